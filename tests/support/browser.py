@@ -1,11 +1,15 @@
-"""Debian's Chromium, what a page must not do in it, and axe-core's opinion of a page."""
+"""Debian's Chromium, tabs of it, what a page must not do in them, and axe-core's opinion of a page.
+
+With MOPS_TEST_SCREENSHOTS set to a directory, tests leave pictures of pages there.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import axe_playwright_python
 import pytest
@@ -13,6 +17,16 @@ from playwright.sync_api import Browser, Dialog, Page, Route, sync_playwright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from playwright.sync_api import ViewportSize
+
+SIZES = {1440: 900, 1024: 768, 390: 844}
+"""Widths and heights of the windows in which each page is looked at."""
+
+SCHEMES = ("light", "dark")
+
+ROWS = "#jobs tbody tr:has(th[scope=row])"
+"""The jobs in the table of jobs."""
 
 _AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 
@@ -56,6 +70,56 @@ class Watched:
     def check(self, expected_errors: str = "nothing") -> None:
         errors = [error for error in self.errors if expected_errors not in error]
         assert (self.foreign, self.dialogs, errors) == ([], [], [])
+
+
+@contextlib.contextmanager
+def open_tab(
+    browser: Browser,
+    width: int = 1440,
+    scheme: Literal["light", "dark"] = "light",
+    *,
+    expected_errors: str = "nothing",
+    **options: Any,
+) -> Iterator[Page]:
+    """Yield a tab. In the end, it contacted no other host, opened no dialog and had no error.
+
+    Args:
+        browser: the browser.
+        width: the width of the window; one of `SIZES` has its height too.
+        scheme: the colours that the system prefers.
+        expected_errors: a part of the errors that are no fault.
+        options: more options of a context of Playwright.
+    """
+    size: ViewportSize = {"width": width, "height": SIZES.get(width, 800)}
+    context = browser.new_context(viewport=size, color_scheme=scheme, service_workers="block", **options)
+    page = context.new_page()
+    watched = Watched(page)
+    yield page
+    watched.check(expected_errors)
+    context.close()
+
+
+def shoot(page: Page, name: str, *, full_page: bool = False) -> None:
+    """Make a picture of the page, if pictures are asked for; its name has the window's width and the scheme."""
+    directory = os.environ.get("MOPS_TEST_SCREENSHOTS")
+    if directory is None:
+        return
+    size = page.viewport_size
+    assert size is not None
+    scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
+    # A path of the machine that makes the picture is not shown.
+    page.evaluate("document.querySelector('.registry').textContent = 'azure://job-registry'")
+    page.screenshot(
+        path=str(Path(directory, f"{name}-{size['width']}-{scheme}.png")), full_page=full_page, caret="initial"
+    )
+
+
+def check_layout(page: Page) -> None:
+    """Check that the page is not wider than its window, and that no text of a record became an element or ran."""
+    width, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert width <= room, page.url
+    assert page.locator("main img, main script, main iframe, main [onerror], main [style]").count() == 0
+    assert page.evaluate("window.broken") is None
 
 
 def read_axe(page: Page) -> list[str]:

@@ -1,12 +1,7 @@
-"""The pages of a job in Chromium: how they look in six windows, and how a scientist finds the way through them.
-
-With MOPS_TEST_SCREENSHOTS set to a directory, a picture of each page is made there.
-"""
+"""The pages of a job in Chromium: how they look in six windows, and how a scientist finds the way through them."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,25 +11,13 @@ from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import Watched, open_chromium, read_axe
+from support.browser import check_layout, open_tab, read_axe, shoot
 from support.cli import Cli, Clock
 from support.study_jobs import run_grid, run_hostile, run_study
 from support.web import Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-expect.set_options(timeout=20_000)
-
-SIZES = {1440: 900, 1024: 768, 390: 844}
-SCHEMES = ("light", "dark")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Yield Debian's Chromium."""
-    with open_chromium() as browser:
-        yield browser
 
 
 def _fill(jobs: JobRegistry) -> None:
@@ -66,37 +49,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server.filled()
 
 
-@pytest.fixture(params=[(width, scheme) for width in SIZES for scheme in SCHEMES], ids=lambda one: f"{one[0]}-{one[1]}")
-def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
-    """Yield a tab of one size in one colour scheme. In the end, it did nothing forbidden."""
-    width, scheme = request.param
-    size = {"width": width, "height": SIZES[width]}
-    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", service_workers="block")
-    page = context.new_page()
-    watched = Watched(page)
-    yield page
-    watched.check()
-    context.close()
-
-
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """Yield a tab at the start page. In the end, it did nothing forbidden."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, service_workers="block")
-    page = context.new_page()
-    watched = Watched(page)
-    page.goto(server.url)
-    yield page
-    watched.check()
-    context.close()
-
-
-def _shoot(page: Page, name: str) -> None:
-    if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
-        size = page.viewport_size
-        assert size is not None
-        scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
-        page.screenshot(path=str(Path(directory, f"{name}-{size['width']}-{scheme}.png")), full_page=True)
+    with open_tab(browser) as page:
+        page.goto(server.url)
+        yield page
 
 
 VIEWS = {
@@ -122,14 +80,12 @@ def test_pages_of_a_job_meet_the_rules_of_accessibility(window: Page, server: Se
     window.goto(server.url + path)
     expect(window.locator(last).first).to_be_visible()
     expect(window.locator("main")).not_to_contain_text("Being read")
-    assert window.locator("main img, main script, main iframe, main [onerror], main [style]").count() == 0
-    _shoot(window, name)
-    assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    check_layout(window)
+    shoot(window, name, full_page=True)
     assert read_axe(window) == []
     window.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    check_layout(window)
     assert read_axe(window) == []
-    assert window.evaluate("window.broken") is None
 
 
 def test_three_clicks_lead_to_the_parameters_that_fail(page: Page) -> None:
@@ -152,27 +108,25 @@ def test_two_clicks_lead_to_a_plot(page: Page) -> None:
 
 def test_the_walk_needs_no_script(browser: Browser, server: Server) -> None:
     """A page that waits for the registry loads itself again; forms and links do the rest."""
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(f"{server.url}/jobs/trial/results")
-    expect(page.get_by_role("img", name="response over dose")).to_be_visible()
-    page.get_by_role("combobox", name="over").select_option("arm")
-    page.get_by_role("button", name="Plot").click()
-    expect(page.get_by_role("img", name="response over arm")).to_be_visible()
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Download as a table").click()
-    assert download.value.suggested_filename == "trial.csv"
-    page.goto(f"{server.url}/jobs/grid/logs")
-    page.get_by_role("searchbox", name="Search").fill("step 7 of")
-    page.get_by_role("textbox", name="Task").fill("7")
-    page.get_by_role("button", name="Search").click()
-    expect(page.locator(".log li")).to_have_count(1)
-    page.goto(f"{server.url}/jobs/grid")
-    page.get_by_label("Across").select_option("gamma")
-    page.get_by_label("Up").select_option("beta")
-    page.get_by_role("button", name="Draw").click()
-    expect(page.get_by_role("group", name="Tasks by gamma and beta")).to_be_visible()
-    context.close()
+    with open_tab(browser, java_script_enabled=False) as page:
+        page.goto(f"{server.url}/jobs/trial/results")
+        expect(page.get_by_role("img", name="response over dose")).to_be_visible()
+        page.get_by_role("combobox", name="over").select_option("arm")
+        page.get_by_role("button", name="Plot").click()
+        expect(page.get_by_role("img", name="response over arm")).to_be_visible()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download as a table").click()
+        assert download.value.suggested_filename == "trial.csv"
+        page.goto(f"{server.url}/jobs/grid/logs")
+        page.get_by_role("searchbox", name="Search").fill("step 7 of")
+        page.get_by_role("textbox", name="Task").fill("7")
+        page.get_by_role("button", name="Search").click()
+        expect(page.locator(".log li")).to_have_count(1)
+        page.goto(f"{server.url}/jobs/grid")
+        page.get_by_label("Across").select_option("gamma")
+        page.get_by_label("Up").select_option("beta")
+        page.get_by_role("button", name="Draw").click()
+        expect(page.get_by_role("group", name="Tasks by gamma and beta")).to_be_visible()
 
 
 def test_regions_are_reached_by_the_keyboard(page: Page, server: Server) -> None:

@@ -11,15 +11,13 @@ from playwright.sync_api import Browser, Page, Response, expect
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import Watched, open_chromium
+from support.browser import open_tab
 from support.cli import Cli, Clock, Remote, add, foreign, key, put
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-expect.set_options(timeout=20_000)
 
 NOTIFICATIONS = """
 window.asked = 0;
@@ -41,13 +39,6 @@ CONTENT = """() => {
 """The parts of a page that it refreshes, without what its script shows in its own way, and without durations."""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Yield Debian's Chromium."""
-    with open_chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
 def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Yield a server over an embedded registry with forty jobs. `cli` and the server have one clock."""
@@ -62,13 +53,9 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """Yield a tab that has opened nothing yet."""
-    context = browser.new_context(viewport={"width": 1200, "height": 800}, service_workers="block")
-    page = context.new_page()
-    page.add_init_script(NOTIFICATIONS)
-    watched = Watched(page)
-    yield page
-    watched.check(expected_errors="Failed to load resource")
-    context.close()
+    with open_tab(browser, 1200, expected_errors="Failed to load resource") as page:
+        page.add_init_script(NOTIFICATIONS)
+        yield page
 
 
 def refreshes(page: Page) -> list[Response]:

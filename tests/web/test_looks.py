@@ -1,38 +1,20 @@
-"""How the page of jobs looks with 3,000 jobs: in six windows, light and dark, by what a person sees first.
-
-With MOPS_TEST_LOOKS set to a directory, a picture of each is made there; with MOPS_TEST_SCREENSHOTS, that of the
-documentation.
-"""
+"""How the page of jobs looks with 3,000 jobs: in six windows, light and dark, by what a person sees first."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from mopsjobs.utils.times import utc_now
-from support.browser import Watched, open_chromium, read_axe
+from support.browser import ROWS, SIZES, check_layout, open_tab, read_axe, shoot
 from support.cli import Cli, Clock
 from support.many_jobs import LONG_ID, RTL_LABEL, fill_cache
 from support.web import Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-expect.set_options(timeout=20_000)
-
-SIZES = {1440: 900, 1024: 768, 390: 844}
-SCHEMES = ("light", "dark")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Yield Debian's Chromium."""
-    with open_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -44,30 +26,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     fill_cache(str(cli.cache), cli.env["MOPS_JOBS_REGISTRY"], utc_now())
     with serving(cli, "--offline") as server:
         yield server.filled()
-
-
-@pytest.fixture(params=[(width, scheme) for width in SIZES for scheme in SCHEMES], ids=lambda one: f"{one[0]}-{one[1]}")
-def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
-    """Yield a tab of one size in one colour scheme. In the end, it did nothing forbidden."""
-    width, scheme = request.param
-    size = {"width": width, "height": SIZES[width]}
-    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", service_workers="block")
-    page = context.new_page()
-    watched = Watched(page)
-    yield page
-    watched.check()
-    context.close()
-
-
-def _shoot(page: Page, name: str) -> None:
-    size = page.viewport_size
-    assert size is not None
-    scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
-    full = f"{name}-{size['width']}-{scheme}"
-    if directory := os.environ.get("MOPS_TEST_LOOKS"):
-        page.screenshot(path=str(Path(directory, f"{full}.png")))
-    if (directory := os.environ.get("MOPS_TEST_SCREENSHOTS")) and full == "jobs-1440-light":
-        page.screenshot(path=str(Path(directory, "jobs.png")))
 
 
 VIEWS = {
@@ -82,12 +40,10 @@ VIEWS = {
 def test_pages_meet_the_rules_of_accessibility(window: Page, server: Server, name: str) -> None:
     """axe-core finds no violation, and no page is wider than its window."""
     window.goto(server.url + VIEWS[name])
-    _shoot(window, name)
-    assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    shoot(window, name)
+    check_layout(window)
     assert read_axe(window) == []
 
-
-ROWS = "#jobs tbody tr:has(th[scope=row])"
 
 WHOLE = """rows => rows.filter(row => {
     const box = row.getBoundingClientRect();
@@ -108,7 +64,7 @@ def test_filters_that_cannot_be_read_keep_the_form(window: Page, server: Server)
     """The page has what was typed, what is wrong with it, and every filter to remove; axe-core finds nothing."""
     window.route("**/jobs?*", lambda route: route.fulfill(response=(got := route.fetch()), body=got.text(), status=200))
     window.goto(f"{server.url}/jobs?owner=ada&q=ownr:grace")
-    _shoot(window, "jobs-refused")
+    shoot(window, "jobs-refused")
     expect(window.get_by_role("alert")).to_contain_text("unknown filter 'ownr'")
     expect(window.get_by_role("alert")).to_contain_text("Did you mean 'owner'?")
     expect(window.get_by_label("Search")).to_have_value("ownr:grace")
@@ -120,7 +76,7 @@ def test_the_choice_of_a_view_opens_in_the_window(window: Page, server: Server) 
     """It lies above the table and is not wider than the window; axe-core finds nothing."""
     window.goto(f"{server.url}/jobs")
     window.get_by_text("View").click()
-    _shoot(window, "jobs-view")
+    shoot(window, "jobs-view")
     box = window.locator(".choices").bounding_box()
     assert box is not None
     assert box["x"] >= 0
@@ -130,49 +86,43 @@ def test_the_choice_of_a_view_opens_in_the_window(window: Page, server: Server) 
 
 def test_a_page_at_four_hundred_percent_is_not_wider_than_its_window(browser: Browser, server: Server) -> None:
     """A window of 1280 pixels has 320 then. With forced colours, bars and icons are drawn in them."""
-    context = browser.new_context(viewport={"width": 320, "height": 256}, forced_colors="active")
-    page = context.new_page()
-    for path in VIEWS.values():
-        page.goto(server.url + path)
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
-    page.goto(f"{server.url}/jobs")
-    fills = page.locator("#jobs .bar rect").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
-    assert set(fills) <= {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgb(255, 255, 0)"}, "system colours only"
-    context.close()
+    with open_tab(browser, 320, forced_colors="active") as page:
+        for path in VIEWS.values():
+            page.goto(server.url + path)
+            check_layout(page)
+        page.goto(f"{server.url}/jobs")
+        fills = page.locator("#jobs .bar rect").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
+        assert set(fills) <= {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgb(255, 255, 0)"}, "system colours only"
 
 
 def test_a_page_works_without_a_script(browser: Browser, server: Server) -> None:
     """Search, a filter, a chip, groups and columns are plain forms and links."""
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(f"{server.url}/jobs")
-    page.get_by_label("Search").fill("owner:ada error:oom")
-    page.get_by_label("Search").press("Enter")
-    expect(page.get_by_role("link", name="Remove the filter owner:ada")).to_be_visible()
-    for text in page.locator(ROWS).locator("td.error").all_inner_texts():
-        assert "OOM" in text
-    page.get_by_role("link", name="Remove the filter error:oom").click()
-    page.get_by_text("View").click()
-    page.get_by_label("Group by").fill("label:site")
-    page.get_by_role("button", name="Show").click()
-    page.locator("#groups").get_by_role("link", name="basel").click()
-    expect(page.get_by_role("link", name="Remove the filter label:site=basel")).to_be_visible()
-    expect(page.get_by_role("button", name="Keys")).to_be_hidden()
-    context.close()
+    with open_tab(browser, java_script_enabled=False) as page:
+        page.goto(f"{server.url}/jobs")
+        page.get_by_label("Search").fill("owner:ada error:oom")
+        page.get_by_label("Search").press("Enter")
+        expect(page.get_by_role("link", name="Remove the filter owner:ada")).to_be_visible()
+        for text in page.locator(ROWS).locator("td.error").all_inner_texts():
+            assert "OOM" in text
+        page.get_by_role("link", name="Remove the filter error:oom").click()
+        page.get_by_text("View").click()
+        page.get_by_label("Group by").fill("label:site")
+        page.get_by_role("button", name="Show").click()
+        page.locator("#groups").get_by_role("link", name="basel").click()
+        expect(page.get_by_role("link", name="Remove the filter label:site=basel")).to_be_visible()
+        expect(page.get_by_role("button", name="Keys")).to_be_hidden()
 
 
 def test_long_and_foreign_texts_do_not_break_the_layout(browser: Browser, server: Server) -> None:
     """An id of 200 characters and a label that is written from right to left stay in their cells."""
-    context = browser.new_context(viewport={"width": 390, "height": 844})
-    page = context.new_page()
-    for width in (*SIZES, 960, 720):
-        page.set_viewport_size({"width": width, "height": 844})
-        page.goto(f"{server.url}/jobs?q={RTL_LABEL}")
-        row = page.locator(ROWS)
-        expect(row).to_have_count(1)
-        expect(row.locator("th")).to_contain_text(LONG_ID)
-        expect(row.locator("th")).to_have_attribute("dir", "auto")
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), width
-        height = row.bounding_box()["height"]  # type: ignore[index]
-        assert height < 70
-    context.close()
+    with open_tab(browser, 390) as page:
+        for width in (*SIZES, 960, 720):
+            page.set_viewport_size({"width": width, "height": 844})
+            page.goto(f"{server.url}/jobs?q={RTL_LABEL}")
+            row = page.locator(ROWS)
+            expect(row).to_have_count(1)
+            expect(row.locator("th")).to_contain_text(LONG_ID)
+            expect(row.locator("th")).to_have_attribute("dir", "auto")
+            check_layout(page)
+            height = row.bounding_box()["height"]  # type: ignore[index]
+            assert height < 70

@@ -1,0 +1,30 @@
+"""Fixtures that several files of this folder use: a browser, and tabs of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from support.browser import SCHEMES, SIZES, open_chromium, open_tab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Yield Debian's Chromium."""
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(params=[(width, scheme) for width in SIZES for scheme in SCHEMES], ids=lambda one: f"{one[0]}-{one[1]}")
+def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
+    """Yield a tab of one size in one colour scheme. In the end, it did nothing forbidden."""
+    width, scheme = request.param
+    with open_tab(browser, width, scheme, reduced_motion="reduce") as page:
+        yield page
