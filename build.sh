@@ -26,7 +26,7 @@ usage: ./build.sh [command]
                  in several processes, unless they name tests
   test --fast [ARG...]
                  only the tests that need no server, in under a minute: installs Python packages alone
-  servers        set up only the servers and the browser of the tests
+  servers        set up only the servers and the browsers of the tests
   lint           ruff, mypy, codespell, the checks of .github/, and the documents as a site
   docs           build the documents as a site, in build/site
   reliability [ARG...]
@@ -146,16 +146,20 @@ install_server() {
   cp "tests/$name/package-lock.json" "$directory/installed"
 }
 
-# --- Chromium -------------------------------------------------------------------------------------------------------
+# --- browsers -------------------------------------------------------------------------------------------------------
 
-# The browser that drives the pages of `serve` in the tests: the distribution's, none that a package would fetch.
+# They drive the pages of `serve` in the tests: the distribution's, none that a package would fetch.
 find_chromium() { command -v chromium || command -v chromium-browser; }
+find_firefox() { command -v firefox-esr || command -v firefox; }
 
-install_chromium() {
-  find_chromium >/dev/null && return
-  ! can_apt || apt_install chromium || true
-  find_chromium >/dev/null || die "the tests need Chromium." \
-    "On Debian: apt-get install chromium; elsewhere your package manager has it."
+install_browsers() {
+  local missing=()
+  find_chromium >/dev/null || missing+=(chromium)
+  find_firefox >/dev/null || missing+=(firefox-esr)
+  [ ${#missing[@]} != 0 ] || return 0
+  ! can_apt || apt_install "${missing[@]}" || true
+  find_chromium >/dev/null && find_firefox >/dev/null || die "the tests need Chromium and Firefox." \
+    "On Debian: apt-get install ${missing[*]}; elsewhere your package manager has them."
 }
 
 # --- shells ----------------------------------------------------------------------------------------------------------
@@ -208,7 +212,7 @@ cmd_demo() {
 cmd_servers() {
   install_server azurite
   install_server dynalite
-  install_chromium
+  install_browsers
   install_shells
   install_prometheus
 }

@@ -46,6 +46,7 @@ MARKER_OF_FIXTURE = {
     "marked_azurite": "azurite",
     "dynalite_server": "dynalite",
     "browser": "browser",
+    "either_browser": "browser",
     "dask_cluster": "dask",
     "private_dask_cluster": "dask",
     "prometheus_program": "prometheus",

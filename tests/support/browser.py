@@ -1,4 +1,4 @@
-"""Debian's Chromium, tabs of it, what a page must not do in them, and axe-core's opinion of a page.
+"""Debian's Chromium and Firefox, tabs of them, what a page must not do in them, and axe-core's opinion of a page.
 
 With MOPS_TEST_SCREENSHOTS set to a directory, tests leave pictures of pages there.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,7 @@ SCHEMES = ("light", "dark")
 ROWS = "#jobs tbody tr:has(th[scope=row])"
 """The jobs in the table of jobs."""
 
+_RELAY = Path(__file__).with_name("firefox.py")
 _AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 
 
@@ -40,6 +42,26 @@ def open_chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         flags = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-sandbox", "--disable-gpu"]
         browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def open_firefox(home: Path) -> Iterator[Browser]:
+    """Yield Debian's Firefox, which resolves no name. It always has light colours; see `support/firefox.py`."""
+    path = shutil.which("firefox-esr") or shutil.which("firefox")
+    if path is None:
+        pytest.fail("There is no firefox-esr: run ./build.sh test, which installs it.")
+    start = home / "firefox"
+    start.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{_RELAY}" "{path}" "$@"\n')
+    start.chmod(0o755)
+    with sync_playwright() as playwright:
+        browser = playwright.firefox.launch(
+            channel="moz-firefox",
+            executable_path=start,
+            env={**os.environ, "HOME": str(home)},
+            firefox_user_prefs={"network.dns.disabled": True, "services.settings.server": "data:,"},
+        )
         yield browser
         browser.close()
 
