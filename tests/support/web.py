@@ -34,8 +34,8 @@ BIDI = "\u202egnp.exe\u0007\x1b[31m"
 HOSTILE_ID = "x<img src=x onerror=alert(1)>'\"{{7*7}}"
 
 
-def hostile_record(job_id: str) -> str:
-    """Return a record whose every field holds markup."""
+def hostile_fields() -> dict[str, Any]:
+    """Return fields of a record that all hold markup."""
     names = (
         "k8s_name", "k8s_namespace", "k8s_uid", "owner", "engine", "error_message", "error_code", "results_path",
         "last_validation_error", "parent_job_id",
@@ -44,9 +44,13 @@ def hostile_record(job_id: str) -> str:
     lists = {f"{name}_outputs": [HOSTILE + BIDI] for name in ("expected", "verified", "missing")}
     suspect = {"suspect": {"reason": HOSTILE, "since": HOSTILE}, HOSTILE: HOSTILE}
     labels = {HOSTILE: HOSTILE + BIDI}
+    return {**texts, **lists, "metadata": suspect, "labels": labels}
+
+
+def hostile_record(job_id: str) -> str:
+    """Return a record whose every field holds markup."""
     steps = [{"status": "<b>x</b>", "at": "2026-03-01T10:00:00Z", "id": HOSTILE}]
-    status = "<script>alert(1)</script>"
-    return foreign(job_id, status, **texts, **lists, metadata=suspect, labels=labels, transitions=steps, tasks_total=2)
+    return foreign(job_id, "<script>alert(1)</script>", **hostile_fields(), transitions=steps, tasks_total=2)
 
 
 class Answer(NamedTuple):

@@ -12,8 +12,9 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
 from support.browser import check_layout, open_tab, read_axe, shoot
-from support.cli import Cli, Clock
-from support.study_jobs import run_grid, run_hostile, run_study
+from support.cli import Cli, Clock, key
+from support.many_jobs import ManyJobs
+from support.study_jobs import run_grid, run_study
 from support.web import Server, serving
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def _fill(jobs: JobRegistry) -> None:
-    """Run a study of 10,000 tasks, one that was resumed, one that still runs, and one of hostile names."""
+    """Run a study of 10,000 tasks, one that was resumed, and one that still runs, among 3,000 jobs."""
+    for state in ManyJobs(utc_now()).states():
+        jobs.store.create_if_absent(key(state.job_id), state.to_json())
     run_grid(jobs, "grid", side=50, replicates=4)
     for number in range(60):
         record_event(jobs.store, "grid", "log", now=utc_now, text=f"Step {number} of the model", task=number % 9)
@@ -37,7 +40,6 @@ def _fill(jobs: JobRegistry) -> None:
         lambda task: None if task.number > 250 else "failed" if task.number % 12 > 9 else "succeeded",
         lambda task: {"result.json/peak": task.params["r0"] * 100 + task.seed % 40}, status="running", n_replicates=12,
     )  # fmt: skip
-    run_hostile(jobs, "hostile", utc_now)
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +63,10 @@ VIEWS = {
     "job": ("/jobs/grid", "#map svg"),
     "job-family": ("/jobs/trial", "#map svg"),
     "job-live": ("/jobs/live", "#map svg"),
-    "job-hostile": ("/jobs/hostile", "#map svg"),
     "tasks": ("/jobs/grid/tasks?status=failed", "tbody tr"),
-    "tasks-hostile": ("/jobs/hostile/tasks", "tbody tr"),
     "log": ("/jobs/grid/logs", ".log time"),
-    "log-hostile": ("/jobs/hostile/logs", ".log time"),
     "results": ("/jobs/grid/results", ".plot svg"),
     "results-family": ("/jobs/trial.2/results?x=arm", ".plot svg"),
-    "results-hostile": ("/jobs/hostile/results", ".plot svg"),
 }
 """Pages, and what is there when all was read."""
 
