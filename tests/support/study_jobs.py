@@ -9,6 +9,7 @@ from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.ledger.format import chunk_key
 from mopsjobs.ledger.scalars import encode_scalars
+from support.cli import START
 from support.ledgers import Ledger, add_job, attempt
 from support.web import BIDI, HOSTILE
 
@@ -42,6 +43,7 @@ def run_study(
     status: str = "partial",
     error: AttemptError = TOO_LARGE,
     only: Collection[int] | None = None,
+    began: float = START.timestamp(),
     **study: Any,
 ) -> None:
     """Run a study: each task ends as `outcome` says, or stays open for None.
@@ -55,6 +57,7 @@ def run_study(
         status: how the job ends; `running` if it does not.
         error: the error of the tasks that failed.
         only: the tasks that the job has; None for all.
+        began: when its first task began, in seconds after 1970.
         study: more fields of the study.
     """
     manifest = add_job(jobs, job_id, [{"params": one} for one in sets], only=only, **study)
@@ -63,7 +66,10 @@ def run_study(
     ended = [(task, end) for task in tasks if (end := outcome(task)) is not None]
     write = Ledger(jobs.store, job_id)
     errors = {"failed": error, "oom": NO_ROOM}
-    attempts = [attempt(task.number, end, error=errors.get(end), seconds=1 + chance.random()) for task, end in ended]
+    attempts = [
+        attempt(number, end, error=errors.get(end), seconds=1 + chance.random(), started_at=began + number)
+        for number, end in ((task.number, end) for task, end in ended)
+    ]
     for begin in range(0, len(attempts), 5000):
         write(*attempts[begin : begin + 5000])
     succeeded = [task for task, end in ended if end == "succeeded"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,9 +12,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.utils.times import utc_now
+from mopsjobs.utils.times import json_time, utc_now
 from support.browser import check_layout, open_tab, read_axe, shoot
-from support.cli import Cli, Clock, key
+from support.cli import Cli, Clock, key, put
 from support.many_jobs import ManyJobs
 from support.study_jobs import run_grid, run_study
 from support.web import Server, serving
@@ -20,12 +22,26 @@ from support.web import Server, serving
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mopsjobs.store.base import VersionedStore
+
+
+def _backdate(store: VersionedStore, job_id: str, *minutes: int) -> None:
+    """Set the times of the record's transitions to so many minutes ago, as if it had taken that long."""
+    found = store.get(key(job_id))
+    assert found is not None
+    record = json.loads(found.value)
+    for step, ago in zip(record["transitions"], minutes, strict=True):
+        step["at"] = json_time(utc_now() - timedelta(minutes=ago))
+    record["created_at"], record["updated_at"] = (record["transitions"][place]["at"] for place in (0, -1))
+    put(store, key(job_id), json.dumps(record))
+
 
 def _fill(jobs: JobRegistry) -> None:
     """Run a study of 10,000 tasks, one that was resumed, and one that still runs, among 3,000 jobs."""
     for state in ManyJobs(utc_now()).states():
         jobs.store.create_if_absent(key(state.job_id), state.to_json())
-    run_grid(jobs, "grid", side=50, replicates=4)
+    run_grid(jobs, "grid", side=50, replicates=4, began=(utc_now() - timedelta(hours=3)).timestamp())
+    _backdate(jobs.store, "grid", 190, 189, 188, 186, 13, 12)
     for number in range(60):
         record_event(jobs.store, "grid", "log", now=utc_now, text=f"Step {number} of the model", task=number % 9)
     sets = [{"dose": round(dose / 10, 1), "arm": arm} for dose in range(20) for arm in ("control", "treated")]
@@ -86,10 +102,26 @@ def test_pages_of_a_job_meet_the_rules_of_accessibility(window: Page, server: Se
     assert read_axe(window) == []
 
 
+def test_pages_of_a_job_hold_at_four_hundred_percent(browser: Browser, server: Server) -> None:
+    """A window of 1440 pixels has 360 then. With forced colours, failed tasks keep theirs. Nothing moves."""
+    with open_tab(browser, 360, forced_colors="active") as page:
+        for path, last in VIEWS.values():
+            page.goto(server.url + path)
+            expect(page.locator(last).first).to_be_visible()
+            check_layout(page)
+            page.keyboard.press("Tab")
+            assert page.evaluate("document.getAnimations().length") == 0
+        page.goto(f"{server.url}/jobs/grid")
+        strokes = page.locator("#map .run").evaluate_all("all => all.map(one => getComputedStyle(one).stroke)")
+        assert len(set(strokes)) == 2
+
+
 def test_three_clicks_lead_to_the_parameters_that_fail(page: Page) -> None:
     """One, in fact: the page of the job names them. Two more lead to the tasks of a region, and to the log of one."""
     page.get_by_role("link", name="grid", exact=True).click()
     expect(page.locator("#failures strong")).to_have_text("all 1,156 have beta > 0.65 and gamma > 0.65; no other has")
+    page.set_viewport_size({"width": 1440, "height": 1200})
+    shoot(page, "job-failures")
     region = "1,156 of 1,156 tasks failed: beta 0.66 to 0.98, gamma 0.66 to 0.98"
     page.locator("#map svg").get_by_role("link", name=region).click()
     expect(page.locator("caption")).to_have_text("Tasks 1 to 50 of 1,156")
