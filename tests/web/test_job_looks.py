@@ -120,7 +120,7 @@ def test_three_clicks_lead_to_the_parameters_that_fail(page: Page) -> None:
     """One, in fact: the page of the job names them. Two more lead to the tasks of a region, and to the log of one."""
     page.get_by_role("link", name="grid", exact=True).click()
     expect(page.locator("#failures strong")).to_have_text("all 1,156 have beta > 0.65 and gamma > 0.65; no other has")
-    page.set_viewport_size({"width": 1440, "height": 1200})
+    page.set_viewport_size({"width": 1440, "height": 1240})
     shoot(page, "job-failures")
     region = "1,156 of 1,156 tasks failed: beta 0.66 to 0.98, gamma 0.66 to 0.98"
     page.locator("#map svg").get_by_role("link", name=region).click()
