@@ -109,7 +109,7 @@ def open_tab(
         browser: the browser.
         width: the width of the window; one of `SIZES` has its height too.
         scheme: the colours that the system prefers.
-        expected_errors: a part of the errors that are no fault.
+        expected_errors: a part of the errors that do not count.
         options: more options of a context of Playwright.
     """
     size: ViewportSize = {"width": width, "height": SIZES.get(width, 800)}

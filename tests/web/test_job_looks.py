@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _backdate(store: VersionedStore, job_id: str, *minutes: int) -> None:
-    """Set the times of the record's transitions to so many minutes ago, as if it had taken that long."""
+    """Set the times of the record's transitions to these minutes ago."""
     found = store.get(key(job_id))
     assert found is not None
     record = json.loads(found.value)
