@@ -1,12 +1,7 @@
-"""The page that compares jobs in Chromium: how it looks in six windows, and the ways to it.
-
-With MOPS_TEST_SCREENSHOTS set to a directory, a picture of each page is made there.
-"""
+"""The page that compares jobs in Chromium: how it looks in six windows, and the ways to it."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -16,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import Watched, open_chromium, read_axe
+from support.browser import check_layout, open_tab, read_axe, shoot
 from support.cli import Cli, Clock, key
 from support.compared_jobs import run_compared
 from support.study_jobs import LONG, RTL, run_hostile
@@ -25,24 +20,12 @@ from support.web import HOSTILE_ID, Server, hostile_record, serving
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-expect.set_options(timeout=20_000)
-
-SIZES = {1440: 900, 1024: 768, 390: 844}
-SCHEMES = ("light", "dark")
-
 IDS = ["base", "faster", "wider"]
 HOSTILE_IDS = ["hostile", HOSTILE_ID, f"{RTL}-run", LONG, "base"]
 
 
 def _path(ids: list[str], **more: str) -> str:
     return f"/compare?{urlencode([*(('job', one) for one in ids), *more.items()])}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Yield Debian's Chromium."""
-    with open_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -58,37 +41,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server.filled()
 
 
-@pytest.fixture(params=[(width, scheme) for width in SIZES for scheme in SCHEMES], ids=lambda one: f"{one[0]}-{one[1]}")
-def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
-    """Yield a tab of one size in one colour scheme. In the end, it did nothing forbidden."""
-    width, scheme = request.param
-    size = {"width": width, "height": SIZES[width]}
-    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", service_workers="block")
-    page = context.new_page()
-    watched = Watched(page)
-    yield page
-    watched.check()
-    context.close()
-
-
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """Yield a tab at the page of jobs. In the end, it did nothing forbidden."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, service_workers="block")
-    page = context.new_page()
-    watched = Watched(page)
-    page.goto(f"{server.url}/jobs")
-    yield page
-    watched.check()
-    context.close()
-
-
-def _shoot(page: Page, name: str) -> None:
-    if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
-        size = page.viewport_size
-        assert size is not None
-        scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
-        page.screenshot(path=str(Path(directory, f"{name}-{size['width']}-{scheme}.png")), full_page=True)
+    with open_tab(browser) as page:
+        page.goto(f"{server.url}/jobs")
+        yield page
 
 
 VIEWS = {
@@ -107,14 +65,12 @@ def test_the_comparison_meets_the_rules_of_accessibility(window: Page, server: S
     window.goto(server.url + path)
     expect(window.locator(last).first).to_be_visible()
     expect(window.locator("main")).not_to_contain_text("eing read")
-    assert window.locator("main img, main script, main iframe, main [onerror], main [style]").count() == 0
-    _shoot(window, name)
-    assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    check_layout(window)
+    shoot(window, name, full_page=True)
     assert read_axe(window) == []
     window.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    check_layout(window)
     assert read_axe(window) == []
-    assert window.evaluate("window.broken") is None
 
 
 def test_no_text_of_a_comparison_leaves_its_cell(window: Page, server: Server) -> None:
@@ -133,10 +89,10 @@ def test_a_refused_query_meets_the_rules_of_accessibility(window: Page, server: 
         "**/compare?*", lambda route: route.fulfill(response=(got := route.fetch()), body=got.text(), status=200)
     )
     window.goto(f"{server.url}/compare?job=base")
-    _shoot(window, "compare-refused")
+    shoot(window, "compare-refused")
     expect(window.get_by_role("alert")).to_contain_text("invalid number of jobs '1': expected 2 to 5.")
     expect(window.get_by_role("combobox", name="Job", exact=True)).to_have_value("base")
-    assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    check_layout(window)
     assert read_axe(window) == []
 
 
@@ -156,40 +112,36 @@ def test_boxes_on_the_page_of_jobs_lead_to_a_comparison(page: Page) -> None:
 
 def test_a_comparison_needs_no_script(browser: Browser, server: Server) -> None:
     """Boxes, form, links and plot are plain HTML; a page that waits for the registry loads itself again."""
-    context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})
-    page = context.new_page()
-    page.goto(f"{server.url}/jobs")
-    page.get_by_text("View").click()
-    page.get_by_role("checkbox", name="Compare").check()
-    page.get_by_role("button", name="Show").click()
-    for job_id in ("base", "wider"):
-        page.get_by_role("checkbox", name=f"Compare {job_id}", exact=True).check()
-    page.get_by_role("button", name="Compare").click()
-    expect(page.get_by_role("img", name="Mean of peak over beta for each job")).to_be_visible()
-    expect(page.locator("#code")).not_to_contain_text("model.py")
-    page.get_by_role("link", name="Show all rows").click()
-    expect(page.locator("#study")).to_contain_text("Sampling")
-    page.get_by_role("combobox", name="and job").last.fill("faster")
-    page.get_by_role("button", name="Compare").click()
-    expect(page.locator("#code")).to_contain_text("model.py")
-    page.get_by_role("combobox", name="Value").select_option("population")
-    page.get_by_role("button", name="Plot").click()
-    expect(page.get_by_role("img", name="Mean of population over beta for each job")).to_be_visible()
-    expect(page.get_by_role("link", name="Show only rows that differ")).to_be_visible()
-    context.close()
+    with open_tab(browser, 390, java_script_enabled=False) as page:
+        page.goto(f"{server.url}/jobs")
+        page.get_by_text("View").click()
+        page.get_by_role("checkbox", name="Compare").check()
+        page.get_by_role("button", name="Show").click()
+        for job_id in ("base", "wider"):
+            page.get_by_role("checkbox", name=f"Compare {job_id}", exact=True).check()
+        page.get_by_role("button", name="Compare").click()
+        expect(page.get_by_role("img", name="Mean of peak over beta for each job")).to_be_visible()
+        expect(page.locator("#code")).not_to_contain_text("model.py")
+        page.get_by_role("link", name="Show all rows").click()
+        expect(page.locator("#study")).to_contain_text("Sampling")
+        page.get_by_role("combobox", name="and job").last.fill("faster")
+        page.get_by_role("button", name="Compare").click()
+        expect(page.locator("#code")).to_contain_text("model.py")
+        page.get_by_role("combobox", name="Value").select_option("population")
+        page.get_by_role("button", name="Plot").click()
+        expect(page.get_by_role("img", name="Mean of population over beta for each job")).to_be_visible()
+        expect(page.get_by_role("link", name="Show only rows that differ")).to_be_visible()
 
 
 def test_differences_are_marked_without_colours(browser: Browser, server: Server) -> None:
     """By a sign and by words; with forced colours, lines of a plot differ by their dashes."""
-    context = browser.new_context(forced_colors="active", viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.goto(server.url + _path(IDS))
-    expect(page.locator("#plot svg path.line").first).to_be_visible()
-    row = page.locator("#environment tr.differs")
-    expect(row).to_have_count(1)
-    expect(row.locator("th")).to_have_text("≠differs: numpy")
-    dashes = page.locator("#plot .map path.line").evaluate_all(
-        "all => all.map(one => getComputedStyle(one).strokeDasharray)"
-    )
-    assert len(set(dashes)) == 3
-    context.close()
+    with open_tab(browser, 1280, forced_colors="active") as page:
+        page.goto(server.url + _path(IDS))
+        expect(page.locator("#plot svg path.line").first).to_be_visible()
+        row = page.locator("#environment tr.differs")
+        expect(row).to_have_count(1)
+        expect(row.locator("th")).to_have_text("≠differs: numpy")
+        dashes = page.locator("#plot .map path.line").evaluate_all(
+            "all => all.map(one => getComputedStyle(one).strokeDasharray)"
+        )
+        assert len(set(dashes)) == 3
