@@ -361,9 +361,15 @@ def _merge(family: Sequence[Member]) -> Iterator[tuple[Member, ListedTask]]:
     merged = heapq.merge(*streams, key=lambda one: one[:2])
     for _, candidates in groupby(merged, key=lambda one: one[0]):
         found = list(candidates)
-        tried = [one for one in found if one[3].row.outcome != MISSING] or found
-        _, _, member, task = next((one for one in tried if one[3].row.outcome == SUCCEEDED), tried[0])
+        _, _, member, task = found[place_of_result([one[3].row.outcome for one in found])]
         yield member, task
+
+
+def place_of_result(outcomes: Sequence[str]) -> int:
+    """Return the place of the outcome that counts, among those of one task in a job, in its parent, and so on."""
+    tried = [place for place, outcome in enumerate(outcomes) if outcome != MISSING]
+    succeeded = (place for place in tried if outcomes[place] == SUCCEEDED)
+    return next(succeeded, tried[0] if tried else 0)
 
 
 def _numbered(place: int, member: Member) -> Iterator[tuple[int, int, Member, ListedTask]]:

@@ -152,8 +152,7 @@ def _walk(path: str, value: object, depth: int) -> Iterator[tuple[str, Any]]:
 
 def _csv_scalars(value: bytes) -> Iterator[tuple[str, Any]]:
     """Yield name and value of the cells of a CSV output, if it has one row below its header."""
-    rows = csv.reader(io.StringIO(value.decode("utf-8-sig"), newline=""), strict=True)
-    first = list(itertools.islice((row for row in rows if row), 3))
+    first = list(itertools.islice(csv_rows(value), 3))
     if len(first) != 2 or len(first[0]) != len(first[1]):
         return
     header, cells = first
@@ -163,6 +162,17 @@ def _csv_scalars(value: bytes) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(header, cells, strict=True):
         if name and cell:
             yield name.replace("~", "~0").replace("/", "~1"), _cell_value(cell)
+
+
+def csv_rows(value: bytes) -> Iterator[list[str]]:
+    """Yield the rows of a CSV output that are not empty, its header first.
+
+    Raises:
+        UnicodeError: if it is not UTF-8.
+        csv.Error: if it is not CSV. The rows before were yielded.
+    """
+    rows = csv.reader(io.StringIO(value.decode("utf-8-sig"), newline=""), strict=True)
+    return (row for row in rows if row)
 
 
 def _cell_value(cell: str) -> Scalar:

@@ -20,7 +20,7 @@ from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.files import atomic_file
 
 BATCH = 500
-"""Rows of CSV that are written at once."""
+"""Rows that are written or kept at once."""
 
 GROUP = 5_000
 """Rows of a row group of Parquet."""
@@ -109,6 +109,13 @@ def csv_pieces(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:
         yield csv_text(batch, quotes_nulls=False)
 
 
+def json_objects(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:
+    """Yield each row of a table as a JSON object, with the names of the columns."""
+    names = [column.name for column in columns]
+    encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+    return (encode(dict(zip(names, row, strict=True))) for row in _convert(rows, _floats(columns)))
+
+
 def _floats(columns: Sequence[Column]) -> dict[int, Convert]:
     """Return the places of the columns that have whole numbers and floats."""
     return {place: float for place, one in enumerate(columns) if is_numeric(one.kinds) and "number" in one.kinds}
@@ -130,11 +137,8 @@ def _write_csv(path: str, columns: Sequence[Column], rows: Iterable[Row]) -> Non
 
 
 def _write_jsonl(path: str, columns: Sequence[Column], rows: Iterable[Row]) -> None:
-    names = [column.name for column in columns]
-    encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
     with open(path, "w", encoding="ascii") as file:
-        converted = _convert(rows, _floats(columns))
-        file.writelines(encode(dict(zip(names, row, strict=True))) + "\n" for row in converted)
+        file.writelines(f"{text}\n" for text in json_objects(columns, rows))
 
 
 def _write_parquet(path: str, columns: Sequence[Column], rows: Iterable[Row]) -> None:

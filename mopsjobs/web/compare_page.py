@@ -24,10 +24,11 @@ from mopsjobs.web.job_page import Reading, ask
 from mopsjobs.web.job_provenance import KeptProvenance
 from mopsjobs.web.job_reads import PROVENANCE
 from mopsjobs.web.job_results import Results
+from mopsjobs.web.kept_results import NOT_SUBMITTED, find_results
 from mopsjobs.web.memo import Memo
 from mopsjobs.web.query_params import Parameter, parse_query
 from mopsjobs.web.rendering import Renderer
-from mopsjobs.web.results_page import MAX_PARAMETERS, NOT_SUBMITTED, choose, find_results
+from mopsjobs.web.results_page import MAX_PARAMETERS, choose
 from mopsjobs.web.site import Site
 from mopsjobs.web.view_models import Job, job_path, moment, status
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flask import Response, request
@@ -140,7 +140,9 @@ class Reading(NamedTuple):
     """Whether it will be there in a moment."""
 
 
-def ask(site: Site, kind: str, job: view_models.Job, command: str, options: str = "") -> Reading | None:
+def ask(
+    site: Site, kind: str, job: view_models.Job, command: str, options: str = "", *, part: Sequence[str] = ()
+) -> Reading | None:
     """Ask for what the page of a job lacks, and return what to say of that; None if there is nothing to say.
 
     Args:
@@ -149,6 +151,7 @@ def ask(site: Site, kind: str, job: view_models.Job, command: str, options: str 
         job: the job.
         command: the command that reads the same, for a server that never uses the network.
         options: its flags.
+        part: the part of the job that is to be read, as `JobReads.ask` takes it.
     """
     if not is_submitted(job):
         return None
@@ -157,7 +160,7 @@ def ask(site: Site, kind: str, job: view_models.Job, command: str, options: str 
         return Reading(f"Not on this machine yet. {to_run}")
     if job["tasks_total"] > MAX_READ_TASKS:
         return Reading(f"The page does not read more than {MAX_READ_TASKS:,} tasks. {to_run}")
-    state = site.reads.ask(kind, str(job["job_id"]))
+    state = site.reads.ask(kind, str(job["job_id"]), *part)
     if state.is_waiting:
         return Reading("Being read from the registry.", is_waiting=True)
     return None if state.problem is None else Reading(state.problem)

@@ -2,13 +2,13 @@
 
 A request for a page never waits for the registry. It asks for the job to be read, and shows what there is. Each job is
 read once, one after the other, and again only when more is known of it. See
-docs/decisions/0054-what-a-page-asks-for.md.
+docs/decisions/0054-what-a-page-asks-for.md and docs/decisions/0062-previews-of-outputs.md.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -25,6 +25,14 @@ RESULTS = "results"
 PROVENANCE = "provenance"
 """What to read: the study, the code and the environments of a job."""
 
+OUTPUT = "output"
+"""What to read: an output of a task."""
+
+MAX_OUTPUTS = 600
+"""Outputs that are read per hour, at most: there are more tasks than jobs, and each read costs up to three requests."""
+
+HOUR = 3600.0
+
 MAX_WAITING = 32
 """Jobs that wait to be read. A request beyond them is asked again by the next page load."""
 
@@ -38,8 +46,8 @@ MAX_SHARE = 0.05
 
 PAUSE_AFTER_PROBLEM_SECONDS = 60.0
 
-Key = tuple[str, str]
-"""What to read, and of which job."""
+Key = tuple[str, ...]
+"""What to read, of which job, and which part of it."""
 
 
 class ReadState(NamedTuple):
@@ -61,13 +69,13 @@ class _Ended(NamedTuple):
 class JobReads:
     """The requests of pages to read jobs, and how they ended."""
 
-    def __init__(self, app: App, changes: ChangeSignal, actions: Mapping[str, Callable[[str], None]]) -> None:
+    def __init__(self, app: App, changes: ChangeSignal, actions: Mapping[str, Callable[..., None]]) -> None:
         """Prepare.
 
         Args:
             app: the run.
             changes: counts a change after each read.
-            actions: what to do for each kind of request, with the id of a job.
+            actions: what to do for each kind of request, with the id of a job, and with the part of it.
         """
         self._app = app
         self._changes = changes
@@ -76,19 +84,24 @@ class JobReads:
         self._waiting: OrderedDict[Key, None] = OrderedDict()
         self._at_work: Key | None = None
         self._ended: OrderedDict[Key, _Ended] = OrderedDict()
+        self._outputs: deque[float] = deque(maxlen=MAX_OUTPUTS)
+        """When the last outputs were asked for."""
 
-    def ask(self, kind: str, job_id: str) -> ReadState:
+    def ask(self, kind: str, job_id: str, *part: str) -> ReadState:
         """Ask for a job to be read, unless that was done a moment ago.
 
         Args:
-            kind: `FAILURES`, `RESULTS` or `PROVENANCE`.
+            kind: `FAILURES`, `RESULTS`, `PROVENANCE` or `OUTPUT`.
             job_id: the full id of a job that the cache has.
+            part: for `OUTPUT`, the number of a task and the name of its output.
         """
-        key = (kind, job_id)
+        key = (kind, job_id, *part)
         with self._condition:
             last = self._ended.get(key)
             is_known = key in self._waiting or key == self._at_work
             if not is_known and len(self._waiting) < MAX_WAITING and self._is_due(last):
+                if kind == OUTPUT and not self._count_output():
+                    return ReadState(False, f"Pages have asked for {MAX_OUTPUTS} outputs within an hour.")
                 self._waiting[key] = None
                 self._condition.notify_all()
                 is_known = True
@@ -114,15 +127,23 @@ class JobReads:
         self._changes.add()
         return True
 
+    def _count_output(self) -> bool:
+        """Count a request for an output. Return False if there were too many within an hour."""
+        now = self._app.monotonic()
+        if len(self._outputs) == MAX_OUTPUTS and now - self._outputs[0] < HOUR:
+            return False
+        self._outputs.append(now)
+        return True
+
     def _is_due(self, last: _Ended | None) -> bool:
         if last is None:
             return True
         least = PAUSE_SECONDS if last.problem is None else PAUSE_AFTER_PROBLEM_SECONDS
         return self._app.monotonic() - last.at >= max(least, last.seconds / MAX_SHARE)
 
-    def _read(self, kind: str, job_id: str) -> str | None:
+    def _read(self, kind: str, *job_and_part: str) -> str | None:
         try:
-            self._actions[kind](job_id)
+            self._actions[kind](*job_and_part)
         except MopsJobsError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - the server goes on after any error, and shows it

@@ -1,14 +1,17 @@
-"""Keep the results of the jobs that pages have shown last: the table as text, and the numbers to plot.
+"""Keep the results of the jobs that pages have shown last: its rows, and the numbers to plot.
 
-The syncer reads them (`job_reads`), as one table for both. A page reads what is kept.
+The syncer reads them (`job_reads`), as one table for all. A page reads what is kept.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import threading
 import zlib
 from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +22,7 @@ from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.results_table import FIRST_COLUMNS, LAST_COLUMNS, ResultsTable, read_results_table
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.studies.conditions import is_number
-from mopsjobs.utils.table_files import csv_pieces, is_numeric
+from mopsjobs.utils.table_files import BATCH, Column, is_numeric
 
 MAX_JOBS = 10
 """Jobs whose results are kept: two comparisons of five."""
@@ -41,6 +44,9 @@ MAX_SCALARS = 200
 MAX_HELD_BYTES = 32 * 1024 * 1024
 """Of a table that is kept, compressed."""
 
+TASK = [name for name, _ in FIRST_COLUMNS].index("task")
+"""The place of the number of the task in a row."""
+
 COMPRESSION = 1
 """The level of zlib: numbers compress to a quarter with any."""
 
@@ -51,8 +57,8 @@ class Results(NamedTuple):
     made_at: float
     """Seconds since 1970."""
     state: ResultsState
-    table: TableText
-    rows: int
+    columns: list[Column]
+    rows: TableRows
     sets: list[Mapping[str, Any]]
     """The parameters of each set."""
     set_ids: list[str]
@@ -68,30 +74,40 @@ class Results(NamedTuple):
     @property
     def held(self) -> int:
         """Return the bytes of memory that table and numbers take."""
-        return self.table.held + 8 * len(self.set_of) * (1 + len(self.scalars))
+        return self.rows.held + 8 * len(self.set_of) * (1 + len(self.scalars))
 
 
-class TableText:
-    """A table as CSV, in compressed pieces. It never changes once it is complete, so several readers may read it."""
+class TableRows:
+    """The rows of a table, in compressed pieces. They never change once complete, so several readers may read them."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
-        self.size = 0
-        """Bytes of the text."""
+        self._firsts: list[int] = []
+        """The first task of each piece."""
+        self.count = 0
         self.held = 0
         """Bytes of memory."""
 
-    def add(self, text: str) -> None:
-        """Add text."""
-        raw = text.encode()
-        piece = zlib.compress(raw, COMPRESSION)
+    @property
+    def first_task(self) -> int | None:
+        """Return the number of the first task; None without rows."""
+        return self._firsts[0] if self._firsts else None
+
+    def add(self, rows: Sequence[Sequence[object]]) -> None:
+        """Add rows, which follow the others by the numbers of their tasks."""
+        text = "\n".join(json.dumps(row, allow_nan=False, separators=(",", ":")) for row in rows)
+        piece = zlib.compress(text.encode(), COMPRESSION)
         self._pieces.append(piece)
-        self.size += len(raw)
+        self._firsts.append(_task_of(rows[0]))
+        self.count += len(rows)
         self.held += len(piece)
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the text."""
-        return map(zlib.decompress, self._pieces)
+    def read(self, after: int = -1) -> Iterator[list[Any]]:
+        """Yield the rows of the tasks with larger numbers than `after`."""
+        begin = max(0, bisect_right(self._firsts, after) - 1)
+        for piece in self._pieces[begin:]:
+            rows: Iterator[list[Any]] = map(json.loads, zlib.decompress(piece).decode().split("\n"))
+            yield from (row for row in rows if _task_of(row) > after)
 
 
 class JobResults:
@@ -158,18 +174,19 @@ class _Collected:
 
     def results(self, now: float, state: ResultsState) -> Results:
         """Read the rows, and return the results."""
-        text = TableText()
-        for piece in csv_pieces(self._table.columns, self._rows()):
-            text.add(piece)
-            if text.held > MAX_HELD_BYTES:
+        table = TableRows()
+        rows = self._rows()
+        while batch := list(itertools.islice(rows, BATCH)):
+            table.add(batch)
+            if table.held > MAX_HELD_BYTES:
                 raise _too_large_error(self._job_id, "a table of this size")
         names = [self._table.scalar_columns[place].column.name for place in self._numeric]
         kept = max(1, MAX_NUMBERS // max(1, len(self._set_of)))
         return Results(
             made_at=now,
             state=state,
-            table=text,
-            rows=len(self._set_of),
+            columns=self._table.columns,
+            rows=table,
             sets=self._params,
             set_ids=[str(one) for one in self._sets],
             set_of=self._set_of,
@@ -193,6 +210,10 @@ class _Collected:
                 value = row[self._first + scalar]
                 values_of_one.append(_number(value))
             yield row
+
+
+def _task_of(row: Sequence[Any]) -> int:
+    return int(row[TASK])
 
 
 def _number(value: object) -> float:

@@ -20,3 +20,4 @@ def add_job_routes(app: Flask, renderer: Renderer) -> None:
     app.add_url_rule("/jobs/<job_id>/logs.txt", "job_logs_file", logs.file)
     app.add_url_rule("/jobs/<job_id>/results", "job_results", results.answer)
     app.add_url_rule("/jobs/<job_id>/results.csv", "job_results_file", results.file)
+    app.add_url_rule("/jobs/<job_id>/output", "job_output_file", results.outputs.file)

@@ -1,4 +1,4 @@
-"""Keep values that cost much to compute, until what they are made from changes."""
+"""Keep values that cost much to make: the last ones that were asked for, in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,32 @@ MAX_SHARE = 0.05
 """The share of time for one value, at most: what costs a second is computed again after 20."""
 
 
-class _Kept(NamedTuple, Generic[T]):
+class LastUsed(Generic[T]):
+    """The values that were asked for last. Several threads may use it."""
+
+    def __init__(self, size: int) -> None:
+        """Prepare to keep up to `size` values."""
+        self._size = size
+        self._lock = threading.Lock()
+        self._values: OrderedDict[Hashable, T] = OrderedDict()
+
+    def get(self, key: Hashable) -> T | None:
+        """Return a value; None if it is not kept."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: Hashable, value: T) -> None:
+        """Keep a value."""
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._size:
+                self._values.popitem(last=False)
+
+
+class _Made(NamedTuple, Generic[T]):
     state: Hashable
     value: T
     made_at: float
@@ -21,7 +46,7 @@ class _Kept(NamedTuple, Generic[T]):
 
 
 class Memo(Generic[T]):
-    """The values that were asked for last."""
+    """Values that are made again when what they are made from has changed."""
 
     def __init__(self, monotonic: Callable[[], float], size: int) -> None:
         """Prepare.
@@ -31,9 +56,7 @@ class Memo(Generic[T]):
             size: how many values are kept.
         """
         self._monotonic = monotonic
-        self._size = size
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, _Kept[T]] = OrderedDict()
+        self._kept: LastUsed[_Made[T]] = LastUsed(size)
 
     def get(self, key: Hashable, state: Hashable, make: Callable[[], T]) -> T:
         """Return the value of a key; make it again if the state has changed, but not too often.
@@ -43,16 +66,11 @@ class Memo(Generic[T]):
             state: changes with what the value is made from.
             make: computes the value.
         """
-        with self._lock:
-            kept = self._kept.get(key)
+        made = self._kept.get(key)
         now = self._monotonic()
-        if kept is not None and (kept.state == state or now - kept.made_at < kept.cost / MAX_SHARE):
-            return kept.value
+        if made is not None and (made.state == state or now - made.made_at < made.cost / MAX_SHARE):
+            return made.value
         value = make()
         end = self._monotonic()
-        with self._lock:
-            self._kept[key] = _Kept(state, value, end, end - now)
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
+        self._kept.put(key, _Made(state, value, end, end - now))
         return value

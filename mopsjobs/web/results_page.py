@@ -1,4 +1,4 @@
-"""The page of a job's results: a scalar of its outputs over a parameter, and the table of results as a file."""
+"""The page of a job's results: a scalar over a parameter, the outputs of a task, and the table of results as a file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from mopsjobs.app.cached_results import results_state
 from mopsjobs.app.find_job import Job
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import read_family
 from mopsjobs.errors import UsageError, shorten
+from mopsjobs.utils.table_files import csv_pieces
 from mopsjobs.utils.text import did_you_mean, strip_control_characters
 from mopsjobs.utils.times import json_timestamp
 from mopsjobs.web import plots
 from mopsjobs.web.axes import Axis
-from mopsjobs.web.job_page import Reading, ask
-from mopsjobs.web.job_reads import RESULTS
+from mopsjobs.web.job_page import Reading
 from mopsjobs.web.job_results import Results
+from mopsjobs.web.kept_results import NOT_SUBMITTED, find_results, not_read_yet
 from mopsjobs.web.logs_page import attachment
+from mopsjobs.web.output_view import PARAMETERS as OUTPUT_PARAMETERS
+from mopsjobs.web.output_view import OutputView
 from mopsjobs.web.query_params import Parameter, parse_query
 from mopsjobs.web.rendering import Renderer
-from mopsjobs.web.site import Site
 from mopsjobs.web.view_models import job_path, moment
 
 MAX_PARAMETERS = 100
@@ -34,11 +35,7 @@ MAX_PARAMETERS = 100
 SHOWN_SCALARS = 30
 """Scalars with a link of their own. The form has all."""
 
-RETRY_SECONDS = 5
-
-PARAMETERS = {"y": Parameter(), "x": Parameter()}
-
-NOT_SUBMITTED = Reading("mops-jobs did not submit this job: its results are not known.")
+PARAMETERS = {"y": Parameter(), "x": Parameter()} | OUTPUT_PARAMETERS
 
 
 class ResultsPage:
@@ -47,6 +44,7 @@ class ResultsPage:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
         self._site = renderer.site
+        self.outputs = OutputView(renderer.site)
 
     def answer(self, job_id: str) -> str | Response:
         """Return the page of a job's results."""
@@ -63,7 +61,8 @@ class ResultsPage:
                 "newest": _newest(connection, str(job["job_id"])),
                 "results": results,
                 "made": None if results is None else moment(json_timestamp(results.made_at), now),
-                **_plot(results, str(job["job_id"]), query["x"], query["y"]),
+                "shown": self.outputs.section(connection, job, query, now),
+                **_plot(results, str(job["job_id"]), query),
             }
 
         return self._site.pages.get(
@@ -82,25 +81,10 @@ class ResultsPage:
 
         job, results, reading = self._site.read(view)
         if results is None:
-            waiting = Response(f"{(reading or NOT_SUBMITTED).text}\n", 503, mimetype="text/plain")
-            waiting.headers["Retry-After"] = str(RETRY_SECONDS)
-            return waiting
-        response = Response(results.table.pieces(), mimetype="text/csv")
+            return not_read_yet((reading or NOT_SUBMITTED).text)
+        response = Response(csv_pieces(results.columns, results.rows.read()), mimetype="text/csv")
         response.headers["Content-Disposition"] = attachment(f"{job['job_id']}.csv")
-        response.headers["Content-Length"] = str(results.table.size)
         return response
-
-
-def find_results(
-    site: Site, connection: sqlite3.Connection, job: Mapping[str, Any], now: float
-) -> tuple[Results | None, Reading | None]:
-    """Return the results of a job that are kept, and what to say if they lack what is known by now."""
-    job_id = str(job["job_id"])
-    results = site.results.get(job_id)
-    if results is not None and results.state == results_state(connection, job_id, now=now):
-        return results, None
-    reading = ask(site, RESULTS, job, "results", "--table FILE.csv")
-    return results, reading or (None if results is not None else NOT_SUBMITTED)
 
 
 def _newest(connection: sqlite3.Connection, job_id: str) -> str | None:
@@ -109,12 +93,13 @@ def _newest(connection: sqlite3.Connection, job_id: str) -> str | None:
     return None if family is None or family.newest == job_id else family.newest
 
 
-def _plot(results: Results | None, job_id: str, x: str | None, y: str | None) -> dict[str, Any]:
+def _plot(results: Results | None, job_id: str, query: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plot that a query asks for, and what else could be plotted.
 
     Raises:
         UsageError: if it names a scalar or a parameter that the results lack.
     """
+    x, y = query["x"], query["y"]
     empty: dict[str, Any] = {
         "plot": None,
         "x": x,
@@ -132,7 +117,10 @@ def _plot(results: Results | None, job_id: str, x: str | None, y: str | None) ->
     if x is None or y is None:
         return empty | {"parameters": parameters, "scalars": scalars}
     plot = plots.draw(Axis(x, results.sets), results.sets, results.set_of, results.scalars[y])
-    links = [(name, f"{job_path(job_id)}/results?{urlencode({'y': name, 'x': x})}") for name in scalars[:SHOWN_SCALARS]]
+    others = {name: value for name, value in query.items() if value not in (None, "")} | {"x": x}
+    links = [
+        (name, f"{job_path(job_id)}/results?{urlencode(others | {'y': name})}") for name in scalars[:SHOWN_SCALARS]
+    ]
     return {
         "plot": plot,
         "x": x,

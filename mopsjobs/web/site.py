@@ -15,8 +15,9 @@ from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
+from mopsjobs.web.job_outputs import JobOutputs
 from mopsjobs.web.job_provenance import JobProvenances
-from mopsjobs.web.job_reads import FAILURES, PROVENANCE, RESULTS, JobReads
+from mopsjobs.web.job_reads import FAILURES, OUTPUT, PROVENANCE, RESULTS, JobReads
 from mopsjobs.web.job_results import JobResults
 from mopsjobs.web.live_pages import LivePages
 from mopsjobs.web.viewer import Viewers
@@ -39,6 +40,7 @@ class Site:
         """None if the server never uses the network."""
         self.results = JobResults(app)
         self.provenances = JobProvenances(app)
+        self.outputs = JobOutputs(app)
         self.readers = ConnectionPool(app)
         self.pages = PageCache(changes, app.monotonic)
         self.charts = PageCache(ChangeSignal(), app.monotonic)
@@ -57,9 +59,10 @@ class Site:
 
     def make_reads(self) -> JobReads:
         """Return what reads the jobs that pages ask for."""
-        actions = {
+        actions: dict[str, Callable[..., None]] = {
             FAILURES: lambda job_id: keep_job_failures(job_id, self.app),
             RESULTS: self.results.read,
+            OUTPUT: self.outputs.read,
             PROVENANCE: self.provenances.read,
         }
         return JobReads(self.app, self.changes, actions)

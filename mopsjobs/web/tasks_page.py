@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -15,6 +14,7 @@ from mopsjobs.app.find_job import FoundJob, Job
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_tasks import JobTasks
 from mopsjobs.app.job_texts import memory_text
+from mopsjobs.app.results_table import SUCCEEDED
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, read_ledger
 from mopsjobs.cache.queries.task_filters import (
@@ -25,7 +25,7 @@ from mopsjobs.cache.queries.task_filters import (
     parse_task_statuses,
 )
 from mopsjobs.cache.queries.tasks import ListedTask, TaskQuery
-from mopsjobs.utils.text import cut_to_length, parse_whole_number
+from mopsjobs.utils.text import cut_to_length, parse_whole_number, pluralize
 from mopsjobs.web import view_models
 from mopsjobs.web.job_page import Reading, ask
 from mopsjobs.web.job_reads import FAILURES
@@ -42,9 +42,6 @@ MAX_SEEN = 200_000
 
 MAX_PARAMETERS = 12
 """Parameters that are columns."""
-
-MAX_VALUE = 60
-"""Characters of a parameter's value."""
 
 MAX_ERROR = 200
 """Characters of an error. The log has all."""
@@ -160,23 +157,19 @@ def _sorts(chosen: str) -> list[tuple[str, str]]:
 
 def _row(one: ListedTask, names: list[str], job_id: str) -> dict[str, Any]:
     row = one.row
+    path = view_models.job_path(job_id)
     head = " in ".join(word for word in (row.error_type, row.error_where) if word)
     return {
         "task": row.task,
-        "log": f"{view_models.job_path(job_id)}/logs?{urlencode({'task': row.task})}",
-        "values": [_value(one.params, name) for name in names],
+        "log": f"{path}/logs?{urlencode({'task': row.task})}",
+        "values": [view_models.value_text(one.params[name]) if name in one.params else "" for name in names],
         "seed": row.seed,
         "outcome": row.outcome,
         "kind": CLASSES.get(row.outcome, "pending" if row.outcome == "waiting" else "failed"),
         "seconds": None if row.seconds is None else f"{row.seconds:,.1f} s",
         "memory": memory_text(row.max_rss_bytes),
         "attempts": row.attempts or None,
+        "outputs": f"{path}/results?{urlencode({'task': row.task})}#outputs" if row.outcome == SUCCEEDED else None,
+        "bytes": "outputs" if row.output_bytes is None else pluralize(row.output_bytes, "byte"),
         "error": cut_to_length(": ".join(word for word in (head, row.error_message) if word), MAX_ERROR),
     }
-
-
-def _value(params: Mapping[str, object], name: str) -> str:
-    if name not in params:
-        return ""
-    value = params[name]
-    return cut_to_length(value if isinstance(value, str) else json.dumps(value), MAX_VALUE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from mopsjobs.app.job_texts import duration_text, end_text, memory_text, straggl
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.rows import error_of, study_of
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
-from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.utils.text import cut_to_length, strip_control_characters
 from mopsjobs.utils.times import from_timestamp, human_age, human_duration, human_range, parse_time, whole_seconds
 
 Job = Mapping[str, Any]
@@ -24,6 +25,10 @@ _QUOTED = re.compile(r'("(?:[^"\\]|\\.)*")')
 
 KINDS = frozenset(STATUSES)
 """The statuses that have a colour and an icon of their own; all others look alike."""
+
+
+MAX_VALUE = 60
+"""Characters of a parameter's value."""
 
 
 def job_path(job_id: object) -> str:
@@ -182,6 +187,11 @@ def isolated(text: object) -> Markup:
     return Markup("").join(
         Markup("<bdi>{}</bdi>").format(part) if place % 2 else part for place, part in enumerate(parts)
     )
+
+
+def value_text(value: object) -> str:
+    """Return the value of a parameter in one line."""
+    return cut_to_length(value if isinstance(value, str) else json.dumps(value), MAX_VALUE)
 
 
 def event_time(stored: StoredEvent) -> float:

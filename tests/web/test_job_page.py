@@ -443,6 +443,8 @@ def test_results_too_large_for_a_page_name_the_command(
 def test_results_of_a_few_jobs_are_kept(web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last ones that were asked for: memory and disk stay bounded."""
     monkeypatch.setattr(job_results, "MAX_JOBS", 1)
+    web.site.results = job_results.JobResults(web.app)
+    web.site.reads = web.site.make_reads()
     for name in ("one", "two"):
         run_grid(remote.jobs, name)
     cli.ok("sync", "-q")

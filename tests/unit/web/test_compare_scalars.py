@@ -6,13 +6,13 @@ import math
 from array import array
 
 from mopsjobs.web.compare_scalars import ScalarStatistics, compare_scalar, scalar_names, summarize_scalars
-from mopsjobs.web.job_results import Results, TableText
+from mopsjobs.web.job_results import Results, TableRows
 
 
 def _results(set_of: list[int], **scalars: list[float]) -> Results:
     ids = [f"set{place}" for place in range(max(set_of) + 1)]
     values = {name: array("d", some) for name, some in scalars.items()}
-    return Results(0.0, (), TableText(), len(set_of), [{} for _ in ids], ids, array("L", set_of), values, 0, [])
+    return Results(0.0, (), [], TableRows(), [{} for _ in ids], ids, array("L", set_of), values, 0, [])
 
 
 def _statistics(**means: float) -> ScalarStatistics:
