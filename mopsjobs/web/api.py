@@ -12,7 +12,7 @@ from flask import Flask, Response, jsonify, request
 
 from mopsjobs.app import metrics
 from mopsjobs.app.failures import NewFailures, failures_of_cache, keep_new_failures
-from mopsjobs.app.find_job import FoundJob, with_family
+from mopsjobs.app.find_job import FoundJob, Job, with_family
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_tasks import JobTasks, never_mirrored_error
 from mopsjobs.app.query_document import query_document
@@ -22,8 +22,12 @@ from mopsjobs.cache.queries.failures import jobs_with_failures
 from mopsjobs.cache.queries.ledgers import read_attempts, read_ledger
 from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
 from mopsjobs.console.result import Document
-from mopsjobs.errors import command_line
-from mopsjobs.web.api_params import AttemptsQuery, FailuresQuery, TasksQuery
+from mopsjobs.errors import NoManifestError, command_line
+from mopsjobs.utils.table_files import json_objects
+from mopsjobs.web.api_params import AttemptsQuery, FailuresQuery, ResultsQuery, TasksQuery
+from mopsjobs.web.job_page import Reading
+from mopsjobs.web.job_results import Results
+from mopsjobs.web.kept_results import NOT_SUBMITTED, RETRY_SECONDS, find_results, results_head
 from mopsjobs.web.openapi import document
 from mopsjobs.web.query_params import EventsQuery, JobsQuery
 from mopsjobs.web.site import Site
@@ -32,7 +36,7 @@ METRICS = "/metrics"
 HEALTH = "/healthz"
 
 MAX_ANSWER_BYTES = 4_000_000
-"""Bytes of jobs, tasks, attempts or groups in one response, at most. A Link header leads to the rest (RFC 8288)."""
+"""Bytes of a list in one response, at most. A Link header leads to the rest (RFC 8288)."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -47,6 +51,7 @@ def add_routes(app: Flask, site: Site) -> None:
     app.add_url_rule("/api/v1/jobs/<path:job_id>", "api_job", handlers.job)
     app.add_url_rule("/api/v1/tasks", "api_tasks", handlers.tasks)
     app.add_url_rule("/api/v1/attempts", "api_attempts", handlers.attempts)
+    app.add_url_rule("/api/v1/results", "api_results", handlers.results)
     app.add_url_rule("/api/v1/failures", "api_failures", handlers.failures)
     app.add_url_rule("/api/v1/events", "api_events", handlers.events)
     app.add_url_rule("/api/v1/openapi.json", "api_openapi", lambda: jsonify(document()))
@@ -100,6 +105,19 @@ def _check_mirrored(connection: sqlite3.Connection, job_id: str) -> None:
     """
     if read_ledger(connection, job_id) is None:
         raise never_mirrored_error(job_id, hint=f"Run: {command_line('tasks', job_id)}")
+
+
+def _not_read(job_id: str, reading: Reading) -> Response:
+    """Return the answer for results that are not kept.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job, so that there is nothing to read.
+    """
+    if reading == NOT_SUBMITTED:
+        raise NoManifestError(reading.text, job_id=job_id)
+    response = problem(503, "Unavailable", f"The results of {job_id}: {reading.text}", None)
+    response.headers["Retry-After"] = str(RETRY_SECONDS)
+    return response
 
 
 class _Handlers:
@@ -170,6 +188,26 @@ class _Handlers:
 
         text, after = self._site.read(view)
         return _page(text, "after", after)
+
+    def results(self) -> Response:
+        """Return the table of `results --table` as a document; 503 while it is being read."""
+        site = self._site
+        query = ResultsQuery(request.args.items(multi=True))
+
+        def view(connection: sqlite3.Connection, _age: Freshness) -> tuple[Job, Results | None, Reading | None]:
+            now = site.app.now().timestamp()
+            job = job_queries.find_job(connection, query.job, now=now)
+            return job, *find_results(site, connection, job, now)
+
+        job, results, reading = site.read(view)
+        if results is None:
+            return _not_read(str(job["job_id"]), reading or NOT_SUBMITTED)
+        objects = json_objects(results.columns, results.rows.read(query.after))
+        listed = list(islice(objects, query.limit + 1))  # one more, to know whether there are more
+        taken = _take_bytes(iter(listed[: query.limit]), MAX_ANSWER_BYTES)
+        head = results_head(site.app, str(job["job_id"]), results, len(taken), is_stale=reading is not None)
+        after = json.loads(taken[-1])["task"] if len(taken) < len(listed) else None
+        return _page("".join(Document(head, items=("rows", taken)).pieces(None)), "after", after)
 
     def failures(self) -> Response:
         """Return the document of `failures --json`. Jobs whose ledgers are not in the cache are left out."""

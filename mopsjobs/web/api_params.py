@@ -1,4 +1,4 @@
-"""Parse the query strings of what the API tells of tasks: those of `tasks`, `failures` and attempts."""
+"""Parse the query strings of what the API tells of tasks: those of `tasks`, `failures`, attempts and results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from datetime import datetime
 
 from mopsjobs.app.job_arguments import DEFAULT_LIMIT, job_filter
+from mopsjobs.app.log_selection import MAX_TASK
 from mopsjobs.cache.queries.ledgers import AttemptPlace
 from mopsjobs.cache.queries.task_filters import (
     Order,
@@ -38,6 +39,12 @@ TASKS = {
 }  # fmt: skip
 
 ATTEMPTS = {"job": Parameter(), "limit": _limit(MAX_LIMIT, MAX_LIMIT), "after": Parameter()}
+
+RESULTS = {
+    "job": Parameter(),
+    "limit": _limit(MAX_LIMIT, MAX_LIMIT),
+    "after": Parameter(None, lambda text: parse_whole_number(text, 0, MAX_TASK), "the number of a task"),
+}
 
 FAILURES = {"job": Parameter(())} | FILTERS | {"limit": _limit(DEFAULT_LIMIT, MAX_FAILURE_JOBS), "after": Parameter()}
 
@@ -84,6 +91,21 @@ class AttemptsQuery:
             if match is None:
                 raise invalid_cursor(values["after"])
             self.after = AttemptPlace(int(match[1]), match[2], int(match[3]), int(match[4]))
+
+
+class ResultsQuery:
+    """The query of `/api/v1/results`: the job, and the last task of the page before."""
+
+    def __init__(self, query: Query) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid, or there is no job.
+        """
+        values = parse_query(RESULTS, query)
+        self.job = _required(values["job"])
+        self.limit: int = values["limit"]
+        self.after: int = -1 if values["after"] is None else values["after"]
 
 
 class FailuresQuery:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mopsjobs import __version__
 from mopsjobs.app.job_arguments import DEFAULT_LIMIT
+from mopsjobs.app.log_selection import MAX_TASK
 from mopsjobs.cache.queries import task_filters
 from mopsjobs.cache.queries.filters import DEFAULT_SORT, SORTS
 from mopsjobs.registry.status import GROUPS, JobStatus
@@ -32,6 +33,44 @@ _HEALTH: dict[str, Any] = {
         "problem": {"description": "Why the last sync failed; null if it did not.", "type": ["string", "null"]},
     },
 }
+_RESULTS: dict[str, Any] = {
+    "description": "The table of results of a job and its ancestors, or a page of it.",
+    "type": "object",
+    "required": [
+        "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "registry_from", "job_id",
+        "problems", "columns", "total", "returned", "rows",
+    ],
+    "properties": {
+        "schema_version": {"const": 1},
+        "generated_at": {"type": "string"},
+        "synced_at": {"description": "When the results were read.", "type": "string"},
+        "age_seconds": {"type": "number", "minimum": 0},
+        "stale": {"description": "Whether tasks have ended since, so that they are read again.", "type": "boolean"},
+        "registry": {"type": "string"},
+        "registry_from": {"type": "string"},
+        "job_id": {"type": "string"},
+        "problems": {"description": "What the table lacks.", "type": "array", "items": {"type": "string"}},
+        "columns": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "type"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "type": {"enum": ["boolean", "integer", "unsigned", "number", "text"]},
+                },
+            },
+        },
+        "total": {"description": "The rows of all pages.", "type": "integer"},
+        "returned": {"type": "integer"},
+        "rows": {
+            "description": "A row per task, in the order of their numbers. Each has all columns; null for no value.",
+            "type": "array",
+            "items": {"type": "object", "required": ["job_id", "task", "param_id", "seed", "status"]},
+        },
+    },
+}  # fmt: skip
+_TEXT: dict[str, Any] = {"type": "string"}
 _LINK = {"description": "Leads to the next page, if there is one (RFC 8288).", "schema": {"type": "string"}}
 _WHEN = r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"
 
@@ -56,6 +95,7 @@ def document() -> dict[str, Any]:
                 "tasks": _with_items(_schema("tasks"), "tasks", "task"),
                 "query": _schema("query"),
                 "failures": _schema("failures"),
+                "results": _RESULTS,
                 "event": _schema("event"),
                 "health": _HEALTH,
                 "problem": {
@@ -97,6 +137,13 @@ def _paths() -> dict[str, Any]:
             "query",
             _job_parameter(),
             *_page_parameters("attempts", MAX_LIMIT),
+            missing=True,
+        ),
+        "/api/v1/results": _get(
+            "The results of a job, with the rows that `results --table FILE.jsonl` writes",
+            "results",
+            _job_parameter(),
+            *_page_parameters("rows", MAX_LIMIT, {"type": "integer", "minimum": 0, "maximum": MAX_TASK}),
             missing=True,
         ),
         "/api/v1/failures": _get(
@@ -156,14 +203,14 @@ def _job_parameter() -> dict[str, Any]:
     return _parameter("job", text, "The id of a job, a unique prefix of it, or @latest.") | {"required": True}
 
 
-def _page_parameters(what: str, default: int) -> list[dict[str, Any]]:
+def _page_parameters(what: str, default: int, cursor: dict[str, Any] = _TEXT) -> list[dict[str, Any]]:
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": default}
-    return [_parameter("limit", limit, f"The number of {what}, at most."), _after_parameter()]
+    return [_parameter("limit", limit, f"The number of {what}, at most."), _after_parameter(cursor)]
 
 
-def _after_parameter() -> dict[str, Any]:
+def _after_parameter(cursor: dict[str, Any] = _TEXT) -> dict[str, Any]:
     description = "Begin after this cursor. The Link header with rel=next of an answer leads to the next page."
-    return _parameter("after", {"type": "string"}, description)
+    return _parameter("after", cursor, description)
 
 
 def _task_parameters() -> list[dict[str, Any]]:
@@ -259,7 +306,10 @@ def _responses(content: dict[str, Any], *, missing: bool) -> dict[str, dict[str,
     responses: dict[str, dict[str, Any]] = {
         "200": {"description": "The requested data.", "content": content},
         "400": {"description": "A parameter is unknown or invalid.", "content": error},
-        "503": {"description": "The cache has never been filled, or cannot be used.", "content": error},
+        "503": {
+            "description": "The cache has never been filled, lacks what is asked for, or cannot be used.",
+            "content": error,
+        },
     }
     if missing:
         responses["404"] = {"description": "There is no such job, or several ids have this prefix.", "content": error}

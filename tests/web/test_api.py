@@ -9,11 +9,14 @@ import jsonschema
 import pytest
 
 from mopsjobs.web import api, api_params
+from mopsjobs.web.job_results import JobResults
 from support.cli import Cli, Remote, add
-from support.ledgers import Ledger, add_job, attempt
+from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.web import Web
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mopsjobs.registry.job_registry import JobRegistry
 
 
@@ -34,7 +37,10 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
     cli.ok("sync", "-q")
     for job in ("night", "twice"):
         cli.ok("tasks", job)
-    return Web(cli, capsys)
+    web = Web(cli, capsys)
+    for job in ("night", "twice"):
+        web.site.results.read(job)
+    return web
 
 
 def pages(web: Web, path: str) -> list[Any]:
@@ -118,6 +124,40 @@ def test_attempts_are_those_of_the_view(web: Web, cli: Cli) -> None:
     assert [page["truncated"] for page in found] == [True, True, False]
 
 
+def test_results_of_the_api_are_the_rows_of_the_table(web: Web, cli: Cli, remote: Remote, tmp_path: Path) -> None:
+    """As `results --table FILE.jsonl` writes them, page by page, with names and types of the columns."""
+    leave_scalars(remote.jobs, "night", {number: {"peak": number / 3, "day": number} for number in range(20)})
+    web.site.results.read("night")
+    cli.ok("results", "night", "--table", str(tmp_path / "out.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(rows) == 30
+    whole = web.get("/api/v1/results?job=nig").get_json()
+    assert whole["rows"] == rows
+    assert {one["name"]: one["type"] for one in whole["columns"]} == {
+        "job_id": "text", "task": "integer", "param_id": "text", "beta": "number", "mode": "text", "seed": "unsigned",
+        "status": "text", "seconds": "number", "error": "text", "day": "integer", "peak": "number",
+    }  # fmt: skip
+    for limit in (1, 7, 30):
+        found = pages(web, f"/api/v1/results?job=night&limit={limit}")
+        assert [row for page in found for row in page["rows"]] == rows
+        assert {(page["total"], page["stale"]) for page in found} == {(30, False)}
+    assert web.get("/api/v1/results?job=night&after=29").get_json()["rows"] == []
+
+
+def test_results_that_were_not_read_are_read_for_the_next_request(web: Web, remote: Remote) -> None:
+    """Between syncs, as for a page; the request itself asks the registry nothing."""
+    web.site.results = JobResults(web.app)
+    web.site.reads = web.site.make_reads()
+    before = dict(remote.store.calls)
+    answer = web.get("/api/v1/results?job=twice")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.get_json()["detail"] == "The results of twice: Being read from the registry."
+    assert remote.store.calls == before
+    assert web.site.reads.run_next(0)
+    assert web.get("/api/v1/results?job=twice").get_json()["returned"] == 4
+    assert web.get("/api/v1/results?job=running-1").status_code == 404, "mops-jobs did not submit it"
+
+
 def test_failures_of_the_api_are_those_of_the_command(web: Web, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of named jobs and of filtered ones, group by group; what was compared is kept for the next view."""
     assert web.get("/api/v1/failures?job=night").get_json() == cli.ok("failures", "night", "--json").json
@@ -156,6 +196,8 @@ def test_a_job_whose_ledger_was_never_synced_is_told(web: Web, remote: Remote) -
         ("tasks?job=night&after=1:x", "invalid cursor '1:x'"),
         (f"tasks?job=night&{'&'.join(['param=beta=1'] * 101)}", "too many conditions (101)"),
         ("attempts?job=night&after=1.g.2.3", "invalid cursor"),
+        ("results", "missing job"),
+        ("results?job=night&after=x", "invalid after 'x': expected the number of a task"),
         ("failures?job=night&owner=ada", "Jobs and filters contradict each other"),
         (f"failures?{'&'.join(['job=night'] * 101)}", "too many jobs (101)"),
     ],
@@ -221,7 +263,7 @@ def test_schemathesis_finds_nothing(web: Web, cli: Cli) -> None:
 
         ask()
     assert set(found) == set(document["paths"])
-    assert len(document["paths"]) == 8
+    assert len(document["paths"]) == 9
 
 
 def test_the_openapi_document_is_valid(web: Web) -> None:
