@@ -12,7 +12,8 @@
 
   const body = document.body;
   const follow = body.dataset.follow;
-  const events = document.getElementById("events");
+  const events = document.getElementById("events"); // or the lines of the log, on its newest page
+  const followed = document.getElementById("lines") || events;
   const isAbroad = new Date().getTimezoneOffset() !== 0; // from UTC, in which the server writes times
 
   let source = null;
@@ -73,12 +74,8 @@
       for (const other of fresh.querySelectorAll("[data-live]")) {
         if (!document.getElementById(other.id)) location.reload(); // a new part
       }
-      if (source === null && !isPartial && events && isAtEnd()) {
-        // No stream brings the new events.
-        morph(events, fresh.getElementById("events"));
-        cursor = fresh.body.dataset.cursor;
-        scrollToEnd();
-      }
+      // Without a stream that brings the new events. Lines of the log come from the page only.
+      if ((source === null || !body.dataset.job) && !isPartial && events) followEnd(fresh);
       if (source === null && !isPartial) readAge();
       readClock(fresh);
       confirmCurrent(asked);
@@ -285,6 +282,18 @@
     else document.getElementById("newest").hidden = false;
   }
 
+  // Show the newest lines to a reader at the end; to others, only that there are some.
+  function followEnd(fresh) {
+    if (isAtEnd()) {
+      morph(followed, fresh.getElementById(followed.id));
+      cursor = fresh.body.dataset.cursor;
+      scrollToEnd();
+    } else if (!body.dataset.job) {
+      const [last, next] = [events, fresh.getElementById("events")].map((list) => list.lastElementChild);
+      if (!last.isEqualNode(next)) document.getElementById("newest").hidden = false;
+    }
+  }
+
   function isAtEnd() {
     return events.scrollHeight - events.scrollTop - events.clientHeight <= AT_END;
   }
@@ -400,7 +409,11 @@
   addEventListener("online", refresh);
   if (events) {
     const newest = document.getElementById("newest");
-    newest.addEventListener("click", scrollToEnd);
+    newest.addEventListener("click", () => {
+      scrollToEnd();
+      newest.hidden = true;
+      if (!body.dataset.job) refreshWhole();
+    });
     events.addEventListener("scroll", () => (newest.hidden = newest.hidden || isAtEnd()));
     scrollToEnd();
   }
