@@ -69,12 +69,12 @@ class LogsPage:
         self._renderer = renderer
         self._site = renderer.site
 
-    def answer(self, job_id: str) -> str | Response:
+    def answer(self, job_id: str) -> str:
         """Return a page of lines."""
         params = list(request.args.items(multi=True))
         query = parse_query(PARAMETERS, params)
 
-        def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+        def view(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
             lines = self._lines(connection, job_id, query)
             before = query["before"] or MAX_SEQ
             found: list[tuple[float, int, dict[str, Any]]] = []
@@ -95,7 +95,6 @@ class LogsPage:
             )
             file_query = urlencode([(name, value) for name, value in params if name != "before" and value])
             return {
-                "header": self._site.header_of(connection, freshness),
                 "job_id": lines.job_id,
                 "query": query,
                 # A writer that was cut off tells late, so the numbers of events are not in the order of their times.
@@ -106,9 +105,7 @@ class LogsPage:
                 "file": f"{job_path(lines.job_id)}/logs.txt" + (f"?{file_query}" if file_query else ""),
             }
 
-        return self._site.pages.get(
-            request.full_path, lambda number: self._renderer.render("job_logs.html", number, **self._site.read(view))
-        )
+        return self._renderer.page("job_logs.html", view)
 
     def file(self, job_id: str) -> Response:
         """Return all selected lines as a file of text."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Flask
+from flask import Flask, request
 
 from mopsjobs import __version__
+from mopsjobs.app.freshness import Freshness
 from mopsjobs.web import view_models
 from mopsjobs.web.site import Site
 
@@ -40,6 +42,20 @@ class Renderer:
             job_path=view_models.job_path,
             **values,
         )
+
+    def page(self, template: str, view: Callable[[sqlite3.Connection, Freshness], dict[str, Any]]) -> str:
+        """Return the page of the request, rendered once per change of the cache, with the age of the data.
+
+        Args:
+            template: the template.
+            view: reads from the cache what the template needs.
+        """
+        site = self.site
+
+        def with_header(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+            return {"header": site.header_of(connection, freshness), **view(connection, freshness)}
+
+        return site.pages.get(request.full_path, lambda number: self.render(template, number, **site.read(with_header)))
 
 
 def link(params: list[tuple[str, str]], changes: Mapping[str, str]) -> str:

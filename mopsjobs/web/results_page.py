@@ -46,16 +46,15 @@ class ResultsPage:
         self._site = renderer.site
         self.outputs = OutputView(renderer.site)
 
-    def answer(self, job_id: str) -> str | Response:
+    def answer(self, job_id: str) -> str:
         """Return the page of a job's results."""
         query = parse_query(PARAMETERS, request.args.items(multi=True))
 
-        def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+        def view(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
             now = self._site.app.now().timestamp()
             job = job_queries.find_job(connection, job_id, now=now)
             results, reading = find_results(self._site, connection, job, now)
             return {
-                "header": self._site.header_of(connection, freshness),
                 "job_id": job["job_id"],
                 "reading": reading,
                 "newest": _newest(connection, str(job["job_id"])),
@@ -65,10 +64,7 @@ class ResultsPage:
                 **_plot(results, str(job["job_id"]), query),
             }
 
-        return self._site.pages.get(
-            request.full_path,
-            lambda number: self._renderer.render("job_results.html", number, **self._site.read(view)),
-        )
+        return self._renderer.page("job_results.html", view)
 
     def file(self, job_id: str) -> Response:
         """Return the table of results as CSV; 503 while it is being read."""

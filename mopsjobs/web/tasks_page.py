@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Response, request
+from flask import request
 
 from mopsjobs.app.find_job import FoundJob, Job
 from mopsjobs.app.freshness import Freshness
@@ -71,7 +71,7 @@ class TasksPage:
         self._renderer = renderer
         self._site = renderer.site
 
-    def answer(self, job_id: str) -> str | Response:
+    def answer(self, job_id: str) -> str:
         """Return a page of tasks."""
         params = list(request.args.items(multi=True))
         query = parse_query(PARAMETERS, params)
@@ -80,10 +80,9 @@ class TasksPage:
         statuses = parse_task_statuses(query["status"]) if query["status"] else None
         order = parse_order(query["sort"])
 
-        def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+        def view(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
             job = job_queries.find_job(connection, job_id, now=self._site.app.now().timestamp())
             return {
-                "header": self._site.header_of(connection, freshness),
                 "job_id": job["job_id"],
                 "query": query,
                 "statuses": [
@@ -95,9 +94,7 @@ class TasksPage:
                 **self._listed(connection, job, TaskQuery(statuses, conditions, order), query, params),
             }
 
-        return self._site.pages.get(
-            request.full_path, lambda number: self._renderer.render("job_tasks.html", number, **self._site.read(view))
-        )
+        return self._renderer.page("job_tasks.html", view)
 
     def _listed(
         self,

@@ -141,10 +141,13 @@ def serving(cli: Cli, *argv: str) -> Iterator[Server]:
 class Web:
     """The application, in this process, over the cache of `cli`."""
 
-    def __init__(self, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, cli: Cli, capsys: pytest.CaptureFixture[str], *, reads: bool = False) -> None:
+        """Make the application; with `reads`, one that reads what its pages ask for when `read_asked` says so."""
         self.app = cli.app()
         self.changes = ChangeSignal()
         self.site = Site(self.app, self.changes, None)
+        if reads:
+            self.site.reads = self.site.make_reads()
         self.client: FlaskClient = make_app(self.site, own_names("127.0.0.1", ["jobs.example.org"])).test_client()
 
     def get(self, path: str, **headers: str) -> TestResponse:
@@ -155,6 +158,14 @@ class Web:
         answer = self.get(path)
         assert answer.status_code == 200, answer.text
         return answer.text
+
+    def read_asked(self) -> int:
+        """Read what pages have asked for, as the syncer does. Return how many reads that were."""
+        assert self.site.reads is not None
+        count = 0
+        while self.site.reads.run_next(0):
+            count += 1
+        return count
 
     def ids(self, path: str) -> list[str]:
         """Return the jobs in the table, in their order."""

@@ -25,21 +25,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
-    """Return an application that reads what its pages ask for when `_read` says so."""
+    """Return an application that reads what its pages ask for when the test says so."""
     add(remote.jobs, "first")
     cli.ok("sync", "-q")
-    web = Web(cli, capsys)
-    web.site.reads = web.site.make_reads()
-    return web
-
-
-def _read(web: Web) -> int:
-    """Read what pages have asked for, as the syncer does. Return how many reads that were."""
-    assert web.site.reads is not None
-    count = 0
-    while web.site.reads.run_next(0):
-        count += 1
-    return count
+    return Web(cli, capsys, reads=True)
 
 
 def _leave(remote: Remote, job_id: str, number: int, outputs: Mapping[str, bytes]) -> None:
@@ -62,7 +51,7 @@ def _night(cli: Cli, remote: Remote, outputs: Mapping[str, bytes], **study: obje
 def _section(web: Web, path: str) -> str:
     """Return the outputs of a task on a page, when they were read."""
     web.ok(path)
-    _read(web)
+    web.read_asked()
     found = re.search(r'<section id="outputs".*?</section>', web.ok(path), re.DOTALL)
     assert found is not None
     return found[0]
@@ -134,7 +123,7 @@ def test_outputs_appear_when_the_task_has_ended(web: Web, cli: Cli, remote: Remo
     run_study(remote.jobs, "night", [{"x": 1}, {"x": 2}], lambda _task: None, status="running", outputs=None)
     cli.ok("sync", "-q")
     assert "It has no outputs yet." in _section(web, "/jobs/night/results?task=1")
-    assert _read(web) == 0
+    assert web.read_asked() == 0
     _leave(remote, "night", 1, {"result.json": b'"done"'})
     Ledger(remote.store.inner, "night", run="cd")(attempt(1))
     remote.jobs.update_progress("night", 1)
@@ -151,7 +140,7 @@ def test_what_cannot_be_read_says_why(web: Web, cli: Cli, remote: Remote) -> Non
     cli.ok("sync", "-q")
     web.ok("/jobs/night/results?task=3")
     remote.store.down = True
-    assert _read(web) == 2
+    assert web.read_asked() == 2
     assert "Cannot reach the registry" in web.ok("/jobs/night/results?task=3").partition('id="outputs"')[2]
     assert "Cannot reach the registry" in web.get("/jobs/night/output?task=3").text
     assert "did not submit this job" in _section(web, "/jobs/theirs/results?task=3")
@@ -229,7 +218,7 @@ def test_pages_have_a_bounded_number_of_outputs_read(
     _night(cli, remote, {"result.json": b"1"})
     for number in range(5):
         web.ok(f"/jobs/night/results?task={number}")
-    assert _read(web) == 3 + 1
+    assert web.read_asked() == 3 + 1
     assert "Pages have asked for 3 outputs within an hour." in web.ok("/jobs/night/results?task=4")
     cli.clock.advance(hours=1)
     assert "It has no outputs." in _section(web, "/jobs/night/results?task=4")

@@ -19,21 +19,10 @@ from support.web import HOSTILE, Web
 
 @pytest.fixture
 def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
-    """Return an application that reads what its pages ask for when `_read` says so."""
+    """Return an application that reads what its pages ask for when the test says so."""
     add(remote.jobs, "first")
     cli.ok("sync", "-q")
-    web = Web(cli, capsys)
-    web.site.reads = web.site.make_reads()
-    return web
-
-
-def _read(web: Web) -> int:
-    """Read what pages have asked for, as the syncer does. Return how many jobs that were."""
-    assert web.site.reads is not None
-    count = 0
-    while web.site.reads.run_next(0):
-        count += 1
-    return count
+    return Web(cli, capsys, reads=True)
 
 
 def _links(page: str, end: str) -> list[str]:
@@ -66,14 +55,14 @@ def test_a_look_at_a_job_has_its_failures_read(web: Web, cli: Cli, remote: Remot
     assert "Being read from the registry." in page
     assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in page
     assert remote.store.calls == before
-    assert _read(web) == 1
+    assert web.read_asked() == 1
     page = web.ok("/jobs/grid")
     assert "Being read" not in page
     assert "http-equiv" not in page
     assert "18 of 200 tasks</a> failed, for 1 reason." in page
     assert "all 18 have beta &gt; 0.6 and gamma &gt; 0.6; no other has" in page
     assert "all 18 have beta > 0.6 and gamma > 0.6; no other has" in cli.ok("failures", "grid", "--offline").out
-    assert _read(web) == 0
+    assert web.read_asked() == 0
 
 
 def test_a_read_writes_nothing_to_the_registry(web: Web, cli: Cli, remote: Remote) -> None:
@@ -83,7 +72,7 @@ def test_a_read_writes_nothing_to_the_registry(web: Web, cli: Cli, remote: Remot
     before = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
     for path in ("", "/tasks", "/results"):
         web.ok(f"/jobs/grid{path}")
-    assert _read(web) == 2
+    assert web.read_asked() == 2
     after = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
     assert after == before
 
@@ -94,11 +83,11 @@ def test_an_outage_is_shown_where_the_tasks_would_be(web: Web, cli: Cli, remote:
     cli.ok("sync", "-q")
     web.ok("/jobs/grid")
     remote.store.down = True
-    assert _read(web) == 1
+    assert web.read_asked() == 1
     page = web.ok("/jobs/grid")
     assert "The tasks of this job: Cannot reach the registry" in page
     assert "182/200, 18 failed" in page
-    assert _read(web) == 0, "the next attempt comes after a pause"
+    assert web.read_asked() == 0, "the next attempt comes after a pause"
 
 
 def test_a_job_of_another_program_has_nothing_to_read(web: Web, cli: Cli, remote: Remote) -> None:
@@ -108,7 +97,7 @@ def test_a_job_of_another_program_has_nothing_to_read(web: Web, cli: Cli, remote
     assert "The tasks of this job" not in web.ok("/jobs/theirs")
     assert "did not submit this job" in web.ok("/jobs/theirs/tasks")
     assert "did not submit this job" in web.ok("/jobs/theirs/results")
-    assert _read(web) == 0
+    assert web.read_asked() == 0
 
 
 def test_an_offline_server_names_the_command(web: Web, cli: Cli, remote: Remote) -> None:
@@ -131,7 +120,7 @@ def test_the_tasks_of_a_huge_job_are_left_to_the_command(
     run_grid(remote.jobs)
     cli.ok("sync", "-q")
     assert "does not read more than 199 tasks. Run: mops-jobs failures grid" in web.ok("/jobs/grid")
-    assert _read(web) == 0
+    assert web.read_asked() == 0
 
 
 def test_failures_stay_while_newer_ones_are_read(web: Web, cli: Cli, remote: Remote) -> None:
@@ -142,13 +131,13 @@ def test_failures_stay_while_newer_ones_are_read(web: Web, cli: Cli, remote: Rem
     )  # fmt: skip
     cli.ok("sync", "-q")
     web.ok("/jobs/night")
-    _read(web)
+    web.read_asked()
     assert "8 of 40 tasks</a> failed" in web.ok("/jobs/night")
     Ledger(remote.store.inner, "night", run="cd")(attempt(39, "failed", error=TOO_LARGE))
     cli.clock.advance(minutes=2)
     cli.ok("tasks", "night")
     assert "8 of 40 tasks</a> failed" in web.ok("/jobs/night")
-    assert _read(web) == 1
+    assert web.read_asked() == 1
     assert "9 of 40 tasks</a> failed" in web.ok("/jobs/night")
 
 
@@ -183,7 +172,7 @@ def test_a_group_leads_to_its_tasks_and_their_logs(web: Web, cli: Cli, remote: R
     )  # fmt: skip
     cli.ok("sync", "-q")
     web.ok("/jobs/night")
-    _read(web)
+    web.read_asked()
     page = web.ok("/jobs/night")
     by_error = [link for link in _links(page, "/tasks") if "error=" in link]
     assert [_tasks(web, link) for link in by_error] == [[*range(31, 40)], [3, 4]]
@@ -200,7 +189,7 @@ def shown(web: Web, cli: Cli, remote: Remote) -> str:
     run_grid(remote.jobs, side=50, replicates=4)
     cli.ok("sync", "-q")
     web.ok("/jobs/grid")
-    _read(web)
+    web.read_asked()
     return web.ok("/jobs/grid")
 
 
@@ -235,7 +224,7 @@ def test_the_table_of_a_map_has_its_counts(web: Web, cli: Cli, remote: Remote) -
     run_grid(remote.jobs)
     cli.ok("sync", "-q")
     web.ok("/jobs/grid")
-    _read(web)
+    web.read_asked()
     table = re.search(r"<details>.*?</details>", web.ok("/jobs/grid"), re.DOTALL)
     assert table is not None
     cells = re.findall(r"<td>(?:<a href=\"([^\"]+)\">)?(\d+) of (\d+)", table[0])
@@ -251,7 +240,7 @@ def test_axes_are_chosen_in_the_address(web: Web, cli: Cli, remote: Remote) -> N
     run_grid(remote.jobs)
     cli.ok("sync", "-q")
     web.ok("/jobs/grid")
-    _read(web)
+    web.read_asked()
     assert 'aria-label="Tasks by gamma and beta;' in web.ok("/jobs/grid?x=gamma&y=beta")
     assert 'aria-label="Tasks by gamma and replicates;' in web.ok("/jobs/grid?x=gamma&y=gamma")
     answer = web.get("/jobs/grid?x=delta")
@@ -267,7 +256,7 @@ def test_tasks_are_those_of_the_command(web: Web, cli: Cli, remote: Remote) -> N
     run_grid(remote.jobs)
     cli.ok("sync", "-q")
     web.ok("/jobs/grid/tasks")
-    _read(web)
+    web.read_asked()
     for query, flags in (
         ("", ()),
         ("?status=failed", ("--status", "failed")),
@@ -301,7 +290,7 @@ def test_what_makes_no_sense_is_a_bad_request(web: Web, cli: Cli, remote: Remote
     cli.ok("sync", "-q")
     for page in ("/tasks", "/results"):
         web.ok(f"/jobs/grid{page}")
-    _read(web)
+    web.read_asked()
     answer = web.get(f"/jobs/grid{path}")
     assert answer.status_code == 400
     assert sentence in answer.text
@@ -396,7 +385,7 @@ def test_a_scalar_is_plotted_and_the_table_is_a_file(web: Web, cli: Cli, remote:
     waiting = web.get("/jobs/grid/results.csv")
     assert (waiting.status_code, waiting.headers["Retry-After"]) == (503, "5")
     assert "Being read" in web.ok("/jobs/grid/results")
-    assert _read(web) == 1
+    assert web.read_asked() == 1
     page = web.ok("/jobs/grid/results")
     assert "<h2><bdi>attack_rate</bdi> over <bdi>beta</bdi></h2>" in page
     rows = re.findall(r'<th scope="row"><bdi>([^<]+)</bdi></th><td>(\d+)</td><td>([^<]+)</td>', page)
@@ -406,7 +395,7 @@ def test_a_scalar_is_plotted_and_the_table_is_a_file(web: Web, cli: Cli, remote:
     answer = web.get("/jobs/grid/results.csv")
     assert answer.mimetype == "text/csv"
     assert answer.text == cli.ok("results", "grid", "--table", "-").out
-    assert _read(web) == 0
+    assert web.read_asked() == 0
 
 
 def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -> None:
@@ -420,7 +409,7 @@ def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -
         )  # fmt: skip
     cli.ok("sync", "-q")
     web.ok("/jobs/night.2/results")
-    assert _read(web) == 1
+    assert web.read_asked() == 1
     assert "20 tasks" in web.ok("/jobs/night.2/results")
     assert '<a href="/jobs/night.2/results">night.2</a>' in web.ok("/jobs/night/results")
     assert web.get("/jobs/night.2/results.csv").text == cli.ok("results", "night.2", "--table", "-").out
@@ -434,7 +423,7 @@ def test_results_too_large_for_a_page_name_the_command(
     run_grid(remote.jobs)
     cli.ok("sync", "-q")
     web.ok("/jobs/grid/results")
-    _read(web)
+    web.read_asked()
     page = web.ok("/jobs/grid/results")
     assert "a table of more than 50 tasks. Use: mops-jobs results grid --table FILE.csv" in page
     assert web.get("/jobs/grid/results.csv").status_code == 503
@@ -450,7 +439,7 @@ def test_results_of_a_few_jobs_are_kept(web: Web, cli: Cli, remote: Remote, monk
     cli.ok("sync", "-q")
     for name in ("one", "two"):
         web.ok(f"/jobs/{name}/results")
-        _read(web)
+        web.read_asked()
     assert web.site.results.get("one") is None
     assert web.site.results.get("two") is not None
 
@@ -464,7 +453,7 @@ def test_names_of_parameters_and_outputs_stay_text(web: Web, cli: Cli, remote: R
     cli.ok("sync", "-q")
     for path in ("", "/results"):
         web.ok(f"/jobs/hostile{path}")
-    _read(web)
+    web.read_asked()
     job = web.ok("/jobs/hostile")
     for path in ("", "/tasks", "/logs", "/results"):
         page = web.ok(f"/jobs/hostile{path}")
