@@ -27,7 +27,7 @@ from mopsjobs.utils.table_files import json_objects
 from mopsjobs.web.api_params import AttemptsQuery, FailuresQuery, ResultsQuery, TasksQuery
 from mopsjobs.web.job_page import Reading
 from mopsjobs.web.job_results import Results
-from mopsjobs.web.kept_results import NOT_SUBMITTED, RETRY_SECONDS, find_results, results_head
+from mopsjobs.web.kept_results import NOT_SUBMITTED, find_results, results_head, with_retry
 from mopsjobs.web.openapi import document
 from mopsjobs.web.query_params import EventsQuery, JobsQuery
 from mopsjobs.web.site import Site
@@ -115,9 +115,7 @@ def _not_read(job_id: str, reading: Reading) -> Response:
     """
     if reading == NOT_SUBMITTED:
         raise NoManifestError(reading.text, job_id=job_id)
-    response = problem(503, "Unavailable", f"The results of {job_id}: {reading.text}", None)
-    response.headers["Retry-After"] = str(RETRY_SECONDS)
-    return response
+    return with_retry(problem(503, "Unavailable", f"The results of {job_id}: {reading.text}", None), reading)
 
 
 class _Handlers:

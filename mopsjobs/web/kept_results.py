@@ -73,8 +73,14 @@ def waiting(job: Mapping[str, Any]) -> Reading:
     return Reading("Waiting to be read from the registry.", is_waiting=True) if is_submitted(job) else NOT_SUBMITTED
 
 
-def not_read_yet(why: str) -> Response:
-    """Return the answer for a file that is being read."""
-    response = Response(f"{why}\n", 503, mimetype="text/plain")
-    response.headers["Retry-After"] = str(RETRY_SECONDS)
+def not_read_yet(reading: Reading | None) -> Response:
+    """Return the answer for a file that is not kept."""
+    reading = reading or NOT_SUBMITTED
+    return with_retry(Response(f"{reading.text}\n", 503, mimetype="text/plain"), reading)
+
+
+def with_retry(response: Response, reading: Reading) -> Response:
+    """Return a response that says when to try again, if that helps."""
+    if reading.is_waiting:
+        response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response

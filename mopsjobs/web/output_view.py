@@ -23,7 +23,7 @@ from mopsjobs.utils.times import json_timestamp
 from mopsjobs.web.job_outputs import KeptOutput
 from mopsjobs.web.job_page import Reading, ask
 from mopsjobs.web.job_reads import OUTPUT
-from mopsjobs.web.kept_results import NOT_SUBMITTED, not_read_yet, waiting
+from mopsjobs.web.kept_results import not_read_yet, waiting
 from mopsjobs.web.logs_page import attachment
 from mopsjobs.web.query_params import Parameter, parse_query
 from mopsjobs.web.site import Site
@@ -100,7 +100,7 @@ class OutputView:
 
         kept, reading = self._site.read(view)
         if kept is None:
-            return not_read_yet((reading or NOT_SUBMITTED).text)
+            return not_read_yet(reading)
         if kept.output.value is None:
             why = kept.output.problem or f"Task {query['task']} has no outputs."
             return Response(f"{why}\n", 404, mimetype="text/plain")

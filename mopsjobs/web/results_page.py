@@ -19,9 +19,9 @@ from mopsjobs.utils.text import did_you_mean, strip_control_characters
 from mopsjobs.utils.times import json_timestamp
 from mopsjobs.web import plots
 from mopsjobs.web.axes import Axis
-from mopsjobs.web.job_page import Reading
+from mopsjobs.web.job_page import Reading, is_submitted
 from mopsjobs.web.job_results import Results
-from mopsjobs.web.kept_results import NOT_SUBMITTED, find_results, not_read_yet
+from mopsjobs.web.kept_results import find_results, not_read_yet
 from mopsjobs.web.logs_page import attachment
 from mopsjobs.web.output_view import PARAMETERS as OUTPUT_PARAMETERS
 from mopsjobs.web.output_view import OutputView
@@ -57,6 +57,7 @@ class ResultsPage:
             return {
                 "job_id": job["job_id"],
                 "reading": reading,
+                "has_tasks": is_submitted(job),
                 "newest": _newest(connection, str(job["job_id"])),
                 "results": results,
                 "made": None if results is None else moment(json_timestamp(results.made_at), now),
@@ -77,7 +78,7 @@ class ResultsPage:
 
         job, results, reading = self._site.read(view)
         if results is None:
-            return not_read_yet((reading or NOT_SUBMITTED).text)
+            return not_read_yet(reading)
         response = Response(csv_pieces(results.columns, results.rows.read()), mimetype="text/csv")
         response.headers["Content-Disposition"] = attachment(f"{job['job_id']}.csv")
         return response

@@ -144,7 +144,9 @@ def test_what_cannot_be_read_says_why(web: Web, cli: Cli, remote: Remote) -> Non
     assert "Cannot reach the registry" in web.ok("/jobs/night/results?task=3").partition('id="outputs"')[2]
     assert "Cannot reach the registry" in web.get("/jobs/night/output?task=3").text
     assert "did not submit this job" in _section(web, "/jobs/theirs/results?task=3")
+    assert "Show outputs" not in web.ok("/jobs/theirs/results")
     web.site.reads = None
+    assert "Retry-After" not in web.get("/jobs/night/output?task=3").headers, "it would not help"
     assert "Run: mops-jobs results night --download DIRECTORY" in web.ok("/jobs/night/results?task=3")
 
 

@@ -427,6 +427,7 @@ def test_results_too_large_for_a_page_name_the_command(
     page = web.ok("/jobs/grid/results")
     assert "a table of more than 50 tasks. Use: mops-jobs results grid --table FILE.csv" in page
     assert web.get("/jobs/grid/results.csv").status_code == 503
+    assert "Show outputs" in page
 
 
 def test_results_of_a_few_jobs_are_kept(web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
