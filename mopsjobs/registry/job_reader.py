@@ -88,13 +88,14 @@ class JobReader:
             take(found)
         return found
 
-    def scan(self, wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """Yield all entries under the prefix, in the order of the keys: records, manifests, and other keys.
 
         Args:
             wants_values: see `VersionedStore.scan`.
+            after: the keys up to this one are left out.
         """
-        return self.store.scan(self.prefix + "/", wants_values)
+        return self.store.scan(self.prefix + "/", wants_values, after)
 
     def list_jobs(
         self,

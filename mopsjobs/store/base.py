@@ -97,10 +97,11 @@ class VersionedStore(Protocol):
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys that start with `prefix`, in ascending order of code points."""
 
-    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """Yield the same keys with their versions, and with their values if the listing carries them.
 
         `wants_values` is asked before each request. A listing whose values cost nothing carries them in any case.
+        The keys up to `after` are left out.
         """
 
     def close(self) -> None:

@@ -50,10 +50,10 @@ class InMemoryVersionedStore:
         """See `VersionedStore.list_keys`."""
         return (entry.key for entry in self.scan(prefix))
 
-    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """See `VersionedStore.scan`. Every entry carries its value."""
         with self._open():
-            keys = sorted(key for key in self._objects if key.startswith(prefix))
+            keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
         for key in keys:
             with self._open():
                 found = self._objects.get(key)

@@ -74,9 +74,9 @@ class RecordingStore:
     def delete(self, key: str) -> bool:
         return bool(self._write("delete", key, None, lambda: self._store.delete(key)))
 
-    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         start = time.monotonic()
-        for entry in self._store.scan(prefix, wants_values):
+        for entry in self._store.scan(prefix, wants_values, after):
             if entry.key.startswith(self._prefixes) and entry.value is not None:
                 self._saw(entry.key, start, entry.version, entry.value)
             yield entry

@@ -19,9 +19,10 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
 
 import pytest
-from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 from azure.storage.blob import BlobBlock, BlobLeaseClient, ContainerSasPermissions, generate_container_sas
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,6 +149,40 @@ def test_a_page_of_a_listing_is_one_request(place: Place) -> None:
     requests.clear()
     assert [entry.key for entry in store.scan()] == list("abcde")
     assert requests == ["GET"] * 3
+
+
+@pytest.mark.azurite
+def test_a_scan_after_a_key_lists_no_page_before_it(azurite: Azurite) -> None:
+    """Of a server that knows how to begin there; see the next test. It lists the key itself, too."""
+    requests = Requests()
+    container = find_container(f"{azurite.endpoint}/{azurite.new_container()}", {})
+    with closing(AzureVersionedStore(container, client_options={"raw_request_hook": requests}, page_size=2)) as store:
+        for key in "abcdef":
+            store.create_if_absent(key, RECORD)
+        requests.clear()
+        assert [entry.key for entry in store.scan(after="d")] == list("ef")
+    assert requests == ["GET"] * 2
+
+
+def test_a_server_that_cannot_begin_after_a_key_lists_all(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One refuses the parameter, an older one ignores it."""
+    store = place.open(page_size=2)
+    for key in "abcdef":
+        store.create_if_absent(key, RECORD)
+    request, seen = store._request, []
+
+    def refuse(path: str, left: float) -> transport.Reply:
+        seen.append("startFrom" in path)
+        if seen[-1]:
+            reply = mock.Mock(status_code=400, headers={}, reason="refused")
+            raise HttpResponseError(response=reply)
+        return request(path, left)
+
+    monkeypatch.setattr(store, "_request", refuse)
+    assert [entry.key for entry in store.scan(after="d")] == list("ef")
+    assert seen.count(True) == seen.count(False) == 3
+    monkeypatch.setattr(store, "_request", lambda path, left: request(path.replace("startFrom", "ignored"), left))
+    assert [entry.key for entry in store.scan(after="d")] == list("ef")
 
 
 # --- the value in the metadata --------------------------------------------------------------------------------------

@@ -472,6 +472,19 @@ def test_a_scan_without_values_has_the_same_keys_and_versions(store: VersionedSt
     assert bool(asked) == isinstance(store, AzureVersionedStore)
 
 
+def test_a_scan_begins_after_a_key(store: VersionedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After any key, one that exists or not, a long one, or one with characters that servers order otherwise."""
+    small_pages(store, monkeypatch)
+    keys = ["a/z", "k/", "k/0", "k/5", "k/5/x", "k/é", "k/\uffee", "k/\U0001f600", "k/~", "k0", f"k/7{'é' * 600}"]
+    keys = sorted(key for key in keys if not key.endswith("/"))
+    for key in keys:
+        store.create_if_absent(key, b"1")
+    for prefix in ("k/", "k", ""):
+        for after in (*keys, "", "k/", "k/4", "k/5/", "k/\ufffd", f"k/7{'é' * 700}", "z"):
+            expected = [key for key in keys if key.startswith(prefix) and key > after]
+            assert [entry.key for entry in store.scan(prefix, after=after)] == expected, (prefix, after)
+
+
 def test_a_version_from_a_scan_can_be_put(store: VersionedStore) -> None:
     store.create_if_absent("a", b"1")
     (entry,) = store.scan()

@@ -134,8 +134,8 @@ class LineStore(FaultyStore):
         self.after_listing: Callable[[], None] = lambda: None
         """Called when a listing has been taken, before any of it is handed out: what happens meanwhile."""
 
-    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
-        entries = list(super().scan(prefix, wants_values))
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
+        entries = list(super().scan(prefix, wants_values, after))
         self.after_listing()
         for number, entry in enumerate(entries):
             if number == self.break_scan_at:

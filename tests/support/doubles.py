@@ -75,9 +75,9 @@ class FaultyStore:
         self._enter("list_keys")
         return self.inner.list_keys(prefix)
 
-    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         self._enter("scan")
-        return self.inner.scan(prefix, wants_values)
+        return self.inner.scan(prefix, wants_values, after)
 
     def close(self) -> None:
         self.inner.close()

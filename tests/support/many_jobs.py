@@ -64,7 +64,7 @@ class ManyJobs:
     def get(self, key: str) -> None:
         """Do nothing: each value comes with the scan."""
 
-    def scan(self, prefix: str, wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, prefix: str, wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """Yield all records."""
         for state in sorted(self.states(), key=lambda state: f"{state.job_id}/"):
             yield Entry(f"{prefix}{state.job_id}/state.json", VersionToken("0x1"), state.to_json())

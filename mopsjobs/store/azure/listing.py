@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode
 from xml.etree.ElementTree import ParseError, XMLPullParser
@@ -75,16 +76,27 @@ class Page(NamedTuple):
     """Length of the reply."""
 
 
-def query(prefix: str, marker: str, size: int, *, metadata: bool) -> str:
+class Place(NamedTuple):
+    """The place where a page of a listing begins."""
+
+    prefix: str
+    """The beginning of all keys."""
+    marker: str = ""
+    """`following` of the page before; empty for the first."""
+    start: str = ""
+    """The first key that the listing may have, in the server's order; empty for all."""
+
+
+def query(place: Place, size: int, *, metadata: bool) -> str:
     """Return the query of a request for a page.
 
     Args:
-        prefix: the beginning of all keys.
-        marker: `following` of the page before; empty for the first.
+        place: where it begins.
         size: largest number of keys.
         metadata: whether to list metadata as well.
     """
-    fields = {"restype": "container", "comp": "list", "prefix": prefix, "marker": marker, "maxresults": str(size)}
+    fields = {"restype": "container", "comp": "list", "prefix": place.prefix, "marker": place.marker}
+    fields |= {"startFrom": place.start, "maxresults": str(size)}
     if metadata:
         fields["include"] = "metadata"
     # Quoted in the way that the signature of a request expects.
@@ -141,6 +153,14 @@ def unordered_prefix(key: str) -> str | None:
     """
     high = None if key.isascii() else next((c for c in key if c > "\uffff"), None)
     return None if high is None else key.partition(high)[0]
+
+
+def ordered_head(key: str) -> str:
+    """Return the beginning of a key for which a server's order is that of code points; see `unordered_prefix`.
+
+    All keys that follow `key` in the order of code points follow this beginning in either order, or are it.
+    """
+    return key if key.isascii() else "".join(itertools.takewhile(lambda character: character < "\ud800", key))
 
 
 def _blob(element: Element) -> Blob:

@@ -182,9 +182,11 @@ class AzureVersionedStore:
             entry.key for entry in in_code_point_order(self._entries(prefix, lambda: False), listing.unordered_prefix)
         )
 
-    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """See `VersionedStore.scan`. An entry has its value if mops-jobs wrote the blob and it is small."""
-        return in_code_point_order(self._entries(prefix, wants_values), listing.unordered_prefix)
+        entries = in_code_point_order(self._entries(prefix, wants_values, after), listing.unordered_prefix)
+        # Also if the server knows no `startFrom`, and has listed all keys under the prefix.
+        return (entry for entry in entries if entry.key > after) if after else entries
 
     def close(self) -> None:
         """See `VersionedStore.close`."""
@@ -249,12 +251,14 @@ class AzureVersionedStore:
             if error_code(error) != "ContainerAlreadyExists":
                 raise
 
-    def _page(self, prefix: str, marker: str, size: int, left: float, *, metadata: bool) -> listing.Page:
+    def _page(self, place: listing.Place, size: int, left: float, *, metadata: bool) -> listing.Page:
         try:
-            reply = self._request(f"?{listing.query(prefix, marker, size, metadata=metadata)}", left)
+            reply = self._request(f"?{listing.query(place, size, metadata=metadata)}", left)
         except HttpResponseError as error:
+            if place.start and error.status_code == 400:  # the server refuses `startFrom`
+                return self._page(place._replace(start=""), size, left, metadata=metadata)
             if error_code(error) == "ContainerNotFound":
-                if marker:
+                if place.marker:
                     raise StoreError(f"{self.location} was deleted while it was listed.") from None
                 return listing.Page([], "")
             raise
@@ -265,7 +269,8 @@ class AzureVersionedStore:
 
     # --- listings ---------------------------------------------------------------------------------------------------
 
-    def _entries(self, prefix: str, wants_values: WantsValues) -> Iterator[Entry]:
+    def _entries(self, prefix: str, wants_values: WantsValues, after: str = "") -> Iterator[Entry]:
+        begin = listing.Place(prefix, start=listing.ordered_head(after))
         is_probe = self.pacer.is_bulk and not self.pacer.has_answered
         size = self._page_size or (listing.PROBE_KEYS if is_probe else listing.FIRST_PAGE_KEYS)
         is_awaited = True
@@ -273,7 +278,7 @@ class AzureVersionedStore:
         def attempt(marker: str, left: float, *, metadata: bool) -> listing.Page:
             nonlocal size
             try:
-                return self._page(prefix, marker, size, left, metadata=metadata)
+                return self._page(begin._replace(marker=marker), size, left, metadata=metadata)
             except Exception as error:
                 if self._page_size is None and is_timeout(error):
                     size = max(1, size // listing.SMALLER)

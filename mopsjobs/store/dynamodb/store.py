@@ -158,9 +158,9 @@ class DynamoDBVersionedStore:
         """See `VersionedStore.list_keys`. Costs as much as `scan`: DynamoDB bills what it reads, not what it sends."""
         return (entry.key for entry in self._entries(prefix, (KEY, WHOLE_KEY, VERSION)))
 
-    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """See `VersionedStore.scan`. Each entry has its value."""
-        return self._entries(prefix, (KEY, WHOLE_KEY, VERSION, VALUE))
+        return self._entries(prefix, (KEY, WHOLE_KEY, VERSION, VALUE), after)
 
     def close(self) -> None:
         """See `VersionedStore.close`."""
@@ -264,17 +264,17 @@ class DynamoDBVersionedStore:
 
     # --- listings ---------------------------------------------------------------------------------------------------
 
-    def _entries(self, prefix: str, attributes: tuple[str, ...]) -> Iterator[Entry]:
+    def _entries(self, prefix: str, attributes: tuple[str, ...], after: str = "") -> Iterator[Entry]:
         segment, slash, _ = prefix.partition("/")
         partitions = [_partition(segment)] if slash else [f"{number:x}" for number in range(PARTITIONS)]
         streams = [
-            in_code_point_order(self._query(partition, prefix, attributes), _unordered_prefix)
+            in_code_point_order(self._query(partition, prefix, attributes, after), _unordered_prefix)
             for partition in partitions
         ]
         return heapq.merge(*streams, key=lambda entry: entry.key)
 
-    def _query(self, partition: str, prefix: str, attributes: tuple[str, ...]) -> Iterator[Entry]:
-        """Yield the entries of one partition under a prefix, in the order of the sort keys."""
+    def _query(self, partition: str, prefix: str, attributes: tuple[str, ...], after: str) -> Iterator[Entry]:
+        """Yield the entries of one partition under a prefix and after a key, in the order of the sort keys."""
         arguments: dict[str, Any] = {
             "KeyConditionExpression": f"{PARTITION} = :partition",
             "ExpressionAttributeValues": {":partition": {"S": partition}},
@@ -283,7 +283,11 @@ class DynamoDBVersionedStore:
         }
         if self._page_size is not None:
             arguments["Limit"] = self._page_size
-        if prefix:
+        if after > prefix:
+            # A query takes one condition on the sort key, so it may read a page behind the prefix.
+            arguments["KeyConditionExpression"] += f" AND {KEY} >= :first"
+            arguments["ExpressionAttributeValues"][":first"] = {"S": _head(after)}
+        elif prefix:
             arguments["KeyConditionExpression"] += f" AND begins_with({KEY}, :prefix)"
             arguments["ExpressionAttributeValues"][":prefix"] = {"S": _head(prefix)}
         while True:
@@ -296,8 +300,10 @@ class DynamoDBVersionedStore:
                 raise StoreError(f"unexpected response from {self.location}: not a page of items.")
             for item in reply["Items"]:
                 entry = self._entry(item)
-                if entry.key.startswith(prefix):
+                if entry.key.startswith(prefix) and entry.key > after:
                     yield entry
+                elif entry.key > prefix and not entry.key.startswith(_head(prefix)):
+                    return
             if not reply.get("LastEvaluatedKey"):
                 return
             arguments["ExclusiveStartKey"] = reply["LastEvaluatedKey"]

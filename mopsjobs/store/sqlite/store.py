@@ -120,12 +120,12 @@ class SQLiteVersionedStore:
         """See `VersionedStore.list_keys`."""
         return (key for (key,) in self._pages("key", prefix))
 
-    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """See `VersionedStore.scan`. Every entry carries its value."""
         columns = "key, store.id || '-' || version, value"
         return (
             Entry(key, VersionToken(version), bytes(value), len(value))
-            for key, version, value in self._pages(columns, prefix)
+            for key, version, value in self._pages(columns, prefix, after)
         )
 
     def has_writer(self) -> bool:
@@ -154,8 +154,7 @@ class SQLiteVersionedStore:
             if (opened := reference()) is not None:
                 opened.close()
 
-    def _pages(self, columns: str, prefix: str) -> Iterator[tuple[Any, ...]]:
-        after = ""
+    def _pages(self, columns: str, prefix: str, after: str = "") -> Iterator[tuple[Any, ...]]:
         # No key holds U+10FFFF, which does not print: it bounds the keys with this prefix from above.
         end = prefix + "\U0010ffff"
         first_file: FileIdentity | None = None
