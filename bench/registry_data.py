@@ -12,7 +12,8 @@ import http.client
 import itertools
 import json
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -98,7 +99,7 @@ class MadeUpStore:
     def get(self, key: str) -> None:
         """Do nothing: each value came with the scan."""
 
-    def scan(self, prefix: str, wants_values: WantsValues = always) -> Iterator[Entry]:
+    def scan(self, prefix: str, wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """Yield all jobs, with their values."""
         for number, state in enumerate(self._states):
             yield Entry(f"{prefix}{state.job_id}/state.json", VersionToken(f"0x{number:X}"), state.to_json())
@@ -151,35 +152,47 @@ def _copy(model: JobRow, job_id: str) -> JobRow:
 
 
 def fill(server: Azurite, container: str, count: int, *, ours: bool) -> None:
-    """Create a registry of that many jobs: as mops-jobs writes them, or as other programs do, plain blobs.
-
-    By plain HTTP: the SDK takes ten times as long.
-    """
+    """Create a registry of that many jobs: as mops-jobs writes them, or as other programs do, plain blobs."""
     from azure.storage.blob import ContainerClient
-
-    from mopsjobs.store.azure import inline_values
 
     with ContainerClient.from_connection_string(server.connection_string, container) as client:
         client.create_container()
-    permit = server.sas_url(container, permission="w").partition("?")[2]
+    now = datetime.now(UTC)
+    records = ((f"jobs/{state.job_id}/state.json", state) for state in states(count, now))
+    _put_blobs(server, container, ((key, state.to_json() if ours else foreign(state)) for key, state in records), ours)
 
-    def write(number: int) -> None:
-        made = itertools.islice(states(count, now), number, None, WRITERS)
+
+def announce(server: Azurite, container: str, count: int) -> None:
+    """Announce all jobs of a registry of that many jobs, as their registrations would have."""
+    from mopsjobs.registry.announcements import slot_of
+
+    now = datetime.now(UTC)
+    _put_blobs(server, container, ((f"{slot_of(now)}{state.job_id}", b"-") for state in states(count, now)), ours=True)
+
+
+def _put_blobs(server: Azurite, container: str, blobs: Iterable[tuple[str, bytes]], ours: bool) -> None:
+    """Write blobs, with metadata as mops-jobs has them or without. By plain HTTP: the SDK takes ten times as long."""
+    from mopsjobs.store.azure import inline_values
+
+    permit = server.sas_url(container, permission="w").partition("?")[2]
+    lock, coming = threading.Lock(), iter(blobs)
+
+    def write(_: int) -> None:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
-            for state in made:
-                value = state.to_json() if ours else foreign(state)
+            while True:
+                with lock:
+                    key, value = next(coming, ("", b""))
+                if not key:
+                    return
                 headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/octet-stream"}
-                headers |= {
-                    f"x-ms-meta-{inline_values.NAME}": text
-                    for text in (inline_values.pack(value) if ours else {}).values()
-                }
-                path = urlsplit(server.url(f"{container}/jobs/{state.job_id}/state.json")).path
+                metadata = inline_values.pack(value) if ours else {}
+                headers |= {f"x-ms-meta-{inline_values.NAME}": text for text in metadata.values()}
+                path = urlsplit(server.url(f"{container}/{key}")).path
                 connection.request("PUT", f"{path}?{permit}", value, headers)
                 reply = connection.getresponse()
                 told = reply.read()
                 if reply.status != 201:
                     raise RuntimeError(f"{path} was refused: {told.decode(errors='replace')[:500]}")
 
-    now = datetime.now(UTC)
     with ThreadPoolExecutor(WRITERS) as writers:
         list(writers.map(write, range(WRITERS)))

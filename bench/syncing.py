@@ -28,7 +28,7 @@ QUIET_RATIO = 1.3
 
 def run(setup: Setup) -> list[Line]:
     """Measure syncs of `setup.jobs` records, of mops-jobs and of another program."""
-    names = {"ours": azurite.new_container(), "foreign": azurite.new_container()}
+    names = {name: azurite.new_container() for name in ("ours", "foreign", "burst")}
     with azurite.running(setup.directory) as server:
         for name, container in names.items():
             progress(f"writing {setup.jobs:,} records: {name}")
@@ -63,11 +63,15 @@ def _measure(setup: Setup, server: azurite.Azurite, names: dict[str, str], note:
         "GET per record, azure-storage-blob, one by one": at["ours"].peer("get-1", slow=True),
         "GET per record, obstore, 16 threads": at["ours"].peer("obstore-16", slow=True),
     }
-    measured = {**cases, **(peers if all_peers else {})}
+    burst = at["burst"].sync_after_burst()
+    measured = {**cases, **({"burst": burst, **peers} if all_peers else {})}
     progress(f"syncs{note}, {setup.runs} rounds of {len(measured)} processes")
     in_turn(measured.values(), setup.runs, setup.directory)
     lines = _lines(setup, cases, note)
     if all_peers:
+        what = f"sync, nothing new, minutes after {setup.jobs:,} registrations"
+        limit = UNCHANGED_RATIO if setup.jobs == GOAL_JOBS else None
+        lines.append(_line(what, burst, "rclone", cases["rclone, unchanged"], limit))
         lines += [_line(f"full sync, {setup.jobs:,} of our records", cases["full"], *peer) for peer in peers.items()]
     return lines
 
