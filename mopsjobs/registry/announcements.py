@@ -40,7 +40,7 @@ RETENTION = timedelta(days=1)
 wrong by half a day at most. A reader needs the last hour and 25 minutes (see `max_sync_age`)."""
 
 MAX_NAMES = 100_000
-"""Announced jobs that a reader accepts: about 10 MB of names. With more, a full listing is cheaper."""
+"""Announced jobs that a reader accepts at most: about 10 MB of names."""
 
 _KEY = re.compile(r"changes/(?P<slot>\d{8}T\d{4})/(?P<job>[^/]+)", re.ASCII)
 
@@ -96,26 +96,36 @@ def slots_between(since: datetime, until: datetime) -> list[str]:
     return found
 
 
-def announced_jobs(store: VersionedStore, since: datetime, until: datetime) -> set[str] | None:
+def announced_jobs(store: VersionedStore, since: datetime, until: datetime, most: int | None = None) -> set[str] | None:
     """Return the jobs that may have changed between two times of this reader's clock, in UTC.
 
-    Names that are not ids of jobs are ignored. The result is None if there are more than `MAX_NAMES` names.
+    Names that are not ids of jobs are ignored. The listing ends early if there are too many.
+
+    Args:
+        store: the store of the registry.
+        since: the earlier time.
+        until: the later time.
+        most: how many names to accept; None, or more than `MAX_NAMES`, for `MAX_NAMES`.
+
+    Returns:
+        Their ids; None if there are more names.
 
     Raises:
         StoreError: if the announcements cannot be listed.
     """
     found: set[str] = set()
+    limit = MAX_NAMES if most is None else min(most, MAX_NAMES)
 
     def collect(slot: str) -> None:
         for key in store.list_keys(slot):
             found.add(key.removeprefix(slot))
-            if len(found) > MAX_NAMES:  # in all slots together, so that a flood of names is not held once per slot
+            if len(found) > limit:  # in all slots together, so that a flood of names is not held once per slot
                 return
 
     with ThreadPoolExecutor(_LISTERS) as listers:
         for _ in listers.map(collect, slots_between(since, until)):
             pass  # an error of a listing is raised here
-    return None if len(found) > MAX_NAMES else {name for name in found if _is_job_id(name)}
+    return None if len(found) > limit else {name for name in found if _is_job_id(name)}
 
 
 def max_sync_age() -> timedelta:

@@ -277,7 +277,7 @@ class Client:
 def main() -> None:
     spec = Spec(**json.loads(sys.argv[1]))
     # A registry as small as a trial's would be listed whole each time: here the changed jobs alone are asked for.
-    mirror.SMALL_REGISTRY = mirror.GET_COST = 0
+    mirror.SMALL_REGISTRY, mirror.MAX_SHARE_READ = 0, 1e6
     if spec.mutation:
         MUTATIONS["DynamoDB" if spec.url.startswith("dynamodb:") else "Azure"][spec.mutation].put_in()
     Client(spec).run()

@@ -79,8 +79,8 @@ def test_every_metric_of_the_table_is_there(cli: Cli) -> None:
 
 def test_the_last_full_scan_has_its_own_time(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """A delta sync does not see what other programs wrote. Its time is not that of the last scan."""
-    for cost in ("SMALL_REGISTRY", "GET_COST"):
-        monkeypatch.setattr(mirror, cost, 0)
+    monkeypatch.setattr(mirror, "SMALL_REGISTRY", 0)
+    monkeypatch.setattr(mirror, "MAX_SHARE_READ", 1e6)
     add(remote.jobs, "a")
     cli.ok("sync", "--full")
     cli.clock.advance(minutes=1)

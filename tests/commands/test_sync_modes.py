@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mopsjobs.cache.sync import full, mirror
+from mopsjobs.cache.sync.batch import BATCH
 from mopsjobs.registry import announcements
+from mopsjobs.store.base import always
 from mopsjobs.utils.times import json_time
 from support.cli import Cli, Remote, foreign, key
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Iterator
+
+    from mopsjobs.store.base import Entry, WantsValues
 
 COUNT = 1200
 COUNTED = ("mode", "seen", "added", "changed", "unchanged", "removed", "fetched")
@@ -151,6 +156,69 @@ def test_many_announced_jobs_are_listed_rather_than_read(cli: Cli, filled: Remot
     assert calls["get"] == 1
 
 
+def test_a_burst_is_listed_once_and_then_only_until_a_scan_is_cheaper(
+    cli: Cli, filled: Remote, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After many registrations, a sync with nothing new lists the jobs, and a tenth as many announcements."""
+    for number in range(COUNT):
+        filled.jobs.register_job(f"new-{number:05}")
+    assert _sync(cli)["added"] == COUNT
+    taken: list[str] = []
+    list_keys = filled.store.list_keys
+
+    def counting(prefix: str = "") -> Iterator[str]:
+        for name in list_keys(prefix):
+            taken.append(name)
+            yield name
+
+    monkeypatch.setattr(filled.store, "list_keys", counting)
+    calls.clear()
+    report = _sync(cli)
+    assert (report["mode"], report["changed"], report["fetched"]) == ("full", 0, 0)
+    assert (calls["scan"], calls["get"]) == (1, 1)
+    assert sum(name.startswith(announcements.PREFIX) for name in taken) == 2 * COUNT // full.GET_COST
+    # A scan that is due in any case lists them only if it finds news, to tell whether these were announced.
+    for changes, are_listed in ((0, False), (1, True)):
+        for _ in range(changes):
+            filled.jobs.update_status(_name(1), "failed")
+        taken.clear()
+        assert cli.ok("list", "--refresh", "--json", "--limit", "1").json["total"] == 2 * COUNT
+        assert any(name.startswith(announcements.PREFIX) for name in taken) == are_listed
+    cli.clock.advance(minutes=36)
+    assert [_mode(cli) for _ in range(2)] == ["full", "delta"]  # one is due, as other programs write
+
+
+def test_records_are_listed_again_where_many_have_changed(
+    cli: Cli, filled: Remote, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing without records finds many news: they come by a second one, from there on, and few by reads.
+
+    A listing that has no records, as one of other programs' blobs, is not begun a third time.
+    """
+    lists_records = filled.store.scan
+    asked: list[tuple[str, bool]] = []
+
+    def scan(prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
+        asked.append((after, wants_values()))
+        for entry in lists_records(prefix, wants_values, after):
+            yield entry if wants_values() else entry._replace(value=None)
+
+    monkeypatch.setattr(filled.store, "scan", scan)
+    begin = BATCH + 20
+    for hides_values in (False, True):
+        filled.store.hides_values = hides_values
+        for number in range(begin, COUNT):
+            filled.jobs.update_fields(_name(number), metadata={"hides": hides_values})
+        asked.clear()
+        calls.clear()
+        report = _sync(cli)
+        assert (report["mode"], report["changed"]) == ("full", COUNT - begin)
+        assert asked == [("", False), (key(_name(BATCH - 1)), True)]
+        assert report["fetched"] == (COUNT - begin if hides_values else 0)
+        assert calls["get"] == 1 + report["fetched"]
+    assert _sync(cli)["unchanged"] == COUNT
+
+
 def test_a_flood_of_names_exhausts_nothing(cli: Cli, filled: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound, everything is listed, and goes on being listed while the flood lasts."""
     monkeypatch.setattr(announcements, "MAX_NAMES", 20)
@@ -158,7 +226,7 @@ def test_a_flood_of_names_exhausts_nothing(cli: Cli, filled: Remote, monkeypatch
         filled.store.inner.create_if_absent(f"{announcements.slot_of(cli.clock.now())}flood-{number}", b"-")
     assert [_mode(cli) for _ in range(2)] == ["full", "full"]
     cli.clock.advance(minutes=40)
-    assert [_mode(cli) for _ in range(3)] == ["full", "full", "delta"]
+    assert [_mode(cli) for _ in range(2)] == ["full", "delta"]
 
 
 def test_a_small_registry_is_listed(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,10 @@ class Views(RuleBasedStateMachine):
 
     def __init__(self, store: VersionedStore, make_cli: Callable[[], Cli]) -> None:
         super().__init__()
-        self._patches = [mock.patch.object(mirror, "SMALL_REGISTRY", 0), mock.patch.object(mirror, "GET_COST", 0)]
+        self._patches = [
+            mock.patch.object(mirror, "SMALL_REGISTRY", 0),
+            mock.patch.object(mirror, "MAX_SHARE_READ", 1e6),
+        ]
         for patch in self._patches:
             patch.start()
         self._store = store

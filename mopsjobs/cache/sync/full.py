@@ -4,18 +4,18 @@ The listing and the rows are both in the order of their keys. So they are merged
 Rows with the listed version stay. Rows whose keys the listing lacks are removed, but only after it was read to its end.
 An incomplete listing does not show what is gone.
 
-The merge also notes jobs that changed without an announcement, which means that other programs write. It costs one
-listing, and one read per changed record that the listing does not carry. To carry records makes a listing several times
-as long. So it does that only while many are news.
+The merge also notes which jobs have changed: if one of them was not announced, other programs write. A full sync costs
+one listing, and one read per changed record that the listing does not carry. To carry records makes a listing several
+times as long. So it does that only while many are news: from the batch on that has many, everything is listed again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from mopsjobs.cache import rows, sync_state
 from mopsjobs.cache.sync import batch as record_batch
@@ -24,7 +24,7 @@ from mopsjobs.errors import StoreError
 from mopsjobs.registry.announcements import MAX_NAMES
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import MAX_RECORD_BYTES
-from mopsjobs.store.base import Entry, Versioned, WantsValues
+from mopsjobs.store.base import Entry, Versioned
 
 OnProgress = Callable[[int], None]
 """Called with the number of jobs seen so far."""
@@ -52,13 +52,22 @@ class _PlannedBatch:
         """Bytes of its records."""
         self.known = known
         """Versions of the rows that the cache has, by key."""
-        self.seen = 0
+        self.seen, self.unchanged = 0, 0
+        self.changed: list[str] = []
+        """Ids of the jobs with an unknown version."""
+        self.vanished: set[str] = set()
+        """Keys that the cache has, and the listing not."""
         self.listed: list[record_batch.FetchedRecord] = []
         """Changed records that the listing carried."""
         self.missing: list[tuple[str, str]] = []
         """Ids and keys of the other changed jobs."""
         self.fetched: Iterator[Versioned | FailedRead | None] = iter(())
         """The values of `missing`, in their order."""
+
+    @property
+    def has_many_missing(self) -> bool:
+        """Return True if another listing, with the records, takes less time than reading them."""
+        return len(self.missing) > max(GET_COST, self.seen // GET_COST)
 
     def changed_records(self) -> Iterator[record_batch.FetchedRecord | rows.Problem]:
         """Yield the changed records, and problems. A record that is gone by now is left to the next sync."""
@@ -79,7 +88,6 @@ class FullSync:
         connection: sqlite3.Connection,
         report: record_batch.SyncReport,
         generation: int,
-        announced: Collection[str] | None,
         *,
         reread: bool,
     ) -> None:
@@ -90,7 +98,6 @@ class FullSync:
             connection: the cache, open to write.
             report: counts what is done.
             generation: that of this sync.
-            announced: the jobs that were announced as changed since the last sync; None if that is not known.
             reread: also read records whose version is known.
         """
         self._registry = registry
@@ -98,9 +105,10 @@ class FullSync:
         self._generation = generation
         self._report = report
         self._reread = reread
-        self._announced = announced
-        self.unannounced: set[str] = set()
-        """Jobs that changed without an announcement; the first ones if they are very many."""
+        self.changed: set[str] = set()
+        """Jobs that are new, changed or gone since the cache was synced; the first ones if they are very many."""
+        self._carries = reread or connection.execute("SELECT 1 FROM job LIMIT 1").fetchone() is None
+        """Whether the next request is for records, too."""
         self._after = ""
         """The last merged key."""
         self._recent, self._recent_news = 0, 0
@@ -112,9 +120,10 @@ class FullSync:
         with ParallelFetcher.for_store(self._registry.store) as fetcher:
             planned: list[_PlannedBatch] = []
             try:
-                for batch in _batches(self._registry.scan(self._wants_values())):
+                for each in self._planned_batches():
                     # While one batch is written, the records of the next ones are fetched.
-                    planned.append(self._plan(batch, fetcher))
+                    each.fetched = fetcher.fetch([key for _, key in each.missing])
+                    planned.append(each)
                     is_large = sum(each.size for each in planned) > record_batch.BATCH_BYTES
                     while len(planned) > (1 if is_large else BATCHES_AHEAD):
                         self._write(planned.pop(0), on_progress)
@@ -124,23 +133,36 @@ class FullSync:
                 raise
             for each in planned:
                 self._write(each, on_progress)
-        self._note_vanished({key: "" for table in _TABLES for key in self._known_versions(table, None)})
+        self._note_vanished({key for table in _TABLES for key in self._known_versions(table, None)})
 
-    def _wants_values(self) -> WantsValues:
-        """Return whether the next entries are to carry their records."""
-        expects_many = self._expects_many()
-        return lambda: expects_many or self._recent_news * GET_COST > self._recent
+    def _planned_batches(self) -> Iterator[_PlannedBatch]:
+        """Yield the batches of the listing. It begins again, with the records, where many have to be read."""
+        is_complete = False
+        while not is_complete:
+            is_complete = True
+            entries = self._registry.scan(lambda: self._carries, self._after)
+            with contextlib.closing(_batches(entries)) as batches:
+                for batch in batches:
+                    planned = self._plan(batch)
+                    if planned.has_many_missing and not self._carries:
+                        self._carries, self._recent, self._recent_news = True, 0, 0
+                        is_complete = False
+                        break
+                    self._note_plan(planned, batch[-1].key)
+                    yield planned
 
-    def _expects_many(self) -> bool:
-        """Return True if a large share of the jobs is new, as far as announced, or that is not known."""
-        if self._reread or self._announced is None:
-            return True
-        ((known, new),) = self._connection.execute(
-            "SELECT (SELECT count(*) FROM job),"
-            " (SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT job_id FROM job))",
-            (json.dumps(list(self._announced)),),
-        )
-        return bool(new * GET_COST > known)
+    def _note_plan(self, planned: _PlannedBatch, last: str) -> None:
+        """Take note of what a batch has, whose last key is given."""
+        self._after = last
+        self._report.unchanged += planned.unchanged
+        self._note_changed(planned.changed)
+        self._note_vanished(planned.vanished)
+        if self._recent > RECENT:
+            self._recent, self._recent_news = self._recent // 2, self._recent_news // 2
+        self._recent += planned.seen
+        self._recent_news += len(planned.listed) + len(planned.missing)
+        is_dense = self._reread or self._recent_news * GET_COST >= self._recent
+        self._carries = self._carries and is_dense
 
     def finish(self) -> None:
         """Remove the rows that the listing lacked. The caller holds the transaction."""
@@ -153,8 +175,8 @@ class FullSync:
             if earlier >= later:
                 raise StoreError(f"The registry's listing is out of order at {later}; nothing was removed.")
 
-    def _plan(self, batch: list[Entry], fetcher: ParallelFetcher) -> _PlannedBatch:
-        """Find the changed records of a batch, and begin to fetch those that the listing does not carry."""
+    def _plan(self, batch: list[Entry]) -> _PlannedBatch:
+        """Find the changed records of a batch."""
         self._check_order(batch)
         last = batch[-1].key
         # In this order: a job that is pruned meanwhile is found in one of the tables.
@@ -171,9 +193,9 @@ class FullSync:
             is_unread = problems.get(entry.key) == record_batch.UNREAD_VERSION
             is_known = not is_unread and entry.version.value in (jobs.get(entry.key), problems.get(entry.key))
             if not (is_known or is_pruned or is_unread):
-                self._note_unannounced(job_id)
+                planned.changed.append(job_id)
             if is_pruned or (is_known and not self._reread):
-                self._report.unchanged += 1
+                planned.unchanged += 1
             elif entry.value is not None:
                 planned.listed.append(record_batch.FetchedRecord(job_id, entry.key, entry.value, entry.version))
             elif entry.size is not None and entry.size > MAX_RECORD_BYTES:
@@ -182,13 +204,7 @@ class FullSync:
                 )
             else:
                 planned.missing.append((job_id, entry.key))
-        if self._recent > RECENT:
-            self._recent, self._recent_news = self._recent // 2, self._recent_news // 2
-        self._recent += planned.seen
-        self._recent_news += len(planned.listed) + len(planned.missing)
-        planned.fetched = fetcher.fetch([key for _, key in planned.missing])
-        self._note_vanished((jobs.keys() | problems.keys() | pruned.keys()) - {entry.key for entry in batch})
-        self._after = last
+        planned.vanished = (jobs.keys() | problems.keys() | pruned.keys()) - {entry.key for entry in batch}
         return planned
 
     def _write(self, planned: _PlannedBatch, on_progress: OnProgress | None) -> None:
@@ -215,15 +231,12 @@ class FullSync:
         )
 
     def _note_vanished(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            self._vanished.append(key)
-            job_id = self._registry.job_id_of(key)
-            if job_id is not None:
-                self._note_unannounced(job_id)
+        keys = list(keys)
+        self._vanished += keys
+        self._note_changed(job_id for key in keys if (job_id := self._registry.job_id_of(key)) is not None)
 
-    def _note_unannounced(self, job_id: str) -> None:
-        if self._announced is not None and job_id not in self._announced and len(self.unannounced) <= MAX_NAMES:
-            self.unannounced.add(job_id)
+    def _note_changed(self, job_ids: Iterable[str]) -> None:
+        self.changed.update(itertools.islice(job_ids, MAX_NAMES + 1 - len(self.changed)))
 
 
 def _foreign_key_problem(entry: Entry) -> list[rows.Problem]:
@@ -233,7 +246,7 @@ def _foreign_key_problem(entry: Entry) -> list[rows.Problem]:
     return [rows.Problem(entry.key, rows.NOT_A_RECORD, "not a job record; left unchanged", entry.version.value)]
 
 
-def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+def _batches(entries: Iterator[Entry]) -> Generator[list[Entry]]:
     """Yield the entries in batches, also smaller ones if the listing is slow, and the last ones before it fails."""
     batch: list[Entry] = []
     size, begun = 0, time.monotonic()

@@ -12,6 +12,7 @@ at any moment leaves each row right as of some moment since the sync began.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable
@@ -37,6 +38,10 @@ FOREIGN_SCAN_AGE = timedelta(minutes=10)
 
 SMALL_REGISTRY = 1000
 """Up to this number of jobs, a listing is one request, and cheaper than listing the announcements."""
+
+
+MAX_SHARE_READ = 1 / GET_COST
+"""Share of the jobs from which a scan takes less time than reading them."""
 
 
 def sync(
@@ -115,6 +120,7 @@ class _Sync:
             self._synced_generation = int(sync_state.get_meta(connection, sync_state.SYNCED_GENERATION) or 0)
             self._all_announced = sync_state.get_meta(connection, sync_state.FOREIGN_WRITES) == "no"
             self._has_foreign = sync_state.get_meta(connection, sync_state.FOREIGN_RECORDS)
+        self._known_jobs = self._count_known()
 
     def is_scan_due(self) -> bool:
         """Return whether other programs write to the registry, and the last scan is too old.
@@ -128,14 +134,14 @@ class _Sync:
         """Choose the kind of sync, and run it."""
         if not full:
             self.report.named_before = set(self._connection.execute("SELECT key, version FROM problem"))
-        announced = self._announced_jobs() if self._has_more_than(SMALL_REGISTRY) else None
         is_delta_possible = not (full or scan) and self._all_announced and self._age(self._last_full) is not None
-        is_cheaper = announced is not None and is_delta_possible and self._has_more_than(GET_COST * len(announced))
+        most = math.ceil(self._known_jobs * MAX_SHARE_READ) - 1
+        announced = self._announced_jobs(most) if is_delta_possible and self._known_jobs > SMALL_REGISTRY else None
         is_same_registry = full or registry_identity.check_same_registry(self._registry, self._connection)
-        if announced is not None and is_cheaper and is_same_registry:
+        if announced is not None and is_same_registry:
             self._run_delta(announced, on_progress)
         else:
-            self._run_full(announced, on_progress, reread=full)
+            self._run_full(on_progress, reread=full)
         self.report.problems = [
             rows.Problem(*row)
             for row in self._connection.execute("SELECT key, kind, reason, version FROM problem ORDER BY key")
@@ -150,17 +156,12 @@ class _Sync:
             self._note_foreign_records()
             self._complete()
 
-    def _run_full(self, announced: set[str] | None, on_progress: OnProgress | None, *, reread: bool) -> None:
-        full_sync = FullSync(self._registry, self._connection, self.report, self._generation, announced, reread=reread)
+    def _run_full(self, on_progress: OnProgress | None, *, reread: bool) -> None:
+        full_sync = FullSync(self._registry, self._connection, self.report, self._generation, reread=reread)
         full_sync.run(on_progress)
         if not self.report.seen and not reread:
             registry_identity.check_not_emptied(self._connection, self._generation)
-        foreign = ""
-        if announced is not None:
-            # Changes that were announced during the listing may be in it.
-            unannounced = full_sync.unannounced | self._jobs_read_since()
-            unannounced = unannounced - announced and (unannounced - announced - (self._announced_jobs() or set()))
-            foreign = "yes" if unannounced else "no"
+        foreign = self._foreign_writes(full_sync.changed)
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
             full_sync.finish()
             sync_state.set_meta(
@@ -174,6 +175,20 @@ class _Sync:
             self._note_foreign_records(is_known=foreign == "yes", all_rows=reread)
             if int(sync_state.get_meta(self._connection, sync_state.SYNCED_GENERATION) or 0) < self._generation:
                 self._complete()
+
+    def _foreign_writes(self, changed: set[str]) -> str:
+        """Return whether a job has changed without an announcement, as `sync_state.FOREIGN_WRITES` has it.
+
+        The announcements are listed after the jobs: a change that was announced meanwhile may be among those seen. If
+        nothing has changed, they are not listed.
+        """
+        if self._known_jobs <= SMALL_REGISTRY or self._age(self._last_sync) is None:
+            return ""
+        changed = changed | self._jobs_read_since()
+        announced = self._announced_jobs(announcements.MAX_NAMES) if changed else set()
+        if announced is None:
+            return ""
+        return "yes" if changed - announced else "no"
 
     def _complete(self) -> None:
         # The data is as old as the begin of the listing, not its end.
@@ -223,14 +238,14 @@ class _Sync:
         sql = "SELECT job_id FROM job WHERE generation > ? AND generation < ? AND generation % 2 = 1"
         return {row[0] for row in self._connection.execute(sql, (self._synced_generation, self._generation))}
 
-    def _announced_jobs(self) -> set[str] | None:
-        """Return the jobs announced since the last complete sync; None if it is too long ago, or they are too many.
+    def _announced_jobs(self, most: int) -> set[str] | None:
+        """Return the jobs announced since the last complete sync; None if it is too long ago, or they are more.
 
         After they are listed, that sync must not be so long ago that announcements since then may have been removed.
         """
         if self._last_sync is None or self._age(self._last_sync) is None:
             return None
-        jobs = announcements.announced_jobs(self._registry.store, self._last_sync, self._now())
+        jobs = announcements.announced_jobs(self._registry.store, self._last_sync, self._now(), most)
         # A laptop may have slept since this sync began, and announcements may have been removed meanwhile.
         return jobs if self._now() - self._last_sync <= announcements.max_sync_age() else None
 
@@ -243,10 +258,10 @@ class _Sync:
         text = sync_state.get_meta(self._connection, name)
         return parse_time(text) if text else None
 
-    def _has_more_than(self, count: int) -> bool:
-        """Return True if the registry has more jobs than this. Counting them all would take long for a million."""
-        sql = "SELECT 1 FROM (SELECT 1 FROM job UNION ALL SELECT 1 FROM pruned) LIMIT 1 OFFSET ?"
-        return self._connection.execute(sql, (count,)).fetchone() is not None
+    def _count_known(self) -> int:
+        """Return the number of jobs that the cache knows, pruned ones included, at once: its sums have it."""
+        sql = "SELECT (SELECT total(jobs) FROM tally) + (SELECT count(*) FROM pruned)"
+        return int(self._connection.execute(sql).fetchone()[0])
 
 
 def _failure_kind(error: StoreError) -> str:

@@ -149,7 +149,7 @@ def test_a_write_that_the_disk_has_not_confirmed_keeps_views_syncing(app: App) -
 def test_a_delta_sync_does_not_end_the_search_for_foreign_writes(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a scan finds what other programs have written without an announcement; `--max-age` asks for one."""
     monkeypatch.setattr(mirror, "SMALL_REGISTRY", 0)
-    monkeypatch.setattr(mirror, "GET_COST", 0)  # a delta, however few jobs there are
+    monkeypatch.setattr(mirror, "MAX_SHARE_READ", 1e6)  # a delta, however few jobs there are
     app.cache.sync(wait=None, scan=True)
     record = app.store.get(app.registry.key_of("a"))
     assert record is not None
