@@ -25,6 +25,8 @@ MAX_TIME_LENGTH = 64
 MAX_SECONDS = 100 * 365 * 86400
 """A century. A longer duration is a mistake, and would lead beyond the last `datetime`."""
 
+_FIRST_SECOND = datetime.min.replace(tzinfo=UTC).timestamp()
+
 _LAST_SECOND = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
 
 _RANGE_STEPS = ((60, 1), (600, 10), (3600, 60), (36000, 600))
@@ -78,8 +80,8 @@ def whole_seconds(text: str) -> str:
 
 
 def from_timestamp(seconds: float) -> datetime:
-    """Return the time `seconds` after 1970, in UTC; at most the last time that Python can represent."""
-    return datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC)
+    """Return the time `seconds` after 1970, in UTC, within what Python can represent."""
+    return datetime.fromtimestamp(max(_FIRST_SECOND, min(seconds, _LAST_SECOND)), UTC)
 
 
 def json_timestamp(seconds: float | None) -> str | None:

@@ -94,6 +94,12 @@ def test_now_and_timestamps_are_in_utc() -> None:
     assert from_timestamp(NOW.timestamp()) == NOW
 
 
+def test_timestamps_beyond_the_calendar_are_its_ends() -> None:
+    """A ledger of another writer may name any number."""
+    assert from_timestamp(-1e13).year == 1
+    assert from_timestamp(1e13).year == 9999
+
+
 # --- durations ------------------------------------------------------------------------------------------------------
 
 
