@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +54,8 @@ class MergedGroup(NamedTuple):
     """The group of the job with the most of them."""
     jobs: list[str]
     """The job with the most of them first."""
+    sizes: list[int]
+    """How many of them each job has."""
     size: int
     message: str
     example: str | None
@@ -61,6 +64,8 @@ class MergedGroup(NamedTuple):
     last_ts: float | None
     separates: list[dict[str, Any]]
     """Each with the job in which it was found."""
+    hours: Counter[int]
+    """Hours since 1970 in which some of them failed, with the number of tasks."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the group as scripts get it."""
@@ -263,7 +268,7 @@ def failures_of_cache(
         by_job[job_id], state = found
         if state is not None:
             new[job_id] = by_job[job_id], state
-    return Failures(by_job, _merged(by_job), freshness, [], _family_notes(connection, list(by_job)))
+    return Failures(by_job, merge_groups(by_job), freshness, [], _family_notes(connection, list(by_job)))
 
 
 def keep_new_failures(new: NewFailures, app: App) -> None:
@@ -325,8 +330,8 @@ def _family_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> lis
     ]
 
 
-def _merged(by_job: Mapping[str, JobFailures]) -> list[MergedGroup]:
-    """Return the groups of several jobs, those of one error as one."""
+def merge_groups(by_job: Mapping[str, JobFailures]) -> list[MergedGroup]:
+    """Return the groups of several jobs, those of one error as one; the largest first."""
     by_key: dict[str, list[tuple[str, FailureGroup]]] = {}
     for job_id, failures in by_job.items():
         for group in failures.groups:
@@ -343,15 +348,21 @@ def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
 
         message, example = normalise(message), example or message
     separates = [{**one, "job_id": job_id} for job_id, group in groups for one in group.separates]
+    hours: Counter[int] = Counter()
+    for _, group in groups:
+        for hour, count in group.hours:
+            hours[hour] += count
     return MergedGroup(
         first,
         [job_id for job_id, _ in groups],
+        [group.size for _, group in groups],
         sum(group.size for _, group in groups),
         message,
         example,
         min(_known(group.first_ts for _, group in groups), default=None),
         max(_known(group.last_ts for _, group in groups), default=None),
         separates[:MAX_CONDITIONS],
+        hours,
     )
 
 

@@ -13,6 +13,7 @@ from mopsjobs.web import api, sse, view_models
 from mopsjobs.web.charts_page import ChartsPage
 from mopsjobs.web.compare_page import ComparePage
 from mopsjobs.web.compression import compress_responses
+from mopsjobs.web.failures_page import FailuresPage
 from mopsjobs.web.job_routes import add_job_routes
 from mopsjobs.web.jobs_page import JobsPage
 from mopsjobs.web.preload import preload
@@ -48,6 +49,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.add_url_rule("/jobs", "jobs", JobsPage(renderer).answer)
     add_job_routes(app, renderer)
     app.add_url_rule("/compare", "compare", ComparePage(renderer).answer)
+    app.add_url_rule("/failures", "failures", FailuresPage(renderer).answer)
     app.add_url_rule("/charts", "charts", ChartsPage(renderer).answer)
     app.add_url_rule("/live", "live", lambda: sse.open_stream(site, stream_slots))
     api.add_routes(app, site)

@@ -78,6 +78,10 @@ def _group(text: str) -> str | None:
     return text if text in overview.GROUPS or (key and key != text) else None
 
 
+def _failure_sort(text: str) -> str | None:
+    return text if text in FAILURE_SORTS else None
+
+
 def _column(text: str) -> str | None:
     return text if text in COLUMNS else None
 
@@ -121,6 +125,20 @@ JOBS_PAGE = (
         "page": _number(1, 1, MAX_PAGE),
     }
 )
+
+FAILURE_SORTS = ("tasks", "jobs", "first", "last")
+"""Columns of the page of failures by which it can be sorted: the most, or the newest, first."""
+
+DEFAULT_FAILURE_HOURS = 168.0
+
+MAX_FAILED_JOBS = 20_000
+
+FAILURES_PAGE = FILTERS | {
+    "resumed": Parameter(default=False),
+    "sort": Parameter(FAILURE_SORTS[0], _failure_sort, f"one of {', '.join(FAILURE_SORTS)}"),
+    "limit": _number(5000, 1, MAX_FAILED_JOBS),
+    "page": _number(1, 1, MAX_PAGE),
+}
 
 CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": _days(30)}
 
@@ -225,6 +243,31 @@ class JobsPageQuery:
         if values["days"]:
             job_filter.ended_since = window_start(values["days"], now.timestamp())
         return job_filter
+
+
+class FailuresPageQuery:
+    """The query of the page of failures: the jobs, and the order of their errors."""
+
+    def __init__(self, query: Query, now: datetime) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        values = parse_query(FAILURES_PAGE, query)
+        has_window = values["hours"] is not None or values["since"] is not None
+        self.default_hours: float | None = None if has_window else DEFAULT_FAILURE_HOURS
+        """The length of the window in hours, if the query does not say where it begins."""
+        values["hours"] = self.default_hours or values["hours"]
+        self.values: dict[str, Any] = values
+        """The value of each parameter."""
+        self.filter = _filter(values, now)
+        self.filter.skips_resumed = not values["resumed"]
+
+    @property
+    def since(self) -> float:
+        """Return where the window begins, in seconds since 1970."""
+        return self.filter.since or 0.0
 
 
 class ChartsQuery:

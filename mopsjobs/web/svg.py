@@ -9,6 +9,9 @@ WIDTH = 720.0
 HEIGHT = 160.0
 """The size of a drawing, in its own units."""
 
+SPARK_HEIGHT = 20.0
+"""The height of a drawing in a row of a table."""
+
 POINT_HALF_WIDTH = 6.0
 """Half the width of the line for a single point."""
 
@@ -76,6 +79,13 @@ def spans(parts: Sequence[tuple[str, float, str]], *, height: float, least: floa
         bars.append(Bar(x, 0.0, width, height, kind, title))
         x += width
     return bars
+
+
+def columns(counts: Sequence[int], *, height: float = SPARK_HEIGHT, least: float = 2.0) -> str:
+    """Return the path of a column for each number, one unit wide, all to one scale. One above 0 is `least` high."""
+    top = max(counts, default=0) or 1
+    heights = [max(least, count / top * height) if count else 0.0 for count in counts]
+    return "".join(f"M{place} {height:g}v-{high:.1f}h.8V{height:g}z" for place, high in enumerate(heights) if high)
 
 
 def ceiling(value: float) -> float:

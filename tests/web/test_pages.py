@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.registry.job_registry import JobRegistry
 
-PAGES = ("/jobs", "/jobs/running-1", "/charts")
+PAGES = ("/jobs", "/jobs/running-1", "/failures", "/charts")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,11 +15,23 @@ from mopsjobs.cache.queries.filters import Filter, where_clauses
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger, read_ledger
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 
-VERSION = 3
+VERSION = 4
 """Of the kept form, and of the way in which it is made."""
 
 BY_EVENTS = "events"
 """A basis: the job has no ledger, and its events tell which tasks failed."""
+
+BY_RECORD = "record"
+"""A basis: no failed task is known, and the error of the job's record tells why it failed."""
+
+_HAVE_FAILED_TASKS = "json_extract(record, '$.tasks_failed') > 0"
+
+_HAVE_FAILURES = (
+    "status IN ('failed', 'partial')",
+    f"status = 'cancelled' AND {_HAVE_FAILED_TASKS}",
+    f"is_active = 1 AND {_HAVE_FAILED_TASKS}",
+)
+"""Conditions for jobs with failures. A job meets at most one. Each has an index, so most records stay unread."""
 
 MAX_GROUPS = 200
 """Groups of a job that are kept, the largest ones."""
@@ -28,6 +41,9 @@ MAX_SEEN_GROUPS = 20_000
 
 MAX_SAMPLES = 5
 """Tasks that a group names."""
+
+MAX_HOURS = 1000
+"""Hours of a group that are kept with the number of tasks that failed in them, the last ones: some 40 days."""
 
 
 class FailureGroup(NamedTuple):
@@ -48,6 +64,8 @@ class FailureGroup(NamedTuple):
     last_ts: float | None
     separates: list[dict[str, Any]]
     """Conditions on parameters that separate them from tasks that succeeded, with `condition`, `failed`, …"""
+    hours: list[list[int]]
+    """Hours since 1970 in which some of them failed, in their order, each with the number of tasks."""
 
 
 class JobFailures(NamedTuple):
@@ -62,7 +80,7 @@ class JobFailures(NamedTuple):
     total: int
     """Tasks of the job."""
     basis: str
-    """`BY_LEDGER`, or `BY_EVENTS` if the job has no ledger."""
+    """`BY_LEDGER`, `BY_EVENTS` if the job has no ledger, or `BY_RECORD`."""
     left_out: int | None
     """Parameters that were not compared, since there are too many; None if there were too many tasks."""
 
@@ -126,9 +144,9 @@ def jobs_with_failures(connection: sqlite3.Connection, job_filter: Filter, limit
     rows = [
         row
         for condition, values in where_clauses(connection, job_filter)
+        for has_failures in _HAVE_FAILURES
         for row in connection.execute(
-            "SELECT changed_ts, job_id FROM job WHERE status != 'succeeded' AND (status IN ('failed', 'partial')"  # noqa: S608 - constant names
-            f" OR json_extract(record, '$.tasks_failed') > 0) AND {condition}",
+            f"SELECT changed_ts, job_id FROM job WHERE {has_failures} AND {condition}",  # noqa: S608 - constant names
             values,
         )
     ]
@@ -222,6 +240,7 @@ class _Group:
         self.has_one_message = True
         self.tasks: list[int] = []
         self.times: list[float] = []
+        self.hours: Counter[int] = Counter()
 
     def add(self, one: _Failure) -> None:
         self.size += 1
@@ -230,6 +249,7 @@ class _Group:
             self.tasks.append(one.task)
         if one.at is not None:
             self.times = [min(one.at, *self.times), max(one.at, *self.times)] if self.times else [one.at, one.at]
+            self.hours[int(one.at // 3600)] += 1
 
     def finished(self, separates: list[dict[str, Any]]) -> FailureGroup:
         """Return the group with its conditions."""
@@ -240,7 +260,8 @@ class _Group:
             message, example = normalise(message), message
         first, last = self.times or (None, None)
         key, kind, where = self.first.key, self.first.type, self.first.where
-        return FailureGroup(key, self.size, kind, where, message, example, self.tasks, first, last, separates)
+        hours = [[hour, count] for hour, count in sorted(self.hours.items())[-MAX_HOURS:]]
+        return FailureGroup(key, self.size, kind, where, message, example, self.tasks, first, last, separates, hours)
 
 
 def _summarise(

@@ -44,14 +44,25 @@ PHASES = {
 The last one is written so that no partial index fits it: the index of another condition is better.
 """
 
-IS_OPEN = (
-    "status IN ('failed', 'partial') AND NOT EXISTS (SELECT 1 FROM job AS child"
-    " WHERE child.parent_job_id = job.job_id AND child.status != 'cancelled')"
+IS_NOT_RESUMED = (
+    "NOT EXISTS (SELECT 1 FROM job AS child WHERE child.parent_job_id = job.job_id AND child.status != 'cancelled')"
 )
+"""The condition for a job that no resume has taken up."""
+
+IS_OPEN = f"status IN ('failed', 'partial') AND {IS_NOT_RESUMED}"
 """The condition for a failure that no resume has taken up. Of a family, its newest job alone may be one."""
 
 # Each SELECT reads an index; an OR over the rows would read every record. Owners come from the sums.
 _ERROR_MATCHES = r"SELECT rowid FROM job INDEXED BY idx_job_error WHERE error IS NOT NULL AND error LIKE ? ESCAPE '\'"
+
+# The errors of failed tasks, as the rows of the page of failures have them.
+_TASK_ERROR_MATCHES = r"""
+    SELECT job.rowid FROM failure_summary CROSS JOIN job USING (job_id) WHERE EXISTS (
+        SELECT json_extract(value, '$[2]') || coalesce(' in ' || json_extract(value, '$[3]'), '') || ': '
+            || json_extract(value, '$[4]') AS words
+        FROM json_each(document, '$[0]') WHERE words LIKE ? ESCAPE '\'
+    )
+"""
 
 _TEXT_MATCHES = rf"""
     SELECT rowid FROM job WHERE job_id LIKE ? ESCAPE '\'
@@ -68,7 +79,7 @@ class Filter:
 
     __slots__ = (
         "ended_since", "error", "finds_all", "found", "is_open", "keeps_active", "labels", "match", "name", "namespace",
-        "owner", "params", "phase", "silent_since", "since", "statuses", "study", "text", "until",
+        "owner", "params", "phase", "silent_since", "since", "skips_resumed", "statuses", "study", "text", "until",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - one argument a condition, all by name
@@ -119,11 +130,13 @@ class Filter:
         self.study: str | None = None
         """Of this study, or of one of these, separated by commas."""
         self.error: str | None = None
-        """The error contains this text, in any ASCII case."""
+        """The error of the record, or of failed tasks as they were kept, contains this text, in any ASCII case."""
         self.params: tuple[tuple[str, str | None, float | str | None], ...] = ()
         """A parameter set meets each of these: a parameter, and if it is not None, an operator and a value."""
         self.is_open = False
         """Failed or partial, and not resumed; see `IS_OPEN`."""
+        self.skips_resumed = False
+        """Not resumed, whatever the status."""
         self.phase: str | None = None
         """A name of `PHASES`."""
         self.found: int | None = None
@@ -159,7 +172,7 @@ class Filter:
 
     def searches(self) -> list[Condition]:
         """Return queries, with their parameters, for rows that contain what is searched: all must find a row."""
-        searched = ((self.text, _TEXT_MATCHES), (self.error, _ERROR_MATCHES))
+        searched = ((self.text, _TEXT_MATCHES), (self.error, f"{_ERROR_MATCHES} UNION {_TASK_ERROR_MATCHES}"))
         return [(sql, [_containing(text)] * sql.count("?")) for text, sql in searched if text is not None]
 
     def _condition(self) -> Condition:
@@ -209,6 +222,8 @@ class Filter:
             yield _has_parameter(name, sign, value)
         if self.is_open:
             yield IS_OPEN, []
+        if self.skips_resumed:
+            yield IS_NOT_RESUMED, []
         if self.phase is not None:
             yield PHASES[self.phase], []
         if self.found is not None:

@@ -1,0 +1,42 @@
+"""Jobs with failures, and what the cache keeps of their failed tasks. No ledger is compared here."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mopsjobs.cache.queries.failures import JobFailures, last_failures
+
+
+class FailedJob(NamedTuple):
+    """A job with failures."""
+
+    job_id: str
+    owner: str | None
+    has_ended: bool
+    ended_ts: float
+    """When it ended, or changed last, in seconds since 1970."""
+    error: str | None
+    """The error of its record in one line, `CODE: message`."""
+    tasks_total: int
+    is_submitted: bool
+    """Whether mops-jobs submitted it, so that its tasks are known."""
+    failures: JobFailures | None
+    """Its failed tasks as they were kept last; None if they were never read."""
+    is_current: bool
+    """Whether no more is known of them by now."""
+
+
+def read_failed_jobs(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[FailedJob]:
+    """Return these jobs, in their order."""
+    rows = connection.execute(
+        "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts), error, job.tasks_total,"
+        " json_type(record, '$.metadata.bundle') IS NOT NULL, ledger.job_id IS NOT NULL"
+        " FROM json_each(?) AS wanted CROSS JOIN job ON job.job_id = wanted.value LEFT JOIN ledger USING (job_id)"
+        " ORDER BY wanted.key",
+        (json.dumps(job_ids),),
+    ).fetchall()
+    kept = ((last_failures(connection, row[0]) if row[-1] else None) or (None, False) for row in rows)
+    return [FailedJob(*row[:-1], *found) for row, found in zip(rows, kept, strict=True)]

@@ -1,0 +1,180 @@
+"""The page of failures in Chromium: how it looks in six windows, and how it leads to the tasks that failed.
+
+With MOPS_TEST_SCREENSHOTS set to a directory, a picture of each page is made there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from mopsjobs.ledger.attempt import AttemptError
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.utils.times import record_time, utc_now
+from support.browser import Watched, open_chromium, read_axe
+from support.cli import Cli, Clock, foreign, key, put
+from support.failed_jobs import fail
+from support.study_jobs import LONG, NO_ROOM, RTL, TOO_LARGE
+from support.web import BIDI, HOSTILE, Server, hostile_record, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+expect.set_options(timeout=20_000)
+
+SIZES = {1440: 900, 1024: 768, 390: 844}
+SCHEMES = ("light", "dark")
+LONG_ID = "malaria-" + "n" * 492
+LATE = AttemptError("4a2b3c4d5e6f", "TimeoutError", "water.py:9", "no answer within 30 s")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Yield Debian's Chromium."""
+    with open_chromium() as browser:
+        yield browser
+
+
+def _fill(jobs: JobRegistry) -> None:
+    """Run jobs that share errors, one that was resumed, one that still runs, and some of hostile names."""
+    now, owners = utc_now().timestamp(), ("ada", "grace", "emmy", RTL)
+    for number in range(8):
+        errors = dict.fromkeys(range(20 + number, 40), TOO_LARGE) | {7: NO_ROOM}
+        fail(jobs, f"seir-{number}", errors, now - 15 * 3600 * (number + 1), owner=owners[number % 4])
+    fail(jobs, "seir-1.2", {39: TOO_LARGE}, now - 7200, only=range(30, 40), owner="grace")
+    fail(jobs, "night", {3: LATE}, now - 3600, owner="ada", status="running")
+    fail(jobs, LONG_ID[:128], {5: LATE}, now - 40 * 3600, owner=LONG)
+    odd = AttemptError("5a2b3c4d5e6f", HOSTILE, HOSTILE, HOSTILE + BIDI + LONG)
+    fail(jobs, "odd", {30: odd, 31: odd}, now - 86400, owner=HOSTILE)
+    recently = {"created_at": record_time(utc_now()), "updated_at": record_time(utc_now())}
+    named = {"error_code": LONG, "error_message": RTL, "owner": RTL, **recently}
+    put(jobs.store, key(LONG_ID), foreign(LONG_ID, "failed", **named))
+    hostile = json.loads(hostile_record("record")) | {"status": "failed", **recently}
+    put(jobs.store, key("record"), json.dumps(hostile))
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """Return the command in a home with an embedded registry of the jobs."""
+    cli = Cli(tmp_path_factory.mktemp("home"), Clock(), None)  # type: ignore[arg-type]
+    _fill(JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})))
+    return cli
+
+
+@pytest.fixture(scope="module")
+def server(registry: Cli) -> Iterator[Server]:
+    """Yield a server that syncs it."""
+    with serving(registry, "--sync-every", "1s") as server:
+        yield server.filled()
+
+
+@pytest.fixture(params=[(width, scheme) for width in SIZES for scheme in SCHEMES], ids=lambda one: f"{one[0]}-{one[1]}")
+def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
+    """Yield a tab of one size in one colour scheme. In the end, it did nothing forbidden."""
+    width, scheme = request.param
+    size = {"width": width, "height": SIZES[width]}
+    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", service_workers="block")
+    page = context.new_page()
+    watched = Watched(page)
+    yield page
+    watched.check()
+    context.close()
+
+
+def _shoot(page: Page, name: str) -> None:
+    if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
+        size = page.viewport_size
+        assert size is not None
+        scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
+        page.screenshot(path=str(Path(directory, f"{name}-{size['width']}-{scheme}.png")), full_page=True)
+
+
+VIEWS = {"failures": "/failures", "failures-resumed": "/failures?resumed=true&sort=last&limit=9&owner=ada,grace"}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_failures_meet_the_rules_of_accessibility(window: Page, server: Server, name: str) -> None:
+    """axe-core finds no violation, also in what is folded; nothing hostile is interpreted or breaks the layout."""
+    window.goto(server.url + VIEWS[name])
+    expect(window.locator("#found")).not_to_contain_text("not read yet")
+    expect(window.locator("#errors tbody tr").first).to_be_visible()
+    assert window.locator("main img, main script, main iframe, main [onerror], main [style]").count() == 0
+    _shoot(window, name)
+    for _ in range(2):
+        assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert read_axe(window) == []
+        window.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    _shoot(window, f"{name}-open")
+    assert window.evaluate("window.broken") is None
+
+
+def test_no_failures_meet_the_rules_of_accessibility(window: Page, server: Server) -> None:
+    """The page says what it has looked at."""
+    window.goto(f"{server.url}/failures?status=cancelled")
+    expect(window.get_by_role("region", name="No failures")).to_contain_text("that changed since")
+    _shoot(window, "failures-none")
+    assert read_axe(window) == []
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """Yield a tab at the start page. In the end, it did nothing forbidden."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, service_workers="block")
+    page = context.new_page()
+    watched = Watched(page)
+    page.goto(server.url)
+    yield page
+    watched.check()
+    context.close()
+
+
+def test_two_clicks_lead_to_the_tasks_of_the_largest_error(page: Page) -> None:
+    """The page names the parameters beside them. Its jobs are another click away."""
+    page.get_by_role("link", name="Failures", exact=True).click()
+    expect(page.locator("#found")).not_to_contain_text("not read yet")
+    row = page.locator("#errors tbody tr").first
+    expect(row).to_contain_text("ValueError in model.py:21: beta is too large")
+    expect(row.locator("strong")).to_have_text("all 20 have n > 19; no other has")
+    row.get_by_role("link", name="20 tasks").click()
+    expect(page.locator("caption")).to_have_text("Tasks 1 to 20")
+    page.go_back()
+    row.locator("td.jobs a").click()
+    expect(page.get_by_role("link", name="Remove the filter error:")).to_be_visible()
+    expect(page.locator("#jobs").get_by_role("link", name="seir-0", exact=True)).to_be_visible()
+
+
+def test_a_new_failure_comes_into_the_open_page(page: Page, server: Server, registry: Cli) -> None:
+    """What was unfolded stays so, and the page is not loaded again."""
+    page.goto(f"{server.url}/failures?owner=emmy,late")
+    expect(page.locator("#found")).not_to_contain_text("not read yet")
+    more = page.locator("#errors tbody tr").first.locator("details")
+    more.locator("summary").click()
+    page.evaluate("window.isTheSame = true")
+    jobs = JobRegistry(open_store(registry.env["MOPS_JOBS_REGISTRY"], {}))
+    fail(jobs, "late", {9: LATE}, utc_now().timestamp() - 600, owner="late")
+    expect(page.locator(f'#errors tr[data-key="{LATE.key}"]')).to_contain_text("1 task of late")
+    assert page.evaluate("window.isTheSame")
+    expect(more).to_have_attribute("open", "")
+
+
+def test_the_page_works_without_a_script(browser: Browser, server: Server) -> None:
+    """It loads itself again until all is read; filters and the order are forms and links."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{server.url}/failures")
+    expect(page.locator("#found")).not_to_contain_text("not read yet")
+    page.get_by_text("Jobs that changed within a week").click()
+    page.get_by_label("Owner").fill("ada")
+    page.get_by_label("With resumed jobs").check()
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_text("Jobs that changed within a week, of ada, with resumed ones")).to_be_visible()
+    page.get_by_role("columnheader", name="Last").get_by_role("link").click()
+    expect(page.get_by_role("columnheader", name="Last")).to_have_attribute("aria-sort", "descending")
+    expect(page.locator("#errors tbody tr").first).to_contain_text("TimeoutError")
+    context.close()

@@ -1,0 +1,335 @@
+"""The page of failures: the errors of all jobs, what it counts, where it leads, and what it has read."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import re
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.ledger.attempt import AttemptError
+from mopsjobs.web import failures_page
+from support.cli import START, Cli, Remote, add, foreign, key
+from support.failed_jobs import fail
+from support.ledgers import Ledger, attempt
+from support.study_jobs import LONG, NO_ROOM, TOO_LARGE, run_hostile
+from support.web import BIDI, HOSTILE, Web, hostile_record
+
+if TYPE_CHECKING:
+    from mopsjobs.web.job_reads import JobReads
+
+DAY_AGO = START.timestamp() - 86400
+LARGE = dict.fromkeys(range(30, 40), TOO_LARGE)
+
+
+@pytest.fixture
+def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
+    """Return an application over two jobs that share an error. It reads what its pages ask for when `_read` says so."""
+    fail(remote.jobs, "night-1", LARGE, DAY_AGO, owner="ada", labels={"exp": "7"})
+    fail(remote.jobs, "night-2", {7: NO_ROOM, 38: TOO_LARGE}, DAY_AGO + 3600, owner="grace", status="running", ended=39)
+    add(remote.jobs, "fine", "succeeded")
+    cli.ok("sync", "-q")
+    web = Web(cli, capsys)
+    web.site.reads = web.site.make_reads()
+    return web
+
+
+def _reads(web: Web) -> JobReads:
+    assert web.site.reads is not None
+    return web.site.reads
+
+
+def _read(web: Web) -> int:
+    """Read what pages have asked for, as the syncer does. Return how many jobs that were."""
+    count = 0
+    while _reads(web).run_next(0):
+        count += 1
+    return count
+
+
+def _page(web: Web, query: str = "") -> str:
+    """Return the page when all that it asks for was read."""
+    web.ok(f"/failures{query}")
+    _read(web)
+    return web.ok(f"/failures{query}")
+
+
+def _text(page: str) -> str:
+    """Return the words of a page as a person reads them."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def _rows(page: str) -> dict[str, str]:
+    """Return the rows of the errors by their keys, in their order."""
+    return dict(re.findall(r'<tr data-key="([^"/]+)">(.*?)</tr>', page, re.DOTALL))
+
+
+def _links(row: str, path: str) -> list[str]:
+    """Return the addresses in a row that begin so."""
+    return [link for link in map(html.unescape, re.findall(r'href="([^"]+)"', row)) if link.startswith(path)]
+
+
+# --- what it shows ---------------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_several_jobs_is_one_row(web: Web) -> None:
+    """With its tasks and jobs, who owns them, and where and when it was seen."""
+    page = _page(web)
+    assert "12 tasks of 2 jobs failed, for 2 reasons; the last" in _text(page)
+    rows = _rows(page)
+    assert list(rows) == [TOO_LARGE.key, NO_ROOM.key], "the one with the most tasks is first"
+    words = _text(rows[TOO_LARGE.key])
+    assert words.startswith("ValueError in model.py:21 : beta is too large all 10 have n > 29; no other has in night-1")
+    assert "10 tasks of night-1 and 1 more job 1 task of night-2" in words
+    assert words.endswith("11 2 ada grace 23h ago 22h ago")
+    assert '<time datetime="2026-02-28T12:30:02Z" title="2026-02-28T12:30:02Z">23h ago</time>' in rows[TOO_LARGE.key]
+    alone = _text(rows[NO_ROOM.key])
+    assert alone.endswith("1 task of night-2 1 1 grace 22h ago 22h ago")
+
+
+def test_it_shows_what_the_command_shows(web: Web, cli: Cli) -> None:
+    """The same groups of the same jobs, as `failures` merges them."""
+    rows = _rows(_page(web))
+    groups = cli.ok("failures", "--hours", "168", "--limit", "0", "--json", "--offline").json["groups"]
+    assert [group["key"] for group in groups] == list(rows)
+    for group in groups:
+        assert f">{group['message']}</bdi>" in rows[group["key"]]
+
+
+def test_the_line_of_times_shows_when_tasks_failed(web: Web, cli: Cli) -> None:
+    """Each part of the window has a column; words say the same."""
+    row = _rows(_page(web, "?hours=48"))[TOO_LARGE.key]
+    assert 'aria-label="11 failed, in parts of 2 hours; most, 11, from 2026-02-28 12:00 UTC"' in row
+    [path] = re.findall(r'<path d="([^"]+)"', row)
+    assert path == "M12 20v-20.0h.8V20z", "11 of 11 in one part of two hours"
+    row = _rows(_page(web, "?hours=24"))[TOO_LARGE.key]
+    [path] = re.findall(r'<path d="([^"]+)"', row)
+    assert path == "M0 20v-20.0h.8V20zM1 20v-2.0h.8V20z"
+    cli.clock.advance(days=3)
+    rows = _rows(_page(web, "?hours=24"))
+    assert 'class="spark"' not in rows[TOO_LARGE.key], "the job that still runs failed before"
+
+
+def test_rows_can_be_sorted(web: Web) -> None:
+    """By tasks, jobs, and by when an error was seen first or last."""
+    _page(web)
+    for sort, first in (("tasks", TOO_LARGE), ("jobs", TOO_LARGE), ("first", NO_ROOM), ("last", TOO_LARGE)):
+        page = web.ok(f"/failures?sort={sort}")
+        assert next(iter(_rows(page))) == first.key, sort
+        assert re.search(rf'class="{sort}" aria-sort="descending"', page)
+    assert "invalid sort &#39;size&#39;: expected one of tasks, jobs" in web.get("/failures?sort=size").text
+
+
+def test_more_errors_than_fit_are_on_pages(web: Web, remote: Remote, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links lead from page to page; one past the end leads back."""
+    monkeypatch.setattr(failures_page, "PAGE_SIZE", 1)
+    first = _page(web, "?owner=ada,grace")
+    [after] = re.findall(r'<a href="([^"]+)" rel="next">', first)
+    second = web.ok("/failures" + html.unescape(after))
+    assert [*_rows(first), *_rows(second)] == [TOO_LARGE.key, NO_ROOM.key]
+    past = web.ok("/failures?page=9")
+    assert 'Page 9 is past the end. <a href="?page=2">Go to the last page (2)</a>' in past
+    assert web.get("/failures?page=2").status_code == 200
+
+
+# --- where it leads --------------------------------------------------------------------------------------------------
+
+
+def test_a_row_leads_to_its_tasks_and_its_jobs(web: Web) -> None:
+    """The tasks are those with the error. The page of jobs finds jobs by the errors of their tasks, too."""
+    rows = _rows(_page(web))
+    [tasks] = _links(rows[TOO_LARGE.key], "/jobs/night-1/tasks")
+    assert re.findall(r'<tr data-key="(\d+)"', web.ok(tasks)) == [str(number) for number in range(30, 40)]
+    [jobs] = _links(rows[TOO_LARGE.key], "/jobs?")
+    assert jobs == "/jobs?hours=168&error=ValueError+in+model.py%3A21"
+    assert {"night-1", "night-2"} <= set(web.ids(jobs))
+    [jobs] = _links(rows[NO_ROOM.key], "/jobs?")
+    assert {"night-1", "night-2"} & set(web.ids(jobs)) == {"night-2"}
+    assert set(web.ids("/jobs?error=no+room%3A")) == set()
+    [owner] = _links(rows[NO_ROOM.key], "?")
+    assert owner == "?owner=grace"
+
+
+def test_links_keep_the_filters(web: Web) -> None:
+    """Of the page, as far as the page of jobs has them."""
+    row = _rows(_page(web, "?since=3d&label=exp&resumed=true&sort=jobs&limit=9"))[TOO_LARGE.key]
+    [jobs] = _links(row, "/jobs?")
+    assert jobs == "/jobs?since=3d&label=exp&error=ValueError+in+model.py%3A21"
+    assert {"night-1"} <= set(web.ids(jobs))
+
+
+# --- which jobs it looks at ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "errors"),
+    [
+        ("?owner=grace", {TOO_LARGE.key, NO_ROOM.key}),
+        ("?owner=ada", {TOO_LARGE.key}),
+        ("?label=exp%3D7", {TOO_LARGE.key}),
+        ("?status=running", {TOO_LARGE.key, NO_ROOM.key}),
+        ("?status=failed", set()),
+        ("?name=*-1", {TOO_LARGE.key}),
+        ("?limit=1&owner=ada", {TOO_LARGE.key}),
+        ("?until=2026-02-01T00:00:00Z&since=2026-01-01T00:00:00Z", set()),
+    ],
+)
+def test_filters_choose_the_jobs(web: Web, query: str, errors: set[str]) -> None:
+    """They have the names and the meaning of those of the page of jobs."""
+    assert set(_rows(_page(web, query))) == errors
+
+
+def test_invalid_filters_are_refused(web: Web) -> None:
+    """With what is wrong, as on the other pages."""
+    for query, text in (("days=7", "unknown parameter"), ("hours=0", "invalid hours"), ("limit=0", "invalid limit")):
+        answer = web.get(f"/failures?{query}")
+        assert answer.status_code == 400
+        assert text in answer.text
+
+
+def test_a_resume_takes_its_failures_out(web: Web, remote: Remote, cli: Cli) -> None:
+    """Unless it was cancelled, or they are asked for. What fails again in the child counts."""
+    fail(remote.jobs, "night-1.2", {39: TOO_LARGE}, DAY_AGO + 7200, only=range(30, 40))
+    cli.ok("sync", "-q")
+    page = _page(web, "?owner=ada")
+    assert "1 task of 1 job failed, for 1 reason" in _text(page) or "No failures" in _text(page)
+    page = _page(web)
+    assert "3 tasks of 2 jobs failed" in _text(page)
+    assert "night-1.2" in _rows(page)[TOO_LARGE.key]
+    assert "without resumed ones" in page
+    page = _page(web, "?resumed=true")
+    assert "13 tasks of 3 jobs failed" in _text(page)
+    assert "with resumed ones" in page
+
+
+def test_older_jobs_beyond_the_limit_are_told(web: Web) -> None:
+    """With a link that reads more."""
+    page = _page(web, "?limit=1")
+    assert "1 job with failures changed before these and is left out. Read more of them" in _text(page)
+    assert 'href="?limit=20000"' in page
+    assert "left out" not in _page(web)
+
+
+def test_the_empty_state_says_what_was_looked_at(web: Web, remote: Remote, cli: Cli) -> None:
+    """How many jobs, since when, and whether something is not known yet."""
+    _page(web)
+    text = _text(web.ok("/failures?status=succeeded"))
+    assert "No failures Of 1 job that changed since 2026-02-22T12:00:00Z or is active, none has a failed task" in text
+    fail(remote.jobs, "new", {3: NO_ROOM}, DAY_AGO, owner="emmy", status="cancelled")
+    cli.ok("sync", "-q")
+    text = _text(web.ok("/failures?owner=emmy"))
+    assert "The failures of 1 job are not read yet. They are being read from the registry." in text
+    assert "No failure is known Of 1 job" in text
+
+
+# --- errors of records -----------------------------------------------------------------------------------------------
+
+
+def test_jobs_without_known_failed_tasks_count_by_their_error(web: Web, remote: Remote, cli: Cli) -> None:
+    """The error of the record, without its numbers. Jobs without an error are named."""
+    for number, error in enumerate(("39 of 200 tasks left no output", "7 of 200 tasks left no output")):
+        record = foreign(f"theirs-{number}", "failed", error_code="INCOMPLETE", error_message=error, owner="emmy")
+        remote.put(key(f"theirs-{number}"), record)
+    remote.put(key("silent"), foreign("silent", "failed", owner="emmy"))
+    remote.put(key("plain"), foreign("plain", "failed", error_message="it broke", owner="donald"))
+    cli.ok("sync", "-q")
+    page = _page(web, "?owner=emmy")
+    assert "2 jobs failed, for 1 reason" in _text(page)
+    assert "1 job failed without a known error: silent" in _text(page)
+    [row] = _rows(page).values()
+    assert ", for example: <bdi>39 of 200 tasks left no output</bdi>" in row
+    [jobs] = _links(row, "/jobs?")
+    assert {"theirs-0", "theirs-1"} <= set(web.ids(jobs))
+    assert "/tasks" not in row
+    assert _text(row).split("emmy")[0].endswith("n/a 2 ")
+    [row] = _rows(_page(web, "?owner=donald")).values()
+    [jobs] = _links(row, "/jobs?")
+    assert {"plain"} <= set(web.ids(jobs))
+    assert "12 tasks of 2 jobs failed, and 3 jobs without known failed tasks, for 4 reasons" in _text(_page(web))
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+
+def test_no_page_load_asks_the_registry(web: Web, remote: Remote) -> None:
+    """The syncer reads what a page asked for, each job once; then the page is whole."""
+    before = dict(remote.store.calls)
+    page = web.ok("/failures")
+    assert "The failures of 2 jobs are not read yet. They are being read from the registry." in page
+    assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in page
+    assert remote.store.calls == before
+    assert _read(web) == 2
+    before = dict(remote.store.calls)
+    page = web.ok("/failures")
+    assert "not read yet" not in page
+    assert "http-equiv" not in page
+    assert remote.store.calls == before
+    assert _read(web) == 0
+
+
+def test_an_outage_is_told(web: Web, remote: Remote) -> None:
+    """With its cause, and the failures that are known by the records."""
+    web.ok("/failures")
+    remote.store.down = True
+    assert _read(web) == 2
+    assert "The failures of 2 jobs are not read yet. Cannot reach the registry" in web.ok("/failures")
+
+
+def test_an_offline_server_names_the_command_for_these_jobs(web: Web, cli: Cli) -> None:
+    """It has the filters of the page, and does what the page lacks."""
+    web.site.reads = None
+    page = html.unescape(web.ok("/failures?owner=ada&label=exp%3D7&label=exp"))
+    command = "mops-jobs failures --hours 168 --label exp=7 --label exp --owner ada --limit 0"
+    assert f"The failures of 1 job are not read yet. Run: {command}" in page
+    cli.ok(*command.split()[1:])
+    assert "not read yet" not in web.ok("/failures?owner=ada&label=exp%3D7&label=exp")
+
+
+def test_a_job_that_goes_on_keeps_its_row_while_it_is_read(web: Web, remote: Remote, cli: Cli) -> None:
+    """More failures are read when the cache knows of them; the page shows the last ones until then."""
+    _page(web)
+    Ledger(remote.store.inner, "night-2", run="cd")(attempt(39, "failed", error=TOO_LARGE, started_at=DAY_AGO + 9000))
+    cli.ok("tasks", "night-2")
+    page = web.ok("/failures?owner=grace")
+    assert "2 tasks of 1 job failed" in _text(page)
+    assert "not read yet" not in page
+    cli.clock.advance(seconds=30)
+    assert "3 tasks of 1 job failed" in _text(_page(web, "?owner=grace"))
+
+
+# --- what others write -----------------------------------------------------------------------------------------------
+
+
+def test_hostile_texts_are_shown_as_they_are(web: Web, remote: Remote, cli: Cli) -> None:
+    """Markup in types, places, messages, ids, owners and labels; control characters are removed."""
+    run_hostile(remote.jobs, "hostile", cli.clock.now)
+    odd = AttemptError(HOSTILE + "k" * 180, HOSTILE + BIDI, HOSTILE, HOSTILE + BIDI + LONG)
+    fail(remote.jobs, "odd", {3: odd}, DAY_AGO, owner=HOSTILE[:60] + BIDI)
+    remote.put(key("record"), hostile_record("record").replace("<script>alert(1)</script>", "failed"))
+    cli.ok("sync", "-q")
+    page = _page(web)
+    assert "<img" not in page
+    assert "<script>" not in page
+    assert "49" not in _text(page)
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    for link in {html.unescape(one) for one in re.findall(r'href="(/jobs[^"]+)"', page)}:
+        assert web.get(link).status_code == 200, link
+    for query in (f"?owner={HOSTILE}", f"?label={HOSTILE}", f"?name={LONG}"):
+        assert "<img" not in web.get(f"/failures{query}").text
+
+
+@pytest.mark.parametrize("at", [-9e12, 9e12])
+def test_times_that_no_calendar_has_do_no_harm(web: Web, remote: Remote, cli: Cli, at: float) -> None:
+    """Of a writer whose clock is wrong: its row is there, as are all others."""
+    fail(remote.jobs, "mad", {3: NO_ROOM}, DAY_AGO, owner="emmy")
+    cli.ok("sync", "-q")
+    cli.ok("tasks", "mad")
+    with contextlib.closing(sqlite3.connect(cli.cache, isolation_level=None)) as cache:
+        cache.execute("UPDATE task SET started_ts = ? WHERE job_id = 'mad'", (at,))
+    assert set(_rows(_page(web))) == {TOO_LARGE.key, NO_ROOM.key}
+    assert "13 tasks of 3 jobs failed" in _text(web.ok("/failures"))
