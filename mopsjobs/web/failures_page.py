@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ class FailuresPage:
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             found = self._find(connection, params, query)
-            looked_at = None if found.groups else sum(statistics.by_status(connection, query.filter).values())
+            looked_at = None if found.groups else _count_jobs(connection, query)
             return {
                 "header": self._site.header_of(connection, freshness),
                 "looked_at": looked_at,
@@ -113,6 +114,13 @@ class FailuresPage:
             return Reading(f"{begin} They are being read from the registry.", is_waiting=True)
         problem = next((state.problem for state in states if state.problem is not None), None)
         return Reading(f"{begin} {problem or f'Run: {_command(query)}'}")
+
+
+def _count_jobs(connection: sqlite3.Connection, query: FailuresPageQuery) -> int:
+    """Return how many jobs were looked at, also those that were resumed."""
+    job_filter = copy.copy(query.filter)
+    job_filter.skips_resumed = False
+    return sum(statistics.by_status(connection, job_filter).values())
 
 
 def _command(query: FailuresPageQuery) -> str:
