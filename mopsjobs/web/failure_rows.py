@@ -51,6 +51,8 @@ class Window:
         days, hours = divmod(self._hours, 24)
         self.part_text = pluralize(hours, "hour") if hours else pluralize(days, "day")
         """The length of a part."""
+        self.begin_text = f"{from_timestamp(self._begin * self._hours * 3600):%Y-%m-%d %H:%M} UTC"
+        """Where the first part begins."""
 
     def spark_line(self, hours: Counter[int]) -> SparkLine | None:
         """Return the drawing of how many tasks failed in each part; None if none did, or nothing tells when."""

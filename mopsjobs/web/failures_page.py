@@ -18,7 +18,6 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.failed_jobs import FailedJob
 from mopsjobs.errors import command_line
 from mopsjobs.utils.text import join_first, pluralize
-from mopsjobs.utils.times import from_timestamp, json_time
 from mopsjobs.web import query_params
 from mopsjobs.web.failure_rows import Window, failure_row, moment_at
 from mopsjobs.web.job_page import MAX_READ_TASKS, Reading
@@ -148,8 +147,7 @@ def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, no
         "record_jobs": sum(len(group.jobs) for group in ordered if not group.first.tasks),
         "reasons": pluralize(len(ordered) + found.more_groups, "reason"),
         "last": moment_at(max(ends, default=None), now),
-        "since": json_time(from_timestamp(query.since)),
-        "part": window.part_text,
+        "window": window,
         "rows": [failure_row(group, found.owners, params, window) for group in shown],
         "unexplained": join_first(found.unexplained),
         "all_jobs": link(list(params), {"limit": str(most)}) if query.values["limit"] < most else None,
@@ -176,11 +174,13 @@ def _paging(params: Params, page: int, pages: int) -> dict[str, Any]:
 def _form(params: Params, query: FailuresPageQuery) -> dict[str, Any]:
     """Return what the form and the chips need."""
     hours = "" if query.values["hours"] is None else f"{query.values['hours']:g}"
-    status = query.values["status"] or ""
+    since, status = query.values["since"], query.values["status"] or ""
+    when = f"since {since}" if since else f"within {dict(HOURS).get(hours, f'{hours} hours')}"
     others = [(name, value) for name, value in params if name not in (*IN_FORM, "page") and value]
     return {
         "query": query.values,
-        "looked": _describe_jobs(query, hours),
+        "looked": _describe_jobs(query, when),
+        "when": when,
         "hours": [*HOURS, *([(hours, f"{hours} hours")] if hours and hours not in dict(HOURS) else [])],
         "chosen_hours": hours,
         "statuses": [*STATUSES, *([status] if status and status not in STATUSES else [])],
@@ -189,10 +189,9 @@ def _form(params: Params, query: FailuresPageQuery) -> dict[str, Any]:
     }
 
 
-def _describe_jobs(query: FailuresPageQuery, hours: str) -> str:
+def _describe_jobs(query: FailuresPageQuery, when: str) -> str:
     """Return which jobs the page looks at, for its form is folded."""
     values = query.values
-    when = f"since {values['since']}" if values["since"] else f"within {dict(HOURS).get(hours, f'{hours} hours')}"
     words = [
         f"Jobs that changed {when}" if not values["status"] else f"Jobs that are {values['status']} and changed {when}",
         *([f"of {values['owner']}"] if values["owner"] else []),

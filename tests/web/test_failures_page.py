@@ -220,7 +220,8 @@ def test_the_empty_state_says_what_was_looked_at(web: Web, remote: Remote, cli: 
     """How many jobs, since when, and whether something is not known yet."""
     _page(web)
     text = _text(web.ok("/failures?status=succeeded"))
-    assert "No failures Of 1 job that changed since 2026-02-22T12:00:00Z or is active, none has a failed task" in text
+    assert "No failures Of 1 job that changed within a week or is active, none has a failed task or an error" in text
+    assert "No job that passes the filters changed since 3d or is active." in web.ok("/failures?since=3d&owner=leslie")
     fail(remote.jobs, "new", {3: NO_ROOM}, DAY_AGO, owner="emmy", status="cancelled")
     cli.ok("sync", "-q")
     text = _text(web.ok("/failures?owner=emmy"))
@@ -301,6 +302,15 @@ def test_a_job_that_goes_on_keeps_its_row_while_it_is_read(web: Web, remote: Rem
     assert "not read yet" not in page
     cli.clock.advance(seconds=30)
     assert "3 tasks of 1 job failed" in _text(_page(web, "?owner=grace"))
+
+
+def test_an_open_page_is_not_sent_again_without_a_change(web: Web, cli: Cli) -> None:
+    """The script of an open page asks with the version that it shows; ages go on by themselves."""
+    for query in ("", "?status=succeeded", "?since=2d&owner=ada"):
+        _page(web, query)
+        tag = web.get(f"/failures{query}").headers["ETag"]
+        cli.clock.advance(seconds=200)
+        assert web.get(f"/failures{query}", **{"If-None-Match": tag}).status_code == 304
 
 
 # --- what others write -----------------------------------------------------------------------------------------------
