@@ -1,15 +1,20 @@
-"""Divide the values of a parameter into the places of an axis: single values, bins of numbers, or categories. Pure."""
+"""Axes of drawings. Pure.
+
+The values of a parameter have places: single values, bins of numbers, or categories. Counts, shares and durations have
+round numbers from 0, and times have days.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mopsjobs.studies.conditions import category, is_number
 from mopsjobs.utils.text import cut_to_length
+from mopsjobs.utils.times import from_timestamp, human_duration
 
 MAX_PLACES = 100
 """Places of an axis. More numbers than that become bins, and more categories one last place."""
@@ -18,6 +23,15 @@ BINS = 50
 
 TICKS = 5
 """Texts beside an axis of more places than have room."""
+
+MAX_STEPS = 5
+"""Steps between round numbers, at most."""
+
+DURATION_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+"""Seconds between ticks, up to a day. Longer ones are 1, 2 or 5 times a power of ten of days."""
+
+MAX_DATES = 7
+"""Days with a date beside an axis, at most."""
 
 MAX_COUNTED = 1_000
 """Values up to which parameters are compared. More make no difference to a reader."""
@@ -28,6 +42,25 @@ MAX_CONDITION_VALUE = 1000
 MAX_LABEL = 60
 
 Params = Mapping[str, Any]
+
+
+class AxisTexts(NamedTuple):
+    """What is written along an axis: its name with the unit, and texts at equal distances."""
+
+    name: str
+    ticks: list[str]
+    """From the left, or from the top."""
+    each: bool = False
+    """Whether each text is at a place between two lines, and not at a line."""
+
+
+class Scale(NamedTuple):
+    """Round numbers from 0 to the top of an axis."""
+
+    texts: AxisTexts
+    top: float
+    steps: int
+
 
 _NOT_SET = object()
 
@@ -128,6 +161,46 @@ class Axis:
         if place >= len(self._values):
             return "others"
         return _value_text(self._values[place], as_number=self.is_ordered)
+
+
+def count_scale(name: str, most: float, *, unit: str = "") -> Scale:
+    """Return whole numbers from 0 to at least `most`, each with a unit."""
+    return _scale(name, most, (), 1.0, lambda value: f"{value:,.0f}{unit}")
+
+
+def duration_scale(name: str, most: float) -> Scale:
+    """Return round durations from 0 to at least `most` seconds."""
+    return _scale(name, most, DURATION_STEPS, 86400.0, lambda value: human_duration(value) if value else "0")
+
+
+def _scale(name: str, most: float, steps: Iterable[float], unit: float, text: Callable[[float], str]) -> Scale:
+    """Return the ticks of an axis whose steps are one of `steps`, or 1, 2 or 5 times a power of ten of `unit`."""
+    exact = max(most, 0.0) / MAX_STEPS
+    step = next((one for one in steps if one >= exact), None)
+    if step is None:
+        power = unit * 10.0 ** max(0, math.floor(math.log10(exact / unit)) if exact else 0)
+        step = next(one * power for one in (1, 2, 5, 10) if one * power >= exact)
+    count = max(1, math.ceil(most / step))
+    return Scale(AxisTexts(name, [text(step * number) for number in range(count, -1, -1)]), step * count, count)
+
+
+def day_texts(days: list[float]) -> AxisTexts:
+    """Return a text for each of the days that begin at these times: the date of some, and nothing for the others."""
+    distance = math.ceil(len(days) / MAX_DATES)
+    first = (len(days) - 1 - distance // 2) % distance
+    texts = [f"{from_timestamp(at):%m-%d}" if place % distance == first else "" for place, at in enumerate(days)]
+    return AxisTexts("Day (month-day, UTC)", texts, each=True)
+
+
+def time_texts(begin: float, end: float) -> AxisTexts:
+    """Return `TICKS` times from the begin to the end of a window, each shorter by what the name of the axis has."""
+    times = [from_timestamp(begin + (end - begin) * one / (TICKS - 1)) for one in range(TICKS)]
+    is_day = times[0].date() == times[-1].date()
+    form = "%H:%M:%S" if is_day and end - begin < 3600 else "%H:%M" if is_day else "%m-%d %H:%M"
+    return AxisTexts(
+        f"Time (UTC) on {times[0]:%Y-%m-%d}" if is_day else f"Time (UTC) from {times[0]:%Y-%m-%d}",
+        [f"{at:{form}}" for at in times],
+    )
 
 
 def tick_texts(low: float, high: float) -> list[str]:

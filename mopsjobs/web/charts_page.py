@@ -1,4 +1,4 @@
-"""The page of charts: load over time, how jobs ended and how long they took, by day, owner and label."""
+"""The page of charts: the last day job by job, load over time, how jobs ended, how long they took, what they used."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 from flask import Response, request
 
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.job_texts import duration_text
-from mopsjobs.cache.queries import charts, statistics
-from mopsjobs.registry.status import END_STATUSES, STATUSES
+from mopsjobs.app.job_texts import UNKNOWN, duration_text, memory_text, usage_text
+from mopsjobs.cache.queries import charts, recent, statistics
+from mopsjobs.cache.queries.charts import DAY
+from mopsjobs.registry.status import BEFORE_RUNNING, END_STATUSES, STATUSES
+from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
-from mopsjobs.web import query_params, svg, view_models
+from mopsjobs.web import day_charts, gantt, gantt_view, query_params, view_models
 from mopsjobs.web.rendering import Renderer, link
-
-LEVEL_PARTS = 240
-"""Parts of the window in the chart of queued and running jobs."""
 
 SHOWN_GROUPS = 15
 """Owners or labels in a table of the charts, at most."""
@@ -38,27 +37,10 @@ class ChartsPage:
         query = query_params.ChartsQuery(request.args.items(multi=True), now)
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
-            until = now.timestamp()
-            counts = statistics.by_status(connection, query.filter)
-            with charts.charted_jobs(connection, query.filter):
-                days = charts.days(connection, since=query.since, until=until)
-                levels = charts.levels(connection, since=query.since, until=until, count=LEVEL_PARTS)
-                undated = charts.count_undated(connection)
-                owners = charts.by_owner(connection, limit=SHOWN_GROUPS + 1)
-                labels = charts.by_label(connection, limit=SHOWN_GROUPS + 1)
             return {
                 "header": self._renderer.site.header_of(connection, freshness),
-                "as_of": view_models.moment(json_time(now), until).at,
-                "levels": _level_chart(levels, until, counts),
-                "undated": undated,
-                "ended": _ended_chart(days),
-                "failures": _failure_chart(days),
-                "queued": _spread_chart(days, "queued"),
-                "ran": _spread_chart(days, "ran"),
-                "days": [_day_row(day) for day in reversed(days)],
-                "owners": _groups(owners, "owner", query),
-                "labels": _groups(labels, "label", query),
-                "pills": _chart_pills(counts, query),
+                "as_of": view_models.moment(json_time(now), now.timestamp()).at,
+                **_view(connection, query, now.timestamp()),
             }
 
         def render(number: int) -> str:
@@ -73,6 +55,85 @@ class ChartsPage:
             )
 
         return self._renderer.site.live_charts.answer(request.full_path, render, max_age=MAX_CHARTS_AGE)
+
+
+def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until: float) -> dict[str, Any]:
+    length = DAY / day_charts.PARTS_PER_DAY[query.days]
+    parts = int((until - query.since) // length) + 1
+    with charts.charted_jobs(connection, query.filter):
+        counts = charts.by_status(connection)
+        days = charts.days(connection, since=query.since, until=until)
+        levels = charts.levels(connection, since=query.since, until=query.since + parts * length, count=parts)
+        drawn = gantt.lay_out(recent.recent_jobs(connection, since=gantt.window(until)[0], until=until), until)
+        undated = charts.count_undated(connection)
+        total = charts.total_usage(connection)
+        owners = charts.by_owner(connection, limit=SHOWN_GROUPS + 1)
+        labels = charts.by_label(connection, limit=SHOWN_GROUPS + 1)
+    ids = recent.job_ids(connection, (bar.job.row for block in drawn.blocks for bar in block.bars))
+    links = _Links(query)
+    now = {
+        "queued": sum(counts.get(name, 0) for name in BEFORE_RUNNING),
+        "running": sum(counts.get(name, 0) for name in ("running", "validating")),
+    }
+    starts = [day.start for day in days]
+    spreads = (("queued", "Queue time"), ("ran", "Run time"))
+    return {
+        "gantt": gantt_view.values(drawn, ids, until, links.recent_jobs),
+        "begin": day_charts.date(query.since),
+        "levels": day_charts.level_chart(levels, starts, links.jobs_at, now),
+        "peaks": [_peak(name, getattr(levels, name), query.since, length, links) for name in ("running", "queued")],
+        "undated": undated,
+        "ended": day_charts.ended_chart(days, links.ended_jobs),
+        "failures": day_charts.failure_chart(days, links.failed_jobs),
+        "spreads": [day_charts.spread_chart(days, which, name, links.ended_jobs) for which, name in spreads],
+        "days": [_day_row(day, links) for day in reversed(days)],
+        "owners": _groups(owners, "owner", query),
+        "labels": _groups(labels, "label", query),
+        "used": _used(total, sum(counts.values())),
+        "owner_costs": _costs(owners, "owner", query),
+        "label_costs": _costs(labels, "label", query),
+        "pills": _chart_pills(counts, query),
+    }
+
+
+class _Links:
+    """The addresses of jobs in the table, of those in the charts."""
+
+    def __init__(self, query: query_params.ChartsQuery) -> None:
+        filters = link(query.params[1:], {})
+        self._begin = f"/jobs{filters}{'&' * (len(filters) > 1)}"
+        self._others = [one for one in query.params[1:] if one[0] != "owner"]
+
+    def ended_jobs(self, since: float, until: float, status: str = "") -> str:
+        """Return the address of the jobs that ended in a window."""
+        chosen = status and f"status={status}&"
+        return f"{self._begin}{chosen}ended_since={_time(since)}&ended_until={_time(until)}"
+
+    def failed_jobs(self, since: float, until: float) -> str:
+        """Return the same for failed jobs."""
+        return self.ended_jobs(since, until, "failed")
+
+    def jobs_at(self, since: float, until: float) -> str:
+        """Return the address of the jobs that were there at some time of a window."""
+        return f"{self._begin}ended_since={_time(since)}&until={_time(until)}"
+
+    def recent_jobs(self, owner: str, since: float, status: str = "") -> str:
+        """Return the address of the jobs of an owner that were there since a time."""
+        return "/jobs" + link(self._others, {"owner": owner, "status": status, "ended_since": _time(since)})
+
+
+def _time(seconds: float) -> str:
+    return json_time(from_timestamp(seconds))
+
+
+def _peak(name: str, peak: charts.Peak, since: float, length: float, links: _Links) -> dict[str, str]:
+    """Return the peak in words, with the address of the jobs of its part of the window."""
+    begin = since + (peak.at - since) // length * length
+    return {
+        "text": f"Peak: {peak.jobs:,} {name}",
+        "at": f"{from_timestamp(peak.at):%Y-%m-%d at %H:%M} UTC",
+        "to": links.jobs_at(begin, begin + length),
+    }
 
 
 def _chart_pills(counts: Mapping[str, int], query: query_params.ChartsQuery) -> list[dict[str, Any]]:
@@ -92,123 +153,77 @@ def _chart_pills(counts: Mapping[str, int], query: query_params.ChartsQuery) -> 
     ]
 
 
-def _groups(groups: list[charts.Group], field: str, query: query_params.ChartsQuery) -> list[dict[str, Any]]:
-    """Return a row for each owner or label, with a link to its charts. A label is added to those of the query."""
-    others = [(name, value) for name, value in query.params if name != field or field == "label"]
+def _groups(groups: Sequence[charts.Group], field: str, query: query_params.ChartsQuery) -> list[dict[str, Any]]:
+    """Return a row for each of the owners or labels with the most jobs: its name leads to its charts."""
+    ordered = sorted(groups, key=lambda group: (-group.jobs, group.name))[: SHOWN_GROUPS + 1]
     return [
         {
-            **_group_row(group),
-            "to": link(list(dict.fromkeys([*others, (field, group.name)])), {}),
+            "name": group.name,
+            "to": _group_link(group, field, query),
+            "counts": [
+                (count, "/jobs" + _group_link(group, field, query, status) if count else None)
+                for count, status in ((group.jobs, ""), (group.active, "active"), (group.failed, "failed"))
+            ],
+            "rate": _percent(group.failure_rate),
         }
-        for group in groups
+        for group in ordered
     ]
 
 
-def _level_chart(levels: Sequence[charts.Level], until: float, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return queued and running jobs over time, and now.
+def _group_link(group: charts.Group, field: str, query: query_params.ChartsQuery, status: str = "") -> str:
+    """Return the query string of the jobs of a group. A label is added to those of the query."""
+    others = [(name, value) for name, value in query.params if name != field or field == "label"]
+    return link(list(dict.fromkeys([*others, (field, group.name)])), {"status": status})
 
-    Args:
-        levels: the peaks in each part of the window.
-        until: the end of the window.
-        counts: the jobs by status, which tell how many are queued and running now.
-    """
-    most = {name: max(getattr(level, name) for level in levels) for name in ("queued", "running")}
-    top = svg.ceiling(max(most.values()))
-    window = (levels[0].start, until)
 
-    def line(name: str) -> str:
-        peaks = [(level.start, getattr(level, name)) for level in levels]
-        return svg.line(svg.steps([*peaks, (until, peaks[-1][1])]), x=window, y_max=top)
-
+def _used(total: statistics.UsageSum, jobs: int) -> dict[str, str | None]:
+    """Return what all jobs used, and how many of them do not tell."""
+    unknown = jobs - total.jobs
     return {
-        "top": int(top),
-        "queued": line("queued"),
-        "running": line("running"),
-        "begin": _day(window[0]),
-        "end": _day(window[1]),
-        "now": {
-            "queued": sum(counts.get(name, 0) for name in ("pending", "submitting", "scheduled")),
-            "running": sum(counts.get(name, 0) for name in ("running", "validating")),
-        },
-        "most": most,
+        "text": f"{usage_text(total._asdict()) or UNKNOWN} ({pluralize(total.jobs, 'job')})" if total.jobs else None,
+        "unknown": f"{pluralize(unknown, 'job')} of {jobs:,}" if unknown else None,
     }
 
 
-def _ended_chart(days: Sequence[charts.Day]) -> dict[str, Any]:
-    """Return the jobs that ended on each day, by status."""
-    top = svg.ceiling(max((sum(day.ended.values()) for day in days), default=0))
-    columns = [
-        [
-            (name, float(day.ended[name]), f"{_day(day.start)}: {day.ended[name]} {name}")
-            for name in END_STATUSES
-            if name in day.ended
-        ]
-        for day in days
+def _costs(groups: Sequence[charts.Group], field: str, query: query_params.ChartsQuery) -> list[dict[str, Any]]:
+    """Return a row for each of the owners or labels that used the most processor time, with a bar."""
+    known = [group for group in groups if group.measured]
+    ordered = sorted(known, key=lambda group: (-(group.cpu_seconds or 0.0), group.name))[: SHOWN_GROUPS + 1]
+    most = max((group.cpu_seconds or 0.0 for group in ordered), default=0.0) or 1.0
+    return [
+        {
+            "name": group.name,
+            "to": "/jobs" + _group_link(group, field, query),
+            "share": round(100 * (group.cpu_seconds or 0.0) / most, 1),
+            "texts": [
+                duration_text(group.cpu_seconds) or UNKNOWN,
+                duration_text(group.task_seconds) or UNKNOWN,
+                duration_text(group.held_core_seconds) or UNKNOWN,
+                UNKNOWN if group.cpu_efficiency is None else f"{100 * group.cpu_efficiency:.0f} %",
+                memory_text(group.max_rss_bytes) or UNKNOWN,
+                f"{group.measured:,}",
+                f"{group.jobs - group.measured:,}",
+            ],
+        }
+        for group in ordered
     ]
-    return {
-        "top": int(top),
-        "bars": svg.stacked(columns, y_max=top),
-        "begin": _day(days[0].start),
-        "end": _day(days[-1].start),
-    }
 
 
-def _failure_chart(days: Sequence[charts.Day]) -> dict[str, Any] | None:
-    """Return the failure rate per day; None if no job ended, except by `cancel`."""
-    rates = [(day.start, day.failure_rate * 100) for day in days if day.failure_rate is not None]
-    if not rates:
-        return None
-    top = min(100.0, svg.ceiling(max(rate for _, rate in rates)))
-    window = (days[0].start, days[-1].start)
-    return {
-        "top": f"{top:g} %",
-        "points": svg.line(rates, x=window, y_max=top),
-        "begin": _day(window[0]),
-        "end": _day(window[1]),
-    }
-
-
-def _spread_chart(days: Sequence[charts.Day], which: str) -> dict[str, Any] | None:
-    """Return median and 90th percentile per day, of `queued` or `ran`; None if no job has that time."""
-    spreads = [(day.start, getattr(day, which)) for day in days if getattr(day, which).jobs]
-    if not spreads:
-        return None
-    top = max(spread.p90 for _, spread in spreads)
-    window = (days[0].start, days[-1].start)
-    return {
-        "top": human_duration(top),
-        "median": svg.line([(at, spread.median) for at, spread in spreads], x=window, y_max=top),
-        "p90": svg.line([(at, spread.p90) for at, spread in spreads], x=window, y_max=top),
-        "begin": _day(window[0]),
-        "end": _day(window[1]),
-    }
-
-
-def _day_row(day: charts.Day) -> dict[str, Any]:
+def _day_row(day: charts.Day, links: _Links) -> dict[str, Any]:
     """Return a row of the table per day."""
     times = [value for spread in (day.queued, day.ran) for value in (spread.median, spread.p90)]
+    window = (day.start, day.start + DAY)
     return {
-        "day": _day(day.start),
-        "ended": [day.ended.get(name, 0) for name in END_STATUSES],
+        "day": day_charts.date(day.start),
+        "to": links.ended_jobs(*window) if day.ended else None,
+        "ended": [
+            (day.ended.get(name, 0), links.ended_jobs(*window, name) if day.ended.get(name) else None)
+            for name in END_STATUSES
+        ],
         "rate": _percent(day.failure_rate),
-        "times": [duration_text(value) or "" for value in times],
-    }
-
-
-def _group_row(group: charts.Group) -> dict[str, Any]:
-    """Return a row of the table per owner or label."""
-    return {
-        "name": group.name,
-        "jobs": group.jobs,
-        "active": group.active,
-        "failed": group.failed,
-        "rate": _percent(group.failure_rate),
+        "times": ["" if value is None else human_duration(value) for value in times],
     }
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share * 100:.1f} %"
-
-
-def _day(seconds: float) -> str:
-    return f"{from_timestamp(seconds):%Y-%m-%d}"

@@ -25,6 +25,7 @@ from mopsjobs.cache.queries.families import Family
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import from_timestamp, human_duration, json_timestamp, parse_time, whole_seconds
 from mopsjobs.web import svg
+from mopsjobs.web.axes import TICKS, count_scale, time_texts
 from mopsjobs.web.map_view import FAILED_STATUSES, tasks_link
 from mopsjobs.web.view_models import Bar, Job, Status, job_path, moment, status
 
@@ -230,7 +231,7 @@ def timeline(job: Job, now: float) -> dict[str, Any]:
         if began is not None and end is not None:
             parts.append(_timeline_part(names, end - began))
     known = [row["at"] for row in rows if row["at"] is not None]
-    return {"bars": svg.spans(parts, height=24.0), "rows": rows, "begin": known[0] if known else UNKNOWN}
+    return {"bars": svg.spans(parts), "rows": rows, "begin": known[0] if known else UNKNOWN}
 
 
 def _timeline_part(names: Sequence[Status], seconds: float) -> tuple[str, float, str]:
@@ -248,8 +249,12 @@ def progress_chart(points: Sequence[tuple[float, int, int]], ended_at: object) -
     if len(shares) < 2 or shares[-1][0] <= shares[0][0]:
         return None
     window = (shares[0][0], shares[-1][0])
+    scale = count_scale("Tasks done, per cent", 100.0, unit=" %")
     return {
-        "points": svg.line(svg.steps(shares), x=window, y_max=100.0),
+        "x": time_texts(*window),
+        "y": scale.texts,
+        "grid": svg.grid(scale.steps, TICKS - 1),
+        "line": svg.line(svg.steps(shares), x=window, y_max=scale.top),
         "begin": _clock(window[0]),
         "end": _clock(window[1]),
         "last": int(shares[-1][1]),

@@ -100,8 +100,12 @@ def tasks_link(job_id: str, conditions: Sequence[str] = (), **others: str) -> st
 def _values(drawn: DrawnMap, job_id: str) -> dict[str, Any]:
     heat_map, axes = drawn.heat_map, drawn.axes
     failed_link = tasks_link(job_id, status=FAILED_STATUSES)
+    x = _axis(axes.x, heat_map.x, is_up=False)
+    y = _axis(axes.y, heat_map.y, is_up=True) or _rows_without_axis(heat_map)
+    names = " and ".join(axis["name"] for axis in (x, y) if axis is not None)
     in_regions = sum(region.failed for region in heat_map.regions)
     return {
+        "words": f"Tasks{' by ' * bool(names)}{names}; the counts are in the table below",
         "width": heat_map.width,
         "height": heat_map.height,
         "paths": [(CLASSES[kind], kind, data) for kind, data in heat_map.paths if kind in CLASSES],
@@ -122,8 +126,8 @@ def _values(drawn: DrawnMap, job_id: str) -> dict[str, Any]:
         ],
         "failed_link": failed_link,
         "others": heat_map.counts.get(FAILED, 0) - in_regions,
-        "x": _axis(axes.x, heat_map.x, is_up=False),
-        "y": _axis(axes.y, heat_map.y, is_up=True) or _rows_without_axis(heat_map),
+        "x": x,
+        "y": y,
         "counts": [(CLASSES.get(kind, "pending"), kind, count) for kind, count in heat_map.counts.items()],
         "size": "low" if heat_map.height <= 3 else "middle" if heat_map.height <= 12 else "high",
         "choices": drawn.varying[:MAX_CHOICES] if len(drawn.varying) > 1 else [],

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.app.replicates import mean, quantile
-from mopsjobs.web.axes import Axis, tick_texts
+from mopsjobs.web.axes import Axis, AxisTexts, tick_texts
 
 WIDTH = 720
 HEIGHT = 320
@@ -36,26 +36,28 @@ class Group(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """The drawing: data of paths, the texts of the axes, and the statistics as they are drawn."""
+    """The drawing: data of paths, the axes, and the statistics as they are drawn."""
 
     dots: str
     mean: str
     band: str
     is_line: bool
     """Whether values in between make sense: means and bands are then joined."""
-    x_ticks: list[str]
-    y_ticks: list[str]
-    """From the top."""
+    x: AxisTexts
+    y: AxisTexts
     groups: list[Group]
     drawn: int
     tasks: int
     """Tasks that have the scalar."""
 
 
-def draw(axis: Axis, sets: Sequence[Mapping[str, Any]], set_of: Sequence[int], values: Sequence[float]) -> Plot | None:
+def draw(
+    name: str, axis: Axis, sets: Sequence[Mapping[str, Any]], set_of: Sequence[int], values: Sequence[float]
+) -> Plot | None:
     """Return the plot of a scalar; None if no task has it.
 
     Args:
+        name: the scalar.
         axis: the parameter, over the sets.
         sets: the parameters of each set.
         set_of: for each task, the place of its set.
@@ -73,13 +75,14 @@ def draw(axis: Axis, sets: Sequence[Mapping[str, Any]], set_of: Sequence[int], v
     groups, centres = _group(axis, positions, places, points)
     across = [x.at(centre) for centre in centres]
     band = _band if axis.is_ordered and len(groups) > 1 else _bars
+    texts = x.ticks() if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
     return Plot(
         dots="".join(f"M{left} {top}h0" for left, top in shown),
         mean=_means(across, [y.at(one.mean) for one in groups], is_line=band is _band),
         band=band(across, [y.at(one.low) for one in groups], [y.at(one.high) for one in groups]),
         is_line=band is _band,
-        x_ticks=x.ticks() if axis.is_ordered else [axis.label(place) for place in range(axis.size)],
-        y_ticks=y.ticks()[::-1],
+        x=AxisTexts(axis.name, texts, each=band is not _band and len(texts) == len(groups)),
+        y=AxisTexts(name, y.ticks()[::-1]),
         groups=groups,
         drawn=len(shown),
         tasks=len(points),

@@ -13,6 +13,7 @@ from mopsjobs.cache.queries.charts import window_start
 from mopsjobs.cache.queries.task_filters import as_number, check_count, parse_condition
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.times import parse_when
 
 MAX_LIMIT = 1000
 """Jobs or events in one response of the API, at most. Active jobs come on top of that."""
@@ -108,6 +109,8 @@ API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": _number(MAX_LIM
 PAGE_FILTERS = {
     "q": Parameter(),
     "days": _days(None),
+    "ended_since": Parameter(),
+    "ended_until": Parameter(),
     "study": Parameter(),
     "error": Parameter(),
     "param": Parameter(()),
@@ -240,8 +243,12 @@ class JobsPageQuery:
         check_count(values["param"])
         job_filter.params = tuple(_parameter(text) for text in values["param"])
         job_filter.is_open = values["open"]
-        if values["days"]:
-            job_filter.ended_since = window_start(values["days"], now.timestamp())
+        begins = [window_start(values["days"], now.timestamp())] if values["days"] else []
+        if values["ended_since"]:
+            begins.append(parse_when(values["ended_since"], now).timestamp())
+        job_filter.ended_since = max(begins, default=None)
+        if values["ended_until"]:
+            job_filter.ended_until = parse_when(values["ended_until"], now).timestamp()
         return job_filter
 
 

@@ -113,7 +113,7 @@ def _plot(results: Results | None, job_id: str, query: Mapping[str, Any]) -> dic
     x, y = choose("parameter", x, parameters), choose("value", y, scalars)
     if x is None or y is None:
         return empty | {"parameters": parameters, "scalars": scalars}
-    plot = plots.draw(Axis(x, results.sets), results.sets, results.set_of, results.scalars[y])
+    plot = plots.draw(y, Axis(x, results.sets), results.sets, results.set_of, results.scalars[y])
     others = {name: value for name, value in query.items() if value not in (None, "")} | {"x": x}
     links = [
         (name, f"{job_path(job_id)}/results?{urlencode(others | {'y': name})}") for name in scalars[:SHOWN_SCALARS]

@@ -28,6 +28,8 @@ FILTERS = (
     "until",
     "hours",
     "days",
+    "ended_since",
+    "ended_until",
 )
 """Parameters with a value that can be written in the box, as `name:value`."""
 

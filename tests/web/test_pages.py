@@ -364,9 +364,9 @@ def test_progress_over_time_and_events_come_from_the_events(cli: Cli, jobs: JobR
         cli.ok("progress", "a", f"{done}/4", "-q")
     cli.ok("sync", "-q")
     page = Web(cli, capsys).ok("/jobs/a")
-    points = re.findall(r'<polyline points="([^"]+)"', page)[0].split()
-    assert points[0] == "0.0,160.0"
-    assert points[-1] == "720.0,40.0"
+    points = re.findall(r'<path d="M([^"]+)" class="line running"', page)[0].split("L")
+    assert points[0] == "0.0 160.0"
+    assert points[-1] == "720.0 40.0"
     assert page.rindex("3/4 tasks") > page.rindex("2/4 tasks")
 
 
@@ -438,6 +438,7 @@ def test_pills_of_the_charts_count_what_ended_in_the_window(web: Web, cli: Cli, 
         assert pills["failed"][1] == expected
         for link, count in pills.values():
             assert len(web.ids(link.replace("&amp;", "&"))) == count
+        page = re.sub(r"</?a[^>]*>", "", page)
         rows = re.findall(r'<tr><th scope="row">\d{4}-\d\d-\d\d</th>(?:<td>\d+</td>){2}<td>(\d+)</td>', page)
         assert sum(map(int, rows)) == expected
 
@@ -447,14 +448,19 @@ def test_groups_of_the_charts_lead_to_what_they_count(web: Web, cli: Cli, remote
     add(remote.jobs, "both", "failed", labels={"exp": "7", "team": "epi"})
     cli.ok("sync", "-q")
     page = web.ok("/charts?label=team%3Depi")
-    assert '<a href="?days=30&amp;label=team%3Depi&amp;label=exp%3D7">exp=7</a></th><td>1</td>' in page
+    query = "?days=30&amp;label=team%3Depi&amp;label=exp%3D7"
+    assert f'<a href="{query}">exp=7</a></th><td><a href="/jobs{query}">1</a></td>' in page
     assert {("label", "team=epi"), ("days", "30")} <= set(_Form(page).fields)
 
 
 def test_the_chart_says_how_many_run_and_the_peak(web: Web) -> None:
-    """The count of now is that of the pills; the peak is the largest in the window."""
-    assert "1 running, peak 1" in web.ok("/charts")
-    assert "1 queued, peak 1" in web.ok("/charts")
+    """The count of now is that of the pills; the peak is the largest in the window, and leads to its jobs."""
+    page = web.ok("/charts")
+    for name, at in (("running", "12:00"), ("queued", "13:00")):
+        assert f"1 {name} now" in page
+        [(to, found)] = re.findall(rf'<a href="([^"]+)">Peak: 1 {name}</a> on ([^.]+)\.', page)
+        assert found == f"{START:%Y-%m-%d} at {at} UTC"
+        assert set(web.ids(unescape(to))) == set(web.ids("/jobs"))
 
 
 def test_jobs_without_times_are_not_drawn_but_counted(web: Web, cli: Cli, remote: Remote) -> None:
@@ -462,15 +468,15 @@ def test_jobs_without_times_are_not_drawn_but_counted(web: Web, cli: Cli, remote
     remote.put(key("theirs"), foreign("theirs", "running"))
     cli.ok("sync", "-q")
     page = web.ok("/charts")
-    assert "2 running, peak 1" in page
+    assert "2 running now" in page
+    assert "Peak: 1 running" in page
     assert "Not drawn: 1 job whose first task started at an unknown time." in page
 
 
 def test_the_first_day_is_seen_in_the_charts(web: Web) -> None:
-    """A single day is a line that has a length, though there is nothing yet to draw it to."""
-    lines = [line.split() for line in re.findall(r'<polyline points="([^"]+)"', web.ok("/charts"))]
-    assert len(lines) == 7  # queued, running, the failure rate, two percentiles of queue and run time
-    assert all(len(line) > 1 and line[0] != line[-1] for line in lines)
+    """A single day is a dot, though there is nothing yet to draw a line to."""
+    marks = re.findall(r'<path d="(M[^"]+h0)" class="mark (?!peak)', web.ok("/charts"))
+    assert len(marks) == 5  # the failure rate, two percentiles of queue and run time
 
 
 # --- whom it answers, and with what ----------------------------------------------------------------------------------

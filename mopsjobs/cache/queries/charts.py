@@ -9,12 +9,15 @@ import contextlib
 import sqlite3
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count as count_from
+from itertools import pairwise, repeat
+from operator import sub
 from typing import NamedTuple
 
 from mopsjobs.cache.queries.filters import Filter, where_clauses
-from mopsjobs.cache.queries.statistics import Spread, spread_of
+from mopsjobs.cache.queries.statistics import USAGE_SUMS, Spread, UsageSum, spread_of
+from mopsjobs.registry.usage import ShardUsage
 
 DAY = 86400
 
@@ -25,6 +28,21 @@ class Level(NamedTuple):
     start: float
     queued: int
     running: int
+
+
+class Peak(NamedTuple):
+    """The largest number of jobs at the same time, and the first moment at which there were as many."""
+
+    jobs: int
+    at: float
+
+
+class Levels(NamedTuple):
+    """Queued and running jobs over a window."""
+
+    parts: list[Level]
+    queued: Peak
+    running: Peak
 
 
 class Day(NamedTuple):
@@ -50,13 +68,20 @@ class Day(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The jobs of an owner, or with a label."""
+    """The jobs of an owner, or with a label, and what they used."""
 
     name: str
     jobs: int
     active: int
     failed: int
     cancelled: int
+    measured: int
+    """Jobs whose records tell what they used. The sums are of these; a number is None if none of them has it."""
+    cpu_seconds: float | None
+    task_seconds: float | None
+    held_core_seconds: float | None
+    cpu_efficiency: float | None
+    max_rss_bytes: int | None
 
     @property
     def failure_rate(self) -> float | None:
@@ -75,66 +100,93 @@ def window_start(days: int, now: float) -> float:
 
 @contextlib.contextmanager
 def charted_jobs(connection: sqlite3.Connection, job_filter: Filter) -> Iterator[None]:
-    """Collect the times of the jobs that pass a filter in a temporary table of this connection, for the block.
+    """Collect times and usage of the jobs that pass a filter in temporary tables of this connection, for the block.
 
-    All figures below are of these jobs. They come from an index with all columns, so that no row with its record is
+    All figures below are of these jobs. They come from indexes with all columns, so that no row with its record is
     read, unless labels are filtered.
     """
     index = "" if job_filter.labels else "INDEXED BY idx_job_created_ts"
     [(condition, values)] = where_clauses(connection, job_filter)
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute(
-        "CREATE TEMP TABLE charted (id INTEGER PRIMARY KEY, status TEXT, is_active INTEGER, owner TEXT,"
-        " created_ts REAL, started_ts REAL, ended_ts REAL, has_history INTEGER)"
-    )
+    numbers = ", ".join(ShardUsage._fields)
+    found = ", ".join(f"json_extract(usage, '$.{name}')" for name in ShardUsage._fields)
+    times = "status, is_active, owner, created_ts, started_ts, ended_ts, has_history"
     try:
-        columns = "rowid, status, is_active, owner, created_ts, started_ts, ended_ts, has_history"
+        connection.execute(f"CREATE TEMP TABLE timed (id INTEGER PRIMARY KEY, {times})")
         connection.execute(
-            f"INSERT INTO charted SELECT {columns} FROM main.job {index} WHERE {condition}",  # noqa: S608 - constant names
+            f"INSERT INTO timed SELECT rowid, {times} FROM main.job {index} WHERE {condition}",  # noqa: S608 - constant names
             values,
+        )
+        connection.execute("CREATE TEMP TABLE used (id INTEGER PRIMARY KEY, usage)")
+        connection.execute(
+            "INSERT INTO used SELECT timed.id, usage FROM main.job INDEXED BY idx_job_usage"
+            " CROSS JOIN timed ON timed.id = job.rowid WHERE usage IS NOT NULL ORDER BY timed.id"
+        )
+        # One table of both, since the figures by owner and label would join each job again.
+        connection.execute(f"CREATE TEMP TABLE charted (id INTEGER PRIMARY KEY, {times}, {numbers}, is_measured)")
+        connection.execute(
+            f"INSERT INTO charted SELECT timed.*, {found}, iif(usage IS NULL, NULL, 1)"  # noqa: S608 - constant names
+            " FROM timed LEFT JOIN used USING (id)"
         )
         yield
     finally:
-        connection.execute("DROP TABLE temp.charted")
+        for table in ("timed", "used", "charted"):
+            connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
 
-def levels(connection: sqlite3.Connection, *, since: float, until: float, count: int) -> list[Level]:
-    """Return the peaks of queued and of running jobs in each of `count` equal parts of a window.
+def levels(connection: sqlite3.Connection, *, since: float, until: float, count: int) -> Levels:
+    """Return the peaks of queued and of running jobs in each of `count` equal parts of a window, and in all of it.
 
     A job is queued from its registration until its first task ran, or until it ended without that, and then runs until
     its end. Jobs whose first task ran at an unknown time are left out: see `count_undated`.
     """
-    created, left_queue, started, ended = [], [], [], []
-    sql = "SELECT created_ts, started_ts, ended_ts FROM charted WHERE created_ts <= ? AND has_history = 1"
-    for begin, start, end in connection.execute(sql, (until,)):
-        created.append(begin)
-        # The clock of one writer may be behind that of another, so no time counts as earlier than the one before.
-        if start is not None:
-            first_task = max(start, begin)
-            left_queue.append(first_task)
+    # The clock of one writer may be behind that of another, so no time counts as earlier than the one before.
+    rows = connection.execute(
+        "SELECT created_ts, max(started_ts, created_ts), max(ended_ts, created_ts, coalesce(started_ts, created_ts))"
+        " FROM charted WHERE created_ts <= ? AND has_history = 1",
+        (until,),
+    )
+    created: list[float] = []
+    started: list[float] = []
+    ended: list[float] = []
+    ended_in_queue: list[float] = []
+    for registered, first_task, end in rows:
+        created.append(registered)
+        if first_task is not None:
             started.append(first_task)
-            if end is not None:
-                ended.append(max(end, first_task))
-        elif end is not None:
-            left_queue.append(max(end, begin))
+        if end is not None:
+            (ended_in_queue if first_task is None else ended).append(end)
     edges = [since + (until - since) * number / count for number in range(count + 1)]
-    peaks = zip(_peaks(created, left_queue, edges), _peaks(started, ended, edges), strict=True)
-    return [Level(edge, *peak) for edge, peak in zip(edges, peaks, strict=False)]
+    running = peaks(started, ended, edges)
+    queued = peaks(created, started + ended_in_queue, edges)
+    parts = [Level(edge, *both) for edge, *both in zip(edges, queued[0], running[0], strict=False)]
+    return Levels(parts, queued[1], running[1])
 
 
-def _peaks(begins: list[float], ends: list[float], edges: list[float]) -> list[int]:
-    """Return, for each part between two edges, how many intervals overlap at most. No interval includes its end."""
+def peaks(begins: list[float], ends: list[float], edges: Sequence[float]) -> tuple[list[int], Peak]:
+    """Return, for each part between two edges, how many intervals overlap at most, and the peak of all parts.
+
+    No interval includes its end. The lists are sorted in place.
+    """
     begins.sort()
     ends.sort()
-    peaks = []
-    for left, right in pairwise(edges):
-        first, last = bisect_right(begins, left), bisect_right(begins, right)
-        at_left = first - bisect_right(ends, left)
-        after_begins = (
-            number - bisect_right(ends, begin) for number, begin in enumerate(begins[first:last], first + 1)
-        )
-        peaks.append(max(at_left, max(after_begins, default=0)))
-    return peaks
+    after_begin = list(map(sub, count_from(1), map(bisect_right, repeat(ends), begins)))
+    places = [bisect_right(begins, edge) for edge in edges]
+    parts = [
+        max(first - bisect_right(ends, left), max(after_begin[first:last], default=0))
+        for left, (first, last) in zip(edges, pairwise(places), strict=False)
+    ]
+    most = max(parts)
+    part = parts.index(most)
+    first = places[part]
+    # Only in the first part may as many overlap at the left edge already: a part has its right edge too.
+    is_at_edge = first - bisect_right(ends, edges[part]) == most
+    return parts, Peak(most, edges[part] if is_at_edge else begins[after_begin.index(most, first)])
+
+
+def by_status(connection: sqlite3.Connection) -> dict[str, int]:
+    """Count the jobs per status."""
+    return dict(connection.execute("SELECT status, count(*) FROM charted GROUP BY status").fetchall())
 
 
 def count_undated(connection: sqlite3.Connection) -> int:
@@ -149,32 +201,49 @@ def days(connection: sqlite3.Connection, *, since: float, until: float) -> list[
     queued: dict[int, list[float]] = defaultdict(list)
     ran: dict[int, list[float]] = defaultdict(list)
     rows = connection.execute(
-        "SELECT status, created_ts, started_ts, ended_ts FROM charted WHERE ended_ts >= ? AND ended_ts < ?",
-        (first * DAY, (last + 1) * DAY),
+        "SELECT CAST(ended_ts / ? AS INTEGER), status, max(started_ts - created_ts, 0.0),"
+        " max(ended_ts - started_ts, 0.0) FROM charted WHERE ended_ts >= ? AND ended_ts < ?",
+        (DAY, first * DAY, (last + 1) * DAY),
     )
-    for status, created, started, end in rows:
-        day = int(end // DAY)
+    for day, status, waited, took in rows:
         ended[day][status] += 1
-        if started is not None:
-            queued[day].append(max(started - created, 0.0))
-            ran[day].append(max(end - started, 0.0))
+        if waited is not None:
+            queued[day].append(waited)
+            ran[day].append(took)
     return [Day(day * DAY, ended[day], spread_of(queued[day]), spread_of(ran[day])) for day in range(first, last + 1)]
 
 
-_COUNTS = "count(*) AS jobs, sum(is_active), sum(status = 'failed'), sum(status = 'cancelled')"
+def total_usage(connection: sqlite3.Connection) -> UsageSum:
+    """Return what all jobs used, as far as their records tell."""
+    sql = f"SELECT NULL, count(*), {USAGE_SUMS} FROM charted WHERE is_measured"  # noqa: S608 - constant names
+    return UsageSum(*connection.execute(sql).fetchone())
+
+
+_SUMS = (
+    "count(*) AS jobs, sum(is_active), sum(status = 'failed'), sum(status = 'cancelled'),"
+    f" count(is_measured) AS measured, {USAGE_SUMS}"
+)
 
 
 def by_owner(connection: sqlite3.Connection, *, limit: int) -> list[Group]:
-    """Return the owners with the most jobs. Jobs without an owner are under the empty name."""
-    sql = f"SELECT coalesce(owner, '') AS name, {_COUNTS} FROM charted GROUP BY name ORDER BY jobs DESC, name LIMIT ?"  # noqa: S608
-    return [Group(*row) for row in connection.execute(sql, (limit,))]
+    """Return the owners with the most jobs, and those that used the most. Jobs without an owner have the empty name."""
+    owners = f"SELECT coalesce(owner, '') AS name, {_SUMS} FROM charted GROUP BY name"  # noqa: S608
+    return _top_groups(connection, owners, limit)
 
 
 def by_label(connection: sqlite3.Connection, *, limit: int) -> list[Group]:
-    """Return the labels, `key=value`, with the most jobs."""
-    sql = (
-        f"SELECT label || '=' || value, {_COUNTS} FROM job_label"  # noqa: S608 - constant names
+    """Return the labels, `key=value`, with the most jobs, and those whose jobs used the most."""
+    labels = (
+        f"SELECT label || '=' || value AS name, {_SUMS} FROM job_label"  # noqa: S608 - constant names
         " CROSS JOIN (SELECT rowid AS id, job_id FROM job) USING (job_id) CROSS JOIN charted USING (id)"
-        " GROUP BY label, value ORDER BY jobs DESC, label, value LIMIT ?"
+        " GROUP BY label, value"
     )
-    return [Group(*row) for row in connection.execute(sql, (limit,))]
+    return _top_groups(connection, labels, limit)
+
+
+def _top_groups(connection: sqlite3.Connection, select: str, limit: int) -> list[Group]:
+    """Return the first groups of a SELECT by their jobs, and the first ones by what they used."""
+    orders = ("jobs DESC, name", "measured > 0 DESC, cpu DESC, name")
+    tops = (f"SELECT * FROM (SELECT * FROM sums ORDER BY {order} LIMIT ?)" for order in orders)  # noqa: S608
+    sql = f"WITH sums AS MATERIALIZED ({select}) {' UNION '.join(tops)}"
+    return [Group(*row) for row in connection.execute(sql, (limit, limit))]

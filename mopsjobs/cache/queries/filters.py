@@ -78,8 +78,9 @@ class Filter:
     """Conditions on jobs. Every condition that is set must hold; within a condition, any of its values will do."""
 
     __slots__ = (
-        "ended_since", "error", "finds_all", "found", "is_open", "keeps_active", "labels", "match", "name", "namespace",
-        "owner", "params", "phase", "silent_since", "since", "skips_resumed", "statuses", "study", "text", "until",
+        "ended_since", "ended_until", "error", "finds_all", "found", "is_open", "keeps_active", "labels", "match",
+        "name", "namespace", "owner", "params", "phase", "silent_since", "since", "skips_resumed", "statuses", "study",
+        "text", "until",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - one argument a condition, all by name
@@ -127,6 +128,8 @@ class Filter:
         self.silent_since = silent_since
         self.ended_since = ended_since
         self.text = text
+        self.ended_until: float | None = None
+        """Ended before this time. Then no active job passes `ended_since`."""
         self.study: str | None = None
         """Of this study, or of one of these, separated by commas."""
         self.error: str | None = None
@@ -207,14 +210,17 @@ class Filter:
             add(*_is_one_of("owner", self.owner))
         if self.silent_since is not None:
             add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
-        if self.ended_since is not None:
-            add("(is_active = 1 OR ended_ts >= ?)", self.ended_since)
         for condition, parameters in self._page_conditions():
             add(condition, *parameters)
         return " AND ".join(conditions) or "true", values
 
     def _page_conditions(self) -> Iterator[Condition]:
-        """Yield the conditions that only the page of jobs has."""
+        """Yield the conditions that only pages have."""
+        if self.ended_since is not None:
+            # With an end, the window is a part of the index of ended jobs.
+            yield f"({'is_active = 1 OR ' * (self.ended_until is None)}ended_ts >= ?)", [self.ended_since]
+        if self.ended_until is not None:
+            yield "is_active = 0 AND ended_ts < ?", [self.ended_until]
         if self.study is not None:
             condition, *values = _is_one_of("study", self.study)
             yield condition, list(values)

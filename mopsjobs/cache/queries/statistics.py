@@ -148,6 +148,13 @@ class UsageSum(NamedTuple):
 USAGE_GROUPS = {"owner": "nullif(owner, '')", "day": "date(created_ts, 'unixepoch')"}
 """By what usage is summed, besides labels."""
 
+USAGE_SUMS = (
+    "sum(cpu_seconds) AS cpu, sum(task_seconds), sum(held_core_seconds),"
+    " min(1.0, 1.0 * sum(cpu_seconds) / nullif(sum(iif(cpu_seconds IS NULL, NULL, held_core_seconds)), 0)),"
+    " max(max_rss_bytes)"
+)
+"""The usage of some jobs, from columns with that of each; see `UsageSum`."""
+
 LABEL_GROUP = "label:"
 
 DAYS = 30
@@ -278,9 +285,7 @@ def usage(connection: sqlite3.Connection, job_filter: Filter, by: str | None = N
         values = [*values, label]
     columns = ", ".join(f"json_extract(usage, '$.{name}') AS {name}" for name in ShardUsage._fields)
     rows = connection.execute(
-        "SELECT grp, count(*), sum(cpu_seconds), sum(task_seconds), sum(held_core_seconds),"  # noqa: S608
-        " min(1.0, sum(cpu_seconds) / nullif(sum(iif(cpu_seconds IS NULL, NULL, held_core_seconds)), 0)),"
-        f" max(max_rss_bytes) FROM (SELECT grp, {columns} FROM ({sql}))"
+        f"SELECT grp, count(*), {USAGE_SUMS} FROM (SELECT grp, {columns} FROM ({sql}))"  # noqa: S608
         " GROUP BY grp ORDER BY sum(cpu_seconds) DESC, sum(held_core_seconds) DESC, grp",
         values,
     )

@@ -14,7 +14,7 @@ from mopsjobs.web.plots import MAX_DOTS, LinePlot, Plot, Series, draw, draw_mean
 def _draw(values: dict[Any, list[float]]) -> Plot | None:
     sets = [{"x": value} for value in values]
     set_of = array("L", [place for place, value in enumerate(values) for _ in values[value]])
-    return draw(Axis("x", sets), sets, set_of, array("d", [one for some in values.values() for one in some]))
+    return draw("y", Axis("x", sets), sets, set_of, array("d", [one for some in values.values() for one in some]))
 
 
 def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
@@ -26,7 +26,7 @@ def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
     assert plot.dots == "M8 312h0M8 236h0M8 160h0M712 8h0"
     assert plot.mean == "M8.0 236.0L712.0 8.0"
     assert plot.band.startswith("M8.0 ")
-    assert (plot.x_ticks, plot.y_ticks) == (["0", "2.5", "5", "7.5", "10"], ["5", "4", "3", "2", "1"])
+    assert (plot.x, plot.y) == (("x", ["0", "2.5", "5", "7.5", "10"], False), ("y", ["5", "4", "3", "2", "1"], False))
 
 
 def test_categories_are_not_joined() -> None:
@@ -35,7 +35,7 @@ def test_categories_are_not_joined() -> None:
     assert plot is not None
     assert not plot.is_line
     assert plot.mean.count("M") == plot.band.count("M") == 2
-    assert plot.x_ticks == ["a", "b"]
+    assert plot.x == ("x", ["a", "b"], True)
     assert plot.dots == "M184 312h0M184 160h0M536 8h0", "each in the middle of its place"
 
 
@@ -44,7 +44,7 @@ def test_equal_values_are_drawn_in_the_middle() -> None:
     plot = _draw({1: [3.0, 3.0]})
     assert plot is not None
     assert plot.dots == "M360 160h0"
-    assert (plot.x_ticks, plot.y_ticks) == (["1"], ["3"])
+    assert (plot.x, plot.y) == (("x", ["1"], True), ("y", ["3"], False))
 
 
 def test_a_scalar_that_no_task_has_is_not_drawn() -> None:

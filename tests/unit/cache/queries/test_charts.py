@@ -21,7 +21,7 @@ MINUTE = 60
 
 
 class Times(NamedTuple):
-    """A job as the charts see it."""
+    """A job as the charts of times see it."""
 
     created: float
     started: float | None = None
@@ -52,8 +52,10 @@ def levels(
     )
     with charts.charted_jobs(cache, Filter(ended_since=since)):
         found = charts.levels(cache, since=since, until=until, count=count)
-        assert [level.start for level in found] == [since + (until - since) * part / count for part in range(count)]
-        return [(level.queued, level.running) for level in found], charts.count_undated(cache)
+        assert [level.start for level in found.parts] == [
+            since + (until - since) * part / count for part in range(count)
+        ]
+        return [(level.queued, level.running) for level in found.parts], charts.count_undated(cache)
 
 
 def test_a_short_job_between_two_points_is_a_peak(cache: sqlite3.Connection) -> None:
@@ -114,6 +116,20 @@ JOBS = st.lists(
     ),
     max_size=30,
 )
+
+
+@given(spans=st.lists(st.tuples(MOMENTS, MOMENTS).map(sorted), max_size=20), count=st.integers(1, 8))
+@settings(max_examples=200)
+def test_a_peak_tells_the_first_moment_of_the_most(spans: list[list[int]], count: int) -> None:
+    """As many overlap then as the highest part says, and fewer before it in the window."""
+    begins, ends = [float(begin) for begin, _ in spans], [float(end) for _, end in spans]
+    parts, peak = charts.peaks(begins, ends, [10.0 + 5 * number for number in range(count + 1)])
+
+    def overlapping(moment: float) -> int:
+        return sum(begin <= moment < end for begin, end in spans)
+
+    assert peak.jobs == max(parts) == overlapping(peak.at)
+    assert all(overlapping(moment) < peak.jobs for moment in range(10, int(peak.at)))
 
 
 @given(jobs=JOBS, since=st.integers(0, 40), length=st.integers(1, 20), count=st.integers(1, 8))

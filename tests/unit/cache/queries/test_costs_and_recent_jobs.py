@@ -1,0 +1,136 @@
+"""What jobs used by owner and label, and the jobs of the last hours, against plain Python over the same jobs."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from mopsjobs.cache.database import open_to_write
+from mopsjobs.cache.queries import charts, recent
+from mopsjobs.cache.queries.filters import Filter
+
+FIELDS = ("cpu_seconds", "task_seconds", "held_core_seconds", "max_rss_bytes")
+
+NUMBERS = st.none() | st.integers(1, 100)
+
+
+class Used(NamedTuple):
+    """A job with an owner, the value of a label, its times, and what it used."""
+
+    owner: str | None
+    label: str | None
+    created: int
+    started: int | None
+    ended: int | None
+    usage: tuple[int | None, ...] | None
+
+
+JOBS = st.lists(
+    st.builds(
+        Used,
+        owner=st.sampled_from([None, "ada", "grace"]),
+        label=st.sampled_from([None, "a", "b"]),
+        created=st.integers(0, 60),
+        started=st.none() | st.integers(0, 60),
+        ended=st.none() | st.integers(0, 60),
+        usage=st.none() | st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    ),
+    max_size=20,
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    path: Path = tmp_path_factory.mktemp("charts") / "cache.db"
+    with closing(open_to_write(str(path), "memory://")) as connection:
+        yield connection
+
+
+def fill(cache: sqlite3.Connection, jobs: Sequence[Used]) -> None:
+    """Put the jobs into the cache, in place of those that it had."""
+    cache.execute("DELETE FROM job")
+    cache.execute("DELETE FROM job_label")
+    for number, job in enumerate(jobs):
+        usage = None if job.usage is None else json.dumps(dict(zip(FIELDS, job.usage, strict=True)))
+        cache.execute(
+            "INSERT INTO job (key, job_id, version, generation, status, is_active, owner, created_ts, changed_ts,"
+            " started_ts, ended_ts, has_history, usage, record) VALUES (?1, ?1, '', 0, ?2, ?3, ?4, ?5, ?5, ?6, ?7, 1,"
+            " ?8, '{}')",
+            (
+                str(number), "running" if job.ended is None else "failed", job.ended is None, job.owner, job.created,
+                job.started, job.ended, usage,
+            ),
+        )  # fmt: skip
+        if job.label is not None:
+            cache.execute("INSERT INTO job_label VALUES ('exp', ?, ?)", (job.label, str(number)))
+
+
+def expected_groups(jobs: Sequence[Used], names: Sequence[str | None]) -> set[tuple[object, ...]]:
+    """Return name, jobs, active and failed ones, measured ones, and sums, by counting the jobs one by one."""
+    members: dict[str, list[Used]] = defaultdict(list)
+    for name, job in zip(names, jobs, strict=True):
+        if name is not None:
+            members[name].append(job)
+    groups = set()
+    for name, some in members.items():
+        known = [job.usage for job in some if job.usage is not None]
+        columns = [[one for one in column if one is not None] for column in zip(*known, strict=True)] or [[]] * 4
+        cpu, task, held = (sum(column) if column else None for column in columns[:3])
+        both = sum(one[2] for one in known if one[0] is not None and one[2] is not None)
+        share = min(1.0, cpu / both) if cpu is not None and both else None
+        active = sum(job.ended is None for job in some)
+        peak = max(columns[3], default=None)
+        groups.add((name, len(some), active, len(some) - active, 0, len(known), cpu, task, held, share, peak))
+    return groups
+
+
+@given(jobs=JOBS)
+@settings(max_examples=150)
+def test_sums_by_owner_and_label_are_exact(cache: sqlite3.Connection, jobs: list[Used]) -> None:
+    """Jobs without usage count as such, and a number that no job has is not 0."""
+    fill(cache, jobs)
+    with charts.charted_jobs(cache, Filter()):
+        owners, labels = (set(by(cache, limit=9)) for by in (charts.by_owner, charts.by_label))
+        total = charts.total_usage(cache)
+    assert owners == expected_groups(jobs, [job.owner or "" for job in jobs])
+    assert labels == expected_groups(jobs, [None if job.label is None else f"exp={job.label}" for job in jobs])
+    assert total.jobs == sum(job.usage is not None for job in jobs)
+
+
+def test_the_group_that_used_the_most_is_found_among_many(cache: sqlite3.Connection) -> None:
+    """Also if others have more jobs: a list of costs is not cut to the busiest owners."""
+    few = [Used("one", None, 1, 2, 3, (900, 1000, 1000, 1))]
+    fill(cache, [*few, *(Used(f"many-{number}", None, 1, 2, 3, None) for number in range(5) for _ in range(2))])
+    with charts.charted_jobs(cache, Filter()):
+        assert "one" in {group.name for group in charts.by_owner(cache, limit=2)}
+
+
+@given(jobs=JOBS, since=st.integers(0, 40), length=st.integers(0, 20))
+@settings(max_examples=150)
+def test_recent_jobs_are_those_that_were_there(
+    cache: sqlite3.Connection, jobs: list[Used], since: int, length: int
+) -> None:
+    """Registered before the end of the window, and not ended before its begin; no time is before the one before it."""
+    fill(cache, jobs)
+    with charts.charted_jobs(cache, Filter()):
+        found = recent.recent_jobs(cache, since=since, until=since + length)
+    ids = recent.job_ids(cache, [job.row for some in found.values() for job in some])
+    there = {
+        (job.owner or "", str(number))
+        for number, job in enumerate(jobs)
+        if job.created <= since + length and (job.ended is None or job.ended >= since)
+    }
+    assert {(owner, ids[job.row]) for owner, some in found.items() for job in some} == there
+    for some in found.values():
+        for job in some:
+            times = [at for at in (job.created, job.started, job.ended) if at is not None]
+            assert times == sorted(times)

@@ -1,0 +1,156 @@
+"""The page of charts in Chromium: with 3,000 jobs and with hostile names, by mouse, keyboard and without a script.
+
+With MOPS_TEST_SCREENSHOTS set to a directory, a picture of each window is made there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.utils.times import utc_now
+from support.browser import Watched, open_chromium, read_axe
+from support.cli import Cli, Clock, add, foreign, key, put
+from support.many_jobs import fill_cache
+from support.web import BIDI, HOSTILE, HOSTILE_ID, Server, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+expect.set_options(timeout=20_000)
+
+SIZES = {1440: 900, 390: 844}
+SCHEMES = ("light", "dark")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Yield Debian's Chromium."""
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Yield a server over a cache with 3,000 jobs. It never syncs, since there is no registry behind them."""
+    cli = Cli(tmp_path_factory.mktemp("home"), Clock(), None)  # type: ignore[arg-type]
+    cli.env["MOPS_JOBS_REGISTRY"] = "https://example.blob.core.windows.net/job-registry"
+    fill_cache(str(cli.cache), cli.env["MOPS_JOBS_REGISTRY"], utc_now())
+    with serving(cli, "--offline") as server:
+        yield server.filled()
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Yield a server over jobs whose owners, labels and ids hold markup, are long, or turn the writing direction."""
+    cli = Cli(tmp_path_factory.mktemp("hostile"), Clock(), None)  # type: ignore[arg-type]
+    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+    jobs = JobRegistry(store)
+    for number, name in enumerate(("o" * 500, "\u05de\u05dc\u05e8\u05d9\u05d4 " * 30, HOSTILE + BIDI)):
+        add(jobs, f"job-{number}", ("running", "failed", "pending")[number], owner=name, labels={"l": name})
+        job_id = (HOSTILE_ID, "x" * 500, "\u05de\u05dc" * 100)[number]
+        put(store, key(job_id), foreign(job_id, "running", owner=name, labels={"l" * 500: name}))
+    with serving(cli, "--sync-every", "1s") as server:
+        yield server.filled()
+
+
+def _open(browser: Browser, width: int, **options: Any) -> Page:
+    size = {"width": width, "height": SIZES.get(width, 844)}
+    context = browser.new_context(viewport=size, reduced_motion="reduce", service_workers="block", **options)
+    return context.new_page()
+
+
+def _shoot(page: Page, name: str) -> None:
+    if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
+        page.screenshot(path=str(Path(directory, f"{name}.png")), full_page=True)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", SIZES)
+@pytest.mark.parametrize("names", ["many", "hostile"])
+def test_charts_meet_the_rules_of_accessibility(
+    browser: Browser, server: Server, hostile: Server, width: int, scheme: str, names: str
+) -> None:
+    """axe-core finds no violation, nothing is interpreted, and the page is not wider than its window."""
+    page = _open(browser, width, color_scheme=scheme)
+    watched = Watched(page)
+    page.goto(f"{(server if names == 'many' else hostile).url}/charts")
+    _shoot(page, f"charts-{names}-{width}-{scheme}")
+    assert page.locator("main img, main script, main [onerror], main [style]").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert read_axe(page) == []
+    assert page.evaluate("window.broken") is None
+    watched.check()
+    page.context.close()
+
+
+def test_a_bar_leads_to_its_job_without_a_script(browser: Browser, server: Server) -> None:
+    """A click on a bar opens the page of the job; one on a day lists the jobs that ended on it."""
+    page = _open(browser, 1440, java_script_enabled=False)
+    page.goto(f"{server.url}/charts")
+    bar = page.locator(".gantt svg a[transform].failed").first
+    job_id = str(bar.get_attribute("data-key"))
+    bar.locator("rect").last.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(job_id)
+    page.go_back()
+    page.get_by_role("region", name="Ended").locator("a path").nth(20).click()
+    expect(page).to_have_url(re.compile("ended_since=.*&ended_until="))
+    expect(page.locator("#jobs tbody tr").first).to_be_visible()
+    page.context.close()
+
+
+def test_the_keyboard_passes_a_chart_in_two_steps(browser: Browser, server: Server) -> None:
+    """Each chart begins with a link behind it; whoever goes on finds each bar outlined as it has the focus."""
+    page = _open(browser, 1440)
+    page.goto(f"{server.url}/charts")
+    skip = page.locator(".gantt .skip")
+    page.get_by_role("link", name="Clear").focus()
+    page.keyboard.press("Tab")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    stroke = "getComputedStyle(document.activeElement.querySelector('rect')).stroke"
+    focused, plain = (
+        page.evaluate(stroke),
+        page.locator(".gantt svg a[transform] rect").last.evaluate("one => getComputedStyle(one).stroke"),
+    )
+    assert focused != plain
+    skip.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.locator("#after-gantt a").first).to_be_focused()
+    page.context.close()
+
+
+def test_bars_are_seen_with_forced_colours(browser: Browser, server: Server) -> None:
+    """Bars keep the colours of their statuses, texts take those of the system, and axe-core finds nothing."""
+    page = _open(browser, 390, forced_colors="active")
+    page.goto(f"{server.url}/charts")
+    _shoot(page, "charts-forced-390")
+    fills = page.locator(".gantt svg a rect").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
+    assert len(set(fills)) >= 3
+    canvas = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert canvas not in fills
+    assert read_axe(page) == []
+    page.context.close()
+
+
+def test_bars_stay_in_their_lanes_on_a_phone(browser: Browser, server: Server) -> None:
+    """The drawing shrinks with its window: texts keep their size, and bars stay above the line of times."""
+    page = _open(browser, 390)
+    page.goto(f"{server.url}/charts")
+    drawing = page.locator(".gantt > svg").bounding_box()
+    assert drawing is not None
+    assert drawing["x"] >= 0
+    assert drawing["x"] + drawing["width"] <= 390
+    size = page.locator(".gantt text.now").evaluate("one => parseFloat(getComputedStyle(one).fontSize)")
+    assert size >= 12
+    page.context.close()

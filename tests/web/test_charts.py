@@ -1,0 +1,208 @@
+"""The page of charts: each part leads to its jobs, the last day job by job, and what jobs used."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from html import unescape
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.registry.usage import ShardUsage
+from mopsjobs.utils.times import json_time
+from mopsjobs.web import gantt
+from support.cli import START, Cli, Remote, add, foreign, key
+from support.web import BIDI, HOSTILE, HOSTILE_ID, Web
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+USED = ShardUsage(cpu_seconds=7200.0, task_seconds=10800.0, held_core_seconds=14400.0, max_rss_bytes=512 * 2**20)
+
+NOW = START + timedelta(days=3)
+
+
+def history(*times: tuple[str, datetime]) -> dict[str, Any]:
+    """Return the fields of a record with this history."""
+    steps = [{"status": status, "at": json_time(at), "id": f"{number}"} for number, (status, at) in enumerate(times)]
+    return {"transitions": steps, "created_at": steps[0]["at"], "updated_at": steps[-1]["at"]}
+
+
+def put(remote: Remote, job_id: str, *times: tuple[str, datetime], **fields: Any) -> None:
+    """Store the record of a job with this history."""
+    remote.put(key(job_id), foreign(job_id, times[-1][0], **history(*times), **fields))
+
+
+@pytest.fixture
+def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
+    """Return jobs of three days, mirrored: on each, one more ended than on the day before."""
+    for day in range(3):
+        for number in range(day + 1):
+            at = START + timedelta(days=day, minutes=10 * number)
+            end = "failed" if number == 1 else "succeeded"
+            owner = "ada" if number else "grace"
+            run = (("pending", at), ("running", at + timedelta(minutes=5)), (end, at + timedelta(hours=1)))
+            put(remote, f"job-{day}-{number}", *run, owner=owner)
+    put(remote, "waits", ("pending", NOW - timedelta(minutes=90)), owner="ada")
+    put(remote, "runs", ("pending", NOW - timedelta(days=2)), ("running", NOW - timedelta(hours=30)), owner="grace")
+    cli.clock.moment = NOW
+    cli.ok("sync", "-q")
+    return Web(cli, capsys)
+
+
+def section(page: str, name: str) -> str:
+    """Return the section of a name."""
+    [found] = re.findall(rf'<section aria-label="{name}".*?</section>', page, re.DOTALL)
+    return str(found)
+
+
+def links(text: str) -> list[tuple[str, str]]:
+    """Return address and title of each link in drawings."""
+    found = re.findall(r'<a href="([^"]+)"[^>]*>(?:<text[^>]*>)?<title>([^<]*)</title>', text)
+    return [(unescape(to), unescape(title)) for to, title in found]
+
+
+@pytest.mark.parametrize("query", ["", "?days=7&owner=ada"])
+def test_each_day_leads_to_as_many_jobs_as_it_counts(web: Web, query: str) -> None:
+    """In the drawing, and in the table: by day, and by day and status."""
+    page = web.ok(f"/charts{query}")
+    days = links(section(page, "Ended"))
+    assert len(days) == (2 if query else 3)
+    for to, title in days:
+        assert len(web.ids(to)) == sum(map(int, re.findall(r"(\d+) [a-z]", title)))
+    counted = re.findall(r'<td><a href="([^"]+)">(\d+)</a>', section(page, "Day by day"))
+    assert counted
+    for to, count in counted:
+        assert len(web.ids(unescape(to))) == int(count)
+
+
+def test_a_failure_rate_leads_to_the_failed_jobs_of_its_day(web: Web) -> None:
+    """A point is a day; its title has the share and the count."""
+    found = links(section(web.ok("/charts"), "Failure rate"))
+    assert [title.partition(": ")[2] for _, title in found] == [
+        "0.0 %, 0 failed",
+        "50.0 %, 1 failed",
+        "33.3 %, 1 failed",
+    ]
+    assert [web.ids(to) for to, _ in found] == [[], ["job-1-1"], ["job-2-1"]]
+
+
+def test_the_levels_of_a_day_lead_to_the_jobs_that_were_there(web: Web) -> None:
+    """Also to those that still run; not to those of other days."""
+    found = {
+        title.partition(":")[0]: to for to, title in links(section(web.ok("/charts?days=7"), "Queued and running"))
+    }
+    assert set(web.ids(found[f"{START:%Y-%m-%d}"])) == {"job-0-0"}
+    assert set(web.ids(found[f"{START + timedelta(days=1):%Y-%m-%d}"])) == {"job-1-0", "job-1-1", "runs"}
+
+
+def test_every_chart_has_a_title_and_axes_with_units(web: Web) -> None:
+    """A heading, names of both axes, ticks, and words for people who do not see it."""
+    page = web.ok("/charts")
+    for name, title, unit in (
+        ("Queued and running", "Queued and running jobs, maximum per 3h", "Jobs at the same time"),
+        ("Ended", "Ended jobs per day", "Jobs"),
+        ("Failure rate", "Failure rate per day", "Failed jobs, per cent"),
+        ("Queue time", "Queue time per day", "Queue time"),
+        ("Run time", "Run time per day", "Run time"),
+    ):
+        chart = section(page, name)
+        assert f"<h2>{title}</h2>" in chart
+        assert re.findall(r'<p class="axis[^>]*>(?:↑ )?<bdi>([^<]+)</bdi>', chart) == [unit, "Day (month-day, UTC)"]
+        up, across = re.findall(r'<div class="ticks (?:up|across)[^>]*>(.*?)</div>', chart)
+        assert up.count("<span title") >= 2
+        assert across.count("<span title") == 6
+        assert f'aria-label="{title}. ' in chart
+        assert 'class="grid"' in chart
+
+
+def test_each_job_of_the_last_day_is_a_bar_that_leads_to_it(web: Web) -> None:
+    """The part in the queue is apart; a mark tells the status besides the colour; the title has it all in words."""
+    found = section(web.ok("/charts"), "Last 24 hours")
+    bars = dict(re.findall(r'<a href="/jobs/([^"]+)" (class=.*?)</a>', found))
+    assert set(bars) == {"job-2-0", "job-2-1", "job-2-2", "waits", "runs"}
+    assert "job-2-1: failed, registered 03-03 12:10, queued 5m, ran 55m, ended 03-03 13:10</title>" in bars["job-2-1"]
+    assert "queued 1h 30m</title>" in bars["waits"]
+    assert "runs for 1d 6h</title>" in bars["runs"]
+    assert [bars[name].count("<rect") for name in ("job-2-1", "waits", "runs")] == [2, 1, 1]
+    assert [bars[name].count('class="waits"') for name in ("job-2-1", "waits", "runs")] == [1, 1, 0]
+    assert [bars[name].count("icons.svg#") for name in ("job-2-0", "job-2-1")] == [0, 1]
+    assert "now 12:00" in found
+
+
+def test_the_last_day_is_a_table_too(web: Web) -> None:
+    """Each count leads to as many jobs of the owner."""
+    found = section(web.ok("/charts"), "Last 24 hours")
+    assert '<th scope="col">Failed</th>' in found
+    counted = re.findall(r'<td><a href="([^"]+)">(\d+)</a>', found)
+    assert sum(int(count) for _, count in counted) == 5
+    for to, count in counted:
+        assert len(web.ids(unescape(to))) == int(count)
+
+
+def test_jobs_beyond_the_bars_are_counted(web: Web, cli: Cli, remote: Remote) -> None:
+    """Of sixty jobs of an owner, some are bars; an area stands for the others, and leads to all."""
+    for number in range(60):
+        at = NOW - timedelta(hours=3)
+        put(remote, f"more-{number}", ("pending", at), ("succeeded", at + timedelta(hours=1)), owner="emmy")
+    cli.ok("sync", "-q")
+    found = section(web.ok("/charts"), "Last 24 hours")
+    bars = found.count('href="/jobs/more-')
+    assert bars <= gantt.MAX_BARS
+    [to] = [to for to, title in links(found) if title.startswith(f"{60 - bars} more jobs of emmy, at most ")]
+    assert to == next(to for to, title in links(found) if title == "emmy")
+    assert "60 jobs" in found
+    assert "An area stands for the others" in found
+
+
+def test_the_last_day_without_jobs_is_said(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    """Instead of an empty drawing; so are charts without jobs."""
+    add(remote.jobs, "old", "failed")
+    cli.clock.advance(hours=72)
+    cli.ok("sync", "-q")
+    page = Web(cli, capsys).ok("/charts")
+    assert "No job waited, ran or ended since" in page
+    assert "No job tells what it used." in page
+
+
+def test_cost_is_that_of_summary(web: Web, cli: Cli, remote: Remote) -> None:
+    """The same figures by the same names; jobs that do not tell are counted, and not taken for nothing."""
+    for number, labels in enumerate(({"exp": "1"}, {"exp": "2"}, {"exp": "2"})):
+        add(remote.jobs, f"used-{number}", "running", owner="emmy", labels=labels)
+        if number < 2:
+            remote.jobs.report_shard(f"used-{number}", 0, 1, ShardReport(1, 0, usage=USED))
+    cli.ok("sync", "-q")
+    page = web.ok("/charts")
+    whole = cli.ok("summary").out
+    [used] = re.findall(r"^Used +(.*)$", whole, re.MULTILINE)
+    assert f"Used: {used}." in page
+    assert "Not known: 9 jobs of 11" in page
+    rows = {}
+    for name in ("owner", "label"):
+        for row in re.findall(r'<tr><th scope="row".*?</tr>', section(page, f"Cost by {name}")):
+            texts = [unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+            rows[texts[0]] = texts[1:]
+    assert rows == {
+        "emmy": ["4h", "6h", "8h", "50 %", "512 MiB", "2", "1"],
+        "exp=1": ["2h", "3h", "4h", "50 %", "512 MiB", "1", "0"],
+        "exp=2": ["2h", "3h", "4h", "50 %", "512 MiB", "1", "1"],
+    }
+
+
+def test_hostile_names_stay_texts(web: Web, cli: Cli, remote: Remote) -> None:
+    """Markup in owners, labels and ids is escaped, and control characters are gone; long ones are cut in drawings."""
+    now = (("running", NOW - timedelta(hours=2)),)
+    put(remote, HOSTILE_ID, *now, owner=HOSTILE + BIDI, labels={HOSTILE: HOSTILE + BIDI})
+    put(remote, "x" * 500, *now, owner="o" * 500, labels={"l" * 500: "v" * 500})
+    cli.ok("sync", "-q")
+    page = web.ok("/charts")
+    assert "<img" not in page
+    assert "<script>" not in page
+    assert not set(BIDI) & {"\u202e", "\u0007", "\x1b"} & set(page)
+    found = section(page, "Last 24 hours")
+    assert f"<tspan>{'o' * 39}…</tspan>" in found
+    for to, title in links(found):
+        if title.startswith(("x<img", "o" * 500)):
+            assert web.get(to).status_code == 200
