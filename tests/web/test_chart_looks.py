@@ -82,8 +82,8 @@ def test_charts_meet_the_rules_of_accessibility(
     page = _open(browser, width, color_scheme=scheme)
     watched = Watched(page)
     page.goto(f"{(server if names == 'many' else hostile).url}/charts")
-    _shoot(page, f"charts-{names}-{width}-{scheme}")
     assert page.locator("main img, main script, main [onerror], main [style]").count() == 0
+    _shoot(page, f"charts-{names}-{width}-{scheme}")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert read_axe(page) == []
     assert page.evaluate("window.broken") is None
