@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.cache.queries.task_filters import parse_condition
-from mopsjobs.web.axes import BINS, MAX_PLACES, Axis, summarize_values
+from mopsjobs.web.axes import (
+    BINS,
+    MAX_DATES,
+    MAX_PLACES,
+    MAX_STEPS,
+    Axis,
+    count_scale,
+    day_texts,
+    duration_scale,
+    summarize_values,
+    time_texts,
+)
 
 VALUES = st.one_of(
     st.integers(-(10**20), 10**20),
@@ -93,3 +105,43 @@ def test_a_summary_names_few_values_and_counts_many() -> None:
     words = [{"x": word} for word in "zyxwvut"]
     assert summarize_values("x", words).text == "7 values: z, y, x, w, …"
     assert summarize_values("x", [{"x": True}, {"x": 1}, {}]).text == "true, 1, (not set)"
+
+
+@given(most=st.floats(0, 1e12))
+def test_scales_of_numbers_from_zero_are_round(most: float) -> None:
+    """Few steps, the largest value below the top and above the step before it; each tick has a text of its own."""
+    for scale in (count_scale("Jobs", most), duration_scale("Time", most)):
+        assert scale.top >= most
+        assert scale.steps <= MAX_STEPS
+        assert most >= scale.top - scale.top / scale.steps
+        assert len(set(scale.texts.ticks)) == scale.steps + 1
+        assert scale.texts.ticks[-1] == "0"
+
+
+def test_ticks_have_units() -> None:
+    """From the top."""
+    assert count_scale("Jobs", 1234).texts.ticks == ["1,500", "1,000", "500", "0"]
+    assert count_scale("Share", 37.5, unit=" %").texts.ticks == ["40 %", "30 %", "20 %", "10 %", "0 %"]
+    assert duration_scale("Time", 5000).texts.ticks == ["1h 30m", "1h", "30m", "0"]
+    assert duration_scale("Time", 15 * 86400).texts.ticks == ["15d", "10d", "5d", "0"]
+
+
+def test_some_days_have_dates() -> None:
+    """At equal distances, and not at the edge, where a date would have no room."""
+    assert day_texts([0.0, 86400.0]).ticks == ["01-01", "01-02"]
+    for count in (7, 30, 90):
+        texts = day_texts([86400.0 * day for day in range(count)]).ticks
+        places = [place for place, text in enumerate(texts) if text]
+        assert len(places) <= MAX_DATES
+        assert {after - before for before, after in pairwise(places)} == {-(-count // MAX_DATES)}
+
+
+def test_times_of_an_axis_are_as_long_as_their_window_needs() -> None:
+    """Seconds within an hour, minutes within a day, dates beyond; the name has the rest."""
+    assert time_texts(0, 60) == (
+        "Time (UTC) on 1970-01-01",
+        ["00:00:00", "00:00:15", "00:00:30", "00:00:45", "00:01:00"],
+        False,
+    )
+    assert time_texts(0, 8 * 3600).ticks[:2] == ["00:00", "02:00"]
+    assert time_texts(0, 4 * 86400).ticks[1] == "01-02 00:00"
