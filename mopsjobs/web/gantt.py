@@ -116,7 +116,7 @@ def lay_out(owners: Mapping[str, Sequence[RecentJob]], now: float) -> Gantt:
         others_y = y + HEAD + lanes * LANE
         blocks.append(Block(owner, len(jobs), _counts(jobs), y, bars, len(others), others_y, _levels(others, edges)))
         y = others_y + (OTHERS if others else 0) + GAP
-    hours = range(int(since // HOUR), int(until // HOUR) + 1)
+    hours = range(int(since // HOUR) + 1, int(until // HOUR))  # a text has no room at the edges
     at = [hour * HOUR for hour in hours if hour % TICK_HOURS == 0]
     return Gantt(
         since,

@@ -12,7 +12,7 @@ from mopsjobs.web import svg
 from mopsjobs.web.gantt import OTHERS, Bar, Block, Gantt
 from mopsjobs.web.view_models import job_path, status
 
-MAX_NAME = 40
+MAX_NAME = 30
 """Characters of an owner above its bars."""
 
 SHOWN_REST = 20

@@ -74,13 +74,13 @@ def test_charts_show_weeks_and_lead_to_the_jobs(page: Page, cli: Cli) -> None:
     _history(cli)
     expect(page.locator("#jobs caption")).to_contain_text("70 jobs")
     page.get_by_role("navigation", name="Pages", exact=True).get_by_role("link", name="Charts").click()
-    expect(page.get_by_role("heading", level=2)).to_have_count(8)
-    expect(page.get_by_role("img")).to_have_count(5)
+    expect(page.get_by_role("heading", level=2)).to_have_count(13)
+    expect(page.locator("main").get_by_role("group")).to_have_count(6)
     ended = page.get_by_role("region", name="Ended")
-    expect(ended.locator("figcaption")).to_contain_text("cancelled")
-    assert ended.locator("rect").count() > 20
+    expect(ended.locator(".keys")).to_contain_text("cancelled")
+    assert ended.get_by_role("link").count() > 20
     shoot(page, "charts-ages", full_page=True)
-    page.get_by_role("link", name="grace").click()
+    page.get_by_role("region", name="By owner", exact=True).get_by_role("link", name="grace").click()
     page.get_by_role("navigation", name="These jobs").get_by_role("link", name="failed").click()
     expect(page.locator(ROWS).first).to_contain_text("grace")
     assert "status=failed&days=30&owner=grace" in page.url

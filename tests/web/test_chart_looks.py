@@ -1,6 +1,7 @@
 """The page of charts in Chromium: with 3,000 jobs and with hostile names, by mouse, keyboard and without a script.
 
-With MOPS_TEST_SCREENSHOTS set to a directory, a picture of each window is made there.
+With MOPS_TEST_LOOKS set to a directory, a picture of each page is made there; with MOPS_TEST_SCREENSHOTS, that of the
+documentation.
 """
 
 from __future__ import annotations
@@ -68,8 +69,10 @@ def _open(browser: Browser, width: int, **options: Any) -> Page:
 
 
 def _shoot(page: Page, name: str) -> None:
-    if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
+    if directory := os.environ.get("MOPS_TEST_LOOKS"):
         page.screenshot(path=str(Path(directory, f"{name}.png")), full_page=True)
+    if (directory := os.environ.get("MOPS_TEST_SCREENSHOTS")) and name == "charts-many-1440-light":
+        page.screenshot(path=str(Path(directory, "charts.png")))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -80,6 +80,7 @@ def test_the_window_has_a_day_and_full_hours() -> None:
     assert (NOW - since >= 24 * gantt.HOUR, until >= NOW, since % gantt.HOUR, until % gantt.HOUR) == (True, True, 0, 0)
     assert gantt.window(until) == (until - 24 * gantt.HOUR, until)
     assert gantt.lay_out({}, until).now == 100
+    assert all(0 < place < 100 for place, _ in gantt.lay_out({}, until).ticks), "a text has no room at the edges"
 
 
 def test_a_job_of_unknown_start_has_no_queue() -> None:
