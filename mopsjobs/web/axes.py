@@ -45,7 +45,7 @@ Params = Mapping[str, Any]
 
 
 class AxisTexts(NamedTuple):
-    """What is written along an axis: its name with the unit, and texts at equal distances."""
+    """The texts along an axis: its name with the unit, and ticks at equal distances."""
 
     name: str
     ticks: list[str]

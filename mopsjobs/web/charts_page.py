@@ -11,7 +11,6 @@ from flask import Response, request
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_texts import UNKNOWN, duration_text, memory_text, usage_text
 from mopsjobs.cache.queries import charts, recent, statistics
-from mopsjobs.cache.queries.charts import DAY
 from mopsjobs.registry.status import BEFORE_RUNNING, END_STATUSES, STATUSES
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
@@ -58,7 +57,7 @@ class ChartsPage:
 
 
 def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until: float) -> dict[str, Any]:
-    length = DAY / day_charts.PARTS_PER_DAY[query.days]
+    length = charts.DAY / day_charts.PARTS_PER_DAY[query.days]
     parts = int((until - query.since) // length) + 1
     with charts.charted_jobs(connection, query.filter):
         counts = charts.by_status(connection)
@@ -212,7 +211,7 @@ def _costs(groups: Sequence[charts.Group], field: str, query: query_params.Chart
 def _day_row(day: charts.Day, links: _Links) -> dict[str, Any]:
     """Return a row of the table per day."""
     times = [value for spread in (day.queued, day.ran) for value in (spread.median, spread.p90)]
-    window = (day.start, day.start + DAY)
+    window = (day.start, day.start + charts.DAY)
     return {
         "day": day_charts.date(day.start),
         "to": links.ended_jobs(*window) if day.ended else None,

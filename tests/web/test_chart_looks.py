@@ -110,7 +110,7 @@ def test_a_bar_leads_to_its_job_without_a_script(browser: Browser, server: Serve
 
 
 def test_the_keyboard_passes_a_chart_in_two_steps(browser: Browser, server: Server) -> None:
-    """Each chart begins with a link behind it; whoever goes on finds each bar outlined as it has the focus."""
+    """Each chart begins with a link to what follows it; a bar with the focus is outlined."""
     page = _open(browser, 1440)
     page.goto(f"{server.url}/charts")
     skip = page.locator(".gantt .skip")

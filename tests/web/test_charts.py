@@ -119,7 +119,7 @@ def test_every_chart_has_a_title_and_axes_with_units(web: Web) -> None:
 
 
 def test_each_job_of_the_last_day_is_a_bar_that_leads_to_it(web: Web) -> None:
-    """The part in the queue is apart; a mark tells the status besides the colour; the title has it all in words."""
+    """The part in the queue is apart. A mark tells the status besides the colour; the title has it all in words."""
     found = section(web.ok("/charts"), "Last 24 hours")
     bars = dict(re.findall(r'<a href="/jobs/([^"]+)" (class=.*?)</a>', found))
     assert set(bars) == {"job-2-0", "job-2-1", "job-2-2", "waits", "runs"}
