@@ -64,14 +64,20 @@ _TASK_ERROR_MATCHES = r"""
     )
 """
 
-_TEXT_MATCHES = rf"""
-    SELECT rowid FROM job WHERE job_id LIKE ? ESCAPE '\'
-    UNION SELECT rowid FROM job WHERE name LIKE ? ESCAPE '\'
-    UNION SELECT rowid FROM job WHERE owner IN (SELECT owner FROM tally WHERE owner LIKE ? ESCAPE '\')
-    UNION SELECT job.rowid FROM job_label CROSS JOIN job USING (job_id) WHERE job_label.value LIKE ? ESCAPE '\'
-    UNION SELECT rowid FROM job WHERE study LIKE ? ESCAPE '\'
-    UNION {_ERROR_MATCHES}
-"""  # noqa: S608 - constants
+# By job: that is near to the order of the rows, in which they are found and written faster.
+_LABEL_MATCHES = (
+    "SELECT job.rowid FROM job_label INDEXED BY idx_job_label_job_id CROSS JOIN job USING (job_id)"
+    r" WHERE job_label.value LIKE ? ESCAPE '\'"
+)
+
+_TEXT_MATCHES = (
+    r"SELECT rowid FROM job WHERE job_id LIKE ? ESCAPE '\'",
+    r"SELECT rowid FROM job WHERE name LIKE ? ESCAPE '\'",
+    r"SELECT rowid FROM job WHERE owner IN (SELECT owner FROM tally WHERE owner LIKE ? ESCAPE '\')",
+    _LABEL_MATCHES,
+    r"SELECT rowid FROM job WHERE study LIKE ? ESCAPE '\'",
+    _ERROR_MATCHES,
+)
 
 
 class Filter:
@@ -173,10 +179,10 @@ class Filter:
             (f"changed_ts < ? AND is_active = 1 AND {condition}", [self.since, *values]),
         ]
 
-    def searches(self) -> list[Condition]:
-        """Return queries, with their parameters, for rows that contain what is searched: all must find a row."""
-        searched = ((self.text, _TEXT_MATCHES), (self.error, f"{_ERROR_MATCHES} UNION {_TASK_ERROR_MATCHES}"))
-        return [(sql, [_containing(text)] * sql.count("?")) for text, sql in searched if text is not None]
+    def searches(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return patterns, and queries for the rows that contain each: one of its queries must find a row."""
+        searched = ((self.text, _TEXT_MATCHES), (self.error, (_ERROR_MATCHES, _TASK_ERROR_MATCHES)))
+        return [(_containing(text), queries) for text, queries in searched if text is not None]
 
     def _condition(self) -> Condition:
         conditions: list[str] = []
@@ -237,7 +243,8 @@ class Filter:
             if not self.finds_all:
                 yield "+" * (self.found > MANY) + "rowid IN (SELECT id FROM temp.found)", []
         else:
-            yield from ((f"rowid IN ({matches})", values) for matches, values in self.searches())
+            for pattern, queries in self.searches():
+                yield f"rowid IN ({' UNION '.join(queries)})", [pattern] * len(queries)
 
 
 def _containing(text: str) -> str:
@@ -292,18 +299,31 @@ def searching(connection: sqlite3.Connection, *job_filters: Filter) -> Iterator[
     if not searches:
         yield
         return
-    sql = " INTERSECT ".join(f"SELECT * FROM ({matches})" for matches, _ in searches)  # noqa: S608 - constants
-    values = [value for _, parameters in searches for value in parameters]
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("CREATE TEMP TABLE found (id INTEGER PRIMARY KEY)")
     try:
-        count = connection.execute(f"INSERT INTO found {sql}", values).rowcount
         (total,) = connection.execute("SELECT sum(jobs) FROM tally").fetchone()
+        (pattern, queries), *others = searches
+        count = _find(connection, pattern, queries, total)
+        for pattern, queries in others:
+            lacking = f"id NOT IN ({' UNION '.join(queries)})"
+            values = [pattern] * len(queries)
+            count -= connection.execute(f"DELETE FROM found WHERE {lacking}", values).rowcount  # noqa: S608 - constants
         for job_filter in job_filters:
             job_filter.found, job_filter.finds_all = count, count == total
         yield
     finally:
         connection.execute("DROP TABLE temp.found")
+
+
+def _find(connection: sqlite3.Connection, pattern: str, queries: tuple[str, ...], total: int) -> int:
+    """Put the rows that queries find into the table `found`, until these are all jobs. Return their number."""
+    count = 0
+    for query in queries:
+        count += connection.execute(f"INSERT OR IGNORE INTO found {query}", (pattern,)).rowcount
+        if count == total:
+            break
+    return count
 
 
 def where_clauses(connection: sqlite3.Connection, job_filter: Filter) -> list[Condition]:

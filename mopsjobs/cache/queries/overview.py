@@ -128,7 +128,8 @@ def groups(connection: sqlite3.Connection, job_filter: Filter, by: str, limit: i
     """
     label = by.removeprefix(LABEL_GROUP) if by.startswith(LABEL_GROUP) else None
     name = by if label is None else "job_label.value"
-    source = "job" if label is None else "job_label CROSS JOIN job USING (job_id)"
+    # From the jobs that pass to their labels: from labels to jobs, it would read all jobs, in random order.
+    source = "job" if label is None else "job CROSS JOIN job_label USING (job_id)"
     selects: list[str] = []
     parameters: list[object] = []
     for condition, values in where_clauses(connection, job_filter):
@@ -138,8 +139,9 @@ def groups(connection: sqlite3.Connection, job_filter: Filter, by: str, limit: i
             f" WHERE {mine} AND {condition}"
         )
         parameters += [*([] if label is None else [label]), *values]
+    is_waiting = f"sum(is_active AND {IS_WAITING})"
     rows = connection.execute(
-        f"SELECT name, count(*), sum(is_active AND NOT {IS_WAITING}), sum(is_active AND {IS_WAITING}),"  # noqa: S608
+        f"SELECT name, count(*), sum(is_active) - {is_waiting}, {is_waiting},"  # noqa: S608
         " sum(status = 'succeeded'), sum(status IN ('failed', 'partial')), max(changed_ts) AS changed"
         f" FROM ({' UNION ALL '.join(selects)}) GROUP BY name ORDER BY changed DESC LIMIT ?",
         (*parameters, limit),
