@@ -20,7 +20,7 @@ from mopsjobs.cache.queries.task_filters import (
 from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
-from mopsjobs.web.query_params import FILTERS, MAX_LIMIT, Parameter, Query, parse_query
+from mopsjobs.web.query_params import FILTERS, MAX_LIMIT, Parameter, Query, parse_query, whole_number
 
 MAX_SEEN = 100_000
 """Tasks that one answer compares with conditions, at most. Its Link leads to the rest."""
@@ -29,24 +29,21 @@ MAX_FAILURE_JOBS = 100
 """Jobs whose failures one answer tells, at most."""
 
 
-def _limit(default: int, most: int) -> Parameter:
-    return Parameter(default, lambda text: parse_whole_number(text, 1, most), f"a whole number from 1 to {most:,}")
-
-
 TASKS = {
     "job": Parameter(), "status": Parameter(), "param": Parameter(()), "sort": Parameter(),
-    "limit": _limit(DEFAULT_LIMIT, MAX_LIMIT), "after": Parameter(),
+    "limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT), "after": Parameter(),
 }  # fmt: skip
 
-ATTEMPTS = {"job": Parameter(), "limit": _limit(MAX_LIMIT, MAX_LIMIT), "after": Parameter()}
+ATTEMPTS = {"job": Parameter(), "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT), "after": Parameter()}
 
 RESULTS = {
     "job": Parameter(),
-    "limit": _limit(MAX_LIMIT, MAX_LIMIT),
+    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT),
     "after": Parameter(None, lambda text: parse_whole_number(text, 0, MAX_TASK), "the number of a task"),
 }
 
-FAILURES = {"job": Parameter(())} | FILTERS | {"limit": _limit(DEFAULT_LIMIT, MAX_FAILURE_JOBS), "after": Parameter()}
+FAILURES = {"job": Parameter(())} | FILTERS
+FAILURES |= {"limit": whole_number(DEFAULT_LIMIT, 1, MAX_FAILURE_JOBS), "after": Parameter()}
 
 _ATTEMPT = re.compile(r"(\d{1,18})\.([0-9a-f]{1,32})\.(\d{1,18})\.(\d{1,18})", re.ASCII)
 
@@ -58,7 +55,7 @@ class TasksQuery:
         """Read the query string.
 
         Raises:
-            UsageError: if a parameter is unknown or invalid, or there is no job.
+            UsageError: if a parameter is unknown or invalid, or `job` is missing.
         """
         values = parse_query(TASKS, query)
         check_count(values["param"])
@@ -80,7 +77,7 @@ class AttemptsQuery:
         """Read the query string.
 
         Raises:
-            UsageError: if a parameter is unknown or invalid, or there is no job.
+            UsageError: if a parameter is unknown or invalid, or `job` is missing.
         """
         values = parse_query(ATTEMPTS, query)
         self.job = _required(values["job"])
@@ -100,7 +97,7 @@ class ResultsQuery:
         """Read the query string.
 
         Raises:
-            UsageError: if a parameter is unknown or invalid, or there is no job.
+            UsageError: if a parameter is unknown or invalid, or `job` is missing.
         """
         values = parse_query(RESULTS, query)
         self.job = _required(values["job"])

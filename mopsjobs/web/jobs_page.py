@@ -6,12 +6,12 @@ import copy
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 from flask import Response, redirect, request
 
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.cache.queries import completions, filters, overview, statistics
+from mopsjobs.cache.queries import filters, overview, statistics
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failed_tasks import describe_failures
 from mopsjobs.errors import UsageError, command_line
@@ -20,6 +20,7 @@ from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web import query_params, view_models
 from mopsjobs.web.rendering import Renderer, link
 from mopsjobs.web.search_box import FLAGS, Params, describe_filters, expand_search, token
+from mopsjobs.web.viewer import MAX_NAME
 
 SHOWN_ROWS = {"running": 8, "waiting": 3}
 """Rows of a section, at most, while sections below it have rows too. A link leads to the others."""
@@ -29,13 +30,8 @@ SHOWN_GROUPS = 100
 RECENT_HOURS = 24
 """Open failures are counted over this time, unless the query has a window of its own."""
 
-COOKIE = "mops_jobs_owner"
-"""Has the owner whose jobs are `mine` in this browser, if it is not the user of the server."""
-
-COOKIE_SECONDS = 365 * 86400
-
-MAX_REMEMBERED = 500
-"""Characters of an owner in the cookie: browsers keep 4,096 bytes."""
+COOKIE = "mops_jobs_mine"
+"""Has the owner whose jobs are `mine` in this browser, if it is not the user of the server. The script sets it."""
 
 HOURS = (("", "any time"), ("1", "an hour"), ("24", "a day"), ("48", "2 days"), ("168", "a week"), ("720", "30 days"))
 """The windows to choose from: their values in `hours`, and their texts."""
@@ -51,6 +47,9 @@ SORTED = ("status", "name", "owner", "progress", "created", "updated", "duration
 """Columns that can be sorted by, under the same names."""
 
 MAX_SUGGESTIONS = 60
+
+MAX_OWNERS = 30
+"""Owners among the suggestions. So there is room for labels."""
 
 MAX_CHIPS = 50
 """Parameters of which the filters have chips. Each chip has a link with all others."""
@@ -86,26 +85,22 @@ class JobsPage:
         return site.live_pages.answer(request.full_path, render)
 
     def _find_mine(self, params: Params) -> Response | None:
-        """Lead from `mine=true` to the owner who sent the request, see `Viewers`; from `mine=NAME` to that one.
-
-        A name is remembered in a cookie, and in nothing else.
+        """Lead from `mine=true` to the owner who sent the request, see `Viewers`.
 
         Raises:
-            UsageError: if the request has no name.
+            UsageError: if the request has no name, or `mine` has another value.
         """
-        named = next((value for name, value in reversed(params) if name == "mine" and value), None)
-        if named is None:
+        value = next((value for name, value in reversed(params) if name == "mine" and value), None)
+        if value is None:
             return None
-        owner: str | None = named
-        if named == "true":
-            owner = self._renderer.site.viewers.name(request.headers, request.cookies.get(COOKIE))
+        hint = "Filter by owner, as with owner:ada."
+        if value != "true":
+            raise UsageError(f"invalid mine '{value}': expected true.", hint=hint)
+        owner = self._renderer.site.viewers.name(request.headers, unquote(request.cookies.get(COOKIE, "")))
         if owner is None:
-            hint = "Filter by owner, as with owner:ada. Or let a proxy sign users in: see serve --trust-header."
+            hint += " Or let a proxy sign users in: see serve --trust-header."
             raise UsageError("Nothing says which jobs are yours.", hint=hint)
-        response = _lead_to([one for one in params if one[0] != "mine"], {"owner": owner})
-        if named != "true" and len(named) <= MAX_REMEMBERED:
-            response.set_cookie(COOKIE, owner, max_age=COOKIE_SECONDS, httponly=True, samesite="Strict", path="/jobs")
-        return response
+        return _lead_to([one for one in params if one[0] != "mine"], {"owner": owner})
 
     def _refuse(self, params: Params, error: UsageError) -> str:
         """Return the page for invalid filters: the form as it was sent, and what is wrong, without jobs."""
@@ -147,6 +142,8 @@ class JobsPage:
             "paging": _paging(query, params, found["sections"]),
             "broken": statistics.count_unreadable_records(connection),
             "shown_groups": SHOWN_GROUPS,
+            "tasks_command": command_line("tasks JOB"),
+            "unsearched": overview.unsearched_jobs(connection, query.filter) if query.filter.params else 0,
             **found,
             **_form(params, query.values, _suggestions(connection, rows)),
         }
@@ -179,7 +176,7 @@ def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str])
     own = ("q", "hours", "group", "columns", "page")
     hours = str(values.get("hours") or "").removesuffix(".0")
     chosen = [value for name, value in params if name == "columns" and value]
-    owners = [value for name, value in params if name == "owner" and value and "," not in value]
+    owner = next((value for name, value in reversed(params) if name == "owner" and value), "")
     return {
         "search": {
             "text": values.get("q") or "",
@@ -195,8 +192,7 @@ def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str])
             "suggestions": suggestions,
             "compare": _with_boxes(params, chosen),
             "mine": link(list(params), {"owner": "", "mine": "true"}),
-            "remember": link(list(params), {"mine": owners[-1]}) if owners else None,
-            "owner": owners[-1] if owners else None,
+            "owner": owner if "," not in owner and len(owner) <= MAX_NAME else None,
         },
         "chips": [(text, "?" + urlencode(others)) for text, others in describe_filters(params[:MAX_CHIPS])],
     }
@@ -345,7 +341,7 @@ def _suggestions(connection: sqlite3.Connection, rows: Sequence[view_models.Row]
     """Return what the search box can complete: owners, keys of labels, and what the rows have."""
     words = [f"is:{name}" for name in FLAGS]
     words += [f"status:{name}" for name in filters.URGENCY]
-    words += [token("owner", owner) for owner in completions.owner_words(connection, "")]
+    words += [token("owner", owner) for owner in overview.owners(connection, MAX_OWNERS)]
     words += [f"label:{key}=" for key in overview.label_keys(connection, MAX_SUGGESTIONS)]
     words += [token("study", row.study) for row in rows if row.study]
     words += [token("label", label) for row in rows for label in row.labels.split(", ") if label]

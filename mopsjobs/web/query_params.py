@@ -64,7 +64,8 @@ class Parameter(NamedTuple):
     """What a valid value is, for the message about an invalid one."""
 
 
-def _number(default: int, least: int, most: int) -> Parameter:
+def whole_number(default: int, least: int, most: int) -> Parameter:
+    """Return a parameter that is a whole number in a range."""
     expected = f"a whole number from {least} to {most:,}"
     return Parameter(default, lambda text: parse_whole_number(text, least, most), expected)
 
@@ -102,9 +103,9 @@ FILTERS = {
 
 SORT = {"sort": Parameter(filters.DEFAULT_SORT)}
 
-API_JOBS = FILTERS | SORT | {"limit": _number(DEFAULT_LIMIT, 1, MAX_LIMIT), "skip": _number(0, 0, MAX_SKIP)}
+API_JOBS = FILTERS | SORT | {"limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT), "skip": whole_number(0, 0, MAX_SKIP)}
 
-API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": _number(MAX_LIMIT, 1, MAX_LIMIT)}
+API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT)}
 
 PAGE_FILTERS = {
     "q": Parameter(),
@@ -125,7 +126,7 @@ JOBS_PAGE = (
         "sort": Parameter(),
         "group": Parameter(read=_group, expected="study, owner or label:KEY"),
         "columns": Parameter((), read=_column, expected=f"one of {', '.join(COLUMNS)}"),
-        "page": _number(1, 1, MAX_PAGE),
+        "page": whole_number(1, 1, MAX_PAGE),
     }
 )
 

@@ -64,10 +64,15 @@ def expand_search(params: Params) -> list[tuple[str, str]] | None:
 def describe_filters(params: Params) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return each filter of a query string as the box has it, with the query string that lacks it."""
     chips = []
+    last = {name: place for place, (name, value) in enumerate(params) if value}
     for place, (name, value) in enumerate(params):
         others = [one for number, one in enumerate(params) if number != place and one[0] != "page"]
-        if not value:
+        if not value or (value == "false" and name in FLAGS):
             continue
+        if name not in (*FLAGS, *REPEATED):  # only the last one counts
+            if place != last[name]:
+                continue
+            others = [one for one in others if one[0] != name]
         if name in FLAGS:
             chips.append((f"is:{name}", others))
         elif name == "q":

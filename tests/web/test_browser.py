@@ -405,6 +405,19 @@ def test_filters_stay_through_searches_and_sorting(page: Page, server: Server) -
     assert "stuck=true" in page.url
 
 
+def test_a_button_remembers_whose_jobs_are_mine(page: Page, server: Server) -> None:
+    """In this browser, and for this page. The address of the button's page alone changes nothing."""
+    page.goto(f"{server.url}/jobs?owner=grace")
+    page.get_by_role("link", name="Mine", exact=True).click()
+    expect(page).not_to_have_url(re.compile("owner=grace"))
+    page.goto(f"{server.url}/jobs?owner=grace")
+    page.get_by_role("button", name="Remember grace as mine").click()
+    expect(page.get_by_role("button", name="Remembered")).to_be_visible()
+    page.goto(f"{server.url}/jobs?status=failed")
+    page.get_by_role("link", name="Mine", exact=True).click()
+    expect(page).to_have_url(re.compile("status=failed&owner=grace"))
+
+
 def test_columns_and_groups_are_chosen_in_the_page(page: Page) -> None:
     """They are in the URL; a group leads to its jobs."""
     page.get_by_text("View").click()

@@ -175,15 +175,36 @@ def test_bad_filters_keep_the_form(web: Web, query: str, sentence: str) -> None:
             assert value.partition(":")[2] in page
 
 
-def test_mine_is_the_user_of_the_server_or_of_the_browser(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`mine=NAME` is remembered in a cookie for this page, and nothing else is."""
-    assert address(web, "mine=true&status=failed") == {"status": "failed", "owner": web.app.env.get("USER", "root")}
-    answer = web.get("/jobs?mine=grace")
-    assert answer.headers["Location"] == "/jobs?owner=grace"
-    assert "HttpOnly" in answer.headers["Set-Cookie"]
-    assert "SameSite=Strict" in answer.headers["Set-Cookie"]
-    assert address(web, "mine=true") == {"owner": "grace"}
-    assert "Set-Cookie" not in web.get(f"/jobs?mine={'x' * 501}").headers
+def test_mine_is_the_user_of_the_server_or_of_the_browser(web: Web) -> None:
+    """A cookie of the page's script names the latter. No address sets it, so no link on another site can."""
+    user = {"owner": web.app.env.get("USER", "root")}
+    assert address(web, "mine=true&status=failed") == {"status": "failed", **user}
+    assert 'data-owner="grace"' in web.ok("/jobs?owner=grace")
+    assert "data-owner" not in web.ok("/jobs?owner=ada,grace")
+    assert "Set-Cookie" not in web.get("/jobs?mine=true").headers
+    refused = web.get("/jobs?mine=grace")
+    assert refused.status_code == 400
+    assert "invalid mine" in refused.text
+    assert "Set-Cookie" not in refused.headers
+    assert address(web, "mine=true") == user
+    web.client.set_cookie("mops_jobs_mine", "Ad%C3%A4%20L", path="/jobs")
+    assert address(web, "mine=true") == {"owner": "Adä L"}
+
+
+def test_a_search_by_parameters_says_what_it_leaves_out(web: Web) -> None:
+    """Jobs of studies whose tasks the cache does not have; other filters choose among them, as in the list."""
+    assert "not searched for parameters" not in web.ok("/jobs")
+    assert "3 jobs are not searched for parameters" in web.ok("/jobs?param=beta")
+    assert "1 job is not searched for parameters" in web.ok("/jobs?param=beta%3E0.9&owner=grace")
+    assert "not searched for parameters" not in web.ok("/jobs?param=beta&status=running")
+    web.app.cache.write(
+        lambda cache: cache.execute(
+            "INSERT INTO ledger (job_id, looked_at, tasks_total, parameters, varying)"
+            " VALUES ('lost', 0, 1, '[\"beta\"]', '[]')"
+        )
+    )
+    assert "2 jobs are not searched for parameters" in web.ok("/jobs?param=beta")
+    assert shown(web, "?param=beta") == ["lost"]
 
 
 @pytest.mark.parametrize(
@@ -234,3 +255,13 @@ def test_completions_are_filters_as_they_are_typed(web: Web) -> None:
     options = re.findall(r'<option value="([^"]+)"></option>', web.ok("/jobs"))
     assert {"owner:ada", "label:exp=", "label:exp=7", "is:stuck", "status:failed", "error:OOM"} <= set(options)
     assert "study:seir.model:run/baseline" in options
+
+
+def test_many_owners_leave_room_for_labels(web: Web, cli: Cli, remote: Remote) -> None:
+    """An owner with a blank is completed in quotes."""
+    for number in range(70):
+        put(remote, f"job-{number}", "succeeded", owner=f"Ada {number:02}")
+    cli.ok("sync", "-q")
+    options = [unescape(one) for one in re.findall(r'<option value="([^"]+)"></option>', web.ok("/jobs"))]
+    assert 'owner:"Ada 00"' in options
+    assert "label:exp=" in options

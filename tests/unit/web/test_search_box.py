@@ -46,4 +46,15 @@ def test_each_chip_removes_its_own_filter() -> None:
     assert ("owner", "bob") in chips["owner:ada"]
     assert not [one for others in chips.values() for one in others if one[0] == "page"]
     assert ("stuck", "true") not in chips["is:stuck"]
+    assert describe_filters([("stuck", "false")]) == []
     assert all(dict(describe_filters([(flag, "true")])) == {f"is:{flag}": []} for flag in FLAGS)
+
+
+def test_a_filter_that_another_one_replaces_has_no_chip() -> None:
+    """Of several values only the last one counts, unless all of them must hold. Its chip removes them all."""
+    params = [("owner", "ada"), ("label", "a"), ("owner", "bob"), ("label", "b"), ("owner", "")]
+    assert [(text, dict(others).get("owner")) for text, others in describe_filters(params)] == [
+        ("label:a", ""),
+        ("owner:bob", None),
+        ("label:b", ""),
+    ]
