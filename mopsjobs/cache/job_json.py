@@ -75,18 +75,20 @@ def job_json(columns: JobColumns, *, now: float) -> dict[str, object]:
     job: dict[str, object] = json.loads(columns[0])
     job |= _computed_fields(columns, now)
     job |= _NOTHING_MEASURED
-    *_, usage, forecast = columns
+    *_, heartbeat, _, usage, forecast = columns
     if usage is not None:
         job |= json.loads(usage)
     if forecast is not None:
-        job |= json.loads(_forecast_text(columns, now))
+        job |= json.loads(forecast_text(forecast, heartbeat, now))
     return job
 
 
 def job_text(columns: JobColumns, *, now: float) -> str:
     """Return `job_json` as JSON text. The record is copied as it is stored, since parsing costs more than a query."""
     computed = JSON_ENCODER.encode(_computed_fields(columns, now))
-    usage, forecast = columns[10] or NO_USAGE, NO_FORECAST if columns[11] is None else _forecast_text(columns, now)
+    *_, heartbeat, _, usage, forecast = columns
+    usage = usage or NO_USAGE
+    forecast = NO_FORECAST if forecast is None else forecast_text(forecast, heartbeat, now)
     return f"{columns[0][:-1]},{computed[1:-1]},{usage[1:-1]},{forecast[1:]}"
 
 
@@ -111,7 +113,7 @@ def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
     # A clock behind that of the writer must not give a negative duration.
     until = max(now if ended is None else ended, created)
     queued = (until if started is None else started) - created
-    if suspect is None and _is_silent(heartbeat, now):
+    if suspect is None and is_silent(heartbeat, now):
         suspect = "no_update"
     return {
         "progress": progress,
@@ -126,18 +128,19 @@ def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
     }
 
 
-def _is_silent(heartbeat: float | None, now: float) -> bool:
+def is_silent(heartbeat: float | None, now: float) -> bool:
+    """Return True if a runner that gives signs of life has given none for long."""
     return heartbeat is not None and now - heartbeat > SILENT_SECONDS
 
 
-def _forecast_text(columns: JobColumns, now: float) -> str:
+def forecast_text(column: str, heartbeat: float | None, now: float) -> str:
     """Return the fields about the end of a job that runs, as JSON. They are null if its runner is silent.
 
     A range that has passed says nothing: the runner has not written a new one yet.
     """
-    if _is_silent(columns[8], now):
+    if is_silent(heartbeat, now):
         return NO_FORECAST
-    forecast = json.loads(columns[11] or "")
+    forecast = json.loads(column)
     earliest, latest, stragglers = forecast["earliest"], forecast["latest"], forecast["stragglers"]
     is_known = latest is not None and latest > now
     return JSON_ENCODER.encode(

@@ -18,6 +18,7 @@ from mopsjobs.cache.queries.failed_tasks import describe_failures
 from mopsjobs.cache.queries.failures import last_failures
 from mopsjobs.cache.queries.families import Family, describe_short_name
 from mopsjobs.cache.queries.ledgers import read_ledger
+from mopsjobs.cache.queries.listed_jobs import listed_job
 from mopsjobs.cache.queries.overview import jobs_of_study
 from mopsjobs.cache.rows import study_of
 from mopsjobs.errors import command_line
@@ -69,7 +70,7 @@ class JobPage:
             whole_id = str(job["job_id"])
             return {
                 "header": self._site.header_of(connection, freshness),
-                "row": view_models.row(job, now, ("created", "updated", "duration")),
+                "row": view_models.row(listed_job(connection, whole_id), now, ("created", "updated", "duration")),
                 "job": job,
                 "since": None if job["status_since"] is None else view_models.moment(job["status_since"], now),
                 "title": job_sections.title(job),

@@ -12,8 +12,8 @@ from flask import Response, redirect, request
 
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache.queries import filters, overview, statistics
-from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failed_tasks import describe_failures
+from mopsjobs.cache.queries.listed_jobs import listed_jobs
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES, TERMINAL
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
@@ -270,9 +270,7 @@ def _sections(
         if query.page > 1 and not is_paged:
             continue
         limit = query_params.PAGE_SIZE if is_paged else SHOWN_ROWS[phase]
-        jobs = job_queries.page_of_jobs(
-            connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0, now=now
-        )
+        jobs = listed_jobs(connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0)
         rows = [view_models.row(job, now, query.columns) for job in jobs]
         total = sum(names.values())
         others = link(list(params), {"status": ",".join(names)})

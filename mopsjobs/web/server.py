@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+
+from flask import Flask
 
 from mopsjobs.app.app import App
 from mopsjobs.errors import UsageError
@@ -71,7 +74,7 @@ def serve(
     site = Site(app, ChangeSignal(), viewers=viewers)
     if sync_every is not None:
         site.prepare_syncs(sync_every)
-    wsgi_app = make_app(site, own_names(host, allowed))
+    wsgi_app = _load_app(site, own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # no warnings that requests wait for a thread
     with _stop_signals() as (wait, wake):
         server = PageServer(
@@ -110,6 +113,17 @@ def lane_of(path: str) -> str:
     if path.startswith("/api/"):
         return "api"
     return {"/live": "streams", HEALTH: "health"}.get(path, "pages")
+
+
+def _load_app(site: Site, names: frozenset[str]) -> Flask:
+    """Return the application, and leave all that is loaded out of garbage collections, since it stays.
+
+    One page of a hundred waited for a collection that looked at it again, for longer than the page took.
+    """
+    app = make_app(site, names)
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -12,11 +12,20 @@ from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
 from mopsjobs.app.job_texts import duration_text, end_text, memory_text, stragglers_text
+from mopsjobs.cache.job_json import NO_USAGE, forecast_text
 from mopsjobs.cache.queries.events import StoredEvent
-from mopsjobs.cache.rows import error_of, study_of
+from mopsjobs.cache.queries.listed_jobs import ListedJob
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
-from mopsjobs.utils.times import from_timestamp, human_age, human_duration, human_range, parse_time, whole_seconds
+from mopsjobs.utils.times import (
+    from_timestamp,
+    human_age,
+    human_duration,
+    human_range,
+    json_time,
+    parse_time,
+    whole_seconds,
+)
 
 Job = Mapping[str, Any]
 
@@ -113,43 +122,57 @@ def moment(text: object, now: float) -> Moment:
     return Moment(whole_seconds(str(text)), human_age(now - parse_time(str(text)).timestamp()))
 
 
-def row(job: Job, now: float, columns: Container[str]) -> Row:
+def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
     """Return a row of the table of jobs, with the values of these columns."""
-    total, done, failed = job["tasks_total"], job["tasks_completed"], job["tasks_failed"] or 0
-    text, title = _done(job, now)
+    failed, total = job.tasks_failed, job.tasks_total
+    forecast = None if job.forecast is None else json.loads(forecast_text(job.forecast, job.heartbeat, now))
+    is_measured = job.usage is not None and ("cpu" in columns or "memory" in columns)
+    usage = json.loads(job.usage if is_measured and job.usage is not None else NO_USAGE)
+    ended = None if job.is_active or job.ended is None else _moment_of(job.ended, now)
+    text, title = (ended.ago, ended.at) if ended else _done(job, forecast, now)
+    created = _moment_of(job.created, now)
     return Row(
-        id=job["job_id"],
-        path=job_path(job["job_id"]),
-        status=status(job["status"]),
-        suspect=suspect_text(job, now),
-        study=study_of(job["metadata"]),
-        labels=", ".join(f"{label}={value}" for label, value in sorted(job["labels"].items())),
-        owner=job["owner"],
-        bar=_bar(done, failed, total),
-        tasks=f"{done}/{total}" if total else str(done) if done else "",
+        id=job.job_id,
+        path=job_path(job.job_id),
+        status=status(job.status),
+        suspect=_suspect_text(job, now),
+        study=job.study,
+        labels=", ".join(f"{label}={value}" for label, value in sorted(job.labels.items())),
+        owner=job.owner,
+        bar=_bar(job.tasks_completed, failed, total),
+        tasks=f"{job.tasks_completed}/{total}" if total else str(job.tasks_completed or ""),
         failed=failed,
-        error=error_of(job["error_code"], job["error_message"]),
-        late=None if job["stragglers"] is None else stragglers_text(job, from_timestamp(now)),
+        error=job.error,
+        late=None if forecast is None else stragglers_text(forecast, from_timestamp(now)),
         done=text,
         done_title=title,
-        ended=None if job["is_active"] else whole_seconds(job["ended_at"]),
-        since=whole_seconds(job["created_at"]) if job["is_active"] else None,
-        waits=job["status"] in BEFORE_RUNNING,
-        created=moment(job["created_at"], now) if "created" in columns else None,
-        updated=moment(job["updated_at"], now) if "updated" in columns else None,
-        duration=human_duration(job["duration_seconds"]) if "duration" in columns else None,
-        cpu=duration_text(job["cpu_seconds"]) if "cpu" in columns else None,
-        memory=memory_text(job["max_rss_bytes"]) if "memory" in columns else None,
-        engine=job["engine"],
+        ended=None if ended is None else ended.at,
+        since=created.at if job.is_active else None,
+        waits=job.status in BEFORE_RUNNING,
+        created=created if "created" in columns else None,
+        updated=_moment_of(job.changed, now) if "updated" in columns else None,
+        duration=_duration(job, now) if "duration" in columns else None,
+        cpu=duration_text(usage["cpu_seconds"]) if "cpu" in columns else None,
+        memory=memory_text(usage["max_rss_bytes"]) if "memory" in columns else None,
+        engine=job.engine,
     )
 
 
-def suspect_text(job: Job, now: float) -> str | None:
+def _moment_of(at: float, now: float) -> Moment:
+    return Moment(whole_seconds(json_time(from_timestamp(at))), human_age(now - at))
+
+
+def _duration(job: ListedJob, now: float) -> str:
+    """Return how long a job has been there, or was until it ended."""
+    return human_duration((now if job.ended is None else job.ended) - job.created)
+
+
+def _suspect_text(job: ListedJob, now: float) -> str | None:
     """Return what is wrong with an active job, as `no sign of life for 5m`; None if nothing is."""
-    reason = job["suspect"]
-    if reason != "no_update":
-        return None if reason is None else str(reason)
-    silent = "" if job["heartbeat_at"] is None else human_age(now - parse_time(job["heartbeat_at"]).timestamp())
+    reason = job.why_suspect(now)
+    if reason != "no_update" or job.heartbeat is None:
+        return "no sign of life" if reason == "no_update" else reason
+    silent = human_age(now - job.heartbeat)
     return f"no sign of life for {silent.removesuffix(' ago')}" if silent.endswith(" ago") else "no sign of life"
 
 
@@ -162,16 +185,15 @@ def _bar(done: int, failed: int, total: int) -> Bar | None:
     return Bar(round(share, 1), round(min(100 - share, max(100 * failed / total, 2 if failed else 0)), 1), words)
 
 
-def _done(job: Job, now: float) -> tuple[str, str | None]:
-    """Return when a job ended or should end, short and in full."""
-    if not job["is_active"]:
-        return moment(job["ended_at"], now).ago, whole_seconds(job["ended_at"])
-    if job["status"] in BEFORE_RUNNING:
-        return human_duration(job["duration_seconds"]), None
-    if job["eta_latest"] is None:
+def _done(job: ListedJob, forecast: Mapping[str, Any] | None, now: float) -> tuple[str, str | None]:
+    """Return when an active job should end, or how long it waits, short and in full."""
+    if job.status in BEFORE_RUNNING:
+        return _duration(job, now), None
+    if forecast is None or forecast["eta_latest"] is None:
         return "", None
-    earliest, latest = (parse_time(job[name]).timestamp() - now for name in ("eta_earliest", "eta_latest"))
-    return f"in {human_range(earliest, latest)}", end_text(job, from_timestamp(now))
+    earliest, latest = (parse_time(forecast[name]).timestamp() - now for name in ("eta_earliest", "eta_latest"))
+    full = end_text({**forecast, "tasks_total": job.tasks_total}, from_timestamp(now))
+    return f"in {human_range(earliest, latest)}", full
 
 
 def lines(text: object) -> Markup:

@@ -105,6 +105,14 @@ def page_of_jobs(
         offset: jobs on the pages before.
         now: seconds since 1970, for the duration of active jobs.
     """
+    rows = page_rows(connection, job_filter, COLUMNS, order=order, limit=limit, offset=offset)
+    return (job_json(row, now=now) for row in rows)
+
+
+def page_rows(
+    connection: sqlite3.Connection, job_filter: Filter, columns: str, *, order: str, limit: int, offset: int
+) -> sqlite3.Cursor:
+    """Return these columns of a page of the jobs that pass a filter."""
     selects: list[str] = []
     parameters: list[object] = []
     # Each part gives as many rows as the page may need, so that each stops early if an index has the order.
@@ -115,8 +123,7 @@ def page_of_jobs(
     inner = " UNION ALL ".join(selects)
     # Rows of earlier pages are skipped before their records are read.
     page = f"SELECT rowid FROM job WHERE rowid IN ({inner}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}"  # noqa: S608
-    rows = connection.execute(f"SELECT {COLUMNS} FROM job WHERE rowid IN ({page}) ORDER BY {order}", parameters)  # noqa: S608
-    return (job_json(row, now=now) for row in rows)
+    return connection.execute(f"SELECT {columns} FROM job WHERE rowid IN ({page}) ORDER BY {order}", parameters)  # noqa: S608
 
 
 def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[str, object]:
