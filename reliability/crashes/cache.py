@@ -124,7 +124,7 @@ class Mirrored:
         labels = defaultdict(list)
         for label, value, job_id in connection.execute("SELECT label, value, job_id FROM job_label"):
             labels[job_id].append((label, value, job_id))
-        columns = ", ".join(rows._COLUMNS)
+        columns = ", ".join(rows.COLUMNS)
         seen = set()
         for row in connection.execute(f"SELECT {columns} FROM job"):
             key, job_id, version = row[:3]  # and after them the generation, which is the cache's own

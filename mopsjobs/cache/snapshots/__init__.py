@@ -1,0 +1,1 @@
+"""Publish what a cache has of the jobs of its registry, and begin an empty cache with it."""

@@ -1,0 +1,234 @@
+"""Begin an empty cache with a snapshot, as if it were a copy of the publisher's cache.
+
+The sync that follows treats these rows like those of an earlier sync. If the snapshot is recent, it reads what was
+announced since. Else it lists names and versions. In both cases the next scan confirms the version of each row, and
+reads every other record. Views name the time of the publisher's scan until then.
+
+A version does not prove the value. So some records are read and compared before any row counts. A publisher can still
+lie about a few jobs, as can each writer of records. `sync --full` reads all of them.
+See docs/decisions/0063-snapshots.md.
+"""
+
+from __future__ import annotations
+
+import random as _random
+import sqlite3
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from mopsjobs.cache import rows, sync_state
+from mopsjobs.cache.database import SCHEMA_VERSION
+from mopsjobs.cache.snapshots import format as snapshot_format
+from mopsjobs.cache.sync import identity
+from mopsjobs.cache.sync.batch import delete_rows, lookup_column
+from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
+from mopsjobs.errors import RecordError
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import Versioned
+
+WINDOW = 8
+"""Parts that are fetched while as many are written, in one transaction of some 0.3 s."""
+
+CACHE_KIB = 32 * 1024
+"""Memory for pages of the cache. A row goes into a dozen indexes, and a page that is evicted is written again."""
+
+SAMPLE = 32
+"""Records that are read to compare them: one round of requests."""
+
+_NOT_JSON = """
+SELECT 1 FROM job WHERE key BETWEEN ? AND ? AND generation = ? AND NOT (
+    substr(record, 1, 1) = '{' AND json_valid(record)
+    AND (usage IS NULL OR substr(usage, 1, 1) = '{' AND json_valid(usage))
+    AND (forecast IS NULL OR substr(forecast, 1, 1) = '{' AND json_valid(forecast))
+) LIMIT 1
+"""
+
+_UNDO = 2000
+"""Rows of a refused snapshot that one transaction removes."""
+
+
+def find_manifest(registry: JobRegistry) -> snapshot_format.Manifest | None:
+    """Return the manifest of the current snapshot; None if there is none that this version can read.
+
+    Raises:
+        StoreError: if the store cannot be read.
+    """
+    found = registry.store.get(snapshot_format.MANIFEST_KEY)
+    try:
+        return None if found is None else snapshot_format.parse_manifest(found.value)
+    except RecordError:
+        return None
+
+
+def take_snapshot(
+    registry: JobRegistry,
+    connection: sqlite3.Connection,
+    generation: int,
+    *,
+    fewest: int,
+    on_progress: Callable[[int], None] | None = None,
+    random: _random.Random | None = None,
+) -> snapshot_format.Manifest | None:
+    """Fill a cache that was never synced with the current snapshot of its registry.
+
+    Args:
+        registry: the registry.
+        connection: the cache, open to write.
+        generation: that of the rows.
+        fewest: jobs up to which a listing costs less.
+        on_progress: called with the number of jobs so far.
+        random: chooses the records that are compared.
+
+    Returns:
+        The snapshot; None if there is none that can be used. Then no row of it is left.
+
+    Raises:
+        StoreError: if the store does not answer. Rows that were written stay, for the next sync to look at.
+    """
+    if sync_state.get_meta(connection, sync_state.SYNCED_AT):
+        return None
+    manifest = find_manifest(registry)
+    if manifest is None or manifest.cache_schema != SCHEMA_VERSION or manifest.jobs <= fewest:
+        return None
+    # A row that is there already may be older or newer than that of the snapshot. Then only a scan can tell.
+    is_empty = connection.execute("SELECT 1 FROM job UNION ALL SELECT 1 FROM problem LIMIT 1").fetchone() is None
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    taking = _Taking(registry, connection, generation, manifest, random or _random.SystemRandom())
+    with ParallelFetcher.for_store(registry.store) as fetcher:
+        is_usable = taking.run(fetcher, on_progress)
+    if not is_usable:
+        taking.undo()
+        return None
+    if is_empty:
+        taking.note_sync()
+    return manifest
+
+
+class _Taking:
+    """One use of a snapshot."""
+
+    def __init__(
+        self,
+        registry: JobRegistry,
+        connection: sqlite3.Connection,
+        generation: int,
+        manifest: snapshot_format.Manifest,
+        random: _random.Random,
+    ) -> None:
+        self._registry = registry
+        self._connection = connection
+        self._generation = generation
+        self._manifest = manifest
+        self._random = random
+        self._per_part = -(-SAMPLE // max(len(manifest.parts), 1))
+        self._sample: list[rows.JobRow] = []
+        self._after = ""
+        """The last key of the part before."""
+        self._problems: list[str] = []
+        """Keys of the problems."""
+
+    def run(self, fetcher: ParallelFetcher, on_progress: Callable[[int], None] | None) -> bool:
+        """Write all rows. Return False if the snapshot must not be used.
+
+        Raises:
+            StoreError: if the store does not answer.
+        """
+        try:
+            self._write_parts(fetcher, on_progress)
+            self._compare(fetcher)
+        except RecordError:
+            return False
+        return True
+
+    def note_sync(self) -> None:
+        """Note that the cache has what the scan of the publisher found, and no more."""
+        with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
+            values = {
+                sync_state.SYNCED_AT: self._manifest.known_to,
+                sync_state.FULL_SYNCED_AT: self._manifest.known_to,
+                sync_state.SYNCED_GENERATION: str(self._generation),
+                sync_state.FULL_GENERATION: str(self._generation),
+                sync_state.FOREIGN_WRITES: self._manifest.foreign_writes,
+                sync_state.FOREIGN_RECORDS: self._manifest.foreign_records,
+            }
+            sync_state.set_meta(self._connection, values)
+            identity.remember_witnesses(self._connection, self._generation)
+
+    def undo(self) -> None:
+        """Remove the rows and problems of the snapshot."""
+        sql = "SELECT key FROM job WHERE generation = ? LIMIT ?"
+        keys = self._problems
+        while True:
+            with sync_state.transaction(self._connection):
+                delete_rows(self._connection, keys, self._generation)
+                keys = [key for (key,) in self._connection.execute(sql, (self._generation, _UNDO))]
+            if not keys:
+                return
+
+    def _write_parts(self, fetcher: ParallelFetcher, on_progress: Callable[[int], None] | None) -> None:
+        """Fetch the parts, and write their rows.
+
+        Raises:
+            RecordError: if a part is missing or not what it should be.
+            StoreError: if the store does not answer.
+        """
+        jobs = 0
+        names = iter(self._manifest.parts)
+        for window in self._fetch(fetcher):
+            parts = [self._decode(next(names), found) for found in window]
+            with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
+                for part in parts:
+                    self._write(part)
+            jobs += sum(len(part.rows) for part in parts)
+            if on_progress is not None:
+                on_progress(jobs)
+
+    def _compare(self, fetcher: ParallelFetcher) -> None:
+        """Compare some rows with their records.
+
+        Raises:
+            RecordError: if a record of the same version makes another row, or no record has the same version.
+            StoreError: if the store does not answer.
+        """
+        chosen = self._random.sample(self._sample, min(SAMPLE, len(self._sample)))
+        confirmed = 0
+        for row, found in zip(chosen, fetcher.fetch([row.key for row in chosen]), strict=True):
+            if not isinstance(found, Versioned) or found.version.value != row.version:
+                continue
+            made = rows.to_row(row.key, row.job_id, found.value, found.version, self._generation)
+            if not isinstance(made, rows.JobRow) or (made.row, set(made.labels)) != (row.row, set(row.labels)):
+                raise RecordError(f"has another value for {row.key} than its record")
+            confirmed += 1
+        if not confirmed:
+            raise RecordError("has no version that the registry has")
+
+    def _fetch(self, fetcher: ParallelFetcher) -> Iterator[list[Versioned | FailedRead | None]]:
+        """Yield the parts, `WINDOW` at a time. While one window is written, the next one is fetched."""
+        keys = iter(self._manifest.part_keys())
+        coming = fetcher.fetch(list(islice(keys, WINDOW)))
+        while following := list(islice(keys, WINDOW)):
+            window, coming = coming, fetcher.fetch(following)
+            yield list(window)
+        yield list(coming)
+
+    def _decode(self, name: str, found: Versioned | FailedRead | None) -> snapshot_format.Part:
+        """Return the rows of a part, and choose some to compare."""
+        if not isinstance(found, Versioned):
+            raise RecordError("a part is missing, or the store does not send it")
+        part = snapshot_format.decode_part(found.value, name, self._registry.job_id_of, self._generation)
+        if part.rows:
+            if part.rows[0].key <= self._after:
+                raise RecordError("its parts are out of order")
+            self._after = part.rows[-1].key
+            self._sample += self._random.sample(part.rows, min(self._per_part, len(part.rows)))
+        return part
+
+    def _write(self, part: snapshot_format.Part) -> None:
+        """Write the rows of a part, except those that the cache has. The caller holds the transaction."""
+        first = part.rows[0].key if part.rows else ""
+        known = lookup_column(self._connection, "job", "version", [row.key for row in part.rows])
+        rows.insert_rows(self._connection, [row for row in part.rows if row.key not in known])
+        rows.replace_problems(self._connection, (), part.problems)
+        if self._connection.execute(_NOT_JSON, (first, self._after, self._generation)).fetchone():
+            raise RecordError("has a column that is not JSON")
+        self._problems += [problem.key for problem in part.problems]

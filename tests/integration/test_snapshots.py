@@ -1,0 +1,292 @@
+"""A snapshot is an accelerator and never the truth: after a scan, a cache that began with one equals the registry.
+
+A state machine draws writers, other programs, publishers that crash, lie or are old, and objects that are damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import tempfile
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from mopsjobs.cache import database as cache_database
+from mopsjobs.cache import totals
+from mopsjobs.cache.snapshots import format as snapshot_format
+from mopsjobs.cache.snapshots import publish
+from mopsjobs.cache.snapshots.format import MANIFEST_KEY
+from mopsjobs.cache.sync import mirror
+from mopsjobs.errors import MopsJobsError, StoreUnavailableError
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.store.base import always
+from mopsjobs.store.memory import InMemoryVersionedStore
+from support.cli import REMOTE_URL, Clock, foreign, key, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
+    from support.servers import Azurite
+
+JOBS = st.sampled_from([f"job-{number}" for number in range(8)])
+PAUSES = st.sampled_from([1.0, 600.0, 4000.0, 100_000.0])
+LIES = {
+    "versions": "UPDATE job SET version = version || 'x'",
+    "missing": "DELETE FROM job WHERE job_id < 'job-4'",
+    "ghosts": "UPDATE job SET key = 'jobs/ghost-' || job_id || '/state.json', job_id = 'ghost-' || job_id,"
+    " version = 'x' || version WHERE job_id < 'job-2'",
+    "problems": "INSERT OR REPLACE INTO problem SELECT key, 'unreadable', 'a lie', version FROM job",
+    "not JSON": "UPDATE job SET record = '{' || record",
+    "all values": "UPDATE job SET owner = 'a lie'",
+    "later": "UPDATE meta SET value = '2999-01-01T00:00:00Z' WHERE name = 'full_synced_at'",
+}
+"""What a publisher changes in a copy of its cache. Versions find out all of it, or the comparison of a sample."""
+
+
+class Line:
+    """A store that breaks off after a number of writes below `snapshots/`."""
+
+    def __init__(self, inner: VersionedStore) -> None:
+        self.inner = inner
+        self.writes_left: int | None = None
+        self.hides_snapshots = False
+        """Whether a client behaves as one that does not know of snapshots."""
+        self.seen: list[str] = []
+
+    def get(self, key: str) -> Versioned | None:
+        self.seen.append(key)
+        return None if self.hides_snapshots and key.startswith("snapshots/") else self.inner.get(key)
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        self._break_off(key)
+        return self.inner.put(key, value, version)
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        self._break_off(key)
+        return self.inner.create_if_absent(key, value)
+
+    def delete(self, key: str) -> bool:
+        return self.inner.delete(key)
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        return self.inner.list_keys(prefix)
+
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+        return self.inner.scan(prefix, wants_values)
+
+    def close(self) -> None:
+        """Do nothing: the machine closes the inner store."""
+
+    def _break_off(self, key: str) -> None:
+        if self.writes_left is not None and key.startswith("snapshots/"):
+            self.writes_left -= 1
+            if self.writes_left < 0:
+                raise StoreUnavailableError("The line broke off.", sent=False, silent=True)
+
+
+class Snapshots(RuleBasedStateMachine):
+    """One registry, a publisher with a cache of its own, and caches that begin."""
+
+    def __init__(self, inner: VersionedStore, template: str) -> None:
+        super().__init__()
+        self._patches = [
+            mock.patch.object(mirror, "SMALL_REGISTRY", 0),
+            mock.patch.object(mirror, "GET_COST", 0),
+            mock.patch.object(snapshot_format, "PART_ROWS", 3),
+        ]
+        for patch in self._patches:
+            patch.start()
+        self.store = Line(inner)
+        self.clock = Clock()
+        self.jobs = JobRegistry(self.store, now=self.clock.now, sleep=self.clock.sleep)
+        self._template = template
+        self._directory = tempfile.mkdtemp()
+        self.publisher = self._empty("publisher")
+        self.manifests: list[bytes] = []
+
+    def teardown(self) -> None:
+        for patch in self._patches:
+            patch.stop()
+        shutil.rmtree(self._directory)
+        self.store.inner.close()
+
+    # --- what may happen ---------------------------------------------------------------------------------------
+
+    @initialize()
+    def begin(self) -> None:
+        for number in range(6):
+            self.jobs.register_job(f"job-{number}", labels={"exp": str(number)})
+        self.publish()
+
+    @rule(seconds=PAUSES)
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds=seconds)
+
+    @rule(job=JOBS)
+    def write(self, job: str) -> None:
+        if self.store.inner.get(key(job)) is None:
+            self.jobs.register_job(job)
+        with contextlib.suppress(MopsJobsError):  # a record that is damaged stays, and one with an unknown status
+            self.jobs.update_fields(job, metadata={"at": self.clock.now().isoformat()})
+
+    @rule(job=JOBS, value=st.sampled_from(["record", "{", '{"job_id": 1}']))
+    def another_program_writes(self, job: str, value: str) -> None:
+        put(self.store.inner, key(job), foreign(job, status="odd") if value == "record" else value)
+
+    @rule(job=JOBS.filter(lambda job: job != "job-0"))
+    def delete(self, job: str) -> None:
+        self.store.delete(key(job))
+
+    @rule()
+    def publish(self) -> None:
+        """Scan and publish, as the command does."""
+        self._scan(self.publisher)
+        self._publish(self.publisher)
+
+    @rule(writes=st.integers(0, 4))
+    def publisher_breaks_off(self, writes: int) -> None:
+        """Lose the line between two parts, or between the parts and the manifest."""
+        self._scan(self.publisher)
+        self.store.writes_left = writes
+        with contextlib.suppress(StoreUnavailableError):
+            self._publish(self.publisher)
+        self.store.writes_left = None
+
+    @rule(lie=st.sampled_from(sorted(LIES)))
+    def publisher_lies(self, lie: str) -> None:
+        self._scan(self.publisher)
+        liar = shutil.copy(self.publisher, f"{self._directory}/liar.db")
+        with contextlib.closing(cache_database.open_to_write(liar, REMOTE_URL)) as connection:
+            connection.execute(LIES[lie])
+            connection.commit()
+        self._publish(liar)
+
+    @rule(number=st.integers(0, 5))
+    def old_manifest_comes_back(self, number: int) -> None:
+        """Restore an old manifest, whose parts may be gone."""
+        if self.manifests:
+            put(self.store.inner, MANIFEST_KEY, self.manifests[number % len(self.manifests)])
+
+    @rule(number=st.integers(0, 5), value=st.sampled_from([b"", b"{}", b"x" * 100, None]) | st.binary(max_size=30))
+    def part_is_damaged(self, number: int, value: bytes | None) -> None:
+        """Remove a part, or put other bytes in its place."""
+        parts = list(self.store.list_keys("snapshots/2"))
+        if parts:
+            self.store.delete(parts[number % len(parts)])
+            if value is not None:
+                put(self.store.inner, parts[number % len(parts)], value)
+
+    @rule(value=st.sampled_from([b"", b"{}", b'{"schema_version": 2}', b"[" * 1000]))
+    def manifest_is_damaged(self, value: bytes) -> None:
+        put(self.store.inner, MANIFEST_KEY, value)
+
+    @rule()
+    def manifest_is_removed(self) -> None:
+        self.store.delete(MANIFEST_KEY)
+
+    @rule()
+    def cache_begins(self) -> None:
+        """Begin a cache with whatever snapshot is there. After a scan it equals one that was filled by a listing."""
+        path = self._empty("reader")
+        self._sync(path)
+        self._scan(path)
+        assert self._content(path) == self._listed()
+
+    @rule()
+    def view_with_a_scan_begins_a_cache(self) -> None:
+        """Begin a cache by a view that asks for a scan: it equals the registry at once."""
+        path = self._empty("reader")
+        self._scan(path)
+        assert self._content(path) == self._listed()
+
+    # --- how it is done ----------------------------------------------------------------------------------------
+
+    def _empty(self, name: str) -> str:
+        path = f"{self._directory}/{name}.db"
+        for suffix in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path + suffix)
+        return shutil.copy(self._template, path)
+
+    def _sync(self, path: str, *, scan: bool = False) -> None:
+        mirror.sync(self.jobs, path, REMOTE_URL, scan=scan, now=self.clock.now)
+
+    def _scan(self, path: str) -> None:
+        self.clock.advance(seconds=1)
+        self._sync(path, scan=True)
+
+    def _publish(self, path: str) -> None:
+        with contextlib.closing(cache_database.open_to_write(path, REMOTE_URL)) as connection:
+            try:
+                done = publish.publish_snapshot(self.store, connection, now=self.clock.now)
+            except ValueError:  # the manifest is damaged, or of a newer version: it is not replaced
+                assert not self._is_sound(MANIFEST_KEY)
+                self.store.delete(MANIFEST_KEY)
+                return
+        assert not done.is_overtaken
+        self.manifests.append(snapshot_format.encode_manifest(done.manifest))
+        assert all(self.store.inner.get(part) is not None for part in done.manifest.part_keys())
+
+    def _is_sound(self, name: str) -> bool:
+        found = self.store.inner.get(name)
+        assert found is not None
+        with contextlib.suppress(ValueError):
+            snapshot_format.parse_manifest(found.value)
+            return True
+        return False
+
+    def _listed(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return what a client has in its cache that does not know of snapshots."""
+        path = self._empty("listed")
+        self.store.hides_snapshots = True
+        self._sync(path)
+        self.store.hides_snapshots = False
+        return self._content(path)
+
+    def _content(self, path: str) -> dict[str, list[tuple[Any, ...]]]:
+        """Return jobs, labels and problems, without the last good rows of records that cannot be read any more."""
+        names = ", ".join((*snapshot_format.SHARED, "record"))
+        good = "key NOT IN (SELECT key FROM problem WHERE kind = 'unreadable')"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            sums = f"{totals.SUMS} {totals.GROUPED} ORDER BY 1, 2, 3"
+            kept = connection.execute("SELECT * FROM job_sums ORDER BY 1, 2, 3").fetchall()
+            assert kept == connection.execute(sums).fetchall()
+            labels = f"SELECT * FROM job_label WHERE job_id IN (SELECT job_id FROM job WHERE {good})"
+            return {
+                "job": connection.execute(f"SELECT {names} FROM job WHERE {good} ORDER BY key").fetchall(),
+                "label": connection.execute(f"{labels} ORDER BY 1, 2, 3").fetchall(),
+                "problem": connection.execute("SELECT * FROM problem ORDER BY key").fetchall(),
+            }
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return an empty cache, to be copied."""
+    path = str(tmp_path_factory.mktemp("template") / "cache.db")
+    cache_database.open_to_write(path, REMOTE_URL).close()
+    return path
+
+
+def test_a_cache_equals_the_registry_after_a_scan(template: str) -> None:
+    """Over the store in memory, many interleavings."""
+    run_state_machine_as_test(
+        lambda: Snapshots(InMemoryVersionedStore(), template),
+        settings=settings(max_examples=60, stateful_step_count=20),
+    )
+
+
+def test_a_cache_equals_the_registry_after_a_scan_in_azure(template: str, azurite: Azurite) -> None:
+    """Over Azurite, a few."""
+    run_state_machine_as_test(
+        lambda: Snapshots(open_store(f"{azurite.endpoint}/{azurite.new_container()}", {}), template),
+        settings=settings(max_examples=4, stateful_step_count=12),
+    )
