@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from mopsjobs import __version__
 from mopsjobs.app.app import App
+from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
+from mopsjobs.cache.snapshots.take import find_manifest
 from mopsjobs.cache.sync.identity import check_same_registry
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -196,6 +198,25 @@ def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
     return CheckResult("retention", "ok", facts)
 
 
+def check_snapshot(diagnosis: Diagnosis) -> CheckResult | None:
+    """Name the age of the snapshot from which first syncs begin, if there is one."""
+    app = diagnosis.app
+    if diagnosis.state_of("access") != "ok" or app.settings.is_local:
+        return None
+    try:
+        manifest = find_manifest(app.registry)
+    except MopsJobsError as error:
+        return CheckResult("snapshot", "fail", str(error), error.hint, error.exit_code)
+    if manifest is None:
+        return None
+    age = human_age((app.now() - parse_time(manifest.known_to)).total_seconds())
+    facts = f"{pluralize(manifest.jobs, 'job')}, {manifest.bytes / 1e6:.1f} MB, scanned {age}"
+    if manifest.cache_schema == SCHEMA_VERSION:
+        return CheckResult("snapshot", "ok", facts)
+    detail = f"{facts}; another version of mops-jobs made it, and first syncs of this one do not use it"
+    return CheckResult("snapshot", "warn", detail, command_line("snapshot"))
+
+
 def check_cache(diagnosis: Diagnosis) -> CheckResult:
     """Check that the cache can be written, and that it was synced."""
     app = diagnosis.app
@@ -255,6 +276,7 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_access,
     check_clock,
     check_retention,
+    check_snapshot,
     check_cache,
     check_sync,
     check_cache_file_system,

@@ -49,6 +49,7 @@ COMMANDS = {
     "events": "events",
     "logs": "logs",
     "sync": "sync",
+    "snapshot": "snapshot",
     "prune": "prune",
     "register": "register",
     "update": "update",
