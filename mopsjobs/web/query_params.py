@@ -140,8 +140,8 @@ MAX_FAILED_JOBS = 20_000
 FAILURES_PAGE = FILTERS | {
     "resumed": Parameter(default=False),
     "sort": Parameter(FAILURE_SORTS[0], _failure_sort, f"one of {', '.join(FAILURE_SORTS)}"),
-    "limit": _number(5000, 1, MAX_FAILED_JOBS),
-    "page": _number(1, 1, MAX_PAGE),
+    "limit": whole_number(5000, 1, MAX_FAILED_JOBS),
+    "page": whole_number(1, 1, MAX_PAGE),
 }
 
 CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": _days(30)}
