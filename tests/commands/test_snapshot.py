@@ -24,7 +24,7 @@ JOBS = 12
 def large(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """Return a registry of a dozen jobs, which count as many, and whose writers are known to announce."""
     monkeypatch.setattr(mirror, "SMALL_REGISTRY", 4)
-    monkeypatch.setattr(mirror, "GET_COST", 0)
+    monkeypatch.setattr(mirror, "MAX_SHARE_READ", 1e6)
     monkeypatch.setattr(snapshot_format, "PART_ROWS", 5)
     for number in range(JOBS):
         add(remote.jobs, f"job-{number:02}", "running", owner="ada", labels={"exp": str(number % 3)})

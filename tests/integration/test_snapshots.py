@@ -80,8 +80,8 @@ class Line:
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         return self.inner.list_keys(prefix)
 
-    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
-        return self.inner.scan(prefix, wants_values)
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
+        return self.inner.scan(prefix, wants_values, after)
 
     def close(self) -> None:
         """Do nothing: the machine closes the inner store."""
@@ -100,7 +100,7 @@ class Snapshots(RuleBasedStateMachine):
         super().__init__()
         self._patches = [
             mock.patch.object(mirror, "SMALL_REGISTRY", 0),
-            mock.patch.object(mirror, "GET_COST", 0),
+            mock.patch.object(mirror, "MAX_SHARE_READ", 1e6),
             mock.patch.object(snapshot_format, "PART_ROWS", 3),
         ]
         for patch in self._patches:
