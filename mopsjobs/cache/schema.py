@@ -303,7 +303,7 @@ def m012_pages(db: Database) -> None:
 
 @migrations()
 def m013_durations(db: Database) -> None:
-    """Add indexes of durations, and of the ends by status: ranks and counts of all jobs come from them."""
+    """Add indexes for figures of all jobs: of durations, of the ends by status, and of times with what jobs used."""
     db.execute(
         "CREATE INDEX idx_job_queue_seconds ON job (max(started_ts - created_ts, 0.0))"
         " WHERE started_ts IS NOT NULL AND has_history = 1"
@@ -314,6 +314,13 @@ def m013_durations(db: Database) -> None:
     )
     db.execute("DROP INDEX idx_job_ended")
     db.execute("CREATE INDEX idx_job_ended ON job (status, ended_ts) WHERE is_active = 0")
+    # One index for sums of usage and for the charts, which need the times beside.
+    for name in ("idx_job_usage", "idx_job_created_ts"):
+        db.execute(f"DROP INDEX {name}")
+    db.execute(
+        "CREATE INDEX idx_job_created_ts ON job"
+        " (created_ts, started_ts, ended_ts, has_history, status, owner, is_active, usage)"
+    )
 
 
 def _create_jobs_view(db: Database, more: str = "") -> None:

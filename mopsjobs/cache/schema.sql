@@ -57,7 +57,6 @@ CREATE INDEX "idx_job_name"
     ON "job" ("name");
 CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL, jobs INTEGER NOT NULL, verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL, PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID;
 CREATE VIEW "job_sums" AS SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0;
-CREATE INDEX idx_job_created_ts ON job (created_ts, started_ts, ended_ts, has_history, status, owner, is_active);
 CREATE INDEX "idx_job_generation"
     ON "job" ("generation");
 CREATE TABLE counter (name TEXT NOT NULL, labels TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (name, labels)) WITHOUT ROWID;
@@ -79,7 +78,6 @@ CREATE VIEW "attempts" AS SELECT job_id, task, attempt, run, seq, shard, outcome
 CREATE VIEW "ledgers" AS SELECT job_id, strftime('%Y-%m-%dT%H:%M:%fZ', synced_ts, 'unixepoch') AS synced_at, is_complete, basis, tasks_total, problem FROM ledger;
 CREATE VIEW "ledger_problems" AS SELECT job_id, key, problem AS reason FROM ledger_chunk WHERE problem IS NOT NULL;
 CREATE TABLE failure_summary (job_id TEXT PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX idx_job_usage ON job (created_ts, status, owner, usage) WHERE usage IS NOT NULL;
 CREATE VIEW "jobs" AS SELECT job_id, status, is_active, progress, owner, name AS k8s_name, namespace AS k8s_namespace, json_extract(record, '$.k8s_uid') AS k8s_uid, json_extract(record, '$.updated_at') AS updated_at, json_extract(record, '$.created_at') AS created_at, json_extract(record, '$.tasks_total') AS tasks_total, json_extract(record, '$.tasks_completed') AS tasks_completed, json_extract(record, '$.tasks_failed') AS tasks_failed, json_extract(record, '$.error_message') AS error_message, json_extract(record, '$.error_code') AS error_code, json_extract(record, '$.results_path') AS results_path, json_extract(record, '$.engine') AS engine, json_extract(record, '$.parent_job_id') AS parent_job_id, json_extract(record, '$.heartbeat_at') AS heartbeat_at, json_extract(record, '$.metadata') AS metadata, json_extract(record, '$.labels') AS labels, json_extract(record, '$.transitions') AS transitions, created_ts, started_ts, ended_ts, changed_ts, json_extract(usage, '$.cpu_seconds') AS cpu_seconds, json_extract(usage, '$.task_seconds') AS task_seconds, json_extract(usage, '$.held_core_seconds') AS held_core_seconds, json_extract(usage, '$.max_rss_bytes') AS max_rss_bytes FROM job;
 CREATE INDEX idx_job_study ON job (study, changed_ts, status, is_active);
 CREATE INDEX idx_job_error ON job (error) WHERE error IS NOT NULL;
@@ -88,6 +86,7 @@ CREATE INDEX idx_job_active_tallies ON job (status, changed_ts, suspect, heartbe
 CREATE INDEX idx_job_queue_seconds ON job (max(started_ts - created_ts, 0.0)) WHERE started_ts IS NOT NULL AND has_history = 1;
 CREATE INDEX idx_job_run_seconds ON job (max(ended_ts - started_ts, 0.0)) WHERE started_ts IS NOT NULL AND ended_ts IS NOT NULL;
 CREATE INDEX idx_job_ended ON job (status, ended_ts) WHERE is_active = 0;
+CREATE INDEX idx_job_created_ts ON job (created_ts, started_ts, ended_ts, has_history, status, owner, is_active, usage);
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));

@@ -100,38 +100,29 @@ def window_start(days: int, now: float) -> float:
 
 @contextlib.contextmanager
 def charted_jobs(connection: sqlite3.Connection, job_filter: Filter) -> Iterator[None]:
-    """Collect times and usage of the jobs that pass a filter in temporary tables of this connection, for the block.
+    """Collect times and usage of the jobs that pass a filter in a temporary table of this connection, for the block.
 
-    All figures below are of these jobs. They come from indexes with all columns, so that no row with its record is
+    All figures below are of these jobs. They come from an index with all columns, so that no row with its record is
     read, unless labels are filtered.
     """
     index = "" if job_filter.labels else "INDEXED BY idx_job_created_ts"
     [(condition, values)] = where_clauses(connection, job_filter)
     connection.execute("PRAGMA temp_store = MEMORY")
-    numbers = ", ".join(ShardUsage._fields)
-    found = ", ".join(f"json_extract(usage, '$.{name}')" for name in ShardUsage._fields)
     times = "status, is_active, owner, created_ts, started_ts, ended_ts, has_history"
+    found = ", ".join(f"json_extract(usage, '$.{name}')" for name in ShardUsage._fields)
     try:
-        connection.execute(f"CREATE TEMP TABLE timed (id INTEGER PRIMARY KEY, {times})")
         connection.execute(
-            f"INSERT INTO timed SELECT rowid, {times} FROM main.job {index} WHERE {condition}",  # noqa: S608 - constant names
+            f"CREATE TEMP TABLE charted (id INTEGER PRIMARY KEY, {times}, {', '.join(ShardUsage._fields)}, is_measured)"
+        )
+        # `+`: by id, each row is appended, and labels find rows near to each other.
+        connection.execute(
+            f"INSERT INTO charted SELECT rowid, {times}, {found}, iif(usage IS NULL, NULL, 1)"  # noqa: S608 - constant names
+            f" FROM main.job {index} WHERE {condition} ORDER BY +rowid",
             values,
-        )
-        connection.execute("CREATE TEMP TABLE used (id INTEGER PRIMARY KEY, usage)")
-        connection.execute(
-            "INSERT INTO used SELECT timed.id, usage FROM main.job INDEXED BY idx_job_usage"
-            " CROSS JOIN timed ON timed.id = job.rowid WHERE usage IS NOT NULL ORDER BY timed.id"
-        )
-        # One table of both, since the figures by owner and label would join each job again.
-        connection.execute(f"CREATE TEMP TABLE charted (id INTEGER PRIMARY KEY, {times}, {numbers}, is_measured)")
-        connection.execute(
-            f"INSERT INTO charted SELECT timed.*, {found}, iif(usage IS NULL, NULL, 1)"  # noqa: S608 - constant names
-            " FROM timed LEFT JOIN used USING (id)"
         )
         yield
     finally:
-        for table in ("timed", "used", "charted"):
-            connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
+        connection.execute("DROP TABLE IF EXISTS temp.charted")
 
 
 def levels(connection: sqlite3.Connection, *, since: float, until: float, count: int) -> Levels:

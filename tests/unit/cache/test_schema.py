@@ -96,7 +96,6 @@ def _downgrade(connection: sqlite3.Connection) -> None:
             "idx_job_ended",
             "idx_job_generation",
             "idx_job_parent",
-            "idx_job_usage",
             "idx_job_study",
             "idx_job_error",
             "idx_job_owner_changed_ts",
