@@ -57,7 +57,7 @@ class ChartsPage:
 
 
 def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until: float) -> dict[str, Any]:
-    length = charts.DAY / day_charts.PARTS_PER_DAY[query.days]
+    length = statistics.SECONDS_PER_DAY / day_charts.PARTS_PER_DAY[query.days]
     parts = int((until - query.since) // length) + 1
     with charts.charted_jobs(connection, query.filter):
         counts = charts.by_status(connection)
@@ -211,7 +211,7 @@ def _costs(groups: Sequence[charts.Group], field: str, query: query_params.Chart
 def _day_row(day: charts.Day, links: _Links) -> dict[str, Any]:
     """Return a row of the table per day."""
     times = [value for spread in (day.queued, day.ran) for value in (spread.median, spread.p90)]
-    window = (day.start, day.start + charts.DAY)
+    window = (day.start, day.start + statistics.SECONDS_PER_DAY)
     return {
         "day": day_charts.date(day.start),
         "to": links.ended_jobs(*window) if day.ended else None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from mopsjobs.cache.queries.charts import DAY, Day, Level, Levels
+from mopsjobs.cache.queries.charts import Day, Level, Levels
+from mopsjobs.cache.queries.statistics import SECONDS_PER_DAY
 from mopsjobs.registry.status import END_STATUSES
 from mopsjobs.utils.times import from_timestamp, human_duration
 from mopsjobs.web import svg
@@ -51,9 +52,9 @@ def level_chart(levels: Levels, days: Sequence[float], to: DayLink, now: Mapping
         to: returns the address of the jobs that were there at some time.
         now: how many jobs are `queued` and `running`.
     """
-    window = (days[0], days[-1] + DAY)
+    window = (days[0], days[-1] + SECONDS_PER_DAY)
     parts = levels.parts
-    length = parts[1].start - parts[0].start if len(parts) > 1 else DAY
+    length = parts[1].start - parts[0].start if len(parts) > 1 else SECONDS_PER_DAY
     scale = count_scale("Jobs at the same time", max(levels.queued.jobs, levels.running.jobs))
     paths = []
     for name, kind in (("queued", "line scheduled dashed"), ("running", "line running")):
@@ -66,7 +67,7 @@ def level_chart(levels: Levels, days: Sequence[float], to: DayLink, now: Mapping
             paths.append((f"mark peak {kind.split()[1]}", dot))
     by_day: dict[float, list[Level]] = {day: [] for day in days}
     for level in parts:
-        by_day.setdefault(level.start // DAY * DAY, []).append(level)
+        by_day.setdefault(level.start // SECONDS_PER_DAY * SECONDS_PER_DAY, []).append(level)
     titles = [
         f"{date(day)}: at most {max((one.queued for one in here), default=0):,} queued,"
         f" {max((one.running for one in here), default=0):,} running"
@@ -163,8 +164,8 @@ def date(seconds: float) -> str:
 
 def _points(kind: str, starts: Sequence[float], values: Mapping[float, float], scale: Scale) -> list[tuple[str, str]]:
     """Return a line and its dots, each in the middle of its day."""
-    points = [(at + DAY / 2, value) for at, value in values.items()]
-    window = (starts[0], starts[-1] + DAY)
+    points = [(at + SECONDS_PER_DAY / 2, value) for at, value in values.items()]
+    window = (starts[0], starts[-1] + SECONDS_PER_DAY)
     return [
         (f"line {kind}", svg.line(points, x=window, y_max=scale.top)),
         (f"mark {kind.split(maxsplit=1)[0]}", svg.dots(points, x=window, y_max=scale.top)),
@@ -179,7 +180,7 @@ def _places(starts: Sequence[float], titles: Sequence[str], to: DayLink) -> list
     """Return the columns of the days that have a title."""
     width = svg.WIDTH / len(starts)
     return [
-        Place(f"M{width * place:.1f} 0h{width:.1f}v{svg.HEIGHT:g}h-{width:.1f}z", to(at, at + DAY), title)
+        Place(f"M{width * place:.1f} 0h{width:.1f}v{svg.HEIGHT:g}h-{width:.1f}z", to(at, at + SECONDS_PER_DAY), title)
         for place, (at, title) in enumerate(zip(starts, titles, strict=True))
         if title
     ]

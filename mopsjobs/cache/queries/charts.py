@@ -16,10 +16,8 @@ from operator import sub
 from typing import NamedTuple
 
 from mopsjobs.cache.queries.filters import Filter, where_clauses
-from mopsjobs.cache.queries.statistics import USAGE_SUMS, Spread, UsageSum, spread_of
+from mopsjobs.cache.queries.statistics import SECONDS_PER_DAY, USAGE_SUMS, Spread, UsageSum, spread_of
 from mopsjobs.registry.usage import ShardUsage
-
-DAY = 86400
 
 
 class Level(NamedTuple):
@@ -95,7 +93,7 @@ def _failure_rate(failed: int, counted: int) -> float | None:
 
 def window_start(days: int, now: float) -> float:
     """Return where a window of that many days begins: at midnight, since today is the last of them."""
-    return (now // DAY - days + 1) * DAY
+    return (now // SECONDS_PER_DAY - days + 1) * SECONDS_PER_DAY
 
 
 @contextlib.contextmanager
@@ -187,21 +185,24 @@ def count_undated(connection: sqlite3.Connection) -> int:
 
 def days(connection: sqlite3.Connection, *, since: float, until: float) -> list[Day]:
     """Return what ended on each day from that of `since` to that of `until`, empty days included."""
-    first, last = int(since // DAY), int(until // DAY)
+    first, last = int(since // SECONDS_PER_DAY), int(until // SECONDS_PER_DAY)
     ended: dict[int, Counter[str]] = defaultdict(Counter)
     queued: dict[int, list[float]] = defaultdict(list)
     ran: dict[int, list[float]] = defaultdict(list)
     rows = connection.execute(
         "SELECT CAST(ended_ts / ? AS INTEGER), status, max(started_ts - created_ts, 0.0),"
         " max(ended_ts - started_ts, 0.0) FROM charted WHERE ended_ts >= ? AND ended_ts < ?",
-        (DAY, first * DAY, (last + 1) * DAY),
+        (SECONDS_PER_DAY, first * SECONDS_PER_DAY, (last + 1) * SECONDS_PER_DAY),
     )
     for day, status, waited, took in rows:
         ended[day][status] += 1
         if waited is not None:
             queued[day].append(waited)
             ran[day].append(took)
-    return [Day(day * DAY, ended[day], spread_of(queued[day]), spread_of(ran[day])) for day in range(first, last + 1)]
+    return [
+        Day(day * SECONDS_PER_DAY, ended[day], spread_of(queued[day]), spread_of(ran[day]))
+        for day in range(first, last + 1)
+    ]
 
 
 def total_usage(connection: sqlite3.Connection) -> UsageSum:

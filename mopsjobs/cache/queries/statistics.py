@@ -160,7 +160,7 @@ LABEL_GROUP = "label:"
 DAYS = 30
 """Days that are counted, up to today."""
 
-SECONDS_PER_DAY = 86_400.0
+SECONDS_PER_DAY = 86_400
 
 QUEUE = ("max(started_ts - created_ts, 0.0)", "started_ts IS NOT NULL AND has_history = 1")
 """The wait for the first task: seconds, and the condition for jobs that have them. An index has just these."""

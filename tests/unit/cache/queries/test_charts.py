@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries import charts
 from mopsjobs.cache.queries.filters import Filter
+from mopsjobs.cache.queries.statistics import SECONDS_PER_DAY
 
-DAY = charts.DAY
+DAY = SECONDS_PER_DAY
 MINUTE = 60
 
 
