@@ -166,7 +166,8 @@ def _check(found: Mapping[str, Setting]) -> None:
         parse_duration(found["stale_after"].value)
     except UsageError as error:
         bad = "registry" if isinstance(error, ConfigError) else "stale_after"
-        raise ConfigError(f"{error.message.rstrip('.')} ({bad}, from {found[bad].origin}).") from None
+        message = f"{error.message.rstrip('.')} ({bad}, from {found[bad].origin})."
+        raise ConfigError(message, hint=error.hint) from None
     cache = found.get("cache")
     if cache is not None and not cache.value:
         raise ConfigError(f"invalid cache '': expected a path (cache, from {cache.origin}).")

@@ -24,8 +24,8 @@ def user_trust(named: Iterable[str], app: App) -> Trust:
     try:
         patterns = [check_choice(pattern) for pattern in app.settings.trusted]
     except UsageError as error:
-        message = error.message.rstrip(".")
-        raise ConfigError(f"{message} (trusted, from the user's configuration file).") from None
+        message = f"{error.message.rstrip('.')} (trusted, from the user's configuration file)."
+        raise ConfigError(message, hint=error.hint) from None
     return Trust([check_choice(choice) for choice in named], patterns)
 
 

@@ -86,6 +86,13 @@ def test_bad_usage_is_one_sentence(cli: Cli, line: str) -> None:
     assert "SECRET" not in ran.err
 
 
+def test_a_secret_in_the_url_of_a_registry_gets_a_hint(cli: Cli) -> None:
+    """It says where a SAS token belongs. So does a URL from the environment."""
+    url = "https://a.blob.core.windows.net/c?sv=SECRET"
+    for ran in (cli("list", "--registry", url), cli("list", MOPS_JOBS_REGISTRY=url)):
+        assert "hint: Put a SAS token into AZURE_STORAGE_SAS_TOKEN." in ran.err
+
+
 @pytest.mark.parametrize("word", ["a/b", "x\x1b[31my", "a\nb", "a\u202eb", "", ".."])
 @pytest.mark.parametrize("argv", [("status",), ("wait",), ("cancel",), ("status", "--refresh")])
 def test_an_impossible_job_id_is_named_harmlessly(cli: Cli, argv: tuple[str, ...], word: str) -> None:
