@@ -111,6 +111,8 @@ def test_an_embedded_registry_takes_no_snapshot(cli: Cli, jobs: JobRegistry) -> 
     ran = cli("snapshot")
     assert (ran.code, ran.out) == (2, "")
     assert "An embedded registry takes no snapshot: its syncs read a file on this machine." in ran.err
+    assert "hint: Name the registry of your team by --registry or MOPS_JOBS_REGISTRY." in ran.err
+    assert cli("snapshot", "--registry", cli.env["MOPS_JOBS_REGISTRY"]).err == ran.err
 
 
 def test_a_manifest_of_a_newer_version_is_not_replaced(cli: Cli, large: Remote) -> None:

@@ -10,7 +10,7 @@ from mopsjobs.app.cache_access import MAX_LOCK_WAIT
 from mopsjobs.cache.snapshots.publish import publish_snapshot
 from mopsjobs.cache.sync import mirror
 from mopsjobs.console.result import Document, Result
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, UsageError, command_line
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, UsageError
 from mopsjobs.utils.text import pluralize
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if app.settings.is_local:
         raise UsageError(
             "An embedded registry takes no snapshot: its syncs read a file on this machine.",
-            hint=f"Name the registry of your team: {command_line('snapshot --registry URL')}",
+            hint="Name the registry of your team by --registry or MOPS_JOBS_REGISTRY.",
         )
     start = app.monotonic()
     with app.out.progress("jobs", None, describe=app.describe_reads) as on_progress:
