@@ -115,6 +115,14 @@ def test_an_embedded_registry_takes_no_snapshot(cli: Cli, jobs: JobRegistry) -> 
     assert cli("snapshot", "--registry", cli.env["MOPS_JOBS_REGISTRY"]).err == ran.err
 
 
+def test_a_registry_without_jobs_gets_no_snapshot(cli: Cli, remote: Remote) -> None:
+    """Its name may be mistyped, and a write would make it. Nothing is written."""
+    ran = cli("snapshot", "--json")
+    assert (ran.code, ran.out) == (2, "")
+    assert "The registry has no jobs to publish." in ran.err
+    assert remote.store.inner.get(MANIFEST_KEY) is None
+
+
 def test_a_manifest_of_a_newer_version_is_not_replaced(cli: Cli, large: Remote) -> None:
     """The message names the key."""
     large.put(MANIFEST_KEY, json.dumps({"schema_version": 2}))

@@ -84,7 +84,7 @@ def publish_snapshot(
         on_progress: called with the number of jobs that are uploaded.
 
     Raises:
-        UsageError: if jobs were pruned from the cache, or no full sync has filled it.
+        UsageError: if the cache has no jobs, jobs were pruned from it, or no full sync has filled it.
         RecordError: if the current manifest is damaged, or from a newer mops-jobs.
         StoreError: if the store does not take the snapshot.
     """
@@ -155,6 +155,9 @@ def _publishable_state(connection: sqlite3.Connection) -> dict[str, str]:
     meta = {name: sync_state.get_meta(connection, name) or "" for name in names}
     if not meta[sync_state.FULL_SYNCED_AT]:
         raise UsageError("The cache was never synced.", hint=f"Run: {command_line('sync')}")
+    (has_jobs,) = connection.execute("SELECT EXISTS (SELECT 1 FROM job)").fetchone()
+    if not has_jobs:  # a mistyped registry, perhaps: a write would make it
+        raise UsageError("The registry has no jobs to publish.", hint=f"Check its name: {command_line('doctor')}")
     (pruned,) = connection.execute("SELECT count(*) FROM pruned").fetchone()
     if pruned:
         raise UsageError(
