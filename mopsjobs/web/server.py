@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -134,9 +135,9 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"Cannot listen on {host}, port {port}: {why}.", hint="Use --port 0 for any free port."
-        ) from None
+        is_port = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+        hint = "Use --port 0 for any free port." if is_port else "Name an address of this machine: --host 127.0.0.1."
+        raise UsageError(f"Cannot listen on {host}, port {port}: {why}.", hint=hint) from None
 
 
 def _url(host: str, port: int) -> str:

@@ -742,6 +742,14 @@ def test_a_port_that_is_taken_is_told(server: Server, cli: Cli) -> None:
     ran = cli("serve", "--port", str(server.port))
     assert ran.code == 2
     assert "Cannot listen on 127.0.0.1" in ran.err
+    assert "hint: Use --port 0 for any free port." in ran.err
+
+
+def test_a_host_of_no_machine_gets_a_hint_about_the_host(cli: Cli) -> None:
+    """Another port would not help: 192.0.2.1 is kept for documents (RFC 5737)."""
+    ran = cli("serve", "--host", "192.0.2.1", "--port", "0", "--allow-host", "jobs.example.org")
+    assert ran.code == 2
+    assert "hint: Name an address of this machine: --host 127.0.0.1." in ran.err
 
 
 @pytest.mark.parametrize(
