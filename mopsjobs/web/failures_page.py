@@ -18,12 +18,11 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.failed_jobs import FailedJob
 from mopsjobs.errors import command_line
 from mopsjobs.utils.text import join_first, pluralize
-from mopsjobs.web import query_params
 from mopsjobs.web.failure_rows import Window, failure_row, moment_at
 from mopsjobs.web.job_page import MAX_READ_TASKS, Reading
 from mopsjobs.web.job_reads import FAILURES
 from mopsjobs.web.memo import Memo
-from mopsjobs.web.query_params import FailuresPageQuery
+from mopsjobs.web.query_params import FILTERS, MAX_FAILED_JOBS, FailuresPageQuery
 from mopsjobs.web.rendering import Renderer, link
 from mopsjobs.web.search_box import Params, describe_filters
 
@@ -126,7 +125,7 @@ def _command(query: FailuresPageQuery) -> str:
     """Return the command that reads all that the page lacks."""
     flags = [
         f"--{name} {shlex.quote(f'{value:g}' if isinstance(value, float) else value)}"
-        for name in query_params.FILTERS
+        for name in FILTERS
         for value in (query.values[name] if name == "label" else [query.values[name]])
         if value not in (None, False, True)
     ]
@@ -141,7 +140,7 @@ def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, no
     begin = (query.values["page"] - 1) * PAGE_SIZE
     shown = ordered[begin : begin + PAGE_SIZE]
     ends = [group.last_ts for group in ordered if group.last_ts is not None]
-    most = query_params.MAX_FAILED_JOBS
+    most = MAX_FAILED_JOBS
     return {
         "found": found,
         "record_jobs": sum(len(group.jobs) for group in ordered if not group.first.tasks),
