@@ -1,15 +1,9 @@
-"""The page of charts in Chromium: with 3,000 jobs and with hostile names, by mouse, keyboard and without a script.
-
-With MOPS_TEST_LOOKS set to a directory, a picture of each page is made there; with MOPS_TEST_SCREENSHOTS, that of the
-documentation.
-"""
+"""The page of charts in Chromium: with 3,000 jobs and with hostile names, by mouse, keyboard and without a script."""
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -17,25 +11,13 @@ from playwright.sync_api import Browser, Page, expect
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import Watched, open_chromium, read_axe
+from support.browser import check_layout, open_tab, read_axe, shoot
 from support.cli import Cli, Clock, add, foreign, key, put
 from support.many_jobs import fill_cache
 from support.web import BIDI, HOSTILE, HOSTILE_ID, Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-expect.set_options(timeout=20_000)
-
-SIZES = {1440: 900, 390: 844}
-SCHEMES = ("light", "dark")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Yield Debian's Chromium."""
-    with open_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -62,98 +44,71 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server.filled()
 
 
-def _open(browser: Browser, width: int, **options: Any) -> Page:
-    size = {"width": width, "height": SIZES.get(width, 844)}
-    context = browser.new_context(viewport=size, reduced_motion="reduce", service_workers="block", **options)
-    return context.new_page()
-
-
-def _shoot(page: Page, name: str) -> None:
-    if directory := os.environ.get("MOPS_TEST_LOOKS"):
-        page.screenshot(path=str(Path(directory, f"{name}.png")), full_page=True)
-    if (directory := os.environ.get("MOPS_TEST_SCREENSHOTS")) and name == "charts-many-1440-light":
-        page.screenshot(path=str(Path(directory, "charts.png")))
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", SIZES)
 @pytest.mark.parametrize("names", ["many", "hostile"])
-def test_charts_meet_the_rules_of_accessibility(
-    browser: Browser, server: Server, hostile: Server, width: int, scheme: str, names: str
-) -> None:
+def test_charts_meet_the_rules_of_accessibility(window: Page, server: Server, hostile: Server, names: str) -> None:
     """axe-core finds no violation, nothing is interpreted, and the page is not wider than its window."""
-    page = _open(browser, width, color_scheme=scheme)
-    watched = Watched(page)
-    page.goto(f"{(server if names == 'many' else hostile).url}/charts")
-    assert page.locator("main img, main script, main [onerror], main [style]").count() == 0
-    _shoot(page, f"charts-{names}-{width}-{scheme}")
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert read_axe(page) == []
-    assert page.evaluate("window.broken") is None
-    watched.check()
-    page.context.close()
+    window.goto(f"{(server if names == 'many' else hostile).url}/charts")
+    shoot(window, f"charts-{names}", full_page=True)
+    check_layout(window)
+    assert read_axe(window) == []
 
 
 def test_a_bar_leads_to_its_job_without_a_script(browser: Browser, server: Server) -> None:
     """A click on a bar opens the page of the job; one on a day lists the jobs that ended on it."""
-    page = _open(browser, 1440, java_script_enabled=False)
-    page.goto(f"{server.url}/charts")
-    bar = page.locator(".gantt svg a[transform].failed").first
-    job_id = str(bar.get_attribute("data-key"))
-    bar.locator("rect").last.click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(job_id)
-    page.go_back()
-    page.get_by_role("region", name="Ended").locator("a path").nth(20).click()
-    expect(page).to_have_url(re.compile("ended_since=.*&ended_until="))
-    expect(page.locator("#jobs tbody tr").first).to_be_visible()
-    page.context.close()
+    with open_tab(browser, java_script_enabled=False) as page:
+        page.goto(f"{server.url}/charts")
+        bar = page.locator(".gantt svg a[transform].failed").first
+        job_id = str(bar.get_attribute("data-key"))
+        bar.locator("rect").last.click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(job_id)
+        page.go_back()
+        page.get_by_role("region", name="Ended").locator("a path").nth(20).click()
+        expect(page).to_have_url(re.compile("ended_since=.*&ended_until="))
+        expect(page.locator("#jobs tbody tr").first).to_be_visible()
 
 
 def test_the_keyboard_passes_a_chart_in_two_steps(browser: Browser, server: Server) -> None:
     """Each chart begins with a link to what follows it; a bar with the focus is outlined."""
-    page = _open(browser, 1440)
-    page.goto(f"{server.url}/charts")
-    skip = page.locator(".gantt .skip")
-    page.get_by_role("link", name="Clear").focus()
-    page.keyboard.press("Tab")
-    expect(skip).to_be_focused()
-    expect(skip).to_be_in_viewport()
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    stroke = "getComputedStyle(document.activeElement.querySelector('rect')).stroke"
-    focused, plain = (
-        page.evaluate(stroke),
-        page.locator(".gantt svg a[transform] rect").last.evaluate("one => getComputedStyle(one).stroke"),
-    )
-    assert focused != plain
-    skip.focus()
-    page.keyboard.press("Enter")
-    page.keyboard.press("Tab")
-    expect(page.locator("#after-gantt a").first).to_be_focused()
-    page.context.close()
+    with open_tab(browser) as page:
+        page.goto(f"{server.url}/charts")
+        skip = page.locator(".gantt .skip")
+        page.get_by_role("link", name="Clear").focus()
+        page.keyboard.press("Tab")
+        expect(skip).to_be_focused()
+        expect(skip).to_be_in_viewport()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        stroke = "getComputedStyle(document.activeElement.querySelector('rect')).stroke"
+        focused, plain = (
+            page.evaluate(stroke),
+            page.locator(".gantt svg a[transform] rect").last.evaluate("one => getComputedStyle(one).stroke"),
+        )
+        assert focused != plain
+        skip.focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        expect(page.locator("#after-gantt a").first).to_be_focused()
 
 
 def test_bars_are_seen_with_forced_colours(browser: Browser, server: Server) -> None:
     """Bars keep the colours of their statuses, texts take those of the system, and axe-core finds nothing."""
-    page = _open(browser, 390, forced_colors="active")
-    page.goto(f"{server.url}/charts")
-    _shoot(page, "charts-forced-390")
-    fills = page.locator(".gantt svg a rect").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
-    assert len(set(fills)) >= 3
-    canvas = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert canvas not in fills
-    assert read_axe(page) == []
-    page.context.close()
+    with open_tab(browser, 390, forced_colors="active") as page:
+        page.goto(f"{server.url}/charts")
+        shoot(page, "charts-forced", full_page=True)
+        fills = page.locator(".gantt svg a rect").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
+        assert len(set(fills)) >= 3
+        canvas = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert canvas not in fills
+        assert read_axe(page) == []
 
 
 def test_bars_stay_in_their_lanes_on_a_phone(browser: Browser, server: Server) -> None:
     """The drawing shrinks with its window: texts keep their size, and bars stay above the line of times."""
-    page = _open(browser, 390)
-    page.goto(f"{server.url}/charts")
-    drawing = page.locator(".gantt > svg").bounding_box()
-    assert drawing is not None
-    assert drawing["x"] >= 0
-    assert drawing["x"] + drawing["width"] <= 390
-    size = page.locator(".gantt text.now").evaluate("one => parseFloat(getComputedStyle(one).fontSize)")
-    assert size >= 12
-    page.context.close()
+    with open_tab(browser, 390) as page:
+        page.goto(f"{server.url}/charts")
+        drawing = page.locator(".gantt > svg").bounding_box()
+        assert drawing is not None
+        assert drawing["x"] >= 0
+        assert drawing["x"] + drawing["width"] <= 390
+        size = page.locator(".gantt text.now").evaluate("one => parseFloat(getComputedStyle(one).fontSize)")
+        assert size >= 12

@@ -1,13 +1,8 @@
-"""The page of failures in Chromium: how it looks in six windows, and how it leads to the tasks that failed.
-
-With MOPS_TEST_SCREENSHOTS set to a directory, a picture of each page is made there.
-"""
+"""The page of failures in Chromium: how it looks in six windows, and how it leads to the tasks that failed."""
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +12,7 @@ from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import record_time, utc_now
-from support.browser import Watched, open_chromium, read_axe
+from support.browser import check_layout, open_tab, read_axe, shoot
 from support.cli import Cli, Clock, foreign, key, put
 from support.failed_jobs import fail
 from support.study_jobs import LONG, NO_ROOM, RTL, TOO_LARGE
@@ -26,19 +21,8 @@ from support.web import BIDI, HOSTILE, Server, hostile_record, serving
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-expect.set_options(timeout=20_000)
-
-SIZES = {1440: 900, 1024: 768, 390: 844}
-SCHEMES = ("light", "dark")
 LONG_ID = "malaria-" + "n" * 492
 LATE = AttemptError("4a2b3c4d5e6f", "TimeoutError", "water.py:9", "no answer within 30 s")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Yield Debian's Chromium."""
-    with open_chromium() as browser:
-        yield browser
 
 
 def _fill(jobs: JobRegistry) -> None:
@@ -74,27 +58,6 @@ def server(registry: Cli) -> Iterator[Server]:
         yield server.filled()
 
 
-@pytest.fixture(params=[(width, scheme) for width in SIZES for scheme in SCHEMES], ids=lambda one: f"{one[0]}-{one[1]}")
-def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
-    """Yield a tab of one size in one colour scheme. In the end, it did nothing forbidden."""
-    width, scheme = request.param
-    size = {"width": width, "height": SIZES[width]}
-    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", service_workers="block")
-    page = context.new_page()
-    watched = Watched(page)
-    yield page
-    watched.check()
-    context.close()
-
-
-def _shoot(page: Page, name: str) -> None:
-    if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
-        size = page.viewport_size
-        assert size is not None
-        scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
-        page.screenshot(path=str(Path(directory, f"{name}-{size['width']}-{scheme}.png")), full_page=True)
-
-
 VIEWS = {"failures": "/failures", "failures-resumed": "/failures?resumed=true&sort=last&limit=9&owner=ada,grace"}
 
 
@@ -104,34 +67,28 @@ def test_failures_meet_the_rules_of_accessibility(window: Page, server: Server, 
     window.goto(server.url + VIEWS[name])
     expect(window.locator("#found")).not_to_contain_text("not read yet")
     expect(window.locator("#errors tbody tr").first).to_be_visible()
-    assert window.locator("main img, main script, main iframe, main [onerror], main [style]").count() == 0
-    _shoot(window, name)
+    shoot(window, name, full_page=True)
     for _ in range(2):
-        assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        check_layout(window)
         assert read_axe(window) == []
         window.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    _shoot(window, f"{name}-open")
-    assert window.evaluate("window.broken") is None
+    shoot(window, f"{name}-open", full_page=True)
 
 
 def test_no_failures_meet_the_rules_of_accessibility(window: Page, server: Server) -> None:
     """The page says what it has looked at."""
     window.goto(f"{server.url}/failures?status=cancelled")
     expect(window.get_by_role("region", name="No failures")).to_contain_text("No job that passes")
-    _shoot(window, "failures-none")
+    shoot(window, "failures-none")
     assert read_axe(window) == []
 
 
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """Yield a tab at the start page. In the end, it did nothing forbidden."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, service_workers="block")
-    page = context.new_page()
-    watched = Watched(page)
-    page.goto(server.url)
-    yield page
-    watched.check()
-    context.close()
+    with open_tab(browser) as page:
+        page.goto(server.url)
+        yield page
 
 
 def test_two_clicks_lead_to_the_tasks_of_the_largest_error(page: Page) -> None:
@@ -165,16 +122,14 @@ def test_a_new_failure_comes_into_the_open_page(page: Page, server: Server, regi
 
 def test_the_page_works_without_a_script(browser: Browser, server: Server) -> None:
     """It loads itself again until all is read; filters and the order are forms and links."""
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(f"{server.url}/failures")
-    expect(page.locator("#found")).not_to_contain_text("not read yet")
-    page.get_by_text("Jobs that changed within a week").click()
-    page.get_by_label("Owner").fill("ada")
-    page.get_by_label("With resumed jobs").check()
-    page.get_by_role("button", name="Show").click()
-    expect(page.get_by_text("Jobs that changed within a week, of ada, with resumed ones")).to_be_visible()
-    page.get_by_role("columnheader", name="Last").get_by_role("link").click()
-    expect(page.get_by_role("columnheader", name="Last")).to_have_attribute("aria-sort", "descending")
-    expect(page.locator("#errors tbody tr").first).to_contain_text("TimeoutError")
-    context.close()
+    with open_tab(browser, java_script_enabled=False) as page:
+        page.goto(f"{server.url}/failures")
+        expect(page.locator("#found")).not_to_contain_text("not read yet")
+        page.get_by_text("Jobs that changed within a week").click()
+        page.get_by_label("Owner").fill("ada")
+        page.get_by_label("With resumed jobs").check()
+        page.get_by_role("button", name="Show").click()
+        expect(page.get_by_text("Jobs that changed within a week, of ada, with resumed ones")).to_be_visible()
+        page.get_by_role("columnheader", name="Last").get_by_role("link").click()
+        expect(page.get_by_role("columnheader", name="Last")).to_have_attribute("aria-sort", "descending")
+        expect(page.locator("#errors tbody tr").first).to_contain_text("TimeoutError")

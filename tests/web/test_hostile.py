@@ -69,6 +69,7 @@ PAGES = {
     "foreign-job": f"/jobs/{quote(FOREIGN)}",
     "foreign-log": f"/jobs/{quote(FOREIGN)}/logs",
     "no-job": f"/jobs/{quote(HOSTILE_ID)}",
+    "failures": "/failures",
     "charts": "/charts",
 }
 """Each page that shows what a record, a study, a ledger or a URL holds."""

@@ -33,7 +33,7 @@ VIEWS = {
     "jobs-failed": "/jobs?status=failed&owner=ada,grace&columns=error&columns=cpu&columns=created",
     "jobs-groups": "/jobs?group=study",
     "charts": "/charts",
-    "failures": "/failures",
+    "failures-many": "/failures",
 }
 
 
