@@ -166,9 +166,14 @@ def _lead_to(params: Params, changes: Mapping[str, str]) -> Response:
 def _recent(job_filter: filters.Filter, now: float) -> filters.Filter:
     """Return a filter for recent jobs, if it has no window of its own."""
     chosen = copy.copy(job_filter)
-    if chosen.since is None and chosen.ended_since is None:
+    if not _has_window(chosen):
         chosen.since = now - RECENT_HOURS * 3600
     return chosen
+
+
+def _has_window(job_filter: filters.Filter) -> bool:
+    ends = (job_filter.since, job_filter.until, job_filter.ended_since, job_filter.ended_until)
+    return any(end is not None for end in ends)
 
 
 def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str]) -> dict[str, Any]:
@@ -217,7 +222,7 @@ def _panels(
 ) -> dict[str, Any]:
     """Return the answers to the three first questions, each with a link to its jobs."""
     plain = [(name, value) for name, value in params if name not in ("status", "open", "stuck", "sort", "group")]
-    window = {} if query.filter.since is not None or query.filter.ended_since is not None else {"hours": RECENT_HOURS}
+    window = {} if _has_window(query.filter) else {"hours": RECENT_HOURS}
     to_failures = {"open": "true", **{name: str(value) for name, value in window.items()}}
     return {
         "failed": failures.jobs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from html import unescape
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,18 @@ def test_a_failure_that_was_resumed_is_not_open(web: Web) -> None:
     assert "<title>(2 failed) Jobs" in page
     assert sorted(shown(web, "?open=true")) == ["half", "lost"]
     assert re.search(r'resumed: <a href="/jobs/broke.2" title="broke.2">succeeded</a>', page)
+
+
+@pytest.mark.parametrize("window", ["until", "ended_until", "since", "ended_since"])
+def test_open_failures_are_of_the_window_of_the_page(web: Web, window: str) -> None:
+    """Without a window, they are of 24 hours. The link of the panel leads to as many jobs as it counts."""
+    for query, is_recent in ((f"?{window}=2026-03-01T00:00:00Z", False), ("", True)):
+        panel = re.search(r'aria-label="Open failures">.*?</section>', web.ok(f"/jobs{query}"), re.DOTALL)
+        assert panel is not None
+        assert ("in 24 h" in panel[0]) == is_recent
+        found = re.search(r'href="(?:/jobs)?([^"]*)"><b>(\d+)</b>', panel[0])
+        assert found is not None
+        assert len(shown(web, html.unescape(found[1]))) == int(found[2])
 
 
 def test_a_cancelled_resume_repairs_nothing(web: Web, cli: Cli, remote: Remote) -> None:
