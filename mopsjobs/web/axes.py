@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ TICKS = 5
 
 MAX_STEPS = 5
 """Steps between round numbers, at most."""
+
+MAX_WHOLE = 1e9
+"""Steps between 0 and an axis, at most. Numbers further away differ in their last digits only, and are not rounded."""
 
 DURATION_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 """Seconds between ticks, up to a day. Longer ones are 1, 2 or 5 times a power of ten of days."""
@@ -60,6 +64,15 @@ class Scale(NamedTuple):
     texts: AxisTexts
     top: float
     steps: int
+
+
+class RoundRange(NamedTuple):
+    """Numbers at equal distances, the outer ones as far apart as an axis needs."""
+
+    low: float
+    high: float
+    texts: list[str]
+    """From the lowest to the highest."""
 
 
 _NOT_SET = object()
@@ -203,6 +216,31 @@ def time_texts(begin: float, end: float) -> AxisTexts:
     )
 
 
+def round_range(low: float, high: float) -> RoundRange:
+    """Return round numbers from at most `low` to at least `high`.
+
+    Args:
+        low: the lowest value.
+        high: the highest one, which is greater.
+    """
+    exact = high / MAX_STEPS - low / MAX_STEPS
+    step = _round_step(exact) if exact > sys.float_info.min else 0.0
+    while step and abs(low) < step * MAX_WHOLE > abs(high):
+        # The quotient of a round number may be a little beside a whole one, as that of 0.3 and 0.1.
+        first, last = math.floor(round(low / step, 6)), math.ceil(round(high / step, 6))
+        if last - first <= MAX_STEPS:
+            texts = [f"{float(f'{number * step:.12g}'):.13g}" for number in range(first, last + 1)]
+            return RoundRange(first * step, last * step, texts)
+        step = _round_step(step * 1.5)
+    return RoundRange(low, high, tick_texts(low, high))
+
+
+def _round_step(exact: float) -> float:
+    """Return 1, 2 or 5 times a power of ten that is at least `exact`."""
+    power = 10.0 ** math.floor(math.log10(exact))
+    return next(one * power for one in (1, 2, 5, 10) if one * power >= exact)
+
+
 def tick_texts(low: float, high: float) -> list[str]:
     """Return the texts of `TICKS` numbers at equal distances."""
     unit = 10.0 ** (math.floor(math.log10(high - low)) - 3) if 0 < high - low < math.inf else 0.0
@@ -259,9 +297,7 @@ def _value_text(value: Any, *, as_number: bool) -> str:
 
 def _edges(low: float, high: float) -> list[float]:
     """Return the ascending edges between at most `BINS` bins of equal width, at round numbers."""
-    exact = (high - low) / BINS
-    power = 10.0 ** math.floor(math.log10(exact))
-    step = next(one * power for one in (1, 2, 5, 10) if one * power >= exact)
+    step = _round_step((high - low) / BINS)
     first = math.floor(low / step) + 1
     edges = [float(f"{one * step:.12g}") for one in range(first, first + BINS)]
     return sorted({edge for edge in edges if low < edge < high}) or [high]

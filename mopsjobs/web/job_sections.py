@@ -248,15 +248,17 @@ def progress_chart(points: Sequence[tuple[float, int, int]], ended_at: object) -
     shares = [(min(at, end), done / total * 100) for at, done, total in points]
     if len(shares) < 2 or shares[-1][0] <= shares[0][0]:
         return None
-    window = (shares[0][0], shares[-1][0])
+    begin, end = shares[0][0], shares[-1][0]
+    # Whole seconds, of which no two are the same: the axis has their texts.
+    window = (float(math.floor(begin)), float(max(math.ceil(end), math.floor(begin) + TICKS - 1)))
     scale = count_scale("Tasks done, per cent", 100.0, unit=" %")
     return {
         "x": time_texts(*window),
         "y": scale.texts,
         "grid": svg.grid(scale.steps, TICKS - 1),
         "line": svg.line(svg.steps(shares), x=window, y_max=scale.top),
-        "begin": _clock(window[0]),
-        "end": _clock(window[1]),
+        "begin": _clock(begin),
+        "end": _clock(end),
         "last": int(shares[-1][1]),
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.app.replicates import mean, quantile
-from mopsjobs.web.axes import Axis, AxisTexts, tick_texts
+from mopsjobs.web.axes import Axis, AxisTexts, round_range
 
 WIDTH = 720
 HEIGHT = 320
@@ -45,6 +45,8 @@ class Plot(NamedTuple):
     """Whether values in between make sense: means and bands are then joined."""
     x: AxisTexts
     y: AxisTexts
+    grid: str
+    """A line at each number of `y` but the outer ones."""
     groups: list[Group]
     drawn: int
     tasks: int
@@ -75,14 +77,15 @@ def draw(
     groups, centres = _group(axis, positions, places, points)
     across = [x.at(centre) for centre in centres]
     band = _band if axis.is_ordered and len(groups) > 1 else _bars
-    texts = x.ticks() if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
+    texts = x.texts if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
     return Plot(
         dots="".join(f"M{left} {top}h0" for left, top in shown),
         mean=_means(across, [y.at(one.mean) for one in groups], is_line=band is _band),
         band=band(across, [y.at(one.low) for one in groups], [y.at(one.high) for one in groups]),
         is_line=band is _band,
         x=AxisTexts(axis.name, texts, each=band is not _band and len(texts) == len(groups)),
-        y=AxisTexts(name, y.ticks()[::-1]),
+        y=AxisTexts(name, y.texts[::-1]),
+        grid=_grid(y),
         groups=groups,
         drawn=len(shown),
         tasks=len(points),
@@ -114,6 +117,8 @@ class LinePlot(NamedTuple):
     x_ticks: list[str]
     y_ticks: list[str]
     """From the top."""
+    grid: str
+    """A line at each of `y_ticks` but the outer ones."""
 
 
 def draw_means(axis: Axis, series: Sequence[Series]) -> LinePlot | None:
@@ -139,8 +144,8 @@ def draw_means(axis: Axis, series: Sequence[Series]) -> LinePlot | None:
         across, down = [x.at(centre) for centre in of_one], [y.at(group.mean) for group in groups]
         dots = "".join(f"M{left:.1f} {top:.1f}h0" for left, top in zip(across, down, strict=True))
         lines.append(Line(_means(across, down, is_line=is_line), dots, groups) if groups else None)
-    x_ticks = x.ticks() if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
-    return LinePlot(lines, is_line, x_ticks, y.ticks()[::-1])
+    x_ticks = x.texts if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
+    return LinePlot(lines, is_line, x_ticks, y.texts[::-1], _grid(y))
 
 
 def _group(
@@ -171,17 +176,23 @@ class _Scale:
 
     def __init__(self, values: Sequence[float], begin: float, end: float) -> None:
         self.low, self.high = min(values), max(values)
+        self.texts = [f"{self.low:.4g}"]
+        """Numbers at equal distances, from the begin to the end; one if all values are equal."""
+        if self.low < self.high:
+            self.low, self.high, self.texts = round_range(self.low, self.high)
         self._begin, self._end = begin, end
-
-    def ticks(self) -> list[str]:
-        """Return the texts of numbers at equal distances; one text if all are equal."""
-        return tick_texts(self.low, self.high) if self.low < self.high else [f"{self.low:.4g}"]
 
     def at(self, value: float) -> float:
         """Return the place of a value; the middle if all are equal."""
         if self.low == self.high:
             return (self._begin + self._end) / 2
         return self._begin + (value - self.low) / (self.high - self.low) * (self._end - self._begin)
+
+
+def _grid(scale: _Scale) -> str:
+    """Return a line across the drawing at each number of its height but the outer ones."""
+    steps = len(scale.texts) - 1
+    return "".join(f"M0 {MARGIN + (HEIGHT - 2 * MARGIN) * one / steps:.1f}H{WIDTH}" for one in range(1, steps))
 
 
 def _means(across: Sequence[float], down: Sequence[float], *, is_line: bool) -> str:

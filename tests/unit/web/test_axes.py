@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from mopsjobs.web.axes import (
     count_scale,
     day_texts,
     duration_scale,
+    round_range,
     summarize_values,
     time_texts,
 )
@@ -124,6 +126,32 @@ def test_ticks_have_units() -> None:
     assert count_scale("Share", 37.5, unit=" %").texts.ticks == ["40 %", "30 %", "20 %", "10 %", "0 %"]
     assert duration_scale("Time", 5000).texts.ticks == ["1h 30m", "1h", "30m", "0"]
     assert duration_scale("Time", 15 * 86400).texts.ticks == ["15d", "10d", "5d", "0"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (0.0152, 0.3295, ["0", "0.1", "0.2", "0.3", "0.4"]),
+        (0.1, 0.6, ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6"]),
+        (0.3, 0.9, ["0.2", "0.4", "0.6", "0.8", "1"]),
+        (1.2, 3.0, ["1", "1.5", "2", "2.5", "3"]),
+        (-7.0, 1200.0, ["-500", "0", "500", "1000", "1500"]),
+        (1e16, 1e16 + 8, ["10000000000000000", "10000000000000002"]),
+    ],
+)
+def test_numbers_of_an_axis_are_round(low: float, high: float, texts: list[str]) -> None:
+    """They hold all values between them. Where the digits of a float end, they are the values themselves."""
+    found = round_range(low, high)
+    assert found.low <= low < high <= found.high
+    assert found.texts[: len(texts)] == texts if abs(low) < 1e9 else (found.low, found.high) == (low, high)
+    assert 3 <= len(found.texts) <= MAX_STEPS + 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.7e308, 1.7e308), (0.0, 5e-324), (1.0, 1.0000000000000002)])
+def test_numbers_of_an_axis_are_found_for_each_range(low: float, high: float) -> None:
+    """Also for the widest and the narrowest of floats."""
+    found = round_range(low, high)
+    assert found.low <= low < high <= found.high
 
 
 def test_some_days_have_dates() -> None:

@@ -26,7 +26,8 @@ def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
     assert plot.dots == "M8 312h0M8 236h0M8 160h0M712 8h0"
     assert plot.mean == "M8.0 236.0L712.0 8.0"
     assert plot.band.startswith("M8.0 ")
-    assert (plot.x, plot.y) == (("x", ["0", "2.5", "5", "7.5", "10"], False), ("y", ["5", "4", "3", "2", "1"], False))
+    assert (plot.x, plot.y) == (("x", ["0", "2", "4", "6", "8", "10"], False), ("y", ["5", "4", "3", "2", "1"], False))
+    assert plot.grid == "M0 84.0H720M0 160.0H720M0 236.0H720"
 
 
 def test_categories_are_not_joined() -> None:
