@@ -69,5 +69,5 @@ def test_a_long_place_and_type_are_cut_and_cleaned(cli: Cli, remote: Remote) -> 
     cli.ok("tasks", "job")
     line = _line(cli)
     assert line is not None
-    assert line.startswith("1: 1 T[31mttt")
+    assert line.startswith("1 T[31mttt")
     assert len(line) < 150

@@ -120,7 +120,7 @@ def test_a_job_outlives_its_kernel_and_its_registry(place: Place, kernel_name: s
     gate.touch()
     watched, told = _notebook(kernel_name, env, REATTACH, "import sys\n" + TABLES.format(offline={}))
     assert '<progress value="4" max="6"></progress> 4/6 tasks, 2 failed' in _html(watched)
-    assert "Failed: 2: 2 ValueError" in _html(watched)
+    assert "Failed: 2 ValueError" in _html(watched)
     until(lambda: runner_pid("nb-1", env) is None, "the runner to end")
 
     shutil.copy(tmp_path / "cache.db", tmp_path / "copy.db")

@@ -46,7 +46,7 @@ _FAILED_SQL = f"""
 def describe_failures(connection: sqlite3.Connection, job_id: str, reported: object) -> str | None:
     """Return how many tasks failed, and the most frequent reasons; None if none is known to have failed.
 
-    For example: `40: 38 ValueError in FILE:21, 2 out of memory`.
+    For example: `40: 38 ValueError in FILE:21, 2 out of memory`, or `38 ValueError in FILE:21`.
 
     Args:
         connection: the cache.
@@ -64,7 +64,7 @@ def describe_failures(connection: sqlite3.Connection, job_id: str, reported: obj
     unread = reported - total if isinstance(reported, int) else 0
     if unread > 0:
         words.append(f"{unread:,} not read")
-    return f"{total + max(unread, 0):,}: {', '.join(words)}"
+    return words[0] if len(words) == 1 else f"{total + max(unread, 0):,}: {', '.join(words)}"
 
 
 def failed_tasks(connection: sqlite3.Connection, job_id: str) -> frozenset[int]:
