@@ -242,7 +242,7 @@ def test_jobs_without_known_failed_tasks_count_by_their_error(web: Web, remote: 
     cli.ok("sync", "-q")
     page = _page(web, "?owner=emmy")
     assert "2 jobs failed, for 1 reason" in _text(page)
-    assert "1 job failed without a known error: silent" in _text(page)
+    assert "1 job has failures without a known error: silent" in _text(page)
     [row] = _rows(page).values()
     assert ", for example: <bdi>39 of 200 tasks left no output</bdi>" in row
     [jobs] = _links(row, "/jobs?")
@@ -253,6 +253,16 @@ def test_jobs_without_known_failed_tasks_count_by_their_error(web: Web, remote: 
     [jobs] = _links(row, "/jobs?")
     assert {"plain"} <= set(web.ids(jobs))
     assert "12 tasks of 2 jobs failed, and 3 jobs without known failed tasks, for 4 reasons" in _text(_page(web))
+
+
+def test_the_reason_of_a_cancellation_is_no_error(web: Web, remote: Remote, cli: Cli) -> None:
+    """A cancelled job with failed tasks is named, without an error that nobody knows."""
+    stopped = foreign("stopped", "cancelled", tasks_total=9, tasks_failed=2, error_message="no more", owner="emmy")
+    remote.put(key("stopped"), stopped)
+    cli.ok("sync", "-q")
+    text = _text(_page(web, "?owner=emmy"))
+    assert "1 job has failures without a known error: stopped" in text
+    assert "no more" not in text
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class FailedJob(NamedTuple):
     ended_ts: float
     """When it ended, or changed last, in seconds since 1970."""
     error: str | None
-    """The error of its record in one line, `CODE: message`."""
+    """The error of its record in one line, `CODE: message`; None if it was cancelled, for then it says why."""
     tasks_total: int
     is_submitted: bool
     """Whether mops-jobs submitted it, so that its tasks are known."""
@@ -32,8 +32,8 @@ class FailedJob(NamedTuple):
 def read_failed_jobs(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[FailedJob]:
     """Return these jobs, in their order."""
     rows = connection.execute(
-        "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts), error, job.tasks_total,"
-        " json_type(record, '$.metadata.bundle') IS NOT NULL, ledger.job_id IS NOT NULL"
+        "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts), iif(status = 'cancelled', NULL, error),"
+        " job.tasks_total, json_type(record, '$.metadata.bundle') IS NOT NULL, ledger.job_id IS NOT NULL"
         " FROM json_each(?) AS wanted CROSS JOIN job ON job.job_id = wanted.value LEFT JOIN ledger USING (job_id)"
         " ORDER BY wanted.key",
         (json.dumps(job_ids),),
