@@ -170,6 +170,21 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text(name)
 
 
+def test_a_command_is_copied_by_a_button(page: Page, server: Server) -> None:
+    """Where the browser lets no page write to the clipboard, the command is selected."""
+    page.goto(f"{server.url}/jobs/night-1")
+    copy = page.get_by_role("button", name="Copy mops-jobs", exact=False).first
+    command = copy.evaluate("one => one.previousElementSibling.textContent")
+    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
+    copy.click()
+    expect(copy).to_have_text("Copied")
+    assert page.evaluate("window.copied") == command
+    page.evaluate("() => { navigator.clipboard.writeText = async () => { throw new Error('refused'); }; }")
+    copy.click()
+    expect(copy).to_have_text("Selected")
+    assert page.evaluate("String(getSelection())").strip() == command
+
+
 def test_letters_lead_to_search_and_jobs(page: Page) -> None:
     """`/` to the search, `j` and `k` to the next and the previous job, `?` to their list, which can switch them off."""
     links = page.locator(ROWS).locator("th a")

@@ -32,8 +32,9 @@ class FailedJob(NamedTuple):
 def read_failed_jobs(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[FailedJob]:
     """Return these jobs, in their order."""
     rows = connection.execute(
-        "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts), iif(status = 'cancelled', NULL, error),"
-        " job.tasks_total, json_type(record, '$.metadata.bundle') IS NOT NULL, ledger.job_id IS NOT NULL"
+        "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts),"
+        " iif(status = 'cancelled', NULL, error), job.tasks_total,"
+        " json_type(record, '$.metadata.bundle') IS NOT NULL, ledger.job_id IS NOT NULL"
         " FROM json_each(?) AS wanted CROSS JOIN job ON job.job_id = wanted.value LEFT JOIN ledger USING (job_id)"
         " ORDER BY wanted.key",
         (json.dumps(job_ids),),

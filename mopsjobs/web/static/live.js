@@ -403,6 +403,18 @@
     });
   }
 
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "Copied";
+    } catch { // without a secure origin, or refused
+      getSelection().selectAllChildren(button.previousElementSibling);
+      button.textContent = "Selected";
+    }
+  });
+
   readAge();
   readClock(document);
   setInterval(tick, 1000);

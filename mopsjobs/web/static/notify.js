@@ -11,7 +11,7 @@
   const button = document.createElement("button");
   button.type = "button";
   button.className = "notify";
-  if (isActive()) document.querySelector("h1").after(button);
+  if (isActive()) (document.querySelector("p.title") || document.querySelector("h1")).after(button);
 
   function show() {
     const isWatched = "watched" in body.dataset;
