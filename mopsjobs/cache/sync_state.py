@@ -42,6 +42,9 @@ FOREIGN_WRITES = "foreign_writes"
 FOREIGN_RECORDS = "foreign_records"
 """Whether other programs write records: `yes` from the first one that a sync saw until `sync --full`; else `no`."""
 
+UNVERIFIED = "unverified_generations"
+"""The generations whose rows are of a snapshot and were not compared with records, as JSON; see snapshots/take.py."""
+
 
 class SupersededError(Exception):
     """A sync that began later has completed; the rest of this one would be older."""

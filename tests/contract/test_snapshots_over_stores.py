@@ -62,13 +62,15 @@ def test_a_snapshot_fills_an_empty_cache(publisher: Publisher, tmp_path: Path) -
     assert (done.manifest.jobs, len(done.manifest.parts), done.is_overtaken) == (JOBS, 3, False)
     path = str(tmp_path / "reader.db")
     with contextlib.closing(cache_database.open_to_write(path, REMOTE_URL)) as connection:
-        assert take_snapshot(publisher.jobs, connection, 2, fewest=0) == done.manifest
+        assert take_snapshot(publisher.jobs, connection, 2, fewest=0, started=publisher.clock.now()) == done.manifest
         assert connection.execute("SELECT job_id FROM job ORDER BY key").fetchall() == [
             (f"job-{number}",) for number in range(JOBS)
         ]
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
         assert meta["synced_at"] == meta["full_synced_at"] == done.manifest.known_to
-        assert take_snapshot(publisher.jobs, connection, 4, fewest=0) is None  # it is not empty any more
+        assert (
+            take_snapshot(publisher.jobs, connection, 4, fewest=0, started=publisher.clock.now()) is None
+        )  # it is not empty any more
 
 
 def test_snapshots_meet_no_other_listing(publisher: Publisher) -> None:

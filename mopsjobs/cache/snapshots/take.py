@@ -11,9 +11,12 @@ See docs/decisions/0063-snapshots.md.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random as _random
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import islice
 
 from mopsjobs.cache import rows, sync_state
@@ -22,9 +25,11 @@ from mopsjobs.cache.snapshots import format as snapshot_format
 from mopsjobs.cache.sync import identity
 from mopsjobs.cache.sync.batch import delete_rows, lookup_column
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.errors import RecordError
+from mopsjobs.errors import RecordError, StoreError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import Versioned
+from mopsjobs.store.unread_keys import why_unread
+from mopsjobs.utils.times import parse_time
 
 WINDOW = 8
 """Parts that are fetched while as many are written, in one transaction of some 0.3 s."""
@@ -35,20 +40,27 @@ CACHE_KIB = 32 * 1024
 SAMPLE = 32
 """Records that are read to compare them: one round of requests."""
 
+_ANYTHING = "SELECT 1 FROM job UNION ALL SELECT 1 FROM problem UNION ALL SELECT 1 FROM pruned LIMIT 1"
+
+_OF_GENERATIONS = "SELECT key FROM job WHERE generation IN (SELECT value FROM json_each(?)) LIMIT ?"
+
 _UNDO = 2000
 """Rows of a refused snapshot that one transaction removes."""
 
 
 def find_manifest(registry: JobRegistry) -> snapshot_format.Manifest | None:
-    """Return the manifest of the current snapshot; None if there is none that this version can read.
+    """Return the manifest of the current snapshot; None if there is none that can be read.
 
     Raises:
         StoreError: if the store cannot be read.
     """
-    found = registry.store.get(snapshot_format.MANIFEST_KEY)
     try:
+        found = registry.store.get(snapshot_format.MANIFEST_KEY)
         return None if found is None else snapshot_format.parse_manifest(found.value)
     except RecordError:
+        return None
+    except StoreError as error:
+        why_unread(registry.store, snapshot_format.MANIFEST_KEY, error)  # raises it if it concerns the whole store
         return None
 
 
@@ -57,6 +69,7 @@ def take_snapshot(
     connection: sqlite3.Connection,
     generation: int,
     *,
+    started: datetime,
     fewest: int,
     on_progress: Callable[[int], None] | None = None,
     random: _random.Random | None = None,
@@ -67,6 +80,7 @@ def take_snapshot(
         registry: the registry.
         connection: the cache, open to write.
         generation: that of the rows.
+        started: when the sync began, in UTC.
         fewest: jobs up to which a listing costs less.
         on_progress: called with the number of jobs so far.
         random: chooses the records that are compared.
@@ -75,24 +89,26 @@ def take_snapshot(
         The snapshot; None if there is none that can be used. Then no row of it is left.
 
     Raises:
-        StoreError: if the store does not answer. Rows that were written stay, for the next sync to look at.
+        StoreError: if the store does not answer. The next sync removes the rows that were written.
+        SupersededError: if another sync has begun to remove them.
     """
     if sync_state.get_meta(connection, sync_state.SYNCED_AT):
         return None
+    taking = _Taking(registry, connection, generation, random or _random.SystemRandom())
+    taking.remove_unverified()
     manifest = find_manifest(registry)
     if manifest is None or manifest.cache_schema != SCHEMA_VERSION or manifest.jobs <= fewest:
         return None
-    # A row that is there already may be older or newer than that of the snapshot. Then only a scan can tell.
-    is_empty = connection.execute("SELECT 1 FROM job UNION ALL SELECT 1 FROM problem LIMIT 1").fetchone() is None
+    # A row that is there already may be older or newer than that of the snapshot, and a publisher's clock may be wrong.
+    # Then only a scan can tell.
+    is_dated = connection.execute(_ANYTHING).fetchone() is None and parse_time(manifest.known_to) <= started
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    taking = _Taking(registry, connection, generation, manifest, random or _random.SystemRandom())
     with ParallelFetcher.for_store(registry.store) as fetcher:
-        is_usable = taking.run(fetcher, on_progress)
+        is_usable = taking.run(manifest, fetcher, on_progress)
     if not is_usable:
         taking.undo()
         return None
-    if is_empty:
-        taking.note_sync()
+    taking.note_verified(manifest if is_dated else None)
     return manifest
 
 
@@ -100,64 +116,108 @@ class _Taking:
     """One use of a snapshot."""
 
     def __init__(
-        self,
-        registry: JobRegistry,
-        connection: sqlite3.Connection,
-        generation: int,
-        manifest: snapshot_format.Manifest,
-        random: _random.Random,
+        self, registry: JobRegistry, connection: sqlite3.Connection, generation: int, random: _random.Random
     ) -> None:
         self._registry = registry
         self._connection = connection
         self._generation = generation
-        self._manifest = manifest
         self._random = random
-        self._per_part = -(-SAMPLE // max(len(manifest.parts), 1))
         self._sample: list[rows.JobRow] = []
         self._after = ""
         """The last key of the part before."""
         self._problems: list[str] = []
         """Keys of the problems."""
 
-    def run(self, fetcher: ParallelFetcher, on_progress: Callable[[int], None] | None) -> bool:
+    def remove_unverified(self) -> None:
+        """Remove the rows that a sync has left which ended before it compared them."""
+        unverified = self._unverified()
+        if unverified:
+            self._mark([*unverified, self._generation])
+            self._remove(unverified)
+
+    def run(
+        self,
+        manifest: snapshot_format.Manifest,
+        fetcher: ParallelFetcher,
+        on_progress: Callable[[int], None] | None,
+    ) -> bool:
         """Write all rows. Return False if the snapshot must not be used.
 
         Raises:
             StoreError: if the store does not answer.
         """
+        self._mark([self._generation])
         try:
-            self._write_parts(fetcher, on_progress)
+            self._write_parts(manifest, fetcher, on_progress)
             self._compare(fetcher)
         except RecordError:
             return False
         return True
 
-    def note_sync(self) -> None:
-        """Note that the cache has what the scan of the publisher found, and no more."""
-        with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
+    def note_verified(self, manifest: snapshot_format.Manifest | None) -> None:
+        """Note that the rows were compared, and that the cache has what the scan of the publisher found, and no more.
+
+        Args:
+            manifest: tells of that scan; None: the cache is not synced, since only a scan of its own can tell.
+        """
+        with self._transaction():
+            sync_state.set_meta(self._connection, {sync_state.UNVERIFIED: ""})
+            if manifest is None:
+                return
             values = {
-                sync_state.SYNCED_AT: self._manifest.known_to,
-                sync_state.FULL_SYNCED_AT: self._manifest.known_to,
+                sync_state.SYNCED_AT: manifest.known_to,
+                sync_state.FULL_SYNCED_AT: manifest.known_to,
                 sync_state.SYNCED_GENERATION: str(self._generation),
                 sync_state.FULL_GENERATION: str(self._generation),
-                sync_state.FOREIGN_WRITES: self._manifest.foreign_writes,
-                sync_state.FOREIGN_RECORDS: self._manifest.foreign_records,
+                sync_state.FOREIGN_WRITES: manifest.foreign_writes,
+                sync_state.FOREIGN_RECORDS: manifest.foreign_records,
             }
             sync_state.set_meta(self._connection, values)
             identity.remember_witnesses(self._connection, self._generation)
 
     def undo(self) -> None:
         """Remove the rows and problems of the snapshot."""
-        sql = "SELECT key FROM job WHERE generation = ? LIMIT ?"
-        keys = self._problems
-        while True:
-            with sync_state.transaction(self._connection):
-                delete_rows(self._connection, keys, self._generation)
-                keys = [key for (key,) in self._connection.execute(sql, (self._generation, _UNDO))]
-            if not keys:
-                return
+        with self._transaction():
+            delete_rows(self._connection, self._problems, self._generation)
+        self._remove([self._generation])
 
-    def _write_parts(self, fetcher: ParallelFetcher, on_progress: Callable[[int], None] | None) -> None:
+    def _unverified(self) -> list[int]:
+        """Return the generations whose rows were not compared. The last one is that of the sync that works on them."""
+        return list(json.loads(sync_state.get_meta(self._connection, sync_state.UNVERIFIED) or "[]"))
+
+    def _mark(self, generations: list[int]) -> None:
+        """Note generations whose rows were not compared."""
+        with sync_state.transaction(self._connection):
+            sync_state.set_meta(self._connection, {sync_state.UNVERIFIED: json.dumps(generations)})
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Run the block in a transaction, if no other sync has begun to remove the rows of this one.
+
+        Raises:
+            SupersededError: if one has.
+        """
+        with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
+            if self._unverified()[-1:] != [self._generation]:
+                raise sync_state.SupersededError
+            yield
+
+    def _remove(self, generations: list[int]) -> None:
+        """Remove the rows of these generations, and the note about them."""
+        while True:
+            with self._transaction():
+                keys = [key for (key,) in self._connection.execute(_OF_GENERATIONS, (json.dumps(generations), _UNDO))]
+                delete_rows(self._connection, keys, self._generation)
+                if not keys:
+                    sync_state.set_meta(self._connection, {sync_state.UNVERIFIED: ""})
+                    return
+
+    def _write_parts(
+        self,
+        manifest: snapshot_format.Manifest,
+        fetcher: ParallelFetcher,
+        on_progress: Callable[[int], None] | None,
+    ) -> None:
         """Fetch the parts, and write their rows.
 
         Raises:
@@ -165,10 +225,11 @@ class _Taking:
             StoreError: if the store does not answer.
         """
         jobs = 0
-        names = iter(self._manifest.parts)
-        for window in self._fetch(fetcher):
-            parts = [self._decode(next(names), found) for found in window]
-            with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
+        names = iter(manifest.parts)
+        per_part = -(-SAMPLE // max(len(manifest.parts), 1))
+        for window in self._fetch(manifest, fetcher):
+            parts = [self._decode(next(names), found, per_part) for found in window]
+            with self._transaction():
                 for part in parts:
                     self._write(part)
             jobs += sum(len(part.rows) for part in parts)
@@ -194,16 +255,18 @@ class _Taking:
         if not confirmed:
             raise RecordError("has no version that the registry has")
 
-    def _fetch(self, fetcher: ParallelFetcher) -> Iterator[list[Versioned | FailedRead | None]]:
+    def _fetch(
+        self, manifest: snapshot_format.Manifest, fetcher: ParallelFetcher
+    ) -> Iterator[list[Versioned | FailedRead | None]]:
         """Yield the parts, `WINDOW` at a time. While one window is written, the next one is fetched."""
-        keys = iter(self._manifest.part_keys())
+        keys = iter(manifest.part_keys())
         coming = fetcher.fetch(list(islice(keys, WINDOW)))
         while following := list(islice(keys, WINDOW)):
             window, coming = coming, fetcher.fetch(following)
             yield list(window)
         yield list(coming)
 
-    def _decode(self, name: str, found: Versioned | FailedRead | None) -> snapshot_format.Part:
+    def _decode(self, name: str, found: Versioned | FailedRead | None, per_part: int) -> snapshot_format.Part:
         """Return the rows of a part, and choose some to compare."""
         if not isinstance(found, Versioned):
             raise RecordError("a part is missing, or the store does not send it")
@@ -212,12 +275,13 @@ class _Taking:
             if part.rows[0].key <= self._after:
                 raise RecordError("its parts are out of order")
             self._after = part.rows[-1].key
-            self._sample += self._random.sample(part.rows, min(self._per_part, len(part.rows)))
+            self._sample += self._random.sample(part.rows, min(per_part, len(part.rows)))
         return part
 
     def _write(self, part: snapshot_format.Part) -> None:
         """Write the rows of a part, except those that the cache has. The caller holds the transaction."""
-        known = lookup_column(self._connection, "job", "version", [row.key for row in part.rows])
+        keys = [row.key for row in part.rows]
+        known = {key for table in ("job", "pruned") for key in lookup_column(self._connection, table, "version", keys)}
         rows.insert_rows(self._connection, [row for row in part.rows if row.key not in known])
         rows.replace_problems(self._connection, (), part.problems)
         self._problems += [problem.key for problem in part.problems]

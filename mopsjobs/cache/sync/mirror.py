@@ -142,7 +142,12 @@ class _Sync:
         from mopsjobs.cache.snapshots.take import take_snapshot  # here: a listing of a registry on this machine syncs
 
         manifest = take_snapshot(
-            self._registry, self._connection, self._generation, fewest=SMALL_REGISTRY, on_progress=on_progress
+            self._registry,
+            self._connection,
+            self._generation,
+            started=self.started,
+            fewest=SMALL_REGISTRY,
+            on_progress=on_progress,
         )
         if manifest is not None:
             self.report.jobs_of_snapshot, self.report.snapshot_known_to = manifest.jobs, manifest.known_to

@@ -85,6 +85,84 @@ def team(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Team:
     return Team(tmp_path, clock)
 
 
+def _copies_of_killed_readers(team: Team) -> list[str]:
+    """Return what a reader leaves that is killed after each part."""
+    copies: list[str] = []
+
+    def copy(_jobs: int) -> None:
+        copies.append(f"{team.reader}-{len(copies)}")
+        with (
+            contextlib.closing(sqlite3.connect(team.reader)) as source,
+            contextlib.closing(sqlite3.connect(copies[-1])) as target,
+        ):
+            source.backup(target)
+
+    with contextlib.closing(cache_database.open_to_write(team.reader, REMOTE_URL)) as connection:
+        take.take_snapshot(team.jobs, connection, 2, started=team.clock.now(), fewest=0, on_progress=copy)
+    return copies
+
+
+def test_rows_that_were_not_compared_do_not_outlive_a_killed_sync(team: Team) -> None:
+    """No scan finds a false value under a right version. So the next sync removes them, also without that snapshot."""
+    team.publish("UPDATE job SET owner = 'a lie'")
+    copies = _copies_of_killed_readers(team)
+    assert len(copies) == JOBS // 2
+    for number, path in enumerate(copies):
+        if number % 2:
+            team.store.delete(snapshot_format.MANIFEST_KEY)
+        team.sync(path)
+        assert team.rows(path) == team.rows(team.publisher)
+
+
+def test_a_killed_first_sync_begins_anew_with_the_snapshot(team: Team) -> None:
+    """What it left of a true snapshot is replaced, and no scan is needed."""
+    team.clock.advance(hours=1)
+    team.sync(team.publisher, scan=True)  # now it has seen that all writers announce
+    team.publish()
+    for path in _copies_of_killed_readers(team):
+        report = team.sync(path)
+        assert (report.jobs_of_snapshot, report.is_full) == (JOBS, False)
+        assert team.rows(path) == team.rows(team.publisher)
+
+
+def test_a_sync_beside_another_one_does_not_take_its_rows_for_its_own(team: Team) -> None:
+    """The second of two first syncs removes what the first one has written, which then gives up."""
+    team.publish()
+    reports: list[SyncReport] = []
+    report = mirror.sync(
+        team.jobs,
+        team.reader,
+        REMOTE_URL,
+        now=team.clock.now,
+        on_progress=lambda _: None if reports else reports.append(team.sync(team.reader)),
+    )
+    assert (report.jobs_of_snapshot, reports[0].jobs_of_snapshot) == (0, JOBS)
+    assert team.rows(team.reader) == team.rows(team.publisher)
+
+
+@pytest.mark.parametrize("name", ["manifest", "part"])
+def test_a_snapshot_that_the_store_does_not_send_is_not_used(team: Team, name: str) -> None:
+    """An object that is too large, or in an archive, ends no sync: the others are listed."""
+    manifest = team.publish()
+    unread = snapshot_format.MANIFEST_KEY if name == "manifest" else manifest.part_keys()[3]
+    for error in (ValueTooLargeError("It has too many bytes."), StoreUnavailableError("It is in an archive.")):
+        team.store.refused = {unread: error}
+        path = f"{team.reader}-{type(error).__name__}"
+        report = team.sync(path)
+        assert (report.jobs_of_snapshot, report.added) == (0, JOBS)
+        assert team.rows(path) == team.rows(team.publisher)
+
+
+def test_a_snapshot_from_the_future_dates_nothing(team: Team) -> None:
+    """Views of a cache whose first sync broke off behind such a snapshot do not claim its time."""
+    team.publish("UPDATE meta SET value = '2999-01-01T00:00:00Z' WHERE name = 'full_synced_at'")
+    with contextlib.closing(cache_database.open_to_write(team.reader, REMOTE_URL)) as connection:
+        assert take.take_snapshot(team.jobs, connection, 2, started=team.clock.now(), fewest=0) is not None
+    assert team.meta(team.reader, "synced_at") is None
+    report = team.sync(team.reader)
+    assert (report.jobs_of_snapshot, report.is_full, report.added) == (JOBS, True, 0)
+
+
 @pytest.mark.parametrize(
     "lie",
     [
@@ -119,3 +197,20 @@ def test_a_part_of_too_many_rows_is_not_taken(team: Team, monkeypatch: pytest.Mo
     monkeypatch.setattr(snapshot_format, "PART_ROWS", JOBS - 1)
     assert team.sync(team.reader).jobs_of_snapshot == 0
     assert team.rows(team.reader) == team.rows(team.publisher)
+
+
+def test_jobs_that_were_pruned_before_the_first_sync_stay_away(team: Team) -> None:
+    """A first sync broke off, and what it had brought was pruned."""
+    team.jobs.update_status("job-03", "failed")
+    team.sync(team.publisher)
+    team.publish()
+    shutil.copy(team.publisher, team.reader)
+    with contextlib.closing(cache_database.open_to_write(team.reader, REMOTE_URL)) as connection:
+        connection.execute("DELETE FROM meta WHERE name LIKE '%synced%'")
+        connection.commit()
+        team.clock.advance(days=1)
+        pruning.prune(connection, team.clock.now().timestamp())
+    team.sync(team.reader)
+    assert len(team.rows(team.reader)) == JOBS - 1
+    with contextlib.closing(sqlite3.connect(team.reader)) as connection:
+        assert connection.execute("SELECT key FROM pruned").fetchall() == [(key("job-03"),)]
