@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +34,10 @@ class Publisher:
         self.clock = clock
         self.jobs = JobRegistry(store, now=clock.now, sleep=clock.sleep)
         self._path = str(path)
-        mirror.sync(self.jobs, self._path, REMOTE_URL, now=clock.now)
+        self.sync()
+
+    def sync(self) -> None:
+        mirror.sync(self.jobs, self._path, REMOTE_URL, now=self.clock.now)
 
     def publish(
         self, on_progress: Callable[[int], None] | None = None, *, store: VersionedStore | None = None
@@ -186,3 +190,28 @@ def test_a_lost_reply_is_no_other_publisher(publisher: Publisher) -> None:
         done = publisher.publish(store=LostReplies(publisher.store))  # type: ignore[arg-type]
         assert not done.is_overtaken
         assert find_manifest(publisher.jobs) == done.manifest
+
+
+def test_parts_of_records_that_do_not_shrink_are_smaller(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value of DynamoDB has 400 KiB, and a thousand records with hashes do not fit into one."""
+    monkeypatch.setattr(snapshot_format, "PART_ROWS", 1000)
+    noise = random.Random(0)
+    for number in range(JOBS):
+        hashes = [noise.randbytes(30_000).hex() for _ in range(2)]
+        publisher.jobs.update_fields(f"job-{number}", metadata={"hashes": hashes})
+    publisher.sync()
+    done = publisher.publish()
+    found = [publisher.store.get(part) for part in done.manifest.part_keys()]
+    assert len(found) == 2
+    assert all(part is not None and len(part.value) <= snapshot_format.PART_BYTES for part in found)
+    assert done.manifest.jobs == JOBS
+
+
+def test_a_snapshot_that_was_replaced_in_the_future_is_removed(publisher: Publisher, clock: Clock) -> None:
+    """A publisher with a wrong clock has replaced it; it would stay until that time."""
+    first = publisher.publish()
+    clock.advance(days=300)
+    publisher.publish()
+    clock.advance(days=-299)
+    assert publisher.publish().removed == 3
+    assert not set(first.manifest.part_keys()) & _parts(publisher.store)

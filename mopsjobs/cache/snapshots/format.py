@@ -38,7 +38,10 @@ ID_FORMAT = "%Y%m%dT%H%M%S"
 """The beginning of an id: when the publisher began, in UTC. A random text follows."""
 
 PART_ROWS = 1000
-"""Most rows of a part, which are written in one transaction. They take some 200 KB; a value of DynamoDB has 400 KiB."""
+"""Most rows of a part, which are written in one transaction. They take some 200 KB."""
+
+PART_BYTES = 350 * 2**10
+"""Of a part, unless it has a single row: a value of DynamoDB has 400 KiB."""
 
 PART_CHARACTERS = 2**21
 """Characters of the rows of a part, unless one row is longer."""

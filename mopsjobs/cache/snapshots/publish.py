@@ -182,8 +182,22 @@ def _parts(connection: sqlite3.Connection) -> Iterator[tuple[bytes, int]]:
             found.append(row)
             size += len(str(row[-1]))
         last = str(found[-1][0]) if has_more else None
-        yield snapshot_format.encode_part(found, *_beside(connection, found, after, last)), len(found)
+        yield from _encoded(connection, found, after, last)
         after = last or ""
+
+
+def _encoded(
+    connection: sqlite3.Connection, found: list[tuple[object, ...]], after: str, last: str | None
+) -> Iterator[tuple[bytes, int]]:
+    """Yield rows as one part, or as several if it would be too large, and the number of rows of each."""
+    part = snapshot_format.encode_part(found, *_beside(connection, found, after, last))
+    if len(part) <= snapshot_format.PART_BYTES or len(found) < 2:
+        yield part, len(found)
+        return
+    middle = len(found) // 2
+    last_of_first = str(found[middle - 1][0])
+    yield from _encoded(connection, found[:middle], after, last_of_first)
+    yield from _encoded(connection, found[middle:], last_of_first, last)
 
 
 def _beside(
@@ -207,7 +221,8 @@ def _retired(before: snapshot_format.Manifest | None, moment: datetime) -> tuple
     """Return the snapshots that readers may still download."""
     if before is None:
         return ()
-    recent = [one for one in before.retired if moment - parse_time(one.at) < GRACE]
+    # One from the future is of a publisher with a wrong clock, and would stay for as long.
+    recent = [one for one in before.retired if abs(moment - parse_time(one.at)) < GRACE]
     return (snapshot_format.Retired(before.id, json_time(moment)), *recent)
 
 
