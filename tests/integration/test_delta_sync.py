@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import pathlib
 import shutil
@@ -243,10 +244,12 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(job=JOBS)
     def foreign_write(self, job: str) -> None:
-        """Write a job as another program, which announces nothing."""
+        """Write a job as another program, which announces nothing. A registry of new jobs alone would count as lost."""
         self.world.ours.pop(key(job), None)
+        found = self.world.inner.get(key(job))
+        created = {} if found is None else {"created_at": json.loads(found.value)["created_at"]}
         self.world.inner.delete(key(job))
-        self.world.create_if_absent(key(job), foreign(job).encode())
+        self.world.create_if_absent(key(job), foreign(job, **created).encode())
 
     @rule(job=JOBS.filter(lambda job: job != "job-0"))
     def foreign_delete(self, job: str) -> None:
