@@ -1,8 +1,8 @@
 """Check the JSON of the rows of a snapshot: its form, not whether the values are true.
 
 A view of all jobs reads these columns without checks, since `rows.to_row` has made them. So one row of another form
-would end each listing by an internal error. To read each record strictly takes as long as a listing. So only the types of
-its fields are compared, with those of a job without values.
+would end each listing by an internal error. To read each record strictly takes as long as a listing. So only the types
+of its fields are compared, with those of a job without values.
 """
 
 from __future__ import annotations
