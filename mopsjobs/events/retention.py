@@ -8,7 +8,8 @@ bundles are never touched. See docs/decisions/0010-retention.md.
 
 Both lie in the order of time. So only old keys are listed, and the oldest go first, a batch at a time. An interrupted
 run leaves the younger batches; the next one, or a concurrent one, continues there. `plan` and `remove` cost a listing
-of the old keys each, one read and one listing per job, and one request per removed key.
+of the old keys each, one read and one listing per job, and one request per removed key. Reads, listings of ledgers and
+removals run concurrently; memory does not follow the number of keys or jobs.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mopsjobs.errors import (
     RecordError,
@@ -44,8 +46,14 @@ MIN_AGE = timedelta(hours=1)
 BATCH = 256
 """Keys that are listed and removed together."""
 
-THREADS = 8
-"""Concurrent requests: few enough not to slow down writers and readers."""
+LEAST_REQUESTS = 8
+"""Concurrent requests, few enough not to slow down writers and readers, until the first replies have come."""
+
+MOST_REQUESTS = 32
+"""Concurrent requests if replies take long."""
+
+REQUESTS_PER_SECOND = 1000
+"""What more than `LEAST_REQUESTS` concurrent requests aim at: a twentieth of what an account of Azure takes."""
 
 MAX_JOBS = 100_000
 """Jobs whose end is remembered, so that each record is read once: some 10 MB."""
@@ -68,6 +76,9 @@ MAX_FOREIGN_KEYS = 100
 
 OnProgress = Callable[[int], None]
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 
 class ExpiredKey(NamedTuple):
     """A key that may be removed. `when` is its slot or hour, empty for a ledger; `job_id` is the job of a chunk."""
@@ -75,6 +86,11 @@ class ExpiredKey(NamedTuple):
     key: str
     when: str
     job_id: str | None
+
+
+def events_limit(now: datetime, age: timedelta) -> datetime:
+    """Return the time before which a job must have ended for its events to go: an hour begins there."""
+    return (now - age).replace(minute=0, second=0, microsecond=0)
 
 
 def oldest_times(store: VersionedStore) -> tuple[datetime | None, datetime | None]:
@@ -162,6 +178,7 @@ class Retention:
         now: datetime,
         ledger_prefix: Callable[[str], str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set the limit. No request is made.
 
@@ -171,6 +188,7 @@ class Retention:
             now: the time, in UTC.
             ledger_prefix: returns the prefix of the ledger of a job; None: ledgers stay.
             sleep: waits for a number of seconds.
+            clock: returns the seconds from any start, and never goes back.
 
         Raises:
             UsageError: if `events_age` is less than an hour: followers may not have read the events yet.
@@ -185,7 +203,8 @@ class Retention:
         self._now = now
         self._ledger_prefix = ledger_prefix
         self._sleep = sleep
-        self.events_before = (now - events_age).replace(minute=0, second=0, microsecond=0)
+        self._clock = clock
+        self.events_before = events_limit(now, events_age)
         """The limit: only chunks written before it, of jobs that ended before it, are removed."""
         self.removed = KeyCounts()
         """What `remove` has removed so far, also if it failed or was interrupted."""
@@ -199,6 +218,13 @@ class Retention:
         self._lock = threading.Lock()
         """Held by a thread that counts."""
         self._is_over = threading.Event()
+        self._quickest: float | None = None
+        """Seconds of the quickest read of a record; None before the first."""
+
+    @property
+    def concurrent_requests(self) -> int:
+        """Return how many requests run at once: more of them if replies take long."""
+        return max(LEAST_REQUESTS, min(MOST_REQUESTS, int(REQUESTS_PER_SECOND * (self._quickest or 0))))
 
     def plan(self) -> KeyCounts:
         """Count what `remove` would remove now.
@@ -207,7 +233,7 @@ class Retention:
             StoreError: if the store cannot be listed, or a record cannot be read.
         """
         counts, self.unknown = KeyCounts(), KeyCounts()
-        with ThreadPoolExecutor(THREADS) as threads:
+        with ThreadPoolExecutor(MOST_REQUESTS) as threads:
             for expired in self._expired_keys(threads):
                 counts.add(expired)
         return counts
@@ -228,7 +254,7 @@ class Retention:
             StoreError: if the store cannot be listed, or a record cannot be read.
         """
         self.unknown = KeyCounts()
-        with ThreadPoolExecutor(THREADS) as threads:
+        with ThreadPoolExecutor(MOST_REQUESTS) as threads:
             try:
                 self._remove_all(threads, on_progress)
             except BaseException:
@@ -244,7 +270,8 @@ class Retention:
             batch = list(islice(expired, size))
             if not batch:
                 return
-            self._remove_batch(batch, threads)
+            for _ in self._run(self._remove, batch, threads):
+                pass
             processed += len(batch)
             if on_progress is not None:
                 on_progress(processed)
@@ -253,25 +280,28 @@ class Retention:
         """Yield the keys that may be removed: announcements, then chunks, those of a job's ledger before its events."""
         for key, slot in announcements.expired_announcements(self._store, self._now):
             yield ExpiredKey(key, slot, None)
-        chunks, listed = self._old_chunks(), set[str | None]()
+        chunks, listed = self._old_chunks(), set[str]()
         while batch := list(islice(chunks, BATCH)):
             ended = self._find_ended({str(expired.job_id) for expired in batch}, threads)
+            if len(listed) > MAX_JOBS:
+                listed.clear()
+            # In the order of their first chunks, in which the loop takes them.
+            news = dict.fromkeys(job_id for _, _, job_id in batch if job_id and ended[job_id] and job_id not in listed)
+            ledgers = self._run(self._ledger_keys, news, threads)
             for expired in batch:
-                has_ended = ended[str(expired.job_id)]
-                if has_ended:
-                    if expired.job_id not in listed:
-                        if len(listed) > MAX_JOBS:
-                            listed.clear()
-                        listed.add(expired.job_id)
-                        yield from self._ledger_keys(str(expired.job_id))
+                job_id = str(expired.job_id)
+                if ended[job_id]:
+                    if job_id in news and job_id not in listed:
+                        listed.add(job_id)
+                        yield from next(ledgers)
                     yield expired
-                elif has_ended is None:
+                elif ended[job_id] is None:
                     self.unknown.add(expired)
 
-    def _ledger_keys(self, job_id: str) -> Iterator[ExpiredKey]:
-        if self._ledger_prefix is not None:
-            for key in self._store.list_keys(self._ledger_prefix(job_id)):
-                yield ExpiredKey(key, "", job_id)
+    def _ledger_keys(self, job_id: str) -> list[ExpiredKey]:
+        if self._ledger_prefix is None:
+            return []
+        return [ExpiredKey(key, "", job_id) for key in self._store.list_keys(self._ledger_prefix(job_id))]
 
     def _old_chunks(self) -> Iterator[ExpiredKey]:
         limit = f"{event_format.PREFIX}{event_format.bucket_of(self.events_before)}/"
@@ -291,7 +321,7 @@ class Retention:
         if len(self._ended) > MAX_JOBS:
             self._ended.clear()
         unknown = sorted(job_ids - self._ended.keys())
-        answers = dict(zip(unknown, threads.map(self._has_ended, unknown), strict=True))
+        answers = dict(zip(unknown, self._run(self._has_ended, unknown, threads), strict=True))
         self._ended.update((job_id, answer) for job_id, answer in answers.items() if answer is not None)
         return {job_id: self._ended.get(job_id) for job_id in job_ids}
 
@@ -301,21 +331,24 @@ class Retention:
         Return None without a record: it may lie under the prefix of another registry in this store, or be written
         later.
         """
+        begun_at = self._clock()
         try:
             state = self._registry.get_job(job_id)
         except (RecordError, ValueTooLargeError):
             return False
+        seconds = self._clock() - begun_at
+        self._quickest = min(self._quickest or seconds, seconds)
         return None if state is None else state.is_terminal and parse_time(end_of(state)) < self.events_before
 
-    def _remove_batch(self, batch: list[ExpiredKey], threads: ThreadPoolExecutor) -> None:
-        failure: StoreError | None = None
-        for removal in [threads.submit(self._remove, expired) for expired in batch]:
-            try:
-                removal.result()
-            except StoreError as error:  # raised below, when all have ended and are counted
-                failure = failure or error
-        if failure is not None:
-            raise failure
+    def _run(self, function: Callable[[T], R], items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[R]:
+        """Call the function for each item in the threads, some ahead, and yield the results in their order."""
+        ahead: deque[Future[R]] = deque()
+        for item in items:
+            while len(ahead) >= self.concurrent_requests:
+                yield ahead.popleft().result()
+            ahead.append(threads.submit(function, item))
+        while ahead:
+            yield ahead.popleft().result()
 
     def _remove(self, expired: ExpiredKey) -> None:
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=5.0, jitter=HALF_JITTER)

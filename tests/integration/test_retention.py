@@ -270,6 +270,43 @@ def test_only_what_is_old_is_listed(clock: Clock) -> None:
     assert len(taken) <= counts.keys + active + 2
 
 
+def test_ledgers_of_several_jobs_are_listed_at_once(clock: Clock) -> None:
+    """A million jobs at 30 ms each would take 8 hours one by one. They go in the order of the chunks all the same."""
+    store = InMemoryVersionedStore()
+    jobs = JobRegistry(store, now=clock.now)
+    ids = [f"job-{number:03}" for number in range(4 * retention.LEAST_REQUESTS)]
+    for job_id in ids:
+        _play(jobs, job_id, clock)
+        put(store, f"{ledger_prefix(job_id)}20260301T1200-w-000000.gz", b"-")
+        jobs.finalize_job(job_id, "succeeded")
+    clock.advance(days=40)
+    met = threading.Barrier(retention.LEAST_REQUESTS)
+
+    class Meeting(FaultyStore):
+        def list_keys(self, prefix: str = "") -> Iterator[str]:
+            if prefix.startswith(ledger.PREFIX):
+                met.wait(30)
+            return super().list_keys(prefix)
+
+    one = _round(JobRegistry(Meeting(store), now=clock.now), clock)
+    assert one.plan().ledger_chunks == len(ids)
+    removed = [key for key in _order(store, clock) if not key.startswith("changes/")]
+    for job_id in ids:
+        whole = [key.partition("/")[0] for key in removed if job_id in key]
+        assert whole[0] == ledger.PREFIX.rstrip("/")
+        assert set(whole[1:]) == {"events"}
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.001, 8), (0.02, 20), (0.5, 32)])
+def test_more_requests_run_at_once_if_replies_take_long(clock: Clock, seconds: float, most: int) -> None:
+    """As many as make a thousand per second, within bounds. The quickest read tells; the first ones run 8 at once."""
+    ticks = itertools.count()
+    one = Retention(_aged(InMemoryVersionedStore(), clock), MONTH, now=clock.now(), clock=lambda: next(ticks) * seconds)
+    assert one.concurrent_requests == 8
+    one._has_ended("old-1")
+    assert one.concurrent_requests == most
+
+
 def test_events_of_the_last_hour_stay(clock: Clock) -> None:
     """Followers may not have seen them: a shorter age is refused."""
     with pytest.raises(UsageError):
@@ -392,7 +429,7 @@ def test_ctrl_c_ends_it_with_what_is_under_way(cli: Cli, many: Remote, monkeypat
     ran = cli("prune", "--store", "--older-than", "1h", "--yes")
     gone = set(before) - set(_keys(inner, "changes/", "events/"))
     assert ran.code == 130
-    assert after <= len(gone) <= after + 3 * retention.THREADS
+    assert after <= len(gone) <= after + 3 * retention.LEAST_REQUESTS
     assert gone <= set(before[: 2 * retention.BATCH + 1])  # the first key goes by itself
     announcements = sum(key.startswith("changes/") for key in gone)
     assert f"Removed {len(gone) - announcements} chunks of events" in ran.err
@@ -428,7 +465,7 @@ def test_ctrl_c_ends_waits_between_attempts(clock: Clock, silent: bool) -> None:
         one.remove()
     assert one.removed.keys == 1
     assert max(naps) <= retention.STEP_SECONDS
-    assert line.calls["delete"] <= 1 + 1 + retention.THREADS
+    assert line.calls["delete"] <= 1 + 1 + retention.LEAST_REQUESTS
 
 
 def test_refusals_are_counted_by_one_at_a_time(clock: Clock) -> None:

@@ -86,7 +86,9 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
     from mopsjobs.ledger.format import ledger_prefix
 
     age = timedelta(seconds=parse_duration(args.older_than))
-    retention = Retention(app.registry, age, now=app.now(), ledger_prefix=ledger_prefix, sleep=app.sleep)
+    retention = Retention(
+        app.registry, age, now=app.now(), ledger_prefix=ledger_prefix, sleep=app.sleep, clock=app.monotonic
+    )
     found = retention.plan()
     if (missing := app.embedded.missing_path()) is not None:
         body = Document(_document(retention, retention.removed, args)) if args.json else None

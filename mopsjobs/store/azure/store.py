@@ -107,7 +107,7 @@ class AzureVersionedStore:
         self.location = container.location
         self.credential_source = container.credential_source
         self.server_time: datetime | None = None
-        """When the last reply to a read was sent, by the server's clock; None if no reply had it."""
+        """When the last reply to a read or a removal was sent, by the server's clock; None if no reply had it."""
         self._credential = container.credential
         self._page_size = page_size
         self._clock = clock
@@ -169,7 +169,7 @@ class AzureVersionedStore:
         check_key(key)
         self._check_open()
         try:
-            self._container.delete_blob(key, delete_snapshots="include", **timeouts(BUDGET_SECONDS))
+            self._request(_blob_path(key), BUDGET_SECONDS, "DELETE", {"x-ms-delete-snapshots": "include"})
         except Exception as error:  # noqa: BLE001 - as in `put`
             if error_code(error) in _MISSING:
                 return False
@@ -199,28 +199,29 @@ class AzureVersionedStore:
 
     # --- one request each -------------------------------------------------------------------------------------------
 
-    def _request(self, path: str, left: float) -> Reply:
-        """Send a GET for the container or a blob, and read the whole reply.
+    def _request(self, path: str, left: float, method: str = "GET", headers: Mapping[str, str] | None = None) -> Reply:
+        """Send a request without a body for the container or a blob, and read the whole reply.
 
         The SDK signs the request, and takes no other part. Its downloader is made for files in many pieces and retries
-        by itself. Its pipeline and models take most of the processor time of a small read.
+        by itself. Its pipeline and models take most of the processor time of a small read, and of a removal.
         """
         headers = {
+            **(headers or {}),
             "x-ms-version": self._container.api_version,
             "x-ms-date": formatdate(usegmt=True),
             "User-Agent": USER_AGENT,
         }
         url = f"{self._container.url}{path}"
-        reply: Reply = self._reading.run(HttpRequest("GET", url, headers), **timeouts(left)).http_response
+        reply: Reply = self._reading.run(HttpRequest(method, url, headers), **timeouts(left)).http_response
         with contextlib.suppress(TypeError, ValueError):
             self.server_time = parsedate_to_datetime(reply.headers.get("Date", "")).astimezone(UTC)
-        if reply.status_code != 200:
+        if reply.status_code != (202 if method == "DELETE" else 200):
             raise HttpResponseError(response=reply)  # type: ignore[arg-type] # it reads no request
         return reply
 
     def _download(self, key: str, left: float) -> Versioned | None:
         try:
-            reply = self._request(f"/{quote(key, safe='~/')}", left)
+            reply = self._request(_blob_path(key), left)
         except HttpResponseError as error:
             if error_code(error) in _MISSING:
                 return None
@@ -353,6 +354,10 @@ class AzureVersionedStore:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreError(f"The store {self.location} is closed.")
+
+
+def _blob_path(key: str) -> str:
+    return f"/{quote(key, safe='~/')}"
 
 
 def _etag(etag: object) -> str:
