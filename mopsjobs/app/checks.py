@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mopsjobs import __version__
 from mopsjobs.app.app import App
+from mopsjobs.app.store_size import PRUNE_COMMAND, StoreSize, find_store_size
 from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
@@ -78,6 +79,10 @@ class Diagnosis:
         self.problems = problems
         """The records with problems; None if the registry was never synced."""
         self.results: list[CheckResult] = []
+        self.oldest: tuple[datetime | None, datetime | None] | None = None
+        """The times of the oldest announcement and chunk of events; None if they could not be listed."""
+        self.store_size: StoreSize | None = None
+        """None if the store cannot be listed, or was never synced."""
 
     @property
     def exit_code(self) -> int:
@@ -183,7 +188,7 @@ def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
         return None
     app = diagnosis.app
     try:
-        announced, first_event = oldest_times(app.store)
+        announced, first_event = diagnosis.oldest = oldest_times(app.store)
     except MopsJobsError as error:
         return CheckResult("retention", "fail", str(error), error.hint, error.exit_code)
     since = f"{first_event:%Y-%m-%d}" if first_event else None
@@ -193,9 +198,18 @@ def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
             "retention",
             "warn",
             f"{facts}, and announcements since {announced:%Y-%m-%d}; no sync needs those older than a day",
-            command_line("prune --store --older-than 30d"),
+            command_line(PRUNE_COMMAND),
         )
     return CheckResult("retention", "ok", facts)
+
+
+def check_store(diagnosis: Diagnosis) -> CheckResult | None:
+    """Tell how much a registry has that can be read and was synced, and of how many jobs the events can go."""
+    if diagnosis.oldest is None or diagnosis.problems is None:
+        return None
+    with contextlib.suppress(MopsJobsError):  # the check `cache` says why
+        diagnosis.store_size = find_store_size(diagnosis.app, diagnosis.oldest)
+    return None if diagnosis.store_size is None else CheckResult("store", "ok", diagnosis.store_size.describe())
 
 
 def check_snapshot(diagnosis: Diagnosis) -> CheckResult | None:
@@ -276,6 +290,7 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_access,
     check_clock,
     check_retention,
+    check_store,
     check_snapshot,
     check_cache,
     check_sync,

@@ -40,17 +40,22 @@ class PruneResult(NamedTuple):
     """Why the file could not shrink; None if it did. Its free space is used again in any case."""
 
 
-def plan_prune(connection: sqlite3.Connection, ended_before: float) -> PrunePlan:
-    """Count the jobs that ended before a time (seconds since 1970), and their events."""
-    (jobs,) = connection.execute(
+def count_ended(connection: sqlite3.Connection, ended_before: float) -> int:
+    """Count the jobs that ended before a time (seconds since 1970), from an index."""
+    row = connection.execute(
         f"SELECT count(*) FROM job WHERE {_ENDED_BEFORE}",  # noqa: S608 - constant names
         (ended_before,),
-    ).fetchone()
+    )
+    return int(row.fetchone()[0])
+
+
+def plan_prune(connection: sqlite3.Connection, ended_before: float) -> PrunePlan:
+    """Count the jobs that ended before a time (seconds since 1970), and their events."""
     (events,) = connection.execute(
         f"SELECT count(*) FROM event WHERE job_id IN (SELECT job_id FROM job WHERE {_ENDED_BEFORE})",  # noqa: S608
         (ended_before,),
     ).fetchone()
-    return PrunePlan(jobs, events)
+    return PrunePlan(count_ended(connection, ended_before), events)
 
 
 def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:

@@ -10,7 +10,9 @@ from flask import Response, request
 
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_texts import UNKNOWN, duration_text, memory_text, usage_text
+from mopsjobs.app.store_size import EVENTS_AGE, PRUNE_COMMAND, count_jobs_of_store
 from mopsjobs.cache.queries import charts, recent, statistics
+from mopsjobs.errors import command_line
 from mopsjobs.registry.status import BEFORE_RUNNING, END_STATUSES, STATUSES
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
@@ -40,6 +42,7 @@ class ChartsPage:
                 "header": self._renderer.site.header_of(connection, freshness),
                 "as_of": view_models.moment(json_time(now), now.timestamp()).at,
                 **_view(connection, query, now.timestamp()),
+                "store": count_jobs_of_store(connection, now),
             }
 
         def render(number: int) -> str:
@@ -50,6 +53,8 @@ class ChartsPage:
                 windows=query_params.DAYS,
                 shown_groups=SHOWN_GROUPS,
                 ended_names=END_STATUSES,
+                events_days=EVENTS_AGE.days,
+                count_command=command_line(f"{PRUNE_COMMAND} --dry-run"),
                 **self._renderer.site.read(view),
             )
 

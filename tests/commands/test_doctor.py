@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mopsjobs import __version__
+from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.azure.credentials import EMULATOR_KEY
 from mopsjobs.utils.times import utc_now
@@ -34,7 +35,7 @@ def test_doctor_is_content_on_a_sound_machine(cli: Cli, jobs: JobRegistry) -> No
     checks = _checks(cli)
     assert {check["state"] for check in checks.values()} == {"ok"}
     assert {check["fix"] for check in checks.values()} == {None}
-    assert list(checks) == ["version", "config", "registry", "access", "retention", "cache", "records"]
+    assert list(checks) == ["version", "config", "registry", "access", "retention", "store", "cache", "records"]
     assert __version__ in str(checks["version"]["detail"])
     assert "(from environment MOPS_JOBS_REGISTRY)" in str(checks["registry"]["detail"])
 
@@ -74,6 +75,31 @@ def test_doctor_looks_at_an_embedded_registry_as_it_is_now(cli: Cli, jobs: JobRe
     ran = cli("doctor", "--json")
     assert ran.code == 7
     assert [problem["key"] for problem in ran.json["problems"]] == [key("a")]
+
+
+def test_doctor_tells_how_much_there_is_and_what_can_go(cli: Cli, remote: Remote) -> None:
+    """Jobs and bytes by the cache, and while the store has events so old, of how many jobs they can go."""
+    for job_id in ("old", "at-work"):
+        add(remote.jobs, job_id, "running")
+        record_event(remote.store.inner, job_id, "log", now=cli.clock.now, text="a line")
+    remote.jobs.finalize_job("old", "succeeded")
+    cli.ok("sync", "-q")
+    facts = "2 jobs, 0.0 MB of records, 2 chunks of events synced"
+    assert _checks(cli)["store"]["detail"] == facts
+    cli.clock.advance(days=40)
+    prune = "mops-jobs prune --store --older-than 30d"
+    old = f"{facts}; 1 ended more than 30 days ago"
+    assert _checks(cli)["store"]["detail"] == f"{old}, so their events can go: {prune}"
+    size = cli.ok("doctor", "--json").json["store"]
+    assert (size["jobs"], size["jobs_ended"], size["jobs_pruned"], size["event_chunks"]) == (2, 1, 0, 2)
+    assert size["record_bytes"] > 500
+    assert size["oldest_event"] == "2026-03-01T12:00:00Z"
+    remote.jobs.finalize_job("at-work", "succeeded")
+    cli.clock.advance(days=40)
+    cli.ok(*prune.split()[1:], "--yes")
+    cli.ok("prune", "--older-than", "60d", "--yes")
+    left = "1 job, 0.0 MB of records, 2 chunks of events synced, and 1 job pruned from the cache"
+    assert _checks(cli)["store"]["detail"] == f"{left}; 1 ended more than 30 days ago"
 
 
 def test_doctor_does_not_take_a_registry_that_is_gone_for_a_new_one(cli: Cli, jobs: JobRegistry) -> None:

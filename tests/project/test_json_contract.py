@@ -55,7 +55,7 @@ QUERY_FIELDS = [
     "schema_version", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "columns", "returned",
     "truncated", "rows",
 ]  # fmt: skip
-DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
+DOCTOR_FIELDS = ["schema_version", "checks", "problems", "store"]
 PRUNE_FIELDS = [
     "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "announcements", "refused",
     "without_record",

@@ -426,6 +426,16 @@ def test_charts_count_each_job(web: Web) -> None:
     assert 'href="/jobs?status=succeeded&amp;days=30&amp;owner=ada"' in alone
 
 
+def test_charts_say_of_how_many_jobs_the_events_may_go(web: Web, cli: Cli, remote: Remote) -> None:
+    """By the cache alone, whatever jobs are selected, with the command that counts what the registry has of them."""
+    assert "<p>4 jobs in this cache; none ended more than 30 days ago.</p>" in web.ok("/charts?owner=ada")
+    cli.clock.advance(days=31)
+    calls = remote.store.calls.copy()
+    page = web.ok("/charts?owner=ada")
+    assert "4 jobs in this cache; 2 ended more than 30 days ago. <code>mops-jobs prune --store" in page
+    assert remote.store.calls == calls
+
+
 def test_pills_of_the_charts_count_what_ended_in_the_window(web: Web, cli: Cli, remote: Remote) -> None:
     """A job that ended before the window is in none of its figures, and each pill leads to as many jobs as it says."""
     cli.clock.advance(hours=24 * 20)

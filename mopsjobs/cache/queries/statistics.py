@@ -11,6 +11,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.cache.pruning import count_ended
 from mopsjobs.cache.queries.filters import Filter, where_clauses
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.registry.usage import ShardUsage
@@ -101,6 +102,27 @@ def cache_size(connection: sqlite3.Connection) -> int:
     return int(pages * page)
 
 
+class StoreCounts(NamedTuple):
+    """Counts of the jobs in the registry's store, by the cache."""
+
+    jobs: int
+    jobs_ended: int
+    """Jobs that ended before the limit that was asked for."""
+    jobs_pruned: int
+    """Jobs that the registry has and this cache has pruned. They are not among `jobs`."""
+
+
+class MirroredSizes(NamedTuple):
+    """Sizes of what the cache has mirrored."""
+
+    record_bytes: int
+    """Of the records as the cache has them."""
+    event_chunks: int
+    """Chunks of events whose names the cache knows."""
+    ledger_chunks: int
+    """The same for the ledgers of the jobs whose tasks a view has looked at."""
+
+
 class Spread(NamedTuple):
     """Durations of a number of jobs: median and 90th percentile are values of real jobs."""
 
@@ -167,6 +189,22 @@ QUEUE = ("max(started_ts - created_ts, 0.0)", "started_ts IS NOT NULL AND has_hi
 
 RUN = ("max(ended_ts - started_ts, 0.0)", "started_ts IS NOT NULL AND ended_ts IS NOT NULL")
 """The run time: seconds, and the condition for jobs that have it. An index has just these."""
+
+
+def store_counts(connection: sqlite3.Connection, ended_before: float) -> StoreCounts:
+    """Count the jobs of the registry, and those that ended before a time, in seconds since 1970. No row is read."""
+    (jobs,) = connection.execute("SELECT coalesce(sum(jobs), 0) FROM tally").fetchone()
+    (pruned,) = connection.execute("SELECT count(*) FROM pruned").fetchone()
+    return StoreCounts(jobs, count_ended(connection, ended_before), pruned)
+
+
+def mirrored_sizes(connection: sqlite3.Connection) -> MirroredSizes:
+    """Add up the sizes of what is mirrored. This reads every record: some seconds per million."""
+    row = connection.execute(
+        "SELECT (SELECT coalesce(sum(length(CAST(record AS BLOB))), 0) FROM job),"
+        " (SELECT count(*) FROM event_chunk), (SELECT count(*) FROM ledger_chunk)"
+    )
+    return MirroredSizes(*row.fetchone())
 
 
 def by_status(connection: sqlite3.Connection, job_filter: Filter) -> dict[str, int]:

@@ -1,0 +1,75 @@
+"""The size of the registry's store, as far as the cache and the first keys of a listing tell it."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from mopsjobs.cache.queries import statistics
+from mopsjobs.errors import command_line
+from mopsjobs.events.retention import events_limit
+from mopsjobs.utils.text import pluralize
+
+if TYPE_CHECKING:
+    from mopsjobs.app.app import App
+
+EVENTS_AGE = timedelta(days=30)
+"""How long ago jobs must have ended whose events `doctor` and the page suggest to remove."""
+
+PRUNE_COMMAND = "prune --store --older-than 30d"
+"""The command that removes them. Its `--dry-run` counts them."""
+
+
+class StoreSize(NamedTuple):
+    """The size of a store, and the number of jobs whose events may go."""
+
+    counts: statistics.StoreCounts
+    sizes: statistics.MirroredSizes
+    ended_before: datetime
+    """The limit of `counts.jobs_ended`."""
+    oldest_announcement: datetime | None
+    oldest_event: datetime | None
+
+    @property
+    def has_old_events(self) -> bool:
+        """Return True if the store has events that are older than the limit."""
+        return self.oldest_event is not None and self.oldest_event < self.ended_before
+
+    def describe(self) -> str:
+        """Return the size in words, with the command that removes events while there are old ones."""
+        facts = f"{pluralize(self.counts.jobs, 'job')}, {self.sizes.record_bytes / 1e6:.1f} MB of records"
+        chunks = ((self.sizes.event_chunks, "events"), (self.sizes.ledger_chunks, "ledgers"))
+        synced = " and ".join(f"{pluralize(count, 'chunk')} of {what}" for count, what in chunks if count)
+        if synced:
+            facts += f", {synced} synced"
+        if self.counts.jobs_pruned:
+            facts += f", and {pluralize(self.counts.jobs_pruned, 'job')} pruned from the cache"
+        if not self.counts.jobs_ended:
+            return facts
+        facts += f"; {self.counts.jobs_ended:,} ended more than {EVENTS_AGE.days} days ago"
+        return f"{facts}, so their events can go: {command_line(PRUNE_COMMAND)}" if self.has_old_events else facts
+
+
+def count_jobs_of_store(cache: sqlite3.Connection, now: datetime) -> statistics.StoreCounts:
+    """Count the jobs of the registry by the cache, and those that ended before the limit of `PRUNE_COMMAND`."""
+    return statistics.store_counts(cache, events_limit(now, EVENTS_AGE).timestamp())
+
+
+def find_store_size(app: App, oldest: tuple[datetime | None, datetime | None]) -> StoreSize | None:
+    """Return the size of the store; None if there is no cache.
+
+    Args:
+        app: the run.
+        oldest: the times of the oldest announcement and chunk of events.
+
+    Raises:
+        CacheError: if the cache cannot be read.
+    """
+    now = app.now()
+
+    def read(cache: sqlite3.Connection) -> StoreSize:
+        counts, sizes = count_jobs_of_store(cache, now), statistics.mirrored_sizes(cache)
+        return StoreSize(counts, sizes, events_limit(now, EVENTS_AGE), *oldest)
+
+    return app.cache.read_cached(read)
