@@ -20,6 +20,9 @@ UNCHANGED_RATIO = 1.3
 CHANGED_RATIO = 1.5
 """A sync with 10 jobs changed, as a multiple of one with nothing changed."""
 
+RECORD_RATIO = 1.2
+"""A record of a first mirror of the largest registry, as a multiple of one of the small registry's."""
+
 PEAK_MB = 120
 PEAK_GROWTH = 1.05
 """What counts as flat."""
@@ -53,6 +56,7 @@ def run(setup: Setup) -> list[Line]:
               CHANGED_RATIO),
         _line(f"full sync, {large.jobs:,}", many, f"the same, {small.jobs:,}", few, None),
         _line(f"full sync, {largest.jobs:,}", most, f"the same, {small.jobs:,}", few, None),
+        _per_record(largest.jobs, most, small.jobs, few),
         _peak(large.jobs, many, small.jobs, few, at_most(PEAK_MB, _megabytes(many), " MB")),
         _peak(largest.jobs, most, large.jobs, many, at_most(PEAK_GROWTH, most.peak_mib / many.peak_mib, " x")),
     ]  # fmt: skip
@@ -62,6 +66,15 @@ def _line(what: str, case: Case, against: str, other: Case, limit: float | None)
     ratio, cpu_ratio = case.ratios_to(other)
     compared = f"{against}, {other.seconds:.2f} s"
     return Line(what, f"{case.seconds:.2f} s", compared, ratio, cpu_ratio, at_most(limit, ratio, " x"))
+
+
+def _per_record(jobs: int, case: Case, other_jobs: int, other: Case) -> Line:
+    """Compare the times of a record of two first mirrors, each with its share of the start of a process."""
+    compared = f"the same, {other_jobs:,}, {other.seconds / other_jobs * 1e6:.0f} µs"
+    ratio, cpu_ratio = (found * other_jobs / jobs for found in case.ratios_to(other))
+    measured = f"{case.seconds / jobs * 1e6:.0f} µs"
+    goal = at_most(RECORD_RATIO, ratio, " x")
+    return Line(f"full sync, {jobs:,}: time per record", measured, compared, ratio, cpu_ratio, goal)
 
 
 def _peak(jobs: int, case: Case, other_jobs: int, other: Case, goal: Goal | None) -> Line:
