@@ -287,6 +287,7 @@ def _upgrade(path: str, registry_id: str) -> bool:
 
 def _migrate(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
     """Bring a cache of an older version, or an empty file, up to date."""
+    from mopsjobs.cache.deferred_indexes import create_indexes
     from mopsjobs.cache.schema import migrate
 
     # Switching to WAL does not wait for other connections, it fails. So one process at a time migrates.
@@ -295,6 +296,8 @@ def _migrate(connection: sqlite3.Connection, path: str, registry_id: str) -> Non
             return
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            create_indexes(connection)  # that a killed first sync has left out: a migration may replace them
         migrate(connection)
         _finish(connection, registry_id)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from mopsjobs.cache import database as cache_database
-from mopsjobs.cache import totals
+from mopsjobs.cache import deferred_indexes, totals
 from mopsjobs.cache.snapshots import format as snapshot_format
 from mopsjobs.cache.snapshots import publish
 from mopsjobs.cache.snapshots.format import MANIFEST_KEY
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
     from support.servers import Azurite
 
+SCHEMA = "SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2"
 JOBS = st.sampled_from([f"job-{number}" for number in range(8)])
 PAUSES = st.sampled_from([1.0, 600.0, 4000.0, 100_000.0])
 LIES = {
@@ -102,6 +103,7 @@ class Snapshots(RuleBasedStateMachine):
             mock.patch.object(mirror, "SMALL_REGISTRY", 0),
             mock.patch.object(mirror, "MAX_SHARE_READ", 1e6),
             mock.patch.object(snapshot_format, "PART_ROWS", 3),
+            mock.patch.object(deferred_indexes, "MIN_JOBS", 5),
         ]
         for patch in self._patches:
             patch.start()
@@ -109,6 +111,8 @@ class Snapshots(RuleBasedStateMachine):
         self.clock = Clock()
         self.jobs = JobRegistry(self.store, now=self.clock.now, sleep=self.clock.sleep)
         self._template = template
+        with contextlib.closing(sqlite3.connect(template)) as connection:
+            self._schema = connection.execute(SCHEMA).fetchall()
         self._directory = tempfile.mkdtemp()
         self.publisher = self._empty("publisher")
         self.manifests: list[bytes] = []
@@ -260,6 +264,7 @@ class Snapshots(RuleBasedStateMachine):
             sums = f"{totals.SUMS} {totals.GROUPED} ORDER BY 1, 2, 3"
             kept = connection.execute("SELECT * FROM job_sums ORDER BY 1, 2, 3").fetchall()
             assert kept == connection.execute(sums).fetchall()
+            assert connection.execute(SCHEMA).fetchall() == self._schema
             labels = f"SELECT * FROM job_label WHERE job_id IN (SELECT job_id FROM job WHERE {good})"
             return {
                 "job": connection.execute(f"SELECT {names} FROM job WHERE {good} ORDER BY key").fetchall(),

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import islice
 
-from mopsjobs.cache import rows, sync_state
+from mopsjobs.cache import deferred_indexes, rows, sync_state
 from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.snapshots import format as snapshot_format
 from mopsjobs.cache.sync import identity
@@ -33,9 +33,6 @@ from mopsjobs.utils.times import parse_time
 
 WINDOW = 8
 """Parts that are fetched while as many are written, in one transaction of some 0.3 s."""
-
-CACHE_KIB = 32 * 1024
-"""Memory for pages of the cache. A row goes into a dozen indexes, and a page that is evicted is written again."""
 
 SAMPLE = 32
 """Records that are read to compare them: one round of requests."""
@@ -102,12 +99,15 @@ def take_snapshot(
     # A row that is there already may be older or newer than that of the snapshot, and a publisher's clock may be wrong.
     # Then only a scan can tell.
     is_dated = connection.execute(_ANYTHING).fetchone() is None and parse_time(manifest.known_to) <= started
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    if manifest.jobs >= deferred_indexes.MIN_JOBS:
+        deferred_indexes.defer_indexes(connection)
     with ParallelFetcher.for_store(registry.store) as fetcher:
         is_usable = taking.run(manifest, fetcher, on_progress)
     if not is_usable:
         taking.undo()
         return None
+    if is_dated:
+        deferred_indexes.create_indexes(connection)
     taking.note_verified(manifest if is_dated else None)
     return manifest
 
@@ -164,6 +164,7 @@ class _Taking:
             sync_state.set_meta(self._connection, {sync_state.UNVERIFIED: ""})
             if manifest is None:
                 return
+            deferred_indexes.create_rest(self._connection)
             values = {
                 sync_state.SYNCED_AT: manifest.known_to,
                 sync_state.FULL_SYNCED_AT: manifest.known_to,

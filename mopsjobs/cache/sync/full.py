@@ -17,7 +17,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 
-from mopsjobs.cache import rows, sync_state
+from mopsjobs.cache import deferred_indexes, rows, sync_state
 from mopsjobs.cache.sync import batch as record_batch
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.errors import StoreError
@@ -109,6 +109,8 @@ class FullSync:
         """Jobs that are new, changed or gone since the cache was synced; the first ones if they are very many."""
         self._carries = reread or connection.execute("SELECT 1 FROM job LIMIT 1").fetchone() is None
         """Whether the next request is for records, too."""
+        self._is_first = sync_state.get_meta(connection, sync_state.SYNCED_AT) is None
+        """Whether no sync was complete, so that indexes may come after the rows."""
         self._after = ""
         """The last merged key."""
         self._recent, self._recent_news = 0, 0
@@ -220,6 +222,9 @@ class FullSync:
         self._report.fetched += len(planned.missing)
         planned.records.write_as_read(planned.changed_records(), planned.known, self._report, write)
         self._report.seen += planned.seen
+        if self._is_first and self._report.added >= deferred_indexes.MIN_JOBS:
+            deferred_indexes.defer_indexes(self._connection)
+            self._is_first = False
 
     def _known_versions(self, table: str, last: str | None) -> dict[str, str]:
         """Return keys and versions of a table's rows after the merged ones, up to the key `last`, or to the end."""
