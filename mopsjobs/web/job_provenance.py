@@ -5,8 +5,6 @@ The syncer reads them (`job_reads`), by the function of `provenance`. A page rea
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ from mopsjobs.app.provenance import Provenance, read_provenance
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.studies.study import Study
 from mopsjobs.web.axes import ValueSummary, summarize_values
+from mopsjobs.web.memo import LastUsed
 
 MAX_JOBS = 10
 """Jobs whose provenance is kept: two pages of five."""
@@ -51,15 +50,11 @@ class JobProvenances:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, KeptProvenance] = OrderedDict()
+        self._kept: LastUsed[KeptProvenance] = LastUsed(MAX_JOBS)
 
     def get(self, job_id: str) -> KeptProvenance | None:
         """Return the provenance of a job, if it is kept."""
-        with self._lock:
-            if job_id in self._kept:
-                self._kept.move_to_end(job_id)
-            return self._kept.get(job_id)
+        return self._kept.get(job_id)
 
     def read(self, job_id: str) -> None:
         """Read the provenance of a job, and keep it.
@@ -75,12 +70,7 @@ class JobProvenances:
         if len(sets) > MAX_SETS:
             command = command_line("diff", job_id, "OTHER")
             raise MopsJobsError(f"The page does not compare more than {MAX_SETS:,} parameter sets. Use: {command}")
-        kept = KeptProvenance(found, _summarize([one.params for one in sets]))
-        with self._lock:
-            self._kept[job_id] = kept
-            self._kept.move_to_end(job_id)
-            while len(self._kept) > MAX_JOBS:
-                self._kept.popitem(last=False)
+        self._kept.put(job_id, KeptProvenance(found, _summarize([one.params for one in sets])))
 
 
 def _summarize(sets: Iterable[Mapping[str, Any]]) -> dict[str, ValueSummary]:

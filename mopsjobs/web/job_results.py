@@ -8,11 +8,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import threading
 import zlib
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ from mopsjobs.app.results_table import FIRST_COLUMNS, LAST_COLUMNS, ResultsTable
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.utils.table_files import BATCH, Column, is_numeric
+from mopsjobs.web.memo import LastUsed
 
 MAX_JOBS = 10
 """Jobs whose results are kept: two comparisons of five."""
@@ -115,15 +114,11 @@ class JobResults:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Results] = OrderedDict()
+        self._kept: LastUsed[Results] = LastUsed(MAX_JOBS, MAX_KEPT_BYTES, lambda one: one.held)
 
     def get(self, job_id: str) -> Results | None:
         """Return the results of a job, if they are kept."""
-        with self._lock:
-            if job_id in self._kept:
-                self._kept.move_to_end(job_id)
-            return self._kept.get(job_id)
+        return self._kept.get(job_id)
 
     def read(self, job_id: str) -> None:
         """Read the results of a job, and keep them.
@@ -145,14 +140,7 @@ class JobResults:
         def view(table: ResultsTable) -> Results:
             return _Collected(table, job_id).results(now, state)
 
-        results = read_results_table([family], self._app, view, FreshnessPolicy(), check)
-        with self._lock:
-            self._kept[job_id] = results
-            self._kept.move_to_end(job_id)
-            while len(self._kept) > MAX_JOBS or (
-                len(self._kept) > 1 and sum(one.held for one in self._kept.values()) > MAX_KEPT_BYTES
-            ):
-                self._kept.popitem(last=False)
+        self._kept.put(job_id, read_results_table([family], self._app, view, FreshnessPolicy(), check))
 
 
 class _Collected:

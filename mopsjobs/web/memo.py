@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -16,9 +17,15 @@ MAX_SHARE = 0.05
 class LastUsed(Generic[T]):
     """The values that were asked for last. Several threads may use it."""
 
-    def __init__(self, size: int) -> None:
-        """Prepare to keep up to `size` values."""
-        self._size = size
+    def __init__(self, size: int, max_bytes: float = math.inf, bytes_of: Callable[[T], float] = lambda _: 0) -> None:
+        """Prepare.
+
+        Args:
+            size: how many values are kept.
+            max_bytes: the memory that all of them may take. The last one is kept in any case.
+            bytes_of: returns the memory that a value takes.
+        """
+        self._size, self._max_bytes, self._bytes_of = size, max_bytes, bytes_of
         self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, T] = OrderedDict()
 
@@ -34,8 +41,11 @@ class LastUsed(Generic[T]):
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
-            while len(self._values) > self._size:
+            while len(self._values) > self._size or (len(self._values) > 1 and self._held() > self._max_bytes):
                 self._values.popitem(last=False)
+
+    def _held(self) -> float:
+        return sum(map(self._bytes_of, self._values.values()))
 
 
 class _Made(NamedTuple, Generic[T]):

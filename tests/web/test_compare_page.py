@@ -227,6 +227,8 @@ def test_five_jobs_are_kept_at_once(web: Web, cli: Cli, remote: Remote) -> None:
 def test_results_that_are_kept_have_a_limit_of_memory(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last ones stay, however large they are."""
     monkeypatch.setattr(job_results, "MAX_KEPT_BYTES", 1)
+    web.site.results = job_results.JobResults(web.app)
+    web.site.reads = web.site.make_reads()
     _complete(web, THREE)
     assert [web.site.results.get(job_id) is not None for job_id in ("base", "faster", "wider")] == [False, False, True]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mopsjobs.web.memo import Memo
+from mopsjobs.web.memo import LastUsed, Memo
 
 
 class _Costly:
@@ -43,3 +43,13 @@ def test_the_values_that_were_asked_for_last_are_kept() -> None:
     for key in ("a", "b", "c", "c", "b", "a"):
         memo.get(key, 0, costly.make)
     assert costly.made == 4
+
+
+def test_values_that_take_too_much_memory_are_dropped_except_the_last() -> None:
+    """The limit is of all of them together."""
+    kept: LastUsed[str] = LastUsed(3, 5, len)
+    for name, value in (("a", "12"), ("b", "123"), ("c", "1")):
+        kept.put(name, value)
+    assert [kept.get(name) for name in "abc"] == [None, "123", "1"]
+    kept.put("d", "123456")
+    assert [kept.get(name) for name in "abcd"] == [None, None, None, "123456"]
