@@ -26,6 +26,14 @@ SIZES = {1440: 900, 1024: 768, 390: 844}
 
 SCHEMES = ("light", "dark")
 
+WINDOWS = (
+    [(width, scheme) for width in SIZES for scheme in SCHEMES]
+    if "MOPS_TEST_SCREENSHOTS" in os.environ
+    else [(1440, "light"), (1024, "dark"), (390, "light")]
+)
+"""Windows in which each page is looked at: all for pictures, else each width once, and each scheme. A page in six
+windows costs six times as much, and widths and colours do not depend on each other."""
+
 ROWS = "#jobs tbody tr:has(th[scope=row])"
 """The jobs in the table of jobs."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from support.browser import SCHEMES, SIZES, open_chromium, open_tab
+from support.browser import WINDOWS, open_chromium, open_tab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(params=[(width, scheme) for width in SIZES for scheme in SCHEMES], ids=lambda one: f"{one[0]}-{one[1]}")
+@pytest.fixture(params=WINDOWS, ids=lambda one: f"{one[0]}-{one[1]}")
 def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     """Yield a tab of one size in one colour scheme. In the end, it did nothing forbidden."""
     width, scheme = request.param
