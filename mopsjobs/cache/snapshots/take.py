@@ -57,7 +57,10 @@ def find_manifest(registry: JobRegistry) -> snapshot_format.Manifest | None:
     except RecordError:
         return None
     except StoreError as error:
-        why_unread(registry.store, snapshot_format.MANIFEST_KEY, error)  # raises it if it concerns the whole store
+        try:
+            why_unread(registry.store, snapshot_format.MANIFEST_KEY, error)  # raises if it concerns the whole store
+        except StoreError:
+            raise error from None  # the first answer says most
         return None
 
 
