@@ -79,9 +79,15 @@ def standing(job: Job, now: float) -> list[tuple[str, str]]:
 
 
 def rate_text(job: Job) -> str | None:
-    """Return how many tasks have ended per unit of time since the first one started; None if it is not known."""
-    ended, seconds = job["tasks_completed"] + (job["tasks_failed"] or 0), job["run_seconds"]
-    if not ended or not isinstance(seconds, int | float) or seconds < MIN_RATE_SECONDS:
+    """Return how many tasks have ended per unit of time since the first one started; None if it is not known.
+
+    The time ends with the last write of the record, which has the number. So the rate of a silent job does not fall.
+    """
+    ended = job["tasks_completed"] + (job["tasks_failed"] or 0)
+    if not ended or job["started_at"] is None:
+        return None
+    seconds = (parse_time(job["updated_at"]) - parse_time(job["started_at"])).total_seconds()
+    if seconds < MIN_RATE_SECONDS:
         return None
     rate = ended / seconds
     unit, size = next(

@@ -151,6 +151,8 @@ def test_a_job_says_what_it_is_and_how_it_stands(web: Web, cli: Cli, remote: Rem
         scenario="base", metadata={"title": "Where the model breaks"}, n_replicates=3,
     )  # fmt: skip
     cli.clock.advance(minutes=10)
+    remote.jobs.update_fields("night", owner="ada")
+    cli.clock.advance(hours=1)  # a silent job keeps its rate
     cli.ok("sync", "-q")
     page = web.ok("/jobs/night")
     for text in (
