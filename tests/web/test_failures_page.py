@@ -256,7 +256,7 @@ def test_jobs_without_known_failed_tasks_count_by_their_error(web: Web, remote: 
 
 
 def test_the_reason_of_a_cancellation_is_no_error(web: Web, remote: Remote, cli: Cli) -> None:
-    """A cancelled job with failed tasks is named, without an error that nobody knows."""
+    """A cancelled job with failed tasks is named, without an error that is not known."""
     stopped = foreign("stopped", "cancelled", tasks_total=9, tasks_failed=2, error_message="no more", owner="emmy")
     remote.put(key("stopped"), stopped)
     cli.ok("sync", "-q")
