@@ -137,9 +137,9 @@ class _Sync:
 
         A registry on this machine has none: to list it costs no more.
         """
-        if getattr(self._registry.store, "is_local", False):
+        if self._last_sync is not None or getattr(self._registry.store, "is_local", False):
             return False
-        from mopsjobs.cache.snapshots.take import take_snapshot  # here: a listing of a registry on this machine syncs
+        from mopsjobs.cache.snapshots.take import take_snapshot  # here: only a first sync needs it
 
         manifest = take_snapshot(
             self._registry,
