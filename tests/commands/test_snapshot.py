@@ -139,7 +139,7 @@ def test_snapshot_of_a_small_registry_says_that_none_is_needed(cli: Cli, remote:
 
 
 def test_doctor_tells_the_age_of_the_snapshot(cli: Cli, large: Remote) -> None:
-    """Without one there is no such check."""
+    """Without a snapshot, `doctor` does not check one."""
 
     def check() -> dict[str, str | None] | None:
         checks = {one["name"]: one for one in cli.ok("doctor", "--json").json["checks"]}

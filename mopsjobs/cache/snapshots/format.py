@@ -163,7 +163,7 @@ def part_key(snapshot_id: str, name: str) -> str:
 
 
 def part_id(key: str) -> str | None:
-    """Return the id of the snapshot that the key of a part names; None if it is no such key."""
+    """Return the id of the snapshot that the key of a part names; None for another key."""
     match = _PART_KEY.fullmatch(key)
     return None if match is None else match["id"]
 
