@@ -191,8 +191,7 @@ def _scale(name: str, most: float, steps: Iterable[float], unit: float, text: Ca
     exact = max(most, 0.0) / MAX_STEPS
     step = next((one for one in steps if one >= exact), None)
     if step is None:
-        power = unit * 10.0 ** max(0, math.floor(math.log10(exact / unit)) if exact else 0)
-        step = next(one * power for one in (1, 2, 5, 10) if one * power >= exact)
+        step = unit * _round_step(max(exact / unit, 1.0))
     count = max(1, math.ceil(most / step))
     return Scale(AxisTexts(name, [text(step * number) for number in range(count, -1, -1)]), step * count, count)
 

@@ -49,8 +49,8 @@ class Section(NamedTuple):
     key: str
     title: str
     rows: list[Row]
-    equal: list[tuple[str, str]]
-    """What is equal, besides rows: counts of files and packages, with no value."""
+    equal: list[str]
+    """What is equal, besides rows: counts of files and packages."""
     gap: str | None
     """Why there are no rows."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -30,14 +32,12 @@ from mopsjobs.web.query_params import Parameter, parse_query
 from mopsjobs.web.rendering import Renderer
 from mopsjobs.web.results_page import MAX_PARAMETERS, choose
 from mopsjobs.web.site import Site
-from mopsjobs.web.view_models import Job, job_path, moment, status
+from mopsjobs.web.view_models import MAX_COMPARED, Job, job_path, moment, status
 
-LETTERS = "ABCDE"
+LETTERS = ascii_uppercase[:MAX_COMPARED]
 """The names of the columns."""
 
 MIN_JOBS = 2
-
-MAX_JOBS = len(LETTERS)
 
 ALL = "all"
 """The value of `show` for rows that are equal too."""
@@ -70,7 +70,7 @@ class ComparePage:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
         self._site = renderer.site
-        self._scalars: Memo[Mapping[str, ScalarStatistics]] = Memo(self._site.app.monotonic, 4 * MAX_JOBS)
+        self._scalars: Memo[Mapping[str, ScalarStatistics]] = Memo(self._site.app.monotonic, 4 * MAX_COMPARED)
 
     def answer(self) -> Response | tuple[str, int]:
         """Return the page; the form with what is wrong, if the query does not name such jobs."""
@@ -117,7 +117,7 @@ class ComparePage:
             "plot_gaps": ["no value" if one.results else one.side.scalars_missing for one in known],
             "more_scalars": max(0, len(names) - MAX_SCALARS),
             "scalar_links": {name: f"{address.to(y=name)}#plot" for name in names},
-            "commands": [command_line("diff", ids[0], f"{_quoted(other)} --code") for other in ids[1:]],
+            "commands": [command_line("diff", ids[0], f"{shlex.quote(other)} --code") for other in ids[1:]],
             "form": {
                 "ids": _inputs(ids),
                 "suggestions": _suggestions(connection, jobs),
@@ -158,9 +158,9 @@ def check_count(names: Sequence[str]) -> None:
     Raises:
         UsageError: if it names fewer than two or more than five.
     """
-    if not MIN_JOBS <= len(names) <= MAX_JOBS:
+    if not MIN_JOBS <= len(names) <= MAX_COMPARED:
         hint = "Give each its own 'job' in the address, name them here, or choose them on the page of jobs."
-        raise UsageError(f"invalid number of jobs '{len(names)}': expected {MIN_JOBS} to {MAX_JOBS}.", hint=hint)
+        raise UsageError(f"invalid number of jobs '{len(names)}': expected {MIN_JOBS} to {MAX_COMPARED}.", hint=hint)
 
 
 def check_different(names: Sequence[str], ids: Sequence[str]) -> None:
@@ -179,14 +179,7 @@ def _find_provenance(site: Site, job: Job, other: str) -> tuple[KeptProvenance |
     kept = site.provenances.get(str(job["job_id"]))
     if kept is not None and kept.is_current(job):
         return kept, None
-    return kept, ask(site, PROVENANCE, job, "diff", _quoted(other))
-
-
-def _quoted(job_id: str) -> str:
-    """Return an id as a shell reads it."""
-    import shlex  # here: most pages need none
-
-    return shlex.quote(job_id)
+    return kept, ask(site, PROVENANCE, job, "diff", shlex.quote(other))
 
 
 def _gap_text(reading: Reading | None) -> str:
@@ -244,7 +237,7 @@ def _column(job: Job, letter: str, address: _Address, now: float) -> dict[str, A
 
 def _inputs(ids: Sequence[str]) -> list[str]:
     """Return the values of the form: the jobs, and room for one more."""
-    return [*ids[:MAX_SHOWN_IDS], *[""] * max(len(ids) < MAX_JOBS, MIN_JOBS - len(ids))]
+    return [*ids[:MAX_SHOWN_IDS], *[""] * max(len(ids) < MAX_COMPARED, MIN_JOBS - len(ids))]
 
 
 def _suggestions(connection: sqlite3.Connection, jobs: Sequence[Job]) -> list[str]:
@@ -283,7 +276,7 @@ def _plot(results: Sequence[Results | None], names: Sequence[str], query: Mappin
         for one in results
     ]  # fmt: skip
     axis = Axis(x, sets)
-    plot = plots.draw_means(axis, series)
+    plot = plots.draw_means(y, axis, series)
     rows = {} if plot is None else _rows_of(plot, [axis.label(place) for place in range(axis.size)])
     return found | {"plot": plot, "x": x, "y": y, "plot_rows": rows}
 

@@ -19,6 +19,7 @@ from mopsjobs.bundles.git_state import GitState
 from mopsjobs.cache.rows import error_of
 from mopsjobs.engines.base import engine_of
 from mopsjobs.ledger.environment import Environment
+from mopsjobs.studies.study import Study
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_duration
 from mopsjobs.web.compare_cells import MAX_TEXT, NONE, Cell, Missing, Row, Section, Values, make_row
@@ -73,6 +74,16 @@ class Side(NamedTuple):
     """In place of what a provenance would tell."""
     scalars_missing: str = NOT_RECORDED
 
+    @property
+    def study(self) -> Study | None:
+        """Return the study; None if it is not known."""
+        return None if self.provenance is None else self.provenance.study
+
+    @property
+    def gap(self) -> str:
+        """Return what stands in place of a part that the provenance lacks."""
+        return self.missing if self.provenance is None else NOT_RECORDED
+
 
 def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
     """Return all rows.
@@ -97,7 +108,7 @@ def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
             if isinstance(part, Row):
                 rows.append(part)
             elif part is not None:
-                equal.append((part, ""))
+                equal.append(part)
         made.append(Section(key, title, rows, equal, None if rows or equal else _gap(key, sides)))
     return made
 
@@ -138,24 +149,20 @@ def _study(sides: Sequence[Side]) -> Iterator[Row | None]:
     for name in STUDY_FIELDS:
         if name in TITLES:
             yield make_row(TITLES[name], [_study_value(side, name) for side in sides], _text)
-    studies = [side.provenance.study if side.provenance else None for side in sides]
+    studies = [side.study for side in sides]
     keys = dict.fromkeys(key for study in studies if study is not None for key in study.metadata if key != "title")
     for key in keys:
         values = [
-            Missing(side.missing) if (study := _study_of(side)) is None else study.metadata.get(key) for side in sides
+            Missing(side.missing) if study is None else study.metadata.get(key)
+            for side, study in zip(sides, studies, strict=True)
         ]
         yield make_row(str(key), values, _text, is_name=True)
 
 
-def _study_of(side: Side) -> Any:
-    return side.provenance and side.provenance.study
-
-
 def _study_value(side: Side, name: str) -> object:
     """Return a field of a study; from the record, if the manifest is not known."""
-    study = _study_of(side)
-    if study is not None:
-        value = getattr(study, name)
+    if side.study is not None:
+        value = getattr(side.study, name)
         return list(value) if isinstance(value, tuple) else value
     recorded = _recorded(side, name)
     return Missing(side.missing) if recorded is None else recorded
@@ -173,30 +180,28 @@ def _text(value: object) -> str:
 
 
 def _parameters(sides: Sequence[Side]) -> Iterator[Row | None]:
-    known = [side.provenance for side in sides if _study_of(side) is not None]
-    if not known:
+    studies = [side.study for side in sides if side.study is not None]
+    if not studies:
         return
-    difference = compare_studies([one.study for one in known if one is not None and one.study is not None])
+    difference = compare_studies(studies)
     counts = iter(zip(difference.others, difference.other_sets, strict=True))
     cells = []
     for side in sides:
-        study = _study_of(side)
-        if study is None:
+        if side.study is None:
             cells.append(Cell(side.missing, is_weak=True))
             continue
         others, sets = next(counts)
         notes = [] if difference.common else ["no set is in all jobs"]
         if others and difference.common:
             notes = [f"{others:,} not in all jobs:", *map(_set_text, sets[:SHOWN_SETS]), *["…"] * (others > SHOWN_SETS)]
-        cells.append(Cell(f"{len(study.parameter_sets):,}", notes))
+        cells.append(Cell(f"{len(side.study.parameter_sets):,}", notes))
     yield Row("Parameter sets", cells, any(difference.others))
-    for name in dict.fromkeys(name for one in known if one is not None for name in one.parameters):
-        values: list[Any] = []
-        for side in sides:
-            if _study_of(side) is None or side.provenance is None:
-                values.append(Missing(side.missing))
-            else:
-                values.append(side.provenance.parameters.get(name))
+    parameters = [side.provenance.parameters if side.provenance and side.study else None for side in sides]
+    for name in dict.fromkeys(name for some in parameters if some is not None for name in some):
+        values = [
+            Missing(side.missing) if some is None else some.get(name)
+            for side, some in zip(sides, parameters, strict=True)
+        ]
         cells = [
             Cell(value.text, is_weak=True) if isinstance(value, Missing)
             else Cell("not set", is_weak=True) if value is None else Cell(cut_to_length(value.text, MAX_TEXT))
@@ -225,7 +230,7 @@ def _code(sides: Sequence[Side]) -> Iterator[Row | str | None]:
         return
     for name, versions in islice(found.items(), SHOWN_FILES):
         cells = [
-            Cell(side.missing if side.provenance is None else NOT_RECORDED, is_weak=True) if of_job is None
+            Cell(side.gap, is_weak=True) if of_job is None
             else _file_cell(version)
             for side, of_job, version in zip(sides, files, versions, strict=True)
         ]  # fmt: skip
@@ -280,10 +285,7 @@ def _of_environments(sides: Sequence[Side], noted: Sequence[Sequence[Environment
 
 def _with_gaps(sides: Sequence[Side], noted: Sequence[Sequence[Environment]], values: Values) -> list[object]:
     """Return values, and in place of those of jobs without a note why there are none."""
-    return [
-        value if some else Missing(side.missing if side.provenance is None else NOT_RECORDED)
-        for side, some, value in zip(sides, noted, values, strict=True)
-    ]
+    return [value if some else Missing(side.gap) for side, some, value in zip(sides, noted, values, strict=True)]
 
 
 def _cost(sides: Sequence[Side]) -> Iterator[Row | None]:

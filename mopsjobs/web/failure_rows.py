@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from mopsjobs.app.failure_overview import UNNAMED
 from mopsjobs.app.failures import MergedGroup, describe_condition
 from mopsjobs.utils.text import cut_to_length, pluralize
-from mopsjobs.utils.times import from_timestamp, json_timestamp
+from mopsjobs.utils.times import from_timestamp
 from mopsjobs.web import svg
 from mopsjobs.web.map_view import FAILED_STATUSES, tasks_link
 from mopsjobs.web.rendering import link
 from mopsjobs.web.search_box import Params
-from mopsjobs.web.view_models import Moment, job_path, moment
+from mopsjobs.web.view_models import Moment, job_path, moment_at
 
 SHOWN_JOBS = 6
 """Jobs of an error that its row names."""
@@ -116,15 +116,14 @@ def failure_row(group: MergedGroup, owners: Mapping[str, str | None], params: Pa
         "owners": [(owner, link(list(params), {"owner": owner})) for owner, _ in shown],
         "more_owners": len(by_owner) - len(shown),
         "spark": window.spark_line(group.hours),
-        "first": moment_at(group.first_ts, window.until),
-        "last": moment_at(group.last_ts, window.until),
+        "first": known_moment(group.first_ts, window.until),
+        "last": known_moment(group.last_ts, window.until),
     }
 
 
-def moment_at(seconds: float | None, now: float) -> Moment | None:
+def known_moment(seconds: float | None, now: float) -> Moment | None:
     """Return a time for a template; None if it is not known."""
-    text = json_timestamp(seconds)
-    return None if text is None else moment(text, now)
+    return None if seconds is None else moment_at(seconds, now)
 
 
 def _jobs_link(group: MergedGroup, params: Params, hours: float | None) -> str | None:

@@ -18,7 +18,7 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.failed_jobs import FailedJob
 from mopsjobs.errors import command_line
 from mopsjobs.utils.text import join_first, pluralize
-from mopsjobs.web.failure_rows import Window, failure_row, moment_at
+from mopsjobs.web.failure_rows import Window, failure_row, known_moment
 from mopsjobs.web.job_page import MAX_READ_TASKS, Reading
 from mopsjobs.web.job_reads import FAILURES
 from mopsjobs.web.memo import Memo
@@ -145,7 +145,7 @@ def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, no
         "found": found,
         "record_jobs": sum(len(group.jobs) for group in ordered if not group.first.tasks),
         "reasons": pluralize(len(ordered) + found.more_groups, "reason"),
-        "last": moment_at(max(ends, default=None), now),
+        "last": known_moment(max(ends, default=None), now),
         "window": window,
         "rows": [failure_row(group, found.owners, params, window) for group in shown],
         "unexplained": join_first(found.unexplained),

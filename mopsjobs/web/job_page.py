@@ -36,9 +36,6 @@ SHOWN_EVENTS = 200
 
 SHOWN_STRAGGLERS = 20
 
-MAX_COMPARED = 5
-"""Jobs that can be compared."""
-
 MAX_RUNS = 50
 """The last changed jobs of a study, among which another run is looked for."""
 
@@ -123,7 +120,7 @@ def _comparisons(connection: sqlite3.Connection, job: Job, family: Family | None
     members = [] if family is None else [member.job_id for member in family.members]
     found = [("its parent", [str(parent), job_id])] if parent in members else []
     if len(members) > len(found) + 1:
-        others = [one for one in members if one != job_id][1 - MAX_COMPARED :]
+        others = [one for one in members if one != job_id][1 - view_models.MAX_COMPARED :]
         found.append(("its family", [one for one in members if one == job_id or one in others]))
     study = study_of(job["metadata"])  # type: ignore[arg-type]
     runs = [] if study is None else jobs_of_study(connection, study, MAX_RUNS)

@@ -23,11 +23,11 @@ from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures
 from mopsjobs.cache.queries.families import Family
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
-from mopsjobs.utils.times import from_timestamp, human_duration, json_timestamp, parse_time, whole_seconds
+from mopsjobs.utils.times import from_timestamp, human_duration, parse_time, whole_seconds
 from mopsjobs.web import svg
 from mopsjobs.web.axes import TICKS, count_scale, time_texts
 from mopsjobs.web.map_view import FAILED_STATUSES, tasks_link
-from mopsjobs.web.view_models import Bar, Job, Status, job_path, moment, status
+from mopsjobs.web.view_models import Bar, Job, Status, job_path, moment, moment_at, status
 
 SHOWN_OUTPUTS = 20
 
@@ -173,7 +173,7 @@ def failures(found: JobFailures, job_id: str, now: float) -> dict[str, Any]:
 
 
 def _group(group: FailureGroup, job_id: str, now: float) -> dict[str, Any]:
-    times = [moment(text, now) for at in (group.first_ts, group.last_ts) if (text := json_timestamp(at)) is not None]
+    times = [moment_at(at, now) for at in (group.first_ts, group.last_ts) if at is not None]
     return {
         "count": pluralize(group.size, "task"),
         "to": tasks_link(job_id, status=FAILED_STATUSES, error=group.key),

@@ -19,7 +19,6 @@ from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.studies.study import is_output_name
 from mopsjobs.utils.text import parse_whole_number, pluralize
-from mopsjobs.utils.times import json_timestamp
 from mopsjobs.web.job_outputs import KeptOutput
 from mopsjobs.web.job_page import Reading, ask
 from mopsjobs.web.job_reads import OUTPUT
@@ -27,7 +26,7 @@ from mopsjobs.web.kept_results import not_read_yet, waiting
 from mopsjobs.web.logs_page import attachment
 from mopsjobs.web.query_params import Parameter, parse_query
 from mopsjobs.web.site import Site
-from mopsjobs.web.view_models import job_path, moment, value_text
+from mopsjobs.web.view_models import job_path, moment_at, value_text
 
 MAX_PARAMETERS = 12
 """Parameters of the task that are shown."""
@@ -77,7 +76,7 @@ class OutputView:
             "reading": reading,
             "output": output,
             "preview": kept.preview,
-            "made": moment(json_timestamp(kept.made_at), now),
+            "made": moment_at(kept.made_at, now),
             "params": [(name, value_text(value)) for name, value in params[:MAX_PARAMETERS]],
             "has_more_params": len(params) > MAX_PARAMETERS,
             "outputs": [

@@ -77,13 +77,12 @@ def draw(
     groups, centres = _group(axis, positions, places, points)
     across = [x.at(centre) for centre in centres]
     band = _band if axis.is_ordered and len(groups) > 1 else _bars
-    texts = x.texts if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
     return Plot(
         dots="".join(f"M{left} {top}h0" for left, top in shown),
         mean=_means(across, [y.at(one.mean) for one in groups], is_line=band is _band),
         band=band(across, [y.at(one.low) for one in groups], [y.at(one.high) for one in groups]),
         is_line=band is _band,
-        x=AxisTexts(axis.name, texts, each=band is not _band and len(texts) == len(groups)),
+        x=_x_texts(axis, x, is_each=band is not _band, groups=len(groups)),
         y=AxisTexts(name, y.texts[::-1]),
         grid=_grid(y),
         groups=groups,
@@ -114,17 +113,17 @@ class LinePlot(NamedTuple):
 
     lines: list[Line | None]
     is_line: bool
-    x_ticks: list[str]
-    y_ticks: list[str]
-    """From the top."""
+    x: AxisTexts
+    y: AxisTexts
     grid: str
-    """A line at each of `y_ticks` but the outer ones."""
+    """A line at each number of `y` but the outer ones."""
 
 
-def draw_means(axis: Axis, series: Sequence[Series]) -> LinePlot | None:
+def draw_means(name: str, axis: Axis, series: Sequence[Series]) -> LinePlot | None:
     """Return the means of a scalar of several jobs; None if no task has it.
 
     Args:
+        name: the scalar.
         axis: the parameter, over the sets of all jobs.
         series: the values of each job.
     """
@@ -144,8 +143,9 @@ def draw_means(axis: Axis, series: Sequence[Series]) -> LinePlot | None:
         across, down = [x.at(centre) for centre in of_one], [y.at(group.mean) for group in groups]
         dots = "".join(f"M{left:.1f} {top:.1f}h0" for left, top in zip(across, down, strict=True))
         lines.append(Line(_means(across, down, is_line=is_line), dots, groups) if groups else None)
-    x_ticks = x.texts if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
-    return LinePlot(lines, is_line, x_ticks, y.texts[::-1], _grid(y))
+    labels = {group.label for groups, _ in found for group in groups}
+    x_texts = _x_texts(axis, x, is_each=not is_line, groups=len(labels))
+    return LinePlot(lines, is_line, x_texts, AxisTexts(name, y.texts[::-1]), _grid(y))
 
 
 def _group(
@@ -187,6 +187,12 @@ class _Scale:
         if self.low == self.high:
             return (self._begin + self._end) / 2
         return self._begin + (value - self.low) / (self.high - self.low) * (self._end - self._begin)
+
+
+def _x_texts(axis: Axis, scale: _Scale, *, is_each: bool, groups: int) -> AxisTexts:
+    """Return the texts along the axis of a parameter, at each of its places if all of them have values."""
+    texts = scale.texts if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
+    return AxisTexts(axis.name, texts, each=is_each and len(texts) == groups)
 
 
 def _grid(scale: _Scale) -> str:

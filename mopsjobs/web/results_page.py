@@ -16,7 +16,6 @@ from mopsjobs.cache.queries.families import read_family
 from mopsjobs.errors import UsageError, shorten
 from mopsjobs.utils.table_files import csv_pieces
 from mopsjobs.utils.text import did_you_mean, strip_control_characters
-from mopsjobs.utils.times import json_timestamp
 from mopsjobs.web import plots
 from mopsjobs.web.axes import Axis
 from mopsjobs.web.job_page import Reading, is_submitted
@@ -27,7 +26,7 @@ from mopsjobs.web.output_view import PARAMETERS as OUTPUT_PARAMETERS
 from mopsjobs.web.output_view import OutputView
 from mopsjobs.web.query_params import Parameter, parse_query
 from mopsjobs.web.rendering import Renderer
-from mopsjobs.web.view_models import job_path, moment
+from mopsjobs.web.view_models import job_path, moment_at
 
 MAX_PARAMETERS = 100
 """Parameters to choose from."""
@@ -60,7 +59,7 @@ class ResultsPage:
                 "has_tasks": is_submitted(job),
                 "newest": _newest(connection, str(job["job_id"])),
                 "results": results,
-                "made": None if results is None else moment(json_timestamp(results.made_at), now),
+                "made": None if results is None else moment_at(results.made_at, now),
                 "shown": self.outputs.section(connection, job, query, now),
                 **_plot(results, str(job["job_id"]), query),
             }

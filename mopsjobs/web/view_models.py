@@ -39,6 +39,9 @@ KINDS = frozenset(STATUSES)
 MAX_VALUE = 60
 """Characters of a parameter's value."""
 
+MAX_COMPARED = 5
+"""Jobs that can be compared."""
+
 
 def job_path(job_id: object) -> str:
     """Return the path of a job's page."""
@@ -128,9 +131,9 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
     forecast = None if job.forecast is None else json.loads(forecast_text(job.forecast, job.heartbeat, now))
     is_measured = job.usage is not None and ("cpu" in columns or "memory" in columns)
     usage = json.loads(job.usage if is_measured and job.usage is not None else NO_USAGE)
-    ended = None if job.is_active or job.ended is None else _moment_of(job.ended, now)
+    ended = None if job.is_active or job.ended is None else moment_at(job.ended, now)
     text, title = (ended.ago, ended.at) if ended else _done(job, forecast, now)
-    created = _moment_of(job.created, now)
+    created = moment_at(job.created, now)
     return Row(
         id=job.job_id,
         path=job_path(job.job_id),
@@ -150,7 +153,7 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
         since=created.at if job.is_active else None,
         waits=job.status in BEFORE_RUNNING,
         created=created if "created" in columns else None,
-        updated=_moment_of(job.changed, now) if "updated" in columns else None,
+        updated=moment_at(job.changed, now) if "updated" in columns else None,
         duration=_duration(job, now) if "duration" in columns else None,
         cpu=duration_text(usage["cpu_seconds"]) if "cpu" in columns else None,
         memory=memory_text(usage["max_rss_bytes"]) if "memory" in columns else None,
@@ -158,7 +161,8 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
     )
 
 
-def _moment_of(at: float, now: float) -> Moment:
+def moment_at(at: float, now: float) -> Moment:
+    """Return a time, in seconds since 1970, for a template."""
     return Moment(whole_seconds(json_time(from_timestamp(at))), human_age(now - at))
 
 

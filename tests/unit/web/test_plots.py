@@ -85,7 +85,7 @@ def _means(*jobs: dict[Any, list[float]]) -> LinePlot | None:
         )
         for job in jobs
     ]
-    return draw_means(Axis("x", [one for some in series for one in some.sets]), series)
+    return draw_means("y", Axis("x", [one for some in series for one in some.sets]), series)
 
 
 def test_the_means_of_jobs_share_their_axes() -> None:
@@ -100,13 +100,13 @@ def test_the_means_of_jobs_share_their_axes() -> None:
     assert second.path == "M8.0 312.0L360.0 109.3"
     assert first.dots == "M8.0 312.0h0M360.0 109.3h0M712.0 8.0h0"
     assert [(one.label, one.tasks, one.mean) for one in second.groups] == [("0", 1, 2.0), ("5", 1, 4.0)]
-    assert (plot.x_ticks[0], plot.x_ticks[-1], plot.y_ticks[0], plot.y_ticks[-1]) == ("0", "10", "5", "2")
+    assert (plot.x.ticks[0], plot.x.ticks[-1], plot.y.ticks[0], plot.y.ticks[-1]) == ("0", "10", "5", "2")
 
 
 def test_means_over_categories_are_not_joined() -> None:
     plot = _means({"a": [1.0], "b": [2.0]}, {"b": [3.0], "c": [3.0]})
     assert plot is not None
-    assert (plot.is_line, plot.x_ticks) == (False, ["a", "b", "c"])
+    assert (plot.is_line, plot.x.ticks) == (False, ["a", "b", "c"])
     assert plot.lines[1] is not None
     assert plot.lines[1].path.count("h24") == 2
     assert _means({"a": [math.nan]}) is None
