@@ -113,8 +113,6 @@ def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
     # A clock behind that of the writer must not give a negative duration.
     until = max(now if ended is None else ended, created)
     queued = (until if started is None else started) - created
-    if suspect is None and is_silent(heartbeat, now):
-        suspect = "no_update"
     return {
         "progress": progress,
         "is_active": bool(is_active),
@@ -124,11 +122,16 @@ def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
         "duration_seconds": round(until - created, 3),
         "queued_seconds": round(max(queued, 0.0), 3) if has_history else None,
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
-        "suspect": suspect if is_active else None,
+        "suspect": why_suspect(suspect, heartbeat, now) if is_active else None,
     }
 
 
-def is_silent(heartbeat: float | None, now: float) -> bool:
+def why_suspect(marked: str | None, heartbeat: float | None, now: float) -> str | None:
+    """Return why an active job may be stuck: as it is marked, or since its runner is silent; None if neither."""
+    return "no_update" if marked is None and _is_silent(heartbeat, now) else marked
+
+
+def _is_silent(heartbeat: float | None, now: float) -> bool:
     """Return True if a runner that gives signs of life has given none for long."""
     return heartbeat is not None and now - heartbeat > SILENT_SECONDS
 
@@ -138,7 +141,7 @@ def forecast_text(column: str, heartbeat: float | None, now: float) -> str:
 
     A range that has passed says nothing: the runner has not written a new one yet.
     """
-    if is_silent(heartbeat, now):
+    if _is_silent(heartbeat, now):
         return NO_FORECAST
     forecast = json.loads(column)
     earliest, latest, stragglers = forecast["earliest"], forecast["latest"], forecast["stragglers"]

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mopsjobs.cache.job_json import is_silent
+from mopsjobs.cache.job_json import why_suspect
 from mopsjobs.cache.queries.filters import Filter
 from mopsjobs.cache.queries.jobs import page_rows
 
@@ -42,9 +42,7 @@ class ListedJob(NamedTuple):
 
     def why_suspect(self, now: float) -> str | None:
         """Return why it may be stuck, as `job_json` does."""
-        if not self.is_active:
-            return None
-        return "no_update" if self.suspect is None and is_silent(self.heartbeat, now) else self.suspect
+        return why_suspect(self.suspect, self.heartbeat, now) if self.is_active else None
 
 
 def listed_jobs(
