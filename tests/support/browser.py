@@ -152,6 +152,21 @@ def check_layout(page: Page) -> None:
     assert page.evaluate("window.broken") is None
 
 
+def unfold(page: Page) -> None:
+    """Open all that is folded."""
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+
+
+def check_looks(page: Page, name: str) -> None:
+    """Check layout and accessibility of a page, as it is and with all unfolded. Its picture is of the page as it is."""
+    check_layout(page)
+    shoot(page, name, full_page=True)
+    assert read_axe(page) == []
+    unfold(page)
+    check_layout(page)
+    assert read_axe(page) == []
+
+
 def read_axe(page: Page) -> list[str]:
     """Return each rule of axe-core that the page breaks, with the first elements that break it."""
     page.evaluate(_AXE)

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import check_layout, open_tab, read_axe, shoot
+from support.browser import check_layout, check_looks, open_tab, read_axe, shoot
 from support.cli import Cli, Clock, key
 from support.compared_jobs import run_compared
 from support.study_jobs import LONG, RTL, run_hostile
@@ -65,12 +65,7 @@ def test_the_comparison_meets_the_rules_of_accessibility(window: Page, server: S
     window.goto(server.url + path)
     expect(window.locator(last).first).to_be_visible()
     expect(window.locator("main")).not_to_contain_text("eing read")
-    check_layout(window)
-    shoot(window, name, full_page=True)
-    assert read_axe(window) == []
-    window.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    check_layout(window)
-    assert read_axe(window) == []
+    check_looks(window, name)
 
 
 def test_no_text_of_a_comparison_leaves_its_cell(window: Page, server: Server) -> None:

@@ -13,7 +13,7 @@ from mopsjobs.registry.job_id import MAX_JOB_ID_LENGTH
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import check_layout, open_tab, read_axe, shoot
+from support.browser import check_layout, open_tab, read_axe, shoot, unfold
 from support.cli import Cli, Clock, key, put
 from support.study_jobs import LONG, RTL, run_hostile
 from support.web import BIDI, HOSTILE, HOSTILE_ID, Server, hostile_fields, hostile_record, serving
@@ -86,7 +86,7 @@ def test_hostile_names_and_values_are_text_that_fits(browser: Browser, server: S
         expect(main).not_to_contain_text("Being read")
         expect(main).to_contain_text("<img src=x onerror=alert(1)>")
         shoot(page, f"hostile-{name}", full_page=True)
-        page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        unfold(page)
         check_layout(page)
         assert "\u202e" not in page.content()
         assert read_axe(page) == []

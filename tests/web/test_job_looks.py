@@ -13,7 +13,7 @@ from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import json_time, utc_now
-from support.browser import check_layout, open_tab, read_axe, shoot
+from support.browser import check_layout, check_looks, open_tab, shoot
 from support.cli import Cli, Clock, key, put
 from support.many_jobs import ManyJobs
 from support.study_jobs import run_grid, run_study
@@ -94,12 +94,7 @@ def test_pages_of_a_job_meet_the_rules_of_accessibility(window: Page, server: Se
     window.goto(server.url + path)
     expect(window.locator(last).first).to_be_visible()
     expect(window.locator("main")).not_to_contain_text("Being read")
-    check_layout(window)
-    shoot(window, name, full_page=True)
-    assert read_axe(window) == []
-    window.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    check_layout(window)
-    assert read_axe(window) == []
+    check_looks(window, name)
 
 
 def test_pages_of_a_job_hold_at_four_hundred_percent(browser: Browser, server: Server) -> None:
