@@ -23,27 +23,16 @@ THREE = "/compare?job=base&job=faster&job=wider"
 
 @pytest.fixture
 def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Web:
-    """Return an application over three runs of a study, which reads what its pages ask for when `_read` says so."""
+    """Return an application over three runs of a study, which reads what its pages ask for when the test says so."""
     run_compared(remote.jobs, tmp_path / "code")
     cli.ok("sync", "-q")
-    web = Web(cli, capsys)
-    web.site.reads = web.site.make_reads()
-    return web
-
-
-def _read(web: Web) -> int:
-    """Read what pages have asked for, as the syncer does. Return how often that was."""
-    assert web.site.reads is not None
-    count = 0
-    while web.site.reads.run_next(0):
-        count += 1
-    return count
+    return Web(cli, capsys, reads=True)
 
 
 def _complete(web: Web, path: str) -> str:
     """Return a page when all was read that it asks for."""
     web.ok(path)
-    _read(web)
+    web.read_asked()
     return web.ok(path)
 
 
@@ -142,10 +131,10 @@ def test_a_comparison_shows_at_once_what_the_cache_has(web: Web, remote: Remote)
     rows = _rows(page)
     assert rows["≠ Scenario"] == ["base", "fast", "base"]
     assert "Being read" in _equal(page), "for whole sections"
-    assert _read(web) == 6
+    assert web.read_asked() == 6
     page = web.ok(THREE)
     assert not {"being read", "Being read", "http-equiv"} & set(re.findall(r"[Bb]eing read|http-equiv", page))
-    assert _read(web) == 0
+    assert web.read_asked() == 0
 
 
 def test_reads_for_a_comparison_write_nothing(web: Web, remote: Remote) -> None:
@@ -167,14 +156,14 @@ def test_a_job_of_another_program_has_what_its_record_says(web: Web, cli: Cli, r
     assert rows["Python"] == ["3.12.4", "not recorded"]
     assert rows["peak"][1] == "not recorded"
     assert "Results of B: mops-jobs did not submit this job: its results are not known." in page
-    assert _read(web) == 0
+    assert web.read_asked() == 0
 
 
 def test_an_outage_leaves_what_the_cache_has(web: Web, remote: Remote) -> None:
     """The page says why the rest is missing."""
     web.ok(THREE)
     remote.store.down = True
-    assert _read(web) == 6
+    assert web.read_asked() == 6
     page = web.ok(THREE)
     assert "Code, study and packages of A, B, C: Cannot reach the registry" in page
     assert _rows(page)["≠ Scenario"] == ["base", "fast", "base"]
@@ -221,7 +210,7 @@ def test_five_jobs_are_kept_at_once(web: Web, cli: Cli, remote: Remote) -> None:
     assert "eing read" not in page
     cli.clock.advance(minutes=2)
     web.ok(f"{THREE}&job=four&job=five")
-    assert _read(web) == 0
+    assert web.read_asked() == 0
 
 
 def test_results_that_are_kept_have_a_limit_of_memory(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import html
 import re
 import sqlite3
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,42 +17,24 @@ from support.ledgers import Ledger, attempt
 from support.study_jobs import LONG, NO_ROOM, TOO_LARGE, run_hostile
 from support.web import BIDI, HOSTILE, Web, hostile_record
 
-if TYPE_CHECKING:
-    from mopsjobs.web.job_reads import JobReads
-
 DAY_AGO = START.timestamp() - 86400
 LARGE = dict.fromkeys(range(30, 40), TOO_LARGE)
 
 
 @pytest.fixture
 def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
-    """Return an application over two jobs that share an error. It reads what its pages ask for when `_read` says so."""
+    """Return an application over two jobs with one error. It reads what its pages ask for when the test says so."""
     fail(remote.jobs, "night-1", LARGE, DAY_AGO, owner="ada", labels={"exp": "7"})
     fail(remote.jobs, "night-2", {7: NO_ROOM, 38: TOO_LARGE}, DAY_AGO + 3600, owner="grace", status="running", ended=39)
     add(remote.jobs, "fine", "succeeded")
     cli.ok("sync", "-q")
-    web = Web(cli, capsys)
-    web.site.reads = web.site.make_reads()
-    return web
-
-
-def _reads(web: Web) -> JobReads:
-    assert web.site.reads is not None
-    return web.site.reads
-
-
-def _read(web: Web) -> int:
-    """Read what pages have asked for, as the syncer does. Return how many jobs that were."""
-    count = 0
-    while _reads(web).run_next(0):
-        count += 1
-    return count
+    return Web(cli, capsys, reads=True)
 
 
 def _page(web: Web, query: str = "") -> str:
     """Return the page when all that it asks for was read."""
     web.ok(f"/failures{query}")
-    _read(web)
+    web.read_asked()
     return web.ok(f"/failures{query}")
 
 
@@ -275,20 +256,20 @@ def test_no_page_load_asks_the_registry(web: Web, remote: Remote) -> None:
     assert "The failures of 2 jobs are not read yet. They are being read from the registry." in page
     assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in page
     assert remote.store.calls == before
-    assert _read(web) == 2
+    assert web.read_asked() == 2
     before = dict(remote.store.calls)
     page = web.ok("/failures")
     assert "not read yet" not in page
     assert "http-equiv" not in page
     assert remote.store.calls == before
-    assert _read(web) == 0
+    assert web.read_asked() == 0
 
 
 def test_an_outage_is_told(web: Web, remote: Remote) -> None:
     """With its cause, and the failures that are known by the records."""
     web.ok("/failures")
     remote.store.down = True
-    assert _read(web) == 2
+    assert web.read_asked() == 2
     assert "The failures of 2 jobs are not read yet. Cannot reach the registry" in web.ok("/failures")
 
 
