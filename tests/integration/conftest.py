@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mopsjobs.cache.database import open_to_write
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from support.cli import Cli
+from support.cli import REMOTE_URL, Cli
 from support.servers import Place
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ def local_store(cli: Cli) -> Iterator[VersionedStore]:
 def local_registry(local_store: VersionedStore) -> JobRegistry:
     """Return the embedded registry of `cli`, by the real clock, as its runners use it."""
     return JobRegistry(local_store)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return an empty cache, to be copied: making one takes longer than all that happens to it."""
+    path = str(tmp_path_factory.mktemp("template") / "cache.db")
+    open_to_write(path, REMOTE_URL).close()
+    return path
 
 
 @pytest.fixture(params=["embedded", pytest.param("azurite", marks=pytest.mark.azurite)])

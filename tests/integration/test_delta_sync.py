@@ -18,7 +18,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from unittest import mock
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -495,14 +494,6 @@ class DeltaSyncWithSnapshots(DeltaSync):
         self._check(cache, begun, report, started)
         if report.is_full and not writes:
             assert self._rows(cache) == begun.records
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return an empty cache, to be copied: making one takes longer than all that happens to it."""
-    path = str(tmp_path_factory.mktemp("template") / "cache.db")
-    cache_database.open_to_write(path, REMOTE_URL).close()
-    return path
 
 
 def _run(machine: Callable[[], DeltaSync], examples: int, steps: int) -> None:

@@ -152,14 +152,6 @@ class EventRetention(RuleBasedStateMachine):
         return contextlib.closing(cache_database.open_to_write(self.path, REMOTE_URL))
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return an empty cache, to be copied."""
-    path = str(tmp_path_factory.mktemp("template") / "cache.db")
-    cache_database.open_to_write(path, REMOTE_URL).close()
-    return path
-
-
 def _run(machine: Callable[[], EventRetention], examples: int, steps: int) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=steps))
 

@@ -13,7 +13,6 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -271,14 +270,6 @@ class Snapshots(RuleBasedStateMachine):
                 "label": connection.execute(f"{labels} ORDER BY 1, 2, 3").fetchall(),
                 "problem": connection.execute("SELECT * FROM problem ORDER BY key").fetchall(),
             }
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return an empty cache, to be copied."""
-    path = str(tmp_path_factory.mktemp("template") / "cache.db")
-    cache_database.open_to_write(path, REMOTE_URL).close()
-    return path
 
 
 def test_a_cache_equals_the_registry_after_a_scan(template: str) -> None:
