@@ -112,7 +112,7 @@ class Snapshots(RuleBasedStateMachine):
         self._template = template
         with contextlib.closing(sqlite3.connect(template)) as connection:
             self._schema = connection.execute(SCHEMA).fetchall()
-        self._directory = tempfile.mkdtemp()
+        self._directory = tempfile.mkdtemp(dir=os.path.dirname(template))
         self.publisher = self._empty("publisher")
         self.manifests: list[bytes] = []
 
