@@ -5,21 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import Watched, open_chromium, read_axe
+from support.browser import open_tab, read_axe
 from support.cli import Cli, Clock
 from support.study_jobs import run_study
 from support.web import serving
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
-
-expect.set_options(timeout=20_000)
 
 AT_END = "one => one.scrollHeight - one.scrollTop - one.clientHeight <= 8"
 
@@ -30,15 +28,15 @@ def _write(store: VersionedStore, *numbers: int) -> None:
         record_event(store, "night", "log", now=utc_now, text=f"line {number}", task=3)
 
 
-def test_the_log_follows_a_job_and_pauses_for_a_reader(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_follows_a_job_and_pauses_for_a_reader(
+    browser: Browser, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a filter too. A button leads to the new lines, and an older page stays as it is."""
     monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
     store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
     run_study(JobRegistry(store), "night", [{"x": 1}] * 5, lambda _task: None, status="running")
     _write(store, *range(250))
-    with open_chromium() as browser, serving(cli, "--sync-every", "1s") as server:
-        page = browser.new_context(viewport={"width": 1200, "height": 800}).new_page()
-        watched = Watched(page)
+    with serving(cli, "--sync-every", "1s") as server, open_tab(browser, 1200) as page:
         page.goto(f"{server.filled().url}/jobs/night/logs?task=3")
         lines, newest = page.locator("ol.log"), page.get_by_role("button", name="Show new lines")
         expect(lines.locator("li").last).to_contain_text("line 249")
@@ -61,4 +59,3 @@ def test_the_log_follows_a_job_and_pauses_for_a_reader(cli: Cli, monkeypatch: py
         page.get_by_role("link", name="Older lines").click()
         expect(page.get_by_role("link", name="Newest lines")).to_be_visible()
         expect(lines.locator("li")).to_have_count(52)  # each line is a chunk, and those of one sync have no order
-        watched.check()
