@@ -14,7 +14,7 @@ from mopsjobs.web.background import ChangeSignal
 from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
 from mopsjobs.web.site import Site
-from support.cli import Cli, command, environment, foreign
+from support.cli import Cli, add, command, environment, foreign
 from support.runs import until
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pytest
     from flask.testing import FlaskClient
     from werkzeug.test import TestResponse
+
+    from mopsjobs.registry.job_registry import JobRegistry
 
 HOSTILE = "<img src=x onerror=alert(1)><script>window.broken = 1</script>\"'>{{ 7 * 7 }}"
 """What a page must show as it is."""
@@ -51,6 +53,16 @@ def hostile_record(job_id: str) -> str:
     """Return a record whose every field holds markup."""
     steps = [{"status": "<b>x</b>", "at": "2026-03-01T10:00:00Z", "id": HOSTILE}]
     return foreign(job_id, "<script>alert(1)</script>", **hostile_fields(), transitions=steps, tasks_total=2)
+
+
+def add_kinds(jobs: JobRegistry) -> None:
+    """Register `study-0` to `study-4` of grace: one that succeeded, failed, runs, is partial, and was cancelled."""
+    ends = (("succeeded", 20), ("failed", 3), ("running", 12), ("partial", 17), ("cancelled", 5))
+    for number, (status, done) in enumerate(ends):
+        add(jobs, f"study-{number}", "running", owner="grace", tasks_total=20)
+        jobs.update_progress(f"study-{number}", done)
+        if status != "running":
+            jobs.update_status(f"study-{number}", status)
 
 
 class Answer(NamedTuple):

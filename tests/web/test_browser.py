@@ -20,7 +20,7 @@ from mopsjobs.web.sse import MAX_STREAMS
 from support.browser import ROWS, check_layout, open_tab, shoot
 from support.cli import Cli, Clock, add, foreign, key, put
 from support.runs import until
-from support.web import HOSTILE, HOSTILE_ID, Server, hostile_record, serving
+from support.web import HOSTILE, HOSTILE_ID, Server, add_kinds, hostile_record, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,12 +33,7 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
     cli.ok("register", "night-1", "--owner", "ada", "--label", "exp=7", "-q")
     cli.ok("progress", "night-1", "1/10", "-q")
-    ends = (("succeeded", 20), ("failed", 3), ("running", 12), ("partial", 17), ("cancelled", 5))
-    for number, (status, done) in enumerate(ends):
-        add(jobs, f"study-{number}", "running", owner="grace", tasks_total=20)
-        jobs.update_progress(f"study-{number}", done)
-        if status != "running":
-            jobs.update_status(f"study-{number}", status)
+    add_kinds(jobs)
     with serving(cli, "--sync-every", "1s") as server:
         yield server.filled()
 
@@ -84,21 +79,6 @@ def test_charts_show_weeks_and_lead_to_the_jobs(page: Page, cli: Cli) -> None:
     page.get_by_role("navigation", name="These jobs").get_by_role("link", name="failed").click()
     expect(page.locator(ROWS).first).to_contain_text("grace")
     assert "status=failed&days=30&owner=grace" in page.url
-
-
-def test_filter_search_and_open_a_job(page: Page) -> None:
-    """By a count, by words, then by the link of a job; the URL tells it all, and leads back."""
-    page.locator("#jobs .head").get_by_role("link", name="1 failed").click()
-    expect(page.locator(ROWS)).to_have_count(1)
-    assert "status=failed" in page.url
-    page.get_by_role("link", name="Remove the filter status:failed").click()
-    page.get_by_label("Search").fill("night")
-    page.get_by_role("button", name="Search").click()
-    expect(page.locator(ROWS)).to_have_count(1)
-    page.get_by_role("link", name="night-1").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("night-1")
-    page.go_back()
-    expect(page.get_by_label("Search")).to_have_value("night")
 
 
 COLOURS = """bars => Object.fromEntries(bars.map(bar => {
@@ -154,73 +134,12 @@ def test_progress_moves_while_a_job_runs(page: Page, cli: Cli) -> None:
     expect(page.locator("#announcement")).to_contain_text("failed")
 
 
-def test_the_keyboard_is_enough(page: Page) -> None:
-    """Three keys lead to the first job, and one to each next; focus is seen."""
-    page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the first job")).to_be_focused()
-    page.keyboard.press("Enter")
-    page.keyboard.press("Tab")
-    links = page.locator(ROWS).locator("th a")
-    expect(links.first).to_be_focused()
-    assert links.first.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
-    page.keyboard.press("Tab")
-    expect(links.nth(1)).to_be_focused()
-    name = links.nth(1).inner_text()
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", level=1)).to_have_text(name)
-
-
-def test_a_command_is_copied_by_a_button(page: Page, server: Server) -> None:
-    """Where the browser lets no page write to the clipboard, the command is selected."""
-    page.goto(f"{server.url}/jobs/night-1")
-    copy = page.get_by_role("button", name="Copy mops-jobs", exact=False).first
-    command = copy.evaluate("one => one.previousElementSibling.textContent")
-    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
-    copy.click()
-    expect(copy).to_have_text("Copied")
-    assert page.evaluate("window.copied") == command
-    page.evaluate("() => { navigator.clipboard.writeText = async () => { throw new Error('refused'); }; }")
-    copy.click()
-    expect(copy).to_have_text("Selected")
-    assert page.evaluate("String(getSelection())").strip() == command
-
-
-def test_letters_lead_to_search_and_jobs(page: Page) -> None:
-    """`/` to the search, `j` and `k` to the next and the previous job, `?` to their list, which can switch them off."""
-    links = page.locator(ROWS).locator("th a")
-    for letter, place in (("j", 0), ("j", 1), ("j", 2), ("k", 1)):
-        page.keyboard.press(letter)
-        expect(links.nth(place)).to_be_focused()
-    page.keyboard.press("/")
-    expect(page.get_by_label("Search")).to_be_focused()
-    page.keyboard.type("j?/")
-    expect(page.get_by_label("Search")).to_have_value("j?/")
-    links.first.focus()
-    page.keyboard.press("?")
-    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
-    page.get_by_label("Use these keys").uncheck()
-    page.keyboard.press("Escape")
-    expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
-    links.first.focus()
-    page.keyboard.press("j")
-    expect(links.first).to_be_focused()
-
-
 def test_the_title_counts_open_failures(page: Page, cli: Cli) -> None:
     """Also when one comes in while the page is open."""
     expect(page).to_have_title("(2 failed) Jobs · mops-jobs")
     cli.ok("update", "night-1", "failed", "--error-code", "OOM", "-q")
     expect(page).to_have_title("(3 failed) Jobs · mops-jobs")
     expect(page.locator("#panels")).to_contain_text("OOM 1")
-
-
-def test_times_are_local_too(browser: Browser, server: Server) -> None:
-    """Where the browser is not in UTC, the title of a time has the time there."""
-    with open_tab(browser, timezone_id="Asia/Kolkata", locale="en-GB") as page:
-        page.goto(f"{server.url}/jobs")
-        expect(page.locator("#jobs time[title]").first).to_have_attribute(
-            "title", re.compile(r"Z, here \d\d/\d\d/\d{4}")
-        )
 
 
 def test_focus_stays_while_the_page_changes(page: Page, cli: Cli) -> None:
@@ -230,18 +149,6 @@ def test_focus_stays_while_the_page_changes(page: Page, cli: Cli) -> None:
     cli.ok("register", "above", "-q")
     expect(page.locator("tr[data-key=above]")).to_be_visible()
     expect(link).to_be_focused()
-
-
-def test_dark_mode_and_phone(browser: Browser, server: Server) -> None:
-    """Dark where the system is; on a phone nothing is wider than the screen."""
-    with open_tab(browser, 360, "dark", reduced_motion="reduce") as page:
-        for path in ("/jobs", "/jobs/night-1", "/charts"):
-            page.goto(server.url + path)
-            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
-            check_layout(page)
-        page.goto(f"{server.url}/jobs")
-        expect(page.locator("td.owner").first).to_be_hidden()
-        expect(page.locator("td.status").first).to_be_visible()
 
 
 def test_markup_of_a_record_is_never_interpreted(page: Page, cli: Cli, server: Server) -> None:
@@ -395,55 +302,3 @@ def test_new_events_do_not_move_a_reader(page: Page, cli: Cli, server: Server) -
     expect(events.locator("li").last).to_contain_text("running 6/10 tasks")
     assert events.evaluate(at_end)
     expect(newest).to_be_hidden()
-
-
-# --- filters ---------------------------------------------------------------------------------------------------------
-
-
-def test_filters_stay_through_searches_and_sorting(page: Page, server: Server) -> None:
-    """All those of the URL; a search adds to them, and each of them can be removed by a click."""
-    page.goto(f"{server.url}/jobs?stuck=true&label=exp%3D7&label=team&hours=12&name=night*")
-    page.get_by_label("Search").fill("owner:ada status:failed")
-    page.get_by_role("button", name="Search").click()
-    page.get_by_text("View").click()
-    expect(page.get_by_label("Changed within")).to_have_value("12")
-    page.get_by_text("View").click()
-    page.get_by_role("columnheader", name="Job").get_by_role("link").click()
-    expect(page).to_have_url(re.compile("sort=name"))
-    for part in (
-        "stuck=true", "label=exp%3D7", "label=team", "hours=12", "name=night*", "owner=ada", "status=failed",
-    ):  # fmt: skip
-        assert part in page.url.replace("%2A", "*")
-    page.get_by_role("link", name="Remove the filter name:night*").click()
-    expect(page.get_by_role("navigation", name="Filters").get_by_role("link", name="Remove")).to_have_count(6)
-    assert "name=night" not in page.url
-    assert "stuck=true" in page.url
-
-
-def test_a_button_remembers_whose_jobs_are_mine(page: Page, server: Server) -> None:
-    """In this browser, and for this page. The address of the button's page alone changes nothing."""
-    page.goto(f"{server.url}/jobs?owner=grace")
-    page.get_by_role("link", name="Mine", exact=True).click()
-    expect(page).not_to_have_url(re.compile("owner=grace"))
-    page.goto(f"{server.url}/jobs?owner=grace")
-    page.get_by_role("button", name="Remember grace as mine").click()
-    expect(page.get_by_role("button", name="Remembered")).to_be_visible()
-    page.goto(f"{server.url}/jobs?status=failed")
-    page.get_by_role("link", name="Mine", exact=True).click()
-    expect(page).to_have_url(re.compile("status=failed&owner=grace"))
-
-
-def test_columns_and_groups_are_chosen_in_the_page(page: Page) -> None:
-    """They are in the URL; a group leads to its jobs."""
-    page.get_by_text("View").click()
-    page.get_by_label("Study and labels").uncheck()
-    page.get_by_label("Duration").check()
-    page.get_by_role("button", name="Show").click()
-    expect(page.get_by_role("columnheader", name="Duration")).to_be_visible()
-    expect(page.get_by_role("columnheader", name="Study and labels")).to_have_count(0)
-    page.get_by_text("View").click()
-    page.get_by_label("Group by").fill("owner")
-    page.get_by_role("button", name="Show").click()
-    page.locator("#groups").get_by_role("link", name="grace").click()
-    expect(page.locator(ROWS)).to_have_count(5)
-    expect(page.get_by_role("columnheader", name="Duration")).to_be_visible()
