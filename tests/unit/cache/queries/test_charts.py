@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries import charts
 from mopsjobs.cache.queries.filters import Filter
 from mopsjobs.cache.queries.statistics import SECONDS_PER_DAY
@@ -29,13 +26,6 @@ class Times(NamedTuple):
     ended: float | None = None
     status: str = "succeeded"
     has_history: bool = True
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    path: Path = tmp_path_factory.mktemp("charts") / "cache.db"
-    with closing(open_to_write(str(path), "memory://")) as connection:
-        yield connection
 
 
 def levels(

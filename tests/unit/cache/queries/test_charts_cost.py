@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import hypothesis.strategies as st
-import pytest
 from hypothesis import given, settings
 
-from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries import charts, recent
 from mopsjobs.cache.queries.filters import Filter
 
@@ -46,13 +42,6 @@ JOBS = st.lists(
     ),
     max_size=20,
 )
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    path: Path = tmp_path_factory.mktemp("charts") / "cache.db"
-    with closing(open_to_write(str(path), "memory://")) as connection:
-        yield connection
 
 
 def fill(cache: sqlite3.Connection, jobs: Sequence[Used]) -> None:

@@ -6,16 +6,12 @@ import fnmatch
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
 import hypothesis.strategies as st
-import pytest
 from hypothesis import given, settings
 
-from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import rows
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
@@ -73,28 +69,20 @@ def _passes(job_id: str, job: dict[str, Any], chosen: dict[str, Any]) -> bool:
     )
 
 
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """Yield a cache, to be filled anew by each example."""
-    path = tmp_path_factory.mktemp("filters") / "cache.db"
-    with closing(cache_database.open_to_write(str(path), "any")) as opened:
-        yield opened
-
-
 @settings(max_examples=200)
 @given(st.dictionaries(NAMES, JOBS, max_size=12), CHOSEN, st.integers(0, 6), st.booleans())
 def test_the_sql_means_what_plain_python_means(
-    connection: sqlite3.Connection, made: dict[str, Any], chosen: dict[str, Any], limit: int, descending: bool
+    cache: sqlite3.Connection, made: dict[str, Any], chosen: dict[str, Any], limit: int, descending: bool
 ) -> None:
     """Over any jobs and any filter, the rows, their order, the cut and the total are those of a loop in Python."""
-    connection.rollback()  # a listing reads in one transaction
-    with transaction(connection):
-        connection.execute("DELETE FROM job")
-        connection.execute("DELETE FROM job_label")
-        rows.write_rows(connection, [_row(name, job) for name, job in made.items()])
+    cache.rollback()  # a listing reads in one transaction
+    with transaction(cache):
+        cache.execute("DELETE FROM job")
+        cache.execute("DELETE FROM job_label")
+        rows.write_rows(cache, [_row(name, job) for name, job in made.items()])
     order = filters.parse_sort("-name" if descending else "name")
     where = {n: float(v) if n in ("since", "until", "ended_since") else v for n, v in chosen.items()}
-    page = job_queries.list_jobs(connection, filters.Filter(**where), order=order, limit=limit, now=1000.0)
+    page = job_queries.list_jobs(cache, filters.Filter(**where), order=order, limit=limit, now=1000.0)
     found = [job["job_id"] for job in page.jobs()]
     passing = sorted((name for name, job in made.items() if _passes(name, job, chosen)), reverse=descending)
     first = passing if limit == 0 else passing[:limit]

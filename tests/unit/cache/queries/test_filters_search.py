@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
-import pytest
 from hypothesis import given, settings
 
 from mopsjobs.cache import rows
-from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries import filters, overview, statistics
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync_state import transaction
@@ -52,13 +48,6 @@ def lower(text: str | None) -> str:
 def has_text(job_id: str, job: dict[str, Any], text: str) -> bool:
     texts = (job_id, job["k8s_name"], job["owner"], job["model"], job["error_code"], *job["labels"].values())
     return any(lower(text) in lower(one) for one in texts if one is not None)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """Yield a cache, to be filled anew by each example."""
-    with closing(open_to_write(str(tmp_path_factory.mktemp("searching") / "cache.db"), "any")) as opened:
-        yield opened
 
 
 def fill(cache: sqlite3.Connection, jobs: dict[str, Any]) -> None:

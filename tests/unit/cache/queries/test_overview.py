@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import filters, overview
 from mopsjobs.cache.queries import jobs as job_queries
@@ -37,13 +33,6 @@ JOBS = st.lists(
     ),
     max_size=12,
 )
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    path: Path = tmp_path_factory.mktemp("overview") / "cache.db"
-    with closing(open_to_write(str(path), "memory://")) as connection:
-        yield connection
 
 
 def fill(cache: sqlite3.Connection, jobs: list[dict[str, Any]]) -> None:
