@@ -16,14 +16,14 @@ from unittest import mock
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
-from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import parse_time, record_time
 from support.cli import REMOTE_URL, Cli, Clock, LineStore, Ran, foreign, key
+from support.machines import SyncMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,17 +48,11 @@ class Landed(NamedTuple):
     is_foreign: bool
 
 
-class Views(RuleBasedStateMachine):
+class Views(SyncMachine):
     """One machine with its cache, another machine, and another program."""
 
     def __init__(self, store: VersionedStore, make_cli: Callable[[], Cli]) -> None:
         super().__init__()
-        self._patches = [
-            mock.patch.object(mirror, "SMALL_REGISTRY", 0),
-            mock.patch.object(mirror, "MAX_SHARE_READ", 1e6),
-        ]
-        for patch in self._patches:
-            patch.start()
         self._store = store
         self._cli = make_cli()
         self._clock = self._cli.clock
@@ -71,8 +65,7 @@ class Views(RuleBasedStateMachine):
         """The place of the newest state of a job that a command has printed."""
 
     def teardown(self) -> None:
-        for patch in self._patches:
-            patch.stop()
+        super().teardown()
         self._store.close()
 
     # --- what may happen ---------------------------------------------------------------------------------------

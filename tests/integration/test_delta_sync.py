@@ -20,7 +20,7 @@ from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache.snapshots import format as snapshot_format
@@ -36,6 +36,7 @@ from mopsjobs.store.base import always
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import parse_time
 from support.cli import REMOTE_URL, START, foreign, key
+from support.machines import SyncMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,20 +140,14 @@ class Begun(NamedTuple):
     records: dict[str, str]
 
 
-class DeltaSync(RuleBasedStateMachine):
+class DeltaSync(SyncMachine):
     """Three writers of mops-jobs and one of another program, two mirrors, and a clock for each."""
 
     def __init__(self, inner: VersionedStore, template: str) -> None:
         super().__init__()
-        self._patches = [
-            mock.patch.object(mirror, "SMALL_REGISTRY", 0),
-            mock.patch.object(mirror, "MAX_SHARE_READ", 1e6),
-            mock.patch.object(full, "GET_COST", 2),
-            mock.patch.object(batch, "BATCH", 4),
-            mock.patch.object(announcements, "RETENTION", KEPT),
-        ]
-        for patch in self._patches:
-            patch.start()
+        self.limit(full, GET_COST=2)
+        self.limit(batch, BATCH=4)
+        self.limit(announcements, RETENTION=KEPT)
         self._inner = inner
         self._directory = tempfile.mkdtemp(dir=os.path.dirname(template))
         self._paths = [shutil.copy(template, f"{self._directory}/{number}.db") for number in range(2)]
@@ -165,8 +160,7 @@ class DeltaSync(RuleBasedStateMachine):
         self.writers = [self._writer(number) for number in range(3)]
 
     def teardown(self) -> None:
-        for patch in self._patches:
-            patch.stop()
+        super().teardown()
         shutil.rmtree(self._directory)
         self._inner.close()
 
@@ -465,8 +459,7 @@ class DeltaSyncWithSnapshots(DeltaSync):
     def __init__(self, inner: VersionedStore, template: str) -> None:
         super().__init__(inner, template)
         self._template = template
-        self._patches.append(mock.patch.object(snapshot_format, "PART_ROWS", 2))
-        self._patches[-1].start()
+        self.limit(snapshot_format, PART_ROWS=2)
 
     @rule(job=JOBS.filter(lambda job: job not in LASTING))
     def foreign_delete(self, job: str) -> None:

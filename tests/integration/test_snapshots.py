@@ -11,11 +11,10 @@ import shutil
 import sqlite3
 import tempfile
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import deferred_indexes, totals
@@ -29,6 +28,7 @@ from mopsjobs.store import open_store
 from mopsjobs.store.base import always
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import REMOTE_URL, Clock, foreign, key, put
+from support.machines import SyncMachine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,19 +93,13 @@ class Line:
                 raise StoreUnavailableError("The line broke off.", sent=False, silent=True)
 
 
-class Snapshots(RuleBasedStateMachine):
+class Snapshots(SyncMachine):
     """One registry, a publisher with a cache of its own, and caches that begin."""
 
     def __init__(self, inner: VersionedStore, template: str) -> None:
         super().__init__()
-        self._patches = [
-            mock.patch.object(mirror, "SMALL_REGISTRY", 0),
-            mock.patch.object(mirror, "MAX_SHARE_READ", 1e6),
-            mock.patch.object(snapshot_format, "PART_ROWS", 3),
-            mock.patch.object(deferred_indexes, "MIN_JOBS", 5),
-        ]
-        for patch in self._patches:
-            patch.start()
+        self.limit(snapshot_format, PART_ROWS=3)
+        self.limit(deferred_indexes, MIN_JOBS=5)
         self.store = Line(inner)
         self.clock = Clock()
         self.jobs = JobRegistry(self.store, now=self.clock.now, sleep=self.clock.sleep)
@@ -117,8 +111,7 @@ class Snapshots(RuleBasedStateMachine):
         self.manifests: list[bytes] = []
 
     def teardown(self) -> None:
-        for patch in self._patches:
-            patch.stop()
+        super().teardown()
         shutil.rmtree(self._directory)
         self.store.inner.close()
 
