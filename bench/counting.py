@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import subprocess
 import textwrap
@@ -15,6 +14,7 @@ from bench import azurite, node, registry_data
 from bench.machine import Setup
 from bench.measure import progress
 from bench.report import Line
+from bench.tasks import write_study
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 
@@ -85,7 +85,8 @@ def _count_jobs(counter: _Counter) -> list[Counted]:
     counter.run("register", "first")  # makes the container
     found = []
     for tasks in (TASKS, MORE_TASKS):
-        words = ("submit", str(_study(counter.place, tasks)), "--auto", "--job-id", f"job-{tasks}", "--wait")
+        study = write_study(counter.place, tasks, parameter_sets=tasks // 10)
+        words = ("submit", str(study), "--auto", "--job-id", f"job-{tasks}", "--wait")
         found.append(counter.count(f"submit --auto --wait, {tasks:,} tasks", *words))
     job_id, table = f"job-{MORE_TASKS}", counter.place / "results.csv"
     return [
@@ -118,18 +119,6 @@ def _count_syncs(counter: _Counter) -> list[Counted]:
         counter.count(f"sync, {CHANGED_JOBS} new", "sync"),
         counter.count("sync, seconds later, nothing changed", "sync"),
     ]
-
-
-def _study(place: Path, tasks: int) -> Path:
-    study = place / f"study-{tasks}.json"
-    document = {
-        "model": "model:simulate",
-        "parameter_sets": [{"x": number} for number in range(tasks // 10)],
-        "n_replicates": 10,
-        "outputs": ["result.json"],
-    }
-    study.write_text(json.dumps(document), encoding="utf-8")
-    return study
 
 
 def _kind(method: str, path: str) -> str:

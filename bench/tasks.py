@@ -91,16 +91,22 @@ def run(setup: Setup) -> list[Line]:
     ]  # fmt: skip
 
 
-def _submission(setup: Setup, code: Path, tasks: int, *, slow: bool = False) -> Case:
-    study = setup.directory / f"study-{tasks}.json"
-    # As many parameter sets in both: those are the study, and it is in memory. What is asked is what tasks cost.
+def write_study(directory: Path, tasks: int, *, parameter_sets: int) -> Path:
+    """Write a study of that many tasks of `model.py`, and return its file."""
+    study = directory / f"study-{tasks}.json"
     document = {
         "model": "model:simulate",
-        "parameter_sets": [{"x": number} for number in range(PARAMETER_SETS)],
-        "n_replicates": tasks // PARAMETER_SETS,
+        "parameter_sets": [{"x": number} for number in range(parameter_sets)],
+        "n_replicates": tasks // parameter_sets,
         "outputs": ["result.json"],
     }
     study.write_text(json.dumps(document))
+    return study
+
+
+def _submission(setup: Setup, code: Path, tasks: int, *, slow: bool = False) -> Case:
+    # As many parameter sets in both: those are the study, and it is in memory. What is asked is what tasks cost.
+    study = write_study(setup.directory, tasks, parameter_sets=PARAMETER_SETS)
     registry = setup.directory / f"tasks-{tasks}.db"
     words = (
         "submit",
