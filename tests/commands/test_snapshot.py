@@ -105,6 +105,19 @@ def test_local_marks_stay_on_their_machine(cli: Cli, large: Remote) -> None:
     assert large.store.inner.get(MANIFEST_KEY) is None
 
 
+def test_a_cache_with_only_pruned_jobs_is_no_empty_registry(cli: Cli, remote: Remote) -> None:
+    """The message names the pruned jobs, and does not doubt the name of the registry."""
+    add(remote.jobs, "a", "running")
+    remote.jobs.update_status("a", "failed")
+    cli.clock.advance(days=100)
+    cli.ok("sync")
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    ran = cli("snapshot")
+    assert ran.code == 2
+    assert "The cache lacks 1 pruned job, and so would a snapshot of it." in ran.err
+    assert remote.store.inner.get(MANIFEST_KEY) is None
+
+
 def test_an_embedded_registry_takes_no_snapshot(cli: Cli, jobs: JobRegistry) -> None:
     """It is refused in one sentence, with a hint."""
     add(jobs, "a")

@@ -155,15 +155,15 @@ def _publishable_state(connection: sqlite3.Connection) -> dict[str, str]:
     meta = {name: sync_state.get_meta(connection, name) or "" for name in names}
     if not meta[sync_state.FULL_SYNCED_AT]:
         raise UsageError("The cache was never synced.", hint=f"Run: {command_line('sync')}")
-    (has_jobs,) = connection.execute("SELECT EXISTS (SELECT 1 FROM job)").fetchone()
-    if not has_jobs:  # a mistyped registry, perhaps: a write would make it
-        raise UsageError("The registry has no jobs to publish.", hint=f"Check its name: {command_line('doctor')}")
     (pruned,) = connection.execute("SELECT count(*) FROM pruned").fetchone()
     if pruned:
         raise UsageError(
             f"The cache lacks {pluralize(pruned, 'pruned job')}, and so would a snapshot of it.",
             hint="Publish from a cache of its own: --cache PATH.",
         )
+    (has_jobs,) = connection.execute("SELECT EXISTS (SELECT 1 FROM job)").fetchone()
+    if not has_jobs:  # a mistyped registry, perhaps: a write would make it
+        raise UsageError("The registry has no jobs to publish.", hint=f"Check its name: {command_line('doctor')}")
     return meta
 
 
