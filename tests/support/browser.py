@@ -160,6 +160,7 @@ def shoot(page: Page, name: str, *, full_page: bool = False) -> None:
 
 def check_layout(page: Page) -> None:
     """Check that the page is not wider than its window, and that no text of a record became an element or ran."""
+    page.wait_for_load_state()  # a page that a click opened may have its text, and its style sheet not yet
     width, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert width <= room, page.url
     assert page.locator("main img, main script, main iframe, main [onerror], main [style]").count() == 0
@@ -183,6 +184,7 @@ def check_looks(page: Page, name: str) -> None:
 
 def read_axe(page: Page) -> list[str]:
     """Return each rule of axe-core that the page breaks, with the first elements that break it."""
+    page.wait_for_load_state()
     page.evaluate(_AXE)
     found: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
