@@ -92,7 +92,7 @@ def run(setup: Setup) -> list[Line]:
 
 
 def write_study(directory: Path, tasks: int, *, parameter_sets: int) -> Path:
-    """Write a study of that many tasks of `model.py`, and return its file."""
+    """Write a study of that many tasks of the model, and return its file."""
     study = directory / f"study-{tasks}.json"
     document = {
         "model": "model:simulate",
