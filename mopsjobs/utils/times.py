@@ -15,8 +15,6 @@ from mopsjobs.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
-_RECORD_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00"  # not compiled here: no listing needs it
-
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
 
 MAX_TIME_LENGTH = 64
@@ -48,6 +46,8 @@ def parse_time(text: str) -> datetime:
     if len(text) > MAX_TIME_LENGTH:  # a fraction may have any number of digits, and the cache keeps the text
         raise ValueError("too long for a time")
     moment = datetime.fromisoformat(text)
+    if moment.tzinfo is UTC:  # the usual case: records have `+00:00`
+        return moment
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)
     try:
@@ -66,12 +66,18 @@ def json_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+@functools.lru_cache(1024)  # as `parse_time`: a record has each time two or three times
 def rfc3339(text: str) -> str:
     """Return a time as scripts get it, from ISO 8601 text that `parse_time` accepts."""
     # The form of records needs no parsing; a sync has ten such texts per record.
-    if re.fullmatch(_RECORD_TIME, text, re.ASCII):
+    if _record_time_pattern().fullmatch(text):
         return text[:-6] + "Z"
     return json_time(parse_time(text))
+
+
+@functools.cache  # not compiled before: no listing needs it
+def _record_time_pattern() -> re.Pattern[str]:
+    return re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00", re.ASCII)
 
 
 def whole_seconds(text: str) -> str:
