@@ -37,19 +37,32 @@ _ADD_SUMS = (
 @contextlib.contextmanager
 def track_changes(connection: sqlite3.Connection, keys: Sequence[str]) -> Iterator[None]:
     """Update the sums by what the block changes in the rows with these keys. The caller holds the transaction."""
+    chunks = [keys[start : start + MAX_KEYS] for start in range(0, len(keys), MAX_KEYS)]
+    with _track(connection, [(f"key IN ({', '.join('?' * len(chunk))})", chunk) for chunk in chunks]):
+        yield
+
+
+@contextlib.contextmanager
+def track_changes_between(connection: sqlite3.Connection, first: str, last: str) -> Iterator[None]:
+    """Do the same for all rows from one key to another. It takes less time if the block changes most of them."""
+    with _track(connection, [("key BETWEEN ? AND ?", (first, last))]):
+        yield
+
+
+@contextlib.contextmanager
+def _track(connection: sqlite3.Connection, parts: Sequence[tuple[str, Sequence[str]]]) -> Iterator[None]:
+    """Update the sums by what the block changes in rows that fulfil one of the conditions, each with its values."""
     changes: _Sums = Counter()
-    changes.subtract(_sums(connection, keys))
+    changes.subtract(_sums(connection, parts))
     yield
-    changes.update(_sums(connection, keys))
+    changes.update(_sums(connection, parts))
     groups = {key[:3] for key in changes if changes[key]}
     connection.executemany(_ADD_SUMS, [(*group, *(changes[*group, name] for name in COLUMNS)) for group in groups])
 
 
-def _sums(connection: sqlite3.Connection, keys: Sequence[str]) -> _Sums:
+def _sums(connection: sqlite3.Connection, parts: Sequence[tuple[str, Sequence[str]]]) -> _Sums:
     sums: _Sums = Counter()
-    for start in range(0, len(keys), MAX_KEYS):
-        chunk = keys[start : start + MAX_KEYS]
-        marks = ", ".join("?" * len(chunk))
-        for status, namespace, owner, *values in connection.execute(f"{SUMS} WHERE key IN ({marks}) {GROUPED}", chunk):
-            sums.update({(status, namespace, owner, name): value for name, value in zip(COLUMNS, values, strict=True)})
+    for condition, values in parts:
+        for status, namespace, owner, *found in connection.execute(f"{SUMS} WHERE {condition} {GROUPED}", values):
+            sums.update({(status, namespace, owner, name): value for name, value in zip(COLUMNS, found, strict=True)})
     return sums

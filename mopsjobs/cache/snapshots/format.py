@@ -114,10 +114,15 @@ class Manifest(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The rows of a part, and the problems of keys without a valid record."""
+    """The rows of a part, in the order of their keys, and what lies beside them."""
 
-    rows: list[rows.JobRow]
+    rows: list[rows.Row]
+    labels: list[tuple[str, str, str]]
+    """Labels and values of these jobs, with their ids last."""
+    remarks: list[rows.Problem]
+    """Problems that say how a row is shown."""
     problems: list[rows.Problem]
+    """Those of keys without a valid record."""
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -225,13 +230,17 @@ def decode_part(part: bytes, name: str, job_id_of: Callable[[str], str | None], 
         raise RecordError("its keys are out of order")
     whole = columns | {"record": records, "generation": [generation] * len(records)}
     check_rows(whole)
-    labels = _labels_by_row(head.get("labels"), columns["job_id"])
+    labels = _checked_labels(head.get("labels"), columns["job_id"])
     problems = _problems_by_key(head.get("problems"))
-    made = [
-        rows.JobRow(row, labels.get(number, ()), _remark_on(problems, str(row[0]), str(row[2])))
-        for number, row in enumerate(zip(*(whole[column] for column in rows.COLUMNS), strict=True))
-    ]
-    return Part(made, [_unverified(problem, job_id_of) for problem in problems.values()])
+    remarks = _take_remarks(problems, dict(zip(columns["key"], columns["version"], strict=True)))
+    made = list(zip(*(whole[column] for column in rows.COLUMNS), strict=True))
+    return Part(made, labels, remarks, [_unverified(problem, job_id_of) for problem in problems.values()])
+
+
+def job_row(part: Part, number: int) -> rows.JobRow:
+    """Return a row of a part with its labels, as a record makes it."""
+    row = part.rows[number]
+    return rows.JobRow(row, tuple(label for label in part.labels if label[-1] == row[1]), None)
 
 
 def _decode(text: bytes) -> str:
@@ -263,26 +272,24 @@ def _checked_columns(columns: object, count: int) -> dict[str, list[Any]]:
     return columns
 
 
-def _labels_by_row(labels: object, job_ids: list[str]) -> dict[int, tuple[tuple[str, str, str], ...]]:
-    """Return the labels of each row, by its number.
+def _checked_labels(labels: object, job_ids: list[str]) -> list[tuple[str, str, str]]:
+    """Return the labels of the rows, each with the id of its job.
 
     Raises:
         RecordError: if a label is not of a row, or occurs twice.
     """
-    if not isinstance(labels, list):
+    try:
+        numbers, names, values = zip(*labels, strict=True) if labels else ((), (), ())  # type: ignore[misc]
+    except (TypeError, ValueError):
+        raise RecordError("invalid labels") from None
+    is_typed = {*map(type, numbers)} <= {int} and {*map(type, names), *map(type, values)} <= {str}
+    if (
+        not (isinstance(labels, list) and is_typed)
+        or (labels and not 0 <= min(numbers) <= max(numbers) < len(job_ids))
+        or len({*zip(numbers, names, strict=True)}) != len(labels)
+    ):
         raise RecordError("invalid labels")
-    found: dict[int, dict[str, str]] = {}
-    for each in labels:
-        if not (isinstance(each, list) and len(each) == 3 and [type(one) for one in each] == [int, str, str]):
-            raise RecordError("invalid labels")
-        number, label, value = each
-        if not 0 <= number < len(job_ids) or label in found.setdefault(number, {}):
-            raise RecordError("invalid labels")
-        found[number][label] = value
-    return {
-        number: tuple((label, value, job_ids[number]) for label, value in of_row.items())
-        for number, of_row in found.items()
-    }
+    return list(zip(names, values, map(job_ids.__getitem__, numbers), strict=True))
 
 
 def _problems_by_key(problems: object) -> dict[str, rows.Problem]:
@@ -302,11 +309,12 @@ def _problems_by_key(problems: object) -> dict[str, rows.Problem]:
     return found
 
 
-def _remark_on(problems: dict[str, rows.Problem], key: str, version: str) -> rows.Problem | None:
-    """Take the problem of a row, which says how its record is shown, out of the problems."""
-    found = problems.get(key)
-    is_remark = found is not None and found.kind in _REMARKS and found.version == version
-    return problems.pop(key) if is_remark else None
+def _take_remarks(problems: dict[str, rows.Problem], versions: dict[str, str]) -> list[rows.Problem]:
+    """Take the problems that say how a row is shown out of the problems. The rows have these versions, by key."""
+    found = [one for one in problems.values() if one.kind in _REMARKS and versions.get(one.key) == one.version]
+    for remark in found:
+        del problems[remark.key]
+    return found
 
 
 def _unverified(problem: rows.Problem, job_id_of: Callable[[str], str | None]) -> rows.Problem:

@@ -23,7 +23,7 @@ from mopsjobs.cache import deferred_indexes, rows, sync_state
 from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.snapshots import format as snapshot_format
 from mopsjobs.cache.sync import identity
-from mopsjobs.cache.sync.batch import delete_rows, lookup_column
+from mopsjobs.cache.sync.batch import delete_rows
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.errors import RecordError, StoreError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -276,16 +276,16 @@ class _Taking:
             raise RecordError("a part is missing, or the store does not send it")
         part = snapshot_format.decode_part(found.value, name, self._registry.job_id_of, self._generation)
         if part.rows:
-            if part.rows[0].key <= self._after:
+            if str(part.rows[0][0]) <= self._after:
                 raise RecordError("its parts are out of order")
-            self._after = part.rows[-1].key
-            self._sample += self._random.sample(part.rows, min(per_part, len(part.rows)))
+            self._after = str(part.rows[-1][0])
+            chosen = self._random.sample(range(len(part.rows)), min(per_part, len(part.rows)))
+            self._sample += [snapshot_format.job_row(part, number) for number in chosen]
         return part
 
     def _write(self, part: snapshot_format.Part) -> None:
         """Write the rows of a part, except those that the cache has. The caller holds the transaction."""
-        keys = [row.key for row in part.rows]
-        known = {key for table in ("job", "pruned") for key in lookup_column(self._connection, table, "version", keys)}
-        rows.insert_rows(self._connection, [row for row in part.rows if row.key not in known])
+        if part.rows:
+            rows.insert_rows(self._connection, part.rows, part.labels, part.remarks)
         rows.replace_problems(self._connection, (), part.problems)
         self._problems += [problem.key for problem in part.problems]

@@ -51,7 +51,7 @@ class Team:
         self.jobs = JobRegistry(self.store, now=clock.now, sleep=clock.sleep)
         self.publisher, self.reader = f"{directory}/publisher.db", f"{directory}/reader.db"
         for number in range(JOBS):
-            self.jobs.register_job(f"job-{number:02}", owner="ada", tasks_total=4)
+            self.jobs.register_job(f"job-{number:02}", owner="ada", tasks_total=4, labels={"exp": "1"})
         clock.advance(seconds=1)
         self.sync(self.publisher)
 
@@ -200,7 +200,7 @@ def test_a_part_of_too_many_rows_is_not_taken(team: Team, monkeypatch: pytest.Mo
 
 
 def test_jobs_that_were_pruned_before_the_first_sync_stay_away(team: Team) -> None:
-    """A first sync broke off, and what it had brought was pruned."""
+    """A first sync broke off, and what it had brought was pruned. The labels of no job come twice, or without it."""
     team.jobs.update_status("job-03", "failed")
     team.sync(team.publisher)
     team.publish()
@@ -214,3 +214,5 @@ def test_jobs_that_were_pruned_before_the_first_sync_stay_away(team: Team) -> No
     assert len(team.rows(team.reader)) == JOBS - 1
     with contextlib.closing(sqlite3.connect(team.reader)) as connection:
         assert connection.execute("SELECT key FROM pruned").fetchall() == [(key("job-03"),)]
+        labelled = connection.execute("SELECT job_id FROM job_label ORDER BY 1").fetchall()
+    assert labelled == team.rows(team.reader, "job_id")
