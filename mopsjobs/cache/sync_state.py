@@ -45,6 +45,9 @@ FOREIGN_WRITES = "foreign_writes"
 FOREIGN_RECORDS = "foreign_records"
 """Whether other programs write records: `yes` from the first one that a sync saw until `sync --full`; else `no`."""
 
+BURST_AT = "burst_at"
+"""When a sync last found more announcements than it accepts."""
+
 UNVERIFIED = "unverified_generations"
 """The generations whose rows are of a snapshot and were not compared with records, as JSON; see snapshots/take.py."""
 

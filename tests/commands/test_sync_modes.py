@@ -156,13 +156,10 @@ def test_many_announced_jobs_are_listed_rather_than_read(cli: Cli, filled: Remot
     assert calls["get"] == 1
 
 
-def test_a_burst_is_listed_once_and_then_only_until_a_scan_is_cheaper(
+def test_a_burst_is_listed_only_until_a_scan_is_cheaper(
     cli: Cli, filled: Remote, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After many registrations, a sync with nothing new lists the jobs, and a tenth as many announcements."""
-    for number in range(COUNT):
-        filled.jobs.register_job(f"new-{number:05}")
-    assert _sync(cli)["added"] == COUNT
+    """After many registrations, syncs list the jobs; and each ten minutes a tenth as many announcements."""
     taken: list[str] = []
     list_keys = filled.store.list_keys
 
@@ -171,12 +168,18 @@ def test_a_burst_is_listed_once_and_then_only_until_a_scan_is_cheaper(
             taken.append(name)
             yield name
 
+    for number in range(COUNT):
+        filled.jobs.register_job(f"new-{number:05}")
+    assert _sync(cli)["added"] == COUNT
     monkeypatch.setattr(filled.store, "list_keys", counting)
-    calls.clear()
-    report = _sync(cli)
-    assert (report["mode"], report["changed"], report["fetched"]) == ("full", 0, 0)
-    assert (calls["scan"], calls["get"]) == (1, 1)
-    assert sum(name.startswith(announcements.PREFIX) for name in taken) == 2 * COUNT // full.GET_COST
+    for minutes, listed in ((0, 0), (9, 0), (1, 2 * COUNT // full.GET_COST), (0, 0)):
+        cli.clock.advance(minutes=minutes)
+        taken.clear()
+        calls.clear()
+        report = _sync(cli)
+        assert (report["mode"], report["changed"], report["fetched"]) == ("full", 0, 0)
+        assert (calls["scan"], calls["get"]) == (1, 1)
+        assert sum(name.startswith(announcements.PREFIX) for name in taken) == listed
     # A scan that is due in any case lists them only if it finds news, to tell whether these were announced.
     for changes, are_listed in ((0, False), (1, True)):
         for _ in range(changes):
@@ -184,7 +187,7 @@ def test_a_burst_is_listed_once_and_then_only_until_a_scan_is_cheaper(
         taken.clear()
         assert cli.ok("list", "--refresh", "--json", "--limit", "1").json["total"] == 2 * COUNT
         assert any(name.startswith(announcements.PREFIX) for name in taken) == are_listed
-    cli.clock.advance(minutes=36)
+    cli.clock.advance(minutes=26)
     assert [_mode(cli) for _ in range(2)] == ["full", "delta"]  # one is due, as other programs write
 
 
