@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from operator import index
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.errors import UsageError
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Duration = str | float
 """A text like `2h`, or seconds."""
+
+Size = str | int
+"""A text like `2GiB`, or bytes."""
 
 Choices = str | Iterable[str]
 """A text of one value, or of several separated by commas; or several texts."""
@@ -45,6 +48,12 @@ class RunnerOptions(TypedDict, total=False):
     """The model's interpreter."""
     task_timeout: Duration
     """The time limit of one task."""
+    task_memory: Size
+    """The memory limit of one task, with all processes that it starts."""
+    retries: int
+    """How often a task is tried again after a cause in `retry_on`."""
+    retry_on: Choices
+    """Causes of another attempt: `oom`, `timeout`, `died`, and `error:TYPE` for exceptions of the model."""
     scheduler: str
     """The address of a Dask scheduler. For dask only."""
     shards: int
@@ -96,23 +105,48 @@ def policy_of(freshness: Freshness, method: Callable[..., object]) -> FreshnessP
     )
 
 
-def launch_options(options: RunnerOptions, method: Callable[..., object]) -> LaunchOptions:
-    """Return the options of a launch, which are arguments of a method.
+def bytes_of(size: Size | None) -> int | None:
+    """Return the bytes of a size; None stays.
 
     Raises:
-        UsageError: if a name is unknown, or if the time limit is malformed.
+        UsageError: if it is malformed.
     """
-    from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions  # here: it imports the registry
+    from mopsjobs.utils.sizes import parse_size  # here: few calls have one
+
+    number = parse_size(size) if isinstance(size, str) else size
+    if size is not None and not (type(number) is int and number > 0):
+        raise UsageError(f"invalid task_memory {size!r}: expected a text like 2GiB, or bytes.")
+    return number
+
+
+def launch_options(options: RunnerOptions, method: Callable[..., object], *, may_grow: bool = False) -> LaunchOptions:
+    """Return the options of a launch, which are arguments of a method.
+
+    Args:
+        options: the arguments.
+        method: the method.
+        may_grow: whether limits may be factors, like `x2`, of those of an earlier launch.
+
+    Raises:
+        UsageError: if a name is unknown, or if a limit is malformed.
+    """
+    from mopsjobs.submission.growth import find_factors  # here: it imports the registry
+    from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions
 
     check_names(options, RunnerOptions, method)
-    given = {name: value for name, value in options.items() if value is not None}
+    factors = find_factors(options) if may_grow else {}
+    given: dict[str, Any] = {name: one for name, one in options.items() if one is not None and name not in factors}
     return LaunchOptions(
-        workers=options.get("workers"),
-        python=options.get("python"),
-        task_timeout=seconds_of(options.get("task_timeout")),
-        shards=options.get("shards"),
-        scheduler=options.get("scheduler"),
+        workers=given.get("workers"),
+        python=given.get("python"),
+        task_timeout=seconds_of(given.get("task_timeout")),
+        task_memory=bytes_of(given.get("task_memory")),
+        retries=given.get("retries"),
+        retry_on=choices_text(given.get("retry_on")),
+        shards=given.get("shards"),
+        scheduler=given.get("scheduler"),
         cluster={name: str(given[name]) for name in CLUSTER_OPTIONS if name in given},
+        factors=factors,
     )
 
 

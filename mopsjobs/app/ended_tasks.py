@@ -19,9 +19,10 @@ from mopsjobs.app.wait import Pauses, WatchedJobs
 from mopsjobs.cache.queries.ledgers import readable_chunks
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
 from mopsjobs.cache.sync.ended_tasks import read_chunks, read_task_scalars
+from mopsjobs.engines.base import last_launch
 from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.ledger.retry_policy import recorded_policy
 from mopsjobs.ledger.scalars import LEFT_OUT, Scalars
-from mopsjobs.runner.pools.base import is_final
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.study import Task
 
@@ -124,7 +125,8 @@ class _TaskReader:
     def _read_chunks(self, job: JobTasks, keys: Sequence[str]) -> Iterator[list[EndedTask]]:
         """Yield the tasks that ended for good with an attempt in these chunks."""
         attempts, scalars = read_chunks(self._app.store, keys)
-        final = {(one.task, str(one.outcome), one.started_at) for one in attempts if is_final(one)}
+        policy = recorded_policy(last_launch(job.job))
+        final = {(one.task, str(one.outcome), one.started_at) for one in attempts if policy.is_final(one)}
         numbers = {number for number, _, _ in final if not self._is_yielded(number)}
         tasks: list[ListedTask] = job.read(TaskQuery(), lambda tasks: tasks.ended(numbers))
         # An attempt in another chunk may count, which then brings the task.

@@ -19,6 +19,7 @@ from mopsjobs.errors import (
     MopsJobsError,
     command_line,
 )
+from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.text import pluralize
@@ -56,6 +57,8 @@ def _run(launch: Launch, app: App) -> FollowResult:
         workers=launch.workers,
         python=launch.python,
         task_timeout=launch.task_timeout,
+        task_memory=launch.task_memory,
+        policy=retry_policy(launch.retries, launch.retry_on),
         scheduler=launch.options.get("scheduler"),
     )
     try:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.cli.flags import flag_of, positive_number
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.ledger.retry_policy import parse_retries
+from mopsjobs.submission.growth import find_factors
 from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions
 from mopsjobs.submission.submit import Code
+from mopsjobs.utils.sizes import parse_size
 from mopsjobs.utils.times import parse_duration
 
 AS_BEFORE = "the job's own"
@@ -29,7 +33,14 @@ _CLUSTER_HELP = {
 
 
 def add_runner_flags(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Declare the flags that say how a runner works through its tasks; `default` is the default of each."""
+    """Declare the flags that say how a runner works through its tasks.
+
+    Args:
+        parser: the parser of the command.
+        default: the default of each, if the command repeats the launch of a job. Limits may then be factors.
+    """
+    or_factor = "" if default is None else "|xN"
+    times = "" if default is None else "; x2 for twice that of the job"
     parser.add_argument(
         "--workers",
         metavar="N",
@@ -43,7 +54,27 @@ def add_runner_flags(parser: argparse.ArgumentParser, default: str | None = None
         help=f"the model's interpreter; with dask, its path on the workers (default: {default or environment})",
     )
     parser.add_argument(
-        "--task-timeout", metavar="DURATION", help=f"time limit of one task (default: {default or 'no limit'})"
+        "--task-timeout",
+        *(() if default is None else ("--timeout",)),
+        metavar=f"DURATION{or_factor}",
+        help=f"time limit of one task{times} (default: {default or 'no limit'})",
+    )
+    parser.add_argument(
+        "--task-memory",
+        metavar=f"SIZE{or_factor}",
+        help=f"memory limit of one task and all processes that it starts, like 2GiB{times}"
+        f" (default: {default or 'no limit'})",
+    )
+    parser.add_argument(
+        "--retries",
+        metavar="N",
+        help=f"how often to try a task again after the causes of --retry-on (default: {default or '1'})",
+    )
+    parser.add_argument(
+        "--retry-on",
+        metavar="CAUSES",
+        help="causes of another attempt, separated by commas: oom, with twice the memory; timeout; died; error:TYPE, of"
+        f" the model's exception of that type, after a pause (default: {default or 'died'})",
     )
 
 
@@ -58,22 +89,37 @@ def add_cluster_options(parser: argparse._ArgumentGroup, default: str | None = N
     """Declare the flags that only the kubernetes engine understands; `default` is the default of each."""
     for option in CLUSTER_OPTIONS:
         metavar, text, usual = _CLUSTER_HELP[option]
+        if option == "memory" and default is not None:
+            metavar, text = (
+                f"{metavar}|xN",
+                f"{text}, or x2 for twice that of the job; elsewhere than on kubernetes, per task",
+            )
         parser.add_argument(flag_of(option), metavar=metavar, help=f"{text} (default: {default or usual})")
 
 
-def launch_options(args: argparse.Namespace) -> LaunchOptions:
+def launch_options(args: argparse.Namespace, *, may_grow: bool = False) -> LaunchOptions:
     """Return what the flags of `submit` and `resume` say of the launch.
 
+    Args:
+        args: the flags.
+        may_grow: whether limits may be factors of those of an earlier launch.
+
     Raises:
-        UsageError: if the time limit is not valid.
+        UsageError: if a limit is not valid.
     """
+    factors = find_factors(vars(args)) if may_grow else {}
+    given: dict[str, Any] = {name: None if name in factors else value for name, value in vars(args).items()}
     return LaunchOptions(
         workers=args.workers,
         python=args.python,
-        task_timeout=parse_task_timeout(args.task_timeout),
+        task_timeout=parse_task_timeout(given["task_timeout"]),
+        task_memory=parse_task_memory(given["task_memory"]),
+        retries=None if args.retries is None else parse_retries(args.retries),
+        retry_on=args.retry_on,
         shards=args.shards,
         scheduler=args.scheduler,
-        cluster={name: getattr(args, name) for name in CLUSTER_OPTIONS if getattr(args, name) is not None},
+        cluster={name: given[name] for name in CLUSTER_OPTIONS if given[name] is not None},
+        factors=factors,
     )
 
 
@@ -89,6 +135,18 @@ def parse_task_timeout(text: str | None) -> float | None:
             f"invalid --task-timeout '{text}': expected more than zero.", hint="For no limit, omit --task-timeout."
         )
     return seconds
+
+
+def parse_task_memory(text: str | None) -> int | None:
+    """Return the bytes of a `--task-memory`.
+
+    Raises:
+        OptionError: if the text is not a size.
+    """
+    size = None if text is None else parse_size(text)
+    if text is not None and size is None:
+        raise OptionError(f"invalid task_memory '{text}': expected a size like 512MiB or 2GiB.", "task_memory")
+    return size
 
 
 def code_to_pack(args: argparse.Namespace, app: App) -> Code | None:

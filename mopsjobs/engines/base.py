@@ -8,6 +8,8 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
+from mopsjobs.utils.sizes import format_size
+
 Phase = Literal["pending", "running", "succeeded", "failed", "gone", "unknown"]
 """The phase of a job on an engine. `gone`: the engine does not know it; `unknown`: the engine cannot tell."""
 
@@ -26,6 +28,12 @@ class Launch:
     """The model's interpreter; None: the active environment's."""
     task_timeout: float | None = None
     """Seconds a task may take; None: no limit."""
+    task_memory: int | None = None
+    """Bytes of memory a task may have; None: no limit."""
+    retries: int | None = None
+    """Attempts at a task after the first one, at most; None: the default of the runner."""
+    retry_on: str | None = None
+    """The causes of further attempts, separated by commas; None: the default of the runner."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Further environment of the runner. Not for secrets: it is stored in the cluster."""
     foreground: bool = False
@@ -76,9 +84,28 @@ def launch_notes(launch: Launch, engine: str) -> dict[str, str]:
         "workers": None if launch.workers is None else str(launch.workers),
         "python": launch.python,
         "task_timeout": None if launch.task_timeout is None else f"{launch.task_timeout:g}",
+        **_limits(launch),
         **launch.options,
     }
     return {NOTE_PREFIXES[engine] + name: value for name, value in options.items() if value is not None}
+
+
+def _limits(launch: Launch) -> dict[str, str | None]:
+    return {
+        "task_memory": None if launch.task_memory is None else format_size(launch.task_memory),
+        "retries": None if launch.retries is None else str(launch.retries),
+        "retry_on": launch.retry_on,
+    }
+
+
+def runner_flags(launch: Launch) -> list[str]:
+    """Return the flags of `mops-jobs run` for the model and the limits of its tasks, as every engine gives them."""
+    options = {
+        "python": launch.python,
+        "task-timeout": None if launch.task_timeout is None else f"{launch.task_timeout:g}s",
+        **{name.replace("_", "-"): value for name, value in _limits(launch).items()},
+    }
+    return [word for name, value in options.items() if value is not None for word in (f"--{name}", value)]
 
 
 def recorded_launch(metadata: Mapping[str, object], engine: str) -> dict[str, str]:
@@ -89,6 +116,12 @@ def recorded_launch(metadata: Mapping[str, object], engine: str) -> dict[str, st
         for name, value in metadata.items()
         if name.startswith(prefix) and isinstance(value, str) and value
     }
+
+
+def last_launch(job: Mapping[str, object]) -> dict[str, str]:
+    """Return the options of the last launch of a job, as far as its record has them."""
+    engine, metadata = engine_of(job), job.get("metadata")
+    return recorded_launch(metadata, engine) if engine in NOTE_PREFIXES and isinstance(metadata, Mapping) else {}
 
 
 def engine_of(job: Mapping[str, object]) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mopsjobs.engines import LOCAL_ENGINES
-from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, launch_notes
+from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, launch_notes, runner_flags
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
@@ -160,10 +160,7 @@ def _arguments(launch: Launch) -> list[str]:
     arguments = ["run", launch.job_id, "--registry", launch.registry_url]
     if launch.workers is not None:
         arguments += ["--workers", str(launch.workers)]
-    if launch.python is not None:
-        arguments += ["--python", launch.python]
-    if launch.task_timeout is not None:
-        arguments += ["--task-timeout", f"{launch.task_timeout:g}s"]
+    arguments += runner_flags(launch)
     for option, value in launch.options.items():  # of an engine that derives from this one
         arguments += [f"--{option}", value]
     return arguments

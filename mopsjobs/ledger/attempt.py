@@ -16,7 +16,7 @@ class Outcome(enum.StrEnum):
     TIMEOUT = "timeout"
     """The attempt took longer than `--task-timeout`."""
     OOM = "oom"
-    """The model ran out of memory: a MemoryError, or the kernel killed the worker for its memory."""
+    """The model ran out of memory: a MemoryError, a kill by the kernel, or more than `--task-memory`."""
     DIED = "died"
     """The worker ended while it ran the task."""
     CANCELLED = "cancelled"

@@ -91,7 +91,7 @@ class ResultHandler:
                 self._counts.add(failed=1 + self._duplicates_of[result.position])
                 self.report_failure(self._name(task), error, key=reason.key, task=task.number, seed=task.seed)
             else:
-                text = f"{self._name(task)}: {error['message']}; it is tried once more"
+                text = f"{self._name(task)}: {error['message']}; it is tried again"
                 self._events.emit(RUNNER, text=text)
             return
         self._send(result)

@@ -33,7 +33,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
-from mopsjobs.runner.pools.base import Pool
+from mopsjobs.runner.pools.base import Pool, TaskLimits
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler, error_fields
@@ -230,12 +230,12 @@ class _Run:
             self._send_left(ledger, complete)
         self._counts.add(completed=self._count_tasks(complete))
         mine = complete[number::shards]
-        copies = sum(not complete[duplicate] for duplicate in self._duplicates if duplicate % shards == number)
-        self._todo = len(mine) - sum(mine) - copies
+        left_out = set(self._duplicates)
+        self._todo = len(mine) - sum(mine) - sum(not complete[one] for one in left_out if one % shards == number)
         return (
             (position, task)
             for position, task in self._manifest.tasks()
-            if position % shards == number and not complete[position] and position not in self._duplicates
+            if position % shards == number and not complete[position] and position not in left_out
         )
 
     def _send_left(self, ledger: Ledger, complete: bytearray) -> None:
@@ -328,7 +328,7 @@ class _Run:
         options = PoolOptions(
             workers=shard.workers,
             python=shard.python,
-            task_timeout=shard.task_timeout,
+            limits=TaskLimits(shard.task_timeout, shard.task_memory, shard.policy),
             scheduler=shard.scheduler,
             spool=self._directory.spool(shard.number),
             shard=shard.number,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.utils.forecast import Forecast
 
 DEFAULT_OUTAGE_SECONDS = 3600.0
@@ -24,6 +25,10 @@ class Shard(NamedTuple):
     """The model's interpreter; None: the active environment's."""
     task_timeout: float | None = None
     """Seconds a task may take; None: no limit."""
+    task_memory: int | None = None
+    """Bytes of memory a task may have; None: no limit."""
+    policy: RetryPolicy = RetryPolicy()
+    """Which attempts at a task are followed by another one."""
     outage_seconds: float = DEFAULT_OUTAGE_SECONDS
     """How long to wait for a registry that does not answer."""
     scheduler: str | None = None

@@ -14,7 +14,10 @@ from types import MappingProxyType
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import active_python, model_environment
 from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.submission.session import Session
+from mopsjobs.utils.measurement import memory_size
+from mopsjobs.utils.sizes import format_size, parse_size
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
@@ -27,6 +30,9 @@ PYTHON_CHECK_SECONDS = 20
 PYTHON_HINT = "Name the one that has the model's packages: --python PATH."
 
 MAX_RECORDED_NUMBER = 10**9 - 1
+
+MIN_TASK_MEMORY = 16 * 2**20
+"""Bytes. An interpreter alone has about as much."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -41,12 +47,20 @@ class LaunchOptions:
     """The model's interpreter: a path, or a name to look up on the PATH. With dask, a path on the workers."""
     task_timeout: float | None = None
     """Seconds that one task may take."""
+    task_memory: int | None = None
+    """Bytes of memory that one task may have."""
+    retries: int | None = None
+    """Attempts at a task after the first one, at most."""
+    retry_on: str | None = None
+    """The causes of further attempts; see `ledger.retry_policy.parse_causes`."""
     shards: int | None = None
     """Parts of the job, each a pod of its own. For kubernetes only."""
     scheduler: str | None = None
     """The address of a scheduler. For dask only."""
     cluster: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Some of `CLUSTER_OPTIONS`. For kubernetes only."""
+    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Of a resumed job: factors by which limits of the earlier launch grow; see `submission.growth.GROWING`."""
 
 
 def make_launch(
@@ -81,16 +95,23 @@ def make_launch(
     if engine == "kubernetes":
         own = {**recorded_options(recorded, namespace), **own}
         shards = shards or _recorded_number(recorded.get("shards"))
+    retries, retry_on = _retries(options, recorded)
     launch = Launch(
         job_id=job_id,
         registry_url=session.registry_url,
         shards=shards or 1,
         workers=options.workers or _recorded_number(recorded.get("workers")),
         python=_python(engine, options.python, session.env, recorded.get("python")),
-        task_timeout=options.task_timeout or _recorded_timeout(recorded),
+        task_timeout=options.task_timeout or recorded_timeout(recorded),
+        task_memory=options.task_memory or parse_size(recorded.get("task_memory", "")),
+        retries=retries,
+        retry_on=retry_on,
         foreground=foreground,
         options=own,
     )
+    if engine == "local" and launch.task_memory is not None and memory_size() is None:
+        problem = "task_memory has no effect on this system: only Linux tells the memory of processes."
+        raise OptionError(problem, "task_memory")
     if engine == "kubernetes":
         from mopsjobs.engines.kubernetes.manifest import check_launch
 
@@ -107,8 +128,27 @@ def _check_numbers(options: LaunchOptions) -> None:
     for name, count in (("workers", options.workers), ("shards", options.shards)):
         if count is not None and count < 1:
             raise OptionError(f"invalid {name} '{count}': expected 1 or more.", name)
+    if options.task_memory is not None and options.task_memory < MIN_TASK_MEMORY:
+        text = format_size(options.task_memory)
+        raise OptionError(
+            f"invalid task_memory '{text}': expected at least {format_size(MIN_TASK_MEMORY)}.", "task_memory"
+        )
     if options.task_timeout is not None and options.task_timeout <= 0:
         raise OptionError(f"invalid task_timeout '{options.task_timeout:g}': expected more than zero.", "task_timeout")
+
+
+def _retries(options: LaunchOptions, recorded: Mapping[str, str]) -> tuple[int | None, str | None]:
+    """Return retries and causes: as they are asked for, else as the record has them. Both are None by default.
+
+    Raises:
+        OptionError: if one is invalid.
+    """
+    asked, known = retry_policy(options.retries, options.retry_on), recorded_policy(recorded)
+    if not ({"retries", "retry_on"} & recorded.keys() or options.retries is not None or options.retry_on is not None):
+        return None, None
+    retries = known.retries if options.retries is None else asked.retries
+    causes = known.causes if options.retry_on is None else asked.causes
+    return retries, ",".join(sorted(causes))
 
 
 def _options_of_engine(
@@ -152,7 +192,8 @@ def _recorded_number(text: str | None) -> int | None:
     return None if text is None else parse_whole_number(text, 1, MAX_RECORDED_NUMBER)
 
 
-def _recorded_timeout(recorded: Mapping[str, str]) -> float | None:
+def recorded_timeout(recorded: Mapping[str, str]) -> float | None:
+    """Return the time limit of a task in an earlier launch, in seconds; None if its record has none."""
     text = recorded.get("task_timeout")
     return (parse_duration(f"{text}s") if text else None) or None
 

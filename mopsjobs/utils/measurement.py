@@ -7,14 +7,16 @@ of this module is also sent to Dask workers: it imports the standard library alo
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 PROC = "/proc"
 GROUPS = "/sys/fs/cgroup"
+PAGE = resource.getpagesize()
 
 
 class OomKills:
@@ -38,6 +40,75 @@ def peak_rss(pid: int) -> int | None:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def own_memory(pid: int) -> int:
+    """Return the resident memory of a process in bytes; 0 if it has ended or is unknown."""
+    fields = _read(f"{PROC}/{pid}/statm").split()
+    return int(fields[1]) * PAGE if len(fields) > 1 else 0
+
+
+def read_parents() -> dict[int, tuple[int, int]]:
+    """Return the parent and the session of each process that lives."""
+    found = {}
+    for name in os.listdir(PROC) if os.path.isdir(PROC) else ():
+        if name.isdigit():
+            # The second field is a name in parentheses, which may hold anything.
+            fields = _read(f"{PROC}/{name}/stat").rpartition(")")[2].split()
+            if len(fields) > 3 and fields[0] != "Z":
+                found[int(name)] = (int(fields[1]), int(fields[3]))
+    return found
+
+
+def tree_of(pid: int, parents: Mapping[int, tuple[int, int]]) -> list[int]:
+    """Return a process, and those that it started: its descendants, and what is left in a session that it leads.
+
+    Args:
+        pid: the process.
+        parents: the result of `read_parents`.
+    """
+    children: dict[int, list[int]] = {}
+    for one, (parent, session) in parents.items():
+        if one != pid:
+            children.setdefault(parent, []).append(one)
+            if session == pid != parent:
+                children.setdefault(pid, []).append(one)
+    found = [pid]
+    for one in found:  # it grows meanwhile
+        found += [child for child in children.get(one, ()) if child not in found]
+    return found
+
+
+def tree_memory(tree: Sequence[int], limit: int) -> int:
+    """Return the resident memory of processes in bytes.
+
+    Forked processes share pages with each other. If the sum is above the limit, shared pages are counted once, as far
+    as the system tells; that takes longer.
+    """
+    total = sum(map(own_memory, tree))
+    if len(tree) == 1 or total <= limit:
+        return total
+    return sum(map(_share, tree))
+
+
+def _share(pid: int) -> int:
+    """Return the proportional set size of a process in bytes."""
+    for line in _read(f"{PROC}/{pid}/smaps_rollup").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return own_memory(pid)
+
+
+def memory_size() -> int | None:
+    """Return the bytes of memory that this process may have: of the machine and its control groups; None if unknown."""
+    lines = _read(f"{PROC}/meminfo").splitlines()
+    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
+    for directory in _group_directories("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # of version 2 and version 1
+            text = _read(os.path.join(directory, name)).strip()
+            if text.isdigit():
+                sizes.append(int(text))
+    return min(sizes) if sizes else None
 
 
 def count_oom_kills() -> int:

@@ -28,18 +28,23 @@ from mopsjobs.errors import IF_PIP_REFUSES, EngineError, UsageError
 from mopsjobs.ledger.environment import Environment, environments_prefix, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.pools import dask_process, dask_task
+from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask_process import DaskProcess
 from support.cli import Cli, Spawn, sentences
 from support.docs import ROOT
 from support.runs import (
     CHATTY_LINES,
     CHATTY_MODEL,
+    HOG,
+    MIB,
     all_of,
     callers,
     calls,
     code,
+    ends,
     is_alive,
     kill,
+    limits_of,
     place,
     record,
     results,
@@ -77,9 +82,10 @@ class Cluster:
         for _ in range(workers):
             self.add_worker()
 
-    def add_worker(self) -> None:
+    def add_worker(self, *options: str) -> None:
         where = ["--host", "127.0.0.1", "--no-dashboard", "--local-directory", str(self.directory)]
-        self._start("dask_worker", self.url, *where, "--nthreads", "1", "--no-nanny", "--death-timeout", "30")
+        options = options or ("--no-nanny",)
+        self._start("dask_worker", self.url, *where, "--nthreads", "1", "--death-timeout", "30", *options)
 
     def kill(self, number: int) -> None:
         """Kill the scheduler (0) or a worker (from 1)."""
@@ -165,7 +171,7 @@ def _end(local_registry: JobRegistry, job_id: str) -> str:
 def _pool(cluster: Cluster, directory: Path, entrypoint: str = "model:simulate/baseline", **more: Any) -> DaskProcess:
     with pack(directory) as packed:
         packed.archive.seek(0)
-        return DaskProcess(cluster.url, packed.archive.read(), entrypoint, os.environ, **more)
+        return DaskProcess(cluster.url, packed.archive.read(), entrypoint, os.environ, limits=limits_of(more), **more)
 
 
 # --- the same as the local engine ---------------------------------------------------------------------------------
@@ -226,7 +232,7 @@ def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -
     sets[3]["gate"] = str(tmp_path / "never")
     sets[4]["say"] = "one\ntwo"
     sets[5]["x"] = "long" * 200_000
-    pool = _pool(dask_cluster, code(tmp_path / "code"), task_timeout=1.0, on_log=lambda *line: said.append(line))
+    pool = _pool(dask_cluster, code(tmp_path / "code"), timeout=1.0, on_log=lambda *line: said.append(line))
     finished = all_of(pool, sets)
     errors = [None if one.error is None else (one.error["type"], one.error["message"]) for one in finished]
     assert errors == [
@@ -259,6 +265,60 @@ def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -
         4,
         sets[5]["x"],
     ]
+
+
+def test_a_hog_ends_as_oom_and_has_more_memory_at_its_second_attempt(dask_cluster: Cluster, tmp_path: Path) -> None:
+    """Its neighbours run once. Processes that a task starts count for it, and end with it."""
+    noted = tmp_path / "calls"
+    sets = sets_of(6, calls=str(noted))
+    sets[0] |= {"bytes": 300 * MIB, "gate": str(tmp_path / "gate")}
+    sets[1] |= {"child": 500 * MIB}
+    pool = _pool(dask_cluster, code(tmp_path / "hog", HOG), memory=200 * MIB, retries=1, retry_on="oom")
+    results: list[TaskResult] = []
+    for one in ends(pool, sets):
+        results.append(one)
+        if (one.position, one.attempt) == (0, 1):
+            (tmp_path / "gate").touch()
+    shown = sorted((one.position, one.attempt, str(one.outcome), one.is_final) for one in results)
+    assert shown == [
+        (0, 1, "oom", False),
+        (0, 2, "succeeded", True),
+        (1, 1, "oom", False),
+        (1, 2, "oom", True),
+        *((number, 1, "succeeded", True) for number in range(2, 6)),
+    ]
+    messages = {(one.position, one.attempt): (one.error or {}).get("message") for one in results}
+    assert messages[0, 1] == "it used more memory than its limit of 200MiB"
+    assert messages[1, 2] == "it used more memory than its limit of 400MiB"
+    assert all((one.usage.max_rss_bytes or 0) > 200 * MIB for one in results if one.error is not None)
+    assert {number: count for number, count in calls(noted).items() if number > 1} == dict.fromkeys(range(2, 6), 1)
+
+
+def test_an_error_is_tried_again_if_its_type_is_named(dask_cluster: Cluster, tmp_path: Path) -> None:
+    noted, needed = tmp_path / "calls", tmp_path / "needed"
+    sets = [{"x": 0, "needs": str(needed), "calls": str(noted)}, {"x": 1, "calls": str(noted)}]
+    results = []
+    for one in ends(_pool(dask_cluster, code(tmp_path / "code"), retries=3, retry_on="error:ValueError"), sets):
+        results.append((one.position, one.attempt, one.error is None, one.is_final))
+        if not one.is_final:
+            needed.touch()
+    assert sorted(results) == [(0, 1, False, False), (0, 2, True, True), (1, 1, True, True)]
+    needed.unlink()
+    (one, _) = all_of(_pool(dask_cluster, code(tmp_path / "code"), retries=3), sets)
+    assert (one.attempt, one.error and one.error["type"]) == (1, "ValueError")
+
+
+def test_a_kill_by_a_nanny_for_memory_is_named_so(private_dask_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    """The Dask worker itself exceeds its limit, since it holds the outputs of the task."""
+    cluster = private_dask_cluster(0, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    cluster.add_worker("--nanny", "--memory-limit", "350MiB")
+    source = "def simulate(params, seed):\n    return {f'{number}.bin': bytes(2**20) for number in range(400)}\n"
+    (one,) = all_of(_pool(cluster, code(tmp_path / "code", source)), sets_of(1), seconds=60)
+    assert one.error == {
+        "type": "OutOfMemory",
+        "message": "Dask ended the workers that had it for their memory, as often as the scheduler allows",
+    }
+    assert str(one.outcome) == "oom"
 
 
 LOGGING_MODEL = f"""
@@ -430,7 +490,7 @@ def test_a_task_that_comes_after_its_job_was_stopped_begins_nothing(monkeypatch:
     monkeypatch.setattr(dask_task, "MAX_STOPPED", 2)
     for job_id in ("a", "b", "c"):
         dask_task.stop(job_id)
-    assert dask_task.run({}, "c", {}) == {"stopped": True, "lines": []}
+    assert dask_task.run({}, "c", {}, None) == {"stopped": True, "lines": []}
     assert not dask_task._jobs
     assert list(dask_task._stopped) == ["b", "c"]
 

@@ -66,11 +66,18 @@ def _lines(engine: LocalEngine, count: int = 2, **more: Any) -> list[str]:
 
 
 def test_a_launch_passes_on_all_that_it_was_told(engine: LocalEngine) -> None:
-    launch = Launch(job_id="job", registry_url="sqlite:///r.db", workers=3, python="/py", task_timeout=1.5)
+    limits: dict[str, Any] = {
+        "task_timeout": 1.5,
+        "task_memory": 3 * 2**29,
+        "retries": 2,
+        "retry_on": "died,error:OSError",
+    }
+    launch = Launch(job_id="job", registry_url="sqlite:///r.db", workers=3, python="/py", **limits)
     launched = engine.launch(launch)
     assert launched.show_command.startswith("tail -f ")
     words = "None run job --registry sqlite:///r.db --workers 3 --python /py --task-timeout 1.5s"
-    assert _lines(engine)[0] == words
+    assert _lines(engine)[0] == f"{words} --task-memory 1536MiB --retries 2 --retry-on died,error:OSError"
+    assert launched.metadata["local_retry_on"] == "died,error:OSError"
     assert _lines(engine, tail=1) == ["two"]
     assert _lines(engine, tail=0) == []
 

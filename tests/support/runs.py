@@ -17,7 +17,8 @@ from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.worker_script import WORKER
-from mopsjobs.runner.pools.base import TaskResult
+from mopsjobs.ledger.retry_policy import retry_policy
+from mopsjobs.runner.pools.base import Pool, TaskLimits, TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard
@@ -78,6 +79,40 @@ def simulate(params, seed):
             open(params["killed"], "x").close()
             os.kill(os.getpid(), 9)
     return {"x": params["x"], "seed": seed}
+'''
+
+MIB = 2**20
+
+HOG = '''
+"""A model that has as much memory as its parameters say, until its gate is open."""
+import os, subprocess, sys, time
+
+KEPT = []
+
+CHILD = "import sys, time; block = bytearray(b'1') * int(sys.argv[1]); time.sleep(60)"
+
+def hold(params):
+    end = time.monotonic() + 30
+    while "gate" in params and not os.path.exists(params["gate"]) and time.monotonic() < end:
+        time.sleep(0.005)
+
+def simulate(params, seed):
+    with open(params["calls"], "a") as file:
+        file.write("%s %s\\n" % (params["x"], os.getpid()))
+    block = bytearray(b"1") * params.get("bytes", params.get("fork", 0))
+    if params.get("keep"):
+        KEPT.append(block)
+    children = []
+    while "fork" in params and len(children) < 4 and 0 not in children:
+        children.append(os.fork())
+    hold(params)
+    if 0 in children:
+        os._exit(0)
+    for pid in children:
+        os.waitpid(pid, 0)
+    if "child" in params:
+        subprocess.run([sys.executable, "-S", "-c", CHILD, str(params["child"])])
+    return {"x": params["x"], "size": len(block)}
 '''
 
 CHATTY_MODEL = '''
@@ -222,22 +257,28 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def limits_of(more: dict[str, Any]) -> TaskLimits:
+    """Take the limits of a task out of the arguments of a pool: `timeout`, `memory`, `retries` and `retry_on`."""
+    policy = retry_policy(more.pop("retries", None), more.pop("retry_on", None))
+    return TaskLimits(more.pop("timeout", None), more.pop("memory", None), policy)
+
+
 def pool_of(directory: Path, size: int = 2, *, entrypoint: str = "model:simulate/baseline", **more: Any) -> WorkerPool:
-    """Return a pool of workers on the model in a directory."""
+    """Return a pool of workers on the model in a directory; `limits_of` says what else it takes."""
     spool = directory.with_name(directory.name + "-spool")
     spool.mkdir(exist_ok=True)
     setup = {"root": str(directory), "entrypoint": entrypoint, "spool": str(spool)}
-    return WorkerPool([sys.executable, "-u", str(WORKER)], setup, size, **more)
+    return WorkerPool([sys.executable, "-u", str(WORKER)], setup, size, limits=limits_of(more), **more)
 
 
-def all_of(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> list[TaskResult]:
+def all_of(pool: Pool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> list[TaskResult]:
     """Run tasks of these parameters through a pool, and return what became of each, by position."""
     finished = sorted(final(ends(pool, sets, seconds=seconds)), key=lambda one: one.position)
     assert [one.position for one in finished] == list(range(len(sets)))
     return finished
 
 
-def ends(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> Iterator[TaskResult]:
+def ends(pool: Pool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> Iterator[TaskResult]:
     """Run tasks through a pool, and yield each attempt as it ends."""
     end = time.monotonic() + seconds
     with contextlib.closing(pool.run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:

@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from mopsjobs.engines.base import Launch
+from mopsjobs.engines.base import Launch, runner_flags
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.text import parse_whole_number
 
@@ -35,6 +35,9 @@ IMAGE_VARIABLE = "MOPS_JOBS_IMAGE"
 DEFAULT_CPU = "1"
 
 DEFAULT_BACKOFF = 3
+
+RUNNER_MEMORY = 256 * 2**20
+"""Bytes for the runner of a pod, beside its tasks."""
 
 DEFAULT_TTL_SECONDS = 24 * 3600
 
@@ -185,7 +188,7 @@ def _pod(
 def _container(launch: Launch, options: _Options, env: Mapping[str, str]) -> dict[str, Any]:
     cpu, cores = options.cpu()
     resources = {"cpu": cpu}
-    memory = options.memory()
+    memory = options.memory() or _memory_for_tasks(launch, cores)
     if memory is not None:
         resources["memory"] = memory
     container: dict[str, Any] = {
@@ -207,12 +210,21 @@ def _arguments(launch: Launch, cores: int) -> list[str]:
     """Return the arguments of `mops-jobs`. Kubernetes sets the index of the shard in JOB_COMPLETION_INDEX."""
     arguments = ["run", launch.job_id, "--registry", launch.registry_url, "--shards", str(launch.shards), "--echo"]
     # In a container, a process sees the cores of the whole node, not its own limit.
-    arguments += ["--workers", str(launch.workers if launch.workers is not None else cores)]
-    if launch.python is not None:
-        arguments += ["--python", launch.python]
-    if launch.task_timeout is not None:
-        arguments += ["--task-timeout", f"{launch.task_timeout:g}s"]
-    return arguments
+    return [*arguments, "--workers", str(_workers(launch, cores)), *runner_flags(launch)]
+
+
+def _workers(launch: Launch, cores: int) -> int:
+    return launch.workers if launch.workers is not None else cores
+
+
+def _memory_for_tasks(launch: Launch, cores: int) -> str | None:
+    """Return the memory of a pod whose tasks have a limit: one of them may be at its last, doubled limit."""
+    if launch.task_memory is None:
+        return None
+    doublings = (launch.retries or 0) if "oom" in (launch.retry_on or "").split(",") else 0
+    largest = launch.task_memory << doublings
+    others = (_workers(launch, cores) - 1) * launch.task_memory
+    return f"{math.ceil((largest + others + RUNNER_MEMORY) / 2**20)}Mi"
 
 
 def check_namespace(namespace: str) -> str:

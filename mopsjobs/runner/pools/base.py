@@ -5,20 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from mopsjobs.ledger.attempt import NO_USAGE, Attempt, Outcome, Usage
+from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
+from mopsjobs.ledger.retry_policy import MEMORY_LIMIT, OUT_OF_MEMORY, RetryPolicy
 from mopsjobs.studies.study import Task
+from mopsjobs.utils.sizes import format_size
 
-ATTEMPTS = 2
-"""How often a task is begun before the death of its worker counts as its failure."""
-
-OUT_OF_MEMORY = "OutOfMemory"
-"""The type of the error if the kernel killed a worker for its memory. A `MemoryError` is an error of the model."""
+STARTS = 2
+"""How often a worker is started that ends before it has loaded the model."""
 
 GRACE_SECONDS = 5.0
 """How long all workers together may take to end."""
 
 OnLog = Callable[["int | None", str], None]
 """Called with the task's number, or None, and each line of the model that is kept."""
+
+
+class TaskLimits(NamedTuple):
+    """Limits of each attempt at a task, and which attempts are followed by another one."""
+
+    timeout: float | None = None
+    """Seconds that an attempt may take; None: no limit."""
+    memory: int | None = None
+    """Bytes that a task may have, with all processes that it starts; None: no limit. After an attempt that had more,
+    the next one may have twice as many."""
+    policy: RetryPolicy = RetryPolicy()
+
+
+NO_LIMITS = TaskLimits()
 
 
 class TaskResult(NamedTuple):
@@ -36,7 +49,7 @@ class TaskResult(NamedTuple):
     """Seconds since the epoch."""
     usage: Usage = NO_USAGE
     is_final: bool = True
-    """False if the worker died, and the task is tried once more."""
+    """False if the task is tried again."""
 
 
 class TaskAtWork(NamedTuple):
@@ -99,15 +112,10 @@ def death_of(exit_text: str, *, is_oom: bool) -> tuple[Outcome, dict[str, str]]:
     return Outcome.DIED, {"type": "WorkerDied", "message": f"its worker died ({exit_text})"}
 
 
-def is_final(attempt: Attempt) -> bool:
-    """Return whether a runner that goes on does not try the task again after this attempt.
-
-    An attempt that was stopped or lost leaves its task to the next run.
-    """
-    outcome, error = attempt.outcome, attempt.error
-    if outcome == Outcome.DIED or (outcome == Outcome.OOM and error is not None and error.type == OUT_OF_MEMORY):
-        return attempt.attempt >= ATTEMPTS
-    return outcome not in (Outcome.CANCELLED, Outcome.LOST)
+def memory_excess_of(limit: int) -> tuple[Outcome, dict[str, str]]:
+    """Return outcome and error of an attempt that used more memory than its limit, in bytes."""
+    message = f"it used more memory than its limit of {format_size(limit)}"
+    return Outcome.OOM, {"type": MEMORY_LIMIT, "message": message}
 
 
 def lateness_of(timeout: float | None) -> tuple[Outcome, dict[str, str]]:

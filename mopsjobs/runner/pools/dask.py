@@ -27,18 +27,23 @@ from mopsjobs.engines.model_errors import describe_exit, load_error, startup_err
 from mopsjobs.engines.worker_script import WORKER_SOURCE
 from mopsjobs.errors import EngineUnavailableError
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
-from mopsjobs.runner.pools import log_lines, process_usage
+from mopsjobs.ledger.retry_policy import MAX_RETRIES, OUT_OF_MEMORY
+from mopsjobs.runner.pools import log_lines, memory_guard, process_usage
 from mopsjobs.runner.pools.base import (
-    ATTEMPTS,
     GRACE_SECONDS,
+    NO_LIMITS,
+    STARTS,
     OnLog,
     TaskAtWork,
+    TaskLimits,
     TaskResult,
     death_of,
     lateness_of,
+    memory_excess_of,
     outcome_of,
     task_message,
 )
+from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue
 from mopsjobs.studies.study import Task
 from mopsjobs.utils import measurement
 
@@ -70,14 +75,18 @@ _LOADED = """(lambda sys, types: sys.modules.get(code["name"]) or [
     sys.modules.setdefault(code["name"], module),
 ][-1])(__import__("sys"), __import__("types"))"""
 
-RUN = f"{_LOADED}.run(code, job_id, task)"
+RUN = f"{_LOADED}.run(code, job_id, task, memory)"
 DESCRIBE = f"{_LOADED}.describe(code)"
 STOP = f"{_LOADED}.stop(job_id)"  # also on a worker that has no task yet: one on its way to it must not begin
 
 
+RESTARTED_FOR_MEMORY = "worker-restart-memory"
+"""The topic of the events by which nannies tell that they ended a Dask worker for its memory."""
+
+
 class _SentTask(NamedTuple):
-    position: int
-    task: Task
+    assignment: Assignment
+    memory: int | None
     future: Future[Any]
 
 
@@ -92,7 +101,7 @@ class DaskPool:
         *,
         outputs: Sequence[str] | None = None,
         python: str | None = None,
-        task_timeout: float | None = None,
+        limits: TaskLimits = NO_LIMITS,
         task_env: Mapping[str, str] | None = None,
         on_log: OnLog | None = None,
     ) -> None:
@@ -108,6 +117,7 @@ class DaskPool:
             "worker": WORKER_SOURCE.decode(),
             "measurement": Path(measurement.__file__).read_text("utf-8"),
             "process_usage": Path(process_usage.__file__).read_text("utf-8"),
+            "memory_guard": Path(memory_guard.__file__).read_text("utf-8"),
             "log_lines": Path(log_lines.__file__).read_text("utf-8"),
             "describe": INTERPRETER_SOURCE,
             "env": dict(task_env or {}),
@@ -115,12 +125,13 @@ class DaskPool:
             "entrypoint": entrypoint,
             "outputs": outputs,
             "python": python,
-            "timeout": task_timeout,
-            "attempts": ATTEMPTS,
+            "timeout": limits.timeout,
+            "starts": STARTS,
         }
         self._id = secrets.token_hex(8)
         """Names this run of the job on the cluster, where tasks of an earlier run may still be."""
-        self._timeout = task_timeout
+        self._timeout, self._memory, self._policy = limits
+        self._queue = TaskQueue(iter(()), self._policy, 0, time.monotonic)
         self._sent: dict[str, _SentTask] = {}
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._threads: Mapping[str, int] = {}
@@ -130,6 +141,7 @@ class DaskPool:
         self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
     ) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
+        self._queue = TaskQueue(tasks, self._policy, MAX_RETRIES, time.monotonic)
         client = connect(self._scheduler)
         try:
             key = f"mops-jobs-code-{self._id}"
@@ -139,15 +151,16 @@ class DaskPool:
                 description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
             answer: concurrent.futures.Future[Any] | None = _call_in_thread(description.result)
             yield from self._read_threads(client, wake_seconds)
-            self._send_first(client, code, tasks)
+            self._send_first(client, code)
             while True:
                 yield from self._read_threads(client, wake_seconds)
-                self._hand_out(client, code, tasks)
+                self._hand_out(client, code)
                 answer = self._pass_on_description(answer)
-                if not self._sent:
+                pause = self._queue.seconds_to_next()
+                if not self._sent and pause is None:
                     return
                 yield None
-                yield from self._take_results(client, wake_seconds)
+                yield from self._take_results(client, wake_seconds if pause is None else min(pause, wake_seconds))
         finally:
             self._close(client)
 
@@ -174,7 +187,7 @@ class DaskPool:
             self._threads = threads
             self._threads_read_at = time.monotonic()
 
-    def _send_first(self, client: Client, code: Future[dict[str, Any]], tasks: Iterator[tuple[int, Task]]) -> None:
+    def _send_first(self, client: Client, code: Future[dict[str, Any]]) -> None:
         """Send the first tasks, each to a worker that is named: they are too few for Dask to spread them.
 
         It would give all of them to the worker that has the code. The others may steal there, but not while the
@@ -182,25 +195,27 @@ class DaskPool:
         """
         rounds = range(max(self._threads.values(), default=0))
         slots = [worker for number in rounds for worker, threads in self._threads.items() if number < threads]
-        for worker, (position, task) in zip(SPREAD_PER_THREAD * slots, tasks, strict=False):
-            self._send(client, code, position, task, workers=[worker], allow_other_workers=True)
-
-    def _hand_out(self, client: Client, code: Future[dict[str, Any]], tasks: Iterator[tuple[int, Task]]) -> None:
-        while len(self._sent) < max(1, FUTURES_PER_THREAD * sum(self._threads.values())):
-            following = next(tasks, None)
+        for worker in SPREAD_PER_THREAD * slots:
+            following = self._queue.next()
             if following is None:
                 return
-            self._send(client, code, *following)
+            self._send(client, code, following, workers=[worker], allow_other_workers=True)
 
-    def _send(
-        self, client: Client, code: Future[dict[str, Any]], position: int, task: Task, **placement: object
-    ) -> None:
-        line = task_message(task)
-        key = f"mops-jobs-{self._id}-{task.number}"
+    def _hand_out(self, client: Client, code: Future[dict[str, Any]]) -> None:
+        while len(self._sent) < max(1, FUTURES_PER_THREAD * sum(self._threads.values())):
+            following = self._queue.next()
+            if following is None:
+                return
+            self._send(client, code, following)
+
+    def _send(self, client: Client, code: Future[dict[str, Any]], assignment: Assignment, **placement: object) -> None:
+        _, task, attempt, doublings, _ = assignment
+        memory = None if self._memory is None else self._memory << doublings
+        key = f"mops-jobs-{self._id}-{task.number}-{attempt}"
         with self._translate_errors(client):
-            names = {"code": code, "job_id": self._id, "task": line}
+            names = {"code": code, "job_id": self._id, "task": task_message(task, attempt), "memory": memory}
             future = client.submit(eval, RUN, names, key=key, pure=False, **placement)
-        self._sent[key] = _SentTask(position, task, future)
+        self._sent[key] = _SentTask(assignment, memory, future)
         future.add_done_callback(lambda done: self._ended.put(done.key))
 
     def _take_results(self, client: Client, wake_seconds: float) -> Generator[TaskResult | None, None, None]:
@@ -218,38 +233,51 @@ class DaskPool:
             sent = self._sent.pop(key)
             sent.future.release()
             if isinstance(answer, Exception):
-                yield _failed_result(sent, answer)
+                is_oom = yield from self._was_memory(client, answer, wake_seconds)
+                yield _failed_result(sent.assignment, answer, is_oom=is_oom)
             else:
-                yield from self._to_results(sent, answer)
+                yield self._to_result(sent, answer)
 
-    def _to_results(self, sent: _SentTask, answer: Mapping[str, Any]) -> Iterator[TaskResult]:
-        """Yield the results of a task, one per attempt, from the answer of `dask_task.run`.
+    def _to_result(self, sent: _SentTask, answer: Mapping[str, Any]) -> TaskResult:
+        """Return the result of an attempt from the answer of `dask_task.run`. The task is put back to be tried again.
 
         Raises:
             ModelError: if the model cannot be loaded.
         """
+        assignment = sent.assignment
         for line in answer["lines"]:
-            self._on_log(sent.task.number, line)
+            self._on_log(assignment.task.number, line)
         if "broken" in answer:
             raise load_error(answer["broken"])
         if "unready" in answer:
             raise startup_error(answer["unready"])
-        deaths = answer.get("deaths", ())
-        for attempt, death in enumerate(deaths, 1):
-            is_final = "died" in answer and attempt == len(deaths)
-            outcome, death_error = death_of(describe_exit(death["exit_code"]), is_oom=death["is_oom"])
-            yield TaskResult(*sent[:2], None, death_error, outcome, attempt, *_measured(death), is_final)
-        if "died" in answer:
-            return
         error = answer.get("error")
         outcome = outcome_of(error)
         if "late" in answer:
             outcome, error = lateness_of(self._timeout)
-        yield TaskResult(*sent[:2], answer.get("outputs"), error, outcome, len(deaths) + 1, *_measured(answer))
+        elif "excessive" in answer:
+            outcome, error = memory_excess_of(sent.memory or 0)
+        elif "died" in answer:
+            outcome, error = death_of(describe_exit(answer["exit_code"]), is_oom=answer["is_oom"])
+        is_final = error is None or not self._queue.try_again(assignment, outcome, error["type"])
+        outputs, measured = answer.get("outputs"), _measured(answer)
+        return TaskResult(*assignment[:2], outputs, error, outcome, assignment.attempt, *measured, is_final)
+
+    def _was_memory(
+        self, client: Client, error: Exception, wake_seconds: float
+    ) -> Generator[TaskResult | None, None, bool]:
+        """Return whether the last Dask worker of a task was ended by its nanny for its memory."""
+        from distributed import KilledWorker
+
+        if not isinstance(error, KilledWorker):
+            return False
+        with self._translate_errors(client):
+            events = yield from _wait_for(_call_in_thread(client.get_events, RESTARTED_FOR_MEMORY), wake_seconds)
+        return any(event.get("worker") == error.last_worker.address for _, event in events)
 
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that were sent; see `Pool.at_work`. Only the cluster knows which have begun."""
-        return [TaskAtWork(sent.position, sent.task, 1, None, None) for sent in self._sent.values()]
+        return [TaskAtWork(*sent.assignment[:3], None, None) for sent in self._sent.values()]
 
     @contextlib.contextmanager
     def _translate_errors(self, client: Client) -> Iterator[None]:
@@ -324,12 +352,16 @@ def _measured(answer: Mapping[str, Any]) -> tuple[float | None, Usage]:
     return answer.get("started_at"), Usage(*answer["usage"]) if "usage" in answer else NO_USAGE
 
 
-def _failed_result(sent: _SentTask, error: Exception) -> TaskResult:
+def _failed_result(assignment: Assignment, error: Exception, *, is_oom: bool) -> TaskResult:
     """Return the result of a task that got no answer: its Dask workers have died, or could not run it."""
     from distributed import KilledWorker
 
-    if isinstance(error, KilledWorker):
+    fields, outcome = {"type": type(error).__name__, "message": str(error)}, Outcome.FAILED
+    if is_oom:
+        message = "Dask ended the workers that had it for their memory, as often as the scheduler allows"
+        fields, outcome = {"type": OUT_OF_MEMORY, "message": message}, Outcome.OOM
+    elif isinstance(error, KilledWorker):
         # After `distributed.scheduler.allowed-failures` attempts.
         message = "the Dask workers that had it died, as often as the scheduler allows"
-        return TaskResult(*sent[:2], None, {"type": "WorkerDied", "message": message}, Outcome.DIED)
-    return TaskResult(*sent[:2], None, {"type": type(error).__name__, "message": str(error)}, Outcome.FAILED)
+        fields, outcome = {"type": "WorkerDied", "message": message}, Outcome.DIED
+    return TaskResult(*assignment[:2], None, fields, outcome, assignment.attempt)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from mopsjobs.engines.child_process import ParentStreams, run_as_child
 from mopsjobs.engines.model_env import JOB_VARIABLES
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.runner.pools.base import TaskResult
+from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.runner.pools.base import TaskLimits, TaskResult
 from mopsjobs.runner.pools.dask import DaskPool
 from mopsjobs.studies.study import Task
 
@@ -26,7 +27,9 @@ def main() -> None:
             setup["entrypoint"],
             outputs=setup["outputs"],
             python=setup["python"],
-            task_timeout=setup["task_timeout"],
+            limits=TaskLimits(
+                setup["timeout"], setup["memory"], RetryPolicy(setup["retries"], frozenset(setup["causes"]))
+            ),
             task_env={name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
             on_log=lambda task, line: parent.send({"log": [task, line]}),
         )

@@ -14,7 +14,7 @@ from mopsjobs.engines.dask_client import check_installed
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EngineError
 from mopsjobs.ledger.attempt import Outcome, Usage
-from mopsjobs.runner.pools.base import OnLog, TaskAtWork, TaskResult
+from mopsjobs.runner.pools.base import NO_LIMITS, OnLog, TaskAtWork, TaskLimits, TaskResult
 from mopsjobs.studies.study import Task
 
 CHILD = "mopsjobs.runner.pools.dask_child"
@@ -33,7 +33,7 @@ class DaskProcess:
         *,
         outputs: Sequence[str] | None = None,
         python: str | None = None,
-        task_timeout: float | None = None,
+        limits: TaskLimits = NO_LIMITS,
         on_log: OnLog | None = None,
     ) -> None:
         """Prepare a pool; nothing is started before `run`.
@@ -45,7 +45,7 @@ class DaskProcess:
             env: the environment of the runner, and the variables of the job and the shard for the model.
             outputs: the outputs that the study names; None: it names none.
             python: the model's interpreter, a path on the workers; None: that of each worker.
-            task_timeout: seconds that a task may take; None: no limit.
+            limits: limits of each attempt.
             on_log: called with the task's number and each line that the model printed, when the task has ended.
         """
         self.workers: int | None = None  # they come and go, and only the scheduler knows them
@@ -60,7 +60,10 @@ class DaskProcess:
             "entrypoint": entrypoint,
             "outputs": outputs,
             "python": python,
-            "task_timeout": task_timeout,
+            "timeout": limits.timeout,
+            "memory": limits.memory,
+            "retries": limits.policy.retries,
+            "causes": sorted(limits.policy.causes),
         }
         self._sent: dict[int, Task] = {}
 

@@ -49,8 +49,8 @@ _stopped: dict[str, None] = {}
 _lock = threading.Lock()
 
 
-def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, Any]:
-    """Run one task of a job.
+def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | None) -> dict[str, Any]:
+    """Make one attempt at a task of a job.
 
     Args:
         code: the model and how to run it.
@@ -58,16 +58,18 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
             - `worker`: the text of engines/worker.py
             - `measurement`: the text of utils/measurement.py
             - `process_usage`: the text of process_usage.py
+            - `memory_guard`: the text of memory_guard.py
             - `log_lines`: the text of log_lines.py
             - `describe`: the text of engines/interpreter_script.py
             - `env`: variables of the model's process, besides those of this worker
-            - `entrypoint`: the model and the scenario
+            - `entrypoint`: model and scenario
             - `outputs`: the names that the study gives, or None
             - `python`: the interpreter, None for this worker's own
-            - `timeout`: seconds or None
-            - `attempts`: how often a task is begun before the deaths of its process count
+            - `timeout`: seconds, or None
+            - `starts`: how often a process is started that ends before it has loaded the model
         job_id: names this run of the job.
         task: the line for engines/worker.py.
+        memory: bytes that the task may have, or None.
 
     Returns:
         `lines`, those of the model that are kept, and one of:
@@ -75,10 +77,9 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
         - `error`: `type`, `message` and `traceback`
         - `broken`: the same of a model that cannot be loaded
         - `unready`: the exit code of a process that ended before it was ready
-        - `died`: true, if its process ended at each attempt
-        - `late` or `stopped`: true
+        - `died`, `late`, `excessive` or `stopped`: true; with `died` also `exit_code` and `is_oom`
 
-        Besides, `deaths` has the attempts at which the process ended. `started_at` and `usage` are of the last attempt.
+        Besides, `started_at` and `usage`.
     """
     with _lock:
         if job_id in _stopped:
@@ -90,7 +91,7 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
         job.busy += 1
     lines: list[str] = []
     try:
-        answer = _run_attempts(job, code, task, lines)
+        answer = _run_attempt(job, code, task, memory, lines)
     finally:
         with _lock:
             job.busy -= 1
@@ -153,11 +154,11 @@ class _Job:
                 self.root = root
             return self.root
 
-    def take(self, code: dict[str, Any]) -> _Model:
+    def take(self, code: dict[str, Any], *, is_new: bool) -> _Model:
         """Return an idle process, else a new one."""
         root = self.unpack(code)
         with _lock:
-            while self.idle:
+            while self.idle and not is_new:
                 model = self.idle.pop()
                 if model.process.poll() is None:
                     return model
@@ -205,7 +206,10 @@ class _Model:
         self.lines: list[str] = []
         self.logs = _module("log_lines", code["log_lines"]).LogLines(lambda _task, line: self.lines.append(line))
         self.is_ready = False
+        self.has_run = self.has_excess = False
         self.measurement = _module("measurement", code["measurement"])
+        self.guard = _module("memory_guard", code["memory_guard"]).MemoryGuard(self.measurement)
+        self.watch: Any = None
         self.usage = _module("process_usage", code["process_usage"]).ProcessUsage()
         self.oom_kills = self.measurement.OomKills()
         self.selector = selectors.DefaultSelector()
@@ -214,11 +218,28 @@ class _Model:
         self.selector.register(self.process.stdout, selectors.EVENT_READ, self.answers.extend)  # type: ignore[arg-type]
         self.selector.register(self.process.stderr, selectors.EVENT_READ, self.logs.feed)  # type: ignore[arg-type]
 
-    def run_task(self, task: dict[str, Any], timeout: float | None, lines: list[str]) -> dict[str, Any] | None:
+    def run_task(
+        self, task: dict[str, Any], timeout: float | None, memory: int | None, lines: list[str]
+    ) -> dict[str, Any] | None:
         """Return the answer to a task; None if the process has ended instead. After the timeout, end the process."""
         self.lines = lines
         self.outgoing += json.dumps(task).encode() + b"\n"
-        self._begin()
+        self._begin(memory)
+        try:
+            answer = self._await_answer(timeout, memory)
+        finally:
+            if self.watch is not None:
+                self.guard.end(self.watch)
+        self.has_excess = self.watch is not None and self.watch.is_over
+        if answer is not None:
+            self.has_run = True
+            self._read(wait=0.0)  # the lines before the answer: they are in the pipe by then
+            self.logs.end()
+            if self.has_excess:  # it was killed when it had answered
+                self.end()
+        return answer
+
+    def _await_answer(self, timeout: float | None, memory: int | None) -> dict[str, Any] | None:
         while True:
             self._write()
             is_over = not self._read()
@@ -233,7 +254,7 @@ class _Model:
                     return {**answer, "usage": usage, "started_at": started_at}
                 self.usage.note_ready(answer)
                 self.is_ready = True
-                self._begin()
+                self._begin(memory)
             if is_over or len(self.answers) > MAX_LINE_BYTES:
                 self.end()
                 self._read()
@@ -244,17 +265,20 @@ class _Model:
                 self._read()
                 return {"late": True, **self.at_end(peak)}
 
-    def _begin(self) -> None:
+    def _begin(self, memory: int | None) -> None:
         self._began, self._started_at = time.monotonic(), time.time()
+        self.watch = self.guard.begin(self.process.pid, memory) if memory is not None and self.is_ready else None
 
     def at_end(self, peak: int | None = None) -> dict[str, Any]:
         """Return start and usage of the task at which the process ended."""
         return {"started_at": self._started_at, "usage": self.usage.at_end(time.monotonic() - self._began, peak)}
 
-    def finish_logs(self) -> None:
-        """Read the lines before the answer: they are in the pipe by then."""
-        self._read(wait=0.0)
-        self.logs.end()
+    def describe_death(self) -> dict[str, Any]:
+        """Return how the process ended while it ran a task."""
+        if self.has_excess:
+            return {"excessive": True, **self.at_end(self.watch.peak)}
+        exit_code = self.process.returncode
+        return {"died": True, "exit_code": exit_code, "is_oom": self.oom_kills.explain(exit_code), **self.at_end()}
 
     def end(self) -> None:
         """Kill the process, and wait for its end."""
@@ -316,33 +340,38 @@ def _thread_limits() -> dict[str, str]:
     return {f"{name}_NUM_THREADS": share for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
 
 
-def _run_attempts(job: _Job, code: dict[str, Any], task: dict[str, Any], lines: list[str]) -> dict[str, Any]:
-    deaths: list[dict[str, Any]] = []
-    exit_code = 0
-    is_ready = False
-    for attempt in range(1, code["attempts"] + 1):
-        if job.is_stopped:
-            return {"stopped": True}
+def _run_attempt(
+    job: _Job, code: dict[str, Any], task: dict[str, Any], memory: int | None, lines: list[str]
+) -> dict[str, Any]:
+    failed_starts, is_alone = 0, False
+    while not job.is_stopped:
         try:
-            model = job.take(code)
+            model = job.take(code, is_new=is_alone)
         except OSError as error:
             return {"broken": {"type": type(error).__name__, "message": str(error), "traceback": ""}}
         try:
-            answer = model.run_task({**task, "attempt": attempt}, code["timeout"], lines)
+            answer = model.run_task(task, code["timeout"], memory, lines)
             if answer is not None:
-                model.finish_logs()
                 if "outputs" in answer:
                     answer["outputs"] = {name: _content(output) for name, output in answer["outputs"].items()}
-                return {**answer, "deaths": deaths}
+                return answer
         finally:
             job.give_back(model)
-        exit_code, is_ready = model.process.returncode, model.is_ready
-        if is_ready:
-            is_oom = model.oom_kills.explain(exit_code)
-            deaths.append({"exit_code": exit_code, "is_oom": is_oom, **model.at_end()})
-    if job.is_stopped:
-        return {"stopped": True}
-    return {"died": True, "deaths": deaths} if is_ready else {"unready": exit_code}
+        if not model.is_ready:
+            failed_starts += 1
+            if failed_starts == code["starts"]:
+                return _unless_stopped(job, {"unready": model.process.returncode})
+        elif not (model.has_excess and model.has_run):
+            return _unless_stopped(job, model.describe_death())
+        else:  # some of the memory may be what earlier tasks left
+            is_alone = True
+            lines.clear()
+    return {"stopped": True}
+
+
+def _unless_stopped(job: _Job, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer that tells of a death, unless the job was stopped, which has ended its processes."""
+    return {"stopped": True} if job.is_stopped else answer
 
 
 def _content(content: str | dict[str, str]) -> bytes:

@@ -2,7 +2,8 @@
 
 One thread with one selector does it all. Each worker has the task it runs and a second one, so that it never waits
 between two tasks. If a worker dies, the first task was being run, and the second was not begun. See
-docs/decisions/0012-worker-processes.md.
+docs/decisions/0012-worker-processes.md. With a limit of memory, a worker has one task at a time, so that what it has is
+that of the task. See docs/decisions/0069-memory-of-a-task.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import selectors
 import signal
 import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,19 +28,24 @@ from mopsjobs.engines.model_errors import (
 )
 from mopsjobs.ledger.attempt import Outcome, Usage
 from mopsjobs.runner.pools.base import (
-    ATTEMPTS,
     GRACE_SECONDS,
+    NO_LIMITS,
+    STARTS,
     OnLog,
     TaskAtWork,
+    TaskLimits,
     TaskResult,
     death_of,
     lateness_of,
+    memory_excess_of,
     outcome_of,
     task_message,
 )
-from mopsjobs.runner.pools.worker_process import Assignment, WorkerProcess
+from mopsjobs.runner.pools.memory_guard import MemoryGuard, Watch
+from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue, most_doublings
+from mopsjobs.runner.pools.worker_process import WorkerProcess
 from mopsjobs.studies.study import Task
-from mopsjobs.utils.measurement import OomKills
+from mopsjobs.utils import measurement
 
 TASKS_PER_WORKER = 2
 """Tasks that a worker has at once."""
@@ -61,7 +66,7 @@ class WorkerPool:
         setup: Mapping[str, object],
         size: int,
         *,
-        task_timeout: float | None = None,
+        limits: TaskLimits = NO_LIMITS,
         on_log: OnLog | None = None,
         env: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -72,7 +77,7 @@ class WorkerPool:
             command: how to start a worker.
             setup: the first line of its input; see engines/worker.py.
             size: how many workers run at once.
-            task_timeout: seconds that a task may take; None: no limit.
+            limits: limits of each attempt. The memory of a task is doubled up to that of this machine.
             on_log: called with the task's number, or None, and each line of the model that is kept; see `LogLines`.
             env: the workers' environment; None: that of this process.
             clock: a monotonic clock in seconds.
@@ -82,16 +87,18 @@ class WorkerPool:
         self._size = size
         self.workers: int | None = size
         self.is_ready = False
-        self._timeout = task_timeout
+        self._timeout, self._memory, self._policy = limits
+        self._guard = MemoryGuard(measurement)
+        self._depth = TASKS_PER_WORKER if limits.memory is None else 1
         self._on_log = on_log or (lambda _task, _line: None)
         self._env = os.environ if env is None else env
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._workers: list[WorkerProcess] = []
-        self._requeued: deque[Assignment] = deque()
+        self._queue = self._queue_of(iter(()))
         self._failed_starts = 0
         self._liveness_checked_at = clock()
-        self._oom_kills = OomKills()
+        self._oom_kills = measurement.OomKills()
 
     def run(
         self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
@@ -101,14 +108,15 @@ class WorkerPool:
         Raises:
             ModelError: if the model cannot be loaded.
         """
-        tasks_ahead = (Assignment(position, task, 1) for position, task in tasks)
+        self._queue = self._queue_of(tasks)
         try:
             while True:
-                self._hand_out(tasks_ahead)
-                if not any(worker.tasks for worker in self._workers):
+                self._hand_out()
+                pause = self._queue.seconds_to_next()
+                if pause is None and not any(worker.tasks for worker in self._workers):
                     return
                 yield None
-                for key, events in self._selector.select(wake_seconds):
+                for key, events in self._selector.select(wake_seconds if pause is None else min(pause, wake_seconds)):
                     yield from self._handle_event(key.data[0], key.data[1], events)
                 yield from self._stop_late_workers()
                 yield from self._bury_dead_workers()
@@ -118,7 +126,7 @@ class WorkerPool:
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that run now; see `Pool.at_work`."""
         return [
-            TaskAtWork(*worker.tasks[0], worker.task_started_ts, worker.usage.host)
+            TaskAtWork(*worker.tasks[0][:3], worker.task_started_ts, worker.usage.host)
             for worker in self._workers
             if worker.is_ready and worker.tasks
         ]
@@ -127,6 +135,7 @@ class WorkerPool:
         """Stop all workers and their child processes: by SIGTERM, then by SIGKILL. Closing twice is harmless."""
         workers, self._workers = self._workers, []
         for worker in workers:
+            self._end_watch(worker)
             worker.log_lines.end()
             with contextlib.suppress(OSError):
                 worker.stdin.close()
@@ -143,34 +152,48 @@ class WorkerPool:
 
     # --- tasks to workers ------------------------------------------------------------------------------------
 
-    def _hand_out(self, tasks_ahead: Iterator[Assignment]) -> None:
+    def _queue_of(self, tasks: Iterator[tuple[int, Task]]) -> TaskQueue:
+        return TaskQueue(tasks, self._policy, most_doublings(self._memory, measurement.memory_size()), self._clock)
+
+    def _hand_out(self) -> None:
         # One task for each worker first, then the second: no worker idles while another has two.
-        for depth in range(1, TASKS_PER_WORKER + 1):
+        for depth in range(1, self._depth + 1):
             for worker in list(self._workers):
-                if len(worker.tasks) < depth and not self._assign(worker, tasks_ahead):
+                if len(worker.tasks) < depth and not self._assign(worker):
                     return
             while depth == 1 and len(self._workers) < self._size:
-                task = self._next(tasks_ahead)
+                task = self._queue.next()
                 if task is None:
                     return
-                self._requeued.appendleft(task)
-                worker = self._start()
-                self._assign(worker, tasks_ahead)
+                self._queue.put_back(task)
+                self._assign(self._start())
 
-    def _next(self, tasks_ahead: Iterator[Assignment]) -> Assignment | None:
-        return self._requeued.popleft() if self._requeued else next(tasks_ahead, None)
-
-    def _assign(self, worker: WorkerProcess, tasks_ahead: Iterator[Assignment]) -> bool:
-        assignment = self._next(tasks_ahead)
+    def _assign(self, worker: WorkerProcess) -> bool:
+        assignment = self._queue.next()
         if assignment is None:
             return False
+        if assignment.is_alone and worker.has_run:
+            self._remove(worker)
+            worker = self._start()
         if not worker.tasks:
             worker.begin_task(self._clock())
         worker.tasks.append(assignment)
+        self._begin_watch(worker)
         line = json.dumps(task_message(assignment.task, assignment.attempt))
         worker.outgoing += line.encode() + b"\n"
         self._write(worker)
         return True
+
+    def _begin_watch(self, worker: WorkerProcess) -> None:
+        if self._memory is not None and worker.is_ready and worker.tasks:
+            worker.watch = self._guard.begin(worker.process.pid, self._memory << worker.tasks[0].doublings)
+
+    def _end_watch(self, worker: WorkerProcess) -> Watch | None:
+        """End the watch over the task at work; return it if the worker had too much memory."""
+        watch, worker.watch = worker.watch, None
+        if watch is not None:
+            self._guard.end(watch)
+        return watch if watch is not None and watch.is_over else None
 
     def _start(self) -> WorkerProcess:
         try:
@@ -217,6 +240,8 @@ class WorkerPool:
             return
         worker.answers += data
         yield from self._handle_answers(worker)
+        if worker not in self._workers:
+            return
         if not data or len(worker.answers) > MAX_LINE_BYTES:
             yield from self._bury(worker)
 
@@ -232,24 +257,25 @@ class WorkerPool:
                 self.is_ready = True
                 self._failed_starts = 0
                 worker.begin_task(self._clock())
+                self._begin_watch(worker)
                 continue
-            assignment = worker.tasks.popleft()
+            assignment, excess = worker.tasks.popleft(), self._end_watch(worker)
+            worker.has_run = True
             started_at, usage = worker.usage.note(answer["usage"])
             worker.begin_task(self._clock())
             outputs, error = answer.get("outputs"), answer.get("error")
             if outputs is not None:
                 outputs = {name: _content(content) for name, content in outputs.items()}
             self._read_logs(worker, assignment.task)
+            outcome = outcome_of(error)
+            is_final = error is None or not self._queue.try_again(assignment, outcome, error["type"])
             yield TaskResult(
-                assignment.position,
-                assignment.task,
-                outputs,
-                error,
-                outcome=outcome_of(error),
-                attempt=assignment.attempt,
-                started_at=started_at,
-                usage=Usage(*usage),
+                *assignment[:2], outputs, error, outcome, assignment.attempt, started_at, Usage(*usage), is_final
             )
+            if excess is not None:  # it was killed when it had answered
+                self._remove(worker)
+                return
+            self._begin_watch(worker)
 
     def _read_answer(self, line: bytearray) -> dict[str, Any]:
         try:
@@ -266,37 +292,44 @@ class WorkerPool:
             worker.log_lines.feed(os.read(worker.stderr.fileno(), 2**20))
         worker.log_lines.end_task(task.number)
 
-    def _bury(self, worker: WorkerProcess) -> Iterator[TaskResult]:
-        """Clean up after a dead worker: kill its processes, requeue its tasks; the first counts as begun."""
+    def _remove(self, worker: WorkerProcess) -> int:
+        """Kill a worker and the processes that it started, and read what it printed last. Return its exit code."""
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             if stream in self._selector.get_map():
                 self._selector.unregister(stream)
         self._workers.remove(worker)
+        self._end_watch(worker)
         worker.signal(signal.SIGKILL)
         worker.has_ended(wait=True)
-        code = worker.process.returncode
         with contextlib.suppress(OSError):
             worker.log_lines.feed(worker.stderr.read() or b"")
         worker.log_lines.end()
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             with contextlib.suppress(OSError):
                 stream.close()
+        return int(worker.process.returncode)
+
+    def _bury(self, worker: WorkerProcess) -> Iterator[TaskResult]:
+        """Remove a dead worker, and put its tasks back; the first counts as begun."""
+        excess = self._end_watch(worker)
+        code = self._remove(worker)
         if not worker.is_ready:
             self._failed_starts += 1
-            if self._failed_starts > ATTEMPTS * self._size:
+            if self._failed_starts > STARTS * self._size:
                 raise startup_error(code)
         if not worker.tasks:
             return
         first, *rest = worker.tasks
-        self._requeued.extendleft(reversed(rest))
+        self._queue.put_back(*rest)
         if not worker.is_ready:
-            self._requeued.appendleft(first)
-            return
-        is_final = first.attempt >= ATTEMPTS
-        if not is_final:
-            self._requeued.appendleft(first._replace(attempt=first.attempt + 1))
-        end = death_of(describe_exit(code), is_oom=self._oom_kills.explain(code))
-        yield self._result_at_end(worker, first, end, is_final=is_final)
+            self._queue.put_back(first)
+        elif excess is None:
+            end = death_of(describe_exit(code), is_oom=self._oom_kills.explain(code))
+            yield self._result_at_end(worker, first, end)
+        elif worker.has_run:  # some of the memory may be what earlier tasks left
+            self._queue.put_back(first._replace(is_alone=True))
+        else:
+            yield self._result_at_end(worker, first, memory_excess_of(excess.limit), peak=excess.peak)
 
     def _stop_late_workers(self) -> Iterator[TaskResult]:
         if self._timeout is None:
@@ -304,7 +337,7 @@ class WorkerPool:
         for worker in list(self._workers):
             if worker.tasks and worker.is_ready and self._clock() - worker.task_started_at > self._timeout:
                 late = worker.tasks.popleft()
-                self._requeued.extendleft(reversed(worker.tasks))
+                self._queue.put_back(*worker.tasks)
                 worker.tasks.clear()
                 peak = worker.peak_now()
                 yield from self._bury(worker)
@@ -317,13 +350,16 @@ class WorkerPool:
         end: tuple[Outcome, Mapping[str, str]],
         *,
         peak: int | None = None,
-        is_final: bool = True,
     ) -> TaskResult:
-        """Return the result of the attempt at which a worker ended. For `peak`, see `ProcessUsage.at_end`."""
-        position, task, attempt = assignment
+        """Return the result of the attempt at which a worker ended. For `peak`, see `ProcessUsage.at_end`.
+
+        The task is put back, if it is to be tried again.
+        """
         outcome, error = end
+        is_final = not self._queue.try_again(assignment, outcome, error["type"])
         usage = Usage(*worker.usage.at_end(self._clock() - worker.task_started_at, peak))
-        return TaskResult(position, task, None, error, outcome, attempt, worker.task_started_ts, usage, is_final)
+        started_at = worker.task_started_ts
+        return TaskResult(*assignment[:2], None, error, outcome, assignment.attempt, started_at, usage, is_final)
 
     def _bury_dead_workers(self) -> Iterator[TaskResult]:
         """Bury dead workers whose pipes are still open, held by processes that they started."""

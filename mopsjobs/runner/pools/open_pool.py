@@ -13,7 +13,7 @@ from mopsjobs.engines.describe_interpreter import describe_interpreter
 from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment
 from mopsjobs.engines.worker_script import write_worker
 from mopsjobs.runner.environment_notes import EnvironmentNotes
-from mopsjobs.runner.pools.base import OnLog, Pool
+from mopsjobs.runner.pools.base import OnLog, Pool, TaskLimits
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import ReadableStore
@@ -23,11 +23,11 @@ from mopsjobs.utils.files import make_directory
 
 
 class PoolOptions(NamedTuple):
-    """The options by which a shard runs its tasks; see `Shard` for the first four."""
+    """The options by which a shard runs its tasks; see `Shard`."""
 
     workers: int | None
     python: str | None
-    task_timeout: float | None
+    limits: TaskLimits
     scheduler: str | None
     spool: Path
     """A directory of the shard's own, for the worker's script and large outputs. It is emptied first."""
@@ -74,7 +74,7 @@ def open_pool(
             {**os.environ, **job_env},
             outputs=outputs,
             python=options.python,
-            task_timeout=options.task_timeout,
+            limits=options.limits,
             on_log=on_log,
         )
         pool.on_environment = notes.note
@@ -90,7 +90,7 @@ def open_pool(
         [python, "-u", str(write_worker(options.spool))],
         {"root": str(root), "entrypoint": entrypoint, "spool": str(options.spool), "outputs": outputs},
         workers,
-        task_timeout=options.task_timeout,
+        limits=options.limits,
         on_log=on_log,
         env={**env, **thread_limits(env, cores // workers), **job_env},
     )

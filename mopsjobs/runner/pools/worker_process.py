@@ -8,21 +8,14 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mopsjobs.runner.pools.base import OnLog
 from mopsjobs.runner.pools.log_lines import LogLines
+from mopsjobs.runner.pools.memory_guard import Watch
 from mopsjobs.runner.pools.process_usage import ProcessUsage
-from mopsjobs.studies.study import Task
+from mopsjobs.runner.pools.task_queue import Assignment
 from mopsjobs.utils.measurement import peak_rss
-
-
-class Assignment(NamedTuple):
-    """A try at a task, as it is given to a worker."""
-
-    position: int
-    task: Task
-    attempt: int
 
 
 class WorkerProcess:
@@ -68,6 +61,10 @@ class WorkerProcess:
         self.task_started_ts = 0.0
         """The same in seconds since the epoch."""
         self.is_ready = False
+        self.has_run = False
+        """Whether a task has ended in it."""
+        self.watch: Watch | None = None
+        """The watch over the memory of the first of its tasks."""
         self.is_blocked = False
         """Whether the pipe to it is full, and more is to be written."""
         self.usage = ProcessUsage()

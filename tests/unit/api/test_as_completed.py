@@ -71,6 +71,23 @@ def test_a_task_that_is_tried_again_comes_at_its_end(cli: Cli, remote: Remote, r
     assert _followed(cli, reg.job("job")) == [(0, "succeeded", 1)]
 
 
+def test_a_task_is_tried_again_as_its_launch_says(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
+    """By the causes and the number of retries in the record."""
+    add_job(remote.jobs, "job", sets_of(2))
+    remote.jobs.update_fields(
+        "job", engine="local", metadata={"local_retries": "2", "local_retry_on": "error:ValueError"}
+    )
+    write = Ledger(remote.store.inner)
+    write(attempt(0, "failed"), attempt(1, "died", error=DIED))
+    during_sleeps(
+        cli,
+        _1=functools.partial(write, attempt(0, "failed", attempt=2)),
+        _2=functools.partial(write, attempt(0, "failed", attempt=3, started_at=attempt(9).started_at)),
+        _3=lambda: remote.jobs.finalize_job("job", "failed"),
+    )
+    assert _followed(cli, reg.job("job")) == [(1, "died", 0), (0, "failed", 2)]
+
+
 @pytest.mark.parametrize(
     ("outcome", "number", "error"),
     [("failed", 1, None), ("timeout", 1, None), ("died", 2, DIED), ("oom", 1, DIED._replace(type="MemoryError"))],

@@ -355,4 +355,4 @@ def test_a_worker_that_died_is_told_as_an_event(
     ran, _ = work(line, registry, tmp_path / "job")
     assert ran[:4] == ("succeeded", 1, 0, True)
     told = [event["text"] for event in _events(line) if event["kind"] == "runner"]
-    assert told == ["task 0: its worker died (SIGKILL); it is tried once more"]
+    assert told == ["task 0: its worker died (SIGKILL); it is tried again"]

@@ -12,6 +12,7 @@ import pytest
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.submission import launching
 from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.session import Session
 
@@ -25,6 +26,9 @@ SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={}
         ("local", {"workers": 0}, "invalid workers '0': expected 1 or more."),
         ("kubernetes", {"shards": -1}, "invalid shards '-1': expected 1 or more."),
         ("local", {"task_timeout": 0.0}, "invalid task_timeout '0': expected more than zero."),
+        ("local", {"task_memory": 1000}, "invalid task_memory '1000B': expected at least 16MiB."),
+        ("local", {"retries": "x"}, "invalid retries 'x': expected a whole number from 0 to 100."),
+        ("local", {"retries": -1}, "invalid retries '-1': expected a whole number from 0 to 100."),
         ("local", {"shards": 2}, "shards has no effect with the local engine."),
         ("dask", {"cluster": {"service_account": "a"}}, "service_account has no effect with the dask engine."),
         ("kubernetes", {"scheduler": "tcp://h:1"}, "scheduler has no effect with the kubernetes engine."),
@@ -38,6 +42,31 @@ def test_an_error_names_the_field(engine: str, options: dict[str, Any], message:
     with pytest.raises(OptionError) as caught:
         make_launch("job", engine, LaunchOptions(**options), SESSION)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "recorded", "expected"),
+    [
+        ({}, {}, (None, None)),
+        ({"retries": 3}, {}, (3, "died")),
+        ({"retry_on": "oom,died,oom"}, {}, (1, "died,oom")),
+        ({}, {"retries": "3", "retry_on": "oom"}, (3, "oom")),
+        ({"retries": 0}, {"retries": "3", "retry_on": "oom"}, (0, "oom")),
+        ({"retry_on": "error:OSError"}, {"retries": "3"}, (3, "error:OSError")),
+    ],
+)
+def test_retries_are_as_asked_for_else_as_recorded(
+    options: dict[str, Any], recorded: dict[str, str], expected: tuple[int | None, str | None]
+) -> None:
+    launch = make_launch("job", "local", LaunchOptions(**options), SESSION, recorded=recorded)
+    assert (launch.retries, launch.retry_on) == expected
+    assert make_launch("job", "local", LaunchOptions(), SESSION, recorded={"task_memory": "1GiB"}).task_memory == 2**30
+
+
+def test_a_limit_of_memory_is_refused_where_no_system_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "memory_size", lambda: None)
+    with pytest.raises(OptionError, match=r"^task_memory has no effect on this system: only Linux tells"):
+        make_launch("job", "local", LaunchOptions(task_memory=2**30), SESSION)
 
 
 def test_a_program_that_is_not_python_is_refused() -> None:

@@ -6,12 +6,14 @@ import ast
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from mopsjobs.runner.pools import memory_guard
 from mopsjobs.utils import measurement
 from mopsjobs.utils.cores import thread_limits, usable_cores
-from mopsjobs.utils.measurement import count_oom_kills, cpu_quota, peak_rss
+from mopsjobs.utils.measurement import count_oom_kills, cpu_quota, memory_size, peak_rss
 from support.runs import tree
 
 System = Callable[[dict[str, str]], None]
@@ -61,6 +63,37 @@ def test_a_container_that_does_not_see_the_path_of_its_host(system: System) -> N
     assert (cpu_quota(), count_oom_kills()) == (2.0, 7)
 
 
+def test_the_memory_of_a_machine_is_that_of_the_narrowest_limit(system: System) -> None:
+    system({"proc/meminfo": "MemTotal:       2048 kB\nMemFree: 3 kB\n", "proc/self/cgroup": "0::/a/b\n4:memory:/\n"})
+    assert memory_size() == 2 * 2**20
+    system({"groups/a/b/memory.max": "max\n", "groups/a/memory.max": "1048576\n"})
+    assert memory_size() == 2**20
+    system({"groups/memory/memory.limit_in_bytes": "4096\n"})
+    assert memory_size() == 4096
+
+
+def test_a_tree_has_descendants_and_what_is_left_of_the_session(system: System) -> None:
+    """Not a process that has ended, and no neighbour. A name may look like other fields."""
+    parents = {7: (1, 7), 8: (7, 7), 9: (8, 9), 10: (1, 7), 11: (1, 11), 12: (11, 11)}
+    system({f"proc/{pid}/stat": f"{pid} (a) S 1 () S {at} 3 {session} 0\n" for pid, (at, session) in parents.items()})
+    system({"proc/13/stat": "13 (dead) Z 7 3 7 0\n", "proc/self/stat": "7 (me) S 1 1 7\n"})
+    assert measurement.read_parents() == parents
+    assert sorted(measurement.tree_of(7, parents)) == [7, 8, 9, 10]
+    assert measurement.tree_of(7, parents)[0] == 7
+    assert measurement.tree_of(99, parents) == [99]
+
+
+def test_shared_memory_counts_once_if_the_system_tells(system: System) -> None:
+    """It is only looked at if the sum is too much. A process without that file counts with all it has."""
+    page = measurement.PAGE
+    system({f"proc/{pid}/statm": "900 100 5 1 0 0 0\n" for pid in (7, 8, 9)})
+    system({f"proc/{pid}/smaps_rollup": "Rss: 9 kB\nPss:          8 kB\n" for pid in (7, 8)})
+    assert measurement.tree_memory([7, 8, 9], 300 * page) == 300 * page
+    assert measurement.tree_memory([7, 8, 9], 299 * page) == 16 * 1024 + 100 * page
+    assert measurement.tree_memory([7], 1) == 100 * page
+    assert measurement.tree_memory([6], 1) == 0
+
+
 @pytest.mark.parametrize("quota", ["max 100000", "-1 100000", "0 0", "nonsense", ""])
 def test_no_quota(system: System, quota: str) -> None:
     system({"proc/self/cgroup": "0::/\n", "groups/cpu.max": quota})
@@ -69,6 +102,7 @@ def test_no_quota(system: System, quota: str) -> None:
 
 def test_a_system_that_tells_nothing(system: System) -> None:
     assert (cpu_quota(), count_oom_kills(), peak_rss(os.getpid())) == (None, 0, None)
+    assert (memory_size(), measurement.read_parents()) == (None, {})
     assert usable_cores() >= 1
 
 
@@ -89,7 +123,8 @@ def test_libraries_of_numerics_get_the_share_of_a_worker() -> None:
     assert thread_limits({"OMP_NUM_THREADS": "8"}, 2) == {}
 
 
-def test_the_text_that_dask_workers_get_needs_nothing_else() -> None:
-    parsed = ast.parse(Path(measurement.__file__).read_text(), feature_version=(3, 8))
+@pytest.mark.parametrize("module", [measurement, memory_guard])
+def test_the_text_that_dask_workers_get_needs_nothing_else(module: ModuleType) -> None:
+    parsed = ast.parse(Path(str(module.__file__)).read_text(), feature_version=(3, 8))
     imported = [node.module for node in ast.walk(parsed) if isinstance(node, ast.ImportFrom)]
     assert set(imported) <= {"__future__", "typing", "collections.abc"}

@@ -66,6 +66,28 @@ def test_every_shard_is_an_index() -> None:
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 
+@pytest.mark.parametrize(
+    ("changes", "options", "memory"),
+    [
+        ({"task_memory": 2**30, "workers": 1}, {}, "1280Mi"),
+        ({"task_memory": 2**30, "workers": 3}, {}, "3328Mi"),
+        ({"task_memory": 2**30}, {"cpu": "2"}, "2304Mi"),
+        ({"task_memory": 2**30, "workers": 2, "retries": 2, "retry_on": "died,oom"}, {}, "5376Mi"),
+        ({"task_memory": 2**30, "workers": 2, "retries": 2, "retry_on": "died"}, {}, "2304Mi"),
+        ({"task_memory": 2**30, "workers": 2}, {"memory": "8Gi"}, "8Gi"),
+    ],
+)
+def test_a_pod_has_the_memory_that_its_tasks_may_have(
+    changes: dict[str, Any], options: dict[str, str], memory: str
+) -> None:
+    """One of them at its last, doubled limit, and the runner. The runner in the pod enforces the limit of each."""
+    container = _container(_manifest(_launch(options={"image": "i", **options}, **changes)))
+    assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"] == memory
+    words = container["args"]
+    assert words[words.index("--task-memory") + 1] == "1GiB"
+    assert ("--retry-on" in words) == ("retry_on" in changes)
+
+
 def test_an_evicted_pod_is_no_failure_of_its_shard() -> None:
     (rule,) = _manifest()["spec"]["podFailurePolicy"]["rules"]
     assert rule == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}

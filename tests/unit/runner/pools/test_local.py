@@ -187,7 +187,7 @@ def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path:
         "    time.sleep(60)\n"
     )
     child = tmp_path / "child"
-    pool = pool_of(code(tmp_path / "code", source), 1, task_timeout=2, clock=StuckClock(child.exists))
+    pool = pool_of(code(tmp_path / "code", source), 1, timeout=2, clock=StuckClock(child.exists))
     finished = all_of(pool, [{"child": str(child)}])
     assert _kinds(finished) == ["Timeout"]
     until(lambda: _all_ended(child), "the child to end")
@@ -228,7 +228,7 @@ def test_a_task_that_takes_too_long_is_stopped_and_those_behind_it_run(model: Pa
     def hangs() -> bool:
         return len(calls(noted)) > 1 and is_alive(callers(noted)[1])
 
-    finished = all_of(pool_of(model, 1, task_timeout=1.5, clock=StuckClock(hangs)), sets)
+    finished = all_of(pool_of(model, 1, timeout=1.5, clock=StuckClock(hangs)), sets)
     assert _kinds(finished) == [None, "Timeout", None, None, None]
     assert finished[1].error == {"type": "Timeout", "message": "it took longer than 1.5 s"}
     assert calls(noted) == dict.fromkeys(range(5), 1)
@@ -256,7 +256,7 @@ def test_queueing_and_loading_do_not_count_towards_the_timeout(tmp_path: Path) -
 
     finished = []
     Path(f"{gate}0").touch()
-    pool = pool_of(code(tmp_path / "code", source), 1, task_timeout=1.5, clock=clock)
+    pool = pool_of(code(tmp_path / "code", source), 1, timeout=1.5, clock=clock)
     for one in ends(pool, sets_of(3)):
         finished.append(one)
         Path(f"{gate}{one.position + 1}").touch()

@@ -131,7 +131,7 @@ def test_an_attempt_that_took_too_long_is_measured(user: Path, tmp_path: Path) -
         return passed[0]
 
     sets = [{"x": 0, "burn": 2, "bytes": 100 * MIB, "gate": str(gate)}]
-    (late,) = all_of(pool_of(user, 1, task_timeout=5, clock=clock), sets)
+    (late,) = all_of(pool_of(user, 1, timeout=5, clock=clock), sets)
     assert late.outcome == Outcome.TIMEOUT
     assert 2 <= _cpu(late) <= 2.2
     assert 100 * MIB <= (late.usage.max_rss_bytes or 0) <= 200 * MIB

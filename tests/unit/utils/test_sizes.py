@@ -1,0 +1,53 @@
+"""Sizes of memory and factors of growth, as texts."""
+
+from __future__ import annotations
+
+import pytest
+
+from mopsjobs.utils.sizes import format_size, parse_factor, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2GiB", 2 * 2**30),
+        ("2Gi", 2 * 2**30),
+        ("2 gib", 2 * 2**30),
+        ("1.5GiB", 3 * 2**29),
+        ("512Mi", 2**29),
+        ("200MB", 200_000_000),
+        ("4G", 4_000_000_000),
+        ("64k", 64_000),
+        ("1TiB", 2**40),
+        ("1000B", 1000),
+    ],
+)
+def test_a_size_has_a_unit(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "GiB", "-1GiB", "0GiB", "0.0001B", "2GiBs", "1e3MB", "x2", "٢GiB", "9" * 15 + "TiB"]
+)
+def test_other_texts_are_no_sizes(text: str) -> None:
+    assert parse_size(text) is None
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1024, 200_000_000, 2**30, 3 * 2**29, 2**40 + 2**10])
+def test_a_size_is_read_as_it_was_written(size: int) -> None:
+    assert parse_size(format_size(size)) == size
+
+
+def test_a_size_is_written_in_its_largest_whole_unit() -> None:
+    sizes = (2**31, 3 * 2**29, 200_000_000)
+    assert [format_size(size) for size in sizes] == ["2GiB", "1536MiB", "200000000B"]
+
+
+@pytest.mark.parametrize(("text", "factor"), [("x2", 2.0), ("x1.5", 1.5), ("x1000", 1000.0)])
+def test_a_factor_is_above_one(text: str, factor: float) -> None:
+    assert parse_factor(text) == factor
+
+
+@pytest.mark.parametrize("text", ["2", "x", "x1", "x0.5", "x-2", "x1001", "2x", "x2GiB"])
+def test_other_texts_are_no_factors(text: str) -> None:
+    assert parse_factor(text) is None
