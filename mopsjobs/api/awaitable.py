@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from types import MethodType, TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
-from mopsjobs.api.arguments import Duration, RunnerOptions
+from mopsjobs.api.arguments import Choices, Duration, RunnerOptions
 from mopsjobs.api.as_completed import ended_job_batches, ended_task_batches, noting_what_goes_on
 from mopsjobs.api.calls_in_threads import CallsInThreads
 from mopsjobs.api.job import Job
@@ -171,12 +171,13 @@ class AsyncJob:
     async def resume(
         self,
         *,
+        only: Choices | None = None,
         code: str | os.PathLike[str] | None = None,
         trust: Sequence[str] = (),
         **options: Unpack[RunnerOptions],
     ) -> AsyncJob | None:
         """Run the missing tasks of the job. See `Job.resume`."""
-        job = await self.calls.call(self.blocking.resume, code=code, trust=trust, **options)
+        job = await self.calls.call(self.blocking.resume, only=only, code=code, trust=trust, **options)
         return None if job is None else AsyncJob(self.registry, job)
 
     def __eq__(self, other: object) -> bool:

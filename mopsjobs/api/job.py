@@ -12,6 +12,7 @@ from mopsjobs.api.arguments import (
     Duration,
     Freshness,
     RunnerOptions,
+    choices_text,
     launch_options,
     policy_of,
     seconds_of,
@@ -346,6 +347,7 @@ class Job:
     def resume(
         self,
         *,
+        only: Choices | None = None,
         code: str | os.PathLike[str] | None = None,
         trust: Sequence[str] = (),
         **options: Unpack[RunnerOptions],
@@ -353,31 +355,24 @@ class Job:
         """Run the missing tasks of the job, and return at once.
 
         Args:
+            only: run only those that ended so: `failed`, `timeout`, `oom`, `died`, `lost`, or keys of errors; None for
+                all. A later resume runs the others.
             code: a directory to pack as the code of the child; None for the job's own code.
             trust: choices of the record that are accepted, as `KIND:VALUE`.
-            options: see `RunnerOptions`; by default as before.
+            options: see `RunnerOptions`; by default as before. `task_timeout`, `task_memory` and `memory` may be
+                factors, like `x2`, of the limits of the job. On this machine and on Dask, `memory` is that of a task.
 
         Returns:
-            The job that runs: a child, or this job if only its runner was lost. None if nothing is missing.
+            The job that runs: a child, or this job if only its runner was lost. None if there is nothing to run.
 
         Raises:
             JobBusyError: if its runner is at work, or if the job was resumed before.
             NotTrustedError: if only the record names where or as what it runs. Nothing was launched.
             StoreError: if the registry cannot be read.
         """
-        from mopsjobs.app.submission_session import submission_session
-        from mopsjobs.app.user_trust import user_trust
-        from mopsjobs.submission.resume import ResumeRequest, resume
+        from mopsjobs.api.resuming import resume_job
 
-        app = self._app
-        request = ResumeRequest(
-            job_id=self.id,
-            options=launch_options(options, Job.resume),
-            code=None if code is None else self.registry.code_in(code),
-        )
-        resumed = resume(request, submission_session(app), user_trust(trust, app))
-        self._warn(resumed.warnings)
-        return None if resumed.job_id is None else Job(self.registry, resumed.job_id)
+        return resume_job(self, choices_text(only), code, trust, launch_options(options, Job.resume, may_grow=True))
 
     # --- show ------------------------------------------------------------------------------------------------
 

@@ -286,6 +286,7 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
     if not failures.groups:
         return []
     from mopsjobs.app.next_steps import failure_commands  # here: JSON has none
+    from mopsjobs.cache.queries.task_ends import memory_ends
 
     largest = failures.groups[0]
     job_id, now = largest.jobs[0], app.now().timestamp()
@@ -297,7 +298,8 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
 
             _, _, found = with_family(connection, job, now=now)
             newest = found or job
-        return failure_commands(job, newest, largest.first.tasks[0])
+        ends = memory_ends(connection, str(newest["job_id"]))
+        return failure_commands(job, newest, largest.first.tasks[0], ends)
 
     return app.cache.read_cached(view) or []
 

@@ -6,21 +6,30 @@ read as a flag.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import command_line
 
+if TYPE_CHECKING:
+    from mopsjobs.cache.queries.task_ends import MemoryEnds
+
 Job = Mapping[str, object]
 
+PEAK_RESERVE = 1.25
+"""Times the measured peak of memory that a suggested limit has at least."""
 
-def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
+
+def next_command(job: Job, *, stale: bool, is_dead: bool = False, ends: MemoryEnds | None = None) -> str:
     """Return the most useful command for a job.
 
     Args:
         job: the job in its JSON form. Of a family, it is the newest: only that can be resumed.
         stale: whether its data is older than it should be.
         is_dead: whether its runner is known to have ended, whatever the record says.
+        ends: its tasks that ran out of memory, as far as the cache knows them.
     """
     job_id = job["job_id"]
     if stale:
@@ -28,7 +37,7 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
     if job["is_active"]:
         return command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
     if _is_submitted(job):
-        return _command_after_end(job)
+        return _command_after_end(job, ends)
     if job["status"] == "failed" and job["k8s_name"] is not None:
         from mopsjobs.engines.kubernetes.manifest import is_job_place, kubectl  # here: few jobs need it
 
@@ -38,23 +47,51 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
     return command_line("status", job_id, "--json")
 
 
-def _command_after_end(job: Job) -> str:
+def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
     """Return the most useful command for a job that mops-jobs submitted and that has ended."""
     job_id, status = job["job_id"], job["status"]
     if status == "succeeded":
         return command_line("results", job_id, "--download DIR")
     if status in ("failed", "partial") and _has_failed_tasks(job):
+        more_memory = memory_command(job, ends)
+        if more_memory is not None and ends is not None and 2 * ends.tasks >= _failed_tasks(job):
+            return more_memory
         return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
+    if job.get("error_code") == "OOMKilled" and _last_launch(job).keys() & {"memory", "task_memory"}:
+        return command_line("resume", job_id, "--memory x2")
     is_model_error = status == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
     return command_line("logs" if is_model_error else "resume", job_id)
 
 
-def next_commands(job: Job, newest: Job | None = None) -> list[tuple[str, str]]:
+def memory_command(job: Job, ends: MemoryEnds | None) -> str | None:
+    """Return the command that runs the tasks again that ran out of memory, with more of it; None if none did.
+
+    A limit grows to twice what it was, or to what the measured peak asks for. Without a limit on this machine, one
+    task at a time has all the memory that there is.
+    """
+    if ends is None or not ends.tasks or job["is_active"] or not _is_submitted(job):
+        return None
+    from mopsjobs.utils.sizes import parse_size  # here: few jobs need it
+
+    launch = _last_launch(job)
+    limit = parse_size(launch.get("task_memory", ""))
+    if limit is not None:
+        factor = max(2, math.ceil(PEAK_RESERVE * (ends.peak or 0) / limit))
+        return command_line("resume", job["job_id"], f"--only oom --memory x{factor}")
+    if "memory" in launch:
+        return command_line("resume", job["job_id"], "--only oom --memory x2")
+    if job["engine"] == "local" and launch.get("workers") != "1":
+        return command_line("resume", job["job_id"], "--only oom --workers 1")
+    return None
+
+
+def next_commands(job: Job, newest: Job | None = None, ends: MemoryEnds | None = None) -> list[tuple[str, str]]:
     """Return other useful commands for a job: the purpose and the command of each.
 
     Args:
         job: the job in its JSON form.
         newest: the newest job of its family, which has the results of all and can be resumed; None if it has no family.
+        ends: the tasks of that job that ran out of memory.
     """
     job_id = job["job_id"]
     failures = [("See why tasks failed", command_line("failures", job_id))] if _has_failed_tasks(job) else []
@@ -72,17 +109,24 @@ def next_commands(job: Job, newest: Job | None = None) -> list[tuple[str, str]]:
     if last["is_active"]:
         found.append(("Wait for the job that continues it", command_line("wait", last["job_id"])))
     elif last["status"] != "succeeded" and _is_submitted(last):
-        found.append(("Run what is missing", command_line("resume", last["job_id"])))
+        found += _resume_commands(last, ends)
     return found
 
 
-def failure_commands(job: Job, newest: Job, task: int) -> list[tuple[str, str]]:
+def _resume_commands(job: Job, ends: MemoryEnds | None) -> list[tuple[str, str]]:
+    more_memory = memory_command(job, ends)
+    found = [] if more_memory is None else [("Run again what ran out of memory", more_memory)]
+    return [*found, ("Run what is missing", command_line("resume", job["job_id"]))]
+
+
+def failure_commands(job: Job, newest: Job, task: int, ends: MemoryEnds | None = None) -> list[tuple[str, str]]:
     """Return the commands to look into failed tasks, and to run them again: the purpose and the command of each.
 
     Args:
         job: the job in its JSON form.
         newest: the newest job of its family, which can be resumed; the job itself if it has no family.
         task: the number of a task that failed.
+        ends: the tasks of the newest job that ran out of memory.
     """
     from mopsjobs.ledger.attempt import FAILED_OUTCOMES  # here: few views need it
 
@@ -92,7 +136,7 @@ def failure_commands(job: Job, newest: Job, task: int) -> list[tuple[str, str]]:
         ("Read the log of one", command_line("logs", job_id, f"--task {task}")),
     ]
     if not newest["is_active"] and newest["status"] != "succeeded":
-        found.append(("Run what is missing", command_line("resume", newest["job_id"])))
+        found += _resume_commands(newest, ends)
     return found
 
 
@@ -104,8 +148,18 @@ def _is_submitted(job: Job) -> bool:
 
 def _has_failed_tasks(job: Job) -> bool:
     """Return whether tasks of the job failed, and mops-jobs knows which."""
+    return _failed_tasks(job) > 0 and _is_submitted(job)
+
+
+def _last_launch(job: Job) -> dict[str, str]:
+    from mopsjobs.engines.base import last_launch  # here: few jobs need it
+
+    return last_launch(job)
+
+
+def _failed_tasks(job: Job) -> int:
     failed = job.get("tasks_failed")
-    return isinstance(failed, int) and failed > 0 and _is_submitted(job)
+    return failed if isinstance(failed, int) else 0
 
 
 def is_runner_dead(job: Job, env: Mapping[str, str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from mopsjobs.app.job_tasks import mirror_failures
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.task_ends import memory_ends
 from mopsjobs.cache.rows import job_json_from_state, state_from_row
 from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError, command_line
@@ -156,7 +158,10 @@ def describe_ended(states: Sequence[JobState], app: App) -> tuple[str, ...]:
         last = found.job if found.newest is None else found.newest
         if last["job_id"] != state.job_id:
             notes.append(f"{state.job_id}: the newest job of its family is {last['job_id']}, which is {last['status']}")
-        following = next_command(last, stale=False, is_dead=is_runner_dead(last, app.env))
+        ends = None
+        with contextlib.suppress(MopsJobsError):
+            ends = app.cache.read_cached(functools.partial(memory_ends, job_id=str(last["job_id"])))
+        following = next_command(last, stale=False, is_dead=is_runner_dead(last, app.env), ends=ends)
     return (*notes, f"Next: {following}") if following and len(states) == 1 else tuple(notes)
 
 

@@ -230,7 +230,7 @@ class _Run:
             self._send_left(ledger, complete)
         self._counts.add(completed=self._count_tasks(complete))
         mine = complete[number::shards]
-        left_out = set(self._duplicates)
+        left_out = {*self._duplicates, *self._manifest.positions(self._manifest.deferred)}
         self._todo = len(mine) - sum(mine) - sum(not complete[one] for one in left_out if one % shards == number)
         return (
             (position, task)

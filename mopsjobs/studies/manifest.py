@@ -46,6 +46,8 @@ class Manifest:
     """`sha256:<digest>` of the code."""
     only: tuple[int, ...] | None = None
     """Numbers of the study's tasks that this job has, ascending; None for all of them. A resumed job has a few."""
+    deferred: tuple[int, ...] = ()
+    """Numbers of those of its tasks that it leaves to a later resume, ascending. The job then ends `partial`."""
     parent_job_id: str | None = None
     engine: str | None = None
     owner: str | None = None
@@ -140,6 +142,7 @@ class Manifest:
             "engine": self.engine,
             "owner": self.owner,
             "labels": dict(self.labels),
+            **({"deferred": list(self.deferred)} if self.deferred else {}),
             **({} if self.origin is None else {"origin": self.origin.to_json()}),
         }
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
@@ -169,6 +172,7 @@ class Manifest:
                 study=study,
                 bundle=document["bundle"],
                 only=None if only is None else _parse_numbers(only, study.tasks_total),
+                deferred=_parse_numbers(document.get("deferred") or [], study.tasks_total),
                 parent_job_id=document["parent_job_id"],
                 engine=engine,
                 owner=owner,

@@ -76,6 +76,8 @@ def validate(
         error = None
         if verified < total:
             error = f"{total - verified} of {total} tasks left no complete outputs"
+            deferred = sum(not completeness.complete[place] for place in manifest.positions(manifest.deferred))
+            error = f"{error} (left to a later resume: {deferred})" if deferred else error
             error = f"{error}; the first error: {first_error}" if first_error else error
         try:
             state = registry.update_status(

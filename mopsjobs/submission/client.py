@@ -56,7 +56,9 @@ class Submission:
     packed: PackedBundle | None = None
     """The code, if it may have to be uploaded; None: the store has the bundle."""
     only: tuple[int, ...] | None = None
-    """The tasks to run, by their numbers in the study; None: all."""
+    """The tasks of the job, by their numbers in the study; None: all."""
+    deferred: tuple[int, ...] = ()
+    """Those of them that it does not run; see `Manifest`."""
     parent_job_id: str | None = None
     owner: str | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -70,6 +72,7 @@ class Submission:
             study=self.study,
             bundle=self.bundle,
             only=self.only,
+            deferred=self.deferred,
             parent_job_id=self.parent_job_id,
             engine=engine,
             owner=self.owner,

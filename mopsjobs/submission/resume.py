@@ -38,6 +38,7 @@ from mopsjobs.studies.lineage import child_id, later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.submission.client import Submission, launched_fields
+from mopsjobs.submission.growth import grown_options
 from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.offline import deliver_offline, load_offline, try_record_launch
@@ -58,6 +59,9 @@ class ResumeRequest:
     """How its runner works. What is None here is as the record says."""
     code: Code | None = None
     """Other code for the child job; None: the job's own."""
+    only: frozenset[int] | None = None
+    """The tasks to run, if they are missing, by their numbers in the study. The child leaves the others to a later
+    resume. None: all that are missing."""
 
 
 class ResumeResult(NamedTuple):
@@ -78,6 +82,8 @@ class Resumable(NamedTuple):
     manifest: Manifest
     missing: tuple[int, ...]
     """The tasks without complete outputs, by their numbers in the study."""
+    deferred: tuple[int, ...]
+    """Those of them that are not to run."""
     is_delivered: bool
     """Whether this machine has just delivered what it kept of the job."""
     choices: tuple[str, ...]
@@ -123,11 +129,21 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest).complete)
     except StoreUnavailableError as outage:
         return _resume_offline(request, session, outage)
-    if state.is_terminal and not missing:
+    deferred = _deferred(request, manifest, missing)
+    if state.is_terminal and len(missing) == len(deferred):
         return ResumeResult(None)
-    return Resumable(
-        request, state, manifest, missing, is_delivered, tuple(_record_choices(request, state, session.env))
-    )
+    if not state.is_terminal:
+        _refuse_change(request)
+    choices = tuple(_record_choices(request, state, session.env))
+    return Resumable(request, state, manifest, missing, deferred, is_delivered, choices)
+
+
+def _deferred(request: ResumeRequest, manifest: Manifest, missing: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the missing tasks that are not to run. A task that repeats another one is as that."""
+    if request.only is None:
+        return ()
+    first_of = manifest.study.duplicate_tasks()
+    return tuple(task for task in missing if first_of.get(task, task) not in request.only)
 
 
 def resume_job(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
@@ -251,9 +267,8 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     engine = _engine_name(state)
     recorded = _earlier_options(request, engine, state.metadata, session, trust)
     # Made before anything of the child is stored: its options may be invalid.
-    launch = make_launch(
-        job_id, engine, request.options, session, recorded=recorded, namespace=state.k8s_namespace or None
-    )
+    options = grown_options(request.options, engine, recorded)
+    launch = make_launch(job_id, engine, options, session, recorded=recorded, namespace=state.k8s_namespace or None)
     client, origin = open_client(engine, session), job.manifest.origin
     with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:
         submission = Submission(
@@ -262,6 +277,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             bundle=job.manifest.bundle if packed is None else packed.digest,
             packed=packed,
             only=job.missing,
+            deferred=job.deferred,
             parent_job_id=state.job_id,
             owner=state.owner,
             labels=state.labels,
@@ -270,7 +286,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         if packed is not None and engine == "local":
             packed.archive.seek(0)
             check_model(job.manifest.study, launch, packed.archive.read(), session)
-        return ResumeResult(job_id, len(job.missing), client.submit(submission, launch).warnings)
+        return ResumeResult(job_id, len(job.missing) - len(job.deferred), client.submit(submission, launch).warnings)
 
 
 def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
@@ -281,7 +297,6 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         UsageError: if the engine knows its end, and the record does not.
     """
     request, state = job.request, job.state
-    _refuse_code(request)
     engine = open_engine(_engine_name(state), session.env, trust)
     phase = engine.state(state.fields()).phase
     resumed = ResumeResult(state.job_id, len(job.missing))
@@ -296,7 +311,8 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         )
     recorded = _earlier_options(request, engine.name, state.metadata, session, trust)
     namespace = state.k8s_namespace or None
-    launch = make_launch(state.job_id, engine.name, request.options, session, recorded=recorded, namespace=namespace)
+    options = grown_options(request.options, engine.name, recorded)
+    launch = make_launch(state.job_id, engine.name, options, session, recorded=recorded, namespace=namespace)
     launched = engine.launch(launch)
     return resumed._replace(warnings=try_record_launch(session.registry, state.job_id, launched_fields(launched)))
 
@@ -312,14 +328,15 @@ def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnava
     manifest, fields = load_offline(JobDir.for_job(job_id, session.env), job_id)
     if manifest is None or manifest.engine not in LOCAL_ENGINES:
         raise outage
-    _refuse_code(request)
+    _refuse_change(request)
     engine = open_engine(manifest.engine, session.env)
     _await_end_of_runner(engine.name, {"job_id": job_id}, session)
     if engine.state({"job_id": job_id}).phase == "running":
         raise _still_running_error(job_id)
     # The fields are of this machine, so they need no trust.
     recorded = _earlier_options(request, engine.name, fields.get("metadata"), session, None)
-    engine.launch(make_launch(job_id, engine.name, request.options, session, recorded=recorded))
+    options = grown_options(request.options, engine.name, recorded)
+    engine.launch(make_launch(job_id, engine.name, options, session, recorded=recorded))
     return ResumeResult(job_id, None, (f"{outage} The job continues without the registry.",))
 
 
@@ -345,11 +362,14 @@ def _await_end_of_runner(engine: str, job: Mapping[str, object], session: Sessio
     return has_waited
 
 
-def _refuse_code(request: ResumeRequest) -> None:
-    if request.code is not None:
+def _refuse_change(request: ResumeRequest) -> None:
+    """Refuse other code or a choice of tasks for a job that has not ended: it has a manifest."""
+    if request.code is not None or request.only is not None:
+        own = "with its own code" if request.code is not None else "with all its tasks"
+        change = "use other code" if request.code is not None else "choose tasks"
         raise UsageError(
-            f"Job {request.job_id} has not ended: it continues with its own code.",
-            hint=f"To use other code, end it first: {command_line('cancel', request.job_id)}",
+            f"Job {request.job_id} has not ended: it continues {own}.",
+            hint=f"To {change}, end it first: {command_line('cancel', request.job_id)}",
         )
 
 

@@ -20,6 +20,7 @@ from mopsjobs.cache.queries.families import Family, describe_short_name
 from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.listed_jobs import listed_job
 from mopsjobs.cache.queries.overview import jobs_of_study
+from mopsjobs.cache.queries.task_ends import memory_ends
 from mopsjobs.cache.rows import study_of
 from mopsjobs.errors import command_line
 from mopsjobs.events.format import LOG, STRAGGLER
@@ -65,6 +66,7 @@ class JobPage:
             found = job_queries.find_job(connection, job_id, now=now)
             job, family, last = with_family(connection, found, now=now)
             whole_id = str(job["job_id"])
+            ends = memory_ends(connection, str((last or job)["job_id"]))
             return {
                 "header": self._site.header_of(connection, freshness),
                 "row": view_models.row(listed_job(connection, whole_id), now, ("created", "updated", "duration")),
@@ -83,8 +85,8 @@ class JobPage:
                 "progress": job_sections.progress_chart(
                     event_queries.progress_points(connection, whole_id), job["ended_at"]
                 ),
-                "next": next_command(last or job, stale=freshness.stale),
-                "commands": next_commands(job, last),
+                "next": next_command(last or job, stale=freshness.stale, ends=ends),
+                "commands": next_commands(job, last, ends),
                 "remarks": job_queries.remarks(connection, whole_id),
                 "failed": describe_failures(connection, whole_id, job["tasks_failed"]),
                 "unreadable": job_queries.unreadable_records(connection, whole_id),

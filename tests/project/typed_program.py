@@ -76,7 +76,7 @@ def finish(job: mj.Job) -> list[dict[str, Any]]:
     try:
         job.raise_for_status()
     except mj.JobPartialError as error:
-        child: mj.Job | None = job.resume(code=".", memory="8G", trust=["context:prod"])
+        child: mj.Job | None = job.resume(only="oom", code=".", memory="8G", retries=2, trust=["context:prod"])
         log.warning("%s goes on as %s", error.job_id, child and child.id)
     except (mj.JobFailedError, mj.JobCancelledError, mj.JobNotFinishedError) as error:
         sys.exit(error.exit_code)

@@ -166,6 +166,24 @@ def test_a_job_says_what_it_is_and_how_it_stands(web: Web, cli: Cli, remote: Rem
         assert text in page
 
 
+def test_tasks_that_ran_out_of_memory_lead_to_more_of_it(web: Web, cli: Cli, remote: Remote) -> None:
+    """By the command that `status`, `wait` and `failures` name, too."""
+    run_study(
+        remote.jobs, "night", [{"x": number} for number in range(4)],
+        lambda task: "oom" if task.number == 2 else "succeeded", status="running",
+    )  # fmt: skip
+    remote.jobs.update_fields("night", engine="dask", metadata={"dask_task_memory": "20MiB"})
+    remote.jobs.finalize_job("night", "partial")
+    cli.ok("sync", "-q")
+    assert "mops-jobs failures night" in web.ok("/jobs/night")
+    web.read_asked()
+    command = "mops-jobs resume night --only oom --memory x4"  # the peak of the attempt is 50 MiB
+    assert command in web.ok("/jobs/night")
+    assert cli.ok("status", "night").err.endswith(f"Next: {command}\n")
+    assert cli("wait", "night").err.endswith(f"Next: {command}\n")
+    assert f"Run again what ran out of memory: {command}" in cli.ok("failures", "night").out
+
+
 def test_a_group_leads_to_its_tasks_and_their_logs(web: Web, cli: Cli, remote: Remote) -> None:
     """The tasks with that error, and no others."""
     run_study(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
+from mopsjobs.app.resume_choice import tasks_that_ended
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, user_trust
 from mopsjobs.cli.flags import add_full_ids, positive_number
@@ -26,13 +27,14 @@ HELP = "run the missing tasks of a job"
 
 DESCRIPTION = (
     "Submit the missing tasks of an ended job as a child job. Restart a job that has not ended but lost its runner."
-    " First, deliver what this machine kept while the registry did not answer. The tasks run where the job ran and on"
-    " its code, unless flags say otherwise."
+    " First, deliver what this machine kept while the registry did not answer. The tasks run where the job ran, on its"
+    " code and with its limits, unless flags say otherwise."
 )
 
 EXAMPLES = (
     "mops-jobs resume seir-20260301-120000-1a2b",
     "mops-jobs resume seir-20260301-120000-1a2b --auto --workers 4",
+    "mops-jobs resume seir-20260301-120000-1a2b --only oom --memory x2",
 )
 
 
@@ -43,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--auto",
         action="store_true",
         help="pack the current directory as the child's code (default: the job's own code)",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="ENDS",
+        help="run only missing tasks that ended so, separated by commas: failed, timeout, oom, died, lost, or keys of"
+        " errors from failures --json; a later resume runs the others (default: all missing tasks)",
     )
     add_runner_flags(parser, AS_BEFORE)
     add_scheduler_flag(parser, AS_BEFORE)
@@ -63,10 +71,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Resume a job."""
     session = submission_session(app)
-    request = ResumeRequest(job_id=args.job, options=launch_options(args), code=code_to_pack(args, app))
+    request = ResumeRequest(
+        job_id=args.job,
+        options=launch_options(args, may_grow=True),
+        code=code_to_pack(args, app),
+        only=tasks_that_ended(args.job, args.only, app),
+    )
     job = prepare_resume(request, session)
     if isinstance(job, ResumeResult):
-        return _result(args.job, job, as_json=args.json)
+        return _result(args.job, job, as_json=args.json, only=args.only)
     trust = user_trust(args.trust, app)
     found = {choice: [args.job] for choice in job.choices if not trust.allows(choice)}
     agreed = agreed_trust(trust, found, app, "nothing was launched")
@@ -75,12 +88,13 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return _result(args.job, resume_job(job, session, agreed), as_json=args.json)
 
 
-def _result(resumed_id: str, resumed: ResumeResult, *, as_json: bool) -> Result:
+def _result(resumed_id: str, resumed: ResumeResult, *, as_json: bool, only: str | None = None) -> Result:
     job_id = resumed.job_id
     parent = None if job_id in (None, resumed_id) else resumed_id
     document = Document({"job_id": job_id, "parent_job_id": parent})
     if job_id is None:
-        return Result(document if as_json else None, notes=[f"{resumed_id}: nothing is missing"])
+        what = "nothing is missing" if only is None else f"no missing task ended so: {only}"
+        return Result(document if as_json else None, notes=[f"{resumed_id}: {what}"])
     tasks = [] if resumed.tasks is None else [f"{job_id}: {pluralize(resumed.tasks, 'task')} to do"]
     return Result(
         document if as_json else Text([job_id]),

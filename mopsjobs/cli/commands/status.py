@@ -35,6 +35,7 @@ from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_se
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mopsjobs.cache.queries.task_ends import MemoryEnds
     from mopsjobs.engines.lookup import EngineAnswer
 
 HELP = "show one job: state, progress, times, error, history"
@@ -104,12 +105,19 @@ def _text(name: str, found: FoundJob, app: App) -> tuple[list[Line], list[str]]:
     age = "live, from the registry" if freshness is None else freshness.describe_with_staleness()
     is_stale = freshness is not None and freshness.stale
     last = job if found.newest is None else found.newest
-    following = next_command(last, stale=is_stale, is_dead=is_runner_dead(last, app.env))
+    ends = _memory_ends(last, app) if last["tasks_failed"] else None
+    following = next_command(last, stale=is_stale, is_dead=is_runner_dead(last, app.env), ends=ends)
     notes = [f"Data: {age}", f"Next: {following}"]
     short = describe_short_name(name, str(job["job_id"]), found.family)
     if short is not None:
         notes.insert(0, short)
     return _lines(found, app), notes
+
+
+def _memory_ends(job: Job, app: App) -> MemoryEnds | None:
+    from mopsjobs.cache.queries.task_ends import memory_ends  # here: few jobs have failed tasks
+
+    return app.cache.read_cached(lambda connection: memory_ends(connection, str(job["job_id"])))
 
 
 def _lines(found: FoundJob, app: App) -> list[Line]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mopsjobs.app.next_steps import next_command
+from mopsjobs.app.next_steps import next_command, next_commands
+from mopsjobs.cache.queries.task_ends import MemoryEnds
+
+MIB = 2**20
 
 SUBMITTED = {"metadata": {"bundle": "sha256:" + "0" * 64}}
 """What the record of a job that mops-jobs submitted has."""
@@ -27,3 +30,36 @@ def test_the_reasons_of_failed_tasks_come_before_a_resume(
     """The same task with the same code fails again. A model that cannot be loaded has only a log."""
     job = {"job_id": "a", "is_active": False, "status": status, "tasks_failed": failed, "error_code": error_code}
     assert next_command({**job, **SUBMITTED}, stale=False) == command
+
+
+@pytest.mark.parametrize(
+    ("engine", "notes", "ends", "command"),
+    [
+        ("local", {"local_task_memory": "200MiB"}, MemoryEnds(2, 210 * MIB), "resume a --only oom --memory x2"),
+        ("local", {"local_task_memory": "200MiB"}, MemoryEnds(2, 900 * MIB), "resume a --only oom --memory x6"),
+        ("dask", {"dask_task_memory": "200MiB"}, MemoryEnds(1, None), "resume a --only oom --memory x2"),
+        ("kubernetes", {"k8s_memory": "4Gi"}, MemoryEnds(1, None), "resume a --only oom --memory x2"),
+        ("local", {}, MemoryEnds(1, 900 * MIB), "resume a --only oom --workers 1"),
+        ("local", {"local_workers": "1"}, MemoryEnds(1, 900 * MIB), "failures a"),
+        ("dask", {}, MemoryEnds(1, None), "failures a"),
+        ("local", {"local_task_memory": "200MiB"}, MemoryEnds(0, None), "failures a"),
+        ("local", {"local_task_memory": "200MiB"}, None, "failures a"),
+    ],
+)
+def test_tasks_that_ran_out_of_memory_lead_to_more_of_it(
+    engine: str, notes: dict[str, str], ends: MemoryEnds | None, command: str
+) -> None:
+    """As much as the measured peak asks for. Without a limit on this machine, one task at a time has it all."""
+    job = {"job_id": "a", "is_active": False, "status": "partial", "tasks_failed": 2, "results_path": None}
+    job |= {"engine": engine, "metadata": {**SUBMITTED["metadata"], **notes}}
+    assert next_command(job, stale=False, ends=ends) == f"mops-jobs {command}"
+    suggested = ("Run again what ran out of memory", f"mops-jobs {command}")
+    assert (suggested in next_commands(job, ends=ends)) == command.startswith("resume")
+    few = next_command({**job, "tasks_failed": 100}, stale=False, ends=ends)
+    assert few == "mops-jobs failures a", "other errors are the rule"
+
+
+def test_a_pod_that_was_killed_for_its_memory_leads_to_more_of_it() -> None:
+    job = {"job_id": "a", "is_active": False, "status": "failed", "error_code": "OOMKilled", "engine": "kubernetes"}
+    job |= {"metadata": {**SUBMITTED["metadata"], "k8s_memory": "4Gi"}}
+    assert next_command(job, stale=False) == "mops-jobs resume a --memory x2"

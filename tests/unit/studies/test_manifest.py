@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.engines.base import recorded_launch
+from mopsjobs.errors import RecordError
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.study_parser import parse_study
@@ -72,3 +75,13 @@ def test_the_origin_of_a_job_is_in_its_manifest(origin: Origin | None) -> None:
 )
 def test_an_invalid_origin_makes_no_manifest_unreadable(value: object, read: Origin | None) -> None:
     assert Origin.from_json(value) == read
+
+
+def test_tasks_that_are_left_to_a_later_resume_are_in_the_manifest() -> None:
+    """Only if there are any: an earlier version ignores the field, and would run them."""
+    study = parse_study({"model": "model:run", "parameter_sets": [{"x": x} for x in range(9)]}, "here")
+    manifest = Manifest(job_id="a", study=study, bundle="sha256:00", only=(2, 5, 7), deferred=(2, 7))
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert b"deferred" not in dataclasses.replace(manifest, deferred=()).to_json()
+    with pytest.raises(RecordError, match="not a manifest of a job"):
+        Manifest.from_json(manifest.to_json().replace(b'"deferred":[2,7]', b'"deferred":[7,2]'))

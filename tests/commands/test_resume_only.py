@@ -1,0 +1,157 @@
+"""`resume --only`: some of the missing tasks, with more memory or time, and the others later."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import mopsjobs as mj
+from support.cli import Cli, sentences
+from support.desk import Desk
+from support.runs import HOG, MIB, calls, code, record, sets_of
+
+FAILING_HOG = HOG.replace(
+    "    block = ",
+    '    if not os.path.exists(params.get("needs", "/")):\n        raise ValueError("as asked")\n    block = ',
+)
+
+
+def _attempts(desk: Desk) -> list[tuple[str, int, int, str]]:
+    rows = desk.ok("query", "--json", "SELECT job_id, task, attempt, outcome FROM attempts ORDER BY 1, 2, 3").json
+    return [tuple(row) if isinstance(row, list) else tuple(row.values()) for row in rows["rows"]]
+
+
+def test_tasks_without_enough_memory_are_run_again_with_more(desk: Desk) -> None:
+    """The neighbours run once. What is not chosen is left to a later resume, and nothing of the study is lost.
+
+    The child's launch is recorded, so its own resume has the grown limit.
+    """
+    noted, mended = desk.home.with_name("calls"), desk.home.with_name("mended")
+    code(desk.home, FAILING_HOG)
+    sets = sets_of(5, calls=str(noted))
+    sets[0]["bytes"] = 300 * MIB
+    sets[1]["bytes"] = 700 * MIB
+    sets[3]["needs"] = str(mended)
+    desk.submit(sets, "--task-memory", "200MiB", "--retries", "1", "--retry-on", "oom", "--python", sys.executable)
+    assert desk.ended() == "partial"
+    desk.ok("list")
+    following = "Next: mops-jobs resume job --only oom --memory x"
+    assert following in desk("wait", "job").err
+    assert following in desk.ok("status", "job").err
+    assert "resume job --only oom --memory x" in desk.ok("failures", "job").out
+    child = desk.ok("resume", "job", "--only", "oom", "--memory", "x5", "--json").json["job_id"]
+    assert desk.ended(child) == "partial"
+    state = record(desk.jobs, child)
+    assert (state.tasks_total, state.tasks_completed, state.tasks_failed) == (2, 1, 0)
+    assert state.metadata["local_task_memory"] == "1000MiB"
+    assert (state.metadata["local_retries"], state.metadata["local_retry_on"]) == ("1", "oom")
+    assert state.error_message == "1 of 2 tasks left no complete outputs (left to a later resume: 1)"
+    mended.touch()
+    last = desk.ok("resume", child, "--only", "failed", "--json").json["job_id"]
+    assert desk.ended(last) == "succeeded"
+    assert record(desk.jobs, last).metadata["local_task_memory"] == "1000MiB"
+    assert calls(noted) == {0: 2, 1: 3, 2: 1, 3: 2, 4: 1}
+    for job in ("job", child, last):
+        desk.ok("tasks", job)
+    assert [row[1:] for row in _attempts(desk) if row[0] == "job"] == [
+        (0, 1, "oom"),
+        (0, 2, "succeeded"),
+        (1, 1, "oom"),
+        (1, 2, "oom"),
+        (2, 1, "succeeded"),
+        (3, 1, "failed"),
+        (4, 1, "succeeded"),
+    ]
+    assert [row for row in _attempts(desk) if row[0] != "job"] == [
+        (child, 1, 1, "succeeded"),
+        (last, 3, 1, "succeeded"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_tasks_are_chosen_by_the_key_of_their_error(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the Python API as by the command."""
+    mended = desk.home.with_name("mended")
+    sets = sets_of(4)
+    sets[1]["needs"] = str(mended)
+    sets[2]["always_die"] = True
+    desk.submit(sets)
+    assert desk.ended() == "partial"
+    ran = desk.ok("resume", "job", "--only", "timeout")
+    assert (ran.out, ran.err) == ("", "job: no missing task ended so: timeout\n")
+    groups = desk.ok("failures", "job", "--json").json["groups"]
+    (key,) = (group["key"] for group in groups if group["type"] == "ValueError")
+    mended.touch()
+    for name in os.environ.keys() - desk.env.keys():
+        monkeypatch.delenv(name)
+    for name, value in desk.env.items():
+        monkeypatch.setenv(name, value)
+    with mj.connect() as registry:
+        child = registry.job("job").resume(only=key, retries=0, task_timeout=60)
+        assert child is not None
+        assert desk.ended(child.id) == "partial"
+        assert [json.loads(value)["x"] for value in desk.results(child.id).values()] == [1]
+        following = child.resume(only=["died", "failed"], task_timeout="x2")
+        assert following is not None
+        assert desk.ended(following.id) == "failed"
+    state = record(desk.jobs, following.id)
+    assert (state.tasks_total, state.metadata["local_task_timeout"], state.metadata["local_retries"]) == (1, "120", "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--retries", "two"], "invalid --retries 'two': expected a whole number from 0 to 100."),
+        (["--retries", "101"], "invalid --retries '101': expected a whole number from 0 to 100."),
+        (["--retry-on", "oom,dead"], "invalid --retry-on 'dead': expected some of oom, timeout, died and error:TYPE,"),
+        (["--retry-on", "ValueError"], "Did you mean 'error:ValueError'?"),
+        (["--task-memory", "2"], "invalid --task-memory '2': expected a size like 512MiB or 2GiB."),
+        (["--task-memory", "1KiB"], "invalid --task-memory '1KiB': expected at least 16MiB."),
+        (["--task-memory", "x2"], "invalid --task-memory 'x2': expected a size like 512MiB or 2GiB."),
+    ],
+)
+def test_an_invalid_limit_is_one_sentence(cli: Cli, words: list[str], told: str) -> None:
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps({"model": "model:simulate", "parameter_sets": [{"x": 1}]}))
+    ran = cli("submit", "study.json", "--auto", *words)
+    (sentence,) = sentences(ran.err)
+    assert (ran.code, ran.out) == (2, "")
+    assert told in sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--only", "fail"],
+            "error: invalid --only 'fail': expected one of failed, timeout, oom, died, lost, or the key",
+        ),
+        (["--memory", "x2"], "error: invalid --memory 'x2': expected a limit like 2GiB, since the job had none that"),
+        (["--memory", "much"], "error: invalid --memory 'much': expected a size like 2GiB, or a factor like x2."),
+        (["--timeout", "x2"], "error: invalid --task-timeout 'x2': expected a limit like 1h, since the job had none"),
+        (["--timeout", "x0"], "error: invalid duration 'x0': expected a number with s, m, h, d or w"),
+    ],
+)
+def test_what_a_resume_cannot_grow_or_choose_is_one_sentence(desk: Desk, words: list[str], told: str) -> None:
+    desk.submit([{"x": 0, "fail": True}])
+    assert desk.ended() == "failed"
+    ran = desk("resume", "job", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(told)
+    assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
+
+
+def test_a_job_that_has_not_ended_keeps_its_tasks(desk: Desk) -> None:
+    """Its manifest is written, so that a choice would have no effect."""
+    gate = desk.home.with_name("gate")
+    desk.submit([{"x": 0, "gate": str(gate)}])
+    ran = desk("resume", "job", "--only", "oom")
+    assert ran.code == 2
+    assert sentences(ran.err)[0] == "error: Job job has not ended: it continues with all its tasks."
+    gate.touch()
+    assert desk.ended() == "succeeded"
