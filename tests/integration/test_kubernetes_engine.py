@@ -247,6 +247,20 @@ def test_an_evicted_pod_is_told_of(engine: KubernetesEngine, api: Api) -> None:
     assert found.detail == "1 of its pods were evicted; the last: The node was low on resource: memory."
 
 
+@pytest.mark.parametrize("run", ["state", "lastState"])
+def test_a_pod_that_was_killed_for_its_memory_is_told_of(engine: KubernetesEngine, api: Api, run: str) -> None:
+    """While another pod replaces it, and at the end of the Job."""
+    ended = {run: {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **ended}
+    api.put_pod(0, "Failed", age=1, containerStatuses=[container])
+    api.put_pod(0, "Running")
+    api.put_job(status={"active": 1, "ready": 1, "failed": 1})
+    detail = "1 of its pods exceeded the memory limit and were killed (exit code 137)"
+    assert engine.state(RECORD) == ("running", "OOMKilled", detail)
+    api.put_job(status=_condition("Failed", reason="FailedIndexes"))
+    assert engine.state(RECORD) == ("failed", "OOMKilled", detail)
+
+
 def test_a_pod_that_cannot_start_says_why(engine: KubernetesEngine, api: Api) -> None:
     """An image that cannot be pulled is not a running job, although its pod counts as active."""
     waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
 """The context of the kubeconfig to use if no option names one. It takes precedence over that of a record."""
 
+OOM_KILLED = "OOMKilled"
+"""The reason of Kubernetes for the end of a container that the kernel killed for its memory. Its exit code is 137."""
+
 MAX_SHOWN_NAME = 100
 """Characters of an invalid name that a message shows, at most."""
 
@@ -246,7 +249,12 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineS
         return EngineState("gone", "Replaced", f"the Job {name} in namespace {namespace} is now another one")
     if k8s_job.status is None:
         return EngineState("pending")
-    return _end_state(k8s_job.status) or _active_state(cluster, k8s_job, k8s_job.status, namespace, name)
+    end = _end_state(k8s_job.status)
+    if end is not None and end.phase == "failed":
+        with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
+            problem = _memory_problem(cluster.pods(namespace, name))
+            return end if problem is None else EngineState("failed", *problem)
+    return end or _active_state(cluster, k8s_job, k8s_job.status, namespace, name)
 
 
 def _active_state(cluster: Cluster, k8s_job: Job, status: JobStatus, namespace: str, name: str) -> EngineState:
@@ -321,12 +329,35 @@ def _container_starts(pod: Pod) -> Iterator[datetime]:
                     yield run.startedAt
 
 
+def _eviction(pods: Sequence[Pod]) -> tuple[str, str] | None:
+    """Return that pods of a Job were evicted, as a word and a sentence; None if none was."""
+    evicted = [pod.status for pod in pods if pod.status is not None and pod.status.reason == "Evicted"]
+    if not evicted:
+        return None
+    reason = evicted[-1].message or "no reason given"
+    return "Evicted", f"{len(evicted)} of its pods were evicted; the last: {reason}"
+
+
+def _memory_problem(pods: Sequence[Pod]) -> tuple[str, str] | None:
+    """Return that pods of a Job were killed for their memory, as a word and a sentence; None if none was."""
+    killed = [pod for pod in pods if OOM_KILLED in _end_reasons(pod)]
+    if not killed:
+        return None
+    return OOM_KILLED, f"{len(killed)} of its pods exceeded the memory limit and were killed (exit code 137)"
+
+
+def _end_reasons(pod: Pod) -> set[str | None]:
+    """Return why containers of a pod ended, in their last and in their present run."""
+    containers = () if pod.status is None else pod.status.containerStatuses or ()
+    states = [state for container in containers for state in (container.lastState, container.state)]
+    return {state.terminated.reason for state in states if state is not None and state.terminated is not None}
+
+
 def _pod_problem(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, str | None]:
     """Return why the pods of a Job were stopped or do not run, as a word and a sentence."""
-    evicted = [pod.status for pod in pods if pod.status is not None and pod.status.reason == "Evicted"]
-    if evicted:
-        reason = evicted[-1].message or "no reason given"
-        return "Evicted", f"{len(evicted)} of its pods were evicted; the last: {reason}"
+    problem = _eviction(pods) or _memory_problem(pods)
+    if problem is not None:
+        return problem
     if is_running:
         return None, None
     if not pods:
