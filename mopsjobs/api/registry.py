@@ -281,7 +281,7 @@ class Registry:
 
     # --- submit ----------------------------------------------------------------------------------------------
 
-    def submit(
+    def submit(  # noqa: PLR0913 - all but the study and its code by name
         self,
         study: Study,
         code: str | os.PathLike[str] | None = None,
@@ -291,6 +291,7 @@ class Registry:
         job_id: str | None = None,
         owner: str | None = None,
         labels: Mapping[str, object] | None = None,
+        extend: Job | str | None = None,
         without_targets: bool = False,
         **options: Unpack[RunnerOptions],
     ) -> Job:
@@ -298,18 +299,21 @@ class Registry:
 
         Args:
             study: what to run.
-            code: the directory with the model's code; None for the current one, or for the file of a `cell` alone.
+            code: the directory with the model's code; None for the current one, or for the file of a `cell` alone. With
+                `extend`, None for the code of that job.
             bundle: the digest of a bundle in the registry, in place of `code`.
             engine: `local`, `kubernetes` or `dask`.
             job_id: the id of the job; None: from model and time.
             owner: the owner; None: the current user.
             labels: labels of the job.
+            extend: an earlier job, or its full id: what it has done is reused, and not run again. None to run all.
             without_targets: run the simulations of a study with targets, which are not evaluated.
             options: see `RunnerOptions`. A `cell` runs in the Python of this program, unless `python` names another.
 
         Raises:
             UsageError: if an argument is invalid, if the code cannot be packed, or if it does not have the model.
             JobExistsError: if the id is taken.
+            JobBusyError: if the job to extend has not ended.
             StoreAccessError: if the registry refuses the credentials.
             EngineError: if the engine refuses the job.
         """
@@ -317,17 +321,19 @@ class Registry:
         from mopsjobs.submission.submit import SubmitRequest, submit
 
         check_is_study(study)
+        has_code = bundle is not None or (extend is not None and code is None and study.cell is None)
         if study.cell is not None and engine == "local":
             options = {"python": sys.executable, **options}
         request = SubmitRequest(
             study=study.definition,
-            code=self._code_of(study, code) if bundle is None else None,
+            code=None if has_code else self._code_of(study, code),
             bundle=bundle,
             engine=engine,
             options=launch_options(options, Registry.submit),
             job_id=job_id,
             owner=owner,
             labels={key: str(value) for key, value in (labels or {}).items()},
+            extend=extend if extend is None or isinstance(extend, str) else extend.id,
             without_targets=without_targets,
         )
         submitted = submit(request, submission_session(self.app))

@@ -24,6 +24,7 @@ from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.retry_policy import recorded_policy
 from mopsjobs.ledger.scalars import LEFT_OUT, Scalars
 from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Task
 
 CHUNKS = 4
@@ -90,8 +91,8 @@ class _TaskReader:
         self._yielded = bytearray()
         """A byte per task, by its number in the study, as far as tasks were yielded."""
         self._count = 0
-        self._outputs: tuple[Sequence[str] | None] | None = None
-        """The outputs that the study names, once they were looked up."""
+        self._outputs: tuple[Sequence[str] | None, tuple[Reuse, ...]] | None = None
+        """The outputs that the study names, and the reused tasks, once they were looked up."""
         self._names: dict[tuple[str, ...], dict[str, str]] = {}
         """Names of columns by the keys of the scalars of a task. Most tasks have the same."""
         self.is_done = False
@@ -162,12 +163,21 @@ class _TaskReader:
         if not tasks:
             return {}
         if self._outputs is None:
-            self._outputs = (load_manifest(self._app.store, self._job_id).study.outputs,)
-        numbered = (Task(task.row.task, task.param_id, int(task.row.seed), task.params) for task in tasks)
-        found, problems = read_task_scalars(self._app.store, self._job_id, self._outputs[0], numbered)
-        for key, reason in problems:
-            self._app.out.warn(f"{key} cannot be read: {reason}.")
-        return found
+            manifest = load_manifest(self._app.store, self._job_id)
+            self._outputs = (manifest.study.outputs, manifest.reused)
+        outputs, reused = self._outputs
+        by_job: dict[str, list[Task]] = {}
+        for task in tasks:
+            sources = (one.job_id for one in reused if not task.row.attempts and one.has(task.row.task))
+            numbered = Task(task.row.task, task.param_id, int(task.row.seed), task.params)
+            by_job.setdefault(next(sources, self._job_id), []).append(numbered)
+        scalars: dict[int, Scalars] = {}
+        for job_id, of_job in by_job.items():
+            found, problems = read_task_scalars(self._app.store, job_id, outputs, of_job)
+            scalars |= found
+            for key, reason in problems:
+                self._app.out.warn(f"{key} cannot be read: {reason}.")
+        return scalars
 
     def _named(self, job: JobTasks, scalars: Scalars) -> Scalars:
         """Return scalars by the names of their columns."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import FoundJob, find_job, read_family_of
 from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.cache.job_json import reused_text
 from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, Ledger, read_ledger
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
 from mopsjobs.errors import (
@@ -74,6 +75,11 @@ class JobTasks:
             return []
         others = [member.job_id for member in family.members if member.job_id != self.job_id]
         return [f"These are the tasks of {self.job_id} alone. Its family: {join_first(others)}"]
+
+    def reuse_note(self) -> list[str]:
+        """Return the note for a job that reuses tasks, which it did not run; else nothing."""
+        text = reused_text(self.job)
+        return [] if text is None else [f"Reused, so not attempted here: {text}."]
 
     def read(self, query: TaskQuery, view: Callable[[TaskList], T]) -> T:
         """Call `view` with the tasks that pass a filter. It may be called twice: see `CacheAccess`.

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 from mopsjobs.app.app import App
@@ -35,16 +34,14 @@ from mopsjobs.errors import (
     UsageError,
     ValueTooLargeError,
 )
-from mopsjobs.ledger.environment import Environment, environments_prefix, is_environment_key, parse_environment
+from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study
 from mopsjobs.utils.text import strip_control_characters
 
 SCHEMA_VERSION = 1
-
-MAX_ENVIRONMENTS = 20
-"""Notes that are read. Every writer of the registry can add some."""
 
 MAX_IMAGE_CHARACTERS = 500
 
@@ -83,6 +80,11 @@ class Provenance(NamedTuple):
         return self.manifest.origin.git if self.manifest and self.manifest.origin else None
 
     @property
+    def reused(self) -> tuple[Reuse, ...]:
+        """Return the tasks that other jobs have done."""
+        return () if self.manifest is None else self.manifest.reused
+
+    @property
     def image(self) -> str | None:
         """Return the image of its pods, as the launch named it; None if it has no pods, or if it is unknown."""
         if engine_of(self.job) != "kubernetes":
@@ -107,6 +109,7 @@ class Provenance(NamedTuple):
             "submitted_by": self.submitter,
             "study": None if manifest is None else study_json(manifest),
             "bundle": None if manifest is None else manifest.bundle,
+            "reused": [{"job_id": one.job_id, "tasks": one.task_count} for one in self.reused],
             "git_commit": commit,
             "git_dirty": is_dirty,
             "files": None if self.files is None else [file_json(file) for file in self.files],
@@ -200,8 +203,7 @@ def study_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _read_environments(store: VersionedStore, job_id: str, problems: list[str]) -> Iterator[Environment]:
-    keys = filter(is_environment_key, store.list_keys(environments_prefix(job_id)))
-    for key in islice(keys, MAX_ENVIRONMENTS):
+    for key in environment_keys(store, job_id):
         with _noting(problems, key):
             found = store.get(key)
             if found is not None:

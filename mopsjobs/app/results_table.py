@@ -17,7 +17,8 @@ from typing import NamedTuple, TypeVar
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_state
 from mopsjobs.app.freshness import FreshnessPolicy
-from mopsjobs.app.job_tasks import JobTasks, find_tasks, never_mirrored_error
+from mopsjobs.app.job_tasks import JobTasks, find_tasks, mirror_ledger, never_mirrored_error
+from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
@@ -35,6 +36,7 @@ from mopsjobs.errors import (
     AmbiguousJobError,
     CacheError,
     JobNotFoundError,
+    MopsJobsError,
     NoManifestError,
     StoreUnavailableError,
     UsageError,
@@ -317,6 +319,10 @@ def read_results_table(
     if is_readable:
         for job in itertools.chain.from_iterable(families):
             problems += _mirror_scalars(job.job_id, app)
+            for source in reused_tasks(job.job)[1]:
+                with contextlib.suppress(MopsJobsError):  # the outputs of its tasks are read one by one
+                    mirror_ledger(source, app, FreshnessPolicy())
+                    problems += _mirror_scalars(source, app)
 
     def view_cache(connection: sqlite3.Connection) -> T:
         numbers = itertools.count()

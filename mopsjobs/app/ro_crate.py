@@ -27,6 +27,7 @@ from mopsjobs.ledger.environment import Environment
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.results import download
 from mopsjobs.studies.tasks_csv import TABLE
+from mopsjobs.utils.text import join_first
 from mopsjobs.utils.times import parse_time
 
 METADATA_FILE = "ro-crate-metadata.json"
@@ -195,6 +196,10 @@ def _description(found: Provenance) -> str:
         text += f": model {manifest.study.model}, scenario {manifest.study.scenario}"
     if job["parent_job_id"] is not None:
         text += f". It continues job {job['parent_job_id']}; results/{TABLE} names job and bundle of each task"
+    if found.reused:
+        sources = join_first([one.job_id for one in found.reused])
+        count = sum(one.task_count for one in found.reused)
+        text += f". {count:,} of them were done by {sources}; results/{TABLE} tells which"
     return text + "."
 
 

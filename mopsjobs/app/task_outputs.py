@@ -10,9 +10,11 @@ from typing import NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.job_tasks import JobTasks
 from mopsjobs.app.results_table import place_of_result
+from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries.tasks import ListedTask, TaskQuery
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.scalars import output_order
+from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.results import read_output
@@ -30,7 +32,7 @@ class TaskOutput(NamedTuple):
     """The outputs of a task, and one of them."""
 
     job_id: str
-    """The job that did the task: the one that was asked for, or an ancestor."""
+    """The job that did the task: the one that was asked for, an ancestor, or one whose outputs these reuse."""
     task: ListedTask
     sizes: Mapping[str, int | None]
     """The bytes of each output by its name; None if the store does not list sizes."""
@@ -58,14 +60,18 @@ def read_task_output(lineage: Sequence[JobTasks], number: int, name: str | None,
         CacheError: if the cache cannot be used.
     """
 
-    def view(connection: sqlite3.Connection) -> list[tuple[str, ListedTask]]:
-        pages = ((job.job_id, job.list_tasks(connection, TaskQuery()).page(number, 1)) for job in lineage)
+    def view(connection: sqlite3.Connection) -> list[tuple[JobTasks, ListedTask]]:
+        pages = ((job, job.list_tasks(connection, TaskQuery()).page(number, 1)) for job in lineage)
         return [(member, page[0]) for member, page in pages if page and page[0].row.task == number]
 
     found = app.cache.read_cached(view)
     if not found:
         raise no_such_task_error(lineage[0].job_id, number)
-    member, task = found[place_of_result([task.row.outcome for _, task in found])]
+    job, task = found[place_of_result([task.row.outcome for _, task in found])]
+    member = job.job_id
+    if not task.row.attempts and reused_tasks(job.job)[0]:
+        source = load_manifest(app.store, member).source_of(number)
+        member = member if source is None else source.job_id
     prefix = f"{results_prefix(member)}{task.param_id}/{int(task.row.seed)}/"
     entries = list(islice(app.store.scan(prefix, lambda: False), MAX_LISTED + 1))
     sizes = {

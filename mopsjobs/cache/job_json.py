@@ -92,6 +92,24 @@ def job_text(columns: JobColumns, *, now: float) -> str:
     return f"{columns[0][:-1]},{computed[1:-1]},{usage[1:-1]},{forecast[1:]}"
 
 
+def reused_tasks(job: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Return how many tasks of a job are reused, and the jobs that did them. Its record may hold anything."""
+    metadata = job["metadata"] if hasattr(job["metadata"], "get") else {}
+    count, sources = metadata.get("n_reused_tasks"), metadata.get("reused_from")
+    names = [name for name in sources if isinstance(name, str)] if isinstance(sources, list) else []
+    return (count, names) if type(count) is int and count > 0 and names else (0, [])
+
+
+def reused_text(job: Mapping[str, Any]) -> str | None:
+    """Return how many tasks of a job are reused, and from which jobs; None if none is."""
+    count, sources = reused_tasks(job)
+    if not count:
+        return None
+    from mopsjobs.utils.text import join_first  # here: few jobs reuse tasks
+
+    return f"{count:,} of {job['tasks_total']:,} tasks, from {join_first(sources)}"
+
+
 def count_outputs(job: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return how many outputs of a job were verified and how many are missing; None if they were not validated.
 

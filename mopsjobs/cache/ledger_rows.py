@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from mopsjobs.cache.stored_study import StoredSeed, StoredStudy, number_ranges, to_stored_seed
+from mopsjobs.cache.stored_study import StoredSeed, StoredStudy, to_stored_seed
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.ledger.attempt import Attempt
 from mopsjobs.ledger.format import ChunkKey
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.task_names import find_varying
+from mopsjobs.utils.ranges import number_ranges
 
 BATCH = 10_000
 """Rows per transaction: some 50 ms of writing, which is how long other writers wait."""

@@ -9,10 +9,11 @@ import itertools
 import json
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from mopsjobs.studies.seeds import drawn_seed
+from mopsjobs.utils.ranges import is_in_ranges
 
 StoredSeed = int | str
 """A seed in the cache: a whole number, or its digits from 2^63 on, which SQLite would round."""
@@ -122,11 +123,7 @@ class StoredStudy:
         return last if last is not None and number < last.first_task + last.tasks else None
 
     def _has(self, number: int) -> bool:
-        if self._ranges is None:
-            return True
-        place = bisect_right(self._ranges, (number, number)) - 1
-        # A range that begins with the number sorts behind (number, number).
-        return any(low <= number < high for low, high in self._ranges[max(0, place) : place + 2])
+        return self._ranges is None or is_in_ranges(number, self._ranges)
 
 
 def find_duplicates(connection: sqlite3.Connection, job_id: str) -> dict[int, int]:
@@ -139,19 +136,6 @@ def find_duplicates(connection: sqlite3.Connection, job_id: str) -> dict[int, in
     ).fetchone()
     study = StoredStudy.load(connection, job_id) if row is not None and row[0] else None
     return {} if study is None else dict(study.duplicates())
-
-
-def number_ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield ascending numbers as ranges: the first one, and the one after the last."""
-    first = end = None
-    for number in numbers:
-        if number != end:
-            if first is not None and end is not None:
-                yield first, end
-            first = number
-        end = number + 1
-    if first is not None and end is not None:
-        yield first, end
 
 
 def to_stored_seed(seed: int) -> StoredSeed:

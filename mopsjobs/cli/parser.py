@@ -97,10 +97,6 @@ class CommandLineParser(argparse.ArgumentParser):
         Raises:
             UsageError: if it is called.
         """
-        if match := re.fullmatch(r"one of the arguments (.+) is required", message):
-            helps = {"/".join(action.option_strings): action.help for action in self._actions}
-            message = "one of these flags is required: "
-            message += ", ".join(f"{flag} ({helps[flag]})" for flag in match[1].split())
         raise UsageError(message if message.endswith((".", "?")) else f"{message}.")
 
 

@@ -10,18 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import mopsjobs
 from mopsjobs.errors import RecordError
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import strip_control_characters
 
 PREFIX = "environments/"
 
 VERSION = 1
+
+MAX_NOTES = 20
+"""Notes of a job that are read. Every writer of the registry can add some."""
 
 MAX_PACKAGES = 5_000
 
@@ -95,9 +100,13 @@ def environments_prefix(job_id: str) -> str:
     return f"{PREFIX}{check_job_id(job_id)}/"
 
 
-def is_environment_key(key: str) -> bool:
-    """Return True for the key of a note."""
-    return _KEY.fullmatch(key) is not None
+def environment_keys(store: VersionedStore, job_id: str) -> Iterator[str]:
+    """Yield the keys of the notes of a job, the first `MAX_NOTES`.
+
+    Raises:
+        StoreError: if the listing failed.
+    """
+    return islice(filter(_KEY.fullmatch, store.list_keys(environments_prefix(job_id))), MAX_NOTES)
 
 
 def parse_environment(value: bytes) -> Environment:

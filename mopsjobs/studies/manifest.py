@@ -17,6 +17,7 @@ from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_li
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.origin import Origin
+from mopsjobs.studies.reuse import REUSED_FIELD, SOURCES_FIELD, Reuse
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
@@ -54,6 +55,8 @@ class Manifest:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     origin: Origin | None = None
     """None if an earlier version submitted the job."""
+    reused: tuple[Reuse, ...] = ()
+    """Tasks of the job whose outputs other jobs have, each in one of these at most."""
 
     @property
     def tasks_total(self) -> int:
@@ -102,6 +105,10 @@ class Manifest:
                 duplicates[position] = earlier
         return duplicates
 
+    def source_of(self, number: int) -> Reuse | None:
+        """Return the job that has the outputs of a reused task; None if the task is not reused."""
+        return next((one for one in self.reused if one.has(number)), None)
+
     def record_fields(self) -> dict[str, Any]:
         """Return the arguments of `register_job` for this job, at its submission or later."""
         return {
@@ -125,7 +132,11 @@ class Manifest:
             "n_replicates": self.study.n_replicates,
             **({DUPLICATES_FIELD: duplicates} if duplicates else {}),
         }
-        used, notes = {*own, DUPLICATES_FIELD, SUSPECT, APART}, tuple(NOTE_PREFIXES.values())
+        if self.reused:
+            own |= {REUSED_FIELD: sum(one.task_count for one in self.reused)}
+            own |= {SOURCES_FIELD: [one.job_id for one in self.reused]}
+        used = {*own, DUPLICATES_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
+        notes = tuple(NOTE_PREFIXES.values())
         apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}
         free = {name: value for name, value in self.study.metadata.items() if name not in apart}
         return {**own, **free, **({APART: apart} if apart else {})}
@@ -144,6 +155,7 @@ class Manifest:
             "labels": dict(self.labels),
             **({"deferred": list(self.deferred)} if self.deferred else {}),
             **({} if self.origin is None else {"origin": self.origin.to_json()}),
+            **({"reused": [one.to_json() for one in self.reused]} if self.reused else {}),
         }
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
@@ -178,6 +190,7 @@ class Manifest:
                 owner=owner,
                 labels=labels,
                 origin=Origin.from_json(document.get("origin")),
+                reused=tuple(Reuse.from_json(one, study.tasks_total) for one in document.get("reused") or ()),
             )
         except RecordError as error:
             raise RecordError(error.reason, key=key) from None

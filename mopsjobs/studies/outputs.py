@@ -6,12 +6,13 @@ task.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from mopsjobs.errors import RecordError
 from mopsjobs.store.base import Entry, ReadableStore
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
+from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study, Task, is_output_name
 from mopsjobs.utils.json_strict import read_json
 
@@ -21,6 +22,8 @@ class Completeness:
 
     def __init__(self, total: int) -> None:
         self.complete = bytearray(total)
+        self.reused = bytearray(total)
+        """Those of them whose outputs only another job has."""
         self.unexpected = 0
         """How many outputs belong to no task of the job."""
 
@@ -52,29 +55,57 @@ def scan_outputs(store: ReadableStore, job_id: str) -> Iterator[tuple[tuple[str,
         yield (param_id, seed, name), entry
 
 
-def find_complete_tasks(store: ReadableStore, manifest: Manifest) -> Completeness:
-    """Find the complete tasks of a job by one listing.
+def find_complete_tasks(
+    store: ReadableStore, manifest: Manifest, sizes: Mapping[tuple[str, str], int] | None = None
+) -> Completeness:
+    """Find the complete tasks of a job by one listing of its outputs, and one of each job whose outputs it reuses.
 
-    Memory grows with the parameter sets, and by nine bytes per task; not with the outputs.
+    Memory grows with the parameter sets, and by ten bytes per task; not with the outputs.
+
+    Args:
+        store: where the outputs are.
+        manifest: the manifest of the job.
+        sizes: bytes of all outputs of a task, by its parameter id and its seed. A task with other outputs is missing.
 
     Raises:
-        StoreError: if the listing failed.
+        StoreError: if a listing failed.
     """
     result = Completeness(manifest.tasks_total)
+    _mark_complete(result, store, manifest, None, sizes or {})
+    for reuse in manifest.reused:
+        _mark_complete(result, store, manifest, reuse, {})
+    return result
+
+
+def _mark_complete(
+    result: Completeness,
+    store: ReadableStore,
+    manifest: Manifest,
+    reuse: Reuse | None,
+    sizes: Mapping[tuple[str, str], int],
+) -> None:
+    """Mark the tasks that are complete by the outputs of the job itself, or by those of one that it reuses."""
+    job_id = manifest.job_id if reuse is None else reuse.job_id
     sets = manifest.study.sets_by_id()
-    prefix = results_prefix(manifest.job_id)
-    for param, of_param in groupby(scan_outputs(store, manifest.job_id), key=lambda pair: pair[0][0]):
+    prefix = results_prefix(job_id)
+    for param, of_param in groupby(scan_outputs(store, job_id), key=lambda pair: pair[0][0]):
         # With many replicates, two may draw one seed: that is one simulation, with one set of outputs.
         seeds = manifest.study.seed_index(sets.get(param, ()))
         for seed, of_task in groupby(of_param, key=lambda pair: pair[0][1]):
-            values = {name: entry.value for (_, _, name), entry in of_task}
-            outputs = {name: value for name, value in values.items() if name == NAMES_NAME or is_output_name(name)}
-            positions = manifest.positions(seeds.numbers_of_text(seed))
-            result.unexpected += len(values) - (len(outputs) if positions else 0)
-            if positions and _is_complete(store, manifest.study, f"{prefix}{param}/{seed}/", outputs):
+            entries = {name: entry for (_, _, name), entry in of_task}
+            outputs = {name: entry for name, entry in entries.items() if name == NAMES_NAME or is_output_name(name)}
+            numbers = seeds.numbers_of_text(seed)
+            positions = manifest.positions(numbers if reuse is None else filter(reuse.has, numbers))
+            if reuse is None:
+                result.unexpected += len(entries) - (len(outputs) if positions else 0)
+            if (
+                positions
+                and _is_complete(store, manifest.study, f"{prefix}{param}/{seed}/", outputs)
+                and _has_size(manifest.study, outputs, sizes.get((param, seed)))
+            ):
                 for position in positions:
+                    result.reused[position] = reuse is not None and not result.complete[position]
                     result.complete[position] = 1
-    return result
 
 
 def missing_tasks(manifest: Manifest, complete: bytearray) -> tuple[int, ...]:
@@ -82,12 +113,23 @@ def missing_tasks(manifest: Manifest, complete: bytearray) -> tuple[int, ...]:
     return tuple(number for number, flag in zip(manifest.numbers, complete, strict=True) if not flag)
 
 
-def _is_complete(store: ReadableStore, study: Study, prefix: str, outputs: dict[str, bytes | None]) -> bool:
+def _has_size(study: Study, outputs: Mapping[str, Entry], expected: int | None) -> bool:
+    """Return whether the outputs of a task have this size together, as far as the listing tells sizes."""
+    sizes = [_size(entry) for name, entry in outputs.items() if study.keeps_output(name)]
+    known = [size for size in sizes if size is not None]
+    return expected is None or len(known) < len(sizes) or sum(known) == expected
+
+
+def _size(entry: Entry) -> int | None:
+    return entry.size if entry.value is None else len(entry.value)
+
+
+def _is_complete(store: ReadableStore, study: Study, prefix: str, outputs: Mapping[str, Entry]) -> bool:
     if study.outputs is not None:
         return outputs.keys() >= set(study.outputs)
     if NAMES_NAME not in outputs:
         return len(outputs) == 1
-    value = outputs[NAMES_NAME]
+    value = outputs[NAMES_NAME].value
     if value is None:
         found = store.get(prefix + NAMES_NAME)
         value = b"null" if found is None else found.value

@@ -17,6 +17,7 @@ from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
 from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.seeds import SeedIndex
 from mopsjobs.studies.study import ParameterSet, Task
 from mopsjobs.studies.tasks_csv import TABLE, TABLE_BEGINNING, check_same_family, write_table
@@ -62,7 +63,8 @@ class DownloadResult(NamedTuple):
 def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
     """Yield the outputs of a job, then those of its ancestors for the tasks that the job did not do again.
 
-    It costs one listing per member of the family.
+    The outputs of reused tasks are those of their sources. It costs one listing per member of the family, and one per
+    source.
 
     Args:
         store: where the outputs are.
@@ -84,9 +86,34 @@ def _outputs_by_member(store: VersionedStore, job_id: str, family: Sequence[Mani
     redone: frozenset[int] = frozenset()  # an ancestor may have left some outputs of a task that a descendant did again
     generations: Sequence[Manifest | None] = family or [None]
     for generation in generations:
-        yield _outputs_of_member(store, job_id if generation is None else generation.job_id, generation, redone)
+        own = _outputs_of_member(store, job_id if generation is None else generation.job_id, generation, redone)
+        yield own if generation is None or not generation.reused else _with_reused(store, own, generation, redone)
         if generation is not None and generation.only is not None:
             redone = redone.union(generation.only)
+
+
+def _with_reused(
+    store: VersionedStore, own: Iterator[Output], manifest: Manifest, redone: frozenset[int]
+) -> Iterator[Output]:
+    """Yield the outputs of a job and of its reused tasks, in the order of their names.
+
+    If the source had lost the outputs of a reused task, the job has done that task, and its own outputs count.
+    """
+    sources = [own, *(_reused_outputs(store, manifest, reuse, redone) for reuse in manifest.reused)]
+    streams = (zip(itertools.repeat(place), outputs) for place, outputs in enumerate(sources))
+    merged = heapq.merge(*streams, key=lambda one: one[1].name)
+    for _, of_task in itertools.groupby(merged, key=lambda one: one[1].name.rpartition("/")[0]):
+        found = list(of_task)
+        first = min(place for place, _ in found)
+        yield from (output for place, output in found if place == first)
+
+
+def _reused_outputs(
+    store: VersionedStore, manifest: Manifest, reuse: Reuse, redone: frozenset[int]
+) -> Iterator[Output]:
+    for output in _outputs_of_member(store, reuse.job_id, manifest, redone):
+        if output.task is not None and reuse.has(output.task.number):
+            yield output
 
 
 def _outputs_of_member(

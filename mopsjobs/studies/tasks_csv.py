@@ -50,7 +50,8 @@ def check_same_family(
         StoreError: if a manifest cannot be read.
     """
     earlier = _job_of_table(directory.read_beginning(TABLE, HEAD_BYTES))
-    if earlier is None or earlier in (job_id, *(member.job_id for member in family)):
+    sources = (reuse.job_id for member in family for reuse in member.reused)
+    if earlier is None or earlier in (job_id, *(member.job_id for member in family), *sources):
         return
     try:
         others = family_of(store, earlier)
@@ -94,21 +95,22 @@ def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest], e
         OSError: if the file cannot be written.
     """
     eldest = family[-1]
-    complete, member_of = _find_members(store, family)
+    complete, reused, member_of = _find_members(store, family)
     parameters = eldest.study.parameters
     columns = parameter_columns(parameters, FIRST_COLUMNS).values()
 
     def row(task: Task) -> list[object]:
         member = family[member_of[task.number]]
         is_complete = bool(complete[task.number])
+        done_by = (member.source_of(task.number) if reused[task.number] else None) or member
         values = (_cell(task.params[name]) if name in task.params else None for name in parameters)
         return [
             task.number,
             task.param_id,
             task.seed,
             "complete" if is_complete else "missing",
-            member.job_id,
-            member.bundle,
+            done_by.job_id,
+            done_by.bundle,
             None if is_complete else errors.get(task.number),
             *values,
         ]
@@ -135,18 +137,18 @@ def parameter_columns(parameters: Sequence[str], others: Collection[str]) -> dic
     return columns
 
 
-def _find_members(store: VersionedStore, family: Sequence[Manifest]) -> tuple[bytearray, array[int]]:
-    """Return for each task whether it is complete, and the index of the member of the family whose task it is."""
+def _find_members(store: VersionedStore, family: Sequence[Manifest]) -> tuple[bytearray, bytearray, array[int]]:
+    """Return for each task whether it is complete, whether it is reused, and the index of the member that has it."""
     total = family[-1].study.tasks_total
-    complete, member_of = bytearray(total), array("L", [len(family) - 1]) * total
+    complete, reused, member_of = bytearray(total), bytearray(total), array("L", [len(family) - 1]) * total
     for index, member in reversed(list(enumerate(family))):
-        flags = find_complete_tasks(store, member).complete
-        for number, flag in zip(member.numbers, flags, strict=True):
+        found = find_complete_tasks(store, member)
+        for number, flag, is_reused in zip(member.numbers, found.complete, found.reused, strict=True):
             # The study of a descendant may have been replaced. A task that an ancestor did stays the ancestor's.
             if number < total and (flag or not complete[number]):
-                member_of[number] = index
+                member_of[number], reused[number] = index, is_reused
                 complete[number] = complete[number] or flag
-    return complete, member_of
+    return complete, reused, member_of
 
 
 def _cell(value: object) -> object:

@@ -32,6 +32,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.origin import Origin
+from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.offline import remove_times, save_launch, save_submission_time, try_record_launch
 from mopsjobs.utils.times import utc_now
@@ -64,6 +65,8 @@ class Submission:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     git: GitState | None = None
     """The commit that the code was packed from."""
+    reused: tuple[Reuse, ...] = ()
+    """Tasks whose outputs other jobs have."""
 
     def manifest(self, engine: str) -> Manifest:
         """Return the manifest that the runner reads on this engine."""
@@ -78,6 +81,7 @@ class Submission:
             owner=self.owner,
             labels=self.labels,
             origin=Origin(mopsjobs.__version__, self.git),
+            reused=self.reused,
         )
 
 

@@ -16,11 +16,13 @@ from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreError, UsageError, shorten
 from mopsjobs.registry.job_id import check_new_job_id
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
 from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.modelops_registry import check_targets, warn_about_registry
+from mopsjobs.submission.reuse import Extension, NewJob, find_extended, find_reusable
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.user_dirs import user_name
 
@@ -43,13 +45,13 @@ class Code:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SubmitRequest:
-    """A study to run, and how. Exactly one of `code` and `bundle` is set."""
+    """A study to run, and how. At most one of `code` and `bundle` is set; one of them, or `extend`."""
 
     study: Study
     code: Code | None = None
     """The model's code, to be packed and stored."""
     bundle: str | None = None
-    """The digest of a bundle in the store, as `sha256:…`."""
+    """The digest of a bundle in the store, as `sha256:…`. Without code and bundle, that of the job to extend."""
     engine: str = "local"
     """Where the job runs: one of `engines.ENGINES`."""
     options: LaunchOptions = dataclasses.field(default_factory=LaunchOptions)
@@ -64,6 +66,8 @@ class SubmitRequest:
     """Whether the caller works through the tasks itself after `submit`. For `engines.LOCAL_ENGINES` only."""
     without_targets: bool = False
     """Whether to run the simulations of a study with targets, which are not evaluated. Else such a study is refused."""
+    extend: str | None = None
+    """The full id of an earlier job: its tasks that are also tasks of this study are not run again; None: all run."""
     study_directory: Path | None = None
     """Where the file of the study is. A warning names it if the model is not in the code."""
 
@@ -75,6 +79,8 @@ class PreparedJob(NamedTuple):
     launch: Launch
     bundle: str
     packed: PackedBundle | None
+    extension: Extension | None = None
+    """The tasks that need not run; None if the job extends no other."""
 
 
 def submit(request: SubmitRequest, session: Session) -> SubmitResult:
@@ -90,9 +96,12 @@ def submit(request: SubmitRequest, session: Session) -> SubmitResult:
 
 @contextlib.contextmanager
 def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
-    """Check a request and pack its code for the time of the block. The registry is only read for a stored bundle.
+    """Check a request and pack its code for the time of the block.
+
+    The registry is only read for a stored bundle, and for a job to extend.
 
     Raises:
+        JobNotFoundError, NoManifestError, JobBusyError, StoreError: see `find_extended`.
         UsageError: if the request or the targets of its study are refused, if the code cannot be packed, or if the
             model cannot be loaded here.
         EngineError: if the library of the engine is not installed.
@@ -100,13 +109,14 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
     check_targets(request.study, session, without_targets=request.without_targets)
     job_id = check_new_job_id(request.job_id or new_job_id(request.study, session.now()))
     launch = make_launch(job_id, request.engine, request.options, session, foreground=request.foreground)
+    extended = None if request.extend is None else find_extended(request.extend, session)
     if request.code is None:
-        if request.bundle is None:
+        if request.bundle is None and extended is None:
             raise UsageError("missing code of the model: expected either a directory or a bundle.")
-        bundle = parse_bundle_ref(request.bundle)
+        bundle = extended.bundle if request.bundle is None and extended else parse_bundle_ref(request.bundle or "")
         if request.engine == "local":
             _check_stored_model(request.study, launch, bundle, session)
-        yield PreparedJob(request, launch, bundle, None)
+        yield PreparedJob(request, launch, bundle, None, _extension(request, launch, bundle, extended, session))
         return
     with pack_code(request.code, session) as packed:
         missing = None
@@ -121,7 +131,8 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
             check_model(request.study, launch, packed.archive.read(), session, hint_if_not_found=hint)
         elif missing is not None:
             session.warn(f"{missing} The job fails unless it is installed.")
-        yield PreparedJob(request, launch, packed.digest, packed)
+        extension = _extension(request, launch, packed, extended, session)
+        yield PreparedJob(request, launch, packed.digest, packed, extension)
 
 
 def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
@@ -139,6 +150,7 @@ def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
         owner=request.owner or user_name(session.env),
         labels=request.labels,
         git=None if prepared.packed is None else prepared.packed.git,
+        reused=() if prepared.extension is None else prepared.extension.reused,
     )
     return open_client(request.engine, session).submit(submission, prepared.launch)
 
@@ -177,6 +189,26 @@ def pack_code(code: Code, session: Session) -> PackedBundle:
     if code.directory is None:
         return packed
     return packed._replace(git=read_git_state(code.directory, packed.blobs, session.env))
+
+
+def _extension(
+    request: SubmitRequest, launch: Launch, code: PackedBundle | str, extended: Manifest | None, session: Session
+) -> Extension | None:
+    """Find the tasks that an earlier job has done, and note how many."""
+    if extended is None:
+        return None
+
+    def load_archive() -> bytes:
+        if isinstance(code, str):
+            return load_bundle(session.store, code)
+        code.archive.seek(0)
+        return code.archive.read()
+
+    bundle = code if isinstance(code, str) else code.digest
+    extension = find_reusable(extended, NewJob(request.study, bundle, load_archive, request.engine, launch), session)
+    for line in (*extension.reasons, extension.describe(request.study.tasks_total)):
+        session.note(line)
+    return extension
 
 
 def _check_stored_model(study: Study, launch: Launch, bundle: str, session: Session) -> None:

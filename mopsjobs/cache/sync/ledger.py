@@ -88,6 +88,8 @@ def sync_ledger(
         study = StoredStudy.load(connection, job_id)
         if study is None:  # pruned or deleted meanwhile
             raise JobNotFoundError(job_id)
+        for reuse in manifest.reused:  # no attempt of this job will say how they ended
+            write_complete_tasks(connection, study, reuse.numbers())
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         keys = _missing_chunks(connection, store, job_id, report, retry=full)
         while batch := list(islice(keys, BATCH)):

@@ -9,12 +9,15 @@ Chunks have them in the order in which tasks ended, a table by their numbers. SQ
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import NamedTuple
 
+from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import RecordError
@@ -72,6 +75,8 @@ ON CONFLICT DO UPDATE SET scalars = CASE WHEN scalars = excluded.scalars THEN sc
 _NOT_MIRRORED = "SELECT key FROM ledger_chunk WHERE job_id = ? AND scalars IS NULL ORDER BY name"
 
 _MIRRORED = "SELECT key, scalars FROM ledger_chunk WHERE job_id = ? AND scalars != ? ORDER BY name"
+
+_SOURCES = "SELECT value FROM job, json_each(record, '$.metadata.reused_from') WHERE job_id = ?"
 
 _IS_WANTED = "SELECT 1 FROM wanted WHERE member = ? AND task = ?"
 
@@ -177,6 +182,11 @@ def missing_chunks(connection: sqlite3.Connection, job_id: str) -> list[ChunkKey
     return [_key_beside(key) for (key,) in connection.execute(_NOT_MIRRORED, (job_id,))]
 
 
+def reused_jobs(connection: sqlite3.Connection, job_id: str) -> list[str]:
+    """Return the jobs that have the outputs of the reused tasks of a job, as far as its record says."""
+    return [source for (source,) in connection.execute(_SOURCES, (job_id,)) if isinstance(source, str)]
+
+
 def mirror_scalars(store: VersionedStore, connection: sqlite3.Connection, job_id: str) -> list[tuple[str, str]]:
     """Bring the chunks of scalars of a job into the cache that lie beside its mirrored chunks of attempts.
 
@@ -262,11 +272,26 @@ class ScalarReader:
         if not self._collected.count_lacking(member):
             return
         self._collected.share_with_duplicates(member)
+        for source in reused_jobs(self._connection, job_id):
+            self._read_reused(member, source)
         lacking = self._collected.count_lacking(member)
         if self._open_store is None:
             self.tasks_lacking += lacking
         elif lacking:
             self._read_outputs(self._open_store(), member, job_id)
+
+    def _read_reused(self, member: int, source: str) -> None:
+        """Collect the scalars of reused tasks from the chunks of the job that did them, with numbers of its own."""
+        study = StoredStudy.load(self._connection, source)
+        if study is None:
+            return
+        for key, value in self._connection.execute(_MIRRORED, (source, NO_CHUNK)):
+            with contextlib.suppress(RecordError):  # the outputs are read
+                for number, scalars in parse_scalars(value, _key_beside(key)):
+                    one = study.set_of(number)
+                    if one is not None:
+                        tasks = self._collected.lacking(member, one.param_id, str(one.seed_of(number)))
+                        self._collected.replace(member, tasks, scalars)
 
     def _add_chunk(self, member: int, key: ChunkKey, value: bytes) -> None:
         try:
@@ -308,9 +333,10 @@ class ScalarReader:
         self, store: VersionedStore, member: int, job_id: str
     ) -> Iterator[tuple[list[int], Mapping[str, Entry]]]:
         """Yield numbers and outputs of the tasks that no chunk has; those with the same outputs together."""
-        study = load_manifest(store, job_id).study
-        outputs_of_job = scan_outputs(store, job_id)
-        for (param_id, seed), of_task in groupby(outputs_of_job, key=lambda pair: pair[0][:2]):
+        manifest = load_manifest(store, job_id)
+        study, sources = manifest.study, [job_id, *(reuse.job_id for reuse in manifest.reused)]
+        listed = itertools.chain.from_iterable(scan_outputs(store, source) for source in sources)
+        for (param_id, seed), of_task in groupby(listed, key=lambda pair: pair[0][:2]):
             outputs = {
                 name: entry for (_, _, name), entry in of_task if may_have_scalars(name) and study.keeps_output(name)
             }

@@ -91,6 +91,8 @@ def _lines(found: Provenance) -> list[Line]:
     by = "" if job["owner"] is None else f" by {job['owner']}"
     add("Submitted", f"{whole_seconds(job['created_at'])}{by}{_with_version(found.submitter)}")
     add("Ran", _times(found))
+    if found.reused:
+        add("Reused", ", ".join(f"{pluralize(one.task_count, 'task')} of {one.job_id}" for one in found.reused))
     add("Study", _study(found))
     add("Code", _code(found))
     add("Git", found.git and found.git.commit + _CHANGES[found.git.is_dirty])

@@ -22,7 +22,7 @@ from mopsjobs.app.job_texts import (
     usage_text,
 )
 from mopsjobs.app.next_steps import is_runner_dead, next_command
-from mopsjobs.cache.job_json import count_outputs
+from mopsjobs.cache.job_json import count_outputs, reused_text
 from mopsjobs.cache.queries.families import Family, Member, describe_short_name
 from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
@@ -137,6 +137,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
         None if since is None else f", since {_time_text(since, app)}",
     )
     add("Progress", _progress(job))
+    add("Reused", reused_text(job))
     add("Failed", failed_tasks_text(job, app))
     add("Done", end_text(job, now))
     add("Stragglers", stragglers_text(job, now))

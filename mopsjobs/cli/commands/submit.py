@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mopsjobs.app.app import App
+from mopsjobs.app.find_job import find_state
 from mopsjobs.app.follow import follow
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.cli.flags import parse_labels, positive_number
@@ -20,7 +21,7 @@ from mopsjobs.cli.launch_flags import (
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
-from mopsjobs.errors import command_line
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study, read_study
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
@@ -36,16 +37,22 @@ DESCRIPTION = (
 EXAMPLES = (
     "mops-jobs submit study.json --auto",
     "mops-jobs submit study.yaml --auto --workers 4 --label exp=7 --wait && echo 'plot the results'",
+    "mops-jobs submit study.json --extend seir-20260301-120000-1a2b",
     "mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8",
 )
+
+
+AUTO_HELP = "pack the current directory as the model's code"
+
+BUNDLE_HELP = "use this bundle, which the registry already has"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("study", metavar="STUDY", help="study file, JSON or YAML; - for standard input")
-    code = parser.add_mutually_exclusive_group(required=True)
-    code.add_argument("--auto", action="store_true", help="pack the current directory as the model's code")
-    code.add_argument("--bundle", metavar="SHA256", help="use this bundle, which the registry already has")
+    code = parser.add_mutually_exclusive_group()
+    code.add_argument("--auto", action="store_true", help=AUTO_HELP)
+    code.add_argument("--bundle", metavar="SHA256", help=f"{BUNDLE_HELP} (default: that of --extend JOB)")
     parser.add_argument(
         "--engine",
         metavar="ENGINE",
@@ -57,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--owner", metavar="OWNER", help="owner of the job (default: the current user)")
     parser.add_argument(
         "--label", metavar="KEY=VALUE", action="append", default=[], help="add a label; repeat for more"
+    )
+    parser.add_argument(
+        "--extend",
+        metavar="JOB",
+        help="reuse the outputs of this job, and run only the tasks that it has not done (default: run all)",
     )
     parser.add_argument(
         "--without-targets",
@@ -82,6 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Submit a study."""
+    if not args.auto and args.bundle is args.extend is None:
+        raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
     study = load_study(sys.stdin.buffer.read(), "-") if args.study == "-" else read_study(args.study)
     request = SubmitRequest(
         study=study,
@@ -94,6 +108,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         labels=parse_labels(args.label),
         foreground=args.wait and args.engine in LOCAL_ENGINES,
         without_targets=args.without_targets,
+        extend=None if args.extend is None else find_state(args.extend, app).job_id,
         study_directory=None if args.study == "-" else Path(args.study).resolve().parent,
     )
     session = submission_session(app)
@@ -106,26 +121,32 @@ def run(args: argparse.Namespace, app: App) -> Result:
             app.out.warn(warning)
         app.out.note(f"{submitted.job_id}: {_tasks_text(submitted.launch, request)}")
         ending = follow(submitted.launch, app)
-        body = _body(request, submitted.launch, ending.status, as_json=args.json)
+        body = _body(prepared, ending.status, as_json=args.json)
         return Result(body, notes=ending.notes, exit_code=ending.exit_code)
     following = f"Next: {command_line('wait', submitted.job_id)}"
     if submitted.warnings:
         following = f"Without the registry: {submitted.launched.show_command}"
     return Result(
-        _body(request, submitted.launch, None, as_json=args.json),
+        _body(prepared, None, as_json=args.json),
         notes=[f"Launched {_tasks_text(submitted.launch, request)}", following],
         warnings=submitted.warnings,
     )
 
 
-def _counts(study: Study) -> dict[str, int]:
-    return {"tasks_total": study.tasks_total, "duplicate_tasks": len(study.duplicate_tasks())}
+def _counts(prepared: PreparedJob) -> dict[str, int]:
+    study, extension = prepared.request.study, prepared.extension
+    return {
+        "tasks_total": study.tasks_total,
+        "duplicate_tasks": len(study.duplicate_tasks()),
+        "reused_tasks": 0 if extension is None else extension.task_count,
+    }
 
 
-def _body(request: SubmitRequest, launch: Launch, status: str | None, *, as_json: bool) -> Document | Text:
+def _body(prepared: PreparedJob, status: str | None, *, as_json: bool) -> Document | Text:
+    request, launch = prepared.request, prepared.launch
     if not as_json:
         return Text([launch.job_id])
-    document = {"job_id": launch.job_id, "engine": request.engine, **_counts(request.study)}
+    document = {"job_id": launch.job_id, "engine": request.engine, **_counts(prepared)}
     return Document({**document, "status": status, "python": _python(launch, request)})
 
 
@@ -150,11 +171,11 @@ def _size(count: int) -> str:
 
 def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
     """Show what a submission would do."""
-    request, launch, bundle, packed = prepared
+    request, launch, bundle, packed, _ = prepared
     study, job_id = request.study, launch.job_id
     python = _python(launch, request)
     if as_json:
-        plan = {"job_id": job_id, **_counts(study), "bundle": bundle, "engine": request.engine}
+        plan = {"job_id": job_id, **_counts(prepared), "bundle": bundle, "engine": request.engine}
         files, size = (None, None) if packed is None else (packed.files, packed.bytes)
         return Result(
             Document({**plan, "bundle_files": files, "bundle_bytes": size, "python": python, "dry_run": True})

@@ -153,7 +153,7 @@ def _line(one: ListedTask) -> str:
 
 def _notes(job: JobTasks, tasks: TaskList, counted: str) -> list[str]:
     """Return the notes: on the family, on what is missing, and the count with the age of the data."""
-    notes = job.family_note()
+    notes = [*job.family_note(), *job.reuse_note()]
     if tasks.ledger.basis != BY_LEDGER:
         notes.append(f"{job.job_id} has no ledger: its outputs tell which tasks succeeded. Nothing was measured.")
     stale = ", stale" if job.is_stale(tasks.ledger) else ""

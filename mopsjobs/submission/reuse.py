@@ -1,0 +1,286 @@
+"""Find the tasks of a new job that an earlier job has done: by `submit --extend JOB`.
+
+A task is reused if code, model, parameters, seed, names of outputs and environment are the same. Its outputs must be
+complete, and have the size that its ledger says. The earlier job's ancestors count too, and the jobs whose outputs
+these reuse. See docs/decisions/0071-reused-tasks.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
+from typing import NamedTuple
+
+from mopsjobs.bundles.bundle import load_bundle
+from mopsjobs.bundles.contents import list_files, read_files
+from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.engines.base import Launch, recorded_launch
+from mopsjobs.engines.describe_interpreter import describe_interpreter
+from mopsjobs.engines.model_env import model_environment
+from mopsjobs.errors import InvalidKeyError, JobBusyError, NoManifestError, RecordError, UsageError, command_line
+from mopsjobs.ledger.attempt import Outcome
+from mopsjobs.ledger.environment import Environment, environment_keys, environment_of_worker, parse_environment
+from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, parse_chunk_key
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.bulk_reads import bulk_reads
+from mopsjobs.studies.lineage import later_jobs
+from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.reuse import Reuse
+from mopsjobs.studies.study import Study
+from mopsjobs.studies.study_parser import load_study
+from mopsjobs.submission.session import Session
+from mopsjobs.utils.text import join_first, pluralize
+
+THREADS = 8
+"""Chunks of a ledger that are read at once."""
+
+MAX_SOURCES = 100
+"""Jobs that are looked at. A longer chain of extensions repeats itself."""
+
+STUDY_SUFFIXES = (".json", ".yaml", ".yml")
+
+MAX_STUDY_BYTES = 16 * 2**20
+"""A larger file of a bundle counts as data of the model, and not as a study."""
+
+FACTS = Environment._fields[:4]
+"""The facts about an interpreter that must be equal: its version and kind, the platform and the C library."""
+
+CLUSTER_FACTS = ("image", "python", "scheduler")
+"""Options of a launch on a cluster that must be equal, in place of the facts about its interpreter."""
+
+
+class Extension(NamedTuple):
+    """A new job that extends an earlier one."""
+
+    extended: str
+    """The job that was named."""
+    reused: tuple[Reuse, ...]
+    """The tasks that it need not run."""
+    reasons: tuple[str, ...]
+    """Why tasks of jobs are not reused."""
+
+    @property
+    def task_count(self) -> int:
+        """Count the reused tasks."""
+        return sum(one.task_count for one in self.reused)
+
+    def describe(self, total: int) -> str:
+        """Return how many of the tasks are reused, and from which jobs: `900 of 1,000 tasks reused from seir-1`."""
+        names = ", ".join(one.job_id for one in self.reused) or self.extended
+        return f"{self.task_count:,} of {pluralize(total, 'task')} reused from {names}"
+
+
+class NewJob(NamedTuple):
+    """A job that is to extend an earlier one."""
+
+    study: Study
+    bundle: str
+    """The digest of its code."""
+    load_archive: Callable[[], bytes]
+    """Returns the archive of that."""
+    engine: str
+    launch: Launch
+
+
+def find_extended(job_id: str, session: Session) -> Manifest:
+    """Return the manifest of a job to extend: of the newest job that it was resumed as.
+
+    Args:
+        job_id: the full id of the job.
+        session: the registry.
+
+    Raises:
+        JobNotFoundError: if there is no such job.
+        NoManifestError: if mops-jobs did not submit it.
+        JobBusyError: if it has not ended: its tasks would be computed twice.
+        StoreError: if the registry cannot be read.
+    """
+    state = session.registry.require_job(job_id)
+    newest = [state, *later_jobs(session.registry, state)][-1]
+    if not newest.is_terminal:
+        raise JobBusyError(
+            f"Job {newest.job_id} has not ended: its tasks would be computed twice.",
+            job_id=newest.job_id,
+            hint=f"Wait for its end, or cancel it: {command_line('wait', newest.job_id)}",
+        )
+    return load_manifest(session.store, newest.job_id)
+
+
+def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extension:
+    """Find the tasks of a new job that an earlier one, its ancestors and their sources have done.
+
+    It costs a listing of the outputs of each of these jobs, and their ledgers and notes.
+
+    Args:
+        extended: the result of `find_extended`.
+        new: the new job.
+        session: the registry and the environment.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+    """
+    study, environment = new.study, _environment_here(new, session)
+    left = bytearray([1]) * study.tasks_total
+    reused, reasons = [], []
+    for manifest in _sources(session.store, extended):
+        why_not = _difference(manifest, new, environment, session)
+        if why_not is not None:
+            reasons.append(f"No task of {manifest.job_id} is reused: {why_not}.")
+            continue
+        # The tasks of the new study, with the outputs of the earlier job.
+        wanted = dataclasses.replace(manifest, study=study, only=None, reused=())
+        complete = find_complete_tasks(session.store, wanted, _sizes(session.store, manifest)).complete
+        numbers = list(compress(range(study.tasks_total), map(int.__and__, complete, left)))
+        if numbers:
+            reused.append(Reuse.of(manifest.job_id, manifest.bundle, numbers))
+        for number in numbers:
+            left[number] = 0
+    return Extension(extended.job_id, tuple(reused), tuple(reasons))
+
+
+def _environment_here(new: NewJob, session: Session) -> Environment | None:
+    """Return the environment of the model; None if this machine cannot tell it, as on a cluster."""
+    if new.engine != "local":
+        return None
+    try:
+        python = new.launch.python or sys.executable
+        return environment_of_worker(describe_interpreter(python, model_environment(session.env)))
+    except RecordError:  # an interpreter that says nothing
+        return None
+
+
+def _sources(store: VersionedStore, extended: Manifest) -> Iterator[Manifest]:
+    """Yield the manifests of a job, its ancestors, and the jobs whose outputs these reuse, as far as they exist."""
+    waiting, seen = [extended], {extended.job_id}
+    while waiting:
+        manifest = waiting.pop(0)
+        yield manifest
+        for other in (manifest.parent_job_id, *(reuse.job_id for reuse in manifest.reused)):
+            if other is not None and other not in seen and len(seen) < MAX_SOURCES:
+                seen.add(other)
+                with contextlib.suppress(NoManifestError, RecordError):
+                    waiting.append(load_manifest(store, other))
+
+
+def _difference(manifest: Manifest, new: NewJob, environment: Environment | None, session: Session) -> str | None:
+    """Return why no task of a job is a task of the new one, as the end of a sentence; None if some may be."""
+    study = manifest.study
+    if study.entrypoint != new.study.entrypoint:
+        return f"it runs {study.entrypoint}, and the study runs {new.study.entrypoint}"
+    ours, theirs = (None if one.outputs is None else set(one.outputs) for one in (new.study, study))
+    if ours != theirs:
+        return "its study names other outputs"
+    if manifest.bundle != new.bundle and (files := _changed_files(manifest.bundle, new, session.store)) != []:
+        return f"its code differs{'' if files is None else f' in {join_first(files)}'}"
+    if new.engine == "local":
+        return environment_difference(manifest.job_id, environment, session.store)
+    return _cluster_difference(manifest, new, session)
+
+
+def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> list[str] | None:
+    """Return the names of files that differ between two bundles; None if one of them cannot be read.
+
+    Studies are left out: a study beside its model changes with each extension, and is not code.
+    """
+    try:
+        archives = (load_bundle(store, bundle), new.load_archive())
+        sides = [{file.name: file for file in list_files(archive)} for archive in archives]
+    except BundleError:
+        return None
+    names = {name for name in sides[0].keys() | sides[1].keys() if sides[0].get(name) != sides[1].get(name)}
+    contents = [read_files(archive, {*filter(_may_be_study, names)}, MAX_STUDY_BYTES) for archive in archives]
+    return sorted(
+        name
+        for name in names
+        if any(
+            name in files and not _is_study(name, found.get(name)) for files, found in zip(sides, contents, strict=True)
+        )
+    )
+
+
+def _may_be_study(name: str) -> bool:
+    return name.lower().endswith(STUDY_SUFFIXES)
+
+
+def _is_study(name: str, content: bytes | None) -> bool:
+    try:
+        load_study(content or b"", name)
+    except UsageError:
+        return False
+    return True
+
+
+def environment_difference(job_id: str, ours: Environment | None, store: VersionedStore) -> str | None:
+    """Return how the environments of a job differ from that of the model here; None if they do not.
+
+    Packages that only one side has do not count: most of them have nothing to do with the model.
+    """
+    if ours is None:
+        return "the model's interpreter does not say what it is"
+    keys = list(environment_keys(store, job_id))
+    if not keys:
+        return "its environment was not noted"
+    for key in keys:
+        theirs = None
+        with contextlib.suppress(RecordError, InvalidKeyError):
+            found = store.get(key)
+            theirs = None if found is None else parse_environment(found.value)
+        if theirs is None:
+            return f"{key} cannot be read"
+        for name in FACTS:
+            if (values := (getattr(theirs, name), getattr(ours, name)))[0] != values[1]:
+                return f"its {name} was {values[0]}, and is {values[1]} here"
+        for name in sorted(theirs.packages.keys() & ours.packages.keys()):
+            if theirs.packages[name] != ours.packages[name]:
+                return f"its {name} was {theirs.packages[name]}, and is {ours.packages[name]} here"
+    return None
+
+
+def _cluster_difference(manifest: Manifest, new: NewJob, session: Session) -> str | None:
+    """Return how the launch of a job on a cluster differs from the new one in what decides the environment."""
+    state = session.registry.get_job(manifest.job_id)
+    if state is None or state.engine != new.engine:
+        return f"it did not run on {new.engine}"
+    theirs = recorded_launch(state.metadata, new.engine)
+    ours = {**new.launch.options, "python": new.launch.python}
+    if new.engine == "kubernetes":
+        from mopsjobs.engines.kubernetes.manifest import IMAGE_VARIABLE
+
+        ours["image"] = ours.get("image") or session.env.get(IMAGE_VARIABLE)
+    for name in CLUSTER_FACTS:
+        if theirs.get(name) != ours.get(name):
+            return f"its {name} was {theirs.get(name)}, and is {ours.get(name)} here"
+    return None
+
+
+def _read(store: VersionedStore, chunk: ChunkKey) -> bytes | None:
+    found = store.get(chunk.key)
+    return None if found is None else found.value
+
+
+def _sizes(store: VersionedStore, manifest: Manifest) -> Mapping[tuple[str, str], int]:
+    """Return the bytes of the outputs of tasks, by parameter id and seed, as far as the ledger of the job has them.
+
+    A task that several attempts have done is left out: the outputs are those of any of them.
+    """
+    listed = map(parse_chunk_key, store.list_keys(ledger_prefix(manifest.job_id)))
+    chunks = [one for one in listed if one is not None and one.kind == "attempts"]
+    sizes: dict[int, set[int | None]] = {}
+    with bulk_reads(store), ThreadPoolExecutor(THREADS) as threads:
+        for chunk, found in zip(chunks, threads.map(functools.partial(_read, store), chunks), strict=True):
+            with contextlib.suppress(RecordError):
+                for attempt in parse_attempts(found, chunk) if found is not None else ():
+                    if attempt.outcome == Outcome.SUCCEEDED:
+                        sizes.setdefault(attempt.task, set()).add(attempt.output_bytes)
+    return {
+        (task.param_id, str(task.seed)): size
+        for _, task in manifest.tasks()
+        for size in (sizes.get(task.number) or ())
+        if size is not None and len(sizes[task.number]) == 1
+    }

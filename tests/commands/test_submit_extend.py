@@ -1,0 +1,264 @@
+"""`submit --extend JOB`: tasks that an earlier job has done are not run again, and are shown as what they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.errors import JobBusyError
+from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.outputs import results_prefix
+from support.desk import Desk
+from support.runs import calls, kill, make_venv, record, sets_of, until
+
+SETS, REPLICATES = 4, 3
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Path:
+    """Return the file in which the model notes its calls."""
+    return tmp_path / "calls"
+
+
+@pytest.fixture
+def ran(desk: Desk, noted: Path) -> Desk:
+    """Return a desk with a job of 4 parameter sets and 3 replicates that has succeeded."""
+    desk.submit(sets_of(SETS, calls=str(noted)), n_replicates=REPLICATES)
+    assert desk.ended() == "succeeded"
+    assert calls(noted).total() == SETS * REPLICATES
+    return desk
+
+
+def extend(desk: Desk, noted: Path, *argv: str, sets: int = SETS, replicates: int, job_id: str = "more") -> str:
+    """Submit a study with other numbers, wait for its end, and return what the command said."""
+    study = desk.write(sets_of(sets, calls=str(noted)), n_replicates=replicates)
+    words = (study, "--auto", "--job-id", job_id, "--workers", "2", "--extend", "job", *argv)
+    said = desk.ok("submit", *words).err
+    assert desk.ended(job_id) == "succeeded"
+    return said
+
+
+def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, noted: Path) -> None:
+    """The model counts its calls: 12 of 25 tasks exist, so 13 run."""
+    said = extend(ran, noted, sets=5, replicates=5)
+    assert "12 of 25 tasks reused from job\n" in said
+    assert calls(noted) == {0: 5, 1: 5, 2: 5, 3: 5, 4: 5}
+    state = record(ran.jobs, "more")
+    assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (25, 25, 25)
+    assert (state.metadata["n_reused_tasks"], state.metadata["reused_from"]) == (12, ["job"])
+    assert len(ran.results("more")) == 13
+
+
+def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, noted: Path) -> None:
+    assert "4 of 4 tasks reused from job\n" in extend(ran, noted, replicates=1)
+    assert calls(noted).total() == 12
+    assert ran.results("more") == {}
+
+
+def test_without_the_flag_all_tasks_run(ran: Desk, noted: Path) -> None:
+    ran.submit(sets_of(SETS, calls=str(noted)), job_id="again", n_replicates=REPLICATES)
+    assert ran.ended("again") == "succeeded"
+    assert calls(noted).total() == 24
+
+
+def test_changed_code_runs_all_tasks_and_says_why(ran: Desk, noted: Path) -> None:
+    with (ran.home / "model.py").open("a") as file:
+        file.write("# changed\n")
+    said = extend(ran, noted, replicates=REPLICATES)
+    assert "No task of job is reused: its code differs in model.py.\n" in said
+    assert "0 of 12 tasks reused from job\n" in said
+    assert calls(noted).total() == 24
+
+
+def test_a_study_beside_its_model_is_not_code(desk: Desk, noted: Path) -> None:
+    """The directory that is packed has the study, which an extension changes. Other files of it are code."""
+    study = desk.home / "study.json"
+    desk.launched.update(("job", "more"))
+    study.write_bytes(Path(desk.write(sets_of(2, calls=str(noted)))).read_bytes())
+    desk.ok("submit", str(study), "--auto", "--job-id", "job")
+    assert desk.ended() == "succeeded"
+    study.write_text(json.dumps(json.loads(study.read_text()) | {"n_replicates": 2}))
+    said = desk.ok("submit", str(study), "--auto", "--job-id", "more", "--extend", "job").err
+    assert "2 of 4 tasks reused from job\n" in said
+    assert desk.ended("more") == "succeeded"
+    assert calls(noted) == {0: 2, 1: 2}
+    (desk.home / "rates.json").write_text("[0.1, 0.2]")
+    said = desk.ok("submit", str(study), "--auto", "--dry-run", "--extend", "job").err
+    assert "No task of job is reused: its code differs in rates.json.\n" in said
+
+
+def test_without_code_the_job_has_that_of_the_extended_one(ran: Desk, noted: Path) -> None:
+    (ran.home / "model.py").unlink()
+    study = ran.write(sets_of(SETS, calls=str(noted)), n_replicates=4)
+    ran.launched.add("more")
+    ran.ok("submit", study, "--job-id", "more", "--extend", "job")
+    assert ran.ended("more") == "succeeded"
+    assert calls(noted).total() == 16
+
+
+def test_another_python_or_package_runs_all_tasks(ran: Desk, noted: Path, tmp_path: Path) -> None:
+    """A package of another version is another environment; one that only one side has is not."""
+    pythons = [
+        make_venv(tmp_path / name, **packages)
+        for name, packages in (("a", {"numpy": "1.0"}), ("b", {"numpy": "2.0"}), ("c", {"numpy": "1.0", "scipy": "3"}))
+    ]
+    sets = sets_of(SETS, calls=str(noted))
+    ran.submit(sets, "--python", str(pythons[0]), job_id="one")
+    assert ran.ended("one") == "succeeded"
+    words = ("submit", ran.write(sets), "--auto", "--dry-run", "--extend", "one", "--python")
+    assert "No task of one is reused: its numpy was 1.0, and is 2.0 here.\n" in ran.ok(*words, str(pythons[1])).err
+    assert "4 of 4 tasks reused from one\n" in ran.ok(*words, str(pythons[2])).err
+
+
+def test_other_names_of_outputs_run_all_tasks(ran: Desk, noted: Path) -> None:
+    study = ran.write(sets_of(SETS, calls=str(noted)), outputs=None)
+    said = ran.ok("submit", study, "--auto", "--dry-run", "--extend", "job", "--json")
+    assert said.json["reused_tasks"] == 0
+    assert "No task of job is reused: its study names other outputs.\n" in said.err
+
+
+def test_lost_and_damaged_outputs_are_computed_again(ran: Desk, noted: Path) -> None:
+    """One output is gone, another one is cut: their tasks run, the ten others do not."""
+    lost, cut, *_ = (entry for entry in ran.store.scan(results_prefix("job")))
+    ran.store.delete(lost.key)
+    assert ran.store.put(cut.key, b"{", cut.version)
+    assert "10 of 12 tasks reused from job\n" in extend(ran, noted, replicates=REPLICATES)
+    assert calls(noted).total() == 14
+
+
+def test_outputs_lost_after_the_submission_are_a_matter_of_resume(ran: Desk, noted: Path) -> None:
+    extend(ran, noted, replicates=4)
+    for entry in list(ran.store.scan(results_prefix("job"))):
+        ran.store.delete(entry.key)
+    child = ran.ok("resume", "more", "--json").json["job_id"]
+    assert ran.ended(child) == "succeeded"
+    assert calls(noted) == dict.fromkeys(range(SETS), 7)
+    assert len(ran.ok("results", child, "--json").out.splitlines()) == 16
+
+
+def test_killed_half_way_no_task_runs_twice(ran: Desk, noted: Path, tmp_path: Path) -> None:
+    """The runner of the extension is killed with three tasks done, and resumed. Two tasks were at work."""
+    gate = tmp_path / "gate"
+    sets = [*sets_of(SETS, calls=str(noted)), *({"x": x, "calls": str(noted)} for x in (10, 11, 12))]
+    sets += [{"x": x, "calls": str(noted), "gate": str(gate)} for x in (20, 21, 22)]
+    study = ran.write(sets, n_replicates=1)
+    ran.launched.add("more")
+    ran.ok("submit", study, "--auto", "--job-id", "more", "--workers", "2", "--extend", "job")
+    until(lambda: len(ran.results("more")) == 3, "three tasks to be done")
+    until(lambda: calls(noted).total() == 12 + 5, "two tasks that wait")
+    kill(ran.runner("more"))
+    gate.touch()
+    ran.ok("resume", "more")
+    assert ran.ended("more") == "succeeded"
+    made = calls(noted)
+    assert {x: made[x] for x in range(SETS)} == dict.fromkeys(range(SETS), REPLICATES)
+    assert [made[x] for x in (10, 11, 12)] == [1, 1, 1]
+    assert max(made[x] for x in (20, 21, 22)) <= 2  # those that the killed workers had begun
+    assert record(ran.jobs, "more").tasks_verified == 10
+
+
+def test_an_extension_can_be_extended(ran: Desk, noted: Path) -> None:
+    """Each task is attributed to the job that has done it, not to one that reuses it."""
+    extend(ran, noted, replicates=4)
+    study = ran.write(sets_of(SETS, calls=str(noted)), n_replicates=5)
+    ran.launched.add("most")
+    said = ran.ok("submit", study, "--auto", "--job-id", "most", "--extend", "more").err
+    assert "16 of 20 tasks reused from more, job\n" in said
+    assert ran.ended("most") == "succeeded"
+    assert calls(noted).total() == 20
+    found = {one.job_id: one.task_count for one in load_manifest(ran.store, "most").reused}
+    assert found == {"more": 4, "job": 12}
+
+
+def test_a_job_at_work_cannot_be_extended(desk: Desk, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    desk.submit(sets_of(2, gate=str(gate)))
+    ran = desk("submit", desk.write(sets_of(3, gate=str(gate))), "--auto", "--extend", "job")
+    gate.touch()
+    assert (ran.code, ran.out) == (JobBusyError.exit_code, "")
+    assert "Job job has not ended: its tasks would be computed twice." in ran.err
+    assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
+
+
+def test_an_unknown_job_cannot_be_extended(desk: Desk) -> None:
+    assert desk("submit", desk.write(sets_of(1)), "--auto", "--extend", "never").code == 3
+
+
+# --- what other views show ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extended(ran: Desk, noted: Path) -> Desk:
+    """Return a desk with `job`, and with `more`, which has a replicate more of each parameter set."""
+    extend(ran, noted, replicates=4)
+    return ran
+
+
+def test_outputs_of_reused_tasks_are_those_of_their_source(extended: Desk, tmp_path: Path) -> None:
+    listed = [json.loads(line) for line in extended.ok("results", "more", "--json").out.splitlines()]
+    assert len(listed) == 16
+    assert sorted(one["task"] for one in listed) == list(range(16))
+    assert sum(one["key"].startswith("results/job/") for one in listed) == 12
+    extended.ok("results", "more", "--download", str(tmp_path / "out"))
+    rows = list(csv.DictReader((tmp_path / "out" / "tasks.csv").read_text().splitlines()))
+    assert {row["status"] for row in rows} == {"complete"}
+    assert [row["job_id"] for row in rows] == ["job", "job", "job", "more"] * SETS
+    assert len(list((tmp_path / "out").glob("*/*/result.json"))) == 16
+    assert extended.ok("results", "more", "--download", str(tmp_path / "out")).code == 0
+
+
+@pytest.mark.parametrize("is_ledger_lost", [False, True], ids=["by chunks", "by outputs"])
+def test_the_table_of_results_has_reused_tasks(extended: Desk, *, is_ledger_lost: bool) -> None:
+    """Their scalars come from the chunks of the source. If these are gone, they come from the outputs."""
+    if is_ledger_lost:
+        for key in list(extended.store.list_keys("ledger/job/")):
+            extended.store.delete(key)
+    table = extended.ok("results", "more", "--table", "-").out
+    rows = list(csv.DictReader(table.splitlines()))
+    assert [(int(row["task"]), row["status"], int(row["result.x"])) for row in rows] == [
+        (number, "succeeded", number // 4) for number in range(16)
+    ]
+    assert all(row["result.seed"] == row["seed"] for row in rows)
+    assert [bool(row["seconds"]) for row in rows] == [False, False, False, True] * SETS
+
+
+def test_reused_tasks_succeeded_and_used_nothing(extended: Desk) -> None:
+    ran = extended.ok("tasks", "more", "--json", "--limit", "0")
+    assert [(one["outcome"], one["attempt"]) for one in ran.json["tasks"]] == [
+        ("succeeded", 0), ("succeeded", 0), ("succeeded", 0), ("succeeded", 1),
+    ] * SETS  # fmt: skip
+    assert "Reused, so not attempted here: 12 of 16 tasks, from job." in extended.ok("tasks", "more").err
+    shown = extended.ok("status", "more").out
+    assert "16/16 tasks" in shown
+    assert "12 of 16 tasks, from job" in shown
+    measured = [one["seconds"] for one in ran.json["tasks"] if one["attempt"]]
+    used = extended.ok("status", "more", "--json").json["task_seconds"]
+    assert used == pytest.approx(sum(measured), abs=0.01)
+
+
+def test_reused_tasks_are_done_while_others_wait(ran: Desk, noted: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    sets = [*sets_of(SETS, calls=str(noted)), {"x": 9, "gate": str(gate)}]
+    ran.launched.add("more")
+    ran.ok("submit", ran.write(sets), "--auto", "--job-id", "more", "--extend", "job")
+    until(lambda: record(ran.jobs, "more").tasks_completed == 4, "the first report")
+    found = ran.ok("tasks", "more", "--json").json["tasks"]
+    gate.touch()
+    assert [one["outcome"] for one in found[:SETS]] == ["succeeded"] * SETS
+
+
+def test_diff_and_provenance_know_reused_tasks(extended: Desk, tmp_path: Path) -> None:
+    results = extended.ok("diff", "job", "more", "--json").json["results"]
+    assert (results["equal"], results["different"], results["only_second"]) == (12, 0, 4)
+    assert extended.ok("provenance", "more", "--json").json["reused"] == [{"job_id": "job", "tasks": 12}]
+    assert "12 tasks of job" in extended.ok("provenance", "more").out
+    extended.ok("provenance", "more", "--ro-crate", str(tmp_path / "crate"))
+    crate = (tmp_path / "crate" / "ro-crate-metadata.json").read_text()
+    assert "12 of them were done by job" in crate
+
+
+def test_validate_counts_reused_tasks(extended: Desk) -> None:
+    assert "16" in extended.ok("validate", "more").out
