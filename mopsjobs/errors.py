@@ -16,6 +16,7 @@ EXIT_UNREACHABLE = 5
 EXIT_REFUSED = 6
 EXIT_PARTLY_DONE = 7
 EXIT_NOT_FINISHED = 8
+EXIT_DIFFERENT = 9
 EXIT_JOB_FAILED = 100
 EXIT_JOB_CANCELLED = 103
 EXIT_JOB_PARTIAL = 104
@@ -353,6 +354,12 @@ class TerminalStateError(InvalidTransitionError):
 
 
 # --- engines -----------------------------------------------------------------------------------------------------
+
+
+class NotDeterministicError(MopsJobsError):
+    """Tasks left other outputs when they were run twice."""
+
+    exit_code = EXIT_DIFFERENT
 
 
 class EngineError(MopsJobsError):

@@ -129,6 +129,7 @@ class AsyncJob:
     logs = _InThread(Job.logs)
     events = _InThread(Job.events)
     provenance = _InThread(Job.provenance)
+    replay = _InThread(Job.replay)
     cancel = _InThread(Job.cancel)
 
     async def wait(

@@ -21,6 +21,7 @@ from mopsjobs.api.arguments import (
 )
 from mopsjobs.api.as_completed import ended_task_batches, noting_what_goes_on
 from mopsjobs.api.job_info import JobInfo
+from mopsjobs.api.replay import replay_task
 from mopsjobs.api.table import Table, table_of_dicts
 from mopsjobs.api.task_info import TaskInfo
 from mopsjobs.app.exit_codes import exit_code_of
@@ -143,8 +144,7 @@ class Job:
         job = self.status()
         if exit_code_of(job) == JobNotFinishedError.exit_code:
             job = self.status(refresh=True)  # an end is final; all else may be old
-        code = exit_code_of(job)
-        if code == EXIT_DONE:
+        if (code := exit_code_of(job)) == EXIT_DONE:
             return
         why = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job.get(name))
         raise _END_ERRORS[code](
@@ -196,10 +196,9 @@ class Job:
         """
         from mopsjobs.app.failures import failures_of_jobs
 
-        app = self._app
-        failures = failures_of_jobs([self.id], app, policy_of(freshness, Job.failures))
+        failures = failures_of_jobs([self.id], self._app, policy_of(freshness, Job.failures))
         self._warn(failures.warnings)
-        return failures.to_json(app)
+        return failures.to_json(self._app)
 
     def logs(
         self,
@@ -313,6 +312,8 @@ class Job:
         found = read_provenance(self.id, self._app)
         self._warn(found.problems)
         return found.to_json()
+
+    replay = replay_task
 
     # --- change ----------------------------------------------------------------------------------------------
 

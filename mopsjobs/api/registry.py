@@ -292,6 +292,7 @@ class Registry:
         owner: str | None = None,
         labels: Mapping[str, object] | None = None,
         extend: Job | str | None = None,
+        check_determinism: int | None = None,
         without_targets: bool = False,
         **options: Unpack[RunnerOptions],
     ) -> Job:
@@ -307,6 +308,7 @@ class Registry:
             owner: the owner; None: the current user.
             labels: labels of the job.
             extend: an earlier job, or its full id: what it has done is reused, and not run again. None to run all.
+            check_determinism: first run this many tasks twice, here, and submit nothing if their outputs differ.
             without_targets: run the simulations of a study with targets, which are not evaluated.
             options: see `RunnerOptions`. A `cell` runs in the Python of this program, unless `python` names another.
 
@@ -314,11 +316,12 @@ class Registry:
             UsageError: if an argument is invalid, if the code cannot be packed, or if it does not have the model.
             JobExistsError: if the id is taken.
             JobBusyError: if the job to extend has not ended.
+            NotDeterministicError: if tasks left other outputs when they were run twice.
             StoreAccessError: if the registry refuses the credentials.
             EngineError: if the engine refuses the job.
         """
         from mopsjobs.app.submission_session import submission_session
-        from mopsjobs.submission.submit import SubmitRequest, submit
+        from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
 
         check_is_study(study)
         has_code = bundle is not None or (extend is not None and code is None and study.cell is None)
@@ -336,7 +339,13 @@ class Registry:
             extend=extend if extend is None or isinstance(extend, str) else extend.id,
             without_targets=without_targets,
         )
-        submitted = submit(request, submission_session(self.app))
+        session = submission_session(self.app)
+        with prepare(request, session) as prepared:
+            if check_determinism is not None:
+                from mopsjobs.app.determinism import check_determinism as check  # here: few submissions need it
+
+                check(prepared, check_determinism, self.app)
+            submitted = submit_prepared(prepared, session)
         for warning in submitted.warnings:
             self.app.out.warn(warning)
         return Job(self, submitted.job_id)

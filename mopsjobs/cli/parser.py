@@ -26,7 +26,7 @@ EXIT_CODES = """exit codes:
   0 done, also an empty list   1 unexpected   2 usage
   3 no such job, or several   4 sign-in or permission
   5 registry unreachable, try again   6 refused
-  7 partly done   8 not finished yet
+  7 partly done   8 not finished yet   9 outputs differ
   130 interrupted, or answered with no
 the job's end, from wait, logs -f, status --exit-status:
   100 failed   103 cancelled   104 partial

@@ -11,6 +11,9 @@ WORKER = Path(__file__).with_name("worker.py")
 WORKER_SOURCE = WORKER.read_bytes()
 """Read at import: the file lies in a cache directory, which may be cleared before a worker starts."""
 
+DEBUGGER_SOURCE = WORKER.with_name("debugger_script.py").read_bytes()
+"""The script that runs one task in the debugger; see there."""
+
 
 def write_worker(directory: Path) -> Path:
     """Write the script into a directory of its own, and return its path.

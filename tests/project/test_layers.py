@@ -199,8 +199,13 @@ def test_nothing_else_comes_from_outside() -> None:
     assert imported <= known
 
 
-PROGRAMS = ("mops_jobs", "mopsjobs.engines.worker", "mopsjobs.engines.interpreter_script")
-"""The command, and the two scripts that run in the model's interpreter."""
+PROGRAMS = (
+    "mops_jobs",
+    "mopsjobs.engines.worker",
+    "mopsjobs.engines.interpreter_script",
+    "mopsjobs.engines.debugger_script",
+)
+"""The command, and the scripts that run in the model's interpreter."""
 
 
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {"mopsjobs.console.printer"}))

@@ -88,6 +88,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "results": ("results", "job", "--download", "fetched"),
     "provenance": ("provenance", "job"),
     "diff": ("diff", "job", "job"),
+    "replay": ("replay", "job", "0"),
     "reconcile": ("reconcile",),
     "metrics": ("metrics",),
     "doctor": ("doctor",),

@@ -61,6 +61,7 @@ COMMANDS = {
     "results": "results",
     "provenance": "provenance",
     "diff": "diff",
+    "replay": "replay",
     "reconcile": "reconcile",
     "run": "run",
     "serve": "serve",

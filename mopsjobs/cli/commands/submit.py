@@ -36,8 +36,7 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs submit study.json --auto",
-    "mops-jobs submit study.yaml --auto --workers 4 --label exp=7 --wait && echo 'plot the results'",
-    "mops-jobs submit study.json --extend seir-20260301-120000-1a2b",
+    "mops-jobs submit study.yaml --extend nightly-1 --label exp=7 --wait && echo 'plot the results'",
     "mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8",
 )
 
@@ -88,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="wait until the job has ended, and exit as wait does; on this machine, run it in the foreground",
     )
+    parser.add_argument(
+        "--check-determinism",
+        metavar="N",
+        type=positive_number,
+        help="first run N tasks twice here, and submit nothing if their outputs differ (default: no check)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and submit nothing")
     parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
 
@@ -113,6 +118,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
     )
     session = submission_session(app)
     with prepare(request, session) as prepared:
+        if args.check_determinism is not None:
+            from mopsjobs.app.determinism import check_determinism  # here: few submissions need the pools of a runner
+
+            check_determinism(prepared, args.check_determinism, app)
         if args.dry_run:
             return _plan(prepared, as_json=args.json)
         submitted = submit_prepared(prepared, session)

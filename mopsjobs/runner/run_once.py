@@ -1,0 +1,128 @@
+"""Run some tasks once on this machine, and return what they left. Neither a record nor a store is touched."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mopsjobs.bundles.extraction import extract
+from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment
+from mopsjobs.engines.model_errors import not_started_error
+from mopsjobs.engines.worker_script import DEBUGGER_SOURCE, write_worker
+from mopsjobs.runner.pools.base import OnLog, TaskResult, task_message
+from mopsjobs.runner.pools.local import WorkerPool
+from mopsjobs.studies.study import Study, Task
+from mopsjobs.utils.cores import thread_limits, usable_cores
+
+
+class Place(NamedTuple):
+    """The code of a model, and the interpreter that runs it."""
+
+    archive: bytes
+    """The bundle."""
+    study: Study
+    python: str
+    job_id: str
+    """The job that the model is told."""
+    env: Mapping[str, str]
+    """The environment of this process."""
+    task_timeout: float | None = None
+    """Seconds that a task may take; None: no limit."""
+
+
+class RunResult(NamedTuple):
+    """The outputs of a task, or its error. Without both, the user has left the debugger."""
+
+    outputs: Mapping[str, bytes] | None
+    """Those that its study keeps; None if it failed."""
+    error: Mapping[str, str] | None
+    """`type` and `message`, of an error in the model also `traceback`; None if it did not fail."""
+
+
+def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int = 1) -> dict[int, RunResult]:
+    """Run tasks in new worker processes, in this order. Return what they left, by their numbers.
+
+    Args:
+        place: the code, and what runs it.
+        tasks: the tasks.
+        on_log: called with the number of a task, or None, and a line of the model.
+        workers: worker processes.
+
+    Raises:
+        BundleError: if the bundle has content that is forbidden.
+        ModelError: if the model cannot be loaded.
+    """
+    found: dict[int, RunResult] = {}
+    with _unpacked(place) as (setup, env):
+        command = [place.python, "-u", str(write_worker(Path(str(setup["spool"]))))]
+        limits = thread_limits(env, usable_cores() // workers)
+        pool = WorkerPool(
+            command, setup, workers, task_timeout=place.task_timeout, on_log=on_log, env={**env, **limits}
+        )
+        with contextlib.closing(pool.run(iter(enumerate(tasks)))) as results:
+            for result in results:
+                if result is not None and result.is_final:
+                    found[result.task.number] = _run_result(place.study, result)
+    return found
+
+
+def debug_once(place: Place, task: Task) -> RunResult:
+    """Run a task in the debugger, at the terminal of this process.
+
+    Raises:
+        BundleError: if the bundle has content that is forbidden.
+        ModelError: if the interpreter cannot be started.
+    """
+    with _unpacked(place) as (setup, env):
+        spool = Path(str(setup["spool"]))
+        worker, script, request, answer = write_worker(spool), spool / "debug.py", spool / "request", spool / "answer"
+        script.write_bytes(DEBUGGER_SOURCE)
+        paths = {"worker": str(worker), "answer": str(answer)}
+        request.write_text(json.dumps({**setup, **paths, "task": task_message(task)}), "utf-8")
+        # Ctrl-C is for the debugger, which would inherit SIG_IGN.
+        before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+        try:
+            subprocess.run([place.python, str(script), str(request)], env=env, check=False)  # noqa: S603 - the user's own choice
+        except OSError as error:
+            raise not_started_error(place.python, error) from None
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if not answer.exists():
+            return RunResult(None, None)
+        found: dict[str, Any] = json.loads(answer.read_bytes())
+        if "error" in found:
+            return RunResult(None, found["error"])
+        outputs = {
+            name: Path(value["file"]).read_bytes() if isinstance(value, dict) else base64.b64decode(value)
+            for name, value in found["outputs"].items()
+        }
+        return RunResult(_kept(place.study, outputs), None)
+
+
+@contextlib.contextmanager
+def _unpacked(place: Place) -> Iterator[tuple[dict[str, object], dict[str, str]]]:
+    """Unpack the code for the time of the block. Yield the first line for a worker, and its environment."""
+    with tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True) as directory:
+        root, spool = Path(directory, "code"), Path(directory, "spool")
+        root.mkdir()
+        spool.mkdir()
+        extract(place.archive, str(root), sync=False)
+        study = place.study
+        paths = {"root": str(root), "spool": str(spool)}
+        setup: dict[str, object] = {**paths, "entrypoint": study.entrypoint, "outputs": study.outputs}
+        yield setup, {**model_environment(place.env), **dict(zip(JOB_VARIABLES, (place.job_id, "0"), strict=True))}
+
+
+def _run_result(study: Study, result: TaskResult) -> RunResult:
+    return RunResult(None if result.error is not None else _kept(study, result.outputs or {}), result.error)
+
+
+def _kept(study: Study, outputs: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: value for name, value in outputs.items() if study.keeps_output(name)}

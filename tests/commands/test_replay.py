@@ -1,0 +1,208 @@
+"""`replay JOB TASK` and `submit --check-determinism N`: tasks run twice, and their outputs are compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.studies.outputs import results_prefix
+from support.cli import command
+from support.desk import Desk
+from support.runs import make_venv, sets_of
+from support.terminal import terminal
+
+MODEL = '''
+"""A model of draws, which takes its seed unless it is told not to, and notes its calls."""
+import random
+
+def simulate(params, seed):
+    with open(params["calls"], "a") as file:
+        file.write("%s\\n" % params["x"])
+    print("drawing", params["x"])
+    if params.get("fail"):
+        raise ValueError("as asked")
+    draw = random.Random(None if params.get("is_random") else seed).random()
+    return {"result.json": {"draw": draw}, "large.bin": b"x" * 300_000}
+'''
+
+OUTPUTS = ["large.bin", "result.json"]
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Path:
+    """Return the file in which the model notes its calls."""
+    return tmp_path / "calls"
+
+
+@pytest.fixture
+def drawing(desk: Desk) -> Desk:
+    """Return a desk with a model that draws."""
+    (desk.home / "model.py").write_text(MODEL)
+    return desk
+
+
+@pytest.fixture
+def ran(drawing: Desk, noted: Path) -> Desk:
+    """Return a desk with a job of three tasks: one takes its seed, one is random, and one fails."""
+    sets = sets_of(3, calls=str(noted))
+    sets[1]["is_random"] = sets[2]["fail"] = True
+    drawing.submit(sets, outputs=OUTPUTS)
+    assert drawing.ended() == "partial"
+    return drawing
+
+
+def replayed(desk: Desk, *argv: str) -> tuple[int, dict[str, Any]]:
+    """Replay a task. Return the exit code and the document."""
+    found = desk("replay", *argv, "--json")
+    return found.code, found.json
+
+
+def test_a_deterministic_task_is_equal_byte_for_byte(ran: Desk, noted: Path) -> None:
+    before = noted.read_text().split()
+    found = ran("replay", "job", "0")
+    assert found.code == 0
+    assert found.out.splitlines()[-1].split(None, 1) == ["Outputs", "equal: large.bin, result.json"]
+    assert "drawing 0\n" in found.err
+    assert noted.read_text().split() == [*before, "0"]
+
+
+def test_a_random_task_differs_in_what_it_draws(ran: Desk) -> None:
+    found = ran("replay", "job", "1")
+    assert found.code == 9
+    assert found.out.splitlines()[-1].startswith("Different")
+    code, document = replayed(ran, "job", "1")
+    assert (code, document["equal"], document["different"]) == (9, False, ["result.json"])
+    assert document["stored"].keys() == document["outputs"].keys() == set(OUTPUTS)
+
+
+def test_a_task_that_fails_again_has_nothing_to_compare(ran: Desk) -> None:
+    code, document = replayed(ran, "job", "2")
+    assert (code, document["equal"], document["done_by"]) == (9, None, None)
+    assert (document["error"]["type"], document["error"]["message"]) == ("ValueError", "as asked")
+
+
+def test_an_output_that_was_changed_or_lost_is_named(ran: Desk) -> None:
+    entries = {entry.key: entry for entry in ran.store.scan(results_prefix("job"))}
+    (key,) = (
+        f"{results_prefix('job')}{task['param_id']}/{task['seed']}/result.json"
+        for task in map(json.loads, ran.ok("tasks", "job", "--jsonl").out.splitlines())
+        if task["task"] == 0
+    )
+    assert ran.store.put(key, b"{}", entries[key].version)
+    assert replayed(ran, "job", "0")[1]["different"] == ["result.json"]
+    ran.store.delete(key)
+    code, document = replayed(ran, "job", "0")
+    assert (code, document["different"], list(document["stored"])) == (9, ["result.json"], ["large.bin"])
+
+
+def test_the_registry_stays_as_it_is(ran: Desk) -> None:
+    before = [(entry.key, entry.version) for entry in ran.store.scan()]
+    replayed(ran, "job", "0")
+    assert [(entry.key, entry.version) for entry in ran.store.scan()] == before
+
+
+def test_a_task_of_a_family_or_a_source_is_compared_with_its_outputs(ran: Desk, noted: Path) -> None:
+    """A child of `job` has one task. An extension of `job` has none of its own."""
+    child = ran.ok("resume", "job", "--json").json["job_id"]
+    ran.ended(child)
+    assert replayed(ran, child, "0")[1]["done_by"] == "job"
+    study = ran.write(sets_of(1, calls=str(noted)), outputs=OUTPUTS)
+    ran.launched.add("more")
+    ran.ok("submit", study, "--job-id", "more", "--extend", "job")
+    assert ran.ended("more") == "succeeded"
+    code, document = replayed(ran, "more", "0")
+    assert (code, document["equal"], document["done_by"]) == (0, True, "job")
+
+
+def test_another_interpreter_is_named_if_outputs_differ(ran: Desk, tmp_path: Path) -> None:
+    python = make_venv(tmp_path / "one", numpy="1.0")
+    ran.submit([{"x": 1, "is_random": True, "calls": str(tmp_path / "calls")}], "--python", str(python), job_id="venv")
+    ran.ended("venv")
+    assert replayed(ran, "venv", "0")[1]["python"] == str(python)  # that of the launch
+    other = make_venv(tmp_path / "other", numpy="2.0")
+    code, document = replayed(ran, "venv", "0", "--python", str(other))
+    assert (code, document["environment"]) == (9, "its numpy was 1.0, and is 2.0 here")
+
+
+@pytest.mark.parametrize("task", ["3", "-1", "x", "99999999999999999999"])
+def test_a_task_that_the_job_lacks_is_refused(ran: Desk, task: str) -> None:
+    found = ran("replay", "job", "--", task)
+    assert (found.code, found.out) == (2, "")
+    assert f"invalid task '{task}'" in found.err
+
+
+def test_the_debugger_needs_a_terminal(ran: Desk) -> None:
+    found = ran("replay", "job", "0", "--pdb")
+    assert (found.code, found.out) == (2, "")
+    assert found.err == "error: --pdb needs a terminal: its debugger reads what you type.\n"
+
+
+def test_the_debugger_begins_where_the_model_does(ran: Desk) -> None:
+    """At a terminal, a value of the model is printed. Then the task goes on to its end, and is compared."""
+    with terminal(command("replay", "job", "0", "--pdb"), ran.env, columns=200) as there:
+        there.until("(Pdb)")
+        assert "def simulate(params, seed)" in there.told
+        there.type("p 'x is', params['x']\n")
+        assert "('x is', 0)" in there.until("(Pdb)")
+        there.type("c\n")
+        assert "equal: large.bin, result.json" in there.rest()
+    assert there.process.returncode == 0
+
+
+def test_the_debugger_stops_where_the_model_fails(ran: Desk) -> None:
+    with terminal(command("replay", "job", "2", "--pdb"), ran.env, columns=200) as there:
+        there.until("(Pdb)")
+        there.type("c\n")
+        there.until("(Pdb)")
+        assert 'raise ValueError("as asked")' in there.told
+        there.type("q\n")
+        assert "ValueError: as asked" in there.rest()
+    assert there.process.returncode == 9
+
+
+def test_who_leaves_the_debugger_compares_nothing(ran: Desk) -> None:
+    with terminal(command("replay", "job", "0", "--pdb"), ran.env, columns=200) as there:
+        there.until("(Pdb)")
+        there.type("q\n")
+        assert "none: you have left the debugger" in there.rest()
+    assert there.process.returncode == 130
+
+
+# --- before a submission --------------------------------------------------------------------------------------------
+
+
+def test_a_submission_is_refused_if_tasks_differ(drawing: Desk, noted: Path) -> None:
+    """Two of four tasks are run twice, at equal distances: the first one and the third one."""
+    sets = sets_of(4, calls=str(noted))
+    sets[2]["is_random"] = True
+    found = drawing("submit", drawing.write(sets, outputs=OUTPUTS), "--auto", "--check-determinism", "2")
+    assert (found.code, found.out) == (9, "")
+    assert "1 of 2 tasks left other outputs when run twice: task 2 (x=2, is_random=True). Nothing was submitted." in (
+        " ".join(found.err.split())
+    )
+    assert sorted(noted.read_text().split()) == ["0", "0", "2", "2"]
+    assert list(drawing.jobs.list_jobs()) == []
+
+
+def test_a_submission_goes_on_if_tasks_are_equal(drawing: Desk, noted: Path) -> None:
+    sets = sets_of(3, calls=str(noted))
+    drawing.submit(sets, "--check-determinism", "9", outputs=OUTPUTS)
+    assert drawing.ended() == "succeeded"
+    assert sorted(noted.read_text().split()) == sorted("000111222")
+
+
+def test_a_task_that_fails_twice_is_only_a_warning(drawing: Desk, noted: Path) -> None:
+    sets = sets_of(2, calls=str(noted), fail=True)
+    found = drawing("submit", drawing.write(sets), "--auto", "--dry-run", "--check-determinism", "2")
+    assert found.code == 0
+    assert "2 of 2 tasks failed both times: task 0 (x=0): ValueError: as asked" in " ".join(found.err.split())
+
+
+def test_other_engines_cannot_be_checked_here(drawing: Desk, noted: Path) -> None:
+    words = ("--engine", "dask", "--scheduler", "tcp://127.0.0.1:9", "--check-determinism", "1")
+    found = drawing("submit", drawing.write(sets_of(1, calls=str(noted))), "--auto", *words)
+    assert found.code == 2
+    assert "--check-determinism has no effect with the dask engine" in found.err
