@@ -100,6 +100,11 @@ def reused_tasks(job: Mapping[str, Any]) -> tuple[int, list[str]]:
     return (count, names) if type(count) is int and count > 0 and names else (0, [])
 
 
+def count_run(job: Mapping[str, Any]) -> int:
+    """Return how many tasks a job has run to their end: without the reused ones, which cost it nothing."""
+    return max(0, int(job["tasks_completed"] + (job["tasks_failed"] or 0)) - reused_tasks(job)[0])
+
+
 def reused_text(job: Mapping[str, Any]) -> str | None:
     """Return how many tasks of a job are reused, and from which jobs; None if none is."""
     count, sources = reused_tasks(job)

@@ -16,6 +16,7 @@ from mopsjobs.app.job_texts import memory_text, note_text
 from mopsjobs.app.provenance import printable
 from mopsjobs.bundles.contents import BundleFile
 from mopsjobs.bundles.git_state import GitState
+from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.rows import error_of
 from mopsjobs.engines.base import engine_of
 from mopsjobs.ledger.environment import Environment
@@ -128,6 +129,7 @@ def _outcome(sides: Sequence[Side]) -> Iterator[Row | None]:
     yield make_row("Error", [error_of(job["error_code"], job["error_message"]) for job in jobs])
     yield make_row("Tasks done", [_done(job) for job in jobs])
     yield make_row("Tasks failed", [job["tasks_failed"] or 0 for job in jobs], lambda count: f"{count:,}")
+    yield make_row("Tasks reused", [reused_text(job) for job in jobs])
     yield make_row("Owner", [job["owner"] for job in jobs])
     for label in sorted({name for job in jobs for name in job["labels"]}):
         yield make_row(f"Label {label}", [job["labels"].get(label) for job in jobs], is_name=True)
@@ -293,16 +295,13 @@ def _cost(sides: Sequence[Side]) -> Iterator[Row | None]:
     yield _amounts("Run time", [job["run_seconds"] for job in jobs], _seconds_text)
     yield _amounts("CPU time", [job["cpu_seconds"] for job in jobs], _seconds_text)
     per_task = [
-        None if job["cpu_seconds"] is None or not (ended := _ended(job)) else job["cpu_seconds"] / ended for job in jobs
+        None if job["cpu_seconds"] is None or not (ended := count_run(job)) else job["cpu_seconds"] / ended
+        for job in jobs
     ]
     yield _amounts("CPU time per task", per_task, _seconds_text)
     shares = [None if job["cpu_efficiency"] is None else f"{100 * job['cpu_efficiency']:.0f} %" for job in jobs]
     yield make_row("CPU efficiency", [Missing(NOT_RECORDED) if share is None else share for share in shares])
     yield _amounts("Peak memory", [job["max_rss_bytes"] for job in jobs], lambda size: str(memory_text(size)))
-
-
-def _ended(job: Job) -> int:
-    return int(job["tasks_completed"] + (job["tasks_failed"] or 0))
 
 
 def _seconds_text(seconds: float) -> str:

@@ -19,7 +19,7 @@ from mopsjobs.app.job_texts import (
     stragglers_text,
     usage_text,
 )
-from mopsjobs.cache.job_json import count_outputs, reused_tasks
+from mopsjobs.cache.job_json import count_outputs, count_run, reused_tasks
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures
 from mopsjobs.cache.queries.families import Family
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
@@ -83,8 +83,8 @@ def rate_text(job: Job) -> str | None:
 
     The time ends with the last write of the record, which has the number. So the rate of a silent job does not fall.
     """
-    ended = job["tasks_completed"] + (job["tasks_failed"] or 0) - reused_tasks(job)[0]
-    if ended <= 0 or job["started_at"] is None:
+    ended = count_run(job)
+    if not ended or job["started_at"] is None:
         return None
     seconds = (parse_time(job["updated_at"]) - parse_time(job["started_at"])).total_seconds()
     if seconds < MIN_RATE_SECONDS:

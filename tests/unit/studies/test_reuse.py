@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from mopsjobs.errors import RecordError
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks, output_key
+from mopsjobs.studies.results import outputs_of, sorted_outputs_of
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.utils.ranges import is_in_ranges, number_ranges
 from support.runs import sets_of, study
@@ -76,3 +79,52 @@ def test_ranges_that_are_not_of_the_study_are_refused(ranges: object) -> None:
 def test_a_source_without_a_valid_id_or_bundle_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(RecordError):
         decoded(**{"job_id": "job", "bundle": BUNDLE, "tasks": [[0, 1]], **fields})
+
+
+# --- their outputs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store() -> InMemoryVersionedStore:
+    """Return a store in which `job` has the outputs of tasks 0 to 3, and `more` those of tasks 3 and 4."""
+    made = InMemoryVersionedStore()
+    for job_id, numbers in (("job", range(4)), ("more", (3, 4))):
+        for task in manifest().study.tasks():
+            if task.number in numbers:
+                made.create_if_absent(output_key(job_id, task, "result.json"), job_id.encode())
+    return made
+
+
+def test_a_reused_task_is_complete_while_its_source_is(store: InMemoryVersionedStore) -> None:
+    """Task 2 has outputs that are not named as reused; task 5 is, and its source has none."""
+    job = manifest(Reuse.of("job", BUNDLE, [0, 1, 3, 5]))
+    found = find_complete_tasks(store, job)
+    assert [number for number, flag in enumerate(found.complete) if flag] == [0, 1, 3, 4]
+    assert [number for number, flag in enumerate(found.reused) if flag] == [0, 1]
+    assert missing_tasks(job, found.complete) == (2, 5, 6, 7, 8, 9)
+    assert found.unexpected == 0
+
+
+@pytest.mark.parametrize("listing", [outputs_of, sorted_outputs_of])
+def test_own_outputs_come_before_those_of_a_source(store: InMemoryVersionedStore, listing: Any) -> None:
+    """The job did task 3 itself. Its source has the outputs all the same."""
+    job = manifest(Reuse.of("job", BUNDLE, [0, 1, 3]))
+    found = {output.task.number: output.entry.value for output in listing(store, "more", [job])}
+    assert found == {0: b"job", 1: b"job", 3: b"more", 4: b"more"}
+    assert len(list(listing(store, "more", [job]))) == 4
+
+
+def test_tasks_of_several_sources_have_the_outputs_of_their_own(store: InMemoryVersionedStore) -> None:
+    (first,) = (task for task in manifest().study.tasks() if task.number == 0)
+    store.create_if_absent(output_key("old", first, "result.json"), b"old")
+    job = manifest(Reuse.of("job", BUNDLE, [1]), Reuse.of("old", BUNDLE, [0]))
+    found = {output.task.number: output.entry.value for output in outputs_of(store, "more", [job]) if output.task}
+    assert found == {0: b"old", 1: b"job", 3: b"more", 4: b"more"}
+
+
+def test_a_task_of_another_size_than_the_ledger_says_is_missing(store: InMemoryVersionedStore) -> None:
+    task = next(iter(manifest().study.tasks()))
+    key = (task.param_id, str(task.seed))
+    job = Manifest(job_id="job", study=manifest().study, bundle=BUNDLE)
+    assert find_complete_tasks(store, job, {key: 3}).count == 4
+    assert find_complete_tasks(store, job, {key: 4}).count == 3
