@@ -131,6 +131,8 @@ class AsyncJob:
     provenance = _InThread(Job.provenance)
     replay = _InThread(Job.replay)
     cancel = _InThread(Job.cancel)
+    note = _InThread(Job.note)
+    label = _InThread(Job.label)
 
     async def wait(
         self,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
 
 from mopsjobs.api.arguments import (
     Choices,
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     from mopsjobs.app.app import App
     from mopsjobs.app.wait import WaitResult
     from mopsjobs.cache.queries.tasks import TaskList
-    from mopsjobs.utils.table_files import Column, Row
-
-T = TypeVar("T")
+    from mopsjobs.registry.job_state import JobState
 
 _END_ERRORS: dict[int, type[JobEndError]] = {
     kind.exit_code: kind for kind in (JobFailedError, JobCancelledError, JobPartialError, JobNotFinishedError)
@@ -115,14 +113,13 @@ class Job:
     def _wait(self, wait: Callable[..., WaitResult], timeout: Duration | None, interval: Duration | None) -> JobInfo:
         """Return the job at the end of a wait."""
         from mopsjobs.app.wait import StopCondition
-        from mopsjobs.cache.rows import job_json_from_state
 
         app, until = self._app, StopCondition(timeout=seconds_of(timeout))
         with noting_what_goes_on([self.id]):
             waited = wait([self.id], app, until, interval=seconds_of(interval))
         if waited.is_cached:
             return self.status(offline=True)  # with the age of the cache
-        return JobInfo(job_json_from_state(waited.states[0], now=app.now().timestamp()), "live")
+        return self._live(waited.states[0])
 
     def as_completed(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> Iterator[TaskInfo]:
         """Yield each task of the job once, as it ends, until the job has ended or the time is up.
@@ -277,28 +274,9 @@ class Job:
             StoreError: if the registry cannot be read; offline, if the cache has no results of the job. Also when the
                 rows are read.
         """
-        from mopsjobs.app.freshness import FreshnessPolicy
-        from mopsjobs.app.replicates import ReplicateTable, Statistics, check_quantiles
-        from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
-        from mopsjobs.cache.queries.tasks import TaskQuery
+        from mopsjobs.api.job_results import job_results
 
-        statistics = Statistics(mean, check_quantiles(tuple(quantiles))) if mean or quantiles else None
-        policy = FreshnessPolicy(offline=offline)
-        families = find_results([self.id], self._app, policy)
-        self._warn(warning for family in families for job in family for warning in job.warnings)
-
-        def read(view: Callable[[Sequence[Column], Iterable[Row]], T]) -> T:
-            def view_results(results: ResultsTable) -> tuple[T, list[str]]:
-                table = results if statistics is None else ReplicateTable(results, statistics)
-                return view(table.columns, table.rows()), results.problems()
-
-            found, problems = read_results_table(families, self._app, view_results, policy)
-            self._warn(problems)
-            return found
-
-        newest = families[0][0]
-        age = newest.read(TaskQuery(), lambda tasks: newest.describe_age(tasks.ledger)) if offline else "live"
-        return Table(f"results of {self.id}", read, age=age)
+        return job_results(self.id, self._app, self._warn, mean=mean, quantiles=quantiles, offline=offline)
 
     def provenance(self) -> dict[str, Any]:
         """Return code, study, packages and machines of the job: the document of `provenance --json`.
@@ -331,7 +309,6 @@ class Job:
         """
         from mopsjobs.app.submission_session import submission_session
         from mopsjobs.app.user_trust import agreed_trust, unknown_contexts, user_trust
-        from mopsjobs.cache.rows import job_json_from_state
         from mopsjobs.submission.cancel import CancelRequest, cancel, records_to_stop
 
         app = self._app
@@ -343,7 +320,30 @@ class Job:
             raise error
         (job,) = done.jobs
         self._warn([] if job.problem is None else [job.problem])
-        return JobInfo(job_json_from_state(job.state, now=app.now().timestamp()), "live")
+        return self._live(job.state)
+
+    def note(self, text: str) -> JobInfo:
+        """Note something about the job, also after its end. Earlier notes stay in its history.
+
+        Raises:
+            UsageError: if the text is empty or too long.
+            StoreError: if the registry cannot be written.
+        """
+        return self._live(self._app.registry.add_note(self.id, text))
+
+    def label(self, labels: Mapping[str, object] | None = None, *, remove: Iterable[str] = ()) -> JobInfo:
+        """Set labels, like `{"paper": "fig2"}`, and remove those with these keys, also after the end of the job.
+
+        Raises:
+            StoreError: if the registry cannot be written.
+        """
+        texts = {key: str(value) for key, value in (labels or {}).items()}
+        return self._live(self._app.registry.change_labels(self.id, texts, remove=[*remove]))
+
+    def _live(self, state: JobState) -> JobInfo:
+        from mopsjobs.cache.rows import job_json_from_state
+
+        return JobInfo(job_json_from_state(state, now=self._app.now().timestamp()), "live")
 
     def resume(
         self,

@@ -179,6 +179,8 @@ class Registry:
     ) -> Table:
         """Return the jobs that meet all conditions, with the fields of `list --json`, the newest change first.
 
+        Ended jobs with the label `archived=true` are left out, unless `label` names it.
+
         Args:
             status: statuses, or the groups `active` and `done`; several as a list, or separated by commas.
             label: labels, like `{"exp": 7}`.
@@ -214,6 +216,7 @@ class Registry:
         def view(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:
             for warning in job_queries.unreadable_warning(connection):
                 app.out.warn(warning)
+            filters.hide_archived(connection, chosen)
             page = job_queries.list_jobs(connection, chosen, order=order, limit=limit, now=now.timestamp())
             return table_of_dicts("jobs", job_json.job_fields(), page.jobs(None), age=self._age(age))
 

@@ -74,10 +74,11 @@ class App:
         """Return the registry. What it reads and writes goes into the cache too, and each write leaves an event."""
         if self._registry is None:  # made once: it remembers its announcements
             from mopsjobs.registry.job_registry import JobRegistry
+            from mopsjobs.utils.user_dirs import user_name
 
             self._registry = JobRegistry(
                 self.store, now=self.now, sleep=self.sleep, on_write=self._after_write, observe=self.cache.observe
-            )
+            ).with_user(user_name(self.env))
         return self._registry
 
     def describe_reads(self) -> str:
@@ -126,11 +127,11 @@ class App:
             self._store.close()
 
     def _after_write(self, _key: str, value: bytes, _version: VersionToken) -> None:
-        """Write the event of a written record, which tells other readers."""
-        from mopsjobs.events.writer import record_state
+        """Write the events of a written record, which tell other readers."""
+        from mopsjobs.events.writer import record_write
 
-        if not record_state(self.store, value, now=self.now):
-            self.out.debug("The registry took the write, but not its event.")
+        if not record_write(self.store, value, now=self.now):
+            self.out.debug("The registry took the write, but not its events.")
 
 
 def open_app(

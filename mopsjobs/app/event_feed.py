@@ -14,6 +14,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.failed_launches import end_failed_launch, end_failed_launch_if_possible
 from mopsjobs.app.find_job import find_cached, find_state
 from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.job_texts import label_change_text
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import (
@@ -35,7 +36,7 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
 )
-from mopsjobs.events.format import DROPPED, KINDS, LOG, RUNNER, STATE, STRAGGLER, TASK_FAILED, is_kind
+from mopsjobs.events.format import DROPPED, KINDS, LABELS, LOG, NOTE, RUNNER, STATE, STRAGGLER, TASK_FAILED, is_kind
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL
@@ -323,6 +324,10 @@ def event_text(event: Mapping[str, object]) -> list[str]:
         return [status_style(event["status"]), counts + (f", {failed} failed" if failed else "")]
     if kind in (LOG, RUNNER, STRAGGLER) and "text" in event:
         return [_task(event), str(event["text"])]
+    labels = event.get("labels")
+    if (kind == NOTE and "text" in event) or (kind == LABELS and isinstance(labels, dict)):
+        text = label_change_text(labels) if isinstance(labels, dict) and kind == LABELS else str(event["text"])
+        return ["" if event.get("by") is None else f"{event['by']}: ", text]
     if kind == DROPPED and "count" in event:
         return [f"{event['count']} events are missing here"]
     error = event.get("error")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.errors import CacheError
+from mopsjobs.registry.notes import NOTE, WAITS_FOR, has_unrecorded_note, label_history, note_history
 from mopsjobs.registry.status import BEFORE_RUNNING
 from mopsjobs.utils.times import human_duration, human_range, parse_time
 
@@ -124,8 +126,48 @@ def kubernetes_text(job: Mapping[str, object]) -> str | None:
     return None if namespace is None and name is None else f"{namespace or 'default'}/{name or '?'}"
 
 
+def waits_for_text(job: Mapping[str, object]) -> str | None:
+    """Return what the tasks of an active job wait for; None if nothing is known."""
+    text = _metadata(job).get(WAITS_FOR)
+    return text if isinstance(text, str) and job["is_active"] else None
+
+
 def note_text(job: Mapping[str, object]) -> str | None:
-    """Return the note of a user about a job; None if it has none."""
-    metadata = job["metadata"]
-    note = metadata.get("note") if isinstance(metadata, Mapping) else None
+    """Return the last note of a user about a job; None if it has none."""
+    note = _metadata(job).get(NOTE)
     return note if isinstance(note, str) and note else None
+
+
+class Annotation(NamedTuple):
+    """A note, or a change of labels: when, by whom, and its text. Of another program, neither may be known."""
+
+    at: datetime | None
+    by: str | None
+    text: str
+
+
+def annotations_of(job: Mapping[str, object]) -> list[Annotation]:
+    """Return the notes and the changes of labels of a job, oldest first. A note without a time is before the next."""
+    metadata = _metadata(job)
+    found = [(entry, label_change_text(entry["labels"])) for entry in label_history(metadata)]
+    found += [(entry, entry["text"] or "(note removed)") for entry in note_history(metadata)]
+    if has_unrecorded_note(metadata):
+        found.append(({"at": None, "by": None}, str(metadata[NOTE])))
+    placed: list[tuple[float, int, Annotation]] = []
+    following = math.inf
+    for place, (entry, text) in reversed(list(enumerate(found))):
+        at = None if entry["at"] is None else parse_time(entry["at"])
+        following = following if at is None else at.timestamp()
+        placed.append((following, place, Annotation(at, entry["by"], text)))
+    return [one for *_, one in sorted(placed, key=lambda each: each[:2])]
+
+
+def label_change_text(labels: Mapping[str, object]) -> str:
+    """Return a change of labels in words, such as `paper=fig2, without draft`."""
+    changes = sorted(labels.items())
+    return ", ".join(f"without {label}" if value is None else f"{label}={value}" for label, value in changes)
+
+
+def _metadata(job: Mapping[str, object]) -> Mapping[str, Any]:
+    metadata = job["metadata"]
+    return metadata if isinstance(metadata, Mapping) else {}

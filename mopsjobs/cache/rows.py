@@ -13,6 +13,7 @@ from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.foreign_values import NOT_FINITE, finite
 from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState, JsonObject
+from mopsjobs.registry.notes import all_notes
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
 from mopsjobs.registry.transitions import end_of, reported_steps
 from mopsjobs.registry.usage import job_forecast, usage_json
@@ -33,7 +34,7 @@ COLUMNS = (
     "key", "job_id", "version", "generation", "status", "is_active", "created_ts", "changed_ts", "started_ts",
     "ended_ts", "progress", "status_since", "has_history", "heartbeat_ts", "suspect", "usage", "forecast", "name",
     "namespace", "owner", "record", "tasks_total", "tasks_completed", "outputs_expected", "outputs_verified",
-    "is_validated", "parent_job_id", "study", "error",
+    "is_validated", "parent_job_id", "study", "error", "note",
 )  # fmt: skip
 """The columns of the table `job`, in the order of `JobRow.row`."""
 
@@ -140,7 +141,7 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
     row = (
         key, job_id, version.value, generation, str(state.status), is_active, created, changed, *columns,
         state.k8s_name, state.k8s_namespace, state.owner, record, *_sum_columns(state), state.parent_job_id,
-        study_of(state.metadata), error_of(state.error_code, state.error_message),
+        study_of(state.metadata), error_of(state.error_code, state.error_message), all_notes(state.metadata),
     )  # fmt: skip
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
     kind = FOREIGN_VALUE if state.status in TRANSITIONS else UNKNOWN_STATUS

@@ -21,6 +21,7 @@ from sqlite_utils import Database, Migrations
 from mopsjobs.cache import totals
 from mopsjobs.cache.rows import error_of, refilled_columns, study_of
 from mopsjobs.errors import RecordError
+from mopsjobs.registry.notes import all_notes
 from mopsjobs.registry.transitions import reported_steps
 
 migrations = Migrations("mops-jobs")
@@ -321,6 +322,16 @@ def m013_durations(db: Database) -> None:
         "CREATE INDEX idx_job_created_ts ON job"
         " (created_ts, started_ts, ended_ts, has_history, status, owner, is_active, usage)"
     )
+
+
+@migrations()
+def m015_notes(db: Database) -> None:
+    """Add the notes of each job, and an index by which a search finds them."""
+    db.execute("ALTER TABLE job ADD COLUMN note TEXT")
+    rows = db.execute("SELECT job_id, record FROM job WHERE instr(record, '\"note')").fetchall()
+    changes = [(all_notes(json.loads(record)["metadata"]), job_id) for job_id, record in rows]
+    db.conn.executemany("UPDATE job SET note = ? WHERE job_id = ?", changes)
+    db.execute("CREATE INDEX idx_job_note ON job (note) WHERE note IS NOT NULL")
 
 
 def _create_jobs_view(db: Database, more: str = "") -> None:

@@ -23,7 +23,7 @@ CREATE TABLE "job" (
    "namespace" TEXT,
    "owner" TEXT,
    "record" TEXT NOT NULL
-, status_since TEXT, has_history INTEGER NOT NULL DEFAULT 0, heartbeat_ts REAL, suspect TEXT, tasks_total INTEGER NOT NULL DEFAULT 0, tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0, outputs_verified INTEGER NOT NULL DEFAULT 0, is_validated INTEGER NOT NULL DEFAULT 0, parent_job_id TEXT, usage TEXT, forecast TEXT, study TEXT, error TEXT);
+, status_since TEXT, has_history INTEGER NOT NULL DEFAULT 0, heartbeat_ts REAL, suspect TEXT, tasks_total INTEGER NOT NULL DEFAULT 0, tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0, outputs_verified INTEGER NOT NULL DEFAULT 0, is_validated INTEGER NOT NULL DEFAULT 0, parent_job_id TEXT, usage TEXT, forecast TEXT, study TEXT, error TEXT, note TEXT);
 CREATE UNIQUE INDEX "idx_job_key"
     ON "job" ("key");
 CREATE INDEX "idx_job_changed_ts"
@@ -87,6 +87,7 @@ CREATE INDEX idx_job_queue_seconds ON job (max(started_ts - created_ts, 0.0)) WH
 CREATE INDEX idx_job_run_seconds ON job (max(ended_ts - started_ts, 0.0)) WHERE started_ts IS NOT NULL AND ended_ts IS NOT NULL;
 CREATE INDEX idx_job_ended ON job (status, ended_ts) WHERE is_active = 0;
 CREATE INDEX idx_job_created_ts ON job (created_ts, started_ts, ended_ts, has_history, status, owner, is_active, usage);
+CREATE INDEX idx_job_note ON job (note) WHERE note IS NOT NULL;
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
@@ -100,4 +101,5 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm011_scalars', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm012_pages', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm013_durations', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm015_notes', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

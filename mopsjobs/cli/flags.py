@@ -223,6 +223,27 @@ def parse_interval(text: str) -> float:
     return seconds
 
 
+def parse_label_changes(texts: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Read labels to set, from `key=value` texts, and the keys of labels to remove, from `key-` texts.
+
+    Raises:
+        UsageError: if a text is neither, or if a key has two values, or one that is to be removed too.
+    """
+    labels = parse_labels([text for text in texts if "=" in text])
+    removed = []
+    for text in texts:
+        label = text.removesuffix("-")
+        if "=" in text:
+            continue
+        if label in ("", text):
+            raise UsageError(f"invalid label '{text}': expected key=value, or key- to remove it.")
+        if label in labels:
+            other = f"{label}={labels[label]}"
+            raise UsageError(f"invalid label '{text}': expected one change per key; '{other}' is given too.")
+        removed.append(label)
+    return labels, removed
+
+
 def parse_labels(texts: list[str]) -> dict[str, str]:
     """Read the labels to set, from `key=value` texts.
 

@@ -12,7 +12,7 @@ from mopsjobs.cli.flags import full_id_type, parse_labels
 from mopsjobs.console.result import Document, Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.transitions import NOTE
+from mopsjobs.registry.notes import NOTE
 from mopsjobs.utils.text import parse_whole_number, pluralize
 
 _FLAGS = {
@@ -86,10 +86,12 @@ def task_count(text: str) -> int:
     return number
 
 
-def report_result(args: argparse.Namespace, app: App, state: JobState) -> Result:
-    """Return the result of a report: the job as it is now."""
+def report_result(args: argparse.Namespace, app: App, state: JobState, *, said: str | None = None) -> Result:
+    """Return the result of a report: the job as it is now; for people, what is said of it, or else its status."""
     if args.json:
         return Result(Document(job_json_from_state(state, now=app.now().timestamp())))
+    if said is not None:
+        return Result(notes=[f"{state.job_id}: {said}"])
     done, total = state.tasks_completed, state.tasks_total
     progress = f", {done}/{total} tasks" if total else f", {pluralize(done, 'task')} done" if done else ""
     return Result(notes=[f"{state.job_id}: {state.status}{progress}"])

@@ -41,10 +41,16 @@ RUNNER = "runner"
 STRAGGLER = "straggler"
 """Kind: a task is at work for longer than the finished ones explain, in the field `text`. Once per task and run."""
 
+NOTE = "note"
+"""Kind: a user noted something about the job, in the field `text`; `by` is the user, if known."""
+
+LABELS = "labels"
+"""Kind: a user changed labels of the job: the field `labels` has their values, null for one that was removed; `by`."""
+
 DROPPED = "dropped"
 """Kind: events are missing here; the field `count` has their number."""
 
-KINDS = (STATE, TASK_FAILED, LOG, RUNNER, STRAGGLER, DROPPED)
+KINDS = (STATE, TASK_FAILED, LOG, RUNNER, STRAGGLER, NOTE, LABELS, DROPPED)
 """The kinds that mops-jobs writes. Other writers may have more."""
 
 MAX_EVENT_BYTES = 16 * 1024

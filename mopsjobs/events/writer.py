@@ -12,14 +12,26 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from mopsjobs.errors import StoreError, UsageError
-from mopsjobs.events.format import DROPPED, LOG, MAX_CHUNK_BYTES, STATE, chunk_key, event_line, is_kind, is_source
+from mopsjobs.events.format import (
+    DROPPED,
+    LABELS,
+    LOG,
+    MAX_CHUNK_BYTES,
+    NOTE,
+    STATE,
+    chunk_key,
+    event_line,
+    is_kind,
+    is_source,
+)
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.notes import label_history, note_history
 from mopsjobs.registry.transitions import is_annotation
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
@@ -218,9 +230,25 @@ def record_event(
     Returns:
         False if the store did not take it, or may not have.
     """
+    return _record_events(store, job_id, [(kind, fields)], now=now, new_id=new_id)
+
+
+def _record_events(
+    store: VersionedStore,
+    job_id: str,
+    events: Sequence[tuple[str, Mapping[str, object]]],
+    *,
+    now: Callable[[], datetime],
+    new_id: Callable[[], str] = _new_id,
+) -> bool:
+    """Write events at once, in one chunk. See `record_event`."""
     source, moment = new_id(), now()
-    head = {"at": json_time(moment), "job_id": check_job_id(job_id), "kind": kind, "source": source, "seq": 0}
-    chunk = event_line(head, fields) + "\n"
+    head = {"at": json_time(moment), "job_id": check_job_id(job_id)}
+    lines = [
+        event_line({**head, "kind": kind, "source": source, "seq": seq}, fields)
+        for seq, (kind, fields) in enumerate(events)
+    ]
+    chunk = "".join(f"{line}\n" for line in lines)
     try:
         store.create_if_absent(chunk_key(moment, job_id, source, 0), chunk.encode("ascii"))
     except StoreError as error:
@@ -240,13 +268,22 @@ def state_fields(state: JobState) -> Mapping[str, str | int | None]:
     }
 
 
-def record_state(store: VersionedStore, record: bytes, *, now: Callable[[], datetime] = utc_now) -> bool:
-    """Write the `state` event of a record that was just written, unless the write only annotated an ended job.
+def record_write(store: VersionedStore, record: bytes, *, now: Callable[[], datetime] = utc_now) -> bool:
+    """Write the events of a record that was just written: its state, a new note, changed labels.
+
+    A write that only annotated an ended job leaves no `state` event.
 
     Returns:
-        False if the store did not take the event, or may not have.
+        False if the store did not take the events, or may not have.
     """
     state = JobState.from_json(record)
-    if is_annotation(state):
-        return True
-    return record_event(store, state.job_id, STATE, now=now, new_id=_new_id, **state_fields(state))
+    events: list[tuple[str, Mapping[str, object]]] = []
+    if not is_annotation(state):
+        events.append((STATE, state_fields(state)))
+    for kind, name, history in (
+        (NOTE, "text", note_history(state.metadata)),
+        (LABELS, "labels", label_history(state.metadata)),
+    ):
+        if history and history[-1]["id"] == state.write_id:
+            events.append((kind, {name: history[-1][name], "by": history[-1]["by"]}))
+    return not events or _record_events(store, state.job_id, events, now=now)

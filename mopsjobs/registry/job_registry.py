@@ -1,8 +1,8 @@
 """The registry: the only writer of records.
 
 Every change is a compare-and-swap: read the record, apply a pure function, and write it back if the version is still
-the same. Each write has a random id, which stands in `write_id` and in each transition that the write made. So a writer
-recognises its own write after a lost reply.
+the same. Each write has a random id, which stands in `write_id` and in each entry of a history that the write made. So
+a writer recognises its own write after a lost reply.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import random as _random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
 from mopsjobs.errors import JobExistsError, JobNotFoundError, KeyNotFoundError, UsageError, full_id_hint
@@ -22,6 +22,7 @@ from mopsjobs.registry import transitions
 from mopsjobs.registry.announcements import Announcer
 from mopsjobs.registry.job_reader import JobReader, Observe
 from mopsjobs.registry.job_state import JobState, check_field
+from mopsjobs.registry.notes import NOTE, Author, check_note, with_history
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus, parse_status
 from mopsjobs.store import cas
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
@@ -52,7 +53,7 @@ class _RecordWrite:
         return transitions.has_write(value, self._id)
 
     def leaves_permanent_trace(self, value: bytes) -> bool:
-        return transitions.has_step(value, self._id)
+        return transitions.has_entry(value, self._id)
 
 
 class JobRegistry(JobReader):
@@ -94,6 +95,7 @@ class JobRegistry(JobReader):
         self._announcer = Announcer(store, now)
         self._on_write = on_write
         self._backdated_to: datetime | None = None
+        self._user: str | None = None
         self.conflicts: Counter[str] = Counter()
         """Number of lost races per kind of write."""
 
@@ -101,6 +103,12 @@ class JobRegistry(JobReader):
         """Return the same registry with another `on_write`."""
         other = copy.copy(self)
         other._on_write = on_write  # noqa: SLF001
+        return other
+
+    def with_user(self, user: str | None) -> JobRegistry:
+        """Return the same registry for a user, whom the history of notes and labels names."""
+        other = copy.copy(self)
+        other._user = None if user is None else user.encode(errors="replace").decode()  # noqa: SLF001
         return other
 
     def backdated_to(self, moment: datetime | None) -> JobRegistry:
@@ -140,6 +148,8 @@ class JobRegistry(JobReader):
         state = transitions.new_job(
             job_id, fields, now if self._backdated_to is None else min(now, self._backdated_to), now, write_id
         )
+        unnoted = state.evolve(metadata={})  # its first labels need no entry: they are those of the registration
+        state = with_history(unnoted, state, Author(self._user, state.created_at, write_id))
         key = self.key_of(job_id)
         take = self._observe(key)
         outcome = self._create(
@@ -185,6 +195,38 @@ class JobRegistry(JobReader):
             lambda state, _: transitions.guard_terminal(state, transitions.merge_fields(state, values)),
             "fields",
         )
+
+    def add_note(self, job_id: str, text: str) -> JobState:
+        """Note something about a job, also after its end. Earlier notes stay in its history.
+
+        Raises:
+            JobNotFoundError: if the job does not exist.
+            UsageError: if the text is empty or too long.
+        """
+        return self.update_fields(job_id, metadata={NOTE: check_note(text)})
+
+    def change_labels(
+        self, job_id: str, labels: Mapping[str, str] | None = None, *, remove: Collection[str] = ()
+    ) -> JobState:
+        """Set and remove labels of a job, also after its end, in one write. Earlier ones stay in its history.
+
+        Args:
+            job_id: the job.
+            labels: labels to set, with their values.
+            remove: keys of labels to remove. Those that the job does not have are ignored.
+
+        Raises:
+            JobNotFoundError: if the job does not exist.
+            UsageError: if a label has the wrong type.
+        """
+        added = transitions.validate_fields({"labels": labels or {}}).get("labels", {})
+
+        def change(state: JobState, _: transitions.Write) -> JobState | None:
+            merged = {**state.labels, **added}  # type: ignore[dict-item]
+            kept = {label: value for label, value in merged.items() if label not in remove}
+            return transitions.guard_terminal(state, state.evolve(labels=kept))
+
+        return self._change(job_id, change, "labels")
 
     def update_progress(
         self,
@@ -314,6 +356,7 @@ class JobRegistry(JobReader):
             )
             if changed is None:
                 return None
+            changed = with_history(state, changed, Author(self._user, at, write_id))
             if transitions.task_counts(changed) != transitions.task_counts(state):
                 transitions.check_counts(changed)  # counts of another program never block other changes
             return transitions.encode_record(

@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field
+from mopsjobs.registry.notes import NOTE, is_annotated_by
 from mopsjobs.registry.status import TRANSITIONS, JobStatus, steps
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, encode_forecast, with_usage
 from mopsjobs.utils.times import parse_time, record_time
-
-NOTE = "note"
-"""The member of metadata that holds the note of a user."""
 
 MERGED = ("metadata", "labels")
 """Fields whose members an update adds to. Only None removes members, and then all of them."""
@@ -294,13 +292,17 @@ def has_write(value: bytes, write_id: str) -> bool:
     """Return whether a record has the trace of a write."""
     with contextlib.suppress(RecordError):
         state = JobState.from_json(value)
-        return state.write_id == write_id or _has_step(state, write_id)
+        return state.write_id == write_id or _has_entry(state, write_id)
     return False
 
 
-def has_step(value: bytes, write_id: str) -> bool:
-    """Return whether a write made a step in the record's history: a trace that no later write removes."""
-    return _has_step(JobState.from_json(value), write_id)
+def has_entry(value: bytes, write_id: str) -> bool:
+    """Return whether a write made an entry in a history of the record: a trace that later writes keep."""
+    return _has_entry(JobState.from_json(value), write_id)
+
+
+def _has_entry(state: JobState, write_id: str) -> bool:
+    return _has_step(state, write_id) or is_annotated_by(state, write_id)
 
 
 def _has_step(state: JobState, write_id: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from mopsjobs.engines.base import NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.reuse import REUSED_FIELD, SOURCES_FIELD, Reuse
@@ -136,6 +137,7 @@ class Manifest:
             own |= {REUSED_FIELD: sum(one.task_count for one in self.reused)}
             own |= {SOURCES_FIELD: [one.job_id for one in self.reused]}
         used = {*own, DUPLICATES_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
+        used |= {NOTE_HISTORY, LABEL_HISTORY, WAITS_FOR}
         notes = tuple(NOTE_PREFIXES.values())
         apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}
         free = {name: value for name, value in self.study.metadata.items() if name not in apart}

@@ -19,6 +19,7 @@ from mopsjobs.app.query_document import query_document
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.cache.queries.failures import jobs_with_failures
+from mopsjobs.cache.queries.filters import hide_archived
 from mopsjobs.cache.queries.ledgers import read_attempts, read_ledger
 from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
 from mopsjobs.console.result import Document
@@ -128,6 +129,7 @@ class _Handlers:
         query = JobsQuery(request.args.items(multi=True), now)
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
+            hide_archived(connection, query.filter)
             page = job_queries.list_jobs(
                 connection, query.filter, order=query.order, limit=query.limit, now=now.timestamp()
             )

@@ -81,6 +81,7 @@ class JobPage:
                 "comparisons": _comparisons(connection, job, family),
                 "short": describe_short_name(job_id, whole_id, family),
                 "outputs": job_sections.outputs(job),
+                "notes": job_sections.notes(job, now),
                 "timeline": job_sections.timeline(job, now),
                 "progress": job_sections.progress_chart(
                     event_queries.progress_points(connection, whole_id), job["ended_at"]

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from mopsjobs.app.failures import describe_condition
 from mopsjobs.app.job_texts import (
     UNKNOWN,
+    annotations_of,
     end_text,
     kubernetes_text,
     note_text,
@@ -18,6 +19,7 @@ from mopsjobs.app.job_texts import (
     step_time,
     stragglers_text,
     usage_text,
+    waits_for_text,
 )
 from mopsjobs.cache.job_json import count_outputs, count_run, reused_tasks
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures
@@ -74,7 +76,12 @@ def _metadata(job: Job) -> Mapping[str, Any]:
 def standing(job: Job, now: float) -> list[tuple[str, str]]:
     """Return how a job stands: when it should end, its rate and what it has used. Missing ones are left out."""
     at = from_timestamp(now)
-    found = [("Done", end_text(job, at)), ("Rate", rate_text(job)), ("Used", usage_text(job))]
+    found = [
+        ("Waits for", waits_for_text(job)),
+        ("Done", end_text(job, at)),
+        ("Rate", rate_text(job)),
+        ("Used", usage_text(job)),
+    ]
     return [(name, text) for name, text in found if text is not None]
 
 
@@ -212,6 +219,14 @@ def stragglers(job: Job, texts: Sequence[Mapping[str, Any]], now: float) -> dict
         for event in texts
     ]
     return {"text": text, "rows": rows}
+
+
+def notes(job: Job, now: float) -> list[dict[str, Any]]:
+    """Return the notes and the changes of labels: when, by whom, and what."""
+    return [
+        {"when": None if one.at is None else moment_at(one.at.timestamp(), now), "by": one.by, "text": one.text}
+        for one in annotations_of(job)
+    ]
 
 
 def timeline(job: Job, now: float) -> dict[str, Any]:

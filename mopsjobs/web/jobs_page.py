@@ -75,6 +75,7 @@ class JobsPage:
         site = self._renderer.site
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+            filters.hide_archived(connection, query.filter, query.filter_any_status)
             with filters.searching(connection, query.filter, query.filter_any_status):
                 return self._view(connection, freshness, query, params)
 
@@ -136,6 +137,8 @@ class JobsPage:
             "header": self._renderer.site.header_of(connection, freshness),
             "panels": _panels(failures, *active, query, params, now),
             "total": sum(counts.values()),
+            "archived": filters.count_archived(connection, query.filter),
+            "archived_to": link([*params, ("label", f"{filters.ARCHIVED}=true")], {}),
             "columns": _columns(query, params),
             "query_columns": query.columns,
             "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],

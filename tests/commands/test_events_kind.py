@@ -13,12 +13,12 @@ from support.events import Writer, event_texts
 def test_kinds_choose_events(cli: Cli, remote: Remote, write: Writer) -> None:
     """One kind, several, repeated; also kinds of other writers, and each with its cursor."""
     add(remote.jobs, "job", "running")
-    for kind in ("log", "task_failed", "runner", "novel", "log"):
+    for kind in ("log", "task_failed", "runner", "custom", "log"):
         write(kind, kind=kind)
     for flags, shown in {
         ("--kind", "runner"): ["runner"],
         ("--kind", "task_failed, log"): ["log", "task_failed", "log"],
-        ("--kind", "runner", "--kind", "novel"): ["runner", "novel"],
+        ("--kind", "runner", "--kind", "custom"): ["runner", "custom"],
     }.items():
         assert event_texts(cli.ok("events", "--json", *flags)) == shown
         assert event_texts(cli.ok("events", "job", "--json", *flags)) == shown
@@ -46,12 +46,12 @@ def test_a_mistyped_kind_is_refused(cli: Cli, remote: Remote, kind: str, nearest
     """Exit code 2, with the known kinds and the nearest one."""
     ran = cli("events", f"--kind={kind}")
     assert (ran.code, ran.out) == (2, "")
-    assert "expected one of state, task_failed, log, runner, straggler, dropped." in ran.err
+    assert "expected one of state, task_failed, log, runner, straggler, note, labels, dropped." in ran.err
     assert f"Did you mean '{nearest}'?" in ran.err or not nearest
 
 
 def test_a_kind_without_events_is_noted(cli: Cli, remote: Remote, write: Writer) -> None:
     """So a kind that no writer knows is noticed; the exit code is 0."""
     write("a")
-    ran = cli.ok("events", "--kind", "novel,runner")
-    assert (ran.out, ran.err.strip()) == ("", "There are no events of kind novel or runner.")
+    ran = cli.ok("events", "--kind", "custom,runner")
+    assert (ran.out, ran.err.strip()) == ("", "There are no events of kind custom or runner.")

@@ -143,15 +143,22 @@ def test_labels_and_a_note_are_set_after_the_end(cli: Cli, remote: Remote) -> No
         assert cli("update", job_id, "--owner", "me", "--note", "x").code == 6
 
 
-def test_labels_and_a_note_after_the_end_leave_no_event(cli: Cli, remote: Remote) -> None:
-    """`events` shows the end once, since the status stays. A sync elsewhere learns of it all the same."""
+def test_labels_and_a_note_after_the_end_leave_events_of_their_own(cli: Cli, remote: Remote) -> None:
+    """`events` shows the end once, since the status stays, and then who wrote what. A sync elsewhere learns of it."""
     cli.ok("register", "a")
     cli.ok("sync", "--cache", "other.db", "-q")
     cli.clock.advance(seconds=1)
     cli.ok("update", "a", "succeeded", "--label", "one=1")
     cli.ok("update", "a", "--label", "paper=fig2", "--note", "in the draft")
     events = [json.loads(line) for line in cli.ok("events", "a", "--json").lines]
-    assert [event["status"] for event in events] == ["pending", "succeeded"]
+    assert [event["status"] for event in events if event["kind"] == "state"] == ["pending", "succeeded"]
+    assert [
+        (event["kind"], event.get("text"), event.get("labels")) for event in events if event["kind"] != "state"
+    ] == [
+        ("labels", None, {"one": "1"}),
+        ("note", "in the draft", None),
+        ("labels", None, {"paper": "fig2"}),
+    ]
     cli.ok("sync", "--cache", "other.db", "-q")
     assert cli.ok("list", "-q", "--label", "paper=fig2", "--cache", "other.db", "--offline").lines == ["a"]
 

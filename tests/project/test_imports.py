@@ -48,7 +48,7 @@ OF_A_LISTING = {
 
 OF_STATUS = {
     "app.exit_codes", "app.find_job", "app.job_texts", "app.next_steps", "cache.queries.families",
-    "cli.commands.status", "engines", "registry.job_id",
+    "cli.commands.status", "engines", "registry.job_id", "registry.notes",
 }  # fmt: skip
 """Those that `status` imports besides. The record is not among them, since it costs `dataclasses`."""
 

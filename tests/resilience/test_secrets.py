@@ -66,6 +66,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "register": ("register", "a", "--owner", "me"),
     "progress": ("progress", "a", "1/2"),
     "update": ("update", "a", "failed", "--error", "as asked"),
+    "note": ("note", "a", "as noted"),
+    "label": ("label", "a", "paper=fig2", "draft-"),
     "submit": ("submit", "study.json", "--auto", "--job-id", "job", "--workers", "1"),
     "wait": ("wait", "job", "--timeout", "1m"),
     "run": ("run", "job", "--workers", "1", "--patience", "1ms"),

@@ -44,9 +44,16 @@ def hostile_fields() -> dict[str, Any]:
     )  # fmt: skip
     texts = dict.fromkeys(names, HOSTILE + BIDI)
     lists = {f"{name}_outputs": [HOSTILE + BIDI] for name in ("expected", "verified", "missing")}
-    suspect = {"suspect": {"reason": HOSTILE, "since": HOSTILE}, HOSTILE: HOSTILE}
     labels = {HOSTILE: HOSTILE + BIDI}
-    return {**texts, **lists, "metadata": suspect, "labels": labels}
+    entry = {"at": "2026-03-01T10:00:00Z", "by": HOSTILE + BIDI, "id": HOSTILE}
+    metadata = {
+        "suspect": {"reason": HOSTILE, "since": HOSTILE},
+        "note": HOSTILE + BIDI,
+        "note_history": [{"text": HOSTILE, **entry}],
+        "label_history": [{"labels": labels, **entry}],
+        HOSTILE: HOSTILE,
+    }
+    return {**texts, **lists, "metadata": metadata, "labels": labels}
 
 
 def hostile_record(job_id: str) -> str:

@@ -70,6 +70,8 @@ _LABEL_MATCHES = (
     r" WHERE job_label.value LIKE ? ESCAPE '\'"
 )
 
+_NOTE_MATCHES = r"SELECT rowid FROM job INDEXED BY idx_job_note WHERE note IS NOT NULL AND note LIKE ? ESCAPE '\'"
+
 _TEXT_MATCHES = (
     r"SELECT rowid FROM job WHERE job_id LIKE ? ESCAPE '\'",
     r"SELECT rowid FROM job WHERE name LIKE ? ESCAPE '\'",
@@ -77,16 +79,22 @@ _TEXT_MATCHES = (
     _LABEL_MATCHES,
     r"SELECT rowid FROM job WHERE study LIKE ? ESCAPE '\'",
     _ERROR_MATCHES,
+    _NOTE_MATCHES,
 )
+
+ARCHIVED = "archived"
+"""The label that hides an ended job from lists, with the value `true`."""
+
+_IS_ARCHIVED = f"job_id IN (SELECT job_id FROM job_label WHERE label = '{ARCHIVED}' AND value = 'true')"  # noqa: S608
 
 
 class Filter:
     """Conditions on jobs. Every condition that is set must hold; within a condition, any of its values will do."""
 
     __slots__ = (
-        "ended_since", "ended_until", "error", "finds_all", "found", "is_open", "keeps_active", "labels", "match",
-        "name", "namespace", "owner", "params", "phase", "silent_since", "since", "skips_resumed", "statuses", "study",
-        "text", "until",
+        "ended_since", "ended_until", "error", "finds_all", "found", "hides_archived", "is_open", "keeps_active",
+        "labels", "match", "name", "namespace", "owner", "params", "phase", "silent_since", "since", "skips_resumed",
+        "statuses", "study", "text", "until",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - one argument a condition, all by name
@@ -117,7 +125,7 @@ class Filter:
             owner: belongs to this owner, or to one of these, separated by commas.
             silent_since: active and suspect: marked so, or without a heartbeat since this time.
             ended_since: ended at or after this time, or still active, as in the charts.
-            text: the id, the Kubernetes name, the owner, the study, the error or the value of a label contains it,
+            text: the id, the Kubernetes name, the owner, the study, the error, a note or a label's value contains it,
                 in any ASCII case.
 
         Raises:
@@ -152,6 +160,8 @@ class Filter:
         """The number of rows that `text` and `error` match, within `searching`."""
         self.finds_all = False
         """Whether these are all rows, so that a query needs no condition for them."""
+        self.hides_archived = False
+        """Whether ended jobs with the label `archived=true` do not pass; see `hide_archived`."""
         self.keeps_active = True
         """Whether active jobs pass a window whenever they changed, as in a listing."""
         if match is not None:
@@ -214,6 +224,8 @@ class Filter:
             add(*_is_one_of("namespace", self.namespace))
         if self.owner is not None:
             add(*_is_one_of("owner", self.owner))
+        if self.hides_archived:
+            add(f"(is_active = 1 OR NOT {_IS_ARCHIVED})")
         if self.silent_since is not None:
             add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
         for condition, parameters in self._page_conditions():
@@ -287,6 +299,28 @@ def parse_sort(text: str) -> str:
         # A repeated name has no effect, and SQLite has a limit of 2,000 terms.
         terms.setdefault(name, f"{SORTS[name]} {'DESC' if word.strip().startswith('-') else 'ASC'}")
     return ", ".join([*terms.values(), "job_id ASC"])
+
+
+def hide_archived(connection: sqlite3.Connection, *job_filters: Filter) -> None:
+    """Let filters of lists hide archived jobs, if the cache has any and the filter does not name that label.
+
+    Without archived jobs, a filter for all jobs stays one: the sums of the cache have its counts.
+    """
+    sql = "SELECT EXISTS (SELECT 1 FROM job_label WHERE label = ? AND value = 'true')"
+    has_archived = bool(connection.execute(sql, (ARCHIVED,)).fetchone()[0])
+    for job_filter in job_filters:
+        job_filter.hides_archived = has_archived and all(label != ARCHIVED for label, _ in job_filter.labels)
+
+
+def count_archived(connection: sqlite3.Connection, job_filter: Filter) -> int:
+    """Return how many jobs a filter hides because they are archived."""
+    if not job_filter.hides_archived:
+        return 0
+    job_filter.hides_archived = False
+    clauses = where_clauses(connection, job_filter)
+    job_filter.hides_archived = True
+    sql = f"SELECT count(*) FROM job WHERE is_active = 0 AND {_IS_ARCHIVED} AND "  # noqa: S608 - constant names
+    return sum(connection.execute(sql + condition, values).fetchone()[0] for condition, values in clauses)
 
 
 @contextlib.contextmanager

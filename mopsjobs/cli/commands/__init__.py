@@ -54,6 +54,8 @@ COMMANDS = {
     "register": "register",
     "update": "update",
     "progress": "progress",
+    "note": "note",
+    "label": "label",
     "cancel": "cancel",
     "submit": "submit",
     "resume": "resume",

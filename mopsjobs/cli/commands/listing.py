@@ -19,7 +19,7 @@ from mopsjobs.cli.flags import (
     freshness_policy,
 )
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.text import invalid_choice, pluralize
 
 TYPE_CHECKING = False
@@ -80,9 +80,14 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         nonlocal is_empty
+        filters.hide_archived(connection, job_filter)
         page = job_queries.list_jobs(connection, job_filter, order=order, limit=args.limit, now=now.timestamp())
         is_empty = page.total == 0 and job_queries.count_jobs(connection) == 0
+        archived = filters.count_archived(connection, job_filter) if args.form is None else 0
         result = _result(args, app, page, freshness, fields)
+        if archived:
+            hidden = f"{pluralize(archived, 'archived job')} not shown; to see"
+            result.notes = [*result.notes, f"{hidden}: {command_line('list --label archived')}"]
         result.warnings = [*result.warnings, *job_queries.unreadable_warning(connection)]
         result.exit_code = freshness.exit_code
         return result

@@ -13,9 +13,10 @@ from mopsjobs.console.result import RawText, Result
 HELP = "print the JSON Schema of an output"
 
 DESCRIPTION = (
-    "Print a JSON Schema. `job` describes one job: what status, register, update and progress print, and each line of"
-    " list --jsonl, wait, watch, export and cancel. `event` describes each line of events --json, and `$defs/task` in"
-    " `tasks` each line of tasks --jsonl. The others describe the document that the command prints with --json."
+    "Print a JSON Schema. `job` describes one job: what status, register, update, progress, note and label print, and"
+    " each line of list --jsonl, wait, watch, export and cancel. `event` describes each line of events --json, and"
+    " `$defs/task` in `tasks` each line of tasks --jsonl. The others describe the document that the command prints with"
+    " --json."
 )
 
 EXAMPLES = (

@@ -11,6 +11,7 @@ from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.find_job import FoundJob, Job, find_job
 from mopsjobs.app.job_texts import (
     UNKNOWN,
+    annotations_of,
     end_text,
     failed_tasks_text,
     kubernetes_text,
@@ -20,6 +21,7 @@ from mopsjobs.app.job_texts import (
     step_time,
     stragglers_text,
     usage_text,
+    waits_for_text,
 )
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache.job_json import count_outputs, reused_text
@@ -136,6 +138,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
         status_style(job["status"], job["suspect"]),
         None if since is None else f", since {_time_text(since, app)}",
     )
+    add("Waits for", waits_for_text(job))
     add("Progress", _progress(job))
     add("Reused", reused_text(job))
     add("Failed", failed_tasks_text(job, app))
@@ -167,6 +170,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
         add("Error", style_text(words, "red"))
     add("Validation", job["last_validation_error"])
     add("Remark", ". ".join(found.remarks) or None)
+    lines += _annotations(job)
     lines += _timeline(job)
     return lines
 
@@ -231,6 +235,16 @@ def _timeline(job: Job) -> list[Line]:
             remark = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
         lines.append([f"  {when:<20}  ", status_style(step["status"]), remark])
         before = at
+    return lines
+
+
+def _annotations(job: Job) -> list[Line]:
+    """Return the notes and the changes of labels, each with its time and its author."""
+    rows = annotations_of(job)
+    lines: list[Line] = [[style_text("Notes and labels", "bold")]] if rows else []
+    for one in rows:
+        when = UNKNOWN if one.at is None else f"{one.at:%Y-%m-%d %H:%M:%SZ}"
+        lines.append([f"  {when:<20}  ", "" if one.by is None else f"{one.by}: ", one.text])
     return lines
 
 

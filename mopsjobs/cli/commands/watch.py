@@ -66,6 +66,7 @@ class _RefreshedTable:
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Print the table."""
         app, now, room = self._app, self._app.now(), self._app.out.lines
+        filters.hide_archived(cache, self._job_filter)
         order = filters.parse_sort(filters.DEFAULT_SORT)
         page = job_queries.list_jobs(cache, self._job_filter, order=order, limit=room, now=now.timestamp())
         jobs = list(itertools.islice(page.jobs(), room))

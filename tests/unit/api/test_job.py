@@ -35,6 +35,19 @@ def test_the_status_is_that_of_the_command(cli: Cli, job: mj.Job) -> None:
         _ = info.stats
 
 
+def test_notes_and_labels_are_those_of_the_commands(cli: Cli, job: mj.Job, reg: mj.Registry) -> None:
+    """Each returns the job as `status --json` then shows it. An archived job is not in `jobs`, unless asked for."""
+    info = job.note("wrong prior")
+    assert info.metadata["note_history"][-1]["text"] == "wrong prior"
+    assert dict(job.label({"paper": 2, "archived": "true"})) == cli.ok("status", "job", "--json").json
+    assert len(reg.jobs()) == 0
+    assert [row["job_id"] for row in reg.jobs(label="archived").rows] == ["job"]
+    assert job.label(remove=["archived"]).labels == {"paper": "2"}
+    assert len(reg.jobs()) == 1
+    with pytest.raises(mj.UsageError, match="invalid note"):
+        job.note(" ")
+
+
 @pytest.mark.parametrize(
     ("status", "error", "code"),
     [

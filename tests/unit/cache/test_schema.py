@@ -101,6 +101,7 @@ def _downgrade(connection: sqlite3.Connection) -> None:
             "idx_job_owner_changed_ts",
             "idx_job_queue_seconds",
             "idx_job_run_seconds",
+            "idx_job_note",
         ),
     }.items():
         for name in names:
@@ -116,6 +117,7 @@ def _downgrade(connection: sqlite3.Connection) -> None:
         "forecast",
         "study",
         "error",
+        "note",
     ):
         connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
     connection.execute("CREATE INDEX idx_job_created_ts ON job (created_ts)")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mopsjobs.errors import RecordError, StoreAccessError, UsageError
 from mopsjobs.events import format as event_format
 from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, parse_chunk, parse_chunk_key
-from mopsjobs.events.writer import EventLog, record_event, record_state
+from mopsjobs.events.writer import EventLog, record_event, record_write
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import Clock
@@ -279,14 +279,14 @@ def test_one_event_at_once() -> None:
 
 
 def test_a_state_event_tells_of_the_record() -> None:
-    """What `record_state` leaves is the status and the counts of the record."""
+    """What `record_write` leaves is the status and the counts of the record."""
     store = InMemoryVersionedStore()
     registry = JobRegistry(store)
     registry.register_job("job", tasks_total=4)
     registry.update_progress("job", 3, tasks_failed=1, start=True)
     found = registry.get_record("job")
     assert found is not None
-    assert record_state(store, found.value)
+    assert record_write(store, found.value)
     (event,) = _events(store)
     assert [event[f"tasks_{name}"] for name in ("total", "completed", "failed")] == [4, 3, 1]
     assert (event["kind"], event["status"], event["revision"]) == ("state", "running", 2)

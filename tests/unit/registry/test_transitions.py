@@ -51,9 +51,10 @@ def test_metadata_and_labels_are_merged_and_other_fields_replaced(bench: Bench) 
     job = bench.registry.update_status(
         "a", "running", metadata={"b": 2}, labels={"y": "2"}, error_code=None, verified_outputs=["o2"]
     )
-    assert (job.metadata, job.labels) == ({"a": 1, "b": 2}, {"x": "1", "y": "2"})
+    history = {"label_history": [{"labels": {"y": "2"}, "at": job.updated_at, "by": None, "id": job.write_id}]}
+    assert (job.metadata, job.labels) == ({"a": 1, "b": 2, **history}, {"x": "1", "y": "2"})
     assert (job.owner, job.error_code, job.verified_outputs) == ("ada", None, ("o2",))
-    assert bench.registry.update_fields("a", metadata={}, labels={}).metadata == {"a": 1, "b": 2}
+    assert bench.registry.update_fields("a", metadata={}, labels={}).metadata == job.metadata
     assert bench.registry.update_fields("a", metadata=None).metadata == {}
 
 

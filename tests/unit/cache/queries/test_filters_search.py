@@ -34,6 +34,7 @@ JOBS = st.dictionaries(
             "labels": st.dictionaries(st.sampled_from("kl"), WORDS),
             "model": WORDS,
             "error_code": st.one_of(st.none(), WORDS),
+            "note": st.one_of(st.none(), WORDS),
         }
     ),
     max_size=12,
@@ -46,7 +47,15 @@ def lower(text: str | None) -> str:
 
 
 def has_text(job_id: str, job: dict[str, Any], text: str) -> bool:
-    texts = (job_id, job["k8s_name"], job["owner"], job["model"], job["error_code"], *job["labels"].values())
+    texts = (
+        job_id,
+        job["k8s_name"],
+        job["owner"],
+        job["model"],
+        job["error_code"],
+        job["note"],
+        *job["labels"].values(),
+    )
     return any(lower(text) in lower(one) for one in texts if one is not None)
 
 
@@ -63,7 +72,7 @@ def to_row(job_id: str, job: dict[str, Any]) -> rows.JobRow:
         "job_id": job_id,
         "created_at": datetime.fromtimestamp(job["created"], UTC).isoformat(),
         "updated_at": datetime.fromtimestamp(job["changed"], UTC).isoformat(),
-        "metadata": {"model": job["model"]},
+        "metadata": {"model": job["model"], "note": job["note"]},
         **{name: job[name] for name in ("status", "owner", "k8s_name", "labels", "error_code")},
     }
     made = rows.to_row(key(job_id), job_id, json.dumps(record).encode(), VersionToken("1"), 1)
@@ -111,7 +120,7 @@ def test_a_search_finds_what_plain_python_finds(
 def test_a_search_that_has_found_all_jobs_ends(cache: sqlite3.Connection) -> None:
     """A word in all ids is searched in ids alone, and no query after that has a condition for it."""
     job = {"status": "failed", "created": 1, "changed": 1, "owner": None, "k8s_name": None, "labels": {"k": "job"}}
-    fill(cache, {f"job-{number}": {**job, "model": "", "error_code": "E"} for number in range(3)})
+    fill(cache, {f"job-{number}": {**job, "model": "", "error_code": "E", "note": "n"} for number in range(3)})
     searches: list[str] = []
     cache.set_trace_callback(lambda sql: searches.append(sql) if "LIKE" in sql else None)
     chosen = filters.Filter(text="job-")

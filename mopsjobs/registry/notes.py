@@ -1,0 +1,149 @@
+"""Notes and labels of a job, and their history: who wrote what, and when. Pure: no clock, no store.
+
+The history lies in `metadata`, beside the note: each version of mops-jobs and the programs of ModelOps keep what is
+there, and show it. It is derived from the difference between two records, so each way to change them leaves it. See
+docs/decisions/0074-notes-and-labels.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mopsjobs.errors import UsageError
+from mopsjobs.utils.text import cut_to_length
+from mopsjobs.utils.times import parse_time
+
+if TYPE_CHECKING:
+    from mopsjobs.registry.job_state import JobState
+
+NOTE = "note"
+"""The member of metadata that holds the last note."""
+
+NOTE_HISTORY = "note_history"
+"""The member of metadata with the last notes: `{text, at, by, id}`, oldest first; `id` is the write that made it."""
+
+LABEL_HISTORY = "label_history"
+"""The member of metadata with the last changes of labels: `{labels, at, by, id}`; a removed label is null."""
+
+WAITS_FOR = "waits_for"
+"""The member of metadata that says what the tasks of an active job wait for; null if they do not."""
+
+MAX_NOTE = 1000
+"""Characters of a note. A longer one of `update` is cut in the history, so that records stay small."""
+
+MAX_ENTRIES = 20
+"""Entries of a history. Older ones are among the events."""
+
+
+class Author(NamedTuple):
+    """The user who changes notes and labels, the time, and the write."""
+
+    by: str | None
+    at: str
+    write_id: str
+
+
+def check_note(text: str) -> str:
+    """Return a note without space around it.
+
+    Raises:
+        UsageError: if it is empty or too long.
+    """
+    note = text.strip()
+    if not note:
+        raise UsageError("invalid note '': expected a text.")
+    if len(note) > MAX_NOTE:
+        raise UsageError(
+            f"invalid note of {len(note):,} characters: expected at most {MAX_NOTE:,}.",
+            hint="Keep longer texts elsewhere, and note where.",
+        )
+    return note
+
+
+def with_history(before: JobState, changed: JobState, author: Author) -> JobState:
+    """Return `changed` with an entry for a new note, and one for other labels, if it has them."""
+    metadata = dict(changed.metadata)
+    note, earlier = _note(changed), _note(before)
+    if note is not None and note != earlier:
+        notes = note_history(changed.metadata)
+        if earlier and not _is_last(notes, earlier):  # a program without a history has written it
+            notes.append(_entry("text", cut_to_length(earlier, MAX_NOTE), Author(None, "", "")))
+        notes.append(_entry("text", cut_to_length(note, MAX_NOTE), author))
+        metadata[NOTE_HISTORY] = notes[-MAX_ENTRIES:]
+    labels = {
+        label: changed.labels.get(label)
+        for label in sorted({**before.labels, **changed.labels})
+        if before.labels.get(label) != changed.labels.get(label)
+    }
+    if labels:
+        metadata[LABEL_HISTORY] = [*label_history(changed.metadata), _entry("labels", labels, author)][-MAX_ENTRIES:]
+    return changed if metadata == changed.metadata else changed.evolve(metadata=MappingProxyType(metadata))
+
+
+def note_history(metadata: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Return the entries of the notes, oldest first. What another program has put there is left out."""
+    return _entries(metadata.get(NOTE_HISTORY), "text", str)
+
+
+def label_history(metadata: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Return the entries of changes of labels, oldest first. What another program has put there is left out."""
+    return _entries(metadata.get(LABEL_HISTORY), "labels", dict)
+
+
+def all_notes(metadata: Mapping[str, object]) -> str | None:
+    """Return the text of all notes, for searches; None if there are none."""
+    texts = [entry["text"] for entry in note_history(metadata)]
+    if has_unrecorded_note(metadata):
+        texts.append(metadata[NOTE])
+    return "\n".join(texts) or None
+
+
+def has_unrecorded_note(metadata: Mapping[str, object]) -> bool:
+    """Return whether the last note is not in the history: a program without a history has written it."""
+    note = metadata.get(NOTE)
+    return isinstance(note, str) and bool(note) and not _is_last(note_history(metadata), note)
+
+
+def is_annotated_by(state: JobState, write_id: str) -> bool:
+    """Return whether a write made an entry in a history. No later write but many removes this trace."""
+    entries = (*note_history(state.metadata), *label_history(state.metadata))
+    return any(entry["id"] == write_id for entry in entries)
+
+
+def _note(state: JobState) -> str | None:
+    note = state.metadata.get(NOTE)
+    return note if isinstance(note, str) else None
+
+
+def _is_last(notes: list[dict[str, Any]], note: str) -> bool:
+    return bool(notes) and notes[-1]["text"] == cut_to_length(note, MAX_NOTE)
+
+
+def _entry(name: str, value: object, author: Author) -> dict[str, Any]:
+    return {name: value, "at": author.at or None, "by": author.by, "id": author.write_id or None}
+
+
+def _entries(found: object, name: str, kind: type) -> list[dict[str, Any]]:
+    """Return those entries that mops-jobs can have written."""
+    if not isinstance(found, (list, tuple)):
+        return []
+    entries = [dict(entry) for entry in found if isinstance(entry, Mapping) and isinstance(entry.get(name), kind)]
+    return [entry for entry in entries if all(map(_is_text_or_null, _texts(entry))) and _is_time_or_null(entry["at"])]
+
+
+def _texts(entry: Mapping[str, Any]) -> list[object]:
+    """Return what has to be a text or null in an entry. A missing member is neither."""
+    return [*(entry.get(name, 0) for name in ("at", "by", "id")), *dict(entry.get("labels", {})).values()]
+
+
+def _is_text_or_null(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_time_or_null(text: str | None) -> bool:
+    try:
+        return text is None or parse_time(text) is not None
+    except ValueError:
+        return False
