@@ -1,10 +1,13 @@
 """Retry reads across a network, and find out why a store does not answer. Azure and DynamoDB share it.
 
+The authorities that servers are checked against are found here too, also those of notifications.
+
 A user waits for a command, so it fails within five seconds if the network is gone.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -12,11 +15,11 @@ import urllib.request
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from mopsjobs.errors import MopsJobsError, StoreUnavailableError
+from mopsjobs.errors import ConfigError, MopsJobsError, StoreUnavailableError
 from mopsjobs.utils.backoff import NO_JITTER, Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 BUDGET_SECONDS = 4.5
@@ -142,3 +145,20 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
         yield each
         inner = (getattr(each, name, None) for name in ("reason", "inner_exception", "__cause__", "__context__"))
         todo.extend([*each.args, *inner])
+
+
+def tls_authorities(env: Mapping[str, str]) -> str | bool:
+    """Return the file of TLS authorities that certificates are checked with, or True for those of `certifi`.
+
+    The check cannot be turned off. `requests` reads REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE. After them comes OpenSSL's
+    own SSL_CERT_FILE, which other programs and the Kubernetes engine read as well.
+
+    Raises:
+        ConfigError: if a variable names a file that does not exist.
+    """
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        if path := env.get(name):
+            if not os.path.exists(path):
+                raise ConfigError(f"invalid {name} '{path}': expected a file of TLS authorities.")
+            return path
+    return True

@@ -22,12 +22,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError
 
-from mopsjobs.errors import ConfigError, ValueTooLargeError
-from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
+from mopsjobs.errors import ValueTooLargeError
+from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers, tls_authorities
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from urllib3 import BaseHTTPResponse, HTTPHeaderDict
 
 
@@ -225,7 +223,7 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
 
     def __init__(self) -> None:
         self.session: _Session | None
-        super().__init__(session=_Session(), connection_verify=_tls_authorities(os.environ))
+        super().__init__(session=_Session(), connection_verify=tls_authorities(os.environ))
         self._name_resolves = False
         self._route: _Route | None = None
         self._pid = os.getpid()
@@ -373,20 +371,3 @@ def _is_chunked(reply: BaseHTTPResponse) -> bool:
 def _length(reply: BaseHTTPResponse) -> int | None:
     text = reply.headers.get("Content-Length", "")
     return int(text) if text.isdecimal() else None
-
-
-def _tls_authorities(env: Mapping[str, str]) -> str | bool:
-    """Return the file of TLS authorities that certificates are checked with, or True for those of `certifi`.
-
-    The check cannot be turned off. `requests` reads REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE. After them comes OpenSSL's
-    own SSL_CERT_FILE, which other programs and the Kubernetes engine read as well.
-
-    Raises:
-        ConfigError: if a variable names a file that does not exist.
-    """
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-        if path := env.get(name):
-            if not os.path.exists(path):
-                raise ConfigError(f"invalid {name} '{path}': expected a file of TLS authorities.")
-            return path
-    return True
