@@ -16,7 +16,7 @@ from mopsjobs.bundles.extraction import extract
 from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment
 from mopsjobs.engines.model_errors import not_started_error
 from mopsjobs.engines.worker_script import DEBUGGER_SOURCE, write_worker
-from mopsjobs.runner.pools.base import OnLog, TaskResult, task_message
+from mopsjobs.runner.pools.base import OnLog, TaskLimits, TaskResult, task_message
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.cores import thread_limits, usable_cores
@@ -63,9 +63,8 @@ def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int
     with _unpacked(place) as (setup, env):
         command = [place.python, "-u", str(write_worker(Path(str(setup["spool"]))))]
         limits = thread_limits(env, usable_cores() // workers)
-        pool = WorkerPool(
-            command, setup, workers, task_timeout=place.task_timeout, on_log=on_log, env={**env, **limits}
-        )
+        once = TaskLimits(timeout=place.task_timeout)
+        pool = WorkerPool(command, setup, workers, limits=once, on_log=on_log, env={**env, **limits})
         with contextlib.closing(pool.run(iter(enumerate(tasks)))) as results:
             for result in results:
                 if result is not None and result.is_final:
