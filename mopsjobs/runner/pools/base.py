@@ -16,6 +16,10 @@ STARTS = 2
 GRACE_SECONDS = 5.0
 """How long all workers together may take to end."""
 
+NextTasks = Iterator["tuple[int, Task] | None"]
+"""The position of each task in the job, and the task; None while there are more and none may begin. The pool then asks
+again when a task has ended."""
+
 OnLog = Callable[["int | None", str], None]
 """Called with the task's number, or None, and each line of the model that is kept."""
 
@@ -71,15 +75,13 @@ class Pool(Protocol):
     is_ready: bool
     """Whether a worker has loaded the model, so that tasks run."""
 
-    def run(
-        self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
-    ) -> Generator[TaskResult | None, None, None]:
+    def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; yield a result per attempt, in any order, and None at least every `wake_seconds`.
 
         The caller may close the generator at any time. The workers are then stopped, and their tasks left undone.
 
         Args:
-            tasks: the position in the job, and the task.
+            tasks: what to run. None comes only while a task is at work.
             wake_seconds: seconds between two yields, at most.
 
         Raises:

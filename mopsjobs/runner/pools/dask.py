@@ -33,6 +33,7 @@ from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
     STARTS,
+    NextTasks,
     OnLog,
     TaskAtWork,
     TaskLimits,
@@ -44,7 +45,6 @@ from mopsjobs.runner.pools.base import (
     task_message,
 )
 from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue
-from mopsjobs.studies.study import Task
 from mopsjobs.utils import measurement
 
 if TYPE_CHECKING:
@@ -137,9 +137,7 @@ class DaskPool:
         self._threads: Mapping[str, int] = {}
         self._threads_read_at = -THREADS_SECONDS
 
-    def run(
-        self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
-    ) -> Generator[TaskResult | None, None, None]:
+    def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
         self._queue = TaskQueue(tasks, self._policy, MAX_RETRIES, time.monotonic)
         client = connect(self._scheduler)
@@ -151,10 +149,10 @@ class DaskPool:
                 description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
             answer: concurrent.futures.Future[Any] | None = _call_in_thread(description.result)
             yield from self._read_threads(client, wake_seconds)
-            self._send_first(client, code)
+            first_workers = self._first_workers()
             while True:
                 yield from self._read_threads(client, wake_seconds)
-                self._hand_out(client, code)
+                self._hand_out(client, code, first_workers)
                 answer = self._pass_on_description(answer)
                 pause = self._queue.seconds_to_next()
                 if not self._sent and pause is None:
@@ -187,26 +185,24 @@ class DaskPool:
             self._threads = threads
             self._threads_read_at = time.monotonic()
 
-    def _send_first(self, client: Client, code: Future[dict[str, Any]]) -> None:
-        """Send the first tasks, each to a worker that is named: they are too few for Dask to spread them.
+    def _first_workers(self) -> Iterator[str]:
+        """Return the workers for the first tasks, which name them: they are too few for Dask to spread them.
 
         It would give all of them to the worker that has the code. The others may steal there, but not while the
         scheduler takes that worker for idle. It may do so for as long as the first task runs.
         """
         rounds = range(max(self._threads.values(), default=0))
         slots = [worker for number in rounds for worker, threads in self._threads.items() if number < threads]
-        for worker in SPREAD_PER_THREAD * slots:
-            following = self._queue.next()
-            if following is None:
-                return
-            self._send(client, code, following, workers=[worker], allow_other_workers=True)
+        return iter(SPREAD_PER_THREAD * slots)
 
-    def _hand_out(self, client: Client, code: Future[dict[str, Any]]) -> None:
+    def _hand_out(self, client: Client, code: Future[dict[str, Any]], first_workers: Iterator[str]) -> None:
         while len(self._sent) < max(1, FUTURES_PER_THREAD * sum(self._threads.values())):
             following = self._queue.next()
             if following is None:
                 return
-            self._send(client, code, following)
+            worker = next(first_workers, None)
+            placement: dict[str, Any] = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
+            self._send(client, code, following, **placement)
 
     def _send(self, client: Client, code: Future[dict[str, Any]], assignment: Assignment, **placement: object) -> None:
         _, task, attempt, doublings, _ = assignment

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from collections.abc import Iterator
 
 from mopsjobs.engines.child_process import ParentStreams, run_as_child
 from mopsjobs.engines.model_env import JOB_VARIABLES
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.ledger.retry_policy import RetryPolicy
-from mopsjobs.runner.pools.base import TaskLimits, TaskResult
+from mopsjobs.runner.pools.base import NextTasks, TaskLimits, TaskResult
 from mopsjobs.runner.pools.dask import DaskPool
 from mopsjobs.studies.study import Task
 
@@ -48,13 +47,12 @@ def main() -> None:
         parent.send({"end": True})
 
 
-def _tasks(parent: ParentStreams) -> Iterator[tuple[int, Task]]:
+def _tasks(parent: ParentStreams) -> NextTasks:
+    """Yield the tasks of the parent, and None if it has none now. It is asked again while tasks are at work."""
     while True:
         parent.send({"next": True})
         task = parent.receive()["task"]
-        if task is None:
-            return
-        yield task["position"], Task(task["number"], task["param_id"], task["seed"], task["params"])
+        yield task and (task["position"], Task(task["number"], task["param_id"], task["seed"], task["params"]))
 
 
 def _to_message(result: TaskResult) -> list[object]:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from mopsjobs.engines.child_process import Child
@@ -14,7 +14,7 @@ from mopsjobs.engines.dask_client import check_installed
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EngineError
 from mopsjobs.ledger.attempt import Outcome, Usage
-from mopsjobs.runner.pools.base import NO_LIMITS, OnLog, TaskAtWork, TaskLimits, TaskResult
+from mopsjobs.runner.pools.base import NO_LIMITS, NextTasks, OnLog, TaskAtWork, TaskLimits, TaskResult
 from mopsjobs.studies.study import Task
 
 CHILD = "mopsjobs.runner.pools.dask_child"
@@ -67,9 +67,7 @@ class DaskProcess:
         }
         self._sent: dict[int, Task] = {}
 
-    def run(
-        self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
-    ) -> Generator[TaskResult | None, None, None]:
+    def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
         check_installed()
         child = Child(CHILD, {**self._setup, "wake_seconds": wake_seconds}, self._env)

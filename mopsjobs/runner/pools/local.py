@@ -31,6 +31,7 @@ from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
     STARTS,
+    NextTasks,
     OnLog,
     TaskAtWork,
     TaskLimits,
@@ -100,9 +101,7 @@ class WorkerPool:
         self._liveness_checked_at = clock()
         self._oom_kills = measurement.OomKills()
 
-    def run(
-        self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
-    ) -> Generator[TaskResult | None, None, None]:
+    def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`.
 
         Raises:
@@ -152,7 +151,7 @@ class WorkerPool:
 
     # --- tasks to workers ------------------------------------------------------------------------------------
 
-    def _queue_of(self, tasks: Iterator[tuple[int, Task]]) -> TaskQueue:
+    def _queue_of(self, tasks: NextTasks) -> TaskQueue:
         return TaskQueue(tasks, self._policy, most_doublings(self._memory, measurement.memory_size()), self._clock)
 
     def _hand_out(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.retry_policy import MEMORY_LIMIT, RetryPolicy
+from mopsjobs.runner.pools.base import NextTasks
 from mopsjobs.studies.study import Task
 
 
@@ -27,9 +28,7 @@ class Assignment(NamedTuple):
 class TaskQueue:
     """The tasks that are still to be begun."""
 
-    def __init__(
-        self, tasks: Iterator[tuple[int, Task]], policy: RetryPolicy, most_doublings: int, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, tasks: NextTasks, policy: RetryPolicy, most_doublings: int, clock: Callable[[], float]) -> None:
         """Take the tasks of a run; none is read yet.
 
         Args:
