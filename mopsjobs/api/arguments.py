@@ -54,6 +54,10 @@ class RunnerOptions(TypedDict, total=False):
     """How often a task is tried again after a cause in `retry_on`."""
     retry_on: Choices
     """Causes of another attempt: `oom`, `timeout`, `died`, and `error:TYPE` for exceptions of the model."""
+    first: int
+    """Tasks to run before the others; if none of them succeeds, the job ends."""
+    max_failures: int | str
+    """The limit of failed tasks: a number, or a share like `10%`."""
     scheduler: str
     """The address of a Dask scheduler. For dask only."""
     shards: int
@@ -143,6 +147,8 @@ def launch_options(options: RunnerOptions, method: Callable[..., object], *, may
         task_memory=bytes_of(given.get("task_memory")),
         retries=given.get("retries"),
         retry_on=choices_text(given.get("retry_on")),
+        first=given.get("first"),
+        max_failures=None if "max_failures" not in given else str(given["max_failures"]),
         shards=given.get("shards"),
         scheduler=given.get("scheduler"),
         cluster={name: str(given[name]) for name in CLUSTER_OPTIONS if name in given},

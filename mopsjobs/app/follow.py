@@ -59,6 +59,8 @@ def _run(launch: Launch, app: App) -> FollowResult:
         task_timeout=launch.task_timeout,
         task_memory=launch.task_memory,
         policy=retry_policy(launch.retries, launch.retry_on),
+        first=launch.first,
+        max_failures=launch.max_failures,
         scheduler=launch.options.get("scheduler"),
     )
     try:
@@ -80,6 +82,6 @@ def _run(launch: Launch, app: App) -> FollowResult:
 def _describe_end(job_id: str, app: App) -> tuple[str, ...]:
     """Return the notes on the end of a job; none if the registry does not answer."""
     try:
-        return describe_ended([app.registry.require_job(job_id)], app)
+        return describe_ended([app.registry.require_job(job_id)], app, has_said_why=True)
     except MopsJobsError:
         return ()

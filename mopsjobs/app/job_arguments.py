@@ -133,6 +133,18 @@ def parse_limit(text: str) -> int:
     return number
 
 
+def parse_task_count(text: str) -> int:
+    """Read a number of tasks, 0 for none.
+
+    Raises:
+        UsageError: if it is not a whole number from 0 to 100,000.
+    """
+    number = parse_whole_number(text, 0, MAX_NUMBER)
+    if number is None:
+        raise UsageError(f"invalid number '{text}': expected a whole number from 0 to {MAX_NUMBER:,}, 0 for none.")
+    return number
+
+
 def parse_positive_number(text: str) -> int:
     """Read a number of workers, shards or pods.
 

@@ -26,6 +26,7 @@ from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.studies.validation import EARLY_CODES
 from mopsjobs.utils.backoff import Backoff
 from mopsjobs.utils.forecast import Forecast
 from mopsjobs.utils.text import strip_control_characters
@@ -138,12 +139,13 @@ def ended_jobs(
             return
 
 
-def describe_ended(states: Sequence[JobState], app: App) -> tuple[str, ...]:
-    """Return notes on the jobs that have ended: the jobs that continue them, and the next command for a single job.
+def describe_ended(states: Sequence[JobState], app: App, *, has_said_why: bool = False) -> tuple[str, ...]:
+    """Return notes on the jobs that have ended: why they ended early, the jobs that continue them, the next command.
 
     Args:
         states: the jobs, as the registry has them.
         app: the run, whose registry has the jobs.
+        has_said_why: whether the user was told why a job ended early.
     """
     notes: list[str] = []
     following = ""
@@ -152,6 +154,8 @@ def describe_ended(states: Sequence[JobState], app: App) -> tuple[str, ...]:
             continue
         found = FoundJob(job_json_from_state(state, now=app.now().timestamp()))
         mirror_failures(found.job, app)
+        if state.error_code in EARLY_CODES and not has_said_why:
+            notes.append(f"{state.job_id}: {str(state.error_message).partition(';')[0]}")
         if state.status != JobStatus.SUCCEEDED:  # else there was nothing to resume
             with contextlib.suppress(MopsJobsError):  # the end is known all the same
                 found = read_family_of(state, app)

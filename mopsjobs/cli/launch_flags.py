@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mopsjobs.app.app import App
-from mopsjobs.cli.flags import flag_of, positive_number
+from mopsjobs.cli.flags import flag_of, positive_number, task_count
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.ledger.retry_policy import parse_retries
+from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.submission.growth import find_factors
 from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions
 from mopsjobs.submission.submit import Code
@@ -76,6 +77,19 @@ def add_runner_flags(parser: argparse.ArgumentParser, default: str | None = None
         help="causes of another attempt, separated by commas: oom, with twice the memory; timeout; died; error:TYPE, of"
         f" the model's exception of that type, after a pause (default: {default or 'died'})",
     )
+    parser.add_argument(
+        "--first",
+        metavar="N",
+        type=task_count,
+        help="tasks to run before the others; if none of them succeeds, the job ends; 0 for none (default:"
+        f" {default or '1 on a cluster with more than 100 tasks, else 0'})",
+    )
+    parser.add_argument(
+        "--max-failures",
+        metavar="N|P%",
+        help="end the job when more tasks than this have failed: a number, or a share of the tasks (default:"
+        f" {default or 'no limit'})",
+    )
 
 
 def add_scheduler_flag(parser: argparse._ActionsContainer, default: str | None = None) -> None:
@@ -116,6 +130,8 @@ def launch_options(args: argparse.Namespace, *, may_grow: bool = False) -> Launc
         task_memory=parse_task_memory(given["task_memory"]),
         retries=None if args.retries is None else parse_retries(args.retries),
         retry_on=args.retry_on,
+        first=args.first,
+        max_failures=parse_max_failures(args.max_failures),
         shards=args.shards,
         scheduler=args.scheduler,
         cluster={name: given[name] for name in CLUSTER_OPTIONS if given[name] is not None},
@@ -147,6 +163,15 @@ def parse_task_memory(text: str | None) -> int | None:
     if text is not None and size is None:
         raise OptionError(f"invalid task_memory '{text}': expected a size like 512MiB or 2GiB.", "task_memory")
     return size
+
+
+def parse_max_failures(text: str | None) -> str | None:
+    """Return the limit of a `--max-failures`, as it was given.
+
+    Raises:
+        OptionError: if it is not valid.
+    """
+    return None if text is None else parse_failure_limit(text).text
 
 
 def code_to_pack(args: argparse.Namespace, app: App) -> Code | None:

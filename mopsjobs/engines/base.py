@@ -34,6 +34,10 @@ class Launch:
     """Attempts at a task after the first one, at most; None: the default of the runner."""
     retry_on: str | None = None
     """The causes of further attempts, separated by commas; None: the default of the runner."""
+    first: int | None = None
+    """Tasks that run before the others; None: the runner's default."""
+    max_failures: str | None = None
+    """The limit of failed tasks: `10`, or `10%`; None: no limit."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Further environment of the runner. Not for secrets: it is stored in the cluster."""
     foreground: bool = False
@@ -95,6 +99,8 @@ def _limits(launch: Launch) -> dict[str, str | None]:
         "task_memory": None if launch.task_memory is None else format_size(launch.task_memory),
         "retries": None if launch.retries is None else str(launch.retries),
         "retry_on": launch.retry_on,
+        "first": None if launch.first is None else str(launch.first),
+        "max_failures": launch.max_failures,
     }
 
 

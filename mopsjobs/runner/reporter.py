@@ -1,6 +1,7 @@
 """Report the progress of a shard to the registry, from a thread of its own: tasks never wait for it.
 
-A report is written at most once per second, and at least every 30 s as a heartbeat. Each shard writes its own counts
+A report is written at most once per second, and at least every 30 s as a heartbeat. `Reporter.report` writes one at
+once, for a failure that may end the job: then the tasks wait. Each shard writes its own counts
 into the record, and the record's totals are their sums, so shards never overwrite each other. Each write returns the
 record, by which the runner learns that its job was cancelled.
 """
@@ -94,6 +95,12 @@ class Reporter:
         self._clock = clock
         self.measured: Measured | None = None
         """Set when tasks run: each report then has usage and forecast, too."""
+        self._lock = threading.Lock()
+        """Held for each request: else older counts or an older record might replace newer ones."""
+        self._written: tuple[int, int] | None = None
+        """The counts of the last report."""
+        self._is_away = False
+        """Whether the registry did not answer the last time."""
         self._used_before: ShardUsage | None = None
         """What earlier runs of the shard used; None until the record was read."""
         self._stop = threading.Event()
@@ -108,6 +115,16 @@ class Reporter:
         """Stop the thread. Stopping twice is harmless."""
         self._stop.set()
         self._thread.join()
+
+    def report(self) -> None:
+        """Write the counts now, and read those of the other shards. Does nothing while the registry is away."""
+        if self._is_away or self._stop.is_set():
+            return
+        try:
+            self._write(is_done=False)
+        except MopsJobsError as error:
+            self._is_away = True
+            log.info("%s The job goes on; the report is tried again later.", error)
 
     def finish(self, *, is_done: bool) -> JobState | None:
         """Stop the thread and write the last counts.
@@ -127,7 +144,6 @@ class Reporter:
         return self.state if self.ended.is_set() else self._write(is_done=is_done)
 
     def _run(self) -> None:
-        written: tuple[int, int] | None = None
         written_at = read_at = self._clock() - HEARTBEAT_SECONDS
         pause = PROGRESS_SECONDS
         backoff = Backoff(2 * PROGRESS_SECONDS, MAX_PAUSE, jitter=HALF_JITTER)
@@ -135,24 +151,33 @@ class Reporter:
             now = self._clock()
             pause = PROGRESS_SECONDS
             try:
-                if self._counts.snapshot() != written or now - written_at >= HEARTBEAT_SECONDS:
-                    counted = self._counts.snapshot()
+                if self._counts.snapshot() != self._written or now - written_at >= HEARTBEAT_SECONDS:
                     self._write(is_done=False)
-                    written, written_at = counted, now
+                    written_at = now
                 elif now - read_at >= READ_SECONDS:
-                    self._set_state(self._registry.get_job(self._job_id))
+                    with self._lock:
+                        self._set_state(self._registry.get_job(self._job_id))
                 else:
                     continue
                 read_at = now
             except MopsJobsError as error:
                 log.info("%s The job goes on; the report is tried again later.", error)
                 pause = backoff.next_delay()
+                self._is_away = True
             else:
+                self._is_away = False
                 backoff.reset()
 
     def _write(self, *, is_done: bool) -> JobState | None:
+        with self._lock:
+            counted = self._counts.snapshot()
+            state = self._send(counted, is_done=is_done)
+            self._written = counted
+            return state
+
+    def _send(self, counted: tuple[int, int], *, is_done: bool) -> JobState | None:
         is_least = self._counts.is_lower_bound and not is_done
-        report = ShardReport(*self._counts.snapshot(), is_done, is_least, *self._measure())
+        report = ShardReport(*counted, is_done, is_least, *self._measure())
         started_at = self._counts.started_at
         # After an outage, the record still gets the time at which the job began to run.
         registry = self._registry if started_at is None else self._registry.backdated_to(started_at)

@@ -75,8 +75,8 @@ class ResultHandler:
             if one.started_at is not None
         )
 
-    def take(self, result: TaskResult) -> None:
-        """Take the result of an attempt.
+    def take(self, result: TaskResult) -> bool:
+        """Take the result of an attempt. Return whether it failed, also by the outputs that it left.
 
         Raises:
             StoreError: if the store takes no outputs.
@@ -93,8 +93,9 @@ class ResultHandler:
             else:
                 text = f"{self._name(task)}: {error['message']}; it is tried again"
                 self._events.emit(RUNNER, text=text)
-            return
+            return True
         self._send(result)
+        return False
 
     def report_failure(self, name: str, error: Mapping[str, str], *, key: str | None = None, **fields: int) -> None:
         """Report that a task has failed.

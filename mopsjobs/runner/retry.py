@@ -82,8 +82,12 @@ class OutageRetry:
                     raise
                 if isinstance(error, StoreUnavailableError):
                     self._announce_outage()
-            sleep_unless(lambda: self.is_stopping, pause, self._sleep, SLICE_SECONDS)
+            self.pause(pause)
             waited += pause
+
+    def pause(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Wait, but no longer than until a request to stop, or until `is_over()`."""
+        sleep_unless(lambda: self.is_stopping or is_over(), seconds, self._sleep, SLICE_SECONDS)
 
     def _announce_outage(self) -> None:
         announce, self._on_outage = self._on_outage, lambda: None

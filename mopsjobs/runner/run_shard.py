@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -32,6 +30,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.runner.environment_notes import EnvironmentNotes
+from mopsjobs.runner.fail_early import FailEarly
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
 from mopsjobs.runner.pools.base import Pool, TaskLimits
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
@@ -39,6 +38,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler, error_fields
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
+from mopsjobs.runner.stop_on_signals import stop_on_signals
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.runner.wait_for_manifest import wait_for_manifest
 from mopsjobs.store.base import VersionedStore
@@ -46,7 +46,7 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Task
-from mopsjobs.studies.validation import validate
+from mopsjobs.studies.validation import EarlyEnd, validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.utils.times import human_duration, utc_now
 
@@ -91,7 +91,7 @@ def run_shard(
         ),
     )
     outbox = SQLiteVersionedStore(directory.outbox)
-    with contextlib.closing(outbox), _stop_on_signals(retry, on_log):
+    with contextlib.closing(outbox), stop_on_signals(retry, on_log):
         try:
             manifest = wait_for_manifest(
                 shard.job_id, StoreWithOutbox(store, outbox), retry, on_log, wait=shard.wait_for_manifest
@@ -102,24 +102,6 @@ def run_shard(
             raise
         run = _Run(shard, manifest, store, outbox, registry, directory=directory, on_log=on_log, retry=retry)
         return run.run(on_progress or (lambda _progress: None))._replace(signal=retry.signal)
-
-
-@contextlib.contextmanager
-def _stop_on_signals(retry: OutageRetry, on_log: Callable[[str], None]) -> Iterator[None]:
-    def stop(number: int, _frame: object) -> None:
-        retry.stop(number)
-        with contextlib.suppress(RuntimeError):  # the signal interrupted a print on the same stream
-            on_log(f"Stopping ({signal.Signals(number).name}); finished tasks are kept.")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class _Run:
@@ -166,14 +148,20 @@ class _Run:
             notes = EnvironmentNotes(shard.job_id, self._store, self._outbox)
             handler = ResultHandler(self._manifest, self._counts, sender, ledger, events, self._on_log)
             try:
+                early = FailEarly(shard, self._manifest.tasks_total, self._counts, reporter, self._retry)
                 with contextlib.closing(ledger):
                     try:
                         with contextlib.closing(notes):
-                            is_done = self._run_tasks(handler, ledger, reporter, events, notes, on_progress)
+                            is_done = self._run_tasks(
+                                handler, ledger, reporter, events, notes, on_progress, early=early
+                            )
                     finally:
                         sender.finish()  # also after an error: what was done is kept
                     self._send_left_late(ledger)
-                return self._finish(reporter, sender, handler, is_done=is_done)
+                if early.end is not None and not reporter.ended.is_set():
+                    self._on_log(f"{early.end.reason}.")
+                    events.emit(RUNNER, text=early.end.reason)
+                return self._finish(reporter, sender, handler, early.end, is_done=is_done)
             except TRANSIENT_ERRORS:
                 if self._retry.is_stopping:
                     return ShardResult(None, *self._counts.snapshot(), is_done=False)
@@ -278,10 +266,14 @@ class _Run:
         events: EventLog,
         notes: EnvironmentNotes,
         on_progress: Callable[[TaskProgress], None],
+        *,
+        early: FailEarly,
     ) -> bool:
-        """Run tasks until none is left, a stop is requested or the job has ended. Return whether none is left."""
+        """Run tasks until none is left, a stop is requested or the job ends. Return whether none is left."""
         tasks = self._tasks_to_run(ledger)
         first = next(tasks, None)
+        if first is not None and not early.wait(self._on_log):
+            return False
         pool = None if first is None else self._open_pool(events, notes)
         self._counts.started_at = shard_started_at(
             self._directory, self._shard.number, None if first is None else utc_now()
@@ -298,17 +290,18 @@ class _Run:
             on_progress(TaskProgress(done, total, has_begun=pool.is_ready, left=meter.left))
 
         try:
-            with contextlib.closing(pool.run(itertools.chain([first], tasks))) as results:
+            admitted = early.admit(itertools.chain([first], tasks), self._todo, pool)
+            with contextlib.closing(pool.run(admitted)) as results:
                 for result in results:
-                    if self._retry.is_stopping or reporter.ended.is_set():
+                    if result is not None and not early.is_over:
+                        meter.add(result)
+                        early.note(result, has_failed=handler.take(result))
+                    if early.is_over:
                         handler.note_begun(pool, is_last=True)
                         return False
-                    if result is not None:
-                        meter.add(result)
-                        handler.take(result)
-                        continue
-                    handler.note_begun(pool)
-                    show_progress()
+                    if result is None:
+                        handler.note_begun(pool)
+                        show_progress()
             show_progress()
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
@@ -344,11 +337,17 @@ class _Run:
         )
 
     def _finish(
-        self, reporter: Reporter, sender: OutputSender, handler: ResultHandler, *, is_done: bool
+        self,
+        reporter: Reporter,
+        sender: OutputSender,
+        handler: ResultHandler,
+        early: EarlyEnd | None,
+        *,
+        is_done: bool,
     ) -> ShardResult:
-        """Deliver the outbox and report. The last shard then compares the outputs with the manifest."""
+        """Deliver the outbox and report. The last shard, or one that ends early, compares outputs and manifest."""
         shard = self._shard
-        if not is_done:
+        if not is_done and early is None:
             self._retry.stop()  # the job has ended, or a stop was requested: one attempt at each call, no more
         state = None
         try:
@@ -362,9 +361,10 @@ class _Run:
             except TRANSIENT_ERRORS:
                 if self._retry.is_stopping:
                     raise
-        if is_done and state is not None and not state.is_terminal and transitions.all_shards_done(state, shard.shards):
+        is_last = is_done and state is not None and transitions.all_shards_done(state, shard.shards)
+        if state is not None and not state.is_terminal and (is_last or early is not None):
             end_job = functools.partial(
-                validate, self._store, self._registry, shard.job_id, first_error=handler.first_error
+                validate, self._store, self._registry, shard.job_id, first_error=handler.first_error, early=early
             )
             state = self._retry.call(end_job).state
         completed, failed = self._counts.snapshot()

@@ -35,6 +35,10 @@ class Shard(NamedTuple):
     """The address of a Dask scheduler, whose workers run the tasks; None: processes of this machine."""
     wait_for_manifest: bool = False
     """Whether to wait for a missing manifest: in a pod, since an offline submission keeps it on its machine."""
+    first: int | None = None
+    """Tasks that run before the others; None: by default, see `canary.canary_size`."""
+    max_failures: str | None = None
+    """The limit of failed tasks of the job, like `10` or `10%`; None: no limit."""
     echo: bool = False
     """Whether lines of the model also go to `on_log`, not only into events: a cluster's logs then have them."""
 

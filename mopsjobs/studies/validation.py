@@ -17,8 +17,28 @@ from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, output_key
 from mopsjobs.utils.times import record_time, utc_now
 
+INCOMPLETE = "INCOMPLETE"
+"""The error code of a job whose tasks have all been tried, and of which outputs are missing."""
+
+FIRST = "FIRST"
+"""The error code of a job that was ended because none of its first tasks succeeded."""
+
+FAILURES = "FAILURES"
+"""The error code of a job that was ended because too many of its tasks had failed."""
+
+EARLY_CODES = (FIRST, FAILURES)
+
 NAMED_MISSING = 5
 """Missing outputs that the record names. With all of them it would grow with the tasks."""
+
+
+class EarlyEnd(NamedTuple):
+    """Why a job is ended before all its tasks were tried."""
+
+    code: str
+    """One of `EARLY_CODES`, for its record."""
+    reason: str
+    """A sentence without its full stop."""
 
 
 class Validation(NamedTuple):
@@ -30,7 +50,13 @@ class Validation(NamedTuple):
 
 
 def validate(
-    store: VersionedStore, registry: JobRegistry, job_id: str, *, first_error: str | None = None, may_end: bool = True
+    store: VersionedStore,
+    registry: JobRegistry,
+    job_id: str,
+    *,
+    first_error: str | None = None,
+    early: EarlyEnd | None = None,
+    may_end: bool = True,
 ) -> Validation:
     """Compare a job's outputs with its manifest, and end the job accordingly.
 
@@ -39,8 +65,9 @@ def validate(
     Args:
         store: where manifest and outputs are.
         registry: where the record is.
-        job_id: a job; to end it, one whose tasks have all been tried.
+        job_id: a job; to end it, one whose tasks have all been tried, or that has to end before.
         first_error: the error for the record, if outputs are missing.
+        early: why the job ends before all its tasks were tried; None if they were.
         may_end: whether to end the job; else it is only compared.
 
     Raises:
@@ -73,12 +100,9 @@ def validate(
         )
         missing_outputs = [name for name, _ in zip(missing, range(NAMED_MISSING), strict=False)]
         status = JobStatus.SUCCEEDED if verified == total else JobStatus.PARTIAL if verified else JobStatus.FAILED
-        error = None
-        if verified < total:
-            error = f"{total - verified} of {total} tasks left no complete outputs"
-            deferred = sum(not completeness.complete[place] for place in manifest.positions(manifest.deferred))
-            error = f"{error} (left to a later resume: {deferred})" if deferred else error
-            error = f"{error}; the first error: {first_error}" if first_error else error
+        deferred = sum(not completeness.complete[place] for place in manifest.positions(manifest.deferred))
+        gap = f"{total - verified} of {total} tasks left no complete outputs"
+        gap = f"{gap} (left to a later resume: {deferred})" if deferred else gap
         try:
             state = registry.update_status(
                 job_id,
@@ -88,11 +112,26 @@ def validate(
                 validation_completed_at=record_time(utc_now()),
                 results_path=f"results/{job_id}/",
                 **_counts(state, verified, total),
-                **({} if error is None else {"error_message": error, "error_code": "INCOMPLETE"}),
+                **({} if verified == total else _error_fields(gap, first_error, early)),
             )
         except TerminalStateError:  # another shard has ended the job, or it was cancelled
             state = registry.get_job(job_id) or state
     return Validation(state, total, verified)
+
+
+def _error_fields(gap: str, first_error: str | None, early: EarlyEnd | None) -> dict[str, str]:
+    """Return the error of a job for its record.
+
+    Args:
+        gap: which tasks are missing.
+        first_error: the first error of a task, if there was one.
+        early: why the job ends before all its tasks were tried; None if they were.
+    """
+    parts = [early and early.reason, gap, first_error and f"the first error: {first_error}"]
+    return {
+        "error_message": "; ".join(part for part in parts if part),
+        "error_code": INCOMPLETE if early is None else early.code,
+    }
 
 
 def _counts(state: JobState, verified: int, total: int) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -15,6 +16,7 @@ from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import active_python, model_environment
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
+from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.measurement import memory_size
 from mopsjobs.utils.sizes import format_size, parse_size
@@ -53,6 +55,10 @@ class LaunchOptions:
     """Attempts at a task after the first one, at most."""
     retry_on: str | None = None
     """The causes of further attempts; see `ledger.retry_policy.parse_causes`."""
+    first: int | None = None
+    """Tasks that run before the others; 0 for none."""
+    max_failures: str | None = None
+    """The limit of failed tasks: a number, or a share like `10%`."""
     shards: int | None = None
     """Parts of the job, each a pod of its own. For kubernetes only."""
     scheduler: str | None = None
@@ -89,7 +95,7 @@ def make_launch(
         UsageError: if what the record says is not valid.
         EngineError: if the library of the engine is not installed.
     """
-    _check_numbers(options)
+    _check_limits(options)
     shards = options.shards
     own = _options_of_engine(engine, options, session.env, recorded)
     if engine == "kubernetes":
@@ -104,6 +110,8 @@ def make_launch(
         python=_python(engine, options.python, session.env, recorded.get("python")),
         task_timeout=options.task_timeout or recorded_timeout(recorded),
         task_memory=options.task_memory or parse_size(recorded.get("task_memory", "")),
+        first=_recorded_number(recorded.get("first"), 0) if options.first is None else options.first,
+        max_failures=options.max_failures or _recorded_limit(recorded),
         retries=retries,
         retry_on=retry_on,
         foreground=foreground,
@@ -119,8 +127,8 @@ def make_launch(
     return launch
 
 
-def _check_numbers(options: LaunchOptions) -> None:
-    """Refuse numbers that no runner can work with.
+def _check_limits(options: LaunchOptions) -> None:
+    """Refuse numbers and limits that no runner can work with.
 
     Raises:
         OptionError: if there is one.
@@ -135,6 +143,10 @@ def _check_numbers(options: LaunchOptions) -> None:
         )
     if options.task_timeout is not None and options.task_timeout <= 0:
         raise OptionError(f"invalid task_timeout '{options.task_timeout:g}': expected more than zero.", "task_timeout")
+    if options.first is not None and not 0 <= options.first <= MAX_RECORDED_NUMBER:
+        raise OptionError(f"invalid first '{options.first}': expected a number of tasks, 0 for none.", "first")
+    if options.max_failures is not None:
+        parse_failure_limit(options.max_failures)
 
 
 def _retries(options: LaunchOptions, recorded: Mapping[str, str]) -> tuple[int | None, str | None]:
@@ -188,8 +200,14 @@ def recorded_options(recorded: Mapping[str, str], namespace: str | None) -> dict
     return {**found, "namespace": namespace} if namespace else found
 
 
-def _recorded_number(text: str | None) -> int | None:
-    return None if text is None else parse_whole_number(text, 1, MAX_RECORDED_NUMBER)
+def _recorded_number(text: str | None, least: int = 1) -> int | None:
+    return None if text is None else parse_whole_number(text, least, MAX_RECORDED_NUMBER)
+
+
+def _recorded_limit(recorded: Mapping[str, str]) -> str | None:
+    with contextlib.suppress(OptionError):
+        return parse_failure_limit(recorded.get("max_failures", "")).text
+    return None
 
 
 def recorded_timeout(recorded: Mapping[str, str]) -> float | None:

@@ -408,6 +408,16 @@ def test_a_dask_worker_killed_costs_its_tasks_a_retry(
     assert sum(calls(noted).values()) <= 10
 
 
+def test_a_job_of_many_tasks_runs_one_first(
+    dask_cluster: Cluster, start: Start, local_registry: JobRegistry, tmp_path: Path
+) -> None:
+    """By default. While no task has succeeded, the cluster gets five of them in all."""
+    noted = tmp_path / "calls"
+    assert _ended(start(dask_cluster, sets_of(101, calls=str(noted), fail=True)))[0] == 0
+    assert sum(calls(noted).values()) == 5
+    assert (record(local_registry).status, record(local_registry).error_code) == ("failed", "FIRST")
+
+
 def test_a_task_that_takes_its_dask_workers_along_fails_and_not_the_job(
     private_dask_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:

@@ -35,6 +35,8 @@ STUDY = mj.Study(
     outputs=["result.json"],
 )
 
+FAILING = mj.Study("model:simulate", [{"x": number, "fail": True} for number in range(9)], outputs=["result.json"])
+
 REATTACH = """
 import json, sys
 import mopsjobs as mj
@@ -148,3 +150,20 @@ def test_missing_tasks_are_resumed(tmp_path: Path) -> None:
         until(lambda: runner_pid(child.id, env) is None, "its runner to end")
         assert child.resume() is None
         assert [row["job_id"] for row in child.results()] == ["py-2.2"]
+
+
+def test_limits_of_a_job_are_arguments(env: dict[str, str], tmp_path: Path) -> None:
+    """Of `submit` and `resume`. The error names the limit."""
+    with mj.connect(env=env) as reg:
+        source = code(tmp_path / "code")
+        job = reg.submit(FAILING, source, job_id="py-5", first=0, max_failures=2, workers=1, python=sys.executable)
+        assert job.wait("2m").status == "failed"
+        with pytest.raises(mj.JobFailedError, match=r"FAILURES: Ended by --max-failures 2: 3 failed, 0 completed"):
+            job.raise_for_status()
+        child = job.resume(first=4, max_failures="50%")
+        assert child is not None
+        assert child.wait("2m").error_code == "FIRST"
+        with pytest.raises(mj.UsageError, match=r"invalid max_failures '0\.1'"):
+            reg.submit(FAILING, source, max_failures=0.1)  # type: ignore[arg-type]
+        for one in ("py-5", child.id):
+            until(lambda one=one: runner_pid(one, env) is None, "its runner to end")

@@ -19,7 +19,7 @@ def study_of(betas: list[float]) -> mj.Study:
 
 def submit(reg: mj.Registry, study: mj.Study) -> mj.Job:
     try:
-        return reg.submit(study, code=".", workers=4, task_timeout="5m", labels={"exp": 7}, job_id="sweep-1")
+        return reg.submit(study, code=".", workers=4, first=2, max_failures="10%", labels={"exp": 7}, job_id="sweep-1")
     except mj.JobExistsError as taken:
         log.warning("%s", taken)
         return reg.job("sweep-1", max_age="5m")

@@ -8,7 +8,7 @@ import re
 from mopsjobs.app.app import App
 from mopsjobs.app.foreground import run_here, stopped_code
 from mopsjobs.cli.flags import add_full_ids, positive_number
-from mopsjobs.cli.launch_flags import add_runner_flags, parse_task_memory, parse_task_timeout
+from mopsjobs.cli.launch_flags import add_runner_flags, parse_max_failures, parse_task_memory, parse_task_timeout
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, UsageError
@@ -75,6 +75,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
         task_timeout=parse_task_timeout(args.task_timeout),
         task_memory=parse_task_memory(args.task_memory),
         policy=retry_policy(None if args.retries is None else parse_retries(args.retries), args.retry_on),
+        first=args.first,
+        max_failures=parse_max_failures(args.max_failures),
         wait_for_manifest=args.shards is not None,
         echo=args.echo,
         outage_seconds=DEFAULT_OUTAGE_SECONDS if args.patience is None else parse_duration(args.patience),

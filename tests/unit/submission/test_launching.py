@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.engines.base import launch_notes, recorded_launch
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -29,6 +30,12 @@ SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={}
         ("local", {"task_memory": 1000}, "invalid task_memory '1000B': expected at least 16MiB."),
         ("local", {"retries": "x"}, "invalid retries 'x': expected a whole number from 0 to 100."),
         ("local", {"retries": -1}, "invalid retries '-1': expected a whole number from 0 to 100."),
+        ("local", {"first": -1}, "invalid first '-1': expected a number of tasks, 0 for none."),
+        (
+            "local",
+            {"max_failures": "many"},
+            "invalid max_failures 'many': expected a number of tasks, or a share between 0% and 100%.",
+        ),
         ("local", {"shards": 2}, "shards has no effect with the local engine."),
         ("dask", {"cluster": {"service_account": "a"}}, "service_account has no effect with the dask engine."),
         ("kubernetes", {"scheduler": "tcp://h:1"}, "scheduler has no effect with the kubernetes engine."),
@@ -118,9 +125,18 @@ def test_the_interpreter_of_an_earlier_launch_is_checked(tmp_path: Path, script:
 
 def test_an_earlier_launch_gives_what_the_options_leave_open() -> None:
     """Numbers of a record that no runner can work with count as not recorded."""
-    recorded = {"workers": "3", "task_timeout": "90"}
+    recorded = {"workers": "3", "task_timeout": "90", "first": "0", "max_failures": "10%"}
     options = LaunchOptions(python=sys.executable)
     launch = make_launch("job", "local", options, SESSION, recorded=recorded)
-    assert (launch.workers, launch.task_timeout) == (3, 90.0)
-    launch = make_launch("job", "local", options, SESSION, recorded={"workers": "0", "task_timeout": "0"})
-    assert (launch.workers, launch.task_timeout) == (None, None)
+    assert (launch.workers, launch.task_timeout, launch.first, launch.max_failures) == (3, 90.0, 0, "10%")
+    assert recorded_launch(launch_notes(launch, "local"), "local").items() >= recorded.items()
+    recorded = {"workers": "0", "task_timeout": "0", "first": "-1", "max_failures": "all"}
+    launch = make_launch("job", "local", options, SESSION, recorded=recorded)
+    assert (launch.workers, launch.task_timeout, launch.first, launch.max_failures) == (None, None, None, None)
+
+
+def test_a_given_option_goes_before_an_earlier_launch() -> None:
+    """Also a zero."""
+    options = LaunchOptions(python=sys.executable, first=0, max_failures="5")
+    launch = make_launch("job", "local", options, SESSION, recorded={"first": "3", "max_failures": "10%"})
+    assert (launch.first, launch.max_failures) == (0, "5")

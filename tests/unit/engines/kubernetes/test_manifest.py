@@ -95,13 +95,20 @@ def test_an_evicted_pod_is_no_failure_of_its_shard() -> None:
 
 def test_the_runner_is_told_everything() -> None:
     launch = _launch(
-        shards=2, workers=3, python="/venv/bin/python", task_timeout=90.5, env={"B": "2", "A": "1"}, options=EVERYTHING
+        shards=2,
+        workers=3,
+        python="/venv/bin/python",
+        task_timeout=90.5,
+        first=0,
+        max_failures="10%",
+        env={"B": "2", "A": "1"},
+        options=EVERYTHING,
     )
     container = _container(_manifest(launch))
     assert container["command"] == ["mops-jobs"]
     assert " ".join(container["args"]) == (
         "run seir-1 --registry azure://job-registry --shards 2 --echo --workers 3"
-        " --python /venv/bin/python --task-timeout 90.5s"
+        " --python /venv/bin/python --task-timeout 90.5s --first 0 --max-failures 10%"
     )
     assert container["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
     assert container["envFrom"] == [{"secretRef": {"name": "registry-credentials"}}]
