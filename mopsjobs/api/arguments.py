@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -12,6 +12,7 @@ from mopsjobs.utils.text import invalid_choice
 from mopsjobs.utils.times import parse_duration
 
 if TYPE_CHECKING:
+    from mopsjobs.app.app import App
     from mopsjobs.cache.queries.tasks import TaskQuery
     from mopsjobs.submission.launching import LaunchOptions
 
@@ -58,6 +59,8 @@ class RunnerOptions(TypedDict, total=False):
     """Tasks to run before the others; if none of them succeeds, the job ends."""
     max_failures: int | str
     """The limit of failed tasks: a number, or a share like `10%`."""
+    notify: Sequence[str]
+    """Rules of the user's configuration that tell of the job, by name."""
     scheduler: str
     """The address of a Dask scheduler. For dask only."""
     shards: int
@@ -123,23 +126,30 @@ def bytes_of(size: Size | None) -> int | None:
     return number
 
 
-def launch_options(options: RunnerOptions, method: Callable[..., object], *, may_grow: bool = False) -> LaunchOptions:
+def launch_options(
+    options: RunnerOptions, method: Callable[..., object], app: App, *, may_grow: bool = False
+) -> LaunchOptions:
     """Return the options of a launch, which are arguments of a method.
 
     Args:
         options: the arguments.
         method: the method.
+        app: the run, whose configuration has the rules of notifications.
         may_grow: whether limits may be factors, like `x2`, of those of an earlier launch.
 
     Raises:
-        UsageError: if a name is unknown, or if a limit is malformed.
+        UsageError: if a name is unknown, if a limit is malformed, or if there is no usable rule of a name.
     """
+    from mopsjobs.app.notify.rules import check_rules
     from mopsjobs.submission.growth import find_factors  # here: it imports the registry
     from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions
 
     check_names(options, RunnerOptions, method)
     factors = find_factors(options) if may_grow else {}
     given: dict[str, Any] = {name: one for name, one in options.items() if one is not None and name not in factors}
+    notify = options.get("notify")
+    names = None if notify is None else (notify,) if isinstance(notify, str) else tuple(notify)
+    check_rules(app.settings.rules, names or (), app.env)
     return LaunchOptions(
         workers=given.get("workers"),
         python=given.get("python"),
@@ -153,6 +163,7 @@ def launch_options(options: RunnerOptions, method: Callable[..., object], *, may
         scheduler=given.get("scheduler"),
         cluster={name: str(given[name]) for name in CLUSTER_OPTIONS if name in given},
         factors=factors,
+        notify=names,
     )
 
 

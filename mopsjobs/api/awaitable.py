@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import MethodType, TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from mopsjobs.api.arguments import Choices, Duration, RunnerOptions
 from mopsjobs.api.as_completed import ended_job_batches, ended_task_batches, noting_what_goes_on
@@ -17,6 +17,9 @@ from mopsjobs.api.job_info import JobInfo
 from mopsjobs.api.registry import Registry, connect
 from mopsjobs.api.table import Table
 from mopsjobs.api.task_info import TaskInfo
+
+if TYPE_CHECKING:
+    from mopsjobs.app.notify.watched import OnEvent
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -139,10 +142,14 @@ class AsyncJob:
         timeout: Duration | None = None,  # noqa: ASYNC109 - it raises no error, and it may be a text
         *,
         interval: Duration | None = None,
+        on_event: OnEvent | None = None,
     ) -> JobInfo:
-        """Wait until the job ends, or until the time is up. A cancellation ends only the wait. See `Job.wait`."""
+        """Wait until the job ends, or until the time is up. A cancellation ends only the wait. See `Job.wait`.
+
+        `on_event` is called in another thread than the loop.
+        """
         with noting_what_goes_on([self.id], asyncio.CancelledError, "cancelled"):
-            return await self.calls.wait(lambda: self.blocking.wait(timeout, interval=interval))
+            return await self.calls.wait(lambda: self.blocking.wait(timeout, interval=interval, on_event=on_event))
 
     async def watch(
         self,

@@ -37,6 +37,7 @@ from mopsjobs.errors import (
 if TYPE_CHECKING:
     from mopsjobs.api.registry import Registry
     from mopsjobs.app.app import App
+    from mopsjobs.app.notify.watched import OnEvent
     from mopsjobs.app.wait import WaitResult
     from mopsjobs.cache.queries.tasks import TaskList
     from mopsjobs.registry.job_state import JobState
@@ -76,7 +77,9 @@ class Job:
         self._warn(found.warnings)
         return JobInfo(found.job, "live" if found.freshness is None else found.freshness.describe())
 
-    def wait(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> JobInfo:
+    def wait(
+        self, timeout: Duration | None = None, *, interval: Duration | None = None, on_event: OnEvent | None = None
+    ) -> JobInfo:
         """Wait until the job ends, however it ends, or until the time is up. See `raise_for_status`.
 
         An interrupt ends only the wait.
@@ -84,6 +87,8 @@ class Job:
         Args:
             timeout: a text like `2h`, or seconds; None for no limit.
             interval: the time between two reads; None for that of `wait`.
+            on_event: called once with the notification of its end, of many failures, and of a suspect, as a webhook
+                gets it.
 
         Raises:
             JobNotFoundError: if the job does not exist.
@@ -91,32 +96,27 @@ class Job:
         """
         from mopsjobs.app.wait import wait_for
 
-        return self._wait(wait_for, timeout, interval)
+        return self._wait(wait_for, timeout, interval, on_event=on_event)
 
     def watch(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> JobInfo:
         """Show the job until it ends, or until the time is up, and wait for that as `wait` does.
 
         A notebook shows what the handle shows, redrawn in place. A terminal has the line of `mops-jobs wait` on stderr.
-
-        Args:
-            timeout: see `wait`.
-            interval: see `wait`.
-
-        Raises:
-            JobNotFoundError: if the job does not exist.
-            StoreUnavailableError: if the time was up while the registry did not answer.
+        For arguments and errors, see `wait`.
         """
         from mopsjobs.api.live_view import wait_with_view
 
         return self._wait(wait_with_view, timeout, interval)
 
-    def _wait(self, wait: Callable[..., WaitResult], timeout: Duration | None, interval: Duration | None) -> JobInfo:
+    def _wait(
+        self, wait: Callable[..., WaitResult], timeout: Duration | None, interval: Duration | None, **more: object
+    ) -> JobInfo:
         """Return the job at the end of a wait."""
         from mopsjobs.app.wait import StopCondition
 
         app, until = self._app, StopCondition(timeout=seconds_of(timeout))
         with noting_what_goes_on([self.id]):
-            waited = wait([self.id], app, until, interval=seconds_of(interval))
+            waited = wait([self.id], app, until, interval=seconds_of(interval), **more)
         if waited.is_cached:
             return self.status(offline=True)  # with the age of the cache
         return self._live(waited.states[0])
@@ -373,7 +373,8 @@ class Job:
         """
         from mopsjobs.api.resuming import resume_job
 
-        return resume_job(self, choices_text(only), code, trust, launch_options(options, Job.resume, may_grow=True))
+        chosen = launch_options(options, Job.resume, self._app, may_grow=True)
+        return resume_job(self, choices_text(only), code, trust, chosen)
 
     # --- show ------------------------------------------------------------------------------------------------
 

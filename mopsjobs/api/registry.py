@@ -258,6 +258,7 @@ class Registry:
             StoreError: if the registry cannot be read.
             CacheError: if the cache cannot be written.
         """
+        from mopsjobs.app.notify.after_sync import tell_after_sync
         from mopsjobs.app.sync_more import mirror_events_and_ledgers, sync_json
 
         app = self.app
@@ -266,7 +267,8 @@ class Registry:
             app.out.warn("Another sync is running; the cache is not updated.")
             return None
         events, ledgers, warnings = mirror_events_and_ledgers(app, full=full)
-        for warning in (*(f"{problem.key}: {problem.reason}" for problem in report.news), *warnings):
+        news = (f"{problem.key}: {problem.reason}" for problem in report.news)
+        for warning in (*news, *warnings, *tell_after_sync(app)):
             app.out.warn(warning)
         return sync_json(report, events, ledgers)
 
@@ -335,7 +337,7 @@ class Registry:
             code=None if has_code else self._code_of(study, code),
             bundle=bundle,
             engine=engine,
-            options=launch_options(options, Registry.submit),
+            options=launch_options(options, Registry.submit, self.app),
             job_id=job_id,
             owner=owner,
             labels={key: str(value) for key, value in (labels or {}).items()},

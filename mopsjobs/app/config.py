@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from mopsjobs.app.notify.rules import Rule
 
 MAX_FILE_BYTES = 8192
 """Size of a configuration file. Every command reads it, and it may come with the study of another person. The time that
@@ -48,7 +49,7 @@ class Setting:
 class Settings:
     """All settings of one run. Nothing changes them after `load`."""
 
-    __slots__ = ("cache", "color", "files", "ignored", "registry", "registry_id", "stale_after", "trusted")
+    __slots__ = ("cache", "color", "files", "ignored", "registry", "registry_id", "rules", "stale_after", "trusted")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Settings:
         files: tuple[str, ...],
         ignored: tuple[str, ...],
         trusted: tuple[str, ...] = (),
+        rules: tuple[Rule, ...] = (),
     ) -> None:
         self.registry = values["registry"]
         self.cache = values["cache"]
@@ -70,6 +72,8 @@ class Settings:
         """A sentence for each configuration file that is ignored."""
         self.trusted = trusted
         """What records may choose without a question, as `KIND:VALUE`; only from the user's file."""
+        self.rules = rules
+        """The rules of notifications; only from the user's file."""
 
     @property
     def redirected_by(self) -> str | None:
@@ -84,11 +88,18 @@ class Settings:
 
     def by_name(self) -> dict[str, Setting]:
         """Return the settings by name."""
-        trusted = {TRUSTED: Setting(" ".join(self.trusted), f"file {self.files[-1]}")} if self.trusted else {}
-        return {**{name: getattr(self, name) for name in _ENV}, **trusted}
+        own = {TRUSTED: " ".join(self.trusted)} if self.trusted else {}
+        own |= {f"{NOTIFY}.{rule.name}": rule.describe() for rule in self.rules}
+        listed = {name: Setting(text, f"file {self.files[-1]}") for name, text in own.items()}
+        return {**{name: getattr(self, name) for name in _ENV}, **listed}
 
 
 TRUSTED = "trusted"
+
+NOTIFY = "notify"
+
+_ONLY_OF_USER = (TRUSTED, NOTIFY)
+"""Keys that only the user's file may have. A project file may come from elsewhere, like a record."""
 
 _ENV = {
     "registry": "MOPS_JOBS_REGISTRY",
@@ -129,9 +140,17 @@ def load(
         ignored, user = (*ignored, f"The configuration file {user} is ignored: {reason}."), None
     files = tuple(path for path in (project, user) if path and os.path.isfile(path))
     trusted: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
     for path in files:
         document = _read(path)
-        trusted = _read_trusted(path, document.pop(TRUSTED, []), is_user=path != project) or trusted
+        own = {name: document.pop(name) for name in _ONLY_OF_USER if name in document}
+        if path == project and (foreign := [name for name, value in own.items() if value]):
+            raise ConfigError(
+                f"The project file {path} has the key {foreign[0]}, which only the user's configuration file may have.",
+                hint="Move it there: ~/.config/mops-jobs/config.toml",
+            )
+        trusted = _read_trusted(path, own.get(TRUSTED)) or trusted
+        rules = _read_rules(path, own.get(NOTIFY)) or rules
         for name, value in document.items():
             if name not in found:
                 used = _check_project_value(path, name, value) if path == project else value
@@ -146,7 +165,7 @@ def load(
     if "cache" not in found:
         found["cache"] = _default_cache(env, registry_id)
     found["cache"].value = os.path.abspath(user_dirs.expand_home(found["cache"].value))
-    return Settings(found, registry_id, files, ignored, trusted)
+    return Settings(found, registry_id, files, ignored, trusted, rules)
 
 
 def _check_project_value(path: str, name: str, value: str) -> str:
@@ -196,10 +215,10 @@ def _read(path: str) -> dict[str, Any]:
     except ValueError as error:  # also int(), if a number has too many digits
         raise ConfigError(f"The configuration file {path} is not valid TOML: {error}.") from None
     for name, value in document.items():
-        if name == TRUSTED:
+        if name in _ONLY_OF_USER:
             continue
         if name not in _ENV:
-            known = ", ".join((*_ENV, TRUSTED))
+            known = ", ".join((*_ENV, *_ONLY_OF_USER))
             raise ConfigError(f"The configuration file {path} has an unknown key '{name}': expected one of {known}.")
         if not isinstance(value, str) or not value:
             raise ConfigError(f"invalid {name} in the configuration file {path}: expected a text.")
@@ -214,24 +233,32 @@ def _read(path: str) -> dict[str, Any]:
     return document
 
 
-def _read_trusted(path: str, value: object, *, is_user: bool) -> tuple[str, ...]:
+def _read_trusted(path: str, value: object) -> tuple[str, ...]:
     """Return the list `trusted` of a configuration file.
 
     Raises:
-        ConfigError: if it is not a list of texts, or is in a project file, which may come from elsewhere like a record.
+        ConfigError: if it is not a list of texts.
     """
     if not value:
         return ()
-    if not is_user:
-        raise ConfigError(
-            f"The project file {path} has the key {TRUSTED}, which only the user's configuration file may have.",
-            hint="Move it there: ~/.config/mops-jobs/config.toml",
-        )
     if not isinstance(value, list) or not all(isinstance(text, str) and text.isprintable() for text in value):
         raise ConfigError(
             f"invalid {TRUSTED} in the configuration file {path}: expected a list of texts like context:prod."
         )
     return tuple(value)
+
+
+def _read_rules(path: str, table: object) -> tuple[Rule, ...]:
+    """Return the rules of the table `notify` of a configuration file.
+
+    Raises:
+        ConfigError: if it is malformed.
+    """
+    if not table:
+        return ()
+    from mopsjobs.app.notify.rules import parse_rules  # here: most users have none
+
+    return parse_rules(path, table)
 
 
 def _user_file(env: Mapping[str, str]) -> str | None:

@@ -39,6 +39,10 @@ def run_here(shard: Shard, app: App) -> ShardResult:
     app.registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
     directory = JobDir.for_job(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
+        if app.settings.rules:  # also told if the block raises an error, and when the lock is free again
+            from mopsjobs.app.notify.watched import telling_of_run
+
+            stack.enter_context(telling_of_run(shard.job_id, app))
         with disk_errors(directory):
             make_directory(directory.path)
             stack.enter_context(shard_lock(directory, shard.job_id, shard.number))

@@ -33,6 +33,7 @@ from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import human_duration, human_range, parse_time
 
 if TYPE_CHECKING:
+    from mopsjobs.app.notify.watched import OnEvent
     from mopsjobs.console.printer import Printer
     from mopsjobs.console.progress_line import ProgressLine
 
@@ -78,6 +79,7 @@ def wait_for(
     interval: float | None = None,
     out: Printer | None = None,
     on_read: OnRead | None = None,
+    on_event: OnEvent | None = None,
 ) -> WaitResult:
     """Wait for jobs, and print what changes meanwhile.
 
@@ -90,6 +92,7 @@ def wait_for(
         interval: seconds between two reads; None for the default of the registry.
         out: prints what changes; None for the printer of the run.
         on_read: called after each read with the states so far, and with the outage if the registry did not answer.
+        on_event: called with the message of each event, as rules of notifications would send it.
 
     Raises:
         OptionError: if the interval is not above zero.
@@ -97,6 +100,40 @@ def wait_for(
         StoreUnavailableError: if the time was up while the registry did not answer.
     """
     out = out or app.out
+    with contextlib.ExitStack() as stack:
+        if app.settings.rules or on_event is not None:
+            on_read = stack.enter_context(_telling(app, out, on_read, on_event))
+        return _wait_for(names, app, until, interval=interval, out=out, on_read=on_read)
+
+
+@contextlib.contextmanager
+def _telling(app: App, out: Printer, on_read: OnRead | None, on_event: OnEvent | None) -> Iterator[OnRead]:
+    """Yield an `on_read` that also tells of the jobs. At the end, messages under way are waited for, within a bound."""
+    from mopsjobs.app.notify.watched import WatchedNotifier  # here: most users have no rules
+
+    watched = WatchedNotifier(app, on_event)
+
+    def look(states: Sequence[JobState | None], outage: StoreUnavailableError | None) -> None:
+        if on_read is not None:
+            on_read(states, outage)
+        if outage is None:
+            watched.look(states)
+
+    yield look
+    for problem in watched.finish():
+        out.warn(problem)
+
+
+def _wait_for(
+    names: Sequence[str],
+    app: App,
+    until: StopCondition,
+    *,
+    interval: float | None,
+    out: Printer,
+    on_read: OnRead | None,
+) -> WaitResult:
+    """Do as `wait_for`, and tell nothing."""
     pauses = Pauses(app, until.timeout, interval, out)
     with out.progress("tasks", clock=app.monotonic) as line:
         jobs = WatchedJobs(names, app, out, line)

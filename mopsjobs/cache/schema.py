@@ -325,6 +325,12 @@ def m013_durations(db: Database) -> None:
 
 
 @migrations()
+def m014_notified(db: Database) -> None:
+    """Add the notifications that need nothing more, and since when a recipient gets some."""
+    db.execute("CREATE TABLE notified (name TEXT PRIMARY KEY, at_ts REAL NOT NULL) WITHOUT ROWID")
+
+
+@migrations()
 def m015_notes(db: Database) -> None:
     """Add the notes of each job, and an index by which a search finds them."""
     db.execute("ALTER TABLE job ADD COLUMN note TEXT")

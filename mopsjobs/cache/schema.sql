@@ -87,6 +87,7 @@ CREATE INDEX idx_job_queue_seconds ON job (max(started_ts - created_ts, 0.0)) WH
 CREATE INDEX idx_job_run_seconds ON job (max(ended_ts - started_ts, 0.0)) WHERE started_ts IS NOT NULL AND ended_ts IS NOT NULL;
 CREATE INDEX idx_job_ended ON job (status, ended_ts) WHERE is_active = 0;
 CREATE INDEX idx_job_created_ts ON job (created_ts, started_ts, ended_ts, has_history, status, owner, is_active, usage);
+CREATE TABLE notified (name TEXT PRIMARY KEY, at_ts REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX idx_job_note ON job (note) WHERE note IS NOT NULL;
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
@@ -101,5 +102,6 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm011_scalars', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm012_pages', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm013_durations', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm014_notified', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm015_notes', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mopsjobs.app.app import App
+from mopsjobs.app.notify.rules import check_rules
 from mopsjobs.cli.flags import flag_of, positive_number, task_count
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.ledger.retry_policy import parse_retries
@@ -92,6 +93,17 @@ def add_runner_flags(parser: argparse.ArgumentParser, default: str | None = None
     )
 
 
+def add_notify_flag(parser: argparse.ArgumentParser, default: str = "none") -> None:
+    """Declare the flag that names rules of notifications; `default` is its default."""
+    parser.add_argument(
+        "--notify",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help=f"tell of this job by the rule [notify.NAME] of your configuration; repeat for more (default: {default})",
+    )
+
+
 def add_scheduler_flag(parser: argparse._ActionsContainer, default: str | None = None) -> None:
     """Declare the flag that only the dask engine understands."""
     parser.add_argument(
@@ -111,16 +123,18 @@ def add_cluster_options(parser: argparse._ArgumentGroup, default: str | None = N
         parser.add_argument(flag_of(option), metavar=metavar, help=f"{text} (default: {default or usual})")
 
 
-def launch_options(args: argparse.Namespace, *, may_grow: bool = False) -> LaunchOptions:
+def launch_options(args: argparse.Namespace, app: App, *, may_grow: bool = False) -> LaunchOptions:
     """Return what the flags of `submit` and `resume` say of the launch.
 
     Args:
         args: the flags.
+        app: the run, whose configuration has the rules of notifications.
         may_grow: whether limits may be factors of those of an earlier launch.
 
     Raises:
-        UsageError: if a limit is not valid.
+        UsageError: if a limit is not valid, or if there is no usable rule of a name.
     """
+    check_rules(app.settings.rules, args.notify, app.env)
     factors = find_factors(vars(args)) if may_grow else {}
     given: dict[str, Any] = {name: None if name in factors else value for name, value in vars(args).items()}
     return LaunchOptions(
@@ -136,6 +150,7 @@ def launch_options(args: argparse.Namespace, *, may_grow: bool = False) -> Launc
         scheduler=args.scheduler,
         cluster={name: given[name] for name in CLUSTER_OPTIONS if given[name] is not None},
         factors=factors,
+        notify=tuple(args.notify) or None,
     )
 
 

@@ -17,6 +17,9 @@ ENGINES = ("local", "kubernetes", "dask")
 LOCAL_ENGINES = ("local", "dask")
 """Engines whose runner is a process of this machine."""
 
+NOTIFY_PREFIX = "MOPS_JOBS_NOTIFY_"
+"""Begins the name of each variable with the secret of a rule of notifications. Models do not get these variables."""
+
 
 def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -> Engine:
     """Return the engine of that name. Opening starts and sends nothing.

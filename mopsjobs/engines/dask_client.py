@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mopsjobs.engines.child_process import Child, ParentStreams, run_as_child
-from mopsjobs.engines.model_env import SECRET_VARIABLES
+from mopsjobs.engines.model_env import is_secret
 from mopsjobs.errors import IF_PIP_REFUSES, EngineError, EngineUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def connect(url: str) -> Client:
         EngineUnavailableError: if the scheduler does not answer in time.
     """
     check_installed()
-    if SECRET_VARIABLES & os.environ.keys():
-        raise EngineError("A Dask client may not run in a process that holds secrets of the registry.")
+    if any(map(is_secret, os.environ)):
+        raise EngineError("A Dask client may not run in a process that holds secrets.")
     from distributed import Client
 
     # mops-jobs reports a failed or lost connection itself, in one sentence.

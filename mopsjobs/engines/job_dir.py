@@ -7,6 +7,7 @@ shard-N.began      when the first task of shard N began here
 own_launch.json    what this machine has launched the job with
 outbox.db          bundle, manifest, outputs and events on their way to the registry
 launched.json      what the record is to say of the launch, until the registry takes it
+notify.json        the rules of notifications that `submit --notify` named
 submitted_at       when the job was submitted without the registry
 code/              unpacked bundles
 spool/N/           outputs of the tasks of shard N
@@ -70,6 +71,11 @@ class JobDir:
     def launch_fields(self) -> Path:
         """Return the file with the fields of the record that only the launch knows."""
         return self.path / "launched.json"
+
+    @property
+    def notify_names(self) -> Path:
+        """Return the file with the rules of notifications that the user has named for the job."""
+        return self.path / "notify.json"
 
     @property
     def submission_time(self) -> Path:

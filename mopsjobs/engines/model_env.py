@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from mopsjobs.engines import NOTIFY_PREFIX
+
 SECRET_VARIABLES = frozenset(
     {
         "AZURE_STORAGE_CONNECTION_STRING",
@@ -33,14 +35,19 @@ JOB_VARIABLES = ("MOPS_JOBS_JOB_ID", "MOPS_JOBS_SHARD")
 
 
 def model_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a model: all but `SECRET_VARIABLES`, except those that `PASSED_VARIABLE` names."""
+    """Return the environment of a model: all but the secret variables, except those that `PASSED_VARIABLE` names."""
     passed = {name.strip() for name in env.get(PASSED_VARIABLE, "").split(",")}
-    return {name: value for name, value in env.items() if name not in SECRET_VARIABLES or name in passed}
+    return {name: value for name, value in env.items() if not is_secret(name) or name in passed}
 
 
 def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without `SECRET_VARIABLES`, for a process that runs code from elsewhere."""
-    return {name: value for name, value in env.items() if name not in SECRET_VARIABLES}
+    """Return the environment without the secret variables, for a process that runs code from elsewhere."""
+    return {name: value for name, value in env.items() if not is_secret(name)}
+
+
+def is_secret(name: str) -> bool:
+    """Return whether a variable holds a secret of a registry or of a notification."""
+    return name in SECRET_VARIABLES or name.startswith(NOTIFY_PREFIX)
 
 
 def active_python(env: Mapping[str, str]) -> str | None:

@@ -34,6 +34,7 @@ from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study
+from mopsjobs.submission.notify_names import remember_names
 from mopsjobs.submission.offline import remove_times, save_launch, save_submission_time, try_record_launch
 from mopsjobs.utils.times import utc_now
 
@@ -67,6 +68,8 @@ class Submission:
     """The commit that the code was packed from."""
     reused: tuple[Reuse, ...] = ()
     """Tasks whose outputs other jobs have."""
+    notify: tuple[str, ...] = ()
+    """Rules of notifications, noted on this machine only."""
 
     def manifest(self, engine: str) -> Manifest:
         """Return the manifest that the runner reads on this engine."""
@@ -139,6 +142,7 @@ class JobSubmissionClient:
                     f" 1 hour. When the registry answers, run here: {command_line('resume', submission.job_id)}"
                 )
         try:
+            remember_names(self._directory_of(submission.job_id), submission.notify)  # a short job ends at once
             launched = self._engine.launch(launch)
         except (EngineError, UsageError) as error:
             if not warnings:

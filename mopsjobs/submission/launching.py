@@ -63,6 +63,8 @@ class LaunchOptions:
     """Parts of the job, each a pod of its own. For kubernetes only."""
     scheduler: str | None = None
     """The address of a scheduler. For dask only."""
+    notify: tuple[str, ...] | None = None
+    """Rules of notifications for the job, which stay on this machine."""
     cluster: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Some of `CLUSTER_OPTIONS`. For kubernetes only."""
     factors: Mapping[str, float] = dataclasses.field(default_factory=dict)

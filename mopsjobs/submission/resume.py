@@ -41,6 +41,7 @@ from mopsjobs.submission.client import Submission, launched_fields
 from mopsjobs.submission.growth import grown_options
 from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_model
+from mopsjobs.submission.notify_names import remember_names, remembered_names
 from mopsjobs.submission.offline import deliver_offline, load_offline, try_record_launch
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, open_client, pack_code
@@ -269,7 +270,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     # Made before anything of the child is stored: its options may be invalid.
     options = grown_options(request.options, engine, recorded)
     launch = make_launch(job_id, engine, options, session, recorded=recorded, namespace=state.k8s_namespace or None)
-    client, origin = open_client(engine, session), job.manifest.origin
+    client, origin, named = open_client(engine, session), job.manifest.origin, request.options.notify
     with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:
         submission = Submission(
             job_id=job_id,
@@ -282,6 +283,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             owner=state.owner,
             labels=state.labels,
             git=packed.git if packed is not None else origin and origin.git,
+            notify=named if named is not None else remembered_names(JobDir.for_job(state.job_id, session.env)),
         )
         if packed is not None and engine == "local":
             packed.archive.seek(0)
@@ -313,6 +315,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     namespace = state.k8s_namespace or None
     options = grown_options(request.options, engine.name, recorded)
     launch = make_launch(state.job_id, engine.name, options, session, recorded=recorded, namespace=namespace)
+    remember_names(JobDir.for_job(state.job_id, session.env), request.options.notify)
     launched = engine.launch(launch)
     return resumed._replace(warnings=try_record_launch(session.registry, state.job_id, launched_fields(launched)))
 
@@ -336,7 +339,9 @@ def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnava
     # The fields are of this machine, so they need no trust.
     recorded = _earlier_options(request, engine.name, fields.get("metadata"), session, None)
     options = grown_options(request.options, engine.name, recorded)
-    engine.launch(make_launch(job_id, engine.name, options, session, recorded=recorded))
+    launch = make_launch(job_id, engine.name, options, session, recorded=recorded)
+    remember_names(JobDir.for_job(job_id, session.env), request.options.notify)
+    engine.launch(launch)
     return ResumeResult(job_id, None, (f"{outage} The job continues without the registry.",))
 
 

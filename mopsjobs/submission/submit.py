@@ -151,6 +151,7 @@ def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
         labels=request.labels,
         git=None if prepared.packed is None else prepared.packed.git,
         reused=() if prepared.extension is None else prepared.extension.reused,
+        notify=request.options.notify or (),
     )
     return open_client(request.engine, session).submit(submission, prepared.launch)
 

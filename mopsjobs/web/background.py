@@ -114,7 +114,12 @@ class Syncer(threading.Thread):
     """Syncs the cache regularly. Pages show the error of a failed sync, until the next one succeeds."""
 
     def __init__(
-        self, app: App, changes: ChangeSignal, every: float, between: Callable[[float], object] | None = None
+        self,
+        app: App,
+        changes: ChangeSignal,
+        every: float,
+        between: Callable[[float], object] | None = None,
+        after: Callable[[], None] | None = None,
     ) -> None:
         """Prepare.
 
@@ -123,12 +128,14 @@ class Syncer(threading.Thread):
             changes: counts a change of the problem, and tells when the server ends.
             every: seconds between two syncs.
             between: what to do meanwhile: called with the seconds that it may wait for work.
+            after: called after each complete sync; it has to return at once.
         """
         super().__init__(name="syncer", daemon=True)
         self._between = between or (lambda seconds: changes.wait(1 << 62, seconds))
         self._app = app
         self._changes = changes
         self._every = every
+        self._after = after
         self.problem: str | None = None
         """Why the last sync failed; None if it did not."""
 
@@ -156,6 +163,8 @@ class Syncer(threading.Thread):
                 return f"{holder.describe_as_other(now)}."
             self._app.cache.sync_events()
             self._app.cache.sync_ledgers()
+            if self._after is not None and report is not None:
+                self._after()
         except MopsJobsError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - the server goes on after any error, and shows it

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from mopsjobs.app.app import App
 from mopsjobs.app.failures import keep_job_failures
 from mopsjobs.app.freshness import Freshness, never_synced_error
+from mopsjobs.app.notify.after_sync import teller_of_syncs
 from mopsjobs.cache import sync_state
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.utils.times import parse_duration
@@ -55,7 +56,7 @@ class Site:
             every: seconds between two syncs.
         """
         self.reads = self.make_reads()
-        self.syncer = Syncer(self.app, self.changes, every, self.reads.run_next)
+        self.syncer = Syncer(self.app, self.changes, every, self.reads.run_next, teller_of_syncs(self.app))
 
     def make_reads(self) -> JobReads:
         """Return what reads the jobs that pages ask for."""

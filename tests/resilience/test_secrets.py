@@ -284,6 +284,7 @@ def test_no_secret_leaves_a_run_that_succeeds(
 def test_a_model_that_reads_its_data_with_them_is_passed_what_is_named() -> None:
     """By MOPS_JOBS_MODEL_ENV, and no more than that; what is not a secret of a registry stays in any case."""
     env = {"AWS_SECRET_ACCESS_KEY": "a", "AWS_SESSION_TOKEN": "b", "AZURE_STORAGE_KEY": "c", "PATH": "/bin"}
+    env["MOPS_JOBS_NOTIFY_ME"] = "d"
     assert model_environment(env) == {"PATH": "/bin"}
     named = {"MOPS_JOBS_MODEL_ENV": "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN"}
     passed = {"AWS_SECRET_ACCESS_KEY": "a", "AWS_SESSION_TOKEN": "b", "PATH": "/bin"}

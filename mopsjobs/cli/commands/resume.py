@@ -12,6 +12,7 @@ from mopsjobs.cli.flags import add_full_ids, positive_number
 from mopsjobs.cli.launch_flags import (
     AS_BEFORE,
     add_cluster_options,
+    add_notify_flag,
     add_runner_flags,
     add_scheduler_flag,
     code_to_pack,
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run only missing tasks that ended so, separated by commas: failed, timeout, oom, died, lost, or keys of"
         " errors from failures --json; a later resume runs the others (default: all missing tasks)",
     )
+    add_notify_flag(parser, AS_BEFORE)
     add_runner_flags(parser, AS_BEFORE)
     add_scheduler_flag(parser, AS_BEFORE)
     cluster = parser.add_argument_group("for a job on kubernetes")
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     session = submission_session(app)
     request = ResumeRequest(
         job_id=args.job,
-        options=launch_options(args, may_grow=True),
+        options=launch_options(args, app, may_grow=True),
         code=code_to_pack(args, app),
         only=tasks_that_ended(args.job, args.only, app),
     )

@@ -15,8 +15,8 @@ HELP = "print the JSON Schema of an output"
 DESCRIPTION = (
     "Print a JSON Schema. `job` describes one job: what status, register, update, progress, note and label print, and"
     " each line of list --jsonl, wait, watch, export and cancel. `event` describes each line of events --json, and"
-    " `$defs/task` in `tasks` each line of tasks --jsonl. The others describe the document that the command prints with"
-    " --json."
+    " `$defs/task` in `tasks` each line of tasks --jsonl. `notification` describes what a webhook or a command gets."
+    " The others describe the document that the command prints with --json."
 )
 
 EXAMPLES = (
@@ -28,7 +28,7 @@ DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(mopsjobs.__file__)), "s
 
 NAMES = (
     "job", "list", "tasks", "sync", "doctor", "event", "summary", "failures", "provenance", "diff", "query", "prune",
-    "snapshot", "version",
+    "snapshot", "version", "notification",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from mopsjobs.app.submission_session import submission_session
 from mopsjobs.cli.flags import parse_labels, positive_number
 from mopsjobs.cli.launch_flags import (
     add_cluster_options,
+    add_notify_flag,
     add_runner_flags,
     add_scheduler_flag,
     code_to_pack,
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the simulations of a study with targets, which are not evaluated (default: refuse the study)",
     )
+    add_notify_flag(parser)
     add_runner_flags(parser)
     cluster = parser.add_argument_group("with --engine kubernetes")
     cluster.add_argument(
@@ -107,7 +109,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         code=code_to_pack(args, app),
         bundle=args.bundle,
         engine=args.engine,
-        options=launch_options(args),
+        options=launch_options(args, app),
         job_id=args.job_id,
         owner=args.owner,
         labels=parse_labels(args.label),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
+from mopsjobs.app.notify.after_sync import tell_after_sync
 from mopsjobs.app.sync_more import SCHEMA_VERSION, SHOWN_PROBLEMS, mirror_events_and_ledgers, sync_json
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.batch import SyncReport
@@ -47,15 +48,17 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if report is None:
         return _already_running(args, app)
     events, ledgers, warnings = mirror_events_and_ledgers(app, full=args.full)
+    untold = tell_after_sync(app)
     exit_code = EXIT_PARTLY_DONE if report.unreadable or warnings else EXIT_DONE
     if args.json:
+        warnings = [*warnings, *untold]
         return Result(Document(sync_json(report, events, ledgers)), warnings=warnings, exit_code=exit_code)
     problems = report.unreadable if app.out.quiet else report.news
     named = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
         named.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: {command_line('doctor --json')}")
     text = None if app.out.quiet else Text([_summary(report, events, ledgers)], indent=2)
-    return Result(text, warnings=[*named, *warnings], exit_code=exit_code)
+    return Result(text, warnings=[*named, *warnings, *untold], exit_code=exit_code)
 
 
 def _already_running(args: argparse.Namespace, app: App) -> Result:

@@ -88,7 +88,7 @@ def _downgrade(connection: sqlite3.Connection) -> None:
     """Make the cache one of schema 2."""
     for kind, names in {
         "VIEW": ("counters", "pruned_jobs", "job_sums", "tasks", "attempts", "ledgers", "ledger_problems", "jobs"),
-        "TABLE": ("tally", "counter", "pruned", *LEDGER_TABLES),
+        "TABLE": ("tally", "counter", "pruned", "notified", *LEDGER_TABLES),
         "INDEX": (
             "idx_job_name",
             "idx_job_created_ts",

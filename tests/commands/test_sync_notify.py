@@ -1,0 +1,207 @@
+"""`sync` with rules of notifications: each end is told once, by whichever machine syncs first, and never an old one."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.app.notify import claims, notifier
+from mopsjobs.registry.transitions import ShardReport
+from support.cli import Cli, Remote, add, sentences
+from support.notify import VARIABLE, Hook, hook_rule, serving_hook, write_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOLD_SECONDS = 0.2
+
+
+@pytest.fixture(name="hook")
+def _hook(cli: Cli) -> Iterator[Hook]:
+    """Yield a server that all jobs are told to."""
+    with serving_hook() as hook:
+        hook_rule(cli, hook)
+        yield hook
+
+
+def test_each_end_is_told_once(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """With its outcome and what to type; a later sync says nothing more, and asks nothing of the claims."""
+    cli.ok("sync")
+    add(remote.jobs, "job", "running", tasks_total=4, owner="ada", labels={"exp": "7"})
+    cli.ok("sync")
+    assert hook.received == []
+    remote.jobs.update_progress("job", 3, 4, tasks_failed=1)
+    remote.jobs.update_status("job", "failed", error_code="MODEL", error_message="no such file")
+    cli.ok("sync")
+    assert hook.titles == ["job is failed: 3 of 4 tasks done, 1 failed"]
+    [told] = hook.received
+    assert (told["event"], told["status"], told["owner"], told["labels"]) == ("end", "failed", "ada", {"exp": "7"})
+    assert "Error: MODEL: no such file" in told["text"]
+    assert told["next"] == "mops-jobs status job --json"
+    writes = remote.store.calls["create_if_absent"]
+    cli.ok("sync")
+    assert len(hook.received) == 1
+    assert remote.store.calls["create_if_absent"] == writes
+
+
+def test_two_machines_tell_once(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """Each has a cache of its own, and finds the claim of the other. A deleted cache is as another machine."""
+    other = {"MOPS_JOBS_CACHE": str(cli.cache.with_name("other.db"))}
+    cli.ok("sync")
+    cli.ok("sync", **other)
+    add(remote.jobs, "job", "succeeded")
+    cli.ok("sync")
+    cli.ok("sync", **other)
+    assert hook.titles == ["job is succeeded"]
+    cli.cache.unlink()
+    cli.ok("sync")
+    assert len(hook.received) == 1
+
+
+def test_a_new_rule_tells_nothing_old(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """Ends before the first sync with it, and ends of more than a day ago, are not told."""
+    add(remote.jobs, "before", "succeeded")
+    cli.clock.advance(hours=1)
+    cli.ok("sync")
+    add(remote.jobs, "weekend", "succeeded")
+    cli.clock.advance(days=2)
+    add(remote.jobs, "now", "succeeded")
+    cli.ok("sync")
+    assert hook.titles == ["now is succeeded"]
+
+
+def test_a_suspect_and_many_failures_are_told_while_a_job_runs(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """Each once per job, and its end after them."""
+    add(remote.jobs, "job", "running", tasks_total=100)
+    remote.jobs.update_progress("job", 30, 100, tasks_failed=10)
+    cli.ok("sync")
+    cli.ok("sync")
+    remote.jobs.update_fields("job", metadata={"suspect": {"reason": "pod_gone"}})
+    cli.ok("sync")
+    cli.ok("sync")
+    remote.jobs.update_status("job", "failed")
+    cli.ok("sync")
+    assert hook.titles == [
+        "job: 10 of 40 ended tasks failed",
+        "job may be stuck: pod_gone",
+        "job is failed: 30 of 100 tasks done, 10 failed",
+    ]
+
+
+def test_jobs_of_others_and_other_labels_are_not_told(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """`mine` means the owner of records, and a label has to be there."""
+    hook_rule(cli, hook, 'jobs = "mine"\nlabel = ["exp=7"]')
+    cli.env["USER"] = "ada"
+    for job_id, owner, label in (("mine", "ada", "7"), ("other", "eve", "7"), ("plain", "ada", "8")):
+        add(remote.jobs, job_id, "succeeded", owner=owner, labels={"exp": label})
+    cli.ok("sync")
+    assert hook.titles == ["mine is succeeded"]
+
+
+def test_a_recipient_gets_ten_messages_per_minute(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """The others wait for the next sync, and a line says so. None is lost."""
+    cli.ok("sync")
+    for number in range(13):
+        add(remote.jobs, f"job-{number}", "succeeded")
+    ran = cli.ok("sync", "-q")
+    assert len(hook.received) == notifier.MAX_MESSAGES
+    assert "3 notifications more than 10 per minute: the next mops-jobs sync goes on." in ran.err
+    assert sentences(cli.ok("sync", "-q").err) == []
+    assert sorted(hook.titles) == sorted(f"job-{number} is succeeded" for number in range(13))
+
+
+@pytest.mark.parametrize("code", [302, 400, 404, 429, 500, 503])
+def test_a_message_that_is_refused_is_sent_again_later(cli: Cli, remote: Remote, hook: Hook, code: int) -> None:
+    """Its reason is said once for all jobs. After a pause, the next sync tries again."""
+    cli.ok("sync")
+    hook.code = code
+    for number in range(3):
+        add(remote.jobs, f"job-{number}", "succeeded")
+    ran = cli.ok("sync", "-q")
+    [said] = sentences(ran.err)
+    assert "The rule hook has not told of job-" in said
+    assert f"the server answered {code}" in said
+    hook.code = 200
+    assert sentences(cli.ok("sync", "-q").err) == []
+    assert len(hook.received) == 3, "the pause is over"
+    cli.clock.moment += claims.RETRY
+    assert sentences(cli.ok("sync", "-q").err) == []
+    assert len(hook.received) == 6
+
+
+def test_a_server_that_hangs_is_left_at_its_bound(
+    cli: Cli, remote: Remote, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync ends while the request is still open, and says so."""
+    monkeypatch.setattr(notifier, "BOUND_SECONDS", HOLD_SECONDS)
+    cli.ok("sync")
+    hook.hangs = True
+    add(remote.jobs, "job", "succeeded")
+    ran = cli.ok("sync", "-q")
+    assert hook.holds.wait(30)
+    assert not hook.released.is_set()
+    assert sentences(ran.err) == ["warning: The rule hook may not have told of job: no answer within 0.2 s"]
+
+
+def test_a_missing_secret_is_named_and_claims_nothing(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """Another machine that has it sends the message. The sync is done all the same."""
+    cli.ok("sync")
+    add(remote.jobs, "job", "succeeded")
+    ran = cli.ok("sync", "-q", **{VARIABLE: ""})
+    assert sentences(ran.err) == [f"warning: The rule hook sends nothing: {VARIABLE} is not set."]
+    assert not list(remote.store.inner.list_keys(claims.PREFIX))
+    cli.ok("sync")
+    assert hook.titles == ["job is succeeded"]
+
+
+def test_a_registry_that_takes_no_claims_is_named(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """As with a credential that may only read. Nothing is sent: each watcher would."""
+    cli.ok("sync")
+    add(remote.jobs, "job", "succeeded")
+    remote.store.fail_next(1, "create_if_absent")
+    ran = cli.ok("sync", "-q")
+    assert "The rule hook has not told of job: it could not be claimed" in ran.err
+    assert hook.received == []
+
+
+def test_without_rules_a_sync_remembers_nothing(cli: Cli, remote: Remote) -> None:
+    """Neither in the store nor in the cache."""
+    add(remote.jobs, "job", "succeeded")
+    cli.ok("sync")
+    assert not list(remote.store.inner.list_keys(claims.PREFIX))
+    with contextlib.closing(sqlite3.connect(cli.cache)) as cache:
+        assert cache.execute("SELECT count(*) FROM notified").fetchone() == (0,)
+
+
+def test_claims_are_met_by_no_listing(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """A full sync finds the jobs, and no problem."""
+    add(remote.jobs, "job", "succeeded")
+    cli.ok("sync")
+    assert len(hook.received) == 1
+    document = cli.ok("sync", "--full", "--json").json
+    assert (document["seen"], document["problems"]) == (1, [])
+
+
+def test_a_rule_of_another_form_stops_every_command(cli: Cli, remote: Remote) -> None:
+    """As any other mistake in the configuration: it would be missed otherwise."""
+    write_rules(cli, '[notify.me]\ntype = "pager"')
+    ran = cli("list")
+    assert (ran.code, remote.store.calls) == (2, remote.store.calls)
+    assert "invalid type in [notify.me]" in ran.err
+
+
+def test_a_slow_sync_takes_no_job_for_silent(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """A row is as old as the sync that read it. A runner that is silent for a minute when a sync begins is told."""
+    cli.ok("sync")
+    add(remote.jobs, "job", "running", tasks_total=4)
+    remote.jobs.report_shard("job", 0, 1, ShardReport(1, 0, False))
+    remote.store.after_listing = lambda: cli.clock.advance(seconds=90)
+    cli.ok("sync", "--full")
+    remote.store.after_listing = lambda: None
+    assert hook.received == []
+    cli.clock.advance(seconds=61)
+    cli.ok("sync")
+    assert hook.titles == ["job may be stuck: no_update"]
