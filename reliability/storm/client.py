@@ -41,6 +41,7 @@ from mopsjobs.store import open_store
 from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.urls import identity
 from mopsjobs.utils.times import utc_now
+from reliability.storm import messages
 from reliability.storm.mutations import MUTATIONS
 from reliability.storm.store_history import Log, RecordingStore
 
@@ -50,9 +51,10 @@ PAGE_KEYS = 5
 SHARED_FOR = 12
 """Operations for which all processes are at the same hot job; then they go on to the next."""
 
+TOLD_FOR = 4
 OWN_FOR = 25
 RAW_FOR = 40
-"""The same for a job without other writers, and for keys of the store below the registry."""
+"""The same for a message, a job without other writers, and keys of the store below the registry."""
 
 CALM_TRIES = 5
 """At the last sync: a machine that is busy may keep a server from answering in time."""
@@ -72,7 +74,17 @@ _TARGETS = {
     "partial": 1,
     "failed": 1,
 }
-_MIX = {"status": 30, "progress": 25, "fields": 12, "cancel": 2, "own": 15, "raw": 15, "sync": 6, "command": 2}
+_MIX = {
+    "status": 30,
+    "progress": 25,
+    "fields": 12,
+    "cancel": 2,
+    "own": 15,
+    "raw": 15,
+    "sync": 6,
+    "command": 2,
+    "tell": 10,
+}
 
 
 class Spec(NamedTuple):
@@ -144,6 +156,8 @@ class Client:
             self._sync()
         elif kind == "command":
             self._command()
+        elif kind == "tell":
+            self._tell()
         else:
             self._job(f"hot-{self._number // SHARED_FOR}", kind)
 
@@ -233,6 +247,17 @@ class Client:
         problems = [f"{one.key}: {one.reason}" for one in report.problems]
         self._ended("ok", is_full=report.is_full, rows={key: rest for key, *rest in rows}, problems=problems)
         return True
+
+    def _tell(self) -> None:
+        """Tell of a job, unless another process has."""
+        self._begin("tell")
+        self._note("tell", None)
+        try:
+            messages.tell(self._store, f"told-{self._number // TOLD_FOR}", self._log, self._now)
+        except StoreError as error:
+            self._ended("failed", error)
+        else:
+            self._ended("ok")
 
     def _command(self) -> None:
         """Run the command once, on jobs that only commands are at."""

@@ -28,6 +28,7 @@ from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
+from reliability.storm import messages
 from reliability.storm.client import Spec
 from reliability.storm.mutations import MUTATIONS
 from reliability.storm.places import FAR, Place, embedded
@@ -95,9 +96,10 @@ class Storm:
             counts += Counter({} if self.line is None else self.line.calm())
             fleet.land()
         verdict = Verdict([read_log(str(path)) for path in sorted(self.directory.glob("*.log"))])
-        records, rows = self._registry()
+        records, rows, again = self._registry()
         verdict.judge(records)
-        self.broken = [*verdict.broken, *self._compare_caches(rows)]
+        untold = messages.judge(verdict.logs, again, verdict.counts)
+        self.broken = [*verdict.broken, *untold, *self._compare_caches(rows)]
         if self.broken:
             shown = self.broken[:_TOLD]
             more = f" And {len(self.broken) - _TOLD} more." if len(self.broken) > _TOLD else ""
@@ -105,8 +107,8 @@ class Storm:
         counts["caches equal to the registry"] = len(list(self.directory.glob("*.db")))
         return counts + verdict.counts
 
-    def _registry(self) -> tuple[dict[str, JobState], list[tuple[object, ...]]]:
-        """Return the records as they are, and the rows of a cache that has been filled from nothing."""
+    def _registry(self) -> tuple[dict[str, JobState], list[tuple[object, ...]], Counter[str]]:
+        """Return the records, the rows of a cache filled from nothing, and the messages that were left to send."""
         with (  # boto3 looks into the environment itself
             mock.patch.dict(os.environ, self.place.calm_env),
             contextlib.closing(open_store(self.place.calm_url)) as store,
@@ -115,7 +117,8 @@ class Storm:
             records = {job.job_id: job for job in registry.list_jobs()}
             fresh = self.directory / "fresh" / "cache.db"
             mirror.sync(registry, str(fresh), "fresh", full=True)
-        return records, _rows(fresh)
+            again = messages.told_later(store, MAX_CLOCK)
+        return records, _rows(fresh), again
 
     def _compare_caches(self, expected: list[tuple[object, ...]]) -> Iterator[str]:
         for path in sorted(self.directory.glob("*.db")):

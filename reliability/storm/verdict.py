@@ -39,7 +39,7 @@ class Verdict:
     def __init__(self, logs: list[list[Line]]) -> None:
         self.broken: list[str] = []
         self.counts: Counter[str] = Counter()
-        self._logs = logs
+        self.logs = logs
         self.told = [one for log in logs for one in _told(log)]
         self._by_name = {one.operation: one for one in self.told}
         self._by_job: dict[str, list[Told]] = defaultdict(list)
@@ -147,7 +147,7 @@ class Verdict:
     def _chains(self) -> dict[str, dict[int, str]]:
         """Return, by key, which write made which revision, as far as a process saw it or was told that it landed."""
         chains: dict[str, dict[int, str]] = defaultdict(dict)
-        for log in self._logs:
+        for log in self.logs:
             done = {line["ended"] for line in log if line.get("outcome") == "yes" and "ended" in line}
             for line in log:
                 has_landed = line.get("call") == "get" or ("call" in line and line.get("number") in done)
@@ -185,7 +185,7 @@ class Verdict:
         return one.end if one is not None and one.outcome == "ok" else math.inf
 
     def _judge_histories(self) -> None:
-        for key, history in histories(self._logs).items():
+        for key, history in histories(self.logs).items():
             self.counts["histories checked"] += 1
             self.counts["calls in them"] += len(history)
             if (one := unexplained(history, None, step)) is not None:

@@ -21,7 +21,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mopsjobs.registry.job_state import JobState
-from reliability.storm import bad_networks
+from reliability.storm import bad_networks, messages
 from reliability.storm import storms as storm
 from reliability.storm.linearizable import Operation, unexplained
 from reliability.storm.mutations import MUTATIONS, SYNC_MUTATIONS
@@ -189,6 +189,19 @@ def test_a_revision_that_nobody_has_made_is_told() -> None:
     verdict = Verdict([[*wrote(1), *wrote(3)]])
     verdict.judge(at_revision(3))
     assert "job is at revision 3; no process has seen or written [2]." in verdict.broken
+
+
+def test_a_message_that_came_twice_or_never_is_told() -> None:
+    """Once in the storm and once after it is what a crash explains."""
+    logs = [[{"sent": "twice"}, {"sent": "once"}], [{"sent": "twice"}, {"sent": "again"}]]
+    counts: Counter[str] = Counter()
+    again = Counter({"twice": 0, "once": 0, "again": 1, "late": 1, "later": 2, "never": 0})
+    assert list(messages.judge(logs, again, counts)) == [
+        "later was sent 0 times in the storm, and 2 times after it.",
+        "never was never sent.",
+        "twice was sent 2 times in the storm, and 0 times after it.",
+    ]
+    assert counts["messages sent again after a crash or a lost reply"] == 1
 
 
 # --- the line -------------------------------------------------------------------------------------------------------
