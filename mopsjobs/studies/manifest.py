@@ -18,7 +18,7 @@ from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.origin import Origin
-from mopsjobs.studies.reuse import REUSED_FIELD, SOURCES_FIELD, Reuse
+from mopsjobs.studies.reuse import MAX_SOURCES, REUSED_FIELD, SOURCES_FIELD, Reuse
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
@@ -192,7 +192,7 @@ class Manifest:
                 owner=owner,
                 labels=labels,
                 origin=Origin.from_json(document.get("origin")),
-                reused=tuple(Reuse.from_json(one, study.tasks_total) for one in document.get("reused") or ()),
+                reused=_parse_reused(document.get("reused") or [], study.tasks_total),
             )
         except RecordError as error:
             raise RecordError(error.reason, key=key) from None
@@ -208,6 +208,12 @@ def _parse_numbers(only: object, total: int) -> tuple[int, ...]:
     if any(earlier >= later for earlier, later in itertools.pairwise(only)):
         raise TypeError("expected its tasks in ascending order")
     return tuple(only)
+
+
+def _parse_reused(reused: object, total: int) -> tuple[Reuse, ...]:
+    if not isinstance(reused, list) or len(reused) > MAX_SOURCES:
+        raise TypeError(f"expected a list of up to {MAX_SOURCES} sources of reused tasks")
+    return tuple(Reuse.from_json(one, total) for one in reused)
 
 
 def manifest_key(job_id: str, prefix: str = "jobs") -> str:

@@ -13,6 +13,9 @@ from typing import NamedTuple
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.utils.ranges import Range, is_in_ranges, number_ranges
 
+MAX_SOURCES = 100
+"""Jobs whose tasks a job reuses, at most: each costs a listing wherever the outputs of the job are looked at."""
+
 REUSED_FIELD = "n_reused_tasks"
 """The entry of a record's metadata that counts the reused tasks; absent if there are none."""
 

@@ -31,7 +31,7 @@ from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.studies.lineage import later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.studies.reuse import Reuse
+from mopsjobs.studies.reuse import MAX_SOURCES, Reuse
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.session import Session
@@ -39,9 +39,6 @@ from mopsjobs.utils.text import join_first, pluralize
 
 THREADS = 8
 """Chunks of a ledger that are read at once."""
-
-MAX_SOURCES = 100
-"""Jobs that are looked at. A longer chain of extensions repeats itself."""
 
 STUDY_SUFFIXES = (".json", ".yaml", ".yml")
 
@@ -234,11 +231,11 @@ def environment_difference(job_id: str, ours: Environment | None, store: Version
         if theirs is None:
             return f"{key} cannot be read"
         for name in FACTS:
-            if (values := (getattr(theirs, name), getattr(ours, name)))[0] != values[1]:
-                return f"its {name} was {values[0]}, and is {values[1]} here"
+            if getattr(theirs, name) != getattr(ours, name):
+                return _clause(name, getattr(theirs, name), getattr(ours, name))
         for name in sorted(theirs.packages.keys() & ours.packages.keys()):
             if theirs.packages[name] != ours.packages[name]:
-                return f"its {name} was {theirs.packages[name]}, and is {ours.packages[name]} here"
+                return _clause(name, theirs.packages[name], ours.packages[name])
     return None
 
 
@@ -255,8 +252,12 @@ def _cluster_difference(manifest: Manifest, new: NewJob, session: Session) -> st
         ours["image"] = ours.get("image") or session.env.get(IMAGE_VARIABLE)
     for name in CLUSTER_FACTS:
         if theirs.get(name) != ours.get(name):
-            return f"its {name} was {theirs.get(name)}, and is {ours.get(name)} here"
+            return _clause(name, theirs.get(name), ours.get(name))
     return None
+
+
+def _clause(name: str, theirs: str | None, ours: str | None) -> str:
+    return f"its {name} was {theirs or 'not given'}, and is {ours or 'not given'} here"
 
 
 def _read(store: VersionedStore, chunk: ChunkKey) -> bytes | None:

@@ -75,6 +75,16 @@ def test_ranges_that_are_not_of_the_study_are_refused(ranges: object) -> None:
         decoded(job_id="job", bundle=BUNDLE, tasks=ranges)
 
 
+@pytest.mark.parametrize(
+    "reused", [{}, "job", [[]], [{"job_id": "job", "bundle": BUNDLE, "tasks": []}] * 101], ids=type
+)
+def test_sources_that_are_not_a_list_of_up_to_100_are_refused(reused: object) -> None:
+    """Each source costs a listing wherever outputs are looked at."""
+    document = {**json.loads(manifest().to_json()), "reused": reused or 3}
+    with pytest.raises(RecordError, match="not a manifest"):
+        Manifest.from_json(json.dumps(document).encode())
+
+
 @pytest.mark.parametrize("fields", [{"job_id": "../x"}, {"job_id": 3}, {"bundle": None}], ids=str)
 def test_a_source_without_a_valid_id_or_bundle_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(RecordError):
