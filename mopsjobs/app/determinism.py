@@ -9,7 +9,7 @@ from itertools import compress
 from mopsjobs.app.app import App
 from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.errors import NotDeterministicError, OptionError
-from mopsjobs.runner.run_once import Place, run_once
+from mopsjobs.runner.run_once import ONE_TRY, Place, run_once
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.task_names import find_varying, task_name
 from mopsjobs.submission.submit import PreparedJob
@@ -38,7 +38,7 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
         raise OptionError(f"invalid check_determinism '{count}': expected 1 or more.", "check_determinism")
     study = request.study
     place = Place(_archive(prepared, app), study, launch.python or sys.executable, launch.job_id, app.env)
-    place = place._replace(task_timeout=launch.task_timeout)
+    place = place._replace(limits=ONE_TRY._replace(timeout=launch.task_timeout, memory=launch.task_memory))
     tasks = list(_spread(study, count))
     workers = min(launch.workers or usable_cores(), len(tasks))
     first, second = (run_once(place, some, lambda _task, _line: None, workers=workers) for some in (tasks, tasks[::-1]))

@@ -16,10 +16,14 @@ from mopsjobs.bundles.extraction import extract
 from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment
 from mopsjobs.engines.model_errors import not_started_error
 from mopsjobs.engines.worker_script import DEBUGGER_SOURCE, write_worker
+from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner.pools.base import OnLog, TaskLimits, TaskResult, task_message
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.cores import thread_limits, usable_cores
+
+ONE_TRY = TaskLimits(policy=RetryPolicy(retries=0))
+"""Also a task whose worker dies is not tried again."""
 
 
 class Place(NamedTuple):
@@ -33,8 +37,7 @@ class Place(NamedTuple):
     """The job that the model is told."""
     env: Mapping[str, str]
     """The environment of this process."""
-    task_timeout: float | None = None
-    """Seconds that a task may take; None: no limit."""
+    limits: TaskLimits = ONE_TRY
 
 
 class RunResult(NamedTuple):
@@ -62,9 +65,8 @@ def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int
     found: dict[int, RunResult] = {}
     with _unpacked(place) as (setup, env):
         command = [place.python, "-u", str(write_worker(Path(str(setup["spool"]))))]
-        limits = thread_limits(env, usable_cores() // workers)
-        once = TaskLimits(timeout=place.task_timeout)
-        pool = WorkerPool(command, setup, workers, limits=once, on_log=on_log, env={**env, **limits})
+        threads = thread_limits(env, usable_cores() // workers)
+        pool = WorkerPool(command, setup, workers, limits=place.limits, on_log=on_log, env={**env, **threads})
         with contextlib.closing(pool.run(iter(enumerate(tasks)))) as results:
             for result in results:
                 if result is not None and result.is_final:

@@ -16,12 +16,14 @@ from support.terminal import terminal
 
 MODEL = '''
 """A model of draws, which takes its seed unless it is told not to, and notes its calls."""
-import random
+import os, random
 
 def simulate(params, seed):
     with open(params["calls"], "a") as file:
         file.write("%s\\n" % params["x"])
     print("drawing", params["x"])
+    if params.get("die"):
+        os._exit(3)
     if params.get("fail"):
         raise ValueError("as asked")
     draw = random.Random(None if params.get("is_random") else seed).random()
@@ -82,6 +84,13 @@ def test_a_task_that_fails_again_has_nothing_to_compare(ran: Desk) -> None:
     code, document = replayed(ran, "job", "2")
     assert (code, document["equal"], document["done_by"]) == (9, None, None)
     assert (document["error"]["type"], document["error"]["message"]) == ("ValueError", "as asked")
+
+
+def test_a_task_whose_worker_dies_is_run_once(drawing: Desk, noted: Path) -> None:
+    drawing.submit([{"x": 7, "calls": str(noted), "die": True}], "--retries", "0", outputs=OUTPUTS)
+    assert drawing.ended() == "failed"
+    assert replayed(drawing, "job", "0")[1]["error"]["type"] == "WorkerDied"
+    assert noted.read_text().split() == ["7", "7"]
 
 
 def test_an_output_that_was_changed_or_lost_is_named(ran: Desk) -> None:

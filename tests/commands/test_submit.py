@@ -90,6 +90,7 @@ def test_wait_runs_it_in_the_foreground_and_ends_as_the_job_does(
         "engine": "local",
         "tasks_total": 3,
         "duplicate_tasks": 0,
+        "reused_tasks": 0,
         "status": status,
         "python": sys.executable,
     }
@@ -186,7 +187,7 @@ def test_a_job_in_the_foreground_that_is_cancelled_ends_with_103(desk: Desk, tmp
 def test_json_is_the_id_and_little_else(desk: Desk) -> None:
     ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--json")
     told = ran.json
-    assert told.keys() == {"job_id", "engine", "tasks_total", "duplicate_tasks", "status", "python"}
+    assert told.keys() == {"job_id", "engine", "tasks_total", "duplicate_tasks", "reused_tasks", "status", "python"}
     assert told["status"] is None
     assert (told["engine"], told["tasks_total"]) == ("local", 1)
     assert told["job_id"].startswith("model-")

@@ -170,9 +170,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
         add("Error", style_text(words, "red"))
     add("Validation", job["last_validation_error"])
     add("Remark", ". ".join(found.remarks) or None)
-    lines += _annotations(job)
-    lines += _timeline(job)
-    return lines
+    return [*lines, *_annotations(job), *_timeline(job)]
 
 
 def _progress(job: Job) -> str | None:
