@@ -16,7 +16,8 @@ from mopsjobs.app.store_size import PRUNE_COMMAND, StoreSize, find_store_size
 from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
-from mopsjobs.cache.snapshots.take import find_manifest
+from mopsjobs.cache.snapshots.format import MANIFEST_KEY, UNREADABLE_HINT
+from mopsjobs.cache.snapshots.take import read_manifest
 from mopsjobs.cache.sync.identity import check_same_registry
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -24,6 +25,7 @@ from mopsjobs.errors import (
     EXIT_UNREACHABLE,
     CacheError,
     MopsJobsError,
+    RecordError,
     UsageError,
     command_line,
 )
@@ -213,12 +215,15 @@ def check_store(diagnosis: Diagnosis) -> CheckResult | None:
 
 
 def check_snapshot(diagnosis: Diagnosis) -> CheckResult | None:
-    """Name the age of the snapshot from which first syncs begin, if there is one."""
+    """Name the age of the snapshot from which first syncs begin, or why they cannot, if there is one."""
     app = diagnosis.app
     if diagnosis.state_of("access") != "ok" or app.settings.is_local:
         return None
     try:
-        manifest = find_manifest(app.registry)
+        manifest = read_manifest(app.registry)
+    except RecordError as error:
+        detail = f"{MANIFEST_KEY}: {error.reason}; first syncs use none, and none can be published"
+        return CheckResult("snapshot", "warn", detail, UNREADABLE_HINT)
     except MopsJobsError as error:
         return CheckResult("snapshot", "fail", str(error), error.hint, error.exit_code)
     if manifest is None:

@@ -166,6 +166,17 @@ def test_doctor_tells_the_age_of_the_snapshot(cli: Cli, large: Remote) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("value", ["", '{"schema_version": 2}'])
+def test_doctor_names_a_snapshot_that_cannot_be_read(cli: Cli, large: Remote, value: str) -> None:
+    """Of a newer mops-jobs, or damaged: first syncs pass it over, and `snapshot` does not replace it."""
+    large.put(MANIFEST_KEY, value)
+    check = next(one for one in cli.ok("doctor", "--json").json["checks"] if one["name"] == "snapshot")
+    assert check["state"] == "warn"
+    assert check["detail"].startswith(f"{MANIFEST_KEY}: ")
+    assert check["detail"].endswith("first syncs use none, and none can be published")
+    assert check["fix"] == "Use a newer mops-jobs, or delete that key."
+
+
 def test_store_that_refuses_to_remove_is_a_warning(cli: Cli, large: Remote) -> None:
     """The snapshot is published; the old one stays, and the exit code is 7."""
     cli.ok("snapshot")

@@ -31,6 +31,9 @@ PREFIX = "snapshots/"
 
 MANIFEST_KEY = f"{PREFIX}manifest.json"
 
+UNREADABLE_HINT = "Use a newer mops-jobs, or delete that key."
+"""What to do about a manifest that cannot be read. Until then, none replaces it."""
+
 SCHEMA_VERSION = 1
 """The `schema_version` of the manifest."""
 

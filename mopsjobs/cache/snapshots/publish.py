@@ -131,7 +131,7 @@ def _current(value: bytes) -> snapshot_format.Manifest:
         return snapshot_format.parse_manifest(value)
     except RecordError as error:
         refusal = RecordError(error.reason, key=snapshot_format.MANIFEST_KEY)
-        refusal.hint = "Use a newer mops-jobs, or delete that key."
+        refusal.hint = snapshot_format.UNREADABLE_HINT
         raise refusal from None
 
 

@@ -45,6 +45,26 @@ _UNDO = 2000
 """Rows of a refused snapshot that one transaction removes."""
 
 
+def read_manifest(registry: JobRegistry) -> snapshot_format.Manifest | None:
+    """Return the manifest of the current snapshot; None if there is none.
+
+    Raises:
+        RecordError: if it is damaged, from a newer mops-jobs, or not sent by the store.
+        StoreError: if the store cannot be read.
+    """
+    try:
+        found = registry.store.get(snapshot_format.MANIFEST_KEY)
+        return None if found is None else snapshot_format.parse_manifest(found.value)
+    except StoreError as error:
+        try:
+            reason = why_unread(registry.store, snapshot_format.MANIFEST_KEY, error)
+        except StoreError:  # it concerns the whole store
+            raise error from None  # the first answer says most
+        if reason is None:
+            return None
+        raise RecordError(reason) from None
+
+
 def find_manifest(registry: JobRegistry) -> snapshot_format.Manifest | None:
     """Return the manifest of the current snapshot; None if there is none that can be read.
 
@@ -52,15 +72,8 @@ def find_manifest(registry: JobRegistry) -> snapshot_format.Manifest | None:
         StoreError: if the store cannot be read.
     """
     try:
-        found = registry.store.get(snapshot_format.MANIFEST_KEY)
-        return None if found is None else snapshot_format.parse_manifest(found.value)
+        return read_manifest(registry)
     except RecordError:
-        return None
-    except StoreError as error:
-        try:
-            why_unread(registry.store, snapshot_format.MANIFEST_KEY, error)  # raises if it concerns the whole store
-        except StoreError:
-            raise error from None  # the first answer says most
         return None
 
 
