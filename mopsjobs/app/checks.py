@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mopsjobs import __version__
 from mopsjobs.app.app import App
-from mopsjobs.app.store_size import PRUNE_COMMAND, StoreSize, find_store_size
+from mopsjobs.app.store_size import EVENTS_AGE, PRUNE_COMMAND, StoreSize, find_store_size
 from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
@@ -29,7 +29,8 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
 )
-from mopsjobs.events.retention import oldest_times
+from mopsjobs.events.oldest_keys import OldestKeys, oldest_keys
+from mopsjobs.events.retention import events_limit
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time
@@ -81,8 +82,8 @@ class Diagnosis:
         self.problems = problems
         """The records with problems; None if the registry was never synced."""
         self.results: list[CheckResult] = []
-        self.oldest: tuple[datetime | None, datetime | None] | None = None
-        """The times of the oldest announcement and chunk of events; None if they could not be listed."""
+        self.oldest: OldestKeys | None = None
+        """The oldest announcement and chunks of events; None if they could not be listed."""
         self.store_size: StoreSize | None = None
         """None if the store cannot be listed, or was never synced."""
 
@@ -190,16 +191,16 @@ def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
         return None
     app = diagnosis.app
     try:
-        announced, first_event = diagnosis.oldest = oldest_times(app.store)
+        oldest = diagnosis.oldest = oldest_keys(app.store, events_limit(app.now(), EVENTS_AGE))
     except MopsJobsError as error:
         return CheckResult("retention", "fail", str(error), error.hint, error.exit_code)
-    since = f"{first_event:%Y-%m-%d}" if first_event else None
+    since = f"{oldest.event:%Y-%m-%d}" if oldest.event else None
     facts = f"events since {since}" if since else "no events"
-    if announced is not None and (app.now() - announced).days >= PILING_DAYS:
+    if oldest.announcement is not None and (app.now() - oldest.announcement).days >= PILING_DAYS:
         return CheckResult(
             "retention",
             "warn",
-            f"{facts}, and announcements since {announced:%Y-%m-%d}; no sync needs those older than a day",
+            f"{facts}, and announcements since {oldest.announcement:%Y-%m-%d}; no sync needs those older than a day",
             command_line(PRUNE_COMMAND),
         )
     return CheckResult("retention", "ok", facts)

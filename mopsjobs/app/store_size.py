@@ -6,6 +6,7 @@ import sqlite3
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from mopsjobs.cache import pruning
 from mopsjobs.cache.queries import statistics
 from mopsjobs.errors import command_line
 from mopsjobs.events.retention import events_limit
@@ -13,6 +14,7 @@ from mopsjobs.utils.text import pluralize
 
 if TYPE_CHECKING:
     from mopsjobs.app.app import App
+    from mopsjobs.events.oldest_keys import OldestKeys
 
 EVENTS_AGE = timedelta(days=30)
 """How long ago jobs must have ended whose events `doctor` and the page suggest to remove."""
@@ -30,11 +32,9 @@ class StoreSize(NamedTuple):
     """The limit of `counts.jobs_ended`."""
     oldest_announcement: datetime | None
     oldest_event: datetime | None
-
-    @property
-    def has_old_events(self) -> bool:
-        """Return True if the store has events that are older than the limit."""
-        return self.oldest_event is not None and self.oldest_event < self.ended_before
+    has_old_events: bool
+    """Whether the oldest events are of jobs that ended before the limit. Those of active jobs, and of jobs without a
+    record, stay."""
 
     def describe(self) -> str:
         """Return the size in words, with the command that removes events while there are old ones."""
@@ -56,12 +56,12 @@ def count_jobs_of_store(cache: sqlite3.Connection, now: datetime) -> statistics.
     return statistics.store_counts(cache, events_limit(now, EVENTS_AGE).timestamp())
 
 
-def find_store_size(app: App, oldest: tuple[datetime | None, datetime | None]) -> StoreSize | None:
+def find_store_size(app: App, oldest: OldestKeys) -> StoreSize | None:
     """Return the size of the store; None if there is no cache.
 
     Args:
         app: the run.
-        oldest: the times of the oldest announcement and chunk of events.
+        oldest: the oldest announcement and chunks of events.
 
     Raises:
         CacheError: if the cache cannot be read.
@@ -70,6 +70,8 @@ def find_store_size(app: App, oldest: tuple[datetime | None, datetime | None]) -
 
     def read(cache: sqlite3.Connection) -> StoreSize:
         counts, sizes = count_jobs_of_store(cache, now), statistics.mirrored_sizes(cache)
-        return StoreSize(counts, sizes, events_limit(now, EVENTS_AGE), *oldest)
+        limit = events_limit(now, EVENTS_AGE)
+        has_old_events = pruning.has_ended(cache, oldest.jobs, limit.timestamp())
+        return StoreSize(counts, sizes, limit, oldest.announcement, oldest.event, has_old_events)
 
     return app.cache.read_cached(read)

@@ -7,6 +7,7 @@ docs/decisions/0022-sums-counters-and-pruning.md.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -53,6 +54,15 @@ def count_ended(connection: sqlite3.Connection, ended_before: float) -> int:
         (ended_before,),
     )
     return int(row.fetchone()[0])
+
+
+def has_ended(connection: sqlite3.Connection, job_ids: Iterable[str], ended_before: float) -> bool:
+    """Return True if one of these jobs ended before a time (seconds since 1970)."""
+    row = connection.execute(
+        f"SELECT EXISTS (SELECT 1 FROM job WHERE {_ENDED_BEFORE} AND job_id IN (SELECT value FROM json_each(?)))",  # noqa: S608 - constant names
+        (ended_before, json.dumps(sorted(job_ids))),
+    )
+    return bool(row.fetchone()[0])
 
 
 def plan_prune(connection: sqlite3.Connection, ended_before: float) -> PrunePlan:

@@ -14,13 +14,12 @@ removals run concurrently; memory does not follow the number of keys or jobs.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
@@ -36,7 +35,6 @@ from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import end_of
-from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 from mopsjobs.utils.times import parse_time
 
@@ -71,9 +69,6 @@ STEP_SECONDS = 0.1
 
 MAX_SHOWN_REFUSALS = 10
 
-MAX_FOREIGN_KEYS = 100
-"""Foreign keys that are skipped in the search for the first time."""
-
 OnProgress = Callable[[int], None]
 
 T = TypeVar("T")
@@ -91,25 +86,6 @@ class ExpiredKey(NamedTuple):
 def events_limit(now: datetime, age: timedelta) -> datetime:
     """Return the time before which a job must have ended for its events to go: an hour begins there."""
     return (now - age).replace(minute=0, second=0, microsecond=0)
-
-
-def oldest_times(store: VersionedStore) -> tuple[datetime | None, datetime | None]:
-    """Return when the oldest announcement and the oldest chunk of events were written; None if there is none.
-
-    Raises:
-        StoreError: if the store cannot be listed.
-    """
-    slots = (key.split("/")[1] for key in store.list_keys(announcements.PREFIX))
-    hours = (key.split("/")[1] for key in store.list_keys(event_format.PREFIX))
-    return _first_time(slots, announcements.SLOT_FORMAT), _first_time(hours, event_format.BUCKET_FORMAT)
-
-
-def _first_time(texts: Iterable[str], time_format: str) -> datetime | None:
-    """Return the first of the texts that is a time. A few foreign keys may stand before it."""
-    for text in islice(texts, MAX_FOREIGN_KEYS):
-        with contextlib.suppress(ValueError):
-            return datetime.strptime(text, time_format).replace(tzinfo=UTC)
-    return None
 
 
 class KeySpan:

@@ -94,6 +94,8 @@ def test_doctor_tells_how_much_there_is_and_what_can_go(cli: Cli, remote: Remote
     assert (size["jobs"], size["jobs_ended"], size["jobs_pruned"], size["event_chunks"]) == (2, 1, 0, 2)
     assert size["record_bytes"] > 500
     assert size["oldest_event"] == "2026-03-01T12:00:00Z"
+    cli.ok(*prune.split()[1:], "--yes")
+    assert _checks(cli)["store"]["detail"] == old, "the events of an active job stay, and no command removes them"
     remote.jobs.finalize_job("at-work", "succeeded")
     cli.clock.advance(days=40)
     cli.ok(*prune.split()[1:], "--yes")
