@@ -11,21 +11,16 @@ import itertools
 import json
 import os
 import random
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from bench.machine import ROOT
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache.sync import mirror
 from mopsjobs.cache.write_through import cached_version, write_through
 from mopsjobs.errors import (
-    EXIT_NO_SUCH_JOB,
-    EXIT_REFUSED,
-    EXIT_UNREACHABLE,
     CacheError,
     InvalidTransitionError,
     JobError,
@@ -33,6 +28,7 @@ from mopsjobs.errors import (
     StoreError,
     StoreUnavailableError,
     TooManyRetriesError,
+    UsageError,
 )
 from mopsjobs.registry.job_reader import TakeRecord
 from mopsjobs.registry.job_registry import JobRegistry
@@ -42,7 +38,9 @@ from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.urls import identity
 from mopsjobs.utils.times import utc_now
 from reliability.storm import messages
+from reliability.storm.commands import IN_DOUBT, RELEASE, Commands
 from reliability.storm.mutations import MUTATIONS
+from reliability.storm.snapshots import Snapshots, remove_cache, set_limits
 from reliability.storm.store_history import Log, RecordingStore
 
 PAGE_KEYS = 5
@@ -59,12 +57,6 @@ RAW_FOR = 40
 CALM_TRIES = 5
 """At the last sync: a machine that is busy may keep a server from answering in time."""
 
-COMMAND_SECONDS = 90
-"""A command that takes longer hangs. One that tries thrice at a server that is silent takes 15."""
-
-IN_DOUBT = "may or may not have landed"
-"""What the hint of an error says exactly when its write may have landed."""
-
 _TARGETS = {
     "submitting": 20,
     "scheduled": 30,
@@ -74,6 +66,7 @@ _TARGETS = {
     "partial": 1,
     "failed": 1,
 }
+_SEEN = "key, json_extract(record, '$.revision'), version, status = json_extract(record, '$.status')"
 _MIX = {
     "status": 30,
     "progress": 25,
@@ -85,6 +78,8 @@ _MIX = {
     "command": 2,
     "tell": 10,
 }
+_SNAPSHOTS = {"publish": 6, "begin": 8, "spoil": 3}
+_WITH_OLD = {"command": 25, "old sync": 8}
 
 
 class Spec(NamedTuple):
@@ -104,6 +99,12 @@ class Spec(NamedTuple):
     """Seconds by which its clock is off."""
     commands: bool = True
     """Whether some operations are runs of the command."""
+    snapshots: bool = False
+    """Whether some operations publish snapshots, spoil them, and begin caches with them."""
+    lies: Sequence[str] = ()
+    """What some publish in false ones: names in `LIES`. Then a cache is right after a scan, and not before."""
+    old: str = ""
+    """The source of an older release. Half of the commands are run by it, and some syncs of a cache of its own."""
     mutation: str = ""
     """What is wrong with it on purpose: a name in `MUTATIONS`, of its backend."""
 
@@ -125,11 +126,16 @@ class Client:
         self._registry = JobRegistry(self._store, now=self._now, new_id=lambda: self._operation, observe=self._observe)
         self._number = spec.first
         self._versions: dict[str, VersionToken] = {}
+        self._snapshots = Snapshots(self._store, spec.cache, self._registry_id, spec.clock, self._random)
+        self._commands = Commands(spec.url, spec.cache, spec.old)
+        self._scanned: set[str] = set()
+        """Caches that this process has scanned."""
 
     def run(self) -> None:
         """Do the operations, wait until all is calm, and bring the cache up to date."""
         end = time.monotonic() + self._spec.seconds
-        kinds, weights = list(_MIX), list(_MIX.values())
+        mix = _MIX | (_SNAPSHOTS if self._spec.snapshots else {}) | (_WITH_OLD if self._spec.old else {})
+        kinds, weights = list(mix), list(mix.values())
         last = self._spec.first + self._spec.operations
         while self._number < last and time.monotonic() < end:
             self._job(f"own-{self._spec.name}-{self._number // OWN_FOR}", "register")
@@ -139,12 +145,15 @@ class Client:
                 self._one(kind)
         print("done", flush=True)
         sys.stdin.readline()
-        for _ in range(CALM_TRIES):
-            if self._sync(is_calm=True):
-                break
-        else:
-            sys.exit(f"{self._spec.name} could not sync on a line without faults")
+        self._insist(lambda: self._sync(is_calm=True))
+        if self._spec.old:
+            self._insist(self._sync_by_release)
+            self._insist(self._exchange_caches)
         self._store.close()
+
+    def _insist(self, sync: Callable[[], bool]) -> None:
+        if not any(sync() for _ in range(CALM_TRIES)):
+            sys.exit(f"{self._spec.name} could not sync on a line without faults")
 
     def _one(self, kind: str) -> None:
         self._number += 1
@@ -152,12 +161,17 @@ class Client:
             self._job(f"own-{self._spec.name}-{self._number // OWN_FOR}", self._random.choice(["status", "progress"]))
         elif kind == "raw":
             self._raw()
-        elif kind == "sync":
-            self._sync()
-        elif kind == "command":
-            self._command()
-        elif kind == "tell":
-            self._tell()
+        elif kind in ("sync", "command", "tell", "publish", "begin", "spoil", "old sync"):
+            calls: dict[str, Callable[[], object]] = {
+                "sync": self._sync,
+                "command": self._command,
+                "tell": self._tell,
+                "publish": self._publish,
+                "begin": self._begin_cache,
+                "spoil": self._spoil,
+                "old sync": self._sync_by_release,
+            }
+            calls[kind]()
         else:
             self._job(f"hot-{self._number // SHARED_FOR}", kind)
 
@@ -231,21 +245,29 @@ class Client:
             self._versions[key] = found.version
         return None if found is None else found.version
 
-    def _sync(self, *, is_calm: bool = False) -> bool:
-        """Sync the cache, and note what it holds then: each job's revision and version. Returns whether it worked."""
+    def _sync(self, *, is_calm: bool = False, scan: bool = False, cache: str = "") -> bool:
+        """Sync a cache, and note what it holds then: each job's revision and version. Returns whether it worked.
+
+        After lies, only a scan makes a cache right that may have begun with a snapshot.
+        """
+        cache = cache or self._spec.cache
+        scan = scan or (bool(self._spec.lies) and cache not in self._scanned)
         self._begin("sync")
         self._note("sync", None, is_calm=is_calm)
         try:
-            report = mirror.sync(self._registry, self._spec.cache, self._registry_id, now=self._now)
+            report = mirror.sync(self._registry, cache, self._registry_id, scan=scan, now=self._now)
         except StoreError as error:
             self._ended("failed", error)
             return False
-        connection = cache_database.open_to_read(self._spec.cache, self._registry_id)
+        self._scanned |= {cache} if scan else set()
+        connection = cache_database.open_to_read(cache, self._registry_id)
         assert connection is not None
         with contextlib.closing(connection):
-            rows = connection.execute("SELECT key, json_extract(record, '$.revision'), version FROM job").fetchall()
-        problems = [f"{one.key}: {one.reason}" for one in report.problems]
-        self._ended("ok", is_full=report.is_full, rows={key: rest for key, *rest in rows}, problems=problems)
+            rows = connection.execute(f"SELECT {_SEEN} FROM job").fetchall()
+        problems = [(one.key, one.reason) for one in report.problems]
+        problems += [(key, "its row is not that of its record") for key, _, _, is_own in rows if not is_own]
+        told = {"is_full": report.is_full, "jobs_of_snapshot": report.jobs_of_snapshot}
+        self._ended("ok", **told, rows={key: rest for key, *rest in rows}, problems=problems)
         return True
 
     def _tell(self) -> None:
@@ -259,29 +281,85 @@ class Client:
         else:
             self._ended("ok")
 
+    def _sync_by_release(self) -> bool:
+        """Let the older release sync a cache of its own, and note what it holds then. Returns whether it worked."""
+        self._begin("sync")
+        self._note("sync", None, release=RELEASE)
+        ended = self._commands.sync_by_release()
+        self._ended(ended.outcome, **ended.told)
+        return ended.outcome == "ok"
+
+    def _exchange_caches(self) -> bool:
+        """Sync a copy of the older release's cache, and offer ours to that release. Returns whether the sync worked."""
+        self._begin("offer")
+        self._note("offer", None)
+        ended = self._commands.offer_newer_cache()
+        self._ended(ended.outcome, **ended.told)
+        return self._sync(cache=self._commands.copy_of_old_cache())
+
+    # --- snapshots ----------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Scan and publish, as the command does."""
+        if not self._sync(scan=True):
+            return
+        lie = self._random.choice(self._spec.lies) if self._spec.lies and self._random.random() < 0.5 else None
+        self._begin("publish")
+        self._note("publish", None, lie=lie)
+        try:
+            done = self._snapshots.publish(lie)
+        except (StoreError, UsageError) as error:  # a cache without jobs, since none could be registered yet
+            self._ended("failed", error)
+        else:
+            if done is None:
+                self._ended("refused")
+                return
+            told = {"is_overtaken": done.report.is_overtaken, "removed": done.report.removed}
+            self._ended("ok", missing=done.missing, **told)
+
+    def _begin_cache(self) -> None:
+        """Fill an empty cache with whatever snapshot is there. What a killed process has left is gone on with."""
+        path = f"{self._spec.cache}.begun"
+        if self._spec.lies:
+            self._begin("begin")
+            self._note("begin", None)
+            try:
+                report = mirror.sync(self._registry, path, self._registry_id, now=self._now)
+            except StoreError as error:
+                self._ended("failed", error)
+                return
+            self._ended("ok", jobs_of_snapshot=report.jobs_of_snapshot)
+            self._scanned.discard(path)
+        if self._sync(cache=path):
+            remove_cache(path)
+
+    def _spoil(self) -> None:
+        """Do to a key of a snapshot what only another program does."""
+        with contextlib.suppress(StoreError):
+            kind, key, act = self._snapshots.choose_spoiling()
+            self._begin("spoil")
+            self._note("spoil", None, spoiled=key, how=kind)
+            try:
+                act()
+            except StoreError as error:
+                self._ended("failed", error)
+                return
+            self._ended("ok")
+
     def _command(self) -> None:
         """Run the command once, on jobs that only commands are at."""
-        job = f"command-{self._number // (2 * SHARED_FOR)}"
         if not self._spec.commands:
             return
+        job = f"command-{self._number // (2 * SHARED_FOR)}"
+        is_old = bool(self._spec.old) and self._random.random() < 0.5
         target = self._random.choices(list(_TARGETS), list(_TARGETS.values()))[0]
         operation = self._begin("command")
         trace = ["--metadata", json.dumps({operation: 1}), "--json"]
         argv, asked = self._random.choice(
             [(["register", job, *trace], {}), (["update", job, target, *trace], {"target": target})]
         )
-        self._note(f"command {argv[0]}", job, **asked)
-        env = {**os.environ, "MOPS_JOBS_REGISTRY": self._spec.url, "MOPS_JOBS_CACHE": self._spec.cache}
-        words = [sys.executable, str(ROOT / "mops_jobs.py"), *argv]
-        try:
-            ran = subprocess.run(words, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            self._ended("hung")
-            return
-        outcome = {0: "ok", EXIT_NO_SUCH_JOB: "refused", EXIT_REFUSED: "refused"}.get(ran.returncode, "crashed")
-        if ran.returncode == EXIT_UNREACHABLE:
-            outcome = "unknown" if IN_DOUBT in ran.stderr else "unreached"
-        told = json.loads(ran.stdout) if outcome == "ok" else {"stderr": ran.stderr}
+        self._note(f"command {argv[0]}", job, **asked, **({"release": RELEASE} if is_old else {}))
+        outcome, told = self._commands.run(*argv, is_old=is_old)
         self._ended(outcome, **{name: told[name] for name in ("status", "write_id", "stderr") if name in told})
 
     # --- notes --------------------------------------------------------------------------------------------------
@@ -303,6 +381,7 @@ def main() -> None:
     spec = Spec(**json.loads(sys.argv[1]))
     # A registry as small as a trial's would be listed whole each time: here the changed jobs alone are asked for.
     mirror.SMALL_REGISTRY, mirror.MAX_SHARE_READ = 0, 1e6
+    set_limits()
     if spec.mutation:
         MUTATIONS["DynamoDB" if spec.url.startswith("dynamodb:") else "Azure"][spec.mutation].put_in()
     Client(spec).run()

@@ -28,16 +28,21 @@ from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
-from reliability.storm import messages
+from mopsjobs.utils.times import utc_now
+from reliability.storm import commands, messages, snapshots
 from reliability.storm.client import Spec
-from reliability.storm.mutations import MUTATIONS
+from reliability.storm.mutations import MUTATIONS, QUICK_FAULTS
 from reliability.storm.places import FAR, Place, embedded
 from reliability.storm.proxy import FAULTS, Plan, Proxy
+from reliability.storm.silence import silence
 from reliability.storm.store_history import read_log
 from reliability.storm.verdict import Verdict
 from reliability.trial import Figure, PromiseBroken, Trial, hold
 
 PROCESSES = 16
+
+OF_RELEASE = 6
+"""Processes of a storm beside the first release: most of its operations are commands."""
 
 QUICK_SCALE = 0.05
 """Up to here a storm is one of the quick ones, which leave out what takes seconds each time: silence."""
@@ -56,6 +61,9 @@ FINDING = 5
 
 MAX_CLOCK = 290.0
 """Seconds by which clocks are off: any two differ by less than the ten minutes that syncs allow for."""
+
+_OF_OLD = "key, version, status"
+"""Columns that an older release has in its caches too, the first of `_rows`."""
 
 _TOLD = 12
 """Sentences of a failure that are shown."""
@@ -76,6 +84,11 @@ class Storm:
     seconds: float = 600.0
     """After so long no process begins another operation."""
     commands: bool = True
+    snapshots: bool = True
+    lies: tuple[str, ...] = ()
+    """What false snapshots of some publishers say: names in `snapshots.LIES`."""
+    old: str = ""
+    """The source of an older release that runs half of the commands."""
     mutation: str = ""
     line: Proxy | None = None
     """The bad line, where there is one: it is calmed before the end."""
@@ -100,6 +113,7 @@ class Storm:
         verdict.judge(records)
         untold = messages.judge(verdict.logs, again, verdict.counts)
         self.broken = [*verdict.broken, *untold, *self._compare_caches(rows)]
+        self.broken += self._judged_snapshots(rows, verdict.counts)
         if self.broken:
             shown = self.broken[:_TOLD]
             more = f" And {len(self.broken) - _TOLD} more." if len(self.broken) > _TOLD else ""
@@ -109,23 +123,40 @@ class Storm:
 
     def _registry(self) -> tuple[dict[str, JobState], list[tuple[object, ...]], Counter[str]]:
         """Return the records, the rows of a cache filled from nothing, and the messages that were left to send."""
+        with self._registry_at_rest() as registry:
+            records = {job.job_id: job for job in registry.list_jobs()}
+            fresh = self.directory / "fresh" / "cache.db"
+            mirror.sync(registry, str(fresh), "fresh", full=True)
+            again = messages.told_later(registry.store, MAX_CLOCK)
+        return records, _rows(fresh), again
+
+    @contextlib.contextmanager
+    def _registry_at_rest(self) -> Iterator[JobRegistry]:
         with (  # boto3 looks into the environment itself
             mock.patch.dict(os.environ, self.place.calm_env),
             contextlib.closing(open_store(self.place.calm_url)) as store,
         ):
-            registry = JobRegistry(store)
-            records = {job.job_id: job for job in registry.list_jobs()}
-            fresh = self.directory / "fresh" / "cache.db"
-            mirror.sync(registry, str(fresh), "fresh", full=True)
-            again = messages.told_later(store, MAX_CLOCK)
-        return records, _rows(fresh), again
+            yield JobRegistry(store)
 
     def _compare_caches(self, expected: list[tuple[object, ...]]) -> Iterator[str]:
-        for path in sorted(self.directory.glob("*.db")):
-            wrong = set(_rows(path)) ^ set(expected)
-            if wrong:
-                keys = sorted({str(row[0]) for row in wrong})
-                yield f"The cache {path.name} differs from the registry in {len(keys)} jobs, such as {keys[:3]}."
+        for suffix in ("", commands.UPGRADED_CACHE):
+            for path in sorted(self.directory.glob(f"*.db{suffix}")):
+                yield from _differences(path, _rows(path), expected)
+        for path in sorted(self.directory.glob(f"*.db{commands.OLD_CACHE}")):  # records are written otherwise in these
+            yield from _differences(path, _rows(path, _OF_OLD), [row[:3] for row in expected])
+
+    def _judged_snapshots(self, expected: list[tuple[object, ...]], counts: Counter[str]) -> Iterator[str]:
+        """Look at a cache that begins with the last snapshot, and at the store an hour later."""
+        if not self.snapshots:
+            return
+        fresh = self.directory / "fresh" / "by-snapshot.db"
+        with self._registry_at_rest() as registry:
+            counts["jobs of the last snapshot that a cache began with"] = snapshots.begin_cache(
+                registry, str(fresh), "fresh"
+            )
+            yield from _differences(fresh, _rows(fresh), expected)
+            hour = snapshots.publish.GRACE * 2
+            yield from snapshots.check_store(registry.store, str(fresh), "fresh", utc_now() + hour)
 
 
 class _Fleet:
@@ -158,6 +189,9 @@ class _Fleet:
             seconds=self._storm.seconds,
             clock=self._chance.uniform(-MAX_CLOCK, MAX_CLOCK),
             commands=self._storm.commands,
+            snapshots=self._storm.snapshots,
+            lies=self._storm.lies,
+            old=self._storm.old,
             mutation=self._storm.mutation,
         )
 
@@ -242,9 +276,16 @@ def _until(spec: Spec, number: int, process: subprocess.Popen[str]) -> int:
     raise PromiseBroken(f"{spec.name} has begun {begun} operations in {spec.seconds:g} s, and does not end.")
 
 
-def _rows(path: Path) -> list[tuple[object, ...]]:
+def _differences(path: Path, found: list[tuple[object, ...]], expected: list[tuple[object, ...]]) -> Iterator[str]:
+    wrong = set(found) ^ set(expected)
+    if wrong:
+        keys = sorted({str(row[0]) for row in wrong})
+        yield f"The cache {path.name} differs from the registry in {len(keys)} jobs, such as {keys[:3]}."
+
+
+def _rows(path: Path, columns: str = f"{_OF_OLD}, record") -> list[tuple[object, ...]]:
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute("SELECT key, version, status, record FROM job ORDER BY key").fetchall()
+        rows = connection.execute(f"SELECT {columns} FROM job ORDER BY key").fetchall()
     return [tuple(row) for row in rows]
 
 
@@ -260,6 +301,8 @@ def run(trial: Trial) -> Iterator[Figure]:
     yield from _figures("SQLite", over_a_file(trial))
     for backend in FAR:
         yield from _figures(backend, over(trial, backend))
+    yield from _figures("Azure, false snapshots", over(trial, "Azure", lies=tuple(snapshots.LIES)))
+    yield from beside_the_first_release(trial)
     for backend in MUTATIONS:
         yield from silence(trial, backend)
         names = list(MUTATIONS[backend])
@@ -270,17 +313,38 @@ def run(trial: Trial) -> Iterator[Figure]:
 def over_a_file(trial: Trial) -> Counter[str]:
     """Return a storm over one SQLite file, without a line that could break, but with kills."""
     storm = Storm(embedded(trial.directory), trial.directory / "sqlite", str(trial.seed), trial.times(120, 12))
+    storm.snapshots = False  # it takes none
     storm.kills, storm.commands, storm.processes = trial.times(16, 2), trial.scale >= 1, trial.times(PROCESSES, 3)
     return storm.run()
 
 
-def over(trial: Trial, backend: str) -> Counter[str]:
-    """Return a storm over a real server of that backend, with everything that can happen on the line, and kills."""
+def over(trial: Trial, backend: str, *, lies: tuple[str, ...] = ()) -> Counter[str]:
+    """Return a storm over a real server of that backend, with everything that can happen on the line, and kills.
+
+    Args:
+        trial: gives seed and scale.
+        backend: the name of the backend.
+        lies: what false snapshots say.
+    """
     kinds = tuple(kind for kind in FAULTS if kind != "stall" or trial.scale > QUICK_SCALE)
     with FAR[backend](trial.directory, Plan(RATE, kinds, trial.seed)) as (place, proxy):
-        storm = Storm(place, trial.directory / backend, str(trial.seed), trial.times(60, 12), line=proxy)
+        directory = trial.directory / f"{backend}{'-lies' if lies else ''}"
+        storm = Storm(place, directory, str(trial.seed), trial.times(60, 12), lies=lies, line=proxy)
         storm.kills, storm.commands, storm.processes = trial.times(8), trial.scale >= 1, trial.times(PROCESSES, 3)
         return storm.run()
+
+
+def beside_the_first_release(trial: Trial) -> Iterator[Figure]:
+    """Yield a storm over Azurite in which half of the commands, and some syncs, are by the first release."""
+    old = commands.unpack_release(trial.directory / "release")
+    where = f"Azure beside {commands.RELEASE}"
+    if not old:
+        yield Figure(where, f"not run: this clone lacks the commit {commands.COMMIT}")
+        return
+    with FAR["Azure"](trial.directory, Plan(RATE, QUICK_FAULTS, trial.seed)) as (place, proxy):
+        storm = Storm(place, trial.directory / "beside", str(trial.seed), trial.times(60, 12), old=old, line=proxy)
+        storm.processes, storm.kills = trial.times(OF_RELEASE, 2), trial.times(OF_RELEASE // 2)
+        yield from _figures(where, storm.run())
 
 
 def find(trial: Trial, backend: str, mutation: str) -> int:
@@ -295,7 +359,7 @@ def find(trial: Trial, backend: str, mutation: str) -> int:
         name = f"{backend}-mutation-{list(MUTATIONS[backend]).index(mutation)}-{attempt}"
         with FAR[backend](trial.directory, Plan(defect.rate, defect.kinds, seed)) as (place, proxy):
             storm = Storm(place, trial.directory / name, str(seed), trial.times(48, 24), 4, line=proxy)
-            storm.commands, storm.mutation = False, mutation
+            storm.commands, storm.mutation, storm.lies = False, mutation, defect.lies
             try:
                 storm.run()
             except PromiseBroken as broken:
@@ -303,48 +367,6 @@ def find(trial: Trial, backend: str, mutation: str) -> int:
                 hold(is_it, f"{mutation}: this was found instead: {broken}")
                 return attempt
     raise PromiseBroken(f"{backend}: not found in {attempt} storms: {mutation}.")
-
-
-SILENT_COMMANDS = (
-    ("sync",),
-    ("list", "--refresh"),
-    ("status", "job"),
-    ("register", "other"),
-    ("progress", "job", "1/2"),
-    ("update", "job", "running"),
-    ("cancel", "job"),
-    ("doctor",),
-)
-"""Commands that talk to the registry."""
-
-SILENT_SECONDS = 30.0
-"""A command that takes longer at a server that says nothing hangs. It should be five, and the machine may be busy."""
-
-
-def silence(trial: Trial, backend: str) -> list[Figure]:
-    """Return how long commands take at a server of that backend that takes each request and never answers.
-
-    Raises:
-        PromiseBroken: one hangs, or does not say that the registry cannot be reached.
-    """
-    figures = []
-    with FAR[backend](trial.directory, Plan(1.0, ("stall",), trial.seed)) as (place, _):
-        for argv in SILENT_COMMANDS[: trial.times(len(SILENT_COMMANDS))]:
-            home = trial.directory / f"silent-{backend}"
-            env = {**os.environ, **place.env, "HOME": str(home), "MOPS_JOBS_REGISTRY": place.url}
-            begun = time.monotonic()
-            try:
-                words = [sys.executable, str(ROOT / "mops_jobs.py"), *argv]
-                ran = subprocess.run(
-                    words, env=env, capture_output=True, text=True, timeout=SILENT_SECONDS, check=False
-                )
-            except subprocess.TimeoutExpired:
-                raise PromiseBroken(f"{' '.join(argv)} hangs at a silent server.") from None
-            seconds = time.monotonic() - begun
-            if ran.returncode not in (5, 7) or not (ran.stderr or ran.stdout):
-                raise PromiseBroken(f"{' '.join(argv)} ended with {ran.returncode} at a silent server: {ran.stderr}")
-            figures.append(Figure(f"{backend}: seconds at a silent server: {' '.join(argv)}", f"{seconds:.1f}"))
-    return figures
 
 
 def _figures(where: str, counts: Counter[str]) -> list[Figure]:

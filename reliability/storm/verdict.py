@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, steps
+from mopsjobs.store.unread_keys import NOT_READ
 from reliability.storm.linearizable import unexplained
+from reliability.storm.snapshots import LEAST_GRACE_SECONDS
 from reliability.storm.store_history import Line, histories, step
 
 NOTHING_WRITTEN = ("refused", "unreached", "nonsense")
@@ -58,6 +60,7 @@ class Verdict:
             if job:
                 self._judge_job(records.get(job), told, chains.get(f"jobs/{job}/state.json", {}))
         self._judge_syncs(chains)
+        self._judge_publications()
         self._judge_histories()
 
     # --- one job ------------------------------------------------------------------------------------------------
@@ -106,6 +109,8 @@ class Verdict:
 
     def _judge_acknowledged(self, one: Told, record: JobState, blocks: list[_Block], landed: set[str | None]) -> None:
         self.counts["acknowledged"] += 1
+        if "release" in one.line:
+            self.counts[f"acknowledged by {one.line['release']}"] += 1
         if one.operation in landed:  # a command has written it into the metadata: it was not told its write's id
             self.counts["acknowledged and found"] += 1
         elif one.line.get("target") == record.status == "cancelled":
@@ -168,10 +173,15 @@ class Verdict:
         for one in self.told:
             if one.kind != "sync" or one.outcome != "ok":
                 continue
-            self.counts["syncs, full" if one.line["is_full"] else "syncs, delta"] += 1
-            if one.line["problems"]:
-                self._break(one, f"took records for something else: {one.line['problems']}")
+            by = f" by {one.line['release']}" if "release" in one.line else ""
+            self.counts[f"syncs{by}, full" if one.line["is_full"] else f"syncs{by}, delta"] += 1
+            unread = {key for key, reason in one.line["problems"] if reason.startswith(NOT_READ)}
+            self.counts["records that syncs named as not read"] += len(unread)
+            if wrong := [problem for problem in one.line["problems"] if problem[0] not in unread]:
+                self._break(one, f"took records for something else: {wrong}")
             for key, writes in landed.items():
+                if key in unread:
+                    continue
                 revision = one.line["rows"].get(key, (0, ""))[0]
                 if self._bounds(chains[key].get(revision))[0] > one.end:
                     self._break(one, f"has revision {revision} of {key}, which no process had begun to write")
@@ -179,6 +189,25 @@ class Verdict:
                 if revision < least:
                     kind = "full" if one.line["is_full"] else "delta"
                     self._break(one, f"({kind}) has revision {revision} of {key}; {least} had landed before")
+
+    def _judge_publications(self) -> None:
+        """Check that each snapshot was whole when it was published, but for keys that another program removed."""
+        spoiled = {one.line["spoiled"] for one in self.told if one.kind == "spoil"}
+        for one in self.told:
+            if one.line.get("jobs_of_snapshot"):
+                self.counts["caches begun with a snapshot"] += 1
+            if one.outcome != "ok" or one.kind not in ("publish", "spoil"):
+                continue
+            if one.kind == "spoil":
+                self.counts["keys of snapshots spoiled by another program"] += 1
+            elif one.line["is_overtaken"]:
+                self.counts["snapshots given up, since another publisher won"] += 1
+            else:
+                self.counts["snapshots published, false" if one.line["lie"] else "snapshots published"] += 1
+                self.counts["keys of older snapshots removed"] += one.line["removed"]
+                lacking = set(one.line["missing"]) - spoiled
+                if lacking and one.end - one.start < LEAST_GRACE_SECONDS:
+                    self._break(one, f"published a snapshot that lacks {len(lacking)} parts")
 
     def _acknowledged_at(self, write_id: str) -> float:
         one = self._by_name.get(write_id)
