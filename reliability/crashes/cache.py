@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import shutil
 import sqlite3
@@ -50,8 +51,8 @@ class Mirrored:
         self.can_be_delta = jobs > SMALL_REGISTRY
         self._rows: dict[tuple[str, str], rows.JobRow] = {}
         self._chance = chance
-        self._store = open_store(url, env)
-        self._registry = JobRegistry(self._store)
+        self.store = open_store(url, env)
+        self.registry = JobRegistry(self.store)
         self.busy = [f"busy-{number:02}" for number in range(BUSY)]
         made = [(f"jobs/{one.job_id}/state.json", one.to_json()) for one in states(jobs, utc_now())]
         for job_id in self.busy:
@@ -65,20 +66,26 @@ class Mirrored:
             )
             made.append((f"jobs/{job_id}/state.json", state.to_json()))
         with ThreadPoolExecutor(1 if url.startswith("sqlite:") else 8) as writers:
-            list(writers.map(lambda one: patiently(lambda: self._store.create_if_absent(*one)), made))
-        self._note(patiently(lambda: list(self._store.scan("jobs/"))))
+            list(writers.map(lambda one: patiently(lambda: self.store.create_if_absent(*one)), made))
+        self._note(patiently(lambda: list(self.store.scan("jobs/"))))
+
+    def with_cache(self, cache: Path) -> Mirrored:
+        """Return the same registry with another cache."""
+        other = copy.copy(self)
+        other.cache = cache
+        return other
 
     def close(self) -> None:
         """Hang up."""
-        self._store.close()
+        self.store.close()
 
     def change(self) -> None:
         """Let some records change, as another machine does."""
         for job_id in self._chance.sample(self.busy, CHANGES):
             done = self._chance.randrange(1_000_000)
-            patiently(lambda job_id=job_id, done=done: self._registry.update_progress(job_id, tasks_completed=done))
+            patiently(lambda job_id=job_id, done=done: self.registry.update_progress(job_id, tasks_completed=done))
             key = f"jobs/{job_id}/state.json"
-            found = patiently(lambda key=key: self._store.get(key))
+            found = patiently(lambda key=key: self.store.get(key))
             assert found is not None
             self.had[key, found.version.value] = found.value
 
@@ -114,7 +121,7 @@ class Mirrored:
             PromiseBroken: not so.
         """
         self.check()
-        there = patiently(lambda: {entry.key: entry.version.value for entry in self._store.scan("jobs/")})
+        there = patiently(lambda: {entry.key: entry.version.value for entry in self.store.scan("jobs/")})
         with contextlib.closing(_opened(self.cache)) as connection:
             cached = dict(connection.execute("SELECT key, version FROM job UNION ALL SELECT key, version FROM pruned"))
         differing = {key for key in there.keys() | cached.keys() if there.get(key) != cached.get(key)}
@@ -180,7 +187,14 @@ def synced(forker: Forker, sync: Sequence[str]) -> str:
 
 
 def kill_syncs(
-    mirrored: Mirrored, forker: Forker, chance: random.Random, wanted: int, *, full: bool, fresh: bool = False
+    mirrored: Mirrored,
+    forker: Forker,
+    chance: random.Random,
+    wanted: int,
+    *,
+    full: bool,
+    fresh: bool = False,
+    is_false: bool = False,
 ) -> Instants:
     """Kill syncs of one kind, look at the cache after each, and let another sync heal it.
 
@@ -191,6 +205,7 @@ def kill_syncs(
         wanted: how many kills are to fall inside.
         full: whether every record is read again.
         fresh: whether there is no cache before.
+        is_false: whether it begins with a false snapshot: rows that were not compared do not count.
 
     Raises:
         PromiseBroken: the cache was wrong, or the next sync did not heal it.
@@ -206,7 +221,7 @@ def kill_syncs(
             mirrored.forget()
 
     def look(_ended: Ended) -> None:
-        if mirrored.cache.exists():
+        if mirrored.cache.exists() and not is_false:
             mirrored.check()
         said = synced(forker, heal)
         hold(full or fresh or not mirrored.can_be_delta or '"mode": "delta"' in said, f"this was to be a delta: {said}")
