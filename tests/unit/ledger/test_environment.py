@@ -14,11 +14,12 @@ from mopsjobs.ledger.environment import (
     MAX_PACKAGES,
     Environment,
     encode_environment,
+    environment_keys,
     environment_of_worker,
     environments_prefix,
-    is_environment_key,
     parse_environment,
 )
+from mopsjobs.store.memory import InMemoryVersionedStore
 
 ANSWER = {
     "python": "3.12.4",
@@ -40,7 +41,9 @@ def test_a_note_says_what_the_worker_says_and_no_more() -> None:
     assert b"ada" not in value
     assert b"secret" not in value
     assert key.startswith(environments_prefix("job"))
-    assert is_environment_key(key)
+    store = InMemoryVersionedStore()
+    store.create_if_absent(key, value)
+    assert list(environment_keys(store, "job")) == [key]
 
 
 def test_equal_environments_have_one_key_and_others_another() -> None:
@@ -81,5 +84,7 @@ def test_an_answer_that_is_not_an_object_is_refused(answer: object) -> None:
 
 
 def test_other_keys_are_not_notes() -> None:
+    store = InMemoryVersionedStore()
     for key in ("environments/a/x.json", "environments/a/b/0123456789abcdef.json", "x"):
-        assert not is_environment_key(key)
+        store.create_if_absent(key, b"{}")
+    assert not list(environment_keys(store, "a"))

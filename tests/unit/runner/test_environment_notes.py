@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.errors import StoreAccessError
-from mopsjobs.ledger.environment import Environment, is_environment_key, parse_environment
+from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner import environment_notes
 from mopsjobs.runner.environment_notes import EnvironmentNotes
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("quick_runner")
 
 
 def notes_of(store: VersionedStore) -> list[Environment]:
-    values = [entry.value for entry in store.scan("environments/") if is_environment_key(entry.key)]
-    return [parse_environment(value) for value in values if value is not None]
+    found = [store.get(key) for key in environment_keys(store, "job")]
+    return [parse_environment(one.value) for one in found if one is not None]
 
 
 def test_all_shards_and_later_runs_share_one_note(
