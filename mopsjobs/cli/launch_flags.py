@@ -67,6 +67,11 @@ def add_runner_flags(parser: argparse.ArgumentParser, default: str | None = None
         help=f"memory limit of one task and all processes that it starts, like 2GiB{times}"
         f" (default: {default or 'no limit'})",
     )
+    _add_failure_flags(parser, default)
+
+
+def _add_failure_flags(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Declare the flags that say what follows when tasks fail."""
     parser.add_argument(
         "--retries",
         metavar="N",
