@@ -20,11 +20,18 @@ def study_of(betas: list[float]) -> mj.Study:
 def submit(reg: mj.Registry, study: mj.Study) -> mj.Job:
     try:
         return reg.submit(
-            study, code=".", workers=4, first=2, max_failures="10%", check_determinism=2, job_id="sweep-1"
+            study,
+            code=".",
+            workers=4,
+            first=2,
+            max_failures="10%",
+            check_determinism=2,
+            labels={"exp": 7},
+            job_id="s-1",
         )
     except mj.JobExistsError as taken:
         log.warning("%s", taken)
-        return reg.job("sweep-1", max_age="5m")
+        return reg.job("s-1", max_age="5m")
     except mj.NotDeterministicError as error:
         sys.exit(error.hint)
     except mj.StudyError as error:
