@@ -127,7 +127,7 @@ def m004_counters(db: Database) -> None:
             ),
             is_validated = json_extract(record, '$.validation_completed_at') IS NOT NULL
     """)
-    _create_tally(db)
+    # m016 creates the sums.
     # For summaries: without it they would read the records too, a thousand times as much.
     db.execute("DROP INDEX idx_job_created_ts")
     db.execute(
@@ -340,6 +340,25 @@ def m015_notes(db: Database) -> None:
     db.execute("CREATE INDEX idx_job_note ON job (note) WHERE note IS NOT NULL")
 
 
+@migrations()
+def m016_windows(db: Database) -> None:
+    """Order the index with all that charts read by ends, add smaller ones, and sums of what jobs used."""
+    for name in ("idx_job_created_ts", "idx_task_outcome"):
+        db.execute(f"DROP INDEX {name}")
+    times = "ended_ts, created_ts, started_ts, has_history, status, owner, is_active, usage, job_id"
+    have_failures = "status = 'cancelled' AND json_extract(record, '$.tasks_failed') > 0"
+    for name, index in (
+        ("job_created_ts", "job (created_ts)"),
+        ("job_times", f"job ({times})"),
+        ("job_max_rss", "job (coalesce(owner, ''), json_extract(usage, '$.max_rss_bytes')) WHERE usage IS NOT NULL"),
+        ("job_cancelled_failures", f"job (changed_ts) WHERE {have_failures}"),
+        ("task_outcome", "task (job_id, outcome, seconds)"),  # with the time, so that measured tasks are counted
+    ):
+        db.execute(f"CREATE INDEX idx_{name} ON {index}")
+    for statement in totals.CREATE:
+        db.execute(statement)
+
+
 def _create_jobs_view(db: Database, more: str = "") -> None:
     """Create the view of jobs, with more columns at its end."""
     fields = (
@@ -351,19 +370,6 @@ def _create_jobs_view(db: Database, more: str = "") -> None:
         "jobs",
         f"SELECT job_id, status, is_active, progress, owner, name AS k8s_name, namespace AS k8s_namespace, {extracted},"  # noqa: S608 - names from above
         f" created_ts, started_ts, ended_ts, changed_ts{more} FROM job",
-    )
-
-
-def _create_tally(db: Database) -> None:
-    """Create the sums of totals.py."""
-    db.execute(
-        "CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL,"
-        " jobs INTEGER NOT NULL, verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL,"
-        " PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID"
-    )
-    db.execute(f"INSERT INTO tally {totals.SUMS} {totals.GROUPED}")
-    db.create_view(
-        "job_sums", "SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0"
     )
 
 

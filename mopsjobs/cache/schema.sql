@@ -55,8 +55,6 @@ CREATE VIEW "events" AS SELECT seq, job_id, json_extract(body, '$.at') AS at, at
 CREATE VIEW "event_problems" AS SELECT key, problem AS reason FROM event_chunk WHERE problem IS NOT NULL;
 CREATE INDEX "idx_job_name"
     ON "job" ("name");
-CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL, jobs INTEGER NOT NULL, verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL, PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID;
-CREATE VIEW "job_sums" AS SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0;
 CREATE INDEX "idx_job_generation"
     ON "job" ("generation");
 CREATE TABLE counter (name TEXT NOT NULL, labels TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (name, labels)) WITHOUT ROWID;
@@ -71,7 +69,6 @@ CREATE INDEX "idx_ledger_chunk_job_id"
 CREATE TABLE parameter_set (job_id TEXT NOT NULL, first_task INTEGER NOT NULL, tasks INTEGER NOT NULL, param_id TEXT NOT NULL, seed, params TEXT NOT NULL, PRIMARY KEY (job_id, first_task)) WITHOUT ROWID;
 CREATE TABLE attempt (job_id TEXT NOT NULL, task INTEGER NOT NULL, run TEXT NOT NULL, seq INTEGER NOT NULL, attempt INTEGER NOT NULL, shard INTEGER, outcome TEXT NOT NULL, started_ts REAL, seconds REAL, user_seconds REAL, system_seconds REAL, max_rss_bytes INTEGER, host TEXT, python TEXT, error_key TEXT, error_type TEXT, error_where TEXT, error_message TEXT, output_bytes INTEGER, PRIMARY KEY (job_id, task, run, seq, shard)) WITHOUT ROWID;
 CREATE TABLE task (job_id TEXT NOT NULL, task INTEGER NOT NULL, first_task INTEGER NOT NULL, seed, attempts INTEGER NOT NULL, shard INTEGER, outcome TEXT NOT NULL, started_ts REAL, seconds REAL, user_seconds REAL, system_seconds REAL, max_rss_bytes INTEGER, host TEXT, python TEXT, error_key TEXT, error_type TEXT, error_where TEXT, error_message TEXT, output_bytes INTEGER, PRIMARY KEY (job_id, task)) WITHOUT ROWID;
-CREATE INDEX idx_task_outcome ON task (job_id, outcome);
 CREATE INDEX idx_task_seed ON task (job_id, seed);
 CREATE VIEW "tasks" AS SELECT task.job_id, task.task, param_id, task.seed, params, shard, outcome, attempts AS attempt, strftime('%Y-%m-%dT%H:%M:%fZ', started_ts, 'unixepoch') AS started_at, seconds, user_seconds + system_seconds AS cpu_seconds, max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, iif(attempts, 'ledger', 'outputs') AS basis FROM task JOIN parameter_set USING (job_id, first_task);
 CREATE VIEW "attempts" AS SELECT job_id, task, attempt, run, seq, shard, outcome, strftime('%Y-%m-%dT%H:%M:%fZ', started_ts, 'unixepoch') AS started_at, seconds, user_seconds + system_seconds AS cpu_seconds, max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, user_seconds, system_seconds, python FROM attempt;
@@ -86,9 +83,15 @@ CREATE INDEX idx_job_active_tallies ON job (status, changed_ts, suspect, heartbe
 CREATE INDEX idx_job_queue_seconds ON job (max(started_ts - created_ts, 0.0)) WHERE started_ts IS NOT NULL AND has_history = 1;
 CREATE INDEX idx_job_run_seconds ON job (max(ended_ts - started_ts, 0.0)) WHERE started_ts IS NOT NULL AND ended_ts IS NOT NULL;
 CREATE INDEX idx_job_ended ON job (status, ended_ts) WHERE is_active = 0;
-CREATE INDEX idx_job_created_ts ON job (created_ts, started_ts, ended_ts, has_history, status, owner, is_active, usage);
 CREATE TABLE notified (name TEXT PRIMARY KEY, at_ts REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX idx_job_note ON job (note) WHERE note IS NOT NULL;
+CREATE INDEX idx_job_created_ts ON job (created_ts);
+CREATE INDEX idx_job_times ON job (ended_ts, created_ts, started_ts, has_history, status, owner, is_active, usage, job_id);
+CREATE INDEX idx_job_max_rss ON job (coalesce(owner, ''), json_extract(usage, '$.max_rss_bytes')) WHERE usage IS NOT NULL;
+CREATE INDEX idx_job_cancelled_failures ON job (changed_ts) WHERE status = 'cancelled' AND json_extract(record, '$.tasks_failed') > 0;
+CREATE INDEX idx_task_outcome ON task (job_id, outcome, seconds);
+CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL, jobs INTEGER NOT NULL, verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL, queued INTEGER NOT NULL, ran INTEGER NOT NULL, measured INTEGER NOT NULL, cpu_jobs INTEGER NOT NULL, cpu INTEGER NOT NULL, task_jobs INTEGER NOT NULL, task INTEGER NOT NULL, held_jobs INTEGER NOT NULL, held INTEGER NOT NULL, held_with_cpu INTEGER NOT NULL, PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID;
+CREATE VIEW job_sums AS SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0;
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
@@ -104,4 +107,5 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm013_durations', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm014_notified', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm015_notes', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm016_windows', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

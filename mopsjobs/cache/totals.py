@@ -1,4 +1,4 @@
-"""Sums over jobs and outputs, per status, namespace and owner, kept beside the jobs.
+"""Sums over jobs, their outputs and what they used, per status, namespace and owner, kept beside the jobs.
 
 With a million jobs, reading the sums takes a thousandth of the time of adding up. Triggers would double the cost of
 writing a row. So writers change rows within `track_changes`, a batch at a time. See
@@ -9,27 +9,82 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 MAX_KEYS = 500
 """Keys in one query."""
 
-COLUMNS = ("jobs", "verified", "missing", "unchecked")
-"""The sums: jobs; outputs that exist, that are missing, and that were not checked."""
+WAS_QUEUED = "started_ts IS NOT NULL AND has_history = 1"
+"""The condition for a job whose wait for its first task is known."""
 
-SUMS = (
-    "SELECT status, coalesce(namespace, ''), coalesce(owner, ''), count(*), sum(outputs_verified),"
-    " sum(iif(is_validated, max(outputs_expected - outputs_verified, 0), 0)),"
-    " sum(iif(is_validated, 0, max(outputs_expected - outputs_verified, 0))) FROM job"
-)
+HAS_RUN = "started_ts IS NOT NULL AND ended_ts IS NOT NULL"
+"""The condition for a job whose run time is known."""
+
+PER_SECOND = 100
+"""Sums of seconds are in hundredths, to which records round them: whole numbers stay exact when a job goes again."""
+
+MAX_USED = 2**43
+"""Most hundredths that count of a job, nearly 3,000 years. So the sum of a million jobs fits into 64 bits."""
+
+
+def _used(name: str) -> str:
+    return f"json_extract(usage, '$.{name}_seconds')"
+
+
+def _hundredths(name: str) -> str:
+    return f"CAST(round(min({_used(name)} * {PER_SECOND}, {MAX_USED})) AS INTEGER)"
+
+
+_EXPRESSIONS = {
+    "jobs": "count(*)",
+    "verified": "sum(outputs_verified)",
+    "missing": "sum(iif(is_validated, max(outputs_expected - outputs_verified, 0), 0))",
+    "unchecked": "sum(iif(is_validated, 0, max(outputs_expected - outputs_verified, 0)))",
+    "queued": f"sum({WAS_QUEUED})",
+    "ran": f"sum({HAS_RUN})",
+    "measured": "count(usage)",
+    "cpu_jobs": f"count({_used('cpu')})",
+    "cpu": f"coalesce(sum({_hundredths('cpu')}), 0)",
+    "task_jobs": f"count({_used('task')})",
+    "task": f"coalesce(sum({_hundredths('task')}), 0)",
+    "held_jobs": f"count({_used('held_core')})",
+    "held": f"coalesce(sum({_hundredths('held_core')}), 0)",
+    "held_with_cpu": f"coalesce(sum(iif({_used('cpu')} IS NULL, NULL, {_hundredths('held_core')})), 0)",
+}
+
+COLUMNS = tuple(_EXPRESSIONS)
+"""The sums.
+
+They count jobs, and outputs that exist, that are missing and that were not checked. They count jobs with a known queue
+time, with a known run time, and with usage. Of each time that usage has, they count the jobs that tell it, and add it
+up. The last one is the held time of the jobs that tell their processor time.
+"""
+
+SUMS = f"SELECT status, coalesce(namespace, ''), coalesce(owner, ''), {', '.join(_EXPRESSIONS.values())} FROM job"  # noqa: S608 - constant names
 
 GROUPED = "GROUP BY 1, 2, 3"
 
-_Sums = Counter[tuple[str, str, str, str]]
+CREATE = (
+    "DROP VIEW IF EXISTS job_sums",
+    "DROP TABLE IF EXISTS tally",
+    (
+        "CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL,"
+        f" {', '.join(f'{name} INTEGER NOT NULL' for name in COLUMNS)},"
+        " PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID"
+    ),
+    f"INSERT INTO tally {SUMS} {GROUPED}",
+    (
+        "CREATE VIEW job_sums AS SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally"
+        " WHERE jobs > 0"
+    ),
+)
+"""Creates the sums anew, with their view."""
+
+_Sums = dict[tuple[str, str, str], list[int]]
 
 _ADD_SUMS = (
-    f"INSERT INTO tally (status, namespace, owner, {', '.join(COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constant names
+    f"INSERT INTO tally (status, namespace, owner, {', '.join(COLUMNS)})"  # noqa: S608 - constant names
+    f" VALUES (?, ?, ?{', ?' * len(COLUMNS)})"
     f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in COLUMNS)}"
 )
 
@@ -52,17 +107,16 @@ def track_changes_between(connection: sqlite3.Connection, first: str, last: str)
 @contextlib.contextmanager
 def _track(connection: sqlite3.Connection, parts: Sequence[tuple[str, Sequence[str]]]) -> Iterator[None]:
     """Update the sums by what the block changes in rows that fulfil one of the conditions, each with its values."""
-    changes: _Sums = Counter()
-    changes.subtract(_sums(connection, parts))
+    changes: _Sums = {}
+    _add(changes, connection, parts, -1)
     yield
-    changes.update(_sums(connection, parts))
-    groups = {key[:3] for key in changes if changes[key]}
-    connection.executemany(_ADD_SUMS, [(*group, *(changes[*group, name] for name in COLUMNS)) for group in groups])
+    _add(changes, connection, parts, 1)
+    connection.executemany(_ADD_SUMS, [(*group, *values) for group, values in changes.items() if any(values)])
 
 
-def _sums(connection: sqlite3.Connection, parts: Sequence[tuple[str, Sequence[str]]]) -> _Sums:
-    sums: _Sums = Counter()
+def _add(changes: _Sums, connection: sqlite3.Connection, parts: Sequence[tuple[str, Sequence[str]]], sign: int) -> None:
+    """Add the sums of the rows that fulfil one of the conditions, or subtract them."""
     for condition, values in parts:
         for status, namespace, owner, *found in connection.execute(f"{SUMS} WHERE {condition} {GROUPED}", values):
-            sums.update({(status, namespace, owner, name): value for name, value in zip(COLUMNS, found, strict=True)})
-    return sums
+            known = changes.get((status, namespace, owner), [0] * len(COLUMNS))
+            changes[status, namespace, owner] = [one + sign * more for one, more in zip(known, found, strict=True)]

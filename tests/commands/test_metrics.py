@@ -142,7 +142,7 @@ def test_sums_follow_every_change(cli: Cli, remote: Remote) -> None:
     connection = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
     assert connection is not None
     with closing(connection):
-        kept = connection.execute("SELECT * FROM tally WHERE jobs > 0 ORDER BY 1, 2, 3").fetchall()
+        kept = connection.execute("SELECT * FROM job_sums ORDER BY 1, 2, 3").fetchall()
         summed = connection.execute(
             "SELECT status, coalesce(namespace, ''), coalesce(owner, ''), count(*), sum(outputs_verified),"
             " sum(iif(is_validated, max(outputs_expected - outputs_verified, 0), 0)),"

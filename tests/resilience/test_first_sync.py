@@ -314,7 +314,11 @@ def test_an_older_cache_whose_first_sync_was_killed_is_upgraded(cli: Cli, filled
         [(text,)] = connection.execute("SELECT value FROM meta WHERE name = 'deferred_indexes'")
         older = {name: f"CREATE INDEX {name} ON job (ended_ts)" for name in ("idx_job_ended", "idx_job_usage")}
         deferred = json.loads(text) | older
-        del deferred["idx_job_queue_seconds"], deferred["idx_job_run_seconds"]
+        of_later = ("queue_seconds", "run_seconds", "note", "times", "max_rss", "cancelled_failures")
+        for name in of_later:
+            del deferred[f"idx_job_{name}"]
+        connection.execute("DROP TABLE notified")
+        connection.execute("ALTER TABLE job DROP COLUMN note")
         connection.execute("UPDATE meta SET value = ? WHERE name = 'deferred_indexes'", (json.dumps(deferred),))
         connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm013'")
         connection.execute("PRAGMA user_version = 12")

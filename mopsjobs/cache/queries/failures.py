@@ -27,11 +27,13 @@ BY_RECORD = "record"
 _HAVE_FAILED_TASKS = "json_extract(record, '$.tasks_failed') > 0"
 
 _HAVE_FAILURES = (
-    "status IN ('failed', 'partial')",
-    f"status = 'cancelled' AND {_HAVE_FAILED_TASKS}",
-    f"is_active = 1 AND {_HAVE_FAILED_TASKS}",
+    ("job", "status = 'failed'"),
+    ("job", "status = 'partial'"),
+    ("job INDEXED BY idx_job_cancelled_failures", f"status = 'cancelled' AND {_HAVE_FAILED_TASKS}"),
+    ("job", f"is_active = 1 AND {_HAVE_FAILED_TASKS}"),
 )
-"""Conditions for jobs with failures. A job meets at most one. Each has an index, so most records stay unread."""
+"""Tables and conditions for jobs with failures. A job meets at most one. Each has an index by the last change, so no
+record but those of active jobs is read."""
 
 MAX_GROUPS = 200
 """Groups of a job that are kept, the largest ones."""
@@ -141,17 +143,16 @@ def jobs_with_failures(connection: sqlite3.Connection, job_filter: Filter, limit
         job_filter: which jobs.
         limit: how many ids, 0 for all.
     """
-    rows = [
-        row
-        for condition, values in where_clauses(connection, job_filter)
-        for has_failures in _HAVE_FAILURES
-        for row in connection.execute(
-            f"SELECT changed_ts, job_id FROM job WHERE {has_failures} AND {condition}",  # noqa: S608 - constant names
-            values,
-        )
-    ]
+    total, rows = 0, []
+    for condition, values in where_clauses(connection, job_filter):
+        for table, has_failures in _HAVE_FAILURES:
+            where = f"FROM {table} WHERE {has_failures} AND {condition}"
+            total += connection.execute(f"SELECT count(*) {where}", values).fetchone()[0]
+            # Only the first ones are read: ids of all would be a read of their rows.
+            first = f"SELECT changed_ts, job_id {where} ORDER BY changed_ts DESC, job_id LIMIT {limit or -1:d}"
+            rows += connection.execute(first, values).fetchall()
     rows.sort(key=lambda row: (-row[0], row[1]))
-    return [job_id for _, job_id in rows[: limit or None]], len(rows)
+    return [job_id for _, job_id in rows[: limit or None]], total
 
 
 def keep_failures(connection: sqlite3.Connection, job_id: str, failures: JobFailures, state: str) -> None:

@@ -210,7 +210,7 @@ class Filter:
             # Alone if possible: an OR hides the index of active jobs.
             add("is_active = 1" if has_active and not names else f"({'is_active = 1 OR ' * has_active}{named})", *names)
         if self.until is not None:
-            add("created_ts <= ?", self.until)
+            add("+created_ts <= ?", self.until)  # `+`: most jobs pass, and an index with more columns is better
         if self.name is not None:
             add("(job_id GLOB ? OR name GLOB ?)", self.name, self.name)
         if self.match is not None:
@@ -234,11 +234,14 @@ class Filter:
 
     def _page_conditions(self) -> Iterator[Condition]:
         """Yield the conditions that only pages have."""
-        if self.ended_since is not None:
-            # With an end, the window is a part of the index of ended jobs.
-            yield f"({'is_active = 1 OR ' * (self.ended_until is None)}ended_ts >= ?)", [self.ended_since]
-        if self.ended_until is not None:
-            yield "is_active = 0 AND ended_ts < ?", [self.ended_until]
+        if self.ended_since is not None and self.ended_until is not None:
+            # The index by ends has them side by side.
+            yield "is_active = 0 AND ended_ts >= ? AND ended_ts < ?", [self.ended_since, self.ended_until]
+        elif self.ended_since is not None:
+            # `+`: most jobs may pass, and then the index of another condition, or of the order, is better.
+            yield "(is_active = 1 OR +ended_ts >= ?)", [self.ended_since]
+        elif self.ended_until is not None:
+            yield "is_active = 0 AND +ended_ts < ?", [self.ended_until]
         if self.study is not None:
             condition, *values = _is_one_of("study", self.study)
             yield condition, list(values)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import NamedTuple
 
+from mopsjobs.cache import totals
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.pruning import count_ended
 from mopsjobs.cache.queries.filters import Filter, where_clauses
@@ -131,6 +132,16 @@ class Spread(NamedTuple):
     p90: float | None
 
 
+class Duration(NamedTuple):
+    """A duration of jobs, in seconds: an index has just these."""
+
+    seconds: str
+    condition: str
+    """For the jobs that have it."""
+    total: str
+    """The sum of `totals.COLUMNS` that counts those jobs."""
+
+
 class OwnerCount(NamedTuple):
     """Counts of the jobs of one owner."""
 
@@ -184,11 +195,11 @@ DAYS = 30
 
 SECONDS_PER_DAY = 86_400
 
-QUEUE = ("max(started_ts - created_ts, 0.0)", "started_ts IS NOT NULL AND has_history = 1")
-"""The wait for the first task: seconds, and the condition for jobs that have them. An index has just these."""
+QUEUE = Duration("max(started_ts - created_ts, 0.0)", totals.WAS_QUEUED, "queued")
+"""The wait for the first task."""
 
-RUN = ("max(ended_ts - started_ts, 0.0)", "started_ts IS NOT NULL AND ended_ts IS NOT NULL")
-"""The run time: seconds, and the condition for jobs that have it. An index has just these."""
+RUN = Duration("max(ended_ts - started_ts, 0.0)", totals.HAS_RUN, "ran")
+"""The time from the first task to the end."""
 
 
 def store_counts(connection: sqlite3.Connection, ended_before: float) -> StoreCounts:
@@ -272,18 +283,18 @@ def _count_all_by_day(connection: sqlite3.Connection, _: Filter, begin: float) -
     return counts
 
 
-def spread(connection: sqlite3.Connection, job_filter: Filter, duration: tuple[str, str]) -> Spread:
+def spread(connection: sqlite3.Connection, job_filter: Filter, duration: Duration) -> Spread:
     """Return median and 90th percentile, by the nearest rank, of `QUEUE` or `RUN` over the jobs that pass a filter."""
-    seconds, condition = duration
     if job_filter.is_everything:
-        return _spread_of_all(connection, seconds, condition)
-    sql, values = _select(connection, job_filter, seconds, condition)
+        return _spread_of_all(connection, duration)
+    sql, values = _select(connection, job_filter, duration.seconds, duration.condition)
     return spread_of(chain.from_iterable(connection.execute(sql, values)))
 
 
-def _spread_of_all(connection: sqlite3.Connection, seconds: str, condition: str) -> Spread:
+def _spread_of_all(connection: sqlite3.Connection, duration: Duration) -> Spread:
     """Return the spread of all jobs: an index has their durations in order."""
-    (jobs,) = connection.execute(f"SELECT count(*) FROM job WHERE {condition}").fetchone()  # noqa: S608 - constants
+    seconds, condition, total = duration
+    (jobs,) = connection.execute(f"SELECT coalesce(sum({total}), 0) FROM tally").fetchone()  # noqa: S608 - constants
     if not jobs:
         return Spread(0, None, None)
     ranked = f"SELECT {seconds} FROM job WHERE {condition} ORDER BY {seconds}"  # noqa: S608 - constants
@@ -314,9 +325,12 @@ def usage(connection: sqlite3.Connection, job_filter: Filter, by: str | None = N
         job_filter: which jobs.
         by: `owner`, `day`, or `label:KEY`; None for one sum of all jobs, or for none if no job tells.
     """
+    if by in (None, "owner") and job_filter.is_everything:
+        return _usage_of_all(connection, by)
     label = by.removeprefix(LABEL_GROUP) if by is not None and by.startswith(LABEL_GROUP) else None
     group = "NULL" if by is None or label is not None else USAGE_GROUPS[by]
-    sql, values = _select(connection, job_filter, f"job_id, {group} AS grp, usage", "usage IS NOT NULL")
+    # `+`: the index of peaks has the jobs with usage, but not the columns.
+    sql, values = _select(connection, job_filter, f"job_id, {group} AS grp, usage", "+usage IS NOT NULL")
     if label is not None:
         labels = "(SELECT job_id, value FROM job_label WHERE label = ?)"
         sql = f"SELECT value AS grp, usage FROM ({sql}) LEFT JOIN {labels} USING (job_id)"  # noqa: S608
@@ -326,6 +340,21 @@ def usage(connection: sqlite3.Connection, job_filter: Filter, by: str | None = N
         f"SELECT grp, count(*), {USAGE_SUMS} FROM (SELECT grp, {columns} FROM ({sql}))"  # noqa: S608
         " GROUP BY grp ORDER BY sum(cpu_seconds) DESC, sum(held_core_seconds) DESC, grp",
         values,
+    )
+    return [UsageSum(*row) for row in rows]
+
+
+def _usage_of_all(connection: sqlite3.Connection, by: str | None) -> list[UsageSum]:
+    """Return what all jobs used, also per owner, from the sums. The largest peak of an owner is found in an index."""
+    group = "NULL" if by is None else USAGE_GROUPS[by]
+    seconds = [f"iif(sum({name}_jobs), total({name}) / {totals.PER_SECOND}, NULL)" for name in ("cpu", "task", "held")]
+    peak = "json_extract(usage, '$.max_rss_bytes')"
+    # `+`: as a column of text, it would not be compared with an expression of the index.
+    peaks = f"SELECT max({peak}) FROM job WHERE coalesce(owner, '') = +tally.owner AND usage IS NOT NULL"  # noqa: S608 - constant names
+    rows = connection.execute(
+        f"SELECT {group} AS grp, sum(measured), {', '.join(seconds)},"  # noqa: S608
+        f" min(1.0, total(cpu) / nullif(total(held_with_cpu), 0.0)), max(({peaks}))"
+        f" FROM tally WHERE measured > 0 GROUP BY grp ORDER BY {seconds[0]} DESC, {seconds[2]} DESC, grp"
     )
     return [UsageSum(*row) for row in rows]
 

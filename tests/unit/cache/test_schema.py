@@ -102,6 +102,9 @@ def _downgrade(connection: sqlite3.Connection) -> None:
             "idx_job_queue_seconds",
             "idx_job_run_seconds",
             "idx_job_note",
+            "idx_job_times",
+            "idx_job_max_rss",
+            "idx_job_cancelled_failures",
         ),
     }.items():
         for name in names:

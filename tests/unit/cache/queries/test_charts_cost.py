@@ -123,3 +123,43 @@ def test_recent_jobs_are_those_that_were_there(
         for job in some:
             times = [at for at in (job.created, job.started, job.ended) if at is not None]
             assert times == sorted(times)
+
+
+@given(jobs=JOBS, since=st.none() | st.integers(0, 60), owner=st.none() | st.just("ada"), has_label=st.booleans())
+@settings(max_examples=150)
+def test_charts_are_of_the_jobs_of_their_window(
+    cache: sqlite3.Connection, jobs: list[Used], since: int | None, owner: str | None, has_label: bool
+) -> None:
+    """Active ones, and those that ended since its begin, of the owner and with the label that were asked for."""
+    fill(cache, jobs)
+    chosen = Filter(ended_since=since, owner=owner, labels=(("exp", "a"),) if has_label else ())
+    with charts.charted_jobs(cache, chosen):
+        found = [job_id for (job_id,) in cache.execute("SELECT job_id FROM charted")]
+    assert sorted(found) == sorted(
+        str(number)
+        for number, job in enumerate(jobs)
+        if (since is None or job.ended is None or job.ended >= since)
+        and (owner is None or job.owner == owner)
+        and (not has_label or job.label == "a")
+    )
+
+
+def test_charts_of_a_window_read_its_part_of_an_index(cache: sqlite3.Connection) -> None:
+    """A part for active jobs, and one for ended ones. Neither jobs that ended before nor labels of others are read."""
+    statements: list[str] = []
+    cache.set_trace_callback(statements.append)
+    with charts.charted_jobs(cache, Filter(ended_since=5.0)):
+        charts.by_label(cache, limit=9)
+        cache.set_trace_callback(None)
+        plans = {
+            row[3]
+            for sql in statements
+            if not sql.startswith(("CREATE", "PRAGMA", "DROP"))
+            for row in cache.execute(f"EXPLAIN QUERY PLAN {sql}")
+        }
+    index = "SEARCH main.job USING COVERING INDEX idx_job_times"
+    assert {plan for plan in plans if "job" in plan} == {
+        f"{index} (ended_ts=?)",
+        f"{index} (ended_ts>?)",
+        "SEARCH job_label USING COVERING INDEX idx_job_label_job_id (job_id=?)",
+    }

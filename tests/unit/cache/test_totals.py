@@ -1,0 +1,157 @@
+"""The sums that the cache keeps are those of its rows, whatever was written, removed and pruned."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import timedelta
+from typing import NamedTuple
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from mopsjobs.cache import pruning, rows, totals
+from mopsjobs.cache.database import open_to_write
+from mopsjobs.cache.queries import statistics
+from mopsjobs.cache.queries.filters import Filter
+from mopsjobs.cache.sync.batch import delete_rows
+from mopsjobs.cache.sync_state import transaction
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.store.base import VersionToken
+from mopsjobs.utils.times import record_time
+from support.cli import START, key
+
+IDS = st.sampled_from("abcdef")
+
+SECONDS = st.none() | st.floats(0, 10**6) | st.sampled_from([0, 0.005, 2**53 - 1])
+
+
+class Job(NamedTuple):
+    """A record: its status, the hours after which it began to run and changed, and what its shards used."""
+
+    status: str
+    started: int | None
+    changed: int
+    owner: str | None
+    usage: Mapping[str, Sequence[float | None]]
+
+
+JOBS = st.builds(
+    Job,
+    status=st.sampled_from([*JobStatus, "hibernating"]),
+    started=st.none() | st.integers(0, 20),
+    changed=st.integers(0, 40),
+    owner=st.sampled_from([None, "ada", "grace"]),
+    usage=st.dictionaries(st.sampled_from("012"), st.lists(SECONDS, min_size=4, max_size=4), max_size=2),
+)
+
+STEPS = st.lists(
+    st.dictionaries(IDS, JOBS, min_size=1) | st.frozensets(IDS, min_size=1) | st.integers(0, 40), min_size=1, max_size=8
+)
+"""Jobs to write, ids of jobs to remove, or the hour before which jobs are pruned."""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """Yield a cache, to be emptied by each example."""
+    with closing(open_to_write(str(tmp_path_factory.mktemp("totals") / "cache.db"), "memory://")) as connection:
+        yield connection
+
+
+def to_row(job_id: str, job: Job) -> rows.JobRow:
+    def at(hours: int) -> str:
+        return record_time(START + timedelta(hours=hours))
+
+    steps = [{"status": "pending", "at": at(0), "id": "1"}]
+    if job.started is not None:
+        steps.append({"status": "running", "at": at(job.started), "id": "2"})
+    steps.append({"status": job.status, "at": at(job.changed), "id": "3"})
+    state = JobState(
+        job_id=job_id, status=job.status, created_at=at(0), updated_at=at(job.changed), owner=job.owner,
+        usage=job.usage, transitions=tuple(steps), tasks_total=3,
+    )  # fmt: skip
+    made = rows.to_row(key(job_id), job_id, state.to_json(), VersionToken("1"), 1)
+    assert isinstance(made, rows.JobRow)
+    return made
+
+
+def apply(cache: sqlite3.Connection, step: Mapping[str, Job] | frozenset[str] | int) -> None:
+    if isinstance(step, int):
+        pruning.prune(cache, (START + timedelta(hours=step)).timestamp())
+        return
+    with transaction(cache):
+        if isinstance(step, frozenset):
+            delete_rows(cache, [key(job_id) for job_id in step], 1)
+            return
+        known = {job_id for (job_id,) in cache.execute("SELECT job_id FROM job")}
+        made = [to_row(job_id, job) for job_id, job in step.items()]
+        if known.isdisjoint(step):
+            rows.insert_rows(cache, made)
+        else:
+            rows.write_rows(cache, made)
+
+
+@given(steps=STEPS)
+@settings(max_examples=100, deadline=None)
+def test_kept_sums_are_those_of_the_rows(
+    cache: sqlite3.Connection, steps: list[Mapping[str, Job] | frozenset[str] | int]
+) -> None:
+    """To the last hundredth of a second: after each write, removal and prune, in any order."""
+    for table in ("job", "job_label", "tally", "problem", "pruned"):
+        cache.execute(f"DELETE FROM {table}")
+    for step in steps:
+        apply(cache, step)
+        kept = cache.execute("SELECT * FROM tally WHERE jobs != 0 ORDER BY 1, 2, 3").fetchall()
+        assert kept == cache.execute(f"{totals.SUMS} {totals.GROUPED} ORDER BY 1, 2, 3").fetchall()
+        assert not cache.execute(f"SELECT * FROM tally WHERE jobs = 0 AND ({' OR '.join(totals.COLUMNS)})").fetchall()
+
+
+@given(jobs=st.dictionaries(IDS, JOBS), by=st.sampled_from([None, "owner"]))
+@settings(max_examples=100, deadline=None)
+def test_the_usage_of_all_jobs_is_that_of_a_filter(
+    cache: sqlite3.Connection, jobs: dict[str, Job], by: str | None
+) -> None:
+    """The sums of the cache and the plain query say the same, for numbers that jobs can have; None is not 0."""
+    for table in ("job", "tally"):
+        cache.execute(f"DELETE FROM {table}")
+    some = {
+        job_id: job for job_id, job in jobs.items() if not any(2**53 - 1 in values for values in job.usage.values())
+    }
+    with transaction(cache):
+        rows.write_rows(cache, [to_row(job_id, job) for job_id, job in some.items()])
+    everyone = Filter(until=(START + timedelta(days=9)).timestamp())
+    assert not everyone.is_everything
+    kept, added = (statistics.usage(cache, chosen, by) for chosen in (Filter(), everyone))
+    assert [pytest.approx(one._asdict()) for one in kept] == [one._asdict() for one in added]
+
+
+def test_a_number_that_no_job_can_use_does_not_spoil_the_sums(cache: sqlite3.Connection) -> None:
+    """It counts as the most that counts of a job, so that no sum overflows, and is gone with its job."""
+    for table in ("job", "tally"):
+        cache.execute(f"DELETE FROM {table}")
+    small = Job("succeeded", 1, 2, None, {"0": [1.25, 2.5, 2.5, 100]})
+    huge = Job("succeeded", 1, 2, None, {"0": [2**53 - 1] * 4})
+    with transaction(cache):
+        rows.write_rows(cache, [to_row("small", small), *(to_row(f"huge-{number}", huge) for number in range(40))])
+    [found] = statistics.usage(cache, Filter())
+    assert found.cpu_seconds == pytest.approx(40 * totals.MAX_USED / totals.PER_SECOND)
+    with transaction(cache):
+        delete_rows(cache, [key(f"huge-{number}") for number in range(40)], 1)
+    assert statistics.usage(cache, Filter()) == [statistics.UsageSum(None, 1, 1.25, 2.5, 2.5, 0.5, 100)]
+
+
+def test_figures_of_usage_read_no_rows(cache: sqlite3.Connection) -> None:
+    """The sums have a row per status, namespace and owner; the largest peak is found at the end of its index."""
+    with transaction(cache):
+        rows.write_rows(cache, [to_row("a", Job("succeeded", 1, 2, None, {"0": [1, 2, 3, 4]}))])
+    statements: list[str] = []
+    cache.set_trace_callback(statements.append)
+    for by in (None, "owner"):
+        statistics.usage(cache, Filter(), by)
+    cache.set_trace_callback(None)
+    plans = [row[3] for sql in statements for row in cache.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    assert plans
+    assert all("idx_job_max_rss (<expr>=?" in plan for plan in plans if " job " in plan), plans
