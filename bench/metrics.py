@@ -1,4 +1,4 @@
-"""Scrapes and summaries of a cache of a hundred times as many jobs, against those of a small one."""
+"""Scrapes, summaries and charts of a cache of a hundred times as many jobs, against those of a small one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import statistics
+import time
 from pathlib import Path
 
-from bench import registry_data
+from bench import registry_data, serving
 from bench.listing import FLOOR, REGISTRY, TIMES_AS_MANY
 from bench.machine import Setup, interpreter
 from bench.measure import Case, in_turn, progress
@@ -18,8 +20,12 @@ SCRAPE_SECONDS = 1.0
 """The goal for a whole `mops-jobs metrics`, whatever the cache holds."""
 
 
+LARGE_RATIO = 2.0
+"""The time over the large cache, as a multiple of that over the small one."""
+
+
 def run(setup: Setup) -> list[Line]:
-    """Measure `metrics` and `summary` over both caches."""
+    """Measure `metrics`, `summary` and the page of charts over both caches."""
     small, large = setup.directory / "metrics.db", setup.directory / "metrics-large.db"
     progress(f"filling caches with {setup.jobs:,} and {setup.jobs * TIMES_AS_MANY:,} jobs")
     registry_data.fill_cache(small, REGISTRY, setup.jobs)
@@ -37,7 +43,41 @@ def run(setup: Setup) -> list[Line]:
             goal = at_most(SCRAPE_SECONDS, case.seconds, " s") if what == "metrics" else None
             name = f"{what}, {count:,} cached"
             lines.append(Line(name, f"{case.seconds * 1000:.0f} ms", "the floor", *case.ratios_to(floor), goal))
-    return lines
+        few, many = cases.values()
+        lines.append(_growth(what, counts, many.ratios_to(few)))
+    return [*lines, *_charts(setup, counts)]
+
+
+def _growth(what: str, counts: dict[int, Path], ratios: tuple[float, float]) -> Line:
+    few, many = counts
+    goal = at_most(LARGE_RATIO, ratios[0], " x")
+    return Line(f"{what}, {many:,} against {few:,} cached", "", "the same", *ratios, goal)
+
+
+def _charts(setup: Setup, counts: dict[int, Path]) -> list[Line]:
+    """Measure the page of charts of a server that runs already, over the same 30 days in both caches."""
+    progress(f"the page of charts, {setup.runs} rounds")
+    with contextlib.ExitStack() as stack:
+        servers = {count: stack.enter_context(serving.serving(setup, str(cache))) for count, cache in counts.items()}
+        lines = {count: stack.enter_context(contextlib.closing(one.connect())) for count, one in servers.items()}
+        seconds: dict[int, list[float]] = {count: [] for count in counts}
+        cpu_seconds: dict[int, list[float]] = {count: [] for count in counts}
+        for number in range(setup.runs + 1):  # the first round warms up
+            for count, server in servers.items():
+                before, begun = server.cpu_seconds, time.perf_counter()
+                serving.get(lines[count], "/charts?" + "&".join(["owner="] * (number + 1)))  # none was made before
+                if number:
+                    seconds[count].append(time.perf_counter() - begun)
+                    cpu_seconds[count].append(server.cpu_seconds - before)
+    few, many = counts
+    ratios = [statistics.median(found[many]) / statistics.median(found[few]) for found in (seconds, cpu_seconds)]
+    return [
+        *(
+            Line(f"charts, {count:,} cached", f"{statistics.median(times) * 1000:.0f} ms", "", None)
+            for count, times in seconds.items()
+        ),
+        _growth("charts", counts, (ratios[0], ratios[1])),
+    ]
 
 
 def _scrape(setup: Setup, cache: Path, count: int) -> Case:

@@ -1,8 +1,8 @@
 """Made-up jobs: the same ones for the same number, and as real ones are in what costs time.
 
 About one in a hundred is active, created within two days; the others ended some time in the last 30 days. A record of
-mops-jobs has its history, an owner and labels. A record of another program is indented JSON of some 670 bytes, without
-them.
+mops-jobs has its history, an owner and labels, and every second one what the job used. A record of another program is
+indented JSON of some 670 bytes, without them.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ WAYS = (
 WEIGHTS = (80, 5, 12, 3)
 ACTIVE_WAYS = (WAYS[0][:1], WAYS[0][:3], WAYS[0][:4], WAYS[0][:5])
 ACTIVE_SHARE = 0.01
+MEASURED_SHARE = 0.5
+"""Of the jobs that ran: these tell what they used."""
 
 _THEIRS = FIELDS[: FIELDS.index("write_id")]
 
@@ -61,6 +63,8 @@ def states(count: int, now: datetime) -> Iterator[JobState]:
             at += timedelta(seconds=draw.uniform(1, 1200))
         total = draw.choice((1, 20, 500, 2000))
         failed = way[-1] == "failed"
+        cpu = round(draw.uniform(1, 900) * total, 2)
+        is_measured = "running" in way and draw.random() < MEASURED_SHARE
         yield JobState(
             job_id=job_id,
             status=way[-1],
@@ -81,6 +85,9 @@ def states(count: int, now: datetime) -> Iterator[JobState]:
             owner=draw.choice(OWNERS),
             labels={"exp": str(draw.randrange(50)), "team": "epi"},
             engine="kubernetes",
+            usage={"0": [cpu, round(cpu * 1.1, 2), round(cpu * 1.4, 2), draw.randrange(10**8, 10**10)]}
+            if is_measured
+            else {},
         )
 
 

@@ -118,7 +118,7 @@ def run(setup: Setup) -> list[Line]:
     ]
 
 
-def _get(line: http.client.HTTPConnection, path: str) -> None:
+def get(line: http.client.HTTPConnection, path: str) -> None:
     """Ask for a page, over a line that stays, as a browser's does."""
     line.request("GET", path)
     response = line.getresponse()
@@ -149,7 +149,7 @@ def _first_page(server: Server, cache: str) -> tuple[list[float], list[float]]:
     with contextlib.closing(sqlite3.connect(cache)) as connection, contextlib.closing(server.connect()) as line:
         for number in range(ROUNDS + 2):
             begun = time.perf_counter()
-            _get(line, "/jobs?" + "&".join(["owner="] * (number + 1)))
+            get(line, "/jobs?" + "&".join(["owner="] * (number + 1)))
             between = time.perf_counter()
             for statement in statements:
                 connection.execute(statement).fetchall()
@@ -167,7 +167,7 @@ def _search(server: Server) -> list[float]:
             others = "&".join(["owner="] * (number + 1))  # no page is one that was made before
             for word, times in seconds.items():
                 begun = time.perf_counter()
-                _get(line, f"/jobs?q={word}&{others}")
+                get(line, f"/jobs?q={word}&{others}")
                 times.append(time.perf_counter() - begun)
     return [statistics.median(times) for times in seconds.values()]
 
