@@ -44,7 +44,7 @@ class RunnerOptions(TypedDict, total=False):
     """The options of a runner: the flags of `submit` and `resume`, with their defaults."""
 
     workers: int
-    """Worker processes per shard."""
+    """Worker processes per shard, at most."""
     python: str
     """The model's interpreter."""
     task_timeout: Duration

@@ -15,6 +15,7 @@ from mopsjobs.app.project_file import PROJECT_FILE, cache_below, check_registry,
 from mopsjobs.errors import ConfigError, UsageError
 from mopsjobs.store.urls import DEFAULT_CONTAINER, check_url, default_url, identity, is_local
 from mopsjobs.utils import user_dirs
+from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
 TYPE_CHECKING = False
@@ -49,7 +50,10 @@ class Setting:
 class Settings:
     """All settings of one run. Nothing changes them after `load`."""
 
-    __slots__ = ("cache", "color", "files", "ignored", "registry", "registry_id", "rules", "stale_after", "trusted")
+    __slots__ = (
+        "cache", "color", "files", "ignored", "max_local_workers", "registry", "registry_id", "rules", "stale_after",
+        "trusted",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Settings:
         self.cache = values["cache"]
         self.color = values["color"]
         self.stale_after = values["stale_after"]
+        self.max_local_workers = values["max_local_workers"]
         self.registry_id = registry_id
         """Identifies the registry; see `mopsjobs.store.urls.identity`."""
         self.files = files
@@ -86,6 +91,13 @@ class Settings:
         """Return True if the registry is on this machine."""
         return is_local(self.registry.value)
 
+    @property
+    def local_workers(self) -> int:
+        """Return how many workers all jobs together may have on this machine."""
+        from mopsjobs.utils.cores import usable_cores
+
+        return _parse_workers(self.max_local_workers.value) or usable_cores()
+
     def by_name(self) -> dict[str, Setting]:
         """Return the settings by name."""
         own = {TRUSTED: " ".join(self.trusted)} if self.trusted else {}
@@ -101,11 +113,22 @@ NOTIFY = "notify"
 _ONLY_OF_USER = (TRUSTED, NOTIFY)
 """Keys that only the user's file may have. A project file may come from elsewhere, like a record."""
 
+MAX_LOCAL_WORKERS = "max_local_workers"
+
+NUMBERS = (MAX_LOCAL_WORKERS,)
+"""Settings that may be a number in a file."""
+
+ONE_PER_CORE = "cores"
+"""The default of `max_local_workers`."""
+
+MAX_WORKERS = 100_000
+
 _ENV = {
     "registry": "MOPS_JOBS_REGISTRY",
     "cache": "MOPS_JOBS_CACHE",
     "color": "MOPS_JOBS_COLOR",
     "stale_after": "MOPS_JOBS_STALE_AFTER",
+    MAX_LOCAL_WORKERS: "MOPS_JOBS_MAX_LOCAL_WORKERS",
 }
 
 
@@ -160,6 +183,7 @@ def load(
         found["registry"] = Setting(_default_registry(env), "default")
     found.setdefault("color", Setting("auto", "default"))
     found.setdefault("stale_after", Setting(DEFAULT_STALE_AFTER, "default"))
+    found.setdefault(MAX_LOCAL_WORKERS, Setting(ONE_PER_CORE, "default"))
     _check(found)
     registry_id = identity(found["registry"].value, env)
     if "cache" not in found:
@@ -180,11 +204,14 @@ def _check_project_value(path: str, name: str, value: str) -> str:
 
 
 def _check(found: Mapping[str, Setting]) -> None:
+    bad = "stale_after"
     try:
         check_url(found["registry"].value)
         parse_duration(found["stale_after"].value)
+        bad = MAX_LOCAL_WORKERS
+        _parse_workers(found[bad].value)
     except UsageError as error:
-        bad = "registry" if isinstance(error, ConfigError) else "stale_after"
+        bad = "registry" if isinstance(error, ConfigError) else bad
         message = f"{error.message.rstrip('.')} ({bad}, from {found[bad].origin})."
         raise ConfigError(message, hint=error.hint) from None
     cache = found.get("cache")
@@ -197,6 +224,20 @@ def _check(found: Mapping[str, Setting]) -> None:
         )
 
 
+def _parse_workers(text: str) -> int | None:
+    """Return how many workers jobs may have on this machine; None for one per core.
+
+    Raises:
+        UsageError: if it is neither a number nor the word for one per core.
+    """
+    number = parse_whole_number(text, 1, MAX_WORKERS)
+    if number is None and text != ONE_PER_CORE:
+        raise UsageError(
+            f"invalid number of workers '{text}': expected a whole number from 1 to {MAX_WORKERS:,}, or {ONE_PER_CORE}."
+        )
+    return number
+
+
 def _read(path: str) -> dict[str, Any]:
     import tomllib
 
@@ -206,6 +247,7 @@ def _read(path: str) -> dict[str, Any]:
         if len(text) > MAX_FILE_BYTES:
             raise ConfigError(f"The configuration file {path} has more than {MAX_FILE_BYTES:,} bytes.")
         document = tomllib.loads(text.decode())
+        document |= {name: str(value) for name, value in document.items() if name in NUMBERS and type(value) is int}
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration file {path}: {error.strerror}.") from None
     except RecursionError:

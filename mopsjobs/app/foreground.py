@@ -8,8 +8,9 @@ from collections.abc import Callable
 from mopsjobs.app.app import App
 from mopsjobs.console.progress_line import ProgressLine
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.local import disk_errors, shard_lock
+from mopsjobs.engines.local import cores_directory, disk_errors, shard_lock
 from mopsjobs.errors import NoManifestError, OptionError, full_id_hint
+from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
 from mopsjobs.utils.files import make_directory
@@ -36,6 +37,8 @@ def run_here(shard: Shard, app: App) -> ShardResult:
     """
     if shard.workers is not None and shard.scheduler is not None:
         raise OptionError("workers has no effect with a scheduler: the cluster has its own.", "workers")
+    if shard.scheduler is None and not shard.wait_for_manifest:  # a pod has its cores for itself
+        shard = shard._replace(cores=SharedCores(cores_directory(app.env), app.settings.local_workers))
     app.registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
     directory = JobDir.for_job(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
@@ -66,7 +69,7 @@ def show_progress_on(line: ProgressLine) -> Callable[[TaskProgress], None]:
     """Return the function that shows the progress of a shard."""
 
     def on_progress(progress: TaskProgress) -> None:
-        note = "" if progress.has_begun else "starting workers"
+        note = "waiting for a core" if progress.is_waiting else "" if progress.has_begun else "starting workers"
         line.show(progress.done, progress.total, note=note, left=progress.left)
 
     return on_progress

@@ -47,7 +47,7 @@ def add_runner_flags(parser: argparse.ArgumentParser, default: str | None = None
         "--workers",
         metavar="N",
         type=positive_number,
-        help=f"worker processes per shard (default: {default or 'one per core'})",
+        help=f"worker processes per shard, at most (default: {default or 'one per core'})",
     )
     environment = "that of the active environment, or of the workers"
     parser.add_argument(

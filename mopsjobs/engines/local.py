@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
+from mopsjobs.utils import user_dirs
 from mopsjobs.utils.files import make_directory, private_opener, replace_file
 from mopsjobs.utils.times import from_timestamp, parse_time
 
@@ -169,6 +171,15 @@ def _arguments(launch: Launch) -> list[str]:
 def _read_runner(directory: JobDir) -> dict[str, Any]:
     runner: dict[str, Any] = json.loads(directory.runner.read_text())
     return runner
+
+
+def cores_directory(env: Mapping[str, str]) -> Path:
+    """Return the directory by which the jobs of this user share the cores of this machine; see `SharedCores`.
+
+    Machines may share a home directory, so each has its own.
+    """
+    machine = re.sub(r"[^A-Za-z0-9.-]+", "-", _machine()).strip("-")
+    return Path(user_dirs.state_directory(env)) / "cores" / machine
 
 
 def _machine() -> str:

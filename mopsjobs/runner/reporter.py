@@ -18,9 +18,11 @@ from datetime import datetime
 from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.notes import WAITS_FOR
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
+from mopsjobs.utils.times import record_time, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,9 @@ READ_SECONDS = 3.0
 
 MAX_PAUSE = 30.0
 """Seconds between two attempts while the registry does not answer, at most."""
+
+
+CORES_TEXT = "a core: other jobs use all that jobs may use on this machine"
 
 
 class Counts:
@@ -97,10 +102,12 @@ class Reporter:
         """Set when tasks run: each report then has usage and forecast, too."""
         self._lock = threading.Lock()
         """Held for each request: else older counts or an older record might replace newer ones."""
-        self._written: tuple[int, int] | None = None
-        """The counts of the last report."""
+        self._written: object = None
+        """The counts of the last report, and what the tasks waited for."""
         self._is_away = False
         """Whether the registry did not answer the last time."""
+        self.waits_for: str | None = None
+        """What the tasks wait for. Meanwhile the record gets that, and the job does not become `running`."""
         self._used_before: ShardUsage | None = None
         """What earlier runs of the shard used; None until the record was read."""
         self._stop = threading.Event()
@@ -151,7 +158,7 @@ class Reporter:
             now = self._clock()
             pause = PROGRESS_SECONDS
             try:
-                if self._counts.snapshot() != self._written or now - written_at >= HEARTBEAT_SECONDS:
+                if (self._counts.snapshot(), self.waits_for) != self._written or now - written_at >= HEARTBEAT_SECONDS:
                     self._write(is_done=False)
                     written_at = now
                 elif now - read_at >= READ_SECONDS:
@@ -171,8 +178,9 @@ class Reporter:
     def _write(self, *, is_done: bool) -> JobState | None:
         with self._lock:
             counted = self._counts.snapshot()
+            written = (counted, self.waits_for)
             state = self._send(counted, is_done=is_done)
-            self._written = counted
+            self._written = written
             return state
 
     def _send(self, counted: tuple[int, int], *, is_done: bool) -> JobState | None:
@@ -182,6 +190,10 @@ class Reporter:
         # After an outage, the record still gets the time at which the job began to run.
         registry = self._registry if started_at is None else self._registry.backdated_to(started_at)
         send = functools.partial(registry.report_shard, self._job_id, self._shard, self._shards, report)
+        if self.waits_for is not None and not is_done:
+            send = functools.partial(self._report_wait, None if self._stop.is_set() else self.waits_for)
+        elif self.state is not None and self.state.metadata.get(WAITS_FOR) is not None and not self.state.is_terminal:
+            self._set_state(self._registry.update_fields(self._job_id, metadata={WAITS_FOR: None}))
         try:
             state = send()
         except JobNotFoundError:
@@ -192,6 +204,11 @@ class Reporter:
             return self.state
         self._set_state(state)
         return state
+
+    def _report_wait(self, waits_for: str | None) -> JobState:
+        """Write what the job waits for, as a sign of life; None if its runner stops."""
+        at = record_time(utc_now())
+        return self._registry.update_fields(self._job_id, heartbeat_at=at, metadata={WAITS_FOR: waits_for})
 
     def _measure(self) -> tuple[ShardUsage | None, ShardForecast | None]:
         """Return usage and forecast for a report. The first one has no usage, as it reads that of earlier runs."""

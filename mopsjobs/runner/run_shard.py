@@ -34,7 +34,7 @@ from mopsjobs.runner.fail_early import FailEarly
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
 from mopsjobs.runner.pools.base import Pool, TaskLimits
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
-from mopsjobs.runner.reporter import Counts, Reporter
+from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler, error_fields
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
@@ -275,9 +275,8 @@ class _Run:
         if first is not None and not early.wait(self._on_log):
             return False
         pool = None if first is None else self._open_pool(events, notes)
-        self._counts.started_at = shard_started_at(
-            self._directory, self._shard.number, None if first is None else utc_now()
-        )
+        begun = None if first is None or self._shard.cores is not None else utc_now()  # it may wait for a core first
+        self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
         if first is None or pool is None:
             return True
         total = self._count_tasks()
@@ -286,8 +285,9 @@ class _Run:
 
         def show_progress() -> None:
             meter.update()
+            self._note_wait(pool, reporter, events)
             done = sum(self._counts.snapshot())
-            on_progress(TaskProgress(done, total, has_begun=pool.is_ready, left=meter.left))
+            on_progress(TaskProgress(done, total, pool.is_ready, pool.is_waiting, meter.left))
 
         try:
             admitted = early.admit(itertools.chain([first], tasks), self._todo, pool)
@@ -310,6 +310,13 @@ class _Run:
             return False
         return True
 
+    def _note_wait(self, pool: Pool, reporter: Reporter, events: EventLog) -> None:
+        if pool.is_waiting and reporter.waits_for is None:
+            events.emit(RUNNER, text=f"The job waits for {CORES_TEXT}.")
+        reporter.waits_for = CORES_TEXT if pool.is_waiting else None
+        if self._counts.started_at is None and not pool.is_waiting:
+            self._counts.started_at = shard_started_at(self._directory, self._shard.number, utc_now())
+
     def _open_pool(self, events: EventLog, notes: EnvironmentNotes) -> Pool:
         shard = self._shard
 
@@ -323,6 +330,7 @@ class _Run:
             python=shard.python,
             limits=TaskLimits(shard.task_timeout, shard.task_memory, shard.policy),
             scheduler=shard.scheduler,
+            cores=shard.cores,
             spool=self._directory.spool(shard.number),
             shard=shard.number,
         )

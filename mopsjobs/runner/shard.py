@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.utils.forecast import Forecast
 
 DEFAULT_OUTAGE_SECONDS = 3600.0
@@ -20,7 +21,7 @@ class Shard(NamedTuple):
     shards: int = 1
     """How many shards the job has."""
     workers: int | None = None
-    """Worker processes; None: one per core."""
+    """Worker processes, at most; None: one per core."""
     python: str | None = None
     """The model's interpreter; None: the active environment's."""
     task_timeout: float | None = None
@@ -41,6 +42,8 @@ class Shard(NamedTuple):
     """The limit of failed tasks of the job, like `10` or `10%`; None: no limit."""
     echo: bool = False
     """Whether lines of the model also go to `on_log`, not only into events: a cluster's logs then have them."""
+    cores: SharedCores | None = None
+    """The cores of this machine that its jobs share, a worker each; None: no other job matters."""
 
 
 class TaskProgress(NamedTuple):
@@ -52,6 +55,8 @@ class TaskProgress(NamedTuple):
     """All tasks of the shard."""
     has_begun: bool
     """Whether a task was begun: before, workers start and load the model."""
+    is_waiting: bool = False
+    """Whether no task runs, since other jobs use all cores of this machine."""
     left: Forecast | None = None
     """The range of the time left; None while too few tasks have finished."""
 

@@ -112,7 +112,7 @@ class TaskMeter:
     def update(self) -> None:
         """Note the time that has passed; and make a forecast, if one is due. Call it at least every half second."""
         now = self._clock()
-        self._held += (now - self._held_at) * self._workers
+        self._held += 0.0 if self._pool.is_waiting else (now - self._held_at) * self._workers
         self._held_at = now
         if now >= self._due_at and self._pool.is_ready:
             self._make_forecast(now)

@@ -19,6 +19,7 @@ def test_config_show_says_where_each_setting_came_from(cli: Cli) -> None:
         "cache": {"value": f"{home}/here.db", "origin": "flag --cache"},
         "color": {"value": "never", "origin": f"file {home}/.config/mops-jobs/config.toml"},
         "stale_after": {"value": "1h", "origin": f"file {home}/.mops-jobs.toml"},
+        "max_local_workers": {"value": "cores", "origin": "default"},
     }
     table = cli.ok("config", "show", MOPS_JOBS_STALE_AFTER="3h").lines
     assert table[0].split() == ["SETTING", "VALUE", "FROM"]

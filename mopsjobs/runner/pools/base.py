@@ -74,6 +74,8 @@ class Pool(Protocol):
     """How many tasks run at once; None if the pool does not know."""
     is_ready: bool
     """Whether a worker has loaded the model, so that tasks run."""
+    is_waiting: bool
+    """Whether no task runs, since other jobs use all cores of this machine."""
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; yield a result per attempt, in any order, and None at least every `wake_seconds`.

@@ -50,6 +50,7 @@ class DaskProcess:
         """
         self.workers: int | None = None  # they come and go, and only the scheduler knows them
         self.is_ready = False
+        self.is_waiting = False  # a cluster has its own line
         self._env = env
         self._on_log = on_log or (lambda _task, _line: None)
         self.on_environment: Callable[[object], None] = lambda _answer: None

@@ -43,6 +43,7 @@ from mopsjobs.runner.pools.base import (
     task_message,
 )
 from mopsjobs.runner.pools.memory_guard import MemoryGuard, Watch
+from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue, most_doublings
 from mopsjobs.runner.pools.worker_process import WorkerProcess
 from mopsjobs.studies.study import Task
@@ -68,6 +69,7 @@ class WorkerPool:
         size: int,
         *,
         limits: TaskLimits = NO_LIMITS,
+        cores: SharedCores | None = None,
         on_log: OnLog | None = None,
         env: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -77,8 +79,9 @@ class WorkerPool:
         Args:
             command: how to start a worker.
             setup: the first line of its input; see engines/worker.py.
-            size: how many workers run at once.
+            size: how many workers run at once, at most.
             limits: limits of each attempt. The memory of a task is doubled up to that of this machine.
+            cores: the cores that other jobs need too. Workers then come and go; None: no other job matters.
             on_log: called with the task's number, or None, and each line of the model that is kept; see `LogLines`.
             env: the workers' environment; None: that of this process.
             clock: a monotonic clock in seconds.
@@ -86,8 +89,9 @@ class WorkerPool:
         self._command = command
         self._setup = json.dumps(setup).encode() + b"\n"
         self._size = size
+        self._cores = cores
         self.workers: int | None = size
-        self.is_ready = False
+        self.is_ready = self.is_waiting = False
         self._timeout, self._memory, self._policy = limits
         self._guard = MemoryGuard(measurement)
         self._depth = TASKS_PER_WORKER if limits.memory is None else 1
@@ -111,8 +115,9 @@ class WorkerPool:
         try:
             while True:
                 self._hand_out()
+                self.is_waiting = self._cores is not None and self._cores.let_go(self._workers)
                 pause = self._queue.seconds_to_next()
-                if pause is None and not any(worker.tasks for worker in self._workers):
+                if pause is None and not self.is_waiting and not any(worker.tasks for worker in self._workers):
                     return
                 yield None
                 for key, events in self._selector.select(wake_seconds if pause is None else min(pause, wake_seconds)):
@@ -147,6 +152,9 @@ class WorkerPool:
             worker.process.wait()
             worker.stdout.close()
             worker.stderr.close()
+            worker.give_back_core()
+        if self._cores is not None:
+            self._cores.leave_line()
         self._selector.close()
 
     # --- tasks to workers ------------------------------------------------------------------------------------
@@ -158,22 +166,26 @@ class WorkerPool:
         # One task for each worker first, then the second: no worker idles while another has two.
         for depth in range(1, self._depth + 1):
             for worker in list(self._workers):
-                if len(worker.tasks) < depth and not self._assign(worker):
+                if len(worker.tasks) < depth and not worker.is_leaving and not self._assign(worker):
                     return
+            core = None
             while depth == 1 and len(self._workers) < self._size:
                 task = self._queue.next()
                 if task is None:
                     return
                 self._queue.put_back(task)
-                self._assign(self._start())
+                if self._cores is not None and (core := self._cores.take(is_first=not self._workers)) is None:
+                    break
+                self._assign(self._start(core))
 
     def _assign(self, worker: WorkerProcess) -> bool:
         assignment = self._queue.next()
         if assignment is None:
             return False
         if assignment.is_alone and worker.has_run:
+            core, worker.core = worker.core, None  # for the next worker
             self._remove(worker)
-            worker = self._start()
+            worker = self._start(core)
         if not worker.tasks:
             worker.begin_task(self._clock())
         worker.tasks.append(assignment)
@@ -194,12 +206,13 @@ class WorkerPool:
             self._guard.end(watch)
         return watch if watch is not None and watch.is_over else None
 
-    def _start(self) -> WorkerProcess:
+    def _start(self, core: int | None) -> WorkerProcess:
         try:
-            worker = WorkerProcess(self._command, self._setup, self._env, self._on_log)
+            worker = WorkerProcess(self._command, self._setup, self._env, self._on_log, core)
         except OSError as error:
             raise not_started_error(self._command[0], error) from None
         self._workers.append(worker)
+        self.workers = len(self._workers)
         self._selector.register(worker.stdout, selectors.EVENT_READ, (worker, "answers"))
         self._selector.register(worker.stderr, selectors.EVENT_READ, (worker, "logs"))
         self._write(worker)
@@ -294,9 +307,10 @@ class WorkerPool:
     def _remove(self, worker: WorkerProcess) -> int:
         """Kill a worker and the processes that it started, and read what it printed last. Return its exit code."""
         for stream in (worker.stdin, worker.stdout, worker.stderr):
-            if stream in self._selector.get_map():
+            if not stream.closed and stream in self._selector.get_map():
                 self._selector.unregister(stream)
         self._workers.remove(worker)
+        self.workers = max(1, len(self._workers))
         self._end_watch(worker)
         worker.signal(signal.SIGKILL)
         worker.has_ended(wait=True)
@@ -306,6 +320,7 @@ class WorkerPool:
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             with contextlib.suppress(OSError):
                 stream.close()
+        worker.give_back_core()
         return int(worker.process.returncode)
 
     def _bury(self, worker: WorkerProcess) -> Iterator[TaskResult]:

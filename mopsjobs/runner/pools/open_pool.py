@@ -15,6 +15,7 @@ from mopsjobs.engines.worker_script import write_worker
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.pools.base import OnLog, Pool, TaskLimits
 from mopsjobs.runner.pools.local import WorkerPool
+from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.manifest import Manifest
@@ -29,6 +30,7 @@ class PoolOptions(NamedTuple):
     python: str | None
     limits: TaskLimits
     scheduler: str | None
+    cores: SharedCores | None
     spool: Path
     """A directory of the shard's own, for the worker's script and large outputs. It is emptied first."""
     shard: int
@@ -82,7 +84,10 @@ def open_pool(
     shutil.rmtree(options.spool, ignore_errors=True)
     make_directory(options.spool)
     cores = usable_cores()
-    workers = options.workers or cores
+    limit = cores if options.cores is None else options.cores.limit
+    workers = options.workers or limit
+    if options.cores is not None:
+        workers = min(workers, limit)
     env = model_environment(os.environ)
     python = options.python or active_python(os.environ) or sys.executable
     notes.describe(lambda: describe_interpreter(python, env))
@@ -91,6 +96,7 @@ def open_pool(
         {"root": str(root), "entrypoint": entrypoint, "spool": str(options.spool), "outputs": outputs},
         workers,
         limits=options.limits,
+        cores=options.cores,
         on_log=on_log,
         env={**env, **thread_limits(env, cores // workers), **job_env},
     )

@@ -14,6 +14,7 @@ from mopsjobs.runner.pools.base import OnLog
 from mopsjobs.runner.pools.log_lines import LogLines
 from mopsjobs.runner.pools.memory_guard import Watch
 from mopsjobs.runner.pools.process_usage import ProcessUsage
+from mopsjobs.runner.pools.shared_cores import release
 from mopsjobs.runner.pools.task_queue import Assignment
 from mopsjobs.utils.measurement import peak_rss
 
@@ -25,7 +26,9 @@ class WorkerProcess:
     Ctrl-C does not reach it. If the runner is killed, the worker ends at the end of its input; see engines/worker.py.
     """
 
-    def __init__(self, command: list[str], setup: bytes, env: Mapping[str, str], on_log: OnLog) -> None:
+    def __init__(
+        self, command: list[str], setup: bytes, env: Mapping[str, str], on_log: OnLog, core: int | None = None
+    ) -> None:
         """Start the process.
 
         Args:
@@ -33,6 +36,7 @@ class WorkerProcess:
             setup: the first line of its input.
             env: its environment.
             on_log: called with its lines; see `LogLines`.
+            core: the locked file of the core that it runs on; see `SharedCores`. It holds the lock while it lives.
 
         Raises:
             OSError: if the system does not start it.
@@ -45,7 +49,9 @@ class WorkerProcess:
             env=dict(env),
             bufsize=0,
             start_new_session=True,
+            pass_fds=() if core is None else (core,),
         )
+        self.core = core
         assert self.process.stdin is not None  # noqa: S101 - a pipe, as the other two
         assert self.process.stdout is not None  # noqa: S101
         assert self.process.stderr is not None  # noqa: S101
@@ -65,6 +71,8 @@ class WorkerProcess:
         """Whether a task has ended in it."""
         self.watch: Watch | None = None
         """The watch over the memory of the first of its tasks."""
+        self.is_leaving = False
+        """Whether it takes no further task: there is none for it, or another job needs its core."""
         self.is_blocked = False
         """Whether the pipe to it is full, and more is to be written."""
         self.usage = ProcessUsage()
@@ -73,6 +81,12 @@ class WorkerProcess:
         """Send a signal to the process group, also if the worker itself is dead."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left; macOS: only zombies
             os.killpg(self.process.pid, number)
+
+    def give_back_core(self) -> None:
+        """Free its core, once the process has ended."""
+        if self.core is not None:
+            release(self.core)
+            self.core = None
 
     def begin_task(self, now: float) -> None:
         """Note that the first of its tasks begins.

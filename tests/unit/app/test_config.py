@@ -19,6 +19,7 @@ VALUES = {
     "cache": ["/cache/flag.db", "/cache/env.db", "PROJECT/project.db", "/cache/user.db"],
     "color": ["always", "never", "auto", "always"],
     "stale_after": ["1m", "2m", "3m", "4m"],
+    "max_local_workers": ["1", "2", "3", "cores"],
 }
 
 
@@ -167,6 +168,8 @@ def test_a_tilde_is_the_home_directory(home: Home) -> None:
         ('color = "pink"', "invalid color mode 'pink': expected one of auto, always, never"),
         ('stale_after = "soon"', "invalid duration 'soon'"),
         ('stale_after = "200000d"', "expected at most a century"),
+        ("max_local_workers = 0", "invalid number of workers '0'"),
+        ("max_local_workers = true", "invalid max_local_workers in the configuration file"),
         ('registry = "nowhere"', "invalid registry URL 'nowhere'"),
         ('registry = "sqlite:"', "expected a file"),
     ],

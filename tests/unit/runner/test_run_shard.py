@@ -61,7 +61,7 @@ def test_progress_begins_when_the_workers_are_ready(
     line.create_if_absent(output_key("job", next(iter(study(sets_of(9)).tasks())), "result.json"), b"theirs")
     seen: list[TaskProgress] = []
     work(line, registry, tmp_path / "job", shards=2, on_progress=seen.append)
-    assert seen[0] == (1, 5, False, None)
+    assert seen[0] == (1, 5, False, False, None)
     assert seen[-1].total == 5
     assert seen[-1].has_begun
     assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)

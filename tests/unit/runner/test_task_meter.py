@@ -31,6 +31,7 @@ class _Pool:
     def __init__(self, workers: int | None) -> None:
         self.workers = workers
         self.is_ready = True
+        self.is_waiting = False
         self.tasks: list[TaskAtWork] = []
 
     def at_work(self) -> list[TaskAtWork]:
