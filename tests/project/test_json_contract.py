@@ -240,10 +240,11 @@ def test_version_keeps_its_promise(cli: Cli) -> None:
 
 
 def test_every_command_that_prints_a_job_keeps_its_promise(cli: Cli, jobs: JobRegistry) -> None:
-    """`register`, `progress`, `update`, `status`, `wait` and `cancel` print the same object."""
+    """`register`, `progress`, `update`, `note`, `label`, `status`, `wait` and `cancel` print the same object."""
     for argv in (
         ("register", "a", "--owner", "ada", "--total", "4"), ("progress", "a", "1/4", "--failed", "1"),
-        ("update", "a", "--label", "x=y"), ("status", "a"), ("cancel", "a"), ("wait", "a"),
+        ("update", "a", "--label", "x=y"), ("note", "a", "x"), ("label", "a", "x-"), ("status", "a"),
+        ("cancel", "a"), ("wait", "a"),
     ):  # fmt: skip
         job = cli(*argv, "--json").json
         _check(cli, "job", job)

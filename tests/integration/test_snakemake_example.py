@@ -1,0 +1,106 @@
+"""Jobs in a chain of make and of Snakemake: examples/snakemake."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from support.cli import Cli, command, environment
+from support.docs import ROOT
+
+EXAMPLE = ROOT / "examples" / "snakemake"
+
+# A runner outlives the command that launched it.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+class Chain:
+    """A copy of the example, with `mops-jobs` on the PATH."""
+
+    def __init__(self, cli: Cli, directory: Path) -> None:
+        self.path = directory / "chain"
+        shutil.copytree(EXAMPLE, self.path, ignore=shutil.ignore_patterns("*.csv", "refined.json", ".snakemake"))
+        program = directory / "bin" / "mops-jobs"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(command())} "$@"\n')
+        program.chmod(0o755)
+        self._env = {**environment(cli), "PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """Run a program in the directory, and return its exit code and what it printed."""
+        ran = subprocess.run(
+            words, cwd=self.path, env=self._env, capture_output=True, text=True, check=False, timeout=120
+        )
+        return ran.returncode, ran.stdout + ran.stderr
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        with (self.path / name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def chain(cli: Cli, tmp_path: Path) -> Chain:
+    return Chain(cli, tmp_path)
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+
+
+@needs_make
+def test_make_runs_two_jobs_in_a_chain_and_each_once(cli: Cli, chain: Chain) -> None:
+    """The second study is made of the table of the first. Lost tables are written again, from the same jobs."""
+    code, said = chain.run("make")
+    assert code == 0, said
+    assert (len(chain.table("scan.csv")), len(chain.table("refined.csv"))) == (12, 10)
+    jobs = cli.ids()
+    assert [job_id.partition("-")[0] for job_id in sorted(jobs)] == ["refined", "scan"]
+    assert "up to date" in chain.run("make")[1]
+    for name in ("scan.csv", "refined.csv"):
+        (chain.path / name).unlink()
+    assert chain.run("make")[0] == 0
+    assert cli.ids() == jobs
+
+
+@needs_make
+@pytest.mark.parametrize(("fails", "code", "rows"), [("growth > 0.3", 0, 12), ("True", 2, None)])
+def test_a_rule_of_make_goes_by_the_exit_code_of_wait(chain: Chain, fails: str, code: int, rows: int | None) -> None:
+    """A part of the results (104) is enough, and the table names the failed tasks. A failed job (100) ends make."""
+    model = (chain.path / "model.py").read_text()
+    line = f'    growth = params["growth"]\n    if {fails}:\n        raise ValueError("as asked")\n    draw ='
+    (chain.path / "model.py").write_text(model.replace("    draw =", line))
+    ended, said = chain.run("make", "scan.csv")
+    assert ended == code, said
+    assert (chain.path / "scan.csv").exists() == (rows is not None)
+    if rows is not None:
+        table = chain.table("scan.csv")
+        assert (len(table), [row["status"] for row in table].count("failed")) == (rows, 3)
+
+
+def test_the_rule_of_snakemake_finds_its_job_again(cli: Cli, chain: Chain) -> None:
+    """The shell commands of the rule, as Snakemake runs them. A second run waits for the job of the first."""
+    (shell,) = re.findall(r'shell:\n +"""\n(.*?)"""', (EXAMPLE / "Snakefile").read_text(), re.DOTALL)
+    line = shell.format(input=["scan.json"], params=SimpleNamespace(job="scan-1"), output="scan.csv")
+    for _ in range(2):
+        code, said = chain.run("bash", "-euo", "pipefail", "-c", line)
+        assert code == 0, said
+        assert len(chain.table("scan.csv")) == 12
+        (chain.path / "scan.csv").unlink()
+    assert cli.ids() == ["scan-1"]
+
+
+@pytest.mark.skipif(shutil.which("snakemake") is None, reason="there is no Snakemake")
+def test_snakemake_runs_the_chain(cli: Cli, chain: Chain) -> None:
+    """As make does."""
+    code, said = chain.run("snakemake", "--cores", "1")
+    assert code == 0, said
+    assert len(chain.table("refined.csv")) == 10
+    assert len(json.loads(cli.ok("list", "--json").out)["jobs"]) == 2
