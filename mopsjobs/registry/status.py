@@ -70,6 +70,10 @@ GROUPS: dict[str, frozenset[JobStatus]] = {"active": ACTIVE, "done": TERMINAL}
 """Words for several statuses on the command line."""
 
 
+ARCHIVED = "archived"
+"""The label that hides ended jobs from lists, with the value `true`. It is here because listings import this module."""
+
+
 def parse_status(text: str) -> JobStatus:
     """Return the status of that name, in upper or lower case.
 

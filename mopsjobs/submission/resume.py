@@ -33,7 +33,7 @@ from mopsjobs.errors import (
     shorten,
 )
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.status import ARCHIVED, JobStatus
 from mopsjobs.studies.lineage import child_id, later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
@@ -281,7 +281,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             deferred=job.deferred,
             parent_job_id=state.job_id,
             owner=state.owner,
-            labels=state.labels,
+            labels={label: value for label, value in state.labels.items() if label != ARCHIVED},
             git=packed.git if packed is not None else origin and origin.git,
             notify=named if named is not None else remembered_names(JobDir.for_job(state.job_id, session.env)),
         )

@@ -15,7 +15,7 @@ from mopsjobs.cache.queries import filters, overview, statistics
 from mopsjobs.cache.queries.failed_tasks import describe_failures
 from mopsjobs.cache.queries.listed_jobs import listed_jobs
 from mopsjobs.errors import UsageError, command_line
-from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES, TERMINAL
+from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, TERMINAL
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web import query_params, view_models
 from mopsjobs.web.rendering import Renderer, link
@@ -138,7 +138,7 @@ class JobsPage:
             "panels": _panels(failures, *active, query, params, now),
             "total": sum(counts.values()),
             "archived": filters.count_archived(connection, query.filter),
-            "archived_to": link([*params, ("label", f"{filters.ARCHIVED}=true")], {}),
+            "archived_to": link([*params, ("label", f"{ARCHIVED}=true")], {}),
             "columns": _columns(query, params),
             "query_columns": query.columns,
             "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],

@@ -30,6 +30,7 @@ def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: 
     desk.submit(sets, "--owner", "me", "--label", "exp=7")
     assert desk.ended() == "partial"
     mended.touch()
+    desk.ok("label", "job", "archived=true")  # the child is not archived
     ran = desk.ok("resume", "job", "--json")
     child = ran.json["job_id"]
     assert ran.json == {"job_id": child, "parent_job_id": "job"}

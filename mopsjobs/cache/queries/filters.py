@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from mopsjobs.errors import UsageError
-from mopsjobs.registry.status import ACTIVE, BEFORE_RUNNING
+from mopsjobs.registry.status import ACTIVE, ARCHIVED, BEFORE_RUNNING
 from mopsjobs.utils.text import compile_pattern, invalid_choice
 
 URGENCY = ("failed", "partial", "running", "validating", "scheduled", "submitting", "pending", "cancelled", "succeeded")
@@ -81,9 +81,6 @@ _TEXT_MATCHES = (
     _ERROR_MATCHES,
     _NOTE_MATCHES,
 )
-
-ARCHIVED = "archived"
-"""The label that hides an ended job from lists, with the value `true`."""
 
 _IS_ARCHIVED = f"job_id IN (SELECT job_id FROM job_label WHERE label = '{ARCHIVED}' AND value = 'true')"  # noqa: S608
 
