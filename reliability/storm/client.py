@@ -13,9 +13,9 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache.sync import mirror
@@ -41,6 +41,7 @@ from reliability.storm import messages
 from reliability.storm.commands import IN_DOUBT, RELEASE, Commands
 from reliability.storm.mutations import MUTATIONS
 from reliability.storm.snapshots import Snapshots, remove_cache, set_limits
+from reliability.storm.spec import Spec
 from reliability.storm.store_history import Log, RecordingStore
 
 PAGE_KEYS = 5
@@ -80,33 +81,6 @@ _MIX = {
 }
 _SNAPSHOTS = {"publish": 6, "begin": 8, "spoil": 3}
 _WITH_OLD = {"command": 25, "old sync": 8}
-
-
-class Spec(NamedTuple):
-    """The orders of a process."""
-
-    name: str
-    url: str
-    log: str
-    cache: str
-    seed: str
-    operations: int
-    first: int = 0
-    """Number of its first operation: one that follows a killed one goes on where the others are."""
-    seconds: float = 600.0
-    """After so long it begins no other operation."""
-    clock: float = 0.0
-    """Seconds by which its clock is off."""
-    commands: bool = True
-    """Whether some operations are runs of the command."""
-    snapshots: bool = False
-    """Whether some operations publish snapshots, spoil them, and begin caches with them."""
-    lies: Sequence[str] = ()
-    """What some publish in false ones: names in `LIES`. Then a cache is right after a scan, and not before."""
-    old: str = ""
-    """The source of an older release. Half of the commands are run by it, and some syncs of a cache of its own."""
-    mutation: str = ""
-    """What is wrong with it on purpose: a name in `MUTATIONS`, of its backend."""
 
 
 class Client:

@@ -30,11 +30,11 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
 from reliability.storm import commands, messages, snapshots
-from reliability.storm.client import Spec
 from reliability.storm.mutations import MUTATIONS, QUICK_FAULTS
 from reliability.storm.places import FAR, Place, embedded
 from reliability.storm.proxy import FAULTS, Plan, Proxy
 from reliability.storm.silence import silence
+from reliability.storm.spec import Spec
 from reliability.storm.store_history import read_log
 from reliability.storm.verdict import Verdict
 from reliability.trial import Figure, PromiseBroken, Trial, hold
@@ -155,8 +155,8 @@ class Storm:
                 registry, str(fresh), "fresh"
             )
             yield from _differences(fresh, _rows(fresh), expected)
-            hour = snapshots.publish.GRACE * 2
-            yield from snapshots.check_store(registry.store, str(fresh), "fresh", utc_now() + hour)
+            later = utc_now() + 2 * snapshots.publish.GRACE
+            yield from snapshots.check_store(registry.store, str(fresh), "fresh", later)
 
 
 class _Fleet:

@@ -1,0 +1,33 @@
+"""The orders of a process of a storm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Spec(NamedTuple):
+    """The orders of a process."""
+
+    name: str
+    url: str
+    log: str
+    cache: str
+    seed: str
+    operations: int
+    first: int = 0
+    """Number of its first operation: one that follows a killed one goes on where the others are."""
+    seconds: float = 600.0
+    """After so long it begins no other operation."""
+    clock: float = 0.0
+    """Seconds by which its clock is off."""
+    commands: bool = True
+    """Whether some operations are runs of the command."""
+    snapshots: bool = False
+    """Whether some operations publish snapshots, spoil them, and begin caches with them."""
+    lies: Sequence[str] = ()
+    """What some publish in false ones: names in `LIES`. Then a cache is right after a scan, and not before."""
+    old: str = ""
+    """The source of an older release. Half of the commands are run by it, and some syncs of a cache of its own."""
+    mutation: str = ""
+    """What is wrong with it on purpose: a name in `MUTATIONS`, of its backend."""
