@@ -389,7 +389,7 @@ class Snapshots(SyncMachine):
         good = "key NOT IN (SELECT key FROM problem WHERE kind = 'unreadable')"
         with contextlib.closing(sqlite3.connect(path)) as connection:
             sums = f"{totals.SUMS} {totals.GROUPED} ORDER BY 1, 2, 3"
-            kept = connection.execute("SELECT * FROM job_sums ORDER BY 1, 2, 3").fetchall()
+            kept = connection.execute("SELECT * FROM tally WHERE jobs > 0 ORDER BY 1, 2, 3").fetchall()
             assert kept == connection.execute(sums).fetchall()
             assert connection.execute(SCHEMA).fetchall() == self._schema
             labels = f"SELECT * FROM job_label WHERE job_id IN (SELECT job_id FROM job WHERE {good})"
