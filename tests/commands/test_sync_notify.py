@@ -73,6 +73,20 @@ def test_a_new_rule_tells_nothing_old(cli: Cli, remote: Remote, hook: Hook) -> N
     assert hook.titles == ["now is succeeded"]
 
 
+def test_a_new_rule_tells_of_no_job_that_fell_silent_before(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """A registry may have many jobs that died long ago. One that falls silent later is told, also after days."""
+    for job_id in ("before", "later"):
+        add(remote.jobs, job_id, "running", tasks_total=20)
+        remote.jobs.report_shard(job_id, 0, 1, ShardReport(0, 10, False))
+    cli.clock.advance(hours=1)
+    cli.ok("sync")
+    assert hook.received == []
+    remote.jobs.report_shard("later", 0, 1, ShardReport(1, 10, False))
+    cli.clock.advance(days=2)
+    cli.ok("sync")
+    assert sorted(hook.titles) == ["later may be stuck: no_update", "later: 10 of 11 ended tasks failed"]
+
+
 def test_a_suspect_and_many_failures_are_told_while_a_job_runs(cli: Cli, remote: Remote, hook: Hook) -> None:
     """Each once per job, and its end after them."""
     add(remote.jobs, "job", "running", tasks_total=100)

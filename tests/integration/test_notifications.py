@@ -11,9 +11,9 @@ import pytest
 import mopsjobs
 from mopsjobs.app.notify import recipients
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.utils.times import utc_now
+from mopsjobs.utils.times import record_time, utc_now
 from support.certificates import self_signed
-from support.cli import Cli, Remote, add, foreign, key
+from support.cli import START, Cli, Remote, add, foreign, key
 from support.notify import VARIABLE, Hook, hook_rule, serving_hook, serving_mail, write_rules
 from support.runs import until
 from support.web import serving
@@ -48,7 +48,8 @@ def put_hostile(remote: Remote) -> None:
     """Write a record that another program made, in which each text tries to leave its place."""
     texts = {"owner": INJECTION, "error_code": INJECTION, "error_message": INJECTION, "engine": INJECTION}
     metadata = {"suspect": {"reason": INJECTION}}
-    record = foreign("job", "running", **texts, labels={INJECTION: INJECTION}, metadata=metadata)
+    more = {"labels": {INJECTION: INJECTION}, "metadata": metadata, "updated_at": record_time(START)}
+    record = foreign("job", "running", **texts, **more)
     remote.put(key("job"), record)
 
 

@@ -40,7 +40,7 @@ WINDOW = timedelta(hours=24)
 """An end longer ago is not told any more."""
 
 RECENT = timedelta(minutes=10)
-"""How long before a watcher began a job may have ended, for a rule that the job does not name."""
+"""How long before a watcher began a job may have ended or fallen silent, for a rule that the job does not name."""
 
 LEAST_ENDED = 10
 """Tasks that have to end before their rate of failures counts, or all tasks of a smaller job."""
@@ -122,7 +122,7 @@ class Notifier:
         self.settled: set[str] = set(settled)
         """Keys of claims that need nothing more: their messages were sent, or given up."""
         self.since: dict[str, float] = {}
-        """From when on ends are told to a recipient, by digest, in seconds since 1970; else from shortly before now."""
+        """From when on news are told to a recipient, by digest, in seconds since 1970; else from shortly before now."""
         self.recipients: dict[str, Recipient] = {}
         for rule in app.settings.rules:
             try:
@@ -187,14 +187,14 @@ class Notifier:
                     yield Due(key, rule, recipient, job, one)
 
     def _is_old(self, job: Job, recipient: Recipient, *, is_named: bool) -> bool:
-        """Return whether a job has ended too long ago."""
-        if job["ended_at"] is None:
-            return False
-        ended = parse_time(job["ended_at"]).timestamp()
-        first = (self._app.now() - WINDOW).timestamp()
-        if not is_named:
-            first = max(first, self.since.get(recipient.digest, (self._began_at - RECENT).timestamp()))
-        return ended < first
+        """Return whether a job has ended too long ago, or has not changed since before the first sync with the rule."""
+        ended_at = job["ended_at"]
+        # Of a job that is silent, the last write is what it is silent since.
+        changed = parse_time(job["updated_at"] if ended_at is None else ended_at).timestamp()
+        if ended_at is not None and changed < (self._app.now() - WINDOW).timestamp():
+            return True
+        first = self.since.get(recipient.digest, (self._began_at - RECENT).timestamp())
+        return not is_named and changed < first
 
     def _may_begin(self, due: Due) -> bool:
         now = self._app.monotonic()
