@@ -326,7 +326,7 @@ def m013_durations(db: Database) -> None:
 
 @migrations()
 def m014_notified(db: Database) -> None:
-    """Add the notifications that need nothing more, and since when a recipient gets some."""
+    """Add the notifications that need nothing more, and since when a rule tells some."""
     db.execute("CREATE TABLE notified (name TEXT PRIMARY KEY, at_ts REAL NOT NULL) WITHOUT ROWID")
 
 

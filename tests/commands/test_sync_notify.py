@@ -87,6 +87,19 @@ def test_a_new_rule_tells_of_no_job_that_fell_silent_before(cli: Cli, remote: Re
     assert sorted(hook.titles) == ["later may be stuck: no_update", "later: 10 of 11 ended tasks failed"]
 
 
+def test_a_rule_that_covers_more_tells_nothing_old(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """It is a new one, though its recipient is known."""
+    hook_rule(cli, hook, 'jobs = "all"\nlabel = ["exp"]')
+    cli.ok("sync")
+    add(remote.jobs, "before", "succeeded")
+    cli.clock.advance(hours=1)
+    hook_rule(cli, hook)
+    cli.ok("sync")
+    add(remote.jobs, "now", "succeeded")
+    cli.ok("sync")
+    assert hook.titles == ["now is succeeded"]
+
+
 def test_a_suspect_and_many_failures_are_told_while_a_job_runs(cli: Cli, remote: Remote, hook: Hook) -> None:
     """Each once per job, and its end after them."""
     add(remote.jobs, "job", "running", tasks_total=100)

@@ -1,7 +1,7 @@
 """Tell of the jobs of the cache after a sync: for `sync` from cron, and for `serve`.
 
 The cache remembers which messages need nothing more, so a sync without news sends no request for them. It also has the
-time of the first sync with each recipient, before which no end is told. A new cache learns the former from the claims.
+time of the first sync with each rule, before which nothing is told. A new cache learns the former from the claims.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _JOBS = (
 )
 
 FIRST = "first sync for "
-"""Begins the name of the time of the first sync for a recipient."""
+"""Begins the name of the time of the first sync for a rule."""
 
 
 class CacheNotifier:
@@ -49,7 +49,7 @@ class CacheNotifier:
     def _tell(self, seconds: float | None) -> list[str]:
         app, notifier = self._app, self._notifier
         now = app.now().timestamp()
-        if not notifier.since.keys() >= {one.digest for one in notifier.recipients.values()}:
+        if not notifier.since.keys() >= {*notifier.marks.values()}:
             app.cache.write(self._begin)
 
         def view(connection: sqlite3.Connection) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ class CacheNotifier:
         return problems
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Read what the cache remembers, note recipients that it does not know, and forget what is too old."""
+        """Read what the cache remembers, note rules that it does not know, and forget what is too old."""
         notifier, now = self._notifier, self._app.now()
         begin = (now - RECENT).timestamp()
         with transaction(connection):
@@ -77,7 +77,7 @@ class CacheNotifier:
             ))  # fmt: skip
             connection.executemany(
                 "INSERT OR IGNORE INTO notified (name, at_ts) VALUES (?, ?)",
-                [(FIRST + one.digest, begin) for one in notifier.recipients.values()],
+                [(FIRST + mark, begin) for mark in notifier.marks.values()],
             )
             for name, at in connection.execute("SELECT name, at_ts FROM notified").fetchall():
                 if name.startswith(FIRST):

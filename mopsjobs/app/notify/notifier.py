@@ -122,11 +122,14 @@ class Notifier:
         self.settled: set[str] = set(settled)
         """Keys of claims that need nothing more: their messages were sent, or given up."""
         self.since: dict[str, float] = {}
-        """From when on news are told to a recipient, by digest, in seconds since 1970; else from shortly before now."""
+        """From when on a rule tells news, by its mark, in seconds since 1970; else from shortly before now."""
         self.recipients: dict[str, Recipient] = {}
+        self.marks: dict[str, str] = {}
+        """What tells each rule from those before it, by name: one that covers or tells more is a new rule."""
         for rule in app.settings.rules:
             try:
-                self.recipients[rule.name] = find_recipient(rule, app.env)
+                recipient = self.recipients[rule.name] = find_recipient(rule, app.env)
+                self.marks[rule.name] = f"{recipient.digest} {rule.describe()}"
             except ConfigError as error:
                 self._say(str(error))
 
@@ -182,18 +185,18 @@ class Notifier:
                 continue
             if names is None:
                 names = remembered_names(JobDir.for_job(str(job["job_id"]), self._app.env))
-            if covers(rule, job, names, self._user) and not self._is_old(job, recipient, is_named=rule.name in names):
+            if covers(rule, job, names, self._user) and not self._is_old(job, rule, is_named=rule.name in names):
                 for key, one in new.items():
                     yield Due(key, rule, recipient, job, one)
 
-    def _is_old(self, job: Job, recipient: Recipient, *, is_named: bool) -> bool:
+    def _is_old(self, job: Job, rule: Rule, *, is_named: bool) -> bool:
         """Return whether a job has ended too long ago, or has not changed since before the first sync with the rule."""
         ended_at = job["ended_at"]
         # Of a job that is silent, the last write is what it is silent since.
         changed = parse_time(job["updated_at"] if ended_at is None else ended_at).timestamp()
         if ended_at is not None and changed < (self._app.now() - WINDOW).timestamp():
             return True
-        first = self.since.get(recipient.digest, (self._began_at - RECENT).timestamp())
+        first = self.since.get(self.marks[rule.name], (self._began_at - RECENT).timestamp())
         return not is_named and changed < first
 
     def _may_begin(self, due: Due) -> bool:
