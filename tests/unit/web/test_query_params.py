@@ -75,10 +75,10 @@ def test_a_window_of_ends_leaves_active_jobs_out_if_it_has_an_end() -> None:
     """Without an end, active jobs pass, as in the charts; of two begins, the later one counts."""
     begin, end = ("ended_since", "2026-02-27T00:00:00Z"), ("ended_until", "2026-02-28T00:00:00Z")
     [(condition, _)] = JobsPageQuery([begin], START).filter.clauses()
-    assert condition == "(is_active = 1 OR ended_ts >= ?)"
+    assert condition == "(is_active = 1 OR +ended_ts >= ?)"
     query = JobsPageQuery([begin, end, ("days", "30")], START)
     [(condition, values)] = query.filter.clauses()
-    assert condition == "(ended_ts >= ?) AND is_active = 0 AND ended_ts < ?"
+    assert condition == "is_active = 0 AND ended_ts >= ? AND ended_ts < ?"
     assert values == [1772150400.0, 1772236800.0]
     later = JobsPageQuery([("days", "7"), ("ended_since", "60d")], START)
     assert later.filter.ended_since == JobsPageQuery([("days", "7")], START).filter.ended_since
