@@ -190,11 +190,12 @@ class Reporter:
         # After an outage, the record still gets the time at which the job began to run.
         registry = self._registry if started_at is None else self._registry.backdated_to(started_at)
         send = functools.partial(registry.report_shard, self._job_id, self._shard, self._shards, report)
-        if self.waits_for is not None and not is_done:
+        is_waiting = self.waits_for is not None and not is_done
+        if is_waiting:
             send = functools.partial(self._report_wait, None if self._stop.is_set() else self.waits_for)
-        elif self.state is not None and self.state.metadata.get(WAITS_FOR) is not None and not self.state.is_terminal:
-            self._set_state(self._registry.update_fields(self._job_id, metadata={WAITS_FOR: None}))
         try:
+            if not is_waiting and self.state is not None and self.state.metadata.get(WAITS_FOR) is not None:
+                self._set_state(self._registry.update_fields(self._job_id, metadata={WAITS_FOR: None}))
             state = send()
         except JobNotFoundError:
             self._register()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.notes import WAITS_FOR
 from mopsjobs.registry.usage import ShardForecast, ShardUsage
-from mopsjobs.runner.reporter import Counts, Reporter
+from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.store.memory import InMemoryVersionedStore
 
 
@@ -47,3 +48,22 @@ def test_a_run_that_measures_nothing_writes_no_usage() -> None:
     reporter = Reporter(registry, "job", 0, 2, Counts(), register=lambda: None)
     reporter.finish(is_done=True)
     assert registry.require_job("job").usage == {"0": [1.0, 2.0, 3.0, 50]}
+
+
+def test_a_job_cancelled_while_it_waited_for_a_core_has_ended() -> None:
+    """Its runner learns so by the next report, also if it has got a core since it read the record last."""
+    registry = JobRegistry(InMemoryVersionedStore())
+    registry.register_job("job", tasks_total=10)
+    counts = Counts()
+    reporter = Reporter(registry, "job", 0, 1, counts, register=lambda: None)
+    reporter.waits_for = CORES_TEXT
+    reporter.report()
+    assert registry.require_job("job").metadata[WAITS_FOR] == CORES_TEXT
+    registry.cancel_job("job")
+    reporter.waits_for = None
+    counts.add(completed=1)
+    reporter.report()
+    assert reporter.ended.is_set()
+    state = reporter.finish(is_done=True)
+    assert state is not None
+    assert state.status == "cancelled"
