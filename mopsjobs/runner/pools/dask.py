@@ -154,11 +154,11 @@ class DaskPool:
                 yield from self._read_threads(client, wake_seconds)
                 self._hand_out(client, code, first_workers)
                 answer = self._pass_on_description(answer)
-                pause = self._queue.seconds_to_next()
-                if not self._sent and pause is None:
+                if not self._sent and self._queue.seconds_to_next() is None:
                     return
+                pause = self._queue.seconds_to_wait(wake_seconds)
                 yield None
-                yield from self._take_results(client, wake_seconds if pause is None else min(pause, wake_seconds))
+                yield from self._take_results(client, pause)
         finally:
             self._close(client)
 

@@ -116,11 +116,11 @@ class WorkerPool:
             while True:
                 self._hand_out()
                 self.is_waiting = self._cores is not None and self._cores.let_go(self._workers)
-                pause = self._queue.seconds_to_next()
-                if pause is None and not self.is_waiting and not any(worker.tasks for worker in self._workers):
+                if not self.is_waiting and not self._count_busy() and self._queue.seconds_to_next() is None:
                     return
+                pause = self._queue.seconds_to_wait(wake_seconds)
                 yield None
-                for key, events in self._selector.select(wake_seconds if pause is None else min(pause, wake_seconds)):
+                for key, events in self._selector.select(pause):
                     yield from self._handle_event(key.data[0], key.data[1], events)
                 yield from self._stop_late_workers()
                 yield from self._bury_dead_workers()
@@ -169,14 +169,18 @@ class WorkerPool:
                 if len(worker.tasks) < depth and not worker.is_leaving and not self._assign(worker):
                     return
             core = None
-            while depth == 1 and len(self._workers) < self._size:
+            # A worker that leaves may take its time, and takes no task: without another one, this pool stands in line.
+            while depth == 1 and (busy := self._count_busy()) < self._size:
                 task = self._queue.next()
                 if task is None:
                     return
                 self._queue.put_back(task)
-                if self._cores is not None and (core := self._cores.take(is_first=not self._workers)) is None:
+                if self._cores is not None and (core := self._cores.take(is_first=not busy)) is None:
                     break
                 self._assign(self._start(core))
+
+    def _count_busy(self) -> int:
+        return sum(bool(worker.tasks) for worker in self._workers)
 
     def _assign(self, worker: WorkerProcess) -> bool:
         assignment = self._queue.next()

@@ -58,6 +58,14 @@ class TaskQueue:
         """Return the seconds until a task has waited long enough; None if none waits."""
         return max(0.0, self._waiting[0][0] - self._clock()) if self._waiting else None
 
+    def seconds_to_wait(self, most: float) -> float:
+        """Return how long a pool may wait for events, after it has begun all tasks that it could.
+
+        Args:
+            most: seconds to wait at most. Also if a task has waited long enough: no worker was free for it.
+        """
+        return min(self.seconds_to_next() or most, most)
+
     def put_back(self, *assignments: Assignment) -> None:
         """Put back tasks that were not begun, in front of the others, or whose attempt does not count."""
         self._returned.extendleft(reversed(assignments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,26 @@ def test_a_task_whose_worker_died_gets_another_core(model: Path, tmp_path: Path)
     assert [one.attempt for one in finished] == [2, 1, 1]
     taken = _cores(tmp_path, limit=1).take(is_first=True)
     assert taken is not None
+
+
+def test_a_task_whose_worker_died_waits_though_another_worker_still_leaves(model: Path, tmp_path: Path) -> None:
+    """The one that leaves takes no task, and may take long to end. Another job stands in line for the core."""
+    gate, other = tmp_path / "gate", _cores(tmp_path)
+    pool, sets = pool_of(model, cores=_cores(tmp_path)), sets_of(2)
+    sets[1] |= {"gate": str(gate), "die": str(tmp_path / "died")}
+    running = _begin(pool, sets)
+    until(lambda: next(running) is not None, "the task without a gate")
+    (leaving,) = [worker for worker in pool._workers if not worker.tasks]
+    leaving.signal(signal.SIGSTOP)
+    assert other.take(is_first=True) is None
+    gate.touch()
+    died = until(lambda: next(running), "the death of the other worker")
+    assert (died.attempt, died.is_final) == (1, False)
+    assert next(running) is None
+    assert pool.is_waiting
+    assert other.take(is_first=True) is not None
+    leaving.signal(signal.SIGCONT)
+    assert [(one.attempt, one.error) for one in running if one is not None] == [(2, None)]
 
 
 def test_a_task_that_needs_a_new_worker_keeps_the_core_of_the_old_one(model: Path, tmp_path: Path) -> None:
