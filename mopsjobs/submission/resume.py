@@ -130,7 +130,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest).complete)
     except StoreUnavailableError as outage:
         return _resume_offline(request, session, outage)
-    deferred = _deferred(request, manifest, missing)
+    deferred = _deferred(request, state, manifest, missing)
     if state.is_terminal and len(missing) == len(deferred):
         return ResumeResult(None)
     if not state.is_terminal:
@@ -139,8 +139,10 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     return Resumable(request, state, manifest, missing, deferred, is_delivered, choices)
 
 
-def _deferred(request: ResumeRequest, manifest: Manifest, missing: tuple[int, ...]) -> tuple[int, ...]:
+def _deferred(request: ResumeRequest, state: JobState, manifest: Manifest, missing: tuple[int, ...]) -> tuple[int, ...]:
     """Return the missing tasks that are not to run. A task that repeats another one is as that."""
+    if not state.is_terminal:  # it goes on as it was submitted
+        return tuple(sorted({*missing} & {*manifest.deferred}))
     if request.only is None:
         return ()
     first_of = manifest.study.duplicate_tasks()
@@ -257,10 +259,8 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     later = later_jobs(session.registry, state)
     if later:
         newest = later[-1]  # only that can be resumed
-        hint = command_line("wait", newest.job_id)
-        if newest.is_terminal:
-            verb = "results" if newest.status == JobStatus.SUCCEEDED else "resume"
-            hint = command_line(verb, newest.job_id)
+        verb = "wait" if not newest.is_terminal else "results" if newest.status == JobStatus.SUCCEEDED else "resume"
+        hint = command_line(verb, newest.job_id)
         names = " and ".join(job.job_id for job in later)
         problem = f"Job {state.job_id} was resumed as {names}, which is {newest.status}."
         raise JobBusyError(problem, job_id=state.job_id, hint=f"Run: {hint}")
@@ -301,7 +301,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     request, state = job.request, job.state
     engine = open_engine(_engine_name(state), session.env, trust)
     phase = engine.state(state.fields()).phase
-    resumed = ResumeResult(state.job_id, len(job.missing))
+    resumed = ResumeResult(state.job_id, len(job.missing) - len(job.deferred))
     if phase in ("pending", "running"):
         if job.is_delivered:  # its runner was waiting for the delivery
             return resumed

@@ -12,7 +12,7 @@ import pytest
 import mopsjobs as mj
 from support.cli import Cli, sentences
 from support.desk import Desk
-from support.runs import HOG, MIB, calls, code, record, sets_of
+from support.runs import HOG, MIB, calls, code, is_alive, kill, record, sets_of, until
 
 FAILING_HOG = HOG.replace(
     "    block = ",
@@ -155,3 +155,22 @@ def test_a_job_that_has_not_ended_keeps_its_tasks(desk: Desk) -> None:
     assert sentences(ran.err)[0] == "error: Job job has not ended: it continues with all its tasks."
     gate.touch()
     assert desk.ended() == "succeeded"
+
+
+def test_a_child_whose_runner_was_killed_still_leaves_what_was_not_chosen(desk: Desk) -> None:
+    """And `resume` counts only what it runs."""
+    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+    gate.touch()
+    sets = sets_of(2)
+    sets[0]["fail"] = True
+    sets[1] |= {"calls": str(noted), "gate": str(gate), "die": str(desk.home.with_name("died"))}
+    desk.submit(sets, "--retries", "0")
+    assert desk.ended() == "failed"
+    gate.unlink()
+    child = desk.ok("resume", "job", "--only", "died", "--json").json["job_id"]
+    until(lambda: calls(noted) == {1: 2}, "the chosen task to run")
+    kill(desk.runner(child))
+    until(lambda: not is_alive(desk.runner(child)), "the runner to be gone")
+    gate.touch()
+    assert f"{child}: 1 task to do" in desk.ok("resume", child).err
+    assert desk.ended(child) == "partial"
