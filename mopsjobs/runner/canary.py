@@ -111,6 +111,8 @@ class TaskGate:
         self._most_in_hand = most_in_hand
         self.in_hand = 0
         """Tasks that the pool has, and that have not ended."""
+        self.again = 0
+        """Those of them whose first attempt has ended. They may wait for the next one while others run."""
 
     def __iter__(self) -> NextTasks:
         """Return the iterator itself."""
@@ -118,7 +120,7 @@ class TaskGate:
 
     def __next__(self) -> tuple[int, Task] | None:
         """Return the next task; None if there is one, and it may not begin now."""
-        is_full = self._most_in_hand is not None and self.in_hand >= self._most_in_hand
+        is_full = self._most_in_hand is not None and self.in_hand - self.again >= self._most_in_hand
         if is_full or not self._canary.admits(self.in_hand):
             return None
         following = self._next_task()

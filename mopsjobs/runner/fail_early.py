@@ -103,7 +103,7 @@ class FailEarly:
         """Return the tasks for a pool, each when it may begin.
 
         With a limit, a worker has no second task waiting. So what is at work when the limit is reached is one task per
-        worker.
+        worker. Tasks that wait for their next attempt do not count: workers would idle.
 
         Args:
             tasks: the tasks of the shard.
@@ -121,8 +121,12 @@ class FailEarly:
             result: the result.
             has_failed: whether the attempt failed, also by what it left.
         """
-        if not result.is_final or self._gate is None:
+        if self._gate is None:
             return
+        if not result.is_final:
+            self._gate.again += result.attempt == 1
+            return
+        self._gate.again -= result.attempt > 1
         self._gate.note_end(has_failed=has_failed)
         if has_failed and (self._limit is not None or not self._canary.has_passed):
             self._reporter.report()

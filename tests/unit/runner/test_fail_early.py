@@ -13,6 +13,7 @@ import pytest
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import OptionError
 from mopsjobs.events.format import RUNNER, parse_chunk
+from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.runner import fail_early
@@ -143,6 +144,29 @@ def test_a_failure_is_in_the_record_before_the_next_task(
         counted.add(failed=1)
         early.note(TaskResult(*first, None, {"type": "E", "message": ""}), has_failed=True)
         assert record(registry).tasks_failed == 1
+        assert [next(admitted) is None for _ in range(2)] == [False, True]
+        reporter.stop()
+
+
+def test_tasks_that_wait_for_another_attempt_leave_no_worker_idle(registry: JobRegistry, model: Path) -> None:
+    """With a limit. What runs again is in hand like others, and ends once."""
+    registry.register_job("job", tasks_total=9)
+    with contextlib.closing(pool_of(model, 2)) as pool:
+        reporter = Reporter(registry, "job", 0, 1, Counts(), register=lambda: None)
+        early = FailEarly(Shard("job", max_failures="5"), 9, Counts(), reporter, OutageRetry(0.0, time.sleep))
+        admitted = early.admit(enumerate(study(sets_of(9)).tasks()), 9, pool)
+        first, second, full = (next(admitted) for _ in range(3))
+        assert first is not None
+        assert second is not None
+        assert full is None
+        ended = TaskResult(*first, None, {"type": "E", "message": ""}, Outcome.FAILED, 1, is_final=False)
+        early.note(ended, has_failed=True)
+        assert [next(admitted) is None for _ in range(2)] == [False, True]
+        early.note(ended._replace(attempt=2), has_failed=True)
+        assert next(admitted) is None
+        early.note(ended._replace(attempt=3, is_final=True), has_failed=True)
+        assert next(admitted) is None
+        early.note(TaskResult(*second, {}, None), has_failed=False)
         assert [next(admitted) is None for _ in range(2)] == [False, True]
         reporter.stop()
 
