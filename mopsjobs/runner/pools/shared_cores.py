@@ -85,9 +85,8 @@ class SharedCores:
         if len(workers) > 1 and not any(worker.is_leaving for worker in workers) and self.are_wanted():
             min(workers, key=lambda worker: len(worker.tasks)).is_leaving = True
         for worker in workers:
-            if worker.is_ready and not worker.tasks and not worker.stdin.closed:
-                worker.is_leaving = True
-                worker.stdin.close()  # it ends at the end of its input, and is then buried
+            if worker.is_ready and not worker.tasks:
+                worker.leave()
         return self.is_waiting
 
     def are_wanted(self) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from mopsjobs.runner.pools.base import OnLog
+from mopsjobs.runner.pools.base import GRACE_SECONDS, OnLog
 from mopsjobs.runner.pools.log_lines import LogLines
 from mopsjobs.runner.pools.memory_guard import Watch
 from mopsjobs.runner.pools.process_usage import ProcessUsage
@@ -73,6 +74,8 @@ class WorkerProcess:
         """The watch over the memory of the first of its tasks."""
         self.is_leaving = False
         """Whether it takes no further task: there is none for it, or another job needs its core."""
+        self._left_at: float | None = None
+        """When its input ended, by the monotonic clock."""
         self.is_blocked = False
         """Whether the pipe to it is full, and more is to be written."""
         self.usage = ProcessUsage()
@@ -81,6 +84,14 @@ class WorkerProcess:
         """Send a signal to the process group, also if the worker itself is dead."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left; macOS: only zombies
             os.killpg(self.process.pid, number)
+
+    def leave(self) -> None:
+        """End its input, so that it ends, or kill it if it has not ended since: a thread of the model may go on."""
+        if self._left_at is None:
+            self.is_leaving, self._left_at = True, time.monotonic()
+            self.stdin.close()
+        elif time.monotonic() - self._left_at > GRACE_SECONDS:
+            self.signal(signal.SIGKILL)
 
     def give_back_core(self) -> None:
         """Free its core, once the process has ended."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.runner.pools import worker_process
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.pools.shared_cores import SharedCores
@@ -86,6 +87,26 @@ def test_a_task_whose_worker_died_gets_another_core(model: Path, tmp_path: Path)
     assert [one.attempt for one in finished] == [2, 1, 1]
     taken = _cores(tmp_path, limit=1).take(is_first=True)
     assert taken is not None
+
+
+def test_a_worker_that_does_not_end_gives_its_core_back(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of the model may go on after the last task, or for ever. Other jobs wait for it a moment only."""
+    gate = tmp_path / "gate"
+    pool, other, sets = pool_of(model, cores=_cores(tmp_path)), _cores(tmp_path), sets_of(2)
+    sets[1]["gate"] = str(gate)
+    running = _begin(pool, sets)
+    until(lambda: next(running) is not None, "the task without a gate")
+    (leaving,) = [worker for worker in pool._workers if not worker.tasks]
+    leaving.signal(signal.SIGSTOP)
+    assert next(running) is None
+    assert other.take(is_first=True) is None
+    monkeypatch.setattr(worker_process, "GRACE_SECONDS", 0.0)
+    until(lambda: next(running) is None and leaving not in pool._workers, "the end of the worker")
+    assert other.take(is_first=True) is not None
+    gate.touch()
+    assert [one.position for one in running if one is not None] == [1]
 
 
 def test_a_task_whose_worker_died_waits_though_another_worker_still_leaves(model: Path, tmp_path: Path) -> None:
