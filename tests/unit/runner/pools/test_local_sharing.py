@@ -72,7 +72,7 @@ def test_a_worker_without_a_task_gives_its_core_back(model: Path, tmp_path: Path
     ending = _begin(first, sets)
     until(lambda: next(ending) is not None, "the task without a gate")
     until(lambda: next(ending) is None and first.workers == 1, "its worker to leave")
-    assert len([pid for pid in callers(noted) if is_alive(pid)]) == 1
+    until(lambda: len([pid for pid in callers(noted) if is_alive(pid)]) == 1, "the other task to begin")
     assert len(all_of(second, sets_of(5))) == 5
     gate.touch()
     assert [one.position for one in ending if one is not None] == [1]
@@ -109,7 +109,7 @@ def test_a_worker_that_does_not_end_gives_its_core_back(
     assert [one.position for one in running if one is not None] == [1]
 
 
-def test_a_task_whose_worker_died_waits_though_another_worker_still_leaves(model: Path, tmp_path: Path) -> None:
+def test_a_task_that_died_waits_though_another_worker_still_leaves(model: Path, tmp_path: Path) -> None:
     """The one that leaves takes no task, and may take long to end. Another job stands in line for the core."""
     gate, other = tmp_path / "gate", _cores(tmp_path)
     pool, sets = pool_of(model, cores=_cores(tmp_path)), sets_of(2)
