@@ -133,7 +133,7 @@ def put_in_envelope(app: Path, build_id: str, licences: str, finished: Path) -> 
 
 
 def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of all wheels, without those in `PRUNED`."""
+    """Yield the files of all wheels, without those in `PRUNED` and without the pages of their packages."""
     seen: dict[str, bytes] = {}
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
@@ -144,12 +144,19 @@ def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:
                 if ".data/" in name:
                     raise SystemExit(f"{wheel.name}: {name} belongs outside of site-packages: not supported")
                 content = archive.read(info)
+                if name.endswith(".dist-info/METADATA"):
+                    content = without_description(content)
                 if seen.setdefault(name, content) != content:
                     raise SystemExit(f"{wheel.name}: {name} is also in another wheel, with other content")
     # Without this, an `azure` package in the user's own site-packages would replace the one in the file. It keeps
     # the user's other packages of that name, such as azure.ml, for programs that import mopsjobs from the file.
     seen.setdefault("azure/__init__.py", AZURE)
     yield from seen.items()
+
+
+def without_description(metadata: bytes) -> bytes:
+    """Return the fields of METADATA alone. The text after them is the page of the package, and nothing reads it."""
+    return metadata.partition(b"\n\n")[0] + b"\n"
 
 
 def from_tree() -> Iterator[tuple[str, bytes]]:
