@@ -22,6 +22,7 @@ from mopsjobs.store import network, open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
 from support.kubernetes import Api
+from support.notify import Hook, hook_rule, serving_hook
 from support.runs import Given, code, place, study
 from support.servers import (
     Azurite,
@@ -289,6 +290,14 @@ def spawn(cli: Cli) -> Iterator[Spawn]:
 
 
 # --- the runner, run in this process: see support/runs.py -----------------------------------------------------------
+
+
+@pytest.fixture
+def hook(cli: Cli) -> Iterator[Hook]:
+    """Yield a server that all jobs are told to, by a rule of the user's configuration."""
+    with serving_hook() as hook:
+        hook_rule(cli, hook)
+        yield hook
 
 
 @pytest.fixture

@@ -93,22 +93,8 @@ def test_a_full_sync_reads_no_snapshot(cli: Cli, large: Remote, other: dict[str,
     assert (document["snapshot"], document["added"]) == (None, JOBS)
 
 
-def test_local_marks_stay_on_their_machine(cli: Cli, large: Remote) -> None:
-    """A cache from which jobs were pruned is refused, since its snapshot would lack them."""
-    large.jobs.update_status("job-00", "failed")
-    cli.clock.advance(days=100)
-    cli.ok("sync")
-    cli.ok("prune", "--older-than", "90d", "--yes")
-    ran = cli("snapshot")
-    assert ran.code == 2
-    assert "The cache lacks 1 pruned job, and so would a snapshot of it." in ran.err
-    assert large.store.inner.get(MANIFEST_KEY) is None
-
-
-def test_a_cache_with_only_pruned_jobs_is_no_empty_registry(cli: Cli, remote: Remote) -> None:
-    """The message names the pruned jobs, and does not doubt the name of the registry."""
-    add(remote.jobs, "a", "running")
-    remote.jobs.update_status("a", "failed")
+def _assert_refused_once_pruned(cli: Cli, remote: Remote) -> None:
+    """Prune the job that has failed, and see that no snapshot is made without it."""
     cli.clock.advance(days=100)
     cli.ok("sync")
     cli.ok("prune", "--older-than", "90d", "--yes")
@@ -116,6 +102,19 @@ def test_a_cache_with_only_pruned_jobs_is_no_empty_registry(cli: Cli, remote: Re
     assert ran.code == 2
     assert "The cache lacks 1 pruned job, and so would a snapshot of it." in ran.err
     assert remote.store.inner.get(MANIFEST_KEY) is None
+
+
+def test_local_marks_stay_on_their_machine(cli: Cli, large: Remote) -> None:
+    """A cache from which jobs were pruned is refused, since its snapshot would lack them."""
+    large.jobs.update_status("job-00", "failed")
+    _assert_refused_once_pruned(cli, large)
+
+
+def test_a_cache_with_only_pruned_jobs_is_no_empty_registry(cli: Cli, remote: Remote) -> None:
+    """The message names the pruned jobs, and does not doubt the name of the registry."""
+    add(remote.jobs, "a", "running")
+    remote.jobs.update_status("a", "failed")
+    _assert_refused_once_pruned(cli, remote)
 
 
 def test_an_embedded_registry_takes_no_snapshot(cli: Cli, jobs: JobRegistry) -> None:

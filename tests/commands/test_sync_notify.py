@@ -11,20 +11,12 @@ import pytest
 from mopsjobs.app.notify import claims, notifier
 from mopsjobs.registry.transitions import ShardReport
 from support.cli import Cli, Remote, add, sentences
-from support.notify import VARIABLE, Hook, hook_rule, serving_hook, write_rules
+from support.notify import VARIABLE, Hook, hook_rule, write_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 HOLD_SECONDS = 0.2
-
-
-@pytest.fixture(name="hook")
-def _hook(cli: Cli) -> Iterator[Hook]:
-    """Yield a server that all jobs are told to."""
-    with serving_hook() as hook:
-        hook_rule(cli, hook)
-        yield hook
 
 
 def test_each_end_is_told_once(cli: Cli, remote: Remote, hook: Hook) -> None:

@@ -8,20 +8,12 @@ import pytest
 
 from mopsjobs.app.notify import notifier
 from support.cli import Cli, Remote, add, during_sleeps, sentences
-from support.notify import Hook, hook_rule, serving_hook
+from support.notify import Hook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 HOLD_SECONDS = 0.2
-
-
-@pytest.fixture(name="hook")
-def _hook(cli: Cli) -> Iterator[Hook]:
-    """Yield a server that all jobs are told to."""
-    with serving_hook() as hook:
-        hook_rule(cli, hook)
-        yield hook
 
 
 def test_an_end_that_is_waited_for_is_told(cli: Cli, remote: Remote, hook: Hook) -> None:

@@ -19,18 +19,10 @@ from support.runs import until
 from support.web import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 INJECTION = "x\r\nBcc: eve@example.org\r\nX-Evil: 1\r\n\r\n<!channel> [click](http://evil.example) \u202egnp"
 WORD = "hunter2"
-
-
-@pytest.fixture(name="hook")
-def _hook(cli: Cli) -> Iterator[Hook]:
-    with serving_hook() as hook:
-        hook_rule(cli, hook)
-        yield hook
 
 
 @pytest.fixture(name="certificate", scope="module")

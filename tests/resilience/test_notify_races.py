@@ -6,27 +6,16 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-import pytest
-
 from mopsjobs.app.notify import claims
 from mopsjobs.utils.times import utc_now
 from support.cli import Cli, Spawn, add
-from support.notify import Hook, hook_rule, serving_hook
+from support.notify import Hook
 from support.runs import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mopsjobs.registry.job_registry import JobRegistry
 
 WATCHERS = 16
-
-
-@pytest.fixture(name="hook")
-def _hook(cli: Cli) -> Iterator[Hook]:
-    with serving_hook() as hook:
-        hook_rule(cli, hook)
-        yield hook
 
 
 def test_sixteen_watchers_of_one_end_send_one_message(cli: Cli, jobs: JobRegistry, hook: Hook, spawn: Spawn) -> None:

@@ -12,6 +12,8 @@ from support.browser import WINDOWS, open_chromium, open_tab
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from support.web import Server
+
 expect.set_options(timeout=20_000)
 
 
@@ -20,6 +22,14 @@ def browser() -> Iterator[Browser]:
     """Yield Debian's Chromium."""
     with open_chromium() as browser:
         yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """Yield a tab at the page of jobs, of the module's own server. In the end, it did nothing forbidden."""
+    with open_tab(browser) as page:
+        page.goto(f"{server.url}/jobs")
+        yield page
 
 
 @pytest.fixture(params=WINDOWS, ids=lambda one: f"{one[0]}-{one[1]}")

@@ -38,14 +38,6 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server.filled()
 
 
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """Yield a tab at the page of jobs. In the end, it contacted no other host, opened no dialog and had no error."""
-    with open_tab(browser, 1200) as page:
-        page.goto(f"{server.url}/jobs")
-        yield page
-
-
 def _history(cli: Cli) -> None:
     """Store three weeks of jobs that have ended, as records that were there before the server was."""
     store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})

@@ -41,14 +41,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server.filled()
 
 
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """Yield a tab at the page of jobs. In the end, it did nothing forbidden."""
-    with open_tab(browser) as page:
-        page.goto(f"{server.url}/jobs")
-        yield page
-
-
 VIEWS = {
     "compare": (_path(IDS), "#plot svg"),
     "compare-all": (_path(IDS, show="all", y="population"), "#plot svg"),

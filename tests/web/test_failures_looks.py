@@ -79,14 +79,6 @@ def test_no_failures_meet_the_rules_of_accessibility(window: Page, server: Serve
     assert read_axe(window) == []
 
 
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """Yield a tab at the start page. In the end, it did nothing forbidden."""
-    with open_tab(browser) as page:
-        page.goto(server.url)
-        yield page
-
-
 def test_two_clicks_lead_to_the_tasks_of_the_largest_error(page: Page) -> None:
     """The page names the parameters beside them. Its jobs are another click away."""
     page.get_by_role("link", name="Failures", exact=True).click()

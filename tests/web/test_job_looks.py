@@ -67,14 +67,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server.filled()
 
 
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """Yield a tab at the start page. In the end, it did nothing forbidden."""
-    with open_tab(browser) as page:
-        page.goto(server.url)
-        yield page
-
-
 VIEWS = {
     "job": ("/jobs/grid", "#map svg"),
     "job-family": ("/jobs/trial", "#map svg"),

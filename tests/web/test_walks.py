@@ -30,14 +30,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server.filled()
 
 
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """Yield a tab at the page of jobs. In the end, it contacted no other host, opened no dialog and had no error."""
-    with open_tab(browser, 1200) as page:
-        page.goto(f"{server.url}/jobs")
-        yield page
-
-
 def test_filter_search_and_open_a_job(page: Page) -> None:
     """By a count, by words, then by the link of a job; the URL tells it all, and leads back."""
     page.locator("#jobs .head").get_by_role("link", name="1 failed").click()
