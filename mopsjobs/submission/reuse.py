@@ -93,7 +93,7 @@ def find_extended(job_id: str, session: Session) -> Manifest:
         session: the registry.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         NoManifestError: if mops-jobs did not submit it.
         JobBusyError: if it has not ended: its tasks would be computed twice.
         StoreError: if the registry cannot be read.
