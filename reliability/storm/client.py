@@ -131,20 +131,19 @@ class Client:
 
     def _one(self, kind: str) -> None:
         self._number += 1
+        calls: dict[str, Callable[[], object]] = {
+            "raw": self._raw,
+            "sync": self._sync,
+            "command": self._command,
+            "tell": self._tell,
+            "publish": self._publish,
+            "begin": self._begin_cache,
+            "spoil": self._spoil,
+            "old sync": self._sync_by_release,
+        }
         if kind == "own":
             self._job(f"own-{self._spec.name}-{self._number // OWN_FOR}", self._random.choice(["status", "progress"]))
-        elif kind == "raw":
-            self._raw()
-        elif kind in ("sync", "command", "tell", "publish", "begin", "spoil", "old sync"):
-            calls: dict[str, Callable[[], object]] = {
-                "sync": self._sync,
-                "command": self._command,
-                "tell": self._tell,
-                "publish": self._publish,
-                "begin": self._begin_cache,
-                "spoil": self._spoil,
-                "old sync": self._sync_by_release,
-            }
+        elif kind in calls:
             calls[kind]()
         else:
             self._job(f"hot-{self._number // SHARED_FOR}", kind)

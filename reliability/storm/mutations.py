@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mopsjobs.cache.snapshots import take
@@ -19,6 +18,7 @@ from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.registry import transitions
 from mopsjobs.store import cas
 from mopsjobs.store.base import Entry, VersionToken
+from reliability.storm.snapshots import remove_cache
 
 Change = Callable[[], None]
 
@@ -192,11 +192,6 @@ def _take_an_unsent_record_for_a_missing_one() -> None:
     fetcher.why_unread = lambda store, key, error: None  # type: ignore[assignment]
 
 
-def _remove_cache(path: str) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        Path(path + suffix).unlink(missing_ok=True)
-
-
 def _lose_the_rows_of_a_failed_sync() -> None:
     given = mirror.sync
 
@@ -204,7 +199,7 @@ def _lose_the_rows_of_a_failed_sync() -> None:
         try:
             return given(registry, path, *positional, **options)
         except StoreError:
-            _remove_cache(path)
+            remove_cache(path)
             raise
 
     mirror.sync = sync
@@ -214,7 +209,7 @@ def _begin_each_sync_anew() -> None:
     given = mirror.sync
 
     def sync(registry: Any, path: str, *positional: Any, **options: Any) -> Any:
-        _remove_cache(path)
+        remove_cache(path)
         return given(registry, path, *positional, **options)
 
     mirror.sync = sync
