@@ -204,16 +204,13 @@ def _check_project_value(path: str, name: str, value: str) -> str:
 
 
 def _check(found: Mapping[str, Setting]) -> None:
-    bad = "stale_after"
-    try:
-        check_url(found["registry"].value)
-        parse_duration(found["stale_after"].value)
-        bad = MAX_LOCAL_WORKERS
-        _parse_workers(found[bad].value)
-    except UsageError as error:
-        bad = "registry" if isinstance(error, ConfigError) else bad
-        message = f"{error.message.rstrip('.')} ({bad}, from {found[bad].origin})."
-        raise ConfigError(message, hint=error.hint) from None
+    checks = {"registry": check_url, "stale_after": parse_duration, MAX_LOCAL_WORKERS: _parse_workers}
+    for name, check in checks.items():
+        try:
+            check(found[name].value)
+        except UsageError as error:
+            message = f"{error.message.rstrip('.')} ({name}, from {found[name].origin})."
+            raise ConfigError(message, hint=error.hint) from None
     cache = found.get("cache")
     if cache is not None and not cache.value:
         raise ConfigError(f"invalid cache '': expected a path (cache, from {cache.origin}).")
