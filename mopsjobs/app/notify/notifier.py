@@ -100,13 +100,8 @@ def covers(rule: Rule, job: Job, names: Iterable[str], user: str | None) -> bool
 class Notifier:
     """Tells of the jobs that a watcher sees. One thread calls it."""
 
-    def __init__(self, app: App, settled: Iterable[str] = ()) -> None:
-        """Find the recipients. Nothing is sent yet.
-
-        Args:
-            app: the run, whose configuration has the rules.
-            settled: keys of claims that need nothing more.
-        """
+    def __init__(self, app: App) -> None:
+        """Find the recipients by the rules of the configuration. Nothing is sent yet."""
         self._app = app
         self._user = user_name(app.env)
         self._began_at = app.now()
@@ -119,7 +114,7 @@ class Notifier:
         """Messages that are over the limit for now."""
         self._said: set[str] = set()
         self._problems: list[str] = []
-        self.settled: set[str] = set(settled)
+        self.settled: set[str] = set()
         """Keys of claims that need nothing more: their messages were sent, or given up."""
         self.since: dict[str, float] = {}
         """From when on a rule tells news, by its mark, in seconds since 1970; else from shortly before now."""

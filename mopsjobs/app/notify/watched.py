@@ -67,10 +67,7 @@ _EVERYTHING = Rule("function", "command")
 
 @contextlib.contextmanager
 def telling_of_run(job_id: str, app: App) -> Iterator[None]:
-    """Tell of a job that the block runs, from a thread of its own, and of its end after the block."""
-    if not app.settings.rules:
-        yield
-        return
+    """Tell of a job that the block runs by the rules, from a thread of its own, and of its end after the block."""
     is_over, problems = threading.Event(), list[str]()
     registry = app.registry
 
