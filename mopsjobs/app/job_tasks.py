@@ -11,14 +11,19 @@ from mopsjobs.app.app import App
 from mopsjobs.app.find_job import FoundJob, find_job, read_family_of
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.job_json import reused_text
+from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, Ledger, read_ledger
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
 from mopsjobs.errors import (
+    AmbiguousJobError,
     CacheError,
+    JobNotFoundError,
     MopsJobsError,
+    NoManifestError,
     StoreAccessError,
     StoreError,
     StoreUnavailableError,
+    UsageError,
     command_line,
 )
 from mopsjobs.utils.text import join_first
@@ -175,6 +180,27 @@ def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
     if failure is not None and policy.needs_scan and found.freshness is not None:
         found.freshness.note_failed_refresh(failure)
     return JobTasks(app, found, failure)
+
+
+def find_lineage(name: str, app: App, policy: FreshnessPolicy) -> list[JobTasks]:
+    """Find a job, its parent, and so on, as far as they exist, and mirror their ledgers.
+
+    Takes arguments and raises errors as `find_tasks` does. Offline, a parent that was pruned is an error too.
+    """
+    lineage = [find_tasks(name, app, policy)]
+    seen = {lineage[0].job_id}
+    while (parent := lineage[-1].job["parent_job_id"]) is not None and parent not in seen:
+        seen.add(str(parent))
+        found = None
+        with contextlib.suppress(JobNotFoundError, AmbiguousJobError, NoManifestError, UsageError):
+            found = find_tasks(str(parent), app, policy)
+        # A record may name a prefix, or @latest: that is for users.
+        if found is None or found.job_id != parent:
+            if policy.offline and app.cache.read_cached(lambda cache: is_pruned(cache, str(parent))):
+                raise never_mirrored_error(str(parent))  # its tasks would be lacking
+            break
+        lineage.append(found)
+    return lineage
 
 
 def mirror_ledger(job_id: str, app: App, policy: FreshnessPolicy) -> StoreError | CacheError | None:

@@ -17,9 +17,8 @@ from typing import NamedTuple, TypeVar
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_state
 from mopsjobs.app.freshness import FreshnessPolicy
-from mopsjobs.app.job_tasks import JobTasks, find_tasks, mirror_ledger, never_mirrored_error
+from mopsjobs.app.job_tasks import JobTasks, find_lineage, mirror_ledger, never_mirrored_error
 from mopsjobs.cache.job_json import reused_tasks
-from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
 from mopsjobs.cache.sync.scalars import (
@@ -33,13 +32,9 @@ from mopsjobs.cache.sync.scalars import (
 )
 from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import (
-    AmbiguousJobError,
     CacheError,
-    JobNotFoundError,
     MopsJobsError,
-    NoManifestError,
     StoreUnavailableError,
-    UsageError,
 )
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
@@ -266,30 +261,12 @@ def find_results(names: Iterable[str], app: App, policy: FreshnessPolicy) -> lis
     """
     families: dict[str, dict[str, JobTasks]] = {}
     for name in names:
-        lineage = _lineage(name if policy.offline else find_state(name, app).job_id, app, policy)
+        lineage = find_lineage(name if policy.offline else find_state(name, app).job_id, app, policy)
         families.setdefault(lineage[-1].job_id, {}).update({one.job_id: one for one in lineage})
     return [
         sorted(family.values(), key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
         for family in families.values()
     ]
-
-
-def _lineage(name: str, app: App, policy: FreshnessPolicy) -> list[JobTasks]:
-    """Return a job, its parent, and so on, as far as they exist."""
-    lineage = [find_tasks(name, app, policy)]
-    seen = {lineage[0].job_id}
-    while (parent := lineage[-1].job["parent_job_id"]) is not None and parent not in seen:
-        seen.add(str(parent))
-        found = None
-        with contextlib.suppress(JobNotFoundError, AmbiguousJobError, NoManifestError, UsageError):
-            found = find_tasks(str(parent), app, policy)
-        # A record may name a prefix, or @latest: that is for users.
-        if found is None or found.job_id != parent:
-            if policy.offline and app.cache.read_cached(lambda cache: is_pruned(cache, str(parent))):
-                raise never_mirrored_error(str(parent))  # the table would lack its tasks
-            break
-        lineage.append(found)
-    return lineage
 
 
 def read_results_table(

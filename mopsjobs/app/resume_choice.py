@@ -7,7 +7,7 @@ from functools import partial
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import FreshnessPolicy
-from mopsjobs.app.job_tasks import find_tasks
+from mopsjobs.app.job_tasks import find_lineage
 from mopsjobs.cache.queries.task_ends import last_ends
 from mopsjobs.errors import OptionError, command_line
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
@@ -42,15 +42,9 @@ def tasks_that_ended(job_id: str, only: str | None, app: App) -> frozenset[int] 
                 hint=f"See the keys: {command_line('failures', job_id, '--json')}",
             )
     ends: dict[int, bool] = {}
-    following: str | None = job_id
-    seen: set[str] = set()
-    while following is not None and following not in seen:
-        seen.add(following)
-        tasks = find_tasks(following, app, FreshnessPolicy())
-        if tasks.failure is not None:
-            raise tasks.failure
-        for task, outcome, key in app.cache.read_cached(partial(last_ends, job_id=following)) or ():
+    for job in find_lineage(job_id, app, FreshnessPolicy()):
+        if job.failure is not None:
+            raise job.failure
+        for task, outcome, key in app.cache.read_cached(partial(last_ends, job_id=job.job_id)) or ():
             ends.setdefault(task, outcome in words or key in words)
-        parent = tasks.job["parent_job_id"]
-        following = None if parent is None else str(parent)
     return frozenset(task for task, is_chosen in ends.items() if is_chosen)
