@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 
 from mopsjobs.app.app import App
+from mopsjobs.app.log_selection import MAX_TASK
 from mopsjobs.app.replay import Replay, ReplayRequest, replay
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import Document, Result, Text
@@ -27,8 +28,6 @@ EXAMPLES = (
     "mops-jobs replay nightly-1 17 --pdb",
     "mops-jobs replay @latest 0 --python .venv/bin/python --json | jq .different",
 )
-
-MAX_TASK = 2**53
 
 Line = str | list[str]
 
