@@ -127,10 +127,7 @@ def parse_limit(text: str) -> int:
     Raises:
         UsageError: if it is not a whole number.
     """
-    number = parse_whole_number(text, 0, MAX_LIMIT)
-    if number is None:
-        raise UsageError(f"invalid limit '{text}': expected a whole number, 0 for all.")
-    return number
+    return _parse_number(text, 0, MAX_LIMIT, "limit", "a whole number, 0 for all")
 
 
 def parse_task_count(text: str) -> int:
@@ -139,10 +136,7 @@ def parse_task_count(text: str) -> int:
     Raises:
         UsageError: if it is not a whole number from 0 to 100,000.
     """
-    number = parse_whole_number(text, 0, MAX_NUMBER)
-    if number is None:
-        raise UsageError(f"invalid number '{text}': expected a whole number from 0 to {MAX_NUMBER:,}, 0 for none.")
-    return number
+    return _parse_number(text, 0, MAX_NUMBER, "number", f"a whole number from 0 to {MAX_NUMBER:,}, 0 for none")
 
 
 def parse_positive_number(text: str) -> int:
@@ -151,7 +145,11 @@ def parse_positive_number(text: str) -> int:
     Raises:
         UsageError: if it is not a whole number from 1 to 100,000.
     """
-    number = parse_whole_number(text, 1, MAX_NUMBER)
+    return _parse_number(text, 1, MAX_NUMBER, "number", f"a whole number from 1 to {MAX_NUMBER:,}")
+
+
+def _parse_number(text: str, least: int, most: int, name: str, expected: str) -> int:
+    number = parse_whole_number(text, least, most)
     if number is None:
-        raise UsageError(f"invalid number '{text}': expected a whole number from 1 to {MAX_NUMBER:,}.")
+        raise UsageError(f"invalid {name} '{text}': expected {expected}.")
     return number
