@@ -65,7 +65,7 @@ def _charts(setup: Setup, counts: dict[int, Path]) -> list[Line]:
         for number in range(setup.runs + 1):  # the first round warms up
             for count, server in servers.items():
                 before, begun = server.cpu_seconds, time.perf_counter()
-                serving.get(lines[count], "/charts?" + "&".join(["owner="] * (number + 1)))  # none was made before
+                serving.get(lines[count], f"/charts?{serving.unseen_query(number)}")
                 if number:
                     seconds[count].append(time.perf_counter() - begun)
                     cpu_seconds[count].append(server.cpu_seconds - before)

@@ -127,6 +127,11 @@ def get(line: http.client.HTTPConnection, path: str) -> None:
         raise RuntimeError(f"{path}: {response.status}\n{body.decode()[:2000]}")
 
 
+def unseen_query(number: int) -> str:
+    """Return a query that filters nothing, another for each number: no page is one that was made before."""
+    return "&".join(["owner="] * (number + 1))
+
+
 @contextlib.contextmanager
 def serving(setup: Setup, cache: str) -> Iterator[Server]:
     words = ("serve", "--port", "0", "--offline", "--registry", REGISTRY, "--cache", cache)
@@ -143,13 +148,13 @@ def serving(setup: Setup, cache: str) -> Iterator[Server]:
 
 
 def _first_page(server: Server, cache: str) -> tuple[list[float], list[float]]:
-    """Return seconds for the page, and for the statements behind it, in turn. No page is one that was made before."""
+    """Return seconds for the page, and for the statements behind it, in turn."""
     statements = _statements(cache, "/jobs")
     pages, queries = [], []
     with contextlib.closing(sqlite3.connect(cache)) as connection, contextlib.closing(server.connect()) as line:
         for number in range(ROUNDS + 2):
             begun = time.perf_counter()
-            get(line, "/jobs?" + "&".join(["owner="] * (number + 1)))
+            get(line, f"/jobs?{unseen_query(number)}")
             between = time.perf_counter()
             for statement in statements:
                 connection.execute(statement).fetchall()
@@ -164,7 +169,7 @@ def _search(server: Server) -> list[float]:
     seconds: dict[str, list[float]] = {word: [] for word in SEARCHES}
     with contextlib.closing(server.connect()) as line:
         for number in range(SEARCH_ROUNDS):
-            others = "&".join(["owner="] * (number + 1))  # no page is one that was made before
+            others = unseen_query(number)
             for word, times in seconds.items():
                 begun = time.perf_counter()
                 get(line, f"/jobs?q={word}&{others}")
