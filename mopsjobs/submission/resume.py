@@ -10,10 +10,10 @@ import contextlib
 import dataclasses
 import shlex
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
-from mopsjobs.engines.base import recorded_launch
+from mopsjobs.engines.base import Launch, recorded_launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import PROBE_SECONDS
 from mopsjobs.engines.model_env import active_python
@@ -266,10 +266,8 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         raise JobBusyError(problem, job_id=state.job_id, hint=f"Run: {hint}")
     job_id = child_id(session.registry, state)
     engine = _engine_name(state)
-    recorded = _earlier_options(request, engine, state.metadata, session, trust)
     # Made before anything of the child is stored: its options may be invalid.
-    options = grown_options(request.options, engine, recorded)
-    launch = make_launch(job_id, engine, options, session, recorded=recorded, namespace=state.k8s_namespace or None)
+    launch = _make_launch(job_id, engine, request, state.fields(), session, trust)
     client, origin, named = open_client(engine, session), job.manifest.origin, request.options.notify
     with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:
         submission = Submission(
@@ -311,10 +309,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             f"The {engine.name} engine says that job {state.job_id} has {phase}; its record does not know it yet.",
             hint=f"Run: {command_line('reconcile')}, then resume it.",
         )
-    recorded = _earlier_options(request, engine.name, state.metadata, session, trust)
-    namespace = state.k8s_namespace or None
-    options = grown_options(request.options, engine.name, recorded)
-    launch = make_launch(state.job_id, engine.name, options, session, recorded=recorded, namespace=namespace)
+    launch = _make_launch(state.job_id, engine.name, request, state.fields(), session, trust)
     remember_names(JobDir.for_job(state.job_id, session.env), request.options.notify)
     launched = engine.launch(launch)
     return resumed._replace(warnings=try_record_launch(session.registry, state.job_id, launched_fields(launched)))
@@ -337,9 +332,7 @@ def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnava
     if engine.state({"job_id": job_id}).phase == "running":
         raise _still_running_error(job_id)
     # The fields are of this machine, so they need no trust.
-    recorded = _earlier_options(request, engine.name, fields.get("metadata"), session, None)
-    options = grown_options(request.options, engine.name, recorded)
-    launch = make_launch(job_id, engine.name, options, session, recorded=recorded)
+    launch = _make_launch(job_id, engine.name, request, fields, session, None)
     remember_names(JobDir.for_job(job_id, session.env), request.options.notify)
     engine.launch(launch)
     return ResumeResult(job_id, None, (f"{outage} The job continues without the registry.",))
@@ -382,19 +375,25 @@ def _engine_name(state: JobState) -> str:
     return state.engine or DEFAULT_ENGINE
 
 
-def _earlier_options(
-    request: ResumeRequest, engine: str, metadata: object, session: Session, trust: Trust | None
-) -> dict[str, str]:
-    """Return what the earlier launch of a job was asked for.
+def _make_launch(
+    job_id: str, engine: str, request: ResumeRequest, job: Mapping[str, Any], session: Session, trust: Trust | None
+) -> Launch:
+    """Return the next launch of a job, or that of its child. What the request leaves open is as in the earlier launch.
 
     Args:
-        request: the job.
+        job_id: the job to launch.
         engine: where it runs.
-        metadata: of its record, or of the fields that this machine keeps.
+        request: the job to resume, and how.
+        job: the fields of its record, or those that this machine keeps.
         session: the environment.
-        trust: the choices that the user has named; None: the metadata are of this machine.
+        trust: the choices that the user has named; None: the fields are of this machine.
+
+    Raises:
+        UsageError, EngineError: see `make_launch`.
     """
+    metadata, namespace = job.get("metadata"), job.get("k8s_namespace") or None
     recorded = recorded_launch(metadata, engine) if isinstance(metadata, Mapping) else {}
     if engine == "local" and trust is not None and request.options.python is None:
-        return _without_unknown_python(recorded, request.job_id, session, trust)
-    return recorded
+        recorded = _without_unknown_python(recorded, request.job_id, session, trust)
+    options = grown_options(request.options, engine, recorded)
+    return make_launch(job_id, engine, options, session, recorded=recorded, namespace=namespace)
