@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from itertools import compress
 
 from mopsjobs.app.app import App
-from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.errors import NotDeterministicError, OptionError
 from mopsjobs.runner.run_once import ONE_TRY, Place, run_once
 from mopsjobs.studies.study import Study, Task
@@ -37,7 +36,7 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
     if count < 1:
         raise OptionError(f"invalid check_determinism '{count}': expected 1 or more.", "check_determinism")
     study = request.study
-    place = Place(_archive(prepared, app), study, launch.python or sys.executable, launch.job_id, app.env)
+    place = Place(prepared.load_archive(app.store), study, launch.python or sys.executable, launch.job_id, app.env)
     place = place._replace(limits=ONE_TRY._replace(timeout=launch.task_timeout, memory=launch.task_memory))
     tasks = list(_spread(study, count))
     workers = min(launch.workers or usable_cores(), len(tasks))
@@ -59,13 +58,6 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
             hint="Draw random numbers from the seed alone, or submit without the check.",
         )
     app.out.note(f"{pluralize(len(tasks), 'task')} run twice: equal outputs")
-
-
-def _archive(prepared: PreparedJob, app: App) -> bytes:
-    if prepared.packed is None:
-        return load_bundle(app.store, prepared.bundle)
-    prepared.packed.archive.seek(0)
-    return prepared.packed.archive.read()
 
 
 def _spread(study: Study, count: int) -> Iterator[Task]:

@@ -23,7 +23,7 @@ import shutil
 from pathlib import Path
 
 from mopsjobs.bundles.extraction import BundleError, extract
-from mopsjobs.bundles.packing import PackedBundle
+from mopsjobs.bundles.packing import PackedBundle, read_archive
 from mopsjobs.errors import UsageError
 from mopsjobs.store.base import ReadableStore, VersionedStore
 from mopsjobs.utils.files import directory_lock, make_directory, sync_directory
@@ -66,8 +66,7 @@ def store_bundle(store: VersionedStore, packed: PackedBundle) -> bool:
     # A listing is one small request; an attempt to create it would send the whole bundle.
     if has_bundle(store, packed.digest):
         return False
-    packed.archive.seek(0)
-    return store.create_if_absent(bundle_key(packed.digest), packed.archive.read()) is not None
+    return store.create_if_absent(bundle_key(packed.digest), read_archive(packed)) is not None
 
 
 def has_bundle(store: VersionedStore, ref: str) -> bool:

@@ -90,6 +90,12 @@ class PackedBundle(NamedTuple):
         self.archive.close()
 
 
+def read_archive(packed: PackedBundle) -> bytes:
+    """Return the bytes of the archive."""
+    packed.archive.seek(0)
+    return packed.archive.read()
+
+
 def pack(
     directory: Path | None,
     *,

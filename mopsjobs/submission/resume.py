@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mopsjobs.bundles.packing import read_archive
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import Launch, recorded_launch
 from mopsjobs.engines.job_dir import JobDir
@@ -284,8 +285,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             notify=named if named is not None else remembered_names(JobDir.for_job(state.job_id, session.env)),
         )
         if packed is not None and engine == "local":
-            packed.archive.seek(0)
-            check_model(job.manifest.study, launch, packed.archive.read(), session)
+            check_model(job.manifest.study, launch, read_archive(packed), session)
         return ResumeResult(job_id, len(job.missing) - len(job.deferred), client.submit(submission, launch).warnings)
 
 

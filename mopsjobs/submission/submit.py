@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, load_bundle, parse_bundle_ref
 from mopsjobs.bundles.git_state import read_git_state
-from mopsjobs.bundles.packing import MAX_SHOWN, PackedBundle, pack
+from mopsjobs.bundles.packing import MAX_SHOWN, PackedBundle, pack, read_archive
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreError, UsageError, shorten
 from mopsjobs.registry.job_id import check_new_job_id
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
@@ -82,6 +84,15 @@ class PreparedJob(NamedTuple):
     extension: Extension | None = None
     """The tasks that need not run; None if the job extends no other."""
 
+    def load_archive(self, store: VersionedStore) -> bytes:
+        """Return the archive of the code: the packed one, else that in the store.
+
+        Raises:
+            BundleError: if the bundle in the store is missing or damaged.
+            StoreError: if the store cannot be read.
+        """
+        return load_bundle(store, self.bundle) if self.packed is None else read_archive(self.packed)
+
 
 def submit(request: SubmitRequest, session: Session) -> SubmitResult:
     """Submit a study and launch its job.
@@ -111,12 +122,15 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
     launch = make_launch(job_id, request.engine, request.options, session, foreground=request.foreground)
     extended = None if request.extend is None else find_extended(request.extend, session)
     if request.code is None:
-        if request.bundle is None and extended is None:
+        if request.bundle is not None:
+            bundle = parse_bundle_ref(request.bundle)
+        elif extended is not None:
+            bundle = extended.bundle
+        else:
             raise UsageError("missing code of the model: expected either a directory or a bundle.")
-        bundle = extended.bundle if request.bundle is None and extended else parse_bundle_ref(request.bundle or "")
         if request.engine == "local":
             _check_stored_model(request.study, launch, bundle, session)
-        yield PreparedJob(request, launch, bundle, None, _extension(request, launch, bundle, extended, session))
+        yield _extend(PreparedJob(request, launch, bundle, None), extended, session)
         return
     with pack_code(request.code, session) as packed:
         missing = None
@@ -124,15 +138,13 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
             warn_about_registry(request.study, request.code.directory, packed, session)
             missing = _check_names(request, packed, request.code.directory)
         if request.engine == "local":
-            packed.archive.seek(0)
             hint = request.code.hint_if_not_found
             if missing is not None:
                 hint = f"{missing} Submit in the directory of the model, or install it."
-            check_model(request.study, launch, packed.archive.read(), session, hint_if_not_found=hint)
+            check_model(request.study, launch, read_archive(packed), session, hint_if_not_found=hint)
         elif missing is not None:
             session.warn(f"{missing} The job fails unless it is installed.")
-        extension = _extension(request, launch, packed, extended, session)
-        yield PreparedJob(request, launch, packed.digest, packed, extension)
+        yield _extend(PreparedJob(request, launch, packed.digest, packed), extended, session)
 
 
 def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
@@ -192,24 +204,16 @@ def pack_code(code: Code, session: Session) -> PackedBundle:
     return packed._replace(git=read_git_state(code.directory, packed.blobs, session.env))
 
 
-def _extension(
-    request: SubmitRequest, launch: Launch, code: PackedBundle | str, extended: Manifest | None, session: Session
-) -> Extension | None:
-    """Find the tasks that an earlier job has done, and note how many."""
+def _extend(job: PreparedJob, extended: Manifest | None, session: Session) -> PreparedJob:
+    """Find the tasks of a job that an earlier one has done, and note how many."""
     if extended is None:
-        return None
-
-    def load_archive() -> bytes:
-        if isinstance(code, str):
-            return load_bundle(session.store, code)
-        code.archive.seek(0)
-        return code.archive.read()
-
-    bundle = code if isinstance(code, str) else code.digest
-    extension = find_reusable(extended, NewJob(request.study, bundle, load_archive, request.engine, launch), session)
-    for line in (*extension.reasons, extension.describe(request.study.tasks_total)):
+        return job
+    study, load_archive = job.request.study, functools.cache(lambda: job.load_archive(session.store))
+    new = NewJob(study, job.bundle, load_archive, job.request.engine, job.launch)
+    extension = find_reusable(extended, new, session)
+    for line in (*extension.reasons, extension.describe(study.tasks_total)):
         session.note(line)
-    return extension
+    return job._replace(extension=extension)
 
 
 def _check_stored_model(study: Study, launch: Launch, bundle: str, session: Session) -> None:
