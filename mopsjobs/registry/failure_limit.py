@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import OptionError
+from mopsjobs.registry.transitions import counts_of_shards
 from mopsjobs.utils.text import parse_whole_number
 
 MAX_NUMBER = 10**9 - 1
@@ -43,14 +44,9 @@ def tally(by_shard: Mapping[str, object], shards: int, shard: int, own: tuple[in
         shard: the shard whose counts are known better than by the record.
         own: what it has completed, and what has failed.
     """
-    counted: dict[str, Any] = {name: counts for name, counts in by_shard.items() if _is_shard(name, shards)}
-    counted[str(shard)] = (*own, 0)
+    counted: dict[str, Any] = counts_of_shards(by_shard, shards, shard, (*own, 0))
     completed, failed, done = (sum(column) for column in zip(*counted.values(), strict=True))
     return Tally(completed, failed, shards - done)
-
-
-def _is_shard(name: str, shards: int) -> bool:
-    return name.isdecimal() and int(name) < shards
 
 
 class FailureLimit(NamedTuple):

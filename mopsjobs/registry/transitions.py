@@ -214,8 +214,8 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
     Counts of shards that the job no longer has are removed, since other shards have their tasks now. A report with
     `is_least` never lowers the completed tasks of the record. Then it is only a sign of life.
     """
-    others = {name: counts for name, counts in state.shards.items() if name.isdecimal() and int(name) < shards}
-    by_shard = {**others, str(shard): [report.completed, report.failed, int(report.is_done)]}
+    own = [report.completed, report.failed, int(report.is_done)]
+    by_shard = counts_of_shards(state.shards, shards, shard, own)
     reports: list[Any] = list(by_shard.values())
     completed = sum(completed for completed, _, _ in reports)
     state = state.evolve(
@@ -230,6 +230,12 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
         tasks_failed=sum(failed for _, failed, _ in reports),
         heartbeat_at=at,
     )
+
+
+def counts_of_shards(by_shard: Mapping[str, object], shards: int, shard: int, own: Sequence[int]) -> dict[str, object]:
+    """Return the counts of each shard that the job has, with newer ones of one of them."""
+    others = {name: counts for name, counts in by_shard.items() if name.isdecimal() and int(name) < shards}
+    return {**others, str(shard): own}
 
 
 def _forecasts(state: JobState, shard: int, report: ShardReport, *, is_complete: bool) -> dict[str, object]:
