@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import signal
@@ -19,6 +18,7 @@ from mopsjobs.engines.worker_script import DEBUGGER_SOURCE, write_worker
 from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner.pools.base import OnLog, TaskLimits, TaskResult, task_message
 from mopsjobs.runner.pools.local import WorkerPool
+from mopsjobs.runner.pools.worker_process import output_content
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.cores import thread_limits, usable_cores
 
@@ -100,10 +100,7 @@ def debug_once(place: Place, task: Task) -> RunResult:
         found: dict[str, Any] = json.loads(answer.read_bytes())
         if "error" in found:
             return RunResult(None, found["error"])
-        outputs = {
-            name: Path(value["file"]).read_bytes() if isinstance(value, dict) else base64.b64decode(value)
-            for name, value in found["outputs"].items()
-        }
+        outputs = {name: output_content(value) for name, value in found["outputs"].items()}
         return RunResult(_kept(place.study, outputs), None)
 
 

@@ -8,7 +8,6 @@ that of the task. See docs/decisions/0069-memory-of-a-task.md.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -45,7 +44,7 @@ from mopsjobs.runner.pools.base import (
 from mopsjobs.runner.pools.memory_guard import MemoryGuard, Watch
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue, most_doublings
-from mopsjobs.runner.pools.worker_process import WorkerProcess
+from mopsjobs.runner.pools.worker_process import WorkerProcess, output_content
 from mopsjobs.studies.study import Task
 from mopsjobs.utils import measurement
 
@@ -281,7 +280,7 @@ class WorkerPool:
             worker.begin_task(self._clock())
             outputs, error = answer.get("outputs"), answer.get("error")
             if outputs is not None:
-                outputs = {name: _content(content) for name, content in outputs.items()}
+                outputs = {name: output_content(content) for name, content in outputs.items()}
             self._read_logs(worker, assignment.task)
             outcome = outcome_of(error)
             is_final = error is None or not self._queue.try_again(assignment, outcome, error["type"])
@@ -389,12 +388,3 @@ class WorkerPool:
                 yield from self._handle_event(worker, "answers", selectors.EVENT_READ)  # its last answers
                 if worker in self._workers:
                     yield from self._bury(worker)
-
-
-def _content(content: str | dict[str, str]) -> bytes:
-    if isinstance(content, str):
-        return base64.b64decode(content)
-    with open(content["file"], "rb") as file:
-        value = file.read()
-    os.unlink(content["file"])
-    return value

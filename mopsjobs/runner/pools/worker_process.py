@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import signal
@@ -119,3 +120,13 @@ class WorkerProcess:
     def peak_now(self) -> int | None:
         """Return the peak of memory of the task that it runs, in bytes; None if unknown."""
         return peak_rss(self.process.pid)
+
+
+def output_content(content: str | dict[str, str]) -> bytes:
+    """Return an output from the answer of engines/worker.py. The file of a large one is removed."""
+    if isinstance(content, str):
+        return base64.b64decode(content)
+    with open(content["file"], "rb") as file:
+        value = file.read()
+    os.unlink(content["file"])
+    return value
