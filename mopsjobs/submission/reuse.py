@@ -279,9 +279,5 @@ def _sizes(store: VersionedStore, manifest: Manifest) -> Mapping[tuple[str, str]
                 for attempt in parse_attempts(found, chunk) if found is not None else ():
                     if attempt.outcome == Outcome.SUCCEEDED:
                         sizes.setdefault(attempt.task, set()).add(attempt.output_bytes)
-    return {
-        (task.param_id, str(task.seed)): size
-        for _, task in manifest.tasks()
-        for size in (sizes.get(task.number) or ())
-        if size is not None and len(sizes[task.number]) == 1
-    }
+    known = {task: size for task, (size, *others) in sizes.items() if size is not None and not others}
+    return {(task.param_id, str(task.seed)): known[task.number] for _, task in manifest.tasks() if task.number in known}
