@@ -111,7 +111,7 @@ class TaskGate:
         self._most_in_hand = most_in_hand
         self.in_hand = 0
         """Tasks that the pool has, and that have not ended."""
-        self.again = 0
+        self._again = 0
         """Those of them whose first attempt has ended. They may wait for the next one while others run."""
 
     def __iter__(self) -> NextTasks:
@@ -120,7 +120,7 @@ class TaskGate:
 
     def __next__(self) -> tuple[int, Task] | None:
         """Return the next task; None if there is one, and it may not begin now."""
-        is_full = self._most_in_hand is not None and self.in_hand - self.again >= self._most_in_hand
+        is_full = self._most_in_hand is not None and self.in_hand - self._again >= self._most_in_hand
         if is_full or not self._canary.admits(self.in_hand):
             return None
         following = self._next_task()
@@ -136,7 +136,17 @@ class TaskGate:
                 return further
         return self._skipped.popleft() if self._skipped else next(self._tasks)
 
-    def note_end(self, *, has_failed: bool) -> None:
-        """Take the end of a task that is not tried again."""
+    def note(self, attempt: int, *, is_final: bool, has_failed: bool) -> None:
+        """Take the end of an attempt.
+
+        Args:
+            attempt: which one at its task, from 1.
+            is_final: whether the task is not tried again.
+            has_failed: whether it failed.
+        """
+        if not is_final:
+            self._again += attempt == 1
+            return
+        self._again -= attempt > 1
         self.in_hand -= 1
         self._canary.note(has_failed=has_failed)

@@ -123,12 +123,8 @@ class FailEarly:
         """
         if self._gate is None:
             return
-        if not result.is_final:
-            self._gate.again += result.attempt == 1
-            return
-        self._gate.again -= result.attempt > 1
-        self._gate.note_end(has_failed=has_failed)
-        if has_failed and (self._limit is not None or not self._canary.has_passed):
+        self._gate.note(result.attempt, is_final=result.is_final, has_failed=has_failed)
+        if result.is_final and has_failed and (self._limit is not None or not self._canary.has_passed):
             self._reporter.report()
 
     @property

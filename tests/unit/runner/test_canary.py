@@ -24,7 +24,7 @@ def _now(gate: TaskGate) -> list[int]:
 
 def _end(gate: TaskGate, *failures: bool) -> None:
     for has_failed in failures:
-        gate.note_end(has_failed=has_failed)
+        gate.note(1, is_final=True, has_failed=has_failed)
 
 
 @pytest.mark.parametrize(
