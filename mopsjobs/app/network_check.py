@@ -21,6 +21,8 @@ SAMPLE = 200
 PINGS = 5
 """Reads one after the other, for the latency."""
 
+NOTHING_TO_READ = CheckResult("network", "warn", "not measured, since the registry has no jobs to read", "see `access`")
+
 
 def check_network(diagnosis: Diagnosis) -> CheckResult:
     """Read a few records one by one and at once, and estimate what a full mirror takes."""
@@ -28,7 +30,7 @@ def check_network(diagnosis: Diagnosis) -> CheckResult:
     if app.settings.is_local:
         return CheckResult("network", "ok", "the registry is on this machine")
     if diagnosis.state_of("access") != "ok":
-        return CheckResult("network", "warn", "not measured, since the registry has no jobs to read", "see `access`")
+        return NOTHING_TO_READ
     try:
         with bulk_reads(app.store):
             return _measure(diagnosis, app.registry)
@@ -39,7 +41,10 @@ def check_network(diagnosis: Diagnosis) -> CheckResult:
 def _measure(diagnosis: Diagnosis, registry: JobRegistry) -> CheckResult:
     app, store = diagnosis.app, registry.store
     start = app.monotonic()
-    entries = list(itertools.islice(registry.scan(), SAMPLE))
+    records = (entry for entry in registry.scan() if registry.job_id_of(entry.key) is not None)
+    entries = list(itertools.islice(records, SAMPLE))
+    if not entries:
+        return NOTHING_TO_READ
     listing_seconds = app.monotonic() - start
     latencies = []
     for entry in entries[:PINGS]:

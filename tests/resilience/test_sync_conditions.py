@@ -186,6 +186,17 @@ def test_doctor_measures_the_line(place: Place, cli: Cli) -> None:
     assert (check["state"], "1 failed" in check["detail"]) == ("warn", True)
 
 
+@pytest.mark.parametrize(("count", "said"), [(3, "full mirror of 3 jobs takes about"), (0, "no jobs to read")])
+def test_doctor_measures_the_line_by_records_alone(place: Place, cli: Cli, count: int, said: str) -> None:
+    """Manifests stand beside the records, and do not count."""
+    place.write_foreign(count)
+    for number in range(4):
+        place.store.create_if_absent(f"jobs/job-{number:03}/manifest.json", b"{}")
+    found = cli("doctor", "--network", "--json").json
+    (detail,) = [check["detail"] for check in found["checks"] if check["name"] == "network"]
+    assert said in detail
+
+
 def test_a_server_that_takes_one_request_at_a_time_is_mirrored(
     place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
