@@ -146,7 +146,7 @@ def launch_options(args: argparse.Namespace, app: App, *, may_grow: bool = False
         workers=args.workers,
         python=args.python,
         task_timeout=parse_task_timeout(given["task_timeout"]),
-        task_memory=parse_task_memory(given["task_memory"]),
+        task_memory=parse_task_memory(given["task_memory"], may_grow=may_grow),
         retries=None if args.retries is None else parse_retries(args.retries),
         retry_on=args.retry_on,
         first=args.first,
@@ -173,15 +173,20 @@ def parse_task_timeout(text: str | None) -> float | None:
     return seconds
 
 
-def parse_task_memory(text: str | None) -> int | None:
+def parse_task_memory(text: str | None, *, may_grow: bool = False) -> int | None:
     """Return the bytes of a `--task-memory`.
+
+    Args:
+        text: the size.
+        may_grow: whether a factor could stand in its place, which an error then says.
 
     Raises:
         OptionError: if the text is not a size.
     """
     size = None if text is None else parse_size(text)
     if text is not None and size is None:
-        raise OptionError(f"invalid task_memory '{text}': expected a size like 512MiB or 2GiB.", "task_memory")
+        expected = "a size like 2GiB, or a factor like x2" if may_grow else "a size like 512MiB or 2GiB"
+        raise OptionError(f"invalid task_memory '{text}': expected {expected}.", "task_memory")
     return size
 
 

@@ -94,6 +94,6 @@ def parse_failure_limit(text: str) -> FailureLimit:
     percent = _PERCENT.fullmatch(text)
     share = 0.0 if percent is None else float(percent[1]) / 100
     if not share:
-        problem = f"invalid max_failures '{text}': expected a number of tasks, or a share between 0% and 100%."
+        problem = f"invalid max_failures '{text}': expected a number of tasks, or a share above 0% and below 100%."
         raise OptionError(problem, "max_failures")
     return FailureLimit(text, None, share)

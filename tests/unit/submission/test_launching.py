@@ -34,7 +34,7 @@ SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={}
         (
             "local",
             {"max_failures": "many"},
-            "invalid max_failures 'many': expected a number of tasks, or a share between 0% and 100%.",
+            "invalid max_failures 'many': expected a number of tasks, or a share above 0% and below 100%.",
         ),
         ("local", {"shards": 2}, "shards has no effect with the local engine."),
         ("dask", {"cluster": {"service_account": "a"}}, "service_account has no effect with the dask engine."),
