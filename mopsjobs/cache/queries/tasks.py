@@ -212,14 +212,15 @@ class TaskList:
         if after is not None:
             behind, more = self._query.order.rows_after(after)
             condition, values = f"{condition} AND {behind}", [*values, *more]
-        # Without a limit, SQLite sorts all rows whole.
         most = self._left if self._query.conditions else limit
-        end = f" LIMIT {most:d}" if most else ""
+        order = self._query.order.sql
+        if most:  # then an index may tell which tasks these are; without a limit, SQLite sorts all rows whole
+            first = f"SELECT task FROM task WHERE {condition} ORDER BY {order} LIMIT {most:d}"  # noqa: S608 - constant names
+            condition = f"job_id = ? AND task IN ({first})"
+            values = [self._study.job_id, *values]
         passes = self._set_filter()
-        rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM task WHERE {condition} ORDER BY {self._query.order.sql}{end}",  # noqa: S608 - constant names
-            values,
-        )
+        sql = f"SELECT {_COLUMNS} FROM task WHERE {condition} ORDER BY {order}"  # noqa: S608 - constant names
+        rows = self._connection.execute(sql, values)
         for row in map(TaskRow._make, rows):
             one = self._study.set_of(row.task)
             if one is not None and passes(one):
