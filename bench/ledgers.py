@@ -1,4 +1,4 @@
-"""Looks at the tasks and the failures of a job of 100,000 tasks, over a cache that has its ledger."""
+"""Looks at the tasks and the failures of a job of 1,000,000 tasks, over a cache that has its ledger."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
 
-TASKS = 100_000
+SETS, REPLICATES = 10_000, 100
+TASKS = SETS * REPLICATES
 
 JOB = "ledger-1"
 
-MAX_RATIO = 3.0
+MAX_RATIO = 5.0
 """Of `tasks` and `failures` to the floor of the interpreter."""
 
 CONDITION = 'beta > 0.95 and mode == "x"'
@@ -96,12 +97,13 @@ def _fill(cache: Path) -> None:
     draw = random.Random(1)
     sets = [
         {"params": {"beta": draw.random(), "mode": draw.choice("xyz"), **{f"p{n}": draw.gauss(0, 1) for n in range(8)}}}
-        for _ in range(TASKS)
+        for _ in range(SETS)
     ]
     store = InMemoryVersionedStore()
     began = datetime.now(UTC) - timedelta(hours=3)
     registry = JobRegistry(store, now=lambda: began)
-    study = parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]})
+    document = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}
+    study = parse_study({**document, "n_replicates": REPLICATES})
     manifest = Manifest(job_id=JOB, study=study, bundle="sha256:" + "0" * 64)
     store.create_if_absent(manifest_key(JOB), manifest.to_json())
     registry.register_job(JOB, **manifest.record_fields())
@@ -117,7 +119,8 @@ def _fill(cache: Path) -> None:
 
 def _attempts(sets: list[dict[str, Any]], draw: random.Random, began: float) -> Iterator[Attempt]:
     """Yield attempts of which some fail for a reason in the parameters, and some by chance."""
-    for task, one in enumerate(sets):
+    for task in range(TASKS):
+        one = sets[task // REPLICATES]
         error = None
         if one["params"]["beta"] > 0.95 and one["params"]["mode"] == "x":
             error = AttemptError("1a2b3c4d5e6f", "ValueError", "model:21", f"task {task} is out of bounds")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sqlite3
 import statistics
 import time
 from pathlib import Path
 
-from bench import registry_data, serving
-from bench.listing import FLOOR, REGISTRY, TIMES_AS_MANY
+from bench import serving
+from bench.listing import FLOOR, REGISTRY, TIMES_AS_MANY, filled_caches
 from bench.machine import Setup, interpreter
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
@@ -26,11 +25,7 @@ LARGE_RATIO = 2.0
 
 def run(setup: Setup) -> list[Line]:
     """Measure `metrics`, `summary` and the page of charts over both caches."""
-    small, large = setup.directory / "metrics.db", setup.directory / "metrics-large.db"
-    progress(f"filling caches with {setup.jobs:,} and {setup.jobs * TIMES_AS_MANY:,} jobs")
-    registry_data.fill_cache(small, REGISTRY, setup.jobs)
-    shutil.copyfile(small, large)
-    registry_data.add_past(large, REGISTRY, setup.jobs * TIMES_AS_MANY)
+    small, large = filled_caches(setup)
     floor = Case([interpreter(), "-c", FLOOR], setup.env)
     counts = {setup.jobs: small, setup.jobs * TIMES_AS_MANY: large}
     scrapes = {count: _scrape(setup, cache, count) for count, cache in counts.items()}

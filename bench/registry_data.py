@@ -123,7 +123,7 @@ def fill_cache(path: Path, registry: str, count: int) -> None:
 def add_past(path: Path, registry: str, count: int) -> None:
     """Let a cache grow to that many jobs, by jobs that ended long ago and have other ids and labels than those it has.
 
-    Some are made, and copied under other ids: a million takes a minute and a half so, and five if all are made.
+    Some are made, and copied under other ids: a million takes five minutes so, most for the indexes and sums.
     """
     from mopsjobs.cache.database import open_to_write
     from mopsjobs.cache.rows import write_rows

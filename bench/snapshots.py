@@ -56,32 +56,32 @@ def run(setup: Setup) -> list[Line]:
 
 
 class _Published:
-    """The snapshot of a registry, which can be hidden."""
+    """The snapshot of a registry, which can be hidden: without its manifest, no reader knows of it."""
 
     def __init__(self, registry: Registry) -> None:
         url, env = registry.server.url(registry.container), registry.server.env
         self._store = open_store(url, env)
-        self._cache = str(registry.setup.directory / "publisher.db")
-        self._registry_id = identity(url, env)
+        cache, registry_id = str(registry.setup.directory / "publisher.db"), identity(url, env)
+        for _ in range(2):  # the second scan knows that all writers announce
+            sync(JobRegistry(self._store), cache, registry_id, scan=True)
+        with contextlib.closing(open_to_write(cache, registry_id)) as connection:
+            publish_snapshot(self._store, connection, now=utc_now)
+        manifest = self._store.get(MANIFEST_KEY)
+        if manifest is None:
+            raise RuntimeError("No snapshot was published.")
+        self._manifest = manifest.value
 
     def before(self, case: Case, *, is_there: bool) -> Callable[[], None]:
-        """Return what prepares a case: a new snapshot, or none."""
+        """Return what prepares a case: the snapshot, or none."""
         prepare = case.prepare
 
         def prepare_both() -> None:
             prepare()
             self._store.delete(MANIFEST_KEY)
             if is_there:
-                self._publish()
+                self._store.create_if_absent(MANIFEST_KEY, self._manifest)
 
         return prepare_both
-
-    def _publish(self) -> None:
-        registry = JobRegistry(self._store)
-        for _ in range(2):  # the second scan knows that all writers announce
-            sync(registry, self._cache, self._registry_id, scan=True)
-        with contextlib.closing(open_to_write(self._cache, self._registry_id)) as connection:
-            publish_snapshot(self._store, connection, now=utc_now)
 
 
 def _line(what: str, case: Case, against: str, other: Case, limit: float) -> Line:

@@ -56,7 +56,7 @@ POOL = """
 
 def run(setup: Setup) -> list[Line]:
     """Time the two, and look at what the job left: its record, and the memory it took."""
-    code = setup.directory / "model"
+    code = setup.directory / "tasks-model"
     code.mkdir()
     (code / "model.py").write_text(textwrap.dedent(MODEL))
     pool = setup.directory / "pool.py"
@@ -118,6 +118,8 @@ def _submission(setup: Setup, code: Path, tasks: int, *, slow: bool = False) -> 
         "--json",
         "--registry",
         f"sqlite://{registry}",
+        "--cache",
+        f"{registry}-cache",
     )
     argv, env = setup.command(*words)
 
