@@ -74,8 +74,11 @@ PAGES = {
 }
 """Each page that shows what a record, a study, a ledger or a URL holds."""
 
+NARROW = 390
+"""The width of the narrowest window, in pixels."""
 
-@pytest.mark.parametrize("width", [1440, 390])
+
+@pytest.mark.parametrize("width", [1440, NARROW])
 @pytest.mark.parametrize("name", PAGES)
 def test_hostile_names_and_values_are_text_that_fits(browser: Browser, server: Server, name: str, width: int) -> None:
     """No script runs, no element comes of them, the page is as wide as its window, and axe-core finds nothing."""
@@ -89,4 +92,5 @@ def test_hostile_names_and_values_are_text_that_fits(browser: Browser, server: S
         unfold(page)
         check_layout(page)
         assert "\u202e" not in page.content()
-        assert read_axe(page) == []
+        if width == NARROW:  # its rules are about what is there, which is the same in each window
+            assert read_axe(page) == []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="module", params=["chromium", "firefox"])
+@pytest.fixture(scope="module")
 def either_browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Yield each of Debian's browsers."""
     with (
@@ -42,9 +42,11 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server.filled()
 
 
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize(
+    ("either_browser", "width"), [("chromium", 1440), ("firefox", 390)], indirect=["either_browser"]
+)
 def test_either_browser_shows_the_pages(either_browser: Browser, server: Server, cli: Cli, width: int) -> None:
-    """Without an error: a live change, a search, a job, its heat map, its tasks and its plot, on a desk and a phone."""
+    """Without an error: a live change, a search, a job, its heat map, its tasks and its plot, on a desk or a phone."""
     with open_tab(either_browser, width) as page:
         page.goto(server.url)
         expect(page.locator(ROWS)).to_have_count(3)
