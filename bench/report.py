@@ -71,7 +71,7 @@ def markdown(lines: list[Line], machine: dict[str, str], settings: str) -> str:
         _row(["-" * width for width in widths], widths),
         *(_row(row, widths) for row in rows),
     ]
-    missed = [line.what for line in lines if line.goal is not None and not line.goal.reached]
+    missed = list(dict.fromkeys(line.what for line in lines if line.goal is not None and not line.goal.reached))
     return "\n".join(
         [
             "# Measured",
