@@ -4,17 +4,14 @@ It is started as a script, by a Python that may be as old as 3.8 and have the st
 nothing of mops-jobs. It reads JSON lines from its standard input, and answers with JSON lines on its standard output:
 
     <- {"root": DIR, "entrypoint": "MODEL/SCENARIO", "spool": DIR}      once: the model to load
-    -> {"ready": true, "usage": [...], "host": NAME, "python": VERSION}
-       or {"broken": {"type", "message", "traceback"}}
+    -> {"ready": true, "usage": [...], "host": NAME, "python": VERSION} or {"broken": {"type", "message", "traceback"}}
     <- {"task": N, "params": {...}, "param_id": ID, "seed": N, "attempt": N}
-    -> {"task": N, "usage": [...], "outputs": {NAME: BASE64 | {"file": PATH}}}
-       or {"task": N, "usage": [...], "error": {"type", "message", "traceback"}}
+    -> {"task": N, "usage": [...], "outputs": {NAME: BASE64 | {"file": PATH}}} or {..., "error": {"type", ...}}
 
 The first line may have `outputs`, the names that the study gives. With `check` in it, the first answer has `takes`, the
 names of the model's arguments. It has `entry_point` if an entry point of the interpreter names the wire function.
-An error also has `at`, the FILE:LINE of the model's own code where it happened, if it happened there. `usage` is
-a list. In microseconds, it has start, length, and processor time in user mode and in the kernel. Last is the peak of
-memory in bytes, or null.
+An error in the model's own code also has `at`, its FILE:LINE. `usage` is a list. In microseconds, it has start, length,
+and processor time in user mode and in the kernel. Last is the peak of memory in bytes, or null.
 
 The model's own output goes to standard error, after a mark with the number of its task. Its standard input is empty.
 """
@@ -31,8 +28,10 @@ import inspect
 import json
 import os
 import resource
+import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from typing import TYPE_CHECKING
@@ -51,9 +50,7 @@ INLINE_BYTES = 256 * 1024
 """A larger output goes through a file: base64 in a line would be slower."""
 
 TRACEBACK_CHARACTERS = 8000
-
 BYTES = (bytes, bytearray, memoryview)
-
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in the unit of `ru_maxrss`."""
 
@@ -71,6 +68,7 @@ def main() -> int:
     """Run tasks until the input ends, or the reader of the answers has gone."""
     sys.modules["mops_jobs_worker"], at_work["pid"] = sys.modules[__name__], os.getpid()
     tasks, answers = _take_over_streams()
+    threading.Thread(target=_end_with_reader, args=(answers,), name="reader", daemon=True).start()
     setup = json.loads(tasks.readline())
     meter = _Meter()
     try:
@@ -83,8 +81,6 @@ def main() -> int:
         ready = {"ready": True, "usage": meter.read(), "host": os.uname().nodename, "python": python}
         _write_answer(answers, {**ready, **about} if setup.get("check") else ready)
         return _run_tasks(tasks, answers, call, setup, meter)
-    except BrokenPipeError:
-        return 1
     finally:
         _end_group()
 
@@ -121,8 +117,7 @@ class _Meter:
         with contextlib.suppress(OSError):  # not Linux, or a sandbox
             self._clear = os.open("/proc/self/clear_refs", os.O_WRONLY)
             self._status = os.open("/proc/self/status", os.O_RDONLY)
-        self._user = self._system = 0
-        self._own_peak = self._child_peak = self._faults = self._rss = 0
+        self._user = self._system = self._own_peak = self._child_peak = self._faults = self._rss = 0
         self.start()
 
     def start(self) -> None:
@@ -153,6 +148,14 @@ class _Meter:
         return peak or None
 
 
+def _end_with_reader(answers: BinaryIO) -> None:
+    """End this process, and those that the model has started, as soon as the reader of the answers is dead."""
+    reader = select.poll()
+    reader.register(answers, select.POLLHUP)  # which Linux reports as POLLERR
+    reader.poll()
+    os.kill(0 if os.getpgrp() == os.getpid() else os.getpid(), signal.SIGKILL)  # 0: the group that it leads
+
+
 def _end_group() -> None:
     """End the processes that the model has started, if this process leads their group: the runner may be dead."""
     if os.getpgrp() == os.getpid():
@@ -164,9 +167,8 @@ def _take_over_streams() -> tuple[TextIO, BinaryIO]:
     """Return streams for tasks and answers that the model's prints and reads do not reach."""
     tasks = os.fdopen(os.dup(0), "r", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     return tasks, answers
 
@@ -260,17 +262,15 @@ def _import_file(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("mops_jobs_wire", path)
     if spec is None or spec.loader is None or not os.path.isfile(path):
         raise FileNotFoundError(f"invalid file of the wire function {path}: expected a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _check_outputs(outputs: object) -> dict[str, bytes]:
-    if not isinstance(outputs, dict):
-        kind = type(outputs).__name__
-        raise TypeError(f"invalid result of the wire function: expected a dict of outputs, not {kind}")
-    encoded = _encode_each(outputs)
+def _check_outputs(result: object) -> dict[str, bytes]:
+    if not isinstance(result, dict):
+        raise TypeError(f"invalid result of the wire function: expected a dict of outputs, not {type(result).__name__}")
+    encoded = _encode_each(result)
     _raise_returned_error(encoded)
     return encoded
 

@@ -211,7 +211,6 @@ def test_resume_auto_runs_the_code_of_the_current_directory(desk: Desk) -> None:
 def test_a_second_runner_is_refused_and_the_first_goes_on(desk: Desk) -> None:
     """Two starters count as one; the lock is gone with the process that has it, even if that is killed."""
     gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
-    desk.env["MOPS_JOBS_MAX_LOCAL_WORKERS"] = "4"  # the workers of the killed runner keep their cores
     desk.submit(sets_of(2, gate=str(gate), calls=str(noted)))
     until(lambda: sum(calls(noted).values()) == 2, "both tasks to begin")
     ran = desk("run", "job", "--workers", "1")

@@ -150,14 +150,13 @@ def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
 
 
 def test_processes_of_a_model_end_after_their_runner_is_killed(submitted: Any, start: Spawn, tmp_path: Path) -> None:
-    """When the task that started them is over."""
+    """At once, although a task is at work."""
     gate, child, noted = tmp_path / "gate", tmp_path / "child", tmp_path / "calls"
     submitted([{"x": 0, "fork": str(child)}, {"x": 1, "calls": str(noted), "gate": str(gate)}])
     running = start("--workers", "1")
     until(noted.exists, "the second task")
     until(child.exists, "the child of the first")
     kill(running.pid)
-    gate.touch()
     until(lambda: not is_alive(int(child.read_text())), "the child to end")
 
 

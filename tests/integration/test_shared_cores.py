@@ -12,7 +12,7 @@ import pytest
 
 from mopsjobs.app.config import load
 from support.cli import Cli, Spawn
-from support.runs import code, kill, place, record, sets_of, study, until
+from support.runs import code, is_alive, kill, place, record, sets_of, study, until
 
 if TYPE_CHECKING:
     import subprocess
@@ -132,20 +132,20 @@ def test_three_jobs_at_once_have_two_workers_on_two_cores(
         assert len(said) == (job_id != "job-0")
 
 
-def test_a_worker_of_a_killed_runner_keeps_its_core_until_it_ends(
+def test_the_workers_of_a_killed_runner_end_with_it(
     submit: Submit, local_registry: JobRegistry, notes: Notes, gate: Path
 ) -> None:
-    """It still computes. Its core is free with its process, and the next job begins without any help."""
+    """Although their tasks have not ended. So the next job has both cores."""
     killed = submit("job-0")
     until(lambda: len(notes.processes("job-0")) == 2, "both workers at work")
     kill(killed.pid)
     _end(killed)
     second = submit("job-1")
-    until(lambda: _waits(local_registry, "job-1"), "the job to say that it waits")
-    assert notes.processes("job-1") == set()
+    until(lambda: len(notes.processes("job-1")) == 2, "both workers of the next job at work")
+    until(lambda: not any(map(is_alive, notes.processes("job-0"))), "the workers of the first to be gone")
     gate.touch()
     assert _end(second) == 0
-    assert notes.most_workers() == 2, notes.rows()
+    assert len([job for job, *_ in notes.rows() if job == "job-0"]) == 2  # neither of its tasks came to its end
 
 
 def test_a_job_that_is_stopped_while_it_waits_leaves_the_line(

@@ -25,7 +25,7 @@ class WorkerProcess:
     """One worker process, and its tasks.
 
     It leads a session of its own, so that the processes which a model starts can be ended with it. So a terminal's
-    Ctrl-C does not reach it. If the runner is killed, the worker ends at the end of its input; see engines/worker.py.
+    Ctrl-C does not reach it. If the runner is killed, it ends at once, with them: see engines/worker.py.
     """
 
     def __init__(
