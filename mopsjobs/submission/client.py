@@ -27,16 +27,17 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.manifest import SUSPECT, Manifest, manifest_key
 from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.notify_names import remember_names
 from mopsjobs.submission.offline import remove_times, save_launch, save_submission_time, try_record_launch
-from mopsjobs.utils.times import utc_now
+from mopsjobs.utils.times import record_time, utc_now
 
 
 class SubmitResult(NamedTuple):
@@ -226,6 +227,24 @@ def launched_fields(launched: LaunchResult) -> dict[str, object]:
         "metadata": dict(launched.metadata) or None,
     }
     return {name: value for name, value in names.items() if value is not None}
+
+
+def relaunched_fields(launched: LaunchResult, state: JobState, began_at: datetime) -> dict[str, object]:
+    """Return the fields of a record that another launch of an active job sets.
+
+    The launch counts as a sign of life: the job is no longer suspect, unless its runner stays silent.
+
+    Args:
+        launched: the launch.
+        state: the record before it.
+        began_at: a time before it, so that a runner that never reported can be told from one that did.
+    """
+    fields = launched_fields(launched)
+    if state.heartbeat_at is not None:
+        fields["heartbeat_at"] = record_time(began_at)
+    if state.metadata.get(SUSPECT) is not None:
+        fields["metadata"] = {**launched.metadata, SUSPECT: None}
+    return fields
 
 
 def new_job_id(study: Study, now: datetime | None = None) -> str:

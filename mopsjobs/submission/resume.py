@@ -38,7 +38,7 @@ from mopsjobs.registry.status import ARCHIVED, JobStatus
 from mopsjobs.studies.lineage import child_id, later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
-from mopsjobs.submission.client import Submission, launched_fields
+from mopsjobs.submission.client import Submission, relaunched_fields
 from mopsjobs.submission.growth import grown_options
 from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_model
@@ -311,8 +311,9 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         )
     launch = _make_launch(state.job_id, engine.name, request, state.fields(), session, trust)
     remember_names(JobDir.for_job(state.job_id, session.env), request.options.notify)
-    launched = engine.launch(launch)
-    return resumed._replace(warnings=try_record_launch(session.registry, state.job_id, launched_fields(launched)))
+    began_at = session.now()
+    fields = relaunched_fields(engine.launch(launch), state, began_at)
+    return resumed._replace(warnings=try_record_launch(session.registry, state.job_id, fields))
 
 
 def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnavailableError) -> ResumeResult:

@@ -54,7 +54,7 @@ def test_resuming_a_job_that_lacks_nothing_starts_nothing(desk: Desk) -> None:
 
 
 def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
-    """No output that was stored is computed again, and nothing is lost."""
+    """No output that was stored is computed again, nothing is lost, and the launch makes the job suspect no longer."""
     noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
     sets = sets_of(12, calls=str(noted))
     for one in sets[6:]:
@@ -66,10 +66,12 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     assert (refused.code, sentences(refused.err)) == (6, ["error: Job job is still running: nothing to resume."])
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    desk.jobs.update_fields("job", metadata={"suspect": {"reason": "no_update"}})
     gate.touch()
     ran = desk.ok("resume", "job", "--json")
     assert ran.json == {"job_id": "job", "parent_job_id": None}
     assert desk.ended() == "succeeded"
+    assert record(desk.jobs).metadata["suspect"] is None
     made = calls(noted)
     assert made.keys() == set(range(12))
     assert {number: made[number] for number in range(6)} == dict.fromkeys(range(6), 1)
