@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mopsjobs.errors import CacheError
+from mopsjobs.app.next_steps import has_failed_tasks
+from mopsjobs.errors import CacheError, command_line
 from mopsjobs.registry.notes import NOTE, WAITS_FOR, has_unrecorded_note, label_history, note_history
 from mopsjobs.registry.status import BEFORE_RUNNING
 from mopsjobs.utils.times import human_duration, human_range, parse_time
@@ -96,7 +97,7 @@ def memory_text(size: float | None) -> str | None:
 
 
 def failed_tasks_text(job: Mapping[str, object], app: App) -> str | None:
-    """Return which tasks failed and why, as far as the cache has the ledger of the job."""
+    """Return how many tasks failed, and why as far as the cache has the ledger of the job; None if none did."""
     job_id = str(job["job_id"])
     if app.settings.is_local and job["tasks_failed"]:  # views of an embedded registry are live
         from mopsjobs.app.job_tasks import mirror_failures
@@ -110,9 +111,12 @@ def failed_tasks_text(job: Mapping[str, object], app: App) -> str | None:
 
         return describe_failures(connection, job_id, job["tasks_failed"])
 
+    text = None
     with contextlib.suppress(CacheError):  # the record may come from the registry
-        return app.cache.read_cached(view)
-    return None
+        text = app.cache.read_cached(view)
+    if text is None and has_failed_tasks(job):
+        return f"{job['tasks_failed']:,}; to see why: {command_line('failures', job_id)}"
+    return text
 
 
 def step_time(step: Mapping[str, object]) -> datetime | None:

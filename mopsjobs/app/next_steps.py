@@ -52,7 +52,7 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
     job_id, status = job["job_id"], job["status"]
     if status == "succeeded":
         return command_line("results", job_id, "--download DIR")
-    if status in ("failed", "partial") and _has_failed_tasks(job):
+    if status in ("failed", "partial") and has_failed_tasks(job):
         more_memory = memory_command(job, ends)
         if more_memory is not None and ends is not None and 2 * ends.tasks >= _failed_tasks(job):
             return more_memory
@@ -94,7 +94,7 @@ def next_commands(job: Job, newest: Job | None = None, ends: MemoryEnds | None =
         ends: the tasks of that job that ran out of memory.
     """
     job_id = job["job_id"]
-    failures = [("See why tasks failed", command_line("failures", job_id))] if _has_failed_tasks(job) else []
+    failures = [("See why tasks failed", command_line("failures", job_id))] if has_failed_tasks(job) else []
     if job["is_active"]:
         return [
             ("Follow its log", command_line("logs -f", job_id)),
@@ -146,7 +146,7 @@ def _is_submitted(job: Job) -> bool:
     return isinstance(metadata, Mapping) and "bundle" in metadata
 
 
-def _has_failed_tasks(job: Job) -> bool:
+def has_failed_tasks(job: Job) -> bool:
     """Return whether tasks of the job failed, and mops-jobs knows which."""
     return _failed_tasks(job) > 0 and _is_submitted(job)
 

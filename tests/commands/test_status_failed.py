@@ -14,12 +14,15 @@ def _line(cli: Cli) -> str | None:
 
 
 def test_status_says_which_tasks_failed_and_why(cli: Cli, remote: Remote) -> None:
-    """It says nothing before the first look, and names the three most frequent reasons."""
+    """Before the first look, it counts them as the record does; then it names the three most frequent reasons."""
     add_job(remote.jobs, "job", sets_of(50))
     runner = Ledger(remote.store.inner)
-    runner(*(attempt(number, "failed") for number in range(38)), attempt(38, "oom"), attempt(39, "oom"), attempt(40))
     cli.ok("sync")
     assert _line(cli) is None
+    remote.jobs.report_shard("job", 0, 1, ShardReport(1, 40))
+    runner(*(attempt(number, "failed") for number in range(38)), attempt(38, "oom"), attempt(39, "oom"), attempt(40))
+    cli.ok("sync")
+    assert _line(cli) == "40; to see why: mops-jobs failures job"
     cli.ok("tasks", "job")
     assert _line(cli) == "40: 38 ValueError in model.py:21, 2 out of memory"
     runner(attempt(41, "timeout"), attempt(42, "died"), attempt(43, "lost"), attempt(44, "cancelled"))
