@@ -136,6 +136,15 @@ def waits_for_text(job: Mapping[str, object]) -> str | None:
     return text if isinstance(text, str) and job["is_active"] else None
 
 
+def deferred_text(job: Mapping[str, Any]) -> str | None:
+    """Return how many tasks a job leaves to a later resume; None if it was to run all. Its record may hold anything."""
+    count, total = _metadata(job).get("n_deferred_tasks"), job["tasks_total"]
+    if type(count) is not int:
+        return None
+    count = min(count, total - job["tasks_completed"] - (job["tasks_failed"] or 0))
+    return f"{count:,} of {total:,} tasks, left to a later resume" if count > 0 else None
+
+
 def note_text(job: Mapping[str, object]) -> str | None:
     """Return the last note of a user about a job; None if it has none."""
     note = _metadata(job).get(NOTE)

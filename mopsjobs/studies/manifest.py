@@ -37,6 +37,9 @@ NAMES_NAME = "_outputs.json"
 DUPLICATES_FIELD = "n_duplicate_tasks"
 """The entry of a record's metadata that counts the tasks which repeat an earlier one; absent if there are none."""
 
+DEFERRED_FIELD = "n_deferred_tasks"
+"""The entry that counts the tasks which the job leaves to a later resume; absent if there are none."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
@@ -132,11 +135,12 @@ class Manifest:
             "n_parameter_sets": len(self.study.parameter_sets),
             "n_replicates": self.study.n_replicates,
             **({DUPLICATES_FIELD: duplicates} if duplicates else {}),
+            **({DEFERRED_FIELD: len(self.deferred)} if self.deferred else {}),
         }
         if self.reused:
             own |= {REUSED_FIELD: sum(one.task_count for one in self.reused)}
             own |= {SOURCES_FIELD: [one.job_id for one in self.reused]}
-        used = {*own, DUPLICATES_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
+        used = {*own, DUPLICATES_FIELD, DEFERRED_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
         used |= {NOTE_HISTORY, LABEL_HISTORY, WAITS_FOR}
         notes = tuple(NOTE_PREFIXES.values())
         apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}

@@ -101,8 +101,7 @@ def validate(
         missing_outputs = [name for name, _ in zip(missing, range(NAMED_MISSING), strict=False)]
         status = JobStatus.SUCCEEDED if verified == total else JobStatus.PARTIAL if verified else JobStatus.FAILED
         deferred = sum(not completeness.complete[place] for place in manifest.positions(manifest.deferred))
-        gap = f"{total - verified} of {total} tasks left no complete outputs"
-        gap = f"{gap} (left to a later resume: {deferred})" if deferred else gap
+        gap = _gap_text(total - verified, total, deferred)
         try:
             state = registry.update_status(
                 job_id,
@@ -117,6 +116,14 @@ def validate(
         except TerminalStateError:  # another shard has ended the job, or it was cancelled
             state = registry.get_job(job_id) or state
     return Validation(state, total, verified)
+
+
+def _gap_text(missing: int, total: int, deferred: int) -> str:
+    """Return which tasks are missing, and how many of them the job was not to run."""
+    if missing == deferred:
+        return f"left to a later resume: {deferred} of {total} tasks"
+    gap = f"{missing} of {total} tasks left no complete outputs"
+    return f"{gap} (left to a later resume: {deferred})" if deferred else gap
 
 
 def _error_fields(gap: str, first_error: str | None, early: EarlyEnd | None) -> dict[str, str]:

@@ -11,6 +11,7 @@ from mopsjobs.app.failures import describe_condition
 from mopsjobs.app.job_texts import (
     UNKNOWN,
     annotations_of,
+    deferred_text,
     end_text,
     kubernetes_text,
     note_text,
@@ -74,10 +75,11 @@ def _metadata(job: Job) -> Mapping[str, Any]:
 
 
 def standing(job: Job, now: float) -> list[tuple[str, str]]:
-    """Return how a job stands: when it should end, its rate and what it has used. Missing ones are left out."""
+    """Return how a job stands: its wait, the tasks that it leaves, its end, its rate and its usage, as far as known."""
     at = from_timestamp(now)
     found = [
         ("Waits for", waits_for_text(job)),
+        ("Deferred", deferred_text(job)),
         ("Done", end_text(job, at)),
         ("Rate", rate_text(job)),
         ("Used", usage_text(job)),

@@ -49,7 +49,8 @@ def test_tasks_without_enough_memory_are_run_again_with_more(desk: Desk) -> None
     assert (state.tasks_total, state.tasks_completed, state.tasks_failed) == (2, 1, 0)
     assert state.metadata["local_task_memory"] == "1000MiB"
     assert (state.metadata["local_retries"], state.metadata["local_retry_on"]) == ("1", "oom")
-    assert state.error_message == "1 of 2 tasks left no complete outputs (left to a later resume: 1)"
+    assert state.error_message == "left to a later resume: 1 of 2 tasks"
+    assert "Deferred   1 of 2 tasks, left to a later resume" in desk.ok("status", child).lines
     mended.touch()
     last = desk.ok("resume", child, "--only", "failed", "--json").json["job_id"]
     assert desk.ended(last) == "succeeded"

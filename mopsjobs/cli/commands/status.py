@@ -12,6 +12,7 @@ from mopsjobs.app.find_job import FoundJob, Job, find_job
 from mopsjobs.app.job_texts import (
     UNKNOWN,
     annotations_of,
+    deferred_text,
     end_text,
     failed_tasks_text,
     kubernetes_text,
@@ -141,6 +142,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
     add("Waits for", waits_for_text(job))
     add("Progress", _progress(job))
     add("Reused", reused_text(job))
+    add("Deferred", deferred_text(job))
     add("Failed", failed_tasks_text(job, app))
     add("Done", end_text(job, now))
     add("Stragglers", stragglers_text(job, now))

@@ -33,4 +33,4 @@ def test_no_shard_runs_a_task_that_is_left_to_a_later_resume(
         work(line, registry, tmp_path / "job", number=number, shards=2, on_progress=shown.append)
     assert calls(noted) == {1: 1, 2: 1}
     assert counts(registry) == ("partial", 3, 0, 3)
-    assert record(registry).error_message == "2 of 5 tasks left no complete outputs (left to a later resume: 2)"
+    assert record(registry).error_message == "left to a later resume: 2 of 5 tasks"
