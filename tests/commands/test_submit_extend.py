@@ -45,6 +45,7 @@ def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, noted: Path) -
     """The model counts its calls: 12 of 25 tasks exist, so 13 run."""
     said = extend(ran, noted, sets=5, replicates=5)
     assert "12 of 25 tasks reused from job\n" in said
+    assert "Launched 13 of 25 tasks with " in said
     assert calls(noted) == {0: 5, 1: 5, 2: 5, 3: 5, 4: 5}
     state = record(ran.jobs, "more")
     assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (25, 25, 25)
@@ -53,7 +54,8 @@ def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, noted: Path) -
 
 
 def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, noted: Path) -> None:
-    assert "4 of 4 tasks reused from job\n" in extend(ran, noted, replicates=1)
+    said = extend(ran, noted, replicates=1)
+    assert "4 of 4 tasks reused from job\nLaunched none of 4 tasks: all are reused\n" in said
     assert calls(noted).total() == 12
     assert ran.results("more") == {}
 

@@ -130,7 +130,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.wait:
         for warning in submitted.warnings:
             app.out.warn(warning)
-        app.out.note(f"{submitted.job_id}: {_tasks_text(submitted.launch, request)}")
+        app.out.note(f"{submitted.job_id}: {_tasks_text(prepared)}")
         ending = follow(submitted.launch, app)
         body = _body(prepared, ending.status, as_json=args.json)
         return Result(body, notes=ending.notes, exit_code=ending.exit_code)
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         following = f"Without the registry: {submitted.launched.show_command}"
     return Result(
         _body(prepared, None, as_json=args.json),
-        notes=[f"Launched {_tasks_text(submitted.launch, request)}", following],
+        notes=[f"Launched {_tasks_text(prepared)}", following],
         warnings=submitted.warnings,
     )
 
@@ -165,10 +165,14 @@ def _count_tasks(study: Study, how: str = "") -> str:
     return pluralize(study.tasks_total, "task") + how + describe_duplicates(len(study.duplicate_tasks()))
 
 
-def _tasks_text(launch: Launch, request: SubmitRequest) -> str:
+def _tasks_text(prepared: PreparedJob) -> str:
     """Return how many tasks were launched, and with which interpreter."""
-    python = _python(launch, request)
-    return _count_tasks(request.study, "" if python is None else f" with {python}")
+    study, extension, python = prepared.request.study, prepared.extension, _python(prepared.launch, prepared.request)
+    reused = 0 if extension is None else extension.task_count
+    if reused == study.tasks_total:
+        return f"none of {pluralize(reused, 'task')}: all are reused"
+    launched = f"{study.tasks_total - reused:,} of " if reused else ""
+    return launched + _count_tasks(study, "" if python is None else f" with {python}")
 
 
 def _python(launch: Launch, request: SubmitRequest) -> str | None:
