@@ -357,7 +357,7 @@ class TerminalStateError(InvalidTransitionError):
 
 
 class NotDeterministicError(MopsJobsError):
-    """Tasks left other outputs when they were run twice."""
+    """Tasks left other outputs when they were run twice, or none that can be compared."""
 
     exit_code = EXIT_DIFFERENT
 

@@ -25,7 +25,8 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
         app: the run, for its environment and its messages.
 
     Raises:
-        NotDeterministicError: if outputs of a task differ. Nothing is submitted.
+        NotDeterministicError: if outputs of a task differ, or if all tasks failed, so that none has outputs to
+            compare. Nothing is submitted.
         OptionError: if the job is not to run on this machine, or the count is not above zero.
         ModelError: if the model cannot be loaded.
     """
@@ -45,10 +46,15 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
     failed = [task for task in tasks if first[task.number].error and second[task.number].error]
     if failed:
         reason = first[failed[0].number].error or {}
-        app.out.warn(
-            f"{len(failed):,} of {pluralize(len(tasks), 'task')} failed both times:"
+        told = (
+            f"{len(failed):,} of {pluralize(len(tasks), 'task')} failed both times, and left nothing to compare:"
             f" {task_name(failed[0], varying)}: {reason.get('type')}: {reason.get('message')}"
         )
+        if len(failed) == len(tasks):
+            raise NotDeterministicError(
+                f"{told.rstrip('.')}. Nothing was submitted.", hint="Correct the model, or submit without the check."
+            )
+        app.out.warn(told)
     different = [task for task in tasks if task not in failed and first[task.number] != second[task.number]]
     if different:
         names = join_first([task_name(task, varying) for task in different])
@@ -57,7 +63,7 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
             " Nothing was submitted.",
             hint="Draw random numbers from the seed alone, or submit without the check.",
         )
-    app.out.note(f"{pluralize(len(tasks), 'task')} run twice: equal outputs")
+    app.out.note(f"{pluralize(len(tasks) - len(failed), 'task')} run twice: equal outputs")
 
 
 def _spread(study: Study, count: int) -> Iterator[Task]:

@@ -203,11 +203,21 @@ def test_a_submission_goes_on_if_tasks_are_equal(drawing: Desk, noted: Path) -> 
     assert sorted(noted.read_text().split()) == sorted("000111222")
 
 
-def test_a_task_that_fails_twice_is_only_a_warning(drawing: Desk, noted: Path) -> None:
-    sets = sets_of(2, calls=str(noted), fail=True)
-    found = drawing("submit", drawing.write(sets), "--auto", "--dry-run", "--check-determinism", "2")
-    assert found.code == 0
-    assert "2 of 2 tasks failed both times: task 0 (x=0): ValueError: as asked" in " ".join(found.err.split())
+def test_a_task_that_fails_twice_is_not_compared(drawing: Desk, noted: Path) -> None:
+    """It is neither equal nor different. Without any other task, the check has found nothing out."""
+    sets = sets_of(2, calls=str(noted))
+    sets[1]["fail"] = True
+    words = ("submit", drawing.write(sets), "--auto", "--dry-run", "--check-determinism", "2")
+    said = " ".join(drawing.ok(*words).err.split())
+    failed = "of 2 tasks failed both times, and left nothing to compare: task"
+    assert f"1 {failed} 1 (x=1" in said
+    assert "1 task run twice: equal outputs" in said
+    sets[0]["fail"] = True
+    drawing.write(sets)
+    found = drawing(*words)
+    assert (found.code, found.out) == (9, "")
+    assert f"2 {failed} 0 (x=0): ValueError: as asked. Nothing was submitted." in " ".join(found.err.split())
+    assert "equal outputs" not in found.err
 
 
 def test_other_engines_cannot_be_checked_here(drawing: Desk, noted: Path) -> None:
