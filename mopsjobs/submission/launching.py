@@ -70,6 +70,15 @@ class LaunchOptions:
     factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Of a resumed job: factors by which limits of the earlier launch grow; see `submission.growth.GROWING`."""
 
+    def __post_init__(self) -> None:
+        """Check the values, before anything is looked up.
+
+        Raises:
+            OptionError: if no runner can work with one of them.
+        """
+        _check_limits(self)
+        retry_policy(self.retries, self.retry_on)
+
 
 def make_launch(
     job_id: str,
@@ -93,11 +102,10 @@ def make_launch(
         foreground: whether the caller becomes the runner; see `Launch.foreground`.
 
     Raises:
-        OptionError: if an option is not valid or has no effect, or if the interpreter does not exist.
+        OptionError: if an option has no effect, or if the interpreter does not exist.
         UsageError: if what the record says is not valid.
         EngineError: if the library of the engine is not installed.
     """
-    _check_limits(options)
     shards = options.shards
     own = _options_of_engine(engine, options, session.env, recorded)
     if engine == "kubernetes":

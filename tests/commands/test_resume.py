@@ -292,3 +292,19 @@ def test_a_race_lost_too_often_while_registering_does_not_stop_the_launch(
     assert len(_launched(cluster)) == 1
     cli.ok("resume", "job")
     assert (record(remote.jobs).status, record(remote.jobs).k8s_name) == ("scheduled", "job")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--retry-on", "foo"], "invalid --retry-on 'foo': expected some of"),
+        (["--task-memory", "1KiB"], "invalid --task-memory '1KiB': expected at least 16MiB."),
+        (["--only", "foo", "--max-failures", "many"], "invalid --max-failures 'many'"),
+        (["--trust", "anything"], "invalid choice 'anything': expected KIND:VALUE"),
+    ],
+)
+def test_a_bad_value_is_refused_before_the_job_is_looked_up(cli: Cli, words: list[str], told: str) -> None:
+    """Whatever state the job is in: here, there is none."""
+    ran = cli("resume", "nothing", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(f"error: {told}")

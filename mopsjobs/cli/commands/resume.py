@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Resume a job."""
-    session = submission_session(app)
+    session, trust = submission_session(app), user_trust(args.trust, app)
     request = ResumeRequest(
         job_id=args.job,
         options=launch_options(args, app, may_grow=True),
@@ -82,7 +82,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
     job = prepare_resume(request, session)
     if isinstance(job, ResumeResult):
         return _result(args.job, job, as_json=args.json, only=args.only)
-    trust = user_trust(args.trust, app)
     found = {choice: [args.job] for choice in job.choices if not trust.allows(choice)}
     agreed = agreed_trust(trust, found, app, "nothing was launched")
     if agreed is None:
