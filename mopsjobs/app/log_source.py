@@ -98,6 +98,7 @@ class _LogReader:
         request, feed = self._request, None
         try:
             feed = EventFeed(self._app, request.job, offline=request.offline, follow=request.follow, kinds=KINDS)
+            self._check_tasks(feed.job)
             seen = self._read_cluster(feed.job)
             if seen is None:
                 seen = self._read_present(feed)
@@ -116,6 +117,19 @@ class _LogReader:
         state = feed.follow(seen, self._show_events, on_outage=lambda: self._name_local_log(feed))
         self._note_absence(feed)
         return EXIT_DONE if state is None else exit_code_of({"status": state.status})
+
+    def _check_tasks(self, job: Mapping[str, object] | None) -> None:
+        """Refuse the number of a task that the job cannot have: a follower would wait for its lines until the end.
+
+        Raises:
+            UsageError: if there is one.
+        """
+        most = None if job is None else _most_tasks(job)
+        beyond = [task for task in self._request.tasks or () if most is not None and task >= most]
+        if job is not None and beyond:
+            from mopsjobs.app.task_outputs import no_such_task_error  # here: it imports the tables of results
+
+            raise no_such_task_error(str(job["job_id"]), min(beyond))
 
     def _note_absence(self, feed: EventFeed) -> None:
         """Print a note if no line was shown."""
@@ -233,3 +247,14 @@ class _LogReader:
         self._has_lines = self._has_lines or bool(lines)
         self._show(lines)
         warn_of_missing_lines(page, self._app)
+
+
+def _most_tasks(job: Mapping[str, object]) -> int | None:
+    """Return how many tasks the study of a job has at most; None if its record does not say."""
+    metadata, total = job.get("metadata"), job.get("tasks_total")
+    if not isinstance(metadata, Mapping) or "bundle" not in metadata:
+        return None  # another program may number tasks as it likes
+    if job.get("parent_job_id") is None:
+        return total if isinstance(total, int) and total else None
+    sets, replicates = metadata.get("n_parameter_sets"), metadata.get("n_replicates")  # a child has some of their tasks
+    return sets * replicates if type(sets) is int and type(replicates) is int else None

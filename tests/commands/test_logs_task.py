@@ -71,6 +71,17 @@ def test_a_follower_of_a_task_shows_its_lines(cli: Cli, remote: Remote, write: W
     assert (ran.code, ran.lines) == (100, ["[1] a", "[1] c"])
 
 
+def test_a_task_that_the_job_cannot_have_is_refused(cli: Cli, remote: Remote) -> None:
+    """A follower would wait for its lines until the end. A child has some tasks of its study, by the same numbers."""
+    manifest = add_job(remote.jobs, "job", [{"x": number} for number in range(3)], status="running")
+    fields = {**manifest.record_fields(), "parent_job_id": "job", "tasks_total": 1}
+    remote.jobs.register_job("child", **fields)
+    for name in ("job", "child"):
+        ran = cli("logs", name, "--task", "1,9999", "-f")
+        assert (ran.code, ran.out, ran.err) == (2, "", f"error: invalid task '9999': job {name} has no such task.\n")
+        assert cli.ok("logs", name, "--task", "2").out == ""
+
+
 @pytest.mark.parametrize("flags", [("--task", "1"), ("--failed",)])
 def test_a_cluster_is_not_asked_for_a_task(
     cli: Cli, remote: Remote, api: Api, tmp_path: Path, flags: tuple[str, ...]
