@@ -12,7 +12,7 @@ from mopsjobs.utils.table_files import (
     Column,
     Row,
     arrow_table,
-    form_of,
+    check_table_file,
     import_package,
     kind_of,
     type_of,
@@ -147,7 +147,7 @@ class Table:
         """Write a file that ends in `.csv`, whole or not at all. An existing one is replaced.
 
         Raises:
-            UsageError: if the name ends otherwise.
+            UsageError: if the name ends otherwise, or if there is no such directory.
             MopsJobsError: if the file cannot be written.
         """
         self._write(path, "csv")
@@ -156,7 +156,7 @@ class Table:
         """Write a file that ends in `.parquet`, whole or not at all. An existing one is replaced.
 
         Raises:
-            UsageError: if the name ends otherwise, or if pyarrow is not installed.
+            UsageError: if the name ends otherwise, if there is no such directory, or if pyarrow is not installed.
             MopsJobsError: if the file cannot be written.
         """
         self._write(path, "parquet")
@@ -165,7 +165,7 @@ class Table:
         name = os.fspath(path)
         if not name.lower().endswith(f".{form}"):
             raise UsageError(f"invalid table {name!r}: expected a name that ends in .{form}.")
-        form_of(name)  # before the rows are read: this Python may not be able to write Parquet
+        check_table_file(name)
 
         def view(columns: Sequence[Column], rows: Iterable[Row]) -> None:
             write_table_file(name, columns, rows)

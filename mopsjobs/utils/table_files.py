@@ -11,6 +11,7 @@ import importlib
 import itertools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -79,6 +80,21 @@ def form_of(path: str) -> str:
     if form == "parquet":
         _import_pyarrow()
     return form
+
+
+def check_table_file(path: str) -> None:
+    """Check the name of a table and its directory, before anything is read for it.
+
+    Raises:
+        UsageError: if the name does not tell a form that this Python can write, or if there is no such directory.
+    """
+    form_of(path)
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise UsageError(
+            f"invalid table {path!r}: expected a file in a directory that exists.",
+            hint=f"Make the directory first: mkdir -p {shlex.quote(directory)}",
+        )
 
 
 def write_table_file(path: str, columns: Sequence[Column], rows: Iterable[Row]) -> None:

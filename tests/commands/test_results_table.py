@@ -312,7 +312,9 @@ def test_parquet_without_pyarrow_is_refused(cli: Cli, jobs: JobRegistry, monkeyp
     assert "A table in Parquet needs the package pyarrow in " in " ".join(ran.err.split())
 
 
-def test_a_file_that_cannot_be_written_is_told(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
-    add_job(jobs, "job", [{"x": 1}])
-    ran = cli("results", "job", "--table", str(tmp_path / "none" / "out.csv"))
-    assert (ran.code, ran.err) == (1, f"error: Cannot write {tmp_path}/none/out.csv: No such file or directory.\n")
+def test_a_file_in_a_directory_that_does_not_exist_is_refused(cli: Cli, tmp_path: Path) -> None:
+    """Before the job is looked up."""
+    ran = cli("results", "job", "--table", f"{tmp_path}/none/out.csv")
+    problem = f"invalid table '{tmp_path}/none/out.csv': expected a file in a directory that exists."
+    hint = f"Make the directory first: mkdir -p {tmp_path}/none"
+    assert (ran.code, ran.err) == (2, f"error: {problem}\nhint: {hint}\n")

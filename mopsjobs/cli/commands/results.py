@@ -17,7 +17,7 @@ from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError, UsageEr
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
 from mopsjobs.studies.tasks_csv import TABLE
-from mopsjobs.utils.table_files import csv_pieces, form_of, write_table_file
+from mopsjobs.utils.table_files import check_table_file, csv_pieces, write_table_file
 from mopsjobs.utils.text import describe_duplicates, join_first, pluralize
 
 HELP = "list the outputs of a job, download them, or make a table of results"
@@ -93,7 +93,7 @@ def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
 
 def _table(args: argparse.Namespace, app: App) -> Result:
     """Write the table of results."""
-    form_of(args.table)
+    check_table_file(args.table)
     policy = FreshnessPolicy(offline=args.offline)
     families = find_results(args.jobs, app, policy)
 

@@ -78,9 +78,12 @@ def test_the_name_tells_the_form(table: Table, name: str) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named(table: Table, tmp_path: Path) -> None:
-    """So is what the system says."""
-    with pytest.raises(MopsJobsError, match=r"Cannot write .*none/out\.csv: No such file"):
+    """So is what the system says. The directory is looked at first."""
+    with pytest.raises(UsageError, match=r"invalid table '.*none/out\.csv': expected a file in a dir"):
         table.to_csv(tmp_path / "none" / "out.csv")
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(MopsJobsError, match=r"Cannot write .*/out\.csv: Is a directory"):
+        table.to_csv(tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize("method", ["pandas", "polars", "arrow"])
