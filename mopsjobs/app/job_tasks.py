@@ -225,6 +225,8 @@ def mirror_ledger(job_id: str, app: App, policy: FreshnessPolicy) -> StoreError 
         return None
     try:
         app.cache.sync_ledger(job_id, full=policy.refresh)
+    except NoManifestError:
+        raise _no_ledger_error(job_id) from None
     except (StoreUnavailableError, StoreAccessError, CacheError) as error:
         if ledger is None:
             raise
@@ -247,6 +249,14 @@ def mirror_failures(job: Mapping[str, object], app: App) -> None:
 def never_mirrored_error(job_id: str, hint: str = "Run the command without --offline.") -> StoreUnavailableError:
     """Return the error for a ledger that the cache lacks."""
     return StoreUnavailableError(f"The tasks of {job_id} have never been synced to this machine.", hint=hint)
+
+
+def _no_ledger_error(job_id: str) -> NoManifestError:
+    return NoManifestError(
+        f"Job {job_id} has no ledger of its tasks: another program reported it, and mops-jobs did not submit it.",
+        job_id=job_id,
+        hint=f"See what was reported of it: {command_line('status', job_id)}",
+    )
 
 
 def _with_record(found: FoundJob, app: App, policy: FreshnessPolicy) -> FoundJob:

@@ -191,7 +191,7 @@ def test_a_job_that_mops_jobs_did_not_submit_is_left_out(cli: Cli, remote: Remot
     run_job(remote, "job", draw_sets(5), lambda *_: ("E", None, "bad"), status="failed")
     cli.ok("sync", "-q")
     assert cli.ok("failures", "--json").json["jobs"] == ["job"]
-    assert "no manifest" in cli("failures", "theirs").err
+    assert "no ledger" in cli("failures", "theirs").err
 
 
 def test_filters_select_the_jobs_and_contradict_a_job(cli: Cli, remote: Remote) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.studies.study_parser import parse_study
-from support.cli import Cli, Remote, add
+from support.cli import Cli, Remote, add, sentences
 from support.ledgers import Ledger, add_job, attempt, leave_outputs, put_manifest
 from support.runs import sets_of
 
@@ -188,11 +188,13 @@ def test_a_complete_ledger_is_listed_no_more(cli: Cli, remote: Remote) -> None:
 
 
 def test_a_job_that_was_only_reported_has_no_tasks(cli: Cli, remote: Remote) -> None:
-    """Nothing says which tasks it has."""
+    """Nothing says which tasks it has. Nor does `failures` suggest to run them."""
     add(remote.jobs, "job", "running")
-    ran = cli("tasks", "job")
-    assert ran.code != 0
-    assert "Job job has no manifest" in ran.err
+    why = "another program reported it, and mops-jobs did not submit it."
+    for command in ("tasks", "failures"):
+        ran = cli(command, "job")
+        assert (ran.code, sentences(ran.err)) == (6, [f"error: Job job has no ledger of its tasks: {why}"])
+        assert ran.err.endswith("hint: See what was reported of it: mops-jobs status job\n")
 
 
 def test_a_chunk_that_cannot_be_read_is_told(cli: Cli, remote: Remote) -> None:
