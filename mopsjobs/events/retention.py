@@ -3,10 +3,11 @@
 Announcements (registry/announcements.py) have no use after an hour or two, and go after a day. The user chooses the age
 of chunks of events. A chunk goes if it was written before the limit and its job ended before the limit. So the chunks
 of an active job stay, however old. A chunk that an outbox delivered late outlives the others by that delay. A job ended
-when its record was last written. Its ledger goes with its events, just before them. Records, manifests, outputs and
-bundles are never touched. See docs/decisions/0010-retention.md.
+when its record was last written. Its ledger goes with its events, just before them. Claims of notifications
+(docs/decisions/0073-notifications.md) go when their job ended before the limit. Records, manifests, outputs and bundles
+are never touched. See docs/decisions/0010-retention.md.
 
-Both lie in the order of time. So only old keys are listed, and the oldest go first, a batch at a time. An interrupted
+Announcements and events lie in the order of time. Only old keys are listed, and the oldest go first. An interrupted
 run leaves the younger batches; the next one, or a concurrent one, continues there. `plan` and `remove` cost a listing
 of the old keys each, one read and one listing per job, and one request per removed key. Reads, listings of ledgers and
 removals run concurrently; memory does not follow the number of keys or jobs.
@@ -14,6 +15,7 @@ removals run concurrently; memory does not follow the number of keys or jobs.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -33,6 +35,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
+from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import end_of
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
@@ -76,11 +79,12 @@ R = TypeVar("R")
 
 
 class ExpiredKey(NamedTuple):
-    """A key that may be removed. `when` is its slot or hour, empty for a ledger; `job_id` is the job of a chunk."""
+    """A key that may be removed. `when` is its slot or hour, else empty; `job_id` is the job of a chunk or a claim."""
 
     key: str
     when: str
     job_id: str | None
+    is_claim: bool = False
 
 
 def events_limit(now: datetime, age: timedelta) -> datetime:
@@ -109,14 +113,14 @@ class KeyCounts:
     def __init__(self) -> None:
         self.announcements = KeySpan()
         self.chunks = KeySpan()
-        self.ledger_chunks = 0
+        self.ledger_chunks = self.claims = 0
         self._jobs: set[str] = set()
         self._has_more_jobs = False
 
     @property
     def keys(self) -> int:
         """Count all keys."""
-        return self.announcements.count + self.chunks.count + self.ledger_chunks
+        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims
 
     @property
     def jobs(self) -> int:
@@ -130,6 +134,9 @@ class KeyCounts:
 
     def add(self, expired: ExpiredKey) -> None:
         """Count a key."""
+        if expired.is_claim:
+            self.claims += 1
+            return
         if expired.job_id is None:
             self.announcements.add(expired.when)
             return
@@ -153,6 +160,7 @@ class Retention:
         *,
         now: datetime,
         ledger_prefix: Callable[[str], str] | None = None,
+        claims_prefix: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -163,6 +171,7 @@ class Retention:
             events_age: how long ago a job must have ended.
             now: the time, in UTC.
             ledger_prefix: returns the prefix of the ledger of a job; None: ledgers stay.
+            claims_prefix: the prefix of the claims of notifications, which the id of a job follows; None: they stay.
             sleep: waits for a number of seconds.
             clock: returns the seconds from any start, and never goes back.
 
@@ -178,6 +187,7 @@ class Retention:
         self._store = registry.store
         self._now = now
         self._ledger_prefix = ledger_prefix
+        self._claims_prefix = claims_prefix
         self._sleep = sleep
         self._clock = clock
         self.events_before = events_limit(now, events_age)
@@ -253,7 +263,7 @@ class Retention:
                 on_progress(processed)
 
     def _expired_keys(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
-        """Yield the keys that may be removed: announcements, then chunks, those of a job's ledger before its events."""
+        """Yield the keys that may be removed: announcements, chunks (a job's ledger before its events), and claims."""
         for key, slot in announcements.expired_announcements(self._store, self._now):
             yield ExpiredKey(key, slot, None)
         chunks, listed = self._old_chunks(), set[str]()
@@ -262,7 +272,8 @@ class Retention:
             if len(listed) > MAX_JOBS:
                 listed.clear()
             # In the order of their first chunks, in which the loop takes them.
-            news = dict.fromkeys(job_id for _, _, job_id in batch if job_id and ended[job_id] and job_id not in listed)
+            jobs = (str(expired.job_id) for expired in batch)
+            news = dict.fromkeys(job_id for job_id in jobs if ended[job_id] and job_id not in listed)
             ledgers = self._run(self._ledger_keys, news, threads)
             for expired in batch:
                 job_id = str(expired.job_id)
@@ -273,6 +284,16 @@ class Retention:
                     yield expired
                 elif ended[job_id] is None:
                     self.unknown.add(expired)
+        if self._claims_prefix is not None:
+            yield from self._expired_claims(self._claims_prefix, threads)
+
+    def _expired_claims(self, prefix: str, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
+        """Yield the claims of jobs that ended before the limit, also of those whose events went earlier."""
+        listed = (_claim_of(key, prefix) for key in self._store.list_keys(prefix))
+        claims = (claim for claim in listed if claim is not None)
+        while batch := list(islice(claims, BATCH)):
+            ended = self._find_ended({str(claim.job_id) for claim in batch}, threads)
+            yield from (claim for claim in batch if ended[str(claim.job_id)])
 
     def _ledger_keys(self, job_id: str) -> list[ExpiredKey]:
         if self._ledger_prefix is None:
@@ -360,3 +381,10 @@ class Retention:
             self.refused += 1
             if len(self.refusals) < MAX_SHOWN_REFUSALS:
                 self.refusals.append(f"{key}: {error}")
+
+
+def _claim_of(key: str, prefix: str) -> ExpiredKey | None:
+    """Return the claim that a key is; None for a key of another program."""
+    with contextlib.suppress(UsageError):
+        return ExpiredKey(key, "", check_job_id(key[len(prefix) :].partition("/")[0]), is_claim=True)
+    return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mopsjobs.app.notify.claims import PREFIX, claim_key
 from mopsjobs.cache import counters
 from mopsjobs.cache import database as cache_database
 from mopsjobs.registry.job_registry import JobRegistry
@@ -275,3 +276,16 @@ def test_lost_races_are_counted(cli: Cli, remote: Remote) -> None:
     remote.store.conflict_next()
     cli.ok("progress", "a", "2/4")
     assert _counted(cli)[counters.CAS_CONFLICTS] == {("progress",): 1}
+
+
+def test_claims_of_notifications_go_with_their_jobs(cli: Cli, aged: Remote) -> None:
+    """Of jobs that ended long enough ago. An end of the last day may be told still, unless there is a claim."""
+    names = ("old-1", "old-1", "old-active", "new", "no-record")
+    claims = [claim_key(name, f"end{number}", "digest") for number, name in enumerate(names)]
+    claims.append(claim_key("x" * 600, "end", "of another program"))
+    for one in claims:
+        aged.put(one, b"{}")
+    assert cli.ok("prune", "--store", "--older-than", "24h", "--yes", "--json").json["claims"] == 0
+    ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
+    assert "2 claims of notifications" in ran.err.splitlines()[-1]
+    assert list(aged.store.inner.list_keys(PREFIX)) == sorted(claims[2:])

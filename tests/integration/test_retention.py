@@ -611,6 +611,7 @@ def test_scripts_get_the_counts(cli: Cli, aged: Remote) -> None:
         "ledger_chunks": 0,
         "refused": 0,
         "without_record": {"jobs": 0, "chunks": 0},
+        "claims": 0,
     }
     words = ("prune", "--store", "--older-than", "30d", "--json")
     assert cli.ok(*words, "--dry-run").json == expected

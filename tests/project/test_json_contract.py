@@ -58,7 +58,7 @@ QUERY_FIELDS = [
 DOCTOR_FIELDS = ["schema_version", "checks", "problems", "store"]
 PRUNE_FIELDS = [
     "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "announcements", "refused",
-    "without_record",
+    "without_record", "claims",
 ]  # fmt: skip
 SNAPSHOT_FIELDS = [
     "schema_version", "published", "id", "known_to", "jobs", "bytes", "parts", "keys_removed", "seconds",

@@ -10,7 +10,8 @@ import sqlite3
 from typing import Any
 
 from mopsjobs.app.app import App
-from mopsjobs.app.notify.notifier import RECENT, WINDOW, Notifier
+from mopsjobs.app.notify.claims import WINDOW
+from mopsjobs.app.notify.notifier import RECENT, Notifier
 from mopsjobs.cache.job_json import COLUMNS, job_json
 from mopsjobs.cache.sync_state import SYNCED_AT, get_meta, transaction
 from mopsjobs.errors import MopsJobsError

@@ -32,6 +32,9 @@ RETRY = timedelta(minutes=5)
 
 MAX_ATTEMPTS = 5
 
+WINDOW = timedelta(hours=24)
+"""An end longer ago is not told any more, so its claim has no use."""
+
 SENDING, SENT, UNSENT = "sending", "sent", "failed"
 
 

@@ -36,9 +36,6 @@ MAX_MESSAGES = 10
 
 RATE_SECONDS = 60.0
 
-WINDOW = timedelta(hours=24)
-"""An end longer ago is not told any more."""
-
 RECENT = timedelta(minutes=10)
 """How long before a watcher began a job may have ended or fallen silent, for a rule that the job does not name."""
 
@@ -189,7 +186,7 @@ class Notifier:
         ended_at = job["ended_at"]
         # Of a job that is silent, the last write is what it is silent since.
         changed = parse_time(job["updated_at"] if ended_at is None else ended_at).timestamp()
-        if ended_at is not None and changed < (self._app.now() - WINDOW).timestamp():
+        if ended_at is not None and changed < (self._app.now() - claims.WINDOW).timestamp():
             return True
         first = self.since.get(self.marks[rule.name], (self._began_at - RECENT).timestamp())
         return not is_named and changed < first

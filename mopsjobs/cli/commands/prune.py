@@ -21,8 +21,8 @@ HELP = "remove old jobs from the local cache, or old events from the registry"
 DESCRIPTION = (
     "Remove jobs that ended long ago from the local cache, with their events. The registry keeps them: syncs skip them"
     " until their records change, and `status JOB` still reads one. With --store, remove the events of such jobs from"
-    " the registry, for all its users, and announcements older than a day, which no sync needs. Records, manifests,"
-    " outputs and bundles are never removed."
+    " the registry, for all its users, with their ledgers and the claims of their notifications. Announcements older"
+    " than a day go too, since no sync needs them. Records, manifests, outputs and bundles are never removed."
 )
 
 EXAMPLES = (
@@ -82,12 +82,19 @@ def _count_text(found: pruning.PrunePlan | pruning.PruneResult) -> str:
 
 
 def _prune_store(args: argparse.Namespace, app: App) -> Result:
+    from mopsjobs.app.notify import claims
     from mopsjobs.events.retention import Retention
     from mopsjobs.ledger.format import ledger_prefix
 
     age = timedelta(seconds=parse_duration(args.older_than))
     retention = Retention(
-        app.registry, age, now=app.now(), ledger_prefix=ledger_prefix, sleep=app.sleep, clock=app.monotonic
+        app.registry,
+        age,
+        now=app.now(),
+        ledger_prefix=ledger_prefix,
+        claims_prefix=claims.PREFIX if age > claims.WINDOW else None,  # else an end would be told once more
+        sleep=app.sleep,
+        clock=app.monotonic,
     )
     found = retention.plan()
     if (missing := app.embedded.missing_path()) is not None:
@@ -149,6 +156,8 @@ def _removal_text(retention: Retention, counts: KeyCounts) -> str:
         )
     if counts.ledger_chunks:
         parts.append(f"{pluralize(counts.ledger_chunks, 'chunk')} of their ledgers")
+    if counts.claims:
+        parts.append(f"{pluralize(counts.claims, 'claim')} of notifications")
     if counts.announcements.count:
         parts.append(
             f"{pluralize(counts.announcements.count, 'announcement')} of writes ({_span_text(counts.announcements)})"
@@ -181,4 +190,5 @@ def _document(retention: Retention, counts: KeyCounts, args: argparse.Namespace)
         "announcements": span(counts.announcements),
         "refused": retention.refused,
         "without_record": {"jobs": retention.unknown.jobs, "chunks": retention.unknown.keys},
+        "claims": counts.claims,
     }
