@@ -313,6 +313,7 @@ def _responses(content: dict[str, Any], *, missing: bool) -> dict[str, dict[str,
     }
     if missing:
         responses["404"] = {"description": "There is no such job, or several ids have this prefix.", "content": error}
+        responses["502"] = {"description": "The record of the job cannot be read.", "content": error}
     return responses
 
 

@@ -7,7 +7,7 @@ import threading
 from flask import Flask, Response, redirect, request
 from werkzeug.exceptions import HTTPException
 
-from mopsjobs.errors import JobError, MopsJobsError, UsageError
+from mopsjobs.errors import JobError, MopsJobsError, RecordError, UsageError
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.web import api, sse, view_models
 from mopsjobs.web.charts_page import ChartsPage
@@ -60,6 +60,14 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     return app
 
 
+_STATUSES = (
+    (UsageError, 400, "Bad Request"),
+    (JobError, 404, "Not Found"),
+    (RecordError, 502, "Unreadable Record"),  # what the registry has is wrong; a later request gets no other answer
+)
+"""The HTTP status of an error of mops-jobs, and its title; 503 for all others."""
+
+
 class _Errors:
     """The handlers of errors."""
 
@@ -74,10 +82,9 @@ class _Errors:
 
     def handle_error(self, error: MopsJobsError) -> Response:
         """Answer an error of mops-jobs: the message of the command, with the matching HTTP status."""
-        code = 400 if isinstance(error, UsageError) else 404 if isinstance(error, JobError) else 503
-        return self._error(
-            code, {400: "Bad Request", 404: "Not Found"}.get(code, "Unavailable"), str(error), error.hint
-        )
+        matching = ((code, title) for kind, code, title in _STATUSES if isinstance(error, kind))
+        code, title = next(matching, (503, "Unavailable"))
+        return self._error(code, title, str(error), error.hint)
 
     def handle_unexpected_error(self, error: Exception) -> Response:
         """Answer any other error; the server goes on."""

@@ -26,7 +26,7 @@ from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web import cache_connections
 from mopsjobs.web.background import Syncer
-from support.cli import START, Cli, Clock, Remote, add, foreign, key
+from support.cli import START, Cli, Clock, Remote, add, foreign, key, sentences
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
 
@@ -235,6 +235,22 @@ def test_an_unknown_job_is_404(web: Web) -> None:
     assert web.get("/jobs/nope").status_code == 404
     assert "Job nope not found" in web.get("/api/v1/jobs/nope").get_json()["detail"]
     assert web.get("/nope").status_code == 404
+
+
+def test_an_unreadable_record_harms_no_other_view(web: Web, remote: Remote, cli: Cli) -> None:
+    """Its own page and the API say what is wrong with it, as `status` does. The others go on, and count it."""
+    before = web.ids("/jobs")
+    remote.put(key("broken"), b"{")
+    cli.ok("sync")
+    said = sentences(cli("status", "broken", "--offline").err)[0].removeprefix("error: ")
+    assert said.startswith("jobs/broken/state.json: ")
+    page, answer = web.get("/jobs/broken"), web.get("/api/v1/jobs/broken")
+    assert (page.status_code, answer.status_code) == (502, 502)
+    assert said in unescape(page.text)
+    assert (answer.get_json()["title"], answer.get_json()["detail"]) == ("Unreadable Record", said)
+    assert web.ids("/jobs") == before
+    for path in ("/api/v1/jobs", f"/jobs/{before[0]}", "/charts", "/failures", "/metrics"):
+        assert web.get(path).status_code == 200
 
 
 def test_a_cache_that_was_never_filled_is_told(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
