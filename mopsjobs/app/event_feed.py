@@ -36,7 +36,19 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
 )
-from mopsjobs.events.format import DROPPED, KINDS, LABELS, LOG, NOTE, RUNNER, STATE, STRAGGLER, TASK_FAILED, is_kind
+from mopsjobs.events.format import (
+    DROPPED,
+    KINDS,
+    LABELS,
+    LOG,
+    NOTE,
+    NOTIFIED,
+    RUNNER,
+    STATE,
+    STRAGGLER,
+    TASK_FAILED,
+    is_kind,
+)
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL
@@ -325,9 +337,10 @@ def event_text(event: Mapping[str, object]) -> list[str]:
     if kind in (LOG, RUNNER, STRAGGLER) and "text" in event:
         return [_task(event), str(event["text"])]
     labels = event.get("labels")
-    if (kind == NOTE and "text" in event) or (kind == LABELS and isinstance(labels, dict)):
+    if (kind in (NOTE, NOTIFIED) and "text" in event) or (kind == LABELS and isinstance(labels, dict)):
         text = label_change_text(labels) if isinstance(labels, dict) and kind == LABELS else str(event["text"])
-        return ["" if event.get("by") is None else f"{event['by']}: ", text]
+        who = event.get("recipient" if kind == NOTIFIED else "by")
+        return ["" if who is None else f"{who}: ", text]
     if kind == DROPPED and "count" in event:
         return [f"{event['count']} events are missing here"]
     error = event.get("error")

@@ -47,10 +47,13 @@ NOTE = "note"
 LABELS = "labels"
 """Kind: a user changed labels of the job: the field `labels` has their values, null for one that was removed; `by`."""
 
+NOTIFIED = "notified"
+"""Kind: a user was told of the job, in the field `text`; `recipient` is the kind of recipient, never an address."""
+
 DROPPED = "dropped"
 """Kind: events are missing here; the field `count` has their number."""
 
-KINDS = (STATE, TASK_FAILED, LOG, RUNNER, STRAGGLER, NOTE, LABELS, DROPPED)
+KINDS = (STATE, TASK_FAILED, LOG, RUNNER, STRAGGLER, NOTE, LABELS, NOTIFIED, DROPPED)
 """The kinds that mops-jobs writes. Other writers may have more."""
 
 MAX_EVENT_BYTES = 16 * 1024

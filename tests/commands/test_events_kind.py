@@ -46,7 +46,7 @@ def test_a_mistyped_kind_is_refused(cli: Cli, remote: Remote, kind: str, nearest
     """Exit code 2, with the known kinds and the nearest one."""
     ran = cli("events", f"--kind={kind}")
     assert (ran.code, ran.out) == (2, "")
-    assert "expected one of state, task_failed, log, runner, straggler, note, labels, dropped." in ran.err
+    assert "expected one of state, task_failed, log, runner, straggler, note, labels, notified, dropped." in ran.err
     assert f"Did you mean '{nearest}'?" in ran.err or not nearest
 
 

@@ -100,13 +100,15 @@ def test_a_rule_that_is_not_there_submits_nothing(cli: Cli, hook: Hook, desk: De
 
 
 def test_neither_record_nor_manifest_has_the_rules(hook: Hook, desk: Desk) -> None:
-    """They stay in the directory of the job on this machine; claims have a digest."""
+    """They stay in the directory of the job on this machine. Claims have a digest, and events the type of the rule."""
     desk.submit(sets_of(1), "--notify", "hook")
     assert desk.ended() == "succeeded"
     until(lambda: len(hook.received) == 1, "the message")
     values = {name: desk.store.get(name) for name in desk.store.list_keys()}
     texts = {name: b"" if value is None else value.value for name, value in values.items()}
     assert any(name.startswith(claims.PREFIX) for name in texts)
+    assert any(b'"notified"' in value for value in texts.values())
+    texts = {name: value.replace(b'"webhook"', b"") for name, value in texts.items()}
     assert [name for name, value in texts.items() if b"hook" in value or "hook" in name or b"secret" in value] == []
 
 

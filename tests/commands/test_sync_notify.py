@@ -33,6 +33,10 @@ def test_each_end_is_told_once(cli: Cli, remote: Remote, hook: Hook) -> None:
     assert (told["event"], told["status"], told["owner"], told["labels"]) == ("end", "failed", "ada", {"exp": "7"})
     assert "Error: MODEL: no such file" in told["text"]
     assert told["next"] == "mops-jobs status job --json"
+    event = cli.ok("events", "job", "--kind", "notified", "--json").json
+    assert (event["text"], event["recipient"]) == ("the job has ended", "webhook")
+    assert not {"hook", hook.url} & {str(value) for value in event.values()}
+    assert cli.ok("events", "job", "--kind", "notified").lines[0].endswith("  webhook: the job has ended")
     writes = remote.store.calls["create_if_absent"]
     cli.ok("sync")
     assert len(hook.received) == 1

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.notify import claims
 from mopsjobs.app.notify.recipients import Recipient, find_recipient
-from mopsjobs.app.notify.rules import ALL, END, FAILED, FAILURES, MINE, SUSPECT, Rule
+from mopsjobs.app.notify.rules import ALL, END, FAILED, FAILURES, MINE, SUSPECT, TOLD, Rule
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreError, command_line
+from mopsjobs.events.format import NOTIFIED
+from mopsjobs.events.writer import record_event
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.submission.notify_names import remembered_names
 from mopsjobs.utils.text import pluralize
@@ -231,6 +233,15 @@ class Notifier:
             claims.mark(app.store, claimed, app.now, is_sent=problem is None)
         except StoreError as error:
             app.out.debug(f"The claim {due.key} was not marked: {error}")
+        if problem is None:
+            record_event(
+                app.store,
+                str(due.job["job_id"]),
+                NOTIFIED,
+                now=app.now,
+                text=TOLD[due.told],
+                recipient=due.rule.type,
+            )
         return _Outcome(due, problem is None, problem)
 
     def _collect(self) -> None:
