@@ -130,8 +130,8 @@ def parse_limit(text: str) -> int:
     return _parse_number(text, 0, MAX_LIMIT, "limit", "a whole number, 0 for all")
 
 
-def parse_task_count(text: str) -> int:
-    """Read a number of tasks, 0 for none.
+def parse_first_count(text: str) -> int:
+    """Read how many tasks run before the others, 0 for none.
 
     Raises:
         UsageError: if it is not a whole number from 0 to 100,000.

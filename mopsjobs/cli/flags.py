@@ -83,7 +83,7 @@ def argument_type(read: Callable[[str], T]) -> Callable[[str], T]:
 
 
 hours = argument_type(job_arguments.parse_hours)
-task_count = argument_type(job_arguments.parse_task_count)
+first_count = argument_type(job_arguments.parse_first_count)
 positive_number = argument_type(job_arguments.parse_positive_number)
 row_limit = argument_type(job_arguments.parse_limit)
 

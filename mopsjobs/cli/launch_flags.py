@@ -8,7 +8,7 @@ from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.app.notify.rules import check_rules
-from mopsjobs.cli.flags import flag_of, positive_number, task_count
+from mopsjobs.cli.flags import first_count, flag_of, positive_number
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.ledger.retry_policy import parse_retries
 from mopsjobs.registry.failure_limit import parse_failure_limit
@@ -86,7 +86,7 @@ def _add_failure_flags(parser: argparse.ArgumentParser, default: str | None) -> 
     parser.add_argument(
         "--first",
         metavar="N",
-        type=task_count,
+        type=first_count,
         help="tasks to run before the others; if none of them succeeds, the job ends; 0 for none (default:"
         f" {default or '1 on a cluster with more than 100 tasks, else 0'})",
     )

@@ -42,7 +42,7 @@ def add_record_flags(parser: argparse.ArgumentParser, fields: tuple[str, ...]) -
         flag, metavar, text = _FLAGS[field]
         kind = full_id_type(parser) if metavar == "JOB" else str
         parser.add_argument(flag, dest=field, metavar=metavar, type=kind, help=text)
-    parser.add_argument("--total", dest="tasks_total", metavar="N", type=task_count, help="number of its tasks")
+    parser.add_argument("--total", dest="tasks_total", metavar="N", type=reported_count, help="number of its tasks")
     parser.add_argument(
         "--label", metavar="KEY=VALUE", action="append", default=[], help="set a label; repeat for more"
     )
@@ -74,8 +74,8 @@ def record_fields(args: argparse.Namespace) -> dict[str, Any]:
     return fields
 
 
-def task_count(text: str) -> int:
-    """Read a number of tasks: the type of an argument.
+def reported_count(text: str) -> int:
+    """Read a number of tasks that a program reports: the type of an argument.
 
     Raises:
         ArgumentTypeError: if it is not a whole number.

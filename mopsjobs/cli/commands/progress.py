@@ -7,7 +7,7 @@ import re
 
 from mopsjobs.app.app import App
 from mopsjobs.cli.flags import add_full_ids
-from mopsjobs.cli.record_flags import report_result, task_count
+from mopsjobs.cli.record_flags import report_result, reported_count
 from mopsjobs.console.result import Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_state import JobState
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_full_ids(parser)
     parser.add_argument("done", metavar="DONE[/TOTAL]", help="number of tasks done so far, and of all tasks")
-    parser.add_argument("--failed", metavar="N", type=task_count, help="number of tasks that ended in an error")
+    parser.add_argument("--failed", metavar="N", type=reported_count, help="number of tasks that ended in an error")
     parser.add_argument("--json", action="store_true", help="print the job as one JSON object")
 
 
