@@ -64,23 +64,43 @@ class RunnerOptions(TypedDict, total=False):
     scheduler: str
     """The address of a Dask scheduler. For dask only."""
     shards: int
-    """Parts of the job, each a pod. For kubernetes only, as all that follow."""
+    """Parts of the job, each a pod or a task of a job array. For kubernetes and slurm, as all that follow."""
     image: str
-    """The image of the pods."""
+    """The image of the pods. For kubernetes."""
     namespace: str
     """The namespace of the Job."""
     cpu: str
-    """The processors of each pod, like `4`."""
+    """The processors of each shard, like `4`."""
     memory: str
-    """The memory of each pod, like `8Gi`."""
+    """The memory of each shard, like `8Gi`."""
     secret: str
     """The Secret with the credentials of the registry."""
     service_account: str
     """The service account of the pods."""
     parallelism: int
-    """Pods that run at the same time."""
+    """Shards that run at the same time."""
     context: str
     """The context of the kubeconfig."""
+    partition: str
+    """The partition. For slurm, as all that follow."""
+    account: str
+    """The account that is charged."""
+    qos: str
+    """The quality of service."""
+    time: str
+    """The time limit of a shard, like `2h`, or as sbatch has it."""
+    gres: str
+    """Generic resources of each shard, like `gpu:1`."""
+    constraint: str
+    """Features that the nodes need."""
+    setup: Sequence[str]
+    """Lines that the shell of each shard runs first, like `module load gcc`."""
+    requeue: bool
+    """Whether a shard goes on by itself after its time limit, a preemption or the loss of its node."""
+    signal: int
+    """Seconds ahead of the time limit at which a shard stops."""
+    sbatch_arg: Sequence[str]
+    """Further long flags of sbatch, like `--nice=100`."""
 
 
 def seconds_of(duration: Duration | None) -> float | None:
@@ -142,7 +162,7 @@ def launch_options(
     """
     from mopsjobs.app.notify.rules import check_rules
     from mopsjobs.submission.growth import find_factors  # here: it imports the registry
-    from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions
+    from mopsjobs.submission.launching import LaunchOptions, cluster_options
 
     check_names(options, RunnerOptions, method)
     factors = find_factors(options) if may_grow else {}
@@ -161,7 +181,7 @@ def launch_options(
         max_failures=None if "max_failures" not in given else str(given["max_failures"]),
         shards=given.get("shards"),
         scheduler=given.get("scheduler"),
-        cluster={name: str(given[name]) for name in CLUSTER_OPTIONS if name in given},
+        cluster=cluster_options(given),
         factors=factors,
         notify=names,
     )

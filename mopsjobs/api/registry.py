@@ -308,7 +308,7 @@ class Registry:
             code: the directory with the model's code; None for the current one, or for the file of a `cell` alone. With
                 `extend`, None for the code of that job.
             bundle: the digest of a bundle in the registry, in place of `code`.
-            engine: `local`, `kubernetes` or `dask`.
+            engine: `local`, `kubernetes`, `dask` or `slurm`.
             job_id: the id of the job; None: from model and time.
             owner: the owner; None: the current user.
             labels: labels of the job.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mopsjobs import __version__
 from mopsjobs.app.app import App
+from mopsjobs.app.slurm_check import describe_slurm
 from mopsjobs.app.store_size import EVENTS_AGE, PRUNE_COMMAND, StoreSize, find_store_size
 from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.queries import jobs as job_queries
@@ -19,6 +20,7 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.snapshots.format import MANIFEST_KEY, UNREADABLE_HINT
 from mopsjobs.cache.snapshots.take import read_manifest
 from mopsjobs.cache.sync.identity import check_same_registry
+from mopsjobs.engines.slurm.commands import NotConfiguredError, is_installed
 from mopsjobs.errors import (
     EXIT_DONE,
     EXIT_PARTLY_DONE,
@@ -289,6 +291,19 @@ def check_records(diagnosis: Diagnosis) -> CheckResult:
     return CheckResult("records", "ok", "all readable as of the last sync")
 
 
+def check_slurm(diagnosis: Diagnosis) -> CheckResult | None:
+    """Name the Slurm of this machine, where there is one."""
+    env = diagnosis.app.env
+    if not is_installed(env):
+        return None
+    try:
+        return CheckResult("slurm", "ok", describe_slurm(env))
+    except NotConfiguredError:
+        return None
+    except MopsJobsError as error:  # jobs of other engines run all the same
+        return CheckResult("slurm", "warn", str(error), error.hint or "ask those who run the cluster")
+
+
 CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_version,
     check_config,
@@ -303,6 +318,7 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_cache_file_system,
     check_registry_file_system,
     check_records,
+    check_slurm,
 )
 """The checks in their order. A check has no result where it does not apply, and may use the results before it."""
 

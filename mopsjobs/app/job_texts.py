@@ -130,6 +130,15 @@ def kubernetes_text(job: Mapping[str, object]) -> str | None:
     return None if namespace is None and name is None else f"{namespace or 'default'}/{name or '?'}"
 
 
+def slurm_text(job: Mapping[str, object]) -> str | None:
+    """Return the job array of a job on Slurm, with its partition and its cluster; None if the record has none."""
+    metadata = _metadata(job) if job["engine"] == "slurm" else {}
+    if not isinstance(array_id := metadata.get("slurm_job_id"), str):
+        return None
+    places = ((" in partition", metadata.get("slurm_partition")), (" of", metadata.get("slurm_cluster")))
+    return f"job {array_id}" + "".join(f"{word} {place}" for word, place in places if isinstance(place, str))
+
+
 def waits_for_text(job: Mapping[str, object]) -> str | None:
     """Return what the tasks of an active job wait for; None if nothing is known."""
     text = _metadata(job).get(WAITS_FOR)

@@ -17,15 +17,12 @@ from mopsjobs.app.log_search import selected_tasks
 from mopsjobs.app.log_selection import KINDS, LogLine, LogSelection, check_tail, warn_of_missing_lines
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.queries.events import StoredEvent
-from mopsjobs.engines import open_engine
+from mopsjobs.engines import CLUSTER_ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError
 from mopsjobs.registry.status import TERMINAL
-
-ENGINE = "kubernetes"
-"""The engine that keeps log lines itself."""
 
 OVERLAP_SECONDS = 10.0
 """When the cluster stops answering, events from this long before are read, so that no line is missing."""
@@ -180,7 +177,7 @@ class _LogReader:
 
     def _asks_cluster(self, job: Mapping[str, object]) -> bool:
         """Return whether the cluster of a job may have the selected lines. Print a note if it cannot select them."""
-        if self._request.offline or job["status"] in TERMINAL or engine_of(job) != ENGINE:
+        if self._request.offline or job["status"] in TERMINAL or engine_of(job) not in CLUSTER_ENGINES:
             return False
         if self._is_of_tasks:
             self._app.out.note("The cluster cannot select lines by task. Showing the events instead.")
@@ -194,7 +191,7 @@ class _LogReader:
         """
         follow, tail = self._request.follow, self._request.tail
         trust = trust_after_question([job], self._app, user_trust(self._request.trust, self._app))
-        lines = open_engine(ENGINE, self._app.env, trust).logs(
+        lines = open_engine(str(engine_of(job)), self._app.env, trust).logs(
             job, follow=follow, tail=tail if follow or not self._request.pattern else None, since=self._request.since
         )
         selected = (line for line in lines if self._selection.has_match(line))

@@ -57,7 +57,7 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
         if more_memory is not None and ends is not None and 2 * ends.tasks >= _failed_tasks(job):
             return more_memory
         return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
-    if job.get("error_code") == "OOMKilled" and _last_launch(job).keys() & {"memory", "task_memory"}:
+    if job.get("error_code") in ("OOMKilled", "OUT_OF_MEMORY") and _last_launch(job).keys() & {"memory", "task_memory"}:
         return command_line("resume", job_id, "--memory x2")
     is_model_error = status == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
     return command_line("logs" if is_model_error else "resume", job_id)

@@ -16,7 +16,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
-from mopsjobs.engines import open_engine
+from mopsjobs.engines import CLUSTER_ENGINES, open_engine
 from mopsjobs.engines.base import LAUNCH_FAILED, Engine, EngineState, EngineTimes, engine_of
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import (
@@ -34,9 +34,6 @@ from mopsjobs.registry.status import TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.studies.validation import validate
 from mopsjobs.utils.times import parse_time, record_time
-
-ENGINE = "kubernetes"
-"""The only engine that answers from any machine."""
 
 Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear"]
 
@@ -114,11 +111,13 @@ def _suspect_reason(state: JobState, engine: EngineState, now: datetime) -> str 
     if engine.phase == "unknown" or (now - _last_report(state)).total_seconds() <= SILENT_SECONDS:
         return None
     if engine.phase == "gone":
-        return "k8s_job_missing"
+        return "k8s_job_missing" if engine_of(state.to_dict()) == "kubernetes" else "job_missing"
     if engine.phase == "running":
         # A job sends no heartbeat before it is running, and some programs send none at all.
         return "no_update" if state.status == JobStatus.RUNNING and state.heartbeat_at is not None else None
-    if engine.reason == "Evicted" or state.status in (JobStatus.RUNNING, JobStatus.VALIDATING):
+    if engine.reason == "Evicted" or (
+        engine.reason is None and state.status in (JobStatus.RUNNING, JobStatus.VALIDATING)
+    ):
         return "pod_gone"  # and no other pod has replaced it
     return None
 
@@ -208,12 +207,14 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     job_ids = list(dict.fromkeys(job_ids))
     found = [app.registry.require_job(job_id, full_id_hint()) for job_id in job_ids] or app.registry.get_active_jobs()
     ended = [done for state in found if (done := _end_failed_launch(state, app)) is not None]
-    states = [state for state in found if is_reconcilable(state, (ENGINE,))]
+    states = [state for state in found if is_reconcilable(state, CLUSTER_ENGINES)]
     if not states:  # no cluster has to be configured
         return ended
     # A job whose record chooses more is a problem, and does not stop the others.
     trust = trust_after_question((state.to_dict() for state in states), app, user_trust(trusted, app))
-    return ended + reconcile(app.registry, {ENGINE: open_engine(ENGINE, app.env, trust)}, states, now=app.now)
+    names = {str(engine_of(state.to_dict())) for state in states}
+    engines = {name: open_engine(name, app.env, trust) for name in names}
+    return ended + reconcile(app.registry, engines, states, now=app.now)
 
 
 def _end_failed_launch(state: JobState, app: App) -> ReconcileResult | None:
@@ -249,7 +250,7 @@ def _apply(
         case "succeed":
             after = at_end.update_status(state.job_id, JobStatus.SUCCEEDED, **unmark)
         case "fail":
-            message = action.detail or f"The Kubernetes Job failed ({action.reason})."
+            message = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed ({action.reason})."
             error = {"error_code": action.reason, "error_message": message}
             after = at_end.update_status(state.job_id, JobStatus.FAILED, **error, **unmark)
         case "suspect":

@@ -13,7 +13,7 @@ from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.ledger.retry_policy import parse_retries
 from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.submission.growth import find_factors
-from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions
+from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions, cluster_options
 from mopsjobs.submission.submit import Code
 from mopsjobs.utils.sizes import parse_size
 from mopsjobs.utils.times import parse_duration
@@ -123,7 +123,7 @@ def add_cluster_options(parser: argparse._ArgumentGroup, default: str | None = N
         if option == "memory" and default is not None:
             metavar, text = (
                 f"{metavar}|xN",
-                f"{text}, or x2 for twice that of the job; elsewhere than on kubernetes, per task",
+                f"{text}, or x2 for twice that of the job; elsewhere than on a cluster, per task",
             )
         parser.add_argument(flag_of(option), metavar=metavar, help=f"{text} (default: {default or usual})")
 
@@ -153,7 +153,7 @@ def launch_options(args: argparse.Namespace, app: App, *, may_grow: bool = False
         max_failures=parse_max_failures(args.max_failures),
         shards=args.shards,
         scheduler=args.scheduler,
-        cluster={name: given[name] for name in CLUSTER_OPTIONS if given[name] is not None},
+        cluster=cluster_options(given),
         factors=factors,
         notify=tuple(args.notify) or None,
     )

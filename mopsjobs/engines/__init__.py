@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from mopsjobs.engines.base import Engine
     from mopsjobs.engines.trust import Trust
 
-ENGINES = ("local", "kubernetes", "dask")
+ENGINES = ("local", "kubernetes", "dask", "slurm")
 
 LOCAL_ENGINES = ("local", "dask")
 """Engines whose runner is a process of this machine."""
+
+CLUSTER_ENGINES = tuple(name for name in ENGINES if name not in LOCAL_ENGINES)
+"""Engines that answer from any machine that reaches them. Commands ask them about a job whose record is silent."""
 
 NOTIFY_PREFIX = "MOPS_JOBS_NOTIFY_"
 """Begins the name of each variable with the secret of a rule of notifications. Models do not get these variables."""
@@ -45,4 +48,8 @@ def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -
         from mopsjobs.engines.dask import DaskEngine
 
         return DaskEngine(env)
+    if name == "slurm":
+        from mopsjobs.engines.slurm.engine import SlurmEngine
+
+        return SlurmEngine(env)
     raise UsageError(invalid_choice("engine", name, ENGINES))

@@ -77,7 +77,7 @@ class EngineTimes(NamedTuple):
 LAUNCH_FAILED = "LAUNCH"
 """The error code in the record of a job whose runner was not started, or ended before its first report."""
 
-NOTE_PREFIXES = {"local": "local_", "kubernetes": "k8s_", "dask": "dask_"}
+NOTE_PREFIXES = {"local": "local_", "kubernetes": "k8s_", "dask": "dask_", "slurm": "slurm_"}
 """Prefixes of the metadata that keep the options of a launch, for each engine: `local_python`, `k8s_image`, ... A later
 launch of the job repeats these options."""
 

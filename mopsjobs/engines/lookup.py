@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mopsjobs.engines import open_engine
@@ -11,6 +12,7 @@ from mopsjobs.engines.base import EngineState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
 from mopsjobs.engines.local import runner_pid
+from mopsjobs.engines.slurm.commands import NotConfiguredError, is_installed
 from mopsjobs.errors import MopsJobsError
 
 
@@ -25,17 +27,21 @@ class EngineAnswer(NamedTuple):
     """A command that stops the job; None if it is not known."""
 
 
-def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tuple[EngineAnswer | None, str | None]:
-    """Find a job by its id: on this machine first, then in the cluster.
+Found = tuple[EngineAnswer | None, str | None]
+"""The answer of an engine, or the reason for None in a sentence; two None if the engine is not configured."""
+
+
+def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> Found:
+    """Find a job by its id: on this machine first, then in Slurm, then in the cluster of Kubernetes.
 
     Args:
         job_id: the job.
         env: the environment, with the configuration of the engines.
-        seconds: how long the cluster may take. The system's own name resolution has no time limit.
+        seconds: how long each cluster may take. The system's own name resolution has no time limit.
 
     Returns:
         The answer of an engine, None if none knows the job; and the reason for None in a sentence, which is None if
-        no cluster is configured.
+        none is configured.
     """
     job: dict[str, object] = {"job_id": job_id}
     here = open_engine("local", env).state(job)
@@ -43,17 +49,49 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tupl
         pid = runner_pid(job_id, env)
         show_command = JobDir.for_job(job_id, env).show_command
         return EngineAnswer("local", here, show_command, None if pid is None else f"kill {pid}"), None
-    if not is_cluster_configured(env):
-        return None, None
-    answers: list[tuple[EngineAnswer | None, str]] = []
+    reasons: list[str] = []
+    for is_usable, find, name in (
+        (is_installed, _find_in_slurm, "Slurm"),
+        (is_cluster_configured, _find_in_cluster, "The cluster"),
+    ):
+        if not is_usable(env):
+            continue
+        answer, reason = _within(seconds, functools.partial(find, job, env)) or (
+            None,
+            f"{name} does not answer either.",
+        )
+        if answer is not None:
+            return answer, None
+        reasons += [reason] if reason else []
+    return None, " ".join(reasons) or None
+
+
+def _within(seconds: float, find: Callable[[], Found]) -> Found | None:
+    """Return what `find` returns; None if it takes longer."""
+    answers: list[Found] = []
     # A daemon thread: the program may end while it hangs.
-    thread = threading.Thread(target=lambda: answers.append(_find_in_cluster(job, env)), daemon=True)
+    thread = threading.Thread(target=lambda: answers.append(find()), daemon=True)
     thread.start()
     thread.join(seconds)
-    return answers[0] if answers else (None, "The cluster does not answer either.")
+    return answers[0] if answers else None
 
 
-def _find_in_cluster(job: Mapping[str, object], env: Mapping[str, str]) -> tuple[EngineAnswer | None, str]:
+def _find_in_slurm(job: Mapping[str, object], env: Mapping[str, str]) -> Found:
+    from mopsjobs.engines.slurm.engine import SlurmEngine, show_command, stop_command
+
+    try:
+        engine = SlurmEngine(env)
+        array_id, state = engine.newest_array(str(job["job_id"])), engine.state(job)
+    except NotConfiguredError:
+        return None, None
+    except MopsJobsError as error:
+        return None, f"Slurm cannot be queried either: {error}"
+    if array_id is None or state.phase == "gone":
+        return None, "Slurm does not know it either."
+    return EngineAnswer("slurm", state, show_command(array_id), stop_command(array_id)), ""
+
+
+def _find_in_cluster(job: Mapping[str, object], env: Mapping[str, str]) -> Found:
     try:
         from mopsjobs.engines.kubernetes.engine import kubectl_for
 

@@ -23,7 +23,12 @@ KINDS = {
     "image": "the image of pods",
     "secret": "a Secret whose keys become the environment of pods",
     "service-account": "the service account of pods",
-    "engine": "where a job is resumed: kubernetes or dask",
+    "partition": "a partition of Slurm",
+    "account": "the account of Slurm that a job is charged to",
+    "qos": "a quality of service of Slurm",
+    "setup": "a line that the shell of each shard runs",
+    "sbatch-arg": "further flags of sbatch",
+    "engine": "where a job is resumed: kubernetes, dask or slurm",
     "python": "the interpreter of a model on this machine",
     "dask": "the address of a Dask scheduler",
 }

@@ -143,5 +143,9 @@ class _Stopper:
             from mopsjobs.engines.kubernetes.engine import kubectl_for
 
             by_hand = f" By hand: {kubectl_for('delete', job, self._env)}"
+        elif name == "slurm":
+            from mopsjobs.engines.slurm.engine import recorded_array, stop_command
+
+            by_hand = "" if (array_id := recorded_array(job)) is None else f" By hand: {stop_command(array_id)}"
         problem = f"{state.job_id} is cancelled, but could not be stopped: {problem}{by_hand}"
         return CancelledJob(state, "failed", problem)

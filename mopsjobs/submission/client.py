@@ -14,6 +14,7 @@ import mopsjobs
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
+from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
@@ -137,9 +138,9 @@ class JobSubmissionClient:
         except (StoreError, TooManyRetriesError) as error:
             self._save_offline(submission)
             warnings.append(f"{error} The job is launched anyway, and registers itself later.")
-            if self._engine.name == "kubernetes":
+            if self._engine.name in CLUSTER_ENGINES:
                 warnings.append(
-                    "Its code and its manifest are on this machine, where its pods cannot see them. The pods wait up to"
+                    "Its code and its manifest are on this machine, where its shards cannot see them. They wait up to"
                     f" 1 hour. When the registry answers, run here: {command_line('resume', submission.job_id)}"
                 )
         try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
+from mopsjobs.engines import CLUSTER_ENGINES
+from mopsjobs.engines.slurm.options import megabytes, minutes
 from mopsjobs.errors import OptionError
 from mopsjobs.submission.launching import LaunchOptions, recorded_timeout
 from mopsjobs.utils.sizes import format_size, parse_factor, parse_size
 
-GROWING = ("task_timeout", "task_memory", "memory")
+GROWING = ("task_timeout", "task_memory", "memory", "time")
 """The options that take a factor."""
 
 
@@ -22,7 +25,8 @@ def find_factors(options: Mapping[str, object]) -> dict[str, float]:
 def grown_options(options: LaunchOptions, engine: str, recorded: Mapping[str, str]) -> LaunchOptions:
     """Return options in which limits stand in place of their factors.
 
-    The memory of a shard is that of its pod on Kubernetes. Elsewhere, it stands for the memory of a task.
+    The memory of a shard is that of its pod on Kubernetes, and of its task of the array on Slurm. Elsewhere, it stands
+    for the memory of a task.
 
     Args:
         options: what the user asks for.
@@ -33,7 +37,8 @@ def grown_options(options: LaunchOptions, engine: str, recorded: Mapping[str, st
         OptionError: if there is no limit that could grow, or if a size is invalid.
     """
     factors, cluster, task_memory = dict(options.factors), dict(options.cluster), options.task_memory
-    if engine != "kubernetes":
+    cluster |= _grown_time(factors.pop("time", None), recorded.get("time"))
+    if engine not in CLUSTER_ENGINES:
         if "memory" in cluster:
             task_memory = task_memory or _size_of(cluster.pop("memory"))
         if "memory" in factors:
@@ -44,7 +49,7 @@ def grown_options(options: LaunchOptions, engine: str, recorded: Mapping[str, st
         if of_shard is None and of_task is None:
             raise _no_limit_error("memory", factor, "4Gi")
         if of_shard is not None:
-            cluster["memory"] = _quantity(_size_of(of_shard if not of_shard.isdigit() else f"{of_shard}B") * factor)
+            cluster["memory"] = _grown_memory(engine, of_shard, factor)
         if of_task is not None and task_memory is None:
             factors.setdefault("task_memory", factor)
     if "task_memory" in factors:
@@ -67,6 +72,26 @@ def _size_of(text: str) -> int:
     if size is None:
         raise OptionError(f"invalid memory '{text[:100]}': expected a size like 2GiB, or a factor like x2.", "memory")
     return size
+
+
+def _grown_memory(engine: str, text: str, factor: float) -> str:
+    """Return the memory of a shard that has grown, in the notation of its engine."""
+    if engine == "kubernetes":
+        return _quantity(_size_of(text if not text.isdigit() else f"{text}B") * factor)
+    size = megabytes(text)
+    if size is None:
+        raise OptionError(f"invalid memory '{text[:100]}': expected a size like 4G, or a factor like x2.", "memory")
+    return f"{math.ceil(size * factor)}M"
+
+
+def _grown_time(factor: float | None, text: str | None) -> dict[str, str]:
+    """Return the time limit of a shard on Slurm that has grown, as an option; none without a factor."""
+    if factor is None:
+        return {}
+    limit = None if text is None else minutes(text)
+    if limit is None:
+        raise _no_limit_error("time", factor, "2h")
+    return {"time": str(math.ceil(limit * factor))}
 
 
 def _quantity(size: float) -> str:

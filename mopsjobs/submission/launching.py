@@ -12,8 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import active_python, model_environment
+from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
+from mopsjobs.engines.slurm.options import SETUP_VARIABLE, option_texts
+from mopsjobs.engines.trust import choices_of
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.registry.failure_limit import parse_failure_limit
@@ -35,6 +39,9 @@ MAX_RECORDED_NUMBER = 10**9 - 1
 
 MIN_TASK_MEMORY = 16 * 2**20
 """Bytes. An interpreter alone has about as much."""
+
+_NAMES: Mapping[str, tuple[str, ...]] = {"kubernetes": CLUSTER_OPTIONS, "slurm": SLURM_OPTIONS}
+"""The options of each engine that has some."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -60,13 +67,13 @@ class LaunchOptions:
     max_failures: str | None = None
     """The limit of failed tasks: a number, or a share like `10%`."""
     shards: int | None = None
-    """Parts of the job, each a pod of its own. For kubernetes only."""
+    """Parts of the job, each a pod of its own, or a task of a job array. For kubernetes and slurm only."""
     scheduler: str | None = None
     """The address of a scheduler. For dask only."""
     notify: tuple[str, ...] | None = None
     """Rules of notifications for the job, which stay on this machine."""
     cluster: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Some of `CLUSTER_OPTIONS`. For kubernetes only."""
+    """Some of `CLUSTER_OPTIONS` for kubernetes, or of the options of slurm."""
     factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Of a resumed job: factors by which limits of the earlier launch grow; see `submission.growth.GROWING`."""
 
@@ -108,9 +115,11 @@ def make_launch(
     """
     shards = options.shards
     own = _options_of_engine(engine, options, session.env, recorded)
-    if engine == "kubernetes":
-        own = {**recorded_options(recorded, namespace), **own}
+    if engine in CLUSTER_ENGINES:
+        own = {**recorded_options(engine, recorded, namespace), **own}
         shards = shards or _recorded_number(recorded.get("shards"))
+    if engine == "slurm" and (setup := session.env.get(SETUP_VARIABLE)):
+        own.setdefault("setup", setup)
     retries, retry_on = _retries(options, recorded)
     launch = Launch(
         job_id=job_id,
@@ -134,6 +143,10 @@ def make_launch(
         from mopsjobs.engines.kubernetes.manifest import check_launch
 
         check_launch(launch, session.env)
+    elif engine == "slurm":
+        from mopsjobs.engines.slurm import engine as slurm
+
+        slurm.check_launch(launch)
     return launch
 
 
@@ -183,10 +196,12 @@ def _options_of_engine(
         UsageError: if dask has no scheduler.
         EngineError: if the library of the engine is not installed.
     """
-    if engine != "kubernetes":
-        given = [name for name in CLUSTER_OPTIONS if name in options.cluster]
-        for name in [*given, *(["shards"] if options.shards is not None else [])]:
+    known = _NAMES.get(engine, ())
+    for name in options.cluster:
+        if name not in known:
             raise OptionError(f"{name} has no effect with the {engine} engine.", name)
+    if options.shards is not None and engine not in CLUSTER_ENGINES:
+        raise OptionError(f"shards has no effect with the {engine} engine.", "shards")
     if engine == "dask":
         return _dask_options(options, env, recorded)
     if options.scheduler is not None:
@@ -204,10 +219,31 @@ def _dask_options(options: LaunchOptions, env: Mapping[str, str], recorded: Mapp
     return {"scheduler": url}
 
 
-def recorded_options(recorded: Mapping[str, str], namespace: str | None) -> dict[str, str]:
-    """Return the options of an earlier launch on Kubernetes, as far as its record has them."""
-    found = {name: recorded[name] for name in CLUSTER_OPTIONS if name in recorded}
+def cluster_options(given: Mapping[str, object]) -> dict[str, str]:
+    """Return the options of an engine among flags or arguments, as texts.
+
+    Raises:
+        OptionError: if a line of the setup is not valid.
+    """
+    kubernetes = {name: str(given[name]) for name in CLUSTER_OPTIONS if given.get(name) is not None}
+    return {**kubernetes, **option_texts(given)}
+
+
+def recorded_options(engine: str, recorded: Mapping[str, str], namespace: str | None) -> dict[str, str]:
+    """Return the options of an earlier launch on a cluster, as far as its record has them."""
+    found = {name: recorded[name] for name in _NAMES[engine] if name in recorded}
     return {**found, "namespace": namespace} if namespace else found
+
+
+def slurm_choices(recorded: Mapping[str, str], options: LaunchOptions) -> list[str]:
+    """Return the choices that only the record of an earlier launch on Slurm makes."""
+    named = {*options.cluster, *(() if options.python is None else ("python",))}
+    return choices_of({name: value for name, value in recorded.items() if name not in named})
+
+
+def slurm_defaults(env: Mapping[str, str]) -> set[str]:
+    """Return the choices that a launch on Slurm makes without a record."""
+    return set(choices_of({"python": active_python(env), "setup": env.get(SETUP_VARIABLE)}))
 
 
 def _recorded_number(text: str | None, least: int = 1) -> int | None:
@@ -229,12 +265,14 @@ def recorded_timeout(recorded: Mapping[str, str]) -> float | None:
 def _python(engine: str, named: str | None, env: Mapping[str, str], recorded: str | None) -> str | None:
     """Return the interpreter of the model: the named one, else the recorded one, else that of the active environment.
 
-    Only on this machine is the active environment used, and is the interpreter run once, to check it. The record keeps
-    the path, so that a resume from another terminal uses the same interpreter.
+    On Dask and in pods, the active environment is not used. Only on this machine is the interpreter run once, to check
+    it. The record keeps the path, so that a resume from another terminal uses the same interpreter.
 
     Raises:
         UsageError: if the interpreter does not exist or does not run Python.
     """
+    if engine == "slurm":  # nodes share the files of this machine, but perhaps not what the setup brings
+        return (os.path.abspath(named) if named and "/" in named else named) or recorded or active_python(env)
     if engine != "local":
         return named or recorded
     return find_interpreter(named, env) or _recorded_interpreter(recorded, env) or _active_interpreter(env)

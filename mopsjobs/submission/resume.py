@@ -40,7 +40,7 @@ from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.submission.client import Submission, relaunched_fields
 from mopsjobs.submission.growth import grown_options
-from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options
+from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options, slurm_choices, slurm_defaults
 from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.notify_names import remember_names, remembered_names
 from mopsjobs.submission.offline import deliver_offline, load_offline, try_record_launch
@@ -188,9 +188,12 @@ def _record_choices(request: ResumeRequest, state: JobState, env: Mapping[str, s
         found.append(f"dask:{recorded['scheduler']}")
         known |= set(choices_of({"scheduler": env.get("DASK_SCHEDULER_ADDRESS")}))
     if engine == "kubernetes":
-        values = recorded_options(recorded, state.k8s_namespace)
+        values = recorded_options(engine, recorded, state.k8s_namespace)
         found += choices_of({name: value for name, value in values.items() if name not in options.cluster})
         known |= _defaults_of_cluster(env, options.cluster.get("context") or recorded.get("context"))
+    if engine == "slurm":
+        found += slurm_choices(recorded, options)
+        known |= slurm_defaults(env)
     return [choice for choice in found if choice not in known]
 
 
@@ -261,13 +264,11 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     if later:
         newest = later[-1]  # only that can be resumed
         verb = "wait" if not newest.is_terminal else "results" if newest.status == JobStatus.SUCCEEDED else "resume"
-        hint = command_line(verb, newest.job_id)
         names = " and ".join(job.job_id for job in later)
         problem = f"Job {state.job_id} was resumed as {names}, which is {newest.status}."
-        raise JobBusyError(problem, job_id=state.job_id, hint=f"Run: {hint}")
+        raise JobBusyError(problem, job_id=state.job_id, hint=f"Run: {command_line(verb, newest.job_id)}")
     job_id = child_id(session.registry, state)
-    engine = _engine_name(state)
-    # Made before anything of the child is stored: its options may be invalid.
+    engine = _engine_name(state)  # the launch is made before anything of the child is stored: it may be invalid
     launch = _make_launch(job_id, engine, request, state.fields(), session, trust)
     client, origin, named = open_client(engine, session), job.manifest.origin, request.options.notify
     with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:

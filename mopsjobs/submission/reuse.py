@@ -48,7 +48,7 @@ MAX_STUDY_BYTES = 16 * 2**20
 FACTS = Environment._fields[:4]
 """The facts about an interpreter that must be equal: its version and kind, the platform and the C library."""
 
-CLUSTER_FACTS = ("image", "python", "scheduler")
+CLUSTER_FACTS = ("image", "python", "scheduler", "setup")
 """Options of a launch on a cluster that must be equal, in place of the facts about its interpreter."""
 
 

@@ -17,6 +17,7 @@ from mopsjobs.app.job_texts import (
     note_text,
     queued_text,
     run_text,
+    slurm_text,
     step_time,
     stragglers_text,
     usage_text,
@@ -126,6 +127,7 @@ def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]
         ("Note", note_text(job)),
         ("Engine", job["engine"]),
         ("Kubernetes", kubernetes_text(job)),
+        ("Slurm", slurm_text(job)),
         ("Results", job["results_path"]),
         ("Validation", job["last_validation_error"]),
     ]

@@ -18,6 +18,7 @@ from mopsjobs.cli.launch_flags import (
     code_to_pack,
     launch_options,
 )
+from mopsjobs.cli.slurm_flags import add_slurm_options
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_INTERRUPTED, command_line
@@ -61,9 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shards",
         metavar="N",
         type=positive_number,
-        help=f"number of parts, each in its own pod (default: {AS_BEFORE})",
+        help=f"number of parts, each a pod or a task of Slurm (default: {AS_BEFORE})",
     )
     add_cluster_options(cluster, AS_BEFORE)
+    add_slurm_options(parser.add_argument_group("for a job on slurm"), AS_BEFORE)
     add_trust(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the id of the job that runs in one JSON object; null if none does"

@@ -19,6 +19,7 @@ from mopsjobs.app.job_texts import (
     note_text,
     queued_text,
     run_text,
+    slurm_text,
     step_time,
     stragglers_text,
     usage_text,
@@ -160,6 +161,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
     add("Engine", job["engine"])
     if (place := kubernetes_text(job)) is not None:
         add("Kubernetes", place, None if job["k8s_uid"] is None else f", uid {job['k8s_uid']}")
+    add("Slurm", slurm_text(job))
     add("Parent", job["parent_job_id"])
     if family is not None:
         add("Children", ", ".join(family.children[:SHOWN_MEMBERS]) or None)

@@ -1,4 +1,4 @@
-"""`submit`: run a study on this machine, a Kubernetes cluster or a Dask cluster."""
+"""`submit`: run a study on this machine, or on a cluster of Kubernetes, Dask or Slurm."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mopsjobs.cli.launch_flags import (
     code_to_pack,
     launch_options,
 )
+from mopsjobs.cli.slurm_flags import add_slurm_options
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
@@ -77,13 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_notify_flag(parser)
     add_runner_flags(parser)
-    cluster = parser.add_argument_group("with --engine kubernetes")
-    cluster.add_argument(
-        "--shards", metavar="N", type=positive_number, help="number of parts, each in its own pod (default: 1)"
-    )
-    add_cluster_options(cluster)
-    dask = parser.add_argument_group("with --engine dask")
-    add_scheduler_flag(dask)
+    _add_engine_flags(parser)
     parser.add_argument(
         "--wait",
         action="store_true",
@@ -97,6 +92,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and submit nothing")
     parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
+
+
+def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that only one engine understands, or some."""
+    cluster = parser.add_argument_group("with --engine kubernetes")
+    cluster.add_argument(
+        "--shards",
+        metavar="N",
+        type=positive_number,
+        help="number of parts, each a pod or a task of Slurm (default: 1)",
+    )
+    add_cluster_options(cluster)
+    add_slurm_options(parser.add_argument_group("with --engine slurm"))
+    add_scheduler_flag(parser.add_argument_group("with --engine dask"))
 
 
 def run(args: argparse.Namespace, app: App) -> Result:

@@ -217,7 +217,7 @@ def test_an_engine_that_does_not_exist_is_refused_by_name(cli: Cli, remote: Remo
     add(remote.jobs, "job", status, engine="../x")
     place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
     ran = cli("resume", "job")
-    told = "Job job cannot be resumed: its record names the engine '../x', expected local, kubernetes, dask."
+    told = "Job job cannot be resumed: its record names the engine '../x', expected local, kubernetes, dask, slurm."
     assert (ran.code, ran.err) == (6, f"error: {told}\n")
 
 

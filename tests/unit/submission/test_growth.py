@@ -28,6 +28,8 @@ POD = {"memory": "4Gi", "cpu": "2"}
         ("kubernetes", {**POD, **LOCAL}, {"factors": {"memory": 2.0}}, 400 * MIB, None, "8Gi"),
         ("kubernetes", LOCAL, {"factors": {"memory": 2.0}}, 400 * MIB, None, None),
         ("kubernetes", POD, {"cluster": {"memory": "16Gi"}}, None, None, "16Gi"),
+        ("slurm", {"memory": "4G"}, {"factors": {"memory": 1.5}}, None, None, "6144M"),
+        ("slurm", {"memory": "4G", **LOCAL}, {"factors": {"memory": 2.0}}, 400 * MIB, None, "8192M"),
     ],
 )
 def test_a_factor_stands_for_the_limit_of_the_earlier_launch(
@@ -38,7 +40,7 @@ def test_a_factor_stands_for_the_limit_of_the_earlier_launch(
     timeout: float | None,
     pod: str | None,
 ) -> None:
-    """Memory is that of a task, on Kubernetes that of a pod and of a task in it."""
+    """Memory is that of a task, on a cluster that of a shard and of a task in it."""
     grown = grown_options(LaunchOptions(**options), engine, recorded)
     assert (grown.task_memory, grown.task_timeout, grown.cluster.get("memory")) == (memory, timeout, pod)
     assert not grown.factors
@@ -47,6 +49,7 @@ def test_a_factor_stands_for_the_limit_of_the_earlier_launch(
 @pytest.mark.parametrize(
     ("engine", "options", "message"),
     [
+        ("slurm", {"factors": {"time": 2.0}}, "invalid time 'x2': expected a limit like 2h, since the job had none"),
         ("local", {"factors": {"memory": 2.0}}, "invalid memory 'x2': expected a limit like 2GiB, since the job"),
         ("local", {"factors": {"task_memory": 1.5}}, "invalid task_memory 'x1.5': expected a limit like 2GiB, since"),
         ("kubernetes", {"factors": {"memory": 2.0}}, "invalid memory 'x2': expected a limit like 4Gi, since the job"),
@@ -63,3 +66,9 @@ def test_what_cannot_grow_is_named(engine: str, options: dict[str, Any], message
 def test_only_texts_of_limits_are_factors() -> None:
     options = {"task_timeout": "x2", "memory": "4Gi", "task_memory": 5, "python": "x2", "workers": None}
     assert find_factors(options) == {"task_timeout": 2.0}
+
+
+@pytest.mark.parametrize(("recorded", "grown"), [("1h30m", "180"), ("1-12:00:00", "4320"), ("90", "180")])
+def test_the_time_limit_of_slurm_grows_in_minutes(recorded: str, grown: str) -> None:
+    options = grown_options(LaunchOptions(factors={"time": 2.0}), "slurm", {"time": recorded})
+    assert options.cluster == {"time": grown}

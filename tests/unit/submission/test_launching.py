@@ -39,6 +39,13 @@ SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={}
         ("local", {"shards": 2}, "shards has no effect with the local engine."),
         ("dask", {"cluster": {"service_account": "a"}}, "service_account has no effect with the dask engine."),
         ("kubernetes", {"scheduler": "tcp://h:1"}, "scheduler has no effect with the kubernetes engine."),
+        ("slurm", {"cluster": {"image": "i"}}, "image has no effect with the slurm engine."),
+        ("kubernetes", {"cluster": {"partition": "p"}}, "partition has no effect with the kubernetes engine."),
+        (
+            "slurm",
+            {"cluster": {"time": "soon"}},
+            "invalid time 'soon': expected a limit like 2h, 90 (minutes) or 1-12:00:00.",
+        ),
         ("dask", {"workers": 2}, "workers has no effect with the dask engine: the cluster has its own."),
         ("local", {"python": "/no/python"}, "invalid python '/no/python': expected the path of a program."),
         ("local", {"python": "no-python"}, "invalid python 'no-python': expected a program on the PATH."),
@@ -140,3 +147,18 @@ def test_a_given_option_goes_before_an_earlier_launch() -> None:
     options = LaunchOptions(python=sys.executable, first=0, max_failures="5")
     launch = make_launch("job", "local", options, SESSION, recorded={"first": "3", "max_failures": "10%"})
     assert (launch.first, launch.max_failures) == (0, "5")
+
+
+def test_a_launch_on_slurm_repeats_the_earlier_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without one, the setup is that of the environment, and the interpreter that of the active environment."""
+    session = dataclasses.replace(SESSION, env={"MOPS_JOBS_SETUP": "module load a", "VIRTUAL_ENV": "/venv"})
+    first = make_launch("job", "slurm", LaunchOptions(shards=4, cluster={"time": "2h"}), session)
+    assert (first.shards, first.python) == (4, "/venv/bin/python")
+    assert first.options == {"time": "2h", "setup": "module load a"}
+    recorded = {"time": "2h", "setup": "module load b", "shards": "4", "python": "/p", "job_id": "12", "cluster": "lab"}
+    again = make_launch("job", "slurm", LaunchOptions(cluster={"time": "3h"}), session, recorded=recorded)
+    assert (again.shards, again.python) == (4, "/p")
+    assert again.options == {"time": "3h", "setup": "module load b"}
+    monkeypatch.chdir(tmp_path)
+    relative = make_launch("job", "slurm", LaunchOptions(python="env/bin/python"), session)
+    assert relative.python == f"{tmp_path}/env/bin/python"

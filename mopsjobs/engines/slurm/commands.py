@@ -1,0 +1,139 @@
+"""Run the commands of Slurm: by lists of words, within a time limit, with their errors told apart."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+from mopsjobs.engines.model_env import without_secrets
+from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError, shorten
+
+SECONDS = 30.0
+"""How long a command may take. Slurm's own limit for one message is 10 seconds by default, and commands try again."""
+
+MAX_SHOWN = 500
+"""Characters of what a command says that a message shows, at most."""
+
+FOUND_BY = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+"""Variables by which the commands find their cluster. Other variables of Slurm describe the job that this runs in."""
+
+OWN_PREFIXES = ("SLURM_", "SQUEUE_", "SCONTROL_", "SACCT_", "SINFO_", "SCANCEL_")
+"""Begin the names of variables that change what the commands print or do."""
+
+OUTAGES = (
+    "unable to contact",
+    "unable to connect",
+    "unable to establish",
+    "connection refused",
+    "connection timed out",
+    "communication connection failure",
+    "socket timed out",
+    "zero bytes were transmitted",
+    "transport endpoint is not connected",
+    'failed to access "',
+    "in standby mode",
+    "temporarily unable",
+)
+"""Parts of what commands say, in small letters, when no controller answers."""
+
+DENIALS = ("access/permission denied", "invalid authentication", "protocol authentication error", "invalid credential")
+"""Parts of what commands say, in small letters, when the controller refuses the user."""
+
+_PREFIX = re.compile(
+    r"^(?:sbatch|squeue|scontrol|scancel|sacct|sinfo|slurm_load_jobs)(?:: | )(?:fatal: |error: )*"
+    r"(?:Batch job submission failed: )?",
+    re.ASCII,
+)
+
+MISSING_HINT = "Run mops-jobs on a login node of the cluster, or load its module first: module load slurm"
+
+
+def is_installed(env: Mapping[str, str]) -> bool:
+    """Return whether the commands of Slurm are on the PATH."""
+    return shutil.which("squeue", path=env.get("PATH", "")) is not None
+
+
+class NotConfiguredError(EngineUnavailableError):
+    """The commands of Slurm are here, and find no cluster."""
+
+
+class RefusedError(EngineError):
+    """A command of Slurm has failed, and its controller answers."""
+
+
+class Commands:
+    """The commands of Slurm, in an environment."""
+
+    def __init__(self, env: Mapping[str, str], seconds: float = SECONDS) -> None:
+        self._env = env
+        self._seconds = seconds
+
+    def ask(self, *words: str) -> str:
+        """Return what a command prints. It gets no secret.
+
+        Raises:
+            EngineUnavailableError: if the command does not exist, or no controller answers.
+            EngineAccessError: if the controller refuses the user.
+            RefusedError: if the command fails for another reason.
+        """
+        env = {
+            name: value
+            for name, value in without_secrets(self._env).items()
+            if name in FOUND_BY or not name.startswith(OWN_PREFIXES)
+        }
+        # Times as seconds since 1970, and lists of the tasks of an array in full.
+        own = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+        return self._run(words, {**env, **own})
+
+    def submit(self, *words: str) -> str:
+        """Return what `sbatch` prints. The job gets the environment of this process, without an outer job of Slurm.
+
+        Raises:
+            EngineUnavailableError, EngineAccessError, RefusedError: see `ask`. After `EngineUnavailableError`, the job
+                may have been submitted.
+        """
+        env = {
+            name: value
+            for name, value in self._env.items()
+            if name in FOUND_BY or not (name.startswith("SLURM_") or name == "SBATCH_WAIT")
+        }
+        return self._run(("sbatch", *words), env)
+
+    def _run(self, words: tuple[str, ...], env: Mapping[str, str]) -> str:
+        program = shutil.which(words[0], path=self._env.get("PATH", ""))
+        if program is None:
+            problem = f"Slurm's command {words[0]} is not on the PATH of this machine."
+            raise EngineUnavailableError(problem, hint=MISSING_HINT)
+        try:
+            ran = subprocess.run(  # noqa: S603 - as the user's own shell finds it; a list of words
+                [program, *words[1:]],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self._seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            problem = f"Slurm does not answer: {words[0]} took more than {self._seconds:g} s."
+            raise EngineUnavailableError(problem) from None
+        except OSError as error:
+            raise EngineError(f"Slurm's command {program} cannot be started: {error.strerror}.") from None
+        if ran.returncode == 0:
+            return ran.stdout.decode("utf-8", "replace")
+        raise _error(words[0], ran.stderr.decode("utf-8", "replace"), ran.returncode)
+
+
+def _error(command: str, said: str, code: int) -> EngineError:
+    """Return the error for a command that has failed."""
+    lines = [_PREFIX.sub("", line).strip() for line in said.splitlines()]
+    text = shorten("; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line)), MAX_SHOWN)
+    words = text.lower()
+    if "configuration source" in words or "process configuration file" in words:
+        return NotConfiguredError(f"Slurm is not configured on this machine: {text}.", hint=MISSING_HINT)
+    if any(part in words for part in OUTAGES):
+        return EngineUnavailableError(f"Slurm does not answer: {text}.")
+    if any(part in words for part in DENIALS):
+        return EngineAccessError(f"Slurm refuses access: {text}.")
+    return RefusedError(f"Slurm refuses {command}: {text or f'exit code {code}'}.")

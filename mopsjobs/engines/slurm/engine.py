@@ -1,0 +1,311 @@
+"""The slurm engine: run a job of mops-jobs as a job array, a shard per task of the array.
+
+The name of the job array carries the id of the job. By that name, a launch whose reply was lost is found again, and an
+array of another cluster or user is told apart. Slurm forgets a job minutes after its end, unless it keeps accounts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, engine_of, last_launch, launch_notes
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import command, disk_errors
+from mopsjobs.engines.slurm import logs as slurm_logs
+from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, RefusedError, is_installed
+from mopsjobs.engines.slurm.options import sbatch_flags
+from mopsjobs.engines.slurm.script import write_script
+from mopsjobs.engines.slurm.state import is_active, newest, state_of, times_of
+from mopsjobs.engines.slurm.tasks import (
+    MAX_ID,
+    SACCT_FIELDS,
+    SlurmShards,
+    parse_sacct,
+    parse_scontrol,
+    parse_submission,
+)
+from mopsjobs.engines.trust import remember_launch
+from mopsjobs.errors import EngineError, EngineUnavailableError, JobBusyError, UsageError
+from mopsjobs.utils.files import directory_lock, make_directory, replace_file
+from mopsjobs.utils.text import parse_whole_number
+
+SUFFIX = ".mops-jobs"
+"""Ends the name of each job array of mops-jobs. Its beginning is what squeue has room for."""
+
+SCRIPT_NAME = "slurm.sh"
+
+MAX_FAILURES = 5
+"""Questions in a row that Slurm may leave without an answer before following gives up."""
+
+HINTS = {
+    "invalid job array": "The cluster may allow fewer tasks (scontrol show config | grep MaxArraySize): --shards N",
+    "invalid partition": "See its partitions: sinfo --summarize",
+    "invalid account": "See your accounts: sacctmgr show associations user=$USER",
+    "requested node configuration is not available": "See what its nodes have: sinfo --Node --long",
+}
+"""What to do about the refusals of sbatch, by parts of its words in small letters."""
+
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", re.ASCII)
+
+_CLUSTER = re.compile(r"^ClusterName\s*=\s*(\S+)", re.ASCII | re.MULTILINE)
+
+
+def slurm_name(job_id: str) -> str:
+    """Return the name of the job array of a job."""
+    return job_id + SUFFIX
+
+
+def show_command(array_id: int) -> str:
+    """Return the command that shows a job array."""
+    return f"squeue -j {array_id}"
+
+
+def stop_command(array_id: int) -> str:
+    """Return the command that stops a job array."""
+    return f"scancel {array_id}"
+
+
+def recorded_array(job: Mapping[str, object]) -> int | None:
+    """Return the id of the job array of the last launch, as its record has it; None if it has no valid one."""
+    return parse_whole_number(last_launch(job).get("job_id", ""), 1, MAX_ID) if engine_of(job) == "slurm" else None
+
+
+def cluster_name(commands: Commands) -> str | None:
+    """Return the name of the cluster that this machine belongs to.
+
+    Raises:
+        EngineError: if Slurm does not answer.
+    """
+    found = _CLUSTER.search(commands.ask("scontrol", "show", "config"))
+    return None if found is None else found[1]
+
+
+def check_launch(launch: Launch) -> None:
+    """Check the options of a launch before anything of its job is stored.
+
+    Raises:
+        UsageError: if an option is unknown or invalid.
+    """
+    if not _JOB_ID.fullmatch(launch.job_id):
+        raise UsageError(f"invalid job id {launch.job_id!r} for Slurm: expected letters, digits and . _ + = -.")
+    sbatch_flags(launch)
+
+
+class SlurmEngine:
+    """Runs jobs on the cluster of this machine, by the commands of Slurm."""
+
+    name = "slurm"
+
+    def __init__(self, env: Mapping[str, str], *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._env = env
+        self._sleep = sleep
+        self._commands = Commands(env)
+
+    def launch(self, launch: Launch) -> LaunchResult:
+        """See `Engine.launch`. The lock of the directory keeps a second launch back until this one is known to Slurm.
+
+        Raises:
+            UsageError: if an option is unknown or invalid.
+            JobBusyError: if a job array of the job has not ended.
+        """
+        check_launch(launch)
+        directory = JobDir.for_job(launch.job_id, self._env)
+        with disk_errors(directory):
+            make_directory(directory.path)
+            with directory_lock(str(directory.path)):
+                array_id, cluster = self._submit(launch, directory)
+        metadata = {"slurm_job_id": str(array_id)}
+        with contextlib.suppress(EngineError):  # the job runs, whatever Slurm calls itself
+            if cluster := cluster or cluster_name(self._commands):
+                metadata["slurm_cluster"] = cluster
+        options = {**launch.options, "shards": str(launch.shards)}
+        with contextlib.suppress(EngineError):
+            if "partition" not in options and (partition := self._partition(array_id)):
+                options["partition"] = partition
+        remember_launch(directory, self.name, {"python": launch.python, **options})
+        notes = launch_notes(dataclasses.replace(launch, options=options), self.name)
+        return LaunchResult(show_command(array_id), metadata={**notes, **metadata})
+
+    def _submit(self, launch: Launch, directory: JobDir) -> tuple[int, str | None]:
+        """Return the id of a new job array, and its cluster if sbatch tells it."""
+        name = slurm_name(launch.job_id)
+        before = self._arrays_of(name)
+        active = newest(one for array_id in before[-1:] for one in self._known(array_id, name))
+        if is_active(active):
+            raise JobBusyError(
+                f"Job {launch.job_id} is in Slurm already, as job {active[0].array_id}; nothing was started.",
+                job_id=launch.job_id,
+                hint=f"See it: {show_command(active[0].array_id)}",
+            )
+        script = directory.path / SCRIPT_NAME
+        replace_file(str(script), write_script(launch, directory.path, command()).encode())
+        place = str(directory.path).replace("%", "%%")  # which sbatch would read as a pattern
+        words = ["--parsable", f"--job-name={name}", f"--output={place}/{slurm_logs.LOG_NAME}", "--open-mode=append"]
+        words += [f"--chdir={directory.path}", *sbatch_flags(launch), str(script)]
+        try:
+            said = self._commands.submit(*words)
+        except EngineUnavailableError as problem:
+            return self._find_submitted(name, before, problem), None
+        except RefusedError as error:
+            words_said = error.message.lower()
+            error.hint = next((hint for part, hint in HINTS.items() if part in words_said), None)
+            raise
+        submitted = parse_submission(said)
+        if submitted is None:
+            raise EngineError(f"unexpected response from sbatch: {said.strip()[:200]!r}.")
+        return submitted
+
+    def _find_submitted(self, name: str, before: list[int], problem: EngineUnavailableError) -> int:
+        """Return the job array that sbatch has submitted although its reply was lost.
+
+        Raises:
+            EngineUnavailableError: if there is none, or if Slurm still does not answer.
+        """
+        new: list[int] = []
+        with contextlib.suppress(EngineError):
+            new = [array_id for array_id in self._arrays_of(name) if array_id not in before]
+        if not new:
+            hint = problem.hint or f"See whether it has started: squeue --name={shlex.quote(name)}"
+            raise EngineUnavailableError(problem.message, hint=hint)
+        return new[-1]
+
+    def state(self, job: Mapping[str, object]) -> EngineState:
+        """See `Engine.state`. `unknown` on a machine without Slurm, or of another cluster."""
+        nowhere = EngineState("unknown", "NoSlurm", "this machine belongs to no cluster of Slurm")
+        if not is_installed(self._env):
+            return nowhere
+        try:
+            shards = self._shards(job)
+        except NotConfiguredError:
+            return nowhere
+        if shards:
+            return state_of(shards)
+        recorded = last_launch(job) if engine_of(job) == self.name else {}
+        if recorded.get("cluster") not in (None, own := cluster_name(self._commands)):
+            return EngineState(
+                "unknown", "OtherCluster", f"it runs on cluster {recorded['cluster']}, and this is {own}"
+            )
+        what = (
+            f"job {recorded['job_id']}" if "job_id" in recorded else f"job of the name {slurm_name(str(job['job_id']))}"
+        )
+        return EngineState("gone", "NotInSlurm", f"Slurm has no {what}; it forgets a job minutes after its end")
+
+    def times(self, job: Mapping[str, object]) -> EngineTimes:
+        """See `Engine.times`."""
+        return times_of(self._shards(job)) if is_installed(self._env) else EngineTimes()
+
+    def logs(
+        self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
+    ) -> Iterator[str]:
+        """See `Engine.logs`. With several shards, `[shard] ` stands in front of each line.
+
+        The lines are in files of the job's directory. A machine or a user without that directory gets none.
+
+        Raises:
+            EngineError: if `since` is given.
+        """
+        if since is not None:
+            raise EngineError("The lines in the log files of Slurm have no times to select them by.")
+        directory, array_id = JobDir.for_job(str(job["job_id"]), self._env).path, recorded_array(job)
+        if not directory.is_dir():
+            return
+        several = last_launch(job).get("shards") != "1" if engine_of(job) == self.name else True
+
+        def list_files() -> list[tuple[int, Path]]:
+            return slurm_logs.log_files(directory, array_id)
+
+        if not follow:
+            yield from slurm_logs.existing_lines(list_files(), tail, several=several)
+            return
+        failures = 0
+
+        def is_over() -> bool:
+            nonlocal failures
+            try:
+                phase = self.state(job).phase
+            except EngineUnavailableError:
+                failures += 1
+                if failures > MAX_FAILURES:
+                    raise
+                return False
+            failures = 0
+            return phase not in ("pending", "running")
+
+        yield from slurm_logs.follow_lines(list_files, is_over, tail, self._sleep, several=several)
+
+    def cancel(self, job: Mapping[str, object]) -> bool:
+        """See `Engine.cancel`. The runners get SIGTERM, and time to store outputs and report (Slurm's KillWait)."""
+        shards = self._shards(job)
+        if not is_active(shards):
+            return False
+        self._commands.ask("scancel", str(shards[0].array_id))
+        return True
+
+    def newest_array(self, job_id: str) -> int | None:
+        """Return the id of the newest job array of a job of this user that the controller knows; None if it knows none.
+
+        Raises:
+            EngineError: if Slurm does not answer.
+        """
+        return next(reversed(self._arrays_of(slurm_name(job_id))), None)
+
+    def _shards(self, job: Mapping[str, object]) -> list[SlurmShards]:
+        """Return the shards of a job that Slurm knows, of its newest array; none if it knows none.
+
+        A record may name any job of Slurm, or miss the last launch. So the name decides.
+
+        Raises:
+            EngineError: if Slurm does not answer.
+        """
+        name, recorded = slurm_name(str(job["job_id"])), recorded_array(job)
+        found = [] if recorded is None else self._known(recorded, name)
+        if not is_active(found):
+            newer = [array_id for array_id in self._arrays_of(name) if array_id > (recorded or 0)]
+            found = (self._known(newer[-1], name) if newer else []) or found
+        shards = parse_whole_number(last_launch(job).get("shards", ""), 1, MAX_ID) or 1
+        array_id = found[0].array_id if found else recorded
+        if array_id is not None and not is_active(found) and sum(one.shards for one in found) < shards:
+            accounted = self._accounted(array_id, name)
+            found = accounted if len(accounted) > len(found) else found
+        return found
+
+    def _known(self, array_id: int, name: str) -> list[SlurmShards]:
+        """Return the shards of a job array that the controller knows, if it has this name."""
+        try:
+            said = self._commands.ask("scontrol", "--oneliner", "show", "job", str(array_id))
+        except RefusedError as error:
+            if "invalid job id" in error.message.lower():
+                return []
+            raise
+        return [one for one in parse_scontrol(said) if one.name == name]
+
+    def _accounted(self, array_id: int, name: str) -> list[SlurmShards]:
+        """Return the shards of a job array by its account; none where Slurm keeps no accounts."""
+        words = (
+            "--allocations",
+            "--parsable2",
+            "--noheader",
+            f"--jobs={array_id}",
+            f"--format={','.join(SACCT_FIELDS)}",
+        )
+        with contextlib.suppress(EngineError):
+            return [one for one in parse_sacct(self._commands.ask("sacct", *words)) if one.name == name]
+        return []
+
+    def _arrays_of(self, name: str) -> list[int]:
+        """Return the ids of the job arrays of this user with a name, as far as the controller knows them, in order."""
+        words = ("--noheader", "--states=all", f"--user={os.getuid()}", f"--name={name}", "--format=%F")
+        found = (parse_whole_number(line.strip(), 1, MAX_ID) for line in self._commands.ask("squeue", *words).split())
+        return sorted({array_id for array_id in found if array_id is not None})
+
+    def _partition(self, array_id: int) -> str | None:
+        """Return the partition of a job array that was submitted without one."""
+        words = ("--noheader", "--states=all", f"--jobs={array_id}", "--format=%P")
+        return next(iter(self._commands.ask("squeue", *words).split()), None)

@@ -1,0 +1,268 @@
+"""Read the options of a launch on Slurm, which are texts, and turn them into flags of sbatch."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+
+from mopsjobs.engines.base import Launch
+from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.utils.sizes import parse_size
+from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.times import parse_duration
+
+OPTIONS = (
+    "partition",
+    "account",
+    "qos",
+    "time",
+    "cpu",
+    "memory",
+    "gres",
+    "constraint",
+    "parallelism",
+    "setup",
+    "requeue",
+    "signal",
+    "sbatch_arg",
+)
+"""Names of `Launch.options` for this engine. `setup` is a line of the shell; `sbatch_arg` is words as in a shell."""
+
+SETUP_VARIABLE = "MOPS_JOBS_SETUP"
+"""The line that sets up the environment of each shard, if no option names one."""
+
+MAX_SHARDS = 1_000_000
+"""Of a job array. Slurm's own limit, MaxArraySize, is 1,001 by default."""
+
+MAX_CPUS = 100_000
+
+MAX_SIGNAL_SECONDS = 65_535
+"""What sbatch accepts."""
+
+DEFAULT_SIGNAL_SECONDS = 60
+"""A runner has stored its last outputs and reported within 20 seconds."""
+
+RUNNER_MEMORY = 256 * 2**20
+"""Bytes for the runner of a shard, beside its tasks."""
+
+OWN_FLAGS = (
+    "array", "batch", "chdir", "cpus-per-task", "error", "help", "input", "job-name", "mem", "no-requeue", "nodes",
+    "ntasks", "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only", "time", "uid", "usage",
+    "verbose", "version", "wait", "wrap",
+)  # fmt: skip
+"""Flags of sbatch that this engine sets, or that would change what it prints or does."""
+
+_FLAG = re.compile(r"--([a-z][a-z0-9-]+)(=.*)?", re.ASCII)
+
+_NAMES = re.compile(r"[^\s,]+(,[^\s,]+)*")
+
+_MEGABYTES = {"": 1, "m": 1, "g": 1024, "t": 1024**2}
+
+_MEMORY = re.compile(r"(\d{1,12})([kmgt]?)b?", re.ASCII | re.IGNORECASE)
+
+_TIMES = (
+    (re.compile(r"(\d{1,9})", re.ASCII), (1.0,)),
+    (re.compile(r"(\d{1,9}):(\d{1,2})", re.ASCII), (1.0, 1 / 60)),
+    (re.compile(r"(\d{1,6}):(\d{1,2}):(\d{1,2})", re.ASCII), (60.0, 1.0, 1 / 60)),
+    (re.compile(r"(\d{1,5})-(\d{1,2})", re.ASCII), (1440.0, 60.0)),
+    (re.compile(r"(\d{1,5})-(\d{1,2}):(\d{1,2})", re.ASCII), (1440.0, 60.0, 1.0)),
+    (re.compile(r"(\d{1,5})-(\d{1,2}):(\d{1,2}):(\d{1,2})", re.ASCII), (1440.0, 60.0, 1.0, 1 / 60)),
+)
+"""The forms of a time limit of sbatch, and the minutes of each number."""
+
+
+def option_texts(given: Mapping[str, object]) -> dict[str, str]:
+    """Return the options of this engine among flags or arguments, as texts.
+
+    Raises:
+        OptionError: if a line of the setup is empty or has control characters.
+    """
+    texts = {}
+    for name in OPTIONS:
+        value = given.get(name)
+        if value is None or value in ((), []):
+            continue
+        if isinstance(value, bool):
+            texts[name] = "yes" if value else "no"
+        elif isinstance(value, (list, tuple)):
+            texts[name] = _join(name, [str(one) for one in value])
+        else:
+            texts[name] = str(value)
+    return texts
+
+
+def _join(name: str, values: list[str]) -> str:
+    """Return several values as one line. Lines of the setup run one after the other, until one fails."""
+    if name != "setup":
+        return shlex.join(values)
+    for value in values:
+        if not value.strip() or not value.isprintable():
+            raise OptionError(f"invalid setup {value!r}: expected a line of the shell, like 'module load gcc'.", name)
+    return " && ".join(values)
+
+
+def megabytes(text: str) -> int | None:
+    """Return the MiB of a memory in the notation of sbatch (`4G`, `4000`) or of mops-jobs (`4GiB`); None if invalid."""
+    words = _MEMORY.fullmatch(text)
+    if words is None:
+        size = parse_size(text)
+        return None if size is None else math.ceil(size / 2**20)
+    unit = words[2].lower()
+    return math.ceil(int(words[1]) / 1024) if unit == "k" else int(words[1]) * _MEGABYTES[unit]
+
+
+def minutes(text: str) -> int | None:
+    """Return the minutes, rounded up, of a time in the notation of sbatch (`1-12:00:00`) or of mops-jobs (`36h`).
+
+    Returns:
+        None if the text is neither, or is zero.
+    """
+    for pattern, parts in _TIMES:
+        if words := pattern.fullmatch(text):
+            return math.ceil(sum(int(word) * part for word, part in zip(words.groups(), parts, strict=True))) or None
+    try:
+        return math.ceil(parse_duration(text) / 60) or None
+    except UsageError:
+        return None
+
+
+def sbatch_flags(launch: Launch) -> list[str]:
+    """Return the flags of sbatch for the options of a launch.
+
+    Raises:
+        UsageError: if an option is unknown or invalid.
+    """
+    options = launch.options
+    if unknown := sorted(options.keys() - set(OPTIONS)):
+        expected = f"expected one of {', '.join(OPTIONS)}"
+        raise UsageError(f"unknown option of the slurm engine {', '.join(unknown)}: {expected}.")
+    if not 1 <= launch.shards <= MAX_SHARDS:
+        raise OptionError(f"invalid shards '{launch.shards}': expected 1 to {MAX_SHARDS:,}.", "shards")
+    at_once = _number(options, "parallelism", 0, 1, MAX_SHARDS)
+    flags = [f"--array=0-{launch.shards - 1}" + (f"%{at_once}" if at_once else ""), "--nodes=1", "--ntasks=1"]
+    flags += [f"--cpus-per-task={cpus(launch)}", *_memory_flag(launch), *_time_flag(options)]
+    for name in ("partition", "account", "qos"):
+        if (text := options.get(name)) is not None:
+            if not _NAMES.fullmatch(text) or not text.isprintable():
+                raise OptionError(f"invalid {name} '{text}': expected a name of the cluster.", name)
+            flags.append(f"--{name}={text}")
+    for name in ("constraint", "gres"):
+        if (text := options.get(name)) is not None:
+            if not text or not text.isprintable():
+                raise OptionError(f"invalid {name} {text!r}: expected a value as sbatch has it.", name)
+            flags.append(f"--{name}={text}")
+    flags.append("--requeue" if wants_requeue(options) else "--no-requeue")
+    # The shell of the script gets it, not SIGTERM: a job that is cancelled gets that, and must not be requeued.
+    flags.append(f"--signal=B:USR1@{signal_seconds(options)}")
+    return [*flags, *_further_flags(options)]
+
+
+def cpus(launch: Launch) -> int:
+    """Return the processors of a shard: as asked for, else one per worker.
+
+    Raises:
+        OptionError: if the option is not a number.
+    """
+    return _number(launch.options, "cpu", launch.workers or 1, 1, MAX_CPUS)
+
+
+def workers(launch: Launch) -> int:
+    """Return the worker processes of a shard. A node may show a process more processors than Slurm has granted it."""
+    return launch.workers or cpus(launch)
+
+
+def wants_requeue(options: Mapping[str, str]) -> bool:
+    """Return whether shards go on by themselves after their time limit, a preemption or the loss of their node.
+
+    Raises:
+        OptionError: if the option is neither yes nor no.
+    """
+    text = options.get("requeue", "no")
+    if text not in ("yes", "no"):
+        raise OptionError(f"invalid requeue '{text}': expected yes or no.", "requeue")
+    return text == "yes"
+
+
+def signal_seconds(options: Mapping[str, str]) -> int:
+    """Return how many seconds ahead of the time limit a runner stops.
+
+    Raises:
+        OptionError: if the option is not a number of seconds, or a duration.
+    """
+    text = options.get("signal", str(DEFAULT_SIGNAL_SECONDS))
+    seconds = parse_whole_number(text, 1, MAX_SIGNAL_SECONDS)
+    if seconds is None:
+        try:
+            seconds = math.ceil(parse_duration(text))
+        except UsageError:
+            seconds = 0
+    if not 1 <= seconds <= MAX_SIGNAL_SECONDS:
+        expected = f"seconds from 1 to {MAX_SIGNAL_SECONDS:,}, or a duration like 2m"
+        raise OptionError(f"invalid signal '{text}': expected {expected}.", "signal")
+    return seconds
+
+
+def _number(options: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = options.get(name)
+    if text is None:
+        return default
+    number = parse_whole_number(text, least, most)
+    if number is None:
+        raise OptionError(f"invalid {name} '{text}': expected a whole number from {least} to {most:,}.", name)
+    return number
+
+
+def _memory_flag(launch: Launch) -> list[str]:
+    text = launch.options.get("memory")
+    if text is None:
+        needed = _memory_for_tasks(launch)
+        return [] if needed is None else [f"--mem={needed}M"]
+    size = megabytes(text)
+    if size is None:
+        raise OptionError(f"invalid memory '{text}': expected a size like 4G, or 0 for all of a node.", "memory")
+    return [f"--mem={size}M" if size else "--mem=0"]
+
+
+def _memory_for_tasks(launch: Launch) -> int | None:
+    """Return the MiB of a shard whose tasks have a limit: one of them may be at its last, doubled limit."""
+    if launch.task_memory is None:
+        return None
+    doublings = (launch.retries or 0) if "oom" in (launch.retry_on or "").split(",") else 0
+    needed = (launch.task_memory << doublings) + (workers(launch) - 1) * launch.task_memory + RUNNER_MEMORY
+    return math.ceil(needed / 2**20)
+
+
+def _time_flag(options: Mapping[str, str]) -> list[str]:
+    text = options.get("time")
+    if text is None:
+        return []
+    limit = minutes(text)
+    if limit is None:
+        raise OptionError(f"invalid time '{text}': expected a limit like 2h, 90 (minutes) or 1-12:00:00.", "time")
+    return [f"--time={limit}"]
+
+
+def _further_flags(options: Mapping[str, str]) -> Iterable[str]:
+    """Return the flags that the user hands to sbatch as they are.
+
+    Raises:
+        OptionError: if one is not a long flag in one word, or is one of `OWN_FLAGS`.
+    """
+    text = options.get("sbatch_arg", "")
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = [text]
+    for word in words:
+        flag = _FLAG.fullmatch(word) if word.isprintable() else None
+        if flag is None:
+            raise OptionError(
+                f"invalid sbatch_arg {word!r}: expected a long flag in one word, like --nice=100.", "sbatch_arg"
+            )
+        # sbatch takes any beginning of a flag for the flag.
+        taken = next((own for own in OWN_FLAGS if own.startswith(flag[1])), None)
+        if taken is not None:
+            raise OptionError(f"invalid sbatch_arg '{word}': mops-jobs sets --{taken} of sbatch itself.", "sbatch_arg")
+    return words

@@ -1,0 +1,197 @@
+"""Tell the state of a job from the states of its shards on Slurm, with Slurm's own words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from mopsjobs.engines.base import EngineState, EngineTimes
+from mopsjobs.engines.slurm.script import EXIT_NOT_FOUND, EXIT_SETUP, EXIT_TIME_LIMIT
+from mopsjobs.engines.slurm.tasks import SlurmShards
+from mopsjobs.utils.text import cut_to_length, pluralize
+
+WAITING = frozenset(
+    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+)
+"""States of a shard that waits. A shard whose node is being started has the second one."""
+
+AT_WORK = frozenset({"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"})
+"""States of a shard that has a node."""
+
+COMPLETED = "COMPLETED"
+
+FAILURES = (
+    "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "FAILED", "REVOKED", "CANCELLED",
+)  # fmt: skip
+"""States of a shard that has ended without success, the most telling first."""
+
+MEANINGS: Mapping[str, str] = {
+    "OUT_OF_MEMORY": "exceeded the memory of the job",
+    "TIMEOUT": "reached the time limit of the job",
+    "NODE_FAIL": "lost {their} node",
+    "BOOT_FAIL": "got a node that did not start",
+    "DEADLINE": "reached the deadline of the job",
+    "PREEMPTED": "{were} ended for jobs of a higher priority",
+    "FAILED": "failed",
+    "REVOKED": "{were} revoked, since another cluster began them",
+    "CANCELLED": "{were} cancelled in Slurm",
+}
+"""What shards of each state did, as a clause whose words depend on their number."""
+
+REASONS: Mapping[str, str] = {
+    "Priority": "jobs of a higher priority come first",
+    "Resources": "no node is free that has what it asks for",
+    "BeginTime": "its time to begin has not come; after a requeue, that takes up to two minutes",
+    "Cleaning": "an earlier run of it is being cleaned up",
+    "Dependency": "jobs that it depends on have not ended",
+    "JobArrayTaskLimit": "as many shards run as --array-limit allows",
+    "Licenses": "it waits for a licence",
+    "Prolog": "the cluster prepares its node",
+    "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
+    "Reservation": "its reservation has not begun",
+    "None": "Slurm has not looked at it yet",
+}
+"""What reasons of a shard that waits mean. Its turn comes by itself."""
+
+STUCK_REASONS: Mapping[str, str] = {
+    "JobHeldUser": "its user holds it; release it: scontrol release {id}",
+    "JobHeldAdmin": "an administrator holds it",
+    "job_requeued_in_held_state": "it was requeued and is held; release it: scontrol release {id}",
+    "launch_failed_requeued_held": "its launch failed, and it is held; release it: scontrol release {id}",
+    "DependencyNeverSatisfied": "a job that it depends on has failed, so it never begins",
+    "BadConstraints": "no node can ever have what it asks for",
+    "PartitionTimeLimit": "its time limit is above that of the partition",
+    "PartitionNodeLimit": "it asks for more nodes than the partition allows",
+    "PartitionDown": "the partition starts no jobs",
+    "PartitionInactive": "the partition starts no jobs",
+    "InvalidAccount": "its account is not valid",
+    "InvalidQOS": "its QOS is not valid",
+    "AccountNotAllowed": "its account may not use the partition",
+    "QOSNotAllowed": "its QOS may not use the partition",
+}
+"""What reasons mean of a shard that never begins by itself."""
+
+STUCK_PARTS = ("MaxWallDurationPerJob", "MaxCpuPerJob", "MaxNodePerJob", "MaxMemPerJob", "MaxJobsPerUser=0", "Held")
+"""Parts of further reasons that mean so: limits that one shard alone exceeds."""
+
+EXIT_CODES: Mapping[int, tuple[str, str]] = {
+    EXIT_TIME_LIMIT: ("TIMEOUT", "stopped ahead of the time limit of the job"),
+    EXIT_SETUP: ("SetupFailed", "ended, since the setup failed"),
+    EXIT_NOT_FOUND: ("NotFound", "ended on a node that does not see mops-jobs at its path"),
+}
+"""Reasons and clauses for exit codes of the script."""
+
+MAX_DETAIL = 500
+
+
+def newest(shards: Iterable[SlurmShards]) -> list[SlurmShards]:
+    """Return the shards of the newest array among several."""
+    found = list(shards)
+    last = max((one.array_id for one in found), default=0)
+    return [one for one in found if one.array_id == last]
+
+
+def is_active(shards: Iterable[SlurmShards]) -> bool:
+    """Return whether one of the shards has not ended."""
+    return any(one.state in WAITING or one.state in AT_WORK for one in shards)
+
+
+def state_of(shards: Sequence[SlurmShards]) -> EngineState:
+    """Return the state of a job whose shards these are. Slurm forgets shards that ended minutes ago."""
+    waiting = [one for one in shards if one.state in WAITING]
+    at_work = [one for one in shards if one.state in AT_WORK]
+    failed = [one for one in shards if one not in waiting and one not in at_work and one.state != COMPLETED]
+    reason, clause = _failure(failed)
+    if at_work:
+        return EngineState("running", reason or _suspension(at_work), _summary(at_work, waiting, clause))
+    if waiting:
+        word, meaning = _wait(waiting)
+        others = "" if clause is None else f"; {clause}"
+        return EngineState("pending", word, cut_to_length(meaning + others, MAX_DETAIL))
+    if failed:
+        done = sum(one.shards for one in shards) - sum(one.shards for one in failed)
+        others = f"; {pluralize(done, 'shard')} completed" if done else ""
+        return EngineState("failed", reason, cut_to_length(f"{clause}{others}", MAX_DETAIL))
+    return EngineState("succeeded")
+
+
+def times_of(shards: Sequence[SlurmShards]) -> EngineTimes:
+    """Return when a job began whose shards these are, and when it ended."""
+    began = [one.started_at for one in shards if one.state not in WAITING and one.started_at is not None]
+    ended = [one.ended_at for one in shards if one.ended_at is not None]
+    return EngineTimes(min(began, default=None), None if is_active(shards) else max(ended, default=None))
+
+
+def _failure(failed: Sequence[SlurmShards]) -> tuple[str | None, str | None]:
+    """Return how the shards ended that failed: the most telling state, and a clause about all."""
+    if not failed:
+        return None, None
+    kinds: Counter[tuple[str, str]] = Counter()
+    for one in failed:
+        kinds[_end(one)] += one.shards
+    order = {state: place for place, state in enumerate(FAILURES)}
+    ranked = sorted(kinds.items(), key=lambda kind: order.get(kind[0][0], order["FAILED"]))
+    clauses = [f"{pluralize(count, 'shard')} {_inflect(meaning, count)} ({word})" for (word, meaning), count in ranked]
+    return ranked[0][0][0], "; ".join(clauses)
+
+
+def _end(one: SlurmShards) -> tuple[str, str]:
+    """Return how a shard ended: Slurm's word, and a clause."""
+    if one.state == "FAILED":
+        if one.exit_code in EXIT_CODES and not one.signal:
+            return EXIT_CODES[one.exit_code]
+        how = f"killed by signal {one.signal}" if one.signal else f"exit code {one.exit_code}"
+        return "FAILED", f"{{were}} {how}" if one.signal else f"failed with {how}"
+    clause = MEANINGS.get(one.state, "ended")
+    by = one.reason if one.state == "CANCELLED" and one.reason is not None and one.reason.startswith("by ") else None
+    return one.state, f"{clause} {by}" if by else clause
+
+
+def _inflect(clause: str, count: int) -> str:
+    return clause.format(were="was" if count == 1 else "were", their="its" if count == 1 else "their")
+
+
+def _suspension(at_work: Sequence[SlurmShards]) -> str | None:
+    return "SUSPENDED" if all(one.state in ("SUSPENDED", "STOPPED") for one in at_work) else None
+
+
+def _summary(at_work: Sequence[SlurmShards], waiting: Sequence[SlurmShards], clause: str | None) -> str | None:
+    """Return what the shards of a running job do, if they differ."""
+    parts = []
+    stopped = sum(one.shards for one in at_work if one.state in ("SUSPENDED", "STOPPED"))
+    if stopped:
+        parts.append(f"Slurm has suspended {pluralize(stopped, 'shard')}")
+    if waiting:
+        count = sum(one.shards for one in waiting)
+        parts.append(f"{pluralize(count, 'shard')} {'waits' if count == 1 else 'wait'}: {_wait(waiting)[1]}")
+    if clause is not None:
+        parts.append(clause)
+    return cut_to_length("; ".join(parts), MAX_DETAIL) or None
+
+
+def _wait(waiting: Sequence[SlurmShards]) -> tuple[str, str]:
+    """Return why shards wait: Slurm's word, and a sentence. A reason that needs help comes first."""
+    one = min(waiting, key=lambda shards: (not is_stuck(shards), -shards.shards))
+    text = one.reason or ("None" if one.state == "PENDING" else one.state)
+    word, _, more = text.partition(",")
+    meaning = STUCK_REASONS.get(word) or REASONS.get(word) or _limit(word)
+    nodes = f" ({more.strip('_').replace('_', ' ')})" if more else ""
+    after = f" ({one.dependency})" if one.dependency is not None and word.startswith("Dependency") else ""
+    again = f"; requeued {one.restarts} times" if one.restarts > 1 else "; requeued" if one.restarts else ""
+    return word, meaning.format(id=one.array_id) + nodes + after + again
+
+
+def _limit(word: str) -> str:
+    """Return what a reason means that names a limit, such as `QOSMaxJobsPerUserLimit` and `AssocGrpCpuLimit`."""
+    for prefix, place in (("QOS", "the QOS"), ("Assoc", "the account"), ("Max", "the cluster")):
+        if word.startswith(prefix):
+            return f"a limit of {place} is reached"
+    return "Slurm has not started it"
+
+
+def is_stuck(shards: SlurmShards) -> bool:
+    """Return whether shards that wait need help, since their turn does not come by itself."""
+    word = (shards.reason or "").partition(",")[0]
+    return word in STUCK_REASONS or any(part in word for part in STUCK_PARTS) or shards.state in (
+        "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT",
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""How the commands of Slurm are run: their environment, and their errors told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, RefusedError, is_installed
+from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
+from support.slurm_commands import FakeSlurm
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "bin")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "message"),
+    [
+        (
+            "squeue: error: Unable to contact controller\nslurm_load_jobs error: Unable to contact controller",
+            EngineUnavailableError,
+            "Slurm does not answer: Unable to contact controller.",
+        ),
+        (
+            "slurm_load_jobs error: Socket timed out on send/recv operation",
+            EngineUnavailableError,
+            "Slurm does not answer: Socket timed out on send/recv operation.",
+        ),
+        (
+            "squeue: fatal: Could not establish a configuration source",
+            NotConfiguredError,
+            "Slurm is not configured on this machine: Could not establish a configuration source.",
+        ),
+        (
+            "slurm_load_jobs error: Access/permission denied",
+            EngineAccessError,
+            "Slurm refuses access: Access/permission denied.",
+        ),
+        (
+            "slurm_load_jobs error: Invalid job id specified",
+            RefusedError,
+            "Slurm refuses squeue: Invalid job id specified.",
+        ),
+        ("", RefusedError, "Slurm refuses squeue: exit code 1."),
+    ],
+)
+def test_errors_of_a_command_are_told_apart(slurm: FakeSlurm, said: str, kind: type[EngineError], message: str) -> None:
+    slurm.says("squeue", said, code=1)
+    with pytest.raises(EngineError) as caught:
+        Commands(slurm.env).ask("squeue")
+    assert (type(caught.value), str(caught.value)) == (kind, message)
+
+
+def test_a_machine_without_slurm_is_told_what_to_do(tmp_path: Path) -> None:
+    """Also an environment without a PATH."""
+    for env in ({"PATH": str(tmp_path)}, {}):
+        assert not is_installed(env)
+        with pytest.raises(EngineUnavailableError, match=r"^Slurm's command sbatch is not on the PATH") as caught:
+            Commands(env).submit("script")
+        assert str(caught.value.hint).startswith("Run mops-jobs on a login node")
+
+
+def test_a_command_that_hangs_is_given_up(slurm: FakeSlurm) -> None:
+    slurm.says("squeue", hang="exec tail -f /dev/null")
+    with pytest.raises(EngineUnavailableError, match=r"^Slurm does not answer: squeue took more than 0\.2 s\.$"):
+        Commands(slurm.env, seconds=0.2).ask("squeue", "hang")
+
+
+def test_a_question_gets_no_secret_and_no_format(slurm: FakeSlurm) -> None:
+    """Variables of the user, and of a job that this runs in, would change what the commands print."""
+    env = {"AWS_SECRET_ACCESS_KEY": "s", "SQUEUE_FORMAT": "%i", "SLURM_JOB_ID": "3", "SLURM_CONF": "/c", "HOME": "/h"}
+    assert Commands({**slurm.env, **env}).ask("squeue") == ""
+    got = slurm.environment_of("squeue")
+    assert got.keys().isdisjoint({"AWS_SECRET_ACCESS_KEY", "SQUEUE_FORMAT", "SLURM_JOB_ID"})
+    expected = {"SLURM_CONF": "/c", "HOME": "/h", "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+    assert expected.items() <= got.items()
+
+
+def test_a_submission_passes_the_environment_on(slurm: FakeSlurm) -> None:
+    """The runner needs the credentials of the registry. Variables of an outer job would contradict its flags."""
+    env = {"AWS_SECRET_ACCESS_KEY": "s", "SBATCH_ACCOUNT": "p1", "SBATCH_WAIT": "1", "SLURM_MEM_PER_NODE": "3"}
+    Commands({**slurm.env, **env}).submit("script")
+    got = slurm.environment_of("sbatch")
+    assert {"AWS_SECRET_ACCESS_KEY": "s", "SBATCH_ACCOUNT": "p1"}.items() <= got.items()
+    assert got.keys().isdisjoint({"SBATCH_WAIT", "SLURM_MEM_PER_NODE", "LC_ALL"})

