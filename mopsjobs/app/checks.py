@@ -34,23 +34,9 @@ from mopsjobs.errors import (
 from mopsjobs.events.oldest_keys import OldestKeys, oldest_keys
 from mopsjobs.events.retention import events_limit
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
+from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time
-
-NETWORK_FILE_SYSTEMS = (
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "afs",
-    "9p",
-    "fuse.sshfs",
-    "ceph",
-    "lustre",
-    "glusterfs",
-)
-"""SQLite's WAL needs shared memory between processes. These file systems do not have it across machines."""
 
 PILING_DAYS = 7
 """Days. Syncs need announcements for one day; older ones pile up until `prune --store` removes them."""
@@ -366,20 +352,8 @@ def _check_cached(diagnosis: Diagnosis, connection: sqlite3.Connection) -> Check
 
 
 def _check_file_system(name: str, path: str) -> CheckResult | None:
-    kind = _file_system(path)
-    if kind not in NETWORK_FILE_SYSTEMS:
+    kind = network_file_system(path)
+    if kind is None:
         return None
     detail = f"the {name} {path} is on a network file system ({kind}), where SQLite cannot lock it safely"
     return CheckResult("file system", "warn", detail, f"put the {name} on a local disk")
-
-
-def _file_system(path: str) -> str | None:
-    """Return the type of the file system that holds `path`; None on a system without /proc/self/mounts."""
-    try:
-        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
-            mounts = [line.split(" ")[1:3] for line in file]
-    except OSError:
-        return None
-    real = os.path.realpath(path) + "/"
-    holding = [(point, kind) for point, kind in mounts if real.startswith(point.rstrip("/") + "/")]
-    return max(holding, key=lambda mount: len(mount[0]), default=("", None))[1]
