@@ -13,6 +13,7 @@ from mopsjobs.errors import NoManifestError, OptionError, full_id_hint
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
+from mopsjobs.submission.shared_registry import check_on_node
 from mopsjobs.utils.files import make_directory
 
 EXIT_STOPPED = 143
@@ -27,7 +28,7 @@ def run_here(shard: Shard, app: App) -> ShardResult:
         app: the run, whose registry has the job.
 
     Raises:
-        UsageError: if the job's id is invalid.
+        UsageError: if the job's id is invalid, or if this node of a cluster does not share the registry.
         OptionError: if the shard has workers and a scheduler.
         JobBusyError: if another process of this machine runs the shard.
         EngineError: if this machine's disk cannot be written.
@@ -37,7 +38,9 @@ def run_here(shard: Shard, app: App) -> ShardResult:
     """
     if shard.workers is not None and shard.scheduler is not None:
         raise OptionError("workers has no effect with a scheduler: the cluster has its own.", "workers")
-    if shard.scheduler is None and not shard.wait_for_manifest:  # a pod has its cores for itself
+    if shard.wait_for_manifest:
+        check_on_node(app.settings.registry.value)
+    elif shard.scheduler is None:  # a pod has its cores for itself
         shard = shard._replace(cores=SharedCores(cores_directory(app.env), app.settings.local_workers))
     app.registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
     directory = JobDir.for_job(shard.job_id, app.env)

@@ -22,6 +22,7 @@ from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.submission.session import Session
+from mopsjobs.submission.shared_registry import url_for_nodes
 from mopsjobs.utils.measurement import memory_size
 from mopsjobs.utils.sizes import format_size, parse_size
 from mopsjobs.utils.text import parse_whole_number
@@ -110,7 +111,7 @@ def make_launch(
 
     Raises:
         OptionError: if an option has no effect, or if the interpreter does not exist.
-        UsageError: if what the record says is not valid.
+        UsageError: if what the record says is not valid, or if the nodes of Slurm cannot share the registry.
         EngineError: if the library of the engine is not installed.
     """
     shards = options.shards
@@ -123,7 +124,7 @@ def make_launch(
     retries, retry_on = _retries(options, recorded)
     launch = Launch(
         job_id=job_id,
-        registry_url=session.registry_url,
+        registry_url=url_for_nodes(session.registry_url) if engine == "slurm" else session.registry_url,
         shards=shards or 1,
         workers=options.workers or _recorded_number(recorded.get("workers")),
         python=_python(engine, options.python, session.env, recorded.get("python")),

@@ -146,10 +146,11 @@ def test_a_runner_waits_no_longer_than_its_patience(line: LineStore, registry: J
     assert line.calls["get"] > 1
 
 
-def test_a_pod_waits_as_a_process_for_what_resume_delivers(cli: Cli, tmp_path: Path) -> None:
+def test_a_pod_waits_as_a_process_for_what_resume_delivers(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
     """The runner as the cluster starts it; SIGTERM would end its wait like any other."""
     import subprocess
 
+    jobs.register_job("other")  # a registry without a file is not shared
     env = environment(cli, JOB_COMPLETION_INDEX="0")
     pod: subprocess.Popen[str] = subprocess.Popen(
         command("run", "job", "--shards", "1", "--workers", "1"), env=env, stderr=subprocess.PIPE, text=True

@@ -13,7 +13,7 @@ from mopsjobs.engines.base import launch_notes, recorded_launch
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.submission import launching
+from mopsjobs.submission import launching, shared_registry
 from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.session import Session
 
@@ -56,6 +56,18 @@ def test_an_error_names_the_field(engine: str, options: dict[str, Any], message:
     with pytest.raises(OptionError) as caught:
         make_launch("job", engine, LaunchOptions(**options), SESSION)
     assert str(caught.value) == message
+
+
+def test_a_launch_on_slurm_names_the_registry_so_that_nodes_find_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Or it is refused: nodes cannot share one on a network file system."""
+    monkeypatch.chdir(tmp_path)
+    session = dataclasses.replace(SESSION, registry_url="sqlite:registry.db")
+    assert make_launch("job", "slurm", LaunchOptions(), session).registry_url == f"sqlite://{tmp_path}/registry.db"
+    monkeypatch.setattr(shared_registry, "network_file_system", lambda path: "beegfs")
+    with pytest.raises(UsageError, match="beegfs"):
+        make_launch("job", "slurm", LaunchOptions(), session)
 
 
 @pytest.mark.parametrize(
