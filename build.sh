@@ -21,7 +21,9 @@ usage() {
   cat <<'USAGE'
 usage: ./build.sh [command]
   build          make dist/mops-jobs.pyz (the default)
-  demo           build, then run the main job with the file, in a fresh directory
+  demo [--engine slurm]
+                 build, then run the main job with the file, in a fresh directory; with slurm: on a Slurm of one
+                 machine, which is started in build/slurm and stopped at the end
   test [ARG...]  set up all that the tests need, such as an Azurite, and run pytest with the arguments:
                  in several processes, unless they name tests
   test --fast [ARG...]
@@ -170,6 +172,22 @@ install_shells() {
   ! can_apt || apt_install zsh tcsh || true
 }
 
+# --- Slurm ------------------------------------------------------------------------------------------------------------
+
+# The tests start its daemons themselves. Without /etc/slurm/slurm.conf, those of the packages do not start, or end at
+# once. Where apt-get cannot install them, the tests of Slurm are skipped.
+has_slurm() {
+  local program
+  for program in munged slurmctld slurmd sbatch; do
+    PATH=$PATH:/usr/sbin command -v "$program" >/dev/null || return 1
+  done
+}
+
+install_slurm() {
+  ! has_slurm && can_apt || return 0
+  apt_install slurm-wlm munge
+}
+
 # --- Prometheus -----------------------------------------------------------------------------------------------------
 
 # Unpacked, not installed: a package that is installed starts its service, and a test wants the programs alone.
@@ -205,8 +223,12 @@ cmd_build() {
 }
 
 cmd_demo() {
+  [ $# = 0 ] || [ "$*" = '--engine slurm' ] || die "invalid arguments '$*': expected --engine slurm or none."
+  [ $# = 0 ] || install_slurm
   cmd_build
-  exec bash examples/demo.sh "$venv/bin/python" "$file"
+  local words=(bash examples/demo.sh "$@" "$venv/bin/python" "$file")
+  [ $# = 0 ] || words=("$venv/bin/python" -P tests/support/slurm.py build/slurm "${words[@]}")
+  exec "${words[@]}"
 }
 
 cmd_servers() {
@@ -214,6 +236,7 @@ cmd_servers() {
   install_server dynalite
   install_browsers
   install_shells
+  install_slurm
   install_prometheus
 }
 

@@ -1,11 +1,19 @@
 #!/usr/bin/env bash
 # The main job from end to end, on the embedded registry, in a fresh directory of its own: no account, no cluster.
 #
-#   examples/demo.sh [COMMAND...]     how mops-jobs is started: mops-jobs, unless said otherwise
+#   examples/demo.sh [--engine ENGINE] [COMMAND...]
+#
+# ENGINE is where the studies run: local, unless said otherwise. COMMAND is how mops-jobs is started: mops-jobs, unless
+# said otherwise.
 #
 # What a script or a pod would report is reported here by hand. The registry is left there, to look at.
 set -euo pipefail
 
+engine=local
+if [ "${1:-}" = --engine ]; then
+  engine=$2
+  shift 2
+fi
 [ $# -gt 0 ] || set -- mops-jobs
 command=("$@")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,9 +34,9 @@ mops-jobs() {
 }
 chapter() { printf '\n# %s\n' "$*"; }
 
-chapter "A study of 200 simulations is submitted, runs on this machine, and is followed to its verified end"
+chapter "A study of 200 simulations is submitted, runs here, and is followed to its verified end"
 cd "$here/seir"
-mops-jobs submit study.json --auto --job-id seir-1 --owner ana --label exp=7
+mops-jobs submit study.json --auto --engine "$engine" --job-id seir-1 --owner ana --label exp=7
 mops-jobs events seir-1 --follow
 mops-jobs wait seir-1 --timeout 5m
 mops-jobs list
@@ -39,7 +47,7 @@ mops-jobs results seir-1 --table "$place/results.csv"
 mops-jobs results seir-1 --table - --mean --quantile 0.1,0.9 | head -n 3
 
 chapter "Some simulations of a second study fail: which, why, what they have in common, and what came out"
-mops-jobs submit beds.json --auto --job-id beds-1 --owner ana --label exp=7 --wait || printf '(exit code %s: partial)\n' $?
+mops-jobs submit beds.json --auto --engine "$engine" --job-id beds-1 --owner ana --label exp=7 --wait || printf '(exit code %s: partial)\n' $?
 mops-jobs status beds-1
 mops-jobs failures beds-1
 mops-jobs tasks beds-1 --status failed --limit 5

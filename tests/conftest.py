@@ -50,6 +50,7 @@ MARKER_OF_FIXTURE = {
     "either_browser": "browser",
     "dask_cluster": "dask",
     "private_dask_cluster": "dask",
+    "slurm_cluster": "slurm",
     "prometheus_program": "prometheus",
     "pyz": "zipapp",
     "spawn": "slow",

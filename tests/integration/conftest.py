@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +16,14 @@ from mopsjobs.cache.database import open_to_write
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from support.cli import REMOTE_URL, Cli
+from support.docs import ROOT
 from support.servers import Place
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
     from support.servers import Azurite
+
+EXAMPLE = ROOT / "examples" / "seir"
 
 
 @pytest.fixture
@@ -32,6 +37,19 @@ def local_store(cli: Cli) -> Iterator[VersionedStore]:
 def local_registry(local_store: VersionedStore) -> JobRegistry:
     """Return the embedded registry of `cli`, by the real clock, as its runners use it."""
     return JobRegistry(local_store)
+
+
+@pytest.fixture
+def seir(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Return the example with fewer tasks, in the current directory; the words that submit it."""
+    here = tmp_path / "seir"
+    here.mkdir()
+    shutil.copy(EXAMPLE / "seir.py", here)
+    document = json.loads((EXAMPLE / "study.json").read_text())
+    document["parameter_sets"] = document["parameter_sets"][::10]
+    (here / "study.json").write_text(json.dumps(document))
+    monkeypatch.chdir(here)
+    return ["submit", "study.json", "--auto"]
 
 
 @pytest.fixture(scope="session")

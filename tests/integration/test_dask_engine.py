@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -61,7 +60,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SEIR = Path(__file__).resolve().parents[2] / "examples" / "seir"
 NOBODY = "tcp://127.0.0.1:1"
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -175,19 +173,6 @@ def _pool(cluster: Cluster, directory: Path, entrypoint: str = "model:simulate/b
 
 
 # --- the same as the local engine ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def seir(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Return the example with fewer tasks, in the current directory; the words that submit it."""
-    here = tmp_path / "seir"
-    here.mkdir()
-    shutil.copy(SEIR / "seir.py", here)
-    document = json.loads((SEIR / "study.json").read_text())
-    document["parameter_sets"] = document["parameter_sets"][::10]
-    (here / "study.json").write_text(json.dumps(document))
-    monkeypatch.chdir(here)
-    return ["submit", "study.json", "--auto"]
 
 
 def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
