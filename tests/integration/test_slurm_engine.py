@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Spawn
-from support.runs import record, results, until
+from support.runs import calls, code, kill, record, results, sets_of, until
 from support.slurm import Slurm, missing_programs, running
 
 if TYPE_CHECKING:
@@ -34,14 +36,24 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 class Lab:
-    """The command beside a Slurm."""
+    """The command beside a Slurm, in a directory with a model whose tasks wait for a gate."""
 
-    def __init__(self, cli: Cli, spawn: Spawn, slurm: Slurm, registry: JobRegistry) -> None:
+    def __init__(self, cli: Cli, spawn: Spawn, slurm: Slurm, registry: JobRegistry, directory: Path) -> None:
         cli.env |= {"PATH": os.environ["PATH"], **slurm.env}
         self.cli = cli
         self.slurm = slurm
         self.registry = registry
+        self.calls = code(directory) / "calls"
+        self.gate = directory / "gate"
         self._spawn = spawn
+
+    def submit(self, job_id: str, tasks: int, *words: str) -> None:
+        """Submit a job. Its tasks note their calls, and all but the first one wait for the gate."""
+        sets = sets_of(tasks, calls=str(self.calls), gate=str(self.gate))
+        del sets[0]["gate"]
+        study = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}
+        Path("study.json").write_text(json.dumps(study))
+        self.cli.ok("submit", "study.json", "--auto", "--engine", "slurm", "--job-id", job_id, *words)
 
     def run(self, *words: str) -> tuple[int, str]:
         """Run the command by the clock of this machine. Return its exit code and what it said."""
@@ -49,18 +61,29 @@ class Lab:
         out, err = process.communicate(timeout=90)
         return process.returncode, out + err
 
+    def reconcile(self, job_id: str) -> dict[str, Any]:
+        """Bring Slurm's word into the record, and return the job as `status` shows it."""
+        self.run("reconcile", job_id)
+        found: dict[str, Any] = self.cli.ok("status", job_id, "--json").json
+        return found
+
     def array_of(self, job_id: str) -> str:
         """Return the id that Slurm gave to the job array of a job."""
         return str(record(self.registry, job_id).metadata["slurm_job_id"])
 
-    def states(self, job_id: str) -> set[str]:
-        """Return the states that Slurm tells of the shards of a job."""
-        words = ("--noheader", "--states=all", f"--jobs={self.array_of(job_id)}", "--format=%T")
-        return set(self.slurm.run("squeue", *words).split())
-
     def await_states(self, job_id: str, *states: str) -> None:
-        """Wait until all shards of a job are in one of these states."""
-        until(lambda: self.states(job_id) <= {*states}, f"{job_id} to be {' or '.join(states)}")
+        """Wait until all shards of a job are in one of these states, or wait for one of these reasons."""
+        words = ("--noheader", "--states=all", f"--jobs={self.array_of(job_id)}", "--format=%T %r")
+
+        def are_reached() -> bool:
+            shards = self.slurm.run("squeue", *words).splitlines()
+            return all({*shard.replace(",", " ").split()} & {*states} for shard in shards)
+
+        until(are_reached, f"{job_id} to be {' or '.join(states)}")
+
+    def await_calls(self, count: int) -> None:
+        """Wait until this many tasks have begun."""
+        until(lambda: sum(calls(self.calls).values()) == count, f"{count} calls")
 
 
 @pytest.fixture
@@ -69,8 +92,20 @@ def lab(
     spawn: Spawn,
     slurm_cluster: Slurm,
     local_registry: JobRegistry,
-) -> Lab:
-    return Lab(cli, spawn, slurm_cluster, local_registry)
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Lab]:
+    made = Lab(cli, spawn, slurm_cluster, local_registry, tmp_path / "code")
+    monkeypatch.chdir(tmp_path / "code")
+    yield made
+    made.gate.touch()  # else a task that a failed test has left waits on
+
+
+def _runner_of(worker: int) -> int:
+    """Return the process of the runner that has started a worker."""
+    while b"\0run\0" not in Path(f"/proc/{worker}/cmdline").read_bytes():
+        worker = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    return worker
 
 
 def test_the_same_study_gives_the_same_bytes_on_slurm_and_here(
@@ -89,3 +124,72 @@ def test_the_same_study_gives_the_same_bytes_on_slurm_and_here(
     assert [task["outcome"] for task in tasks] == ["succeeded"] * 20
     assert all(task["max_rss_bytes"] > 0 and task["host"] for task in tasks)
     lab.await_states("there", "COMPLETED")
+
+
+def test_a_killed_runner_costs_its_shard_and_a_resume_runs_the_rest(lab: Lab, local_store: VersionedStore) -> None:
+    """What the other shard has done is kept, and the record has the exit code."""
+    lab.submit("job", 4, "--shards", "2")
+    lab.await_calls(3)  # the first task has ended: its shard has begun another one
+    until(lambda: results(local_store, "job"), "its output")
+    workers = dict(line.split() for line in lab.calls.read_text().splitlines())
+    kill(_runner_of(int(workers["2"])))
+    lab.gate.touch()
+    lab.await_states("job", "FAILED", "COMPLETED")
+    job = lab.reconcile("job")
+    assert (job["status"], job["tasks_completed"]) == ("partial", 3)
+    assert job["error_code"] == "FAILED"
+    assert "1 shard failed with exit code 137" in job["error_message"]
+    assert lab.run("resume", "job")[0] == 0
+    assert lab.run("wait", "job.2")[0] == 0
+    assert len(results(local_store, "job")) + len(results(local_store, "job.2")) == 4
+    assert calls(lab.calls) == {0: 1, 1: 1, 2: 2, 3: 1}
+
+
+def test_a_job_whose_node_goes_down_resumes_when_the_node_is_back(lab: Lab) -> None:
+    lab.submit("job", 2, "--sbatch-arg=--nodelist=n2")
+    lab.await_calls(2)
+    lab.slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
+    lab.await_states("job", "NODE_FAIL")
+    job = lab.reconcile("job")
+    assert (job["status"], job["error_code"]) == ("partial", "NODE_FAIL")
+    assert "1 shard lost its node" in job["error_message"]
+    assert lab.run("resume", "job")[0] == 0
+    lab.await_states("job.2", "ReqNodeNotAvail")
+    assert "ReqNodeNotAvail" in lab.reconcile("job.2")["metadata"]["waits_for"]
+    lab.slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+    lab.gate.touch()
+    assert lab.run("wait", "job.2")[0] == 0
+
+
+def test_a_time_limit_requeues_and_holds_and_cancellations_are_told(lab: Lab) -> None:
+    """All that Slurm does to jobs by itself or for others. A requeued shard runs no task again that has ended.
+
+    Slurm looks at time limits twice per minute.
+    """
+    lab.submit("long", 4, "--time", "1", "--requeue")
+    lab.await_calls(2)
+
+    lab.submit("held", 1, "--sbatch-arg=--begin=now+1hour")
+    held = lab.array_of("held")
+    lab.await_states("held", "BeginTime")
+    assert "BeginTime" in lab.reconcile("held")["metadata"]["waits_for"]
+    lab.slurm.run("scontrol", "hold", held)
+    job = lab.reconcile("held")
+    assert job["status"] == "scheduled"
+    assert "JobHeld" in job["metadata"]["waits_for"]
+    lab.slurm.run("scancel", held)
+    lab.await_states("held", "CANCELLED")
+    job = lab.reconcile("held")
+    assert (job["status"], job["error_code"]) == ("failed", "CANCELLED")
+
+    def restarts() -> str:
+        said = lab.slurm.run("scontrol", "--oneliner", "show", "job", lab.array_of("long"))
+        return said.partition("Restarts=")[2].partition(" ")[0]
+
+    until(lambda: restarts() == "1", "the time limit", 60)
+    lab.gate.touch()
+    code, said = lab.run("wait", "long")
+    assert code == 0, said
+    assert calls(lab.calls)[0] == 1
+    (log,) = JobDir.for_job("long", lab.cli.env).path.glob("slurm-*.log")
+    assert "mops-jobs: stopped ahead of the time limit; finished tasks are kept." in log.read_text()
