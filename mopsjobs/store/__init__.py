@@ -1,7 +1,7 @@
 """Versioned bytes under keys. `open_store(url)` is the entry for Python programs.
 
 `base.py` has the contract that each backend keeps, `cas.py` the compare-and-swap loop over it. There is one module or
-package per backend: memory, SQLite, Azure Blob Storage, DynamoDB. Only the modules of a backend import its SDK.
+package per backend: memory, SQLite, Azure Blob Storage, DynamoDB, S3. Only the modules of a backend import its SDK.
 `open_store` imports a backend only for its URLs.
 """
 
@@ -45,12 +45,21 @@ def open_store(
 
         return SQLiteVersionedStore(sqlite_path(url), when_missing)
     if scheme == "dynamodb":
-        from mopsjobs.store.dynamodb.url import check_boto3, parse_dynamodb_url
+        from mopsjobs.store.aws.settings import check_boto3
+        from mopsjobs.store.dynamodb.url import parse_dynamodb_url
 
-        check_boto3()
+        check_boto3("DynamoDB")
         from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 
         return DynamoDBVersionedStore(parse_dynamodb_url(url))
+    if scheme == "s3":
+        from mopsjobs.store.aws.settings import check_boto3
+        from mopsjobs.store.s3.url import parse_s3_url
+
+        check_boto3("S3")
+        from mopsjobs.store.s3.store import S3VersionedStore
+
+        return S3VersionedStore(*parse_s3_url(url))
     try:
         from mopsjobs.store.azure.store import open_azure_store
     except ModuleNotFoundError as error:

@@ -3,8 +3,9 @@
 A store knows nothing about jobs. Each sentence of `VersionedStore` is a test in tests/contract/test_versioned_store.py,
 which runs over all backends. A sentence that cannot be tested there does not belong to the contract.
 
-The version is an ETag in Azure Blob Storage, a random number in DynamoDB, and a counter in SQLite and in memory. Each
-write gets a new version, also a write of equal bytes.
+The version is an ETag in Azure Blob Storage and S3, a random number in DynamoDB, and a counter in SQLite and in memory.
+Each write gets a new version, also a write of equal bytes. There is one exception, in S3: a value that is not a JSON
+object, and is created again after its removal, has its earlier version. Nothing replaces such values.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Versioned(NamedTuple):
 class Entry(NamedTuple):
     """One key of a scan. `value` is None if the listing did not carry it: then `get` fetches it.
 
-    `size` is the length of the value in bytes if the listing has it. A reader can so refuse a huge value unfetched.
+    `size` is the length of the value in bytes if the listing has it; in S3, up to 65 bytes more. A reader can so refuse
+    a huge value unfetched.
     """
 
     key: str

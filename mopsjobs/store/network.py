@@ -1,4 +1,4 @@
-"""Retry reads across a network, and find out why a store does not answer. Azure and DynamoDB share it.
+"""Retry reads across a network, and find out why a store does not answer. Azure, DynamoDB and S3 share it.
 
 The authorities that servers are checked against are found here too, also those of notifications.
 

@@ -18,11 +18,11 @@ _SUFFIX = r"[A-Za-z0-9.-]+"
 
 _ENDPOINT = r"https?://([^@/\s]*@)?[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9/._-]*)?(\?.*)?"
 
-URL_FORMS = f"memory:, sqlite:///path/registry.db, dynamodb://TABLE, {FORMS}"
+URL_FORMS = f"memory:, sqlite:///path/registry.db, dynamodb://TABLE, s3://BUCKET/PREFIX, {FORMS}"
 
 
 def check_url(url: str) -> str:
-    """Return the scheme of a registry URL: `memory`, `sqlite`, `dynamodb`, `azure`, `https` or `http`.
+    """Return the scheme of a registry URL: `memory`, `sqlite`, `dynamodb`, `s3`, `azure`, `https` or `http`.
 
     Raises:
         ConfigError: if the URL has none of the forms in `URL_FORMS`.
@@ -46,6 +46,10 @@ def check_url(url: str) -> str:
         from mopsjobs.store.dynamodb.url import parse_dynamodb_url
 
         parse_dynamodb_url(url)
+    elif scheme == "s3" and rest.startswith("//"):
+        from mopsjobs.store.s3.url import parse_s3_url
+
+        parse_s3_url(url)
     elif scheme in ("azure", "https", "http") and rest.startswith("//"):
         parse_azure_url(url)
     else:
@@ -90,6 +94,10 @@ def identity(url: str, env: Mapping[str, str]) -> str:
         from mopsjobs.store.dynamodb.url import dynamodb_identity
 
         return dynamodb_identity(url, env)
+    if scheme == "s3":
+        from mopsjobs.store.s3.url import s3_identity
+
+        return s3_identity(url, env)
     if scheme == "azure":
         return _azure_identity(url, env)
     return _normal(url) if scheme in ("https", "http") else url

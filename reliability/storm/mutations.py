@@ -77,11 +77,11 @@ def _let_azures_sdk_retry() -> None:
 
 
 def _let_awss_sdk_retry() -> None:
-    from mopsjobs.store.dynamodb import store as dynamodb
+    from mopsjobs.store.aws import client
 
-    given = dynamodb.Config
+    given: Any = client.Config
     retries = {"mode": "standard", "total_max_attempts": 4}
-    dynamodb.Config = lambda **options: given(**(options | {"retries": retries}))
+    client.Config = lambda **options: given(**(options | {"retries": retries}))  # type: ignore[assignment,misc]
 
 
 def _look_at_no_checksum() -> None:

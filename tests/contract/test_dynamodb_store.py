@@ -28,6 +28,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import network, open_store
+from mopsjobs.store.aws import client as aws_client
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.dynamodb import store as dynamodb
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, DynamoDBVersionedStore
@@ -401,7 +402,8 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(
     aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     """Tried once: the budget, shortened here, is spent by then."""
-    monkeypatch.setattr(dynamodb, "BUDGET_SECONDS", 1.0)
+    for module in (dynamodb, aws_client):
+        monkeypatch.setattr(module, "BUDGET_SECONDS", 1.0)
     with scripted(aws, SILENT) as (store, requests, _):
         monkeypatch.setattr(store.pacer, "_clock", time.monotonic)
         with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:

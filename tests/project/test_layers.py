@@ -44,8 +44,8 @@ FLOORS = (
 
 OUTSIDE = {
     "azure": "store.azure",
-    "boto3": "store.dynamodb",
-    "botocore": "store.dynamodb",
+    "boto3": "store.aws",
+    "botocore": "store.aws",
     "requests": "store.azure",
     "urllib3": "store.azure",
     "sqlite3": "utils.sqlite_file store.sqlite cache app web cli.commands",

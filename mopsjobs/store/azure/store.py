@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import re
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +38,7 @@ from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.errors import error_code, explain, is_timeout, retry_after
 from mopsjobs.store.azure.transport import BoundedTransport, ReadingTransport, Reply, timeouts
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
+from mopsjobs.store.etags import bare_etag, is_etag
 from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
@@ -61,8 +61,6 @@ USER_AGENT = f"mops-jobs/{__version__}"
 _MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
 
 _CONFLICTS = _MISSING | {"ConditionNotMet", "TargetConditionNotMet", "BlobAlreadyExists"}
-
-_ETAG = re.compile(r"[!#-)+-~]+")  # the characters of an ETag, without `*`, which would match every version
 
 T = TypeVar("T")
 
@@ -138,7 +136,7 @@ class AzureVersionedStore:
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         """See `VersionedStore.put`."""
         check_key(key)
-        if not _ETAG.fullmatch(version.value):
+        if not is_etag(version.value):
             return None
         condition = {"etag": f'"{version.value}"', "match_condition": MatchConditions.IfNotModified}
         try:
@@ -329,12 +327,12 @@ class AzureVersionedStore:
 
     def _entry(self, blob: listing.Blob) -> Entry:
         value = inline_values.unpack(blob.packed, blob.size, blob.md5) if blob.packed and blob.md5 else None
-        version = _etag(blob.etag)
+        version = bare_etag(blob.etag)
         # A reader gets a blob without a version by its key, and finds the same problem, if there is one.
         return Entry(blob.key, VersionToken(version), value if version else None, blob.size)
 
     def _version(self, etag: object) -> VersionToken:
-        value = _etag(etag)
+        value = bare_etag(etag)
         if not value:
             raise StoreError(f"unexpected response from {self.location}: no version.")
         return VersionToken(value)
@@ -358,9 +356,3 @@ class AzureVersionedStore:
 
 def _blob_path(key: str) -> str:
     return f"/{quote(key, safe='~/')}"
-
-
-def _etag(etag: object) -> str:
-    """Return an ETag without the quotes that replies have, and listings not; empty if it is none."""
-    value = etag.strip('"') if isinstance(etag, str) else ""
-    return value if _ETAG.fullmatch(value) else ""

@@ -20,23 +20,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import heapq
-import logging
-import os
 import re
 import secrets
-import threading
 import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-import boto3.session
-from botocore.config import Config
-from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
-
 from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
+from mopsjobs.store.aws.client import AwsClient
+from mopsjobs.store.aws.errors import error_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
-from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, error_code, explain
-from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
+from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, explain
+from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
 
@@ -80,10 +75,6 @@ _IS_ABSENT = f"attribute_not_exists({KEY})"
 _IS_CURRENT = f"{VERSION} = :current"
 
 
-# A program without logging set up would otherwise see the SDK's warnings on stderr.
-logging.getLogger("botocore").addHandler(logging.NullHandler())
-
-
 class DynamoDBVersionedStore:
     """The contract of `VersionedStore` over one table, which the first write creates (on-demand billing).
 
@@ -105,15 +96,20 @@ class DynamoDBVersionedStore:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.location = f"dynamodb://{table}"
-        self.credential_source = "the AWS settings"
+        self._aws = AwsClient("dynamodb", f"dynamodb://{table}", explain, on_reply=self._check_whole)
         self._table = table
         self._page_size = page_size
         self.pacer = ReadPacer(sleep=sleep, clock=clock)
-        self._lock = threading.Lock()
-        self._connected: Any = None
-        self._closed = False
-        self._pid = os.getpid()
+
+    @property
+    def location(self) -> str:
+        """Return the URL of the table and, once it is known, its host."""
+        return self._aws.location
+
+    @property
+    def credential_source(self) -> str:
+        """Return where the credentials come from, without secrets."""
+        return self._aws.credential_source
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -164,49 +160,12 @@ class DynamoDBVersionedStore:
 
     def close(self) -> None:
         """See `VersionedStore.close`."""
-        with self._lock:
-            self._closed = True
-            if self._connected is not None:
-                self._connected.close()
+        self._aws.close()
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _client(self) -> Any:
-        if self._pid != os.getpid():
-            # Two processes on one connection take each other's replies. The lock is new, since a thread of the parent
-            # may have held it.
-            self._lock, self._connected, self._pid = threading.Lock(), None, os.getpid()
-        with self._lock:
-            if self._closed:
-                raise StoreError(f"The store {self.location} is closed.")
-            if self._connected is None:
-                try:
-                    self._connected = self._connect()
-                except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
-                    raise self._explain(error) from None
-            return self._connected
-
-    def _connect(self) -> Any:
-        session = boto3.session.Session()
-        credentials = session.get_credentials()
-        if credentials is None:
-            raise NoCredentialsError
-        self.credential_source = f"the AWS settings ({credentials.method}, {session.region_name})"
-        config = Config(
-            connect_timeout=BUDGET_SECONDS / 3,
-            read_timeout=BUDGET_SECONDS * 2 / 3,
-            max_pool_connections=POOL_CONNECTIONS,
-            # Reads are retried here, within a budget. Writes are not: after a lost reply, the second write would
-            # conflict with the first.
-            retries={"mode": "standard", "total_max_attempts": 1},
-        )
-        client: Any = session.client("dynamodb", config=config)
-        endpoint = client.meta.endpoint_url
-        self.location = f"dynamodb://{self._table} at {endpoint.rpartition('/')[2].rpartition('@')[2]}"
-        if not name_server_answers(endpoint, BUDGET_SECONDS / 3):
-            raise ConnectTimeoutError(endpoint_url=endpoint)
-        client.meta.events.register("before-parse.dynamodb", self._check_whole)
-        return client
+        return self._aws.get()
 
     def _send(self, operation: str, **arguments: Any) -> Any:
         return getattr(self._client(), operation)(TableName=self._table, **arguments)
@@ -260,7 +219,7 @@ class DynamoDBVersionedStore:
             raise self._explain(error) from None
 
     def _explain(self, error: Exception) -> MopsJobsError:
-        return explain(error, self.location, self.credential_source)
+        return self._aws.explain(error)
 
     # --- listings ---------------------------------------------------------------------------------------------------
 

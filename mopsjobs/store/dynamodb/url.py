@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 
-from mopsjobs.errors import IF_PIP_REFUSES, ConfigError, UsageError
+from mopsjobs.errors import ConfigError
+from mopsjobs.store.aws import settings
 
 TYPE_CHECKING = False
 
@@ -13,14 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL_DYNAMODB"
+
 _TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 
-_NAMING = (
-    ("endpoint", ("AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL")),
-    ("account", ("AWS_ACCOUNT_ID",)),
-    ("profile", ("AWS_DEFAULT_PROFILE", "AWS_PROFILE")),
-    ("region", ("AWS_DEFAULT_REGION",)),
-)
+_NAMING = (settings.endpoint(ENDPOINT_VARIABLE), settings.ACCOUNT, settings.PROFILE, settings.REGION)
 
 
 def parse_dynamodb_url(url: str) -> str:
@@ -44,26 +41,4 @@ def dynamodb_identity(url: str, env: Mapping[str, str]) -> str:
     An access key alone does not name its account. For tables of one name in one region, in accounts that differ by such
     keys only, each needs a cache of its own (`--cache`).
     """
-    facts = []
-    for name, variables in _NAMING:
-        value = next((env[variable].strip() for variable in variables if env.get(variable, "").strip()), "")
-        if name == "endpoint":
-            value = value.partition("://")[2].partition("?")[0].rpartition("@")[2]
-        if value:
-            facts.append(f"{name}={value.rstrip('/')}/")
-    return f"dynamodb://{''.join(facts)}{parse_dynamodb_url(url)}"
-
-
-def check_boto3() -> None:
-    """Check that boto3 is installed, without importing it.
-
-    Raises:
-        UsageError: if it is not.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("boto3") is None:
-        raise UsageError(
-            "A registry in DynamoDB needs the package boto3, which this Python does not have.",
-            hint=f"Install it: {sys.executable} -m pip install boto3. {IF_PIP_REFUSES}",
-        )
+    return f"dynamodb://{settings.facts_of(_NAMING, env)}{parse_dynamodb_url(url)}"

@@ -1,0 +1,129 @@
+"""A client of boto3 that the threads of a process share. It signs in at the first use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import boto3.session
+from botocore.config import Config
+from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
+
+from mopsjobs import __version__
+from mopsjobs.errors import StoreError
+from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mopsjobs.errors import MopsJobsError
+
+
+USER_AGENT = f"mops-jobs/{__version__}"
+
+
+# A program without logging set up would otherwise see the SDK's warnings on stderr.
+logging.getLogger("botocore").addHandler(logging.NullHandler())
+
+
+class AwsClient:
+    """A client of one service. boto3 finds credentials, region and endpoint at the first use.
+
+    Args:
+        service: boto3's name of the service.
+        name: the URL of the store.
+        explain: turns an error into one of the store's contract, with the location and the source of the credentials.
+        on_reply: called with each reply before boto3 parses it.
+        options: settings of the client besides those that all stores have.
+        options_at: returns more of them, by the URL of the endpoint.
+        reply_seconds: how long a reply may take to come, or to go on.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        name: str,
+        explain: Callable[[Exception, str, str], MopsJobsError],
+        *,
+        on_reply: Callable[..., None] | None = None,
+        options: Mapping[str, Any] | None = None,
+        options_at: Callable[[str], Mapping[str, Any]] = lambda endpoint: {},
+        reply_seconds: float | None = None,
+    ) -> None:
+        self.location = name
+        """The URL of the store and, once it is known, its host."""
+        self.credential_source = "the AWS settings"
+        self._service = service
+        self._name = name
+        self._explain = explain
+        self._on_reply = on_reply
+        self._options = options or {}
+        self._options_at = options_at
+        self._reply_seconds = reply_seconds
+        self._lock = threading.Lock()
+        self._connected: Any = None
+        self._closed = False
+        self._pid = os.getpid()
+
+    def get(self) -> Any:
+        """Return the client of this process.
+
+        Raises:
+            MopsJobsError: if the store is closed, or the settings or the name server do not allow to connect.
+        """
+        if self._pid != os.getpid():
+            # Two processes on one connection take each other's replies. The lock is new, since a thread of the parent
+            # may have held it.
+            self._lock, self._connected, self._pid = threading.Lock(), None, os.getpid()
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"The store {self.location} is closed.")
+            if self._connected is None:
+                try:
+                    self._connected = self._connect()
+                except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
+                    raise self.explain(error) from None
+            return self._connected
+
+    def close(self) -> None:
+        """Close the connections. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            if self._connected is not None:
+                self._connected.close()
+
+    def explain(self, error: Exception) -> MopsJobsError:
+        """Return the error of the store's contract, in one sentence without secrets."""
+        return self._explain(error, self.location, self.credential_source)
+
+    def _connect(self) -> Any:
+        session = boto3.session.Session()
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        source = ", ".join(filter(None, (credentials.method, session.region_name)))
+        self.credential_source = f"the AWS settings ({source})"
+        reply_seconds = BUDGET_SECONDS * 2 / 3 if self._reply_seconds is None else self._reply_seconds
+        options: dict[str, Any] = {
+            "connect_timeout": BUDGET_SECONDS / 3,
+            "read_timeout": reply_seconds,
+            "max_pool_connections": POOL_CONNECTIONS,
+            # Reads are retried by the store, within a budget. Writes are not: after a lost reply, the second write
+            # would conflict with the first.
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+            "user_agent_extra": USER_AGENT,
+            **self._options,
+        }
+        client: Any = session.client(self._service, config=Config(**options))  # type: ignore[call-overload]
+        endpoint = client.meta.endpoint_url
+        if more := self._options_at(endpoint):
+            client.close()
+            client = session.client(self._service, config=Config(**options, **more))  # type: ignore[call-overload]
+        self.location = f"{self._name} at {endpoint.rpartition('/')[2].rpartition('@')[2]}"
+        if not name_server_answers(endpoint, BUDGET_SECONDS / 3):
+            raise ConnectTimeoutError(endpoint_url=endpoint)
+        if self._on_reply is not None:
+            client.meta.events.register(f"before-parse.{self._service}", self._on_reply)
+        return client

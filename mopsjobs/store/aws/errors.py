@@ -1,0 +1,163 @@
+"""Turn the errors of boto3 into those of the store's contract, each in one sentence without secrets."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import (
+    ClientError,
+    ConfigParseError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    InvalidRegionError,
+    LoginError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+    SSOError,
+    TokenRetrievalError,
+    WaiterError,
+)
+from botocore.exceptions import ConnectionError as BotoConnectionError
+
+from mopsjobs.errors import ConfigError, MopsJobsError, StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.store.network import unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+SIGN_IN = "Sign in with `aws sso login` or `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+
+# docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
+# docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_BUSY = frozenset({
+    "ConditionalRequestConflict", "InternalError", "InternalServerError", "LimitExceededException",
+    "OperationAborted", "ProvisionedThroughputExceededException", "ReplicatedWriteConflictException",
+    "RequestLimitExceeded", "RequestTimeout", "ResourceInUseException", "ResourceNotFoundException",
+    "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "TransactionConflictException",
+})  # fmt: skip
+
+_REFUSED = frozenset({
+    "AccessDenied", "AccessDeniedException", "AccountProblem", "AllAccessDisabled", "ExpiredToken",
+    "ExpiredTokenException", "IncompleteSignature", "IncompleteSignatureException", "InvalidAccessKeyId",
+    "InvalidClientTokenId", "InvalidSignatureException", "InvalidToken", "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException", "NotAuthorized", "NotSignedUp", "OptInRequired", "RequestExpired",
+    "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired", "UnrecognizedClientException",
+})  # fmt: skip
+
+_BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+
+_SIGNATURES = ("IncompleteSignature", "InvalidSignature", "SignatureDoesNotMatch")
+
+_CLOCK = ("RequestTimeTooSkewed", "RequestExpired")
+
+_EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
+
+_NO_CREDENTIALS = (
+    CredentialRetrievalError,
+    LoginError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
+
+_SETTINGS = (ConfigParseError, InvalidRegionError, ProfileNotFound)
+
+_OUTAGES = (HTTPClientError, BotoConnectionError, OSError)
+
+_TIMEOUTS = (ConnectTimeoutError, ReadTimeoutError)
+
+_ERROR_CODE = re.compile(r"[A-Za-z0-9.]{1,80}")
+
+
+def network_hint(endpoint_variable: str) -> str:
+    """Return the hint for a store that is out of reach."""
+    return f"Check the network, and the region (AWS_DEFAULT_REGION) or {endpoint_variable}."
+
+
+def is_framed(headers: Mapping[str, str]) -> bool:
+    """Return whether the headers of a reply say where its body ends. The standard library accepts incomplete headers.
+
+    Args:
+        headers: by lower-case names.
+    """
+    return headers.get("content-length", "").isdecimal() or "chunked" in headers.get("transfer-encoding", "")
+
+
+def error_code(error: Exception) -> str:
+    """Return AWS's error code, such as `ThrottlingException`; empty if there is none."""
+    return status_and_code(error)[1]
+
+
+def explain(error: Exception, location: str, credential_source: str, endpoint_variable: str) -> MopsJobsError:
+    """Return the error of the store's contract, in one sentence.
+
+    The SDK's texts are never passed on: some repeat the names of users, roles and files.
+    """
+    if isinstance(error, MopsJobsError):
+        return error
+    status, code = status_and_code(error)
+    if not code and status < 400:
+        return _error_without_reply(error, location, endpoint_variable)
+    answer = describe(status, code)
+    if code in _REFUSED or status in (401, 403):
+        message = f"{location} refused the credentials from {credential_source}: {answer}."
+        return StoreAccessError(message, hint=_access_hint(code))
+    if code in _BUSY or status in _BUSY_STATUSES:
+        return StoreUnavailableError(f"{location} is throttling requests: {answer}.", throttled=True)
+    return StoreError(f"unexpected response from {location}: {answer}.")
+
+
+def describe(status: int, code: str) -> str:
+    """Return the answer of a server in a few words. boto3 repeats the status if the reply had no code."""
+    return f"{status or ''} {code if code != str(status) else ''}".strip()
+
+
+def _access_hint(code: str) -> str:
+    if code.startswith(_SIGNATURES):
+        return "Check the secret key, the region (AWS_DEFAULT_REGION) and this machine's clock."
+    if code in _CLOCK:
+        return "Synchronize this machine's clock, for example by NTP: timedatectl set-ntp true"
+    if code.startswith(_EXPIRED):
+        return f"The sign-in has expired. {SIGN_IN}"
+    return "Check that they are for this account and region, and allow this."
+
+
+def _error_without_reply(error: Exception, location: str, endpoint_variable: str) -> MopsJobsError:
+    """Return the same for an error without a reply."""
+    if isinstance(error, WaiterError):
+        return StoreUnavailableError(f"{location} is being created or deleted, and is not ready yet.", throttled=True)
+    if isinstance(error, _NO_CREDENTIALS):
+        return StoreAccessError(f"There are no usable AWS credentials for {location}.", hint=SIGN_IN)
+    if isinstance(error, NoRegionError):
+        return StoreAccessError(
+            f"No setting names the AWS region of {location}.", hint="Set AWS_DEFAULT_REGION, or run `aws configure`."
+        )
+    if isinstance(error, _SETTINGS):
+        return ConfigError(
+            f"The AWS settings for {location} are invalid: {type(error).__name__}.",
+            hint=f"Check AWS_PROFILE, AWS_DEFAULT_REGION, {endpoint_variable} and ~/.aws/config.",
+        )
+    if isinstance(error, _OUTAGES):
+        failure = unavailable(error, location, _TIMEOUTS)
+        failure.hint = network_hint(endpoint_variable)
+        return failure
+    return StoreError(f"unexpected response from {location}: {type(error).__name__}.")
+
+
+def status_and_code(error: Exception) -> tuple[int, str]:
+    """Return the status of the reply and AWS's error code; 0 and an empty text if there was no reply."""
+    reply: dict[str, Any] = {}
+    if isinstance(error, ClientError):
+        reply = dict(error.response)
+    elif isinstance(error, WaiterError):
+        reply = dict(error.last_response)
+    code = str(reply.get("Error", {}).get("Code", ""))
+    status = int(reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status, code if _ERROR_CODE.fullmatch(code) else ""

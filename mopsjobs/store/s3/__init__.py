@@ -1,0 +1,1 @@
+"""Versioned bytes in a bucket of S3."""

@@ -1,0 +1,63 @@
+"""Recognise the refusals of S3 that say more than those of other services. The rest is in `store.aws.errors`."""
+
+from __future__ import annotations
+
+from mopsjobs.errors import ConfigError, MopsJobsError, StoreError
+from mopsjobs.store.aws import errors as aws
+from mopsjobs.store.s3.url import ENDPOINT_VARIABLE
+
+NO_BUCKET = "NoSuchBucket"
+
+NO_KEY = "NoSuchKey"
+
+_OVERLAPPED = frozenset({"ConditionalRequestConflict", "OperationAborted"})
+
+_OTHER_REGION = frozenset({
+    "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "TemporaryRedirect",
+})  # fmt: skip
+
+_PERMISSIONS = (
+    "Allow s3:ListBucket on the bucket and s3:GetObject on its objects; a writer needs s3:PutObject and "
+    "s3:DeleteObject, too. Without s3:ListBucket, S3 refuses reads of missing keys."
+)
+
+_NO_CONDITIONS = "Use a server that supports If-None-Match and If-Match in PutObject."
+
+
+def is_missing_key(error: Exception) -> bool:
+    """Return whether a read, or a write to one version, found no such key. A missing bucket is none of these."""
+    status, code = aws.status_and_code(error)
+    return status == 404 and code != NO_BUCKET
+
+
+def has_lost(error: Exception) -> bool:
+    """Return whether the condition of a write does not hold."""
+    status, code = aws.status_and_code(error)
+    return status == 412 or code == "PreconditionFailed"
+
+
+def has_overlapped(error: Exception) -> bool:
+    """Return whether a write was refused since another one was in progress. Nothing was written."""
+    status, code = aws.status_and_code(error)
+    return status == 409 and code in _OVERLAPPED
+
+
+def explain(error: Exception, location: str, credential_source: str) -> MopsJobsError:
+    """Return the error of the store's contract, in one sentence without secrets."""
+    status, code = aws.status_and_code(error)
+    if code == NO_BUCKET:
+        return ConfigError(
+            f"There is no bucket for {location}: {aws.describe(status, code)}.",
+            hint=f"Create it, for example by `aws s3 mb`, or check the URL and {ENDPOINT_VARIABLE}.",
+        )
+    if code in _OTHER_REGION or status in (301, 307):
+        return ConfigError(
+            f"The bucket of {location} is in another region: {aws.describe(status, code)}.",
+            hint="Set AWS_DEFAULT_REGION to the region of the bucket.",
+        )
+    if status == 501:
+        return StoreError(f"unexpected response from {location}: {aws.describe(status, code)}.", hint=_NO_CONDITIONS)
+    failure = aws.explain(error, location, credential_source, ENDPOINT_VARIABLE)
+    if code == "AccessDenied":
+        failure.hint = _PERMISSIONS
+    return failure

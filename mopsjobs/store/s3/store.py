@@ -1,0 +1,301 @@
+"""A versioned store in a bucket of S3: a key is an object, its version is the object's ETag.
+
+The cost of each operation, counted against moto 5 with boto3 1.44:
+
+    get                     1 request
+    put, create_if_absent   1 request, never repeated here, unless the reply says that another write was in progress
+    delete                  2 requests: S3 does not say whether there was a key. The removal is never repeated here
+    list_keys, scan         1 request per 1,000 keys
+
+A listing carries neither values nor metadata. Readers fetch the values that they want one by one, in parallel.
+
+*Versions.* An ETag is the MD5 of what is stored, so a value that may be written again carries a nonce (nonce.py).
+
+*The bucket.* It must exist: its name is unique in the world, and its owner chooses its region and rules. The first write
+creates the store in it, which is a prefix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from mopsjobs.errors import InvalidKeyError, MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.store.aws.client import AwsClient
+from mopsjobs.store.aws.errors import is_framed, network_hint, status_and_code
+from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
+from mopsjobs.store.etags import bare_etag, is_etag
+from mopsjobs.store.network import BUDGET_SECONDS
+from mopsjobs.store.pacer import ReadPacer
+from mopsjobs.store.s3.errors import explain, has_lost, has_overlapped, is_missing_key
+from mopsjobs.store.s3.nonce import add_nonce, remove_nonce
+from mopsjobs.store.s3.url import ENDPOINT_VARIABLE
+from mopsjobs.utils.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+
+MAX_KEY_BYTES = 1024
+"""S3's limit, with the prefix of the store. 900 characters may be 3,600 bytes."""
+
+MAX_VALUE_BYTES = 256 * 2**20
+"""The largest value that is written, or read."""
+
+LARGE_BYTES = 64 * 2**10
+"""Values above it are sent in pieces, and may take `LARGE_REPLY_SECONDS`. boto3 gives up on a value that it sends as a
+whole after the time for connecting."""
+
+LARGE_REPLY_SECONDS = 60.0
+"""How long the reply to a large value may take: buffers on the way hold megabytes of it on a slow line."""
+
+OVERLAPS = 4
+"""Writes in a row that may be refused because another write to the key is in progress."""
+
+_OVERLAP_SECONDS = 0.1
+_MAX_OVERLAP_SECONDS = 0.8
+
+_OPTIONS = {
+    # Newer checksums are refused, or ignored, by older servers. The signature covers the value.
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
+
+_AMAZON = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+
+T = TypeVar("T")
+
+
+def _options_at(endpoint: str) -> Mapping[str, Any]:
+    """Return the settings for an endpoint: only Amazon's name servers know a host for each bucket."""
+    host = urlsplit(endpoint).hostname or ""
+    return {} if host.endswith(_AMAZON) else {"s3": {"addressing_style": "path"}}
+
+
+class S3VersionedStore:
+    """The contract of `VersionedStore` over the objects of a bucket whose names start with a prefix.
+
+    Reading needs `s3:GetObject` and `s3:ListBucket`, and no other permission.
+
+    Args:
+        bucket: its name. The bucket must exist.
+        prefix: the beginning of all names, without the slash that ends it; empty for the whole bucket.
+        page_size: keys per page of a listing, up to S3's 1,000.
+        sleep: waits for a number of seconds between two attempts.
+        clock: returns the seconds from any start, and never goes back.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        page_size: int = 1000,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        url = f"s3://{bucket}{f'/{prefix}' if prefix else ''}"
+        self._aws = AwsClient("s3", url, explain, options=_OPTIONS, options_at=_options_at)
+        self._patient = AwsClient(
+            "s3", url, explain, options=_OPTIONS, options_at=_options_at, reply_seconds=LARGE_REPLY_SECONDS
+        )
+        self._bucket = bucket
+        self._root = f"{prefix}/" if prefix else ""
+        self._page_size = page_size
+        self._sleep = sleep
+        self.pacer = ReadPacer(sleep=sleep, clock=clock)
+
+    @property
+    def location(self) -> str:
+        """Return the URL of the store and, once it is known, its host."""
+        return self._aws.location
+
+    @property
+    def credential_source(self) -> str:
+        """Return where the credentials come from, without secrets."""
+        return self._aws.credential_source
+
+    def get(self, key: str) -> Versioned | None:
+        """See `VersionedStore.get`."""
+        return self._read_object(self._name(key), self._download)
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        """See `VersionedStore.put`."""
+        name = self._name(key)
+        if not is_etag(version.value):
+            return None
+        # After refusals because of another write, the caller reads again: the version is about to become stale.
+        return self._upload(name, add_nonce(value, replaces=True), IfMatch=f'"{version.value}"')
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        """See `VersionedStore.create_if_absent`."""
+        return self._upload(self._name(key), add_nonce(value, replaces=False), IfNoneMatch="*")
+
+    def delete(self, key: str) -> bool:
+        """See `VersionedStore.delete`. Two that remove a key at the same time may both be told that it was there."""
+        name = self._name(key)
+        if not self._read_object(name, self._exists):
+            return False
+        try:
+            self._client().delete_object(Bucket=self._bucket, Key=name)
+        except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
+            raise self._aws.explain(error) from None
+        return True
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """See `VersionedStore.list_keys`."""
+        return (entry.key for entry in self.scan(prefix))
+
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
+        """See `VersionedStore.scan`. No entry has its value."""
+        arguments: dict[str, Any] = {"Prefix": self._root + prefix, "MaxKeys": self._page_size}
+        if after > prefix:
+            if not after.startswith(prefix):
+                return
+            arguments["StartAfter"] = self._root + after
+        last = ""
+        while True:
+            page = self._read(functools.partial(self._page, arguments), is_small=False)
+            for item in page.get("Contents", []):
+                entry = self._entry(item)
+                if entry.key.endswith("/") or not entry.key:
+                    continue  # consoles and file systems make empty objects for folders
+                if entry.key <= last or not entry.key.startswith(prefix):
+                    raise StoreError(
+                        f"{self.location} lists keys out of order, or others than were requested.",
+                        hint="Use a server that lists keys in the order of their bytes, as Amazon's does.",
+                    )
+                last = entry.key
+                if last > after:
+                    yield entry
+            if not page["IsTruncated"]:
+                return
+            arguments = {**arguments, "ContinuationToken": page["NextContinuationToken"]}
+            arguments.pop("StartAfter", None)  # the token says where to go on
+
+    def close(self) -> None:
+        """See `VersionedStore.close`."""
+        self._aws.close()
+        self._patient.close()
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def _client(self) -> Any:
+        return self._aws.get()
+
+    def _upload(self, name: str, stored: bytes, **condition: str) -> VersionToken | None:
+        """Send a conditional write. Return the new version, or None if the condition does not hold.
+
+        Raises:
+            StoreUnavailableError: if the store did not answer; or if other writes to the key went on and on.
+        """
+        if len(stored) > MAX_VALUE_BYTES:
+            raise ValueTooLargeError(
+                f"invalid value for {name} of {len(stored)} bytes: expected at most {MAX_VALUE_BYTES}."
+            )
+        is_large = len(stored) > LARGE_BYTES
+        client = self._patient.get() if is_large else self._client()
+        backoff = Backoff(_OVERLAP_SECONDS, _MAX_OVERLAP_SECONDS, sleep=self._sleep)
+        while True:
+            body = io.BytesIO(stored) if is_large else stored
+            try:
+                reply = client.put_object(Bucket=self._bucket, Key=name, Body=body, **condition)
+                return self._version(reply)
+            except Exception as error:  # noqa: BLE001 - as in `delete`
+                if has_lost(error) or ("IfMatch" in condition and is_missing_key(error)):
+                    return None
+                if not has_overlapped(error):
+                    raise self._aws.explain(error) from None
+                if backoff.failures + 1 == OVERLAPS:
+                    raise StoreUnavailableError(
+                        f"{self.location} refuses to write {name} while other writes to it are in progress.",
+                        sent=False,
+                        throttled=True,
+                    ) from None
+            backoff.wait()
+
+    def _read_object(self, name: str, use: Callable[[str], T]) -> T | None:
+        """Return what `use` makes of an object; None if there is none."""
+
+        def attempt() -> T | None:
+            try:
+                return use(name)
+            except Exception as error:
+                if is_missing_key(error):
+                    return None
+                raise
+
+        return self._read(attempt)
+
+    def _download(self, name: str) -> Versioned:
+        reply = self._client().get_object(Bucket=self._bucket, Key=name)
+        with contextlib.closing(reply["Body"]) as body:
+            version = self._version(reply)
+            if not is_framed(_headers(reply)):
+                raise self._broken("a reply broke off in its headers")
+            if reply.get("ContentLength", 0) > MAX_VALUE_BYTES:
+                raise ValueTooLargeError(f"The value of {name} has more than {MAX_VALUE_BYTES} bytes.")
+            return Versioned(remove_nonce(body.read()), version)
+
+    def _exists(self, name: str) -> bool:
+        # HEAD has no body, so its refusals name no cause: a missing bucket would look like a missing key.
+        try:
+            reply = self._client().get_object(Bucket=self._bucket, Key=name, Range="bytes=0-0")
+        except Exception as error:
+            if status_and_code(error)[0] == 416:
+                return True  # it is empty
+            raise
+        with contextlib.closing(reply["Body"]) as body:
+            self._version(reply)
+            body.read(1)  # the whole of it, so that the connection can be used again
+        return True
+
+    def _page(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        reply: Mapping[str, Any] = self._client().list_objects_v2(Bucket=self._bucket, **arguments)
+        if "IsTruncated" not in reply or (reply["IsTruncated"] and not reply.get("NextContinuationToken")):
+            raise self._broken("a reply is not the page of a listing")
+        return reply
+
+    def _read(self, attempt: Callable[[], T], *, is_small: bool = True) -> T:
+        self._client()  # before the clock starts, since the budget is for the network
+        return self.pacer.read(lambda _left: attempt(), self._aws.explain, budget=BUDGET_SECONDS, is_small=is_small)
+
+    # --- names and replies ------------------------------------------------------------------------------------------
+
+    def _name(self, key: str) -> str:
+        """Return the name of the object for a key.
+
+        Raises:
+            InvalidKeyError: if the contract, or S3, forbids it.
+        """
+        name = self._root + check_key(key)
+        if len(name.encode()) > MAX_KEY_BYTES:
+            most = MAX_KEY_BYTES - len(self._root)
+            raise InvalidKeyError(f"invalid key of {len(key.encode())} bytes: expected at most {most} in S3.")
+        return name
+
+    def _entry(self, item: Mapping[str, Any]) -> Entry:
+        name, version = item.get("Key", ""), bare_etag(item.get("ETag"))
+        if not name.startswith(self._root) or not version:
+            raise StoreError(f"unexpected response from {self.location}: not a listing.")
+        return Entry(name.removeprefix(self._root), VersionToken(version), None, item.get("Size"))
+
+    def _version(self, reply: Mapping[str, Any]) -> VersionToken:
+        """Return the version in a reply. Without its closing quote, the reply broke off in its headers."""
+        etag = reply.get("ETag", "")
+        value = bare_etag(etag)
+        if not value or etag != f'"{value}"':
+            raise self._broken("a reply broke off in its headers, or the server there is not S3")
+        return VersionToken(value)
+
+    def _broken(self, problem: str) -> MopsJobsError:
+        return StoreUnavailableError(f"Cannot reach {self.location}: {problem}.", hint=network_hint(ENDPOINT_VARIABLE))
+
+
+def _headers(reply: Mapping[str, Any]) -> Mapping[str, str]:
+    headers: Mapping[str, str] = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers
