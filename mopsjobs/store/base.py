@@ -4,8 +4,8 @@ A store knows nothing about jobs. Each sentence of `VersionedStore` is a test in
 which runs over all backends. A sentence that cannot be tested there does not belong to the contract.
 
 The version is an ETag in Azure Blob Storage and S3, a random number in DynamoDB, and a counter in SQLite and in memory.
-Each write gets a new version, also a write of equal bytes. There is one exception, in S3: a value that is not a JSON
-object, and is created again after its removal, has its earlier version. Nothing replaces such values.
+Each write gets a new version, also a write of equal bytes. There is one exception, in S3: values of equal bytes that
+are not JSON objects have equal versions until they are replaced. mops-jobs replaces JSON objects alone.
 """
 
 from __future__ import annotations

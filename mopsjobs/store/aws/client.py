@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import threading
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3.session
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
 
 from mopsjobs import __version__
-from mopsjobs.errors import StoreError
+from mopsjobs.errors import ConfigError, StoreError
 from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
+from mopsjobs.utils.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from mopsjobs.errors import MopsJobsError
 
@@ -28,6 +36,12 @@ USER_AGENT = f"mops-jobs/{__version__}"
 logging.getLogger("botocore").addHandler(logging.NullHandler())
 
 
+@functools.cache
+def _loader() -> Any:
+    """Return what reads boto3's descriptions of services. It keeps them: to read them takes a tenth of a second."""
+    return botocore.session.get_session().get_component("data_loader")
+
+
 class AwsClient:
     """A client of one service. boto3 finds credentials, region and endpoint at the first use.
 
@@ -35,7 +49,7 @@ class AwsClient:
         service: boto3's name of the service.
         name: the URL of the store.
         explain: turns an error into one of the store's contract, with the location and the source of the credentials.
-        on_reply: called with each reply before boto3 parses it.
+        on_reply: called with status, headers and body of each reply before boto3 parses it.
         options: settings of the client besides those that all stores have.
         options_at: returns more of them, by the URL of the endpoint.
         reply_seconds: how long a reply may take to come, or to go on.
@@ -47,7 +61,7 @@ class AwsClient:
         name: str,
         explain: Callable[[Exception, str, str], MopsJobsError],
         *,
-        on_reply: Callable[..., None] | None = None,
+        on_reply: Callable[[Mapping[str, Any]], None] | None = None,
         options: Mapping[str, Any] | None = None,
         options_at: Callable[[str], Mapping[str, Any]] = lambda endpoint: {},
         reply_seconds: float | None = None,
@@ -55,6 +69,8 @@ class AwsClient:
         self.location = name
         """The URL of the store and, once it is known, its host."""
         self.credential_source = "the AWS settings"
+        self.server_time: datetime | None = None
+        """When the last reply was sent, by the server's clock; None if no reply had it."""
         self._service = service
         self._name = name
         self._explain = explain
@@ -99,7 +115,9 @@ class AwsClient:
         return self._explain(error, self.location, self.credential_source)
 
     def _connect(self) -> Any:
-        session = boto3.session.Session()
+        settings = botocore.session.get_session()
+        settings.register_component("data_loader", _loader())
+        session = boto3.session.Session(botocore_session=settings)
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
@@ -122,8 +140,19 @@ class AwsClient:
             client.close()
             client = session.client(self._service, config=Config(**options, **more))  # type: ignore[call-overload]
         self.location = f"{self._name} at {endpoint.rpartition('/')[2].rpartition('@')[2]}"
+        parts = urlsplit(endpoint)
+        if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+            raise ConfigError(
+                f"invalid endpoint of {self._name}: expected https.",
+                hint="Plain http is for a server on this machine only: on the way, values could be read and changed.",
+            )
         if not name_server_answers(endpoint, BUDGET_SECONDS / 3):
             raise ConnectTimeoutError(endpoint_url=endpoint)
-        if self._on_reply is not None:
-            client.meta.events.register(f"before-parse.{self._service}", self._on_reply)
+        client.meta.events.register(f"before-parse.{self._service}", self._note_reply)
         return client
+
+    def _note_reply(self, response_dict: Mapping[str, Any], **_: object) -> None:
+        with contextlib.suppress(TypeError, ValueError):
+            self.server_time = parsedate_to_datetime(response_dict["headers"].get("date", "")).astimezone(UTC)
+        if self._on_reply is not None:
+            self._on_reply(response_dict)

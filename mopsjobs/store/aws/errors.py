@@ -11,6 +11,7 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     CredentialRetrievalError,
     HTTPClientError,
+    IncompleteReadError,
     InvalidRegionError,
     LoginError,
     NoCredentialsError,
@@ -69,7 +70,7 @@ _NO_CREDENTIALS = (
 
 _SETTINGS = (ConfigParseError, InvalidRegionError, ProfileNotFound)
 
-_OUTAGES = (HTTPClientError, BotoConnectionError, OSError)
+_OUTAGES = (HTTPClientError, BotoConnectionError, IncompleteReadError, OSError)
 
 _TIMEOUTS = (ConnectTimeoutError, ReadTimeoutError)
 

@@ -37,6 +37,7 @@ from mopsjobs.store.pacer import ReadPacer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
 
 PARTITIONS = 16
@@ -111,6 +112,11 @@ class DynamoDBVersionedStore:
         """Return where the credentials come from, without secrets."""
         return self._aws.credential_source
 
+    @property
+    def server_time(self) -> datetime | None:
+        """Return when the last reply was sent, by the server's clock; None if no reply had it."""
+        return self._aws.server_time
+
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
         check_key(key)
@@ -170,7 +176,7 @@ class DynamoDBVersionedStore:
     def _send(self, operation: str, **arguments: Any) -> Any:
         return getattr(self._client(), operation)(TableName=self._table, **arguments)
 
-    def _check_whole(self, response_dict: Mapping[str, Any], **_: object) -> None:
+    def _check_whole(self, response_dict: Mapping[str, Any]) -> None:
         check_whole(response_dict["status_code"], response_dict["headers"], response_dict["body"], self.location)
 
     def _read(self, operation: str, **arguments: Any) -> Any:

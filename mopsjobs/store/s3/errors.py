@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mopsjobs.errors import ConfigError, MopsJobsError, StoreError
+from mopsjobs.errors import ConfigError, InvalidKeyError, MopsJobsError, StoreError
 from mopsjobs.store.aws import errors as aws
 from mopsjobs.store.s3.url import ENDPOINT_VARIABLE
 
@@ -55,6 +55,8 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
             f"The bucket of {location} is in another region: {aws.describe(status, code)}.",
             hint="Set AWS_DEFAULT_REGION to the region of the bucket.",
         )
+    if code == "KeyTooLongError":
+        return InvalidKeyError(f"invalid key: {location} takes shorter ones ({aws.describe(status, code)}).")
     if status == 501:
         return StoreError(f"unexpected response from {location}: {aws.describe(status, code)}.", hint=_NO_CONDITIONS)
     failure = aws.explain(error, location, credential_source, ENDPOINT_VARIABLE)

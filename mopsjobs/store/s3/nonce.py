@@ -1,7 +1,7 @@
 """Give values that are written again different ETags, by blanks behind them.
 
 S3's ETag is the MD5 of what is stored, and a conditional write compares nothing else. So the ETag of a value comes back
-with its bytes, and a writer that has seen the first of A, B and A could replace the second A.
+with its bytes. A writer that has seen the first of A, B and A could replace the second A.
 
 So a random nonce goes behind the value: a line feed, and a blank or a tab for each of its bits. JSON allows them there.
 Other programs that read a record see plain JSON. See docs/decisions/0083-s3.md.

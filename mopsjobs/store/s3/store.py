@@ -11,8 +11,8 @@ A listing carries neither values nor metadata. Readers fetch the values that the
 
 *Versions.* An ETag is the MD5 of what is stored, so a value that may be written again carries a nonce (nonce.py).
 
-*The bucket.* It must exist: its name is unique in the world, and its owner chooses its region and rules. The first write
-creates the store in it, which is a prefix.
+*The bucket.* It must exist: its name is unique in the world, and its owner chooses its region and rules. The store is a
+prefix of it, which exists once a key does.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from mopsjobs.store.aws.errors import is_framed, network_hint, status_and_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.etags import bare_etag, is_etag
 from mopsjobs.store.network import BUDGET_SECONDS
+from mopsjobs.store.ordering import from_folder_order
 from mopsjobs.store.pacer import ReadPacer
 from mopsjobs.store.s3.errors import explain, has_lost, has_overlapped, is_missing_key
 from mopsjobs.store.s3.nonce import add_nonce, remove_nonce
@@ -38,6 +39,7 @@ from mopsjobs.utils.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
 
 MAX_KEY_BYTES = 1024
@@ -70,10 +72,13 @@ _AMAZON = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 T = TypeVar("T")
 
 
+def _is_amazon(endpoint: str) -> bool:
+    return (urlsplit(endpoint).hostname or "").endswith(_AMAZON)
+
+
 def _options_at(endpoint: str) -> Mapping[str, Any]:
     """Return the settings for an endpoint: only Amazon's name servers know a host for each bucket."""
-    host = urlsplit(endpoint).hostname or ""
-    return {} if host.endswith(_AMAZON) else {"s3": {"addressing_style": "path"}}
+    return {} if _is_amazon(endpoint) else {"s3": {"addressing_style": "path"}}
 
 
 class S3VersionedStore:
@@ -99,10 +104,10 @@ class S3VersionedStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         url = f"s3://{bucket}{f'/{prefix}' if prefix else ''}"
-        self._aws = AwsClient("s3", url, explain, options=_OPTIONS, options_at=_options_at)
-        self._patient = AwsClient(
-            "s3", url, explain, options=_OPTIONS, options_at=_options_at, reply_seconds=LARGE_REPLY_SECONDS
+        connect = functools.partial(
+            AwsClient, "s3", url, explain, on_reply=self._check_framed, options=_OPTIONS, options_at=_options_at
         )
+        self._aws, self._patient = connect(), connect(reply_seconds=LARGE_REPLY_SECONDS)
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._page_size = page_size
@@ -118,6 +123,11 @@ class S3VersionedStore:
     def credential_source(self) -> str:
         """Return where the credentials come from, without secrets."""
         return self._aws.credential_source
+
+    @property
+    def server_time(self) -> datetime | None:
+        """Return when the last reply was sent, by the server's clock; None if no reply had it."""
+        return self._aws.server_time
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -152,30 +162,18 @@ class S3VersionedStore:
 
     def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """See `VersionedStore.scan`. No entry has its value."""
-        arguments: dict[str, Any] = {"Prefix": self._root + prefix, "MaxKeys": self._page_size}
-        if after > prefix:
-            if not after.startswith(prefix):
-                return
-            arguments["StartAfter"] = self._root + after
-        last = ""
-        while True:
-            page = self._read(functools.partial(self._page, arguments), is_small=False)
-            for item in page.get("Contents", []):
-                entry = self._entry(item)
-                if entry.key.endswith("/") or not entry.key:
-                    continue  # consoles and file systems make empty objects for folders
-                if entry.key <= last or not entry.key.startswith(prefix):
-                    raise StoreError(
-                        f"{self.location} lists keys out of order, or others than were requested.",
-                        hint="Use a server that lists keys in the order of their bytes, as Amazon's does.",
-                    )
+        if after > prefix and not after.startswith(prefix):
+            return  # all keys with the prefix come before it
+        last = after
+        for entry in self._ordered_entries(prefix, after):
+            if entry.key > last:
+                yield entry
                 last = entry.key
-                if last > after:
-                    yield entry
-            if not page["IsTruncated"]:
-                return
-            arguments = {**arguments, "ContinuationToken": page["NextContinuationToken"]}
-            arguments.pop("StartAfter", None)  # the token says where to go on
+            elif last != after:
+                raise StoreError(
+                    f"{self.location} lists keys out of order: {entry.key} after {last}.",
+                    hint="Use a server that lists keys in the order of their bytes, or folder by folder.",
+                )
 
     def close(self) -> None:
         """See `VersionedStore.close`."""
@@ -235,8 +233,6 @@ class S3VersionedStore:
         reply = self._client().get_object(Bucket=self._bucket, Key=name)
         with contextlib.closing(reply["Body"]) as body:
             version = self._version(reply)
-            if not is_framed(_headers(reply)):
-                raise self._broken("a reply broke off in its headers")
             if reply.get("ContentLength", 0) > MAX_VALUE_BYTES:
                 raise ValueTooLargeError(f"The value of {name} has more than {MAX_VALUE_BYTES} bytes.")
             return Versioned(remove_nonce(body.read()), version)
@@ -253,6 +249,37 @@ class S3VersionedStore:
             self._version(reply)
             body.read(1)  # the whole of it, so that the connection can be used again
         return True
+
+    def _check_framed(self, response_dict: Mapping[str, Any]) -> None:
+        if response_dict["status_code"] == 200 and not is_framed(response_dict["headers"]):
+            raise self._broken("a reply broke off in its headers")
+
+    # --- listings ---------------------------------------------------------------------------------------------------
+
+    def _ordered_entries(self, prefix: str, after: str) -> Iterator[Entry]:
+        """Yield the entries in order. Only of Amazon's servers it is known that they list keys in this order."""
+        if self._is_amazon():
+            return self._entries(prefix, after)
+        return from_folder_order(self._entries(prefix), prefix[: prefix.rfind("/") + 1])
+
+    def _entries(self, prefix: str, after: str = "") -> Iterator[Entry]:
+        """Yield the entries of keys that start with a prefix, in the order of the server, after a key."""
+        arguments: dict[str, Any] = {"Prefix": self._root + prefix, "MaxKeys": self._page_size}
+        if after > prefix:
+            arguments["StartAfter"] = self._root + after
+        while True:
+            page = self._read(functools.partial(self._page, arguments), is_small=False)
+            for item in page.get("Contents", []):
+                entry = self._entry(item, prefix)
+                if entry.key and not entry.key.endswith("/"):  # some programs make empty objects for folders
+                    yield entry
+            if not page["IsTruncated"]:
+                return
+            arguments = {**arguments, "ContinuationToken": page["NextContinuationToken"]}
+            arguments.pop("StartAfter", None)  # the token says where to go on
+
+    def _is_amazon(self) -> bool:
+        return _is_amazon(self._client().meta.endpoint_url)
 
     def _page(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         reply: Mapping[str, Any] = self._client().list_objects_v2(Bucket=self._bucket, **arguments)
@@ -278,9 +305,9 @@ class S3VersionedStore:
             raise InvalidKeyError(f"invalid key of {len(key.encode())} bytes: expected at most {most} in S3.")
         return name
 
-    def _entry(self, item: Mapping[str, Any]) -> Entry:
+    def _entry(self, item: Mapping[str, Any], prefix: str) -> Entry:
         name, version = item.get("Key", ""), bare_etag(item.get("ETag"))
-        if not name.startswith(self._root) or not version:
+        if not name.startswith(self._root + prefix) or not version:
             raise StoreError(f"unexpected response from {self.location}: not a listing.")
         return Entry(name.removeprefix(self._root), VersionToken(version), None, item.get("Size"))
 
@@ -294,8 +321,3 @@ class S3VersionedStore:
 
     def _broken(self, problem: str) -> MopsJobsError:
         return StoreUnavailableError(f"Cannot reach {self.location}: {problem}.", hint=network_hint(ENDPOINT_VARIABLE))
-
-
-def _headers(reply: Mapping[str, Any]) -> Mapping[str, str]:
-    headers: Mapping[str, str] = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return headers
