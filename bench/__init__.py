@@ -7,9 +7,11 @@ that `./build.sh test` has prepared in `build/venv`.
     __main__.py       the options; which benchmarks there are
     machine.py        which Python is measured, in which environment, and what the report says about the machine
     measure.py        runs processes in turn: time, processor time, peak memory
-    node.py           starts a server of Node.js, here and for the tests and reliability/
+    servers.py        starts a server as a process, here and for the tests and reliability/
+    node.py           the same for those of Node.js
     azurite.py        a private Azurite
     dynalite.py       a private dynalite
+    s3.py             a private moto, whose server is moto_server.py, and a private SeaweedFS
     static.py         a stand-in for Azure with hundreds of thousands of jobs
     proxy.py          a slow network
     conditions.py     a server or a line that refuses, breaks, stalls, or never sends one record

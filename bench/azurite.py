@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench import node
+from bench import node, servers
 
 NEWEST, OLDER = "azurite", "azurite-older"
 """The packages: the newest version, and an older one."""
@@ -95,7 +95,7 @@ def running(directory: Path, package: str = NEWEST, *, collects_garbage: bool = 
     Raises:
         RuntimeError: if it is not installed, or does not start.
     """
-    with node.running(make_server(directory, package=package, collects_garbage=collects_garbage)) as port:
+    with servers.running(make_server(directory, package=package, collects_garbage=collects_garbage)) as port:
         yield Azurite(port)
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import azurite, node, registry_data
+from bench import azurite, registry_data, servers
 from bench.machine import Setup
 from bench.measure import progress
 from bench.report import Line
@@ -50,7 +50,7 @@ def run(setup: Setup) -> list[Line]:
     place = setup.directory / "counting"
     place.mkdir()
     server = azurite.make_server(place, logs_requests=True)
-    with node.running(server) as port:
+    with servers.running(server) as port:
         counter = _Counter(setup, azurite.Azurite(port), place)
         return [counted.line() for counted in (*_count_jobs(counter), *_count_syncs(counter))]
 

@@ -20,5 +20,5 @@ def aws_env(port: int) -> dict[str, str]:
         "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{port}",
         "AWS_DEFAULT_REGION": "eu-west-1",
         "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
-        "AWS_SECRET_ACCESS_KEY": "example",
+        "AWS_SECRET_ACCESS_KEY": "made-up-for-this-machine",
     }

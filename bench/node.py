@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.machine import ROOT
+from bench.servers import ServerProcess, free_port
 
-START_SECONDS = 60
 
-
-class NodeServer:
+class NodeServer(ServerProcess):
     """A server on a free port of this machine. What it holds is gone when it stops.
 
     Args:
@@ -37,54 +33,12 @@ class NodeServer:
         env: Mapping[str, str] | None = None,
         preload: Path | None = None,
     ) -> None:
-        self._package = package
-        self._directory = directory
-        self._env = env or {}
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        port = free_port()
         require = ["--require", str(preload)] if preload else []
-        words = (word.format(port=self.port) for word in arguments)
-        self._script = package_directory(package) / script
-        self._command = ["node", *require, str(self._script), *words]
-
-    def start(self) -> None:
-        """Start it, on the same port as before, and return when it accepts connections.
-
-        Raises:
-            RuntimeError: if it is not installed, or does not start.
-        """
-        if not self._script.is_file():
-            raise RuntimeError(f"There is no {self._package}: run ./build.sh servers, which installs it into build/.")
-        log = self._directory / f"{self._package}.out"
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self._directory,
-                env={**os.environ, **self._env},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        if not _accepts_connections(self._process, self.port):
-            self.stop()
-            raise RuntimeError(f"{self._package} did not start: {log.read_text(errors='replace')[-2000:]}")
-
-    def stop(self) -> None:
-        """Kill it: it has nothing to save."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
-@contextlib.contextmanager
-def running(server: NodeServer) -> Iterator[int]:
-    """Run a server during the block, which gets its port."""
-    try:
-        server.start()
-        yield server.port
-    finally:
-        server.stop()
+        words = (word.format(port=port) for word in arguments)
+        path = package_directory(package) / script
+        command = ["node", *require, str(path), *words]
+        super().__init__(package, command, directory, port=port, program=path, env=env)
 
 
 def version(package: str) -> str:
@@ -100,18 +54,3 @@ def package_directory(package: str) -> Path:
     installed = package.removesuffix("-older")
     modules = os.environ.get(f"MOPS_TEST_{installed.upper()}") or ROOT / "build" / installed / "node_modules"
     return Path(modules) / package
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def _accepts_connections(process: subprocess.Popen[bytes], port: int) -> bool:
-    for _ in range(START_SECONDS * 10):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)
-            return False
-    return False

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a clean environment, a real Azurite and dynalite, one empty store of each backend."""
+"""Fixtures shared by all tests: a clean environment, real servers, one empty store of each backend."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import hypothesis.configuration
 import pytest
 
 from bench.azurite import OLDER
+from bench.s3 import MOTO, SEAWEEDFS
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner import reporter, retry
 from mopsjobs.store import network, open_store
@@ -25,12 +26,14 @@ from support.kubernetes import Api
 from support.notify import Hook, hook_rule, serving_hook
 from support.runs import Given, code, place, study
 from support.servers import (
+    S3,
     Azurite,
     Backend,
     Dynalite,
     azure_backend,
     dynamodb_backend,
     memory_backend,
+    s3_backend,
     sqlite_backend,
 )
 
@@ -46,6 +49,8 @@ MARKER_OF_FIXTURE = {
     "private_azurite": "azurite",
     "marked_azurite": "azurite",
     "dynalite_server": "dynalite",
+    "moto_server": "s3",
+    "seaweedfs_server": "s3",
     "browser": "browser",
     "either_browser": "browser",
     "dask_cluster": "dask",
@@ -201,6 +206,40 @@ def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dyna
     return dynalite_server
 
 
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """Yield one moto for the whole run."""
+    server = S3(tmp_path_factory.mktemp("moto"), MOTO)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def moto(moto_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """Return a moto that boto3 in this process finds."""
+    for name, value in moto_server.env.items():
+        monkeypatch.setenv(name, value)
+    return moto_server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """Yield one SeaweedFS for the whole run."""
+    server = S3(tmp_path_factory.mktemp("seaweedfs"), SEAWEEDFS)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def seaweedfs(seaweedfs_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """Return a SeaweedFS that boto3 in this process finds."""
+    for name, value in seaweedfs_server.env.items():
+        monkeypatch.setenv(name, value)
+    return seaweedfs_server
+
+
 @pytest.fixture(
     params=[
         "memory",
@@ -208,6 +247,8 @@ def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dyna
         pytest.param("azure", marks=pytest.mark.azurite),
         pytest.param("azure-older", marks=pytest.mark.azurite),
         pytest.param("dynamodb", marks=pytest.mark.dynalite),
+        pytest.param("s3-moto", marks=pytest.mark.s3),
+        pytest.param("s3-seaweedfs", marks=pytest.mark.s3),
     ]
 )
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
@@ -218,6 +259,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         made = sqlite_backend(tmp_path / "registry.db")
     elif request.param == "dynamodb":
         made = dynamodb_backend(request.getfixturevalue("dynalite"))
+    elif request.param.startswith("s3-"):
+        made = s3_backend(request.getfixturevalue(request.param.removeprefix("s3-")))
     else:
         made = azure_backend(request.getfixturevalue("azurite" if request.param == "azure" else "older_azurite"))
     yield made

@@ -526,7 +526,7 @@ def test_a_job_lives_from_end_to_end_by_the_command(cli: Cli, place: Place) -> N
     assert cli.ok("status", "a", "--json").json["tasks_completed"] == 5
     assert cli("doctor").code == 0
     for ran in (cli.ok("config", "show", "--json"), cli("doctor", "--json")):
-        assert place.server.env["AWS_SECRET_ACCESS_KEY"] not in ran.out.replace("example.", "")
+        assert place.server.env["AWS_SECRET_ACCESS_KEY"] not in ran.out
 
 
 @pytest.mark.parametrize("too_large", ["bundle", "manifest"])

@@ -77,6 +77,7 @@ over_real_stores = pytest.mark.parametrize(
         "sqlite",
         pytest.param("azure", marks=pytest.mark.azurite),
         pytest.param("dynamodb", marks=pytest.mark.dynalite),
+        pytest.param("s3-seaweedfs", marks=pytest.mark.s3),
     ],
     indirect=True,
 )

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mopsjobs.cache.sync.batch import SyncReport
     from mopsjobs.registry.job_reader import TakeRecord
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
-    from support.servers import Azurite, Dynalite
+    from support.servers import S3, Azurite, Dynalite
 
 EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "40"))
 STEPS = 40
@@ -516,6 +516,11 @@ def test_no_change_is_missed_in_azure(template: str, azurite: Azurite) -> None:
 def test_no_change_is_missed_in_dynamodb(template: str, dynalite: Dynalite) -> None:
     """Over dynalite, a few."""
     _run(lambda: DeltaSync(open_store(dynalite.new_table(), {}), template), 4, 15)
+
+
+def test_no_change_is_missed_in_s3(template: str, moto: S3) -> None:
+    """Over moto, a few: each record is read by itself."""
+    _run(lambda: DeltaSync(open_store(moto.new_prefix(), {}), template), 4, 15)
 
 
 def test_no_change_is_missed_after_snapshots(template: str) -> None:

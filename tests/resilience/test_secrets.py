@@ -641,22 +641,23 @@ def test_a_server_whose_certificate_nobody_signed_is_sent_nothing(
     ]
 
 
+@pytest.mark.parametrize(("url", "variable"), [("dynamodb://jobs", "DYNAMODB"), ("s3://jobs/a", "S3")])
 def test_no_table_is_asked_of_a_server_whose_certificate_nobody_signed(
-    cli: Cli, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, certificate: Path, monkeypatch: pytest.MonkeyPatch, url: str, variable: str
 ) -> None:
-    """DynamoDB's as Azure's: nothing is sent, and no setting but an authority of one's own lets it through."""
+    """Nor a bucket. Nothing is sent, as in Azure, and no setting but an authority of one's own lets it through."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", WORD)
     for switch in ("PYTHONHTTPSVERIFY", "AWS_VERIFY_SSL", "AWS_NO_VERIFY_SSL"):
         monkeypatch.setenv(switch, "0")
     with _server(403, certificate) as (port, asked):
-        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"https://localhost:{port}")
-        ran = cli("sync", MOPS_JOBS_REGISTRY="dynamodb://jobs")
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{variable}", f"https://localhost:{port}")
+        ran = cli("sync", MOPS_JOBS_REGISTRY=url)
         assert (ran.code, asked) == (5, [])
         assert "its TLS certificate is not trusted" in ran.err
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
-        assert (cli("sync", MOPS_JOBS_REGISTRY="dynamodb://jobs").code, len(asked)) == (4, 2)
+        assert (cli("sync", MOPS_JOBS_REGISTRY=url).code, len(asked)) == (4, 2)
     assert WORD not in ran.err
 
 

@@ -275,6 +275,12 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
+def s3_server() -> Iterator[Server]:
+    with serving("s3", PAGE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def dynamodb_server() -> Iterator[Server]:
     with serving("dynamodb", AMZ, ("x-amz-crc32", str(zlib.crc32(AMZ)))) as made:
         yield made
@@ -363,6 +369,15 @@ def test_an_answer_of_trouble_is_as_dynamodb_gives_it(
     assert served == ({True, False} if fault == "internal" else {False})
 
 
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [("busy", 503, "ServiceUnavailable"), ("throttled", 503, "SlowDown"), ("internal", 500, "InternalError")],
+)
+def test_an_answer_of_trouble_is_as_s3_gives_it(s3_server: Server, fault: str, status: int, code: str) -> None:
+    reply = s3_server.ask(fault)
+    assert (reply.status, f"<Code>{code}</Code>" in reply.body.decode()) == (status, True)
+
+
 @pytest.mark.parametrize("target", ["GetItem", "Query"])
 def test_half_a_reply_of_dynamodb_has_the_whole_checksum_or_none(dynamodb_server: Server, target: str) -> None:
     """Half an item, or half a page. And a write's reply is left alone."""
@@ -372,13 +387,16 @@ def test_half_a_reply_of_dynamodb_has_the_whole_checksum_or_none(dynamodb_server
     assert dynamodb_server.ask("half_page").body == AMZ
 
 
-def test_half_a_page_claims_to_be_whole(server: Server) -> None:
+def test_half_a_page_claims_to_be_whole(server: Server, s3_server: Server) -> None:
     """And only a listing is halved."""
     reply = server.ask("half_page")
     assert reply.status == 200
     assert PAGE.startswith(reply.body)
     assert len(PAGE) * 0.4 < len(reply.body) < len(PAGE) * 0.6
     assert server.ask("half_page", path="/x").body == PAGE
+    page = s3_server.ask("half_page", path="/bucket?list-type=2").body
+    assert PAGE.startswith(page)
+    assert 0 < len(page) < len(PAGE)
 
 
 def test_silence_lasts_until_the_client_goes(server: Server) -> None:
@@ -433,6 +451,7 @@ def test_a_storm_over_one_file_loses_nothing_and_fools_nobody(tmp_path: Path) ->
 FAR = [
     pytest.param("Azure", marks=pytest.mark.azurite),
     pytest.param("DynamoDB", marks=pytest.mark.dynalite),
+    pytest.param("S3", marks=pytest.mark.s3),
 ]
 
 
@@ -448,7 +467,7 @@ def test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody(tmp_path: Path, ba
 def test_a_storm_finds_a_defect(tmp_path: Path) -> None:
     """One of those that `./build.sh reliability` puts in, one after the other, over each backend."""
     assert storm.find(Trial(tmp_path, seed=1, scale=QUICK), "Azure", "each tenth write is acknowledged and not sent")
-    assert {name: len(defects) for name, defects in MUTATIONS.items()} == {"Azure": 11, "DynamoDB": 12}
+    assert {name: len(defects) for name, defects in MUTATIONS.items()} == {"Azure": 11, "DynamoDB": 12, "S3": 11}
 
 
 # --- syncs under bad conditions --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import socketserver
 import threading
 from contextlib import contextmanager, suppress
@@ -71,14 +72,15 @@ def playing(*replies: Reply) -> Iterator[tuple[int, list[str]]]:
 
 
 @contextmanager
-def saying(reply: bytes) -> Iterator[int]:
-    """Yield the port of a server that answers each request with these bytes, and hangs up."""
+def saying(*replies: bytes) -> Iterator[int]:
+    """Yield the port of a server that answers each request with the next of these, again and again, and hangs up."""
+    todo = itertools.cycle(replies)
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError):  # the client has left
                 self.request.recv(65536)
-                self.request.sendall(reply)
+                self.request.sendall(next(todo))
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

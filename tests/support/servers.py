@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bench.azurite
 import bench.dynalite
+import bench.s3
 from bench.azurite import ACCOUNT, ACCOUNT_KEY
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -66,6 +67,25 @@ class Dynalite:
             aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
         )
+
+
+class S3:
+    """A server of S3's API with one bucket, in which each store has a prefix."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        server = bench.s3.make_server(directory, name)
+        self.name = name
+        self.start, self.stop = server.start, server.stop
+        self.env = server.env
+        """The environment in which boto3 talks to it."""
+
+    def new_prefix(self) -> str:
+        """Return the URL of a new prefix. It has no objects."""
+        return f"s3://{bench.s3.BUCKET}/test-{uuid.uuid4().hex}"
+
+    def client(self) -> Any:
+        """Return a client of the plain SDK, to look behind the store. Close it."""
+        return bench.s3.plain_client(self.env)
 
 
 class Place(NamedTuple):
@@ -132,3 +152,14 @@ def dynamodb_backend(server: Dynalite) -> Backend:
             return url.removeprefix("dynamodb://") in client.list_tables()["TableNames"]
 
     return Backend("dynamodb", url, exists, env=server.env)
+
+
+def s3_backend(server: S3) -> Backend:
+    url = server.new_prefix()
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+
+    def exists() -> bool:
+        with contextlib.closing(server.client()) as client:
+            return bool(client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["KeyCount"])
+
+    return Backend(f"s3-{server.name}", url, exists, env=server.env)

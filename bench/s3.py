@@ -1,0 +1,105 @@
+"""Private servers of S3's API: on free ports of this machine, gone afterwards. Each has one bucket.
+
+moto keeps everything in memory. SeaweedFS is a server that people run for their data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.machine import ROOT
+from bench.servers import ServerProcess, free_port
+
+MOTO, SEAWEEDFS = "moto", "seaweedfs"
+"""The servers."""
+
+BUCKET = "job-registry"
+
+
+class S3Server(ServerProcess):
+    """A server with a bucket. It keeps what it holds in a directory, or in memory."""
+
+    data: Path | None = None
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return the environment in which boto3 talks to it."""
+        return aws_env(self.port)
+
+    def start(self) -> None:
+        """Start it, and make the bucket."""
+        if self.data is not None:
+            self.data.mkdir(parents=True)
+        super().start()
+        with contextlib.closing(plain_client(self.env)) as client:
+            client.create_bucket(Bucket=BUCKET)
+
+    def stop(self) -> None:
+        """Kill it, and remove what it holds."""
+        super().stop()
+        if self.data is not None:
+            shutil.rmtree(self.data, ignore_errors=True)
+
+
+def make_server(directory: Path, name: str) -> S3Server:
+    """Return a server that is not started yet. What it prints goes to a file in `directory`."""
+    return _moto(directory) if name == MOTO else _seaweedfs(directory)
+
+
+def aws_env(port: int) -> dict[str, str]:
+    """Return the environment in which boto3 talks to a port of this machine."""
+    return {
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "made-up-for-this-machine",
+    }
+
+
+def plain_client(env: Mapping[str, str]) -> Any:
+    """Return a client of the plain SDK. Close it."""
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=env["AWS_ENDPOINT_URL_S3"],
+        region_name=env["AWS_DEFAULT_REGION"],
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+def _moto(directory: Path) -> S3Server:
+    port = free_port()
+    program = ROOT / "bench" / "moto_server.py"
+    return S3Server(MOTO, [sys.executable, "-P", str(program), str(port)], directory, port=port, program=program)
+
+
+def _seaweedfs(directory: Path) -> S3Server:
+    program = Path(sysconfig.get_path("scripts")) / "weed"
+    parts = ("master", "volume", "filer", "s3")
+    ports = {part: free_port() for part in parts}
+    listening = [
+        word for part, port in ports.items() for word in (f"-{part}.port={port}", f"-{part}.port.grpc={free_port()}")
+    ]
+    command = [
+        *(str(program), "-logtostderr", "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *listening,
+        *(
+            f"-dir={directory / SEAWEEDFS}",
+            "-master.volumeSizeLimitMB=64",
+            "-volume.max=50",
+            "-s3.port.iceberg=0",
+            "-metricsPort=0",
+        ),
+    ]
+    env = {name: value for name, value in aws_env(ports["s3"]).items() if "KEY" in name}
+    server = S3Server(SEAWEEDFS, command, directory, port=ports["s3"], program=program, env=env)
+    server.data = directory / SEAWEEDFS
+    return server
