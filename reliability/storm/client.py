@@ -356,7 +356,8 @@ def main() -> None:
     mirror.SMALL_REGISTRY, mirror.MAX_SHARE_READ = 0, 1e6
     set_limits()
     if spec.mutation:
-        MUTATIONS["DynamoDB" if spec.url.startswith("dynamodb:") else "Azure"][spec.mutation].put_in()
+        backend = {"dynamodb": "DynamoDB", "s3": "S3"}.get(spec.url.partition(":")[0], "Azure")
+        MUTATIONS[backend][spec.mutation].put_in()
     Client(spec).run()
 
 

@@ -64,6 +64,16 @@ def _ignore_the_version_in_dynamodb() -> None:
     dynamodb.DynamoDBVersionedStore.put = put  # type: ignore[method-assign]
 
 
+def _ignore_the_version_in_s3() -> None:
+    from mopsjobs.store.s3.nonce import add_nonce
+    from mopsjobs.store.s3.store import S3VersionedStore
+
+    def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        return self._upload(self._name(key), add_nonce(value, replaces=True))  # type: ignore[no-any-return]
+
+    S3VersionedStore.put = put  # type: ignore[method-assign]
+
+
 def _let_azures_sdk_retry() -> None:
     from mopsjobs.store.azure.store import AzureVersionedStore
 
@@ -243,6 +253,7 @@ SYNC_MUTATIONS = {
 _STORES = {
     "Azure": ("mopsjobs.store.azure.store", "AzureVersionedStore"),
     "DynamoDB": ("mopsjobs.store.dynamodb.store", "DynamoDBVersionedStore"),
+    "S3": ("mopsjobs.store.s3.store", "S3VersionedStore"),
 }
 
 
@@ -293,5 +304,6 @@ MUTATIONS: dict[str, dict[str, Defect]] = {
             _look_at_no_checksum, "There is no job .* was refused without a cause"
         )
     },
+    "S3": _of("S3", _ignore_the_version_in_s3, _let_awss_sdk_retry),
 }
 """By the backend of the storm, what may be wrong with its processes."""

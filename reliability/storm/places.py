@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import azurite, dynalite, node
+from bench import azurite, dynalite, s3, servers
 from reliability.storm.proxy import Plan, Proxy, faulty
 
 
@@ -43,16 +43,29 @@ def azure(directory: Path, plan: Plan, package: str = azurite.NEWEST) -> Iterato
 def dynamodb(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
     """Yield a table that does not exist yet of a real dynalite, and the bad line to it."""
     with (
-        node.running(dynalite.make_server(directory)) as port,
+        servers.running(dynalite.make_server(directory)) as port,
         faulty(port, plan, "dynamodb") as proxy,
     ):
         url = f"dynamodb://storm-{uuid.uuid4().hex}"
         yield Place(url, dynalite.aws_env(proxy.port), url, dynalite.aws_env(port)), proxy
 
 
+@contextlib.contextmanager
+def in_s3(directory: Path, plan: Plan, name: str = s3.SEAWEEDFS) -> Iterator[tuple[Place, Proxy]]:
+    """Yield an empty prefix in a bucket of a real SeaweedFS, or of moto, and the bad line to it."""
+    with (
+        servers.running(s3.make_server(directory, name)) as port,
+        faulty(port, plan, "s3") as proxy,
+    ):
+        url = f"s3://{s3.BUCKET}/storm-{uuid.uuid4().hex}"
+        yield Place(url, s3.aws_env(proxy.port), url, s3.aws_env(port)), proxy
+
+
 FAR: dict[str, Callable[[Path, Plan], AbstractContextManager[tuple[Place, Proxy]]]] = {
     "Azure": azure,
     "older Azurite": functools.partial(azure, package=azurite.OLDER),
     "DynamoDB": dynamodb,
+    "S3": in_s3,
+    "S3 by moto": functools.partial(in_s3, name=s3.MOTO),
 }
 """The backends across a network."""

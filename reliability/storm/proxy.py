@@ -1,9 +1,9 @@
 """A bad line to an HTTP server on this machine: a proxy that by a seeded plan does to requests what networks do.
 
 It understands HTTP just so far that it can tell where a message ends. So a reply can be lost after the write has
-landed, or be cut in the middle. Its refusals look like those of Azure and DynamoDB. `python -m reliability.storm.proxy
-PORT SERVICE` says on which port it listens. It takes a `Plan` as JSON in each line of its standard input, and answers
-with what it has done so far. It ends with that input.
+landed, or be cut in the middle. Its refusals look like those of Azure, DynamoDB and S3.
+`python -m reliability.storm.proxy PORT SERVICE` says on which port it listens. It takes a `Plan` as JSON in each line
+of its standard input, and answers with what it has done so far. It ends with that input.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAULTS = {
     "late": "the connection breaks, and the server gets the request up to half a second afterwards",
     "busy": "503, in the service's own form",
     "gateway": "503, with a page of HTML; every other time the server has done what was asked",
-    "throttled": "Azure's 429, with Retry-After; DynamoDB's 400, by either of the names that it has for that",
+    "throttled": "Azure's 429, with Retry-After; DynamoDB's 400, by either of its names for that; S3's 503",
     "internal": "500, in the service's own form; every other time the server has done what was asked",
     "half_page": "a listing, with DynamoDB also an item, of which half has come, and which says that this was all",
     "stall": "silence for ever: before the server has the request, after it, or in mid-reply",
@@ -47,7 +47,7 @@ MAX_THROTTLED = 4.0
 RETRY_AFTER = 1
 """Seconds that a 429 asks for."""
 
-SERVICES = ("azure", "dynamodb")
+SERVICES = ("azure", "dynamodb", "s3")
 """Whose ways the proxy has."""
 
 THROTTLED_CODES = ("ProvisionedThroughputExceededException", "ThrottlingException")
@@ -116,6 +116,8 @@ class _Exchange(NamedTuple):
         """Return True if half of the reply could be taken for a whole one."""
         if self.service == "azure":
             return b"comp=list" in self.request.partition(b"\r\n")[0]
+        if self.service == "s3":
+            return b"list-type=2" in self.request.partition(b"\r\n")[0]
         return any(target in self.request for target in (b"DynamoDB_20120810.Query", b"DynamoDB_20120810.GetItem"))
 
     async def give(self, reply: bytes) -> None:
@@ -234,6 +236,8 @@ async def _gateway(exchange: _Exchange) -> bool:
 async def _throttled(exchange: _Exchange) -> bool:
     if exchange.service == "azure":
         await exchange.give(line.reply("429 Too Many Requests", "", f"Retry-After: {RETRY_AFTER}"))
+    elif exchange.service == "s3":
+        await exchange.give(_trouble(exchange.service, "503 Slow Down", "SlowDown"))
     else:
         code = exchange.random.choice(THROTTLED_CODES)
         await exchange.give(_trouble(exchange.service, "400 Bad Request", code))
@@ -243,14 +247,14 @@ async def _throttled(exchange: _Exchange) -> bool:
 async def _internal(exchange: _Exchange) -> bool:
     if exchange.random.random() < 0.5:
         await exchange.ask()
-    code = "InternalError" if exchange.service == "azure" else "InternalServerError"
+    code = "InternalServerError" if exchange.service == "dynamodb" else "InternalError"
     await exchange.give(_trouble(exchange.service, "500 Internal Server Error", code))
     return True
 
 
 async def _half_page(exchange: _Exchange) -> bool:
     reply = await exchange.ask()
-    if exchange.service == "azure":
+    if exchange.service != "dynamodb":
         _, mark, rest = reply.partition(b"<?xml")  # what is before it may be the length of a chunk
         await exchange.give(line.reply("200 OK", (mark + rest[: len(rest) // 2]).decode("utf-8", "ignore")))
         return True
@@ -293,6 +297,8 @@ def _trouble(service: str, status: str, code: str) -> bytes:
     """Return a refusal as that service words it."""
     if service == "azure":
         return line.azure_refusal(status, code)
+    if service == "s3":
+        return line.reply(status, f"<Error><Code>{code}</Code><Message>As asked.</Message></Error>")
     body = _JSON.format(code=code)
     return line.reply(status, body, f"{_CHECKSUM.decode()}: {zlib.crc32(body.encode())}", media_type=_AMZ)
 

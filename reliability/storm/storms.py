@@ -293,7 +293,7 @@ def _rows(path: Path, columns: str = f"{_OF_OLD}, record") -> list[tuple[object,
 
 
 def run(trial: Trial) -> Iterator[Figure]:
-    """Yield storms over one SQLite file, two versions of Azurite and DynamoDB, then one for each mutation.
+    """Yield storms over one SQLite file, two Azurites, DynamoDB and two servers of S3, then one for each mutation.
 
     Raises:
         PromiseBroken: something that must hold did not, or a mutation was not found.
