@@ -33,12 +33,14 @@ class S3Server(ServerProcess):
         return aws_env(self.port)
 
     def start(self) -> None:
-        """Start it, and make the bucket."""
+        """Start it, and make the bucket. At the first write to a bucket, SeaweedFS makes its files, for seconds."""
         if self.data is not None:
             self.data.mkdir(parents=True)
         super().start()
         with contextlib.closing(plain_client(self.env)) as client:
             client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="first", Body=b"-")
+            client.delete_object(Bucket=BUCKET, Key="first")
 
     def stop(self) -> None:
         """Kill it, and remove what it holds."""
