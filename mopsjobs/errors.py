@@ -219,6 +219,12 @@ class ValueTooLargeError(StoreError):
     exit_code = EXIT_REFUSED
 
 
+class UnusableStoreError(StoreError):
+    """The settings name a store that cannot keep a registry, and never will by waiting. Nothing was written."""
+
+    exit_code = EXIT_USAGE
+
+
 class TooManyRetriesError(MopsJobsError):
     """The compare-and-swap race on `key` was lost `attempts` times in a row. Nothing was written."""
 

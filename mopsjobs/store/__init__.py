@@ -57,9 +57,11 @@ def open_store(
         from mopsjobs.store.s3.url import parse_s3_url
 
         check_boto3("S3")
+        from mopsjobs.store.condition_probe import ProbedStore
         from mopsjobs.store.s3.store import S3VersionedStore
 
-        return S3VersionedStore(*parse_s3_url(url))
+        store = S3VersionedStore(*parse_s3_url(url))
+        return ProbedStore(store, store.find_server)
     try:
         from mopsjobs.store.azure.store import open_azure_store
     except ModuleNotFoundError as error:

@@ -23,6 +23,7 @@ from mopsjobs.errors import (
     MopsJobsError,
     StoreError,
     TooManyRetriesError,
+    UnusableStoreError,
     UsageError,
     ValueTooLargeError,
     command_line,
@@ -124,6 +125,7 @@ class JobSubmissionClient:
             JobExistsError: if the id belongs to another job. Nothing was launched.
             UsageError: if the bundle is not in the store. Nothing was registered. Or if the launch failed.
             ValueTooLargeError: if bundle or manifest are too large for the store. Nothing was launched.
+            UnusableStoreError: if the server of the store ignores the conditions of writes. Nothing was launched.
             EngineError: if the launch failed. The record, if there is one, is `failed` and has the reason.
             JobBusyError: if the job's runner is at work here, after a submission without the registry. That runner
                 updates the record.
@@ -133,7 +135,7 @@ class JobSubmissionClient:
             remove_times(self._directory_of(submission.job_id))
         try:
             self._prepare(submission)
-        except ValueTooLargeError:
+        except (UnusableStoreError, ValueTooLargeError):
             raise  # a retry cannot help
         except (StoreError, TooManyRetriesError) as error:
             self._save_offline(submission)

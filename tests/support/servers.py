@@ -13,6 +13,7 @@ import bench.s3
 from bench.azurite import ACCOUNT, ACCOUNT_KEY
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.store.s3.store import S3VersionedStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -162,4 +163,7 @@ def s3_backend(server: S3) -> Backend:
         with contextlib.closing(server.client()) as client:
             return bool(client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["KeyCount"])
 
-    return Backend(f"s3-{server.name}", url, exists, env=server.env)
+    # Without the probe of `open_store`, which leaves a note in the store.
+    return Backend(
+        f"s3-{server.name}", url, exists, open_client=lambda: S3VersionedStore(bucket, prefix), env=server.env
+    )

@@ -6,6 +6,7 @@ import argparse
 
 from mopsjobs.app.app import App
 from mopsjobs.app.checks import run_checks
+from mopsjobs.app.condition_check import check_conditions
 from mopsjobs.app.network_check import check_network
 from mopsjobs.app.store_size import StoreSize
 from mopsjobs.console.result import Document, Result, Text
@@ -17,7 +18,7 @@ HELP = "check configuration, registry and cache, with a fix for each problem"
 
 DESCRIPTION = (
     "Check configuration, registry and cache, and name a fix for each problem. The exit code is that of the first check"
-    " that fails."
+    " that fails. A server of S3's API other than Amazon's is probed for conditional writes, with keys of its own."
 )
 
 EXAMPLES = (
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Check everything."""
     diagnosis = run_checks(app)
+    if (conditions := check_conditions(diagnosis)) is not None:
+        diagnosis.results.append(conditions)
     if args.network:
         diagnosis.results.append(check_network(diagnosis))
     problems, exit_code = diagnosis.problems or [], diagnosis.exit_code

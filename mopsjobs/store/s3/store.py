@@ -129,6 +129,11 @@ class S3VersionedStore:
         """Return when the last reply was sent, by the server's clock; None if no reply had it."""
         return self._aws.server_time
 
+    def find_server(self) -> str | None:
+        """Return the address of a server that is not Amazon's, without secrets; None for Amazon's."""
+        parts = urlsplit(self._client().meta.endpoint_url)
+        return None if self._is_amazon() else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
         return self._read_object(self._name(key), self._download)

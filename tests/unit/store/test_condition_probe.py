@@ -1,0 +1,188 @@
+"""The probe of conditional writes, over sound stores, stores that lie, and stores that do not answer or refuse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.errors import EXIT_USAGE, StoreAccessError, StoreUnavailableError, UnusableStoreError
+from mopsjobs.store.bulk_reads import pacer_of
+from mopsjobs.store.condition_probe import PREFIX, ProbedStore, ProbeResult, probe_conditions
+from mopsjobs.store.memory import InMemoryVersionedStore
+from support.doubles import FaultyStore
+from support.lying_stores import (
+    LIARS,
+    SECOND_CREATION,
+    SERVER,
+    STALE_UPDATE,
+    IgnoresAll,
+    IgnoresVersions,
+    KeepsDeleted,
+    RefusingStore,
+)
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+
+PROBE = {"create_if_absent": 2, "put": 3, "get": 1, "delete": 1}
+"""The requests of a probe that passes."""
+
+
+class Breaking(FaultyStore):
+    """A store behind a line that breaks at one request, the `at`-th, after which it holds."""
+
+    def __init__(self, inner: VersionedStore, at: int) -> None:
+        super().__init__(inner)
+        self._left = at
+
+    def _enter(self, method: str) -> None:
+        super()._enter(method)
+        self._left -= 1
+        if self._left == 0:
+            raise self.outage("The line broke.")
+
+
+def keys(store: VersionedStore) -> list[str]:
+    return list(store.list_keys())
+
+
+def probed(store: VersionedStore, server: str | None = SERVER) -> ProbedStore:
+    return ProbedStore(store, lambda: server)
+
+
+def test_a_sound_store_passes_in_seven_requests_and_keeps_no_key() -> None:
+    store = FaultyStore(InMemoryVersionedStore())
+    assert probe_conditions(store) == ProbeResult(())
+    assert store.calls == PROBE
+    assert keys(store.inner) == []
+
+
+@pytest.mark.parametrize("liar", LIARS, ids=lambda liar: liar.__name__)
+def test_each_lie_is_named_and_the_key_is_removed(liar: type[InMemoryVersionedStore]) -> None:
+    """A server that ignores several conditions has each of them named."""
+    store = liar()
+    assert probe_conditions(store).flaws == LIARS[liar]
+    assert (keys(store) == []) == (liar is not KeepsDeleted)
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_line_that_breaks_says_nothing_of_conditions(at: int) -> None:
+    """At whichever request it breaks: the outage is raised as such, also before a liar, and the key is removed."""
+    store = Breaking(IgnoresVersions(), at)
+    with pytest.raises(StoreUnavailableError, match="broke"):
+        probe_conditions(store)
+    assert keys(store.inner) == []
+
+
+@pytest.mark.parametrize(("sent", "silent"), [(False, False), (True, True)])
+def test_a_store_that_is_silent_is_not_asked_to_remove_the_key(sent: bool, silent: bool) -> None:
+    """It would be silent for as long once more, and a command ends within seconds."""
+    store = Breaking(InMemoryVersionedStore(), 3)
+    store.sent, store.silent = sent, silent
+    with pytest.raises(StoreUnavailableError):
+        probe_conditions(store)
+    assert store.calls == {"create_if_absent": 2, "put": 1}
+
+
+def test_credentials_that_may_not_delete_leave_a_key_that_is_named() -> None:
+    """That says nothing of conditions."""
+    store = RefusingStore(InMemoryVersionedStore(), "delete")
+    flaws, left_key = probe_conditions(store)
+    assert flaws == ()
+    assert [left_key] == keys(store.inner)
+    assert store.calls["delete"] == 1
+
+
+@pytest.mark.parametrize("method", ["create_if_absent", "put", "get"])
+def test_credentials_that_may_not_write_are_refused_as_such(method: str) -> None:
+    store = RefusingStore(InMemoryVersionedStore(), method)
+    with pytest.raises(StoreAccessError, match=method):
+        probe_conditions(store)
+    assert keys(store.inner) == []
+
+
+def test_only_the_first_write_of_a_process_costs_a_request() -> None:
+    """The first process probes and leaves a note; later ones read it once, before their first write."""
+    inner = FaultyStore(InMemoryVersionedStore())
+    first = probed(inner)
+    created = first.create_if_absent("a", b"1")
+    assert created is not None
+    assert inner.calls == {"create_if_absent": PROBE["create_if_absent"] + 2, "put": 3, "get": 2, "delete": 1}
+    assert [key for key in keys(inner.inner) if not key.startswith(PREFIX)] == ["a"]
+    inner.calls.clear()
+    second = probed(inner)
+    assert second.put("a", b"2", created) is not None
+    second.create_if_absent("b", b"1")
+    assert inner.calls == {"get": 1, "put": 1, "create_if_absent": 1}
+
+
+def test_a_process_that_reads_or_deletes_does_not_probe() -> None:
+    """Neither needs a condition. What only some stores have is found as well."""
+    inner = FaultyStore(IgnoresAll())
+    store = probed(inner)
+    assert store.get("a") is None
+    assert [*store.list_keys(), *store.scan()] == []
+    assert not store.delete("a")
+    assert inner.calls == {"get": 1, "list_keys": 1, "scan": 1, "delete": 1}
+    assert store.calls is inner.calls
+    assert pacer_of(store) is None
+    store.close()
+
+
+def test_a_server_of_the_vendor_is_trusted() -> None:
+    """Without an address to prove, no request is added, by a check neither."""
+    inner = FaultyStore(InMemoryVersionedStore())
+    store = probed(inner, None)
+    store.create_if_absent("a", b"1")
+    assert store.check_conditions() is None
+    assert inner.calls == {"create_if_absent": 1}
+
+
+def test_a_liar_takes_no_write() -> None:
+    """The error names store and conditions, and ends a command as a wrong setting does."""
+    inner = IgnoresAll()
+    store = probed(inner)
+    with pytest.raises(UnusableStoreError) as caught:
+        store.create_if_absent("a", b"1")
+    assert str(caught.value).startswith(f"The store {SECOND_CREATION}; it {STALE_UPDATE}; it ")
+    assert caught.value.exit_code == EXIT_USAGE
+    assert caught.value.hint
+    version = inner.create_if_absent("a", b"1")
+    assert version is not None
+    with pytest.raises(UnusableStoreError):
+        store.put("a", b"2", version)
+    assert keys(inner) == ["a"]
+
+
+def test_a_note_counts_for_the_address_of_one_server() -> None:
+    """A registry that was copied to another server, with its notes, is probed there; so it is after an outage."""
+    inner = FaultyStore(InMemoryVersionedStore())
+    probed(inner).create_if_absent("a", b"1")
+    copied = IgnoresVersions()
+    for key in keys(inner.inner):
+        copied.create_if_absent(key, b"1")
+    with pytest.raises(UnusableStoreError):
+        probed(copied, "http://other.example").create_if_absent("b", b"1")
+    other = probed(inner, "http://other.example")
+    inner.fail_next(1, "put")
+    with pytest.raises(StoreUnavailableError):
+        other.create_if_absent("b", b"1")
+    inner.calls.clear()
+    other.create_if_absent("b", b"1")
+    assert inner.calls["put"] == PROBE["put"]
+
+
+def test_a_check_probes_again_and_removes_the_note_of_a_liar() -> None:
+    """A server that was replaced at its address is found by `doctor`, and from then on by writers too."""
+    store = IgnoresVersions()
+    before = probed(InMemoryVersionedStore())
+    before.check_conditions()
+    for key in before.list_keys():
+        store.create_if_absent(key, b"1")
+    probed(store).create_if_absent("a", b"1")  # nothing tells it
+    with pytest.raises(UnusableStoreError):
+        probed(store).check_conditions()
+    with pytest.raises(UnusableStoreError):
+        probed(store).create_if_absent("b", b"1")
+    assert keys(store) == ["a"]
