@@ -234,6 +234,7 @@ cmd_demo() {
 cmd_servers() {
   install_server azurite
   install_server dynalite
+  install_server s3rver
   install_browsers
   install_shells
   install_slurm
