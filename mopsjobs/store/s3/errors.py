@@ -10,6 +10,8 @@ NO_BUCKET = "NoSuchBucket"
 
 NO_KEY = "NoSuchKey"
 
+LOST = "PreconditionFailed"
+
 _OVERLAPPED = frozenset({"ConditionalRequestConflict", "OperationAborted"})
 
 _OTHER_REGION = frozenset({
@@ -25,15 +27,16 @@ _NO_CONDITIONS = "Use a server that supports If-None-Match and If-Match in PutOb
 
 
 def is_missing_key(error: Exception) -> bool:
-    """Return whether a read, or a write to one version, found no such key. A missing bucket is none of these."""
-    status, code = aws.status_and_code(error)
-    return status == 404 and code != NO_BUCKET
+    """Return whether a read, or a write to one version, found no such key.
+
+    The status alone would not do: a missing bucket has the same, and so has the page of a proxy.
+    """
+    return aws.error_code(error) == NO_KEY
 
 
 def has_lost(error: Exception) -> bool:
     """Return whether the condition of a write does not hold."""
-    status, code = aws.status_and_code(error)
-    return status == 412 or code == "PreconditionFailed"
+    return aws.error_code(error) == LOST
 
 
 def has_overlapped(error: Exception) -> bool:
