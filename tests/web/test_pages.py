@@ -241,7 +241,7 @@ def test_an_unreadable_record_harms_no_other_view(web: Web, remote: Remote, cli:
     """Its own page and the API say what is wrong with it, as `status` does. The others go on, and count it."""
     before = web.ids("/jobs")
     remote.put(key("broken"), b"{")
-    cli.ok("sync")
+    assert cli("sync").code == 7
     said = sentences(cli("status", "broken", "--offline").err)[0].removeprefix("error: ")
     assert said.startswith("jobs/broken/state.json: ")
     page, answer = web.get("/jobs/broken"), web.get("/api/v1/jobs/broken")
