@@ -236,15 +236,12 @@ def recorded_options(engine: str, recorded: Mapping[str, str], namespace: str | 
     return {**found, "namespace": namespace} if namespace else found
 
 
-def slurm_choices(recorded: Mapping[str, str], options: LaunchOptions) -> list[str]:
-    """Return the choices that only the record of an earlier launch on Slurm makes."""
+def slurm_choices(recorded: Mapping[str, str], options: LaunchOptions, env: Mapping[str, str]) -> list[str]:
+    """Return the choices that only the record of an earlier launch on Slurm makes, and no default of this machine."""
     named = {*options.cluster, *(() if options.python is None else ("python",))}
-    return choices_of({name: value for name, value in recorded.items() if name not in named})
-
-
-def slurm_defaults(env: Mapping[str, str]) -> set[str]:
-    """Return the choices that a launch on Slurm makes without a record."""
-    return set(choices_of({"python": active_python(env), "setup": env.get(SETUP_VARIABLE)}))
+    defaults = choices_of({"python": active_python(env), "setup": env.get(SETUP_VARIABLE)})
+    found = choices_of({name: value for name, value in recorded.items() if name not in named})
+    return [choice for choice in found if choice not in defaults]
 
 
 def _recorded_number(text: str | None, least: int = 1) -> int | None:

@@ -40,7 +40,7 @@ from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.submission.client import Submission, relaunched_fields
 from mopsjobs.submission.growth import grown_options
-from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options, slurm_choices, slurm_defaults
+from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options, slurm_choices
 from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.notify_names import remember_names, remembered_names
 from mopsjobs.submission.offline import deliver_offline, load_offline, try_record_launch
@@ -192,8 +192,7 @@ def _record_choices(request: ResumeRequest, state: JobState, env: Mapping[str, s
         found += choices_of({name: value for name, value in values.items() if name not in options.cluster})
         known |= _defaults_of_cluster(env, options.cluster.get("context") or recorded.get("context"))
     if engine == "slurm":
-        found += slurm_choices(recorded, options)
-        known |= slurm_defaults(env)
+        found += slurm_choices(recorded, options, env)
     return [choice for choice in found if choice not in known]
 
 

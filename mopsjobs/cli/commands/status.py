@@ -134,12 +134,8 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
             lines.append([title_text(title), *texts])
 
     add("Job", job["job_id"])
-    since = job["status_since"]
-    add(
-        "Status",
-        status_style(job["status"], job["suspect"]),
-        None if since is None else f", since {_time_text(since, app)}",
-    )
+    since = None if job["status_since"] is None else f", since {_time_text(job['status_since'], app)}"
+    add("Status", status_style(job["status"], job["suspect"]), since)
     add("Waits for", waits_for_text(job))
     add("Progress", _progress(job))
     add("Reused", reused_text(job))
