@@ -66,15 +66,19 @@ fi
 exit $code
 """
 
-MAX_REQUEUES = 100
-"""How often a shard goes on by itself: a task that is longer than the time limit would begin again without end."""
-
-_REQUEUE = f"""\
-  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MAX_REQUEUES} ]; then
+_REQUEUE = """\
+  ended=$(tail -n 20 {log} 2>/dev/null | sed -n 's/.*: stopped, \\(.* done, .* failed\\);.*/\\1/p' | tail -n 1)
+  if [ "$ended" != "$(cat "$XDG_STATE_HOME/ended" 2>/dev/null)" ]; then
+    printf %s "$ended" > "$XDG_STATE_HOME/ended"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
   fi
+  echo "mops-jobs: not requeued, since no task has ended in this run: the time limit is too short." >&2
 """
-"""Slurm ends the script when it has requeued the shard. The pause is for that."""
+"""Slurm ends the script when it has requeued the shard; the pause is for that.
+
+A task that is longer than the time limit would begin again without end. So the script compares what the runner said at
+its end with what it said the time before.
+"""
 
 
 def write_script(launch: Launch, directory: Path, command: Sequence[str]) -> str:
@@ -96,10 +100,15 @@ def write_script(launch: Launch, directory: Path, command: Sequence[str]) -> str
         files=shlex.join(command),
         # Without PYTHONHOME and PYTHONPATH, which the setup may set for the model's interpreter.
         command=shlex.join([command[0], "-E", *command[1:], *_arguments(launch)]),
-        requeue=_REQUEUE if wants_requeue(launch.options) else "",
+        requeue=_REQUEUE.format(log=_log(directory)) if wants_requeue(launch.options) else "",
         exit_not_found=EXIT_NOT_FOUND,
         exit_time_limit=EXIT_TIME_LIMIT,
     )
+
+
+def _log(directory: Path) -> str:
+    """Return the path of the log of a shard, in words of the shell."""
+    return f"{shlex.quote(str(directory))}/slurm-${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID.log"
 
 
 def _arguments(launch: Launch) -> list[str]:

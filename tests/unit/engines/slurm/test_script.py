@@ -36,13 +36,13 @@ def slurm(tmp_path: Path) -> FakeSlurm:
 def _start(tmp_path: Path, slurm: FakeSlurm, job_id: str = "job", **launch: Any) -> subprocess.Popen[str]:
     """Start the script of a job as slurmd does, in a directory whose name the shell would read as more."""
     directory = tmp_path / "a $HOME 'b'"
-    directory.mkdir()
+    (directory / "shards/3").mkdir(parents=True, exist_ok=True)
     runner = directory / "runner.py"
     runner.write_text(RUNNER)
     shown = Launch(job_id=job_id, registry_url="sqlite:///a $(id).db", shards=8, **launch)
     script = tmp_path / "slurm.sh"
     script.write_text(write_script(shown, directory, [sys.executable, str(runner)]))
-    env = {**slurm.env, "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "15"}
+    env = {**slurm.env, "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "15"}
     return subprocess.Popen(
         ["bash", str(script)],
         env=env,
@@ -99,14 +99,24 @@ def test_the_warning_of_a_time_limit_ends_the_runner(tmp_path: Path, slurm: Fake
     assert slurm.asked == []
 
 
-def test_a_shard_requeues_itself_after_its_time_limit(tmp_path: Path, slurm: FakeSlurm) -> None:
-    """Slurm then ends the script, as the program in place of scontrol does here."""
+def test_a_shard_requeues_itself_as_long_as_tasks_end(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """A task that is longer than the time limit would begin again without end.
+
+    Slurm ends the script of a requeued shard, as the program in place of scontrol does here.
+    """
     slurm.says("scontrol", requeue="kill -KILL $PPID")
-    process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
-    _ready(process)
-    os.kill(process.pid, signal.SIGUSR1)
-    assert _end(process)[0] == -signal.SIGKILL
-    assert slurm.asked == ["scontrol requeue 15"]
+    codes = []
+    for done in (1, 3, 3):
+        process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
+        log = tmp_path / "a $HOME 'b'/slurm-12_3.log"
+        log.write_text(f"Stopping (SIGTERM).\nwaits: stopped, {done} tasks done, 0 failed; running\nmops-jobs: x\n")
+        _ready(process)
+        os.kill(process.pid, signal.SIGUSR1)
+        code, _, err = _end(process)
+        codes.append(code)
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, EXIT_TIME_LIMIT]
+    assert slurm.asked == ["scontrol requeue 15"] * 2
+    assert err.endswith("mops-jobs: not requeued, since no task has ended in this run: the time limit is too short.\n")
 
 
 def test_a_cancelled_shard_is_not_requeued(tmp_path: Path, slurm: FakeSlurm) -> None:
