@@ -45,5 +45,6 @@ def check_on_node(url: str) -> None:
     """
     if url.startswith("sqlite:") and not os.path.exists(path := sqlite_path(url_for_nodes(url))):
         raise UsageError(
-            f"The node {socket.gethostname()} has no registry {path}: it is on the disk of another machine.", hint=_HINT
+            f"The node {socket.gethostname()} has no registry {path}: the file is on another machine, or gone.",
+            hint=_HINT,
         )
