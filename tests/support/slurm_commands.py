@@ -15,7 +15,7 @@ HELD = (
     " Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0 RunTime=00:00:00 TimeLimit=01:30:00 SubmitTime=1795723200"
     " EligibleTime=1795723200 AccrueTime=1795723200 StartTime=Unknown EndTime=Unknown Deadline=N/A"
     " Partition=main AllocNode:Sid=login:1 ReqNodeList=(null) ExcNodeList=(null) NodeList= NumNodes=1-1 NumCPUs=1"
-    " Command=/home/ada/a b/JobState=RUNNING WorkDir=/home/ada Comment=JobName=other"
+    " Command=/home/ada/a JobState=RUNNING WorkDir=/home/ada Comment=for JobName=other"
 )
 """A line of `scontrol --oneliner show job` for shards that wait."""
 

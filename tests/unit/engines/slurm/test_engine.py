@@ -98,6 +98,9 @@ def test_a_launch_whose_reply_was_lost_is_found_by_its_name(
 
 
 def test_a_launch_that_slurm_never_got_is_an_outage(engine: SlurmEngine, slurm: FakeSlurm) -> None:
+    """An earlier array of this name is not taken for it."""
+    slurm.says("squeue", name="echo 12")
+    _knows(slurm, task(0, "COMPLETED"))
     slurm.says("sbatch", "sbatch: error: Unable to contact slurm controller (connect failure)\n", code=1)
     with pytest.raises(EngineUnavailableError, match=r"^Slurm does not answer: Unable to contact") as caught:
         engine.launch(_launch())
