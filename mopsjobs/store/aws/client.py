@@ -49,6 +49,7 @@ class AwsClient:
         service: boto3's name of the service.
         name: the URL of the store.
         explain: turns an error into one of the store's contract, with the location and the source of the credentials.
+        on_request: called with each request before it is signed, by the names of boto3's event `before-call`.
         on_reply: called with status, headers and body of each reply before boto3 parses it.
         options: settings of the client besides those that all stores have.
         options_at: returns more of them, by the URL of the endpoint.
@@ -61,6 +62,7 @@ class AwsClient:
         name: str,
         explain: Callable[[Exception, str, str], MopsJobsError],
         *,
+        on_request: Callable[..., None] | None = None,
         on_reply: Callable[[Mapping[str, Any]], None] | None = None,
         options: Mapping[str, Any] | None = None,
         options_at: Callable[[str], Mapping[str, Any]] = lambda endpoint: {},
@@ -74,6 +76,7 @@ class AwsClient:
         self._service = service
         self._name = name
         self._explain = explain
+        self._on_request = on_request
         self._on_reply = on_reply
         self._options = options or {}
         self._options_at = options_at
@@ -149,6 +152,8 @@ class AwsClient:
         if not name_server_answers(endpoint, BUDGET_SECONDS / 3):
             raise ConnectTimeoutError(endpoint_url=endpoint)
         client.meta.events.register(f"before-parse.{self._service}", self._note_reply)
+        if self._on_request is not None:
+            client.meta.events.register_last(f"before-call.{self._service}", self._on_request)
         return client
 
     def _note_reply(self, response_dict: Mapping[str, Any], **_: object) -> None:

@@ -81,6 +81,11 @@ def _options_at(endpoint: str) -> Mapping[str, Any]:
     return {} if _is_amazon(endpoint) else {"s3": {"addressing_style": "path"}}
 
 
+def _send_at_once(params: Mapping[str, Any], **_: object) -> None:
+    """Send a value behind its headers. boto3 would wait for the server's consent first, which takes a round trip."""
+    params["headers"].pop("Expect", None)
+
+
 class S3VersionedStore:
     """The contract of `VersionedStore` over the objects of a bucket whose names start with a prefix.
 
@@ -107,7 +112,8 @@ class S3VersionedStore:
         connect = functools.partial(
             AwsClient, "s3", url, explain, on_reply=self._check_framed, options=_OPTIONS, options_at=_options_at
         )
-        self._aws, self._patient = connect(), connect(reply_seconds=LARGE_REPLY_SECONDS)
+        self._aws = connect(on_request=_send_at_once)
+        self._patient = connect(reply_seconds=LARGE_REPLY_SECONDS)
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._page_size = page_size
