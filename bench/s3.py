@@ -26,6 +26,7 @@ class S3Server(ServerProcess):
     """A server with a bucket. It keeps what it holds in a directory, or in memory."""
 
     data: Path | None = None
+    ports: tuple[int, ...] = ()
 
     @property
     def env(self) -> dict[str, str]:
@@ -43,10 +44,13 @@ class S3Server(ServerProcess):
             client.delete_object(Bucket=BUCKET, Key="first")
 
     def stop(self) -> None:
-        """Kill it, and remove what it holds."""
+        """Kill it, and remove what it holds. SeaweedFS leaves sockets with the numbers of its ports."""
         super().stop()
         if self.data is not None:
             shutil.rmtree(self.data, ignore_errors=True)
+            for number in self.ports:
+                for socket in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                    socket.unlink(missing_ok=True)
 
 
 def make_server(directory: Path, name: str) -> S3Server:
@@ -87,9 +91,9 @@ def _seaweedfs(directory: Path) -> S3Server:
     program = Path(sysconfig.get_path("scripts")) / "weed"
     parts = ("master", "volume", "filer", "s3")
     ports = {part: free_port() for part in parts}
-    listening = [
-        word for part, port in ports.items() for word in (f"-{part}.port={port}", f"-{part}.port.grpc={free_port()}")
-    ]
+    grpc_ports = {part: free_port() for part in parts}
+    listening = [f"-{part}.port={ports[part]}" for part in parts]
+    listening += [f"-{part}.port.grpc={grpc_ports[part]}" for part in parts]
     command = [
         *(str(program), "-logtostderr", "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *listening,
@@ -98,10 +102,11 @@ def _seaweedfs(directory: Path) -> S3Server:
             "-master.volumeSizeLimitMB=64",
             "-volume.max=50",
             "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             "-metricsPort=0",
         ),
     ]
     env = {name: value for name, value in aws_env(ports["s3"]).items() if "KEY" in name}
     server = S3Server(SEAWEEDFS, command, directory, port=ports["s3"], program=program, env=env)
-    server.data = directory / SEAWEEDFS
+    server.data, server.ports = directory / SEAWEEDFS, (*ports.values(), *grpc_ports.values())
     return server

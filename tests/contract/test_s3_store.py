@@ -86,6 +86,7 @@ def place(moto: S3) -> Iterator[Place]:
 class Request(NamedTuple):
     operation: str
     condition: str
+    """The headers with conditions; `Expect` is one as well, which costs a round trip."""
 
 
 def noted(store: S3VersionedStore) -> list[Request]:
@@ -94,9 +95,11 @@ def noted(store: S3VersionedStore) -> list[Request]:
 
     def note(model: Any, params: Any, **_: object) -> None:
         headers = params["headers"]
-        sent.append(Request(model.name, " ".join(name for name in ("If-Match", "If-None-Match") if name in headers)))
+        sent.append(
+            Request(model.name, " ".join(name for name in ("If-Match", "If-None-Match", "Expect") if name in headers))
+        )
 
-    store._client().meta.events.register("before-call.s3", note)
+    store._client().meta.events.register_last("before-call.s3", note)
     return sent
 
 
