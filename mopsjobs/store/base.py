@@ -4,8 +4,8 @@ A store knows nothing about jobs. Each sentence of `VersionedStore` is a test in
 which runs over all backends. A sentence that cannot be tested there does not belong to the contract.
 
 The version is an ETag in Azure Blob Storage and S3, a random number in DynamoDB, and a counter in SQLite and in memory.
-Each write gets a new version, also a write of equal bytes. There is one exception, in S3: values of equal bytes that
-are not JSON objects have equal versions until they are replaced. mops-jobs replaces JSON objects alone.
+Each write gets a new version, also a write of equal bytes. There is one exception, in S3: values of equal bytes have
+equal versions until they are replaced. The values that mops-jobs replaces are created with an id or a time in them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Versioned(NamedTuple):
 class Entry(NamedTuple):
     """One key of a scan. `value` is None if the listing did not carry it: then `get` fetches it.
 
-    `size` is the length of the value in bytes if the listing has it; in S3, up to 65 bytes more. A reader can so refuse
+    `size` is the length of the value in bytes if the listing has it; in S3, 65 bytes more once it has
+    replaced another. A reader can so refuse
     a huge value unfetched.
     """
 

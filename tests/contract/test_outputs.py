@@ -188,13 +188,14 @@ def test_keys_that_are_no_outputs_complete_nothing_and_are_counted(store: Versio
     ]
     inside += [f"{task.param_id}/7", f"{task.param_id}/8/a", f"{task.param_id}/7/sub/a", f"{task.param_id}/7/_other"]
     inside += [task.param_id, "a", "0" * 64 + "/7/a", task.param_id.upper() + "/7/a", f"{task.param_id}/7-/a"]
-    for key in inside:
-        store.create_if_absent(results_prefix("job") + key, b"x")
+    # SeaweedFS takes a key for an existing one if another goes on behind it with a slash.
+    stored = [key for key in inside if store.create_if_absent(results_prefix("job") + key, b"x")]
     found = find_complete_tasks(store, manifest)
-    assert (found.count, found.unexpected) == (0, len(inside))
+    assert (found.count, found.unexpected) == (0, len(stored))
+    assert set(inside) - set(stored) <= {task.param_id, f"{task.param_id}/7"}
     _leave(store, task, a=b"x")
     found = find_complete_tasks(store, manifest)
-    assert (list(found.complete), found.unexpected) == ([0, 0, 0, 0, 1], len(inside))
+    assert (list(found.complete), found.unexpected) == ([0, 0, 0, 0, 1], len(stored))
 
 
 def test_it_is_one_listing_and_no_read(store: VersionedStore) -> None:

@@ -115,7 +115,7 @@ COSTS: dict[str, tuple[Callable[[S3VersionedStore, VersionToken], object], list[
     "scan": (lambda store, _: list(store.scan("k/")), [("ListObjectsV2", "")]),
     "list_keys": (lambda store, _: list(store.list_keys()), [("ListObjectsV2", "")]),
     "scan, after the last key": (lambda store, _: list(store.scan("k/", after="z")), []),
-    "delete": (lambda store, _: store.delete("k/a"), [("GetObject", ""), ("DeleteObject", "")]),
+    "delete": (lambda store, _: store.delete("k/a"), [("GetObject", ""), ("DeleteObject", "If-Match")]),
     "delete, no such key": (lambda store, _: store.delete("k/a"), [("GetObject", "")]),
 }
 
@@ -145,22 +145,25 @@ def test_a_page_of_a_listing_is_one_request(place: Place) -> None:
 
 
 def test_other_programs_read_records_as_json_and_outputs_as_they_are(place: Place) -> None:
-    """JSON allows blanks behind an object. A value that is created as anything else has none."""
+    """JSON allows blanks behind an object. A value that is created has none."""
     store = place.open()
     version = store.create_if_absent("jobs/a/state.json", RECORD)
     assert version is not None
     assert store.put("jobs/a/state.json", RECORD, version)
     assert json.loads(place.raw("jobs/a/state.json")) == json.loads(RECORD)
     assert len(place.raw("jobs/a/state.json")) == len(RECORD) + LENGTH
-    assert store.create_if_absent("results/a/p/1/table.csv", b"a,b\n1,2\n")
-    assert place.raw("results/a/p/1/table.csv") == b"a,b\n1,2\n"
+    for name, value in (("table.csv", b"a,b\n1,2\n"), ("result.json", b'{"a": 1}')):
+        assert store.create_if_absent(f"results/a/p/1/{name}", value)
+        assert place.raw(f"results/a/p/1/{name}") == value
 
 
 def test_what_other_programs_write_is_read_as_it_is(place: Place) -> None:
     """A copy of an object has its blanks, and is read without them. An empty object for a folder is left out."""
     store = place.open()
     place.put_raw("jobs/a/state.json", RECORD + b"\n")
-    store.create_if_absent("jobs/b/state.json", RECORD)
+    version = store.create_if_absent("jobs/b/state.json", b"{}")
+    assert version is not None
+    store.put("jobs/b/state.json", RECORD, version)
     place.put_raw("jobs/c/state.json", place.raw("jobs/b/state.json"))
     place.put_raw("jobs/", b"")
     found = [store.get(f"jobs/{name}/state.json") for name in "abc"]
@@ -171,7 +174,10 @@ def test_what_other_programs_write_is_read_as_it_is(place: Place) -> None:
 
 
 def test_a_value_put_back_as_it_was_lets_no_old_version_through(place: Place) -> None:
-    """A, B, and A again, then deleted and made anew: a writer that has seen the first A cannot write."""
+    """A, B, and A again: a writer that has seen the first A cannot write.
+
+    A value that is removed and created again has the version that it had. Records have the id of their creation.
+    """
     store = place.open()
     first = store.create_if_absent("a", RECORD)
     assert first is not None
@@ -180,8 +186,16 @@ def test_a_value_put_back_as_it_was_lets_no_old_version_through(place: Place) ->
     assert store.put("a", RECORD, second)
     assert store.put("a", b"{}", first) is None
     store.delete("a")
-    store.create_if_absent("a", RECORD)
-    assert [store.put("a", b"{}", version) for version in (first, second)] == [None, None]
+    assert store.create_if_absent("a", RECORD) == first
+    registry = JobRegistry(store)
+    versions = []
+    for _ in range(2):
+        registry.register_job("a")
+        found = store.get("jobs/a/state.json")
+        assert found is not None
+        versions.append(found.version)
+        store.delete("jobs/a/state.json")
+    assert versions[0] != versions[1]
 
 
 def test_a_store_is_one_prefix_of_a_bucket(place: Place) -> None:

@@ -9,7 +9,7 @@ The cost of each operation, counted against moto 5 with boto3 1.44:
 
 A listing carries neither values nor metadata. Readers fetch the values that they want one by one, in parallel.
 
-*Versions.* An ETag is the MD5 of what is stored, so a value that may be written again carries a nonce (nonce.py).
+*Versions.* An ETag is the MD5 of what is stored, so a value that replaces another carries a nonce (nonce.py).
 
 *The bucket.* It must exist: its name is unique in the world, and its owner chooses its region and rules. The store is a
 prefix of it, which exists once a key does.
@@ -157,15 +157,20 @@ class S3VersionedStore:
         return self._upload(self._name(key), add_nonce(value, replaces=False), IfNoneMatch="*")
 
     def delete(self, key: str) -> bool:
-        """See `VersionedStore.delete`. Two that remove a key at the same time may both be told that it was there."""
+        """See `VersionedStore.delete`. If a server ignores the condition, two may be told that the key was there."""
         name = self._name(key)
-        if not self._read_object(name, self._exists):
-            return False
-        try:
-            self._client().delete_object(Bucket=self._bucket, Key=name)
-        except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
-            raise self._aws.explain(error) from None
-        return True
+        backoff = Backoff(_OVERLAP_SECONDS, _MAX_OVERLAP_SECONDS, sleep=self._sleep)
+        while (version := self._read_object(name, self._look)) is not None:
+            try:
+                self._client().delete_object(Bucket=self._bucket, Key=name, IfMatch=f'"{version.value}"')
+            except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
+                if is_missing_key(error):
+                    break
+                self._refuse_overlap(error, name, backoff, is_overlap=has_lost(error) or has_overlapped(error))
+                backoff.wait()
+            else:
+                return True
+        return False
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list_keys`."""
@@ -217,15 +222,23 @@ class S3VersionedStore:
             except Exception as error:  # noqa: BLE001 - as in `delete`
                 if has_lost(error) or ("IfMatch" in condition and is_missing_key(error)):
                     return None
-                if not has_overlapped(error):
-                    raise self._aws.explain(error) from None
-                if backoff.failures + 1 == OVERLAPS:
-                    raise StoreUnavailableError(
-                        f"{self.location} refuses to write {name} while other writes to it are in progress.",
-                        sent=False,
-                        throttled=True,
-                    ) from None
+                self._refuse_overlap(error, name, backoff, is_overlap=has_overlapped(error))
             backoff.wait()
+
+    def _refuse_overlap(self, error: Exception, name: str, backoff: Backoff, *, is_overlap: bool) -> None:
+        """Return if a write was refused because of another one, and may be sent again.
+
+        Raises:
+            MopsJobsError: if it was refused for another reason, or too often.
+        """
+        if not is_overlap:
+            raise self._aws.explain(error) from None
+        if backoff.failures + 1 == OVERLAPS:
+            raise StoreUnavailableError(
+                f"{self.location} refuses to change {name} while other writes to it are in progress.",
+                sent=False,
+                throttled=True,
+            ) from None
 
     def _read_object(self, name: str, use: Callable[[str], T]) -> T | None:
         """Return what `use` makes of an object; None if there is none."""
@@ -248,18 +261,18 @@ class S3VersionedStore:
                 raise ValueTooLargeError(f"The value of {name} has more than {MAX_VALUE_BYTES} bytes.")
             return Versioned(remove_nonce(body.read()), version)
 
-    def _exists(self, name: str) -> bool:
+    def _look(self, name: str) -> VersionToken:
         # HEAD has no body, so its refusals name no cause: a missing bucket would look like a missing key.
         try:
             reply = self._client().get_object(Bucket=self._bucket, Key=name, Range="bytes=0-0")
         except Exception as error:
-            if status_and_code(error)[0] == 416:
-                return True  # it is empty
-            raise
+            if status_and_code(error)[0] != 416:  # it is empty
+                raise
+            reply = self._client().get_object(Bucket=self._bucket, Key=name)
         with contextlib.closing(reply["Body"]) as body:
-            self._version(reply)
+            version = self._version(reply)
             body.read(1)  # the whole of it, so that the connection can be used again
-        return True
+        return version
 
     def _check_framed(self, response_dict: Mapping[str, Any]) -> None:
         if response_dict["status_code"] == 200 and not is_framed(response_dict["headers"]):

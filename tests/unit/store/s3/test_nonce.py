@@ -22,19 +22,17 @@ def test_a_value_comes_back_as_it_was(value: bytes, replaces: bool) -> None:
     assert remove_nonce(add_nonce(stored, replaces=replaces)) == stored
 
 
-@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), st.booleans())
-def test_a_json_object_stays_json_and_is_stored_differently_each_time(
-    document: dict[str, object], replaces: bool
-) -> None:
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3))
+def test_json_that_replaces_is_stored_differently_each_time(document: dict[str, object]) -> None:
+    """And is JSON to every reader."""
     value = json.dumps(document).encode()
-    stored = [add_nonce(value, replaces=replaces) for _ in range(3)]
+    stored = [add_nonce(value, replaces=True) for _ in range(3)]
     assert len(set(stored)) == 3
     assert [json.loads(one) for one in stored] == [document] * 3
     assert {len(one) - len(value) for one in stored} == {LENGTH}
 
 
-@pytest.mark.parametrize("value", [b"", b"PAR1...PAR1", b"a,b\n1,2\n", b'{"a": 1}\n{"a": 2}\n', b"[1]"])
-def test_other_values_are_stored_as_they_are_until_they_replace(value: bytes) -> None:
+@pytest.mark.parametrize("value", [b"", b"PAR1...PAR1", b"a,b\n1,2\n", b'{"a": 1}', b"[1]"])
+def test_a_value_is_created_as_it_is(value: bytes) -> None:
     """Outputs, bundles and chunks, which other programs read in their formats, are never replaced."""
     assert add_nonce(value, replaces=False) == value
-    assert len({add_nonce(value, replaces=True) for _ in range(3)}) == 3
