@@ -240,17 +240,28 @@ def seaweedfs(seaweedfs_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     return seaweedfs_server
 
 
-@pytest.fixture(
-    params=[
-        "memory",
-        "sqlite",
-        pytest.param("azure", marks=pytest.mark.azurite),
-        pytest.param("azure-older", marks=pytest.mark.azurite),
-        pytest.param("dynamodb", marks=pytest.mark.dynalite),
-        pytest.param("s3-moto", marks=pytest.mark.s3),
-        pytest.param("s3-seaweedfs", marks=pytest.mark.s3),
-    ]
+BACKENDS = (
+    "memory",
+    "sqlite",
+    pytest.param("azure", marks=pytest.mark.azurite),
+    pytest.param("azure-older", marks=pytest.mark.azurite),
+    pytest.param("dynamodb", marks=pytest.mark.dynalite),
+    pytest.param("s3-seaweedfs", marks=pytest.mark.s3),
 )
+
+S3_MOTO = pytest.param("s3-moto", marks=pytest.mark.s3)
+"""A second server of S3, for the contract of stores alone: what is built on it takes long there."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with the fixture `backend` over all backends, unless it names some itself."""
+    named = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    if "backend" in metafunc.fixturenames and "backend" not in named:
+        is_contract = metafunc.module.__name__.endswith("test_versioned_store")
+        metafunc.parametrize("backend", [*BACKENDS, S3_MOTO] if is_contract else BACKENDS, indirect=True)
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """Yield each backend in turn; CONTRIBUTING.md has the steps for a new one."""
     if request.param == "memory":
