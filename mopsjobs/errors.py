@@ -377,6 +377,12 @@ class EngineUnavailableError(EngineError):
 
     exit_code = EXIT_UNREACHABLE
 
+    def __init__(self, message: str, *, hint: str | None = None, sent: bool = False, silent: bool = False) -> None:
+        """Describe the outage. If `sent`, a launch may have had an effect; if `silent`, no reply came in time."""
+        super().__init__(message, hint=hint)
+        self.sent = sent
+        self.silent = silent
+
 
 class EngineAccessError(EngineError):
     """An engine refused the credentials, or there are none."""

@@ -243,7 +243,7 @@ def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, secon
     answer, why_not = find_in_engines(job_id, app.env, seconds)
     if answer is None:
         raise StoreUnavailableError(outage.message, hint=why_not or outage.hint)
-    phase, reason, detail = answer.state
+    phase, reason, detail, *_ = answer.state
     job: Job = {**dict.fromkeys(job_json.job_fields()), "job_id": job_id, "engine": answer.engine}
     job["status"] = STATUS_OF_PHASE.get(phase)
     job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": answer.show_command}

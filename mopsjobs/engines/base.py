@@ -58,12 +58,31 @@ class LaunchResult(NamedTuple):
     """Further fields for the metadata of the record."""
 
 
+class ShardEnd(NamedTuple):
+    """The end of a shard that left tasks behind, as its engine saw it."""
+
+    shard: int
+    reason: str
+    """The engine's word for it: `OOMKilled`, `Error`."""
+    exit_code: int | None = None
+    is_out_of_memory: bool = False
+
+    def describe(self) -> str:
+        """Return the end in words, such as `shard 3 OOMKilled (exit code 137)`."""
+        code = "" if self.exit_code is None else f" (exit code {self.exit_code})"
+        return f"shard {self.shard} {self.reason}{code}"
+
+
 class EngineState(NamedTuple):
     """The state of a job on an engine: its phase, the reason in a word (`Evicted`), and in a sentence."""
 
     phase: Phase
     reason: str | None = None
     detail: str | None = None
+    is_stuck: bool = False
+    """Whether a pending job needs help. A job that only waits for its turn needs none."""
+    lost: tuple[ShardEnd, ...] = ()
+    """The shards of a failed job that ended before their tasks."""
 
 
 class EngineTimes(NamedTuple):

@@ -19,6 +19,7 @@ from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     EngineError,
+    EngineUnavailableError,
     JobExistsError,
     MopsJobsError,
     StoreError,
@@ -126,7 +127,8 @@ class JobSubmissionClient:
             UsageError: if the bundle is not in the store. Nothing was registered. Or if the launch failed.
             ValueTooLargeError: if bundle or manifest are too large for the store. Nothing was launched.
             UnusableStoreError: if the server of the store ignores the conditions of writes. Nothing was launched.
-            EngineError: if the launch failed. The record, if there is one, is `failed` and has the reason.
+            EngineError: if the launch failed. The record, if there is one, is `failed` and has the reason. It stays
+                `submitting` if the engine does not say whether it has started the job.
             JobBusyError: if the job's runner is at work here, after a submission without the registry. That runner
                 updates the record.
         """
@@ -149,7 +151,7 @@ class JobSubmissionClient:
             remember_names(self._directory_of(submission.job_id), submission.notify)  # a short job ends at once
             launched = self._engine.launch(launch)
         except (EngineError, UsageError) as error:
-            if not warnings:
+            if not warnings and not _may_run(error):
                 with contextlib.suppress(MopsJobsError):
                     info = {"code": LAUNCH_FAILED, "message": str(error)}
                     self._registry.finalize_job(submission.job_id, JobStatus.FAILED, error_info=info)
@@ -219,6 +221,11 @@ class JobSubmissionClient:
                 f"The registry does not answer, and this machine cannot keep the job in {directory.path}: {error}",
                 hint="Name another place: XDG_STATE_HOME=/path.",
             ) from None
+
+
+def _may_run(error: MopsJobsError) -> bool:
+    """Return whether a launch that failed may have started the job. Its record then must not say that it ended."""
+    return isinstance(error, EngineUnavailableError) and error.sent
 
 
 def launched_fields(launched: LaunchResult) -> dict[str, object]:

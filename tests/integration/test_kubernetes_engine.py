@@ -18,6 +18,7 @@ import pytest
 
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
+from mopsjobs.engines.kubernetes import client as k8s_client
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine, kubectl_for
 from mopsjobs.engines.kubernetes.logs import MAX_FAILURES
 from mopsjobs.engines.trust import NotTrustedError, Trust
@@ -90,6 +91,20 @@ def test_a_launch_whose_reply_is_lost_is_no_failure(engine: KubernetesEngine, ap
     launched = engine.launch(LAUNCH)
     assert launched.k8s_name == "seir-1"
     assert len(api.requests("post", "/apis/batch/v1/namespaces/models/jobs")) == 1
+
+
+@pytest.mark.parametrize(("looks", "sent"), [(503, True), (404, False)])
+def test_a_launch_without_a_reply_is_looked_for(
+    engine: KubernetesEngine, api: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, looks: int, sent: bool
+) -> None:
+    """For the time that an API server allows. The error then says whether the Job may be there."""
+    monkeypatch.setattr("mopsjobs.engines.kubernetes.engine.CREATE_READ_SECONDS", 0.05)
+    api.answer("/apis/batch/v1/namespaces/models/jobs", lambda: asyncio.sleep(0.2), method="post")
+    api.answer("/apis/batch/v1/namespaces/models/jobs/seir-1", {"message": "not now"}, status=looks)
+    with pytest.raises(EngineUnavailableError) as raised:
+        engine.launch(LAUNCH)
+    assert (raised.value.sent, sum(clock.slept)) == (sent, 30)
+    assert raised.value.hint == "See whether it has started: kubectl -n models get job seir-1"
 
 
 def test_a_launch_that_is_forbidden_needs_permission(engine: KubernetesEngine, api: Api) -> None:
@@ -256,9 +271,14 @@ def test_a_pod_that_was_killed_for_its_memory_is_told_of(engine: KubernetesEngin
     api.put_pod(0, "Running")
     api.put_job(status={"active": 1, "ready": 1, "failed": 1})
     detail = "1 of its pods exceeded the memory limit and were killed (exit code 137)"
-    assert engine.state(RECORD) == ("running", "OOMKilled", detail)
+    assert engine.state(RECORD)[:4] == ("running", "OOMKilled", detail, False)
     api.put_job(status=_condition("Failed", reason="FailedIndexes"))
-    assert engine.state(RECORD) == ("failed", "OOMKilled", detail)
+    assert engine.state(RECORD)[:3] == ("failed", "OOMKilled", detail)
+    exited = {"state": {"terminated": {"exitCode": 4}}, "lastState": {}}
+    api.put_pod(1, "Failed", shards=3, containerStatuses=[{**container, **exited}])
+    api.put_job(status={**_condition("Failed", reason="FailedIndexes"), "failedIndexes": "1,5-6"})
+    shards = "shard 1 Error (exit code 4), shard 5 FailedIndexes, shard 6 FailedIndexes"
+    assert engine.state(RECORD)[2] == f"{detail}: {shards}"
 
 
 def test_a_pod_that_cannot_start_says_why(engine: KubernetesEngine, api: Api) -> None:
@@ -267,14 +287,14 @@ def test_a_pod_that_cannot_start_says_why(engine: KubernetesEngine, api: Api) ->
     container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **waiting}
     api.put_pod(0, "Pending", containerStatuses=[container])
     api.put_job(status={"active": 1, "ready": 0})
-    assert engine.state(RECORD) == ("pending", "ImagePullBackOff", "no such image")
+    assert engine.state(RECORD)[:4] == ("pending", "ImagePullBackOff", "no such image", True)
 
 
 def test_a_pod_without_a_node_says_why(engine: KubernetesEngine, api: Api) -> None:
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
     api.put_pod(0, "Pending", conditions=[unscheduled])
     api.put_job(status={"active": 1, "ready": 0})
-    assert engine.state(RECORD) == ("pending", "Unschedulable", "0/3 nodes")
+    assert engine.state(RECORD)[:4] == ("pending", "Unschedulable", "0/3 nodes", True)
 
 
 def test_a_suspended_job_is_pending(engine: KubernetesEngine, api: Api) -> None:
@@ -464,8 +484,6 @@ def test_a_cluster_that_says_nothing_is_given_up_on(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes the connection, and never answers. The two waits together stay below five seconds."""
-    from mopsjobs.engines.kubernetes import client as k8s_client
-
     assert k8s_client.CONNECT_SECONDS + k8s_client.READ_SECONDS < 5
     monkeypatch.setattr(k8s_client, "READ_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:

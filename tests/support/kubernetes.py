@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 JOBS = "batch/v1/jobs"
 PODS = "v1/pods"
+EVENTS = "v1/events"
 
 
 class Api:
     """An API server in a thread of its own; `mock` is for its loop, which `do` runs things in."""
 
-    def __init__(self) -> None:
+    def __init__(self, mock: KubernetesEmulator | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._stack = contextlib.AsyncExitStack()
-        self.mock = KubernetesEmulator()
+        self.mock = KubernetesEmulator() if mock is None else mock  # without requests, it is false
         self._server = Server(self.mock)
         self._run(self._enter())
         self.url = f"http://127.0.0.1:{self._server.port}"
-        self.mock.resources[JOBS] = {"namespaced": True}
-        self.mock.resources[PODS] = {"namespaced": True}
+        for resource in (JOBS, PODS, EVENTS):
+            self.mock.resources[resource] = {"namespaced": True}
 
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)

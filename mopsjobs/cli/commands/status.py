@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]:
     """Return lines and notes for a job whose record could not be read."""
-    phase, reason, detail = answer.state
+    phase, reason, detail, *_ = answer.state
     why = ": ".join(word for word in (reason, detail) if word)
     lines: list[Line] = [
         [title_text("Job"), str(job["job_id"])],

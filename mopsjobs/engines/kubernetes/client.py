@@ -18,7 +18,7 @@ from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 from lightkube.resources.batch_v1 import Job
-from lightkube.resources.core_v1 import Pod
+from lightkube.resources.core_v1 import Event, Pod
 from lightkube.types import CascadeType
 
 from mopsjobs.engines.kubernetes.kubeconfig import SERVICE_HOST, existing_kubeconfigs, listed_kubeconfigs
@@ -31,6 +31,9 @@ CONNECT_SECONDS = 2.0
 
 READ_SECONDS = 2.5
 """Both together stay below the five seconds in which a command has to fail."""
+
+CREATE_READ_SECONDS = 30.0
+"""How long a cluster may take to admit a Job: each of its webhooks may take up to 30 s, and 10 s by default."""
 
 FOLLOW_READ_SECONDS = 30.0
 """How long a followed log may be silent before it is requested again: the connection may be dead."""
@@ -97,6 +100,18 @@ class Cluster:
             pods = list(self._client.list(Pod, namespace=namespace, labels={JOB_NAME_LABEL: job_name}))
             return sorted(pods, key=lambda pod: (shard_of(pod), _creation_time(pod)))
 
+    def warnings(self, namespace: str, job_name: str) -> list[tuple[str, str]]:
+        """Return the warnings among the events of a Job, as reason and message, the oldest first."""
+        about = {"involvedObject.kind": "Job", "involvedObject.name": job_name}
+        with self._translate_errors():
+            events = [
+                event
+                for event in self._client.list(Event, namespace=namespace, fields=about)  # type: ignore[arg-type]
+                if event.type == "Warning" and event.involvedObject.name == job_name
+            ]
+            events.sort(key=lambda event: 0.0 if event.lastTimestamp is None else event.lastTimestamp.timestamp())
+            return [(str(event.reason), str(event.message)) for event in events]
+
     def delete(self, namespace: str, name: str) -> bool:
         """Delete a Job, and in the background its pods. Return False if there is none."""
         try:
@@ -151,6 +166,8 @@ class Cluster:
             raise EngineUnavailableError(
                 f"Cannot reach the cluster at {self.server}: {_error_text(error)}.",
                 hint="Try again, or check with: kubectl cluster-info",
+                sent=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout),
+                silent=isinstance(error, httpx.ReadTimeout),
             ) from None
         except (ConfigError, OSError) as error:  # of the sign-in program that the kubeconfig names
             raise EngineAccessError(f"Cannot sign in to the cluster at {self.server}: {_error_text(error)}.") from None
@@ -167,7 +184,11 @@ class Cluster:
 
 @contextlib.contextmanager
 def open_cluster(
-    env: Mapping[str, str], context: str | None = None, *, recorded: str | None = None, follow: bool = False
+    env: Mapping[str, str],
+    context: str | None = None,
+    *,
+    recorded: str | None = None,
+    read_seconds: float | None = None,
 ) -> Iterator[Cluster]:
     """Connect to a cluster. Nothing is sent yet.
 
@@ -176,13 +197,13 @@ def open_cluster(
         context: a context of the kubeconfig; None for `recorded`.
         recorded: the context that a job's record names; None for the current one. In a pod, which has no kubeconfig, it
             stands for the pod's own cluster, the only one that the pod can reach.
-        follow: whether a response may take longer, to follow a log.
+        read_seconds: how long a response may take; None for `READ_SECONDS`.
 
     Raises:
         EngineAccessError: if there is no configuration, or it cannot be used.
     """
     config = _load_config(env, context, recorded)
-    read = FOLLOW_READ_SECONDS if follow else READ_SECONDS
+    read = READ_SECONDS if read_seconds is None else read_seconds
     try:
         # Not lazy, so that an invalid response raises an error at the request.
         client = Client(
@@ -307,7 +328,8 @@ def _status_error(error: httpx.HTTPStatusError, server: str) -> EngineError:
     if code == 403:
         return EngineAccessError(f"The cluster at {server} does not permit this{reason}.")
     if code in (408, 429) or code >= 500:
-        return EngineUnavailableError(f"The cluster at {server} cannot answer now ({code}){reason}.")
+        message = f"The cluster at {server} cannot answer now ({code}){reason}."
+        return EngineUnavailableError(message, sent=code != 429)
     return EngineError(f"The cluster at {server} refuses the request ({code}){reason}.")
 
 

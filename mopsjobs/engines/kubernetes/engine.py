@@ -18,10 +18,18 @@ from typing import TYPE_CHECKING, Any
 from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, EngineTimes, Launch, LaunchResult, launch_notes
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes import logs as k8s_logs
-from mopsjobs.engines.kubernetes.client import Cluster, ConflictError, is_other_context, open_cluster
+from mopsjobs.engines.kubernetes.client import (
+    CREATE_READ_SECONDS,
+    FOLLOW_READ_SECONDS,
+    Cluster,
+    ConflictError,
+    is_other_context,
+    open_cluster,
+)
+from mopsjobs.engines.kubernetes.job_end import describe_shards, lost_shards, with_lost_shards
+from mopsjobs.engines.kubernetes.launch_lookup import find_created
 from mopsjobs.engines.kubernetes.manifest import (
     JOB_ID,
-    LAUNCH_ID,
     build_manifest,
     check_namespace,
     is_job_place,
@@ -29,7 +37,7 @@ from mopsjobs.engines.kubernetes.manifest import (
     kubectl,
 )
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for, remember_launch
-from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError, shorten
+from mopsjobs.errors import EngineAccessError, EnginePlaceError, EngineUnavailableError, shorten
 from mopsjobs.utils.times import utc_now
 
 if TYPE_CHECKING:
@@ -42,6 +50,9 @@ CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
 
 OOM_KILLED = "OOMKilled"
 """The reason of Kubernetes for the end of a container that the kernel killed for its memory. Its exit code is 137."""
+
+NO_PODS = "NoPods"
+"""The reason of a Job that has no pods. An event of the Job may say why."""
 
 MAX_SHOWN_NAME = 100
 """Characters of an invalid name that a message shows, at most."""
@@ -77,7 +88,7 @@ class KubernetesEngine:
         """
         launch_id = secrets.token_hex(8)
         context = launch.options.get("context") or self._context
-        with open_cluster(self._env, context) as cluster:
+        with open_cluster(self._env, context, read_seconds=CREATE_READ_SECONDS) as cluster:
             namespace = check_namespace(launch.options.get("namespace") or cluster.namespace)
             manifest = build_manifest(launch, namespace=namespace, launch_id=launch_id, env=self._env)
             name = job_name(launch.job_id)
@@ -85,7 +96,8 @@ class KubernetesEngine:
             try:
                 created = cluster.create(manifest)
             except (ConflictError, EngineUnavailableError) as problem:
-                created = _find_created(cluster, manifest, problem, show_command)
+                with open_cluster(self._env, context) as other:
+                    created = find_created(other, manifest, problem, show_command, self._sleep)
         uid = None if created.metadata is None else created.metadata.uid
         metadata = _launch_metadata(launch, manifest)
         if context is not None:
@@ -156,7 +168,8 @@ class KubernetesEngine:
                 f"Only the record of job {job['job_id']} names {choice}; it was not used.",
                 hint=f"If you trust it, add: {flags_for([choice])}",
             )
-        return open_cluster(self._env, self._context, recorded=_recorded_context(job), follow=follow)
+        read_seconds = FOLLOW_READ_SECONDS if follow else None
+        return open_cluster(self._env, self._context, recorded=_recorded_context(job), read_seconds=read_seconds)
 
 
 def unknown_context(job: Mapping[str, object], env: Mapping[str, str], trust: Trust) -> str | None:
@@ -214,32 +227,6 @@ def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
     return namespace, name
 
 
-def _find_created(cluster: Cluster, manifest: Mapping[str, object], problem: EngineError, show_command: str) -> Job:
-    """Return the Job that a launch has created although the reply was lost or says otherwise.
-
-    Raises:
-        EngineError: if there is another Job, or none.
-    """
-    metadata: dict[str, dict[str, str]] = manifest["metadata"]  # type: ignore[assignment]
-    namespace, name, annotations = str(metadata["namespace"]), str(metadata["name"]), metadata["annotations"]
-    try:
-        existing = cluster.job(namespace, name)
-    except EngineError:
-        existing = None
-    marks = {} if existing is None or existing.metadata is None else existing.metadata.annotations or {}
-    if existing is not None and marks.get(LAUNCH_ID) == annotations[LAUNCH_ID]:
-        return existing
-    if marks.get(JOB_ID) == annotations[JOB_ID]:
-        raise EngineError(
-            f"Job {annotations[JOB_ID]} is already launched; nothing was started.", hint=f"See it: {show_command}"
-        )
-    if isinstance(problem, ConflictError):
-        raise EngineError(
-            f"Namespace {namespace} has another Job {name}; nothing was started.", hint=f"See it: {show_command}"
-        )
-    raise EngineUnavailableError(problem.message, hint=f"See whether it has started: {show_command}")
-
-
 def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineState:
     namespace, name = _place(cluster, job)
     k8s_job = cluster.job(namespace, name)
@@ -252,8 +239,10 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineS
     end = _end_state(k8s_job.status)
     if end is not None and end.phase == "failed":
         with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
-            problem = _memory_problem(cluster.pods(namespace, name))
-            return end if problem is None else EngineState("failed", *problem)
+            pods = cluster.pods(namespace, name)
+            problem = _memory_problem(pods)
+            end = end if problem is None else EngineState("failed", *problem)
+            return with_lost_shards(end, lost_shards(k8s_job.status, pods))
     return end or _active_state(cluster, k8s_job, k8s_job.status, namespace, name)
 
 
@@ -265,8 +254,23 @@ def _active_state(cluster: Cluster, k8s_job: Job, status: JobStatus, namespace: 
     is_running = bool(status.active if status.ready is None else status.ready)
     if is_running and not status.failed:
         return EngineState("running")
-    reason, detail = _pod_problem(cluster.pods(namespace, name), is_running=is_running)
-    return EngineState("running" if is_running else "pending", reason, detail)
+    pods = cluster.pods(namespace, name)
+    reason, detail = _pod_problem(pods, is_running=is_running)
+    if is_running:
+        return EngineState("running", reason, detail)
+    if reason == NO_PODS:
+        reason, detail = _creation_problem(cluster, namespace, name) or (reason, detail)
+    if reason is None and (failed := lost_shards(status, pods)):
+        reason, detail = failed[0].reason, f"{describe_shards(failed)}, to be tried again"
+    return EngineState("pending", reason, detail, is_stuck=reason is not None)
+
+
+def _creation_problem(cluster: Cluster, namespace: str, name: str) -> tuple[str, str] | None:
+    """Return why the cluster makes no pods for a Job, as kubectl shows it: a quota, or a refusal; None if unknown."""
+    with contextlib.suppress(EngineAccessError):  # a role may not permit to read events
+        warnings = cluster.warnings(namespace, name)
+        return warnings[-1] if warnings else None
+    return None
 
 
 def _find_own_job(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> Job | None:

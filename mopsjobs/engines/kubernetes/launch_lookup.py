@@ -1,0 +1,92 @@
+"""Look for the Job of a launch whose reply was lost, late or an error, so that no Job runs beside a failed record.
+
+An API server ends a request after 60 s by default. A request that got no reply may be admitted until then. See
+docs/decisions/0086-followers-ask-the-engine.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from mopsjobs.engines.kubernetes.client import Cluster
+from mopsjobs.engines.kubernetes.manifest import JOB_ID, LAUNCH_ID
+from mopsjobs.errors import EngineError, EngineUnavailableError
+
+if TYPE_CHECKING:
+    from lightkube.resources.batch_v1 import Job
+
+log = logging.getLogger(__name__)
+
+PAUSES = (0.0, 1.0, 2.0, 4.0)
+"""Seconds before each look, after a reply that was an error: what it did is done, but may not be visible yet."""
+
+SILENT_PAUSES = (*PAUSES, 8.0, 15.0)
+"""The same without any reply. With the time-out of the request, these are the 60 s of an API server."""
+
+
+def find_created(
+    cluster: Cluster,
+    manifest: Mapping[str, object],
+    problem: EngineError,
+    show_command: str,
+    sleep: Callable[[float], None],
+) -> Job:
+    """Return the Job that a launch has created although the reply was lost or says otherwise.
+
+    Args:
+        cluster: a connection whose requests take seconds at most.
+        manifest: the Job of the launch.
+        problem: the error of the request.
+        show_command: the command that shows the Job.
+        sleep: waits that many seconds.
+
+    Raises:
+        EngineUnavailableError: if the Job is not there. With `sent`, the cluster did not say so: it may be there.
+        EngineError: if another Job has the name.
+    """
+    unavailable = problem if isinstance(problem, EngineUnavailableError) else None
+    if unavailable is not None and not unavailable.sent:
+        raise unavailable
+    metadata: dict[str, dict[str, str]] = manifest["metadata"]  # type: ignore[assignment]
+    namespace, name, annotations = str(metadata["namespace"]), str(metadata["name"]), metadata["annotations"]
+    existing, is_known = _look(cluster, namespace, name, unavailable, sleep)
+    marks = {} if existing is None or existing.metadata is None else existing.metadata.annotations or {}
+    if existing is not None and marks.get(LAUNCH_ID) == annotations[LAUNCH_ID]:
+        return existing
+    if marks.get(JOB_ID) == annotations[JOB_ID]:
+        raise EngineError(
+            f"Job {annotations[JOB_ID]} is already launched; nothing was started.", hint=f"See it: {show_command}"
+        )
+    if unavailable is None or existing is not None:
+        raise EngineError(
+            f"Namespace {namespace} has another Job {name}; nothing was started.", hint=f"See it: {show_command}"
+        )
+    raise EngineUnavailableError(
+        unavailable.message, hint=f"See whether it has started: {show_command}", sent=not is_known
+    )
+
+
+def _look(
+    cluster: Cluster,
+    namespace: str,
+    name: str,
+    unavailable: EngineUnavailableError | None,
+    sleep: Callable[[float], None],
+) -> tuple[Job | None, bool]:
+    """Return the Job of that name, and whether the last look was answered."""
+    pauses = PAUSES[:1] if unavailable is None else SILENT_PAUSES if unavailable.silent else PAUSES
+    if unavailable is not None:
+        log.warning("warning: %s Looking for up to %g s whether the Job is there.", unavailable, sum(pauses))
+    is_known = False
+    for pause in pauses:
+        sleep(pause)
+        try:
+            existing, is_known = cluster.job(namespace, name), True
+        except EngineError:
+            is_known = False
+            continue
+        if existing is not None:
+            return existing, True
+    return None, is_known
