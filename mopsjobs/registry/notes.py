@@ -27,6 +27,9 @@ NOTE_HISTORY = "note_history"
 LABEL_HISTORY = "label_history"
 """The member of metadata with the last changes of labels: `{labels, at, by, id}`; a removed label is null."""
 
+SUSPECT = "suspect"
+"""The member of metadata that says why an active job may be stuck: `{reason, since}`; null if it is not."""
+
 WAITS_FOR = "waits_for"
 """The member of metadata that says what the tasks of an active job wait for; null if they do not."""
 

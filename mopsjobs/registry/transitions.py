@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field
-from mopsjobs.registry.notes import NOTE, is_annotated_by
+from mopsjobs.registry.notes import NOTE, SUSPECT, WAITS_FOR, is_annotated_by
 from mopsjobs.registry.status import TRANSITIONS, JobStatus, steps
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, encode_forecast, with_usage
 from mopsjobs.utils.times import parse_time, record_time
@@ -212,13 +212,15 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
     """Return `state` with the report of a shard, and the sums over all shards.
 
     Counts of shards that the job no longer has are removed, since other shards have their tasks now. A report with
-    `is_least` never lowers the completed tasks of the record. Then it is only a sign of life.
+    `is_least` never lowers the completed tasks of the record. Then it is only a sign of life. With any, the job neither
+    waits nor is suspect.
     """
     own = [report.completed, report.failed, int(report.is_done)]
     by_shard = counts_of_shards(state.shards, shards, shard, own)
     reports: list[Any] = list(by_shard.values())
     completed = sum(completed for completed, _, _ in reports)
     state = state.evolve(
+        metadata=_without_marks(state.metadata),
         usage=MappingProxyType(with_usage(state.usage, str(shard), report.usage)),
         forecast=MappingProxyType(_forecasts(state, shard, report, is_complete=len(by_shard) >= shards)),
     )
@@ -230,6 +232,12 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
         tasks_failed=sum(failed for _, failed, _ in reports),
         heartbeat_at=at,
     )
+
+
+def _without_marks(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return metadata that say neither what the job waits for nor why it is suspect."""
+    marks = {name: None for name in (WAITS_FOR, SUSPECT) if metadata.get(name) is not None}
+    return MappingProxyType({**metadata, **marks}) if marks else metadata
 
 
 def counts_of_shards(by_shard: Mapping[str, object], shards: int, shard: int, own: Sequence[int]) -> dict[str, object]:

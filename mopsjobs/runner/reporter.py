@@ -8,6 +8,7 @@ record, by which the runner learns that its job was cancelled.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -123,6 +124,13 @@ class Reporter:
         self._stop.set()
         self._thread.join()
 
+    def has_ended(self) -> bool:
+        """Return whether the record has ended. It is read if it was not before; an outage does not end it."""
+        with contextlib.suppress(MopsJobsError), self._lock:
+            if self.state is None:
+                self._set_state(self._registry.get_job(self._job_id))
+        return self.ended.is_set()
+
     def report(self) -> None:
         """Write the counts now, and read those of the other shards. Does nothing while the registry is away."""
         if self._is_away or self._stop.is_set():
@@ -194,8 +202,6 @@ class Reporter:
         if is_waiting:
             send = functools.partial(self._report_wait, None if self._stop.is_set() else self.waits_for)
         try:
-            if not is_waiting and self.state is not None and self.state.metadata.get(WAITS_FOR) is not None:
-                self._set_state(self._registry.update_fields(self._job_id, metadata={WAITS_FOR: None}))
             state = send()
         except JobNotFoundError:
             self._register()

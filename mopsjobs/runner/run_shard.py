@@ -272,8 +272,8 @@ class _Run:
         """Run tasks until none is left, a stop is requested or the job ends. Return whether none is left."""
         tasks = self._tasks_to_run(ledger)
         first = next(tasks, None)
-        if first is not None and not early.wait(self._on_log):
-            return False
+        if first is not None and (reporter.has_ended() or not early.wait(self._on_log)):
+            return False  # before the model is loaded: a pod that is tried again may find the job ended
         pool = None if first is None else self._open_pool(events, notes)
         begun = None if first is None or self._shard.cores is not None else utc_now()  # it may wait for a core first
         self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)

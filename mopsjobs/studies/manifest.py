@@ -15,7 +15,7 @@ from typing import Any
 from mopsjobs.engines.base import NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
-from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, WAITS_FOR
+from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, SUSPECT, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.reuse import MAX_SOURCES, REUSED_FIELD, SOURCES_FIELD, Reuse
@@ -27,9 +27,6 @@ MANIFEST_VERSION = 1
 
 APART = "study_metadata"
 """Where a record has the entries of a study's metadata whose names mops-jobs uses itself."""
-
-SUSPECT = "suspect"
-"""The name of the mark that `reconcile` puts into metadata."""
 
 NAMES_NAME = "_outputs.json"
 """The output that lists the names of a task's other outputs, if the study does not. No other begins with `_`."""

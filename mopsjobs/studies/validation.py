@@ -36,7 +36,7 @@ class EarlyEnd(NamedTuple):
     """Why a job is ended before all its tasks were tried."""
 
     code: str
-    """One of `EARLY_CODES`, for its record."""
+    """One of `EARLY_CODES`, or the reason of the engine that ended it, for its record."""
     reason: str
     """A sentence without its full stop."""
 

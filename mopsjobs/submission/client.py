@@ -31,10 +31,11 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.notes import SUSPECT
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.studies.manifest import SUSPECT, Manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study

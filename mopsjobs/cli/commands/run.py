@@ -11,9 +11,10 @@ from mopsjobs.cli.flags import add_full_ids, positive_number
 from mopsjobs.cli.launch_flags import add_runner_flags, parse_max_failures, parse_task_memory, parse_task_timeout
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url
-from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, UsageError
+from mopsjobs.engines.model_errors import ModelError
+from mopsjobs.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNREACHABLE, UsageError
 from mopsjobs.ledger.retry_policy import parse_retries, retry_policy
-from mopsjobs.registry.status import TERMINAL
+from mopsjobs.registry.status import TERMINAL, JobStatus
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
 from mopsjobs.submission.launching import find_interpreter
 from mopsjobs.utils.text import parse_whole_number, pluralize
@@ -65,31 +66,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Run a shard."""
     number, of = _shard_number(args, app)
+    is_in_pod = args.shards is not None
     shard = Shard(
         job_id=args.job,
         number=number,
         shards=of,
         workers=args.workers,
         # In a pod, the runner writes a wrong path into the record instead. With Dask, the path is one on the workers.
-        python=find_interpreter(args.python, app.env) if args.shards is args.scheduler is None else args.python,
+        python=args.python if is_in_pod or args.scheduler is not None else find_interpreter(args.python, app.env),
         task_timeout=parse_task_timeout(args.task_timeout),
         task_memory=parse_task_memory(args.task_memory),
         policy=retry_policy(None if args.retries is None else parse_retries(args.retries), args.retry_on),
         first=args.first,
         max_failures=parse_max_failures(args.max_failures),
-        wait_for_manifest=args.shards is not None,
+        wait_for_manifest=is_in_pod,
         echo=args.echo,
         outage_seconds=DEFAULT_OUTAGE_SECONDS if args.patience is None else parse_duration(args.patience),
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, app.env),
     )
-    result = run_here(shard, app)
+    try:
+        result = run_here(shard, app)
+    except ModelError as error:
+        if is_in_pod:
+            error.exit_code = EXIT_REFUSED  # the record has ended, and another pod could not load the model either
+        raise
     counts = f"{pluralize(result.completed, 'task')} done, {result.failed} failed"
     if not result.is_done:
-        code = EXIT_DONE if result.status in TERMINAL else stopped_code(result)
+        code = _ended_code(result.status, is_in_pod=is_in_pod) if result.status in TERMINAL else stopped_code(result)
         return Result(notes=[f"{args.job}: stopped, {counts}; {result.status or 'state unknown'}"], exit_code=code)
     if result.status is None:
         return Result(notes=[f"{args.job}: {counts}; the registry does not answer"], exit_code=EXIT_UNREACHABLE)
     return Result(notes=[f"{args.job}: {result.status}, {counts}"])
+
+
+def _ended_code(status: str | None, *, is_in_pod: bool) -> int:
+    """Return the exit code of a run whose job has ended. By it, a cluster knows that no other pod has to try."""
+    return EXIT_REFUSED if is_in_pod and status != JobStatus.SUCCEEDED else EXIT_DONE
 
 
 def _shard_number(args: argparse.Namespace, app: App) -> tuple[int, int]:

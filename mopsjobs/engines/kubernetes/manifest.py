@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.engines.base import Launch, runner_flags
-from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.errors import EXIT_REFUSED, EXIT_USAGE, OptionError, UsageError
 from mopsjobs.utils.text import parse_whole_number
 
 CONTAINER = "runner"
@@ -43,6 +43,10 @@ DEFAULT_TTL_SECONDS = 24 * 3600
 
 GRACE_SECONDS = 60
 """Seconds that a runner has after SIGTERM to store outputs and report."""
+
+FINAL_CODES = (EXIT_USAGE, EXIT_REFUSED)
+"""Exit codes of a runner that another try would not change: it was called wrongly, the model cannot be loaded, or the
+job has ended."""
 
 MAX_SHARDS = 100_000
 """With more, Kubernetes also needs a limit of failed indexes."""
@@ -141,10 +145,15 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
             "parallelism": options.number("parallelism", min(launch.shards, MAX_PARALLELISM), 1, MAX_PARALLELISM),
             "backoffLimitPerIndex": options.number("backoff_limit_per_index", DEFAULT_BACKOFF, 0, 1000),
             "ttlSecondsAfterFinished": options.number("ttl_seconds", DEFAULT_TTL_SECONDS, 0, 2**31 - 1),
-            # A pod that is evicted, preempted or on a lost node has not failed.
+            # A pod that is evicted, preempted or on a lost node has not failed. No other pod can do what a final code
+            # refuses.
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(FINAL_CODES)},
+                    },
                 ]
             },
             "template": _pod(launch, options, labels, annotations, env),

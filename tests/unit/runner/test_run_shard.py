@@ -113,6 +113,20 @@ def test_running_an_ended_job_again_calls_nothing_and_changes_nothing(
     assert calls(noted) == dict.fromkeys(range(3), 1)
 
 
+def test_a_job_that_has_ended_loads_no_model(
+    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
+) -> None:
+    """A pod that is tried again reads the record first. Its tasks are left, and its counts too."""
+    (model / "model.py").write_text(f"open({str(tmp_path / 'loaded')!r}, 'x')\n")
+    given(sets_of(3))
+    registry.update_status("job", "scheduled")
+    before = registry.finalize_job("job", "failed")
+    ran, _ = work(line, registry, tmp_path / "job")
+    assert ran[:4] == ("failed", 0, 0, False)
+    assert record(registry) == before
+    assert not (tmp_path / "loaded").exists()
+
+
 def test_a_job_that_was_never_submitted_is_not_run(line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
     with pytest.raises(NoManifestError, match="has no manifest"):
         work(line, registry, tmp_path / "job")

@@ -89,8 +89,11 @@ def test_a_pod_has_the_memory_that_its_tasks_may_have(
 
 
 def test_an_evicted_pod_is_no_failure_of_its_shard() -> None:
-    (rule,) = _manifest()["spec"]["podFailurePolicy"]["rules"]
-    assert rule == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    """A runner that was called wrongly, or whose job has ended, ends the Job."""
+    evicted, final = _manifest()["spec"]["podFailurePolicy"]["rules"]
+    assert evicted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    codes = {"containerName": "runner", "operator": "In", "values": [2, 6]}
+    assert final == {"action": "FailJob", "onExitCodes": codes}
 
 
 def test_the_runner_is_told_everything() -> None:
