@@ -1,9 +1,10 @@
 """Bring the states that engines report into the registry.
 
-If the engine says that a job has ended, its record ends, through the statuses in between. A job that is gone, evicted
-or silent is only marked as suspect (docs/decisions/0025-cancelling-and-suspects.md). The mark is `metadata.suspect`,
-`{reason, since}`, since every program that writes these records keeps metadata. `list --stuck` reads it there. A write
-merges metadata, so setting the mark to null removes it.
+If the engine says that a job has ended, its record ends, through the statuses in between: by its outputs, where it has
+a manifest. A job that is gone, evicted or silent is only marked as suspect
+(docs/decisions/0025-cancelling-and-suspects.md). The mark is `metadata.suspect`, `{reason, since}`, since every program
+that writes these records keeps metadata. `list --stuck` reads it there. Why a job has not begun is in
+`metadata.waits_for`, in the words of its engine. A write merges metadata, so null removes either.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from mopsjobs.app.app import App
 from mopsjobs.app.failed_launches import end_failed_launch
+from mopsjobs.app.lost_attempts import record_lost
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import CLUSTER_ENGINES, open_engine
@@ -30,13 +32,17 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.notes import SUSPECT, WAITS_FOR
 from mopsjobs.registry.status import TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
-from mopsjobs.studies.validation import validate
+from mopsjobs.studies.validation import EarlyEnd, validate
+from mopsjobs.utils.text import cut_to_length, strip_control_characters
 from mopsjobs.utils.times import parse_time, record_time
 
-Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear"]
+Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear", "explain"]
 
+MAX_WAIT_TEXT = 300
+"""Characters of the engine's words for why a job has not begun. A list of nodes may be long."""
 
 MOVES = ("start", "validate", "succeed", "fail")
 """The verbs that change the status of a record."""
@@ -48,6 +54,11 @@ class Action(NamedTuple):
     verb: Verb
     reason: str | None = None
     detail: str | None = None
+
+    @property
+    def words(self) -> str | None:
+        """Return reason and sentence together; None without either."""
+        return ": ".join(filter(None, (self.reason, self.detail))) or None
 
 
 class ReconcileResult(NamedTuple):
@@ -61,6 +72,8 @@ class ReconcileResult(NamedTuple):
     """Why its engine could not be asked, or its record not be changed."""
     exit_code: int = EXIT_DONE
     """The exit code of the problem."""
+    state: JobState | None = None
+    """The record after the action; None if it is not known."""
 
     @property
     def is_changed(self) -> bool:
@@ -90,20 +103,32 @@ def _decide_end(state: JobState, engine: EngineState, *, has_manifest: bool) -> 
         # Every task has run, and the outputs show the results, even if the runner has died since.
         return Action("validate", engine.reason, engine.detail)
     if engine.phase == "failed":
-        return Action("fail", engine.reason or "Failed", engine.detail)
+        # Other shards may have left all their outputs.
+        return Action("validate" if has_manifest else "fail", engine.reason or "Failed", engine.detail)
     return None
 
 
 def _decide_mark(state: JobState, engine: EngineState, now: datetime) -> Action:
-    """Return whether to mark, unmark or start a job that has not ended."""
+    """Return how to mark, unmark or start a job that has not ended."""
     reason, marked = _suspect_reason(state, engine, now), marked_reason(state)
-    if reason is not None:
-        return Action("nothing" if marked == reason else "suspect", reason, engine.detail)
+    if reason is not None and reason != marked:
+        return Action("suspect", reason, engine.detail)
     if engine.phase == "running" and state.status not in (JobStatus.RUNNING, JobStatus.VALIDATING):
         return Action("start")
-    if marked is not None and engine.phase in ("pending", "running"):
-        return Action("clear")
-    return Action("nothing")
+    if engine.phase in ("pending", "running"):
+        if marked is not None and reason is None:
+            return Action("clear", engine.reason, engine.detail)
+        if _wait_text(engine) != state.metadata.get(WAITS_FOR):
+            return Action("explain", engine.reason, engine.detail)
+    return Action("nothing", reason)
+
+
+def _wait_text(engine: EngineState) -> str | None:
+    """Return why a job has not begun, in the words of its engine; None if it has, or if the engine does not say."""
+    if engine.phase != "pending" or engine.reason is None:
+        return None
+    words = ": ".join(filter(None, (engine.reason, engine.detail)))
+    return cut_to_length(strip_control_characters(" ".join(words.split())), MAX_WAIT_TEXT)
 
 
 def _suspect_reason(state: JobState, engine: EngineState, now: datetime) -> str | None:
@@ -119,7 +144,7 @@ def _suspect_reason(state: JobState, engine: EngineState, now: datetime) -> str 
         engine.reason is None and state.status in (JobStatus.RUNNING, JobStatus.VALIDATING)
     ):
         return "pod_gone"  # and no other pod has replaced it
-    return None
+    return engine.reason if engine.is_stuck else None
 
 
 def _last_report(state: JobState) -> datetime:
@@ -134,7 +159,7 @@ def _last_report(state: JobState) -> datetime:
 
 def marked_reason(state: JobState) -> str | None:
     """Return the reason in the record's mark as suspect; None without a mark."""
-    mark = state.metadata.get("suspect")
+    mark = state.metadata.get(SUSPECT)
     return str(mark.get("reason")) if isinstance(mark, Mapping) else None
 
 
@@ -163,20 +188,22 @@ def reconcile(
             job = state.to_dict()
             engine = engines[str(engine_of(job))]
             found = engine.state(job)
-            needs_manifest = found.phase == "succeeded" or state.status == JobStatus.VALIDATING
+            needs_manifest = found.phase in ("succeeded", "failed") or state.status == JobStatus.VALIDATING
             has_manifest = (
                 needs_manifest and registry.store.get(manifest_key(state.job_id, registry.prefix)) is not None
             )
             action = decide(state, found, now(), has_manifest=has_manifest)
             times = engine.times(job) if action.verb in MOVES else EngineTimes()
-            after = _apply(registry, state, action, times, now)
+            after = _apply(registry, state, action, found, times, now)
         except (EngineUnavailableError, StoreUnavailableError):
             raise
         except (InvalidTransitionError, JobNotFoundError):
             # Another program was faster, and cancelled, ended or deleted it. Its change is the newer one.
             newer = registry.get_job(state.job_id)
             done.append(
-                ReconcileResult(state.job_id, Action("nothing"), state.status, newer.status if newer else "deleted")
+                ReconcileResult(
+                    state.job_id, Action("nothing"), state.status, newer.status if newer else "deleted", state=newer
+                )
             )
         except NotTrustedError as error:
             problem = f"{error} {error.hint}"  # the flag to add
@@ -184,14 +211,14 @@ def reconcile(
         except MopsJobsError as error:
             done.append(ReconcileResult(state.job_id, action, state.status, state.status, str(error), error.exit_code))
         else:
-            done.append(ReconcileResult(state.job_id, action, state.status, after.status))
+            done.append(ReconcileResult(state.job_id, action, state.status, after.status, state=after))
     return done
 
 
 def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()) -> list[ReconcileResult]:
-    """Ask the cluster about jobs, and change their records accordingly.
+    """Ask the clusters about jobs, and change their records accordingly.
 
-    Jobs on other engines are left out, except those whose runner ended on this machine before its first report.
+    Jobs of local engines are left out, except those whose runner ended on this machine before its first report.
 
     Args:
         job_ids: full ids; without one, every job that has not ended.
@@ -232,10 +259,15 @@ def _end_failed_launch(state: JobState, app: App) -> ReconcileResult | None:
 
 
 def _apply(
-    registry: JobRegistry, state: JobState, action: Action, times: EngineTimes, now: Callable[[], datetime]
+    registry: JobRegistry,
+    state: JobState,
+    action: Action,
+    engine: EngineState,
+    times: EngineTimes,
+    now: Callable[[], datetime],
 ) -> JobState:
-    """Apply an action to a record, with the times of the engine. Return the record after it."""
-    unmark: dict[str, object] = {} if marked_reason(state) is None else {"metadata": {"suspect": None}}
+    """Apply an action to a record, with the state and the times of the engine. Return the record after it."""
+    marks = _marks(state, action, engine, now)
     after = state
     if action.verb in MOVES and times.started_at is not None and state.status != JobStatus.VALIDATING:
         # In a write of its own, which makes the start a reported step. It changes nothing if the record has the step.
@@ -243,21 +275,39 @@ def _apply(
     at_end = registry.backdated_to(times.ended_at)
     match action.verb:
         case "start":
-            after = registry.update_status(state.job_id, JobStatus.RUNNING, **unmark)
+            after = registry.update_status(state.job_id, JobStatus.RUNNING, metadata=marks)
         case "validate":
-            reason = ": ".join(filter(None, (action.reason, action.detail))) or None
-            after = validate(registry.store, at_end, state.job_id, first_error=reason).state
+            after = _validate(registry, at_end, state, action, engine)
         case "succeed":
-            after = at_end.update_status(state.job_id, JobStatus.SUCCEEDED, **unmark)
+            after = at_end.update_status(state.job_id, JobStatus.SUCCEEDED, metadata=marks)
         case "fail":
             message = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed ({action.reason})."
             error = {"error_code": action.reason, "error_message": message}
-            after = at_end.update_status(state.job_id, JobStatus.FAILED, **error, **unmark)
-        case "suspect":
-            mark = {"reason": str(action.reason), "since": record_time(now())}
-            after = registry.update_fields(state.job_id, metadata={"suspect": mark})
-        case "clear":
-            after = registry.update_fields(state.job_id, **unmark)
+            after = at_end.update_status(state.job_id, JobStatus.FAILED, **error, metadata=marks)
+        case "suspect" | "clear" | "explain":
+            after = registry.update_fields(state.job_id, metadata=marks)
         case "nothing":
             pass
     return after
+
+
+def _marks(state: JobState, action: Action, engine: EngineState, now: Callable[[], datetime]) -> dict[str, object]:
+    """Return what an action changes of the marks of a record: why it is suspect, and what it waits for."""
+    changes: dict[str, object] = {WAITS_FOR: _wait_text(engine)}
+    if action.verb == "suspect":
+        changes[SUSPECT] = {"reason": str(action.reason), "since": record_time(now())}
+    elif action.verb != "explain":
+        changes[SUSPECT] = None
+    return {name: value for name, value in changes.items() if value is not None or state.metadata.get(name) is not None}
+
+
+def _validate(
+    registry: JobRegistry, at_end: JobRegistry, state: JobState, action: Action, engine: EngineState
+) -> JobState:
+    """End a job as its outputs decide. The engine's word is its error if outputs are missing."""
+    store, job_id = registry.store, state.job_id
+    if engine.phase != "failed" or state.status == JobStatus.VALIDATING:
+        return validate(store, at_end, job_id, first_error=action.words).state
+    record_lost(store, state, engine.lost)
+    reason = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed"
+    return validate(store, at_end, job_id, early=EarlyEnd(str(action.reason), reason.rstrip("."))).state

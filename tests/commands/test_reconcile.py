@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mopsjobs.engines.base import EngineState
 from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add
@@ -44,6 +45,17 @@ def test_the_command_marks_what_is_gone(cli: Cli, jobs: JobRegistry, cluster: Cl
     cli.clock.advance(minutes=5)
     assert cli.ok("reconcile", "a").lines == ["a: scheduled, no longer suspect"]
     assert cli.ok("reconcile").lines == []
+
+
+def test_the_command_says_what_a_job_waits_for(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:
+    """Until it does not. Another view has it from the record."""
+    add_kubernetes_job(jobs, "scheduled")
+    cluster.says = EngineState("pending", "Priority", "other jobs come first")
+    assert cli.ok("reconcile").lines == ["a: scheduled, waits for Priority: other jobs come first"]
+    assert "Waits for  Priority: other jobs come first" in cli.ok("status", "a").lines
+    assert cli.ok("list", "--stuck", "-q").lines == []
+    cluster.says = PENDING
+    assert cli.ok("reconcile").lines == ["a: scheduled, waits no longer"]
 
 
 def test_the_command_tells_scripts_what_it_did(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:

@@ -51,6 +51,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
 def _line(one: ReconcileResult) -> str:
     if one.action.verb == "suspect":
         return f"{one.job_id}: {one.after}, suspect: {one.action.reason}"
+    if one.action.verb == "explain":
+        return (
+            f"{one.job_id}: {one.after}, {f'waits for {one.action.words}' if one.action.words else 'waits no longer'}"
+        )
     if one.action.verb == "clear":
         return f"{one.job_id}: {one.after}, no longer suspect"
     return f"{one.job_id}: {one.before} -> {one.after}"

@@ -8,11 +8,12 @@ import pytest
 
 from mopsjobs.app.reconcile import Action, decide, reconcile
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.engines.base import EngineState, EngineTimes
+from mopsjobs.engines.base import EngineState, EngineTimes, ShardEnd
 from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
+from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.study_parser import parse_study
@@ -31,6 +32,7 @@ from support.engines import (
     add_kubernetes_job,
     state_of,
 )
+from support.ledgers import attempts_in
 
 MISSING = "k8s_job_missing"
 
@@ -64,28 +66,38 @@ def _steps(state: JobState) -> list[object]:
 # --- the decision -------------------------------------------------------------------------------------------------
 
 
-def _record(status: str, *, heartbeat: int | None = None, suspect: str | None = None, age: int = 3600) -> JobState:
+NO_IMAGE = EngineState("pending", "ImagePullBackOff", "no such image", is_stuck=True)
+QUEUED = EngineState("pending", "Priority", "other jobs come first")
+
+
+def _record(
+    status: str,
+    *,
+    heartbeat: int | None = None,
+    suspect: str | None = None,
+    waits_for: str | None = None,
+    age: int = 3600,
+) -> JobState:
     """Return a record that came to its status `age` seconds ago, and had a heartbeat `heartbeat` seconds ago."""
 
     def ago(seconds: int) -> str:
         return (START - timedelta(seconds=seconds)).isoformat()
 
     return JobState(
-        job_id="a", status=status, created_at=ago(age), updated_at=ago(0),
+        job_id="a", status=status, engine="kubernetes", created_at=ago(age), updated_at=ago(0),
         heartbeat_at=None if heartbeat is None else ago(heartbeat),
         transitions=({"status": status, "at": ago(age), "id": None},),
-        metadata={} if suspect is None else {"suspect": {"reason": suspect, "since": ago(100)}},
+        metadata={
+            **({} if suspect is None else {"suspect": {"reason": suspect, "since": ago(100)}}),
+            **({} if waits_for is None else {"waits_for": waits_for}),
+        },
     )  # fmt: skip
 
 
 DECISIONS: list[tuple[JobState, EngineState, str, str | None]] = [
     *[(_record(status), COMPLETE, "validate", None) for status in ACTIVE],
-    *[
-        (_record(status), FAILED, "fail", "BackoffLimitExceeded")
-        for status in ACTIVE - {JobStatus.VALIDATING}
-    ],
-    (_record("running"), EngineState("failed"), "fail", "Failed"),
-    (_record("validating"), FAILED, "validate", "BackoffLimitExceeded"),
+    *[(_record(status), FAILED, "validate", "BackoffLimitExceeded") for status in ACTIVE],
+    (_record("running"), EngineState("failed"), "validate", "Failed"),
     (_record("validating"), GONE, "validate", "K8sJobMissing"),
     *[(_record(status), GONE, "suspect", MISSING) for status in ACTIVE - {JobStatus.VALIDATING}],
     (_record("running", heartbeat=30), GONE, "nothing", None),
@@ -95,9 +107,17 @@ DECISIONS: list[tuple[JobState, EngineState, str, str | None]] = [
     (_record("scheduled"), EVICTED, "suspect", "pod_gone"),
     (_record("running", heartbeat=90), EVICTED, "suspect", "pod_gone"),
     (_record("running", heartbeat=90), PENDING, "suspect", "pod_gone"),
-    (_record("running", heartbeat=30), EVICTED, "nothing", None),
+    (_record("running", heartbeat=30), EVICTED, "explain", "Evicted"),
     (_record("running", heartbeat=30), EngineState("running", "Evicted"), "nothing", None),
     (_record("scheduled"), PENDING, "nothing", None),
+    (_record("scheduled", age=30), NO_IMAGE, "explain", "ImagePullBackOff"),
+    (_record("scheduled"), NO_IMAGE, "suspect", "ImagePullBackOff"),
+    (_record("scheduled", suspect="ImagePullBackOff"), NO_IMAGE, "explain", "ImagePullBackOff"),
+    (_record("running", heartbeat=90), NO_IMAGE, "suspect", "ImagePullBackOff"),
+    (_record("scheduled"), QUEUED, "explain", "Priority"),
+    (_record("running", heartbeat=90), QUEUED, "explain", "Priority"),
+    (_record("scheduled", suspect="ImagePullBackOff"), QUEUED, "clear", "Priority"),
+    (_record("running", waits_for="Priority"), RUNNING, "explain", None),
     (_record("scheduled"), RUNNING, "start", None),
     (_record("submitting"), RUNNING, "start", None),
     (_record("scheduled", suspect=MISSING), RUNNING, "start", None),
@@ -122,6 +142,7 @@ def test_what_a_record_needs(state: JobState, says: EngineState, verb: str, reas
 def test_without_a_manifest_the_engine_alone_decides() -> None:
     """No manifest says which outputs there should be."""
     assert decide(_record("running"), COMPLETE, START, has_manifest=False) == Action("succeed")
+    assert decide(_record("running"), FAILED, START, has_manifest=False)[:2] == ("fail", FAILED.reason)
     assert decide(_record("validating"), FAILED, START, has_manifest=False).verb == "fail"
     assert decide(_record("validating"), GONE, START, has_manifest=False)[:2] == ("suspect", MISSING)
 
@@ -131,7 +152,7 @@ def test_without_a_manifest_the_engine_alone_decides() -> None:
 def test_silence_never_ends_a_job(status: str, says: EngineState) -> None:
     """However old it is: only Complete and Failed do, and outputs where all tasks have been worked on."""
     assert decide(_record(status, heartbeat=10**6, age=10**7), says, START).verb in {
-        "nothing", "start", "suspect", "clear",
+        "nothing", "start", "suspect", "clear", "explain",
     }  # fmt: skip
 
 
@@ -224,6 +245,34 @@ def test_a_failed_job_says_why(registry: JobRegistry, clock: Clock) -> None:
     add_kubernetes_job(registry, "running")
     state = _reconcile(registry, clock, FAILED)
     assert (state.status, state.error_code, state.error_message) == ("failed", FAILED.reason, FAILED.detail)
+
+
+@pytest.mark.parametrize(("done", "status"), [(2, "succeeded"), (1, "partial"), (0, "failed")])
+def test_outputs_decide_how_a_failed_job_ends(registry: JobRegistry, clock: Clock, done: int, status: str) -> None:
+    """Other shards may have left theirs. The engine's word is the error, and the ledger has the task in hand."""
+    add_kubernetes_job(registry, "running")
+    _manifest(registry, "a", done)
+    says = FAILED._replace(lost=(ShardEnd(0, "OOMKilled", 137, is_out_of_memory=True),))
+    state = _reconcile(registry, clock, says)
+    left = f"{FAILED.detail}; {2 - done} of 2 tasks left no complete outputs"
+    error = (None, None) if done == 2 else (FAILED.reason, left)
+    assert (state.status, state.error_code, state.error_message) == (status, *error)
+    attempts = [(one.task, str(one.outcome)) for one in attempts_in(registry.store)]
+    assert attempts == ([] if done == 2 else [(done, "oom")])
+
+
+def test_words_of_the_engine_stay_until_the_job_runs(registry: JobRegistry, clock: Clock) -> None:
+    """Mark and words come and go together. A report of its runner removes both."""
+    add_kubernetes_job(registry, "scheduled")
+    clock.advance(minutes=5)
+    state = _reconcile(registry, clock, NO_IMAGE)
+    assert state.metadata["waits_for"] == "ImagePullBackOff: no such image"
+    assert state.metadata["suspect"]["reason"] == "ImagePullBackOff"
+    assert _reconcile(registry, clock, NO_IMAGE) == state
+    long = EngineState("pending", "Unschedulable", "0/5000 nodes\n" * 100, is_stuck=True)
+    assert len(_reconcile(registry, clock, long).metadata["waits_for"]) == 300
+    state = registry.report_shard("a", 0, 1, ShardReport(0, 0))
+    assert dict(state.metadata) == {"waits_for": None, "suspect": None}
 
 
 def test_a_job_of_another_program_succeeds_without_a_manifest(registry: JobRegistry, clock: Clock) -> None:

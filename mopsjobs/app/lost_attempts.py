@@ -1,0 +1,101 @@
+"""Write into the ledger which tasks a lost shard had in hand. Its runner had no time to do so, and its disk is gone.
+
+A runner takes its tasks in their order. So those that its workers had in hand are the first without outputs and without
+an attempt. The chunk has a key that follows from the launch: several readers write it once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+from mopsjobs.engines.base import ShardEnd, last_launch
+from mopsjobs.errors import RecordError, StoreError
+from mopsjobs.ledger.attempt import Attempt, Outcome
+from mopsjobs.ledger.format import chunk_key, encode_attempts, ledger_prefix, parse_attempts, parse_chunk_key
+from mopsjobs.ledger.signature import attempt_error
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.utils.text import parse_whole_number
+
+MAX_SHARDS = 100
+"""Lost shards whose tasks are written. Each takes a few requests."""
+
+MAX_NUMBER = 10**6
+"""Shards of a job, at most."""
+
+MAX_WORKERS = 1000
+"""Workers of a shard, at most. A record may hold any number."""
+
+
+def record_lost(store: VersionedStore, state: JobState, lost: Sequence[ShardEnd]) -> None:
+    """Write an attempt at each task that lost shards had in hand. What the store does not take is left out.
+
+    Args:
+        store: where manifest, outputs and ledger are.
+        state: a job that has a manifest, and whose runners have ended.
+        lost: the shards that ended before their tasks.
+    """
+    lost = lost[:MAX_SHARDS]
+    if not lost:
+        return
+    with contextlib.suppress(StoreError):
+        manifest = load_manifest(store, state.job_id)
+        run = hashlib.blake2b(f"{state.job_id} {state.k8s_uid}".encode(), digest_size=8).hexdigest()
+        for end, tasks in _tasks_in_hand(store, state, manifest, lost):
+            attempts = [_attempt(task, end) for task in tasks]
+            if attempts:
+                key = chunk_key(state.job_id, end.shard, run, 0)
+                store.create_if_absent(key, encode_attempts(state.job_id, end.shard, attempts))
+
+
+def _tasks_in_hand(
+    store: VersionedStore, state: JobState, manifest: Manifest, lost: Sequence[ShardEnd]
+) -> list[tuple[ShardEnd, list[int]]]:
+    """Return the numbers of the tasks that the workers of each lost shard had in hand."""
+    launch = last_launch(state.to_dict())
+    shards = parse_whole_number(launch.get("shards", ""), 1, MAX_NUMBER) or 1
+    workers = _workers(launch)
+    tried = _tried_tasks(store, state.job_id, {end.shard for end in lost})
+    complete = find_complete_tasks(store, manifest).complete
+    left_out = {*manifest.duplicate_tasks(), *manifest.positions(manifest.deferred)}
+    open_tasks: dict[int, list[int]] = {end.shard: [] for end in lost}
+    for position, task in manifest.tasks():
+        found = open_tasks.get(position % shards)
+        if found is None or len(found) >= workers or complete[position] or position in left_out:
+            continue
+        if task.number not in tried:
+            found.append(task.number)
+    return [(end, open_tasks[end.shard]) for end in lost]
+
+
+def _workers(launch: Mapping[str, str]) -> int:
+    """Return the workers of a shard, by the options of its launch: as named, else one per core."""
+    with contextlib.suppress(ValueError):
+        cores = math.floor(float(launch.get("cpu", "1").removesuffix("m")))
+        cores = cores // 1000 if launch.get("cpu", "").endswith("m") else cores
+        return parse_whole_number(launch.get("workers", ""), 1, MAX_WORKERS) or min(max(1, cores), MAX_WORKERS)
+    return 1
+
+
+def _tried_tasks(store: VersionedStore, job_id: str, shards: set[int]) -> set[int]:
+    """Return the tasks of these shards with an attempt in the ledger."""
+    tried: set[int] = set()
+    for key in store.list_keys(ledger_prefix(job_id)):
+        parsed = parse_chunk_key(key)
+        if parsed is None or parsed.kind != "attempts" or parsed.shard not in shards:
+            continue
+        chunk = store.get(key)
+        with contextlib.suppress(RecordError):
+            tried |= {one.task for one in (parse_attempts(chunk.value, parsed) if chunk else ())}
+    return tried
+
+
+def _attempt(task: int, end: ShardEnd) -> Attempt:
+    outcome = Outcome.OOM if end.is_out_of_memory else Outcome.LOST
+    error = attempt_error(end.reason, None, f"its runner ended: {end.describe()}")
+    return Attempt(task, 1, outcome, None, None, None, None, None, None, None, error, None)
