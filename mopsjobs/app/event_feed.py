@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from mopsjobs.app.app import App
+from mopsjobs.app.engine_watch import EngineWatch
 from mopsjobs.app.failed_launches import end_failed_launch, end_failed_launch_if_possible
 from mopsjobs.app.find_job import find_cached, find_state
 from mopsjobs.app.freshness import FreshnessPolicy
@@ -109,6 +110,7 @@ class EventFeed:
         self._cache_id: str | None = None
         self._listed = 0
         self._is_synced = False
+        self._engines = EngineWatch(app, app.out)
         self.job_id: str | None = None
         """The job's full id."""
         self.job: Mapping[str, object] | None = None
@@ -261,7 +263,8 @@ class EventFeed:
         if self.job_id is None:
             return None
         state = self._app.registry.require_job(self.job_id)
-        return end_failed_launch(state.fields(), self._app) or state
+        state = end_failed_launch(state.fields(), self._app) or state
+        return self._engines.look_and_tell(state)
 
     def _find(self, name: str) -> tuple[str, datetime | None]:
         """Find the job. Return its id and when it was created; no time if only its events are left."""

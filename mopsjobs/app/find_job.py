@@ -14,6 +14,7 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.status import BEFORE_RUNNING
 
 if TYPE_CHECKING:
     from mopsjobs.engines.lookup import EngineAnswer
@@ -102,15 +103,23 @@ def find_state(name: str, app: App) -> JobState:
 
 
 def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
-    """Find a job by its record. End it first if its runner never reported."""
-    found = _find_by_record(name, app, policy)
-    if policy.offline or not found.job["is_active"] or found.job["engine"] not in LOCAL_ENGINES:
-        return found
-    from mopsjobs.app.failed_launches import end_failed_launch_if_possible  # here: few jobs need it
+    """Find a job by its record. First, a silent record gets what is known of the job's runner.
 
-    if end_failed_launch_if_possible(found.job, app) is None:
+    A runner of this machine that never reported has ended. A cluster is asked about a job that has not begun.
+    """
+    found, is_changed = _find_by_record(name, app, policy), False
+    job = found.job
+    if policy.offline or not job["is_active"]:
         return found
-    return _find_by_record(str(found.job["job_id"]), app, policy)
+    if job["engine"] in LOCAL_ENGINES:
+        from mopsjobs.app.failed_launches import end_failed_launch_if_possible  # here: few jobs need it
+
+        is_changed = end_failed_launch_if_possible(job, app) is not None
+    elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None:
+        from mopsjobs.app.engine_watch import ask_if_silent  # here: few jobs need it
+
+        is_changed = ask_if_silent(job, app, must_answer=policy.refresh)
+    return _find_by_record(str(found.job["job_id"]), app, policy) if is_changed else found
 
 
 def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mopsjobs.app.next_steps import has_failed_tasks
 from mopsjobs.errors import CacheError, command_line
 from mopsjobs.registry.notes import NOTE, WAITS_FOR, has_unrecorded_note, label_history, note_history
-from mopsjobs.registry.status import BEFORE_RUNNING
+from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
 from mopsjobs.utils.times import human_duration, human_range, parse_time
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def slurm_text(job: Mapping[str, object]) -> str | None:
 def waits_for_text(job: Mapping[str, object]) -> str | None:
     """Return what the tasks of an active job wait for; None if nothing is known."""
     text = _metadata(job).get(WAITS_FOR)
-    return text if isinstance(text, str) and job["is_active"] else None
+    return text if isinstance(text, str) and job["status"] not in TERMINAL else None
 
 
 def deferred_text(job: Mapping[str, Any]) -> str | None:

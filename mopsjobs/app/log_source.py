@@ -1,18 +1,22 @@
 """Read the log lines of a job, from the first source that has them.
 
-The cluster has the lines of a job that has not ended. The events have those of every job. If the registry does not
-answer, the runner's own log on this machine is the last resort.
+The cluster has the lines of a job that has not ended, or that it has ended itself. The events have those of every job.
+If the registry does not answer, the runner's own log on this machine is the last resort.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
-from mopsjobs.app.event_feed import EventFeed
+from mopsjobs.app.early_ends import early_end_text, is_ended_by_engine
+from mopsjobs.app.engine_watch import EngineWatch
+from mopsjobs.app.event_feed import POLL_SECONDS, EventFeed
 from mopsjobs.app.exit_codes import exit_code_of
+from mopsjobs.app.job_texts import waits_for_text
 from mopsjobs.app.log_search import selected_tasks
 from mopsjobs.app.log_selection import KINDS, LogLine, LogSelection, check_tail, warn_of_missing_lines
 from mopsjobs.app.user_trust import trust_after_question, user_trust
@@ -22,7 +26,8 @@ from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError
-from mopsjobs.registry.status import TERMINAL
+from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
+from mopsjobs.utils.text import strip_control_characters
 
 OVERLAP_SECONDS = 10.0
 """When the cluster stops answering, events from this long before are read, so that no line is missing."""
@@ -112,7 +117,10 @@ class _LogReader:
             self._note_absence(feed)
             return EXIT_DONE
         state = feed.follow(seen, self._show_events, on_outage=lambda: self._name_local_log(feed))
+        if not (self._has_lines or self._is_of_tasks):
+            self._read_cluster(feed.job)  # a pod that ended before its first report has left no event
         self._note_absence(feed)
+        self._note_end(feed)
         return EXIT_DONE if state is None else exit_code_of({"status": state.status})
 
     def _check_tasks(self, job: Mapping[str, object] | None) -> None:
@@ -139,10 +147,18 @@ class _LogReader:
             return
         is_selected = request.pattern or request.since is not None or self._is_of_tasks
         end = " that match" if is_selected else " yet" if is_active else ""
-        self._app.out.note(f"Job {feed.job_id} has no log lines{end}.")
+        wait = None if job is None else waits_for_text(job)
+        why = "" if wait is None else f" It waits for {strip_control_characters(wait)}"
+        self._app.out.note(f"Job {feed.job_id} has no log lines{end}.{why}")
+
+    def _note_end(self, feed: EventFeed) -> None:
+        """Print a note if the job was ended before its tasks."""
+        why = None if feed.job is None else early_end_text(feed.job)
+        if feed.job is not None and why is not None:
+            self._app.out.note(strip_control_characters(f"Job {feed.job_id} is {feed.job['status']}: {why}"))
 
     def _read_cluster(self, job: Mapping[str, object] | None) -> int | None:
-        """Read the lines of an active job from its cluster, and set where its events continue.
+        """Read the lines of a job from its cluster, and set where its events continue.
 
         The events continue at the time when the cluster's lines end. If the cluster stops answering, they start a
         little earlier, since a repeated line misleads less than a missing one.
@@ -154,6 +170,8 @@ class _LogReader:
         if job is None or not self._asks_cluster(job):
             return None
         out, count = self._app.out, 0
+        if self._request.follow and job["status"] in BEFORE_RUNNING:
+            self._await_begin(str(job["job_id"]))
         try:
             for line in self._cluster_lines(job):
                 self._show([LogLine(line)])
@@ -168,16 +186,31 @@ class _LogReader:
                 out.warn(f"{error} Continuing with the events; the last lines may be repeated.")
                 self._selection.after = self._app.now().timestamp() - OVERLAP_SECONDS
                 return 0
-            out.warn(f"{error} Showing the events instead.")
+            # Of a job that has ended, the events are expected: its pods are gone by and by.
+            say = out.debug if job["status"] in TERMINAL else out.warn
+            say(f"{error} Showing the events instead.")
             return None
         if not count:
             return None
         self._selection.after = self._app.now().timestamp()
         return 0 if self._request.follow else -1
 
+    def _await_begin(self, job_id: str) -> None:
+        """Wait until a job has begun by its record, and tell what it waits for. An outage ends this wait."""
+        watch = EngineWatch(self._app, self._app.out, quiet_seconds=0)
+        with contextlib.suppress(StoreUnavailableError):
+            while watch.look_and_tell(self._app.registry.require_job(job_id)).status in BEFORE_RUNNING:
+                self._app.sleep(POLL_SECONDS)
+
     def _asks_cluster(self, job: Mapping[str, object]) -> bool:
-        """Return whether the cluster of a job may have the selected lines. Print a note if it cannot select them."""
-        if self._request.offline or job["status"] in TERMINAL or engine_of(job) not in CLUSTER_ENGINES:
+        """Return whether the cluster of a job may have the selected lines. Print a note if it cannot select them.
+
+        Of a job that ended by itself, the events are complete. The pods of one that the cluster has ended may have
+        written more.
+        """
+        if self._request.offline or engine_of(job) not in CLUSTER_ENGINES:
+            return False
+        if job["status"] in TERMINAL and not is_ended_by_engine(job):
             return False
         if self._is_of_tasks:
             self._app.out.note("The cluster cannot select lines by task. Showing the events instead.")

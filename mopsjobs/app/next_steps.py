@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Job = Mapping[str, object]
 
+LOGGED_CODES = ("MODEL", "INCOMPLETE", "BackoffLimitExceeded", "FailedIndexes", "PodFailurePolicy", "FAILED")
+"""Codes of errors whose reason is in the log: of the runner, or of a cluster whose shards ended with an error."""
+
 PEAK_RESERVE = 1.25
 """Times the measured peak of memory that a suggested limit has at least."""
 
@@ -35,16 +38,27 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False, ends: MemoryEn
     if stale:
         return command_line("sync")
     if job["is_active"]:
-        return command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
+        return _describe_command(job) or command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
     if _is_submitted(job):
         return _command_after_end(job, ends)
-    if job["status"] == "failed" and job["k8s_name"] is not None:
-        from mopsjobs.engines.kubernetes.manifest import is_job_place, kubectl  # here: few jobs need it
+    return (job["status"] == "failed" and _kubectl_describe(job)) or command_line("status", job_id, "--json")
 
-        namespace, name = str(job["k8s_namespace"] or "default"), str(job["k8s_name"])
-        if is_job_place(namespace, name):
-            return kubectl("describe", name, namespace)
-    return command_line("status", job_id, "--json")
+
+def _describe_command(job: Job) -> str | None:
+    """Return the command that shows why a suspect job has not begun, if its cluster has said so."""
+    metadata = job["metadata"]
+    is_told = isinstance(metadata, Mapping) and isinstance(metadata.get("waits_for"), str)
+    return _kubectl_describe(job) if job["suspect"] and is_told else None
+
+
+def _kubectl_describe(job: Job) -> str | None:
+    """Return the command that describes the Kubernetes Job of a job; None if it has none."""
+    if job["k8s_name"] is None:
+        return None
+    from mopsjobs.engines.kubernetes.manifest import is_job_place, kubectl  # here: few jobs need it
+
+    namespace, name = str(job["k8s_namespace"] or "default"), str(job["k8s_name"])
+    return kubectl("describe", name, namespace) if is_job_place(namespace, name) else None
 
 
 def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
@@ -59,8 +73,8 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
         return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
     if job.get("error_code") in ("OOMKilled", "OUT_OF_MEMORY") and _last_launch(job).keys() & {"memory", "task_memory"}:
         return command_line("resume", job_id, "--memory x2")
-    is_model_error = status == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
-    return command_line("logs" if is_model_error else "resume", job_id)
+    is_logged = status == "failed" and job["error_code"] in LOGGED_CODES
+    return command_line("logs" if is_logged else "resume", job_id)
 
 
 def memory_command(job: Job, ends: MemoryEnds | None) -> str | None:

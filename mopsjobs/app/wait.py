@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
+from mopsjobs.app.early_ends import early_end_text
+from mopsjobs.app.engine_watch import EngineWatch, wait_of
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.find_job import FoundJob, find_state, read_family_of
@@ -26,7 +28,6 @@ from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.studies.validation import EARLY_CODES
 from mopsjobs.utils.backoff import Backoff
 from mopsjobs.utils.forecast import Forecast
 from mopsjobs.utils.text import strip_control_characters
@@ -191,8 +192,8 @@ def describe_ended(states: Sequence[JobState], app: App, *, has_said_why: bool =
             continue
         found = FoundJob(job_json_from_state(state, now=app.now().timestamp()))
         mirror_failures(found.job, app)
-        if state.error_code in EARLY_CODES and not has_said_why:
-            notes.append(f"{state.job_id}: {str(state.error_message).partition(';')[0]}")
+        if not has_said_why and (why := early_end_text(found.job)) is not None:
+            notes.append(f"{state.job_id}: {why}")
         if state.status != JobStatus.SUCCEEDED:  # else there was nothing to resume
             with contextlib.suppress(MopsJobsError):  # the end is known all the same
                 found = read_family_of(state, app)
@@ -268,6 +269,7 @@ class WatchedJobs:
         self._registry = app.registry
         self._last: dict[str, JobState | None] = dict.fromkeys(names)
         self._warned: set[str] = set()
+        self._engines = EngineWatch(app, out)
 
     @property
     def states(self) -> list[JobState | None]:
@@ -300,6 +302,7 @@ class WatchedJobs:
                     state = self._read_registry(name, seen)
                     if has_ended:
                         state = end_failed_launch(state.fields(), self._app) or state
+                    state = self._engines.look(state)
                 except StoreUnavailableError as error:
                     outage = error
             if outage is not None:
@@ -318,7 +321,9 @@ class WatchedJobs:
 
     def _is_news(self, seen: JobState, state: JobState) -> bool:
         """Return whether a change is worth a message. The line about progress has the counts, where there is one."""
-        return seen.status != state.status if self._line is not None else _describe(seen) != _describe(state)
+        if self._line is not None:
+            return (seen.status, wait_of(seen)) != (state.status, wait_of(state))
+        return _describe(seen) != _describe(state)
 
     def _show_progress(self) -> None:
         """Show how many tasks of all jobs have ended."""
@@ -388,4 +393,5 @@ def _can_follow(end: JobState, seen: JobState) -> bool:
 
 def _describe(state: JobState) -> str:
     progress = f", {state.tasks_completed}/{state.tasks_total} tasks" if state.tasks_total else ""
-    return f"{strip_control_characters(state.status)}{progress}"
+    wait = wait_of(state)
+    return strip_control_characters(f"{state.status}{progress}{'' if wait is None else f', waits for {wait}'}")

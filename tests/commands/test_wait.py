@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mopsjobs.engines.base import EngineState
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, during_sleeps, foreign, key, sentences
+from support.engines import FAILED, Cluster, add_kubernetes_job
 
 ENDS = [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)]
 
@@ -75,6 +77,27 @@ def test_each_change_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
         "job: succeeded, 3/4 tasks",
     ]
     assert cli("wait", "job", "-q") == (0, "", "")
+
+
+def test_the_engine_s_word_ends_the_wait(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else would: no pod of the job has reported. The wait says why, and what to type next."""
+    add_kubernetes_job(jobs, "scheduled", tasks_total=4)
+    cluster = Cluster(EngineState("pending", "ImagePullBackOff", "no such image", is_stuck=True))
+    monkeypatch.setattr("mopsjobs.app.engine_watch.open_engine", lambda name, env, trust=None: cluster)
+
+    def fail() -> None:
+        cluster.says = FAILED
+
+    during_sleeps(cli, _20=fail)
+    ran = cli("wait", "a")
+    assert (ran.code, sum(cli.clock.slept), len(cluster.asked)) == (100, 21, 2)
+    assert ran.err.splitlines() == [
+        "a: scheduled, 0/4 tasks",
+        "a: scheduled, 0/4 tasks, waits for ImagePullBackOff: no such image",
+        "a: failed, 0/4 tasks",
+        f"a: {FAILED.reason}: {FAILED.detail}",
+        "Next: kubectl -n models describe job a",
+    ]
 
 
 def test_json_gives_a_line_for_each_job(cli: Cli, jobs: JobRegistry) -> None:

@@ -1,0 +1,179 @@
+"""Ask the engine of a job whose record is silent, and bring its word into the record, as `reconcile` does.
+
+A pod that cannot start, or that ends before its first report, leaves no word in the record. Commands that follow its
+job would wait for ever. A follower asks after `QUIET_SECONDS` without a change of the record, and then at most
+once per minute. See docs/decisions/0086-followers-ask-the-engine.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mopsjobs.app.app import App
+from mopsjobs.app.reconcile import Action, ReconcileResult, is_reconcilable, reconcile
+from mopsjobs.app.user_trust import user_trust
+from mopsjobs.cache.rows import state_from_row
+from mopsjobs.engines import CLUSTER_ENGINES, open_engine
+from mopsjobs.engines.base import Engine, engine_of
+from mopsjobs.errors import EngineUnavailableError, MopsJobsError, StoreUnavailableError, command_line
+from mopsjobs.registry.job_state import FIELDS, JobState
+from mopsjobs.registry.notes import WAITS_FOR
+from mopsjobs.utils.backoff import NO_JITTER, Backoff
+from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.utils.times import parse_time
+
+if TYPE_CHECKING:
+    from mopsjobs.console.printer import Printer
+
+QUIET_SECONDS = 10.0
+"""How long the record of a job stays the same before its engine is asked, and the first pause between two questions."""
+
+MAX_PAUSE = 60.0
+"""Seconds. The longest pause between two questions about a job."""
+
+
+class EngineWatch:
+    """Asks the engines about the jobs that a command follows, at a bounded rate."""
+
+    def __init__(self, app: App, out: Printer, *, quiet_seconds: float = QUIET_SECONDS) -> None:
+        """Begin; nothing is asked yet.
+
+        Args:
+            app: the run, whose registry has the jobs.
+            out: prints what went wrong, once.
+            quiet_seconds: how long a record has to stay the same before the first question.
+        """
+        self._app = app
+        self._out = out
+        self._quiet_seconds = quiet_seconds
+        self._silences: dict[str, _Silence] = {}
+        self._engines: dict[str, Engine] = {}
+        self._away_until = 0.0
+        self._warned: set[str] = set()
+        self._told: str | None = None
+
+    def look(self, state: JobState) -> JobState:
+        """Ask the engine of a job, if that is due. Return the record after that.
+
+        Args:
+            state: the record of the job, as the registry has it now.
+
+        Raises:
+            StoreUnavailableError: if the registry does not take what the engine says.
+        """
+        if not is_reconcilable(state, CLUSTER_ENGINES):
+            return state
+        now = self._app.monotonic()
+        silence = self._silences.get(state.job_id)
+        if silence is None:
+            silence = self._silences[state.job_id] = _Silence(now, self._quiet_seconds)
+        if not silence.is_due(state, now) or now < self._away_until:
+            return state
+        return self._ask(state)
+
+    def look_and_tell(self, state: JobState) -> JobState:
+        """Do as `look`, and print a note when there is news of what the job waits for."""
+        state = self.look(state)
+        wait = wait_of(state)
+        if wait is not None and wait != self._told:
+            self._out.note(strip_control_characters(f"{state.job_id}: {state.status}, waits for {wait}"))
+        self._told = wait
+        return state
+
+    def _ask(self, state: JobState) -> JobState:
+        """Ask, and return the record. What goes wrong is printed once for each reason, and the command goes on."""
+        name = str(engine_of(state.to_dict()))
+        try:
+            if name not in self._engines:
+                self._engines[name] = open_engine(name, self._app.env, user_trust((), self._app))
+            (done,) = reconcile(self._app.registry, self._engines, [state], now=self._app.now)
+        except StoreUnavailableError:
+            raise
+        except (MopsJobsError, ImportError) as error:
+            if isinstance(error, EngineUnavailableError):
+                self._away_until = self._app.monotonic() + MAX_PAUSE  # each further job would wait for it in vain
+            self._warn(name, f"The {name} engine cannot be asked about {state.job_id}: {error}")
+            return state
+        if done.problem is not None:
+            self._warn(state.job_id, _describe_problem(done, name))
+        return done.state or state
+
+    def _warn(self, about: str, problem: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            self._out.warn(strip_control_characters(problem))
+
+
+class _Silence:
+    """Silence of the record of one job: how long it has stayed the same, and when its engine is asked next."""
+
+    def __init__(self, now: float, quiet_seconds: float) -> None:
+        self._quiet_seconds = quiet_seconds
+        self._seen: object = None
+        self._status: str | None = None
+        self._since = now
+        self._next = now
+        self._backoff = Backoff(QUIET_SECONDS, MAX_PAUSE, jitter=NO_JITTER)
+
+    def is_due(self, state: JobState, now: float) -> bool:
+        """Return whether to ask now, which counts as asked."""
+        seen = (state.revision, state.updated_at, state.heartbeat_at)
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        if state.status != self._status:
+            self._status = state.status
+            self._backoff.reset()
+        if now - self._since < self._quiet_seconds or now < self._next:
+            return False
+        self._next = now + self._backoff.next_delay()
+        return True
+
+
+def wait_of(state: JobState) -> str | None:
+    """Return what an active job waits for, by its record; None if nothing is known."""
+    wait = state.metadata.get(WAITS_FOR)
+    return wait if isinstance(wait, str) and not state.is_terminal else None
+
+
+def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> bool:
+    """Ask the engine of a job whose record is silent, for a look at it alone. Return whether the record changed.
+
+    Args:
+        job: a job that has not begun or is suspect, in its JSON form, as the cache or the registry has it.
+        app: the run, whose registry has the job.
+        must_answer: whether to warn also if this machine does not reach the engine at all.
+    """
+    name = engine_of(job)
+    if name not in CLUSTER_ENGINES:
+        return False
+    reports = (job[name] for name in ("created_at", "status_since", "heartbeat_at"))
+    last = max(parse_time(str(at)) for at in reports if at is not None)
+    if (app.now() - last).total_seconds() < QUIET_SECONDS:
+        return False
+    try:
+        state = state_from_row(json.dumps({field: job[field] for field in FIELDS}))
+        engine = open_engine(name, app.env, user_trust((), app))
+        (done,) = reconcile(app.registry, {name: engine}, [state], now=app.now)
+    except (EngineUnavailableError, StoreUnavailableError) as error:
+        app.out.warn(f"{error} Showing the record alone.")
+        return False
+    except (MopsJobsError, ImportError) as error:
+        if must_answer:
+            app.out.warn(f"{error} Showing the record alone.")
+        return False
+    if done.problem is not None and (must_answer or done.action.verb != "nothing"):
+        app.out.warn(_describe_problem(done, name))
+    return done.is_changed or done.after != job["status"]
+
+
+def _describe_problem(done: ReconcileResult, engine: str) -> str:
+    """Return why the engine's word is not in the record, with the word if there is one."""
+    hint = f"See: {command_line('reconcile', done.job_id)}"
+    if done.action == Action("nothing"):
+        return f"The {engine} engine cannot be asked about {done.job_id}: {done.problem} {hint}"
+    words = f" ({done.action.words})" if done.action.words else ""
+    return (
+        f"The {engine} engine reports {done.job_id}: {done.action.verb}{words}. Its record stays: {done.problem} {hint}"
+    )

@@ -1,0 +1,72 @@
+"""`status` of a job that has not begun: its cluster is asked, and its words go into the record."""
+
+from __future__ import annotations
+
+import pytest
+
+from mopsjobs.engines.base import EngineState
+from mopsjobs.errors import EngineAccessError, EngineUnavailableError
+from mopsjobs.registry.job_registry import JobRegistry
+from support.cli import Cli, Remote
+from support.engines import FAILED, RUNNING, Cluster, add_kubernetes_job
+
+NO_IMAGE = EngineState("pending", "ImagePullBackOff", "no such image", is_stuck=True)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Return what `status` takes for the kubernetes engine."""
+    made = Cluster(NO_IMAGE)
+    monkeypatch.setattr("mopsjobs.app.engine_watch.open_engine", lambda name, env, trust=None: made)
+    return made
+
+
+def test_status_says_why_a_job_has_not_begun(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:
+    """Once it is silent for ten seconds; after a minute it is suspect. Other views have it from the record."""
+    add_kubernetes_job(jobs, "scheduled")
+    cli.ok("status", "a")
+    assert cluster.asked == []
+    cli.clock.advance(seconds=15)
+    assert "Waits for  ImagePullBackOff: no such image" in cli.ok("status", "a").lines
+    assert cli.ok("list", "--stuck", "-q").lines == []
+    cli.clock.advance(minutes=1)
+    ran = cli.ok("status", "a")
+    assert any("scheduled (suspect: ImagePullBackOff)" in line for line in ran.lines)
+    assert "Next: kubectl -n models describe job a" in ran.err
+    assert "(suspect: ImagePullBackOff)" in cli.ok("list", "--stuck").out
+    cluster.says = RUNNING
+    job = cli.ok("status", "a", "--json").json
+    assert (job["status"], job["suspect"], job["metadata"]) == ("running", None, {"suspect": None, "waits_for": None})
+    cluster.asked.clear()
+    cli.ok("status", "a")
+    assert cluster.asked == []
+
+
+def test_status_shows_the_end_that_the_cluster_knows(cli: Cli, remote: Remote, cluster: Cluster) -> None:
+    """Also if the cache is old. Offline, no cluster is asked."""
+    add_kubernetes_job(remote.jobs, "scheduled")
+    cli.ok("sync")
+    cluster.says = FAILED
+    cli.clock.advance(minutes=5)
+    assert cli.ok("status", "a", "--offline", "--json").json["status"] == "scheduled"
+    assert cli("status", "a", "--exit-status").code == 100
+
+
+@pytest.mark.parametrize(
+    ("error", "flags", "is_told"),
+    [
+        (EngineUnavailableError("Cannot reach the cluster."), (), True),
+        (EngineAccessError("There is no cluster to talk to."), (), False),
+        (EngineAccessError("There is no cluster to talk to."), ("--refresh",), True),
+    ],
+)
+def test_without_an_answer_status_shows_the_record(
+    cli: Cli, jobs: JobRegistry, cluster: Cluster, *, error: Exception, flags: tuple[str, ...], is_told: bool
+) -> None:
+    """A user without access to the cluster is told of it only on demand."""
+    add_kubernetes_job(jobs, "scheduled")
+    cli.clock.advance(minutes=5)
+    cluster.says = error
+    ran = cli.ok("status", "a", *flags)
+    assert (str(error) in ran.err) == is_told
+    assert any("scheduled" in line for line in ran.lines)
