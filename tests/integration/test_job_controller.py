@@ -1,0 +1,91 @@
+"""The rules of the stand-in for the Job controller, as Kubernetes has them: see tests/support/job_controller.py."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from support.job_controller import FAILURES, INDEX, Plan, condition_of, format_indexes, plan
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+IGNORE = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+DISRUPTED = [{"type": "DisruptionTarget", "status": "True"}]
+
+
+def _on_codes(action: str, *codes: int) -> dict[str, Any]:
+    return {"action": action, "onExitCodes": {"containerName": "runner", "operator": "In", "values": list(codes)}}
+
+
+def _job(completions: int = 2, *rules: dict[str, Any], status: dict[str, Any] | None = None, **spec: Any) -> Any:
+    policy = {"podFailurePolicy": {"rules": list(rules)}} if rules else {}
+    spec = {"completions": completions, "parallelism": completions, "backoffLimitPerIndex": 1, **policy, **spec}
+    return {"metadata": {"name": "a"}, "spec": spec, "status": status or {}}
+
+
+def _pod(index: int, phase: str = "Failed", failures: int = 0, *, code: int = 1, **status: Any) -> dict[str, Any]:
+    ended = {"terminated": {"exitCode": code, "finishedAt": "2026-03-01T11:00:00Z"}}
+    metadata = {
+        "name": f"a-{index}-{failures}-{phase}", "namespace": "models",
+        "labels": {INDEX: str(index)}, "annotations": {FAILURES: str(failures)},
+    }  # fmt: skip
+    containers = [{"name": "runner", "state": ended if phase in ("Failed", "Succeeded") else {}}]
+    return {"metadata": metadata, "status": {"phase": phase, "containerStatuses": containers, **status}}
+
+
+def _plan(job: Any, *pods: dict[str, Any], later: float = 0) -> Plan:
+    return plan(job, pods, NOW + timedelta(seconds=later), 1.0)
+
+
+def _end(done: Plan) -> str | None:
+    end = condition_of(done.status, "Failed") or condition_of(done.status, "Complete")
+    return None if end is None else str(end["reason"])
+
+
+@pytest.mark.parametrize(
+    ("job", "pods", "create", "end"),
+    [
+        (_job(), [], [(0, 0), (1, 0)], None),
+        (_job(parallelism=1), [_pod(0, "Running")], [], None),
+        (_job(), [_pod(0), _pod(1, "Succeeded")], [(0, 1)], None),
+        (_job(), [_pod(0), _pod(0, failures=1), _pod(1, "Running")], [], None),
+        (_job(), [_pod(0), _pod(0, failures=1), _pod(1, "Succeeded")], [], "FailedIndexes"),
+        (_job(), [_pod(0, "Succeeded"), _pod(1, "Succeeded")], [], "CompletionsReached"),
+        (_job(3, maxFailedIndexes=0), [_pod(0, failures=1)], [], "MaxFailedIndexesExceeded"),
+        (_job(2, _on_codes("FailJob", 6)), [_pod(0, code=6)], [], "PodFailurePolicy"),
+        (_job(2, _on_codes("FailIndex", 6)), [_pod(0, code=6), _pod(1, "Succeeded")], [], "FailedIndexes"),
+        (_job(1, IGNORE), [_pod(0, failures=1, conditions=DISRUPTED)], [(0, 1)], None),
+        (_job(1, IGNORE, _on_codes("FailJob", 137)), [_pod(0, code=137, conditions=DISRUPTED)], [(0, 0)], None),
+        (_job(1, suspend=True), [], [], None),
+    ],
+)
+def test_what_the_controller_does_next(
+    job: Any, pods: list[dict[str, Any]], create: list[tuple[int, int]], end: str | None
+) -> None:
+    done = _plan(job, *pods)
+    assert (list(done.create), _end(done)) == (create, end)
+
+
+def test_a_job_that_fails_stops_its_pods_first() -> None:
+    """It has the condition FailureTarget until then."""
+    job = _job(2, _on_codes("FailJob", 6))
+    done = _plan(job, _pod(0, code=6), _pod(1, "Running"))
+    assert list(done.delete) == ["a-1-0-Running"]
+    assert (_end(done), condition_of(done.status, "FailureTarget") is not None) == (None, True)
+    assert _end(_plan({**job, "status": done.status}, _pod(0, code=6))) == "PodFailurePolicy"
+
+
+def test_time_ends_a_job_and_delays_a_retry() -> None:
+    """By `activeDeadlineSeconds`, and by a back-off that doubles with each failure."""
+    job = _job(1, activeDeadlineSeconds=60, status={"startTime": "2026-03-01T12:00:00Z"})
+    assert _end(_plan(job, _pod(0, "Running"), later=59)) is None
+    assert _end(_plan(job, later=60)) == "DeadlineExceeded"
+    just_failed = _pod(0)
+    just_failed["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = "2026-03-01T12:00:00Z"
+    assert list(_plan(_job(1), just_failed).create) == []
+    assert list(_plan(_job(1), just_failed, later=1).create) == [(0, 1)]
+
+
+def test_indexes_are_written_as_a_status_has_them() -> None:
+    assert [format_indexes(some) for some in ([], [3], [3, 4], [1, 3, 4, 5])] == ["", "3", "3,4", "1,3-5"]

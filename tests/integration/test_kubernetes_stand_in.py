@@ -1,0 +1,217 @@
+"""Jobs on the stand-in for a cluster: its pods are real runners, and their registry is on an Azurite.
+
+The stand-in is not a cluster: see tests/support/stand_in.py. The clock of the command is moved by hand. The pods
+have the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mops_jobs
+from mopsjobs.engines.kubernetes import engine, launch_lookup, manifest
+from support.cli import Cli
+from support.kubernetes import JOBS, kubeconfig
+from support.runs import MODEL, code, sets_of, until
+from support.stand_in import StandIn
+from support.web import Web
+
+if TYPE_CHECKING:
+    from support.cli import Ran
+    from support.servers import Azurite
+
+Submit = Callable[..., "Ran"]
+
+BACK_OFF = 'Back-off pulling image "sims:1"'
+
+
+@pytest.fixture
+def cluster(cli: Cli, azurite: Azurite, tmp_path: Path) -> Iterator[StandIn]:
+    """Yield a stand-in whose pods find the registry of `cli` by the Secret `registry`."""
+    pods = tmp_path / "pods"
+    pods.mkdir()
+    env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+    with closing(StandIn(pods, {"mops-jobs": [sys.executable, mops_jobs.__file__]}, env)) as made:
+        made.secrets["registry"] = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
+        cli.env |= made.secrets["registry"]
+        cli.env["MOPS_JOBS_REGISTRY"] = f"azure://{azurite.new_container()}"
+        cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, made.url, namespace="models"))
+        cli.clock.moment = datetime.now(UTC)
+        yield made
+
+
+@pytest.fixture
+def submit(cli: Cli, cluster: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submit:
+    """Return a function that submits a study as the job `job`."""
+
+    def submitted(sets: list[dict[str, Any]], *flags: str, source: str = MODEL, secret: str | None = "registry") -> Ran:
+        directory = code(tmp_path / "code", source)
+        study = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}
+        (directory / "study.json").write_text(json.dumps(study))
+        monkeypatch.chdir(directory)
+        words = ["submit", "study.json", "--auto", "--engine", "kubernetes", "--image", "sims:1", "--job-id", "job"]
+        return cli(*words, *([] if secret is None else ["--secret", secret]), *flags)
+
+    return submitted
+
+
+def _ended(cluster: StandIn) -> str:
+    return str(until(lambda: cluster.end_of("job"), "the end of the Job"))
+
+
+def test_outputs_decide_how_a_job_with_a_lost_shard_ends(
+    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard of two runs out of memory each time. The rest of the outputs counts, and every view says why."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 1)
+    cluster.memory_kills = {1}
+    sets = [{**one, "say": "hello", **({"gate": "/none"} if one["x"] % 2 else {})} for one in sets_of(6)]
+    assert submit(sets, "--shards", "2", "--workers", "1").code == 0
+    assert _ended(cluster) == "FailedIndexes"
+    assert len(cluster.pods("job")) == 1 + 2, "its index is tried twice"
+    waited = cli("wait", "job")
+    assert waited.code == 104
+    why = "OOMKilled: 2 of its pods exceeded the memory limit and were killed (exit code 137): "
+    assert f"job: {why}shard 1 OOMKilled (exit code 137)" in waited.err.splitlines()
+    assert sum(cli.clock.slept) <= 15, "the cluster is asked after some silence, not at the end of a timeout"
+    job = cli.ok("status", "job", "--json").json
+    assert (job["status"], job["tasks_completed"], job["error_code"]) == ("partial", 3, "OOMKilled")
+    assert job["error_message"].endswith("; 3 of 6 tasks left no complete outputs")
+    (task,) = cli.ok("tasks", "job", "--status", "oom", "--json").json["tasks"]
+    assert (task["task"], task["error_type"]) == (1, "OOMKilled")
+    assert "[1] " in cli.ok("logs", "job", "--grep", "hello").out, "its pods are still there"
+
+
+def test_a_job_whose_pods_cannot_sign_in_ends_the_wait(
+    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pod can write the record. A wait and a log that is followed end all the same, and show what the pods wrote."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
+    assert submit(sets_of(2), secret=None).code == 0
+    assert _ended(cluster) == "FailedIndexes"
+    followed = cli("logs", "job", "-f")
+    assert followed.code == 100
+    assert "AZURE_STORAGE" in followed.out
+    assert "Job job is failed: FailedIndexes: Job has failed indexes: shard 0 Error (exit code 4)" in followed.err
+    waited = cli("wait", "job")
+    assert (waited.code, cli.ok("list", "--stuck", "-q").lines) == (100, [])
+    assert "Next: mops-jobs logs job" in waited.err
+
+
+def test_a_broken_model_is_loaded_once_per_shard(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """The exit code of its runner is final, so that no pod is tried again, and the Job ends."""
+    assert submit(sets_of(8), "--shards", "4", source="import nothing_of_that_name\n").code == 0
+    assert _ended(cluster) == "PodFailurePolicy"
+    assert len(cluster.pods("job")) <= 4
+    waited = cli("wait", "job")
+    job = cli.ok("status", "job", "--json").json
+    assert (waited.code, job["error_code"]) == (100, "MODEL")
+    assert "nothing_of_that_name" in job["error_message"]
+
+
+def _pull_problem(cluster: StandIn) -> None:
+    cluster.missing_images = {"sims:1"}
+
+
+def _no_room(cluster: StandIn) -> None:
+    cluster.unschedulable = "0/3 nodes are available: 3 Insufficient cpu."
+
+
+def _quota(cluster: StandIn) -> None:
+    cluster.quota = "exceeded quota: sims, requested: requests.cpu=1, used: requests.cpu=8, limited: requests.cpu=8"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "secret", "reason", "detail"),
+    [
+        (_pull_problem, "registry", "ImagePullBackOff", BACK_OFF),
+        (_no_room, "registry", "Unschedulable", "0/3 nodes are available: 3 Insufficient cpu."),
+        (_quota, "registry", "FailedCreate", "exceeded quota: sims"),
+        (lambda cluster: None, "none", "CreateContainerConfigError", 'secret "none" not found'),
+    ],
+)
+def test_every_view_says_why_pods_cannot_start(
+    cli: Cli,
+    cluster: StandIn,
+    submit: Submit,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    trouble: Callable[[StandIn], None],
+    secret: str,
+    reason: str,
+    detail: str,
+) -> None:
+    """In the words of kubectl. When it is over, the job runs, and no view says so any more."""
+    trouble(cluster)
+    assert submit(sets_of(2), secret=secret).code == 0
+    cli.clock.advance(seconds=15)
+    until(lambda: reason in cli.ok("status", "job").out, reason)
+    waited = cli("wait", "job", "--timeout", "2m")
+    assert waited.code == 8
+    assert f"waits for {reason}: " in waited.err
+    assert detail in waited.err
+    assert waited.err.count(detail) == 1
+    shown = cli.ok("status", "job").out
+    assert f"scheduled (suspect: {reason})" in shown
+    assert detail in shown
+    assert f"(suspect: {reason})" in cli.ok("list", "--stuck").out
+    assert detail in cli.ok("logs", "job").err
+    web = Web(cli, capsys, reads=True)
+    assert reason in web.ok("/jobs/job")
+    assert reason in web.ok("/jobs?stuck=true")
+    if reason != "CreateContainerConfigError":
+        return  # one of them is enough to see it run
+    cluster.secrets["none"] = cluster.secrets["registry"]
+    assert _ended(cluster) == "CompletionsReached"
+    job = cli.ok("status", "job", "--refresh", "--json").json
+    assert (job["status"], job["suspect"]) == ("succeeded", None)
+    assert (job["metadata"]["waits_for"], job["metadata"]["suspect"]) == (None, None)
+
+
+def test_a_slow_admission_is_waited_for(
+    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than one request takes: the Job is found by a later look, and the record does not say that it failed."""
+    cluster.admission_seconds = 0.5
+    monkeypatch.setattr(engine, "CREATE_READ_SECONDS", 0.1)
+    cli.clock.on_sleep = lambda _count: cluster.job("job") or until(lambda: cluster.job("job"), "the Job")
+    ran = submit(sets_of(1))
+    assert (ran.code, ran.out) == (0, "job\n")
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
+    assert len(cluster.requests("post", "/apis/batch/v1/namespaces/models/jobs")) == 1
+
+
+def test_a_job_that_is_admitted_after_all_ends_itself(
+    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond what an API server allows: its pods find a record that has ended, and load no model."""
+    cluster.admission_seconds = 0.5
+    monkeypatch.setattr(engine, "CREATE_READ_SECONDS", 0.1)
+    monkeypatch.setattr(launch_lookup, "SILENT_PAUSES", (0.0,))
+    assert submit(sets_of(4), "--shards", "2").code == 5
+    assert cli.ok("status", "job", "--refresh", "--json").json["error_code"] == "LAUNCH"
+    assert _ended(cluster) == "PodFailurePolicy"
+    assert cli.ok("status", "job", "--refresh", "--json").json["tasks_completed"] == 0
+
+
+def test_an_eviction_is_no_failure(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
+    """The pod is replaced, and the Job counts none as failed."""
+    gate, notes = tmp_path / "gate", tmp_path / "calls"
+    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    cluster.evict("job", 0)
+    until(lambda: len(cluster.pods("job")) == 2, "the second pod")
+    gate.touch()
+    assert _ended(cluster) == "CompletionsReached"
+    assert [pod["status"]["phase"] for pod in cluster.pods("job")] == ["Failed", "Succeeded"]
+    assert cluster.mock.objects[JOBS, "models", "job"].raw["status"]["failed"] == 0

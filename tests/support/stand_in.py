@@ -1,0 +1,381 @@
+"""A stand-in for a cluster: an API server, the rules of the Job controller, and a kubelet that runs real processes.
+
+The API server is kmock's emulator. The controller is `job_controller`. The kubelet starts the command of a container as
+a process of this machine, with the environment of the pod, and serves its lines. It is not a cluster: it has one node
+of any size, and no images, networks, volumes, limits or roles. What keeps pods from starting is set by hand, before or
+while they wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import aiohttp.web
+from kmock import KubernetesEmulator
+
+from mopsjobs.utils.times import parse_time
+from support.job_controller import FAILURES, INDEX, Json, condition_of, index_of, moment, plan
+from support.kubernetes import EVENTS, JOBS, PODS, Api
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+
+TICK_SECONDS = 0.02
+
+_LOG = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/]+)/log")
+
+
+class _Container:
+    """A container that runs, or has run: its process, and its lines with their times."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], directory: Path) -> None:
+        self.lines: list[bytes] = []
+        self.started_at = datetime.now(UTC)
+        self.reason: str | None = None
+        """Why the kubelet has killed it; None: it ended by itself."""
+        self.process = subprocess.Popen(
+            argv, env=dict(env), cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                now = time.time_ns()
+                at = datetime.fromtimestamp(now // 10**9, UTC)
+                self.lines.append(b"%s.%09dZ %s\n" % (f"{at:%Y-%m-%dT%H:%M:%S}".encode(), now % 10**9, line.rstrip()))
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return the exit code, once all lines were read; None before."""
+        code = self.process.poll()
+        if code is None or self._reader.is_alive():
+            return None
+        return code if code >= 0 else 128 - code
+
+    def send(self, number: int) -> None:
+        """Send a signal to all processes of the container."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+class _Server(KubernetesEmulator):
+    """The emulator, with what it lacks: admission, identities, selectors and logs."""
+
+    stand_in: StandIn
+
+    async def _handle(self, request: Any) -> Any:
+        answer = await self.stand_in.answer(request)
+        return await super()._handle(request) if answer is None else answer
+
+
+class StandIn(Api):
+    """A cluster as far as the Job controller's rules and one kubelet go. Close it: it runs processes."""
+
+    def __init__(self, directory: Path, programs: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> None:
+        """Start it.
+
+        Args:
+            directory: where each pod gets its own.
+            programs: the commands that images have, and what runs for each.
+            env: the environment of each container, besides that of its pod.
+        """
+        self.secrets: dict[str, dict[str, str]] = {}
+        """The Secrets, each with its keys. A pod that names another one gets CreateContainerConfigError."""
+        self.missing_images: set[str] = set()
+        """Images that cannot be pulled."""
+        self.unschedulable: str | None = None
+        """Why no node takes a pod; None: the node takes all."""
+        self.quota: str | None = None
+        """Why no pod may be made; None: any may."""
+        self.admission_seconds = 0.0
+        """How long a Job takes to be admitted."""
+        self.memory_kills: set[int] = set()
+        """Shards whose containers the kernel kills, as soon as they have written a line."""
+        self.retry_seconds = 0.02
+        """The back-off of the first retry; 10 s in Kubernetes."""
+        self._directory = directory
+        self._programs = programs
+        self._env = env
+        self._containers: dict[str, _Container] = {}
+        self._numbers = iter(range(10**6))
+        server = _Server()
+        server.stand_in = self
+        super().__init__(server)
+        self._is_closing = False
+        self._task = asyncio.run_coroutine_threadsafe(self._control(), self._loop)
+
+    def close(self) -> None:
+        self._is_closing = True
+        with contextlib.suppress(Exception):
+            self._task.result(20)
+        for container in self._containers.values():
+            container.send(signal.SIGKILL)
+            container.process.wait()
+        super().close()
+
+    # --- what tests look at and do ------------------------------------------------------------------------------
+
+    def job(self, name: str, namespace: str = "models") -> Json | None:
+        """Return a Job as it is now; None if there is none."""
+        return self._in_loop(lambda: self._object(JOBS, namespace, name))
+
+    def pods(self, name: str) -> list[Json]:
+        """Return the pods of a Job, the oldest first."""
+        return self._in_loop(lambda: self._pods_of(name))
+
+    def end_of(self, name: str) -> str | None:
+        """Return the reason with which a Job has ended; None if it has not."""
+        status = (self.job(name) or {}).get("status", {})
+        end = condition_of(status, "Failed") or condition_of(status, "Complete")
+        return None if end is None else str(end["reason"])
+
+    def evict(self, name: str, index: int) -> None:
+        """Evict the running pod of an index, as a node does that is low on memory."""
+
+        def act() -> None:
+            for pod in self._pods_of(name):
+                if index_of(pod) == index and pod["status"]["phase"] == "Running":
+                    self._kill(pod, "Evicted")
+
+        self._in_loop(act)
+
+    def _in_loop(self, act: Any) -> Any:
+        async def call() -> Any:
+            return act()
+
+        return self._run(call())
+
+    # --- the API server -----------------------------------------------------------------------------------------
+
+    async def answer(self, request: Any) -> Any:
+        """Return the response to a request that the emulator cannot serve alone; None: it can."""
+        if found := _LOG.fullmatch(request.url.path):
+            return self._serve_log(*found.groups(), request.params)
+        kind = None if request.resource is None else request.resource.plural
+        action = None if request.action is None else str(request.action.value).lower()
+        if action == "create" and kind == "jobs":
+            return await asyncio.shield(asyncio.ensure_future(self._admit(request.data)))
+        if action == "list" and kind in ("pods", "events"):
+            objects = self._objects(PODS if kind == "pods" else EVENTS)
+            wanted = dict(part.split("=", 1) for part in request.params.get("labelSelector", "").split(",") if part)
+            items = [one for one in objects if wanted.items() <= one["metadata"].get("labels", {}).items()]
+            return aiohttp.web.json_response({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items})
+        return None
+
+    async def _admit(self, job: Json) -> aiohttp.web.StreamResponse:
+        """Create a Job, also if its client has gone away meanwhile."""
+        metadata = job["metadata"]
+        await asyncio.sleep(self.admission_seconds)
+        if self._object(JOBS, metadata["namespace"], metadata["name"]) is not None:
+            return _refuse(409, f'jobs.batch "{metadata["name"]}" already exists')
+        metadata |= {"uid": f"uid-{next(self._numbers)}", "creationTimestamp": moment(datetime.now(UTC))}
+        self._save(JOBS, {**job, "status": {}})
+        return aiohttp.web.json_response(job, status=201)
+
+    def _serve_log(self, namespace: str, name: str, params: Mapping[str, str]) -> aiohttp.web.StreamResponse:
+        pod, container = self._object(PODS, namespace, name), self._containers.get(name)
+        if pod is None:
+            return _refuse(404, f'pods "{name}" not found')
+        if container is None:
+            return _refuse(400, f'container "runner" in pod "{name}" is waiting to start: ContainerCreating')
+        if params.get("follow") == "true":
+            return aiohttp.web.Response(body=_follow(container))
+        lines = list(container.lines)
+        if "tailLines" in params:
+            lines = lines[len(lines) - min(len(lines), int(params["tailLines"])) :]
+        return aiohttp.web.Response(body=b"".join(lines))
+
+    def _objects(self, resource: str) -> list[Json]:
+        kind = resource.rpartition("/")[2]
+        found = [one for (key, _, _), one in self.mock.objects.items() if key.plural == kind]
+        return [one.raw for one in found if not one.deleted]
+
+    def _object(self, resource: str, namespace: str, name: str) -> Json | None:
+        for one in self._objects(resource):
+            if (one["metadata"]["namespace"], one["metadata"]["name"]) == (namespace, name):
+                return one
+        return None
+
+    def _pods_of(self, name: str) -> list[Json]:
+        return [pod for pod in self._objects(PODS) if pod["metadata"]["ownerReferences"][0]["name"] == name]
+
+    def _save(self, resource: str, content: Json) -> None:
+        self.mock.objects[resource, content["metadata"]["namespace"], content["metadata"]["name"]] = content
+
+    def _remove(self, resource: str, content: Json) -> None:
+        self.mock.objects[resource, content["metadata"]["namespace"], content["metadata"]["name"]].delete()
+
+    # --- the controller -----------------------------------------------------------------------------------------
+
+    async def _control(self) -> None:
+        while not self._is_closing:
+            jobs = {job["metadata"]["uid"]: job for job in self._objects(JOBS)}
+            for job in jobs.values():
+                self._sync_job(job)
+            for pod in self._objects(PODS):
+                if pod["metadata"]["ownerReferences"][0]["uid"] not in jobs:
+                    self._delete_pod(pod)
+            for pod in self._objects(PODS):
+                self._sync_pod(pod)
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _sync_job(self, job: Json) -> None:
+        name, now = job["metadata"]["name"], datetime.now(UTC)
+        pods = self._pods_of(name)
+        done = plan(job, pods, now, self.retry_seconds)
+        if done.create and self.quota is not None:
+            message = f'Error creating: pods "{name}-{done.create[0][0]}-x" is forbidden: {self.quota}'
+            self._event(job, "FailedCreate", message)
+        elif done.create:
+            for index, failures in done.create:
+                self._create_pod(job, index, failures)
+        for pod in pods:
+            if pod["metadata"]["name"] in done.delete:
+                self._delete_pod(pod)
+        self._save(JOBS, {**job, "status": done.status})
+        end = condition_of(done.status, "Failed") or condition_of(done.status, "Complete")
+        ttl = job["spec"].get("ttlSecondsAfterFinished")
+        if end and ttl is not None and (now - parse_time(end["lastTransitionTime"])).total_seconds() >= ttl:
+            self._remove(JOBS, job)
+
+    def _event(self, job: Json, reason: str, message: str) -> None:
+        about = {"kind": "Job", "name": job["metadata"]["name"], "namespace": job["metadata"]["namespace"]}
+        metadata = {"name": f"{about['name']}.{reason}", "namespace": about["namespace"]}
+        event = {"metadata": metadata, "involvedObject": about, "type": "Warning", "reason": reason}
+        self._save(EVENTS, {**event, "message": message, "lastTimestamp": moment(datetime.now(UTC))})
+
+    def _create_pod(self, job: Json, index: int, failures: int) -> None:
+        owner, template = job["metadata"], job["spec"]["template"]
+        name = f"{owner['name']}-{index}-{next(self._numbers):05}"
+        marks = template["metadata"]
+        labels = {"batch.kubernetes.io/job-name": owner["name"], INDEX: str(index)}
+        metadata = {
+            "name": name, "namespace": owner["namespace"], "uid": f"uid-{name}",
+            "creationTimestamp": moment(datetime.now(UTC)),
+            "labels": {**marks.get("labels", {}), **labels},
+            "annotations": {**marks.get("annotations", {}), INDEX: str(index), FAILURES: str(failures)},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": owner["name"], "uid": owner["uid"]}],
+        }  # fmt: skip
+        self._save(PODS, {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}})
+
+    # --- the kubelet --------------------------------------------------------------------------------------------
+
+    def _sync_pod(self, pod: Json) -> None:
+        """Bring a pod a step further: to a node, to its image, to its process, to its end."""
+        if pod["status"]["phase"] not in ("Pending", "Running"):
+            return
+        container = self._containers.get(pod["metadata"]["name"])
+        if container is None:
+            self._save(PODS, {**pod, "status": self._waiting(pod) or self._started(pod)})
+            return
+        if index_of(pod) in self.memory_kills and container.lines and container.reason is None:
+            self._kill(pod, "OOMKilled")
+        code = container.exit_code
+        if code is None:
+            return
+        if "deletionTimestamp" in pod["metadata"]:
+            self._remove(PODS, pod)
+            return
+        status = {**pod["status"], "phase": "Succeeded" if code == 0 else "Failed", "conditions": []}
+        if container.reason == "Evicted":
+            disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+            status |= {
+                "reason": "Evicted",
+                "message": "The node was low on resource: memory.",
+                "conditions": [disrupted],
+            }
+        reason = "Completed" if code == 0 else container.reason if container.reason == "OOMKilled" else "Error"
+        started, ended = moment(container.started_at), moment(datetime.now(UTC))
+        terminated = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": ended}
+        status["containerStatuses"] = [_container_status(pod, {"terminated": terminated}, ready=False)]
+        self._save(PODS, {**pod, "status": status})
+
+    def _waiting(self, pod: Json) -> Json | None:
+        """Return the status of a pod that cannot start; None if it can."""
+        (spec,) = pod["spec"]["containers"]
+        if self.unschedulable is not None:
+            unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+            return {"phase": "Pending", "conditions": [{**unscheduled, "message": self.unschedulable}]}
+        waiting = None
+        if spec["image"] in self.missing_images:
+            waiting = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{spec["image"]}"'}
+        for source in spec.get("envFrom", ()):
+            if source["secretRef"]["name"] not in self.secrets:
+                message = f'secret "{source["secretRef"]["name"]}" not found'
+                waiting = waiting or {"reason": "CreateContainerConfigError", "message": message}
+        if waiting is None:
+            return None
+        conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]
+        statuses = [_container_status(pod, {"waiting": waiting}, ready=False)]
+        return {"phase": "Pending", "conditions": conditions, "containerStatuses": statuses}
+
+    def _started(self, pod: Json) -> Json:
+        """Start the process of a pod, and return the status."""
+        (spec,), name = pod["spec"]["containers"], pod["metadata"]["name"]
+        directory = self._directory / name
+        directory.mkdir()
+        env = {**self._env, "HOME": str(directory), "HOSTNAME": name, "JOB_COMPLETION_INDEX": str(index_of(pod))}
+        for source in spec.get("envFrom", ()):
+            env |= self.secrets[source["secretRef"]["name"]]
+        env |= {one["name"]: one["value"] for one in spec.get("env", ())}
+        program, *more = spec["command"]
+        argv = [*self._programs[program], *more, *spec.get("args", ())]
+        container = self._containers[name] = _Container(argv, env, directory)
+        running = {"running": {"startedAt": moment(container.started_at)}}
+        return {
+            "phase": "Running",
+            "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}],
+            "containerStatuses": [_container_status(pod, running, ready=True)],
+        }
+
+    def _kill(self, pod: Json, reason: str) -> None:
+        container = self._containers[pod["metadata"]["name"]]
+        container.reason = reason
+        container.send(signal.SIGKILL)
+
+    def _delete_pod(self, pod: Json) -> None:
+        """Ask a pod to stop. It is removed when its process has ended."""
+        container = self._containers.get(pod["metadata"]["name"])
+        if container is None or pod["status"]["phase"] not in ("Pending", "Running"):
+            self._remove(PODS, pod)
+        elif "deletionTimestamp" not in pod["metadata"]:
+            pod["metadata"]["deletionTimestamp"] = moment(datetime.now(UTC))
+            self._save(PODS, pod)
+            container.send(signal.SIGTERM)
+
+
+def _container_status(pod: Json, state: Json, *, ready: bool) -> Json:
+    (spec,) = pod["spec"]["containers"]
+    names = {"name": spec["name"], "image": spec["image"], "imageID": spec["image"]}
+    return {**names, "ready": ready, "restartCount": 0, "state": state}
+
+
+async def _follow(container: _Container) -> AsyncIterator[bytes]:
+    """Yield the lines of a container as they come, until it has ended."""
+    sent = 0
+    while True:
+        has_ended = container.exit_code is not None
+        while sent < len(container.lines):
+            yield container.lines[sent]
+            sent += 1
+        if has_ended:
+            return
+        await asyncio.sleep(TICK_SECONDS)
+
+
+def _refuse(code: int, message: str) -> aiohttp.web.Response:
+    body = {"kind": "Status", "status": "Failure", "code": code, "message": message}
+    return aiohttp.web.json_response(body, status=code)
