@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mopsjobs.engines.base import EngineState, EngineTimes
+from mopsjobs.engines.base import EngineState, EngineTimes, ShardEnd
 from mopsjobs.engines.slurm.script import EXIT_NOT_FOUND, EXIT_SETUP, EXIT_TIME_LIMIT
 from mopsjobs.engines.slurm.tasks import SlurmShards
 from mopsjobs.utils.text import cut_to_length, pluralize
@@ -83,6 +84,9 @@ EXIT_CODES: Mapping[int, tuple[str, str]] = {
 
 MAX_DETAIL = 500
 
+MAX_LOST = 1000
+"""Failed shards that are told one by one."""
+
 
 def newest(shards: Iterable[SlurmShards]) -> list[SlurmShards]:
     """Return the shards of the newest array among several."""
@@ -107,11 +111,13 @@ def state_of(shards: Sequence[SlurmShards]) -> EngineState:
     if waiting:
         word, meaning = _wait(waiting)
         others = "" if clause is None else f"; {clause}"
-        return EngineState("pending", word, cut_to_length(meaning + others, MAX_DETAIL))
+        detail = cut_to_length(meaning + others, MAX_DETAIL)
+        return EngineState("pending", word, detail, is_stuck=any(is_stuck(one) for one in waiting))
     if failed:
         done = sum(one.shards for one in shards) - sum(one.shards for one in failed)
         others = f"; {pluralize(done, 'shard')} completed" if done else ""
-        return EngineState("failed", reason, cut_to_length(f"{clause}{others}", MAX_DETAIL))
+        detail = cut_to_length(f"{clause}{others}", MAX_DETAIL)
+        return EngineState("failed", reason, detail, lost=tuple(itertools.islice(_lost(failed), MAX_LOST)))
     return EngineState("succeeded")
 
 
@@ -133,6 +139,12 @@ def _failure(failed: Sequence[SlurmShards]) -> tuple[str | None, str | None]:
     ranked = sorted(kinds.items(), key=lambda kind: order.get(kind[0][0], order["FAILED"]))
     clauses = [f"{pluralize(count, 'shard')} {_inflect(meaning, count)} ({word})" for (word, meaning), count in ranked]
     return ranked[0][0][0], "; ".join(clauses)
+
+
+def _lost(failed: Iterable[SlurmShards]) -> Iterator[ShardEnd]:
+    for one in failed:
+        for number in range(one.first, one.first + one.shards):
+            yield ShardEnd(number, _end(one)[0], one.exit_code or None, one.state == "OUT_OF_MEMORY")
 
 
 def _end(one: SlurmShards) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mopsjobs.engines.base import EngineTimes
+from mopsjobs.engines.base import EngineTimes, ShardEnd
 from mopsjobs.engines.slurm.state import newest, state_of, times_of
 from mopsjobs.engines.slurm.tasks import parse_sacct, parse_scontrol
 from support.slurm_commands import task, waiting
@@ -83,6 +83,19 @@ def test_shards_that_differ_are_told_by_the_worst(
     lines: list[str], phase: str, reason: str | None, detail: str | None
 ) -> None:
     assert state_of(parse_scontrol("\n".join(lines)))[:3] == (phase, reason, detail)
+
+
+@pytest.mark.parametrize(("reason", "is_stuck"), [("JobHeldUser", True), ("BadConstraints", True), ("Priority", False)])
+def test_a_job_whose_turn_never_comes_is_stuck(reason: str, is_stuck: bool) -> None:
+    """By that, it is marked as suspect."""
+    assert state_of(parse_scontrol(waiting(reason))).is_stuck == is_stuck
+
+
+def test_lost_shards_are_told_one_by_one() -> None:
+    """The ledger then has the tasks that they had in hand."""
+    lines = [DONE, task(1, "OUT_OF_MEMORY", exit_code="0:125"), task(3, "FAILED", exit_code="1:0")]
+    lost = (ShardEnd(1, "OUT_OF_MEMORY", is_out_of_memory=True), ShardEnd(3, "FAILED", 1))
+    assert state_of(parse_scontrol("\n".join(lines))).lost == lost
 
 
 def test_an_account_names_who_cancelled_a_shard() -> None:
