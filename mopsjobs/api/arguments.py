@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -73,12 +74,28 @@ class RunnerOptions(TypedDict, total=False):
     """The processors of each shard, like `4`."""
     memory: str
     """The memory of each shard, like `8Gi`."""
+    gpus: int
+    """The GPUs of each pod."""
     secret: str
     """The Secret with the credentials of the registry."""
     service_account: str
     """The service account of the pods."""
     parallelism: int
     """Shards that run at the same time."""
+    backoff_limit: int
+    """How often the pod of a shard is started again after it failed."""
+    ttl: Duration
+    """How long the cluster keeps the ended Job."""
+    queue: str
+    """The queue of Kueue that starts the Job."""
+    priority_class: str
+    """The priority class of the pods."""
+    node_selector: Mapping[str, str] | str
+    """The labels that nodes need: `{"pool": "gpu"}`, or a text like `pool=gpu`."""
+    toleration: Choices
+    """Taints of nodes that the pods tolerate, like `sku=gpu:NoSchedule`."""
+    pod_patch: str | os.PathLike[str]
+    """The file of a patch of the pods, which no record keeps."""
     context: str
     """The context of the kubeconfig."""
     partition: str
@@ -167,6 +184,8 @@ def launch_options(
     check_names(options, RunnerOptions, method)
     factors = find_factors(options) if may_grow else {}
     given: dict[str, Any] = {name: one for name, one in options.items() if one is not None and name not in factors}
+    if isinstance(given.get("ttl"), (int, float)):
+        given["ttl"] = f"{given['ttl']}s"
     notify = options.get("notify")
     names = None if notify is None else (notify,) if isinstance(notify, str) else tuple(notify)
     check_rules(app.settings.rules, names or (), app.env)

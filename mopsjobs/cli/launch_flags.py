@@ -9,11 +9,13 @@ from typing import Any
 from mopsjobs.app.app import App
 from mopsjobs.app.notify.rules import check_rules
 from mopsjobs.cli.flags import first_count, flag_of, positive_number
+from mopsjobs.engines.base import PATCH
+from mopsjobs.engines.kubernetes.options import OPTIONS
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.ledger.retry_policy import parse_retries
 from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.submission.growth import find_factors
-from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions, cluster_options
+from mopsjobs.submission.launching import LaunchOptions, cluster_options
 from mopsjobs.submission.submit import Code
 from mopsjobs.utils.sizes import parse_size
 from mopsjobs.utils.times import parse_duration
@@ -26,12 +28,27 @@ _CLUSTER_HELP = {
     "namespace": ("NAMESPACE", "the namespace of the job", "that of the kubeconfig"),
     "cpu": ("CORES", "cores per shard", "1"),
     "memory": ("SIZE", "memory per shard, like 4Gi", "that of the cluster"),
+    "gpus": ("N", "NVIDIA GPUs per shard; others by --pod-patch", "none"),
     "secret": ("NAME", "a secret whose keys become the environment of the pods", "none"),
     "service_account": ("NAME", "a service account, for workload identity", "that of the namespace"),
     "parallelism": ("N", "largest number of shards that run at the same time", "all"),
+    "backoff_limit": ("N", "how often to start the pod of a shard again after it failed", "3"),
+    "ttl": ("DURATION", "how long the cluster keeps the ended job", "24h"),
+    "queue": ("NAME", "the queue of Kueue that starts the job when there is room", "start at once"),
+    "priority_class": ("NAME", "the priority class of the pods", "that of the cluster"),
+    "node_selector": ("KEY=VALUE", "a label that nodes need; repeat for more", "any node"),
+    "toleration": (
+        "KEY[=VALUE][:EFFECT]",
+        "a taint of nodes that the pods tolerate, like sku=gpu:NoSchedule; repeat for more",
+        "none",
+    ),
+    PATCH: ("FILE", "a strategic merge patch of the pods, YAML or JSON", "none"),
     "context": ("NAME", "a context of the kubeconfig", "the current one"),
 }
-"""The metavar, the help and the default of each of `CLUSTER_OPTIONS`."""
+"""The metavar, the help and the default of each of the options of the engine."""
+
+_REPEATED = ("node_selector", "toleration")
+"""The options whose flags may be given several times."""
 
 
 def add_runner_flags(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -118,14 +135,19 @@ def add_scheduler_flag(parser: argparse._ActionsContainer, default: str | None =
 
 def add_cluster_options(parser: argparse._ArgumentGroup, default: str | None = None) -> None:
     """Declare the flags that only the kubernetes engine understands; `default` is the default of each."""
-    for option in CLUSTER_OPTIONS:
+    for option in OPTIONS:
         metavar, text, usual = _CLUSTER_HELP[option]
         if option == "memory" and default is not None:
             metavar, text = (
                 f"{metavar}|xN",
                 f"{text}, or x2 for twice that of the job; elsewhere than on a cluster, per task",
             )
-        parser.add_argument(flag_of(option), metavar=metavar, help=f"{text} (default: {default or usual})")
+        parser.add_argument(
+            flag_of(option),
+            metavar=metavar,
+            action="append" if option in _REPEATED else "store",
+            help=f"{text} (default: {usual if option == PATCH else default or usual})",  # a record has no patch
+        )
 
 
 def launch_options(args: argparse.Namespace, app: App, *, may_grow: bool = False) -> LaunchOptions:

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.utils.sizes import format_size
 
 Phase = Literal["pending", "running", "succeeded", "failed", "gone", "unknown"]
@@ -55,7 +56,7 @@ class LaunchResult(NamedTuple):
     k8s_namespace: str | None = None
     k8s_uid: str | None = None
     metadata: Mapping[str, str] = MappingProxyType({})
-    """Further fields for the metadata of the record."""
+    """Further fields for the metadata of the record, which only the launch knows. `launch_notes` has its options."""
 
 
 class ShardEnd(NamedTuple):
@@ -93,12 +94,25 @@ class EngineTimes(NamedTuple):
     ended_at: datetime | None = None
 
 
+PATCH = "pod_patch"
+"""The option of the kubernetes engine with a patch of the pods. A record keeps its digest alone: a patch can mount and
+run anything, so each launch takes it from its user."""
+
 LAUNCH_FAILED = "LAUNCH"
 """The error code in the record of a job whose runner was not started, or ended before its first report."""
 
 NOTE_PREFIXES = {"local": "local_", "kubernetes": "k8s_", "dask": "dask_", "slurm": "slurm_"}
 """Prefixes of the metadata that keep the options of a launch, for each engine: `local_python`, `k8s_image`, ... A later
 launch of the job repeats these options."""
+
+
+def launch_fields(launch: Launch, engine: str) -> dict[str, Any]:
+    """Return what a record keeps of a launch. It is written before the launch, which may fail."""
+    fields: dict[str, Any] = {"metadata": launch_notes(launch, engine)}
+    if engine == "kubernetes":
+        # Without the uid of an earlier Job. The name follows from the job's id: a Job of that name may be another's.
+        fields |= {"k8s_namespace": launch.options.get("namespace"), "k8s_uid": None}
+    return fields
 
 
 def launch_notes(launch: Launch, engine: str) -> dict[str, str]:
@@ -110,6 +124,12 @@ def launch_notes(launch: Launch, engine: str) -> dict[str, str]:
         **_limits(launch),
         **launch.options,
     }
+    if engine in CLUSTER_ENGINES:
+        options |= {"shards": str(launch.shards), "namespace": None}  # which is a field of its own
+        if PATCH in options:
+            import hashlib  # here: few launches have one
+
+            options[PATCH] = f"sha256:{hashlib.sha256(str(options[PATCH]).encode()).hexdigest()}"
     return {NOTE_PREFIXES[engine] + name: value for name, value in options.items() if value is not None}
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mopsjobs.engines import LOCAL_ENGINES
-from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, launch_notes, runner_flags
+from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, runner_flags
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
 from mopsjobs.utils import user_dirs
 from mopsjobs.utils.files import make_directory, private_opener, replace_file
@@ -59,8 +58,7 @@ class LocalEngine:
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
             runner = {"pid": pid, "started": _process_start(pid), "machine": _machine(), "log_begin": log_begin}
             replace_file(str(directory.runner), json.dumps(runner).encode())
-        remember_launch(directory, self.name, {"python": launch.python, **launch.options})
-        return LaunchResult(directory.show_command, metadata=launch_notes(launch, self.name))
+        return LaunchResult(directory.show_command)
 
     def _start(self, launch: Launch, directory: JobDir) -> int:
         words = [*command(), *_arguments(launch)]

@@ -8,15 +8,16 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mopsjobs
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
 from mopsjobs.engines import CLUSTER_ENGINES
-from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult
+from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult, launch_fields
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import (
     EngineError,
     EngineUnavailableError,
@@ -40,7 +41,14 @@ from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.notify_names import remember_names
-from mopsjobs.submission.offline import remove_times, save_launch, save_submission_time, try_record_launch
+from mopsjobs.submission.offline import (
+    remove_times,
+    save_failed_launch,
+    save_launch,
+    save_submission_time,
+    try_record_launch,
+)
+from mopsjobs.submission.session import Session
 from mopsjobs.utils.times import record_time, utc_now
 
 
@@ -137,7 +145,7 @@ class JobSubmissionClient:
         with contextlib.suppress(OSError):
             remove_times(self._directory_of(submission.job_id))
         try:
-            self._prepare(submission)
+            self._prepare(submission, launch)
         except (UnusableStoreError, ValueTooLargeError):
             raise  # a retry cannot help
         except (StoreError, TooManyRetriesError) as error:
@@ -148,23 +156,25 @@ class JobSubmissionClient:
                     "Its code and its manifest are on this machine, where its shards cannot see them. They wait up to"
                     f" 1 hour. When the registry answers, run here: {command_line('resume', submission.job_id)}"
                 )
+        directory = self._directory_of(submission.job_id)
         try:
-            remember_names(self._directory_of(submission.job_id), submission.notify)  # a short job ends at once
-            launched = self._engine.launch(launch)
+            launched = launch_remembered(self._engine, launch, directory, submission.notify)
         except (EngineError, UsageError) as error:
-            if not warnings and not _may_run(error):
+            if warnings:
+                save_failed_launch(directory, launch_fields(launch, self._engine.name), str(error))
+            elif not _may_run(error):
                 with contextlib.suppress(MopsJobsError):
                     info = {"code": LAUNCH_FAILED, "message": str(error)}
                     self._registry.finalize_job(submission.job_id, JobStatus.FAILED, error_info=info)
             raise
-        fields = launched_fields(launched)
+        fields = launched_fields(launch, self._engine.name, launched)
         if not warnings:
             warnings += try_record_launch(self._registry, submission.job_id, fields)
         else:
-            save_launch(self._directory_of(submission.job_id), fields)
+            save_launch(directory, fields)
         return SubmitResult(submission.job_id, launch, launched, tuple(warnings))
 
-    def _prepare(self, submission: Submission) -> None:
+    def _prepare(self, submission: Submission, launch: Launch) -> None:
         if submission.packed is not None:
             store_bundle(self._store, submission.packed)
         elif not has_bundle(self._store, submission.bundle):
@@ -181,7 +191,8 @@ class JobSubmissionClient:
             if is_new and not self._is_registered(manifest):
                 self._store.delete(manifest_key(submission.job_id))
             raise
-        self._registry.update_status(submission.job_id, JobStatus.SUBMITTING)
+        fields = launch_fields(launch, self._engine.name)  # for a resume, if the launch fails
+        self._registry.update_status(submission.job_id, JobStatus.SUBMITTING, **fields)
 
     def _store_manifest(self, manifest: Manifest) -> bool:
         """Store the manifest of a new job. Return False if the same manifest was there before.
@@ -229,33 +240,79 @@ def _may_run(error: MopsJobsError) -> bool:
     return isinstance(error, EngineUnavailableError) and error.sent
 
 
-def launched_fields(launched: LaunchResult) -> dict[str, object]:
-    """Return the fields of a record that a launch sets."""
+def launch_remembered(
+    engine: Engine, launch: Launch, directory: JobDir, notify: tuple[str, ...] | None
+) -> LaunchResult:
+    """Launch a job, after noting on this machine what its user has chosen for it.
+
+    Args:
+        engine: where it runs.
+        launch: the launch.
+        directory: the job's.
+        notify: the rules of notifications that the user has named; None for those of an earlier launch.
+
+    Raises:
+        UsageError: if an option is invalid.
+        EngineError: if the launch failed, or if this machine's disk cannot be written.
+    """
+    remember_names(directory, notify)  # a short job ends at once
+    # Before the launch too: if that fails, a resume needs no trust in what the user has chosen here.
+    remember_launch(directory, engine.name, {"python": launch.python, **launch.options})
+    return engine.launch(launch)
+
+
+def launch_again(
+    state: JobState, engine: Engine, launch: Launch, notify: tuple[str, ...] | None, session: Session
+) -> tuple[str, ...]:
+    """Launch an active job again, whose record keeps the options of this launch.
+
+    Args:
+        state: the record.
+        engine: where it runs.
+        launch: the launch.
+        notify: see `launch_remembered`.
+        session: the registry and the environment.
+
+    Returns:
+        A warning if the record could not be written.
+
+    Raises:
+        InvalidTransitionError: if the job has ended meanwhile. Nothing was launched.
+        UsageError, EngineError: see `launch_remembered`.
+    """
+    with contextlib.suppress(StoreError, TooManyRetriesError):  # the write after the launch repeats them
+        session.registry.update_fields(state.job_id, **launch_fields(launch, engine.name))
+    began_at = session.now()
+    launched = launch_remembered(engine, launch, JobDir.for_job(state.job_id, session.env), notify)
+    fields = relaunched_fields(launched_fields(launch, engine.name, launched), state, began_at)
+    return try_record_launch(session.registry, state.job_id, fields)
+
+
+def launched_fields(launch: Launch, engine: str, launched: LaunchResult) -> dict[str, Any]:
+    """Return the fields of a record after a launch: those from before it, and those that only the launch knows."""
     names = {
         "k8s_name": launched.k8s_name,
         "k8s_namespace": launched.k8s_namespace,
         "k8s_uid": launched.k8s_uid,
-        "metadata": dict(launched.metadata) or None,
     }
-    return {name: value for name, value in names.items() if value is not None}
+    fields = launch_fields(launch, engine)
+    metadata = {**fields["metadata"], **launched.metadata}
+    return {**fields, "metadata": metadata, **{name: value for name, value in names.items() if value is not None}}
 
 
-def relaunched_fields(launched: LaunchResult, state: JobState, began_at: datetime) -> dict[str, object]:
+def relaunched_fields(fields: dict[str, Any], state: JobState, began_at: datetime) -> dict[str, Any]:
     """Return the fields of a record that another launch of an active job sets.
 
     The launch counts as a sign of life: the job is no longer suspect, unless its runner stays silent.
 
     Args:
-        launched: the launch.
+        fields: those of each launch.
         state: the record before it.
         began_at: a time before it, so that a runner that never reported can be told from one that did.
     """
-    fields = launched_fields(launched)
-    if state.heartbeat_at is not None:
-        fields["heartbeat_at"] = record_time(began_at)
-    if state.metadata.get(SUSPECT) is not None:
-        fields["metadata"] = {**launched.metadata, SUSPECT: None}
-    return fields
+    heartbeat = {} if state.heartbeat_at is None else {"heartbeat_at": record_time(began_at)}
+    mark = {} if state.metadata.get(SUSPECT) is None else {SUSPECT: None}
+    return {**fields, **heartbeat, "metadata": {**fields["metadata"], **mark}}
 
 
 def new_job_id(study: Study, now: datetime | None = None) -> str:

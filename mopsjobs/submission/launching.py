@@ -11,14 +11,16 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from mopsjobs.engines import CLUSTER_ENGINES
-from mopsjobs.engines.base import Launch
+from mopsjobs.engines.base import PATCH, Launch
+from mopsjobs.engines.kubernetes.options import OPTIONS as CLUSTER_OPTIONS
 from mopsjobs.engines.model_env import active_python, model_environment
 from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
 from mopsjobs.engines.slurm.options import SETUP_VARIABLE, option_texts
 from mopsjobs.engines.trust import choices_of
-from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.errors import EngineError, OptionError, UsageError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.submission.session import Session
@@ -27,9 +29,6 @@ from mopsjobs.utils.measurement import memory_size
 from mopsjobs.utils.sizes import format_size, parse_size
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
-
-CLUSTER_OPTIONS = ("image", "namespace", "cpu", "memory", "secret", "service_account", "parallelism", "context")
-"""The options of the kubernetes engine."""
 
 PYTHON_CHECK_SECONDS = 20
 """How long an interpreter may take to run one line. A slower one is left to the runner."""
@@ -74,7 +73,7 @@ class LaunchOptions:
     notify: tuple[str, ...] | None = None
     """Rules of notifications for the job, which stay on this machine."""
     cluster: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Some of `CLUSTER_OPTIONS` for kubernetes, or of the options of slurm."""
+    """Some of `CLUSTER_OPTIONS` for kubernetes, with the patch of the pods as the path of its file. Or of slurm's."""
     factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Of a resumed job: factors by which limits of the earlier launch grow; see `submission.growth.GROWING`."""
 
@@ -118,6 +117,11 @@ def make_launch(
     own = _options_of_engine(engine, options, session.env, recorded)
     if engine in CLUSTER_ENGINES:
         own = {**recorded_options(engine, recorded, namespace), **own}
+        if PATCH in recorded and PATCH not in own:
+            session.warn(
+                "The job ran with a patch of its pods, which a record does not keep; the new pods are without it."
+                " To use it again: --pod-patch FILE"
+            )
         shards = shards or _recorded_number(recorded.get("shards"))
     if engine == "slurm" and (setup := session.env.get(SETUP_VARIABLE)):
         own.setdefault("setup", setup)
@@ -141,14 +145,29 @@ def make_launch(
         problem = "task_memory has no effect on this system: only Linux tells the memory of processes."
         raise OptionError(problem, "task_memory")
     if engine == "kubernetes":
-        from mopsjobs.engines.kubernetes.manifest import check_launch
-
-        check_launch(launch, session.env)
+        launch = _complete(launch, session.env)
     elif engine == "slurm":
         from mopsjobs.engines.slurm import engine as slurm
 
         slurm.check_launch(launch)
     return launch
+
+
+def _complete(launch: Launch, env: Mapping[str, str]) -> Launch:
+    """Return a launch on Kubernetes with the image, the namespace and the context of the environment.
+
+    The record then names them before the launch, also if that fails.
+
+    Raises:
+        UsageError: if an option is unknown or invalid.
+    """
+    from mopsjobs.engines.kubernetes.client import current_place
+    from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE, complete_launch
+
+    namespace = None
+    with contextlib.suppress(EngineError):  # the launch raises it again
+        namespace = current_place(env, launch.options.get("context") or env.get(CONTEXT_VARIABLE))[1]
+    return complete_launch(launch, namespace, env)
 
 
 def _check_limits(options: LaunchOptions) -> None:
@@ -207,7 +226,29 @@ def _options_of_engine(
         return _dask_options(options, env, recorded)
     if options.scheduler is not None:
         raise OptionError(f"scheduler has no effect with the {engine} engine.", "scheduler")
-    return dict(options.cluster)
+    cluster = dict(options.cluster)
+    if PATCH in cluster:
+        from mopsjobs.engines.kubernetes.pod_patch import read_pod_patch
+
+        cluster[PATCH] = read_pod_patch(cluster[PATCH])
+    return cluster
+
+
+def cluster_options(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options of an engine among flags or arguments, as texts.
+
+    Raises:
+        OptionError: if a line of the setup is not valid.
+    """
+    kubernetes = {name: _option_text(given[name]) for name in CLUSTER_OPTIONS if given.get(name) is not None}
+    return {**kubernetes, **option_texts(given)}
+
+
+def _option_text(value: object) -> str:
+    """Return labels and several values as a text, separated by commas; other values as they are."""
+    if isinstance(value, Mapping):
+        value = [f"{key}={one}" for key, one in value.items()]
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _dask_options(options: LaunchOptions, env: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:
@@ -220,19 +261,9 @@ def _dask_options(options: LaunchOptions, env: Mapping[str, str], recorded: Mapp
     return {"scheduler": url}
 
 
-def cluster_options(given: Mapping[str, object]) -> dict[str, str]:
-    """Return the options of an engine among flags or arguments, as texts.
-
-    Raises:
-        OptionError: if a line of the setup is not valid.
-    """
-    kubernetes = {name: str(given[name]) for name in CLUSTER_OPTIONS if given.get(name) is not None}
-    return {**kubernetes, **option_texts(given)}
-
-
 def recorded_options(engine: str, recorded: Mapping[str, str], namespace: str | None) -> dict[str, str]:
-    """Return the options of an earlier launch on a cluster, as far as its record has them."""
-    found = {name: recorded[name] for name in _NAMES[engine] if name in recorded}
+    """Return the options of an earlier launch on a cluster, as far as its record has them. It has no patch."""
+    found = {name: recorded[name] for name in _NAMES[engine] if name in recorded and name != PATCH}
     return {**found, "namespace": namespace} if namespace else found
 
 

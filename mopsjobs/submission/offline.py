@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from mopsjobs.engines.base import LAUNCH_FAILED
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     InvalidKeyError,
@@ -72,6 +73,12 @@ def shard_started_at(directory: JobDir, shard: int, now: datetime | None) -> dat
 def save_launch(directory: JobDir, fields: Mapping[str, object]) -> None:
     """Save what the record of a job is to say of its launch."""
     replace_file(str(directory.launch_fields), json.dumps(fields).encode())
+
+
+def save_failed_launch(directory: JobDir, fields: Mapping[str, object], message: str) -> None:
+    """Save the options and the error of a launch that failed without the registry. A full disk loses them."""
+    with contextlib.suppress(OSError):
+        save_launch(directory, {**fields, "error_code": LAUNCH_FAILED, "error_message": message})
 
 
 def load_offline(directory: JobDir, job_id: str) -> tuple[Manifest | None, dict[str, object]]:
@@ -149,7 +156,14 @@ def try_record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, o
 
 def _deliver_launch(directory: JobDir, job_id: str, registry: JobRegistry) -> None:
     if directory.launch_fields.exists():
-        record_launch(registry, job_id, _load_launch(directory.launch_fields))
+        fields = _load_launch(directory.launch_fields)
+        if fields.get("error_code") == LAUNCH_FAILED:
+            # It is not launched, and not over: a resume does that with these options.
+            options = {name: value for name, value in fields.items() if not name.startswith("error_")}
+            with contextlib.suppress(InvalidTransitionError):
+                registry.update_fields(job_id, **options)
+        else:
+            record_launch(registry, job_id, fields)
         directory.launch_fields.unlink(missing_ok=True)
 
 

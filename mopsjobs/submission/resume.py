@@ -38,12 +38,12 @@ from mopsjobs.registry.status import ARCHIVED, JobStatus
 from mopsjobs.studies.lineage import child_id, later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
-from mopsjobs.submission.client import Submission, relaunched_fields
+from mopsjobs.submission.client import Submission, launch_again, launch_remembered
 from mopsjobs.submission.growth import grown_options
 from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options, slurm_choices
 from mopsjobs.submission.model_check import check_model
-from mopsjobs.submission.notify_names import remember_names, remembered_names
-from mopsjobs.submission.offline import deliver_offline, load_offline, try_record_launch
+from mopsjobs.submission.notify_names import remembered_names
+from mopsjobs.submission.offline import deliver_offline, load_offline
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, open_client, pack_code
 
@@ -199,8 +199,8 @@ def _record_choices(request: ResumeRequest, state: JobState, env: Mapping[str, s
 def _defaults_of_cluster(env: Mapping[str, str], context: str | None) -> set[str]:
     """Return the choices that a launch on Kubernetes makes without a record, in a context."""
     from mopsjobs.engines.kubernetes.client import current_place
-    from mopsjobs.engines.kubernetes.engine import CONTEXT_VARIABLE
-    from mopsjobs.engines.kubernetes.manifest import IMAGE_VARIABLE
+    from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE
+    from mopsjobs.engines.kubernetes.options import IMAGE_VARIABLE
 
     image, default_context = env.get(IMAGE_VARIABLE), env.get(CONTEXT_VARIABLE)
     found = choices_of({"image": image, "context": default_context})
@@ -310,10 +310,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             hint=f"Run: {command_line('reconcile')}, then resume it.",
         )
     launch = _make_launch(state.job_id, engine.name, request, state.fields(), session, trust)
-    remember_names(JobDir.for_job(state.job_id, session.env), request.options.notify)
-    began_at = session.now()
-    fields = relaunched_fields(engine.launch(launch), state, began_at)
-    return resumed._replace(warnings=try_record_launch(session.registry, state.job_id, fields))
+    return resumed._replace(warnings=launch_again(state, engine, launch, request.options.notify, session))
 
 
 def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnavailableError) -> ResumeResult:
@@ -334,8 +331,7 @@ def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnava
         raise _still_running_error(job_id)
     # The fields are of this machine, so they need no trust.
     launch = _make_launch(job_id, engine.name, request, fields, session, None)
-    remember_names(JobDir.for_job(job_id, session.env), request.options.notify)
-    engine.launch(launch)
+    launch_remembered(engine, launch, JobDir.for_job(job_id, session.env), request.options.notify)
     return ResumeResult(job_id, None, (f"{outage} The job continues without the registry.",))
 
 

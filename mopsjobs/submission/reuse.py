@@ -247,7 +247,7 @@ def _cluster_difference(manifest: Manifest, new: NewJob, session: Session) -> st
     theirs = recorded_launch(state.metadata, new.engine)
     ours = {**new.launch.options, "python": new.launch.python}
     if new.engine == "kubernetes":
-        from mopsjobs.engines.kubernetes.manifest import IMAGE_VARIABLE
+        from mopsjobs.engines.kubernetes.options import IMAGE_VARIABLE
 
         ours["image"] = ours.get("image") or session.env.get(IMAGE_VARIABLE)
     for name in CLUSTER_FACTS:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
-from support.cli import Cli, Remote
+from support.cli import Cli, Remote, sentences
 from support.engines import PENDING, Cluster, state_of
+from support.kubernetes import Api, kubeconfig
 
 if TYPE_CHECKING:
     from mopsjobs.engines.base import Launch, LaunchResult
+
+STUDY = '{"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}]}'
+SUBMIT = ("submit", "study.json", "--auto", "--engine", "kubernetes", "--job-id", "seir-1", "--image", "i:1")
+JOBS_PATH = "/apis/batch/v1/namespaces/models/jobs"
+
+
+@pytest.fixture
+def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
+    """Return a cluster, a registry across a network, and a study in the current directory."""
+    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url, namespace="models"))
+    Path("study.json").write_text(STUDY)
+    return api
 
 
 @pytest.mark.parametrize(
     "flag",
     ["--shards", "--image", "--namespace", "--cpu", "--memory", "--secret", "--service-account", "--parallelism",
-     "--context"],
+     "--context", "--gpus", "--backoff-limit", "--ttl", "--queue", "--priority-class", "--node-selector",
+     "--toleration", "--pod-patch"],
 )  # fmt: skip
 def test_a_flag_for_a_cluster_is_refused_where_there_is_none(cli: Cli, flag: str) -> None:
     """It would have no effect."""
@@ -53,7 +71,25 @@ def test_submit_hands_the_flags_to_the_engine(cli: Cli, remote: Remote, monkeypa
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [([], "missing --image"), (["--image", "i", "--cpu", "x"], "invalid --cpu"), (["--namespace", "A"], "--namespace")],
+    [
+        ([], "missing --image"),
+        (["--image", "i", "--cpu", "x"], "invalid --cpu"),
+        (["--image", "i", "--namespace", "A"], "--namespace"),
+        (["--image", "i", "--ttl", "soon"], "invalid --ttl 'soon': expected a duration such as 90s, 1h or 7d"),
+        (
+            ["--image", "i", "--node-selector", "a=b", "--node-selector", "c"],
+            "invalid --node-selector 'c': expected KEY=VALUE",
+        ),
+        (
+            ["--image", "i", "--toleration", "sku:Never"],
+            "invalid --toleration 'sku:Never': expected KEY[=VALUE][:EFFECT]",
+        ),
+        (["--image", "i", "--pod-patch", "missing.yaml"], "invalid --pod-patch: expected a file that can be read"),
+        (
+            ["--image", "i", "--pod-patch", "study.json"],
+            "invalid --pod-patch: expected metadata, spec or both of a pod",
+        ),
+    ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_stored(
     cli: Cli, remote: Remote, flags: list[str], said: str
@@ -66,3 +102,68 @@ def test_what_makes_no_sense_is_refused_before_anything_is_stored(
         assert ran.code == 2
         assert said in ran.err
     assert list(remote.store.inner.list_keys()) == []
+
+
+# --- what is printed ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("cluster")
+def test_print_manifest_shows_what_a_launch_would_create(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """But for the mark of the launch, that is what `submit` creates. Neither cluster nor registry is asked."""
+    Path("patch.yaml").write_text("spec: {volumes: [{name: data, configMap: {name: inputs}}]}")
+    flags = ("--shards", "3", "--secret", "keys", "--queue", "team-a", "--pod-patch", "patch.yaml", "--gpus", "1")
+    remote.store.down = True
+    ran = cli.ok(*SUBMIT, *flags, "--print-manifest")
+    needs = "The cluster needs: ConfigMap inputs, LocalQueue team-a, Secret keys."
+    assert ran.lines[0] == f"# {needs}"
+    assert needs in ran.err.splitlines()
+    assert "Nothing was done." in ran.err
+    printed = yaml.safe_load(ran.out)
+    assert cli.ok(*SUBMIT, *flags, "--print-manifest", "--json").json == printed
+    assert not list(cluster.mock)
+    remote.store.down = False
+    assert list(remote.store.inner.list_keys()) == []
+    cli.ok(*SUBMIT, *flags)
+    (request,) = cluster.requests("post", JOBS_PATH)
+    created = json.loads(request.body)
+    assert re.fullmatch("[0-9a-f]{16}", created["metadata"]["annotations"].pop("mops-jobs/launch-id"))
+    assert created == printed
+
+
+def test_print_manifest_needs_no_kubeconfig(cli: Cli, remote: Remote) -> None:
+    """The Job then names no namespace. With another engine, there is no manifest."""
+    Path("study.json").write_text(STUDY)
+    assert "namespace" not in yaml.safe_load(cli.ok(*SUBMIT, "--print-manifest").out)["metadata"]
+    ran = cli("submit", "study.json", "--auto", "--print-manifest")
+    assert (ran.code, sentences(ran.err)) == (2, ["error: --print-manifest has no effect with the local engine."])
+
+
+# --- what a cluster does not know -----------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_drops_fields_is_told_of_once(cli: Cli, cluster: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """An older API server leaves out what it does not know, and creates the Job."""
+    old = cli.ok(*SUBMIT, "--print-manifest", "--json").json
+    old["metadata"]["uid"] = "uid-1"
+    for name in ("backoffLimitPerIndex", "podFailurePolicy"):
+        del old["spec"][name]
+    cluster.answer(JOBS_PATH, old, status=201, method="post")
+    cli.ok(*SUBMIT)
+    (said,) = [one for one in caplog.messages if "dropped" in one]
+    assert said == (
+        f"warning: The cluster at {cluster.url} has dropped spec.backoffLimitPerIndex, spec.podFailurePolicy of the Job"
+        " seir-1, and may be older than Kubernetes 1.29. There, seven failed pods of all shards together end the job."
+    )
+
+
+def test_a_cluster_that_takes_all_is_not_told_of(cli: Cli, cluster: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """Other notations of quantities, defaults, and containers that a webhook adds do not count."""
+    job: dict[str, Any] = cli.ok(*SUBMIT, "--cpu", "0.5", "--print-manifest", "--json").json
+    job["spec"]["suspend"] = False
+    (runner,) = job["spec"]["template"]["spec"]["containers"]
+    runner["resources"] = {"requests": {"cpu": "500m"}, "limits": {"cpu": "500m"}}
+    del runner["env"]
+    job["spec"]["template"]["spec"]["containers"] = [{"name": "proxy", "image": "p"}, runner]
+    cluster.answer(JOBS_PATH, job, status=201, method="post")
+    cli.ok(*SUBMIT, "--cpu", "0.5")
+    assert not [one for one in caplog.messages if "dropped" in one]

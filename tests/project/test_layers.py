@@ -56,7 +56,7 @@ OUTSIDE = {
     "tomllib": "app.config engines.worker",
     "pathspec": "bundles.ignore",
     "prometheus_client": "app.metrics",
-    "yaml": "utils.yaml_strict engines.kubernetes.client",
+    "yaml": "utils.yaml_strict utils.yaml_text engines.kubernetes.client",
     "lightkube": "engines.kubernetes",
     "distributed": "engines.dask_client runner.pools",
     "dask": "runner.pools.dask_task",

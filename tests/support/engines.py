@@ -19,6 +19,7 @@ FAILED = EngineState("failed", "BackoffLimitExceeded", "Job has reached the spec
 GONE = EngineState("gone", "K8sJobMissing", "there is no Job a in namespace models")
 RUNNING = EngineState("running")
 PENDING = EngineState("pending")
+SUSPENDED = EngineState("pending", "Suspended", "the Job is suspended by kubectl-patch")
 EVICTED = EngineState("pending", "Evicted", "1 of its pods were evicted", is_stuck=True)
 UNKNOWN = EngineState("unknown")
 

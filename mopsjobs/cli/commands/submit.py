@@ -20,14 +20,14 @@ from mopsjobs.cli.launch_flags import (
     launch_options,
 )
 from mopsjobs.cli.slurm_flags import add_slurm_options
-from mopsjobs.console.result import Document, Result, Text
+from mopsjobs.console.result import Document, RawText, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
-from mopsjobs.errors import UsageError, command_line
+from mopsjobs.errors import OptionError, UsageError, command_line
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study, read_study
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
-from mopsjobs.utils.text import describe_duplicates, pluralize
+from mopsjobs.utils.text import describe_duplicates, pluralize, strip_control_characters
 
 HELP = "run a study: pack the code, register the job, launch it"
 
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_number,
         help="first run N tasks twice here, and submit nothing if their outputs differ (default: no check)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and submit nothing")
+    _add_preview_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
 
 
@@ -106,6 +106,17 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add_cluster_options(cluster)
     add_slurm_options(parser.add_argument_group("with --engine slurm"))
     add_scheduler_flag(parser.add_argument_group("with --engine dask"))
+
+
+def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that print, and submit nothing."""
+    flags = parser.add_mutually_exclusive_group()
+    flags.add_argument("--dry-run", action="store_true", help="print what would be submitted, and submit nothing")
+    flags.add_argument(
+        "--print-manifest",
+        action="store_true",
+        help="print the Job of Kubernetes that would be created, as YAML, or as JSON with --json; submit nothing",
+    )
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
@@ -127,8 +138,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
         extend=None if args.extend is None else find_state(args.extend, app).job_id,
         study_directory=None if args.study == "-" else Path(args.study).resolve().parent,
     )
+    if args.print_manifest and args.engine != "kubernetes":
+        raise OptionError(f"print_manifest has no effect with the {args.engine} engine.", "print_manifest")
     session = submission_session(app)
     with prepare(request, session) as prepared:
+        if args.print_manifest:
+            return _manifest(prepared.launch, app, as_json=args.json)
         if args.check_determinism is not None:
             from mopsjobs.app.determinism import check_determinism  # here: few submissions need the pools of a runner
 
@@ -218,3 +233,18 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
         f"Outputs  {outputs}, under results/{job_id}/",
     ]
     return Result(Text(lines, indent=9), notes=["Nothing was done."])
+
+
+def _manifest(launch: Launch, app: App, *, as_json: bool) -> Result:
+    """Show the Kubernetes Job of a launch, and the objects of the cluster that it needs."""
+    from mopsjobs.engines.kubernetes.manifest import needed_objects, preview_manifest  # here: few submissions show it
+    from mopsjobs.utils.yaml_text import format_yaml
+
+    manifest = preview_manifest(launch, app.env)
+    needed = needed_objects(manifest)
+    needs = [] if not needed else [f"The cluster needs: {', '.join(needed)}."]
+    notes = [*needs, "Nothing was done. The pods wait for the bundle and the manifest of the job, which submit stores."]
+    if as_json:
+        return Result(Document(manifest), notes=notes)
+    comment = "".join(f"# {strip_control_characters(line)}\n" for line in needs)
+    return Result(RawText(comment + format_yaml(manifest)), notes=notes)

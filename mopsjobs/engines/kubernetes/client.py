@@ -98,7 +98,25 @@ class Cluster:
         """Return the pods of a Job by shard, and by age within a shard."""
         with self._translate_errors():
             pods = list(self._client.list(Pod, namespace=namespace, labels={JOB_NAME_LABEL: job_name}))
-            return sorted(pods, key=lambda pod: (shard_of(pod), _creation_time(pod)))
+            return sorted(pods, key=lambda pod: (shard_of(pod), creation_time(pod)))
+
+    def objects(self, kind: Any, namespace: str, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
+        """Return the objects with these labels of a kind that an extension of the cluster has.
+
+        Raises:
+            MissingError: if the cluster does not have the extension.
+        """
+        with self._translate_errors():
+            return [dict(one) for one in self._client.list(kind, namespace=namespace, labels=dict(labels))]
+
+    def extension(self, kind: Any, namespace: str, name: str) -> Mapping[str, Any]:
+        """Return one object of such a kind.
+
+        Raises:
+            MissingError: if the cluster does not have it.
+        """
+        with self._translate_errors():
+            return dict(self._client.get(kind, name, namespace=namespace))
 
     def warnings(self, namespace: str, job_name: str) -> list[tuple[str, str]]:
         """Return the warnings among the events of a Job, as reason and message, the oldest first."""
@@ -248,7 +266,8 @@ def shard_of(pod: Pod) -> int:
     return parse_whole_number(text, 0, MAX_INDEX) or 0
 
 
-def _creation_time(pod: Pod) -> float:
+def creation_time(pod: Pod) -> float:
+    """Return when a pod was created, in seconds since 1970; 0 if its cluster does not tell."""
     created = None if pod.metadata is None else pod.metadata.creationTimestamp
     return 0.0 if created is None else created.timestamp()
 

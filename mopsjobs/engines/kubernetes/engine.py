@@ -7,7 +7,7 @@ connection and gives up within seconds; only following a log takes longer.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, EngineTimes, Launch, LaunchResult, launch_notes
+from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, EngineTimes, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes import logs as k8s_logs
 from mopsjobs.engines.kubernetes.client import (
@@ -26,9 +26,11 @@ from mopsjobs.engines.kubernetes.client import (
     is_other_context,
     open_cluster,
 )
+from mopsjobs.engines.kubernetes.fields import differences
 from mopsjobs.engines.kubernetes.job_end import describe_shards, lost_shards, with_lost_shards
 from mopsjobs.engines.kubernetes.launch_lookup import find_created
 from mopsjobs.engines.kubernetes.manifest import (
+    CONTEXT_VARIABLE,
     JOB_ID,
     build_manifest,
     check_namespace,
@@ -36,7 +38,9 @@ from mopsjobs.engines.kubernetes.manifest import (
     job_name,
     kubectl,
 )
-from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for, remember_launch
+from mopsjobs.engines.kubernetes.pods import NO_PODS, container_starts, memory_problem, pod_problem
+from mopsjobs.engines.kubernetes.suspension import SUSPENDED, why_suspended
+from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for
 from mopsjobs.errors import EngineAccessError, EnginePlaceError, EngineUnavailableError, shorten
 from mopsjobs.utils.times import utc_now
 
@@ -45,20 +49,18 @@ if TYPE_CHECKING:
     from lightkube.resources.batch_v1 import Job
     from lightkube.resources.core_v1 import Pod
 
-CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
-"""The context of the kubeconfig to use if no option names one. It takes precedence over that of a record."""
-
-OOM_KILLED = "OOMKilled"
-"""The reason of Kubernetes for the end of a container that the kernel killed for its memory. Its exit code is 137."""
-
-NO_PODS = "NoPods"
-"""The reason of a Job that has no pods. An event of the Job may say why."""
+log = logging.getLogger(__name__)
 
 MAX_SHOWN_NAME = 100
 """Characters of an invalid name that a message shows, at most."""
 
 CONTEXT_FIELD = NOTE_PREFIXES["kubernetes"] + "context"
 """The metadata field with the context that a job was launched with."""
+
+BACKOFF_FIELD = "spec.backoffLimitPerIndex"
+
+MAX_SHOWN_FIELDS = 5
+"""Fields that a warning names, at most."""
 
 
 class KubernetesEngine:
@@ -98,14 +100,9 @@ class KubernetesEngine:
             except (ConflictError, EngineUnavailableError) as problem:
                 with open_cluster(self._env, context) as other:
                     created = find_created(other, manifest, problem, show_command, self._sleep)
+            _warn_of_dropped_fields(manifest, created, cluster.server)
         uid = None if created.metadata is None else created.metadata.uid
-        metadata = _launch_metadata(launch, manifest)
-        if context is not None:
-            metadata[CONTEXT_FIELD] = context  # the name only
-        choices: dict[str, object] = {**launch.options, "image": metadata[NOTE_PREFIXES[self.name] + "image"]}
-        choices |= {"namespace": namespace, "context": context}
-        remember_launch(JobDir.for_job(launch.job_id, self._env), self.name, choices)
-        return LaunchResult(show_command, name, namespace, uid, metadata=metadata)
+        return LaunchResult(show_command, name, namespace, uid)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. Never `unknown`: a cluster that does not answer is an error."""
@@ -121,7 +118,7 @@ class KubernetesEngine:
             pods: Sequence[Pod] = ()
             with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
                 pods = cluster.pods(*_place(cluster, job))
-            started = [moment for pod in pods for moment in _container_starts(pod)]
+            started = [moment for pod in pods for moment in container_starts(pod)]
             return _times(k8s_job.status, min(started, default=None))
 
     def logs(
@@ -196,14 +193,6 @@ def kubectl_for(verb: str, job: Mapping[str, object], env: Mapping[str, str]) ->
     return kubectl(verb, name, None if namespace is None else str(namespace), context)
 
 
-def _launch_metadata(launch: Launch, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata of a launch for its record. The namespace has a field of its own."""
-    options = {name: value for name, value in launch.options.items() if name not in ("namespace", "context")}
-    options["image"] = manifest["spec"]["template"]["spec"]["containers"][0]["image"]
-    options["shards"] = str(launch.shards)
-    return launch_notes(dataclasses.replace(launch, options=options), "kubernetes")
-
-
 def _recorded_context(job: Mapping[str, object]) -> str | None:
     """Return the context that the record of a job names."""
     metadata = job.get("metadata")
@@ -227,6 +216,25 @@ def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
     return namespace, name
 
 
+def _warn_of_dropped_fields(manifest: Mapping[str, Any], created: Job, server: str) -> None:
+    """Warn if the cluster has created a Job without fields that it does not know. It says so in no other way.
+
+    The warning goes through logging, so that a Python program sees it on stderr, too.
+    """
+    spec = created.to_dict().get("spec") or {}  # type: ignore[no-untyped-call]
+    dropped = [path for path, is_missing in differences(manifest["spec"], spec, "spec") if is_missing]
+    if dropped:
+        more = len(dropped) - MAX_SHOWN_FIELDS
+        log.warning(
+            "warning: The cluster at %s has dropped %s%s of the Job %s, and may be older than Kubernetes 1.29.%s",
+            server,
+            ", ".join(dropped[:MAX_SHOWN_FIELDS]),
+            f" and {more} more fields" if more > 0 else "",
+            manifest["metadata"]["name"],
+            " There, seven failed pods of all shards together end the job." if BACKOFF_FIELD in dropped else "",
+        )
+
+
 def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineState:
     namespace, name = _place(cluster, job)
     k8s_job = cluster.job(namespace, name)
@@ -240,7 +248,7 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineS
     if end is not None and end.phase == "failed":
         with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
             pods = cluster.pods(namespace, name)
-            problem = _memory_problem(pods)
+            problem = memory_problem(pods)
             end = end if problem is None else EngineState("failed", *problem)
             return with_lost_shards(end, lost_shards(k8s_job.status, pods))
     return end or _active_state(cluster, k8s_job, k8s_job.status, namespace, name)
@@ -249,13 +257,13 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineS
 def _active_state(cluster: Cluster, k8s_job: Job, status: JobStatus, namespace: str, name: str) -> EngineState:
     """Return the state of a Job that has not ended."""
     if k8s_job.spec is not None and k8s_job.spec.suspend:
-        return EngineState("pending", "Suspended", "the Job is suspended")
+        return EngineState("pending", SUSPENDED, why_suspended(cluster, k8s_job, namespace))
     # Active pods may still wait for a node or an image. Only old clusters do not count the ready ones.
     is_running = bool(status.active if status.ready is None else status.ready)
     if is_running and not status.failed:
         return EngineState("running")
     pods = cluster.pods(namespace, name)
-    reason, detail = _pod_problem(pods, is_running=is_running)
+    reason, detail = pod_problem(pods, is_running=is_running)
     if is_running:
         return EngineState("running", reason, detail)
     if reason == NO_PODS:
@@ -322,56 +330,3 @@ def _times(status: JobStatus, first_container: datetime | None) -> EngineTimes:
         ended = status.completionTime or true["Complete"].lastTransitionTime
         return EngineTimes(first_container or status.startTime, ended)
     return EngineTimes(first_container, true["Failed"].lastTransitionTime if "Failed" in true else None)
-
-
-def _container_starts(pod: Pod) -> Iterator[datetime]:
-    """Yield when the containers of a pod began, in their last and in their present run."""
-    for container in () if pod.status is None else pod.status.containerStatuses or ():
-        for state in (container.lastState, container.state):
-            for run in () if state is None else (state.running, state.terminated):
-                if run is not None and run.startedAt is not None:
-                    yield run.startedAt
-
-
-def _eviction(pods: Sequence[Pod]) -> tuple[str, str] | None:
-    """Return that pods of a Job were evicted, as a word and a sentence; None if none was."""
-    evicted = [pod.status for pod in pods if pod.status is not None and pod.status.reason == "Evicted"]
-    if not evicted:
-        return None
-    reason = evicted[-1].message or "no reason given"
-    return "Evicted", f"{len(evicted)} of its pods were evicted; the last: {reason}"
-
-
-def _memory_problem(pods: Sequence[Pod]) -> tuple[str, str] | None:
-    """Return that pods of a Job were killed for their memory, as a word and a sentence; None if none was."""
-    killed = [pod for pod in pods if OOM_KILLED in _end_reasons(pod)]
-    if not killed:
-        return None
-    return OOM_KILLED, f"{len(killed)} of its pods exceeded the memory limit and were killed (exit code 137)"
-
-
-def _end_reasons(pod: Pod) -> set[str | None]:
-    """Return why containers of a pod ended, in their last and in their present run."""
-    containers = () if pod.status is None else pod.status.containerStatuses or ()
-    states = [state for container in containers for state in (container.lastState, container.state)]
-    return {state.terminated.reason for state in states if state is not None and state.terminated is not None}
-
-
-def _pod_problem(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, str | None]:
-    """Return why the pods of a Job were stopped or do not run, as a word and a sentence."""
-    problem = _eviction(pods) or _memory_problem(pods)
-    if problem is not None:
-        return problem
-    if is_running:
-        return None, None
-    if not pods:
-        return "NoPods", "it has no pods"
-    for status in (pod.status for pod in pods if pod.status is not None):
-        for container in status.containerStatuses or ():
-            waiting = None if container.state is None else container.state.waiting
-            if waiting is not None and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
-                return waiting.reason, waiting.message
-        for condition in status.conditions or ():
-            if condition.type == "PodScheduled" and condition.status == "False":
-                return condition.reason, condition.message
-    return None, None

@@ -7,16 +7,18 @@ Kubernetes 1.29 or newer, or an older one with the two features enabled.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mopsjobs.engines.base import Launch, runner_flags
+from mopsjobs.engines.kubernetes.options import DEFAULT_BACKOFF, Options, is_dns_label, is_dns_name
+from mopsjobs.engines.kubernetes.pod_patch import patch_template
 from mopsjobs.errors import EXIT_REFUSED, EXIT_USAGE, OptionError, UsageError
-from mopsjobs.utils.text import parse_whole_number
 
 CONTAINER = "runner"
 
@@ -30,16 +32,17 @@ LAUNCH_ID = "mops-jobs/launch-id"
 
 SHARDS = "mops-jobs/shards"
 
-IMAGE_VARIABLE = "MOPS_JOBS_IMAGE"
+QUEUE = "kueue.x-k8s.io/queue-name"
+"""Label with the queue of Kueue that starts a Job."""
 
-DEFAULT_CPU = "1"
+CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
+"""The context of the kubeconfig to use if no option names one. It takes precedence over that of a record."""
 
-DEFAULT_BACKOFF = 3
+GPU = "nvidia.com/gpu"
+"""The resource that `gpus` counts."""
 
 RUNNER_MEMORY = 256 * 2**20
 """Bytes for the runner of a pod, beside its tasks."""
-
-DEFAULT_TTL_SECONDS = 24 * 3600
 
 GRACE_SECONDS = 60
 """Seconds that a runner has after SIGTERM to store outputs and report."""
@@ -56,29 +59,19 @@ MAX_PARALLELISM = 10_000
 MAX_NAME_LENGTH = 56
 """The host name of a pod is the Job's name, a hyphen and an index of up to six digits: 63 characters at most."""
 
-OPTIONS = (
-    "image",
-    "namespace",
-    "parallelism",
-    "backoff_limit_per_index",
-    "ttl_seconds",
-    "cpu",
-    "memory",
-    "secret",
-    "service_account",
-    "context",
-)
-"""Names of `Launch.options` for this engine."""
-
-MAX_DNS_NAME = 253
-
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-
-_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
-
-_CPU = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)|(\d{1,9})m", re.ASCII)
-
-_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
+REFERENCES = {
+    "serviceAccountName": ("ServiceAccount", ""),
+    "priorityClassName": ("PriorityClass", ""),
+    "imagePullSecrets": ("Secret", "name"),
+    "secretRef": ("Secret", "name"),
+    "secretKeyRef": ("Secret", "name"),
+    "secret": ("Secret", "secretName"),
+    "configMapRef": ("ConfigMap", "name"),
+    "configMapKeyRef": ("ConfigMap", "name"),
+    "configMap": ("ConfigMap", "name"),
+    "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName"),
+}
+"""The fields of a pod that refer to other objects: the kind of these, and the field that has the name."""
 
 _SUFFIX_LENGTH = 8
 
@@ -119,7 +112,7 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
     Raises:
         UsageError: if an option is unknown or invalid.
     """
-    options = _Options(launch.options)
+    options = Options(launch.options)
     if not 1 <= launch.shards <= MAX_SHARDS:
         raise OptionError(f"invalid shards '{launch.shards}': expected 1 to {MAX_SHARDS:,}.", "shards")
     if launch.registry_url.startswith(("sqlite:", "memory:")):
@@ -128,7 +121,7 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
             hint="Name one that it can reach: --registry azure://container.",
         )
     shared = {"app.kubernetes.io/managed-by": MANAGED_BY, "app.kubernetes.io/name": MANAGED_BY}
-    labels = {**shared, JOB_ID: label_value(launch.job_id)}
+    labels, queue = {**shared, JOB_ID: label_value(launch.job_id)}, options.queue()
     annotations = {JOB_ID: launch.job_id, SHARDS: str(launch.shards)}
     return {
         "apiVersion": "batch/v1",
@@ -136,15 +129,16 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
         "metadata": {
             "name": job_name(launch.job_id),
             "namespace": namespace,
-            "labels": labels,
+            "labels": labels if queue is None else {**labels, QUEUE: queue},
             "annotations": {**annotations, LAUNCH_ID: launch_id},
         },
         "spec": {
+            **({} if queue is None else {"suspend": True}),  # until the queue has room for it
             "completionMode": "Indexed",
             "completions": launch.shards,
             "parallelism": options.number("parallelism", min(launch.shards, MAX_PARALLELISM), 1, MAX_PARALLELISM),
-            "backoffLimitPerIndex": options.number("backoff_limit_per_index", DEFAULT_BACKOFF, 0, 1000),
-            "ttlSecondsAfterFinished": options.number("ttl_seconds", DEFAULT_TTL_SECONDS, 0, 2**31 - 1),
+            "backoffLimitPerIndex": options.number("backoff_limit", DEFAULT_BACKOFF, 0, 1000),
+            "ttlSecondsAfterFinished": options.ttl(),
             # A pod that is evicted, preempted or on a lost node has not failed. No other pod can do what a final code
             # refuses.
             "podFailurePolicy": {
@@ -161,24 +155,73 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
     }
 
 
-def check_launch(launch: Launch, env: Mapping[str, str]) -> None:
-    """Check the options of a launch before anything of its job is stored.
+def preview_manifest(launch: Launch, env: Mapping[str, str]) -> dict[str, Any]:
+    """Return the Job that a launch would create, without the mark of one launch. No cluster is asked.
+
+    Without a namespace in options or kubeconfig, the Job names none.
 
     Raises:
         UsageError: if an option is unknown or invalid.
     """
-    namespace = check_namespace(launch.options.get("namespace") or "default")
-    build_manifest(launch, namespace=namespace, launch_id="", env=env)
+    namespace = launch.options.get("namespace")
+    manifest = build_manifest(launch, namespace=check_namespace(namespace or "default"), launch_id="", env=env)
+    del manifest["metadata"]["annotations"][LAUNCH_ID]
+    if not namespace:
+        del manifest["metadata"]["namespace"]
+    return manifest
+
+
+def complete_launch(launch: Launch, namespace: str | None, env: Mapping[str, str]) -> Launch:
+    """Check the options of a launch before anything of its job is stored, and add those of the environment.
+
+    Args:
+        launch: the launch.
+        namespace: the default namespace; None if it is not known.
+        env: the environment, with the default of image and context.
+
+    Raises:
+        UsageError: if an option is unknown or invalid.
+    """
+    options = {**launch.options, "image": Options(launch.options).image(env)}
+    for name, value in (("namespace", namespace), ("context", env.get(CONTEXT_VARIABLE))):
+        if value and not options.get(name):
+            options[name] = value
+    launch = dataclasses.replace(launch, options=options)
+    preview_manifest(launch, env)
+    return launch
+
+
+def needed_objects(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the objects of the cluster that a Job refers to, such as `Secret keys`, in the order of their kinds."""
+    found = {f"LocalQueue {queue}" for name, queue in manifest["metadata"]["labels"].items() if name == QUEUE}
+    return sorted(found | set(_references(manifest["spec"]["template"]["spec"])))
+
+
+def _references(value: object) -> Iterator[str]:
+    """Yield the objects that a part of a pod refers to."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            kind, key = REFERENCES.get(str(name), ("", ""))
+            if kind and isinstance(inner, str):
+                yield f"{kind} {inner}"
+            elif kind:
+                items = [item for item in (inner if isinstance(inner, list) else [inner]) if isinstance(item, Mapping)]
+                names = [item.get(key) or item.get("name") for item in items]  # a projected Secret has a name
+                yield from (f"{kind} {one}" for one in names if one)
+            yield from _references(inner)
 
 
 def _pod(
     launch: Launch,
-    options: _Options,
+    options: Options,
     labels: Mapping[str, str],
     annotations: Mapping[str, str],
     env: Mapping[str, str],
 ) -> dict[str, Any]:
-    account = options.dns_name("service_account")
+    account, priority_class = options.dns_name("service_account"), options.dns_name("priority_class")
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -191,15 +234,25 @@ def _pod(
     if account is not None:
         spec["serviceAccountName"] = account
         labels["azure.workload.identity/use"] = "true"
-    return {"metadata": {"labels": labels, "annotations": dict(annotations)}, "spec": spec}
+    placement = {
+        "priorityClassName": priority_class,
+        "nodeSelector": options.node_selector(),
+        "tolerations": options.tolerations(),
+    }
+    spec |= {name: value for name, value in placement.items() if value}
+    template = {"metadata": {"labels": labels, "annotations": dict(annotations)}, "spec": spec}
+    patch = options.pod_patch()
+    return template if patch is None else patch_template(template, patch)
 
 
-def _container(launch: Launch, options: _Options, env: Mapping[str, str]) -> dict[str, Any]:
-    cpu, cores = options.cpu()
+def _container(launch: Launch, options: Options, env: Mapping[str, str]) -> dict[str, Any]:
+    (cpu, cores), gpus = options.cpu(), options.gpus()
     resources = {"cpu": cpu}
     memory = options.memory() or _memory_for_tasks(launch, cores)
     if memory is not None:
         resources["memory"] = memory
+    if gpus is not None:
+        resources[GPU] = str(gpus)
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": options.image(env),
@@ -242,7 +295,7 @@ def check_namespace(namespace: str) -> str:
     Raises:
         UsageError: if the name is invalid.
     """
-    if not _DNS_LABEL.fullmatch(namespace):
+    if not is_dns_label(namespace):
         raise OptionError(
             f"invalid namespace '{namespace}': expected lower-case letters, digits and hyphens.", "namespace"
         )
@@ -251,60 +304,4 @@ def check_namespace(namespace: str) -> str:
 
 def is_job_place(namespace: str, name: str) -> bool:
     """Return True if namespace and name are valid for a Job. Other texts could change the path of the URL."""
-    return _DNS_LABEL.fullmatch(namespace) is not None and len(name) <= MAX_DNS_NAME and bool(_DNS_NAME.fullmatch(name))
-
-
-class _Options:
-    """Reads the options of a launch."""
-
-    def __init__(self, options: Mapping[str, str]) -> None:
-        unknown = sorted(options.keys() - set(OPTIONS))
-        if unknown:
-            expected = f"expected one of {', '.join(OPTIONS)}"
-            raise UsageError(f"unknown option of the kubernetes engine {', '.join(unknown)}: {expected}.")
-        self._options = options
-
-    def number(self, name: str, default: int, least: int, most: int) -> int:
-        text = self._options.get(name)
-        if text is None:
-            return default
-        number = parse_whole_number(text, least, most)
-        if number is None:
-            raise OptionError(f"invalid {name} '{text}': expected a whole number from {least} to {most:,}.", name)
-        return number
-
-    def dns_name(self, name: str) -> str | None:
-        text = self._options.get(name)
-        if text is not None and (len(text) > MAX_DNS_NAME or not _DNS_NAME.fullmatch(text)):
-            raise OptionError(f"invalid {name} '{text}': expected lower-case letters, digits, hyphens and dots.", name)
-        return text
-
-    def image(self, env: Mapping[str, str]) -> str:
-        image = self._options.get("image") or env.get(IMAGE_VARIABLE, "")
-        if not image:
-            raise OptionError(
-                "missing image: expected the image of the pods.",
-                "image",
-                hint=f"Name one with --image or {IMAGE_VARIABLE}; examples/kubernetes/Dockerfile makes one.",
-            )
-        if not image.isprintable() or re.search(r"\s", image):
-            raise OptionError(f"invalid image {image!r}: expected a name like registry.example/mops-jobs:1.", "image")
-        return image
-
-    def cpu(self) -> tuple[str, int]:
-        """Return the quantity of CPU, and the number of whole cores in it, at least one."""
-        text = self._options.get("cpu", DEFAULT_CPU)
-        words = _CPU.fullmatch(text)
-        cores = 0.0 if words is None else float(words[1]) if words[1] else int(words[2]) / 1000
-        if cores <= 0:
-            raise OptionError(f"invalid cpu '{text}': expected a number of cores like 2, 0.5 or 500m.", "cpu")
-        return text, max(1, math.floor(cores))
-
-    def memory(self) -> str | None:
-        text = self._options.get("memory")
-        if text is None:
-            return None
-        words = _MEMORY.fullmatch(text)
-        if words is None or float(words[1]) <= 0:
-            raise OptionError(f"invalid memory '{text}': expected a quantity like 512Mi or 4Gi.", "memory")
-        return text
+    return is_dns_label(namespace) and is_dns_name(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.engines.base import LaunchResult
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.submission.client import relaunched_fields
@@ -13,7 +12,7 @@ from mopsjobs.submission.offline import record_launch
 from mopsjobs.utils.times import record_time
 from support.cli import START
 
-LAUNCHED = LaunchResult("show", metadata={"local_workers": "2"})
+LAUNCHED = {"metadata": {"local_workers": "2"}}
 
 
 def test_a_launch_is_a_sign_of_life_of_a_silent_job() -> None:

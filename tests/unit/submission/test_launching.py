@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mopsjobs.engines.base import launch_notes, recorded_launch
+from mopsjobs.engines.base import launch_fields, launch_notes, recorded_launch
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.submission import launching, shared_registry
-from mopsjobs.submission.launching import LaunchOptions, make_launch
+from mopsjobs.submission.launching import LaunchOptions, cluster_options, make_launch
 from mopsjobs.submission.session import Session
 
 REGISTRY = JobRegistry(InMemoryVersionedStore())
@@ -174,3 +175,24 @@ def test_a_launch_on_slurm_repeats_the_earlier_one(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     relative = make_launch("job", "slurm", LaunchOptions(python="env/bin/python"), session)
     assert relative.python == f"{tmp_path}/env/bin/python"
+
+
+def test_options_of_a_cluster_are_texts() -> None:
+    """Labels and several values are joined, whether a flag was repeated or a program gave a mapping or a list."""
+    given = {"node_selector": {"a": "b", "c": ""}, "toleration": ["x", "y=z"], "gpus": 2, "image": None, "workers": 3}
+    assert cluster_options(given) == {"node_selector": "a=b,c=", "toleration": "x,y=z", "gpus": "2"}
+    assert cluster_options({"node_selector": ["a=b", "c="]}) == {"node_selector": "a=b,c="}
+
+
+def test_a_launch_on_a_cluster_has_all_that_its_record_keeps(tmp_path: Path) -> None:
+    """What the environment chooses too, and of a patch the digest."""
+    patch = tmp_path / "patch.yaml"
+    patch.write_text("spec: {hostNetwork: true}")
+    session = dataclasses.replace(SESSION, registry_url="azure://x", env={"MOPS_JOBS_IMAGE": "i:1"})
+    options = LaunchOptions(shards=2, cluster={"pod_patch": str(patch), "namespace": "models"})
+    launch = make_launch("job", "kubernetes", options, session)
+    assert launch.options == {"pod_patch": '{"spec": {"hostNetwork": true}}', "namespace": "models", "image": "i:1"}
+    fields = launch_fields(launch, "kubernetes")
+    assert (fields["k8s_namespace"], fields["k8s_uid"]) == ("models", None)
+    digest = hashlib.sha256(launch.options["pod_patch"].encode()).hexdigest()
+    assert fields["metadata"] == {"k8s_image": "i:1", "k8s_shards": "2", "k8s_pod_patch": f"sha256:{digest}"}

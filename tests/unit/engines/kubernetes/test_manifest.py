@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -11,17 +12,47 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.kubernetes.manifest import MAX_NAME_LENGTH, OPTIONS, build_manifest, job_name, label_value
+from mopsjobs.engines.kubernetes.manifest import (
+    MAX_NAME_LENGTH,
+    build_manifest,
+    complete_launch,
+    job_name,
+    label_value,
+    needed_objects,
+    preview_manifest,
+)
+from mopsjobs.engines.kubernetes.options import OPTIONS
 from mopsjobs.errors import OptionError, UsageError
 
 JOB_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,127}", fullmatch=True)
+PATCH = {
+    "metadata": {"labels": {"team": "a"}},
+    "spec": {
+        "imagePullSecrets": [{"name": "pull"}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "inputs"}}],
+        "containers": [
+            {
+                "name": "runner",
+                "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}],
+                "env": [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "a"}}}],
+                "securityContext": {"readOnlyRootFilesystem": True},
+            }
+        ],
+    },
+}
 KUBERNETES_VERSIONS = ("1.29", "1.31", kubernetes_validate.latest_version())
 EVERYTHING = {
     "image": "registry.example/mops-jobs:1",
     "namespace": "models",
     "parallelism": "3",
-    "backoff_limit_per_index": "0",
-    "ttl_seconds": "60",
+    "backoff_limit": "0",
+    "ttl": "60s",
+    "gpus": "2",
+    "queue": "team-a",
+    "priority_class": "batch-low",
+    "node_selector": "pool=gpu,kubernetes.io/arch=amd64",
+    "toleration": "sku=gpu:NoSchedule,nvidia.com/gpu,spot=true",
+    "pod_patch": json.dumps(PATCH),
     "cpu": "2500m",
     "memory": "4Gi",
     "secret": "registry-credentials",
@@ -105,7 +136,7 @@ def test_the_runner_is_told_everything() -> None:
         first=0,
         max_failures="10%",
         env={"B": "2", "A": "1"},
-        options=EVERYTHING,
+        options={name: value for name, value in EVERYTHING.items() if name != "pod_patch"},
     )
     container = _container(_manifest(launch))
     assert container["command"] == ["mops-jobs"]
@@ -174,8 +205,26 @@ def test_the_image_may_come_from_the_environment() -> None:
         ("parallelism", "0"),
         ("parallelism", "many"),
         ("parallelism", "٣"),
-        ("backoff_limit_per_index", "-1"),
-        ("ttl_seconds", "1d"),
+        ("backoff_limit", "-1"),
+        ("ttl", "1 day"),
+        ("ttl", "70000d"),
+        ("gpus", "0"),
+        ("gpus", "half"),
+        ("queue", "Team_A"),
+        ("queue", "a" * 64),
+        ("queue", ""),
+        ("priority_class", "High"),
+        ("node_selector", "pool"),
+        ("node_selector", "pool=a b"),
+        ("node_selector", "-pool=a"),
+        ("node_selector", "Example.com/pool=a"),
+        ("node_selector", f"{'a' * 64}=x"),
+        ("node_selector", "a=x,"),
+        ("toleration", "sku=gpu:Never"),
+        ("toleration", "sku=gpu:"),
+        ("toleration", "=gpu"),
+        ("toleration", f"sku={'g' * 64}"),
+        ("toleration", ""),
         ("cpu", "0"),
         ("cpu", "two"),
         ("cpu", "0m"),
@@ -191,6 +240,65 @@ def test_an_invalid_option_is_named(name: str, value: str) -> None:
     with pytest.raises(OptionError, match=rf"(invalid|missing) {name}\b.*: expected ") as caught:
         _manifest(**{name: value})
     assert caught.value.fields == (name,)
+
+
+def test_selectors_and_tolerations_come_from_texts() -> None:
+    """The value of a label and that of a taint may be empty; a toleration without `=` is for any value."""
+    spec = _manifest(node_selector="pool=gpu,zone=", toleration="sku=gpu:NoSchedule,spot,a.b/c=:NoExecute")
+    pod = spec["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"pool": "gpu", "zone": ""}
+    assert pod["tolerations"] == [
+        {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"},
+        {"key": "spot", "operator": "Exists"},
+        {"key": "a.b/c", "operator": "Equal", "value": "", "effect": "NoExecute"},
+    ]
+    assert _container(_manifest(gpus="2"))["resources"]["limits"] == {"cpu": "1", "nvidia.com/gpu": "2"}
+
+
+def test_a_job_of_a_queue_begins_suspended() -> None:
+    """Kueue starts it. The label is on the Job alone: pods with it would be in the queue themselves."""
+    made = _manifest(queue="team-a", ttl="1h")
+    assert (made["spec"]["suspend"], made["spec"]["ttlSecondsAfterFinished"]) == (True, 3600)
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert "kueue.x-k8s.io/queue-name" not in made["spec"]["template"]["metadata"]["labels"]
+    assert "suspend" not in _manifest()["spec"]
+
+
+def test_the_environment_completes_a_launch() -> None:
+    """The record then names image, namespace and context before the launch. Options come first."""
+    env = {"MOPS_JOBS_IMAGE": "from-env:1", "MOPS_JOBS_KUBE_CONTEXT": "aks"}
+    made = complete_launch(_launch(options={"cpu": "2"}), "models", env)
+    assert made.options == {"cpu": "2", "image": "from-env:1", "namespace": "models", "context": "aks"}
+    named = {"image": "named:1", "namespace": "others", "context": "prod"}
+    assert complete_launch(_launch(options=named), "models", env).options == named
+    with pytest.raises(OptionError, match="invalid cpu"):
+        complete_launch(_launch(options={"cpu": "x"}), None, env)
+
+
+def test_a_preview_is_the_manifest_without_the_mark_of_a_launch() -> None:
+    """Without a namespace, `kubectl apply -n` chooses one."""
+    launch = _launch(options={**EVERYTHING})
+    expected = build_manifest(launch, namespace="models", launch_id="x", env={})
+    del expected["metadata"]["annotations"]["mops-jobs/launch-id"]
+    assert preview_manifest(launch, {}) == expected
+    assert "namespace" not in preview_manifest(_launch(options={"image": "i"}), {})["metadata"]
+
+
+def test_the_needed_objects_are_named() -> None:
+    assert needed_objects(_manifest(**EVERYTHING)) == [
+        "LocalQueue team-a",
+        "PersistentVolumeClaim inputs",
+        "PriorityClass batch-low",
+        "Secret keys",
+        "Secret pull",
+        "Secret registry-credentials",
+        "ServiceAccount simulations",
+    ]
+    volume = {"name": "v", "projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "c"}}]}}
+    assert needed_objects(_manifest(pod_patch=json.dumps({"spec": {"volumes": [volume]}}))) == [
+        "ConfigMap c",
+        "Secret s",
+    ]
 
 
 def test_an_unknown_option_is_refused() -> None:

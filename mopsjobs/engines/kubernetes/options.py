@@ -1,0 +1,215 @@
+"""Read the options of a launch on Kubernetes, which are texts, by the syntax rules of Kubernetes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mopsjobs.engines.base import PATCH
+from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.times import parse_duration
+
+OPTIONS = (
+    "image",
+    "namespace",
+    "cpu",
+    "memory",
+    "gpus",
+    "secret",
+    "service_account",
+    "parallelism",
+    "backoff_limit",
+    "ttl",
+    "queue",
+    "priority_class",
+    "node_selector",
+    "toleration",
+    PATCH,
+    "context",
+)
+"""Names of `Launch.options` for this engine. Several selectors and tolerations are separated by commas."""
+
+IMAGE_VARIABLE = "MOPS_JOBS_IMAGE"
+
+DEFAULT_CPU = "1"
+
+DEFAULT_BACKOFF = 3
+
+DEFAULT_TTL_SECONDS = 24 * 3600
+
+MAX_TTL_SECONDS = 2**31 - 1
+
+MAX_GPUS = 1000
+
+MAX_DNS_NAME = 253
+
+EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+"""What a taint of a node does to pods that do not tolerate it."""
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+
+_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+
+_CPU = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)|(\d{1,9})m", re.ASCII)
+
+_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
+
+
+def is_dns_label(text: str) -> bool:
+    """Return True if a text is a valid name of a namespace."""
+    return _DNS_LABEL.fullmatch(text) is not None
+
+
+def is_dns_name(text: str) -> bool:
+    """Return True if a text is a valid name of an object."""
+    return len(text) <= MAX_DNS_NAME and _DNS_NAME.fullmatch(text) is not None
+
+
+def is_label_key(text: str) -> bool:
+    """Return True if a text is a valid key of a label: a name, maybe behind a domain and a slash."""
+    domain, slash, name = text.rpartition("/")
+    return _LABEL_NAME.fullmatch(name) is not None and (not slash or is_dns_name(domain))
+
+
+def is_label_value(text: str) -> bool:
+    """Return True if a text is a valid value of a label. It may be empty."""
+    return not text or _LABEL_NAME.fullmatch(text) is not None
+
+
+class Options:
+    """Reads the options of a launch. A method raises `OptionError` if its option is invalid."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        """Take the options.
+
+        Raises:
+            UsageError: if one is unknown.
+        """
+        unknown = sorted(options.keys() - set(OPTIONS))
+        if unknown:
+            expected = f"expected one of {', '.join(OPTIONS)}"
+            raise UsageError(f"unknown option of the kubernetes engine {', '.join(unknown)}: {expected}.")
+        self._options = options
+
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        """Return a whole number."""
+        text = self._options.get(name)
+        if text is None:
+            return default
+        number = parse_whole_number(text, least, most)
+        if number is None:
+            raise OptionError(f"invalid {name} '{text}': expected a whole number from {least} to {most:,}.", name)
+        return number
+
+    def dns_name(self, name: str) -> str | None:
+        """Return the name of an object of the cluster."""
+        text = self._options.get(name)
+        if text is not None and not is_dns_name(text):
+            raise OptionError(f"invalid {name} '{text}': expected lower-case letters, digits, hyphens and dots.", name)
+        return text
+
+    def image(self, env: Mapping[str, str]) -> str:
+        """Return the image of the pods: the option, else that of the environment."""
+        image = self._options.get("image") or env.get(IMAGE_VARIABLE, "")
+        if not image:
+            raise OptionError(
+                "missing image: expected the image of the pods.",
+                "image",
+                hint=f"Name one with --image or {IMAGE_VARIABLE}; examples/kubernetes/Dockerfile makes one.",
+            )
+        if not image.isprintable() or re.search(r"\s", image):
+            raise OptionError(f"invalid image {image!r}: expected a name like registry.example/mops-jobs:1.", "image")
+        return image
+
+    def cpu(self) -> tuple[str, int]:
+        """Return the quantity of CPU, and the number of whole cores in it, at least one."""
+        text = self._options.get("cpu", DEFAULT_CPU)
+        words = _CPU.fullmatch(text)
+        cores = 0.0 if words is None else float(words[1]) if words[1] else int(words[2]) / 1000
+        if cores <= 0:
+            raise OptionError(f"invalid cpu '{text}': expected a number of cores like 2, 0.5 or 500m.", "cpu")
+        return text, max(1, math.floor(cores))
+
+    def memory(self) -> str | None:
+        """Return the quantity of memory."""
+        text = self._options.get("memory")
+        if text is None:
+            return None
+        words = _MEMORY.fullmatch(text)
+        if words is None or float(words[1]) <= 0:
+            raise OptionError(f"invalid memory '{text}': expected a quantity like 512Mi or 4Gi.", "memory")
+        return text
+
+    def gpus(self) -> int | None:
+        """Return the number of GPUs of a pod."""
+        return self.number("gpus", 0, 1, MAX_GPUS) or None
+
+    def ttl(self) -> int:
+        """Return how many seconds the cluster keeps an ended Job."""
+        text = self._options.get("ttl")
+        if text is None:
+            return DEFAULT_TTL_SECONDS
+        try:
+            seconds = parse_duration(text)
+        except UsageError:
+            seconds = math.inf
+        if seconds > MAX_TTL_SECONDS:
+            raise OptionError(
+                f"invalid ttl '{text}': expected a duration such as 90s, 1h or 7d, at most 68 years.", "ttl"
+            )
+        return round(seconds)
+
+    def queue(self) -> str | None:
+        """Return the queue of Kueue, which is the value of a label and the name of an object."""
+        text = self._options.get("queue")
+        if text is not None and not (is_dns_name(text) and is_label_value(text)):
+            raise OptionError(
+                f"invalid queue '{text}': expected up to 63 lower-case letters, digits, hyphens and dots.", "queue"
+            )
+        return text
+
+    def node_selector(self) -> dict[str, str]:
+        """Return the labels that nodes need."""
+        found = {}
+        for item in self._items("node_selector"):
+            key, sign, value = item.partition("=")
+            if not sign or not is_label_key(key) or not is_label_value(value):
+                raise OptionError(
+                    f"invalid node_selector '{item}': expected KEY=VALUE with the key and the value of a label, such as"
+                    " kubernetes.io/arch=arm64.",
+                    "node_selector",
+                )
+            found[key] = value
+        return found
+
+    def tolerations(self) -> list[dict[str, str]]:
+        """Return the taints that pods tolerate, as the fields of a pod."""
+        return [_toleration(item) for item in self._items("toleration")]
+
+    def pod_patch(self) -> dict[str, Any] | None:
+        """Return the patch of the pods. `pod_patch.read_pod_patch` has checked that it is an object."""
+        text = self._options.get(PATCH)
+        return None if text is None else dict(json.loads(text))
+
+    def _items(self, name: str) -> list[str]:
+        text = self._options.get(name)
+        return [] if text is None else text.split(",")
+
+
+def _toleration(text: str) -> dict[str, str]:
+    taint, colon, effect = text.partition(":")
+    key, sign, value = taint.partition("=")
+    if not is_label_key(key) or not is_label_value(value) or (colon and effect not in EFFECTS):
+        raise OptionError(
+            f"invalid toleration '{text}': expected KEY[=VALUE][:EFFECT] with one of the effects"
+            f" {', '.join(EFFECTS)}, such as sku=gpu:NoSchedule.",
+            "toleration",
+        )
+    found = {"key": key, "operator": "Equal", "value": value} if sign else {"key": key, "operator": "Exists"}
+    return {**found, "effect": effect} if colon else found

@@ -1,0 +1,87 @@
+"""Tell from the pods of a Job why they do not run, or were stopped: what is wrong now before what was wrong once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mopsjobs.engines.kubernetes.client import creation_time, shard_of
+
+if TYPE_CHECKING:
+    from lightkube.resources.core_v1 import Pod
+
+OOM_KILLED = "OOMKilled"
+"""The reason of Kubernetes for the end of a container that the kernel killed for its memory. Its exit code is 137."""
+
+EVICTED = "Evicted"
+
+NO_PODS = "NoPods"
+"""The reason of a Job that has no pods. An event of the Job may say why."""
+
+STARTING = (None, "ContainerCreating", "PodInitializing")
+"""Reasons of a container that waits, and is about to start."""
+
+
+def container_starts(pod: Pod) -> Iterator[datetime]:
+    """Yield when the containers of a pod began, in their last and in their present run."""
+    for container in () if pod.status is None else pod.status.containerStatuses or ():
+        for state in (container.lastState, container.state):
+            for run in () if state is None else (state.running, state.terminated):
+                if run is not None and run.startedAt is not None:
+                    yield run.startedAt
+
+
+def memory_problem(pods: Iterable[Pod]) -> tuple[str, str] | None:
+    """Return that pods of a Job were killed for their memory, as a word and a sentence; None if none was."""
+    killed = [pod for pod in pods if OOM_KILLED in _end_reasons(pod)]
+    if not killed:
+        return None
+    return OOM_KILLED, f"{len(killed)} of its pods exceeded the memory limit and were killed (exit code 137)"
+
+
+def pod_problem(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, str | None]:
+    """Return why the pods of a Job do not run now, else why the last one was stopped, as a word and a sentence."""
+    newest = {shard_of(pod): pod for pod in sorted(pods, key=creation_time)}
+    for pod in newest.values():
+        reason, detail = _start_problem(pod)
+        if reason is not None:
+            return reason, detail
+    # What befell the earlier pods of a shard is over when a later one has succeeded.
+    open_shards = {shard for shard, pod in newest.items() if pod.status is None or pod.status.phase != "Succeeded"}
+    problem = _last_stop([pod for pod in pods if shard_of(pod) in open_shards])
+    if problem is not None:
+        return problem
+    return (NO_PODS, "it has no pods") if not pods and not is_running else (None, None)
+
+
+def _start_problem(pod: Pod) -> tuple[str | None, str | None]:
+    """Return why a pod cannot start, as a word and a sentence; None if it is about to start, runs or has ended."""
+    if pod.status is None or pod.status.phase in ("Succeeded", "Failed"):
+        return None, None
+    for container in pod.status.containerStatuses or ():
+        waiting = None if container.state is None else container.state.waiting
+        if waiting is not None and waiting.reason not in STARTING:
+            return waiting.reason, waiting.message
+    for condition in pod.status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return condition.reason, condition.message
+    return None, None
+
+
+def _last_stop(pods: Sequence[Pod]) -> tuple[str, str] | None:
+    """Return why the newest of the pods that the cluster has stopped was, and how many had the same fate."""
+    evicted = [pod for pod in pods if pod.status is not None and pod.status.reason == EVICTED]
+    killed = [pod for pod in pods if OOM_KILLED in _end_reasons(pod)]
+    last_evicted = max(evicted, key=creation_time, default=None)
+    if last_evicted is None or any(creation_time(pod) > creation_time(last_evicted) for pod in killed):
+        return memory_problem(killed)
+    reason = (None if last_evicted.status is None else last_evicted.status.message) or "no reason given"
+    return EVICTED, f"{len(evicted)} of its pods were evicted; the last: {reason}"
+
+
+def _end_reasons(pod: Pod) -> set[str | None]:
+    """Return why containers of a pod ended, in their last and in their present run."""
+    containers = () if pod.status is None else pod.status.containerStatuses or ()
+    states = [state for container in containers for state in (container.lastState, container.state)]
+    return {state.terminated.reason for state in states if state is not None and state.terminated is not None}

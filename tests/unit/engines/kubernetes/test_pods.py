@@ -1,0 +1,64 @@
+"""What the pods of a Job tell: what is wrong now comes before what was wrong once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lightkube.resources.core_v1 import Pod
+
+from mopsjobs.engines.kubernetes.pods import pod_problem
+
+EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}
+EVICTION = ("Evicted", "1 of its pods were evicted; the last: low on memory")
+KILLED = ("OOMKilled", "1 of its pods exceeded the memory limit and were killed (exit code 137)")
+
+
+def _container(**state: Any) -> dict[str, Any]:
+    return {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+
+
+WITHOUT_IMAGE = {
+    "phase": "Pending",
+    "containerStatuses": [_container(waiting={"reason": "ImagePullBackOff", "message": "no such image"})],
+}
+STARTING = {"phase": "Pending", "containerStatuses": [_container(waiting={"reason": "ContainerCreating"})]}
+OOM = {"phase": "Failed", "containerStatuses": [_container(terminated={"exitCode": 137, "reason": "OOMKilled"})]}
+RUNNING = {"phase": "Running", "containerStatuses": [_container(running={"startedAt": "2026-03-01T12:00:00Z"})]}
+DONE = {"phase": "Succeeded"}
+
+
+def _pod(shard: int, minute: int, status: dict[str, Any]) -> Pod:
+    metadata = {
+        "name": f"a-{shard}-{minute}",
+        "creationTimestamp": f"2026-03-01T12:{minute:02}:00Z",
+        "labels": {"batch.kubernetes.io/job-completion-index": str(shard)},
+    }
+    pod: Pod = Pod.from_dict({"metadata": metadata, "status": status}, lazy=False)  # type: ignore[no-untyped-call]
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("pods", "expected"),
+    [
+        ([(0, 0, EVICTED), (0, 1, WITHOUT_IMAGE)], ("ImagePullBackOff", "no such image")),
+        ([(0, 0, EVICTED), (0, 1, RUNNING), (1, 0, WITHOUT_IMAGE)], ("ImagePullBackOff", "no such image")),
+        ([(0, 0, WITHOUT_IMAGE), (0, 1, RUNNING)], (None, None)),
+        ([(0, 0, EVICTED), (0, 1, STARTING)], EVICTION),
+        ([(0, 0, EVICTED), (0, 1, DONE), (1, 0, RUNNING)], (None, None)),
+        ([(0, 0, OOM), (0, 1, RUNNING), (1, 1, EVICTED)], EVICTION),
+        ([(0, 1, OOM), (0, 2, RUNNING), (1, 0, EVICTED)], KILLED),
+    ],
+)
+def test_trouble_of_today_comes_before_an_old_eviction(
+    pods: list[Any], expected: tuple[str | None, str | None]
+) -> None:
+    """Of each shard, the newest pod matters. The last past trouble is told while its shard has not succeeded."""
+    made = [_pod(*one) for one in pods]
+    for is_running in (True, False):
+        assert pod_problem(made, is_running=is_running) == expected
+
+
+def test_a_job_without_pods_says_so_unless_it_runs() -> None:
+    assert pod_problem([], is_running=False) == ("NoPods", "it has no pods")
+    assert pod_problem([], is_running=True) == (None, None)

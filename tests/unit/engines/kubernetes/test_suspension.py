@@ -1,0 +1,78 @@
+"""Who has suspended a Job, and what it waits for, by an API server that answers as Kueue does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.engines.kubernetes.engine import KubernetesEngine
+from support.kubernetes import Api, kubeconfig
+
+RECORD = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models"}
+WORKLOADS = "/apis/kueue.x-k8s.io/v1beta1/namespaces/models/workloads"
+PENDING = "/apis/visibility.kueue.x-k8s.io/v1beta1/namespaces/models/localqueues/team-a/pendingworkloads"
+WAITS = "the Job waits in queue team-a of Kueue"
+
+
+@pytest.fixture
+def engine(api: Api, tmp_path: Path) -> KubernetesEngine:
+    return KubernetesEngine({"KUBECONFIG": str(kubeconfig(tmp_path, api.url))})
+
+
+def _put(api: Api, **metadata: Any) -> None:
+    """Put a suspended Job."""
+    own = {"name": "seir-1", "namespace": "models", "uid": "uid-1", "annotations": {"mops-jobs/job-id": "seir-1"}}
+    job = {"metadata": {**own, **metadata}, "spec": {"template": {}, "suspend": True}, "status": {}}
+    api.put("batch/v1/jobs", "seir-1", job)
+
+
+def _workload(message: str, status: str = "False") -> dict[str, Any]:
+    reserved = {"type": "QuotaReserved", "status": status, "reason": "Pending", "message": message}
+    return {"metadata": {"name": "job-seir-1-ab"}, "status": {"conditions": [reserved]}}
+
+
+def test_the_program_that_has_suspended_a_job_is_named(engine: KubernetesEngine, api: Api) -> None:
+    """The last one that set it, by the managed fields. Others set other fields."""
+    _put(api)
+    assert engine.state(RECORD) == ("pending", "Suspended", "the Job is suspended")
+    fields = [
+        {"manager": "controller", "fieldsV1": {"f:status": {}}},
+        {"manager": "kubectl-edit", "fieldsV1": {"f:spec": {"f:parallelism": {}}}},
+        {"manager": "kubectl-patch", "fieldsV1": {"f:spec": {"f:suspend": {}}}},
+    ]
+    _put(api, managedFields=fields)
+    assert engine.state(RECORD).detail == "the Job is suspended by kubectl-patch"
+
+
+def test_kueue_says_position_and_reason(engine: KubernetesEngine, api: Api) -> None:
+    """The place counts from 1."""
+    _put(api, labels={"kueue.x-k8s.io/queue-name": "team-a"})
+    api.answer(WORKLOADS, {"items": [_workload("insufficient quota for cpu,\n 2 more needed")]})
+    others = [{"metadata": {"name": name}, "positionInLocalQueue": n} for n, name in enumerate(["x", "job-seir-1-ab"])]
+    api.answer(PENDING, {"items": others})
+    detail = f"{WAITS}, position 2 of 2: insufficient quota for cpu, 2 more needed"
+    assert engine.state(RECORD) == ("pending", "Suspended", detail)
+    (request,) = api.requests("get", WORKLOADS)
+    assert request.params["labelSelector"] == "kueue.x-k8s.io/job-uid=uid-1"
+
+
+@pytest.mark.parametrize(
+    ("workloads", "status", "expected"),
+    [
+        ({"message": "not found"}, 404, f"{WAITS}, which the cluster at URL does not have"),
+        ({"items": []}, 200, f"{WAITS}, which does not know it"),
+        ({"message": "forbidden"}, 403, WAITS),
+        ({"items": [_workload("done", "True")]}, 200, WAITS),
+        ({"items": [{"metadata": {"name": "x"}, "status": 7}]}, 200, WAITS),
+    ],
+)
+def test_what_kueue_does_not_tell_is_left_out(
+    engine: KubernetesEngine, api: Api, workloads: Any, status: int, expected: str
+) -> None:
+    """No Kueue, no Workload yet, no permission to read one, or one of another form: the job is still suspended."""
+    _put(api, labels={"kueue.x-k8s.io/queue-name": "team-a"})
+    api.answer(WORKLOADS, workloads, status=status)
+    api.answer(PENDING, {"message": "no such service"}, status=503)
+    assert engine.state(RECORD) == ("pending", "Suspended", expected.replace("URL", api.url))
