@@ -13,6 +13,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.engines.slurm.commands import NotConfiguredError, is_installed
+from mopsjobs.engines.trust import choices_of_last_launch
 from mopsjobs.errors import MopsJobsError
 
 
@@ -95,9 +96,26 @@ def _find_in_cluster(job: Mapping[str, object], env: Mapping[str, str]) -> Found
     try:
         from mopsjobs.engines.kubernetes.engine import kubectl_for
 
+        job = {**job, **_place(str(job["job_id"]), env)}
         state = open_engine("kubernetes", env).state(job)
     except (MopsJobsError, ImportError) as error:
         return None, f"The cluster cannot be queried either: {error}"
     if state.phase == "gone":
         return None, f"The cluster does not know it either: {state.detail}."
     return EngineAnswer("kubernetes", state, kubectl_for("get", job, env), kubectl_for("delete", job, env)), ""
+
+
+def _place(job_id: str, env: Mapping[str, str]) -> dict[str, object]:
+    """Return where a job is in a cluster, as the fields of its record: as a launch from here chose, else the default.
+
+    Raises:
+        EngineAccessError: if no cluster is configured, or its configuration cannot be used.
+    """
+    from mopsjobs.engines.kubernetes.client import current_place
+    from mopsjobs.engines.kubernetes.engine import CONTEXT_FIELD
+    from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE
+
+    chosen = dict(choice.partition(":")[::2] for choice in choices_of_last_launch(JobDir.for_job(job_id, env)))
+    context = env.get(CONTEXT_VARIABLE) or chosen.get("context")
+    namespace = chosen.get("namespace") or current_place(env, context)[1]
+    return {"k8s_namespace": namespace, "metadata": {} if context is None else {CONTEXT_FIELD: context}}

@@ -164,6 +164,17 @@ def test_cancel_without_its_cluster_says_what_to_type(cli: Cli, remote: Remote, 
     assert _status(remote.jobs, "seir-1") == ["cancelled"]
 
 
+def test_cancel_without_a_registry_names_context_and_namespace(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """As this machine has launched the job; a job of another machine is looked for in the default namespace."""
+    Path("study.json").write_text('{"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}]}')
+    place = ("--namespace", "others", "--context", "userless")
+    cli.ok("submit", "study.json", "--auto", "--engine", "kubernetes", "--image", "i:1", "--job-id", "mine", *place)
+    remote.store.down = True
+    ran = cli("cancel", "mine")
+    hint = "hint: To stop it by hand: kubectl --context userless -n others delete job mine"
+    assert (ran.code, ran.err.splitlines()[-1]) == (5, hint)
+
+
 def test_cancelling_again_stops_what_still_runs(cli: Cli, remote: Remote, cluster: Api) -> None:
     remote.jobs.cancel_job("seir-1")
     assert cli.ok("cancel", "seir-1").err == "seir-1: cancelled, stopped\n"

@@ -50,7 +50,7 @@ def test_the_cluster_is_asked_and_its_word_marked(cli: Cli, cluster: Api) -> Non
     ran = cli.ok("status", "seir-1")
     assert ran.lines == ["Job        seir-1", "Engine     kubernetes says: running"]
     assert "Showing what the kubernetes engine says, not the job's record." in ran.err
-    assert "Next: kubectl get job seir-1" in ran.err
+    assert "Next: kubectl -n from-kubeconfig get job seir-1" in ran.err
 
 
 def test_scripts_get_the_job_with_what_is_known(cli: Cli, cluster: Api) -> None:
@@ -60,7 +60,7 @@ def test_scripts_get_the_job_with_what_is_known(cli: Cli, cluster: Api) -> None:
     assert ran.code == 100
     assert list(ran.json) == [*JOB_FIELDS, "engine_says"]
     assert (ran.json["status"], ran.json["engine"], ran.json["created_at"]) == ("failed", "kubernetes", None)
-    assert ran.json["engine_says"]["look"] == "kubectl get job seir-1"
+    assert ran.json["engine_says"]["look"] == "kubectl -n from-kubeconfig get job seir-1"
 
 
 def test_a_runner_on_this_machine_is_known_without_a_cluster(cli: Cli, remote: Remote) -> None:
