@@ -132,6 +132,7 @@ class AsyncJob:
     logs = _InThread(Job.logs)
     events = _InThread(Job.events)
     provenance = _InThread(Job.provenance)
+    reduced = _InThread(Job.reduced)
     replay = _InThread(Job.replay)
     cancel = _InThread(Job.cancel)
     note = _InThread(Job.note)

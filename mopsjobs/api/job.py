@@ -21,6 +21,7 @@ from mopsjobs.api.arguments import (
 )
 from mopsjobs.api.as_completed import ended_task_batches, noting_what_goes_on
 from mopsjobs.api.job_info import JobInfo
+from mopsjobs.api.reduced import reduced_outputs
 from mopsjobs.api.replay import replay_task
 from mopsjobs.api.table import Table, table_of_dicts
 from mopsjobs.api.task_info import TaskInfo
@@ -291,6 +292,7 @@ class Job:
         self._warn(found.problems)
         return found.to_json()
 
+    reduced = reduced_outputs
     replay = replay_task
 
     # --- change ----------------------------------------------------------------------------------------------

@@ -28,13 +28,13 @@ def grid(**values: Iterable[Any]) -> list[dict[str, Any]]:
         if not column or not isinstance(column, list):
             raise UsageError(f"invalid values of {name}: expected a list with at least one value.")
         columns[name] = column
-    return [dict(zip(columns, _plain(row), strict=True)) for row in itertools.product(*columns.values())]
+    return [dict(zip(columns, as_plain(row), strict=True)) for row in itertools.product(*columns.values())]
 
 
 class Study:
     """A model, and the parameter sets to run it with, each with some replicates."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but model and sets by name
         self,
         model: str | Cell,
         sets: Iterable[Mapping[str, Any]],
@@ -43,6 +43,7 @@ class Study:
         outputs: Sequence[str] | None = None,
         scenario: str = "baseline",
         targets: Sequence[str] | None = None,
+        reduce: str | None = None,
         sampling_method: str = "manual",
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
@@ -56,6 +57,8 @@ class Study:
             outputs: the files that each task must leave; None for no check.
             scenario: the scenario, for a wire function.
             targets: the targets of the study; see `Registry.submit`.
+            reduce: the function, as `module:function`, that is called after the tasks: over those of each parameter
+                set, and over all. `Job.reduced` has what it returns.
             sampling_method: how the sets were drawn; kept with the study.
             metadata: other facts, kept with the study.
 
@@ -78,9 +81,10 @@ class Study:
                 "scenario": scenario,
                 "parameter_sets": _as_list(sets, _as_dict),
                 "sampling_method": sampling_method,
-                "n_replicates": _plain(replicates),
+                "n_replicates": as_plain(replicates),
                 "outputs": _as_list(outputs),
                 "targets": _as_list(targets),
+                "reduce": reduce,
                 "metadata": _as_dict(metadata),
             }
         )
@@ -139,16 +143,16 @@ def _as_list(value: Any, convert: Callable[[Any], Any] = lambda one: one) -> Any
 def _as_dict(value: Any) -> Any:
     """Return a dict with the types of JSON. A value that is none stays, for the error."""
     try:
-        return _plain(dict(value))
+        return as_plain(dict(value))
     except (TypeError, ValueError):
         return value
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """Return a value with the types of JSON in place of those of numpy. Other values stay, for the error."""
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: as_plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [as_plain(one) for one in value]
     to_list = getattr(value, "tolist", None)  # of numbers and arrays of numpy
     return value if to_list is None else to_list()

@@ -12,6 +12,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.failed_jobs import reduce_notes
 from mopsjobs.cache.queries.failures import (
     MAX_SAMPLES,
     FailureGroup,
@@ -91,8 +92,8 @@ class Failures(NamedTuple):
     """The largest first."""
     freshness: Freshness
     warnings: list[str]
-    family_notes: list[str]
-    """Which other jobs ran tasks of the same studies, and which tasks count twice."""
+    notes: list[str]
+    """Whose reduce function failed, which other jobs ran tasks of the same studies, and which tasks count twice."""
 
     def to_json(self, app: App) -> dict[str, Any]:
         """Return the document of `failures --json`."""
@@ -268,7 +269,8 @@ def failures_of_cache(
         by_job[job_id], state = found
         if state is not None:
             new[job_id] = by_job[job_id], state
-    return Failures(by_job, merge_groups(by_job), freshness, [], _family_notes(connection, list(by_job)))
+    notes = [*reduce_notes(connection, list(by_job)), *_family_notes(connection, list(by_job))]
+    return Failures(by_job, merge_groups(by_job), freshness, [], notes)
 
 
 def keep_new_failures(new: NewFailures, app: App) -> None:

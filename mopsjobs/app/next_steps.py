@@ -73,8 +73,8 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
         return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
     if job.get("error_code") in ("OOMKilled", "OUT_OF_MEMORY") and _last_launch(job).keys() & {"memory", "task_memory"}:
         return command_line("resume", job_id, "--memory x2")
-    is_logged = status == "failed" and job["error_code"] in LOGGED_CODES
-    return command_line("logs" if is_logged else "resume", job_id)
+    has_traceback = job["error_code"] == "REDUCE" or (status == "failed" and job["error_code"] in LOGGED_CODES)
+    return command_line("logs" if has_traceback else "resume", job_id)
 
 
 def memory_command(job: Job, ends: MemoryEnds | None) -> str | None:

@@ -198,6 +198,7 @@ def study_json(manifest: Manifest) -> dict[str, Any]:
         "parameters": len(study.parameters),
         "parameter_sets": len(study.parameter_sets),
         "replicates": study.n_replicates,
+        "reduce": study.reduce,
         "tasks": manifest.tasks_total,
     }
 

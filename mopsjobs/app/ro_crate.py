@@ -240,7 +240,8 @@ def _results(directory: Path) -> Entity:
         "@id": "results/",
         "@type": "Dataset",
         "name": "Outputs",
-        "description": "The outputs of the tasks, at <parameter set>/<seed>/<name>",
+        "description": "The outputs of the tasks, at <parameter set>/<seed>/<name>, and of the reduce function of the"
+        " study, at <parameter set>/reduced-<tasks>/<name> and all/reduced-<tasks>/<name>",
         "hasPart": [{"@id": f"results/{TABLE}"}] if has_table else None,
     }
 

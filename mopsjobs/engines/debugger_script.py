@@ -34,7 +34,7 @@ def main(path: str) -> int:
     os.environ["MOPS_JOBS_PARAM_ID"] = task["param_id"]
     worker.at_work.update(pid=os.getpid(), task=task)
     try:
-        call, _ = worker._load_model(request["root"], request["entrypoint"], request["outputs"])  # noqa: SLF001 - its other half
+        call, _ = worker._load_model(request)  # noqa: SLF001 - its other half
         # Not at the lines of the worker that call the model.
         debugger = pdb.Pdb(skip=[WORKER])
         outputs = debugger.runcall(call, task["params"], task["seed"])

@@ -8,6 +8,8 @@ same user: see SECURITY.md.
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,3 +64,12 @@ def active_python(env: Mapping[str, str]) -> str | None:
             if variable == "VIRTUAL_ENV" or os.path.lexists(path):
                 return str(path)
     return None
+
+
+def python_here(named: str | None, env: Mapping[str, str]) -> str:
+    """Return the interpreter of a model on this machine: the named one, if it is here, else that of the environment.
+
+    Without an active environment, it is the one that runs mops-jobs.
+    """
+    found = None if named is None else shutil.which(named, path=env.get("PATH"))
+    return found or active_python(env) or sys.executable

@@ -22,14 +22,14 @@ class ModelError(MopsJobsError):
         self.event_fields: dict[str, object] = {} if error is None else {"error": dict(error)}
 
 
-def load_error(error: Mapping[str, str]) -> ModelError:
-    """Return the error of a model that raised this when it was loaded."""
+def load_error(error: Mapping[str, str], what: str = "model") -> ModelError:
+    """Return the error of a model, or of something else in its code, that raised this when it was loaded."""
     hint = None
     if error["type"] == "ModuleNotFoundError":
         hint = INTERPRETER_HINT
     elif place := error.get("at"):
         hint = f"See line {place.rpartition(':')[2]} of {place.rpartition(':')[0]} in the packed code."
-    return ModelError(f"The model cannot be loaded: {error['type']}: {error['message']}", hint=hint, error=error)
+    return ModelError(f"The {what} cannot be loaded: {error['type']}: {error['message']}", hint=hint, error=error)
 
 
 def not_python_error(path: str, line: bytearray) -> ModelError:

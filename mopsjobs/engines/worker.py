@@ -64,15 +64,15 @@ at_work: dict[str, Any] = {}
 """The `task` that runs, and its process, as `pid`. `mopsjobs.log` adds `logged` to the task. See api/current.py."""
 
 
-def main() -> int:
-    """Run tasks until the input ends, or the reader of the answers has gone."""
+def main(load: Callable[..., Any] | None = None) -> int:
+    """Run tasks until the input ends, or the reader of the answers has gone. See reduce_script.py for `load`."""
     sys.modules["mops_jobs_worker"], at_work["pid"] = sys.modules[__name__], os.getpid()
     tasks, answers = _take_over_streams()
     threading.Thread(target=_end_with_reader, args=(answers,), name="reader", daemon=True).start()
     setup = json.loads(tasks.readline())
     meter = _Meter()
     try:
-        call, about = _load_model(setup["root"], setup["entrypoint"], setup.get("outputs"))
+        call, about = (load or _load_model)(setup, tasks, answers)
     except BaseException as error:  # noqa: BLE001 - a model may call sys.exit when it is imported
         _write_answer(answers, {"broken": _error_fields(error, setup["root"])})
         return 1
@@ -173,11 +173,12 @@ def _take_over_streams() -> tuple[TextIO, BinaryIO]:
     return tasks, answers
 
 
-def _load_model(root: str, entrypoint: str, expected: list[str] | None) -> tuple[Call, dict[str, Any]]:
+def _load_model(setup: dict[str, Any], *_streams: object) -> tuple[Call, dict[str, Any]]:
     """Return the model as `call(params, seed) -> outputs`, and what a check is told about it.
 
     It is the wire function, else the function that the study names.
     """
+    root, entrypoint, expected = setup["root"], setup["entrypoint"], setup.get("outputs")
     os.chdir(root)
     sys.path.insert(0, root)
     where, origin = _find_wire(root)

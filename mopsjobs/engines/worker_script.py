@@ -11,6 +11,9 @@ WORKER = Path(__file__).with_name("worker.py")
 WORKER_SOURCE = WORKER.read_bytes()
 """Read at import: the file lies in a cache directory, which may be cleared before a worker starts."""
 
+REDUCE_SOURCE = WORKER.with_name("reduce_script.py").read_bytes()
+"""The script that runs a reduce function; see there."""
+
 DEBUGGER_SOURCE = WORKER.with_name("debugger_script.py").read_bytes()
 """The script that runs one task in the debugger; see there."""
 
@@ -23,4 +26,12 @@ def write_worker(directory: Path) -> Path:
     path = directory / WORKER.name
     with open(path, "xb", opener=private_opener) as file:
         file.write(WORKER_SOURCE)
+    return path
+
+
+def write_reduce_worker(directory: Path) -> Path:
+    """Write the script that runs a reduce function, beside that of a worker, and return its path."""
+    path = write_worker(directory).with_name("reduce_script.py")
+    with open(path, "xb", opener=private_opener) as file:
+        file.write(REDUCE_SOURCE)
     return path

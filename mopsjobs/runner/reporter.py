@@ -111,6 +111,7 @@ class Reporter:
         """What the tasks wait for. Meanwhile the record gets that, and the job does not become `running`."""
         self._used_before: ShardUsage | None = None
         """What earlier runs of the shard used; None until the record was read."""
+        self._is_done = False
         self._stop = threading.Event()
         self.ended = threading.Event()
         """Set when the record has ended, by `cancel` for example: the runner then stops."""
@@ -136,10 +137,19 @@ class Reporter:
         if self._is_away or self._stop.is_set():
             return
         try:
-            self._write(is_done=False)
+            self._write(is_done=self._is_done)
         except MopsJobsError as error:
             self._is_away = True
             log.info("%s The job goes on; the report is tried again later.", error)
+
+    def report_done(self) -> JobState | None:
+        """Write that all tasks of the shard were run, and return the record. The thread goes on to send heartbeats.
+
+        Raises:
+            MopsJobsError: if the write failed. Another call tries again.
+        """
+        self._is_done = True
+        return self.state if self.ended.is_set() else self._write(is_done=True)
 
     def finish(self, *, is_done: bool) -> JobState | None:
         """Stop the thread and write the last counts.
@@ -167,7 +177,7 @@ class Reporter:
             pause = PROGRESS_SECONDS
             try:
                 if (self._counts.snapshot(), self.waits_for) != self._written or now - written_at >= HEARTBEAT_SECONDS:
-                    self._write(is_done=False)
+                    self._write(is_done=self._is_done)
                     written_at = now
                 elif now - read_at >= READ_SECONDS:
                     with self._lock:

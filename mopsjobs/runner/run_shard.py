@@ -22,22 +22,21 @@ from mopsjobs.errors import (
 )
 from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
-from mopsjobs.ledger import environment
-from mopsjobs.ledger import format as ledger_format
 from mopsjobs.ledger.writer import Ledger
-from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.fail_early import FailEarly
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
-from mopsjobs.runner.pools.base import Pool, TaskLimits
+from mopsjobs.runner.pools.base import Feed, Pool, TaskLimits
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
+from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
-from mopsjobs.runner.result_handler import ResultHandler, error_fields
+from mopsjobs.runner.result_handler import ResultHandler
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
+from mopsjobs.runner.shard_end import KEPT_TEXT, ShardEnd
 from mopsjobs.runner.stop_on_signals import stop_on_signals
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.runner.wait_for_manifest import wait_for_manifest
@@ -46,11 +45,9 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Task
-from mopsjobs.studies.validation import EarlyEnd, validate
+from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.utils.times import human_duration, utc_now
-
-KEPT_TEXT = "Outputs are kept on this machine. To deliver them, run the job again."
 
 
 def run_shard(
@@ -161,7 +158,10 @@ class _Run:
                 if early.end is not None and not reporter.ended.is_set():
                     self._on_log(f"{early.end.reason}.")
                     events.emit(RUNNER, text=early.end.reason)
-                return self._finish(reporter, sender, handler, early.end, is_done=is_done)
+                end = ShardEnd(shard, self._store, self._registry, self._retry, self._counts, self._on_log)
+                reduce = functools.partial(self._reduce, reporter, events)
+                reduce_if_any = None if self._manifest.study.reduce is None else reduce
+                return end.finish(reporter, sender, handler, early.end, reduce_if_any, is_done=is_done)
             except TRANSIENT_ERRORS:
                 if self._retry.is_stopping:
                     return ShardResult(None, *self._counts.snapshot(), is_done=False)
@@ -317,10 +317,11 @@ class _Run:
         if self._counts.started_at is None and not pool.is_waiting:
             self._counts.started_at = shard_started_at(self._directory, self._shard.number, utc_now())
 
-    def _open_pool(self, events: EventLog, notes: EnvironmentNotes) -> Pool:
+    def _open_pool(self, events: EventLog, notes: EnvironmentNotes, feed: Feed | None = None) -> Pool:
         shard = self._shard
 
         def on_log(task: int | None, line: str) -> None:
+            task = task if feed is None else None  # a reduction has no number
             events.emit(LOG, task=task, text=line)
             if shard.echo:
                 self._on_log(line if task is None else f"[{task}] {line}")
@@ -342,57 +343,18 @@ class _Run:
             self._retry,
             on_log,
             notes=notes,
+            feed=feed,
         )
 
-    def _finish(
-        self,
-        reporter: Reporter,
-        sender: OutputSender,
-        handler: ResultHandler,
-        early: EarlyEnd | None,
-        *,
-        is_done: bool,
-    ) -> ShardResult:
-        """Deliver the outbox and report. The last shard, or one that ends early, compares outputs and manifest."""
-        shard = self._shard
-        if not is_done and early is None:
-            self._retry.stop()  # the job has ended, or a stop was requested: one attempt at each call, no more
-        state = None
-        try:
-            is_done = self._deliver_outbox(sender, handler) and is_done
-        except TRANSIENT_ERRORS:
-            is_done = False
-            self._on_log(f"The registry does not answer. {KEPT_TEXT}")
-        else:
-            try:
-                state = self._retry.call(functools.partial(reporter.finish, is_done=is_done))
-            except TRANSIENT_ERRORS:
-                if self._retry.is_stopping:
-                    raise
-        is_last = is_done and state is not None and transitions.all_shards_done(state, shard.shards)
-        if state is not None and not state.is_terminal and (is_last or early is not None):
-            end_job = functools.partial(
-                validate, self._store, self._registry, shard.job_id, first_error=handler.first_error, early=early
-            )
-            state = self._retry.call(end_job).state
-        completed, failed = self._counts.snapshot()
-        return ShardResult(None if state is None else state.status, completed, failed, is_done)
+    def _reduce(self, reporter: Reporter, events: EventLog) -> ReduceEnd:
+        """Run the reduce function of the study."""
 
-    def _deliver_outbox(self, sender: OutputSender, handler: ResultHandler) -> bool:
-        """Move the outputs in the outbox into the store. Return whether none is left."""
-        given_up: set[str] = set()
+        def open_reduce_pool(feed: Feed) -> Pool:
+            return self._open_pool(events, notes, feed)
 
-        def on_refused(key: str, reason: StoreError) -> None:
-            if key.startswith((ledger_format.PREFIX, environment.PREFIX)):
-                return
-            # Its task was counted as completed when the outbox took the outputs. Correct that once per task.
-            task = key.rpartition("/")[0]
-            if task not in given_up:
-                given_up.add(task)
-                self._counts.add(completed=-1, failed=1)
-                handler.report_failure(task, error_fields(reason))
-
-        return self._retry.call(lambda: sender.deliver(on_refused, lambda: self._retry.is_over))
+        with contextlib.closing(EnvironmentNotes(self._shard.job_id, self._store, self._outbox)) as notes:
+            reducer = Reducer(self._manifest, self._store, self._retry, events, self._on_log, open_reduce_pool)
+            return reducer.run(lambda: self._retry.is_stopping or reporter.ended.is_set())
 
     def _register(self) -> None:
         """Register the job, if the registry did not answer when the job was submitted."""

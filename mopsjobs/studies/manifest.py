@@ -150,7 +150,8 @@ class Manifest:
             "version": MANIFEST_VERSION,
             "job_id": self.job_id,
             "bundle": self.bundle,
-            "study": self.study.to_dict(),
+            "study": dataclasses.replace(self.study, reduce=None).to_dict(),
+            **({} if self.study.reduce is None else {"reduce": self.study.reduce}),  # 0.1.0 reads studies strictly
             "only": None if self.only is None else list(self.only),
             "parent_job_id": self.parent_job_id,
             "engine": self.engine,
@@ -181,7 +182,10 @@ class Manifest:
                 raise TypeError("expected texts as its ids, engine, owner and labels")
             for name in (document["job_id"], document["parent_job_id"] or "-"):
                 check_job_id(name)
-            study = parse_study(document["study"], "in the manifest")
+            study = document["study"]
+            if "reduce" in document:
+                study = {**study, "reduce": document["reduce"]}
+            study = parse_study(study, "in the manifest")
             return cls(
                 job_id=document["job_id"],
                 study=study,

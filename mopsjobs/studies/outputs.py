@@ -1,4 +1,4 @@
-"""Outputs of tasks: their keys in the store, and which tasks are complete.
+"""Outputs of tasks and of reductions: their keys in the store, and which of them are complete.
 
 One listing of `results/<job_id>/` answers for all tasks of a job. A study that names no outputs may cost one read per
 task.
@@ -6,7 +6,7 @@ task.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import groupby
 
 from mopsjobs.errors import RecordError
@@ -15,6 +15,12 @@ from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study, Task, is_output_name
 from mopsjobs.utils.json_strict import read_json
+
+WHOLE_JOB = "all"
+"""Stands in keys and names of outputs for the parameter id, if a reduction is that of the whole job."""
+
+REDUCED = "reduced-"
+"""Stands there for the seed, before the number of tasks that a reduction was made of."""
 
 
 class Completeness:
@@ -26,6 +32,8 @@ class Completeness:
         """Those of them whose outputs only another job has."""
         self.unexpected = 0
         """How many outputs belong to no task of the job."""
+        self.reduced: dict[str, int] = {}
+        """The complete reductions, by the first part of their names: of how many tasks the largest one was made."""
 
     @property
     def count(self) -> int:
@@ -41,6 +49,30 @@ def results_prefix(job_id: str) -> str:
 def output_key(job_id: str, task: Task, name: str) -> str:
     """Return the key of an output of a task."""
     return f"{results_prefix(job_id)}{task.param_id}/{task.seed}/{name}"
+
+
+def reduction_key(job_id: str, param_id: str | None, tasks: int, name: str) -> str:
+    """Return the key of an output of a reduction. Made of more tasks, it is another output.
+
+    Args:
+        job_id: the job.
+        param_id: the parameter set; None for the whole job.
+        tasks: of how many tasks it was made.
+        name: the name of the output.
+    """
+    return f"{reduction_prefix(job_id, param_id)}{tasks}/{name}"
+
+
+def reduction_prefix(job_id: str, param_id: str | None) -> str:
+    """Return the prefix of the outputs of reductions of a parameter set, or of the whole job."""
+    return f"{results_prefix(job_id)}{param_id or WHOLE_JOB}/{REDUCED}"
+
+
+def reduced_tasks(segment: str) -> int | None:
+    """Return of how many tasks a reduction was made, by the second part of its name; None for another name."""
+    number = segment.removeprefix(REDUCED)
+    is_number = number.isascii() and number.isdigit() and len(number) <= 9 and number[0] != "0"
+    return int(number) if is_number and number != segment else None
 
 
 def scan_outputs(store: ReadableStore, job_id: str) -> Iterator[tuple[tuple[str, str, str], Entry]]:
@@ -93,6 +125,10 @@ def _mark_complete(
         seeds = manifest.study.seed_index(sets.get(param, ()))
         for seed, of_task in groupby(of_param, key=lambda pair: pair[0][1]):
             entries = {name: entry for (_, _, name), entry in of_task}
+            if (tasks := _reduced_tasks(manifest, sets, param, seed)) is not None:
+                if reuse is None and NAMES_NAME in entries:  # it is written last
+                    result.reduced[param] = max(tasks, result.reduced.get(param, 0))
+                continue
             outputs = {name: entry for name, entry in entries.items() if name == NAMES_NAME or is_output_name(name)}
             numbers = seeds.numbers_of_text(seed)
             positions = manifest.positions(numbers if reuse is None else filter(reuse.has, numbers))
@@ -106,6 +142,12 @@ def _mark_complete(
                 for position in positions:
                     result.reused[position] = reuse is not None and not result.complete[position]
                     result.complete[position] = 1
+
+
+def _reduced_tasks(manifest: Manifest, sets: Container[str], param: str, segment: str) -> int | None:
+    """Return of how many tasks a reduction was made; None if the outputs are not those of a reduction of the job."""
+    is_known = manifest.study.reduce is not None and (param == WHOLE_JOB or param in sets)
+    return reduced_tasks(segment) if is_known else None
 
 
 def missing_tasks(manifest: Manifest, complete: bytearray) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Outputs of a job and of its ancestors, each with its task: listed, or downloaded with a table of the tasks."""
+"""Outputs of a job and of its ancestors: listed with their tasks or reductions, or downloaded with a table of tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError, StoreError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
@@ -16,22 +16,36 @@ from mopsjobs.store.unread_keys import why_unread
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
-from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.outputs import WHOLE_JOB, reduced_tasks, results_prefix
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.seeds import SeedIndex
-from mopsjobs.studies.study import ParameterSet, Task
+from mopsjobs.studies.study import ParameterSet, Task, is_output_name
 from mopsjobs.studies.tasks_csv import TABLE, TABLE_BEGINNING, check_same_family, write_table
 
 MAX_NAMED_KEYS = 1000
 """Refused keys that are named with the reason. A writer of the registry can create a million."""
 
 
+class Reduced(NamedTuple):
+    """The reduction that left an output."""
+
+    param_id: str | None
+    """The parameter set; None: the whole job."""
+    params: Mapping[str, Any] | None
+    tasks: int
+    """Of how many tasks it was made."""
+
+
 class Output(NamedTuple):
-    """An output: its name `<param_id>/<seed>/<name>`, its entry in the store, and its task if it has one."""
+    """An output: its name and its entry in the store, and its task or its reduction if it has one.
+
+    The name is `<param_id>/<seed>/<name>`, that of a reduction `<param_id>/reduced-<tasks>/<name>`.
+    """
 
     name: str
     entry: Entry
     task: Task | None
+    reduced: Reduced | None = None
 
 
 class DownloadResult(NamedTuple):
@@ -63,8 +77,8 @@ class DownloadResult(NamedTuple):
 def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
     """Yield the outputs of a job, then those of its ancestors for the tasks that the job did not do again.
 
-    The outputs of reused tasks are those of their sources. It costs one listing per member of the family, and one per
-    source.
+    Those of a reduction that a descendant has made again are left out too. The outputs of reused tasks are those of
+    their sources. It costs one listing per member of the family, and one per source.
 
     Args:
         store: where the outputs are.
@@ -74,32 +88,60 @@ def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -
     Raises:
         StoreError: if a listing failed.
     """
-    return itertools.chain.from_iterable(_outputs_by_member(store, job_id, family))
+    made_again: set[str | None] = set()
+    for outputs in _outputs_by_member(store, job_id, family):
+        made: set[str | None] = set()
+        for output in outputs:
+            if output.reduced is not None:
+                if output.reduced.param_id in made_again:
+                    continue
+                made.add(output.reduced.param_id)
+            yield output
+        made_again |= made
 
 
-def sorted_outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
-    """Yield the same outputs as `outputs_of` in the order of their names, by concurrent listings."""
-    return heapq.merge(*_outputs_by_member(store, job_id, family), key=lambda output: output.name)
+def sorted_outputs_of(
+    store: VersionedStore, job_id: str, family: Sequence[Manifest], param_id: str | None = None
+) -> Iterator[Output]:
+    """Yield the outputs of tasks in the order of their names, by concurrent listings: those that `outputs_of` yields.
+
+    Args:
+        store: where the outputs are.
+        job_id: the job.
+        family: see `outputs_of`.
+        param_id: only the outputs of this parameter set; None: all.
+
+    Raises:
+        StoreError: if a listing failed.
+    """
+    members = _outputs_by_member(store, job_id, family, "" if param_id is None else f"{param_id}/")
+    return (one for one in heapq.merge(*members, key=lambda output: output.name) if one.reduced is None)
 
 
-def _outputs_by_member(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Iterator[Output]]:
+def _outputs_by_member(
+    store: VersionedStore, job_id: str, family: Sequence[Manifest], below: str = ""
+) -> Iterator[Iterator[Output]]:
+    """Yield the outputs of each member whose names begin with `below`."""
     redone: frozenset[int] = frozenset()  # an ancestor may have left some outputs of a task that a descendant did again
     generations: Sequence[Manifest | None] = family or [None]
     for generation in generations:
-        own = _outputs_of_member(store, job_id if generation is None else generation.job_id, generation, redone)
-        yield own if generation is None or not generation.reused else _with_reused(store, own, generation, redone)
+        member = job_id if generation is None else generation.job_id
+        own = _outputs_of_member(store, member, generation, redone, below)
+        if generation is not None and generation.reused:
+            own = _with_reused(store, own, generation, redone, below)
+        yield own
         if generation is not None and generation.only is not None:
             redone = redone.union(generation.only)
 
 
 def _with_reused(
-    store: VersionedStore, own: Iterator[Output], manifest: Manifest, redone: frozenset[int]
+    store: VersionedStore, own: Iterator[Output], manifest: Manifest, redone: frozenset[int], below: str
 ) -> Iterator[Output]:
     """Yield the outputs of a job and of its reused tasks, in the order of their names.
 
     If the source had lost the outputs of a reused task, the job has done that task, and its own outputs count.
     """
-    sources = [own, *(_reused_outputs(store, manifest, reuse, redone) for reuse in manifest.reused)]
+    sources = [own, *(_reused_outputs(store, manifest, reuse, redone, below) for reuse in manifest.reused)]
     streams = (zip(itertools.repeat(place), outputs) for place, outputs in enumerate(sources))
     merged = heapq.merge(*streams, key=lambda one: one[1].name)
     for _, of_task in itertools.groupby(merged, key=lambda one: one[1].name.rpartition("/")[0]):
@@ -109,24 +151,24 @@ def _with_reused(
 
 
 def _reused_outputs(
-    store: VersionedStore, manifest: Manifest, reuse: Reuse, redone: frozenset[int]
+    store: VersionedStore, manifest: Manifest, reuse: Reuse, redone: frozenset[int], below: str
 ) -> Iterator[Output]:
-    for output in _outputs_of_member(store, reuse.job_id, manifest, redone):
+    for output in _outputs_of_member(store, reuse.job_id, manifest, redone, below):
         if output.task is not None and reuse.has(output.task.number):
             yield output
 
 
 def _outputs_of_member(
-    store: VersionedStore, job_id: str, manifest: Manifest | None, redone: frozenset[int]
+    store: VersionedStore, job_id: str, manifest: Manifest | None, redone: frozenset[int], below: str
 ) -> Iterator[Output]:
     prefix = results_prefix(job_id)
     tasks = _TaskFinder(manifest)
-    for entry in store.scan(prefix):
+    for entry in store.scan(prefix + below):
         name = entry.key[len(prefix) :]
         if not name.endswith("/" + NAMES_NAME):
             task = tasks.find(name)
             if task is None or task.number not in redone:
-                yield Output(name, entry, task)
+                yield Output(name, entry, task, tasks.find_reduced(name) if task is None else None)
 
 
 def download(
@@ -246,6 +288,8 @@ def why_not_an_output(output: Output, family: Sequence[Manifest]) -> str:
     param_id, *rest = segments = output.name.split("/")
     if len(segments) != 3 or not all(map(is_safe_segment, segments)):
         return "invalid name: expected <param_id>/<seed>/<name>, printable, no part beginning with a dot"
+    if output.reduced is not None:
+        return "" if is_output_name(rest[1]) else f"invalid name of an output {rest[1]!r}"
     if family and output.task is None:
         return f"the manifest has no task {param_id}/{rest[0]}"
     if family and not family[0].study.keeps_output(rest[1]):
@@ -260,6 +304,7 @@ class _TaskFinder:
     def __init__(self, manifest: Manifest | None) -> None:
         self._manifest = manifest
         self._sets = {} if manifest is None else manifest.study.sets_by_id()
+        self._reduce = None if manifest is None else manifest.study.reduce
         self._param_id: str | None = None
         self._current_sets: list[tuple[int, ParameterSet]] = []
         self._seeds = SeedIndex((), ())
@@ -275,3 +320,12 @@ class _TaskFinder:
             return None
         # Sets of one id differ only in their seeds.
         return Task(numbers[0], param_id, int(seed), self._current_sets[0][1].params)
+
+    def find_reduced(self, name: str) -> Reduced | None:
+        """Return the reduction of an output, by its name; None if it is none of the job."""
+        param_id, _, rest = name.partition("/")
+        sets = self._sets.get(param_id)
+        tasks = reduced_tasks(rest.partition("/")[0])
+        if self._reduce is None or tasks is None or (sets is None and param_id != WHOLE_JOB):
+            return None
+        return Reduced(None, None, tasks) if sets is None else Reduced(param_id, sets[0][1].params, tasks)

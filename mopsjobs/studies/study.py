@@ -52,6 +52,8 @@ class Study:
     outputs: tuple[str, ...] | None = None
     """The outputs that each task must leave; None if the study names none."""
     targets: tuple[str, ...] | None = None
+    reduce: str | None = None
+    """The reduce function, as `module:function`; None if the study names none. See `studies.reductions`."""
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     _duplicates: Mapping[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     """The result of `duplicate_tasks`: seconds of work for a million tasks."""
@@ -147,6 +149,7 @@ class Study:
             "n_replicates": self.n_replicates,
             "outputs": None if self.outputs is None else list(self.outputs),
             "targets": None if self.targets is None else list(self.targets),
+            **({} if self.reduce is None else {"reduce": self.reduce}),
             "metadata": dict(self.metadata),
         }
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ MAX_TASKS = 10**7
 """Of a job. Each reader of a manifest counts the tasks and draws their seeds: half a minute for this number."""
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Study) if field.init)
+
+_FUNCTION = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 KIND = "SimulationStudy"
 """The `kind` of a study in ModelOps. Its documents may omit the field."""
@@ -127,6 +130,7 @@ def _parse(document: object, problems: list[str]) -> Study | None:
         n_replicates=_parse_replicates(document.get("n_replicates", 1), problems),
         outputs=_parse_output_names(document.get("outputs"), "outputs", problems),
         targets=_parse_texts(document.get("targets"), "targets", problems),
+        reduce=_parse_reduce(document.get("reduce"), problems),
         metadata=_parse_metadata(document.get("metadata"), problems),
     )
     if not problems and study.tasks_total > MAX_TASKS:
@@ -223,6 +227,15 @@ def _parse_texts(value: object, where: str, problems: list[str]) -> tuple[str, .
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
     problems.append(f"{where}: expected a list of texts, or null")
+    return None
+
+
+def _parse_reduce(value: object, problems: list[str]) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and _FUNCTION.fullmatch(value) and ".py:" not in value:
+        return value
+    problems.append(f"reduce: expected package.module:function, not {_describe(value)}")
     return None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
@@ -36,11 +37,22 @@ def find_varying(study: Study) -> Varying:
 
 def task_name(task: Task, varying: Varying) -> str:
     """Return the name of a task: its number, up to three of the parameters that vary, its seed if tasks share those."""
-    shown = [name for name in varying.parameters if name in task.params][:MAX_PARAMETERS]
-    parts = [f"{_shorten(name)}={_shorten(task.params[name])}" for name in shown]
+    parts = _shown_parameters(task.params, varying)
     if varying.has_replicates:
         parts.append(f"seed {task.seed}")
     return f"task {task.number} ({', '.join(parts)})" if parts else f"task {task.number}"
+
+
+def set_name(params: Mapping[str, Any] | None, varying: Varying) -> str:
+    """Return the name of a parameter set: up to three of its parameters that vary. None stands for the whole job."""
+    if params is None:
+        return "the whole job"
+    return ", ".join(_shown_parameters(params, varying)) or "the parameter set"
+
+
+def _shown_parameters(params: Mapping[str, Any], varying: Varying) -> list[str]:
+    shown = [name for name in varying.parameters if name in params][:MAX_PARAMETERS]
+    return [f"{_shorten(name)}={_shorten(params[name])}" for name in shown]
 
 
 def _shorten(value: object) -> str:

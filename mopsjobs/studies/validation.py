@@ -1,20 +1,25 @@
 """Validation: decide how a job ends, by one comparison of its manifest with one listing of its outputs.
 
 If all tasks are complete, the job is `succeeded`. If some are, it is `partial` and can be resumed. If none is, it is
-`failed`.
+`failed`. A job whose reduce function has not left its outputs is `partial` too.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from mopsjobs.errors import TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.manifest import load_manifest
-from mopsjobs.studies.outputs import find_complete_tasks, output_key
+from mopsjobs.studies.lineage import family_of
+from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.outputs import Completeness, find_complete_tasks, output_key, reduction_key
+from mopsjobs.studies.reductions import Reduction, find_reductions
+from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import record_time, utc_now
 
 INCOMPLETE = "INCOMPLETE"
@@ -25,6 +30,12 @@ FIRST = "FIRST"
 
 FAILURES = "FAILURES"
 """The error code of a job that was ended because too many of its tasks had failed."""
+
+REDUCE = "REDUCE"
+"""The error code of a job whose tasks are all complete, and whose reduce function has not left its outputs."""
+
+REDUCE_TEXT = "the reduce function "
+"""How an error of a record names that function."""
 
 EARLY_CODES = (FIRST, FAILURES)
 
@@ -47,6 +58,9 @@ class Validation(NamedTuple):
     state: JobState
     tasks_total: int
     tasks_verified: int
+    reductions: int = 0
+    """The calls of the reduce function that are to leave outputs."""
+    reductions_verified: int = 0
 
 
 def validate(
@@ -56,6 +70,7 @@ def validate(
     *,
     first_error: str | None = None,
     early: EarlyEnd | None = None,
+    reduce_error: str | None = None,
     may_end: bool = True,
 ) -> Validation:
     """Compare a job's outputs with its manifest, and end the job accordingly.
@@ -68,6 +83,7 @@ def validate(
         job_id: a job; to end it, one whose tasks have all been tried, or that has to end before.
         first_error: the error for the record, if outputs are missing.
         early: why the job ends before all its tasks were tried; None if they were.
+        reduce_error: the first error of the reduce function.
         may_end: whether to end the job; else it is only compared.
 
     Raises:
@@ -90,32 +106,54 @@ def validate(
         except TerminalStateError:  # another process has just ended it
             state = registry.get_job(job_id) or state
     completeness = find_complete_tasks(store, manifest)
-    verified, total = completeness.count, manifest.tasks_total
+    due: list[Reduction] = []
+    reductions = 0
+    if manifest.study.reduce is not None:
+        found = find_reductions(store, family_of(store, job_id, manifest), completeness)
+        due, reductions = found.due, len(found.made)
     if may_end and not state.is_terminal:
-        missing = (
-            f"{output_key(job_id, task, '')}{name}"
-            for position, task in manifest.tasks()
-            if not completeness.complete[position]
-            for name in manifest.study.outputs or ("",)
-        )
-        missing_outputs = [name for name, _ in zip(missing, range(NAMED_MISSING), strict=False)]
-        status = JobStatus.SUCCEEDED if verified == total else JobStatus.PARTIAL if verified else JobStatus.FAILED
-        deferred = sum(not completeness.complete[place] for place in manifest.positions(manifest.deferred))
-        gap = _gap_text(total - verified, total, deferred)
         try:
             state = registry.update_status(
-                job_id,
-                status,
-                tasks_verified=verified,
-                missing_outputs=missing_outputs,
-                validation_completed_at=record_time(utc_now()),
-                results_path=f"results/{job_id}/",
-                **_counts(state, verified, total),
-                **({} if verified == total else _error_fields(gap, first_error, early)),
+                job_id, **_end_fields(state, manifest, completeness, due, _Reasons(first_error, early, reduce_error))
             )
         except TerminalStateError:  # another shard has ended the job, or it was cancelled
             state = registry.get_job(job_id) or state
-    return Validation(state, total, verified)
+    return Validation(state, manifest.tasks_total, completeness.count, reductions, reductions - len(due))
+
+
+class _Reasons(NamedTuple):
+    """Reasons of a runner why outputs are missing; see `validate`."""
+
+    first_error: str | None
+    early: EarlyEnd | None
+    reduce_error: str | None
+
+
+def _end_fields(
+    state: JobState, manifest: Manifest, completeness: Completeness, due: Sequence[Reduction], reasons: _Reasons
+) -> dict[str, Any]:
+    """Return the status at the end of a job, and the other fields of its record.
+
+    Args:
+        state: its record.
+        manifest: its manifest.
+        completeness: its complete tasks.
+        due: its reductions without outputs.
+        reasons: why outputs are missing.
+    """
+    verified, total = completeness.count, manifest.tasks_total
+    is_complete = verified == total and not due
+    is_partial = verified or not total  # a child may have no tasks, only reductions
+    status = JobStatus.SUCCEEDED if is_complete else JobStatus.PARTIAL if is_partial else JobStatus.FAILED
+    return {
+        "new_status": status,
+        "tasks_verified": verified,
+        "missing_outputs": list(itertools.islice(_missing_outputs(manifest, completeness, due), NAMED_MISSING)),
+        "validation_completed_at": record_time(utc_now()),
+        "results_path": f"results/{manifest.job_id}/",
+        **_counts(state, verified, total),
+        **({} if is_complete else _error_fields(manifest, completeness, due, reasons)),
+    }
 
 
 def _gap_text(missing: int, total: int, deferred: int) -> str:
@@ -126,19 +164,34 @@ def _gap_text(missing: int, total: int, deferred: int) -> str:
     return f"{gap} (left to a later resume: {deferred})" if deferred else gap
 
 
-def _error_fields(gap: str, first_error: str | None, early: EarlyEnd | None) -> dict[str, str]:
-    """Return the error of a job for its record.
+def _missing_outputs(manifest: Manifest, completeness: Completeness, due: Sequence[Reduction]) -> Iterator[str]:
+    for position, task in manifest.tasks():
+        if not completeness.complete[position]:
+            for name in manifest.study.outputs or ("",):
+                yield output_key(manifest.job_id, task, name)
+    for one in due:
+        yield reduction_key(manifest.job_id, one.param_id, one.tasks, "")
 
-    Args:
-        gap: which tasks are missing.
-        first_error: the first error of a task, if there was one.
-        early: why the job ends before all its tasks were tried; None if they were.
-    """
-    parts = [early and early.reason, gap, first_error and f"the first error: {first_error}"]
-    return {
-        "error_message": "; ".join(part for part in parts if part),
-        "error_code": INCOMPLETE if early is None else early.code,
-    }
+
+def _error_fields(
+    manifest: Manifest, completeness: Completeness, due: Sequence[Reduction], reasons: _Reasons
+) -> dict[str, str]:
+    """Return the error of a job for its record."""
+    parts, early = [], reasons.early
+    if early is not None:
+        parts.append(early.reason)
+    missing, total = manifest.tasks_total - completeness.count, manifest.tasks_total
+    if missing:
+        deferred = sum(not completeness.complete[place] for place in manifest.positions(manifest.deferred))
+        parts.append(_gap_text(missing, total, deferred))
+    if reasons.first_error:
+        parts.append(f"the first error: {reasons.first_error}")
+    if due and (reasons.reduce_error or not missing):
+        how = "failed" if reasons.reduce_error else "left no outputs"
+        error = f": {reasons.reduce_error}" if reasons.reduce_error else ""
+        parts.append(f"{REDUCE_TEXT}{manifest.study.reduce} {how} ({pluralize(len(due), 'reduction')}){error}")
+    code = early.code if early is not None else INCOMPLETE if missing else REDUCE
+    return {"error_message": "; ".join(parts), "error_code": code}
 
 
 def _counts(state: JobState, verified: int, total: int) -> dict[str, int]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +25,7 @@ from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.model_errors import ModelError, load_error, not_python_error, not_started_error, startup_error
 from mopsjobs.engines.worker import WIRE_GROUP
-from mopsjobs.engines.worker_script import write_worker
+from mopsjobs.engines.worker_script import write_reduce_worker, write_worker
 from mopsjobs.errors import UsageError, shorten
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.session import Session
@@ -45,7 +45,7 @@ MAX_MESSAGE = 500
 def check_model(
     study: Study, launch: Launch, bundle: bytes, session: Session, *, hint_if_not_found: str | None = None
 ) -> None:
-    """Load the model of a study in its interpreter, and warn if it takes the dict of parameters for one of them.
+    """Load the functions of a study in its interpreter, and warn if the model takes the parameters for one of them.
 
     Args:
         study: the study.
@@ -55,33 +55,70 @@ def check_model(
         hint_if_not_found: the hint if a module of the model is not found.
 
     Raises:
-        UsageError: if the model cannot be loaded, or cannot be called as a worker calls it.
+        UsageError: if a function cannot be loaded, or cannot be called as a worker calls it.
     """
     python = launch.python or sys.executable
+    setup = {"entrypoint": study.entrypoint, "check": True}
+    answer = _load(python, write_worker, setup, bundle, session, hint_if_not_found)
+    if answer is None:
+        return
+    if "entry_point" in answer:  # of what is installed: the packed code does not show it
+        session.note(f"The tasks run through the entry point {WIRE_GROUP} of {python}: {answer['entry_point']}")
+    _check_first_parameter(study, answer.get("takes"), session)
+    check_reduce(study, python, bundle, session)
+
+
+def check_reduce(study: Study, python: str, bundle: bytes, session: Session) -> None:
+    """Load the reduce function of a study in an interpreter of this machine, if the study names one.
+
+    Args:
+        study: the study.
+        python: the interpreter.
+        bundle: the packed code.
+        session: the environment, and where notes go.
+
+    Raises:
+        UsageError: if the function cannot be loaded, or cannot be called as a worker calls it.
+    """
+    if study.reduce is not None:
+        _load(python, write_reduce_worker, {"reduce": study.reduce}, bundle, session, None)
+
+
+def _load(
+    python: str,
+    write_script: Callable[[Path], Path],
+    setup: Mapping[str, object],
+    bundle: bytes,
+    session: Session,
+    hint_if_not_found: str | None,
+) -> dict[str, Any] | None:
+    """Start a worker on unpacked code, and return its first answer; None if the check cannot be made here.
+
+    Raises:
+        UsageError: if the worker cannot load its function.
+    """
+    what = "reduce function" if "reduce" in setup else "model"
     with tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True) as directory:
         root = Path(directory, "code")
         root.mkdir()
         try:
             extract(bundle, str(root), sync=False)
         except BundleError as error:  # such as a full disk; the runner has another one
-            session.note(f"The model is launched without a check, since its code cannot be unpacked here: {error}")
-            return
-        setup = {"root": str(root), "entrypoint": study.entrypoint, "spool": directory, "check": True}
+            session.note(f"The {what} is launched without a check, since its code cannot be unpacked here: {error}")
+            return None
+        command = [python, "-u", str(write_script(Path(directory)))]
         try:
-            answer = _ask_worker([python, "-u", str(write_worker(Path(directory)))], setup, session.env)
+            answer = _ask_worker(command, {"root": str(root), "spool": directory, **setup}, session.env)
         except ModelError as error:
             raise UsageError(error.message, hint=error.hint) from None
     if answer is None:
-        session.note(f"The model takes longer than {CHECK_SECONDS:g} s to load: it is launched without a check.")
+        session.note(f"The {what} takes longer than {CHECK_SECONDS:g} s to load: it is launched without a check.")
     elif isinstance(broken := answer.get("broken"), dict):
         message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
-        problem = load_error({**broken, "message": message})
+        problem = load_error({**broken, "message": message}, what)
         is_not_found = broken["type"] == "ModuleNotFoundError" and hint_if_not_found is not None
         raise UsageError(problem.message, hint=hint_if_not_found if is_not_found else problem.hint)
-    else:
-        if "entry_point" in answer:  # of what is installed: the packed code does not show it
-            session.note(f"The tasks run through the entry point {WIRE_GROUP} of {python}: {answer['entry_point']}")
-        _check_first_parameter(study, answer.get("takes"), session)
+    return answer
 
 
 def _check_first_parameter(study: Study, takes: object, session: Session) -> None:

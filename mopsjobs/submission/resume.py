@@ -38,6 +38,7 @@ from mopsjobs.registry.status import ARCHIVED, JobStatus
 from mopsjobs.studies.lineage import child_id, later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
+from mopsjobs.studies.reductions import lacks_reductions
 from mopsjobs.submission.client import Submission, launch_again, launch_remembered
 from mopsjobs.submission.growth import grown_options
 from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options, slurm_choices
@@ -111,7 +112,7 @@ def resume(request: ResumeRequest, session: Session, trust: Trust) -> ResumeResu
 def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | ResumeResult:
     """Deliver what this machine keeps of a job, and find out what is missing.
 
-    A job without missing tasks is settled here. So is a job that this machine can launch without the registry.
+    A job that lacks nothing is settled here. So is a job that this machine can launch without the registry.
 
     Raises:
         JobNotFoundError: if the job does not exist.
@@ -132,10 +133,10 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     except StoreUnavailableError as outage:
         return _resume_offline(request, session, outage)
     deferred = _deferred(request, state, manifest, missing)
-    if state.is_terminal and len(missing) == len(deferred):
-        return ResumeResult(None)
     if not state.is_terminal:
         _refuse_change(request)
+    elif len(missing) == len(deferred) and (request.only is not None or not lacks_reductions(session.store, manifest)):
+        return ResumeResult(None)
     choices = tuple(_record_choices(request, state, session.env))
     return Resumable(request, state, manifest, missing, deferred, is_delivered, choices)
 
@@ -360,12 +361,10 @@ def _await_end_of_runner(engine: str, job: Mapping[str, object], session: Sessio
 def _refuse_change(request: ResumeRequest) -> None:
     """Refuse other code or a choice of tasks for a job that has not ended: it has a manifest."""
     if request.code is not None or request.only is not None:
-        own = "with its own code" if request.code is not None else "with all its tasks"
-        change = "use other code" if request.code is not None else "choose tasks"
-        raise UsageError(
-            f"Job {request.job_id} has not ended: it continues {own}.",
-            hint=f"To {change}, end it first: {command_line('cancel', request.job_id)}",
-        )
+        is_code = request.code is not None
+        own, change = ("its own code", "use other code") if is_code else ("all its tasks", "choose tasks")
+        problem = f"Job {request.job_id} has not ended: it continues with {own}."
+        raise UsageError(problem, hint=f"To {change}, end it first: {command_line('cancel', request.job_id)}")
 
 
 def _engine_name(state: JobState) -> str:

@@ -15,6 +15,7 @@ from mopsjobs.bundles.packing import MAX_SHOWN, PackedBundle, pack, read_archive
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.model_env import python_here
 from mopsjobs.errors import StoreError, UsageError, shorten
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.store.base import VersionedStore
@@ -22,7 +23,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
 from mopsjobs.submission.launching import LaunchOptions, make_launch
-from mopsjobs.submission.model_check import check_model
+from mopsjobs.submission.model_check import check_model, check_reduce
 from mopsjobs.submission.modelops_registry import check_targets, warn_about_registry
 from mopsjobs.submission.reuse import Extension, NewJob, find_extended, find_reusable
 from mopsjobs.submission.session import Session
@@ -144,6 +145,9 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
             check_model(request.study, launch, read_archive(packed), session, hint_if_not_found=hint)
         elif missing is not None:
             session.warn(f"{missing} The job fails unless it is installed.")
+        if request.engine == "dask":  # the reduce function runs beside the runner, which is here
+            python = python_here(launch.python, session.env)
+            check_reduce(request.study, python, read_archive(packed), session)
         yield _extend(PreparedJob(request, launch, packed.digest, packed), extended, session)
 
 

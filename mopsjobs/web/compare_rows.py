@@ -52,6 +52,7 @@ TITLES = {
     "n_replicates": "Replicates",
     "outputs": "Outputs",
     "targets": "Targets",
+    "reduce": "Reduce function",
 }
 
 FIELD_TITLES = {

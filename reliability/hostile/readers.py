@@ -71,7 +71,8 @@ EVENT: dict[str, object] = {
 }  # fmt: skip
 STUDY: dict[str, object] = {
     "model": "m:f", "scenario": "baseline", "parameter_sets": [{"params": {"x": 1}, "seed": 2}, {"y": [1.5, "z"]}],
-    "sampling_method": "grid", "n_replicates": 3, "outputs": ["o"], "targets": ["t"], "metadata": {"k": "v"},
+    "sampling_method": "grid", "n_replicates": 3, "outputs": ["o"], "targets": ["t"], "reduce": "m:f",
+    "metadata": {"k": "v"},
 }  # fmt: skip
 MANIFEST: dict[str, object] = {
     "version": 1, "job_id": "a", "bundle": "sha256:" + "0" * 64, "study": STUDY, "only": [0, 2],

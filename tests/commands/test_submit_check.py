@@ -68,6 +68,25 @@ def test_whatever_can_be_called_with_parameters_and_seed_passes_the_check(desk: 
     assert ran.err == "Nothing was done.\n"
 
 
+@pytest.mark.parametrize(
+    ("reduce", "message", "hint"),
+    [
+        ("model:sumarise", "AttributeError: there is no 'sumarise' in model.py, did you mean 'summarise'?", ""),
+        ("model:simulate", "TypeError: simulate(params, seed, n) cannot be called as simulate(params, tasks)", ""),
+        ("summary:f", "ModuleNotFoundError: No module named 'summary'", "hint: Name the interpreter that has the"),
+    ],
+)  # fmt: skip
+def test_a_reduce_function_that_cannot_be_called_is_refused_too(
+    desk: Desk, reduce: str, message: str, hint: str
+) -> None:
+    code(desk.home, "def simulate(params, seed, n): 1\ndef f(params, seed): 1\ndef summarise(params, tasks): 1\n")
+    ran = desk("submit", desk.write(sets_of(1), model="model:f", reduce=reduce), "--auto", "--job-id", "job")
+    assert (ran.code, ran.out) == (2, "")
+    assert sentences(ran.err)[0].startswith(f"error: The reduce function cannot be loaded: {message}")
+    assert hint in ran.err
+    assert desk.jobs.get_job("job") is None
+
+
 def test_an_argument_with_the_name_of_a_parameter_is_warned_of(desk: Desk) -> None:
     code(desk.home, "def f(rate, seed): return 1\n")
     ran = desk.ok("submit", desk.write([{"n": 1}, {"rate": 0.1}], model="model:f"), "--auto", "--dry-run")

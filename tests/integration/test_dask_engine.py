@@ -178,11 +178,15 @@ def _pool(cluster: Cluster, directory: Path, entrypoint: str = "model:simulate/b
 def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
     cli: Cli, dask_cluster: Cluster, local_store: VersionedStore, local_registry: JobRegistry, seir: list[str]
 ) -> None:
+    """Also of its reduce function, which runs beside the runner."""
+    Path("study.json").write_text(json.dumps(json.loads(Path("study.json").read_text()) | {"reduce": "sizes:total"}))
+    Path("sizes.py").write_text("def total(params, tasks): return [len(task.outputs) for task in tasks]\n")
     cli.ok(*seir, "--job-id", "there", "--engine", "dask", "--scheduler", dask_cluster.url)
     cli.ok(*seir, "--job-id", "here", "--workers", "2")
     assert [_end(local_registry, job) for job in ("there", "here")] == ["succeeded", "succeeded"]
     there = results(local_store, "there")
-    assert len(there) == 20
+    assert len([name for name in there if "/reduced-" not in name]) == 20
+    assert there["all/reduced-20/result.json"] == json.dumps([1] * 20).encode()
     assert there == results(local_store, "here")
     state = record(local_registry, "there")
     assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", dask_cluster.url, 20)

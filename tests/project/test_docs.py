@@ -166,7 +166,7 @@ def test_documents_have_each_exit_code(document: str, heading: str) -> None:
 def test_the_example_of_studies_has_the_tasks_that_the_page_says(cli: Cli, tmp_path: Path) -> None:
     """The files of docs/guides/studies.md make a study of 10 tasks, which succeed, each with its output."""
     files = files_shown("docs/guides/studies.md")
-    assert files.keys() == {"study.yaml", "model.py", "analyse.py"}
+    assert files.keys() == {"study.yaml", "model.py", "means.yaml", "means.py", "analyse.py"}
     os.chdir(tmp_path)
     for name, text in files.items():
         Path(name).write_text(text, encoding="utf-8")

@@ -75,6 +75,13 @@ async def seconds_of(study: mj.Study) -> float:
         return sum([task.seconds or 0.0 async for task in job.as_completed()])
 
 
+def summary(job: mj.Job) -> list[bytes]:
+    try:
+        return [job.reduced()["result.json"], job.reduced({"beta": 0.1})["result.json"]]
+    except mj.NoOutputsError:
+        return []
+
+
 def slowest(job: mj.Job) -> mj.TaskInfo:
     return max(job.as_completed(), key=lambda task: task.seconds or 0.0)
 

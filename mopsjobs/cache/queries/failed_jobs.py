@@ -9,6 +9,11 @@ from typing import NamedTuple
 
 from mopsjobs.cache.queries.failures import JobFailures, last_failures
 
+REDUCE_TEXT = "the reduce function "
+"""How the error of a record names that function; see `studies.validation`."""
+
+MAX_NOTES = 3
+
 
 class FailedJob(NamedTuple):
     """A job with failures."""
@@ -41,3 +46,14 @@ def read_failed_jobs(connection: sqlite3.Connection, job_ids: Sequence[str]) -> 
     ).fetchall()
     kept = ((last_failures(connection, row[0]) if row[-1] else None) or (None, False) for row in rows)
     return [FailedJob(*row[:-1], *found) for row, found in zip(rows, kept, strict=True)]
+
+
+def reduce_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[str]:
+    """Return sentences about the jobs among these whose reduce function has failed, or has left no outputs."""
+    rows = connection.execute(
+        "SELECT job_id, substr(message, instr(message, ?1)) FROM (SELECT job_id, wanted.key AS place,"
+        " json_extract(record, '$.error_message') AS message FROM json_each(?2) AS wanted"
+        " CROSS JOIN job ON job.job_id = wanted.value) WHERE instr(message, ?1) ORDER BY place LIMIT ?3",
+        (REDUCE_TEXT, json.dumps(job_ids), MAX_NOTES),
+    )
+    return [f"{job_id}: {text}" for job_id, text in rows]

@@ -99,7 +99,7 @@ def _notes(failures: Failures) -> list[str]:
         for job_id, one in failures.by_job.items()
         if one.left_out != 0
     ][:SHOWN_JOBS]
-    notes += failures.family_notes
+    notes += failures.notes
     hidden = len(failures.groups) - SHOWN_GROUPS
     if hidden > 0:
         notes.append(f"and {hidden:,} more groups; --json lists them")

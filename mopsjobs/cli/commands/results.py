@@ -24,7 +24,8 @@ HELP = "list the outputs of a job, download them, or make a table of results"
 
 DESCRIPTION = (
     "List the outputs of a job, or download them to DIRECTORY/<param_id>/<seed>/<name>, and a table of its tasks with"
-    " their parameters to DIRECTORY/tasks.csv. A child job has the outputs of its ancestors too. An existing file with"
+    " their parameters to DIRECTORY/tasks.csv. Those of a reduce function have reduced-<tasks> in place of the seed."
+    " A child job has the outputs of its ancestors too. An existing file with"
     " other content is kept and named (exit code 7). A directory with the outputs of another family is refused. --table"
     " writes a table with a row per task, of the jobs and their ancestors: parameters, status, and the numbers, texts"
     " and truth values of JSON outputs and of CSV outputs with one row."
@@ -125,15 +126,17 @@ def _table(args: argparse.Namespace, app: App) -> Result:
 
 
 def _output_json(one: Output) -> dict[str, object]:
-    task = one.task
+    task, of = one.task, one.task or one.reduced
+    params = None if of is None else of.params
     return {
         "name": one.name,
         "key": one.entry.key,
         "bytes": one.entry.size,
         "task": None if task is None else task.number,
-        "param_id": None if task is None else task.param_id,
+        "param_id": None if of is None else of.param_id,
         "seed": None if task is None else task.seed,
-        "params": None if task is None else dict(task.params),
+        "params": None if params is None else dict(params),
+        "reduced": None if one.reduced is None else one.reduced.tasks,
     }
 
 

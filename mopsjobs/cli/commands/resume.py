@@ -98,9 +98,13 @@ def _result(resumed_id: str, resumed: ResumeResult, *, as_json: bool, only: str 
     if job_id is None:
         what = "nothing is missing" if only is None else f"no missing task ended so: {only}"
         return Result(document if as_json else None, notes=[f"{resumed_id}: {what}"])
-    tasks = [] if resumed.tasks is None else [f"{job_id}: {pluralize(resumed.tasks, 'task')} to do"]
+    tasks = [] if resumed.tasks is None else [f"{job_id}: {_to_do(resumed.tasks)}"]
     return Result(
         document if as_json else Text([job_id]),
         notes=[*tasks, f"Next: {command_line('wait', job_id)}"],
         warnings=resumed.warnings,
     )
+
+
+def _to_do(tasks: int) -> str:
+    return f"{pluralize(tasks, 'task')} to do" if tasks else "only the reduce function to run"

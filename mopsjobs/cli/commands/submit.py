@@ -231,6 +231,7 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
         f"Engine   {request.engine}",
         f"Python   {python or 'the default of the engine'}",
         f"Outputs  {outputs}, under results/{job_id}/",
+        *([] if study.reduce is None else [f"Reduce   {study.reduce}, after the tasks"]),
     ]
     return Result(Text(lines, indent=9), notes=["Nothing was done."])
 

@@ -9,12 +9,14 @@ from mopsjobs.app.validate_job import validate_job
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import Document, Result, Text
+from mopsjobs.utils.text import pluralize
 
 HELP = "check a job's outputs, and end the job accordingly unless its runner is at work"
 
 DESCRIPTION = (
     "Compare a job's outputs with its manifest. If all exist, the job is succeeded; if some do, partial; if none does,"
-    " failed. The status of a job does not change if it has ended, or if its runner has reported within a minute."
+    " failed. If the study names a reduce function, its outputs have to exist too."
+    " The status of a job does not change if it has ended, or if its runner has reported within a minute."
 )
 
 EXAMPLES = (
@@ -36,5 +38,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     notes = [f"The runner of {state.job_id} is at work, and will end the job."] if is_at_work else []
     if args.json:
         return Result(Document(job_json_from_state(state, now=app.now().timestamp())), notes=notes)
-    line = f"{state.job_id}: {found.tasks_verified:,} of {found.tasks_total:,} tasks verified; {state.status}"
+    verified = f"{found.tasks_verified:,} of {found.tasks_total:,} tasks"
+    if found.reductions:
+        verified += f", {found.reductions_verified:,} of {pluralize(found.reductions, 'reduction')}"
+    line = f"{state.job_id}: {verified} verified; {state.status}"
     return Result(Text([line], indent=2), notes=notes)

@@ -24,6 +24,13 @@ OnLog = Callable[["int | None", str], None]
 """Called with the task's number, or None, and each line of the model that is kept."""
 
 
+class Feed(Protocol):
+    """Reads outputs of tasks for reductions."""
+
+    def __call__(self, reduction: Task, *, is_first: bool) -> bytes:
+        """Return the next outputs for a reduction, or the first ones, as a line for engines/reduce_script.py."""
+
+
 class TaskLimits(NamedTuple):
     """Limits of each attempt at a task, and which attempts are followed by another one."""
 

@@ -30,6 +30,7 @@ from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
     STARTS,
+    Feed,
     NextTasks,
     OnLog,
     TaskAtWork,
@@ -61,7 +62,7 @@ LIVENESS_SECONDS = 1.0
 class WorkerPool:
     """Worker processes of one model on this machine."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but three by name
         self,
         command: list[str],
         setup: Mapping[str, object],
@@ -71,6 +72,7 @@ class WorkerPool:
         cores: SharedCores | None = None,
         on_log: OnLog | None = None,
         env: Mapping[str, str] | None = None,
+        feed: Feed | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a pool; no process starts before `run`.
@@ -83,6 +85,7 @@ class WorkerPool:
             cores: the cores that other jobs need too. Workers then come and go; None: no other job matters.
             on_log: called with the task's number, or None, and each line of the model that is kept; see `LogLines`.
             env: the workers' environment; None: that of this process.
+            feed: the outputs for reductions, if the tasks are these.
             clock: a monotonic clock in seconds.
         """
         self._command = command
@@ -93,7 +96,8 @@ class WorkerPool:
         self.is_ready = self.is_waiting = False
         self._timeout, self._memory, self._policy = limits
         self._guard = MemoryGuard(measurement)
-        self._depth = TASKS_PER_WORKER if limits.memory is None else 1
+        self._feed = feed
+        self._depth = TASKS_PER_WORKER if limits.memory is None and feed is None else 1
         self._on_log = on_log or (lambda _task, _line: None)
         self._env = os.environ if env is None else env
         self._clock = clock
@@ -266,13 +270,17 @@ class WorkerPool:
         for line in lines:
             answer = self._read_answer(line)
             if "broken" in answer:
-                raise load_error(answer["broken"])
+                raise load_error(answer["broken"], "model" if self._feed is None else "reduce function")
             if "ready" in answer:
                 worker.note_ready(answer)
                 self.is_ready = True
                 self._failed_starts = 0
                 worker.begin_task(self._clock())
                 self._begin_watch(worker)
+                continue
+            if "more" in answer and self._feed is not None:
+                worker.take_more(self._feed, self._clock, is_first=answer["more"])
+                self._write(worker)
                 continue
             assignment, excess = worker.tasks.popleft(), self._end_watch(worker)
             worker.has_run = True

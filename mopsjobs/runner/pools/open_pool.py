@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import extract_bundle, load_bundle
 from mopsjobs.engines.describe_interpreter import describe_interpreter
-from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment
-from mopsjobs.engines.worker_script import write_worker
+from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment, python_here
+from mopsjobs.engines.worker_script import write_reduce_worker, write_worker
 from mopsjobs.runner.environment_notes import EnvironmentNotes
-from mopsjobs.runner.pools.base import OnLog, Pool, TaskLimits
+from mopsjobs.runner.pools.base import Feed, OnLog, Pool, TaskLimits
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.retry import OutageRetry
@@ -45,6 +46,7 @@ def open_pool(
     on_log: OnLog,
     *,
     notes: EnvironmentNotes,
+    feed: Feed | None = None,
 ) -> Pool:
     """Unpack the bundle of a job and return a pool for its tasks. The pool starts nothing yet.
 
@@ -56,6 +58,7 @@ def open_pool(
         retry: how long to wait for the store.
         on_log: see `WorkerPool`.
         notes: asks the model's interpreter what it is.
+        feed: the outputs for reductions, which run beside the runner; None: a pool for tasks.
 
     Raises:
         BundleError: if the bundle is missing or cannot be used.
@@ -65,7 +68,7 @@ def open_pool(
     entrypoint, outputs = manifest.study.entrypoint, manifest.study.outputs
     root = retry.call(lambda: extract_bundle(store, manifest.bundle, code))
     job_env = dict(zip(JOB_VARIABLES, (manifest.job_id, str(options.shard)), strict=True))
-    if options.scheduler is not None:
+    if options.scheduler is not None and feed is None:
         from mopsjobs.runner.pools.dask_process import DaskProcess
 
         bundle = retry.call(lambda: load_bundle(store, manifest.bundle))
@@ -81,22 +84,45 @@ def open_pool(
         )
         pool.on_environment = notes.note
         return pool
+    python = options.python or active_python(os.environ) or sys.executable
+    setup: dict[str, object] = {"root": str(root), "spool": str(options.spool)}
+    if feed is None:
+        setup |= {"entrypoint": entrypoint, "outputs": outputs}
+    else:
+        setup |= {"reduce": manifest.study.reduce}
+        if options.scheduler is not None:  # this machine is not that of the tasks
+            python, options = python_here(options.python, os.environ), options._replace(workers=1)
+    return _open_local(options, python, setup, job_env, on_log, notes=notes, feed=feed)
+
+
+def _open_local(
+    options: PoolOptions,
+    python: str,
+    setup: Mapping[str, object],
+    job_env: Mapping[str, str],
+    on_log: OnLog,
+    *,
+    notes: EnvironmentNotes,
+    feed: Feed | None,
+) -> WorkerPool:
+    """Return a pool of worker processes of this machine."""
     shutil.rmtree(options.spool, ignore_errors=True)
     make_directory(options.spool)
+    script = write_worker(options.spool) if feed is None else write_reduce_worker(options.spool)
     cores = usable_cores()
     limit = cores if options.cores is None else options.cores.limit
     workers = options.workers or limit
     if options.cores is not None:
         workers = min(workers, limit)
     env = model_environment(os.environ)
-    python = options.python or active_python(os.environ) or sys.executable
     notes.describe(lambda: describe_interpreter(python, env))
     return WorkerPool(
-        [python, "-u", str(write_worker(options.spool))],
-        {"root": str(root), "entrypoint": entrypoint, "spool": str(options.spool), "outputs": outputs},
+        [python, "-u", str(script)],
+        setup,
         workers,
         limits=options.limits,
         cores=options.cores,
         on_log=on_log,
         env={**env, **thread_limits(env, cores // workers), **job_env},
+        feed=feed,
     )

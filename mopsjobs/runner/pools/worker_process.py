@@ -9,10 +9,10 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mopsjobs.runner.pools.base import GRACE_SECONDS, OnLog
+from mopsjobs.runner.pools.base import GRACE_SECONDS, Feed, OnLog
 from mopsjobs.runner.pools.log_lines import LogLines
 from mopsjobs.runner.pools.memory_guard import Watch
 from mopsjobs.runner.pools.process_usage import ProcessUsage
@@ -107,6 +107,12 @@ class WorkerProcess:
             now: by the clock of the pool.
         """
         self.task_started_at, self.task_started_ts = now, time.time()
+
+    def take_more(self, feed: Feed, clock: Callable[[], float], *, is_first: bool) -> None:
+        """Add the next outputs to what is sent to it. The time to read them does not count as that of the task."""
+        began_at = clock()
+        self.outgoing += feed(self.tasks[0].task, is_first=is_first)
+        self.task_started_at += clock() - began_at
 
     def note_ready(self, answer: Mapping[str, Any]) -> None:
         """Take its first answer, after it has loaded the model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -85,3 +86,15 @@ def test_tasks_that_are_left_to_a_later_resume_are_in_the_manifest() -> None:
     assert b"deferred" not in dataclasses.replace(manifest, deferred=()).to_json()
     with pytest.raises(RecordError, match="not a manifest of a job"):
         Manifest.from_json(manifest.to_json().replace(b'"deferred":[2,7]', b'"deferred":[7,2]'))
+
+
+def test_a_reduce_function_is_beside_the_study() -> None:
+    """Version 0.1.0 refuses a study with a field that it does not know, and ignores one of the manifest."""
+    study = parse_study({"model": "model:run", "parameter_sets": [{"x": 1}], "reduce": "model:summarise"}, "here")
+    manifest = Manifest(job_id="a", study=study, bundle="sha256:00")
+    stored = json.loads(manifest.to_json())
+    assert stored["reduce"] == "model:summarise"
+    assert "reduce" not in stored["study"]
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    with pytest.raises(RecordError, match=r"reduce: expected package\.module:function, not 3"):
+        Manifest.from_json(json.dumps(stored | {"reduce": 3}).encode())

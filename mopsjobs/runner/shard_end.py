@@ -1,0 +1,140 @@
+"""The end of a run over a shard: deliver, report, and as the last shard reduce and decide how the job ends."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from mopsjobs.errors import StoreError
+from mopsjobs.ledger import environment
+from mopsjobs.ledger import format as ledger_format
+from mopsjobs.registry import transitions
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.runner.output_sender import OutputSender
+from mopsjobs.runner.reducer import ReduceEnd
+from mopsjobs.runner.reporter import Counts, Reporter
+from mopsjobs.runner.result_handler import ResultHandler, error_fields
+from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
+from mopsjobs.runner.shard import Shard, ShardResult
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.validation import EarlyEnd, validate
+
+KEPT_TEXT = "Outputs are kept on this machine. To deliver them, run the job again."
+
+
+class ShardEnd:
+    """The end of one run over a shard."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        store: VersionedStore,
+        registry: JobRegistry,
+        retry: OutageRetry,
+        counts: Counts,
+        on_log: Callable[[str], None],
+    ) -> None:
+        """Prepare the end.
+
+        Args:
+            shard: the shard.
+            store: where the outputs belong.
+            registry: where the record is.
+            retry: how long to wait for both.
+            counts: those of the shard.
+            on_log: called with each message.
+        """
+        self._shard = shard
+        self._store = store
+        self._registry = registry
+        self._retry = retry
+        self._counts = counts
+        self._on_log = on_log
+
+    def finish(
+        self,
+        reporter: Reporter,
+        sender: OutputSender,
+        handler: ResultHandler,
+        early: EarlyEnd | None,
+        reduce: Callable[[], ReduceEnd] | None,
+        *,
+        is_done: bool,
+    ) -> ShardResult:
+        """Deliver the outbox and report. The last shard, or one that ends early, compares outputs and manifest.
+
+        Args:
+            reporter: reports the shard.
+            sender: delivers outputs.
+            handler: knows the first error of a task.
+            early: why the job is to end before all its tasks were tried; None if it is not.
+            reduce: runs the reduce function, if the study names one. The last shard calls it.
+            is_done: whether each task of the shard was run.
+        """
+        shard = self._shard
+        if not is_done and early is None:
+            self._retry.stop()  # the job has ended, or a stop was requested: one attempt at each call, no more
+        state = None
+        reduced: ReduceEnd | None = ReduceEnd(True)
+        try:
+            is_done = self._deliver_outbox(sender, handler) and is_done
+        except TRANSIENT_ERRORS:
+            is_done = False
+            self._on_log(f"The registry does not answer. {KEPT_TEXT}")
+        else:
+            if is_done and early is None and reduce is not None:
+                reduced = self._reduce(reporter, reduce)
+                is_done = reduced is None or reduced.is_done
+            try:
+                state = self._retry.call(functools.partial(reporter.finish, is_done=is_done))
+            except TRANSIENT_ERRORS:
+                if self._retry.is_stopping:
+                    raise
+        is_last = is_done and reduced is not None and self._is_last(state)
+        if state is not None and not state.is_terminal and (is_last or early is not None):
+            end_job = functools.partial(
+                validate,
+                self._store,
+                self._registry,
+                shard.job_id,
+                first_error=handler.first_error,
+                early=early,
+                reduce_error=reduced and reduced.error,
+            )
+            state = self._retry.call(end_job).state
+        completed, failed = self._counts.snapshot()
+        return ShardResult(None if state is None else state.status, completed, failed, is_done)
+
+    def _is_last(self, state: JobState | None) -> bool:
+        return state is not None and transitions.all_shards_done(state, self._shard.shards)
+
+    def _reduce(self, reporter: Reporter, reduce: Callable[[], ReduceEnd]) -> ReduceEnd | None:
+        """Run the reduce function if this shard is the last one. None: it is not, so another one does it."""
+        try:
+            state = self._retry.call(reporter.report_done)
+            if state is None or state.is_terminal or not self._is_last(state):
+                return None
+            return reduce()
+        except TRANSIENT_ERRORS:
+            if self._retry.is_stopping:
+                raise
+            self._on_log("The registry does not answer. To run the rest of the reduce function, run the job again.")
+            self._retry.stop()  # it was waited for long enough
+            return ReduceEnd(False)
+
+    def _deliver_outbox(self, sender: OutputSender, handler: ResultHandler) -> bool:
+        """Move the outputs in the outbox into the store. Return whether none is left."""
+        given_up: set[str] = set()
+
+        def on_refused(key: str, reason: StoreError) -> None:
+            if key.startswith((ledger_format.PREFIX, environment.PREFIX)):
+                return
+            # Its task was counted as completed when the outbox took the outputs. Correct that once per task.
+            task = key.rpartition("/")[0]
+            if task not in given_up:
+                given_up.add(task)
+                self._counts.add(completed=-1, failed=1)
+                handler.report_failure(task, error_fields(reason))
+
+        return self._retry.call(lambda: sender.deliver(on_refused, lambda: self._retry.is_over))

@@ -1,0 +1,149 @@
+"""Reductions: the calls of a study's reduce function, one per parameter set over its tasks, and one over the job.
+
+A reduction is made of the tasks that are complete. Its outputs have the number of these tasks in their names. So a
+reduction is due if none was made of as many tasks as are complete now, in the job or in an ancestor.
+See docs/decisions/0079-reduce-functions.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mopsjobs.store.base import Entry, ReadableStore, VersionedStore
+from mopsjobs.studies.lineage import family_of
+from mopsjobs.studies.manifest import NAMES_NAME, Manifest
+from mopsjobs.studies.outputs import (
+    REDUCED,
+    WHOLE_JOB,
+    Completeness,
+    find_complete_tasks,
+    reduced_tasks,
+    reduction_prefix,
+)
+from mopsjobs.studies.study import is_output_name
+
+
+class Reduction(NamedTuple):
+    """One call of the reduce function."""
+
+    param_id: str | None
+    """The parameter set; None: the whole job."""
+    params: Mapping[str, Any] | None
+    """Its parameters; None: the whole job."""
+    tasks: int
+    """Its complete tasks. Tasks that share their outputs count once."""
+    missing: int
+    """Its tasks without complete outputs, counted in the same way."""
+    is_done: bool
+    """Whether its outputs are there."""
+
+
+class Reductions(NamedTuple):
+    """The reductions of a job, over the tasks of its whole family."""
+
+    made: Sequence[Reduction]
+    """Those with at least one complete task. The last one is that of the whole job."""
+    complete: bytearray
+    """The complete tasks of the family, by their numbers in the study."""
+
+    @property
+    def due(self) -> list[Reduction]:
+        """Return those without outputs."""
+        return [one for one in self.made if not one.is_done]
+
+
+def find_reductions(
+    store: ReadableStore, family: Sequence[Manifest], completeness: Completeness | None = None
+) -> Reductions:
+    """Find the reductions of a job, by one listing of the outputs of each member of its family.
+
+    Args:
+        store: where the outputs are.
+        family: the manifest of the job, that of its parent, and so on. The study names a reduce function.
+        completeness: the result of `find_complete_tasks` for the job, if the caller has it.
+
+    Raises:
+        StoreError: if a listing failed.
+    """
+    study = family[0].study
+    complete = bytearray(study.tasks_total)
+    done: dict[str, int] = {}
+    for place, member in enumerate(family):
+        found = completeness if completeness is not None and not place else find_complete_tasks(store, member)
+        for number, flag in zip(member.numbers, found.complete, strict=True):
+            if flag and number < len(complete):  # the study of an ancestor may have been replaced
+                complete[number] = 1
+        for name, tasks in found.reduced.items():
+            done[name] = max(tasks, done.get(name, 0))
+    return Reductions(list(_reductions(family[0], complete, done)), complete)
+
+
+def lacks_reductions(store: VersionedStore, manifest: Manifest) -> bool:
+    """Return whether reductions of a job are due; False if its study names no reduce function.
+
+    Raises:
+        RecordError: if the manifest of an ancestor is invalid.
+        StoreError: if the store cannot be read.
+    """
+    if manifest.study.reduce is None:
+        return False
+    return bool(find_reductions(store, family_of(store, manifest.job_id, manifest)).due)
+
+
+class ReducedOutputs(NamedTuple):
+    """The outputs of a reduction."""
+
+    job_id: str
+    """The member of the family that made it."""
+    tasks: int
+    """Of how many tasks it was made."""
+    entries: Mapping[str, Entry]
+    """By their names; empty if the function returned nothing."""
+
+
+def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: str | None) -> ReducedOutputs | None:
+    """Find the last complete reduction of a parameter set, or of the whole job; None if there is none.
+
+    Args:
+        store: where the outputs are.
+        family: the manifest of the job, that of its parent, and so on.
+        param_id: the parameter set; None: the whole job.
+
+    Raises:
+        StoreError: if a listing failed.
+    """
+    for member in family:
+        made: dict[int, dict[str, Entry]] = {}
+        prefix = reduction_prefix(member.job_id, param_id)
+        for entry in store.scan(prefix):
+            number, _, name = entry.key[len(prefix) :].partition("/")
+            tasks = reduced_tasks(REDUCED + number)
+            if tasks is not None:
+                made.setdefault(tasks, {})[name] = entry
+        complete = [tasks for tasks, entries in made.items() if NAMES_NAME in entries]
+        if complete and member.study.reduce is not None:
+            entries = {name: entry for name, entry in made[max(complete)].items() if is_output_name(name)}
+            return ReducedOutputs(member.job_id, max(complete), entries)
+    return None
+
+
+def _reductions(manifest: Manifest, complete: bytearray, done: Mapping[str, int]) -> Iterator[Reduction]:
+    study = manifest.study
+    repeated = bytearray(study.tasks_total)
+    for number in study.duplicate_tasks():
+        repeated[number] = 1
+    all_tasks = all_missing = 0
+    for param_id, sets in study.sets_by_id().items():
+        tasks = total = 0
+        for first, parameter_set in sets:
+            for number in range(first, first + study.replicates(parameter_set)):
+                if not repeated[number]:
+                    total += 1
+                    tasks += complete[number]
+        all_tasks += tasks
+        all_missing += total - tasks
+        if tasks:
+            yield Reduction(param_id, sets[0][1].params, tasks, total - tasks, done.get(param_id) == tasks)
+    if all_tasks:
+        yield Reduction(None, None, all_tasks, all_missing, done.get(WHOLE_JOB) == all_tasks)
