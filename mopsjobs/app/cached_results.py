@@ -46,7 +46,7 @@ def results_state(connection: sqlite3.Connection, job_id: str, *, now: float) ->
     for job in cached_lineage(connection, job_id, now=now):
         ledger = read_ledger(connection, str(job["job_id"]))
         known = () if ledger is None else (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
-        state.append((job["job_id"], job["tasks_completed"], *known))
+        state.append((job["job_id"], job["tasks_completed"], job["is_active"], *known))
     return tuple(state)
 
 

@@ -22,6 +22,7 @@ from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.utils.table_files import BATCH, Column, is_numeric
 from mopsjobs.web.memo import LastUsed
+from mopsjobs.web.reduced_job import ReducedJob, read_reduced_job
 
 MAX_JOBS = 10
 """Jobs whose results are kept: two comparisons of five."""
@@ -69,6 +70,8 @@ class Results(NamedTuple):
     left_out: int
     """Scalars that are numbers, and are not among these."""
     problems: list[str]
+    reduced: ReducedJob | None = None
+    """What the reduce function has left of the whole job."""
 
     @property
     def held(self) -> int:
@@ -137,8 +140,10 @@ class JobResults:
             if tasks_read > MAX_OUTPUTS:
                 raise _too_large_error(job_id, f"the outputs of more than {MAX_OUTPUTS:,} tasks, one by one")
 
+        reduced = read_reduced_job(job_id, self._app)
+
         def view(table: ResultsTable) -> Results:
-            return _Collected(table, job_id).results(now, state)
+            return _Collected(table, job_id).results(now, state)._replace(reduced=reduced)
 
         self._kept.put(job_id, read_results_table([family], self._app, view, FreshnessPolicy(), check))
 

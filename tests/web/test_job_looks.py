@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.studies.manifest import NAMES_NAME
+from mopsjobs.studies.outputs import reduction_key
 from mopsjobs.utils.times import json_time, utc_now
 from support.browser import check_layout, check_looks, open_tab, shoot
 from support.cli import Cli, Clock, key, put
@@ -49,8 +51,10 @@ def _fill(jobs: JobRegistry) -> None:
         run_study(
             jobs, job_id, sets, lambda task, last=only: "failed" if last is None and task.number > 160 else "succeeded",
             lambda task: {"result.json/response": task.params["dose"] ** 0.5 * (1 + task.seed % 9 / 30)},
-            only=only, status="partial" if only is None else "succeeded", n_replicates=5,
+            only=only, status="partial" if only is None else "succeeded", n_replicates=5, reduce="model:summarise",
         )  # fmt: skip
+    for name, value in (("doses.csv", b"dose,response\n0.1,0.3\n0.2,0.5\n"), ("best.json", b"{}"), (NAMES_NAME, b"[]")):
+        jobs.store.create_if_absent(reduction_key("trial.2", None, 200, name), value)
     run_study(
         jobs, "live", [{"r0": 1 + number / 10} for number in range(30)],
         lambda task: None if task.number > 250 else "failed" if task.number % 12 > 9 else "succeeded",
@@ -74,7 +78,7 @@ VIEWS = {
     "tasks": ("/jobs/grid/tasks?status=failed", "tbody tr"),
     "log": ("/jobs/grid/logs", ".log time"),
     "results": ("/jobs/grid/results", ".plot svg"),
-    "results-family": ("/jobs/trial.2/results?x=arm", ".plot svg"),
+    "results-family": ("/jobs/trial.2/results?x=arm", "#reduced-title"),
 }
 """Pages, and what is there when all was read."""
 

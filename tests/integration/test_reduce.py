@@ -1,0 +1,151 @@
+"""A job with a reduce function on this machine: killed, resumed, repaired, and what each view shows of it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mopsjobs as mj
+from mopsjobs.studies.study_parser import parse_study
+from support.desk import Desk
+from support.runs import MODEL, calls, code, is_alive, kill, sets_of, until
+from support.web import Web
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mopsjobs.studies.study import ParameterSet
+    from support.cli import Cli
+
+# A runner outlives the process that launched it, here this very process.
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+
+REDUCING = (
+    MODEL
+    + """
+def summarise(params, tasks):
+    with_seeds = [task.json() for task in tasks]
+    path = next(iter(tasks)).params["calls"]
+    note(path + "-reduced", "-1" if params is None else str(params["x"]))
+    if params is not None and params["x"] == 2:
+        end = time.monotonic() + 30
+        while not os.path.exists(path + "-gate") and time.monotonic() < end:
+            time.sleep(0.005)
+        if not os.path.exists(path + "-allowed"):
+            raise ValueError("two is refused")
+    return {"tasks": len(with_seeds), "missing": tasks.missing}
+"""
+)
+
+
+@pytest.fixture
+def desk(cli: Cli, tmp_path: Path) -> Iterator[Desk]:
+    """Yield a desk with a model that has a reduce function, which waits for a gate at the last set."""
+    with closing(Desk(cli, tmp_path / "desk")) as made:
+        code(made.home, REDUCING)
+        yield made
+
+
+def reduced(desk: Desk, job_id: str) -> dict[str, Any]:
+    """Return what `results` lists of the reduce function: tasks by set, or None for the job."""
+    listed = [json.loads(line) for line in desk.ok("results", job_id, "--json").out.splitlines()]
+    assert all(one["task"] is None and one["seed"] is None for one in listed if one["reduced"] is not None)
+    return {
+        None if one["params"] is None else one["params"]["x"]: one["reduced"]
+        for one in listed
+        if one["reduced"] is not None
+    }
+
+
+def test_a_job_is_reduced_once_through_a_crash_and_an_error(
+    desk: Desk, cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The runner of 3 x 4 tasks and a failing one is killed while it reduces. Then the function fails, then nothing.
+
+    No task that is done is computed twice, and no reduction that is done.
+    """
+    noted, needed = tmp_path / "calls", tmp_path / "needed"
+    of_reduce = Path(f"{noted}-reduced")
+    sets = sets_of(3, calls=str(noted))
+    failing = {"params": {"x": 3, "calls": str(noted), "needs": str(needed)}, "seed": 7}
+    desk.submit([*sets, failing], n_replicates=4, reduce="model:summarise")
+    until(lambda: calls(of_reduce)[2], "the last set to be reduced")
+    until(lambda: len([name for name in desk.results() if "/reduced-" in name]) == 6, "the others to be stored")
+    assert calls(noted) == {0: 4, 1: 4, 2: 4, 3: 1}
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+
+    Path(f"{noted}-gate").touch()
+    desk.ok("resume", "job")
+    assert desk.ended() == "partial"
+    assert calls(of_reduce) == {0: 1, 1: 1, 2: 2, -1: 1}  # the last set alone
+    assert calls(noted) == {0: 4, 1: 4, 2: 4, 3: 2}  # a failed task is tried again, as without a reduce function
+    said = "the reduce function model:summarise failed (1 reduction): x=2: ValueError: two is refused"
+    status = desk.ok("status", "job", "--json").json
+    assert (status["tasks_total"], status["tasks_completed"], status["tasks_failed"]) == (13, 12, 1)
+    assert said in status["error_message"]
+    assert said in " ".join(desk.ok("failures", "job").err.split())
+    assert "in summarise" in desk.ok("logs", "job").out
+    assert desk.ok("validate", "job").out == "job: 12 of 13 tasks, 3 of 4 reductions verified; partial\n"
+
+    for path in (needed, Path(f"{noted}-allowed")):
+        path.touch()
+    assert desk.ok("resume", "job").out == "job.2\n"
+    assert desk.ended("job.2") == "succeeded"
+    assert calls(noted)[3] == 3
+    assert calls(of_reduce) == {0: 1, 1: 1, 2: 3, 3: 1, -1: 2}
+    assert reduced(desk, "job.2") == {0: 4, 1: 4, 2: 4, 3: 1, None: 13}
+    assert "nothing is missing" in desk.ok("resume", "job.2").err
+    _check_views(desk, cli, capsys, parse_study({"model": "m", "parameter_sets": sets}).parameter_sets[1])
+
+
+def _check_views(desk: Desk, cli: Cli, capsys: pytest.CaptureFixture[str], one: ParameterSet) -> None:
+    """Look at what downloads, comparisons, the page and Python show of the job in the end."""
+    desk.ok("results", "job.2", "--download", "out")
+    out = desk.home / "out"
+    assert json.loads((out / "all" / "reduced-13" / "result.json").read_text()) == {"tasks": 13, "missing": 0}
+    assert (out / one.param_id / "reduced-4" / "result.json").exists()
+    assert (out / "tasks.csv").read_text().count("complete") == 13
+    assert len(desk.ok("results", "job.2", "--table", "-").out.splitlines()) == 14
+    assert desk.ok("provenance", "job.2", "--json").json["study"]["reduce"] == "model:summarise"
+    compared = desk("diff", "job", "job.2", "--json").json["results"]
+    assert compared["equal"] + compared["only_second"] == 13
+    desk.ok("list", "--refresh")
+    web = Web(cli, capsys, reads=True)
+    web.ok("/jobs/job.2/results")
+    web.read_asked()
+    page = web.ok("/jobs/job.2/results")
+    assert "By <code>model:summarise</code>, of 13 tasks." in page
+    assert "&#34;missing&#34;: 0" in page
+    with mj.connect(env=desk.env) as registry:
+        job = registry.job("job.2")
+        assert json.loads(job.reduced()["result.json"]) == {"tasks": 13, "missing": 0}
+        assert json.loads(job.reduced(one.params)["result.json"]) == {"tasks": 4, "missing": 0}
+        with pytest.raises(mj.NoOutputsError, match="has no outputs of model:summarise for that yet"):
+            job.reduced({"x": 99})
+
+
+def test_an_extension_reduces_over_reused_and_new_tasks(desk: Desk, tmp_path: Path) -> None:
+    """And a job without tasks, made by `resume`, runs what failed of the reduce function alone."""
+    noted = tmp_path / "calls"
+    Path(f"{noted}-gate").touch()
+    sets = sets_of(3, calls=str(noted))
+    desk.submit(sets, n_replicates=2, reduce="model:summarise", job_id="first")
+    assert desk.ended("first") == "partial"
+    assert "Next: mops-jobs logs first\n" in desk.ok("status", "first").err
+    assert reduced(desk, "first") == {0: 2, 1: 2, None: 6}
+    Path(f"{noted}-allowed").touch()
+    ran = desk.ok("resume", "first")
+    assert "first.2: only the reduce function to run" in ran.err
+    assert desk.ended("first.2") == "succeeded"
+    status = desk.ok("status", "first.2", "--json").json
+    assert (status["tasks_total"], status["family"]["tasks_completed"]) == (0, 6)
+    assert reduced(desk, "first.2") == {0: 2, 1: 2, 2: 2, None: 6}
+    assert calls(noted) == {0: 2, 1: 2, 2: 2}
+    desk.submit(sets, "--extend", "first", "--wait", n_replicates=3, reduce="model:summarise", job_id="more")
+    assert calls(noted) == {0: 3, 1: 3, 2: 3}
+    assert reduced(desk, "more") == {0: 3, 1: 3, 2: 3, None: 9}
