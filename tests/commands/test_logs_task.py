@@ -77,7 +77,7 @@ def test_a_task_that_the_job_cannot_have_is_refused(cli: Cli, remote: Remote) ->
     fields = {**manifest.record_fields(), "parent_job_id": "job", "tasks_total": 1}
     remote.jobs.register_job("child", **fields)
     for name in ("job", "child"):
-        ran = cli("logs", name, "--task", "1,9999", "-f")
+        ran = cli("logs", name, "--task", "1,9999")
         assert (ran.code, ran.out, ran.err) == (2, "", f"error: invalid task '9999': job {name} has no such task.\n")
         assert cli.ok("logs", name, "--task", "2").out == ""
 
