@@ -48,7 +48,6 @@ MARK = "\x1e"
 
 INLINE_BYTES = 256 * 1024
 """A larger output goes through a file: base64 in a line would be slower."""
-
 TRACEBACK_CHARACTERS = 8000
 BYTES = (bytes, bytearray, memoryview)
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
