@@ -131,6 +131,7 @@ def check_access(diagnosis: Diagnosis) -> CheckResult:
         return _missing_file(app, missing)
     try:
         registry = app.registry  # opened before the measurement, which is then that of the network
+        getattr(app.store, "connect", lambda: None)()
         start = app.monotonic()
         first = next(registry.scan(), None)
         seconds = app.monotonic() - start

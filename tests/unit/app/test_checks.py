@@ -38,6 +38,20 @@ def test_the_exit_code_is_that_of_the_first_failure(cli: Cli, remote: Remote) ->
     )
 
 
+def test_the_time_of_a_reply_is_without_that_of_signing_in(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that signs in at its first request does so before."""
+    scans_before: list[int] = []
+
+    def connect() -> None:
+        scans_before.append(remote.store.calls["scan"])
+
+    monkeypatch.setattr(remote.store, "connect", connect, raising=False)
+    run_checks(cli.app())
+    assert scans_before == [0]
+
+
 @pytest.mark.parametrize(("kind", "state"), [("nfs4", "warn"), (None, None)])
 def test_a_network_file_system_is_warned_of(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, kind: str | None, state: str | None
