@@ -518,6 +518,26 @@ def test_only_amazon_has_a_host_for_each_bucket() -> None:
     assert s3._options_at("http://127.0.0.1:9000") == paths
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "host", "server"),
+    [
+        ("http://127.0.0.1:9/", "127.0.0.1:9", "http://127.0.0.1:9"),
+        (f"http://u:{SECRET}@127.0.0.1:9/gate/", "127.0.0.1:9", "http://127.0.0.1:9/gate"),
+        ("https://s3.eu-west-1.amazonaws.com/", "s3.eu-west-1.amazonaws.com", None),
+    ],
+)
+def test_the_host_is_named_whatever_path_the_endpoint_has(
+    aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, endpoint: str, host: str, server: str | None
+) -> None:
+    """The address of the server, by which its probe is noted, has the path too, and no secret."""
+    monkeypatch.setattr(aws_client, "name_server_answers", lambda *_: True)
+    aws(9)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with contextlib.closing(S3VersionedStore("bucket")) as store:
+        assert store.find_server() == server
+        assert store.location == f"s3://bucket at {host}"
+
+
 def test_the_cache_tells_buckets_apart_by_what_names_them() -> None:
     """Endpoint, profile and prefix: each makes another registry of the same bucket; a password or a region does not."""
     environments: list[dict[str, str]] = [

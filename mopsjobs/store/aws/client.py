@@ -142,8 +142,8 @@ class AwsClient:
         if more := self._options_at(endpoint):
             client.close()
             client = session.client(self._service, config=Config(**options, **more))  # type: ignore[call-overload]
-        self.location = f"{self._name} at {endpoint.rpartition('/')[2].rpartition('@')[2]}"
         parts = urlsplit(endpoint)
+        self.location = f"{self._name} at {parts.netloc.rpartition('@')[2]}"
         if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
             raise ConfigError(
                 f"invalid endpoint of {self._name}: expected https.",

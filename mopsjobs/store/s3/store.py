@@ -138,7 +138,8 @@ class S3VersionedStore:
     def find_server(self) -> str | None:
         """Return the address of a server that is not Amazon's, without secrets; None for Amazon's."""
         parts = urlsplit(self._client().meta.endpoint_url)
-        return None if self._is_amazon() else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+        return None if self._is_amazon() else address
 
     def connect(self) -> None:
         """Find credentials, region and endpoint: a third of a second, which the first request takes otherwise."""
