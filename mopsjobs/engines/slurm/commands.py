@@ -117,7 +117,7 @@ class Commands:
             )
         except subprocess.TimeoutExpired:
             problem = f"Slurm does not answer: {words[0]} took more than {self._seconds:g} s."
-            raise EngineUnavailableError(problem) from None
+            raise EngineUnavailableError(problem, silent=True) from None
         except OSError as error:
             raise EngineError(f"Slurm's command {program} cannot be started: {error.strerror}.") from None
         if ran.returncode == 0:
@@ -133,7 +133,7 @@ def _error(command: str, said: str, code: int) -> EngineError:
     if "configuration source" in words or "process configuration file" in words:
         return NotConfiguredError(f"Slurm is not configured on this machine: {text}.", hint=MISSING_HINT)
     if any(part in words for part in OUTAGES):
-        return EngineUnavailableError(f"Slurm does not answer: {text}.")
+        return EngineUnavailableError(f"Slurm does not answer: {text}.", silent="timed out" in words)
     if any(part in words for part in DENIALS):
         return EngineAccessError(f"Slurm refuses access: {text}.")
     return RefusedError(f"Slurm refuses {command}: {text or f'exit code {code}'}.")

@@ -44,6 +44,9 @@ SCRIPT_NAME = "slurm.sh"
 MAX_FAILURES = 5
 """Questions in a row that Slurm may leave without an answer before following gives up."""
 
+LOOK_PAUSES = (2.0, 5.0, 10.0)
+"""Seconds before each further look for a job array whose submission got no reply."""
+
 HINTS = {
     "invalid job array": "The cluster may allow fewer tasks (scontrol show config | grep MaxArraySize): --shards N",
     "invalid partition": "See its partitions: sinfo --summarize",
@@ -165,16 +168,19 @@ class SlurmEngine:
     def _find_submitted(self, name: str, before: list[int], problem: EngineUnavailableError) -> int:
         """Return the job array that sbatch has submitted although its reply was lost.
 
+        A controller that was silent may still take the job, so it is looked for again.
+
         Raises:
             EngineUnavailableError: if there is none, or if Slurm still does not answer.
         """
-        new: list[int] = []
-        with contextlib.suppress(EngineError):
-            new = [array_id for array_id in self._arrays_of(name) if array_id not in before]
-        if not new:
-            hint = problem.hint or f"See whether it has started: squeue --name={shlex.quote(name)}"
-            raise EngineUnavailableError(problem.message, hint=hint)
-        return new[-1]
+        for pause in (0.0, *(LOOK_PAUSES if problem.silent else ())):
+            self._sleep(pause)
+            with contextlib.suppress(EngineError):
+                new = [array_id for array_id in self._arrays_of(name) if array_id not in before]
+                if new:
+                    return new[-1]
+        hint = problem.hint or f"See whether it has started: squeue --name={shlex.quote(name)}"
+        raise EngineUnavailableError(problem.message, hint=hint, sent=problem.silent, silent=problem.silent)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. `unknown` on a machine without Slurm, or of another cluster."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.base import EngineState, Launch
-from mopsjobs.engines.slurm.engine import SlurmEngine
+from mopsjobs.engines.slurm.engine import LOOK_PAUSES, SlurmEngine
 from mopsjobs.errors import EngineError, EngineUnavailableError, JobBusyError
 from support.slurm_commands import FakeSlurm, task, waiting
 
@@ -34,8 +34,14 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(slurm: FakeSlurm, tmp_path: Path) -> SlurmEngine:
-    return SlurmEngine({**slurm.env, "XDG_STATE_HOME": str(tmp_path / "state")})
+def slept() -> list[float]:
+    """Return the pauses of the engine so far."""
+    return []
+
+
+@pytest.fixture
+def engine(slurm: FakeSlurm, tmp_path: Path, slept: list[float]) -> SlurmEngine:
+    return SlurmEngine({**slurm.env, "XDG_STATE_HOME": str(tmp_path / "state")}, sleep=slept.append)
 
 
 def _launch(**options: str) -> Launch:
@@ -105,6 +111,16 @@ def test_a_launch_that_slurm_never_got_is_an_outage(engine: SlurmEngine, slurm: 
     with pytest.raises(EngineUnavailableError, match=r"^Slurm does not answer: Unable to contact") as caught:
         engine.launch(_launch())
     assert caught.value.hint == "See whether it has started: squeue --name=seir-1.mops-jobs"
+    assert not caught.value.sent
+
+
+def test_a_silent_controller_is_looked_at_again(engine: SlurmEngine, slurm: FakeSlurm, slept: list[float]) -> None:
+    """It may take the job later. So the record must not say that the launch has failed."""
+    slurm.says("sbatch", "sbatch: error: Batch job submission failed: Socket timed out\n", code=1)
+    with pytest.raises(EngineUnavailableError) as caught:
+        engine.launch(_launch())
+    assert caught.value.sent
+    assert slept == [0.0, *LOOK_PAUSES]
 
 
 @pytest.mark.parametrize(
