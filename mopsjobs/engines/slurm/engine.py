@@ -7,7 +7,6 @@ array of another cluster or user is told apart. Slurm forgets a job minutes afte
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import shlex
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, engine_of, last_launch, launch_notes
+from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, engine_of, last_launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import command, disk_errors
 from mopsjobs.engines.slurm import logs as slurm_logs
@@ -128,13 +127,12 @@ class SlurmEngine:
         with contextlib.suppress(EngineError):  # the job runs, whatever Slurm calls itself
             if cluster := cluster or cluster_name(self._commands):
                 metadata["slurm_cluster"] = cluster
-        options = {**launch.options, "shards": str(launch.shards)}
         with contextlib.suppress(EngineError):
-            if "partition" not in options and (partition := self._partition(array_id)):
-                options["partition"] = partition
-        remember_launch(directory, self.name, {"python": launch.python, **options})
-        notes = launch_notes(dataclasses.replace(launch, options=options), self.name)
-        return LaunchResult(show_command(array_id), metadata={**notes, **metadata})
+            if "partition" not in launch.options and (partition := self._partition(array_id)):
+                metadata["slurm_partition"] = partition  # a later launch repeats it, without a question
+                choices = {"python": launch.python, **launch.options, "partition": partition}
+                remember_launch(directory, self.name, choices)
+        return LaunchResult(show_command(array_id), metadata=metadata)
 
     def _submit(self, launch: Launch, directory: JobDir) -> tuple[int, str | None]:
         """Return the id of a new job array, and its cluster if sbatch tells it."""

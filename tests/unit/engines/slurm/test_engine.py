@@ -57,15 +57,12 @@ def _knows(slurm: FakeSlurm, text: str) -> None:
 
 
 def test_a_launch_submits_a_job_array(engine: SlurmEngine, slurm: FakeSlurm, directory: Path) -> None:
-    """The record gets its id, the cluster, the partition that Slurm chose, and the options for a later launch."""
+    """The record gets its id, the cluster, and the partition that Slurm chose."""
     slurm.says("sbatch", "12\n")
     slurm.says("squeue", jobs="echo main")
     launched = engine.launch(_launch(time="2h"))
     assert launched.show_command == "squeue -j 12"
-    assert launched.metadata == {
-        "slurm_job_id": "12", "slurm_cluster": "lab", "slurm_partition": "main", "slurm_time": "2h",
-        "slurm_shards": "4", "slurm_python": "/p",
-    }  # fmt: skip
+    assert launched.metadata == {"slurm_job_id": "12", "slurm_cluster": "lab", "slurm_partition": "main"}
     submitted = next(line for line in slurm.asked if line.startswith("sbatch"))
     assert submitted == (
         f"sbatch --parsable --job-name=seir-1.mops-jobs --output={directory}/slurm-%A_%a.log --open-mode=append"
