@@ -520,7 +520,7 @@ def test_no_change_is_missed_in_dynamodb(template: str, dynalite: Dynalite) -> N
 
 def test_no_change_is_missed_in_s3(template: str, moto: S3) -> None:
     """Over moto, a few: each record is read by itself."""
-    _run(lambda: DeltaSync(open_store(moto.new_prefix(), {}), template), 4, 15)
+    _run(lambda: DeltaSync(open_store(moto.new_prefix(), {}), template), 2, 15)
 
 
 def test_no_change_is_missed_after_snapshots(template: str) -> None:
