@@ -68,7 +68,11 @@ def _ignore_the_version_in_s3() -> None:
     from mopsjobs.store.s3.nonce import add_nonce
     from mopsjobs.store.s3.store import S3VersionedStore
 
+    given = S3VersionedStore.put
+
     def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        if not key.startswith(("jobs/", "raw/")):  # the first write probes the server, and would refuse it
+            return given(self, key, value, version)
         return self._upload(self._name(key), add_nonce(value, replaces=True))  # type: ignore[no-any-return]
 
     S3VersionedStore.put = put  # type: ignore[method-assign]
