@@ -89,7 +89,7 @@ def test_the_engine_s_word_ends_the_wait(cli: Cli, jobs: JobRegistry, monkeypatc
         cluster.says = FAILED
 
     during_sleeps(cli, _20=fail)
-    ran = cli("wait", "a")
+    ran = cli("wait", "a", "--timeout", "5m")
     assert (ran.code, sum(cli.clock.slept), len(cluster.asked)) == (100, 21, 2)
     assert ran.err.splitlines() == [
         "a: scheduled, 0/4 tasks",

@@ -45,7 +45,7 @@ def with_lost_shards(state: EngineState, lost: tuple[ShardEnd, ...]) -> EngineSt
 def describe_shards(lost: Sequence[ShardEnd]) -> str:
     """Return how shards ended, the first ones by name."""
     shown = [end.describe() for end in lost[:MAX_SHOWN]]
-    shown += [f"{len(lost) - MAX_SHOWN:,} others"] if len(lost) > MAX_SHOWN else []
+    shown += [f"{len(lost) - MAX_SHOWN:,} more"] if len(lost) > MAX_SHOWN else []
     return ", ".join(shown)
 
 
