@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.engines.base import EngineState
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine
 from support.kubernetes import Api, kubeconfig
 
@@ -36,7 +37,7 @@ def _workload(message: str, status: str = "False") -> dict[str, Any]:
 def test_the_program_that_has_suspended_a_job_is_named(engine: KubernetesEngine, api: Api) -> None:
     """The last one that set it, by the managed fields. Others set other fields."""
     _put(api)
-    assert engine.state(RECORD) == ("pending", "Suspended", "the Job is suspended")
+    assert engine.state(RECORD)[:3] == ("pending", "Suspended", "the Job is suspended")
     fields = [
         {"manager": "controller", "fieldsV1": {"f:status": {}}},
         {"manager": "kubectl-edit", "fieldsV1": {"f:spec": {"f:parallelism": {}}}},
@@ -47,13 +48,13 @@ def test_the_program_that_has_suspended_a_job_is_named(engine: KubernetesEngine,
 
 
 def test_kueue_says_position_and_reason(engine: KubernetesEngine, api: Api) -> None:
-    """The place counts from 1."""
+    """The place counts from 1. Such a job is not stuck: it waits for its turn."""
     _put(api, labels={"kueue.x-k8s.io/queue-name": "team-a"})
     api.answer(WORKLOADS, {"items": [_workload("insufficient quota for cpu,\n 2 more needed")]})
     others = [{"metadata": {"name": name}, "positionInLocalQueue": n} for n, name in enumerate(["x", "job-seir-1-ab"])]
     api.answer(PENDING, {"items": others})
     detail = f"{WAITS}, position 2 of 2: insufficient quota for cpu, 2 more needed"
-    assert engine.state(RECORD) == ("pending", "Suspended", detail)
+    assert engine.state(RECORD) == EngineState("pending", "Suspended", detail)
     (request,) = api.requests("get", WORKLOADS)
     assert request.params["labelSelector"] == "kueue.x-k8s.io/job-uid=uid-1"
 
@@ -75,4 +76,4 @@ def test_what_kueue_does_not_tell_is_left_out(
     _put(api, labels={"kueue.x-k8s.io/queue-name": "team-a"})
     api.answer(WORKLOADS, workloads, status=status)
     api.answer(PENDING, {"message": "no such service"}, status=503)
-    assert engine.state(RECORD) == ("pending", "Suspended", expected.replace("URL", api.url))
+    assert engine.state(RECORD)[:3] == ("pending", "Suspended", expected.replace("URL", api.url))
