@@ -70,6 +70,23 @@ def test_what_this_machine_launched_on_slurm_needs_no_question(cli: Cli, remote:
     assert " --array=0-2 --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=2048M --account=p1 " in again
 
 
+def test_a_launch_that_slurm_refused_is_repeated_as_it_was_asked_for(
+    cli: Cli, remote: Remote, slurm: FakeSlurm
+) -> None:
+    """The options are in the record before the launch, and this machine knows that its user chose them."""
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
+    slurm.says("sbatch", "sbatch: error: invalid account\n", code=1)
+    flags = ("--engine", "slurm", "--setup", "module load gcc", "--account", "p1", "--mem", "1G", "--python", "/p")
+    assert cli("submit", "study.json", "--auto", "--job-id", "mine", "--shards", "3", *flags).code == 1
+    assert record(remote.jobs, "mine").status == "failed"
+    slurm.says("sbatch", "12\n")
+    assert cli.ok("resume", "mine").out == "mine.2\n"
+    first, again = [line.partition(" --array")[2] for line in slurm.asked if line.startswith("sbatch")]
+    assert again.startswith("=0-2 --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=1024M --account=p1 ")
+    assert again.replace("/mine.2/", "/mine/") == first
+
+
 def test_reconcile_ends_a_job_as_slurm_and_its_outputs_say(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
     """Slurm's word becomes the error of the record."""
     add(remote.jobs, "job", "running", engine="slurm", metadata={"slurm_job_id": "12", "slurm_shards": "1"})
