@@ -215,3 +215,15 @@ def test_an_eviction_is_no_failure(cli: Cli, cluster: StandIn, submit: Submit, t
     assert _ended(cluster) == "CompletionsReached"
     assert [pod["status"]["phase"] for pod in cluster.pods("job")] == ["Failed", "Succeeded"]
     assert cluster.mock.objects[JOBS, "models", "job"].raw["status"]["failed"] == 0
+
+
+def test_a_job_of_a_queue_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """Without pods, however long. When it is admitted, it runs, and no view says any more that it waits."""
+    assert submit(sets_of(2), "--queue", "team-a").code == 0
+    cli.clock.advance(hours=2)
+    assert "Suspended: the Job waits in queue team-a of Kueue" in cli.ok("status", "job").out
+    assert (cluster.pods("job"), cli.ok("list", "--stuck", "-q").lines) == ([], [])
+    cluster.admit("job")
+    assert _ended(cluster) == "CompletionsReached"
+    shown = cli.ok("status", "job", "--refresh").out
+    assert ("succeeded" in shown, "Suspended" in shown) == (True, False)
