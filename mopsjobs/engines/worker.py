@@ -56,8 +56,7 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 WIRE_GROUP = "modelops.wire"
 """The group of entry points in which ModelOps looks for a wire function."""
 
-ENTRY_POINT = "entry point"
-CONVENTION = "wire.py"  # the origin of a wire function that nothing names
+ENTRY_POINT, CONVENTION = "entry point", "wire.py"  # origins of a wire function; nothing names the second one
 
 at_work: dict[str, Any] = {}
 """The `task` that runs, and its process, as `pid`. `mopsjobs.log` adds `logged` to the task. See api/current.py."""
