@@ -130,7 +130,7 @@ def test_a_set_gets_what_is_there_and_none_without_results(
     given([*sets, {"x": 1, "fail": True, "calls": str(noted)}], n_replicates=2, reduce="model:summarise")
     work(line, registry, tmp_path / "job")
     assert counts(registry) == ("partial", 2, 3, 2)
-    assert [(one["tasks"], one["missing"]) for _, one in sorted(reduced(line).items())] == [(2, 1), (2, 3)]
+    assert sorted((one["tasks"], one["missing"]) for one in reduced(line).values()) == [(2, 1), (2, 3)]
     assert record(registry).error_code == "INCOMPLETE"
     assert "reduce" not in str(record(registry).error_message)
 
