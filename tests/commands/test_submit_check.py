@@ -71,7 +71,7 @@ def test_whatever_can_be_called_with_parameters_and_seed_passes_the_check(desk: 
 @pytest.mark.parametrize(
     ("reduce", "message", "hint"),
     [
-        ("model:sumarise", "AttributeError: there is no 'sumarise' in model.py, did you mean 'summarise'?", ""),
+        ("model:summarize", "AttributeError: there is no 'summarize' in model.py, did you mean 'summarise'?", ""),
         ("model:simulate", "TypeError: simulate(params, seed, n) cannot be called as simulate(params, tasks)", ""),
         ("summary:f", "ModuleNotFoundError: No module named 'summary'", "hint: Name the interpreter that has the"),
     ],

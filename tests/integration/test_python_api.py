@@ -114,6 +114,7 @@ def test_tasks_come_while_the_job_runs(env: dict[str, str], tmp_path: Path) -> N
         assert list(reg.as_completed([job])) == [job]
 
 
+@pytest.mark.parametrize("place", ["embedded"], indirect=True)
 def test_coroutines_run_jobs_side_by_side(env: dict[str, str], tmp_path: Path) -> None:
     """Two jobs are submitted and awaited in one loop."""
 
@@ -152,6 +153,7 @@ def test_missing_tasks_are_resumed(tmp_path: Path) -> None:
         assert [row["job_id"] for row in child.results()] == ["py-2.2"]
 
 
+@pytest.mark.parametrize("place", ["embedded"], indirect=True)
 def test_limits_of_a_job_are_arguments(env: dict[str, str], tmp_path: Path) -> None:
     """Of `submit` and `resume`. The error names the limit."""
     with mj.connect(env=env) as reg:

@@ -1,6 +1,6 @@
 """A simulated day leaves nothing behind that grows; and the trial that says so can fail.
 
-The whole of it is `./build.sh reliability --only life`.
+The whole of it, also over Azurite, is `./build.sh reliability --only life`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,6 @@ def test_a_day_over_one_file_leaves_nothing_behind(tmp_path: Path) -> None:
     assert int(counts["syncs of the page by itself"]) > 1
     assert int(counts["events that had to be there in the end, and were"]) > 0
     assert int(counts["pages"]) > 0
-
-
-@pytest.mark.azurite
-def test_a_day_over_azurite_leaves_nothing_behind(tmp_path: Path) -> None:
-    counts = _counts(life.over_azure(Trial(tmp_path, seed=1, scale=life.SHORT)))
-    assert int(counts["events that had to be there in the end, and were"]) > 0
 
 
 @pytest.mark.parametrize("mutation", ["retention removes nothing", "a delta sync looks at half of what was announced"])

@@ -190,11 +190,11 @@ def test_a_function_that_cannot_be_loaded_is_named(
     given: Given, line: LineStore, registry: JobRegistry, noted: Path, tmp_path: Path
 ) -> None:
     """The outputs of tasks stay. Where the runner is not the machine of the submission, nothing was checked."""
-    given(sets_of(1, calls=str(noted)), reduce="model:sumarise")
+    given(sets_of(1, calls=str(noted)), reduce="model:summarize")
     assert work(line, registry, tmp_path / "job")[0][:3] == ("partial", 1, 0)
     message = str(record(registry).error_message)
-    assert message.startswith("the reduce function model:sumarise failed (2 reductions): The reduce function cannot be")
-    assert "there is no 'sumarise' in " in message
+    assert message.startswith("the reduce function model:summarize failed (2 reductions): The reduce function cannot")
+    assert "there is no 'summarize' in " in message
     assert "did you mean 'summarise'?" in message
 
 
