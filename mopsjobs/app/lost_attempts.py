@@ -45,7 +45,8 @@ def record_lost(store: VersionedStore, state: JobState, lost: Sequence[ShardEnd]
         return
     with contextlib.suppress(StoreError):
         manifest = load_manifest(store, state.job_id)
-        run = hashlib.blake2b(f"{state.job_id} {state.k8s_uid}".encode(), digest_size=8).hexdigest()
+        launched = state.k8s_uid or last_launch(state.to_dict()).get("job_id")  # the Kubernetes Job, or Slurm's array
+        run = hashlib.blake2b(f"{state.job_id} {launched}".encode(), digest_size=8).hexdigest()
         for end, tasks in _tasks_in_hand(store, state, manifest, lost):
             attempts = [_attempt(task, end) for task in tasks]
             if attempts:
