@@ -294,12 +294,12 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     """Launch a job whose runner has died.
 
     Raises:
-        JobBusyError: if its runner is at work.
+        JobBusyError: if its runner is at work, or may be on another cluster.
         UsageError: if the engine knows its end, and the record does not.
     """
     request, state = job.request, job.state
     engine = open_engine(_engine_name(state), session.env, trust)
-    phase = engine.state(state.fields()).phase
+    phase, reason, detail, *_ = engine.state(state.fields())
     resumed = ResumeResult(state.job_id, len(job.missing) - len(job.deferred))
     if phase in ("pending", "running"):
         if job.is_delivered:  # its runner was waiting for the delivery
@@ -310,6 +310,9 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             f"The {engine.name} engine says that job {state.job_id} has {phase}; its record does not know it yet.",
             hint=f"Run: {command_line('reconcile')}, then resume it.",
         )
+    if reason == "OtherCluster":
+        hint = "Resume it on a login node of that cluster."
+        raise JobBusyError(f"Job {state.job_id} may be running: {detail}.", job_id=state.job_id, hint=hint)
     launch = _make_launch(state.job_id, engine.name, request, state.fields(), session, trust)
     return resumed._replace(warnings=launch_again(state, engine, launch, request.options.notify, session))
 

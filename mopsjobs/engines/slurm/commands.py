@@ -16,8 +16,14 @@ SECONDS = 30.0
 MAX_SHOWN = 500
 """Characters of what a command says that a message shows, at most."""
 
-FOUND_BY = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
-"""Variables by which the commands find their cluster. Other variables of Slurm describe the job that this runs in."""
+FOUND_BY = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+"""Variables by which the commands find their cluster. Other variables of Slurm describe the job that this runs in.
+
+SLURM_CLUSTERS and SBATCH_CLUSTERS are not among them: a job would run on a cluster that no other command looks at.
+"""
+
+UNSUITABLE = ("SBATCH_CLUSTERS", "SBATCH_WAIT")
+"""Variables that sbatch must not get."""
 
 OWN_PREFIXES = ("SLURM_", "SQUEUE_", "SCONTROL_", "SACCT_", "SINFO_", "SCANCEL_")
 """Begin the names of variables that change what the commands print or do."""
@@ -97,7 +103,7 @@ class Commands:
         env = {
             name: value
             for name, value in self._env.items()
-            if name in FOUND_BY or not (name.startswith("SLURM_") or name == "SBATCH_WAIT")
+            if name in FOUND_BY or not (name.startswith("SLURM_") or name in UNSUITABLE)
         }
         return self._run(("sbatch", *words), env)
 

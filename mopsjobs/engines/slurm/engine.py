@@ -189,8 +189,14 @@ class SlurmEngine:
             shards = self._shards(job)
         except NotConfiguredError:
             return nowhere
-        if shards:
-            return state_of(shards)
+        return state_of(shards) if shards else self._without_shards(job)
+
+    def _without_shards(self, job: Mapping[str, object]) -> EngineState:
+        """Return the state of a job that this cluster does not know.
+
+        Raises:
+            EngineError: if Slurm does not answer.
+        """
         recorded = last_launch(job) if engine_of(job) == self.name else {}
         if recorded.get("cluster") not in (None, own := cluster_name(self._commands)):
             return EngineState(
@@ -245,8 +251,14 @@ class SlurmEngine:
         yield from slurm_logs.follow_lines(list_files, is_over, tail, self._sleep, several=several)
 
     def cancel(self, job: Mapping[str, object]) -> bool:
-        """See `Engine.cancel`. The runners get SIGTERM, and time to store outputs and report (Slurm's KillWait)."""
+        """See `Engine.cancel`. The runners get SIGTERM, and time to store outputs and report (Slurm's KillWait).
+
+        Raises:
+            EngineError: if the job runs on another cluster.
+        """
         shards = self._shards(job)
+        if not shards and (elsewhere := self._without_shards(job)).phase == "unknown":
+            raise EngineError(f"This cluster cannot stop the job: {elsewhere.detail}.")
         if not is_active(shards):
             return False
         self._commands.ask("scancel", str(shards[0].array_id))

@@ -48,7 +48,7 @@ RUNNER_MEMORY = 256 * 2**20
 """Bytes for the runner of a shard, beside its tasks."""
 
 OWN_FLAGS = (
-    "array", "batch", "chdir", "cpus-per-task", "error", "help", "input", "job-name", "mem", "no-requeue", "nodes",
+    "array", "batch", "chdir", "clusters", "cpus-per-task", "error", "help", "input", "job-name", "mem", "no-requeue", "nodes",
     "ntasks", "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only", "time", "uid", "usage",
     "verbose", "version", "wait", "wrap",
 )  # fmt: skip

@@ -87,6 +87,17 @@ def test_a_launch_that_slurm_refused_is_repeated_as_it_was_asked_for(
     assert again.replace("/mine.2/", "/mine/") == first
 
 
+def test_a_job_of_another_cluster_is_not_launched_here(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
+    """Its array may be at work there, and would run beside a second one."""
+    notes = {"slurm_job_id": "9", "slurm_cluster": "far"}
+    add(remote.jobs, "job", "running", engine="slurm", metadata=notes)
+    place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
+    ran = cli("resume", "job", "--trust", "engine:slurm")
+    assert ran.code == 6
+    assert "Job job may be running: it runs on cluster far, and this is lab." in ran.err
+    assert not [line for line in slurm.asked if line.startswith("sbatch")]
+
+
 def test_reconcile_ends_a_job_as_slurm_and_its_outputs_say(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
     """Slurm's word becomes the error of the record."""
     add(remote.jobs, "job", "running", engine="slurm", metadata={"slurm_job_id": "12", "slurm_shards": "1"})

@@ -72,9 +72,10 @@ def test_a_command_that_hangs_is_given_up(slurm: FakeSlurm) -> None:
 def test_a_question_gets_no_secret_and_no_format(slurm: FakeSlurm) -> None:
     """Variables of the user, and of a job that this runs in, would change what the commands print."""
     env = {"AWS_SECRET_ACCESS_KEY": "s", "SQUEUE_FORMAT": "%i", "SLURM_JOB_ID": "3", "SLURM_CONF": "/c", "HOME": "/h"}
+    env["SLURM_CLUSTERS"] = "far"
     assert Commands({**slurm.env, **env}).ask("squeue") == ""
     got = slurm.environment_of("squeue")
-    assert got.keys().isdisjoint({"AWS_SECRET_ACCESS_KEY", "SQUEUE_FORMAT", "SLURM_JOB_ID"})
+    assert got.keys().isdisjoint({"AWS_SECRET_ACCESS_KEY", "SQUEUE_FORMAT", "SLURM_JOB_ID", "SLURM_CLUSTERS"})
     expected = {"SLURM_CONF": "/c", "HOME": "/h", "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
     assert expected.items() <= got.items()
 
@@ -82,7 +83,8 @@ def test_a_question_gets_no_secret_and_no_format(slurm: FakeSlurm) -> None:
 def test_a_submission_passes_the_environment_on(slurm: FakeSlurm) -> None:
     """The runner needs the credentials of the registry. Variables of an outer job would contradict its flags."""
     env = {"AWS_SECRET_ACCESS_KEY": "s", "SBATCH_ACCOUNT": "p1", "SBATCH_WAIT": "1", "SLURM_MEM_PER_NODE": "3"}
+    env |= {"SBATCH_CLUSTERS": "far", "SLURM_CLUSTERS": "far"}
     Commands({**slurm.env, **env}).submit("script")
     got = slurm.environment_of("sbatch")
     assert {"AWS_SECRET_ACCESS_KEY": "s", "SBATCH_ACCOUNT": "p1"}.items() <= got.items()
-    assert got.keys().isdisjoint({"SBATCH_WAIT", "SLURM_MEM_PER_NODE", "LC_ALL"})
+    assert got.keys().isdisjoint({"SBATCH_WAIT", "SLURM_MEM_PER_NODE", "LC_ALL", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"})

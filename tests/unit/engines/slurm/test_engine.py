@@ -200,6 +200,8 @@ def test_another_cluster_cannot_tell(engine: SlurmEngine, slurm: FakeSlurm, tmp_
     """Nor can a machine without Slurm."""
     slurm.says("scontrol", "ClusterName = other\n", show_job_12=GONE)
     assert engine.state(JOB)[:3] == ("unknown", "OtherCluster", "it runs on cluster lab, and this is other")
+    with pytest.raises(EngineError, match=r"cannot stop the job: it runs on cluster lab, and this is other\.$"):
+        engine.cancel(JOB)
     nowhere: EngineState = SlurmEngine({"HOME": str(tmp_path)}).state(JOB)
     assert nowhere[:2] == ("unknown", "NoSlurm")
 

@@ -64,6 +64,11 @@ def test_cores_and_memory_follow_from_workers_and_tasks(launch: dict[str, Any], 
         ({"sbatch_arg": "'--a\n'"}, r"invalid sbatch_arg '--a\n': expected a long flag in one word, like --nice=100."),
         ({"sbatch_arg": "--wrap=id"}, "invalid sbatch_arg '--wrap=id': mops-jobs sets --wrap of sbatch itself."),
         ({"sbatch_arg": "--arr=1-9"}, "invalid sbatch_arg '--arr=1-9': mops-jobs sets --array of sbatch itself."),
+        (
+            {"sbatch_arg": "--clusters=a"},
+            "invalid sbatch_arg '--clusters=a': mops-jobs sets --clusters of sbatch itself.",
+        ),
+        ({"sbatch_arg": "-Ma"}, "invalid sbatch_arg '-Ma': expected a long flag in one word, like --nice=100."),
     ],
 )
 def test_an_invalid_option_is_named(options: dict[str, str], message: str) -> None:
