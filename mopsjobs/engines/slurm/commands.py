@@ -37,12 +37,16 @@ OUTAGES = (
     "communication connection failure",
     "socket timed out",
     "zero bytes were transmitted",
+    "receive failure",
     "transport endpoint is not connected",
     'failed to access "',
     "in standby mode",
     "temporarily unable",
 )
 """Parts of what commands say, in small letters, when no controller answers."""
+
+SILENCES = ("timed out", "receive failure", "zero bytes were transmitted", "communication connection failure")
+"""Those that may come after the controller got the request."""
 
 DENIALS = ("access/permission denied", "invalid authentication", "protocol authentication error", "invalid credential")
 """Parts of what commands say, in small letters, when the controller refuses the user."""
@@ -139,7 +143,7 @@ def _error(command: str, said: str, code: int) -> EngineError:
     if "configuration source" in words or "process configuration file" in words:
         return NotConfiguredError(f"Slurm is not configured on this machine: {text}.", hint=MISSING_HINT)
     if any(part in words for part in OUTAGES):
-        return EngineUnavailableError(f"Slurm does not answer: {text}.", silent="timed out" in words)
+        return EngineUnavailableError(f"Slurm does not answer: {text}.", silent=any(part in words for part in SILENCES))
     if any(part in words for part in DENIALS):
         return EngineAccessError(f"Slurm refuses access: {text}.")
     return RefusedError(f"Slurm refuses {command}: {text or f'exit code {code}'}.")

@@ -159,8 +159,9 @@ class SlurmEngine:
             error.hint = next((hint for part, hint in HINTS.items() if part in words_said), None)
             raise
         submitted = parse_submission(said)
-        if submitted is None:
-            raise EngineError(f"unexpected response from sbatch: {said.strip()[:200]!r}.")
+        if submitted is None:  # it has taken the job
+            problem = EngineUnavailableError(f"unexpected response from sbatch: {said.strip()[:200]!r}.", silent=True)
+            return self._find_submitted(name, before, problem), None
         return submitted
 
     def _find_submitted(self, name: str, before: list[int], problem: EngineUnavailableError) -> int:
@@ -171,14 +172,18 @@ class SlurmEngine:
         Raises:
             EngineUnavailableError: if there is none, or if Slurm still does not answer.
         """
+        has_answered = False
         for pause in (0.0, *(LOOK_PAUSES if problem.silent else ())):
             self._sleep(pause)
+            has_answered = False
             with contextlib.suppress(EngineError):
                 new = [array_id for array_id in self._arrays_of(name) if array_id not in before]
                 if new:
                     return new[-1]
+                has_answered = True
         hint = problem.hint or f"See whether it has started: squeue --name={shlex.quote(name)}"
-        raise EngineUnavailableError(problem.message, hint=hint, sent=problem.silent, silent=problem.silent)
+        may_run = problem.silent or not has_answered
+        raise EngineUnavailableError(problem.message, hint=hint, sent=may_run, silent=problem.silent)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. `unknown` on a machine without Slurm, or of another cluster."""

@@ -54,6 +54,24 @@ def test_errors_of_a_command_are_told_apart(slurm: FakeSlurm, said: str, kind: t
     assert (type(caught.value), str(caught.value)) == (kind, message)
 
 
+@pytest.mark.parametrize(
+    ("said", "is_silent"),
+    [
+        ("Unable to contact slurm controller (connect failure)", False),
+        ("Unable to contact slurm controller (receive failure)", True),
+        ("Batch job submission failed: Message receive failure", True),
+        ("Batch job submission failed: Zero Bytes were transmitted or received", True),
+        ("Batch job submission failed: Communication connection failure", True),
+    ],
+)
+def test_a_request_that_may_have_arrived_is_told(slurm: FakeSlurm, said: str, is_silent: bool) -> None:
+    """A job may then run whose submission has failed."""
+    slurm.says("sbatch", f"sbatch: error: {said}", code=1)
+    with pytest.raises(EngineUnavailableError) as caught:
+        Commands(slurm.env).submit("script")
+    assert caught.value.silent == is_silent
+
+
 def test_a_machine_without_slurm_is_told_what_to_do(tmp_path: Path) -> None:
     """Also an environment without a PATH."""
     for env in ({"PATH": str(tmp_path)}, {}):

@@ -111,6 +111,34 @@ def test_a_launch_that_slurm_never_got_is_an_outage(engine: SlurmEngine, slurm: 
     assert not caught.value.sent
 
 
+def test_a_look_without_an_answer_does_not_tell_that_nothing_runs(
+    engine: SlurmEngine, slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    """The controller answers before the submission, and not afterwards."""
+    slurm.says("squeue", name=f"test ! -e {tmp_path}/down || {{ {DOWN}; }}")
+    slurm.says("sbatch", parsable=f"touch {tmp_path}/down; {DOWN}")
+    with pytest.raises(EngineUnavailableError) as caught:
+        engine.launch(_launch())
+    assert caught.value.sent
+
+
+def test_an_array_whose_number_sbatch_did_not_print_is_found(
+    engine: SlurmEngine, slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    """A plugin of the cluster may print other lines."""
+    slurm.says("squeue", name=f"cat {tmp_path}/arrays 2>/dev/null")
+    slurm.says("sbatch", parsable=f"echo 12 > {tmp_path}/arrays; echo '12 submitted'")
+    assert engine.launch(_launch()).show_command == "squeue -j 12"
+
+
+def test_a_reply_of_sbatch_without_a_number_or_a_job_is_an_error(engine: SlurmEngine, slurm: FakeSlurm) -> None:
+    """The array may appear later."""
+    slurm.says("sbatch", "hello\n")
+    with pytest.raises(EngineUnavailableError, match=r"^unexpected response from sbatch: 'hello'\.$") as caught:
+        engine.launch(_launch())
+    assert caught.value.sent
+
+
 def test_a_silent_controller_is_looked_at_again(engine: SlurmEngine, slurm: FakeSlurm, slept: list[float]) -> None:
     """It may take the job later. So the record must not say that the launch has failed."""
     slurm.says("sbatch", "sbatch: error: Batch job submission failed: Socket timed out\n", code=1)
