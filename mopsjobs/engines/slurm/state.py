@@ -123,7 +123,8 @@ def state_of(shards: Sequence[SlurmShards]) -> EngineState:
 
 def times_of(shards: Sequence[SlurmShards]) -> EngineTimes:
     """Return when a job began whose shards these are, and when it ended."""
-    began = [one.started_at for one in shards if one.state not in WAITING and one.started_at is not None]
+    begun = (one for one in shards if one.state not in WAITING and one.has_begun)
+    began = [one.started_at for one in begun if one.started_at is not None]
     ended = [one.ended_at for one in shards if one.ended_at is not None]
     return EngineTimes(min(began, default=None), None if is_active(shards) else max(ended, default=None))
 
@@ -142,8 +143,9 @@ def _failure(failed: Sequence[SlurmShards]) -> tuple[str | None, str | None]:
 
 
 def _lost(failed: Iterable[SlurmShards]) -> Iterator[ShardEnd]:
+    """Yield the shards that had tasks in hand. One that was cancelled before it began had none."""
     for one in failed:
-        for number in range(one.first, one.first + one.shards):
+        for number in one.numbers if one.has_begun else ():
             yield ShardEnd(number, _end(one)[0], one.exit_code or None, one.state == "OUT_OF_MEMORY")
 
 

@@ -6,8 +6,9 @@ the versions of Slurm, and many clusters are without it. See docs/decisions/0081
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
@@ -47,6 +48,18 @@ class SlurmShards(NamedTuple):
     ended_at: datetime | None = None
     partition: str | None = None
     dependency: str | None = None
+    parts: tuple[range, ...] = ()
+    """The numbers of these shards, if they do not follow each other."""
+
+    @property
+    def numbers(self) -> Iterable[int]:
+        """Return the numbers of these shards."""
+        return itertools.chain(*self.parts) if self.parts else range(self.first, self.first + self.shards)
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether they have begun. Slurm gives shards that were cancelled before their end as their start."""
+        return self.state != "CANCELLED" or self.started_at not in (None, self.ended_at)
 
 
 def parse_scontrol(text: str) -> list[SlurmShards]:
@@ -59,7 +72,7 @@ def parse_scontrol(text: str) -> list[SlurmShards]:
         array_id = parse_whole_number(fields.get("ArrayJobId", fields.get("JobId", "")), 1, MAX_ID)
         if array_id is None or "JobState" not in fields:
             continue
-        first, count = _tasks(fields.get("ArrayTaskId", "0"))
+        first, count, parts = _tasks(fields.get("ArrayTaskId", "0"))
         exit_code, signal = _exit(fields.get("ExitCode", ""))
         reason, dependency = fields.get("Reason", "None"), fields.get("Dependency", "(null)")
         found.append(
@@ -77,6 +90,7 @@ def parse_scontrol(text: str) -> list[SlurmShards]:
                 _time(fields.get("EndTime", "")),
                 fields.get("Partition"),
                 None if dependency == "(null)" else dependency,
+                parts,
             )
         )
     return found
@@ -90,7 +104,7 @@ def parse_sacct(text: str) -> list[SlurmShards]:
         match = _ARRAY_ID.fullmatch(words[0])
         if match is None or len(words) != len(SACCT_FIELDS):
             continue
-        first, count = _tasks(match[2] or match[3] or "0")
+        first, count, parts = _tasks(match[2] or match[3] or "0")
         exit_code, signal = _exit(words[3])
         state, _, by = words[2].partition(" by ")  # `CANCELLED by 1000`
         found.append(
@@ -106,6 +120,7 @@ def parse_sacct(text: str) -> list[SlurmShards]:
                 0,
                 _time(words[4]),
                 _time(words[5]),
+                parts=parts,
             )
         )
     return found
@@ -122,10 +137,13 @@ def parse_submission(text: str) -> tuple[int, str | None] | None:
     return None if array_id is None else (array_id, cluster or None)
 
 
-def _tasks(text: str) -> tuple[int, int]:
-    """Return the first of the tasks that `0-3,7%2` names, and their number."""
-    parts = list(_parts(text.partition("%")[0]))
-    return (min(part.start for part in parts), sum(map(len, parts))) if parts else (0, 1)
+def _tasks(text: str) -> tuple[int, int, tuple[range, ...]]:
+    """Return the first of the tasks that `0-3,7%2` names, how many they are, and their numbers if these have holes."""
+    parts = tuple(_parts(text.partition("%")[0]))
+    if not parts:
+        return 0, 1, ()
+    has_holes = len(parts) > 1 or parts[0].step > 1
+    return min(part.start for part in parts), sum(map(len, parts)), parts if has_holes else ()
 
 
 def _parts(text: str) -> Iterator[range]:

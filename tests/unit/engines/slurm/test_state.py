@@ -98,6 +98,17 @@ def test_lost_shards_are_told_one_by_one() -> None:
     assert state_of(parse_scontrol("\n".join(lines))).lost == lost
 
 
+def test_shards_that_were_cancelled_before_they_began_have_lost_nothing() -> None:
+    """Slurm gives their end as their start. The others keep their numbers."""
+    never = task(4, "CANCELLED", end="1795723200")
+    failed = task(5, "NODE_FAIL").replace("ArrayTaskId=5", "ArrayTaskId=5,8-9")
+    shards = parse_scontrol(f"{never}\n{failed}")
+    assert [end.shard for end in state_of(shards).lost] == [5, 8, 9]
+    assert times_of(parse_scontrol(never)).started_at is None
+    account = parse_sacct("12_[2-3]|seir-1.mops-jobs|CANCELLED by 1000|0:0|None|1795723260")
+    assert (state_of(account).lost, times_of(account).started_at) == ((), None)
+
+
 def test_an_account_names_who_cancelled_a_shard() -> None:
     state = state_of(parse_sacct("12_0|seir-1.mops-jobs|CANCELLED by 1000|0:15|1795723200|1795723260"))
     assert state.detail == "1 shard was cancelled in Slurm by uid 1000 (CANCELLED)"

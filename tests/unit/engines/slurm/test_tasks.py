@@ -37,6 +37,14 @@ def test_a_list_of_tasks_is_counted(text: str, first: int, count: int) -> None:
     assert [(one.first, one.shards) for one in parse_scontrol(line)] == [(first, count)]
 
 
+def test_the_numbers_of_tasks_keep_their_holes() -> None:
+    line = "JobId=1 ArrayJobId=1 ArrayTaskId={} JobName=a JobState=PENDING"
+    found = [parse_scontrol(line.format(text))[0].numbers for text in ("3,5-7", "0-8:4", "2-3", "9")]
+    assert [list(numbers) for numbers in found] == [[3, 5, 6, 7], [0, 4, 8], [2, 3], [9]]
+    (accounted,) = parse_sacct("12_[3,5-7%2]|a|CANCELLED|0:0|Unknown|1795723260\n")
+    assert list(accounted.numbers) == [3, 5, 6, 7]
+
+
 def test_lines_of_another_form_are_left_out() -> None:
     assert parse_scontrol("No jobs in the system\nJobId=x JobState=RUNNING\nJobId=1\n\n") == []
     assert parse_sacct("sacct: error\n12_0|a|RUNNING\n") == []
