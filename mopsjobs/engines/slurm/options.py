@@ -48,9 +48,9 @@ RUNNER_MEMORY = 256 * 2**20
 """Bytes for the runner of a shard, beside its tasks."""
 
 OWN_FLAGS = (
-    "array", "batch", "chdir", "clusters", "cpus-per-task", "error", "help", "input", "job-name", "mem", "no-requeue", "nodes",
-    "ntasks", "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only", "time", "uid", "usage",
-    "verbose", "version", "wait", "wrap",
+    "array", "batch", "chdir", "clusters", "cpus-per-task", "error", "help", "input", "job-name", "mem",
+    "no-requeue", "nodes", "ntasks", "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only",
+    "time", "uid", "usage", "verbose", "version", "wait", "wrap",
 )  # fmt: skip
 """Flags of sbatch that this engine sets, or that would change what it prints or does."""
 

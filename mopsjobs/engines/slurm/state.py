@@ -16,15 +16,15 @@ WAITING = frozenset(
 )
 """States of a shard that waits. A shard whose node is being started has the second one."""
 
-AT_WORK = frozenset({"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"})
-"""States of a shard that has a node."""
-
 COMPLETED = "COMPLETED"
 
 FAILURES = (
     "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "FAILED", "REVOKED", "CANCELLED",
 )  # fmt: skip
 """States of a shard that has ended without success, the most telling first."""
+
+ENDS = frozenset({COMPLETED, *FAILURES})
+"""States of a shard that has ended. In any other state that is not one of `WAITING`, it counts as at work."""
 
 MEANINGS: Mapping[str, str] = {
     "OUT_OF_MEMORY": "exceeded the memory of the job",
@@ -97,14 +97,14 @@ def newest(shards: Iterable[SlurmShards]) -> list[SlurmShards]:
 
 def is_active(shards: Iterable[SlurmShards]) -> bool:
     """Return whether one of the shards has not ended."""
-    return any(one.state in WAITING or one.state in AT_WORK for one in shards)
+    return any(one.state not in ENDS for one in shards)
 
 
 def state_of(shards: Sequence[SlurmShards]) -> EngineState:
     """Return the state of a job whose shards these are. Slurm forgets shards that ended minutes ago."""
     waiting = [one for one in shards if one.state in WAITING]
-    at_work = [one for one in shards if one.state in AT_WORK]
-    failed = [one for one in shards if one not in waiting and one not in at_work and one.state != COMPLETED]
+    at_work = [one for one in shards if one.state not in WAITING and one.state not in ENDS]
+    failed = [one for one in shards if one.state in FAILURES]
     reason, clause = _failure(failed)
     if at_work:
         return EngineState("running", reason or _suspension(at_work), _summary(at_work, waiting, clause))
@@ -156,7 +156,7 @@ def _end(one: SlurmShards) -> tuple[str, str]:
             return EXIT_CODES[one.exit_code]
         how = f"killed by signal {one.signal}" if one.signal else f"exit code {one.exit_code}"
         return "FAILED", f"{{were}} {how}" if one.signal else f"failed with {how}"
-    clause = MEANINGS.get(one.state, "ended")
+    clause = MEANINGS[one.state]
     by = one.reason if one.state == "CANCELLED" and one.reason is not None and one.reason.startswith("by ") else None
     return one.state, f"{clause} {by}" if by else clause
 

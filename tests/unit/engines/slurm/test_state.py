@@ -55,6 +55,7 @@ def test_a_requeued_shard_waits_again() -> None:
     [
         ([RUNS], "running", None, None),
         ([task(0, "COMPLETING")], "running", None, None),
+        ([DONE, task(1, "EXPEDITING")], "running", None, None),
         ([RUNS, waiting()], "running", None, "4 shards wait: no node is free that has what it asks for"),
         ([task(0, "SUSPENDED")], "running", "SUSPENDED", "Slurm has suspended 1 shard"),
         (
@@ -118,6 +119,7 @@ def test_a_job_ends_with_its_last_shard() -> None:
     """While a shard is active, there is no end. Shards that wait have no start."""
     began = datetime(2026, 11, 26, 20, tzinfo=UTC)
     assert times_of(parse_scontrol(f"{DONE}\n{RUNS}")) == EngineTimes(began, None)
+    assert times_of(parse_scontrol(f"{DONE}\n{task(1, 'EXPEDITING')}")) == EngineTimes(began, None)
     assert times_of(parse_scontrol(DONE)) == EngineTimes(began, began.replace(minute=1))
     assert times_of(parse_scontrol(waiting())) == EngineTimes()
 
