@@ -28,12 +28,19 @@ _HEAD = """\
 export JOB_COMPLETION_INDEX=$SLURM_ARRAY_TASK_ID
 # SQLite cannot share a file among nodes, so each shard keeps its outbox in a directory of its own.
 export XDG_STATE_HOME={directory}/shards/$SLURM_ARRAY_TASK_ID
+# Before the setup, which may be slow: without a trap, SIGUSR1 ends the shell.
+near_limit=
+is_stopping=
+runner=
+stop() {{ is_stopping=1; [ -z "$runner" ] || kill -TERM "$runner" 2>/dev/null; }}
+trap 'near_limit=1; stop' USR1
+trap stop TERM
 """
 
 _SETUP = """\
 {setup}
 code=$?
-if [ $code -ne 0 ]; then
+if [ $code -ne 0 ] && [ -z "$is_stopping" ]; then
   echo "mops-jobs: the setup failed (exit code $code)." >&2
   exit {exit_setup}
 fi
@@ -46,14 +53,14 @@ for path in {files}; do
     exit {exit_not_found}
   fi
 done
-near_limit=
+code=143
 runner=
-stop() {{ [ -z "$runner" ] || kill -TERM "$runner" 2>/dev/null; }}
-trap 'near_limit=1; stop' USR1
-trap stop TERM
-{command} &
-runner=$!
-while :; do
+if [ -z "$is_stopping" ]; then
+  {command} &
+  runner=$!
+  [ -z "$is_stopping" ] || stop
+fi
+while [ -n "$runner" ]; do
   wait "$runner"
   code=$?
   # A signal interrupts the wait: 138 and 143 may then be its numbers, not those of the runner.

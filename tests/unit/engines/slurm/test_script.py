@@ -81,6 +81,20 @@ def test_a_setup_that_fails_starts_no_runner(tmp_path: Path, slurm: FakeSlurm) -
     assert (code, out, err) == (EXIT_SETUP, "", "mops-jobs: the setup failed (exit code 3).\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("kill -USR1 $$", EXIT_TIME_LIMIT, "mops-jobs: stopped ahead of the time limit; finished tasks are kept.\n"),
+        ("kill -TERM $$ && (exit 143)", 128 + signal.SIGTERM, ""),
+    ],
+)
+def test_a_signal_during_the_setup_starts_no_runner(
+    tmp_path: Path, slurm: FakeSlurm, line: str, code: int, said: str
+) -> None:
+    """A setup may be slow, and a cancellation ends its commands too."""
+    assert _end(_start(tmp_path, slurm, options={"setup": line})) == (code, "", said)
+
+
 def test_a_node_without_mops_jobs_says_so(tmp_path: Path, slurm: FakeSlurm) -> None:
     launch = Launch(job_id="job", registry_url="sqlite:///r.db")
     script = write_script(launch, tmp_path, [sys.executable, "/none/mops_jobs.py"])
