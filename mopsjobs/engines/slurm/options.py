@@ -44,6 +44,12 @@ MAX_SIGNAL_SECONDS = 65_535
 DEFAULT_SIGNAL_SECONDS = 60
 """A runner has stored its last outputs and reported within 20 seconds."""
 
+LOOK_SECONDS = 30
+"""Slurm looks at time limits this often. A shard with less time before its signal would be told to stop at once."""
+
+SHORT_LEAD = 5
+"""Of a time limit that is too short for the default signal, the signal comes this part ahead."""
+
 RUNNER_MEMORY = 256 * 2**20
 """Bytes for the runner of a shard, beside its tasks."""
 
@@ -189,9 +195,12 @@ def signal_seconds(options: Mapping[str, str]) -> int:
     """Return how many seconds ahead of the time limit a runner stops.
 
     Raises:
-        OptionError: if the option is not a number of seconds, or a duration.
+        OptionError: if the option is not a number of seconds, or a duration, or if it leaves a shard no time.
     """
-    text = options.get("signal", str(DEFAULT_SIGNAL_SECONDS))
+    text, limit = options.get("signal"), 60 * (minutes(options.get("time", "")) or 0)
+    if text is None:
+        is_short = 0 < limit <= DEFAULT_SIGNAL_SECONDS + LOOK_SECONDS
+        return limit // SHORT_LEAD if is_short else DEFAULT_SIGNAL_SECONDS
     seconds = parse_whole_number(text, 1, MAX_SIGNAL_SECONDS)
     if seconds is None:
         try:
@@ -201,6 +210,9 @@ def signal_seconds(options: Mapping[str, str]) -> int:
     if not 1 <= seconds <= MAX_SIGNAL_SECONDS:
         expected = f"seconds from 1 to {MAX_SIGNAL_SECONDS:,}, or a duration like 2m"
         raise OptionError(f"invalid signal '{text}': expected {expected}.", "signal")
+    if 0 < limit <= seconds + LOOK_SECONDS:
+        expected = f"fewer than {limit - LOOK_SECONDS} s"
+        raise OptionError(f"invalid signal '{text}' for a time limit of {limit} s: expected {expected}.", "signal")
     return seconds
 
 

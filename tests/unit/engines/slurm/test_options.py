@@ -36,6 +36,19 @@ def test_each_option_becomes_a_flag() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({"time": "1"}, 12),
+        ({"time": "2"}, 60),
+        ({"time": "1", "signal": "29"}, 29),
+    ],
+)
+def test_a_short_time_limit_gets_a_short_warning(options: dict[str, str], seconds: int) -> None:
+    """Slurm looks at time limits twice per minute: 60 seconds ahead of 60 is at once."""
+    assert f"--signal=B:USR1@{seconds}" in _flags(options)
+
+
+@pytest.mark.parametrize(
     ("launch", "flag"),
     [
         ({"workers": 4}, "--cpus-per-task=4"),
@@ -59,6 +72,10 @@ def test_cores_and_memory_follow_from_workers_and_tasks(launch: dict[str, Any], 
         ({"memory": "much"}, "invalid memory 'much': expected a size like 4G, or 0 for all of a node."),
         ({"time": "soon"}, "invalid time 'soon': expected a limit like 2h, 90 (minutes) or 1-12:00:00."),
         ({"signal": "0"}, "invalid signal '0': expected seconds from 1 to 65,535, or a duration like 2m."),
+        (
+            {"signal": "30", "time": "1"},
+            "invalid signal '30' for a time limit of 60 s: expected fewer than 30 s.",
+        ),
         ({"requeue": "perhaps"}, "invalid requeue 'perhaps': expected yes or no."),
         ({"sbatch_arg": "-p main"}, "invalid sbatch_arg '-p': expected a long flag in one word, like --nice=100."),
         ({"sbatch_arg": "'--a\n'"}, r"invalid sbatch_arg '--a\n': expected a long flag in one word, like --nice=100."),
