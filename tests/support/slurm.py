@@ -21,6 +21,9 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
 """What Debian's packages `munge` and `slurm-wlm` have."""
 
+STARTS = 3
+"""How often a Slurm is started: another process may take one of its ports before a daemon does."""
+
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
@@ -131,7 +134,8 @@ class Slurm:
 
     def stop(self) -> None:
         """Cancel all jobs, and stop the daemons."""
-        if "slurmctld" in self._processes:
+        controller = self._processes.get("slurmctld")
+        if controller is not None and controller.poll() is None:
             self._run("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
             self._run("scancel", f"--user={getpass.getuser()}")
             with contextlib.suppress(RuntimeError):
@@ -191,17 +195,23 @@ class Slurm:
 
 @contextlib.contextmanager
 def running(directory: Path, nodes: Sequence[str] = ("n1", "n2")) -> Iterator[Slurm]:
-    """Run a Slurm during the block.
+    """Run a Slurm during the block. Each start has ports and a directory of its own.
 
     Raises:
         RuntimeError: if it does not start.
     """
-    slurm = Slurm(directory, nodes)
-    try:
-        slurm.start()
+    with contextlib.ExitStack() as stack:
+        for number in range(1, STARTS + 1):
+            slurm = Slurm(directory / str(number), nodes)
+            stack.callback(slurm.stop)
+            try:
+                slurm.start()
+                break
+            except RuntimeError:
+                if number == STARTS:
+                    raise
+                slurm.stop()
         yield slurm
-    finally:
-        slurm.stop()
 
 
 def _find(program: str) -> str | None:
