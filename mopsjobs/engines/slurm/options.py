@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 
 from mopsjobs.engines.base import Launch
+from mopsjobs.engines.model_env import is_secret
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.sizes import parse_size
 from mopsjobs.utils.text import parse_whole_number
@@ -61,6 +62,9 @@ OWN_FLAGS = (
 """Flags of sbatch that this engine sets, or that would change what it prints or does."""
 
 _FLAG = re.compile(r"--([a-z][a-z0-9-]+)(=.*)?", re.ASCII)
+
+_ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z_][A-Za-z0-9_]*)\+?=(?!\"?(?:\$[A-Za-z_({]|`))", re.ASCII)
+"""A variable that a line of the shell sets to more than what an expansion gives, such as `$(cat FILE)`."""
 
 _NAMES = re.compile(r"[^\s,]+(,[^\s,]+)*")
 
@@ -146,6 +150,7 @@ def sbatch_flags(launch: Launch) -> list[str]:
         raise UsageError(f"unknown option of the slurm engine {', '.join(unknown)}: {expected}.")
     if not 1 <= launch.shards <= MAX_SHARDS:
         raise OptionError(f"invalid shards '{launch.shards}': expected 1 to {MAX_SHARDS:,}.", "shards")
+    _refuse_secrets(options)
     at_once = _number(options, "parallelism", 0, 1, MAX_SHARDS)
     flags = [f"--array=0-{launch.shards - 1}" + (f"%{at_once}" if at_once else ""), "--nodes=1", "--ntasks=1"]
     flags += [f"--cpus-per-task={cpus(launch)}", *_memory_flag(launch), *_time_flag(options)]
@@ -163,6 +168,22 @@ def sbatch_flags(launch: Launch) -> list[str]:
     # The shell of the script gets it, not SIGTERM: a job that is cancelled gets that, and must not be requeued.
     flags.append(f"--signal=B:USR1@{signal_seconds(options)}")
     return [*flags, *_further_flags(options)]
+
+
+def _refuse_secrets(options: Mapping[str, str]) -> None:
+    """Refuse secrets in options, which the record, the script and command lines would show.
+
+    Raises:
+        OptionError: if an option gives a secret variable a value. The message is without the value.
+    """
+    for option in ("setup", "sbatch_arg"):
+        for name in _ASSIGNED.findall(options.get(option, "")):
+            if is_secret(name):
+                raise OptionError(
+                    f"invalid {option}: the record of the job would show the value of {name}.",
+                    option,
+                    hint=f"Read it from a file: --setup 'export {name}=$(cat FILE)'",
+                )
 
 
 def cpus(launch: Launch) -> int:

@@ -95,6 +95,28 @@ def test_an_invalid_option_is_named(options: dict[str, str], message: str) -> No
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"setup": "module load gcc && export AZURE_STORAGE_KEY=hush-hush"},
+        {"setup": "AWS_SECRET_ACCESS_KEY='hush-hush'"},
+        {"sbatch_arg": "--export=ALL,AZURE_STORAGE_SAS_TOKEN=hush-hush"},
+    ],
+)
+def test_a_secret_is_refused_and_not_shown(options: dict[str, str]) -> None:
+    """The record keeps the options of a launch, and every reader of the registry sees them."""
+    with pytest.raises(OptionError, match=r"^invalid \w+: the record of the job would show the value of A") as caught:
+        _flags(options)
+    assert str(caught.value.hint).startswith("Read it from a file: --setup 'export A")
+    assert "hush-hush" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("line", ["export AZURE_STORAGE_KEY=$(cat ~/key)", "X=1", 'AWS_SESSION_TOKEN="$TOKEN"'])
+def test_a_setup_may_read_a_secret(line: str) -> None:
+    """Such a line shows where the secret is, and not the secret."""
+    assert _flags({"setup": line}) == _flags()
+
+
 def test_unknown_options_and_too_many_shards_are_refused() -> None:
     with pytest.raises(UsageError, match=r"^unknown option of the slurm engine image: expected one of partition, "):
         _flags({"image": "i"})
