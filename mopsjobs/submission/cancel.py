@@ -144,8 +144,8 @@ class _Stopper:
 
             by_hand = f" By hand: {kubectl_for('delete', job, self._env)}"
         elif name == "slurm":
-            from mopsjobs.engines.slurm.engine import recorded_array, stop_command
+            from mopsjobs.engines.slurm.engine import stop_by_name_command
 
-            by_hand = "" if (array_id := recorded_array(job)) is None else f" By hand: {stop_command(array_id)}"
+            by_hand = f" By hand: {stop_by_name_command(state.job_id)}"
         problem = f"{state.job_id} is cancelled, but could not be stopped: {problem}{by_hand}"
         return CancelledJob(state, "failed", problem)

@@ -74,6 +74,11 @@ def stop_command(array_id: int) -> str:
     return f"scancel {array_id}"
 
 
+def stop_by_name_command(job_id: str) -> str:
+    """Return the command that stops the job arrays of a job of this user. It needs no number from a record."""
+    return f"scancel --name={shlex.quote(slurm_name(job_id))} --user=$USER"
+
+
 def recorded_array(job: Mapping[str, object]) -> int | None:
     """Return the id of the job array of the last launch, as its record has it; None if it has no valid one."""
     return parse_whole_number(last_launch(job).get("job_id", ""), 1, MAX_ID) if engine_of(job) == "slurm" else None

@@ -98,6 +98,15 @@ def test_a_job_of_another_cluster_is_not_launched_here(cli: Cli, remote: Remote,
     assert not [line for line in slurm.asked if line.startswith("sbatch")]
 
 
+def test_cancel_tells_how_to_stop_an_array_by_its_name(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
+    """A record may name the number of any job."""
+    add(remote.jobs, "job", "running", engine="slurm", metadata={"slurm_job_id": "99"})
+    slurm.says("scontrol", "Unable to contact slurm controller\n", code=1)
+    said = cli("cancel", "job").err
+    assert "By hand: scancel --name=job.mops-jobs --user=$USER" in said
+    assert "99" not in said
+
+
 def test_reconcile_ends_a_job_as_slurm_and_its_outputs_say(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
     """Slurm's word becomes the error of the record."""
     add(remote.jobs, "job", "running", engine="slurm", metadata={"slurm_job_id": "12", "slurm_shards": "1"})
