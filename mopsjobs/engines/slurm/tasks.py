@@ -58,7 +58,7 @@ class SlurmShards(NamedTuple):
 
     @property
     def has_begun(self) -> bool:
-        """Return whether they have begun. Slurm gives shards that were cancelled before their end as their start."""
+        """Return whether they have begun. The start of a shard that was cancelled in the queue is its end, or none."""
         return self.state != "CANCELLED" or self.started_at not in (None, self.ended_at)
 
 

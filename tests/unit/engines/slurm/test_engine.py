@@ -126,7 +126,7 @@ def test_an_array_whose_number_sbatch_did_not_print_is_found(
     engine: SlurmEngine, slurm: FakeSlurm, tmp_path: Path
 ) -> None:
     """A plugin of the cluster may print other lines."""
-    slurm.says("squeue", name=f"cat {tmp_path}/arrays 2>/dev/null")
+    slurm.says("squeue", name=f"test ! -e {tmp_path}/arrays || cat {tmp_path}/arrays")
     slurm.says("sbatch", parsable=f"echo 12 > {tmp_path}/arrays; echo '12 submitted'")
     assert engine.launch(_launch()).show_command == "squeue -j 12"
 
