@@ -7,6 +7,7 @@ real SeaweedFS.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import json
 import socket
@@ -473,6 +474,15 @@ def test_without_the_library_one_sentence_says_how_to_get_it(cli: Cli, monkeypat
     ran = cli("sync", MOPS_JOBS_REGISTRY="s3://bucket/jobs")
     assert ran.code == 2
     assert "A registry in S3 needs the package boto3" in ran.err
+
+
+def test_an_older_library_is_refused_with_the_version_needed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its import would fail, since it lacks an error of signing in."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.40.76")
+    ran = cli("sync", MOPS_JOBS_REGISTRY="s3://bucket/jobs")
+    assert ran.code == 2
+    assert "A registry in S3 needs the package boto3 1.41 or later; this Python has 1.40.76." in ran.err
+    assert "-m pip install 'boto3>=1.41'" in ran.err
 
 
 @pytest.mark.usefixtures("aws")
