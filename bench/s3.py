@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import ROOT
-from bench.servers import ServerProcess, free_port
+from bench.servers import ServerProcess, free_port, free_ports
 
 MOTO, SEAWEEDFS = "moto", "seaweedfs"
 """The servers."""
 
 BUCKET = "job-registry"
+
+STARTS = 3
+"""Attempts to start a server, each with other ports: another program may take a port before the server does."""
 
 
 class S3Server(ServerProcess):
@@ -35,13 +38,16 @@ class S3Server(ServerProcess):
 
     def start(self) -> None:
         """Start it, and make the bucket. At the first write to a bucket, SeaweedFS makes its files, for seconds."""
-        if self.data is not None:
-            self.data.mkdir(parents=True)
-        super().start()
-        with contextlib.closing(plain_client(self.env)) as client:
-            client.create_bucket(Bucket=BUCKET)
-            client.put_object(Bucket=BUCKET, Key="first", Body=b"-")
-            client.delete_object(Bucket=BUCKET, Key="first")
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.stop)
+            if self.data is not None:
+                self.data.mkdir(parents=True)
+            super().start()
+            with contextlib.closing(plain_client(self.env)) as client:
+                client.create_bucket(Bucket=BUCKET)
+                client.put_object(Bucket=BUCKET, Key="first", Body=b"-")
+                client.delete_object(Bucket=BUCKET, Key="first")
+            on_error.pop_all()
 
     def stop(self) -> None:
         """Kill it, and remove what it holds. SeaweedFS leaves sockets with the numbers of its ports."""
@@ -56,6 +62,24 @@ class S3Server(ServerProcess):
 def make_server(directory: Path, name: str) -> S3Server:
     """Return a server that is not started yet. What it prints goes to a file in `directory`."""
     return _moto(directory) if name == MOTO else _seaweedfs(directory)
+
+
+def start_server(directory: Path, name: str) -> S3Server:
+    """Return a server that is started.
+
+    Raises:
+        RuntimeError: if it is not installed, or does not start.
+    """
+    for left in reversed(range(STARTS)):
+        server = make_server(directory, name)
+        try:
+            server.start()
+        except Exception:
+            if not left:
+                raise
+        else:
+            return server
+    raise AssertionError
 
 
 def aws_env(port: int) -> dict[str, str]:
@@ -90,8 +114,8 @@ def _moto(directory: Path) -> S3Server:
 def _seaweedfs(directory: Path) -> S3Server:
     program = Path(sysconfig.get_path("scripts")) / "weed"
     parts = ("master", "volume", "filer", "s3")
-    ports = {part: free_port() for part in parts}
-    grpc_ports = {part: free_port() for part in parts}
+    drawn = free_ports(2 * len(parts))
+    ports, grpc_ports = dict(zip(parts, drawn[::2], strict=True)), dict(zip(parts, drawn[1::2], strict=True))
     listening = [f"-{part}.port={ports[part]}" for part in parts]
     listening += [f"-{part}.port.grpc={grpc_ports[part]}" for part in parts]
     command = [

@@ -84,8 +84,14 @@ def running(server: ServerProcess) -> Iterator[int]:
 
 def free_port() -> int:
     """Return a port of this machine at which no server listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return different ports of this machine at which no server listens."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _accepts_connections(process: subprocess.Popen[bytes], port: int) -> bool:

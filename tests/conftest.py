@@ -210,9 +210,10 @@ def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dyna
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """Yield one moto for the whole run."""
     server = S3(tmp_path_factory.mktemp("moto"), MOTO)
-    server.start()
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -227,9 +228,10 @@ def moto(moto_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
 def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """Yield one SeaweedFS for the whole run."""
     server = S3(tmp_path_factory.mktemp("seaweedfs"), SEAWEEDFS)
-    server.start()
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture

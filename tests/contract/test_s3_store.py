@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from botocore.exceptions import ClientError
 
+import bench.s3
+import bench.servers
+from bench.servers import free_ports
 from mopsjobs.errors import (
     ConfigError,
     InvalidKeyError,
@@ -41,6 +44,7 @@ from support.replies import HANG_UP, SILENT, Reply, playing, saying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from support.cli import Cli
     from support.servers import S3
@@ -424,7 +428,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(
 ) -> None:
     """Tried once: the budget, shortened here, is spent by then."""
     for module in (s3, aws_client):
-        monkeypatch.setattr(module, "BUDGET_SECONDS", 0.6)
+        monkeypatch.setattr(module, "BUDGET_SECONDS", 1.5)
     with scripted(aws, SILENT) as (store, requests, _):
         monkeypatch.setattr(store.pacer, "_clock", time.monotonic)
         with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
@@ -560,6 +564,41 @@ def test_the_cache_tells_buckets_apart_by_what_names_them() -> None:
     assert len(found) == 2 * len(environments)
     assert SECRET not in "".join(found)
     assert identity("s3://bucket/", {"AWS_DEFAULT_REGION": "eu-west-1"}) == identity("s3://bucket", {}) == "s3://bucket"
+
+
+# --- the servers of the tests ---------------------------------------------------------------------------------------
+
+
+def test_a_server_whose_port_was_taken_starts_with_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sockets that draw ports are closed before the server listens. The last failure is raised."""
+    started: list[int] = []
+
+    class Taken:
+        def __init__(self, *_: object) -> None:
+            self.port, self.other = free_ports(2)
+
+        def start(self) -> None:
+            assert self.port != self.other
+            started.append(self.port)
+            if len(started) != bench.s3.STARTS:
+                raise RuntimeError("did not start")
+
+    monkeypatch.setattr(bench.s3, "make_server", Taken)
+    assert bench.s3.start_server(tmp_path, bench.s3.MOTO).port == started[-1]
+    with pytest.raises(RuntimeError, match="did not start"):
+        bench.s3.start_server(tmp_path, bench.s3.MOTO)
+    assert len(started) == 2 * bench.s3.STARTS
+
+
+def test_a_server_without_its_bucket_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = bench.s3.make_server(tmp_path, bench.s3.MOTO)
+    stopped: list[bool] = []
+    monkeypatch.setattr(bench.servers.ServerProcess, "start", lambda _: None)
+    monkeypatch.setattr(bench.servers.ServerProcess, "stop", lambda _: stopped.append(True))
+    monkeypatch.setattr(bench.s3, "plain_client", lambda _: contextlib.closing(None))
+    with pytest.raises(AttributeError):
+        server.start()
+    assert stopped == [True]
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

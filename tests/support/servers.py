@@ -71,12 +71,12 @@ class Dynalite:
 
 
 class S3:
-    """A server of S3's API with one bucket, in which each store has a prefix."""
+    """A server of S3's API with one bucket, in which each store has a prefix. It is started at once."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        server = bench.s3.make_server(directory, name)
+        server = bench.s3.start_server(directory, name)
         self.name = name
-        self.start, self.stop = server.start, server.stop
+        self.stop = server.stop
         self.env = server.env
         """The environment in which boto3 talks to it."""
 
