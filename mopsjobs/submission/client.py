@@ -135,7 +135,8 @@ class JobSubmissionClient:
             JobExistsError: if the id belongs to another job. Nothing was launched.
             UsageError: if the bundle is not in the store. Nothing was registered. Or if the launch failed.
             ValueTooLargeError: if bundle or manifest are too large for the store. Nothing was launched.
-            UnusableStoreError: if the server of the store ignores the conditions of writes. Nothing was launched.
+            UnusableStoreError: if the server of the store ignores or does not know the conditions of writes, or if the
+                bucket is missing or in another region. Nothing was launched.
             EngineError: if the launch failed. The record, if there is one, is `failed` and has the reason. It stays
                 `submitting` if the engine does not say whether it has started the job.
             JobBusyError: if the job's runner is at work here, after a submission without the registry. That runner
@@ -188,8 +189,10 @@ class JobSubmissionClient:
         try:
             self._registry.register_job(submission.job_id, **manifest.record_fields())
         except JobExistsError:
-            if is_new and not self._is_registered(manifest):
-                self._store.delete(manifest_key(submission.job_id))
+            # Not each writer may delete keys. Another error would have the launch go on under the id of another job.
+            with contextlib.suppress(StoreError):
+                if is_new and not self._is_registered(manifest):
+                    self._store.delete(manifest_key(submission.job_id))
             raise
         fields = launch_fields(launch, self._engine.name)  # for a resume, if the launch fails
         self._registry.update_status(submission.job_id, JobStatus.SUBMITTING, **fields)

@@ -12,7 +12,7 @@ from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import JobExistsError
+from mopsjobs.errors import JobExistsError, StoreAccessError, StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -23,7 +23,8 @@ from support.cli import LineStore, key
 from support.runs import code, sets_of, study
 
 if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
+    from mopsjobs.errors import StoreError
+    from mopsjobs.store.base import VersionedStore, VersionToken
 
 
 class Killed(BaseException):
@@ -114,6 +115,31 @@ def test_another_submission_under_the_id_is_not_overwritten(tmp_path: Path) -> N
     with pytest.raises(JobExistsError, match="was interrupted"):
         submit(store, tmp_path)
     assert JobRegistry(store).get_job("job") is None
+
+
+class Taken(LineStore):
+    """A store in which another writer registers the job just before, and which cannot remove keys."""
+
+    def __init__(self, inner: VersionedStore, error: StoreError) -> None:
+        super().__init__(inner)
+        self._error = error
+
+    def create_if_absent(self, key_: str, value: bytes) -> VersionToken | None:
+        if key_ == key("job"):
+            JobRegistry(self.inner).register_job("job")
+        return super().create_if_absent(key_, value)
+
+    def delete(self, key_: str) -> bool:
+        raise self._error
+
+
+@pytest.mark.parametrize("kind", [StoreAccessError, StoreUnavailableError])
+def test_an_id_taken_meanwhile_is_refused_whatever_the_cleanup_meets(tmp_path: Path, kind: type[StoreError]) -> None:
+    """Any other error would count as an outage, and launch the job under the id of another one."""
+    store = Taken(InMemoryVersionedStore(), kind("no deletion"))
+    with pytest.raises(JobExistsError):
+        submit(store, tmp_path)
+    assert manifest_key("job") in store.inner.list_keys()
 
 
 def test_what_was_kept_is_registered_though_its_manifest_had_arrived(tmp_path: Path) -> None:
