@@ -119,6 +119,8 @@ class ProbedStore:
         self._store = store
         self._server = server
         self._has_passed = False
+        self._flaws: tuple[str, ...] = ()
+        """Those that the last probe of this process has found."""
         self.get, self.delete = store.get, store.delete
         self.list_keys, self.scan, self.close = store.list_keys, store.scan, store.close
 
@@ -157,24 +159,35 @@ class ProbedStore:
             return None
         result = probe_conditions(self._store)
         note = _note_key(server)
+        self._flaws = result.flaws
         if result.flaws:
             with contextlib.suppress(StoreError):
                 self._store.delete(note)
-            location = getattr(self._store, "location", "The store")
-            raise UnusableStoreError(
-                f"{location} {'; it '.join(result.flaws)}.",
-                hint="Updates of jobs would get lost there. Use a server that keeps If-None-Match and If-Match.",
-            )
+            self._refuse_flaws()
         self._store.create_if_absent(note, server.encode())
         return result
 
     def _probe_once(self) -> None:
         if self._has_passed:
             return
-        server = self._server()
-        if server is not None and self._store.get(_note_key(server)) is None:
-            self.check_conditions()
+        self._refuse_flaws()
+        try:
+            server = self._server()
+            if server is not None and self._store.get(_note_key(server)) is None:
+                self.check_conditions()
+        except StoreUnavailableError as error:
+            error.sent = False  # the write of the caller comes later
+            raise
         self._has_passed = True
+
+    def _refuse_flaws(self) -> None:
+        """Raise UnusableStoreError if a probe of this process has found flaws."""
+        if self._flaws:
+            location = getattr(self._store, "location", "The store")
+            raise UnusableStoreError(
+                f"{location} {'; it '.join(self._flaws)}.",
+                hint="Updates of jobs would get lost there. Use a server that keeps If-None-Match and If-Match.",
+            )
 
 
 def _note_key(server: str) -> str:

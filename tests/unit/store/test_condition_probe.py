@@ -155,6 +155,34 @@ def test_a_liar_takes_no_write() -> None:
     assert keys(inner) == ["a"]
 
 
+def test_a_liar_is_probed_once_by_a_process() -> None:
+    """A retry is refused as the first write was, and sends nothing. A check probes again."""
+    inner = FaultyStore(IgnoresVersions())
+    store = probed(inner)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(UnusableStoreError) as caught:
+            store.create_if_absent("a", b"1")
+        errors.append((str(caught.value), caught.value.hint))
+        sent = inner.calls["create_if_absent"]
+    assert errors[0] == errors[1]
+    assert sent == PROBE["create_if_absent"]
+    inner.inner = InMemoryVersionedStore()
+    assert store.check_conditions() == ProbeResult(())
+    assert store.create_if_absent("a", b"1")
+
+
+@pytest.mark.parametrize("method", ["get", "create_if_absent", "put", "delete"])
+def test_an_outage_before_the_write_of_the_caller_is_no_lost_reply_of_it(method: str) -> None:
+    """Nothing of that write was sent, so its outcome is known."""
+    inner = FaultyStore(InMemoryVersionedStore())
+    inner.fail_next(1, method)
+    with pytest.raises(StoreUnavailableError) as caught:
+        probed(inner).create_if_absent("a", b"1")
+    assert not caught.value.sent
+    assert keys(inner.inner) == []
+
+
 def test_a_note_counts_for_the_address_of_one_server() -> None:
     """A registry that was copied to another server, with its notes, is probed there; so it is after an outage."""
     inner = FaultyStore(InMemoryVersionedStore())
