@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mopsjobs.cache.sync import batch as record_batch
 from mopsjobs.cache.sync import full, mirror
 from mopsjobs.cache.sync.batch import BATCH
 from mopsjobs.registry import announcements
@@ -220,6 +221,22 @@ def test_records_are_listed_again_where_many_have_changed(
         assert report["fetched"] == (COUNT - begin if hides_values else 0)
         assert calls["get"] == 1 + report["fetched"]
     assert _sync(cli)["unchanged"] == COUNT
+
+
+def test_a_listing_that_never_carries_records_is_begun_twice(
+    cli: Cli, filled: Remote, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 has no records in listings. Many changes in two places far from each other do not begin a third one."""
+    monkeypatch.setattr(record_batch, "BATCH", 100)
+    filled.store.hides_values = True
+    for begin in (0, 600):
+        for number in range(begin, begin + 40):
+            filled.jobs.update_fields(_name(number), metadata={"x": "1"})
+    cli.clock.advance(minutes=61)
+    calls.clear()
+    report = _sync(cli)
+    assert (report["mode"], report["changed"], report["fetched"]) == ("full", 80, 80)
+    assert calls["scan"] == 2
 
 
 def test_a_flood_of_names_exhausts_nothing(cli: Cli, filled: Remote, monkeypatch: pytest.MonkeyPatch) -> None:

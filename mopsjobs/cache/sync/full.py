@@ -109,6 +109,8 @@ class FullSync:
         """Jobs that are new, changed or gone since the cache was synced; the first ones if they are very many."""
         self._carries = reread or connection.execute("SELECT 1 FROM job LIMIT 1").fetchone() is None
         """Whether the next request is for records, too."""
+        self._may_carry = True
+        """Whether no listing that was asked for records came without them, as those of S3 do."""
         self._is_first = sync_state.get_meta(connection, sync_state.SYNCED_AT) is None
         """Whether no sync was complete, so that indexes may come after the rows."""
         self._after = ""
@@ -146,7 +148,9 @@ class FullSync:
             with contextlib.closing(_batches(entries)) as batches:
                 for batch in batches:
                     planned = self._plan(batch)
-                    if planned.has_many_missing and not self._carries:
+                    if self._carries and planned.has_many_missing and not planned.listed:
+                        self._may_carry = False  # another listing would not carry them either
+                    if planned.has_many_missing and self._may_carry and not self._carries:
                         self._carries, self._recent, self._recent_news = True, 0, 0
                         is_complete = False
                         break
