@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.errors import (
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+    UnusableStoreError,
+    ValueTooLargeError,
+)
 from mopsjobs.store.base import VersionedStore
 
 NOT_READ = "not read: "
@@ -16,8 +22,10 @@ def why_unread(store: VersionedStore, key: str, error: StoreError) -> str | None
     does not if a read of a missing key is answered too: credentials may permit to list, and not to read.
 
     Raises:
-        StoreError: if the store cannot be listed, or refuses all reads.
+        StoreError: if the store cannot be listed, refuses all reads, or cannot keep a registry.
     """
+    if isinstance(error, UnusableStoreError):
+        raise error
     is_refusal = isinstance(error, StoreAccessError)
     if is_refusal or isinstance(error, StoreUnavailableError):
         if next(iter(store.list_keys(key)), None) != key:

@@ -28,6 +28,7 @@ from mopsjobs.errors import (
     StoreAccessError,
     StoreError,
     StoreUnavailableError,
+    UnusableStoreError,
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import network, open_store
@@ -291,17 +292,19 @@ ANSWERS = [
     (refused(403, "SignatureDoesNotMatch"), StoreAccessError, 4),
     (refused(403, "RequestTimeTooSkewed"), StoreAccessError, 4),
     (Reply(403), StoreAccessError, 4),
-    (refused(404, "NoSuchBucket"), ConfigError, 2),
+    (refused(403, "InvalidObjectState"), StoreError, 1),
+    (refused(404, "NoSuchBucket"), UnusableStoreError, 2),
     (PAGE._replace(status=404), StoreError, 1),
     (Reply(404), StoreError, 1),
     (Reply(412), StoreError, 1),
     (refused(400, "InvalidRequest"), StoreError, 1),
-    (refused(501, "NotImplemented"), StoreError, 1),
+    (refused(501, "NotImplemented"), UnusableStoreError, 2),
     (PAGE, StoreUnavailableError, 5),
     (FOUND._replace(headers=(("ETag", '"0'),)), StoreUnavailableError, 5),
 ]
 HINTS = {
     b"AccessDenied": "s3:ListBucket",
+    b"InvalidObjectState": "aws s3api restore-object",
     b"ExpiredToken": "aws sso login",
     b"RequestTimeTooSkewed": "clock",
     b"SignatureDoesNotMatch": "clock",
@@ -462,7 +465,7 @@ def test_a_bucket_that_is_missing_is_an_error_that_says_how_to_make_it(cli: Cli,
         assert "aws s3 mb" in ran.err
     with contextlib.closing(S3VersionedStore("missing")) as store:
         for call in (WRITES | READS).values():
-            with pytest.raises(ConfigError):
+            with pytest.raises(UnusableStoreError):
                 call(store)
 
 
@@ -518,7 +521,7 @@ def test_a_directory_bucket_is_refused_with_the_reason() -> None:
 def test_a_bucket_in_another_region_is_told_as_such(status: int, code: str) -> None:
     reply = {"Error": {"Code": code, "Message": SECRET}, "ResponseMetadata": {"HTTPStatusCode": status}}
     error = explain(ClientError(reply, "GetObject"), "s3://bucket", "the AWS settings")  # type: ignore[arg-type]
-    assert isinstance(error, ConfigError)
+    assert isinstance(error, UnusableStoreError)
     assert f"The bucket of s3://bucket is in another region: {status} {code}." in str(error)
     assert "AWS_DEFAULT_REGION" in (error.hint or "")
     assert SECRET not in str(error)

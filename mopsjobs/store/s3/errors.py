@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mopsjobs.errors import ConfigError, InvalidKeyError, MopsJobsError, StoreError
+from mopsjobs.errors import InvalidKeyError, MopsJobsError, StoreError, UnusableStoreError
 from mopsjobs.store.aws import errors as aws
 from mopsjobs.store.s3.url import ENDPOINT_VARIABLE
 
@@ -11,6 +11,11 @@ NO_BUCKET = "NoSuchBucket"
 NO_KEY = "NoSuchKey"
 
 LOST = "PreconditionFailed"
+
+ARCHIVED = "InvalidObjectState"
+
+NOT_IMPLEMENTED = 501
+"""The status of a server that does not know a header, such as a condition."""
 
 _OVERLAPPED = frozenset({"ConditionalRequestConflict", "OperationAborted"})
 
@@ -24,6 +29,11 @@ _PERMISSIONS = (
 )
 
 _NO_CONDITIONS = "Use a server that supports If-None-Match and If-Match in PutObject."
+
+_RESTORE = (
+    "Restore it, for example by `aws s3api restore-object`. Then exempt the registry from the rules of the bucket that "
+    "archive objects."
+)
 
 
 def is_missing_key(error: Exception) -> bool:
@@ -45,23 +55,32 @@ def has_overlapped(error: Exception) -> bool:
     return status == 409 and code in _OVERLAPPED
 
 
+def is_not_implemented(error: Exception) -> bool:
+    """Return whether a server does not know a header of the request. It has done nothing."""
+    return aws.status_and_code(error)[0] == NOT_IMPLEMENTED
+
+
 def explain(error: Exception, location: str, credential_source: str) -> MopsJobsError:
     """Return the error of the store's contract, in one sentence without secrets."""
     status, code = aws.status_and_code(error)
     if code == NO_BUCKET:
-        return ConfigError(
+        return UnusableStoreError(
             f"There is no bucket for {location}: {aws.describe(status, code)}.",
             hint=f"Create it, for example by `aws s3 mb`, or check the URL and {ENDPOINT_VARIABLE}.",
         )
     if code in _OTHER_REGION or status in (301, 307):
-        return ConfigError(
+        return UnusableStoreError(
             f"The bucket of {location} is in another region: {aws.describe(status, code)}.",
             hint="Set AWS_DEFAULT_REGION to the region of the bucket.",
         )
     if code == "KeyTooLongError":
         return InvalidKeyError(f"invalid key: {location} takes shorter ones ({aws.describe(status, code)}).")
-    if status == 501:
-        return StoreError(f"unexpected response from {location}: {aws.describe(status, code)}.", hint=_NO_CONDITIONS)
+    if code == ARCHIVED:
+        return StoreError(f"An object of {location} is archived: {aws.describe(status, code)}.", hint=_RESTORE)
+    if status == NOT_IMPLEMENTED:
+        return UnusableStoreError(
+            f"unexpected response from {location}: {aws.describe(status, code)}.", hint=_NO_CONDITIONS
+        )
     failure = aws.explain(error, location, credential_source, ENDPOINT_VARIABLE)
     if code == "AccessDenied":
         failure.hint = _PERMISSIONS

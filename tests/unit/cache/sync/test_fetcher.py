@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from mopsjobs.cache.sync import fetcher
-from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, UnusableStoreError
 from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -68,6 +68,18 @@ def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path, monkeypat
         with fetcher.ParallelFetcher.for_store(store) as fetchers:
             assert list(fetchers.fetch(list("abc"))) == [None] * 3
         assert seen == [threading.current_thread()] * 3
+
+
+@pytest.mark.parametrize("kind", [StoreError, UnusableStoreError])
+def test_a_store_that_keeps_no_registry_is_not_a_problem_of_one_key(kind: type[StoreError]) -> None:
+    """A bucket that is removed during a sync ends it. An archived object is one unread record."""
+
+    def get(key: str) -> str:
+        raise kind("no bucket")
+
+    expected = pytest.raises(kind) if kind is UnusableStoreError else contextlib.nullcontext()
+    with expected, fetcher.ParallelFetcher(Asked(get)) as fetchers:
+        assert list(fetchers.fetch(["a"])) == [fetcher.FailedRead("not read: no bucket")]
 
 
 def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
