@@ -389,6 +389,24 @@ def test_a_write_that_overlaps_another_one_is_sent_again(aws: Callable[[int], No
         assert len(sleep.requested) == 2 + s3.OVERLAPS - 1
 
 
+def test_an_update_that_overlaps_others_too_often_has_lost_the_race(aws: Callable[[int], None]) -> None:
+    """Nothing was written, so the writer reads again, with longer pauses."""
+    overlap = refused(409, "ConditionalRequestConflict")
+    with scripted(aws, *[overlap] * s3.OVERLAPS) as (store, requests, _):
+        assert store.put("a", RECORD, VERSION) is None
+        assert len(requests) == s3.OVERLAPS
+
+
+def test_a_removal_does_without_a_condition_that_the_server_does_not_know(aws: Callable[[int], None]) -> None:
+    unknown, removed = refused(501, "NotImplemented"), Reply(204)
+    with scripted(aws, FOUND, unknown, FOUND, removed, FOUND, unknown, FOUND, unknown) as (store, requests, _):
+        assert store.delete("a")
+        assert requests == ["GET", "DELETE"] * 2
+        with pytest.raises(UnusableStoreError):
+            store.delete("a")
+        assert len(requests) == 8
+
+
 @pytest.mark.parametrize(
     ("replies", "told"),
     [

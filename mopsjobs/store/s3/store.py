@@ -32,7 +32,7 @@ from mopsjobs.store.etags import bare_etag, is_etag
 from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.ordering import from_folder_order
 from mopsjobs.store.pacer import ReadPacer
-from mopsjobs.store.s3.errors import explain, has_lost, has_overlapped, is_missing_key
+from mopsjobs.store.s3.errors import explain, has_lost, has_overlapped, is_missing_key, is_not_implemented
 from mopsjobs.store.s3.nonce import add_nonce, remove_nonce
 from mopsjobs.store.s3.url import ENDPOINT_VARIABLE
 from mopsjobs.utils.backoff import Backoff
@@ -154,7 +154,6 @@ class S3VersionedStore:
         name = self._name(key)
         if not is_etag(version.value):
             return None
-        # After refusals because of another write, the caller reads again: the version is about to become stale.
         return self._upload(name, add_nonce(value, replaces=True), IfMatch=f'"{version.value}"')
 
     def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
@@ -162,15 +161,23 @@ class S3VersionedStore:
         return self._upload(self._name(key), add_nonce(value, replaces=False), IfNoneMatch="*")
 
     def delete(self, key: str) -> bool:
-        """See `VersionedStore.delete`. If a server ignores the condition, two may be told that the key was there."""
+        """See `VersionedStore.delete`.
+
+        If a server ignores the condition, or does not know it, two may be told that the key was there.
+        """
         name = self._name(key)
+        is_conditional = True
         backoff = Backoff(_OVERLAP_SECONDS, _MAX_OVERLAP_SECONDS, sleep=self._sleep)
         while (version := self._read_object(name, self._look)) is not None:
+            condition = {"IfMatch": f'"{version.value}"'} if is_conditional else {}
             try:
-                self._client().delete_object(Bucket=self._bucket, Key=name, IfMatch=f'"{version.value}"')
+                self._client().delete_object(Bucket=self._bucket, Key=name, **condition)
             except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
                 if is_missing_key(error):
                     break
+                if is_conditional and is_not_implemented(error):
+                    is_conditional = False
+                    continue
                 self._refuse_overlap(error, name, backoff, is_overlap=has_lost(error) or has_overlapped(error))
                 backoff.wait()
             else:
@@ -210,7 +217,7 @@ class S3VersionedStore:
         """Send a conditional write. Return the new version, or None if the condition does not hold.
 
         Raises:
-            StoreUnavailableError: if the store did not answer; or if other writes to the key went on and on.
+            StoreUnavailableError: if the store did not answer; or if other writes to a new key went on and on.
         """
         if len(stored) > MAX_VALUE_BYTES:
             raise ValueTooLargeError(
@@ -227,6 +234,8 @@ class S3VersionedStore:
             except Exception as error:  # noqa: BLE001 - as in `delete`
                 if has_lost(error) or ("IfMatch" in condition and is_missing_key(error)):
                     return None
+                if "IfMatch" in condition and has_overlapped(error) and backoff.failures + 1 == OVERLAPS:
+                    return None  # nothing was written, and the version is about to become stale: a lost race
                 self._refuse_overlap(error, name, backoff, is_overlap=has_overlapped(error))
             backoff.wait()
 
