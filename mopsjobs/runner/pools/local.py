@@ -279,7 +279,9 @@ class WorkerPool:
                 self._begin_watch(worker)
                 continue
             if "more" in answer and self._feed is not None:
-                worker.take_more(self._feed, self._clock, is_first=answer["more"])
+                seconds = worker.take_more(self._feed, self._clock, is_first=answer["more"])
+                for one in self._workers:  # all of them waited, so it does not count as the time of any task
+                    one.task_started_at += seconds
                 self._write(worker)
                 continue
             assignment, excess = worker.tasks.popleft(), self._end_watch(worker)

@@ -108,11 +108,12 @@ class WorkerProcess:
         """
         self.task_started_at, self.task_started_ts = now, time.time()
 
-    def take_more(self, feed: Feed, clock: Callable[[], float], *, is_first: bool) -> None:
-        """Add the next outputs to what is sent to it. The time to read them does not count as that of the task."""
+    def take_more(self, feed: Feed, clock: Callable[[], float], *, is_first: bool) -> float:
+        """Add the next outputs to what is sent to it, if it has a task. Return the seconds that reading them took."""
         began_at = clock()
-        self.outgoing += feed(self.tasks[0].task, is_first=is_first)
-        self.task_started_at += clock() - began_at
+        if self.tasks:
+            self.outgoing += feed(self.tasks[0].task, is_first=is_first)
+        return clock() - began_at
 
     def note_ready(self, answer: Mapping[str, Any]) -> None:
         """Take its first answer, after it has loaded the model."""
