@@ -16,7 +16,7 @@ from mopsjobs.store.unread_keys import why_unread
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
-from mopsjobs.studies.outputs import WHOLE_JOB, reduced_tasks, results_prefix
+from mopsjobs.studies.outputs import REDUCED, WHOLE_JOB, reduced_tasks, results_prefix
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.seeds import SeedIndex
 from mopsjobs.studies.study import ParameterSet, Task, is_output_name
@@ -24,6 +24,10 @@ from mopsjobs.studies.tasks_csv import TABLE, TABLE_BEGINNING, check_same_family
 
 MAX_NAMED_KEYS = 1000
 """Refused keys that are named with the reason. A writer of the registry can create a million."""
+
+
+SetsById = Mapping[str, list[tuple[int, ParameterSet]]]
+"""The result of `Study.sets_by_id`."""
 
 
 class Reduced(NamedTuple):
@@ -77,8 +81,8 @@ class DownloadResult(NamedTuple):
 def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
     """Yield the outputs of a job, then those of its ancestors for the tasks that the job did not do again.
 
-    Those of a reduction that a descendant has made again are left out too. The outputs of reused tasks are those of
-    their sources. It costs one listing per member of the family, and one per source.
+    Of the reductions of a parameter set, only the last complete one has its outputs listed. The outputs of reused tasks
+    are those of their sources. It costs one listing per member of the family, and one per source.
 
     Args:
         store: where the outputs are.
@@ -101,7 +105,11 @@ def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -
 
 
 def sorted_outputs_of(
-    store: VersionedStore, job_id: str, family: Sequence[Manifest], param_id: str | None = None
+    store: VersionedStore,
+    job_id: str,
+    family: Sequence[Manifest],
+    param_id: str | None = None,
+    sets: Sequence[SetsById] | None = None,
 ) -> Iterator[Output]:
     """Yield the outputs of tasks in the order of their names, by concurrent listings: those that `outputs_of` yields.
 
@@ -110,38 +118,50 @@ def sorted_outputs_of(
         job_id: the job.
         family: see `outputs_of`.
         param_id: only the outputs of this parameter set; None: all.
+        sets: the sets of the study of each member, if the caller lists several times.
 
     Raises:
         StoreError: if a listing failed.
     """
-    members = _outputs_by_member(store, job_id, family, "" if param_id is None else f"{param_id}/")
+    members = _outputs_by_member(store, job_id, family, "" if param_id is None else f"{param_id}/", sets)
     return (one for one in heapq.merge(*members, key=lambda output: output.name) if one.reduced is None)
 
 
+class _Part(NamedTuple):
+    """The outputs of a member that are listed."""
+
+    redone: frozenset[int]
+    """Tasks whose outputs are left out: an ancestor may have left some of a task that a descendant did again."""
+    below: str
+    """The beginning of the names."""
+    sets: SetsById
+
+
 def _outputs_by_member(
-    store: VersionedStore, job_id: str, family: Sequence[Manifest], below: str = ""
+    store: VersionedStore,
+    job_id: str,
+    family: Sequence[Manifest],
+    below: str = "",
+    sets: Sequence[SetsById] | None = None,
 ) -> Iterator[Iterator[Output]]:
     """Yield the outputs of each member whose names begin with `below`."""
-    redone: frozenset[int] = frozenset()  # an ancestor may have left some outputs of a task that a descendant did again
-    generations: Sequence[Manifest | None] = family or [None]
-    for generation in generations:
-        member = job_id if generation is None else generation.job_id
-        own = _outputs_of_member(store, member, generation, redone, below)
-        if generation is not None and generation.reused:
-            own = _with_reused(store, own, generation, redone, below)
-        yield own
-        if generation is not None and generation.only is not None:
+    if not family:
+        yield _outputs_of_member(store, job_id, None, _Part(frozenset(), below, {}))
+    redone: frozenset[int] = frozenset()
+    for place, generation in enumerate(family):
+        part = _Part(redone, below, generation.study.sets_by_id() if sets is None else sets[place])
+        own = _outputs_of_member(store, generation.job_id, generation, part)
+        yield _with_reused(store, own, generation, part) if generation.reused else own
+        if generation.only is not None:
             redone = redone.union(generation.only)
 
 
-def _with_reused(
-    store: VersionedStore, own: Iterator[Output], manifest: Manifest, redone: frozenset[int], below: str
-) -> Iterator[Output]:
+def _with_reused(store: VersionedStore, own: Iterator[Output], manifest: Manifest, part: _Part) -> Iterator[Output]:
     """Yield the outputs of a job and of its reused tasks, in the order of their names.
 
     If the source had lost the outputs of a reused task, the job has done that task, and its own outputs count.
     """
-    sources = [own, *(_reused_outputs(store, manifest, reuse, redone, below) for reuse in manifest.reused)]
+    sources = [own, *(_reused_outputs(store, manifest, reuse, part) for reuse in manifest.reused)]
     streams = (zip(itertools.repeat(place), outputs) for place, outputs in enumerate(sources))
     merged = heapq.merge(*streams, key=lambda one: one[1].name)
     for _, of_task in itertools.groupby(merged, key=lambda one: one[1].name.rpartition("/")[0]):
@@ -150,25 +170,42 @@ def _with_reused(
         yield from (output for place, output in found if place == first)
 
 
-def _reused_outputs(
-    store: VersionedStore, manifest: Manifest, reuse: Reuse, redone: frozenset[int], below: str
-) -> Iterator[Output]:
-    for output in _outputs_of_member(store, reuse.job_id, manifest, redone, below):
+def _reused_outputs(store: VersionedStore, manifest: Manifest, reuse: Reuse, part: _Part) -> Iterator[Output]:
+    for output in _outputs_of_member(store, reuse.job_id, manifest, part):
         if output.task is not None and reuse.has(output.task.number):
             yield output
 
 
-def _outputs_of_member(
-    store: VersionedStore, job_id: str, manifest: Manifest | None, redone: frozenset[int], below: str
-) -> Iterator[Output]:
+def _outputs_of_member(store: VersionedStore, job_id: str, manifest: Manifest | None, part: _Part) -> Iterator[Output]:
     prefix = results_prefix(job_id)
-    tasks = _TaskFinder(manifest)
-    for entry in store.scan(prefix + below):
-        name = entry.key[len(prefix) :]
-        if not name.endswith("/" + NAMES_NAME):
+    tasks = _TaskFinder(manifest, part.sets)
+
+    def outputs() -> Iterator[Output]:
+        for entry in store.scan(prefix + part.below):
+            name = entry.key[len(prefix) :]
             task = tasks.find(name)
-            if task is None or task.number not in redone:
+            if task is None or task.number not in part.redone:
                 yield Output(name, entry, task, tasks.find_reduced(name) if task is None else None)
+
+    for (_, may_be_reduced), listed in itertools.groupby(outputs(), _place_of):
+        is_reduced = may_be_reduced and manifest is not None and manifest.study.reduce is not None
+        for output in _without_old_reductions(listed) if is_reduced else listed:
+            if not output.name.endswith("/" + NAMES_NAME):
+                yield output
+
+
+def _place_of(output: Output) -> tuple[str, bool]:
+    """Return the parameter id of an output, and whether its second part begins as that of a reduction."""
+    param_id, _, rest = output.name.partition("/")
+    return param_id, rest.startswith(REDUCED)
+
+
+def _without_old_reductions(listed: Iterator[Output]) -> list[Output]:
+    """Return the outputs of a parameter set without those of reductions but the last one that has its names."""
+    outputs = list(listed)
+    complete = [one.reduced.tasks for one in outputs if one.reduced and one.name.split("/")[2:] == [NAMES_NAME]]
+    last = max(complete, default=None)
+    return [one for one in outputs if one.reduced is None or one.reduced.tasks == last]
 
 
 def download(
@@ -301,9 +338,9 @@ def why_not_an_output(output: Output, family: Sequence[Manifest]) -> str:
 class _TaskFinder:
     """Find the task of an output by its name. Names come in the order of a listing: one parameter set at a time."""
 
-    def __init__(self, manifest: Manifest | None) -> None:
+    def __init__(self, manifest: Manifest | None, sets: SetsById) -> None:
         self._manifest = manifest
-        self._sets = {} if manifest is None else manifest.study.sets_by_id()
+        self._sets = sets
         self._reduce = None if manifest is None else manifest.study.reduce
         self._param_id: str | None = None
         self._current_sets: list[tuple[int, ParameterSet]] = []

@@ -99,6 +99,7 @@ def test_results_have_the_last_outputs_of_a_family(store: InMemoryVersionedStore
     one = listed[f"{IDS[1]}/reduced-1/result.json"].reduced
     assert one is not None
     assert (one.param_id, one.params, one.tasks) == (IDS[1], {"x": 1}, 1)
+    reduce(store, "job.2", None, 8, "result.json")
     done = download(store, "job.2", tmp_path)
     assert (done.files, done.refused) == (6, 0)
     assert (tmp_path / "all" / "reduced-6" / "result.json").read_text() == "job.2"
@@ -107,3 +108,26 @@ def test_results_have_the_last_outputs_of_a_family(store: InMemoryVersionedStore
         for param_id in (IDS[0], IDS[2], None)
         if (found := find_reduced(store, FAMILY, param_id)) is not None
     ] == [("job", 2, ["result.json"]), ("job.2", 6, ["result.json"])]
+
+
+def test_results_have_only_the_last_complete_reduction_of_each_set(store: InMemoryVersionedStore) -> None:
+    """A child that was killed before the names hides nothing. By their names, 10 comes before 8, and 8 before x."""
+    reduce(store, "job.2", IDS[1], 2, "result.json")
+    for tasks in (8, 10):
+        reduce(store, "job", IDS[0], tasks)
+    reduce(store, "job", IDS[0], 12, "a.csv")
+    store.create_if_absent(f"results/job/{IDS[0]}/reduced-x/result.json", b"{}")
+    listed = [one for one in outputs_of(store, "job.2", FAMILY) if one.task is None]
+    assert sorted((one.name, one.reduced is not None) for one in listed) == sorted(
+        [
+            (f"{IDS[0]}/reduced-10/result.json", True),
+            (f"{IDS[0]}/reduced-x/result.json", False),
+            (f"{IDS[1]}/reduced-1/result.json", True),
+            ("all/reduced-3/result.json", True),
+        ]
+    )
+    assert [one.tasks for one in (find_reduced(store, FAMILY, param_id) for param_id in (*IDS[:2], None)) if one] == [
+        10,
+        1,
+        3,
+    ]
