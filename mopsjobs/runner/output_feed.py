@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from mopsjobs.errors import StoreError
+from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk_reads import bulk_reads
@@ -16,8 +16,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import WHOLE_JOB
 from mopsjobs.studies.results import Output, sorted_outputs_of, why_not_an_output
-from mopsjobs.studies.study import Task
-from mopsjobs.submission.offline import VALUE_ERRORS
+from mopsjobs.studies.study import Task, seed_of
 
 BATCH_TASKS = 16
 """Tasks whose outputs are in memory at once, for each reduction at work."""
@@ -48,7 +47,10 @@ class OutputFeed:
         """
         self._store = store
         self._family = family
-        self._complete = complete
+        self._sets = [member.study.sets_by_id() for member in family]
+        self._complete = bytearray(complete)
+        for number in family[0].study.duplicate_tasks():
+            self._complete[number] = 0  # it shares the outputs of an earlier task
         self._retry = retry
         self._threads = None if getattr(store, "is_local", False) else ThreadPoolExecutor(THREADS)
         self._places: dict[int, int] = {}
@@ -73,6 +75,15 @@ class OutputFeed:
         answer = self._retry.call(lambda: self._read(number, reduction.param_id))
         return json.dumps(answer).encode() + b"\n"
 
+    def end(self, number: int) -> None:
+        """Forget a reduction that has ended. Its listing may not be at the end.
+
+        Args:
+            number: that of the reduction as a task of the pool.
+        """
+        self._places.pop(number, None)
+        self._batches.pop(number, None)
+
     def _read(self, number: int, param_id: str) -> dict[str, object]:
         place = self._places[number]
         if number not in self._batches:
@@ -89,21 +100,31 @@ class OutputFeed:
         return {"tasks": [_task_json(task, outputs, values) for task, outputs in batch]}
 
     def _groups(self, param_id: str) -> Iterator[TaskGroup]:
-        """Yield the tasks of a reduction in the order of a listing."""
+        """Yield the tasks of a reduction in the order of a listing, those with a result of no outputs at the end."""
+        left = bytearray(self._complete)
         wanted = None if param_id == WHOLE_JOB else param_id
-        listed = sorted_outputs_of(self._store, self._family[0].job_id, self._family, wanted)
+        listed = sorted_outputs_of(self._store, self._family[0].job_id, self._family, wanted, self._sets)
         for number, outputs in itertools.groupby(listed, lambda one: None if one.task is None else one.task.number):
-            if number is not None and self._complete[number]:
+            if number is not None and left[number]:
                 kept = [one for one in outputs if not why_not_an_output(one, self._family)]
                 if kept and kept[0].task is not None:
+                    left[number] = 0
                     yield kept[0].task, kept
+        yield from ((task, []) for task in self._tasks_of(wanted) if left[task.number])
+
+    def _tasks_of(self, param_id: str | None) -> Iterator[Task]:
+        sets = self._sets[0]
+        for of_id in sets.values() if param_id is None else [sets.get(param_id, [])]:
+            for first, one in of_id:
+                for replicate in range(self._family[0].study.replicates(one)):
+                    yield Task(first + replicate, one.param_id, seed_of(one, replicate), one.params)
 
     def _values(self, outputs: Sequence[Output]) -> list[bytes]:
         """Return the contents of outputs.
 
         Raises:
             RefusedFileError: if the store does not send one, or has it no more.
-            StoreError: if the store does not answer.
+            StoreUnavailableError: if the store does not answer.
         """
         if self._threads is None:
             return [self._value(one) for one in outputs]
@@ -115,7 +136,9 @@ class OutputFeed:
             return output.entry.value
         try:
             found = self._store.get(output.entry.key)
-        except VALUE_ERRORS as error:
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
             raise RefusedFileError(f"{output.entry.key} cannot be read: {error}") from None
         if found is None:
             raise RefusedFileError(f"{output.entry.key} was deleted")

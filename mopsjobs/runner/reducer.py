@@ -91,6 +91,7 @@ class Reducer:
                         if is_over():
                             return ReduceEnd(False, self._error)
                         if result is not None and result.is_final:
+                            feed.end(result.task.number)
                             self._take(due[result.position], result)
         except (ModelError, BundleError) as error:
             self._note(str(error), error.event_fields if isinstance(error, ModelError) else {})

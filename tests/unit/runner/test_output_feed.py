@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.errors import StoreAccessError
 from mopsjobs.runner import output_feed
 from mopsjobs.runner.output_feed import BATCH_TASKS, OutputFeed
 from mopsjobs.runner.retry import OutageRetry
-from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.outputs import WHOLE_JOB, output_key
 from mopsjobs.studies.reductions import find_reductions
 from mopsjobs.studies.study import Task
@@ -92,3 +93,56 @@ def test_an_output_that_is_gone_is_named(feed: OutputFeed, line: LineStore) -> N
     one = Task(101, TASKS[0].param_id, 0, {})
     line.after_listing = lambda: line.delete(key) and None
     assert json.loads(feed.next_line(one, is_first=True)) == {"problem": f"{key} was deleted"}
+
+
+def test_an_output_that_the_store_refuses_is_named(
+    feed: OutputFeed, line: LineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an outage may pass with time, so only it is waited for."""
+    key = output_key("job", TASKS[0], "result.json")
+    get = line.get
+
+    def refuse(wanted: str) -> Any:
+        if wanted == key:
+            raise StoreAccessError("The store refused the credentials.")
+        return get(wanted)
+
+    monkeypatch.setattr(line, "get", refuse)
+    one = Task(101, TASKS[0].param_id, 0, {})
+    problem = f"{key} cannot be read: The store refused the credentials."
+    assert json.loads(feed.next_line(one, is_first=True)) == {"problem": problem}
+
+
+def test_a_task_with_a_result_of_no_outputs_comes_without_outputs(feed: OutputFeed, line: LineStore) -> None:
+    """It is complete by its names, and is one of the number that the function gets."""
+    last = TASKS[99]
+    line.create_if_absent(output_key("job", last, NAMES_NAME), b"[]")
+    complete = find_reductions(line, [JOB]).complete
+    with closing(OutputFeed(line, [JOB], complete, OutageRetry(1.0, lambda _seconds: None))) as made:
+        for reduction, count in ((Task(101, last.param_id, 0, {}), 10), (WHOLE, 100)):
+            tasks = [task for batch in loop(made, reduction) for task in batch]
+            assert len({task["task"] for task in tasks}) == len(tasks) == count
+            (empty,) = [task for task in tasks if not task["outputs"]]
+            of_study = (last.number, dict(last.params), last.param_id, last.seed)
+            assert tuple(empty[name] for name in ("task", "params", "param_id", "seed")) == of_study
+
+
+def test_tasks_that_share_their_outputs_come_once(line: LineStore) -> None:
+    twice = study([{"x": 1}, {"x": 1}], n_replicates=2, reduce="model:summarise")
+    tasks = list(twice.tasks())[:2]
+    for task in tasks:
+        line.create_if_absent(output_key("job", task, "result.json"), b"1")
+    job = Manifest(job_id="job", study=twice, bundle=JOB.bundle)
+    complete = find_reductions(line, [job]).complete
+    with closing(OutputFeed(line, [job], complete, OutageRetry(1.0, lambda _seconds: None))) as made:
+        (found,) = loop(made, Task(4, tasks[0].param_id, 0, {}))
+        assert sorted(task["task"] for task in found) == [0, 1]
+
+
+def test_the_listing_of_a_reduction_that_has_ended_is_dropped(feed: OutputFeed) -> None:
+    """Also if its function has left its loop, or ended before the last answer."""
+    answer(feed, WHOLE, is_first=True)
+    assert feed._batches
+    feed.end(WHOLE.number)
+    assert (feed._batches, feed._places) == ({}, {})
+    feed.end(WHOLE.number)
