@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.model_errors import ModelError
+from mopsjobs.errors import RecordError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import EventLog
 from mopsjobs.runner.output_feed import OutputFeed
@@ -76,7 +77,11 @@ class Reducer:
             OSError: if a file cannot be written on this machine.
         """
         store, manifest = self._store, self._manifest
-        family = self._retry.call(lambda: family_of(store, manifest.job_id, manifest))
+        try:
+            family = self._retry.call(lambda: family_of(store, manifest.job_id, manifest))
+        except RecordError as error:  # without the tasks of an ancestor, the reductions would be other ones
+            self._note(str(error), {})
+            return ReduceEnd(True, self._error)
         found = self._retry.call(lambda: find_reductions(store, family))
         if not (due := found.due):
             return ReduceEnd(True)

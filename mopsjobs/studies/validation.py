@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mopsjobs.errors import TerminalStateError
+from mopsjobs.errors import RecordError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
@@ -106,11 +106,7 @@ def validate(
         except TerminalStateError:  # another process has just ended it
             state = registry.get_job(job_id) or state
     completeness = find_complete_tasks(store, manifest)
-    due: list[Reduction] = []
-    reductions = 0
-    if manifest.study.reduce is not None:
-        found = find_reductions(store, family_of(store, job_id, manifest), completeness)
-        due, reductions = found.due, len(found.made)
+    due, reductions = _find_due(store, manifest, completeness)
     if may_end and not state.is_terminal:
         try:
             state = registry.update_status(
@@ -119,6 +115,21 @@ def validate(
         except TerminalStateError:  # another shard has ended the job, or it was cancelled
             state = registry.get_job(job_id) or state
     return Validation(state, manifest.tasks_total, completeness.count, reductions, reductions - len(due))
+
+
+def _find_due(store: VersionedStore, manifest: Manifest, completeness: Completeness) -> tuple[Sequence[Reduction], int]:
+    """Return the reductions without outputs, and the number of all.
+
+    If the manifest of an ancestor is invalid, its tasks are unknown. The reduction of the whole job then counts as due.
+    """
+    if manifest.study.reduce is None:
+        return [], 0
+    try:
+        family = family_of(store, manifest.job_id, manifest)
+    except RecordError:
+        return [Reduction(None, None, manifest.study.tasks_total, 0, is_done=False)], 1
+    found = find_reductions(store, family, completeness)
+    return found.due, len(found.made)
 
 
 class _Reasons(NamedTuple):
