@@ -140,12 +140,19 @@ class JobResults:
             if tasks_read > MAX_OUTPUTS:
                 raise _too_large_error(job_id, f"the outputs of more than {MAX_OUTPUTS:,} tasks, one by one")
 
-        reduced = read_reduced_job(job_id, self._app)
-
         def view(table: ResultsTable) -> Results:
-            return _Collected(table, job_id).results(now, state)._replace(reduced=reduced)
+            return _Collected(table, job_id).results(now, state)
 
-        self._kept.put(job_id, read_results_table([family], self._app, view, FreshnessPolicy(), check))
+        results = read_results_table([family], self._app, view, FreshnessPolicy(), check)
+        self._kept.put(job_id, self._with_reduced(results, job_id))
+
+    def _with_reduced(self, results: Results, job_id: str) -> Results:
+        """Add what the reduce function has left. If the store does not answer, the table is shown without it."""
+        try:
+            return results._replace(reduced=read_reduced_job(job_id, self._app))
+        except MopsJobsError as error:
+            problem = f"The outputs of a reduce function cannot be read: {error}"
+            return results._replace(problems=[*results.problems, problem])
 
 
 class _Collected:

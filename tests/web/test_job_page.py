@@ -9,6 +9,8 @@ import re
 import pytest
 from markupsafe import escape
 
+from mopsjobs.app.app import App
+from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.writer import record_event
 from mopsjobs.web import job_page, job_results, logs_page
 from support.cli import Cli, Remote, add, foreign, key
@@ -433,6 +435,24 @@ def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -
     assert "20 tasks" in web.ok("/jobs/night.2/results")
     assert '<a href="/jobs/night.2/results">night.2</a>' in web.ok("/jobs/night/results")
     assert web.get("/jobs/night.2/results.csv").text == cli.ok("results", "night.2", "--table", "-").out
+
+
+def test_results_are_shown_if_the_reductions_cannot_be_read(
+    web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage leaves the table, and is one of its problems."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    web.ok("/jobs/grid/results")
+
+    def read(_job_id: str, _app: App) -> None:
+        raise StoreUnavailableError("Cannot reach the registry.")
+
+    monkeypatch.setattr(job_results, "read_reduced_job", read)
+    assert web.read_asked() == 1
+    page = web.ok("/jobs/grid/results")
+    assert '<p class="problem">The outputs of a reduce function cannot be read: Cannot reach the registry.</p>' in page
+    assert "<h2><bdi>attack_rate</bdi> over <bdi>beta</bdi></h2>" in page
 
 
 def test_results_too_large_for_a_page_name_the_command(
