@@ -63,11 +63,14 @@ class Tasks:
         self._count = count
         self._ask = ask
         self._loops = 0
+        self._is_closed = False
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[TaskOutputs]:
+        if self._is_closed:  # the runner reads for the next call
+            raise RuntimeError("the function to which the tasks were given has returned")
         self._loops += 1
         loop, is_first = self._loops, True
         while True:
@@ -83,8 +86,9 @@ class Tasks:
                     raise RuntimeError("another loop over the tasks has begun, or the function has returned")
 
     def close(self) -> None:
-        """End a loop that goes on after the function has returned."""
+        """End a loop that goes on after the function has returned, and refuse another one."""
         self._loops += 1
+        self._is_closed = True
 
 
 def load(worker: Any, setup: dict[str, Any], tasks: TextIO, answers: BinaryIO) -> tuple[Any, dict[str, Any]]:
