@@ -108,7 +108,7 @@ class Reporter:
         self._is_away = False
         """Whether the registry did not answer the last time."""
         self.waits_for: str | None = None
-        """What the tasks wait for. Meanwhile the record gets that, and the job does not become `running`."""
+        """What tasks or reductions wait for. Meanwhile the record gets that, and the job does not become `running`."""
         self._used_before: ShardUsage | None = None
         """What earlier runs of the shard used; None until the record was read."""
         self._is_done = False
@@ -208,7 +208,7 @@ class Reporter:
         # After an outage, the record still gets the time at which the job began to run.
         registry = self._registry if started_at is None else self._registry.backdated_to(started_at)
         send = functools.partial(registry.report_shard, self._job_id, self._shard, self._shards, report)
-        is_waiting = self.waits_for is not None and not is_done
+        is_waiting = self.waits_for is not None and (self._is_done or not is_done)  # reductions may wait too
         if is_waiting:
             send = functools.partial(self._report_wait, None if self._stop.is_set() else self.waits_for)
         try:

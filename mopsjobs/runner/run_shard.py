@@ -311,9 +311,7 @@ class _Run:
         return True
 
     def _note_wait(self, pool: Pool, reporter: Reporter, events: EventLog) -> None:
-        if pool.is_waiting and reporter.waits_for is None:
-            events.emit(RUNNER, text=f"The job waits for {CORES_TEXT}.")
-        reporter.waits_for = CORES_TEXT if pool.is_waiting else None
+        _report_wait(pool, reporter, events)
         if self._counts.started_at is None and not pool.is_waiting:
             self._counts.started_at = shard_started_at(self._directory, self._shard.number, utc_now())
 
@@ -348,14 +346,29 @@ class _Run:
 
     def _reduce(self, reporter: Reporter, events: EventLog) -> ReduceEnd:
         """Run the reduce function of the study."""
+        pools: list[Pool] = []
 
         def open_reduce_pool(feed: Feed) -> Pool:
-            return self._open_pool(events, notes, feed)
+            pools.append(self._open_pool(events, notes, feed))
+            return pools[0]
+
+        def is_over() -> bool:
+            _report_wait(pools[0], reporter, events)
+            return self._retry.is_stopping or reporter.ended.is_set()
 
         with contextlib.closing(EnvironmentNotes(self._shard.job_id, self._store, self._outbox)) as notes:
             reducer = Reducer(self._manifest, self._store, self._retry, events, self._on_log, open_reduce_pool)
-            return reducer.run(lambda: self._retry.is_stopping or reporter.ended.is_set())
+            try:
+                return reducer.run(is_over)
+            finally:
+                reporter.waits_for = None
 
     def _register(self) -> None:
         """Register the job, if the registry did not answer when the job was submitted."""
         register_offline(self._directory, self._manifest, self._registry)
+
+
+def _report_wait(pool: Pool, reporter: Reporter, events: EventLog) -> None:
+    if pool.is_waiting and reporter.waits_for is None:
+        events.emit(RUNNER, text=f"The job waits for {CORES_TEXT}.")
+    reporter.waits_for = CORES_TEXT if pool.is_waiting else None
