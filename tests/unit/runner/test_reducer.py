@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.errors import StoreAccessError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.notes import WAITS_FOR
+from mopsjobs.runner.pools.local import WorkerPool
+from mopsjobs.runner.reporter import CORES_TEXT
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest, load_manifest, manifest_key
 from mopsjobs.studies.outputs import output_key, reduction_key
 from mopsjobs.studies.study import Study
-from support.cli import LineStore
-from support.runs import MODEL, Given, calls, code, counts, record, results, sets_of, study, work
+from support.cli import LineStore, put
+from support.runs import MODEL, Given, calls, code, counts, record, results, sets_of, study, until, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -208,3 +212,84 @@ def test_the_last_of_two_shards_reduces_over_both(
     assert reduced_calls(noted) == {0: 1, 1: 1, -1: 1}
     assert work(line, registry, tmp_path / "2", number=0, shards=2)[0].status == "succeeded"
     assert reduced_calls(noted) == {0: 1, 1: 1, -1: 1}
+
+
+def test_the_damaged_manifest_of_a_parent_ends_the_job_partial(
+    given: Given, line: LineStore, registry: JobRegistry, noted: Path, tmp_path: Path
+) -> None:
+    """Its tasks are unknown, so nothing is reduced: the outputs would be those of fewer tasks."""
+    given(sets_of(2, calls=str(noted)), reduce="model:summarise")
+    parent = load_manifest(line, "job")
+    child = Manifest(job_id="job.2", study=parent.study, bundle=parent.bundle, only=(1,), parent_job_id="job")
+    line.create_if_absent(manifest_key("job.2"), child.to_json())
+    registry.register_job("job.2", tasks_total=1, parent_job_id="job")
+    put(line, manifest_key("job"), b"{")
+    assert work(line, registry, tmp_path / "child", "job.2")[0][:4] == ("partial", 1, 0, True)
+    state = registry.require_job("job.2")
+    assert state.error_code == "REDUCE"
+    assert manifest_key("job") in str(state.error_message)
+    assert (calls(noted), reduced_calls(noted)) == ({1: 1}, {})
+
+
+def test_a_reduction_whose_outputs_are_refused_leaves_the_job_partial(
+    given: Given, line: LineStore, registry: JobRegistry, noted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other reductions have their outputs: one key is no reason to end the job as failed."""
+    given([*sets_of(1, calls=str(noted)), {"x": 1, "calls": str(noted)}], reduce="model:summarise")
+    key = output_key("job", next(load_manifest(line, "job").study.tasks()), "result.json")
+    get = line.get
+
+    def refuse(wanted: str) -> Any:
+        if wanted == key:
+            raise StoreAccessError("The store refused the credentials.")
+        return get(wanted)
+
+    monkeypatch.setattr(line, "get", refuse)
+    line.hides_values = True
+    assert work(line, registry, tmp_path / "job")[0][:3] == ("partial", 2, 0)
+    assert "The store refused the credentials" in str(record(registry).error_message)
+    assert [one["params"] for one in reduced(line).values()] == [{"x": 1, "calls": str(noted)}]
+
+
+def test_a_loop_over_the_tasks_of_an_earlier_call_is_refused(
+    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
+) -> None:
+    """Else it would read those of the call at work."""
+    code(
+        model,
+        MODEL
+        + """
+kept = []
+
+def summarise(params, tasks):
+    kept.append(tasks)
+    return {"tasks": [task.seed for task in kept[0]]}
+""",
+    )
+    given(sets_of(2), reduce="model:summarise")
+    work(line, registry, tmp_path / "job", workers=1)
+    message = "RuntimeError: the function to which the tasks were given has returned"
+    assert message in str(record(registry).error_message)
+    assert len(reduced(line)) == 1
+
+
+def test_a_wait_for_cores_is_in_the_record_while_the_job_is_reduced(
+    given: Given, line: LineStore, registry: JobRegistry, noted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the wait of tasks is. It ends with the reductions."""
+    given(sets_of(1, calls=str(noted)), reduce="model:summarise")
+    waits: list[Any] = []
+    run = WorkerPool.run
+
+    def waiting(self: WorkerPool, *args: Any, **named: Any) -> Any:
+        if self._feed is not None:
+            for is_waiting in (True, True, False):
+                self.is_waiting = is_waiting
+                yield None
+                until(lambda: bool(record(registry).metadata.get(WAITS_FOR)) is is_waiting, "the record")  # noqa: B023
+                waits.append(record(registry).metadata.get(WAITS_FOR))
+        yield from run(self, *args, **named)
+
+    monkeypatch.setattr(WorkerPool, "run", waiting)
+    assert work(line, registry, tmp_path / "job")[0].status == "succeeded"
+    assert waits == [CORES_TEXT, CORES_TEXT, None]
