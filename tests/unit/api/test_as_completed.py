@@ -263,7 +263,7 @@ def test_a_chunk_that_cannot_be_read_delays_its_tasks(cli: Cli, remote: Remote, 
 def test_a_job_without_a_manifest_is_refused(remote: Remote, reg: mj.Registry) -> None:
     """Nothing says which tasks it has; and a job that does not exist is not waited for."""
     add(remote.jobs, "a", "running")
-    with pytest.raises(mj.MopsJobsError, match="manifest"):
+    with pytest.raises(mj.MopsJobsError, match="has no ledger of its tasks"):
         next(reg.job("a").as_completed())
     with pytest.raises(mj.JobNotFoundError):
         next(mj.Job(reg, "none").as_completed())
