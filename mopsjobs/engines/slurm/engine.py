@@ -165,8 +165,8 @@ class SlurmEngine:
             raise
         submitted = parse_submission(said)
         if submitted is None:  # it has taken the job
-            problem = EngineUnavailableError(f"unexpected response from sbatch: {said.strip()[:200]!r}.", silent=True)
-            return self._find_submitted(name, before, problem), None
+            unread = EngineUnavailableError(f"unexpected response from sbatch: {said.strip()[:200]!r}.", silent=True)
+            return self._find_submitted(name, before, unread), None
         return submitted
 
     def _find_submitted(self, name: str, before: list[int], problem: EngineUnavailableError) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -114,11 +115,11 @@ def test_an_output_that_the_store_refuses_is_named(
 
 
 def test_a_task_with_a_result_of_no_outputs_comes_without_outputs(feed: OutputFeed, line: LineStore) -> None:
-    """It is complete by its names, and is one of the number that the function gets."""
-    last = TASKS[99]
+    """It is complete by its names, and is one of the number that the function gets. Such a study names no outputs."""
+    last, job = TASKS[99], dataclasses.replace(JOB, study=dataclasses.replace(STUDY, outputs=None))
     line.create_if_absent(output_key("job", last, NAMES_NAME), b"[]")
-    complete = find_reductions(line, [JOB]).complete
-    with closing(OutputFeed(line, [JOB], complete, OutageRetry(1.0, lambda _seconds: None))) as made:
+    complete = find_reductions(line, [job]).complete
+    with closing(OutputFeed(line, [job], complete, OutageRetry(1.0, lambda _seconds: None))) as made:
         for reduction, count in ((Task(101, last.param_id, 0, {}), 10), (WHOLE, 100)):
             tasks = [task for batch in loop(made, reduction) for task in batch]
             assert len({task["task"] for task in tasks}) == len(tasks) == count

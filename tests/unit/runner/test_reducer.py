@@ -234,7 +234,7 @@ def test_the_damaged_manifest_of_a_parent_ends_the_job_partial(
 def test_a_reduction_whose_outputs_are_refused_leaves_the_job_partial(
     given: Given, line: LineStore, registry: JobRegistry, noted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other reductions have their outputs: one key is no reason to end the job as failed."""
+    """Other reductions have their outputs: one key does not end the job as failed."""
     given([*sets_of(1, calls=str(noted)), {"x": 1, "calls": str(noted)}], reduce="model:summarise")
     key = output_key("job", next(load_manifest(line, "job").study.tasks()), "result.json")
     get = line.get
@@ -247,6 +247,7 @@ def test_a_reduction_whose_outputs_are_refused_leaves_the_job_partial(
     monkeypatch.setattr(line, "get", refuse)
     line.hides_values = True
     assert work(line, registry, tmp_path / "job")[0][:3] == ("partial", 2, 0)
+    line.hides_values = False
     assert "The store refused the credentials" in str(record(registry).error_message)
     assert [one["params"] for one in reduced(line).values()] == [{"x": 1, "calls": str(noted)}]
 

@@ -134,7 +134,7 @@ def test_an_array_whose_number_sbatch_did_not_print_is_found(
 def test_a_reply_of_sbatch_without_a_number_or_a_job_is_an_error(engine: SlurmEngine, slurm: FakeSlurm) -> None:
     """The array may appear later."""
     slurm.says("sbatch", "hello\n")
-    with pytest.raises(EngineUnavailableError, match=r"^unexpected response from sbatch: 'hello'\.$") as caught:
+    with pytest.raises(EngineUnavailableError, match=r"^unexpected response from sbatch: 'hello'\.") as caught:
         engine.launch(_launch())
     assert caught.value.sent
 
