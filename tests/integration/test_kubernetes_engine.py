@@ -264,7 +264,7 @@ def test_an_evicted_pod_is_told_of(engine: KubernetesEngine, api: Api) -> None:
 
 @pytest.mark.parametrize("run", ["state", "lastState"])
 def test_a_pod_that_was_killed_for_its_memory_is_told_of(engine: KubernetesEngine, api: Api, run: str) -> None:
-    """While another pod replaces it, and at the end of the Job."""
+    """While another pod replaces it, and at the end of the Job, unless only other shards have ended that."""
     ended = {run: {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
     container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **ended}
     api.put_pod(0, "Failed", age=1, containerStatuses=[container])
@@ -278,7 +278,10 @@ def test_a_pod_that_was_killed_for_its_memory_is_told_of(engine: KubernetesEngin
     api.put_pod(1, "Failed", shards=3, containerStatuses=[{**container, **exited}])
     api.put_job(status={**_condition("Failed", reason="FailedIndexes"), "failedIndexes": "1,5-6"})
     shards = "shard 1 Error (exit code 4), shard 5 FailedIndexes, shard 6 FailedIndexes"
-    assert engine.state(RECORD)[2] == f"{detail}: {shards}"
+    assert engine.state(RECORD)[1:3] == ("FailedIndexes", shards)
+    api.put_job(status={**_condition("Failed", reason="FailedIndexes"), "failedIndexes": "0-1"})
+    shards = "shard 0 FailedIndexes, shard 1 Error (exit code 4)"
+    assert engine.state(RECORD)[1:3] == ("OOMKilled", f"{detail}: {shards}")
 
 
 def test_a_pod_that_cannot_start_says_why(engine: KubernetesEngine, api: Api) -> None:

@@ -25,6 +25,7 @@ from mopsjobs.engines.kubernetes.client import (
     ConflictError,
     is_other_context,
     open_cluster,
+    shard_of,
 )
 from mopsjobs.engines.kubernetes.fields import differences
 from mopsjobs.engines.kubernetes.job_end import describe_shards, lost_shards, with_lost_shards
@@ -38,7 +39,7 @@ from mopsjobs.engines.kubernetes.manifest import (
     job_name,
     kubectl,
 )
-from mopsjobs.engines.kubernetes.pods import NO_PODS, container_starts, memory_problem, pod_problem
+from mopsjobs.engines.kubernetes.pods import NO_PODS, container_starts, memory_problem, open_shards, pod_problem
 from mopsjobs.engines.kubernetes.suspension import SUSPENDED, why_suspended
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for
 from mopsjobs.errors import EngineAccessError, EnginePlaceError, EngineUnavailableError, shorten
@@ -248,9 +249,11 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineS
     if end is not None and end.phase == "failed":
         with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
             pods = cluster.pods(namespace, name)
-            problem = memory_problem(pods)
+            lost = lost_shards(k8s_job.status, pods)
+            numbers = {shard.shard for shard in lost} or open_shards(pods)  # other shards have not ended the Job
+            problem = memory_problem(pod for pod in pods if shard_of(pod) in numbers)
             end = end if problem is None else EngineState("failed", *problem)
-            return with_lost_shards(end, lost_shards(k8s_job.status, pods))
+            return with_lost_shards(end, lost)
     return end or _active_state(cluster, k8s_job, k8s_job.status, namespace, name)
 
 

@@ -40,6 +40,12 @@ def memory_problem(pods: Iterable[Pod]) -> tuple[str, str] | None:
     return OOM_KILLED, f"{len(killed)} of its pods exceeded the memory limit and were killed (exit code 137)"
 
 
+def open_shards(pods: Iterable[Pod]) -> set[int]:
+    """Return the shards whose newest pod has not succeeded."""
+    newest = {shard_of(pod): pod for pod in sorted(pods, key=creation_time)}
+    return {shard for shard, pod in newest.items() if pod.status is None or pod.status.phase != "Succeeded"}
+
+
 def pod_problem(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, str | None]:
     """Return why the pods of a Job do not run now, else why the last one was stopped, as a word and a sentence."""
     newest = {shard_of(pod): pod for pod in sorted(pods, key=creation_time)}
@@ -48,8 +54,8 @@ def pod_problem(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, s
         if reason is not None:
             return reason, detail
     # What befell the earlier pods of a shard is over when a later one has succeeded.
-    open_shards = {shard for shard, pod in newest.items() if pod.status is None or pod.status.phase != "Succeeded"}
-    problem = _last_stop([pod for pod in pods if shard_of(pod) in open_shards])
+    shards = open_shards(pods)
+    problem = _last_stop([pod for pod in pods if shard_of(pod) in shards])
     if problem is not None:
         return problem
     return (NO_PODS, "it has no pods") if not pods and not is_running else (None, None)

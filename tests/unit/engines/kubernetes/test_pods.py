@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from lightkube.resources.core_v1 import Pod
 
-from mopsjobs.engines.kubernetes.pods import pod_problem
+from mopsjobs.engines.kubernetes.pods import open_shards, pod_problem
 
 EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}
 EVICTION = ("Evicted", "1 of its pods were evicted; the last: low on memory")
@@ -62,3 +62,9 @@ def test_trouble_of_today_comes_before_an_old_eviction(
 def test_a_job_without_pods_says_so_unless_it_runs() -> None:
     assert pod_problem([], is_running=False) == ("NoPods", "it has no pods")
     assert pod_problem([], is_running=True) == (None, None)
+
+
+def test_a_shard_is_open_until_its_newest_pod_has_succeeded() -> None:
+    """Whatever befell its earlier pods."""
+    pods = [(0, 1, DONE), (0, 0, OOM), (1, 0, DONE), (1, 1, OOM), (2, 0, RUNNING)]
+    assert open_shards([_pod(*one) for one in pods]) == {1, 2}
