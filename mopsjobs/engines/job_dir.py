@@ -98,6 +98,11 @@ class JobDir:
         """Return the directory for the journal of a shard's attempts."""
         return self.path / "ledger" / str(shard)
 
+    def shard_directories(self) -> Iterator[JobDir]:
+        """Yield the directories of this job that its shards on Slurm have, each in the shard's state directory."""
+        for state in sorted(self.path.glob("shards/*")):
+            yield JobDir.for_job(self.path.name, {"XDG_STATE_HOME": str(state)})
+
     def lock_file(self, shard: int) -> Path:
         """Return the lock file of a shard's runner."""
         return self.path / f"shard-{shard}.lock"

@@ -46,6 +46,7 @@ from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.notify_names import remembered_names
 from mopsjobs.submission.offline import deliver_offline, load_offline
 from mopsjobs.submission.session import Session
+from mopsjobs.submission.shard_outboxes import deliver_shards
 from mopsjobs.submission.submit import Code, open_client, pack_code
 
 DEFAULT_ENGINE = "local"
@@ -120,6 +121,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         StoreUnavailableError: if the registry does not answer, and this machine keeps no submission of the job.
         JobBusyError: if its runner is at work.
         EnginePlaceError: if the record names an unknown engine.
+        EngineError: if Slurm does not answer, and shards may have kept outputs.
     """
     job_id, registry = request.job_id, session.registry
     registry.key_of(job_id)  # refuses an invalid id, before it becomes a path
@@ -128,6 +130,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         state = registry.get_job(job_id) or _register(job_id, session)
         if not state.is_terminal and _await_end_of_runner(_engine_name(state), state.fields(), session):
             state = registry.get_job(job_id) or state
+        deliver_shards(state, session)
         manifest = load_manifest(session.store, job_id)
         missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest).complete)
     except StoreUnavailableError as outage:

@@ -1,0 +1,87 @@
+"""What shards on Slurm kept while the registry did not answer is delivered by `resume`, once none is at work."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.engines.base import EngineState
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.study_parser import parse_study
+from mopsjobs.submission.resume import Resumable, ResumeRequest, prepare_resume
+from mopsjobs.submission.session import Session
+from support.cli import add
+from support.engines import COMPLETE, FAILED, GONE, PENDING, RUNNING, UNKNOWN, Cluster
+
+STUDY = {"model": "m", "scenario": "s", "parameter_sets": [{"x": 1}, {"x": 2}], "n_replicates": 1, "outputs": ["o"]}
+
+
+def _submit(session: Session, engine: str = "slurm") -> None:
+    """Leave a job whose first task is complete, and the output of the second one in the outbox of shard 1."""
+    study = parse_study(STUDY, "in the test")
+    manifest = Manifest(job_id="job", study=study, bundle="sha256:" + "0" * 64, only=None, parent_job_id=None)
+    session.store.create_if_absent(manifest_key("job"), manifest.to_json())
+    add(session.registry, "job", "partial", engine=engine)
+    first, second = (f"results/job/{task.param_id}/{task.seed}/o" for _, task in manifest.tasks())
+    session.store.create_if_absent(first, b"x")
+    shards = Path(session.env["XDG_STATE_HOME"]) / "mops-jobs/jobs/job/shards"
+    for number, key in ((0, None), (1, second)):
+        directory = JobDir.for_job("job", {"XDG_STATE_HOME": str(shards / str(number))})
+        directory.path.mkdir(parents=True)
+        with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
+            if key is not None:
+                outbox.create_if_absent(key, b"x")
+            else:
+                outbox.get("any")  # as a runner that kept nothing leaves it
+    (shards / "2").mkdir()  # a shard that has not begun
+
+
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def session(tmp_path: Path, notes: list[str]) -> Session:
+    registry = JobRegistry(InMemoryVersionedStore())
+    env = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    return Session(registry_url="memory:", open_registry=lambda: registry, env=env, note=notes.append)
+
+
+@pytest.mark.parametrize("says", [COMPLETE, FAILED, GONE])
+def test_what_shards_kept_is_no_longer_missing(
+    session: Session, notes: list[str], monkeypatch: pytest.MonkeyPatch, says: EngineState
+) -> None:
+    """Their tasks are not run again. A second resume has nothing to deliver."""
+    monkeypatch.setattr("mopsjobs.submission.shard_outboxes.open_engine", lambda name, env: Cluster(says))
+    _submit(session)
+    for _ in range(2):
+        job = prepare_resume(ResumeRequest(job_id="job"), session)
+        assert not isinstance(job, Resumable)
+        assert job.job_id is None
+    assert notes == ["job: delivered what its shards kept while the registry did not answer"]
+
+
+@pytest.mark.parametrize("says", [PENDING, RUNNING, UNKNOWN])
+def test_the_outbox_of_a_shard_that_may_be_at_work_is_left_alone(
+    session: Session, notes: list[str], monkeypatch: pytest.MonkeyPatch, says: EngineState
+) -> None:
+    """SQLite cannot share a file among nodes."""
+    monkeypatch.setattr("mopsjobs.submission.shard_outboxes.open_engine", lambda name, env: Cluster(says))
+    _submit(session)
+    job = prepare_resume(ResumeRequest(job_id="job"), session)
+    assert isinstance(job, Resumable)
+    assert (job.missing, notes) == ((1,), [])
+
+
+def test_a_job_of_another_engine_has_no_shards_here(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine is asked."""
+    monkeypatch.setattr("mopsjobs.submission.shard_outboxes.open_engine", lambda name, env: pytest.fail("It asks."))
+    _submit(session, "dask")
+    assert isinstance(prepare_resume(ResumeRequest(job_id="job"), session), Resumable)
