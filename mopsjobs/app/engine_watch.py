@@ -2,7 +2,8 @@
 
 A pod that cannot start, or that ends before its first report, leaves no word in the record. Commands that follow its
 job would wait for ever. A follower asks after `QUIET_SECONDS` without a change of the record, and then at most
-once per minute. See docs/decisions/0086-followers-ask-the-engine.md.
+once per minute. Questions about several jobs are at least a second apart. See
+docs/decisions/0086-followers-ask-the-engine.md.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ QUIET_SECONDS = 10.0
 MAX_PAUSE = 60.0
 """Seconds. The longest pause between two questions about a job."""
 
+PAUSE_BETWEEN_JOBS = 1.0
+"""Seconds from one question to the next, whatever jobs they are about."""
+
 
 class EngineWatch:
     """Asks the engines about the jobs that a command follows, at a bounded rate."""
@@ -50,7 +54,7 @@ class EngineWatch:
         self._quiet_seconds = quiet_seconds
         self._silences: dict[str, _Silence] = {}
         self._engines: dict[str, Engine] = {}
-        self._away_until = 0.0
+        self._next_question = 0.0
         self._warned: set[str] = set()
         self._told: str | None = None
 
@@ -64,14 +68,23 @@ class EngineWatch:
             StoreUnavailableError: if the registry does not take what the engine says.
         """
         if not is_reconcilable(state, CLUSTER_ENGINES):
+            self._silences.pop(state.job_id, None)
             return state
         now = self._app.monotonic()
         silence = self._silences.get(state.job_id)
         if silence is None:
             silence = self._silences[state.job_id] = _Silence(now, self._quiet_seconds)
-        if not silence.is_due(state, now) or now < self._away_until:
+        silence.observe(state, now)
+        if not silence.is_due or now < self._next_question or not self._has_turn(silence, now):
             return state
+        self._next_question = now + PAUSE_BETWEEN_JOBS
+        silence.count_question(now)
         return self._ask(state)
+
+    def _has_turn(self, silence: _Silence, now: float) -> bool:
+        """Return whether no other job waits for a question that has had fewer of them."""
+        others = (one for one in self._silences.values() if one.is_due and now - one.seen_at < MAX_PAUSE)
+        return all(silence.questions <= other.questions for other in others)
 
     def look_and_tell(self, state: JobState) -> JobState:
         """Do as `look`, and print a note when there is news of what the job waits for."""
@@ -93,7 +106,7 @@ class EngineWatch:
             raise
         except (MopsJobsError, ImportError) as error:
             if isinstance(error, EngineUnavailableError):
-                self._away_until = self._app.monotonic() + MAX_PAUSE  # each further job would wait for it in vain
+                self._next_question = self._app.monotonic() + MAX_PAUSE  # each further job would wait for it in vain
             self._warn(name, f"The {name} engine cannot be asked about {state.job_id}: {error}")
             return state
         if done.problem is not None:
@@ -116,19 +129,26 @@ class _Silence:
         self._since = now
         self._next = now
         self._backoff = Backoff(QUIET_SECONDS, MAX_PAUSE, jitter=NO_JITTER)
+        self.is_due = False
+        self.seen_at = now
+        self.questions = 0
 
-    def is_due(self, state: JobState, now: float) -> bool:
-        """Return whether to ask now, which counts as asked."""
+    def observe(self, state: JobState, now: float) -> None:
+        """Take the record as it is now, and find out whether to ask."""
         seen = (state.revision, state.updated_at, state.heartbeat_at)
         if seen != self._seen:
             self._seen, self._since = seen, now
         if state.status != self._status:
             self._status = state.status
             self._backoff.reset()
-        if now - self._since < self._quiet_seconds or now < self._next:
-            return False
+        self.seen_at = now
+        self.is_due = now - self._since >= self._quiet_seconds and now >= self._next
+
+    def count_question(self, now: float) -> None:
+        """Count a question, and find out when the next one is due."""
+        self.questions += 1
+        self.is_due = False
         self._next = now + self._backoff.next_delay()
-        return True
 
 
 def wait_of(state: JobState) -> str | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mopsjobs.engines.model_env import without_secrets
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError, shorten
 
 SECONDS = 30.0
 """How long a command may take. Slurm's own limit for one message is 10 seconds by default, and commands try again."""
+
+QUESTION_SECONDS = 5.0
+"""How long a command may take that asks for the state of a job. Views and followers wait for the answer."""
 
 MAX_SHOWN = 500
 """Characters of what a command says that a message shows, at most."""
@@ -80,8 +84,22 @@ class Commands:
         self._env = env
         self._seconds = seconds
 
-    def ask(self, *words: str) -> str:
+    @contextlib.contextmanager
+    def quick(self) -> Iterator[None]:
+        """Give each command during the block `QUESTION_SECONDS`, unless `ask` gets another limit."""
+        before = self._seconds
+        self._seconds = min(before, QUESTION_SECONDS)
+        try:
+            yield
+        finally:
+            self._seconds = before
+
+    def ask(self, *words: str, seconds: float | None = None) -> str:
         """Return what a command prints. It gets no secret.
+
+        Args:
+            words: the command.
+            seconds: how long it may take; None: as the other commands.
 
         Raises:
             EngineUnavailableError: if the command does not exist, or no controller answers.
@@ -95,7 +113,7 @@ class Commands:
         }
         # Times as seconds since 1970, and lists of the tasks of an array in full.
         own = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
-        return self._run(words, {**env, **own})
+        return self._run(words, {**env, **own}, seconds)
 
     def submit(self, *words: str) -> str:
         """Return what `sbatch` prints. The job gets the environment of this process, without an outer job of Slurm.
@@ -111,7 +129,8 @@ class Commands:
         }
         return self._run(("sbatch", *words), env)
 
-    def _run(self, words: tuple[str, ...], env: Mapping[str, str]) -> str:
+    def _run(self, words: tuple[str, ...], env: Mapping[str, str], seconds: float | None = None) -> str:
+        seconds = self._seconds if seconds is None else seconds
         program = shutil.which(words[0], path=self._env.get("PATH", ""))
         if program is None:
             problem = f"Slurm's command {words[0]} is not on the PATH of this machine."
@@ -122,11 +141,11 @@ class Commands:
                 env=env,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=self._seconds,
+                timeout=seconds,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            problem = f"Slurm does not answer: {words[0]} took more than {self._seconds:g} s."
+            problem = f"Slurm does not answer: {words[0]} took more than {seconds:g} s."
             raise EngineUnavailableError(problem, silent=True) from None
         except OSError as error:
             raise EngineError(f"Slurm's command {program} cannot be started: {error.strerror}.") from None

@@ -18,7 +18,7 @@ from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import command, disk_errors
 from mopsjobs.engines.slurm import logs as slurm_logs
-from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, RefusedError, is_installed
+from mopsjobs.engines.slurm.commands import SECONDS, Commands, NotConfiguredError, RefusedError, is_installed
 from mopsjobs.engines.slurm.options import sbatch_flags
 from mopsjobs.engines.slurm.script import write_script
 from mopsjobs.engines.slurm.state import is_active, newest, state_of, times_of
@@ -192,6 +192,10 @@ class SlurmEngine:
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. `unknown` on a machine without Slurm, or of another cluster."""
+        with self._commands.quick():
+            return self._state(job)
+
+    def _state(self, job: Mapping[str, object]) -> EngineState:
         nowhere = EngineState("unknown", "NoSlurm", "this machine belongs to no cluster of Slurm")
         if not is_installed(self._env):
             return nowhere
@@ -219,7 +223,8 @@ class SlurmEngine:
 
     def times(self, job: Mapping[str, object]) -> EngineTimes:
         """See `Engine.times`."""
-        return times_of(self._shards(job)) if is_installed(self._env) else EngineTimes()
+        with self._commands.quick():
+            return times_of(self._shards(job)) if is_installed(self._env) else EngineTimes()
 
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
@@ -322,7 +327,9 @@ class SlurmEngine:
             f"--format={','.join(SACCT_FIELDS)}",
         )
         with contextlib.suppress(EngineError):
-            return [one for one in parse_sacct(self._commands.ask("sacct", *words)) if one.name == name]
+            # A slow account must not make a job look gone, so it has the full time.
+            accounts = self._commands.ask("sacct", *words, seconds=SECONDS)
+            return [one for one in parse_sacct(accounts) if one.name == name]
         return []
 
     def _arrays_of(self, name: str) -> list[int]:

@@ -263,3 +263,18 @@ def test_logs_are_those_of_the_last_launch(engine: SlurmEngine, slurm: FakeSlurm
     assert list(engine.logs(one, follow=True)) == ["of 12"]
     with pytest.raises(EngineError, match=r"^The lines in the log files of Slurm have no times"):
         list(engine.logs(JOB, since=60))
+
+
+def test_a_question_about_a_state_is_given_up_soon(
+    engine: SlurmEngine, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Followers ask many jobs in turn. A cancel and a launch wait longer, and so does a question for accounts."""
+    monkeypatch.setattr("mopsjobs.engines.slurm.commands.QUESTION_SECONDS", 0.2)
+    slurm.says("scontrol", show="exec sleep 1")
+    with pytest.raises(EngineUnavailableError, match=r"^Slurm does not answer: scontrol took more than 0\.2 s\.$"):
+        engine.state(JOB)
+    assert not engine.cancel(JOB)
+    _knows(slurm, "")
+    slurm.says("sacct", jobs=f"sleep 0.4; touch {slurm.directory}/answered")
+    engine.state(JOB)
+    assert (slurm.directory / "answered").exists()
