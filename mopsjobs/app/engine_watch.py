@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
-from mopsjobs.app.reconcile import Action, ReconcileResult, is_reconcilable, reconcile
+from mopsjobs.app.reconcile import Action, ReconcileResult, is_reconcilable, marked_reason, reconcile
 from mopsjobs.app.user_trust import user_trust
 from mopsjobs.cache.rows import state_from_row
 from mopsjobs.engines import CLUSTER_ENGINES, open_engine
@@ -36,6 +36,9 @@ MAX_PAUSE = 60.0
 
 PAUSE_BETWEEN_JOBS = 1.0
 """Seconds from one question to the next, whatever jobs they are about."""
+
+MISSING = ("job_missing", "k8s_job_missing")
+"""The reasons of suspect jobs that their engine does not know any more."""
 
 
 class EngineWatch:
@@ -113,6 +116,15 @@ class EngineWatch:
             self._warn(state.job_id, _describe_problem(done, name))
         return done.state or state
 
+    def warn_if_missing(self, state: JobState) -> None:
+        """Warn once if a job is suspect because its engine does not know it. Only the record ends a job."""
+        reason = missing_reason(state)
+        if reason is not None:
+            resume = command_line("resume", state.job_id)
+            self._warn(
+                f"{state.job_id} {reason}", f"{state.job_id}: suspect ({reason}). If its runner is gone: {resume}"
+            )
+
     def _warn(self, about: str, problem: str) -> None:
         if about not in self._warned:
             self._warned.add(about)
@@ -155,6 +167,12 @@ def wait_of(state: JobState) -> str | None:
     """Return what an active job waits for, by its record; None if nothing is known."""
     wait = state.metadata.get(WAITS_FOR)
     return wait if isinstance(wait, str) and not state.is_terminal else None
+
+
+def missing_reason(state: JobState) -> str | None:
+    """Return why an active job is suspect, if its engine does not know it; else None."""
+    reason = None if state.is_terminal else marked_reason(state)
+    return reason if reason in MISSING else None
 
 
 def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> bool:

@@ -264,7 +264,9 @@ class EventFeed:
             return None
         state = self._app.registry.require_job(self.job_id)
         state = end_failed_launch(state.fields(), self._app) or state
-        return self._engines.look_and_tell(state)
+        state = self._engines.look_and_tell(state)
+        self._engines.warn_if_missing(state)
+        return state
 
     def _find(self, name: str) -> tuple[str, datetime | None]:
         """Find the job. Return its id and when it was created; no time if only its events are left."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mopsjobs.app.app import App
 from mopsjobs.app.early_ends import early_end_text, is_ended_by_engine
-from mopsjobs.app.engine_watch import EngineWatch
+from mopsjobs.app.engine_watch import EngineWatch, missing_reason
 from mopsjobs.app.event_feed import POLL_SECONDS, EventFeed
 from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.job_texts import waits_for_text
@@ -196,10 +196,16 @@ class _LogReader:
         return 0 if self._request.follow else -1
 
     def _await_begin(self, job_id: str) -> None:
-        """Wait until a job has begun by its record, and tell what it waits for. An outage ends this wait."""
+        """Wait until a job has begun by its record, and tell what it waits for. An outage ends this wait.
+
+        So does a job that its engine does not know.
+        """
         watch = EngineWatch(self._app, self._app.out, quiet_seconds=0)
         with contextlib.suppress(StoreUnavailableError):
-            while watch.look_and_tell(self._app.registry.require_job(job_id)).status in BEFORE_RUNNING:
+            while True:
+                state = watch.look_and_tell(self._app.registry.require_job(job_id))
+                if state.status not in BEFORE_RUNNING or missing_reason(state) is not None:
+                    return
                 self._app.sleep(POLL_SECONDS)
 
     def _asks_cluster(self, job: Mapping[str, object]) -> bool:

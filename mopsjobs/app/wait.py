@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
 from mopsjobs.app.early_ends import early_end_text
-from mopsjobs.app.engine_watch import EngineWatch, wait_of
+from mopsjobs.app.engine_watch import EngineWatch, missing_reason, wait_of
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.find_job import FoundJob, find_state, read_family_of
@@ -367,10 +367,12 @@ class WatchedJobs:
         """Warn once that the runner of a job may be gone. The wait goes on, since only the record ends a job."""
         heartbeat = state.heartbeat_at
         silent = 0.0 if heartbeat is None else (self._app.now() - parse_time(heartbeat)).total_seconds()
-        if state.is_terminal or state.job_id in self._warned or not (has_ended or silent > job_json.SILENT_SECONDS):
+        missing, is_silent = missing_reason(state), silent > job_json.SILENT_SECONDS
+        if state.is_terminal or state.job_id in self._warned or not (has_ended or missing or is_silent):
             return
         self._warned.add(state.job_id)
-        why = "its runner on this machine has ended" if has_ended else f"no heartbeat for {human_duration(silent)}"
+        silence = f"no heartbeat for {human_duration(silent)}" if missing is None else f"suspect ({missing})"
+        why = "its runner on this machine has ended" if has_ended else silence
         resume = command_line("resume", state.job_id)
         self._out.warn(strip_control_characters(f"{state.job_id}: {why}. If its runner is gone: {resume}"))
 

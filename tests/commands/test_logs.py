@@ -9,6 +9,7 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, during_sleeps, key, sentences
+from support.engines import GONE, Cluster, add_kubernetes_job
 from support.events import Writer
 from support.kubernetes import Api, kubeconfig, lines, log_path
 
@@ -244,3 +245,18 @@ def test_impossible_wishes_are_refused(cli: Cli, remote: Remote, write: Writer, 
     add(remote.jobs, "job", "running")
     ran = cli("logs", "job", *flags)
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+
+
+def test_a_job_that_its_engine_does_not_know_is_not_waited_for(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`logs -f` reads what the cluster has left, says so once, and goes on with the events."""
+    add_kubernetes_job(jobs, "scheduled")
+    cluster = Cluster(GONE)
+    monkeypatch.setattr(cluster, "logs", lambda job, **how: iter(["the last line"]))
+    for place in ("engine_watch", "log_source"):
+        monkeypatch.setattr(f"mopsjobs.app.{place}.open_engine", lambda name, env, trust=None: cluster)
+    during_sleeps(cli, _300=lambda: jobs.update_status("a", "failed"))
+    ran = cli("logs", "a", "-f")
+    assert (ran.code, ran.lines) == (100, ["the last line"])
+    assert ran.err.count("a: suspect (k8s_job_missing). If its runner is gone: mops-jobs resume a") == 1

@@ -11,7 +11,7 @@ import pytest
 from mopsjobs.engines.base import EngineState
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, during_sleeps, foreign, key, sentences
-from support.engines import FAILED, Cluster, add_kubernetes_job
+from support.engines import FAILED, GONE, Cluster, add_kubernetes_job
 
 ENDS = [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)]
 
@@ -98,6 +98,23 @@ def test_the_engine_s_word_ends_the_wait(cli: Cli, jobs: JobRegistry, monkeypatc
         f"a: {FAILED.reason}: {FAILED.detail}",
         "Next: kubectl -n models describe job a",
     ]
+
+
+def test_a_job_that_its_engine_does_not_know_is_told_of_once(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record stays as it is, without end: Slurm has forgotten the job, or a Kubernetes Job was deleted."""
+    add_kubernetes_job(jobs, "scheduled", tasks_total=4)
+    monkeypatch.setattr("mopsjobs.app.engine_watch.open_engine", lambda name, env, trust=None: Cluster(GONE))
+    ran = cli("wait", "a", "--timeout", "10m")
+    assert (ran.code, ran.err.splitlines()) == (
+        8,
+        [
+            "a: scheduled, 0/4 tasks",
+            "warning: a: suspect (k8s_job_missing). If its runner is gone: mops-jobs resume a",
+            "Not finished after 10m.",
+        ],
+    )
 
 
 def test_json_gives_a_line_for_each_job(cli: Cli, jobs: JobRegistry) -> None:

@@ -11,9 +11,9 @@ from mopsjobs.app.app import App
 from mopsjobs.app.engine_watch import MAX_PAUSE, PAUSE_BETWEEN_JOBS, QUIET_SECONDS, EngineWatch
 from mopsjobs.console.printer import Printer
 from mopsjobs.engines.base import EngineState
-from mopsjobs.errors import EngineUnavailableError
+from mopsjobs.errors import EngineUnavailableError, StoreAccessError
 from support.cli import Clock
-from support.engines import FAILED, PENDING, RUNNING, Cluster, add_kubernetes_job, state_of
+from support.engines import FAILED, GONE, PENDING, RUNNING, Cluster, add_kubernetes_job, state_of
 
 NO_IMAGE = EngineState("pending", "ImagePullBackOff", "no such image", is_stuck=True)
 
@@ -132,3 +132,33 @@ def test_a_job_that_is_no_longer_followed_holds_up_no_other(app: App, clock: Clo
         watch.look(other)
         clock.advance(seconds=1)
     assert cluster.asked.count("other") > 1
+
+
+def test_a_job_that_its_engine_does_not_know_is_told_of_once(app: App, clock: Clock, cluster: Cluster) -> None:
+    """Once its record is silent for a minute. No other reason of a suspect job says that its runner is gone."""
+    add_kubernetes_job(app.registry, "scheduled")
+    watch, said = _watch(app)
+    for says in (NO_IMAGE, GONE):
+        cluster.says = says
+        for _ in range(200):
+            watch.warn_if_missing(watch.look(state_of(app.registry)))
+            clock.advance(seconds=1)
+    words = "a: suspect (k8s_job_missing). If its runner is gone: mops-jobs resume a"
+    assert said.getvalue().count(words) == said.getvalue().count("suspect") == 1
+
+
+def test_a_reader_is_told_of_the_engine_s_word(
+    app: App, clock: Clock, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may not write cannot end the job. Another user can, so the follower goes on."""
+    add_kubernetes_job(app.registry, "scheduled")
+    cluster.says = FAILED
+
+    def refuse(*_: object) -> None:
+        raise StoreAccessError("The registry refuses to write.")
+
+    monkeypatch.setattr(type(app.registry.store), "put", refuse)
+    watch, said = _watch(app)
+    _look(watch, app, clock, 200)
+    assert said.getvalue().count("The kubernetes engine reports a: fail (BackoffLimitExceeded: ") == 1
+    assert said.getvalue().count("Its record stays: The registry refuses to write.") == 1
