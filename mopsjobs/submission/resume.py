@@ -314,8 +314,8 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             hint=f"Run: {command_line('reconcile')}, then resume it.",
         )
     if reason == "OtherCluster":
-        hint = "Resume it on a login node of that cluster."
-        raise JobBusyError(f"Job {state.job_id} may be running: {detail}.", job_id=state.job_id, hint=hint)
+        problem, hint = f"Job {state.job_id} may be running: {detail}.", "Resume it on a login node of that cluster."
+        raise JobBusyError(problem, job_id=state.job_id, hint=hint)
     launch = _make_launch(state.job_id, engine.name, request, state.fields(), session, trust)
     return resumed._replace(warnings=launch_again(state, engine, launch, request.options.notify, session))
 
@@ -366,8 +366,7 @@ def _await_end_of_runner(engine: str, job: Mapping[str, object], session: Sessio
 
 def _refuse_change(request: ResumeRequest) -> None:
     """Refuse other code or a choice of tasks for a job that has not ended: it has a manifest."""
-    if request.code is not None or request.only is not None:
-        is_code = request.code is not None
+    if (is_code := request.code is not None) or request.only is not None:
         own, change = ("its own code", "use other code") if is_code else ("all its tasks", "choose tasks")
         problem = f"Job {request.job_id} has not ended: it continues with {own}."
         raise UsageError(problem, hint=f"To {change}, end it first: {command_line('cancel', request.job_id)}")

@@ -23,7 +23,7 @@ KEY = claims.claim_key("job", "end", "0123456789abcdef")
 
 def test_one_of_sixteen_watchers_gets_a_claim(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new one, and then one whose sender has died. The mark of the winner settles it for all."""
-    for module in (client, s3_store):  # a server answers some of so many late on a busy machine
+    for module in (client, s3_store):  # some of 16 are answered late on a busy machine
         monkeypatch.setattr(module, "BUDGET_SECONDS", 60.0)
     clock, store = Clock(), backend.open()
     for attempt in (1, 2):
