@@ -212,7 +212,8 @@ class SlurmEngine:
             EngineError: if Slurm does not answer.
         """
         recorded = last_launch(job) if engine_of(job) == self.name else {}
-        if recorded.get("cluster") not in (None, own := cluster_name(self._commands)):
+        own = cluster_name(self._commands) if "cluster" in recorded else None
+        if own is not None and own != recorded["cluster"]:
             return EngineState(
                 "unknown", "OtherCluster", f"it runs on cluster {recorded['cluster']}, and this is {own}"
             )
