@@ -94,8 +94,32 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG = (
+    "tests/integration/test_calibration_notebook.py::test_the_calibration",
+    "tests/integration/test_delta_sync.py::test_no_change_is_missed_after_snapshots",
+    "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_dynamodb",
+    "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_s3",
+    "tests/integration/test_dask_engine.py::test_the_first_tasks_come_to_all_workers_without_stealing",
+    "tests/integration/test_event_retention.py::test_no_event_comes_back_or_twice_in_memory",
+    "tests/integration/test_python_api.py::test_tasks_come_while_the_job_runs[azurite]",
+    "tests/integration/test_python_api_processes.py::test_a_job_goes_on_without_its_handle[azurite]",
+    "tests/integration/test_python_api_processes.py::test_threads_share_a_registry[azurite]",
+    "tests/integration/test_slurm_engine.py::test_a_time_limit",
+    "tests/integration/test_snapshots.py::test_a_cache_equals",
+    "tests/project/test_zipapp.py::test_two_builds",
+    "tests/resilience/test_crash_kills.py::test_a_killed_sync_of_azurite",
+    "tests/resilience/test_life.py::test_a_d",
+    "tests/resilience/test_storm.py::test_a_storm_finds_a_defect",
+    "tests/resilience/test_storm.py::test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody[DynamoDB]",
+    "tests/resilience/test_storm.py::test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody[S3]",
+)
+"""Beginnings of the ids of tests that take seconds, and of which the run of all tests has a shorter kind. Only `--long`
+adds them, and each runs where it is named."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare `--fast`."""
+    """Declare `--fast` and `--long`."""
+    parser.addoption("--long", action="store_true", help="also the longest tests")
     parser.addoption("--fast", action="store_true", help="only tests that need no server and no process of their own")
 
 
@@ -134,15 +158,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.fast:
         config.hook.pytest_deselected(items=list(slow))
         items[:] = [item for item in items if item not in slow]
+    if _is_whole(config) and not config.option.long:
+        left_out = [item for item in items if item.nodeid.startswith(LONG)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    """Return whether all tests run, and none is named."""
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return the number of workers: one more than cores, up to four, for all tests; none for tests that are named.
-
-    A worker waits a third of its time, for processes and servers.
-    """
-    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
-    return min(len(os.sched_getaffinity(0)) + 1, MAX_WORKERS) if is_whole else 0
+    """Return the number of workers: one per core, up to four, for all tests; none for tests that are named."""
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if _is_whole(config) else 0
 
 
 @pytest.fixture(scope="session")
