@@ -123,8 +123,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only tests that need no server and no process of their own")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Put the directories of tests into memory where there is room: SQLite waits for the disk at each write."""
+    if not hasattr(config, "workerinput"):  # a worker of xdist gets the options, and all tests as if they were named
+        config.option.long = config.option.long or not _is_whole(config)
     memory = Path("/dev/shm")
     if TEMPROOT in os.environ or not memory.is_dir() or not os.access(memory, os.W_OK):
         return
@@ -158,7 +160,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.fast:
         config.hook.pytest_deselected(items=list(slow))
         items[:] = [item for item in items if item not in slow]
-    if _is_whole(config) and not config.option.long:
+    if not config.option.long:
         left_out = [item for item in items if item.nodeid.startswith(LONG)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
