@@ -83,18 +83,21 @@ class ClientChannel(HTTPChannel):
         """Handle data from the client."""
         begins = self.request is None
         is_accepted = bool(super().received(data))
-        if self.requests:
-            self._is_new = self._is_served = False
-        elif begins and self.request is not None and not self._is_new:
+        if begins and self.request is not None and not self._is_new:
             self.since = time.monotonic()
         return is_accepted
+
+    def expect_thread(self) -> None:
+        """Note that a request waits for a thread; called before a thread may take it."""
+        self._is_new = self._is_served = False
 
     def service(self) -> None:
         """Answer a request; called in a thread."""
         super().service()
         self.since = time.monotonic()
-        if not self.requests:
-            self._is_served = True
+        with self.requests_lock:  # type: ignore[attr-defined]
+            if not self.requests:
+                self._is_served = True
 
     def refuse(self) -> None:
         """Answer that the server is busy, without using a thread."""
@@ -156,6 +159,7 @@ class PageServer(TcpWSGIServer):
     def add_task(self, channel: ClientChannel) -> None:  # type: ignore[override]
         """Queue a request for the threads of its lane, or refuse it if too many wait."""
         lane = self._lanes[self._lane_of(getattr(channel.requests[0], "path", ""))]
+        channel.expect_thread()
         if len(lane.queue) >= MAX_QUEUED:
             channel.refuse()
         else:
@@ -171,15 +175,23 @@ class PageServer(TcpWSGIServer):
             self._has_new = True
 
     def readable(self) -> bool:
-        """Return True: new connections are always accepted. Close late ones before each wait."""
+        """Close late and surplus connections; return True if there were none, so that new ones are accepted.
+
+        After a close, new ones wait for the next round, which follows at once. In this round, poll() still reports the
+        closed descriptor, and a connection that is accepted may get its number. It would be closed for it.
+        """
         now = time.monotonic()
+        before = len(self.active_channels)
         if now >= self._next_check:
             self._next_check = now + CHECK_SECONDS
             _close(channel for channel in self.active_channels.values() if channel.is_late(now))
         if self._has_new:
             self._has_new = False
             self._make_room()
-        return True
+        if len(self.active_channels) == before:
+            return True
+        self.pull_trigger()
+        return False
 
     def end(self) -> None:
         """End threads and connections."""

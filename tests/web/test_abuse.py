@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waitress import wasyncore
 
 import support.web as support_web
 from mopsjobs.utils.times import utc_now
@@ -96,7 +97,14 @@ def test_a_job_larger_than_an_answer_is_answered(web: Web, monkeypatch: pytest.M
 class Line:
     """A server in this process, over an application that the test makes, and what it answers on raw connections."""
 
-    def __init__(self, stack: contextlib.ExitStack, app: Callable[..., Any], *, behind_proxy: bool = False) -> None:
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        app: Callable[..., Any],
+        *,
+        behind_proxy: bool = False,
+        by_rounds: bool = False,
+    ) -> None:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.port: int = listening.getsockname()[1]
         self._stack = stack
@@ -105,8 +113,12 @@ class Line:
             app, listening, lanes, lane_of,
             behind_proxy=behind_proxy, channel_request_lookahead=1, asyncore_use_poll=True,
         )  # fmt: skip
-        self._thread = threading.Thread(target=self.server.run, daemon=True)
-        self._thread.start()
+        if not by_rounds:
+            threading.Thread(target=self.server.run, daemon=True).start()
+
+    def round(self) -> None:
+        """Handle the events of one round, of a server that does nothing between two rounds."""
+        wasyncore.loop(timeout=1, use_poll=True, map=self.server._map, count=1)
 
     def open(self, data: bytes = b"") -> socket.socket:
         """Return a new connection, on which this was sent."""
@@ -174,6 +186,22 @@ def test_the_oldest_half_open_connections_go(line: Line) -> None:
     assert line.get("/jobs").endswith(b"/jobs")
     until(lambda: sum(not has_ended(one) for one in half_open) <= 5, "the end of the others")
     assert line.get("/jobs").endswith(b"/jobs")
+
+
+def test_a_new_connection_is_not_closed_for_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if it came while an old one was closed, and got the number of its descriptor."""
+    monkeypatch.setattr(http_connections, "MAX_PER_PEER", 1)
+    with contextlib.ExitStack() as stack:
+        line = Line(stack, lambda _, __: [], by_rounds=True)
+        stack.callback(wasyncore.close_all, line.server._map)
+        stack.callback(line.server.end)
+        old = [line.open(), line.open()]
+        while len(line.server.active_channels) < len(old):
+            line.round()
+        new = line.open(b"GET / HTTP/1.1\r\nHost:")
+        for _ in range(5):
+            line.round()
+        assert [has_ended(one) for one in (*old, new)] == [True, True, False]
 
 
 def test_the_first_byte_makes_a_connection_no_younger(line: Line) -> None:
