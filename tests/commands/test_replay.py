@@ -207,8 +207,9 @@ def test_a_task_that_fails_twice_is_not_compared(drawing: Desk, noted: Path) -> 
     """It is neither equal nor different. Without any other task, the check has found nothing out."""
     sets = sets_of(2, calls=str(noted))
     sets[1]["fail"] = True
-    words = ("submit", drawing.write(sets), "--auto", "--dry-run", "--check-determinism", "2")
+    words = ("submit", drawing.write(sets), "--auto", "--job-id", "job", "--check-determinism", "2")
     said = " ".join(drawing.ok(*words).err.split())
+    drawing.ended()
     failed = "of 2 tasks failed both times, and left nothing to compare: task"
     assert f"1 {failed} 1 (x=1" in said
     assert "1 task run twice: equal outputs" in said
@@ -218,6 +219,13 @@ def test_a_task_that_fails_twice_is_not_compared(drawing: Desk, noted: Path) -> 
     assert (found.code, found.out) == (9, "")
     assert f"2 {failed} 0 (x=0): ValueError: as asked. Nothing was submitted." in " ".join(found.err.split())
     assert "equal outputs" not in found.err
+
+
+def test_a_dry_run_runs_no_task_twice(drawing: Desk, noted: Path) -> None:
+    sets = sets_of(1, calls=str(noted), is_random=True)
+    said = drawing.ok("submit", drawing.write(sets), "--auto", "--dry-run", "--check-determinism", "1").err
+    assert said.strip() == "Nothing was done."
+    assert not noted.exists()
 
 
 def test_other_engines_cannot_be_checked_here(drawing: Desk, noted: Path) -> None:

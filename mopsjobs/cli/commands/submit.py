@@ -111,7 +111,7 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
 def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that print, and submit nothing."""
     flags = parser.add_mutually_exclusive_group()
-    flags.add_argument("--dry-run", action="store_true", help="print what would be submitted, and submit nothing")
+    flags.add_argument("--dry-run", action="store_true", help="print what would be submitted; run and submit nothing")
     flags.add_argument(
         "--print-manifest",
         action="store_true",
@@ -144,12 +144,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
     with prepare(request, session) as prepared:
         if args.print_manifest:
             return _manifest(prepared.launch, app, as_json=args.json)
+        if args.dry_run:
+            return _plan(prepared, as_json=args.json)
         if args.check_determinism is not None:
             from mopsjobs.app.determinism import check_determinism  # here: few submissions need the pools of a runner
 
             check_determinism(prepared, args.check_determinism, app)
-        if args.dry_run:
-            return _plan(prepared, as_json=args.json)
         submitted = submit_prepared(prepared, session)
     if args.wait:
         for warning in submitted.warnings:
