@@ -105,8 +105,9 @@ def make_family(job_id: str, members: Iterable[Member]) -> Family | None:
     leaves = [member for member in by_id.values() if member.job_id not in parents]
     newest = max(leaves or by_id.values(), key=lambda member: (member.created, member.job_id))
     total = next((member.tasks_total for member in by_id.values() if member.parent_job_id is None), 0)
-    # A child that only reduces has no tasks.
-    is_known = total > 0 and (newest.tasks_total > 0 or newest.status == "succeeded")
+    # A child that only reduces has no tasks: its parent lacked none.
+    is_all_done = any(member.tasks_completed >= member.tasks_total > 0 for member in by_id.values())
+    is_known = total > 0 and (newest.tasks_total > 0 or newest.status == "succeeded" or is_all_done)
     return Family(
         members=tuple(by_id.values()),
         children=tuple(member.job_id for member in by_id.values() if member.parent_job_id == job_id),

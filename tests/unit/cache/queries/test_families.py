@@ -24,6 +24,20 @@ def test_the_sum_is_what_the_newest_job_leaves_undone() -> None:
     assert (family.newest, family.children) == ("nightly.3", ("nightly.3",))
 
 
+@pytest.mark.parametrize("status", ["running", "partial", "succeeded"])
+def test_all_tasks_are_done_if_a_child_only_reduces(status: str) -> None:
+    """Such a child has no tasks, and neither has a child of it."""
+    done = NIGHTLY[1]._replace(status="partial", tasks_completed=5)
+    reducing = (
+        Member("nightly.3", "nightly.2", "partial", 0, 0, 3.0),
+        Member("nightly.4", "nightly.3", status, 0, 0, 4.0),
+    )
+    for members in ((NIGHTLY[0], done, reducing[0]), (NIGHTLY[0], done, *reducing)):
+        family = families.make_family("nightly.3", members)
+        assert family is not None
+        assert (family.tasks_completed, family.tasks_total) == (14, 14)
+
+
 def test_a_job_alone_has_no_family() -> None:
     assert families.make_family("nightly", NIGHTLY[:1]) is None
 
