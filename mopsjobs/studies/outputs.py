@@ -75,14 +75,19 @@ def reduced_tasks(segment: str) -> int | None:
     return int(number) if is_number and number != segment else None
 
 
-def scan_outputs(store: ReadableStore, job_id: str) -> Iterator[tuple[tuple[str, str, str], Entry]]:
+def scan_outputs(store: ReadableStore, job_id: str, below: str = "") -> Iterator[tuple[tuple[str, str, str], Entry]]:
     """List the outputs of a job, each with the parts of its key: parameter id, seed and name, empty if it lacks one.
+
+    Args:
+        store: where the outputs are.
+        job_id: the job.
+        below: the beginning of the names; empty for all.
 
     Raises:
         StoreError: if the listing failed.
     """
     prefix = results_prefix(job_id)
-    for entry in store.scan(prefix):
+    for entry in store.scan(prefix + below):
         param_id, seed, name, *_ = (*entry.key[len(prefix) :].split("/", 2), "", "")
         yield (param_id, seed, name), entry
 

@@ -20,6 +20,7 @@ from mopsjobs.studies.outputs import (
     find_complete_tasks,
     reduced_tasks,
     reduction_prefix,
+    scan_outputs,
 )
 from mopsjobs.studies.study import is_output_name
 
@@ -103,7 +104,9 @@ class ReducedOutputs(NamedTuple):
 
 
 def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: str | None) -> ReducedOutputs | None:
-    """Find the last complete reduction of a parameter set, or of the whole job; None if there is none.
+    """Find the last complete reduction of a parameter set, or of the whole job, as `outputs_of` lists it.
+
+    It is None if there is none, or if a job that was resumed later has outputs of tasks of the set.
 
     Args:
         store: where the outputs are.
@@ -125,7 +128,19 @@ def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: st
         if complete and member.study.reduce is not None:
             entries = {name: entry for name, entry in made[max(complete)].items() if is_output_name(name)}
             return ReducedOutputs(member.job_id, max(complete), entries)
+        if member.parent_job_id is not None and _has_outputs(store, member, param_id):
+            return None  # the reductions of ancestors lack these tasks
     return None
+
+
+def _has_outputs(store: VersionedStore, manifest: Manifest, param_id: str | None) -> bool:
+    """Return whether a job has outputs of tasks of a parameter set, or of any. It lists up to the first one."""
+    sets = manifest.study.sets_by_id()
+    listed = scan_outputs(store, manifest.job_id, "" if param_id is None else f"{param_id}/")
+    return any(
+        seed.isdigit() and manifest.study.seed_index(sets.get(param, ())).numbers_of_text(seed)
+        for (param, seed, _), _ in listed
+    )
 
 
 def _reductions(manifest: Manifest, complete: bytearray, done: Mapping[str, int]) -> Iterator[Reduction]:

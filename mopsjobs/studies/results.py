@@ -81,8 +81,9 @@ class DownloadResult(NamedTuple):
 def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
     """Yield the outputs of a job, then those of its ancestors for the tasks that the job did not do again.
 
-    Of the reductions of a parameter set, only the last complete one has its outputs listed. The outputs of reused tasks
-    are those of their sources. It costs one listing per member of the family, and one per source.
+    Of the reductions of a parameter set, only the last complete one has its outputs listed. Those of ancestors are left
+    out if a descendant has reduced the set, or has outputs of its tasks. The outputs of reused tasks are those of their
+    sources. It costs one listing per member of the family, and one per source.
 
     Args:
         store: where the outputs are.
@@ -92,16 +93,21 @@ def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -
     Raises:
         StoreError: if a listing failed.
     """
-    made_again: set[str | None] = set()
+    outdated: set[str | None] = set()
+    """Sets, and None for the whole job, of which the reductions of ancestors lack tasks."""
     for outputs in _outputs_by_member(store, job_id, family):
-        made: set[str | None] = set()
+        changed: set[str | None] = set()
         for output in outputs:
-            if output.reduced is not None:
-                if output.reduced.param_id in made_again:
+            if output.task is not None:
+                changed |= {output.task.param_id, None}
+            elif output.reduced is not None:
+                if output.reduced.param_id in outdated:
                     continue
-                made.add(output.reduced.param_id)
+                changed.add(output.reduced.param_id)
+                if output.name.endswith("/" + NAMES_NAME):
+                    continue
             yield output
-        made_again |= made
+        outdated |= changed
 
 
 def sorted_outputs_of(
@@ -190,7 +196,7 @@ def _outputs_of_member(store: VersionedStore, job_id: str, manifest: Manifest | 
     for (_, may_be_reduced), listed in itertools.groupby(outputs(), _place_of):
         is_reduced = may_be_reduced and manifest is not None and manifest.study.reduce is not None
         for output in _without_old_reductions(listed) if is_reduced else listed:
-            if not output.name.endswith("/" + NAMES_NAME):
+            if output.reduced is not None or not output.name.endswith("/" + NAMES_NAME):
                 yield output
 
 

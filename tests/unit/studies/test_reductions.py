@@ -131,3 +131,33 @@ def test_results_have_only_the_last_complete_reduction_of_each_set(store: InMemo
         1,
         3,
     ]
+
+
+def seen(store: InMemoryVersionedStore) -> list[tuple[str | None, int]]:
+    """Return which reductions the child's family has, as they are listed. They are found to be the same."""
+    listed = [one.reduced for one in outputs_of(store, "job.2", FAMILY) if one.reduced is not None]
+    found = [(param_id, find_reduced(store, FAMILY, param_id)) for param_id in (*IDS, None)]
+    assert sorted((one.param_id or "", one.tasks) for one in listed) == sorted(
+        (param_id or "", one.tasks) for param_id, one in found if one is not None and one.entries
+    )
+    return [(one.param_id, one.tasks) for one in listed]
+
+
+def test_a_reduction_that_left_nothing_hides_that_of_a_parent(store: InMemoryVersionedStore) -> None:
+    """The function returned None for more tasks. The other sets have what the parent made."""
+    reduce(store, "job.2", None, 4, NAMES_NAME)
+    assert sorted(seen(store), key=str) == sorted([(IDS[0], 2), (IDS[1], 1)], key=str)
+
+
+def test_outputs_of_new_tasks_hide_the_reductions_of_a_parent(store: InMemoryVersionedStore) -> None:
+    """Those lack these tasks, also if the function fails over more of them. Nothing else hides them."""
+    unchanged = seen(store)
+    assert len(unchanged) == 3
+    for name in (f"{IDS[1]}/7/result.json", "other/1/result.json"):
+        store.create_if_absent(f"results/job.2/{name}", b"of no task")
+    assert seen(store) == unchanged
+    store.create_if_absent(output_key("job.2", TASKS[3], "result.json"), b"{}")
+    assert seen(store) == [(IDS[0], 2)]
+    reduce(store, "job.2", IDS[1], 2)
+    assert sorted(seen(store)) == sorted([(IDS[1], 2), (IDS[0], 2)])
+    assert sorted(one.reduced.tasks for one in outputs_of(store, "job", [PARENT]) if one.reduced) == [1, 2, 3]
