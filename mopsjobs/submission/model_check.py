@@ -7,39 +7,21 @@ on this machine, since nothing here can tell what is installed in an image or on
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import selectors
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mopsjobs.bundles.extraction import BundleError, extract
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.model_env import model_environment
-from mopsjobs.engines.model_errors import ModelError, load_error, not_python_error, not_started_error, startup_error
+from mopsjobs.engines.first_answer import LOAD_SECONDS, MAX_MESSAGE, first_answer
+from mopsjobs.engines.model_errors import ModelError, load_error
 from mopsjobs.engines.worker import WIRE_GROUP
 from mopsjobs.engines.worker_script import write_reduce_worker, write_worker
 from mopsjobs.errors import UsageError, shorten
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.session import Session
-
-CHECK_SECONDS = 30.0
-"""How long a model may take to load. A slower one is left to the runner."""
-
-EXIT_SECONDS = 1.0
-"""How long a process that has closed its output may take to end."""
-
-MAX_ANSWER_BYTES = 2**20
-
-MAX_MESSAGE = 500
-"""Characters of an error of the model."""
 
 
 def check_model(
@@ -108,11 +90,11 @@ def _load(
             return None
         command = [python, "-u", str(write_script(Path(directory)))]
         try:
-            answer = _ask_worker(command, {"root": str(root), "spool": directory, **setup}, session.env)
+            answer = first_answer(command, {"root": str(root), "spool": directory, **setup}, session.env)
         except ModelError as error:
             raise UsageError(error.message, hint=error.hint) from None
     if answer is None:
-        session.note(f"The {what} takes longer than {CHECK_SECONDS:g} s to load: it is launched without a check.")
+        session.note(f"The {what} takes longer than {LOAD_SECONDS:g} s to load: it is launched without a check.")
     elif isinstance(broken := answer.get("broken"), dict):
         message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
         problem = load_error({**broken, "message": message}, what)
@@ -129,74 +111,3 @@ def _check_first_parameter(study: Study, takes: object, session: Session) -> Non
             f"The model's first argument {first!r} has the name of a parameter. It receives the dict of all parameters"
             f" of a task, not the value of {first!r}."
         )
-
-
-def _ask_worker(command: list[str], setup: Mapping[str, object], env: Mapping[str, str]) -> dict[str, Any] | None:
-    """Start a worker, and return its first answer; None if it takes too long.
-
-    Raises:
-        ModelError: if it cannot be started, or ends without an answer.
-    """
-    with tempfile.TemporaryFile() as lines:
-        try:
-            process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=lines,
-                env=model_environment(env),
-                bufsize=0,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise not_started_error(command[0], error) from None
-        assert process.stdin is not None  # noqa: S101 - a pipe, as the other
-        assert process.stdout is not None  # noqa: S101
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(setup).encode() + b"\n")
-            line = _read_line(process.stdout, CHECK_SECONDS)
-            if line == b"":
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(EXIT_SECONDS)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # with what the model has started
-            code = process.wait()
-            process.stdin.close()
-            process.stdout.close()
-        if line is None:
-            return None
-        if not line:
-            lines.seek(0)
-            raise _silent_end(code, lines.read()[-MAX_ANSWER_BYTES:])
-    try:
-        answer = json.loads(line)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise not_python_error(command[0], bytearray(line))
-    return answer
-
-
-def _read_line(stream: IO[bytes], seconds: float) -> bytes | None:
-    """Return the first line of a stream, empty if the stream ends before; None after `seconds`."""
-    deadline = time.monotonic() + seconds
-    line = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while not line.endswith(b"\n"):
-            if len(line) > MAX_ANSWER_BYTES or not selector.select(max(0.0, deadline - time.monotonic())):
-                return None
-            data = os.read(stream.fileno(), 2**16)
-            if not data:
-                return b""
-            line += data
-    return line
-
-
-def _silent_end(code: int, printed: bytes) -> ModelError:
-    """Return the error of a model that ends its process while it is loaded, with the last line that it printed."""
-    words = printed.decode("utf-8", "replace").split("\n")
-    last = next((line.strip() for line in reversed(words) if line.strip()), "")
-    return startup_error(code, shorten(last, MAX_MESSAGE))

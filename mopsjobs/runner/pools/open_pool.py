@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import extract_bundle, load_bundle
+from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.describe_interpreter import describe_interpreter
+from mopsjobs.engines.first_answer import first_answer
 from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment, python_here
+from mopsjobs.engines.model_errors import load_error
 from mopsjobs.engines.worker_script import write_reduce_worker, write_worker
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.pools.base import Feed, OnLog, Pool, TaskLimits
@@ -57,11 +60,12 @@ def open_pool(
         code: where bundles are unpacked on this machine.
         retry: how long to wait for the store.
         on_log: see `WorkerPool`.
-        notes: asks the model's interpreter what it is.
+        notes: ask the interpreter of the tasks what it is.
         feed: the outputs for reductions, which run beside the runner; None: a pool for tasks.
 
     Raises:
         BundleError: if the bundle is missing or cannot be used.
+        ModelError: if the reduce function of a job on a cluster cannot be loaded.
         StoreError: if the store cannot be read.
         OSError: if a file cannot be written on this machine.
     """
@@ -85,14 +89,32 @@ def open_pool(
         pool.on_environment = notes.note
         return pool
     python = options.python or active_python(os.environ) or sys.executable
-    setup: dict[str, object] = {"root": str(root), "spool": str(options.spool)}
-    if feed is None:
-        setup |= {"entrypoint": entrypoint, "outputs": outputs}
-    else:
-        setup |= {"reduce": manifest.study.reduce}
-        if options.scheduler is not None:  # this machine is not that of the tasks
-            python, options = python_here(options.python, os.environ), options._replace(workers=1)
-    return _open_local(options, python, setup, job_env, on_log, notes=notes, feed=feed)
+    paths = {"root": str(root), "spool": str(options.spool)}
+    of_tasks = {**paths, "entrypoint": entrypoint, "outputs": outputs}
+    of_reductions = {**paths, "reduce": manifest.study.reduce}
+    if feed is not None and options.scheduler is not None:  # this machine is not that of the tasks
+        python, options = python_here(options.python, os.environ), options._replace(workers=1)
+    if options.scheduler is None:
+        notes.describe(lambda: describe_interpreter(python, model_environment(os.environ)))
+    if feed is None and options.shard == 0 and manifest.study.reduce and manifest.engine in CLUSTER_ENGINES:
+        _check_reduce(python, of_reductions, job_env, options.spool, retry)  # elsewhere, the submission has done so
+    return _open_local(options, python, of_tasks if feed is None else of_reductions, job_env, on_log, feed=feed)
+
+
+def _check_reduce(
+    python: str, setup: Mapping[str, object], job_env: Mapping[str, str], spool: Path, retry: OutageRetry
+) -> None:
+    """Load the reduce function of a study before the tasks run, unless that takes long.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+    """
+    shutil.rmtree(spool, ignore_errors=True)
+    make_directory(spool)
+    command = [python, "-u", str(write_reduce_worker(spool))]
+    answer = first_answer(command, setup, {**os.environ, **job_env}, is_over=lambda: retry.is_stopping)
+    if answer is not None and "broken" in answer:
+        raise load_error(answer["broken"], "reduce function")
 
 
 def _open_local(
@@ -102,7 +124,6 @@ def _open_local(
     job_env: Mapping[str, str],
     on_log: OnLog,
     *,
-    notes: EnvironmentNotes,
     feed: Feed | None,
 ) -> WorkerPool:
     """Return a pool of worker processes of this machine."""
@@ -115,7 +136,6 @@ def _open_local(
     if options.cores is not None:
         workers = min(workers, limit)
     env = model_environment(os.environ)
-    notes.describe(lambda: describe_interpreter(python, env))
     return WorkerPool(
         [python, "-u", str(script)],
         setup,

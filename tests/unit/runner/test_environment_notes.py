@@ -15,9 +15,11 @@ from mopsjobs.runner import environment_notes
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.outputs import output_key
 from mopsjobs.submission.offline import deliver
 from support.cli import LineStore
-from support.runs import Given, counts, sets_of, work
+from support.runs import MODEL, Given, code, counts, record, results, sets_of, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -47,6 +49,19 @@ def test_a_note_is_there_also_if_the_model_cannot_be_loaded(
     with pytest.raises(Exception, match="nothing"):
         work(line, registry, tmp_path / "job")
     assert len(notes_of(line)) == 1
+
+
+def test_the_interpreter_here_is_not_noted_as_that_of_tasks_on_dask(
+    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
+) -> None:
+    """The reduce function runs beside the runner. So it may have other packages than the tasks."""
+    code(model, f"{MODEL}\ndef count(params, tasks):\n    return len(tasks)\n")
+    given(sets_of(1), reduce="model:count")
+    (task,) = load_manifest(line, "job").study.tasks()
+    line.create_if_absent(output_key("job", task, "result.json"), b"{}")
+    work(line, registry, tmp_path / "job", scheduler="tcp://127.0.0.1:9")
+    assert "all/reduced-1/result.json" in results(line, "job")
+    assert (record(registry).status, notes_of(line)) == ("succeeded", [])
 
 
 def test_an_interpreter_without_a_description_changes_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import StoreAccessError
 from mopsjobs.events.format import parse_chunk
+from mopsjobs.ledger.environment import environment_keys
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.notes import WAITS_FOR
 from mopsjobs.runner.pools.local import WorkerPool
@@ -200,6 +203,21 @@ def test_a_function_that_cannot_be_loaded_is_named(
     assert message.startswith("the reduce function model:summarize failed (2 reductions): The reduce function cannot")
     assert "there is no 'summarize' in " in message
     assert "did you mean 'summarise'?" in message
+
+
+@pytest.mark.parametrize("engine", ["kubernetes", "slurm"])
+def test_the_first_shard_on_a_cluster_loads_the_function_before_tasks(
+    given: Given, line: LineStore, registry: JobRegistry, noted: Path, tmp_path: Path, engine: str
+) -> None:
+    """Nothing has checked it before. So the job fails in seconds, and not after all its tasks."""
+    given(sets_of(2, calls=str(noted)), reduce="model:summarize")
+    put(line, manifest_key("job"), dataclasses.replace(load_manifest(line, "job"), engine=engine).to_json())
+    with pytest.raises(ModelError, match=r"^The reduce function cannot be loaded: AttributeError: there is no 'summar"):
+        work(line, registry, tmp_path / "0", number=0, shards=2)
+    state = record(registry)
+    assert (state.status, state.error_code, calls(noted)) == ("failed", "MODEL", {})
+    assert "did you mean 'summarise'?" in str(state.error_message)
+    assert len(list(environment_keys(line, "job"))) == 1
 
 
 def test_the_last_of_two_shards_reduces_over_both(

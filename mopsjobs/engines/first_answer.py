@@ -1,0 +1,117 @@
+"""Start a worker without a task, to learn whether it can load its function."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+from mopsjobs.engines.model_env import model_environment
+from mopsjobs.engines.model_errors import ModelError, not_python_error, not_started_error, startup_error
+from mopsjobs.errors import shorten
+
+LOAD_SECONDS = 30.0
+"""How long a function may take to load. A slower one is not checked."""
+
+EXIT_SECONDS = 1.0
+"""How long a process that has closed its output may take to end."""
+
+WAKE_SECONDS = 0.5
+"""How often a wait looks whether it is over."""
+
+MAX_ANSWER_BYTES = 2**20
+
+MAX_MESSAGE = 500
+"""Characters of an error of the model."""
+
+
+def first_answer(
+    command: list[str],
+    setup: Mapping[str, object],
+    env: Mapping[str, str],
+    *,
+    is_over: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Start a worker, and return its first answer; None if it takes too long.
+
+    Args:
+        command: starts the worker.
+        setup: the first line of its input; see engines/worker.py.
+        env: the environment. The worker gets none of its secrets.
+        is_over: whether to wait no longer.
+
+    Raises:
+        ModelError: if it cannot be started, or ends without an answer.
+    """
+    with tempfile.TemporaryFile() as lines:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=lines,
+                env=model_environment(env),
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise not_started_error(command[0], error) from None
+        assert process.stdin is not None  # noqa: S101 - a pipe, as the other
+        assert process.stdout is not None  # noqa: S101
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(setup).encode() + b"\n")
+            line = _read_line(process.stdout, is_over)
+            if line == b"":
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(EXIT_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what the model has started
+            code = process.wait()
+            process.stdin.close()
+            process.stdout.close()
+        if line is None:
+            return None
+        if not line:
+            lines.seek(0)
+            raise _silent_end(code, lines.read()[-MAX_ANSWER_BYTES:])
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise not_python_error(command[0], bytearray(line))
+    return answer
+
+
+def _read_line(stream: IO[bytes], is_over: Callable[[], bool]) -> bytes | None:
+    """Return the first line of a stream, empty if the stream ends before; None after `LOAD_SECONDS`."""
+    deadline = time.monotonic() + LOAD_SECONDS
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if len(line) > MAX_ANSWER_BYTES or time.monotonic() >= deadline or is_over():
+                return None
+            if not selector.select(WAKE_SECONDS):
+                continue
+            data = os.read(stream.fileno(), 2**16)
+            if not data:
+                return b""
+            line += data
+    return line
+
+
+def _silent_end(code: int, printed: bytes) -> ModelError:
+    """Return the error of a model that ends its process while it is loaded, with the last line that it printed."""
+    words = printed.decode("utf-8", "replace").split("\n")
+    last = next((line.strip() for line in reversed(words) if line.strip()), "")
+    return startup_error(code, shorten(last, MAX_MESSAGE))
