@@ -216,7 +216,8 @@ def _options() -> Iterator[str]:
         )
         told = _attributes(kind)
         for name, annotation in kind.__annotations__.items():
-            yield f"| `{name}` | `{getattr(annotation, '__forward_arg__', annotation)}` | {_cell(told[name])} |"
+            kind_of_value = _cell(getattr(annotation, "__forward_arg__", annotation))
+            yield f"| `{name}` | `{kind_of_value}` | {_cell(told[name])} |"
         yield ""
 
 

@@ -147,7 +147,7 @@ class Table:
         """Write a file that ends in `.csv`, whole or not at all. An existing one is replaced.
 
         Raises:
-            UsageError: if the name ends otherwise, or if there is no such directory.
+            UsageError: if the name does not end in `.csv`, or if its directory does not exist.
             MopsJobsError: if the file cannot be written.
         """
         self._write(path, "csv")
@@ -156,7 +156,8 @@ class Table:
         """Write a file that ends in `.parquet`, whole or not at all. An existing one is replaced.
 
         Raises:
-            UsageError: if the name ends otherwise, if there is no such directory, or if pyarrow is not installed.
+            UsageError: if the name does not end in `.parquet`, if its directory does not exist, or if pyarrow is not
+                installed.
             MopsJobsError: if the file cannot be written.
         """
         self._write(path, "parquet")

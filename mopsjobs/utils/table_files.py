@@ -86,7 +86,7 @@ def check_table_file(path: str) -> None:
     """Check the name of a table and its directory, before anything is read for it.
 
     Raises:
-        UsageError: if the name does not tell a form that this Python can write, or if there is no such directory.
+        UsageError: if the name has no ending that this Python can write, or if its directory does not exist.
     """
     form_of(path)
     directory = os.path.dirname(path) or "."

@@ -18,7 +18,7 @@ from mopsjobs import errors, modelops
 from mopsjobs.cli.commands import COMMANDS
 from mopsjobs.registry.job_state import FIELDS
 from support.cli import Cli, command, environment
-from support.docs import DOCUMENTS, anchors, files_shown, links, read
+from support.docs import DOCUMENTS, anchors, files_shown, links, read, without_code_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,6 +64,14 @@ def test_links_lead_somewhere(document: str) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
             broken.append(f"[{text}]({target})")
     assert broken == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_rows_of_a_table_have_as_many_cells_as_its_head(document: str) -> None:
+    """A bar in a cell is escaped, also in code: else what follows it is cut off."""
+    tables = re.findall(r"(?:^\|.*\n)+", without_code_blocks(read(document)), re.MULTILINE)
+    rows = [[(row, len(re.findall(r"(?<!\\)\|", row))) for row in table.splitlines()] for table in tables]
+    assert [row for table in rows for row, cells in table if cells != table[0][1]] == []
 
 
 def test_decisions_are_all_in_the_list() -> None:

@@ -83,9 +83,14 @@ def sentences(text: str) -> list[str]:
     return [sentence for sentence in (part.strip() for part in _SENTENCE_END.split(text)) if sentence]
 
 
+def without_code_blocks(markdown: str) -> str:
+    """Return a document without its code blocks."""
+    return _FENCE.sub("", markdown)
+
+
 def links(markdown: str) -> Iterator[tuple[str, str]]:
     """Yield the text and the target of each link and picture."""
-    text = _CODE.sub("CODE", _FENCE.sub("", _COMMENT.sub("", markdown)))
+    text = _CODE.sub("CODE", without_code_blocks(_COMMENT.sub("", markdown)))
     yield from ((match[1], match[2]) for match in _LINK.finditer(text))
 
 
@@ -93,7 +98,7 @@ def anchors(markdown: str) -> set[str]:
     """Return the anchors of a document's headings, as forges and mkdocs make them."""
     seen: Counter[str] = Counter()
     found = set()
-    for match in re.finditer(r"^#+ (.+)$", _FENCE.sub("", markdown), re.MULTILINE):
+    for match in re.finditer(r"^#+ (.+)$", without_code_blocks(markdown), re.MULTILINE):
         words = re.sub(r"[^\w\s-]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", match[1]).lower())
         slug = re.sub(r"[\s]+", "-", words.strip())
         found.add(slug if not seen[slug] else f"{slug}-{seen[slug]}")
