@@ -172,7 +172,7 @@ class SlurmEngine:
     def _find_submitted(self, name: str, before: list[int], problem: EngineUnavailableError) -> int:
         """Return the job array that sbatch has submitted although its reply was lost.
 
-        A controller that was silent may still take the job, so it is looked for again.
+        A controller that did not reply may accept the job later. So this looks several times.
 
         Raises:
             EngineUnavailableError: if there is none, or if Slurm still does not answer.

@@ -184,7 +184,7 @@ def test_an_outage_before_the_write_of_the_caller_is_no_lost_reply_of_it(method:
 
 
 def test_a_note_counts_for_the_address_of_one_server() -> None:
-    """A registry that was copied to another server, with its notes, is probed there; so it is after an outage."""
+    """A copy of a registry on another server is probed there, also after an outage. The copy has the notes too."""
     inner = FaultyStore(InMemoryVersionedStore())
     probed(inner).create_if_absent("a", b"1")
     copied = IgnoresVersions()
