@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.slurm.commands import Commands
+from mopsjobs.engines.slurm.documents import parse_squeue
+from mopsjobs.engines.slurm.tasks import parse_scontrol
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Spawn
 from support.runs import calls, code, kill, record, results, sets_of, until
@@ -124,6 +127,41 @@ def test_the_same_study_gives_the_same_bytes_on_slurm_and_here(
     assert [task["outcome"] for task in tasks] == ["succeeded"] * 20
     assert all(task["max_rss_bytes"] > 0 and task["host"] for task in tasks)
     lab.await_states("there", "COMPLETED")
+
+
+def test_json_and_text_of_a_job_array_say_the_same(slurm_cluster: Slurm) -> None:
+    """By each data parser of this Slurm: of shards that have succeeded, failed and been killed, that run and that wait.
+
+    An array that is held, and one that waits for it, are compared too.
+    """
+    by_shard = "case $SLURM_ARRAY_TASK_ID in 0) exit 0;; 1) exit 3;; 2) kill -9 $$;; *) sleep 600;; esac"
+    common = (
+        "--parsable",
+        "--output=/dev/null",
+        "--time=20",
+        f"--wrap={by_shard}",
+        "--comment=x JobState=FAILED JobName=y",
+    )
+    mixed = slurm_cluster.run("sbatch", *common, "--array=0-9%1").strip()
+    held = slurm_cluster.run("sbatch", *common, "--array=0-8:4", "--hold").strip()
+    dependent = slurm_cluster.run("sbatch", *common, "--array=1,3,5-6", f"--dependency=afterok:{held}").strip()
+
+    def states() -> set[tuple[str, ...]]:
+        said = slurm_cluster.run("squeue", "--noheader", "--states=all", f"--jobs={mixed}", "--format=%K %T %r")
+        return {tuple(line.split()[1:]) for line in said.splitlines()}
+
+    expected = {("COMPLETED", "None"), ("FAILED", "NonZeroExitCode"), ("FAILED", "RaisedSignal:9(Killed)")}
+    expected |= {("RUNNING", "None"), ("PENDING", "JobArrayTaskLimit")}
+    until(lambda: states() == expected, "the third shard")
+    commands = Commands({**os.environ, **slurm_cluster.env})
+    assert commands.print_json()
+    for array_id in (mixed, held, dependent):
+        text = sorted(parse_scontrol(commands.ask("scontrol", "--oneliner", "show", "job", array_id)))
+        for parser in commands.ask("squeue", "--json=list").split():
+            form = parser.removeprefix("data_parser/")
+            shown = commands.ask("squeue", f"--json={form}", "--states=all", f"--jobs={array_id}")
+            assert sorted(parse_squeue(shown)) == text, form
+    slurm_cluster.run("scancel", mixed, held, dependent)
 
 
 def test_a_killed_runner_costs_its_shard_and_a_resume_runs_the_rest(lab: Lab, local_store: VersionedStore) -> None:

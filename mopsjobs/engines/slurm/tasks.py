@@ -1,7 +1,7 @@
-"""Parse what scontrol and sacct print about the shards of a job.
+"""Parse what scontrol and sacct print in text about the shards of a job, and sbatch about a launch.
 
-Both print plain text, which has had the same form for many years. The JSON of the same commands changes its names with
-the versions of Slurm, and many clusters are without it. See docs/decisions/0081-slurm-by-its-commands.md.
+The text has had the same form for many years. `documents` reads the same of `squeue --json`.
+See docs/decisions/0081-slurm-by-its-commands.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from mopsjobs.utils.times import from_timestamp
 
 MAX_ID = 2**32
 """Ids of jobs in Slurm are smaller."""
+
+MAX_SECONDS = 2**33
+"""Times are less, in seconds since 1970."""
 
 SACCT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Start", "End")
 
@@ -72,7 +75,7 @@ def parse_scontrol(text: str) -> list[SlurmShards]:
         array_id = parse_whole_number(fields.get("ArrayJobId", fields.get("JobId", "")), 1, MAX_ID)
         if array_id is None or "JobState" not in fields:
             continue
-        first, count, parts = _tasks(fields.get("ArrayTaskId", "0"))
+        first, count, parts = parse_tasks(fields.get("ArrayTaskId", "0"))
         exit_code, signal = _exit(fields.get("ExitCode", ""))
         reason, dependency = fields.get("Reason", "None"), fields.get("Dependency", "(null)")
         found.append(
@@ -104,7 +107,7 @@ def parse_sacct(text: str) -> list[SlurmShards]:
         match = _ARRAY_ID.fullmatch(words[0])
         if match is None or len(words) != len(SACCT_FIELDS):
             continue
-        first, count, parts = _tasks(match[2] or match[3] or "0")
+        first, count, parts = parse_tasks(match[2] or match[3] or "0")
         exit_code, signal = _exit(words[3])
         state, _, by = words[2].partition(" by ")  # `CANCELLED by 1000`
         found.append(
@@ -137,7 +140,7 @@ def parse_submission(text: str) -> tuple[int, str | None] | None:
     return None if array_id is None else (array_id, cluster or None)
 
 
-def _tasks(text: str) -> tuple[int, int, tuple[range, ...]]:
+def parse_tasks(text: str) -> tuple[int, int, tuple[range, ...]]:
     """Return the first of the tasks that `0-3,7%2` names, how many they are, and their numbers if these have holes."""
     parts = tuple(_parts(text.partition("%")[0]))
     if not parts:
@@ -163,5 +166,5 @@ def _exit(text: str) -> tuple[int, int]:
 
 def _time(text: str) -> datetime | None:
     """Return a time that Slurm gives as seconds since 1970; None for `Unknown` and for times of no meaning."""
-    seconds = parse_whole_number(text, 1, 2**33)
+    seconds = parse_whole_number(text, 1, MAX_SECONDS)
     return None if seconds is None else from_timestamp(seconds)
