@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
 from mopsjobs.app.reconcile import Action, ReconcileResult, is_reconcilable, marked_reason, reconcile
+from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import user_trust
 from mopsjobs.cache.rows import state_from_row
 from mopsjobs.engines import CLUSTER_ENGINES, open_engine
@@ -104,7 +105,7 @@ class EngineWatch:
         try:
             if name not in self._engines:
                 self._engines[name] = open_engine(name, self._app.env, user_trust((), self._app))
-            (done,) = reconcile(self._app.registry, self._engines, [state], now=self._app.now)
+            (done,) = reconcile(submission_session(self._app), self._engines, [state])
         except StoreUnavailableError:
             raise
         except (MopsJobsError, ImportError) as error:
@@ -193,7 +194,7 @@ def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> 
     try:
         state = state_from_row(json.dumps({field: job[field] for field in FIELDS}))
         engine = open_engine(name, app.env, user_trust((), app))
-        (done,) = reconcile(app.registry, {name: engine}, [state], now=app.now)
+        (done,) = reconcile(submission_session(app), {name: engine}, [state])
     except (EngineUnavailableError, StoreUnavailableError) as error:
         app.out.warn(f"{error} Showing the record alone.")
         return False

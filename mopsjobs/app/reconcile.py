@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.lost_attempts import record_lost
+from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import CLUSTER_ENGINES, open_engine
@@ -36,6 +37,8 @@ from mopsjobs.registry.notes import SUSPECT, WAITS_FOR
 from mopsjobs.registry.status import TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.studies.validation import EarlyEnd, validate
+from mopsjobs.submission.session import Session
+from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
 from mopsjobs.utils.times import parse_time, record_time
 
@@ -168,10 +171,8 @@ def is_reconcilable(state: JobState, engines: Collection[str]) -> bool:
     return not state.is_terminal and (engine_of(state.to_dict()) or "") in engines
 
 
-def reconcile(
-    registry: JobRegistry, engines: Mapping[str, Engine], states: Iterable[JobState], *, now: Callable[[], datetime]
-) -> list[ReconcileResult]:
-    """Ask the engines about jobs, and change their records accordingly.
+def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[JobState]) -> list[ReconcileResult]:
+    """Ask the engines about jobs, deliver what shards kept, and change the records accordingly.
 
     Jobs on other engines are left out. An error with one job does not stop the others, unless it would stop all.
 
@@ -179,7 +180,7 @@ def reconcile(
         EngineUnavailableError: if an engine cannot be reached.
         StoreUnavailableError: if the registry cannot be reached.
     """
-    done = []
+    done, registry, now = [], session.registry, session.now
     for state in states:
         if not is_reconcilable(state, engines):
             continue
@@ -188,13 +189,14 @@ def reconcile(
             job = state.to_dict()
             engine = engines[str(engine_of(job))]
             found = engine.state(job)
-            needs_manifest = found.phase in ("succeeded", "failed") or state.status == JobStatus.VALIDATING
+            current = deliver_shards(state, session, found)
+            needs_manifest = found.phase in ("succeeded", "failed") or current.status == JobStatus.VALIDATING
             has_manifest = (
                 needs_manifest and registry.store.get(manifest_key(state.job_id, registry.prefix)) is not None
             )
-            action = decide(state, found, now(), has_manifest=has_manifest)
+            action = decide(current, found, now(), has_manifest=has_manifest)
             times = engine.times(job) if action.verb in MOVES else EngineTimes()
-            after = _apply(registry, state, action, found, times, now)
+            after = _apply(registry, current, action, found, times, now)
         except (EngineUnavailableError, StoreUnavailableError):
             raise
         except (InvalidTransitionError, JobNotFoundError):
@@ -241,7 +243,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     trust = trust_after_question((state.to_dict() for state in states), app, user_trust(trusted, app))
     names = {str(engine_of(state.to_dict())) for state in states}
     engines = {name: open_engine(name, app.env, trust) for name in names}
-    return ended + reconcile(app.registry, engines, states, now=app.now)
+    return ended + reconcile(submission_session(app), engines, states)
 
 
 def _end_failed_launch(state: JobState, app: App) -> ReconcileResult | None:

@@ -24,6 +24,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mopsjobs.utils import user_dirs
+from mopsjobs.utils.text import parse_whole_number
+
+MAX_SHARD = 10**6
+"""The number of a shard, at most."""
 
 
 class JobDir:
@@ -98,10 +102,12 @@ class JobDir:
         """Return the directory for the journal of a shard's attempts."""
         return self.path / "ledger" / str(shard)
 
-    def shard_directories(self) -> Iterator[JobDir]:
-        """Yield the directories of this job that its shards on Slurm have, each in the shard's state directory."""
+    def shard_directories(self) -> Iterator[tuple[int, JobDir]]:
+        """Yield number and directory of each shard of this job on Slurm. It is in the shard's state directory."""
         for state in sorted(self.path.glob("shards/*")):
-            yield JobDir.for_job(self.path.name, {"XDG_STATE_HOME": str(state)})
+            number = parse_whole_number(state.name, 0, MAX_SHARD)
+            if number is not None:
+                yield number, JobDir.for_job(self.path.name, {"XDG_STATE_HOME": str(state)})
 
     def lock_file(self, shard: int) -> Path:
         """Return the lock file of a shard's runner."""

@@ -46,7 +46,7 @@ from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.notify_names import remembered_names
 from mopsjobs.submission.offline import deliver_offline, load_offline
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.shard_outboxes import deliver_shards
+from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.submit import Code, open_client, pack_code
 
 DEFAULT_ENGINE = "local"
@@ -130,7 +130,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         state = registry.get_job(job_id) or _register(job_id, session)
         if not state.is_terminal and _await_end_of_runner(_engine_name(state), state.fields(), session):
             state = registry.get_job(job_id) or state
-        deliver_shards(state, session)
+        state = deliver_shards(state, session)
         manifest = load_manifest(session.store, job_id)
         missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest).complete)
     except StoreUnavailableError as outage:

@@ -17,6 +17,7 @@ from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.study_parser import parse_study
+from mopsjobs.submission.session import Session
 from mopsjobs.utils.times import parse_time
 from support.cli import START, Clock, foreign, put
 from support.cli import key as key_of
@@ -55,8 +56,12 @@ def _manifest(registry: JobRegistry, job_id: str, done: int) -> None:
         put(registry.store, f"results/{job_id}/{task.param_id}/{task.seed}/o", b"x")
 
 
+def _session(registry: JobRegistry, clock: Clock) -> Session:
+    return Session(registry_url="memory:", open_registry=lambda: registry, env={}, now=clock.now)
+
+
 def _reconcile(registry: JobRegistry, clock: Clock, says: EngineState, job_id: str = "a") -> JobState:
-    reconcile(registry, {"kubernetes": Cluster(says)}, [state_of(registry, job_id)], now=clock.now)
+    reconcile(_session(registry, clock), {"kubernetes": Cluster(says)}, [state_of(registry, job_id)])
     return state_of(registry, job_id)
 
 
@@ -213,7 +218,7 @@ def test_a_job_of_another_program_gets_the_times_of_the_cluster(
     clock.advance(hours=10)
     cluster = Cluster(COMPLETE)
     cluster.ran = EngineTimes(_minutes(20), _minutes(55))
-    reconcile(registry, {"kubernetes": cluster}, [state_of(registry, "theirs")], now=clock.now)
+    reconcile(_session(registry, clock), {"kubernetes": cluster}, [state_of(registry, "theirs")])
     job = job_json_from_state(state_of(registry, "theirs"), now=clock.now().timestamp())
     assert (job["status"], job["run_seconds"]) == ("succeeded", 35 * 60)
     assert (job["started_at"], job["ended_at"]) == ("2026-03-01T12:20:00Z", "2026-03-01T12:55:00Z")
@@ -227,7 +232,7 @@ def test_a_job_of_ours_gets_the_times_of_the_cluster(registry: JobRegistry, cloc
     clock.advance(hours=10)
     cluster = Cluster(FAILED)
     cluster.ran = EngineTimes(_minutes(20), _minutes(55))
-    reconcile(registry, {"kubernetes": cluster}, [state_of(registry)], now=clock.now)
+    reconcile(_session(registry, clock), {"kubernetes": cluster}, [state_of(registry)])
     job = job_json_from_state(state_of(registry), now=clock.now().timestamp())
     assert (job["queued_seconds"], job["run_seconds"]) == (20 * 60, 35 * 60)
 
@@ -301,7 +306,7 @@ def test_a_job_that_somebody_ends_meanwhile_is_no_error(registry: JobRegistry, c
     state = add_kubernetes_job(registry, "running")
     cluster = Cluster(FAILED)
     cluster.meanwhile = lambda: registry.cancel_job("a")
-    (one,) = reconcile(registry, {"kubernetes": cluster}, [state], now=clock.now)
+    (one,) = reconcile(_session(registry, clock), {"kubernetes": cluster}, [state])
     assert (one.before, one.after, one.problem, one.is_changed) == ("running", "cancelled", None, False)
     assert state_of(registry).status == "cancelled"
 
@@ -310,7 +315,7 @@ def test_a_job_that_is_deleted_meanwhile_is_no_error(registry: JobRegistry, cloc
     state = add_kubernetes_job(registry, "running")
     cluster = Cluster(FAILED)
     cluster.meanwhile = lambda: registry.store.delete(key_of("a"))
-    (one,) = reconcile(registry, {"kubernetes": cluster}, [state], now=clock.now)
+    (one,) = reconcile(_session(registry, clock), {"kubernetes": cluster}, [state])
     assert (one.after, one.problem) == ("deleted", None)
 
 
@@ -321,7 +326,7 @@ def test_only_jobs_that_are_active_and_of_the_engine_are_asked_about(registry: J
         add_kubernetes_job(registry, "succeeded", "over"),
     ]
     cluster = Cluster(RUNNING)
-    reconcile(registry, {"kubernetes": cluster}, states, now=clock.now)
+    reconcile(_session(registry, clock), {"kubernetes": cluster}, states)
     assert cluster.asked == ["here"]
 
 
@@ -330,7 +335,7 @@ def test_a_cluster_that_is_away_stops_all_and_changes_nothing(registry: JobRegis
     states = [add_kubernetes_job(registry, "running", "a"), add_kubernetes_job(registry, "running", "b")]
     cluster = Cluster(EngineUnavailableError("Cannot reach the cluster."))
     with pytest.raises(EngineUnavailableError):
-        reconcile(registry, {"kubernetes": cluster}, states, now=clock.now)
+        reconcile(_session(registry, clock), {"kubernetes": cluster}, states)
     assert cluster.asked == ["a"]
     assert [state_of(registry, job_id) for job_id in "ab"] == states
 
@@ -344,6 +349,6 @@ def test_a_refusal_for_one_job_does_not_stop_the_others(registry: JobRegistry, c
             cluster.says = COMPLETE
 
     cluster.meanwhile = permit
-    refused, done = reconcile(registry, {"kubernetes": cluster}, states, now=clock.now)
+    refused, done = reconcile(_session(registry, clock), {"kubernetes": cluster}, states)
     assert (refused.problem, refused.exit_code) == ("The cluster does not permit this.", 4)
     assert done.after == "succeeded"
