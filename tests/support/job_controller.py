@@ -1,8 +1,9 @@
 """What Kubernetes' Job controller does with an Indexed Job, as a pure function of the Job, its pods and the time.
 
 It follows pkg/controller/job of Kubernetes 1.31: `syncJob`, `backoff_utils.go`, `indexed_job_utils.go` and
-`pod_failure_policy.go`, with their reasons and messages. It has neither finalizers nor elastic Jobs, and it counts from
-pods that nothing removes. It stands in for a cluster: what a test shows with it holds for these rules alone.
+`pod_failure_policy.go`, with their reasons and messages. A pod has a finalizer until the status counts it. So a deleted
+pod counts too, and the counts outlive their pods. It does not scale Jobs, and makes all pods of a step at once. It
+stands in for a cluster: what a test shows with it holds for these rules alone.
 """
 
 from __future__ import annotations
@@ -19,95 +20,209 @@ Json = dict[str, Any]
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 
+FINALIZER = "batch.kubernetes.io/job-tracking"
+"""Finalizer of a pod that the status of its Job does not count yet. Nothing removes such a pod."""
+
 FAILURES = "batch.kubernetes.io/job-index-failure-count"
 """Annotation of a pod: the counted failures of its index before it."""
 
+IGNORED = "batch.kubernetes.io/job-index-ignored-failure-count"
+"""The same for the failures that the policy ignores. They only lengthen the back-off."""
+
 DEFAULT_BACKOFF = 6
 
+MAX_BACKOFFS = 60
+"""The longest back-off, as a multiple of the first one: 10 minutes, and 10 seconds."""
+
 NEVER = 2**31 - 1
+
+
+class NewPod(NamedTuple):
+    """A pod to make: its index, and the failures of the index before it."""
+
+    index: int
+    failures: int = 0
+    ignored: int = 0
 
 
 class Plan(NamedTuple):
     """The next steps of the controller."""
 
     status: Json
-    create: Sequence[tuple[int, int]] = ()
-    """Pods to make: the index, and the counted failures before."""
+    create: Sequence[NewPod] = ()
     delete: Sequence[str] = ()
     """Names of pods to stop."""
+    release: Sequence[str] = ()
+    """Names of pods that lose their finalizer."""
 
 
 class _Failures(NamedTuple):
-    """The counts of the failed pods of a Job."""
+    """The failures that the status does not have yet, and what they mean."""
 
-    counted: int
+    counted: Sequence[Json]
+    """The failed pods that count."""
     indexes: set[int]
-    """Those that are not tried again."""
-    before: dict[int, int]
-    """The counted failures of each index."""
+    """All indexes that are not tried again."""
+    latest: dict[int, Json]
+    """The last failed pod of each index that waits for another one. It keeps its finalizer until there is one."""
     end: tuple[str, str] | None
-    """Reason and message, if one of them ends the Job."""
+    """Reason and message, if a rule of the policy ends the Job."""
 
 
 def plan(job: Mapping[str, Any], pods: Sequence[Json], now: datetime, retry_seconds: float) -> Plan:
-    """Return the next status of a Job, and the pods to make and to stop."""
+    """Return the next status of a Job, the pods to make and to stop, and those that the status counts from now on."""
     spec, status = job["spec"], dict(job.get("status") or {})
     if condition_of(status, "Complete") or condition_of(status, "Failed"):
-        return Plan(status)
+        return Plan(status, release=_names(pods))
     alive = [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
     active = [pod for pod in alive if "deletionTimestamp" not in pod["metadata"]]
-    failures, succeeded = _failures(job, pods), {index_of(pod) for pod in pods if pod["status"]["phase"] == "Succeeded"}
+    terminating = [pod for pod in alive if pod not in active]
+    done = {index_of(pod) for pod in _uncounted(pods) if pod["status"]["phase"] == "Succeeded"}
+    succeeded = parse_indexes(status.get("completedIndexes")) | done
+    failures = _failures(job, pods, {index_of(pod) for pod in active} | succeeded)
+    total = status.get("failed", 0) + len(failures.counted)
     status |= {
         "active": len(active),
         "ready": sum(bool(condition_of(pod["status"], "Ready")) for pod in active),
-        "terminating": len(alive) - len(active),
+        "terminating": len(terminating),
         "succeeded": len(succeeded),
-        "failed": failures.counted,
         "completedIndexes": format_indexes(succeeded),
         "uncountedTerminatedPods": {},
     }
     if "backoffLimitPerIndex" in spec:
         status["failedIndexes"] = format_indexes(failures.indexes)
-    if spec.get("suspend"):
-        status.pop("startTime", None)
-        return Plan(_with(status, now, "Suspended", "JobSuspended", "Job suspended"), delete=_names(active))
-    status.setdefault("startTime", moment(now))
-    end = failures.end or _deadline(spec, status, now) or _index_end(spec, failures.indexes, succeeded)
+    end = _end(spec, status, failures, total, len(succeeded), now)
     if end is not None:
-        status = _with(status, now, "FailureTarget", *end)
-        return Plan(status if alive else _with(status, now, "Failed", *end), delete=_names(active))
-    if len(succeeded) >= spec["completions"]:
-        status["completionTime"] = moment(now)
-        return Plan(_with(status, now, "Complete", "CompletionsReached", "Reached expected number of succeeded pods"))
-    busy = {index_of(pod) for pod in alive} | succeeded | failures.indexes
-    free = [
-        index
-        for index in range(spec["completions"])
-        if index not in busy and _may_retry(index, pods, now, retry_seconds)
-    ]
-    room = max(0, spec["parallelism"] - len(alive))
-    return Plan(status, create=[(index, failures.before.get(index, 0)) for index in free[:room]])
+        return _stop(job, status, pods, failures, end, now)
+    kept = {pod["metadata"]["name"] for pod in failures.latest.values()}
+    ended = [pod for pod in pods if pod["status"]["phase"] == "Succeeded" or is_failed(job, pod)]
+    release = [name for name in _names(ended) if name not in kept]
+    status["failed"] = status.get("failed", 0) + sum(pod["metadata"]["name"] in release for pod in failures.counted)
+    if spec.get("suspend"):
+        status = _with(status, now, "Suspended", "JobSuspended", "Job suspended")
+        counts = {"active": 0, "ready": 0, "terminating": len(alive)}
+        return Plan({**status, **counts}, delete=_names(active), release=[*release, *_names(active)])
+    if condition_of(status, "Suspended"):
+        others = [one for one in status["conditions"] if one["type"] != "Suspended"]
+        status = _with({**status, "conditions": others}, now, "Suspended", "JobResumed", "Job resumed", "False")
+        status.pop("startTime", None)
+    status.setdefault("startTime", moment(now))
+    if len(succeeded) >= spec["completions"] and not active:
+        words = ("CompletionsReached", "Reached expected number of succeeded pods")
+        status = _with(status, now, "SuccessCriteriaMet", *words)
+        if not terminating:
+            status = _with({**status, "completionTime": moment(now)}, now, "Complete", *words)
+        return Plan(status, release=release)
+    create = _pods_to_create(job, pods, succeeded, failures, now, retry_seconds)
+    return Plan(status, create=create, release=release)
 
 
-def _failures(job: Mapping[str, Any], pods: Iterable[Json]) -> _Failures:
-    spec, counted, indexes, before, end = job["spec"], 0, set(), {}, None
-    per_index = spec.get("backoffLimitPerIndex")
-    for pod in pods:
-        if pod["status"]["phase"] != "Failed":
-            continue
-        index, earlier = index_of(pod), int(pod["metadata"]["annotations"].get(FAILURES, 0))
-        action, message = match_policy(spec.get("podFailurePolicy"), pod)
+def _stop(
+    job: Mapping[str, Any], status: Json, pods: Sequence[Json], failures: _Failures, end: tuple[str, str], now: datetime
+) -> Plan:
+    """Return the steps of a Job that fails: its pods stop first, and count as failed."""
+    alive = [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
+    policy = job["spec"].get("podFailurePolicy")
+    stopped = [pod for pod in _uncounted(alive) if match_policy(policy, pod)[0] != "Ignore"]
+    failed = status.get("failed", 0) + len(failures.counted) + len(stopped)
+    status = _with(status, now, "FailureTarget", *end)
+    status |= {"active": 0, "ready": 0, "terminating": len(alive), "failed": failed}
+    if not alive:
+        status = _with(status, now, "Failed", *end)
+    active = [pod for pod in alive if "deletionTimestamp" not in pod["metadata"]]
+    return Plan(status, delete=_names(active), release=_names(_uncounted(pods)))
+
+
+def _end(
+    spec: Mapping[str, Any], status: Json, failures: _Failures, total: int, succeeded: int, now: datetime
+) -> tuple[str, str] | None:
+    """Return why a Job fails, as reason and message; None if it does not."""
+    target = condition_of(status, "FailureTarget")
+    if target is not None:
+        return target["reason"], target["message"]
+    if failures.end is not None:
+        return failures.end
+    limit = spec.get("backoffLimit", DEFAULT_BACKOFF if spec.get("backoffLimitPerIndex") is None else NEVER)
+    if total > limit:
+        return "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+    seconds, started = spec.get("activeDeadlineSeconds"), status.get("startTime")
+    if seconds is not None and started and now - parse_time(started) >= timedelta(seconds=seconds):
+        return "DeadlineExceeded", "Job was active longer than specified deadline"
+    return _index_end(spec, failures.indexes, succeeded)
+
+
+def _index_end(spec: Mapping[str, Any], failed: set[int], succeeded: int) -> tuple[str, str] | None:
+    if "maxFailedIndexes" in spec and len(failed) > spec["maxFailedIndexes"]:
+        return "MaxFailedIndexesExceeded", "Job has exceeded the specified maximal number of failed indexes"
+    if failed and len(failed) + succeeded >= spec["completions"]:
+        return "FailedIndexes", "Job has failed indexes"
+    return None
+
+
+def _failures(job: Mapping[str, Any], pods: Sequence[Json], busy: set[int]) -> _Failures:
+    """Return the failures among the pods.
+
+    Args:
+        job: the Job.
+        pods: its pods.
+        busy: the indexes that have succeeded or have an active pod.
+    """
+    spec, counted, end = job["spec"], [], None
+    per_index, policy = spec.get("backoffLimitPerIndex"), spec.get("podFailurePolicy")
+    indexes = parse_indexes((job.get("status") or {}).get("failedIndexes"))
+    failed = [pod for pod in pods if is_failed(job, pod)]
+    for pod in failed:
+        action, message = match_policy(policy, pod)
         if action == "FailJob":
             end = end or ("PodFailurePolicy", message)
-        if action == "FailIndex" or (action != "Ignore" and per_index is not None and earlier >= per_index):
-            indexes.add(index)
-        is_counted = action != "Ignore"
-        counted += is_counted
-        before[index] = max(before.get(index, 0), earlier + is_counted)
-    limit = spec.get("backoffLimit", DEFAULT_BACKOFF if per_index is None else NEVER)
-    if counted > limit:
-        end = end or ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
-    return _Failures(counted, indexes, before, end)
+        if FINALIZER not in pod["metadata"].get("finalizers", ()):
+            continue
+        if action != "Ignore":
+            counted.append(pod)
+        is_last = per_index is not None and action != "Ignore" and note_of(pod, FAILURES) >= per_index
+        if per_index is not None and (action == "FailIndex" or is_last):
+            indexes.add(index_of(pod))
+    latest: dict[int, Json] = {}
+    for pod in _uncounted(failed):
+        index = index_of(pod)
+        if per_index is not None and index not in busy | indexes:
+            latest[index] = max(latest.get(index, pod), pod, key=lambda one: (_tries(one), _finished_at(one)))
+    return _Failures(counted, indexes, latest, end)
+
+
+def _pods_to_create(
+    job: Mapping[str, Any],
+    pods: Sequence[Json],
+    succeeded: set[int],
+    failures: _Failures,
+    now: datetime,
+    retry_seconds: float,
+) -> list[NewPod]:
+    """Return the pods to make now. An index in its back-off takes the place of a later one."""
+    spec, waits_for_end = job["spec"], replaces_only_ended(job["spec"])
+    taken = [
+        pod
+        for pod in pods
+        if pod["status"]["phase"] in ("Pending", "Running")
+        and (waits_for_end or "deletionTimestamp" not in pod["metadata"])
+    ]
+    room = min(spec["completions"] - len(succeeded), spec["parallelism"]) - len(taken)
+    busy = {index_of(pod) for pod in taken} | succeeded | failures.indexes
+    pending = [index for index in range(spec["completions"]) if index not in busy][: max(0, room)]
+    if "backoffLimitPerIndex" not in spec:
+        ends = [_finished_at(pod) for pod in pods if is_failed(job, pod)]
+        is_ready = not ends or (now - max(ends)).total_seconds() >= _backoff(len(ends), retry_seconds)
+        return [NewPod(index) for index in pending] if is_ready else []
+    found = []
+    for index in pending:
+        last = failures.latest.get(index)
+        if last is None:
+            found.append(NewPod(index))
+        elif (now - _finished_at(last)).total_seconds() >= _backoff(_tries(last) + 1, retry_seconds):
+            is_ignored = match_policy(spec.get("podFailurePolicy"), last)[0] == "Ignore"
+            failed, ignored = note_of(last, FAILURES), note_of(last, IGNORED)
+            found.append(NewPod(index, failed + (not is_ignored), ignored + is_ignored))
+    return found
 
 
 def match_policy(policy: Mapping[str, Any] | None, pod: Json) -> tuple[str, str]:
@@ -115,7 +230,8 @@ def match_policy(policy: Mapping[str, Any] | None, pod: Json) -> tuple[str, str]
     name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
     for number, rule in enumerate((policy or {}).get("rules", ())):
         if wanted := rule.get("onExitCodes"):
-            for container in pod["status"].get("containerStatuses", ()):
+            parts = ("containerStatuses", "initContainerStatuses")
+            for container in (one for part in parts for one in pod["status"].get(part, ())):
                 code = container.get("state", {}).get("terminated", {}).get("exitCode", 0)
                 is_named = container["name"] == wanted.get("containerName", container["name"])
                 if code != 0 and is_named and (code in wanted["values"]) == (wanted["operator"] == "In"):
@@ -129,36 +245,51 @@ def match_policy(policy: Mapping[str, Any] | None, pod: Json) -> tuple[str, str]
     return "Count", ""
 
 
-def _deadline(spec: Mapping[str, Any], status: Json, now: datetime) -> tuple[str, str] | None:
-    seconds = spec.get("activeDeadlineSeconds")
-    if seconds is None or now - parse_time(status["startTime"]) < timedelta(seconds=seconds):
-        return None
-    return "DeadlineExceeded", "Job was active longer than specified deadline"
+def replaces_only_ended(spec: Mapping[str, Any]) -> bool:
+    """Return whether another pod takes the place of one that is being stopped only when that has ended.
+
+    It is so with a policy of pod failures, which needs the exit codes.
+    """
+    default = "Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed"
+    return bool(spec.get("podReplacementPolicy", default) == "Failed")
 
 
-def _index_end(spec: Mapping[str, Any], failed: set[int], succeeded: set[int]) -> tuple[str, str] | None:
-    if "maxFailedIndexes" in spec and len(failed) > spec["maxFailedIndexes"]:
-        return "MaxFailedIndexesExceeded", "Job has exceeded the specified maximal number of failed indexes"
-    if failed and len(failed | succeeded) >= spec["completions"]:
-        return "FailedIndexes", "Job has failed indexes"
-    return None
+def is_failed(job: Mapping[str, Any], pod: Json) -> bool:
+    """Return whether a pod counts as failed."""
+    phase = pod["status"]["phase"]
+    is_stopped = "deletionTimestamp" in pod["metadata"] and phase != "Succeeded"
+    return bool(phase == "Failed" or (is_stopped and not replaces_only_ended(job["spec"])))
 
 
-def _may_retry(index: int, pods: Iterable[Json], now: datetime, retry_seconds: float) -> bool:
-    """Return whether the back-off of an index is over: it doubles with each failure."""
-    ends = [
-        (container["state"]["terminated"]["finishedAt"], int(pod["metadata"]["annotations"].get(FAILURES, 0)))
-        for pod in pods
-        if index_of(pod) == index and pod["status"]["phase"] == "Failed"
-        for container in pod["status"].get("containerStatuses", ())
-        if "terminated" in container.get("state", {})
-    ]
-    return all((now - parse_time(at)).total_seconds() >= retry_seconds * 2**count for at, count in ends)
+def _backoff(failures: int, retry_seconds: float) -> float:
+    """Return the seconds from a failure to the next pod. They double with each failure."""
+    return retry_seconds * min(2 ** max(0, failures - 1), MAX_BACKOFFS) if failures else 0.0
+
+
+def _tries(pod: Json) -> int:
+    return note_of(pod, FAILURES) + note_of(pod, IGNORED)
+
+
+def _finished_at(pod: Json) -> datetime:
+    """Return when a pod ended: its last container, else when it was no longer ready, was deleted or was created."""
+    states = [one.get("state", {}).get("terminated", {}) for one in pod["status"].get("containerStatuses", ())]
+    ends = [state.get("finishedAt") for state in states]
+    if ends and all(ends):
+        return parse_time(max(ends))
+    unready = condition_of(pod["status"], "Ready", "False") or {}
+    metadata = pod["metadata"]
+    at = unready.get("lastTransitionTime") or metadata.get("deletionTimestamp") or metadata["creationTimestamp"]
+    return parse_time(at)
 
 
 def index_of(pod: Json) -> int:
     """Return the index of a pod."""
     return int(pod["metadata"]["labels"][INDEX])
+
+
+def note_of(pod: Json, name: str) -> int:
+    """Return the number in an annotation of a pod; 0 without it."""
+    return int(pod["metadata"].get("annotations", {}).get(name, 0))
 
 
 def condition_of(status: Mapping[str, Any], kind: str, value: str = "True") -> Json | None:
@@ -167,12 +298,16 @@ def condition_of(status: Mapping[str, Any], kind: str, value: str = "True") -> J
     return next(found, None)
 
 
-def _with(status: Json, now: datetime, kind: str, reason: str, message: str) -> Json:
-    """Return a status with a condition that is true. Its time is that of its first appearance."""
-    if condition_of(status, kind) is not None:
+def _uncounted(pods: Iterable[Json]) -> list[Json]:
+    return [pod for pod in pods if FINALIZER in pod["metadata"].get("finalizers", ())]
+
+
+def _with(status: Json, now: datetime, kind: str, reason: str, message: str, value: str = "True") -> Json:
+    """Return a status with a condition. Its time is that of its first appearance."""
+    if condition_of(status, kind, value) is not None:
         return status
     at = moment(now)
-    added = {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": at}
+    added = {"type": kind, "status": value, "reason": reason, "message": message, "lastTransitionTime": at}
     return {**status, "conditions": [*(status.get("conditions") or ()), {**added, "lastProbeTime": at}]}
 
 
@@ -183,6 +318,15 @@ def _names(pods: Iterable[Json]) -> list[str]:
 def moment(now: datetime) -> str:
     """Return a time as Kubernetes writes it."""
     return f"{now:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def parse_indexes(text: str | None) -> set[int]:
+    """Return the indexes in a text like `1,3-5`."""
+    found: set[int] = set()
+    for part in filter(None, (text or "").split(",")):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
 
 
 def format_indexes(indexes: Iterable[int]) -> str:

@@ -23,7 +23,18 @@ import aiohttp.web
 from kmock import KubernetesEmulator
 
 from mopsjobs.utils.times import parse_time
-from support.job_controller import FAILURES, INDEX, Json, condition_of, index_of, moment, plan
+from support.job_controller import (
+    FAILURES,
+    FINALIZER,
+    IGNORED,
+    INDEX,
+    Json,
+    NewPod,
+    condition_of,
+    index_of,
+    moment,
+    plan,
+)
 from support.kubernetes import EVENTS, JOBS, PODS, Api
 
 if TYPE_CHECKING:
@@ -82,7 +93,7 @@ class _Server(KubernetesEmulator):
 
 
 class StandIn(Api):
-    """A cluster as far as the Job controller's rules and one kubelet go. Close it: it runs processes."""
+    """A cluster as far as the Job controller's rules and a kubelet go. Close it: it runs processes."""
 
     def __init__(self, directory: Path, programs: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> None:
         """Start it.
@@ -98,8 +109,14 @@ class StandIn(Api):
         """Images that cannot be pulled."""
         self.unschedulable: str | None = None
         """Why no node takes a pod; None: the node takes all."""
+        self.missing_volumes: str | None = None
+        """Why the volumes of pods cannot be mounted; None: they can."""
         self.quota: str | None = None
-        """Why no pod may be made; None: any may."""
+        """Why no more pod may be made; None: any may."""
+        self.quota_pods = 0
+        """How many pods the quota admits at once."""
+        self.refusals: dict[tuple[str, str], int] = {}
+        """Status codes for verbs on resources, such as `("list", "events"): 403`."""
         self.admission_seconds = 0.0
         """How long a Job takes to be admitted."""
         self.memory_kills: set[int] = set()
@@ -110,6 +127,8 @@ class StandIn(Api):
         self._programs = programs
         self._env = env
         self._containers: dict[str, _Container] = {}
+        self._lost: set[str] = set()
+        """Pods on nodes that do not answer."""
         self._numbers = iter(range(10**6))
         server = _Server()
         server.stand_in = self
@@ -146,11 +165,55 @@ class StandIn(Api):
         """Evict the running pod of an index, as a node does that is low on memory."""
 
         def act() -> None:
-            for pod in self._pods_of(name):
-                if index_of(pod) == index and pod["status"]["phase"] == "Running":
-                    self._kill(pod, "Evicted")
+            for pod in self._alive(name, index):
+                self._kill(pod, "Evicted")
 
         self._in_loop(act)
+
+    def drain(self, name: str, index: int) -> None:
+        """Ask the pod of an index to leave its node, as `kubectl drain` and preemption do."""
+
+        def act() -> None:
+            for pod in self._alive(name, index):
+                pod["status"]["conditions"].append(_disruption("EvictionByEvictionAPI"))
+                self._delete_pod(pod)
+
+        self._in_loop(act)
+
+    def delete_pod(self, name: str, index: int) -> None:
+        """Delete the pod of an index, as a user does."""
+        self._in_loop(lambda: [self._delete_pod(pod) for pod in self._alive(name, index)])
+
+    def lose_node(self, name: str, index: int) -> None:
+        """Cut the power of the node of an index. The cluster stops the pod, and no kubelet tells of its end."""
+
+        def act() -> None:
+            for pod in self._alive(name, index):
+                self._lost.add(pod["metadata"]["name"])
+                self._containers[pod["metadata"]["name"]].send(signal.SIGKILL)
+                unready = {"type": "Ready", "status": "False", "lastTransitionTime": moment(datetime.now(UTC))}
+                pod["status"]["conditions"] = [unready, _disruption("DeletionByTaintManager")]
+                pod["metadata"]["deletionTimestamp"] = moment(datetime.now(UTC))
+                self._save(PODS, pod)
+
+        self._in_loop(act)
+
+    def remove_node(self, name: str, index: int) -> None:
+        """Remove the lost node of an index from the cluster, whose pods are then over."""
+
+        def act() -> None:
+            for pod in self._alive(name, index):
+                self._save(PODS, {**pod, "status": {**pod["status"], "phase": "Failed"}})
+
+        self._in_loop(act)
+
+    def remove_job(self, name: str) -> None:
+        """Delete a Job, as a user or its lifetime does. Its pods stop, and go."""
+        self._in_loop(lambda: self._remove(JOBS, self._object(JOBS, "models", name) or {}))
+
+    def _alive(self, name: str, index: int) -> list[Json]:
+        pods = [pod for pod in self._pods_of(name) if index_of(pod) == index]
+        return [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
 
     def admit(self, name: str) -> None:
         """Let a suspended Job run, as a queue does when there is room."""
@@ -177,12 +240,15 @@ class StandIn(Api):
             return self._serve_log(*found.groups(), request.params)
         kind = None if request.resource is None else request.resource.plural
         action = None if request.action is None else str(request.action.value).lower()
+        if (str(action), str(kind)) in self.refusals:
+            return _refuse(self.refusals[str(action), str(kind)], f"{action} of {kind} is refused")
         if action == "create" and kind == "jobs":
             return await asyncio.shield(asyncio.ensure_future(self._admit(request.data)))
         if action == "list" and kind in ("pods", "events"):
-            objects = self._objects(PODS if kind == "pods" else EVENTS)
-            wanted = dict(part.split("=", 1) for part in request.params.get("labelSelector", "").split(",") if part)
-            items = [one for one in objects if wanted.items() <= one["metadata"].get("labels", {}).items()]
+            items = self._objects(PODS if kind == "pods" else EVENTS)
+            labels, fields = (_selector(request.params.get(name)) for name in ("labelSelector", "fieldSelector"))
+            items = [one for one in items if labels.items() <= one["metadata"].get("labels", {}).items()]
+            items = [one for one in items if all(_field(one, path) == value for path, value in fields.items())]
             return aiohttp.web.json_response({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items})
         return None
 
@@ -238,6 +304,7 @@ class StandIn(Api):
                 self._sync_job(job)
             for pod in self._objects(PODS):
                 if pod["metadata"]["ownerReferences"][0]["uid"] not in jobs:
+                    self._release(pod)
                     self._delete_pod(pod)
             for pod in self._objects(PODS):
                 self._sync_pod(pod)
@@ -247,13 +314,17 @@ class StandIn(Api):
         name, now = job["metadata"]["name"], datetime.now(UTC)
         pods = self._pods_of(name)
         done = plan(job, pods, now, self.retry_seconds)
-        if done.create and self.quota is not None:
-            message = f'Error creating: pods "{name}-{done.create[0][0]}-x" is forbidden: {self.quota}'
-            self._event(job, "FailedCreate", message)
-        elif done.create:
-            for index, failures in done.create:
-                self._create_pod(job, index, failures)
+        alive = sum(pod["status"]["phase"] in ("Pending", "Running") for pod in self._objects(PODS))
+        for new in done.create:
+            if self.quota is not None and alive >= self.quota_pods:
+                message = f'Error creating: pods "{name}-{new.index}-x" is forbidden: {self.quota}'
+                self._event("Job", job, "FailedCreate", message)
+                break
+            self._create_pod(job, new)
+            alive += 1
         for pod in pods:
+            if pod["metadata"]["name"] in done.release:
+                self._release(pod)
             if pod["metadata"]["name"] in done.delete:
                 self._delete_pod(pod)
         self._save(JOBS, {**job, "status": done.status})
@@ -262,14 +333,14 @@ class StandIn(Api):
         if end and ttl is not None and (now - parse_time(end["lastTransitionTime"])).total_seconds() >= ttl:
             self._remove(JOBS, job)
 
-    def _event(self, job: Json, reason: str, message: str) -> None:
-        about = {"kind": "Job", "name": job["metadata"]["name"], "namespace": job["metadata"]["namespace"]}
+    def _event(self, kind: str, one: Json, reason: str, message: str) -> None:
+        about = {"kind": kind, "name": one["metadata"]["name"], "namespace": one["metadata"]["namespace"]}
         metadata = {"name": f"{about['name']}.{reason}", "namespace": about["namespace"]}
         event = {"metadata": metadata, "involvedObject": about, "type": "Warning", "reason": reason}
         self._save(EVENTS, {**event, "message": message, "lastTimestamp": moment(datetime.now(UTC))})
 
-    def _create_pod(self, job: Json, index: int, failures: int) -> None:
-        owner, template = job["metadata"], job["spec"]["template"]
+    def _create_pod(self, job: Json, new: NewPod) -> None:
+        owner, template, index = job["metadata"], job["spec"]["template"], new.index
         name = f"{owner['name']}-{index}-{next(self._numbers):05}"
         marks = template["metadata"]
         labels = {"batch.kubernetes.io/job-name": owner["name"], INDEX: str(index)}
@@ -277,18 +348,29 @@ class StandIn(Api):
             "name": name, "namespace": owner["namespace"], "uid": f"uid-{name}",
             "creationTimestamp": moment(datetime.now(UTC)),
             "labels": {**marks.get("labels", {}), **labels},
-            "annotations": {**marks.get("annotations", {}), INDEX: str(index), FAILURES: str(failures)},
+            "annotations": {**marks.get("annotations", {}), INDEX: str(index), FAILURES: str(new.failures)},
+            "finalizers": [FINALIZER],
             "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": owner["name"], "uid": owner["uid"]}],
         }  # fmt: skip
+        if new.ignored:
+            metadata["annotations"][IGNORED] = str(new.ignored)
         self._save(PODS, {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}})
 
     # --- the kubelet --------------------------------------------------------------------------------------------
 
     def _sync_pod(self, pod: Json) -> None:
         """Bring a pod a step further: to a node, to its image, to its process, to its end."""
+        name = pod["metadata"]["name"]
         if pod["status"]["phase"] not in ("Pending", "Running"):
+            if "deletionTimestamp" in pod["metadata"] and not pod["metadata"]["finalizers"]:
+                self._remove(PODS, pod)
             return
-        container = self._containers.get(pod["metadata"]["name"])
+        if name in self._lost:
+            return
+        container = self._containers.get(name)
+        if container is None and "deletionTimestamp" in pod["metadata"]:
+            self._save(PODS, {**pod, "status": {**pod["status"], "phase": "Failed"}})
+            return
         if container is None:
             self._save(PODS, {**pod, "status": self._waiting(pod) or self._started(pod)})
             return
@@ -297,16 +379,13 @@ class StandIn(Api):
         code = container.exit_code
         if code is None:
             return
-        if "deletionTimestamp" in pod["metadata"]:
-            self._remove(PODS, pod)
-            return
-        status = {**pod["status"], "phase": "Succeeded" if code == 0 else "Failed", "conditions": []}
+        kept = [one for one in pod["status"]["conditions"] if one["type"] == "DisruptionTarget"]
+        status = {**pod["status"], "phase": "Succeeded" if code == 0 else "Failed", "conditions": kept}
         if container.reason == "Evicted":
-            disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
             status |= {
                 "reason": "Evicted",
                 "message": "The node was low on resource: memory.",
-                "conditions": [disrupted],
+                "conditions": [_disruption("TerminationByKubelet")],
             }
         reason = "Completed" if code == 0 else container.reason if container.reason == "OOMKilled" else "Error"
         started, ended = moment(container.started_at), moment(datetime.now(UTC))
@@ -321,8 +400,14 @@ class StandIn(Api):
             unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
             return {"phase": "Pending", "conditions": [{**unscheduled, "message": self.unschedulable}]}
         waiting = None
+        if self.missing_volumes is not None:
+            self._event("Pod", pod, "FailedMount", self.missing_volumes)
+            waiting = {"reason": "ContainerCreating"}
         if spec["image"] in self.missing_images:
-            waiting = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{spec["image"]}"'}
+            message = f'failed to pull and unpack image "{spec["image"]}": not found'
+            waiting = {"reason": "ErrImagePull", "message": message}
+            if pod["status"].get("containerStatuses"):  # it has tried
+                waiting = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{spec["image"]}"'}
         for source in spec.get("envFrom", ()):
             if source["secretRef"]["name"] not in self.secrets:
                 message = f'secret "{source["secretRef"]["name"]}" not found'
@@ -343,6 +428,14 @@ class StandIn(Api):
             env |= self.secrets[source["secretRef"]["name"]]
         env |= {one["name"]: one["value"] for one in spec.get("env", ())}
         program, *more = spec["command"]
+        if program not in self._programs:
+            at = moment(datetime.now(UTC))
+            message = f'exec: "{program}": executable file not found in $PATH'
+            ended = {"exitCode": 128, "reason": "StartError", "message": message, "startedAt": at, "finishedAt": at}
+            return {
+                "phase": "Failed",
+                "containerStatuses": [_container_status(pod, {"terminated": ended}, ready=False)],
+            }
         argv = [*self._programs[program], *more, *spec.get("args", ())]
         container = self._containers[name] = _Container(argv, env, directory)
         running = {"running": {"startedAt": moment(container.started_at)}}
@@ -358,14 +451,34 @@ class StandIn(Api):
         container.send(signal.SIGKILL)
 
     def _delete_pod(self, pod: Json) -> None:
-        """Ask a pod to stop. It is removed when its process has ended."""
-        container = self._containers.get(pod["metadata"]["name"])
-        if container is None or pod["status"]["phase"] not in ("Pending", "Running"):
-            self._remove(PODS, pod)
-        elif "deletionTimestamp" not in pod["metadata"]:
+        """Ask a pod to stop. It is removed when its process has ended and its Job has counted it."""
+        if "deletionTimestamp" not in pod["metadata"]:
             pod["metadata"]["deletionTimestamp"] = moment(datetime.now(UTC))
             self._save(PODS, pod)
-            container.send(signal.SIGTERM)
+            container = self._containers.get(pod["metadata"]["name"])
+            if container is not None:
+                container.send(signal.SIGTERM)
+
+    def _release(self, pod: Json) -> None:
+        """Take the finalizer of the Job controller from a pod."""
+        pod["metadata"]["finalizers"] = []
+        self._save(PODS, pod)
+
+
+def _selector(text: str | None) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in (text or "").split(",") if part)
+
+
+def _field(one: Json, path: str) -> object:
+    """Return the field of an object at a path like `involvedObject.name`."""
+    found: Any = one
+    for name in path.split("."):
+        found = found[name]
+    return found
+
+
+def _disruption(reason: str) -> Json:
+    return {"type": "DisruptionTarget", "status": "True", "reason": reason}
 
 
 def _container_status(pod: Json, state: Json, *, ready: bool) -> Json:
