@@ -28,7 +28,8 @@ DESCRIPTION = (
     " A child job has the outputs of its ancestors too. An existing file with"
     " other content is kept and named (exit code 7). A directory with the outputs of another family is refused. --table"
     " writes a table with a row per task, of the jobs and their ancestors: parameters, status, and the numbers, texts"
-    " and truth values of JSON outputs and of CSV outputs with one row."
+    " and truth values of JSON outputs and of CSV outputs with one row. Outputs of a reduce function are not in it, but"
+    " in the list and in a download."
 )
 
 EXAMPLES = (
