@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -269,6 +270,8 @@ def launch_again(
 ) -> tuple[str, ...]:
     """Launch an active job again, whose record keeps the options of this launch.
 
+    The sign of life is written before: a launch may take seconds, and after it, the runner may have given one itself.
+
     Args:
         state: the record.
         engine: where it runs.
@@ -283,12 +286,14 @@ def launch_again(
         InvalidTransitionError: if the job has ended meanwhile. Nothing was launched.
         UsageError, EngineError: see `launch_remembered`.
     """
-    with contextlib.suppress(StoreError, TooManyRetriesError):  # the write after the launch repeats them
-        session.registry.update_fields(state.job_id, **launch_fields(launch, engine.name))
-    began_at = session.now()
+    sign_of_life = functools.partial(relaunched_fields, state=state, began_at=session.now())
+    is_noted = False
+    with contextlib.suppress(StoreError, TooManyRetriesError):
+        session.registry.update_fields(state.job_id, **sign_of_life(launch_fields(launch, engine.name)))
+        is_noted = True
     launched = launch_remembered(engine, launch, JobDir.for_job(state.job_id, session.env), notify)
-    fields = relaunched_fields(launched_fields(launch, engine.name, launched), state, began_at)
-    return try_record_launch(session.registry, state.job_id, fields)
+    fields = launched_fields(launch, engine.name, launched)
+    return try_record_launch(session.registry, state.job_id, fields if is_noted else sign_of_life(fields))
 
 
 def launched_fields(launch: Launch, engine: str, launched: LaunchResult) -> dict[str, Any]:

@@ -1,16 +1,22 @@
-"""The fields of a record that another launch sets."""
+"""The fields of a record that another launch sets, and when."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
+from typing import cast
+
+import pytest
 
 from mopsjobs.cache.rows import job_json_from_state
+from mopsjobs.engines.base import Engine, Launch, LaunchResult
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.submission.client import relaunched_fields
+from mopsjobs.submission.client import launch_again, relaunched_fields
 from mopsjobs.submission.offline import record_launch
+from mopsjobs.submission.session import Session
 from mopsjobs.utils.times import record_time
-from support.cli import START
+from support.cli import START, LineStore
 
 LAUNCHED = {"metadata": {"local_workers": "2"}}
 
@@ -33,3 +39,51 @@ def test_a_launch_is_none_of_a_job_whose_runner_never_reported() -> None:
     registry = JobRegistry(InMemoryVersionedStore())
     state = registry.register_job("job")
     assert relaunched_fields(LAUNCHED, state, START) == {"metadata": {"local_workers": "2"}}
+
+
+BEGAN = START + timedelta(hours=2)
+REPORTED = BEGAN + timedelta(seconds=3)
+
+
+class Launching:
+    """An engine that notes the record as it is during a launch, after which the line is up."""
+
+    name = "slurm"
+
+    def __init__(self, line: LineStore, registry: JobRegistry) -> None:
+        self._line = line
+        self._registry = registry
+        self.is_reporting = True
+        """Whether the runner reports before the launch returns."""
+        self.seen: tuple[object, object] = (None, None)
+
+    def launch(self, launch: Launch) -> LaunchResult:
+        self._line.down = False
+        self.seen = seen(self._registry)
+        if self.is_reporting:
+            self._registry.update_fields("job", heartbeat_at=record_time(REPORTED))
+        return LaunchResult("squeue", metadata={"slurm_job_id": launch.job_id})
+
+
+def seen(registry: JobRegistry) -> tuple[object, object]:
+    """Return the mark as suspect, and the heartbeat."""
+    state = registry.require_job("job")
+    return state.metadata["suspect"], state.heartbeat_at
+
+
+@pytest.mark.parametrize("is_down", [False, True])
+def test_no_view_sees_a_silent_job_while_it_is_launched_again(tmp_path: Path, is_down: bool) -> None:
+    """A launch may take seconds. What a runner reports meanwhile stays. After an outage, the launch is noted later."""
+    line = LineStore(InMemoryVersionedStore())
+    registry = JobRegistry(line)
+    registry.register_job("job", metadata={"suspect": {"reason": "pod_gone"}})
+    silent = registry.update_status("job", "running", heartbeat_at=record_time(START))
+    engine = Launching(line, registry)
+    line.down, engine.is_reporting = is_down, not is_down
+    env = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    session = Session(registry_url="memory:", open_registry=lambda: registry, env=env, now=lambda: BEGAN)
+    launch = Launch(job_id="job", registry_url="memory:")
+    assert launch_again(silent, cast("Engine", engine), launch, None, session) == ()
+    assert engine.seen == (({"reason": "pod_gone"}, record_time(START)) if is_down else (None, record_time(BEGAN)))
+    assert seen(registry) == (None, record_time(BEGAN if is_down else REPORTED))
+    assert registry.require_job("job").metadata["slurm_job_id"] == "job"
