@@ -31,7 +31,7 @@ from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.results import read_output
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.task_names import find_varying, task_name
-from mopsjobs.submission.launching import find_interpreter
+from mopsjobs.submission.interpreter import find_interpreter
 from mopsjobs.submission.reuse import environment_difference
 
 

@@ -1,4 +1,4 @@
-"""Start a worker without a task, to learn whether it can load its function."""
+"""Start a worker without a task, to learn whether it can load its function; and read answers of workers."""
 
 from __future__ import annotations
 
@@ -83,12 +83,25 @@ def first_answer(
         if not line:
             lines.seek(0)
             raise _silent_end(code, lines.read()[-MAX_ANSWER_BYTES:])
+    return parse_answer(line, command[0])
+
+
+def parse_answer(line: bytes | bytearray, python: str) -> dict[str, Any]:
+    """Return an answer of a worker from its line.
+
+    Args:
+        line: the line.
+        python: the interpreter.
+
+    Raises:
+        ModelError: if no worker writes such a line.
+    """
     try:
         answer = json.loads(line)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise not_python_error(command[0], bytearray(line))
+        raise not_python_error(python, line)
     return answer
 
 

@@ -32,7 +32,7 @@ def load_error(error: Mapping[str, str], what: str = "model") -> ModelError:
     return ModelError(f"The {what} cannot be loaded: {error['type']}: {error['message']}", hint=hint, error=error)
 
 
-def not_python_error(path: str, line: bytearray) -> ModelError:
+def not_python_error(path: str, line: bytes | bytearray) -> ModelError:
     """Return the error of an interpreter that answers with a line which no worker writes."""
     text = line[:60].decode("utf-8", "replace")
     return ModelError(f"{path} is not a Python interpreter; it says: {text!r}", hint=INTERPRETER_HINT)

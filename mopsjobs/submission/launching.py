@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import PATCH, Launch
 from mopsjobs.engines.kubernetes.options import OPTIONS as CLUSTER_OPTIONS
-from mopsjobs.engines.model_env import active_python, model_environment
 from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
 from mopsjobs.engines.slurm.options import SETUP_VARIABLE, option_texts
-from mopsjobs.engines.trust import choices_of
-from mopsjobs.errors import EngineError, OptionError, UsageError
+from mopsjobs.errors import EngineError, OptionError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.registry.failure_limit import parse_failure_limit
+from mopsjobs.submission.interpreter import find_python
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shared_registry import url_for_nodes
 from mopsjobs.utils.measurement import memory_size
 from mopsjobs.utils.sizes import format_size, parse_size
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
-
-PYTHON_CHECK_SECONDS = 20
-"""How long an interpreter may take to run one line. A slower one is left to the runner."""
-
-PYTHON_HINT = "Name the one that has the model's packages: --python PATH."
 
 MAX_RECORDED_NUMBER = 10**9 - 1
 
@@ -131,7 +120,7 @@ def make_launch(
         registry_url=url_for_nodes(session.registry_url) if engine == "slurm" else session.registry_url,
         shards=shards or 1,
         workers=options.workers or _recorded_number(recorded.get("workers")),
-        python=_python(engine, options.python, session.env, recorded.get("python")),
+        python=find_python(engine, options.python, session.env, recorded.get("python")),
         task_timeout=options.task_timeout or recorded_timeout(recorded),
         task_memory=options.task_memory or parse_size(recorded.get("task_memory", "")),
         first=_recorded_number(recorded.get("first"), 0) if options.first is None else options.first,
@@ -267,14 +256,6 @@ def recorded_options(engine: str, recorded: Mapping[str, str], namespace: str | 
     return {**found, "namespace": namespace} if namespace else found
 
 
-def slurm_choices(recorded: Mapping[str, str], options: LaunchOptions, env: Mapping[str, str]) -> list[str]:
-    """Return the choices that only the record of an earlier launch on Slurm makes, and no default of this machine."""
-    named = {*options.cluster, *(() if options.python is None else ("python",))}
-    defaults = choices_of({"python": active_python(env), "setup": env.get(SETUP_VARIABLE)})
-    found = choices_of({name: value for name, value in recorded.items() if name not in named})
-    return [choice for choice in found if choice not in defaults]
-
-
 def _recorded_number(text: str | None, least: int = 1) -> int | None:
     return None if text is None else parse_whole_number(text, least, MAX_RECORDED_NUMBER)
 
@@ -289,81 +270,3 @@ def recorded_timeout(recorded: Mapping[str, str]) -> float | None:
     """Return the time limit of a task in an earlier launch, in seconds; None if its record has none."""
     text = recorded.get("task_timeout")
     return (parse_duration(f"{text}s") if text else None) or None
-
-
-def _python(engine: str, named: str | None, env: Mapping[str, str], recorded: str | None) -> str | None:
-    """Return the interpreter of the model: the named one, else the recorded one, else that of the active environment.
-
-    On Dask and in pods, the active environment is not used. Only on this machine is the interpreter run once, to check
-    it. The record keeps the path, so that a resume from another terminal uses the same interpreter.
-
-    Raises:
-        UsageError: if the interpreter does not exist or does not run Python.
-    """
-    if engine == "slurm":  # nodes share the files of this machine, but perhaps not what the setup brings
-        return (os.path.abspath(named) if named and "/" in named else named) or recorded or active_python(env)
-    if engine != "local":
-        return named or recorded
-    return find_interpreter(named, env) or _recorded_interpreter(recorded, env) or _active_interpreter(env)
-
-
-def _recorded_interpreter(path: str | None, env: Mapping[str, str]) -> str | None:
-    if path is not None:
-        found = shutil.which(path, path=env.get("PATH"))
-        if found is None or not _runs_python(found, env):
-            problem = "is not on this machine" if found is None else "does not run Python any more"
-            raise UsageError(f"The job ran with the interpreter {path}, which {problem}.", hint=PYTHON_HINT)
-    return path
-
-
-def _active_interpreter(env: Mapping[str, str]) -> str | None:
-    path = active_python(env)
-    if path is not None and not _runs_python(path, env):
-        problem = "does not run Python" if os.path.exists(path) else "does not exist"
-        raise UsageError(f"The interpreter of the active environment, {path}, {problem}.", hint=PYTHON_HINT)
-    return path
-
-
-def find_interpreter(name: str | None, env: Mapping[str, str]) -> str | None:
-    """Return the absolute path of an interpreter: the runner may be in another directory.
-
-    A name without a slash is looked up on the PATH. Links are not followed: the link of a virtual environment leads to
-    an interpreter without its packages.
-
-    Raises:
-        OptionError: if the program does not exist, or if it does not run Python.
-    """
-    if name is None:
-        return None
-    found = shutil.which(name, path=env.get("PATH"))
-    if found is None:
-        expected = "the path of a program" if "/" in name else "a program on the PATH"
-        raise OptionError(f"invalid python '{name}': expected {expected}.", "python")
-    path = os.path.abspath(found)
-    if not _runs_python(path, env):
-        raise OptionError(f"invalid python '{path}': expected a program that runs Python.", "python")
-    return path
-
-
-def _runs_python(path: str, env: Mapping[str, str]) -> bool:
-    """Return True if a program runs a line of Python, or is too slow to tell."""
-    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as output:
-        script = os.path.join(directory, "script.py")  # started as a worker is: a wrapper may know no other way
-        Path(script).write_text("print(42)\n")
-        try:
-            # Output goes into a file: a wrapper may leave a process behind that would hold a pipe open.
-            subprocess.run(  # noqa: S603 - the user's own choice
-                [path, "-u", script],
-                env=model_environment(env),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                timeout=PYTHON_CHECK_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return True
-        except OSError:
-            return False
-        output.seek(0)
-        return b"42" in output.read(1000).split()

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mopsjobs.bundles.packing import read_archive
-from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
+from mopsjobs.engines import LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import Launch, recorded_launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import PROBE_SECONDS
-from mopsjobs.engines.model_env import active_python
-from mopsjobs.engines.trust import Trust, choices_of, choices_of_last_launch, not_trusted_error
+from mopsjobs.engines.trust import Trust, not_trusted_error
 from mopsjobs.errors import (
-    EngineError,
-    EnginePlaceError,
     JobBusyError,
     JobExistsError,
     JobNotFoundError,
@@ -31,7 +27,6 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
     full_id_hint,
-    shorten,
 )
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ARCHIVED, JobStatus
@@ -41,10 +36,11 @@ from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
 from mopsjobs.submission.client import Submission, launch_again, launch_remembered
 from mopsjobs.submission.growth import grown_options
-from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options, slurm_choices
+from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.notify_names import remembered_names
 from mopsjobs.submission.offline import deliver_offline, load_offline
+from mopsjobs.submission.record_choices import record_choices, without_unknown_python
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.submit import Code, open_client, pack_code
@@ -140,7 +136,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         _refuse_change(request)
     elif len(missing) == len(deferred) and (request.only is not None or not lacks_reductions(session.store, manifest)):
         return ResumeResult(None)
-    choices = tuple(_record_choices(request, state, session.env))
+    choices = record_choices(state, _engine_name(state), request.options, session.env)
     return Resumable(request, state, manifest, missing, deferred, is_delivered, choices)
 
 
@@ -168,66 +164,6 @@ def resume_job(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
     if untrusted:
         raise not_trusted_error({choice: [job.state.job_id] for choice in untrusted}, "nothing was launched")
     return _submit_child(job, session, trust) if job.state.is_terminal else _launch_again(job, session, trust)
-
-
-def _record_choices(request: ResumeRequest, state: JobState, env: Mapping[str, str]) -> list[str]:
-    """Return what only the record says of where and as what the job is to run.
-
-    What options or defaults say too is left out, and what this machine has launched the job with. The interpreter of
-    the local engine is not among them: `_without_unknown_python` has a default for it.
-
-    Raises:
-        EnginePlaceError: if the record names an unknown engine.
-    """
-    engine, options = _engine_name(state), request.options
-    if engine not in ENGINES:
-        raise EnginePlaceError(
-            f"Job {request.job_id} cannot be resumed: its record names the engine '{shorten(engine, 100)}', expected"
-            f" {', '.join(ENGINES)}."
-        )
-    recorded = recorded_launch(state.metadata, engine)
-    known = set(choices_of_last_launch(JobDir.for_job(request.job_id, env)))
-    found = [] if engine == "local" else [f"engine:{engine}"]
-    if engine == "dask" and options.scheduler is None and "scheduler" in recorded:
-        found.append(f"dask:{recorded['scheduler']}")
-        known |= set(choices_of({"scheduler": env.get("DASK_SCHEDULER_ADDRESS")}))
-    if engine == "kubernetes":
-        values = recorded_options(engine, recorded, state.k8s_namespace)
-        found += choices_of({name: value for name, value in values.items() if name not in options.cluster})
-        known |= _defaults_of_cluster(env, options.cluster.get("context") or recorded.get("context"))
-    if engine == "slurm":
-        found += slurm_choices(recorded, options, env)
-    return [choice for choice in found if choice not in known]
-
-
-def _defaults_of_cluster(env: Mapping[str, str], context: str | None) -> set[str]:
-    """Return the choices that a launch on Kubernetes makes without a record, in a context."""
-    from mopsjobs.engines.kubernetes.client import current_place
-    from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE
-    from mopsjobs.engines.kubernetes.options import IMAGE_VARIABLE
-
-    image, default_context = env.get(IMAGE_VARIABLE), env.get(CONTEXT_VARIABLE)
-    found = choices_of({"image": image, "context": default_context})
-    with contextlib.suppress(EngineError):  # the launch raises it again
-        found += choices_of({"context": current_place(env)[0]})
-    with contextlib.suppress(EngineError):
-        found += choices_of({"namespace": current_place(env, context or default_context)[1]})
-    return set(found)
-
-
-def _without_unknown_python(recorded: dict[str, str], job_id: str, session: Session, trust: Trust) -> dict[str, str]:
-    """Return a recorded launch without its interpreter, if neither the user nor this machine has named that."""
-    python = recorded.get("python")
-    choice = f"python:{python}"
-    if python is None or trust.allows(choice) or choice in choices_of_last_launch(JobDir.for_job(job_id, session.env)):
-        return recorded
-    default = active_python(session.env)
-    if python != default:
-        session.warn(
-            f"Only the record of {job_id} names the interpreter {python}; the tasks run in"
-            f" {default or 'the Python of mops-jobs'}. To use it: --python {shlex.quote(python)}"
-        )
-    return {name: value for name, value in recorded.items() if name != "python"}
 
 
 def _deliver(job_id: str, session: Session) -> bool:
@@ -395,6 +331,6 @@ def _make_launch(
     metadata, namespace = job.get("metadata"), job.get("k8s_namespace") or None
     recorded = recorded_launch(metadata, engine) if isinstance(metadata, Mapping) else {}
     if engine == "local" and trust is not None and request.options.python is None:
-        recorded = _without_unknown_python(recorded, request.job_id, session, trust)
+        recorded = without_unknown_python(recorded, request.job_id, session, trust)
     options = grown_options(request.options, engine, recorded)
     return make_launch(job_id, engine, options, session, recorded=recorded, namespace=namespace)

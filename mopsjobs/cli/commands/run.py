@@ -16,7 +16,7 @@ from mopsjobs.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNREACHABLE, UsageErro
 from mopsjobs.ledger.retry_policy import parse_retries, retry_policy
 from mopsjobs.registry.status import TERMINAL, JobStatus
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
-from mopsjobs.submission.launching import find_interpreter
+from mopsjobs.submission.interpreter import find_interpreter
 from mopsjobs.utils.text import parse_whole_number, pluralize
 from mopsjobs.utils.times import parse_duration
 

@@ -28,7 +28,7 @@ from mopsjobs.engines.worker_script import WORKER_SOURCE
 from mopsjobs.errors import EngineUnavailableError
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
 from mopsjobs.ledger.retry_policy import MAX_RETRIES, OUT_OF_MEMORY
-from mopsjobs.runner.pools import log_lines, memory_guard, process_usage
+from mopsjobs.runner.pools import dask_model, log_lines, memory_guard, output_content, process_usage
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
@@ -115,6 +115,8 @@ class DaskPool:
             "name": "mops_jobs_dask_task_" + hashlib.sha256(source.encode()).hexdigest()[:16],
             "source": source,
             "worker": WORKER_SOURCE.decode(),
+            "dask_model": Path(dask_model.__file__).read_text("utf-8"),
+            "output_content": Path(output_content.__file__).read_text("utf-8"),
             "measurement": Path(measurement.__file__).read_text("utf-8"),
             "process_usage": Path(process_usage.__file__).read_text("utf-8"),
             "memory_guard": Path(memory_guard.__file__).read_text("utf-8"),

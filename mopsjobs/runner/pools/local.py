@@ -8,20 +8,16 @@ that of the task. See docs/decisions/0069-memory-of-a-task.md.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import selectors
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any
 
+from mopsjobs.engines.first_answer import parse_answer
 from mopsjobs.engines.model_errors import (
     describe_exit,
     load_error,
-    not_python_error,
     not_started_error,
     startup_error,
 )
@@ -43,10 +39,10 @@ from mopsjobs.runner.pools.base import (
     task_message,
 )
 from mopsjobs.runner.pools.memory_guard import MemoryGuard, Watch
+from mopsjobs.runner.pools.output_content import output_content
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue, most_doublings
-from mopsjobs.runner.pools.worker_process import WorkerProcess, output_content
-from mopsjobs.studies.study import Task
+from mopsjobs.runner.pools.worker_process import WorkerProcess
 from mopsjobs.utils import measurement
 
 TASKS_PER_WORKER = 2
@@ -143,19 +139,10 @@ class WorkerPool:
         workers, self._workers = self._workers, []
         for worker in workers:
             self._end_watch(worker)
-            worker.log_lines.end()
-            with contextlib.suppress(OSError):
-                worker.stdin.close()
-            worker.signal(signal.SIGTERM)
+            worker.terminate()
         until = time.monotonic() + GRACE_SECONDS
         for worker in workers:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(max(0.0, until - time.monotonic()))
-            worker.signal(signal.SIGKILL)  # the worker, or processes that it leaves behind
-            worker.process.wait()
-            worker.stdout.close()
-            worker.stderr.close()
-            worker.give_back_core()
+            worker.end(until)
         if self._cores is not None:
             self._cores.leave_line()
         self._selector.close()
@@ -227,9 +214,7 @@ class WorkerPool:
 
     def _write(self, worker: WorkerProcess) -> None:
         """Send what the pipe takes, and ask to be woken for the rest: a blocking write could wait for a busy worker."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # after a broken pipe, its answers end too
-            while worker.outgoing:
-                del worker.outgoing[: os.write(worker.stdin.fileno(), worker.outgoing)]
+        worker.send()
         if bool(worker.outgoing) == worker.is_blocked:
             return
         worker.is_blocked = not worker.is_blocked
@@ -268,7 +253,7 @@ class WorkerPool:
         lines = worker.answers.split(b"\n")
         worker.answers[:] = lines.pop()
         for line in lines:
-            answer = self._read_answer(line)
+            answer = parse_answer(line, self._command[0])
             if "broken" in answer:
                 raise load_error(answer["broken"], "model" if self._feed is None else "reduce function")
             if "ready" in answer:
@@ -291,7 +276,7 @@ class WorkerPool:
             outputs, error = answer.get("outputs"), answer.get("error")
             if outputs is not None:
                 outputs = {name: output_content(content) for name, content in outputs.items()}
-            self._read_logs(worker, assignment.task)
+            worker.read_logs(assignment.task.number)
             outcome = outcome_of(error)
             is_final = error is None or not self._queue.try_again(assignment, outcome, error["type"])
             yield TaskResult(
@@ -302,39 +287,15 @@ class WorkerPool:
                 return
             self._begin_watch(worker)
 
-    def _read_answer(self, line: bytearray) -> dict[str, Any]:
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise not_python_error(self._command[0], line)
-        return answer
-
-    def _read_logs(self, worker: WorkerProcess, task: Task) -> None:
-        """Read what a task printed before its answer. It is in the pipe by then, which holds no more than one read."""
-        with contextlib.suppress(OSError):  # the pipe is empty or closed
-            worker.log_lines.feed(os.read(worker.stderr.fileno(), 2**20))
-        worker.log_lines.end_task(task.number)
-
     def _remove(self, worker: WorkerProcess) -> int:
-        """Kill a worker and the processes that it started, and read what it printed last. Return its exit code."""
+        """Kill a worker; see `WorkerProcess.kill`."""
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             if not stream.closed and stream in self._selector.get_map():
                 self._selector.unregister(stream)
         self._workers.remove(worker)
         self.workers = max(1, len(self._workers))
         self._end_watch(worker)
-        worker.signal(signal.SIGKILL)
-        worker.has_ended(wait=True)
-        with contextlib.suppress(OSError):
-            worker.log_lines.feed(worker.stderr.read() or b"")
-        worker.log_lines.end()
-        for stream in (worker.stdin, worker.stdout, worker.stderr):
-            with contextlib.suppress(OSError):
-                stream.close()
-        worker.give_back_core()
-        return int(worker.process.returncode)
+        return worker.kill()
 
     def _bury(self, worker: WorkerProcess) -> Iterator[TaskResult]:
         """Remove a dead worker, and put its tasks back; the first counts as begun."""

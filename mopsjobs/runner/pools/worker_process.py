@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import signal
@@ -86,6 +85,56 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left; macOS: only zombies
             os.killpg(self.process.pid, number)
 
+    def send(self) -> None:
+        """Send what the pipe takes: a blocking write could wait for a busy worker."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # after a broken pipe, its answers end too
+            while self.outgoing:
+                del self.outgoing[: os.write(self.stdin.fileno(), self.outgoing)]
+
+    def read_logs(self, number: int) -> None:
+        """Read what a task printed before its answer. It is in the pipe by then, which holds no more than one read.
+
+        Args:
+            number: that of the task.
+        """
+        with contextlib.suppress(OSError):  # the pipe is empty or closed
+            self.log_lines.feed(os.read(self.stderr.fileno(), 2**20))
+        self.log_lines.end_task(number)
+
+    def terminate(self) -> None:
+        """Tell it to end, with the processes that it started."""
+        self.log_lines.end()
+        with contextlib.suppress(OSError):
+            self.stdin.close()
+        self.signal(signal.SIGTERM)
+
+    def end(self, until: float) -> None:
+        """Wait for its end, and kill what is left of it then.
+
+        Args:
+            until: by the monotonic clock.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, until - time.monotonic()))
+        self.signal(signal.SIGKILL)  # the worker, or processes that it leaves behind
+        self.process.wait()
+        self.stdout.close()
+        self.stderr.close()
+        self.give_back_core()
+
+    def kill(self) -> int:
+        """Kill it and the processes that it started, and read what it printed last. Return its exit code."""
+        self.signal(signal.SIGKILL)
+        self.has_ended(wait=True)
+        with contextlib.suppress(OSError):
+            self.log_lines.feed(self.stderr.read() or b"")
+        self.log_lines.end()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
+        self.give_back_core()
+        return int(self.process.returncode)
+
     def leave(self) -> None:
         """End its input, so that it ends, or kill it if it has not ended since: a thread of the model may go on."""
         if self._left_at is None:
@@ -127,13 +176,3 @@ class WorkerProcess:
     def peak_now(self) -> int | None:
         """Return the peak of memory of the task that it runs, in bytes; None if unknown."""
         return peak_rss(self.process.pid)
-
-
-def output_content(content: str | dict[str, str]) -> bytes:
-    """Return an output from the answer of engines/worker.py. The file of a large one is removed."""
-    if isinstance(content, str):
-        return base64.b64decode(content)
-    with open(content["file"], "rb") as file:
-        value = file.read()
-    os.unlink(content["file"])
-    return value
