@@ -30,7 +30,8 @@ from mopsjobs.utils.times import parse_time
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """The Content-Type of what `render` returns."""
 
-REASONS = ("no_update", "pod_gone", "k8s_job_missing")
+REASONS = ("no_update", "pod_gone", "k8s_job_missing", "job_missing")
+"""Why jobs are suspect, in words of mops-jobs. Those of engines, such as `ImagePullBackOff`, count as `other`."""
 
 ERROR_KINDS = ("auth", "network", "throttled", "parse")
 

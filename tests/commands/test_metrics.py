@@ -49,6 +49,7 @@ def test_metrics_tell_what_is_so(cli: Cli) -> None:
         'mops_jobs_suspect{reason="no_update"}': 1,
         'mops_jobs_suspect{reason="pod_gone"}': 1,
         'mops_jobs_suspect{reason="k8s_job_missing"}': 0,
+        'mops_jobs_suspect{reason="job_missing"}': 0,
         'mops_job_tasks{state="completed"}': 1,
         'mops_job_tasks{state="remaining"}': 19,
         'mops_job_outputs{state="verified"}': 2,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime, timedelta
+from typing import get_args
 
 import pytest
 
+from mopsjobs.app import metrics
 from mopsjobs.app.reconcile import Action, decide, reconcile
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.engines.base import EngineState, EngineTimes, ShardEnd
+from mopsjobs.engines import ENGINES
+from mopsjobs.engines.base import EngineState, EngineTimes, Phase, ShardEnd
 from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -153,6 +157,16 @@ def test_without_a_manifest_the_engine_alone_decides() -> None:
     assert decide(_record("running"), FAILED, START, has_manifest=False)[:2] == ("fail", FAILED.reason)
     assert decide(_record("validating"), FAILED, START, has_manifest=False).verb == "fail"
     assert decide(_record("validating"), GONE, START, has_manifest=False)[:2] == ("suspect", MISSING)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("says", [*map(EngineState, get_args(Phase)), EVICTED])
+def test_every_reason_of_mops_jobs_has_a_series_in_the_metrics(engine: str, says: EngineState) -> None:
+    """The reasons of engines are many, so that they share one."""
+    for status in ACTIVE:
+        for heartbeat in (None, 90):
+            found = decide(dataclasses.replace(_record(status, heartbeat=heartbeat), engine=engine), says, START)
+            assert found.verb != "suspect" or found.reason in metrics.REASONS
 
 
 @pytest.mark.parametrize("says", [GONE, EVICTED, PENDING, RUNNING, UNKNOWN])
