@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import PATCH, Launch
 from mopsjobs.engines.kubernetes.options import OPTIONS as CLUSTER_OPTIONS
 from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
-from mopsjobs.engines.slurm.options import SETUP_VARIABLE, option_texts
+from mopsjobs.engines.slurm.options import SETUP_VARIABLE, option_texts, split_start_flags
 from mopsjobs.errors import EngineError, OptionError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.registry.failure_limit import parse_failure_limit
@@ -105,12 +106,7 @@ def make_launch(
     shards = options.shards
     own = _options_of_engine(engine, options, session.env, recorded)
     if engine in CLUSTER_ENGINES:
-        own = {**recorded_options(engine, recorded, namespace), **own}
-        if PATCH in recorded and PATCH not in own:
-            session.warn(
-                "The job ran with a patch of its pods, which a record does not keep; the new pods are without it."
-                " To use it again: --pod-patch FILE"
-            )
+        own = _with_recorded(engine, own, recorded, namespace, session)
         shards = shards or _recorded_number(recorded.get("shards"))
     if engine == "slurm" and (setup := session.env.get(SETUP_VARIABLE)):
         own.setdefault("setup", setup)
@@ -254,6 +250,28 @@ def recorded_options(engine: str, recorded: Mapping[str, str], namespace: str | 
     """Return the options of an earlier launch on a cluster, as far as its record has them. It has no patch."""
     found = {name: recorded[name] for name in _NAMES[engine] if name in recorded and name != PATCH}
     return {**found, "namespace": namespace} if namespace else found
+
+
+def _with_recorded(
+    engine: str, own: Mapping[str, str], recorded: Mapping[str, str], namespace: str | None, session: Session
+) -> dict[str, str]:
+    """Return the options of a launch with those of an earlier one. What is not repeated is named in a warning."""
+    found = {**recorded_options(engine, recorded, namespace), **own}
+    if PATCH in recorded and PATCH not in own:
+        session.warn(
+            "The job ran with a patch of its pods, which a record does not keep; the new pods are without it."
+            " To use it again: --pod-patch FILE"
+        )
+    if "sbatch_arg" in found and "sbatch_arg" not in own:
+        repeated, start = split_start_flags(found.pop("sbatch_arg"))
+        if repeated:
+            found["sbatch_arg"] = repeated
+        if start:
+            again = shlex.join(f"--sbatch-arg={flag}" for flag in start)
+            session.warn(
+                f"The job was submitted with {shlex.join(start)}, and is now without. To use it again: {again}"
+            )
+    return found
 
 
 def _recorded_number(text: str | None, least: int = 1) -> int | None:

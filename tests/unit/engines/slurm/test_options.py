@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.slurm.options import megabytes, minutes, option_texts, sbatch_flags
+from mopsjobs.engines.slurm.options import megabytes, minutes, option_texts, sbatch_flags, split_start_flags
 from mopsjobs.errors import OptionError, UsageError
 
 ALWAYS = ["--nodes=1", "--ntasks=1"]
@@ -153,3 +153,20 @@ def test_flags_and_arguments_become_texts() -> None:
     for line in ("", "a\nb"):
         with pytest.raises(OptionError, match="expected a line of the shell"):
             option_texts({"setup": [line]})
+
+
+@pytest.mark.parametrize(
+    ("text", "repeated", "start"),
+    [
+        ("--nice=100 --hold", "--nice=100", ["--hold"]),
+        ("'--begin=now + 1hour'", "", ["--begin=now + 1hour"]),
+        ("--dep=afterok:3 --deadline=now+1day --reservation=x", "--reservation=x",
+         ["--dep=afterok:3", "--deadline=now+1day"]),
+        ("--hold=\x1b[2J", "'--hold=\x1b[2J'", []),
+        ("'", "'", []),
+        ("", "", []),
+    ],
+)  # fmt: skip
+def test_flags_of_one_launch_are_told_from_those_of_all(text: str, repeated: str, start: list[str]) -> None:
+    """What is not a flag stays, so that the launch refuses it."""
+    assert split_start_flags(text) == (repeated, start)
