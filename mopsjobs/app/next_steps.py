@@ -48,7 +48,7 @@ def _describe_command(job: Job) -> str | None:
     """Return the command that shows why a suspect job has not begun, if its cluster has said so."""
     metadata = job["metadata"]
     is_told = isinstance(metadata, Mapping) and isinstance(metadata.get("waits_for"), str)
-    return _kubectl_describe(job) if job["suspect"] and is_told else None
+    return (_kubectl_describe(job) or _scontrol_show(job)) if job["suspect"] and is_told else None
 
 
 def _kubectl_describe(job: Job) -> str | None:
@@ -59,6 +59,16 @@ def _kubectl_describe(job: Job) -> str | None:
 
     namespace, name = str(job["k8s_namespace"] or "default"), str(job["k8s_name"])
     return kubectl("describe", name, namespace) if is_job_place(namespace, name) else None
+
+
+def _scontrol_show(job: Job) -> str | None:
+    """Return the command that shows the job array of a job; None if it has none."""
+    if job["engine"] != "slurm":
+        return None
+    from mopsjobs.engines.slurm.engine import recorded_array  # here: few jobs need it
+
+    array_id = recorded_array(job)
+    return None if array_id is None else f"scontrol show job {array_id}"
 
 
 def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:

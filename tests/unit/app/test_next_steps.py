@@ -63,3 +63,14 @@ def test_a_pod_that_was_killed_for_its_memory_leads_to_more_of_it() -> None:
     job = {"job_id": "a", "is_active": False, "status": "failed", "error_code": "OOMKilled", "engine": "kubernetes"}
     job |= {"metadata": {**SUBMITTED["metadata"], "k8s_memory": "4Gi"}}
     assert next_command(job, stale=False) == "mops-jobs resume a --memory x2"
+
+
+def test_a_job_that_slurm_holds_is_looked_at_and_not_resumed() -> None:
+    """Its array is there, so that `resume` would refuse. A record without a valid number leaves the usual command."""
+    job = {
+        "job_id": "a", "is_active": True, "status": "scheduled", "suspect": "JobHeldUser", "engine": "slurm",
+        "k8s_name": None, "metadata": {"slurm_job_id": "12", "waits_for": "JobHeldUser: its user holds it"},
+    }  # fmt: skip
+    assert next_command(job, stale=False) == "scontrol show job 12"
+    metadata = {"slurm_job_id": "12; rm -r /", "waits_for": "JobHeldUser"}
+    assert next_command({**job, "metadata": metadata}, stale=False) == "mops-jobs resume a"
