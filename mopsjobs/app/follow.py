@@ -45,9 +45,16 @@ def follow(launch: Launch, app: App) -> FollowResult:
     Raises:
         StoreUnavailableError: if the registry does not answer.
     """
-    if launch.foreground:
-        return _run(launch, app)
-    waited = wait_for([launch.job_id], app, StopCondition())
+    return _run(launch, app) if launch.foreground else follow_record(launch.job_id, app)
+
+
+def follow_record(job_id: str, app: App) -> FollowResult:
+    """Stay with a job that another process runs, until its end.
+
+    Raises:
+        StoreUnavailableError: if the registry does not answer.
+    """
+    waited = wait_for([job_id], app, StopCondition())
     return FollowResult(waited.states[0].status, waited.exit_code, waited.notes)
 
 

@@ -44,11 +44,30 @@ def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: 
     assert sorted(json.loads(value)["x"] for value in desk.results(child).values()) == [1, 4]
 
 
+def test_a_resume_that_waits_ends_as_wait_does(desk: Desk) -> None:
+    """Its exit code and its last line are those of `wait`; the id is printed, as without `--wait`."""
+    mended = desk.home.with_name("mended")
+    sets = sets_of(2)
+    sets[1]["needs"] = str(mended)
+    desk.submit(sets)
+    assert desk.ended() == "partial"
+    failed = desk("resume", "job", "--wait")
+    assert (failed.code, failed.out) == (100, "job.2\n")
+    assert "job.2: 1 task to do\n" in failed.err
+    assert failed.err.endswith("\nNext: mops-jobs failures job.2\n")
+    mended.touch()
+    ran = desk.ok("resume", "job.2", "--wait", "--json")
+    assert ran.json == {"job_id": "job.3", "parent_job_id": "job.2"}
+    assert "job.3: succeeded, 1/1 tasks\n" in ran.err
+    assert ran.err.endswith("\nNext: mops-jobs results job.3 --download DIR\n")
+
+
 def test_resuming_a_job_that_lacks_nothing_starts_nothing(desk: Desk) -> None:
     desk.submit(sets_of(1))
     assert desk.ended() == "succeeded"
-    ran = desk.ok("resume", "job")
-    assert (ran.out, ran.err) == ("", "job: nothing is missing\n")
+    for argv in ([], ["--wait"]):
+        ran = desk.ok("resume", "job", *argv)
+        assert (ran.out, ran.err) == ("", "job: nothing is missing\n")
     assert desk.ok("resume", "job", "--json").json == {"job_id": None, "parent_job_id": None}
     assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
 
@@ -111,6 +130,22 @@ def test_a_killed_runner_is_stuck_within_two_heartbeats(desk: Desk, cli: Cli) ->
     after = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
     assert len(after) == 10
     assert {key: after[key] for key in before} == before
+
+
+def test_a_runner_that_died_with_all_tasks_done_only_ends_its_job(desk: Desk) -> None:
+    """The record does not tell of the end. So the job goes on, and no task is left for it."""
+    desk.submit(sets_of(2))
+    assert desk.ended() == "succeeded"
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    key = desk.jobs.key_of("job")
+    kept = desk.store.get(key)
+    assert kept is not None
+    told = json.loads(kept.value)
+    told |= {"status": "running", "transitions": told["transitions"][:4]}
+    assert desk.store.put(key, json.dumps(told).encode(), kept.version)
+    ran = desk.ok("resume", "job")
+    assert "job: no task is left to run\n" in ran.err
+    assert desk.ended() == "succeeded"
 
 
 @pytest.mark.parametrize("argv", [["--workers", "0"], ["--workers", "-1"], ["--python", "no/such/python"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
+from mopsjobs.app.follow import follow_record
 from mopsjobs.app.resume_choice import tasks_that_ended
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, user_trust
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cluster_options(cluster, AS_BEFORE)
     add_slurm_options(parser.add_argument_group("for a job on slurm"), AS_BEFORE)
     add_trust(parser)
+    parser.add_argument("--wait", action="store_true", help="wait until the job has ended, and exit as wait does")
     parser.add_argument(
         "--json", action="store_true", help="print the id of the job that runs in one JSON object; null if none does"
     )
@@ -83,28 +85,42 @@ def run(args: argparse.Namespace, app: App) -> Result:
     )
     job = prepare_resume(request, session)
     if isinstance(job, ResumeResult):
-        return _result(args.job, job, as_json=args.json, only=args.only)
+        return _result(args, job)
     found = {choice: [args.job] for choice in job.choices if not trust.allows(choice)}
     agreed = agreed_trust(trust, found, app, "nothing was launched")
     if agreed is None:
         return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
-    return _result(args.job, resume_job(job, session, agreed), as_json=args.json)
+    resumed = resume_job(job, session, agreed)
+    if not args.wait:
+        return _result(args, resumed)
+    for warning in resumed.warnings:
+        app.out.warn(warning)
+    for note in _counts(args, resumed):
+        app.out.note(note)
+    ended = follow_record(str(resumed.job_id), app)
+    return Result(_body(args, resumed), notes=ended.notes, exit_code=ended.exit_code)
 
 
-def _result(resumed_id: str, resumed: ResumeResult, *, as_json: bool, only: str | None = None) -> Result:
+def _result(args: argparse.Namespace, resumed: ResumeResult) -> Result:
+    if resumed.job_id is None:
+        what = "nothing is missing" if args.only is None else f"no missing task ended so: {args.only}"
+        return Result(_body(args, resumed), notes=[f"{args.job}: {what}"])
+    following = f"Next: {command_line('wait', resumed.job_id)}"
+    return Result(_body(args, resumed), notes=[*_counts(args, resumed), following], warnings=resumed.warnings)
+
+
+def _body(args: argparse.Namespace, resumed: ResumeResult) -> Document | Text | None:
     job_id = resumed.job_id
-    parent = None if job_id in (None, resumed_id) else resumed_id
-    document = Document({"job_id": job_id, "parent_job_id": parent})
-    if job_id is None:
-        what = "nothing is missing" if only is None else f"no missing task ended so: {only}"
-        return Result(document if as_json else None, notes=[f"{resumed_id}: {what}"])
-    tasks = [] if resumed.tasks is None else [f"{job_id}: {_to_do(resumed.tasks)}"]
-    return Result(
-        document if as_json else Text([job_id]),
-        notes=[*tasks, f"Next: {command_line('wait', job_id)}"],
-        warnings=resumed.warnings,
-    )
+    if args.json:
+        return Document({"job_id": job_id, "parent_job_id": None if job_id in (None, args.job) else args.job})
+    return None if job_id is None else Text([job_id])
 
 
-def _to_do(tasks: int) -> str:
-    return f"{pluralize(tasks, 'task')} to do" if tasks else "only the reduce function to run"
+def _counts(args: argparse.Namespace, resumed: ResumeResult) -> list[str]:
+    """Return how many tasks the job has to do, if that is known."""
+    if resumed.tasks is None:
+        return []
+    to_do = f"{pluralize(resumed.tasks, 'task')} to do"
+    if resumed.tasks == 0:
+        to_do = "no task is left to run" if resumed.job_id == args.job else "only the reduce function to run"
+    return [f"{resumed.job_id}: {to_do}"]
