@@ -378,13 +378,14 @@ def _flush() -> None:
 
 
 def _error_fields(error: BaseException, root: str) -> dict[str, str]:
-    described = traceback.TracebackException.from_exception(error)  # has a text also for an error whose `str` raises
-    trace = "".join(described.format())
-    fields = {"type": type(error).__name__, "message": str(described), "traceback": trace[-TRACEBACK_CHARACTERS:]}
+    own, trace, top = _error_fields.__code__.co_filename, error.__traceback__, os.path.join(root, "")
+    while trace is not None and trace.tb_frame.f_code.co_filename == own:  # what lies above the model
+        trace = trace.tb_next
+    described = traceback.TracebackException(type(error), error, trace or error.__traceback__)  # also if `str` raises
+    text = "".join(described.format())[-TRACEBACK_CHARACTERS:]
+    fields = {"type": type(error).__name__, "message": str(described), "traceback": text}
     steps: list[Any] = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError):
-        steps.append((error.filename or "", error.lineno))
-    top = os.path.join(root, "")
+    steps += [(error.filename or "", error.lineno)] if isinstance(error, SyntaxError) else []
     inside = [f"{path[len(top) :]}:{line}" for path, line in steps if path.startswith(top)]
     return {**fields, "at": inside[-1]} if inside else fields
 

@@ -236,6 +236,16 @@ def test_whatever_a_task_raises_ends_that_task_and_no_other(run: Run, statement:
     assert talk.code == 0
 
 
+def test_a_traceback_begins_in_the_model(run: Run) -> None:
+    """The frames of the worker say nothing of the model. An error that only the worker raises keeps them."""
+    source = "def f(params, seed):\n    return g() if params else {1, 2}\n\n\ndef g():\n    raise ValueError('mine')\n"
+    talk = run(source, {"params": {"x": 1}}, {})
+    raised, returned = (talk.answers[number]["error"]["traceback"] for number in (1, 2))
+    assert [line.partition("in ")[2] for line in raised.splitlines() if line.startswith("  File")] == ["f", "g"]
+    assert raised.startswith("Traceback (most recent call last):\n")
+    assert "Object of type set is not JSON serializable" in returned
+
+
 @pytest.mark.parametrize(
     ("returned", "told"),
     [
