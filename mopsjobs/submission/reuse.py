@@ -81,6 +81,8 @@ class NewJob(NamedTuple):
     """The digest of its code."""
     load_archive: Callable[[], bytes]
     """Returns the archive of that."""
+    is_packed: bool
+    """Whether its code is a directory, and not a bundle of the store."""
     engine: str
     launch: Launch
 
@@ -174,7 +176,8 @@ def _difference(manifest: Manifest, new: NewJob, environment: Environment | None
     if ours != theirs:
         return "its study names other outputs"
     if manifest.bundle != new.bundle and (files := _changed_files(manifest.bundle, new, session.store)) != []:
-        return f"its code differs{'' if files is None else f' in {join_first(files)}'}"
+        advice = "; list what is no code in .modelopsignore" if new.is_packed and _has_data(files) else ""
+        return f"its code differs{'' if files is None else f' in {join_first(files)}'}{advice}"
     if new.engine == "local":
         return environment_difference(manifest.job_id, environment, session.store)
     return _cluster_difference(manifest, new, session)
@@ -199,6 +202,10 @@ def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> list[str]
             name in files and not _is_study(name, found.get(name)) for files, found in zip(sides, contents, strict=True)
         )
     )
+
+
+def _has_data(files: list[str] | None) -> bool:
+    return any(not name.endswith(".py") for name in files or ())
 
 
 def _may_be_study(name: str) -> bool:

@@ -213,7 +213,7 @@ def _extend(job: PreparedJob, extended: Manifest | None, session: Session) -> Pr
     if extended is None:
         return job
     study, load_archive = job.request.study, functools.cache(lambda: job.load_archive(session.store))
-    new = NewJob(study, job.bundle, load_archive, job.request.engine, job.launch)
+    new = NewJob(study, job.bundle, load_archive, job.packed is not None, job.request.engine, job.launch)
     extension = find_reusable(extended, new, session)
     for line in (*extension.reasons, extension.describe(study.tasks_total)):
         session.note(line)

@@ -36,7 +36,7 @@ def session() -> Session:
 def extension(session: Session, engine: str, python: str | None = None, **options: str) -> Extension:
     """Return what a new job of the same study reuses on an engine."""
     launch = Launch(job_id="more", registry_url="memory", python=python, options=options)
-    new = NewJob(study(sets_of(5)), BUNDLE, lambda: b"", engine, launch)
+    new = NewJob(study(sets_of(5)), BUNDLE, lambda: b"", False, engine, launch)
     return find_reusable(find_extended("job", session), new, session)
 
 
