@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, Clock, Remote, add, foreign, key
 from support.desk import Desk
 from support.events import Writer
+from support.kubernetes import Api, kubeconfig
+from support.runs import code, sets_of, study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,6 +26,15 @@ def desk(cli: Cli, tmp_path: Path) -> Iterator[Desk]:
     """Yield a directory with a model, and the command in it."""
     with closing(Desk(cli, tmp_path / "desk")) as made:
         yield made
+
+
+@pytest.fixture
+def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
+    """Return a cluster, a registry across a network, and a study in the current directory."""
+    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
+    return api
 
 
 @pytest.fixture

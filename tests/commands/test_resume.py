@@ -18,7 +18,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, LineStore, Ran, Remote, add, command, environment, sentences
-from support.kubernetes import Api, kubeconfig
+from support.kubernetes import Api
 from support.runs import code, place, record, sets_of, study, until, work
 
 if TYPE_CHECKING:
@@ -28,15 +28,6 @@ if TYPE_CHECKING:
 
 JOBS_PATH = "/apis/batch/v1/namespaces/{}/jobs"
 KUBERNETES = ("--engine", "kubernetes", "--image", "registry.example/model:1")
-
-
-@pytest.fixture
-def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
-    """Return a cluster, a registry across a network, and a study in the current directory."""
-    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
-    code(Path.cwd())
-    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
-    return api
 
 
 def _submit(cli: Cli, *argv: str) -> Ran:

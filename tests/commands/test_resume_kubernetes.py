@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine
 from support.cli import Cli, Remote
-from support.kubernetes import Api, kubeconfig
-from support.runs import code, record, sets_of, study
+from support.kubernetes import Api
+from support.runs import record
 
 JOBS_PATH = "/apis/batch/v1/namespaces/models/jobs"
 OPTIONS = (
@@ -27,15 +25,6 @@ NOTED = {
     "k8s_priority_class": "low", "k8s_node_selector": "pool=gpu", "k8s_toleration": "sku=gpu,spot",
     "k8s_backoff_limit": "1", "k8s_ttl": "1h",
 }  # fmt: skip
-
-
-@pytest.fixture
-def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
-    """Return a cluster, a registry across a network, and a study in the current directory."""
-    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
-    code(Path.cwd())
-    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
-    return api
 
 
 def _refuse(api: Api, number: int = 0) -> None:

@@ -14,7 +14,7 @@ import mops_jobs
 from mopsjobs.app import config
 from mopsjobs.app.app import App
 from mopsjobs.console.printer import Printer
-from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.errors import StoreAccessError, StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import always
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from mopsjobs.store.base import Entry, VersionedStore, WantsValues
+    from mopsjobs.store.base import Entry, Versioned, VersionedStore, WantsValues
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REMOTE_URL = "https://example.blob.core.windows.net/jobs"
@@ -131,8 +131,15 @@ class LineStore(FaultyStore):
         self.break_scan_at: int | None = None
         self.hides_values = False
         """Whether listings are without values, as those of records that other programs wrote to Azure."""
+        self.refused_key: str | None = None
+        """A key whose value it refuses to send."""
         self.after_listing: Callable[[], None] = lambda: None
         """Called when a listing has been taken, before any of it is handed out: what happens meanwhile."""
+
+    def get(self, key: str) -> Versioned | None:
+        if key == self.refused_key:
+            raise StoreAccessError("The store refused the credentials.")
+        return super().get(key)
 
     def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         entries = list(super().scan(prefix, wants_values, after))

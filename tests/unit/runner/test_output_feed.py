@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.errors import StoreAccessError
 from mopsjobs.runner import output_feed
 from mopsjobs.runner.output_feed import BATCH_TASKS, OutputFeed
 from mopsjobs.runner.retry import OutageRetry
@@ -96,19 +95,9 @@ def test_an_output_that_is_gone_is_named(feed: OutputFeed, line: LineStore) -> N
     assert json.loads(feed.next_line(one, is_first=True)) == {"problem": f"{key} was deleted"}
 
 
-def test_an_output_that_the_store_refuses_is_named(
-    feed: OutputFeed, line: LineStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_output_that_the_store_refuses_is_named(feed: OutputFeed, line: LineStore) -> None:
     """Only an outage may pass with time, so only it is waited for."""
-    key = output_key("job", TASKS[0], "result.json")
-    get = line.get
-
-    def refuse(wanted: str) -> Any:
-        if wanted == key:
-            raise StoreAccessError("The store refused the credentials.")
-        return get(wanted)
-
-    monkeypatch.setattr(line, "get", refuse)
+    key = line.refused_key = output_key("job", TASKS[0], "result.json")
     one = Task(101, TASKS[0].param_id, 0, {})
     problem = f"{key} cannot be read: The store refused the credentials."
     assert json.loads(feed.next_line(one, is_first=True)) == {"problem": problem}

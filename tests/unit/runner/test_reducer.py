@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import StoreAccessError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.environment import environment_keys
 from mopsjobs.registry.job_registry import JobRegistry
@@ -250,19 +249,11 @@ def test_the_damaged_manifest_of_a_parent_ends_the_job_partial(
 
 
 def test_a_reduction_whose_outputs_are_refused_leaves_the_job_partial(
-    given: Given, line: LineStore, registry: JobRegistry, noted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: Given, line: LineStore, registry: JobRegistry, noted: Path, tmp_path: Path
 ) -> None:
     """Other reductions have their outputs: one key does not end the job as failed."""
     given([*sets_of(1, calls=str(noted)), {"x": 1, "calls": str(noted)}], reduce="model:summarise")
-    key = output_key("job", next(load_manifest(line, "job").study.tasks()), "result.json")
-    get = line.get
-
-    def refuse(wanted: str) -> Any:
-        if wanted == key:
-            raise StoreAccessError("The store refused the credentials.")
-        return get(wanted)
-
-    monkeypatch.setattr(line, "get", refuse)
+    line.refused_key = output_key("job", next(load_manifest(line, "job").study.tasks()), "result.json")
     line.hides_values = True
     assert work(line, registry, tmp_path / "job")[0][:3] == ("partial", 2, 0)
     line.hides_values = False
