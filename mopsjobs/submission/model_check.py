@@ -16,6 +16,7 @@ from typing import Any
 from mopsjobs.bundles.extraction import BundleError, extract
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.first_answer import LOAD_SECONDS, MAX_MESSAGE, first_answer
+from mopsjobs.engines.model_env import python_here
 from mopsjobs.engines.model_errors import ModelError, load_error
 from mopsjobs.engines.worker import WIRE_GROUP
 from mopsjobs.engines.worker_script import write_reduce_worker, write_worker
@@ -24,22 +25,36 @@ from mopsjobs.studies.study import Study
 from mopsjobs.submission.session import Session
 
 
-def check_model(
-    study: Study, launch: Launch, bundle: bytes, session: Session, *, hint_if_not_found: str | None = None
+def check_functions(
+    study: Study,
+    engine: str,
+    launch: Launch,
+    load_archive: Callable[[], bytes],
+    session: Session,
+    *,
+    hint_if_not_found: str | None = None,
 ) -> None:
-    """Load the functions of a study in its interpreter, and warn if the model takes the parameters for one of them.
+    """Load the functions of a study that are to run on this machine: with Dask, the reduce function alone.
 
     Args:
         study: the study.
-        launch: its launch on this machine.
-        bundle: the packed code.
-        session: the environment, and where warnings go.
+        engine: where its tasks run.
+        launch: its launch.
+        load_archive: returns the packed code.
+        session: the environment, and where notes and warnings go.
         hint_if_not_found: the hint if a module of the model is not found.
 
     Raises:
         UsageError: if a function cannot be loaded, or cannot be called as a worker calls it.
     """
-    python = launch.python or sys.executable
+    if engine == "local":
+        _check_all(study, launch.python or sys.executable, load_archive(), session, hint_if_not_found)
+    elif engine == "dask" and study.reduce is not None:  # it runs beside the runner, which is here
+        _check_reduce(study, python_here(launch.python, session.env), load_archive(), session)
+
+
+def _check_all(study: Study, python: str, bundle: bytes, session: Session, hint_if_not_found: str | None) -> None:
+    """Load the functions of a study, and warn if the model takes the parameters for one of them."""
     setup = {"entrypoint": study.entrypoint, "check": True}
     answer = _load(python, write_worker, setup, bundle, session, hint_if_not_found)
     if answer is None:
@@ -47,21 +62,10 @@ def check_model(
     if "entry_point" in answer:  # of what is installed: the packed code does not show it
         session.note(f"The tasks run through the entry point {WIRE_GROUP} of {python}: {answer['entry_point']}")
     _check_first_parameter(study, answer.get("takes"), session)
-    check_reduce(study, python, bundle, session)
+    _check_reduce(study, python, bundle, session)
 
 
-def check_reduce(study: Study, python: str, bundle: bytes, session: Session) -> None:
-    """Load the reduce function of a study in an interpreter of this machine, if the study names one.
-
-    Args:
-        study: the study.
-        python: the interpreter.
-        bundle: the packed code.
-        session: the environment, and where notes go.
-
-    Raises:
-        UsageError: if the function cannot be loaded, or cannot be called as a worker calls it.
-    """
+def _check_reduce(study: Study, python: str, bundle: bytes, session: Session) -> None:
     if study.reduce is not None:
         _load(python, write_reduce_worker, {"reduce": study.reduce}, bundle, session, None)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ from mopsjobs.studies.reductions import lacks_reductions
 from mopsjobs.submission.client import Submission, launch_again, launch_remembered
 from mopsjobs.submission.growth import grown_options
 from mopsjobs.submission.launching import LaunchOptions, make_launch
-from mopsjobs.submission.model_check import check_model
+from mopsjobs.submission.model_check import check_functions
 from mopsjobs.submission.notify_names import remembered_names
 from mopsjobs.submission.offline import deliver_offline, load_offline
 from mopsjobs.submission.record_choices import record_choices, without_unknown_python
@@ -224,8 +225,8 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             git=packed.git if packed is not None else origin and origin.git,
             notify=named if named is not None else remembered_names(JobDir.for_job(state.job_id, session.env)),
         )
-        if packed is not None and engine == "local":
-            check_model(job.manifest.study, launch, read_archive(packed), session)
+        if packed is not None:
+            check_functions(job.manifest.study, engine, launch, functools.partial(read_archive, packed), session)
         return ResumeResult(job_id, len(job.missing) - len(job.deferred), client.submit(submission, launch).warnings)
 
 

@@ -12,10 +12,9 @@ from typing import NamedTuple
 from mopsjobs.bundles.bundle import has_bundle, load_bundle, parse_bundle_ref
 from mopsjobs.bundles.git_state import read_git_state
 from mopsjobs.bundles.packing import MAX_SHOWN, PackedBundle, pack, read_archive
-from mopsjobs.engines import open_engine
+from mopsjobs.engines import LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.model_env import python_here
 from mopsjobs.errors import StoreError, UsageError, shorten
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.store.base import VersionedStore
@@ -23,7 +22,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
 from mopsjobs.submission.launching import LaunchOptions, make_launch
-from mopsjobs.submission.model_check import check_model, check_reduce
+from mopsjobs.submission.model_check import check_functions
 from mopsjobs.submission.modelops_registry import check_targets, warn_about_registry
 from mopsjobs.submission.reuse import Extension, NewJob, find_extended, find_reusable
 from mopsjobs.submission.session import Session
@@ -129,8 +128,7 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
             bundle = extended.bundle
         else:
             raise UsageError("missing code of the model: expected either a directory or a bundle.")
-        if request.engine == "local":
-            _check_stored_model(request.study, launch, bundle, session)
+        _check_stored(request, launch, bundle, session)
         yield _extend(PreparedJob(request, launch, bundle, None), extended, session)
         return
     with pack_code(request.code, session) as packed:
@@ -138,16 +136,13 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
         if request.code.directory is not None:
             warn_about_registry(request.study, request.code.directory, packed, session)
             missing = _check_names(request, packed, request.code.directory)
-        if request.engine == "local":
-            hint = request.code.hint_if_not_found
-            if missing is not None:
-                hint = f"{missing} Submit in the directory of the model, or install it."
-            check_model(request.study, launch, read_archive(packed), session, hint_if_not_found=hint)
-        elif missing is not None:
-            session.warn(f"{missing} The job fails unless it is installed.")
-        if request.engine == "dask":  # the reduce function runs beside the runner, which is here
-            python = python_here(launch.python, session.env)
-            check_reduce(request.study, python, read_archive(packed), session)
+        hint = request.code.hint_if_not_found
+        if missing is not None:
+            hint = f"{missing} Submit in the directory of the model, or install it."
+            if request.engine != "local":
+                session.warn(f"{missing} The job fails unless it is installed.")
+        load_archive = functools.partial(read_archive, packed)
+        check_functions(request.study, request.engine, launch, load_archive, session, hint_if_not_found=hint)
         yield _extend(PreparedJob(request, launch, packed.digest, packed), extended, session)
 
 
@@ -220,11 +215,12 @@ def _extend(job: PreparedJob, extended: Manifest | None, session: Session) -> Pr
     return job._replace(extension=extension)
 
 
-def _check_stored_model(study: Study, launch: Launch, bundle: str, session: Session) -> None:
-    """Check the model in a bundle of the store. Whether the store has the bundle, the submission itself finds out."""
+def _check_stored(request: SubmitRequest, launch: Launch, bundle: str, session: Session) -> None:
+    """Check the code in a bundle of the store. Whether the store has the bundle, the submission itself finds out."""
     with contextlib.suppress(StoreError):
-        if has_bundle(session.store, bundle):
-            check_model(study, launch, load_bundle(session.store, bundle), session)
+        if request.engine in LOCAL_ENGINES and has_bundle(session.store, bundle):
+            load_archive = functools.partial(load_bundle, session.store, bundle)
+            check_functions(request.study, request.engine, launch, load_archive, session)
 
 
 def _check_names(request: SubmitRequest, packed: PackedBundle, directory: Path) -> str | None:

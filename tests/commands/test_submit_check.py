@@ -11,9 +11,10 @@ import pytest
 
 from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.engines.job_dir import JobDir
-from support.cli import Cli, put, sentences
+from mopsjobs.registry.job_registry import JobRegistry
+from support.cli import Cli, add, put, sentences
 from support.desk import Desk
-from support.runs import MODEL, code, is_alive, record, sets_of, study, until
+from support.runs import MODEL, code, is_alive, place, record, sets_of, study, until
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,25 @@ def test_a_model_that_runs_elsewhere_is_not_loaded_here(desk: Desk) -> None:
     assert desk.ok("submit", desk.write(sets_of(1)), *words).err == "Nothing was done.\n"
     ran = desk.ok("submit", desk.write(sets_of(1), model="other:f"), *words)
     assert "warning: The model's module other is not in " in ran.err
+
+
+@pytest.mark.parametrize("words", ["submit study.json --engine dask", "resume job --trust engine:dask"])
+def test_with_dask_only_the_reduce_function_is_loaded_here(
+    cli: Cli, jobs: JobRegistry, tmp_path: Path, words: str
+) -> None:
+    """It runs beside the runner. The model may need what is installed on the cluster alone."""
+    studied = study(sets_of(1), reduce="means:f")
+    place(jobs.store, "job", studied, code(tmp_path / "old"))
+    add(jobs, "job", "failed", engine="dask")
+    code(Path.cwd(), "import nowhere\n")
+    Path("study.json").write_text(json.dumps(studied.to_dict()))
+    Path("means.py").write_text("def g(params, tasks): 1\n")
+    ran = cli(*words.split(), "--auto", "--scheduler", "tcp://127.0.0.1:1")
+    assert (ran.code, sentences(ran.err)[0]) == (
+        2,
+        "error: The reduce function cannot be loaded: AttributeError: there is no 'f' in means.py",
+    )
+    assert [state.job_id for state in jobs.list_jobs()] == ["job"]
 
 
 def test_a_model_outside_the_bundle_is_refused_with_its_place(cli: Cli, tmp_path: Path) -> None:
