@@ -67,11 +67,14 @@ class ShardEnd(NamedTuple):
     """The engine's word for it: `OOMKilled`, `Error`."""
     exit_code: int | None = None
     is_out_of_memory: bool = False
+    message: str | None = None
+    """The engine's sentence for it, if it has one."""
 
     def describe(self) -> str:
         """Return the end in words, such as `shard 3 OOMKilled (exit code 137)`."""
-        code = "" if self.exit_code is None else f" (exit code {self.exit_code})"
-        return f"shard {self.shard} {self.reason}{code}"
+        code = None if self.exit_code is None else f"exit code {self.exit_code}"
+        words = ": ".join(filter(None, (code, self.message)))
+        return f"shard {self.shard} {self.reason}{f' ({words})' if words else ''}"
 
 
 class EngineState(NamedTuple):

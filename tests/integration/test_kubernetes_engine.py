@@ -24,7 +24,7 @@ from mopsjobs.engines.kubernetes.logs import MAX_FAILURES
 from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
 from support.cli import Clock
-from support.kubernetes import JOBS, Api, kubeconfig, lines, log_path
+from support.kubernetes import EVENTS, JOBS, Api, kubeconfig, lines, log_path
 
 RECORD: dict[str, object] = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models", "k8s_uid": None}
 LAUNCH = Launch(
@@ -107,6 +107,23 @@ def test_a_launch_without_a_reply_is_looked_for(
     assert raised.value.hint == "See whether it has started: kubectl -n models get job seir-1"
 
 
+def test_a_job_that_a_webhook_has_renamed_is_that_of_the_launch(engine: KubernetesEngine, api: Api) -> None:
+    """The record gets the new name, so that every later command finds the Job."""
+    path = "/apis/batch/v1/namespaces/models/jobs"
+
+    def renamed(request: Any) -> Any:
+        metadata = request.data["metadata"]
+        job = {**request.data, "metadata": {**metadata, "name": f"team-{metadata['name']}", "uid": "uid-1"}}
+        api.mock.objects[JOBS, "models", job["metadata"]["name"]] = job
+        return job
+
+    api.mock[f"post {path}"] << renamed
+    launched = engine.launch(LAUNCH)
+    assert (launched.k8s_name, launched.k8s_uid) == ("team-seir-1", "uid-1")
+    assert launched.show_command == "kubectl -n models get job team-seir-1"
+    assert engine.state({**RECORD, "k8s_name": "team-seir-1", "k8s_uid": "uid-1"}).phase == "pending"
+
+
 def test_a_launch_that_is_forbidden_needs_permission(engine: KubernetesEngine, api: Api) -> None:
     """403: exit code 4, and what the cluster said."""
     said = 'jobs.batch is forbidden: User "u" cannot create resource "jobs"'
@@ -127,6 +144,7 @@ def test_a_launch_that_is_forbidden_needs_permission(engine: KubernetesEngine, a
         (_condition("Failed", "BackoffLimitExceeded"), "failed", "BackoffLimitExceeded"),
         (_condition("Failed", "FailedIndexes"), "failed", "FailedIndexes"),
         (_condition("FailureTarget", "FailedIndexes") | {"active": 1, "ready": 1}, "running", None),
+        (_condition("FailureTarget", "FailedIndexes") | {"active": 0, "ready": 0}, "pending", "FailedIndexes"),
         (_condition("Complete", status="False") | {"active": 1, "ready": 1}, "running", None),
         ({"active": 2, "ready": 1, "failed": 5}, "running", None),
         ({"active": 2}, "running", None),
@@ -298,6 +316,37 @@ def test_a_pod_without_a_node_says_why(engine: KubernetesEngine, api: Api) -> No
     api.put_pod(0, "Pending", conditions=[unscheduled])
     api.put_job(status={"active": 1, "ready": 0})
     assert engine.state(RECORD)[:4] == ("pending", "Unschedulable", "0/3 nodes", True)
+
+
+def test_a_job_that_fails_waits_for_its_pods_to_stop(engine: KubernetesEngine, api: Api) -> None:
+    """They may still store outputs. A pod on a lost node keeps the Job from its end."""
+    api.put_job(status=_condition("FailureTarget", "PodFailurePolicy", "Container runner failed."))
+    words = "Container runner failed; it ends when its pods have stopped"
+    assert engine.state(RECORD)[:4] == ("pending", "PodFailurePolicy", words, True)
+    assert api.requests("get", "/api/v1/namespaces/models/pods") == []
+
+
+def test_events_tell_why_a_pod_cannot_begin(engine: KubernetesEngine, api: Api) -> None:
+    """Those of a pod whose volumes are missing, and those of the Job if all its pods have ended since."""
+
+    def warn(kind: str, name: str, reason: str, at: str) -> None:
+        about = {"kind": kind, "name": name, "namespace": "models"}
+        metadata = {"name": f"{name}.{reason}", "namespace": "models"}
+        event = {"metadata": metadata, "involvedObject": about, "type": "Warning", "reason": reason, "message": "why"}
+        api.put(EVENTS, metadata["name"], {**event, "lastTimestamp": f"2026-03-01T{at}Z"})
+
+    api.put_job(status={})
+    waiting = {"waiting": {"reason": "ContainerCreating"}}
+    container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
+    warn("Job", "seir-1", "FailedCreate", "12:01:00")
+    pod = api.put_pod(0, "Pending", containerStatuses=[container])
+    assert engine.state(RECORD)[:3] == ("pending", None, None)
+    warn("Pod", pod, "FailedMount", "12:02:00")
+    assert engine.state(RECORD)[:4] == ("pending", "FailedMount", "why", True)
+    api.put_pod(0, "Failed")
+    assert engine.state(RECORD)[:4] == ("pending", "FailedCreate", "why", True)
+    warn("Job", "seir-1", "FailedCreate", "11:58:00")
+    assert engine.state(RECORD).reason == "FailedIndexes", "the event is older than the newest pod"
 
 
 def test_a_suspended_job_is_pending(engine: KubernetesEngine, api: Api) -> None:

@@ -130,12 +130,17 @@ def _quota(cluster: StandIn) -> None:
     cluster.quota = "exceeded quota: sims, requested: requests.cpu=1, used: requests.cpu=8, limited: requests.cpu=8"
 
 
+def _no_volume(cluster: StandIn) -> None:
+    cluster.missing_volumes = 'MountVolume.SetUp failed for volume "inputs" : secret "inputs" not found'
+
+
 @pytest.mark.parametrize(
     ("trouble", "secret", "reason", "detail"),
     [
         (_pull_problem, "registry", "ImagePullBackOff", BACK_OFF),
         (_no_room, "registry", "Unschedulable", "0/3 nodes are available: 3 Insufficient cpu."),
         (_quota, "registry", "FailedCreate", "exceeded quota: sims"),
+        (_no_volume, "registry", "FailedMount", 'secret "inputs" not found'),
         (lambda cluster: None, "none", "CreateContainerConfigError", 'secret "none" not found'),
     ],
 )
@@ -215,6 +220,33 @@ def test_an_eviction_is_no_failure(cli: Cli, cluster: StandIn, submit: Submit, t
     assert _ended(cluster) == "CompletionsReached"
     assert [pod["status"]["phase"] for pod in cluster.pods("job")] == ["Failed", "Succeeded"]
     assert cluster.mock.objects[JOBS, "models", "job"].raw["status"]["failed"] == 0
+
+
+def test_a_quota_that_refuses_the_next_try_is_told(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """The pod before it failed, and another program has taken its place."""
+    _quota(cluster)
+    cluster.quota_pods = 1
+    cluster.retry_seconds = 2.0  # the time of an event has seconds, and that of a pod too
+    assert submit(sets_of(1), secret="registry", source="import os\nos.kill(os.getppid(), 9)\n").code == 0
+    until(lambda: [pod for pod in cluster.pods("job") if pod["status"]["phase"] == "Failed"], "the first failure")
+    cluster.quota_pods = 0
+    cli.clock.advance(seconds=30)
+    until(lambda: "FailedCreate: Error creating: pods" in cli.ok("status", "job").out, "the words of the quota")
+
+
+def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
+    """Its pod stays until the node is removed, since nothing knows that its process has ended."""
+    gate, notes = tmp_path / "gate", tmp_path / "calls"
+    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    cluster.lose_node("job", 0)
+    waited = cli("wait", "job", "--timeout", "90s")
+    assert waited.code == 8
+    assert "waits for Terminating: pod job-0-" in waited.err
+    cluster.remove_node("job", 0)
+    gate.touch()
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
 
 
 def test_a_job_of_a_queue_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -71,7 +72,7 @@ class Cluster:
         self.namespace = config.namespace
 
     def create(self, manifest: Mapping[str, Any]) -> Job:
-        """Create a Job.
+        """Create a Job. A webhook of the cluster may change it, also its name.
 
         Raises:
             ConflictError: if there is a Job of that name.
@@ -79,7 +80,9 @@ class Cluster:
         with self._translate_errors():
             job: Job = Job.from_dict(dict(manifest))  # type: ignore[no-untyped-call]
             created = self._client.create(job)
-        if created.metadata is None or job.metadata is None or created.metadata.name != job.metadata.name:
+        name, marks = manifest["metadata"]["name"], manifest["metadata"]["annotations"]
+        found = created.metadata
+        if found is None or (found.name != name and not (marks.items() <= (found.annotations or {}).items())):
             raise self._unexpected_response()
         return created
 
@@ -118,17 +121,24 @@ class Cluster:
         with self._translate_errors():
             return dict(self._client.get(kind, name, namespace=namespace))
 
-    def warnings(self, namespace: str, job_name: str) -> list[tuple[str, str]]:
-        """Return the warnings among the events of a Job, as reason and message, the oldest first."""
-        about = {"involvedObject.kind": "Job", "involvedObject.name": job_name}
+    def last_warning(self, namespace: str, kind: str, name: str, after: float = -math.inf) -> tuple[str, str] | None:
+        """Return the newest warning among the events of an object, as reason and message; None if there is none.
+
+        Args:
+            namespace: the namespace of the object.
+            kind: its kind.
+            name: its name.
+            after: only warnings after this time, in seconds since 1970.
+        """
+        about = {"involvedObject.kind": kind, "involvedObject.name": name}
         with self._translate_errors():
             events = [
                 event
                 for event in self._client.list(Event, namespace=namespace, fields=about)  # type: ignore[arg-type]
-                if event.type == "Warning" and event.involvedObject.name == job_name
+                if event.type == "Warning" and event.involvedObject.name == name and _event_time(event) > after
             ]
-            events.sort(key=lambda event: 0.0 if event.lastTimestamp is None else event.lastTimestamp.timestamp())
-            return [(str(event.reason), str(event.message)) for event in events]
+            last = max(events, key=_event_time, default=None)
+            return None if last is None else (str(last.reason), str(last.message))
 
     def delete(self, namespace: str, name: str) -> bool:
         """Delete a Job, and in the background its pods. Return False if there is none."""
@@ -270,6 +280,12 @@ def creation_time(pod: Pod) -> float:
     """Return when a pod was created, in seconds since 1970; 0 if its cluster does not tell."""
     created = None if pod.metadata is None else pod.metadata.creationTimestamp
     return 0.0 if created is None else created.timestamp()
+
+
+def _event_time(event: Event) -> float:
+    """Return when an event was seen last, in seconds since 1970; 0 if its cluster does not tell."""
+    at = event.lastTimestamp or event.eventTime
+    return 0.0 if at is None else at.timestamp()
 
 
 def _read_kubeconfig(env: Mapping[str, str]) -> tuple[KubeConfig, str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from mopsjobs.engines.kubernetes.client import (
     FOLLOW_READ_SECONDS,
     Cluster,
     ConflictError,
+    creation_time,
     is_other_context,
     open_cluster,
     shard_of,
@@ -39,14 +41,14 @@ from mopsjobs.engines.kubernetes.manifest import (
     job_name,
     kubectl,
 )
-from mopsjobs.engines.kubernetes.pods import NO_PODS, container_starts, memory_problem, open_shards, pod_problem
+from mopsjobs.engines.kubernetes.pods import container_starts, has_ended, memory_problem, open_shards, pod_problem
 from mopsjobs.engines.kubernetes.suspension import SUSPENDED, why_suspended
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for
 from mopsjobs.errors import EngineAccessError, EnginePlaceError, EngineUnavailableError, shorten
 from mopsjobs.utils.times import utc_now
 
 if TYPE_CHECKING:
-    from lightkube.models.batch_v1 import JobStatus
+    from lightkube.models.batch_v1 import JobCondition, JobStatus
     from lightkube.resources.batch_v1 import Job
     from lightkube.resources.core_v1 import Pod
 
@@ -102,8 +104,11 @@ class KubernetesEngine:
                 with open_cluster(self._env, context) as other:
                     created = find_created(other, manifest, problem, show_command, self._sleep)
             _warn_of_dropped_fields(manifest, created, cluster.server)
-        uid = None if created.metadata is None else created.metadata.uid
-        return LaunchResult(show_command, name, namespace, uid)
+        assert created.metadata is not None  # noqa: S101 - Cluster.create has checked it
+        if created.metadata.name != name:  # a webhook may rename it
+            name = str(created.metadata.name)
+            show_command = kubectl("get", name, namespace, context)
+        return LaunchResult(show_command, name, namespace, created.metadata.uid)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. Never `unknown`: a cluster that does not answer is an error."""
@@ -265,23 +270,42 @@ def _active_state(cluster: Cluster, k8s_job: Job, status: JobStatus, namespace: 
     is_running = bool(status.active if status.ready is None else status.ready)
     if is_running and not status.failed:
         return EngineState("running")
+    if not is_running and (target := _true_conditions(status).get("FailureTarget")) is not None:
+        detail = f"{(target.message or 'the Job fails').rstrip('.')}; it ends when its pods have stopped"
+        return EngineState("pending", target.reason or "FailureTarget", detail, is_stuck=True)
     pods = cluster.pods(namespace, name)
-    reason, detail = pod_problem(pods, is_running=is_running)
+    problem = pod_problem(pods, is_running=is_running)
     if is_running:
-        return EngineState("running", reason, detail)
-    if reason == NO_PODS:
-        reason, detail = _creation_problem(cluster, namespace, name) or (reason, detail)
-    if reason is None and (failed := lost_shards(status, pods)):
-        reason, detail = failed[0].reason, f"{describe_shards(failed)}, to be tried again"
-    return EngineState("pending", reason, detail, is_stuck=reason is not None)
-
-
-def _creation_problem(cluster: Cluster, namespace: str, name: str) -> tuple[str, str] | None:
-    """Return why the cluster makes no pods for a Job, as kubectl shows it: a quota, or a refusal; None if unknown."""
+        return EngineState("running", *problem)
     with contextlib.suppress(EngineAccessError):  # a role may not permit to read events
-        warnings = cluster.warnings(namespace, name)
-        return warnings[-1] if warnings else None
-    return None
+        problem = _problem_in_events(cluster, namespace, name, pods, problem[0]) or problem
+    if problem[0] is None and (failed := lost_shards(status, pods)):
+        problem = (failed[0].reason, f"{describe_shards(failed)}, to be tried again")
+    return EngineState("pending", *problem, is_stuck=problem[0] is not None)
+
+
+def _problem_in_events(
+    cluster: Cluster, namespace: str, name: str, pods: Sequence[Pod], reason: str | None
+) -> tuple[str, str] | None:
+    """Return what only an event says, as kubectl shows it; None if none does.
+
+    A quota or a rule of the namespace refuses the next pods of a Job. Or a volume of a pod cannot be mounted.
+
+    Args:
+        cluster: where the Job is.
+        namespace: its namespace.
+        name: its name.
+        pods: its pods.
+        reason: what the pods say of themselves.
+    """
+    going_on = [pod for pod in pods if not has_ended(pod)]
+    if not going_on:
+        newest = max((creation_time(pod) for pod in pods), default=-math.inf)
+        return cluster.last_warning(namespace, "Job", name, after=newest)
+    metadata = going_on[0].metadata
+    if reason is not None or metadata is None:
+        return None
+    return cluster.last_warning(namespace, "Pod", str(metadata.name))
 
 
 def _find_own_job(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> Job | None:
@@ -315,9 +339,13 @@ def _is_of(k8s_job: Job, job: Mapping[str, object], cluster: Cluster, trust: Tru
     return True
 
 
+def _true_conditions(status: JobStatus) -> dict[str, JobCondition]:
+    return {condition.type: condition for condition in status.conditions or () if condition.status == "True"}
+
+
 def _end_state(status: JobStatus) -> EngineState | None:
     """Return how a Job ended, by its conditions; None while it has not."""
-    true = {condition.type: condition for condition in status.conditions or () if condition.status == "True"}
+    true = _true_conditions(status)
     if "Complete" in true:
         return EngineState("succeeded")
     if "Failed" in true:
@@ -327,7 +355,7 @@ def _end_state(status: JobStatus) -> EngineState | None:
 
 def _times(status: JobStatus, first_container: datetime | None) -> EngineTimes:
     """Return when a Job ran, by its status and the start of its first container, if a pod still has that."""
-    true = {condition.type: condition for condition in status.conditions or () if condition.status == "True"}
+    true = _true_conditions(status)
     if "Complete" in true:
         # Its pods may be gone, but it has run. Before the first container, it waited for a node or an image.
         ended = status.completionTime or true["Complete"].lastTransitionTime

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from mopsjobs.engines.base import EngineState, ShardEnd
 from mopsjobs.engines.kubernetes.client import shard_of
 from mopsjobs.engines.kubernetes.manifest import CONTAINER, MAX_SHARDS
-from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.engines.kubernetes.pods import OOM_KILLED, container_statuses, disruption
+from mopsjobs.utils.text import cut_to_length, parse_whole_number
 
 if TYPE_CHECKING:
     from lightkube.models.batch_v1 import JobStatus
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 3
 """Shards that a sentence names."""
+
+MAX_MESSAGE = 200
+"""Characters of the words of a node for why a container ended."""
 
 NO_POD = "FailedIndexes"
 """The reason of a failed shard whose pod is gone."""
@@ -52,11 +56,16 @@ def describe_shards(lost: Sequence[ShardEnd]) -> str:
 def _shard_end(shard: int, pod: Pod | None) -> ShardEnd:
     if pod is None or pod.status is None:
         return ShardEnd(shard, NO_POD)
-    for container in pod.status.containerStatuses or ():
+    disrupted = disruption(pod)
+    # The end of the runner is the one that counts, if it has begun.
+    statuses = sorted(container_statuses(pod), key=lambda one: one[0].name != CONTAINER)
+    for container, prefix in statuses:
         ended = None if container.state is None else container.state.terminated
-        if ended is not None and ended.exitCode and container.name == CONTAINER:
-            return ShardEnd(shard, ended.reason or "Error", ended.exitCode, ended.reason == "OOMKilled")
-    return ShardEnd(shard, pod.status.reason or NO_POD)
+        if ended is not None and ended.exitCode:
+            reason = prefix + (ended.reason or "Error")
+            message = cut_to_length(" ".join((ended.message or "").split()), MAX_MESSAGE) or None
+            return ShardEnd(shard, disrupted or reason, ended.exitCode, ended.reason == OOM_KILLED, message)
+    return ShardEnd(shard, pod.status.reason or disrupted or NO_POD)
 
 
 def _parse_indexes(text: str) -> Iterator[int]:

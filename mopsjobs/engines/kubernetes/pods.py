@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mopsjobs.engines.kubernetes.client import creation_time, shard_of
 
 if TYPE_CHECKING:
+    from lightkube.models.core_v1 import ContainerStatus
     from lightkube.resources.core_v1 import Pod
 
 OOM_KILLED = "OOMKilled"
@@ -62,17 +63,47 @@ def pod_problem(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, s
 
 
 def _start_problem(pod: Pod) -> tuple[str | None, str | None]:
-    """Return why a pod cannot start, as a word and a sentence; None if it is about to start, runs or has ended."""
-    if pod.status is None or pod.status.phase in ("Succeeded", "Failed"):
+    """Return why a pod does not run, as a word of kubectl and a sentence.
+
+    None if it is about to start, runs or has ended.
+    """
+    if pod.status is None or has_ended(pod):
         return None, None
-    for container in pod.status.containerStatuses or ():
+    if pod.metadata is not None and pod.metadata.deletionTimestamp is not None:
+        node = "" if pod.spec is None or pod.spec.nodeName is None else f" on node {pod.spec.nodeName}"
+        return (
+            "Terminating",
+            f"pod {pod.metadata.name}{node} is being stopped, and no other takes its place before its end",
+        )
+    for container, prefix in container_statuses(pod):
         waiting = None if container.state is None else container.state.waiting
         if waiting is not None and waiting.reason not in STARTING:
-            return waiting.reason, waiting.message
+            return prefix + str(waiting.reason), waiting.message
     for condition in pod.status.conditions or ():
         if condition.type == "PodScheduled" and condition.status == "False":
             return condition.reason, condition.message
     return None, None
+
+
+def container_statuses(pod: Pod) -> list[tuple[ContainerStatus, str]]:
+    """Return the containers of a pod in the order of their start, and what kubectl puts in front of their reasons."""
+    if pod.status is None:
+        return []
+    first = [(container, "Init:") for container in pod.status.initContainerStatuses or ()]
+    return [*first, *((container, "") for container in pod.status.containerStatuses or ())]
+
+
+def has_ended(pod: Pod) -> bool:
+    """Return True if all containers of a pod have ended for good."""
+    return pod.status is not None and pod.status.phase in ("Succeeded", "Failed")
+
+
+def disruption(pod: Pod) -> str | None:
+    """Return why the cluster has taken a pod away, in its word such as `PreemptionByScheduler`; None if it has not."""
+    for condition in () if pod.status is None else pod.status.conditions or ():
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return condition.reason
+    return None
 
 
 def _last_stop(pods: Sequence[Pod]) -> tuple[str, str] | None:

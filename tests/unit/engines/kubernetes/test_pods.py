@@ -59,6 +59,26 @@ def test_trouble_of_today_comes_before_an_old_eviction(
         assert pod_problem(made, is_running=is_running) == expected
 
 
+def test_an_init_container_that_cannot_start_is_told_as_kubectl_does() -> None:
+    """A patch or a webhook may add it. The containers after it wait for their initialization."""
+    status = {
+        "phase": "Pending",
+        "initContainerStatuses": [_container(waiting={"reason": "ImagePullBackOff", "message": "no such image"})],
+        "containerStatuses": [_container(waiting={"reason": "PodInitializing"})],
+    }
+    assert pod_problem([_pod(0, 0, status)], is_running=False) == ("Init:ImagePullBackOff", "no such image")
+
+
+def test_a_pod_that_does_not_stop_is_told() -> None:
+    """Its node may be lost. The cluster replaces it when it has ended, or when its node is removed."""
+    metadata = {"name": "a-0-x", "deletionTimestamp": "2026-03-01T12:00:00Z"}
+    spec = {"nodeName": "node-7", "containers": []}
+    content = {"metadata": metadata, "spec": spec, "status": RUNNING}
+    pod: Pod = Pod.from_dict(content, lazy=False)  # type: ignore[no-untyped-call]
+    words = "pod a-0-x on node node-7 is being stopped, and no other takes its place before its end"
+    assert pod_problem([pod], is_running=False) == ("Terminating", words)
+
+
 def test_a_job_without_pods_says_so_unless_it_runs() -> None:
     assert pod_problem([], is_running=False) == ("NoPods", "it has no pods")
     assert pod_problem([], is_running=True) == (None, None)
