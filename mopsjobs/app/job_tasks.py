@@ -27,7 +27,7 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.utils.text import join_first
-from mopsjobs.utils.times import human_age, json_time, json_timestamp
+from mopsjobs.utils.times import human_age, json_time, json_timestamp, parse_time
 
 T = TypeVar("T")
 
@@ -111,8 +111,12 @@ class JobTasks:
             raise never_mirrored_error(self.job_id)
         return TaskList(
             connection, self.job_id, ledger, query,
-            is_active=bool(self.job["is_active"]), has_duplicates=bool(duplicates),
+            is_active=self.may_lack_ends(ledger), has_duplicates=bool(duplicates),
         )  # fmt: skip
+
+    def may_lack_ends(self, ledger: Ledger) -> bool:
+        """Return whether the ledger was listed before the job ended, so that its other tasks may be done by now."""
+        return bool(self.job["is_active"]) or parse_time(str(self.job["ended_at"])).timestamp() > ledger.synced_ts
 
     def document_head(self, tasks: TaskList, returned: int, total: int | None) -> dict[str, object]:
         """Return the document of `tasks --json` without its tasks, which come last in it."""
@@ -150,8 +154,10 @@ class JobTasks:
     def is_stale(self, ledger: Ledger) -> bool:
         """Return whether the data is older than it should be."""
         freshness = self._found.freshness
-        if self.failure is not None or freshness is None or not freshness.stale:
-            return self.failure is not None
+        if self.failure is not None or (self.may_lack_ends(ledger) and not self.job["is_active"]):
+            return True
+        if freshness is None or not freshness.stale:
+            return False
         # The record of a job that has ended stays as it is, and its ledger may have been read later than the others.
         is_newer = ledger.is_complete or self.age_seconds(ledger) < freshness.age_seconds
         return bool(self.job["is_active"]) or not is_newer

@@ -69,15 +69,17 @@ class MapView:
         if not 0 < ledger.tasks_total <= MAX_TASKS:
             return None
         preferred = _separating(failures, ledger.varying)
+        found = JobTasks(self._site.app, FoundJob(job), None)
 
         def make() -> DrawnMap:
-            tasks = JobTasks(self._site.app, FoundJob(job), None).list_tasks(connection, TaskQuery())
+            tasks = found.list_tasks(connection, TaskQuery())
             sets = sets_of((one.params, one.row.outcome) for one in tasks.tasks(0))
             axes = choose_axes(ledger.varying, sets, preferred, chosen)
             return DrawnMap(lay_out(sets, axes), axes, ledger.varying)
 
         job_id = str(job["job_id"])
-        state = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete, job["is_active"], *preferred)
+        may_lack_ends = found.may_lack_ends(ledger)
+        state = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete, may_lack_ends, *preferred)
         if ledger.basis != BY_LEDGER:
             state = (*state, job["tasks_completed"])
         return _values(self._memo.get((job_id, chosen), state, make), job_id)

@@ -88,6 +88,23 @@ def test_after_the_end_a_task_without_an_attempt_is_missing(cli: Cli, remote: Re
     assert _numbers(cli, "--status", "missing") == [1]
 
 
+def test_no_task_is_missing_before_the_ledger_is_read_after_the_end(cli: Cli, remote: Remote) -> None:
+    """The record is read before the ledger. Until then, tasks without an attempt wait, and the view is stale."""
+    add_job(remote.jobs, "job", sets_of(3))
+    runner = Ledger(remote.store.inner)
+    runner(attempt(0))
+    assert cli.ok("tasks", "job", "--json").json["stale"] is False
+    cli.clock.advance(seconds=5)
+    runner(attempt(1))
+    remote.jobs.update_status("job", "partial")
+    assert cli.ok("status", "job", "--refresh", "--json").json["status"] == "partial"
+    document = cli.ok("tasks", "job", "--json", "--offline").json
+    assert (document["status"], document["complete"], document["stale"]) == ("partial", False, True)
+    assert _outcomes(cli, "--offline") == {0: "succeeded", 1: "waiting", 2: "waiting"}
+    assert _outcomes(cli) == {0: "succeeded", 1: "succeeded", 2: "missing"}
+    assert cli.ok("tasks", "job", "--json", "--offline").json["stale"] is False
+
+
 def test_a_job_without_a_ledger_is_told_by_its_outputs(cli: Cli, remote: Remote) -> None:
     """A note says that nothing was measured."""
     manifest = add_job(remote.jobs, "job", sets_of(3), status="partial")
