@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sqlite3
 from collections import Counter
@@ -24,6 +25,7 @@ from mopsjobs.cache.queries.failures import (
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, complete_ledgers, read_ledger
 from mopsjobs.errors import (
     CacheError,
+    JobNotFoundError,
     NoManifestError,
     RecordError,
     StoreAccessError,
@@ -303,7 +305,9 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
         ends = memory_ends(connection, str(newest["job_id"]))
         return failure_commands(job, newest, largest.first.tasks[0], ends)
 
-    return app.cache.read_cached(view) or []
+    with contextlib.suppress(JobNotFoundError):  # a pruned job: the cache has its tasks alone
+        return app.cache.read_cached(view) or []
+    return []
 
 
 def _keep(connection: sqlite3.Connection, new: NewFailures) -> None:

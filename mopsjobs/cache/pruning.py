@@ -100,6 +100,9 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
         jobs += len(rows)
         if len(rows) < BATCH:
             break
+    with transaction(connection):  # of jobs that were pruned earlier, and looked at since
+        found = connection.execute("SELECT job_id FROM ledger WHERE job_id NOT IN (SELECT job_id FROM job)")
+        delete_ledgers(connection, [job_id for (job_id,) in found.fetchall()])
     return PruneResult(jobs, events, _vacuum(connection) if jobs else None)
 
 

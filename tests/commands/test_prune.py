@@ -16,6 +16,8 @@ from mopsjobs.cache import counters
 from mopsjobs.cache import database as cache_database
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
+from support.ledgers import Ledger, add_job, attempt
+from support.runs import sets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,6 +128,23 @@ def test_status_still_finds_a_pruned_job(cli: Cli) -> None:
     """The registry is asked for a single job that the cache does not have."""
     cli.ok("prune", "--older-than", "90d", "--yes")
     assert cli.ok("status", "old-1", "--json").json["status"] == "succeeded"
+
+
+def test_tasks_and_failures_of_a_pruned_job_are_read_again(cli: Cli, remote: Remote) -> None:
+    """They are those of a new cache, and are read once. The next pruning removes them."""
+    for name in ("old", "new"):
+        add_job(remote.jobs, name, sets_of(3))
+        Ledger(remote.store.inner, name)(attempt(0), attempt(1, "failed"))
+        remote.jobs.update_status(name, "partial")
+        cli.ok("tasks", name)
+        cli.clock.advance(days=40)
+    shown = [cli.ok("tasks", "old").out, *cli.ok("failures", "old").lines[:5]]
+    cli.ok("prune", "--older-than", "60d", "--yes")
+    assert [cli.ok("tasks", "old").out, *cli.ok("failures", "old").lines[:5]] == shown
+    assert cli.ok("tasks", "old", "--json").json["complete"]
+    assert cli.ids() == ["new"]
+    cli.ok("prune", "--older-than", "30d", "--yes")
+    assert _asked(cli, "SELECT count(*) FROM ledgers") == 0
 
 
 def test_status_finds_a_job_pruned_from_a_local_mirror(cli: Cli, jobs: JobRegistry) -> None:

@@ -136,9 +136,14 @@ def sync_ledgers(
 
 
 def _end_of(connection: sqlite3.Connection, job_id: str) -> float | None:
-    """Return when a job ended, in seconds since 1970; None if it has not, or the cache does not know it."""
+    """Return when a job ended, in seconds since 1970; None if it has not, or the cache does not know it.
+
+    The cache does not keep when a pruned job ended. It was long ago.
+    """
     row = connection.execute("SELECT ended_ts FROM job WHERE job_id = ? AND is_active = 0", (job_id,)).fetchone()
-    return None if row is None else row[0]
+    if row is None:
+        return 0.0 if is_pruned(connection, job_id) else None
+    return float(row[0])
 
 
 def _missing_chunks(
@@ -179,7 +184,7 @@ def _write_chunks(
     """Write chunks, in transactions of some `BATCH_ATTEMPTS`."""
     for batch in _transactions(chunks):
         with transaction(connection):
-            if is_pruned(connection, study.job_id):
+            if StoredStudy.load(connection, study.job_id) is None:  # pruned or deleted meanwhile
                 continue
             for chunk, attempts in write_chunks(connection, study, batch):
                 report.chunks += 1
