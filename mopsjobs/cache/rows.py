@@ -44,6 +44,9 @@ MAX_TEXT = 200
 SHOWN_OUTPUTS = 5
 """Outputs that each list of a large record shows: views hold one record at a time in memory."""
 
+ROUNDING_SECONDS = 1.0
+"""By how much a program may change a time that it only writes again: some drop fractions of a second."""
+
 Row = tuple[object, ...]
 
 # Created once: json.dumps creates an encoder for each call with options, and a sync makes one call per record.
@@ -225,10 +228,23 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> Non
     keys = [record.key for record in records]
     counters.count_records(connection, (record.counter_fields for record in records))
     pruning.unmark_pruned(connection, keys)
+    _delete_earlier_ledgers(connection, records)
     with totals.track_changes(connection, keys):
         connection.executemany(_UPSERT, [record.row for record in records])
     connection.executemany("DELETE FROM job_label WHERE job_id = ?", [(record.job_id,) for record in records])
     connection.executemany(_INSERT_LABEL, [label for record in records for label in record.labels])
+
+
+def _delete_earlier_ledgers(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
+    """Remove what is known of the tasks of jobs whose records were deleted, and registered again, maybe as others."""
+    registrations = [(record.job_id, record.counter_fields.created) for record in records]
+    found = connection.execute(
+        "SELECT job.job_id FROM json_each(?) AS new CROSS JOIN ledger CROSS JOIN job USING (job_id)"
+        " WHERE ledger.job_id = json_extract(new.value, '$[0]')"
+        " AND abs(created_ts - json_extract(new.value, '$[1]')) >= ?",
+        (_ENCODER.encode(registrations), ROUNDING_SECONDS),
+    )
+    pruning.delete_ledgers(connection, [job_id for (job_id,) in found.fetchall()])
 
 
 def insert_rows(

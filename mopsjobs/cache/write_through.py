@@ -17,9 +17,6 @@ from mopsjobs.store.base import Versioned
 PATIENCE_SECONDS = 1.0
 """How long a command waits for other writers of the cache. The next sync brings the record anyway."""
 
-ROUNDING_SECONDS = 1.0
-"""By how much a program may change a time that it only writes again: some drop fractions of a second."""
-
 
 def cached_version(path: str, registry_id: str, key: str) -> str | None:
     """Return the version of a record that the cache has, or has pruned; None if it has none.
@@ -83,6 +80,6 @@ def _is_cached_newer(connection: sqlite3.Connection, row: rows.JobRow, record: b
         " (NOT is_active, changed_ts, CAST(json_extract(record, '$.revision') AS INTEGER))"
         " > (?3, ?4, CAST(json_extract(?5, '$.revision') AS INTEGER)))"
         " FROM job WHERE job_id = ?1",
-        (row.job_id, new.created, not new.is_active, row.changed_at, record.decode(), ROUNDING_SECONDS),
+        (row.job_id, new.created, not new.is_active, row.changed_at, record.decode(), rows.ROUNDING_SECONDS),
     ).fetchone()
     return found is not None and bool(found[0])

@@ -105,6 +105,22 @@ def test_no_task_is_missing_before_the_ledger_is_read_after_the_end(cli: Cli, re
     assert cli.ok("tasks", "job", "--json", "--offline").json["stale"] is False
 
 
+def test_tasks_are_those_of_the_last_registration_of_an_id(cli: Cli, remote: Remote) -> None:
+    """A job is removed from the store, and another study is submitted under its id, between two looks."""
+    add(remote.jobs, "other", "running")
+    add_job(remote.jobs, "job", sets_of(3))
+    Ledger(remote.store.inner)(attempt(0), attempt(1, "failed"))
+    assert cli.ok("failures", "job", "--json").json["failed"] == 1
+    for key in [*remote.store.inner.list_keys("jobs/job/"), *remote.store.inner.list_keys("ledger/job/")]:
+        remote.store.inner.delete(key)
+    cli.clock.advance(seconds=60)
+    add_job(remote.jobs, "job", [{"y": 5}])
+    cli.ok("sync")
+    (task,) = cli.ok("tasks", "job", "--json").json["tasks"]
+    assert (task["params"], task["outcome"]) == ({"y": 5}, "waiting")
+    assert cli.ok("failures", "job", "--json").json["failed"] == 0
+
+
 def test_a_job_without_a_ledger_is_told_by_its_outputs(cli: Cli, remote: Remote) -> None:
     """A note says that nothing was measured."""
     manifest = add_job(remote.jobs, "job", sets_of(3), status="partial")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from mopsjobs.cache import sync_state
 from mopsjobs.cache.database import OtherCacheError, is_emptied, open_to_read, translate_sqlite_errors
-from mopsjobs.cache.write_through import ROUNDING_SECONDS
+from mopsjobs.cache.rows import ROUNDING_SECONDS
 from mopsjobs.errors import (
     CacheError,
     RecordError,
