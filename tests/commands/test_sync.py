@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ import pytest
 from filelock import FileLock
 
 from mopsjobs.cache import database as cache_database
+from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
+from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import REMOTE_URL, Cli, Remote, foreign, key, put, sentences
 
 if TYPE_CHECKING:
@@ -198,6 +201,24 @@ def test_an_unreadable_record_keeps_its_last_good_row(cli: Cli, anywhere: Versio
     report = cli.ok("sync", "--json").json
     assert (report["problems"], report["changed"]) == ([], 1)
     assert _status(cli, "a") == "succeeded"
+
+
+def test_a_record_is_restored_with_its_earlier_version(cli: Cli, remote: Remote) -> None:
+    """Versions of S3 are digests: a record from a backup has the version of the last good row."""
+    remote.store.inner = _DigestVersions()
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    remote.put(key("a"), "not JSON at all")
+    assert cli("sync").code == 7
+    remote.put(key("a"), foreign("a"))
+    assert cli.ok("sync", "--json").json["problems"] == []
+    assert "cannot be read" not in cli.ok("status", "a").err
+
+
+class _DigestVersions(InMemoryVersionedStore):
+    def _write(self, key: str, value: bytes) -> VersionToken:
+        self._objects[key] = Versioned(value, VersionToken(hashlib.sha256(value).hexdigest()))
+        return self._objects[key].version
 
 
 def test_a_problem_goes_away_with_its_blob(cli: Cli, remote: Remote) -> None:

@@ -66,7 +66,8 @@ class DeltaSync:
                 if isinstance(found, FailedRead):
                     yield record_batch.unread_problem(key, found)
                 elif problems.get(key) != record_batch.UNREAD_VERSION and found.version.value in (
-                    versions.get(key) for versions in (jobs, problems, pruned)
+                    problems.get(key, jobs.get(key)),
+                    pruned.get(key),
                 ):
                     self._report.unchanged += 1
                 else:

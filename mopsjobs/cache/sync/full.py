@@ -197,7 +197,7 @@ class FullSync:
             planned.size += min(entry.size or 0, MAX_RECORD_BYTES)
             is_pruned = entry.version.value == pruned.get(entry.key)
             is_unread = problems.get(entry.key) == record_batch.UNREAD_VERSION
-            is_known = not is_unread and entry.version.value in (jobs.get(entry.key), problems.get(entry.key))
+            is_known = not is_unread and entry.version.value == problems.get(entry.key, jobs.get(entry.key))
             if not (is_known or is_pruned or is_unread):
                 planned.changed.append(job_id)
             if is_pruned or (is_known and not self._reread):
