@@ -320,8 +320,9 @@ def _start(state: JobState, history: Sequence[tuple[JsonObject, bool]]) -> tuple
     for step, is_reported in history:
         if step["status"] == JobStatus.RUNNING:
             return (_time_of(step), True) if is_reported else (None, False)
-    # If another program has set a status, a task may have run at any time.
-    return None, bool(history) and history[0][1] and history[-1][0]["status"] == state.status
+    # If another program has set a status, a task may have run at any time. Such a step has no id.
+    is_ours = bool(history) and history[0][1] and all(step.get("id", "") is not None for step, _ in history)
+    return None, is_ours and history[-1][0]["status"] == state.status
 
 
 def _last_sign_of_life(state: JobState) -> float | None:

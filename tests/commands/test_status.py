@@ -276,6 +276,20 @@ def test_a_label_after_the_end_leaves_the_time_of_the_end(cli: Cli, remote: Remo
     assert (waited["ended_at"], waited["transitions"]) == (end, job["transitions"])
 
 
+def test_a_label_does_not_say_that_no_task_has_run(cli: Cli, remote: Remote) -> None:
+    """Another program ended a job that was registered here. Whether its tasks ran is not known."""
+    add(remote.jobs, "a")
+    found = remote.store.get(key("a"))
+    assert found is not None
+    record = json.loads(found.value) | {"status": "succeeded", "updated_at": "2026-03-01T14:00:00+00:00"}
+    remote.put(key("a"), json.dumps(record))
+    before = cli.ok("status", "a", "--json").json
+    after = cli.ok("label", "a", "checked=yes", "--json").json
+    for job in (before, after):
+        assert (job["started_at"], job["queued_seconds"], job["run_seconds"]) == (None, None, None)
+    assert before["duration_seconds"] == after["duration_seconds"]
+
+
 def test_a_job_that_ended_before_its_first_task_has_waited(cli: Cli, remote: Remote) -> None:
     """Its record tells of every step, and none of them is a run."""
     add(remote.jobs, "a")
