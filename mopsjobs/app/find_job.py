@@ -42,6 +42,8 @@ class FoundJob(NamedTuple):
     """Why the data may be old or incomplete."""
     engine: EngineAnswer | None = None
     """The answer of an engine; None if the record was read."""
+    outage: StoreUnavailableError | None = None
+    """Why an engine was asked; None if the record was read."""
     family: families.Family | None = None
     """Its parents and children; None if it has none."""
     newest: Job | None = None
@@ -257,7 +259,7 @@ def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, secon
     job["status"] = STATUS_OF_PHASE.get(phase)
     job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": answer.show_command}
     warning = f"{outage} Showing what the {answer.engine} engine says, not the job's record."
-    return FoundJob(job, warnings=(warning,), engine=answer)
+    return FoundJob(job, warnings=(warning,), engine=answer, outage=outage)
 
 
 def _add_offline_hint(error: JobNotFoundError, name: str, app: App) -> None:

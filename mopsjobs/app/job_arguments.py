@@ -130,6 +130,15 @@ def parse_limit(text: str) -> int:
     return _parse_number(text, 0, MAX_LIMIT, "limit", "a whole number, 0 for all")
 
 
+def parse_tail(text: str) -> int:
+    """Read how many of the last lines to print.
+
+    Raises:
+        UsageError: if it is not a whole number.
+    """
+    return _parse_number(text, 0, MAX_LIMIT, "number of lines", "a whole number, 0 or more")
+
+
 def parse_first_count(text: str) -> int:
     """Read how many tasks run before the others, 0 for none.
 

@@ -178,8 +178,8 @@ def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
         StoreError: if the registry cannot be read, and the cache has nothing of the ledger.
     """
     found = find_job(name, app, policy)
-    if found.engine is not None:
-        raise StoreUnavailableError(found.warnings[0], hint="Try again when the registry answers.")
+    if found.outage is not None:
+        raise StoreUnavailableError(found.outage.message, hint="Try again when the registry answers.")
     found = _with_record(found, app, policy)
     job_id = str(found.job["job_id"])
     failure = mirror_ledger(job_id, app, policy)

@@ -86,6 +86,7 @@ hours = argument_type(job_arguments.parse_hours)
 first_count = argument_type(job_arguments.parse_first_count)
 positive_number = argument_type(job_arguments.parse_positive_number)
 row_limit = argument_type(job_arguments.parse_limit)
+tail_count = argument_type(job_arguments.parse_tail)
 
 
 def add_filter_flags(parser: argparse.ArgumentParser, *, with_since: bool = True) -> None:

@@ -82,7 +82,7 @@ def reported_count(text: str) -> int:
     """
     number = parse_whole_number(text, 0, MAX_TASKS)
     if number is None:
-        raise argparse.ArgumentTypeError(f"invalid number '{text}': expected a whole number")
+        raise argparse.ArgumentTypeError(f"invalid number '{text}': expected a whole number, 0 or more")
     return number
 
 

@@ -10,6 +10,9 @@ from mopsjobs.errors import MopsJobsError
 
 INTERPRETER_HINT = "Name the interpreter that has the model's packages: --python PATH."
 
+MOPSJOBS_HINT = "Install mops-jobs in the model's Python, or name the file: PYTHONPATH=PATH/mops-jobs.pyz"
+"""For a model that imports mopsjobs, where its Python does not have it."""
+
 
 class ModelError(MopsJobsError):
     """The model cannot be loaded in its interpreter, so no task can run.
@@ -26,7 +29,7 @@ def load_error(error: Mapping[str, str], what: str = "model") -> ModelError:
     """Return the error of a model, or of something else in its code, that raised this when it was loaded."""
     hint = None
     if error["type"] == "ModuleNotFoundError":
-        hint = INTERPRETER_HINT
+        hint = MOPSJOBS_HINT if "'mopsjobs'" in error["message"] else INTERPRETER_HINT
     elif place := error.get("at"):
         hint = f"See line {place.rpartition(':')[2]} of {place.rpartition(':')[0]} in the packed code."
     return ModelError(f"The {what} cannot be loaded: {error['type']}: {error['message']}", hint=hint, error=error)

@@ -38,6 +38,8 @@ KIND = "SimulationStudy"
 _SET_FIELDS = ("params", "seed", "param_id")
 """Fields of a parameter set whose `params` is an object. ModelOps' `UniqueParameterSet` has the first and the last."""
 
+NAME_HINT = "A study is JSON, or YAML if its name ends in .yaml or .yml."
+
 
 class StudyError(UsageError):
     """An invalid study. `problems` lists everything that is wrong with it, each by its field."""
@@ -71,7 +73,8 @@ def load_study(text: bytes, source: str) -> Study:
         if problems := getattr(error, "problems", None):  # of YAML, whose reader is imported only when needed
             raise StudyError(source, problems) from None
         subject = "it " if error.reason.startswith("has ") else ""
-        raise StudyError(source, [subject + error.reason]) from None
+        is_named = source == "-" or source.lower().endswith((".json", ".yaml", ".yml"))
+        raise StudyError(source, [subject + error.reason], hint=None if is_named else NAME_HINT) from None
     return parse_study(document, source)
 
 

@@ -17,7 +17,7 @@ from mopsjobs.bundles.extraction import BundleError, extract
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.first_answer import LOAD_SECONDS, MAX_MESSAGE, first_answer
 from mopsjobs.engines.model_env import python_here
-from mopsjobs.engines.model_errors import ModelError, load_error
+from mopsjobs.engines.model_errors import INTERPRETER_HINT, ModelError, load_error
 from mopsjobs.engines.worker import WIRE_GROUP
 from mopsjobs.engines.worker_script import write_reduce_worker, write_worker
 from mopsjobs.errors import UsageError, shorten
@@ -102,7 +102,7 @@ def _load(
     elif isinstance(broken := answer.get("broken"), dict):
         message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
         problem = load_error({**broken, "message": message}, what)
-        is_not_found = broken["type"] == "ModuleNotFoundError" and hint_if_not_found is not None
+        is_not_found = problem.hint == INTERPRETER_HINT and hint_if_not_found is not None
         raise UsageError(problem.message, hint=hint_if_not_found if is_not_found else problem.hint)
     return answer
 

@@ -64,6 +64,8 @@ BAD_USAGE = {
     "list --stat running": "unknown flag '--stat'. Did you mean '--status'?",
     "sync --ful": "unknown flag '--ful'. Did you mean '--full'?",
     "sync --unknown": "unknown flag '--unknown'.",
+    "--hours 1": "unknown flag '--hours' in front of the command.",
+    "--hours 1 list": "unknown flag '--hours' in front of the command.",
     "status job --json=yes": "--json",
     "wait": "JOB",
     "flights": "flights",

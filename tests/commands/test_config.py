@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mopsjobs.app.project_file import INSTEAD
 from support.cli import REMOTE_URL, Cli
 
@@ -24,6 +26,16 @@ def test_config_show_says_where_each_setting_came_from(cli: Cli) -> None:
     table = cli.ok("config", "show", MOPS_JOBS_STALE_AFTER="3h").lines
     assert table[0].split() == ["SETTING", "VALUE", "FROM"]
     assert any(line.split() == ["stale_after", "3h", "environment", "MOPS_JOBS_STALE_AFTER"] for line in table)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "words"), [("named", "jobs that name it"), ("mine", "your jobs"), ("all", "all jobs")]
+)
+def test_config_show_says_of_which_jobs_a_rule_tells(cli: Cli, jobs: str, words: str) -> None:
+    config = cli.cache.parent / ".config" / "mops-jobs" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[notify.me]\ntype = "command"\ncommand = ["true"]\non = ["end"]\njobs = "{jobs}"\n')
+    assert cli.ok("config", "show", "--json").json["notify.me"]["value"] == f"command, on end, for {words}"
 
 
 EVERY = [

@@ -102,7 +102,8 @@ def test_an_outage_leaves_the_cache(cli: Cli, remote: Remote, jobs: None) -> Non
         (("old", "night-1", "-f"), "--follow needs one JOB."),
         (("--grep", "x", "-f"), "--follow needs one JOB."),
         (("--grep", "("), "invalid regular expression '('"),
-        (("--grep", "x", "--tail", "-1"), "invalid --tail '-1': expected 0 or more."),
+        (("--grep", "x", "--tail", "-1"), "argument --tail: invalid number of lines '-1': expected a whole"),
+        (("--grep", "x", "--tail", "x"), "argument --tail: invalid number of lines 'x': expected a whole number"),
         (("--grep", "x", "--since", "y"), "y"),
     ],
 )

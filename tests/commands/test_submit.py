@@ -130,6 +130,11 @@ def test_wait_of_a_model_that_cannot_be_loaded_fails_as_the_record_does(desk: De
         ("x = 1\ndef simulate(:\n", "SyntaxError: ", "hint: See line 2 of broken.py in the packed code.\n"),
         ("\n\nx = 1 / 0\n", "ZeroDivisionError: ", "hint: See line 3 of broken.py in the packed code.\n"),
         ("import nowhere\n", "ModuleNotFoundError: ", "hint: Name the interpreter that has the model's packages"),
+        (
+            "raise ModuleNotFoundError(\"No module named 'mopsjobs'\")\n",
+            "ModuleNotFoundError: ",
+            "hint: Install mops-jobs in the model's Python, or name the file: PYTHONPATH=PATH/mops-jobs.pyz\n",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_loaded_fails_with_its_place(desk: Desk, source: str, last: str, hint: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.studies.study_parser import parse_study
 from support.cli import Cli, Remote, add, sentences
 from support.ledgers import Ledger, add_job, attempt, leave_outputs, put_manifest
@@ -185,6 +186,21 @@ def test_a_second_look_needs_no_network(cli: Cli, remote: Remote) -> None:
     cut_off = cli.ok("tasks", "job", "-q")
     assert cut_off.lines == ["0", "1"]
     assert "connection refused. Showing what the cache has." in cut_off.err
+
+
+@pytest.mark.parametrize("command", ["tasks", "failures"])
+def test_an_outage_is_all_that_is_said_of_a_job_that_only_an_engine_knows(
+    cli: Cli, remote: Remote, command: str
+) -> None:
+    """`status` shows what the engine says. An engine knows no tasks, so nothing is shown here."""
+    launched = JobDir.for_job("mine", cli.env).path
+    launched.mkdir(parents=True)
+    (launched / "runner.json").write_text("{}")
+    remote.store.down = True
+    ran = cli(command, "mine")
+    assert (ran.code, ran.out) == (5, "")
+    assert sentences(ran.err) == ["error: Cannot reach the registry: connection refused."]
+    assert "hint: Try again when the registry answers.\n" in ran.err
 
 
 def test_a_look_at_tasks_learns_that_the_job_has_ended(cli: Cli, remote: Remote) -> None:

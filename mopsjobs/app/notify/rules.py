@@ -92,7 +92,8 @@ class Rule:
         """Return the rule in words, for `config show`."""
         secret = f" by {self.variable}" if self.needs_secret else ""
         labels = f" with {', '.join(self.labels)}" if self.labels else ""
-        return f"{self.type}{secret}, on {', '.join(self.told)}, for {self.jobs} jobs{labels}"
+        jobs = {NAMED: "jobs that name it", MINE: "your jobs", ALL: "all jobs"}[self.jobs]
+        return f"{self.type}{secret}, on {', '.join(self.told)}, for {jobs}{labels}"
 
 
 def parse_rules(path: str, table: object) -> tuple[Rule, ...]:

@@ -10,7 +10,15 @@ from mopsjobs.app.job_arguments import DEFAULT_LIMIT
 from mopsjobs.app.log_search import SearchRequest, search_logs
 from mopsjobs.app.log_selection import LogLine, parse_tasks
 from mopsjobs.app.log_source import LogRequest, read_logs
-from mopsjobs.cli.flags import JOB_HELP, add_filter_flags, argument_type, check_jobs_or_filters, filter_of, row_limit
+from mopsjobs.cli.flags import (
+    JOB_HELP,
+    add_filter_flags,
+    argument_type,
+    check_jobs_or_filters,
+    filter_of,
+    row_limit,
+    tail_count,
+)
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Result, Text
 from mopsjobs.console.terminal import style_text
@@ -38,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB", nargs="*", help=JOB_HELP)
     parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the job has ended")
     parser.add_argument("--since", metavar="DURATION", help="print only lines newer than this, like 10m")
-    parser.add_argument("--tail", metavar="N", type=int, help="print only the last N of the lines so far, of each job")
+    parser.add_argument(
+        "--tail",
+        metavar="N",
+        type=tail_count,
+        help="print only the last N of the lines so far, of each job",
+    )
     parser.add_argument("--grep", metavar="REGEX", help="print only lines that contain a match")
     parser.add_argument(
         "--task",
