@@ -78,8 +78,9 @@ _REQUEUE = """\
   if [ "$ended" != "$(cat "$XDG_STATE_HOME/ended" 2>/dev/null)" ]; then
     printf %s "$ended" > "$XDG_STATE_HOME/ended"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
+  else
+    echo "mops-jobs: not requeued, since no task has ended in this run: the time limit is too short." >&2
   fi
-  echo "mops-jobs: not requeued, since no task has ended in this run: the time limit is too short." >&2
 """
 """Slurm ends the script when it has requeued the shard; the pause is for that.
 

@@ -133,6 +133,19 @@ def test_a_shard_requeues_itself_as_long_as_tasks_end(tmp_path: Path, slurm: Fak
     assert err.endswith("mops-jobs: not requeued, since no task has ended in this run: the time limit is too short.\n")
 
 
+def test_a_requeued_shard_does_not_say_that_it_was_not(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """Slurm asks all processes of a requeued shard to end, before it kills them: so the script goes on for a moment."""
+    slurm.says("scontrol", requeue="(until pkill -P $PPID -x sleep; do sleep 0.01; done) & kill -TERM $PPID")
+    process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
+    log = tmp_path / "a $HOME 'b'/slurm-12_3.log"
+    log.write_text("waits: stopped, 1 task done, 0 failed; running\n")
+    _ready(process)
+    os.kill(process.pid, signal.SIGUSR1)
+    code, _, err = _end(process)
+    assert (code, slurm.asked) == (EXIT_TIME_LIMIT, ["scontrol requeue 15"])
+    assert "not requeued" not in err
+
+
 def test_a_cancelled_shard_is_not_requeued(tmp_path: Path, slurm: FakeSlurm) -> None:
     """A cancellation and a preemption send SIGTERM to all processes; Slurm itself requeues after the latter."""
     process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
