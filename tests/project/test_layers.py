@@ -59,7 +59,7 @@ OUTSIDE = {
     "yaml": "utils.yaml_strict utils.yaml_text engines.kubernetes.client",
     "lightkube": "engines.kubernetes",
     "distributed": "engines.dask_client runner.pools",
-    "dask": "runner.pools.dask_task",
+    "dask": "runner.pools.dask_model",
     "httpx": "engines.kubernetes.client",
     "flask": "web",
     "werkzeug": "web",
