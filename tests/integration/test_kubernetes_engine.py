@@ -7,6 +7,7 @@ controller and logs, is fed to it: pods with their status, and lines that come w
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -604,13 +605,63 @@ def test_a_context_is_chosen_by_option_and_by_environment(env: dict[str, str], a
         KubernetesEngine({**env, "MOPS_JOBS_KUBE_CONTEXT": "nowhere"}).state(RECORD)
 
 
-@pytest.mark.parametrize("command", ["/no/such/program", "false"])
+def _signing_in(tmp_path: Path, api: Api, script: str, version: str = "v1") -> KubernetesEngine:
+    """Return an engine whose kubeconfig names a shell script that signs in."""
+    api_version = f"client.authentication.k8s.io/{version}"
+    program = {
+        "apiVersion": api_version,
+        "command": "/bin/sh",
+        "args": ["-c", script],
+        "interactiveMode": "IfAvailable",
+    }
+    return KubernetesEngine({"KUBECONFIG": str(kubeconfig(tmp_path, api.url, token=None, exec=program))})
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_a_program_signs_in_once_and_again_when_its_token_is_refused(tmp_path: Path, api: Api, version: str) -> None:
+    """Each process runs it for itself, not each request. It is told that there is no user to ask."""
+    runs, info = tmp_path / "runs", tmp_path / "info"
+    script = (
+        f'echo >> {runs}; printf "%s" "$KUBERNETES_EXEC_INFO" > {info};'
+        f' printf \'{{"status": {{"token": "token-%s"}}}}\' $(grep -c "" {runs})'
+    )
+    engine, path = _signing_in(tmp_path, api, script, version), "/apis/batch/v1/namespaces/models/jobs/seir-1"
+    assert [engine.state(RECORD).phase for _ in range(2)] == ["gone", "gone"]
+    assert json.loads(info.read_text())["spec"] == {"interactive": False}
+    api.refuse(401, "no", path)
+    with pytest.raises(EngineAccessError, match="does not accept the credentials"):
+        engine.state(RECORD)
+    sent = [request.headers["Authorization"] for request in api.requests("get", path)]
+    assert sent == [f"Bearer token-{number}" for number in (1, 1, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "words"),
+    [
+        ("echo The token has expired. >&2; exit 3", EngineAccessError, "/bin/sh ended with 3: The token has expired."),
+        ("echo '{}'", EngineAccessError, "/bin/sh printed no token."),
+        (
+            "echo open a page >&2; exec sleep 60",
+            EngineUnavailableError,
+            "/bin/sh did not answer within 0.5 s: open a page.",
+        ),
+    ],
+)
 def test_a_sign_in_program_that_fails_is_a_matter_of_signing_in(
-    tmp_path: Path, api: Api, command: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch, *, script: str, kind: type[EngineError], words: str
 ) -> None:
-    how = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": command}
-    path = kubeconfig(tmp_path, api.url, token=None, exec=how)
-    with pytest.raises(EngineAccessError, match="Cannot sign in"):
+    """One that waits for its user, who cannot see it, would do so for each job."""
+    monkeypatch.setattr("mopsjobs.engines.kubernetes.sign_in.SIGN_IN_SECONDS", 0.5)
+    with pytest.raises(EngineError) as raised:
+        _signing_in(tmp_path, api, script).state(RECORD)
+    assert str(raised.value) == f"Cannot sign in to the cluster at {api.url}: {words}"
+    assert type(raised.value) is kind
+
+
+def test_a_sign_in_program_that_is_missing_is_named(tmp_path: Path, api: Api) -> None:
+    program = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "/no/such/program"}
+    path = kubeconfig(tmp_path, api.url, token=None, exec=program)
+    with pytest.raises(EngineAccessError, match="/no/such/program cannot be started"):
         KubernetesEngine({"KUBECONFIG": str(path)}).state(RECORD)
 
 

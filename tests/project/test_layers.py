@@ -60,7 +60,7 @@ OUTSIDE = {
     "lightkube": "engines.kubernetes",
     "distributed": "engines.dask_client runner.pools",
     "dask": "runner.pools.dask_model",
-    "httpx": "engines.kubernetes.client",
+    "httpx": "engines.kubernetes",
     "flask": "web",
     "werkzeug": "web",
     "waitress": "web.http_connections",

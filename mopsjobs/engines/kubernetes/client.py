@@ -1,6 +1,6 @@
 """Talk to a cluster by lightkube: the few requests of the engine, with errors of mops-jobs.
 
-Only this module imports lightkube and httpx, and none of their exceptions leaves it.
+No exception of lightkube or httpx leaves this module.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import yaml
 from lightkube import Client, KubeConfig
+from lightkube.config.client_adapter import ExecAuth
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
@@ -23,6 +24,7 @@ from lightkube.resources.core_v1 import Event, Pod
 from lightkube.types import CascadeType
 
 from mopsjobs.engines.kubernetes.kubeconfig import SERVICE_HOST, existing_kubeconfigs, listed_kubeconfigs
+from mopsjobs.engines.kubernetes.sign_in import SignIn
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
 from mopsjobs.utils.text import parse_whole_number
 
@@ -68,7 +70,7 @@ class Cluster:
 
     def __init__(self, client: Client, config: SingleConfig) -> None:
         self._client = client
-        self.server = re.sub(r"//.*@", "//", config.cluster.server)  # messages show it
+        self.server = _shown_server(config)
         self.namespace = config.namespace
 
     def create(self, manifest: Mapping[str, Any]) -> Job:
@@ -197,7 +199,7 @@ class Cluster:
                 sent=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout),
                 silent=isinstance(error, httpx.ReadTimeout),
             ) from None
-        except (ConfigError, OSError) as error:  # of the sign-in program that the kubeconfig names
+        except (ConfigError, OSError) as error:  # of the file with the token that the kubeconfig names
             raise EngineAccessError(f"Cannot sign in to the cluster at {self.server}: {_error_text(error)}.") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError):
             raise self._unexpected_response() from None
@@ -237,6 +239,9 @@ def open_cluster(
         client = Client(
             config=config, timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read), lazy=False
         )
+        session = client._client._client  # noqa: SLF001 - the library runs a program without limit, and not by v1
+        if isinstance(session.auth, ExecAuth):
+            session.auth = SignIn(session.auth._exec, _shown_server(config))  # noqa: SLF001
     except (ConfigError, OSError, ValueError, httpx.InvalidURL) as error:
         raise EngineAccessError(
             f"The certificates or the address of the cluster cannot be used: {_error_text(error)}."
@@ -341,8 +346,13 @@ def _warn_if_unverified(config: SingleConfig, path: str) -> None:
             "warning: Context %s of %s has insecure-skip-tls-verify: any server at %s gets the credentials.",
             " ".join(context[1].split()),
             path,
-            re.sub(r"//.*@", "//", config.cluster.server),
+            _shown_server(config),
         )
+
+
+def _shown_server(config: SingleConfig) -> str:
+    """Return the address of a cluster as messages show it: without the user and the password that it may have."""
+    return re.sub(r"//.*@", "//", config.cluster.server)
 
 
 def _status_error(error: httpx.HTTPStatusError, server: str) -> EngineError:
