@@ -12,8 +12,9 @@ from typing import Any
 from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import PATCH, Launch
 from mopsjobs.engines.kubernetes.options import OPTIONS as CLUSTER_OPTIONS
+from mopsjobs.engines.option_texts import option_text
+from mopsjobs.engines.slurm.options import JOINS, SETUP_VARIABLE, split_start_flags
 from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
-from mopsjobs.engines.slurm.options import SETUP_VARIABLE, option_texts, split_start_flags
 from mopsjobs.errors import EngineError, OptionError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.registry.failure_limit import parse_failure_limit
@@ -225,15 +226,9 @@ def cluster_options(given: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         OptionError: if a line of the setup is not valid.
     """
-    kubernetes = {name: _option_text(given[name]) for name in CLUSTER_OPTIONS if given.get(name) is not None}
-    return {**kubernetes, **option_texts(given)}
-
-
-def _option_text(value: object) -> str:
-    """Return labels and several values as a text, separated by commas; other values as they are."""
-    if isinstance(value, Mapping):
-        value = [f"{key}={one}" for key, one in value.items()]
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    names = dict.fromkeys((*CLUSTER_OPTIONS, *SLURM_OPTIONS))
+    texts = {name: option_text(given.get(name), JOINS.get(name, ",".join)) for name in names}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _dask_options(options: LaunchOptions, env: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:

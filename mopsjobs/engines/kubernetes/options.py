@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.engines.base import PATCH
+from mopsjobs.engines.option_texts import check_names, whole_number
 from mopsjobs.errors import OptionError, UsageError
-from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
 OPTIONS = (
@@ -91,21 +91,12 @@ class Options:
         Raises:
             UsageError: if one is unknown.
         """
-        unknown = sorted(options.keys() - set(OPTIONS))
-        if unknown:
-            expected = f"expected one of {', '.join(OPTIONS)}"
-            raise UsageError(f"unknown option of the kubernetes engine {', '.join(unknown)}: {expected}.")
+        check_names(options, OPTIONS, "kubernetes")
         self._options = options
 
     def number(self, name: str, default: int, least: int, most: int) -> int:
         """Return a whole number."""
-        text = self._options.get(name)
-        if text is None:
-            return default
-        number = parse_whole_number(text, least, most)
-        if number is None:
-            raise OptionError(f"invalid {name} '{text}': expected a whole number from {least} to {most:,}.", name)
-        return number
+        return whole_number(self._options, name, default, least, most)
 
     def dns_name(self, name: str) -> str | None:
         """Return the name of an object of the cluster."""

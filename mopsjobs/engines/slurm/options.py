@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import is_secret
+from mopsjobs.engines.option_texts import check_names, whole_number
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.sizes import parse_size
 from mopsjobs.utils.text import parse_whole_number
@@ -86,34 +87,21 @@ _TIMES = (
 """The forms of a time limit of sbatch, and the minutes of each number."""
 
 
-def option_texts(given: Mapping[str, object]) -> dict[str, str]:
-    """Return the options of this engine among flags or arguments, as texts.
+def join_setup(lines: Iterable[str]) -> str:
+    """Return the lines of a setup as one line of the shell. They run one after the other, until one fails.
 
     Raises:
-        OptionError: if a line of the setup is empty or has control characters.
+        OptionError: if a line is empty or has control characters.
     """
-    texts = {}
-    for name in OPTIONS:
-        value = given.get(name)
-        if value is None or value in ((), []):
-            continue
-        if isinstance(value, bool):
-            texts[name] = "yes" if value else "no"
-        elif isinstance(value, (list, tuple)):
-            texts[name] = _join(name, [str(one) for one in value])
-        else:
-            texts[name] = str(value)
-    return texts
+    lines = list(lines)
+    for line in lines:
+        if not line.strip() or not line.isprintable():
+            raise OptionError(f"invalid setup {line!r}: expected a line of the shell, like 'module load gcc'.", "setup")
+    return " && ".join(lines)
 
 
-def _join(name: str, values: list[str]) -> str:
-    """Return several values as one line. Lines of the setup run one after the other, until one fails."""
-    if name != "setup":
-        return shlex.join(values)
-    for value in values:
-        if not value.strip() or not value.isprintable():
-            raise OptionError(f"invalid setup {value!r}: expected a line of the shell, like 'module load gcc'.", name)
-    return " && ".join(values)
+JOINS: Mapping[str, Callable[[Iterable[str]], str]] = {"setup": join_setup, "sbatch_arg": shlex.join}
+"""Make one text of several values, for the options that may be given several times."""
 
 
 def megabytes(text: str) -> int | None:
@@ -148,13 +136,11 @@ def sbatch_flags(launch: Launch) -> list[str]:
         UsageError: if an option is unknown or invalid.
     """
     options = launch.options
-    if unknown := sorted(options.keys() - set(OPTIONS)):
-        expected = f"expected one of {', '.join(OPTIONS)}"
-        raise UsageError(f"unknown option of the slurm engine {', '.join(unknown)}: {expected}.")
+    check_names(options, OPTIONS, "slurm")
     if not 1 <= launch.shards <= MAX_SHARDS:
         raise OptionError(f"invalid shards '{launch.shards}': expected 1 to {MAX_SHARDS:,}.", "shards")
     _refuse_secrets(options)
-    at_once = _number(options, "parallelism", 0, 1, MAX_SHARDS)
+    at_once = whole_number(options, "parallelism", 0, 1, MAX_SHARDS)
     flags = [f"--array=0-{launch.shards - 1}" + (f"%{at_once}" if at_once else ""), "--nodes=1", "--ntasks=1"]
     flags += [f"--cpus-per-task={cpus(launch)}", *_memory_flag(launch), *_time_flag(options)]
     for name in ("partition", "account", "qos"):
@@ -195,7 +181,7 @@ def cpus(launch: Launch) -> int:
     Raises:
         OptionError: if the option is not a number.
     """
-    return _number(launch.options, "cpu", launch.workers or 1, 1, MAX_CPUS)
+    return whole_number(launch.options, "cpu", launch.workers or 1, 1, MAX_CPUS)
 
 
 def workers(launch: Launch) -> int:
@@ -238,16 +224,6 @@ def signal_seconds(options: Mapping[str, str]) -> int:
         expected = f"fewer than {limit - LOOK_SECONDS} s"
         raise OptionError(f"invalid signal '{text}' for a time limit of {limit} s: expected {expected}.", "signal")
     return seconds
-
-
-def _number(options: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = options.get(name)
-    if text is None:
-        return default
-    number = parse_whole_number(text, least, most)
-    if number is None:
-        raise OptionError(f"invalid {name} '{text}': expected a whole number from {least} to {most:,}.", name)
-    return number
 
 
 def _memory_flag(launch: Launch) -> list[str]:

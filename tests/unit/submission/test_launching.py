@@ -184,6 +184,17 @@ def test_options_of_a_cluster_are_texts() -> None:
     assert cluster_options({"node_selector": ["a=b", "c="]}) == {"node_selector": "a=b,c="}
 
 
+def test_values_for_slurm_become_one_text() -> None:
+    """Lines of the setup become one line, which stops where one fails. Flags of sbatch are words as in a shell."""
+    given = {"cpu": 4, "requeue": False, "setup": ["module load gcc", ". env.sh"], "sbatch_arg": ["--comment=a b"]}
+    expected = {"cpu": "4", "setup": "module load gcc && . env.sh", "requeue": "no", "sbatch_arg": "'--comment=a b'"}
+    assert cluster_options({**given, "qos": None, "toleration": [], "other": "i"}) == expected
+    assert cluster_options({"setup": "module load gcc"}) == {"setup": "module load gcc"}
+    for line in ("", "a\nb"):
+        with pytest.raises(OptionError, match="expected a line of the shell"):
+            cluster_options({"setup": [line]})
+
+
 def test_a_launch_on_a_cluster_has_all_that_its_record_keeps(tmp_path: Path) -> None:
     """What the environment chooses too, and of a patch the digest."""
     patch = tmp_path / "patch.yaml"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.slurm.options import megabytes, minutes, option_texts, sbatch_flags, split_start_flags
+from mopsjobs.engines.slurm.options import megabytes, minutes, sbatch_flags, split_start_flags
 from mopsjobs.errors import OptionError, UsageError
 
 ALWAYS = ["--nodes=1", "--ntasks=1"]
@@ -142,17 +142,6 @@ def test_memory_is_read_as_sbatch_reads_it(text: str, size: int | None) -> None:
 def test_a_time_limit_has_the_forms_of_sbatch_and_of_durations(text: str, limit: int | None) -> None:
     """A number alone is minutes. Slurm counts whole minutes, so seconds round up."""
     assert minutes(text) == limit
-
-
-def test_flags_and_arguments_become_texts() -> None:
-    """Lines of the setup become one line, which stops where one fails."""
-    given = {"cpu": 4, "requeue": False, "setup": ["module load gcc", ". env.sh"], "sbatch_arg": ["--comment=a b"]}
-    expected = {"cpu": "4", "setup": "module load gcc && . env.sh", "requeue": "no", "sbatch_arg": "'--comment=a b'"}
-    assert option_texts({**given, "qos": None, "image": "i"}) == expected
-    assert option_texts({"setup": "module load gcc"}) == {"setup": "module load gcc"}
-    for line in ("", "a\nb"):
-        with pytest.raises(OptionError, match="expected a line of the shell"):
-            option_texts({"setup": [line]})
 
 
 @pytest.mark.parametrize(
