@@ -45,6 +45,21 @@ def _tasks(web: Web, link: str) -> list[int]:
     return found
 
 
+# --- its engine -------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_of_slurm_shows_its_array_and_why_it_waits(web: Web, cli: Cli, remote: Remote) -> None:
+    """As a job of Kubernetes shows its place and the words of the cluster. The command to type shows the array."""
+    reason = "JobHeldUser: its user holds it; release it: scontrol release 12"
+    notes = {"slurm_job_id": "12", "slurm_partition": "long", "slurm_cluster": "lab", "waits_for": reason}
+    suspect = {"suspect": {"reason": "JobHeldUser", "since": "2026-01-01T00:00:00Z"}}
+    add(remote.jobs, "held", "scheduled", engine="slurm", metadata={**notes, **suspect})
+    cli.ok("sync", "-q")
+    page = html.unescape(web.ok("/jobs/held"))
+    for shown in (reason, "job 12 in partition long of lab", "scontrol show job 12"):
+        assert shown in page
+
+
 # --- what is read, and when ------------------------------------------------------------------------------------------
 
 
