@@ -92,8 +92,9 @@ class Client:
         self._random = random.Random(spec.seed)
         self._registry_id = identity(spec.url, os.environ)
         store = open_store(spec.url)
-        if hasattr(store, "_page_size"):
-            store._page_size = PAGE_KEYS
+        backend = getattr(store, "_store", store)  # without the probe of conditions
+        if hasattr(backend, "_page_size"):
+            backend._page_size = PAGE_KEYS
         self._store = RecordingStore(store, self._log, ("jobs/hot-", "jobs/own-", "raw/"))
         self._operation = ""
         self._begun = itertools.count()

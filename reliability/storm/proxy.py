@@ -16,7 +16,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench import proxy as line
 
@@ -141,6 +141,8 @@ class _Faults:
         self._plan = Plan(0.0)
         self._random = random.Random()
         self._late: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[Any] | None] = set()
+        """Kept here, since asyncio drops a task whose client has gone, and with it what the server is asked for."""
         self.counts: Counter[str] = Counter()
 
     async def follow(self, plan: Plan) -> None:
@@ -148,11 +150,14 @@ class _Faults:
         await asyncio.gather(*self._late)
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._serving.add(task)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             goes_on = True
             while goes_on:
                 goes_on = await self._exchange(await line.read_message(reader), reader, writer)
         writer.close()
+        self._serving.discard(task)
 
     async def _exchange(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request, well or badly. Returns whether the connection goes on."""
