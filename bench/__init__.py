@@ -10,6 +10,7 @@ that `./build.sh test` has prepared in `build/venv`.
     servers.py        starts a server as a process, here and for the tests and reliability/
     node.py           the same for those of Node.js
     azurite.py        a private Azurite
+    aws.py            how boto3 talks to the next two
     dynalite.py       a private dynalite
     s3.py             a private moto, whose server is moto_server.py, and a private SeaweedFS
     static.py         a stand-in for Azure with hundreds of thousands of jobs

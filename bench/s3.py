@@ -9,10 +9,9 @@ import contextlib
 import shutil
 import sys
 import sysconfig
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from bench.aws import aws_env, plain_client
 from bench.machine import ROOT
 from bench.servers import ServerProcess, free_port, free_ports
 
@@ -34,7 +33,7 @@ class S3Server(ServerProcess):
     @property
     def env(self) -> dict[str, str]:
         """Return the environment in which boto3 talks to it."""
-        return aws_env(self.port)
+        return aws_env("s3", self.port)
 
     def start(self) -> None:
         """Start it, and make the bucket. At the first write to a bucket, SeaweedFS makes its files, for seconds."""
@@ -43,7 +42,7 @@ class S3Server(ServerProcess):
             if self.data is not None:
                 self.data.mkdir(parents=True)
             super().start()
-            with contextlib.closing(plain_client(self.env)) as client:
+            with contextlib.closing(plain_client("s3", self.env)) as client:
                 client.create_bucket(Bucket=BUCKET)
                 client.put_object(Bucket=BUCKET, Key="first", Body=b"-")
                 client.delete_object(Bucket=BUCKET, Key="first")
@@ -82,29 +81,6 @@ def start_server(directory: Path, name: str) -> S3Server:
     raise AssertionError
 
 
-def aws_env(port: int) -> dict[str, str]:
-    """Return the environment in which boto3 talks to a port of this machine."""
-    return {
-        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
-        "AWS_SECRET_ACCESS_KEY": "made-up-for-this-machine",
-    }
-
-
-def plain_client(env: Mapping[str, str]) -> Any:
-    """Return a client of the plain SDK. Close it."""
-    import boto3
-
-    return boto3.client(
-        "s3",
-        endpoint_url=env["AWS_ENDPOINT_URL_S3"],
-        region_name=env["AWS_DEFAULT_REGION"],
-        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-    )
-
-
 def _moto(directory: Path) -> S3Server:
     port = free_port()
     program = ROOT / "bench" / "moto_server.py"
@@ -130,7 +106,7 @@ def _seaweedfs(directory: Path) -> S3Server:
             "-metricsPort=0",
         ),
     ]
-    env = {name: value for name, value in aws_env(ports["s3"]).items() if "KEY" in name}
+    env = {name: value for name, value in aws_env("s3", ports["s3"]).items() if "KEY" in name}
     server = S3Server(SEAWEEDFS, command, directory, port=ports["s3"], program=program, env=env)
     server.data, server.ports = directory / SEAWEEDFS, (*ports.values(), *grpc_ports.values())
     return server

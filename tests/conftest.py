@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hypothesis
 import hypothesis.configuration
@@ -40,6 +40,7 @@ from support.servers import (
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
 
+T = TypeVar("T", Dynalite, S3)
 ROOT = Path(__file__).resolve().parent.parent
 AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 MAX_WORKERS = 4  # each has an Azurite, a Dask cluster and a browser of its own
@@ -223,6 +224,21 @@ def private_azurite(tmp_path: Path) -> Iterator[Azurite]:
     server.stop()
 
 
+def _s3_server(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[S3]:
+    server = S3(tmp_path_factory.mktemp(name), name)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _found_by_boto3(server: T, monkeypatch: pytest.MonkeyPatch) -> T:
+    """Return a server after putting its settings into the environment of this process."""
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
 @pytest.fixture(scope="session")
 def dynalite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dynalite]:
     """Yield one dynalite for the whole run."""
@@ -235,45 +251,31 @@ def dynalite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dynali
 @pytest.fixture
 def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dynalite:
     """Return a dynalite that boto3 in this process finds."""
-    for name, value in dynalite_server.env.items():
-        monkeypatch.setenv(name, value)
-    return dynalite_server
+    return _found_by_boto3(dynalite_server, monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """Yield one moto for the whole run."""
-    server = S3(tmp_path_factory.mktemp("moto"), MOTO)
-    try:
-        yield server
-    finally:
-        server.stop()
+    yield from _s3_server(tmp_path_factory, MOTO)
 
 
 @pytest.fixture
 def moto(moto_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """Return a moto that boto3 in this process finds."""
-    for name, value in moto_server.env.items():
-        monkeypatch.setenv(name, value)
-    return moto_server
+    return _found_by_boto3(moto_server, monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """Yield one SeaweedFS for the whole run."""
-    server = S3(tmp_path_factory.mktemp("seaweedfs"), SEAWEEDFS)
-    try:
-        yield server
-    finally:
-        server.stop()
+    yield from _s3_server(tmp_path_factory, SEAWEEDFS)
 
 
 @pytest.fixture
 def seaweedfs(seaweedfs_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """Return a SeaweedFS that boto3 in this process finds."""
-    for name, value in seaweedfs_server.env.items():
-        monkeypatch.setenv(name, value)
-    return seaweedfs_server
+    return _found_by_boto3(seaweedfs_server, monkeypatch)
 
 
 BACKENDS = (

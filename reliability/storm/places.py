@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import azurite, dynalite, s3, servers
+from bench.aws import aws_env
 from reliability.storm.proxy import Plan, Proxy, faulty
 
 
@@ -47,7 +48,7 @@ def dynamodb(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
         faulty(port, plan, "dynamodb") as proxy,
     ):
         url = f"dynamodb://storm-{uuid.uuid4().hex}"
-        yield Place(url, dynalite.aws_env(proxy.port), url, dynalite.aws_env(port)), proxy
+        yield Place(url, aws_env("dynamodb", proxy.port), url, aws_env("dynamodb", port)), proxy
 
 
 @contextlib.contextmanager
@@ -58,7 +59,7 @@ def in_s3(directory: Path, plan: Plan, name: str = s3.SEAWEEDFS) -> Iterator[tup
         faulty(port, plan, "s3") as proxy,
     ):
         url = f"s3://{s3.BUCKET}/storm-{uuid.uuid4().hex}"
-        yield Place(url, s3.aws_env(proxy.port), url, s3.aws_env(port)), proxy
+        yield Place(url, aws_env("s3", proxy.port), url, aws_env("s3", port)), proxy
 
 
 FAR: dict[str, Callable[[Path, Plan], AbstractContextManager[tuple[Place, Proxy]]]] = {

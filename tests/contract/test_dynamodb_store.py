@@ -507,7 +507,7 @@ def test_the_cache_tells_tables_apart_by_what_names_them() -> None:
 
 def test_a_job_lives_from_end_to_end_by_the_command(cli: Cli, place: Place) -> None:
     cli.env |= {"MOPS_JOBS_REGISTRY": place.url, **place.server.env}
-    assert "reachable, no jobs yet, signed in by the AWS settings (env, eu-west-1)" in cli("doctor").out
+    assert "reachable, no jobs yet, signed in by the AWS settings (env, us-east-1)" in cli("doctor").out
     assert place.url in cli.ok("config", "show").out
     cli.ok("register", "a", "--owner", "ada")
     cli.ok("register", "b")

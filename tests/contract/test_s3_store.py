@@ -616,7 +616,7 @@ def test_a_server_without_its_bucket_is_stopped(tmp_path: Path, monkeypatch: pyt
     stopped: list[bool] = []
     monkeypatch.setattr(bench.servers.ServerProcess, "start", lambda _: None)
     monkeypatch.setattr(bench.servers.ServerProcess, "stop", lambda _: stopped.append(True))
-    monkeypatch.setattr(bench.s3, "plain_client", lambda _: contextlib.closing(None))
+    monkeypatch.setattr(bench.s3, "plain_client", lambda *_: contextlib.closing(None))
     with pytest.raises(AttributeError):
         server.start()
     assert stopped == [True]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import bench.azurite
 import bench.dynalite
 import bench.s3
+from bench.aws import aws_env, plain_client
 from bench.azurite import ACCOUNT, ACCOUNT_KEY
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -50,7 +51,7 @@ class Dynalite:
     def __init__(self, directory: Path) -> None:
         server = bench.dynalite.make_server(directory)
         self.start, self.stop = server.start, server.stop
-        self.env = bench.dynalite.aws_env(server.port)
+        self.env = aws_env("dynamodb", server.port)
         """The environment in which boto3 talks to it."""
 
     def new_table(self) -> str:
@@ -59,15 +60,7 @@ class Dynalite:
 
     def client(self) -> Any:
         """Return a client of the plain SDK, to look behind the store. Close it."""
-        import boto3
-
-        return boto3.client(
-            "dynamodb",
-            endpoint_url=self.env["AWS_ENDPOINT_URL_DYNAMODB"],
-            region_name=self.env["AWS_DEFAULT_REGION"],
-            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
-        )
+        return plain_client("dynamodb", self.env)
 
 
 class S3:
@@ -86,7 +79,7 @@ class S3:
 
     def client(self) -> Any:
         """Return a client of the plain SDK, to look behind the store. Close it."""
-        return bench.s3.plain_client(self.env)
+        return plain_client("s3", self.env)
 
 
 class Place(NamedTuple):
