@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner import reporter, retry
 from mopsjobs.store import network, open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
+from support.aws import SECRET
 from support.cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
 from support.kubernetes import Api
 from support.notify import Hook, hook_rule, serving_hook
@@ -276,6 +277,15 @@ def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 def seaweedfs(seaweedfs_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """Return a SeaweedFS that boto3 in this process finds."""
     return _found_by_boto3(seaweedfs_server, monkeypatch)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make boto3 in this process talk to a port of this machine."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    return lambda port: monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
 
 
 BACKENDS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from mopsjobs.errors import EXIT_SIGN_IN, EXIT_UNREACHABLE, StoreAccessError, StoreUnavailableError
+from mopsjobs.errors import EXIT_UNREACHABLE, MopsJobsError, StoreAccessError, StoreUnavailableError, UnusableStoreError
 from mopsjobs.utils.times import human_age, parse_time
 
 
@@ -58,9 +58,10 @@ class Freshness:
         self.exit_code = 0
         """The exit code of a view: not 0 if flags asked for a refresh, and it failed."""
 
-    def note_failed_refresh(self, error: Exception) -> None:
+    def note_failed_refresh(self, error: MopsJobsError) -> None:
         """Set the exit code of a view whose flags asked for a refresh, which failed with `error`."""
-        self.exit_code = EXIT_SIGN_IN if isinstance(error, StoreAccessError) else EXIT_UNREACHABLE
+        is_lasting = isinstance(error, (StoreAccessError, UnusableStoreError))
+        self.exit_code = error.exit_code if is_lasting else EXIT_UNREACHABLE
 
     def describe(self) -> str:
         """Return the age in words."""

@@ -6,11 +6,10 @@ The contract itself is in tests/contract/test_versioned_store.py, which runs ove
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
-import sys
-import time
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,22 +19,23 @@ from hypothesis import strategies as st
 
 from mopsjobs.errors import (
     ConfigError,
-    MopsJobsError,
-    StoreAccessError,
     StoreError,
     StoreUnavailableError,
     ValueTooLargeError,
 )
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store import network, open_store
-from mopsjobs.store.aws import client as aws_client
+from mopsjobs.store import open_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.dynamodb import store as dynamodb
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, DynamoDBVersionedStore
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.urls import identity
+from support import aws as aws_support
+from support.aws import IN_DYNAMODB, RECORD, SECRET, VERSION
+from support.aws import found_in_dynamodb as found
+from support.aws import refused_by_dynamodb as refused
 from support.doubles import RecordingSleep
-from support.replies import HANG_UP, SILENT, Reply, playing, saying
+from support.replies import saying
 from support.runs import code, sets_of
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from support.cli import Cli
     from support.servers import Dynalite
 
-VERSION = VersionToken("0" * 32)
-RECORD = b'{"job_id": "j-1", "status": "running", "tasks_total": 100}'
-SECRET = "must-not-be-seen"
+
+FOUND = IN_DYNAMODB.found
+
+scripted = functools.partial(aws_support.scripted, IN_DYNAMODB)
 
 
 class Place:
@@ -240,120 +241,6 @@ def test_an_item_of_another_program_is_no_value(place: Place) -> None:
 
 # --- a server that misbehaves ---------------------------------------------------------------------------------------
 
-WRITES: dict[str, Callable[[DynamoDBVersionedStore], object]] = {
-    "put": lambda store: store.put("a", RECORD, VERSION),
-    "create": lambda store: store.create_if_absent("a", RECORD),
-    "delete": lambda store: store.delete("a"),
-}
-READS: dict[str, Callable[[DynamoDBVersionedStore], object]] = {
-    "get": lambda store: store.get("a"),
-    "scan": lambda store: list(store.scan("a/")),
-    "list_keys": lambda store: list(store.list_keys("a/")),
-}
-
-
-def refused(status: int, code: str) -> Reply:
-    body = json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": SECRET}).encode()
-    return Reply(status, headers=(("Content-Type", "application/x-amz-json-1.0"),), body=body)
-
-
-def found(**document: Any) -> Reply:
-    body = json.dumps(document).encode()
-    checksum = ("x-amz-crc32", str(zlib.crc32(body)))
-    return Reply(200, headers=(("Content-Type", "application/x-amz-json-1.0"), checksum), body=body)
-
-
-FOUND = found(Item=dynamodb._item("a", b"hello") | {dynamodb.VALUE: {"B": "aGVsbG8="}})
-BUSY = refused(400, "ProvisionedThroughputExceededException")
-
-
-class Scripted(NamedTuple):
-    """A server that plays replies in turn: the store that talks to it, and what the store asked for."""
-
-    store: DynamoDBVersionedStore
-    requests: list[str]
-    sleep: RecordingSleep
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Make boto3 talk to a port of this machine."""
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    return lambda port: monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"http://127.0.0.1:{port}")
-
-
-@contextlib.contextmanager
-def scripted(aws: Callable[[int], None], *replies: Reply) -> Iterator[Scripted]:
-    with playing(*replies) as (port, requests):
-        aws(port)
-        sleep = RecordingSleep()
-        with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=sleep, clock=lambda: 0.0)) as store:
-            yield Scripted(store, requests, sleep)
-
-
-ANSWERS = [
-    (BUSY, StoreUnavailableError, 5),
-    (HANG_UP, StoreUnavailableError, 5),
-    (refused(400, "ThrottlingException"), StoreUnavailableError, 5),
-    (refused(500, "InternalServerError"), StoreUnavailableError, 5),
-    (refused(503, "ServiceUnavailable"), StoreUnavailableError, 5),
-    (Reply(503), StoreUnavailableError, 5),
-    (refused(400, "AccessDeniedException"), StoreAccessError, 4),
-    (refused(400, "UnrecognizedClientException"), StoreAccessError, 4),
-    (refused(400, "ExpiredTokenException"), StoreAccessError, 4),
-    (refused(400, "InvalidSignatureException"), StoreAccessError, 4),
-    (Reply(403), StoreAccessError, 4),
-    (refused(400, "ValidationException"), StoreError, 1),
-    (Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html>Sign in, please"), StoreUnavailableError, 5),
-    (FOUND._replace(headers=(*FOUND.headers[:1], ("x-amz-crc32", "1"))), StoreUnavailableError, 5),
-    (FOUND._replace(headers=(*FOUND.headers[:1], ("x-amz-crc32", ""))), StoreUnavailableError, 5),
-    (FOUND._replace(headers=FOUND.headers[:1]), StoreUnavailableError, 5),
-    (FOUND._replace(body=FOUND.body[:20]), StoreUnavailableError, 5),
-]
-
-
-@pytest.mark.parametrize(
-    ("write", "reply", "kind", "code"),
-    [("put", *answer) for answer in ANSWERS]
-    + [(write, *answer) for write in ("create", "delete") for answer in ANSWERS[:2]],
-)
-def test_a_write_is_sent_once_whatever_comes_back(
-    aws: Callable[[int], None], write: str, reply: Reply, kind: type[MopsJobsError], code: int
-) -> None:
-    """It may have landed: sent again, it would lose the race against itself. The reply's words are not repeated."""
-    with scripted(aws, reply) as (store, requests, sleep):
-        with pytest.raises(kind) as caught:
-            WRITES[write](store)
-        assert (type(caught.value), caught.value.exit_code) == (kind, code)
-        assert SECRET not in f"{caught.value} {caught.value.hint}"
-        assert requests == ["POST"]
-        assert sleep.requested == []
-
-
-@pytest.mark.parametrize(
-    ("read", "reply", "kind", "code"),
-    [("get", *answer) for answer in ANSWERS] + [("scan", *answer) for answer in ANSWERS],
-)
-def test_a_read_is_tried_three_times_if_that_may_help(
-    aws: Callable[[int], None], read: str, reply: Reply, kind: type[MopsJobsError], code: int
-) -> None:
-    """And what comes back never looks like "no such key" or "no keys"."""
-    with scripted(aws, reply, reply, reply) as (store, requests, sleep):
-        with pytest.raises(kind) as caught:
-            READS[read](store)
-        assert (type(caught.value), caught.value.exit_code) == (kind, code)
-        pauses = [network.FIRST_PAUSE, network.MAX_PAUSE] if kind is StoreUnavailableError else []
-        assert (len(requests), sleep.requested) == (len(pauses) + 1, pauses)
-
-
-def test_a_read_that_succeeds_later_is_a_success(aws: Callable[[int], None]) -> None:
-    with scripted(aws, BUSY, HANG_UP, FOUND) as (store, requests, _):
-        assert store.get("a") is not None
-        assert len(requests) == 3
-
-
 HEAD = f"HTTP/1.1 200 OK\r\nx-amz-crc32: {zlib.crc32(FOUND.body)}\r\nContent-Length: {len(FOUND.body)}\r\n\r\n"
 
 
@@ -373,14 +260,17 @@ def test_a_reply_that_breaks_off_anywhere_leaves_a_doubt(aws: Callable[[int], No
 
 
 def test_a_reply_to_a_query_without_items_is_no_empty_listing(aws: Callable[[int], None]) -> None:
-    with scripted(aws, found(Count=0)) as (store, _, _sleep), pytest.raises(StoreError, match="unexpected response"):
+    with (
+        scripted(aws, found(Count=0)) as (store, _, _sleep),
+        pytest.raises(StoreError, match="unexpected response"),
+    ):
         list(store.scan("a/"))
 
 
 def test_a_condition_that_does_not_hold_is_a_return_value(aws: Callable[[int], None]) -> None:
     failed = refused(400, "ConditionalCheckFailedException")
     with scripted(aws, failed, failed, failed) as (store, requests, _):
-        assert [write(store) for write in WRITES.values()] == [None, None, False]
+        assert [write(store) for write in IN_DYNAMODB.writes.values()] == [None, None, False]
         assert len(requests) == 3
 
 
@@ -391,37 +281,14 @@ def test_a_table_that_does_not_become_ready_is_not_waited_for_for_ever(
     monkeypatch.setattr(dynamodb, "TABLE_SECONDS", 1)
     creating = found(Table={"TableStatus": "CREATING"})
     exists = refused(400, "ResourceInUseException")
-    with scripted(aws, refused(400, "ResourceNotFoundException"), exists, creating) as (store, requests, _):
+    with scripted(aws, refused(400, "ResourceNotFoundException"), exists, creating) as (
+        store,
+        requests,
+        _,
+    ):
         with pytest.raises(StoreUnavailableError, match="being created or deleted"):
             store.create_if_absent("a", RECORD)
         assert len(requests) == 3
-
-
-@pytest.mark.parametrize("operation", [*WRITES, *READS])
-def test_a_server_that_accepts_and_never_answers_is_given_up(
-    aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, operation: str
-) -> None:
-    """Tried once: the budget, shortened here, is spent by then."""
-    for module in (dynamodb, aws_client):
-        monkeypatch.setattr(module, "BUDGET_SECONDS", 1.0)
-    with scripted(aws, SILENT) as (store, requests, _):
-        monkeypatch.setattr(store.pacer, "_clock", time.monotonic)
-        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
-            (WRITES | READS)[operation](store)
-        assert (caught.value.sent, caught.value.silent) == (True, True)
-        assert requests == ["POST"]
-
-
-@pytest.mark.parametrize("operation", [*WRITES, *READS])
-def test_a_closed_port_is_an_outage(aws: Callable[[int], None], operation: str) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
-        aws(reserved.getsockname()[1])
-        with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=RecordingSleep())) as store:
-            with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
-                (WRITES | READS)[operation](store)
-            assert (caught.value.sent, caught.value.silent) == (False, False)
-            assert "AWS_DEFAULT_REGION" in (caught.value.hint or "")
 
 
 @pytest.mark.usefixtures("aws")
@@ -442,14 +309,6 @@ def test_a_region_that_does_not_exist_is_an_outage(monkeypatch: pytest.MonkeyPat
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-def test_without_credentials_one_sentence_says_how_to_get_them(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    ran = cli("sync", MOPS_JOBS_REGISTRY="dynamodb://jobs")
-    assert ran.code == 4
-    assert "There are no usable AWS credentials for dynamodb://jobs" in ran.err
-    assert "aws sso login" in ran.err
-
-
 @pytest.mark.usefixtures("aws")
 def test_without_a_region_one_sentence_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
@@ -457,26 +316,6 @@ def test_without_a_region_one_sentence_says_so(cli: Cli, monkeypatch: pytest.Mon
     assert ran.code == 4
     assert "No setting names the AWS region of dynamodb://jobs" in ran.err
     assert SECRET not in ran.err
-
-
-@pytest.mark.parametrize(("name", "value"), [("AWS_PROFILE", "nobody"), ("AWS_DEFAULT_REGION", "no region")])
-@pytest.mark.usefixtures("aws")
-def test_settings_that_cannot_be_used_are_told_as_such(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    monkeypatch.setenv(name, value)
-    with contextlib.closing(DynamoDBVersionedStore("jobs")) as store, pytest.raises(ConfigError) as caught:
-        store.get("a")
-    assert name in (caught.value.hint or "")
-
-
-@pytest.mark.parametrize("argv", [("sync",), ("doctor",)], ids=" ".join)
-def test_without_the_library_one_sentence_says_how_to_get_it(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
-) -> None:
-    monkeypatch.setitem(sys.modules, "boto3", None)  # as the interpreter notes what cannot be imported
-    ran = cli(*argv, MOPS_JOBS_REGISTRY="dynamodb://jobs")
-    assert ran.code == 2
-    assert "needs the package boto3, which this Python does not have." in ran.out + ran.err
-    assert f"{sys.executable} -m pip install boto3" in ran.out + ran.err
 
 
 @pytest.mark.parametrize("url", ["dynamodb:jobs", "dynamodb://", "dynamodb://ab", "dynamodb://a/b", "dynamodb://k=s;x"])
@@ -503,30 +342,6 @@ def test_the_cache_tells_tables_apart_by_what_names_them() -> None:
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
-
-
-def test_a_job_lives_from_end_to_end_by_the_command(cli: Cli, place: Place) -> None:
-    cli.env |= {"MOPS_JOBS_REGISTRY": place.url, **place.server.env}
-    assert "reachable, no jobs yet, signed in by the AWS settings (env, us-east-1)" in cli("doctor").out
-    assert place.url in cli.ok("config", "show").out
-    cli.ok("register", "a", "--owner", "ada")
-    cli.ok("register", "b")
-    cli.ok("update", "a", "running")
-    cli.ok("progress", "a", "5/10")
-    cli.ok("sync")
-    assert [(job["job_id"], job["status"]) for job in cli.ok("list", "--json", "--sort", "name").json["jobs"]] == [
-        ("a", "running"),
-        ("b", "pending"),
-    ]
-    cli.ok("cancel", "b")
-    cli.ok("update", "a", "succeeded")
-    assert cli("update", "a", "running").code == 6
-    cli.ok("sync")
-    assert set(cli.ids("--status", "done")) == {"a", "b"}
-    assert cli.ok("status", "a", "--json").json["tasks_completed"] == 5
-    assert cli("doctor").code == 0
-    for ran in (cli.ok("config", "show", "--json"), cli("doctor", "--json")):
-        assert place.server.env["AWS_SECRET_ACCESS_KEY"] not in ran.out
 
 
 @pytest.mark.parametrize("too_large", ["bundle", "manifest"])

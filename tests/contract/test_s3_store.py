@@ -7,12 +7,9 @@ real SeaweedFS.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import functools
 import io
 import json
-import socket
-import sys
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -24,14 +21,12 @@ from bench.servers import free_ports
 from mopsjobs.errors import (
     ConfigError,
     InvalidKeyError,
-    MopsJobsError,
-    StoreAccessError,
     StoreError,
     StoreUnavailableError,
     UnusableStoreError,
 )
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store import network, open_store
+from mopsjobs.store import open_store
 from mopsjobs.store.aws import client as aws_client
 from mopsjobs.store.base import VersionToken
 from mopsjobs.store.s3 import store as s3
@@ -40,8 +35,12 @@ from mopsjobs.store.s3.nonce import LENGTH
 from mopsjobs.store.s3.store import S3VersionedStore
 from mopsjobs.store.s3.url import parse_s3_url
 from mopsjobs.store.urls import identity
+from support import aws as aws_support
+from support.aws import IN_S3, RECORD, SECRET, VERSION
+from support.aws import refused_by_s3 as refused
 from support.doubles import RecordingSleep
-from support.replies import HANG_UP, SILENT, Reply, playing, saying
+from support.replies import Reply, saying
+from support.runs import code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,9 +49,10 @@ if TYPE_CHECKING:
     from support.cli import Cli
     from support.servers import S3
 
-VERSION = VersionToken("0" * 32)
-RECORD = b'{"job_id": "j-1", "status": "running", "tasks_total": 100}'
-SECRET = "must-not-be-seen"
+
+FOUND = IN_S3.found
+
+scripted = functools.partial(aws_support.scripted, IN_S3)
 
 
 class Place:
@@ -227,127 +227,11 @@ def test_a_key_that_is_too_long_for_s3_is_refused_unsent(place: Place) -> None:
 
 # --- a server that misbehaves ---------------------------------------------------------------------------------------
 
-WRITES: dict[str, Callable[[S3VersionedStore], object]] = {
-    "put": lambda store: store.put("a", RECORD, VERSION),
-    "create": lambda store: store.create_if_absent("a", RECORD),
-}
-READS: dict[str, Callable[[S3VersionedStore], object]] = {
-    "get": lambda store: store.get("a"),
-    "scan": lambda store: list(store.scan("a/")),
-    "delete": lambda store: store.delete("a"),
-}
-"""A removal begins with a read."""
-
-
-def refused(status: int, code: str) -> Reply:
-    body = f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
-    return Reply(status, headers=(("Content-Type", "application/xml"),), body=body)
-
 
 def listed(*keys: str, more: str = "<IsTruncated>false</IsTruncated>") -> Reply:
-    items = "".join(f"<Contents><Key>jobs/{key}</Key><ETag>&quot;1&quot;</ETag></Contents>" for key in keys)
+    items = "".join(f"<Contents><Key>p/{key}</Key><ETag>&quot;1&quot;</ETag></Contents>" for key in keys)
     body = f"<ListBucketResult><Name>bucket</Name>{more}{items}</ListBucketResult>".encode()
     return Reply(200, headers=(("Content-Type", "application/xml"),), body=body)
-
-
-FOUND = Reply(200, headers=(("ETag", '"0"'),), body=RECORD)
-BUSY = refused(503, "SlowDown")
-PAGE = Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html><p>Sign in, please<br></html>")
-
-
-class Scripted(NamedTuple):
-    """A server that plays replies in turn: the store that talks to it, and what the store asked for."""
-
-    store: S3VersionedStore
-    requests: list[str]
-    sleep: RecordingSleep
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Make boto3 talk to a port of this machine."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    return lambda port: monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
-
-
-@contextlib.contextmanager
-def scripted(aws: Callable[[int], None], *replies: Reply) -> Iterator[Scripted]:
-    with playing(*replies) as (port, requests):
-        aws(port)
-        sleep = RecordingSleep()
-        with contextlib.closing(S3VersionedStore("bucket", "jobs", sleep=sleep, clock=lambda: 0.0)) as store:
-            yield Scripted(store, requests, sleep)
-
-
-ANSWERS = [
-    (BUSY, StoreUnavailableError, 5),
-    (HANG_UP, StoreUnavailableError, 5),
-    (refused(500, "InternalError"), StoreUnavailableError, 5),
-    (refused(400, "RequestTimeout"), StoreUnavailableError, 5),
-    (Reply(503), StoreUnavailableError, 5),
-    (refused(403, "AccessDenied"), StoreAccessError, 4),
-    (refused(403, "InvalidAccessKeyId"), StoreAccessError, 4),
-    (refused(400, "ExpiredToken"), StoreAccessError, 4),
-    (refused(403, "SignatureDoesNotMatch"), StoreAccessError, 4),
-    (refused(403, "RequestTimeTooSkewed"), StoreAccessError, 4),
-    (Reply(403), StoreAccessError, 4),
-    (refused(403, "InvalidObjectState"), StoreError, 1),
-    (refused(404, "NoSuchBucket"), UnusableStoreError, 2),
-    (PAGE._replace(status=404), StoreError, 1),
-    (Reply(404), StoreError, 1),
-    (Reply(412), StoreError, 1),
-    (refused(400, "InvalidRequest"), StoreError, 1),
-    (refused(501, "NotImplemented"), UnusableStoreError, 2),
-    (PAGE, StoreUnavailableError, 5),
-    (FOUND._replace(headers=(("ETag", '"0'),)), StoreUnavailableError, 5),
-]
-HINTS = {
-    b"AccessDenied": "s3:ListBucket",
-    b"InvalidObjectState": "aws s3api restore-object",
-    b"ExpiredToken": "aws sso login",
-    b"RequestTimeTooSkewed": "clock",
-    b"SignatureDoesNotMatch": "clock",
-    b"NoSuchBucket": "aws s3 mb",
-    b"NotImplemented": "If-None-Match",
-}
-
-
-@pytest.mark.parametrize("write", WRITES)
-def test_a_write_is_sent_once_whatever_comes_back(aws: Callable[[int], None], write: str) -> None:
-    """It may have landed: sent again, it would lose the race against itself. The reply's words are not repeated."""
-    with scripted(aws, *(reply for reply, _, _ in ANSWERS)) as (store, requests, sleep):
-        for number, (reply, kind, code) in enumerate(ANSWERS, 1):
-            with pytest.raises(MopsJobsError) as caught:
-                WRITES[write](store)
-            assert (type(caught.value), caught.value.exit_code) == (kind, code), reply
-            told = f"{caught.value} {caught.value.hint}"
-            assert SECRET not in told
-            assert all(hint in told for name, hint in HINTS.items() if name in reply.body), told
-            assert requests == ["PUT"] * number
-        assert sleep.requested == []
-
-
-@pytest.mark.parametrize("read", READS)
-def test_a_read_is_tried_three_times_if_that_may_help(aws: Callable[[int], None], read: str) -> None:
-    """And what comes back never looks like "no such key" or "no keys"."""
-    tries = [3 if kind is StoreUnavailableError else 1 for _, kind, _ in ANSWERS]
-    played = [reply for (reply, _, _), count in zip(ANSWERS, tries, strict=True) for _ in range(count)]
-    with scripted(aws, *played) as (store, requests, sleep):
-        for (reply, kind, code), count in zip(ANSWERS, tries, strict=True):
-            requests.clear()
-            sleep.requested.clear()
-            with pytest.raises(MopsJobsError) as caught:
-                READS[read](store)
-            assert (type(caught.value), caught.value.exit_code) == (kind, code), reply
-            assert len(requests) == count, reply
-            assert sleep.requested == [network.FIRST_PAUSE, network.MAX_PAUSE][: count - 1]
-
-
-def test_a_read_that_succeeds_later_is_a_success(aws: Callable[[int], None]) -> None:
-    with scripted(aws, BUSY, HANG_UP, FOUND) as (store, requests, _):
-        assert store.get("a") == (RECORD, VersionToken("0"))
-        assert len(requests) == 3
 
 
 def test_a_reply_that_breaks_off_anywhere_leaves_a_doubt(aws: Callable[[int], None]) -> None:
@@ -356,14 +240,15 @@ def test_a_reply_that_breaks_off_anywhere_leaves_a_doubt(aws: Callable[[int], No
     In its headers too: the standard library takes what came of them for all, and boto3 then for an empty value.
     """
     etag = b'HTTP/1.1 200 OK\r\nContent-Type: x\r\nETag: "1234"'
-    whole = b"%b\r\nContent-Length: %d\r\n\r\n%b" % (etag, len(RECORD), RECORD)
+    date = b"Last-Modified: Thu, 26 Nov 2026 23:40:16 GMT"
+    whole = b"%b\r\nContent-Length: %d\r\n%b\r\n\r\n%b" % (etag, len(RECORD), date, RECORD)
     for call, cuts in (("get", range(20, len(whole), 4)), ("put", range(20, len(etag)))):
         with saying(*(whole[:end] for end in cuts)) as port:
             aws(port)
             with contextlib.closing(S3VersionedStore("bucket", sleep=RecordingSleep(), clock=lambda: 0.0)) as store:
                 for _ in cuts:  # a read is tried three times, so it meets each
                     with pytest.raises(StoreUnavailableError) as caught:
-                        (READS | WRITES)[call](store)
+                        (IN_S3.reads | IN_S3.writes)[call](store)
                     assert caught.value.sent
 
 
@@ -371,7 +256,7 @@ def test_a_lost_race_is_a_return_value(aws: Callable[[int], None]) -> None:
     """412; and 404 for a write to one version, whose key is gone."""
     lost, gone = refused(412, "PreconditionFailed"), refused(404, "NoSuchKey")
     with scripted(aws, lost, gone, lost) as (store, requests, _):
-        assert [WRITES[write](store) for write in ("put", "put", "create")] == [None, None, None]
+        assert [IN_S3.writes[write](store) for write in ("put", "put", "create")] == [None, None, None]
         assert len(requests) == 3
 
 
@@ -379,7 +264,11 @@ def test_a_write_that_overlaps_another_one_is_sent_again(aws: Callable[[int], No
     """S3 refuses it with 409, having written nothing. It does not say who wins; so the write is sent once more."""
     overlap, lost = refused(409, "ConditionalRequestConflict"), refused(412, "PreconditionFailed")
     written = Reply(200, headers=(("ETag", '"9"'),))
-    with scripted(aws, overlap, written, overlap, lost, *[overlap] * s3.OVERLAPS) as (store, requests, sleep):
+    with scripted(aws, overlap, written, overlap, lost, *[overlap] * s3.OVERLAPS) as (
+        store,
+        requests,
+        sleep,
+    ):
         assert store.create_if_absent("a", RECORD) == VersionToken("9")
         assert store.put("a", RECORD, VERSION) is None
         with pytest.raises(StoreUnavailableError, match="while other writes to it are in progress") as caught:
@@ -443,83 +332,47 @@ def test_a_listing_of_amazons_begins_after_a_key(place: Place, monkeypatch: pyte
         assert len(requests) == (2 if amazon else 3)
 
 
-@pytest.mark.parametrize("operation", [*WRITES, *READS])
-def test_a_server_that_accepts_and_never_answers_is_given_up(
-    aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, operation: str
-) -> None:
-    """Tried once: the budget, shortened here, is spent by then."""
-    for module in (s3, aws_client):
-        monkeypatch.setattr(module, "BUDGET_SECONDS", 1.5)
-    with scripted(aws, SILENT) as (store, requests, _):
-        monkeypatch.setattr(store.pacer, "_clock", time.monotonic)
-        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
-            (WRITES | READS)[operation](store)
-        assert (caught.value.sent, caught.value.silent) == (True, True)
-        assert len(requests) == 1
-
-
-def test_a_closed_port_is_an_outage(aws: Callable[[int], None]) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
-        aws(reserved.getsockname()[1])
-        with contextlib.closing(S3VersionedStore("bucket", sleep=RecordingSleep())) as store:
-            for call in (WRITES | READS).values():
-                with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
-                    call(store)
-                assert (caught.value.sent, caught.value.silent) == (False, False)
-                assert "AWS_ENDPOINT_URL_S3" in (caught.value.hint or "")
-
-
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-def test_a_bucket_that_is_missing_is_an_error_that_says_how_to_make_it(cli: Cli, moto: S3) -> None:
-    """It never looks like an empty registry, and no write makes it: its region and rules are the owner's choice."""
-    cli.env |= {"MOPS_JOBS_REGISTRY": "s3://missing/jobs", **moto.env}
-    for argv in (("sync",), ("register", "a"), ("update", "a", "running")):
+@pytest.mark.parametrize("has_cache", [False, True], ids=["no cache", "a cache"])
+def test_a_bucket_that_is_missing_is_an_error_that_says_how_to_make_it(
+    cli: Cli, moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_cache: bool
+) -> None:
+    """It never looks like an empty registry, and no write makes it: its region and rules are the owner's choice.
+
+    A view shows what a cache has. Exit code 5 would have a script try again.
+    """
+    bucket = f"gone-{tmp_path.name.lower().replace('_', '-')[-40:]}"
+    cli.env |= {"MOPS_JOBS_REGISTRY": f"s3://{bucket}/jobs", **moto.env}
+    if has_cache:
+        with contextlib.closing(moto.client()) as client:
+            client.create_bucket(Bucket=bucket)
+            cli.ok("register", "a")
+            cli.ok("sync")
+            for item in client.list_objects_v2(Bucket=bucket)["Contents"]:
+                client.delete_object(Bucket=bucket, Key=item["Key"])
+            client.delete_bucket(Bucket=bucket)
+        cli.clock.advance(minutes=1)
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps({"model": "model:simulate", "parameter_sets": [{"x": 1}], "outputs": ["y"]}))
+    monkeypatch.chdir(code(tmp_path / "code"))
+    views = [("list", "--refresh"), ("list", "--max-age", "1s"), ("status", "a", "--refresh")]
+    others = [("sync",), ("sync", "--full"), ("doctor",), ("register", "b"), ("update", "a", "running")]
+    others += [("cancel", "a"), ("wait", "a", "--timeout", "1s"), ("submit", str(study), "--auto")]
+    for argv in views + others:
         ran = cli(*argv)
-        assert ran.code == 2, ran.err
-        assert "There is no bucket for s3://missing/jobs" in ran.err
-        assert "aws s3 mb" in ran.err
-    with contextlib.closing(S3VersionedStore("missing")) as store:
-        for call in (WRITES | READS).values():
+        assert ran.code == 2, (argv, ran)
+        told = ran.out + ran.err
+        assert f"There is no bucket for s3://{bucket}/jobs" in told, argv
+        is_shown = has_cache and argv in views
+        assert ("aws s3 mb" in told) != is_shown
+        assert ("Showing the cache" in told) == is_shown
+    assert (cli("list").code, cli("list", "--offline").code) == ((0, 0) if has_cache else (2, 5))
+    with contextlib.closing(S3VersionedStore(bucket)) as store:
+        for call in (IN_S3.writes | IN_S3.reads).values():
             with pytest.raises(UnusableStoreError):
                 call(store)
-
-
-def test_without_credentials_one_sentence_says_how_to_get_them(cli: Cli) -> None:
-    ran = cli("sync", MOPS_JOBS_REGISTRY="s3://bucket/jobs")
-    assert ran.code == 4
-    assert "There are no usable AWS credentials for s3://bucket/jobs" in ran.err
-    assert "aws sso login" in ran.err
-
-
-def test_without_the_library_one_sentence_says_how_to_get_it(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "boto3", None)  # as the interpreter notes what cannot be imported
-    ran = cli("sync", MOPS_JOBS_REGISTRY="s3://bucket/jobs")
-    assert ran.code == 2
-    assert "A registry in S3 needs the package boto3" in ran.err
-
-
-def test_an_older_library_is_refused_with_the_version_needed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its import would fail, since it lacks an error of signing in."""
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.40.76")
-    ran = cli("sync", MOPS_JOBS_REGISTRY="s3://bucket/jobs")
-    assert ran.code == 2
-    assert "A registry in S3 needs the package boto3 1.41 or later; this Python has 1.40.76." in ran.err
-    assert "-m pip install 'boto3>=1.41'" in ran.err
-
-
-@pytest.mark.usefixtures("aws")
-@pytest.mark.parametrize(("url", "variable"), [("s3://bucket", "S3"), ("dynamodb://table", "DYNAMODB")])
-def test_plain_http_is_for_this_machine_only(monkeypatch: pytest.MonkeyPatch, url: str, variable: str) -> None:
-    """Values could be read and changed on the way, bundles of code among them. Nothing is sent."""
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    monkeypatch.setenv(f"AWS_ENDPOINT_URL_{variable}", "http://storage.example.org:9000")
-    with contextlib.closing(open_store(url, {})) as store:
-        for call in (lambda: store.get("a"), lambda: store.create_if_absent("a", RECORD)):
-            with pytest.raises(ConfigError, match="expected https"):
-                call()
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3://ab", "s3://A:k=s;x@bucket", "s3://bucket/../a", "s3://bucket/a//b"])
@@ -527,6 +380,13 @@ def test_a_url_that_names_no_place_is_refused_without_repeating_it_all(url: str)
     with pytest.raises(ConfigError, match=r"invalid (bucket|prefix)") as caught:
         open_store(url, {})
     assert "k=s" not in str(caught.value)
+
+
+def test_the_address_of_a_bucket_gets_the_hint_how_to_name_it() -> None:
+    """A URL with https is one of Azure."""
+    with pytest.raises(ConfigError) as caught:
+        open_store("https://my-lab-jobs.s3.eu-west-1.amazonaws.com/registry", {})
+    assert caught.value.hint == "For a bucket of S3, use s3://BUCKET/PREFIX."
 
 
 def test_a_directory_bucket_is_refused_with_the_reason() -> None:
@@ -549,6 +409,7 @@ def test_only_amazon_has_a_host_for_each_bucket() -> None:
     paths = {"s3": {"addressing_style": "path"}}
     assert s3._options_at("https://s3.eu-west-1.amazonaws.com") == {}
     assert s3._options_at("https://s3.cn-north-1.amazonaws.com.cn") == {}
+    assert s3._options_at("https://s3.eusc-de-east-1.amazonaws.eu") == {}
     assert s3._options_at("https://amazonaws.com.example.org") == paths
     assert s3._options_at("http://127.0.0.1:9000") == paths
 
@@ -620,31 +481,3 @@ def test_a_server_without_its_bucket_is_stopped(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(AttributeError):
         server.start()
     assert stopped == [True]
-
-
-# --- the command ----------------------------------------------------------------------------------------------------
-
-
-def test_a_job_lives_from_end_to_end_by_the_command(cli: Cli, place: Place) -> None:
-    cli.env |= {"MOPS_JOBS_REGISTRY": place.url, **place.server.env}
-    assert "reachable, no jobs yet, signed in by the AWS settings (env, us-east-1)" in cli("doctor").out
-    assert place.url in cli.ok("config", "show").out
-    cli.ok("register", "a", "--owner", "ada")
-    cli.ok("register", "b")
-    cli.ok("update", "a", "running")
-    cli.ok("progress", "a", "5/10")
-    cli.ok("sync")
-    assert [(job["job_id"], job["status"]) for job in cli.ok("list", "--json", "--sort", "name").json["jobs"]] == [
-        ("a", "running"),
-        ("b", "pending"),
-    ]
-    cli.ok("cancel", "b")
-    cli.ok("update", "a", "succeeded")
-    assert cli("update", "a", "running").code == 6
-    cli.ok("sync")
-    assert set(cli.ids("--status", "done")) == {"a", "b"}
-    assert cli.ok("status", "a", "--json").json["tasks_completed"] == 5
-    assert cli("doctor").code == 0
-    for ran in (cli.ok("config", "show", "--json"), cli("doctor", "--json")):
-        assert place.server.env["AWS_SECRET_ACCESS_KEY"] not in ran.out
-    assert JobRegistry(place.open()).get_job("a") is not None

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import boto3.session
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ConnectTimeoutError, NoCredentialsError
 
 from mopsjobs import __version__
 from mopsjobs.errors import ConfigError, StoreError
@@ -120,6 +120,11 @@ class AwsClient:
     def _connect(self) -> Any:
         settings = botocore.session.get_session()
         settings.register_component("data_loader", _loader())
+        # No time in a reply is used. boto3 would fail at one that broke off, and parses times slowly.
+        settings.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+        authorities = settings.get_config_variable("ca_bundle")
+        if authorities and not os.path.exists(authorities):
+            raise ConfigError(f"invalid AWS_CA_BUNDLE '{authorities}': expected a file of TLS authorities.")
         session = boto3.session.Session(botocore_session=settings)
         credentials = session.get_credentials()
         if credentials is None:
@@ -137,18 +142,8 @@ class AwsClient:
             "user_agent_extra": USER_AGENT,
             **self._options,
         }
-        client: Any = session.client(self._service, config=Config(**options))  # type: ignore[call-overload]
+        client = self._new_client(session, options)
         endpoint = client.meta.endpoint_url
-        if more := self._options_at(endpoint):
-            client.close()
-            client = session.client(self._service, config=Config(**options, **more))  # type: ignore[call-overload]
-        parts = urlsplit(endpoint)
-        self.location = f"{self._name} at {parts.netloc.rpartition('@')[2]}"
-        if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-            raise ConfigError(
-                f"invalid endpoint of {self._name}: expected https.",
-                hint="Plain http is for a server on this machine only: on the way, values could be read and changed.",
-            )
         if not name_server_answers(endpoint, BUDGET_SECONDS / 3):
             raise ConnectTimeoutError(endpoint_url=endpoint)
         client.meta.events.register(f"before-parse.{self._service}", self._note_reply)
@@ -156,8 +151,71 @@ class AwsClient:
             client.meta.events.register_last(f"before-call.{self._service}", self._on_request)
         return client
 
+    def _new_client(self, session: boto3.session.Session, options: Mapping[str, Any]) -> Any:
+        """Return a client. The location then names its host.
+
+        Raises:
+            ConfigError: if the endpoint is not a URL, or if others could read what is sent there.
+        """
+        invalid = ConfigError(
+            f"invalid endpoint of {self._name}: expected https://HOST.",
+            hint="Plain http is for a server on this machine only: on the way, values could be read and changed.",
+        )
+        try:
+            client: Any = session.client(self._service, config=Config(**options))  # type: ignore[call-overload]
+            if more := self._options_at(client.meta.endpoint_url):
+                client.close()
+                client = session.client(self._service, config=Config(**options, **more))  # type: ignore[call-overload]
+            parts = urlsplit(client.meta.endpoint_url)
+            self.location = f"{self._name} at {parts.netloc.rpartition('@')[2]}"
+            is_private = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+            if not is_private or parts.port == 0:
+                raise invalid
+        except BotoCoreError:
+            raise
+        except ValueError:  # the endpoint is not a URL, or its port is none
+            raise invalid from None
+        return client
+
     def _note_reply(self, response_dict: Mapping[str, Any], **_: object) -> None:
         with contextlib.suppress(TypeError, ValueError):
             self.server_time = parsedate_to_datetime(response_dict["headers"].get("date", "")).astimezone(UTC)
         if self._on_reply is not None:
             self._on_reply(response_dict)
+
+
+class AwsStore:
+    """A store in AWS: what those in DynamoDB and S3 share.
+
+    Args:
+        client: the client.
+    """
+
+    def __init__(self, client: AwsClient) -> None:
+        self._aws = client
+
+    @property
+    def location(self) -> str:
+        """Return the URL of the store and, once it is known, its host."""
+        return self._aws.location
+
+    @property
+    def credential_source(self) -> str:
+        """Return where the credentials come from, without secrets."""
+        return self._aws.credential_source
+
+    @property
+    def server_time(self) -> datetime | None:
+        """Return when the last reply was sent, by the server's clock; None if no reply had it."""
+        return self._aws.server_time
+
+    def connect(self) -> None:
+        """Find credentials, region and endpoint: a third of a second, which the first request takes otherwise."""
+        self._client()
+
+    def close(self) -> None:
+        """See `VersionedStore.close`."""
+        self._aws.close()
+
+    def _client(self) -> Any:
+        return self._aws.get()

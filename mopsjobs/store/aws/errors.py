@@ -13,6 +13,7 @@ from botocore.exceptions import (
     HTTPClientError,
     IncompleteReadError,
     InvalidRegionError,
+    InvalidS3UsEast1RegionalEndpointConfigError,
     LoginError,
     NoCredentialsError,
     NoRegionError,
@@ -59,6 +60,11 @@ _CLOCK = ("RequestTimeTooSkewed", "RequestExpired")
 
 _EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
 
+_ASSUME_ROLE = "AssumeRole"
+"""Begins the operations of AWS's sign-in service that give credentials for a role."""
+
+_ROLE = "Check role_arn in ~/.aws/config, or AWS_ROLE_ARN, and whom the role trusts."
+
 _NO_CREDENTIALS = (
     CredentialRetrievalError,
     LoginError,
@@ -68,7 +74,7 @@ _NO_CREDENTIALS = (
     TokenRetrievalError,
 )
 
-_SETTINGS = (ConfigParseError, InvalidRegionError, ProfileNotFound)
+_SETTINGS = (ConfigParseError, InvalidRegionError, InvalidS3UsEast1RegionalEndpointConfigError, ProfileNotFound)
 
 _OUTAGES = (HTTPClientError, BotoConnectionError, IncompleteReadError, OSError)
 
@@ -96,10 +102,19 @@ def error_code(error: Exception) -> str:
     return status_and_code(error)[1]
 
 
-def explain(error: Exception, location: str, credential_source: str, endpoint_variable: str) -> MopsJobsError:
+def explain(
+    error: Exception, location: str, credential_source: str, endpoint_variable: str, permissions: str
+) -> MopsJobsError:
     """Return the error of the store's contract, in one sentence.
 
     The SDK's texts are never passed on: some repeat the names of users, roles and files.
+
+    Args:
+        error: the error.
+        location: the store.
+        credential_source: where the credentials come from.
+        endpoint_variable: the variable that sets the endpoint.
+        permissions: the hint for credentials that lack one.
     """
     if isinstance(error, MopsJobsError):
         return error
@@ -107,11 +122,14 @@ def explain(error: Exception, location: str, credential_source: str, endpoint_va
     if not code and status < 400:
         return _error_without_reply(error, location, endpoint_variable)
     answer = describe(status, code)
-    if code in _REFUSED or status in (401, 403):
-        message = f"{location} refused the credentials from {credential_source}: {answer}."
-        return StoreAccessError(message, hint=_access_hint(code))
     if code in _BUSY or status in _BUSY_STATUSES:
         return StoreUnavailableError(f"{location} is throttling requests: {answer}.", throttled=True)
+    if isinstance(error, ClientError) and error.operation_name.startswith(_ASSUME_ROLE):
+        message = f"AWS refused the role that {credential_source} name for {location}: {answer}."
+        return StoreAccessError(message, hint=SIGN_IN if code.startswith(_EXPIRED) else _ROLE)
+    if code in _REFUSED or status in (401, 403):
+        message = f"{location} refused the credentials from {credential_source}: {answer}."
+        return StoreAccessError(message, hint=_access_hint(code, permissions))
     return StoreError(f"unexpected response from {location}: {answer}.")
 
 
@@ -120,7 +138,9 @@ def describe(status: int, code: str) -> str:
     return f"{status or ''} {code if code != str(status) else ''}".strip()
 
 
-def _access_hint(code: str) -> str:
+def _access_hint(code: str, permissions: str) -> str:
+    if code.startswith("AccessDenied"):
+        return permissions
     if code.startswith(_SIGNATURES):
         return "Check the secret key, the region (AWS_DEFAULT_REGION) and this machine's clock."
     if code in _CLOCK:

@@ -131,9 +131,11 @@ def _emulator(target: AzureUrl) -> AzureContainer | None:
 
 def _refuse(target: AzureUrl, source: str) -> AzureContainer:
     if source == SIGN_IN:
+        is_s3 = ".amazonaws.com" in (target.endpoint or "")
+        hint = "For a bucket of S3, use s3://BUCKET/PREFIX." if is_s3 else f"For another host set {CONNECTION_STRING}."
         raise ConfigError(
             f"The registry URL names {target.endpoint}, which is not an Azure storage host: it gets no sign-in token.",
-            hint=f"For another host set {CONNECTION_STRING}.",
+            hint=hint,
         )
     raise ConfigError(
         f"The registry URL names {target.endpoint}, but {source} is not for that account: it is not sent there.",

@@ -19,6 +19,11 @@ NO_TABLE = "ResourceNotFoundException"
 
 TABLE_EXISTS = "ResourceInUseException"
 
+_PERMISSIONS = (
+    "Allow dynamodb:GetItem and dynamodb:Query on the table; a writer needs dynamodb:PutItem and dynamodb:DeleteItem, "
+    "too. The first write needs dynamodb:CreateTable and dynamodb:DescribeTable."
+)
+
 _CHECKSUM = "x-amz-crc32"
 
 
@@ -45,7 +50,7 @@ def check_whole(status: int, headers: Mapping[str, str], body: bytes, location: 
 
 def explain(error: Exception, location: str, credential_source: str) -> MopsJobsError:
     """Return the error of the store's contract, in one sentence without secrets."""
-    failure = aws.explain(error, location, credential_source, ENDPOINT_VARIABLE)
+    failure = aws.explain(error, location, credential_source, ENDPOINT_VARIABLE, _PERMISSIONS)
     if aws.error_code(error) == "ValidationException":
         failure.hint = "Use a table that mops-jobs has made."
     return failure

@@ -27,7 +27,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
-from mopsjobs.store.aws.client import AwsClient
+from mopsjobs.store.aws.client import AwsClient, AwsStore
 from mopsjobs.store.aws.errors import error_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, explain
@@ -37,7 +37,6 @@ from mopsjobs.store.pacer import ReadPacer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from datetime import datetime
 
 
 PARTITIONS = 16
@@ -76,7 +75,7 @@ _IS_ABSENT = f"attribute_not_exists({KEY})"
 _IS_CURRENT = f"{VERSION} = :current"
 
 
-class DynamoDBVersionedStore:
+class DynamoDBVersionedStore(AwsStore):
     """The contract of `VersionedStore` over one table, which the first write creates (on-demand billing).
 
     Reading needs `dynamodb:GetItem` and `dynamodb:Query`, and no other permission. boto3 finds credentials, region and
@@ -97,29 +96,10 @@ class DynamoDBVersionedStore:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._aws = AwsClient("dynamodb", f"dynamodb://{table}", explain, on_reply=self._check_whole)
+        super().__init__(AwsClient("dynamodb", f"dynamodb://{table}", explain, on_reply=self._check_whole))
         self._table = table
         self._page_size = page_size
         self.pacer = ReadPacer(sleep=sleep, clock=clock)
-
-    @property
-    def location(self) -> str:
-        """Return the URL of the table and, once it is known, its host."""
-        return self._aws.location
-
-    @property
-    def credential_source(self) -> str:
-        """Return where the credentials come from, without secrets."""
-        return self._aws.credential_source
-
-    @property
-    def server_time(self) -> datetime | None:
-        """Return when the last reply was sent, by the server's clock; None if no reply had it."""
-        return self._aws.server_time
-
-    def connect(self) -> None:
-        """Find credentials, region and endpoint: a third of a second, which the first request takes otherwise."""
-        self._client()
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -168,14 +148,7 @@ class DynamoDBVersionedStore:
         """See `VersionedStore.scan`. Each entry has its value."""
         return self._entries(prefix, (KEY, WHOLE_KEY, VERSION, VALUE), after)
 
-    def close(self) -> None:
-        """See `VersionedStore.close`."""
-        self._aws.close()
-
     # --- requests ---------------------------------------------------------------------------------------------------
-
-    def _client(self) -> Any:
-        return self._aws.get()
 
     def _send(self, operation: str, **arguments: Any) -> Any:
         return getattr(self._client(), operation)(TableName=self._table, **arguments)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
-from mopsjobs.store.aws.client import AwsClient
+from mopsjobs.store.aws.client import AwsClient, AwsStore
 from mopsjobs.store.aws.errors import is_framed, network_hint, status_and_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.etags import bare_etag, is_etag
@@ -39,7 +39,6 @@ from mopsjobs.utils.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from datetime import datetime
 
 
 MAX_KEY_BYTES = 1024
@@ -67,7 +66,10 @@ _OPTIONS = {
     "response_checksum_validation": "when_required",
 }
 
-_AMAZON = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+_AMAZON = (
+    ".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.amazonwebservices.com.cn",
+    ".api.amazonwebservices.eu", ".api.aws",
+)  # fmt: skip
 
 T = TypeVar("T")
 
@@ -86,7 +88,7 @@ def _send_at_once(params: Mapping[str, Any], **_: object) -> None:
     params["headers"].pop("Expect", None)
 
 
-class S3VersionedStore:
+class S3VersionedStore(AwsStore):
     """The contract of `VersionedStore` over the objects of a bucket whose names start with a prefix.
 
     Reading needs `s3:GetObject` and `s3:ListBucket`, and no other permission.
@@ -112,7 +114,7 @@ class S3VersionedStore:
         connect = functools.partial(
             AwsClient, "s3", url, explain, on_reply=self._check_framed, options=_OPTIONS, options_at=_options_at
         )
-        self._aws = connect(on_request=_send_at_once)
+        super().__init__(connect(on_request=_send_at_once))
         self._patient = connect(reply_seconds=LARGE_REPLY_SECONDS)
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
@@ -120,30 +122,11 @@ class S3VersionedStore:
         self._sleep = sleep
         self.pacer = ReadPacer(sleep=sleep, clock=clock)
 
-    @property
-    def location(self) -> str:
-        """Return the URL of the store and, once it is known, its host."""
-        return self._aws.location
-
-    @property
-    def credential_source(self) -> str:
-        """Return where the credentials come from, without secrets."""
-        return self._aws.credential_source
-
-    @property
-    def server_time(self) -> datetime | None:
-        """Return when the last reply was sent, by the server's clock; None if no reply had it."""
-        return self._aws.server_time
-
     def find_server(self) -> str | None:
         """Return the address of a server that is not Amazon's, without secrets; None for Amazon's."""
         parts = urlsplit(self._client().meta.endpoint_url)
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         return None if self._is_amazon() else address
-
-    def connect(self) -> None:
-        """Find credentials, region and endpoint: a third of a second, which the first request takes otherwise."""
-        self._client()
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -205,13 +188,10 @@ class S3VersionedStore:
 
     def close(self) -> None:
         """See `VersionedStore.close`."""
-        self._aws.close()
+        super().close()
         self._patient.close()
 
     # --- requests ---------------------------------------------------------------------------------------------------
-
-    def _client(self) -> Any:
-        return self._aws.get()
 
     def _upload(self, name: str, stored: bytes, **condition: str) -> VersionToken | None:
         """Send a conditional write. Return the new version, or None if the condition does not hold.

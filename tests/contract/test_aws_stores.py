@@ -1,0 +1,336 @@
+"""What the stores in DynamoDB and S3 have in common: settings, sign-in, refusals, outages, and the command."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.errors import (
+    ConfigError,
+    MopsJobsError,
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+    UnusableStoreError,
+)
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import network, open_store
+from mopsjobs.store.aws import client as aws_client
+from support.aws import IN_DYNAMODB, IN_S3, SECRET, Service, refused_by_dynamodb, refused_by_s3, scripted
+from support.doubles import RecordingSleep
+from support.replies import HANG_UP, SILENT, Reply, playing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.cli import Cli
+
+PAGE = Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html><p>Sign in, please<br></html>")
+
+ANSWERS = {
+    "dynamodb": [
+        (IN_DYNAMODB.busy, StoreUnavailableError, 5),
+        (HANG_UP, StoreUnavailableError, 5),
+        (refused_by_dynamodb(400, "ThrottlingException"), StoreUnavailableError, 5),
+        (refused_by_dynamodb(500, "InternalServerError"), StoreUnavailableError, 5),
+        (refused_by_dynamodb(503, "ServiceUnavailable"), StoreUnavailableError, 5),
+        (Reply(503), StoreUnavailableError, 5),
+        (refused_by_dynamodb(400, "AccessDeniedException"), StoreAccessError, 4),
+        (refused_by_dynamodb(400, "UnrecognizedClientException"), StoreAccessError, 4),
+        (refused_by_dynamodb(400, "ExpiredTokenException"), StoreAccessError, 4),
+        (refused_by_dynamodb(400, "InvalidSignatureException"), StoreAccessError, 4),
+        (Reply(403), StoreAccessError, 4),
+        (refused_by_dynamodb(400, "ValidationException"), StoreError, 1),
+        (PAGE, StoreUnavailableError, 5),
+        (IN_DYNAMODB.found._replace(headers=(("x-amz-crc32", "1"),)), StoreUnavailableError, 5),
+        (IN_DYNAMODB.found._replace(headers=(("x-amz-crc32", ""),)), StoreUnavailableError, 5),
+        (IN_DYNAMODB.found._replace(headers=()), StoreUnavailableError, 5),
+        (IN_DYNAMODB.found._replace(body=IN_DYNAMODB.found.body[:20]), StoreUnavailableError, 5),
+    ],
+    "s3": [
+        (IN_S3.busy, StoreUnavailableError, 5),
+        (HANG_UP, StoreUnavailableError, 5),
+        (refused_by_s3(500, "InternalError"), StoreUnavailableError, 5),
+        (refused_by_s3(400, "RequestTimeout"), StoreUnavailableError, 5),
+        (Reply(503), StoreUnavailableError, 5),
+        (refused_by_s3(403, "AccessDenied"), StoreAccessError, 4),
+        (refused_by_s3(403, "InvalidAccessKeyId"), StoreAccessError, 4),
+        (refused_by_s3(400, "ExpiredToken"), StoreAccessError, 4),
+        (refused_by_s3(403, "SignatureDoesNotMatch"), StoreAccessError, 4),
+        (refused_by_s3(403, "RequestTimeTooSkewed"), StoreAccessError, 4),
+        (refused_by_s3(400, "KMS.DisabledException"), StoreAccessError, 4),
+        (Reply(403), StoreAccessError, 4),
+        (refused_by_s3(403, "InvalidObjectState"), StoreError, 1),
+        (refused_by_s3(404, "NoSuchBucket"), UnusableStoreError, 2),
+        (refused_by_s3(400, "InvalidBucketName"), UnusableStoreError, 2),
+        (PAGE._replace(status=404), StoreError, 1),
+        (Reply(404), StoreError, 1),
+        (Reply(412), StoreError, 1),
+        (refused_by_s3(400, "InvalidRequest"), StoreError, 1),
+        (refused_by_s3(501, "NotImplemented"), UnusableStoreError, 2),
+        (PAGE, StoreUnavailableError, 5),
+        (IN_S3.found._replace(headers=(("ETag", '"0'),)), StoreUnavailableError, 5),
+    ],
+}
+"""Replies, the errors that they become, and the exit codes."""
+
+HINTS = {
+    b"AccessDenied<": "kms:Decrypt",
+    b"AccessDeniedException": "dynamodb:Query",
+    b"InvalidObjectState": "aws s3api restore-object",
+    b"ExpiredToken": "aws sso login",
+    b"RequestTimeTooSkewed": "clock",
+    b"Signature": "clock",
+    b"KMS.": "the key",
+    b"NoSuchBucket": "aws s3 mb",
+    b"NotImplemented": "If-None-Match",
+    b"ValidationException": "a table that mops-jobs has made",
+}
+"""What the error, or its hint, says if a reply has these bytes."""
+
+
+@pytest.fixture(params=[IN_DYNAMODB, IN_S3], ids=lambda service: service.name)
+def service(request: pytest.FixtureRequest) -> Service:
+    asked: Service = request.param
+    return asked
+
+
+# --- a server that misbehaves ---------------------------------------------------------------------------------------
+
+
+def test_a_write_is_sent_once_whatever_comes_back(service: Service, aws: Callable[[int], None]) -> None:
+    """It may have landed: sent again, it would lose the race against itself. The reply's words are not repeated."""
+    answers = ANSWERS[service.name]
+    for write in service.writes.values():
+        with scripted(service, aws, *(reply for reply, _, _ in answers)) as (store, requests, sleep):
+            for number, (reply, kind, code) in enumerate(answers, 1):
+                with pytest.raises(MopsJobsError) as caught:
+                    write(store)
+                assert (type(caught.value), caught.value.exit_code) == (kind, code), reply
+                told = f"{caught.value} {caught.value.hint}"
+                assert SECRET not in told
+                assert all(hint in told for name, hint in HINTS.items() if name in reply.body), told
+                assert len(requests) == number
+            assert sleep.requested == []
+
+
+def test_a_read_is_tried_three_times_if_that_may_help(service: Service, aws: Callable[[int], None]) -> None:
+    """And what comes back never looks like "no such key" or "no keys"."""
+    for read in service.reads.values():
+        tries = [3 if kind is StoreUnavailableError else 1 for _, kind, _ in ANSWERS[service.name]]
+        played = [
+            reply for (reply, _, _), count in zip(ANSWERS[service.name], tries, strict=True) for _ in range(count)
+        ]
+        with scripted(service, aws, *played) as (store, requests, sleep):
+            for (reply, kind, code), count in zip(ANSWERS[service.name], tries, strict=True):
+                requests.clear()
+                sleep.requested.clear()
+                with pytest.raises(MopsJobsError) as caught:
+                    read(store)
+                assert (type(caught.value), caught.value.exit_code) == (kind, code), reply
+                assert len(requests) == count, reply
+                assert sleep.requested == [network.FIRST_PAUSE, network.MAX_PAUSE][: count - 1]
+
+
+def test_a_read_that_succeeds_later_is_a_success(service: Service, aws: Callable[[int], None]) -> None:
+    with scripted(service, aws, service.busy, HANG_UP, service.found) as (store, requests, _):
+        assert store.get("a") is not None
+        assert len(requests) == 3
+
+
+@pytest.mark.parametrize("operation", ["put", "create", "delete", "get", "scan"])
+def test_a_server_that_accepts_and_never_answers_is_given_up(
+    service: Service, aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """Tried once: the budget, shortened here, is spent by then."""
+    for module in (service.module, aws_client):
+        monkeypatch.setattr(module, "BUDGET_SECONDS", 1.5)
+    with scripted(service, aws, SILENT) as (store, requests, _):
+        monkeypatch.setattr(store.pacer, "_clock", time.monotonic)
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
+            (service.writes | service.reads)[operation](store)
+        assert (caught.value.sent, caught.value.silent) == (True, True)
+        assert len(requests) == 1
+
+
+def test_a_closed_port_is_an_outage(service: Service, aws: Callable[[int], None]) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
+        aws(reserved.getsockname()[1])
+        with contextlib.closing(service.open(sleep=RecordingSleep())) as store:
+            for call in (service.writes | service.reads).values():
+                with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
+                    call(store)
+                assert (caught.value.sent, caught.value.silent) == (False, False)
+                assert "AWS_DEFAULT_REGION" in (caught.value.hint or "")
+                assert f"AWS_ENDPOINT_URL_{service.name.upper()}" in (caught.value.hint or "")
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("AWS_PROFILE", "nobody"), ("AWS_DEFAULT_REGION", "no region"), ("AWS_CA_BUNDLE", "/nowhere/authorities.pem")],
+)
+def test_settings_that_cannot_be_used_are_told_as_such(
+    service: Service, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with contextlib.closing(service.open()) as store, pytest.raises(ConfigError) as caught:
+        store.get("a")
+    assert name in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://storage.example.org:9000",
+        "localhost:9000",
+        "https://",
+        "https://exa mple.org",
+        "ftp://127.0.0.1:9000",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:0",
+    ],
+)
+def test_an_endpoint_is_https_or_on_this_machine(
+    service: Service, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    """By plain http, values could be read and changed on the way, bundles of code among them. Nothing is sent."""
+    monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service.name.upper()}", endpoint)
+    with contextlib.closing(service.open()) as store:
+        for call in (service.writes | service.reads).values():
+            with pytest.raises(ConfigError, match=r"invalid endpoint of .*: expected https"):
+                call(store)
+
+
+def test_without_credentials_one_sentence_says_how_to_get_them(
+    service: Service, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    ran = cli("sync", MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
+    assert ran.code == 4
+    assert f"There are no usable AWS credentials for {service.name}://jobs" in ran.err
+    assert "aws sso login" in ran.err
+
+
+def test_an_expired_single_sign_on_is_told_with_the_command_that_renews_it(
+    service: Service, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token lies in a file, as `aws sso login` leaves it."""
+    home = Path.home() / ".aws"
+    (home / "sso" / "cache").mkdir(parents=True)
+    start = "https://lab.awsapps.com/start"
+    (home / "config").write_text(
+        f"[profile lab]\nsso_start_url = {start}\nsso_region = eu-west-1\nregion = eu-west-1\n"
+        "sso_account_id = 123456789012\nsso_role_name = Reader\n"
+    )
+    token = {"startUrl": start, "region": "eu-west-1", "accessToken": SECRET, "expiresAt": "2020-01-01T00:00:00Z"}
+    name = hashlib.sha1(start.encode(), usedforsecurity=False).hexdigest()
+    (home / "sso" / "cache" / f"{name}.json").write_text(json.dumps(token))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    for argv in (("sync",), ("register", "a")):
+        ran = cli(*argv, MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
+        assert ran.code == 4
+        assert f"There are no usable AWS credentials for {service.name}://jobs at " in ran.err
+        assert "aws sso login" in ran.err
+        assert SECRET not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "hint"),
+    [
+        (refused_by_s3(403, "AccessDenied"), StoreAccessError, "whom the role trusts"),
+        (refused_by_s3(403, "ExpiredToken"), StoreAccessError, "aws sso login"),
+        (refused_by_s3(400, "Throttling"), StoreUnavailableError, ""),
+    ],
+    ids=["refused", "expired", "throttled"],
+)
+def test_a_role_that_is_not_given_is_told_as_such(
+    service: Service, monkeypatch: pytest.MonkeyPatch, reply: Reply, kind: type[StoreError], hint: str
+) -> None:
+    """AWS's sign-in service refused, not the store. Permissions of the store would not help."""
+    home = Path.home() / ".aws"
+    home.mkdir()
+    (home / "config").write_text(
+        "[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = x\n"
+        "[profile lab]\nrole_arn = arn:aws:iam::123456789012:role/lab\nsource_profile = base\nregion = eu-west-1\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    with playing(*[reply._replace(body=b"<ErrorResponse>%b</ErrorResponse>" % reply.body)] * 20) as (port, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
+        with contextlib.closing(service.open(sleep=RecordingSleep())) as store, pytest.raises(StoreError) as caught:
+            store.create_if_absent("a", b"")
+    assert type(caught.value) is kind
+    assert hint in (caught.value.hint or "")
+    assert ("refused the role" in str(caught.value)) == (kind is StoreAccessError)
+    assert SECRET not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("argv", [("sync",), ("doctor",)], ids=" ".join)
+def test_without_the_library_one_sentence_says_how_to_get_it(
+    service: Service, cli: Cli, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as the interpreter notes what cannot be imported
+    ran = cli(*argv, MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
+    assert ran.code == 2
+    assert "needs the package boto3, which this Python does not have." in ran.out + ran.err
+    assert f"{sys.executable} -m pip install boto3" in ran.out + ran.err
+
+
+def test_an_older_library_is_refused_with_the_version_needed(
+    service: Service, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its import would fail, since it lacks an error of signing in."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.40.76")
+    ran = cli("sync", MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
+    assert ran.code == 2
+    assert "needs the package boto3 1.41 or later; this Python has 1.40.76." in ran.err
+    assert "-m pip install 'boto3>=1.41'" in ran.err
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "server",
+    [pytest.param("dynalite", marks=pytest.mark.dynalite), pytest.param("moto", marks=pytest.mark.s3)],
+)
+def test_a_job_lives_from_end_to_end_by_the_command(cli: Cli, request: pytest.FixtureRequest, server: str) -> None:
+    place = request.getfixturevalue(server)
+    url = place.new_table() if server == "dynalite" else place.new_prefix()
+    cli.env |= {"MOPS_JOBS_REGISTRY": url, **place.env}
+    assert "reachable, no jobs yet, signed in by the AWS settings (env, us-east-1)" in cli("doctor").out
+    assert url in cli.ok("config", "show").out
+    cli.ok("register", "a", "--owner", "ada")
+    cli.ok("register", "b")
+    cli.ok("update", "a", "running")
+    cli.ok("progress", "a", "5/10")
+    cli.ok("sync")
+    assert [(job["job_id"], job["status"]) for job in cli.ok("list", "--json", "--sort", "name").json["jobs"]] == [
+        ("a", "running"),
+        ("b", "pending"),
+    ]
+    cli.ok("cancel", "b")
+    cli.ok("update", "a", "succeeded")
+    assert cli("update", "a", "running").code == 6
+    cli.ok("sync")
+    assert set(cli.ids("--status", "done")) == {"a", "b"}
+    assert cli.ok("status", "a", "--json").json["tasks_completed"] == 5
+    assert cli("doctor").code == 0
+    for ran in (cli.ok("config", "show", "--json"), cli("doctor", "--json")):
+        assert place.env["AWS_SECRET_ACCESS_KEY"] not in ran.out
+    with contextlib.closing(open_store(url, {})) as store:
+        assert JobRegistry(store).get_job("a") is not None
