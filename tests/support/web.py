@@ -10,6 +10,10 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
+from flask import Flask
+from jinja2 import BytecodeCache
+
 from mopsjobs.web.background import ChangeSignal
 from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
@@ -18,10 +22,11 @@ from support.cli import Cli, add, command, environment, foreign
 from support.runs import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from types import CodeType
 
-    import pytest
     from flask.testing import FlaskClient
+    from jinja2.bccache import Bucket
     from werkzeug.test import TestResponse
 
     from mopsjobs.registry.job_registry import JobRegistry
@@ -157,6 +162,29 @@ def serving(cli: Cli, *argv: str) -> Iterator[Server]:
                 process.kill()
 
 
+class CompiledTemplates(BytecodeCache):
+    """The templates of all applications of this process: to compile them costs more than most tests of a page."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[tuple[str, str], CodeType | None] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._compiled.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._compiled[bucket.key, bucket.checksum] = bucket.code
+
+
+COMPILED_TEMPLATES = CompiledTemplates()
+
+
+def make_client(site: Site, names: Iterable[str] = ()) -> FlaskClient:
+    """Return a client of an application of its own, which answers to these names too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flask, "jinja_options", {"bytecode_cache": COMPILED_TEMPLATES})
+        return make_app(site, own_names("127.0.0.1", names)).test_client()
+
+
 class Web:
     """The application, in this process, over the cache of `cli`."""
 
@@ -167,7 +195,7 @@ class Web:
         self.site = Site(self.app, self.changes, None)
         if reads:
             self.site.reads = self.site.make_reads()
-        self.client: FlaskClient = make_app(self.site, own_names("127.0.0.1", ["jobs.example.org"])).test_client()
+        self.client = make_client(self.site, ["jobs.example.org"])
 
     def get(self, path: str, **headers: str) -> TestResponse:
         self.changes.add()  # whatever the test has changed meanwhile

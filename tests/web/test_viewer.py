@@ -8,12 +8,10 @@ import pytest
 
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.times import utc_now
-from mopsjobs.web.pages import make_app
-from mopsjobs.web.security import own_names
 from mopsjobs.web.site import Site
 from mopsjobs.web.viewer import MAX_NAME, Viewers
 from support.cli import Cli, Clock, Remote, add
-from support.web import HOSTILE, Web, serving
+from support.web import HOSTILE, Web, make_client, serving
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
@@ -32,7 +30,7 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
 
 
 def client_of(web: Web, viewers: Viewers) -> FlaskClient:
-    return make_app(Site(web.app, web.changes, None, viewers), own_names("127.0.0.1", ())).test_client()
+    return make_client(Site(web.app, web.changes, None, viewers))
 
 
 @pytest.fixture
