@@ -226,7 +226,7 @@ def test_without_credentials_one_sentence_says_how_to_get_them(
     assert "aws sso login" in ran.err
 
 
-def test_an_expired_single_sign_on_is_told_with_the_command_that_renews_it(
+def test_an_expired_sign_on_is_told_with_the_command_that_renews_it(
     service: Service, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The token lies in a file, as `aws sso login` leaves it."""

@@ -395,6 +395,19 @@ def test_a_directory_bucket_is_refused_with_the_reason() -> None:
         open_store("s3://jobs--use1-az4--x-s3/a", {})
 
 
+def test_a_request_to_another_region_is_sent_to_that_of_the_bucket(aws: Callable[[int], None]) -> None:
+    """Amazon's refusal names it, having done nothing. So the region need not be set."""
+    refusal = refused(301, "PermanentRedirect")
+    moved = refusal._replace(headers=(*refusal.headers, ("x-amz-bucket-region", "eu-central-1")))
+    written = Reply(200, headers=(("ETag", '"9"'),))
+    with scripted(aws, moved, FOUND, written, moved, moved) as (store, requests, _):
+        assert store.get("a") == (RECORD, VersionToken("0"))
+        assert store.create_if_absent("a", RECORD) == VersionToken("9")
+        assert requests == ["GET", "GET", "PUT"]
+        with pytest.raises(UnusableStoreError, match="in another region"):
+            store.put("a", RECORD, VERSION)
+
+
 @pytest.mark.parametrize(("status", "code"), [(301, "PermanentRedirect"), (400, "AuthorizationHeaderMalformed")])
 def test_a_bucket_in_another_region_is_told_as_such(status: int, code: str) -> None:
     reply = {"Error": {"Code": code, "Message": SECRET}, "ResponseMetadata": {"HTTPStatusCode": status}}
