@@ -97,6 +97,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 LONG = (
+    "tests/contract/test_requests.py::test_what_commands_send_to_s3[1000-",
     "tests/integration/test_calibration_notebook.py::test_the_calibration",
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_after_snapshots",
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_dynamodb",

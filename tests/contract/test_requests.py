@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,9 +14,12 @@ import pytest
 
 from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.store.aws import client as aws_client
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.store import AzureVersionedStore
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
+from mopsjobs.store.s3 import store as s3
 from mopsjobs.store.s3.store import S3VersionedStore
 from mopsjobs.store.s3.url import parse_s3_url
 
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mopsjobs.store.base import VersionedStore
-    from support.cli import Clock
+    from support.cli import Cli, Clock
     from support.servers import S3, Azurite, Dynalite
 
 
@@ -60,12 +65,13 @@ def in_dynamodb(server: Dynalite, sent: list[str]) -> VersionedStore:
     return store
 
 
-def in_s3(server: S3, sent: list[str]) -> VersionedStore:
-    def hook(model: Any, **_: object) -> None:
-        sent.append({"ListObjectsV2": "L", "GetObject": "R"}.get(model.name, "W"))
+def note_s3(sent: list[str], model: Any, **_: object) -> None:
+    sent.append({"ListObjectsV2": "L", "GetObject": "R"}.get(model.name, "W"))
 
+
+def in_s3(server: S3, sent: list[str]) -> VersionedStore:
     store = S3VersionedStore(*parse_s3_url(server.new_prefix()))
-    store._client().meta.events.register("before-call.s3", hook)
+    store._client().meta.events.register("before-call.s3", functools.partial(note_s3, sent))
     return store
 
 
@@ -74,11 +80,12 @@ def in_s3(server: S3, sent: list[str]) -> VersionedStore:
         pytest.param("azurite", marks=pytest.mark.azurite),
         pytest.param("dynalite", marks=pytest.mark.dynalite),
         pytest.param("moto", marks=pytest.mark.s3),
+        pytest.param("seaweedfs", marks=pytest.mark.s3),
     ]
 )
 def line(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Line]:
     sent: list[str] = []
-    opened = {"azurite": in_azure, "dynalite": in_dynamodb, "moto": in_s3}[request.param]
+    opened = {"azurite": in_azure, "dynalite": in_dynamodb}.get(request.param, in_s3)
     store = opened(request.getfixturevalue(request.param), sent)
     made = Line(store, sent, clock)
     made.registry.register_job("first")  # and with it the container, or the table
@@ -168,3 +175,68 @@ def test_a_scan_lists_records_only_if_many_are_news(
         assert scanned() == {"names": 1, "read": witnesses}
         with contextlib.closing(sqlite3.connect(tmp_path / "cache.db")) as cache:
             assert cache.execute("SELECT count(*), count(owner) FROM job").fetchone() == (90, 3)
+
+
+S3_REQUESTS = {
+    "register new": ("W3", "W3"),
+    "update new --owner ada": ("R1 W3", "R1 W3"),
+    "sync, the first one": ("L2 R{all}+3", "L2 R{all}+3"),
+    "sync, the second one": ("L3 R1", "L3 R1"),
+    "sync, nothing new": ("L3 R1", "L7 R1"),
+    "sync, 1 change": ("L3 R3", "L6 R3"),
+    "list": ("", ""),
+    "list --refresh, nothing new": ("L1 R1", "L1 R1"),
+    "list --refresh, 1 change": ("L1 R2", "L4 R2"),
+    "sync --full": ("L2 R{all}+1", "L2 R{all}+1"),
+    "snapshot, the first one": ("L2 R2 W2", "L2 R2 W2"),
+    "snapshot, a later one": ("L2 R3 W2", "L2 R3 W2"),
+}
+"""What commands send to Amazon, to a registry of up to 1,000 jobs and to a larger one.
+
+L is a listing, R a read and W a write. A sync also reads the events, one read for each new chunk.
+"""
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("server", ["moto", "seaweedfs"])
+@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize("jobs", [60, 1000])
+def test_what_commands_send_to_s3(
+    cli: Cli, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, jobs: int, server: str, *, is_large: bool
+) -> None:
+    """Its listings have no records, so a first sync reads each. docs/reference/limits.md has the money.
+
+    Other servers than Amazon's get one read more before the first write of a process.
+    """
+    place = request.getfixturevalue(server)
+    cli.env |= {"MOPS_JOBS_REGISTRY": place.new_prefix(), **place.env}
+    monkeypatch.setattr(s3, "_AMAZON", (".0.0.1",))
+    for module in (s3, aws_client):
+        monkeypatch.setattr(module, "BUDGET_SECONDS", 60.0)
+    if is_large:
+        monkeypatch.setattr(mirror, "SMALL_REGISTRY", 0)
+    with contextlib.closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as store, ThreadPoolExecutor() as pool:
+        registry = JobRegistry(store, now=cli.clock.now)
+        list(pool.map(registry.register_job, (f"job-{number}" for number in range(jobs - 1))))
+    sent: list[str] = []
+    given = aws_client.AwsClient._connect
+
+    def connect(client: aws_client.AwsClient) -> Any:
+        connected = given(client)
+        connected.meta.events.register("before-call.s3", functools.partial(note_s3, sent))
+        return connected
+
+    monkeypatch.setattr(aws_client.AwsClient, "_connect", connect)
+    for what, expected in S3_REQUESTS.items():
+        command, _, state = what.partition(", ")
+        if state == "1 change":  # on another machine
+            cli.ok("update", "new", "--label", f"at={what}", MOPS_JOBS_CACHE=str(cli.cache.with_name("other.db")))
+        cli.clock.advance(minutes=1)
+        sent.clear()
+        cli.ok(*command.split())
+        counts = Counter(sent)
+        if counts["R"] > jobs:
+            found = f"L{counts['L']} R{{all}}+{counts['R'] - jobs}"
+        else:
+            found = " ".join(f"{kind}{count}" for kind, count in sorted(counts.items()))
+        assert found == expected[is_large], what
