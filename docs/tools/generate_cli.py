@@ -16,6 +16,7 @@ DOCS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(DOCS.parent))
 
 from mops_jobs import build_parser  # noqa: E402 - found by the line above
+from mopsjobs.cli.parser import describe_usage, operand  # noqa: E402 - as above
 
 HEAD = """# Command line
 
@@ -28,7 +29,8 @@ def render() -> str:
     parser = build_parser()
     lines = [HEAD, "Flags that every command takes:", "", *_table(common_flags(parser))]
     for name, command, arguments in own_arguments(parser):
-        lines += ["", f"## {name}", "", str(command.description), "", f"    {_usage(name, arguments)}", ""]
+        usage = f"    mops-jobs {name} {describe_usage(arguments)}"
+        lines += ["", f"## {name}", "", str(command.description), "", usage, ""]
         lines += [*_table(arguments), "", "Examples:", ""]
         lines += [f"    {line.strip()}" for line in str(command.epilog).splitlines()[1:]]
     lines += ["", "## Exit codes", "", *(f"    {line}".rstrip() for line in exit_codes(parser).splitlines())]
@@ -54,17 +56,6 @@ def exit_codes(parser: argparse.ArgumentParser) -> str:
 def common_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Return the flags that every command takes."""
     return [action for action in parser._actions if action.option_strings and action.option_strings[-1] != "--version"]  # noqa: SLF001
-
-
-def _usage(name: str, arguments: list[argparse.Action]) -> str:
-    words = [operand(action) for action in arguments if not action.option_strings]
-    return " ".join(["mops-jobs", name, *words, "[flags]"])
-
-
-def operand(action: argparse.Action) -> str:
-    """Return a positional argument as usage lines show it."""
-    word = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest)
-    return {"+": f"{word}…", "*": f"[{word}…]", "?": f"[{word}]"}.get(str(action.nargs), word)
 
 
 def _table(actions: list[argparse.Action]) -> Iterator[str]:

@@ -14,9 +14,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from generate_cli import build_parser, common_flags, exit_codes, operand, own_arguments  # noqa: E402 - found by the line above
+from generate_cli import build_parser, common_flags, exit_codes, own_arguments  # noqa: E402 - found by the line above
 
 from mopsjobs import __version__  # noqa: E402 - as above
+from mopsjobs.cli.parser import operand  # noqa: E402 - as above
 
 HEAD = r""".\" Written by docs/tools/generate_man.py from the parser. Do not edit.
 .TH MOPS\-JOBS 1 "" "mops\-jobs {version}" "User Commands"

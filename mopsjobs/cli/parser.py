@@ -193,6 +193,18 @@ def _add_command(commands: Commands, name: str, parents: list[argparse.ArgumentP
         formatter_class=HelpFormatter,
     )
     module.add_arguments(parser)
+    parser.usage = f"%(prog)s {describe_usage(parser._actions)}"  # noqa: SLF001 - as above
+
+
+def describe_usage(arguments: Iterable[argparse.Action]) -> str:
+    """Return the arguments of a command in a line. The help lists its flags, which would fill a terminal here."""
+    return " ".join([*(operand(action) for action in arguments if not action.option_strings), "[flags]"])
+
+
+def operand(action: argparse.Action) -> str:
+    """Return a positional argument as usage lines show it."""
+    word = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest)
+    return {"+": f"{word}…", "*": f"[{word}…]", "?": f"[{word}]"}.get(str(action.nargs), word)
 
 
 def _examples_text(examples: Iterable[str]) -> str:

@@ -62,6 +62,15 @@ def test_help_has_one_form(cli: Cli, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_help_begins_with_one_line_of_usage(cli: Cli, name: str) -> None:
+    """The flags of `submit` alone would fill a terminal. What the command does is on the first screen."""
+    usage, empty, description = cli.ok(name, "--help").lines[:3]
+    assert re.fullmatch(rf"usage: mops-jobs {name} (\S+ )*\[flags\]", usage)
+    assert empty == ""
+    assert load(name).DESCRIPTION.startswith(description)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_a_command(cli: Cli, name: str) -> None:
     """`help COMMAND` prints what `COMMAND --help` prints, wherever the common flags stand."""
     assert cli.ok("help", name) == cli.ok("-v", "help", name) == cli.ok(name, "--help")
