@@ -176,7 +176,7 @@ def _difference(manifest: Manifest, new: NewJob, environment: Environment | None
     if ours != theirs:
         return "its study names other outputs"
     if manifest.bundle != new.bundle and (files := _changed_files(manifest.bundle, new, session.store)) != []:
-        advice = "; list what is no code in .modelopsignore" if new.is_packed and _has_data(files) else ""
+        advice = "; list files other than code in .modelopsignore" if new.is_packed and _has_data(files) else ""
         return f"its code differs{'' if files is None else f' in {join_first(files)}'}{advice}"
     if new.engine == "local":
         return environment_difference(manifest.job_id, environment, session.store)

@@ -63,7 +63,7 @@ def test_a_study_that_is_not_there_is_named(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(("name", "hints"), [("model.py", 1), ("study", 1), ("study.json", 0)])
-def test_a_file_that_is_no_study_says_what_a_study_is(cli: Cli, name: str, hints: int) -> None:
+def test_another_file_than_a_study_gets_a_hint(cli: Cli, name: str, hints: int) -> None:
     """The name of a file tells JSON from YAML. So the hint is for names that tell neither."""
     Path(name).write_text("x = [")
     ran = cli("submit", name, "--auto")
