@@ -243,12 +243,13 @@ def test_an_output_that_the_store_does_not_send_is_named(
 
 
 def test_an_outage_makes_no_table(cli: Cli, remote: Remote, tmp_path: Path) -> None:
-    """A table without results would look like one of a job that left none."""
+    """A table without results would look like one of a job that left none. A hint names the flag that writes one."""
     _submitted(remote)
     cli.ok("tasks", "job")
     remote.store.down = True
     ran = cli("results", "job", "--table", str(tmp_path / "out.csv"))
     assert (ran.code, list(tmp_path.glob("out*"))) == (5, [])
+    assert "hint: To write what the cache has, add --offline.\n" in ran.err
 
 
 # --- replicates -----------------------------------------------------------------------------------------------------

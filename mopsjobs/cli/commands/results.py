@@ -13,7 +13,7 @@ from mopsjobs.app.replicates import ReplicateTable, Statistics, parse_quantiles
 from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
 from mopsjobs.cli.flags import JOB_HELP, argument_type
 from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError, UsageError
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError, StoreUnavailableError, UsageError
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
 from mopsjobs.studies.tasks_csv import TABLE
@@ -64,7 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """List or download outputs, or make a table of results."""
     if args.table is not None:
-        return _table(args, app)
+        try:
+            return _table(args, app)
+        except StoreUnavailableError as outage:
+            if not args.offline:
+                outage.hint = outage.hint or "To write what the cache has, add --offline."
+            raise
     if args.mean or args.quantile or len(args.jobs) > 1:
         what = "Several jobs" if len(args.jobs) > 1 else "--mean and --quantile"
         raise UsageError(f"{what} need --table FILE.")
