@@ -50,7 +50,7 @@ def first_answer(
     Raises:
         ModelError: if it cannot be started, or ends without an answer.
     """
-    with tempfile.TemporaryFile() as lines:
+    with tempfile.TemporaryFile(dir=str(setup["spool"])) as lines:
         try:
             process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
                 command,

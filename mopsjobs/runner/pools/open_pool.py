@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.describe_interpreter import describe_interpreter
 from mopsjobs.engines.first_answer import first_answer
 from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment, python_here
-from mopsjobs.engines.model_errors import load_error
+from mopsjobs.engines.model_errors import ModelError, load_error
 from mopsjobs.engines.worker_script import write_reduce_worker, write_worker
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.pools.base import Feed, OnLog, Pool, TaskLimits
@@ -112,7 +113,9 @@ def _check_reduce(
     shutil.rmtree(spool, ignore_errors=True)
     make_directory(spool)
     command = [python, "-u", str(write_reduce_worker(spool))]
-    answer = first_answer(command, setup, {**os.environ, **job_env}, is_over=lambda: retry.is_stopping)
+    answer = None
+    with contextlib.suppress(ModelError):  # of the interpreter, which the pool starts several times
+        answer = first_answer(command, setup, {**os.environ, **job_env}, is_over=lambda: retry.is_stopping)
     if answer is not None and "broken" in answer:
         raise load_error(answer["broken"], "reduce function")
 

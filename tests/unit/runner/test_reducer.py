@@ -219,6 +219,20 @@ def test_the_first_shard_on_a_cluster_loads_the_function_before_tasks(
     assert len(list(environment_keys(line, "job"))) == 1
 
 
+def test_a_check_of_the_function_that_dies_is_left_to_the_end(
+    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
+) -> None:
+    """Its process ends when it is loaded first. Only an error of the function ends the job before its tasks."""
+    died = tmp_path / "died"
+    code(model)
+    dying = f"import os\nif not os.path.exists({str(died)!r}):\n    open({str(died)!r}, 'x')\n    os._exit(3)\n"
+    (model / "means.py").write_text(dying + "def count(params, tasks):\n    return len(tasks)\n")
+    given(sets_of(1), reduce="means:count")
+    put(line, manifest_key("job"), dataclasses.replace(load_manifest(line, "job"), engine="slurm").to_json())
+    assert work(line, registry, tmp_path / "job")[0][:3] == ("succeeded", 1, 0)
+    assert died.exists()
+
+
 def test_the_last_of_two_shards_reduces_over_both(
     given: Given, line: LineStore, registry: JobRegistry, noted: Path, tmp_path: Path
 ) -> None:
