@@ -118,7 +118,8 @@ def reused_text(job: Mapping[str, Any]) -> str | None:
 def count_outputs(job: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return how many outputs of a job were verified and how many are missing; None if they were not validated.
 
-    A record of mops-jobs counts complete tasks, and names only a few of the missing outputs. Other programs list all.
+    A record of mops-jobs counts complete tasks, and names only a few of the missing outputs. If no task is missing,
+    these are of reductions. Other programs list all.
     """
     expected, verified, named = job["expected_outputs"], job["verified_outputs"], job["missing_outputs"]
     if not (verified or named or job["tasks_verified"]):
@@ -126,9 +127,8 @@ def count_outputs(job: Mapping[str, Any]) -> tuple[int, int] | None:
     done = len(verified) or job["tasks_verified"]
     if expected:
         return done, max(len(expected) - done, len(named))
-    if verified or not job["tasks_total"]:
-        return done, len(named)
-    return done, max(job["tasks_total"] - done, 0)
+    missing_tasks = 0 if verified else job["tasks_total"] - done
+    return done, missing_tasks if missing_tasks > 0 else len(named)
 
 
 def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:

@@ -27,6 +27,8 @@ NOTHING: dict[str, Any] = {
         ({"tasks_total": 60, "missing_outputs": list("abcde")}, (0, 60)),
         # Three outputs of the one missing task are named: tasks are counted.
         ({"tasks_total": 2, "tasks_verified": 1, "missing_outputs": list("abc")}, (1, 1)),
+        # All tasks are complete, and two reductions are not.
+        ({"tasks_total": 2, "tasks_verified": 2, "missing_outputs": ["p/reduced-1/", "all/reduced-2/"]}, (2, 2)),
         ({"expected_outputs": list("abcd"), "verified_outputs": ["a"], "missing_outputs": list("bcd")}, (1, 3)),
         ({"expected_outputs": list("abcd"), "verified_outputs": ["a"]}, (1, 3)),
         ({"tasks_total": 10, "verified_outputs": ["a"], "missing_outputs": list("bcdefgh")}, (1, 7)),
