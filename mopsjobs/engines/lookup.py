@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> Foun
     Args:
         job_id: the job.
         env: the environment, with the configuration of the engines.
-        seconds: how long each cluster may take. The system's own name resolution has no time limit.
+        seconds: how long the answer of each cluster may take. The system's own name resolution has no time limit.
 
     Returns:
         The answer of an engine, None if none knows the job; and the reason for None in a sentence, which is None if
@@ -51,12 +52,14 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> Foun
         show_command = JobDir.for_job(job_id, env).show_command
         return EngineAnswer("local", here, show_command, None if pid is None else f"kill {pid}"), None
     reasons: list[str] = []
-    for is_usable, find, name in (
-        (is_installed, _find_in_slurm, "Slurm"),
-        (is_cluster_configured, _find_in_cluster, "The cluster"),
+    for engine, is_usable, find, name in (
+        ("slurm", is_installed, _find_in_slurm, "Slurm"),
+        ("kubernetes", is_cluster_configured, _find_in_cluster, "The cluster"),
     ):
         if not is_usable(env):
             continue
+        with contextlib.suppress(MopsJobsError, ImportError):
+            open_engine(engine, env)  # a slow disk may take longer to load it than a cluster to answer
         answer, reason = _within(seconds, functools.partial(find, job, env)) or (
             None,
             f"{name} does not answer either.",

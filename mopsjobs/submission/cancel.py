@@ -100,13 +100,15 @@ def records_to_stop(job_ids: Sequence[str], session: Session) -> list[dict[str, 
 
 
 def _with_hint(error: StoreError, job_id: str, session: Session) -> StoreError:
-    """Add to an outage how to stop the job by hand, if this machine or the cluster knows the job."""
+    """Add to an outage how to stop the job by hand, or that the engines do not know it."""
     if isinstance(error, StoreUnavailableError):
         from mopsjobs.engines.lookup import find_in_engines
 
-        answer, _ = find_in_engines(job_id, session.env, ENGINE_SECONDS)
+        answer, why_not = find_in_engines(job_id, session.env, ENGINE_SECONDS)
         if answer is not None and answer.stop_command is not None:
             error.hint = f"To stop it by hand: {answer.stop_command}"
+        elif why_not is not None:
+            error.hint = why_not
     return error
 
 

@@ -165,7 +165,7 @@ def test_cancel_without_its_cluster_says_what_to_type(cli: Cli, remote: Remote, 
 
 
 def test_cancel_without_a_registry_names_context_and_namespace(cli: Cli, remote: Remote, cluster: Api) -> None:
-    """As this machine has launched the job; a job of another machine is looked for in the default namespace."""
+    """As this machine has launched the job. A job of another machine is looked for in the default namespace."""
     Path("study.json").write_text('{"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}]}')
     place = ("--namespace", "others", "--context", "userless")
     cli.ok("submit", "study.json", "--auto", "--engine", "kubernetes", "--image", "i:1", "--job-id", "mine", *place)
@@ -173,6 +173,8 @@ def test_cancel_without_a_registry_names_context_and_namespace(cli: Cli, remote:
     ran = cli("cancel", "mine")
     hint = "hint: To stop it by hand: kubectl --context userless -n others delete job mine"
     assert (ran.code, ran.err.splitlines()[-1]) == (5, hint)
+    hint = "hint: The cluster does not know it either: there is no Job theirs in namespace from-kubeconfig."
+    assert cli("cancel", "theirs").err.splitlines()[-1] == hint
 
 
 def test_cancelling_again_stops_what_still_runs(cli: Cli, remote: Remote, cluster: Api) -> None:
