@@ -9,7 +9,7 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, during_sleeps, key, sentences
-from support.engines import GONE, Cluster, add_kubernetes_job
+from support.engines import GONE, Cluster, add_kubernetes_job, answer_for_all
 from support.events import Writer
 from support.kubernetes import Api, kubeconfig, lines, log_path
 
@@ -252,10 +252,8 @@ def test_a_job_that_its_engine_does_not_know_is_not_waited_for(
 ) -> None:
     """`logs -f` reads what the cluster has left, says so once, and goes on with the events."""
     add_kubernetes_job(jobs, "scheduled")
-    cluster = Cluster(GONE)
+    cluster = answer_for_all(monkeypatch, Cluster(GONE))
     monkeypatch.setattr(cluster, "logs", lambda job, **how: iter(["the last line"]))
-    for place in ("engine_watch", "log_source"):
-        monkeypatch.setattr(f"mopsjobs.app.{place}.open_engine", lambda name, env, trust=None: cluster)
     during_sleeps(cli, _300=lambda: jobs.update_status("a", "failed"))
     ran = cli("logs", "a", "-f")
     assert (ran.code, ran.lines) == (100, ["the last line"])

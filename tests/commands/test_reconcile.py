@@ -15,17 +15,14 @@ from support.engines import (
     PENDING,
     Cluster,
     add_kubernetes_job,
+    answer_for_all,
 )
-
-MISSING = "k8s_job_missing"
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Return what `reconcile` takes for the kubernetes engine."""
-    made = Cluster(COMPLETE)
-    monkeypatch.setattr("mopsjobs.app.reconcile.open_engine", lambda name, env, trust=None: made)
-    return made
+    return answer_for_all(monkeypatch, Cluster(COMPLETE))
 
 
 def test_the_command_ends_what_has_ended_and_says_so(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mopsjobs.engines.base import EngineState
 from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote
-from support.engines import FAILED, RUNNING, Cluster, add_kubernetes_job
-
-NO_IMAGE = EngineState("pending", "ImagePullBackOff", "no such image", is_stuck=True)
+from support.engines import FAILED, NO_IMAGE, RUNNING, Cluster, add_kubernetes_job, answer_for_all
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Return what `status` takes for the kubernetes engine."""
-    made = Cluster(NO_IMAGE)
-    monkeypatch.setattr("mopsjobs.app.engine_watch.open_engine", lambda name, env, trust=None: made)
-    return made
+    return answer_for_all(monkeypatch, Cluster(NO_IMAGE))
 
 
 def test_status_says_why_a_job_has_not_begun(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:

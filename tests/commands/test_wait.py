@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.engines.base import EngineState
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, during_sleeps, foreign, key, sentences
-from support.engines import FAILED, GONE, Cluster, add_kubernetes_job
+from support.engines import FAILED, GONE, NO_IMAGE, Cluster, add_kubernetes_job, answer_for_all
 
 ENDS = [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)]
 
@@ -82,8 +81,7 @@ def test_each_change_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
 def test_the_engine_s_word_ends_the_wait(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else would: no pod of the job has reported. The wait says why, and what to type next."""
     add_kubernetes_job(jobs, "scheduled", tasks_total=4)
-    cluster = Cluster(EngineState("pending", "ImagePullBackOff", "no such image", is_stuck=True))
-    monkeypatch.setattr("mopsjobs.app.engine_watch.open_engine", lambda name, env, trust=None: cluster)
+    cluster = answer_for_all(monkeypatch, Cluster(NO_IMAGE))
 
     def fail() -> None:
         cluster.says = FAILED
@@ -105,7 +103,7 @@ def test_a_job_that_its_engine_does_not_know_is_told_of_once(
 ) -> None:
     """Its record stays as it is, without end: Slurm has forgotten the job, or a Kubernetes Job was deleted."""
     add_kubernetes_job(jobs, "scheduled", tasks_total=4)
-    monkeypatch.setattr("mopsjobs.app.engine_watch.open_engine", lambda name, env, trust=None: Cluster(GONE))
+    answer_for_all(monkeypatch, Cluster(GONE))
     ran = cli("wait", "a", "--timeout", "10m")
     assert (ran.code, ran.err.splitlines()) == (
         8,

@@ -12,6 +12,8 @@ from support.cli import add
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import pytest
+
     from mopsjobs.engines.base import Launch, LaunchResult
 
 COMPLETE = EngineState("succeeded")
@@ -20,6 +22,7 @@ GONE = EngineState("gone", "K8sJobMissing", "there is no Job a in namespace mode
 RUNNING = EngineState("running")
 PENDING = EngineState("pending")
 SUSPENDED = EngineState("pending", "Suspended", "the Job is suspended by kubectl-patch")
+NO_IMAGE = EngineState("pending", "ImagePullBackOff", "no such image", is_stuck=True)
 EVICTED = EngineState("pending", "Evicted", "1 of its pods were evicted", is_stuck=True)
 UNKNOWN = EngineState("unknown")
 
@@ -59,6 +62,13 @@ def add_kubernetes_job(registry: JobRegistry, status: str, job_id: str = "a", **
     """Register a job of the kubernetes engine, bring it to a status, and return its state."""
     add(registry, job_id, status, **{"engine": "kubernetes", "k8s_name": job_id, "namespace": "models", **fields})
     return state_of(registry, job_id)
+
+
+def answer_for_all(monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> Cluster:
+    """Make this the engine that commands ask, whatever its name. Return it."""
+    for module in ("engine_watch", "log_source", "reconcile"):
+        monkeypatch.setattr(f"mopsjobs.app.{module}.open_engine", lambda name, env, trust=None: cluster)
+    return cluster
 
 
 def state_of(registry: JobRegistry, job_id: str = "a") -> JobState:

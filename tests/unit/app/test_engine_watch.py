@@ -10,20 +10,25 @@ import pytest
 from mopsjobs.app.app import App
 from mopsjobs.app.engine_watch import MAX_PAUSE, PAUSE_BETWEEN_JOBS, QUIET_SECONDS, EngineWatch
 from mopsjobs.console.printer import Printer
-from mopsjobs.engines.base import EngineState
 from mopsjobs.errors import EngineUnavailableError, StoreAccessError
 from support.cli import Clock
-from support.engines import FAILED, GONE, PENDING, RUNNING, Cluster, add_kubernetes_job, state_of
-
-NO_IMAGE = EngineState("pending", "ImagePullBackOff", "no such image", is_stuck=True)
+from support.engines import (
+    FAILED,
+    GONE,
+    NO_IMAGE,
+    PENDING,
+    RUNNING,
+    Cluster,
+    add_kubernetes_job,
+    answer_for_all,
+    state_of,
+)
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Return what the watch takes for the engine of each job."""
-    made = Cluster(PENDING)
-    monkeypatch.setattr("mopsjobs.app.engine_watch.open_engine", lambda name, env, trust=None: made)
-    return made
+    return answer_for_all(monkeypatch, Cluster(PENDING))
 
 
 def _watch(app: App) -> tuple[EngineWatch, io.StringIO]:

@@ -30,6 +30,7 @@ from support.engines import (
     EVICTED,
     FAILED,
     GONE,
+    NO_IMAGE,
     PENDING,
     RUNNING,
     SUSPENDED,
@@ -76,7 +77,6 @@ def _steps(state: JobState) -> list[object]:
 # --- the decision -------------------------------------------------------------------------------------------------
 
 
-NO_IMAGE = EngineState("pending", "ImagePullBackOff", "no such image", is_stuck=True)
 QUEUED = EngineState("pending", "Priority", "other jobs come first")
 
 
