@@ -145,11 +145,11 @@ class KubernetesEngine:
 
             def list_pods() -> tuple[bool, Sequence[Pod]]:
                 nonlocal was_seen
-                phase = _state(cluster, job, self._trust).phase
-                was_seen = was_seen or phase != "gone"
+                k8s_job = _find_own_job(cluster, job, self._trust)
+                was_seen = was_seen or k8s_job is not None
+                is_over = k8s_job is None or (k8s_job.status is not None and _end_state(k8s_job.status) is not None)
                 # Pods outlive a deleted Job for a moment, so a Job that was never seen has none of its own.
-                pods = cluster.pods(namespace, name) if was_seen else ()
-                return phase in ("succeeded", "failed", "gone"), pods
+                return is_over, cluster.pods(namespace, name) if was_seen else ()
 
             yield from k8s_logs.follow_lines(cluster, list_pods, window, self._now, self._sleep)
 
