@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightkube.core.resource import ApiInfo, NamespacedSubResource, ResourceDef
 from lightkube.generic_resource import Generic, create_namespaced_resource
@@ -22,17 +22,27 @@ SUSPENDED = "Suspended"
 JOB_UID = "kueue.x-k8s.io/job-uid"
 """Label of a Workload, the object by which Kueue decides about a Job."""
 
-_QUEUES = ResourceDef("visibility.kueue.x-k8s.io", "v1beta1", "LocalQueue")
+VERSIONS = ("v1beta2", "v1beta1")
+"""Versions of Kueue's API, the newest first. Kueue 0.15 brought v1beta2, and Kueue 0.20 serves v1beta1 no more."""
 
-Workload = create_namespaced_resource("kueue.x-k8s.io", "v1beta1", "Workload", "workloads")
+Kind = type[Any]
+
+Answer = TypeVar("Answer")
+
+WORKLOADS: Sequence[Kind] = [
+    create_namespaced_resource("kueue.x-k8s.io", version, "Workload", "workloads") for version in VERSIONS
+]
+"""The objects by which Kueue decides about Jobs, in each version."""
 
 
-class PendingWorkloads(NamespacedSubResource, Generic):
-    """The Workloads that wait in a queue, in its order."""
+def _pending_workloads(version: str) -> Kind:
+    """Return the kind of the Workloads that wait in a queue, in its order."""
+    queues = ResourceDef("visibility.kueue.x-k8s.io", version, "LocalQueue")
+    info = ApiInfo(resource=queues, parent=queues, plural="localqueues", verbs=["get"], action="pendingworkloads")
+    return type("PendingWorkloads", (NamespacedSubResource, Generic), {"_api_info": info})
 
-    _api_info = ApiInfo(
-        resource=_QUEUES, parent=_QUEUES, plural="localqueues", verbs=["get"], action="pendingworkloads"
-    )
+
+PENDING_WORKLOADS: Sequence[Kind] = [_pending_workloads(version) for version in VERSIONS]
 
 
 def why_suspended(cluster: Cluster, job: Job, namespace: str) -> str:
@@ -48,7 +58,7 @@ def why_suspended(cluster: Cluster, job: Job, namespace: str) -> str:
         return "the Job is suspended" if by is None else f"the Job is suspended by {by}"
     waits = f"the Job waits in queue {queue} of Kueue"
     try:
-        workloads = cluster.objects(Workload, namespace, {JOB_UID: str(metadata.uid)})
+        workloads = _first_known(WORKLOADS, lambda kind: cluster.objects(kind, namespace, {JOB_UID: str(metadata.uid)}))
     except MissingError:
         return f"{waits}, which the cluster at {cluster.server} does not have"
     except EngineError:
@@ -58,6 +68,18 @@ def why_suspended(cluster: Cluster, job: Job, namespace: str) -> str:
     position = _position(cluster, namespace, queue, workloads[0])
     reason = _reason(workloads[0])
     return waits + ("" if position is None else f", position {position}") + ("" if reason is None else f": {reason}")
+
+
+def _first_known(kinds: Sequence[Kind], ask: Callable[[Kind], Answer]) -> Answer:
+    """Return what a cluster answers about the first of these kinds that it has.
+
+    Raises:
+        MissingError: if it has none of them.
+    """
+    for kind in kinds[:-1]:
+        with contextlib.suppress(MissingError):
+            return ask(kind)
+    return ask(kinds[-1])
 
 
 def _suspender(job: Job) -> str | None:
@@ -82,7 +104,7 @@ def _reason(workload: Mapping[str, Any]) -> str | None:
 def _position(cluster: Cluster, namespace: str, queue: str, workload: Mapping[str, Any]) -> str | None:
     """Return the place of a Workload in its queue, such as `3 of 7`; None if the cluster does not tell."""
     with contextlib.suppress(EngineError, TypeError, AttributeError, LookupError, ValueError):
-        waiting = cluster.extension(PendingWorkloads, namespace, queue)["items"]
+        waiting = _first_known(PENDING_WORKLOADS, lambda kind: cluster.extension(kind, namespace, queue))["items"]
         for item in waiting:
             if item["metadata"]["name"] == workload["metadata"]["name"]:
                 return f"{int(item['positionInLocalQueue']) + 1} of {len(waiting)}"

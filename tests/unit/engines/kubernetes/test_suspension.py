@@ -9,11 +9,12 @@ import pytest
 
 from mopsjobs.engines.base import EngineState
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine
+from mopsjobs.engines.kubernetes.suspension import VERSIONS
 from support.kubernetes import Api, kubeconfig
 
 RECORD = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models"}
-WORKLOADS = "/apis/kueue.x-k8s.io/v1beta1/namespaces/models/workloads"
-PENDING = "/apis/visibility.kueue.x-k8s.io/v1beta1/namespaces/models/localqueues/team-a/pendingworkloads"
+WORKLOADS = "/apis/kueue.x-k8s.io/{}/namespaces/models/workloads"
+PENDING = "/apis/visibility.kueue.x-k8s.io/{}/namespaces/models/localqueues/team-a/pendingworkloads"
 WAITS = "the Job waits in queue team-a of Kueue"
 
 
@@ -47,15 +48,26 @@ def test_the_program_that_has_suspended_a_job_is_named(engine: KubernetesEngine,
     assert engine.state(RECORD).detail == "the Job is suspended by kubectl-patch"
 
 
-def test_kueue_says_position_and_reason(engine: KubernetesEngine, api: Api) -> None:
+def _answer(api: Api, path: str, payload: Any, *, status: int = 200, version: str = "v1beta2") -> str:
+    """Give this answer, as a Kueue with one version of the API does. Return the path."""
+    for one in VERSIONS:
+        if one != version:
+            api.answer(path.format(one), {"message": "the server could not find the requested resource"}, status=404)
+    api.answer(path.format(version), payload, status=status)
+    return path.format(version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kueue_says_position_and_reason(engine: KubernetesEngine, api: Api, version: str) -> None:
     """The place counts from 1. Such a job is not stuck: it waits for its turn."""
     _put(api, labels={"kueue.x-k8s.io/queue-name": "team-a"})
-    api.answer(WORKLOADS, {"items": [_workload("insufficient quota for cpu,\n 2 more needed")]})
+    items = [_workload("insufficient quota for cpu,\n 2 more needed")]
+    path = _answer(api, WORKLOADS, {"items": items}, version=version)
     others = [{"metadata": {"name": name}, "positionInLocalQueue": n} for n, name in enumerate(["x", "job-seir-1-ab"])]
-    api.answer(PENDING, {"items": others})
+    _answer(api, PENDING, {"items": others}, version=version)
     detail = f"{WAITS}, position 2 of 2: insufficient quota for cpu, 2 more needed"
     assert engine.state(RECORD) == EngineState("pending", "Suspended", detail)
-    (request,) = api.requests("get", WORKLOADS)
+    (request,) = api.requests("get", path)
     assert request.params["labelSelector"] == "kueue.x-k8s.io/job-uid=uid-1"
 
 
@@ -74,6 +86,6 @@ def test_what_kueue_does_not_tell_is_left_out(
 ) -> None:
     """No Kueue, no Workload yet, no permission to read one, or one of another form: the job is still suspended."""
     _put(api, labels={"kueue.x-k8s.io/queue-name": "team-a"})
-    api.answer(WORKLOADS, workloads, status=status)
-    api.answer(PENDING, {"message": "no such service"}, status=503)
+    _answer(api, WORKLOADS, workloads, status=status)
+    _answer(api, PENDING, {"message": "no such service"}, status=503)
     assert engine.state(RECORD)[:3] == ("pending", "Suspended", expected.replace("URL", api.url))
