@@ -13,7 +13,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.failed_jobs import reduce_notes
+from mopsjobs.cache.queries.failed_jobs import MAX_NOTES, reduce_notes, unread_failures
 from mopsjobs.cache.queries.failures import (
     MAX_SAMPLES,
     FailureGroup,
@@ -95,7 +95,10 @@ class Failures(NamedTuple):
     freshness: Freshness
     warnings: list[str]
     notes: list[str]
-    """Whose reduce function failed, which other jobs ran tasks of the same studies, and which tasks count twice."""
+    """Whose reduce function failed, whose reasons are not known, which other jobs ran tasks of the same studies, and
+    which tasks count twice."""
+    unread: int
+    """Failed tasks without a reason: by the records, as the ledgers do not have them."""
 
     def to_json(self, app: App) -> dict[str, Any]:
         """Return the document of `failures --json`."""
@@ -271,8 +274,13 @@ def failures_of_cache(
         by_job[job_id], state = found
         if state is not None:
             new[job_id] = by_job[job_id], state
-    notes = [*reduce_notes(connection, list(by_job)), *_family_notes(connection, list(by_job))]
-    return Failures(by_job, merge_groups(by_job), freshness, [], notes)
+    unread = unread_failures(connection, by_job)
+    notes = [
+        *reduce_notes(connection, list(by_job)),
+        *(_unread_note(job_id, count, has_ended=has_ended) for job_id, has_ended, count in unread[:MAX_NOTES]),
+        *_family_notes(connection, list(by_job)),
+    ]
+    return Failures(by_job, merge_groups(by_job), freshness, [], notes, sum(count for *_, count in unread))
 
 
 def keep_new_failures(new: NewFailures, app: App) -> None:
@@ -316,6 +324,16 @@ def _keep(connection: sqlite3.Connection, new: NewFailures) -> None:
     with transaction(connection):
         for job_id, (failures, state) in new.items():
             keep_failures(connection, job_id, failures, state)
+
+
+def _unread_note(job_id: str, count: int, *, has_ended: bool) -> str:
+    """Return the note on failed tasks of a job that only its record tells of."""
+    why = (
+        "they were not read yet, or prune --store has removed them"
+        if has_ended
+        else "its runner has not written them yet"
+    )
+    return f"{job_id}: the reasons of {pluralize(count, 'failed task')} are not known: {why}."
 
 
 def _family_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[str]:

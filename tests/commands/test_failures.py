@@ -127,6 +127,21 @@ def test_a_job_without_failures_says_so(cli: Cli, remote: Remote) -> None:
     assert cli.ok("failures", "--hours", "1").lines == ["No task has failed."]
 
 
+def test_failed_tasks_without_a_reason_are_counted(cli: Cli, remote: Remote) -> None:
+    """The record of a job tells of them before its ledger, and after `prune --store`."""
+    add_job(remote.jobs, "job", draw_sets(4))
+    remote.jobs.update_progress("job", tasks_failed=2)
+    ran = cli.ok("failures", "job")
+    assert ran.lines == ["2 tasks of job failed, for reasons that are not known."]
+    assert "job: the reasons of 2 failed tasks are not known: its runner has not written them yet.\n" in ran.err
+    Ledger(remote.store.inner)(failed(0, "ValueError", "m.py:1", "bad 0"))
+    ran = cli.ok("failures", "job")
+    assert ran.lines[0] == "1 of 4 tasks of job failed, for 1 reason."
+    assert "job: the reasons of 1 failed task are not known: its runner has not" in ran.err
+    remote.jobs.update_status("job", "partial")
+    assert "are not known: they were not read yet, or prune --store has removed them." in cli.ok("failures", "job").err
+
+
 def test_a_running_job_shows_more_failures_at_the_next_look(cli: Cli, remote: Remote) -> None:
     """What was kept from the first look is not shown again when the ledger has grown."""
     add_job(remote.jobs, "job", draw_sets(10))

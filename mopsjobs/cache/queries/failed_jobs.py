@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mopsjobs.cache.queries.failures import JobFailures, last_failures
@@ -57,3 +57,19 @@ def reduce_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list
         (REDUCE_TEXT, json.dumps(job_ids), MAX_NOTES),
     )
     return [f"{job_id}: {text}" for job_id, text in rows]
+
+
+def unread_failures(connection: sqlite3.Connection, by_job: Mapping[str, JobFailures]) -> list[tuple[str, bool, int]]:
+    """Return id, whether it has ended, and the number of failed tasks without a reason, of jobs that have such tasks.
+
+    Args:
+        connection: the cache.
+        by_job: jobs, and those of their failed tasks whose reasons are known. The records tell of all.
+    """
+    rows = connection.execute(
+        "SELECT job_id, NOT is_active, json_extract(record, '$.tasks_failed') FROM json_each(?) AS wanted"
+        " CROSS JOIN job ON job.job_id = wanted.value ORDER BY wanted.key",
+        (json.dumps(list(by_job)),),
+    )
+    counted = ((job_id, bool(has_ended), (failed or 0) - by_job[job_id].failed) for job_id, has_ended, failed in rows)
+    return [one for one in counted if one[2] > 0]

@@ -112,7 +112,10 @@ def _lines(failures: Failures, app: App) -> Iterator[Sequence[str]]:
     failed = sum(one.failed for one in failures.by_job.values())
     where = jobs[0] if len(jobs) == 1 else pluralize(len(jobs), "job")
     if not failed:
-        yield [f"No task of {where} has failed." if jobs else "No task has failed."]
+        if failures.unread:
+            yield [f"{pluralize(failures.unread, 'task')} of {where} failed, for reasons that are not known."]
+        else:
+            yield [f"No task of {where} has failed." if jobs else "No task has failed."]
         return
     total = sum(one.total for one in failures.by_job.values())
     groups = len(failures.groups)
