@@ -49,7 +49,9 @@ def record_choices(state: JobState, engine: str, options: LaunchOptions, env: Ma
         found += choices_of({name: value for name, value in values.items() if name not in options.cluster})
         known |= _defaults_of_cluster(env, options.cluster.get("context") or recorded.get("context"))
     if engine == "slurm":
-        found += _slurm_choices(recorded, options, env)
+        named = {*options.cluster, *(() if options.python is None else ("python",))}
+        found += choices_of({name: value for name, value in recorded.items() if name not in named})
+        known |= set(choices_of({"python": active_python(env), "setup": env.get(SETUP_VARIABLE)}))
     return tuple(choice for choice in found if choice not in known)
 
 
@@ -66,14 +68,6 @@ def _defaults_of_cluster(env: Mapping[str, str], context: str | None) -> set[str
     with contextlib.suppress(EngineError):
         found += choices_of({"namespace": current_place(env, context or default_context)[1]})
     return set(found)
-
-
-def _slurm_choices(recorded: Mapping[str, str], options: LaunchOptions, env: Mapping[str, str]) -> list[str]:
-    """Return the choices that only the record of an earlier launch on Slurm makes, and no default of this machine."""
-    named = {*options.cluster, *(() if options.python is None else ("python",))}
-    defaults = choices_of({"python": active_python(env), "setup": env.get(SETUP_VARIABLE)})
-    found = choices_of({name: value for name, value in recorded.items() if name not in named})
-    return [choice for choice in found if choice not in defaults]
 
 
 def without_unknown_python(recorded: dict[str, str], job_id: str, session: Session, trust: Trust) -> dict[str, str]:
