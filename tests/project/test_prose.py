@@ -19,7 +19,7 @@ from support.docs import DOCUMENTS, GENERATED, QUOTED, ROOT, blocks, plain, read
 from support.python_prose import Docstring, comments, docstring_blocks, docstrings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MAX_WORDS = 25
 """Of a sentence in a document, a docstring or a comment. A span of code is one word."""
@@ -99,11 +99,12 @@ def findings_of_source(source: str) -> Iterator[str]:
 def findings_of_module(source: str) -> Iterator[str]:
     """Yield what is wrong with the docstrings, comments and other literals of a module. Literals of a test are data."""
     text = read(source)
-    documented = list(docstrings(text))
+    nodes = list(ast.walk(ast.parse(text)))
+    documented = list(docstrings(nodes))
     prose = [*comments(text), *(block for docstring in documented for block in docstring_blocks(docstring))]
     spoken = [(block.line, block.text) for block in prose]
     if not source.startswith("tests/"):
-        spoken += literals(text, {docstring.line for docstring in documented})
+        spoken += literals(nodes, {docstring.line for docstring in documented})
     problems = [
         (line, f"{name}: {match[0]!r} in {words[max(match.start() - 30, 0) : match.end() + 30]!r}")
         for line, words in spoken
@@ -112,7 +113,7 @@ def findings_of_module(source: str) -> Iterator[str]:
     problems += [(block.line, problem) for block in prose for problem in long_sentences(plain(block.text))]
     problems += [(block.line, f"no such file: {path}") for block in prose for path in missing_files(source, block.text)]
     problems += [(docstring.line, problem) for docstring in documented for problem in problems_of_docstring(docstring)]
-    problems += [(line, f"a question as a hint: {hint}") for line, hint in hints(text) if hint.endswith(("?'", '?"'))]
+    problems += [(line, f"a question as a hint: {hint}") for line, hint in hints(nodes) if hint.endswith(("?'", '?"'))]
     for line, problem in sorted(problems):
         yield f"{source}:{line}: {problem}"
 
@@ -124,16 +125,16 @@ def missing_files(source: str, text: str) -> Iterator[str]:
             yield path
 
 
-def literals(source: str, docstrings: set[int]) -> Iterator[tuple[int, str]]:
+def literals(nodes: Iterable[ast.AST], docstrings: set[int]) -> Iterator[tuple[int, str]]:
     """Yield the string literals of a source that are prose, without the docstrings on these lines."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.lineno not in docstrings:
             yield node.lineno, " ".join(node.value.split())
 
 
-def hints(source: str) -> Iterator[tuple[int, str]]:
+def hints(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
     """Yield the source text of each argument `hint`."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes:
         if isinstance(node, ast.keyword) and node.arg == "hint":
             yield node.value.lineno, ast.unparse(node.value)
 
@@ -245,7 +246,7 @@ Raises:
 # lines.
 y = 2  # beside
 '''
-    (docstring,) = docstrings(source)
+    (docstring,) = docstrings(ast.walk(ast.parse(source)))
     assert (docstring.line, docstring.kind) == (2, "value")
     assert [(block.line, block.text) for block in docstring_blocks(docstring)] == [
         (2, "A value over two lines."),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from support.docs import Block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _STARTS_A_BLOCK = re.compile(r"(?:[-*]|\d+\.) ")
 _ROW = re.compile(r"\S {3,}\S")
@@ -36,9 +36,9 @@ class Docstring(NamedTuple):
     text: str
 
 
-def docstrings(source: str) -> Iterator[Docstring]:
-    """Yield each docstring, also of the values that have one in the line below."""
-    for node in ast.walk(ast.parse(source)):
+def docstrings(nodes: Iterable[ast.AST]) -> Iterator[Docstring]:
+    """Yield each docstring of a source, also of the values that have one in the line below."""
+    for node in nodes:
         body = getattr(node, "body", None)
         for number, statement in enumerate(body if isinstance(body, list) else []):
             if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Constant):
