@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import pytest
@@ -11,12 +12,28 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardForecast
 from support.cli import Cli, Remote, add, command, environment
+from support.docs import ROOT
 from support.terminal import TerminalStream, terminal
 
 LONG = "i" * 63
 IDS = ("seir-20260301-120000-1a2b", LONG, "nightly.1", "a-" + "b" * 40)
 OWNERS = ("ada", "田中太郎" * 5, "müller 🚀🚀 e\u0301quipe", "o" * 60)
 MESSAGE = "ValueError: the rate of 感染 must be below one, and the matrix of contacts must be square; see the manual"
+
+COMMANDS = (
+    ("events", "--offline"), ("summary",), ("status", LONG), ("status", "nightly.1"), ("doctor",), ("--help",),
+    ("cancel", *IDS, "--dry-run"), ("sync",), ("wait", LONG), ("status", "none"), ("list", "--status", "odd"),
+    ("list", "--bogus"),
+)  # fmt: skip
+BETWEEN = "== next =="
+ONE_AFTER_ANOTHER = f"""
+import shlex, sys
+import mops_jobs
+for words in sys.argv[1:]:
+    print({BETWEEN!r}, flush=True)
+    mops_jobs.main(shlex.split(words))
+"""
+"""A program that runs commands in turn. An interpreter for each would take longer than all of them."""
 
 WIDTHS = pytest.mark.parametrize("columns", [60, 80, 120])
 
@@ -31,10 +48,11 @@ def jobs(jobs: JobRegistry) -> JobRegistry:
     return jobs
 
 
-def _at_terminal(cli: Cli, columns: int, *words: str) -> list[str]:
-    """Run a command at a terminal. Returns what it shows."""
-    env = environment(cli, TERM="xterm", NO_COLOR="1")
-    with terminal(command(*words), env, columns=columns) as screen:
+def _at_terminal(cli: Cli, columns: int, *words: str, program: str = "") -> list[str]:
+    """Run a command, or a program in Python with these arguments, at a terminal. Returns what it shows."""
+    env = environment(cli, TERM="xterm", NO_COLOR="1", PYTHONPATH=str(ROOT))
+    argv = [sys.executable, "-c", program, *words] if program else command(*words)
+    with terminal(argv, env, columns=columns) as screen:
         return screen.rest().replace("\r\n", "\n").split("\n")
 
 
@@ -71,17 +89,14 @@ def test_chosen_columns_that_find_no_room_are_named(cli: Cli, columns: int) -> N
 
 
 @WIDTHS
-@pytest.mark.parametrize(
-    "words",
-    [("summary",), ("status", LONG), ("status", "nightly.1"), ("events", "--offline"), ("doctor",), ("--help",),
-     ("cancel", *IDS, "--dry-run"), ("sync",), ("wait", LONG), ("status", "none"), ("list", "--status", "odd"),
-     ("list", "--bogus")],
-    ids=" ".join,
-)  # fmt: skip
 @pytest.mark.usefixtures("jobs")
-def test_what_a_command_prints_fits(cli: Cli, columns: int, words: tuple[str, ...]) -> None:
+def test_what_commands_print_fits(cli: Cli, columns: int) -> None:
     """Lines and messages are broken at blanks."""
-    assert not _too_long(_at_terminal(cli, columns, *words), columns)
+    shown = "\n".join(_at_terminal(cli, columns, *map(shlex.join, COMMANDS), program=ONE_AFTER_ANOTHER))
+    by_command = [part.split("\n") for part in shown.split(BETWEEN)[1:]]
+    assert len(by_command) == len(COMMANDS)
+    for words, lines in zip(COMMANDS, by_command, strict=True):
+        assert not _too_long(lines, columns), words
 
 
 @pytest.mark.usefixtures("jobs")
