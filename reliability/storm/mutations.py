@@ -305,7 +305,7 @@ MUTATIONS: dict[str, dict[str, Defect]] = {
     "DynamoDB": _of("DynamoDB", _ignore_the_version_in_dynamodb, _let_awss_sdk_retry)
     | {
         "no reader checks that a reply is whole": Defect(
-            _look_at_no_checksum, "There is no job .* was refused without a cause"
+            _look_at_no_checksum, r"Job \S+ not found\..* was refused without a cause"
         )
     },
     "S3": _of("S3", _ignore_the_version_in_s3, _let_awss_sdk_retry),

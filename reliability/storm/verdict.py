@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from mopsjobs.errors import JobNotFoundError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.store.unread_keys import NOT_READ
@@ -123,7 +124,7 @@ class Verdict:
         error = one.line.get("error", "")
         if one.kind.endswith("register"):
             return blocks[0].write_id != one.operation and self._bounds(blocks[0].write_id)[0] <= one.end
-        if error == "JobNotFoundError" or "There is no job" in one.line.get("stderr", ""):
+        if error == "JobNotFoundError" or str(JobNotFoundError(one.job or "")) in one.line.get("stderr", ""):
             return all(
                 each.end >= one.start for each in told if each.kind.endswith("register") and each.outcome == "ok"
             )

@@ -11,6 +11,7 @@ import http.server
 import itertools
 import json
 import math
+import re
 import threading
 import zlib
 from collections import Counter
@@ -189,6 +190,23 @@ def test_a_revision_that_nobody_has_made_is_told() -> None:
     verdict = Verdict([[*wrote(1), *wrote(3)]])
     verdict.judge(at_revision(3))
     assert "job is at revision 3; no process has seen or written [2]." in verdict.broken
+
+
+@pytest.mark.parametrize(
+    "told", [{"error": "JobNotFoundError", "message": "Job job not found."}, {"stderr": "error: Job job not found.\n"}]
+)
+def test_a_job_is_not_found_only_before_its_registration_ended(told: dict[str, str]) -> None:
+    """By the API, and by a command. A storm finds by it that no reader checks replies."""
+    write, ended, operation, acknowledged = wrote(1)
+    defect = MUTATIONS["DynamoDB"]["no reader checks that a reply is whole"]
+    for begun, is_explained in ((0.5, True), (2.0, False)):
+        late = {"op": "late", "kind": "command update", "job": "job", "start": begun, "target": "running"}
+        refused = {"op_ended": "late", "outcome": "refused", "end": 3.0, **told}
+        verdict = Verdict([[write, ended, operation | {"kind": "register"}, acknowledged, late, refused]])
+        verdict.judge(at_revision(1))
+        found = " ".join(verdict.broken)
+        assert ("was refused without a cause" not in found) == is_explained, found
+        assert bool(re.search(defect.told, found, re.DOTALL)) != is_explained
 
 
 def test_a_message_that_came_twice_or_never_is_told() -> None:
