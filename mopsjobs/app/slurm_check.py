@@ -28,5 +28,5 @@ def describe_slurm(env: Mapping[str, str]) -> str:
     facts = [f"Slurm {' '.join(version)}", f"cluster {settings.get('ClusterName', '?')}"]
     facts.append("accounts by sacct" if keeps else "no accounts: Slurm forgets a job minutes after its end")
     if size := settings.get("MaxArraySize"):
-        facts.append(f"shards per job below {size}")
+        facts.append(f"up to {int(size) - 1:,} shards per job" if size.isdecimal() else f"MaxArraySize {size}")
     return ", ".join(facts)
