@@ -206,6 +206,17 @@ def launch_options(
     )
 
 
+def labels_to_set(labels: Mapping[str, object] | None) -> dict[str, str]:
+    """Return labels of a job, as texts.
+
+    Raises:
+        UsageError: if they are not given by their keys.
+    """
+    if labels is not None and not isinstance(labels, Mapping):
+        raise UsageError(f"invalid labels {labels!r}: expected a dict, like {{'exp': 7}}.")
+    return {key: str(value) for key, value in (labels or {}).items()}
+
+
 def label_texts(labels: Labels | None) -> list[str]:
     """Return labels to filter by, as texts."""
     if labels is None:

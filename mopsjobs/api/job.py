@@ -13,6 +13,7 @@ from mopsjobs.api.arguments import (
     Freshness,
     RunnerOptions,
     choices_text,
+    labels_to_set,
     launch_options,
     policy_of,
     seconds_of,
@@ -337,10 +338,10 @@ class Job:
         """Set labels, like `{"paper": "fig2"}`, and remove those with these keys, also after the end of the job.
 
         Raises:
+            UsageError: if `labels` is not a mapping.
             StoreError: if the registry cannot be written.
         """
-        texts = {key: str(value) for key, value in (labels or {}).items()}
-        return self._live(self._app.registry.change_labels(self.id, texts, remove=[*remove]))
+        return self._live(self._app.registry.change_labels(self.id, labels_to_set(labels), remove=[*remove]))
 
     def _live(self, state: JobState) -> JobInfo:
         from mopsjobs.cache.rows import job_json_from_state

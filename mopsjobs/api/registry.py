@@ -20,6 +20,7 @@ from mopsjobs.api.arguments import (
     RunnerOptions,
     choices_text,
     label_texts,
+    labels_to_set,
     launch_options,
     policy_of,
     seconds_of,
@@ -340,7 +341,7 @@ class Registry:
             options=launch_options(options, Registry.submit, self.app),
             job_id=job_id,
             owner=owner,
-            labels={key: str(value) for key, value in (labels or {}).items()},
+            labels=labels_to_set(labels),
             extend=extend if extend is None or isinstance(extend, str) else extend.id,
             without_targets=without_targets,
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from mopsjobs.api.arguments import labels_to_set
 from mopsjobs.api.job import Job
 from mopsjobs.api.registry import Registry, connect
 from mopsjobs.errors import JobExistsError, MopsJobsError, StoreError, TooManyRetriesError, UsageError, shorten
@@ -69,7 +70,7 @@ class Report:
         """Steps done so far."""
         self.total: int | None = None if total is None else _whole(total)
         """Number of steps; None if it is not known."""
-        self._fields: dict[str, object] = {"labels": {key: str(value) for key, value in (labels or {}).items()}}
+        self._fields: dict[str, object] = {"labels": labels_to_set(labels)}
         if owner is not None:
             self._fields["owner"] = owner
         self._token = secrets.token_hex(8)

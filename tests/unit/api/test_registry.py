@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -134,6 +134,20 @@ def test_an_unknown_argument_is_told_the_nearest(reg: mj.Registry) -> None:
     for right, (method, wrong) in calls.items():
         with pytest.raises(mj.UsageError, match=f"invalid argument '{wrong}'.* Did you mean '{right}'"):
             method(*[study] * (method == reg.submit), **{wrong: "x"})  # type: ignore[operator]
+
+
+def test_labels_that_are_a_text_are_refused_with_their_form(reg: mj.Registry) -> None:
+    """A filter may be a text. A job gets its labels by their keys, wherever they are set."""
+    add(reg.app.registry, "a")
+    labels: Any = "exp=7"
+    study = mj.Study("model:simulate", [{}])
+    for refused in (
+        lambda: reg.job("a").label(labels),
+        lambda: reg.submit(study, code=".", labels=labels),
+        lambda: mj.report("b", labels=labels, registry=reg),
+    ):
+        with pytest.raises(mj.UsageError, match=r"invalid labels 'exp=7': expected a dict, like \{'exp': 7\}\."):
+            refused()
 
 
 def test_a_value_that_is_no_study_or_job_is_named(reg: mj.Registry) -> None:
