@@ -328,26 +328,28 @@ def test_a_job_that_fails_waits_for_its_pods_to_stop(engine: KubernetesEngine, a
 
 
 def test_events_tell_why_a_pod_cannot_begin(engine: KubernetesEngine, api: Api) -> None:
-    """Those of a pod whose volumes are missing, and those of the Job if all its pods have ended since."""
+    """Those of a pod whose volumes are missing, and those of the Job if all its pods have ended; the newest counts."""
 
-    def warn(kind: str, name: str, reason: str, at: str) -> None:
+    def tell(kind: str, name: str, reason: str, at: str, *, severity: str = "Warning") -> None:
         about = {"kind": kind, "name": name, "namespace": "models"}
         metadata = {"name": f"{name}.{reason}", "namespace": "models"}
-        event = {"metadata": metadata, "involvedObject": about, "type": "Warning", "reason": reason, "message": "why"}
+        event = {"metadata": metadata, "involvedObject": about, "type": severity, "reason": reason, "message": "why"}
         api.put(EVENTS, metadata["name"], {**event, "lastTimestamp": f"2026-03-01T{at}Z"})
 
     api.put_job(status={})
     waiting = {"waiting": {"reason": "ContainerCreating"}}
     container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
-    warn("Job", "seir-1", "FailedCreate", "12:01:00")
+    tell("Job", "seir-1", "FailedCreate", "12:01:00")
     pod = api.put_pod(0, "Pending", containerStatuses=[container])
     assert engine.state(RECORD)[:3] == ("pending", None, None)
-    warn("Pod", pod, "FailedMount", "12:02:00")
+    tell("Pod", pod, "FailedMount", "12:02:00")
     assert engine.state(RECORD)[:4] == ("pending", "FailedMount", "why", True)
+    tell("Pod", pod, "Pulling", "12:02:01", severity="Normal")
+    assert engine.state(RECORD)[:3] == ("pending", None, None)
     api.put_pod(0, "Failed")
     assert engine.state(RECORD)[:4] == ("pending", "FailedCreate", "why", True)
-    warn("Job", "seir-1", "FailedCreate", "11:58:00")
-    assert engine.state(RECORD).reason == "FailedIndexes", "the event is older than the newest pod"
+    tell("Job", "seir-1", "SuccessfulCreate", "12:03:00", severity="Normal")
+    assert engine.state(RECORD).reason == "FailedIndexes"
 
 
 def test_a_suspended_job_is_pending(engine: KubernetesEngine, api: Api) -> None:

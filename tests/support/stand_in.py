@@ -321,6 +321,7 @@ class StandIn(Api):
                 self._event("Job", job, "FailedCreate", message)
                 break
             self._create_pod(job, new)
+            self._event("Job", job, "SuccessfulCreate", f"Created pod: {name}-{new.index}-x", "Normal")
             alive += 1
         for pod in pods:
             if pod["metadata"]["name"] in done.release:
@@ -333,10 +334,10 @@ class StandIn(Api):
         if end and ttl is not None and (now - parse_time(end["lastTransitionTime"])).total_seconds() >= ttl:
             self._remove(JOBS, job)
 
-    def _event(self, kind: str, one: Json, reason: str, message: str) -> None:
+    def _event(self, kind: str, one: Json, reason: str, message: str, severity: str = "Warning") -> None:
         about = {"kind": kind, "name": one["metadata"]["name"], "namespace": one["metadata"]["namespace"]}
         metadata = {"name": f"{about['name']}.{reason}", "namespace": about["namespace"]}
-        event = {"metadata": metadata, "involvedObject": about, "type": "Warning", "reason": reason}
+        event = {"metadata": metadata, "involvedObject": about, "type": severity, "reason": reason}
         self._save(EVENTS, {**event, "message": message, "lastTimestamp": moment(datetime.now(UTC))})
 
     def _create_pod(self, job: Json, new: NewPod) -> None:

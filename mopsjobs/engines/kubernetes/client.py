@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -123,24 +122,20 @@ class Cluster:
         with self._translate_errors():
             return dict(self._client.get(kind, name, namespace=namespace))
 
-    def last_warning(self, namespace: str, kind: str, name: str, after: float = -math.inf) -> tuple[str, str] | None:
-        """Return the newest warning among the events of an object, as reason and message; None if there is none.
+    def present_warning(self, namespace: str, kind: str, name: str) -> tuple[str, str] | None:
+        """Return the newest event of an object if it is a warning, as reason and message.
 
-        Args:
-            namespace: the namespace of the object.
-            kind: its kind.
-            name: its name.
-            after: only warnings after this time, in seconds since 1970.
+        A later event says that the object has gone on: that a pod was created, or that its image is being pulled.
         """
         about = {"involvedObject.kind": kind, "involvedObject.name": name}
         with self._translate_errors():
-            events = [
-                event
-                for event in self._client.list(Event, namespace=namespace, fields=about)  # type: ignore[arg-type]
-                if event.type == "Warning" and event.involvedObject.name == name and _event_time(event) > after
-            ]
-            last = max(events, key=_event_time, default=None)
-            return None if last is None else (str(last.reason), str(last.message))
+            events = self._client.list(Event, namespace=namespace, fields=about)  # type: ignore[arg-type]
+            last = max(
+                (event for event in events if event.involvedObject.name == name),
+                key=lambda event: (_event_time(event), event.type == "Warning"),
+                default=None,
+            )
+            return None if last is None or last.type != "Warning" else (str(last.reason), str(last.message))
 
     def delete(self, namespace: str, name: str) -> bool:
         """Delete a Job, and in the background its pods. Return False if there is none."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,6 @@ from mopsjobs.engines.kubernetes.client import (
     FOLLOW_READ_SECONDS,
     Cluster,
     ConflictError,
-    creation_time,
     is_other_context,
     open_cluster,
     shard_of,
@@ -300,12 +298,11 @@ def _problem_in_events(
     """
     going_on = [pod for pod in pods if not has_ended(pod)]
     if not going_on:
-        newest = max((creation_time(pod) for pod in pods), default=-math.inf)
-        return cluster.last_warning(namespace, "Job", name, after=newest)
+        return cluster.present_warning(namespace, "Job", name)
     metadata = going_on[0].metadata
     if reason is not None or metadata is None:
         return None
-    return cluster.last_warning(namespace, "Pod", str(metadata.name))
+    return cluster.present_warning(namespace, "Pod", str(metadata.name))
 
 
 def _find_own_job(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> Job | None:
