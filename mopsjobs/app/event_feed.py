@@ -7,7 +7,7 @@ such a number, and a reader that was cut off goes on where it stopped.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from mopsjobs.app.app import App
@@ -243,13 +243,21 @@ class EventFeed:
             self._app.sleep(delay)
 
     def note_absence(self) -> bool:
-        """Print a note if the job has ended and the synced cache has no event of it. Return True if it was printed."""
+        """Print a note if the job has ended and the synced cache lacks its events. Return True if it was printed.
+
+        Notes and labels leave events after the end, also of a job whose other events a pruning has removed.
+        """
         if self.job is None or self.job["status"] not in TERMINAL or not self._is_synced:
             return False
         job_id = str(self.job_id)
-        if self._has_events(job_id):
+        if self._has_events(job_id, but=(NOTE, LABELS, NOTIFIED)):
             return False
-        if self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
+        if self._has_events(job_id):
+            note = (
+                f"The events of job {job_id} begin after its end: earlier ones were not written, or prune has removed"
+                " them, from this cache or with --store."
+            )
+        elif self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
             note = (
                 f"This cache has pruned job {job_id} with its events. To read them from the registry, unless"
                 " prune --store has removed them there, use another cache: --cache PATH."
@@ -298,9 +306,9 @@ class EventFeed:
                 raise
             raise outage from None
 
-    def _has_events(self, job_id: str) -> bool:
-        """Return whether the cache has events of a job, whose record may be gone."""
-        return bool(self._app.cache.read_cached(lambda cache: has_events(cache, job_id)))
+    def _has_events(self, job_id: str, *, but: Collection[str] = ()) -> bool:
+        """Return whether the cache has events of a job, whose record may be gone, of other kinds than these."""
+        return bool(self._app.cache.read_cached(lambda cache: has_events(cache, job_id, but=but)))
 
     def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:
         """Raise `otherwise` if the cache has no events to show instead."""

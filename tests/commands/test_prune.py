@@ -184,6 +184,19 @@ def test_events_of_pruned_jobs_go_and_stay_away(cli: Cli, remote: Remote) -> Non
     assert _asked(cli, "SELECT count(*) FROM events WHERE job_id = 'new'") == before
 
 
+def test_logs_of_a_pruned_job_with_a_note_say_what_is_gone(cli: Cli) -> None:
+    """The note brings the job back, and not its events. So nothing says that it had no log lines."""
+    cli.ok("register", "old")
+    cli.ok("update", "old", "failed")
+    cli.ok("sync", "-q")
+    cli.clock.advance(days=100)
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    assert "This cache has pruned job old" in cli.ok("logs", "old").err
+    cli.ok("note", "old", "used in figure 2")
+    for view in ("logs", "events"):
+        assert cli.ok(view, "old").err.startswith("The events of job old begin after its end: earlier ones were")
+
+
 @pytest.mark.usefixtures("aged")
 def test_nothing_is_pruned_unless_it_is_meant(cli: Cli) -> None:
     """`--dry-run` says what it would be; without `--yes` and a terminal, the command refuses."""
