@@ -32,6 +32,7 @@ from support.servers import (
     Backend,
     Dynalite,
     azure_backend,
+    directory_backend,
     dynamodb_backend,
     memory_backend,
     s3_backend,
@@ -298,8 +299,8 @@ BACKENDS = (
     pytest.param("s3-seaweedfs", marks=pytest.mark.s3),
 )
 
-S3_MOTO = pytest.param("s3-moto", marks=pytest.mark.s3)
-"""A second server of S3, for the contract of stores alone: what is built on it takes long there."""
+CONTRACT_ALONE = ("directory", pytest.param("s3-moto", marks=pytest.mark.s3))
+"""For the contract of stores alone: no registry is a directory, and what is built on that server of S3 takes long."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -307,7 +308,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     named = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
     if "backend" in metafunc.fixturenames and "backend" not in named:
         is_contract = metafunc.module.__name__.endswith("test_versioned_store")
-        metafunc.parametrize("backend", [*BACKENDS, S3_MOTO] if is_contract else BACKENDS, indirect=True)
+        metafunc.parametrize("backend", [*BACKENDS, *CONTRACT_ALONE] if is_contract else BACKENDS, indirect=True)
 
 
 @pytest.fixture
@@ -317,6 +318,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         made = memory_backend()
     elif request.param == "sqlite":
         made = sqlite_backend(tmp_path / "registry.db")
+    elif request.param == "directory":
+        made = directory_backend(tmp_path / "directory")
     elif request.param == "dynamodb":
         made = dynamodb_backend(request.getfixturevalue("dynalite"))
     elif request.param.startswith("s3-"):

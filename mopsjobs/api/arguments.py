@@ -114,6 +114,8 @@ class RunnerOptions(TypedDict, total=False):
     """Lines that the shell of each shard runs first, like `module load gcc`."""
     requeue: bool
     """Whether a shard goes on by itself after its time limit, a preemption or the loss of its node."""
+    file_drop: bool
+    """Whether shards report by files on the shared file system, since their nodes do not reach the registry."""
     signal: int
     """Seconds ahead of the time limit at which a shard stops."""
     sbatch_arg: Sequence[str]

@@ -29,6 +29,9 @@ MIN_SECONDS = 1.0
 STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "validating", "failed": "failed"}
 """The status for a phase of an engine. As in reconcile, only the outputs decide how a finished job ended."""
 
+FILE_DROP = "slurm_file_drop"
+"""The metadata of a launch with the option of that name. `engines.base` has the prefix, and costs `dataclasses`."""
+
 Job = dict[str, object]
 
 
@@ -107,7 +110,8 @@ def find_state(name: str, app: App) -> JobState:
 def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job by its record. First, a silent record gets what is known of the job's runner.
 
-    A runner of this machine that never reported has ended. A cluster is asked about a job that has not begun.
+    A runner of this machine that never reported has ended. A cluster is asked about a job that has not begun, and
+    about one whose shards report by files: what they left is delivered.
     """
     found, is_changed = _find_by_record(name, app, policy), False
     job = found.job
@@ -117,11 +121,17 @@ def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         from mopsjobs.app.failed_launches import end_failed_launch_if_possible  # here: few jobs need it
 
         is_changed = end_failed_launch_if_possible(job, app) is not None
-    elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None:
+    elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None or _has_drop(job):
         from mopsjobs.app.engine_watch import ask_if_silent  # here: few jobs need it
 
         is_changed = ask_if_silent(job, app, must_answer=policy.refresh)
     return _find_by_record(str(found.job["job_id"]), app, policy) if is_changed else found
+
+
+def _has_drop(job: Job) -> bool:
+    """Return whether shards of a job report by files; see `submission.shard_drop`."""
+    metadata = job["metadata"]
+    return isinstance(metadata, dict) and metadata.get(FILE_DROP) == "yes"
 
 
 def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:

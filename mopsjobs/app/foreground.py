@@ -10,9 +10,11 @@ from mopsjobs.console.progress_line import ProgressLine
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import cores_directory, disk_errors, shard_lock
 from mopsjobs.errors import NoManifestError, OptionError, full_id_hint
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
+from mopsjobs.submission.shard_drop import ShardDrop
 from mopsjobs.submission.shared_registry import check_on_node
 from mopsjobs.utils.files import make_directory
 
@@ -39,13 +41,16 @@ def run_here(shard: Shard, app: App) -> ShardResult:
     if shard.workers is not None and shard.scheduler is not None:
         raise OptionError("workers has no effect with a scheduler: the cluster has its own.", "workers")
     if shard.wait_for_manifest:
-        check_on_node(app.settings.registry.value)
+        if shard.drop is None:
+            check_on_node(app.settings.registry.value)
     elif shard.scheduler is None:  # a pod has its cores for itself
         shard = shard._replace(cores=SharedCores(cores_directory(app.env), app.settings.local_workers))
-    app.registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
+    registry = app.registry if shard.drop is None else JobRegistry(ShardDrop(shard.drop, shard.number), now=app.now)
+    registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
     directory = JobDir.for_job(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
-        if app.settings.rules:  # also told if the block raises an error, and when the lock is free again
+        if app.settings.rules and shard.drop is None:
+            # Also told if the block raises an error, and when the lock is free again.
             from mopsjobs.app.notify.watched import telling_of_run
 
             stack.enter_context(telling_of_run(shard.job_id, app))
@@ -56,15 +61,15 @@ def run_here(shard: Shard, app: App) -> ShardResult:
         try:
             return run_shard(
                 shard,
-                app.store,
-                app.registry,
+                registry.store,
+                registry,
                 directory,
                 on_log=app.out.note,
                 on_progress=None if line is None else show_progress_on(line),
                 sleep=app.sleep,
             )
         except NoManifestError:
-            app.registry.require_job(shard.job_id, full_id_hint())
+            registry.require_job(shard.job_id, full_id_hint())
             raise
 
 

@@ -39,6 +39,7 @@ from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.studies.validation import EarlyEnd, validate
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
+from mopsjobs.submission.shard_drop import first_error, may_lack_files
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
 from mopsjobs.utils.times import parse_time, record_time
 
@@ -196,7 +197,11 @@ def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[
             )
             action = decide(current, found, now(), has_manifest=has_manifest)
             times = engine.times(job) if action.verb in MOVES else EngineTimes()
-            after = _apply(registry, current, action, found, times, now)
+            if action.verb == "validate" and may_lack_files(current, session, times.ended_at):
+                action = Action("nothing")
+            after = _apply(session, current, action, found, times)
+            if after.is_terminal:
+                deliver_shards(after, session, found)  # once more: nothing stays in a drop
         except (EngineUnavailableError, StoreUnavailableError):
             raise
         except (InvalidTransitionError, JobNotFoundError):
@@ -260,16 +265,9 @@ def _end_failed_launch(state: JobState, app: App) -> ReconcileResult | None:
     return ReconcileResult(state.job_id, Action("fail", LAUNCH_FAILED, after.error_message), state.status, after.status)
 
 
-def _apply(
-    registry: JobRegistry,
-    state: JobState,
-    action: Action,
-    engine: EngineState,
-    times: EngineTimes,
-    now: Callable[[], datetime],
-) -> JobState:
+def _apply(session: Session, state: JobState, action: Action, engine: EngineState, times: EngineTimes) -> JobState:
     """Apply an action to a record, with the state and the times of the engine. Return the record after it."""
-    marks = _marks(state, action, engine, now)
+    registry, marks = session.registry, _marks(state, action, engine, session.now)
     after = state
     if action.verb in MOVES and times.started_at is not None and state.status != JobStatus.VALIDATING:
         # In a write of its own, which makes the start a reported step. It changes nothing if the record has the step.
@@ -279,7 +277,7 @@ def _apply(
         case "start":
             after = registry.update_status(state.job_id, JobStatus.RUNNING, metadata=marks)
         case "validate":
-            after = _validate(registry, at_end, state, action, engine)
+            after = _validate(session, at_end, state, action, engine)
         case "succeed":
             after = at_end.update_status(state.job_id, JobStatus.SUCCEEDED, metadata=marks)
         case "fail":
@@ -303,13 +301,13 @@ def _marks(state: JobState, action: Action, engine: EngineState, now: Callable[[
     return {name: value for name, value in changes.items() if value is not None or state.metadata.get(name) is not None}
 
 
-def _validate(
-    registry: JobRegistry, at_end: JobRegistry, state: JobState, action: Action, engine: EngineState
-) -> JobState:
+def _validate(session: Session, at_end: JobRegistry, state: JobState, action: Action, engine: EngineState) -> JobState:
     """End a job as its outputs decide. The engine's word is its error if outputs are missing."""
-    store, job_id = registry.store, state.job_id
+    store, job_id = session.store, state.job_id
+    dropped = first_error(job_id, session) if engine_of(state.fields()) == "slurm" else None
     if engine.phase != "failed" or state.status == JobStatus.VALIDATING:
-        return validate(store, at_end, job_id, first_error=action.words).state
+        return validate(store, at_end, job_id, first_error=dropped or action.words).state
     record_lost(store, state, engine.lost)
     reason = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed"
-    return validate(store, at_end, job_id, early=EarlyEnd(str(action.reason), reason.rstrip("."))).state
+    early = EarlyEnd(str(action.reason), reason.rstrip("."))
+    return validate(store, at_end, job_id, first_error=dropped, early=early).state

@@ -15,6 +15,7 @@ ledger/N/          attempts at the tasks of shard N that are not in the store ye
 slurm.sh           the batch script of the last launch on Slurm
 slurm-A_N.log      what shard N of job array A prints there
 shards/N/          the state directory of shard N on Slurm, with a job directory like this one
+drop/              what shards without a way to the registry leave; see submission/shard_drop.py
 """
 
 from __future__ import annotations
@@ -108,6 +109,11 @@ class JobDir:
             number = parse_whole_number(state.name, 0, MAX_SHARD)
             if number is not None:
                 yield number, JobDir.for_job(self.path.name, {"XDG_STATE_HOME": str(state)})
+
+    @property
+    def drop(self) -> Path:
+        """Return the directory through which shards without a way to the registry report and get their code."""
+        return self.path / "drop"
 
     def lock_file(self, shard: int) -> Path:
         """Return the lock file of a shard's runner."""

@@ -206,6 +206,8 @@ class ShardReport(NamedTuple):
     """What its tasks used, in all runs of the shard; None leaves the record as it is."""
     forecast: ShardForecast | None = None
     """When it expects to end; None if it does not say, or has no task at work."""
+    is_relayed: bool = False
+    """Whether another program brings the report, late. It does not show that the shard lives."""
 
 
 def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at: str) -> JobState:
@@ -215,6 +217,7 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
     `is_least` never lowers the completed tasks of the record. Then it is only a sign of life. With any, the job neither
     waits nor is suspect.
     """
+    heartbeat_at = state.heartbeat_at if report.is_relayed else at
     own = [report.completed, report.failed, int(report.is_done)]
     by_shard = counts_of_shards(state.shards, shards, shard, own)
     reports: list[Any] = list(by_shard.values())
@@ -225,12 +228,12 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
         forecast=MappingProxyType(_forecasts(state, shard, report, is_complete=len(by_shard) >= shards)),
     )
     if report.is_least and completed < state.tasks_completed:
-        return state.evolve(heartbeat_at=at)
+        return state.evolve(heartbeat_at=heartbeat_at)
     return state.evolve(
         shards=MappingProxyType(by_shard),
         tasks_completed=completed,
         tasks_failed=sum(failed for _, failed, _ in reports),
-        heartbeat_at=at,
+        heartbeat_at=heartbeat_at,
     )
 
 

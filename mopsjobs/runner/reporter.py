@@ -28,6 +28,9 @@ from mopsjobs.utils.times import record_time, utc_now
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0
+DROP_SECONDS = 10.0
+"""The same for a drop, and for its events: each is a file on the shared file system, where few look for it."""
+
 HEARTBEAT_SECONDS = 30.0
 READ_SECONDS = 3.0
 """How often the record is read while there is nothing to write, so that a cancelled job stops within seconds."""
@@ -79,6 +82,7 @@ class Reporter:
         counts: Counts,
         *,
         register: Callable[[], object],
+        pause: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the thread.
@@ -90,9 +94,11 @@ class Reporter:
             shards: how many shards the job has.
             counts: read for each report.
             register: registers the job, if the registry does not know it because it was submitted offline.
+            pause: seconds between two reports, at least; None: `PROGRESS_SECONDS`.
             clock: a monotonic clock in seconds.
         """
         self._registry = registry
+        self._pause = PROGRESS_SECONDS if pause is None else pause
         self._job_id = job_id
         self._shard = shard
         self._shards = shards
@@ -170,11 +176,11 @@ class Reporter:
 
     def _run(self) -> None:
         written_at = read_at = self._clock() - HEARTBEAT_SECONDS
-        pause = PROGRESS_SECONDS
+        pause = self._pause
         backoff = Backoff(2 * PROGRESS_SECONDS, MAX_PAUSE, jitter=HALF_JITTER)
         while not self._stop.wait(pause) and not self.ended.is_set():
             now = self._clock()
-            pause = PROGRESS_SECONDS
+            pause = self._pause
             try:
                 if (self._counts.snapshot(), self.waits_for) != self._written or now - written_at >= HEARTBEAT_SECONDS:
                     self._write(is_done=self._is_done)

@@ -32,11 +32,11 @@ from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
 from mopsjobs.runner.pools.base import Feed, Pool, TaskLimits
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
-from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
+from mopsjobs.runner.reporter import CORES_TEXT, DROP_SECONDS, Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
-from mopsjobs.runner.shard_end import KEPT_TEXT, ShardEnd
+from mopsjobs.runner.shard_end import KEPT_TEXT, ShardEnd, note_error
 from mopsjobs.runner.stop_on_signals import stop_on_signals
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.runner.wait_for_manifest import wait_for_manifest
@@ -133,19 +133,23 @@ class _Run:
     def run(self, on_progress: Callable[[TaskProgress], None]) -> ShardResult:
         """Run tasks until the shard is done, the job has ended, or a signal stops the run."""
         shard = self._shard
-        with contextlib.closing(EventLog(self._store, shard.job_id, source=f"runner-{shard.number}")) as events:
-            self._registry = self._registry.with_on_write(
-                lambda _key, value, _version: events.emit(STATE, **state_fields(JobState.from_json(value)))
-            )
+        with contextlib.closing(self._open_events()) as events:
             reporter = Reporter(
-                self._registry, shard.job_id, shard.number, shard.shards, self._counts, register=self._register
+                self._registry,
+                shard.job_id,
+                shard.number,
+                shard.shards,
+                self._counts,
+                register=self._register,
+                pause=None if shard.drop is None else DROP_SECONDS,
             )
             sender = OutputSender(self._store, self._outbox)
             ledger = Ledger(self._store, self._outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
             notes = EnvironmentNotes(shard.job_id, self._store, self._outbox)
             handler = ResultHandler(self._manifest, self._counts, sender, ledger, events, self._on_log)
             try:
-                early = FailEarly(shard, self._manifest.tasks_total, self._counts, reporter, self._retry)
+                alone = shard if shard.drop is None else shard._replace(number=0, shards=1)  # it sees no other one
+                early = FailEarly(alone, self._manifest.tasks_total, self._counts, reporter, self._retry)
                 with contextlib.closing(ledger):
                     try:
                         with contextlib.closing(notes):
@@ -178,6 +182,17 @@ class _Run:
             finally:
                 reporter.stop()
 
+    def _open_events(self) -> EventLog:
+        """Return the log of events. Each write to the record leaves one, unless the record is that of a drop."""
+        shard, source = self._shard, f"runner-{self._shard.number}"
+        if shard.drop is not None:
+            return EventLog(self._store, shard.job_id, source=source, flush_seconds=DROP_SECONDS)
+        events = EventLog(self._store, shard.job_id, source=source)
+        self._registry = self._registry.with_on_write(
+            lambda _key, value, _version: events.emit(STATE, **state_fields(JobState.from_json(value)))
+        )
+        return events
+
     def _fail(self, error: MopsJobsError, events: EventLog, reporter: Reporter) -> None:
         """End the job with an error, if the registry can be reached.
 
@@ -192,7 +207,9 @@ class _Run:
         def finalize() -> None:
             if self._counts.started_at is not None:
                 reporter.finish(is_done=False)  # the record gets the time at which it ran
-            if not isinstance(error, StoreError) and find_complete_tasks(self._store, self._manifest).count:
+            if self._shard.drop is not None:
+                note_error(self._registry, self._shard.job_id, str(error))
+            elif not isinstance(error, StoreError) and find_complete_tasks(self._store, self._manifest).count:
                 validate(self._store, self._registry, self._shard.job_id, first_error=str(error))
             else:
                 self._registry.finalize_job(self._shard.job_id, JobStatus.FAILED, error_info=info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.ledger.retry_policy import RetryPolicy
@@ -42,6 +43,9 @@ class Shard(NamedTuple):
     """The limit of failed tasks of the job, like `10` or `10%`; None: no limit."""
     echo: bool = False
     """Whether lines of the model also go to `on_log`, not only into events: a cluster's logs then have them."""
+    drop: Path | None = None
+    """The drop through which the shard reports, in place of a registry; see `submission.shard_drop`. Other shards do
+    not see its record."""
     cores: SharedCores | None = None
     """The cores of this machine that its jobs share, a worker each; None: no other job matters."""
 

@@ -23,6 +23,11 @@ from mopsjobs.studies.validation import EarlyEnd, validate
 KEPT_TEXT = "Outputs are kept on this machine. To deliver them, run the job again."
 
 
+def note_error(registry: JobRegistry, job_id: str, error: str) -> None:
+    """Note an error in the record of a drop, which never ends: who delivers it ends the job."""
+    registry.update_fields(job_id, error_message=error)
+
+
 class ShardEnd:
     """The end of one run over a shard."""
 
@@ -92,7 +97,11 @@ class ShardEnd:
                 if self._retry.is_stopping:
                     raise
         is_last = is_done and reduced is not None and self._is_last(state)
-        if state is not None and not state.is_terminal and (is_last or early is not None):
+        if shard.drop is not None:
+            error = handler.first_error if early is None else f"{early.reason}; {handler.first_error}"
+            if state is not None and error is not None:
+                self._retry.call(functools.partial(note_error, self._registry, shard.job_id, error))
+        elif state is not None and not state.is_terminal and (is_last or early is not None):
             end_job = functools.partial(
                 validate,
                 self._store,

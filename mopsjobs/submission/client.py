@@ -18,12 +18,14 @@ from mopsjobs.bundles.packing import PackedBundle
 from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult, launch_fields
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.slurm.options import wants_file_drop
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import (
     EngineError,
     EngineUnavailableError,
     JobExistsError,
     MopsJobsError,
+    OptionError,
     StoreError,
     TooManyRetriesError,
     UnusableStoreError,
@@ -37,7 +39,7 @@ from mopsjobs.registry.notes import SUSPECT
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study
@@ -50,6 +52,7 @@ from mopsjobs.submission.offline import (
     try_record_launch,
 )
 from mopsjobs.submission.session import Session
+from mopsjobs.submission.shard_drop import fill_drop
 from mopsjobs.utils.times import record_time, utc_now
 
 
@@ -144,8 +147,12 @@ class JobSubmissionClient:
                 updates the record.
         """
         warnings: list[str] = []
+        is_dropped = wants_file_drop(launch.options)
+        if is_dropped:
+            _check_drop(submission)
+        directory = self._directory_of(submission.job_id)
         with contextlib.suppress(OSError):
-            remove_times(self._directory_of(submission.job_id))
+            remove_times(directory)
         try:
             self._prepare(submission, launch)
         except (UnusableStoreError, ValueTooLargeError):
@@ -153,13 +160,14 @@ class JobSubmissionClient:
         except (StoreError, TooManyRetriesError) as error:
             self._save_offline(submission)
             warnings.append(f"{error} The job is launched anyway, and registers itself later.")
-            if self._engine.name in CLUSTER_ENGINES:
+            if self._engine.name in CLUSTER_ENGINES and not is_dropped:
                 warnings.append(
                     "Its code and its manifest are on this machine, where its shards cannot see them. They wait up to"
                     f" 1 hour. When the registry answers, run here: {command_line('resume', submission.job_id)}"
                 )
-        directory = self._directory_of(submission.job_id)
         try:
+            if is_dropped:
+                self._fill_drop(submission, directory, is_offline=bool(warnings))
             launched = launch_remembered(self._engine, launch, directory, submission.notify)
         except (EngineError, UsageError) as error:
             if warnings:
@@ -238,6 +246,28 @@ class JobSubmissionClient:
                 hint="Name another place: XDG_STATE_HOME=/path.",
             ) from None
 
+    def _fill_drop(self, submission: Submission, directory: JobDir, *, is_offline: bool) -> None:
+        with contextlib.ExitStack() as stack:
+            store = self._store
+            if is_offline:
+                store = stack.enter_context(contextlib.closing(SQLiteVersionedStore(directory.outbox)))
+            fill_drop(directory, submission.manifest(self._engine.name), store)
+
+
+def _check_drop(submission: Submission) -> None:
+    """Refuse a job whose shards would have to read outputs of others.
+
+    Raises:
+        OptionError: if it is one.
+    """
+    needs = (
+        "a study with a reduce function, which reads the outputs of all shards" if submission.study.reduce is not None
+        else "--extend, since the outputs of the other job are in the registry" if submission.reused
+        else None
+    )  # fmt: skip
+    if needs is not None:
+        raise OptionError(f"file_drop does not go with {needs}.", "file_drop")
+
 
 def _may_run(error: MopsJobsError) -> bool:
     """Return whether a launch that failed may have started the job. Its record then must not say that it ended."""
@@ -291,7 +321,10 @@ def launch_again(
     with contextlib.suppress(StoreError, TooManyRetriesError):
         session.registry.update_fields(state.job_id, **sign_of_life(launch_fields(launch, engine.name)))
         is_noted = True
-    launched = launch_remembered(engine, launch, JobDir.for_job(state.job_id, session.env), notify)
+    directory = JobDir.for_job(state.job_id, session.env)
+    if wants_file_drop(launch.options):
+        fill_drop(directory, load_manifest(session.store, state.job_id), session.store)
+    launched = launch_remembered(engine, launch, directory, notify)
     fields = launched_fields(launch, engine.name, launched)
     return try_record_launch(session.registry, state.job_id, fields if is_noted else sign_of_life(fields))
 

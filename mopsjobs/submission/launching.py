@@ -13,7 +13,7 @@ from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import PATCH, Launch
 from mopsjobs.engines.kubernetes.options import OPTIONS as CLUSTER_OPTIONS
 from mopsjobs.engines.option_texts import option_text
-from mopsjobs.engines.slurm.options import JOINS, SETUP_VARIABLE, split_start_flags
+from mopsjobs.engines.slurm.options import JOINS, SETUP_VARIABLE, split_start_flags, wants_file_drop
 from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
 from mopsjobs.errors import EngineError, OptionError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
@@ -114,7 +114,7 @@ def make_launch(
     retries, retry_on = _retries(options, recorded)
     launch = Launch(
         job_id=job_id,
-        registry_url=url_for_nodes(session.registry_url) if engine == "slurm" else session.registry_url,
+        registry_url=_registry_url(engine, own, session.registry_url),
         shards=shards or 1,
         workers=options.workers or _recorded_number(recorded.get("workers")),
         python=find_python(engine, options.python, session.env, recorded.get("python")),
@@ -137,6 +137,15 @@ def make_launch(
 
         slurm.check_launch(launch)
     return launch
+
+
+def _registry_url(engine: str, options: Mapping[str, str], url: str) -> str:
+    """Return the registry as the runner opens it. On Slurm, one with a drop of files opens none.
+
+    Raises:
+        UsageError: if the nodes of Slurm cannot share the registry.
+    """
+    return url_for_nodes(url) if engine == "slurm" and not wants_file_drop(options) else url
 
 
 def _complete(launch: Launch, env: Mapping[str, str]) -> Launch:

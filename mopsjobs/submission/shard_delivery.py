@@ -1,13 +1,15 @@
-"""Deliver what shards on Slurm kept while the registry did not answer, and no runner is left to deliver.
+"""Deliver what shards on Slurm left for others to deliver.
 
-A runner that Slurm ends at its time limit keeps its finished outputs in the outbox of its shard, and one that is killed
-leaves its journal. The next launch of the job would read both; a child job has other directories. `resume`, `reconcile`
-and the commands that follow a job deliver them.
+Shards without a way to the registry report by files, at any time; see `shard_drop`. Others leave something only if the
+registry did not answer at their end. A runner that Slurm ends at its time limit keeps its finished outputs in the
+outbox of its shard. A runner that is killed leaves its journal. The next launch of the job would read both; a child job
+has other directories. `resume`, `validate`, `reconcile` and the commands that follow a job deliver all that.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import EngineState, engine_of
@@ -20,13 +22,16 @@ from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.submission.offline import deliver_offline
 from mopsjobs.submission.session import Session
+from mopsjobs.submission.shard_drop import deliver_drop, has_drop
 
 LEDGER_SECONDS = 30.0
 """How long the journal of a shard may take. What the store does not take by then goes into the outbox."""
 
 
 def deliver_shards(state: JobState, session: Session, engine: EngineState | None = None) -> JobState:
-    """Move what the shards of a job on Slurm kept into the store, unless its job array is active or not known here.
+    """Move what the shards of a job on Slurm left into the store.
+
+    What they kept while the registry did not answer waits until the job array has ended, and is known to have.
 
     Args:
         state: the record of the job.
@@ -42,28 +47,34 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
     """
     if engine_of(state.fields()) != "slurm":
         return state
+    is_dropped = has_drop(state.job_id, session)
+    if is_dropped:  # also while shards are at work
+        state = deliver_drop(state, session, _warner(session, "cannot be delivered"), is_over=False)
     kept = [
         (number, directory)
         for number, directory in JobDir.for_job(state.job_id, session.env).shard_directories()
         if directory.outbox.exists() or _has_journal(directory, number)
     ]
-    if not kept:
+    if not (kept or (is_dropped and state.is_terminal)):
         return state
     engine = engine or open_engine("slurm", session.env).state(state.fields())
     # SQLite cannot share a file among nodes, so not even a look at the outbox of a shard at work is safe.
     if engine.phase in ("pending", "running", "unknown"):
         return state
-
-    def warn(key: str, reason: StoreError) -> None:
-        session.warn(f"{key} cannot be delivered, and is removed: {reason}")
-
+    warn = _warner(session, "cannot be delivered, and is removed")
+    if is_dropped and state.is_terminal:
+        deliver_drop(state, session, warn, is_over=True)
     delivered = [
         deliver_offline(directory, state.job_id, session.store, session.registry, warn) for _, directory in kept
     ]
     delivered += [_deliver_journal(directory, number, state.job_id, session) for number, directory in kept]
     if any(delivered):
-        session.note(f"{state.job_id}: delivered what its shards kept while the registry did not answer")
+        session.note(f"{state.job_id}: delivered what its shards kept")
     return session.registry.get_job(state.job_id) or state
+
+
+def _warner(session: Session, what: str) -> Callable[[str, StoreError], None]:
+    return lambda key, reason: session.warn(f"{key} {what}: {reason}")
 
 
 def _has_journal(directory: JobDir, shard: int) -> bool:

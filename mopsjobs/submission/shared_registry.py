@@ -13,8 +13,8 @@ from mopsjobs.store.urls import sqlite_path
 from mopsjobs.utils.file_systems import network_file_system
 
 _HINT = (
-    "Name a registry that the nodes reach over the network: --registry azure://container. Without such a network, use"
-    " --engine dask: its runner and its registry stay on this machine."
+    "Let the shards report by files, which commands on this machine deliver: --file-drop. Or name a registry that the"
+    " nodes reach over the network: --registry azure://container."
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from mopsjobs.engines.slurm.commands import Commands
 from mopsjobs.engines.slurm.documents import parse_squeue
 from mopsjobs.engines.slurm.tasks import parse_scontrol
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.utils.sqlite_file import file_names
 from support.cli import Cli, Spawn
 from support.runs import calls, code, kill, record, results, sets_of, until
 from support.slurm import Slurm, missing_programs, running
@@ -76,13 +78,17 @@ class Lab:
 
     def await_states(self, job_id: str, *states: str) -> None:
         """Wait until all shards of a job are in one of these states, or wait for one of these reasons."""
-        words = ("--noheader", "--states=all", f"--jobs={self.array_of(job_id)}", "--format=%T %r")
+        array = self.array_of(job_id)
 
         def are_reached() -> bool:
-            shards = self.slurm.run("squeue", *words).splitlines()
-            return all({*shard.replace(",", " ").split()} & {*states} for shard in shards)
+            return all({*shard} & {*states} for shard in self.states_of(array))
 
         until(are_reached, f"{job_id} to be {' or '.join(states)}")
+
+    def states_of(self, array: str) -> list[list[str]]:
+        """Return the state of each shard of a job array, and why it waits."""
+        words = ("--noheader", "--states=all", f"--jobs={array}", "--format=%T %r")
+        return [shard.replace(",", " ").split() for shard in self.slurm.run("squeue", *words).splitlines()]
 
     def await_calls(self, count: int) -> None:
         """Wait until this many tasks have begun."""
@@ -231,3 +237,57 @@ def test_a_time_limit_requeues_and_holds_and_cancellations_are_told(lab: Lab) ->
     assert calls(lab.calls)[0] == 1
     (log,) = JobDir.for_job("long", lab.cli.env).path.glob("slurm-*.log")
     assert "mops-jobs: stopped ahead of the time limit; finished tasks are kept." in log.read_text()
+
+
+@contextlib.contextmanager
+def _hidden(registry: Path) -> Iterator[None]:
+    """Take an embedded registry away during the block. Nothing begins another one there."""
+    found = [Path(name) for name in file_names(str(registry)) if os.path.exists(name)]
+    for path in found:
+        path.rename(f"{path}.hidden")
+    try:
+        yield
+        assert not registry.exists()
+    finally:
+        for path in found:
+            Path(f"{path}.hidden").rename(path)
+
+
+def test_shards_without_the_registry_report_by_files(lab: Lab, seir: list[str], local_store: VersionedStore) -> None:
+    """It is away while they run. What they leave is delivered later: the bytes of a local run, and their attempts.
+
+    Nothing stays in the drop.
+    """
+    lab.cli.ok(*seir, "--job-id", "here", "--workers", "1")
+    assert lab.run("wait", "here")[0] == 0
+    words = ("--engine", "slurm", "--shards", "2", "--file-drop", "--sbatch-arg=--hold")
+    lab.cli.ok(*seir, "--job-id", "there", *words)
+    array = lab.array_of("there")
+    with _hidden(Path(lab.cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))):
+        lab.slurm.run("scontrol", "release", array)
+        until(lambda: [state for state, *_ in lab.states_of(array)] == ["COMPLETED"] * 2, "the shards", 60)
+    assert results(local_store, "there") == {}
+    assert lab.run("wait", "there")[0] == 0
+    there = results(local_store, "there")
+    assert len(there) == 20
+    assert there == results(local_store, "here")
+    tasks = [json.loads(line) for line in lab.cli.ok("tasks", "there", "--jsonl").lines]
+    assert [task["outcome"] for task in tasks] == ["succeeded"] * 20
+    job = lab.cli.ok("status", "there", "--json").json
+    assert (job["status"], job["tasks_completed"], job["tasks_failed"]) == ("succeeded", 20, 0)
+    assert job["cpu_seconds"] > 0
+    assert not JobDir.for_job("there", lab.cli.env).drop.exists()
+
+
+def test_a_requeued_shard_with_a_drop_runs_no_task_again(lab: Lab, local_store: VersionedStore) -> None:
+    """What was delivered before stays in the drop until then, and progress is seen while the job runs."""
+    lab.submit("job", 3, "--file-drop", "--requeue")
+    lab.await_calls(2)
+    until(lambda: lab.reconcile("job")["tasks_completed"] == 1, "the first report", 60)
+    assert len(results(local_store, "job")) == 1
+    lab.slurm.run("scontrol", "requeue", lab.array_of("job"))
+    lab.await_states("job", "PENDING")
+    lab.gate.touch()
+    assert lab.run("wait", "job")[0] == 0
+    assert len(results(local_store, "job")) == 3
+    assert calls(lab.calls)[0] == 1

@@ -13,6 +13,7 @@ import bench.s3
 from bench.aws import aws_env, plain_client
 from bench.azurite import ACCOUNT, ACCOUNT_KEY
 from mopsjobs.store import open_store
+from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.s3.store import S3VersionedStore
 
@@ -126,6 +127,10 @@ def memory_backend() -> Backend:
 
 def sqlite_backend(path: Path) -> Backend:
     return Backend("sqlite", f"sqlite://{path}", path.exists)
+
+
+def directory_backend(path: Path) -> Backend:
+    return Backend("directory", "", path.exists, open_client=lambda: DirectoryVersionedStore(path))
 
 
 def azure_backend(server: Azurite) -> Backend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 from mopsjobs.app.app import App
 from mopsjobs.app.foreground import run_here, stopped_code
@@ -60,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DURATION",
         help="time to wait at the end for a registry that does not answer (default: 1h)",
     )
+    parser.add_argument(
+        "--file-drop",
+        metavar="DIR",
+        help="report by files in this directory, where the code is too (default: to the registry)",
+    )
     parser.add_argument("--echo", action="store_true", help="also print here what the tasks write")
 
 
@@ -80,6 +86,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         first=args.first,
         max_failures=parse_max_failures(args.max_failures),
         wait_for_manifest=is_in_pod,
+        drop=None if args.file_drop is None else Path(args.file_drop),
         echo=args.echo,
         outage_seconds=DEFAULT_OUTAGE_SECONDS if args.patience is None else parse_duration(args.patience),
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, app.env),

@@ -28,6 +28,7 @@ OPTIONS = (
     "setup",
     "requeue",
     "signal",
+    "file_drop",
     "sbatch_arg",
 )
 """Names of `Launch.options` for this engine. `setup` is a line of the shell; `sbatch_arg` is words as in a shell."""
@@ -195,9 +196,22 @@ def wants_requeue(options: Mapping[str, str]) -> bool:
     Raises:
         OptionError: if the option is neither yes nor no.
     """
-    text = options.get("requeue", "no")
+    return _is_yes(options, "requeue")
+
+
+def wants_file_drop(options: Mapping[str, str]) -> bool:
+    """Return whether shards report by files, as their nodes do not reach the registry.
+
+    Raises:
+        OptionError: if the option is neither yes nor no.
+    """
+    return _is_yes(options, "file_drop")
+
+
+def _is_yes(options: Mapping[str, str], name: str) -> bool:
+    text = options.get(name, "no")
     if text not in ("yes", "no"):
-        raise OptionError(f"invalid requeue '{text}': expected yes or no.", "requeue")
+        raise OptionError(f"invalid {name} '{text}': expected yes or no.", name)
     return text == "yes"
 
 

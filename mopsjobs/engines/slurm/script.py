@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mopsjobs.engines.base import Launch, runner_flags
-from mopsjobs.engines.slurm.options import wants_requeue, workers
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.slurm.options import wants_file_drop, wants_requeue, workers
 
 EXIT_TIME_LIMIT = 124
 """The exit code of a shard that stopped ahead of its time limit, as `timeout` has it."""
@@ -107,7 +108,7 @@ def write_script(launch: Launch, directory: Path, command: Sequence[str]) -> str
     return script + _RUN.format(
         files=shlex.join(command),
         # Without PYTHONHOME and PYTHONPATH, which the setup may set for the model's interpreter.
-        command=shlex.join([command[0], "-E", *command[1:], *_arguments(launch)]),
+        command=shlex.join([command[0], "-E", *command[1:], *_arguments(launch, directory)]),
         requeue=_REQUEUE.format(log=_log(directory)) if wants_requeue(launch.options) else "",
         exit_not_found=EXIT_NOT_FOUND,
         exit_time_limit=EXIT_TIME_LIMIT,
@@ -119,7 +120,9 @@ def _log(directory: Path) -> str:
     return f"{shlex.quote(str(directory))}/slurm-${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID.log"
 
 
-def _arguments(launch: Launch) -> list[str]:
+def _arguments(launch: Launch, directory: Path) -> list[str]:
     """Return the arguments of `mops-jobs`. The script sets the index of the shard in JOB_COMPLETION_INDEX."""
-    arguments = ["run", launch.job_id, "--registry", launch.registry_url, "--shards", str(launch.shards), "--echo"]
+    drop = JobDir(directory).drop
+    where = ["--file-drop", str(drop)] if wants_file_drop(launch.options) else ["--registry", launch.registry_url]
+    arguments = ["run", launch.job_id, *where, "--shards", str(launch.shards), "--echo"]
     return [*arguments, "--workers", str(workers(launch)), *runner_flags(launch)]

@@ -62,13 +62,15 @@ def test_an_error_names_the_field(engine: str, options: dict[str, Any], message:
 def test_a_launch_on_slurm_names_the_registry_so_that_nodes_find_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Or it is refused: nodes cannot share one on a network file system."""
+    """Or it is refused: nodes cannot share one on a network file system. With a drop of files they need none."""
     monkeypatch.chdir(tmp_path)
     session = dataclasses.replace(SESSION, registry_url="sqlite:registry.db")
     assert make_launch("job", "slurm", LaunchOptions(), session).registry_url == f"sqlite://{tmp_path}/registry.db"
     monkeypatch.setattr(shared_registry, "network_file_system", lambda path: "beegfs")
     with pytest.raises(UsageError, match="beegfs"):
         make_launch("job", "slurm", LaunchOptions(), session)
+    drop = make_launch("job", "slurm", LaunchOptions(cluster={"file_drop": "yes"}), session)
+    assert recorded_launch(launch_notes(drop, "slurm"), "slurm")["file_drop"] == "yes"  # so a resume repeats it
 
 
 @pytest.mark.parametrize(

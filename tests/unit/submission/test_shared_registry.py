@@ -39,7 +39,7 @@ def test_a_file_on_a_network_file_system_is_refused_with_its_type(tmp_path: Path
         with pytest.raises(UsageError, match=r"registry\.db is on a network file system \(nfs4\)") as raised:
             check(url)
         assert "--registry azure://" in str(raised.value.hint)
-        assert "--engine dask" in str(raised.value.hint)
+        assert "--file-drop" in str(raised.value.hint)
 
 
 def test_a_node_without_the_file_begins_no_empty_registry(tmp_path: Path) -> None:

@@ -76,6 +76,13 @@ def test_a_shard_runs_in_its_own_place_and_passes_its_exit_code_on(tmp_path: Pat
     )
 
 
+def test_a_shard_with_a_drop_is_told_no_registry(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """It gets the drop of the job, which is not in its own state directory."""
+    _, out, _ = _end(_start(tmp_path, slurm, options={"file_drop": "yes"}))
+    words = ["run", "job", "--file-drop", f"{tmp_path}/a $HOME 'b'/drop", "--shards", "8", "--echo", "--workers", "1"]
+    assert out == f"{words} 3 {tmp_path}/a $HOME 'b'/shards/3 None\n"
+
+
 def test_a_setup_that_fails_starts_no_runner(tmp_path: Path, slurm: FakeSlurm) -> None:
     code, out, err = _end(_start(tmp_path, slurm, options={"setup": "true && (exit 3)"}))
     assert (code, out, err) == (EXIT_SETUP, "", "mops-jobs: the setup failed (exit code 3).\n")

@@ -1,0 +1,257 @@
+"""The drop of a job: files through which shards report whose nodes do not reach the registry.
+
+It lies in the directory of the job, which the nodes share with the machine that has submitted it:
+
+    drop/job/    manifest and bundle of the job, from that machine
+    drop/N/      the record of shard N, its outputs, events and attempts, from its runner
+
+Each directory is a store with one writer, of files that appear whole (store/directory.py). `deliver_drop` moves what
+the shards leave. It may stop anywhere, run at any time, and run twice: all but the counts is written by
+`create_if_absent`. Outputs stay until the job has ended, so that a shard that is started again knows its complete
+tasks. See docs/decisions/0088-a-drop-of-files.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mopsjobs.bundles.bundle import bundle_key
+from mopsjobs.engines.base import last_launch
+from mopsjobs.engines.job_dir import MAX_SHARD, JobDir
+from mopsjobs.errors import EngineError, JobExistsError, StoreError
+from mopsjobs.registry import announcements
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.transitions import ShardReport, all_shards_done
+from mopsjobs.registry.usage import shard_usage
+from mopsjobs.store.base import ReadableStore, Versioned, VersionedStore
+from mopsjobs.store.bulk_writes import create_all_if_absent
+from mopsjobs.store.directory import DirectoryVersionedStore
+from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
+from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
+from mopsjobs.submission.offline import VALUE_ERRORS
+from mopsjobs.submission.session import Session
+from mopsjobs.utils.file_systems import network_file_system
+from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.times import parse_time
+
+JOB = "job"
+"""The directory with manifest and bundle."""
+
+BATCH_BYTES = 2**20
+"""Values that an embedded registry takes in one transaction: each waits for the disk."""
+
+NAME_SECONDS = 90.0
+"""How long a machine may not see a name that another one has made on a network file system. NFS has 60 by default."""
+
+OWN_PREFIXES = ("jobs/", announcements.PREFIX)
+"""Keys of the registry that a shard has for itself. They are not delivered."""
+
+OnRefused = Callable[[str, StoreError], None]
+
+
+class ShardDrop(DirectoryVersionedStore):
+    """The directory of one shard, in which it finds manifest and bundle too: what its runner has for a registry."""
+
+    def __init__(self, drop: Path, shard: int) -> None:
+        """Name the directories. The first write makes that of the shard."""
+        super().__init__(drop / str(shard))
+        self._job = DirectoryVersionedStore(drop / JOB)
+
+    def get(self, key: str) -> Versioned | None:
+        """Return what the shard has written, else what it was given."""
+        return super().get(key) or self._job.get(key)
+
+
+def fill_drop(directory: JobDir, manifest: Manifest, store: ReadableStore) -> None:
+    """Put manifest and bundle of a job where its shards find them.
+
+    Args:
+        directory: the job's.
+        manifest: that of the job.
+        store: which has both.
+
+    Raises:
+        EngineError: if another job of the id has left a drop there, or if one of the two stores cannot be used.
+    """
+    key = manifest_key(manifest.job_id)
+    drop = DirectoryVersionedStore(directory.drop / JOB)
+    try:
+        for needed in (bundle_key(manifest.bundle), key):
+            if drop.get(needed) is None:
+                found = store.get(needed)
+                if found is None:
+                    raise EngineError(f"The shards cannot get their code: {needed} is not in the store.")
+                drop.create_if_absent(needed, found.value)
+        kept = drop.get(key)
+    except StoreError as error:
+        raise EngineError(f"The shards cannot get their code: {error}") from None
+    if kept is None or kept.value != manifest.to_json():
+        raise EngineError(
+            f"{directory.drop} belongs to another job of the id {manifest.job_id}.",
+            hint="Submit under another id, or remove that directory.",
+        )
+
+
+def has_drop(job_id: str, session: Session) -> bool:
+    """Return whether shards of a job report by files, or have left some."""
+    return JobDir.for_job(job_id, session.env).drop.is_dir()
+
+
+def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is_over: bool) -> JobState:
+    """Move what the shards of a job left so far into the store, and report their counts.
+
+    Args:
+        state: the record of the job.
+        session: the registry and the environment.
+        on_refused: called with key and reason for each value that can never be stored.
+        is_over: whether the job has ended, and no shard is at work. Then nothing stays in the drop.
+
+    Returns:
+        The record after that. It is `validating` if each shard has tried all its tasks.
+
+    Raises:
+        JobExistsError: if the drop belongs to another job of the id. Nothing was delivered.
+        RecordError: if the record of a shard is invalid.
+        StoreError: if the store or the directory does not answer or refuses.
+        TooManyRetriesError: if the record could not be written.
+    """
+    job_id, store, registry = state.job_id, session.store, session.registry
+    drop = JobDir.for_job(job_id, session.env).drop
+    _check_owner(drop, job_id, store)
+    results = results_prefix(job_id)
+    delivered = set(store.list_keys(results))
+    for shard in _shards_of(drop, job_id):
+        # Before its outputs: the counts never say more than what is delivered.
+        report = shard.report()
+        for batch in _batches(shard.store, delivered):
+            _create(store, batch, on_refused)
+            for key, _ in batch:
+                if is_over or not key.startswith(results):  # no runner reads it again
+                    shard.store.delete(key)
+        if report is not None and not state.is_terminal:
+            state = _take_report(state, shard.number, report, registry)
+    if is_over:
+        _remove(drop, job_id, store)
+    elif state.status == JobStatus.RUNNING and all_shards_done(state, _count_shards(state)):
+        state = registry.update_status(job_id, JobStatus.VALIDATING)
+    return state
+
+
+def first_error(job_id: str, session: Session) -> str | None:
+    """Return the error of the first shard that reports one in the drop of a job; None without any."""
+    reports = (shard.report() for shard in _shards_of(JobDir.for_job(job_id, session.env).drop, job_id))
+    return next((one.error_message for one in reports if one is not None and one.error_message), None)
+
+
+def may_lack_files(state: JobState, session: Session, ended_at: datetime | None) -> bool:
+    """Return whether files of shards that have ended may still be unseen here, and outputs are missing.
+
+    Args:
+        state: the record of the job.
+        session: the registry, the environment and the clock.
+        ended_at: when the last shard ended; None if that is not known, and long ago.
+    """
+    drop = JobDir.for_job(state.job_id, session.env).drop
+    if ended_at is None or not drop.is_dir() or network_file_system(str(drop)) is None:
+        return False
+    if (session.now() - ended_at).total_seconds() > NAME_SECONDS:
+        return False
+    manifest = load_manifest(session.store, state.job_id)
+    return find_complete_tasks(session.store, manifest).count < manifest.tasks_total
+
+
+class _Shard(NamedTuple):
+    """The directory of one shard."""
+
+    number: int
+    store: DirectoryVersionedStore
+    job_id: str
+
+    def report(self) -> JobState | None:
+        """Return the record of the shard; None before its first report."""
+        found = JobRegistry(self.store).get_job(self.job_id)
+        return found if found is not None and str(self.number) in found.shards else None
+
+
+def _shards_of(drop: Path, job_id: str) -> Iterator[_Shard]:
+    """Yield the shards that have written something, in their order."""
+    with contextlib.suppress(FileNotFoundError):
+        numbers = (parse_whole_number(name, 0, MAX_SHARD) for name in os.listdir(drop))
+        for number in sorted(number for number in numbers if number is not None):
+            yield _Shard(number, DirectoryVersionedStore(drop / str(number)), job_id)
+
+
+def _check_owner(drop: Path, job_id: str, store: VersionedStore) -> None:
+    """Refuse the drop of a job of the same id, from another registry."""
+    key = manifest_key(job_id)
+    kept, stored = DirectoryVersionedStore(drop / JOB).get(key), store.get(key)
+    if kept is not None and stored is not None and stored.value != kept.value:
+        raise JobExistsError(job_id, f"{drop} belongs to another job of the id {job_id}: it was not delivered.")
+
+
+def _batches(part: DirectoryVersionedStore, delivered: Collection[str]) -> Iterator[list[tuple[str, bytes]]]:
+    """Yield the values of a shard that are still to be delivered, some at a time. Its record is not among them."""
+    batch: list[tuple[str, bytes]] = []
+    size = 0
+    for entry in part.scan():
+        if entry.key in delivered or entry.key.startswith(OWN_PREFIXES):
+            continue
+        found = part.get(entry.key)
+        if found is not None:
+            batch.append((entry.key, found.value))
+            size += len(found.value)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def _create(store: VersionedStore, batch: list[tuple[str, bytes]], on_refused: OnRefused) -> None:
+    """Create the keys of a batch that do not exist. If the store refuses one, the others are created all the same."""
+    try:
+        create_all_if_absent(store, batch)
+    except VALUE_ERRORS:
+        for key, value in batch:
+            try:
+                store.create_if_absent(key, value)
+            except VALUE_ERRORS as error:
+                on_refused(key, error)
+
+
+def _take_report(state: JobState, shard: int, found: JobState, registry: JobRegistry) -> JobState:
+    """Bring the counts of a shard into the record of the job, unless they are there."""
+    name = str(shard)
+    if found.shards[name] == state.shards.get(name) and found.usage.get(name) == state.usage.get(name):
+        return state
+    counts: Any = found.shards[name]
+    usage = shard_usage(found, shard) if name in found.usage else None
+    report = ShardReport(counts[0], counts[1], bool(counts[2]), usage=usage, is_relayed=True)
+    began = next((str(step["at"]) for step in found.transitions if step["status"] == JobStatus.RUNNING), None)
+    registry = registry.backdated_to(None if began is None else parse_time(began))
+    return registry.report_shard(state.job_id, shard, max(_count_shards(state), shard + 1), report)
+
+
+def _count_shards(state: JobState) -> int:
+    return parse_whole_number(last_launch(state.fields()).get("shards", ""), 1, MAX_SHARD) or 1
+
+
+def _remove(drop: Path, job_id: str, store: VersionedStore) -> None:
+    """Remove the drop of a job that is over. A file that was not seen at the delivery stays for the next one."""
+    delivered = set(store.list_keys(results_prefix(job_id)))
+    for shard in _shards_of(drop, job_id):
+        for key in shard.store.list_keys():
+            if key in delivered or key.startswith(OWN_PREFIXES):
+                shard.store.delete(key)
+    job = DirectoryVersionedStore(drop / JOB)
+    for key in job.list_keys():
+        job.delete(key)
+    for directory, _, _ in os.walk(drop, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)

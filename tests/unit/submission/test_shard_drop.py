@@ -1,0 +1,304 @@
+"""Shards that do not reach the registry leave files, and a delivery that may stop anywhere brings them there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.app.reconcile import reconcile
+from mopsjobs.engines.base import EngineState, EngineTimes
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.errors import EngineError, JobExistsError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.submission import shard_drop
+from mopsjobs.submission.session import Session
+from mopsjobs.submission.shard_delivery import deliver_shards
+from mopsjobs.submission.shard_drop import ShardDrop, deliver_drop, fill_drop
+from support.engines import COMPLETE, FAILED, GONE, RUNNING, Cluster, state_of
+from support.ledgers import attempts_in
+from support.runs import calls, code, place, results, sets_of, study, work
+
+SHARDS = 2
+
+ONCE = RetryPolicy(retries=0)
+
+
+class StopsAfter(InMemoryVersionedStore):
+    """A store that stops answering before its n-th write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: float = float("inf")
+
+    def _count(self) -> None:
+        if self.left <= 0:
+            raise StoreUnavailableError("Cannot reach the registry: as asked.")
+        self.left -= 1
+
+    def put(self, *args: Any) -> Any:
+        self._count()
+        return super().put(*args)
+
+    def create_if_absent(self, key: str, value: bytes) -> Any:
+        self._count()
+        return super().create_if_absent(key, value)
+
+
+class Site:
+    """A cluster whose nodes share a directory with the machine that has the registry."""
+
+    def __init__(self, directory: Path) -> None:
+        self.store = StopsAfter()
+        self.registry = JobRegistry(self.store, sleep=lambda _: None)
+        self.warnings: list[str] = []
+        self.session = Session(
+            registry_url="memory:",
+            open_registry=lambda: self.registry,
+            env={"XDG_STATE_HOME": str(directory / "state"), "HOME": str(directory)},
+            warn=self.warnings.append,
+        )
+        self.directory = JobDir.for_job("job", self.session.env)
+        self.calls = code(directory / "code") / "calls"
+        self.manifest: Manifest
+
+    def submit(self, sets: list[dict[str, Any]]) -> None:
+        """Submit a job of two shards with a drop."""
+        for one in sets:
+            one["calls"] = str(self.calls)
+        self.manifest = place(self.store, "job", study(sets), self.calls.parent)
+        metadata = {"slurm_file_drop": "yes", "slurm_shards": str(SHARDS)}
+        self.registry.register_job("job", engine="slurm", tasks_total=len(sets), metadata=metadata)
+        self.registry.update_status("job", "scheduled")
+        fill_drop(self.directory, self.manifest, self.store)
+
+    def work(self, shard: int, **more: Any) -> list[str]:
+        """Run a shard as on its node: it has its own part of the drop alone. Return what it said."""
+        drop = ShardDrop(self.directory.drop, shard)
+        directory = self.directory.path / f"shards/{shard}/mops-jobs/jobs/job"
+        return work(drop, JobRegistry(drop), directory, number=shard, shards=SHARDS, drop=self.directory.drop, **more)[
+            1
+        ]
+
+    def deliver(self, *, is_over: bool = False) -> JobState:
+        return deliver_drop(
+            state_of(self.registry, "job"),
+            self.session,
+            lambda key, reason: self.warnings.append(f"{key}: {reason}"),
+            is_over=is_over,
+        )
+
+    def reconcile(self, says: EngineState) -> JobState:
+        (done,) = reconcile(self.session, {"slurm": Cluster(says)}, [state_of(self.registry, "job")])
+        assert done.problem is None
+        return state_of(self.registry, "job")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def _counts(state: JobState) -> tuple[str, int, int]:
+    return str(state.status), state.tasks_completed, state.tasks_failed
+
+
+def test_the_outputs_and_counts_of_each_shard_are_delivered(site: Site) -> None:
+    """Its attempts, events and usage too. All shards are done, so the outputs decide when Slurm has forgotten the job.
+
+    A second delivery changes nothing, and nothing stays.
+    """
+    site.submit(sets_of(4))
+    site.work(0)
+    state = site.deliver()
+    assert _counts(state) == ("running", 2, 0)
+    assert site.deliver() == state
+    site.work(1)
+    state = site.deliver()
+    assert _counts(state) == ("validating", 4, 0)
+    assert state.heartbeat_at is None
+    assert state.usage.keys() == {"0", "1"}
+    assert len(results(site.store)) == 4
+    assert [str(one.outcome) for one in attempts_in(site.store)] == ["succeeded"] * 4
+    assert _counts(site.reconcile(GONE)) == ("succeeded", 4, 0)
+    assert not site.directory.drop.exists()
+
+
+def test_the_record_of_the_job_alone_tells_of_its_state(site: Site) -> None:
+    """A shard sees its own tasks only, so neither its announcements nor its states are delivered."""
+    site.submit(sets_of(2))
+    before = [key for key in site.store.list_keys() if key.startswith("changes/")]
+    site.work(0)
+    site.deliver()
+    assert [key for key in site.store.list_keys() if key.startswith("changes/")] == before
+    events = [entry.value or b"" for entry in site.store.scan("events/")]
+    assert not [event for event in events if b'"kind":"state"' in event]
+
+
+def test_a_delivery_that_stops_anywhere_is_completed_by_the_next(site: Site) -> None:
+    """Before each write of the store. Counts are never ahead of outputs, and no task is lost or runs again."""
+    site.submit([*sets_of(3), {"x": 3, "fail": True}])
+    site.work(0)
+    site.work(1)
+    steps = 0
+    while True:
+        site.store.left = steps
+        try:
+            site.reconcile(COMPLETE)
+            break
+        except StoreUnavailableError:
+            steps += 1
+        site.store.left = float("inf")
+        seen = state_of(site.registry, "job")
+        assert len(results(site.store)) >= seen.tasks_completed
+    site.store.left = float("inf")
+    assert steps > 5
+    assert _counts(state_of(site.registry, "job")) == ("partial", 3, 1)
+    assert len(results(site.store)) == 3
+    assert len(attempts_in(site.store)) == 4
+    assert deliver_shards(state_of(site.registry, "job"), site.session, COMPLETE)
+    assert not site.directory.drop.exists()
+
+
+def test_a_delivery_that_is_killed_between_two_removals_is_completed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is removed after it was delivered."""
+    site.submit(sets_of(4))
+    site.work(0)
+    site.work(1)
+    site.reconcile(RUNNING)
+    site.registry.finalize_job("job", "succeeded")
+    removals, kill_at = 0, 0
+    delete = ShardDrop.delete
+
+    def killed(store: ShardDrop, key: str) -> bool:
+        nonlocal removals
+        if removals == kill_at:
+            raise KeyboardInterrupt
+        removals += 1
+        return delete(store, key)
+
+    monkeypatch.setattr(shard_drop.DirectoryVersionedStore, "delete", killed)
+    while site.directory.drop.exists():
+        removals = 0
+        try:
+            site.deliver(is_over=True)
+        except KeyboardInterrupt:
+            kill_at += 1
+        assert len(results(site.store)) == 4
+    assert kill_at > 0
+
+
+def test_a_shard_that_is_started_again_runs_no_task_again(site: Site) -> None:
+    """Although its outputs were delivered, as far as there were some."""
+    site.submit([{"x": 0}, {"x": 1}, {"x": 2, "needs": str(site.calls.parent / "there")}])
+    site.work(0, policy=ONCE)
+    site.deliver()
+    (site.calls.parent / "there").touch()
+    site.work(0)
+    site.work(1)
+    assert calls(site.calls) == {0: 1, 1: 1, 2: 2}
+    assert _counts(site.reconcile(COMPLETE)) == ("succeeded", 3, 0)
+
+
+def test_the_error_of_a_shard_is_that_of_the_job(site: Site) -> None:
+    """It comes after what Slurm says."""
+    site.submit([{"x": 0}, {"x": 1, "fail": True}])
+    site.work(1, policy=ONCE)
+    state = site.reconcile(FAILED)
+    assert _counts(state) == ("failed", 0, 1)
+    assert state.error_code == FAILED.reason
+    assert "ValueError: as asked" in str(state.error_message)
+
+
+def test_first_tasks_and_failures_count_in_each_shard_alone(site: Site) -> None:
+    """A shard does not wait for another one, whose record it does not see. One that ends early ends alone."""
+    site.submit([{"x": number, "fail": number % 2 == 1} for number in range(12)])
+    said = site.work(1, first=1, policy=ONCE)
+    assert not [line for line in said if "Waiting" in line]
+    assert calls(site.calls) == {1: 1, 3: 1, 5: 1, 7: 1, 9: 1}
+    site.work(0, max_failures="2")
+    state = site.reconcile(COMPLETE)
+    assert _counts(state) == ("partial", 6, 5)
+    assert "Ended by --first 1" in str(state.error_message)
+
+
+def test_an_output_that_the_store_refuses_keeps_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told of, and removed with the drop."""
+    site.submit(sets_of(4))
+    site.work(0)
+    create = site.store.create_if_absent
+    refused = next(iter(ShardDrop(site.directory.drop, 0).list_keys("results/")))
+
+    def refuse(key: str, value: bytes) -> Any:
+        if key == refused:
+            raise ValueTooLargeError("too large")
+        return create(key, value)
+
+    monkeypatch.setattr(site.store, "create_if_absent", refuse)
+    site.deliver()
+    assert len(results(site.store)) == 1
+    assert site.warnings == [f"{refused}: too large"]
+
+
+def test_the_drop_of_another_job_of_the_id_is_left_alone(site: Site) -> None:
+    """Another registry may have a job of the same id: neither may get the outputs of the other."""
+    site.submit(sets_of(2))
+    site.work(0)
+    elsewhere = InMemoryVersionedStore()
+    other = place(elsewhere, "job", study(sets_of(3)), site.calls.parent)
+    with pytest.raises(EngineError, match="belongs to another job of the id job"):
+        fill_drop(site.directory, other, elsewhere)
+    key = next(key for key in site.store.list_keys("jobs/") if key.endswith("manifest.json"))
+    found = site.store.get(key)
+    assert found is not None
+    site.store.put(key, other.to_json(), found.version)
+    with pytest.raises(JobExistsError, match="it was not delivered"):
+        site.deliver()
+    assert results(site.store) == {}
+
+
+def test_outputs_that_are_missing_on_a_network_file_system_are_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine may see a name a minute late. Without missing outputs, the job ends at once."""
+    monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
+    site.submit(sets_of(4))
+    site.work(0)
+    cluster = Cluster(COMPLETE)
+    ends: list[tuple[Callable[[], object], int, str]] = [
+        (lambda: None, 10, "running"),
+        (lambda: site.work(1), 20, "succeeded"),
+    ]
+    for before, seconds, expected in ends:
+        before()
+        cluster.ran = EngineTimes(None, site.session.now() - timedelta(seconds=seconds))
+        (done,) = reconcile(site.session, {"slurm": cluster}, [state_of(site.registry, "job")])
+        assert (done.after, done.problem) == (expected, None)
+
+
+def test_outputs_that_stay_missing_end_the_job_when_names_are_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
+    site.submit(sets_of(4))
+    site.work(0)
+    cluster = Cluster(COMPLETE)
+    cluster.ran = EngineTimes(None, site.session.now() - timedelta(seconds=100))
+    (done,) = reconcile(site.session, {"slurm": cluster}, [state_of(site.registry, "job")])
+    assert done.after == "partial"
+
+
+def test_files_are_for_their_owner_alone(site: Site) -> None:
+    site.submit(sets_of(2))
+    site.work(0)
+    modes = {os.stat(os.path.join(root, name)).st_mode & 0o077 for root, _, names in os.walk(site.directory.drop)
+             for name in (".", *names)}  # fmt: skip
+    assert modes == {0}
