@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,25 +14,50 @@ import pytest
 from mopsjobs.errors import JobBusyError
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import results_prefix
+from support.cli import Cli, Clock
 from support.desk import Desk
 from support.runs import calls, kill, make_venv, record, sets_of, until
 
 SETS, REPLICATES = 4, 3
 
 
-@pytest.fixture
-def noted(tmp_path: Path) -> Path:
-    """Return the file in which the model notes its calls."""
-    return tmp_path / "calls"
+def _make_desk(home: Path) -> Desk:
+    return Desk(Cli(home, Clock(), None), home / "desk")  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def ran(desk: Desk, noted: Path) -> Desk:
-    """Return a desk with a job of 4 parameter sets and 3 replicates that has succeeded."""
-    desk.submit(sets_of(SETS, calls=str(noted)), n_replicates=REPLICATES)
-    assert desk.ended() == "succeeded"
-    assert calls(noted).total() == SETS * REPLICATES
+def _take_registry(desk: Desk, home: Path) -> Desk:
+    """Give a desk the registry of a home in which nothing runs any more."""
+    place = Path(desk.env["HOME"], "registry.db")
+    with closing(sqlite3.connect(home / place.name)) as source, closing(sqlite3.connect(place)) as copy:
+        source.backup(copy)
     return desk
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home with a job of 4 parameter sets and 3 replicates that has succeeded. Each test copies its registry.
+
+    Its file `calls`, in which the model notes its calls, is a parameter: tasks that are reused have the same one.
+    """
+    home = tmp_path_factory.mktemp("finished")
+    with closing(_make_desk(home)) as desk:
+        desk.submit(sets_of(SETS, calls=str(home / "calls")), n_replicates=REPLICATES)
+        assert desk.ended() == "succeeded"
+    assert calls(home / "calls").total() == SETS * REPLICATES
+    shutil.copy(home / "calls", home / "calls-of-job")
+    return home
+
+
+@pytest.fixture
+def noted(finished: Path) -> Path:
+    """Return the file in which the model notes its calls. It has those of the job."""
+    return Path(shutil.copy(finished / "calls-of-job", finished / "calls"))
+
+
+@pytest.fixture
+def ran(desk: Desk, finished: Path) -> Desk:
+    """Return a desk with the job that has succeeded."""
+    return _take_registry(desk, finished)
 
 
 def extend(desk: Desk, noted: Path, *argv: str, sets: int = SETS, replicates: int, job_id: str = "more") -> str:
@@ -75,8 +103,9 @@ def test_changed_code_runs_all_tasks_and_says_why(ran: Desk, noted: Path) -> Non
     assert calls(noted).total() == 24
 
 
-def test_a_study_beside_its_model_is_not_code(desk: Desk, noted: Path) -> None:
+def test_a_study_beside_its_model_is_not_code(desk: Desk, tmp_path: Path) -> None:
     """The directory that is packed has the study, which an extension changes. Other files of it are code."""
+    noted = tmp_path / "calls"
     study = desk.home / "study.json"
     desk.launched.update(("job", "more"))
     study.write_bytes(Path(desk.write(sets_of(2, calls=str(noted)))).read_bytes())
@@ -192,11 +221,19 @@ def test_an_unknown_job_cannot_be_extended(desk: Desk) -> None:
 # --- what other views show ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def finished_twice(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home with `job`, and with `more`, which has a replicate more of each parameter set."""
+    home = tmp_path_factory.mktemp("finished-twice")
+    with closing(_make_desk(home)) as desk:
+        extend(_take_registry(desk, finished), finished / "calls", replicates=4)
+    return home
+
+
 @pytest.fixture
-def extended(ran: Desk, noted: Path) -> Desk:
-    """Return a desk with `job`, and with `more`, which has a replicate more of each parameter set."""
-    extend(ran, noted, replicates=4)
-    return ran
+def extended(desk: Desk, finished_twice: Path) -> Desk:
+    """Return a desk with the two jobs."""
+    return _take_registry(desk, finished_twice)
 
 
 def test_outputs_of_reused_tasks_are_those_of_their_source(extended: Desk, tmp_path: Path) -> None:
