@@ -7,7 +7,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -284,51 +284,63 @@ def test_texts_and_bytes_become_outputs(run: Run, returned: str, expected: objec
     assert _outputs(talk.answers[1]) == outputs
 
 
-@pytest.mark.parametrize(
-    ("returned", "outputs"),
-    [
-        ("np.float32(0.5)", {"result.json": b"0.5"}),
-        ("np.arange(4).reshape(2, 2)", {"result.json": b"[[0, 1], [2, 3]]"}),
-        (
-            "{'n': np.int64(3), 'ok': np.bool_(True), 'x': [np.float64(0.1), np.uint8(7)], 's': np.str_('a')}",
-            {"result.json": b'{"n": 3, "ok": true, "s": "a", "x": [0.1, 7]}'},
-        ),
-        ("{'by': dict(zip(*np.unique([5, 5, 7], return_counts=True)))}", {"result.json": b'{"by": {"5": 2, "7": 1}}'}),
-        ("frame", {"result.csv": b",day,cases\n0,1,0.5\n1,2,1.5\n"}),
-        ("frame.set_index('day')['cases']", {"result.csv": b"day,cases\n1,0.5\n2,1.5\n"}),
-        (
-            "{'curve.csv': frame.set_index('day'), 'peak': frame['cases'].max(), 'days': frame['day'].to_numpy()}",
-            {"curve.csv": b"day,cases\n1,0.5\n2,1.5\n", "peak": b"1.5", "days": b"[1, 2]"},
-        ),
-    ],
+NUMPY_AND_PANDAS = """
+import numpy as np, pandas as pd
+frame = pd.DataFrame({'day': [1, 2], 'cases': [0.5, 1.5]})
+"""
+"""Begins a model. Each worker imports them for longer than all else takes, so one worker has all tasks of a test."""
+
+RETURNED: tuple[tuple[str, dict[str, bytes]], ...] = (
+    ("np.float32(0.5)", {"result.json": b"0.5"}),
+    ("np.arange(4).reshape(2, 2)", {"result.json": b"[[0, 1], [2, 3]]"}),
+    (
+        "{'n': np.int64(3), 'ok': np.bool_(True), 'x': [np.float64(0.1), np.uint8(7)], 's': np.str_('a')}",
+        {"result.json": b'{"n": 3, "ok": true, "s": "a", "x": [0.1, 7]}'},
+    ),
+    ("{'by': dict(zip(*np.unique([5, 5, 7], return_counts=True)))}", {"result.json": b'{"by": {"5": 2, "7": 1}}'}),
+    ("frame", {"result.csv": b",day,cases\n0,1,0.5\n1,2,1.5\n"}),
+    ("frame.set_index('day')['cases']", {"result.csv": b"day,cases\n1,0.5\n2,1.5\n"}),
+    (
+        "{'curve.csv': frame.set_index('day'), 'peak': frame['cases'].max(), 'days': frame['day'].to_numpy()}",
+        {"curve.csv": b"day,cases\n1,0.5\n2,1.5\n", "peak": b"1.5", "days": b"[1, 2]"},
+    ),
 )
-def test_numbers_of_numpy_and_tables_of_pandas_become_outputs(
-    run: Run, returned: str, outputs: dict[str, bytes]
-) -> None:
-    """In an interpreter that has both. A plain function and a wire function are alike."""
-    source = (
-        "import numpy as np, pandas as pd\nframe = pd.DataFrame({'day': [1, 2], 'cases': [0.5, 1.5]})\n"
-        f"def f(params, seed): return {returned}\n"
-        f"def wire(entrypoint, params, seed): return {{'result.csv': frame, 'n': np.int64(3), 't': 'text'}}\n"
-    )
-    talk = run(source, {})
-    assert _outputs(talk.answers[1]) == outputs
+"""What a model returns, and its outputs."""
+
+REFUSED = (
+    ("np.array([1.0, np.nan])", "Out of range float values are not JSON compliant"),
+    ("[pd.DataFrame({'a': [1]})]", "Object of type DataFrame is not JSON serializable"),
+    ("{'a': {'b': pd.Series([1])}}", "Object of type Series is not JSON serializable"),
+)
+
+
+def _answers(run: Run, returned: Sequence[str]) -> list[Any]:
+    """Run a task for each of these expressions, which returns its value."""
+    source = f"def f(params, seed): return eval({list(returned)}[params['number']], globals())\n"
+    return run(NUMPY_AND_PANDAS + source, *({"params": {"number": number}} for number in range(len(returned)))).answers[
+        1:
+    ]
+
+
+def test_numbers_of_numpy_and_tables_of_pandas_become_outputs(run: Run) -> None:
+    """In an interpreter that has both."""
+    answers = _answers(run, [returned for returned, _ in RETURNED])
+    assert [_outputs(answer) for answer in answers] == [outputs for _, outputs in RETURNED]
+
+
+def test_a_wire_function_may_return_numbers_of_numpy_and_tables(run: Run) -> None:
+    """As a plain function may."""
+    returned = "{'result.csv': frame, 'n': np.int64(3), 't': 'text'}"
+    source = f"{NUMPY_AND_PANDAS}def wire(entrypoint, params, seed): return {returned}\n"
     wired = _outputs(run(source, {}, wire=_wire("model.py:wire")).answers[1])
     assert wired == {"result.csv": b",day,cases\n0,1,0.5\n1,2,1.5\n", "n": b"3", "t": b"text"}
 
 
-@pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        ("np.array([1.0, np.nan])", "Out of range float values are not JSON compliant"),
-        ("[pd.DataFrame({'a': [1]})]", "Object of type DataFrame is not JSON serializable"),
-        ("{'a': {'b': pd.Series([1])}}", "Object of type Series is not JSON serializable"),
-    ],
-)
-def test_what_json_cannot_hold_fails_its_task(run: Run, returned: str, message: str) -> None:
+def test_what_json_cannot_hold_fails_its_task(run: Run) -> None:
     """A table within a list would lose its index and its columns."""
-    source = f"import numpy as np, pandas as pd\ndef f(params, seed): return {returned}\n"
-    assert run(source, {}).answers[1]["error"]["message"].startswith(message)
+    answers = _answers(run, [returned for returned, _ in REFUSED])
+    for answer, (_, message) in zip(answers, REFUSED, strict=True):
+        assert answer["error"]["message"].startswith(message)
 
 
 # --- large outputs --------------------------------------------------------------------------------------------------
