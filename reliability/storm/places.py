@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from bench import azurite, dynalite, s3, servers
 from bench.aws import aws_env
+from mopsjobs.store import open_store
 from reliability.storm.proxy import Plan, Proxy, faulty
 
 
@@ -56,10 +59,14 @@ def in_s3(directory: Path, plan: Plan, name: str = s3.SEAWEEDFS) -> Iterator[tup
     """Yield an empty prefix in a bucket of a real SeaweedFS, or of moto, and the bad line to it."""
     with (
         servers.running(s3.make_server(directory, name)) as port,
-        faulty(port, plan, "s3") as proxy,
+        faulty(port, Plan(0.0), "s3") as proxy,
     ):
         url = f"s3://{s3.BUCKET}/storm-{uuid.uuid4().hex}"
-        yield Place(url, aws_env("s3", proxy.port), url, aws_env("s3", port)), proxy
+        env = aws_env("s3", proxy.port)
+        with mock.patch.dict(os.environ, env), contextlib.closing(open_store(url)) as store:
+            store.create_if_absent("first", b"-")  # probes the server: on a very bad line, no probe would succeed
+        proxy.follow(plan)
+        yield Place(url, env, url, aws_env("s3", port)), proxy
 
 
 FAR: dict[str, Callable[[Path, Plan], AbstractContextManager[tuple[Place, Proxy]]]] = {
