@@ -3,93 +3,35 @@
 from __future__ import annotations
 
 import ast
-import base64
 import json
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from mopsjobs.engines.worker import INLINE_BYTES
 from mopsjobs.engines.worker_script import WORKER
+from support.model_worker import Worker, decoded_outputs, wire_manifest
 from support.runs import tree
-
-
-class Talk(NamedTuple):
-    """The answers of a worker and its other output."""
-
-    answers: list[Any]
-    err: str
-    code: int
-
-
-Run = Callable[..., Talk]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run a worker on a model to its end."""
-    root, spool = tmp_path / "code", tmp_path / "spool"
-    spool.mkdir()
-
-    def ran(
-        source: str,
-        *tasks: dict[str, Any],
-        entrypoint: str = "model:f/baseline",
-        wire: str | None = None,
-        **more: Any,
-    ) -> Talk:
-        root.mkdir(exist_ok=True)
-        (root / "model.py").write_text(source)
-        if wire is not None:
-            (root / ".modelops").mkdir(exist_ok=True)
-            (root / ".modelops" / "manifest.json").write_text(wire)
-        setup = {"root": str(root), "entrypoint": entrypoint, "spool": str(spool), **more}
-        usual = {"params": {}, "param_id": "p", "seed": 0}
-        lines = [setup, *({"task": number, **usual, **task} for number, task in enumerate(tasks))]
-        talk = subprocess.run(
-            [sys.executable, "-u", str(WORKER)],
-            input="".join(json.dumps(line) + "\n" for line in lines),
-            capture_output=True,
-            text=True,
-            timeout=30,
-            cwd=tmp_path,
-        )
-        return Talk([json.loads(line) for line in talk.stdout.splitlines()], talk.stderr, talk.returncode)
-
-    return ran
-
-
-def _wire(path: str) -> str:
-    return json.dumps({"wire": path, "more": "of others' doing"})
-
-
-def _outputs(answer: Any) -> dict[str, bytes]:
-    return {name: base64.b64decode(content) for name, content in answer["outputs"].items()}
-
 
 # --- the two kinds of model -----------------------------------------------------------------------------------------
 
 
-def test_a_plain_function_gives_json(run: Run) -> None:
+def test_a_plain_function_gives_json(run: Worker) -> None:
     source = "def f(params, seed):\n    return {'sum': params['x'] + seed, 'a': [1.5, None]}\n"
     talk = run(source, {"params": {"x": 1}, "seed": 2}, {"params": {"x": 3}, "seed": 2**63})
     assert talk.answers[0]["ready"] is True
     assert [answer["task"] for answer in talk.answers[1:]] == [0, 1]
-    assert _outputs(talk.answers[1]) == {"result.json": b'{"a": [1.5, null], "sum": 3}'}
-    assert json.loads(_outputs(talk.answers[2])["result.json"])["sum"] == 2**63 + 3
+    assert decoded_outputs(talk.answers[1]) == {"result.json": b'{"a": [1.5, null], "sum": 3}'}
+    assert json.loads(decoded_outputs(talk.answers[2])["result.json"])["sum"] == 2**63 + 3
     assert (talk.err, talk.code) == ("\x1e0\n\x1e1\n", 0)  # the marks of the two tasks, and nothing else
 
 
-def test_a_plain_function_may_give_bytes_by_name(run: Run) -> None:
+def test_a_plain_function_may_give_bytes_by_name(run: Worker) -> None:
     talk = run("def f(params, seed):\n    return {'a.bin': b'\\x00\\xff', 'b': bytearray(b'b')}\n", {})
-    assert _outputs(talk.answers[1]) == {"a.bin": b"\x00\xff", "b": b"b"}
+    assert decoded_outputs(talk.answers[1]) == {"a.bin": b"\x00\xff", "b": b"b"}
 
 
-def test_a_wire_function_is_told_the_entrypoint(run: Run) -> None:
+def test_a_wire_function_is_told_the_entrypoint(run: Worker) -> None:
     """As ModelOps calls it: from the manifest, by path, with the bundle's own modules at hand."""
     source = (
         "import beside\n"
@@ -100,10 +42,10 @@ def test_a_wire_function_is_told_the_entrypoint(run: Run) -> None:
         "import os\nopen('beside.py', 'w').write('WORD = 1')\n" + source,
         {"params": {"x": 1}, "seed": 7},
         entrypoint="models.main:Sir/closed",
-        wire=_wire("model.py:wire"),
+        wire=wire_manifest("model.py:wire"),
     )
     assert talk.answers[0]["ready"] is True
-    assert _outputs(talk.answers[1]) == {"told": b"models.main:Sir/closed {'x': 1} 7 1"}
+    assert decoded_outputs(talk.answers[1]) == {"told": b"models.main:Sir/closed {'x': 1} 7 1"}
 
 
 SAYS = "def wire(entrypoint, params, seed): return {{'from': b'{}'}}\n"
@@ -112,7 +54,7 @@ WIRES = {
     "wire.py": SAYS.format("convention"),
     ".modelops/modelops.toml": '[modelops]\nwire = "toml.py:wire"\n',
     "toml.py": SAYS.format("toml"),
-    ".modelops/manifest.json": _wire("package.inner:wire"),
+    ".modelops/manifest.json": wire_manifest("package.inner:wire"),
     "package/inner.py": SAYS.format("module of the manifest"),
     "own.egg-info/entry_points.txt": "[modelops.wire]\nexecute = installed.wire:wire [extra]\n",
     "own.egg-info/PKG-INFO": "Metadata-Version: 2.1\nName: own\nVersion: 1\n",
@@ -131,27 +73,27 @@ WIRES = {
     ],
 )
 def test_the_wire_function_is_found_in_the_order_of_modelops(
-    run: Run, tmp_path: Path, names: list[str], origin: str
+    run: Worker, tmp_path: Path, names: list[str], origin: str
 ) -> None:
     """Entry point of the interpreter, manifest, modelops.toml, then the usual file; whatever model the study names."""
     tree(tmp_path / "code", {name: WIRES[name] for name in names})
     for entrypoint in ("model:f/baseline", "models.sir/baseline"):
         talk = run("def f(params, seed): return 'plain'\n", {}, entrypoint=entrypoint, check=True)
-        assert _outputs(talk.answers[1]) == {"from": origin.encode()}
+        assert decoded_outputs(talk.answers[1]) == {"from": origin.encode()}
         assert ("entry_point" in talk.answers[0]) == (origin == "entry point")
 
 
-def test_a_manifest_without_a_wire_leaves_the_choice_to_the_next_place(run: Run, tmp_path: Path) -> None:
+def test_a_manifest_without_a_wire_leaves_the_choice_to_the_next_place(run: Worker, tmp_path: Path) -> None:
     tree(tmp_path / "code", {"wire.py": SAYS.format("convention"), ".modelops/modelops.toml": "[other]\n"})
-    assert _outputs(run("", {}, wire="{}").answers[1]) == {"from": b"convention"}
+    assert decoded_outputs(run("", {}, wire="{}").answers[1]) == {"from": b"convention"}
 
 
-def test_a_file_of_that_name_without_a_wire_function_is_a_module(run: Run, tmp_path: Path) -> None:
+def test_a_file_of_that_name_without_a_wire_function_is_a_module(run: Worker, tmp_path: Path) -> None:
     tree(tmp_path / "code", {"wire.py": "def f(params, seed): return 1\n"})
-    assert _outputs(run("", {}, entrypoint="wire:f/baseline").answers[1]) == {"result.json": b"1"}
+    assert decoded_outputs(run("", {}, entrypoint="wire:f/baseline").answers[1]) == {"result.json": b"1"}
 
 
-def test_several_entry_points_are_refused_by_name(run: Run, tmp_path: Path) -> None:
+def test_several_entry_points_are_refused_by_name(run: Worker, tmp_path: Path) -> None:
     """As in ModelOps: nothing says which one is meant."""
     for name in ("one", "two"):
         points = {"PKG-INFO": f"Name: {name}\n", "entry_points.txt": f"[modelops.wire]\n{name} = {name}:wire\n"}
@@ -161,19 +103,19 @@ def test_several_entry_points_are_refused_by_name(run: Run, tmp_path: Path) -> N
     assert broken["message"] == f"expected one entry point modelops.wire in {sys.executable}, not {named}"
 
 
-def test_the_model_runs_in_its_own_directory_and_finds_its_modules(run: Run, tmp_path: Path) -> None:
+def test_the_model_runs_in_its_own_directory_and_finds_its_modules(run: Worker, tmp_path: Path) -> None:
     (tmp_path / "code" / "package").mkdir(parents=True)
     (tmp_path / "code" / "package" / "inner.py").write_text(
         "import model, os\ndef f(params, seed): return os.getcwd()\n"
     )
     talk = run("", {}, entrypoint="package.inner:f/baseline")
-    assert json.loads(_outputs(talk.answers[1])["result.json"]) == str(tmp_path / "code")
+    assert json.loads(decoded_outputs(talk.answers[1])["result.json"]) == str(tmp_path / "code")
 
 
 # --- nothing disturbs the answers -----------------------------------------------------------------------------------
 
 
-def test_what_the_model_prints_goes_beside_the_answers(run: Run) -> None:
+def test_what_the_model_prints_goes_beside_the_answers(run: Worker) -> None:
     source = (
         "import os, subprocess, sys\nprint('on import')\n"
         "def f(params, seed):\n"
@@ -187,7 +129,7 @@ def test_what_the_model_prints_goes_beside_the_answers(run: Run) -> None:
         assert word in talk.err
 
 
-def test_what_the_model_reads_is_empty_and_never_a_task(run: Run) -> None:
+def test_what_the_model_reads_is_empty_and_never_a_task(run: Worker) -> None:
     source = (
         "import subprocess, sys\n"
         "def f(params, seed):\n"
@@ -195,10 +137,10 @@ def test_what_the_model_reads_is_empty_and_never_a_task(run: Run) -> None:
         "    return [sys.stdin.read(), child]\n"
     )
     talk = run(source, {}, {}, {})
-    assert [json.loads(_outputs(answer)["result.json"]) for answer in talk.answers[1:]] == [["", ""]] * 3
+    assert [json.loads(decoded_outputs(answer)["result.json"]) for answer in talk.answers[1:]] == [["", ""]] * 3
 
 
-def test_a_model_that_closes_its_streams_does_not_end_the_conversation(run: Run) -> None:
+def test_a_model_that_closes_its_streams_does_not_end_the_conversation(run: Worker) -> None:
     source = "import sys\ndef f(params, seed):\n    sys.stdout.close(); sys.stdin.close(); return 1\n"
     talk = run(source, {}, {})
     assert [answer.get("task") for answer in talk.answers] == [None, 0, 1]
@@ -224,7 +166,9 @@ def test_a_model_that_closes_its_streams_does_not_end_the_conversation(run: Run)
         ("raise type('Own', (Exception,), {'__str__': lambda self: 1 / 0})", "Own", "<exception str() failed>"),
     ],
 )
-def test_whatever_a_task_raises_ends_that_task_and_no_other(run: Run, statement: str, kind: str, message: str) -> None:
+def test_whatever_a_task_raises_ends_that_task_and_no_other(
+    run: Worker, statement: str, kind: str, message: str
+) -> None:
     source = f"def f(params, seed):\n    if params: return 'well'\n    {statement}\n"
     talk = run(source, {}, {"params": {"x": 1}})
     error = talk.answers[1]["error"]
@@ -232,11 +176,11 @@ def test_whatever_a_task_raises_ends_that_task_and_no_other(run: Run, statement:
     assert error["message"].startswith(message)
     assert "model.py" in error["traceback"] or kind == "TypeError" or "JSON" in error["message"]
     assert len(error["traceback"]) <= 8000
-    assert _outputs(talk.answers[2]) == {"result.json": b'"well"'}
+    assert decoded_outputs(talk.answers[2]) == {"result.json": b'"well"'}
     assert talk.code == 0
 
 
-def test_a_traceback_begins_in_the_model(run: Run) -> None:
+def test_a_traceback_begins_in_the_model(run: Worker) -> None:
     """The frames of the worker say nothing of the model. An error that only the worker raises keeps them."""
     source = "def f(params, seed):\n    return g() if params else {1, 2}\n\n\ndef g():\n    raise ValueError('mine')\n"
     talk = run(source, {"params": {"x": 1}}, {})
@@ -255,108 +199,10 @@ def test_a_traceback_begins_in_the_model(run: Run) -> None:
         ("{1: b''}", "invalid name of an output 1: expected a text"),
     ],
 )
-def test_a_wire_function_that_gives_no_outputs_is_told_so(run: Run, returned: str, told: str) -> None:
-    talk = run(f"def wire(entrypoint, params, seed): return {returned}\n", {}, wire=_wire("model.py:wire"))
+def test_a_wire_function_that_gives_no_outputs_is_told_so(run: Worker, returned: str, told: str) -> None:
+    talk = run(f"def wire(entrypoint, params, seed): return {returned}\n", {}, wire=wire_manifest("model.py:wire"))
     assert talk.answers[1]["error"]["type"] == "TypeError"
     assert talk.answers[1]["error"]["message"] == told
-
-
-# --- what becomes of values -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("returned", "expected", "outputs"),
-    [
-        ("'text'", None, {"result.json": b'"text"'}),
-        ("b'\\xff'", None, {"result.bin": b"\xff"}),
-        ("{'a': 'x', 'b': 'y'}", None, {"result.json": b'{"a": "x", "b": "y"}'}),
-        ("{'a.csv': 't\\u00e9', 'n': [1]}", ["a.csv"], {"a.csv": "t\u00e9".encode(), "n": b"[1]"}),
-        ("{'a.csv': 'x'}", ["a.csv", "b.csv"], {"result.json": b'{"a.csv": "x"}'}),
-        ("{'a': b'x', 'b': 'y', 'c': {'z': None}}", None, {"a": b"x", "b": b"y", "c": b'{"z": null}'}),
-        ("{'a': bytearray(b'x'), 'b': memoryview(b'y')}", None, {"a": b"x", "b": b"y"}),
-        ("{}", ["a"], {"result.json": b"{}"}),
-        ("array.array('d', [0.5])", None, {"result.json": b"[0.5]"}),
-    ],
-)
-def test_texts_and_bytes_become_outputs(run: Run, returned: str, expected: object, outputs: dict[str, bytes]) -> None:
-    """A dict with bytes, or with all outputs of the study, has an output per entry; any other result is one output."""
-    talk = run(f"import array\ndef f(params, seed): return {returned}\n", {}, outputs=expected)
-    assert _outputs(talk.answers[1]) == outputs
-
-
-NUMPY_AND_PANDAS = """
-import numpy as np, pandas as pd
-frame = pd.DataFrame({'day': [1, 2], 'cases': [0.5, 1.5]})
-"""
-"""Begins a model. Each worker imports them for longer than all else takes, so one worker has all tasks of a test."""
-
-RETURNED: tuple[tuple[str, dict[str, bytes]], ...] = (
-    ("np.float32(0.5)", {"result.json": b"0.5"}),
-    ("np.arange(4).reshape(2, 2)", {"result.json": b"[[0, 1], [2, 3]]"}),
-    (
-        "{'n': np.int64(3), 'ok': np.bool_(True), 'x': [np.float64(0.1), np.uint8(7)], 's': np.str_('a')}",
-        {"result.json": b'{"n": 3, "ok": true, "s": "a", "x": [0.1, 7]}'},
-    ),
-    ("{'by': dict(zip(*np.unique([5, 5, 7], return_counts=True)))}", {"result.json": b'{"by": {"5": 2, "7": 1}}'}),
-    ("frame", {"result.csv": b",day,cases\n0,1,0.5\n1,2,1.5\n"}),
-    ("frame.set_index('day')['cases']", {"result.csv": b"day,cases\n1,0.5\n2,1.5\n"}),
-    (
-        "{'curve.csv': frame.set_index('day'), 'peak': frame['cases'].max(), 'days': frame['day'].to_numpy()}",
-        {"curve.csv": b"day,cases\n1,0.5\n2,1.5\n", "peak": b"1.5", "days": b"[1, 2]"},
-    ),
-)
-"""What a model returns, and its outputs."""
-
-REFUSED = (
-    ("np.array([1.0, np.nan])", "Out of range float values are not JSON compliant"),
-    ("[pd.DataFrame({'a': [1]})]", "Object of type DataFrame is not JSON serializable"),
-    ("{'a': {'b': pd.Series([1])}}", "Object of type Series is not JSON serializable"),
-)
-
-
-def _answers(run: Run, returned: Sequence[str]) -> list[Any]:
-    """Run a task for each of these expressions, which returns its value."""
-    source = f"def f(params, seed): return eval({list(returned)}[params['number']], globals())\n"
-    return run(NUMPY_AND_PANDAS + source, *({"params": {"number": number}} for number in range(len(returned)))).answers[
-        1:
-    ]
-
-
-def test_numbers_of_numpy_and_tables_of_pandas_become_outputs(run: Run) -> None:
-    """In an interpreter that has both."""
-    answers = _answers(run, [returned for returned, _ in RETURNED])
-    assert [_outputs(answer) for answer in answers] == [outputs for _, outputs in RETURNED]
-
-
-def test_a_wire_function_may_return_numbers_of_numpy_and_tables(run: Run) -> None:
-    """As a plain function may."""
-    returned = "{'result.csv': frame, 'n': np.int64(3), 't': 'text'}"
-    source = f"{NUMPY_AND_PANDAS}def wire(entrypoint, params, seed): return {returned}\n"
-    wired = _outputs(run(source, {}, wire=_wire("model.py:wire")).answers[1])
-    assert wired == {"result.csv": b",day,cases\n0,1,0.5\n1,2,1.5\n", "n": b"3", "t": b"text"}
-
-
-def test_what_json_cannot_hold_fails_its_task(run: Run) -> None:
-    """A table within a list would lose its index and its columns."""
-    answers = _answers(run, [returned for returned, _ in REFUSED])
-    for answer, (_, message) in zip(answers, REFUSED, strict=True):
-        assert answer["error"]["message"].startswith(message)
-
-
-# --- large outputs --------------------------------------------------------------------------------------------------
-
-
-def test_large_outputs_go_by_file_and_small_ones_by_line(run: Run, tmp_path: Path) -> None:
-    source = (
-        f"def f(params, seed):\n    return {{'small': b's' * {INLINE_BYTES}, 'large': b'l' * {INLINE_BYTES + 1}}}\n"
-    )
-    talk = run(source, {}, {})
-    files = []
-    for answer in talk.answers[1:]:
-        assert base64.b64decode(answer["outputs"]["small"]) == b"s" * INLINE_BYTES
-        files.append(Path(answer["outputs"]["large"]["file"]))
-        assert files[-1].read_bytes() == b"l" * (INLINE_BYTES + 1)
-    assert sorted(files) == sorted((tmp_path / "spool").iterdir())
 
 
 # --- models that cannot be loaded -----------------------------------------------------------------------------------
@@ -371,15 +217,15 @@ def test_large_outputs_go_by_file_and_small_ones_by_line(run: Run, tmp_path: Pat
         ("", None, "model:f/b", "AttributeError"),
         ("f = 3", None, "model:f/b", "TypeError"),
         ("def f(params): 1", None, "model:f/b", "TypeError"),
-        ("def wire(params, seed): 1", _wire("model.py:wire"), "model:f/b", "TypeError"),
+        ("def wire(params, seed): 1", wire_manifest("model.py:wire"), "model:f/b", "TypeError"),
         ("", None, "model/b", "ValueError"),
         ("", "{", "model:f/b", "JSONDecodeError"),
-        ("", _wire("model.py:nothing"), "model:f/b", "AttributeError"),
-        ("", _wire("nothing.py:wire"), "model:f/b", "FileNotFoundError"),
+        ("", wire_manifest("model.py:nothing"), "model:f/b", "AttributeError"),
+        ("", wire_manifest("nothing.py:wire"), "model:f/b", "FileNotFoundError"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_told_once_and_takes_no_task(
-    run: Run, source: str, wire: str | None, entrypoint: str, kind: str
+    run: Worker, source: str, wire: str | None, entrypoint: str, kind: str
 ) -> None:
     talk = run(source, {}, {}, wire=wire, entrypoint=entrypoint)
     assert [sorted(answer) for answer in talk.answers] == [["broken"]]
@@ -389,11 +235,11 @@ def test_a_model_that_cannot_be_loaded_is_told_once_and_takes_no_task(
     assert talk.code == 1
 
 
-def test_a_worker_tells_the_arguments_of_its_model_if_asked(run: Run) -> None:
+def test_a_worker_tells_the_arguments_of_its_model_if_asked(run: Worker) -> None:
     source = "def f(rate, seed, *, n=1): return 1\ndef wire(entrypoint, params, seed): return {}\n"
     assert run(source, check=True).answers[0]["takes"] == ["rate", "seed", "n"]
     assert run("f = max\n", check=True).answers[0]["takes"] == []
-    wired = run(source, check=True, wire=_wire("model.py:wire"))
+    wired = run(source, check=True, wire=wire_manifest("model.py:wire"))
     assert wired.answers[0]["takes"] == ["entrypoint", "params", "seed"]
 
 
