@@ -252,6 +252,18 @@ def test_a_reply_that_breaks_off_anywhere_leaves_a_doubt(aws: Callable[[int], No
                     assert caught.value.sent
 
 
+def test_a_refusal_that_breaks_off_in_its_headers_is_an_outage(aws: Callable[[int], None]) -> None:
+    """Its cause would be in the body, so it is not known whether a race was lost."""
+    head = b"HTTP/1.1 412 Precondition Failed\r\nContent-Type: application/xml\r\nContent-Length: 99"
+    cuts = range(34, len(head) - 4, 8)
+    with saying(*(head[:end] for end in cuts)) as port:
+        aws(port)
+        with contextlib.closing(S3VersionedStore("bucket", sleep=RecordingSleep(), clock=lambda: 0.0)) as store:
+            for _ in cuts:
+                with pytest.raises(StoreUnavailableError):
+                    store.put("a", RECORD, VERSION)
+
+
 def test_a_lost_race_is_a_return_value(aws: Callable[[int], None]) -> None:
     """412; and 404 for a write to one version, whose key is gone."""
     lost, gone = refused(412, "PreconditionFailed"), refused(404, "NoSuchKey")

@@ -71,6 +71,9 @@ _AMAZON = (
     ".api.amazonwebservices.eu", ".api.aws",
 )  # fmt: skip
 
+_WITHOUT_BODY = (204, 304)
+"""Statuses of replies that do not say how long they are."""
+
 T = TypeVar("T")
 
 
@@ -269,7 +272,7 @@ class S3VersionedStore(AwsStore):
         return version
 
     def _check_framed(self, response_dict: Mapping[str, Any]) -> None:
-        if response_dict["status_code"] == 200 and not is_framed(response_dict["headers"]):
+        if response_dict["status_code"] not in _WITHOUT_BODY and not is_framed(response_dict["headers"]):
             raise self._broken("a reply broke off in its headers")
 
     # --- listings ---------------------------------------------------------------------------------------------------
