@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
@@ -10,11 +11,12 @@ from mopsjobs.app.next_steps import is_runner_dead
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import open_engine
+from mopsjobs.errors import EngineError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.validation import Validation, validate
 from mopsjobs.submission.shard_delivery import deliver_shards
-from mopsjobs.submission.shard_drop import has_drop
+from mopsjobs.submission.shard_drop import has_drop, may_lack_files
 from mopsjobs.utils.times import parse_time
 
 
@@ -38,11 +40,12 @@ def validate_job(name: str, app: App) -> ValidatedJob:
         AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         NoManifestError: if the job has no manifest.
         InvalidTransitionError: if the job cannot be validated in its present status.
-        EngineError: if Slurm does not answer, and shards have left something.
+        EngineError: if Slurm does not answer about a job whose shards report by files.
         StoreError: if the registry cannot be read, or the comparison failed.
     """
-    session = submission_session(app)
-    state = deliver_shards(find_state(name, app), session)
+    state = find_state(name, app)
+    with contextlib.suppress(EngineError):  # what shards kept without the registry then waits
+        state = deliver_shards(state, submission_session(app))
     is_at_work = _is_at_work(state, app)
     found = validate(app.store, app.registry, state.job_id, may_end=not is_at_work)
     return ValidatedJob(found, is_at_work and not found.state.is_terminal)
@@ -50,11 +53,12 @@ def validate_job(name: str, app: App) -> ValidatedJob:
 
 def _is_at_work(state: JobState, app: App) -> bool:
     """Return whether the runner of a job has reported lately, and is not known to have ended on this machine."""
-    if state.status != JobStatus.RUNNING:
-        return False
-    if has_drop(state.job_id, submission_session(app)):  # the record has no sign of life
-        return open_engine("slurm", app.env).state(state.fields()).phase in ("pending", "running", "unknown")
-    if state.heartbeat_at is None:
+    session, job = submission_session(app), state.fields()
+    if not state.is_terminal and has_drop(state.job_id, session):  # the record has no sign of life
+        engine = open_engine("slurm", app.env)
+        is_active = engine.state(job).phase in ("pending", "running", "unknown")
+        return is_active or may_lack_files(state, session, engine.times(job).ended_at)
+    if state.status != JobStatus.RUNNING or state.heartbeat_at is None:
         return False
     silent = (app.now() - parse_time(state.heartbeat_at)).total_seconds()
-    return silent <= SILENT_SECONDS and not is_runner_dead(state.fields(), app.env)
+    return silent <= SILENT_SECONDS and not is_runner_dead(job, app.env)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
+from mopsjobs.engines.base import EngineTimes
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.studies.manifest import Manifest
 from support.cli import Cli, Remote
+from support.engines import COMPLETE, RUNNING, Cluster
 from support.ledgers import add_job, leave_outputs
 from support.runs import sets_of
 
@@ -37,6 +41,21 @@ def test_a_job_with_a_silent_runner_ends_as_its_outputs_decide(cli: Cli, remote:
     cli.clock.advance(seconds=61)
     ran = cli.ok("validate", "job")
     assert (ran.out, ran.err) == ("job: 1 of 3 tasks verified; partial\n", "")
+
+
+def test_a_job_without_heartbeats_is_at_work_while_slurm_says_so(
+    cli: Cli, remote: Remote, reported: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shards report by files, so silence tells nothing of them. Files may be seen late on a network file system."""
+    JobDir.for_job("job", cli.env).drop.mkdir(parents=True)
+    monkeypatch.setattr("mopsjobs.submission.shard_drop.network_file_system", lambda path: "nfs4")
+    cluster = Cluster(RUNNING)
+    monkeypatch.setattr("mopsjobs.app.validate_job.open_engine", lambda name, env: cluster)
+    cli.clock.advance(seconds=61)
+    for says, ago, expected in ((RUNNING, None, "running"), (COMPLETE, 10, "running"), (COMPLETE, 100, "partial")):
+        cluster.says = says
+        cluster.ran = EngineTimes(None, None if ago is None else cli.clock.now() - timedelta(seconds=ago))
+        assert cli.ok("validate", "job").out == f"job: 1 of 3 tasks verified; {expected}\n"
 
 
 def test_tasks_that_a_lost_runner_did_not_report_are_counted(cli: Cli, remote: Remote, reported: Manifest) -> None:

@@ -210,6 +210,18 @@ def test_a_shard_that_is_started_again_runs_no_task_again(site: Site) -> None:
     assert _counts(site.reconcile(COMPLETE)) == ("succeeded", 3, 0)
 
 
+def test_what_a_cancelled_job_has_stored_is_delivered_once_it_has_stopped(site: Site) -> None:
+    """Its record stays as it is."""
+    site.submit(sets_of(4))
+    site.work(0)
+    state = site.registry.cancel_job("job")
+    deliver_shards(state, site.session, RUNNING)
+    assert site.directory.drop.exists()
+    assert deliver_shards(state, site.session, COMPLETE).status == "cancelled"
+    assert len(results(site.store)) == 2
+    assert not site.directory.drop.exists()
+
+
 def test_the_error_of_a_shard_is_that_of_the_job(site: Site) -> None:
     """It comes after what Slurm says."""
     site.submit([{"x": 0}, {"x": 1, "fail": True}])
