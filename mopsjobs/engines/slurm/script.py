@@ -76,7 +76,8 @@ exit $code
 
 _REQUEUE = """\
   ended=$(tail -n 20 {log} 2>/dev/null | sed -n 's/.*: stopped, \\(.* done, .* failed\\);.*/\\1/p' | tail -n 1)
-  if [ "$ended" != "$(cat "$XDG_STATE_HOME/ended" 2>/dev/null)" ]; then
+  before=$(cat "$XDG_STATE_HOME/ended" 2>/dev/null)
+  if [ -n "$ended" ] && [ "$ended" != "${{before:-0 tasks done, 0 failed}}" ]; then
     printf %s "$ended" > "$XDG_STATE_HOME/ended"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
   else

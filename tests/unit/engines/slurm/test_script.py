@@ -120,23 +120,35 @@ def test_the_warning_of_a_time_limit_ends_the_runner(tmp_path: Path, slurm: Fake
     assert slurm.asked == []
 
 
-def test_a_shard_requeues_itself_as_long_as_tasks_end(tmp_path: Path, slurm: FakeSlurm) -> None:
-    """A task that is longer than the time limit would begin again without end.
+@pytest.mark.parametrize(
+    "runs",
+    [
+        ("1 task done, 0 failed", "2 tasks done, 1 failed", "2 tasks done, 1 failed"),
+        ("1 task done, 0 failed", None),
+        ("0 tasks done, 0 failed",),
+        (None,),
+    ],
+)
+def test_a_shard_requeues_itself_as_long_as_tasks_end(
+    tmp_path: Path, slurm: FakeSlurm, runs: tuple[str | None, ...]
+) -> None:
+    """A task that is longer than the time limit would begin again without end, also in the first run.
 
-    Slurm ends the script of a requeued shard, as the program in place of scontrol does here.
+    Slurm ends the script of a requeued shard, as the program in place of scontrol does here. A runner that was killed
+    says nothing at its end.
     """
     slurm.says("scontrol", requeue="kill -KILL $PPID")
-    codes = []
-    for done in (1, 3, 3):
+    log, codes = tmp_path / "a $HOME 'b'/slurm-12_3.log", []
+    for counts in runs:
         process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
-        log = tmp_path / "a $HOME 'b'/slurm-12_3.log"
-        log.write_text(f"Stopping (SIGTERM).\nwaits: stopped, {done} tasks done, 0 failed; running\nmops-jobs: x\n")
+        said = "" if counts is None else f"waits: stopped, {counts}; running\n"
+        log.write_text(f"Stopping (SIGTERM).\n{said}mops-jobs: x\n")
         _ready(process)
         os.kill(process.pid, signal.SIGUSR1)
         code, _, err = _end(process)
         codes.append(code)
-    assert codes == [-signal.SIGKILL, -signal.SIGKILL, EXIT_TIME_LIMIT]
-    assert slurm.asked == ["scontrol requeue 15"] * 2
+    assert codes == [-signal.SIGKILL] * (len(runs) - 1) + [EXIT_TIME_LIMIT]
+    assert slurm.asked == ["scontrol requeue 15"] * (len(runs) - 1)
     assert err.endswith("mops-jobs: not requeued, since no task has ended in this run: the time limit is too short.\n")
 
 
