@@ -58,17 +58,17 @@ def main(
         clocks = {"now": now, "sleep": sleep, "monotonic": monotonic}
         return _run(argv, env, out, {name: clock for name, clock in clocks.items() if clock is not None})
     except SystemExit as stop:  # argparse, after --help and --version
-        return _flush_parser_output(stop, out)
+        return _flush_parser_output(stop, out, argv)
     except BrokenPipeError:
         discard_output(sys.stdout)
         return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: a traceback only with -v
-        return _report(error, out)
+        return _report(error, out, argv)
 
 
-def _flush_parser_output(stop: SystemExit, out: Printer) -> int:
+def _flush_parser_output(stop: SystemExit, out: Printer, argv: list[str]) -> int:
     """Flush what argparse has printed, and return its exit code. Python would report a failure at its end otherwise."""
     try:
         if sys.stdout is not None:  # closed before the start
@@ -76,14 +76,14 @@ def _flush_parser_output(stop: SystemExit, out: Printer) -> int:
     except BrokenPipeError:
         discard_output(sys.stdout)
     except OSError as error:
-        return _report(error, out)
+        return _report(error, out, argv)
     return stop.code if isinstance(stop.code, int) else EXIT_DONE
 
 
-def _report(error: Exception, out: Printer) -> int:
-    """Print an error, and return its exit code."""
+def _report(error: Exception, out: Printer, argv: list[str]) -> int:
+    """Print an error of a command line, and return its exit code."""
     if isinstance(error, OptionError):
-        error = with_flags(error)
+        error = with_flags(error, argv)
     if not isinstance(error, MopsJobsError):
         if out.verbose:
             raise error

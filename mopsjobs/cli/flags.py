@@ -13,7 +13,7 @@ from mopsjobs.utils.times import parse_duration
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from typing import TypeVar
 
@@ -26,6 +26,9 @@ MIN_INTERVAL = 0.1
 JOB_HELP = "id of the job, a prefix that fits one job or one family, or @latest"
 
 FULL_ID_HELP = "full id of the job"
+
+OTHER_FLAGS = {"cpu": "--cpus", "memory": "--mem", "parallelism": "--array-limit", "task_timeout": "--timeout"}
+"""Second names of flags, by the fields that they set: Slurm's names, and a shorter one of `resume`."""
 
 FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "namespace", "owner", "stuck")
 """The flags of `add_filter_flags`, which are the arguments of `job_filter`."""
@@ -62,11 +65,13 @@ def flag_of(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def with_flags(error: OptionError) -> UsageError:
-    """Return the error with flags in place of the fields."""
+def with_flags(error: OptionError, words: Sequence[str]) -> UsageError:
+    """Return the error with flags in place of the fields, as the words of the command line name them."""
     message = error.message
     for field in error.fields:
-        message = message.replace(field, flag_of(field), 1)
+        names = (flag_of(field), OTHER_FLAGS.get(field))
+        typed = [name for word in words if (name := word.partition("=")[0]) in names]
+        message = message.replace(field, typed[-1] if typed else flag_of(field), 1)
     return UsageError(message, hint=error.hint)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.app.notify.rules import check_rules
-from mopsjobs.cli.flags import first_count, flag_of, positive_number
+from mopsjobs.cli.flags import OTHER_FLAGS, first_count, flag_of, positive_number
 from mopsjobs.engines.base import PATCH
 from mopsjobs.engines.kubernetes.options import OPTIONS
 from mopsjobs.errors import OptionError, UsageError
@@ -74,7 +74,7 @@ def add_runner_flags(parser: argparse.ArgumentParser, default: str | None = None
     )
     parser.add_argument(
         "--task-timeout",
-        *(() if default is None else ("--timeout",)),
+        *(() if default is None else (OTHER_FLAGS["task_timeout"],)),
         metavar=f"DURATION{or_factor}",
         help=f"time limit of one task{times} (default: {default or 'no limit'})",
     )
@@ -130,6 +130,16 @@ def add_scheduler_flag(parser: argparse._ActionsContainer, default: str | None =
     """Declare the flag that only the dask engine understands."""
     parser.add_argument(
         "--scheduler", metavar="URL", help=f"the Dask scheduler (default: {default or 'DASK_SCHEDULER_ADDRESS'})"
+    )
+
+
+def add_shards_flag(parser: argparse._ArgumentGroup, default: str = "1") -> None:
+    """Declare the flag that both engines of clusters understand; `default` is its default."""
+    parser.add_argument(
+        "--shards",
+        metavar="N",
+        type=positive_number,
+        help=f"number of parts, each a pod or a task of Slurm (default: {default})",
     )
 
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import argparse
 
+from mopsjobs.cli.flags import OTHER_FLAGS, flag_of
+
 _HELP = {
-    "partition": ("--partition", "NAME", "the partition", "that of the cluster"),
-    "account": ("--account", "NAME", "the account that is charged", "that of the user"),
-    "qos": ("--qos", "NAME", "the quality of service", "that of the account"),
-    "time": ("--time", "LIMIT", "time limit of a shard, as 2h or as sbatch has it", "that of the partition"),
-    "cpu": ("--cpus", "N", "cores per shard, as --cpu", "--workers, else 1"),
-    "memory": ("--mem", "SIZE", "memory per shard, as --memory", "that of the cluster"),
-    "gres": ("--gres", "LIST", "generic resources per shard, like gpu:1", "none"),
-    "constraint": ("--constraint", "LIST", "features that the nodes need", "none"),
-    "parallelism": ("--array-limit", "N", "shards at the same time, as --parallelism", "all"),
-    "signal": ("--signal", "SECONDS", "seconds ahead of the time limit at which a shard stops", "60"),
+    "partition": ("NAME", "the partition", "that of the cluster"),
+    "account": ("NAME", "the account that is charged", "that of the user"),
+    "qos": ("NAME", "the quality of service", "that of the account"),
+    "time": ("LIMIT", "time limit of a shard, as 2h or as sbatch has it", "that of the partition"),
+    "cpu": ("N", "cores per shard, as --cpu", "--workers, else 1"),
+    "memory": ("SIZE", "memory per shard, as --memory", "that of the cluster"),
+    "gres": ("LIST", "generic resources per shard, like gpu:1", "none"),
+    "constraint": ("LIST", "features that the nodes need", "none"),
+    "parallelism": ("N", "shards at the same time, as --parallelism", "all"),
+    "signal": ("SECONDS", "seconds ahead of the time limit at which a shard stops", "60"),
 }
-"""The flag, the metavar, the help and the default of each option that takes one text."""
+"""The metavar, the help and the default of each option that takes one text."""
 
 
 def add_slurm_options(parser: argparse._ArgumentGroup, default: str | None = None) -> None:
     """Declare the flags; `default` is the default of each."""
-    for option, (flag, metavar, text, usual) in _HELP.items():
+    for option, (metavar, text, usual) in _HELP.items():
         grows = default is not None and option in ("time", "memory")
         parser.add_argument(
-            flag,
+            OTHER_FLAGS.get(option, flag_of(option)),
             dest=option,
             metavar=f"{metavar}|xN" if grows else metavar,
             help=f"{text}{', or x2 for twice that of the job' if grows else ''} (default: {default or usual})",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.slurm.options import megabytes, minutes
 from mopsjobs.errors import OptionError
-from mopsjobs.submission.launching import LaunchOptions, recorded_timeout
+from mopsjobs.submission.launching import LaunchOptions, no_effect_error, recorded_timeout
 from mopsjobs.utils.sizes import format_size, parse_factor, parse_size
 
 GROWING = ("task_timeout", "task_memory", "memory", "time")
@@ -34,9 +34,11 @@ def grown_options(options: LaunchOptions, engine: str, recorded: Mapping[str, st
         recorded: what its earlier launch was asked for.
 
     Raises:
-        OptionError: if there is no limit that could grow, or if a size is invalid.
+        OptionError: if there is no limit that could grow, if a size is invalid, or if the engine has no such limit.
     """
     factors, cluster, task_memory = dict(options.factors), dict(options.cluster), options.task_memory
+    if "time" in factors and engine != "slurm":
+        raise no_effect_error("time", engine)
     cluster |= _grown_time(factors.pop("time", None), recorded.get("time"))
     if engine not in CLUSTER_ENGINES:
         if "memory" in cluster:

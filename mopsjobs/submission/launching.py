@@ -214,19 +214,24 @@ def _options_of_engine(
     known = _NAMES.get(engine, ())
     for name in options.cluster:
         if name not in known:
-            raise OptionError(f"{name} has no effect with the {engine} engine.", name)
+            raise no_effect_error(name, engine)
     if options.shards is not None and engine not in CLUSTER_ENGINES:
-        raise OptionError(f"shards has no effect with the {engine} engine.", "shards")
+        raise no_effect_error("shards", engine)
     if engine == "dask":
         return _dask_options(options, env, recorded)
     if options.scheduler is not None:
-        raise OptionError(f"scheduler has no effect with the {engine} engine.", "scheduler")
+        raise no_effect_error("scheduler", engine)
     cluster = dict(options.cluster)
     if PATCH in cluster:
         from mopsjobs.engines.kubernetes.pod_patch import read_pod_patch
 
         cluster[PATCH] = read_pod_patch(cluster[PATCH])
     return cluster
+
+
+def no_effect_error(name: str, engine: str) -> OptionError:
+    """Return the error for an option that an engine does not have."""
+    return OptionError(f"{name} has no effect with the {engine} engine.", name)
 
 
 def cluster_options(given: Mapping[str, Any]) -> dict[str, str]:

@@ -70,6 +70,15 @@ def test_help_begins_with_one_line_of_usage(cli: Cli, name: str) -> None:
     assert load(name).DESCRIPTION.startswith(description)
 
 
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [("submit", "with --engine kubernetes or slurm"), ("resume", "for a job on kubernetes or slurm")],
+)
+def test_help_names_both_clusters_that_have_shards(cli: Cli, name: str, group: str) -> None:
+    """The flags of one cluster stand under its name alone."""
+    assert f"\n{group}:\n  --shards N" in cli.ok(name, "--help").out
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_a_command(cli: Cli, name: str) -> None:
     """`help COMMAND` prints what `COMMAND --help` prints, wherever the common flags stand."""

@@ -9,13 +9,14 @@ from mopsjobs.app.follow import follow_record
 from mopsjobs.app.resume_choice import tasks_that_ended
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, user_trust
-from mopsjobs.cli.flags import add_full_ids, positive_number
+from mopsjobs.cli.flags import add_full_ids
 from mopsjobs.cli.launch_flags import (
     AS_BEFORE,
     add_cluster_options,
     add_notify_flag,
     add_runner_flags,
     add_scheduler_flag,
+    add_shards_flag,
     code_to_pack,
     launch_options,
 )
@@ -58,14 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_notify_flag(parser, AS_BEFORE)
     add_runner_flags(parser, AS_BEFORE)
     add_scheduler_flag(parser, AS_BEFORE)
-    cluster = parser.add_argument_group("for a job on kubernetes")
-    cluster.add_argument(
-        "--shards",
-        metavar="N",
-        type=positive_number,
-        help=f"number of parts, each a pod or a task of Slurm (default: {AS_BEFORE})",
-    )
-    add_cluster_options(cluster, AS_BEFORE)
+    add_shards_flag(parser.add_argument_group("for a job on kubernetes or slurm"), AS_BEFORE)
+    add_cluster_options(parser.add_argument_group("for a job on kubernetes"), AS_BEFORE)
     add_slurm_options(parser.add_argument_group("for a job on slurm"), AS_BEFORE)
     add_trust(parser)
     parser.add_argument("--wait", action="store_true", help="wait until the job has ended, and exit as wait does")

@@ -16,6 +16,7 @@ from mopsjobs.cli.launch_flags import (
     add_notify_flag,
     add_runner_flags,
     add_scheduler_flag,
+    add_shards_flag,
     code_to_pack,
     launch_options,
 )
@@ -23,9 +24,10 @@ from mopsjobs.cli.slurm_flags import add_slurm_options
 from mopsjobs.console.result import Document, RawText, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
-from mopsjobs.errors import OptionError, UsageError, command_line
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study, read_study
+from mopsjobs.submission.launching import no_effect_error
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
 from mopsjobs.utils.text import describe_duplicates, pluralize, strip_control_characters
 
@@ -96,14 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that only one engine understands, or some."""
-    cluster = parser.add_argument_group("with --engine kubernetes")
-    cluster.add_argument(
-        "--shards",
-        metavar="N",
-        type=positive_number,
-        help="number of parts, each a pod or a task of Slurm (default: 1)",
-    )
-    add_cluster_options(cluster)
+    add_shards_flag(parser.add_argument_group("with --engine kubernetes or slurm"))
+    add_cluster_options(parser.add_argument_group("with --engine kubernetes"))
     add_slurm_options(parser.add_argument_group("with --engine slurm"))
     add_scheduler_flag(parser.add_argument_group("with --engine dask"))
 
@@ -139,7 +135,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         study_directory=None if args.study == "-" else Path(args.study).resolve().parent,
     )
     if args.print_manifest and args.engine != "kubernetes":
-        raise OptionError(f"print_manifest has no effect with the {args.engine} engine.", "print_manifest")
+        raise no_effect_error("print_manifest", args.engine)
     session = submission_session(app)
     with prepare(request, session) as prepared:
         if args.print_manifest:

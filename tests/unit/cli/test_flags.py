@@ -22,10 +22,25 @@ from mopsjobs.errors import EXIT_USAGE, OptionError
 )  # fmt: skip
 def test_an_error_names_the_flag(error: OptionError, message: str) -> None:
     """Each field becomes its flag once. A value of the same text stays as it is."""
-    found = with_flags(error)
+    found = with_flags(error, ["submit", "study.json"])
     assert (str(found), found.exit_code) == (message, EXIT_USAGE)
 
 
 def test_the_hint_stays() -> None:
     """The next thing to try is the same."""
-    assert with_flags(OptionError("x has no effect.", "x", hint="Leave it out.")).hint == "Leave it out."
+    assert with_flags(OptionError("x has no effect.", "x", hint="Leave it out."), []).hint == "Leave it out."
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["submit", "memory", "--mem", "1foo"], "--mem"),
+        (["submit", "--memory", "4G", "--mem=1foo"], "--mem"),
+        (["submit", "--mem", "4G", "--memory", "1foo"], "--memory"),
+        ([], "--memory"),
+    ],
+)
+def test_an_error_names_a_flag_as_it_was_typed(words: list[str], flag: str) -> None:
+    """Slurm has other names for some flags. The last one has set the field."""
+    error = OptionError("invalid memory '1foo': expected a size.", "memory")
+    assert str(with_flags(error, words)) == f"invalid {flag} '1foo': expected a size."

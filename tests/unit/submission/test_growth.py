@@ -50,6 +50,8 @@ def test_a_factor_stands_for_the_limit_of_the_earlier_launch(
     ("engine", "options", "message"),
     [
         ("slurm", {"factors": {"time": 2.0}}, "invalid time 'x2': expected a limit like 2h, since the job had none"),
+        ("local", {"factors": {"time": 2.0}}, "time has no effect with the local engine."),
+        ("kubernetes", {"factors": {"time": 2.0}}, "time has no effect with the kubernetes engine."),
         ("local", {"factors": {"memory": 2.0}}, "invalid memory 'x2': expected a limit like 2GiB, since the job"),
         ("local", {"factors": {"task_memory": 1.5}}, "invalid task_memory 'x1.5': expected a limit like 2GiB, since"),
         ("kubernetes", {"factors": {"memory": 2.0}}, "invalid memory 'x2': expected a limit like 4Gi, since the job"),
