@@ -9,10 +9,17 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 from mopsjobs.engines import CLUSTER_ENGINES
+from mopsjobs.errors import EXIT_REFUSED, EngineError
 from mopsjobs.utils.sizes import format_size
 
 Phase = Literal["pending", "running", "succeeded", "failed", "gone", "unknown"]
 """The phase of a job on an engine. `gone`: the engine does not know it; `unknown`: the engine cannot tell."""
+
+
+class RefusedError(EngineError):
+    """A cluster answers, and refuses the request as it is."""
+
+    exit_code = EXIT_REFUSED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

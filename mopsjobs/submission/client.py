@@ -176,6 +176,8 @@ class JobSubmissionClient:
                 with contextlib.suppress(MopsJobsError):
                     info = {"code": LAUNCH_FAILED, "message": str(error)}
                     self._registry.finalize_job(submission.job_id, JobStatus.FAILED, error_info=info)
+            if not _may_run(error):
+                error.hint = _with_resume(error.hint, submission.job_id)
             raise
         fields = launched_fields(launch, self._engine.name, launched)
         if not warnings:
@@ -272,6 +274,12 @@ def _check_drop(submission: Submission) -> None:
 def _may_run(error: MopsJobsError) -> bool:
     """Return whether a launch that failed may have started the job. Its record then must not say that it ended."""
     return isinstance(error, EngineUnavailableError) and error.sent
+
+
+def _with_resume(hint: str | None, job_id: str) -> str:
+    """Return the hint for a launch that failed, with the job: it has a record, and maybe an id that no user chose."""
+    again = f"Launch it again, with other flags if needed: {command_line('resume', job_id)}"
+    return again if hint is None else f"{hint.rstrip('.')}. {again}"
 
 
 def launch_remembered(

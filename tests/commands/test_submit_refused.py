@@ -153,8 +153,10 @@ def test_a_launch_that_fails_leaves_a_record_that_says_why(
 ) -> None:
     ran = submit_to_an_engine_that_raises(cli, monkeypatch, EngineError("There are no processes left."))
     assert (ran.code, sentences(ran.err)) == (1, ["error: There are no processes left."])
+    assert ran.err.endswith("hint: Launch it again, with other flags if needed: mops-jobs resume job\n")
     state = record(jobs)
     assert (state.status, state.error_code, state.error_message) == ("failed", "LAUNCH", "There are no processes left.")
+    assert cli("resume", "job").err.endswith(" mops-jobs resume job.2\n")
 
 
 def test_a_job_whose_runner_is_at_work_here_is_not_said_to_have_failed(

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines import ENGINES, open_engine
-from mopsjobs.engines.base import Launch
+from mopsjobs.engines.base import Launch, RefusedError
 from mopsjobs.engines.kubernetes import client as k8s_client
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine, kubectl_for
 from mopsjobs.engines.kubernetes.logs import MAX_FAILURES
@@ -75,7 +75,7 @@ def test_a_second_launch_of_a_job_starts_nothing(engine: KubernetesEngine, api: 
     with pytest.raises(EngineError, match="Job seir-1 is already launched; nothing was started") as raised:
         engine.launch(LAUNCH)
     assert raised.value.hint == "See it: kubectl -n models get job seir-1"
-    assert raised.value.exit_code == 1
+    assert raised.value.exit_code == 6
     assert api.mock.objects[JOBS, "models", "seir-1"].raw == before
 
 
@@ -505,7 +505,7 @@ REFUSALS: dict[int, tuple[type[EngineError], int]] = {
     429: (EngineUnavailableError, 5),
     500: (EngineUnavailableError, 5),
     503: (EngineUnavailableError, 5),
-    422: (EngineError, 1),
+    422: (RefusedError, 6),
 }
 
 

@@ -22,6 +22,7 @@ from lightkube.resources.batch_v1 import Job
 from lightkube.resources.core_v1 import Event, Pod
 from lightkube.types import CascadeType
 
+from mopsjobs.engines.base import RefusedError
 from mopsjobs.engines.kubernetes.kubeconfig import SERVICE_HOST, existing_kubeconfigs, listed_kubeconfigs
 from mopsjobs.engines.kubernetes.sign_in import SignIn
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
@@ -56,11 +57,11 @@ _NO_LOG = (400, 404)
 """Status codes without a log: the container has not started, or the pod is gone."""
 
 
-class MissingError(EngineError):
+class MissingError(RefusedError):
     """The cluster has no such object (404)."""
 
 
-class ConflictError(EngineError):
+class ConflictError(RefusedError):
     """The cluster has another object of that name (409)."""
 
 
@@ -370,7 +371,7 @@ def _status_error(error: httpx.HTTPStatusError, server: str) -> EngineError:
     if code in (408, 429) or code >= 500:
         message = f"The cluster at {server} cannot answer now ({code}){reason}."
         return EngineUnavailableError(message, sent=code != 429)
-    return EngineError(f"The cluster at {server} refuses the request ({code}){reason}.")
+    return RefusedError(f"The cluster at {server} refuses the request ({code}){reason}.")
 
 
 def _error_text(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from mopsjobs.engines.base import RefusedError
 from mopsjobs.engines.kubernetes.client import Cluster
 from mopsjobs.engines.kubernetes.manifest import JOB_ID, LAUNCH_ID
 from mopsjobs.errors import EngineError, EngineUnavailableError
@@ -44,7 +45,7 @@ def find_created(
 
     Raises:
         EngineUnavailableError: if the Job is not there. With `sent`, the cluster did not say so: it may be there.
-        EngineError: if another Job has the name.
+        RefusedError: if another Job has the name.
     """
     unavailable = problem if isinstance(problem, EngineUnavailableError) else None
     if unavailable is not None and not unavailable.sent:
@@ -56,11 +57,11 @@ def find_created(
     if existing is not None and marks.get(LAUNCH_ID) == annotations[LAUNCH_ID]:
         return existing
     if marks.get(JOB_ID) == annotations[JOB_ID]:
-        raise EngineError(
+        raise RefusedError(
             f"Job {annotations[JOB_ID]} is already launched; nothing was started.", hint=f"See it: {show_command}"
         )
     if unavailable is None or existing is not None:
-        raise EngineError(
+        raise RefusedError(
             f"Namespace {namespace} has another Job {name}; nothing was started.", hint=f"See it: {show_command}"
         )
     raise EngineUnavailableError(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 
+from mopsjobs.engines.base import RefusedError
 from mopsjobs.engines.model_env import without_secrets
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError, shorten
 
@@ -79,10 +80,6 @@ def is_installed(env: Mapping[str, str]) -> bool:
 
 class NotConfiguredError(EngineUnavailableError):
     """The commands of Slurm are here, and find no cluster."""
-
-
-class RefusedError(EngineError):
-    """A command of Slurm has failed, and its controller answers."""
 
 
 class Commands:

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, engine_of, last_launch
+from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, RefusedError, engine_of, last_launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import command, disk_errors
 from mopsjobs.engines.slurm import logs as slurm_logs
-from mopsjobs.engines.slurm.commands import SECONDS, Commands, NotConfiguredError, RefusedError, is_installed
+from mopsjobs.engines.slurm.commands import SECONDS, Commands, NotConfiguredError, is_installed
 from mopsjobs.engines.slurm.documents import parse_squeue
 from mopsjobs.engines.slurm.options import sbatch_flags
 from mopsjobs.engines.slurm.script import write_script

@@ -76,9 +76,12 @@ def test_a_launch_that_slurm_refused_is_repeated_as_it_was_asked_for(
     """The options are in the record before the launch, and this machine knows that its user chose them."""
     code(Path.cwd())
     Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
-    slurm.says("sbatch", "sbatch: error: invalid account\n", code=1)
+    slurm.says("sbatch", "sbatch: error: Invalid account\n", code=1)
     flags = ("--engine", "slurm", "--setup", "module load gcc", "--account", "p1", "--mem", "1G", "--python", "/p")
-    assert cli("submit", "study.json", "--auto", "--job-id", "mine", "--shards", "3", *flags).code == 1
+    ran = cli("submit", "study.json", "--auto", "--job-id", "mine", "--shards", "3", *flags)
+    hint = "See your accounts: sacctmgr show associations user=$USER."
+    again = "Launch it again, with other flags if needed: mops-jobs resume mine"
+    assert (ran.code, ran.err) == (6, f"error: Slurm refuses sbatch: Invalid account.\nhint: {hint} {again}\n")
     assert record(remote.jobs, "mine").status == "failed"
     slurm.says("sbatch", "12\n")
     assert cli.ok("resume", "mine").out == "mine.2\n"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, RefusedError, is_installed
+from mopsjobs.engines.base import RefusedError
+from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, is_installed
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
 from support.slurm_commands import FakeSlurm
 
