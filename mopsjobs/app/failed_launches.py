@@ -81,11 +81,11 @@ def _has_no_report(job: Mapping[str, object], app: App) -> bool:
     """
     if job.get("engine") not in LOCAL_ENGINES:
         return False
-    heartbeat = job.get("heartbeat_at")
-    if job["status"] in BEFORE_RUNNING:
-        return heartbeat is None and not job.get("shards")
-    launched = launched_at(str(job["job_id"]), app.env)
-    if job["status"] != JobStatus.RUNNING or heartbeat is None or launched is None:
+    heartbeat, is_waiting = job.get("heartbeat_at"), job["status"] in BEFORE_RUNNING and not job.get("shards")
+    if heartbeat is None:
+        return is_waiting
+    launched, reported = launched_at(str(job["job_id"]), app.env), parse_time(str(heartbeat))
+    if launched is None or reported >= launched:
         return False
-    reported = parse_time(str(heartbeat))
-    return reported < launched and (app.now() - reported).total_seconds() > SILENT_SECONDS
+    is_silent = job["status"] == JobStatus.RUNNING and (app.now() - reported).total_seconds() > SILENT_SECONDS
+    return is_waiting or is_silent

@@ -15,7 +15,7 @@ import mopsjobs
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
-from mopsjobs.engines import CLUSTER_ENGINES
+from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult, launch_fields
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.options import wants_file_drop
@@ -352,14 +352,16 @@ def launched_fields(launch: Launch, engine: str, launched: LaunchResult) -> dict
 def relaunched_fields(fields: dict[str, Any], state: JobState, began_at: datetime) -> dict[str, Any]:
     """Return the fields of a record that another launch of an active job sets.
 
-    The launch counts as a sign of life: the job is no longer suspect, unless its runner stays silent.
+    The launch counts as a sign of life: the job is no longer suspect, unless its runner stays silent. That of a cluster
+    need not report before it runs.
 
     Args:
         fields: those of each launch.
         state: the record before it.
         began_at: a time before it, so that a runner that never reported can be told from one that did.
     """
-    heartbeat = {} if state.heartbeat_at is None else {"heartbeat_at": record_time(began_at)}
+    is_sign = state.heartbeat_at is not None or state.engine in LOCAL_ENGINES
+    heartbeat = {"heartbeat_at": record_time(began_at)} if is_sign else {}
     mark = {} if state.metadata.get(SUSPECT) is None else {SUSPECT: None}
     return {**fields, **heartbeat, "metadata": {**fields["metadata"], **mark}}
 
