@@ -116,6 +116,14 @@ NOTE_PREFIXES = {"local": "local_", "kubernetes": "k8s_", "dask": "dask_", "slur
 launch of the job repeats these options."""
 
 
+def shard_prefix(shard: int, *, several: bool) -> str:
+    """Return what stands in front of a log line of a shard; an empty text if the job has only one.
+
+    A number in brackets is a task.
+    """
+    return f"shard {shard}: " if several else ""
+
+
 def launch_fields(launch: Launch, engine: str) -> dict[str, Any]:
     """Return what a record keeps of a launch. It is written before the launch, which may fail."""
     fields: dict[str, Any] = {"metadata": launch_notes(launch, engine)}

@@ -379,14 +379,17 @@ def test_cancelling_leaves_another_job_by_that_name_alone(engine: KubernetesEngi
 
 
 def test_logs_come_in_the_order_of_the_shards(engine: KubernetesEngine, api: Api) -> None:
-    """A shard that was tried again shows both, the older first. Of a pod that is gone there is nothing."""
+    """A shard that was tried again shows both, the older first. Of a pod that is gone there is nothing.
+
+    The shard is named as such, since a number in brackets is a task.
+    """
     api.put_job()
     for index, age in ((10, 0), (2, 0), (2, 1)):
         pod = api.put_pod(index, "Succeeded", shards=11, age=age)
-        api.answer(log_path(pod), lines(f"shard {index}, age {age}"))
+        api.answer(log_path(pod), lines(f"[{index}] age {age}"))
     gone = api.put_pod(3, "Running", shards=11)
     api.answer(log_path(gone), {"message": "pods not found"}, status=404)
-    assert list(engine.logs(RECORD)) == ["[2] shard 2, age 1", "[2] shard 2, age 0", "[10] shard 10, age 0"]
+    assert list(engine.logs(RECORD)) == ["shard 2: [2] age 1", "shard 2: [2] age 0", "shard 10: [10] age 0"]
     request = api.requests("get", log_path("seir-1-2-0"))[0]
     assert request.params["container"] == "runner"
 
@@ -402,7 +405,7 @@ def test_tail_and_since_are_for_the_cluster_to_cut(engine: KubernetesEngine, api
     pods = [api.put_pod(index, "Running", shards=2) for index in range(2)]
     for pod in pods:
         api.answer(log_path(pod), lines("x", "y"))
-    assert list(engine.logs(RECORD, tail=3, since=0.5)) == ["[0] y", "[1] x", "[1] y"]
+    assert list(engine.logs(RECORD, tail=3, since=0.5)) == ["shard 0: y", "shard 1: x", "shard 1: y"]
     for pod in pods:
         (request,) = api.requests("get", log_path(pod))
         assert (request.params["tailLines"], request.params["sinceSeconds"]) == ("3", "1")

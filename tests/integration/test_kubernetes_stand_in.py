@@ -88,7 +88,7 @@ def test_outputs_decide_how_a_job_with_a_lost_shard_ends(
     assert job["error_message"].endswith("; 3 of 6 tasks left no complete outputs")
     (task,) = cli.ok("tasks", "job", "--status", "oom", "--json").json["tasks"]
     assert (task["task"], task["error_type"]) == (1, "OOMKilled")
-    assert "[1] " in cli.ok("logs", "job", "--grep", "hello").out, "its pods are still there"
+    assert "shard 1: " in cli.ok("logs", "job", "--grep", "hello").out, "its pods are still there"
 
 
 def test_a_job_whose_pods_cannot_sign_in_ends_the_wait(

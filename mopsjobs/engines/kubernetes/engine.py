@@ -128,7 +128,7 @@ class KubernetesEngine:
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
     ) -> Iterator[str]:
-        """See `Engine.logs`. The shards come in order; with several, `[shard] ` stands in front of each line.
+        """See `Engine.logs`. The shards come in order; with several, `shard N: ` stands in front of each line.
 
         The lines of a deleted pod are gone; the job's events still have the reports of the runner.
         """

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from mopsjobs.engines.base import shard_prefix
 from mopsjobs.engines.kubernetes.client import Cluster, shard_of
 from mopsjobs.engines.kubernetes.manifest import CONTAINER, SHARDS
 from mopsjobs.errors import EngineUnavailableError
@@ -93,7 +94,7 @@ def existing_lines(cluster: Cluster, pods: Sequence[Pod], window: Window, now: d
     """Yield the existing lines, one shard after the other."""
     several = _are_several(pods)
     lines = (
-        _prefix(pod, several=several) + line
+        shard_prefix(shard_of(pod), several=several) + line
         for pod in pods
         for line in Reader().read(cluster, pod, window, now, follow=False)
     )
@@ -135,7 +136,7 @@ def follow_lines(
             if reader.is_done or not _has_started(pod):
                 continue
             for line in reader.read(cluster, pod, window if is_first else Window(), now(), follow=True):
-                yield _prefix(pod, several=several) + line
+                yield shard_prefix(shard_of(pod), several=several) + line
             # If the pod still ran when it was listed, the stream may have ended because the log was rotated.
             reader.is_done = reader.reached_end and _phase(pod) in _ENDED_PHASES
         is_first = False
@@ -148,10 +149,6 @@ def _container(pod: Pod) -> str | None:
     """Return the runner's container, among those that a cluster adds; None for a Job of another program."""
     names = [] if pod.spec is None else [container.name for container in pod.spec.containers]
     return CONTAINER if CONTAINER in names else None
-
-
-def _prefix(pod: Pod, *, several: bool) -> str:
-    return f"[{shard_of(pod)}] " if several else ""
 
 
 def _are_several(pods: Sequence[Pod]) -> bool:

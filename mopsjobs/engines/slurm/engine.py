@@ -234,7 +234,7 @@ class SlurmEngine:
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
     ) -> Iterator[str]:
-        """See `Engine.logs`. With several shards, `[shard] ` stands in front of each line.
+        """See `Engine.logs`. With several shards, `shard N: ` stands in front of each line.
 
         The lines are in files of the job's directory. A machine or a user without that directory gets none.
 

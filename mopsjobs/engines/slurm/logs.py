@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from mopsjobs.engines.base import shard_prefix
+
 LOG_NAME = "slurm-%A_%a.log"
 """The name of a log for sbatch: Slurm puts in the ids of the array and of the shard."""
 
@@ -40,7 +42,7 @@ def log_files(directory: Path, array_id: int | None) -> list[tuple[int, Path]]:
 
 def existing_lines(files: list[tuple[int, Path]], tail: int | None, *, several: bool) -> Iterator[str]:
     """Yield the lines so far, one shard after the other; with `tail`, the last ones."""
-    lines = (line for shard, path in files for line in _lines_of(path, _prefix(shard, several=several)))
+    lines = (line for shard, path in files for line in _lines_of(path, shard_prefix(shard, several=several)))
     yield from lines if tail is None else deque(lines, maxlen=tail)
 
 
@@ -65,7 +67,9 @@ def follow_lines(
     files = list_files()
     for _, path in files:
         readers[path] = _Reader(path)
-    begun = (f"{_prefix(shard, several=several)}{line}" for shard, path in files for line in readers[path].new_lines())
+    begun = (
+        f"{shard_prefix(shard, several=several)}{line}" for shard, path in files for line in readers[path].new_lines()
+    )
     yield from begun if tail is None else deque(begun, maxlen=tail)
     looks = 0
     while True:
@@ -73,7 +77,7 @@ def follow_lines(
         for shard, path in list_files():
             reader = readers.setdefault(path, _Reader(path))
             for line in reader.new_lines(is_last=ended):
-                yield _prefix(shard, several=several) + line
+                yield shard_prefix(shard, several=several) + line
         if ended:
             return
         looks += 1
@@ -114,7 +118,3 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 def _text(line: bytes) -> str:
     return line.decode("utf-8", "replace").rstrip("\r\n")
-
-
-def _prefix(shard: int, *, several: bool) -> str:
-    return f"[{shard}] " if several else ""

@@ -310,7 +310,7 @@ def test_logs_are_those_of_the_last_launch(engine: SlurmEngine, slurm: FakeSlurm
     directory.mkdir(parents=True)
     for array_id in (9, 12):
         (directory / f"slurm-{array_id}_0.log").write_text(f"of {array_id}\n")
-    assert list(engine.logs(JOB)) == ["[0] of 12"]
+    assert list(engine.logs(JOB)) == ["shard 0: of 12"]
     _knows(slurm, task(0, "COMPLETED"))
     one: dict[str, Any] = {**JOB, "metadata": {"slurm_job_id": "12", "slurm_shards": "1"}}
     assert list(engine.logs(one, follow=True)) == ["of 12"]

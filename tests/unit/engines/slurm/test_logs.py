@@ -27,7 +27,7 @@ def test_the_last_lines_are_those_of_the_last_shards(tmp_path: Path) -> None:
     _write(tmp_path, "slurm-12_0.log", "a\nb\n")
     _write(tmp_path, "slurm-12_1.log", "c\nd")
     files = log_files(tmp_path, 12)
-    assert list(existing_lines(files, None, several=True)) == ["[0] a", "[0] b", "[1] c", "[1] d"]
+    assert list(existing_lines(files, None, several=True)) == ["shard 0: a", "shard 0: b", "shard 1: c", "shard 1: d"]
     assert list(existing_lines(files, 3, several=False)) == ["b", "c", "d"]
     assert list(existing_lines(files, 0, several=False)) == []
 
@@ -53,5 +53,5 @@ def test_following_reads_each_line_once_until_the_end(tmp_path: Path) -> None:
         return len(asked) == 2
 
     lines = follow_lines(lambda: log_files(tmp_path, 12), is_over, 1, sleep, several=True)
-    assert list(lines) == ["[0] last", "[0] half", "[1] late", "[1] end"]
+    assert list(lines) == ["shard 0: last", "shard 0: half", "shard 1: late", "shard 1: end"]
     assert asked == [0, POLLS_PER_STATE]
