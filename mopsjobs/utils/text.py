@@ -16,8 +16,11 @@ MAX_DIGITS = 20
 MAX_WORD = 100
 """Characters of a word that is compared and quoted."""
 
-MIN_SIMILARITY = 0.65
+MIN_SIMILARITY = 0.7
 """Of a suggestion, from 0 to 1. Two letters that are swapped in a word of four leave 0.75."""
+
+MIN_ALIKE = 0.65
+"""Of a suggestion that begins as the word does. Two letters that are swapped in a word of three leave 0.67."""
 
 
 def strip_control_characters(text: str) -> str:
@@ -82,7 +85,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     import difflib  # only errors need it
 
     words = {choice.lstrip("-"): choice for choice in choices}
-    close = difflib.get_close_matches(word[:MAX_WORD].strip().lower().lstrip("-"), words, 1, MIN_SIMILARITY)
+    typed = word[:MAX_WORD].strip().lower().lstrip("-")
+    alike = [choice for choice in words if choice[:1] == typed[:1]]
+    close = difflib.get_close_matches(typed, words, 1, MIN_SIMILARITY) or difflib.get_close_matches(
+        typed, alike, 1, MIN_ALIKE
+    )
     return f" Did you mean '{words[close[0]]}'?" if close else ""
 
 

@@ -124,6 +124,12 @@ def test_a_mistyped_word_gets_the_nearest_one(cli: Cli, line: str) -> None:
     assert ("Did you mean" in ran.err) == ("zzz" not in line)
 
 
+def test_a_word_that_shares_only_letters_gets_no_suggestion() -> None:
+    """Two letters of three are near in a word that begins as typed."""
+    assert did_you_mean("foo", ["timeout", "oom", "died"]) == ""
+    assert did_you_mean("omo", ["timeout", "oom", "died"]) == " Did you mean 'oom'?"
+
+
 def test_a_secret_behind_a_mistyped_flag_is_not_printed(cli: Cli) -> None:
     """The message has the flag alone, not its value."""
     ran = cli("list", "--regsitry=https://a.blob.core.windows.net/c?sig=SECRET")
