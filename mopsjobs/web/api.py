@@ -39,6 +39,9 @@ HEALTH = "/healthz"
 MAX_ANSWER_BYTES = 4_000_000
 """Bytes of a list in one response, at most. A Link header leads to the rest (RFC 8288)."""
 
+OF_ONE_JOB = ("tasks", "failures", "attempts", "results", "events")
+"""What the API has of one job, by a parameter of a path of its own."""
+
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 PROBLEM = "application/problem+json"
@@ -143,13 +146,18 @@ class _Handlers:
         return _page(text, "skip", after)
 
     def job(self, job_id: str) -> Response:
-        """Return the document of `status JOB --json`."""
+        """Return the document of `status JOB --json`. An id has no slash, so nothing is below the path of a job."""
         now = self._site.app.now().timestamp()
+        name, _, below = job_id.partition("/")
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> dict[str, object]:
-            return with_family(connection, job_queries.find_job(connection, job_id, now=now), now=now)[0]
+            return with_family(connection, job_queries.find_job(connection, name, now=now), now=now)[0]
 
-        return Response("".join(Document(self._site.read(view)).pieces(None)) + "\n", mimetype=JSON)
+        found = self._site.read(view)
+        if below:
+            hint = f"Use /api/v1/{below}?{urlencode({'job': name})}" if below in OF_ONE_JOB else None
+            return problem(404, "Not Found", f"Job {name} has no address {request.path}.", hint)
+        return Response("".join(Document(found).pieces(None)) + "\n", mimetype=JSON)
 
     def tasks(self) -> Response:
         """Return the document of `tasks --json`."""
