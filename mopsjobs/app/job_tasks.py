@@ -12,7 +12,7 @@ from mopsjobs.app.find_job import FoundJob, find_job, read_family_of
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.job_json import reused_text
 from mopsjobs.cache.pruning import is_pruned
-from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, Ledger, read_ledger
+from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, BY_LEDGER, Ledger, read_ledger
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
 from mopsjobs.errors import (
     AmbiguousJobError,
@@ -250,6 +250,15 @@ def mirror_failures(job: Mapping[str, object], app: App) -> None:
     with contextlib.suppress(MopsJobsError):
         if app.cache.read_cached(lambda _connection: True):
             mirror_ledger(str(job["job_id"]), app, FreshnessPolicy())
+
+
+def absence_text(ledger: Ledger) -> str | None:
+    """Return what a job does not have, as a predicate: tasks, or a ledger of them; None if it has both."""
+    if not ledger.tasks_total:
+        return "has no tasks: it only runs the reduce function."
+    if ledger.basis == BY_LEDGER:
+        return None
+    return "has no ledger: its outputs tell which tasks succeeded. Nothing was measured."
 
 
 def never_mirrored_error(job_id: str, hint: str = "Run the command without --offline.") -> StoreUnavailableError:

@@ -12,11 +12,11 @@ from flask import request
 
 from mopsjobs.app.find_job import FoundJob, Job
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.job_tasks import JobTasks
+from mopsjobs.app.job_tasks import JobTasks, absence_text
 from mopsjobs.app.job_texts import memory_text
 from mopsjobs.app.results_table import SUCCEEDED
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.ledgers import BY_LEDGER, read_ledger
+from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.task_filters import (
     STATUSES,
     check_count,
@@ -116,10 +116,10 @@ class TasksPage:
         rows, has_more = shown[:PAGE_SIZE], len(shown) > PAGE_SIZE
         names = ledger.varying[:MAX_PARAMETERS]
         has_seed = not names or len({one.row.first_task for one in rows}) < len(rows)
-        note = None if ledger.basis == BY_LEDGER else "This job has no ledger: its outputs tell which tasks succeeded."
+        absence = absence_text(ledger)
         return {
             "reading": None,
-            "note": note,
+            "note": absence and f"This job {absence}",
             "names": names,
             "has_seed": has_seed,
             "rows": [_row(one, names, str(job["job_id"])) for one in rows],

@@ -132,6 +132,16 @@ def test_a_job_without_a_ledger_is_told_by_its_outputs(cli: Cli, remote: Remote)
     assert cli.ok("tasks", "job", "--json").json["basis"] == "outputs"
 
 
+def test_a_job_that_only_reduces_is_said_to_have_no_tasks(cli: Cli, remote: Remote) -> None:
+    """Its parent has all outputs. A missing ledger is not worth a word."""
+    add_job(remote.jobs, "job", sets_of(3), reduce="model:summarise", status="partial")
+    add_job(remote.jobs, "job.2", sets_of(3), reduce="model:summarise", only=(), status="succeeded")
+    ran = cli.ok("tasks", "job.2")
+    assert (ran.out, "job.2 has no tasks: it only runs the reduce function.\n" in ran.err) == ("", True)
+    assert "has no ledger" not in ran.err
+    assert cli.ok("tasks", "job.2", "--json").json["tasks_total"] == 0
+
+
 def test_a_task_that_repeats_an_earlier_one_has_its_outcome(cli: Cli, remote: Remote) -> None:
     """It never runs. With a set named twice, and with a drawn seed that is named too."""
     sets: list[Any] = [{"x": 1}, {"x": 2}, {"x": 1}]

@@ -144,6 +144,7 @@ def test_an_extension_reduces_over_reused_and_new_tasks(desk: Desk, tmp_path: Pa
     assert desk.ended("first.2") == "succeeded"
     status = desk.ok("status", "first.2", "--json").json
     assert (status["tasks_total"], status["family"]["tasks_completed"]) == (0, 6)
+    assert "first.2 has no tasks: it only runs the reduce function." in desk.ok("tasks", "first.2").err
     assert reduced(desk, "first.2") == {0: 2, 1: 2, 2: 2, None: 6}
     assert calls(noted) == {0: 2, 1: 2, 2: 2}
     desk.submit(sets, "--extend", "first", "--wait", n_replicates=3, reduce="model:summarise", job_id="more")

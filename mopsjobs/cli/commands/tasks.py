@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from mopsjobs.app.app import App
 from mopsjobs.app.job_arguments import DEFAULT_LIMIT
-from mopsjobs.app.job_tasks import JobTasks, find_tasks
-from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger
+from mopsjobs.app.job_tasks import JobTasks, absence_text, find_tasks
+from mopsjobs.cache.queries.ledgers import Ledger
 from mopsjobs.cache.queries.task_filters import (
     SORTS,
     STATUSES,
@@ -154,8 +154,8 @@ def _line(one: ListedTask) -> str:
 def _notes(job: JobTasks, tasks: TaskList, counted: str) -> list[str]:
     """Return the notes: on the family, on what is missing, and the count with the age of the data."""
     notes = [*job.family_note(), *job.reuse_note()]
-    if tasks.ledger.basis != BY_LEDGER:
-        notes.append(f"{job.job_id} has no ledger: its outputs tell which tasks succeeded. Nothing was measured.")
+    if (absence := absence_text(tasks.ledger)) is not None:
+        notes.append(f"{job.job_id} {absence}")
     stale = ", stale" if job.is_stale(tasks.ledger) else ""
     return [*notes, f"{counted}, {job.describe_age(tasks.ledger)}{stale}"]
 
