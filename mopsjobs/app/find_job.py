@@ -11,7 +11,7 @@ from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.engines import LOCAL_ENGINES
+from mopsjobs.engines import LOCAL_ENGINES, has_drop
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.status import BEFORE_RUNNING
@@ -28,9 +28,6 @@ MIN_SECONDS = 1.0
 
 STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "validating", "failed": "failed"}
 """The status for a phase of an engine. As in reconcile, only the outputs decide how a finished job ended."""
-
-FILE_DROP = "slurm_file_drop"
-"""The metadata of a launch with the option of that name. `engines.base` has the prefix, and costs `dataclasses`."""
 
 Job = dict[str, object]
 
@@ -121,17 +118,11 @@ def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         from mopsjobs.app.failed_launches import end_failed_launch_if_possible  # here: few jobs need it
 
         is_changed = end_failed_launch_if_possible(job, app) is not None
-    elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None or _has_drop(job):
+    elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None or has_drop(job):
         from mopsjobs.app.engine_watch import ask_if_silent  # here: few jobs need it
 
         is_changed = ask_if_silent(job, app, must_answer=policy.refresh)
     return _find_by_record(str(found.job["job_id"]), app, policy) if is_changed else found
-
-
-def _has_drop(job: Job) -> bool:
-    """Return whether shards of a job report by files; see `submission.shard_drop`."""
-    metadata = job["metadata"]
-    return isinstance(metadata, dict) and metadata.get(FILE_DROP) == "yes"
 
 
 def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:

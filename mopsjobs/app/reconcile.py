@@ -304,7 +304,7 @@ def _marks(state: JobState, action: Action, engine: EngineState, now: Callable[[
 def _validate(session: Session, at_end: JobRegistry, state: JobState, action: Action, engine: EngineState) -> JobState:
     """End a job as its outputs decide. The engine's word is its error if outputs are missing."""
     store, job_id = session.store, state.job_id
-    dropped = first_error(job_id, session) if engine_of(state.fields()) == "slurm" else None
+    dropped = first_error(state, session)
     if engine.phase != "failed" or state.status == JobStatus.VALIDATING:
         return validate(store, at_end, job_id, first_error=dropped or action.words).state
     record_lost(store, state, engine.lost)

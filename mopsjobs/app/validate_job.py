@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
@@ -10,13 +9,13 @@ from mopsjobs.app.find_job import find_state
 from mopsjobs.app.next_steps import is_runner_dead
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.cache.job_json import SILENT_SECONDS
-from mopsjobs.engines import open_engine
+from mopsjobs.engines import has_drop, open_engine
 from mopsjobs.errors import EngineError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.validation import Validation, validate
 from mopsjobs.submission.shard_delivery import deliver_shards
-from mopsjobs.submission.shard_drop import has_drop, may_lack_files
+from mopsjobs.submission.shard_drop import may_lack_files
 from mopsjobs.utils.times import parse_time
 
 
@@ -31,6 +30,8 @@ class ValidatedJob(NamedTuple):
 def validate_job(name: str, app: App) -> ValidatedJob:
     """Compare a job's outputs with its manifest, and end the job accordingly unless its runner is at work.
 
+    A job whose shards report by files that cannot be delivered is only compared, with a warning.
+
     Args:
         name: the id of the job, a prefix that only its id has, or `@latest`.
         app: the run.
@@ -44,17 +45,22 @@ def validate_job(name: str, app: App) -> ValidatedJob:
         StoreError: if the registry cannot be read, or the comparison failed.
     """
     state = find_state(name, app)
-    with contextlib.suppress(EngineError):  # what shards kept without the registry then waits
+    is_delivered = True
+    try:
         state = deliver_shards(state, submission_session(app))
-    is_at_work = _is_at_work(state, app)
-    found = validate(app.store, app.registry, state.job_id, may_end=not is_at_work)
+    except EngineError as error:  # what shards kept without the registry then waits
+        if has_drop(state.fields()):
+            app.out.warn(f"{error} The outputs were only compared.")
+            is_delivered = False
+    is_at_work = is_delivered and _is_at_work(state, app)
+    found = validate(app.store, app.registry, state.job_id, may_end=is_delivered and not is_at_work)
     return ValidatedJob(found, is_at_work and not found.state.is_terminal)
 
 
 def _is_at_work(state: JobState, app: App) -> bool:
     """Return whether the runner of a job has reported lately, and is not known to have ended on this machine."""
     session, job = submission_session(app), state.fields()
-    if not state.is_terminal and has_drop(state.job_id, session):  # the record has no sign of life
+    if not state.is_terminal and has_drop(job):  # the record has no sign of life
         engine = open_engine("slurm", app.env)
         is_active = engine.state(job).phase in ("pending", "running", "unknown")
         return is_active or may_lack_files(state, session, engine.times(job).ended_at)

@@ -24,6 +24,12 @@ NOTIFY_PREFIX = "MOPS_JOBS_NOTIFY_"
 """Begins the name of each variable with the secret of a rule of notifications. Models do not get these variables."""
 
 
+def has_drop(job: Mapping[str, object]) -> bool:
+    """Return whether the shards of a job report by files, as the record has its last launch."""
+    metadata = job.get("metadata")
+    return job.get("engine") == "slurm" and isinstance(metadata, Mapping) and metadata.get("slurm_file_drop") == "yes"
+
+
 def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -> Engine:
     """Return the engine of that name. Opening starts and sends nothing.
 

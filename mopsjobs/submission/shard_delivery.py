@@ -22,7 +22,7 @@ from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.submission.offline import deliver_offline
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.shard_drop import deliver_drop, has_drop
+from mopsjobs.submission.shard_drop import deliver_drop, find_drop
 
 LEDGER_SECONDS = 30.0
 """How long the journal of a shard may take. What the store does not take by then goes into the outbox."""
@@ -31,41 +31,43 @@ LEDGER_SECONDS = 30.0
 def deliver_shards(state: JobState, session: Session, engine: EngineState | None = None) -> JobState:
     """Move what the shards of a job on Slurm left into the store.
 
-    What they kept while the registry did not answer waits until the job array has ended, and is known to have.
+    What they report by files is delivered at any time. What they kept while the registry did not answer waits until
+    the job array has ended, and is known to have.
 
     Args:
         state: the record of the job.
         session: the registry, the environment and the messages.
-        engine: what Slurm says about the job; None: Slurm is asked, if shards kept something.
+        engine: what Slurm says about the job; None: Slurm is asked, if shards may have left something.
 
     Returns:
         The record after that.
 
     Raises:
-        EngineError: if Slurm does not answer.
+        EngineError: if Slurm does not answer, or if the files are not here; see `find_drop`.
         StoreError: if the store does not answer or refuses; see `deliver_offline`.
     """
     if engine_of(state.fields()) != "slurm":
         return state
-    is_dropped = has_drop(state.job_id, session)
-    if is_dropped:  # also while shards are at work
-        state = deliver_drop(state, session, _warner(session, "cannot be delivered"), is_over=False)
+    drop = find_drop(state, session)
     kept = [
         (number, directory)
         for number, directory in JobDir.for_job(state.job_id, session.env).shard_directories()
         if directory.outbox.exists() or _has_journal(directory, number)
     ]
-    if not (kept or (is_dropped and state.is_terminal)):
+    if drop is None and not kept:
         return state
     engine = engine or open_engine("slurm", session.env).state(state.fields())
+    has_stopped = engine.phase not in ("pending", "running", "unknown")
+    removes = _warner(session, "cannot be delivered, and is removed")
+    if drop is not None:
+        is_over = has_stopped and state.is_terminal
+        warn = removes if is_over else _warner(session, "cannot be delivered")
+        state = deliver_drop(state, session, warn, is_over=is_over)
     # SQLite cannot share a file among nodes, so not even a look at the outbox of a shard at work is safe.
-    if engine.phase in ("pending", "running", "unknown"):
+    if not (kept and has_stopped):
         return state
-    warn = _warner(session, "cannot be delivered, and is removed")
-    if is_dropped and state.is_terminal:
-        deliver_drop(state, session, warn, is_over=True)
     delivered = [
-        deliver_offline(directory, state.job_id, session.store, session.registry, warn) for _, directory in kept
+        deliver_offline(directory, state.job_id, session.store, session.registry, removes) for _, directory in kept
     ]
     delivered += [_deliver_journal(directory, number, state.job_id, session) for number, directory in kept]
     if any(delivered):

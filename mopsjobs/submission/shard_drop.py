@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mopsjobs.bundles.bundle import bundle_key
+from mopsjobs.engines import has_drop
 from mopsjobs.engines.base import last_launch
 from mopsjobs.engines.job_dir import MAX_SHARD, JobDir
 from mopsjobs.errors import EngineError, JobExistsError, StoreError
@@ -99,9 +100,23 @@ def fill_drop(directory: JobDir, manifest: Manifest, store: ReadableStore) -> No
         )
 
 
-def has_drop(job_id: str, session: Session) -> bool:
-    """Return whether shards of a job report by files, or have left some."""
-    return JobDir.for_job(job_id, session.env).drop.is_dir()
+def find_drop(state: JobState, session: Session) -> Path | None:
+    """Return the drop of a job; None if it has none yet, or none any more.
+
+    Raises:
+        EngineError: if the job was launched with a drop and has not ended, and the drop is not in its directory here.
+    """
+    directory = JobDir.for_job(state.job_id, session.env)
+    if not has_drop(state.fields()):
+        return None
+    if directory.drop.is_dir():
+        return directory.drop
+    if state.is_terminal or state.status in (JobStatus.PENDING, JobStatus.SUBMITTING):
+        return None
+    raise EngineError(
+        f"The shards of {state.job_id} report by files, and {directory.path} has none: its files are in another state"
+        " directory (XDG_STATE_HOME) or of another user."
+    )
 
 
 def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is_over: bool) -> JobState:
@@ -117,13 +132,16 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
         The record after that. It is `validating` if each shard has tried all its tasks.
 
     Raises:
+        EngineError: see `find_drop`.
         JobExistsError: if the drop belongs to another job of the id. Nothing was delivered.
         RecordError: if the record of a shard is invalid.
         StoreError: if the store or the directory does not answer or refuses.
         TooManyRetriesError: if the record could not be written.
     """
     job_id, store, registry = state.job_id, session.store, session.registry
-    drop = JobDir.for_job(job_id, session.env).drop
+    drop = find_drop(state, session)
+    if drop is None:
+        return state
     _check_owner(drop, job_id, store)
     results = results_prefix(job_id)
     delivered = set(store.list_keys(results))
@@ -144,9 +162,16 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
     return state
 
 
-def first_error(job_id: str, session: Session) -> str | None:
-    """Return the error of the first shard that reports one in the drop of a job; None without any."""
-    reports = (shard.report() for shard in _shards_of(JobDir.for_job(job_id, session.env).drop, job_id))
+def first_error(state: JobState, session: Session) -> str | None:
+    """Return the error of the first shard that reports one in the drop of a job; None without any.
+
+    Raises:
+        EngineError: see `find_drop`.
+    """
+    drop = find_drop(state, session)
+    if drop is None:
+        return None
+    reports = (shard.report() for shard in _shards_of(drop, state.job_id))
     return next((one.error_message for one in reports if one is not None and one.error_message), None)
 
 
@@ -157,9 +182,12 @@ def may_lack_files(state: JobState, session: Session, ended_at: datetime | None)
         state: the record of the job.
         session: the registry, the environment and the clock.
         ended_at: when the last shard ended; None if that is not known, and long ago.
+
+    Raises:
+        EngineError: see `find_drop`.
     """
-    drop = JobDir.for_job(state.job_id, session.env).drop
-    if ended_at is None or not drop.is_dir() or network_file_system(str(drop)) is None:
+    drop = find_drop(state, session)
+    if ended_at is None or drop is None or network_file_system(str(drop)) is None:
         return False
     if (session.now() - ended_at).total_seconds() > NAME_SECONDS:
         return False

@@ -47,15 +47,32 @@ def test_a_job_without_heartbeats_is_at_work_while_slurm_says_so(
     cli: Cli, remote: Remote, reported: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its shards report by files, so silence tells nothing of them. Files may be seen late on a network file system."""
+    _drop(remote)
     JobDir.for_job("job", cli.env).drop.mkdir(parents=True)
     monkeypatch.setattr("mopsjobs.submission.shard_drop.network_file_system", lambda path: "nfs4")
     cluster = Cluster(RUNNING)
-    monkeypatch.setattr("mopsjobs.app.validate_job.open_engine", lambda name, env: cluster)
+    for module in ("app.validate_job", "submission.shard_delivery"):
+        monkeypatch.setattr(f"mopsjobs.{module}.open_engine", lambda name, env: cluster)
     cli.clock.advance(seconds=61)
     for says, ago, expected in ((RUNNING, None, "running"), (COMPLETE, 10, "running"), (COMPLETE, 100, "partial")):
         cluster.says = says
         cluster.ran = EngineTimes(None, None if ago is None else cli.clock.now() - timedelta(seconds=ago))
         assert cli.ok("validate", "job").out == f"job: 1 of 3 tasks verified; {expected}\n"
+
+
+def test_a_job_whose_files_are_elsewhere_is_only_compared(cli: Cli, remote: Remote, reported: Manifest) -> None:
+    """Another machine, user or state directory does not see the outputs, and must not end the job without them."""
+    _drop(remote)
+    cli.clock.advance(seconds=61)
+    ran = cli.ok("validate", "job")
+    assert ran.out == "job: 1 of 3 tasks verified; running\n"
+    assert "its files are in another state directory (XDG_STATE_HOME) or of another user." in ran.err
+    assert "The outputs were only compared." in ran.err
+
+
+def _drop(remote: Remote) -> None:
+    """Make the job one of Slurm whose shards report by files."""
+    remote.jobs.update_fields("job", engine="slurm", metadata={"slurm_file_drop": "yes"})
 
 
 def test_tasks_that_a_lost_runner_did_not_report_are_counted(cli: Cli, remote: Remote, reported: Manifest) -> None:

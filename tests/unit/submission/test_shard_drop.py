@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -260,6 +261,27 @@ def test_an_output_that_the_store_refuses_keeps_no_other(site: Site, monkeypatch
     site.deliver()
     assert len(results(site.store)) == 1
     assert site.warnings == [f"{refused}: too large"]
+
+
+@pytest.mark.parametrize("status", ["scheduled", "running"])
+def test_a_machine_without_the_files_does_not_end_the_job(site: Site, status: str) -> None:
+    """Such as cron without XDG_STATE_HOME, or another user. The record tells that there are files."""
+    site.submit(sets_of(2))
+    site.work(0)
+    site.registry.update_status("job", status)
+    elsewhere = dataclasses.replace(site.session, env={"XDG_STATE_HOME": str(site.directory.path / "other")})
+    (done,) = reconcile(elsewhere, {"slurm": Cluster(COMPLETE)}, [state_of(site.registry, "job")])
+    assert (done.action.verb, done.after) == ("nothing", status)
+    assert str(done.problem).endswith("in another state directory (XDG_STATE_HOME) or of another user.")
+
+
+@pytest.mark.parametrize("status", ["pending", "submitting", "cancelled"])
+def test_a_job_may_have_no_files_before_its_launch_and_after_its_end(site: Site, status: str) -> None:
+    """A submission that was killed can be resumed. A drop is removed when it was delivered."""
+    metadata = {"slurm_file_drop": "yes"}
+    site.registry.register_job("job", engine="slurm", tasks_total=1, metadata=metadata)
+    state = site.registry.update_status("job", status)
+    assert deliver_shards(state, site.session, GONE) == state
 
 
 def test_the_drop_of_another_job_of_the_id_is_left_alone(site: Site) -> None:
