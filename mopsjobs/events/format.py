@@ -98,7 +98,12 @@ def bucket_of(moment: datetime) -> str:
 
 def chunk_key(moment: datetime, job_id: str, source: str, number: int) -> str:
     """Return the key of a chunk that is written at a moment."""
-    return f"{PREFIX}{bucket_of(moment)}/{job_id}/{source}-{number:06d}.ndjson"
+    return named_chunk_key(moment, f"{job_id}/{source}-{number:06d}")
+
+
+def named_chunk_key(moment: datetime, name: str) -> str:
+    """Return the key of a chunk of that name that is written at a moment."""
+    return f"{PREFIX}{bucket_of(moment)}/{name}.ndjson"
 
 
 def parse_chunk_key(key: str) -> ChunkKey | None:

@@ -7,8 +7,8 @@ It lies in the directory of the job, which the nodes share with the machine that
 
 Each directory is a store with one writer, of files that appear whole (store/directory.py). `deliver_drop` moves what
 the shards leave. It may stop anywhere, run at any time, and run twice: all but the counts is written by
-`create_if_absent`. Outputs stay until the job has ended, so that a shard that is started again knows its complete
-tasks. See docs/decisions/0088-a-drop-of-files.md.
+`create_if_absent`, and readers know chunks of events by their names. Outputs stay until the job has ended, so that a
+shard that is started again knows its complete tasks. See docs/decisions/0088-a-drop-of-files.md.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mopsjobs.engines import has_drop
 from mopsjobs.engines.base import last_launch
 from mopsjobs.engines.job_dir import MAX_SHARD, JobDir
 from mopsjobs.errors import EngineError, JobExistsError, StoreError
+from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -149,7 +150,7 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
         # Before its outputs: the counts never say more than what is delivered.
         report = shard.report()
         for batch in _batches(shard.store, delivered):
-            _create(store, batch, on_refused)
+            _create(store, [(_delivery_key(key, session.now()), value) for key, value in batch], on_refused)
             for key, _ in batch:
                 if is_over or not key.startswith(results):  # no runner reads it again
                     shard.store.delete(key)
@@ -239,6 +240,12 @@ def _batches(part: DirectoryVersionedStore, delivered: Collection[str]) -> Itera
             yield batch
             batch, size = [], 0
     yield batch
+
+
+def _delivery_key(key: str, now: datetime) -> str:
+    """Return the key under which a value is delivered: events under the hour of the delivery, where readers look."""
+    chunk = event_format.parse_chunk_key(key)
+    return key if chunk is None else event_format.named_chunk_key(now, chunk.name)
 
 
 def _create(store: VersionedStore, batch: list[tuple[str, bytes]], on_refused: OnRefused) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from mopsjobs.app.reconcile import reconcile
+from mopsjobs.cache.database import open_to_write
+from mopsjobs.cache.sync.events import sync_events
 from mopsjobs.engines.base import EngineState, EngineTimes
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EngineError, JobExistsError, StoreUnavailableError, ValueTooLargeError
@@ -24,6 +27,7 @@ from mopsjobs.submission import shard_drop
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.shard_drop import ShardDrop, deliver_drop, fill_drop
+from mopsjobs.utils.times import utc_now
 from support.engines import COMPLETE, FAILED, GONE, RUNNING, Cluster, state_of
 from support.ledgers import attempts_in
 from support.runs import calls, code, place, results, sets_of, study, work
@@ -142,6 +146,19 @@ def test_the_record_of_the_job_alone_tells_of_its_state(site: Site) -> None:
     assert [key for key in site.store.list_keys() if key.startswith("changes/")] == before
     events = [entry.value or b"" for entry in site.store.scan("events/")]
     assert not [event for event in events if b'"kind":"state"' in event]
+
+
+def test_events_that_are_delivered_late_are_seen(site: Site, tmp_path: Path) -> None:
+    """A sync lists the hours since the last one. The events were written in an earlier hour."""
+    site.submit([{"x": 0, "fail": True}])
+    site.work(0, policy=ONCE)
+    later = utc_now() + timedelta(hours=3)
+    site.session = dataclasses.replace(site.session, now=lambda: later)
+    with contextlib.closing(open_to_write(str(tmp_path / "cache.db"), "memory:")) as cache:
+        sync_events(site.store, cache, now=lambda: later)
+        site.deliver()
+        sync_events(site.store, cache, now=lambda: later)
+        assert [kind for (kind,) in cache.execute("SELECT kind FROM event")].count("task_failed") == 1
 
 
 def test_a_delivery_that_stops_anywhere_is_completed_by_the_next(site: Site) -> None:
