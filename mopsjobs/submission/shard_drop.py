@@ -24,7 +24,7 @@ from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.engines import has_drop
 from mopsjobs.engines.base import last_launch
 from mopsjobs.engines.job_dir import MAX_SHARD, JobDir
-from mopsjobs.errors import EngineError, JobExistsError, StoreError
+from mopsjobs.errors import EngineError, JobExistsError, StoreError, UsageError
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
@@ -144,7 +144,7 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
     if drop is None:
         return state
     _check_owner(drop, job_id, store)
-    results = results_prefix(job_id)
+    results, shards = results_prefix(job_id), _count_shards(state)
     delivered = set(store.list_keys(results))
     for shard in _shards_of(drop, job_id):
         # Before its outputs: the counts never say more than what is delivered.
@@ -154,11 +154,12 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
             for key, _ in batch:
                 if is_over or not key.startswith(results):  # no runner reads it again
                     shard.store.delete(key)
-        if report is not None and not state.is_terminal:
+        # A shard that the job no longer has leaves outputs. Others report its tasks now.
+        if report is not None and shard.number < shards and not state.is_terminal:
             state = _take_report(state, shard.number, report, registry)
     if is_over:
         _remove(drop, job_id, store)
-    elif state.status == JobStatus.RUNNING and all_shards_done(state, _count_shards(state)):
+    elif state.status == JobStatus.RUNNING and all_shards_done(state, shards):
         state = registry.update_status(job_id, JobStatus.VALIDATING)
     return state
 
@@ -261,7 +262,7 @@ def _create(store: VersionedStore, batch: list[tuple[str, bytes]], on_refused: O
 
 
 def _take_report(state: JobState, shard: int, found: JobState, registry: JobRegistry) -> JobState:
-    """Bring the counts of a shard into the record of the job, unless they are there."""
+    """Bring the counts of a shard into the record of the job, unless they are there, or contradict the others."""
     name = str(shard)
     if found.shards[name] == state.shards.get(name) and found.usage.get(name) == state.usage.get(name):
         return state
@@ -270,7 +271,9 @@ def _take_report(state: JobState, shard: int, found: JobState, registry: JobRegi
     report = ShardReport(counts[0], counts[1], bool(counts[2]), usage=usage, is_relayed=True)
     began = next((str(step["at"]) for step in found.transitions if step["status"] == JobStatus.RUNNING), None)
     registry = registry.backdated_to(None if began is None else parse_time(began))
-    return registry.report_shard(state.job_id, shard, max(_count_shards(state), shard + 1), report)
+    with contextlib.suppress(UsageError):  # a report from before a launch with other shards, until that of this launch
+        state = registry.report_shard(state.job_id, shard, _count_shards(state), report)
+    return state
 
 
 def _count_shards(state: JobState) -> int:

@@ -89,9 +89,8 @@ class Site:
         """Run a shard as on its node: it has its own part of the drop alone. Return what it said."""
         drop = ShardDrop(self.directory.drop, shard)
         directory = self.directory.path / f"shards/{shard}/mops-jobs/jobs/job"
-        return work(drop, JobRegistry(drop), directory, number=shard, shards=SHARDS, drop=self.directory.drop, **more)[
-            1
-        ]
+        how = {"number": shard, "shards": SHARDS, "drop": self.directory.drop, **more}
+        return work(drop, JobRegistry(drop), directory, **how)[1]
 
     def deliver(self, *, is_over: bool = False) -> JobState:
         return deliver_drop(
@@ -214,6 +213,19 @@ def test_a_delivery_that_is_killed_between_two_removals_is_completed(
             kill_at += 1
         assert len(results(site.store)) == 4
     assert kill_at > 0
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_job_that_was_launched_with_other_shards_ends(site: Site, shards: int) -> None:
+    """Reports of its earlier shards are about tasks that others have now. Their outputs are delivered."""
+    site.submit(sets_of(6))
+    site.work(0)
+    site.work(1)
+    site.registry.update_fields("job", metadata={"slurm_shards": str(shards)})
+    site.work(shards - 1, shards=shards)
+    site.reconcile(RUNNING)
+    assert len(results(site.store)) == 6
+    assert _counts(site.reconcile(COMPLETE)) == ("succeeded", 6, 0)
 
 
 def test_a_shard_that_is_started_again_runs_no_task_again(site: Site) -> None:
