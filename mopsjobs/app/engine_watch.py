@@ -17,7 +17,7 @@ from mopsjobs.app.reconcile import Action, ReconcileResult, is_reconcilable, mar
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import user_trust
 from mopsjobs.cache.rows import state_from_row
-from mopsjobs.engines import CLUSTER_ENGINES, open_engine
+from mopsjobs.engines import CLUSTER_ENGINES, has_drop, open_engine
 from mopsjobs.engines.base import Engine, engine_of
 from mopsjobs.errors import EngineUnavailableError, MopsJobsError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_state import FIELDS, JobState
@@ -177,12 +177,14 @@ def missing_reason(state: JobState) -> str | None:
 
 
 def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> bool:
-    """Ask the engine of a job whose record is silent, for a look at it alone. Return whether the record changed.
+    """Ask the engine of a job whose record is silent, for a look at it alone. Return whether the record may be newer.
 
     Args:
-        job: a job that has not begun or is suspect, in its JSON form, as the cache or the registry has it.
+        job: a job that has not begun, is suspect, or has shards that report by files, in its JSON form, as the cache
+            or the registry has it.
         app: the run, whose registry has the job.
-        must_answer: whether to warn also if this machine does not reach the engine at all.
+        must_answer: whether to warn also if this machine does not reach the engine at all. It does for a job whose
+            shards report by files: its record may be old.
     """
     name = engine_of(job)
     if name not in CLUSTER_ENGINES:
@@ -191,6 +193,7 @@ def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> 
     last = max(parse_time(str(at)) for at in reports if at is not None)
     if (app.now() - last).total_seconds() < QUIET_SECONDS:
         return False
+    must_answer = must_answer or has_drop(job)
     try:
         state = state_from_row(json.dumps({field: job[field] for field in FIELDS}))
         engine = open_engine(name, app.env, user_trust((), app))
@@ -204,7 +207,7 @@ def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> 
         return False
     if done.problem is not None and (must_answer or done.action.verb != "nothing"):
         app.out.warn(_describe_problem(done, name))
-    return done.is_changed or done.after != job["status"]
+    return done.state is None or done.state.revision != state.revision
 
 
 def _describe_problem(done: ReconcileResult, engine: str) -> str:

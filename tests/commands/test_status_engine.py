@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Remote
+from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.submission.shard_drop import ShardDrop
+from support.cli import Cli, Remote, add
 from support.engines import FAILED, NO_IMAGE, RUNNING, Cluster, add_kubernetes_job, answer_for_all
+from support.ledgers import add_job
+from support.runs import sets_of
 
 
 @pytest.fixture
@@ -45,6 +52,23 @@ def test_status_shows_the_end_that_the_cluster_knows(cli: Cli, remote: Remote, c
     cli.clock.advance(minutes=5)
     assert cli.ok("status", "a", "--offline", "--json").json["status"] == "scheduled"
     assert cli("status", "a", "--exit-status").code == 100
+
+
+def test_status_shows_the_counts_that_it_delivers(cli: Cli, remote: Remote, cluster: Cluster) -> None:
+    """Shards that report by files. If the files are not here, a warning says that the counts may be old."""
+    add_job(remote.jobs, "job", sets_of(3))
+    remote.jobs.update_fields("job", engine="slurm", metadata={"slurm_file_drop": "yes"})
+    cli.ok("sync")
+    drop = JobDir.for_job("job", cli.env).drop
+    shard = JobRegistry(ShardDrop(drop, 0))
+    add(shard, "job", "running", tasks_total=3)
+    shard.report_shard("job", 0, 1, ShardReport(2, 0))
+    cluster.says = RUNNING
+    cli.clock.advance(minutes=1)
+    ran = cli.ok("status", "job", "--json")
+    assert (ran.json["tasks_completed"], ran.err) == (2, "")
+    shutil.rmtree(drop)
+    assert "cannot be asked about job: The shards of job report by files, and" in cli.ok("status", "job").err
 
 
 @pytest.mark.parametrize(
