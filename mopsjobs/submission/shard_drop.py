@@ -24,7 +24,7 @@ from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.engines import has_drop
 from mopsjobs.engines.base import last_launch
 from mopsjobs.engines.job_dir import MAX_SHARD, JobDir
-from mopsjobs.errors import EngineError, JobExistsError, StoreError, UsageError
+from mopsjobs.errors import EngineError, JobExistsError, StoreError, UsageError, command_line
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
@@ -82,9 +82,15 @@ def fill_drop(directory: JobDir, manifest: Manifest, store: ReadableStore) -> No
     Raises:
         EngineError: if another job of the id has left a drop there, or if one of the two stores cannot be used.
     """
-    key = manifest_key(manifest.job_id)
+    job_id, key = manifest.job_id, manifest_key(manifest.job_id)
+    foreign = EngineError(
+        f"{directory.drop} belongs to another job of the id {job_id}.",
+        hint=f"Use another id, or first deliver that job, with its registry: {command_line('validate', job_id)}",
+    )
     drop = DirectoryVersionedStore(directory.drop / JOB)
     try:
+        if drop.get(key) is None and any(_shards_of(directory.drop, job_id)):
+            raise foreign  # a runner would take these outputs for its own
         for needed in (bundle_key(manifest.bundle), key):
             if drop.get(needed) is None:
                 found = store.get(needed)
@@ -95,10 +101,7 @@ def fill_drop(directory: JobDir, manifest: Manifest, store: ReadableStore) -> No
     except StoreError as error:
         raise EngineError(f"The shards cannot get their code: {error}") from None
     if kept is None or kept.value != manifest.to_json():
-        raise EngineError(
-            f"{directory.drop} belongs to another job of the id {manifest.job_id}.",
-            hint="Submit under another id, or remove that directory.",
-        )
+        raise foreign
 
 
 def find_drop(state: JobState, session: Session) -> Path | None:
@@ -281,15 +284,27 @@ def _count_shards(state: JobState) -> int:
 
 
 def _remove(drop: Path, job_id: str, store: VersionedStore) -> None:
-    """Remove the drop of a job that is over. A file that was not seen at the delivery stays for the next one."""
+    """Remove the drop of a job that is over. A file that was not seen at the delivery stays for the next one.
+
+    The manifest then stays too, since it tells whose file that is. Only an empty directory can be removed, also if this
+    machine does not see what is in it.
+    """
     delivered = set(store.list_keys(results_prefix(job_id)))
     for shard in _shards_of(drop, job_id):
         for key in shard.store.list_keys():
             if key in delivered or key.startswith(OWN_PREFIXES):
                 shard.store.delete(key)
+        _remove_directories(shard.store.path)
+    if any(_shards_of(drop, job_id)):
+        return
     job = DirectoryVersionedStore(drop / JOB)
     for key in job.list_keys():
         job.delete(key)
-    for directory, _, _ in os.walk(drop, topdown=False):
+    _remove_directories(drop)
+
+
+def _remove_directories(top: str | Path) -> None:
+    """Remove a directory and those in it, as far as they are empty."""
+    for directory, _, _ in os.walk(top, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(directory)

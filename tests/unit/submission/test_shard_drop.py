@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -357,6 +358,37 @@ def test_outputs_that_stay_missing_end_the_job_when_names_are_old(site: Site, mo
     cluster.ran = EngineTimes(None, site.session.now() - timedelta(seconds=100))
     (done,) = reconcile(site.session, {"slurm": cluster}, [state_of(site.registry, "job")])
     assert done.after == "partial"
+
+
+def test_the_manifest_stays_while_a_file_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells whose outputs they are. A name that another machine has just made may not be seen, but is there."""
+    site.submit(sets_of(4))
+    site.work(0)
+    state = site.registry.cancel_job("job")
+    scan, unseen = ShardDrop.scan, str(site.directory.drop / "0")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            shard_drop.DirectoryVersionedStore,
+            "scan",
+            lambda store, *how: iter(()) if store.path == unseen else scan(store, *how),
+        )
+        deliver_shards(state, site.session, COMPLETE)
+    fill_drop(site.directory, site.manifest, site.store)  # still the drop of this job
+    assert results(site.store) == {}
+    deliver_shards(state, site.session, COMPLETE)
+    assert len(results(site.store)) == 2
+    assert not site.directory.drop.exists()
+
+
+def test_outputs_of_an_unknown_job_become_those_of_no_other(site: Site) -> None:
+    """A drop without its manifest may be that of an earlier job of the id. The hint says how to deliver it."""
+    site.submit(sets_of(2))
+    site.work(0)
+    shutil.rmtree(site.directory.drop / "job")
+    with pytest.raises(EngineError, match="belongs to another job of the id job") as raised:
+        fill_drop(site.directory, site.manifest, site.store)
+    assert str(raised.value.hint).endswith("first deliver that job, with its registry: mops-jobs validate job")
+    assert not (site.directory.drop / "job").exists()
 
 
 def test_files_are_for_their_owner_alone(site: Site) -> None:
