@@ -19,7 +19,7 @@ from mopsjobs.app.lost_attempts import record_lost
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
-from mopsjobs.engines import CLUSTER_ENGINES, open_engine
+from mopsjobs.engines import CLUSTER_ENGINES, has_drop, open_engine
 from mopsjobs.engines.base import LAUNCH_FAILED, Engine, EngineState, EngineTimes, engine_of
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import (
@@ -39,7 +39,7 @@ from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.studies.validation import EarlyEnd, validate
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
-from mopsjobs.submission.shard_drop import first_error, may_lack_files
+from mopsjobs.submission.shard_drop import find_drop, first_error, may_lack_files
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
 from mopsjobs.utils.times import parse_time, record_time
 
@@ -175,7 +175,8 @@ def is_reconcilable(state: JobState, engines: Collection[str]) -> bool:
 def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[JobState]) -> list[ReconcileResult]:
     """Ask the engines about jobs, deliver what shards kept, and change the records accordingly.
 
-    Jobs on other engines are left out. An error with one job does not stop the others, unless it would stop all.
+    Jobs on other engines are left out, and jobs that have ended, unless their shards report by files. An error with one
+    job does not stop the others, unless it would stop all.
 
     Raises:
         EngineUnavailableError: if an engine cannot be reached.
@@ -183,7 +184,7 @@ def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[
     """
     done, registry, now = [], session.registry, session.now
     for state in states:
-        if not is_reconcilable(state, engines):
+        if not is_reconcilable(state, engines) and not (has_drop(state.fields()) and "slurm" in engines):
             continue
         action = Action("nothing")
         try:
@@ -200,7 +201,7 @@ def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[
             if action.verb == "validate" and may_lack_files(current, session, times.ended_at):
                 action = Action("nothing")
             after = _apply(session, current, action, found, times)
-            if after.is_terminal:
+            if after.is_terminal and not state.is_terminal:
                 deliver_shards(after, session, found)  # once more: nothing stays in a drop
         except (EngineUnavailableError, StoreUnavailableError):
             raise
@@ -241,14 +242,20 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     job_ids = list(dict.fromkeys(job_ids))
     found = [app.registry.require_job(job_id, full_id_hint()) for job_id in job_ids] or app.registry.get_active_jobs()
     ended = [done for state in found if (done := _end_failed_launch(state, app)) is not None]
-    states = [state for state in found if is_reconcilable(state, CLUSTER_ENGINES)]
+    session = submission_session(app)
+    states = [state for state in found if is_reconcilable(state, CLUSTER_ENGINES) or _has_files(state, session)]
     if not states:  # no cluster has to be configured
         return ended
     # A job whose record chooses more is a problem, and does not stop the others.
     trust = trust_after_question((state.to_dict() for state in states), app, user_trust(trusted, app))
     names = {str(engine_of(state.to_dict())) for state in states}
     engines = {name: open_engine(name, app.env, trust) for name in names}
-    return ended + reconcile(submission_session(app), engines, states)
+    return ended + reconcile(session, engines, states)
+
+
+def _has_files(state: JobState, session: Session) -> bool:
+    """Return whether a job that has ended may have files of shards that were not delivered."""
+    return state.is_terminal and find_drop(state, session) is not None
 
 
 def _end_failed_launch(state: JobState, app: App) -> ReconcileResult | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
@@ -14,6 +15,7 @@ from mopsjobs.errors import EngineError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.validation import Validation, validate
+from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.shard_drop import may_lack_files
 from mopsjobs.utils.times import parse_time
@@ -44,22 +46,25 @@ def validate_job(name: str, app: App) -> ValidatedJob:
         EngineError: if Slurm does not answer about a job whose shards report by files.
         StoreError: if the registry cannot be read, or the comparison failed.
     """
-    state = find_state(name, app)
+    state, session = find_state(name, app), submission_session(app)
     is_delivered = True
     try:
-        state = deliver_shards(state, submission_session(app))
+        state = deliver_shards(state, session)
     except EngineError as error:  # what shards kept without the registry then waits
         if has_drop(state.fields()):
             app.out.warn(f"{error} The outputs were only compared.")
             is_delivered = False
-    is_at_work = is_delivered and _is_at_work(state, app)
+    is_at_work = is_delivered and _is_at_work(state, app, session)
     found = validate(app.store, app.registry, state.job_id, may_end=is_delivered and not is_at_work)
+    if found.state.is_terminal and not state.is_terminal:
+        with contextlib.suppress(EngineError):
+            deliver_shards(found.state, session)  # once more: nothing stays in a drop
     return ValidatedJob(found, is_at_work and not found.state.is_terminal)
 
 
-def _is_at_work(state: JobState, app: App) -> bool:
+def _is_at_work(state: JobState, app: App, session: Session) -> bool:
     """Return whether the runner of a job has reported lately, and is not known to have ended on this machine."""
-    session, job = submission_session(app), state.fields()
+    job = state.fields()
     if not state.is_terminal and has_drop(job):  # the record has no sign of life
         engine = open_engine("slurm", app.env)
         is_active = engine.state(job).phase in ("pending", "running", "unknown")

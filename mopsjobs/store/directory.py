@@ -25,6 +25,9 @@ from mopsjobs.utils.files import directory_lock, make_directory, private_opener,
 MAX_PIECE = 60
 """Characters of a key in one name. File systems allow 255 bytes, and a character has up to four."""
 
+PART = "p"
+"""Begins the name of a file whose value has no key yet."""
+
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -97,6 +100,13 @@ class DirectoryVersionedStore:
                 if stat is not None:
                     yield Entry(key, _version(stat), None, stat.st_size)
 
+    def remove_parts(self) -> None:
+        """Remove the files that killed writers left before they had a key. No writer may be at work."""
+        with self._translate_errors(), contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self.path):
+                if name.startswith(PART):
+                    os.unlink(os.path.join(self.path, name))
+
     def close(self) -> None:
         """See `VersionedStore.close`. There is nothing to release."""
         self._closed = True
@@ -113,7 +123,7 @@ class DirectoryVersionedStore:
     @contextlib.contextmanager
     def _part(self, value: bytes) -> Iterator[str]:
         """Yield the path of a file with a value, which is on disk. It is removed if it gets no name."""
-        part = os.path.join(self.path, f"p{secrets.token_hex(8)}")
+        part = os.path.join(self.path, PART + secrets.token_hex(8))
         try:
             with open(part, "wb", opener=private_opener) as file:
                 file.write(value)

@@ -294,12 +294,14 @@ def _remove(drop: Path, job_id: str, store: VersionedStore) -> None:
         for key in shard.store.list_keys():
             if key in delivered or key.startswith(OWN_PREFIXES):
                 shard.store.delete(key)
+        shard.store.remove_parts()
         _remove_directories(shard.store.path)
     if any(_shards_of(drop, job_id)):
         return
     job = DirectoryVersionedStore(drop / JOB)
     for key in job.list_keys():
         job.delete(key)
+    job.remove_parts()
     _remove_directories(drop)
 
 

@@ -12,7 +12,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.studies.manifest import Manifest
 from support.cli import Cli, Remote
-from support.engines import COMPLETE, RUNNING, Cluster
+from support.engines import COMPLETE, RUNNING, Cluster, answer_for_all
 from support.ledgers import add_job, leave_outputs
 from support.runs import sets_of
 
@@ -68,6 +68,25 @@ def test_a_job_whose_files_are_elsewhere_is_only_compared(cli: Cli, remote: Remo
     assert ran.out == "job: 1 of 3 tasks verified; running\n"
     assert "its files are in another state directory (XDG_STATE_HOME) or of another user." in ran.err
     assert "The outputs were only compared." in ran.err
+
+
+def test_nothing_stays_in_the_files_of_a_job_that_validate_ends(
+    cli: Cli, remote: Remote, reported: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor of one that had ended before: `reconcile` delivers by its name. Without files, no engine is asked."""
+    _drop(remote)
+    cluster = answer_for_all(monkeypatch, Cluster(COMPLETE))
+    for module in ("app.validate_job", "submission.shard_delivery"):
+        monkeypatch.setattr(f"mopsjobs.{module}.open_engine", lambda name, env: cluster)
+    drop = JobDir.for_job("job", cli.env).drop
+    for command in ("validate", "reconcile"):
+        drop.mkdir(parents=True)
+        cli.ok(command, "job")
+        assert remote.jobs.require_job("job").status == "partial"
+        assert not drop.exists()
+    cluster.asked.clear()
+    cli.ok("reconcile", "job")
+    assert cluster.asked == []
 
 
 def _drop(remote: Remote) -> None:

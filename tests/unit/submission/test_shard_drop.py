@@ -253,6 +253,17 @@ def test_what_a_cancelled_job_has_stored_is_delivered_once_it_has_stopped(site: 
     assert not site.directory.drop.exists()
 
 
+def test_reconcile_delivers_what_an_ended_job_has_left(site: Site) -> None:
+    """Its shards had not stopped when it was cancelled. A file of a writer that was killed goes with the drop."""
+    site.submit(sets_of(4))
+    site.work(0)
+    site.registry.cancel_job("job")
+    (site.directory.drop / "0" / "p0123456789abcdef").touch()
+    assert site.reconcile(COMPLETE).status == "cancelled"
+    assert len(results(site.store)) == 2
+    assert not site.directory.drop.exists()
+
+
 def test_the_error_of_a_shard_is_that_of_the_job(site: Site) -> None:
     """It comes after what Slurm says."""
     site.submit([{"x": 0}, {"x": 1, "fail": True}])
