@@ -28,7 +28,7 @@ MAX_PIECE = 60
 PART = "p"
 """Begins the name of a file whose value has no key yet."""
 
-_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -49,15 +49,19 @@ class DirectoryVersionedStore:
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
         path = self._path_of(key)
-        missing = contextlib.suppress(FileNotFoundError, NotADirectoryError)
-        with self._translate_errors(), missing, open(path, "rb") as file:
-            return Versioned(file.read(), _version(os.fstat(file.fileno())))
+        with self.translate_errors(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                return _read(path)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                return _read(path)  # NFS: another machine has replaced the file since its name was looked up
         return None
 
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         """See `VersionedStore.put`."""
         path = self._path_of(key)
-        with self._translate_errors():
+        with self.translate_errors():
             if not os.path.isdir(self.path):
                 return None
             with self._part(value) as part, directory_lock(self.path):
@@ -67,7 +71,7 @@ class DirectoryVersionedStore:
     def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
         """See `VersionedStore.create_if_absent`."""
         path = self._path_of(key)
-        with self._translate_errors():
+        with self.translate_errors():
             if _stat(path) is not None:
                 return None
             make_directory(os.path.dirname(path))
@@ -77,7 +81,7 @@ class DirectoryVersionedStore:
     def delete(self, key: str) -> bool:
         """See `VersionedStore.delete`."""
         path = self._path_of(key)
-        with self._translate_errors(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with self.translate_errors(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(path)
             return True
         return False
@@ -90,19 +94,19 @@ class DirectoryVersionedStore:
         """See `VersionedStore.scan`. No entry carries its value, as that would open its file."""
         self._check_open()
         folder = prefix.rpartition("/")[0]
-        with self._translate_errors():
+        with self.translate_errors():
             below = os.path.join(self.path, *_directories(folder)) if folder else self.path
             found = sorted(_keys_below(below, f"{folder}/" if folder else ""))
         for key in found:
             if key.startswith(prefix) and key > after:
-                with self._translate_errors():
+                with self.translate_errors():
                     stat = _stat(self._path_of(key))
                 if stat is not None:
                     yield Entry(key, _version(stat), None, stat.st_size)
 
     def remove_parts(self) -> None:
         """Remove the files that killed writers left before they had a key. No writer may be at work."""
-        with self._translate_errors(), contextlib.suppress(FileNotFoundError):
+        with self.translate_errors(), contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self.path):
                 if name.startswith(PART):
                     os.unlink(os.path.join(self.path, name))
@@ -145,7 +149,7 @@ class DirectoryVersionedStore:
         return version
 
     @contextlib.contextmanager
-    def _translate_errors(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turn the errors of the system into those of the contract."""
         try:
             yield
@@ -183,6 +187,20 @@ def _keys_below(directory: str, start: str) -> Iterator[str]:
             yield start + piece
         elif kind in ("c", "d"):
             yield from _keys_below(os.path.join(directory, name), start + piece + ("/" if kind == "d" else ""))
+
+
+def _read(path: str) -> Versioned:
+    with open(path, "rb", opener=_open_own) as file:
+        return Versioned(file.read(), _version(os.fstat(file.fileno())))
+
+
+def _open_own(path: str, flags: int) -> int:
+    """Open a file of this user or of root. Another user could choose what runs. An opener for `open`."""
+    file = os.open(path, flags | os.O_NOFOLLOW)
+    if os.fstat(file).st_uid in (0, os.geteuid()):
+        return file
+    os.close(file)
+    raise PermissionError(errno.EPERM, f"{path} belongs to another user")
 
 
 def _version(stat: os.stat_result) -> VersionToken:

@@ -71,6 +71,19 @@ class ShardDrop(DirectoryVersionedStore):
         return super().get(key) or self._job.get(key)
 
 
+class _DropDirectory(DirectoryVersionedStore):
+    """A directory of the drop where it is delivered. Its errors concern one job: they are not those of the registry."""
+
+    @contextlib.contextmanager
+    def translate_errors(self) -> Iterator[None]:
+        """Turn the errors of the system into those of the engine."""
+        try:
+            with super().translate_errors():
+                yield
+        except StoreError as error:
+            raise EngineError(error.message) from error
+
+
 def fill_drop(directory: JobDir, manifest: Manifest, store: ReadableStore) -> None:
     """Put manifest and bundle of a job where its shards find them.
 
@@ -113,7 +126,7 @@ def find_drop(state: JobState, session: Session) -> Path | None:
     directory = JobDir.for_job(state.job_id, session.env)
     if not has_drop(state.fields()):
         return None
-    if directory.drop.is_dir():
+    if os.path.isdir(directory.drop):
         return directory.drop
     if state.is_terminal or state.status in (JobStatus.PENDING, JobStatus.SUBMITTING):
         return None
@@ -136,10 +149,10 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
         The record after that. It is `validating` if each shard has tried all its tasks.
 
     Raises:
-        EngineError: see `find_drop`.
+        EngineError: if the directory does not answer or refuses; see also `find_drop`.
         JobExistsError: if the drop belongs to another job of the id. Nothing was delivered.
         RecordError: if the record of a shard is invalid.
-        StoreError: if the store or the directory does not answer or refuses.
+        StoreError: if the store does not answer or refuses.
         TooManyRetriesError: if the record could not be written.
     """
     job_id, store, registry = state.job_id, session.store, session.registry
@@ -215,16 +228,18 @@ class _Shard(NamedTuple):
 
 def _shards_of(drop: Path, job_id: str) -> Iterator[_Shard]:
     """Yield the shards that have written something, in their order."""
-    with contextlib.suppress(FileNotFoundError):
-        numbers = (parse_whole_number(name, 0, MAX_SHARD) for name in os.listdir(drop))
-        for number in sorted(number for number in numbers if number is not None):
-            yield _Shard(number, DirectoryVersionedStore(drop / str(number)), job_id)
+    names: list[str] = []
+    with _DropDirectory(drop).translate_errors(), contextlib.suppress(FileNotFoundError):
+        names = os.listdir(drop)
+    numbers = (parse_whole_number(name, 0, MAX_SHARD) for name in names)
+    for number in sorted(number for number in numbers if number is not None):
+        yield _Shard(number, _DropDirectory(drop / str(number)), job_id)
 
 
 def _check_owner(drop: Path, job_id: str, store: VersionedStore) -> None:
     """Refuse the drop of a job of the same id, from another registry."""
     key = manifest_key(job_id)
-    kept, stored = DirectoryVersionedStore(drop / JOB).get(key), store.get(key)
+    kept, stored = _DropDirectory(drop / JOB).get(key), store.get(key)
     if kept is not None and stored is not None and stored.value != kept.value:
         raise JobExistsError(job_id, f"{drop} belongs to another job of the id {job_id}: it was not delivered.")
 
@@ -298,7 +313,7 @@ def _remove(drop: Path, job_id: str, store: VersionedStore) -> None:
         _remove_directories(shard.store.path)
     if any(_shards_of(drop, job_id)):
         return
-    job = DirectoryVersionedStore(drop / JOB)
+    job = _DropDirectory(drop / JOB)
     for key in job.list_keys():
         job.delete(key)
     job.remove_parts()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.store.directory import DirectoryVersionedStore
+from support.cli import NOBODY
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,48 @@ def test_a_part_that_a_killed_writer_left_is_not_listed(tmp_path: Path) -> None:
     store.create_if_absent("a/b", b"1")
     (tmp_path / "p0123456789abcdef").write_bytes(b"ha")
     assert list(store.list_keys()) == ["a/b"]
+
+
+def _as_another_user(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    os.chown(path, NOBODY, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+
+
+def _as_a_link(_: pytest.MonkeyPatch, path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("change", [_as_another_user, _as_a_link])
+def test_a_file_of_another_user_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch, Path], None]
+) -> None:
+    """It could choose what runs. Neither is a link followed."""
+    store = DirectoryVersionedStore(tmp_path)
+    store.create_if_absent("a", b"1")
+    change(monkeypatch, tmp_path / "fa")
+    with pytest.raises(StoreAccessError, match="Not allowed to use the directory"):
+        store.get("a")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_another_machine_replaces_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Once: NFS then looks the name up anew."""
+    store = DirectoryVersionedStore(tmp_path)
+    store.create_if_absent("a", b"1")
+    stale, fstat = [True] * times, os.fstat
+
+    def fail_at_first(file: int) -> os.stat_result:
+        if stale and stale.pop():
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return fstat(file)
+
+    monkeypatch.setattr(os, "fstat", fail_at_first)
+    if times == 1:
+        found = store.get("a")
+        assert found is not None
+        assert found.value == b"1"
+    else:
+        with pytest.raises(StoreUnavailableError):
+            store.get("a")

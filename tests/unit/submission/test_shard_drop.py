@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -302,6 +303,29 @@ def test_an_output_that_the_store_refuses_keeps_no_other(site: Site, monkeypatch
     site.deliver()
     assert len(results(site.store)) == 1
     assert site.warnings == [f"{refused}: too large"]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_drop_that_cannot_be_read_stops_no_other_job(site: Site, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """The registry answers, so the others are asked about. The job stays as it is."""
+    site.submit(sets_of(2))
+    site.work(0)
+    site.registry.register_job("other", engine="slurm")
+    site.registry.update_status("other", "scheduled")
+
+    scandir = os.scandir
+
+    def fail(path: Any) -> Any:
+        if str(path).startswith(str(site.directory.drop)):
+            raise OSError(code, os.strerror(code), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    states = [state_of(site.registry, name) for name in ("job", "other")]
+    first, second = reconcile(site.session, {"slurm": Cluster(COMPLETE)}, states)
+    assert (first.action.verb, first.after) == ("nothing", "scheduled")
+    assert f"the directory {site.directory.drop}" in str(first.problem)
+    assert (second.after, second.problem) == ("succeeded", None)
 
 
 @pytest.mark.parametrize("status", ["scheduled", "running"])
