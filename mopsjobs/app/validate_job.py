@@ -17,7 +17,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.validation import Validation, validate
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
-from mopsjobs.submission.shard_drop import may_lack_files
+from mopsjobs.submission.shard_drop import first_error, may_lack_files
 from mopsjobs.utils.times import parse_time
 
 
@@ -55,7 +55,9 @@ def validate_job(name: str, app: App) -> ValidatedJob:
             app.out.warn(f"{error} The outputs were only compared.")
             is_delivered = False
     is_at_work = is_delivered and _is_at_work(state, app, session)
-    found = validate(app.store, app.registry, state.job_id, may_end=is_delivered and not is_at_work)
+    may_end = is_delivered and not is_at_work
+    error = first_error(state, session) if may_end else None
+    found = validate(app.store, app.registry, state.job_id, first_error=error, may_end=may_end)
     if found.state.is_terminal and not state.is_terminal:
         with contextlib.suppress(EngineError):
             deliver_shards(found.state, session)  # once more: nothing stays in a drop

@@ -24,7 +24,7 @@ from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.engines import has_drop
 from mopsjobs.engines.base import last_launch
 from mopsjobs.engines.job_dir import MAX_SHARD, JobDir
-from mopsjobs.errors import EngineError, JobExistsError, StoreError, UsageError, command_line
+from mopsjobs.errors import EngineError, JobExistsError, StoreError, TerminalStateError, UsageError, command_line
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
@@ -199,15 +199,15 @@ def may_lack_files(state: JobState, session: Session, ended_at: datetime | None)
     Args:
         state: the record of the job.
         session: the registry, the environment and the clock.
-        ended_at: when the last shard ended; None if that is not known, and long ago.
+        ended_at: when the last shard ended; None if Slurm has forgotten it. Then the last change of the record counts.
 
     Raises:
         EngineError: see `find_drop`.
     """
     drop = find_drop(state, session)
-    if ended_at is None or drop is None or network_file_system(str(drop)) is None:
+    if drop is None or network_file_system(str(drop)) is None:
         return False
-    if (session.now() - ended_at).total_seconds() > NAME_SECONDS:
+    if (session.now() - (ended_at or parse_time(state.updated_at))).total_seconds() > NAME_SECONDS:
         return False
     manifest = load_manifest(session.store, state.job_id)
     return find_complete_tasks(session.store, manifest).count < manifest.tasks_total
@@ -258,7 +258,8 @@ def _batches(part: DirectoryVersionedStore, delivered: Collection[str]) -> Itera
         if size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
-    yield batch
+    if batch:
+        yield batch
 
 
 def _delivery_key(key: str, now: datetime) -> str:
@@ -289,9 +290,12 @@ def _take_report(state: JobState, shard: int, found: JobState, registry: JobRegi
     report = ShardReport(counts[0], counts[1], bool(counts[2]), usage=usage, is_relayed=True)
     began = next((str(step["at"]) for step in found.transitions if step["status"] == JobStatus.RUNNING), None)
     registry = registry.backdated_to(None if began is None else parse_time(began))
-    with contextlib.suppress(UsageError):  # a report from before a launch with other shards, until that of this launch
-        state = registry.report_shard(state.job_id, shard, _count_shards(state), report)
-    return state
+    try:
+        return registry.report_shard(state.job_id, shard, _count_shards(state), report)
+    except UsageError:  # a report from before a launch with other shards, until that of this launch
+        return state
+    except TerminalStateError:  # another process has just ended it
+        return registry.get_job(state.job_id) or state
 
 
 def _count_shards(state: JobState) -> int:

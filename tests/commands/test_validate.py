@@ -9,9 +9,11 @@ import pytest
 
 from mopsjobs.engines.base import EngineTimes
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.studies.manifest import Manifest
-from support.cli import Cli, Remote
+from mopsjobs.submission.shard_drop import ShardDrop
+from support.cli import Cli, Remote, add
 from support.engines import COMPLETE, RUNNING, Cluster, answer_for_all
 from support.ledgers import add_job, leave_outputs
 from support.runs import sets_of
@@ -80,9 +82,13 @@ def test_nothing_stays_in_the_files_of_a_job_that_validate_ends(
         monkeypatch.setattr(f"mopsjobs.{module}.open_engine", lambda name, env: cluster)
     drop = JobDir.for_job("job", cli.env).drop
     for command in ("validate", "reconcile"):
-        drop.mkdir(parents=True)
+        shard = JobRegistry(ShardDrop(drop, 0))
+        add(shard, "job", "running", tasks_total=3, error_message="ValueError: as asked")
+        shard.report_shard("job", 0, 1, ShardReport(1, 1))
         cli.ok(command, "job")
-        assert remote.jobs.require_job("job").status == "partial"
+        state = remote.jobs.require_job("job")
+        assert (state.status, state.tasks_failed) == ("partial", 1)
+        assert "ValueError: as asked" in str(state.error_message)
         assert not drop.exists()
     cluster.asked.clear()
     cli.ok("reconcile", "job")

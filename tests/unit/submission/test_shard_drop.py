@@ -385,6 +385,35 @@ def test_outputs_that_are_missing_on_a_network_file_system_are_waited_for(
         assert (done.after, done.problem) == (expected, None)
 
 
+def test_the_end_of_a_job_that_slurm_has_forgotten_is_that_of_its_record(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster may forget jobs within seconds (MinJobAge), while names are not seen yet."""
+    monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
+    site.submit(sets_of(4))
+    site.work(0)
+    site.work(1)
+    site.deliver()
+    drop = ShardDrop(site.directory.drop, 0)
+    unseen = next(drop.list_keys("results/"))
+    assert drop.delete(unseen)
+    assert site.store.delete(unseen)
+    assert site.reconcile(GONE).status == "validating"
+    later = utc_now() + timedelta(seconds=100)
+    site.session = dataclasses.replace(site.session, now=lambda: later)
+    assert site.reconcile(GONE).status == "partial"
+
+
+def test_a_report_that_comes_after_the_end_is_left_out(site: Site) -> None:
+    """Another process ends the job between the outputs and the report. Its end counts."""
+    site.submit(sets_of(2))
+    site.work(0)
+    state = state_of(site.registry, "job")
+    site.registry.cancel_job("job")
+    assert deliver_shards(state, site.session, RUNNING).status == "cancelled"
+    assert len(results(site.store)) == 1
+
+
 def test_outputs_that_stay_missing_end_the_job_when_names_are_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
     site.submit(sets_of(4))
