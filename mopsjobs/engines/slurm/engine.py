@@ -341,6 +341,8 @@ class SlurmEngine:
                     return listed
             except RecordError:
                 self._commands.use_text()
+            except RefusedError:
+                pass  # Text tells whether it has forgotten the job.
         return parse_scontrol(self._commands.ask("scontrol", "--oneliner", "show", "job", str(array_id)))
 
     def _accounted(self, array_id: int, name: str) -> list[SlurmShards]:

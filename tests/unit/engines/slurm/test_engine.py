@@ -216,6 +216,15 @@ def test_an_empty_list_in_json_does_not_make_a_job_gone(engine: SlurmEngine, slu
         engine.state(JOB)
 
 
+def test_text_is_read_if_squeue_fails(engine: SlurmEngine, slurm: FakeSlurm) -> None:
+    """Its plugin may crash over one job. The next one is read from JSON again."""
+    slurm.says("squeue", list="echo data_parser/v0.0.42", jobs="exit 139")
+    _knows(slurm, waiting("Priority"))
+    assert [engine.state(JOB).reason for _ in range(2)] == ["Priority"] * 2
+    questions = ["squeue --json --states=all --jobs=12", "scontrol --oneliner show job 12"]
+    assert slurm.asked == ["squeue --json=list", *questions * 2]
+
+
 def test_large_arrays_are_read_from_text(engine: SlurmEngine, slurm: FakeSlurm) -> None:
     """Their JSON would be many megabytes."""
     _prints_json(slurm, '{"jobs": []}')
