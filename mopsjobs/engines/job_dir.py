@@ -15,7 +15,7 @@ ledger/N/          attempts at the tasks of shard N that are not in the store ye
 slurm.sh           the batch script of the last launch on Slurm
 slurm-A_N.log      what shard N of job array A prints there
 shards/N/          the state directory of shard N on Slurm, with a job directory like this one
-drop/              what shards without a way to the registry leave; see submission/shard_drop.py
+drop/              what shards leave that do not reach the registry; see submission/shard_drop.py
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class JobDir:
 
     @property
     def drop(self) -> Path:
-        """Return the directory through which shards without a way to the registry report and get their code."""
+        """Return the directory of files by which shards report that do not reach the registry. Their code is there."""
         return self.path / "drop"
 
     def lock_file(self, shard: int) -> Path:

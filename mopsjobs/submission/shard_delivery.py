@@ -1,6 +1,6 @@
 """Deliver what shards on Slurm left for others to deliver.
 
-Shards without a way to the registry report by files, at any time; see `shard_drop`. Others leave something only if the
+Shards that do not reach the registry report by files, at any time; see `shard_drop`. Others leave something only if the
 registry did not answer at their end. A runner that Slurm ends at its time limit keeps its finished outputs in the
 outbox of its shard. A runner that is killed leaves its journal. The next launch of the job would read both; a child job
 has other directories. `resume`, `validate`, `reconcile` and the commands that follow a job deliver all that.
@@ -49,12 +49,12 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
     if engine_of(state.fields()) != "slurm":
         return state
     drop = find_drop(state, session)
-    kept = [
+    unsent = [
         (number, directory)
         for number, directory in JobDir.for_job(state.job_id, session.env).shard_directories()
         if directory.outbox.exists() or _has_journal(directory, number)
     ]
-    if drop is None and not kept:
+    if drop is None and not unsent:
         return state
     engine = engine or open_engine("slurm", session.env).state(state.fields())
     has_stopped = engine.phase not in ("pending", "running", "unknown")
@@ -64,13 +64,13 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
         warn = removes if is_over else _warner(session, "cannot be delivered")
         state = deliver_drop(state, session, warn, is_over=is_over)
     # SQLite cannot share a file among nodes, so not even a look at the outbox of a shard at work is safe.
-    if not (kept and has_stopped):
+    if not (unsent and has_stopped):
         return state
-    delivered = [
-        deliver_offline(directory, state.job_id, session.store, session.registry, removes) for _, directory in kept
+    deliveries = [
+        deliver_offline(directory, state.job_id, session.store, session.registry, removes) for _, directory in unsent
     ]
-    delivered += [_deliver_journal(directory, number, state.job_id, session) for number, directory in kept]
-    if any(delivered):
+    deliveries += [_deliver_journal(directory, number, state.job_id, session) for number, directory in unsent]
+    if any(deliveries):
         session.note(f"{state.job_id}: delivered what its shards kept")
     return session.registry.get_job(state.job_id) or state
 

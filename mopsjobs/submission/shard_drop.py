@@ -1,4 +1,4 @@
-"""The drop of a job: files through which shards report whose nodes do not reach the registry.
+"""The drop of a job: files by which shards report if their nodes do not reach the registry.
 
 It lies in the directory of the job, which the nodes share with the machine that has submitted it:
 
@@ -53,13 +53,13 @@ NAME_SECONDS = 90.0
 """How long a machine may not see a name that another one has made on a network file system. NFS has 60 by default."""
 
 OWN_PREFIXES = ("jobs/", announcements.PREFIX)
-"""Keys of the registry that a shard has for itself. They are not delivered."""
+"""Begin the keys of a shard's own record and of its announcements. These are not delivered."""
 
 OnRefused = Callable[[str, StoreError], None]
 
 
 class ShardDrop(DirectoryVersionedStore):
-    """The directory of one shard, in which it finds manifest and bundle too: what its runner has for a registry."""
+    """The directory of one shard, which its runner uses in place of the registry. Manifest and bundle are there too."""
 
     def __init__(self, drop: Path, shard: int) -> None:
         """Name the directories. The first write makes that of the shard."""
@@ -67,7 +67,7 @@ class ShardDrop(DirectoryVersionedStore):
         self._job = DirectoryVersionedStore(drop / JOB)
 
     def get(self, key: str) -> Versioned | None:
-        """Return what the shard has written, else what it was given."""
+        """Return a value of the shard, else one of the job."""
         return super().get(key) or self._job.get(key)
 
 
@@ -88,9 +88,9 @@ def fill_drop(directory: JobDir, manifest: Manifest, store: ReadableStore) -> No
     """Put manifest and bundle of a job where its shards find them.
 
     Args:
-        directory: the job's.
-        manifest: that of the job.
-        store: which has both.
+        directory: the directory of the job.
+        manifest: the manifest of the job.
+        store: the store with manifest and bundle.
 
     Raises:
         EngineError: if another job of the id has left a drop there, or if one of the two stores cannot be used.
@@ -106,14 +106,14 @@ def fill_drop(directory: JobDir, manifest: Manifest, store: ReadableStore) -> No
             raise foreign  # a runner would take these outputs for its own
         for needed in (bundle_key(manifest.bundle), key):
             if drop.get(needed) is None:
-                found = store.get(needed)
-                if found is None:
+                value = store.get(needed)
+                if value is None:
                     raise EngineError(f"The shards cannot get their code: {needed} is not in the store.")
-                drop.create_if_absent(needed, found.value)
-        kept = drop.get(key)
+                drop.create_if_absent(needed, value.value)
+        in_drop = drop.get(key)
     except StoreError as error:
         raise EngineError(f"The shards cannot get their code: {error}") from None
-    if kept is None or kept.value != manifest.to_json():
+    if in_drop is None or in_drop.value != manifest.to_json():
         raise foreign
 
 
@@ -174,9 +174,10 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
         if report is not None and shard.number < shards and not state.is_terminal:
             state = _take_report(state, shard.number, report, registry)
     if is_over:
-        _remove(drop, job_id, store)
+        _remove(drop, job_id, delivered)
     elif state.status == JobStatus.RUNNING and all_shards_done(state, shards):
-        state = registry.update_status(job_id, JobStatus.VALIDATING)
+        with contextlib.suppress(TerminalStateError):  # another process has just ended it
+            state = registry.update_status(job_id, JobStatus.VALIDATING)
     return state
 
 
@@ -222,8 +223,8 @@ class _Shard(NamedTuple):
 
     def report(self) -> JobState | None:
         """Return the record of the shard; None before its first report."""
-        found = JobRegistry(self.store).get_job(self.job_id)
-        return found if found is not None and str(self.number) in found.shards else None
+        record = JobRegistry(self.store).get_job(self.job_id)
+        return record if record is not None and str(self.number) in record.shards else None
 
 
 def _shards_of(drop: Path, job_id: str) -> Iterator[_Shard]:
@@ -239,8 +240,8 @@ def _shards_of(drop: Path, job_id: str) -> Iterator[_Shard]:
 def _check_owner(drop: Path, job_id: str, store: VersionedStore) -> None:
     """Refuse the drop of a job of the same id, from another registry."""
     key = manifest_key(job_id)
-    kept, stored = _DropDirectory(drop / JOB).get(key), store.get(key)
-    if kept is not None and stored is not None and stored.value != kept.value:
+    in_drop, in_store = _DropDirectory(drop / JOB).get(key), store.get(key)
+    if in_drop is not None and in_store is not None and in_store.value != in_drop.value:
         raise JobExistsError(job_id, f"{drop} belongs to another job of the id {job_id}: it was not delivered.")
 
 
@@ -251,10 +252,10 @@ def _batches(part: DirectoryVersionedStore, delivered: Collection[str]) -> Itera
     for entry in part.scan():
         if entry.key in delivered or entry.key.startswith(OWN_PREFIXES):
             continue
-        found = part.get(entry.key)
-        if found is not None:
-            batch.append((entry.key, found.value))
-            size += len(found.value)
+        value = part.get(entry.key)
+        if value is not None:
+            batch.append((entry.key, value.value))
+            size += len(value.value)
         if size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -280,15 +281,15 @@ def _create(store: VersionedStore, batch: list[tuple[str, bytes]], on_refused: O
                 on_refused(key, error)
 
 
-def _take_report(state: JobState, shard: int, found: JobState, registry: JobRegistry) -> JobState:
+def _take_report(state: JobState, shard: int, record: JobState, registry: JobRegistry) -> JobState:
     """Bring the counts of a shard into the record of the job, unless they are there, or contradict the others."""
     name = str(shard)
-    if found.shards[name] == state.shards.get(name) and found.usage.get(name) == state.usage.get(name):
+    if record.shards[name] == state.shards.get(name) and record.usage.get(name) == state.usage.get(name):
         return state
-    counts: Any = found.shards[name]
-    usage = shard_usage(found, shard) if name in found.usage else None
+    counts: Any = record.shards[name]
+    usage = shard_usage(record, shard) if name in record.usage else None
     report = ShardReport(counts[0], counts[1], bool(counts[2]), usage=usage, is_relayed=True)
-    began = next((str(step["at"]) for step in found.transitions if step["status"] == JobStatus.RUNNING), None)
+    began = next((str(step["at"]) for step in record.transitions if step["status"] == JobStatus.RUNNING), None)
     registry = registry.backdated_to(None if began is None else parse_time(began))
     try:
         return registry.report_shard(state.job_id, shard, _count_shards(state), report)
@@ -302,13 +303,12 @@ def _count_shards(state: JobState) -> int:
     return parse_whole_number(last_launch(state.fields()).get("shards", ""), 1, MAX_SHARD) or 1
 
 
-def _remove(drop: Path, job_id: str, store: VersionedStore) -> None:
+def _remove(drop: Path, job_id: str, delivered: Collection[str]) -> None:
     """Remove the drop of a job that is over. A file that was not seen at the delivery stays for the next one.
 
     The manifest then stays too, since it tells whose file that is. Only an empty directory can be removed, also if this
     machine does not see what is in it.
     """
-    delivered = set(store.list_keys(results_prefix(job_id)))
     for shard in _shards_of(drop, job_id):
         for key in shard.store.list_keys():
             if key in delivered or key.startswith(OWN_PREFIXES):
