@@ -56,8 +56,8 @@ def validate_job(name: str, app: App) -> ValidatedJob:
             is_delivered = False
     is_at_work = is_delivered and _is_at_work(state, app, session)
     may_end = is_delivered and not is_at_work
-    error = first_error(state, session) if may_end else None
-    found = validate(app.store, app.registry, state.job_id, first_error=error, may_end=may_end)
+    reason = first_error(state, session) if may_end else None
+    found = validate(app.store, app.registry, state.job_id, first_error=reason, may_end=may_end)
     if found.state.is_terminal and not state.is_terminal:
         with contextlib.suppress(EngineError):
             deliver_shards(found.state, session)  # once more: nothing stays in a drop
