@@ -159,11 +159,16 @@ class JobSubmissionClient:
             raise  # a retry cannot help
         except (StoreError, TooManyRetriesError) as error:
             self._save_offline(submission)
-            warnings.append(f"{error} The job is launched anyway, and registers itself later.")
-            if self._engine.name in CLUSTER_ENGINES and not is_dropped:
+            registers = "" if is_dropped else ", and registers itself later"
+            warnings.append(f"{error} The job is launched anyway{registers}.")
+            if self._engine.name in CLUSTER_ENGINES:
+                kept = (
+                    "Its shards report by files, and do not register it." if is_dropped
+                    else "Its code and its manifest are on this machine, where its shards cannot see them. They wait up"
+                    " to 1 hour."
+                )  # fmt: skip
                 warnings.append(
-                    "Its code and its manifest are on this machine, where its shards cannot see them. They wait up to"
-                    f" 1 hour. When the registry answers, run here: {command_line('resume', submission.job_id)}"
+                    f"{kept} When the registry answers, run here: {command_line('resume', submission.job_id)}"
                 )
         try:
             if is_dropped:
