@@ -16,7 +16,7 @@ from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
 from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES
-from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult, launch_fields
+from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult, last_launch, launch_fields
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.options import wants_file_drop
 from mopsjobs.engines.trust import remember_launch
@@ -41,6 +41,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.origin import Origin
+from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.notify_names import remember_names
@@ -149,7 +150,7 @@ class JobSubmissionClient:
         warnings: list[str] = []
         is_dropped = wants_file_drop(launch.options)
         if is_dropped:
-            _check_drop(submission)
+            _check_drop(submission.manifest(self._engine.name))
         directory = self._directory_of(submission.job_id)
         with contextlib.suppress(OSError):
             remove_times(directory)
@@ -261,19 +262,35 @@ class JobSubmissionClient:
             fill_drop(directory, submission.manifest(self._engine.name), store)
 
 
-def _check_drop(submission: Submission) -> None:
+def _check_drop(manifest: Manifest) -> None:
     """Refuse a job whose shards would have to read outputs of others.
 
     Raises:
         OptionError: if it is one.
     """
     needs = (
-        "a study with a reduce function, which reads the outputs of all shards" if submission.study.reduce is not None
-        else "--extend, since the outputs of the other job are in the registry" if submission.reused
+        "a study with a reduce function, which reads the outputs of all shards" if manifest.study.reduce is not None
+        else "--extend, since the outputs of the other job are in the registry" if manifest.reused
         else None
     )  # fmt: skip
     if needs is not None:
-        raise OptionError(f"file_drop does not go with {needs}.", "file_drop")
+        raise OptionError(f"file_drop cannot be combined with {needs}.", "file_drop")
+
+
+def _check_later_drop(state: JobState, manifest: Manifest, store: VersionedStore) -> None:
+    """Refuse a drop for an active job whose shards would not see outputs that it has, and would run their tasks again.
+
+    Raises:
+        OptionError: if it is one, or if `_check_drop` refuses it.
+    """
+    _check_drop(manifest)
+    if not wants_file_drop(last_launch(state.fields())) and find_complete_tasks(store, manifest).count:
+        raise OptionError(
+            "file_drop cannot begin with this launch: outputs of the job are in the registry, which its shards would"
+            " not see.",
+            "file_drop",
+            hint=f"Run its missing tasks as a child job: {command_line('cancel', state.job_id)}, then resume it.",
+        )
 
 
 def _may_run(error: MopsJobsError) -> bool:
@@ -327,16 +344,20 @@ def launch_again(
 
     Raises:
         InvalidTransitionError: if the job has ended meanwhile. Nothing was launched.
+        OptionError: if the job cannot have a drop of files. Nothing was launched.
         UsageError, EngineError: see `launch_remembered`.
     """
+    drop_of = load_manifest(session.store, state.job_id) if wants_file_drop(launch.options) else None
+    if drop_of is not None:
+        _check_later_drop(state, drop_of, session.store)
     sign_of_life = functools.partial(relaunched_fields, state=state, began_at=session.now())
     is_noted = False
     with contextlib.suppress(StoreError, TooManyRetriesError):
         session.registry.update_fields(state.job_id, **sign_of_life(launch_fields(launch, engine.name)))
         is_noted = True
     directory = JobDir.for_job(state.job_id, session.env)
-    if wants_file_drop(launch.options):
-        fill_drop(directory, load_manifest(session.store, state.job_id), session.store)
+    if drop_of is not None:
+        fill_drop(directory, drop_of, session.store)
     launched = launch_remembered(engine, launch, directory, notify)
     fields = launched_fields(launch, engine.name, launched)
     return try_record_launch(session.registry, state.job_id, fields if is_noted else sign_of_life(fields))

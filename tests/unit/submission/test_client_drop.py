@@ -16,12 +16,13 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.reuse import Reuse
-from mopsjobs.submission.client import JobSubmissionClient, Submission
+from mopsjobs.submission.client import JobSubmissionClient, Submission, launch_again
+from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import ShardDrop
 from support.cli import LineStore
 from support.engines import COMPLETE, Cluster
 from support.ledgers import BUNDLE
-from support.runs import code, sets_of, study
+from support.runs import code, place, sets_of, study
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_a_drop_of_files_is_refused_where_shards_need_other_outputs(
     client = JobSubmissionClient(registry.store, registry, Cluster(COMPLETE), directory_of=lambda _: JobDir(tmp_path))
     submission = Submission(job_id="job", study=study(sets_of(2), **more), bundle=BUNDLE, reused=reused)
     launch = Launch(job_id="job", registry_url="memory:", options={"file_drop": "yes"})
-    with pytest.raises(OptionError, match=f"file_drop does not go with {needs}"):
+    with pytest.raises(OptionError, match=f"file_drop cannot be combined with {needs}"):
         client.submit(submission, launch)
     assert list(registry.store.list_keys()) == []
 
@@ -77,3 +78,38 @@ def test_without_the_registry_the_drop_is_filled_with_what_is_kept_here(tmp_path
     drop = ShardDrop(directory.drop, 0)
     assert load_manifest(drop, "job") == submission.manifest("slurm")
     assert drop.get(bundle_key(packed.digest)) is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "is_begun", "problem"),
+    [
+        ({"reduce": "model:mean"}, False, "cannot be combined with a study with a reduce function"),
+        ({}, True, "cannot begin with this launch: outputs of the job are in the registry"),
+        ({}, False, None),
+    ],
+)
+def test_a_later_launch_may_have_a_drop_if_its_shards_need_no_other_outputs(
+    tmp_path: Path, more: dict[str, Any], is_begun: bool, problem: str | None
+) -> None:
+    """A refused launch leaves the record as it was. A job that had a drop before may have outputs."""
+    store = InMemoryVersionedStore()
+    registry, engine = JobRegistry(store), Launching()
+    manifest = place(store, "job", study(sets_of(2), outputs=["out"], **more), code(tmp_path / "code"))
+    state = registry.register_job("job", engine="slurm", tasks_total=2)
+    if is_begun:
+        _, task = next(iter(manifest.tasks()))
+        store.create_if_absent(f"results/job/{task.param_id}/{task.seed}/out", b"x")
+    env = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    session = Session(registry_url="memory:", open_registry=lambda: registry, env=env)
+    launch = Launch(job_id="job", registry_url="memory:", options={"file_drop": "yes"})
+    if problem is not None:
+        with pytest.raises(OptionError, match=f"^file_drop {problem}"):
+            launch_again(state, engine, launch, None, session)
+        assert (engine.launched, registry.require_job("job")) == ([], state)
+        return
+    assert launch_again(state, engine, launch, None, session) == ()
+    state = registry.require_job("job")
+    _, task = next(iter(manifest.tasks()))
+    store.create_if_absent(f"results/job/{task.param_id}/{task.seed}/out", b"x")
+    assert launch_again(state, engine, launch, None, session) == ()
+    assert engine.launched == [launch] * 2
