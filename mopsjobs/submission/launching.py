@@ -20,7 +20,7 @@ from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.submission.interpreter import find_python
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.shared_registry import url_for_nodes
+from mopsjobs.submission.shared_registry import url_for_nodes, warning_on_login_node
 from mopsjobs.utils.measurement import memory_size
 from mopsjobs.utils.sizes import format_size, parse_size
 from mopsjobs.utils.text import parse_whole_number
@@ -114,7 +114,7 @@ def make_launch(
     retries, retry_on = _retries(options, recorded)
     launch = Launch(
         job_id=job_id,
-        registry_url=_registry_url(engine, own, session.registry_url),
+        registry_url=_registry_url(engine, own, session),
         shards=shards or 1,
         workers=options.workers or _recorded_number(recorded.get("workers")),
         python=find_python(engine, options.python, session.env, recorded.get("python")),
@@ -139,13 +139,20 @@ def make_launch(
     return launch
 
 
-def _registry_url(engine: str, options: Mapping[str, str], url: str) -> str:
+def _registry_url(engine: str, options: Mapping[str, str], session: Session) -> str:
     """Return the registry as the runner opens it. On Slurm, one with a drop of files opens none.
 
     Raises:
         UsageError: if the nodes of Slurm cannot share the registry.
     """
-    return url_for_nodes(url) if engine == "slurm" and not wants_file_drop(options) else url
+    url = session.registry_url
+    if engine != "slurm":
+        return url
+    if not wants_file_drop(options):
+        return url_for_nodes(url)
+    if (warning := warning_on_login_node(url)) is not None:
+        session.warn(warning)
+    return url
 
 
 def _complete(launch: Launch, env: Mapping[str, str]) -> Launch:

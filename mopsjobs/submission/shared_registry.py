@@ -1,4 +1,4 @@
-"""Refuse an embedded registry that the nodes of a cluster cannot share: SQLite would damage it without a word.
+"""Refuse an embedded registry that several machines cannot share: SQLite would damage it without a word.
 
 See docs/decisions/0082-registries-that-nodes-share.md.
 """
@@ -13,7 +13,7 @@ from mopsjobs.store.urls import sqlite_path
 from mopsjobs.utils.file_systems import network_file_system
 
 _HINT = (
-    "Let the shards report by files, which commands on this machine deliver: --file-drop. Or name a registry that the"
+    "Let the shards report by files, which commands on the login node deliver: --file-drop. Or name a registry that the"
     " nodes reach over the network: --registry azure://container."
 )
 
@@ -35,6 +35,24 @@ def url_for_nodes(url: str) -> str:
             hint=_HINT,
         )
     return f"sqlite://{path}"
+
+
+def warning_on_login_node(url: str) -> str | None:
+    """Return a warning if the registry of a job with a drop of files is on a network file system; None for any other.
+
+    No node opens it. But commands on several login nodes would.
+    """
+    if not url.startswith("sqlite:"):
+        return None
+    path = sqlite_path(url)
+    kind = network_file_system(path)
+    if kind is None:
+        return None
+    return (
+        f"The registry {path} is on a network file system ({kind}), where machines cannot share a SQLite file. Run all"
+        f" commands on {socket.gethostname()} alone, or name a registry on a local disk of it:"
+        " --registry sqlite:///PATH/registry.db"
+    )
 
 
 def check_on_node(url: str) -> None:

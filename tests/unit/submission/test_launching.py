@@ -62,14 +62,22 @@ def test_an_error_names_the_field(engine: str, options: dict[str, Any], message:
 def test_a_launch_on_slurm_names_the_registry_so_that_nodes_find_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Or it is refused: nodes cannot share one on a network file system. With a drop of files they need none."""
+    """Or it is refused: nodes cannot share one on a network file system. With a drop of files they need none.
+
+    But commands on several login nodes cannot share it either.
+    """
     monkeypatch.chdir(tmp_path)
-    session = dataclasses.replace(SESSION, registry_url="sqlite:registry.db")
+    warnings: list[str] = []
+    session = dataclasses.replace(SESSION, registry_url="sqlite:registry.db", warn=warnings.append)
     assert make_launch("job", "slurm", LaunchOptions(), session).registry_url == f"sqlite://{tmp_path}/registry.db"
     monkeypatch.setattr(shared_registry, "network_file_system", lambda path: "beegfs")
     with pytest.raises(UsageError, match="beegfs"):
         make_launch("job", "slurm", LaunchOptions(), session)
+    assert warnings == []
     drop = make_launch("job", "slurm", LaunchOptions(cluster={"file_drop": "yes"}), session)
+    assert [warning.partition(",")[0] for warning in warnings] == [
+        f"The registry {tmp_path}/registry.db is on a network file system (beegfs)"
+    ]
     assert recorded_launch(launch_notes(drop, "slurm"), "slurm")["file_drop"] == "yes"  # so a resume repeats it
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from mopsjobs.errors import UsageError
 from mopsjobs.submission import shared_registry
-from mopsjobs.submission.shared_registry import check_on_node, url_for_nodes
+from mopsjobs.submission.shared_registry import check_on_node, url_for_nodes, warning_on_login_node
 
 
 @pytest.fixture
@@ -21,6 +22,7 @@ def _on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_registry_across_a_network_stays_as_it_is() -> None:
     url = "https://example.blob.core.windows.net/jobs"
     assert url_for_nodes(url) == url
+    assert warning_on_login_node(url) is None
     check_on_node(url)
 
 
@@ -39,7 +41,19 @@ def test_a_file_on_a_network_file_system_is_refused_with_its_type(tmp_path: Path
         with pytest.raises(UsageError, match=r"registry\.db is on a network file system \(nfs4\)") as raised:
             check(url)
         assert "--registry azure://" in str(raised.value.hint)
-        assert "--file-drop" in str(raised.value.hint)
+        assert "which commands on the login node deliver: --file-drop" in str(raised.value.hint)
+
+
+@pytest.mark.usefixtures("_on_nfs")
+def test_the_file_that_several_login_nodes_would_open_is_warned_of(tmp_path: Path) -> None:
+    """No node opens it, so it is not refused."""
+    warning = str(warning_on_login_node(f"sqlite://{tmp_path}/registry.db"))
+    assert warning.startswith(f"The registry {tmp_path}/registry.db is on a network file system (nfs4), where machines")
+    assert f"Run all commands on {socket.gethostname()} alone" in warning
+
+
+def test_a_file_on_a_local_disk_is_not_warned_of(tmp_path: Path) -> None:
+    assert warning_on_login_node(f"sqlite://{tmp_path}/registry.db") is None
 
 
 def test_a_node_without_the_file_begins_no_empty_registry(tmp_path: Path) -> None:
