@@ -35,6 +35,7 @@ from mopsjobs.studies.lineage import child_id, later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
+from mopsjobs.studies.validation import validate
 from mopsjobs.submission.client import Submission, launch_again, launch_remembered
 from mopsjobs.submission.growth import grown_options
 from mopsjobs.submission.launching import LaunchOptions, make_launch
@@ -44,6 +45,7 @@ from mopsjobs.submission.offline import deliver_offline, load_offline
 from mopsjobs.submission.record_choices import record_choices, without_unknown_python
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
+from mopsjobs.submission.shard_drop import may_lack_files
 from mopsjobs.submission.submit import Code, open_client, pack_code
 
 DEFAULT_ENGINE = "local"
@@ -116,7 +118,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         JobNotFoundError: if the job does not exist.
         NoManifestError: if the job was reported, not submitted.
         StoreUnavailableError: if the registry does not answer, and this machine keeps no submission of the job.
-        JobBusyError: if its runner is at work.
+        JobBusyError: if its runner is at work, or if shards of a job that has ended may still leave outputs.
         EnginePlaceError: if the record names an unknown engine.
         EngineError: if Slurm does not answer, and shards may have kept outputs.
     """
@@ -133,9 +135,13 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     except StoreUnavailableError as outage:
         return _resume_offline(request, session, outage)
     deferred = _deferred(request, state, manifest, missing)
+    is_whole = len(missing) == len(deferred)
     if not state.is_terminal:
         _refuse_change(request)
-    elif len(missing) == len(deferred) and (request.only is not None or not lacks_reductions(session.store, manifest)):
+    elif is_whole and (request.only is not None or not lacks_reductions(session.store, manifest)):
+        return ResumeResult(None)
+    if JobDir.for_job(job_id, session.env).drop.is_dir() and _has_left_all(state, session, is_whole=is_whole):
+        deliver_shards(validate(session.store, registry, job_id).state, session)  # no shard ends such a job
         return ResumeResult(None)
     choices = record_choices(state, _engine_name(state), request.options, session.env)
     return Resumable(request, state, manifest, missing, deferred, is_delivered, choices)
@@ -149,6 +155,26 @@ def _deferred(request: ResumeRequest, state: JobState, manifest: Manifest, missi
         return ()
     first_of = manifest.study.duplicate_tasks()
     return tuple(task for task in missing if first_of.get(task, task) not in request.only)
+
+
+def _has_left_all(state: JobState, session: Session, *, is_whole: bool) -> bool:
+    """Return whether the shards of a job, which report by files, have stopped and have left all that it needs.
+
+    Raises:
+        JobBusyError: if tasks would run twice: shards of an ended job have not stopped, or their files may be unseen.
+        EngineError: if Slurm does not answer.
+    """
+    engine, job = open_engine("slurm", session.env), state.fields()
+    hint = f"Resume it in a minute or two: {command_line('resume', state.job_id)}"
+    if engine.state(job).phase in ("pending", "running", "unknown"):
+        if not state.is_terminal:
+            return False  # which `resume_job` looks at
+        problem = f"Shards of job {state.job_id} may still be at work, and leave outputs until they stop."
+        raise JobBusyError(problem, job_id=state.job_id, hint=hint)
+    if may_lack_files(state, session, engine.times(job).ended_at):
+        problem = f"Files of job {state.job_id} may be unseen here: its shards ended lately on a network file system."
+        raise JobBusyError(problem, job_id=state.job_id, hint=hint)
+    return is_whole
 
 
 def resume_job(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
