@@ -243,3 +243,15 @@ def test_cancel_that_cancels_nothing_ends_with_the_last_reason(
     told = {"ended": "Job ended has ended", "no": "Job no not found.", "nor-this": "Job nor-this not found."}
     for name in names:
         assert (told.get(name, "a: cancelled")) in ran.err
+
+
+def test_a_cancelled_job_with_a_drop_of_files_names_its_delivery(cli: Cli, jobs: JobRegistry) -> None:
+    """No command delivers by itself what the shards of a job that has ended have stored."""
+    for name in ("a", "b"):
+        add(jobs, name, "running")
+    JobDir.for_job("a", cli.env).drop.mkdir(parents=True)
+    assert cli.ok("cancel", "a", "b").err.splitlines() == [
+        "a: cancelled",
+        "b: cancelled",
+        "a: its shards report by files. When they have stopped, run: mops-jobs validate a",
+    ]

@@ -13,7 +13,8 @@ from mopsjobs.cli.flags import add_filter_flags, add_full_ids, filter_of, has_fi
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
-from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError, command_line
 from mopsjobs.submission.cancel import CancelRequest, CancelResult, cancel, records_to_stop
 from mopsjobs.utils.text import pluralize
 
@@ -86,9 +87,15 @@ def _result(done: CancelResult, app: App, *, as_json: bool) -> Result:
     now = app.now().timestamp()
     problems = [job.problem for job in done.jobs if job.problem is not None]
     lines = JsonLines([{**job_json_from_state(job.state, now=now), "engine_stop": job.engine} for job in done.jobs])
+    notes = [f"{job.state.job_id}: cancelled{', stopped' if job.engine == 'stopped' else ''}" for job in done.jobs]
+    notes += [
+        f"{job_id}: its shards report by files. When they have stopped, run: {command_line('validate', job_id)}"
+        for job_id in (job.state.job_id for job in done.jobs)
+        if JobDir.for_job(job_id, app.env).drop.is_dir()
+    ]
     return Result(
         lines if as_json else None,
-        notes=[f"{job.state.job_id}: cancelled{', stopped' if job.engine == 'stopped' else ''}" for job in done.jobs],
+        notes=notes,
         warnings=[*(str(error) for error in done.refused), *problems],
         exit_code=EXIT_PARTLY_DONE if done.refused or problems else 0,
     )
