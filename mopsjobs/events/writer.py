@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Of events that wait for the store, besides the limit of their number."""
 
+FLUSH_SECONDS = 2.0
+
 MAX_PAUSE = 30.0
 """Seconds between two attempts at a store that does not answer, at most."""
 
@@ -71,7 +73,7 @@ class EventLog:
         source: str | None = None,
         now: Callable[[], datetime] = utc_now,
         new_id: Callable[[], str] = _new_id,
-        flush_seconds: float = 2.0,
+        flush_seconds: float | None = None,
         flush_bytes: int = 65536,
         max_waiting: int = 10_000,
     ) -> None:
@@ -84,7 +86,7 @@ class EventLog:
             now: the time, in UTC.
             new_id: draws a unique text.
             flush_seconds: how long an event waits for others in its chunk; also the first pause after a failure. Each
-                further pause is twice as long.
+                further pause is twice as long. None: `FLUSH_SECONDS`.
             flush_bytes: waiting bytes that are written at once.
             max_waiting: events that are kept while the store does not answer.
 
@@ -97,7 +99,7 @@ class EventLog:
         self._store = store
         self._job_id = check_job_id(job_id)
         self._now = now
-        self._flush_seconds = flush_seconds
+        self._flush_seconds = FLUSH_SECONDS if flush_seconds is None else flush_seconds
         self._flush_bytes = min(flush_bytes, MAX_CHUNK_BYTES // 2)
         self._max_waiting = max_waiting
         self._changed = threading.Condition()

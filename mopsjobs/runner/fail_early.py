@@ -27,7 +27,7 @@ class FailEarly:
         """Take the limits of a job.
 
         Args:
-            shard: the shard, with what the user has asked for.
+            shard: the shard, with what the user has asked for. In the record of a drop, it is alone.
             tasks_total: the tasks of the job.
             counts: those of the shard.
             reporter: reports them, and reads the record.
@@ -36,13 +36,13 @@ class FailEarly:
         Raises:
             OptionError: if a limit is invalid.
         """
-        self._shard = shard
+        self._shard = shard if shard.drop is None else shard._replace(number=0, shards=1)
         self._tasks_total = tasks_total
         self._counts = counts
         self._reporter = reporter
         self._retry = retry
         self._limit = None if shard.max_failures is None else parse_failure_limit(shard.max_failures)
-        self._canary = Canary(canary_size(shard, tasks_total))
+        self._canary = Canary(canary_size(self._shard, tasks_total))
         self._gate: TaskGate | None = None
         self._pool: Pool | None = None
         self._end: EarlyEnd | None = None

@@ -28,9 +28,6 @@ from mopsjobs.utils.times import record_time, utc_now
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0
-DROP_SECONDS = 10.0
-"""The same for a drop, and for its events: each is a file on the shared file system, where few look for it."""
-
 HEARTBEAT_SECONDS = 30.0
 READ_SECONDS = 3.0
 """How often the record is read while there is nothing to write, so that a cancelled job stops within seconds."""

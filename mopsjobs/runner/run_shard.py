@@ -25,18 +25,17 @@ from mopsjobs.events.writer import EventLog, state_fields
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.status import JobStatus
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.fail_early import FailEarly
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
 from mopsjobs.runner.pools.base import Feed, Pool, TaskLimits
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
-from mopsjobs.runner.reporter import CORES_TEXT, DROP_SECONDS, Counts, Reporter
+from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
-from mopsjobs.runner.shard_end import KEPT_TEXT, ShardEnd, note_error
+from mopsjobs.runner.shard_end import ShardEnd, open_shard_end
 from mopsjobs.runner.stop_on_signals import stop_on_signals
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.runner.wait_for_manifest import wait_for_manifest
@@ -45,7 +44,6 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Task
-from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.utils.times import human_duration, utc_now
 
@@ -141,15 +139,15 @@ class _Run:
                 shard.shards,
                 self._counts,
                 register=self._register,
-                pause=None if shard.drop is None else DROP_SECONDS,
+                pause=shard.report_seconds,
             )
             sender = OutputSender(self._store, self._outbox)
             ledger = Ledger(self._store, self._outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
             notes = EnvironmentNotes(shard.job_id, self._store, self._outbox)
             handler = ResultHandler(self._manifest, self._counts, sender, ledger, events, self._on_log)
+            end = open_shard_end(shard, self._store, self._registry, self._retry, self._counts, self._on_log)
             try:
-                alone = shard if shard.drop is None else shard._replace(number=0, shards=1)  # it sees no other one
-                early = FailEarly(alone, self._manifest.tasks_total, self._counts, reporter, self._retry)
+                early = FailEarly(shard, self._manifest.tasks_total, self._counts, reporter, self._retry)
                 with contextlib.closing(ledger):
                     try:
                         with contextlib.closing(notes):
@@ -162,7 +160,6 @@ class _Run:
                 if early.end is not None and not reporter.ended.is_set():
                     self._on_log(f"{early.end.reason}.")
                     events.emit(RUNNER, text=early.end.reason)
-                end = ShardEnd(shard, self._store, self._registry, self._retry, self._counts, self._on_log)
                 reduce = functools.partial(self._reduce, reporter, events)
                 reduce_if_any = None if self._manifest.study.reduce is None else reduce
                 return end.finish(reporter, sender, handler, early.end, reduce_if_any, is_done=is_done)
@@ -172,12 +169,12 @@ class _Run:
                 raise
             except (ModelError, BundleError, StoreError) as error:
                 reporter.stop()
-                self._fail(error, events, reporter)
+                self._fail(error, events, reporter, end)
                 raise
             except OSError as error:
                 reporter.stop()
                 problem = EngineError(f"This machine cannot run the job in {self._directory.path}: {error}.")
-                self._fail(problem, events, reporter)
+                self._fail(problem, events, reporter, end)
                 raise problem from None
             finally:
                 reporter.stop()
@@ -185,34 +182,23 @@ class _Run:
     def _open_events(self) -> EventLog:
         """Return the log of events. Each write to the record leaves one, unless the record is that of a drop."""
         shard, source = self._shard, f"runner-{self._shard.number}"
-        if shard.drop is not None:
-            return EventLog(self._store, shard.job_id, source=source, flush_seconds=DROP_SECONDS)
-        events = EventLog(self._store, shard.job_id, source=source)
-        self._registry = self._registry.with_on_write(
-            lambda _key, value, _version: events.emit(STATE, **state_fields(JobState.from_json(value)))
-        )
+        events = EventLog(self._store, shard.job_id, source=source, flush_seconds=shard.report_seconds)
+        if shard.drop is None:
+            self._registry = self._registry.with_on_write(
+                lambda _key, value, _version: events.emit(STATE, **state_fields(JobState.from_json(value)))
+            )
         return events
 
-    def _fail(self, error: MopsJobsError, events: EventLog, reporter: Reporter) -> None:
-        """End the job with an error, if the registry can be reached.
-
-        The status is `failed`. But if an earlier run has completed tasks, the outputs decide, as for any other job.
-        """
+    def _fail(self, error: MopsJobsError, events: EventLog, reporter: Reporter, end: ShardEnd) -> None:
+        """End the job with an error, if the registry can be reached."""
         events.emit(RUNNER, text=str(error), **(error.event_fields if isinstance(error, ModelError) else {}))
         if isinstance(error, StoreError):
-            self._on_log(KEPT_TEXT)
-        code = "STORE" if isinstance(error, StoreError) else "ENGINE" if isinstance(error, EngineError) else "MODEL"
-        info = {"code": code, "message": str(error)}
+            self._on_log(end.kept_text)
 
         def finalize() -> None:
             if self._counts.started_at is not None:
                 reporter.finish(is_done=False)  # the record gets the time at which it ran
-            if self._shard.drop is not None:
-                note_error(self._registry, self._shard.job_id, str(error))
-            elif not isinstance(error, StoreError) and find_complete_tasks(self._store, self._manifest).count:
-                validate(self._store, self._registry, self._shard.job_id, first_error=str(error))
-            else:
-                self._registry.finalize_job(self._shard.job_id, JobStatus.FAILED, error_info=info)
+            end.fail(error, self._manifest)
 
         def register_and_finalize() -> None:
             try:

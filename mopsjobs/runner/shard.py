@@ -12,6 +12,9 @@ from mopsjobs.utils.forecast import Forecast
 DEFAULT_OUTAGE_SECONDS = 3600.0
 """How long a runner waits for a registry that does not answer, before it leaves the rest to a restart."""
 
+DROP_SECONDS = 10.0
+"""Seconds between two reports into a drop. Each is a file on the shared file system, and is delivered much later."""
+
 
 class Shard(NamedTuple):
     """A shard of a job, and how to work through it."""
@@ -48,6 +51,11 @@ class Shard(NamedTuple):
     not see its record."""
     cores: SharedCores | None = None
     """The cores of this machine that its jobs share, a worker each; None: no other job matters."""
+
+    @property
+    def report_seconds(self) -> float | None:
+        """Return the seconds between two reports, and two chunks of events, at least; None for the usual ones."""
+        return None if self.drop is None else DROP_SECONDS
 
 
 class TaskProgress(NamedTuple):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from mopsjobs.errors import StoreError
+from mopsjobs.errors import EngineError, MopsJobsError, StoreError
 from mopsjobs.ledger import environment
 from mopsjobs.ledger import format as ledger_format
 from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
 from mopsjobs.runner.output_sender import OutputSender
 from mopsjobs.runner.reducer import ReduceEnd
 from mopsjobs.runner.reporter import Counts, Reporter
@@ -18,18 +19,28 @@ from mopsjobs.runner.result_handler import ResultHandler, error_fields
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.validation import EarlyEnd, validate
 
-KEPT_TEXT = "Outputs are kept on this machine. To deliver them, run the job again."
 
-
-def note_error(registry: JobRegistry, job_id: str, error: str) -> None:
-    """Note an error in the record of a drop, which never ends: who delivers it ends the job."""
-    registry.update_fields(job_id, error_message=error)
+def open_shard_end(
+    shard: Shard,
+    store: VersionedStore,
+    registry: JobRegistry,
+    retry: OutageRetry,
+    counts: Counts,
+    on_log: Callable[[str], None],
+) -> ShardEnd:
+    """Return the end of a run over a shard. In a drop, that ends no job. See `ShardEnd` for the arguments."""
+    kind = ShardEnd if shard.drop is None else DropEnd
+    return kind(shard, store, registry, retry, counts, on_log)
 
 
 class ShardEnd:
     """The end of one run over a shard."""
+
+    kept_text = "Outputs are kept on this machine. To deliver them, run the job again."
 
     def __init__(
         self,
@@ -77,7 +88,6 @@ class ShardEnd:
             reduce: runs the reduce function, if the study names one. The last shard calls it.
             is_done: whether each task of the shard was run.
         """
-        shard = self._shard
         if not is_done and early is None:
             self._retry.stop()  # the job has ended, or a stop was requested: one attempt at each call, no more
         state = None
@@ -86,7 +96,7 @@ class ShardEnd:
             is_done = self._deliver_outbox(sender, handler) and is_done
         except TRANSIENT_ERRORS:
             is_done = False
-            self._on_log(f"The registry does not answer. {KEPT_TEXT}")
+            self._on_log(f"The registry does not answer. {self.kept_text}")
         else:
             if is_done and early is None and reduce is not None:
                 reduced = self._reduce(reporter, reduce)
@@ -97,23 +107,34 @@ class ShardEnd:
                 if self._retry.is_stopping:
                     raise
         is_last = is_done and reduced is not None and self._is_last(state)
-        if shard.drop is not None:
-            error = handler.first_error if early is None else f"{early.reason}; {handler.first_error}"
-            if state is not None and error is not None:
-                self._retry.call(functools.partial(note_error, self._registry, shard.job_id, error))
-        elif state is not None and not state.is_terminal and (is_last or early is not None):
-            end_job = functools.partial(
-                validate,
-                self._store,
-                self._registry,
-                shard.job_id,
-                first_error=handler.first_error,
-                early=early,
-                reduce_error=reduced and reduced.error,
-            )
-            state = self._retry.call(end_job).state
+        if state is not None and not state.is_terminal:
+            end_job = functools.partial(self._end_job, state, handler.first_error, early, reduced, is_last=is_last)
+            state = self._retry.call(end_job)
         completed, failed = self._counts.snapshot()
         return ShardResult(None if state is None else state.status, completed, failed, is_done)
+
+    def fail(self, error: MopsJobsError, manifest: Manifest) -> None:
+        """End the job with an error of the run.
+
+        The status is `failed`. But if an earlier run has completed tasks, the outputs decide, as for any other job.
+        """
+        if not isinstance(error, StoreError) and find_complete_tasks(self._store, manifest).count:
+            validate(self._store, self._registry, self._shard.job_id, first_error=str(error))
+        else:
+            code = "STORE" if isinstance(error, StoreError) else "ENGINE" if isinstance(error, EngineError) else "MODEL"
+            info = {"code": code, "message": str(error)}
+            self._registry.finalize_job(self._shard.job_id, JobStatus.FAILED, error_info=info)
+
+    def _end_job(
+        self, state: JobState, error: str | None, early: EarlyEnd | None, reduced: ReduceEnd | None, *, is_last: bool
+    ) -> JobState:
+        """End the job by its outputs, if no other shard has work left. Return the record."""
+        if not is_last and early is None:
+            return state
+        job_id, reduce_error = self._shard.job_id, reduced and reduced.error
+        return validate(
+            self._store, self._registry, job_id, first_error=error, early=early, reduce_error=reduce_error
+        ).state
 
     def _is_last(self, state: JobState | None) -> bool:
         return state is not None and transitions.all_shards_done(state, self._shard.shards)
@@ -147,3 +168,26 @@ class ShardEnd:
                 handler.report_failure(task, error_fields(reason))
 
         return self._retry.call(lambda: sender.deliver(on_refused, lambda: self._retry.is_over))
+
+
+class DropEnd(ShardEnd):
+    """The end of one run over a shard in a drop, whose record never ends.
+
+    The command that delivers the drop ends the job. The record has the error for it.
+    """
+
+    kept_text = "Outputs are kept in the directory of the job. Commands on the login node deliver them."
+
+    def fail(self, error: MopsJobsError, manifest: Manifest) -> None:
+        """Note the error of the run."""
+        self._note(str(error))
+
+    def _end_job(
+        self, state: JobState, error: str | None, early: EarlyEnd | None, reduced: ReduceEnd | None, *, is_last: bool
+    ) -> JobState:
+        if error is None:
+            return state
+        return self._note(error if early is None else f"{early.reason}; {error}")
+
+    def _note(self, error: str) -> JobState:
+        return self._registry.update_fields(self._shard.job_id, error_message=error)

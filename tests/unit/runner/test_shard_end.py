@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard
-from mopsjobs.runner.shard_end import ShardEnd
+from mopsjobs.runner.shard_end import ShardEnd, open_shard_end
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import LineStore
 from support.runs import Given, record, sets_of
@@ -65,3 +66,23 @@ def test_only_the_last_shard_reduces_and_ends_the_job(given: Given, line: LineSt
     finish(1)
     assert calls == [1]
     assert record(registry).status == "failed"  # no task has left outputs
+
+
+def test_outputs_that_a_drop_does_not_take_are_said_to_be_delivered_elsewhere(
+    line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """The node has no command that delivers them, and no user who runs the job again there."""
+    line.down, outbox = True, InMemoryVersionedStore()
+    outbox.create_if_absent("results/job/a/1/out", b"x")
+    said: list[str] = []
+    counts, retry = Counts(), OutageRetry(0.0, lambda _seconds: None)
+    reporter = Reporter(registry, "job", 0, 1, counts, register=lambda: None)
+    end = open_shard_end(Shard("job", drop=tmp_path), line, registry, retry, counts, said.append)
+    sender = OutputSender(line, outbox)
+    try:
+        result = end.finish(reporter, sender, cast("ResultHandler", _Handler()), None, None, is_done=True)
+    finally:
+        sender.finish()
+    assert (result.status, result.is_done) == (None, False)
+    assert "Commands on the login node deliver them." in said[-1]
+    assert "run the job again" not in said[-1]
