@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.credentials import SSOProvider
 
 from mopsjobs.errors import (
     ConfigError,
@@ -100,8 +101,8 @@ HINTS = {
 
 @pytest.fixture(params=[IN_DYNAMODB, IN_S3], ids=lambda service: service.name)
 def service(request: pytest.FixtureRequest) -> Service:
-    asked: Service = request.param
-    return asked
+    service: Service = request.param
+    return service
 
 
 # --- a server that misbehaves ---------------------------------------------------------------------------------------
@@ -116,9 +117,9 @@ def test_a_write_is_sent_once_whatever_comes_back(service: Service, aws: Callabl
                 with pytest.raises(MopsJobsError) as caught:
                     write(store)
                 assert (type(caught.value), caught.value.exit_code) == (kind, code), reply
-                told = f"{caught.value} {caught.value.hint}"
-                assert SECRET not in told
-                assert all(hint in told for name, hint in HINTS.items() if name in reply.body), told
+                message = f"{caught.value} {caught.value.hint}"
+                assert SECRET not in message
+                assert all(hint in message for name, hint in HINTS.items() if name in reply.body), message
                 assert len(requests) == number
             assert sleep.requested == []
 
@@ -181,9 +182,15 @@ def test_a_closed_port_is_an_outage(service: Service, aws: Callable[[int], None]
 @pytest.mark.usefixtures("aws")
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("AWS_PROFILE", "nobody"), ("AWS_DEFAULT_REGION", "no region"), ("AWS_CA_BUNDLE", "/nowhere/authorities.pem")],
+    [
+        ("AWS_PROFILE", "nobody"),
+        ("AWS_DEFAULT_REGION", "no region"),
+        ("AWS_CA_BUNDLE", "/nowhere/authorities.pem"),
+        ("AWS_CA_BUNDLE", "/"),
+        ("REQUESTS_CA_BUNDLE", "/nowhere/authorities.pem"),
+    ],
 )
-def test_settings_that_cannot_be_used_are_told_as_such(
+def test_settings_that_cannot_be_used_are_reported_as_settings(
     service: Service, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -226,21 +233,35 @@ def test_without_credentials_one_sentence_says_how_to_get_them(
     assert "aws sso login" in ran.err
 
 
-def test_an_expired_sign_on_is_told_with_the_command_that_renews_it(
-    service: Service, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The token lies in a file, as `aws sso login` leaves it."""
-    home = Path.home() / ".aws"
-    (home / "sso" / "cache").mkdir(parents=True)
+@pytest.fixture
+def lab_profile(service: Service, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the AWS configuration of a home in which the profile `lab` is chosen. No name server is asked."""
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service.name.upper()}", "http://127.0.0.1:1")
+    config = Path.home() / ".aws" / "config"
+    config.parent.mkdir()
+    return config
+
+
+def _sign_in_by_sso(config: Path, monkeypatch: pytest.MonkeyPatch, expires_at: str) -> None:
+    """Write a profile and its token, as `aws sso login` leaves it."""
     start = "https://lab.awsapps.com/start"
-    (home / "config").write_text(
+    config.write_text(
         f"[profile lab]\nsso_start_url = {start}\nsso_region = eu-west-1\nregion = eu-west-1\n"
         "sso_account_id = 123456789012\nsso_role_name = Reader\n"
     )
-    token = {"startUrl": start, "region": "eu-west-1", "accessToken": SECRET, "expiresAt": "2020-01-01T00:00:00Z"}
+    token = {"startUrl": start, "region": "eu-west-1", "accessToken": SECRET, "expiresAt": expires_at}
+    cache = config.parent / "sso" / "cache"
+    cache.mkdir(parents=True)
     name = hashlib.sha1(start.encode(), usedforsecurity=False).hexdigest()
-    (home / "sso" / "cache" / f"{name}.json").write_text(json.dumps(token))
-    monkeypatch.setenv("AWS_PROFILE", "lab")
+    (cache / f"{name}.json").write_text(json.dumps(token))
+    monkeypatch.setattr(SSOProvider, "_SSO_TOKEN_CACHE_DIR", str(cache))  # found when the module was loaded
+
+
+def test_an_expired_sign_in_is_reported_with_the_command_that_renews_it(
+    service: Service, cli: Cli, lab_profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _sign_in_by_sso(lab_profile, monkeypatch, "2020-01-01T00:00:00Z")
     for argv in (("sync",), ("register", "a")):
         ran = cli(*argv, MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
         assert ran.code == 4
@@ -253,30 +274,76 @@ def test_an_expired_sign_on_is_told_with_the_command_that_renews_it(
     ("reply", "kind", "hint"),
     [
         (refused_by_s3(403, "AccessDenied"), StoreAccessError, "whom the role trusts"),
+        (refused_by_s3(400, "ValidationError"), StoreAccessError, "role_arn"),
         (refused_by_s3(403, "ExpiredToken"), StoreAccessError, "aws sso login"),
+        (refused_by_s3(403, "InvalidClientTokenId"), StoreAccessError, "account and region"),
+        (refused_by_s3(403, "SignatureDoesNotMatch"), StoreAccessError, "secret key"),
+        (refused_by_s3(400, "RequestExpired"), StoreAccessError, "clock"),
         (refused_by_s3(400, "Throttling"), StoreUnavailableError, ""),
     ],
-    ids=["refused", "expired", "throttled"],
+    ids=["refused", "invalid", "expired", "unknown key", "wrong key", "late", "throttled"],
 )
-def test_a_role_that_is_not_given_is_told_as_such(
-    service: Service, monkeypatch: pytest.MonkeyPatch, reply: Reply, kind: type[StoreError], hint: str
+def test_a_refused_role_is_reported_as_that_of_signing_in(
+    service: Service,
+    lab_profile: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    reply: Reply,
+    kind: type[StoreError],
+    hint: str,
 ) -> None:
-    """AWS's sign-in service refused, not the store. Permissions of the store would not help."""
-    home = Path.home() / ".aws"
-    home.mkdir()
-    (home / "config").write_text(
+    """AWS's sign-in service refused, not the store. Permissions of the store would not help. It is asked once."""
+    lab_profile.write_text(
         "[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = x\n"
         "[profile lab]\nrole_arn = arn:aws:iam::123456789012:role/lab\nsource_profile = base\nregion = eu-west-1\n"
     )
-    monkeypatch.setenv("AWS_PROFILE", "lab")
-    with playing(*[reply._replace(body=b"<ErrorResponse>%b</ErrorResponse>" % reply.body)] * 20) as (port, _):
+    with playing(reply._replace(body=b"<ErrorResponse>%b</ErrorResponse>" % reply.body)) as (port, requests):
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
         with contextlib.closing(service.open(sleep=RecordingSleep())) as store, pytest.raises(StoreError) as caught:
             store.create_if_absent("a", b"")
+    assert requests == ["POST"]
     assert type(caught.value) is kind
     assert hint in (caught.value.hint or "")
-    assert ("refused the role" in str(caught.value)) == (kind is StoreAccessError)
+    is_refused = kind is StoreAccessError
+    assert str(caught.value).startswith("AWS refused the role in the AWS settings" if is_refused else "Signing in for ")
     assert SECRET not in f"{caught.value} {caught.value.hint}"
+
+
+def test_an_unknown_role_of_sso_is_never_an_empty_registry(
+    service: Service, lab_profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sign-in service says `ResourceNotFoundException`, as DynamoDB does of a missing table."""
+    _sign_in_by_sso(lab_profile, monkeypatch, "2999-01-01T00:00:00Z")
+    calls = [*service.writes.values(), *service.reads.values()]
+    with playing(*[refused_by_dynamodb(404, "ResourceNotFoundException")] * len(calls)) as (port, requests):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SSO", f"http://127.0.0.1:{port}")
+        for call in calls:
+            with contextlib.closing(service.open(sleep=RecordingSleep())) as store:
+                with pytest.raises(StoreAccessError, match="AWS refused the role in the AWS settings") as caught:
+                    call(store)
+                assert "sso_role_name" in (caught.value.hint or "")
+                assert SECRET not in f"{caught.value} {caught.value.hint}"
+    assert len(requests) == len(calls)
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ("web_identity_token_file = /nowhere/token", StoreAccessError),
+        ("credential_process = /nowhere/program", StoreAccessError),
+        ("source_profile = nobody", ConfigError),
+    ],
+)
+def test_settings_of_signing_in_that_lead_nowhere_are_no_outage(
+    service: Service, lab_profile: Path, setting: str, kind: type[MopsJobsError]
+) -> None:
+    role = "" if "process" in setting else "role_arn = arn:aws:iam::123456789012:role/lab\n"
+    lab_profile.write_text(f"[profile lab]\n{role}{setting}\nregion = eu-west-1\n")
+    with contextlib.closing(service.open()) as store:
+        for call in (service.writes | service.reads).values():
+            with pytest.raises(kind) as caught:
+                call(store)
+            assert setting.partition(" ")[0].upper() in f"{caught.value.hint}".upper() or kind is ConfigError
 
 
 @pytest.mark.parametrize("argv", [("sync",), ("doctor",)], ids=" ".join)

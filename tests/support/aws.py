@@ -1,4 +1,4 @@
-"""What the stores in DynamoDB and S3 are asked in the same way, and servers that play replies to them in turn."""
+"""Calls that the tests of both stores in AWS share, and servers that play replies to them in turn."""
 
 from __future__ import annotations
 

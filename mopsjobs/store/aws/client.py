@@ -122,26 +122,34 @@ class AwsClient:
         settings.register_component("data_loader", _loader())
         # No time in a reply is used. boto3 would fail at one that broke off, and parses times slowly.
         settings.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-        authorities = settings.get_config_variable("ca_bundle")
-        if authorities and not os.path.exists(authorities):
-            raise ConfigError(f"invalid AWS_CA_BUNDLE '{authorities}': expected a file of TLS authorities.")
+        # These limits are also those of requests by which the SDK signs in.
+        limits = Config(
+            connect_timeout=BUDGET_SECONDS / 3,
+            read_timeout=BUDGET_SECONDS * 2 / 3,
+            # Reads are retried by the store, within a budget. Writes are not: after a lost reply, the second write
+            # would conflict with the first.
+            retries={"mode": "standard", "total_max_attempts": 1},
+        )
+        settings.set_default_client_config(limits)
+        authorities = settings.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+        if authorities and not os.path.isfile(authorities):
+            raise ConfigError(
+                f"invalid TLS authorities '{authorities}': expected a file.",
+                hint="Check AWS_CA_BUNDLE, ca_bundle in ~/.aws/config, and REQUESTS_CA_BUNDLE.",
+            )
         session = boto3.session.Session(botocore_session=settings)
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
         source = ", ".join(filter(None, (credentials.method, session.region_name)))
         self.credential_source = f"the AWS settings ({source})"
-        reply_seconds = BUDGET_SECONDS * 2 / 3 if self._reply_seconds is None else self._reply_seconds
         options: dict[str, Any] = {
-            "connect_timeout": BUDGET_SECONDS / 3,
-            "read_timeout": reply_seconds,
             "max_pool_connections": POOL_CONNECTIONS,
-            # Reads are retried by the store, within a budget. Writes are not: after a lost reply, the second write
-            # would conflict with the first.
-            "retries": {"mode": "standard", "total_max_attempts": 1},
             "user_agent_extra": USER_AGENT,
             **self._options,
         }
+        if self._reply_seconds is not None:
+            options["read_timeout"] = self._reply_seconds
         client = self._new_client(session, options)
         endpoint = client.meta.endpoint_url
         if not name_server_answers(endpoint, BUDGET_SECONDS / 3):
@@ -155,7 +163,7 @@ class AwsClient:
         """Return a client. The location then names its host.
 
         Raises:
-            ConfigError: if the endpoint is not a URL, or if others could read what is sent there.
+            ConfigError: if the endpoint is not a URL, or if requests would be sent unencrypted.
         """
         invalid = ConfigError(
             f"invalid endpoint of {self._name}: expected https://HOST.",
@@ -173,7 +181,7 @@ class AwsClient:
                 raise invalid
         except BotoCoreError:
             raise
-        except ValueError:  # the endpoint is not a URL, or its port is none
+        except ValueError:  # the endpoint is not a URL, or its port is invalid
             raise invalid from None
         return client
 

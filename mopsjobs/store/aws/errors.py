@@ -12,6 +12,7 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
+    InvalidConfigError,
     InvalidRegionError,
     InvalidS3UsEast1RegionalEndpointConfigError,
     LoginError,
@@ -60,21 +61,35 @@ _CLOCK = ("RequestTimeTooSkewed", "RequestExpired")
 
 _EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
 
-_ASSUME_ROLE = "AssumeRole"
-"""Begins the operations of AWS's sign-in service that give credentials for a role."""
+_SIGN_IN_OPERATIONS = ("AssumeRole", "CreateOAuth2Token", "CreateToken", "GetRoleCredentials")
+"""The operations of AWS's sign-in services begin so. Their codes are never those of a store."""
 
-_ROLE = "Check role_arn in ~/.aws/config, or AWS_ROLE_ARN, and whom the role trusts."
+_NO_ROLE = "ResourceNotFoundException"
+"""The code of a sign-in service that does not know the account or the role."""
+
+_ROLE = "Check role_arn or sso_role_name in ~/.aws/config, or AWS_ROLE_ARN, and whom the role trusts."
+
+_FILES = "Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process in ~/.aws/config."
 
 _NO_CREDENTIALS = (
     CredentialRetrievalError,
+    FileNotFoundError,  # of a token or of a program that signs in: the SDK wraps the errors of its connections
+    IsADirectoryError,
     LoginError,
     NoCredentialsError,
     PartialCredentialsError,
+    PermissionError,
     SSOError,
     TokenRetrievalError,
 )
 
-_SETTINGS = (ConfigParseError, InvalidRegionError, InvalidS3UsEast1RegionalEndpointConfigError, ProfileNotFound)
+_SETTINGS = (
+    ConfigParseError,
+    InvalidConfigError,
+    InvalidRegionError,
+    InvalidS3UsEast1RegionalEndpointConfigError,
+    ProfileNotFound,
+)
 
 _OUTAGES = (HTTPClientError, BotoConnectionError, IncompleteReadError, OSError)
 
@@ -98,8 +113,8 @@ def is_framed(headers: Mapping[str, str]) -> bool:
 
 
 def error_code(error: Exception) -> str:
-    """Return AWS's error code, such as `ThrottlingException`; empty if there is none."""
-    return status_and_code(error)[1]
+    """Return the store's error code, such as `ThrottlingException`; empty if there is none, or signing in failed."""
+    return "" if _is_of_sign_in(error) else status_and_code(error)[1]
 
 
 def explain(
@@ -121,12 +136,11 @@ def explain(
     status, code = status_and_code(error)
     if not code and status < 400:
         return _error_without_reply(error, location, endpoint_variable)
+    if _is_of_sign_in(error):
+        return _sign_in_error(status, code, location, credential_source)
     answer = describe(status, code)
     if code in _BUSY or status in _BUSY_STATUSES:
         return StoreUnavailableError(f"{location} is throttling requests: {answer}.", throttled=True)
-    if isinstance(error, ClientError) and error.operation_name.startswith(_ASSUME_ROLE):
-        message = f"AWS refused the role that {credential_source} name for {location}: {answer}."
-        return StoreAccessError(message, hint=SIGN_IN if code.startswith(_EXPIRED) else _ROLE)
     if code in _REFUSED or status in (401, 403):
         message = f"{location} refused the credentials from {credential_source}: {answer}."
         return StoreAccessError(message, hint=_access_hint(code, permissions))
@@ -138,6 +152,19 @@ def describe(status: int, code: str) -> str:
     return f"{status or ''} {code if code != str(status) else ''}".strip()
 
 
+def _is_of_sign_in(error: Exception) -> bool:
+    return isinstance(error, ClientError) and error.operation_name.startswith(_SIGN_IN_OPERATIONS)
+
+
+def _sign_in_error(status: int, code: str, location: str, credential_source: str) -> MopsJobsError:
+    """Return the same for a reply of a sign-in service, which has not seen the store."""
+    answer = describe(status, code)
+    if status in _BUSY_STATUSES or (code in _BUSY and code != _NO_ROLE):
+        return StoreUnavailableError(f"Signing in for {location} is throttled by AWS: {answer}.", throttled=True)
+    message = f"AWS refused the role in {credential_source} for {location}: {answer}."
+    return StoreAccessError(message, hint=_access_hint(code, _ROLE) if code in _REFUSED else _ROLE)
+
+
 def _access_hint(code: str, permissions: str) -> str:
     if code.startswith("AccessDenied"):
         return permissions
@@ -147,7 +174,7 @@ def _access_hint(code: str, permissions: str) -> str:
         return "Synchronize this machine's clock, for example by NTP: timedatectl set-ntp true"
     if code.startswith(_EXPIRED):
         return f"The sign-in has expired. {SIGN_IN}"
-    return "Check that they are for this account and region, and allow this."
+    return "Check that the credentials are for this account and region, and allow this."
 
 
 def _error_without_reply(error: Exception, location: str, endpoint_variable: str) -> MopsJobsError:
@@ -155,7 +182,8 @@ def _error_without_reply(error: Exception, location: str, endpoint_variable: str
     if isinstance(error, WaiterError):
         return StoreUnavailableError(f"{location} is being created or deleted, and is not ready yet.", throttled=True)
     if isinstance(error, _NO_CREDENTIALS):
-        return StoreAccessError(f"There are no usable AWS credentials for {location}.", hint=SIGN_IN)
+        hint = _FILES if isinstance(error, OSError) else SIGN_IN
+        return StoreAccessError(f"There are no usable AWS credentials for {location}.", hint=hint)
     if isinstance(error, NoRegionError):
         return StoreAccessError(
             f"No setting names the AWS region of {location}.", hint="Set AWS_DEFAULT_REGION, or run `aws configure`."

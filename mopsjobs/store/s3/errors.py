@@ -79,7 +79,7 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
 
 
 def _problem_of_store(status: int, code: str, location: str, answer: str) -> UnusableStoreError | None:
-    """Return why no registry can be kept in a bucket or on a server; None for another error."""
+    """Return the error of an unusable bucket or server; None for another error."""
     if code in _NO_BUCKET:
         return UnusableStoreError(
             f"There is no bucket for {location}: {answer}.",
