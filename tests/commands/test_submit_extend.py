@@ -34,7 +34,7 @@ def _take_registry(desk: Desk, home: Path) -> Desk:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home_of_finished_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a home with a job of 4 parameter sets and 3 replicates that has succeeded. Each test copies its registry.
 
     Its file `calls`, in which the model notes its calls, is a parameter: tasks that are reused have the same one.
@@ -49,94 +49,94 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def noted(finished: Path) -> Path:
+def calls_file(home_of_finished_job: Path) -> Path:
     """Return the file in which the model notes its calls. It has those of the job."""
-    return Path(shutil.copy(finished / "calls-of-job", finished / "calls"))
+    return Path(shutil.copy(home_of_finished_job / "calls-of-job", home_of_finished_job / "calls"))
 
 
 @pytest.fixture
-def ran(desk: Desk, finished: Path) -> Desk:
+def ran(desk: Desk, home_of_finished_job: Path) -> Desk:
     """Return a desk with the job that has succeeded."""
-    return _take_registry(desk, finished)
+    return _take_registry(desk, home_of_finished_job)
 
 
-def extend(desk: Desk, noted: Path, *argv: str, sets: int = SETS, replicates: int, job_id: str = "more") -> str:
+def extend(desk: Desk, calls_file: Path, *argv: str, sets: int = SETS, replicates: int, job_id: str = "more") -> str:
     """Submit a study with other numbers, wait for its end, and return what the command said."""
-    study = desk.write(sets_of(sets, calls=str(noted)), n_replicates=replicates)
+    study = desk.write(sets_of(sets, calls=str(calls_file)), n_replicates=replicates)
     words = (study, "--auto", "--job-id", job_id, "--workers", "2", "--extend", "job", *argv)
     said = desk.ok("submit", *words).err
     assert desk.ended(job_id) == "succeeded"
     return said
 
 
-def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, noted: Path) -> None:
+def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, calls_file: Path) -> None:
     """The model counts its calls: 12 of 25 tasks exist, so 13 run."""
-    said = extend(ran, noted, sets=5, replicates=5)
+    said = extend(ran, calls_file, sets=5, replicates=5)
     assert "12 of 25 tasks reused from job\n" in said
     assert "Launched 13 of 25 tasks with " in said
-    assert calls(noted) == {0: 5, 1: 5, 2: 5, 3: 5, 4: 5}
+    assert calls(calls_file) == {0: 5, 1: 5, 2: 5, 3: 5, 4: 5}
     state = record(ran.jobs, "more")
     assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (25, 25, 25)
     assert (state.metadata["n_reused_tasks"], state.metadata["reused_from"]) == (12, ["job"])
     assert len(ran.results("more")) == 13
 
 
-def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, noted: Path) -> None:
-    said = extend(ran, noted, replicates=1)
+def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, calls_file: Path) -> None:
+    said = extend(ran, calls_file, replicates=1)
     assert "4 of 4 tasks reused from job\nLaunched none of 4 tasks: all are reused\n" in said
-    assert calls(noted).total() == 12
+    assert calls(calls_file).total() == 12
     assert ran.results("more") == {}
 
 
-def test_without_the_flag_all_tasks_run(ran: Desk, noted: Path) -> None:
-    ran.submit(sets_of(SETS, calls=str(noted)), job_id="again", n_replicates=REPLICATES)
+def test_without_the_flag_all_tasks_run(ran: Desk, calls_file: Path) -> None:
+    ran.submit(sets_of(SETS, calls=str(calls_file)), job_id="again", n_replicates=REPLICATES)
     assert ran.ended("again") == "succeeded"
-    assert calls(noted).total() == 24
+    assert calls(calls_file).total() == 24
 
 
-def test_changed_code_runs_all_tasks_and_says_why(ran: Desk, noted: Path) -> None:
+def test_changed_code_runs_all_tasks_and_says_why(ran: Desk, calls_file: Path) -> None:
     with (ran.home / "model.py").open("a") as file:
         file.write("# changed\n")
-    said = extend(ran, noted, replicates=REPLICATES)
+    said = extend(ran, calls_file, replicates=REPLICATES)
     assert "No task of job is reused: its code differs in model.py.\n" in said
     assert "0 of 12 tasks reused from job\n" in said
-    assert calls(noted).total() == 24
+    assert calls(calls_file).total() == 24
 
 
 def test_a_study_beside_its_model_is_not_code(desk: Desk, tmp_path: Path) -> None:
     """The directory that is packed has the study, which an extension changes. Other files of it are code."""
-    noted = tmp_path / "calls"
+    calls_file = tmp_path / "calls"
     study = desk.home / "study.json"
     desk.launched.update(("job", "more"))
-    study.write_bytes(Path(desk.write(sets_of(2, calls=str(noted)))).read_bytes())
+    study.write_bytes(Path(desk.write(sets_of(2, calls=str(calls_file)))).read_bytes())
     desk.ok("submit", str(study), "--auto", "--job-id", "job")
     assert desk.ended() == "succeeded"
     study.write_text(json.dumps(json.loads(study.read_text()) | {"n_replicates": 2}))
     said = desk.ok("submit", str(study), "--auto", "--job-id", "more", "--extend", "job").err
     assert "2 of 4 tasks reused from job\n" in said
     assert desk.ended("more") == "succeeded"
-    assert calls(noted) == {0: 2, 1: 2}
+    assert calls(calls_file) == {0: 2, 1: 2}
     (desk.home / "rates.json").write_text("[0.1, 0.2]")
     said = desk.ok("submit", str(study), "--auto", "--dry-run", "--extend", "job").err
     assert "No task of job is reused: its code differs in rates.json; list files other than code in" in said
 
 
-def test_without_code_the_job_has_that_of_the_extended_one(ran: Desk, noted: Path) -> None:
+def test_without_code_the_job_has_that_of_the_extended_one(ran: Desk, calls_file: Path) -> None:
     (ran.home / "model.py").unlink()
-    study = ran.write(sets_of(SETS, calls=str(noted)), n_replicates=4)
+    study = ran.write(sets_of(SETS, calls=str(calls_file)), n_replicates=4)
     ran.launched.add("more")
     ran.ok("submit", study, "--job-id", "more", "--extend", "job")
     assert ran.ended("more") == "succeeded"
-    assert calls(noted).total() == 16
+    assert calls(calls_file).total() == 16
 
 
-def test_another_python_or_package_runs_all_tasks(ran: Desk, noted: Path, tmp_path: Path) -> None:
+def test_another_python_or_package_runs_all_tasks(ran: Desk, calls_file: Path, tmp_path: Path) -> None:
     """A package of another version is another environment; one that only one side has is not."""
     pythons = [
         make_venv(tmp_path / name, **packages)
         for name, packages in (("a", {"numpy": "1.0"}), ("b", {"numpy": "2.0"}), ("c", {"numpy": "1.0", "scipy": "3"}))
     ]
-    sets = sets_of(SETS, calls=str(noted))
+    sets = sets_of(SETS, calls=str(calls_file))
     ran.submit(sets, "--python", str(pythons[0]), job_id="one")
     assert ran.ended("one") == "succeeded"
     words = ("submit", ran.write(sets), "--auto", "--dry-run", "--extend", "one", "--python")
@@ -144,62 +144,66 @@ def test_another_python_or_package_runs_all_tasks(ran: Desk, noted: Path, tmp_pa
     assert "4 of 4 tasks reused from one\n" in ran.ok(*words, str(pythons[2])).err
 
 
-def test_other_names_of_outputs_run_all_tasks(ran: Desk, noted: Path) -> None:
-    study = ran.write(sets_of(SETS, calls=str(noted)), outputs=None)
+def test_other_names_of_outputs_run_all_tasks(ran: Desk, calls_file: Path) -> None:
+    study = ran.write(sets_of(SETS, calls=str(calls_file)), outputs=None)
     said = ran.ok("submit", study, "--auto", "--dry-run", "--extend", "job", "--json")
     assert said.json["reused_tasks"] == 0
     assert "No task of job is reused: its study names other outputs.\n" in said.err
 
 
-def test_lost_and_damaged_outputs_are_computed_again(ran: Desk, noted: Path) -> None:
+def test_lost_and_damaged_outputs_are_computed_again(ran: Desk, calls_file: Path) -> None:
     """One output is gone, another one is cut: their tasks run, the ten others do not."""
     lost, cut, *_ = (entry for entry in ran.store.scan(results_prefix("job")))
     ran.store.delete(lost.key)
     assert ran.store.put(cut.key, b"{", cut.version)
-    assert "10 of 12 tasks reused from job\n" in extend(ran, noted, replicates=REPLICATES)
-    assert calls(noted).total() == 14
+    assert "10 of 12 tasks reused from job\n" in extend(ran, calls_file, replicates=REPLICATES)
+    assert calls(calls_file).total() == 14
 
 
-def test_outputs_lost_after_the_submission_are_a_matter_of_resume(ran: Desk, noted: Path) -> None:
-    extend(ran, noted, replicates=4)
+def test_outputs_lost_after_the_submission_are_a_matter_of_resume(ran: Desk, calls_file: Path) -> None:
+    extend(ran, calls_file, replicates=4)
     for entry in list(ran.store.scan(results_prefix("job"))):
         ran.store.delete(entry.key)
     child = ran.ok("resume", "more", "--json").json["job_id"]
     assert ran.ended(child) == "succeeded"
-    assert calls(noted) == dict.fromkeys(range(SETS), 7)
+    assert calls(calls_file) == dict.fromkeys(range(SETS), 7)
     assert len(ran.ok("results", child, "--json").out.splitlines()) == 16
 
 
-def test_killed_half_way_no_task_runs_twice(ran: Desk, noted: Path, tmp_path: Path) -> None:
-    """The runner of the extension is killed with three tasks done, and resumed. Two tasks were at work."""
-    gate = tmp_path / "gate"
-    sets = [*sets_of(SETS, calls=str(noted)), *({"x": x, "calls": str(noted)} for x in (10, 11, 12))]
-    sets += [{"x": x, "calls": str(noted), "gate": str(gate)} for x in (20, 21, 22)]
-    study = ran.write(sets, n_replicates=1)
-    ran.launched.add("more")
-    ran.ok("submit", study, "--auto", "--job-id", "more", "--workers", "2", "--extend", "job")
-    until(lambda: len(ran.results("more")) == 3, "three tasks to be done")
-    until(lambda: calls(noted).total() == 12 + 5, "two tasks that wait")
-    kill(ran.runner("more"))
+def test_killed_half_way_no_task_runs_twice(desk: Desk, tmp_path: Path) -> None:
+    """The runner of the extension is killed with three tasks done, and resumed. Two tasks were at work.
+
+    Its workers may outlive it, so their calls are noted in a file of this test.
+    """
+    gate, calls_file = tmp_path / "gate", tmp_path / "calls"
+    known = sets_of(SETS, calls=str(calls_file))
+    desk.submit(known)
+    assert desk.ended() == "succeeded"
+    sets = [*known, *({"x": x, "calls": str(calls_file)} for x in (10, 11, 12))]
+    sets += [{"x": x, "calls": str(calls_file), "gate": str(gate)} for x in (20, 21, 22)]
+    desk.launched.add("more")
+    desk.ok("submit", desk.write(sets), "--auto", "--job-id", "more", "--workers", "2", "--extend", "job")
+    until(lambda: len(desk.results("more")) == 3, "three tasks to be done")
+    until(lambda: calls(calls_file).total() == SETS + 5, "two tasks that wait")
+    kill(desk.runner("more"))
     gate.touch()
-    ran.ok("resume", "more")
-    assert ran.ended("more") == "succeeded"
-    made = calls(noted)
-    assert {x: made[x] for x in range(SETS)} == dict.fromkeys(range(SETS), REPLICATES)
-    assert [made[x] for x in (10, 11, 12)] == [1, 1, 1]
+    desk.ok("resume", "more")
+    assert desk.ended("more") == "succeeded"
+    made = calls(calls_file)
+    assert [made[x] for x in (*range(SETS), 10, 11, 12)] == [1] * (SETS + 3)
     assert max(made[x] for x in (20, 21, 22)) <= 2  # those that the killed workers had begun
-    assert record(ran.jobs, "more").tasks_verified == 10
+    assert record(desk.jobs, "more").tasks_verified == 10
 
 
-def test_an_extension_can_be_extended(ran: Desk, noted: Path) -> None:
+def test_an_extension_can_be_extended(ran: Desk, calls_file: Path) -> None:
     """Each task is attributed to the job that has done it, not to one that reuses it."""
-    extend(ran, noted, replicates=4)
-    study = ran.write(sets_of(SETS, calls=str(noted)), n_replicates=5)
+    extend(ran, calls_file, replicates=4)
+    study = ran.write(sets_of(SETS, calls=str(calls_file)), n_replicates=5)
     ran.launched.add("most")
     said = ran.ok("submit", study, "--auto", "--job-id", "most", "--extend", "more").err
     assert "16 of 20 tasks reused from more, job\n" in said
     assert ran.ended("most") == "succeeded"
-    assert calls(noted).total() == 20
+    assert calls(calls_file).total() == 20
     found = {one.job_id: one.task_count for one in load_manifest(ran.store, "most").reused}
     assert found == {"more": 4, "job": 12}
 
@@ -222,11 +226,11 @@ def test_an_unknown_job_cannot_be_extended(desk: Desk) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished_twice(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_twice(home_of_finished_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a home with `job`, and with `more`, which has a replicate more of each parameter set."""
     home = tmp_path_factory.mktemp("finished-twice")
     with closing(_make_desk(home)) as desk:
-        extend(_take_registry(desk, finished), finished / "calls", replicates=4)
+        extend(_take_registry(desk, home_of_finished_job), home_of_finished_job / "calls", replicates=4)
     return home
 
 
@@ -278,10 +282,10 @@ def test_reused_tasks_succeeded_and_used_nothing(extended: Desk) -> None:
     assert used == pytest.approx(sum(measured), abs=0.01)
 
 
-def test_reused_tasks_are_done_while_others_wait(ran: Desk, noted: Path, tmp_path: Path) -> None:
+def test_reused_tasks_are_done_while_others_wait(ran: Desk, calls_file: Path, tmp_path: Path) -> None:
     """Also once the job has a ledger, in which they have no attempt."""
     gate = tmp_path / "gate"
-    sets = [*sets_of(SETS, calls=str(noted)), {"x": 8}, {"x": 9, "gate": str(gate)}]
+    sets = [*sets_of(SETS, calls=str(calls_file)), {"x": 8}, {"x": 9, "gate": str(gate)}]
     ran.launched.add("more")
     ran.ok("submit", ran.write(sets), "--auto", "--job-id", "more", "--extend", "job")
     until(lambda: list(ran.store.list_keys("ledger/more/")), "the ledger to have the task that waits for nothing")
