@@ -16,6 +16,7 @@ from typing import IO, Any
 from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.model_errors import ModelError, not_python_error, not_started_error, startup_error
 from mopsjobs.errors import shorten
+from mopsjobs.utils.text import last_line
 
 LOAD_SECONDS = 30.0
 """How long a function may take to load. A slower one is not checked."""
@@ -39,7 +40,7 @@ def first_answer(
     *,
     is_over: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
-    """Start a worker, and return its first answer; None if it takes too long.
+    """Start a worker, and return its first answer; None if it takes too long, or is above `MAX_ANSWER_BYTES`.
 
     Args:
         command: starts the worker.
@@ -106,7 +107,7 @@ def parse_answer(line: bytes | bytearray, python: str) -> dict[str, Any]:
 
 
 def _read_line(stream: IO[bytes], is_over: Callable[[], bool]) -> bytes | None:
-    """Return the first line of a stream, empty if the stream ends before; None after `LOAD_SECONDS`."""
+    """Return the first line of a stream, empty if the stream ends before; None if it is too late or too long."""
     deadline = time.monotonic() + LOAD_SECONDS
     line = b""
     with selectors.DefaultSelector() as selector:
@@ -125,6 +126,4 @@ def _read_line(stream: IO[bytes], is_over: Callable[[], bool]) -> bytes | None:
 
 def _silent_end(code: int, printed: bytes) -> ModelError:
     """Return the error of a model that ends its process while it is loaded, with the last line that it printed."""
-    words = printed.decode("utf-8", "replace").split("\n")
-    last = next((line.strip() for line in reversed(words) if line.strip()), "")
-    return startup_error(code, shorten(last, MAX_MESSAGE))
+    return startup_error(code, shorten(last_line(printed), MAX_MESSAGE))

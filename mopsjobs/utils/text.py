@@ -38,6 +38,12 @@ def cut_to_length(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def last_line(printed: bytes) -> str:
+    """Return the last line of an output that is not blank; empty if there is none."""
+    lines = printed.decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
 def pluralize(count: int, noun: str) -> str:
     """Return a number with its noun: `1 job`, `1,200 jobs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

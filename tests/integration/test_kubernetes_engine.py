@@ -22,6 +22,7 @@ from mopsjobs.engines.base import Launch, RefusedError
 from mopsjobs.engines.kubernetes import client as k8s_client
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine, kubectl_for
 from mopsjobs.engines.kubernetes.logs import MAX_FAILURES
+from mopsjobs.engines.kubernetes.sign_in import SIGN_IN_SECONDS
 from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
 from support.cli import Clock
@@ -641,22 +642,35 @@ def test_a_program_signs_in_once_and_again_when_its_token_is_refused(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("script", "kind", "words"),
+    ("script", "limit", "kind", "words"),
     [
-        ("echo The token has expired. >&2; exit 3", EngineAccessError, "/bin/sh ended with 3: The token has expired."),
-        ("echo '{}'", EngineAccessError, "/bin/sh printed no token."),
+        (
+            "echo Traceback >&2; echo The token has expired. >&2; exit 3",
+            SIGN_IN_SECONDS,
+            EngineAccessError,
+            "/bin/sh ended with 3: The token has expired.",
+        ),
+        ("echo '{}'", SIGN_IN_SECONDS, EngineAccessError, "/bin/sh printed no token."),
         (
             "echo open a page >&2; exec sleep 60",
+            2.0,
             EngineUnavailableError,
-            "/bin/sh did not answer within 0.5 s: open a page.",
+            "/bin/sh did not answer within 2 s: open a page.",
         ),
     ],
 )
 def test_a_sign_in_program_that_fails_is_a_matter_of_signing_in(
-    tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch, *, script: str, kind: type[EngineError], words: str
+    tmp_path: Path,
+    api: Api,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    script: str,
+    limit: float,
+    kind: type[EngineError],
+    words: str,
 ) -> None:
     """One that waits for its user, who cannot see it, would do so for each job."""
-    monkeypatch.setattr("mopsjobs.engines.kubernetes.sign_in.SIGN_IN_SECONDS", 0.5)
+    monkeypatch.setattr("mopsjobs.engines.kubernetes.sign_in.SIGN_IN_SECONDS", limit)
     with pytest.raises(EngineError) as raised:
         _signing_in(tmp_path, api, script).state(RECORD)
     assert str(raised.value) == f"Cannot sign in to the cluster at {api.url}: {words}"
@@ -667,6 +681,19 @@ def test_a_sign_in_program_that_is_missing_is_named(tmp_path: Path, api: Api) ->
     program = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "/no/such/program"}
     path = kubeconfig(tmp_path, api.url, token=None, exec=program)
     with pytest.raises(EngineAccessError, match="/no/such/program cannot be started"):
+        KubernetesEngine({"KUBECONFIG": str(path)}).state(RECORD)
+
+
+@pytest.mark.parametrize("value", [1, None])
+def test_a_sign_in_program_with_an_invalid_environment_is_named(tmp_path: Path, api: Api, value: object) -> None:
+    """YAML makes numbers of values without quotes."""
+    program = {
+        "apiVersion": "client.authentication.k8s.io/v1beta1",
+        "command": "/bin/true",
+        "env": [{"name": "A", "value": value}],
+    }
+    path = kubeconfig(tmp_path, api.url, token=None, exec=program)
+    with pytest.raises(EngineAccessError, match="invalid user in the kubeconfig"):
         KubernetesEngine({"KUBECONFIG": str(path)}).state(RECORD)
 
 

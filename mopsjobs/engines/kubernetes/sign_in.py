@@ -1,7 +1,7 @@
 """Sign in to a cluster by the program that the kubeconfig names, as kubectl does, but within a time limit.
 
-The program prints an ExecCredential, of which the token is taken. A process runs it once, and again when the cluster
-refuses the token. It cannot ask the user anything: its output is read, and it has no input.
+The program prints an ExecCredential with a token. A process runs it once, and again when the cluster refuses the token.
+It cannot ask the user anything: its output is read, and it has no input.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from mopsjobs.errors import EngineAccessError, EngineUnavailableError
+from mopsjobs.errors import EngineAccessError, EngineUnavailableError, shorten
+from mopsjobs.utils.text import last_line
 
 if TYPE_CHECKING:
     from lightkube.config.models import UserExec
@@ -24,8 +25,10 @@ SIGN_IN_SECONDS = 30.0
 
 HINT = "Sign in again, and try: kubectl get jobs"
 
+CHECK_HINT = "Check command, args and env with: kubectl config view"
+
 MAX_SHOWN = 300
-"""Characters of the program's words that a message shows, at most."""
+"""Characters of what the program has printed that a message shows, at most."""
 
 _TOKENS: dict[tuple[str, ...], str] = {}
 """The tokens of this process, by server, program and arguments."""
@@ -78,23 +81,26 @@ class SignIn(httpx.Auth):
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            words = self._words(f"did not answer within {SIGN_IN_SECONDS:g} s", error.stderr)
-            raise EngineUnavailableError(words, hint=HINT, sent=False) from None
+            message = self._error_text(f"did not answer within {SIGN_IN_SECONDS:g} s", error.stderr)
+            raise EngineUnavailableError(message, hint=HINT, sent=False) from None
         except OSError as error:
-            raise EngineAccessError(self._words(f"cannot be started ({error.strerror})"), hint=HINT) from None
+            raise EngineAccessError(self._error_text(f"cannot be started ({error.strerror})"), hint=HINT) from None
+        except (TypeError, ValueError):  # a number, or a text with NUL
+            message = self._error_text("cannot be started (invalid user in the kubeconfig)")
+            raise EngineAccessError(message, hint=CHECK_HINT) from None
         if done.returncode:
-            raise EngineAccessError(self._words(f"ended with {done.returncode}", done.stderr), hint=HINT)
+            raise EngineAccessError(self._error_text(f"ended with {done.returncode}", done.stderr), hint=HINT)
         try:
             token = json.loads(done.stdout)["status"]["token"]
         except (ValueError, LookupError, TypeError, RecursionError):
             token = None
         if not isinstance(token, str) or not token:
-            raise EngineAccessError(self._words("printed no token", done.stderr), hint=HINT)
+            raise EngineAccessError(self._error_text("printed no token", done.stderr), hint=HINT)
         return token
 
-    def _words(self, what: str, printed: bytes | None = None) -> str:
-        """Return the sentence of an error, with what the program has printed."""
-        words = " ".join((printed or b"").decode(errors="replace").split())[:MAX_SHOWN].rstrip(".")
+    def _error_text(self, problem: str, stderr: bytes | None = None) -> str:
+        """Return the sentence of an error, with the last line that the program has printed."""
+        line = shorten(" ".join(last_line(stderr or b"").split()), MAX_SHOWN).rstrip(".")
         return (
-            f"Cannot sign in to the cluster at {self._server}: {self._program.command} {what}{words and f': {words}'}."
+            f"Cannot sign in to the cluster at {self._server}: {self._program.command} {problem}{line and f': {line}'}."
         )

@@ -1,10 +1,10 @@
-"""Whole numbers are read from ASCII digits only, and a text is cut to a number of characters."""
+"""Whole numbers are read from ASCII digits only, a text is cut, and of an output the last line is found."""
 
 from __future__ import annotations
 
 import pytest
 
-from mopsjobs.utils.text import cut_to_length, parse_whole_number
+from mopsjobs.utils.text import cut_to_length, last_line, parse_whole_number
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("007", 7), ("99", 99), ("100", None), ("9" * 5000, None)])
@@ -21,3 +21,10 @@ def test_text_with_other_than_ascii_digits_is_no_number(text: str) -> None:
 def test_a_longer_text_is_cut_with_a_mark(text: str, cut: str) -> None:
     """The mark counts as a character."""
     assert cut_to_length(text, 3) == cut
+
+
+@pytest.mark.parametrize(
+    ("printed", "line"), [(b"", ""), (b" \n\n", ""), (b"a\n b \r\n \n", "b"), (b"a", "a"), (b"\xff", "\ufffd")]
+)
+def test_the_last_line_of_an_output_is_one_with_words(printed: bytes, line: str) -> None:
+    assert last_line(printed) == line
