@@ -62,7 +62,7 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> Foun
             open_engine(engine, env)  # a slow disk may take longer to load it than a cluster to answer
         answer, reason = _within(seconds, functools.partial(find, job, env)) or (
             None,
-            f"{name} does not answer either.",
+            f"{name} did not answer within {seconds:g} s either.",
         )
         if answer is not None:
             return answer, None

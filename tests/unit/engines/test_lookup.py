@@ -22,5 +22,5 @@ def test_an_engine_is_loaded_before_its_time_begins(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(lookup, "open_engine", opened)
     monkeypatch.setattr(lookup, "_within", lambda seconds, find: steps.append(f"{seconds:g} s"))
     env = {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "kubeconfig")}
-    assert find_in_engines("a", env, 2.0) == (None, "The cluster does not answer either.")
+    assert find_in_engines("a", env, 2.0) == (None, "The cluster did not answer within 2 s either.")
     assert steps == ["local", "kubernetes", "2 s"]
