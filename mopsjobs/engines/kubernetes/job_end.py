@@ -64,7 +64,8 @@ def _shard_end(shard: int, pod: Pod | None) -> ShardEnd:
         if ended is not None and ended.exitCode:
             reason = prefix + (ended.reason or "Error")
             message = cut_to_length(" ".join((ended.message or "").split()), MAX_MESSAGE) or None
-            return ShardEnd(shard, disrupted or reason, ended.exitCode, ended.reason == OOM_KILLED, message)
+            is_oom = container.name == CONTAINER and ended.reason == OOM_KILLED  # of another one, no task is to blame
+            return ShardEnd(shard, disrupted or reason, ended.exitCode, is_oom, message)
     return ShardEnd(shard, pod.status.reason or disrupted or NO_POD)
 
 

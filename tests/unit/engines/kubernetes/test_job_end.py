@@ -22,6 +22,13 @@ def _disrupted(reason: str) -> list[dict[str, str]]:
     return [{"type": "DisruptionTarget", "status": "True", "reason": reason}]
 
 
+def _failed_pod(status: dict[str, Any]) -> Pod:
+    labels = {"batch.kubernetes.io/job-completion-index": "2"}
+    content = {"metadata": {"name": "a-2", "labels": labels}, "status": {"phase": "Failed", **status}}
+    pod: Pod = Pod.from_dict(content, lazy=False)  # type: ignore[no-untyped-call]
+    return pod
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
@@ -43,7 +50,19 @@ def _disrupted(reason: str) -> list[dict[str, str]]:
 )
 def test_the_end_of_a_shard_is_that_of_its_last_pod(status: dict[str, Any] | None, words: str) -> None:
     """The runner's exit code counts, else that of another container. Without a pod, the Job alone knows of it."""
-    labels = {"batch.kubernetes.io/job-completion-index": "2"}
-    content = {"metadata": {"name": "a-2", "labels": labels}, "status": {"phase": "Failed", **(status or {})}}
-    pods = [] if status is None else [Pod.from_dict(content, lazy=False)]  # type: ignore[no-untyped-call]
+    pods = [] if status is None else [_failed_pod(status)]
     assert describe_shards(lost_shards(JobStatus(failedIndexes="2"), pods)) == words
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "is_oom"),
+    [
+        ("containerStatuses", "runner", True),
+        ("containerStatuses", "proxy", False),
+        ("initContainerStatuses", "fetch", False),
+    ],
+)
+def test_tasks_exceed_their_memory_in_the_container_of_the_runner_alone(kind: str, name: str, *, is_oom: bool) -> None:
+    pods = [_failed_pod({kind: [_ended(name, 137, reason="OOMKilled")]})]
+    (lost,) = lost_shards(JobStatus(), pods)
+    assert (lost.exit_code, lost.is_out_of_memory) == (137, is_oom)
