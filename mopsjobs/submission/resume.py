@@ -45,7 +45,7 @@ from mopsjobs.submission.offline import deliver_offline, load_offline
 from mopsjobs.submission.record_choices import record_choices, without_unknown_python
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
-from mopsjobs.submission.shard_drop import may_lack_files
+from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.submission.submit import Code, open_client, pack_code
 
 DEFAULT_ENGINE = "local"
@@ -120,7 +120,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         StoreUnavailableError: if the registry does not answer, and this machine keeps no submission of the job.
         JobBusyError: if its runner is at work, or if shards of a job that has ended may still leave outputs.
         EnginePlaceError: if the record names an unknown engine.
-        EngineError: if Slurm does not answer, and shards may have kept outputs.
+        EngineError: if Slurm does not answer, and shards may have kept outputs; or see `find_drop`.
     """
     job_id, registry = request.job_id, session.registry
     registry.key_of(job_id)  # refuses an invalid id, before it becomes a path
@@ -140,7 +140,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         _refuse_change(request)
     elif is_whole and (request.only is not None or not lacks_reductions(session.store, manifest)):
         return ResumeResult(None)
-    if JobDir.for_job(job_id, session.env).drop.is_dir() and _has_left_all(state, session, is_whole=is_whole):
+    if find_drop(state, session) is not None and _has_left_all(state, session, is_whole=is_whole):
         deliver_shards(validate(session.store, registry, job_id).state, session)  # no shard ends such a job
         return ResumeResult(None)
     choices = record_choices(state, _engine_name(state), request.options, session.env)
