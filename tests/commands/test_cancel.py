@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment, sentences
+from support.engines import RUNNING, Cluster
 from support.kubernetes import Api, kubeconfig
 from support.runs import PATIENCE, is_alive, until
 from support.terminal import TerminalStream
@@ -245,13 +247,21 @@ def test_cancel_that_cancels_nothing_ends_with_the_last_reason(
         assert (told.get(name, "a: cancelled")) in ran.err
 
 
-def test_a_cancelled_job_with_a_drop_of_files_names_its_delivery(cli: Cli, jobs: JobRegistry) -> None:
+class _Slurm(Cluster):
+    def cancel(self, job: Mapping[str, object]) -> bool:
+        return True
+
+
+def test_a_cancelled_job_with_a_drop_of_files_names_its_delivery(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No command delivers by itself what the shards of a job that has ended have stored."""
-    for name in ("a", "b"):
-        add(jobs, name, "running")
+    monkeypatch.setattr("mopsjobs.submission.cancel.open_engine", lambda name, env, trust: _Slurm(RUNNING))
+    for name, drop in (("a", "yes"), ("b", "no")):
+        add(jobs, name, "running", engine="slurm", metadata={"slurm_file_drop": drop})
     JobDir.for_job("a", cli.env).drop.mkdir(parents=True)
     assert cli.ok("cancel", "a", "b").err.splitlines() == [
-        "a: cancelled",
-        "b: cancelled",
+        "a: cancelled, stopped",
+        "b: cancelled, stopped",
         "a: its shards report by files. When they have stopped, run: mops-jobs validate a",
     ]
