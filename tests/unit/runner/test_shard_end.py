@@ -68,7 +68,7 @@ def test_only_the_last_shard_reduces_and_ends_the_job(given: Given, line: LineSt
     assert record(registry).status == "failed"  # no task has left outputs
 
 
-def test_outputs_that_a_drop_does_not_take_are_said_to_be_delivered_elsewhere(
+def test_outputs_that_a_drop_does_not_take_are_for_the_login_node(
     line: LineStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
     """The node has no command that delivers them, and no user who runs the job again there."""

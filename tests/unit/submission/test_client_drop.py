@@ -88,7 +88,7 @@ def test_without_the_registry_the_drop_is_filled_with_what_is_kept_here(tmp_path
         ({}, False, None),
     ],
 )
-def test_a_later_launch_may_have_a_drop_if_its_shards_need_no_other_outputs(
+def test_a_later_launch_has_a_drop_if_shards_need_no_other_outputs(
     tmp_path: Path, more: dict[str, Any], is_begun: bool, problem: str | None
 ) -> None:
     """A refused launch leaves the record as it was. A job that had a drop before may have outputs."""
