@@ -278,8 +278,10 @@ def _finished_at(pod: Json) -> datetime:
         return parse_time(max(ends))
     unready = condition_of(pod["status"], "Ready", "False") or {}
     metadata = pod["metadata"]
-    at = unready.get("lastTransitionTime") or metadata.get("deletionTimestamp") or metadata["creationTimestamp"]
-    return parse_time(at)
+    if not unready.get("lastTransitionTime") and "deletionTimestamp" in metadata:
+        grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds", 0))
+        return parse_time(metadata["deletionTimestamp"]) - grace
+    return parse_time(unready.get("lastTransitionTime") or metadata["creationTimestamp"])
 
 
 def index_of(pod: Json) -> int:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import aiohttp.web
@@ -185,7 +185,7 @@ class StandIn(Api):
         self._in_loop(lambda: [self._delete_pod(pod) for pod in self._alive(name, index)])
 
     def lose_node(self, name: str, index: int) -> None:
-        """Cut the power of the node of an index. The cluster stops the pod, and no kubelet tells of its end."""
+        """Cut the power of the node of an index. The pod's grace period ends, and no kubelet reports its end."""
 
         def act() -> None:
             for pod in self._alive(name, index):
@@ -454,7 +454,9 @@ class StandIn(Api):
     def _delete_pod(self, pod: Json) -> None:
         """Ask a pod to stop. It is removed when its process has ended and its Job has counted it."""
         if "deletionTimestamp" not in pod["metadata"]:
-            pod["metadata"]["deletionTimestamp"] = moment(datetime.now(UTC))
+            grace = pod["spec"]["terminationGracePeriodSeconds"]
+            pod["metadata"]["deletionGracePeriodSeconds"] = grace
+            pod["metadata"]["deletionTimestamp"] = moment(datetime.now(UTC) + timedelta(seconds=grace))
             self._save(PODS, pod)
             container = self._containers.get(pod["metadata"]["name"])
             if container is not None:

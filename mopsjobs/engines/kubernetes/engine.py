@@ -111,7 +111,7 @@ class KubernetesEngine:
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. Never `unknown`: a cluster that does not answer is an error."""
         with self._open(job) as cluster:
-            return _state(cluster, job, self._trust)
+            return _state(cluster, job, self._trust, self._now())
 
     def times(self, job: Mapping[str, object]) -> EngineTimes:
         """See `Engine.times`. The first container that ran began the job, and its Job has the end."""
@@ -239,7 +239,7 @@ def _warn_of_dropped_fields(manifest: Mapping[str, Any], created: Job, server: s
         )
 
 
-def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineState:
+def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust, now: datetime) -> EngineState:
     namespace, name = _place(cluster, job)
     k8s_job = cluster.job(namespace, name)
     if k8s_job is None:
@@ -257,11 +257,14 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineS
             problem = memory_problem(pod for pod in pods if shard_of(pod) in numbers)
             end = end if problem is None else EngineState("failed", *problem)
             return with_lost_shards(end, lost)
-    return end or _active_state(cluster, k8s_job, k8s_job.status, namespace, name)
+    return end or _active_state(cluster, k8s_job, k8s_job.status, (namespace, name), now)
 
 
-def _active_state(cluster: Cluster, k8s_job: Job, status: JobStatus, namespace: str, name: str) -> EngineState:
+def _active_state(
+    cluster: Cluster, k8s_job: Job, status: JobStatus, place: tuple[str, str], now: datetime
+) -> EngineState:
     """Return the state of a Job that has not ended."""
+    namespace, name = place
     if k8s_job.spec is not None and k8s_job.spec.suspend:
         return EngineState("pending", SUSPENDED, why_suspended(cluster, k8s_job, namespace))
     # Active pods may still wait for a node or an image. Only old clusters do not count the ready ones.
@@ -272,7 +275,7 @@ def _active_state(cluster: Cluster, k8s_job: Job, status: JobStatus, namespace: 
         detail = f"{(target.message or 'the Job fails').rstrip('.')}; it ends when its pods have stopped"
         return EngineState("pending", target.reason or "FailureTarget", detail, is_stuck=True)
     pods = cluster.pods(namespace, name)
-    problem = pod_problem(pods, is_running=is_running)
+    problem = pod_problem(pods, is_running=is_running, now=now)
     if is_running:
         return EngineState("running", *problem)
     with contextlib.suppress(EngineAccessError):  # a role may not permit to read events
@@ -296,10 +299,10 @@ def _problem_in_events(
         pods: its pods.
         reason: what the pods say of themselves.
     """
-    going_on = [pod for pod in pods if not has_ended(pod)]
-    if not going_on:
+    unfinished_pods = [pod for pod in pods if not has_ended(pod)]
+    if not unfinished_pods:
         return cluster.present_warning(namespace, "Job", name)
-    metadata = going_on[0].metadata
+    metadata = unfinished_pods[0].metadata
     if reason is not None or metadata is None:
         return None
     return cluster.present_warning(namespace, "Pod", str(metadata.name))

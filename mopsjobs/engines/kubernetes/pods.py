@@ -47,11 +47,11 @@ def open_shards(pods: Iterable[Pod]) -> set[int]:
     return {shard for shard, pod in newest.items() if pod.status is None or pod.status.phase != "Succeeded"}
 
 
-def pod_problem(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, str | None]:
+def pod_problem(pods: Sequence[Pod], *, is_running: bool, now: datetime) -> tuple[str | None, str | None]:
     """Return why the pods of a Job do not run now, else why the last one was stopped, as a word and a sentence."""
     newest = {shard_of(pod): pod for pod in sorted(pods, key=creation_time)}
     for pod in newest.values():
-        reason, detail = _start_problem(pod)
+        reason, detail = _start_problem(pod, now)
         if reason is not None:
             return reason, detail
     # What befell the earlier pods of a shard is over when a later one has succeeded.
@@ -62,14 +62,16 @@ def pod_problem(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, s
     return (NO_PODS, "it has no pods") if not pods and not is_running else (None, None)
 
 
-def _start_problem(pod: Pod) -> tuple[str | None, str | None]:
+def _start_problem(pod: Pod, now: datetime) -> tuple[str | None, str | None]:
     """Return why a pod does not run, as a word of kubectl and a sentence.
 
     None if it is about to start, runs or has ended.
     """
     if pod.status is None or has_ended(pod):
         return None, None
-    if pod.metadata is not None and pod.metadata.deletionTimestamp is not None:
+    # The time of a deletion is the end of the grace period. Until then, the pod stops as any other.
+    delete_at = None if pod.metadata is None else pod.metadata.deletionTimestamp
+    if pod.metadata is not None and delete_at is not None and delete_at.timestamp() <= now.timestamp():
         node = "" if pod.spec is None or pod.spec.nodeName is None else f" on node {pod.spec.nodeName}"
         return (
             "Terminating",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from lightkube.resources.core_v1 import Pod
 
 from mopsjobs.engines.kubernetes.pods import open_shards, pod_problem
 
+NOW = datetime(2026, 3, 1, 13, tzinfo=UTC)
 EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}
 EVICTION = ("Evicted", "1 of its pods were evicted; the last: low on memory")
 KILLED = ("OOMKilled", "1 of its pods exceeded the memory limit and were killed (exit code 137)")
@@ -56,7 +58,7 @@ def test_trouble_of_today_comes_before_an_old_eviction(
     """Of each shard, the newest pod matters. The last past trouble is told while its shard has not succeeded."""
     made = [_pod(*one) for one in pods]
     for is_running in (True, False):
-        assert pod_problem(made, is_running=is_running) == expected
+        assert pod_problem(made, is_running=is_running, now=NOW) == expected
 
 
 def test_an_init_container_that_cannot_start_is_told_as_kubectl_does() -> None:
@@ -66,22 +68,24 @@ def test_an_init_container_that_cannot_start_is_told_as_kubectl_does() -> None:
         "initContainerStatuses": [_container(waiting={"reason": "ImagePullBackOff", "message": "no such image"})],
         "containerStatuses": [_container(waiting={"reason": "PodInitializing"})],
     }
-    assert pod_problem([_pod(0, 0, status)], is_running=False) == ("Init:ImagePullBackOff", "no such image")
+    assert pod_problem([_pod(0, 0, status)], is_running=False, now=NOW) == ("Init:ImagePullBackOff", "no such image")
 
 
-def test_a_pod_that_does_not_stop_is_told() -> None:
+def test_a_pod_that_outlives_its_grace_period_is_reported() -> None:
     """Its node may be lost. The cluster replaces it when it has ended, or when its node is removed."""
     metadata = {"name": "a-0-x", "deletionTimestamp": "2026-03-01T12:00:00Z"}
     spec = {"nodeName": "node-7", "containers": []}
     content = {"metadata": metadata, "spec": spec, "status": RUNNING}
     pod: Pod = Pod.from_dict(content, lazy=False)  # type: ignore[no-untyped-call]
     words = "pod a-0-x on node node-7 is being stopped, and no other takes its place before its end"
-    assert pod_problem([pod], is_running=False) == ("Terminating", words)
+    assert pod_problem([pod], is_running=False, now=NOW) == ("Terminating", words)
+    in_time = datetime(2026, 3, 1, 11, 59, 59, tzinfo=UTC)
+    assert pod_problem([pod], is_running=False, now=in_time) == (None, None)
 
 
 def test_a_job_without_pods_says_so_unless_it_runs() -> None:
-    assert pod_problem([], is_running=False) == ("NoPods", "it has no pods")
-    assert pod_problem([], is_running=True) == (None, None)
+    assert pod_problem([], is_running=False, now=NOW) == ("NoPods", "it has no pods")
+    assert pod_problem([], is_running=True, now=NOW) == (None, None)
 
 
 def test_a_shard_is_open_until_its_newest_pod_has_succeeded() -> None:
