@@ -23,7 +23,7 @@ JOB_UID = "kueue.x-k8s.io/job-uid"
 """Label of a Workload, the object by which Kueue decides about a Job."""
 
 VERSIONS = ("v1beta2", "v1beta1")
-"""Versions of Kueue's API, the newest first. Kueue 0.15 brought v1beta2, and Kueue 0.20 serves v1beta1 no more."""
+"""Versions of Kueue's API, the newest first. Kueue 0.15 brought v1beta2, and Kueue 0.20 no longer serves v1beta1."""
 
 Kind = type[Any]
 
