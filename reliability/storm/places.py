@@ -56,7 +56,10 @@ def dynamodb(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
 
 @contextlib.contextmanager
 def in_s3(directory: Path, plan: Plan, name: str = s3.SEAWEEDFS) -> Iterator[tuple[Place, Proxy]]:
-    """Yield an empty prefix in a bucket of a real SeaweedFS, or of moto, and the bad line to it."""
+    """Yield an empty prefix in a bucket of a real SeaweedFS, or of moto, and the bad line to it.
+
+    The server has been probed on a good line.
+    """
     with (
         servers.running(s3.make_server(directory, name)) as port,
         faulty(port, Plan(0.0), "s3") as proxy,
@@ -65,6 +68,7 @@ def in_s3(directory: Path, plan: Plan, name: str = s3.SEAWEEDFS) -> Iterator[tup
         env = aws_env("s3", proxy.port)
         with mock.patch.dict(os.environ, env), contextlib.closing(open_store(url)) as store:
             store.create_if_absent("first", b"-")  # probes the server: on a very bad line, no probe would succeed
+            store.delete("first")
         proxy.follow(plan)
         yield Place(url, env, url, aws_env("s3", port)), proxy
 
