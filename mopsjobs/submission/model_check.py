@@ -98,12 +98,13 @@ def _load(
         except ModelError as error:
             raise UsageError(error.message, hint=error.hint) from None
     if answer is None:
-        session.note(f"The {what} takes longer than {LOAD_SECONDS:g} s to load: it is launched without a check.")
+        problem = f"takes longer than {LOAD_SECONDS:g} s to load, or prints a line above 1 MiB"
+        session.note(f"The {what} {problem}: it is launched without a check.")
     elif isinstance(broken := answer.get("broken"), dict):
         message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
-        problem = load_error({**broken, "message": message}, what)
-        is_not_found = problem.hint == INTERPRETER_HINT and hint_if_not_found is not None
-        raise UsageError(problem.message, hint=hint_if_not_found if is_not_found else problem.hint)
+        failure = load_error({**broken, "message": message}, what)
+        is_not_found = failure.hint == INTERPRETER_HINT and hint_if_not_found is not None
+        raise UsageError(failure.message, hint=hint_if_not_found if is_not_found else failure.hint)
     return answer
 
 
