@@ -138,11 +138,11 @@ def test_a_runner_that_died_with_all_tasks_done_only_ends_its_job(desk: Desk) ->
     assert desk.ended() == "succeeded"
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
     key = desk.jobs.key_of("job")
-    kept = desk.store.get(key)
-    assert kept is not None
-    told = json.loads(kept.value)
-    told |= {"status": "running", "transitions": told["transitions"][:4]}
-    assert desk.store.put(key, json.dumps(told).encode(), kept.version)
+    stored = desk.store.get(key)
+    assert stored is not None
+    document = json.loads(stored.value)
+    document |= {"status": "running", "transitions": document["transitions"][:4]}
+    assert desk.store.put(key, json.dumps(document).encode(), stored.version)
     ran = desk.ok("resume", "job")
     assert "job: no task is left to run\n" in ran.err
     assert desk.ended() == "succeeded"

@@ -42,9 +42,9 @@ class Line:
 
     def sent(self) -> str:
         """Return the requests since the last call."""
-        told = "".join(self._sent)
+        sent = "".join(self._sent)
         self._sent.clear()
-        return told
+        return sent
 
 
 def in_azure(server: Azurite, sent: list[str]) -> VersionedStore:
@@ -219,10 +219,10 @@ def test_what_commands_send_to_s3(
         registry = JobRegistry(store, now=cli.clock.now)
         list(pool.map(registry.register_job, (f"job-{number}" for number in range(jobs - 1))))
     sent: list[str] = []
-    given = aws_client.AwsClient._connect
+    connect_alone = aws_client.AwsClient._connect
 
     def connect(client: aws_client.AwsClient) -> Any:
-        connected = given(client)
+        connected = connect_alone(client)
         connected.meta.events.register("before-call.s3", functools.partial(note_s3, sent))
         return connected
 

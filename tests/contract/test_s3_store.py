@@ -309,7 +309,7 @@ def test_a_removal_does_without_a_condition_that_the_server_does_not_know(aws: C
 
 
 @pytest.mark.parametrize(
-    ("replies", "told"),
+    ("replies", "message"),
     [
         ([listed("b/x", "c/x", "a/x")], "out of order"),
         ([listed("a", "a")], "out of order"),
@@ -318,10 +318,10 @@ def test_a_removal_does_without_a_condition_that_the_server_does_not_know(aws: C
     ],
 )
 def test_a_listing_that_cannot_be_trusted_is_an_error(
-    aws: Callable[[int], None], replies: list[Reply], told: str
+    aws: Callable[[int], None], replies: list[Reply], message: str
 ) -> None:
     """Keys out of order, or an end that is none: a sync would take jobs for removed ones."""
-    with scripted(aws, *replies) as (store, _, _sleep), pytest.raises(StoreError, match=told):
+    with scripted(aws, *replies) as (store, _, _sleep), pytest.raises(StoreError, match=message):
         list(store.scan())
 
 
@@ -375,11 +375,11 @@ def test_a_bucket_that_is_missing_is_an_error_that_says_how_to_make_it(
     for argv in views + others:
         ran = cli(*argv)
         assert ran.code == 2, (argv, ran)
-        told = ran.out + ran.err
-        assert f"There is no bucket for s3://{bucket}/jobs" in told, argv
+        message = ran.out + ran.err
+        assert f"There is no bucket for s3://{bucket}/jobs" in message, argv
         is_shown = has_cache and argv in views
-        assert ("aws s3 mb" in told) != is_shown
-        assert ("Showing the cache" in told) == is_shown
+        assert ("aws s3 mb" in message) != is_shown
+        assert ("Showing the cache" in message) == is_shown
     assert (cli("list").code, cli("list", "--offline").code) == ((0, 0) if has_cache else (2, 5))
     with contextlib.closing(S3VersionedStore(bucket)) as store:
         for call in (IN_S3.writes | IN_S3.reads).values():
