@@ -54,7 +54,7 @@ def pod_problem(pods: Sequence[Pod], *, is_running: bool, now: datetime) -> tupl
         reason, detail = _start_problem(pod, now)
         if reason is not None:
             return reason, detail
-    # What befell the earlier pods of a shard is over when a later one has succeeded.
+    # The ends of earlier pods of a shard no longer matter when a later one has succeeded.
     shards = open_shards(pods)
     problem = _last_stop([pod for pod in pods if shard_of(pod) in shards])
     if problem is not None:
@@ -101,7 +101,7 @@ def has_ended(pod: Pod) -> bool:
 
 
 def disruption(pod: Pod) -> str | None:
-    """Return why the cluster has taken a pod away, in its word such as `PreemptionByScheduler`; None if it has not."""
+    """Return the reason for which the cluster removed a pod, such as `PreemptionByScheduler`; None if it did not."""
     for condition in () if pod.status is None else pod.status.conditions or ():
         if condition.type == "DisruptionTarget" and condition.status == "True":
             return condition.reason
@@ -109,7 +109,7 @@ def disruption(pod: Pod) -> str | None:
 
 
 def _last_stop(pods: Sequence[Pod]) -> tuple[str, str] | None:
-    """Return why the newest of the pods that the cluster has stopped was, and how many had the same fate."""
+    """Return why the cluster last stopped a pod, and how many it stopped for that reason."""
     evicted = [pod for pod in pods if pod.status is not None and pod.status.reason == EVICTED]
     killed = [pod for pod in pods if OOM_KILLED in _end_reasons(pod)]
     last_evicted = max(evicted, key=creation_time, default=None)
