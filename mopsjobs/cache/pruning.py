@@ -100,9 +100,13 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
         jobs += len(rows)
         if len(rows) < BATCH:
             break
-    with transaction(connection):  # of jobs that were pruned earlier, and looked at since
-        found = connection.execute("SELECT job_id FROM ledger WHERE job_id NOT IN (SELECT job_id FROM job)")
-        delete_ledgers(connection, [job_id for (job_id,) in found.fetchall()])
+    orphans = "SELECT job_id FROM ledger WHERE job_id NOT IN (SELECT job_id FROM job) LIMIT ?"
+    while True:  # ledgers of jobs that were pruned earlier, and looked at since
+        with transaction(connection):
+            found = connection.execute(orphans, (BATCH,)).fetchall()
+            delete_ledgers(connection, [job_id for (job_id,) in found])
+        if len(found) < BATCH:
+            break
     return PruneResult(jobs, events, _vacuum(connection) if jobs else None)
 
 

@@ -236,12 +236,16 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> Non
 
 
 def _delete_earlier_ledgers(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
-    """Remove what is known of the tasks of jobs whose records were deleted, and registered again, maybe as others."""
+    """Delete the ledgers of earlier jobs whose ids were registered again.
+
+    Without a row, as of a pruned job, the first look at the ledger tells whether it was before the registration.
+    """
     registrations = [(record.job_id, record.counter_fields.created) for record in records]
     found = connection.execute(
-        "SELECT job.job_id FROM json_each(?) AS new CROSS JOIN ledger CROSS JOIN job USING (job_id)"
+        "SELECT ledger.job_id FROM json_each(?) AS new CROSS JOIN ledger LEFT JOIN job USING (job_id)"
         " WHERE ledger.job_id = json_extract(new.value, '$[0]')"
-        " AND abs(created_ts - json_extract(new.value, '$[1]')) >= ?",
+        " AND iif(job.job_id IS NULL, looked_at < json_extract(new.value, '$[1]'),"
+        " abs(created_ts - json_extract(new.value, '$[1]')) >= ?)",
         (_ENCODER.encode(registrations), ROUNDING_SECONDS),
     )
     pruning.delete_ledgers(connection, [job_id for (job_id,) in found.fetchall()])
@@ -320,7 +324,7 @@ def _start(state: JobState, history: Sequence[tuple[JsonObject, bool]]) -> tuple
     for step, is_reported in history:
         if step["status"] == JobStatus.RUNNING:
             return (_time_of(step), True) if is_reported else (None, False)
-    # If another program has set a status, a task may have run at any time. Such a step has no id.
+    # If another program has set a status, a task may have run at any time. The id of such a step is null.
     is_ours = bool(history) and history[0][1] and all(step.get("id", "") is not None for step, _ in history)
     return None, is_ours and history[-1][0]["status"] == state.status
 

@@ -131,7 +131,7 @@ def test_status_still_finds_a_pruned_job(cli: Cli) -> None:
 
 
 def test_tasks_and_failures_of_a_pruned_job_are_read_again(cli: Cli, remote: Remote) -> None:
-    """They are those of a new cache, and are read once. The next pruning removes them."""
+    """They are those of a new cache, and are read for a minute. The next pruning removes them."""
     for name in ("old", "new"):
         add_job(remote.jobs, name, sets_of(3))
         Ledger(remote.store.inner, name)(attempt(0), attempt(1, "failed"))
@@ -141,10 +141,37 @@ def test_tasks_and_failures_of_a_pruned_job_are_read_again(cli: Cli, remote: Rem
     shown = [cli.ok("tasks", "old").out, *cli.ok("failures", "old").lines[:5]]
     cli.ok("prune", "--older-than", "60d", "--yes")
     assert [cli.ok("tasks", "old").out, *cli.ok("failures", "old").lines[:5]] == shown
+    assert not cli.ok("tasks", "old", "--json").json["complete"]
+    cli.clock.advance(seconds=60)
     assert cli.ok("tasks", "old", "--json").json["complete"]
     assert cli.ids() == ["new"]
     cli.ok("prune", "--older-than", "30d", "--yes")
     assert _asked(cli, "SELECT count(*) FROM ledgers") == 0
+
+
+@pytest.mark.parametrize("is_removed_first", [True, False], ids=["after a sync", "between two syncs"])
+def test_a_pruned_job_that_is_registered_again_has_its_own_tasks(
+    cli: Cli, remote: Remote, *, is_removed_first: bool
+) -> None:
+    """A look after the pruning left the ledger of the earlier job in the cache."""
+    add(remote.jobs, "other")
+    add_job(remote.jobs, "job", sets_of(3))
+    Ledger(remote.store.inner, "job")(attempt(0, "failed"))
+    remote.jobs.update_status("job", "failed")
+    cli.ok("sync", "-q")
+    cli.clock.advance(days=40)
+    cli.ok("prune", "--older-than", "30d", "--yes")
+    assert cli.ok("tasks", "job", "--json").json["tasks_total"] == 3
+    for name in [*remote.store.inner.list_keys("jobs/job/"), *remote.store.inner.list_keys("ledger/")]:
+        remote.store.inner.delete(name)
+    if is_removed_first:
+        cli.ok("sync", "--full", "-q")
+        assert _asked(cli, "SELECT count(*) FROM ledgers") == 0
+    cli.clock.advance(seconds=60)
+    add_job(remote.jobs, "job", sets_of(5))
+    cli.ok("sync", "--full", "-q")
+    assert cli.ok("tasks", "job", "--json").json["tasks_total"] == 5
+    assert cli.ok("failures", "job", "--json").json["failed"] == 0
 
 
 def test_status_finds_a_job_pruned_from_a_local_mirror(cli: Cli, jobs: JobRegistry) -> None:

@@ -170,10 +170,11 @@ def lookup_column(connection: sqlite3.Connection, table: str, name: str, keys: l
 def delete_rows(connection: sqlite3.Connection, keys: Sequence[str], generation: int) -> int:
     """Remove jobs and problems with these keys, except younger rows than `generation`. Return how many jobs."""
     removed = 0
-    pruning.unmark_pruned(connection, keys)
     with totals.track_changes(connection, keys):
         for key in keys:
             connection.execute("DELETE FROM problem WHERE key = ?", (key,))
+            if connection.execute("DELETE FROM pruned WHERE key = ?", (key,)).rowcount:
+                pruning.delete_ledgers(connection, [key.rsplit("/", 2)[1]])  # that of a look after the pruning
             row = connection.execute(
                 "SELECT job_id FROM job WHERE key = ? AND generation <= ?", (key, generation)
             ).fetchone()

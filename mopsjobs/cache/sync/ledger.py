@@ -79,7 +79,7 @@ def sync_ledger(
     """
     report = report or LedgerReport()
     started = now().timestamp()
-    ended = _end_of(connection, job_id)  # before the listing, so that no later chunk is taken for the last
+    ended = _end_of(connection, job_id, started)  # before the listing, so that no later chunk is taken for the last
     study = StoredStudy.load(connection, job_id)
     manifest = None
     if study is None:
@@ -135,15 +135,15 @@ def sync_ledgers(
     return report
 
 
-def _end_of(connection: sqlite3.Connection, job_id: str) -> float | None:
+def _end_of(connection: sqlite3.Connection, job_id: str, started: float) -> float | None:
     """Return when a job ended, in seconds since 1970; None if it has not, or the cache does not know it.
 
-    The cache does not keep when a pruned job ended. It was long ago.
+    The cache does not keep when a pruned job ended. It was before the first look at its ledger, maybe at `started`.
     """
     row = connection.execute("SELECT ended_ts FROM job WHERE job_id = ? AND is_active = 0", (job_id,)).fetchone()
-    if row is None:
-        return 0.0 if is_pruned(connection, job_id) else None
-    return float(row[0])
+    if row is None and is_pruned(connection, job_id):
+        row = connection.execute("SELECT looked_at FROM ledger WHERE job_id = ?", (job_id,)).fetchone() or (started,)
+    return None if row is None else float(row[0])
 
 
 def _missing_chunks(
