@@ -42,6 +42,9 @@ THREADS = 8
 
 STUDY_SUFFIXES = (".json", ".yaml", ".yml")
 
+RULE_FILES = (".gitignore", ".modelopsignore")
+"""Files that say what is packed. They are packed too, and are not code."""
+
 MAX_STUDY_BYTES = 16 * 2**20
 """A larger file of a bundle counts as data of the model, and not as a study."""
 
@@ -175,18 +178,22 @@ def _difference(manifest: Manifest, new: NewJob, environment: Environment | None
     ours, theirs = (None if one.outputs is None else set(one.outputs) for one in (new.study, study))
     if ours != theirs:
         return "its study names other outputs"
-    if manifest.bundle != new.bundle and (files := _changed_files(manifest.bundle, new, session.store)) != []:
-        advice = "; list files other than code in .modelopsignore" if new.is_packed and _has_data(files) else ""
-        return f"its code differs{'' if files is None else f' in {join_first(files)}'}{advice}"
+    if manifest.bundle != new.bundle and (files := _changed_files(manifest.bundle, new, session.store)) != {}:
+        advice = "; list files other than code in .modelopsignore" if new.is_packed and _may_leave_out(files) else ""
+        return f"its code differs{'' if files is None else f' in {join_first(list(files))}'}{advice}"
     if new.engine == "local":
         return environment_difference(manifest.job_id, environment, session.store)
     return _cluster_difference(manifest, new, session)
 
 
-def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> list[str] | None:
-    """Return the names of files that differ between two bundles; None if one of them cannot be read.
+def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> dict[str, bool] | None:
+    """Return the names of files that differ between two bundles, and whether each was added.
 
-    Studies are left out: a study beside its model changes with each extension, and is not code.
+    Studies are left out: a study beside its model changes with each extension, and is not code. So are the rules that
+    say what is packed.
+
+    Returns:
+        None if a bundle cannot be read.
     """
     try:
         archives = (load_bundle(store, bundle), new.load_archive())
@@ -195,17 +202,19 @@ def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> list[str]
         return None
     names = {name for name in sides[0].keys() | sides[1].keys() if sides[0].get(name) != sides[1].get(name)}
     contents = [read_files(archive, {*filter(_may_be_study, names)}, MAX_STUDY_BYTES) for archive in archives]
-    return sorted(
-        name
-        for name in names
-        if any(
+    return {
+        name: name not in sides[0]
+        for name in sorted(names)
+        if name.rpartition("/")[2] not in RULE_FILES
+        and any(
             name in files and not _is_study(name, found.get(name)) for files, found in zip(sides, contents, strict=True)
         )
-    )
+    }
 
 
-def _has_data(files: list[str] | None) -> bool:
-    return any(not name.endswith(".py") for name in files or ())
+def _may_leave_out(files: Mapping[str, bool] | None) -> bool:
+    """Return whether the bundles would have the same code without these files, none of which is Python's."""
+    return bool(files) and all(is_added and not name.endswith(".py") for name, is_added in (files or {}).items())
 
 
 def _may_be_study(name: str) -> bool:

@@ -104,11 +104,15 @@ def test_changed_code_runs_all_tasks_and_says_why(ran: Desk, calls_file: Path) -
 
 
 def test_a_study_beside_its_model_is_not_code(desk: Desk, tmp_path: Path) -> None:
-    """The directory that is packed has the study, which an extension changes. Other files of it are code."""
+    """The directory that is packed has the study, which an extension changes. Other files count until they are ignored.
+
+    Leaving a file out helps only if the earlier job has none of this name.
+    """
     calls_file = tmp_path / "calls"
     study = desk.home / "study.json"
     desk.launched.update(("job", "more"))
     study.write_bytes(Path(desk.write(sets_of(2, calls=str(calls_file)))).read_bytes())
+    (desk.home / "table.csv").write_text("1\n")
     desk.ok("submit", str(study), "--auto", "--job-id", "job")
     assert desk.ended() == "succeeded"
     study.write_text(json.dumps(json.loads(study.read_text()) | {"n_replicates": 2}))
@@ -118,7 +122,14 @@ def test_a_study_beside_its_model_is_not_code(desk: Desk, tmp_path: Path) -> Non
     assert calls(calls_file) == {0: 2, 1: 2}
     (desk.home / "rates.json").write_text("[0.1, 0.2]")
     said = desk.ok("submit", str(study), "--auto", "--dry-run", "--extend", "job").err
-    assert "No task of job is reused: its code differs in rates.json; list files other than code in" in said
+    advice = "; list files other than code in .modelopsignore"
+    assert f"No task of job is reused: its code differs in rates.json{advice}.\n" in said
+    (desk.home / ".modelopsignore").write_text("rates.json\n")
+    said = desk.ok("submit", str(study), "--auto", "--dry-run", "--extend", "job").err
+    assert "2 of 4 tasks reused from job\n" in said
+    (desk.home / "table.csv").write_text("2\n")
+    said = desk.ok("submit", str(study), "--auto", "--dry-run", "--extend", "job").err
+    assert "No task of job is reused: its code differs in table.csv.\n" in said
 
 
 def test_without_code_the_job_has_that_of_the_extended_one(ran: Desk, calls_file: Path) -> None:
