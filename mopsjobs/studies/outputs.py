@@ -93,7 +93,7 @@ def scan_outputs(store: ReadableStore, job_id: str, below: str = "") -> Iterator
 
 
 def find_complete_tasks(
-    store: ReadableStore, manifest: Manifest, sizes: Mapping[tuple[str, str], int] | None = None
+    store: ReadableStore, manifest: Manifest, sizes: Mapping[tuple[str, str], int] | None = None, below: str = ""
 ) -> Completeness:
     """Find the complete tasks of a job by one listing of its outputs, and one of each job whose outputs it reuses.
 
@@ -103,14 +103,15 @@ def find_complete_tasks(
         store: where the outputs are.
         manifest: the manifest of the job.
         sizes: bytes of all outputs of a task, by its parameter id and its seed. A task with other outputs is missing.
+        below: the beginning of the names that are listed; empty for all.
 
     Raises:
         StoreError: if a listing failed.
     """
     result = Completeness(manifest.tasks_total)
-    _mark_complete(result, store, manifest, None, sizes or {})
+    _mark_complete(result, store, manifest, None, sizes or {}, below)
     for reuse in manifest.reused:
-        _mark_complete(result, store, manifest, reuse, {})
+        _mark_complete(result, store, manifest, reuse, {}, below)
     return result
 
 
@@ -120,12 +121,13 @@ def _mark_complete(
     manifest: Manifest,
     reuse: Reuse | None,
     sizes: Mapping[tuple[str, str], int],
+    below: str,
 ) -> None:
     """Mark the tasks that are complete by the outputs of the job itself, or by those of one that it reuses."""
     job_id = manifest.job_id if reuse is None else reuse.job_id
     sets = manifest.study.sets_by_id()
     prefix = results_prefix(job_id)
-    for param, of_param in groupby(scan_outputs(store, job_id), key=lambda pair: pair[0][0]):
+    for param, of_param in groupby(scan_outputs(store, job_id, below), key=lambda pair: pair[0][0]):
         # With many replicates, two may draw one seed: that is one simulation, with one set of outputs.
         seeds = manifest.study.seed_index(sets.get(param, ()))
         for seed, of_task in groupby(of_param, key=lambda pair: pair[0][1]):

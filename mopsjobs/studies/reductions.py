@@ -7,7 +7,9 @@ See docs/decisions/0079-reduce-functions.md.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, compress
 from typing import Any, NamedTuple
 
 from mopsjobs.store.base import Entry, ReadableStore, VersionedStore
@@ -20,7 +22,6 @@ from mopsjobs.studies.outputs import (
     find_complete_tasks,
     reduced_tasks,
     reduction_prefix,
-    scan_outputs,
 )
 from mopsjobs.studies.study import is_output_name
 
@@ -106,7 +107,7 @@ class ReducedOutputs(NamedTuple):
 def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: str | None) -> ReducedOutputs | None:
     """Find the last complete reduction of a parameter set, or of the whole job, as `outputs_of` lists it.
 
-    It is None if there is none, or if a job that was resumed later has outputs of tasks of the set.
+    It is None if there is none, or if a job that was resumed later has complete tasks of the set that it lacks.
 
     Args:
         store: where the outputs are.
@@ -116,7 +117,10 @@ def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: st
     Raises:
         StoreError: if a listing failed.
     """
-    for member in family:
+    outdated = outdated_sets(store, family, "" if param_id is None else f"{param_id}/")
+    for member, lacking in zip(family, outdated, strict=True):
+        if param_id in lacking:
+            return None
         made: dict[int, dict[str, Entry]] = {}
         prefix = reduction_prefix(member.job_id, param_id)
         for entry in store.scan(prefix):
@@ -128,19 +132,42 @@ def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: st
         if complete and member.study.reduce is not None:
             entries = {name: entry for name, entry in made[max(complete)].items() if is_output_name(name)}
             return ReducedOutputs(member.job_id, max(complete), entries)
-        if member.parent_job_id is not None and _has_outputs(store, member, param_id):
-            return None  # the reductions of ancestors lack these tasks
     return None
 
 
-def _has_outputs(store: VersionedStore, manifest: Manifest, param_id: str | None) -> bool:
-    """Return whether a job has outputs of tasks of a parameter set, or of any. It lists up to the first one."""
-    sets = manifest.study.sets_by_id()
-    listed = scan_outputs(store, manifest.job_id, "" if param_id is None else f"{param_id}/")
-    return any(
-        seed.isdigit() and manifest.study.seed_index(sets.get(param, ())).numbers_of_text(seed)
-        for (param, seed, _), _ in listed
-    )
+def outdated_sets(store: ReadableStore, family: Sequence[Manifest], below: str = "") -> list[set[str | None]]:
+    """Return for each member of a family the parameter sets whose reductions, by it or an ancestor, lack tasks.
+
+    These are the sets, and None for the whole job, of which a descendant has complete tasks that the member and its
+    ancestors lack. Without descendants, or a reduce function, it costs nothing; else one listing per member.
+
+    Args:
+        store: where the outputs are.
+        family: the manifest of the job, that of its parent, and so on.
+        below: the beginning of the names that are listed; empty for all.
+
+    Raises:
+        StoreError: if a listing failed.
+    """
+    if len(family) < 2 or family[0].study.reduce is None:
+        return [set() for _ in family]
+    study = family[0].study
+    known = bytearray(study.tasks_total)
+    news: list[set[str | None]] = []
+    for member in reversed(family):
+        new = bytearray(study.tasks_total)
+        found = find_complete_tasks(store, member, below=below)
+        for number in compress(member.numbers, found.complete):
+            if number < len(known) and not known[number]:  # the study of an ancestor may have been replaced
+                known[number] = new[number] = 1
+        has_new: set[str | None] = {
+            param_id
+            for param_id, sets in study.sets_by_id().items()
+            if any(any(new[first : first + study.replicates(one)]) for first, one in sets)
+        }
+        news.insert(0, has_new | {None} if has_new else has_new)
+    nothing: set[str | None] = set()
+    return list(accumulate(news[:-1], operator.or_, initial=nothing))
 
 
 def _reductions(manifest: Manifest, complete: bytearray, done: Mapping[str, int]) -> Iterator[Reduction]:

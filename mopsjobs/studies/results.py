@@ -17,6 +17,7 @@ from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
 from mopsjobs.studies.outputs import REDUCED, WHOLE_JOB, reduced_tasks, results_prefix
+from mopsjobs.studies.reductions import outdated_sets
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.seeds import SeedIndex
 from mopsjobs.studies.study import ParameterSet, Task, is_output_name
@@ -82,8 +83,8 @@ def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -
     """Yield the outputs of a job, then those of its ancestors for the tasks that the job did not do again.
 
     Of the reductions of a parameter set, only the last complete one has its outputs listed. Those of ancestors are left
-    out if a descendant has reduced the set, or has outputs of its tasks. The outputs of reused tasks are those of their
-    sources. It costs one listing per member of the family, and one per source.
+    out if a descendant has reduced the set, or has complete tasks that they lack. The outputs of reused tasks are those
+    of their sources. It costs one listing per member of the family, and one per source; see also `outdated_sets`.
 
     Args:
         store: where the outputs are.
@@ -93,21 +94,20 @@ def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -
     Raises:
         StoreError: if a listing failed.
     """
-    outdated: set[str | None] = set()
-    """Sets, and None for the whole job, of which the reductions of ancestors lack tasks."""
-    for outputs in _outputs_by_member(store, job_id, family):
-        changed: set[str | None] = set()
+    reduced: set[str | None] = set()
+    """Sets, and None for the whole job, that a descendant has reduced."""
+    outdated = outdated_sets(store, family) or [set()]
+    for outputs, lacking in zip(_outputs_by_member(store, job_id, family), outdated, strict=True):
+        own: set[str | None] = set()
         for output in outputs:
-            if output.task is not None:
-                changed |= {output.task.param_id, None}
-            elif output.reduced is not None:
-                if output.reduced.param_id in outdated:
+            if output.reduced is not None:
+                if output.reduced.param_id in reduced | lacking:
                     continue
-                changed.add(output.reduced.param_id)
+                own.add(output.reduced.param_id)
                 if output.name.endswith("/" + NAMES_NAME):
                     continue
             yield output
-        outdated |= changed
+        reduced |= own
 
 
 def sorted_outputs_of(

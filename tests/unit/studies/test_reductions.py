@@ -18,6 +18,7 @@ TASKS = list(STUDY.tasks())
 IDS = [TASKS[2 * number].param_id for number in range(3)]
 PARENT = Manifest(job_id="job", study=STUDY, bundle="sha256:" + "0" * 64)
 CHILD = Manifest(job_id="job.2", study=STUDY, bundle=PARENT.bundle, only=(3, 4, 5), parent_job_id="job")
+GRANDCHILD = Manifest(job_id="job.3", study=STUDY, bundle=PARENT.bundle, only=(4, 5), parent_job_id="job.2")
 FAMILY = [CHILD, PARENT]
 
 
@@ -133,10 +134,11 @@ def test_results_have_only_the_last_complete_reduction_of_each_set(store: InMemo
     ]
 
 
-def seen(store: InMemoryVersionedStore) -> list[tuple[str | None, int]]:
+def seen(store: InMemoryVersionedStore, *younger: Manifest) -> list[tuple[str | None, int]]:
     """Return which reductions the child's family has, as they are listed. They are found to be the same."""
-    listed = [one.reduced for one in outputs_of(store, "job.2", FAMILY) if one.reduced is not None]
-    found = [(param_id, find_reduced(store, FAMILY, param_id)) for param_id in (*IDS, None)]
+    family = [*younger, *FAMILY]
+    listed = [one.reduced for one in outputs_of(store, family[0].job_id, family) if one.reduced is not None]
+    found = [(param_id, find_reduced(store, family, param_id)) for param_id in (*IDS, None)]
     assert sorted((one.param_id or "", one.tasks) for one in listed) == sorted(
         (param_id or "", one.tasks) for param_id, one in found if one is not None and one.entries
     )
@@ -161,3 +163,20 @@ def test_outputs_of_new_tasks_hide_the_reductions_of_a_parent(store: InMemoryVer
     reduce(store, "job.2", IDS[1], 2)
     assert sorted(seen(store)) == sorted([(IDS[1], 2), (IDS[0], 2)])
     assert sorted(one.reduced.tasks for one in outputs_of(store, "job", [PARENT]) if one.reduced) == [1, 2, 3]
+
+
+def test_what_is_shown_of_a_parent_is_what_counts_as_done(store: InMemoryVersionedStore) -> None:
+    """A task that was cut off hides nothing, nor does one that the parent has too; also in three generations."""
+    unchanged = seen(store)
+    for job_id, task in (("job.2", TASKS[3]), ("job.2", TASKS[4]), ("job.3", TASKS[4])):
+        store.create_if_absent(output_key(job_id, task, "a.csv"), b"")
+    assert due(store, *FAMILY) == due(store, GRANDCHILD, *FAMILY) == []
+    assert seen(store) == seen(store, GRANDCHILD) == unchanged
+    store.create_if_absent(output_key("job.2", TASKS[3], "result.json"), b"{}")
+    assert due(store, GRANDCHILD, *FAMILY) == [(IDS[1], 2, 0), (None, 4, 2)]
+    assert seen(store, GRANDCHILD) == [(IDS[0], 2)]
+    store.create_if_absent(output_key("job", TASKS[3], "result.json"), b"{}")
+    reduce(store, "job", IDS[1], 2)
+    reduce(store, "job", None, 4)
+    assert due(store, *FAMILY) == due(store, GRANDCHILD, *FAMILY) == []
+    assert len(seen(store)) == len(seen(store, GRANDCHILD)) == 3
