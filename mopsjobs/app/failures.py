@@ -13,7 +13,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.failed_jobs import MAX_NOTES, reduce_notes, unread_failures
+from mopsjobs.cache.queries.failed_jobs import MAX_NOTES, failures_without_reason, reduce_notes
 from mopsjobs.cache.queries.failures import (
     MAX_SAMPLES,
     FailureGroup,
@@ -97,8 +97,8 @@ class Failures(NamedTuple):
     notes: list[str]
     """Whose reduce function failed, whose reasons are not known, which other jobs ran tasks of the same studies, and
     which tasks count twice."""
-    unread: int
-    """Failed tasks without a reason: by the records, as the ledgers do not have them."""
+    without_reason: int
+    """Failed tasks beyond these, whose reasons are not known: only the records count them."""
 
     def to_json(self, app: App) -> dict[str, Any]:
         """Return the document of `failures --json`."""
@@ -110,6 +110,7 @@ class Failures(NamedTuple):
             **app.document_head(SCHEMA_VERSION, self.freshness),
             "jobs": list(self.by_job),
             "failed": sum(one.failed for one in self.by_job.values()),
+            "failed_without_reason": self.without_reason,
             "more_groups": sum(one.more_groups for one in self.by_job.values()),
         }
 
@@ -157,7 +158,7 @@ def failures_of_filter(job_filter: filters.Filter, limit: int, app: App, policy:
     warnings = freshness.warnings()
     if freshness.problem is not None:
         known = FreshnessPolicy(offline=True)
-    found, unread = [], 0
+    found, left_out = [], 0
     settled = _settled(job_ids, app, known)
     for job_id in job_ids:
         try:
@@ -165,13 +166,13 @@ def failures_of_filter(job_filter: filters.Filter, limit: int, app: App, policy:
         except (NoManifestError, RecordError):
             continue
         except (StoreUnavailableError, StoreAccessError, CacheError):
-            unread += 1
+            left_out += 1
             known = FreshnessPolicy(offline=True)  # one attempt is enough
             continue
         found.append(job_id)
         warnings += [warning for warning in look.warnings if warning not in warnings]
-    if unread:
-        warnings.append(f"{pluralize(unread, 'job')} left out, since the tasks were never synced to this machine.")
+    if left_out:
+        warnings.append(f"{pluralize(left_out, 'job')} left out, since the tasks were never synced to this machine.")
     if len(job_ids) < total:
         older = pluralize(total - len(job_ids), "older job")
         warnings.append(f"{older} with failed tasks left out (--limit 0 reads all).")
@@ -274,13 +275,17 @@ def failures_of_cache(
         by_job[job_id], state = found
         if state is not None:
             new[job_id] = by_job[job_id], state
-    unread = unread_failures(connection, by_job)
+    without_reason = failures_without_reason(connection, by_job)
     notes = [
         *reduce_notes(connection, list(by_job)),
-        *(_unread_note(job_id, count, has_ended=has_ended) for job_id, has_ended, count in unread[:MAX_NOTES]),
+        *(
+            f"{job_id}: the reasons of {pluralize(count, 'failed task')} are not known: {why}."
+            for job_id, count, why in without_reason[:MAX_NOTES]
+        ),
         *_family_notes(connection, list(by_job)),
     ]
-    return Failures(by_job, merge_groups(by_job), freshness, [], notes, sum(count for *_, count in unread))
+    count = sum(count for _, count, _ in without_reason)
+    return Failures(by_job, merge_groups(by_job), freshness, [], notes, count)
 
 
 def keep_new_failures(new: NewFailures, app: App) -> None:
@@ -324,16 +329,6 @@ def _keep(connection: sqlite3.Connection, new: NewFailures) -> None:
     with transaction(connection):
         for job_id, (failures, state) in new.items():
             keep_failures(connection, job_id, failures, state)
-
-
-def _unread_note(job_id: str, count: int, *, has_ended: bool) -> str:
-    """Return the note on failed tasks of a job that only its record tells of."""
-    why = (
-        "they were not read yet, or prune --store has removed them"
-        if has_ended
-        else "its runner has not written them yet"
-    )
-    return f"{job_id}: the reasons of {pluralize(count, 'failed task')} are not known: {why}."
 
 
 def _family_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[str]:

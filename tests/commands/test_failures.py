@@ -19,7 +19,7 @@ Cause = Callable[[int, dict[str, Any]], tuple[str, str | None, str] | None]
 
 HEAD = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
-    "registry_from", "jobs", "failed", "more_groups", "groups",
+    "registry_from", "jobs", "failed", "failed_without_reason", "more_groups", "groups",
 ]  # fmt: skip
 
 GROUP = ["key", "count", "type", "where", "message", "jobs", "tasks", "first_at", "last_at", "separates"]
@@ -136,10 +136,13 @@ def test_failed_tasks_without_a_reason_are_counted(cli: Cli, remote: Remote) -> 
     assert "job: the reasons of 2 failed tasks are not known: its runner has not written them yet.\n" in ran.err
     Ledger(remote.store.inner)(failed(0, "ValueError", "m.py:1", "bad 0"))
     ran = cli.ok("failures", "job")
-    assert ran.lines[0] == "1 of 4 tasks of job failed, for 1 reason."
+    assert ran.lines[0] == "1 of 4 tasks of job failed, for 1 reason. 1 more failed, for reasons that are not known."
+    assert cli.ok("failures", "job", "--json").json["failed_without_reason"] == 1
     assert "job: the reasons of 1 failed task are not known: its runner has not" in ran.err
     remote.jobs.update_status("job", "partial")
     assert "are not known: they were not read yet, or prune --store has removed them." in cli.ok("failures", "job").err
+    cli.clock.advance(seconds=90)
+    assert "are not known: its ledger lacks them, or prune --store has removed it." in cli.ok("failures", "job").err
 
 
 def test_a_running_job_shows_more_failures_at_the_next_look(cli: Cli, remote: Remote) -> None:

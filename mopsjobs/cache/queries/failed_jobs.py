@@ -14,6 +14,11 @@ REDUCE_TEXT = "the reduce function "
 
 MAX_NOTES = 3
 
+NOT_WRITTEN = "its runner has not written them yet"
+NOT_READ = "they were not read yet, or prune --store has removed them"
+LOST = "its ledger lacks them, or prune --store has removed it"
+"""Why the reason of a failed task is not known."""
+
 
 class FailedJob(NamedTuple):
     """A job with failures."""
@@ -59,17 +64,22 @@ def reduce_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list
     return [f"{job_id}: {text}" for job_id, text in rows]
 
 
-def unread_failures(connection: sqlite3.Connection, by_job: Mapping[str, JobFailures]) -> list[tuple[str, bool, int]]:
-    """Return id, whether it has ended, and the number of failed tasks without a reason, of jobs that have such tasks.
+def failures_without_reason(
+    connection: sqlite3.Connection, by_job: Mapping[str, JobFailures]
+) -> list[tuple[str, int, str]]:
+    """Return id, the number of failed tasks without a known reason, and why, of the jobs that have such tasks.
 
     Args:
         connection: the cache.
-        by_job: jobs, and those of their failed tasks whose reasons are known. The records tell of all.
+        by_job: jobs, and those of their failed tasks whose reasons are known. The records count all failed tasks.
     """
     rows = connection.execute(
-        "SELECT job_id, NOT is_active, json_extract(record, '$.tasks_failed') FROM json_each(?) AS wanted"
-        " CROSS JOIN job ON job.job_id = wanted.value ORDER BY wanted.key",
+        "SELECT job_id, json_extract(record, '$.tasks_failed'), is_active, is_complete FROM json_each(?) AS wanted"
+        " CROSS JOIN job ON job.job_id = wanted.value LEFT JOIN ledger USING (job_id) ORDER BY wanted.key",
         (json.dumps(list(by_job)),),
     )
-    counted = ((job_id, bool(has_ended), (failed or 0) - by_job[job_id].failed) for job_id, has_ended, failed in rows)
-    return [one for one in counted if one[2] > 0]
+    counted = (
+        (job_id, (failed or 0) - by_job[job_id].failed, NOT_WRITTEN if is_active else LOST if is_complete else NOT_READ)
+        for job_id, failed, is_active, is_complete in rows
+    )
+    return [one for one in counted if one[1] > 0]

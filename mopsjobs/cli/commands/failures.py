@@ -112,14 +112,16 @@ def _lines(failures: Failures, app: App) -> Iterator[Sequence[str]]:
     failed = sum(one.failed for one in failures.by_job.values())
     where = jobs[0] if len(jobs) == 1 else pluralize(len(jobs), "job")
     if not failed:
-        if failures.unread:
-            yield [f"{pluralize(failures.unread, 'task')} of {where} failed, for reasons that are not known."]
+        if failures.without_reason:
+            yield [f"{pluralize(failures.without_reason, 'task')} of {where} failed, for reasons that are not known."]
         else:
             yield [f"No task of {where} has failed." if jobs else "No task has failed."]
         return
     total = sum(one.total for one in failures.by_job.values())
     groups = len(failures.groups)
-    yield [f"{failed:,} of {pluralize(total, 'task')} of {where} failed, for {pluralize(groups, 'reason')}."]
+    unknown = failures.without_reason
+    more = f" {unknown:,} more failed, for reasons that are not known." if unknown else ""
+    yield [f"{failed:,} of {pluralize(total, 'task')} of {where} failed, for {pluralize(groups, 'reason')}.{more}"]
     for group in failures.groups[:SHOWN_GROUPS]:
         yield [""]
         yield from _block(group, app, has_one_job=len(jobs) == 1)
