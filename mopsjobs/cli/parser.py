@@ -90,7 +90,8 @@ class CommandLineParser(argparse.ArgumentParser):
                 self.error(_translate_group(self._words[self._words.index(value) + 1 :]))
             place = self._words.index(str(value))
             before = self._words[place - 1] if place else ""
-            if before.startswith("-") and before not in self._option_string_actions:
+            is_flag = before.startswith("--") and before != "--" and "=" not in before
+            if is_flag and before not in self._option_string_actions:
                 self.error(f"unknown flag '{before}' in front of the command")
             raise argparse.ArgumentError(None, f"unknown command '{value}'.{did_you_mean(str(value), action.choices)}")
         raise argparse.ArgumentError(None, invalid_choice(action.dest, value, action.choices))

@@ -66,6 +66,8 @@ BAD_USAGE = {
     "sync --unknown": "unknown flag '--unknown'.",
     "--hours 1": "unknown flag '--hours' in front of the command.",
     "--hours 1 list": "unknown flag '--hours' in front of the command.",
+    "--registry=sqlite:///r.db lis": "unknown command 'lis'. Did you mean 'list'?",
+    "-qv lis": "unknown command 'lis'. Did you mean 'list'?",
     "status job --json=yes": "--json",
     "wait": "JOB",
     "flights": "flights",
