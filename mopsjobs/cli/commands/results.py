@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from mopsjobs.app.app import App
@@ -13,7 +15,14 @@ from mopsjobs.app.replicates import ReplicateTable, Statistics, parse_quantiles
 from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
 from mopsjobs.cli.flags import JOB_HELP, argument_type
 from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError, StoreUnavailableError, UsageError
+from mopsjobs.errors import (
+    EXIT_DONE,
+    EXIT_PARTLY_DONE,
+    MopsJobsError,
+    NoOutputsError,
+    StoreUnavailableError,
+    UsageError,
+)
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
 from mopsjobs.studies.tasks_csv import TABLE
@@ -67,8 +76,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
         try:
             return _table(args, app)
         except StoreUnavailableError as outage:
-            if not args.offline:
-                outage.hint = outage.hint or "To write what the cache has, add --offline."
+            if outage.hint is None and not args.offline and _are_tasks_cached(args.jobs, app):
+                outage.hint = "To write what the cache has, add --offline."
             raise
     if args.mean or args.quantile or len(args.jobs) > 1:
         what = "Several jobs" if len(args.jobs) > 1 else "--mean and --quantile"
@@ -96,6 +105,13 @@ def run(args: argparse.Namespace, app: App) -> Result:
 def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
     """Return the line that says why there are fewer outputs than tasks; none if no tasks share their outputs."""
     return [pluralize(tasks, "task") + describe_duplicates(duplicates)] if duplicates else []
+
+
+def _are_tasks_cached(jobs: Sequence[str], app: App) -> bool:
+    """Return whether the cache has the tasks of these jobs and of their ancestors."""
+    with contextlib.suppress(MopsJobsError):
+        return bool(find_results(jobs, app, FreshnessPolicy(offline=True)))
+    return False
 
 
 def _table(args: argparse.Namespace, app: App) -> Result:
