@@ -116,6 +116,8 @@ class JobTasks:
 
     def may_lack_ends(self, ledger: Ledger) -> bool:
         """Return whether the ledger was listed before the job ended, so that its other tasks may be done by now."""
+        if ledger.is_complete:
+            return False
         return bool(self.job["is_active"]) or parse_time(str(self.job["ended_at"])).timestamp() > ledger.synced_ts
 
     def document_head(self, tasks: TaskList, returned: int, total: int | None) -> dict[str, object]:
