@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 SILENT_SECONDS = 60.0
 """Two heartbeats. A longer silence of its runner makes a job suspect, never failed: the network may be the cause."""
 
+NAMED_MISSING = 5
+"""Missing outputs that a record of mops-jobs names; see `studies.validation`."""
+
+REDUCED = "/reduced-"
+"""In the name of an output of a reduction; see `studies.outputs`."""
+
 COMPUTED = (
     "progress", "is_active", "status_since", "started_at", "ended_at", "duration_seconds", "queued_seconds",
     "run_seconds", "suspect", "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes",
@@ -129,6 +135,13 @@ def count_outputs(job: Mapping[str, Any]) -> tuple[int, int] | None:
         return done, max(len(expected) - done, len(named))
     missing_tasks = 0 if verified else job["tasks_total"] - done
     return done, missing_tasks if missing_tasks > 0 else len(named)
+
+
+def missing_text(job: Mapping[str, Any], missing: int) -> str:
+    """Return how many outputs are missing. Of reductions, a record has only the first names, so there may be more."""
+    named = job["missing_outputs"]
+    has_more = missing == len(named) == NAMED_MISSING and REDUCED in str(named[-1])
+    return f"{missing} or more missing" if has_more else f"{missing} missing"
 
 
 def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:

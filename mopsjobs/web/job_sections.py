@@ -23,7 +23,7 @@ from mopsjobs.app.job_texts import (
     usage_text,
     waits_for_text,
 )
-from mopsjobs.cache.job_json import count_outputs, count_run, reused_tasks
+from mopsjobs.cache.job_json import count_outputs, count_run, missing_text, reused_tasks
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures
 from mopsjobs.cache.queries.families import Family
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
@@ -172,7 +172,8 @@ def outputs(job: Job) -> dict[str, Any] | None:
     if counts is None:
         return None
     names = [str(name) for name in job["missing_outputs"][:SHOWN_OUTPUTS]]
-    return {"verified": counts[0], "missing": counts[1], "names": names, "more": max(0, counts[1] - len(names))}
+    missing = missing_text(job, counts[1])
+    return {"verified": counts[0], "missing": missing, "names": names, "more": max(0, counts[1] - len(names))}
 
 
 def failures(found: JobFailures, job_id: str, now: float) -> dict[str, Any]:

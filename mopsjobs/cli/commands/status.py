@@ -26,7 +26,7 @@ from mopsjobs.app.job_texts import (
     waits_for_text,
 )
 from mopsjobs.app.next_steps import is_runner_dead, next_command
-from mopsjobs.cache.job_json import count_outputs, reused_text
+from mopsjobs.cache.job_json import count_outputs, missing_text, reused_text
 from mopsjobs.cache.queries.families import Family, Member, describe_short_name
 from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
@@ -211,10 +211,11 @@ def _outputs(job: Job) -> str | None:
     if counts is None:
         return None
     missing: list[object] = job["missing_outputs"]  # type: ignore[assignment]
-    counted = f"{counts[0]} verified, {counts[1]} missing"
+    missing_count = missing_text(job, counts[1])
+    counted = f"{counts[0]} verified, {missing_count}"
     if not missing:
         return counted
-    more = ", …" if max(counts[1], len(missing)) > SHOWN_OUTPUTS else ""
+    more = ", …" if max(counts[1], len(missing)) > SHOWN_OUTPUTS or "more" in missing_count else ""
     # The id of a parameter set fills a line, and its beginning is unique within a job.
     names = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
     return f"{counted}: {', '.join(names)}{more}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.cache.job_json import count_outputs
+from mopsjobs.cache.job_json import count_outputs, missing_text
 
 NOTHING: dict[str, Any] = {
     "expected_outputs": [],
@@ -38,3 +38,18 @@ NOTHING: dict[str, Any] = {
 def test_missing_outputs_are_all_but_the_verified_ones(fields: dict[str, Any], counts: tuple[int, int] | None) -> None:
     """A record of mops-jobs counts tasks and names five outputs; other programs list all outputs."""
     assert count_outputs(NOTHING | fields) == counts
+
+
+@pytest.mark.parametrize(
+    ("named", "missing", "text"),
+    [
+        ([f"{letter}/reduced-1/" for letter in "pqrst"], 5, "5 or more missing"),
+        (["p/reduced-1/", "all/reduced-2/"], 2, "2 missing"),
+        (["p/1/out.json"] * 5, 5, "5 missing"),
+        (["p/1/out.json"] * 4 + ["all/reduced-2/"], 1, "1 missing"),
+        ([], 0, "0 missing"),
+    ],
+)
+def test_a_count_of_missing_reductions_is_a_least_one(named: list[str], missing: int, text: str) -> None:
+    """A record names five, and counts none. It counts tasks, and other programs list all outputs."""
+    assert missing_text(NOTHING | {"missing_outputs": named}, missing) == text
