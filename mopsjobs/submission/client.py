@@ -353,14 +353,18 @@ def launch_again(
     sign_of_life = functools.partial(relaunched_fields, state=state, began_at=session.now())
     is_noted = False
     with contextlib.suppress(StoreError, TooManyRetriesError):
-        session.registry.update_fields(state.job_id, **sign_of_life(launch_fields(launch, engine.name)))
+        before = sign_of_life(launch_fields(launch, engine.name))
+        before["metadata"].pop(SUSPECT, None)  # stays until the engine has taken the launch
+        session.registry.update_fields(state.job_id, **before)
         is_noted = True
     directory = JobDir.for_job(state.job_id, session.env)
     if drop_of is not None:
         fill_drop(directory, drop_of, session.store)
     launched = launch_remembered(engine, launch, directory, notify)
-    fields = launched_fields(launch, engine.name, launched)
-    return try_record_launch(session.registry, state.job_id, fields if is_noted else sign_of_life(fields))
+    fields = sign_of_life(launched_fields(launch, engine.name, launched))
+    if is_noted:
+        fields.pop("heartbeat_at", None)  # the runner may have given a later one
+    return try_record_launch(session.registry, state.job_id, fields)
 
 
 def launched_fields(launch: Launch, engine: str, launched: LaunchResult) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.engines.base import Engine, Launch, LaunchResult
+from mopsjobs.errors import EngineError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.submission.client import launch_again, relaunched_fields
@@ -85,8 +86,11 @@ def seen(registry: JobRegistry) -> tuple[object, object]:
 
 
 @pytest.mark.parametrize("is_down", [False, True])
-def test_no_view_sees_a_silent_job_while_it_is_launched_again(tmp_path: Path, is_down: bool) -> None:
-    """A launch may take seconds. What a runner reports meanwhile stays. After an outage, the launch is noted later."""
+def test_a_job_that_is_launched_again_is_not_silent_meanwhile(tmp_path: Path, is_down: bool) -> None:
+    """A launch may take seconds. What a runner reports meanwhile stays. After an outage, the launch is noted later.
+
+    The job stays suspect until its engine has taken the launch.
+    """
     line = LineStore(InMemoryVersionedStore())
     registry = JobRegistry(line)
     registry.register_job("job", metadata={"suspect": {"reason": "pod_gone"}})
@@ -97,6 +101,26 @@ def test_no_view_sees_a_silent_job_while_it_is_launched_again(tmp_path: Path, is
     session = Session(registry_url="memory:", open_registry=lambda: registry, env=env, now=lambda: BEGAN)
     launch = Launch(job_id="job", registry_url="memory:")
     assert launch_again(silent, cast("Engine", engine), launch, None, session) == ()
-    assert engine.seen == (({"reason": "pod_gone"}, record_time(START)) if is_down else (None, record_time(BEGAN)))
+    assert engine.seen == ({"reason": "pod_gone"}, record_time(START if is_down else BEGAN))
     assert seen(registry) == (None, record_time(BEGAN if is_down else REPORTED))
     assert registry.require_job("job").metadata["slurm_job_id"] == "job"
+
+
+class Refusing(Launching):
+    """An engine that refuses each launch."""
+
+    def launch(self, launch: Launch) -> LaunchResult:
+        raise EngineError(f"{launch.job_id} is refused.")
+
+
+def test_a_refused_launch_leaves_a_job_suspect(tmp_path: Path) -> None:
+    line = LineStore(InMemoryVersionedStore())
+    registry = JobRegistry(line)
+    registry.register_job("job", metadata={"suspect": {"reason": "pod_gone"}})
+    silent = registry.update_status("job", "running", heartbeat_at=record_time(START))
+    env = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    session = Session(registry_url="memory:", open_registry=lambda: registry, env=env, now=lambda: BEGAN)
+    launch = Launch(job_id="job", registry_url="memory:")
+    with pytest.raises(EngineError):
+        launch_again(silent, cast("Engine", Refusing(line, registry)), launch, None, session)
+    assert seen(registry) == ({"reason": "pod_gone"}, record_time(BEGAN))
