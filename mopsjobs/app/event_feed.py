@@ -250,12 +250,12 @@ class EventFeed:
         if self.job is None or self.job["status"] not in TERMINAL or not self._is_synced:
             return False
         job_id = str(self.job_id)
-        if self._has_events(job_id, but=(NOTE, LABELS, NOTIFIED)):
+        if self._has_events(job_id, except_kinds=(NOTE, LABELS, NOTIFIED)):
             return False
         if self._has_events(job_id):
             note = (
-                f"The events of job {job_id} begin after its end: earlier ones were not written, or prune has removed"
-                " them, from this cache or with --store."
+                f"Of job {job_id} there are only notes, changes of labels and notifications. Other events were not"
+                " written, or prune has removed them, from this cache or with --store."
             )
         elif self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
             note = (
@@ -306,9 +306,9 @@ class EventFeed:
                 raise
             raise outage from None
 
-    def _has_events(self, job_id: str, *, but: Collection[str] = ()) -> bool:
+    def _has_events(self, job_id: str, *, except_kinds: Collection[str] = ()) -> bool:
         """Return whether the cache has events of a job, whose record may be gone, of other kinds than these."""
-        return bool(self._app.cache.read_cached(lambda cache: has_events(cache, job_id, but=but)))
+        return bool(self._app.cache.read_cached(lambda cache: has_events(cache, job_id, except_kinds=except_kinds)))
 
     def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:
         """Raise `otherwise` if the cache has no events to show instead."""

@@ -115,10 +115,10 @@ def task_errors(connection: sqlite3.Connection, job_id: str) -> dict[int, str]:
     return {task: f"{kind}: {message}" for task, kind, message in connection.execute(sql, (job_id, TASK_FAILED))}
 
 
-def has_events(connection: sqlite3.Connection, job_id: str, *, but: Collection[str] = ()) -> bool:
+def has_events(connection: sqlite3.Connection, job_id: str, *, except_kinds: Collection[str] = ()) -> bool:
     """Return True if the cache has an event of a job, of another kind than these."""
     sql = "SELECT 1 FROM event WHERE job_id = ? AND kind NOT IN (SELECT value FROM json_each(?)) LIMIT 1"
-    return connection.execute(sql, (job_id, json.dumps([*but]))).fetchone() is not None
+    return connection.execute(sql, (job_id, json.dumps([*except_kinds]))).fetchone() is not None
 
 
 def cache_id(connection: sqlite3.Connection) -> str:
