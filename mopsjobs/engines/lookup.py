@@ -91,7 +91,7 @@ def _find_in_slurm(job: Mapping[str, object], env: Mapping[str, str]) -> Found:
     except MopsJobsError as error:
         return None, f"Slurm cannot be queried either: {error}"
     if array_id is None or state.phase == "gone":
-        return None, "Slurm does not know it either."
+        return None, f"Job {job['job_id']} was not found in Slurm."
     return EngineAnswer("slurm", state, show_command(array_id), stop_command(array_id)), ""
 
 
@@ -104,7 +104,7 @@ def _find_in_cluster(job: Mapping[str, object], env: Mapping[str, str]) -> Found
     except (MopsJobsError, ImportError) as error:
         return None, f"The cluster cannot be queried either: {error}"
     if state.phase == "gone":
-        return None, f"The cluster does not know it either: {state.detail}."
+        return None, f"Job {job['job_id']} was not found in the cluster: {state.detail}."
     return EngineAnswer("kubernetes", state, kubectl_for("get", job, env), kubectl_for("delete", job, env)), ""
 
 

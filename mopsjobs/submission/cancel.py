@@ -108,7 +108,7 @@ def _with_hint(error: StoreError, job_id: str, session: Session) -> StoreError:
         if answer is not None and answer.stop_command is not None:
             error.hint = f"To stop it by hand: {answer.stop_command}"
         elif why_not is not None:
-            error.hint = why_not
+            error.hint = " ".join(filter(None, (error.hint, why_not)))
     return error
 
 
