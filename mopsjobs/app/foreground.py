@@ -47,7 +47,7 @@ def run_here(shard: Shard, app: App) -> ShardResult:
     directory = JobDir.for_job(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
         if app.settings.rules and shard.drop is None:
-            # Also told if the block raises an error, and when the lock is free again.
+            # Also notifies if the block raises an error, and when the lock is free again.
             from mopsjobs.app.notify.watched import telling_of_run
 
             stack.enter_context(telling_of_run(shard.job_id, app))

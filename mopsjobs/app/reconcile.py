@@ -173,7 +173,7 @@ def is_reconcilable(state: JobState, engines: Collection[str]) -> bool:
 
 
 def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[JobState]) -> list[ReconcileResult]:
-    """Ask the engines about jobs, deliver what shards kept, and change the records accordingly.
+    """Ask the engines about jobs, deliver outputs that shards kept, and change the records accordingly.
 
     Jobs on other engines are left out, and jobs that have ended, unless their shards report by files. An error with one
     job does not stop the others, unless it would stop all.

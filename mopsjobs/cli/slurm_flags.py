@@ -47,8 +47,8 @@ def add_slurm_options(parser: argparse._ArgumentGroup, default: str | None = Non
     parser.add_argument(
         "--file-drop",
         action=argparse.BooleanOptionalAction,
-        help="let shards report by files on the shared file system, which commands here deliver: for nodes that do not"
-        f" reach the registry (default: {default or 'no'})",
+        help="for nodes without access to the registry: shards report by files, and commands here deliver them"
+        f" (default: {default or 'no'})",
     )
     parser.add_argument(
         "--sbatch-arg",

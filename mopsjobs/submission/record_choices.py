@@ -1,4 +1,4 @@
-"""What only the record of a job says of its next launch. Others may write it, so the user has to trust each choice."""
+"""Choices that only the record makes for the next launch. Others may write it, so the user has to trust each choice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mopsjobs.submission.session import Session
 
 
 def record_choices(state: JobState, engine: str, options: LaunchOptions, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what only the record says of where and as what a job is to run; see `engines.trust`.
+    """Return the choices that only the record makes for the next launch; see `engines.trust`.
 
     What options or defaults say too is left out, and what this machine has launched the job with. The interpreter of
     the local engine is not among them: `without_unknown_python` has a default for it.

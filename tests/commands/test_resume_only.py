@@ -84,7 +84,7 @@ def test_tasks_are_chosen_by_the_key_of_their_error(desk: Desk, monkeypatch: pyt
     desk.submit(sets)
     assert desk.ended() == "partial"
     ran = desk.ok("resume", "job", "--only", "timeout")
-    assert (ran.out, ran.err) == ("", "job: no missing task ended so: timeout\n")
+    assert (ran.out, ran.err) == ("", "job: no missing task has the outcome timeout\n")
     groups = desk.ok("failures", "job", "--json").json["groups"]
     (key,) = (group["key"] for group in groups if group["type"] == "ValueError")
     mended.touch()

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 def _result(args: argparse.Namespace, resumed: ResumeResult) -> Result:
     if resumed.job_id is None:
-        what = "nothing is missing" if args.only is None else f"no missing task ended so: {args.only}"
+        what = "nothing is missing" if args.only is None else f"no missing task has the outcome {args.only}"
         return Result(_body(args, resumed), notes=[f"{args.job}: {what}"])
     following = f"Next: {command_line('wait', resumed.job_id)}"
     return Result(_body(args, resumed), notes=[*_counts(args, resumed), following], warnings=resumed.warnings)

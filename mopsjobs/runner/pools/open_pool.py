@@ -61,7 +61,7 @@ def open_pool(
         code: where bundles are unpacked on this machine.
         retry: how long to wait for the store.
         on_log: see `WorkerPool`.
-        notes: ask the interpreter of the tasks what it is.
+        notes: describes the interpreter of the tasks.
         feed: the outputs for reductions, which run beside the runner; None: a pool for tasks.
 
     Raises:

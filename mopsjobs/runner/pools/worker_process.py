@@ -102,14 +102,14 @@ class WorkerProcess:
         self.log_lines.end_task(number)
 
     def terminate(self) -> None:
-        """Tell it to end, with the processes that it started."""
+        """Ask the worker to end, with the processes that it started."""
         self.log_lines.end()
         with contextlib.suppress(OSError):
             self.stdin.close()
         self.signal(signal.SIGTERM)
 
     def end(self, until: float) -> None:
-        """Wait for its end, and kill what is left of it then.
+        """Wait for the worker, and kill what remains.
 
         Args:
             until: by the monotonic clock.
@@ -123,7 +123,7 @@ class WorkerProcess:
         self.give_back_core()
 
     def kill(self) -> int:
-        """Kill it and the processes that it started, and read what it printed last. Return its exit code."""
+        """Kill the worker and the processes that it started, and read its last output. Return its exit code."""
         self.signal(signal.SIGKILL)
         self.has_ended(wait=True)
         with contextlib.suppress(OSError):
