@@ -180,8 +180,8 @@ def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> 
     """Ask the engine of a job whose record is silent, for a look at it alone. Return whether the record may be newer.
 
     Args:
-        job: a job that has not begun, is suspect, or has shards that report by files, in its JSON form, as the cache
-            or the registry has it.
+        job: a job in its JSON form, as the cache or the registry has it. It has not begun, is suspect, or its shards
+            report by files.
         app: the run, whose registry has the job.
         must_answer: whether to warn also if this machine does not reach the engine at all. It does for a job whose
             shards report by files: its record may be old.

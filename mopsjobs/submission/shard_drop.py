@@ -7,8 +7,8 @@ It lies in the directory of the job, which the nodes share with the machine that
 
 Each directory is a store with one writer, of files that appear whole (store/directory.py). `deliver_drop` moves what
 the shards leave. It may stop anywhere, run at any time, and run twice: all but the counts is written by
-`create_if_absent`, and readers know chunks of events by their names. Outputs stay until the job has ended, so that a
-shard that is started again knows its complete tasks. See docs/decisions/0088-a-drop-of-files.md.
+`create_if_absent`. Readers know chunks of events by their names, whatever hour these lie in. Outputs stay until the job
+has ended, so that a shard that is started again knows its complete tasks. See docs/decisions/0088-a-drop-of-files.md.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def first_error(state: JobState, session: Session) -> str | None:
     """Return the error of the first shard that reports one in the drop of a job; None without any.
 
     Raises:
-        EngineError: see `find_drop`.
+        EngineError: if the drop is not here; see `find_drop`.
     """
     drop = find_drop(state, session)
     if drop is None:
@@ -203,7 +203,7 @@ def may_lack_files(state: JobState, session: Session, ended_at: datetime | None)
         ended_at: when the last shard ended; None if Slurm has forgotten it. Then the last change of the record counts.
 
     Raises:
-        EngineError: see `find_drop`.
+        EngineError: if the drop is not here; see `find_drop`.
     """
     drop = find_drop(state, session)
     if drop is None or network_file_system(str(drop)) is None:
