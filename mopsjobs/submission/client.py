@@ -353,17 +353,15 @@ def launch_again(
     sign_of_life = functools.partial(relaunched_fields, state=state, began_at=session.now())
     is_noted = False
     with contextlib.suppress(StoreError, TooManyRetriesError):
-        before = sign_of_life(launch_fields(launch, engine.name))
-        before["metadata"].pop(SUSPECT, None)  # stays until the engine has taken the launch
-        session.registry.update_fields(state.job_id, **before)
+        before = launch_fields(launch, engine.name)  # suspect, until the engine has taken the launch
+        session.registry.update_fields(state.job_id, **(sign_of_life(before) | {"metadata": before["metadata"]}))
         is_noted = True
     directory = JobDir.for_job(state.job_id, session.env)
     if drop_of is not None:
         fill_drop(directory, drop_of, session.store)
     launched = launch_remembered(engine, launch, directory, notify)
     fields = sign_of_life(launched_fields(launch, engine.name, launched))
-    if is_noted:
-        fields.pop("heartbeat_at", None)  # the runner may have given a later one
+    fields.pop("heartbeat_at" if is_noted else "", None)  # the runner may have given a later one
     return try_record_launch(session.registry, state.job_id, fields)
 
 
