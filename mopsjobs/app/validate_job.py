@@ -50,7 +50,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     is_delivered = True
     try:
         state = deliver_shards(state, session)
-    except EngineError as error:  # what shards kept without the registry then waits
+    except EngineError as error:  # outputs that shards kept then wait
         if has_drop(state.fields()):
             app.out.warn(f"{error} The outputs were only compared.")
             is_delivered = False
