@@ -82,6 +82,7 @@ def test_outputs_that_a_drop_does_not_take_are_for_the_login_node(
     try:
         result = end.finish(reporter, sender, cast("ResultHandler", _Handler()), None, None, is_done=True)
     finally:
+        reporter.stop()
         sender.finish()
     assert (result.status, result.is_done) == (None, False)
     assert "Commands on the login node deliver them." in said[-1]
