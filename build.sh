@@ -255,6 +255,8 @@ cmd_test() {
   install_long_lock requirements-dev.lock
   install_long_lock "$model" "$root/build/model" # the interpreter of a model that has packages of its own
   build_file
+  # The tests start thousands of processes. Each would compile the modules that none before it has compiled.
+  "$venv/bin/python" -m compileall -q mops_jobs.py mopsjobs bench tests/support
   wait "$servers"
   exec "$venv/bin/python" -m pytest "$@"
 }

@@ -108,6 +108,7 @@ LONG = (
     "tests/integration/test_python_api.py::test_tasks_come_while_the_job_runs[azurite]",
     "tests/integration/test_python_api_processes.py::test_a_job_goes_on_without_its_handle[azurite]",
     "tests/integration/test_python_api_processes.py::test_threads_share_a_registry[azurite]",
+    "tests/integration/test_slurm_engine.py::test_a_requeued_shard_with_a_drop",
     "tests/integration/test_slurm_engine.py::test_a_time_limit",
     "tests/integration/test_snapshots.py::test_a_cache_equals",
     "tests/project/test_zipapp.py::test_two_builds",
