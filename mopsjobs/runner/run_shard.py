@@ -35,7 +35,7 @@ from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
-from mopsjobs.runner.shard_end import ShardEnd, open_shard_end
+from mopsjobs.runner.shard_end import ShardEnd, shard_end_class
 from mopsjobs.runner.stop_on_signals import stop_on_signals
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.runner.wait_for_manifest import wait_for_manifest
@@ -145,7 +145,8 @@ class _Run:
             ledger = Ledger(self._store, self._outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
             notes = EnvironmentNotes(shard.job_id, self._store, self._outbox)
             handler = ResultHandler(self._manifest, self._counts, sender, ledger, events, self._on_log)
-            end = open_shard_end(shard, self._store, self._registry, self._retry, self._counts, self._on_log)
+            open_end = shard_end_class(shard)
+            end = open_end(shard, self._store, self._registry, self._retry, self._counts, self._on_log)
             try:
                 early = FailEarly(shard, self._manifest.tasks_total, self._counts, reporter, self._retry)
                 with contextlib.closing(ledger):

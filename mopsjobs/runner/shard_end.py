@@ -24,17 +24,9 @@ from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.validation import EarlyEnd, validate
 
 
-def open_shard_end(
-    shard: Shard,
-    store: VersionedStore,
-    registry: JobRegistry,
-    retry: OutageRetry,
-    counts: Counts,
-    on_log: Callable[[str], None],
-) -> ShardEnd:
-    """Return the end of a run over a shard. In a drop, that ends no job. See `ShardEnd` for the arguments."""
-    kind = ShardEnd if shard.drop is None else DropEnd
-    return kind(shard, store, registry, retry, counts, on_log)
+def shard_end_class(shard: Shard) -> type[ShardEnd]:
+    """Return the class of the end of a run over a shard. In a drop, that ends no job."""
+    return ShardEnd if shard.drop is None else DropEnd
 
 
 class ShardEnd:

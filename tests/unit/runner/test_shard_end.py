@@ -14,7 +14,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard
-from mopsjobs.runner.shard_end import ShardEnd, open_shard_end
+from mopsjobs.runner.shard_end import ShardEnd, shard_end_class
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import LineStore
 from support.runs import Given, record, sets_of
@@ -77,7 +77,8 @@ def test_outputs_that_a_drop_does_not_take_are_for_the_login_node(
     said: list[str] = []
     counts, retry = Counts(), OutageRetry(0.0, lambda _seconds: None)
     reporter = Reporter(registry, "job", 0, 1, counts, register=lambda: None)
-    end = open_shard_end(Shard("job", drop=tmp_path), line, registry, retry, counts, said.append)
+    shard = Shard("job", drop=tmp_path)
+    end = shard_end_class(shard)(shard, line, registry, retry, counts, said.append)
     sender = OutputSender(line, outbox)
     try:
         result = end.finish(reporter, sender, cast("ResultHandler", _Handler()), None, None, is_done=True)
