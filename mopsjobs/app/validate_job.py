@@ -69,8 +69,7 @@ def _is_at_work(state: JobState, app: App, session: Session) -> bool:
     job = state.fields()
     if not state.is_terminal and has_drop(job):  # the record has no sign of life
         engine = open_engine("slurm", app.env)
-        is_active = engine.state(job).phase in ("pending", "running", "unknown")
-        return is_active or may_lack_files(state, session, engine.times(job).ended_at)
+        return engine.state(job).may_be_at_work or may_lack_files(state, session, engine.times(job).ended_at)
     if state.status != JobStatus.RUNNING or state.heartbeat_at is None:
         return False
     silent = (app.now() - parse_time(state.heartbeat_at)).total_seconds()

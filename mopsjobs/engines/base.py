@@ -95,6 +95,11 @@ class EngineState(NamedTuple):
     lost: tuple[ShardEnd, ...] = ()
     """The shards of a failed job that ended before their tasks."""
 
+    @property
+    def may_be_at_work(self) -> bool:
+        """Return whether the job may still run: the engine has it, or does not say."""
+        return self.phase in ("pending", "running", "unknown")
+
 
 class EngineTimes(NamedTuple):
     """The times of a job on its engine; None: the engine does not know."""

@@ -15,8 +15,8 @@ import mopsjobs
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
-from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES
-from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult, last_launch, launch_fields
+from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES, has_drop
+from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult, launch_fields
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.options import wants_file_drop
 from mopsjobs.engines.trust import remember_launch
@@ -284,7 +284,7 @@ def _check_later_drop(state: JobState, manifest: Manifest, store: VersionedStore
         OptionError: if it is one, or if `_check_drop` refuses it.
     """
     _check_drop(manifest)
-    if not wants_file_drop(last_launch(state.fields())) and find_complete_tasks(store, manifest).count:
+    if not has_drop(state.fields()) and find_complete_tasks(store, manifest).count:
         raise OptionError(
             "file_drop cannot begin with this launch: outputs of the job are in the registry, which its shards would"
             " not see.",

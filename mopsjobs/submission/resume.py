@@ -166,7 +166,7 @@ def _has_left_all(state: JobState, session: Session, *, is_whole: bool) -> bool:
     """
     engine, job = open_engine("slurm", session.env), state.fields()
     hint = f"Resume it in a minute or two: {command_line('resume', state.job_id)}"
-    if engine.state(job).phase in ("pending", "running", "unknown"):
+    if engine.state(job).may_be_at_work:
         if not state.is_terminal:
             return False  # which `resume_job` looks at
         problem = f"Shards of job {state.job_id} may still be at work, and leave outputs until they stop."

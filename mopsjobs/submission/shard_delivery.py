@@ -57,7 +57,7 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
     if drop is None and not unsent:
         return state
     engine = engine or open_engine("slurm", session.env).state(state.fields())
-    has_stopped = engine.phase not in ("pending", "running", "unknown")
+    has_stopped = not engine.may_be_at_work
     removes = _warner(session, "cannot be delivered, and is removed")
     if drop is not None:
         is_over = has_stopped and state.is_terminal
