@@ -183,7 +183,7 @@ def test_a_closed_port_is_an_outage(service: Service, aws: Callable[[int], None]
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("AWS_PROFILE", "nobody"),
+        ("AWS_PROFILE", "missing"),
         ("AWS_DEFAULT_REGION", "no region"),
         ("AWS_CA_BUNDLE", "/nowhere/authorities.pem"),
         ("AWS_CA_BUNDLE", "/"),
@@ -331,7 +331,7 @@ def test_an_unknown_role_of_sso_is_never_an_empty_registry(
     [
         ("web_identity_token_file = /nowhere/token", StoreAccessError),
         ("credential_process = /nowhere/program", StoreAccessError),
-        ("source_profile = nobody", ConfigError),
+        ("source_profile = missing", ConfigError),
     ],
 )
 def test_settings_of_signing_in_that_lead_nowhere_are_no_outage(

@@ -253,7 +253,7 @@ def test_a_reply_that_breaks_off_anywhere_leaves_a_doubt(aws: Callable[[int], No
 
 
 def test_a_refusal_that_breaks_off_in_its_headers_is_an_outage(aws: Callable[[int], None]) -> None:
-    """Its cause would be in the body, so it is not known whether a race was lost."""
+    """The lost body would name its cause. A lost race is one cause of several."""
     head = b"HTTP/1.1 412 Precondition Failed\r\nContent-Type: application/xml\r\nContent-Length: 99"
     cuts = range(34, len(head) - 4, 8)
     with saying(*(head[:end] for end in cuts)) as port:

@@ -46,7 +46,7 @@ def test_a_file_on_a_network_file_system_is_refused_with_its_type(tmp_path: Path
 
 @pytest.mark.usefixtures("_on_nfs")
 def test_the_file_that_several_login_nodes_would_open_is_warned_of(tmp_path: Path) -> None:
-    """No node opens it, so it is not refused."""
+    """The registry is accepted, since only the login node opens it."""
     warning = str(warning_on_login_node(f"sqlite://{tmp_path}/registry.db"))
     assert warning.startswith(f"The registry {tmp_path}/registry.db is on a network file system (nfs4), where machines")
     assert f"Run all commands on {socket.gethostname()} alone" in warning
