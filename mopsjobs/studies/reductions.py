@@ -107,7 +107,8 @@ class ReducedOutputs(NamedTuple):
 def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: str | None) -> ReducedOutputs | None:
     """Find the last complete reduction of a parameter set, or of the whole job, as `outputs_of` lists it.
 
-    It is None if there is none, or if a job that was resumed later has complete tasks of the set that it lacks.
+    It is None if there is none, or if a job that was resumed later has complete tasks of the set that it lacks. Only
+    one of an ancestor costs listings of the outputs of tasks: see `outdated_sets`.
 
     Args:
         store: where the outputs are.
@@ -117,22 +118,32 @@ def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: st
     Raises:
         StoreError: if a listing failed.
     """
-    outdated = outdated_sets(store, family, "" if param_id is None else f"{param_id}/")
-    for member, lacking in zip(family, outdated, strict=True):
-        if param_id in lacking:
-            return None
-        made: dict[int, dict[str, Entry]] = {}
-        prefix = reduction_prefix(member.job_id, param_id)
-        for entry in store.scan(prefix):
-            number, _, name = entry.key[len(prefix) :].partition("/")
-            tasks = reduced_tasks(REDUCED + number)
-            if tasks is not None:
-                made.setdefault(tasks, {})[name] = entry
-        complete = [tasks for tasks, entries in made.items() if NAMES_NAME in entries]
-        if complete and member.study.reduce is not None:
-            entries = {name: entry for name, entry in made[max(complete)].items() if is_output_name(name)}
-            return ReducedOutputs(member.job_id, max(complete), entries)
+    for place, member in enumerate(family):
+        found = _last_reduction(store, member, param_id)
+        if found is not None:
+            below = "" if param_id is None else f"{param_id}/"
+            is_outdated = place and param_id in outdated_sets(store, family, below)[place]
+            return None if is_outdated else found
     return None
+
+
+def _last_reduction(store: VersionedStore, member: Manifest, param_id: str | None) -> ReducedOutputs | None:
+    """Find the complete reduction that a job made of the most tasks."""
+    if member.study.reduce is None:
+        return None
+    made: dict[int, dict[str, Entry]] = {}
+    prefix = reduction_prefix(member.job_id, param_id)
+    for entry in store.scan(prefix):
+        number, _, name = entry.key[len(prefix) :].partition("/")
+        tasks = reduced_tasks(REDUCED + number)
+        if tasks is not None:
+            made.setdefault(tasks, {})[name] = entry
+    last = max((tasks for tasks, entries in made.items() if NAMES_NAME in entries), default=None)
+    if last is None:
+        return None
+    return ReducedOutputs(
+        member.job_id, last, {name: entry for name, entry in made[last].items() if is_output_name(name)}
+    )
 
 
 def outdated_sets(store: ReadableStore, family: Sequence[Manifest], below: str = "") -> list[set[str | None]]:

@@ -11,6 +11,7 @@ from mopsjobs.studies.manifest import NAMES_NAME, Manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks, output_key, reduction_key
 from mopsjobs.studies.reductions import find_reduced, find_reductions, lacks_reductions
 from mopsjobs.studies.results import download, outputs_of
+from support.doubles import FaultyStore
 from support.runs import sets_of, study
 
 STUDY = study(sets_of(3), n_replicates=2, reduce="model:summarise")
@@ -132,6 +133,16 @@ def test_results_have_only_the_last_complete_reduction_of_each_set(store: InMemo
         1,
         3,
     ]
+
+
+def test_a_reduction_of_the_newest_job_is_found_by_one_listing(store: InMemoryVersionedStore) -> None:
+    """Outputs of tasks are listed if only an ancestor has a reduction, which may lack tasks."""
+    reduce(store, "job.2", None, 4)
+    counting = FaultyStore(store)
+    assert find_reduced(counting, FAMILY, None) is not None
+    assert counting.calls == {"scan": 1}
+    assert find_reduced(counting, FAMILY, IDS[0]) is not None
+    assert counting.calls == {"scan": 1 + 2 + 2}
 
 
 def seen(store: InMemoryVersionedStore, *younger: Manifest) -> list[tuple[str | None, int]]:
