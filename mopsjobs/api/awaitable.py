@@ -133,6 +133,7 @@ class AsyncJob:
     events = _InThread(Job.events)
     provenance = _InThread(Job.provenance)
     reduced = _InThread(Job.reduced)
+    reduced_table = _InThread(Job.reduced_table)
     replay = _InThread(Job.replay)
     cancel = _InThread(Job.cancel)
     note = _InThread(Job.note)

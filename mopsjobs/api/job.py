@@ -22,7 +22,7 @@ from mopsjobs.api.arguments import (
 )
 from mopsjobs.api.as_completed import ended_task_batches, noting_what_goes_on
 from mopsjobs.api.job_info import JobInfo
-from mopsjobs.api.reduced import reduced_outputs
+from mopsjobs.api.reduced import reduced_outputs, table_of_reductions
 from mopsjobs.api.replay import replay_task
 from mopsjobs.api.table import Table, table_of_dicts
 from mopsjobs.api.task_info import TaskInfo
@@ -294,6 +294,7 @@ class Job:
         return found.to_json()
 
     reduced = reduced_outputs
+    reduced_table = table_of_reductions
     replay = replay_task
 
     # --- change ----------------------------------------------------------------------------------------------
@@ -321,9 +322,8 @@ class Job:
         done = cancel(CancelRequest(job_ids=[self.id], reason=reason), session, agreed)
         for error in done.refused:
             raise error
-        (job,) = done.jobs
-        self._warn([] if job.problem is None else [job.problem])
-        return self._live(job.state)
+        self._warn(job.problem for job in done.jobs if job.problem is not None)
+        return self._live(done.jobs[0].state)
 
     def note(self, text: str) -> JobInfo:
         """Note something about the job, also after its end. Earlier notes stay in its history.

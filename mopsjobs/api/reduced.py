@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.api.study import as_plain
+from mopsjobs.api.table import Table
 
 if TYPE_CHECKING:
     from mopsjobs.api.job import Job
+    from mopsjobs.app.reduced_table import ReducedTable
 
 
 def reduced_outputs(  # noqa: D417 - a method of Job
@@ -29,3 +31,26 @@ def reduced_outputs(  # noqa: D417 - a method of Job
     from mopsjobs.app.reduced_outputs import read_reduced
 
     return read_reduced(self.id, None if params is None else as_plain(params), self.registry.app)
+
+
+def table_of_reductions(self: Job) -> Table:
+    """Return the table of what the reduce function left: a row per parameter set, and one of the whole job.
+
+    The row of the whole job has no `param_id`. `results --reduced --table` writes the same table.
+
+    Raises:
+        NoOutputsError: if the function has left none yet, or the study names no such function.
+        NoManifestError: if mops-jobs did not submit the job.
+        StoreError: if the registry cannot be read.
+    """
+    from mopsjobs.app.reduced_table import read_reduced_table
+
+    app = self.registry.app
+
+    def view(table: ReducedTable) -> Table:
+        rows = list(table.rows())
+        for problem in table.problems():
+            app.out.warn(problem)
+        return Table.of(f"reductions of {self.id}", [column.name for column in table.columns], rows)
+
+    return read_reduced_table([self.id], app, view)

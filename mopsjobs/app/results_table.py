@@ -126,7 +126,7 @@ class ResultsTable:
     @property
     def output_problems(self) -> list[tuple[str, str]]:
         """Return key and reason of outputs that cannot be read, the first thousand."""
-        return self._reader.output_problems
+        return self._reader.outputs.problems
 
     @property
     def tasks_lacking(self) -> int:
@@ -149,17 +149,9 @@ class ResultsTable:
             f"{key} cannot be read ({reason}). The outputs of its tasks were read instead."
             for key, reason in self.chunk_problems
         ]
-        sentences += [f"{key} cannot be read: {reason}." for key, reason in self.output_problems]
         if self.tasks_lacking:
             sentences.append(f"The cache lacks the results of {pluralize(self.tasks_lacking, 'task')}.")
-        if self.left_out:
-            sentences.append(
-                f"{pluralize(self.left_out, 'value')} of outputs left out: too long, not finite, or in files that are"
-                " not valid or larger than 1 MiB."
-            )
-        if self.is_full:
-            sentences.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
-        return sentences
+        return sentences + describe_problems(self.output_problems, self.left_out, is_full=self.is_full)
 
     def rows(self) -> Iterator[list[object]]:
         """Yield the tasks, by family and number, as rows of `columns`."""
@@ -221,6 +213,25 @@ class ResultsTable:
             number, kinds = self._collected.keys[key]
             columns.append(ScalarColumn(number, Column(name, frozenset(kinds))))
         return columns
+
+
+def describe_problems(problems: Iterable[tuple[str, str]], left_out: int, *, is_full: bool) -> list[str]:
+    """Return what a table lacks of outputs, as sentences.
+
+    Args:
+        problems: key and reason of outputs that cannot be read.
+        left_out: how many scalars its rows lack, since they are too large.
+        is_full: whether scalars are left out, since there are too many columns.
+    """
+    sentences = [f"{key} cannot be read: {reason}." for key, reason in problems]
+    if left_out:
+        sentences.append(
+            f"{pluralize(left_out, 'value')} of outputs left out: too long, not finite, or in files that are not valid"
+            " or larger than 1 MiB."
+        )
+    if is_full:
+        sentences.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
+    return sentences
 
 
 def name_parameters(parameters: Sequence[str]) -> dict[str, str]:

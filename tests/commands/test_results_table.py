@@ -296,7 +296,7 @@ def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobReg
     ("argv", "sentence"),
     [
         (["job", "--table", "out.xlsx"], "invalid table 'out.xlsx': expected a name that ends in .csv, .jsonl or"),
-        (["job", "--mean"], "--mean and --quantile need --table FILE."),
+        (["job", "--mean"], "--mean, --quantile and --reduced need --table FILE."),
         (["job", "job"], "Several jobs need --table FILE."),
         (["job", "--offline"], "--offline needs --table FILE: the cache has no outputs."),
         (["job", "--table", "-", "--quantile", "2"], "invalid quantiles '2': expected up to 20 numbers from 0 to 1"),

@@ -115,6 +115,7 @@ def look(job: mj.Job) -> None:
         lines: list[str] = job.logs(task=tasks[0]["task"], tail=20)
         log.info("\n".join(lines))
     tasks.to_csv("tasks.csv")
+    job.reduced_table().to_csv("means.csv")
     tasks.to_parquet("tasks.parquet")
     groups: list[dict[str, Any]] = job.failures(offline=True)["groups"]
     kinds = {event["kind"] for event in job.events("task_failed")}

@@ -98,6 +98,15 @@ WHERE member = ? AND param_id = ? AND seed = ? AND scalars IS NULL
 """
 
 
+class TaskOutputs(NamedTuple):
+    """Outputs that are searched for scalars."""
+
+    numbers: list[int]
+    """The tasks that have them."""
+    entries: Mapping[str, Entry]
+    """By their names."""
+
+
 class ScalarKey(NamedTuple):
     """A scalar that some task has: its number, and the kinds of its values, as `table_files.kind_of` names them."""
 
@@ -224,6 +233,51 @@ def mirror_scalars(store: VersionedStore, connection: sqlite3.Connection, job_id
     return problems
 
 
+class OutputReader:
+    """Reads the scalars of outputs in the store, many at once."""
+
+    def __init__(self, collected: CollectedScalars, on_progress: Callable[[int], None] | None = None) -> None:
+        """Prepare to read.
+
+        Args:
+            collected: takes the scalars.
+            on_progress: called with the number of tasks whose outputs were read.
+        """
+        self._collected = collected
+        self._on_progress = on_progress
+        self._tasks_read = 0
+        self.problems: list[tuple[str, str]] = []
+        """Key and reason of outputs that cannot be read, the first `MAX_PROBLEMS`."""
+
+    def read(self, store: VersionedStore, member: int, tasks: Iterator[TaskOutputs]) -> None:
+        """Collect the scalars of tasks of a member.
+
+        Raises:
+            StoreError: if the store cannot be read.
+        """
+        with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
+            while batch := list(_take(tasks)):
+                self._read_batch(fetcher, member, batch)
+
+    def _read_batch(self, fetcher: ParallelFetcher, member: int, batch: Sequence[TaskOutputs]) -> None:
+        entries = [entry for _, outputs in batch for entry in outputs.values() if _is_unread(entry)]
+        values = dict(zip((entry.key for entry in entries), fetcher.fetch([one.key for one in entries]), strict=True))
+        for numbers, outputs in batch:
+            found: dict[str, bytes | None] = {}
+            for name, entry in outputs.items():
+                value = values.get(entry.key)
+                if isinstance(value, FailedRead):
+                    _note(self.problems, entry.key, value.reason)
+                elif value is not None:
+                    found[name] = value.value
+                elif not _is_unread(entry):
+                    found[name] = entry.value
+            self._collected.replace(member, numbers, extract_scalars(found))
+        self._tasks_read += len(batch)
+        if self._on_progress is not None:
+            self._on_progress(self._tasks_read)
+
+
 class ScalarReader:
     """Reads the scalars of jobs: from chunks in the cache, and what these lack from outputs in the store."""
 
@@ -240,19 +294,16 @@ class ScalarReader:
             connection: the cache, with the chunks that `mirror_scalars` brought.
             open_store: opens the store of the registry; None: outputs are not read.
             collected: takes the scalars.
-            on_progress: called with the number of tasks whose outputs were read.
+            on_progress: see `OutputReader`.
         """
         self._connection = connection
         self._open_store = open_store
         self._collected = collected
-        self._on_progress = on_progress
-        self._tasks_read = 0
+        self.outputs = OutputReader(collected, on_progress)
         self.tasks_lacking = 0
         """Tasks that succeeded and whose scalars are in no chunk of the cache, if outputs are not read."""
         self.chunk_problems: list[tuple[str, str]] = []
         """Key and reason of chunks that cannot be read. The outputs of their tasks are read."""
-        self.output_problems: list[tuple[str, str]] = []
-        """Key and reason of outputs that cannot be read, the first `MAX_PROBLEMS`."""
 
     def read(self, member: int, job_id: str) -> None:
         """Collect the scalars of the wanted tasks of a job.
@@ -278,7 +329,8 @@ class ScalarReader:
         if self._open_store is None:
             self.tasks_lacking += lacking
         elif lacking:
-            self._read_outputs(self._open_store(), member, job_id)
+            store = self._open_store()
+            self.outputs.read(store, member, self._lacking_tasks(store, member, job_id))
 
     def _read_reused(self, member: int, source: str) -> None:
         """Collect the scalars of reused tasks from the chunks of the job that did them, with numbers of its own."""
@@ -297,42 +349,13 @@ class ScalarReader:
         try:
             tasks = parse_scalars(value, key)
         except RecordError as error:
-            self._note(self.chunk_problems, key.key, error.reason)
+            _note(self.chunk_problems, key.key, error.reason)
             return
         for task, scalars in tasks:
             self._collected.add(member, task, scalars)
 
-    def _read_outputs(self, store: VersionedStore, member: int, job_id: str) -> None:
-        """Read the outputs of the tasks that no chunk has. One listing finds them."""
-        with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
-            tasks = self._lacking_tasks(store, member, job_id)
-            while batch := list(_take(tasks)):
-                self._read_batch(fetcher, member, batch)
-
-    def _read_batch(
-        self, fetcher: ParallelFetcher, member: int, batch: Sequence[tuple[list[int], Mapping[str, Entry]]]
-    ) -> None:
-        entries = [entry for _, outputs in batch for entry in outputs.values() if _is_unread(entry)]
-        values = dict(zip((entry.key for entry in entries), fetcher.fetch([one.key for one in entries]), strict=True))
-        for numbers, outputs in batch:
-            found: dict[str, bytes | None] = {}
-            for name, entry in outputs.items():
-                value = values.get(entry.key)
-                if isinstance(value, FailedRead):
-                    self._note(self.output_problems, entry.key, value.reason)
-                elif value is not None:
-                    found[name] = value.value
-                elif not _is_unread(entry):
-                    found[name] = entry.value
-            self._collected.replace(member, numbers, extract_scalars(found))
-        self._tasks_read += len(batch)
-        if self._on_progress is not None:
-            self._on_progress(self._tasks_read)
-
-    def _lacking_tasks(
-        self, store: VersionedStore, member: int, job_id: str
-    ) -> Iterator[tuple[list[int], Mapping[str, Entry]]]:
-        """Yield numbers and outputs of the tasks that no chunk has; those with the same outputs together."""
+    def _lacking_tasks(self, store: VersionedStore, member: int, job_id: str) -> Iterator[TaskOutputs]:
+        """Yield the outputs of the tasks that no chunk has. One listing finds them."""
         manifest = load_manifest(store, job_id)
         study, sources = manifest.study, [job_id, *(reuse.job_id for reuse in manifest.reused)]
         listed = itertools.chain.from_iterable(scan_outputs(store, source) for source in sources)
@@ -341,11 +364,12 @@ class ScalarReader:
                 name: entry for (_, _, name), entry in of_task if may_have_scalars(name) and study.keeps_output(name)
             }
             if outputs and (numbers := self._collected.lacking(member, param_id, seed)):
-                yield numbers, outputs
+                yield TaskOutputs(numbers, outputs)
 
-    def _note(self, problems: list[tuple[str, str]], key: str, reason: str) -> None:
-        if len(problems) < MAX_PROBLEMS:
-            problems.append((key, reason.removeprefix(NOT_READ)))
+
+def _note(problems: list[tuple[str, str]], key: str, reason: str) -> None:
+    if len(problems) < MAX_PROBLEMS:
+        problems.append((key, reason.removeprefix(NOT_READ)))
 
 
 def _key_beside(key: str) -> ChunkKey:
@@ -360,13 +384,11 @@ def _is_unread(entry: Entry) -> bool:
     return entry.value is None and (entry.size is None or entry.size <= MAX_OUTPUT_BYTES)
 
 
-def _take(
-    tasks: Iterator[tuple[list[int], Mapping[str, Entry]]],
-) -> Iterator[tuple[list[int], Mapping[str, Entry]]]:
+def _take(tasks: Iterator[TaskOutputs]) -> Iterator[TaskOutputs]:
     """Yield the tasks of one batch."""
     size = 0
     for task in islice(tasks, TASKS):
         yield task
-        size += sum(entry.size or 0 for entry in task[1].values() if _is_unread(entry))
+        size += sum(entry.size or 0 for entry in task.entries.values() if _is_unread(entry))
         if size > BATCH_BYTES:
             return

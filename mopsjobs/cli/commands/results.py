@@ -11,6 +11,7 @@ from pathlib import Path
 from mopsjobs.app.app import App
 from mopsjobs.app.find_outputs import JobWithOutputs, find_job_with_outputs, read_task_errors
 from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.reduced_table import ReducedTable, read_reduced_table
 from mopsjobs.app.replicates import ReplicateTable, Statistics, parse_quantiles
 from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
 from mopsjobs.cli.flags import JOB_HELP, argument_type
@@ -37,14 +38,15 @@ DESCRIPTION = (
     " A child job has the outputs of its ancestors too. An existing file with"
     " other content is kept and named (exit code 7). A directory with the outputs of another family is refused. --table"
     " writes a table with a row per task, of the jobs and their ancestors: parameters, status, and the numbers, texts"
-    " and truth values of JSON outputs and of CSV outputs with one row. Outputs of a reduce function are not in it, but"
-    " in the list and in a download."
+    " and truth values of JSON outputs and of CSV outputs with one row. With --reduced, it has those that a reduce"
+    " function left instead: a row per parameter set, and one of the whole job, without param_id."
 )
 
 EXAMPLES = (
     "mops-jobs results nightly-1 --download out",
     "mops-jobs results nightly-1 nightly-2 --table out.csv",
     "mops-jobs results @latest --table - --mean --quantile 0.1,0.9",
+    "mops-jobs results nightly-1 --reduced --table means.csv",
 )
 
 
@@ -67,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=argument_type(parse_quantiles),
         help="a row per parameter set, with quantiles of each number, like 0.1,0.9",
     )
+    table.add_argument(
+        "--reduced",
+        action="store_true",
+        help="a row per parameter set and of the job, with what a reduce function left",
+    )
     table.add_argument("--offline", action="store_true", help="never use the network: write what the cache has")
 
 
@@ -76,11 +83,11 @@ def run(args: argparse.Namespace, app: App) -> Result:
         try:
             return _table(args, app)
         except StoreUnavailableError as outage:
-            if outage.hint is None and not args.offline and _are_tasks_cached(args.jobs, app):
+            if outage.hint is None and not (args.offline or args.reduced) and _are_tasks_cached(args.jobs, app):
                 outage.hint = "To write what the cache has, add --offline."
             raise
-    if args.mean or args.quantile or len(args.jobs) > 1:
-        what = "Several jobs" if len(args.jobs) > 1 else "--mean and --quantile"
+    if args.mean or args.quantile or args.reduced or len(args.jobs) > 1:
+        what = "Several jobs" if len(args.jobs) > 1 else "--mean, --quantile and --reduced"
         raise UsageError(f"{what} need --table FILE.")
     if args.offline:
         raise UsageError("--offline needs --table FILE: the cache has no outputs.")
@@ -117,6 +124,8 @@ def _are_tasks_cached(jobs: Sequence[str], app: App) -> bool:
 def _table(args: argparse.Namespace, app: App) -> Result:
     """Write the table of results."""
     check_table_file(args.table)
+    if args.reduced:
+        return _reduced_table(args, app)
     policy = FreshnessPolicy(offline=args.offline)
     families = find_results(args.jobs, app, policy)
 
@@ -124,15 +133,8 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         table: ResultsTable | ReplicateTable = results
         if args.mean or args.quantile:
             table = ReplicateTable(results, Statistics(args.mean, args.quantile or ()))
-        count = itertools.count()
-        rows = (row for row in table.rows() if next(count) >= 0)
-        if args.table == "-":
-            app.out.show(Result(RawText(csv_pieces(table.columns, rows))))  # here, while the tasks can be read
-        else:
-            write_table_file(args.table, table.columns, rows)
-        place = "" if args.table == "-" else f" in {args.table}"
-        age = f"; data: {results.describe_age()}" if args.offline else ""
-        notes = [pluralize(next(count), "row") + place + age]
+        note = _write_rows(args.table, table, app)
+        notes = [f"{note}; data: {results.describe_age()}" if args.offline else note]
         if isinstance(table, ReplicateTable) and table.left_out_columns:
             notes.insert(0, f"Not numbers, so without statistics: {join_first(table.left_out_columns)}.")
         exit_code = EXIT_PARTLY_DONE if results.output_problems or results.tasks_lacking else EXIT_DONE
@@ -145,6 +147,33 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         *result.warnings,
     ]
     return result
+
+
+def _reduced_table(args: argparse.Namespace, app: App) -> Result:
+    """Write the table of what reduce functions left."""
+    if args.mean or args.quantile:
+        raise UsageError("--reduced has a row per parameter set: it takes neither --mean nor --quantile.")
+    if args.offline:
+        raise UsageError("--reduced does not work with --offline: the cache has no outputs.")
+
+    def view(table: ReducedTable) -> Result:
+        notes = [_write_rows(args.table, table, app)]
+        exit_code = EXIT_PARTLY_DONE if table.output_problems else EXIT_DONE
+        return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
+
+    with app.out.progress("reductions") as on_progress:
+        return read_reduced_table(args.jobs, app, view, on_progress)
+
+
+def _write_rows(path: str, table: ResultsTable | ReplicateTable | ReducedTable, app: App) -> str:
+    """Write a table, and return the note about it."""
+    count = itertools.count()
+    rows = (row for row in table.rows() if next(count) >= 0)
+    if path == "-":
+        app.out.show(Result(RawText(csv_pieces(table.columns, rows))))  # here, while the tasks can be read
+    else:
+        write_table_file(path, table.columns, rows)
+    return pluralize(next(count), "row") + ("" if path == "-" else f" in {path}")
 
 
 def _output_json(one: Output) -> dict[str, object]:
