@@ -104,7 +104,7 @@ def _find_in_cluster(job: Mapping[str, object], env: Mapping[str, str]) -> Found
     except (MopsJobsError, ImportError) as error:
         return None, f"The cluster cannot be queried either: {error}"
     if state.phase == "gone":
-        return None, f"Job {job['job_id']} was not found in the cluster: {state.detail}."
+        return None, f"In the cluster, {state.detail}."
     return EngineAnswer("kubernetes", state, kubectl_for("get", job, env), kubectl_for("delete", job, env)), ""
 
 

@@ -180,8 +180,7 @@ class Retention:
         """
         if events_age < MIN_AGE:
             raise UsageError(
-                "invalid age: expected an hour or more, since followers may not have read younger events yet.",
-                hint="Use --older-than 1h or more.",
+                "invalid age: expected an hour or more, since followers may not have read younger events yet."
             )
         self._registry = registry
         self._store = registry.store

@@ -175,7 +175,7 @@ def test_cancel_without_a_registry_names_context_and_namespace(cli: Cli, remote:
     ran = cli("cancel", "mine")
     hint = "hint: To stop it by hand: kubectl --context userless -n others delete job mine"
     assert (ran.code, ran.err.splitlines()[-1]) == (5, hint)
-    hint = "hint: Job theirs was not found in the cluster: there is no Job theirs in namespace from-kubeconfig."
+    hint = "hint: In the cluster, there is no Job theirs in namespace from-kubeconfig."
     assert cli("cancel", "theirs").err.splitlines()[-1] == hint
 
 

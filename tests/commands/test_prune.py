@@ -350,3 +350,9 @@ def test_claims_of_notifications_go_with_their_jobs(cli: Cli, aged: Remote) -> N
     ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
     assert "2 claims of notifications" in ran.err.splitlines()[-1]
     assert list(aged.store.inner.list_keys(PREFIX)) == sorted(claims[2:])
+
+
+def test_events_that_followers_may_not_have_read_stay(cli: Cli, aged: Remote) -> None:
+    ran = cli("prune", "--store", "--older-than", "59m", "--yes")
+    sentence = "invalid age: expected an hour or more, since followers may not have read younger events yet."
+    assert (ran.code, ran.err) == (2, f"error: {sentence}\n")

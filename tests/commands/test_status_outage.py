@@ -77,7 +77,7 @@ def test_an_unknown_job_leaves_the_outage(cli: Cli, cluster: Api) -> None:
     """Exit code 5: the record may well be there."""
     ran = cli("status", "seir-1")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
-    assert "hint: Job seir-1 was not found in the cluster: there is no Job seir-1" in ran.err
+    assert "hint: In the cluster, there is no Job seir-1 in namespace from-kubeconfig." in ran.err
 
 
 def test_offline_sends_no_request(cli: Cli, cluster: Api) -> None:
