@@ -111,3 +111,11 @@ def test_tasks_that_a_lost_runner_did_not_report_are_counted(cli: Cli, remote: R
     status = cli.ok("status", "job").out
     assert "2/3 tasks, 66 %, 1 failed" in status
     assert "2 verified, 1 missing" in status
+
+
+def test_a_cancelled_job_keeps_the_counts_of_its_last_report(cli: Cli, remote: Remote, reported: Manifest) -> None:
+    """A record that has ended does not change. `validate` counts what its tasks stored after that report."""
+    leave_outputs(remote.store.inner, reported, 1)
+    remote.jobs.cancel_job("job")
+    assert cli.ok("validate", "job").out == "job: 2 of 3 tasks verified; cancelled\n"
+    assert cli.ok("status", "job", "--json").json["tasks_completed"] == 1
