@@ -32,7 +32,7 @@ def shard_end_class(shard: Shard) -> type[ShardEnd]:
 class ShardEnd:
     """The end of one run over a shard."""
 
-    kept_text = "Outputs are kept on this machine. To deliver them, run the job again."
+    kept_text = "Outputs are kept in the directory of the job. To deliver them, run it again."
 
     def __init__(
         self,

@@ -71,7 +71,7 @@ def test_an_outage_beyond_the_patience_leaves_the_rest_to_a_rerun(
         ran, said = running.result(30)
     assert ran[:4] == (None, 4, 0, False)
     assert said == [
-        "The registry does not answer. Outputs are kept on this machine. To deliver them, run the job again."
+        "The registry does not answer. Outputs are kept in the directory of the job. To deliver them, run it again."
     ]
     line.down = False
     assert results(line) == {}
