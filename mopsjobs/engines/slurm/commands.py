@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -107,7 +108,7 @@ class Commands:
             seconds: how long it may take; None: as the other commands.
 
         Raises:
-            EngineUnavailableError: if the command does not exist, or no controller answers.
+            EngineUnavailableError: if the command or the file of SLURM_CONF does not exist, or no controller answers.
             EngineAccessError: if the controller refuses the user.
             RefusedError: if the command fails for another reason.
         """
@@ -156,6 +157,10 @@ class Commands:
     def _run(self, words: tuple[str, ...], env: Mapping[str, str], seconds: float | None = None) -> str:
         seconds = self._seconds if seconds is None else seconds
         program = self._path(words[0])
+        configuration = self._env.get("SLURM_CONF")
+        if configuration is not None and not os.path.exists(configuration):  # the commands would wait a minute for it
+            problem = f"invalid SLURM_CONF '{configuration}': expected a file."
+            raise EngineUnavailableError(problem, hint="Correct SLURM_CONF, or unset it.")
         try:
             ran = subprocess.run(  # noqa: S603 - as the user's own shell finds it; a list of words
                 [program, *words[1:]],
