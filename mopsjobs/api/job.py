@@ -311,19 +311,9 @@ class Job:
             NotTrustedError: if only the record names the cluster of the job. Nothing was cancelled.
             StoreError: if the registry cannot be written.
         """
-        from mopsjobs.app.submission_session import submission_session
-        from mopsjobs.app.user_trust import agreed_trust, unknown_contexts, user_trust
-        from mopsjobs.submission.cancel import CancelRequest, cancel, records_to_stop
+        from mopsjobs.api.cancelling import cancel_job
 
-        app = self._app
-        named, session = user_trust(trust, app), submission_session(app)
-        unknown = unknown_contexts(records_to_stop([self.id], session), app, named)
-        agreed = agreed_trust(named, unknown, app, "nothing was cancelled") or named
-        done = cancel(CancelRequest(job_ids=[self.id], reason=reason), session, agreed)
-        for error in done.refused:
-            raise error
-        self._warn(job.problem for job in done.jobs if job.problem is not None)
-        return self._live(done.jobs[0].state)
+        return self._live(cancel_job(self, reason, trust))
 
     def note(self, text: str) -> JobInfo:
         """Note something about the job, also after its end. Earlier notes stay in its history.

@@ -14,10 +14,18 @@ from typing import Literal, NamedTuple
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.trust import NotTrustedError, Trust
-from mopsjobs.errors import EngineError, EngineUnavailableError, MopsJobsError, StoreError, StoreUnavailableError
+from mopsjobs.errors import (
+    EngineError,
+    EngineUnavailableError,
+    MopsJobsError,
+    StoreError,
+    StoreUnavailableError,
+    command_line,
+)
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.submission.session import Session
+from mopsjobs.submission.shard_drop import find_drop
 
 ENGINE_SECONDS = 2.0
 """How long the cluster may take to answer, after the registry did not."""
@@ -41,6 +49,8 @@ class CancelledJob(NamedTuple):
     """What its engine did: `stopped`, `nothing` to stop, or `failed`; None: no engine of mops-jobs runs it."""
     problem: str | None = None
     """Why the engine failed, in a sentence."""
+    note: str | None = None
+    """The next command, if its shards report by files: no other one delivers what they have stored."""
 
 
 class CancelResult(NamedTuple):
@@ -49,6 +59,16 @@ class CancelResult(NamedTuple):
     jobs: tuple[CancelledJob, ...]
     refused: tuple[MopsJobsError, ...]
     """Why other jobs were not cancelled; an outage comes last."""
+
+    @property
+    def problems(self) -> list[str]:
+        """Return why engines failed."""
+        return [job.problem for job in self.jobs if job.problem is not None]
+
+    @property
+    def notes(self) -> list[str]:
+        """Return the next commands for the jobs."""
+        return [job.note for job in self.jobs if job.note is not None]
 
 
 def cancel(request: CancelRequest, session: Session, trust: Trust) -> CancelResult:
@@ -76,8 +96,16 @@ def cancel(request: CancelRequest, session: Session, trust: Trust) -> CancelResu
         except MopsJobsError as error:
             refused.append(error)
             continue
-        cancelled.append(stopper.stop(state))
+        cancelled.append(stopper.stop(state)._replace(note=_delivery_note(state, session)))
     return CancelResult(tuple(cancelled), tuple(refused))
+
+
+def _delivery_note(state: JobState, session: Session) -> str | None:
+    """Return how to deliver what the shards of a job report by files; None if they do not."""
+    if find_drop(state, session) is None:
+        return None
+    command = command_line("validate", state.job_id)
+    return f"{state.job_id}: its shards report by files. When they have stopped, run: {command}"
 
 
 def records_to_stop(job_ids: Sequence[str], session: Session) -> list[dict[str, object]]:

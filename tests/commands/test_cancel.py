@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -247,16 +246,11 @@ def test_cancel_that_cancels_nothing_ends_with_the_last_reason(
         assert (told.get(name, "a: cancelled")) in ran.err
 
 
-class _Slurm(Cluster):
-    def cancel(self, job: Mapping[str, object]) -> bool:
-        return True
-
-
 def test_a_cancelled_job_with_a_drop_of_files_names_its_delivery(
     cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No command delivers by itself what the shards of a job that has ended have stored."""
-    monkeypatch.setattr("mopsjobs.submission.cancel.open_engine", lambda name, env, trust: _Slurm(RUNNING))
+    monkeypatch.setattr("mopsjobs.submission.cancel.open_engine", lambda name, env, trust: Cluster(RUNNING))
     for name, drop in (("a", "yes"), ("b", "no")):
         add(jobs, name, "running", engine="slurm", metadata={"slurm_file_drop": drop})
     JobDir.for_job("a", cli.env).drop.mkdir(parents=True)

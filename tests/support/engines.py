@@ -55,7 +55,7 @@ class Cluster:
         raise NotImplementedError
 
     def cancel(self, job: Mapping[str, object]) -> bool:
-        raise NotImplementedError
+        return True
 
 
 def add_kubernetes_job(registry: JobRegistry, status: str, job_id: str = "a", **fields: Any) -> JobState:

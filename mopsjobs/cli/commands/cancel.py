@@ -13,10 +13,8 @@ from mopsjobs.cli.flags import add_filter_flags, add_full_ids, filter_of, has_fi
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
-from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError, command_line
+from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
 from mopsjobs.submission.cancel import CancelRequest, CancelResult, cancel, records_to_stop
-from mopsjobs.submission.session import Session
-from mopsjobs.submission.shard_drop import find_drop
 from mopsjobs.utils.text import pluralize
 
 HELP = "cancel jobs: their records, and what runs them"
@@ -73,31 +71,26 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if agreed is None:
         return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
     done = cancel(CancelRequest(job_ids=job_ids, reason=args.reason), session, agreed)
-    return _result(done, session, app, as_json=args.json)
+    return _result(done, app, as_json=args.json)
 
 
 def _chosen(args: argparse.Namespace, app: App) -> list[dict[str, object]]:
     return active_jobs_by_filter(filter_of(args, app.now()), app)
 
 
-def _result(done: CancelResult, session: Session, app: App, *, as_json: bool) -> Result:
+def _result(done: CancelResult, app: App, *, as_json: bool) -> Result:
     if done.refused and not done.jobs:
         for error in done.refused[:-1]:
             app.out.error(error)
         raise done.refused[-1]
     now = app.now().timestamp()
-    problems = [job.problem for job in done.jobs if job.problem is not None]
     lines = JsonLines([{**job_json_from_state(job.state, now=now), "engine_stop": job.engine} for job in done.jobs])
     notes = [f"{job.state.job_id}: cancelled{', stopped' if job.engine == 'stopped' else ''}" for job in done.jobs]
-    notes += [
-        f"{job_id}: its shards report by files. When they have stopped, run: {command_line('validate', job_id)}"
-        for job_id in (job.state.job_id for job in done.jobs if find_drop(job.state, session) is not None)
-    ]
     return Result(
         lines if as_json else None,
-        notes=notes,
-        warnings=[*(str(error) for error in done.refused), *problems],
-        exit_code=EXIT_PARTLY_DONE if done.refused or problems else 0,
+        notes=notes + done.notes,
+        warnings=[*(str(error) for error in done.refused), *done.problems],
+        exit_code=EXIT_PARTLY_DONE if done.refused or done.problems else 0,
     )
 
 

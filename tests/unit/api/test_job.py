@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mopsjobs as mj
+from mopsjobs.engines.job_dir import JobDir
 from support.cli import add, during_sleeps
+from support.engines import RUNNING, Cluster
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import sets_of
 
@@ -177,6 +179,18 @@ def test_a_job_is_cancelled(reg: mj.Registry) -> None:
     add(reg.app.registry, "b", "failed")
     with pytest.raises(mj.MopsJobsError, match="has ended"):
         reg.job("b").cancel()
+
+
+def test_a_cancelled_job_whose_shards_report_by_files_names_its_delivery(
+    reg: mj.Registry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command does, in a note."""
+    monkeypatch.setattr("mopsjobs.submission.cancel.open_engine", lambda name, env, trust: Cluster(RUNNING))
+    add(reg.app.registry, "a", "running", engine="slurm", metadata={"slurm_file_drop": "yes"})
+    JobDir.for_job("a", reg.app.env).drop.mkdir(parents=True)
+    with caplog.at_level("INFO", "mopsjobs"):
+        reg.job("a").cancel()
+    assert caplog.messages[-1].endswith("When they have stopped, run: mops-jobs validate a")
 
 
 def test_html_is_escaped_and_has_no_script(job: mj.Job) -> None:

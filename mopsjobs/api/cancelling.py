@@ -1,0 +1,28 @@
+"""Cancel a job for a Python program, as the command does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mopsjobs.app.submission_session import submission_session
+from mopsjobs.app.user_trust import agreed_trust, unknown_contexts, user_trust
+from mopsjobs.console.result import Result
+from mopsjobs.submission.cancel import CancelRequest, cancel, records_to_stop
+
+if TYPE_CHECKING:
+    from mopsjobs.api.job import Job
+    from mopsjobs.registry.job_state import JobState
+
+
+def cancel_job(job: Job, reason: str | None, trust: Sequence[str]) -> JobState:
+    """Cancel a job, and return its record; see `Job.cancel`."""
+    app = job.registry.app
+    named, session = user_trust(trust, app), submission_session(app)
+    unknown = unknown_contexts(records_to_stop([job.id], session), app, named)
+    agreed = agreed_trust(named, unknown, app, "nothing was cancelled") or named
+    done = cancel(CancelRequest(job_ids=[job.id], reason=reason), session, agreed)
+    for error in done.refused:
+        raise error
+    app.out.show(Result(notes=done.notes, warnings=done.problems))
+    return done.jobs[0].state
