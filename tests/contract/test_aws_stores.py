@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from botocore.credentials import SSOProvider
+from botocore.exceptions import EndpointConnectionError
 
 from mopsjobs.errors import (
     ConfigError,
@@ -26,6 +27,7 @@ from mopsjobs.errors import (
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import network, open_store
 from mopsjobs.store.aws import client as aws_client
+from mopsjobs.store.aws.errors import explain
 from support.aws import IN_DYNAMODB, IN_S3, SECRET, Service, refused_by_dynamodb, refused_by_s3, scripted
 from support.doubles import RecordingSleep
 from support.replies import HANG_UP, SILENT, Reply, playing
@@ -97,6 +99,13 @@ HINTS = {
     b"ValidationException": "a table that mops-jobs has made",
 }
 """What the error, or its hint, says if a reply has these bytes."""
+
+
+ROLE = (
+    "[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = x\n"
+    "[profile lab]\nrole_arn = arn:aws:iam::123456789012:role/lab\nsource_profile = base\nregion = eu-west-1\n"
+)
+"""The configuration of a profile with a role, which STS gives."""
 
 
 @pytest.fixture(params=[IN_DYNAMODB, IN_S3], ids=lambda service: service.name)
@@ -174,6 +183,14 @@ def test_a_closed_port_is_an_outage(service: Service, aws: Callable[[int], None]
                 assert (caught.value.sent, caught.value.silent) == (False, False)
                 assert "AWS_DEFAULT_REGION" in (caught.value.hint or "")
                 assert f"AWS_ENDPOINT_URL_{service.name.upper()}" in (caught.value.hint or "")
+
+
+def test_an_outage_of_the_host_of_a_bucket_is_one_of_the_store() -> None:
+    """boto3 makes the bucket a part of the host where it can. Keys and signatures in the URL are not repeated."""
+    error = EndpointConnectionError(endpoint_url=f"https://jobs.s3.eu-west-1.amazonaws.com/a?{SECRET}", error="")
+    location = "s3://jobs at s3.eu-west-1.amazonaws.com"
+    failure = explain(error, location, "the AWS settings", "AWS_ENDPOINT_URL_S3", "")
+    assert str(failure) == f"Cannot reach {location}: the connection broke."
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -293,10 +310,7 @@ def test_a_refused_role_is_reported_as_that_of_signing_in(
     hint: str,
 ) -> None:
     """AWS's sign-in service refused, not the store. Permissions of the store would not help. It is asked once."""
-    lab_profile.write_text(
-        "[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = x\n"
-        "[profile lab]\nrole_arn = arn:aws:iam::123456789012:role/lab\nsource_profile = base\nregion = eu-west-1\n"
-    )
+    lab_profile.write_text(ROLE)
     with playing(reply._replace(body=b"<ErrorResponse>%b</ErrorResponse>" % reply.body)) as (port, requests):
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
         with contextlib.closing(service.open(sleep=RecordingSleep())) as store, pytest.raises(StoreError) as caught:
@@ -307,6 +321,31 @@ def test_a_refused_role_is_reported_as_that_of_signing_in(
     is_refused = kind is StoreAccessError
     assert str(caught.value).startswith("AWS refused the role in the AWS settings" if is_refused else "Signing in for ")
     assert SECRET not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("by", ["STS", "SSO"])
+def test_an_outage_of_signing_in_names_the_host_that_signs_in(
+    service: Service, lab_profile: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The store may be reachable, and got no request."""
+    if by == "SSO":
+        _sign_in_by_sso(lab_profile, monkeypatch, "2999-01-01T00:00:00Z")
+    else:
+        lab_profile.write_text(ROLE)
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
+        host = f"127.0.0.1:{reserved.getsockname()[1]}"
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{by}", f"http://{host}")
+        for call in (service.writes | service.reads).values():
+            with (
+                contextlib.closing(service.open(sleep=RecordingSleep())) as store,
+                pytest.raises(StoreUnavailableError) as caught,
+            ):
+                call(store)
+            place = f"{store.location.partition(' ')[0]} at 127.0.0.1:1"
+            assert str(caught.value) == f"Cannot reach {host} for {place}: connection refused."
+            assert caught.value.hint == "Check the network, and region and sso_region in ~/.aws/config."
+            assert not caught.value.sent
 
 
 def test_an_unknown_role_of_sso_is_never_an_empty_registry(

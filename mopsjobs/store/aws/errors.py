@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from botocore.exceptions import (
     ClientError,
@@ -70,6 +71,8 @@ _NO_ROLE = "ResourceNotFoundException"
 _ROLE = "Check role_arn or sso_role_name in ~/.aws/config, or AWS_ROLE_ARN, and whom the role trusts."
 
 _FILES = "Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process in ~/.aws/config."
+
+_OTHER_NETWORK = "Check the network, and region and sso_region in ~/.aws/config."
 
 _NO_CREDENTIALS = (
     CredentialRetrievalError,
@@ -194,10 +197,18 @@ def _error_without_reply(error: Exception, location: str, endpoint_variable: str
             hint=f"Check AWS_PROFILE, AWS_DEFAULT_REGION, {endpoint_variable} and ~/.aws/config.",
         )
     if isinstance(error, _OUTAGES):
-        failure = unavailable(error, location, _TIMEOUTS)
-        failure.hint = network_hint(endpoint_variable)
+        host = _other_host(error, location)
+        failure = unavailable(error, f"{host} for {location}" if host else location, _TIMEOUTS)
+        failure.hint = _OTHER_NETWORK if host else network_hint(endpoint_variable)
         return failure
     return StoreError(f"unexpected response from {location}: {type(error).__name__}.")
+
+
+def _other_host(error: Exception, location: str) -> str:
+    """Return the host that did not answer, if it is not that of the store: of AWS's sign-in, or of another region."""
+    host = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", ""))).netloc.rpartition("@")[2]
+    store_host = location.rpartition(" at ")[2]
+    return "" if host == store_host or host.endswith(f".{store_host}") else host  # a bucket may be part of the name
 
 
 def status_and_code(error: Exception) -> tuple[int, str]:
