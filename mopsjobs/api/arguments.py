@@ -185,24 +185,24 @@ def launch_options(
 
     check_names(options, RunnerOptions, method)
     factors = find_factors(options) if may_grow else {}
-    given: dict[str, Any] = {name: one for name, one in options.items() if one is not None and name not in factors}
-    if isinstance(given.get("ttl"), (int, float)):
-        given["ttl"] = f"{given['ttl']}s"
+    values: dict[str, Any] = {name: one for name, one in options.items() if one is not None and name not in factors}
+    if isinstance(values.get("ttl"), (int, float)):
+        values["ttl"] = f"{values['ttl']}s"
     notify = options.get("notify")
     names = None if notify is None else (notify,) if isinstance(notify, str) else tuple(notify)
     check_rules(app.settings.rules, names or (), app.env)
     return LaunchOptions(
-        workers=given.get("workers"),
-        python=given.get("python"),
-        task_timeout=seconds_of(given.get("task_timeout")),
-        task_memory=bytes_of(given.get("task_memory")),
-        retries=given.get("retries"),
-        retry_on=choices_text(given.get("retry_on")),
-        first=given.get("first"),
-        max_failures=None if "max_failures" not in given else str(given["max_failures"]),
-        shards=given.get("shards"),
-        scheduler=given.get("scheduler"),
-        cluster=cluster_options(given),
+        workers=values.get("workers"),
+        python=values.get("python"),
+        task_timeout=seconds_of(values.get("task_timeout")),
+        task_memory=bytes_of(values.get("task_memory")),
+        retries=values.get("retries"),
+        retry_on=choices_text(values.get("retry_on")),
+        first=values.get("first"),
+        max_failures=None if "max_failures" not in values else str(values["max_failures"]),
+        shards=values.get("shards"),
+        scheduler=values.get("scheduler"),
+        cluster=cluster_options(values),
         factors=factors,
         notify=names,
     )
@@ -270,18 +270,18 @@ def task_set(task: int | Iterable[int] | None) -> frozenset[int] | None:
         raise UsageError(f"invalid task {task!r}: expected the number of a task, or several.") from None
 
 
-def check_names(given: Mapping[str, object], known: type, method: Callable[..., object]) -> None:
+def check_names(arguments: Mapping[str, object], known: type, method: Callable[..., object]) -> None:
     """Refuse names of arguments that are unknown, which a type checker would find.
 
     Args:
-        given: the arguments that no parameter of the method has taken.
+        arguments: the arguments that no parameter of the method has taken.
         known: the type with the names that it also takes.
         method: the method. The error names its parameters too, among which the nearest name may be.
 
     Raises:
         UsageError: if there is one.
     """
-    for name in given:
+    for name in arguments:
         if name not in known.__annotations__:
             from inspect import signature  # here: it takes milliseconds to import
 

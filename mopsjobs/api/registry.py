@@ -362,9 +362,9 @@ class Registry:
         cell = study.cell
         if cell is None:
             return self.code_in("." if directory is None else directory)
-        given = Code(directory=None) if directory is None else self.code_in(directory)
+        code = Code(directory=None) if directory is None else self.code_in(directory)
         added = {cell.file: cell.source.encode()}
-        return replace(given, added=added, hint_if_not_found=None if directory is not None else CELL_HINT)
+        return replace(code, added=added, hint_if_not_found=None if directory is not None else CELL_HINT)
 
     def code_in(self, directory: str | os.PathLike[str]) -> Code:
         """Return a directory as code to pack, without the files of registry and cache."""

@@ -74,7 +74,7 @@ class Report:
         if owner is not None:
             self._fields["owner"] = owner
         self._token = secrets.token_hex(8)
-        self._given = registry
+        self._callers_registry = registry
         self._opened: Registry | None = None
         self._is_registered = False
         self._has_stopped = False
@@ -89,7 +89,7 @@ class Report:
 
     @property
     def _registry(self) -> Registry:
-        registry = self._given or self._opened
+        registry = self._callers_registry or self._opened
         if registry is None:
             raise UsageError("The report has not begun.", hint="Use it in a with statement.")
         return registry
@@ -102,7 +102,7 @@ class Report:
             JobExistsError: if the id is taken.
             UsageError: if the id, the total or a label is invalid.
         """
-        if self._given is None:
+        if self._callers_registry is None:
             self._opened = connect()
         self._started_at = self._registry.app.now()
         try:

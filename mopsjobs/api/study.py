@@ -66,9 +66,9 @@ class Study:
             StudyError: if a field is invalid. The message names each. It is a `UsageError`.
             UsageError: if the model is a function.
         """
-        given: object = model
-        if callable(given):
-            name = getattr(given, "__name__", "f")
+        function: object = model
+        if callable(function):
+            name = getattr(function, "__name__", "f")
             raise UsageError(
                 f"invalid model {name}: expected a text like 'module:function'.",
                 hint=f"Use cell({name}) for a function of a notebook or a script.",

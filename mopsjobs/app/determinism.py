@@ -46,15 +46,15 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
     failed = [task for task in tasks if first[task.number].error and second[task.number].error]
     if failed:
         reason = first[failed[0].number].error or {}
-        told = (
+        problem = (
             f"{len(failed):,} of {pluralize(len(tasks), 'task')} failed both times, and left nothing to compare:"
             f" {task_name(failed[0], varying)}: {reason.get('type')}: {reason.get('message')}"
         )
         if len(failed) == len(tasks):
             raise NotDeterministicError(
-                f"{told.rstrip('.')}. Nothing was submitted.", hint="Correct the model, or submit without the check."
+                f"{problem.rstrip('.')}. Nothing was submitted.", hint="Correct the model, or submit without the check."
             )
-        app.out.warn(told)
+        app.out.warn(problem)
     different = [task for task in tasks if task not in failed and first[task.number] != second[task.number]]
     if different:
         names = join_first([task_name(task, varying) for task in different])

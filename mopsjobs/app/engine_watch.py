@@ -60,7 +60,7 @@ class EngineWatch:
         self._engines: dict[str, Engine] = {}
         self._next_question = 0.0
         self._warned: set[str] = set()
-        self._told: str | None = None
+        self._last_wait: str | None = None
 
     def look(self, state: JobState) -> JobState:
         """Ask the engine of a job, if that is due. Return the record after that.
@@ -94,9 +94,9 @@ class EngineWatch:
         """Do as `look`, and print a note when there is news of what the job waits for."""
         state = self.look(state)
         wait = wait_of(state)
-        if wait is not None and wait != self._told:
+        if wait is not None and wait != self._last_wait:
             self._out.note(strip_control_characters(f"{state.job_id}: {state.status}, waits for {wait}"))
-        self._told = wait
+        self._last_wait = wait
         return state
 
     def _ask(self, state: JobState) -> JobState:

@@ -88,12 +88,12 @@ def _run_git(directory: Path, env: Mapping[str, str], *arguments: str) -> str | 
     program = shutil.which("git", path=env.get("PATH", ""))
     if program is None:
         return None
-    kept = {name: env[name] for name in _KEPT_VARIABLES if name in env}
+    variables = {name: env[name] for name in _KEPT_VARIABLES if name in env}
     try:
         with subprocess.Popen(  # noqa: S603 - as the user's own shell finds it
             [program, "--no-pager", "--no-replace-objects", *arguments],
             cwd=directory,
-            env={**kept, **_OWN_VARIABLES},
+            env={**variables, **_OWN_VARIABLES},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from mopsjobs.cache import sync_state
 MIN_JOBS = 5000
 """New jobs from which it pays: creating the indexes reads all rows once per index."""
 
-KEPT = ("idx_job_key", "idx_job_active", "idx_job_parent")
+NEEDED_INDEXES = ("idx_job_key", "idx_job_active", "idx_job_parent")
 """Indexes that syncs, completions and families need meanwhile. They get rows in the order of a sync, or only a few."""
 
 
@@ -28,7 +28,7 @@ def defer_indexes(connection: sqlite3.Connection) -> None:
             "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'job' AND sql IS NOT NULL"
             " ORDER BY rowid"
         )
-        dropped = {name: sql for name, sql in found.fetchall() if name not in KEPT}
+        dropped = {name: sql for name, sql in found.fetchall() if name not in NEEDED_INDEXES}
         for name in dropped:
             connection.execute(f'DROP INDEX "{name}"')
         if dropped:

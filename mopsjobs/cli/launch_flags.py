@@ -173,19 +173,19 @@ def launch_options(args: argparse.Namespace, app: App, *, may_grow: bool = False
     """
     check_rules(app.settings.rules, args.notify, app.env)
     factors = find_factors(vars(args)) if may_grow else {}
-    given: dict[str, Any] = {name: None if name in factors else value for name, value in vars(args).items()}
+    values: dict[str, Any] = {name: None if name in factors else value for name, value in vars(args).items()}
     return LaunchOptions(
         workers=args.workers,
         python=args.python,
-        task_timeout=parse_task_timeout(given["task_timeout"]),
-        task_memory=parse_task_memory(given["task_memory"], may_grow=may_grow),
+        task_timeout=parse_task_timeout(values["task_timeout"]),
+        task_memory=parse_task_memory(values["task_memory"], may_grow=may_grow),
         retries=None if args.retries is None else parse_retries(args.retries),
         retry_on=args.retry_on,
         first=args.first,
         max_failures=parse_max_failures(args.max_failures),
         shards=args.shards,
         scheduler=args.scheduler,
-        cluster=cluster_options(given),
+        cluster=cluster_options(values),
         factors=factors,
         notify=tuple(args.notify) or None,
     )

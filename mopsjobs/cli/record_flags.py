@@ -86,12 +86,12 @@ def reported_count(text: str) -> int:
     return number
 
 
-def report_result(args: argparse.Namespace, app: App, state: JobState, *, said: str | None = None) -> Result:
-    """Return the result of a report: the job as it is now; for people, what is said of it, or else its status."""
+def report_result(args: argparse.Namespace, app: App, state: JobState, *, change: str | None = None) -> Result:
+    """Return the result of a report: the job as it is now; for people, the change, or else its status."""
     if args.json:
         return Result(Document(job_json_from_state(state, now=app.now().timestamp())))
-    if said is not None:
-        return Result(notes=[f"{state.job_id}: {said}"])
+    if change is not None:
+        return Result(notes=[f"{state.job_id}: {change}"])
     done, total = state.tasks_completed, state.tasks_total
     progress = f", {done}/{total} tasks" if total else f", {pluralize(done, 'task')} done" if done else ""
     return Result(notes=[f"{state.job_id}: {state.status}{progress}"])

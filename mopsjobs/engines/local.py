@@ -134,8 +134,8 @@ def failed_launch(job_id: str, env: Mapping[str, str]) -> str | None:
     if _launching_machine(directory) != _machine() or _is_running(directory):
         return None
     lines = _last_lines(directory.log, _read_runner(directory).get("log_begin"))
-    said = lines or "it left no message. It was killed, or this machine was restarted."
-    return f"The runner ended before its first report: {said}"
+    message = lines or "it left no message. It was killed, or this machine was restarted."
+    return f"The runner ended before its first report: {message}"
 
 
 def launched_at(job_id: str, env: Mapping[str, str]) -> datetime | None:

@@ -223,8 +223,8 @@ class JobRegistry(JobReader):
 
         def change(state: JobState, _: transitions.Write) -> JobState | None:
             merged = {**state.labels, **added}  # type: ignore[dict-item]
-            kept = {label: value for label, value in merged.items() if label not in remove}
-            return transitions.guard_terminal(state, state.evolve(labels=kept))
+            new_labels = {label: value for label, value in merged.items() if label not in remove}
+            return transitions.guard_terminal(state, state.evolve(labels=new_labels))
 
         return self._change(job_id, change, "labels")
 

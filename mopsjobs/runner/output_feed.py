@@ -106,10 +106,10 @@ class OutputFeed:
         listed = sorted_outputs_of(self._store, self._family[0].job_id, self._family, wanted, self._sets)
         for number, outputs in itertools.groupby(listed, lambda one: None if one.task is None else one.task.number):
             if number is not None and left[number]:
-                kept = [one for one in outputs if not why_not_an_output(one, self._family)]
-                if kept and kept[0].task is not None:
+                named = [one for one in outputs if not why_not_an_output(one, self._family)]
+                if named and named[0].task is not None:
                     left[number] = 0
-                    yield kept[0].task, kept
+                    yield named[0].task, named
         yield from ((task, []) for task in self._tasks_of(wanted) if left[task.number])
 
     def _tasks_of(self, param_id: str | None) -> Iterator[Task]:

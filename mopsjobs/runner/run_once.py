@@ -101,7 +101,7 @@ def debug_once(place: Place, task: Task) -> RunResult:
         if "error" in found:
             return RunResult(None, found["error"])
         outputs = {name: output_content(value) for name, value in found["outputs"].items()}
-        return RunResult(_kept(place.study, outputs), None)
+        return RunResult(_outputs_to_keep(place.study, outputs), None)
 
 
 @contextlib.contextmanager
@@ -119,8 +119,8 @@ def _unpacked(place: Place) -> Iterator[tuple[dict[str, object], dict[str, str]]
 
 
 def _run_result(study: Study, result: TaskResult) -> RunResult:
-    return RunResult(None if result.error is not None else _kept(study, result.outputs or {}), result.error)
+    return RunResult(None if result.error is not None else _outputs_to_keep(study, result.outputs or {}), result.error)
 
 
-def _kept(study: Study, outputs: Mapping[str, bytes]) -> dict[str, bytes]:
+def _outputs_to_keep(study: Study, outputs: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: value for name, value in outputs.items() if study.keeps_output(name)}

@@ -76,7 +76,8 @@ class TaskMeter:
         self._workers = pool.workers or 0
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=MAX_ARRIVALS)
         """When the last results came, and how long their tasks took."""
-        self._told: set[int] = set()
+        self._straggler_tasks: set[int] = set()
+        """Tasks of which an event has said so."""
         self._left: Forecast | None = None
         self._left_at = 0.0
         self._forecast: ShardForecast | None = None
@@ -153,8 +154,8 @@ class TaskMeter:
             return None
         usual = self._forecaster.quantile(0.99)
         for one, taken in late:
-            if one.task.number not in self._told and len(self._told) < MAX_STRAGGLERS:
-                self._told.add(one.task.number)
+            if one.task.number not in self._straggler_tasks and len(self._straggler_tasks) < MAX_STRAGGLERS:
+                self._straggler_tasks.add(one.task.number)
                 text = straggler_text(taken, usual)
                 self._events.emit(STRAGGLER, task=one.task.number, seed=one.task.seed, text=text)
         oldest, taken = max(late, key=lambda pair: pair[1])

@@ -163,13 +163,13 @@ class JobSubmissionClient:
             registers = "" if is_dropped else ", and registers itself later"
             warnings.append(f"{error} The job is launched anyway{registers}.")
             if self._engine.name in CLUSTER_ENGINES:
-                kept = (
+                explanation = (
                     "Its shards report by files, and do not register it." if is_dropped
                     else "Its code and its manifest are on this machine, where its shards cannot see them. They wait up"
                     " to 1 hour."
                 )  # fmt: skip
                 warnings.append(
-                    f"{kept} When the registry answers, run here: {command_line('resume', submission.job_id)}"
+                    f"{explanation} When the registry answers, run here: {command_line('resume', submission.job_id)}"
                 )
         try:
             if is_dropped:

@@ -200,11 +200,11 @@ def _retries(options: LaunchOptions, recorded: Mapping[str, str]) -> tuple[int |
     Raises:
         OptionError: if one is invalid.
     """
-    asked, known = retry_policy(options.retries, options.retry_on), recorded_policy(recorded)
+    policy, known = retry_policy(options.retries, options.retry_on), recorded_policy(recorded)
     if not ({"retries", "retry_on"} & recorded.keys() or options.retries is not None or options.retry_on is not None):
         return None, None
-    retries = known.retries if options.retries is None else asked.retries
-    causes = known.causes if options.retry_on is None else asked.causes
+    retries = known.retries if options.retries is None else policy.retries
+    causes = known.causes if options.retry_on is None else policy.causes
     return retries, ",".join(sorted(causes))
 
 
@@ -241,14 +241,14 @@ def no_effect_error(name: str, engine: str) -> OptionError:
     return OptionError(f"{name} has no effect with the {engine} engine.", name)
 
 
-def cluster_options(given: Mapping[str, Any]) -> dict[str, str]:
+def cluster_options(values: Mapping[str, Any]) -> dict[str, str]:
     """Return the options of an engine among flags or arguments, as texts.
 
     Raises:
         OptionError: if a line of the setup is not valid.
     """
     names = dict.fromkeys((*CLUSTER_OPTIONS, *SLURM_OPTIONS))
-    texts = {name: option_text(given.get(name), JOINS.get(name, ",".join)) for name in names}
+    texts = {name: option_text(values.get(name), JOINS.get(name, ",".join)) for name in names}
     return {name: text for name, text in texts.items() if text is not None}
 
 

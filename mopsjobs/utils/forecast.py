@@ -294,11 +294,11 @@ class _Rest(NamedTuple):
             work = chance.gauss(early * (scale * durations.mean + gap), scale * durations.deviation * math.sqrt(early))
             shift = max(0.0, work) / self.crew.ahead(chance, work / lanes)
         late = self.waiting - early
-        given = min(lanes, late) if self.ahead else 0
+        ahead = min(lanes, late) if self.ahead else 0
         heapq.heapify(ends)
-        for _ in range(late - given):
+        for _ in range(late - ahead):
             heapq.heapreplace(ends, ends[0] + gap + scale * durations.draw(chance))
         # Each worker runs the task that it was given before, though another worker may be free.
-        for lane in range(given):
+        for lane in range(ahead):
             ends[lane] += gap + scale * durations.draw(chance)
         return shift + max(ends)

@@ -128,19 +128,19 @@ class ComparePage:
 
     def _known(self, connection: sqlite3.Connection, job: Job, other: str, now: float) -> Known:
         """Return what is kept of a job, and ask for the rest."""
-        kept, reading = _find_provenance(self._site, job, other)
+        provenance, reading = _find_provenance(self._site, job, other)
         results, results_reading = find_results(self._site, connection, job, now)
         gaps = [_gap_text(one) for one in (reading, results_reading)]
         # What is kept is shown while newer data is read.
         readings = [
             (name, one)
             for name, one, is_kept in (
-                ("Code, study and packages", reading, kept is not None),
+                ("Code, study and packages", reading, provenance is not None),
                 ("Results", results_reading, results is not None),
             )
             if one is not None and not (is_kept and one.is_waiting)
         ]
-        return Known(Side(job, kept, None, *gaps), results, readings)
+        return Known(Side(job, provenance, None, *gaps), results, readings)
 
     def _with_scalars(self, known: Known, names: Sequence[str]) -> Side:
         results = known.results
@@ -176,10 +176,10 @@ def check_different(names: Sequence[str], ids: Sequence[str]) -> None:
 
 def _find_provenance(site: Site, job: Job, other: str) -> tuple[KeptProvenance | None, Reading | None]:
     """Return the provenance of a job that is kept, and what to say if it lacks what may be known by now."""
-    kept = site.provenances.get(str(job["job_id"]))
-    if kept is not None and kept.is_current(job):
-        return kept, None
-    return kept, ask(site, PROVENANCE, job, "diff", shlex.quote(other))
+    provenance = site.provenances.get(str(job["job_id"]))
+    if provenance is not None and provenance.is_current(job):
+        return provenance, None
+    return provenance, ask(site, PROVENANCE, job, "diff", shlex.quote(other))
 
 
 def _gap_text(reading: Reading | None) -> str:

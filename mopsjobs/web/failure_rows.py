@@ -137,8 +137,8 @@ def _jobs_link(group: MergedGroup, params: Params, hours: float | None) -> str |
         text = ": ".join(words)
     if not text:
         return None
-    kept = [(name, value) for name, value in params if name not in ("resumed", "sort", "limit")]
-    return "/jobs" + link(kept, {"hours": "" if hours is None else f"{hours:g}", "error": text})
+    others = [(name, value) for name, value in params if name not in ("resumed", "sort", "limit")]
+    return "/jobs" + link(others, {"hours": "" if hours is None else f"{hours:g}", "error": text})
 
 
 def _first_line(text: str) -> str:

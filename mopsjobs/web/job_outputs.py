@@ -36,11 +36,11 @@ class JobOutputs:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._kept: LastUsed[KeptOutput] = LastUsed(MAX_OUTPUTS)
+        self._last_used: LastUsed[KeptOutput] = LastUsed(MAX_OUTPUTS)
 
     def get(self, job_id: str, number: str, name: str) -> KeptOutput | None:
         """Return an output, if it is kept. Its arguments are those of `read`."""
-        return self._kept.get((job_id, number, name))
+        return self._last_used.get((job_id, number, name))
 
     def read(self, job_id: str, number: str, name: str) -> None:
         """Read an output, and keep it.
@@ -59,4 +59,4 @@ class JobOutputs:
         found = read_task_output(lineage, int(number), name or None, self._app)
         shown = None if found.value is None else preview(str(found.name), found.value)
         for one in {name, found.name or name}:  # a link to the file has its name
-            self._kept.put((job_id, number, one), KeptOutput(now, state, found, shown))
+            self._last_used.put((job_id, number, one), KeptOutput(now, state, found, shown))

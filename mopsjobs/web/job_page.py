@@ -104,8 +104,8 @@ class JobPage:
     def _tasks(self, connection: sqlite3.Connection, job: Job, axes: Axes, now: float) -> dict[str, Any]:
         """Return what the cache knows of the tasks: failures, the map, and whether more is being read."""
         job_id = str(job["job_id"])
-        ledger, kept = read_ledger(connection, job_id), last_failures(connection, job_id)
-        failures, is_current = (None, False) if kept is None else kept
+        ledger, summary = read_ledger(connection, job_id), last_failures(connection, job_id)
+        failures, is_current = (None, False) if summary is None else summary
         reading = None if ledger and is_current else ask(self._site, FAILURES, job, "failures")
         if failures is not None and reading is not None and reading.is_waiting:
             reading = None  # the groups of a running job are some seconds old
@@ -189,11 +189,11 @@ def _stragglers(connection: sqlite3.Connection, job: Job, now: float) -> dict[st
     if job["stragglers"] is None:
         return None
     job_id = str(job["job_id"])
-    told = event_queries.last_events(connection, job_id, limit=SHOWN_STRAGGLERS, kind=STRAGGLER)
+    events = event_queries.last_events(connection, job_id, limit=SHOWN_STRAGGLERS, kind=STRAGGLER)
     ended = "SELECT 1 FROM task WHERE job_id = ? AND task = ?"
     texts = [
         one.event
-        for one in told
+        for one in events
         if type(task := one.event.get("task")) is int
         and 0 <= task <= MAX_TASK
         and connection.execute(ended, (job_id, task)).fetchone() is None

@@ -50,11 +50,11 @@ class JobProvenances:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._kept: LastUsed[KeptProvenance] = LastUsed(MAX_JOBS)
+        self._last_used: LastUsed[KeptProvenance] = LastUsed(MAX_JOBS)
 
     def get(self, job_id: str) -> KeptProvenance | None:
         """Return the provenance of a job, if it is kept."""
-        return self._kept.get(job_id)
+        return self._last_used.get(job_id)
 
     def read(self, job_id: str) -> None:
         """Read the provenance of a job, and keep it.
@@ -70,7 +70,7 @@ class JobProvenances:
         if len(sets) > MAX_SETS:
             command = command_line("diff", job_id, "OTHER")
             raise MopsJobsError(f"The page does not compare more than {MAX_SETS:,} parameter sets. Use: {command}")
-        self._kept.put(job_id, KeptProvenance(found, _summarize([one.params for one in sets])))
+        self._last_used.put(job_id, KeptProvenance(found, _summarize([one.params for one in sets])))
 
 
 def _summarize(sets: Iterable[Mapping[str, Any]]) -> dict[str, ValueSummary]:

@@ -117,11 +117,11 @@ class JobResults:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._kept: LastUsed[Results] = LastUsed(MAX_JOBS, MAX_KEPT_BYTES, lambda one: one.held)
+        self._last_used: LastUsed[Results] = LastUsed(MAX_JOBS, MAX_KEPT_BYTES, lambda one: one.held)
 
     def get(self, job_id: str) -> Results | None:
         """Return the results of a job, if they are kept."""
-        return self._kept.get(job_id)
+        return self._last_used.get(job_id)
 
     def read(self, job_id: str) -> None:
         """Read the results of a job, and keep them.
@@ -144,7 +144,7 @@ class JobResults:
             return _Collected(table, job_id).results(now, state)
 
         results = read_results_table([family], self._app, view, FreshnessPolicy(), check)
-        self._kept.put(job_id, self._with_reduced(results, job_id))
+        self._last_used.put(job_id, self._with_reduced(results, job_id))
 
     def _with_reduced(self, results: Results, job_id: str) -> Results:
         """Add what the reduce function has left. If the store does not answer, the table is shown without it."""
@@ -181,7 +181,7 @@ class _Collected:
             if table.held > MAX_HELD_BYTES:
                 raise _too_large_error(self._job_id, "a table of this size")
         names = [self._table.scalar_columns[place].column.name for place in self._numeric]
-        kept = max(1, MAX_NUMBERS // max(1, len(self._set_of)))
+        count = max(1, MAX_NUMBERS // max(1, len(self._set_of)))
         return Results(
             made_at=now,
             state=state,
@@ -190,8 +190,8 @@ class _Collected:
             sets=self._params,
             set_ids=[str(one) for one in self._sets],
             set_of=self._set_of,
-            scalars=dict(list(zip(names, self._values, strict=True))[:kept]),
-            left_out=self._left_out + max(0, len(names) - kept),
+            scalars=dict(list(zip(names, self._values, strict=True))[:count]),
+            left_out=self._left_out + max(0, len(names) - count),
             problems=self._table.problems(),
         )
 

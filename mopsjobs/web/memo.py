@@ -66,7 +66,7 @@ class Memo(Generic[T]):
             size: how many values are kept.
         """
         self._monotonic = monotonic
-        self._kept: LastUsed[_Made[T]] = LastUsed(size)
+        self._last_used: LastUsed[_Made[T]] = LastUsed(size)
 
     def get(self, key: Hashable, state: Hashable, make: Callable[[], T]) -> T:
         """Return the value of a key; make it again if the state has changed, but not too often.
@@ -76,11 +76,11 @@ class Memo(Generic[T]):
             state: changes with what the value is made from.
             make: computes the value.
         """
-        made = self._kept.get(key)
+        made = self._last_used.get(key)
         now = self._monotonic()
         if made is not None and (made.state == state or now - made.made_at < made.cost / MAX_SHARE):
             return made.value
         value = make()
         end = self._monotonic()
-        self._kept.put(key, _Made(state, value, end, end - now))
+        self._last_used.put(key, _Made(state, value, end, end - now))
         return value

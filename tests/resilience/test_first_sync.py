@@ -126,7 +126,7 @@ def _assert_complete(cache: Path, new: str, jobs: Sequence[str] = JOBS) -> None:
 
 def _is_deferring(cache: Path) -> bool:
     """Return whether only those indexes of jobs are there that a first sync keeps."""
-    return set(_ask(cache, INDEXES)) == {(name,) for name in deferred_indexes.KEPT}
+    return set(_ask(cache, INDEXES)) == {(name,) for name in deferred_indexes.NEEDED_INDEXES}
 
 
 def test_a_first_sync_leaves_the_schema_of_a_new_cache(cli: Cli, filled: Remote, new: str) -> None:

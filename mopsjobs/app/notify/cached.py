@@ -36,7 +36,7 @@ class CacheNotifier:
         """Find the recipients. Nothing is sent yet."""
         self._app = app
         self._notifier = Notifier(app)
-        self._kept: set[str] = set()
+        self._cached_keys: set[str] = set()
         """The keys that the cache remembers."""
 
     def tell(self, seconds: float | None = None) -> list[str]:
@@ -62,9 +62,9 @@ class CacheNotifier:
         for job in app.cache.read_cached(view) or ():
             notifier.offer(job)
         problems = notifier.finish(seconds)
-        if new := notifier.settled - self._kept:
+        if new := notifier.settled - self._cached_keys:
             app.cache.write(lambda connection: _keep(connection, new, now))
-            self._kept |= new
+            self._cached_keys |= new
         return problems
 
     def _begin(self, connection: sqlite3.Connection) -> None:
@@ -84,7 +84,7 @@ class CacheNotifier:
                     notifier.since[name.removeprefix(FIRST)] = at
                 else:
                     notifier.settled.add(name)
-                    self._kept.add(name)
+                    self._cached_keys.add(name)
 
 
 def _keep(connection: sqlite3.Connection, keys: set[str], now: float) -> None:

@@ -53,15 +53,15 @@ class Settled(NamedTuple):
     """Whether it was sent, or given up. Otherwise another process is at it, or the next attempt is not due."""
 
 
-def claim_key(job_id: str, told: str, recipient: str) -> str:
+def claim_key(job_id: str, occasion: str, recipient: str) -> str:
     """Return the key of a message.
 
     Args:
         job_id: the job.
-        told: what is told of it.
+        occasion: why it is told of, such as its end.
         recipient: the digest of the recipient.
     """
-    return f"{PREFIX}{job_id}/{told}-{recipient}"
+    return f"{PREFIX}{job_id}/{occasion}-{recipient}"
 
 
 def claim(store: VersionedStore, key: str, now: Callable[[], datetime]) -> Claim | Settled:

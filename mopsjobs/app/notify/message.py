@@ -41,23 +41,23 @@ _FIELDS = (
 """The fields of a job that a message has, as `status --json` has them."""
 
 
-def notification(job: Mapping[str, Any], told: str, app: App) -> dict[str, Any]:
+def notification(job: Mapping[str, Any], occasion: str, app: App) -> dict[str, Any]:
     """Return the message about a job.
 
     Args:
         job: the job in its JSON form.
-        told: what is told: `END`, `FAILURES` or `SUSPECT`.
+        occasion: `END`, `FAILURES` or `SUSPECT`.
         app: the run. If its cache can have the failed tasks, they are brought into it.
     """
     failures = _failures(job, app)
     groups = [] if failures is None else failures.groups
-    following = next_command(job, stale=False, is_dead=told == SUSPECT and is_runner_dead(job, app.env))
+    following = next_command(job, stale=False, is_dead=occasion == SUSPECT and is_runner_dead(job, app.env))
     return {
         "schema_version": SCHEMA_VERSION,
-        "event": told,
+        "event": occasion,
         "generated_at": json_time(app.now()),
         "registry": app.settings.registry_id,
-        "title": _line(_title(job, told)),
+        "title": _line(_title(job, occasion)),
         "text": "\n".join(map(_line, _lines(job, groups, following))),
         "next": following,
         "failures": [_group_json(group) for group in groups[:SHOWN_GROUPS]],
@@ -107,12 +107,12 @@ def _group_json(group: FailureGroup) -> dict[str, Any]:
     }
 
 
-def _title(job: Mapping[str, Any], told: str) -> str:
+def _title(job: Mapping[str, Any], occasion: str) -> str:
     job_id, total = job["job_id"], job["tasks_total"]
     done, failed = job["tasks_completed"] or 0, job["tasks_failed"] or 0
-    if told == SUSPECT:
+    if occasion == SUSPECT:
         return f"{job_id} may be stuck: {job['suspect']}"
-    if told == FAILURES:
+    if occasion == FAILURES:
         return f"{job_id}: {failed:,} of {pluralize(done + failed, 'ended task')} failed"
     counts = f": {done:,} of {pluralize(total, 'task')} done" if total else ""
     return f"{job_id} is {job['status']}{counts}{f', {failed:,} failed' if failed else ''}"

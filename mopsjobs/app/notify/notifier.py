@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.notify import claims
 from mopsjobs.app.notify.recipients import Recipient, find_recipient
-from mopsjobs.app.notify.rules import ALL, END, FAILED, FAILURES, MINE, SUSPECT, TOLD, Rule
+from mopsjobs.app.notify.rules import ALL, END, FAILED, FAILURES, MINE, OCCASIONS, SUSPECT, Rule
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreError, command_line
 from mopsjobs.events.format import NOTIFIED
@@ -53,7 +53,7 @@ class Due(NamedTuple):
     rule: Rule
     recipient: Recipient
     job: Job
-    told: str
+    occasion: str
 
 
 class _Outcome(NamedTuple):
@@ -63,19 +63,19 @@ class _Outcome(NamedTuple):
     problem: str | None
 
 
-def told_by(rule: Rule, job: Job) -> list[str]:
+def occasions_of(rule: Rule, job: Job) -> list[str]:
     """Return what a rule tells of a job in its present state: `END`, or some of `FAILURES` and `SUSPECT`."""
-    told = rule.told
+    occasions = rule.occasions
     if not job["is_active"]:
         is_failed = job["status"] in (JobStatus.FAILED, JobStatus.PARTIAL)
-        return [END] if END in told or (FAILED in told and is_failed) else []
+        return [END] if END in occasions or (FAILED in occasions and is_failed) else []
     failed, total = job["tasks_failed"] or 0, job["tasks_total"] or 0
     ended = failed + (job["tasks_completed"] or 0)
     has_failures = (
         failed > 0 and ended >= min(LEAST_ENDED, total or LEAST_ENDED) and failed >= rule.failure_rate * ended
     )
-    found = [FAILURES] if FAILURES in told and has_failures else []
-    return [*found, SUSPECT] if SUSPECT in told and job["suspect"] is not None else found
+    found = [FAILURES] if FAILURES in occasions and has_failures else []
+    return [*found, SUSPECT] if SUSPECT in occasions and job["suspect"] is not None else found
 
 
 def covers(rule: Rule, job: Job, names: Iterable[str], user: str | None) -> bool:
@@ -111,7 +111,7 @@ class Notifier:
         self._sent_at: dict[str, deque[float]] = {}
         self._waiting: set[str] = set()
         """Messages that are over the limit for now."""
-        self._said: set[str] = set()
+        self._known_reasons: set[str] = set()
         self._problems: list[str] = []
         self.settled: set[str] = set()
         """Keys of claims that need nothing more: their messages were sent, or given up."""
@@ -173,8 +173,15 @@ class Notifier:
             recipient = self.recipients.get(rule.name)
             if recipient is None:
                 continue
-            keys = {claims.claim_key(str(job["job_id"]), told, recipient.digest): told for told in told_by(rule, job)}
-            new = {key: told for key, told in keys.items() if key not in self.settled and key not in self._under_way}
+            keys = {
+                claims.claim_key(str(job["job_id"]), occasion, recipient.digest): occasion
+                for occasion in occasions_of(rule, job)
+            }
+            new = {
+                key: occasion
+                for key, occasion in keys.items()
+                if key not in self.settled and key not in self._under_way
+            }
             if not new:
                 continue
             if names is None:
@@ -226,7 +233,7 @@ class Notifier:
             return _Outcome(due, claimed.is_final, None)
         problem = None
         try:
-            due.recipient.send(notification(due.job, due.told, app))
+            due.recipient.send(notification(due.job, due.occasion, app))
         except MopsJobsError as error:  # a `SendError`, or a `ConfigError` of the TLS authorities
             problem = str(error).rstrip(".")
         try:
@@ -239,7 +246,7 @@ class Notifier:
                 str(due.job["job_id"]),
                 NOTIFIED,
                 now=app.now,
-                text=TOLD[due.told],
+                text=OCCASIONS[due.occasion],
                 recipient=due.rule.type,
             )
         return _Outcome(due, problem is None, problem)
@@ -261,6 +268,6 @@ class Notifier:
     def _say(self, text: str) -> None:
         """Note a problem, unless it was said before: the reason of one rule is said once for all jobs."""
         reason = text.rpartition(": ")[2] if text.startswith("The rule") else text
-        if reason not in self._said:
-            self._said.add(reason)
+        if reason not in self._known_reasons:
+            self._known_reasons.add(reason)
             self._problems.append(text)

@@ -20,15 +20,15 @@ FAILED = "failed"
 FAILURES = "failures"
 SUSPECT = "suspect"
 
-TOLD = {
+OCCASIONS = {
     END: "the job has ended",
     FAILED: "it has ended as failed or partial",
     FAILURES: "many of its tasks fail",
     SUSPECT: "it may be stuck",
 }
-"""What a rule may tell, for `on`."""
+"""The occasions on which a rule may tell of a job, for `on`, in words."""
 
-DEFAULT_TOLD = (END, FAILURES, SUSPECT)
+DEFAULT_OCCASIONS = (END, FAILURES, SUSPECT)
 
 NAMED, MINE, ALL = "named", "mine", "all"
 
@@ -62,12 +62,14 @@ _SERVER = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\
 class Rule:
     """One rule. `jobs` is `NAMED` for those that `submit --notify` names, `MINE` for those of the user, or `ALL`."""
 
-    __slots__ = ("command", "failure_rate", "jobs", "labels", "name", "sender", "server", "to", "told", "type", "user")
+    __slots__ = (
+        "command", "failure_rate", "jobs", "labels", "name", "occasions", "sender", "server", "to", "type", "user",
+    )  # fmt: skip
 
     def __init__(self, name: str, kind: str) -> None:
         self.name = name
         self.type = kind
-        self.told: tuple[str, ...] = DEFAULT_TOLD
+        self.occasions: tuple[str, ...] = DEFAULT_OCCASIONS
         self.jobs = NAMED
         self.labels: tuple[str, ...] = ()
         """Each as `key=value`, or `key` for any value. A job needs all of them."""
@@ -93,7 +95,7 @@ class Rule:
         secret = f" by {self.variable}" if self.needs_secret else ""
         labels = f" with {', '.join(self.labels)}" if self.labels else ""
         jobs = {NAMED: "jobs that name it", MINE: "your jobs", ALL: "all jobs"}[self.jobs]
-        return f"{self.type}{secret}, on {', '.join(self.told)}, for {jobs}{labels}"
+        return f"{self.type}{secret}, on {', '.join(self.occasions)}, for {jobs}{labels}"
 
 
 def parse_rules(path: str, table: object) -> tuple[Rule, ...]:
@@ -135,7 +137,7 @@ class _Reader:
                     f"{did_you_mean(key, known)}",
                     hint=f"A URL or a password belongs into the environment: {rule.variable}.",
                 )
-        rule.told = self._told()
+        rule.occasions = self._occasions()
         rule.jobs = self._choice("jobs", NAMED, (NAMED, MINE, ALL))
         rule.labels = self._texts("label")
         rule.failure_rate = self._rate()
@@ -168,11 +170,11 @@ class _Reader:
             self._refuse(key, f"one of {', '.join(choices)}")
         return str(value)
 
-    def _told(self) -> tuple[str, ...]:
-        told = self._texts("on") or DEFAULT_TOLD
-        if not set(told) <= TOLD.keys():
-            self._refuse("on", f"some of {', '.join(TOLD)}")
-        return told
+    def _occasions(self) -> tuple[str, ...]:
+        occasions = self._texts("on") or DEFAULT_OCCASIONS
+        if not set(occasions) <= OCCASIONS.keys():
+            self._refuse("on", f"some of {', '.join(OCCASIONS)}")
+        return occasions
 
     def _rate(self) -> float:
         value = self._table.get("failure_rate", "10%")

@@ -9,7 +9,7 @@ from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.app.notify.message import notification
-from mopsjobs.app.notify.notifier import BOUND_SECONDS, Notifier, told_by
+from mopsjobs.app.notify.notifier import BOUND_SECONDS, Notifier, occasions_of
 from mopsjobs.app.notify.rules import Rule
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.errors import MopsJobsError
@@ -51,10 +51,10 @@ class WatchedNotifier:
             job = job_json_from_state(state, now=now)
             if self._notifier is not None:
                 self._notifier.offer(job)
-            for told in told_by(_EVERYTHING, job) if self._on_event is not None else ():
-                if (state.job_id, told) not in self._called and self._on_event is not None:
-                    self._called.add((state.job_id, told))
-                    self._on_event(notification(job, told, self._app))
+            for occasion in occasions_of(_EVERYTHING, job) if self._on_event is not None else ():
+                if (state.job_id, occasion) not in self._called and self._on_event is not None:
+                    self._called.add((state.job_id, occasion))
+                    self._on_event(notification(job, occasion, self._app))
 
     def finish(self) -> list[str]:
         """Wait for what is under way, up to `BOUND_SECONDS`. Return what the user should know."""

@@ -49,8 +49,8 @@ def read_failed_jobs(connection: sqlite3.Connection, job_ids: Sequence[str]) -> 
         " ORDER BY wanted.key",
         (json.dumps(job_ids),),
     ).fetchall()
-    kept = ((last_failures(connection, row[0]) if row[-1] else None) or (None, False) for row in rows)
-    return [FailedJob(*row[:-1], *found) for row, found in zip(rows, kept, strict=True)]
+    failures = ((last_failures(connection, row[0]) if row[-1] else None) or (None, False) for row in rows)
+    return [FailedJob(*row[:-1], *found) for row, found in zip(rows, failures, strict=True)]
 
 
 def reduce_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[str]:

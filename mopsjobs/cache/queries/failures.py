@@ -105,9 +105,9 @@ def read_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
     if ledger is None:
         return None
     state = _state(connection, job_id, ledger)
-    kept = _read_kept(connection, job_id, state)
-    if kept is not None:
-        return kept, None
+    summary = _read_kept(connection, job_id, state)
+    if summary is not None:
+        return summary, None
     from mopsjobs.cache.stored_study import find_duplicates  # here: what follows is kept for the next view
 
     failures = (_from_ledger if ledger.basis == BY_LEDGER else _from_events)(connection, job_id)
@@ -131,8 +131,8 @@ def last_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
     row = connection.execute("SELECT state FROM failure_summary WHERE job_id = ?", (job_id,)).fetchone()
     if row is None or row[0].partition(".")[0] != str(VERSION):
         return None
-    kept = _read_kept(connection, job_id, row[0])
-    return None if kept is None else (kept, row[0] == _state(connection, job_id, ledger))
+    summary = _read_kept(connection, job_id, row[0])
+    return None if summary is None else (summary, row[0] == _state(connection, job_id, ledger))
 
 
 def jobs_with_failures(connection: sqlite3.Connection, job_filter: Filter, limit: int) -> tuple[list[str], int]:

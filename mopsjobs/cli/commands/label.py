@@ -36,4 +36,4 @@ def run(args: argparse.Namespace, app: App) -> Result:
     labels, removed = parse_label_changes(args.changes)
     state = app.registry.change_labels(args.job, labels, remove=removed)
     shown = ", ".join(f"{label}={value}" for label, value in sorted(state.labels.items()))
-    return report_result(args, app, state, said=f"labels {shown}" if shown else "no labels")
+    return report_result(args, app, state, change=f"labels {shown}" if shown else "no labels")

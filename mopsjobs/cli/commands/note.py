@@ -32,4 +32,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Note something about a job."""
-    return report_result(args, app, app.registry.add_note(args.job, args.text), said="noted")
+    return report_result(args, app, app.registry.add_note(args.job, args.text), change="noted")

@@ -126,11 +126,11 @@ def _merge_items(old: list[Any], new: list[Any], path: str, key: str) -> list[An
 
 def _without_changeable(template: Mapping[str, Any]) -> dict[str, Any]:
     """Return what mops-jobs sets in a template, and a patch may not change."""
-    kept = copy.deepcopy(dict(template))
-    for part in (kept["spec"], *kept["spec"]["containers"]):
+    rest = copy.deepcopy(dict(template))
+    for part in (rest["spec"], *rest["spec"]["containers"]):
         for name in CHANGEABLE:
             part.pop(name, None)
-    return kept
+    return rest
 
 
 def _unknown_fields(template: Mapping[str, Any]) -> Iterator[str]:

@@ -192,9 +192,9 @@ class Commands:
         return path
 
 
-def _error(command: str, said: str, code: int) -> EngineError:
+def _error(command: str, stderr: str, code: int) -> EngineError:
     """Return the error for a command that has failed."""
-    lines = [_PREFIX.sub("", line).strip() for line in said.splitlines()]
+    lines = [_PREFIX.sub("", line).strip() for line in stderr.splitlines()]
     text = shorten("; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line)), MAX_SHOWN)
     words = text.lower()
     if "configuration source" in words or "process configuration file" in words:

@@ -160,16 +160,16 @@ class SlurmEngine:
         words = ["--parsable", f"--job-name={name}", f"--output={place}/{slurm_logs.LOG_NAME}", "--open-mode=append"]
         words += [f"--chdir={directory.path}", *sbatch_flags(launch), str(script)]
         try:
-            said = self._commands.submit(*words)
+            output = self._commands.submit(*words)
         except EngineUnavailableError as problem:
             return self._find_submitted(name, before, problem), None
         except RefusedError as error:
             words_said = error.message.lower()
             error.hint = next((hint for part, hint in HINTS.items() if part in words_said), None)
             raise
-        submitted = parse_submission(said)
+        submitted = parse_submission(output)
         if submitted is None:  # it has taken the job
-            unread = EngineUnavailableError(f"unexpected response from sbatch: {said.strip()[:200]!r}.", silent=True)
+            unread = EngineUnavailableError(f"unexpected response from sbatch: {output.strip()[:200]!r}.", silent=True)
             return self._find_submitted(name, before, unread), None
         return submitted
 
@@ -336,8 +336,8 @@ class SlurmEngine:
         """
         if with_json and self._commands.print_json():
             try:
-                said = self._commands.ask("squeue", "--json", "--states=all", f"--jobs={array_id}")
-                if listed := parse_squeue(said):
+                output = self._commands.ask("squeue", "--json", "--states=all", f"--jobs={array_id}")
+                if listed := parse_squeue(output):
                     return listed
             except RecordError:
                 self._commands.use_text()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.app.notify.notifier import covers, told_by
+from mopsjobs.app.notify.notifier import covers, occasions_of
 from mopsjobs.app.notify.rules import Rule
 
 
@@ -18,12 +18,12 @@ def rule(**fields: Any) -> Rule:
 
 
 def job(**fields: Any) -> dict[str, Any]:
-    told = {"status": "running", "is_active": True, "suspect": None, "owner": "ada", "labels": {}}
-    return {**told, "tasks_total": 100, "tasks_completed": 0, "tasks_failed": 0, **fields}
+    usual = {"status": "running", "is_active": True, "suspect": None, "owner": "ada", "labels": {}}
+    return {**usual, "tasks_total": 100, "tasks_completed": 0, "tasks_failed": 0, **fields}
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
         ({}, []),
         ({"suspect": "no_update"}, ["suspect"]),
@@ -39,29 +39,32 @@ def job(**fields: Any) -> dict[str, Any]:
         ({"status": "cancelled", "is_active": False, "tasks_failed": 50}, ["end"]),
     ],
 )
-def test_what_is_told_follows_the_state(fields: dict[str, Any], told: list[str]) -> None:
+def test_what_is_told_follows_the_state(fields: dict[str, Any], expected: list[str]) -> None:
     """A rate counts from ten ended tasks on, or from all tasks of a smaller job. An end tells all else."""
-    assert told_by(rule(), job(**fields)) == told
+    assert occasions_of(rule(), job(**fields)) == expected
 
 
 @pytest.mark.parametrize("status", ["succeeded", "partial", "failed", "cancelled"])
 def test_a_rule_may_tell_of_failed_jobs_only(status: str) -> None:
     """`failed` tells of failed and partial jobs; a cancelled one was ended by a user."""
-    told = told_by(rule(told=("failed",)), job(status=status, is_active=False))
-    assert told == (["end"] if status in ("partial", "failed") else [])
+    found = occasions_of(rule(occasions=("failed",)), job(status=status, is_active=False))
+    assert found == (["end"] if status in ("partial", "failed") else [])
 
 
-@pytest.mark.parametrize("told", ["end", "failures", "suspect"])
-def test_a_rule_tells_only_what_it_is_for(told: str) -> None:
+@pytest.mark.parametrize("occasion", ["end", "failures", "suspect"])
+def test_a_rule_tells_only_what_it_is_for(occasion: str) -> None:
     """Each word of `on` selects one event."""
     events = [job(tasks_failed=10), job(suspect="no_update"), job(status="failed", is_active=False)]
-    assert {one for each in events for one in told_by(rule(told=(told,)), each)} == {told}
+    assert {one for each in events for one in occasions_of(rule(occasions=(occasion,)), each)} == {occasion}
 
 
 def test_the_failure_rate_is_that_of_the_rule() -> None:
     """A rule for half of the tasks is quiet at a third."""
     third = job(tasks_completed=20, tasks_failed=10)
-    assert (told_by(rule(failure_rate=0.5), third), told_by(rule(failure_rate=0.33), third)) == ([], ["failures"])
+    assert (occasions_of(rule(failure_rate=0.5), third), occasions_of(rule(failure_rate=0.33), third)) == (
+        [],
+        ["failures"],
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_a_rule_says_what_it_says(home: Home) -> None:
         '[notify.desk]\ntype = "command"\ncommand = ["notify-me", "--now"]\n'
     )
     team, me, desk = home.load().rules
-    assert (team.told, team.jobs, team.labels, team.failure_rate) == (
+    assert (team.occasions, team.jobs, team.labels, team.failure_rate) == (
         ("failed", "suspect"),
         "all",
         ("exp=7", "nightly"),
@@ -32,7 +32,7 @@ def test_a_rule_says_what_it_says(home: Home) -> None:
     assert (me.to, me.sender, me.server, me.user) == (
         ("me@example.org",), "me@example.org", ("smtp.example.org", 587), "me",
     )  # fmt: skip
-    assert (me.told, me.jobs, me.needs_secret) == (("end", "failures", "suspect"), "named", True)
+    assert (me.occasions, me.jobs, me.needs_secret) == (("end", "failures", "suspect"), "named", True)
     assert (desk.command, desk.needs_secret) == (("notify-me", "--now"), False)
 
 
