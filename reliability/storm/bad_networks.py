@@ -121,12 +121,12 @@ def sync_until_complete(registry: Registry, case: Case, directory: Path, mutatio
             )
             seen = rows
             if code in (COMPLETE, WITH_PROBLEMS):
-                told = {str(problem["key"]) for problem in problems}
+                keys = {str(problem["key"]) for problem in problems}
                 hold(
-                    told <= poisoned or bool(case.conditions.busy or case.conditions.resets),
-                    f"{case.name}: sync {number + 1} reports {sorted(told - poisoned)[:3]}, which the server sends.",
+                    keys <= poisoned or bool(case.conditions.busy or case.conditions.resets),
+                    f"{case.name}: sync {number + 1} reports {sorted(keys - poisoned)[:3]}, which the server sends.",
                 )
-                hold(told >= poisoned, f"{case.name}: sync {number + 1} does not report {sorted(poisoned)}.")
+                hold(keys >= poisoned, f"{case.name}: sync {number + 1} does not report {sorted(poisoned)}.")
                 if rows.keys() >= expected.keys():
                     return number + 1
     counts = f"{len(seen)} of {len(expected)} records are mirrored"
@@ -204,6 +204,6 @@ def find(server: azurite.Azurite, directory: Path, mutation: str) -> str:
     try:
         try_condition(server, directory, defect.condition, LEAST_RECORDS * 2, ours=False, mutation=mutation)
     except PromiseBroken as broken:
-        hold(re.search(defect.told, str(broken)) is not None, f"{mutation}: this was found instead: {broken}")
+        hold(re.search(defect.sentence, str(broken)) is not None, f"{mutation}: this was found instead: {broken}")
         return str(broken)
     raise PromiseBroken(f"not found: {mutation}.")

@@ -162,8 +162,8 @@ class Client:
             "fields": lambda: self._registry.update_fields(job, metadata=trace),
             "cancel": lambda: self._registry.cancel_job(job),
         }
-        asked = {"target": target} if kind == "status" else {"target": "cancelled"} if kind == "cancel" else {}
-        self._note(kind, job, **asked)
+        details = {"target": target} if kind == "status" else {"target": "cancelled"} if kind == "cancel" else {}
+        self._note(kind, job, **details)
         try:
             state = calls[kind]()
         except StoreUnavailableError as error:
@@ -240,8 +240,8 @@ class Client:
             rows = connection.execute(f"SELECT {_SEEN} FROM job").fetchall()
         problems = [(one.key, one.reason) for one in report.problems]
         problems += [(key, "its row is not that of its record") for key, _, _, is_own in rows if not is_own]
-        told = {"is_full": report.is_full, "jobs_of_snapshot": report.jobs_of_snapshot}
-        self._ended("ok", **told, rows={key: rest for key, *rest in rows}, problems=problems)
+        counts = {"is_full": report.is_full, "jobs_of_snapshot": report.jobs_of_snapshot}
+        self._ended("ok", **counts, rows={key: rest for key, *rest in rows}, problems=problems)
         return True
 
     def _tell(self) -> None:
@@ -260,7 +260,7 @@ class Client:
         self._begin("sync")
         self._note("sync", None, release=RELEASE)
         ended = self._commands.sync_by_release()
-        self._ended(ended.outcome, **ended.told)
+        self._ended(ended.outcome, **ended.answer)
         return ended.outcome == "ok"
 
     def _exchange_caches(self) -> bool:
@@ -268,7 +268,7 @@ class Client:
         self._begin("offer")
         self._note("offer", None)
         ended = self._commands.offer_newer_cache()
-        self._ended(ended.outcome, **ended.told)
+        self._ended(ended.outcome, **ended.answer)
         return self._sync(cache=self._commands.copy_of_old_cache())
 
     # --- snapshots ----------------------------------------------------------------------------------------------
@@ -288,8 +288,8 @@ class Client:
             if done is None:
                 self._ended("refused")
                 return
-            told = {"is_overtaken": done.report.is_overtaken, "removed": done.report.removed}
-            self._ended("ok", missing=done.missing, **told)
+            counts = {"is_overtaken": done.report.is_overtaken, "removed": done.report.removed}
+            self._ended("ok", missing=done.missing, **counts)
 
     def _begin_cache(self) -> None:
         """Fill an empty cache with whatever snapshot is there. What a killed process has left is gone on with."""
@@ -329,12 +329,12 @@ class Client:
         target = self._random.choices(list(_TARGETS), list(_TARGETS.values()))[0]
         operation = self._begin("command")
         trace = ["--metadata", json.dumps({operation: 1}), "--json"]
-        argv, asked = self._random.choice(
+        argv, details = self._random.choice(
             [(["register", job, *trace], {}), (["update", job, target, *trace], {"target": target})]
         )
-        self._note(f"command {argv[0]}", job, **asked, **({"release": RELEASE} if is_old else {}))
-        outcome, told = self._commands.run(*argv, is_old=is_old)
-        self._ended(outcome, **{name: told[name] for name in ("status", "write_id", "stderr") if name in told})
+        self._note(f"command {argv[0]}", job, **details, **({"release": RELEASE} if is_old else {}))
+        outcome, answer = self._commands.run(*argv, is_old=is_old)
+        self._ended(outcome, **{name: answer[name] for name in ("status", "write_id", "stderr") if name in answer})
 
     # --- notes --------------------------------------------------------------------------------------------------
 
@@ -342,13 +342,13 @@ class Client:
         self._operation = f"{self._spec.name}.{kind}.{next(self._begun)}"
         return self._operation
 
-    def _note(self, kind: str, job: str | None, **asked: object) -> None:
-        self._log.note(op=self._operation, kind=kind, job=job, start=time.monotonic(), **asked)
+    def _note(self, kind: str, job: str | None, **details: object) -> None:
+        self._log.note(op=self._operation, kind=kind, job=job, start=time.monotonic(), **details)
 
-    def _ended(self, outcome: str, error: Exception | None = None, **told: Any) -> None:
+    def _ended(self, outcome: str, error: Exception | None = None, **details: Any) -> None:
         if error is not None:
-            told |= {"error": type(error).__name__, "message": str(error)}
-        self._log.note(op_ended=self._operation, outcome=outcome, end=time.monotonic(), **told)
+            details |= {"error": type(error).__name__, "message": str(error)}
+        self._log.note(op_ended=self._operation, outcome=outcome, end=time.monotonic(), **details)
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ class Ended(NamedTuple):
 
     outcome: str
     """As the client notes it."""
-    told: dict[str, Any]
+    answer: dict[str, Any]
     """Its JSON, or what it said on stderr."""
 
 
@@ -82,12 +82,12 @@ class Commands:
     def sync_by_release(self) -> Ended:
         """Let the release sync its cache, and return what that holds then: each job's revision and version."""
         ended = self.run("sync", "--json", is_old=True)
-        if ended.outcome != "ok" or ended.told["already_running"]:  # that of a process that was killed
-            return ended if ended.outcome == "crashed" else Ended("failed", ended.told)
+        if ended.outcome != "ok" or ended.answer["already_running"]:  # that of a process that was killed
+            return ended if ended.outcome == "crashed" else Ended("failed", ended.answer)
         with contextlib.closing(sqlite3.connect(self._cache + OLD_CACHE)) as connection:
             found = connection.execute("SELECT key, json_extract(record, '$.revision'), version FROM job").fetchall()
-        problems = [(one["key"], one["reason"]) for one in ended.told["problems"]]
-        is_full = ended.told["mode"] == "full"
+        problems = [(one["key"], one["reason"]) for one in ended.answer["problems"]]
+        is_full = ended.answer["mode"] == "full"
         return Ended("ok", {"is_full": is_full, "rows": {key: rest for key, *rest in found}, "problems": problems})
 
     def copy_of_old_cache(self) -> str:
@@ -104,8 +104,8 @@ class Commands:
         """Let the release open the cache of this version. It says that it cannot, and leaves it as it is."""
         before = Path(self._cache).read_bytes()
         ended = self._run([sys.executable, "-c", _OLD_MAIN, self._old, "list"], self._cache)
-        is_refused = REFUSAL in ended.told.get("stderr", "") and Path(self._cache).read_bytes() == before
-        return Ended("ok" if is_refused else "crashed", ended.told)
+        is_refused = REFUSAL in ended.answer.get("stderr", "") and Path(self._cache).read_bytes() == before
+        return Ended("ok" if is_refused else "crashed", ended.answer)
 
     def _run(self, words: list[str], cache: str) -> Ended:
         env = {**os.environ, "MOPS_JOBS_REGISTRY": self._url, "MOPS_JOBS_CACHE": cache}

@@ -30,7 +30,7 @@ class Defect(NamedTuple):
     """One thing that is wrong, and by which trouble on the line it shows soonest."""
 
     put_in: Change
-    told: str
+    sentence: str
     """The sentence of the verdict about it, as a regular expression. Another fault does not count as its finding.
 
     Chance decides which of several sentences a storm says. The same lost write is a lost update if the next one follows
@@ -68,11 +68,11 @@ def _ignore_the_version_in_s3() -> None:
     from mopsjobs.store.s3.nonce import add_nonce
     from mopsjobs.store.s3.store import S3VersionedStore
 
-    given = S3VersionedStore.put
+    original = S3VersionedStore.put
 
     def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         if not key.startswith(("jobs/", "raw/")):  # the first write probes the server, and would refuse it
-            return given(self, key, value, version)
+            return original(self, key, value, version)
         return self._upload(self._name(key), add_nonce(value, replaces=True))  # type: ignore[no-any-return]
 
     S3VersionedStore.put = put  # type: ignore[method-assign]
@@ -81,11 +81,11 @@ def _ignore_the_version_in_s3() -> None:
 def _let_azures_sdk_retry() -> None:
     from mopsjobs.store.azure.store import AzureVersionedStore
 
-    given = AzureVersionedStore.__init__
+    original = AzureVersionedStore.__init__
 
     def init(self: AzureVersionedStore, container: Any) -> None:
         options = {"retry_total": 3, "initial_backoff": 0.1, "increment_base": 0, "random_jitter_range": 0}
-        given(self, container, client_options=options)
+        original(self, container, client_options=options)
 
     AzureVersionedStore.__init__ = init  # type: ignore[assignment,method-assign]
 
@@ -93,9 +93,9 @@ def _let_azures_sdk_retry() -> None:
 def _let_awss_sdk_retry() -> None:
     from mopsjobs.store.aws import client
 
-    given: Any = client.Config
+    original: Any = client.Config
     retries = {"mode": "standard", "total_max_attempts": 4}
-    client.Config = lambda **options: given(**(options | {"retries": retries}))  # type: ignore[assignment,misc]
+    client.Config = lambda **options: original(**(options | {"retries": retries}))  # type: ignore[assignment,misc]
 
 
 def _look_at_no_checksum() -> None:
@@ -109,11 +109,11 @@ def _recognise_no_own_write() -> None:
 
 
 def _take_a_lost_reply_for_a_lost_race(store: type[Any]) -> None:
-    given = store.put
+    original = store.put
 
     def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         try:
-            return given(self, key, value, version)
+            return original(self, key, value, version)
         except StoreUnavailableError:
             return None
 
@@ -121,10 +121,10 @@ def _take_a_lost_reply_for_a_lost_race(store: type[Any]) -> None:
 
 
 def _say_nothing_of_doubt() -> None:
-    given = cas.LostReplyTracker.unknown_outcome
+    original = cas.LostReplyTracker.unknown_outcome
 
     def silent(replies: cas.LostReplyTracker, cause: StoreUnavailableError | None = None) -> StoreUnavailableError:
-        error = given(replies, cause)
+        error = original(replies, cause)
         error.hint = None
         return error
 
@@ -132,21 +132,21 @@ def _say_nothing_of_doubt() -> None:
 
 
 def _acknowledge_what_was_not_sent(store: type[Any]) -> None:
-    given = store.put
+    original = store.put
     count = iter(range(10**9))
 
     def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
-        return version if next(count) % 10 == 9 else given(self, key, value, version)
+        return version if next(count) % 10 == 9 else original(self, key, value, version)
 
     store.put = put
 
 
 def _take_a_broken_listing_for_a_whole_one(store: type[Any]) -> None:
-    given = store.scan
+    original = store.scan
 
     def scan(self: Any, *args: Any) -> Iterator[Entry]:
         try:
-            yield from given(self, *args)
+            yield from original(self, *args)
         except StoreError:
             return
 
@@ -154,12 +154,12 @@ def _take_a_broken_listing_for_a_whole_one(store: type[Any]) -> None:
 
 
 def look_at_half_of_what_was_announced() -> None:
-    given = DeltaSync.__init__
+    original = DeltaSync.__init__
 
     def init(
         self: DeltaSync, registry: Any, connection: Any, report: Any, generation: int, announced: set[str]
     ) -> None:
-        given(self, registry, connection, report, generation, set(sorted(announced)[::2]))
+        original(self, registry, connection, report, generation, set(sorted(announced)[::2]))
 
     DeltaSync.__init__ = init  # type: ignore[method-assign]
 
@@ -172,22 +172,22 @@ def _believe_snapshots() -> None:
 
 
 def _end_with_the_snapshot() -> None:
-    given = mirror._Sync.run
+    original = mirror._Sync.run
 
     def run(self: Any, *positional: Any, **options: Any) -> None:
         if self.report.snapshot_known_to is None:
-            given(self, *positional, **options)
+            original(self, *positional, **options)
 
     mirror._Sync.run = run  # type: ignore[method-assign]
 
 
 def _upload_two_of_three_parts() -> None:
-    given = cas.create
+    original = cas.create
     count = itertools.count()
 
     def create(store: Any, key: str, *positional: Any, **options: Any) -> Any:
         is_left_out = part_id(key) is not None and next(count) % 3 == 2
-        return None if is_left_out else given(store, key, *positional, **options)
+        return None if is_left_out else original(store, key, *positional, **options)
 
     cas.create = create
 
@@ -207,11 +207,11 @@ def _take_an_unsent_record_for_a_missing_one() -> None:
 
 
 def _lose_the_rows_of_a_failed_sync() -> None:
-    given = mirror.sync
+    original = mirror.sync
 
     def sync(registry: Any, path: str, *positional: Any, **options: Any) -> Any:
         try:
-            return given(registry, path, *positional, **options)
+            return original(registry, path, *positional, **options)
         except StoreError:
             remove_cache(path)
             raise
@@ -220,11 +220,11 @@ def _lose_the_rows_of_a_failed_sync() -> None:
 
 
 def _begin_each_sync_anew() -> None:
-    given = mirror.sync
+    original = mirror.sync
 
     def sync(registry: Any, path: str, *positional: Any, **options: Any) -> Any:
         remove_cache(path)
-        return given(registry, path, *positional, **options)
+        return original(registry, path, *positional, **options)
 
     mirror.sync = sync
 
@@ -234,7 +234,7 @@ class SyncDefect(NamedTuple):
 
     put_in: Change
     condition: str
-    told: str
+    sentence: str
     """The sentence about it, as a regular expression."""
 
 

@@ -267,9 +267,9 @@ async def _half_page(exchange: _Exchange) -> bool:
         await exchange.give(line.reply("200 OK", (mark + rest[: len(rest) // 2]).decode("utf-8", "ignore")))
         return True
     head, _, body = reply.partition(b"\r\n\r\n")
-    told = [one.decode() for one in head.split(b"\r\n") if one.lower().startswith(_CHECKSUM)]
+    checksums = [one.decode() for one in head.split(b"\r\n") if one.lower().startswith(_CHECKSUM)]
     # A proxy that shortens a reply may leave the checksum of the whole, or not know it.
-    headers = told if exchange.random.random() < 0.5 else []
+    headers = checksums if exchange.random.random() < 0.5 else []
     await exchange.give(
         line.reply("200 OK", body[: len(body) // 2].decode("utf-8", "ignore"), *headers, media_type=_AMZ)
     )

@@ -84,7 +84,7 @@ class RecordingStore:
     def _saw(self, key: str, start: float, version: VersionToken | None, value: bytes | None) -> None:
         found: Line = {}
         if version is not None and value is not None:
-            found = {"version": version.value, **_told_by(value)}
+            found = {"version": version.value, **_identity_of(value)}
             self._digests[version.value] = found["digest"]
         self._log.note(call="get", key=key, start=start, end=time.monotonic(), **found)
 
@@ -92,8 +92,8 @@ class RecordingStore:
         if not key.startswith(self._prefixes):
             return write()
         number = next(self._numbers)
-        told = {} if value is None else _told_by(value)
-        self._log.note(call=kind, number=number, key=key, start=time.monotonic(), **expected, **told)
+        identity = {} if value is None else _identity_of(value)
+        self._log.note(call=kind, number=number, key=key, start=time.monotonic(), **expected, **identity)
         try:
             done = write()
         except StoreUnavailableError as error:
@@ -104,18 +104,18 @@ class RecordingStore:
         version = done.value if isinstance(done, VersionToken) else None
         self._log.note(ended=number, outcome="yes" if done else "no", end=time.monotonic(), version=version)
         if version is not None and value is not None:
-            self._digests[version] = told["digest"]
+            self._digests[version] = identity["digest"]
         return done
 
 
-def _told_by(value: bytes) -> Line:
+def _identity_of(value: bytes) -> Line:
     """Return what tells one value from another, and which write a record is from."""
-    told: Line = {"digest": hashlib.blake2b(value, digest_size=8).hexdigest()}
+    identity: Line = {"digest": hashlib.blake2b(value, digest_size=8).hexdigest()}
     with contextlib.suppress(ValueError):
         record = json.loads(value)
         if isinstance(record, dict):
-            told |= {"revision": record.get("revision"), "write_id": record.get("write_id")}
-    return told
+            identity |= {"revision": record.get("revision"), "write_id": record.get("write_id")}
+    return identity
 
 
 # --- the model ------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ MAX_CLOCK = 290.0
 _OF_OLD = "key, version, status"
 """Columns that an older release has in its caches too, the first of `_rows`."""
 
-_TOLD = 12
+_SHOWN_SENTENCES = 12
 """Sentences of a failure that are shown."""
 
 
@@ -115,8 +115,8 @@ class Storm:
         self.broken = [*verdict.broken, *untold, *self._compare_caches(rows)]
         self.broken += self._judged_snapshots(rows, verdict.counts)
         if self.broken:
-            shown = self.broken[:_TOLD]
-            more = f" And {len(self.broken) - _TOLD} more." if len(self.broken) > _TOLD else ""
+            shown = self.broken[:_SHOWN_SENTENCES]
+            more = f" And {len(self.broken) - _SHOWN_SENTENCES} more." if len(self.broken) > _SHOWN_SENTENCES else ""
             raise PromiseBroken(f"Seed {self.seed}: " + " ".join(shown) + more)
         counts["caches equal to the registry"] = len(list(self.directory.glob("*.db")))
         return counts + verdict.counts
@@ -363,7 +363,7 @@ def find(trial: Trial, backend: str, mutation: str) -> int:
             try:
                 storm.run()
             except PromiseBroken as broken:
-                is_it = any(re.search(defect.told, sentence) for sentence in storm.broken)
+                is_it = any(re.search(defect.sentence, sentence) for sentence in storm.broken)
                 hold(is_it, f"{mutation}: this was found instead: {broken}")
                 return attempt
     raise PromiseBroken(f"{backend}: not found in {attempt} storms: {mutation}.")
@@ -371,6 +371,6 @@ def find(trial: Trial, backend: str, mutation: str) -> int:
 
 def _figures(where: str, counts: Counter[str]) -> list[Figure]:
     faults = {name for name in FAULTS if counts[name]}
-    told = [Figure(f"{where}: faults, {name}", counts[name]) for name in FAULTS if name in faults]
+    faulty = [Figure(f"{where}: faults, {name}", counts[name]) for name in FAULTS if name in faults]
     rest = [Figure(f"{where}: {name}", count) for name, count in sorted(counts.items()) if name not in FAULTS]
-    return [*rest, *told]
+    return [*rest, *faulty]

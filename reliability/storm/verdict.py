@@ -23,7 +23,7 @@ NOTHING_WRITTEN = ("refused", "unreached", "nonsense")
 """Outcomes that say that there was no write. The last is an unexpected answer, and no word of a doubt."""
 
 
-class Told(NamedTuple):
+class OperationNote(NamedTuple):
     """One operation, and what its caller was told. `line` is the note of its begin and its end together."""
 
     operation: str
@@ -43,46 +43,46 @@ class Verdict:
         self.broken: list[str] = []
         self.counts: Counter[str] = Counter()
         self.logs = logs
-        self.told = [one for log in logs for one in _told(log)]
-        self._by_name = {one.operation: one for one in self.told}
-        self._by_job: dict[str, list[Told]] = defaultdict(list)
-        for one in self.told:
+        self.operations = [one for log in logs for one in _operations(log)]
+        self._by_name = {one.operation: one for one in self.operations}
+        self._by_job: dict[str, list[OperationNote]] = defaultdict(list)
+        for one in self.operations:
             self._by_job[one.job or ""].append(one)
 
     def judge(self, records: Mapping[str, JobState]) -> None:
         """Hold all notes against each other, and the records as they are in the end, by job."""
-        self.counts["operations"] = len(self.told)
-        for one in self.told:
+        self.counts["operations"] = len(self.operations)
+        for one in self.operations:
             self.counts[f"operations {one.outcome}"] += 1
             if one.outcome in ("corrupt", "crashed", "hung"):
                 self._break(one, "failed as nothing may")
         chains = self._chains()
-        for job, told in self._by_job.items():
+        for job, operations in self._by_job.items():
             if job:
-                self._judge_job(records.get(job), told, chains.get(f"jobs/{job}/state.json", {}))
+                self._judge_job(records.get(job), operations, chains.get(f"jobs/{job}/state.json", {}))
         self._judge_syncs(chains)
         self._judge_publications()
         self._judge_histories()
 
     # --- one job ------------------------------------------------------------------------------------------------
 
-    def _judge_job(self, record: JobState | None, told: list[Told], chain: dict[int, str]) -> None:
+    def _judge_job(self, record: JobState | None, operations: list[OperationNote], chain: dict[int, str]) -> None:
         if record is None:
-            if lost := [one for one in told if one.outcome == "ok"]:
+            if lost := [one for one in operations if one.outcome == "ok"]:
                 self._break(lost[0], "was acknowledged, and there is no such job")
             return
         blocks = _blocks(record)
-        by_commands = any(one.kind.startswith("command") for one in told)
+        by_commands = any(one.kind.startswith("command") for one in operations)
         if not by_commands:
             self._judge_chain(record, chain)
         landed = {*chain.values(), *(block.write_id for block in blocks), *record.metadata}
-        for one in told:
+        for one in operations:
             if one.outcome == "ok":
                 self._judge_acknowledged(one, record, blocks, landed)
             elif one.outcome in NOTHING_WRITTEN:
                 if one.operation in landed:
                     self._break(one, "said that nothing was written, and it was")
-                if one.outcome == "refused" and not self._is_explained(one, blocks, told):
+                if one.outcome == "refused" and not self._is_explained(one, blocks, operations):
                     self._break(one, f"was refused without a cause, over {[block.statuses for block in blocks]}")
         names = Counter(block.write_id for block in blocks)
         for write_id, count in names.items():
@@ -108,7 +108,9 @@ class Verdict:
         self.counts["writes landed"] += len(chain)
         self.counts["writes applied again"] += len(chain) - len(set(chain.values()))
 
-    def _judge_acknowledged(self, one: Told, record: JobState, blocks: list[_Block], landed: set[str | None]) -> None:
+    def _judge_acknowledged(
+        self, one: OperationNote, record: JobState, blocks: list[_Block], landed: set[str | None]
+    ) -> None:
         self.counts["acknowledged"] += 1
         if "release" in one.line:
             self.counts[f"acknowledged by {one.line['release']}"] += 1
@@ -119,14 +121,14 @@ class Verdict:
         else:
             self._break(one, "was acknowledged, and is not in the record")
 
-    def _is_explained(self, one: Told, blocks: list[_Block], told: list[Told]) -> bool:
+    def _is_explained(self, one: OperationNote, blocks: list[_Block], operations: list[OperationNote]) -> bool:
         """Return True if it was refused because of another write, which could have come before its end."""
         error = one.line.get("error", "")
         if one.kind.endswith("register"):
             return blocks[0].write_id != one.operation and self._bounds(blocks[0].write_id)[0] <= one.end
         if error == "JobNotFoundError" or str(JobNotFoundError(one.job or "")) in one.line.get("stderr", ""):
             return all(
-                each.end >= one.start for each in told if each.kind.endswith("register") and each.outcome == "ok"
+                each.end >= one.start for each in operations if each.kind.endswith("register") and each.outcome == "ok"
             )
         if error == "TooManyRetriesError":
             self.counts["operations refused, the race lost too often"] += 1
@@ -171,7 +173,7 @@ class Verdict:
         for key, chain in chains.items():
             for revision, write_id in chain.items():
                 landed[key].append((self._acknowledged_at(write_id), revision))
-        for one in self.told:
+        for one in self.operations:
             if one.kind != "sync" or one.outcome != "ok":
                 continue
             by = f" by {one.line['release']}" if "release" in one.line else ""
@@ -193,8 +195,8 @@ class Verdict:
 
     def _judge_publications(self) -> None:
         """Check that each snapshot was whole when it was published, but for keys that another program removed."""
-        spoiled = {one.line["spoiled"] for one in self.told if one.kind == "spoil"}
-        for one in self.told:
+        spoiled = {one.line["spoiled"] for one in self.operations if one.kind == "spoil"}
+        for one in self.operations:
             if one.line.get("jobs_of_snapshot"):
                 self.counts["caches begun with a snapshot"] += 1
             if one.outcome != "ok" or one.kind not in ("publish", "spoil"):
@@ -221,7 +223,7 @@ class Verdict:
             if (one := unexplained(history, None, step)) is not None:
                 self.broken.append(f"{key}: no order of the calls on it explains {one}.")
 
-    def _break(self, one: Told, what: str) -> None:
+    def _break(self, one: OperationNote, what: str) -> None:
         words = " ".join(str(one.line[name]) for name in ("target", "error", "message", "stderr") if one.line.get(name))
         self.broken.append(f"{one.operation} ({one.kind} {one.job}: {one.outcome} {words}) {what}.")
 
@@ -243,12 +245,12 @@ def _blocks(record: JobState) -> list[_Block]:
     return blocks
 
 
-def _told(log: Iterable[Line]) -> Iterator[Told]:
+def _operations(log: Iterable[Line]) -> Iterator[OperationNote]:
     lines = list(log)
     ends: dict[str, dict[str, Any]] = {line["op_ended"]: line for line in lines if "op_ended" in line}
     for line in lines:
         if "op" in line:
             end = ends.get(line["op"], {"outcome": "killed", "end": math.inf})
-            yield Told(
+            yield OperationNote(
                 line["op"], line["kind"], line["job"], line["start"], end["end"], end["outcome"], {**line, **end}
             )

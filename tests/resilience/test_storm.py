@@ -207,7 +207,7 @@ def test_a_job_is_not_found_only_before_its_registration_ended(reply: dict[str, 
         verdict.judge(at_revision(1))
         found = " ".join(verdict.broken)
         assert ("was refused without a cause" not in found) == is_explained, found
-        assert bool(re.search(defect.told, found, re.DOTALL)) != is_explained
+        assert bool(re.search(defect.sentence, found, re.DOTALL)) != is_explained
 
 
 def test_a_message_that_came_twice_or_never_is_told() -> None:
