@@ -25,9 +25,13 @@ NOTIFY_PREFIX = "MOPS_JOBS_NOTIFY_"
 
 
 def has_drop(job: Mapping[str, object]) -> bool:
-    """Return whether the shards of a job report by files, as the record has its last launch."""
+    """Return whether the shards of a job report by files, as the record has its last launch.
+
+    True also of an option that is neither yes nor no: nothing may end such a job. `find_drop` refuses it.
+    """
     metadata = job.get("metadata")
-    return job.get("engine") == "slurm" and isinstance(metadata, Mapping) and metadata.get("slurm_file_drop") == "yes"
+    option = metadata.get("slurm_file_drop") if isinstance(metadata, Mapping) else None
+    return job.get("engine") == "slurm" and option not in (None, "no")
 
 
 def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -> Engine:

@@ -121,7 +121,7 @@ def find_drop(state: JobState, session: Session) -> Path | None:
     """Return the drop of a job; None if it has none yet, or none any more.
 
     Raises:
-        EngineError: if the job was launched with a drop and has not ended, and the drop is not in its directory here.
+        EngineError: if the job has not ended, and its drop is not here, or its record does not tell whether it has one.
     """
     directory = JobDir.for_job(state.job_id, session.env)
     if not has_drop(state.fields()):
@@ -130,6 +130,8 @@ def find_drop(state: JobState, session: Session) -> Path | None:
         return directory.drop
     if state.is_terminal or state.status in (JobStatus.PENDING, JobStatus.SUBMITTING):
         return None
+    if last_launch(state.fields()).get("file_drop") != "yes":
+        raise EngineError(f"invalid slurm_file_drop in the record of {state.job_id}: expected yes or no.")
     raise EngineError(
         f"The shards of {state.job_id} report by files, and {directory.path} has none: its files are in another state"
         " directory (XDG_STATE_HOME) or of another user."

@@ -72,6 +72,18 @@ def test_a_job_whose_files_are_elsewhere_is_only_compared(cli: Cli, remote: Remo
     assert "The outputs were only compared." in ran.err
 
 
+@pytest.mark.parametrize("command", ["validate", "reconcile"])
+def test_a_record_that_does_not_tell_of_its_files_ends_no_job(
+    cli: Cli, remote: Remote, reported: Manifest, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """An option that is neither yes nor no may be that of a newer version. Its outputs may lie in files."""
+    remote.jobs.update_fields("job", engine="slurm", metadata={"slurm_file_drop": "maybe"})
+    answer_for_all(monkeypatch, Cluster(COMPLETE))
+    cli.clock.advance(seconds=61)
+    assert "invalid slurm_file_drop in the record of job: expected yes or no." in cli(command, "job").err
+    assert remote.jobs.require_job("job").status == "running"
+
+
 def test_nothing_stays_in_the_files_of_a_job_that_validate_ends(
     cli: Cli, remote: Remote, reported: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
