@@ -39,21 +39,25 @@ if TYPE_CHECKING:
 
 PAGE = Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html><p>Sign in, please<br></html>")
 
+ANSWERS_OF_BOTH = [
+    (HANG_UP, StoreUnavailableError, 5),
+    (Reply(503), StoreUnavailableError, 5),
+    (Reply(403), StoreAccessError, 4),
+    (PAGE, StoreUnavailableError, 5),
+]
+
 ANSWERS = {
     "dynamodb": [
         (IN_DYNAMODB.busy, StoreUnavailableError, 5),
-        (HANG_UP, StoreUnavailableError, 5),
+        *ANSWERS_OF_BOTH,
         (refused_by_dynamodb(400, "ThrottlingException"), StoreUnavailableError, 5),
         (refused_by_dynamodb(500, "InternalServerError"), StoreUnavailableError, 5),
         (refused_by_dynamodb(503, "ServiceUnavailable"), StoreUnavailableError, 5),
-        (Reply(503), StoreUnavailableError, 5),
         (refused_by_dynamodb(400, "AccessDeniedException"), StoreAccessError, 4),
         (refused_by_dynamodb(400, "UnrecognizedClientException"), StoreAccessError, 4),
         (refused_by_dynamodb(400, "ExpiredTokenException"), StoreAccessError, 4),
         (refused_by_dynamodb(400, "InvalidSignatureException"), StoreAccessError, 4),
-        (Reply(403), StoreAccessError, 4),
         (refused_by_dynamodb(400, "ValidationException"), StoreError, 1),
-        (PAGE, StoreUnavailableError, 5),
         (IN_DYNAMODB.found._replace(headers=(("x-amz-crc32", "1"),)), StoreUnavailableError, 5),
         (IN_DYNAMODB.found._replace(headers=(("x-amz-crc32", ""),)), StoreUnavailableError, 5),
         (IN_DYNAMODB.found._replace(headers=()), StoreUnavailableError, 5),
@@ -61,17 +65,15 @@ ANSWERS = {
     ],
     "s3": [
         (IN_S3.busy, StoreUnavailableError, 5),
-        (HANG_UP, StoreUnavailableError, 5),
+        *ANSWERS_OF_BOTH,
         (refused_by_s3(500, "InternalError"), StoreUnavailableError, 5),
         (refused_by_s3(400, "RequestTimeout"), StoreUnavailableError, 5),
-        (Reply(503), StoreUnavailableError, 5),
         (refused_by_s3(403, "AccessDenied"), StoreAccessError, 4),
         (refused_by_s3(403, "InvalidAccessKeyId"), StoreAccessError, 4),
         (refused_by_s3(400, "ExpiredToken"), StoreAccessError, 4),
         (refused_by_s3(403, "SignatureDoesNotMatch"), StoreAccessError, 4),
         (refused_by_s3(403, "RequestTimeTooSkewed"), StoreAccessError, 4),
         (refused_by_s3(400, "KMS.DisabledException"), StoreAccessError, 4),
-        (Reply(403), StoreAccessError, 4),
         (refused_by_s3(403, "InvalidObjectState"), StoreError, 1),
         (refused_by_s3(404, "NoSuchBucket"), UnusableStoreError, 2),
         (refused_by_s3(400, "InvalidBucketName"), UnusableStoreError, 2),
@@ -80,7 +82,6 @@ ANSWERS = {
         (Reply(412), StoreError, 1),
         (refused_by_s3(400, "InvalidRequest"), StoreError, 1),
         (refused_by_s3(501, "NotImplemented"), UnusableStoreError, 2),
-        (PAGE, StoreUnavailableError, 5),
         (IN_S3.found._replace(headers=(("ETag", '"0'),)), StoreUnavailableError, 5),
     ],
 }
