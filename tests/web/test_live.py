@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect
+from playwright.sync_api import Browser, Page, Response, Route, expect
 
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
@@ -38,6 +38,13 @@ CONTENT = """() => {
 }"""
 """The parts of a page that it refreshes, without what its script shows in its own way, and without durations."""
 
+LATER_CHANGES = """() => new Promise(resolve => {
+    const source = new EventSource("/live?");
+    let left = 3;
+    source.addEventListener("change", () => { if (--left === 0) { source.close(); resolve(); } });
+})"""
+"""Waits until the server has told of two more changes. The first message tells of no new one."""
+
 
 @pytest.fixture
 def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
@@ -67,8 +74,8 @@ def refreshes(page: Page) -> list[Response]:
 
 def test_a_change_brings_only_what_has_changed(page: Page, server: Server, cli: Cli) -> None:
     """A row of many, and nothing if all is as it was; compressed, so that a tab costs little."""
-    page.goto(f"{server.url}/jobs?sort=name")
     answers = refreshes(page)
+    page.goto(f"{server.url}/jobs?sort=name")
     cli.ok("progress", "night-02", "7/20", "-q")
     expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
     [partial] = [one for one in answers if one.status == 200]
@@ -79,6 +86,29 @@ def test_a_change_brings_only_what_has_changed(page: Page, server: Server, cli: 
     with page.expect_response(lambda one: one.status == 304):  # each sync is a change of the cache
         pass
     expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
+    assert [one for one in answers if one.status == 200] == [partial]
+
+
+def test_a_page_waits_for_a_slow_refresh(page: Page, server: Server, cli: Cli) -> None:
+    """It sends no second one meanwhile, whose answer would not fit the page. So no answer is the whole page."""
+    answers = refreshes(page)
+    page.goto(f"{server.url}/jobs?sort=name")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/jobs?sort=name", hold)
+    cli.ok("progress", "night-02", "7/20", "-q")
+    until(lambda: page.evaluate("true") and held, "a refresh")
+    page.evaluate(LATER_CHANGES)
+    page.unroute("**/jobs?sort=name")
+    [route] = held
+    route.continue_()
+    expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
+    with page.expect_response(lambda one: one.status == 304):
+        pass
+    assert ["data-base=" in one.text() for one in answers if one.status == 200] == [True]
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/jobs?sort=name", "/jobs/night-04"])
@@ -97,16 +127,25 @@ def test_a_page_that_follows_is_as_one_that_is_opened(page: Page, server: Server
         where = page.locator("tr[data-key=night-04]" if path.startswith("/jobs?") else "main")
         expect(where).to_contain_text(f"{done}/20")
     cli.ok("sync", "-q")
-    for _ in range(2):  # the second was asked for after all changes
-        with page.expect_response(lambda one: one.request.resource_type == "xhr"):
-            pass
-    page.wait_for_load_state()
-    followed = page.evaluate(CONTENT)
+    end = utc_now().timestamp()
+    until(lambda: page.evaluate(CONTENT) == _open_after(page, end), "the page to be as one that is opened")
     assert page.evaluate("window.same") is True
     assert page.evaluate("window.broken") is None
     assert page.locator("main img, main script").count() == 0
-    page.reload()
-    assert page.evaluate(CONTENT) == followed
+
+
+def _open_after(page: Page, moment: float) -> str:
+    """Return the content of the same page in another tab, which the server has rendered after this moment."""
+    other = page.context.new_page()
+
+    def is_later() -> bool:
+        other.goto(page.url)
+        return float(other.locator("#fresh").get_attribute("data-now") or 0) > moment
+
+    until(is_later, "a page with all changes")
+    content = str(other.evaluate(CONTENT))
+    other.close()
+    return content
 
 
 def test_a_page_that_lost_a_row_gets_all_of_it(page: Page, server: Server, cli: Cli) -> None:

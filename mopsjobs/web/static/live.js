@@ -24,6 +24,8 @@
   let loss = ""; // why this page is not kept current
   let refreshedAt = performance.now();
   let timer = null;
+  let request = null; // for a refresh, until it ends
+  let isDue = false; // whether another refresh has to follow it
   let cursor = body.dataset.cursor || "";
   let version = body.dataset.version; // names what this page shows
   let shown = Number(document.getElementById("fresh").dataset.number); // the last change that this page shows
@@ -42,10 +44,13 @@
 
   // The response is a document, not text: this script never parses data of a record.
   function refresh() {
+    if (request !== null) request.abort();
+    clearTimeout(timer);
     timer = null;
+    isDue = false;
     refreshedAt = performance.now();
     const asked = latest;
-    const request = new XMLHttpRequest();
+    request = new XMLHttpRequest();
     request.open("GET", location.pathname + location.search);
     // With a stream, which brings the age of the data, the server may answer with the parts that have changed.
     if (source !== null && version) request.setRequestHeader("If-None-Match", `"${version}"`);
@@ -80,6 +85,10 @@
       readClock(fresh);
       confirmCurrent(asked);
     };
+    request.onloadend = () => {
+      request = null;
+      if (isDue) scheduleRefresh();
+    };
     request.send();
   }
 
@@ -99,8 +108,11 @@
     scheduleRefresh();
   }
 
+  // One refresh follows the other: two at once would ask with the same version, and the second response would not fit
+  // the page any more. But a lost one is not waited for.
   function scheduleRefresh() {
-    if (timer !== null) return;
+    isDue = request !== null && !loss;
+    if (isDue || timer !== null) return;
     const pause = follow === "slow" && !loss ? SLOW_PAUSE : MIN_PAUSE;
     // At random, so that the browsers of a team do not send their requests at the same time.
     const wait = Math.max(Math.random() * 300, refreshedAt + pause - performance.now());
@@ -340,6 +352,7 @@
     loss = reason;
     clearTimeout(timer);
     timer = null;
+    isDue = false;
     announce();
     tick();
   }
