@@ -16,6 +16,8 @@ import axe_playwright_python
 import pytest
 from playwright.sync_api import Browser, Dialog, Error, Page, Route, sync_playwright
 
+from support.runs import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,7 +54,7 @@ def open_chromium() -> Iterator[Browser]:
         pytest.fail("There is no chromium: run ./build.sh test, which installs it.")
     with sync_playwright() as playwright:
         flags = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        browser = playwright.chromium.launch(executable_path=path, args=flags, timeout=1000 * PATIENCE)
         yield browser
         browser.close()
 
@@ -70,6 +72,7 @@ def open_firefox(home: Path) -> Iterator[Browser]:
         browser = playwright.firefox.launch(
             channel="moz-firefox",
             executable_path=start,
+            timeout=1000 * PATIENCE,
             env={**os.environ, "HOME": str(home)},
             firefox_user_prefs={"network.dns.disabled": True, "services.settings.server": "data:,"},
         )
@@ -136,6 +139,7 @@ def open_tab(
     """
     size: ViewportSize = {"width": width, "height": SIZES.get(width, 800)}
     context = browser.new_context(viewport=size, color_scheme=scheme, service_workers="block", **options)
+    context.set_default_timeout(1000 * PATIENCE)
     page = context.new_page()
     watched = Watched(page)
     yield page

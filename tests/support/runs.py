@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Given = Callable[..., None]
 """Submits a job over some parameter sets, and the study's fields, without launching it."""
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which what is waited for counts as never to come."""
 
 MODEL = '''

@@ -19,7 +19,7 @@ from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
 from mopsjobs.web.site import Site
 from support.cli import Cli, add, command, environment, foreign
-from support.runs import until
+from support.runs import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -96,7 +96,7 @@ class Server:
         self.port = int(self.url.rpartition(":")[2])
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
         """Return one request; `Host` among the headers takes the place of the right one."""
@@ -125,7 +125,7 @@ class Server:
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """End it by a signal: its exit code, and what it has said."""
         self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=30)
+        _, err = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, err
 
 

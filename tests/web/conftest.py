@@ -8,13 +8,14 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from support.browser import WINDOWS, open_chromium, open_tab
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.web import Server
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=1000 * PATIENCE)
 
 
 @pytest.fixture(scope="module")
