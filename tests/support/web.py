@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -140,6 +141,15 @@ def _messages(response: http.client.HTTPResponse) -> Iterator[tuple[str, Any, st
         if "event" in fields:
             yield fields["event"], json.loads(fields["data"]), fields.get("id", "")
         fields = {}
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a port that no other process gets while the block runs, also between two servers of the test on it."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: they may share it, if it is named
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @contextlib.contextmanager

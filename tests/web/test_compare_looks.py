@@ -111,9 +111,11 @@ def test_a_comparison_needs_no_script(browser: Browser, server: Server) -> None:
         expect(page.locator("#code")).not_to_contain_text("model.py")
         page.get_by_role("link", name="Show all rows").click()
         expect(page.locator("#study")).to_contain_text("Sampling")
+        expect(page.locator("main")).not_to_contain_text("eing read")  # a page that loads itself again loses a choice
         page.get_by_role("combobox", name="and job").last.fill("faster")
         page.get_by_role("button", name="Compare").click()
         expect(page.locator("#code")).to_contain_text("model.py")
+        expect(page.locator("main")).not_to_contain_text("eing read")
         page.get_by_role("combobox", name="Value").select_option("population")
         page.get_by_role("button", name="Plot").click()
         expect(page.get_by_role("img", name="Mean of population over beta for each job")).to_be_visible()

@@ -132,6 +132,7 @@ def test_the_walk_needs_no_script(browser: Browser, server: Server) -> None:
     with open_tab(browser, java_script_enabled=False) as page:
         page.goto(f"{server.url}/jobs/trial/results")
         expect(page.get_by_role("img", name="response over dose")).to_be_visible()
+        expect(page.locator("main")).not_to_contain_text("Being read")  # a page that loads itself again loses a choice
         page.get_by_role("combobox", name="over").select_option("arm")
         page.get_by_role("button", name="Plot").click()
         expect(page.get_by_role("img", name="response over arm")).to_be_visible()
@@ -144,6 +145,7 @@ def test_the_walk_needs_no_script(browser: Browser, server: Server) -> None:
         page.get_by_role("button", name="Search").click()
         expect(page.locator(".log li")).to_have_count(1)
         page.goto(f"{server.url}/jobs/grid")
+        expect(page.locator("main")).not_to_contain_text("Being read")
         page.get_by_label("Across").select_option("gamma")
         page.get_by_label("Up").select_option("beta")
         page.get_by_role("button", name="Draw").click()

@@ -13,6 +13,7 @@ from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
 from support.browser import open_tab, read_axe
 from support.cli import Cli, Clock
+from support.runs import until
 from support.study_jobs import run_study
 from support.web import serving
 
@@ -37,15 +38,16 @@ def test_the_log_follows_a_job_and_pauses_for_a_reader(
     run_study(JobRegistry(store), "night", [{"x": 1}] * 5, lambda _task: None, status="running")
     _write(store, *range(250))
     with serving(cli, "--sync-every", "1s") as server, open_tab(browser, 1200) as page:
-        page.goto(f"{server.filled().url}/jobs/night/logs?task=3")
+        until(lambda: server.ask("/jobs/night/logs.txt?task=3").text.count("line ") == 250, "the lines")
+        page.goto(f"{server.url}/jobs/night/logs?task=3")
         lines, newest = page.locator("ol.log"), page.get_by_role("button", name="Show new lines")
         expect(lines.locator("li").last).to_contain_text("line 249")
         assert lines.evaluate(AT_END)
         _write(store, 250)
         expect(lines.locator("li").last).to_contain_text("line 250")
         assert lines.evaluate(AT_END)
-        older = page.get_by_role("link", name="Older lines").get_attribute("href")
         lines.evaluate("one => { one.scrollTop = 200 }")
+        older = page.get_by_role("link", name="Older lines").get_attribute("href")
         _write(store, 251)
         expect(newest).to_be_visible()
         expect(lines.locator("li").last).to_contain_text("line 250")

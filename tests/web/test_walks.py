@@ -50,6 +50,7 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the first job")).to_be_focused()
     page.keyboard.press("Enter")
+    expect(page.locator("#first")).to_be_focused()
     page.keyboard.press("Tab")
     links = page.locator(ROWS).locator("th a")
     expect(links.first).to_be_focused()
