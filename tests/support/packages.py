@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from support.docs import ROOT
 
 
+@functools.cache  # two files ask for them while the tests are collected
 def find_pythons() -> dict[tuple[str, str], str]:
     """Find every CPython from 3.11 in PATH that starts; a version manager's shim may not.
 
