@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import os
@@ -30,6 +31,7 @@ from mopsjobs.store.sqlite import store as sqlite
 from mopsjobs.store.sqlite import thread_connections
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from support.servers import Backend
@@ -190,17 +192,18 @@ def version_of(store: VersionedStore, key: str) -> VersionToken:
 # --- keys -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
-def test_a_key_outside_the_contract_is_refused_by_every_method(store: VersionedStore, key: str) -> None:
+def test_a_key_outside_the_contract_is_refused_by_every_method(store: VersionedStore) -> None:
     """A key outside the contract raises InvalidKeyError before anything is sent."""
-    for attempt in (
-        lambda: store.get(key),
-        lambda: store.put(key, b"", VersionToken("1")),
-        lambda: store.create_if_absent(key, b""),
-        lambda: store.delete(key),
-    ):
-        with pytest.raises(InvalidKeyError):
-            attempt()
+    for key in BAD_KEYS:
+        attempts: list[Callable[[], object]] = [
+            functools.partial(store.get, key),
+            functools.partial(store.put, key, b"", VersionToken("1")),
+            functools.partial(store.create_if_absent, key, b""),
+            functools.partial(store.delete, key),
+        ]
+        for attempt in attempts:
+            with pytest.raises(InvalidKeyError):
+                attempt()
 
 
 @given(st.text(max_size=20))
@@ -220,22 +223,22 @@ def test_a_key_has_at_most_900_characters() -> None:
         check_key("é" * (MAX_KEY_LENGTH + 1))
 
 
-@pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
-def test_every_allowed_character_survives(backend: Backend, store: VersionedStore, key: str) -> None:
+def test_every_allowed_character_survives(backend: Backend, store: VersionedStore) -> None:
     """An allowed key comes back from every method as it went in, and is not another key.
 
     SeaweedFS refuses more than 255 bytes between two slashes.
     """
-    if backend.name == "s3-seaweedfs" and len(key) > 255:
-        with pytest.raises(InvalidKeyError, match="takes shorter ones"):
-            store.create_if_absent(key, b"value")
-        return
-    version = store.create_if_absent(key, b"value")
-    assert version is not None
-    assert store.get(key) == (b"value", version)
-    assert list(store.list_keys()) == [key]
-    assert [(entry.key, entry.version) for entry in store.scan(key)] == [(key, version)]
-    assert store.delete(key)
+    for key in ODD_KEYS:
+        if backend.name == "s3-seaweedfs" and len(key) > 255:
+            with pytest.raises(InvalidKeyError, match="takes shorter ones"):
+                store.create_if_absent(key, b"value")
+            continue
+        version = store.create_if_absent(key, b"value")
+        assert version is not None, key
+        assert store.get(key) == (b"value", version)
+        assert list(store.list_keys()) == [key]
+        assert [(entry.key, entry.version) for entry in store.scan(key)] == [(key, version)]
+        assert store.delete(key)
 
 
 # --- a store that does not exist yet ------------------------------------------------------------------------------
@@ -316,11 +319,11 @@ def test_put_of_a_stale_version_changes_nothing(store: VersionedStore) -> None:
     assert store.get("a") == (b"2", current)
 
 
-@pytest.mark.parametrize("value", ["", "*", '"', "nonsense", "0", "é", "a\r\nb: c"], ids=ascii)
-def test_put_of_a_version_that_never_was_changes_nothing(store: VersionedStore, value: str) -> None:
+def test_put_of_a_version_that_never_was_changes_nothing(store: VersionedStore) -> None:
     """No token but the current one lets a write through: not even those that mean something to HTTP."""
     version = store.create_if_absent("a", b"1")
-    assert store.put("a", b"2", VersionToken(value)) is None
+    for value in ("", "*", '"', "nonsense", "0", "é", "a\r\nb: c"):
+        assert store.put("a", b"2", VersionToken(value)) is None, value
     assert store.get("a") == (b"1", version)
 
 
