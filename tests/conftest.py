@@ -443,6 +443,13 @@ def quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a runner whose store stays away end at once: it waits for its events and its ledger in vain."""
+    monkeypatch.setattr("mopsjobs.events.writer.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("mopsjobs.ledger.writer.CLOSE_SECONDS", 0.1)
+
+
+@pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between attempts at a request to a store."""
     monkeypatch.setattr(network, "FIRST_PAUSE", 0.001)

@@ -47,6 +47,8 @@ FLUSH_SECONDS = 2.0
 MAX_PAUSE = 30.0
 """Seconds between two attempts at a store that does not answer, at most."""
 
+CLOSE_SECONDS = 5.0
+
 
 def _new_id() -> str:
     return secrets.token_hex(8)
@@ -137,12 +139,16 @@ class EventLog:
             if self._count() == 1 or self._bytes >= self._flush_bytes:
                 self._changed.notify()
 
-    def close(self, seconds: float = 5.0) -> bool:
-        """Write what waits, for up to `seconds`. Closing twice is harmless.
+    def close(self, seconds: float | None = None) -> bool:
+        """Write what waits. Closing twice is harmless.
+
+        Args:
+            seconds: how long to write, at most; None: `CLOSE_SECONDS`.
 
         Returns:
             True if everything is written.
         """
+        seconds = CLOSE_SECONDS if seconds is None else seconds
         with self._changed:
             self._give_up_at = min(time.monotonic() + seconds, self._give_up_at or math.inf)
             self._changed.notify()

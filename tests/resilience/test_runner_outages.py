@@ -57,6 +57,7 @@ def test_an_outage_while_it_works_costs_nothing(
     assert counts(registry) == ("succeeded", 12, 0, 12)
 
 
+@pytest.mark.usefixtures("quick_end")
 def test_an_outage_beyond_the_patience_leaves_the_rest_to_a_rerun(
     given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
@@ -237,6 +238,7 @@ def test_outputs_that_a_store_refuses_are_kept_and_fail_the_job(
     assert _kept(tmp_path / "job") == []
 
 
+@pytest.mark.usefixtures("quick_end")
 def test_a_runner_that_may_not_write_the_record_ends_at_once(
     given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
