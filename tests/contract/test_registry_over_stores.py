@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Write = Callable[[str, Callable[[dict[str, Any]], dict[str, Any]]], None]
 
-WRITERS, WRITES = 16, 4
+WRITERS, WRITES = 16, 2
 RACE = """
 import os, sys
 from mopsjobs.registry import JobRegistry
