@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 JOBS = 7
 
+in_memory = pytest.mark.parametrize("backend", ["memory"], indirect=True)
+"""For claims about keys and times alone, which each backend keeps alike."""
+
 
 class Publisher:
     """A machine with a cache of its own."""
@@ -77,6 +80,7 @@ def test_a_snapshot_fills_an_empty_cache(publisher: Publisher, tmp_path: Path) -
         )  # it is not empty any more
 
 
+@in_memory
 def test_snapshots_meet_no_other_listing(publisher: Publisher) -> None:
     """Old clients list these prefixes, and see the same keys as before."""
     prefixes = ("jobs/", "changes/", "events/", "ledger/", "environments/", "results/", "bundles/")
@@ -105,6 +109,7 @@ def test_one_of_two_first_publishers_gives_up(publisher: Publisher, clock: Clock
     assert _parts(publisher.store) == set(won[0].manifest.part_keys())
 
 
+@in_memory
 def test_a_publisher_that_slept_cannot_name_removed_parts(publisher: Publisher, clock: Clock, tmp_path: Path) -> None:
     """Its parts look abandoned and are removed. That takes a new manifest, which it then does not replace."""
     other = Publisher(publisher.store, clock, tmp_path / "other.db")
@@ -125,6 +130,7 @@ def test_a_publisher_that_slept_cannot_name_removed_parts(publisher: Publisher, 
     assert set(manifest.part_keys()) <= _parts(publisher.store)
 
 
+@in_memory
 def test_replaced_snapshots_stay_for_an_hour(publisher: Publisher, clock: Clock) -> None:
     """A reader that has begun to download one can go on, however old the snapshot was when it was replaced."""
     first = publisher.publish()
@@ -141,6 +147,7 @@ def test_replaced_snapshots_stay_for_an_hour(publisher: Publisher, clock: Clock)
     assert set(second.manifest.part_keys()) <= _parts(publisher.store)
 
 
+@in_memory
 def test_an_abandoned_upload_is_removed_later(publisher: Publisher, clock: Clock) -> None:
     """Not within an hour, since it may still go on. The snapshot before stays the current one."""
     first = publisher.publish()
@@ -207,6 +214,7 @@ def test_parts_of_records_that_do_not_shrink_are_smaller(publisher: Publisher, m
     assert done.manifest.jobs == JOBS
 
 
+@in_memory
 def test_a_snapshot_that_was_replaced_in_the_future_is_removed(publisher: Publisher, clock: Clock) -> None:
     """A publisher with a wrong clock has replaced it; it would stay until that time."""
     first = publisher.publish()

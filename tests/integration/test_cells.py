@@ -45,7 +45,7 @@ if __name__ == "__main__":
     cell, where = mj.cell(simulate), sys.argv[1] if len(sys.argv) > 1 else None
     with mj.connect() as reg:
         job = reg.submit(mj.Study(cell, mj.grid(x=[1, 2]), outputs=["result.json"]), where, job_id="script-1")
-        assert job.wait("2m").status == "succeeded", job.logs()
+        assert job.wait("2m", interval=0.1).status == "succeeded", job.logs()
     print(cell.source, end="")
 """
 
@@ -70,7 +70,7 @@ class Model:
 # ---
 study = mj.Study(mj.cell(simulate), mj.grid(x=[1, 4]), outputs=["result.json"])
 job = reg.submit(study, job_id="notebook-1", workers=1)
-job.wait("2m").status
+job.wait("2m", interval=0.1).status
 # ---
 [row["y"] for row in job.results()]
 # ---

@@ -62,7 +62,7 @@ def test_python_extends_and_replays_as_the_command_does(extended: Desk, tmp_path
     with mj.connect(env=extended.env) as registry:
         job = registry.submit(grid, extend=registry.job("more"), job_id="most", workers=1)
         extended.launched.add("most")
-        assert job.wait()["status"] == "succeeded"
+        assert job.wait(interval=0.1)["status"] == "succeeded"
         assert calls(tmp_path / "calls")[0] == 5
         assert job.provenance()["reused"] == [{"job_id": "more", "tasks": 1}, {"job_id": "job", "tasks": 3}]
         ended = sorted(job.as_completed(), key=lambda task: task.number)

@@ -36,7 +36,7 @@ import json
 import mopsjobs as mj
 reg = mj.connect()
 job = reg.job("nb-1")
-job.watch("2m", interval=0.5)
+job.watch("2m", interval=0.1)
 """
 
 TABLES = """
@@ -67,7 +67,7 @@ async with mj.aconnect() as there:
     await (await there.job("nb-1")).watch()
 """
 
-WATCH = "logging.disable(); job.watch('2m')"
+WATCH = "logging.disable(); job.watch('2m', interval=0.1)"
 
 
 @pytest.fixture

@@ -267,6 +267,7 @@ def test_shards_without_the_registry_report_by_files(lab: Lab, seir: list[str], 
         lab.slurm.run("scontrol", "release", array)
         until(lambda: [state for state, *_ in lab.states_of(array)] == ["COMPLETED"] * 2, "the shards", 60)
     assert results(local_store, "there") == {}
+    lab.reconcile("there")  # `wait` asks an engine after ten seconds of silence
     assert lab.run("wait", "there")[0] == 0
     there = results(local_store, "there")
     assert len(there) == 20
