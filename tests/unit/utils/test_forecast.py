@@ -5,6 +5,7 @@ A part of what `./build.sh reliability --only forecast` does with a thousand run
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import statistics
@@ -16,10 +17,15 @@ from reliability.forecast.coverage import LEAST_COVERAGE, MINUTES, Judged, cover
 from reliability.forecast.runs import KINDS, Run, make_run
 
 
+@functools.cache  # two tests look at them
+def _judged(kind: str) -> list[list[Judged]]:
+    """Return the moments of some runs of a kind, with the forecasts of each."""
+    return [judge(make_run(kind, seed)) for seed in range(6)]
+
+
 def test_four_of_five_ranges_hold_the_end() -> None:
     """Over runs of every kind, and moments throughout each. No range says seconds while minutes are left."""
-    runs = [make_run(kind, seed) for kind in KINDS for seed in range(10)]
-    judged = [judge(run) for run in runs]
+    judged = [moments for kind in KINDS for moments in _judged(kind)]
     assert coverage([one for moments in judged for one in moments]) >= LEAST_COVERAGE
     assert max(too_soon_seconds(moments) for moments in judged) < MINUTES
 
@@ -27,8 +33,8 @@ def test_four_of_five_ranges_hold_the_end() -> None:
 def test_ranges_are_narrow_where_they_can_be() -> None:
     """Of constant tasks a tenth of the rest; of those that differ, no more than the rest itself."""
     for kind, most in (("constant", 0.15), ("log-normal", 1.0), ("warming up", 0.6)):
-        judged = [one for seed in range(10) for one in judge(make_run(kind, seed))]
-        widths = [(one.forecast.latest - one.forecast.earliest) / one.left for one in judged if one.forecast]
+        judged = [one for moments in _judged(kind) for one in moments if one.forecast]
+        widths = [(one.forecast.latest - one.forecast.earliest) / one.left for one in judged]
         assert statistics.median(widths) < most
 
 

@@ -94,10 +94,10 @@ def test_what_a_task_uses_is_measured_within_a_tenth(user: Path) -> None:
         assert before <= (one.started_at or 0) <= time.time()
 
 
-@pytest.mark.parametrize("how", ["child", "fork"])
-def test_processes_that_a_task_waits_for_count_for_it(user: Path, how: str) -> None:
-    """Also for their start, which takes some hundredths of a second."""
-    first, second, nothing = all_of(pool_of(user, 1), [{"x": 0, how: 1.5}, {"x": 1, "burn": 0.5, how: 1}, {"x": 2}])
+def test_processes_that_a_task_waits_for_count_for_it(user: Path) -> None:
+    """Programs and forks, also for their start, which takes some hundredths of a second."""
+    sets = [{"x": 0, "child": 1.5}, {"x": 1, "burn": 0.5, "fork": 1}, {"x": 2}]
+    first, second, nothing = all_of(pool_of(user, 1), sets)
     assert 1.5 <= _cpu(first) <= 1.65
     assert 1.5 <= _cpu(second) <= 1.65
     assert _cpu(nothing) < 0.1
