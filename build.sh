@@ -253,10 +253,12 @@ cmd_test() {
   local servers=$!
   trap wait EXIT # whatever fails here: apt-get is not left alone
   install_long_lock requirements-dev.lock
-  install_long_lock "$model" "$root/build/model" # the interpreter of a model that has packages of its own
+  install_long_lock "$model" "$root/build/model" & # the interpreter of a model that has packages of its own
+  local model_venv=$!
   build_file
   # The tests start thousands of processes. Each would compile the modules that none before it has compiled.
-  "$venv/bin/python" -m compileall -q mops_jobs.py mopsjobs bench tests/support
+  "$venv/bin/python" -m compileall -q mops_jobs.py mopsjobs bench reliability tests/support
+  wait "$model_venv"
   wait "$servers"
   exec "$venv/bin/python" -m pytest "$@"
 }
