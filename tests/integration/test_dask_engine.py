@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import pytest
 from distributed import Client
 
 from mopsjobs.bundles.packing import pack
+from mopsjobs.engines import child_process
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.dask import DaskEngine
 from mopsjobs.engines.dask_client import connect
@@ -50,6 +52,7 @@ from support.runs import (
     sets_of,
     study,
     until,
+    work,
 )
 
 if TYPE_CHECKING:
@@ -449,17 +452,28 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
     assert (record(local_registry).status, record(local_registry).tasks_verified) == ("succeeded", 8)
 
 
+@pytest.mark.usefixtures("quick_runner")
 def test_a_scheduler_that_says_nothing_holds_nobody_up(
-    private_dask_cluster: Callable[..., Cluster], start: Start, local_registry: JobRegistry, tmp_path: Path
+    private_dask_cluster: Callable[..., Cluster],
+    local_store: VersionedStore,
+    local_registry: JobRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The process of its client is given a time to end, which is shortened here, and then killed."""
+    monkeypatch.setattr(child_process, "GRACE_SECONDS", 0.5)
     noted = tmp_path / "calls"
     cluster = private_dask_cluster(1)
-    running = start(cluster, sets_of(4, calls=str(noted), gate=str(tmp_path / "never")))
-    until(lambda: sum(calls(noted).values()) == 1, "the worker at work")
-    cluster.halt_scheduler()
-    local_registry.cancel_job("job")
-    code_, err = _ended(running)
-    assert (code_, err.rstrip().endswith("cancelled")) == (0, True)
+    sets = sets_of(4, calls=str(noted), gate=str(tmp_path / "never"))
+    place(local_store, "job", study(sets), code(tmp_path / "code"))
+    local_registry.register_job("job", tasks_total=len(sets))
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(work, local_store, local_registry, tmp_path / "job", scheduler=cluster.url)
+        until(lambda: sum(calls(noted).values()) == 1, "the worker at work")
+        cluster.halt_scheduler()
+        local_registry.cancel_job("job")
+        ran, _ = running.result(60)
+    assert (ran.status, ran.is_done) == ("cancelled", False)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "SIGTERM", "SIGKILL"])
