@@ -136,12 +136,17 @@ CHATTY_LINES = [
 
 
 def until(condition: Callable[[], Any], what: str = "it", seconds: float = PATIENCE) -> Any:
-    """Look until `condition` holds, and return what it gave. Fails when that takes too long."""
+    """Look until `condition` holds, and return what it gave. Fails when that takes too long.
+
+    A look may be a request to a server. On few cores, many of them delay what is waited for.
+    """
     end = time.monotonic() + seconds
+    pause = 0.01
     while time.monotonic() < end:
         if found := condition():
             return found
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 0.05)
     raise AssertionError(f"waited {seconds:g} s for {what}")
 
 
