@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
     from support.servers import S3, Azurite, Dynalite
 
-EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "20"))
 STEPS = 40
 
 JOBS = st.sampled_from([f"job-{number}" for number in range(6)])
