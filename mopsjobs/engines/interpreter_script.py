@@ -7,10 +7,8 @@ and prints one JSON object. It reads no variables, and imports no package.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import pathlib
 import sys
 from typing import Any
 
@@ -51,6 +49,9 @@ def packages() -> Any:
 
 def _read_version(path: str) -> str:
     """Return the version that the metadata of a package have; empty if they have none."""
+    import importlib.metadata  # here: most packages do without these, which take half the time of the script
+    import pathlib
+
     try:
         return importlib.metadata.PathDistribution(pathlib.Path(path)).version or ""
     except Exception:  # noqa: BLE001 - damaged metadata are of any kind
