@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 from mopsjobs.console.result import Table
@@ -90,9 +91,9 @@ def _lines(columns: Sequence[_Column], paint: Paint) -> list[str]:
     """Return the header and each row as a line, with the cells cut to the widths of their columns."""
     tabulate = import_tabulate()
     headers = [_cut(style_text(column.header, "bold"), column.width, paint) for column in columns]
-    cells = [[_cut(cell, column.width, paint) for cell in column.cells] for column in columns]
-    rows = [*zip(*cells, strict=True)]
-    lines = tabulate.tabulate(rows, headers, tablefmt="plain", disable_numparse=True).splitlines()
+    # By columns: tabulate would import dataclasses, to see whether a row is one.
+    cells = {place: [_cut(cell, column.width, paint) for cell in column.cells] for place, column in enumerate(columns)}
+    lines = tabulate.tabulate(cells, headers, tablefmt="plain", disable_numparse=True).splitlines()
     return [line.rstrip() for line in lines]
 
 
@@ -102,20 +103,27 @@ def _cut(cell: str, width: int, paint: Paint) -> str:
 
 
 def import_tabulate() -> Any:
-    """Import tabulate without two modules that it imports: each takes as long as a list.
+    """Import tabulate without four modules that it imports. Together they take half as long as a list.
 
-    It needs importlib.metadata for its own version only, and wcwidth where that happens to be installed. Stand-ins
-    answer during the import. If another version of tabulate needs more of a module, it gets the real one.
+    It needs importlib.metadata for its own version only, html and dataclasses for other tables than ours, and wcwidth
+    where that happens to be installed. Stand-ins answer during the import. If another version of tabulate needs more of
+    a module, it gets the real one.
     """
     # Aligned by the widths by which cells are cut.
     widths: Any = SimpleNamespace(wcswidth=display_width)
-    metadata = SimpleNamespace(version=lambda _package: "unknown", PackageNotFoundError=ImportError)
-    stand_ins = {"importlib.metadata": metadata, "wcwidth": widths}
+    stand_ins: dict[str, Any] = {
+        "importlib.metadata": SimpleNamespace(version=lambda _package: "unknown", PackageNotFoundError=ImportError),
+        "wcwidth": widths,
+        "html": SimpleNamespace(escape=_late("html", "escape")),
+        "dataclasses": SimpleNamespace(
+            is_dataclass=_late("dataclasses", "is_dataclass"), fields=_late("dataclasses", "fields")
+        ),
+    }
     missing = {name: module for name, module in stand_ins.items() if name not in sys.modules}
     sys.modules.update(missing)
     try:
         import tabulate
-    except ImportError:
+    except (AttributeError, ImportError):
         pass
     finally:
         for name in missing:
@@ -126,3 +134,12 @@ def import_tabulate() -> Any:
     tabulate.wcwidth = widths  # type: ignore[attr-defined]
     tabulate.WIDE_CHARS_MODE = True
     return tabulate
+
+
+def _late(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module, which is imported at the first call."""
+
+    def call(*args: object) -> Any:
+        return getattr(importlib.import_module(module), name)(*args)
+
+    return call
