@@ -12,8 +12,8 @@ import sqlite3
 
 from mopsjobs.cache import sync_state
 
-MIN_JOBS = 5000
-"""New jobs from which it pays: creating the indexes reads all rows once per index."""
+MIN_JOBS = 2000
+"""New jobs from which it pays: creating the indexes reads all rows once per index, those with indexes again."""
 
 NEEDED_INDEXES = ("idx_job_key", "idx_job_active", "idx_job_parent")
 """Indexes that syncs, completions and families need meanwhile. They get rows in the order of a sync, or only a few."""

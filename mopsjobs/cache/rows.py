@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mopsjobs.cache import counters, pruning, totals
+from mopsjobs.cache import counters, pruning, sync_state, totals
 from mopsjobs.cache.job_json import JobColumns, job_json
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
@@ -224,15 +224,26 @@ def refilled_columns(record: str) -> tuple[str, float | None, int, float | None]
 
 def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
     """Insert or replace rows and their labels, and update counters and sums. The caller holds the transaction."""
-    records = list(records)
+    records = sorted(records, key=lambda record: record.key)
     keys = [record.key for record in records]
+    labels = [label for record in records for label in record.labels]
+    _delete_earlier_ledgers(connection, records)
+    if _are_first(connection, keys):
+        insert_rows(connection, [record.row for record in records], labels, ())
+        return
     counters.count_records(connection, (record.counter_fields for record in records))
     pruning.unmark_pruned(connection, keys)
-    _delete_earlier_ledgers(connection, records)
     with totals.track_changes(connection, keys):
         connection.executemany(_UPSERT, [record.row for record in records])
     connection.executemany("DELETE FROM job_label WHERE job_id = ?", [(record.job_id,) for record in records])
-    connection.executemany(_INSERT_LABEL, [label for record in records for label in record.labels])
+    connection.executemany(_INSERT_LABEL, labels)
+
+
+def _are_first(connection: sqlite3.Connection, keys: Sequence[str]) -> bool:
+    """Return whether a cache without a complete sync knows nothing from the first of these keys to the last."""
+    if not keys or sync_state.get_meta(connection, sync_state.SYNCED_AT):
+        return False
+    return not pruning.known_between(connection, keys[0], keys[-1])
 
 
 def _delete_earlier_ledgers(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
@@ -240,6 +251,8 @@ def _delete_earlier_ledgers(connection: sqlite3.Connection, records: Iterable[Jo
 
     Without a row, as of a pruned job, the first look at the ledger tells whether it was before the registration.
     """
+    if connection.execute("SELECT 1 FROM ledger LIMIT 1").fetchone() is None:
+        return
     registrations = [(record.job_id, record.counter_fields.created) for record in records]
     found = connection.execute(
         "SELECT ledger.job_id FROM json_each(?) AS new CROSS JOIN ledger LEFT JOIN job USING (job_id)"
