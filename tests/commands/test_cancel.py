@@ -203,7 +203,7 @@ def test_the_context_that_a_record_names_is_used(cli: Cli, remote: Remote, clust
 def test_a_local_runner_is_stopped_and_one_elsewhere_is_no_alarm(cli: Cli, jobs: JobRegistry) -> None:
     for name in ("here", "elsewhere"):
         add(jobs, name, "running", engine="local")
-    runner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    runner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         directory = JobDir.for_job("here", cli.env).path
         directory.mkdir(parents=True)

@@ -14,6 +14,7 @@ import pytest
 import mops_jobs
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add, command, environment, sentences
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +106,7 @@ def test_an_interrupt_ends_with_130(cli: Cli, jobs: JobRegistry) -> None:
         assert waiting.stderr is not None
         assert waiting.stderr.readline() == "a: running\n"
         waiting.send_signal(signal.SIGINT)
-        out, err = waiting.communicate(timeout=30)
+        out, err = waiting.communicate(timeout=PATIENCE)
     assert (waiting.returncode, out, err) == (130, "", "")
 
 

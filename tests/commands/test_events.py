@@ -16,6 +16,7 @@ from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.sync import events as mirror
 from support.cli import REMOTE_URL, Cli, Clock, Remote, add, during_sleeps, put, sentences
 from support.events import Writer, event_texts
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -358,7 +359,7 @@ def test_many_chunks_from_azure(cli: Cli, azurite: Any) -> None:
         log = EventLog(store, "job", source="runner", now=cli.clock.now, flush_bytes=2000, flush_seconds=0.01)
         for number in range(300):
             log.emit("log", text=f"{number}")
-        assert log.close(60)
+        assert log.close(PATIENCE)
         put(store, "events/odd", b"")
     assert cli.ok("logs", "job").lines == [str(number) for number in range(300)]
     cli.ok("sync", "-q")

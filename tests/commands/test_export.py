@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.cli import Cli, Remote, add, command, environment, foreign, key
+from support.runs import PATIENCE
 from support.terminal import terminal
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def test_memory_does_not_grow_with_the_jobs(cli: Cli, jobs: JobRegistry, form: s
     ) as process:
         assert process.stdout is not None
         size = sum(map(len, iter(lambda: process.stdout.read(2**20), b"")))  # type: ignore[union-attr]
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
     assert size > 90_000_000
 
 
@@ -111,4 +112,4 @@ def test_a_reader_who_leaves_ends_it_quietly(cli: Cli, jobs: JobRegistry) -> Non
         assert process.stdout.read(10)
         process.stdout.close()
         assert process.stderr is not None
-        assert (process.stderr.read(), process.wait(60)) == (b"", 0)
+        assert (process.stderr.read(), process.wait(PATIENCE)) == (b"", 0)

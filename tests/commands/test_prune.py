@@ -17,7 +17,7 @@ from mopsjobs.cache import database as cache_database
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
 from support.ledgers import Ledger, add_job, attempt
-from support.runs import sets_of
+from support.runs import PATIENCE, sets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -249,7 +249,7 @@ def test_on_a_terminal_it_asks(cli: Cli, jobs: JobRegistry, answer: str, code: i
     ) as process:
         os.close(theirs)
         os.write(ours, f"{answer}\n".encode())
-        assert process.wait(60) == code
+        assert process.wait(PATIENCE) == code
     os.close(ours)
     assert len(cli.ids("--limit", "0")) == left
 

@@ -14,7 +14,7 @@ import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment, sentences
-from support.runs import until
+from support.runs import PATIENCE, until
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
 
@@ -103,7 +103,7 @@ def test_a_query_that_takes_too_long_is_ended(cli: Cli) -> None:
     with subprocess.Popen(
         command("query", "--timeout", "0.2s", ENDLESS), env=environment(cli), stdout=-1, stderr=-1, text=True
     ) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, len(sentences(err))) == (2, "", 1)
     assert "takes longer than 0.2 s" in err
 
@@ -119,7 +119,7 @@ def test_ctrl_c_ends_a_query(cli: Cli, jobs: JobRegistry) -> None:
         assert process.stdout is not None
         until(lambda: process.stdout is not None and process.stdout.readline(), "the header")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (130, "")
 
 

@@ -19,7 +19,7 @@ from mopsjobs.store import open_store
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, LineStore, Ran, Remote, add, command, environment, sentences
 from support.kubernetes import Api
-from support.runs import code, place, record, sets_of, study, until, work
+from support.runs import PATIENCE, code, place, record, sets_of, study, until, work
 
 if TYPE_CHECKING:
     import subprocess
@@ -125,7 +125,7 @@ def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(
         running = threads.submit(work, line, registry, tmp_path / "job", wait_for_manifest=True)
         until(lambda: line.calls["get"] > 2, "it to ask more than once")
         given(sets_of(3))
-        ran, said = running.result(30)
+        ran, said = running.result(PATIENCE)
     assert ran[:4] == ("succeeded", 3, 0, True)
     assert said == ["Waiting for the manifest of job job. Where it was submitted: mops-jobs resume job"]
 
@@ -153,7 +153,7 @@ def test_a_pod_waits_as_a_process_for_what_resume_delivers(cli: Cli, jobs: JobRe
             registry = JobRegistry(store)
             registry.register_job("job", tasks_total=2)
             place(store, "job", study(sets_of(2)), code(tmp_path / "code"))
-            _, err = pod.communicate(timeout=60)
+            _, err = pod.communicate(timeout=PATIENCE)
         finally:
             pod.kill()
         assert pod.returncode == 0, err

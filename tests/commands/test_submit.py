@@ -22,7 +22,7 @@ from mopsjobs.store import open_store
 from mopsjobs.studies.outputs import output_key
 from support.cli import Cli, Remote, command, sentences
 from support.desk import Desk
-from support.runs import calls, code, is_alive, kill, record, sets_of, study, until
+from support.runs import PATIENCE, calls, code, is_alive, kill, record, sets_of, study, until
 from support.servers import Azurite
 
 UNKNOWN = "sha256:" + "0" * 64
@@ -168,7 +168,7 @@ def test_a_job_in_the_foreground_stops_on_a_signal_and_goes_on_by_resume(
         until(lambda: calls(seen), "the first task to begin")
         assert desk.runner() == running.pid
         running.send_signal(number)
-        err = running.communicate(timeout=30)[1]
+        err = running.communicate(timeout=PATIENCE)[1]
     assert running.returncode == code_, err
     assert err.endswith("To continue: mops-jobs resume job\n")
     gate.touch()
@@ -184,7 +184,7 @@ def test_a_job_in_the_foreground_that_is_cancelled_ends_with_103(desk: Desk, tmp
     with subprocess.Popen(words, env=desk.env, cwd=desk.home, stderr=subprocess.PIPE, text=True) as running:
         until(lambda: calls(seen), "the first task to begin")
         desk.ok("cancel", "job")
-        err = running.communicate(timeout=30)[1]
+        err = running.communicate(timeout=PATIENCE)[1]
     assert (running.returncode, record(desk.jobs).status) == (103, "cancelled"), err
     assert "job: cancelled, 0 tasks done, 0 failed\n" in err
 
@@ -238,7 +238,7 @@ def test_a_study_may_come_from_standard_input(desk: Desk) -> None:
     with open(desk.write(sets_of(1)), "rb") as given:
         ran = subprocess.run(
             command("submit", "-", "--auto", "--dry-run", "--json"),
-            stdin=given, env=desk.env, cwd=desk.home, capture_output=True, timeout=60,
+            stdin=given, env=desk.env, cwd=desk.home, capture_output=True, timeout=PATIENCE,
         )  # fmt: skip
     assert ran.returncode == 0
     assert json.loads(ran.stdout)["tasks_total"] == 1
@@ -323,11 +323,11 @@ def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk
     )
     assert "The job is launched anyway" in ran.err
     gate.touch()
-    until(lambda: sum(calls(noted).values()) == 6, "the work to be done in the outage", 60)
+    until(lambda: sum(calls(noted).values()) == 6, "the work to be done in the outage")
     private_azurite.start()
     with closing(open_store(url, more)) as store:
         jobs = JobRegistry(store)
-        until(lambda: (state := jobs.get_job("job")) and state.is_terminal, "the record to tell", 60)
+        until(lambda: (state := jobs.get_job("job")) and state.is_terminal, "the record to tell")
         state = record(jobs)
         assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 6, 6)
         assert (state.engine, state.owner, dict(state.labels)) == ("local", "me", {"exp": "7"})

@@ -15,7 +15,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add, sentences
 from support.desk import Desk
 from support.notify import VARIABLE, Hook, hook_rule, serving_hook, write_rules
-from support.runs import record, sets_of, until
+from support.runs import PATIENCE, record, sets_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def test_the_end_is_in_the_record_before_it_is_told(hook: Hook, desk: Desk) -> N
     """A server that hangs holds up neither the record nor a wait without rules."""
     hook.hangs = True
     desk.submit(sets_of(1), "--notify", "hook")
-    assert hook.holds.wait(30)
+    assert hook.holds.wait(PATIENCE)
     assert record(desk.jobs).status == "succeeded"
 
 

@@ -12,6 +12,7 @@ from mopsjobs.app.notify import claims, notifier
 from mopsjobs.registry.transitions import ShardReport
 from support.cli import Cli, Remote, add, sentences
 from support.notify import VARIABLE, Hook, hook_rule, write_rules
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     pass
@@ -164,7 +165,7 @@ def test_a_server_that_hangs_is_left_at_its_bound(
     hook.hangs = True
     add(remote.jobs, "job", "succeeded")
     ran = cli.ok("sync", "-q")
-    assert hook.holds.wait(30)
+    assert hook.holds.wait(PATIENCE)
     assert not hook.released.is_set()
     assert sentences(ran.err) == ["warning: The rule hook may not have told of job: no answer within 0.2 s"]
 

@@ -9,6 +9,7 @@ import pytest
 from mopsjobs.app.notify import notifier
 from support.cli import Cli, Remote, add, during_sleeps, sentences
 from support.notify import Hook
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     pass
@@ -67,7 +68,7 @@ def test_a_server_that_hangs_ends_no_wait_later(
     hook.hangs = True
     add(remote.jobs, "job", "succeeded")
     ran = cli("wait", "job")
-    assert hook.holds.wait(30)
+    assert hook.holds.wait(PATIENCE)
     assert not hook.released.is_set()
     assert ran.code == 0
     assert "warning: The rule hook may not have told of job: no answer within 0.2 s" in ran.err

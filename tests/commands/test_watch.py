@@ -16,7 +16,7 @@ from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import changes, filters
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key
-from support.runs import until
+from support.runs import PATIENCE, until
 
 if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
@@ -148,7 +148,7 @@ def test_a_terminal_is_drawn_anew(cli: Cli, jobs: JobRegistry) -> None:
         until(lambda: shows(b"1/4"), "its progress")
         assert b"registry named by " in told.partition(b"\x1b[H")[2]
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(PATIENCE) == 130
     os.close(ours)
 
 
@@ -161,4 +161,4 @@ def test_a_reader_who_leaves_ends_it(cli: Cli, jobs: JobRegistry) -> None:
         assert json.loads(process.stdout.readline())["job_id"] == "a"
         process.stdout.close()
         assert process.stderr is not None
-        assert (process.wait(60), process.stderr.read()) == (0, b"")
+        assert (process.wait(PATIENCE), process.stderr.read()) == (0, b"")

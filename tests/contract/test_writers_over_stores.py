@@ -10,6 +10,7 @@ from mopsjobs.events.format import parse_chunk
 from mopsjobs.events.writer import EventLog
 from support.cli import Clock
 from support.doubles import FaultyStore
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ def test_events_arrive_in_order(store: VersionedStore) -> None:
     for number in range(300):
         log.emit("log", text=f"line {number}", task=number)
     log.emit("task_failed", task=3, error={"type": "ValueError", "message": "no"})
-    assert log.close()
+    assert log.close(PATIENCE)
     values = [store.get(key) for key in store.list_keys("events/")]
     found = [event for value in values if value is not None for event in parse_chunk(value.value)]
     assert [event["seq"] for event in found] == list(range(301))

@@ -15,7 +15,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, command, environment
 from support.docs import ROOT
-from support.runs import place, study, work
+from support.runs import PATIENCE, place, study, work
 
 EXAMPLE = ROOT / "examples" / "seir"
 BY_AGE = ROOT / "examples" / "seir-by-age"
@@ -39,8 +39,8 @@ def test_the_example_runs_200_simulations_reproducibly(cli: Cli, tmp_path: Path)
     env = environment(cli)
     for job_id in ("seir-1", "seir-2"):
         words = command("submit", "study.json", "--auto", "--job-id", job_id, "--workers", "2")
-        subprocess.run(words, cwd=EXAMPLE, env=env, check=True, capture_output=True, timeout=60)
-        waited = subprocess.run(command("wait", job_id), env=env, capture_output=True, text=True, timeout=60)
+        subprocess.run(words, cwd=EXAMPLE, env=env, check=True, capture_output=True, timeout=PATIENCE)
+        waited = subprocess.run(command("wait", job_id), env=env, capture_output=True, text=True, timeout=PATIENCE)
         assert waited.returncode == 0, waited.stderr
         assert f"{job_id}: succeeded, 200/200 tasks" in waited.stderr
         state = cli.ok("status", job_id, "--json").json
@@ -70,8 +70,8 @@ def test_a_wire_function_on_numpy_pandas_and_pyarrow_runs(cli: Cli, tmp_path: Pa
     """
     env = environment(cli)
     words = ("submit", "study.yaml", "--auto", "--job-id", "by-age", "--workers", "2", "--python", str(MODEL_PYTHON))
-    subprocess.run(command(*words), cwd=BY_AGE, env=env, check=True, capture_output=True, timeout=60)
-    waited = subprocess.run(command("wait", "by-age"), env=env, capture_output=True, text=True, timeout=60)
+    subprocess.run(command(*words), cwd=BY_AGE, env=env, check=True, capture_output=True, timeout=PATIENCE)
+    waited = subprocess.run(command("wait", "by-age"), env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert waited.returncode == 0, waited.stderr
     listing = (
         "import importlib.metadata as m, json;"
@@ -94,7 +94,7 @@ def test_a_wire_function_on_numpy_pandas_and_pyarrow_runs(cli: Cli, tmp_path: Pa
 def test_a_wire_function_runs_in_the_interpreter_that_has_its_packages(tmp_path: Path) -> None:
     """That interpreter has a module that this one lacks, and none of this one's."""
     venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=PATIENCE)
     python = venv / "bin" / "python"
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(subprocess.run([python, "-c", where], check=True, capture_output=True, text=True).stdout.strip())
@@ -135,7 +135,7 @@ def test_an_interpreter_without_the_packages_says_what_is_missing(cli: Cli, tmp_
     (tmp_path / "seir" / "seir.py").write_text("import only_in_the_model\n")
     env = environment(cli)
     words = command("submit", "study.json", "--auto", "--job-id", "job", "--workers", "1")
-    ran = subprocess.run(words, cwd=tmp_path / "seir", env=env, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(words, cwd=tmp_path / "seir", env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert ran.returncode == 2
     assert ran.stderr.splitlines()[-2:] == [
         "error: The model cannot be loaded: ModuleNotFoundError: No module named 'only_in_the_model'",

@@ -13,7 +13,7 @@ import pytest
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from support.cli import Cli, Spawn
-from support.runs import MODEL, calls, code, place, record, sets_of, study
+from support.runs import MODEL, PATIENCE, calls, code, place, record, sets_of, study
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -60,7 +60,7 @@ class Cluster:
 
 
 def _ended(pod: subprocess.Popen[str]) -> tuple[int, str]:
-    err = pod.communicate(timeout=120)[1]
+    err = pod.communicate(timeout=PATIENCE)[1]
     return pod.returncode, err
 
 

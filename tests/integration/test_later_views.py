@@ -12,7 +12,7 @@ import pytest
 
 from mopsjobs.cache.sync import mirror
 from support.cli import Cli, Remote, add, command, environment, foreign, key, put
-from support.runs import code
+from support.runs import PATIENCE, code
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def test_the_end_of_a_job_that_ran_here_is_shown(cli: Cli, azurite: Azurite, tmp
     study = tmp_path / "study.json"
     study.write_text(json.dumps({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}))
     words = command("submit", str(study), "--auto", "--job-id", "job", "--workers", "1", "--wait")
-    ran = subprocess.run(words, env=environment(cli), cwd=home, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(words, env=environment(cli), cwd=home, capture_output=True, text=True, timeout=PATIENCE)
     assert ran.returncode == 104, ran
     job = cli.ok("status", "job", "--offline", "--json").json
     assert (job["status"], job["tasks_completed"], job["tasks_failed"]) == ("partial", 1, 1)

@@ -10,7 +10,7 @@ from mopsjobs.engines.kubernetes.manifest import build_manifest
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
 from support.cli import Cli, Spawn
-from support.runs import place, sets_of, study, work
+from support.runs import PATIENCE, place, sets_of, study, work
 
 
 def test_tasks_shows_what_a_runner_measured(cli: Cli, jobs: JobRegistry, model: Path, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_pods_leave_a_ledger_each_of_their_shard(
         for index in range(2)
     ]
     for pod in pods:
-        pod.communicate(timeout=60)
+        pod.communicate(timeout=PATIENCE)
         assert pod.returncode in (0, 8)
     assert {key.split("/")[2].partition(".")[0] for key in local_store.list_keys("ledger/job/")} == {"0", "1"}
     tasks = [json.loads(line) for line in cli.ok("tasks", "job", "--jsonl").lines]

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 from mopsjobs.engines.local import runner_pid
 from support.docs import ROOT
-from support.runs import code, until
+from support.runs import PATIENCE, code, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ def _notebook(kernel_name: str, env: dict[str, str], *cells: str, ends: bool = T
         if not ends:
             process: Any = client.km.provisioner.process  # type: ignore[union-attr]
             process.send_signal(signal.SIGKILL)
-            process.wait(30)
+            process.wait(PATIENCE)
     return [cell.outputs for cell in notebook.cells]
 
 
@@ -152,7 +152,7 @@ def test_an_interrupt_leaves_the_job_and_says_so(place: Place, kernel_name: str,
             if message["msg_type"] == stop:
                 manager.interrupt_kernel()
 
-        client.execute_interactive(source, output_hook=take, timeout=60)
+        client.execute_interactive(source, output_hook=take, timeout=PATIENCE)
         return messages
 
     try:

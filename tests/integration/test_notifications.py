@@ -15,7 +15,7 @@ from mopsjobs.utils.times import record_time, utc_now
 from support.certificates import self_signed
 from support.cli import START, Cli, Remote, add, foreign, key
 from support.notify import VARIABLE, Hook, hook_rule, serving_hook, serving_mail, write_rules
-from support.runs import until
+from support.runs import PATIENCE, until
 from support.web import serving
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def test_a_page_server_tells_after_each_sync(cli: Cli, jobs: JobRegistry, hook: 
         until(lambda: '"first"' in server.ask("/api/v1/jobs").text, "the first job")
         hook.hangs = True
         jobs.update_status("first", "succeeded")
-        assert hook.holds.wait(30)
+        assert hook.holds.wait(PATIENCE)
         add(jobs, "second", "failed", owner="ada")
         until(lambda: '"second"' in server.ask("/api/v1/jobs").text, "the next sync")
         hook.released.set()

@@ -16,7 +16,7 @@ import mopsjobs as mj
 from mopsjobs.engines.local import runner_pid
 from support.cli import command
 from support.docs import ROOT
-from support.runs import code, until
+from support.runs import PATIENCE, code, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ json.dump([dict(job.status()), job.results().rows, job.tasks().rows], sys.stdout
 
 def _run(env: dict[str, str], *words: str) -> str:
     ran = subprocess.run(
-        words, env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=120
+        words, env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

@@ -14,7 +14,7 @@ import pytest
 import mopsjobs as mj
 from mopsjobs.engines.local import runner_pid
 from support.docs import ROOT
-from support.runs import code, until
+from support.runs import PATIENCE, code, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,14 +76,14 @@ with mj.connect() as reg:
 
 
 def _run(env: dict[str, str], program: str) -> str:
-    """Run a program, which has a minute: a deadlock fails the test."""
+    """Run a program for a limited time: a deadlock fails the test."""
     ran = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         env={**env, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     return ran.stdout

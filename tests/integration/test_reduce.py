@@ -32,7 +32,7 @@ def summarise(params, tasks):
     path = next(iter(tasks)).params["calls"]
     note(path + "-reduced", "-1" if params is None else str(params["x"]))
     if params is not None and params["x"] == 2:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 600
         while not os.path.exists(path + "-gate") and time.monotonic() < end:
             time.sleep(0.005)
         if not os.path.exists(path + "-allowed"):

@@ -32,6 +32,7 @@ from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import START, Cli, Clock, LineStore, Remote, add, command, environment, put, sentences
 from support.doubles import FaultyStore, RecordingSleep
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -288,7 +289,7 @@ def test_ledgers_of_several_jobs_are_listed_at_once(clock: Clock) -> None:
     class Meeting(FaultyStore):
         def list_keys(self, prefix: str = "") -> Iterator[str]:
             if prefix.startswith(ledger.PREFIX):
-                met.wait(30)
+                met.wait(PATIENCE)
             return super().list_keys(prefix)
 
     one = _round(JobRegistry(Meeting(store), now=clock.now), clock)
@@ -415,7 +416,7 @@ def test_ctrl_c_ends_it_with_what_is_under_way(cli: Cli, many: Remote, monkeypat
             if number == after:
                 os.kill(os.getpid(), signal.SIGINT)
             if number >= after:
-                stopped.wait(60)
+                stopped.wait(PATIENCE)
                 stopped.set()  # if nothing has stopped it, all go, and are counted below
             return super().delete(key)
 
@@ -453,14 +454,14 @@ def test_ctrl_c_ends_waits_between_attempts(clock: Clock, silent: bool) -> None:
                 return super().delete(key)
             self.calls["delete"] += 1
             if self.calls["delete"] == 2:
-                assert begun.wait(60)
+                assert begun.wait(PATIENCE)
                 raise KeyboardInterrupt
             raise StoreUnavailableError("busy", silent=silent)
 
     def nap(seconds: float) -> None:
         naps.append(seconds)
         begun.set()
-        assert one._is_over.wait(60)
+        assert one._is_over.wait(PATIENCE)
 
     line = Away(store)
     one = Retention(JobRegistry(line), MONTH, now=clock.now(), sleep=nap)
@@ -503,7 +504,7 @@ def test_writers_at_work_meanwhile_lose_nothing(clock: Clock) -> None:
         jobs.update_progress("at-work", number)
         if number % 5 == 0:
             _round(jobs, clock).remove()
-    assert with_log.close()
+    assert with_log.close(PATIENCE)
     told = [
         event["text"]
         for key in _keys(store, event_format.PREFIX)
@@ -655,7 +656,7 @@ def test_on_a_terminal_it_asks(cli: Cli, jobs: JobRegistry, answer: str, code: i
     with subprocess.Popen(words, stdin=theirs, stderr=theirs, stdout=theirs, env=environment(cli)) as process:
         os.close(theirs)
         os.write(ours, f"{answer}\n".encode())
-        assert process.wait(60) == code
+        assert process.wait(PATIENCE) == code
     os.close(ours)
     assert len(_keys(jobs.store, "changes/")) == len(_keys(jobs.store, "events/")) == left
 

@@ -12,7 +12,7 @@ import pytest
 
 from mopsjobs.app.config import load
 from support.cli import Cli, Spawn
-from support.runs import code, is_alive, kill, place, record, sets_of, study, until
+from support.runs import PATIENCE, code, is_alive, kill, place, record, sets_of, study, until
 
 if TYPE_CHECKING:
     import subprocess
@@ -102,7 +102,7 @@ def _waits(registry: JobRegistry, job_id: str) -> bool:
 
 
 def _end(process: subprocess.Popen[str]) -> int:
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     return process.returncode
 
 

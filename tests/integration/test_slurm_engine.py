@@ -18,7 +18,7 @@ from mopsjobs.engines.slurm.tasks import parse_scontrol
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.sqlite_file import file_names
 from support.cli import Cli, Spawn
-from support.runs import calls, code, kill, record, results, sets_of, until
+from support.runs import PATIENCE, calls, code, kill, record, results, sets_of, until
 from support.slurm import Slurm, missing_programs, running
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Lab:
     def run(self, *words: str) -> tuple[int, str]:
         """Run the command by the clock of this machine. Return its exit code and what it said."""
         process = self._spawn(*words)
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out + err
 
     def reconcile(self, job_id: str) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def test_a_time_limit_requeues_and_holds_and_cancellations_are_told(lab: Lab) ->
         said = lab.slurm.run("scontrol", "--oneliner", "show", "job", lab.array_of("long"))
         return said.partition("Restarts=")[2].partition(" ")[0]
 
-    until(lambda: int(restarts() or 0) >= 1, "the time limit", 120)
+    until(lambda: int(restarts() or 0) >= 1, "the time limit")
     lab.gate.touch()
     code, said = lab.run("wait", "long")
     assert code == 0, said
@@ -265,7 +265,7 @@ def test_shards_without_the_registry_report_by_files(lab: Lab, seir: list[str], 
     array = lab.array_of("there")
     with _hidden(Path(lab.cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))):
         lab.slurm.run("scontrol", "release", array)
-        until(lambda: [state for state, *_ in lab.states_of(array)] == ["COMPLETED"] * 2, "the shards", 60)
+        until(lambda: [state for state, *_ in lab.states_of(array)] == ["COMPLETED"] * 2, "the shards")
     assert results(local_store, "there") == {}
     lab.reconcile("there")  # `wait` asks an engine after ten seconds of silence
     assert lab.run("wait", "there")[0] == 0
@@ -284,7 +284,7 @@ def test_a_requeued_shard_with_a_drop_runs_no_task_again(lab: Lab, local_store: 
     """What was delivered before stays in the drop until then, and progress is seen while the job runs."""
     lab.submit("job", 3, "--file-drop", "--requeue")
     lab.await_calls(2)
-    until(lambda: lab.reconcile("job")["tasks_completed"] == 1, "the first report", 60)
+    until(lambda: lab.reconcile("job")["tasks_completed"] == 1, "the first report")
     assert len(results(local_store, "job")) == 1
     lab.slurm.run("scontrol", "requeue", lab.array_of("job"))
     lab.await_states("job", "PENDING")

@@ -16,6 +16,7 @@ import pytest
 
 from support.cli import Cli, command, environment
 from support.docs import ROOT
+from support.runs import PATIENCE
 
 EXAMPLE = ROOT / "examples" / "snakemake"
 
@@ -38,7 +39,7 @@ class Chain:
     def run(self, *words: str) -> tuple[int, str]:
         """Run a program in the directory, and return its exit code and what it printed."""
         ran = subprocess.run(
-            words, cwd=self.path, env=self._env, capture_output=True, text=True, check=False, timeout=120
+            words, cwd=self.path, env=self._env, capture_output=True, text=True, check=False, timeout=PATIENCE
         )
         return ran.returncode, ran.stdout + ran.stderr
 

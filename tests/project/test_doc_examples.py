@@ -18,6 +18,7 @@ import pytest
 
 from support.cli import command
 from support.docs import DOCUMENTS, ROOT, Example, examples, files_shown, python_examples, read
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +101,7 @@ def test_the_metadata_of_datasette_fits_its_tables(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "cache.db")) as cache:
         cache.executescript((ROOT / "mopsjobs" / "cache" / "schema.sql").read_text(encoding="utf-8"))
     words = [sys.executable, "-c", files["snapshot.py"], "cache.db", "jobs.db"]
-    subprocess.run(words, cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=PATIENCE)
     metadata = json.loads(files["metadata.json"])["databases"]["jobs"]
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as copy:
         for table, shown in metadata["tables"].items():

@@ -19,6 +19,7 @@ from mopsjobs.cli.commands import COMMANDS
 from mopsjobs.registry.job_state import FIELDS
 from support.cli import Cli, command, environment
 from support.docs import DOCUMENTS, anchors, files_shown, links, read, without_code_blocks
+from support.runs import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -196,11 +197,17 @@ def test_the_recipe_for_events_skips_none_though_its_handler_fails(cli: Cli, tmp
 
     def run(bad: str) -> int:
         return subprocess.run(
-            ["bash", "-c", head + recipe], cwd=tmp_path, env={**environment(cli), "BAD": bad}, check=False, timeout=60
+            ["bash", "-c", head + recipe],
+            cwd=tmp_path,
+            env={**environment(cli), "BAD": bad},
+            check=False,
+            timeout=PATIENCE,
         ).returncode
 
     def register(job_id: str) -> None:  # by the clock that the script's own commands go by
-        subprocess.run(command("register", job_id), env=environment(cli), check=True, timeout=60, capture_output=True)
+        subprocess.run(
+            command("register", job_id), env=environment(cli), check=True, timeout=PATIENCE, capture_output=True
+        )
 
     for job_id in ("a", "b", "c"):
         register(job_id)

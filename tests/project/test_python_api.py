@@ -17,6 +17,7 @@ import pytest
 
 import mopsjobs
 from support.docs import ROOT, python_examples
+from support.runs import PATIENCE
 
 PROGRAM = (ROOT / "tests" / "project" / "typed_program.py").read_text(encoding="utf-8")
 PAGES = ("python", "modelops")
@@ -139,7 +140,9 @@ def test_errors_that_methods_raise_are_public() -> None:
 
 def test_the_import_is_light() -> None:
     """`import mopsjobs` imports no other module of it; all names together import neither a client nor a data frame."""
-    ran = subprocess.run([sys.executable, "-c", LOOK], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-c", LOOK], cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
     ours, others = ran.stdout.splitlines()
     assert ours == "mopsjobs"
     assert not {"azure", "boto3", "distributed", "flask", "lightkube", "numpy", "pandas", "requests"} & set(

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from support.packages import pythons
+from support.runs import PATIENCE
 
 TREE = Path(__file__).resolve().parents[2]
 PARTS = ("onefile", "mopsjobs", "mops_jobs.py", "requirements.lock", "pyproject.toml", "LICENSE")
@@ -459,7 +460,7 @@ def test_a_program_imports_the_package_from_the_file(pyz, home, unpacked, tmp_pa
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert (run.returncode, run.stderr) == (0, "")
     results, places = run.stdout.splitlines()

@@ -23,6 +23,7 @@ from mopsjobs.store import open_store
 from mopsjobs.store.sqlite.store import PAGE_ROWS, SQLiteVersionedStore
 from support.cli import Cli, Remote, add, foreign, key, sentences
 from support.docs import ROOT
+from support.runs import PATIENCE
 from support.servers import Azurite
 
 MANY = 1100
@@ -302,9 +303,9 @@ def test_threads_that_make_a_file_together_keep_the_locks_on_it(tmp_path: Path) 
             together = threading.Barrier(6)
 
             def write(one: int, store: SQLiteVersionedStore = store, together: threading.Barrier = together) -> str:
-                together.wait(30)
+                together.wait(PATIENCE)
                 assert store.create_if_absent(f"k{one}", b"") is not None
-                together.wait(30)  # while all have it open
+                together.wait(PATIENCE)  # while all have it open
                 return Path("/proc/locks").read_text()
 
             locks = list(threads.map(write, range(6)))

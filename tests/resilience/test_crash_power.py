@@ -13,6 +13,7 @@ import pytest
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, command, environment
+from support.runs import PATIENCE
 
 CALLS = "write,pwrite64,writev,pwritev,fsync,fdatasync,rename,renameat,renameat2,link,linkat"
 _CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)")
@@ -55,7 +56,7 @@ def traced(cli: Cli, tmp_path: Path, *argv: str) -> list[Call]:
         pytest.skip("there is no strace: on Debian, apt-get install strace")
     trace = tmp_path / "trace"
     words = [strace, "-f", "-y", "-s", "200", "-o", str(trace), "-e", f"trace={CALLS}", *command(*argv)]
-    ran = subprocess.run(words, env=environment(cli), capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(words, env=environment(cli), capture_output=True, text=True, timeout=PATIENCE)
     if ran.returncode and "ptrace" in ran.stderr:
         pytest.skip(f"strace may not trace here: {ran.stderr.splitlines()[0]}")
     assert ran.returncode == 0, ran

@@ -10,7 +10,7 @@ from mopsjobs.app.notify import claims
 from mopsjobs.utils.times import utc_now
 from support.cli import Cli, Spawn, add
 from support.notify import Hook
-from support.runs import until
+from support.runs import PATIENCE, until
 
 if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
@@ -28,7 +28,7 @@ def test_sixteen_watchers_of_one_end_send_one_message(cli: Cli, jobs: JobRegistr
         assert watcher.stderr is not None
         until(lambda stream=watcher.stderr: "job: running" in stream.readline(), "the watcher to have read the job")
     jobs.update_status("job", "succeeded")
-    assert [watcher.wait(60) for watcher in watchers] == [0] * WATCHERS
+    assert [watcher.wait(PATIENCE) for watcher in watchers] == [0] * WATCHERS
     assert hook.titles == ["job is succeeded"]
     [key] = jobs.store.list_keys(claims.PREFIX)
     assert b'"sent"' in jobs.store.get(key).value  # type: ignore[union-attr]
@@ -44,9 +44,9 @@ def test_a_sender_killed_before_its_mark_is_followed_by_one(
     hook.hangs = True
     sender = spawn("wait", "job", "--interval", "1s", MOPS_JOBS_CACHE=str(cli.cache.with_name("other.db")))
     jobs.update_status("job", "succeeded")
-    assert hook.holds.wait(30)
+    assert hook.holds.wait(PATIENCE)
     os.kill(sender.pid, signal.SIGKILL)
-    sender.wait(30)
+    sender.wait(PATIENCE)
     hook.hangs = False
     cli.clock.moment = utc_now()
     cli.ok("sync")

@@ -23,7 +23,7 @@ from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.outputs import output_key
 from support.cli import LineStore
-from support.runs import Given, calls, counts, place, record, results, sets_of, study, until, work
+from support.runs import PATIENCE, Given, calls, counts, place, record, results, sets_of, study, until, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -49,7 +49,7 @@ def test_an_outage_while_it_works_costs_nothing(
         waiting = until(lambda: list(kept.list_keys("results/")), "outputs in the outbox")
         kept.close()
         line.down = False
-        ran, _ = running.result(30)
+        ran, _ = running.result(PATIENCE)
     assert waiting
     assert ran[:4] == ("succeeded", 12, 0, True)
     assert calls(noted) == dict.fromkeys(range(12), 1)
@@ -69,7 +69,7 @@ def test_an_outage_beyond_the_patience_leaves_the_rest_to_a_rerun(
         until(lambda: len(calls(noted)) == 2, "both workers at work")
         line.down = True
         gate.touch()
-        ran, said = running.result(30)
+        ran, said = running.result(PATIENCE)
     assert ran[:4] == (None, 4, 0, False)
     assert said == [
         "The registry does not answer. Outputs are kept in the directory of the job. To deliver them, run it again."
@@ -115,7 +115,7 @@ def test_a_store_that_comes_only_after_the_start_is_waited_for(
         before = line.calls["get"]
         until(lambda: line.calls["get"] > before + 2, "it to ask for the manifest")
         line.down = False
-        assert running.result(30)[0][:4] == ("succeeded", 3, 0, True)
+        assert running.result(PATIENCE)[0][:4] == ("succeeded", 3, 0, True)
 
 
 @pytest.mark.parametrize("method", ["scan", "put", "get"])
@@ -182,7 +182,7 @@ class Refusing(LineStore):
 
 def _working(store: LineStore, directory: Path, **shard: Any) -> Any:
     with ThreadPoolExecutor(1) as threads:
-        return threads.submit(work, store, JobRegistry(store), directory, **shard).result(30)
+        return threads.submit(work, store, JobRegistry(store), directory, **shard).result(PATIENCE)
 
 
 def _kept(directory: Path) -> list[str]:

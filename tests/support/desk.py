@@ -11,7 +11,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from support.cli import Cli, Ran, command, environment
-from support.runs import code, is_alive, kill, record, results, until
+from support.runs import PATIENCE, code, is_alive, kill, record, results, until
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -37,7 +37,7 @@ class Desk:
 
     def __call__(self, *argv: str, **env: str) -> Ran:
         ran = subprocess.run(
-            command(*argv), env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=60
+            command(*argv), env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=PATIENCE
         )
         return Ran(ran.returncode, ran.stdout, ran.stderr)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from kmock import KubernetesEmulator, Server
 
+from support.runs import PATIENCE
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -35,7 +37,7 @@ class Api:
             self.mock.resources[resource] = {"namespaced": True}
 
     def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     async def _enter(self) -> None:
         await self._stack.enter_async_context(self.mock)
@@ -48,7 +50,7 @@ class Api:
     def close(self) -> None:
         self.go_away()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(20)
+        self._thread.join(PATIENCE)
         self._loop.close()
 
     def requests(self, method: str, path: str) -> list[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mopsjobs.engines.worker_script import WORKER
+from support.runs import PATIENCE
 
 
 class Talk(NamedTuple):
@@ -52,7 +53,7 @@ class Worker:
             input="".join(json.dumps(line) + "\n" for line in lines),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             cwd=self._directory,
         )
         return Talk([json.loads(line) for line in talk.stdout.splitlines()], talk.stderr, talk.returncode)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.smtp import SMTP, AuthResult
 
+from support.runs import PATIENCE
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
@@ -158,7 +160,7 @@ class Mailbox:
 
     def close(self) -> None:
         """End it."""
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

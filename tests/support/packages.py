@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from support.docs import ROOT
+from support.runs import PATIENCE
 
 
 @functools.cache  # two files ask for them while the tests are collected
@@ -54,7 +55,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def uv(*words: str) -> str:
     """Run uv, and return its output. Only if its cache lacks a package, it uses the network."""
     command = [sys.executable, "-m", "uv", "--quiet", "--native-tls", *words]
-    ran = subprocess.run([*command, "--offline"], capture_output=True, text=True, check=False, timeout=120)
+    ran = subprocess.run([*command, "--offline"], capture_output=True, text=True, check=False, timeout=PATIENCE)
     if ran.returncode != 0:
         ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert ran.returncode == 0, ran.stderr

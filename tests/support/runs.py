@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 Given = Callable[..., None]
 """Submits a job over some parameter sets, and the study's fields, without launching it."""
 
-PATIENCE = 60.0
-"""Seconds after which what is waited for counts as never to come."""
+PATIENCE = 300.0
+"""Seconds after which what is waited for counts as never to come, also on a slow and busy machine."""
 
 MODEL = '''
 """A model that does what its parameters say, and notes each call."""
@@ -58,7 +58,7 @@ def simulate(params, seed):
     if "say" in params:
         print(params["say"], flush=True)
     if "gate" in params:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 600
         while not os.path.exists(params["gate"]) and time.monotonic() < end:
             time.sleep(0.005)
     if "die" in params and not os.path.exists(params["die"]):
@@ -70,10 +70,10 @@ def simulate(params, seed):
         raise ValueError("as asked")
     if "fork" in params and os.fork() == 0:
         note(params["fork"], str(os.getpid()))
-        time.sleep(90)
+        time.sleep(600)
         os._exit(0)
     if "killed" in params:
-        while not os.path.exists(params["fork"]):
+        while not os.path.exists(params["fork"]) or not os.path.getsize(params["fork"]):
             time.sleep(0.005)
         if not os.path.exists(params["killed"]):
             open(params["killed"], "x").close()
@@ -89,10 +89,10 @@ import os, subprocess, sys, time
 
 KEPT = []
 
-CHILD = "import sys, time; block = bytearray(b'1') * int(sys.argv[1]); time.sleep(60)"
+CHILD = "import sys, time; block = bytearray(b'1') * int(sys.argv[1]); time.sleep(600)"
 
 def hold(params):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 600
     while "gate" in params and not os.path.exists(params["gate"]) and time.monotonic() < end:
         time.sleep(0.005)
 
@@ -135,19 +135,19 @@ CHATTY_LINES = [
 """Those of its lines that are kept."""
 
 
-def until(condition: Callable[[], Any], what: str = "it", seconds: float = PATIENCE) -> Any:
+def until(condition: Callable[[], Any], what: str = "it") -> Any:
     """Look until `condition` holds, and return what it gave. Fails when that takes too long.
 
     A look may be a request to a server. On few cores, many of them delay what is waited for.
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     pause = 0.01
     while time.monotonic() < end:
         if found := condition():
             return found
         time.sleep(pause)
         pause = min(1.2 * pause, 0.05)
-    raise AssertionError(f"waited {seconds:g} s for {what}")
+    raise AssertionError(f"waited {PATIENCE:g} s for {what}")
 
 
 def code(directory: Path, source: str = MODEL) -> Path:
@@ -276,19 +276,20 @@ def pool_of(directory: Path, size: int = 2, *, entrypoint: str = "model:simulate
     return WorkerPool([sys.executable, "-u", str(WORKER)], setup, size, limits=limits_of(more), **more)
 
 
-def all_of(pool: Pool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> list[TaskResult]:
+def all_of(pool: Pool, sets: list[dict[str, Any]]) -> list[TaskResult]:
     """Run tasks of these parameters through a pool, and return what became of each, by position."""
-    finished = sorted(final(ends(pool, sets, seconds=seconds)), key=lambda one: one.position)
+    finished = sorted(final(ends(pool, sets)), key=lambda one: one.position)
     assert [one.position for one in finished] == list(range(len(sets)))
     return finished
 
 
-def ends(pool: Pool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> Iterator[TaskResult]:
-    """Run tasks through a pool, and yield each attempt as it ends."""
-    end = time.monotonic() + seconds
+def ends(pool: Pool, sets: list[dict[str, Any]], on_turn: Callable[[], object] = lambda: None) -> Iterator[TaskResult]:
+    """Run tasks through a pool, and yield each attempt as it ends. Calls `on_turn` at each turn of the pool."""
+    end = time.monotonic() + PATIENCE
     with contextlib.closing(pool.run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:
         for one in running:
             assert time.monotonic() < end, "the pool takes too long"
+            on_turn()
             if one is not None:
                 yield one
 

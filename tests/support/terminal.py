@@ -13,11 +13,10 @@ import subprocess
 import termios
 from typing import TYPE_CHECKING
 
+from support.runs import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-PATIENCE = 60.0
-"""Seconds without a word after which a program is taken for hanging."""
 
 
 class TerminalStream(io.StringIO):

@@ -21,7 +21,7 @@ from mopsjobs.errors import StoreUnavailableError, UsageError
 from mopsjobs.store.azure import store as azure
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
-from support.runs import tree
+from support.runs import PATIENCE, tree
 
 
 def _packed(root: Path) -> tuple[str, bytes]:
@@ -316,7 +316,7 @@ def test_one_that_is_there_is_used_without_asking_the_store(tmp_path: Path) -> N
 def test_several_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
     """All of them have found nothing, fetched and begun before the first is done."""
     store, ref = _stored(_archive(*(_member(f"{number}", size=10) for number in range(50))))
-    barrier = threading.Barrier(4, timeout=60)
+    barrier = threading.Barrier(4, timeout=PATIENCE)
 
     class Slow:
         def get(self, key: str):

@@ -115,7 +115,7 @@ def test_variables_of_a_hook_do_not_name_another_repository(repository: Path, tm
 
 
 def test_a_git_that_hangs_is_given_up(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs = tree(tmp_path / "bin", {"git": "#!/bin/sh\nexec sleep 60\n"})
+    programs = tree(tmp_path / "bin", {"git": "#!/bin/sh\nexec sleep 600\n"})
     (programs / "git").chmod(0o755)
     monkeypatch.setattr(git_state, "SECONDS", 0.05)
     assert state_of(repository, {"PATH": f"{programs}:{ENV['PATH']}"}) is None

@@ -14,7 +14,7 @@ SPINNER = """
 import os, subprocess
 
 def simulate(params, seed):
-    child = subprocess.Popen(["sleep", "60"])
+    child = subprocess.Popen(["sleep", "600"])
     with open(params["noted"] + ".part", "w") as file:
         file.write(str(child.pid))
     os.rename(params["noted"] + ".part", params["noted"])

@@ -18,6 +18,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import Clock
 from support.doubles import FaultyStore
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore, VersionToken
@@ -49,7 +50,7 @@ class Gate(FaultyStore):
 
     def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
         self.asked.set()
-        assert self._opened.wait(60)
+        assert self._opened.wait(PATIENCE)
         return super().create_if_absent(key, value)
 
 
@@ -74,12 +75,12 @@ def test_emit_does_not_wait_for_the_store() -> None:
     gate = Gate()
     log = _log(gate)
     log.emit("log", text="first")
-    assert gate.asked.wait(60)
+    assert gate.asked.wait(PATIENCE)
     for _ in range(100):
         log.emit("log", text="more")
     assert not log.close(0.0)
     gate.open()
-    assert log.close(60)
+    assert log.close(PATIENCE)
     assert len(_events(gate)) == 101
 
 
@@ -90,7 +91,7 @@ def test_an_outage_is_survived() -> None:
     log = _log(store)
     for number in range(10):
         log.emit("log", text=str(number))
-    assert log.close(60)
+    assert log.close(PATIENCE)
     assert [event["text"] for event in _events(store)] == [str(number) for number in range(10)]
 
 
@@ -109,7 +110,7 @@ def test_refused_credentials_do_not_stop_it_either() -> None:
     broken.create_if_absent = create  # type: ignore[method-assign]
     log = _log(broken)
     log.emit("log", text="x")
-    assert log.close(60)
+    assert log.close(PATIENCE)
     assert len(_events(store)) == 1
 
 
@@ -127,7 +128,7 @@ def test_a_late_chunk_goes_into_the_hour_of_its_writing() -> None:
     store._enter = enter  # type: ignore[method-assign]
     log = _log(store, clock)
     log.emit("log", text="x")
-    assert log.close(60)
+    assert log.close(PATIENCE)
     (key,) = store.list_keys("events/")
     assert key.startswith("events/20260301T13/")
     assert _events(store)[0]["at"] == "2026-03-01T12:00:00Z"
@@ -140,7 +141,7 @@ def test_a_lost_reply_makes_the_same_chunk_twice_at_most() -> None:
     log = _log(store, clock)
     store_now, log._now = log._now, lambda: (clock.advance(hours=1), store_now())[1]
     log.emit("log", text="a")
-    assert log.close(60)
+    assert log.close(PATIENCE)
     names = [event_format.parse_chunk_key(key) for key in store.list_keys("events/")]
     assert len(names) == 2
     assert len({one.name for one in names if one is not None}) == 1
@@ -155,11 +156,11 @@ def test_the_oldest_log_lines_go_first() -> None:
     gate = Gate()
     log = _log(gate, max_waiting=10)
     log.emit("runner", text="begin")
-    assert gate.asked.wait(60)
+    assert gate.asked.wait(PATIENCE)
     for number in range(15):
         log.emit("task_failed" if number in (0, 4) else "log", text=str(number))
     gate.open()
-    assert log.close(60)
+    assert log.close(PATIENCE)
     found = _events(gate)
     told = [(event["kind"], event.get("text")) for event in found]
     kept = [("task_failed", "0"), ("task_failed", "4"), *(("log", str(number)) for number in range(7, 15))]
@@ -173,11 +174,11 @@ def test_without_log_lines_the_oldest_others_go() -> None:
     gate = Gate()
     log = _log(gate, max_waiting=3)
     log.emit("runner")
-    assert gate.asked.wait(60)
+    assert gate.asked.wait(PATIENCE)
     for number in range(5):
         log.emit("state", status=str(number))
     gate.open()
-    assert log.close(60)
+    assert log.close(PATIENCE)
     assert [event.get("status", event.get("count")) for event in _events(gate)] == [None, 2, "2", "3", "4"]
 
 
@@ -189,7 +190,7 @@ def test_close_gives_up_in_time_and_says_so() -> None:
     log.emit("log", text="x")
     assert not log.close(0.01)
     log.emit("log", text="y")
-    log._thread.join(60)
+    log._thread.join(PATIENCE)
     assert not log._thread.is_alive()
     assert not log.close()
 
@@ -212,7 +213,7 @@ def test_many_threads_may_emit() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert log.close(60)
+    assert log.close(PATIENCE)
     assert sorted(int(str(event["seq"])) for event in _events(store)) == list(range(800))
     assert len(list(store.list_keys())) > 10
 
@@ -251,7 +252,7 @@ def test_whatever_is_emitted_can_be_read(value: object) -> None:
     log.emit("log", text=value)
     log.emit("log", **{f"field{number}": "y" * 100 for number in range(1000)})
     log.emit("not a kind", text="z")
-    assert log.close(60)
+    assert log.close(PATIENCE)
     first, second = _events(store)
     assert len(json.dumps(first)) <= MAX_EVENT_BYTES + 100
     assert first["kind"] == "log"
@@ -263,7 +264,7 @@ def test_fields_of_the_head_cannot_be_forged() -> None:
     store = InMemoryVersionedStore()
     log = _log(store)
     log.emit("log", job_id="other", seq=99, text="x")
-    assert log.close(60)
+    assert log.close(PATIENCE)
     (event,) = _events(store)
     assert (event["job_id"], event["seq"]) == ("job", 0)
 

@@ -24,7 +24,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult
 from support.cli import LineStore
-from support.runs import Given, calls, code, counts, pool_of, record, results, sets_of, study, until, work
+from support.runs import PATIENCE, Given, calls, code, counts, pool_of, record, results, sets_of, study, until, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -124,7 +124,7 @@ def test_a_limit_holds_while_the_registry_is_away(
         until(lambda: len(calls(noted)) == 2, "both workers at work")
         line.down = True
         gate.touch()
-        ran, _ = running.result(30)
+        ran, _ = running.result(PATIENCE)
     assert (ran.status, ran.failed) == (None, 6)
     assert sum(calls(noted).values()) <= 5 + 2
 
@@ -267,7 +267,7 @@ def test_no_other_task_begins_before_the_first_has_ended(
         until(lambda: line.calls["get"] > before + 20, "reads of the record by each shard")
         assert calls(noted) == {0: 1}
         gate.touch()
-        running.result(30)
+        running.result(PATIENCE)
     assert calls(noted) == dict.fromkeys(range(30), 1)
     assert record(registry).status == "succeeded"
 
@@ -302,6 +302,6 @@ def test_a_waiting_shard_ends_with_its_job(
         running = threads.submit(work, line, registry, tmp_path / "pod-1", number=1, shards=3, first=1)
         until(lambda: "1" in record(registry).shards, "its first report")
         registry.cancel_job("job")
-        ran, _ = running.result(30)
+        ran, _ = running.result(PATIENCE)
     assert (ran.status, ran.completed, ran.is_done) == ("cancelled", 0, False)
     assert results(line) == {}

@@ -14,6 +14,7 @@ from mopsjobs.runner import output_sender
 from mopsjobs.runner.output_sender import OutputSender
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from support.runs import PATIENCE
 
 
 class Held(SQLiteVersionedStore):
@@ -28,7 +29,7 @@ class Held(SQLiteVersionedStore):
 
     def create_all_if_absent(self, values: Sequence[tuple[str, bytes]]) -> None:
         self.is_waiting.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(PATIENCE)
         self.transactions.append([key for key, _ in values])
         if self.is_gone:
             raise StoreUnavailableError("gone")
@@ -53,7 +54,7 @@ def _send(store: Held, outbox: InMemoryVersionedStore, tasks: Sequence[Sequence[
             lambda error, number=number: told.append(f"{number} {type(error).__name__}"),  # type: ignore[misc]
             before=lambda number=number: told.append(f"{number} begins"),  # type: ignore[misc]
         )
-        assert store.is_waiting.wait(30)
+        assert store.is_waiting.wait(PATIENCE)
     store.go_on.set()
     sender.finish()
     return told

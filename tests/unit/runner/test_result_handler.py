@@ -26,7 +26,7 @@ from mopsjobs.studies.outputs import find_complete_tasks
 from support.cli import LineStore
 from support.doubles import FaultyStore
 from support.ledgers import attempts_in
-from support.runs import Given, calls, code, place, sets_of, study, until, work
+from support.runs import PATIENCE, Given, calls, code, place, sets_of, study, until, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -121,7 +121,7 @@ def test_attempts_at_work_of_a_cancelled_job_are_cancelled(
         running = threads.submit(work, line, registry, tmp_path / "job")
         until(lambda: len(calls(noted)) == 2, "both workers at work")
         registry.cancel_job("job")
-        running.result(20)
+        running.result(PATIENCE)
     assert _ends(line) == [(0, 1, "cancelled"), (1, 1, "cancelled")]
 
 

@@ -21,7 +21,7 @@ from mopsjobs.studies.manifest import NAMES_NAME
 from mopsjobs.studies.outputs import output_key
 from support.cli import LineStore
 from support.doubles import FaultyStore
-from support.runs import Given, calls, code, counts, place, record, results, sets_of, study, until, work
+from support.runs import PATIENCE, Given, calls, code, counts, place, record, results, sets_of, study, until, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -344,7 +344,7 @@ def test_a_cancelled_record_stops_the_work(
         running = threads.submit(work, line, registry, tmp_path / "job")
         until(lambda: len(calls(noted)) == 2, "both workers at work")
         registry.cancel_job("job")
-        ran, _ = running.result(10)
+        ran, _ = running.result(PATIENCE)
     assert (ran.status, ran.is_done) == ("cancelled", False)
     assert record(registry).status == "cancelled"
     assert len(calls(noted)) == 2

@@ -16,6 +16,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.submission.offline import load_offline, save_launch
 from mopsjobs.utils import files
+from support.runs import PATIENCE
 
 
 def names(directory: Path) -> list[str]:
@@ -129,7 +130,7 @@ fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
 os.write(writing, b".")
 assert os.waitpid(child, 0)[1] == 0
 """
-    subprocess.run([sys.executable, "-c", source], cwd=Path(files.__file__).parents[2], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", source], cwd=Path(files.__file__).parents[2], check=True, timeout=PATIENCE)
 
 
 def test_a_forked_child_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ except SystemExit:
         [sys.executable, "-c", source],
         cwd=Path(files.__file__).parents[2],
         check=True,
-        timeout=30,
+        timeout=PATIENCE,
         stdout=subprocess.PIPE,
         text=True,
     )

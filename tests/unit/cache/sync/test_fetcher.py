@@ -15,6 +15,7 @@ from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError,
 from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ def test_few_keys_are_fetched_all_at_once(count: int) -> None:
     together = threading.Barrier(count)
 
     def get(key: str) -> str:
-        together.wait(30)
+        together.wait(PATIENCE)
         return key
 
     keys = [str(number) for number in range(count)]
@@ -91,8 +92,8 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
     def get(key: str) -> str:
         begun.append(key)
         if len(begun) <= fetcher.MAX_THREADS:
-            all_busy.wait(30)
-        may_go_on.wait(30)
+            all_busy.wait(PATIENCE)
+        may_go_on.wait(PATIENCE)
         return key
 
     fetchers = fetcher.ParallelFetcher(Asked(get))
@@ -106,7 +107,7 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
     monkeypatch.setattr(fetchers._pools[0], "shutdown", shut_down)
     with contextlib.suppress(KeyboardInterrupt), fetchers:
         fetchers.fetch([str(number) for number in range(1000)])
-        all_busy.wait(30)
+        all_busy.wait(PATIENCE)
         raise KeyboardInterrupt
     assert (len(begun), waits) == (fetcher.MAX_THREADS, [False])
 

@@ -13,6 +13,7 @@ import pytest
 
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.slurm.script import EXIT_NOT_FOUND, EXIT_SETUP, EXIT_TIME_LIMIT, write_script
+from support.runs import PATIENCE
 from support.slurm_commands import FakeSlurm
 
 RUNNER = """\
@@ -54,7 +55,7 @@ def _start(tmp_path: Path, slurm: FakeSlurm, job_id: str = "job", **launch: Any)
 
 
 def _end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 

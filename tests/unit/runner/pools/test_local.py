@@ -156,7 +156,7 @@ def test_a_worker_whose_child_outlives_it_is_still_known_to_be_dead(model: Path,
     """A forked child holds the pipes open: the end of the answers never comes."""
     child, killed = tmp_path / "child", tmp_path / "killed"
     sets = [{"x": 0, "fork": str(child), "killed": str(killed)}, {"x": 1}]
-    assert [_x(one) for one in all_of(pool_of(model, 1), sets, seconds=15)] == [0, 1]
+    assert [_x(one) for one in all_of(pool_of(model, 1), sets)] == [0, 1]
 
 
 # --- what a model starts --------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path:
         "    if os.fork() == 0:\n"
         "        open(params['child'] + '.new', 'w').write(str(os.getpid()))\n"
         "        os.rename(params['child'] + '.new', params['child'])\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(600)\n"
     )
     child = tmp_path / "child"
     pool = pool_of(code(tmp_path / "code", source), 1, timeout=2, clock=StuckClock(child.exists))
@@ -197,7 +197,7 @@ def test_what_a_model_has_started_ends_with_the_tasks(tmp_path: Path) -> None:
     source = (
         "import subprocess\n"
         "def simulate(params, seed):\n"
-        "    open(params['child'], 'a').write(str(subprocess.Popen(['sleep', '60']).pid) + '\\n')\n"
+        "    open(params['child'], 'a').write(str(subprocess.Popen(['sleep', '600']).pid) + '\\n')\n"
     )
     child = tmp_path / "child"
     all_of(pool_of(code(tmp_path / "code", source), 2), sets_of(4, child=str(child)))
@@ -327,7 +327,7 @@ def test_a_model_deaf_to_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(pool_module, "GRACE_SECONDS", 0.2)
     source = (
         "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "def simulate(params, seed):\n    open(params['pid'], 'w').write(str(os.getpid()) + ' ')\n    time.sleep(30)\n"
+        "def simulate(params, seed):\n    open(params['pid'], 'w').write(str(os.getpid()) + ' ')\n    time.sleep(600)\n"
     )
     directory, pid = code(tmp_path / "code", source), tmp_path / "pid"
     running = pool_of(directory, 1).run(enumerate(study([{"x": 0, "pid": str(pid)}]).tasks()))
@@ -343,7 +343,7 @@ def test_deaf_workers_are_waited_for_all_together(tmp_path: Path, monkeypatch: p
         "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "def simulate(params, seed):\n"
         "    open(params['pids'], 'a').write(str(os.getpid()) + '\\n')\n"
-        "    time.sleep(30)\n"
+        "    time.sleep(600)\n"
     )
     pids = tmp_path / "pids"
     waited: list[float] = []

@@ -17,7 +17,7 @@ REDUCING = """
 import os, time
 
 def wait_for(path):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 600
     while not os.path.exists(path) and time.monotonic() < end:
         time.sleep(0.005)
 

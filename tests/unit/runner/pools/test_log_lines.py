@@ -131,7 +131,7 @@ def test_a_task_that_is_stopped_keeps_its_last_lines(tmp_path: Path) -> None:
     all_of(dies, [{"x": 0}])
     assert [line for _, line in kept] == 2 * [*_texts(0, 500), LATER, *_texts(500, 600)]
     kept.clear()
-    hangs = pool_of(code(tmp_path / "b", source + "    time.sleep(90)\n"), 1, on_log=lambda *one: kept.append(one))
+    hangs = pool_of(code(tmp_path / "b", source + "    time.sleep(600)\n"), 1, on_log=lambda *one: kept.append(one))
     running = hangs.run(enumerate(study([{"x": 0}]).tasks()))
     until(lambda: next(running, None) is None and len(hangs._workers[0].log_lines._tail) == 100, "its lines")
     running.close()

@@ -27,7 +27,7 @@ def simulate(params, seed):
         if params["how"] == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if params["how"] == "hang":
-            time.sleep(60)
+            time.sleep(600)
         raise {"ConnectionError": ConnectionError, "ValueError": ValueError, "MemoryError": MemoryError}[params["how"]]
     return calls
 """
