@@ -26,7 +26,7 @@ from support.aws import SECRET
 from support.cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
 from support.kubernetes import Api
 from support.notify import Hook, hook_rule, serving_hook
-from support.runs import Given, code, place, study
+from support.runs import PATIENCE, Given, code, place, study
 from support.servers import (
     S3,
     Azurite,
@@ -221,6 +221,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
         monkeypatch.setenv(name, str(home / name.lower()))
 
 
+@pytest.fixture(autouse=True)
+def _patient_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait long for the servers of a test: on a busy machine, they answer some requests after seconds."""
+    if {"azurite", "dynalite", "s3"} & {mark.name for mark in request.node.iter_markers()}:
+        monkeypatch.setattr(network, "BUDGET_SECONDS", PATIENCE)
+
+
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """Yield one Azurite for the whole run. A test that stops its server asks for `private_azurite`."""
@@ -336,7 +343,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """Yield each backend in turn; CONTRIBUTING.md has the steps for a new one."""
     if request.param == "memory":
         made = memory_backend()
@@ -347,11 +354,6 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     elif request.param == "dynamodb":
         made = dynamodb_backend(request.getfixturevalue("dynalite"))
     elif request.param.startswith("s3-"):
-        from mopsjobs.store.aws import client
-        from mopsjobs.store.s3 import store as s3_store
-
-        for module in (client, s3_store):  # on a busy machine, SeaweedFS answers some requests after three seconds
-            monkeypatch.setattr(module, "BUDGET_SECONDS", 60.0)
         made = s3_backend(request.getfixturevalue(request.param.removeprefix("s3-")))
     else:
         made = azure_backend(request.getfixturevalue("azurite" if request.param == "azure" else "older_azurite"))

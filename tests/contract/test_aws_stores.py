@@ -26,7 +26,6 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import network, open_store
-from mopsjobs.store.aws import client as aws_client
 from mopsjobs.store.aws.errors import explain
 from support.aws import IN_DYNAMODB, IN_S3, SECRET, Service, refused_by_dynamodb, refused_by_s3, scripted
 from support.doubles import RecordingSleep
@@ -163,8 +162,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(
     service: Service, aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     """Tried once: the budget, shortened here, is spent by then."""
-    for module in (service.module, aws_client):
-        monkeypatch.setattr(module, "BUDGET_SECONDS", 1.5)
+    monkeypatch.setattr(network, "BUDGET_SECONDS", 1.5)
     with scripted(service, aws, SILENT) as (store, requests, _):
         monkeypatch.setattr(store.pacer, "_clock", time.monotonic)
         with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:

@@ -211,8 +211,6 @@ def test_what_commands_send_to_s3(
     place = request.getfixturevalue(server)
     cli.env |= {"MOPS_JOBS_REGISTRY": place.new_prefix(), **place.env}
     monkeypatch.setattr(s3, "_AMAZON", (".0.0.1",))
-    for module in (s3, aws_client):
-        monkeypatch.setattr(module, "BUDGET_SECONDS", 60.0)
     if is_large:
         monkeypatch.setattr(mirror, "SMALL_REGISTRY", 0)
     with contextlib.closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as store, ThreadPoolExecutor() as pool:

@@ -26,8 +26,7 @@ from mopsjobs.errors import (
     UnusableStoreError,
 )
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store import open_store
-from mopsjobs.store.aws import client as aws_client
+from mopsjobs.store import network, open_store
 from mopsjobs.store.base import VersionToken
 from mopsjobs.store.s3 import store as s3
 from mopsjobs.store.s3.errors import explain
@@ -451,7 +450,7 @@ def test_the_host_is_named_whatever_path_the_endpoint_has(
     aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, endpoint: str, host: str, server: str | None
 ) -> None:
     """The address of the server, by which its probe is noted, has the path too, and no secret."""
-    monkeypatch.setattr(aws_client, "name_server_answers", lambda *_: True)
+    monkeypatch.setattr(network, "name_server_answers", lambda *_: True)
     aws(9)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     with contextlib.closing(S3VersionedStore("bucket")) as store:

@@ -15,7 +15,6 @@ from support.replies import Reply, playing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import ModuleType
 
     from mopsjobs.store.base import VersionedStore
 
@@ -29,7 +28,6 @@ class Service(NamedTuple):
 
     name: str
     """As its scheme in URLs, and boto3, have it."""
-    module: ModuleType
     open: Callable[..., VersionedStore]
     found: Reply
     """The reply to a read of `RECORD`."""
@@ -89,7 +87,6 @@ _DELETE: dict[str, Callable[[VersionedStore], object]] = {"delete": lambda store
 
 IN_DYNAMODB = Service(
     "dynamodb",
-    dynamodb,
     lambda **options: dynamodb.DynamoDBVersionedStore("jobs", **options),
     found_in_dynamodb(Item=dynamodb._item("a", b"hello") | {dynamodb.VALUE: {"B": "aGVsbG8="}}),
     refused_by_dynamodb(400, "ProvisionedThroughputExceededException"),
@@ -98,7 +95,6 @@ IN_DYNAMODB = Service(
 )
 IN_S3 = Service(
     "s3",
-    s3,
     lambda **options: s3.S3VersionedStore("jobs", "p", **options),
     Reply(200, headers=(("ETag", '"0"'),), body=RECORD),
     refused_by_s3(503, "SlowDown"),

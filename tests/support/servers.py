@@ -16,6 +16,7 @@ from mopsjobs.store import open_store
 from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.s3.store import S3VersionedStore
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
 
     from mopsjobs.store.base import VersionedStore
+
+
+PATIENT = f"""
+from mopsjobs.store import network
+network.BUDGET_SECONDS = {PATIENCE}
+"""
+"""Begins a program that talks to a server of the tests: on a busy machine, it answers some requests after seconds."""
 
 
 class Azurite(bench.azurite.Azurite):

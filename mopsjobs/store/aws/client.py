@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ConnectTimeoutError, NoCredential
 
 from mopsjobs import __version__
 from mopsjobs.errors import ConfigError, StoreError
-from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
+from mopsjobs.store import network
 from mopsjobs.utils.hosts import is_loopback
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ class AwsClient:
         settings.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
         # These limits are also those of requests by which the SDK signs in.
         limits = Config(
-            connect_timeout=BUDGET_SECONDS / 3,
-            read_timeout=BUDGET_SECONDS * 2 / 3,
+            connect_timeout=network.BUDGET_SECONDS / 3,
+            read_timeout=network.BUDGET_SECONDS * 2 / 3,
             # Reads are retried by the store, within a budget. Writes are not: after a lost reply, the second write
             # would conflict with the first.
             retries={"mode": "standard", "total_max_attempts": 1},
@@ -144,7 +144,7 @@ class AwsClient:
         source = ", ".join(filter(None, (credentials.method, session.region_name)))
         self.credential_source = f"the AWS settings ({source})"
         options: dict[str, Any] = {
-            "max_pool_connections": POOL_CONNECTIONS,
+            "max_pool_connections": network.POOL_CONNECTIONS,
             "user_agent_extra": USER_AGENT,
             **self._options,
         }
@@ -152,7 +152,7 @@ class AwsClient:
             options["read_timeout"] = self._reply_seconds
         client = self._new_client(session, options)
         endpoint = client.meta.endpoint_url
-        if not name_server_answers(endpoint, BUDGET_SECONDS / 3):
+        if not network.name_server_answers(endpoint, network.BUDGET_SECONDS / 3):
             raise ConnectTimeoutError(endpoint_url=endpoint)
         client.meta.events.register(f"before-parse.{self._service}", self._note_reply)
         if self._on_request is not None:

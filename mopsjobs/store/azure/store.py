@@ -33,13 +33,13 @@ from azure.storage.blob import ContainerClient, ContentSettings
 
 from mopsjobs import __version__
 from mopsjobs.errors import StoreError, ValueTooLargeError
+from mopsjobs.store import network
 from mopsjobs.store.azure import inline_values, listing
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.errors import error_code, explain, is_timeout, retry_after
 from mopsjobs.store.azure.transport import BoundedTransport, ReadingTransport, Reply, timeouts
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.etags import bare_etag, is_etag
-from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
 
@@ -117,7 +117,7 @@ class AzureVersionedStore:
             "retry_total": 0,  # reads are retried here, within a budget; writes never
             "permit_redirects": False,  # Azure sends none; a captive portal does
             "max_single_put_size": MAX_VALUE_BYTES,
-            **timeouts(BUDGET_SECONDS),
+            **timeouts(network.BUDGET_SECONDS),
             **(client_options or {}),
         }
         self._container = ContainerClient(
@@ -167,7 +167,7 @@ class AzureVersionedStore:
         check_key(key)
         self._check_open()
         try:
-            self._request(_blob_path(key), BUDGET_SECONDS, "DELETE", {"x-ms-delete-snapshots": "include"})
+            self._request(_blob_path(key), network.BUDGET_SECONDS, "DELETE", {"x-ms-delete-snapshots": "include"})
         except Exception as error:  # noqa: BLE001 - as in `put`
             if error_code(error) in _MISSING:
                 return False
@@ -239,13 +239,13 @@ class AzureVersionedStore:
                 content_type="application/octet-stream", content_md5=bytearray(inline_values.md5(value))
             ),
             **condition,
-            **timeouts(BUDGET_SECONDS, size),
+            **timeouts(network.BUDGET_SECONDS, size),
         )
         return self._version(reply.get("etag"))
 
     def _create_container(self) -> None:
         try:
-            self._container.create_container(**timeouts(BUDGET_SECONDS))
+            self._container.create_container(**timeouts(network.BUDGET_SECONDS))
         except HttpResponseError as error:
             if error_code(error) != "ContainerAlreadyExists":
                 raise
@@ -344,7 +344,7 @@ class AzureVersionedStore:
             self._check_open()
             return attempt(left)
 
-        return self.pacer.read(attempt_if_open, self._explain, budget=BUDGET_SECONDS, is_small=is_small)
+        return self.pacer.read(attempt_if_open, self._explain, budget=network.BUDGET_SECONDS, is_small=is_small)
 
     def _explain(self, error: Exception) -> StoreError:
         return explain(error, self.location, self.credential_source)

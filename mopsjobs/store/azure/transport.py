@@ -23,7 +23,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError
 
 from mopsjobs.errors import ValueTooLargeError
-from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers, tls_authorities
+from mopsjobs.store import network
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, HTTPHeaderDict
@@ -45,7 +45,7 @@ hold many megabytes.
 SENT_BYTES = 16 * 2**10
 """Bytes of a value that are sent at once, a record of TLS. Each such piece may take `STALL_SECONDS`."""
 
-STALL_SECONDS = BUDGET_SECONDS
+STALL_SECONDS = network.BUDGET_SECONDS
 """How long a write waits for the server to take the next piece of its value."""
 
 UNSENT_BYTES = 128 * 2**10
@@ -174,7 +174,7 @@ class _Session(requests.Session):
 
     def __init__(self) -> None:
         super().__init__()
-        adapter = _Adapter(pool_maxsize=POOL_CONNECTIONS, max_retries=0)
+        adapter = _Adapter(pool_maxsize=network.POOL_CONNECTIONS, max_retries=0)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
         self._settings: dict[object, dict[str, Any]] = {}
@@ -223,7 +223,7 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
 
     def __init__(self) -> None:
         self.session: _Session | None
-        super().__init__(session=_Session(), connection_verify=tls_authorities(os.environ))
+        super().__init__(session=_Session(), connection_verify=network.tls_authorities(os.environ))
         self._name_resolves = False
         self._route: _Route | None = None
         self._pid = os.getpid()
@@ -231,7 +231,7 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
     def send(self, request: Any, **kwargs: Any) -> Any:
         """Send one request."""
         self._leave_parents_connections()
-        self.check_name(request.url, kwargs.get("connection_timeout", BUDGET_SECONDS / 3))
+        self.check_name(request.url, kwargs.get("connection_timeout", network.BUDGET_SECONDS / 3))
         return super().send(request, **kwargs)
 
     def route(self, url: str) -> _Route:
@@ -255,7 +255,7 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
         """
         if self._name_resolves:
             return
-        if not name_server_answers(url, seconds):
+        if not network.name_server_answers(url, seconds):
             raise ServiceRequestTimeoutError("The name server does not answer.")
         self._name_resolves = True
 

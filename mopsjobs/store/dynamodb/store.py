@@ -27,11 +27,11 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
+from mopsjobs.store import network
 from mopsjobs.store.aws.client import AwsClient, AwsStore
 from mopsjobs.store.aws.errors import error_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, explain
-from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
 
@@ -168,7 +168,7 @@ class DynamoDBVersionedStore(AwsStore):
                 raise
 
         self._client()  # before the clock starts, since the budget is for the network
-        return self.pacer.read(attempt, self._explain, budget=BUDGET_SECONDS, is_small=operation == "get_item")
+        return self.pacer.read(attempt, self._explain, budget=network.BUDGET_SECONDS, is_small=operation == "get_item")
 
     def _write(self, operation: str, **arguments: Any) -> bool | None:
         """Send a write, once. Return False if its condition does not hold, None if there is no table."""

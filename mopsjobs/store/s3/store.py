@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.store import network
 from mopsjobs.store.aws.client import AwsClient, AwsStore
 from mopsjobs.store.aws.errors import is_framed, network_hint, status_and_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.etags import bare_etag, is_etag
-from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.ordering import from_folder_order
 from mopsjobs.store.pacer import ReadPacer
 from mopsjobs.store.s3.errors import explain, has_lost, has_overlapped, is_missing_key, is_not_implemented
@@ -310,7 +310,9 @@ class S3VersionedStore(AwsStore):
 
     def _read(self, attempt: Callable[[], T], *, is_small: bool = True) -> T:
         self._client()  # before the clock starts, since the budget is for the network
-        return self.pacer.read(lambda _left: attempt(), self._aws.explain, budget=BUDGET_SECONDS, is_small=is_small)
+        return self.pacer.read(
+            lambda _left: attempt(), self._aws.explain, budget=network.BUDGET_SECONDS, is_small=is_small
+        )
 
     # --- names and replies ------------------------------------------------------------------------------------------
 
