@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 START_SECONDS = 60
+
+PORTS = range(15_000, 30_000)
+"""Ports that servers get. Linux by itself gives none of them away: not to a connection, and not to another server that
+takes any port. So none is taken in the seconds until a server listens at it."""
 
 
 class ServerProcess:
@@ -88,10 +93,20 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return different ports of this machine at which no server listens."""
+    """Return different ports of this machine at which no server listens.
+
+    Raises:
+        RuntimeError: if there are not as many.
+    """
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(each.getsockname()[1]) for each in sockets]
+        for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+            if len(found) == count:
+                return found
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+    raise RuntimeError(f"There are no {count} free ports from {PORTS.start} to {PORTS.stop - 1}.")
 
 
 def _accepts_connections(process: subprocess.Popen[bytes], port: int) -> bool:

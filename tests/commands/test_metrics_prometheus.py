@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import re
-import socket
 import subprocess
 import threading
 import urllib.parse
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from bench.servers import free_port
 from mopsjobs.app import metrics
 from mopsjobs.cache import database as cache_database
 from support.cli import REMOTE_URL, Cli, Remote
-from support.runs import until
+from support.runs import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +53,7 @@ class _Prometheus:
     """A real Prometheus, which scrapes one target and has the alert rules loaded."""
 
     def __init__(self, program: str, directory: Path, target: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self._port = server.getsockname()[1]
+        self._port = free_port()
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "200ms"},
             "rule_files": [str(CONTRIB / "alerts.yml")],
@@ -68,7 +67,7 @@ class _Prometheus:
 
     def get(self, path: str, **query: str) -> Any:
         url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=10) as reply:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as reply:
             document = json.load(reply)
         assert document["status"] == "success", document
         return document["data"]
@@ -82,7 +81,7 @@ class _Prometheus:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(PATIENCE)
 
 
 @pytest.fixture
