@@ -27,6 +27,7 @@ from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
 from support.cli import Clock
 from support.kubernetes import EVENTS, JOBS, Api, kubeconfig, lines, log_path
+from support.runs import PATIENCE
 
 RECORD: dict[str, object] = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models", "k8s_uid": None}
 LAUNCH = Launch(
@@ -101,7 +102,7 @@ def test_a_launch_without_a_reply_is_looked_for(
 ) -> None:
     """For the time that an API server allows. The error then says whether the Job may be there."""
     monkeypatch.setattr("mopsjobs.engines.kubernetes.engine.CREATE_READ_SECONDS", 0.05)
-    api.answer("/apis/batch/v1/namespaces/models/jobs", lambda: asyncio.sleep(0.2), method="post")
+    api.answer("/apis/batch/v1/namespaces/models/jobs", lambda: asyncio.sleep(PATIENCE), method="post")
     api.answer("/apis/batch/v1/namespaces/models/jobs/seir-1", {"message": "not now"}, status=looks)
     with pytest.raises(EngineUnavailableError) as raised:
         engine.launch(LAUNCH)
@@ -652,7 +653,7 @@ def test_a_program_signs_in_once_and_again_when_its_token_is_refused(tmp_path: P
         ),
         ("echo '{}'", SIGN_IN_SECONDS, EngineAccessError, "/bin/sh printed no token."),
         (
-            "echo open a page >&2; exec sleep 60",
+            "echo open a page >&2; exec sleep 600",
             2.0,
             EngineUnavailableError,
             "/bin/sh did not answer within 2 s: open a page.",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mops_jobs
-from mopsjobs.engines.kubernetes import engine, launch_lookup, manifest
+from mopsjobs.engines.kubernetes import client, engine, launch_lookup, manifest
 from support.cli import Cli
 from support.kubernetes import JOBS, kubeconfig
 from support.runs import MODEL, code, sets_of, until
@@ -186,11 +186,22 @@ def test_a_slow_admission_is_waited_for(
     cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than one request takes: the Job is found by a later look, and the record does not say that it failed."""
-    cluster.admission_seconds = 0.5
+    cluster.hold_jobs()
     monkeypatch.setattr(engine, "CREATE_READ_SECONDS", 0.1)
-    cli.clock.on_sleep = lambda _count: cluster.job("job") or until(lambda: cluster.job("job"), "the Job")
+
+    looks: list[bool] = []
+    look = client.Cluster.job
+
+    def look_and_admit(looking: client.Cluster, namespace: str, name: str) -> Any:
+        found = look(looking, namespace, name)
+        looks.append(found is not None)
+        cluster.admit_jobs()
+        return found
+
+    monkeypatch.setattr(client.Cluster, "job", look_and_admit)
     ran = submit(sets_of(1))
-    assert (ran.code, ran.out) == (0, "job\n")
+    assert (ran.code, ran.out) == (0, "job\n"), ran
+    assert (looks[0], any(looks)) == (False, True)
     assert _ended(cluster) == "CompletionsReached"
     assert cli("wait", "job").code == 0
     assert len(cluster.requests("post", "/apis/batch/v1/namespaces/models/jobs")) == 1
@@ -200,11 +211,12 @@ def test_a_job_that_is_admitted_after_all_ends_itself(
     cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond what an API server allows: its pods find a record that has ended, and load no model."""
-    cluster.admission_seconds = 0.5
+    cluster.hold_jobs()
     monkeypatch.setattr(engine, "CREATE_READ_SECONDS", 0.1)
     monkeypatch.setattr(launch_lookup, "SILENT_PAUSES", (0.0,))
     assert submit(sets_of(4), "--shards", "2").code == 5
     assert cli.ok("status", "job", "--refresh", "--json").json["error_code"] == "LAUNCH"
+    cluster.admit_jobs()
     assert _ended(cluster) == "PodFailurePolicy"
     assert cli.ok("status", "job", "--refresh", "--json").json["tasks_completed"] == 0
 

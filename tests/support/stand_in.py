@@ -36,6 +36,7 @@ from support.job_controller import (
     plan,
 )
 from support.kubernetes import EVENTS, JOBS, PODS, Api
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -117,8 +118,6 @@ class StandIn(Api):
         """How many pods the quota admits at once."""
         self.refusals: dict[tuple[str, str], int] = {}
         """Status codes for verbs on resources, such as `("list", "events"): 403`."""
-        self.admission_seconds = 0.0
-        """How long a Job takes to be admitted."""
         self.memory_kills: set[int] = set()
         """Shards whose containers the kernel kills, as soon as they have written a line."""
         self.retry_seconds = 0.02
@@ -130,6 +129,9 @@ class StandIn(Api):
         self._lost: set[str] = set()
         """Pods on nodes that do not answer."""
         self._numbers = iter(range(10**6))
+        self._admits = asyncio.Event()
+        """Set while new Jobs are admitted."""
+        self._admits.set()
         server = _Server()
         server.stand_in = self
         super().__init__(server)
@@ -138,8 +140,9 @@ class StandIn(Api):
 
     def close(self) -> None:
         self._is_closing = True
+        self.admit_jobs()
         with contextlib.suppress(Exception):
-            self._task.result(20)
+            self._task.result(PATIENCE)
         for container in self._containers.values():
             container.send(signal.SIGKILL)
             container.process.wait()
@@ -215,6 +218,14 @@ class StandIn(Api):
         pods = [pod for pod in self._pods_of(name) if index_of(pod) == index]
         return [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
 
+    def hold_jobs(self) -> None:
+        """Let new Jobs wait to be admitted."""
+        self._in_loop(self._admits.clear)
+
+    def admit_jobs(self) -> None:
+        """Admit the Jobs that wait, and later ones."""
+        self._in_loop(self._admits.set)
+
     def admit(self, name: str) -> None:
         """Let a suspended Job run, as a queue does when there is room."""
 
@@ -255,7 +266,7 @@ class StandIn(Api):
     async def _admit(self, job: Json) -> aiohttp.web.StreamResponse:
         """Create a Job, also if its client has gone away meanwhile."""
         metadata = job["metadata"]
-        await asyncio.sleep(self.admission_seconds)
+        await self._admits.wait()
         if self._object(JOBS, metadata["namespace"], metadata["name"]) is not None:
             return _refuse(409, f'jobs.batch "{metadata["name"]}" already exists')
         metadata |= {"uid": f"uid-{next(self._numbers)}", "creationTimestamp": moment(datetime.now(UTC))}
