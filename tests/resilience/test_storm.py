@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import re
+import select
 import threading
 import zlib
 from collections import Counter
@@ -30,6 +31,7 @@ from reliability.storm.proxy import FAULTS, RETRY_AFTER, Plan, Proxy, faulty
 from reliability.storm.store_history import Call, histories, step
 from reliability.storm.verdict import Verdict
 from reliability.trial import Trial
+from support.runs import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -254,8 +256,8 @@ class Server:
         with self.connected() as connection:
             return answer(connection, path, target)
 
-    def connected(self, timeout: float = 10) -> contextlib.closing[http.client.HTTPConnection]:
-        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=timeout))
+    def connected(self) -> contextlib.closing[http.client.HTTPConnection]:
+        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=PATIENCE))
 
 
 @contextlib.contextmanager
@@ -420,20 +422,24 @@ def test_half_a_page_claims_to_be_whole(server: Server, s3_server: Server) -> No
 
 def test_silence_lasts_until_the_client_goes(server: Server) -> None:
     """Before the server is asked, after it, and in mid-reply."""
-    seen = set()
-    for seed in range(12):
-        asked = len(server.asked)
-        server.proxy.follow(Plan(1.0, ("stall",), seed))
-        with server.connected(timeout=0.3) as connection:
-            connection.request("PUT", "/x", b"body")
-            reply = None
-            with contextlib.suppress(TimeoutError):
-                reply = connection.getresponse()
-            if reply is not None:
-                with reply, pytest.raises(TimeoutError):
+    server.proxy.follow(Plan(1.0, ("stall",)))
+    with contextlib.ExitStack() as stack:
+        connections = {f"/silent-{number}": stack.enter_context(server.connected()) for number in range(12)}
+        for path, connection in connections.items():
+            connection.request("PUT", path, b"body")
+
+        def begun() -> dict[str, bool]:
+            return {path: bool(select.select([one.sock], [], [], 0)[0]) for path, one in connections.items()}
+
+        def seen() -> set[tuple[bool, bool]]:
+            return {(path in server.asked, has_begun) for path, has_begun in begun().items()}
+
+        until(lambda: seen() == {(False, False), (True, False), (True, True)}, "each kind of silence")
+        for path in [path for path, has_begun in begun().items() if has_begun]:
+            with connections[path].getresponse() as reply:
+                connections[path].sock.settimeout(0.3)
+                with pytest.raises(TimeoutError):
                     reply.read()
-        seen.add((len(server.asked) > asked, reply is not None))
-    assert seen == {(False, False), (True, False), (True, True)}
 
 
 def test_every_fault_is_tested_here() -> None:
@@ -464,7 +470,7 @@ def test_a_storm_over_one_file_loses_nothing_and_fools_nobody(tmp_path: Path) ->
     assert counts["acknowledged"] == counts["acknowledged and found"] > 0
     assert counts["histories checked"] > 0
     assert counts["processes killed"] > 0
-    assert counts["caches equal to the registry"] == 3
+    assert counts["caches equal to the registry"] >= 3  # one more for each process that was too fast for its kill
 
 
 FAR = [
@@ -479,7 +485,7 @@ def test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody(tmp_path: Path, ba
     counts = storm.over(Trial(tmp_path, seed=1, scale=QUICK), backend)
     assert counts["acknowledged"] == counts["acknowledged and found"] > 0
     assert sum(counts[fault] for fault in FAULTS) > 0
-    assert counts["caches equal to the registry"] == 3
+    assert counts["caches equal to the registry"] >= 3  # one more for each process that was too fast for its kill
 
 
 @pytest.mark.azurite
