@@ -19,7 +19,7 @@ from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.utils.times import parse_time, utc_now
 from support.cli import Cli, add, command, sentences
 from support.desk import Desk
-from support.runs import callers, calls, code, is_alive, kill, place, record, sets_of, study, until
+from support.runs import PATIENCE, callers, calls, code, is_alive, kill, place, record, sets_of, study, until
 
 
 def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: Desk) -> None:
@@ -118,8 +118,8 @@ def test_a_killed_runner_is_stuck_within_two_heartbeats(desk: Desk, cli: Cli) ->
     cli.clock.moment = last_sign + timedelta(seconds=2 * HEARTBEAT_SECONDS + 1)
     assert cli.ids("--stuck") == ["job"]
     before = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
-    gate.touch()
     until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "its workers to end by themselves")
+    gate.touch()
     desk.ok("resume", "job", "--workers", "2")
     assert desk.ended() == "succeeded"
     cli.clock.moment = parse_time(record(desk.jobs).updated_at)
@@ -298,7 +298,7 @@ def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk)
             assert told in iter(running.stderr.readline, "")
             until(lambda: calls(noted), "the task to be worked on")
             running.send_signal(signal.SIGINT)
-            err = running.communicate(timeout=60)[1]
+            err = running.communicate(timeout=PATIENCE)[1]
         assert running.returncode == 130, err
         assert err.endswith("To continue: mops-jobs resume job\n")
         ran = desk("resume", "job", **env)

@@ -19,7 +19,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.studies.outputs import results_prefix
 from support.cli import Cli, Spawn, copied_program, environment
-from support.runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
+from support.runs import PATIENCE, callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -46,7 +46,7 @@ def start(spawn: Spawn) -> Spawn:
 
 
 def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE)
     return process.returncode, err
 
 
@@ -142,7 +142,7 @@ def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
     gate.touch()
     until(lambda: len(callers(noted)) == 4 and not [pid for pid in callers(noted) if is_alive(pid)], "the work to end")
     running.send_signal(signal.SIGTERM)
-    _, err = running.communicate(timeout=20)
+    _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 143, err
     assert "Stopping (SIGTERM); finished tasks are kept." in err
     with closing(open_store(f"sqlite://{JobDir.for_job('job', cli.env).path}/outbox.db", {})) as kept:
@@ -155,7 +155,7 @@ def test_processes_of_a_model_end_after_their_runner_is_killed(submitted: Any, s
     submitted([{"x": 0, "fork": str(child)}, {"x": 1, "calls": str(noted), "gate": str(gate)}])
     running = start("--workers", "1")
     until(noted.exists, "the second task")
-    until(child.exists, "the child of the first")
+    until(lambda: child.exists() and child.read_text(), "the child of the first")
     kill(running.pid)
     until(lambda: not is_alive(int(child.read_text())), "the child to end")
 

@@ -25,7 +25,7 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.doubles import FaultyStore
 from support.ledgers import attempts_in
-from support.runs import until
+from support.runs import PATIENCE, until
 
 REASON = AttemptError("0123456789ab", "ValueError", "model.py:3", "bad")
 
@@ -72,7 +72,7 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
     yield made
     for ledger in made.ledgers:
         ledger.close(0.0)
-        ledger._thread.join(30)
+        ledger._thread.join(PATIENCE)
 
 
 # --- the usual way --------------------------------------------------------------------------------------------------
@@ -234,6 +234,9 @@ def test_a_store_that_forbids_the_ledger_leaves_it_in_the_journal(stores: Stores
     """In the outbox, it would keep the job from its end."""
     ledger = stores.ledger(Refusing(StoreAccessError("forbidden")))
     ledger.add(_ended(0), is_settled=True)
+    with ledger._changed:
+        ledger._cut()
+    until(lambda: ledger._is_refused, "the refusal")
     ledger.close(0.05)
     assert list(stores.outbox.list_keys()) == []
     assert stores.files() == ["a-000000.jsonl"]
@@ -293,7 +296,7 @@ def test_what_was_left_is_also_sent_at_the_end_of_a_run(stores: Stores) -> None:
     ledger.write(ledger.add(_ended(1, attempt=2), is_settled=False))
     ledger.settle(ledger.add(_ended(0), is_settled=False))
     ledger.send_left(lambda task: task == 0)
-    ledger.close(0.05)
+    ledger.close(PATIENCE)
     assert sorted(_found(stores.store)) == [(0, 1, "succeeded"), (1, 1, "lost")]
     assert stores.files() == ["b-000000.jsonl"]
 
@@ -386,7 +389,7 @@ def test_a_writer_killed_at_any_point_loses_and_doubles_nothing(tmp_path: Path) 
     done = {int(key.split("/")[1]) for key in store.list_keys("done/")}
     ledger = Ledger(store, outbox, "job", 0, tmp_path / "ledger")
     ledger.send_left(lambda task: task in done)
-    ledger.close(30)
+    ledger.close(PATIENCE)
     found = [task for task, _, outcome in _found(store) if outcome == "succeeded"]
     assert sorted(found) == sorted(done)
     assert len(done) >= 20

@@ -9,9 +9,14 @@ from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.store.memory import InMemoryVersionedStore
 
 
+def _reporter(registry: JobRegistry, shard: int = 0, shards: int = 1, counts: Counts | None = None) -> Reporter:
+    """Return a reporter whose thread writes nothing, so that the test alone does."""
+    return Reporter(registry, "job", shard, shards, counts or Counts(), register=lambda: None, pause=3600.0)
+
+
 def _run(registry: JobRegistry, shard: int, used: ShardUsage, *, is_done: bool = False) -> None:
-    """Report one run over a shard that is too short for the thread."""
-    reporter = Reporter(registry, "job", shard, 2, Counts(), register=lambda: None)
+    """Report one run over a shard."""
+    reporter = _reporter(registry, shard, 2)
     reporter.measured = lambda: (used, ShardForecast(1.0, 2.0, 3))
     reporter.finish(is_done=is_done)
 
@@ -33,7 +38,7 @@ def test_a_second_attempt_at_the_last_report_counts_nothing_twice() -> None:
     """The numbers are those of the run, and not what was added since the last report."""
     registry = JobRegistry(InMemoryVersionedStore())
     registry.register_job("job", tasks_total=10)
-    reporter = Reporter(registry, "job", 0, 1, Counts(), register=lambda: None)
+    reporter = _reporter(registry)
     reporter.measured = lambda: (ShardUsage(1.0, 2.0, 3.0, 50), None)
     for _ in range(3):
         reporter.finish(is_done=False)
@@ -45,7 +50,7 @@ def test_a_run_that_measures_nothing_writes_no_usage() -> None:
     registry = JobRegistry(InMemoryVersionedStore())
     registry.register_job("job", tasks_total=10)
     _run(registry, 0, ShardUsage(1.0, 2.0, 3.0, 50))
-    reporter = Reporter(registry, "job", 0, 2, Counts(), register=lambda: None)
+    reporter = _reporter(registry, 0, 2)
     reporter.finish(is_done=True)
     assert registry.require_job("job").usage == {"0": [1.0, 2.0, 3.0, 50]}
 
@@ -55,7 +60,7 @@ def test_a_job_cancelled_while_it_waited_for_a_core_has_ended() -> None:
     registry = JobRegistry(InMemoryVersionedStore())
     registry.register_job("job", tasks_total=10)
     counts = Counts()
-    reporter = Reporter(registry, "job", 0, 1, counts, register=lambda: None)
+    reporter = _reporter(registry, counts=counts)
     reporter.waits_for = CORES_TEXT
     reporter.report()
     assert registry.require_job("job").metadata[WAITS_FOR] == CORES_TEXT

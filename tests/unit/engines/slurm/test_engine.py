@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.base import EngineState, Launch
+from mopsjobs.engines.slurm import commands
 from mopsjobs.engines.slurm.engine import LOOK_PAUSES, MAX_JSON_SHARDS, SlurmEngine
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError, JobBusyError
 from support.slurm_commands import FakeSlurm, task, waiting
@@ -331,12 +332,22 @@ def test_a_question_about_a_state_is_given_up_soon(
     engine: SlurmEngine, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Followers ask many jobs in turn. A cancel and a launch wait longer, and so does a question for accounts."""
-    monkeypatch.setattr("mopsjobs.engines.slurm.commands.QUESTION_SECONDS", 0.2)
-    slurm.says("scontrol", show="exec sleep 1")
-    with pytest.raises(EngineUnavailableError, match=r"^Slurm does not answer: scontrol took more than 0\.2 s\.$"):
-        engine.state(JOB)
-    assert not engine.cancel(JOB)
+    limits: dict[str, float] = {}
+    ask = commands.Commands.ask
+
+    def note(asked: commands.Commands, *words: str, seconds: float | None = None) -> str:
+        limits[words[0]] = asked._seconds if seconds is None else seconds
+        return ask(asked, *words, seconds=seconds)
+
+    monkeypatch.setattr(commands.Commands, "ask", note)
     _knows(slurm, "")
-    slurm.says("sacct", jobs=f"sleep 0.4; touch {slurm.directory}/answered")
     engine.state(JOB)
-    assert (slurm.directory / "answered").exists()
+    soon = commands.QUESTION_SECONDS
+    assert limits == {"squeue": soon, "scontrol": soon, "sacct": commands.SECONDS}
+    limits.clear()
+    engine.cancel(JOB)
+    assert set(limits.values()) == {commands.SECONDS}
+    monkeypatch.setattr(commands, "QUESTION_SECONDS", 0.2)
+    slurm.says("scontrol", show="exec sleep 600")
+    with pytest.raises(EngineUnavailableError, match=r"^Slurm does not answer: \w+ took more than 0\.2 s\.$"):
+        engine.state(JOB)

@@ -14,7 +14,7 @@ from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.pools.task_queue import Assignment
-from support.runs import all_of, callers, calls, code, is_alive, pool_of, sets_of, study, until
+from support.runs import PATIENCE, all_of, callers, calls, code, is_alive, pool_of, sets_of, study, until
 
 Running = Generator[TaskResult | None, None, None]
 
@@ -109,8 +109,11 @@ def test_a_worker_that_does_not_end_gives_its_core_back(
     assert [one.position for one in running if one is not None] == [1]
 
 
-def test_a_task_that_died_waits_though_another_worker_still_leaves(model: Path, tmp_path: Path) -> None:
+def test_a_task_that_died_waits_though_another_worker_still_leaves(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The one that leaves takes no task, and may take long to end. Another job stands in line for the core."""
+    monkeypatch.setattr(worker_process, "GRACE_SECONDS", PATIENCE)
     gate, other = tmp_path / "gate", _cores(tmp_path)
     pool, sets = pool_of(model, cores=_cores(tmp_path)), sets_of(2)
     sets[1] |= {"gate": str(gate), "die": str(tmp_path / "died")}

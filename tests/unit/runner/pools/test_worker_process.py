@@ -21,7 +21,7 @@ from mopsjobs.runner.pools.task_queue import Assignment
 from mopsjobs.runner.pools.worker_process import WorkerProcess
 from mopsjobs.studies.study import Task
 from mopsjobs.utils import measurement
-from support.runs import all_of, code, ends, pool_of, sets_of, study, until
+from support.runs import PATIENCE, all_of, code, ends, pool_of, sets_of, study, until
 
 MIB = 1024 * 1024
 
@@ -39,6 +39,10 @@ def burn(seconds):
         pass
 
 def simulate(params, seed):
+    if "after" in params:
+        while not os.path.exists(params["after"]):
+            time.sleep(0.005)
+        os.remove(params["after"])
     burn(params.get("burn", 0))
     time.sleep(params.get("sleep", 0))
     block = bytearray(params.get("bytes", 0))
@@ -59,7 +63,7 @@ def simulate(params, seed):
         raise MemoryError("none is left")
     if "gate" in params:
         open(params["gate"], "w").close()
-        time.sleep(60)
+        time.sleep(600)
     return {name: value for name, value in os.environ.items() if name.startswith("MOPS_JOBS_")}
 """
 
@@ -103,15 +107,25 @@ def test_processes_that_a_task_waits_for_count_for_it(user: Path) -> None:
     assert _cpu(nothing) < 0.1
 
 
-def test_an_attempt_at_which_the_worker_died_is_measured_by_its_end(user: Path) -> None:
+def test_an_attempt_at_which_the_worker_died_is_measured_by_its_end(user: Path, tmp_path: Path) -> None:
     """Without what the start and the tasks before it used.
 
     The peak is that of the process, if no task before it had it. A process begins with the peak of the one that
     starts it, here that of these tests.
     """
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT + 200 * MIB
-    sets = [{"x": 0, "burn": 1}, {"x": 1, "burn": 1, "die": True}, {"x": 2, "bytes": size, "die": True}]
-    _, *deaths = ends(pool_of(user, 1), sets)
+    begun, seen = tmp_path / "begun", set()
+    dying = {"x": 1, "after": str(begun), "burn": 1, "die": True}
+    pool = pool_of(user, 1)
+
+    def let_begin() -> None:
+        """Hold each attempt back until its time counts: a worker is ahead of a pool that waits for a processor."""
+        for one in pool.at_work():
+            if one.position == 1 and one.attempt not in seen:
+                seen.add(one.attempt)
+                begun.touch()
+
+    _, *deaths = ends(pool, [{"x": 0, "burn": 1}, dying, {"x": 2, "bytes": size, "die": True}], let_begin)
     assert [(one.position, one.outcome, one.attempt, one.is_final) for one in deaths] == [
         (1, Outcome.DIED, 1, False),
         (1, Outcome.DIED, 2, True),
@@ -218,4 +232,4 @@ def test_the_time_to_read_outputs_is_returned() -> None:
         assert worker.take_more(feed, lambda: now, is_first=True) == 3600
         assert worker.outgoing == b"7 1\n"
         with contextlib.suppress(OSError):
-            worker.process.wait(30)
+            worker.process.wait(PATIENCE)
