@@ -17,7 +17,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import json_time, utc_now
 from mopsjobs.web.sse import MAX_STREAMS
-from support.browser import ROWS, check_layout, open_tab, shoot
+from support.browser import ROWS, check_layout, open_private_tab, shoot
 from support.cli import Cli, Clock, add, foreign, key, put
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, add_kinds, hostile_record, reserved_port, serving
@@ -174,7 +174,7 @@ def test_markup_of_a_record_is_never_interpreted(page: Page, cli: Cli, server: S
 @pytest.fixture
 def clocked_page(browser: Browser) -> Iterator[Page]:
     """Yield a tab whose clock the test can set forward. It may fail to reach its server, and do nothing else wrong."""
-    with open_tab(browser, 1200, expected_errors="Failed to load resource") as page:
+    with open_private_tab(browser, 1200, expected_errors="Failed to load resource") as page:
         page.clock.install()
         yield page
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, Response, Route, expect
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import open_tab
+from support.browser import open_private_tab
 from support.cli import Cli, Clock, Remote, add, foreign, key, put
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
@@ -60,7 +60,7 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """Yield a tab that has opened nothing yet."""
-    with open_tab(browser, 1200, expected_errors="Failed to load resource") as page:
+    with open_private_tab(browser, 1200, expected_errors="Failed to load resource") as page:
         page.add_init_script(NOTIFICATIONS)
         yield page
 

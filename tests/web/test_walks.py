@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from support.browser import ROWS, check_layout, open_tab
+from support.browser import ROWS, check_layout, open_private_tab, open_tab
 from support.cli import Cli, Clock, add
 from support.web import Server, add_kinds, serving
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield a server that syncs an embedded registry with jobs of several kinds."""
+    """Yield a server that has synced an embedded registry with jobs of several kinds."""
     cli = Cli(tmp_path_factory.mktemp("home"), Clock(), None)  # type: ignore[arg-type]
     jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
     add(jobs, "night-1", "running", owner="ada", labels={"exp": "7"}, tasks_total=10)
     jobs.update_progress("night-1", 1)
     add_kinds(jobs)
-    with serving(cli, "--sync-every", "1s") as server:
+    with serving(cli, "--sync-every", "1h") as server:
         yield server.filled()
 
 
@@ -77,8 +77,17 @@ def test_a_command_is_copied_by_a_button(page: Page, server: Server) -> None:
     assert page.evaluate("String(getSelection())").strip() == command
 
 
-def test_letters_lead_to_search_and_jobs(page: Page) -> None:
+@pytest.fixture
+def private_page(browser: Browser, server: Server) -> Iterator[Page]:
+    """Yield a new tab at the page of jobs."""
+    with open_private_tab(browser) as page:
+        page.goto(f"{server.url}/jobs")
+        yield page
+
+
+def test_letters_lead_to_search_and_jobs(private_page: Page) -> None:
     """`/` to the search, `j` and `k` to the next and the previous job, `?` to their list, which can switch them off."""
+    page = private_page
     links = page.locator(ROWS).locator("th a")
     for letter, place in (("j", 0), ("j", 1), ("j", 2), ("k", 1)):
         page.keyboard.press(letter)
@@ -100,7 +109,7 @@ def test_letters_lead_to_search_and_jobs(page: Page) -> None:
 
 def test_times_are_local_too(browser: Browser, server: Server) -> None:
     """Where the browser is not in UTC, the title of a time has the time there."""
-    with open_tab(browser, timezone_id="Asia/Kolkata", locale="en-GB") as page:
+    with open_private_tab(browser, timezone_id="Asia/Kolkata", locale="en-GB") as page:
         page.goto(f"{server.url}/jobs")
         expect(page.locator("#jobs time[title]").first).to_have_attribute(
             "title", re.compile(r"Z, here \d\d/\d\d/\d{4}")
