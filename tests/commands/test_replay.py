@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from mopsjobs.studies.outputs import results_prefix
 from support.cli import command
-from support.desk import Desk
+from support.desk import Desk, make_desk
 from support.runs import make_venv, sets_of
 from support.terminal import terminal
 
@@ -33,6 +35,23 @@ def simulate(params, seed):
 OUTPUTS = ["large.bin", "result.json"]
 
 
+@pytest.fixture(scope="module")
+def home_of_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home with a job of three tasks: one takes its seed, one is random, and one fails.
+
+    Each test copies its registry. The file `calls`, in which the model notes its calls, is a parameter of the tasks.
+    """
+    home = tmp_path_factory.mktemp("home")
+    with closing(make_desk(home)) as desk:
+        (desk.home / "model.py").write_text(MODEL)
+        sets = sets_of(3, calls=str(home / "calls"))
+        sets[1]["is_random"] = sets[2]["fail"] = True
+        desk.submit(sets, outputs=OUTPUTS)
+        assert desk.ended() == "partial"
+    shutil.copy(home / "calls", home / "calls-of-job")
+    return home
+
+
 @pytest.fixture
 def noted(tmp_path: Path) -> Path:
     """Return the file in which the model notes its calls."""
@@ -47,13 +66,15 @@ def drawing(desk: Desk) -> Desk:
 
 
 @pytest.fixture
-def ran(drawing: Desk, noted: Path) -> Desk:
-    """Return a desk with a job of three tasks: one takes its seed, one is random, and one fails."""
-    sets = sets_of(3, calls=str(noted))
-    sets[1]["is_random"] = sets[2]["fail"] = True
-    drawing.submit(sets, outputs=OUTPUTS)
-    assert drawing.ended() == "partial"
-    return drawing
+def ran(drawing: Desk, home_of_job: Path) -> Desk:
+    """Return a desk with the job that has run."""
+    return drawing.copy_registry(home_of_job)
+
+
+@pytest.fixture
+def noted_by_job(home_of_job: Path) -> Path:
+    """Return the file in which the model of the job notes its calls. It has those of the job."""
+    return Path(shutil.copy(home_of_job / "calls-of-job", home_of_job / "calls"))
 
 
 def replayed(desk: Desk, *argv: str) -> tuple[int, dict[str, Any]]:
@@ -62,13 +83,13 @@ def replayed(desk: Desk, *argv: str) -> tuple[int, dict[str, Any]]:
     return found.code, found.json
 
 
-def test_a_deterministic_task_is_equal_byte_for_byte(ran: Desk, noted: Path) -> None:
-    before = noted.read_text().split()
+def test_a_deterministic_task_is_equal_byte_for_byte(ran: Desk, noted_by_job: Path) -> None:
+    before = noted_by_job.read_text().split()
     found = ran("replay", "job", "0")
     assert found.code == 0
     assert found.out.splitlines()[-1].split(None, 1) == ["Outputs", "equal: large.bin, result.json"]
     assert "drawing 0\n" in found.err
-    assert noted.read_text().split() == [*before, "0"]
+    assert noted_by_job.read_text().split() == [*before, "0"]
 
 
 def test_a_random_task_differs_in_what_it_draws(ran: Desk) -> None:
@@ -113,12 +134,12 @@ def test_the_registry_stays_as_it_is(ran: Desk) -> None:
     assert [(entry.key, entry.version) for entry in ran.store.scan()] == before
 
 
-def test_a_task_of_a_family_or_a_source_is_compared_with_its_outputs(ran: Desk, noted: Path) -> None:
+def test_a_task_of_a_family_or_a_source_is_compared_with_its_outputs(ran: Desk, noted_by_job: Path) -> None:
     """A child of `job` has one task. An extension of `job` has none of its own."""
     child = ran.ok("resume", "job", "--json").json["job_id"]
     ran.ended(child)
     assert replayed(ran, child, "0")[1]["done_by"] == "job"
-    study = ran.write(sets_of(1, calls=str(noted)), outputs=OUTPUTS)
+    study = ran.write(sets_of(1, calls=str(noted_by_job)), outputs=OUTPUTS)
     ran.launched.add("more")
     ran.ok("submit", study, "--job-id", "more", "--extend", "job")
     assert ran.ended("more") == "succeeded"

@@ -125,26 +125,23 @@ def test_an_invalid_limit_is_one_sentence(cli: Cli, words: list[str], told: str)
     assert told in sentence
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (
-            ["--only", "fail"],
-            "error: invalid --only 'fail': expected one of failed, timeout, oom, died, lost, or the key",
-        ),
-        (["--memory", "x2"], "error: invalid --memory 'x2': expected a limit like 2GiB, since the job had none that"),
-        (["--memory", "much"], "error: invalid --memory 'much': expected a size like 2GiB, or a factor like x2."),
-        (["--task-memory", "x1"], "error: invalid --task-memory 'x1': expected a size like 2GiB, or a factor like x2."),
-        (["--timeout", "x2"], "error: invalid --timeout 'x2': expected a limit like 1h, since the job had none"),
-        (["--timeout", "x0"], "error: invalid duration 'x0': expected a number with s, m, h, d or w"),
-    ],
+REFUSED = (
+    ("--only fail", "error: invalid --only 'fail': expected one of failed, timeout, oom, died, lost, or the key"),
+    ("--memory x2", "error: invalid --memory 'x2': expected a limit like 2GiB, since the job had none that"),
+    ("--memory much", "error: invalid --memory 'much': expected a size like 2GiB, or a factor like x2."),
+    ("--task-memory x1", "error: invalid --task-memory 'x1': expected a size like 2GiB, or a factor like x2."),
+    ("--timeout x2", "error: invalid --timeout 'x2': expected a limit like 1h, since the job had none"),
+    ("--timeout x0", "error: invalid duration 'x0': expected a number with s, m, h, d or w"),
 )
-def test_what_a_resume_cannot_grow_or_choose_is_one_sentence(desk: Desk, words: list[str], told: str) -> None:
+
+
+def test_what_a_resume_cannot_grow_or_choose_is_one_sentence(desk: Desk) -> None:
     desk.submit([{"x": 0, "fail": True}])
     assert desk.ended() == "failed"
-    ran = desk("resume", "job", *words)
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith(told)
+    for words, told in REFUSED:
+        ran = desk("resume", "job", *words.split())
+        assert (ran.code, ran.out) == (2, ""), words
+        assert ran.err.startswith(told)
     assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -14,23 +13,10 @@ import pytest
 from mopsjobs.errors import JobBusyError
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import results_prefix
-from support.cli import Cli, Clock
-from support.desk import Desk
+from support.desk import Desk, make_desk
 from support.runs import calls, kill, make_venv, record, sets_of, until
 
 SETS, REPLICATES = 4, 3
-
-
-def _make_desk(home: Path) -> Desk:
-    return Desk(Cli(home, Clock(), None), home / "desk")  # type: ignore[arg-type]
-
-
-def _take_registry(desk: Desk, home: Path) -> Desk:
-    """Give a desk the registry of a home in which nothing runs any more."""
-    place = Path(desk.env["HOME"], "registry.db")
-    with closing(sqlite3.connect(home / place.name)) as source, closing(sqlite3.connect(place)) as copy:
-        source.backup(copy)
-    return desk
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +26,7 @@ def home_of_finished_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Its file `calls`, in which the model notes its calls, is a parameter: tasks that are reused have the same one.
     """
     home = tmp_path_factory.mktemp("finished")
-    with closing(_make_desk(home)) as desk:
+    with closing(make_desk(home)) as desk:
         desk.submit(sets_of(SETS, calls=str(home / "calls")), n_replicates=REPLICATES)
         assert desk.ended() == "succeeded"
     assert calls(home / "calls").total() == SETS * REPLICATES
@@ -57,7 +43,7 @@ def calls_file(home_of_finished_job: Path) -> Path:
 @pytest.fixture
 def ran(desk: Desk, home_of_finished_job: Path) -> Desk:
     """Return a desk with the job that has succeeded."""
-    return _take_registry(desk, home_of_finished_job)
+    return desk.copy_registry(home_of_finished_job)
 
 
 def extend(desk: Desk, calls_file: Path, *argv: str, sets: int = SETS, replicates: int, job_id: str = "more") -> str:
@@ -240,15 +226,15 @@ def test_an_unknown_job_cannot_be_extended(desk: Desk) -> None:
 def finished_twice(home_of_finished_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a home with `job`, and with `more`, which has a replicate more of each parameter set."""
     home = tmp_path_factory.mktemp("finished-twice")
-    with closing(_make_desk(home)) as desk:
-        extend(_take_registry(desk, home_of_finished_job), home_of_finished_job / "calls", replicates=4)
+    with closing(make_desk(home)) as desk:
+        extend(desk.copy_registry(home_of_finished_job), home_of_finished_job / "calls", replicates=4)
     return home
 
 
 @pytest.fixture
 def extended(desk: Desk, finished_twice: Path) -> Desk:
     """Return a desk with the two jobs."""
-    return _take_registry(desk, finished_twice)
+    return desk.copy_registry(finished_twice)
 
 
 def test_outputs_of_reused_tasks_are_those_of_their_source(extended: Desk, tmp_path: Path) -> None:

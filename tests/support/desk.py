@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import sqlite3
 import subprocess
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mops_jobs
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from support.cli import Cli, Ran, command, environment
+from support.cli import Cli, Clock, Ran, command, environment
 from support.runs import PATIENCE, code, is_alive, kill, record, results, until
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
 
 
+class _Stream(io.TextIOWrapper):
+    """The output of a command in this process, as text or as bytes."""
+
+    def __init__(self) -> None:
+        self._bytes = io.BytesIO()
+        super().__init__(self._bytes, encoding="utf-8", newline="")
+
+    def text(self) -> str:
+        self.flush()
+        return self._bytes.getvalue().decode()
+
+
 class Desk:
-    """A directory with a model, and the command as a process of its own in it."""
+    """A directory with a model, and the command in it: by the real clock, with runners that are processes."""
 
     def __init__(self, cli: Cli, home: Path) -> None:
         self.home = home
@@ -36,10 +53,21 @@ class Desk:
         return str(path)
 
     def __call__(self, *argv: str, **env: str) -> Ran:
-        ran = subprocess.run(
-            command(*argv), env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=PATIENCE
-        )
-        return Ran(ran.returncode, ran.stdout, ran.stderr)
+        """Run the command in this process; one that is a runner itself as a process of its own."""
+        if argv[0] == "run" or "--wait" in argv:
+            ran = subprocess.run(
+                command(*argv), env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=PATIENCE
+            )
+            return Ran(ran.returncode, ran.stdout, ran.stderr)
+        out, err = _Stream(), _Stream()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.chdir(self.home))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "subprocess .* is still running", ResourceWarning)  # a runner goes on
+            code = mops_jobs.main(list(argv), env={**self.env, **env})
+        return Ran(code, out.text(), err.text())
 
     def ok(self, *argv: str, **env: str) -> Ran:
         ran = self(*argv, **env)
@@ -66,9 +94,24 @@ class Desk:
     def results(self, job_id: str = "job") -> dict[str, bytes]:
         return results(self.store, job_id)
 
+    def copy_registry(self, home: Path) -> Desk:
+        """Fill the registry of the desk with that of a home in which nothing runs any more, and return the desk."""
+        place = Path(self.env["HOME"], "registry.db")
+        with (
+            contextlib.closing(sqlite3.connect(home / place.name)) as source,
+            contextlib.closing(sqlite3.connect(place)) as copy,
+        ):
+            source.backup(copy)
+        return self
+
     def close(self) -> None:
         self.store.close()
         for told in (JobDir.for_job("x", self.env).path.parent).glob("*/runner.json"):
             pid = int(json.loads(told.read_text())["pid"])
             kill(pid)
             until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
+
+
+def make_desk(home: Path) -> Desk:
+    """Return a desk in a home that several tests share."""
+    return Desk(Cli(home, Clock(), None), home / "desk")  # type: ignore[arg-type]
