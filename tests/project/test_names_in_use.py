@@ -8,8 +8,6 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,22 +15,24 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = sorted(path for folder in ("bench", "reliability", "docs/tools") for path in (ROOT / folder).rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", PROGRAMS, ids=[path.relative_to(ROOT).as_posix() for path in PROGRAMS])
-def test_each_name_of_mopsjobs_in_use_exists(path: Path) -> None:
+def test_each_name_of_mopsjobs_in_use_exists() -> None:
     """Each imported name, each attribute of a module or a class, and each named argument of a call."""
+    assert [f"{path}, {missing}" for path in PROGRAMS for missing in _missing(path)] == []
+
+
+def _missing(path: Path) -> Iterator[str]:
+    """Yield the names that a program uses and that do not exist."""
     tree = ast.parse(path.read_text("utf-8"))
     imported = dict(_imported(tree))
-    missing = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imported:
             owner = imported[node.value.id]
             if (inspect.ismodule(owner) or inspect.isclass(owner)) and not _has(owner, node.attr):
-                missing.append(f"line {node.lineno}: {node.value.id}.{node.attr}")
+                yield f"line {node.lineno}: {node.value.id}.{node.attr}"
         if isinstance(node, ast.Call):
             accepted = _parameters(_called(node.func, imported))
             named = {keyword.arg for keyword in node.keywords if keyword.arg is not None}
-            missing += [f"line {node.lineno}: {name}=" for name in sorted(named - accepted)] if accepted else []
-    assert not missing
+            yield from (f"line {node.lineno}: {name}=" for name in sorted(named - accepted) if accepted)
 
 
 def _imported(tree: ast.Module) -> Iterator[tuple[str, object]]:
