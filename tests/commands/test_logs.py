@@ -157,10 +157,7 @@ def test_the_runner_speaks_for_itself_of_a_job_that_the_cache_knows(cli: Cli, re
     assert cli.ok("logs", "job", "-f").err.splitlines()[-1] == hint
 
 
-@pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)])
-def test_logs_follow_from_before_the_start_to_the_end(
-    cli: Cli, anywhere: VersionedStore, status: str, code: int
-) -> None:
+def test_logs_follow_from_before_the_start_to_the_end(cli: Cli, anywhere: VersionedStore) -> None:
     """On every backend: `logs -f` of a job that has not started waits, prints, and ends with the job's outcome."""
     clock = cli.clock
     registry, write = JobRegistry(anywhere, now=clock.now, sleep=clock.sleep), Writer(anywhere, clock)
@@ -169,10 +166,17 @@ def test_logs_follow_from_before_the_start_to_the_end(
         cli,
         _2=lambda: (registry.update_status("job", "running"), write("a", "b", task=1)),
         _3=lambda: write("c"),
-        _4=lambda: registry.update_status("job", status),
+        _4=lambda: registry.update_status("job", "failed"),
     )
     ran = cli("logs", "job", "-f")
-    assert (ran.code, ran.lines, ran.err) == (code, ["[1] a", "[1] b", "c"], "")
+    assert (ran.code, ran.lines, ran.err) == (100, ["[1] a", "[1] b", "c"], "")
+
+
+@pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("cancelled", 103), ("partial", 104)])
+def test_logs_that_follow_end_as_the_job_does(cli: Cli, remote: Remote, status: str, code: int) -> None:
+    add(remote.jobs, "job", "running")
+    during_sleeps(cli, _2=lambda: remote.jobs.update_status("job", status))
+    assert cli("logs", "job", "-f").code == code
 
 
 def test_a_record_that_is_gone_ends_it(cli: Cli, remote: Remote, write: Writer) -> None:

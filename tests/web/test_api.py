@@ -90,10 +90,12 @@ SORTED = ("task", "-task", "seconds", "-seconds", "cpu", "memory", "attempt", "-
 )  # fmt: skip
 def test_pages_of_tasks_have_each_task_once(web: Web, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
     """In the order of the whole, however equal or unknown its values are, and however few tasks a page compares."""
-    for path in (f"/api/v1/tasks?{query}&sort={sort}" for sort in SORTED):
+    for number, sort in enumerate(SORTED):
+        path = f"/api/v1/tasks?{query}&sort={sort}"
         whole = web.get(f"{path}&limit=1000").get_json()
         assert whole["returned"] == whole["total"] > 0
-        for limit, seen, most in ((1, 100, 10**6), (4, 100, 10**6), (1000, 3, 10**6), (2, 3, 10**6), (1000, 100, 1)):
+        one_each = ((1, 100, 10**6), (1000, 100, 1))[number % 2]  # by the limit, or by the size of the answer
+        for limit, seen, most in (one_each, (4, 100, 10**6), (1000, 3, 10**6), (2, 3, 10**6)):
             with monkeypatch.context() as patch:
                 patch.setattr(api_params, "MAX_SEEN", seen)
                 patch.setattr(api, "MAX_ANSWER_BYTES", most)

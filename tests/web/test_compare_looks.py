@@ -30,14 +30,14 @@ def _path(ids: list[str], **more: str) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield a server that syncs an embedded registry with runs of a study, and with jobs of hostile names."""
+    """Yield a server that has synced an embedded registry with runs of a study, and with jobs of hostile names."""
     cli = Cli(tmp_path_factory.mktemp("home"), Clock(), None)  # type: ignore[arg-type]
     jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
     run_compared(jobs, tmp_path_factory.mktemp("code"))
     run_hostile(jobs, "hostile", utc_now)
     for job_id in HOSTILE_IDS[1:4]:
         jobs.store.create_if_absent(key(job_id), hostile_record(job_id).encode())
-    with serving(cli, "--sync-every", "1s") as server:
+    with serving(cli, "--sync-every", "1h") as server:
         yield server.filled()
 
 

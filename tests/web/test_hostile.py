@@ -48,10 +48,10 @@ def _fill(store: VersionedStore) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield a server that syncs an embedded registry with the two jobs."""
+    """Yield a server that has synced an embedded registry with the two jobs."""
     cli = Cli(tmp_path_factory.mktemp("home"), Clock(), None)  # type: ignore[arg-type]
     _fill(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
-    with serving(cli, "--sync-every", "1s") as server:
+    with serving(cli, "--sync-every", "1h") as server:
         yield server.filled()
 
 

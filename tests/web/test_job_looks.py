@@ -64,10 +64,10 @@ def _fill(jobs: JobRegistry) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield a server that syncs an embedded registry with the jobs."""
+    """Yield a server that has synced an embedded registry with the jobs."""
     cli = Cli(tmp_path_factory.mktemp("home"), Clock(), None)  # type: ignore[arg-type]
     _fill(JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})))
-    with serving(cli, "--sync-every", "1s") as server:
+    with serving(cli, "--sync-every", "1h") as server:
         yield server.filled()
 
 

@@ -710,6 +710,14 @@ def server(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield server.filled()
 
 
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Yield a server for the tests that leave it as it is."""
+    cli = Cli(tmp_path_factory.mktemp("shared"), Clock(), None)  # type: ignore[arg-type]
+    with serving(cli) as server:
+        yield server.filled()
+
+
 def test_a_stream_tells_of_changes_and_events(server: Server, cli: Cli) -> None:
     """Who follows a job gets its events, each once, and goes on after the last one when the line was cut."""
     with server.stream("/live?job=first") as messages:
@@ -723,18 +731,18 @@ def test_a_stream_tells_of_changes_and_events(server: Server, cli: Cli) -> None:
         assert next(messages) == seen[0]
 
 
-def test_a_browser_that_has_gone_gives_its_thread_back(server: Server) -> None:
+def test_a_browser_that_has_gone_gives_its_thread_back(shared_server: Server) -> None:
     """More streams come and go than there are threads for."""
 
     def opens() -> bool:
-        with contextlib.closing(server.connect()) as connection:
+        with contextlib.closing(shared_server.connect()) as connection:
             connection.request("GET", "/live")
             response = connection.getresponse()
             return response.status == 200 and [response.readline() for _ in range(3)][-1] == b"event: change\n"
 
     for _ in range(120):
         until(opens, "a free stream")
-    assert server.ask("/jobs").status == 200
+    assert shared_server.ask("/jobs").status == 200
 
 
 def test_too_many_streams_are_refused_and_pages_go_on(server: Server) -> None:
@@ -766,20 +774,20 @@ def test_a_cache_that_is_deleted_is_made_anew(server: Server, cli: Cli) -> None:
     until(lambda: "second" in server.ask("/jobs").text, "the new cache")
 
 
-def test_a_raw_request_under_a_foreign_name_is_refused(server: Server) -> None:
+def test_a_raw_request_under_a_foreign_name_is_refused(shared_server: Server) -> None:
     """Over the wire: a foreign Host, and a whole URL of another host as the target."""
-    assert server.ask("/jobs", Host="evil.example").status == 421
-    with socket.create_connection(("127.0.0.1", server.port)) as line:
+    assert shared_server.ask("/jobs", Host="evil.example").status == 421
+    with socket.create_connection(("127.0.0.1", shared_server.port)) as line:
         line.sendall(b"GET http://localhost/jobs HTTP/1.1\r\nHost: evil.example\r\n\r\n")
         assert b" 421 " in line.recv(200)
-    with socket.create_connection(("127.0.0.1", server.port)) as line:
+    with socket.create_connection(("127.0.0.1", shared_server.port)) as line:
         line.sendall(b"GET /jobs HTTP/1.0\r\n\r\n")
         assert b" 421 " in line.recv(200)
 
 
-def test_a_port_that_is_taken_is_told(server: Server, cli: Cli) -> None:
+def test_a_port_that_is_taken_is_told(shared_server: Server, cli: Cli) -> None:
     """One sentence and exit code 2."""
-    ran = cli("serve", "--port", str(server.port))
+    ran = cli("serve", "--port", str(shared_server.port))
     assert ran.code == 2
     assert "Cannot listen on 127.0.0.1" in ran.err
     assert "hint: Use --port 0 for any free port." in ran.err
