@@ -8,8 +8,9 @@ import os
 import platform
 import socket
 import subprocess
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,26 +20,31 @@ from mopsjobs.ledger.environment import encode_environment, environment_of_worke
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from support.cli import Cli, add
-from support.desk import Desk
+from support.desk import Desk, make_desk
 from support.runs import make_venv, sets_of, study, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SECRET = "hunter2"
 
 
-@pytest.fixture
-def ran(desk: Desk, tmp_path: Path) -> Desk:
-    """Return a desk with a job of two tasks that ran in a venv with two packages, from a dirty git repository."""
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """Yield a desk with a job of two tasks that ran in a venv with two packages, from a dirty git repository."""
+    home = tmp_path_factory.mktemp("home")
     words = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1"}
     remote = f"https://me:{SECRET}@example.org/model.git"
-    for arguments in (["init", "-q"], ["remote", "add", "origin", remote], ["add", "."], ["commit", "-qm", "one"]):
-        subprocess.run([*words, *arguments], cwd=desk.home, env=env, check=True)
-    tree(desk.home, {"lib/data.csv": "a,b\n", "na me.txt": ""})
-    (desk.home / "link").symlink_to("model.py")
-    python = make_venv(tmp_path / "venv", numpy="2.1", Other_One="0.1")
-    desk.submit(sets_of(2), "--python", str(python), "--owner", "ada")
-    assert desk.ended() == "succeeded"
-    return desk
+    with closing(make_desk(home)) as desk:
+        for arguments in (["init", "-q"], ["remote", "add", "origin", remote], ["add", "."], ["commit", "-qm", "one"]):
+            subprocess.run([*words, *arguments], cwd=desk.home, env=env, check=True)
+        tree(desk.home, {"lib/data.csv": "a,b\n", "na me.txt": ""})
+        (desk.home / "link").symlink_to("model.py")
+        python = make_venv(home / "venv", numpy="2.1", Other_One="0.1")
+        desk.submit(sets_of(2), "--python", str(python), "--owner", "ada")
+        assert desk.ended() == "succeeded"
+        yield desk
 
 
 def test_json_has_code_study_packages_machines_and_versions(ran: Desk) -> None:
@@ -86,7 +92,7 @@ def test_no_form_has_a_secret_or_a_path_of_the_machine(ran: Desk, tmp_path: Path
     text = ran.ok("provenance", "job").out + ran.ok("provenance", "job", "--json").out
     ran.ok("provenance", "job", "--ro-crate", str(crate))
     text += (crate / "ro-crate-metadata.json").read_text() + (crate / "provenance.json").read_text()
-    assert not [word for word in (SECRET, str(tmp_path), "PATH=", "example.org/model") if word in text]
+    assert not [word for word in (SECRET, str(ran.home.parent), "PATH=", "example.org/model") if word in text]
 
 
 def entities(crate: Path) -> dict[str, Any]:
