@@ -805,6 +805,21 @@ def test_a_reply_that_is_cut_anywhere_is_an_outage(operation: str) -> None:
         assert (WRITES | READS)[operation](store)
 
 
+@pytest.mark.parametrize("count", [150, transport.MAX_HEADERS])
+def test_metadata_do_not_hide_a_blob_and_do_not_come_for_ever(count: int) -> None:
+    """Python's HTTP client reads 100 headers at most, and another program may write more metadata than that."""
+    metadata = "".join(f"x-ms-meta-name{number}: value\r\n" for number in range(count))
+    head, _, rest = WHOLE["get"].decode().partition("\r\n")
+    with answering(f"{head}\r\n{metadata}{rest}".encode()) as store:
+        if count < transport.MAX_HEADERS:
+            found = store.get("a")
+            assert found is not None
+            assert found.value == b"abcd"
+        else:
+            with pytest.raises(StoreUnavailableError, match="the connection broke"):
+                store.get("a")
+
+
 @pytest.mark.parametrize(
     "framing", ["", "Content-Length: 4\r\nContent-Length: 4\r\n", "Content-Length: 4 bytes\r\n"], ids=repr
 )
