@@ -52,8 +52,11 @@ MAX_WINDOW = 64
 MAX_THREADS = 128
 """Threads that read, or pause before another try."""
 
-LONG_SECONDS = 0.1
-"""Time of the quickest reply above which `MAX_WINDOW` reads help: then the distance takes it, not the work."""
+LONG_SECONDS = 0.02
+"""Time of the quickest reply above which `MAX_WINDOW` reads help: then the distance takes it, not the work.
+
+At 30 ms, 32 reads at once are 1,000 per second. The processor of the reader manages twice as many.
+"""
 
 LEAST_REPLIES = 20
 """Replies after which the window may change. In fewer, most may be refusals by chance."""

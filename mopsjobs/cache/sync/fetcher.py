@@ -17,7 +17,7 @@ from mopsjobs.store.bulk_reads import USUAL_WINDOW, pacer_of
 from mopsjobs.store.unread_keys import reason_of, why_unread
 
 MAX_THREADS = USUAL_WINDOW
-"""Concurrent requests. With 30 ms per reply, half as many leave the processor idle. A distant store gets more."""
+"""Concurrent requests. A distant store gets twice as many, see `pacer.LONG_SECONDS`."""
 
 MAX_KEYS_PER_TASK = 4
 """Keys that a thread fetches per task: handing over each key alone would cost a tenth of fetching it."""
