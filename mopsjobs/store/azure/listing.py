@@ -26,10 +26,10 @@ MIN_PAGE_KEYS = 100
 """Keys of a page on a thin line: each request costs as much as one key."""
 
 PAGE_KEYS = 2000
-"""Keys of the next pages, while the reader waits for them."""
+"""Keys of the next pages with records, while the reader waits for them: it has work from the first ones on."""
 
 MAX_PAGE_KEYS = 5000
-"""Azure's own limit. Used while pages wait for the reader, since fewer pages are less work for both sides."""
+"""Azure's own limit. Used for names, and while pages wait for the reader: fewer pages are less work for both sides."""
 
 MAX_PAGE_BYTES = 8 * 2**20
 """Target for the length of a page, estimated from the one before: metadata may take 8 KiB per key."""
@@ -129,16 +129,19 @@ def parse(body: bytes) -> Page:
     return Page(blobs, root.findtext("NextMarker") or "", len(body))
 
 
-def next_size(size: int, seconds: float, *, is_awaited: bool, page_bytes: int = 0) -> int:
+def next_size(size: int, seconds: float, *, is_awaited: bool, metadata: bool = True, page_bytes: int = 0) -> int:
     """Return the number of keys to request next.
 
     Args:
         size: keys of the page before.
         seconds: time that it took.
-        page_bytes: its length.
         is_awaited: whether the reader waits for the next page.
+        metadata: whether it has metadata. Names alone take the reader little time, so their pages grow at once.
+        page_bytes: its length.
     """
     awaited = PAGE_KEYS if size >= FIRST_PAGE_KEYS else FIRST_PAGE_KEYS
+    if not metadata:
+        awaited = max(awaited, min(2 * size, MAX_PAGE_KEYS))
     preferred = awaited if is_awaited else min(2 * max(size, PAGE_KEYS), MAX_PAGE_KEYS)
     fast_enough = preferred if seconds <= SHORT_SECONDS else int(size * PAGE_SECONDS / seconds)
     short_enough = preferred if page_bytes <= 0 else size * MAX_PAGE_BYTES // page_bytes

@@ -286,10 +286,11 @@ class AzureVersionedStore:
         def fetch_page(marker: str) -> listing.Page:
             nonlocal size
             fetch_started_at = self._clock()
-            page = self._filled_page(functools.partial(attempt, marker), values=wants_values())
+            values = wants_values()
+            page = self._filled_page(functools.partial(attempt, marker), values=values)
             if self._page_size is None:
                 seconds = self._clock() - fetch_started_at
-                size = listing.next_size(size, seconds, is_awaited=is_awaited, page_bytes=page.bytes)
+                size = listing.next_size(size, seconds, is_awaited=is_awaited, metadata=values, page_bytes=page.bytes)
             return page
 
         def fetch_page_after(earlier: Future[listing.Page]) -> listing.Page:

@@ -140,6 +140,15 @@ def test_a_page_is_as_large_as_its_reader_and_the_server_allow() -> None:
     assert next_size(1000, 0.0, is_awaited=True) == PAGE_KEYS
 
 
+def test_pages_of_names_grow_also_while_their_reader_waits() -> None:
+    """A reader is done with a name sooner than a server. So fewer pages save time, on a fast server alone."""
+    assert next_size(10, 0.1, is_awaited=True, metadata=False) == FIRST_PAGE_KEYS
+    assert next_size(1000, 0.1, is_awaited=True, metadata=False) == 2000
+    assert next_size(2000, 0.2, is_awaited=True, metadata=False) == 4000
+    assert next_size(4000, 0.4, is_awaited=True, metadata=False) == MAX_PAGE_KEYS
+    assert next_size(2000, 1.0, is_awaited=True, metadata=False) == 2000
+
+
 def test_a_page_of_long_metadata_has_fewer_keys() -> None:
     """Three pages are in memory, and other programs may write 8 KiB a key."""
     assert next_size(2000, 0.2, is_awaited=False, page_bytes=3_000_000) == 4000
