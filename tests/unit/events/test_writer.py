@@ -102,8 +102,7 @@ def test_refused_credentials_do_not_stop_it_either() -> None:
     errors = iter([StoreAccessError("No."), RuntimeError("a bug in a store")])
 
     def create(key: str, value: bytes) -> VersionToken | None:
-        error = next(errors, None)
-        if error is not None:
+        if (error := next(errors, None)) is not None:
             raise error
         return store.create_if_absent(key, value)
 
