@@ -44,8 +44,7 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs results nightly-1 --download out",
-    "mops-jobs results nightly-1 nightly-2 --table out.csv",
-    "mops-jobs results @latest --table - --mean --quantile 0.1,0.9",
+    "mops-jobs results nightly-1 nightly-2 --table - --mean --quantile 0.1,0.9",
     "mops-jobs results nightly-1 --reduced --table means.csv",
 )
 
