@@ -33,9 +33,6 @@ _APPLICATION_ID_OFFSET = 68
 BUSY_SECONDS = 30.0
 """How long a writer waits for other writers. Their transactions are single batches of milliseconds."""
 
-PAGE_BYTES = 8192
-"""The size of a page: six rows. Each index that is created reads all rows, and half as many reads take less time."""
-
 _OTHER_PATH_HINT = "Use another path: --cache PATH."
 
 
@@ -280,7 +277,7 @@ def _create_if_missing(path: str, registry_id: str, busy_seconds: float) -> None
         _finish(connection, registry_id)
 
     if not _is_file(path):
-        create(os.path.realpath(path), fill, busy_seconds, PAGE_BYTES)
+        create(os.path.realpath(path), fill, busy_seconds)
 
 
 def _upgrade(path: str, registry_id: str) -> bool:

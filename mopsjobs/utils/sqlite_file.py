@@ -19,9 +19,6 @@ write until the last connection closes. `serve` may hold such a connection for w
 MAKING_SECONDS = 30.0
 """How long to wait for another process that makes the file, which takes milliseconds."""
 
-USUAL_PAGE_BYTES = 4096
-"""The size of a page that SQLite chooses."""
-
 LOST = ".lost"
 """Added to the name of a WAL that was moved aside."""
 
@@ -58,12 +55,7 @@ def file_names(path: str) -> list[str]:
     ]
 
 
-def create(
-    path: str,
-    fill: Callable[[sqlite3.Connection], None],
-    timeout: float = MAKING_SECONDS,
-    page_bytes: int = USUAL_PAGE_BYTES,
-) -> None:
+def create(path: str, fill: Callable[[sqlite3.Connection], None], timeout: float = MAKING_SECONDS) -> None:
     """Make a database, for its owner alone, in WAL mode and on disk, unless another process makes it first.
 
     It is made whole under another name and linked into place. To turn WAL on in a file that others have open fails
@@ -77,7 +69,6 @@ def create(
         path: where the database goes.
         fill: writes its content.
         timeout: seconds to wait for another process that makes it.
-        page_bytes: the size of its pages.
 
     Raises:
         OSError: if the file cannot be made there; a `TimeoutError` if another process took longer.
@@ -86,7 +77,7 @@ def create(
     with creation_lock(path, timeout):
         from mopsjobs.utils.files import SUFFIX
 
-        _create(path, path + SUFFIX, fill, page_bytes)
+        _create(path, path + SUFFIX, fill)
 
 
 @contextlib.contextmanager
@@ -102,7 +93,7 @@ def creation_lock(path: str, timeout: float = MAKING_SECONDS) -> Iterator[None]:
         yield
 
 
-def _create(path: str, part: str, fill: Callable[[sqlite3.Connection], None], page_bytes: int) -> None:
+def _create(path: str, part: str, fill: Callable[[sqlite3.Connection], None]) -> None:
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
         # Left by a process that was killed. It may be another name of the finished database: remove it unopened.
@@ -113,7 +104,6 @@ def _create(path: str, part: str, fill: Callable[[sqlite3.Connection], None], pa
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as connection:
-                connection.execute(f"PRAGMA page_size = {page_bytes}")  # first: it is fixed once the file has a page
                 connection.execute("PRAGMA journal_mode = WAL")
                 fill(connection)
                 # To close the connection does it, too, but hides the error of a full disk.

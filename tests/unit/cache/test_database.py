@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.cache import database as cache_database
-from mopsjobs.cache.sync_state import set_meta, transaction
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.sqlite.store import APPLICATION_ID, SQLiteVersionedStore
 from mopsjobs.utils.sqlite_file import WAL_BYTES
@@ -299,16 +298,3 @@ def test_a_new_cache_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert seen == [False, True]
     assert [one.name for one in tmp_path.iterdir()] == ["cache.db"]
     assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_a_cache_with_smaller_pages_stays_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new cache has pages of `PAGE_BYTES`; one of an older version keeps its own."""
-    for name, size in (("new.db", cache_database.PAGE_BYTES), ("older.db", 4096)):
-        monkeypatch.setattr(cache_database, "PAGE_BYTES", size)
-        cache_database.open_to_write(str(tmp_path / name), "registry").close()
-    monkeypatch.undo()
-    for name, size in (("new.db", cache_database.PAGE_BYTES), ("older.db", 4096)):
-        with closing(cache_database.open_to_write(str(tmp_path / name), "registry")) as cache:
-            assert cache.execute("PRAGMA page_size").fetchone() == (size,)
-            with transaction(cache):
-                set_meta(cache, {"some": "value"})
