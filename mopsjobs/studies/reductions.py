@@ -7,12 +7,15 @@ See docs/decisions/0079-reduce-functions.md.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, compress
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, compress, islice
 from typing import Any, NamedTuple
 
 from mopsjobs.store.base import Entry, ReadableStore, VersionedStore
+from mopsjobs.store.bulk_reads import USUAL_WINDOW
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.outputs import (
@@ -118,13 +121,47 @@ def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: st
     Raises:
         StoreError: if a listing failed.
     """
+    place, found = _newest_reduction(store, family, param_id)
+    below = "" if param_id is None else f"{param_id}/"
+    return None if place and param_id in outdated_sets(store, family, below)[place] else found
+
+
+def find_all_reduced(
+    store: VersionedStore, family: Sequence[Manifest]
+) -> Iterator[tuple[str | None, ReducedOutputs | None]]:
+    """Yield the result of `find_reduced` for each parameter set, in the order of the study, then for the whole job.
+
+    Each costs a listing, and one per ancestor until one has it. Several are under way at once. Outputs of
+    tasks are listed once per member if an ancestor has a reduction that no descendant made again.
+
+    Args:
+        store: where the outputs are.
+        family: the manifest of the job, that of its parent, and so on.
+
+    Raises:
+        StoreError: if a listing failed.
+    """
+    find = functools.partial(_newest_reduction, store, family)
+    outdated: list[set[str | None]] | None = None
+    param_ids: Iterator[str | None] = iter([*family[0].study.sets_by_id(), None])
+    with ThreadPoolExecutor(USUAL_WINDOW) as threads:
+        while batch := list(islice(param_ids, USUAL_WINDOW)):
+            listed = map(find, batch) if getattr(store, "is_local", False) else threads.map(find, batch)
+            for param_id, (place, found) in zip(batch, listed, strict=True):
+                if place and outdated is None:
+                    outdated = outdated_sets(store, family)
+                yield param_id, None if place and outdated and param_id in outdated[place] else found
+
+
+def _newest_reduction(
+    store: VersionedStore, family: Sequence[Manifest], param_id: str | None
+) -> tuple[int, ReducedOutputs | None]:
+    """Find the last complete reduction of the first member that has one, and the place of that member."""
     for place, member in enumerate(family):
         found = _last_reduction(store, member, param_id)
         if found is not None:
-            below = "" if param_id is None else f"{param_id}/"
-            is_outdated = place and param_id in outdated_sets(store, family, below)[place]
-            return None if is_outdated else found
-    return None
+            return place, found
+    return 0, None
 
 
 def _last_reduction(store: VersionedStore, member: Manifest, param_id: str | None) -> ReducedOutputs | None:
