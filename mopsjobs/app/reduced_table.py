@@ -15,6 +15,7 @@ from mopsjobs.app.results_table import (
     LAST_COLUMNS,
     OnProgress,
     describe_problems,
+    learn_kinds,
     scalar_names,
 )
 from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, SCHEMA, CollectedScalars, OutputReader, TaskOutputs
@@ -27,7 +28,7 @@ from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.results import Reduced, outputs_of
 from mopsjobs.studies.study import is_output_name
 from mopsjobs.studies.tasks_csv import parameter_columns
-from mopsjobs.utils.table_files import Column, kind_of
+from mopsjobs.utils.table_files import Column
 
 T = TypeVar("T")
 
@@ -58,10 +59,7 @@ class ReducedTable:
         """Key and reason of outputs that cannot be read, the first thousand."""
         self._parameter_kinds: dict[str, set[str]] = {}
         for one in itertools.chain.from_iterable(self._reductions):
-            for name, value in (one.params or {}).items():
-                kinds = self._parameter_kinds.setdefault(name, set())
-                if value is not None:
-                    kinds.add(kind_of(value))
+            learn_kinds(self._parameter_kinds, one.params or {})
         others = [name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS, *COUNTS)]
         self._parameters = parameter_columns(list(self._parameter_kinds), others)
         self._scalars = scalar_names(collected.keys, [*self._parameters.values(), COUNT_COLUMN])

@@ -10,7 +10,7 @@ import contextlib
 import heapq
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
@@ -199,10 +199,7 @@ class ResultsTable:
             task = row.task
             if task.params is not params:
                 params = task.params
-                for name, value in task.params.items():
-                    kinds = self._parameter_kinds.setdefault(name, set())
-                    if value is not None:
-                        kinds.add(kind_of(value))
+                learn_kinds(self._parameter_kinds, task.params)
             if task.row.outcome == SUCCEEDED:
                 self._collected.want(row.member.number, task.row.task, task.param_id, task.row.seed)
 
@@ -213,6 +210,14 @@ class ResultsTable:
             number, kinds = self._collected.keys[key]
             columns.append(ScalarColumn(number, Column(name, frozenset(kinds))))
         return columns
+
+
+def learn_kinds(kinds: dict[str, set[str]], params: Mapping[str, object]) -> None:
+    """Add the kinds of the values of a parameter set to those of its parameters. A null has none."""
+    for name, value in params.items():
+        of_name = kinds.setdefault(name, set())
+        if value is not None:
+            of_name.add(kind_of(value))
 
 
 def describe_problems(problems: Iterable[tuple[str, str]], left_out: int, *, is_full: bool) -> list[str]:
