@@ -36,10 +36,11 @@ def reduced_outputs(  # noqa: D417 - a method of Job
 def table_of_reductions(self: Job) -> Table:
     """Return the table of what the reduce function left: a row per parameter set, and one of the whole job.
 
-    The row of the whole job has no `param_id`. `results --reduced --table` writes the same table.
+    The row of the whole job has no `param_id`. `job_id` is the job that made a reduction. A warning counts sets that
+    are not reduced. `results --reduced --table` writes the same table.
 
     Raises:
-        NoOutputsError: if the function has left none yet, or the study names no such function.
+        NoOutputsError: if no reduction is complete yet, or the study names no such function.
         NoManifestError: if mops-jobs did not submit the job.
         StoreError: if the registry cannot be read.
     """

@@ -40,6 +40,7 @@ DESCRIPTION = (
     " writes a table with a row per task, of the jobs and their ancestors: parameters, status, and the numbers, texts"
     " and truth values of JSON outputs and of CSV outputs with one row. With --reduced, it has those that a reduce"
     " function left instead: a row per parameter set, and one of the whole job, without param_id."
+    " Sets that are not reduced are counted (exit code 7)."
 )
 
 EXAMPLES = (
@@ -157,7 +158,7 @@ def _reduced_table(args: argparse.Namespace, app: App) -> Result:
 
     def view(table: ReducedTable) -> Result:
         notes = [_write_rows(args.table, table, app)]
-        exit_code = EXIT_PARTLY_DONE if table.output_problems else EXIT_DONE
+        exit_code = EXIT_PARTLY_DONE if table.output_problems or table.lacking else EXIT_DONE
         return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
 
     with app.out.progress("reductions") as on_progress:
