@@ -17,7 +17,7 @@ from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NOTIFICATIONS = """
 window.asked = 0;
@@ -45,6 +45,9 @@ LATER_CHANGES = """() => new Promise(resolve => {
 })"""
 """Waits until the server has told of two more changes. The first message tells of no new one."""
 
+NO_TIMEOUT = 'Object.defineProperty(XMLHttpRequest.prototype, "timeout", {set() {}});'
+"""Lets a refresh wait for its answer for ever, so that a slow machine changes nothing."""
+
 
 @pytest.fixture
 def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
@@ -70,6 +73,18 @@ def refreshes(page: Page) -> list[Response]:
     found: list[Response] = []
     page.on("response", lambda one: found.append(one) if one.request.resource_type == "xhr" else None)
     return found
+
+
+def hold_refreshes(page: Page) -> list[Route]:
+    """Keep the requests of the script of this page from the server. Return their list once it has the first one."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/jobs?sort=name", hold)
+    until(lambda: page.evaluate("true") and held, "a refresh")
+    return held
 
 
 def test_a_change_brings_only_what_has_changed(page: Page, server: Server, cli: Cli) -> None:
@@ -166,6 +181,43 @@ def test_a_page_tells_that_the_network_is_gone(page: Page, server: Server) -> No
     page.context.set_offline(True)
     expect(lost).to_contain_text("Connection lost")
     page.context.set_offline(False)
+    expect(lost).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("lose", "loss"),
+    [
+        (lambda route: route.abort(), "Connection lost"),
+        (lambda route: route.fulfill(status=500, content_type="text/html"), "The server answers with an error, 500"),
+    ],
+    ids=["no answer", "an error"],
+)
+def test_a_lost_page_with_slow_answers_becomes_current(
+    page: Page, server: Server, lose: Callable[[Route], None], loss: str
+) -> None:
+    """While it is lost, each message asks for a refresh. That waits for the one under way."""
+    page.add_init_script(NO_TIMEOUT)
+    page.goto(f"{server.url}/jobs?sort=name")
+    lost = page.locator("#connection")
+    page.route("**/jobs?sort=name", lose)
+    expect(lost).to_contain_text(loss)
+    held = hold_refreshes(page)
+    page.evaluate(LATER_CHANGES)
+    held[0].continue_()
+    expect(lost).to_be_hidden()
+
+
+def test_a_lost_page_waits_for_no_answer_from_before(page: Page, server: Server) -> None:
+    """The connection of that request may be dead. Nothing answers it here."""
+    page.add_init_script(NO_TIMEOUT)
+    page.clock.install()
+    page.goto(f"{server.url}/jobs?sort=name")
+    held = hold_refreshes(page)
+    page.clock.fast_forward(41_000)  # without a message
+    until(lambda: page.evaluate("true") and len(held) == 2, "a refresh after the loss")
+    lost = page.locator("#connection")
+    expect(lost).to_contain_text("Connection lost")
+    held[1].continue_()
     expect(lost).to_be_hidden()
 
 

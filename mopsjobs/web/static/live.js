@@ -109,9 +109,9 @@
   }
 
   // One refresh follows the other: two at once would ask with the same version, and the second response would not fit
-  // the page any more. But a lost one is not waited for.
+  // the page any more. Also, a page whose responses are slow would never show one.
   function scheduleRefresh() {
-    isDue = request !== null && !loss;
+    isDue = request !== null;
     if (isDue || timer !== null) return;
     const pause = follow === "slow" && !loss ? SLOW_PAUSE : MIN_PAUSE;
     // At random, so that the browsers of a team do not send their requests at the same time.
@@ -349,6 +349,7 @@
   }
 
   function lose(reason) {
+    if (!loss && request !== null) request.abort(); // its connection may be dead; those that follow are waited for
     loss = reason;
     clearTimeout(timer);
     timer = null;
