@@ -184,12 +184,38 @@ def test_a_closed_port_is_an_outage(service: Service, aws: Callable[[int], None]
                 assert f"AWS_ENDPOINT_URL_{service.name.upper()}" in (caught.value.hint or "")
 
 
-def test_an_outage_of_the_host_of_a_bucket_is_one_of_the_store() -> None:
-    """boto3 makes the bucket a part of the host where it can. Keys and signatures in the URL are not repeated."""
-    error = EndpointConnectionError(endpoint_url=f"https://jobs.s3.eu-west-1.amazonaws.com/a?{SECRET}", error="")
-    location = "s3://jobs at s3.eu-west-1.amazonaws.com"
-    failure = explain(error, location, "the AWS settings", "AWS_ENDPOINT_URL_S3", "")
+@pytest.mark.parametrize(
+    ("location", "host"),
+    [
+        ("s3://jobs at s3.eu-west-1.amazonaws.com", "jobs.s3.eu-west-1.amazonaws.com"),
+        ("s3://jobs at s3.eu-west-1.amazonaws.com", "jobs.s3-accelerate.amazonaws.com"),
+        ("s3://jobs at storage.example.org:9000", "jobs.storage.example.org:9000"),
+        ("dynamodb://jobs at dynamodb.eu-west-1.amazonaws.com", "123456789012.ddb.eu-west-1.amazonaws.com"),
+    ],
+)
+def test_an_outage_of_a_host_of_a_bucket_or_account_is_one_of_the_store(location: str, host: str) -> None:
+    """boto3 makes them a part of the host where it can. Keys and signatures in the URL are not repeated."""
+    error = EndpointConnectionError(endpoint_url=f"https://{host}/a?{SECRET}", error="")
+    failure = explain(error, location, "the AWS settings", "AWS_ENDPOINT_URL", "")
     assert str(failure) == f"Cannot reach {location}: the connection broke."
+    assert failure.hint == "Check the network, and the region (AWS_DEFAULT_REGION) or AWS_ENDPOINT_URL."
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "sts.eu-west-1.amazonaws.com",
+        "portal.sso.eu-west-1.amazonaws.com",
+        "oidc.eu-west-1.amazonaws.com",
+        "eu-west-1.signin.aws.amazon.com",
+    ],
+)
+def test_an_outage_of_a_host_of_sign_in_is_not_one_of_the_store(host: str) -> None:
+    location = "dynamodb://jobs at dynamodb.eu-west-1.amazonaws.com"
+    error = EndpointConnectionError(endpoint_url=f"https://{host}/", error="")
+    failure = explain(error, location, "the AWS settings", "AWS_ENDPOINT_URL_DYNAMODB", "")
+    assert str(failure) == f"Cannot reach {host} for {location}: the connection broke."
+    assert failure.hint == "Check the network, and region and sso_region in ~/.aws/config."
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

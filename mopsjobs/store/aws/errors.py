@@ -98,6 +98,9 @@ _OUTAGES = (HTTPClientError, BotoConnectionError, IncompleteReadError, OSError)
 
 _TIMEOUTS = (ConnectTimeoutError, ReadTimeoutError)
 
+_STORE_HOST = re.compile(r"(?:^|\.)(?:s3|(?:search-)?(?:ddb|dynamodb))[-.]")
+"""Finds the hosts of S3 and DynamoDB in AWS. A bucket or the number of an account may be part of them."""
+
 _ERROR_CODE = re.compile(r"[A-Za-z0-9.]{1,80}")
 
 
@@ -205,10 +208,11 @@ def _error_without_reply(error: Exception, location: str, endpoint_variable: str
 
 
 def _other_host(error: Exception, location: str) -> str:
-    """Return the host that did not answer, if it is not that of the store: of AWS's sign-in, or of another region."""
+    """Return the host that did not answer, such as one of AWS's sign-in. Return an empty text for one of the store."""
     host = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", ""))).netloc.rpartition("@")[2]
     store_host = location.rpartition(" at ")[2]
-    return "" if host == store_host or host.endswith(f".{store_host}") else host  # a bucket may be part of the name
+    is_store = host == store_host or host.endswith(f".{store_host}") or _STORE_HOST.search(host)
+    return "" if is_store else host
 
 
 def status_and_code(error: Exception) -> tuple[int, str]:
