@@ -82,16 +82,23 @@ def test_a_machine_without_slurm_is_told_what_to_do(tmp_path: Path) -> None:
         assert str(caught.value.hint).startswith("Run mops-jobs on a login node")
 
 
-def test_a_configuration_that_does_not_exist_is_named(slurm: FakeSlurm, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["missing", "slurm.conf/below", "."])
+def test_a_configuration_that_is_not_a_file_is_named(slurm: FakeSlurm, tmp_path: Path, name: str) -> None:
     """The commands of Slurm would wait a minute for it, as if no controller answered."""
-    path = tmp_path / "slurm.conf"
-    commands = Commands({**slurm.env, "SLURM_CONF": str(path)})
+    (tmp_path / "slurm.conf").touch()
+    path = f"{tmp_path}/{name}"
     with pytest.raises(EngineUnavailableError) as caught:
-        commands.ask("squeue")
+        Commands({**slurm.env, "SLURM_CONF": path}).ask("squeue")
     assert str(caught.value) == f"invalid SLURM_CONF '{path}': expected a file."
     assert (caught.value.hint, caught.value.sent, slurm.asked) == ("Correct SLURM_CONF, or unset it.", False, [])
-    path.touch()
-    assert commands.ask("squeue") == ""
+
+
+def test_a_configuration_that_cannot_be_looked_at_is_left_to_slurm(slurm: FakeSlurm, tmp_path: Path) -> None:
+    """Such as a link to itself. The commands say why."""
+    path = tmp_path / "slurm.conf"
+    path.symlink_to(path)
+    assert Commands({**slurm.env, "SLURM_CONF": str(path)}).ask("squeue", "--me") == ""
+    assert slurm.asked == ["squeue --me"]
 
 
 def test_a_command_that_hangs_is_given_up(slurm: FakeSlurm) -> None:
@@ -102,12 +109,12 @@ def test_a_command_that_hangs_is_given_up(slurm: FakeSlurm) -> None:
 
 def test_a_question_gets_no_secret_and_no_format(slurm: FakeSlurm) -> None:
     """Variables of the user, and of a job that this runs in, would change what the commands print."""
-    env = {"AWS_SECRET_ACCESS_KEY": "s", "SQUEUE_FORMAT": "%i", "SLURM_JOB_ID": "3", "SLURM_CONF": "/", "HOME": "/h"}
-    env["SLURM_CLUSTERS"] = "far"
-    assert Commands({**slurm.env, **env}).ask("squeue") == ""
+    env = {"AWS_SECRET_ACCESS_KEY": "s", "SQUEUE_FORMAT": "%i", "SLURM_JOB_ID": "3", "SLURM_CLUSTERS": "far"}
+    kept = {"SLURM_CONF": "/dev/null", "HOME": "/h"}
+    assert Commands({**slurm.env, **env, **kept}).ask("squeue") == ""
     got = slurm.environment_of("squeue")
-    assert got.keys().isdisjoint({"AWS_SECRET_ACCESS_KEY", "SQUEUE_FORMAT", "SLURM_JOB_ID", "SLURM_CLUSTERS"})
-    expected = {"SLURM_CONF": "/", "HOME": "/h", "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+    assert got.keys().isdisjoint(env)
+    expected = {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
     assert expected.items() <= got.items()
 
 
