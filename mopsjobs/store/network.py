@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 BUDGET_SECONDS = 4.5
-"""Seconds for all attempts at one read while the store does not answer: five, less the start of the program."""
+"""Seconds for all attempts at one read while the store does not answer: five, less the start of the program.
+
+Stores import the module and not the name, so that a test sets it in one place.
+"""
 
 POOL_CONNECTIONS = 72
 """Connections for reuse: for up to 64 threads that fetch in a sync, and for the threads that list ahead of them."""
@@ -57,7 +60,7 @@ def read_with_retries(
     *,
     sleep: Callable[[float], None],
     clock: Callable[[], float],
-    budget: float = BUDGET_SECONDS,
+    budget: float,
     retry_after: Callable[[Exception], float] = lambda error: 0.0,
 ) -> T:
     """Call `attempt` with the seconds that are left, until it succeeds, within the budget.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mopsjobs.errors import MopsJobsError, StoreUnavailableError
 from mopsjobs.store.bulk_reads import USUAL_WINDOW
-from mopsjobs.store.network import BUDGET_SECONDS, LEAST_SECONDS, READ_ATTEMPTS, read_with_retries
+from mopsjobs.store.network import LEAST_SECONDS, READ_ATTEMPTS, read_with_retries
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class ReadPacer:
         attempt: Callable[[float], T],
         explain: Callable[[Exception], MopsJobsError],
         *,
-        budget: float = BUDGET_SECONDS,
+        budget: float,
         is_small: bool = True,
     ) -> T:
         """Call `attempt` with the seconds that it may take, until it succeeds.

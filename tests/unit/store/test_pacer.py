@@ -46,7 +46,7 @@ class Server:
             if failure is not None:
                 raise failure
 
-        self.pacer.read(attempt, _same)
+        self.pacer.read(attempt, _same, budget=BUDGET_SECONDS)
 
     def read_many(self, count: int, seconds: Callable[[int], float], refuses: Callable[[int], bool]) -> None:
         """Read keys; `seconds` and `refuses` say how the server treats a request if `window` of them are on the way."""
@@ -188,8 +188,11 @@ def test_no_more_reads_run_than_the_window_allows() -> None:
         with lock:
             running -= 1
 
+    def read() -> None:
+        server.pacer.read(attempt, _same, budget=BUDGET_SECONDS)
+
     with server.pacer.bulk():
-        threads = [threading.Thread(target=server.pacer.read, args=(attempt, _same)) for _ in range(8)]
+        threads = [threading.Thread(target=read) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
