@@ -105,7 +105,8 @@ def test_a_server_that_refuses_all_requests_is_waited_for() -> None:
     server = Server()
     with server.pacer.bulk(), pytest.raises(StoreUnavailableError):
         server.read(*[BUSY] * 1000)
-    assert SILENT_SECONDS - pacer.MAX_PAUSE <= server.time <= SILENT_SECONDS
+    last_request = 0.02  # seconds, at most
+    assert SILENT_SECONDS - pacer.MAX_PAUSE <= server.time <= SILENT_SECONDS + last_request
 
 
 @pytest.mark.parametrize("failure", [REFUSED, SILENT, BROKEN])
