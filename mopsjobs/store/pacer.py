@@ -53,9 +53,9 @@ MAX_THREADS = 128
 """Threads that read, or pause before another try."""
 
 LONG_SECONDS = 0.02
-"""Time of the quickest reply above which `MAX_WINDOW` reads help: then the distance takes it, not the work.
+"""Time of the quickest reply from which `MAX_WINDOW` reads help: then the distance takes it, not the work.
 
-At 30 ms, 32 reads at once are 1,000 per second. The processor of the reader manages twice as many.
+At 30 ms per reply of Azure's API, 32 reads at once gave 430 per second on a busy machine, and 64 gave 550 to 830.
 """
 
 LEAST_REPLIES = 20
@@ -281,7 +281,7 @@ class ReadPacer:
         elif ended.mean_seconds > queues:
             self.window, self._is_growing_fast = max(1, self.window * 3 // 4), False
         elif ended.mean_seconds < queues / 2:
-            limit = MAX_WINDOW if self._quickest > LONG_SECONDS else USUAL_WINDOW
+            limit = MAX_WINDOW if self._quickest >= LONG_SECONDS else USUAL_WINDOW
             grown = self.window * 2 if self._is_growing_fast else self.window + 1
             self.window = max(self.window, min(grown, limit))
 
