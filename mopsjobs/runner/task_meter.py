@@ -77,7 +77,7 @@ class TaskMeter:
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=MAX_ARRIVALS)
         """When the last results came, and how long their tasks took."""
         self._straggler_tasks: set[int] = set()
-        """Tasks of which an event has said so."""
+        """Stragglers that an event has named."""
         self._left: Forecast | None = None
         self._left_at = 0.0
         self._forecast: ShardForecast | None = None
