@@ -110,7 +110,6 @@ LONG = (
     "tests/integration/test_dask_engine.py::test_the_first_tasks_come_to_all_workers_without_stealing",
     "tests/integration/test_event_retention.py::test_no_event_comes_back_or_twice_in_memory",
     "tests/integration/test_notebooks.py::test_a_job_outlives_its_kernel_and_its_registry[azurite]",
-    "tests/integration/test_python_api.py::test_a_study_runs_and_other_processes_find_it[azurite]",
     "tests/integration/test_python_api.py::test_tasks_come_while_the_job_runs[azurite]",
     "tests/integration/test_python_api_processes.py::test_a_job_goes_on_without_its_handle[azurite]",
     "tests/integration/test_python_api_processes.py::test_threads_share_a_registry[azurite]",
