@@ -18,6 +18,7 @@ import pytest
 
 from bench.azurite import OLDER
 from bench.s3 import MOTO, SEAWEEDFS
+from mopsjobs.engines import local
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner import reporter, retry
 from mopsjobs.store import network, open_store
@@ -28,6 +29,7 @@ from support.kubernetes import Api
 from support.notify import Hook, hook_rule, serving_hook
 from support.runs import PATIENCE, Given, code, place, study
 from support.servers import (
+    PATIENT_COMMAND,
     S3,
     Azurite,
     Backend,
@@ -222,9 +224,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _patient_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait long for the servers of a test: on a busy machine, they answer some requests after seconds."""
+    """Wait long for the servers of a test: on a busy machine, they answer some requests after seconds.
+
+    Commands and runners that the test starts do so too.
+    """
     if {"azurite", "dynalite", "s3"} & {mark.name for mark in request.node.iter_markers()}:
         monkeypatch.setattr(network, "BUDGET_SECONDS", PATIENCE)
+        monkeypatch.setattr("support.cli.PROGRAM", ("-c", PATIENT_COMMAND))
+        monkeypatch.setattr(local, "command", command)
 
 
 @pytest.fixture(scope="session")

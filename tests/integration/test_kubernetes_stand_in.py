@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -17,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import mops_jobs
 from mopsjobs.engines.kubernetes import client, engine, launch_lookup, manifest
-from support.cli import Cli
+from support.cli import Cli, command
 from support.kubernetes import JOBS, kubeconfig
 from support.runs import MODEL, code, sets_of, until
 from support.stand_in import StandIn
@@ -40,7 +38,7 @@ def cluster(cli: Cli, azurite: Azurite, tmp_path: Path) -> Iterator[StandIn]:
     pods = tmp_path / "pods"
     pods.mkdir()
     env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-    with closing(StandIn(pods, {"mops-jobs": [sys.executable, mops_jobs.__file__]}, env)) as made:
+    with closing(StandIn(pods, {"mops-jobs": command()}, env)) as made:
         made.secrets["registry"] = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
         cli.env |= made.secrets["registry"]
         cli.env["MOPS_JOBS_REGISTRY"] = f"azure://{azurite.new_container()}"

@@ -17,6 +17,7 @@ from mopsjobs.engines.local import runner_pid
 from support.cli import command
 from support.docs import ROOT
 from support.runs import PATIENCE, code, until
+from support.servers import PATIENT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,7 @@ def test_a_study_runs_and_other_processes_find_it(
         assert failures["groups"] == json.loads(_run(env, *command("failures", "py-1", "--json")))["groups"]
         assert provenance == json.loads(_run(env, *command("provenance", "py-1", "--json")))
 
-    again = json.loads(_run(env, sys.executable, "-c", REATTACH))
+    again = json.loads(_run(env, sys.executable, "-c", PATIENT + REATTACH))
     assert (again[0]["status"], again[1:]) == ("partial", [results.rows, tasks])
 
     shutil.copy(tmp_path / "cache.db", tmp_path / "copy.db")

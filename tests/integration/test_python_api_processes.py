@@ -15,6 +15,7 @@ import mopsjobs as mj
 from mopsjobs.engines.local import runner_pid
 from support.docs import ROOT
 from support.runs import PATIENCE, code, until
+from support.servers import PATIENT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,7 @@ with mj.connect() as reg:
 def _run(env: dict[str, str], program: str) -> str:
     """Run a program for a limited time: a deadlock fails the test."""
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PATIENT + program],
         env={**env, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REMOTE_URL = "https://example.blob.core.windows.net/jobs"
 NOBODY = 65534
+PROGRAM: tuple[str, ...] = (os.path.abspath(mops_jobs.__file__),)
+"""What the interpreter gets before the words of a command. A test with a server replaces it: see `_patient_stores`."""
 
 
 class Clock:
@@ -226,7 +228,7 @@ def command(*argv: str) -> list[str]:
     """Return the words that run the command as a process of its own, from anywhere."""
     import sys
 
-    return [sys.executable, os.path.abspath(mops_jobs.__file__), *argv]
+    return [sys.executable, *PROGRAM, *argv]
 
 
 def copied_program(directory: Path) -> list[str]:

@@ -16,6 +16,7 @@ from mopsjobs.store import open_store
 from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.s3.store import S3VersionedStore
+from support.docs import ROOT
 from support.runs import PATIENCE
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ from mopsjobs.store import network
 network.BUDGET_SECONDS = {PATIENCE}
 """
 """Begins a program that talks to a server of the tests: on a busy machine, it answers some requests after seconds."""
+
+PATIENT_COMMAND = f"""
+import sys
+sys.path[0] = {str(ROOT)!r}  # not the working directory
+{PATIENT}
+from mops_jobs import entry
+entry()
+"""
+"""The command as such a program."""
 
 
 class Azurite(bench.azurite.Azurite):
