@@ -17,7 +17,7 @@ from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.bundles.contents import list_files, read_files
 from mopsjobs.engines.local import runner_pid
 from support.docs import ROOT
-from support.runs import tree, until
+from support.runs import PATIENCE, tree, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ if __name__ == "__main__":
     cell, where = mj.cell(simulate), sys.argv[1] if len(sys.argv) > 1 else None
     with mj.connect() as reg:
         job = reg.submit(mj.Study(cell, mj.grid(x=[1, 2]), outputs=["result.json"]), where, job_id="script-1")
-        assert job.wait("2m", interval=0.1).status == "succeeded", job.logs()
+        assert job.wait(interval=0.1).status == "succeeded", job.logs()
     print(cell.source, end="")
 """
 
@@ -70,7 +70,7 @@ class Model:
 # ---
 study = mj.Study(mj.cell(simulate), mj.grid(x=[1, 4]), outputs=["result.json"])
 job = reg.submit(study, job_id="notebook-1", workers=1)
-job.wait("2m", interval=0.1).status
+job.wait(interval=0.1).status
 # ---
 [row["y"] for row in job.results()]
 # ---
@@ -129,7 +129,7 @@ def test_a_module_that_is_not_packed_is_named(tmp_path: Path, env: dict[str, str
 
 def _script(directory: Path, env: dict[str, str], *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "script.py", *argv], cwd=directory, env=env, capture_output=True, text=True, timeout=180
+        [sys.executable, "script.py", *argv], cwd=directory, env=env, capture_output=True, text=True, timeout=PATIENCE
     )
 
 
@@ -143,7 +143,7 @@ def test_a_notebook_submits_a_function_of_its_cells(
         monkeypatch.setenv(name, str(tmp_path / "jupyter"))
     cells = [nbformat.v4.new_code_cell(text) for text in CELLS.split("# ---\n")]  # type: ignore[no-untyped-call]
     notebook: Any = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    NotebookClient(notebook, kernel_name="tests", timeout=180, allow_errors=True).execute(env=env)
+    NotebookClient(notebook, kernel_name="tests", timeout=int(PATIENCE), allow_errors=True).execute(env=env)
     until(lambda: runner_pid("notebook-1", env) is None, "its runner to end")
     outputs = [output for cell in cells for output in cell.outputs]
     assert [output.get("data", {}).get("text/plain") or output["evalue"] for output in outputs] == [

@@ -36,7 +36,7 @@ import json
 import mopsjobs as mj
 reg = mj.connect()
 job = reg.job("nb-1")
-job.watch("2m", interval=0.1)
+job.watch(interval=0.1)
 """
 
 TABLES = """
@@ -92,7 +92,7 @@ def _notebook(kernel_name: str, env: dict[str, str], *cells: str, ends: bool = T
     Without `ends`, the kernel is killed after the last cell.
     """
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])  # type: ignore[no-untyped-call]
-    client = NotebookClient(notebook, kernel_name=kernel_name, timeout=180)
+    client = NotebookClient(notebook, kernel_name=kernel_name, timeout=int(PATIENCE))
     with client.setup_kernel(env={**env, "PYTHONPATH": str(ROOT)}):
         for number, cell in enumerate(notebook.cells):
             client.execute_cell(cell, number)

@@ -63,7 +63,7 @@ def test_a_study_runs_and_other_processes_find_it(
         job = reg.submit(
             STUDY, code(tmp_path / "code"), job_id="py-1", labels={"exp": 7}, workers=1, python=sys.executable
         )
-        assert job.wait("2m", interval=0.1).status == "partial"
+        assert job.wait(PATIENCE, interval=0.1).status == "partial"
         until(lambda: runner_pid(job.id, env) is None, "its runner to end")
         with pytest.raises(mj.JobPartialError, match="2 of 8 tasks"):
             job.raise_for_status()
@@ -101,7 +101,7 @@ def test_tasks_come_while_the_job_runs(env: dict[str, str], tmp_path: Path) -> N
     found: list[mj.TaskInfo] = []
     with mj.connect(env=env) as reg:
         job = reg.submit(study, code(tmp_path / "code"), job_id="py-3", workers=1, python=sys.executable)
-        for task in job.as_completed("2m", interval=0.1):
+        for task in job.as_completed(PATIENCE, interval=0.1):
             found.append(task)
             if len(found) == 2:
                 assert job.status(refresh=True).status == "running"
@@ -122,7 +122,7 @@ def test_coroutines_run_jobs_side_by_side(env: dict[str, str], tmp_path: Path) -
     async def run(reg: mj.AsyncRegistry, x: int) -> list[object]:
         study = mj.Study("model:simulate", mj.grid(x=[x, x + 1]), outputs=["result.json"])
         job = await reg.submit(study, code(tmp_path / "code"), job_id=f"py-{x}", workers=1, python=sys.executable)
-        async for task in job.as_completed("2m", interval=0.1):
+        async for task in job.as_completed(PATIENCE, interval=0.1):
             assert task.status == "succeeded"
         assert (await job.wait(interval=0.1)).status == "succeeded"
         return [row["result.x"] for row in await job.results()]
@@ -143,12 +143,12 @@ def test_missing_tasks_are_resumed(tmp_path: Path) -> None:
     study = mj.Study("model:simulate", mj.grid(x=[1], needs=[str(needed)]), outputs=["result.json"])
     with mj.connect(env=env) as reg:
         job = reg.submit(study, code(tmp_path / "code"), job_id="py-2", workers=1, python=sys.executable)
-        assert job.wait("2m", interval=0.1).status == "failed"
+        assert job.wait(PATIENCE, interval=0.1).status == "failed"
         until(lambda: runner_pid(job.id, env) is None, "its runner to end")
         needed.touch()
         child = job.resume(workers=1)
         assert child is not None
-        assert (child.id, child.wait("2m", interval=0.1).status) == ("py-2.2", "succeeded")
+        assert (child.id, child.wait(PATIENCE, interval=0.1).status) == ("py-2.2", "succeeded")
         until(lambda: runner_pid(child.id, env) is None, "its runner to end")
         assert child.resume() is None
         assert [row["job_id"] for row in child.results()] == ["py-2.2"]
@@ -160,12 +160,12 @@ def test_limits_of_a_job_are_arguments(env: dict[str, str], tmp_path: Path) -> N
     with mj.connect(env=env) as reg:
         source = code(tmp_path / "code")
         job = reg.submit(FAILING, source, job_id="py-5", first=0, max_failures=2, workers=1, python=sys.executable)
-        assert job.wait("2m", interval=0.1).status == "failed"
+        assert job.wait(PATIENCE, interval=0.1).status == "failed"
         with pytest.raises(mj.JobFailedError, match=r"FAILURES: Ended by --max-failures 2: 3 failed, 0 completed"):
             job.raise_for_status()
         child = job.resume(first=4, max_failures="50%")
         assert child is not None
-        assert child.wait("2m", interval=0.1).error_code == "FIRST"
+        assert child.wait(PATIENCE, interval=0.1).error_code == "FIRST"
         with pytest.raises(mj.UsageError, match=r"invalid max_failures '0\.1'"):
             reg.submit(FAILING, source, max_failures=0.1)  # type: ignore[arg-type]
         for one in ("py-5", child.id):

@@ -109,7 +109,7 @@ def test_threads_share_a_registry(env: dict[str, str], tmp_path: Path) -> None:
         start.wait()
         job = reg.submit(study, source, job_id=f"job-{number}", workers=1, python=sys.executable)
         assert job.id in [row["job_id"] for row in reg.jobs(refresh=True)]
-        assert job.wait("2m", interval=0.1).status == job.status().status == "succeeded"
+        assert job.wait(PATIENCE, interval=0.1).status == job.status().status == "succeeded"
         until(lambda: runner_pid(job.id, env) is None, "its runner to end")
         return [row["x"] for row in job.results()]
 
@@ -129,5 +129,5 @@ def test_a_job_goes_on_without_its_handle(env: dict[str, str], tmp_path: Path) -
         reg.job("left")
     gate.touch()
     with mj.connect(env=env) as reg:
-        assert reg.job("left").wait("2m", interval=0.1).status == "succeeded"
+        assert reg.job("left").wait(PATIENCE, interval=0.1).status == "succeeded"
         until(lambda: runner_pid("left", env) is None, "its runner to end")

@@ -13,6 +13,7 @@ import pytest
 from mopsjobs import __version__
 from support.docs import ROOT
 from support.packages import make_environment, pythons_by_minor, uv
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ PROGRAM = """
 import mopsjobs as mj
 with mj.connect() as reg:
     job = reg.submit(mj.Study("model:simulate", mj.grid(x=[1, 2]), outputs=["result.json"]), "code", workers=1)
-    job.wait("2m")
+    job.wait()
     job.raise_for_status()
     print([row["double"] for row in job.results()], mj.__file__)
 """
@@ -35,7 +36,7 @@ with mj.connect() as reg:
 def _run(words: list[str], place: Path) -> str:
     """Run a program in an empty home, and return what it prints."""
     env = {"PATH": os.environ["PATH"], "HOME": str(place)}
-    ran = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True, check=False, timeout=300)
+    ran = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (ran.returncode, ran.stderr) == (0, "")
     return ran.stdout
 

@@ -437,7 +437,7 @@ import mopsjobs as mj
 import azure.ml, azure.storage.blob, unpack
 with mj.connect() as reg:
     job = reg.submit(mj.Study("model:simulate", mj.grid(x=[1, 2]), outputs=["result.json"]), "code", workers=1)
-    job.wait("2m")
+    job.wait()
     job.raise_for_status()
     print([row["double"] for row in job.results()])
 print(mj.__file__, azure.storage.blob.__file__, azure.ml.__file__, unpack.__file__)
