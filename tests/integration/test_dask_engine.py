@@ -216,48 +216,50 @@ def test_the_workers_have_no_mops_jobs(dask_cluster: Cluster) -> None:
 
 
 def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -> None:
-    """One raises, one dies once, one always, one is late, one prints, one leaves much: each as it would here."""
+    """One raises, one dies once, one always, one prints, one leaves much: each as it would here."""
     said: list[tuple[int | None, str]] = []
-    sets = sets_of(6)
+    sets = sets_of(5)
     sets[0]["fail"] = True
     sets[1]["die"] = str(tmp_path / "died")
     sets[2]["always_die"] = True
-    sets[3]["gate"] = str(tmp_path / "never")
-    sets[4]["say"] = "one\ntwo"
-    sets[5]["x"] = "long" * 200_000
-    pool = _pool(dask_cluster, code(tmp_path / "code"), timeout=5.0, on_log=lambda *line: said.append(line))
+    sets[3]["say"] = "one\ntwo"
+    sets[4]["x"] = "long" * 200_000
+    pool = _pool(dask_cluster, code(tmp_path / "code"), timeout=PATIENCE, on_log=lambda *line: said.append(line))
     finished = all_of(pool, sets)
     errors = [None if one.error is None else (one.error["type"], one.error["message"]) for one in finished]
     assert errors == [
         ("ValueError", "as asked"),
         None,
         ("WorkerDied", "its worker died (SIGKILL)"),
-        ("Timeout", "it took longer than 5 s"),
         None,
         None,
     ]
     assert finished[0].error is not None
     assert "model.py" in finished[0].error["traceback"]
     assert finished[0].error["at"].startswith("model.py:")
-    assert [str(one.outcome) for one in finished] == [
-        "failed",
-        "succeeded",
-        "died",
-        "timeout",
-        "succeeded",
-        "succeeded",
-    ]
-    assert [one.attempt for one in finished] == [1, 2, 2, 1, 1, 1]
+    assert [str(one.outcome) for one in finished] == ["failed", "succeeded", "died", "succeeded", "succeeded"]
+    assert [one.attempt for one in finished] == [1, 2, 2, 1, 1]
     for one in finished:
         assert one.started_at is not None
         assert None not in (one.usage.seconds, one.usage.user_seconds, one.usage.host, one.usage.python)
-    assert finished[3].usage.max_rss_bytes is not None
-    assert said == [(4, "one"), (4, "two")]
-    assert [json.loads(finished[number].outputs["result.json"])["x"] for number in (1, 4, 5)] == [  # type: ignore[index]
+    assert said == [(3, "one"), (3, "two")]
+    assert [json.loads(finished[number].outputs["result.json"])["x"] for number in (1, 3, 4)] == [  # type: ignore[index]
         1,
-        4,
-        sets[5]["x"],
+        3,
+        sets[4]["x"],
     ]
+
+
+def test_a_late_task_ends_and_its_worker_goes_on(dask_cluster: Cluster, tmp_path: Path) -> None:
+    """All are late, more than there are workers: a busy machine makes any task late that is not meant to be."""
+    finished = all_of(
+        _pool(dask_cluster, code(tmp_path / "code"), timeout=1.0), sets_of(3, gate=str(tmp_path / "never"))
+    )
+    for one in finished:
+        assert one.error == {"type": "Timeout", "message": "it took longer than 1 s"}
+        assert (str(one.outcome), one.attempt) == ("timeout", 1)
+        assert one.started_at is not None
+        assert None not in (one.usage.seconds, one.usage.user_seconds, one.usage.max_rss_bytes, one.usage.host)
 
 
 def test_a_hog_ends_as_oom_and_has_more_memory_at_its_second_attempt(dask_cluster: Cluster, tmp_path: Path) -> None:
@@ -473,7 +475,7 @@ def test_a_scheduler_that_says_nothing_holds_nobody_up(
         until(lambda: sum(calls(noted).values()) == 1, "the worker at work")
         cluster.halt_scheduler()
         local_registry.cancel_job("job")
-        ran, _ = running.result(60)
+        ran, _ = running.result(PATIENCE)
     assert (ran.status, ran.is_done) == ("cancelled", False)
 
 
