@@ -109,6 +109,7 @@ LONG = (
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_after_snapshots",
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_dynamodb",
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_s3",
+    "tests/integration/test_dask_engine.py::test_a_runner_of_a_silent_scheduler",
     "tests/integration/test_dask_engine.py::test_the_first_tasks_come_to_all_workers_without_stealing",
     "tests/integration/test_event_retention.py::test_no_event_comes_back_or_twice_in_memory",
     "tests/integration/test_notebooks.py::test_a_job_outlives_its_kernel_and_its_registry[azurite]",

@@ -479,6 +479,20 @@ def test_a_scheduler_that_says_nothing_holds_nobody_up(
     assert (ran.status, ran.is_done) == ("cancelled", False)
 
 
+def test_a_runner_of_a_silent_scheduler_ends_with_0(
+    private_dask_cluster: Callable[..., Cluster], start: Start, local_registry: JobRegistry, tmp_path: Path
+) -> None:
+    """A process, which gives that of its client the usual time to end."""
+    noted = tmp_path / "calls"
+    cluster = private_dask_cluster(1)
+    running = start(cluster, sets_of(4, calls=str(noted), gate=str(tmp_path / "never")))
+    until(lambda: sum(calls(noted).values()) == 1, "the worker at work")
+    cluster.halt_scheduler()
+    local_registry.cancel_job("job")
+    code_, err = _ended(running)
+    assert (code_, err.rstrip().endswith("cancelled")) == (0, True), err
+
+
 @pytest.mark.parametrize("how", ["cancelled", "SIGTERM", "SIGKILL"])
 def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     dask_cluster: Cluster, start: Start, local_registry: JobRegistry, tmp_path: Path, how: str
