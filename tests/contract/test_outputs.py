@@ -205,7 +205,7 @@ def test_keys_that_are_no_outputs_complete_nothing_and_are_counted(store: Versio
     assert (list(found.complete), found.unexpected) == ([0, 0, 0, 0, 1], len(stored))
 
 
-@in_memory
+@pytest.mark.parametrize("backend", ["memory", pytest.param("azure", marks=pytest.mark.azurite)], indirect=True)
 def test_it_is_one_listing_and_no_read(store: VersionedStore) -> None:
     line, manifest = FaultyStore(store), _manifest()
     for task in _tasks(manifest):

@@ -193,9 +193,9 @@ def test_a_log_keeps_its_beginning(clock: Clock) -> None:
     assert _of(_keys(store, event_format.PREFIX), "at-work") == 2
 
 
-def test_what_is_no_key_of_ours_stays(clock: Clock) -> None:
+@pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
+def test_what_is_no_key_of_ours_stays(store: VersionedStore, clock: Clock) -> None:
     """What others have put beside announcements and chunks is left alone."""
-    store = InMemoryVersionedStore()
     jobs = _aged(store, clock)
     theirs = ["changes/notes", "changes/20260301T1200/a/b", "events/20260301T12/old-1/notes.txt", "events/!"]
     for key in theirs:
@@ -494,9 +494,9 @@ def test_refusals_are_counted_by_one_at_a_time(clock: Clock) -> None:
     assert len(one.refusals) == retention.MAX_SHOWN_REFUSALS
 
 
-def test_writers_at_work_meanwhile_lose_nothing(clock: Clock) -> None:
+@pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
+def test_writers_at_work_meanwhile_lose_nothing(store: VersionedStore, clock: Clock) -> None:
     """A runner that goes on writes its events and its record as ever."""
-    store = InMemoryVersionedStore()
     jobs = _aged(store, clock)
     with_log = EventLog(store, "at-work", now=clock.now, flush_seconds=0.001)
     for number in range(20):
