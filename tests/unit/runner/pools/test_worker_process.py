@@ -25,6 +25,9 @@ from support.runs import PATIENCE, all_of, code, ends, pool_of, sets_of, study, 
 
 MIB = 1024 * 1024
 
+SLACK = 0.25
+"""Seconds of a processor that a task may use besides what it burns. The start of the model takes more."""
+
 USER = """
 START = 0.3  # of the model, which is no part of a task
 import time
@@ -80,14 +83,14 @@ def _cpu(one: TaskResult) -> float:
     return one.usage.user_seconds + one.usage.system_seconds
 
 
-def test_what_a_task_uses_is_measured_within_a_tenth(user: Path) -> None:
+def test_what_a_task_uses_is_measured(user: Path) -> None:
     """Processor, time and memory are those of the task alone, also after a task that used more."""
     sets = [{"x": 0, "burn": 1}, {"x": 1, "sleep": 1}, {"x": 2, "bytes": 200 * MIB}, {"x": 3}]
     before = time.time()
     burnt, slept, touched, nothing = all_of(pool_of(user, 1), sets)
-    assert 1 <= _cpu(burnt) <= 1.1
+    assert 1 <= _cpu(burnt) <= 1 + SLACK
     assert (burnt.usage.seconds or 0) >= 1
-    assert _cpu(slept) < 0.1
+    assert _cpu(slept) < SLACK
     assert (slept.usage.seconds or 0) >= 1
     base = nothing.usage.max_rss_bytes or 0
     assert 0 < base < 100 * MIB
@@ -99,12 +102,12 @@ def test_what_a_task_uses_is_measured_within_a_tenth(user: Path) -> None:
 
 
 def test_processes_that_a_task_waits_for_count_for_it(user: Path) -> None:
-    """Programs and forks, also for their start, which takes some hundredths of a second."""
-    sets = [{"x": 0, "child": 1.5}, {"x": 1, "burn": 0.5, "fork": 1}, {"x": 2}]
-    first, second, nothing = all_of(pool_of(user, 1), sets)
-    assert 1.5 <= _cpu(first) <= 1.65
-    assert 1.5 <= _cpu(second) <= 1.65
-    assert _cpu(nothing) < 0.1
+    """Programs and forks, besides what the task burns itself, and also for their start and end."""
+    sets = [{"x": 0, "burn": 0.5, "child": 1}, {"x": 1, "burn": 0.5, "fork": 1}, {"x": 2}]
+    program, fork, nothing = all_of(pool_of(user, 1), sets)
+    assert 1.5 <= _cpu(program) <= 1.5 + SLACK
+    assert 1.5 <= _cpu(fork) <= 1.5 + SLACK
+    assert _cpu(nothing) < SLACK
 
 
 def test_an_attempt_at_which_the_worker_died_is_measured_by_its_end(user: Path, tmp_path: Path) -> None:
@@ -133,7 +136,7 @@ def test_an_attempt_at_which_the_worker_died_is_measured_by_its_end(user: Path, 
         (2, Outcome.DIED, 2, True),
     ]
     for one in deaths[:2]:
-        assert 1 <= _cpu(one) <= 1.1  # with that of the task before, it would be 2
+        assert 1 <= _cpu(one) <= 1 + SLACK  # with that of the task before, it would be 2
         assert (one.usage.seconds or 0) >= 1
         assert (one.usage.host, one.usage.python) == (platform.node(), platform.python_version())
     for one in deaths[2:]:
@@ -151,7 +154,7 @@ def test_an_attempt_that_took_too_long_is_measured(user: Path, tmp_path: Path) -
     sets = [{"x": 0, "burn": 2, "bytes": 100 * MIB, "gate": str(gate)}]
     (late,) = all_of(pool_of(user, 1, timeout=5, clock=clock), sets)
     assert late.outcome == Outcome.TIMEOUT
-    assert 2 <= _cpu(late) <= 2.2
+    assert 2 <= _cpu(late) <= 2 + SLACK
     assert 100 * MIB <= (late.usage.max_rss_bytes or 0) <= 200 * MIB
 
 
