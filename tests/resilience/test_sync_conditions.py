@@ -15,7 +15,7 @@ import pytest
 from bench.conditions import POISONS, BadServer, Conditions, imposed
 from mopsjobs.console import progress_line
 from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
-from mopsjobs.store import network, open_store, pacer
+from mopsjobs.store import open_store, pacer
 from support.cli import Cli, Remote, foreign, key, sentences
 
 if TYPE_CHECKING:
@@ -205,25 +205,34 @@ def test_doctor_measures_the_line_by_records_alone(place: Place, cli: Cli, count
 
 
 @pytest.fixture
-def _short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a read wait for 0.6 s, but the first one as long as ever: a busy machine may answer that late."""
-    note = pacer.ReadPacer._note
+def _short_reads(monkeypatch: pytest.MonkeyPatch, _many_tries: None) -> None:
+    """Let each read wait for 0.3 s, but the first one as long as ever."""
+    monkeypatch.setattr(pacer, "REPLY_SECONDS", 0.45)
 
-    def shorten(self: pacer.ReadPacer, *words: Any, **named: Any) -> None:
-        note(self, *words, **named)
-        if self.has_answered:
-            monkeypatch.setattr(network, "BUDGET_SECONDS", 0.6)
 
-    monkeypatch.setattr(pacer.ReadPacer, "_note", shorten)
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list to which the window after each round of replies is added."""
+    found: list[int] = []
+    adapt = pacer.ReadPacer._adapt
+
+    def note(self: pacer.ReadPacer, *ended: Any) -> None:
+        adapt(self, *ended)
+        found.append(self.window)
+
+    monkeypatch.setattr(pacer.ReadPacer, "_adapt", note)
+    return found
 
 
 @pytest.mark.usefixtures("_short_reads")
-def test_a_server_that_takes_one_request_at_a_time_is_mirrored(place: Place, cli: Cli) -> None:
-    """The replies to all threads at once would take longer than a reply may take."""
-    place.write_foreign(FEW)
-    place.impose(Conditions(serial_seconds=0.03))
-    cli.ok("sync")
-    assert len(cli.ids("--limit", "0")) == FEW
+def test_a_server_that_takes_one_request_at_a_time_is_mirrored(place: Place, cli: Cli, windows: list[int]) -> None:
+    """The replies to all threads at once would take longer than a reply may take. So fewer are asked for at once."""
+    count = FEW // 2
+    place.write_foreign(count)
+    place.impose(Conditions(serial_seconds=0.05))
+    assert "Trying again in " in cli.ok("sync", "-v").err
+    assert len(cli.ids("--limit", "0")) == count
+    assert min(windows) < pacer.FIRST_WINDOW
 
 
 @pytest.mark.usefixtures("_short_reads")
@@ -231,8 +240,8 @@ def test_a_stall_of_the_line_is_waited_for(place: Place, cli: Cli) -> None:
     """In the middle of a sync, for longer than a single read waits."""
     place.write_foreign(FEW)
     requests = place.impose(Conditions())
-    place.impose(Conditions(stall_at=requests + 20, stall_seconds=1.0))
-    cli.ok("sync")
+    place.impose(Conditions(stall_at=requests + 20, stall_seconds=2.0))
+    assert "Trying again in " in cli.ok("sync", "-v").err
     assert len(cli.ids("--limit", "0")) == FEW
 
 
