@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Dialog, Error, Page, Route, sync_playwr
 from support.runs import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import ViewportSize
 
@@ -141,10 +141,11 @@ def open_tab(
     java_script_enabled: bool = True,
     reduced_motion: Literal["reduce", "no-preference"] = "no-preference",
     forced_colors: Literal["active", "none"] = "none",
+    has_failed: Callable[[], bool] = lambda: False,
 ) -> Iterator[Page]:
-    """Yield a tab, perhaps one that an earlier test has used. The routes and cookies of that test are gone.
+    """Yield a tab, perhaps one that an earlier test has used. The routes, cookies and storage of that test are gone.
 
-    In the end, the tab contacted no other host, opened no dialog and had no error. One that failed is not used again.
+    In the end, the tab contacted no other host, opened no dialog and had no error. After a failure, it is closed.
 
     Args:
         browser: the browser.
@@ -154,26 +155,39 @@ def open_tab(
         java_script_enabled: whether scripts of pages run.
         reduced_motion: whether the system asks for less motion.
         forced_colors: whether the colours of the system replace those of pages.
+        has_failed: tells whether the test has failed. A fixture, unlike a `with` of the test, gets no exception then.
     """
     idle = _IDLE.setdefault(browser, {}).setdefault(java_script_enabled, [])
     page, watched = idle.pop() if idle else _new_tab(browser, java_script_enabled=java_script_enabled)
-    page.set_viewport_size(_size(width))
-    page.emulate_media(color_scheme=scheme, reduced_motion=reduced_motion, forced_colors=forced_colors)
-    watched.forget()
-    yield page
-    watched.check(expected_errors)
-    page.goto("about:blank")  # ends its stream
-    page.unroute_all()
-    page.context.clear_cookies()
-    page.mouse.move(0, 0)
-    idle.append((page, watched))
+    with contextlib.ExitStack() as stack:
+        stack.callback(page.context.close)
+        page.set_viewport_size(_size(width))
+        page.emulate_media(color_scheme=scheme, reduced_motion=reduced_motion, forced_colors=forced_colors)
+        watched.forget()
+        yield page
+        watched.check(expected_errors)
+        if not has_failed() and _is_cleared(page):
+            idle.append((page, watched))
+            stack.pop_all()
+
+
+def _is_cleared(page: Page) -> bool:
+    """Remove what a test has left in a tab. Return whether that was possible."""
+    with contextlib.suppress(Error):  # the tab shows no page of the server, or is on its way to another one
+        page.evaluate("localStorage.clear()")
+        page.goto("about:blank")  # ends its stream
+        page.unroute_all(behavior="ignoreErrors")
+        page.context.clear_cookies()
+        page.mouse.move(0, 0)
+        return True
+    return False
 
 
 @contextlib.contextmanager
 def open_private_tab(
     browser: Browser, width: int = 1440, *, expected_errors: str = "nothing", **options: Any
 ) -> Iterator[Page]:
-    """Yield a new tab, for a test that leaves more behind than routes and cookies, such as a clock.
+    """Yield a new tab, for a test that leaves more behind than routes, cookies and storage, such as a clock.
 
     Args:
         browser: the browser.
@@ -182,9 +196,9 @@ def open_private_tab(
         options: more options of a context of Playwright.
     """
     page, watched = _new_tab(browser, viewport=_size(width), **options)
-    yield page
-    watched.check(expected_errors)
-    page.context.close()
+    with contextlib.closing(page.context):
+        yield page
+        watched.check(expected_errors)
 
 
 def _new_tab(browser: Browser, **options: Any) -> tuple[Page, Watched]:

@@ -11,7 +11,7 @@ from support.browser import WINDOWS, open_chromium, open_tab
 from support.runs import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from support.web import Server
 
@@ -26,16 +26,23 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
+def has_failed(request: pytest.FixtureRequest) -> Callable[[], bool]:
+    """Return what tells whether the test has failed: pytest throws no exception of a test into a fixture."""
+    before = request.session.testsfailed
+    return lambda: request.session.testsfailed > before
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server, has_failed: Callable[[], bool]) -> Iterator[Page]:
     """Yield a tab at the page of jobs, of the module's own server. In the end, it did nothing forbidden."""
-    with open_tab(browser) as page:
+    with open_tab(browser, has_failed=has_failed) as page:
         page.goto(f"{server.url}/jobs")
         yield page
 
 
 @pytest.fixture(params=WINDOWS, ids=lambda one: f"{one[0]}-{one[1]}")
-def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
+def window(request: pytest.FixtureRequest, browser: Browser, has_failed: Callable[[], bool]) -> Iterator[Page]:
     """Yield a tab of one size in one colour scheme. In the end, it did nothing forbidden."""
     width, scheme = request.param
-    with open_tab(browser, width, scheme, reduced_motion="reduce") as page:
+    with open_tab(browser, width, scheme, reduced_motion="reduce", has_failed=has_failed) as page:
         yield page
