@@ -66,6 +66,7 @@ MARKER_OF_FIXTURE = {
     "pyz": "zipapp",
     "spawn": "slow",
     "desk": "slow",
+    "ran": "slow",
     "installed": "slow",
     "packages": "slow",
 }
