@@ -38,12 +38,11 @@ CONTENT = """() => {
 }"""
 """The parts of a page that it refreshes, without what its script shows in its own way, and without durations."""
 
-LATER_CHANGES = """() => new Promise(resolve => {
-    const source = new EventSource("/live?");
-    let left = 3;
-    source.addEventListener("change", () => { if (--left === 0) { source.close(); resolve(); } });
-})"""
-"""Waits until the server has told of two more changes. The first message tells of no new one."""
+LATER_CHANGES = """() => {
+    window.changes = -1;
+    new EventSource("/live?").addEventListener("change", () => { window.changes += 1; });
+}"""
+"""Counts the changes that the server tells of from then on. The first message tells of no new one."""
 
 NO_TIMEOUT = 'Object.defineProperty(XMLHttpRequest.prototype, "timeout", {set() {}});'
 """Lets a refresh wait for its answer for ever, so that a slow machine changes nothing."""
@@ -120,6 +119,7 @@ def test_a_page_waits_for_a_slow_refresh(page: Page, server: Server, cli: Cli) -
     cli.ok("progress", "night-02", "7/20", "-q")
     until(lambda: page.evaluate("true") and held, "a refresh")
     page.evaluate(LATER_CHANGES)
+    until(lambda: page.evaluate("window.changes >= 2"), "two more changes")
     held[0].continue_()
     expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
     with page.expect_response(lambda one: one.status == 304):
