@@ -68,27 +68,33 @@ def test_links_lead_somewhere() -> None:
 
 def test_rows_of_a_table_have_as_many_cells_as_its_head() -> None:
     """A bar in a cell is escaped, also in code: else what follows it is cut off."""
+    odd = []
     for document in DOCUMENTS:
         tables = re.findall(r"(?:^\|.*\n)+", without_code_blocks(read(document)), re.MULTILINE)
         rows = [[(row, len(re.findall(r"(?<!\\)\|", row))) for row in table.splitlines()] for table in tables]
-        assert [row for table in rows for row, cells in table if cells != table[0][1]] == [], document
+        odd += [f"{document}: {row}" for table in rows for row, cells in table if cells != table[0][1]]
+    assert odd == []
+
+
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 
 
 def test_decisions_are_all_in_the_list() -> None:
     """The list of decisions has each of them, by number, with its title."""
     rows = re.findall(r"^\| \[(\d{4})\]\((\S+)\) \| (.*) \|$", read("docs/decisions/README.md"), re.MULTILINE)
-    pages = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    assert rows
     assert [f"# {number}. {title}" for number, _, title in rows] == [
-        page.read_text(encoding="utf-8").partition("\n")[0] for page in pages
+        page.read_text(encoding="utf-8").partition("\n")[0] for page in DECISIONS
     ]
-    assert [name for _, name, _ in rows] == [page.name for page in pages]
+    assert [name for _, name, _ in rows] == [page.name for page in DECISIONS]
 
 
 def test_decisions_have_one_form() -> None:
     """A decision has its context, what was decided, what follows and what was rejected, in this order."""
-    for page in (ROOT / "docs" / "decisions").glob("[0-9]*.md"):
-        headings = re.findall("^## (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-        assert headings == ["Context", "Decision", "Consequences", "Rejected"], page
+    found = {page.name: re.findall("^## (.*)$", page.read_text("utf-8"), re.MULTILINE) for page in DECISIONS}
+    assert found
+    form = ["Context", "Decision", "Consequences", "Rejected"]
+    assert {name: headings for name, headings in found.items() if headings != form} == {}
 
 
 MAX_ARCHITECTURE_LINES = 200

@@ -205,6 +205,6 @@ def _imports(path: Path) -> tuple[set[str], set[str]]:
 
 def test_a_module_is_imported_whole_or_by_its_names() -> None:
     """A file that did both would call one thing by two names."""
-    for path in PACKAGE.rglob("*.py"):
-        whole, by_name = _imports(path)
-        assert whole & by_name == set(), path
+    imports = {path: _imports(path) for path in PACKAGE.rglob("*.py")}
+    assert imports
+    assert {path: both for path, (whole, by_name) in imports.items() if (both := whole & by_name)} == {}

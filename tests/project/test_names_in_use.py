@@ -17,6 +17,7 @@ PROGRAMS = sorted(path for folder in ("bench", "reliability", "docs/tools") for 
 
 def test_each_name_of_mopsjobs_in_use_exists() -> None:
     """Each imported name, each attribute of a module or a class, and each named argument of a call."""
+    assert PROGRAMS
     assert [f"{path}, {missing}" for path in PROGRAMS for missing in _missing(path)] == []
 
 
