@@ -135,8 +135,10 @@ def test_a_failure_is_in_the_record_before_the_next_task(
     """With a limit. Each worker then has one task at most."""
     monkeypatch.setattr(module, "PROGRESS_SECONDS", 3600.0)  # no report of the thread
     registry.register_job("job", tasks_total=9)
-    with contextlib.closing(pool_of(model, 3)) as pool:
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(contextlib.closing(pool_of(model, 3)))
         reporter = Reporter(registry, "job", 0, 1, counted := Counts(), register=lambda: None)
+        stack.callback(reporter.stop)
         early = FailEarly(Shard("job", max_failures="5"), 9, counted, reporter, OutageRetry(0.0, time.sleep))
         admitted = early.admit(enumerate(study(sets_of(9)).tasks()), 9, pool)
         first, *_ = handed_out = [next(admitted) for _ in range(4)]
@@ -146,14 +148,15 @@ def test_a_failure_is_in_the_record_before_the_next_task(
         early.note(TaskResult(*first, None, {"type": "E", "message": ""}), has_failed=True)
         assert record(registry).tasks_failed == 1
         assert [next(admitted) is None for _ in range(2)] == [False, True]
-        reporter.stop()
 
 
 def test_tasks_that_wait_for_another_attempt_leave_no_worker_idle(registry: JobRegistry, model: Path) -> None:
     """With a limit. What runs again is in hand like others, and ends once."""
     registry.register_job("job", tasks_total=9)
-    with contextlib.closing(pool_of(model, 2)) as pool:
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(contextlib.closing(pool_of(model, 2)))
         reporter = Reporter(registry, "job", 0, 1, Counts(), register=lambda: None)
+        stack.callback(reporter.stop)
         early = FailEarly(Shard("job", max_failures="5"), 9, Counts(), reporter, OutageRetry(0.0, time.sleep))
         admitted = early.admit(enumerate(study(sets_of(9)).tasks()), 9, pool)
         first, second, full = (next(admitted) for _ in range(3))
@@ -169,7 +172,6 @@ def test_tasks_that_wait_for_another_attempt_leave_no_worker_idle(registry: JobR
         assert next(admitted) is None
         early.note(TaskResult(*second, {}, None), has_failed=False)
         assert [next(admitted) is None for _ in range(2)] == [False, True]
-        reporter.stop()
 
 
 @pytest.mark.parametrize(("failed", "ends"), [(12, False), (40, False), (46, True)])

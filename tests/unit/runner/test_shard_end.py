@@ -53,12 +53,15 @@ def test_only_the_last_shard_reduces_and_ends_the_job(given: Given, line: LineSt
         try:
             end.finish(reporter, sender, cast("ResultHandler", _Handler()), None, reduce, is_done=True)
         finally:
+            reporter.stop()
             sender.finish()
 
     def other_reports() -> None:
         reporter = Reporter(registry, "job", 1, 2, Counts(), register=lambda: None)
-        reporter.report_done()
-        reporter.stop()
+        try:
+            reporter.report_done()
+        finally:
+            reporter.stop()
 
     finish(0, other_reports)
     assert calls == []
