@@ -55,7 +55,7 @@ MAX_THREADS = 128
 LONG_SECONDS = 0.02
 """Time of the quickest reply from which `MAX_WINDOW` reads help: then the distance takes it, not the work.
 
-At 30 ms per reply of Azure's API, 32 reads at once gave 430 per second on a busy machine, and 64 gave 550 to 830.
+At 30 ms per reply of Azure's API, 32 reads at once gave 430 per second on a busy machine. 64 gave 550 to 830.
 """
 
 LEAST_REPLIES = 20
