@@ -820,6 +820,23 @@ def test_metadata_do_not_hide_a_blob_and_do_not_come_for_ever(count: int) -> Non
                 store.get("a")
 
 
+def test_a_header_that_is_left_out_goes_with_all_its_lines() -> None:
+    """A line that begins with a blank continues the header before it. Here that would be the length of the reply."""
+    head = 'HTTP/1.1 200 OK\r\nETag: "0x1"\r\nContent-Length: 4\r\nServer: one\r\n two\r\n\tthree\r\n\r\n'
+    with answering(f"{head}abcd".encode()) as store:
+        assert store.get("a") == (b"abcd", VersionToken("0x1"))
+
+
+def test_a_header_that_is_too_long_is_an_outage() -> None:
+    """Else the rest of one that is left out would count as a header."""
+    too_long = f"x-ms-meta-name: {'x' * 2**16}ETag: of metadata\r\n"
+    with (
+        answering(f"HTTP/1.1 200 OK\r\n{too_long}{HEADERS.format(4)}abcd".encode()) as store,
+        pytest.raises(StoreUnavailableError, match="the connection broke"),
+    ):
+        store.get("a")
+
+
 @pytest.mark.parametrize(
     "framing", ["", "Content-Length: 4\r\nContent-Length: 4\r\n", "Content-Length: 4 bytes\r\n"], ids=repr
 )

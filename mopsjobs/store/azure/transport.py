@@ -84,12 +84,15 @@ class _WholeLines:
         self.close = file.close
 
     def readline(self, limit: int = -1) -> bytes:
-        for _ in range(MAX_HEADERS):
+        for left_out in range(MAX_HEADERS):
             line: bytes = self._file.readline(limit)
-            if not line.endswith(b"\n") and len(line) != limit:
-                raise http.client.RemoteDisconnected("The reply broke off in its headers.")
+            if not line.endswith(b"\n"):
+                if len(line) != limit:
+                    raise http.client.RemoteDisconnected("The reply broke off in its headers.")
+                return line  # the standard library refuses a line of this length
+            is_rest = left_out and line.startswith((b" ", b"\t"))  # of a header that goes over several lines
             name = line.partition(b":")[0].lower()
-            if name not in _UNREAD_HEADERS and not name.startswith(b"x-ms-meta-"):
+            if not is_rest and name not in _UNREAD_HEADERS and not name.startswith(b"x-ms-meta-"):
                 return line
         raise http.client.HTTPException(f"The reply has more than {MAX_HEADERS} headers in a row that are not read.")
 
