@@ -107,7 +107,7 @@ def import_tabulate() -> Any:
 
     It needs importlib.metadata for its own version only, html and dataclasses for other tables than ours, and wcwidth
     where that happens to be installed. Stand-ins answer during the import. If another version of tabulate needs more of
-    a module, it gets the real one.
+    a module, it gets the real one. So it does beside other threads: an import in one of them would find the stand-ins.
     """
     # Aligned by the widths by which cells are cut.
     widths: Any = SimpleNamespace(wcswidth=display_width)
@@ -119,7 +119,9 @@ def import_tabulate() -> Any:
             is_dataclass=_late("dataclasses", "is_dataclass"), fields=_late("dataclasses", "fields")
         ),
     }
-    missing = {name: module for name, module in stand_ins.items() if name not in sys.modules}
+    threading = sys.modules.get("threading")  # no listing imports it
+    is_alone = threading is None or threading.active_count() == 1
+    missing = {name: module for name, module in stand_ins.items() if is_alone and name not in sys.modules}
     sys.modules.update(missing)
     try:
         import tabulate

@@ -144,6 +144,47 @@ def test_modules_and_tabulate_are_whole_after_a_table() -> None:
     assert "".join(table).count("&lt;a&gt;") == 1
 
 
+A_TABLE_BESIDE_A_THREAD = """
+import sys
+import threading
+import mopsjobs.console.table
+
+is_imported = threading.Event()
+
+
+def use():
+    is_imported.wait()
+    from dataclasses import dataclass
+    from html import unescape
+    from importlib.metadata import files
+    print("whole")
+
+
+def import_beside(event, args):
+    if event == "import" and args[0] == "tabulate":
+        is_imported.set()
+        thread.join()
+
+
+thread = threading.Thread(target=use)
+thread.start()
+sys.addaudithook(import_beside)
+mopsjobs.console.table.import_tabulate()
+"""
+
+
+def test_other_threads_get_whole_modules_during_a_table() -> None:
+    """A thread may import an SDK while the main thread imports tabulate. A stand-in would end that with an error."""
+    ran = subprocess.run(
+        [sys.executable, "-c", A_TABLE_BESIDE_A_THREAD],
+        cwd=mops_jobs.__file__.rpartition("/")[0],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "whole\n", ran.stderr
+
+
 @pytest.mark.parametrize("argv", [("status", "a"), ("status", "a", "--json")], ids=" ".join)
 def test_a_cached_job_is_shown_without_any_sdk(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
     """`status` of a job in the cache imports no library, no store and no record, and little besides a listing."""
