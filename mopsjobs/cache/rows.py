@@ -229,7 +229,7 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> Non
     labels = [label for record in records for label in record.labels]
     _delete_earlier_ledgers(connection, records)
     if _are_first(connection, keys):
-        insert_rows(connection, [record.row for record in records], labels, ())
+        _insert_new(connection, [record.row for record in records], labels, ())
         return
     counters.count_records(connection, (record.counter_fields for record in records))
     pruning.unmark_pruned(connection, keys)
@@ -280,14 +280,24 @@ def insert_rows(
         labels: their labels and values, with the ids of their jobs last.
         remarks: problems that say how rows are shown.
     """
-    first, last = str(found[0][0]), str(found[-1][0])
-    known = pruning.known_between(connection, first, last)
+    known = pruning.known_between(connection, str(found[0][0]), str(found[-1][0]))
     if known:
         job_ids = {row[1] for row in found if row[0] in known}
         found = [row for row in found if row[0] not in known]
         labels = [label for label in labels if label[-1] not in job_ids]
         remarks = [remark for remark in remarks if remark.key not in known]
-    with totals.track_changes_between(connection, first, last):
+    if found:
+        _insert_new(connection, found, labels, remarks)
+
+
+def _insert_new(
+    connection: sqlite3.Connection,
+    found: Sequence[Row],
+    labels: Sequence[tuple[str, str, str]],
+    remarks: Sequence[Problem],
+) -> None:
+    """Insert rows of jobs that the cache does not know; see `insert_rows`."""
+    with totals.track_changes_between(connection, str(found[0][0]), str(found[-1][0])):
         connection.executemany(_INSERT, found)
     connection.executemany(_INSERT_LABEL, labels)
     replace_problems(connection, (), remarks)
