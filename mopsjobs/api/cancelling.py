@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.submission_session import submission_session
-from mopsjobs.app.user_trust import agreed_trust, unknown_contexts, user_trust
+from mopsjobs.app.user_trust import unknown_contexts, user_trust
 from mopsjobs.console.result import Result
+from mopsjobs.engines.trust import not_trusted_error
 from mopsjobs.submission.cancel import CancelRequest, cancel, records_to_stop
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ def cancel_job(job: Job, reason: str | None, trust: Sequence[str]) -> JobState:
     app = job.registry.app
     named, session = user_trust(trust, app), submission_session(app)
     unknown = unknown_contexts(records_to_stop([job.id], session), app, named)
-    agreed = agreed_trust(named, unknown, app, "nothing was cancelled") or named
-    done = cancel(CancelRequest(job_ids=[job.id], reason=reason), session, agreed)
+    if unknown:
+        raise not_trusted_error(unknown, "nothing was cancelled")
+    done = cancel(CancelRequest(job_ids=[job.id], reason=reason), session, named)
     for error in done.refused:
         raise error
     app.out.show(Result(notes=done.notes, warnings=done.problems))

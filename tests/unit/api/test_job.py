@@ -10,10 +10,13 @@ import mopsjobs as mj
 from mopsjobs.engines.job_dir import JobDir
 from support.cli import add, during_sleeps
 from support.engines import RUNNING, Cluster
+from support.kubernetes import kubeconfig
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import sets_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.cli import Cli, Remote
 
 
@@ -179,6 +182,15 @@ def test_a_job_is_cancelled(reg: mj.Registry) -> None:
     add(reg.app.registry, "b", "failed")
     with pytest.raises(mj.MopsJobsError, match="has ended"):
         reg.job("b").cancel()
+
+
+def test_a_cluster_that_only_the_record_names_is_not_touched(cli: Cli, reg: mj.Registry, tmp_path: Path) -> None:
+    """A program is not asked, so nothing is cancelled."""
+    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, "http://127.0.0.1:1"))
+    add(reg.app.registry, "a", "running", engine="kubernetes", metadata={"k8s_context": "userless"})
+    with pytest.raises(mj.NotTrustedError, match="names context:userless; nothing was cancelled"):
+        reg.job("a").cancel()
+    assert reg.job("a").status().status == "running"
 
 
 def test_a_cancelled_job_whose_shards_report_by_files_names_its_delivery(
