@@ -49,7 +49,7 @@ class Azurite(bench.azurite.Azurite):
     def __init__(
         self, directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY, package: str = bench.azurite.NEWEST
     ) -> None:
-        server = bench.azurite.make_server(directory, account, key, package=package)
+        server = bench.azurite.make_server(directory, account, key, package=package, collects_garbage=False)
         super().__init__(server.port, account, key)
         self.start, self.stop = server.start, server.stop
 
