@@ -38,7 +38,7 @@ CONTENT = """() => {
 }"""
 """The parts of a page that it refreshes, without what its script shows in its own way, and without durations."""
 
-LATER_CHANGES = """() => {
+COUNT_CHANGES = """() => {
     window.changes = -1;
     new EventSource("/live?").addEventListener("change", () => { window.changes += 1; });
 }"""
@@ -86,6 +86,12 @@ def hold_refreshes(page: Page) -> list[Route]:
     return held
 
 
+def wait_for_changes(page: Page) -> None:
+    """Wait until the server has told of two more changes."""
+    page.evaluate(COUNT_CHANGES)
+    until(lambda: page.evaluate("window.changes >= 2"), "two more changes")
+
+
 def test_a_change_brings_only_what_has_changed(page: Page, server: Server, cli: Cli) -> None:
     """A row of many, and nothing if all is as it was; compressed, so that a tab costs little."""
     answers = refreshes(page)
@@ -118,8 +124,7 @@ def test_a_page_waits_for_a_slow_refresh(page: Page, server: Server, cli: Cli) -
     page.route("**/jobs?sort=name", hold_the_first)
     cli.ok("progress", "night-02", "7/20", "-q")
     until(lambda: page.evaluate("true") and held, "a refresh")
-    page.evaluate(LATER_CHANGES)
-    until(lambda: page.evaluate("window.changes >= 2"), "two more changes")
+    wait_for_changes(page)
     held[0].continue_()
     expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
     with page.expect_response(lambda one: one.status == 304):
@@ -202,7 +207,7 @@ def test_a_lost_page_with_slow_answers_becomes_current(
     page.route("**/jobs?sort=name", lose)
     expect(lost).to_contain_text(loss)
     held = hold_refreshes(page)
-    page.evaluate(LATER_CHANGES)
+    wait_for_changes(page)
     held[0].continue_()
     expect(lost).to_be_hidden()
 
