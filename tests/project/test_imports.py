@@ -119,6 +119,13 @@ def test_a_table_adds_tabulate_alone(cli: Cli, remote: Remote) -> None:
     assert not {name for name in imported if name.startswith(("html", "importlib.metadata", "unicodedata"))}
 
 
+def _run(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that imports mopsjobs, in a process of its own. It has to end with 0."""
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+
+
 AFTER_A_TABLE = """
 import mopsjobs.console.table
 tabulate = mopsjobs.console.table.import_tabulate()
@@ -132,14 +139,7 @@ print(tabulate.tabulate([Row("<a>")], headers="keys", tablefmt="html"))
 
 def test_modules_and_tabulate_are_whole_after_a_table() -> None:
     """The stand-ins that tabulate was given are gone. What a program then wants of it is done by the real modules."""
-    ran = subprocess.run(
-        [sys.executable, "-c", AFTER_A_TABLE],
-        cwd=mops_jobs.__file__.rpartition("/")[0],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    first, *table = ran.stdout.splitlines()
+    first, *table = _run(AFTER_A_TABLE).stdout.splitlines()
     assert first == metadata.version("tabulate")
     assert "".join(table).count("&lt;a&gt;") == 1
 
@@ -175,13 +175,7 @@ mopsjobs.console.table.import_tabulate()
 
 def test_other_threads_get_whole_modules_during_a_table() -> None:
     """A thread may import an SDK while the main thread imports tabulate. A stand-in would end that with an error."""
-    ran = subprocess.run(
-        [sys.executable, "-c", A_TABLE_BESIDE_A_THREAD],
-        cwd=mops_jobs.__file__.rpartition("/")[0],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ran = _run(A_TABLE_BESIDE_A_THREAD)
     assert ran.stdout == "whole\n", ran.stderr
 
 
