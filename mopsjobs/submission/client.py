@@ -361,17 +361,14 @@ def launch_again(
         fill_drop(directory, drop_of, session.store)
     launched = launch_remembered(engine, launch, directory, notify)
     fields = sign_of_life(launched_fields(launch, engine.name, launched))
-    fields.pop("heartbeat_at" if is_noted else "", None)  # the runner may have given a later one
+    if is_noted:
+        fields.pop("heartbeat_at", None)  # the runner may have given a later one
     return try_record_launch(session.registry, state.job_id, fields)
 
 
 def launched_fields(launch: Launch, engine: str, launched: LaunchResult) -> dict[str, Any]:
     """Return the fields of a record after a launch: those from before it, and those that only the launch knows."""
-    names = {
-        "k8s_name": launched.k8s_name,
-        "k8s_namespace": launched.k8s_namespace,
-        "k8s_uid": launched.k8s_uid,
-    }
+    names = {"k8s_name": launched.k8s_name, "k8s_namespace": launched.k8s_namespace, "k8s_uid": launched.k8s_uid}
     fields = launch_fields(launch, engine)
     metadata = {**fields["metadata"], **launched.metadata}
     return {**fields, "metadata": metadata, **{name: value for name, value in names.items() if value is not None}}
