@@ -172,9 +172,16 @@ def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) ->
         "--limit",
         metavar="N",
         type=row_limit,
-        default=job_arguments.DEFAULT_LIMIT,
-        help=f"show the first N jobs and all active ones, 0 for all (default: {job_arguments.DEFAULT_LIMIT})",
+        help="show the first N jobs and all active ones, 0 for all"
+        f" (default: {job_arguments.DEFAULT_LIMIT}; all with --jsonl, --tsv and -q)",
     )
+
+
+def limit_of(args: argparse.Namespace, default: int = job_arguments.DEFAULT_LIMIT) -> int:
+    """Return how many rows to print, 0 for all. Forms that cannot tell the total are cut only by `--limit`."""
+    if args.limit is not None:
+        return int(args.limit)
+    return default if args.form in (None, "json") else 0
 
 
 def add_form_flags(group: argparse._ArgumentGroup, *, ids: str = "ids") -> None:

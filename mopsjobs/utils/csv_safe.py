@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from mopsjobs.utils.text import strip_control_characters
 
@@ -13,7 +13,7 @@ _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - full-width forms, w
 """Characters that begin a formula, by OWASP's page on CSV injection. Only texts are checked, since a number is safe."""
 
 
-def csv_text(rows: Iterable[Sequence[object]], *, quotes_nulls: bool = True) -> str:
+def csv_text(rows: Iterable[Sequence[object]], *, quotes_nulls: bool = True, text_places: Container[int] = ()) -> str:
     """Return the rows as lines of CSV. Null is empty, lists and objects are JSON. A text like a formula gets a `'`.
 
     Every text is quoted, so that the field separator of another country does not split it.
@@ -22,9 +22,11 @@ def csv_text(rows: Iterable[Sequence[object]], *, quotes_nulls: bool = True) -> 
         rows: rows of at least two cells.
         quotes_nulls: whether a null has quotes, like an empty text. Without them, and with truth values without
             quotes, readers that look at quotes find the types of columns.
+        text_places: without quoted nulls, the places of columns whose numbers and truth values are quoted too.
     """
     if not quotes_nulls:
-        return "".join(",".join(map(_typed_cell, row)) + "\n" for row in rows)
+        cells = ((_typed_cell(value, place in text_places) for place, value in enumerate(row)) for row in rows)
+        return "".join(",".join(row) + "\n" for row in cells)
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerows([_cell(value) for value in row] for row in rows)
@@ -47,10 +49,10 @@ def csv_header(names: Iterable[str]) -> str:
     return csv_text([list(taken)])
 
 
-def _typed_cell(value: object) -> str:
-    """Return a cell, with quotes if it is a text."""
+def _typed_cell(value: object, is_text: bool) -> str:  # noqa: FBT001 - by place: once per cell
+    """Return a cell, with quotes if it is a text, or in a column of texts."""
     content = _cell(value)
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or (isinstance(value, (bool, int, float)) and not is_text):
         return str(content)
     return '"' + str(content).replace('"', '""') + '"'
 

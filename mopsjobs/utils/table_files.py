@@ -116,13 +116,13 @@ def write_table_file(path: str, columns: Sequence[Column], rows: Iterable[Row]) 
 def csv_pieces(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:
     """Yield a table as text of CSV. A null is an empty cell without quotes, which no reader takes for a text.
 
-    A column of several kinds has texts, in quotes.
+    A column of several kinds has its values in quotes.
     """
     yield csv_header(column.name for column in columns)
-    mixed = {place: _text for place, one in enumerate(columns) if len(one.kinds) > 1 and not is_numeric(one.kinds)}
-    rows = _convert(rows, mixed | _floats(columns))
+    mixed = {place for place, one in enumerate(columns) if len(one.kinds) > 1 and not is_numeric(one.kinds)}
+    rows = _convert(rows, _floats(columns))
     while batch := list(itertools.islice(rows, BATCH)):
-        yield csv_text(batch, quotes_nulls=False)
+        yield csv_text(batch, quotes_nulls=False, text_places=mixed)
 
 
 def json_objects(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:

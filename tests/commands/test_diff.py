@@ -71,7 +71,7 @@ def test_a_job_does_not_differ_from_itself(jobs: JobRegistry, cli: Cli, tmp_path
         ["Jobs", "a -> a"],
         ["Code", "equal"],
         ["Study", "equal"],
-        ["Packages", "not recorded of both"],
+        ["Packages", "not recorded of either job"],
         ["Results", "2 tasks equal"],
     ]
 
@@ -125,6 +125,17 @@ def test_jobs_that_were_only_reported_have_their_outputs_compared(jobs: JobRegis
     found = cli.ok("diff", "a", "b", "--json").json
     assert (found["code"], found["study"], found["environment"]) == (None, None, None)
     assert found["results"]["tasks"]["different"] == [{"param_id": "p", "seed": 1, "outputs": ["x"]}]
+
+
+def test_the_job_that_lacks_a_part_is_named(jobs: JobRegistry, cli: Cli, tmp_path: Path) -> None:
+    """What one job has is not said to be missing of both."""
+    submit(jobs, "a", tree(tmp_path / "code", {"model.py": MODEL}))
+    add(jobs, "reported", "succeeded")
+    assert [line.split(None, 1) for line in cli.ok("diff", "a", "reported").lines[1:4]] == [
+        ["Code", "not recorded of reported"],
+        ["Study", "not recorded of reported"],
+        ["Packages", "not recorded of either job"],
+    ]
 
 
 def test_images_that_differ_are_shown(jobs: JobRegistry, cli: Cli) -> None:

@@ -127,6 +127,18 @@ def test_a_limit_applies_after_the_filters(cli: Cli) -> None:
     assert (document["total"], [job["job_id"] for job in document["jobs"]]) == (2, ["night-2"])
 
 
+@pytest.mark.parametrize("form", ["--jsonl", "--tsv", "-q"])
+def test_forms_for_machines_are_cut_only_on_request(cli: Cli, remote: Remote, form: str) -> None:
+    """They cannot tell the total. The document can, and is cut like the table."""
+    for number in range(60):
+        add(remote.jobs, f"done-{number:02}", "succeeded")
+    ran = cli.ok("list", form)
+    assert (len(ran.lines), "--limit" in ran.err) == (60, False)
+    assert len(cli.ok("list", form, "--limit", "5").lines) == 5
+    document = cli.ok("list", "--json").json
+    assert (document["total"], document["returned"]) == (60, 50)
+
+
 @pytest.mark.parametrize("limit", ["0", "50"])
 def test_the_hundred_and_first_active_job_is_listed(cli: Cli, remote: Remote, limit: str) -> None:
     """However many jobs are active, all of them are listed under any limit."""

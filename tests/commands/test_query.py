@@ -132,6 +132,9 @@ def test_rows_are_limited_and_that_is_said(cli: Cli) -> None:
     assert "first 2 rows" in cut.err
     assert "first 2 rows" in cli.ok("query", "--limit", "2", "--csv", sql).err
     assert len(cli.ok("query", "--limit", "0", "--tsv", sql).lines) == 3
+    many = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 1500) SELECT x FROM n"
+    assert [len(cli.ok("query", form, many).lines) for form in ("--csv", "--tsv")] == [1501, 1500]
+    assert cli.ok("query", "--json", many).json["truncated"] is True
     assert cli.ok("query", "--limit", "3", "--json", sql).json["truncated"] is False
 
 

@@ -39,6 +39,16 @@ def test_a_table_has_the_parameters_that_vary(cli: Cli, remote: Remote) -> None:
     assert ran.err == "3 of 20 tasks (--limit 0 shows all), synced just now\n"
 
 
+@pytest.mark.parametrize("form", ["--jsonl", "--tsv", "-q"])
+def test_forms_for_machines_are_cut_only_on_request(cli: Cli, remote: Remote, form: str) -> None:
+    """A script that counts lines counts all tasks. The document tells how many it leaves out."""
+    add_job(remote.jobs, "job", sets_of(70))
+    assert len(cli.ok("tasks", "job", form).lines) == 70
+    assert len(cli.ok("tasks", "job", form, "--limit", "60").lines) == 60
+    document = cli.ok("tasks", "job", "--json").json
+    assert (document["total"], document["returned"]) == (70, 50)
+
+
 def test_tasks_of_one_set_are_told_apart_by_their_seeds(cli: Cli, remote: Remote) -> None:
     """A study with one parameter set has replicates, which differ in nothing else."""
     add_job(remote.jobs, "job", [{"x": 1}], n_replicates=2)

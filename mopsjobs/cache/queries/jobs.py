@@ -32,6 +32,11 @@ class JobList:
     def __len__(self) -> int:
         return len(self._rowids)
 
+    def ids(self) -> list[tuple[str]]:
+        """Return the id of each job."""
+        sql = "SELECT job_id FROM json_each(?) AS listed CROSS JOIN job ON job.rowid = listed.value"
+        return self._connection.execute(sql, (json.dumps(self._rowids),)).fetchall()
+
     def jobs(self, fields: tuple[str, ...] | None = None) -> Iterator[dict[str, object]]:
         """Yield each job as `job_json` returns it, or only these of its fields."""
         return self._jobs(fields, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.app.app import App
@@ -16,6 +16,7 @@ from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, shorten
 from mopsjobs.utils.text import pluralize
 
 if TYPE_CHECKING:
+    from mopsjobs.app.provenance import Provenance
     from mopsjobs.bundles.git_state import GitState
     from mopsjobs.studies.compare_results import ComparedResults
 
@@ -40,8 +41,6 @@ MAX_VALUE = 60
 """Characters of a value in the text."""
 
 SHORT_ID = 12
-
-NOT_RECORDED = "not recorded of both"
 
 SAME = "equal"
 
@@ -84,10 +83,16 @@ def _lines(found: JobDifference) -> Iterator[Line]:
         yield from _result_lines(found.results, found)
 
 
+def _not_recorded(found: JobDifference, lacks: Callable[[Provenance], bool]) -> str:
+    """Return which job lacks a part, so that it is not compared."""
+    lacking = [job.job_id for job in (found.first, found.second) if lacks(job)]
+    return f"not recorded of {lacking[0] if len(lacking) == 1 else 'either job'}"
+
+
 def _code_lines(found: JobDifference) -> Iterator[Line]:
     code = found.code
     if code is None:
-        yield _line("Code", NOT_RECORDED)
+        yield _line("Code", _not_recorded(found, lambda job: job.files is None))
         return
     commits = [_commit(job.git) for job in (found.first, found.second)]
     git = "" if commits[0] == commits[1] else f"; git {_arrow((commits[0], commits[1]))}"
@@ -109,7 +114,7 @@ def _commit(git: GitState | None) -> str | None:
 def _study_lines(found: JobDifference) -> Iterator[Line]:
     study = found.study
     if study is None:
-        yield _line("Study", NOT_RECORDED)
+        yield _line("Study", _not_recorded(found, lambda job: job.manifest is None))
         return
     counts = [
         f"{pluralize(count, 'parameter set')} only in {job.job_id}"
@@ -133,7 +138,7 @@ def _set_text(one: Mapping[str, Any]) -> str:
 def _environment_lines(found: JobDifference) -> Iterator[Line]:
     environment = found.environment
     if environment is None:
-        yield _line("Packages", NOT_RECORDED)
+        yield _line("Packages", _not_recorded(found, lambda job: not job.environments))
         return
     if environment.fields:
         yield _line("Python", "; ".join(f"{name} {_arrow(pair)}" for name, pair in environment.fields.items()))

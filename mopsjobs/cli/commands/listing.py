@@ -17,6 +17,7 @@ from mopsjobs.cli.flags import (
     add_order_flags,
     filter_of,
     freshness_policy,
+    limit_of,
 )
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError, command_line
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         nonlocal is_empty
         filters.hide_archived(connection, job_filter)
-        page = job_queries.list_jobs(connection, job_filter, order=order, limit=args.limit, now=now.timestamp())
+        page = job_queries.list_jobs(connection, job_filter, order=order, limit=limit_of(args), now=now.timestamp())
         is_empty = page.total == 0 and job_queries.count_jobs(connection) == 0
         archived = filters.count_archived(connection, job_filter) if args.form is None else 0
         result = _result(args, app, page, freshness, fields)
@@ -113,12 +114,12 @@ def _result(
     if args.form in ("json", "jsonl"):
         body = _body(args.form, page.texts(fields), app.list_header(page, freshness), app)
         return Result(body, warnings=warnings, notes=cut if args.form == "jsonl" else [])
+    if args.form == "ids":
+        return Result(Tsv(page.ids()), warnings=warnings, notes=cut)
     jobs = page.jobs(fields)
     if args.form == "tsv":
         names = fields or TSV_FIELDS
         return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
-    if args.form == "ids":
-        return Result(Tsv([(job["job_id"],) for job in jobs]), warnings=warnings, notes=cut)
     from mopsjobs.cli.job_table import fields_table, job_table  # here: scripts need no table
 
     if fields is not None:

@@ -10,7 +10,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.query_document import query_document
 from mopsjobs.cache.queries import user_sql
-from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, row_limit
+from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, limit_of, row_limit
 from mopsjobs.cli.job_table import fields_table
 from mopsjobs.console.result import Csv, Document, Result, Table, Tsv
 from mopsjobs.utils.text import pluralize
@@ -26,7 +26,7 @@ DESCRIPTION = (
 EXAMPLES = (
     "mops-jobs query",
     'mops-jobs query "SELECT owner, count(*) AS jobs FROM jobs WHERE is_active GROUP BY owner"',
-    'mops-jobs query --csv --limit 0 "SELECT job_id, key, value FROM jobs, json_each(jobs.metadata)" > metadata.csv',
+    'mops-jobs query --csv "SELECT job_id, key, value FROM jobs, json_each(jobs.metadata)" > metadata.csv',
 )
 
 DEFAULT_LIMIT = 1000
@@ -41,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit",
         metavar="N",
         type=row_limit,
-        default=DEFAULT_LIMIT,
-        help=f"print at most N rows, 0 for all (default: {DEFAULT_LIMIT})",
+        help=f"print at most N rows, 0 for all (default: {DEFAULT_LIMIT}; all with --csv and --tsv)",
     )
     parser.add_argument(
         "--timeout", metavar="DURATION", default="30s", help="stop the query after this time (default: 30s)"
@@ -75,18 +74,19 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 def _show_rows(args: argparse.Namespace, app: App, answer: user_sql.QueryResult, freshness: Freshness) -> Result:
     """Return the rows in the requested form, and a note if there are more."""
-    rows = answer.rows if args.limit == 0 else itertools.islice(answer.rows, args.limit)
+    limit = limit_of(args, DEFAULT_LIMIT)
+    rows = itertools.islice(answer.rows, limit) if limit else answer.rows
     if args.form == "csv":
         app.out.show(Result(Csv([answer.columns])))
         while batch := list(itertools.islice(rows, BATCH)):
             app.out.show(Result(Csv(batch)))
-        return Result(notes=_truncation_notes(args, answer))
+        return Result(notes=_truncation_notes(limit, answer))
     if args.form == "tsv":
         while batch := list(itertools.islice(rows, BATCH)):
             app.out.show(Result(Tsv(batch)))
-        return Result(notes=_truncation_notes(args, answer))
+        return Result(notes=_truncation_notes(limit, answer))
     found = list(rows)
-    truncation = _truncation_notes(args, answer)
+    truncation = _truncation_notes(limit, answer)
     if args.form == "json":
         user_sql.check_distinct(answer.columns)
         document = query_document(answer.columns, found, freshness, is_cut=bool(truncation))
@@ -95,8 +95,8 @@ def _show_rows(args: argparse.Namespace, app: App, answer: user_sql.QueryResult,
     return Result(fields_table(answer.columns, found) if found else None, notes=[*truncation, count_and_age])
 
 
-def _truncation_notes(args: argparse.Namespace, answer: user_sql.QueryResult) -> list[str]:
+def _truncation_notes(limit: int, answer: user_sql.QueryResult) -> list[str]:
     """Return the note for rows above the limit."""
-    if args.limit == 0 or next(answer.rows, None) is None:
+    if limit == 0 or next(answer.rows, None) is None:
         return []
-    return [f"Only the first {args.limit:,} rows (--limit 0 shows all)."]
+    return [f"Only the first {limit:,} rows (--limit 0 shows all)."]

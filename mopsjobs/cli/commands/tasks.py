@@ -26,6 +26,7 @@ from mopsjobs.cli.flags import (
     add_freshness_flags,
     argument_type,
     freshness_policy,
+    limit_of,
     positive_number,
     row_limit,
 )
@@ -44,7 +45,7 @@ DESCRIPTION = (
 EXAMPLES = (
     "mops-jobs tasks @latest --status failed,oom",
     "mops-jobs tasks nightly-1 --param 'beta>0.9' --param mode=exit --slowest 10",
-    "mops-jobs tasks nightly-1 --jsonl --limit 0 | jq -r 'select(.outcome == \"failed\") | .task'",
+    "mops-jobs tasks nightly-1 --jsonl | jq -r 'select(.outcome == \"failed\") | .task'",
 )
 
 
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit",
         metavar="N",
         type=row_limit,
-        help=f"show the first N tasks, 0 for all (default: {DEFAULT_LIMIT})",
+        help=f"show the first N tasks, 0 for all (default: {DEFAULT_LIMIT}; all with --jsonl, --tsv and -q)",
     )
     how.add_argument(
         "--slowest", metavar="N", type=positive_number, help="show the N tasks that took longest, the slowest first"
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """List tasks."""
     check_count(args.param)
     query = TaskQuery(args.status, tuple(args.param), args.sort or Order())
-    limit = DEFAULT_LIMIT if args.limit is None else args.limit
+    limit = limit_of(args)
     if args.slowest is not None:
         if args.sort is not None or args.limit is not None:
             raise UsageError("--slowest N contradicts --sort and --limit: it sorts by time and shows N tasks.")

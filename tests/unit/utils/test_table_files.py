@@ -38,6 +38,13 @@ def test_a_column_of_csv_has_one_type() -> None:
     ]
 
 
+def test_a_negative_number_among_texts_is_no_formula() -> None:
+    """Only a text that begins like a formula gets a quote in front."""
+    rows = [[-1.5], ["x"], ["-1.5"], [None], [[-1]], [False]]
+    lines = "".join(csv_pieces(_columns(rows), rows)).splitlines()
+    assert lines == ['"c0"', '"-1.5"', '"x"', '"\'-1.5"', "", '"[-1]"', '"false"']
+
+
 def test_json_lines_keep_the_types(tmp_path: Path) -> None:
     """Except for integers among floats: a reader that sees the first rows would refuse the later ones."""
     rows = [[1, 1, [1], 2**70], [0.5, "x", None, 0]]
