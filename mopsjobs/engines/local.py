@@ -20,7 +20,7 @@ from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EngineError, JobBusyError
 from mopsjobs.utils import user_dirs
-from mopsjobs.utils.files import make_directory, private_opener, replace_file
+from mopsjobs.utils.files import directory_lock, make_directory, private_opener, replace_file
 from mopsjobs.utils.times import from_timestamp, parse_time
 
 MAX_LAST_LINES = 10
@@ -48,11 +48,14 @@ class LocalEngine:
     def launch(self, launch: Launch) -> LaunchResult:
         """See `Engine.launch`. The runner's own messages go to `runner.log` in the job's directory."""
         directory = JobDir.for_job(launch.job_id, self._env)
-        if _is_running(directory):
-            problem = f"The runner of job {launch.job_id} is already at work on this machine."
-            raise JobBusyError(problem, job_id=launch.job_id)
-        with disk_errors(directory):
+        with disk_errors(directory), contextlib.ExitStack() as stack:
             make_directory(directory.path)
+            stack.enter_context(
+                directory_lock(str(directory.path))
+            )  # a second launch then finds the runner of this one
+            if _is_running(directory):
+                problem = f"The runner of job {launch.job_id} is already at work on this machine."
+                raise JobBusyError(problem, job_id=launch.job_id)
             replace_file(str(directory.runner), b"{}")  # so a full disk is known before a process runs
             log_begin = directory.log.stat().st_size if directory.log.exists() else 0
             pid = os.getpid() if launch.foreground else self._start(launch, directory)

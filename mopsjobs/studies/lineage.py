@@ -8,32 +8,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from mopsjobs.errors import NoManifestError, RecordError
-from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 
 
-def child_id(registry: JobRegistry, parent: JobState) -> str:
-    """Return the id for a new child of a job. It reads the record of each descendant.
+class LaterJobs(NamedTuple):
+    """The jobs that continue a job, as one read of its family has them."""
 
-    Raises:
-        UsageError: if the id would be too long.
-    """
+    jobs: list[JobState]
+    """The child that it was last resumed as, the one that that was resumed as, and so on."""
+    next_id: str
+    """The id of the next child. Only one of several processes that have read it can register it."""
+
+
+def read_later_jobs(registry: JobRegistry, parent: JobState) -> LaterJobs:
+    """Read the jobs that continue a job. It reads the record of each descendant once."""
     root = _root_id(parent)
-    return check_new_job_id(f"{root}.{2 + sum(1 for _ in _descendants(registry, root))}")
-
-
-def later_jobs(registry: JobRegistry, parent: JobState) -> list[JobState]:
-    """Return the child that a job was last resumed as, the one that that was resumed as, and so on."""
-    last_children = {job.parent_job_id: job for job in _descendants(registry, _root_id(parent))}
+    descendants = list(_descendants(registry, root))
+    last_children = {job.parent_job_id: job for job in descendants}
     found: list[JobState] = []
     while (child := last_children.pop((found[-1] if found else parent).job_id, None)) is not None:
         found.append(child)
-    return found
+    return LaterJobs(found, f"{root}.{2 + len(descendants)}")
 
 
 def family_states(registry: JobRegistry, job: JobState) -> list[JobState]:

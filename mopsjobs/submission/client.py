@@ -152,8 +152,6 @@ class JobSubmissionClient:
         if is_dropped:
             _check_drop(submission.manifest(self._engine.name))
         directory = self._directory_of(submission.job_id)
-        with contextlib.suppress(OSError):
-            remove_times(directory)
         try:
             self._prepare(submission, launch)
         except (UnusableStoreError, ValueTooLargeError):
@@ -211,6 +209,8 @@ class JobSubmissionClient:
                 if is_new and not self._is_registered(manifest):
                     self._store.delete(manifest_key(submission.job_id))
             raise
+        with contextlib.suppress(OSError):
+            remove_times(self._directory_of(submission.job_id))
         fields = launch_fields(launch, self._engine.name)  # for a resume, if the launch fails
         self._registry.update_status(submission.job_id, JobStatus.SUBMITTING, **fields)
 
@@ -242,6 +242,7 @@ class JobSubmissionClient:
     def _save_offline(self, submission: Submission) -> None:
         directory = self._directory_of(submission.job_id)
         try:
+            remove_times(directory)
             with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
                 if submission.packed is not None:
                     store_bundle(outbox, submission.packed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.bundles.packing import read_archive
@@ -29,9 +29,10 @@ from mopsjobs.errors import (
     command_line,
     full_id_hint,
 )
+from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ARCHIVED, JobStatus
-from mopsjobs.studies.lineage import child_id, later_jobs
+from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
@@ -223,17 +224,13 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     """Submit the missing tasks as a new job.
 
     Raises:
-        JobBusyError: if the job has been resumed before.
+        JobBusyError: if the job has been resumed before, or is being resumed by another process.
     """
     request, state = job.request, job.state
-    later = later_jobs(session.registry, state)
+    later, next_id = read_later_jobs(session.registry, state)
     if later:
-        newest = later[-1]  # only that can be resumed
-        verb = "wait" if not newest.is_terminal else "results" if newest.status == JobStatus.SUCCEEDED else "resume"
-        names = " and ".join(job.job_id for job in later)
-        problem = f"Job {state.job_id} was resumed as {names}, which is {newest.status}."
-        raise JobBusyError(problem, job_id=state.job_id, hint=f"Run: {command_line(verb, newest.job_id)}")
-    job_id = child_id(session.registry, state)
+        raise _resumed_error(state, later)
+    job_id = check_new_job_id(next_id)
     engine = _engine_name(state)  # the launch is made before anything of the child is stored: it may be invalid
     launch = _make_launch(job_id, engine, request, state.fields(), session, trust)
     client, origin, named = open_client(engine, session), job.manifest.origin, request.options.notify
@@ -253,7 +250,21 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         )
         if packed is not None:
             check_functions(job.manifest.study, engine, launch, functools.partial(read_archive, packed), session)
-        return ResumeResult(job_id, len(job.missing) - len(job.deferred), client.submit(submission, launch).warnings)
+        try:
+            warnings = client.submit(submission, launch).warnings
+        except JobExistsError:
+            if later := read_later_jobs(session.registry, state).jobs:  # another process was faster
+                raise _resumed_error(state, later) from None
+            raise
+        return ResumeResult(job_id, len(job.missing) - len(job.deferred), warnings)
+
+
+def _resumed_error(state: JobState, later: Sequence[JobState]) -> JobBusyError:
+    newest = later[-1]  # only that can be resumed
+    verb = "wait" if not newest.is_terminal else "results" if newest.status == JobStatus.SUCCEEDED else "resume"
+    names = " and ".join(job.job_id for job in later)
+    problem = f"Job {state.job_id} was resumed as {names}, which is {newest.status}."
+    return JobBusyError(problem, job_id=state.job_id, hint=f"Run: {command_line(verb, newest.job_id)}")
 
 
 def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResult:

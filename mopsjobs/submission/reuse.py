@@ -28,7 +28,7 @@ from mopsjobs.ledger.environment import Environment, environment_keys, environme
 from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk_reads import bulk_reads
-from mopsjobs.studies.lineage import later_jobs
+from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.reuse import MAX_SOURCES, Reuse
@@ -104,7 +104,7 @@ def find_extended(job_id: str, session: Session) -> Manifest:
         StoreError: if the registry cannot be read.
     """
     state = session.registry.require_job(job_id)
-    newest = [state, *later_jobs(session.registry, state)][-1]
+    newest = [state, *read_later_jobs(session.registry, state).jobs][-1]
     if not newest.is_terminal:
         raise JobBusyError(
             f"Job {newest.job_id} has not ended: its tasks would be computed twice.",
