@@ -10,6 +10,7 @@ from typing import Any
 from mopsjobs.cache import counters, pruning, sync_state, totals
 from mopsjobs.cache.job_json import JobColumns, job_json
 from mopsjobs.engines import LOCAL_ENGINES
+from mopsjobs.engines.base import kubernetes_name
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.foreign_values import NOT_FINITE, finite
 from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState, JsonObject
@@ -141,9 +142,10 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
         return Problem(key, UNREADABLE, error.reason, version.value)
     record, is_active, created, *columns = _job_columns(row_state)
     changed = max(created, parse_time(state.updated_at).timestamp())
+    name = kubernetes_name({"k8s_name": state.k8s_name, "metadata": state.metadata})
     row = (
         key, job_id, version.value, generation, str(state.status), is_active, created, changed, *columns,
-        state.k8s_name, state.k8s_namespace, state.owner, record, *_sum_columns(state), state.parent_job_id,
+        name, state.k8s_namespace, state.owner, record, *_sum_columns(state), state.parent_job_id,
         study_of(state.metadata), error_of(state.error_code, state.error_message), all_notes(state.metadata),
     )  # fmt: skip
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
@@ -195,6 +197,7 @@ def _public_record(state: JobState, history: Sequence[tuple[JsonObject, bool]]) 
         history: its steps, and whether each was reported: see `reported_steps`.
     """
     public: dict[str, Any] = state.fields() if state.is_finite else finite(state.fields())  # type: ignore[assignment]
+    public["k8s_name"] = kubernetes_name(public)
     for name in _TIMES:
         if public[name] is not None:
             public[name] = rfc3339(public[name])

@@ -109,6 +109,10 @@ class EngineTimes(NamedTuple):
     ended_at: datetime | None = None
 
 
+KUBERNETES_JOB = "kubernetes_job"
+"""The member of metadata with the name of the Kubernetes Job that mops-jobs launched. It is not in `k8s_name`, since
+ModelOps ends a record by the Job that it finds under that name. See docs/decisions/0094-names-of-kubernetes-jobs.md."""
+
 PATCH = "pod_patch"
 """The option of the kubernetes engine with a patch of the pods. A record keeps its digest alone: a patch can mount and
 run anything, so each launch takes it from its user."""
@@ -134,7 +138,7 @@ def launch_fields(launch: Launch, engine: str) -> dict[str, Any]:
     fields: dict[str, Any] = {"metadata": launch_notes(launch, engine)}
     if engine == "kubernetes":
         # Without the uid of an earlier Job. The name follows from the job's id: a Job of that name may be another's.
-        fields |= {"k8s_namespace": launch.options.get("namespace"), "k8s_uid": None}
+        fields |= {"k8s_namespace": launch.options.get("namespace"), "k8s_name": None, "k8s_uid": None}
     return fields
 
 
@@ -190,6 +194,13 @@ def last_launch(job: Mapping[str, object]) -> dict[str, str]:
     """Return the options of the last launch of a job, as far as its record has them."""
     engine, metadata = engine_of(job), job.get("metadata")
     return recorded_launch(metadata, engine) if engine in NOTE_PREFIXES and isinstance(metadata, Mapping) else {}
+
+
+def kubernetes_name(job: Mapping[str, object]) -> str | None:
+    """Return the name of the Kubernetes Job of a record, which another program or a launch of mops-jobs has noted."""
+    metadata = job.get("metadata")
+    name = job.get("k8s_name") or (metadata.get(KUBERNETES_JOB) if isinstance(metadata, Mapping) else None)
+    return name if isinstance(name, str) and name else None
 
 
 def engine_of(job: Mapping[str, object]) -> str | None:

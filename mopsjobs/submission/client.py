@@ -16,7 +16,7 @@ from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
 from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES, has_drop
-from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult, launch_fields
+from mopsjobs.engines.base import KUBERNETES_JOB, LAUNCH_FAILED, Engine, Launch, LaunchResult, launch_fields
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.options import wants_file_drop
 from mopsjobs.engines.trust import remember_launch
@@ -369,9 +369,11 @@ def launch_again(
 
 def launched_fields(launch: Launch, engine: str, launched: LaunchResult) -> dict[str, Any]:
     """Return the fields of a record after a launch: those from before it, and those that only the launch knows."""
-    names = {"k8s_name": launched.k8s_name, "k8s_namespace": launched.k8s_namespace, "k8s_uid": launched.k8s_uid}
+    names = {"k8s_namespace": launched.k8s_namespace, "k8s_uid": launched.k8s_uid}
     fields = launch_fields(launch, engine)
     metadata = {**fields["metadata"], **launched.metadata}
+    if launched.k8s_name is not None:
+        metadata[KUBERNETES_JOB] = launched.k8s_name
     return {**fields, "metadata": metadata, **{name: value for name, value in names.items() if value is not None}}
 
 

@@ -61,7 +61,7 @@ def test_what_was_kept_is_delivered_and_the_job_registered(cli: Cli, remote: Rem
     assert _keys(remote.store) == ["bundles/", "jobs/job/manifest.json", "jobs/job/state.json"]
     state = record(remote.jobs)
     assert (state.status, state.owner, state.tasks_total) == ("scheduled", "me", 3)
-    assert (state.k8s_name, state.k8s_namespace) == ("job", "from-kubeconfig")
+    assert (state.metadata["kubernetes_job"], state.k8s_namespace) == ("job", "from-kubeconfig")
     assert state.metadata["k8s_context"] == "here"
     assert len(_launched(cluster)) == 1
     again = cli("resume", "job")
@@ -95,7 +95,7 @@ def test_a_delivery_that_breaks_off_goes_on_the_next_time(
     if broken.code == 5:
         cli.ok("resume", "job")
     assert _keys(remote.store) == ["bundles/", "jobs/job/manifest.json", "jobs/job/state.json"]
-    assert record(remote.jobs).k8s_name == "job"
+    assert record(remote.jobs).metadata["kubernetes_job"] == "job"
 
 
 def test_an_id_that_became_that_of_another_job_is_left_alone(cli: Cli, remote: Remote, cluster: Api) -> None:
@@ -283,7 +283,7 @@ def test_a_race_lost_too_often_while_registering_does_not_stop_the_launch(
     assert "warning: The race for the record was lost too often. The job is launched anyway" in ran.err
     assert len(_launched(cluster)) == 1
     cli.ok("resume", "job")
-    assert (record(remote.jobs).status, record(remote.jobs).k8s_name) == ("scheduled", "job")
+    assert (record(remote.jobs).status, record(remote.jobs).metadata["kubernetes_job"]) == ("scheduled", "job")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ def test_submit_hands_the_flags_to_the_engine(cli: Cli, remote: Remote, monkeypa
     assert launches[0].shards == 3
     assert launches[0].options == {"image": "i:1", "service_account": "sims", "memory": "4Gi"}
     state = state_of(remote.jobs)
-    assert (state.status, state.k8s_name, state.k8s_namespace, state.k8s_uid) == ("scheduled", "a", "models", "uid-1")
+    assert (state.status, state.k8s_namespace, state.k8s_uid) == ("scheduled", "models", "uid-1")
+    assert (state.k8s_name, state.metadata["kubernetes_job"]) == (None, "a")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, EngineTimes, Launch, LaunchResult
+from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, EngineTimes, Launch, LaunchResult, kubernetes_name
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes import logs as k8s_logs
 from mopsjobs.engines.kubernetes.client import (
@@ -189,7 +189,7 @@ def unknown_context(job: Mapping[str, object], env: Mapping[str, str], trust: Tr
 
 def kubectl_for(verb: str, job: Mapping[str, object], env: Mapping[str, str]) -> str:
     """Return a kubectl command on the Kubernetes Job of a job, by its record and this environment."""
-    namespace, name = job.get("k8s_namespace"), str(job.get("k8s_name") or job_name(str(job["job_id"])))
+    namespace, name = job.get("k8s_namespace"), kubernetes_name(job) or job_name(str(job["job_id"]))
     if not is_job_place(str(namespace or "default"), name):
         # The command is copied to a shell, and a name from a record may be `--all`.
         namespace, name = None, job_name(str(job["job_id"]))
@@ -211,7 +211,7 @@ def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
         EnginePlaceError: if no Job can be there. A record must not lead a request to another URL.
     """
     namespace = str(job.get("k8s_namespace") or cluster.namespace)
-    name = str(job.get("k8s_name") or job_name(str(job["job_id"])))
+    name = kubernetes_name(job) or job_name(str(job["job_id"]))
     if not is_job_place(namespace, name):
         raise EnginePlaceError(
             f"invalid Job '{shorten(name, MAX_SHOWN_NAME)}' in namespace '{shorten(namespace, MAX_SHOWN_NAME)}'"
@@ -327,7 +327,7 @@ def _is_of(k8s_job: Job, job: Mapping[str, object], cluster: Cluster, trust: Tru
     mark = (k8s_job.metadata.annotations or {}).get(JOB_ID)
     if mark is not None:
         return bool(mark == job["job_id"])
-    if not job.get("k8s_name"):
+    if kubernetes_name(job) is None:
         return False
     # A Job of another program has no mark of its record, and a record may name any Job.
     namespace, name = _place(cluster, job)

@@ -214,6 +214,6 @@ def test_a_launch_on_a_cluster_has_all_that_its_record_keeps(tmp_path: Path) -> 
     launch = make_launch("job", "kubernetes", options, session)
     assert launch.options == {"pod_patch": '{"spec": {"hostNetwork": true}}', "namespace": "models", "image": "i:1"}
     fields = launch_fields(launch, "kubernetes")
-    assert (fields["k8s_namespace"], fields["k8s_uid"]) == ("models", None)
+    assert (fields["k8s_namespace"], fields["k8s_name"], fields["k8s_uid"]) == ("models", None, None)
     digest = hashlib.sha256(launch.options["pod_patch"].encode()).hexdigest()
     assert fields["metadata"] == {"k8s_image": "i:1", "k8s_shards": "2", "k8s_pod_patch": f"sha256:{digest}"}
