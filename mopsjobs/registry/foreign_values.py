@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mopsjobs.errors import shorten
 
@@ -24,6 +25,14 @@ BY_SHARD = frozenset({"usage", "forecast"})
 
 MAX_SHOWN = 1000
 """Characters of a value that is not text and shown as text."""
+
+PRINTED_BY_MODELOPS = ("error_message", "error_code", "results_path", "last_validation_error", "metadata")
+"""Fields that `mops jobs status` prints through rich. A text such as `[/mnt/x]` ends it with an error, and `[data]` is
+not shown."""
+
+_MARK = "\u2060"  # WORD JOINER
+
+_MARKUP = re.compile(rf"\[(?=[a-z#/@{_MARK}])")  # a mark of the text itself gets one, too
 
 NOT_FINITE = "has a number that is not finite (NaN or Infinity), shown as null"
 
@@ -52,6 +61,27 @@ def read_foreign(name: str, value: object, reason: str) -> ForeignValue | None:
         return None
     shown = "empty" if name in BY_SHARD else shorten(str(near_value), 40)
     return ForeignValue(value, near_value, f"{reason}; shown as {shown}")
+
+
+def with_marks(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record whose texts ModelOps shows as they are. A bracket that it takes for markup gets a mark.
+
+    The mark has no width, so that both programs show the same. `without_marks` removes it.
+    """
+    return record | {name: _marked(record[name]) for name in PRINTED_BY_MODELOPS if record.get(name)}
+
+
+def _marked(value: object) -> object:
+    if isinstance(value, str):
+        return _MARKUP.sub("[" + _MARK, value)
+    if isinstance(value, Mapping):
+        return {_marked(name): _marked(member) for name, member in value.items()}
+    return [_marked(member) for member in value] if isinstance(value, (list, tuple)) else value
+
+
+def without_marks(value: bytes) -> bytes:
+    """Return the JSON of a record without the marks, which another program may have written as an escape."""
+    return value.replace(f"[{_MARK}".encode(), b"[").replace(b"[\\u2060", b"[")
 
 
 def finite(value: object) -> object:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
 from mopsjobs.errors import RecordError, UsageError
-from mopsjobs.registry.foreign_values import ForeignValue, read_foreign
+from mopsjobs.registry.foreign_values import ForeignValue, read_foreign, with_marks, without_marks
 from mopsjobs.registry.status import TERMINAL, JobStatus
 from mopsjobs.utils.json_strict import NotFiniteError, read_json
 from mopsjobs.utils.times import parse_time
@@ -138,7 +138,7 @@ class JobState:
     def to_json(self) -> bytes:
         """Return the record as it is stored: compact JSON in UTF-8."""
         encoder = _ENCODER if self.is_finite else _NOT_FINITE_ENCODER
-        return encoder.encode(self.to_dict()).encode()
+        return encoder.encode(with_marks(self.to_dict())).encode()
 
     @classmethod
     def from_dict(cls, record: JsonObject) -> Self:
@@ -198,7 +198,7 @@ def _parse(value: bytes) -> tuple[JsonObject, bool]:
     """Return the JSON object in the bytes, and whether all its numbers are finite."""
     if len(value) > MAX_RECORD_BYTES:
         raise RecordError(f"too large: {len(value):,} bytes, expected at most {MAX_RECORD_BYTES:,}")
-    is_finite = True
+    value, is_finite = without_marks(value), True
     try:
         record = read_json(value)
     except NotFiniteError:

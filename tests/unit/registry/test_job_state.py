@@ -360,3 +360,31 @@ def test_a_value_that_json_cannot_hold_names_its_field(name: str, value: object)
     """It is a usage error. An argument that the shell could not decode is one of these."""
     with pytest.raises(UsageError, match=f"The field {name} "):
         check_field(name, value)
+
+
+# --- what ModelOps prints -------------------------------------------------------------------------------------------
+
+MARKED = st.text("[]/a#@\\ '1\u2060", max_size=12)
+
+
+@given(MARKED, st.dictionaries(MARKED, MARKED | st.lists(MARKED, max_size=2), max_size=3))
+def test_no_text_of_a_record_is_markup_for_modelops(text: str, metadata: dict[str, object]) -> None:
+    """`mops jobs status` prints texts and metadata through rich: `[/mnt/x]` ended it with a traceback."""
+    markup = pytest.importorskip("rich.text").Text.from_markup
+    state = JobState(**REQUIRED, error_message=text, results_path=text, metadata=metadata)
+    stored = json.loads(state.to_json())
+    pairs = (f"{name}: {value}" for name, value in stored["metadata"].items())
+    for printed in (stored["error_message"], stored["results_path"], *pairs):
+        shown = markup(f"[red]{printed} [/red]", emoji=False).plain
+        assert shown.replace("\\", "") == f"{printed} ".replace("\\", "")  # rich shows `\\[` as `[`
+    rewritten = json.dumps(stored).encode()  # as ModelOps writes it, with escapes
+    for value in (state.to_json(), rewritten):
+        read = JobState.from_json(value)
+        assert (read.error_message, read.results_path, dict(read.metadata)) == (text, text, metadata)
+
+
+def test_only_brackets_of_markup_get_a_mark() -> None:
+    """All other texts lie in the record as they were written, and no field of another program is changed."""
+    state = JobState(**REQUIRED, error_message="[1] ['a'] [A] x[/mnt/x]", extra={"theirs": "[/mnt/x]"})
+    stored = json.loads(state.to_json())
+    assert (stored["error_message"], stored["theirs"]) == ("[1] ['a'] [A] x[\u2060/mnt/x]", "[/mnt/x]")
