@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import FoundJob, Job
 from mopsjobs.app.freshness import FreshnessPolicy
-from mopsjobs.app.job_tasks import JobTasks, mirror_ledger
+from mopsjobs.app.job_tasks import JobTasks, ancestors_of, mirror_ledger
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
 from mopsjobs.cache.queries.ledgers import read_ledger
-from mopsjobs.errors import JobNotFoundError, NoManifestError
+from mopsjobs.errors import JobNotFoundError
 
 ResultsState = tuple[tuple[object, ...], ...]
 """Changes with what is known of the results of a job and its ancestors."""
@@ -30,12 +29,9 @@ def cached_lineage(connection: sqlite3.Connection, job_id: str, *, now: float) -
     seen = {job_id}
     while (parent := lineage[-1]["parent_job_id"]) is not None and parent not in seen and len(seen) < MAX_MEMBERS:
         seen.add(str(parent))
-        try:
-            found = job_queries.find_job(connection, str(parent), now=now)
-        except JobNotFoundError:
+        found = job_queries.find_exact(connection, str(parent), now=now)
+        if found is None:
             break
-        if found["job_id"] != parent:
-            break  # a record may name a prefix, or @latest: that is for users
         lineage.append(found)
     return lineage
 
@@ -53,22 +49,23 @@ def results_state(connection: sqlite3.Connection, job_id: str, *, now: float) ->
 def find_cached_results(job_id: str, app: App) -> list[JobTasks]:
     """Mirror the ledgers of a job and its ancestors. Return them, the newest job first, for `read_results_table`.
 
+    Ancestors that the cache lacks are read from the registry.
+
     Args:
         job_id: the full id of a job that the cache has.
         app: the run.
 
     Raises:
         NoManifestError: if mops-jobs did not submit the job, so that its tasks are not known.
+        JobNotFoundError: if the record of an ancestor is gone.
         StoreError: if the registry cannot be read, and the cache has nothing of the ledger.
         CacheError: if the cache cannot be used.
     """
     now = app.now().timestamp()
-    lineage = app.cache.read_cached(lambda cache: cached_lineage(cache, job_id, now=now))
-    if lineage is None:
+    job = app.cache.read_cached(lambda cache: job_queries.find_exact(cache, job_id, now=now))
+    if job is None:
         raise JobNotFoundError(job_id)
-    found: list[JobTasks] = []
-    for job in lineage:
-        with contextlib.suppress(*([NoManifestError] if found else [])):
-            failure = mirror_ledger(str(job["job_id"]), app, FreshnessPolicy())
-            found.append(JobTasks(app, FoundJob(job), failure))
+    policy = FreshnessPolicy()
+    failure = mirror_ledger(job_id, app, policy)
+    found = [JobTasks(app, FoundJob(job), failure), *ancestors_of(job, app, policy)]
     return sorted(found, key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)

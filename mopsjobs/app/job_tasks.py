@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_job import FoundJob, find_job, read_family_of
+from mopsjobs.app.find_job import FoundJob, Job, find_job, read_family_of
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.job_json import reused_text
-from mopsjobs.cache.pruning import is_pruned
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.families import MAX_MEMBERS
 from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, BY_LEDGER, Ledger, read_ledger
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
+from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.errors import (
-    AmbiguousJobError,
     CacheError,
     JobNotFoundError,
     MopsJobsError,
@@ -26,6 +27,7 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
 )
+from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.utils.text import join_first
 from mopsjobs.utils.times import human_age, json_time, json_timestamp, parse_time
 
@@ -191,24 +193,50 @@ def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
 
 
 def find_lineage(name: str, app: App, policy: FreshnessPolicy) -> list[JobTasks]:
-    """Find a job, its parent, and so on, as far as they exist, and mirror their ledgers.
+    """Find a job, its parent, and so on, as far as they have tasks, and mirror their ledgers.
 
-    Takes arguments and raises errors as `find_tasks` does. Offline, a parent that was pruned is an error too.
+    Takes arguments and raises errors as `find_tasks` and `ancestors_of` do.
     """
-    lineage = [find_tasks(name, app, policy)]
-    seen = {lineage[0].job_id}
-    while (parent := lineage[-1].job["parent_job_id"]) is not None and parent not in seen:
-        seen.add(str(parent))
-        found = None
-        with contextlib.suppress(JobNotFoundError, AmbiguousJobError, NoManifestError, UsageError):
-            found = find_tasks(str(parent), app, policy)
-        # A record may name a prefix, or @latest: that is for users.
-        if found is None or found.job_id != parent:
-            if policy.offline and app.cache.read_cached(lambda cache: is_pruned(cache, str(parent))):
-                raise never_mirrored_error(str(parent))  # its tasks would be lacking
-            break
-        lineage.append(found)
-    return lineage
+    found = find_tasks(name, app, policy)
+    return [found, *ancestors_of(found.job, app, policy)]
+
+
+def ancestors_of(job: Mapping[str, object], app: App, policy: FreshnessPolicy) -> Iterator[JobTasks]:
+    """Yield the parent of a job, its parent, and so on, as far as mops-jobs submitted them. Mirror their ledgers.
+
+    They are looked up by their full ids, also in the registry: the cache may have pruned them.
+
+    Raises:
+        JobNotFoundError: if the record of an ancestor is gone, so that its tasks would be lacking.
+        StoreError: if the registry cannot be read; offline, if the cache lacks an ancestor.
+    """
+    seen = {job["job_id"]}
+    while (parent := job["parent_job_id"]) is not None and parent not in seen and len(seen) < MAX_MEMBERS:
+        seen.add(parent)
+        try:
+            parent_id = check_job_id(str(parent))  # a record may name @latest: that is for users
+            failure = mirror_ledger(parent_id, app, policy)
+        except (UsageError, NoManifestError):
+            return
+        found = _exact_job(parent_id, app, policy)
+        if found is None:
+            child = str(job["job_id"])
+            hint = f"List the outputs of it and of {child}, which continues it: {command_line('results', child)}"
+            raise JobNotFoundError(parent_id, hint=hint)
+        yield JobTasks(app, FoundJob(found), failure)
+        job = found
+
+
+def _exact_job(job_id: str, app: App, policy: FreshnessPolicy) -> Job | None:
+    """Return an ancestor in its JSON form, from the cache or the registry; None without a record."""
+    now = app.now().timestamp()
+    found = app.cache.read_cached(lambda connection: job_queries.find_exact(connection, job_id, now=now))
+    if found is not None:
+        return found
+    if policy.offline and not app.settings.is_local:
+        raise never_mirrored_error(job_id)
+    state = app.registry.get_job(job_id)
+    return None if state is None else job_json_from_state(state, now=now)
 
 
 def mirror_ledger(job_id: str, app: App, policy: FreshnessPolicy) -> StoreError | CacheError | None:

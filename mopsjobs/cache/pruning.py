@@ -1,8 +1,8 @@
 """Prune the cache: remove old jobs from it and keep them out, although the registry still has them.
 
 Of a pruned job the cache keeps its key and version. A sync treats that version as known; once the record changes, the
-job comes back. A key that the registry no longer has is forgotten. See
-docs/decisions/0022-sums-counters-and-pruning.md.
+job comes back. So does the parent of a job that the cache has: a family is pruned as one. A key that the registry no
+longer has is forgotten. See docs/decisions/0022-sums-counters-and-pruning.md.
 """
 
 from __future__ import annotations
@@ -18,8 +18,23 @@ from mopsjobs.cache.sync_state import transaction
 BATCH = 2000
 """Jobs per transaction: few enough that other writers of the cache need not wait long."""
 
-_ENDED_BEFORE = "is_active = 0 AND status IN (SELECT status FROM tally) AND ended_ts < ?"
+_ENDED_BEFORE = "is_active = 0 AND status IN (SELECT status FROM tally) AND ended_ts < ?1"
 """The index of ends has the status first."""
+
+# Jobs with a relative that did not end before the limit, and all others of their families.
+_KEPT = """
+    WITH RECURSIVE kept(job_id) AS (
+        SELECT child.job_id FROM job AS child LEFT JOIN job AS parent ON parent.job_id = child.parent_job_id
+        WHERE child.parent_job_id IS NOT NULL AND (
+            child.is_active OR coalesce(child.ended_ts, ?1) >= ?1
+            OR coalesce(parent.is_active OR coalesce(parent.ended_ts, ?1) >= ?1, 0)
+        )
+        UNION
+        SELECT job.job_id FROM kept CROSS JOIN job ON job.parent_job_id = kept.job_id
+            OR job.job_id = (SELECT parent_job_id FROM job WHERE job_id = kept.job_id)
+    )
+    SELECT job_id FROM kept
+"""
 
 LEDGER_TABLES = ("ledger", "ledger_chunk", "attempt", "task", "parameter_set", "failure_summary")
 """The tables of what is known of the tasks of jobs."""
@@ -30,6 +45,8 @@ class PrunePlan(NamedTuple):
 
     jobs: int
     events: int
+    kept: int
+    """Jobs that ended before the limit, and stay with their families."""
 
 
 class PruneResult(NamedTuple):
@@ -59,7 +76,7 @@ def count_ended(connection: sqlite3.Connection, ended_before: float) -> int:
 def has_ended(connection: sqlite3.Connection, job_ids: Iterable[str], ended_before: float) -> bool:
     """Return True if one of these jobs ended before a time (seconds since 1970)."""
     row = connection.execute(
-        f"SELECT EXISTS (SELECT 1 FROM job WHERE {_ENDED_BEFORE} AND job_id IN (SELECT value FROM json_each(?)))",  # noqa: S608 - constant names
+        f"SELECT EXISTS (SELECT 1 FROM job WHERE {_ENDED_BEFORE} AND job_id IN (SELECT value FROM json_each(?2)))",  # noqa: S608 - constant names
         (ended_before, json.dumps(sorted(job_ids))),
     )
     return bool(row.fetchone()[0])
@@ -67,24 +84,32 @@ def has_ended(connection: sqlite3.Connection, job_ids: Iterable[str], ended_befo
 
 def plan_prune(connection: sqlite3.Connection, ended_before: float) -> PrunePlan:
     """Count the jobs that ended before a time (seconds since 1970), and their events."""
+    prunable = f"FROM job WHERE {_ENDED_BEFORE} AND job_id NOT IN ({_KEPT})"
+    (jobs,) = connection.execute(f"SELECT count(*) {prunable}", (ended_before,)).fetchone()
     (events,) = connection.execute(
-        f"SELECT count(*) FROM event WHERE job_id IN (SELECT job_id FROM job WHERE {_ENDED_BEFORE})",  # noqa: S608
+        f"SELECT count(*) FROM event WHERE job_id IN (SELECT job_id {prunable})",  # noqa: S608 - constant names
         (ended_before,),
     ).fetchone()
-    return PrunePlan(count_ended(connection, ended_before), events)
+    return PrunePlan(jobs, events, count_ended(connection, ended_before) - jobs)
 
 
 def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
     """Remove the jobs that ended before a time, with all that belongs to them, and give their space back to the disk.
 
+    A family stays until all its jobs ended before that time.
+
     The names of event chunks stay, so that no sync brings those events again; `forget_chunks` of sync/events.py removes
     them later. Counters stay.
     """
     jobs = events = 0
+    connection.execute("CREATE TEMP TABLE IF NOT EXISTS kept (job_id TEXT PRIMARY KEY)")  # each batch asks
+    connection.execute("DELETE FROM kept")
+    connection.execute(f"INSERT INTO kept {_KEPT}", (ended_before,))
     while True:
         with transaction(connection):
             rows = connection.execute(
-                f"SELECT key, version, job_id FROM job WHERE {_ENDED_BEFORE} LIMIT ?",  # noqa: S608 - constant names
+                f"SELECT key, version, job_id FROM job WHERE {_ENDED_BEFORE}"  # noqa: S608 - constant names
+                " AND job_id NOT IN kept LIMIT ?2",
                 (ended_before, BATCH),
             ).fetchall()
             ids = [(job_id,) for _, _, job_id in rows]
@@ -142,6 +167,20 @@ def is_pruned(connection: sqlite3.Connection, job_id: str) -> bool:
     head, _, tail = str(row[0]).rsplit("/", 2)
     row = connection.execute("SELECT 1 FROM pruned WHERE key = ?", (f"{head}/{job_id}/{tail}",))
     return row.fetchone() is not None
+
+
+def pruned_parents(connection: sqlite3.Connection) -> set[str]:
+    """Return the pruned jobs that a job of the cache continues: it was resumed after they were pruned."""
+    row = connection.execute("SELECT key FROM pruned LIMIT 1").fetchone()
+    if row is None:
+        return set()
+    head, _, tail = str(row[0]).rsplit("/", 2)
+    found = connection.execute(
+        "SELECT DISTINCT parent_job_id FROM job WHERE parent_job_id IS NOT NULL"
+        " AND EXISTS (SELECT 1 FROM pruned WHERE key = ? || parent_job_id || ?)",
+        (f"{head}/", f"/{tail}"),
+    )
+    return {job_id for (job_id,) in found}
 
 
 def unmark_pruned(connection: sqlite3.Connection, keys: Iterable[str]) -> None:

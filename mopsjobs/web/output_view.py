@@ -111,10 +111,10 @@ class OutputView:
     def _find(self, connection: sqlite3.Connection, job: Job, query: Mapping[str, Any], now: float) -> _Found:
         """Return the output that is kept, and what to say if it lacks what is known by now."""
         job_id, number, name = str(job["job_id"]), query["task"], query["output"]
-        studies = [
-            StoredStudy.load(connection, str(one["job_id"])) for one in cached_lineage(connection, job_id, now=now)
-        ]
-        if all(study is not None and study.place_of(number) is None for study in studies):
+        lineage = cached_lineage(connection, job_id, now=now)
+        studies = [StoredStudy.load(connection, str(one["job_id"])) for one in lineage]
+        is_whole = lineage[-1]["parent_job_id"] is None  # else an ancestor may have the task
+        if is_whole and all(study is not None and study.place_of(number) is None for study in studies):
             raise no_such_task_error(job_id, number)
         kept = self._site.outputs.get(job_id, str(number), name)
         if kept is not None and kept.is_current(results_state(connection, job_id, now=now)):

@@ -78,6 +78,46 @@ def test_a_pruned_job_is_forgotten_when_the_registry_has_lost_it(cli: Cli, aged:
     assert _asked(cli, "SELECT count(*) FROM pruned_jobs") == 1
 
 
+def test_a_family_is_pruned_as_one(cli: Cli, remote: Remote) -> None:
+    """It stays while one of its jobs is active or ended later, and goes when all have ended long ago."""
+    add_job(remote.jobs, "job", sets_of(3), status="failed")
+    for name, parent in (("job.2", "job"), ("job.3", "job.2"), ("single", None)):
+        cli.clock.advance(days=30)
+        add_job(remote.jobs, name, sets_of(3), status="failed", only=parent and [1], parent=parent)
+    cli.clock.advance(days=30)
+    cli.ok("sync", "-q")
+    kept = "Kept 2 jobs of families that have not all ended by then.\n"
+    limit = ("--older-than", "75d")
+    assert cli.ok("prune", *limit, "--yes").err.endswith(f"; nothing was removed.\n{kept}")
+    assert cli.ids() == ["single", "job.3", "job.2", "job"]
+    assert [one["job_id"] for one in cli.ok("status", "job.3", "--json").json["family"]["jobs"]] == [
+        "job", "job.2", "job.3",
+    ]  # fmt: skip
+    cli.clock.advance(days=20)
+    assert cli.ok("prune", *limit, "--yes").err == "Removed 3 jobs and 0 events from the cache.\n"
+    assert cli.ids() == ["single"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--full",)], ids=["as usual", "full"])
+def test_a_late_resume_brings_its_pruned_parents_back(cli: Cli, remote: Remote, flags: tuple[str, ...]) -> None:
+    """The next sync reads them, and counts no end twice. Others stay away."""
+    cli.ok("sync", "-q")
+    for name in ("job", "other"):
+        add_job(remote.jobs, name, sets_of(3), status="failed")
+    add_job(remote.jobs, "job.2", sets_of(3), status="failed", only=[1])
+    cli.ok("sync", "-q")
+    cli.clock.advance(days=90)
+    cli.ok("prune", "--older-than", "60d", "--yes")
+    assert cli.ids() == []
+    counted = _counted(cli)[counters.FINISHED]
+    add_job(remote.jobs, "job.3", sets_of(3), only=[1], parent="job.2")
+    assert cli.ok("sync", "--json", *flags).json["added"] == 3
+    assert sorted(cli.ids()) == ["job", "job.2", "job.3"]
+    assert _counted(cli)[counters.FINISHED] == counted
+    assert cli.ok("status", "job.3", "--json").json["family"]["newest"] == "job.3"
+    assert cli.ok("sync", "--json").json["added"] == 0
+
+
 @pytest.mark.usefixtures("aged")
 def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
     """A reader in the middle of its work keeps what it sees, holds nothing up, and then sees what is left."""

@@ -6,6 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
+from support.cli import key
 from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars, results_table
 
 if TYPE_CHECKING:
@@ -74,14 +75,27 @@ def test_results_of_outputs_are_not_kept(cli: Cli, remote: Remote) -> None:
 
 
 def test_a_pruned_parent_leaves_no_table_with_holes(cli: Cli, remote: Remote) -> None:
-    """The cache knows that it had the parent, whose tasks would be missing."""
+    """A late resume has the rows of its parent from the registry. Offline, that they are lacking is an error."""
     _ended_with_chunk(cli, remote, {one: {"peak": one} for one in range(3)})
-    child = add_job(remote.jobs, "job.2", [{"x": one} for one in range(3)], only=(1, 2))
-    assert len(results_table(cli, child.job_id)) == 3
+    cli.ok("sync")
     cli.ok("prune", "--older-than", "1m", "--yes")
+    child = add_job(remote.jobs, "job.2", [{"x": one} for one in range(3)], only=(1, 2))
+    cli.ok("status", "job.2")
     ran = cli("results", "job.2", "--table", "-", "--offline")
     assert (ran.code, ran.out) == (5, "")
-    assert "The tasks of job have never been synced to this machine." in " ".join(ran.err.split())
+    assert "have never been synced to this machine." in " ".join(ran.err.split())
+    assert [row["job_id"] for row in results_table(cli, child.job_id)] == ["job"] * 3
+    assert [row["tasks"] for row in results_table(cli, child.job_id, "--mean")] == ["1"] * 3
+
+
+def test_a_lost_record_of_a_parent_is_told(cli: Cli, remote: Remote) -> None:
+    """Its manifest says that it had tasks, which the table would lack."""
+    _ended_with_chunk(cli, remote, {0: {"peak": 0}})
+    add_job(remote.jobs, "job.2", [{"x": one} for one in range(3)], only=(1, 2))
+    remote.store.delete(key("job"))
+    ran = cli("results", "job.2", "--table", "-")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.startswith("error: Job job not found.\nhint: List the outputs of it and of job.2, which")
 
 
 def test_a_lost_embedded_registry_leaves_the_table(cli: Cli, jobs: JobRegistry) -> None:

@@ -66,12 +66,13 @@ def put_manifest(
     sets: list[Any],
     *,
     only: Iterable[int] | None = None,
+    parent: str | None = None,
     bundle: str = BUNDLE,
     origin: Origin | None = None,
     **study: Any,
 ) -> Manifest:
-    """Put the manifest of a job into the store."""
-    parent = job_id.rpartition(".")[0] or None
+    """Put the manifest of a job into the store. With `only`, it is the child of `parent`, or of the first job."""
+    parent = parent or job_id.rpartition(".")[0] or None
     manifest = Manifest(
         job_id=job_id,
         study=parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **study}),

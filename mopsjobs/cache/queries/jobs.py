@@ -155,6 +155,12 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
     return job_json(columns, now=now)
 
 
+def find_exact(connection: sqlite3.Connection, job_id: str, *, now: float) -> dict[str, object] | None:
+    """Return the job with this full id; None if the cache has none."""
+    columns = _first_job(connection, "WHERE job_id = ?", job_id)
+    return None if columns is None else job_json(columns, now=now)
+
+
 def ended_record(connection: sqlite3.Connection, job_id: str) -> str | None:
     """Return the record of the job with this full id if it has ended. The end is final."""
     row = connection.execute("SELECT record FROM job WHERE job_id = ? AND is_active = 0", (job_id,)).fetchone()

@@ -26,12 +26,24 @@ class DeltaSync:
         report: record_batch.SyncReport,
         generation: int,
         announced: set[str],
+        returning: frozenset[str] = frozenset(),
     ) -> None:
+        """Prepare the sync.
+
+        Args:
+            registry: the registry to read.
+            connection: the cache, open to write.
+            report: counts what is done.
+            generation: that of this sync.
+            announced: the jobs to read.
+            returning: those of them that come back, if they were pruned.
+        """
         self._registry = registry
         self._connection = connection
         self._report = report
         self._generation = generation
         self._announced = announced
+        self._returning = returning
         self._vanished: list[str] = []
 
     def run(self, on_progress: OnProgress | None) -> None:
@@ -67,7 +79,7 @@ class DeltaSync:
                     yield record_batch.unread_problem(key, found)
                 elif problems.get(key) != record_batch.UNREAD_VERSION and found.version.value in (
                     problems.get(key, jobs.get(key)),
-                    pruned.get(key),
+                    None if job_id in self._returning else pruned.get(key),
                 ):
                     self._report.unchanged += 1
                 else:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from mopsjobs.cache import counters, deferred_indexes, rows, sync_state
+from mopsjobs.cache import counters, deferred_indexes, pruning, rows, sync_state
 from mopsjobs.cache.database import open_to_write, translate_sqlite_errors
 from mopsjobs.cache.sync import identity as registry_identity
 from mopsjobs.cache.sync.batch import SyncReport
@@ -172,6 +172,7 @@ class _Sync:
             self._run_delta(announced, on_progress)
         else:
             self._run_full(on_progress, reread=full)
+        self._bring_back_parents()
         self.report.problems = [
             rows.Problem(*row)
             for row in self._connection.execute("SELECT key, kind, reason, version FROM problem ORDER BY key")
@@ -206,6 +207,15 @@ class _Sync:
             self._note_foreign_records(is_known=foreign == "yes", all_rows=reread)
             if int(sync_state.get_meta(self._connection, sync_state.SYNCED_GENERATION) or 0) < self._generation:
                 self._complete()
+
+    def _bring_back_parents(self) -> None:
+        """Read the pruned jobs that a job of the cache continues, and their parents: a family is pruned as one."""
+        seen: set[str] = set()
+        while parents := pruning.pruned_parents(self._connection) - seen:
+            seen |= parents
+            report = SyncReport()
+            DeltaSync(self._registry, self._connection, report, self._generation, parents, frozenset(parents)).run(None)
+            self.report.added += report.added
 
     def _foreign_writes(self, changed: set[str]) -> str:
         """Return whether a job has changed without an announcement, as `sync_state.FOREIGN_WRITES` has it.

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 HELP = "remove old jobs from the local cache, or old events from the registry"
 
 DESCRIPTION = (
-    "Remove jobs that ended long ago from the local cache, with their events. The registry keeps them: syncs skip them"
-    " until their records change, and `status JOB` still reads one. With --store, remove the events of such jobs from"
+    "Remove jobs that ended long ago from the local cache, with their events. A family goes as one, when all its jobs"
+    " have ended by then. The registry keeps them: syncs skip them until their records change, and `status JOB` still"
+    " reads one. With --store, remove the events of such jobs from"
     " the registry, for all its users, with their ledgers and the claims of their notifications. Announcements older"
     " than a day go too, since no sync needs them. Records, manifests, outputs and bundles are never removed."
 )
@@ -63,18 +64,27 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     if found is None or not found.jobs:
         if found is not None and not args.dry_run:
             prune_cache(before, found, app)
-        return Result(notes=[f"No job in the cache ended before {limit}; nothing was removed."])
+        which = f"No {'other job' if found is not None and found.kept else 'job'} in the cache"
+        return Result(notes=[f"{which} ended before {limit}; nothing was removed.", *_kept_note(found)])
     if args.dry_run:
-        return Result(notes=[f"Would remove {_count_text(found)}, of jobs that ended before {limit}."])
+        notes = [f"Would remove {_count_text(found)}, of jobs that ended before {limit}.", *_kept_note(found)]
+        return Result(notes=notes)
     question = f"Remove {_count_text(found)} from the cache, of jobs that ended before {limit}?"
     declined = app.out.confirm(question, yes=args.yes)
     if declined is not None:
         return declined
     pruned = prune_cache(before, found, app)
-    notes = [f"Removed {_count_text(pruned)} from the cache."]
+    notes = [f"Removed {_count_text(pruned)} from the cache.", *_kept_note(found)]
     if pruned.problem is not None:
         return Result(notes=notes, warnings=[f"The cache file could not shrink yet: {pruned.problem}."])
     return Result(notes=notes)
+
+
+def _kept_note(found: pruning.PrunePlan | None) -> list[str]:
+    """Return the note on jobs that stay with their families, if there are any."""
+    if found is None or not found.kept:
+        return []
+    return [f"Kept {pluralize(found.kept, 'job')} of families that have not all ended by then."]
 
 
 def _count_text(found: pruning.PrunePlan | pruning.PruneResult) -> str:
