@@ -43,7 +43,7 @@ def check_targets(study: Study, session: Session, *, without_targets: bool) -> N
 
 
 def warn_about_registry(study: Study, directory: Path, packed: PackedBundle, session: Session) -> None:
-    """Warn about targets, missing models and missing files of a registry in packed code, if it has one."""
+    """Warn about targets, missing models, and missing files of models and targets of a registry in packed code, if it has one."""
     if MODELOPS_REGISTRY not in packed.names:
         return
     document = _read(directory / MODELOPS_REGISTRY, session)
@@ -52,7 +52,8 @@ def warn_about_registry(study: Study, directory: Path, packed: PackedBundle, ses
     if not any(entrypoint == study.model or entrypoint.startswith(f"{study.model}:") for entrypoint in entrypoints):
         known = f"; it has {_join(entrypoints)}" if entrypoints else ""
         session.warn(f"{MODELOPS_REGISTRY} has no model {shorten(study.model, 100)!r}{known}.")
-    if missing := sorted({path for entry in models.values() for path in _files(entry)} - packed.names):
+    files = {path for entry in (*models.values(), *targets.values()) for path in _files(entry)}
+    if missing := sorted(files - packed.names):
         session.warn(
             f"{MODELOPS_REGISTRY} names files that are not packed: {_join(missing)}."
             " If a rule of .gitignore leaves them out, add them to .modelopsignore with ! in front."
@@ -78,7 +79,7 @@ def _entries(document: object, name: str) -> dict[str, Mapping[str, Any]]:
 
 
 def _files(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the files that a model needs."""
+    """Yield the files that a model or a target needs."""
     for name in ("data", "code"):
         if isinstance(entry.get(name), list):
             yield from (str(path) for path in entry[name])

@@ -139,6 +139,16 @@ def test_what_the_registry_of_a_bundle_lacks_is_named(desk: Desk) -> None:
     assert "warning: .modelops-bundle/registry.yaml is not checked, since it cannot be read: " in ran.err
 
 
+def test_missing_data_of_a_target_are_named(desk: Desk) -> None:
+    """A reduce function may evaluate the target: `.gitignore` of ModelOps' templates leaves observed data out."""
+    target = "{entrypoint: 'targets.incidence:mean_target', path: targets/incidence.py, data: [data/observed.csv]}"
+    registry = f"models:\n  m: {{entrypoint: 'model:simulate'}}\ntargets:\n  incidence: {target}\n"
+    tree(desk.home, {".modelops-bundle/registry.yaml": registry, "targets/incidence.py": "", "data/observed.csv": "1"})
+    tree(desk.home, {".gitignore": "data/*.csv\n"})
+    ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--dry-run")
+    assert "registry.yaml names files that are not packed: data/observed.csv. If a rule" in ran.err
+
+
 @pytest.mark.parametrize(("model", "code"), [("models.sir", 2), ("models.sir:StarsimSIR", 2)])
 def test_a_model_class_without_a_wire_function_is_refused(desk: Desk, tmp_path: Path, model: str, code: int) -> None:
     """A study of ModelOps names a module or a class: only a wire function can run it."""

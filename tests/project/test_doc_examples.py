@@ -18,9 +18,10 @@ import pytest
 
 from support.cli import command
 from support.docs import DOCUMENTS, ROOT, Example, examples, files_shown, python_examples, read
-from support.runs import PATIENCE
+from support.runs import PATIENCE, tree
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from support.servers import Azurite
@@ -30,8 +31,12 @@ HERE = [name for name in SHOWN if any(marker is None for marker, _ in examples(n
 _SEPARATOR = "@@ line {} @@"
 
 
-def _run(document: str, commands: list[Example], folder: Path, **env: str) -> None:
+def _run(
+    document: str, commands: list[Example], folder: Path, files: Mapping[str, str] | None = None, **env: str
+) -> None:
     """Run commands in one shell, in order, in a home and a directory of their own; compare the output that is shown.
+
+    The directory has the files that the document shows, and `files` besides or in their place.
 
     Three dots stand for any text, a run of blanks for any other. `python3` is the Python of the tests, with mopsjobs.
     """
@@ -43,11 +48,10 @@ def _run(document: str, commands: list[Example], folder: Path, **env: str) -> No
         (programs / name).chmod(0o755)
     work = folder / "work"
     shutil.copytree(ROOT / "examples", work / "examples")
-    for name, text in files_shown(document).items():
-        (work / name).write_text(text, encoding="utf-8")
+    tree(work, {**files_shown(document), **(files or {})})
     script = "set -eu -o pipefail\n"
     for example in commands:
-        script += f"echo {shlex.quote(_SEPARATOR.format(example.line))}\n{example.command}\n"
+        script += f"echo; echo {shlex.quote(_SEPARATOR.format(example.line))}\n{example.command}\n"
     ran = subprocess.run(
         ["bash", "-c", script],
         cwd=work,
@@ -80,6 +84,45 @@ def test_examples_for_azure_run(azurite: Azurite, tmp_path: Path) -> None:
     there = azurite.connection_string
     commands = [one._replace(command=one.command.replace("UseDevelopmentStorage=true", there)) for one in block]
     _run("docs/guides/azure.md", commands, tmp_path, MOPS_JOBS_REGISTRY=f"azure://{azurite.new_container()}")
+
+
+MODELOPS = "docs/guides/modelops.md"
+CALABARIA = {
+    # The public names of ModelOps' example starsim-sir, and no other.
+    "targets/incidence.py": """
+import types, polars
+
+class _Target:
+    def __init__(self):
+        self._observed = polars.read_csv("data/observed_incidence.csv")
+
+    def evaluate(self, replicates):
+        mean = sum(outputs["incidence"]["infected"][0] for outputs in replicates) / len(replicates)
+        return types.SimpleNamespace(loss=(mean - self._observed["infected"][0]) ** 2)
+
+incidence_mean_signal_target = incidence_annealed_target = _Target
+""",
+    "wire.py": """
+import io, polars
+
+def wire(entrypoint, params, seed):
+    table = io.BytesIO()
+    polars.DataFrame({"day": [0], "infected": [params["beta"] * 10]}).write_ipc(table)
+    return {"incidence": table.getvalue(), "metadata": b"{}"}
+""",
+    "data/observed_incidence.csv": "day,infected\n0,3.0\n",
+}
+"""A project like that example, whose targets give `evaluate(replicates).loss` as those of calabaria do."""
+
+
+@pytest.mark.slow
+def test_the_losses_of_the_guide_are_those_of_its_targets(tmp_path: Path) -> None:
+    """The file imports a name that ModelOps' example has, and the commands print a loss per parameter set."""
+    pytest.importorskip("polars")
+    (block,) = [block for marker, block in examples(MODELOPS) if marker == "run with: calabaria"]
+    study = json.loads(files_shown(MODELOPS)["study.json"]) | {"reduce": "losses:losses"}
+    losses = Example(0, "cat out/*/reduced-*/result.json | grep -o '\"loss\": *[0-9.]*' | sort", "…1.0 …1.0")
+    _run(MODELOPS, [*block, losses], tmp_path, {**CALABARIA, "study.json": json.dumps(study)})
 
 
 ECOSYSTEM = "docs/guides/ecosystem.md"
@@ -151,4 +194,4 @@ def test_markers_are_understood(document: str) -> None:
     assert text.count("```console") == len(list(examples(document)))
     marked = [marker for marker, _ in examples(document) if marker is not None]
     assert text.count("<!--") == len(marked)
-    assert all(re.fullmatch("not run: .+|run with: azurite", marker) for marker in marked)
+    assert all(re.fullmatch("not run: .+|run with: (azurite|calabaria)", marker) for marker in marked)
