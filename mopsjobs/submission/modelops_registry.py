@@ -43,7 +43,7 @@ def check_targets(study: Study, session: Session, *, without_targets: bool) -> N
 
 
 def warn_about_registry(study: Study, directory: Path, packed: PackedBundle, session: Session) -> None:
-    """Warn about targets, missing models, and missing files of models and targets of a registry in packed code, if it has one."""
+    """Warn about targets, missing models and missing files of the registry in packed code, if there is one."""
     if MODELOPS_REGISTRY not in packed.names:
         return
     document = _read(directory / MODELOPS_REGISTRY, session)
