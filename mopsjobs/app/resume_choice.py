@@ -8,15 +8,17 @@ from functools import partial
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_tasks import find_lineage
+from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.task_ends import last_ends
 from mopsjobs.errors import OptionError, command_line
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.submission.resume import TaskChoice
 from mopsjobs.utils.text import did_you_mean
 
 _KEY = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
-def tasks_that_ended(job_id: str, only: str | None, app: App) -> frozenset[int] | None:
+def tasks_that_ended(job_id: str, only: str | None, app: App) -> TaskChoice | None:
     """Return the tasks whose last attempt ended so, in the job or in the one that it continues; None for all tasks.
 
     Args:
@@ -42,9 +44,14 @@ def tasks_that_ended(job_id: str, only: str | None, app: App) -> frozenset[int] 
                 hint=f"See the keys: {command_line('failures', job_id, '--json')}",
             )
     ends: dict[int, bool] = {}
+    is_known = True
     for job in find_lineage(job_id, app, FreshnessPolicy()):
         if job.failure is not None:
             raise job.failure
         for task, outcome, key in app.cache.read_cached(partial(last_ends, job_id=job.job_id)) or ():
             ends.setdefault(task, outcome in words or key in words)
-    return frozenset(task for task, is_chosen in ends.items() if is_chosen)
+        ledger = app.cache.read_cached(partial(read_ledger, job_id=job.job_id))
+        has_run = job.job["started_at"] is not None
+        is_known = is_known and (not has_run or (ledger is not None and ledger.has_all_ends))
+    tasks = frozenset(task for task, is_chosen in ends.items() if is_chosen)
+    return TaskChoice(tasks, None if is_known else frozenset(ends))

@@ -48,9 +48,18 @@ from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.submission.submit import Code, open_client, pack_code
+from mopsjobs.utils.text import pluralize
 
 DEFAULT_ENGINE = "local"
 """Of a record that names no engine."""
+
+
+class TaskChoice(NamedTuple):
+    """Tasks that were chosen by how they ended, by their numbers in the study."""
+
+    tasks: frozenset[int]
+    known: frozenset[int] | None = None
+    """Those of which a ledger tells how they ended; None: all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,9 +72,9 @@ class ResumeRequest:
     """How its runner works. What is None here is as the record says."""
     code: Code | None = None
     """Other code for the child job; None: the job's own."""
-    only: frozenset[int] | None = None
-    """The tasks to run, if they are missing, by their numbers in the study. The child leaves the others to a later
-    resume. None: all that are missing."""
+    only: TaskChoice | None = None
+    """The tasks to run, if they are missing. The child leaves the others to a later resume. None: all that are
+    missing."""
 
 
 class ResumeResult(NamedTuple):
@@ -140,7 +149,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     if not state.is_terminal:
         _refuse_change(request)
     elif is_whole and (request.only is not None or not lacks_reductions(session.store, manifest)):
-        return ResumeResult(None)
+        return ResumeResult(None, warnings=_unknown_ends(request, manifest, missing))
     if find_drop(state, session) is not None and _has_left_all(state, session, is_whole=is_whole):
         deliver_shards(validate(session.store, registry, job_id).state, session)  # no shard ends such a job
         return ResumeResult(None)
@@ -155,7 +164,18 @@ def _deferred(request: ResumeRequest, state: JobState, manifest: Manifest, missi
     if request.only is None:
         return ()
     first_of = manifest.study.duplicate_tasks()
-    return tuple(task for task in missing if first_of.get(task, task) not in request.only)
+    return tuple(task for task in missing if first_of.get(task, task) not in request.only.tasks)
+
+
+def _unknown_ends(request: ResumeRequest, manifest: Manifest, missing: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the warning that missing tasks could not be chosen, since how they ended is not known."""
+    if request.only is None or request.only.known is None:
+        return ()
+    first_of = manifest.study.duplicate_tasks()
+    unknown = sum(first_of.get(task, task) not in request.only.known for task in missing)
+    if not unknown:
+        return ()
+    return (f"How {pluralize(unknown, 'missing task')} ended is not known: the ledger is gone, or cannot be read.",)
 
 
 def _has_left_all(state: JobState, session: Session, *, is_whole: bool) -> bool:
@@ -250,13 +270,14 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         )
         if packed is not None:
             check_functions(job.manifest.study, engine, launch, functools.partial(read_archive, packed), session)
+        unknown = _unknown_ends(request, job.manifest, job.missing)
         try:
             warnings = client.submit(submission, launch).warnings
         except JobExistsError:
             if later := read_later_jobs(session.registry, state).jobs:  # another process was faster
                 raise _resumed_error(state, later) from None
             raise
-        return ResumeResult(job_id, len(job.missing) - len(job.deferred), warnings)
+        return ResumeResult(job_id, len(job.missing) - len(job.deferred), (*unknown, *warnings))
 
 
 def _resumed_error(state: JobState, later: Sequence[JobState]) -> JobBusyError:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import mopsjobs as mj
-from support.cli import Cli, sentences
+from support.cli import Cli, Remote, sentences
 from support.desk import Desk
+from support.ledgers import Ledger, add_job, attempt, leave_outputs
 from support.runs import HOG, MIB, calls, code, is_alive, kill, record, sets_of, until
 
 FAILING_HOG = HOG.replace(
@@ -102,6 +103,32 @@ def test_tasks_are_chosen_by_the_key_of_their_error(desk: Desk, monkeypatch: pyt
         assert desk.ended(following.id) == "failed"
     state = record(desk.jobs, following.id)
     assert (state.tasks_total, state.metadata["local_task_timeout"], state.metadata["local_retries"]) == (1, "120", "0")
+
+
+@pytest.mark.parametrize("is_removed", [True, False], ids=["removed", "damaged"])
+def test_ends_that_no_ledger_tells_are_told_as_unknown(cli: Cli, remote: Remote, *, is_removed: bool) -> None:
+    """`prune --store` has removed the ledger, and this cache is new. Nothing says that no task has failed."""
+    manifest = add_job(remote.jobs, "job", sets_of(5))
+    ledger = Ledger(remote.store.inner)
+    chunks = [ledger(attempt(0), attempt(1, "failed")), ledger(attempt(2, "oom"), attempt(3, "failed"))]
+    leave_outputs(remote.store, manifest, 0)
+    remote.jobs.update_status("job", "partial", tasks_completed=1, tasks_failed=3)
+    for chunk in chunks:
+        remote.store.delete(chunk)
+    if not is_removed:
+        remote.put(chunks[0], b"damaged")
+    ran = cli("resume", "job", "--only", "failed")
+    assert (ran.code, ran.out) == (7, "")
+    assert sentences(ran.err) == [
+        "warning: How 4 missing tasks ended is not known: the ledger is gone, or cannot be read.",
+        "job: no missing task is known to have the outcome failed",
+    ]
+
+
+def test_tasks_of_a_job_that_never_ran_have_no_outcome(cli: Cli, remote: Remote) -> None:
+    add_job(remote.jobs, "job", sets_of(2), status="pending")
+    remote.jobs.cancel_job("job")
+    assert cli.ok("resume", "job", "--only", "failed").err == "job: no missing task has the outcome failed\n"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ class Ledger(NamedTuple):
     problems: int
     """Chunks that cannot be read, or not whole."""
 
+    @property
+    def has_all_ends(self) -> bool:
+        """Return whether it tells how each attempt ended: it is there, and each chunk was read."""
+        return self.basis == BY_LEDGER and not self.problems
+
 
 def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
     """Return what the cache knows of the ledger of a job; None if no look at it has ended.

@@ -23,7 +23,7 @@ from mopsjobs.cli.launch_flags import (
 from mopsjobs.cli.slurm_flags import add_slurm_options
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.errors import EXIT_INTERRUPTED, command_line
+from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PARTLY_DONE, command_line
 from mopsjobs.submission.resume import ResumeRequest, ResumeResult, prepare_resume, resume_job
 from mopsjobs.utils.text import pluralize
 
@@ -98,8 +98,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 def _result(args: argparse.Namespace, resumed: ResumeResult) -> Result:
     if resumed.job_id is None:
-        what = "nothing is missing" if args.only is None else f"no missing task has the outcome {args.only}"
-        return Result(_body(args, resumed), notes=[f"{args.job}: {what}"])
+        how = "is known to have" if resumed.warnings else "has"
+        what = "nothing is missing" if args.only is None else f"no missing task {how} the outcome {args.only}"
+        exit_code = EXIT_PARTLY_DONE if resumed.warnings else EXIT_DONE
+        return Result(
+            _body(args, resumed), notes=[f"{args.job}: {what}"], warnings=resumed.warnings, exit_code=exit_code
+        )
     following = f"Next: {command_line('wait', resumed.job_id)}"
     return Result(_body(args, resumed), notes=[*_counts(args, resumed), following], warnings=resumed.warnings)
 
