@@ -53,8 +53,8 @@ def read_foreign(name: str, value: object, reason: str) -> ForeignValue | None:
     near_value: object = None
     if name in TEXTS:
         near_value = shorten(json.dumps(value, ensure_ascii=False), MAX_SHOWN)
-    elif name in COUNTS and isinstance(value, float) and math.isfinite(value) and 0 <= value < 2**53:
-        near_value = int(value)
+    elif name in COUNTS and type(value) in (int, float) and -(2**53) < value < 2**53:  # type: ignore[operator]
+        near_value = max(0, int(value))  # type: ignore[call-overload]
     elif name in BY_SHARD:
         near_value = MappingProxyType({})
     if near_value is None:
