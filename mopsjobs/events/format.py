@@ -68,7 +68,7 @@ MAX_DEPTH = 20
 """Nested lists and objects in one event."""
 
 _KEY = re.compile(
-    r"events/(?P<bucket>\d{8}T\d\d)/(?P<name>(?P<job>[^/]+)/[A-Za-z0-9._-]{1,80}-\d{6,12})\.ndjson", re.ASCII
+    r"events/(?P<bucket>\d{8}T\d\d)/(?P<name>(?P<job>.+)/[A-Za-z0-9._-]{1,80}-\d{6,12})\.ndjson", re.ASCII
 )
 
 _SOURCE = re.compile(r"[A-Za-z0-9._-]{1,80}", re.ASCII)

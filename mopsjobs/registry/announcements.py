@@ -42,7 +42,7 @@ wrong by half a day at most. A reader needs the last hour and 25 minutes (see `m
 MAX_NAMES = 100_000
 """Announced jobs that a reader accepts at most: about 10 MB of names."""
 
-_KEY = re.compile(r"changes/(?P<slot>\d{8}T\d{4})/(?P<job>[^/]+)", re.ASCII)
+_KEY = re.compile(r"changes/(?P<slot>\d{8}T\d{4})/(?P<job>.+)", re.ASCII)
 
 _VALUE = b"-"  # not empty: in Azure, a page of a listing with an empty blob takes two requests
 

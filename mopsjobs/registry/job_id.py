@@ -37,15 +37,16 @@ def check_new_job_id(job_id: str) -> str:
 def check_job_id(job_id: str) -> str:
     """Return `job_id` if a record may have it, of mops-jobs or of another program.
 
-    It has 1 to 512 characters that print, none of them `/` or a backslash, and is neither `.` nor `..`.
+    It has 1 to 512 characters that print, no backslash, and no part between slashes that is empty, `.` or `..`.
+    Ids of mops-jobs have no slash, so no other key of a job is that of a record.
 
     Raises:
         UsageError: if no key can hold it.
     """
-    has_slash = "/" in job_id or "\\" in job_id
-    if not 1 <= len(job_id) <= MAX_FOREIGN_ID_LENGTH or not job_id.isprintable() or has_slash or job_id in (".", ".."):
+    is_printable = 1 <= len(job_id) <= MAX_FOREIGN_ID_LENGTH and job_id.isprintable()
+    if not is_printable or "\\" in job_id or {"", ".", ".."} & set(job_id.split("/")):
         raise UsageError(
             f"invalid job id {shorten(job_id, 80)!r}: expected at most {MAX_FOREIGN_ID_LENGTH} characters, "
-            "without slash, backslash and control characters."
+            "without backslash, control characters and empty parts."
         )
     return job_id

@@ -50,7 +50,7 @@ class JobReader:
 
     def job_id_of(self, key: str) -> str | None:
         """Return the job whose record has this key; None if the key is not that of a record."""
-        head, _, tail = key.removeprefix(self.prefix + "/").partition("/")
+        head, _, tail = key.removeprefix(self.prefix + "/").rpartition("/")
         if tail != RECORD_NAME or not key.startswith(self.prefix + "/"):
             return None
         try:

@@ -146,16 +146,18 @@ class _Handlers:
         return _page(text, "skip", after)
 
     def job(self, job_id: str) -> Response:
-        """Return the document of `status JOB --json`. An id has no slash, so nothing is below the path of a job."""
+        """Return the document of `status JOB --json`. Below a job is nothing; the hint says what is meant."""
         now = self._site.app.now().timestamp()
-        name, _, below = job_id.partition("/")
+        name, _, below = job_id.rpartition("/")
+        if below not in OF_ONE_JOB:
+            name, below = job_id, ""
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> dict[str, object]:
             return with_family(connection, job_queries.find_job(connection, name, now=now), now=now)[0]
 
         found = self._site.read(view)
         if below:
-            hint = f"Use /api/v1/{below}?{urlencode({'job': name})}" if below in OF_ONE_JOB else None
+            hint = f"Use /api/v1/{below}?{urlencode({'job': name})}"
             return problem(404, "Not Found", f"Job {name} has no address {request.path}.", hint)
         return Response("".join(Document(found).pieces(None)) + "\n", mimetype=JSON)
 

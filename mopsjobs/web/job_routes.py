@@ -1,4 +1,4 @@
-"""The pages of a job, and the files that they offer. An id has no slash, so no id looks like one of these paths."""
+"""The pages of a job, and the files that they offer. No id of mops-jobs has a slash, so none is one of these paths."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def add_job_routes(app: Flask, renderer: Renderer) -> None:
     """Add the routes below `/jobs/JOB`."""
     logs, results = LogsPage(renderer), ResultsPage(renderer)
     app.add_url_rule("/jobs/<path:job_id>", "job", JobPage(renderer).answer)
-    app.add_url_rule("/jobs/<job_id>/tasks", "job_tasks", TasksPage(renderer).answer)
-    app.add_url_rule("/jobs/<job_id>/logs", "job_logs", logs.answer)
-    app.add_url_rule("/jobs/<job_id>/logs.txt", "job_logs_file", logs.file)
-    app.add_url_rule("/jobs/<job_id>/results", "job_results", results.answer)
-    app.add_url_rule("/jobs/<job_id>/results.csv", "job_results_file", results.file)
-    app.add_url_rule("/jobs/<job_id>/output", "job_output_file", results.outputs.file)
+    app.add_url_rule("/jobs/<path:job_id>/tasks", "job_tasks", TasksPage(renderer).answer)
+    app.add_url_rule("/jobs/<path:job_id>/logs", "job_logs", logs.answer)
+    app.add_url_rule("/jobs/<path:job_id>/logs.txt", "job_logs_file", logs.file)
+    app.add_url_rule("/jobs/<path:job_id>/results", "job_results", results.answer)
+    app.add_url_rule("/jobs/<path:job_id>/results.csv", "job_results_file", results.file)
+    app.add_url_rule("/jobs/<path:job_id>/output", "job_output_file", results.outputs.file)

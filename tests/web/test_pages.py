@@ -243,7 +243,7 @@ def test_a_path_below_a_job_of_the_api_names_the_one_to_use(web: Web) -> None:
     (job_id, *_) = web.ids("/jobs")
     answer = web.get(f"/api/v1/jobs/{job_id}/tasks")
     assert (answer.status_code, answer.get_json()["hint"]) == (404, f"Use /api/v1/tasks?job={job_id}")
-    assert web.get(f"/api/v1/jobs/{job_id}/a/b").get_json()["hint"] is None
+    assert web.get(f"/api/v1/jobs/{job_id}/a/b").get_json()["detail"] == f"Job {job_id}/a/b not found."
 
 
 def test_an_unreadable_record_harms_no_other_view(web: Web, remote: Remote, cli: Cli) -> None:

@@ -310,7 +310,7 @@ BAD_LINES = [
         ("at", None), ("at", 1), ("at", "2026-03-01"), ("at", "2026-03-01T12:00:00+00:00"),
         ("at", "2026-13-01T12:00:00Z"), ("at", "0000-01-01T00:00:00Z"), ("kind", ""), ("kind", "A B"), ("kind", []),
         ("seq", -1), ("seq", True), ("seq", "1"), ("seq", 1.0), ("seq", 2**70), ("source", "a/b"), ("source", None),
-        ("job_id", ""), ("job_id", "a/b"), ("job_id", None), ("job_id", "\x1b"),
+        ("job_id", ""), ("job_id", "a//b"), ("job_id", None), ("job_id", "\x1b"),
         ("x", float("nan")), ("x", float("-inf")), ("x", _nested(30)), ("x", "y" * 40000),
     ]),
     *(_chunk({key: value for key, value in HEAD.items() if key != name})[:-1] for name in HEAD),
@@ -390,7 +390,7 @@ def _parse_or_refuse(value: bytes) -> None:
     [
         "jobs/job/state.json", "events/20260301T12/job/x.ndjson", "events/20260301/job/w-000000.ndjson",
         "events/20260301T12/w-000000.ndjson", "events/20260301T12/job/w-000000.json",
-        "events/20260301T12/job/w-0.ndjson", "events/20260301T12/job/a/w-000000.ndjson",
+        "events/20260301T12/job/w-0.ndjson", "events/20260301T12/job//w-000000.ndjson",
         "events/20260301T12/\x1b/w-000000.ndjson",
         "events/20260301T12/job/w-000000.ndjson\n", "events/\uff120260301T12/job/w-000000.ndjson",
     ],

@@ -30,7 +30,9 @@ def test_an_existing_id_may_be_anything_that_fits_into_a_key(job_id: str) -> Non
     assert check_job_id(job_id) == job_id
 
 
-@pytest.mark.parametrize("job_id", ["", ".", "..", "a/b", "/", "a\n", "a\x1b[31m", "\u202e", "x" * 513])
+@pytest.mark.parametrize(
+    "job_id", ["", ".", "..", "a//b", "a/", "/a", "a/../b", "/", "a\n", "a\x1b[31m", "\u202e", "x" * 513]
+)
 def test_what_no_key_can_hold_is_no_id(job_id: str) -> None:
     """The sentence shows it escaped: nothing in it reaches a terminal."""
     with pytest.raises(UsageError, match="invalid job id") as caught:
