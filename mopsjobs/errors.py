@@ -73,11 +73,6 @@ def _quote(word: object) -> str:
     return shlex.quote(str(word))
 
 
-def full_id_hint() -> str:
-    """Return the hint if a command that takes only full ids finds no job."""
-    return f"Give the full id. To see the ids, run: {command_line('list')}"
-
-
 def shorten(text: str, limit: int) -> str:
     """Return the text, without its middle if it is longer than `limit`."""
     return text if len(text) <= limit else f"{text[: limit * 3 // 4]} … {text[len(text) - limit // 4 :]}"
@@ -264,12 +259,17 @@ class JobError(MopsJobsError):
 
 
 class JobNotFoundError(JobError, KeyError):
-    """No job has this id. Also a KeyError, as ModelOps' registry raises."""
+    """No job has this id. `candidates` has ids that begin with it. Also a KeyError, as ModelOps' registry raises."""
 
     exit_code = EXIT_NO_SUCH_JOB
 
-    def __init__(self, job_id: str, *, hint: str | None = None) -> None:
+    def __init__(self, job_id: str, *, hint: str | None = None, candidates: tuple[str, ...] = ()) -> None:
+        if hint is None:
+            hint = f"To see the ids, run: {command_line('list')}"
+            if candidates:
+                hint = f"Give the full id. These begin with it: {', '.join(candidates)}"
         super().__init__(f"Job {job_id} not found.", job_id=job_id, hint=hint)
+        self.candidates = candidates
 
 
 class AmbiguousJobError(JobError):

@@ -146,12 +146,11 @@ class Registry:
         """Find a job, and return a handle on it.
 
         Args:
-            name: the id, a prefix that fits one job or one family, or `@latest`.
+            name: the full id, or `@latest`.
             freshness: see `Freshness`.
 
         Raises:
-            JobNotFoundError: if the job does not exist.
-            AmbiguousJobError: if several jobs begin with the name.
+            JobNotFoundError: if the job does not exist. Its `candidates` are ids that begin with the name.
             StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
         """
         from mopsjobs.app.find_job import find_job

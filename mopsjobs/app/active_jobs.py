@@ -40,8 +40,9 @@ def active_jobs_by_id(job_ids: Iterable[str], app: App) -> list[dict[str, object
     """Return those of these jobs that have not ended.
 
     Raises:
+        JobNotFoundError: if a job does not exist.
         StoreError: if the registry cannot be read.
     """
     now = app.now().timestamp()
-    states = [app.registry.get_job(job_id) for job_id in dict.fromkeys(job_ids)]
-    return [job_json_from_state(state, now=now) for state in states if state is not None and not state.is_terminal]
+    states = [app.registry.require_job(job_id) for job_id in dict.fromkeys(job_ids)]
+    return [job_json_from_state(state, now=now) for state in states if not state.is_terminal]

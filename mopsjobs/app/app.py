@@ -14,6 +14,7 @@ from mopsjobs.app.embedded_registry import EmbeddedRegistry
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.console.printer import Printer
+from mopsjobs.errors import CacheError
 from mopsjobs.utils.sqlite_file import file_names
 from mopsjobs.utils.times import json_time, utc_now
 
@@ -79,6 +80,7 @@ class App:
             self._registry = JobRegistry(
                 self.store, now=self.now, sleep=self.sleep, on_write=self._after_write, observe=self.cache.observe
             ).with_user(user_name(self.env))
+            self._registry.ids_with_prefix = self.ids_with_prefix
         return self._registry
 
     def describe_reads(self) -> str:
@@ -118,6 +120,13 @@ class App:
     def list_header(self, page: job_queries.JobList, freshness: Freshness) -> dict[str, object]:
         """Return the JSON document of a listing without its jobs, which come last in it."""
         return {**self.document_head(LIST_VERSION, freshness), "total": page.total, "returned": len(page)}
+
+    def ids_with_prefix(self, prefix: str) -> tuple[str, ...]:
+        """Return ids of the cache that begin with a prefix, as far as it can be read, for an error or a hint."""
+        try:
+            return self.cache.read_cached(lambda cache: job_queries.ids_with_prefix(cache, prefix)) or ()
+        except CacheError:
+            return ()
 
     def close(self) -> None:
         """Close what was opened."""

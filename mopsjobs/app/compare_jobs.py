@@ -119,7 +119,7 @@ def compare_jobs(
     """Compare two jobs.
 
     Args:
-        first: the id of a job, a prefix that only its id has, or `@latest`.
+        first: a job, as `find_job` takes it.
         second: another one.
         options: what is compared.
         app: the run.
@@ -127,7 +127,7 @@ def compare_jobs(
 
     Raises:
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with a name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         StoreError: if the registry cannot be read.
         RecordError: if a manifest is invalid.
     """

@@ -13,7 +13,7 @@ from datetime import datetime
 from mopsjobs.app.app import App
 from mopsjobs.app.engine_watch import EngineWatch
 from mopsjobs.app.failed_launches import end_failed_launch, end_failed_launch_if_possible
-from mopsjobs.app.find_job import find_cached, find_state
+from mopsjobs.app.find_job import find_by_name, find_cached, find_state
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_texts import label_change_text
 from mopsjobs.cache.pruning import is_pruned
@@ -90,7 +90,7 @@ class EventFeed:
 
         Args:
             app: the run.
-            name: a job's id, a prefix that only its id has, or @latest; None for all jobs.
+            name: a job, as `find_job` takes it; None for all jobs.
             offline: use no network.
             follow: whether the caller will follow the events, which needs the network.
             kinds: the kinds of the events; None for all.
@@ -118,7 +118,9 @@ class EventFeed:
         self.outage: StoreUnavailableError | None = None
         """Why only the cache was read; None if the registry answered, or was not asked."""
         if name is not None:
-            self.job_id, self._since = self._find(name)
+            if not name.startswith("@"):
+                check_job_id(name)
+            self.job_id, self._since = find_by_name(name, self._find, app, offline=self._offline)
 
     def start(self, since: str | None) -> int:
         """Return the number of the last event before a cursor; 0 without a cursor.
@@ -276,12 +278,10 @@ class EventFeed:
         self._engines.warn_if_missing(state)
         return state
 
-    def _find(self, name: str) -> tuple[str, datetime | None]:
+    def _find(self, job_id: str) -> tuple[str, datetime | None]:
         """Find the job. Return its id and when it was created; no time if only its events are left."""
-        if not name.startswith("@"):
-            check_job_id(name)
         try:
-            job = self._find_record(name)
+            job = self._find_record(job_id)
         except JobNotFoundError as error:
             if not self._has_events(error.job_id):
                 raise
@@ -289,20 +289,20 @@ class EventFeed:
         self.job = job
         return str(job["job_id"]), parse_time(str(job["created_at"]))
 
-    def _find_record(self, name: str) -> Mapping[str, object]:
+    def _find_record(self, job_id: str) -> Mapping[str, object]:
         """Return the record of the job: from the registry, and if that does not answer, from the cache."""
         outage = None
         if not self._offline:
             try:
-                state = find_state(name, self._app)
+                state = find_state(job_id, self._app)
             except StoreUnavailableError as error:
                 outage = error
             else:
                 return (end_failed_launch_if_possible(state.fields(), self._app) or state).to_dict()
         try:
-            return find_cached(name, self._app, FreshnessPolicy(offline=True))
+            return find_cached(job_id, self._app, FreshnessPolicy(offline=True))
         except (JobNotFoundError, StoreUnavailableError):
-            if outage is None or self._has_events(name):
+            if outage is None or self._has_events(job_id):
                 raise
             raise outage from None
 

@@ -119,7 +119,7 @@ def failures_of_jobs(names: Sequence[str], app: App, policy: FreshnessPolicy) ->
     """Return the failed tasks of these jobs.
 
     Args:
-        names: the id of each job, a prefix that only its id has, or `@latest`.
+        names: the jobs, as `find_job` takes them.
         app: the run.
         policy: how fresh they have to be.
 

@@ -1,13 +1,15 @@
-"""Find the job that a command reads: by its id, by a prefix that only its id has, or by `@latest`."""
+"""Find the job that a command reads: by its id or `@latest`; by a prefix only if no job has that id."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
+from mopsjobs.app.job_arguments import ShortName
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
@@ -30,6 +32,8 @@ STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "v
 """The status for a phase of an engine. As in reconcile, only the outputs decide how a finished job ended."""
 
 Job = dict[str, object]
+
+T = TypeVar("T")
 
 
 class FoundJob(NamedTuple):
@@ -58,50 +62,95 @@ def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     A job whose runner ended on this machine before its first report is ended first.
 
     Args:
-        name: the id, a prefix that only this id or its family has, or `@latest`. Registry and engines find only the
-            id.
+        name: the full id, `@latest`, or a `ShortName`.
         app: the run.
         policy: how fresh the job has to be. With `refresh`, the registry is read first.
 
     Raises:
         UsageError: if the name cannot be one of a job.
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
     """
-    if name.startswith("@"):
-        return _find_launched(name, app, policy)
-    check_job_id(name)
+    # A prefix is looked up in what the policy has brought.
+    return find_by_name(name, lambda job_id: _find_job(job_id, app, policy), app, offline=policy.offline, sync=False)
+
+
+def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool = False, sync: bool = True) -> T:
+    """Return `find(name)`; if there is no such job, and the name is short, `find` of the id that begins with it.
+
+    So an exact id wins, wherever it is known. A prefix needs the word of the registry that it has no such job. So it
+    stands for no id offline and in an outage. See docs/decisions/0089-a-prefix-is-not-an-id.md.
+
+    Args:
+        name: see `find_job`.
+        find: finds a job by its full id or `@latest`. Unless `offline`, it asks the registry before it says that there
+            is none.
+        app: the run.
+        offline: whether `find` uses no network.
+        sync: whether to sync before the prefix is looked up in the cache.
+
+    Raises:
+        JobNotFoundError: if the job does not exist.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
+    """
+    try:
+        return find(str(name))
+    except JobNotFoundError:
+        if not isinstance(name, ShortName) or (offline and not app.settings.is_local):
+            raise
+        found = app.cache.read(lambda cache, _age: _id_that_begins_with(cache, name), FreshnessPolicy(sync=sync))
+        if found is None:
+            raise
+    job_id, note = found
+    app.out.note(note)
+    return find(job_id)
+
+
+def _id_that_begins_with(cache: sqlite3.Connection, prefix: str) -> tuple[str, str] | None:
+    """Return the id for a prefix, and a note that says so; None also if the prefix is the id of a pruned job."""
+    from mopsjobs.cache.pruning import is_pruned  # here: few names are short
+
+    return None if is_pruned(cache, prefix) else families.find_by_prefix(cache, prefix)
+
+
+def _find_job(job_id: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Find a job by its full id or `@latest`; see `find_job`."""
+    if job_id.startswith("@"):
+        return _find_launched(job_id, app, policy)
+    check_job_id(job_id)
     start = app.monotonic()
     try:
-        return _find_launched(name, app, policy)
+        return _find_launched(job_id, app, policy)
     except StoreUnavailableError as outage:
         if policy.offline:
             raise
-        return _find_in_engines(name, app, outage, max(MIN_SECONDS, BUDGET_SECONDS - (app.monotonic() - start)))
+        return _find_in_engines(job_id, app, outage, max(MIN_SECONDS, BUDGET_SECONDS - (app.monotonic() - start)))
 
 
 def find_state(name: str, app: App) -> JobState:
-    """Return the state of a job: by its full id from the registry, else by a prefix or `@latest` from the cache.
+    """Return the state of a job from the registry. The cache, synced, tells the ids of `@latest` and of prefixes.
 
-    If several jobs of one family begin with the prefix, a note names the newest, which is found.
+    Args:
+        name: see `find_job`.
+        app: the run.
 
     Raises:
         UsageError: if the name cannot be one of a job.
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """
-    if not name.startswith("@"):
-        state = app.registry.get_job(check_job_id(name))
-        if state is not None:
-            return state
-    try:
-        job = find_cached(name, app, FreshnessPolicy(sync=True))
-    except JobNotFoundError as error:
-        _add_offline_hint(error, name, app)
-        raise
-    return app.registry.require_job(str(job["job_id"]))  # the cache may know a job whose record was deleted
+    return find_by_name(name, lambda job_id: _find_state(job_id, app), app)
+
+
+def _find_state(job_id: str, app: App) -> JobState:
+    if job_id.startswith("@"):
+        job_id = str(find_cached(job_id, app, FreshnessPolicy(sync=True))["job_id"])
+    state = app.registry.get_job(check_job_id(job_id))
+    if state is None:
+        raise _not_found(job_id, app)
+    return state
 
 
 def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
@@ -126,25 +175,14 @@ def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
 
 
 def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:
-    """Return a job from the cache. If several jobs of one family begin with the name, a note names the newest.
+    """Return a job from the cache, by its full id or `@latest`.
 
     Raises:
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         StoreError: if the cache was never filled, and the registry cannot be read.
     """
     now = app.now().timestamp()
-
-    def view(connection: sqlite3.Connection, _freshness: Freshness) -> tuple[Job, str | None]:
-        job = job_queries.find_job(connection, name, now=now)
-        family = families.read_family(connection, str(job["job_id"]))
-        is_ambiguous = families.is_family_name(name, family)
-        return job, families.describe_short_name(name, str(job["job_id"]), family) if is_ambiguous else None
-
-    job, note = app.cache.read(view, policy)
-    if note is not None:
-        app.out.note(note)
-    return job
+    return app.cache.read(lambda cache, _age: job_queries.find_job(cache, name, now=now), policy)
 
 
 def with_family(
@@ -179,12 +217,12 @@ def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         if outage is not None:
             raise outage from None
         # A local registry is synced before each view, but the job may have been pruned from the cache.
-        if isinstance(error, StoreError) or policy.offline or name.startswith("@"):
+        offline = policy.offline and not app.settings.is_local
+        if isinstance(error, StoreError) or offline or name.startswith("@"):
             raise
         found = _read_registry(name, app)
         if found is None:
-            _add_offline_hint(error, name, app)
-            raise
+            raise _not_found(name, app) from None
         return found
     if outage is not None and found.freshness is not None:
         found.freshness.note_failed_refresh(outage)
@@ -254,7 +292,10 @@ def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, secon
 
     answer, why_not = find_in_engines(job_id, app.env, seconds)
     if answer is None:
-        raise StoreUnavailableError(outage.message, hint=why_not or outage.hint)
+        candidates = app.ids_with_prefix(job_id)
+        full_id = JobNotFoundError(job_id, candidates=candidates).hint if candidates else None
+        hints = [hint for hint in (full_id, why_not or outage.hint) if hint]
+        raise StoreUnavailableError(outage.message, hint=" ".join(hints) or None)
     phase, reason, detail, *_ = answer.state
     job: Job = {**dict.fromkeys(job_json.job_fields()), "job_id": job_id, "engine": answer.engine}
     job["status"] = STATUS_OF_PHASE.get(phase)
@@ -263,12 +304,13 @@ def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, secon
     return FoundJob(job, warnings=(warning,), engine=answer, outage=outage)
 
 
-def _add_offline_hint(error: JobNotFoundError, name: str, app: App) -> None:
-    """Add a hint to the error if the job was submitted on this machine while the registry did not answer."""
+def _not_found(job_id: str, app: App) -> JobNotFoundError:
+    """Return the error about a job that the registry lacks. It may be kept here since the registry did not answer."""
     from mopsjobs.engines.job_dir import JobDir
 
+    error = app.registry.not_found(job_id)
     with contextlib.suppress(UsageError, OSError):
-        if JobDir.for_job(check_job_id(name), app.env).launch_fields.exists():
-            error.hint = (
-                f"It was submitted here while the registry did not answer. Deliver it: {command_line('resume', name)}"
-            )
+        if JobDir.for_job(check_job_id(job_id), app.env).launch_fields.exists():
+            deliver = command_line("resume", job_id)
+            error.hint = f"It was submitted here while the registry did not answer. Deliver it: {deliver}"
+    return error

@@ -6,7 +6,7 @@ import functools
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_job import find_state
+from mopsjobs.app.find_job import find_by_name, find_state
 from mopsjobs.cache.queries.events import task_errors
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError
 from mopsjobs.registry.job_state import JobState
@@ -30,20 +30,24 @@ class JobWithOutputs(NamedTuple):
 
 
 def find_job_with_outputs(name: str, app: App) -> JobWithOutputs:
-    """Return a job: as `find_state` finds it, else of the name itself if there are outputs of that id.
+    """Return a job as `find_state` finds it. One without a record is found by its full id, if it has outputs.
 
     Raises:
         JobNotFoundError: if there is neither a record nor an output of the job.
-        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """
-    try:
-        state = find_state(name, app)
-    except JobNotFoundError:
-        if name.startswith("@") or next(iter(app.store.list_keys(results_prefix(name))), None) is None:
-            raise
-        return JobWithOutputs(name, None)
-    return JobWithOutputs(state.job_id, state)
+
+    def find(job_id: str) -> JobWithOutputs:
+        try:
+            state = find_state(job_id, app)
+        except JobNotFoundError:
+            if job_id.startswith("@") or next(iter(app.store.list_keys(results_prefix(job_id))), None) is None:
+                raise
+            return JobWithOutputs(job_id, None)
+        return JobWithOutputs(state.job_id, state)
+
+    return find_by_name(name, find, app)
 
 
 def read_task_errors(job: JobWithOutputs, app: App) -> dict[int, str]:

@@ -9,7 +9,7 @@ from mopsjobs.app.app import App
 from mopsjobs.console.progress_line import ProgressLine
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import cores_directory, disk_errors, shard_lock
-from mopsjobs.errors import NoManifestError, OptionError, full_id_hint
+from mopsjobs.errors import NoManifestError, OptionError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.run_shard import run_shard
@@ -66,7 +66,7 @@ def run_here(shard: Shard, app: App) -> ShardResult:
                 sleep=app.sleep,
             )
         except NoManifestError:
-            registry.require_job(shard.job_id, full_id_hint())
+            registry.require_job(shard.job_id)
             raise
 
 

@@ -36,6 +36,15 @@ MAX_NUMBER = 100_000
 """Workers, shards or pods. Kubernetes allows as many completions of an Indexed Job with a limit per index."""
 
 
+class ShortName(str):
+    """A name that a user typed for a command that only reads: an id, or the beginning of one.
+
+    Any other text that names a job is its full id, or `@latest`. See docs/decisions/0089-a-prefix-is-not-an-id.md.
+    """
+
+    __slots__ = ()
+
+
 def job_filter(  # noqa: PLR0913 - one argument a condition, all by name
     now: datetime,
     *,

@@ -171,13 +171,13 @@ def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
     """Find a job, and mirror its ledger: at the first look, while it is not complete, and if the policy says so.
 
     Args:
-        name: the id of the job, a prefix that only its id has, or `@latest`.
+        name: the job, as `find_job` takes it.
         app: the run.
         policy: how fresh the tasks have to be.
 
     Raises:
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         NoManifestError: if mops-jobs did not submit the job, so that its tasks are not known.
         StoreError: if the registry cannot be read, and the cache has nothing of the ledger.
     """

@@ -23,7 +23,7 @@ class SearchRequest(NamedTuple):
     """A request for log lines of several jobs."""
 
     jobs: Sequence[str]
-    """Ids, prefixes that only one id has, or @latest; none: the jobs of the filter."""
+    """Jobs, as `find_job` takes them; none: the jobs of the filter."""
     job_filter: Filter
     limit: int
     """The last changed jobs of the filter that are read, this many; 0 for all. Active ones are always read."""

@@ -37,7 +37,7 @@ class LogRequest(NamedTuple):
     """A request for log lines: the job, and which of its lines."""
 
     job: str
-    """A job's id, a prefix that only its id has, or @latest."""
+    """A job, as `find_job` takes it."""
     follow: bool = False
     """Whether to read new lines until the job has ended."""
     since: float | None = None

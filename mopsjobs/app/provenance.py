@@ -124,13 +124,13 @@ def read_provenance(name: str, app: App, *, with_hosts: bool = True) -> Provenan
     """Read the provenance of a job. It costs a few requests, and the download of its bundle.
 
     Args:
-        name: the id of the job, a prefix that only its id has, or `@latest`.
+        name: the job, as `find_job` takes it.
         app: the run.
         with_hosts: whether to look for the machines, for which the ledger is mirrored.
 
     Raises:
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """
     state = find_state(name, app)

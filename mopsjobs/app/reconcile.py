@@ -29,7 +29,6 @@ from mopsjobs.errors import (
     JobNotFoundError,
     MopsJobsError,
     StoreUnavailableError,
-    full_id_hint,
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -240,7 +239,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
         StoreUnavailableError: if the registry cannot be reached.
     """
     job_ids = list(dict.fromkeys(job_ids))
-    found = [app.registry.require_job(job_id, full_id_hint()) for job_id in job_ids] or app.registry.get_active_jobs()
+    found = [app.registry.require_job(job_id) for job_id in job_ids] or app.registry.get_active_jobs()
     ended = [done for state in found if (done := _end_failed_launch(state, app)) is not None]
     session = submission_session(app)
     states = [state for state in found if is_reconcilable(state, CLUSTER_ENGINES) or _has_files(state, session)]

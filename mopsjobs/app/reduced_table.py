@@ -128,14 +128,14 @@ def read_reduced_table(
     family, and the reads.
 
     Args:
-        names: ids, prefixes, or `@latest`.
+        names: the jobs, as `find_job` takes them.
         app: the run.
         view: reads the table.
         on_progress: called with the number of reductions whose outputs were read.
 
     Raises:
         JobNotFoundError: if a job does not exist.
-        AmbiguousJobError: if several ids begin with a name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         NoManifestError: if mops-jobs did not submit a job.
         NoOutputsError: if none of the jobs was reduced.
         StoreError: if the registry cannot be read.

@@ -39,7 +39,7 @@ class ReplayRequest(NamedTuple):
     """A task to run once more, and how."""
 
     name: str
-    """The id of the job, a prefix that only its id has, or `@latest`."""
+    """The job, as `find_job` takes it."""
     task: int
     """The number of the task in the study."""
     python: str | None = None
@@ -120,7 +120,7 @@ def replay(request: ReplayRequest, app: App) -> Replay:
 
     Raises:
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         NoManifestError: if mops-jobs did not submit the job.
         UsageError: if the job has no such task.
         OptionError: if the interpreter does not exist.

@@ -265,13 +265,13 @@ def find_results(names: Iterable[str], app: App, policy: FreshnessPolicy) -> lis
     """Find jobs and their ancestors, and mirror their ledgers. Return them by family, the newest job of each first.
 
     Args:
-        names: ids, prefixes, or `@latest`.
+        names: the jobs, as `find_job` takes them.
         app: the run.
         policy: whether the network may be used. Else the cache tells all.
 
     Raises:
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with a name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         NoManifestError: if mops-jobs did not submit a job.
         StoreError: if the registry cannot be read; offline, if the cache lacks the tasks of a job.
     """

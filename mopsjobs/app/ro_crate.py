@@ -72,7 +72,7 @@ def write_crate(
     """Write a job to a directory as an RO-Crate. The metadata come last: a directory without them is not complete.
 
     Args:
-        name: the id of the job, a prefix that only its id has, or `@latest`.
+        name: the job, as `find_job` takes it.
         options: the directory, and what it gets.
         app: the run.
         on_progress: called with the number of outputs so far.
@@ -81,7 +81,7 @@ def write_crate(
         UsageError: if the directory has content.
         MopsJobsError: if a file cannot be written.
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """
     found, directory = read_provenance(name, app), options.directory

@@ -35,12 +35,11 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     A job whose shards report by files that cannot be delivered is only compared, with a warning.
 
     Args:
-        name: the id of the job, a prefix that only its id has, or `@latest`.
+        name: the full id of the job, or `@latest`.
         app: the run.
 
     Raises:
         JobNotFoundError: if the job does not exist.
-        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         NoManifestError: if the job has no manifest.
         InvalidTransitionError: if the job cannot be validated in its present status.
         EngineError: if Slurm does not answer about a job whose shards report by files.

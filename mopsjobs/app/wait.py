@@ -87,7 +87,7 @@ def wait_for(
     While the registry does not answer, the wait goes on until the time is up.
 
     Args:
-        names: ids, prefixes of ids or `@latest`; see `find_state`.
+        names: the jobs, as `find_job` takes them.
         app: the run, whose registry has the jobs.
         until: when to stop.
         interval: seconds between two reads; None for the default of the registry.

@@ -34,18 +34,32 @@ FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "names
 """The flags of `add_filter_flags`, which are the arguments of `job_filter`."""
 
 
-def add_full_ids(
-    parser: argparse.ArgumentParser, name: str = "job", nargs: str | None = None, help_text: str = FULL_ID_HELP
+def add_job_names(
+    parser: argparse.ArgumentParser, name: str = "job", nargs: str | None = None, help_text: str = JOB_HELP
 ) -> None:
-    """Declare an argument for the full id of a job, or of several.
+    """Declare an argument for a job that is only read, or for several: see `add_full_ids`."""
+    parser.add_argument(name, metavar="JOB", nargs=nargs, type=job_arguments.ShortName, help=help_text)
+
+
+def add_full_ids(
+    parser: argparse.ArgumentParser,
+    name: str = "job",
+    nargs: str | None = None,
+    help_text: str = FULL_ID_HELP,
+    *,
+    takes_latest: bool = False,
+) -> None:
+    """Declare an argument for the full id of a job that may change, or of several.
 
     Args:
         parser: the parser of the command.
         name: the name of the argument.
         nargs: how many ids, as argparse has it; one by default.
         help_text: the help of the argument.
+        takes_latest: whether it may be `@latest` too.
     """
-    parser.add_argument(name, metavar="JOB", nargs=nargs, type=full_id_type(parser), help=help_text)
+    kind, more = (str, ", or @latest") if takes_latest else (full_id_type(parser), "")
+    parser.add_argument(name, metavar="JOB", nargs=nargs, type=kind, help=help_text + more)
 
 
 def full_id_type(parser: argparse.ArgumentParser) -> Callable[[str], str]:

@@ -43,6 +43,8 @@ class JobReader:
         self.prefix = prefix
         self._now = now
         self._observe = observe or _ignore
+        self.ids_with_prefix: Callable[[str], tuple[str, ...]] = lambda _prefix: ()
+        """Returns known ids that begin with a text, for the error about a job that does not exist."""
 
     def key_of(self, job_id: str) -> str:
         """Return the key of a job's record."""
@@ -67,8 +69,8 @@ class JobReader:
         found = self.get_record(job_id)
         return None if found is None else self._read(self.key_of(job_id), found.value)
 
-    def require_job(self, job_id: str, hint: str | None = None) -> JobState:
-        """Return the job with this id. The hint is for the error if there is none.
+    def require_job(self, job_id: str) -> JobState:
+        """Return the job with this id.
 
         Raises:
             JobNotFoundError: if there is none.
@@ -76,8 +78,12 @@ class JobReader:
         """
         state = self.get_job(job_id)
         if state is None:
-            raise JobNotFoundError(job_id, hint=hint)
+            raise self.not_found(job_id)
         return state
+
+    def not_found(self, job_id: str) -> JobNotFoundError:
+        """Return the error for an id that no job has."""
+        return JobNotFoundError(job_id, candidates=self.ids_with_prefix(job_id))
 
     def get_record(self, job_id: str) -> Versioned | None:
         """Return the bytes of a job's record and their version, or None."""

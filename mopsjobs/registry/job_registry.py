@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
-from mopsjobs.errors import JobExistsError, JobNotFoundError, KeyNotFoundError, UsageError, full_id_hint
+from mopsjobs.errors import JobExistsError, KeyNotFoundError, UsageError
 from mopsjobs.registry import transitions
 from mopsjobs.registry.announcements import Announcer
 from mopsjobs.registry.job_reader import JobReader, Observe
@@ -372,7 +372,7 @@ class JobRegistry(JobReader):
             outcome = self._update(key, apply, write)
             write.last_read = Versioned(outcome.value, outcome.version)
         except KeyNotFoundError:
-            raise JobNotFoundError(job_id, hint=full_id_hint()) from None
+            raise self.not_found(job_id) from None
         finally:
             # Also after a refusal: its message shows the status of the record.
             if write.last_read is not None:

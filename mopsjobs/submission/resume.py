@@ -21,13 +21,11 @@ from mopsjobs.engines.trust import Trust, not_trusted_error
 from mopsjobs.errors import (
     JobBusyError,
     JobExistsError,
-    JobNotFoundError,
     NoManifestError,
     StoreError,
     StoreUnavailableError,
     UsageError,
     command_line,
-    full_id_hint,
 )
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState
@@ -234,7 +232,7 @@ def _register(job_id: str, session: Session) -> JobState:
     try:
         manifest = load_manifest(session.store, job_id)
     except NoManifestError:
-        raise JobNotFoundError(job_id, hint=full_id_hint()) from None
+        raise session.registry.not_found(job_id) from None
     with contextlib.suppress(JobExistsError):
         return session.registry.register_job(job_id, **manifest.record_fields())
     return session.registry.get_job(job_id) or _register(job_id, session)

@@ -127,5 +127,5 @@ class FailuresQuery:
 
 def _required(job: str | None) -> str:
     if job is None:
-        raise UsageError("missing job: expected the id of a job, the beginning of one, or @latest.")
+        raise UsageError("missing job: expected the id of a job, or @latest.")
     return job

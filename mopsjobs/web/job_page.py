@@ -16,7 +16,7 @@ from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failed_tasks import describe_failures
 from mopsjobs.cache.queries.failures import last_failures
-from mopsjobs.cache.queries.families import Family, describe_short_name
+from mopsjobs.cache.queries.families import Family
 from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.listed_jobs import listed_job
 from mopsjobs.cache.queries.overview import jobs_of_study
@@ -79,7 +79,6 @@ class JobPage:
                 "parent": job["parent_job_id"],
                 "family": None if family is None else job_sections.family(family, whole_id),
                 "comparisons": _comparisons(connection, job, family),
-                "short": describe_short_name(job_id, whole_id, family),
                 "outputs": job_sections.outputs(job),
                 "notes": job_sections.notes(job, now),
                 "timeline": job_sections.timeline(job, now),

@@ -124,7 +124,7 @@ def _paths() -> dict[str, Any]:
                 "name": "job_id",
                 "in": "path",
                 "required": True,
-                "description": "The id of a job, a unique prefix of it, or @latest.",
+                "description": "The full id of a job, or @latest.",
                 "schema": {"type": "string", "minLength": 1},
             },
             missing=True,
@@ -200,7 +200,7 @@ def _health() -> dict[str, Any]:
 
 def _job_parameter() -> dict[str, Any]:
     text = {"type": "string", "minLength": 1}
-    return _parameter("job", text, "The id of a job, a unique prefix of it, or @latest.") | {"required": True}
+    return _parameter("job", text, "The full id of a job, or @latest.") | {"required": True}
 
 
 def _page_parameters(what: str, default: int, cursor: dict[str, Any] = _TEXT) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ class _Errors:
         """Answer an error of mops-jobs: the message of the command, with the matching HTTP status."""
         matching = ((code, title) for kind, code, title in _STATUSES if isinstance(error, kind))
         code, title = next(matching, (503, "Unavailable"))
-        return self._error(code, title, str(error), error.hint)
+        return self._error(code, title, str(error), error.hint, getattr(error, "candidates", ()))
 
     def handle_unexpected_error(self, error: Exception) -> Response:
         """Answer any other error; the server goes on."""
@@ -93,12 +93,21 @@ class _Errors:
             500, "Internal Server Error", "An unexpected error occurred. See the messages of the server.", None
         )
 
-    def _error(self, code: int, title: str, detail: str, hint: str | None) -> Response:
+    def _error(
+        self, code: int, title: str, detail: str, hint: str | None, candidates: tuple[str, ...] = ()
+    ) -> Response:
         if api.is_for_programs(request.path):
             return api.problem(code, title, detail, hint)
         try:
             text = self._renderer.render(
-                "error.html", 0, header=self._renderer.site.header(), code=code, title=title, detail=detail, hint=hint
+                "error.html",
+                0,
+                header=self._renderer.site.header(),
+                code=code,
+                title=title,
+                detail=detail,
+                hint=hint,
+                candidates=candidates,
             )
         except MopsJobsError:  # without a usable cache, there is no age for the head of the page
             return Response(f"{title}: {strip_control_characters(detail)}\n", code, mimetype="text/plain")

@@ -102,7 +102,7 @@ def test_latest_where_a_full_id_is_needed(cli: Cli, words: str) -> None:
 )
 def test_no_such_job(cli: Cli, argv: tuple[str, ...]) -> None:
     """A job that is not there: exit code 3, one sentence that names it, and how to find the right name."""
-    said = "error: Job no not found.\nhint: Give the full id. To see the ids, run: mops-jobs list\n"
+    said = "error: Job no not found.\nhint: To see the ids, run: mops-jobs list\n"
     assert cli(*argv) == (3, "", said)
 
 

@@ -59,7 +59,7 @@ def test_the_api_tells_what_the_commands_print(web: Web, cli: Cli) -> None:
     """The same documents, from the same moment."""
     for query, flags in (("", ()), ("?status=failed", ("--status", "failed")), ("?limit=1", ("--limit", "1"))):
         assert web.get(f"/api/v1/jobs{query}").get_json() == cli.ok("list", "--json", *flags).json
-    assert web.get("/api/v1/jobs/running").get_json() == cli.ok("status", "running-1", "--json").json
+    assert web.get("/api/v1/jobs/running-1").get_json() == cli.ok("status", "running-1", "--json").json
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,9 @@ def test_the_api_tells_what_the_commands_print(web: Web, cli: Cli) -> None:
     ],
 )
 def test_tasks_of_the_api_are_those_of_the_command(web: Web, cli: Cli, query: str, flags: tuple[str, ...]) -> None:
-    """The same document, for a prefix of the id too."""
-    assert web.get(f"/api/v1/tasks?job=nig{query}").get_json() == cli.ok("tasks", "night", "--json", *flags).json
+    """The same document; a prefix of the id is not one."""
+    assert web.get(f"/api/v1/tasks?job=nig{query}").status_code == 404
+    assert web.get(f"/api/v1/tasks?job=night{query}").get_json() == cli.ok("tasks", "night", "--json", *flags).json
 
 
 SORTED = ("task", "-task", "seconds", "-seconds", "cpu", "memory", "attempt", "-started")
@@ -134,7 +135,7 @@ def test_results_of_the_api_are_the_rows_of_the_table(web: Web, cli: Cli, remote
     cli.ok("results", "night", "--table", str(tmp_path / "out.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(rows) == 30
-    whole = web.get("/api/v1/results?job=nig").get_json()
+    whole = web.get("/api/v1/results?job=night").get_json()
     assert whole["rows"] == rows
     assert {one["name"]: one["type"] for one in whole["columns"]} == {
         "job_id": "text", "task": "integer", "param_id": "text", "beta": "number", "mode": "text", "seed": "unsigned",

@@ -231,7 +231,8 @@ def test_results_that_are_kept_have_a_limit_of_memory(web: Web, monkeypatch: pyt
         ([], 400, "invalid number of jobs &#39;0&#39;: expected 2 to 5."),
         (["base"], 400, "invalid number of jobs &#39;1&#39;: expected 2 to 5."),
         (["base", "faster", "wider", "a", "b", "c"], 400, "invalid number of jobs &#39;6&#39;"),
-        (["base", "bas"], 400, "invalid job &#39;bas&#39;: expected another job than base, which comes before."),
+        (["base", "base"], 400, "invalid job &#39;base&#39;: expected another job than base, which comes before."),
+        (["base", "bas"], 404, "Job bas not found."),
         (["base", "nothing"], 404, "Job nothing not found."),
     ],
 )
@@ -245,12 +246,18 @@ def test_a_query_of_other_jobs_keeps_the_form(web: Web, ids: list[str], code: in
     assert len(values) >= 2
 
 
-def test_a_job_is_found_by_a_prefix(web: Web) -> None:
-    """As everywhere; links have the whole id. Empty fields of the form do not count."""
-    page = web.ok("/compare?job=fast&job=wid&job=&show=")
+def test_empty_fields_of_the_form_do_not_count(web: Web) -> None:
+    page = web.ok("/compare?job=faster&job=wider&job=&show=")
     assert "/compare?job=wider&amp;job=faster" in page
     values = re.findall(r'<input name="job" value="([^"]*)"', page)
     assert values == ["faster", "wider", ""]
+
+
+def test_a_prefix_is_not_a_job_to_compare(web: Web) -> None:
+    """What another job has must not stand under the name that was asked for."""
+    answer = web.get("/compare?job=fast&job=wider")
+    assert answer.status_code == 404
+    assert "Give the full id. These begin with it: faster" in answer.text
 
 
 def test_the_form_suggests_other_jobs_of_the_study(web: Web) -> None:

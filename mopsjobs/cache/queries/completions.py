@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import sqlite3
 
+from mopsjobs.cache.queries.jobs import ABOVE_IDS
+
 MAX_WORDS = 200
 """More candidates are of no help."""
 
@@ -35,9 +37,8 @@ def active_job_words(connection: sqlite3.Connection, prefix: str) -> list[str]:
 
 def _job_ids(connection: sqlite3.Connection, prefix: str, condition: str) -> list[str]:
     if prefix:
-        # U+10FFFF is in no id, since it does not print. So it bounds the ids with this prefix from above.
         sql = f"SELECT job_id FROM job WHERE {condition}job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?"  # noqa: S608 - constant conditions
-        rows = connection.execute(sql, (prefix, prefix + "\U0010ffff", MAX_WORDS))
+        rows = connection.execute(sql, (prefix, prefix + ABOVE_IDS, MAX_WORDS))
     else:
         sql = f"SELECT job_id FROM job WHERE {condition}true ORDER BY changed_ts DESC LIMIT ?"  # noqa: S608
         rows = connection.execute(sql, (MAX_WORDS,))
@@ -52,7 +53,7 @@ def _with_latest(prefix: str, words: list[str]) -> list[str]:
 def owner_words(connection: sqlite3.Connection, prefix: str) -> list[str]:
     """Return owners that begin with a prefix."""
     sql = "SELECT DISTINCT owner FROM tally WHERE jobs > 0 AND owner >= ? AND owner < ? ORDER BY owner"
-    return _plain_words(connection.execute(sql, (prefix, prefix + "\U0010ffff")))[:MAX_WORDS]
+    return _plain_words(connection.execute(sql, (prefix, prefix + ABOVE_IDS)))[:MAX_WORDS]
 
 
 def _plain_words(rows: sqlite3.Cursor) -> list[str]:

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from mopsjobs.cache.queries.jobs import ABOVE_IDS, ids_with_prefix
+from mopsjobs.errors import AmbiguousJobError
 from mopsjobs.utils.times import parse_time
 
 if TYPE_CHECKING:
@@ -133,37 +135,33 @@ def member_from_state(state: JobState) -> Member:
     )
 
 
-def newest_of_prefix(connection: sqlite3.Connection, prefix: str, end: str, first: str) -> str | None:
-    """Return the newest job of a family if all ids with a prefix belong to it, else None.
+def find_by_prefix(connection: sqlite3.Connection, prefix: str) -> tuple[str, str] | None:
+    """Return the only id that begins with a prefix, or the newest of the only family, with a note that says so.
 
-    Args:
-        connection: the cache.
-        prefix: the prefix.
-        end: a text above all ids with the prefix, and below all others that follow.
-        first: one of the ids.
+    Returns:
+        None if no id begins with it.
+
+    Raises:
+        AmbiguousJobError: if several ids begin with it, and are not all of one family.
     """
+    candidates = ids_with_prefix(connection, prefix)
+    if not candidates:
+        return None
+    if len(candidates) == 1:
+        return candidates[0], f"{prefix} is short for {candidates[0]}"
+    newest = _newest_of_prefix(connection, prefix, candidates[0])
+    if newest is None:
+        raise AmbiguousJobError(f"Several jobs begin with {prefix}.", job_id=prefix, candidates=candidates)
+    return newest, f"{prefix} is short for {newest}, the newest of its family"
+
+
+def _newest_of_prefix(connection: sqlite3.Connection, prefix: str, first: str) -> str | None:
+    """Return the newest job of the family of the first id with a prefix if all others belong to it too, else None."""
     family = read_family(connection, first)
     if family is None:
         return None
     ids = {member.job_id for member in family.members}
     rows = connection.execute(
-        "SELECT job_id FROM job WHERE job_id >= ? AND job_id < ? LIMIT ?", (prefix, end, len(ids) + 1)
+        "SELECT job_id FROM job WHERE job_id >= ? AND job_id < ? LIMIT ?", (prefix, prefix + ABOVE_IDS, len(ids) + 1)
     )
     return family.newest if all(row[0] in ids for row in rows) else None
-
-
-def describe_short_name(name: str, job_id: str, family: Family | None) -> str | None:
-    """Return what a short name stands for; None if it is the id itself, or `@latest`."""
-    if name in (job_id, "@latest"):
-        return None
-    if not is_family_name(name, family):
-        return f"{name} is short for {job_id}"
-    return f"{name} is short for {job_id}, the newest of its family"
-
-
-def is_family_name(name: str, family: Family | None) -> bool:
-    """Return whether several jobs of a family begin with a name, and none has it as its id."""
-    if family is None:
-        return False
-    ids = [member.job_id for member in family.members]
-    return name not in ids and sum(job_id.startswith(name) for job_id in ids) > 1

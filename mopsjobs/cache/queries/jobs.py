@@ -12,10 +12,13 @@ from collections.abc import Iterator, Sequence
 
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, JobColumns, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, where_clauses
-from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, RecordError, UsageError, command_line
+from mopsjobs.errors import JobNotFoundError, RecordError, UsageError, command_line
+
+ABOVE_IDS = "\U0010ffff"
+"""No id has this character, since it does not print. Behind a prefix, it bounds the ids with the prefix from above."""
 
 MAX_CANDIDATES = 5
-"""Ids in the error for an ambiguous prefix: enough to see the pattern, few enough for one line."""
+"""Ids in the error for a name that is not an id: enough to see the pattern, few enough for one line."""
 
 
 class JobList:
@@ -132,32 +135,38 @@ def page_rows(
 
 
 def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[str, object]:
-    """Find the job with an id, the only job whose id begins with it, or the newest for `@latest`.
-
-    If all jobs that begin with it are of one family, the newest of that family is found.
+    """Find the job with an id, or the newest for `@latest`.
 
     Raises:
         JobNotFoundError: if there is none.
-        AmbiguousJobError: if several ids begin with it, and are not all of one family.
         RecordError: if the record of that job is unreadable, and the cache has no good row of it.
         UsageError: if the name begins with `@` and is not `@latest`.
     """
     if name.startswith("@") and name != "@latest":
-        raise UsageError(f"invalid job '{name}': expected an id, the beginning of one, or @latest.")
-    is_latest = name == "@latest"
-    columns = (
-        _first_job(connection, "ORDER BY created_ts DESC, job_id") if is_latest else _find_by_prefix(connection, name)
-    )
-    if columns is None:
-        for key, reason in unreadable_records(connection, name):
-            raise RecordError(reason, key=key)
-        raise JobNotFoundError(name, hint=f"To see the ids, run: {command_line('list')}")
-    return job_json(columns, now=now)
+        raise UsageError(f"invalid job '{name}': expected an id or @latest.")
+    if name == "@latest":
+        found = _first_job(connection, "ORDER BY created_ts DESC, job_id", now=now)
+    else:
+        found = find_exact(connection, name, now=now)
+    if found is not None:
+        return found
+    for key, reason in unreadable_records(connection, name):
+        raise RecordError(reason, key=key)
+    from mopsjobs.cache.pruning import is_pruned  # no listing needs it
+
+    pruned = f"It was pruned from this cache. To read it from the registry, run: {command_line('status', name)}"
+    hint = pruned if is_pruned(connection, name) else None
+    raise JobNotFoundError(name, hint=hint, candidates=ids_with_prefix(connection, name))
 
 
 def find_exact(connection: sqlite3.Connection, job_id: str, *, now: float) -> dict[str, object] | None:
     """Return the job with this full id; None if the cache has none."""
-    columns = _first_job(connection, "WHERE job_id = ?", job_id)
+    return _first_job(connection, "WHERE job_id = ?", job_id, now=now)
+
+
+def _first_job(connection: sqlite3.Connection, condition: str, *values: str, now: float) -> dict[str, object] | None:
+    sql = f"SELECT {COLUMNS} FROM job {condition} LIMIT 1"  # noqa: S608 - constant names, bound values
+    columns: JobColumns | None = connection.execute(sql, values).fetchone()
     return None if columns is None else job_json(columns, now=now)
 
 
@@ -167,34 +176,14 @@ def ended_record(connection: sqlite3.Connection, job_id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _first_job(connection: sqlite3.Connection, condition: str, *values: str) -> JobColumns | None:
-    sql = f"SELECT {COLUMNS} FROM job {condition} LIMIT 1"  # noqa: S608 - constant names, bound values
-    row: JobColumns | None = connection.execute(sql, values).fetchone()
-    return row
-
-
-def _find_by_prefix(connection: sqlite3.Connection, prefix: str) -> JobColumns | None:
-    if exact := _first_job(connection, "WHERE job_id = ?", prefix):
-        return exact
-    # U+10FFFF is in no id, since it does not print. So it bounds the ids with this prefix from above.
-    end = prefix + "\U0010ffff"
+def ids_with_prefix(connection: sqlite3.Connection, prefix: str) -> tuple[str, ...]:
+    """Return the first ids that begin with a prefix, and `…` if there are more."""
     rows = connection.execute(
-        f"SELECT job_id, {COLUMNS} FROM job WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?",  # noqa: S608
-        (prefix, end, MAX_CANDIDATES + 1),
+        "SELECT job_id FROM job WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?",
+        (prefix, prefix + ABOVE_IDS, MAX_CANDIDATES + 1),
     ).fetchall()
-    if len(rows) > 1:
-        from mopsjobs.cache.queries.families import newest_of_prefix  # no listing needs it
-
-        newest = newest_of_prefix(connection, prefix, end, rows[0][0])
-        if newest is not None:
-            return _first_job(connection, "WHERE job_id = ?", newest)
-        more = ("…",) if len(rows) > MAX_CANDIDATES else ()
-        raise AmbiguousJobError(
-            f"Several jobs begin with {prefix}.",
-            job_id=prefix,
-            candidates=tuple(row[0] for row in rows[:MAX_CANDIDATES]) + more,
-        )
-    return rows[0][1:] if rows else None
+    more = ("…",) if len(rows) > MAX_CANDIDATES else ()
+    return tuple(row[0] for row in rows[:MAX_CANDIDATES]) + more
 
 
 def count_jobs(connection: sqlite3.Connection) -> int:

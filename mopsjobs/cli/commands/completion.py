@@ -6,7 +6,6 @@ import argparse
 
 from mopsjobs.app.app import App
 from mopsjobs.cache.queries.task_filters import STATUSES
-from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.result import RawText, Result, Tsv
 from mopsjobs.errors import MopsJobsError, UsageError
@@ -109,7 +108,7 @@ def _describe(command: str, action: argparse.Action) -> None:
         action.choices = KINDS
     kind = "owners" if "--owner" in action.option_strings else None
     if action.metavar == "JOB":
-        takes_latest = (action.help or "").startswith(JOB_HELP)
+        takes_latest = "@latest" in (action.help or "")
         kind = "active" if command == "wait" else "names" if takes_latest else "jobs"
     if kind is not None:
         function = f"_mops_jobs_complete_{kind}"

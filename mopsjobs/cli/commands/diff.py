@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mopsjobs.app.app import App
 from mopsjobs.app.compare_jobs import CompareOptions, JobDifference, compare_jobs
-from mopsjobs.cli.flags import JOB_HELP
+from mopsjobs.app.job_arguments import ShortName
+from mopsjobs.cli.flags import add_job_names
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, title_text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, shorten
@@ -49,8 +50,10 @@ Line = str | list[str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("first", metavar="JOB", help=JOB_HELP)
-    parser.add_argument("second", metavar="OTHER", help="the job to compare with, named in the same way")
+    add_job_names(parser, "first")
+    parser.add_argument(
+        "second", metavar="OTHER", type=ShortName, help="the job to compare with, named in the same way"
+    )
     parser.add_argument("--code", action="store_true", help="print the changed lines of the code")
     parser.add_argument("--without-results", action="store_true", help="leave out the outputs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

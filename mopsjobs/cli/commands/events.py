@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mopsjobs.app.app import App
 from mopsjobs.app.event_feed import EventFeed, event_text, parse_kinds
 from mopsjobs.cache.queries.events import StoredEvent, cache_id, public_event
-from mopsjobs.cli.flags import JOB_HELP, argument_type
+from mopsjobs.cli.flags import JOB_HELP, add_job_names, argument_type
 from mopsjobs.console.result import Body, JsonLines, Result, Text
 from mopsjobs.console.terminal import style_text
 from mopsjobs.events.format import DROPPED, KINDS, LOG, TASK_FAILED
@@ -34,7 +34,7 @@ KIND_STYLES = {TASK_FAILED: "red", DROPPED: "yellow", LOG: "dim"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", nargs="?", help=f"{JOB_HELP} (default: all jobs)")
+    add_job_names(parser, nargs="?", help_text=f"{JOB_HELP} (default: all jobs)")
     parser.add_argument(
         "-f", "--follow", action="store_true", help="print new events as they come; for one job, until it has ended"
     )

@@ -17,9 +17,9 @@ from mopsjobs.app.failures import (
 from mopsjobs.app.job_arguments import DEFAULT_LIMIT
 from mopsjobs.cache.queries.failures import BY_EVENTS
 from mopsjobs.cli.flags import (
-    JOB_HELP,
     add_filter_flags,
     add_freshness_flags,
+    add_job_names,
     check_jobs_or_filters,
     filter_of,
     freshness_policy,
@@ -56,7 +56,7 @@ INDENT = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", nargs="*", help=JOB_HELP)
+    add_job_names(parser, nargs="*")
     add_filter_flags(parser)
     parser.add_argument(
         "-n",

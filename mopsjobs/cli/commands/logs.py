@@ -11,8 +11,8 @@ from mopsjobs.app.log_search import SearchRequest, search_logs
 from mopsjobs.app.log_selection import LogLine, parse_tasks
 from mopsjobs.app.log_source import LogRequest, read_logs
 from mopsjobs.cli.flags import (
-    JOB_HELP,
     add_filter_flags,
+    add_job_names,
     argument_type,
     check_jobs_or_filters,
     filter_of,
@@ -43,7 +43,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", nargs="*", help=JOB_HELP)
+    add_job_names(parser, nargs="*")
     parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the job has ended")
     parser.add_argument("--since", metavar="DURATION", help="print only lines newer than this, like 10m")
     parser.add_argument(

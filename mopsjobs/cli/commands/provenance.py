@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mopsjobs.app.app import App
 from mopsjobs.app.provenance import Provenance, printable, read_provenance, study_json
-from mopsjobs.cli.flags import JOB_HELP
+from mopsjobs.cli.flags import add_job_names
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
@@ -45,7 +45,7 @@ Line = str | list[str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
+    add_job_names(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print one JSON object, with all files and packages")
     what.add_argument("--ro-crate", metavar="DIRECTORY", help="write an RO-Crate to this new or empty directory")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from mopsjobs.app.app import App
 from mopsjobs.app.log_selection import MAX_TASK
 from mopsjobs.app.replay import Replay, ReplayRequest, replay
-from mopsjobs.cli.flags import JOB_HELP
+from mopsjobs.cli.flags import add_job_names
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, title_text
 from mopsjobs.errors import UsageError
@@ -34,7 +34,7 @@ Line = str | list[str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
+    add_job_names(parser)
     parser.add_argument("task", metavar="TASK", help="number of the task, as tasks shows it")
     parser.add_argument(
         "--python",

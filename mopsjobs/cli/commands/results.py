@@ -14,7 +14,7 @@ from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.reduced_table import ReducedTable, read_reduced_table
 from mopsjobs.app.replicates import ReplicateTable, Statistics, parse_quantiles
 from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
-from mopsjobs.cli.flags import JOB_HELP, argument_type
+from mopsjobs.cli.flags import JOB_HELP, add_job_names, argument_type
 from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -52,7 +52,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("jobs", metavar="JOB", nargs="+", help=f"{JOB_HELP}; several with --table")
+    add_job_names(parser, "jobs", "+", f"{JOB_HELP}; several with --table")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--download", metavar="DIRECTORY", help="download the outputs to this directory")
     how.add_argument("--json", action="store_true", help="print one JSON object per output and line")

@@ -27,8 +27,8 @@ from mopsjobs.app.job_texts import (
 )
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache.job_json import count_outputs, missing_text, reused_text
-from mopsjobs.cache.queries.families import Family, Member, describe_short_name
-from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
+from mopsjobs.cache.queries.families import Family, Member
+from mopsjobs.cli.flags import add_freshness_flags, add_job_names, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
@@ -68,7 +68,7 @@ Line = str | list[str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
+    add_job_names(parser)
     parser.add_argument("--json", action="store_true", help="print the job as one JSON object")
     parser.add_argument(
         "--exit-status",
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         exit_code = exit_code_of(found.job)
     if args.json:
         return Result(Document(found.job), warnings=found.warnings, exit_code=exit_code)
-    lines, notes = _engine_text(found.job, found.engine) if found.engine is not None else _text(args.job, found, app)
+    lines, notes = _engine_text(found.job, found.engine) if found.engine is not None else _text(found, app)
     return Result(Text(lines, indent=TITLE_WIDTH), warnings=found.warnings, notes=notes, exit_code=exit_code)
 
 
@@ -103,7 +103,7 @@ def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]
     return lines, [f"Next: {answer.show_command}"]
 
 
-def _text(name: str, found: FoundJob, app: App) -> tuple[list[Line], list[str]]:
+def _text(found: FoundJob, app: App) -> tuple[list[Line], list[str]]:
     """Return lines and notes for a job."""
     job, freshness = found.job, found.freshness
     age = "live, from the registry" if freshness is None else freshness.describe_with_staleness()
@@ -111,11 +111,7 @@ def _text(name: str, found: FoundJob, app: App) -> tuple[list[Line], list[str]]:
     last = job if found.newest is None else found.newest
     ends = _memory_ends(last, app) if last["tasks_failed"] else None
     following = next_command(last, stale=is_stale, is_dead=is_runner_dead(last, app.env), ends=ends)
-    notes = [f"Data: {age}", f"Next: {following}"]
-    short = describe_short_name(name, str(job["job_id"]), found.family)
-    if short is not None:
-        notes.insert(0, short)
-    return _lines(found, app), notes
+    return _lines(found, app), [f"Data: {age}", f"Next: {following}"]
 
 
 def _memory_ends(job: Job, app: App) -> MemoryEnds | None:

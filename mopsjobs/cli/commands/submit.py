@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_job import find_state
 from mopsjobs.app.follow import follow
 from mopsjobs.app.submission_session import submission_session
-from mopsjobs.cli.flags import parse_labels, positive_number
+from mopsjobs.cli.flags import full_id_type, parse_labels, positive_number
 from mopsjobs.cli.launch_flags import (
     add_cluster_options,
     add_notify_flag,
@@ -71,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extend",
         metavar="JOB",
-        help="reuse the outputs of this job, and run only the tasks that it has not done (default: run all)",
+        type=full_id_type(parser),
+        help="reuse the outputs of the job with this full id, and run only the tasks that it has not done (default:"
+        " run all)",
     )
     parser.add_argument(
         "--without-targets",
@@ -131,7 +132,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         labels=parse_labels(args.label),
         foreground=args.wait and args.engine in LOCAL_ENGINES,
         without_targets=args.without_targets,
-        extend=None if args.extend is None else find_state(args.extend, app).job_id,
+        extend=args.extend,
         study_directory=None if args.study == "-" else Path(args.study).resolve().parent,
     )
     if args.print_manifest and args.engine != "kubernetes":

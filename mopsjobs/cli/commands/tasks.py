@@ -21,9 +21,9 @@ from mopsjobs.cache.queries.task_filters import (
 )
 from mopsjobs.cache.queries.tasks import MAX_HELD, ListedTask, TaskList, TaskQuery
 from mopsjobs.cli.flags import (
-    JOB_HELP,
     add_form_flags,
     add_freshness_flags,
+    add_job_names,
     argument_type,
     freshness_policy,
     limit_of,
@@ -51,7 +51,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
+    add_job_names(parser)
     which = parser.add_argument_group("filters")
     which.add_argument(
         "-s",

@@ -7,7 +7,7 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.validate_job import validate_job
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import JOB_HELP
+from mopsjobs.cli.flags import add_full_ids
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.utils.text import pluralize
 
@@ -27,7 +27,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
+    add_full_ids(parser, takes_latest=True)
     parser.add_argument("--json", action="store_true", help="print the job as one JSON object")
 
 

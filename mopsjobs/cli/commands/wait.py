@@ -7,7 +7,7 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.wait import StopCondition, wait_for
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import JOB_HELP, parse_interval
+from mopsjobs.cli.flags import add_job_names, parse_interval
 from mopsjobs.console.result import JsonLines, Result
 from mopsjobs.utils.times import parse_duration
 
@@ -27,7 +27,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("jobs", metavar="JOB", nargs="+", help=JOB_HELP)
+    add_job_names(parser, "jobs", "+")
     parser.add_argument("--timeout", metavar="DURATION", help="give up after this time, like 2h (default: never)")
     parser.add_argument(
         "--interval",

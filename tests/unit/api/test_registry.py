@@ -63,13 +63,14 @@ def test_a_record_that_cannot_be_read_is_told(
     assert caplog.messages == ["1 record cannot be read; the last good state is shown. See: mops-jobs doctor"]
 
 
-def test_a_handle_is_found_by_a_prefix(reg: mj.Registry) -> None:
-    """A handle equals another one on the same job."""
+def test_a_handle_is_found_by_its_full_id(reg: mj.Registry) -> None:
+    """A handle equals another one on the same job. A program's text that only begins an id is an error."""
     add(reg.app.registry, "nightly-1")
-    assert reg.job("night").id == "nightly-1"
-    assert reg.job("@latest") == mj.Job(reg, "nightly-1")
-    with pytest.raises(mj.JobNotFoundError):
-        reg.job("none")
+    assert reg.job("nightly-1") == reg.job("@latest") == mj.Job(reg, "nightly-1")
+    with pytest.raises(KeyError) as caught:
+        reg.job("night")
+    assert isinstance(caught.value, mj.JobNotFoundError)
+    assert caught.value.candidates == ("nightly-1",)
 
 
 def test_a_query_returns_all_rows(cli: Cli, reg: mj.Registry) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from mopsjobs.app.find_job import find_job
 from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.job_arguments import ShortName
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import JobNotFoundError, StoreUnavailableError, UsageError
 from support.cli import Cli, Remote, add
@@ -28,15 +29,40 @@ def _launch_here(cli: Cli, job_id: str) -> None:
     (directory / "runner.json").write_text("{}")
 
 
-@pytest.mark.parametrize("name", ["nightly-1", "night", "@latest"])
+@pytest.mark.parametrize("name", ["nightly-1", "@latest"])
 def test_a_job_of_the_cache_comes_with_its_age(cli: Cli, remote: Remote, name: str) -> None:
-    """The full id, a prefix and `@latest` are read from the cache, without a request."""
+    """The full id and `@latest` are read from the cache, without a request."""
     remote.store.down = True
     found = find_job(name, cli.app(), AS_IT_IS)
     assert (found.job["job_id"], found.job["owner"]) == ("nightly-1", "ada")
     assert found.freshness is not None
     assert found.freshness.describe() == "synced just now"
     assert (found.warnings, found.engine) == ((), None)
+
+
+def test_a_prefix_stands_for_an_id_if_the_registry_has_no_such_job(cli: Cli, remote: Remote) -> None:
+    """It costs one request for a record. A text that is not a short name never is a prefix."""
+    with pytest.raises(JobNotFoundError) as caught:
+        find_job("night", cli.app(), AS_IT_IS)
+    assert (caught.value.candidates, caught.value.hint) == (
+        ("nightly-1",),
+        "Give the full id. These begin with it: nightly-1",
+    )
+    remote.store.calls.clear()
+    assert find_job(ShortName("night"), cli.app(), AS_IT_IS).job["job_id"] == "nightly-1"
+    assert dict(remote.store.calls) == {"get": 1}
+    add(remote.jobs, "night")
+    assert find_job(ShortName("night"), cli.app(), AS_IT_IS).job["job_id"] == "night"
+
+
+def test_a_prefix_stands_for_no_id_that_the_registry_cannot_deny(cli: Cli, remote: Remote) -> None:
+    """Another machine may have registered a job of that id: neither offline nor in an outage another one is shown."""
+    with pytest.raises(JobNotFoundError, match=r"Job night not found\."):
+        find_job(ShortName("night"), cli.app(), OFFLINE)
+    remote.store.down = True
+    with pytest.raises(StoreUnavailableError) as caught:
+        find_job(ShortName("night"), cli.app(), AS_IT_IS)
+    assert "nightly-1" in str(caught.value.hint)
 
 
 def test_a_job_that_the_cache_lacks_is_read_from_the_registry(cli: Cli, remote: Remote) -> None:
