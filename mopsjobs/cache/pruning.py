@@ -163,9 +163,8 @@ def is_pruned(connection: sqlite3.Connection, job_id: str) -> bool:
     row = connection.execute("SELECT key FROM pruned LIMIT 1").fetchone()
     if row is None:
         return False
-    # All keys of a cache belong to one registry, and differ only in the job id.
-    head, _, tail = str(row[0]).rsplit("/", 2)
-    row = connection.execute("SELECT 1 FROM pruned WHERE key = ?", (f"{head}/{job_id}/{tail}",))
+    head, tail = _around_id(row[0])
+    row = connection.execute("SELECT 1 FROM pruned WHERE key = ?", (head + job_id + tail,))
     return row.fetchone() is not None
 
 
@@ -174,13 +173,18 @@ def pruned_parents(connection: sqlite3.Connection) -> set[str]:
     row = connection.execute("SELECT key FROM pruned LIMIT 1").fetchone()
     if row is None:
         return set()
-    head, _, tail = str(row[0]).rsplit("/", 2)
+    head, tail = _around_id(row[0])
     found = connection.execute(
         "SELECT DISTINCT parent_job_id FROM job WHERE parent_job_id IS NOT NULL"
         " AND EXISTS (SELECT 1 FROM pruned WHERE key = ? || parent_job_id || ?)",
-        (f"{head}/", f"/{tail}"),
+        (head, tail),
     )
     return {job_id for (job_id,) in found}
+
+
+def _around_id(key: str) -> tuple[str, str]:
+    """Return what stands before and behind the id in each key of a cache. An id of another program may have slashes."""
+    return key[: key.index("/") + 1], key[key.rindex("/") :]
 
 
 def unmark_pruned(connection: sqlite3.Connection, keys: Iterable[str]) -> None:

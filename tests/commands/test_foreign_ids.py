@@ -33,3 +33,15 @@ def test_a_job_with_a_slash_in_its_id_is_shown_and_ended(
     for page in ("", "/tasks", "/logs"):
         assert "team/run 1" in web.ok(f"/jobs/team%2Frun%201{page}")
     assert json.loads(web.ok("/api/v1/jobs/team%2Frun%201"))["job_id"] == NAME
+
+
+def test_a_pruned_job_with_a_slash_in_its_id_stays_pruned(cli: Cli, remote: Remote) -> None:
+    """`team/run` is not a prefix of it, though the cache has another id that begins so."""
+    for job_id, status in (("team/run", "failed"), ("team/run 1", "running"), ("a", "failed")):
+        remote.put(key(job_id), foreign(job_id, status))
+    cli.clock.advance(days=1)
+    cli.ok("sync")
+    cli.ok("prune", "--older-than", "1h", "--yes")
+    ran = cli("status", "team/run", "--offline")
+    assert (ran.code, ran.err.splitlines()[1].partition(". ")[0]) == (3, "hint: It was pruned from this cache")
+    assert cli.ok("status", "team/run", "--json").json["job_id"] == "team/run"

@@ -102,4 +102,4 @@ def test_an_engine_answers_in_an_outage(cli: Cli, remote: Remote) -> None:
 
 def test_a_name_that_no_job_can_have_is_refused(cli: Cli) -> None:
     with pytest.raises(UsageError, match="invalid job id"):
-        find_job("a/b", cli.app(), AS_IT_IS)
+        find_job("a\\b", cli.app(), AS_IT_IS)
