@@ -143,6 +143,10 @@ def _done_but_not_printed(error: OSError, result: Result) -> MopsJobsError:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     """Parse the arguments, with a parser of only those commands that are among the words: each costs an import."""
+    if argv[:2] == ["results", "download"] and argv[2:] and "--table" not in argv:  # else several jobs
+        from mopsjobs.cli.modelops_words import translate
+
+        argv = translate(argv) or argv
     names = [name for name in COMMANDS if name in argv]
     if argv == ["--version"] or (names and argv[0] in names):
         try:
@@ -152,6 +156,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     try:
         return build_parser().parse_args(argv)
     except UsageError as error:
+        from mopsjobs.cli.modelops_words import translate
+
+        words = translate(argv)
+        if words is not None:
+            return _parse(words)
         error.hint = f"See: mops-jobs {argv[0]} --help" if argv[0] in COMMANDS else "See: mops-jobs --help"
         raise
 

@@ -38,9 +38,6 @@ EXAMPLES = (
     "mops-jobs help submit",
 )
 
-MODELOPS_GROUP = "jobs"
-"""The group of ModelOps' commands on jobs: `mops jobs list`."""
-
 # Everything here is English. Without this, argparse would look for a translation of each of its own words.
 argparse._ = lambda text: text  # type: ignore[attr-defined]
 
@@ -86,8 +83,6 @@ class CommandLineParser(argparse.ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
-            if value == MODELOPS_GROUP and value in self._words:
-                self.error(_translate_group(self._words[self._words.index(value) + 1 :]))
             place = self._words.index(str(value))
             before = self._words[place - 1] if place else ""
             is_flag = before.startswith("--") and before != "--" and "=" not in before
@@ -119,17 +114,6 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if "\n" in text:
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)  # noqa: SLF001
-
-
-def _translate_group(words: list[str]) -> str:
-    """Return the error for `jobs COMMAND …`, the form of ModelOps."""
-    import shlex  # only errors need it
-
-    command, *rest = words or ["list"]
-    if command == "submit" and not {"--auto", "--bundle"} & {word.partition("=")[0] for word in rest}:
-        rest.append("--auto")
-    line = shlex.join(["mops-jobs", {"sync": "reconcile"}.get(command, command), *rest])
-    return f"unknown command '{MODELOPS_GROUP}': commands have no group here. Did you mean '{line}'?"
 
 
 def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:

@@ -124,8 +124,9 @@ def parse_when(text: str, now: datetime) -> datetime:
     Raises:
         UsageError: if the text is neither.
     """
-    if _duration_parts(text):
-        return now - timedelta(seconds=parse_duration(text))
+    duration = re.sub(r" ([smhdw])(?:econd|inute|our|ay|eek)s?(?: ago)?$", r"\1", text)  # 24 hours ago
+    if _duration_parts(duration):
+        return now - timedelta(seconds=parse_duration(duration))
     try:
         return parse_time(text)
     except ValueError:

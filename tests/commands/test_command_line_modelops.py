@@ -15,28 +15,64 @@ from support.servers import Azurite
 
 
 @pytest.mark.parametrize(
-    ("line", "answer"),
+    ("line", "same"),
     [
-        ("list -h 48", "invalid -h 48: -h prints the help. Did you mean '--hours 48'?"),
-        ("list -h48", "invalid -h 48: -h prints the help. Did you mean '--hours 48'?"),
-        ("--registry memory: list -s failed -h 48", "invalid -h 48: -h prints the help. Did you mean '--hours 48'?"),
-        ("jobs list -n 5", "unknown command 'jobs': commands have no group here. Did you mean 'mops-jobs list -n 5'?"),
-        ("jobs", "unknown command 'jobs': commands have no group here. Did you mean 'mops-jobs list'?"),
-        (
-            "--registry memory: jobs resume a;b --dry-run",
-            "unknown command 'jobs': commands have no group here. Did you mean 'mops-jobs resume 'a;b' --dry-run'?",
-        ),
-        ("jobs sync", "unknown command 'jobs': commands have no group here. Did you mean 'mops-jobs reconcile'?"),
-        (
-            "jobs submit study.json",
-            "unknown command 'jobs': commands have no group here. Did you mean 'mops-jobs submit study.json --auto'?",
-        ),
+        ("list -h 48", "list --hours 48"),
+        ("list -h48", "list --hours 48"),
+        ("jobs list -h 48", "list --hours 48"),
+        ("jobs list -n 5 --no-sync", "list -n 5"),
+        ("jobs", "list"),
+        ("--registry memory: jobs status a;b", "--registry memory: status a;b"),
+        ("--registry memory: list -s failed -h 48", "--registry memory: list -s failed --hours 48"),
+        ("jobs sync", "reconcile"),
+        ("submit study.json -b sha256:1", "submit study.json --bundle sha256:1"),
+        ("submit study.json --no-auto --bundle=sha256:1", "submit study.json --bundle=sha256:1"),
+        ("validate JOB --force", "validate JOB"),
+        ("results download JOB", "results JOB --download results/JOB"),
+        ("results download JOB -o out", "results JOB --download out"),
+        ("jobs reconcile --validate JOB", "reconcile JOB"),
     ],
 )
-def test_the_forms_of_modelops_name_the_command_to_use(cli: Cli, line: str, answer: str) -> None:
-    """`list -h 48` printed the help and succeeded, so a script took it for an empty list."""
+def test_what_means_the_same_is_taken(cli: Cli, line: str, same: str) -> None:
+    """Both lines do the same, in words and exit code. `list -h 48` printed the help and succeeded."""
+    here, there = cli(*same.split()), cli(*line.split())
+    assert (there.code, there.out, there.err.replace("results download", "results")) == (here.code, here.out, here.err)
+    assert "unknown flag" not in there.err
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("submit s.json -t cases", "mops-jobs does not evaluate targets. Use mops jobs submit, or run the simulations"),
+        ("submit s.json --target-set=all", "mops-jobs does not evaluate targets."),
+        ("submit s.json --project-root ..", "submit packs the current directory. Change to the project first."),
+        ("sync --dry-run", "sync updates the local cache. To ask the cluster, use mops-jobs reconcile."),
+        ("jobs sync --no-validate", "reconcile has no --no-validate."),
+        ("resume JOB --bundle sha256:1", "resume runs the code of the job. To run that of the current directory, use"),
+        ("resume JOB --dry-run", "resume has no dry run. To see its tasks, use mops-jobs tasks JOB --status failed,"),
+        ("status JOB --watch", "status shows a job once. To follow it, use mops-jobs wait JOB."),
+        (
+            "jobs submit a;b",
+            "mops jobs submit runs in the cluster. Use mops-jobs submit 'a;b' with --auto, and --engine",
+        ),
+        ("bundle push", "'bundle' is a command of ModelOps. Use mops bundle;"),
+        ("init", "'init' is a command of ModelOps. Use mops init;"),
+        ("infra up", "'infra' is a command of ModelOps. Use mops infra."),
+        ("adaptive up", "'adaptive' is a command of ModelOps. Use mops adaptive."),
+        ("workspace up", "'workspace' is a command of ModelOps. Use mops workspace."),
+    ],
+)
+def test_what_means_something_else_names_what_to_use(cli: Cli, line: str, answer: str) -> None:
+    """In one sentence, where argparse knows only that the word is unknown."""
     ran = cli(*line.split())
-    assert (ran.code, ran.out, sentences(ran.err)) == (2, "", [f"error: {answer}"])
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    assert sentences(ran.err)[0].startswith(f"error: {answer}")
+
+
+def test_a_flag_that_only_mops_jobs_lacks_is_still_unknown(cli: Cli) -> None:
+    """The words of ModelOps are looked up by their command."""
+    assert sentences(cli("list", "--force").err) == ["error: unknown flag '--force'."]
+    assert "unknown command 'lisst'" in cli("jobs", "lisst").err
 
 
 @pytest.mark.parametrize("line", ["list -h", "-h", "list --help -h", "status -h"])

@@ -165,6 +165,8 @@ def test_any_text_is_a_duration_within_bounds_or_a_usage_error(text: str) -> Non
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("24 hours ago", NOW - timedelta(days=1)),
+        ("90 minutes", NOW - timedelta(hours=1, minutes=30)),
         ("2h", NOW - timedelta(hours=2)),
         ("1.5d", NOW - timedelta(hours=36)),
         ("0s", NOW),
