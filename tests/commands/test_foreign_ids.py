@@ -37,7 +37,7 @@ def test_a_job_with_a_slash_in_its_id_is_shown_and_ended(
 
 def test_a_pruned_job_with_a_slash_in_its_id_stays_pruned(cli: Cli, remote: Remote) -> None:
     """`team/run` is not a prefix of it, though the cache has another id that begins so."""
-    for job_id, status in (("team/run", "failed"), ("team/run 1", "running"), ("a", "failed")):
+    for job_id, status in (("team/run", "failed"), ("team/run 1", "running")):
         remote.put(key(job_id), foreign(job_id, status))
     cli.clock.advance(days=1)
     cli.ok("sync")

@@ -174,7 +174,8 @@ def delete_rows(connection: sqlite3.Connection, keys: Sequence[str], generation:
         for key in keys:
             connection.execute("DELETE FROM problem WHERE key = ?", (key,))
             if connection.execute("DELETE FROM pruned WHERE key = ?", (key,)).rowcount:
-                pruning.delete_ledgers(connection, [key.partition("/")[2].rpartition("/")[0]])  # that of a look after the pruning
+                # That of a look after the pruning.
+                pruning.delete_ledgers(connection, [key.partition("/")[2].rpartition("/")[0]])
             row = connection.execute(
                 "SELECT job_id FROM job WHERE key = ? AND generation <= ?", (key, generation)
             ).fetchone()
