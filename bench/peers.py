@@ -136,21 +136,6 @@ def one_request(name: str) -> int:
         return sum(1 for _ in container.list_blob_names(name_starts_with="nothing/"))
 
 
-def unpack_snapshot(name: str) -> int:
-    """Download the parts of the snapshot, and unpack them."""
-    import json
-    import zlib
-
-    with _container(name) as container, ThreadPoolExecutor(THREADS) as pool:
-        manifest = json.loads(container.download_blob("snapshots/manifest.json").readall())
-
-        def count(part: str) -> int:
-            text = zlib.decompress(container.download_blob(f"snapshots/{manifest['id']}/{part}").readall())
-            return text.count(b"\n")
-
-        return sum(pool.map(count, manifest["parts"]))
-
-
 def update(name: str) -> str:
     """Read one record and write it back on the condition that no other writer has, over and over."""
     from azure.core import MatchConditions
@@ -174,7 +159,6 @@ PEERS = {
     "list": lambda name: listing(name, []),
     "list-metadata": lambda name: listing(name, ["metadata"]),
     "one-request": one_request,
-    "unpack-snapshot": unpack_snapshot,
     "update": update,
 }
 

@@ -21,9 +21,6 @@ REASONS = {
     "scan, nothing changed among 10,000, 30 ms later": "as without the delay.",
     "sync, nothing new, minutes after 10,000 registrations": "each announced record may have changed again, so 10,000"
     " names are listed, which is most of what rclone does, too (docs/decisions/0064).",
-    "first mirror of 100,000 by snapshot": "each row is checked, written, indexed and counted, which takes ten times as"
-    " long as unpacking it; by listing, it takes five times as long. A SQLite file would not do: to check its indexes"
-    " takes longer than to create them, and to check its records by SQL as long as here (decisions 0063 and 0078).",
     "serve: first page, 100,000 cached": "what is not SQL is the page's own: its template, its head and its gzip.",
     "summary --json, 1,000,000 against 10,000 cached": "two medians and two percentiles are found by counting along an"
     " index; all else is read from kept sums.",

@@ -36,13 +36,6 @@ class Registry:
 
     def full_sync(self) -> Case:
         """Return `mops-jobs sync` into a new cache, which lists the registry."""
-        return self._first_sync(by_snapshot=False)
-
-    def first_sync_by_snapshot(self) -> Case:
-        """Return `mops-jobs sync` into a new cache, which begins with a recent snapshot."""
-        return self._first_sync(by_snapshot=True)
-
-    def _first_sync(self, *, by_snapshot: bool) -> Case:
         cache = self.setup.directory / f"{self.name}-fresh.db"
         command, env = self._sync(str(cache), "--json")
 
@@ -54,8 +47,7 @@ class Registry:
             report = json.loads(output)
             with contextlib.closing(sqlite3.connect(cache)) as connection:
                 cached = connection.execute("SELECT count(*) FROM jobs").fetchone()[0]
-            added = report["snapshot"]["jobs"] if by_snapshot else report["added"]
-            if added != self.jobs or cached != self.jobs or report["problems"]:
+            if report["added"] != self.jobs or cached != self.jobs or report["problems"]:
                 raise RuntimeError(f"sync did something else, and the cache has {cached} jobs:\n{output[:2000]}")
 
         return Case(command, env, prepare, check)

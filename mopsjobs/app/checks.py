@@ -14,11 +14,8 @@ from mopsjobs import __version__
 from mopsjobs.app.app import App
 from mopsjobs.app.slurm_check import describe_slurm
 from mopsjobs.app.store_size import EVENTS_AGE, PRUNE_COMMAND, StoreSize, find_store_size
-from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
-from mopsjobs.cache.snapshots.format import MANIFEST_KEY, UNREADABLE_HINT
-from mopsjobs.cache.snapshots.take import read_manifest
 from mopsjobs.cache.sync.identity import check_same_registry
 from mopsjobs.engines.slurm.commands import NotConfiguredError, is_installed
 from mopsjobs.errors import (
@@ -27,12 +24,11 @@ from mopsjobs.errors import (
     EXIT_UNREACHABLE,
     CacheError,
     MopsJobsError,
-    RecordError,
     UsageError,
     command_line,
 )
 from mopsjobs.events.oldest_keys import OldestKeys, oldest_keys
-from mopsjobs.events.retention import events_limit
+from mopsjobs.events.retention import events_limit, snapshot_keys
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import pluralize
@@ -204,26 +200,18 @@ def check_store(diagnosis: Diagnosis) -> CheckResult | None:
     return None if diagnosis.store_size is None else CheckResult("store", "ok", diagnosis.store_size.describe())
 
 
-def check_snapshot(diagnosis: Diagnosis) -> CheckResult | None:
-    """Name the age of the snapshot from which first syncs begin, or why they cannot, if there is one."""
+def check_snapshots(diagnosis: Diagnosis) -> CheckResult | None:
+    """Name keys of snapshots that a development version left in the store, if there are any."""
     app = diagnosis.app
     if diagnosis.state_of("access") != "ok" or app.settings.is_local:
         return None
     try:
-        manifest = read_manifest(app.registry)
-    except RecordError as error:
-        detail = f"{MANIFEST_KEY}: {error.reason}; first syncs use none, and none can be published"
-        return CheckResult("snapshot", "warn", detail, UNREADABLE_HINT)
+        if next(snapshot_keys(app.store), None) is None:
+            return None
     except MopsJobsError as error:
-        return CheckResult("snapshot", "fail", str(error), error.hint, error.exit_code)
-    if manifest is None:
-        return None
-    age = human_age((app.now() - parse_time(manifest.known_to)).total_seconds())
-    facts = f"{pluralize(manifest.jobs, 'job')}, {manifest.bytes / 1e6:.1f} MB, scanned {age}"
-    if manifest.cache_schema == SCHEMA_VERSION:
-        return CheckResult("snapshot", "ok", facts)
-    detail = f"{facts}; another version of mops-jobs made it, and first syncs of this one do not use it"
-    return CheckResult("snapshot", "warn", detail, command_line("snapshot"))
+        return CheckResult("snapshots", "fail", str(error), error.hint, error.exit_code)
+    detail = "the store has keys at snapshots/ of a development version; nothing reads them"
+    return CheckResult("snapshots", "warn", detail, command_line(PRUNE_COMMAND))
 
 
 def check_cache(diagnosis: Diagnosis) -> CheckResult:
@@ -299,7 +287,7 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_clock,
     check_retention,
     check_store,
-    check_snapshot,
+    check_snapshots,
     check_cache,
     check_sync,
     check_cache_file_system,

@@ -35,9 +35,6 @@ def mirror_events_and_ledgers(app: App, *, full: bool) -> tuple[EventsReport | N
 def sync_json(report: SyncReport, events: EventsReport | None, ledgers: LedgerReport | None) -> dict[str, object]:
     """Return what a sync did, as scripts get it."""
     names = ("seen", "added", "changed", "unchanged", "removed", "fetched")
-    snapshot = None
-    if report.snapshot_known_to is not None:
-        snapshot = {"jobs": report.jobs_of_snapshot, "known_to": report.snapshot_known_to}
     return {
         "schema_version": SCHEMA_VERSION,
         "already_running": False,
@@ -50,7 +47,6 @@ def sync_json(report: SyncReport, events: EventsReport | None, ledgers: LedgerRe
         ],
         "events_added": None if events is None else events.events,
         "attempts_added": None if ledgers is None else ledgers.attempts,
-        "snapshot": snapshot,
     }
 
 

@@ -58,12 +58,6 @@ class PruneResult(NamedTuple):
     """Why the file could not shrink; None if it did. Its free space is used again in any case."""
 
 
-def known_between(connection: sqlite3.Connection, first: str, last: str) -> set[str]:
-    """Return the keys from `first` to `last` that the cache has jobs of, or has pruned."""
-    sql = "SELECT key FROM job WHERE key BETWEEN ?1 AND ?2 UNION SELECT key FROM pruned WHERE key BETWEEN ?1 AND ?2"
-    return {key for (key,) in connection.execute(sql, (first, last))}
-
-
 def count_ended(connection: sqlite3.Connection, ended_before: float) -> int:
     """Count the jobs that ended before a time (seconds since 1970), from an index."""
     row = connection.execute(

@@ -232,7 +232,10 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> Non
     labels = [label for record in records for label in record.labels]
     _delete_earlier_ledgers(connection, records)
     if _are_first(connection, keys):
-        _insert_new(connection, [record.row for record in records], labels, ())
+        # Half of what the rest takes, since nothing is looked for.
+        with totals.track_changes_between(connection, keys[0], keys[-1]):
+            connection.executemany(_INSERT, [record.row for record in records])
+        connection.executemany(_INSERT_LABEL, labels)
         return
     counters.count_records(connection, (record.counter_fields for record in records))
     pruning.unmark_pruned(connection, keys)
@@ -246,7 +249,11 @@ def _are_first(connection: sqlite3.Connection, keys: Sequence[str]) -> bool:
     """Return whether a cache without a complete sync knows nothing from the first of these keys to the last."""
     if not keys or sync_state.get_meta(connection, sync_state.SYNCED_AT):
         return False
-    return not pruning.known_between(connection, keys[0], keys[-1])
+    sql = (
+        "SELECT 1 FROM job WHERE key BETWEEN ?1 AND ?2 UNION ALL SELECT 1 FROM pruned WHERE key BETWEEN ?1 AND ?2"
+        " LIMIT 1"
+    )
+    return connection.execute(sql, (keys[0], keys[-1])).fetchone() is None
 
 
 def _delete_earlier_ledgers(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
@@ -265,45 +272,6 @@ def _delete_earlier_ledgers(connection: sqlite3.Connection, records: Iterable[Jo
         (_ENCODER.encode(registrations), ROUNDING_SECONDS),
     )
     pruning.delete_ledgers(connection, [job_id for (job_id,) in found.fetchall()])
-
-
-def insert_rows(
-    connection: sqlite3.Connection,
-    found: Sequence[Row],
-    labels: Sequence[tuple[str, str, str]],
-    remarks: Sequence[Problem],
-) -> None:
-    """Insert rows of jobs, except those that a cache without a complete sync knows. It takes half of `write_rows`.
-
-    The caller holds the transaction.
-
-    Args:
-        connection: the cache.
-        found: the rows, in the order of their keys.
-        labels: their labels and values, with the ids of their jobs last.
-        remarks: problems that say how rows are shown.
-    """
-    known = pruning.known_between(connection, str(found[0][0]), str(found[-1][0]))
-    if known:
-        job_ids = {row[1] for row in found if row[0] in known}
-        found = [row for row in found if row[0] not in known]
-        labels = [label for label in labels if label[-1] not in job_ids]
-        remarks = [remark for remark in remarks if remark.key not in known]
-    if found:
-        _insert_new(connection, found, labels, remarks)
-
-
-def _insert_new(
-    connection: sqlite3.Connection,
-    found: Sequence[Row],
-    labels: Sequence[tuple[str, str, str]],
-    remarks: Sequence[Problem],
-) -> None:
-    """Insert rows of jobs that the cache does not know; see `insert_rows`."""
-    with totals.track_changes_between(connection, str(found[0][0]), str(found[-1][0])):
-        connection.executemany(_INSERT, found)
-    connection.executemany(_INSERT_LABEL, labels)
-    replace_problems(connection, (), remarks)
 
 
 def _job_columns(state: JobState) -> JobColumns:

@@ -41,15 +41,11 @@ WITNESSES = "witnesses"
 FOREIGN_WRITES = "foreign_writes"
 """Whether the last full sync saw changes without announcements: `yes` or `no`; empty if it could not tell."""
 
-
 FOREIGN_RECORDS = "foreign_records"
 """Whether other programs write records: `yes` from the first one that a sync saw until `sync --full`; else `no`."""
 
 BURST_AT = "burst_at"
 """When a sync last found more announcements than it accepts."""
-
-UNVERIFIED = "unverified_generations"
-"""The generations whose rows are of a snapshot and were not compared with records, as JSON; see snapshots/take.py."""
 
 
 class SupersededError(Exception):

@@ -4,8 +4,8 @@ Announcements (registry/announcements.py) have no use after an hour or two, and 
 of chunks of events. A chunk goes if it was written before the limit and its job ended before the limit. So the chunks
 of an active job stay, however old. A chunk that an outbox delivered late outlives the others by that delay. A job ended
 when its record was last written. Its ledger goes with its events, just before them. Claims of notifications
-(docs/decisions/0073-notifications.md) go when their job ended before the limit. Records, manifests, outputs and bundles
-are never touched. See docs/decisions/0010-retention.md.
+(docs/decisions/0073-notifications.md) go when their job ended before the limit. Keys of snapshots always go. Records,
+manifests, outputs and bundles are never touched. See docs/decisions/0010-retention.md.
 
 Announcements and events lie in the order of time. Only old keys are listed, and the oldest go first. An interrupted
 run leaves the younger batches; the next one, or a concurrent one, continues there. `plan` and `remove` cost a listing
@@ -16,6 +16,7 @@ removals run concurrently; memory does not follow the number of keys or jobs.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections import deque
@@ -38,6 +39,7 @@ from mopsjobs.registry import announcements
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import end_of
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 from mopsjobs.utils.times import parse_time
 
@@ -71,6 +73,7 @@ STEP_SECONDS = 0.1
 """Steps of a pause: after each one, the run checks whether it is over."""
 
 MAX_SHOWN_REFUSALS = 10
+_SNAPSHOT_KEY = re.compile(r"snapshots/(?:manifest\.json|\d{8}T\d{6}-[0-9a-f]{8}/[0-9a-f]{64})", re.ASCII)
 
 OnProgress = Callable[[int], None]
 
@@ -113,14 +116,14 @@ class KeyCounts:
     def __init__(self) -> None:
         self.announcements = KeySpan()
         self.chunks = KeySpan()
-        self.ledger_chunks = self.claims = 0
+        self.ledger_chunks = self.claims = self.snapshot_keys = 0
         self._jobs: set[str] = set()
         self._has_more_jobs = False
 
     @property
     def keys(self) -> int:
         """Count all keys."""
-        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims
+        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims + self.snapshot_keys
 
     @property
     def jobs(self) -> int:
@@ -136,18 +139,20 @@ class KeyCounts:
         """Count a key."""
         if expired.is_claim:
             self.claims += 1
-            return
-        if expired.job_id is None:
+        elif expired.job_id is None and not expired.when:
+            self.snapshot_keys += 1
+        elif expired.job_id is None:
             self.announcements.add(expired.when)
-            return
-        if expired.when:
+        elif expired.when:
             self.chunks.add(expired.when)
         else:
             self.ledger_chunks += 1
+        if expired.job_id is None or expired.is_claim:
+            return
         if len(self._jobs) < MAX_JOBS:
             self._jobs.add(expired.job_id)
         else:
-            self._has_more_jobs = self._has_more_jobs or expired.job_id not in self._jobs
+            self._has_more_jobs |= expired.job_id not in self._jobs
 
 
 class Retention:
@@ -262,7 +267,7 @@ class Retention:
                 on_progress(processed)
 
     def _expired_keys(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
-        """Yield the keys that may be removed: announcements, chunks (a job's ledger before its events), and claims."""
+        """Yield the keys that may go: announcements, chunks (a ledger before its events), claims, and snapshots."""
         for key, slot in announcements.expired_announcements(self._store, self._now):
             yield ExpiredKey(key, slot, None)
         chunks, listed = self._old_chunks(), set[str]()
@@ -285,6 +290,7 @@ class Retention:
                     self.unknown.add(expired)
         if self._claims_prefix is not None:
             yield from self._expired_claims(self._claims_prefix, threads)
+        yield from (ExpiredKey(key, "", None) for key in snapshot_keys(self._store))
 
     def _expired_claims(self, prefix: str, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
         """Yield the claims of jobs that ended before the limit, also of those whose events went earlier."""
@@ -380,6 +386,11 @@ class Retention:
             self.refused += 1
             if len(self.refusals) < MAX_SHOWN_REFUSALS:
                 self.refusals.append(f"{key}: {error}")
+
+
+def snapshot_keys(store: VersionedStore) -> Iterator[str]:
+    """Yield the keys of snapshots, which a development version left. See docs/decisions/0089-no-snapshots.md."""
+    return (key for key in store.list_keys("snapshots/") if _SNAPSHOT_KEY.fullmatch(key))
 
 
 def _claim_of(key: str, prefix: str) -> ExpiredKey | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import random
 import shutil
 import sqlite3
@@ -68,12 +67,6 @@ class Mirrored:
         with ThreadPoolExecutor(1 if url.startswith("sqlite:") else 8) as writers:
             list(writers.map(lambda one: patiently(lambda: self.store.create_if_absent(*one)), made))
         self._note(patiently(lambda: list(self.store.scan("jobs/"))))
-
-    def with_cache(self, cache: Path) -> Mirrored:
-        """Return the same registry with another cache."""
-        other = copy.copy(self)
-        other.cache = cache
-        return other
 
     def close(self) -> None:
         """Hang up."""
@@ -194,7 +187,6 @@ def kill_syncs(
     *,
     full: bool,
     fresh: bool = False,
-    is_false: bool = False,
 ) -> Instants:
     """Kill syncs of one kind, look at the cache after each, and let another sync heal it.
 
@@ -205,7 +197,6 @@ def kill_syncs(
         wanted: how many kills are to fall inside.
         full: whether every record is read again.
         fresh: whether there is no cache before.
-        is_false: whether it begins with a false snapshot: rows that were not compared do not count.
 
     Raises:
         PromiseBroken: the cache was wrong, or the next sync did not heal it.
@@ -221,7 +212,7 @@ def kill_syncs(
             mirrored.forget()
 
     def look(_ended: Ended) -> None:
-        if mirrored.cache.exists() and not is_false:
+        if mirrored.cache.exists():
             mirrored.check()
         said = synced(forker, heal)
         hold(full or fresh or not mirrored.can_be_delta or '"mode": "delta"' in said, f"this was to be a delta: {said}")

@@ -1,4 +1,4 @@
-"""`kill -9` at random instants, to whatever writes: syncs, prunes, snapshots, writers, runners, submissions.
+"""`kill -9` at random instants, to whatever writes: syncs, prunes, writers, runners, submissions.
 
 Each kill takes the whole process group of a real process of the command, at an instant within the time that the command
 takes. After each, everything that a user could look at is looked at, and the next command has to heal it.
@@ -15,7 +15,6 @@ from bench import azurite
 from reliability.crashes.cache import JOBS, Mirrored, kill_prunes, kill_syncs
 from reliability.crashes.jobs import Jobs, kill_runners, kill_submissions
 from reliability.crashes.processes import Forker, Instants, forker
-from reliability.crashes.snapshots import Publishers
 from reliability.crashes.writers import kill_writers
 from reliability.trial import Figure, Trial
 
@@ -55,19 +54,6 @@ def syncs(
         yield _killed(f"first sync, {name}", kill_syncs(mirrored, forker, chance, wanted, full=False, fresh=True))
         if name == "embedded":
             yield _killed("prune", kill_prunes(mirrored, forker, chance, wanted))
-        else:
-            yield from snapshots(Publishers(mirrored, forker, env, chance), wanted)
-
-
-def snapshots(publishers: Publishers, wanted: int) -> Iterator[Figure]:
-    """Kill publishers of snapshots, and first syncs that begin with one."""
-    yield _killed("snapshot", publishers.kill(wanted))
-    yield Figure("of these between the first part and the manifest", publishers.uploading)
-    yield Figure("of these between the manifest and the end of the removal", publishers.removing)
-    if publishers.can_be_taken:
-        yield _killed("first sync by snapshot", publishers.kill_readers(wanted))
-        yield _killed("first sync by a false snapshot", publishers.kill_readers_of_lies(wanted))
-    yield Figure("keys of replaced and abandoned snapshots, gone an hour later", publishers.check_store_later())
 
 
 def writes(trial: Trial, forker: Forker, wanted: int) -> Iterator[Figure]:

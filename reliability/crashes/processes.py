@@ -22,8 +22,6 @@ from bench.machine import ROOT
 
 TRIES = 10
 """At a kill that falls inside: a script may be done long before the time that its measured run took."""
-SNAPSHOT_PART_ROWS = 50
-"""Rows of a part of a snapshot, so that kills fall between parts."""
 LEAST_TRIES = 40
 """However few kills are wanted: the fewer there are, the more one that is missed by chance counts."""
 
@@ -132,10 +130,8 @@ class Instants:
 def main() -> None:
     """Serve: an order starts a script and is answered by its process id, the next line is answered by its end."""
     import mops_jobs
-    from mopsjobs.cache.snapshots import format as snapshot_format
     from mopsjobs.cli.commands import COMMANDS, load
 
-    snapshot_format.PART_ROWS = SNAPSHOT_PART_ROWS
     for name in COMMANDS:
         load(name)
     for line in sys.stdin:

@@ -28,7 +28,6 @@ from mopsjobs.errors import (
     StoreError,
     StoreUnavailableError,
     TooManyRetriesError,
-    UsageError,
 )
 from mopsjobs.registry.job_reader import TakeRecord
 from mopsjobs.registry.job_registry import JobRegistry
@@ -39,8 +38,7 @@ from mopsjobs.store.urls import identity
 from mopsjobs.utils.times import utc_now
 from reliability.storm import messages
 from reliability.storm.commands import IN_DOUBT, RELEASE, Commands
-from reliability.storm.mutations import MUTATIONS
-from reliability.storm.snapshots import Snapshots, remove_cache, set_limits
+from reliability.storm.mutations import MUTATIONS, remove_cache
 from reliability.storm.spec import Spec
 from reliability.storm.store_history import Log, RecordingStore
 
@@ -76,10 +74,10 @@ _MIX = {
     "own": 15,
     "raw": 15,
     "sync": 6,
+    "begin": 4,
     "command": 2,
     "tell": 10,
 }
-_SNAPSHOTS = {"publish": 6, "begin": 8, "spoil": 3}
 _WITH_OLD = {"command": 25, "old sync": 8}
 
 
@@ -101,15 +99,12 @@ class Client:
         self._registry = JobRegistry(self._store, now=self._now, new_id=lambda: self._operation, observe=self._observe)
         self._number = spec.first
         self._versions: dict[str, VersionToken] = {}
-        self._snapshots = Snapshots(self._store, spec.cache, self._registry_id, spec.clock, self._random)
         self._commands = Commands(spec.url, spec.cache, spec.old)
-        self._scanned: set[str] = set()
-        """Caches that this process has scanned."""
 
     def run(self) -> None:
         """Do the operations, wait until all is calm, and bring the cache up to date."""
         end = time.monotonic() + self._spec.seconds
-        mix = _MIX | (_SNAPSHOTS if self._spec.snapshots else {}) | (_WITH_OLD if self._spec.old else {})
+        mix = _MIX | (_WITH_OLD if self._spec.old else {})
         kinds, weights = list(mix), list(mix.values())
         last = self._spec.first + self._spec.operations
         while self._number < last and time.monotonic() < end:
@@ -137,9 +132,7 @@ class Client:
             "sync": self._sync,
             "command": self._command,
             "tell": self._tell,
-            "publish": self._publish,
             "begin": self._begin_cache,
-            "spoil": self._spoil,
             "old sync": self._sync_by_release,
         }
         if kind == "own":
@@ -219,29 +212,23 @@ class Client:
             self._versions[key] = found.version
         return None if found is None else found.version
 
-    def _sync(self, *, is_calm: bool = False, scan: bool = False, cache: str = "") -> bool:
-        """Sync a cache, and note what it holds then: each job's revision and version. Returns whether it worked.
-
-        After lies, only a scan makes a cache right that may have begun with a snapshot.
-        """
+    def _sync(self, *, is_calm: bool = False, cache: str = "") -> bool:
+        """Sync a cache, and note what it holds then: each job's revision and version. Returns whether it worked."""
         cache = cache or self._spec.cache
-        scan = scan or (bool(self._spec.lies) and cache not in self._scanned)
         self._begin("sync")
         self._note("sync", None, is_calm=is_calm)
         try:
-            report = mirror.sync(self._registry, cache, self._registry_id, scan=scan, now=self._now)
+            report = mirror.sync(self._registry, cache, self._registry_id, now=self._now)
         except StoreError as error:
             self._ended("failed", error)
             return False
-        self._scanned |= {cache} if scan else set()
         connection = cache_database.open_to_read(cache, self._registry_id)
         assert connection is not None
         with contextlib.closing(connection):
             rows = connection.execute(f"SELECT {_SEEN} FROM job").fetchall()
         problems = [(one.key, one.reason) for one in report.problems]
         problems += [(key, "its row is not that of its record") for key, _, _, is_own in rows if not is_own]
-        counts = {"is_full": report.is_full, "jobs_of_snapshot": report.jobs_of_snapshot}
-        self._ended("ok", **counts, rows={key: rest for key, *rest in rows}, problems=problems)
+        self._ended("ok", is_full=report.is_full, rows={key: rest for key, *rest in rows}, problems=problems)
         return True
 
     def _tell(self) -> None:
@@ -271,54 +258,11 @@ class Client:
         self._ended(ended.outcome, **ended.answer)
         return self._sync(cache=self._commands.copy_of_old_cache())
 
-    # --- snapshots ----------------------------------------------------------------------------------------------
-
-    def _publish(self) -> None:
-        """Scan and publish, as the command does."""
-        if not self._sync(scan=True):
-            return
-        lie = self._random.choice(self._spec.lies) if self._spec.lies and self._random.random() < 0.5 else None
-        self._begin("publish")
-        self._note("publish", None, lie=lie)
-        try:
-            done = self._snapshots.publish(lie)
-        except (StoreError, UsageError) as error:  # a cache without jobs, since none could be registered yet
-            self._ended("failed", error)
-        else:
-            if done is None:
-                self._ended("refused")
-                return
-            counts = {"is_overtaken": done.report.is_overtaken, "removed": done.report.removed}
-            self._ended("ok", missing=done.missing, **counts)
-
     def _begin_cache(self) -> None:
-        """Fill an empty cache with whatever snapshot is there. What a killed process has left is gone on with."""
+        """Fill an empty cache. What a killed process has left is gone on with."""
         path = f"{self._spec.cache}.begun"
-        if self._spec.lies:
-            self._begin("begin")
-            self._note("begin", None)
-            try:
-                report = mirror.sync(self._registry, path, self._registry_id, now=self._now)
-            except StoreError as error:
-                self._ended("failed", error)
-                return
-            self._ended("ok", jobs_of_snapshot=report.jobs_of_snapshot)
-            self._scanned.discard(path)
         if self._sync(cache=path):
             remove_cache(path)
-
-    def _spoil(self) -> None:
-        """Do to a key of a snapshot what only another program does."""
-        with contextlib.suppress(StoreError):
-            kind, key, act = self._snapshots.choose_spoiling()
-            self._begin("spoil")
-            self._note("spoil", None, spoiled=key, how=kind)
-            try:
-                act()
-            except StoreError as error:
-                self._ended("failed", error)
-                return
-            self._ended("ok")
 
     def _command(self) -> None:
         """Run the command once, on jobs that only commands are at."""
@@ -355,7 +299,6 @@ def main() -> None:
     spec = Spec(**json.loads(sys.argv[1]))
     # A registry as small as a trial's would be listed whole each time: here the changed jobs alone are asked for.
     mirror.SMALL_REGISTRY, mirror.MAX_SHARE_READ = 0, 1e6
-    set_limits()
     if spec.mutation:
         backend = {"dynamodb": "DynamoDB", "s3": "S3"}.get(spec.url.partition(":")[0], "Azure")
         MUTATIONS[backend][spec.mutation].put_in()

@@ -6,19 +6,16 @@ The modules of the backends are imported where they are needed: each process of 
 from __future__ import annotations
 
 import importlib
-import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.snapshots import take
-from mopsjobs.cache.snapshots.format import part_id
 from mopsjobs.cache.sync import fetcher, mirror
 from mopsjobs.cache.sync.delta import DeltaSync
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.registry import transitions
 from mopsjobs.store import cas
 from mopsjobs.store.base import Entry, VersionToken
-from reliability.storm.snapshots import remove_cache
 
 Change = Callable[[], None]
 
@@ -38,8 +35,6 @@ class Defect(NamedTuple):
     """
     rate: float = 0.3
     kinds: tuple[str, ...] = QUICK_FAULTS
-    lies: tuple[str, ...] = ()
-    """What false snapshots say in this storm."""
 
 
 def _ignore_the_version_in_azure() -> None:
@@ -164,34 +159,6 @@ def look_at_half_of_what_was_announced() -> None:
     DeltaSync.__init__ = init  # type: ignore[method-assign]
 
 
-# --- defects of snapshots ---------------------------------------------------------------------------------------------
-
-
-def _believe_snapshots() -> None:
-    take._Taking._compare = lambda self, fetcher: None  # type: ignore[method-assign]
-
-
-def _end_with_the_snapshot() -> None:
-    original = mirror._Sync.run
-
-    def run(self: Any, *positional: Any, **options: Any) -> None:
-        if self.report.snapshot_known_to is None:
-            original(self, *positional, **options)
-
-    mirror._Sync.run = run  # type: ignore[method-assign]
-
-
-def _upload_two_of_three_parts() -> None:
-    original = cas.create
-    count = itertools.count()
-
-    def create(store: Any, key: str, *positional: Any, **options: Any) -> Any:
-        is_left_out = part_id(key) is not None and next(count) % 3 == 2
-        return None if is_left_out else original(store, key, *positional, **options)
-
-    cas.create = create
-
-
 # --- defects of a sync under bad conditions ---------------------------------------------------------------------------
 
 
@@ -204,6 +171,12 @@ def _end_at_the_first_unsent_record() -> None:
 
 def _take_an_unsent_record_for_a_missing_one() -> None:
     fetcher.why_unread = lambda store, key, error: None  # type: ignore[assignment]
+
+
+def remove_cache(path: str) -> None:
+    """Remove a cache."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(path + suffix).unlink(missing_ok=True)
 
 
 def _lose_the_rows_of_a_failed_sync() -> None:
@@ -289,13 +262,6 @@ def _of(backend: str, ignore_the_version: Change, let_the_sdk_retry: Change) -> 
         ),
         "a delta sync looks at half of what was announced": Defect(
             look_at_half_of_what_was_announced, r"\(delta\) has revision"
-        ),
-        "a snapshot is not compared with records": Defect(
-            _believe_snapshots, "its row is not that of its record", 0.1, lies=("all values",)
-        ),
-        "a first sync ends with the snapshot": Defect(_end_with_the_snapshot, r"\) has revision", 0.1),
-        "a publisher uploads two of three parts": Defect(
-            _upload_two_of_three_parts, "published a snapshot that lacks", 0.1
         ),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -23,10 +22,6 @@ class Spec(NamedTuple):
     """Seconds by which its clock is off."""
     commands: bool = True
     """Whether some operations are runs of the command."""
-    snapshots: bool = False
-    """Whether some operations publish snapshots, spoil them, and begin caches with them."""
-    lies: Sequence[str] = ()
-    """What some publish in false ones: names in `LIES`. Then a cache is right after a scan, and not before."""
     old: str = ""
     """The source of an older release. Half of the commands are run by it, and some syncs of a cache of its own."""
     mutation: str = ""

@@ -28,8 +28,7 @@ from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
-from mopsjobs.utils.times import utc_now
-from reliability.storm import commands, messages, snapshots
+from reliability.storm import commands, messages
 from reliability.storm.mutations import MUTATIONS, QUICK_FAULTS
 from reliability.storm.places import FAR, Place, embedded
 from reliability.storm.proxy import FAULTS, Plan, Proxy
@@ -84,9 +83,6 @@ class Storm:
     seconds: float = 600.0
     """After so long no process begins another operation."""
     commands: bool = True
-    snapshots: bool = True
-    lies: tuple[str, ...] = ()
-    """What false snapshots of some publishers say: names in `snapshots.LIES`."""
     old: str = ""
     """The source of an older release that runs half of the commands."""
     mutation: str = ""
@@ -113,7 +109,6 @@ class Storm:
         verdict.judge(records)
         untold = messages.judge(verdict.logs, again, verdict.counts)
         self.broken = [*verdict.broken, *untold, *self._compare_caches(rows)]
-        self.broken += self._judged_snapshots(rows, verdict.counts)
         if self.broken:
             shown = self.broken[:_SHOWN_SENTENCES]
             more = f" And {len(self.broken) - _SHOWN_SENTENCES} more." if len(self.broken) > _SHOWN_SENTENCES else ""
@@ -144,19 +139,6 @@ class Storm:
                 yield from _differences(path, _rows(path), expected)
         for path in sorted(self.directory.glob(f"*.db{commands.OLD_CACHE}")):  # records are written otherwise in these
             yield from _differences(path, _rows(path, _OF_OLD), [row[:3] for row in expected])
-
-    def _judged_snapshots(self, expected: list[tuple[object, ...]], counts: Counter[str]) -> Iterator[str]:
-        """Look at a cache that begins with the last snapshot, and at the store an hour later."""
-        if not self.snapshots or not expected:  # on a very bad line, no job may have been registered
-            return
-        fresh = self.directory / "fresh" / "by-snapshot.db"
-        with self._registry_at_rest() as registry:
-            counts["jobs of the last snapshot that a cache began with"] = snapshots.begin_cache(
-                registry, str(fresh), "fresh"
-            )
-            yield from _differences(fresh, _rows(fresh), expected)
-            later = utc_now() + 2 * snapshots.publish.GRACE
-            yield from snapshots.check_store(registry.store, str(fresh), "fresh", later)
 
 
 class _Fleet:
@@ -189,8 +171,6 @@ class _Fleet:
             seconds=self._storm.seconds,
             clock=self._chance.uniform(-MAX_CLOCK, MAX_CLOCK),
             commands=self._storm.commands,
-            snapshots=self._storm.snapshots,
-            lies=self._storm.lies,
             old=self._storm.old,
             mutation=self._storm.mutation,
         )
@@ -301,7 +281,6 @@ def run(trial: Trial) -> Iterator[Figure]:
     yield from _figures("SQLite", over_a_file(trial))
     for backend in FAR:
         yield from _figures(backend, over(trial, backend))
-    yield from _figures("Azure, false snapshots", over(trial, "Azure", lies=tuple(snapshots.LIES)))
     yield from beside_the_first_release(trial)
     for backend in MUTATIONS:
         yield from silence(trial, backend)
@@ -313,23 +292,15 @@ def run(trial: Trial) -> Iterator[Figure]:
 def over_a_file(trial: Trial) -> Counter[str]:
     """Return a storm over one SQLite file, without a line that could break, but with kills."""
     storm = Storm(embedded(trial.directory), trial.directory / "sqlite", str(trial.seed), trial.times(120, 12))
-    storm.snapshots = False  # it takes none
     storm.kills, storm.commands, storm.processes = trial.times(16, 2), trial.scale >= 1, trial.times(PROCESSES, 3)
     return storm.run()
 
 
-def over(trial: Trial, backend: str, *, lies: tuple[str, ...] = ()) -> Counter[str]:
-    """Return a storm over a real server of that backend, with everything that can happen on the line, and kills.
-
-    Args:
-        trial: gives seed and scale.
-        backend: the name of the backend.
-        lies: what false snapshots say.
-    """
+def over(trial: Trial, backend: str) -> Counter[str]:
+    """Return a storm over a real server of that backend, with everything that can happen on the line, and kills."""
     kinds = tuple(kind for kind in FAULTS if kind != "stall" or trial.scale > QUICK_SCALE)
     with FAR[backend](trial.directory, Plan(RATE, kinds, trial.seed)) as (place, proxy):
-        directory = trial.directory / f"{backend}{'-lies' if lies else ''}"
-        storm = Storm(place, directory, str(trial.seed), trial.times(60, 12), lies=lies, line=proxy)
+        storm = Storm(place, trial.directory / backend, str(trial.seed), trial.times(60, 12), line=proxy)
         storm.kills, storm.commands, storm.processes = trial.times(8), trial.scale >= 1, trial.times(PROCESSES, 3)
         return storm.run()
 
@@ -359,7 +330,7 @@ def find(trial: Trial, backend: str, mutation: str) -> int:
         name = f"{backend}-mutation-{list(MUTATIONS[backend]).index(mutation)}-{attempt}"
         with FAR[backend](trial.directory, Plan(defect.rate, defect.kinds, seed)) as (place, proxy):
             storm = Storm(place, trial.directory / name, str(seed), trial.times(48, 24), 4, line=proxy)
-            storm.commands, storm.mutation, storm.lies = False, mutation, defect.lies
+            storm.commands, storm.mutation = False, mutation
             try:
                 storm.run()
             except PromiseBroken as broken:

@@ -16,7 +16,6 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.store.unread_keys import NOT_READ
 from reliability.storm.linearizable import unexplained
-from reliability.storm.snapshots import LEAST_GRACE_SECONDS
 from reliability.storm.store_history import Line, histories, step
 
 NOTHING_WRITTEN = ("refused", "unreached", "nonsense")
@@ -61,7 +60,6 @@ class Verdict:
             if job:
                 self._judge_job(records.get(job), operations, chains.get(f"jobs/{job}/state.json", {}))
         self._judge_syncs(chains)
-        self._judge_publications()
         self._judge_histories()
 
     # --- one job ------------------------------------------------------------------------------------------------
@@ -192,25 +190,6 @@ class Verdict:
                 if revision < least:
                     kind = "full" if one.line["is_full"] else "delta"
                     self._break(one, f"({kind}) has revision {revision} of {key}; {least} had landed before")
-
-    def _judge_publications(self) -> None:
-        """Check that each snapshot was whole when it was published, but for keys that another program removed."""
-        spoiled = {one.line["spoiled"] for one in self.operations if one.kind == "spoil"}
-        for one in self.operations:
-            if one.line.get("jobs_of_snapshot"):
-                self.counts["caches begun with a snapshot"] += 1
-            if one.outcome != "ok" or one.kind not in ("publish", "spoil"):
-                continue
-            if one.kind == "spoil":
-                self.counts["keys of snapshots spoiled by another program"] += 1
-            elif one.line["is_overtaken"]:
-                self.counts["snapshots given up, since another publisher won"] += 1
-            else:
-                self.counts["snapshots published, false" if one.line["lie"] else "snapshots published"] += 1
-                self.counts["keys of older snapshots removed"] += one.line["removed"]
-                lacking = set(one.line["missing"]) - spoiled
-                if lacking and one.end - one.start < LEAST_GRACE_SECONDS:
-                    self._break(one, f"published a snapshot that lacks {len(lacking)} parts")
 
     def _acknowledged_at(self, write_id: str) -> float:
         one = self._by_name.get(write_id)

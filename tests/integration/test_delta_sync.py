@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import json
 import os
-import pathlib
 import shutil
 import sqlite3
 import tempfile
@@ -22,9 +21,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
-from mopsjobs.cache import database as cache_database
-from mopsjobs.cache.snapshots import format as snapshot_format
-from mopsjobs.cache.snapshots.publish import publish_snapshot
 from mopsjobs.cache.sync import batch, full, mirror
 from mopsjobs.cache.write_through import cached_version, write_through
 from mopsjobs.errors import StoreUnavailableError
@@ -449,46 +445,6 @@ class DeltaSync(SyncMachine):
         return None if row is None else str(row[0])
 
 
-LASTING = ("job-0", "job-1", "job-2", "job-3")
-"""Jobs that are not deleted: a registry without any record of the last sync counts as lost."""
-
-
-class DeltaSyncWithSnapshots(DeltaSync):
-    """The same, with snapshots of the mirrors, and with mirrors that begin anew."""
-
-    def __init__(self, inner: VersionedStore, template: str) -> None:
-        super().__init__(inner, template)
-        self._template = template
-        self.limit(snapshot_format, PART_ROWS=2)
-
-    @rule(job=JOBS.filter(lambda job: job not in LASTING))
-    def foreign_delete(self, job: str) -> None:
-        self.world.delete(key(job))
-
-    @rule(cache=CACHES)
-    def publish(self, cache: int) -> None:
-        """Publish a mirror as a snapshot."""
-        with contextlib.closing(cache_database.open_to_write(self._paths[cache], REMOTE_URL)) as connection:
-            publish_snapshot(self.world, connection, now=lambda: self._now(cache))
-
-    @rule(cache=CACHES, writer=WRITERS, job=JOBS, quiet=QUIET, writes=st.booleans())
-    def begin_a_mirror_anew(self, cache: int, writer: int, job: str, quiet: float, writes: bool) -> None:
-        """Sync an empty cache, which takes the snapshot if there is one, also during a write."""
-        self._pass(quiet)
-        for path in (self._paths[cache], f"{self._paths[cache]}-wal", f"{self._paths[cache]}-shm"):
-            pathlib.Path(path).unlink(missing_ok=True)
-        shutil.copy(self._template, self._paths[cache])
-        self.last_full[cache] = None
-        begun, started = self._begun(), self._now(cache)
-        meanwhile = (lambda: self._write(writer, job)) if writes else _nothing
-        report = self._sync(cache, full=False, meanwhile=meanwhile)
-        if report.snapshot_known_to is not None:
-            self.last_full[cache] = parse_time(report.snapshot_known_to)
-        self._check(cache, begun, report, started)
-        if report.is_full and not writes:
-            assert self._rows(cache) == begun.records
-
-
 def _run(machine: Callable[[], DeltaSync], examples: int, steps: int) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=steps))
 
@@ -521,22 +477,3 @@ def test_no_change_is_missed_in_dynamodb(template: str, dynalite: Dynalite) -> N
 def test_no_change_is_missed_in_s3(template: str, moto: S3) -> None:
     """Over moto, a few: each record is read by itself."""
     _run(lambda: DeltaSync(open_store(moto.new_prefix(), {}), template), 2, 15)
-
-
-def test_no_change_is_missed_after_snapshots(template: str) -> None:
-    """Over the store in memory: mirrors that began with a snapshot miss no more than others."""
-    _run(lambda: DeltaSyncWithSnapshots(InMemoryVersionedStore(), template), EXAMPLES, STEPS)
-
-
-def test_no_change_is_missed_after_snapshots_in_azure(template: str, azurite: Azurite) -> None:
-    """Over Azurite, a few."""
-    _run(
-        lambda: DeltaSyncWithSnapshots(open_store(f"{azurite.endpoint}/{azurite.new_container()}", {}), template),
-        4,
-        15,
-    )
-
-
-def test_no_change_is_missed_after_snapshots_in_dynamodb(template: str, dynalite: Dynalite) -> None:
-    """Over dynalite, a few."""
-    _run(lambda: DeltaSyncWithSnapshots(open_store(dynalite.new_table(), {}), template), 4, 15)

@@ -29,7 +29,7 @@ LIST_FIELDS = [
 ]  # fmt: skip
 SYNC_FIELDS = [
     "schema_version", "already_running", "mode", "synced_at", "seconds", "seen", "added", "changed", "unchanged",
-    "removed", "fetched", "problems", "events_added", "attempts_added", "snapshot",
+    "removed", "fetched", "problems", "events_added", "attempts_added",
 ]  # fmt: skip
 RUNNING_FIELDS = ["running_since", "running_pid", "progress_at", "stalled"]
 """What `sync` tells of another one, behind the first two fields, when that is at work."""
@@ -59,9 +59,6 @@ DOCTOR_FIELDS = ["schema_version", "checks", "problems", "store"]
 PRUNE_FIELDS = [
     "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "announcements", "refused",
     "without_record", "claims",
-]  # fmt: skip
-SNAPSHOT_FIELDS = [
-    "schema_version", "published", "id", "known_to", "jobs", "bytes", "parts", "keys_removed", "seconds",
 ]  # fmt: skip
 VERSION_FIELDS = [
     "schema_version", "version", "build", "file", "directory", "python_version", "python_implementation",
@@ -124,14 +121,6 @@ def test_prune_keeps_its_promise(cli: Cli, remote: Remote) -> None:
         _check(cli, "prune", document)
         assert list(document) == PRUNE_FIELDS
         assert document["announcements"]["count"] > 0
-
-
-@pytest.mark.usefixtures("everything")
-def test_snapshot_keeps_its_promise(cli: Cli) -> None:
-    """`snapshot --json` fits its schema, and so does `sync --json` after a snapshot."""
-    document = cli.ok("snapshot", "--json").json
-    _check(cli, "snapshot", document)
-    assert list(document) == SNAPSHOT_FIELDS
 
 
 @pytest.mark.usefixtures("everything")
@@ -309,7 +298,6 @@ def test_fields_that_are_unknown_here_stay_inside(cli: Cli) -> None:
         ("sync", [*SYNC_FIELDS, *RUNNING_FIELDS]),
         ("doctor", DOCTOR_FIELDS),
         ("prune", PRUNE_FIELDS),
-        ("snapshot", SNAPSHOT_FIELDS),
         ("version", VERSION_FIELDS),
     ],
 )

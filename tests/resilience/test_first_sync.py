@@ -11,16 +11,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.registry_data import MadeUpStore
 from mopsjobs.cache import deferred_indexes
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.sync import batch as record_batch
 from mopsjobs.cache.sync import mirror
 from mopsjobs.errors import StoreError
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import REMOTE_URL, Cli, Remote, add
 from support.web import Web
 
@@ -47,7 +50,7 @@ if moment == "rows":
     progress = lambda seen: kill() if seen >= int(last) else None
 else:
     progress, deferred_indexes.create_rest = None, kill
-mirror.sync(JobRegistry(MadeUpStore(12, datetime.now(UTC))), path, url, on_progress=progress)
+mirror.sync(JobRegistry(MadeUpStore(12, datetime(2026, 3, 1, tzinfo=UTC))), path, url, on_progress=progress)
 """
 """A first sync of twelve jobs that kills itself among the rows, or with the indexes created and the sync not noted."""
 
@@ -194,17 +197,21 @@ def _let_die(patched: pytest.MonkeyPatch, statements: int) -> None:
 
 
 @pytest.mark.parametrize(("last", "moment"), [("3", "rows"), ("6", "rows"), ("9", "rows"), ("12", "end")])
-def test_a_first_sync_whose_process_is_killed_is_completed(
-    cli: Cli, remote: Remote, new: str, last: str, moment: str
-) -> None:
-    """After SIGKILL too, the next sync finds the statements of the indexes in the cache, and creates them."""
+def test_a_first_sync_whose_process_is_killed_is_completed(cli: Cli, new: str, last: str, moment: str) -> None:
+    """After SIGKILL, the rows that it read stay, and are right. The next sync reads the others, and creates indexes."""
     words = [sys.executable, "-c", KILLED, str(cli.cache), REMOTE_URL, last, moment]
     ended = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert len(_ask(cli.cache, "SELECT 1 FROM job")) == int(last)
-    add(remote.jobs, "job-other")
-    _sync(cli, remote)
-    _assert_complete(cli.cache, new, ["job-other"])
+    whole = f"{cli.cache}.whole"
+    report, _ = (
+        mirror.sync(JobRegistry(MadeUpStore(12, datetime(2026, 3, 1, tzinfo=UTC))), path, REMOTE_URL)
+        for path in (str(cli.cache), whole)
+    )
+    assert (report.unchanged, report.added) == (int(last), 12 - int(last))
+    rows = "SELECT key, version, record FROM job ORDER BY key"
+    assert _ask(cli.cache, rows) == _ask(whole, rows)
+    _assert_complete(cli.cache, new, [job_id for (job_id,) in _ask(whole, "SELECT job_id FROM job ORDER BY key")])
 
 
 def test_a_first_sync_over_a_bad_line_goes_on_without_indexes(cli: Cli, filled: Remote, new: str) -> None:

@@ -45,10 +45,6 @@ class SyncReport:
         """Keys and versions of the problems that the cache had before."""
         self.synced_at = ""
         self.seconds = 0.0
-        self.jobs_of_snapshot = 0
-        """Jobs of the snapshot that an empty cache began with."""
-        self.snapshot_known_to: str | None = None
-        """When its publisher scanned the registry; None without a snapshot."""
 
     @property
     def unreadable(self) -> list[rows.Problem]:

@@ -80,8 +80,6 @@ def sync(
         with translate_sqlite_errors(path), bulk_reads(registry.store):
             current = _Sync(registry, connection, registry_file, now)
             try:
-                if not full and current.begin_with_snapshot(on_progress):
-                    current = _Sync(registry, connection, registry_file, now, current.report)
                 current.run(on_progress, full=full, scan=scan or current.is_scan_due())
             except sync_state.SupersededError:
                 pass  # the rows of the other sync are younger; the report has its time
@@ -108,9 +106,8 @@ class _Sync:
         connection: sqlite3.Connection,
         registry_file: str | None,
         now: Callable[[], datetime],
-        report: SyncReport | None = None,
     ) -> None:
-        self.report = report or SyncReport()
+        self.report = SyncReport()
         self._started_at = time.monotonic()
         self._registry = registry
         self._connection = connection
@@ -134,27 +131,6 @@ class _Sync:
         """
         age = FOREIGN_SCAN_AGE if self._registry_file is None else timedelta()
         return self._has_foreign == "yes" and (self._last_full is None or self.started - self._last_full >= age)
-
-    def begin_with_snapshot(self, on_progress: OnProgress | None) -> bool:
-        """Fill a cache that was never synced with the snapshot of the registry. Return False without a usable one.
-
-        A registry on this machine has none: to list it costs no more.
-        """
-        if self._last_sync is not None or getattr(self._registry.store, "is_local", False):
-            return False
-        from mopsjobs.cache.snapshots.take import take_snapshot  # here: only a first sync needs it
-
-        manifest = take_snapshot(
-            self._registry,
-            self._connection,
-            self._generation,
-            started=self.started,
-            fewest=SMALL_REGISTRY,
-            on_progress=on_progress,
-        )
-        if manifest is not None:
-            self.report.jobs_of_snapshot, self.report.snapshot_known_to = manifest.jobs, manifest.known_to
-        return manifest is not None
 
     def run(self, on_progress: OnProgress | None, *, full: bool, scan: bool) -> None:
         """Choose the kind of sync, and run it."""

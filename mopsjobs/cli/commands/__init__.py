@@ -49,7 +49,6 @@ COMMANDS = {
     "events": "events",
     "logs": "logs",
     "sync": "sync",
-    "snapshot": "snapshot",
     "prune": "prune",
     "register": "register",
     "update": "update",

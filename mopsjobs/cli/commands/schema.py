@@ -28,7 +28,7 @@ DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(mopsjobs.__file__)), "s
 
 NAMES = (
     "job", "list", "tasks", "sync", "doctor", "event", "summary", "failures", "provenance", "diff", "query", "prune",
-    "snapshot", "version", "notification",
+    "version", "notification",
 )  # fmt: skip
 
 

@@ -20,8 +20,7 @@ HELP = "mirror the registry into the local cache"
 
 DESCRIPTION = (
     "Mirror the registry into the local cache. Unreadable records are named and left out, and the exit code is 7."
-    " Concurrent syncs are safe: the second one exits with 0, and warns if the first makes no progress. The first sync"
-    " of a cache begins with a snapshot, if `snapshot` has published one."
+    " Concurrent syncs are safe: the second one exits with 0, and warns if the first makes no progress."
 )
 
 EXAMPLES = (
@@ -94,11 +93,7 @@ def _summary(report: SyncReport, events: EventsReport | None, ledgers: LedgerRep
         f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
     )
     jobs = pluralize(report.seen, "job" if report.is_full else "announced job")
-    if report.snapshot_known_to is not None:
-        begun = f"Began with a snapshot of {pluralize(report.jobs_of_snapshot, 'job')}, then synced"
-    else:
-        begun = "Synced"
     unreadable = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
     new_events = f"; {pluralize(events.events, 'new event')}" if events and events.events else ""
     new_attempts = f"; {pluralize(ledgers.attempts, 'new attempt')}" if ledgers and ledgers.attempts else ""
-    return f"{begun} {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{unreadable}{new_events}{new_attempts}"
+    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{unreadable}{new_events}{new_attempts}"

@@ -86,12 +86,7 @@ def apply(cache: sqlite3.Connection, step: Mapping[str, Job] | frozenset[str] | 
         if isinstance(step, frozenset):
             delete_rows(cache, [key(job_id) for job_id in step], 1)
             return
-        known = {job_id for (job_id,) in cache.execute("SELECT job_id FROM job")}
-        made = [to_row(job_id, job) for job_id, job in sorted(step.items())]
-        if known.isdisjoint(step):
-            rows.insert_rows(cache, [one.row for one in made], [], [])
-        else:
-            rows.write_rows(cache, made)
+        rows.write_rows(cache, [to_row(job_id, job) for job_id, job in sorted(step.items())])
 
 
 @given(steps=STEPS)

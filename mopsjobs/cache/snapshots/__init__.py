@@ -1,1 +1,0 @@
-"""Publish what a cache has of the jobs of its registry, and begin an empty cache with it."""
