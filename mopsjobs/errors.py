@@ -49,6 +49,11 @@ def repeat_registry(*, registry: str | None, env: str | None) -> None:
     _registry_flags.update({flag: value for flag, value in flags.items() if value is not None})
 
 
+def modelops_environment() -> str:
+    """Return the environment of ModelOps that the user gave by the flag; without it, ModelOps' own default."""
+    return _registry_flags.get("-e", "dev")
+
+
 def command_line(verb: str, job_id: object = None, options: str = "") -> str:
     """Return the command line of a mops-jobs command.
 
@@ -264,10 +269,8 @@ class JobNotFoundError(JobError, KeyError):
     exit_code = EXIT_NO_SUCH_JOB
 
     def __init__(self, job_id: str, *, hint: str | None = None, candidates: tuple[str, ...] = ()) -> None:
-        if hint is None:
-            hint = f"To see the ids, run: {command_line('list')}"
-            if candidates:
-                hint = f"Give the full id. These begin with it: {', '.join(candidates)}"
+        near = f"Give the full id. These begin with it: {', '.join(candidates)}" if candidates else None
+        hint = hint or near or f"To see the ids, run: {command_line('list')}"
         super().__init__(f"Job {job_id} not found.", job_id=job_id, hint=hint)
         self.candidates = candidates
 

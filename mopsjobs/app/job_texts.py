@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.app.next_steps import has_failed_tasks
-from mopsjobs.errors import CacheError, command_line
+from mopsjobs.errors import CacheError, command_line, shorten
 from mopsjobs.registry.notes import NOTE, WAITS_FOR, has_unrecorded_note, label_history, note_history
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
 from mopsjobs.utils.times import human_duration, human_range, parse_time
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 SHORT_RANGE = 600.0
 """Seconds. The ends of a shorter range are shown with seconds."""
+
+MAX_VALUES = 10
+"""Values of metadata that are shown. A program may write any number."""
+
+MAX_VALUE = 200
+"""Characters of one: a reference to an image fits."""
 
 UNKNOWN = "n/a"
 """In place of a time that no program reported."""
@@ -137,6 +143,19 @@ def slurm_text(job: Mapping[str, object]) -> str | None:
         return None
     places = ((" in partition", metadata.get("slurm_partition")), (" of", metadata.get("slurm_cluster")))
     return f"job {array_id}" + "".join(f"{word} {place}" for word, place in places if isinstance(place, str))
+
+
+def metadata_text(job: Mapping[str, object]) -> str | None:
+    """Return the metadata of a job that mops-jobs did not submit, such as ModelOps' image and type; None without any.
+
+    Other lines show what mops-jobs writes into metadata.
+    """
+    metadata = _metadata(job)
+    if "bundle" in metadata:
+        return None
+    values = ((name, value) for name, value in metadata.items() if isinstance(value, (str, int, float)))
+    shown = [f"{name}: {shorten(str(value), MAX_VALUE)}" for name, value in values if name not in (NOTE, WAITS_FOR)]
+    return ", ".join(shown[:MAX_VALUES]) or None
 
 
 def waits_for_text(job: Mapping[str, object]) -> str | None:

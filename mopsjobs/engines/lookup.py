@@ -12,10 +12,11 @@ from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import EngineState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
+from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE, is_job_place, job_name, kubectl
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.engines.slurm.commands import NotConfiguredError, is_installed
 from mopsjobs.engines.trust import choices_of_last_launch
-from mopsjobs.errors import MopsJobsError
+from mopsjobs.errors import MopsJobsError, modelops_environment
 
 
 class EngineAnswer(NamedTuple):
@@ -29,21 +30,25 @@ class EngineAnswer(NamedTuple):
     """A command that stops the job; None if it is not known."""
 
 
+IN_CLUSTER = "In the cluster, "
+"""The beginning of a reason that the cluster has told."""
+
 Found = tuple[EngineAnswer | None, str | None]
 """The answer of an engine, or the reason for None in a sentence; two None if the engine is not configured."""
 
 
-def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> Found:
+def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float, verb: str | None) -> Found:
     """Find a job by its id: on this machine first, then in Slurm, then in the cluster of Kubernetes.
 
     Args:
         job_id: the job.
         env: the environment, with the configuration of the engines.
         seconds: how long the answer of each cluster may take. The system's own name resolution has no time limit.
+        verb: what kubectl is to do with a job that no engine knows, such as `get`; None if it cannot be in a cluster.
 
     Returns:
-        The answer of an engine, None if none knows the job; and the reason for None in a sentence, which is None if
-        none is configured.
+        The answer of an engine, None if none knows the job; and the reason for None in a sentence, with what to type
+        in place of it.
     """
     job: dict[str, object] = {"job_id": job_id}
     here = open_engine("local", env).state(job)
@@ -67,7 +72,32 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> Foun
         if answer is not None:
             return answer, None
         reasons += [reason] if reason else []
-    return None, " ".join(reasons) or None
+    # With Slurm, and without a cluster of Kubernetes, there is no use for kubectl.
+    if verb is not None and (is_cluster_configured(env) or not is_installed(env)):
+        is_gone = any(reason.startswith(IN_CLUSTER) for reason in reasons)
+        reasons.append(by_hand(verb, job_id, env, is_gone=is_gone))
+    return None, " ".join(filter(None, reasons)) or None
+
+
+def by_hand(verb: str, job_id: str, env: Mapping[str, str], *, is_gone: bool = False) -> str:
+    """Return what to type for a job whose record cannot be read: where mops-jobs and where ModelOps launch it.
+
+    Args:
+        verb: what kubectl is to do.
+        job_id: the job.
+        env: the environment, with the configuration of the cluster.
+        is_gone: whether the cluster has said that mops-jobs has no such job there.
+    """
+    context, namespace = None, None
+    with contextlib.suppress(MopsJobsError, ImportError):  # without a configuration, kubectl takes its own
+        context, namespace = _place(job_id, env)
+    ours = kubectl(verb, job_name(job_id), namespace, context)
+    of_modelops = f"modelops-dask-{modelops_environment()}"
+    theirs = kubectl(verb, job_id, of_modelops, context)
+    can_be_theirs = theirs != ours and is_job_place(of_modelops, job_id)
+    parts = [] if is_gone else [f"By hand: {ours}"]
+    parts += [f"{'If' if is_gone else 'If instead'} ModelOps submitted it: {theirs}"] if can_be_theirs else []
+    return ". ".join(parts)
 
 
 def _within(seconds: float, find: Callable[[], Found]) -> Found | None:
@@ -97,28 +127,26 @@ def _find_in_slurm(job: Mapping[str, object], env: Mapping[str, str]) -> Found:
 
 def _find_in_cluster(job: Mapping[str, object], env: Mapping[str, str]) -> Found:
     try:
-        from mopsjobs.engines.kubernetes.engine import kubectl_for
+        from mopsjobs.engines.kubernetes.engine import CONTEXT_FIELD, kubectl_for
 
-        job = {**job, **_place(str(job["job_id"]), env)}
+        context, namespace = _place(str(job["job_id"]), env)
+        job = {**job, "k8s_namespace": namespace, "metadata": {} if context is None else {CONTEXT_FIELD: context}}
         state = open_engine("kubernetes", env).state(job)
     except (MopsJobsError, ImportError) as error:
         return None, f"The cluster cannot be queried either: {error}"
     if state.phase == "gone":
-        return None, f"In the cluster, {state.detail}."
+        return None, f"{IN_CLUSTER}{state.detail}."
     return EngineAnswer("kubernetes", state, kubectl_for("get", job, env), kubectl_for("delete", job, env)), ""
 
 
-def _place(job_id: str, env: Mapping[str, str]) -> dict[str, object]:
-    """Return where a job is in a cluster, as the fields of its record: as a launch from here chose, else the default.
+def _place(job_id: str, env: Mapping[str, str]) -> tuple[str | None, str]:
+    """Return the context and the namespace of a job: as a launch from here chose, else the defaults.
 
     Raises:
         EngineAccessError: if no cluster is configured, or its configuration cannot be used.
     """
     from mopsjobs.engines.kubernetes.client import current_place
-    from mopsjobs.engines.kubernetes.engine import CONTEXT_FIELD
-    from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE
 
     chosen = dict(choice.partition(":")[::2] for choice in choices_of_last_launch(JobDir.for_job(job_id, env)))
     context = env.get(CONTEXT_VARIABLE) or chosen.get("context")
-    namespace = chosen.get("namespace") or current_place(env, context)[1]
-    return {"k8s_namespace": namespace, "metadata": {} if context is None else {CONTEXT_FIELD: context}}
+    return context, chosen.get("namespace") or current_place(env, context)[1]

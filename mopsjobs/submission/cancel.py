@@ -24,6 +24,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.store.urls import is_local
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop
 
@@ -132,7 +133,8 @@ def _with_hint(error: StoreError, job_id: str, session: Session) -> StoreError:
     if isinstance(error, StoreUnavailableError):
         from mopsjobs.engines.lookup import find_in_engines
 
-        answer, why_not = find_in_engines(job_id, session.env, ENGINE_SECONDS)
+        verb = None if is_local(session.registry_url) else "delete"
+        answer, why_not = find_in_engines(job_id, session.env, ENGINE_SECONDS, verb)
         if answer is not None and answer.stop_command is not None:
             error.hint = f"To stop it by hand: {answer.stop_command}"
         elif why_not is not None:

@@ -14,6 +14,7 @@ from mopsjobs.app.job_texts import (
     deferred_text,
     end_text,
     kubernetes_text,
+    metadata_text,
     note_text,
     queued_text,
     run_text,
@@ -128,6 +129,7 @@ def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]
         ("Engine", job["engine"]),
         ("Kubernetes", kubernetes_text(job)),
         ("Slurm", slurm_text(job)),
+        ("Metadata", metadata_text(job)),
         ("Results", job["results_path"]),
         ("Validation", job["last_validation_error"]),
     ]

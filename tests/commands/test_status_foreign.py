@@ -7,6 +7,7 @@ import json
 import pytest
 
 from support.cli import Cli, Remote, add, foreign, key
+from support.web import Web
 
 
 def test_a_record_of_another_program_is_shown(cli: Cli, remote: Remote) -> None:
@@ -22,6 +23,23 @@ def test_a_record_of_another_program_is_shown(cli: Cli, remote: Remote) -> None:
         "Queued     n/a",
         "Ran        n/a",
     ]
+
+
+def test_the_metadata_of_modelops_are_shown(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    """Image and type, as `mops jobs status` shows them; on the page too. Those of mops-jobs have lines of their own."""
+    metadata = {
+        "type": "SimJob",
+        "blob_key": "sim/1.json",
+        "image": "ghcr.io/runner:1",
+        "note": "mine",
+        "suspect": None,
+    }
+    remote.put(key("job-1a"), foreign("job-1a", metadata=metadata))
+    remote.put(key("ours"), foreign("ours", metadata={"bundle": "sha256:0", "study": "m/s"}))
+    shown = "type: SimJob, blob_key: sim/1.json, image: ghcr.io/runner:1"
+    assert f"Metadata   {shown}" in cli.ok("status", "job-1a").lines
+    assert "Metadata" not in cli.ok("status", "ours").out
+    assert shown in Web(cli, capsys).ok("/jobs/job-1a")
 
 
 @pytest.mark.parametrize("status", ["scheduled", "running"])

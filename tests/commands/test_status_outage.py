@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_user_without_a_cluster_reads_of_none(cli: Cli, remote: Remote) -> None:
-    """Nothing on this machine names a cluster: the outage stands alone."""
+def test_an_outage_names_kubectl_for_a_job_that_is_not_known_here(cli: Cli, remote: Remote) -> None:
+    """By the name that mops-jobs gives its Job, and by that of ModelOps. No cluster is asked: none is configured."""
     remote.store.down = True
-    ran = cli("status", "a")
-    assert ran.code == 5
-    assert "cluster" not in ran.err
+    ran = cli("status", "job-1a")
+    theirs = "If instead ModelOps submitted it: kubectl -n modelops-dask-dev get job job-1a"
+    by_hand = f"By hand: kubectl get job job-1a. {theirs}"
+    assert (ran.code, ran.out) == (5, "")
+    assert ran.err == f"error: Cannot reach the registry: connection refused.\nhint: {by_hand}\n"
+    assert by_hand.replace("get job", "delete job") in cli("cancel", "job-1a").err
 
 
 @pytest.fixture
@@ -77,7 +80,8 @@ def test_an_unknown_job_leaves_the_outage(cli: Cli, cluster: Api) -> None:
     """Exit code 5: the record may well be there."""
     ran = cli("status", "seir-1")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
-    assert "hint: In the cluster, there is no Job seir-1 in namespace from-kubeconfig." in ran.err
+    gone = "hint: In the cluster, there is no Job seir-1 in namespace from-kubeconfig."
+    assert f"{gone} If ModelOps submitted it: kubectl -n modelops-dask-dev get job seir-1\n" in ran.err
 
 
 def test_offline_sends_no_request(cli: Cli, cluster: Api) -> None:

@@ -16,6 +16,7 @@ from mopsjobs.app.job_texts import (
     end_text,
     failed_tasks_text,
     kubernetes_text,
+    metadata_text,
     note_text,
     queued_text,
     run_text,
@@ -154,6 +155,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
     if (place := kubernetes_text(job)) is not None:
         add("Kubernetes", place, None if job["k8s_uid"] is None else f", uid {job['k8s_uid']}")
     add("Slurm", slurm_text(job))
+    add("Metadata", metadata_text(job))
     add("Parent", job["parent_job_id"])
     if family is not None:
         add("Children", ", ".join(family.children[:SHOWN_MEMBERS]) or None)
