@@ -261,12 +261,12 @@ class _Handlers:
         """Return the output of `metrics`, rendered once for each state of the cache."""
         now = self._site.app.now().timestamp()
 
-        def render(_number: int) -> str:
+        def render() -> str:
             return self._site.read(
                 lambda connection, _age: metrics.render(connection, metrics.MetricsOptions(), now=now).decode()
             )
 
-        return Response(self._site.pages.get(METRICS, render), content_type=metrics.CONTENT_TYPE)
+        return Response(self._site.pages.get(METRICS, render).text, content_type=metrics.CONTENT_TYPE)
 
     def health(self) -> Response:
         """Return 200 if the server has data, however old; the document says how old."""

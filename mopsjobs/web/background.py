@@ -1,13 +1,14 @@
 """Watch the cache and keep it fresh, once for all browsers: threads, the signal of a change, and rendered pages.
 
-A stream has no queue: it waits for the number of the last change, then reads what is new. So a slow browser costs no
-memory and finds the newest state. A page is rendered once per change, for any number of browsers. See
+A page is rendered once per change, for any number of browsers, and a browser that asks late finds the newest state. See
 docs/decisions/0028-page-server.md.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import sqlite3
 import threading
 from collections import OrderedDict
@@ -32,6 +33,10 @@ MAX_PAGES = 64
 
 MAX_PAGE_AGE = 2.0
 """Seconds until a page is rendered again without a change, since it shows durations."""
+
+
+_COUNTED = re.compile(r'(<time [^>]*>)[^<]*(?=</time>)|<p id="fresh".*?</p>', re.DOTALL)
+"""What the script of a page counts, or reads from a header. Jinja escapes each `<` and `>` of a value."""
 
 
 class ChangeSignal:
@@ -172,6 +177,19 @@ class Syncer(threading.Thread):
         return None
 
 
+class RenderedPage:
+    """The text of a page."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @functools.cached_property
+    def version(self) -> str:
+        """Return a name for what it shows, but for the time. Another process names the same text otherwise."""
+        shown = _COUNTED.sub(r"\1", self.text)
+        return f"{hash(shown) & (1 << 64) - 1:x}"
+
+
 class PageCache:
     """Keeps rendered pages until the cache changes."""
 
@@ -181,14 +199,14 @@ class PageCache:
         self._lock = threading.Lock()
         self._pages: OrderedDict[str, _Page] = OrderedDict()
 
-    def get(self, key: str, render: Callable[[int], str], *, max_age: float | None = None) -> str:
+    def get(self, key: str, render: Callable[[], str], *, max_age: float | None = None) -> RenderedPage:
         """Return the page under `key`; render it again if the cache has changed or the page is too old.
 
         Other requests for the page wait for it meanwhile.
 
         Args:
             key: names the page.
-            render: renders the page for the number of the last change.
+            render: renders the page.
             max_age: seconds, by default `MAX_PAGE_AGE`.
         """
         with self._lock:
@@ -199,15 +217,15 @@ class PageCache:
         with page.lock:
             limit = MAX_PAGE_AGE if max_age is None else max_age
             number = self._changes.number  # read first, so that a change meanwhile makes the page old at once
-            if page.text is None or page.number != number or self._monotonic() - page.rendered_at > limit:
-                page.text = render(number)
+            if page.rendered is None or page.number != number or self._monotonic() - page.rendered_at > limit:
+                page.rendered = RenderedPage(render())
                 page.number, page.rendered_at = number, self._monotonic()
-            return page.text
+            return page.rendered
 
 
 class _Page:
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.text: str | None = None
+        self.rendered: RenderedPage | None = None
         self.number = -1
         self.rendered_at = 0.0

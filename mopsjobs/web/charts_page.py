@@ -45,10 +45,9 @@ class ChartsPage:
                 "store": count_jobs_of_store(connection, now),
             }
 
-        def render(number: int) -> str:
+        def render() -> str:
             return self._renderer.render(
                 "charts.html",
-                number,
                 query=query,
                 windows=query_params.DAYS,
                 shown_groups=SHOWN_GROUPS,

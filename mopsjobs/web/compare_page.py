@@ -79,8 +79,8 @@ class ComparePage:
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             return self._view(connection, freshness, query)
 
-        def render(number: int) -> str:
-            return self._renderer.render("compare.html", number, **self._site.read(view))
+        def render() -> str:
+            return self._renderer.render("compare.html", **self._site.read(view))
 
         try:
             check_count(query["job"])
@@ -88,7 +88,6 @@ class ComparePage:
         except (JobError, UsageError) as error:
             page = self._renderer.render(
                 "compare.html",
-                0,
                 header=self._site.header(),
                 problem=str(error),
                 hint=error.hint,

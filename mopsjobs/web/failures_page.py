@@ -84,8 +84,8 @@ class FailuresPage:
                 **_listed(found, params, query, self._site.app.now().timestamp()),
             }
 
-        def render(number: int) -> str:
-            return self._renderer.render("failures.html", number, **self._site.read(view))
+        def render() -> str:
+            return self._renderer.render("failures.html", **self._site.read(view))
 
         return self._site.live_pages.answer(request.full_path, render)
 

@@ -95,8 +95,8 @@ class JobPage:
                 **self._tasks(connection, job, axes, now),
             }
 
-        def render(number: int) -> str:
-            return self._renderer.render("job.html", number, **self._site.read(view))
+        def render() -> str:
+            return self._renderer.render("job.html", **self._site.read(view))
 
         return self._site.live_pages.answer(request.full_path, render)
 
@@ -173,13 +173,10 @@ def is_submitted(job: view_models.Job) -> bool:
 
 
 def _events(connection: sqlite3.Connection, job_id: str, kind: str | None) -> dict[str, Any]:
-    """Return the last events of a job, and the cursor after them."""
+    """Return the last events of a job."""
     events = event_queries.last_events(connection, job_id, limit=SHOWN_EVENTS, kind=kind)
-    newest = event_queries.last_events(connection, job_id, limit=1)
-    cache = event_queries.cache_id(connection)
     return {
         "events": [view_models.event(event) for event in sorted(events, key=view_models.event_time)],
-        "cursor": event_queries.make_cursor(cache, newest[-1].seq if newest else 0),
         "show": kind or "",
     }
 

@@ -79,9 +79,9 @@ class JobsPage:
             with filters.searching(connection, query.filter, query.filter_any_status):
                 return self._view(connection, freshness, query, params)
 
-        def render(number: int) -> str:
+        def render() -> str:
             data = site.read(view)
-            return self._renderer.render("jobs.html", number, **data)
+            return self._renderer.render("jobs.html", **data)
 
         return site.live_pages.answer(request.full_path, render)
 
@@ -108,7 +108,6 @@ class JobsPage:
         values = dict(params)
         return self._renderer.render(
             "jobs.html",
-            0,
             header=self._renderer.site.header(),
             problem=str(error),
             hint=error.hint,

@@ -1,53 +1,49 @@
-"""Answer requests for pages: whole, or to the script of an open page only what has changed, or that nothing has.
+"""Answer requests for pages, and tell the script of an open page if nothing in it has changed.
 
-The script sends the token of the version that it shows. See docs/decisions/0057-changed-rows-only.md.
+The script asks every few seconds, with the tag of the version that it shows. An answer without a change has no body:
+the age of the data is in a header. See docs/decisions/0089-pages-that-ask.md.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from flask import Response, request
 
-from mopsjobs.web.background import MAX_PAGES, PageCache
-from mopsjobs.web.page_parts import PageVersion
+from mopsjobs.web.background import PageCache
 
-MAX_VERSIONS = 8
-"""Versions per page that are kept for comparison. A browser asks every few seconds, so it has one of the last."""
+MAX_FOLLOWED_AGE = 30.0
+"""Seconds until a page is rendered again without a change for the script of an open page, which counts durations."""
+
+AGE_HEADER = "Data-Age"
+"""The header of an answer without a body; it has `AGE_FIELDS`, as JSON."""
+
+AGE_FIELDS = ("synced", "ages", "stale_in", "stale", "notice")
+"""What the script of a page shows of the age of the data."""
 
 
 class LivePages:
-    """The pages of a cache, with their last versions."""
+    """The pages of a cache."""
 
-    def __init__(self, pages: PageCache, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, pages: PageCache, now: Callable[[], datetime], read_age: Callable[[], Mapping[str, object]]
+    ) -> None:
         self._pages = pages
         self._now = now
-        self._lock = threading.Lock()
-        self._versions: OrderedDict[str, deque[PageVersion]] = OrderedDict()
+        self._read_age = read_age
 
-    def answer(self, key: str, render: Callable[[int], str], *, max_age: float | None = None) -> Response:
-        """Return a page, see `PageCache.get`; to a script that has one of the last versions, only what has changed."""
-        text = self._pages.get(key, render, max_age=max_age)
-        version, old = self._find(key, text, request.headers.get("If-None-Match", "").strip('W/"'))
-        tag = f'W/"{version.token}"'
-        if old is version or (old is not None and old.digest == version.digest):
-            return Response(status=304, headers={"ETag": tag})
-        answer = version.text if old is None else version.changes(old)
+    def answer(self, key: str, render: Callable[[], str], *, max_age: float | None = None) -> Response:
+        """Return a page, see `PageCache.get`; 304 to a script that shows the same, but for the time."""
+        shown = request.headers.get("If-None-Match", "").removeprefix("W/").strip('"')
+        page = self._pages.get(key, render, max_age=max(max_age or 0, MAX_FOLLOWED_AGE) if shown else max_age)
+        tag = {"ETag": f'W/"{page.version}"'}
+        if shown == page.version:
+            age = self._read_age()
+            shown_of_it = json.dumps({name: age[name] for name in AGE_FIELDS})
+            return Response(status=304, headers=tag | {AGE_HEADER: shown_of_it})
         # What a record holds has no quotes, so this finds the attributes of the page itself.
-        answer = answer.replace(' data-version=""', f' data-version="{version.token}"', 1)
-        answer = answer.replace(' data-sent=""', f' data-sent="{self._now().timestamp()}"', 1)
-        return Response(answer, mimetype="text/html", headers={"ETag": tag} if old is None else None)
-
-    def _find(self, key: str, text: str, have: str) -> tuple[PageVersion, PageVersion | None]:
-        """Return the version of a page, and that which a script has, if it is kept."""
-        with self._lock:
-            versions = self._versions.setdefault(key, deque(maxlen=MAX_VERSIONS))
-            self._versions.move_to_end(key)
-            while len(self._versions) > MAX_PAGES:
-                self._versions.popitem(last=False)
-            if not versions or versions[-1].text is not text:
-                versions.append(PageVersion(text))
-            return versions[-1], next((one for one in reversed(versions) if have and one.token == have), None)
+        text = page.text.replace(' data-version=""', f' data-version="{page.version}"', 1)
+        text = text.replace(' data-sent=""', f' data-sent="{self._now().timestamp()}"', 1)
+        return Response(text, mimetype="text/html", headers=tag)

@@ -69,7 +69,7 @@ class LogsPage:
         self._renderer = renderer
         self._site = renderer.site
 
-    def answer(self, job_id: str) -> str:
+    def answer(self, job_id: str) -> Response:
         """Return a page of lines."""
         params = list(request.args.items(multi=True))
         query = parse_query(PARAMETERS, params)

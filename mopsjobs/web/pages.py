@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 from flask import Flask, Response, redirect, request
 from werkzeug.exceptions import HTTPException
 
 from mopsjobs.errors import JobError, MopsJobsError, RecordError, UsageError
 from mopsjobs.utils.text import strip_control_characters
-from mopsjobs.web import api, sse, view_models
+from mopsjobs.web import api, view_models
 from mopsjobs.web.charts_page import ChartsPage
 from mopsjobs.web.compare_page import ComparePage
 from mopsjobs.web.compression import compress_responses
@@ -42,7 +40,6 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     )
     protect(app, names)
     compress_responses(app)
-    stream_slots = threading.BoundedSemaphore(sse.MAX_STREAMS)
     renderer = Renderer(app, site)
     errors = _Errors(renderer)
     app.add_url_rule("/", "index", lambda: redirect("/jobs", 302))
@@ -51,7 +48,6 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.add_url_rule("/compare", "compare", ComparePage(renderer).answer)
     app.add_url_rule("/failures", "failures", FailuresPage(renderer).answer)
     app.add_url_rule("/charts", "charts", ChartsPage(renderer).answer)
-    app.add_url_rule("/live", "live", lambda: sse.open_stream(site, stream_slots))
     api.add_routes(app, site)
     preload(app)
     app.register_error_handler(HTTPException, errors.handle_http_error)
@@ -101,7 +97,6 @@ class _Errors:
         try:
             text = self._renderer.render(
                 "error.html",
-                0,
                 header=self._renderer.site.header(),
                 code=code,
                 title=title,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Flask, request
+from flask import Flask, Response, request
 
 from mopsjobs import __version__
 from mopsjobs.app.freshness import Freshness
@@ -22,18 +22,16 @@ class Renderer:
         self._app = app
         self.site = site
 
-    def render(self, name: str, number: int, **values: Any) -> str:
+    def render(self, name: str, **values: Any) -> str:
         """Return a page.
 
         Args:
             name: the template.
-            number: the number of the last change that the page shows.
             values: what the template needs besides the head of the page.
         """
         site = self.site
         template = self._app.jinja_env.get_template(name)
         return template.render(
-            number=number,
             now=site.app.now().timestamp(),
             registry=site.app.settings.registry_id,
             redirected_by=site.app.settings.redirected_by,
@@ -43,8 +41,8 @@ class Renderer:
             **values,
         )
 
-    def page(self, template: str, view: Callable[[sqlite3.Connection, Freshness], dict[str, Any]]) -> str:
-        """Return the page of the request, rendered once per change of the cache, with the age of the data.
+    def page(self, template: str, view: Callable[[sqlite3.Connection, Freshness], dict[str, Any]]) -> Response:
+        """Answer with the page of the request, rendered once per change of the cache, with the age of the data.
 
         Args:
             template: the template.
@@ -55,7 +53,7 @@ class Renderer:
         def with_header(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             return {"header": site.header_of(connection, freshness), **view(connection, freshness)}
 
-        return site.pages.get(request.full_path, lambda number: self.render(template, number, **site.read(with_header)))
+        return site.live_pages.answer(request.full_path, lambda: self.render(template, **site.read(with_header)))
 
 
 def link(params: list[tuple[str, str]], changes: Mapping[str, str]) -> str:

@@ -45,7 +45,7 @@ class ResultsPage:
         self._site = renderer.site
         self.outputs = OutputView(renderer.site)
 
-    def answer(self, job_id: str) -> str:
+    def answer(self, job_id: str) -> Response:
         """Return the page of a job's results."""
         query = parse_query(PARAMETERS, request.args.items(multi=True))
 

@@ -25,16 +25,15 @@ from mopsjobs.web.http_connections import PageServer
 from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
 from mopsjobs.web.site import Site
-from mopsjobs.web.sse import MAX_STREAMS
 from mopsjobs.web.viewer import Viewers
 
-LANES = {"pages": 8, "api": 4, "streams": MAX_STREAMS + 2, "health": 2}
-"""Threads per lane: one for each stream and two that refuse more; few for the API, whose responses are large."""
+LANES = {"pages": 8, "api": 4, "health": 2}
+"""Threads per lane: few for the API, whose responses are large."""
 
 MAX_BODY_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 15
 MAX_WAITING_BYTES = 1 << 20
-"""Bytes buffered for a slow browser, before its stream waits."""
+"""Bytes buffered for a slow browser."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -84,7 +83,6 @@ def serve(
             LANES,
             lane_of,
             behind_proxy=behind_proxy,
-            channel_request_lookahead=1,  # to notice that a browser has left an open stream
             asyncore_use_poll=True,
             max_request_body_size=MAX_BODY_BYTES,
             max_request_header_size=MAX_HEADER_BYTES,
@@ -113,7 +111,7 @@ def lane_of(path: str) -> str:
     """Return the lane of a request: a flood in one lane takes no threads from the others."""
     if path.startswith("/api/"):
         return "api"
-    return {"/live": "streams", HEALTH: "health"}.get(path, "pages")
+    return "health" if path == HEALTH else "pages"
 
 
 def _load_app(site: Site, names: frozenset[str]) -> Flask:

@@ -46,8 +46,8 @@ class Site:
         self.pages = PageCache(changes, app.monotonic)
         self.charts = PageCache(ChangeSignal(), app.monotonic)
         """Charts read every job, so a change does not render them again, only their age."""
-        self.live_pages = LivePages(self.pages, app.now)
-        self.live_charts = LivePages(self.charts, app.now)
+        self.live_pages = LivePages(self.pages, app.now, self.header_or_problem)
+        self.live_charts = LivePages(self.charts, app.now, self.header_or_problem)
 
     def prepare_syncs(self, every: float) -> None:
         """Make the thread that syncs regularly, and reads between syncs what pages ask for.

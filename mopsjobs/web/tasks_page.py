@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import request
+from flask import Response, request
 
 from mopsjobs.app.find_job import FoundJob, Job
 from mopsjobs.app.freshness import Freshness
@@ -71,7 +71,7 @@ class TasksPage:
         self._renderer = renderer
         self._site = renderer.site
 
-    def answer(self, job_id: str) -> str:
+    def answer(self, job_id: str) -> Response:
         """Return a page of tasks."""
         params = list(request.args.items(multi=True))
         query = parse_query(PARAMETERS, params)

@@ -114,33 +114,11 @@ class Server:
         until(lambda: self.ask("/healthz").status == 200, "the first sync")
         return self
 
-    @contextlib.contextmanager
-    def stream(self, path: str, **headers: str) -> Iterator[Iterator[tuple[str, Any, str]]]:
-        """Yield a stream of events: name, data and id of each."""
-        with contextlib.closing(self.connect()) as connection:
-            connection.request("GET", path, headers=headers)
-            response = connection.getresponse()
-            assert response.status == 200, response.read()
-            yield _messages(response)
-
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """End it by a signal: its exit code, and what it has said."""
         self.process.send_signal(number)
         _, err = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, err
-
-
-def _messages(response: http.client.HTTPResponse) -> Iterator[tuple[str, Any, str]]:
-    fields: dict[str, str] = {}
-    for line in iter(response.readline, b""):
-        text = line.decode().rstrip("\n")
-        if text:
-            name, _, value = text.partition(": ")
-            fields[name] = value
-            continue
-        if "event" in fields:
-            yield fields["event"], json.loads(fields["data"]), fields.get("id", "")
-        fields = {}
 
 
 @contextlib.contextmanager

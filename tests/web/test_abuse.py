@@ -114,7 +114,7 @@ class Line:
         self.held = 0
         """Requests that a thread has taken and that wait for the test."""
         self._stack = stack
-        lanes = {"pages": 2, "api": 1, "streams": 2, "health": 1}
+        lanes = {"pages": 2, "api": 1, "health": 1}
         self.server = PageServer(
             app, listening, lanes, lane_of,
             behind_proxy=behind_proxy, channel_request_lookahead=1, asyncore_use_poll=True,
@@ -270,7 +270,7 @@ def test_a_request_that_is_served_is_never_ended(
     line: Line, release: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many connections come meanwhile, and however long it takes."""
-    served = line.open(request("/live/held"))
+    served = line.open(request("/jobs/held"))
     until(lambda: line.held, "the request")
     silent = line.open()
     monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
@@ -281,7 +281,7 @@ def test_a_request_that_is_served_is_never_ended(
     others = [line.open() for _ in range(20)]
     until(lambda: sum(map(has_ended, others)) == 15, "the end of all but five")
     release.set()
-    assert read(served).endswith(b"/live/held")
+    assert read(served).endswith(b"/jobs/held")
 
 
 def test_what_waits_in_one_lane_stops_no_other(line: Line) -> None:
@@ -298,11 +298,10 @@ def test_what_waits_in_one_lane_stops_no_other(line: Line) -> None:
 
 
 def test_each_kind_of_request_has_its_threads() -> None:
-    """A lane for health alone; streams have as many threads as there may be streams, and some to refuse more."""
-    assert [lane_of(path) for path in ("/healthz", "/metrics", "/jobs", "/api/v1/jobs", "/live", "")] == [
-        "health", "pages", "pages", "api", "streams", "pages",
+    """A lane for health alone, one for the API, and one for all else."""
+    assert [lane_of(path) for path in ("/healthz", "/metrics", "/jobs", "/api/v1/jobs", "")] == [
+        "health", "pages", "pages", "api", "pages",
     ]  # fmt: skip
-    assert LANES["streams"] > 100
     assert min(LANES.values()) >= 2
 
 
@@ -342,6 +341,4 @@ def test_a_server_outlives_its_files(
         for name in ("style.css", "job.css", "live.js", "icon.svg"):
             assert server.ask(f"/static/{name}").status == 200
         assert "Job nope not found" in server.ask("/jobs/nope").text
-        with server.stream("/live?job=first") as messages:
-            assert next(messages)
         assert server.stop() == (0, "Stop with Ctrl-C.\n")

@@ -20,7 +20,6 @@ import pytest
 
 from mopsjobs.cache.database import open_to_read
 from mopsjobs.cache.queries import statistics
-from mopsjobs.errors import CacheError
 from mopsjobs.events.writer import record_event
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
@@ -530,7 +529,7 @@ def test_it_answers_to_its_own_names(web: Web, host: str) -> None:
     ["evil.example", "localhost.evil.example", "evil.example:8765", "localhost, evil.example", "user@localhost", "",
      "127.0.0.2", "10.0.0.1", "localhost.", "[::1", "0.0.0.0"],
 )  # fmt: skip
-@pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/static/live.js", "/live", "/nope"])
+@pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/static/live.js", "/nope"])
 def test_it_answers_to_no_other_name(web: Web, host: str, path: str) -> None:
     """A foreign Host is refused on every path, with a sentence that reveals nothing."""
     answer = web.get(path, Host=host)
@@ -539,9 +538,7 @@ def test_it_answers_to_no_other_name(web: Web, host: str, path: str) -> None:
     assert web.app.settings.registry_id not in answer.text
 
 
-@pytest.mark.parametrize(
-    "path", [*PAGES, "/", "/api/v1/jobs", "/metrics", "/healthz", "/live", "/static/style.css", "/nope"]
-)
+@pytest.mark.parametrize("path", [*PAGES, "/", "/api/v1/jobs", "/metrics", "/healthz", "/static/style.css", "/nope"])
 def test_every_answer_carries_the_headers(web: Web, path: str) -> None:
     """No script, style, frame or form but our own; no sniffing, no referrer."""
     with web.client.head(path) as answer:
@@ -557,7 +554,7 @@ def test_every_answer_carries_the_headers(web: Web, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
-@pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/live", "/nope"])
+@pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/nope"])
 def test_it_only_answers_get_and_head(web: Web, method: str, path: str) -> None:
     """Everything else is 405, and says what is allowed."""
     answer = web.client.open(path, method=method)
@@ -644,21 +641,6 @@ def test_a_failed_sync_is_shown_and_ends_nothing(web: Web, remote: Remote) -> No
     assert "failed: " not in web.ok("/jobs")
 
 
-def test_a_stream_goes_on_while_the_cache_cannot_be_used(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its messages say why, so that an open page does not take its server for gone."""
-
-    def fail(_view: object) -> None:
-        raise CacheError("The cache is locked.")
-
-    with web.client.get("/live") as answer:
-        messages = (text.decode() for text in answer.iter_encoded())
-        assert next(messages).startswith("retry: ")
-        assert '"notice": null' in next(messages)
-        monkeypatch.setattr(web.site, "read_cached", fail)
-        web.changes.add()
-        assert '"stale": true, "notice": "The cache is locked."' in next(messages)
-
-
 def test_a_sync_in_the_future_is_stale(web: Web, cli: Cli) -> None:
     """The clock was set back: the page says so, as the commands do."""
     cli.clock.advance(hours=-1)
@@ -720,49 +702,12 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server.filled()
 
 
-def test_a_stream_tells_of_changes_and_events(server: Server, cli: Cli) -> None:
-    """Who follows a job gets its events, each once, and goes on after the last one when the line was cut."""
-    with server.stream("/live?job=first") as messages:
-        _, event, cursor = next(one for one in messages if one[0] == "event")
-        assert (event["kind"], event["text"]) == ("state", "pending")
-        cli.ok("progress", "first", "1/2", "-q")
-        seen = [next(one for one in messages if one[0] == "event")]
-        assert seen[0][1]["text"] == "running 1/2 tasks"
-        assert next(one for one in messages if one[0] == "change")[1]["number"] > 0
-    with server.stream("/live?job=first", **{"Last-Event-ID": cursor}) as messages:
-        assert next(messages) == seen[0]
-
-
-def test_a_browser_that_has_gone_gives_its_thread_back(shared_server: Server) -> None:
-    """More streams come and go than there are threads for."""
-
-    def opens() -> bool:
-        with contextlib.closing(shared_server.connect()) as connection:
-            connection.request("GET", "/live")
-            response = connection.getresponse()
-            return response.status == 200 and [response.readline() for _ in range(3)][-1] == b"event: change\n"
-
-    for _ in range(120):
-        until(opens, "a free stream")
-    assert shared_server.ask("/jobs").status == 200
-
-
-def test_too_many_streams_are_refused_and_pages_go_on(server: Server) -> None:
-    """When every stream is taken, the next browser is told to come back, and gets its pages meanwhile."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(100):
-            next(stack.enter_context(server.stream("/live")))
-        answer = server.ask("/live")
-        assert answer.status == 503
-        assert answer.headers["Retry-After"] == "30"
-        assert server.ask("/jobs").status == 200
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_cleanly(server: Server, number: int, code: int) -> None:
-    """With a stream open, too; and it says nothing of it."""
-    with server.stream("/live") as messages:
-        next(messages)
+    """With a connection open, too; and it says nothing of it."""
+    with contextlib.closing(server.connect()) as connection:
+        connection.request("GET", "/jobs")
+        connection.getresponse().read()
         ended, err = server.stop(number)
     assert ended == code
     assert err == "Stop with Ctrl-C.\n"

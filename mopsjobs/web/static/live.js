@@ -5,9 +5,7 @@
 (() => {
   const MIN_PAUSE = 4000; // milliseconds between two refreshes
   const SLOW_PAUSE = 60000; // the same for the charts, which read every job
-  const RETRY = 30000; // milliseconds until a refused stream is requested again, and the page is refreshed without it
-  const SILENCE = 40000; // milliseconds without a message until the connection is lost; one comes every 15 seconds
-  const MAX_EVENTS = 2000; // lines kept on the page of a job
+  const TIMEOUT = 20000; // milliseconds until a request without an answer is lost
   const AT_END = 8; // pixels above the end of the events that still count as the end
 
   const body = document.body;
@@ -16,20 +14,14 @@
   const followed = document.getElementById("lines") || events;
   const isAbroad = new Date().getTimezoneOffset() !== 0; // from UTC, in which the server writes times
 
-  let source = null;
   let age = null; // of the data: in words and seconds, whether and when it is stale, and when that was received
   let rendered = null; // when the server rendered this page, by its clock, and when that was received
-  let heardAt = moment(); // when the stream was opened, or brought its last message
   let currentAt = moment(); // when the server last said that this page is current
   let loss = ""; // why this page is not kept current
   let refreshedAt = performance.now();
   let timer = null;
   let request = null; // for a refresh, until it ends
-  let isDue = false; // whether another refresh has to follow it
-  let cursor = body.dataset.cursor || "";
   let version = body.dataset.version; // names what this page shows
-  let shown = Number(document.getElementById("fresh").dataset.number); // the last change that this page shows
-  let latest = shown; // the last change that the stream told of
 
   function moment() {
     return { ticks: performance.now(), clock: Date.now() };
@@ -44,85 +36,71 @@
 
   // The response is a document, not text: this script never parses data of a record.
   function refresh() {
-    if (request !== null) request.abort();
     clearTimeout(timer);
     timer = null;
-    isDue = false;
+    if (request !== null || isUnseen()) return; // one refresh follows the other
     refreshedAt = performance.now();
-    const asked = latest;
     request = new XMLHttpRequest();
     request.open("GET", location.pathname + location.search);
-    // With a stream, which brings the age of the data, the server may answer with the parts that have changed.
-    if (source !== null && version) request.setRequestHeader("If-None-Match", `"${version}"`);
+    if (version) request.setRequestHeader("If-None-Match", `"${version}"`);
     request.responseType = "document";
-    request.timeout = 20000;
+    request.timeout = TIMEOUT;
     request.onerror = request.ontimeout = () => lose("Connection lost");
-    request.onload = () => {
-      if (request.status === 304) {
-        version = (request.getResponseHeader("ETag") || "").replace(/^W\/|"/g, ""); // only the time has changed
-        return confirmCurrent(asked);
-      }
-      const fresh = request.response;
-      if (!fresh || !fresh.getElementById("fresh")) return lose("The server answers with an error, " + request.status);
-      const isError = request.status !== 200;
-      if (isError !== (follow === "reload")) return location.reload();
-      const isPartial = "base" in fresh.body.dataset;
-      if (isPartial && fresh.body.dataset.base !== version) return refreshWhole();
-      version = ""; // until all is done
-      for (const part of document.querySelectorAll("[data-live]")) {
-        const other = fresh.getElementById(part.id);
-        if (!other || (part.id === "fresh" && (isPartial || source !== null))) continue; // messages bring the age
-        if (!morph(part, other)) return refreshWhole();
-      }
-      version = fresh.body.dataset.version;
-      if (document.title !== fresh.title) document.title = fresh.title;
-      for (const other of fresh.querySelectorAll("[data-live]")) {
-        if (!document.getElementById(other.id)) location.reload(); // a new part
-      }
-      // Without a stream that brings the new events. Lines of the log come from the page only.
-      if ((source === null || !body.dataset.job) && !isPartial && events) followEnd(fresh);
-      if (source === null && !isPartial) readAge();
-      readClock(fresh);
-      confirmCurrent(asked);
-    };
+    request.onload = () => show(request);
     request.onloadend = () => {
       request = null;
-      if (isDue) scheduleRefresh();
+      scheduleRefresh();
     };
     request.send();
   }
 
-  // Note that this page shows the change `number`, and look again if the stream has told of a later one meanwhile.
-  function confirmCurrent(number) {
+  function show(answer) {
+    if (answer.status === 304) { // only the time has changed
+      onAge(JSON.parse(answer.getResponseHeader("Data-Age")));
+      return confirmCurrent();
+    }
+    const fresh = answer.response;
+    if (!fresh || !fresh.getElementById("fresh")) return lose("The server answers with an error, " + answer.status);
+    if ((answer.status !== 200) !== (follow === "reload")) return location.reload();
+    for (const part of document.querySelectorAll("[data-live]")) {
+      const other = fresh.getElementById(part.id);
+      if (other) morph(part, other);
+    }
+    version = fresh.body.dataset.version;
+    if (document.title !== fresh.title) document.title = fresh.title;
+    for (const other of fresh.querySelectorAll("[data-live]")) {
+      if (!document.getElementById(other.id)) location.reload(); // a new part
+    }
+    if (events) followEnd(fresh);
+    readAge();
+    readClock(fresh);
+    confirmCurrent();
+  }
+
+  function confirmCurrent() {
     loss = "";
     currentAt = moment();
-    shown = number;
-    if (latest !== shown) scheduleRefresh();
     announce();
     tick();
   }
 
-  // The page has not what the server compared with: get all of it.
-  function refreshWhole() {
-    version = "";
-    scheduleRefresh();
+  // A browser has six connections for all tabs of a site, and a hidden tab needs none, unless its user waits for a
+  // notification.
+  function isUnseen() {
+    return document.hidden && !("watched" in body.dataset);
   }
 
-  // One refresh follows the other: two at once would ask with the same version, and the second response would not fit
-  // the page any more. Also, a page whose responses are slow would never show one.
   function scheduleRefresh() {
-    isDue = request !== null;
-    if (isDue || timer !== null) return;
+    if (request !== null || timer !== null || isUnseen()) return;
     const pause = follow === "slow" && !loss ? SLOW_PAUSE : MIN_PAUSE;
     // At random, so that the browsers of a team do not send their requests at the same time.
-    const wait = Math.max(Math.random() * 300, refreshedAt + pause - performance.now());
+    const wait = Math.max(0, refreshedAt + pause - performance.now()) + Math.random() * 300;
     timer = setTimeout(refresh, wait);
   }
 
   // Make `old` equal to `fresh`, and keep every node that can stay, with its focus, selection and scroll position.
-  // A mark in `fresh` stands for nodes that stay as they are. Return false if `old` lacks one of them.
   function morph(old, fresh) {
-    if (old.isEqualNode(fresh)) return true;
+    if (old.isEqualNode(fresh)) return;
     for (const name of old.getAttributeNames()) {
       const isOpened = name === "open" && old.nodeName === "DETAILS"; // by the reader
       if (!fresh.hasAttribute(name) && !isOpened) old.removeAttribute(name);
@@ -132,21 +110,8 @@
     }
     const keyed = new Map();
     for (const child of old.children) if (child.dataset && "key" in child.dataset) keyed.set(child.dataset.key, child);
-    const order = [...keyed.values()];
     let place = old.firstChild;
     for (const child of [...fresh.childNodes]) {
-      if (child.dataset && "same" in child.dataset) {
-        const first = order.indexOf(keyed.get(child.dataset.same));
-        const same = order.slice(first, first + Number(child.dataset.count));
-        if (first < 0 || same.length !== Number(child.dataset.count)) return false;
-        for (const node of same) {
-          keyed.delete(node.dataset.key);
-          while (place && place !== node && place.nodeType === Node.TEXT_NODE) place = place.nextSibling;
-          if (node === place) place = place.nextSibling;
-          else old.insertBefore(node, place);
-        }
-        continue;
-      }
       const key = child.dataset && "key" in child.dataset ? child.dataset.key : null;
       let match = key === null ? place : keyed.get(key);
       if (match && (match.nodeType !== child.nodeType || match.nodeName !== child.nodeName)) match = null;
@@ -158,16 +123,14 @@
       keyed.delete(key);
       if (match === place) place = place.nextSibling;
       else old.insertBefore(match, place);
-      if (child.nodeType === Node.ELEMENT_NODE) {
-        if (!morph(match, child)) return false;
-      } else if (match.nodeValue !== child.nodeValue) match.nodeValue = child.nodeValue;
+      if (child.nodeType === Node.ELEMENT_NODE) morph(match, child);
+      else if (match.nodeValue !== child.nodeValue) match.nodeValue = child.nodeValue;
     }
     while (place) {
       const next = place.nextSibling;
       place.remove();
       place = next;
     }
-    return true;
   }
 
   // Announce the new total or status to screen readers, if it has changed.
@@ -250,18 +213,7 @@
     document.getElementById("age").textContent = synced + (stale ? ", stale" : "");
   }
 
-  // A message has a header if that differs from the one before by more than the time.
-  function onMessage(message) {
-    const data = JSON.parse(message.data);
-    if ("number" in data) latest = data.number;
-    if ("synced" in data) onHeader(data);
-    heardAt = moment();
-    if (loss) scheduleRefresh();
-    else currentAt = moment();
-    tick();
-  }
-
-  function onHeader(header) {
+  function onAge(header) {
     age = { synced: header.synced, ages: header.ages, staleIn: header.stale_in, stale: header.stale, at: moment() };
     const head = document.getElementById("fresh");
     let notice = head.querySelector(".problem");
@@ -276,33 +228,14 @@
 
   // --- the events of a job -----------------------------------------------------------------------------------------
 
-  function onEvent(message) {
-    cursor = message.lastEventId;
-    const event = JSON.parse(message.data);
-    if (body.dataset.show && event.kind !== body.dataset.show) return;
-    const wasAtEnd = isAtEnd();
-    const item = document.createElement("li");
-    const parts = [["time", event.at], ["b", event.kind], ["span", event.text]];
-    for (const [name, text] of parts) {
-      const part = document.createElement(name);
-      part.textContent = text;
-      item.append(part, " ");
-    }
-    events.append(item);
-    while (events.children.length > MAX_EVENTS) events.firstElementChild.remove();
-    if (wasAtEnd) scrollToEnd();
-    else document.getElementById("newest").hidden = false;
-  }
-
   // Show the newest lines to a reader at the end; to others, only that there are some.
   function followEnd(fresh) {
+    const next = fresh.getElementById("events");
     if (isAtEnd()) {
       morph(followed, fresh.getElementById(followed.id));
-      cursor = fresh.body.dataset.cursor;
       scrollToEnd();
-    } else if (!body.dataset.job) {
-      const [last, next] = [events, fresh.getElementById("events")].map((list) => list.lastElementChild);
-      if (!last.isEqualNode(next)) document.getElementById("newest").hidden = false;
+    } else if (!events.lastElementChild || !events.lastElementChild.isEqualNode(next.lastElementChild)) {
+      document.getElementById("newest").hidden = false;
     }
   }
 
@@ -314,60 +247,18 @@
     events.scrollTop = events.scrollHeight;
   }
 
-  // --- the stream ----------------------------------------------------------------------------------------------------
-
-  function open() {
-    if (source !== null || (document.hidden && !("watched" in body.dataset))) return;
-    const query = new URLSearchParams();
-    if (body.dataset.job) {
-      query.set("job", body.dataset.job);
-      query.set("after", cursor);
-    }
-    heardAt = moment();
-    source = new EventSource("/live?" + query);
-    source.addEventListener("change", (message) => {
-      onMessage(message);
-      if (latest !== shown) scheduleRefresh();
-    });
-    source.addEventListener("age", (message) => {
-      onMessage(message);
-      scheduleRefresh(); // the page shows how long ago things were
-    });
-    source.addEventListener("event", onEvent);
-    source.addEventListener("reload", () => location.reload());
-    source.onerror = () => {
-      if (source.readyState !== EventSource.CLOSED) return lose("Connection lost"); // the browser reconnects
-      close();
-      scheduleRefresh(); // tells whether only the stream is refused
-      setTimeout(open, RETRY);
-    };
-  }
-
-  function close() {
-    if (source !== null) source.close();
-    source = null;
-  }
+  // --- the connection ------------------------------------------------------------------------------------------------
 
   function lose(reason) {
-    if (!loss && request !== null) request.abort(); // its connection may be dead; those that follow are waited for
     loss = reason;
-    clearTimeout(timer);
-    timer = null;
-    isDue = false;
     announce();
     tick();
   }
 
-  // Show how old everything is, also if no message comes.
+  // Show how old everything is, also if no answer comes.
   function tick() {
     showAge();
     showTimes();
-    if (source !== null && millisecondsSince(heardAt) > SILENCE) {
-      close();
-      open();
-      lose("Connection lost");
-      return;
-    }
     const notice = document.getElementById("connection");
     notice.hidden = !loss;
     const contact = formatAge(millisecondsSince(currentAt) / 1000);
@@ -433,14 +324,8 @@
   readClock(document);
   setInterval(tick, 1000);
   if (!follow) return;
-  // A browser has six connections for all tabs of a site, so a hidden tab closes its own.
-  // Not if its user waits for a notification.
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) open();
-    else if (!("watched" in body.dataset)) close();
-  });
-  addEventListener("pagehide", close);
-  addEventListener("pageshow", open);
+  document.addEventListener("visibilitychange", refresh);
+  addEventListener("pageshow", (event) => event.persisted && refresh());
   addEventListener("offline", refresh); // tells whether the server is out of reach too
   addEventListener("online", refresh);
   if (events) {
@@ -448,10 +333,11 @@
     newest.addEventListener("click", () => {
       scrollToEnd();
       newest.hidden = true;
-      if (!body.dataset.job) refreshWhole();
+      version = ""; // the lines are in the whole page
+      refresh();
     });
     events.addEventListener("scroll", () => (newest.hidden = newest.hidden || isAtEnd()));
     scrollToEnd();
   }
-  open();
+  scheduleRefresh();
 })();

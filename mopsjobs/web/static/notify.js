@@ -23,7 +23,7 @@
     if ("watched" in body.dataset) {
       delete body.dataset.watched;
     } else if ((await Notification.requestPermission()) === "granted") {
-      body.dataset.watched = ""; // live.js then keeps its stream while the tab is hidden
+      body.dataset.watched = ""; // live.js then also asks while the tab is hidden
     } else {
       button.disabled = true;
       button.textContent = "This browser does not allow notifications for this page";
