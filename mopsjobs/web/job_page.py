@@ -46,6 +46,9 @@ MAX_READ_TASKS = 500_000
 PARAMETERS = {"show": Parameter(""), "x": Parameter(), "y": Parameter()}
 """The query: which events, and the parameters of the map's axes."""
 
+ICONS = ("succeeded", "partial", "failed")
+"""Ends of a job whose tab has an icon of its own."""
+
 
 class JobPage:
     """The handler of `/jobs/JOB`."""
@@ -72,6 +75,7 @@ class JobPage:
                 "row": view_models.row(listed_job(connection, whole_id), now, ("created", "updated", "duration")),
                 "job": job,
                 "since": None if job["status_since"] is None else view_models.moment(job["status_since"], now),
+                "icon": _icon(job),
                 "title": job_sections.title(job),
                 "subject": job_sections.subject(job),
                 "standing": job_sections.standing(job, now),
@@ -114,6 +118,11 @@ class JobPage:
             "axes": axes,
             "reading": reading,
         }
+
+
+def _icon(job: Job) -> str:
+    """Return the end of the name of the icon for the tab of a job."""
+    return "-active" if job["is_active"] else f"-{job['status']}" if job["status"] in ICONS else ""
 
 
 def _comparisons(connection: sqlite3.Connection, job: Job, family: Family | None) -> list[tuple[str, str]]:

@@ -84,7 +84,9 @@ class LogsPage:
                 for stored in page:
                     oldest, count = stored.seq, count + 1
                     if texts := lines.of(stored):
-                        found.append((event_time(stored), stored.seq, _row(stored, texts, lines.job_id)))
+                        to_line = link(params, {"before": str(stored.seq + 1)})
+                        row = _row(stored, texts, lines.job_id) | {"to_line": f"{to_line}#e{stored.seq}"}
+                        found.append((event_time(stored), stored.seq, row))
                     if len(found) == PAGE_EVENTS:
                         break
                 if not page:
@@ -151,6 +153,7 @@ def _row(stored: StoredEvent, texts: list[str], job_id: str) -> dict[str, Any]:
     event = stored.event
     task = event.get("task") if type(event.get("task")) is int else None
     return {
+        "anchor": f"e{stored.seq}",
         "at": whole_seconds(str(event["at"])),
         "task": task,
         "to": f"{job_path(job_id)}/logs?{urlencode({'task': task})}",

@@ -7,7 +7,7 @@ from werkzeug.exceptions import HTTPException
 
 from mopsjobs.errors import JobError, MopsJobsError, RecordError, UsageError
 from mopsjobs.utils.text import strip_control_characters
-from mopsjobs.web import api, view_models
+from mopsjobs.web import api, openapi, view_models
 from mopsjobs.web.charts_page import ChartsPage
 from mopsjobs.web.compare_page import ComparePage
 from mopsjobs.web.compression import compress_responses
@@ -48,6 +48,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.add_url_rule("/compare", "compare", ComparePage(renderer).answer)
     app.add_url_rule("/failures", "failures", FailuresPage(renderer).answer)
     app.add_url_rule("/charts", "charts", ChartsPage(renderer).answer)
+    app.add_url_rule("/api", "api", lambda: renderer.page("api.html", lambda *_: {"document": openapi.document()}))
     api.add_routes(app, site)
     preload(app)
     app.register_error_handler(HTTPException, errors.handle_http_error)

@@ -174,7 +174,7 @@ def open_tab(
 def _is_cleared(page: Page) -> bool:
     """Remove what a test has left in a tab. Return whether that was possible."""
     with contextlib.suppress(Error):  # the tab shows no page of the server, or is on its way to another one
-        page.evaluate("localStorage.clear()")
+        page.evaluate("localStorage.clear(); sessionStorage.clear()")
         page.goto("about:blank")  # ends its requests
         page.unroute_all(behavior="ignoreErrors")
         page.context.clear_cookies()

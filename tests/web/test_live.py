@@ -7,13 +7,14 @@ import json
 import re
 import signal
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import Browser, Page, Response, Route, expect
 
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.utils.times import utc_now
+from mopsjobs.utils.times import parse_time, utc_now
 from support.browser import open_private_tab
 from support.cli import Cli, Clock, Remote, add, foreign, key, put
 from support.runs import until
@@ -85,6 +86,30 @@ def test_a_change_brings_the_page_and_no_change_nothing(page: Page, server: Serv
         pass
     assert json.loads(unchanged.value.headers["data-age"])["stale"] is False
     expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
+
+
+def test_the_tab_of_a_job_tells_its_state(page: Page, server: Server, cli: Cli) -> None:
+    """By its title and its icon, also after a change."""
+    page.goto(f"{server.url}/jobs/night-04")
+    expect(page).to_have_title("running 0/20 · night-04 · mops-jobs")
+    expect(page.locator("#icon")).to_have_attribute("href", "/static/icon-active.svg")
+    cli.ok("update", "night-04", "failed", "--error", "no room", "-q")
+    expect(page).to_have_title("failed 0/20 · night-04 · mops-jobs")
+    expect(page.locator("#icon")).to_have_attribute("href", "/static/icon-failed.svg")
+    for name in ("", "-active", "-succeeded", "-partial", "-failed"):
+        assert server.ask(f"/static/icon{name}.svg").status == 200
+
+
+def test_headline_times_are_local(browser: Browser, server: Server) -> None:
+    """In words of the reader's own zone; the time in UTC is in the title, and without a script in the text."""
+    with open_private_tab(browser, timezone_id="America/New_York", locale="en-GB") as page:
+        page.goto(f"{server.url}/jobs/night-04")
+        moment = page.locator("#state time[data-local]")
+        expect(moment).not_to_contain_text("Z")
+        utc = str(moment.get_attribute("datetime"))
+        expect(moment).to_have_attribute("title", utc)
+        local = parse_time(utc).astimezone(ZoneInfo("America/New_York"))
+        expect(moment).to_have_text(f"{local.day} {local:%b %Y, %H:%M}")
 
 
 def test_seven_tabs_follow(browser: Browser, server: Server, cli: Cli) -> None:

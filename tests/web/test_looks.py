@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from mopsjobs.utils.times import utc_now
-from support.browser import ROWS, SIZES, check_layout, open_tab, read_axe, shoot
+from support.browser import ROWS, SIZES, check_layout, open_private_tab, open_tab, read_axe, shoot
 from support.cli import Cli, Clock
 from support.many_jobs import LONG_ID, RTL_LABEL, fill_cache
 from support.web import Server, serving
@@ -94,6 +94,54 @@ def test_a_page_at_four_hundred_percent_is_not_wider_than_its_window(browser: Br
         page.goto(f"{server.url}/jobs")
         fills = page.locator("#jobs .bar rect").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
         assert set(fills) <= {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgb(255, 255, 0)"}, "system colours only"
+
+
+SMALL_TARGETS = """() => [...document.querySelectorAll("a, button, input, select, summary")].filter(one => {
+    const box = one.getBoundingClientRect();
+    return box.width > 1 && (box.width < 24 || box.height < 24);
+}).map(one => one.outerHTML.slice(0, 100))"""
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs?columns=compare", "/jobs?group=study", "/failures", "/api"])
+def test_a_finger_hits_each_link_on_a_phone(browser: Browser, server: Server, path: str) -> None:
+    """Each link and each control has 24 pixels in both directions (WCAG 2.2, 2.5.8)."""
+    with open_tab(browser, 390) as page:
+        page.goto(server.url + path)
+        check_layout(page)
+        assert page.evaluate(SMALL_TARGETS) == []
+
+
+def test_a_page_is_printed_without_its_controls(browser: Browser, server: Server) -> None:
+    """In the colours of paper, also where the screen is dark."""
+    with open_private_tab(browser, 1024, color_scheme="dark") as page:
+        page.goto(f"{server.url}/jobs")
+        page.emulate_media(media="print", color_scheme="dark")
+        expect(page.locator(ROWS).first).to_be_visible()
+        for hidden in (page.get_by_role("search"), page.get_by_role("navigation"), page.get_by_role("button")):
+            assert not [one for one in hidden.all() if one.is_visible()]
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
+
+
+def test_ticks_of_a_comparison_survive_a_search(browser: Browser, server: Server) -> None:
+    """Those of jobs that the search leaves out stand beside the button; another look at the jobs forgets them."""
+    with open_tab(browser) as page:
+        page.goto(f"{server.url}/jobs?columns=compare")
+        boxes = page.locator(ROWS).get_by_role("checkbox")
+        chosen = [str(boxes.nth(place).get_attribute("value")) for place in (0, 1)]
+        for place in (0, 1):
+            boxes.nth(place).check()
+        page.get_by_label("Search").fill(chosen[1])
+        page.get_by_label("Search").press("Enter")
+        expect(page.locator(ROWS)).to_have_count(1)
+        expect(page.locator("#compare").get_by_label(chosen[0])).to_be_checked()
+        expect(page.locator(ROWS).get_by_role("checkbox")).to_be_checked()
+        page.get_by_role("button", name="Compare").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Compar")
+        for job_id in chosen:
+            expect(page.locator("main")).to_contain_text(job_id)
+        page.goto(f"{server.url}/jobs")
+        page.goto(f"{server.url}/jobs?columns=compare")
+        assert page.locator("input[name=job]:checked").count() == 0
 
 
 def test_a_page_works_without_a_script(browser: Browser, server: Server) -> None:

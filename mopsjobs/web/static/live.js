@@ -68,6 +68,7 @@
     }
     version = fresh.body.dataset.version;
     if (document.title !== fresh.title) document.title = fresh.title;
+    morph(document.getElementById("icon"), fresh.getElementById("icon"));
     for (const other of fresh.querySelectorAll("[data-live]")) {
       if (!document.getElementById(other.id)) location.reload(); // a new part
     }
@@ -171,7 +172,12 @@
   // The title, and times ahead, have the local time too.
   function showTimes() {
     const now = rendered.now * 1000 + millisecondsSince(rendered.at);
-    for (const time of document.querySelectorAll("time[title]")) {
+    for (const time of isAbroad ? document.querySelectorAll("time[data-local]") : []) {
+      const text = new Date(time.dateTime).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+      if (time.textContent !== text) time.textContent = text;
+      time.title = time.dateTime;
+    }
+    for (const time of document.querySelectorAll("time[title]:not([data-local])")) {
       const text = formatAge((now - Date.parse(time.dateTime)) / 1000);
       if (time.textContent !== text) time.textContent = text;
       if (time.title === time.dateTime && isAbroad) time.title += ", here " + new Date(time.dateTime).toLocaleString();
@@ -306,6 +312,35 @@
       document.cookie = `mops_jobs_mine=${owner}; path=/jobs; max-age=31536000; samesite=strict`;
       remember.textContent = "Remembered";
     });
+  }
+
+  // The jobs that are ticked for a comparison stay so over a search, another page of jobs, and another order.
+  function keepTicks(form) {
+    const ticked = new Set(JSON.parse(sessionStorage.getItem("compared") || "[]"));
+    const boxes = [...document.querySelectorAll("input[form=compare]")];
+    for (const box of boxes) box.checked = box.checked || ticked.has(box.value);
+    for (const value of ticked) {
+      if (boxes.some((box) => box.value === value)) continue;
+      const label = document.createElement("label");
+      const box = Object.assign(document.createElement("input"), { type: "checkbox", name: "job", value, checked: true });
+      label.className = "check";
+      label.append(box, value);
+      form.prepend(label);
+    }
+    document.addEventListener("change", ({ target }) => {
+      if (target.name !== "job") return;
+      if (target.checked) ticked.add(target.value);
+      else ticked.delete(target.value);
+      sessionStorage.setItem("compared", JSON.stringify([...ticked]));
+    });
+  }
+
+  const compare = document.getElementById("compare");
+  try {
+    if (compare) keepTicks(compare);
+    else if (location.pathname === "/jobs") sessionStorage.removeItem("compared");
+  } catch {
+    // A browser that keeps nothing for this site forgets the ticks with the page.
   }
 
   document.addEventListener("click", async (event) => {
