@@ -1,7 +1,7 @@
 """Answer requests for pages, and tell the script of an open page if nothing in it has changed.
 
 The script asks every few seconds, with the tag of the version that it shows. An answer without a change has no body:
-the age of the data is in a header. See docs/decisions/0089-pages-that-ask.md.
+the age of the data is in a header. See docs/decisions/0096-pages-that-ask.md.
 """
 
 from __future__ import annotations
