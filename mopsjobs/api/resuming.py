@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mopsjobs.app.job_tasks import ledger_sizes
 from mopsjobs.app.resume_choice import tasks_that_ended
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import user_trust
@@ -27,6 +29,7 @@ def resume_job(
         options=options,
         code=None if code is None else registry.code_in(code),
         only=tasks_that_ended(job.id, only, app),
+        sizes_of=functools.partial(ledger_sizes, app=app),
     )
     resumed = resume(request, submission_session(app), user_trust(trust, app))
     for warning in resumed.warnings:

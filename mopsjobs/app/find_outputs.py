@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_by_name, find_state
+from mopsjobs.app.job_tasks import ledger_sizes
 from mopsjobs.cache.queries.events import task_errors
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.results import DownloadResult, download
 
 
 class JobWithOutputs(NamedTuple):
@@ -48,6 +52,27 @@ def find_job_with_outputs(name: str, app: App) -> JobWithOutputs:
         return JobWithOutputs(state.job_id, state)
 
     return find_by_name(name, find, app)
+
+
+def download_outputs(
+    job: JobWithOutputs, directory: Path, app: App, on_progress: Callable[[int], None] | None
+) -> DownloadResult:
+    """Download the outputs of a job with a table of its tasks, and compare their sizes with its ledger.
+
+    Raises:
+        NoOutputsError, UsageError, MopsJobsError, StoreError: see `download`.
+    """
+    done = download(
+        app.store,
+        job.job_id,
+        directory,
+        on_progress=on_progress,
+        errors=read_task_errors(job, app),
+        sizes_of=functools.partial(ledger_sizes, app=app),
+    )
+    has_succeeded = job.state is not None and job.state.status == JobStatus.SUCCEEDED
+    lacking = done.tasks - done.summary.complete if done.summary is not None and has_succeeded else 0
+    return done._replace(lacking=lacking)
 
 
 def read_task_errors(job: JobWithOutputs, app: App) -> dict[int, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from mopsjobs.app.app import App
@@ -14,6 +15,7 @@ from mopsjobs.cache.job_json import reused_text
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
 from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, BY_LEDGER, Ledger, read_ledger
+from mopsjobs.cache.queries.task_ends import output_sizes
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.errors import (
@@ -28,6 +30,8 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.outputs import Sizes
 from mopsjobs.utils.text import join_first
 from mopsjobs.utils.times import human_age, json_time, json_timestamp, parse_time
 
@@ -268,6 +272,17 @@ def mirror_ledger(job_id: str, app: App, policy: FreshnessPolicy) -> StoreError 
             raise
         return error
     return None
+
+
+def ledger_sizes(manifests: Sequence[Manifest], app: App) -> Sizes:
+    """Return the sizes that outputs of jobs are to have, as far as their ledgers can be mirrored."""
+    sizes: dict[str, Mapping[tuple[str, str], int]] = {}
+    reused = {one.job_id for job in manifests for one in job.reused}
+    for job_id in {one.job_id for one in manifests} | reused:
+        with contextlib.suppress(MopsJobsError):
+            mirror_ledger(job_id, app, FreshnessPolicy())
+            sizes[job_id] = app.cache.read_cached(functools.partial(output_sizes, job_id=job_id)) or {}
+    return sizes
 
 
 def mirror_failures(job: Mapping[str, object], app: App) -> None:

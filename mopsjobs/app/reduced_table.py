@@ -89,7 +89,7 @@ class ReducedTable:
         """Yield the parameter sets in the order of the study, then the whole job, whose id of a set is None."""
         for member, reductions in enumerate(self._reductions):
             for number, one in enumerate(reductions):
-                found = self._collected.get(member, number)
+                found = self._collected.get(member, number) or {}
                 left_out = found.get(LEFT_OUT_NUMBER, 0)
                 self.left_out += left_out if isinstance(left_out, int) else 0
                 yield [

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from mopsjobs.app.results_table import FIRST_COLUMNS, LAST_COLUMNS, SUCCEEDED, ResultsTable
+from mopsjobs.app.results_table import FIRST_COLUMNS, LAST_COLUMNS, ResultsTable
 from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import UsageError
 from mopsjobs.studies.tasks_csv import parameter_columns
@@ -152,7 +152,7 @@ class ReplicateTable:
         """Keep the numbers of each task on disk: tasks with the same parameters may be far from each other."""
         for row in self._table.tasks():
             scalars = None
-            if row.task.row.outcome == SUCCEEDED:
+            if self._table.is_read(row):
                 values = self._table.scalars_of(row)
                 scalars = json.dumps([values[place] for place in self._numeric])
             database.execute(

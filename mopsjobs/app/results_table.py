@@ -38,6 +38,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
+from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column, free_name, kind_of
 from mopsjobs.utils.text import pluralize
@@ -88,6 +89,7 @@ class ResultsTable:
         self._collected = collected
         self._reader = reader
         self._parameter_kinds: dict[str, set[str]] = {}
+        self._tasks_lost = 0
         self.left_out = 0
         """Scalars that the rows lack, since they are too large; counted while the rows are read."""
         self._learn_tasks()
@@ -143,6 +145,11 @@ class ResultsTable:
         newest = self._families[0][0]
         return newest.job.describe_age(newest.tasks.ledger)
 
+    @property
+    def tasks_lost(self) -> int:
+        """Count the tasks that were complete when their job ended, and of which no values are left."""
+        return self._tasks_lost + self._reader.tasks_lost
+
     def problems(self) -> list[str]:
         """Return what the table lacks, as sentences. Complete after the rows were read."""
         sentences = [
@@ -151,6 +158,8 @@ class ResultsTable:
         ]
         if self.tasks_lacking:
             sentences.append(f"The cache lacks the results of {pluralize(self.tasks_lacking, 'task')}.")
+        if self.tasks_lost:
+            sentences.append(f"The outputs of {pluralize(self.tasks_lost, 'task')} are gone, with their values.")
         return sentences + describe_problems(self.output_problems, self.left_out, is_full=self.is_full)
 
     def rows(self) -> Iterator[list[object]]:
@@ -163,7 +172,7 @@ class ResultsTable:
                 row.task.param_id,
                 *self.parameters_of(row),
                 int(task.seed),
-                task.outcome,
+                self.outcome_of(row),
                 task.seconds,
                 error_text(row.task),
                 *self.scalars_of(row),
@@ -187,16 +196,29 @@ class ResultsTable:
         """Return the scalars of a task, in the order of their columns; None for one that it lacks."""
         if row.task.row.outcome != SUCCEEDED:
             return [None] * len(self.scalar_columns)
-        found = self._collected.get(row.member.number, row.task.row.task)
+        found = self._collected.get(row.member.number, row.task.row.task) or {}
         left_out = found.get(LEFT_OUT_NUMBER, 0)
         self.left_out += left_out if isinstance(left_out, int) else 0
         return [found.get(one.key) for one in self.scalar_columns]
+
+    def is_read(self, row: TableRow) -> bool:
+        """Return whether a task succeeded, and its scalars were read, of which there may be none."""
+        task = row.task.row
+        return task.outcome == SUCCEEDED and self._collected.get(row.member.number, task.task) is not None
+
+    def outcome_of(self, row: TableRow) -> str:
+        """Return how a task ended. One that only its outputs called succeeded is missing without them."""
+        task = row.task.row
+        is_lost = self._reader.tasks_lost and not task.attempts and task.outcome == SUCCEEDED and not self.is_read(row)
+        return MISSING if is_lost else task.outcome
 
     def _learn_tasks(self) -> None:
         """Learn the kinds of parameters, and which tasks succeeded."""
         params: object = None
         for row in self.tasks():
             task = row.task
+            if task.row.outcome == MISSING and self._families[row.family][0].job.job["status"] == JobStatus.SUCCEEDED:
+                self._tasks_lost += 1
             if task.params is not params:
                 params = task.params
                 learn_kinds(self._parameter_kinds, task.params)

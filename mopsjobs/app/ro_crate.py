@@ -18,14 +18,13 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_outputs import JobWithOutputs, read_task_errors
+from mopsjobs.app.find_outputs import JobWithOutputs, download_outputs
 from mopsjobs.app.provenance import Provenance, printable, read_provenance
 from mopsjobs.bundles.contents import BundleFile
 from mopsjobs.bundles.extraction import extract
 from mopsjobs.errors import MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.studies.results import download
 from mopsjobs.studies.tasks_csv import TABLE
 from mopsjobs.utils.text import join_first
 from mopsjobs.utils.times import parse_time
@@ -302,10 +301,9 @@ def _write_results(
     """Download the outputs. Return why some are missing."""
     job = JobWithOutputs(found.job_id, app.registry.get_job(found.job_id))
     try:
-        done = download(app.store, found.job_id, directory, on_progress=on_progress, errors=read_task_errors(job, app))
+        return download_outputs(job, directory, app, on_progress).problems
     except NoOutputsError:
         return []
-    return done.problems
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_state
+from mopsjobs.app.job_tasks import ledger_sizes
 from mopsjobs.app.next_steps import is_runner_dead
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import has_drop, open_engine
-from mopsjobs.errors import EngineError
+from mopsjobs.errors import EngineError, MopsJobsError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.validation import Validation, validate
@@ -30,7 +32,7 @@ class ValidatedJob(NamedTuple):
 
 
 def validate_job(name: str, app: App) -> ValidatedJob:
-    """Compare a job's outputs with its manifest, and end the job accordingly unless its runner is at work.
+    """Compare a job's outputs with its manifest and its ledger. End the job accordingly unless its runner is at work.
 
     A job whose shards report by files that cannot be delivered is only compared, with a warning.
 
@@ -56,7 +58,11 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     is_at_work = is_delivered and _is_at_work(state, app, session)
     may_end = is_delivered and not is_at_work
     reason = first_error(state, session) if may_end else None
-    found = validate(app.store, app.registry, state.job_id, first_error=reason, may_end=may_end)
+    sizes_of = functools.partial(ledger_sizes, app=app)
+    found = validate(app.store, app.registry, state.job_id, first_error=reason, may_end=may_end, sizes_of=sizes_of)
+    if found.has_lost_outputs:
+        with contextlib.suppress(MopsJobsError):
+            app.cache.sync_ledger(state.job_id, full=True)  # the views of tasks that follow tell it too
     if found.state.is_terminal and not state.is_terminal:
         with contextlib.suppress(EngineError):
             deliver_shards(found.state, session)  # once more: nothing stays in a drop

@@ -126,9 +126,21 @@ def write_chunks(
         yield chunk, attempts
 
 
-def write_complete_tasks(connection: sqlite3.Connection, study: StoredStudy, numbers: Iterable[int]) -> None:
-    """Write the tasks whose outputs exist, as succeeded, unless an attempt says how they ended."""
+def write_complete_tasks(
+    connection: sqlite3.Connection, study: StoredStudy, numbers: Iterable[int], *, forget: bool = False
+) -> None:
+    """Write the tasks whose outputs exist, as succeeded, unless an attempt says how they ended.
+
+    Args:
+        connection: the cache, open to write.
+        study: the study of the job.
+        numbers: the tasks.
+        forget: whether to remove such tasks that an earlier call has written.
+    """
     numbers = iter(numbers)
+    if forget:
+        with transaction(connection):
+            connection.execute("DELETE FROM task WHERE job_id = ? AND attempts = 0", (study.job_id,))
     while batch := list(islice(numbers, BATCH)):
         rows = [(study.job_id, number, *place) for number, place in _tasks_of(study, batch).items()]
         with transaction(connection):
@@ -138,6 +150,12 @@ def write_complete_tasks(connection: sqlite3.Connection, study: StoredStudy, num
                 " error_key = NULL, error_type = NULL, error_where = NULL, error_message = NULL WHERE outcome = 'lost'",
                 rows,
             )
+
+
+def has_tasks_by_outputs(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Return whether only outputs tell that some task of a job succeeded."""
+    row = connection.execute("SELECT 1 FROM task WHERE job_id = ? AND attempts = 0 LIMIT 1", (job_id,)).fetchone()
+    return row is not None
 
 
 def _set_rows(manifest: Manifest) -> Iterator[tuple[str, int, int, str, StoredSeed | None, str]]:

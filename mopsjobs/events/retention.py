@@ -131,6 +131,11 @@ class KeyCounts:
         return len(self._jobs)
 
     @property
+    def job_ids(self) -> Iterable[str]:
+        """Return the jobs of the chunks; see `is_exact`."""
+        return self._jobs
+
+    @property
     def is_exact(self) -> bool:
         """Return True unless there are more jobs than were counted."""
         return not self._has_more_jobs

@@ -11,9 +11,11 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from mopsjobs.utils.files import atomic_file
+
+T = TypeVar("T")
 
 MAX_SEGMENT_BYTES = 255
 """How long the name of a file may be on the usual file systems."""
@@ -85,8 +87,8 @@ class OutputDirectory:
         except (OSError, RefusedFileError):  # the first write has the reason
             return b""
 
-    def replace(self, name: str, beginning: bytes, write: Callable[[Path], None]) -> None:
-        """Write a file that changes with each download.
+    def replace(self, name: str, beginning: bytes, write: Callable[[Path], T]) -> T:
+        """Write a file that changes with each download. Return what `write` returns.
 
         Args:
             name: its name in the directory.
@@ -102,8 +104,9 @@ class OutputDirectory:
                 if existing is not None and existing.read(len(beginning)) != beginning:
                     raise RefusedFileError(f"{self.path / name} is another file: remove it, or use another DIRECTORY")
             with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as draft:
-                write(Path(draft))
+                result = write(Path(draft))
                 os.replace(draft, name, dst_dir_fd=directory)
+                return result
 
     def _make(self) -> None:
         """Create the directory, with a `.gitignore` that keeps the outputs out of git and of `submit --auto`."""

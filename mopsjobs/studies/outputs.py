@@ -6,7 +6,7 @@ task.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from mopsjobs.errors import RecordError
@@ -15,12 +15,22 @@ from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study, Task, is_output_name
 from mopsjobs.utils.json_strict import read_json
+from mopsjobs.utils.text import pluralize
 
 WHOLE_JOB = "all"
 """Stands in keys and names of outputs for the parameter id, if a reduction is that of the whole job."""
 
 REDUCED = "reduced-"
 """Stands there for the seed, before the number of tasks that a reduction was made of."""
+
+MAX_DAMAGED = 1000
+"""Tasks with outputs of another size that are named."""
+
+Sizes = Mapping[str, Mapping[tuple[str, str], int]]
+"""The bytes of all outputs of a task, by the job that has them, the parameter id, and the seed."""
+
+SizesOf = Callable[[Sequence[Manifest]], Sizes]
+"""Returns the sizes that ledgers tell of jobs, and of those whose outputs they reuse."""
 
 
 class Completeness:
@@ -30,6 +40,7 @@ class Completeness:
         self.complete = bytearray(total)
         self.reused = bytearray(total)
         """Those of them whose outputs only another job has."""
+        self._damaged: dict[int, str] = {}
         self.unexpected = 0
         """How many outputs belong to no task of the job."""
         self.reduced: dict[str, int] = {}
@@ -39,6 +50,19 @@ class Completeness:
     def count(self) -> int:
         """Count the complete tasks."""
         return self.complete.count(1)
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        """Return a sentence for each task whose outputs have another size than is known, by its position.
+
+        They are the first `MAX_DAMAGED`, without those that have the outputs of another job.
+        """
+        return {position: text for position, text in self._damaged.items() if not self.complete[position]}
+
+    def note_damaged(self, position: int, text: str) -> None:
+        """Note that the outputs of a task have another size than is known."""
+        if len(self._damaged) < MAX_DAMAGED:
+            self._damaged[position] = text
 
 
 def results_prefix(job_id: str) -> str:
@@ -93,7 +117,7 @@ def scan_outputs(store: ReadableStore, job_id: str, below: str = "") -> Iterator
 
 
 def find_complete_tasks(
-    store: ReadableStore, manifest: Manifest, sizes: Mapping[tuple[str, str], int] | None = None, below: str = ""
+    store: ReadableStore, manifest: Manifest, sizes: Sizes | None = None, below: str = ""
 ) -> Completeness:
     """Find the complete tasks of a job by one listing of its outputs, and one of each job whose outputs it reuses.
 
@@ -102,16 +126,32 @@ def find_complete_tasks(
     Args:
         store: where the outputs are.
         manifest: the manifest of the job.
-        sizes: bytes of all outputs of a task, by its parameter id and its seed. A task with other outputs is missing.
+        sizes: a task whose outputs have another size is missing. Tasks that are not here may have any size.
         below: the beginning of the names that are listed; empty for all.
 
     Raises:
         StoreError: if a listing failed.
     """
     result = Completeness(manifest.tasks_total)
-    _mark_complete(result, store, manifest, None, sizes or {}, below)
+    _mark_complete(result, store, manifest, None, (sizes or {}).get(manifest.job_id, {}), below)
+    find_reused_tasks(store, manifest, sizes, below, result)
+    return result
+
+
+def find_reused_tasks(
+    store: ReadableStore,
+    manifest: Manifest,
+    sizes: Sizes | None = None,
+    below: str = "",
+    result: Completeness | None = None,
+) -> Completeness:
+    """Find the reused tasks of a job that are complete, by one listing of each job whose outputs it reuses.
+
+    It continues the result, if that is given. The other arguments are those of `find_complete_tasks`.
+    """
+    result = result or Completeness(manifest.tasks_total)
     for reuse in manifest.reused:
-        _mark_complete(result, store, manifest, reuse, {}, below)
+        _mark_complete(result, store, manifest, reuse, (sizes or {}).get(reuse.job_id, {}), below)
     return result
 
 
@@ -141,11 +181,14 @@ def _mark_complete(
             positions = manifest.positions(numbers if reuse is None else filter(reuse.has, numbers))
             if reuse is None:
                 result.unexpected += len(entries) - (len(outputs) if positions else 0)
-            if (
-                positions
-                and _is_complete(store, manifest.study, f"{prefix}{param}/{seed}/", outputs)
-                and _has_size(manifest.study, outputs, sizes.get((param, seed)))
-            ):
+            place = f"{prefix}{param}/{seed}/"
+            if not (positions and _is_complete(store, manifest.study, place, outputs)):
+                continue
+            size, expected = _size_of_task(manifest.study, outputs), sizes.get((param, seed))
+            if size is not None and expected is not None and size != expected:
+                text = f"{place} has {pluralize(size, 'byte')}, and its ledger says {expected:,}."
+                result.note_damaged(positions[0], text)
+            else:
                 for position in positions:
                     result.reused[position] = reuse is not None and not result.complete[position]
                     result.complete[position] = 1
@@ -162,11 +205,11 @@ def missing_tasks(manifest: Manifest, complete: bytearray) -> tuple[int, ...]:
     return tuple(number for number, flag in zip(manifest.numbers, complete, strict=True) if not flag)
 
 
-def _has_size(study: Study, outputs: Mapping[str, Entry], expected: int | None) -> bool:
-    """Return whether the outputs of a task have this size together, as far as the listing tells sizes."""
+def _size_of_task(study: Study, outputs: Mapping[str, Entry]) -> int | None:
+    """Return the bytes of the outputs of a task together; None if the listing does not tell all sizes."""
     sizes = [_size(entry) for name, entry in outputs.items() if study.keeps_output(name)]
     known = [size for size in sizes if size is not None]
-    return expected is None or len(known) < len(sizes) or sum(known) == expected
+    return sum(known) if len(known) == len(sizes) else None
 
 
 def _size(entry: Entry) -> int | None:

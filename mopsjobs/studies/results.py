@@ -16,12 +16,13 @@ from mopsjobs.store.unread_keys import why_unread
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
-from mopsjobs.studies.outputs import REDUCED, WHOLE_JOB, reduced_tasks, results_prefix
+from mopsjobs.studies.outputs import REDUCED, WHOLE_JOB, SizesOf, reduced_tasks, results_prefix
 from mopsjobs.studies.reductions import outdated_sets
 from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.seeds import SeedIndex
 from mopsjobs.studies.study import ParameterSet, Task, is_output_name
-from mopsjobs.studies.tasks_csv import TABLE, TABLE_BEGINNING, check_same_family, write_table
+from mopsjobs.studies.tasks_csv import TABLE, TABLE_BEGINNING, TableSummary, check_same_family, write_table
+from mopsjobs.utils.text import pluralize
 
 MAX_NAMED_KEYS = 1000
 """Refused keys that are named with the reason. A writer of the registry can create a million."""
@@ -67,6 +68,10 @@ class DownloadResult(NamedTuple):
     tasks: int
     duplicate_tasks: int
     """See `count_tasks`."""
+    summary: TableSummary | None = None
+    """What the table of tasks tells; None if it was not written."""
+    lacking: int = 0
+    """Tasks without complete outputs of a job that has succeeded, so that they had them."""
 
     @property
     def problems(self) -> list[str]:
@@ -76,6 +81,11 @@ class DownloadResult(NamedTuple):
             problems.append(f"{more:,} more keys are not downloaded.")
         if self.table_problem is not None:
             problems.append(f"The table of tasks was not written: {self.table_problem}.")
+        if self.summary is not None:
+            problems += self.summary.damaged
+        if self.lacking:
+            lost = f"The outputs of {pluralize(self.lacking, 'task')}"
+            problems.append(f"{lost} were lost or damaged since the job ended.")
         return problems
 
 
@@ -221,6 +231,7 @@ def download(
     *,
     on_progress: Callable[[int], None] | None = None,
     errors: Mapping[int, str] = MappingProxyType({}),
+    sizes_of: SizesOf | None = None,
 ) -> DownloadResult:
     """Write the outputs of a job to a directory as `<param_id>/<seed>/<name>`, and a table of its tasks.
 
@@ -233,6 +244,7 @@ def download(
         directory: where the files go.
         on_progress: called with the number of files so far.
         errors: the last error of each task, by its number, for the table.
+        sizes_of: tells the sizes that outputs are to have; None: any. Outputs of another size are written, and told.
 
     Raises:
         NoOutputsError: if the job has no outputs.
@@ -257,8 +269,14 @@ def download(
             on_progress(files)
     if not files and not refused:
         raise NoOutputsError(f"Job {job_id} has no outputs.", job_id=job_id)
-    problem = _replace_table(store, family, files_of_job, errors) if family and files else None
-    return DownloadResult(files, refused, tuple(reasons), problem, *count_tasks(family))
+    summary, problem = None, None
+    if family and files:
+        sizes = None if sizes_of is None else sizes_of(family)
+        try:
+            summary = _replace_table(files_of_job, lambda path: write_table(path, store, family, errors, sizes))
+        except RefusedFileError as error:
+            problem = str(error)
+    return DownloadResult(files, refused, tuple(reasons), problem, *count_tasks(family), summary)
 
 
 def count_tasks(family: Sequence[Manifest]) -> tuple[int, int]:
@@ -303,16 +321,9 @@ def read_output(store: VersionedStore, key: str) -> Versioned | None:
         raise RefusedFileError(reason) from None
 
 
-def _replace_table(
-    store: VersionedStore, family: Sequence[Manifest], directory: OutputDirectory, errors: Mapping[int, str]
-) -> str | None:
-    """Write the table of tasks. Return the reason if it was refused."""
+def _replace_table(directory: OutputDirectory, write: Callable[[Path], TableSummary]) -> TableSummary:
     with _translate_write_errors(directory.path / TABLE):
-        try:
-            directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, store, family, errors))
-        except RefusedFileError as error:
-            return str(error)
-    return None
+        return directory.replace(TABLE, TABLE_BEGINNING, write)
 
 
 @contextlib.contextmanager

@@ -8,13 +8,14 @@ import itertools
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import OutputDirectory
-from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.outputs import Sizes, find_complete_tasks
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.table_files import free_name
@@ -75,7 +76,22 @@ def _job_of_table(beginning: bytes) -> str | None:
         return None
 
 
-def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest], errors: Mapping[int, str]) -> None:
+class TableSummary(NamedTuple):
+    """The counts of a table."""
+
+    complete: int
+    """Its complete tasks."""
+    damaged: Sequence[str] = ()
+    """Sentences about outputs of another size that no later job has replaced; see `Completeness.damaged`."""
+
+
+def write_table(
+    path: Path,
+    store: VersionedStore,
+    family: Sequence[Manifest],
+    errors: Mapping[int, str],
+    sizes: Sizes | None = None,
+) -> TableSummary:
     """Write the tasks of the eldest job of a family as CSV.
 
     Each row has `FIRST_COLUMNS`, then each parameter. A parameter with the name of one of these is `params.<name>`.
@@ -89,13 +105,14 @@ def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest], e
         store: where the outputs are.
         family: the manifest of the job, that of its parent, and so on.
         errors: the last error of each task, by its number.
+        sizes: see `find_complete_tasks`.
 
     Raises:
         StoreError: if a listing failed.
         OSError: if the file cannot be written.
     """
     eldest = family[-1]
-    complete, reused, member_of = _find_members(store, family)
+    complete, reused, member_of, damaged = _find_members(store, family, sizes)
     parameters = eldest.study.parameters
     columns = parameter_columns(parameters, FIRST_COLUMNS).values()
 
@@ -120,6 +137,7 @@ def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest], e
         file.write(csv_header([*FIRST_COLUMNS, *columns]))
         while batch := list(itertools.islice(rows, BATCH)):
             file.write(csv_text(batch))
+    return TableSummary(complete.count(1), damaged)
 
 
 def parameter_columns(parameters: Sequence[str], others: Collection[str]) -> dict[str, str]:
@@ -137,18 +155,25 @@ def parameter_columns(parameters: Sequence[str], others: Collection[str]) -> dic
     return columns
 
 
-def _find_members(store: VersionedStore, family: Sequence[Manifest]) -> tuple[bytearray, bytearray, array[int]]:
-    """Return for each task whether it is complete, whether it is reused, and the index of the member that has it."""
+def _find_members(
+    store: VersionedStore, family: Sequence[Manifest], sizes: Sizes | None
+) -> tuple[bytearray, bytearray, array[int], list[str]]:
+    """Return for each task whether it is complete, whether it is reused, and the index of the member that has it.
+
+    The sentences at the end are those about damaged outputs.
+    """
+    damaged: dict[int, str] = {}
     total = family[-1].study.tasks_total
     complete, reused, member_of = bytearray(total), bytearray(total), array("L", [len(family) - 1]) * total
     for index, member in reversed(list(enumerate(family))):
-        found = find_complete_tasks(store, member)
+        found = find_complete_tasks(store, member, sizes)
+        damaged |= {member.numbers[position]: text for position, text in found.damaged.items()}
         for number, flag, is_reused in zip(member.numbers, found.complete, found.reused, strict=True):
             # The study of a descendant may have been replaced. A task that an ancestor did stays the ancestor's.
             if number < total and (flag or not complete[number]):
                 member_of[number], reused[number] = index, is_reused
                 complete[number] = complete[number] or flag
-    return complete, reused, member_of
+    return complete, reused, member_of, [text for number, text in damaged.items() if not complete[number]]
 
 
 def _cell(value: object) -> object:

@@ -17,7 +17,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.outputs import Completeness, find_complete_tasks, output_key, reduction_key
+from mopsjobs.studies.outputs import Completeness, SizesOf, find_complete_tasks, output_key, reduction_key
 from mopsjobs.studies.reductions import Reduction, find_reductions
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import record_time, utc_now
@@ -61,6 +61,15 @@ class Validation(NamedTuple):
     reductions: int = 0
     """The calls of the reduce function that are to leave outputs."""
     reductions_verified: int = 0
+    missing_outputs: tuple[str, ...] = ()
+    """The first few outputs that are missing now."""
+    damaged: tuple[str, ...] = ()
+    """Sentences about outputs of another size; see `Completeness.damaged`."""
+
+    @property
+    def has_lost_outputs(self) -> bool:
+        """Return whether the job had ended with more complete tasks than it has now."""
+        return self.state.is_terminal and self.state.tasks_verified > self.tasks_verified
 
 
 def validate(
@@ -72,6 +81,7 @@ def validate(
     early: EarlyEnd | None = None,
     reduce_error: str | None = None,
     may_end: bool = True,
+    sizes_of: SizesOf | None = None,
 ) -> Validation:
     """Compare a job's outputs with its manifest, and end the job accordingly.
 
@@ -85,6 +95,7 @@ def validate(
         early: why the job ends before all its tasks were tried; None if they were.
         reduce_error: the first error of the reduce function.
         may_end: whether to end the job; else it is only compared.
+        sizes_of: tells the sizes that outputs are to have; None: any.
 
     Raises:
         JobNotFoundError: if the job does not exist.
@@ -105,7 +116,7 @@ def validate(
             )
         except TerminalStateError:  # another process has just ended it
             state = registry.get_job(job_id) or state
-    completeness = find_complete_tasks(store, manifest)
+    completeness = find_complete_tasks(store, manifest, None if sizes_of is None else sizes_of([manifest]))
     due, reductions = _find_due(store, manifest, completeness)
     if may_end and not state.is_terminal:
         try:
@@ -114,7 +125,9 @@ def validate(
             )
         except TerminalStateError:  # another shard has ended the job, or it was cancelled
             state = registry.get_job(job_id) or state
-    return Validation(state, manifest.tasks_total, completeness.count, reductions, reductions - len(due))
+    counts = (manifest.tasks_total, completeness.count, reductions, reductions - len(due))
+    missing = tuple(itertools.islice(_missing_outputs(manifest, completeness, due), NAMED_MISSING))
+    return Validation(state, *counts, missing, tuple(completeness.damaged.values()))
 
 
 def _find_due(store: VersionedStore, manifest: Manifest, completeness: Completeness) -> tuple[Sequence[Reduction], int]:

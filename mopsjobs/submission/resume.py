@@ -32,7 +32,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ARCHIVED, JobStatus
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
+from mopsjobs.studies.outputs import SizesOf, find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
 from mopsjobs.studies.validation import validate
 from mopsjobs.submission.client import Submission, launch_again, launch_remembered
@@ -73,6 +73,8 @@ class ResumeRequest:
     only: TaskChoice | None = None
     """The tasks to run, if they are missing. The child leaves the others to a later resume. None: all that are
     missing."""
+    sizes_of: SizesOf | None = None
+    """Tells the sizes that outputs are to have; None: any."""
 
 
 class ResumeResult(NamedTuple):
@@ -139,7 +141,10 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
             state = registry.get_job(job_id) or state
         state = deliver_shards(state, session)
         manifest = load_manifest(session.store, job_id)
-        missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest).complete)
+        sizes = None
+        if request.sizes_of is not None and state.is_terminal:  # else its runner goes on, and takes any size
+            sizes = request.sizes_of([manifest])
+        missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest, sizes).complete)
     except StoreUnavailableError as outage:
         return _resume_offline(request, session, outage)
     deferred = _deferred(request, state, manifest, missing)

@@ -137,7 +137,8 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
             continue
         # The tasks of the new study, with the outputs of the earlier job.
         wanted = dataclasses.replace(manifest, study=study, only=None, reused=())
-        complete = find_complete_tasks(session.store, wanted, _sizes(session.store, manifest)).complete
+        sizes = {manifest.job_id: _sizes(session.store, manifest)}
+        complete = find_complete_tasks(session.store, wanted, sizes).complete
         numbers = list(compress(range(study.tasks_total), map(int.__and__, complete, left)))
         if numbers:
             reused.append(Reuse.of(manifest.job_id, manifest.bundle, numbers))

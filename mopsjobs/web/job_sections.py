@@ -175,7 +175,9 @@ def outputs(job: Job) -> dict[str, Any] | None:
         return None
     names = [str(name) for name in job["missing_outputs"][:SHOWN_OUTPUTS]]
     missing = missing_text(job, counts[1])
-    return {"verified": counts[0], "missing": missing, "names": names, "more": max(0, counts[1] - len(names))}
+    more = max(0, counts[1] - len(names))
+    when = "" if job["is_active"] else "When it ended, "
+    return {"when": when, "verified": counts[0], "missing": missing, "names": names, "more": more}
 
 
 def failures(found: JobFailures, job_id: str, now: float) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from mopsjobs.app.notify.claims import PREFIX, claim_key
 from mopsjobs.cache import counters
 from mopsjobs.cache import database as cache_database
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.studies.reuse import Reuse
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
-from support.ledgers import Ledger, add_job, attempt
+from support.ledgers import BUNDLE, Ledger, add_job, attempt
 from support.runs import PATIENCE, sets_of
 
 if TYPE_CHECKING:
@@ -234,6 +235,20 @@ def test_a_registry_whose_jobs_were_all_pruned_is_not_empty(cli: Cli) -> None:
     cli.clock.advance(days=100)
     cli.ok("prune", "--older-than", "90d", "--yes")
     assert cli.ok("list").err == "0 jobs, live\n"
+
+
+def test_pruning_a_ledger_names_the_jobs_that_reuse_it(cli: Cli, remote: Remote) -> None:
+    """Before anything is removed. Outputs stay, so nothing is lost."""
+    for name, reused in (("source", ()), ("user", (Reuse("source", BUNDLE, ((0, 1),)),))):
+        add_job(remote.jobs, name, sets_of(2), reused=reused)
+        Ledger(remote.store.inner, name)(attempt(1))
+        cli.ok("update", name, "succeeded")
+        cli.clock.advance(days=20)
+    cli.ok("sync", "-q")
+    told = "Reused by user: outputs of source, which stay. Their ledgers go.\n"
+    assert told in cli.ok("prune", "--store", "--older-than", "30d", "--dry-run").err
+    assert cli.ok("prune", "--store", "--older-than", "30d", "--yes").err.startswith(told)
+    assert "Reused" not in cli.ok("prune", "--store", "--older-than", "10d", "--dry-run").err
 
 
 def test_events_of_pruned_jobs_go_and_stay_away(cli: Cli, remote: Remote) -> None:

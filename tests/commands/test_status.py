@@ -59,7 +59,7 @@ def test_status_shows_all_there_is(cli: Cli) -> None:
         "Kubernetes modelops/sim-1, uid u-1",
         "Parent     nightly-0",
         "Results    results/nightly-1",
-        "Outputs    1 verified, 7 missing: out-0, out-1, out-2, out-3, out-4, …",
+        "Outputs    when it ended, 1 verified, 7 missing: out-0, out-1, out-2, out-3, out-4, …",
         "Error      OOM: killed at 12 GiB",
         "Validation no out-3",
         "Timeline",

@@ -167,6 +167,19 @@ def test_outputs_lost_after_the_submission_are_a_matter_of_resume(ran: Desk, cal
     assert len(ran.ok("results", child, "--json").out.splitlines()) == 16
 
 
+def test_a_damaged_output_is_a_matter_of_resume(ran: Desk, calls_file: Path) -> None:
+    """Its task runs again, and the family has its new output."""
+    cut = next(iter(ran.store.scan(results_prefix("job"))))
+    assert ran.store.put(cut.key, b"{", cut.version)
+    assert "resume job" in ran("validate", "job").err
+    child = ran.ok("resume", "job", "--json").json["job_id"]
+    assert ran.ended(child) == "succeeded"
+    assert calls(calls_file).total() == 13
+    keys = [json.loads(line)["key"] for line in ran.ok("results", child, "--json").lines]
+    assert (len(keys), cut.key in keys) == (12, False)
+    assert ran.ok("resume", child).err == f"{child}: nothing is missing\n"
+
+
 def test_killed_half_way_no_task_runs_twice(desk: Desk, tmp_path: Path) -> None:
     """The runner of the extension is killed with three tasks done, and resumed. Two tasks were at work.
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store.base import VersionedStore
     from mopsjobs.studies.origin import Origin
+    from mopsjobs.studies.reuse import Reuse
     from support.cli import Cli
 
 BUNDLE = "sha256:" + "0" * 64
@@ -69,6 +70,7 @@ def put_manifest(
     parent: str | None = None,
     bundle: str = BUNDLE,
     origin: Origin | None = None,
+    reused: tuple[Reuse, ...] = (),
     **study: Any,
 ) -> Manifest:
     """Put the manifest of a job into the store. With `only`, it is the child of `parent`, or of the first job."""
@@ -78,6 +80,7 @@ def put_manifest(
         study=parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **study}),
         bundle=bundle,
         origin=origin,
+        reused=reused,
         only=None if only is None else tuple(only),
         parent_job_id=parent if only is not None else None,
     )

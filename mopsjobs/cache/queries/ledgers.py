@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Container
 from typing import NamedTuple
 
 BY_LEDGER = "ledger"
@@ -114,6 +115,19 @@ def read_attempts(
         (job_id, *(after or ()), limit),
     )
     return [column[0] for column in rows.description], rows.fetchall()
+
+
+def reusing_jobs(connection: sqlite3.Connection, sources: Container[str]) -> dict[str, list[str]]:
+    """Map those of these jobs whose outputs other jobs reuse to the ids of these. It looks at all records."""
+    found: dict[str, list[str]] = {}
+    rows = connection.execute(
+        "SELECT job_id, value FROM job, json_each(record, '$.metadata.reused_from')"
+        " WHERE instr(record, '\"reused_from\"') ORDER BY job_id"
+    )
+    for job_id, source in rows:
+        if source in sources:
+            found.setdefault(source, []).append(job_id)
+    return found
 
 
 def complete_ledgers(connection: sqlite3.Connection) -> set[str]:

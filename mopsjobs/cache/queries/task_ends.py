@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from mopsjobs.cache.stored_study import find_duplicates
 from mopsjobs.ledger.attempt import Outcome
 
 
@@ -20,6 +21,32 @@ def last_ends(connection: sqlite3.Connection, job_id: str) -> list[tuple[int, st
     """Return task, outcome and signature of the error of each task that has ended, by its last attempt."""
     sql = "SELECT task, outcome, error_key FROM task WHERE job_id = ?"
     return connection.execute(sql, (job_id,)).fetchall()
+
+
+def output_sizes(connection: sqlite3.Connection, job_id: str) -> dict[tuple[str, str], int]:
+    """Return the bytes of the outputs of tasks, by parameter id and seed, as far as the cache has the ledger of a job.
+
+    A task that several attempts have done with different sizes is left out: the outputs are those of any of them.
+    """
+    rows = connection.execute(
+        "SELECT param_id, task.seed, min(attempt.output_bytes) FROM attempt JOIN task USING (job_id, task)"
+        " JOIN parameter_set AS one ON one.job_id = task.job_id AND one.first_task = task.first_task"
+        " WHERE attempt.job_id = ? AND attempt.outcome = ? GROUP BY attempt.task"
+        " HAVING count(attempt.output_bytes) = count(*) AND count(DISTINCT attempt.output_bytes) = 1",
+        (job_id, str(Outcome.SUCCEEDED)),
+    )
+    return {(param_id, str(seed)): size for param_id, seed, size in rows}
+
+
+def count_lost(connection: sqlite3.Connection, job_id: str) -> int:
+    """Count the tasks of a job that neither an attempt nor outputs call ended, if its ledger is complete."""
+    sql = (
+        "SELECT tasks_total - (SELECT count(*) FROM task WHERE job_id = ?1) FROM ledger"
+        " WHERE job_id = ?1 AND is_complete"
+    )
+    row = connection.execute(sql, (job_id,)).fetchone()
+    repeated = len(find_duplicates(connection, job_id)) if row is not None and row[0] else 0
+    return 0 if row is None else max(0, int(row[0]) - repeated)
 
 
 def memory_ends(connection: sqlite3.Connection, job_id: str) -> MemoryEnds:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import compress, islice
 
-from mopsjobs.cache.ledger_rows import ChunkRow, write_chunks, write_complete_tasks, write_study
+from mopsjobs.cache.ledger_rows import ChunkRow, has_tasks_by_outputs, write_chunks, write_complete_tasks, write_study
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, BY_OUTPUTS
 from mopsjobs.cache.stored_study import StoredStudy
@@ -26,7 +26,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.outputs import find_complete_tasks, find_reused_tasks
 from mopsjobs.utils.times import utc_now
 
 BATCH = 64
@@ -68,7 +68,7 @@ def sync_ledger(
         store: the store of the registry.
         connection: the cache, open to write.
         job_id: the job.
-        full: read unreadable chunks again.
+        full: read unreadable chunks again, and look whether the outputs are still there that tell how tasks ended.
         now: the time, in UTC.
         report: is continued, if given.
 
@@ -88,8 +88,11 @@ def sync_ledger(
         study = StoredStudy.load(connection, job_id)
         if study is None:  # pruned or deleted meanwhile
             raise JobNotFoundError(job_id)
-        for reuse in manifest.reused:  # no attempt of this job will say how they ended
-            write_complete_tasks(connection, study, reuse.numbers())
+    if manifest is None and full and has_tasks_by_outputs(connection, job_id):
+        manifest = load_manifest(store, job_id)
+    if manifest is not None:  # no attempt of this job says how reused tasks ended
+        complete = find_reused_tasks(store, manifest).complete
+        write_complete_tasks(connection, study, compress(manifest.numbers, complete), forget=True)
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         keys = _missing_chunks(connection, store, job_id, report, retry=full)
         while batch := list(islice(keys, BATCH)):

@@ -160,12 +160,14 @@ class CollectedScalars:
         """Return the tasks with these parameters and this seed whose scalars no chunk has."""
         return [task for (task,) in self._database.execute(_LACKING_OF, (member, param_id, seed))]
 
-    def get(self, member: int, task: int) -> dict[int, object]:
-        """Return the scalars of a task by the numbers of their keys; see `LEFT_OUT_NUMBER`."""
+    def get(self, member: int, task: int) -> dict[int, object] | None:
+        """Return the scalars of a task by the numbers of their keys; see `LEFT_OUT_NUMBER`. None if none were found."""
         row = self._database.execute(
             "SELECT scalars FROM found WHERE member = ? AND task = ?", (member, task)
         ).fetchone()
-        found = json.loads(row[0]) if row is not None and row[0] is not None else []
+        if row is None or row[0] is None:
+            return None
+        found = json.loads(row[0])
         return dict(zip(found[::2], found[1::2], strict=True))
 
     def _encode(self, scalars: Scalars) -> str:
@@ -273,7 +275,7 @@ class OutputReader:
                 elif not _is_unread(entry):
                     found[name] = entry.value
             self._collected.replace(member, numbers, extract_scalars(found))
-        self._tasks_read += len(batch)
+        self._tasks_read += sum(bool(outputs) for _, outputs in batch)
         if self._on_progress is not None:
             self._on_progress(self._tasks_read)
 
@@ -302,6 +304,8 @@ class ScalarReader:
         self.outputs = OutputReader(collected, on_progress)
         self.tasks_lacking = 0
         """Tasks that succeeded and whose scalars are in no chunk of the cache, if outputs are not read."""
+        self.tasks_lost = 0
+        """Tasks that succeeded, and of which neither a chunk nor outputs are left."""
         self.chunk_problems: list[tuple[str, str]] = []
         """Key and reason of chunks that cannot be read. The outputs of their tasks are read."""
 
@@ -331,6 +335,7 @@ class ScalarReader:
         elif lacking:
             store = self._open_store()
             self.outputs.read(store, member, self._lacking_tasks(store, member, job_id))
+            self.tasks_lost += self._collected.count_lacking(member)
 
     def _read_reused(self, member: int, source: str) -> None:
         """Collect the scalars of reused tasks from the chunks of the job that did them, with numbers of its own."""
@@ -363,7 +368,7 @@ class ScalarReader:
             outputs = {
                 name: entry for (_, _, name), entry in of_task if may_have_scalars(name) and study.keeps_output(name)
             }
-            if outputs and (numbers := self._collected.lacking(member, param_id, seed)):
+            if numbers := self._collected.lacking(member, param_id, seed):  # also a task without scalars is found
                 yield TaskOutputs(numbers, outputs)
 
 

@@ -10,7 +10,7 @@ from mopsjobs.app.app import App
 from mopsjobs.cache import pruning
 from mopsjobs.console.result import Document, Result
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, UsageError
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import from_timestamp, json_time, parse_duration, whole_seconds
 
 if TYPE_CHECKING:
@@ -110,10 +110,13 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
     if (missing := app.embedded.missing_path()) is not None:
         body = Document(_document(retention, retention.removed, args)) if args.json else None
         return Result(body, notes=[f"There is no registry at {missing} yet; nothing was removed."])
+    reused = _notes_on_reused_jobs(found, app)
     if args.dry_run or not found.keys:
         note = f"Would remove {_removal_text(retention, found)}." if found.keys else _nothing_to_remove(args)
         body = Document(_document(retention, found, args)) if args.json else None
-        return Result(body, notes=[note, *_notes_on_unknown_jobs(retention)])
+        return Result(body, notes=[note, *reused, *_notes_on_unknown_jobs(retention)])
+    for note in reused:
+        app.out.note(note)
     question = f"Remove {_removal_text(retention, found)} from the registry, for all its users?"
     declined = app.out.confirm(question, yes=args.yes)
     if declined is not None:
@@ -137,6 +140,18 @@ def _removal_result(retention: Retention, body: Document | None) -> Result:
     warnings = [*retention.refusals, *([f"and {more:,} more"] if more else [])]
     notes = [note, *_notes_on_unknown_jobs(retention)]
     return Result(body, notes=notes, warnings=warnings, exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE)
+
+
+def _notes_on_reused_jobs(found: KeyCounts, app: App) -> list[str]:
+    """Return the note on jobs whose ledgers go, and whose outputs other jobs reuse, as far as the cache knows."""
+    from mopsjobs.cache.queries.ledgers import reusing_jobs
+
+    sources = set(found.job_ids) if found.ledger_chunks else None
+    reused = app.cache.read_cached(lambda cache: reusing_jobs(cache, sources)) if sources else None
+    if not reused:
+        return []
+    users = sorted({job_id for jobs in reused.values() for job_id in jobs})
+    return [f"Reused by {join_first(users)}: outputs of {join_first(list(reused))}, which stay. Their ledgers go."]
 
 
 def _notes_on_unknown_jobs(retention: Retention) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_outputs import JobWithOutputs, find_job_with_outputs, read_task_errors
+from mopsjobs.app.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.reduced_table import ReducedTable, read_reduced_table
 from mopsjobs.app.replicates import ReplicateTable, Statistics, parse_quantiles
@@ -25,7 +25,7 @@ from mopsjobs.errors import (
     UsageError,
 )
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
+from mopsjobs.studies.results import Output, count_tasks, outputs_of
 from mopsjobs.studies.tasks_csv import TABLE
 from mopsjobs.utils.table_files import check_table_file, csv_pieces, write_table_file
 from mopsjobs.utils.text import describe_duplicates, join_first, pluralize
@@ -137,7 +137,8 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         notes = [f"{note}; data: {results.describe_age()}" if args.offline else note]
         if isinstance(table, ReplicateTable) and table.left_out_columns:
             notes.insert(0, f"Not numbers, so without statistics: {join_first(table.left_out_columns)}.")
-        exit_code = EXIT_PARTLY_DONE if results.output_problems or results.tasks_lacking else EXIT_DONE
+        is_partial = results.output_problems or results.tasks_lacking or results.tasks_lost
+        exit_code = EXIT_PARTLY_DONE if is_partial else EXIT_DONE
         return Result(notes=notes, warnings=results.problems(), exit_code=exit_code)
 
     with app.out.progress("tasks") as on_progress:
@@ -193,10 +194,9 @@ def _output_json(one: Output) -> dict[str, object]:
 
 def _download(job: JobWithOutputs, directory: Path, app: App) -> Result:
     """Download the outputs, and name the keys that were refused."""
-    errors = read_task_errors(job, app)
     with app.out.progress("files") as on_progress:
         try:
-            done = download(app.store, job.job_id, directory, on_progress=on_progress, errors=errors)
+            done = download_outputs(job, directory, app, on_progress)
         except NoOutputsError as error:
             raise NoOutputsError(job.describe_absence(), job_id=error.job_id) from None
     has_table = done.files and done.tasks and done.table_problem is None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 
 from mopsjobs.app.app import App
 from mopsjobs.app.follow import follow_record
+from mopsjobs.app.job_tasks import ledger_sizes
 from mopsjobs.app.resume_choice import tasks_that_ended
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, user_trust
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         options=launch_options(args, app, may_grow=True),
         code=code_to_pack(args, app),
         only=tasks_that_ended(args.job, args.only, app),
+        sizes_of=functools.partial(ledger_sizes, app=app),
     )
     job = prepare_resume(request, session)
     if isinstance(job, ResumeResult):

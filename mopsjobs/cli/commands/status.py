@@ -27,13 +27,14 @@ from mopsjobs.app.job_texts import (
     waits_for_text,
 )
 from mopsjobs.app.next_steps import is_runner_dead, next_command
-from mopsjobs.cache.job_json import count_outputs, missing_text, reused_text
+from mopsjobs.cache.job_json import count_outputs, missing_text, reused_tasks, reused_text
 from mopsjobs.cache.queries.families import Family, Member
 from mopsjobs.cli.flags import add_freshness_flags, add_job_names, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_UNREACHABLE
+from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.text import describe_duplicates, pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
@@ -162,7 +163,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
         add("Family", _family(family))
         lines += [_member(member) for member in family.members[-SHOWN_MEMBERS:]]
     add("Results", job["results_path"])
-    add("Outputs", _outputs(job))
+    add("Outputs", _outputs(job), _lost_text(job, app))
     if job["error_code"] is not None or job["error_message"] is not None:
         words = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None)
         add("Error", style_text(words, "red"))
@@ -204,13 +205,24 @@ def _member(member: Member) -> Line:
     return [f"  {member.job_id}  ", status_style(member.status), tasks]
 
 
+def _lost_text(job: Job, app: App) -> str | None:
+    """Return how many reused tasks of a job that succeeded have lost their outputs, as a later view has found."""
+    if job["status"] != JobStatus.SUCCEEDED or not reused_tasks(job)[0]:
+        return None
+    from mopsjobs.cache.queries.task_ends import count_lost  # here: few jobs reuse tasks
+
+    lost = app.cache.read_cached(lambda connection: count_lost(connection, str(job["job_id"])))
+    return f"; {pluralize(lost, 'task')} lost outputs since" if lost else None
+
+
 def _outputs(job: Job) -> str | None:
     counts = count_outputs(job)
     if counts is None:
         return None
     missing: list[object] = job["missing_outputs"]  # type: ignore[assignment]
     missing_count = missing_text(job, counts[1])
-    counted = f"{counts[0]} verified, {missing_count}"
+    when = "" if job["is_active"] else "when it ended, "
+    counted = f"{when}{counts[0]} verified, {missing_count}"
     if not missing:
         return counted
     more = ", …" if max(counts[1], len(missing)) > SHOWN_OUTPUTS or "more" in missing_count else ""

@@ -14,6 +14,7 @@ from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.results import DownloadResult, download
 from mopsjobs.studies.study import Task
+from mopsjobs.studies.tasks_csv import TableSummary
 from support.runs import sets_of, study
 
 TASKS = list(study(sets_of(2)).tasks())
@@ -40,7 +41,8 @@ def test_a_child_has_the_files_of_its_family(store: InMemoryVersionedStore, tmp_
     store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"parent")
     store.create_if_absent(output_key("job.2", TASKS[1], "result.json"), b"child")
     counts: list[int] = []
-    assert download(store, "job.2", tmp_path, on_progress=counts.append) == DownloadResult(2, 0, (), None, 2, 0)
+    expected = DownloadResult(2, 0, (), None, 2, 0, TableSummary(2, []))
+    assert download(store, "job.2", tmp_path, on_progress=counts.append) == expected
     assert counts == [1, 2]
     assert [file_of(tmp_path, task).read_text() for task in TASKS] == ["parent", "child"]
     assert (tmp_path / "tasks.csv").read_text().count("complete") == 2

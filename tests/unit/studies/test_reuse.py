@@ -136,5 +136,5 @@ def test_a_task_of_another_size_than_the_ledger_says_is_missing(store: InMemoryV
     task = next(iter(manifest().study.tasks()))
     key = (task.param_id, str(task.seed))
     job = Manifest(job_id="job", study=manifest().study, bundle=BUNDLE)
-    assert find_complete_tasks(store, job, {key: 3}).count == 4
-    assert find_complete_tasks(store, job, {key: 4}).count == 3
+    assert find_complete_tasks(store, job, {job.job_id: {key: 3}}).count == 4
+    assert find_complete_tasks(store, job, {job.job_id: {key: 4}}).count == 3

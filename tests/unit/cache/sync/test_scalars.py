@@ -47,7 +47,7 @@ def _collect(store: InMemoryVersionedStore, tasks: list[Outputs], names: list[st
             collected.want(4, task.number, task.param_id, task.seed)
         ScalarReader(cache, lambda: store, collected).read(4, "job")
         keys = {-1: "left out", **{known.number: key for key, known in collected.keys.items()}}
-        return [{keys[place]: value for place, value in collected.get(4, n).items()} for n in range(len(tasks))]
+        return [{keys[place]: value for place, value in (collected.get(4, n) or {}).items()} for n in range(len(tasks))]
 
 
 def _cache(*keys: str, is_complete: bool = False) -> sqlite3.Connection:
@@ -161,5 +161,5 @@ def test_duplicates_share_the_scalars_of_a_chunk() -> None:
         collected.add(4, 0, {"result.json/peak": 7})
         reader = ScalarReader(cache, None, collected)
         reader.read(4, "job")
-        assert [collected.get(4, task) for task in range(3)] == [{0: 7}, {}, {0: 7}]
+        assert [collected.get(4, task) for task in range(3)] == [{0: 7}, None, {0: 7}]
         assert reader.tasks_lacking == 1
