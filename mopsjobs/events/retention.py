@@ -117,7 +117,8 @@ class KeyCounts:
         self.announcements = KeySpan()
         self.chunks = KeySpan()
         self.ledger_chunks = self.claims = self.snapshot_keys = 0
-        self._jobs: set[str] = set()
+        self.job_ids: set[str] = set()
+        """The jobs of the chunks; see `is_exact`."""
         self._has_more_jobs = False
 
     @property
@@ -128,12 +129,7 @@ class KeyCounts:
     @property
     def jobs(self) -> int:
         """Count the jobs of the chunks; see `is_exact`."""
-        return len(self._jobs)
-
-    @property
-    def job_ids(self) -> Iterable[str]:
-        """Return the jobs of the chunks; see `is_exact`."""
-        return self._jobs
+        return len(self.job_ids)
 
     @property
     def is_exact(self) -> bool:
@@ -154,10 +150,10 @@ class KeyCounts:
             self.ledger_chunks += 1
         if expired.job_id is None or expired.is_claim:
             return
-        if len(self._jobs) < MAX_JOBS:
-            self._jobs.add(expired.job_id)
+        if len(self.job_ids) < MAX_JOBS:
+            self.job_ids.add(expired.job_id)
         else:
-            self._has_more_jobs |= expired.job_id not in self._jobs
+            self._has_more_jobs |= expired.job_id not in self.job_ids
 
 
 class Retention:

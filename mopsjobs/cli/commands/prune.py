@@ -146,7 +146,7 @@ def _notes_on_reused_jobs(found: KeyCounts, app: App) -> list[str]:
     """Return the note on jobs whose ledgers go, and whose outputs other jobs reuse, as far as the cache knows."""
     from mopsjobs.cache.queries.ledgers import reusing_jobs
 
-    sources = set(found.job_ids) if found.ledger_chunks else None
+    sources = found.job_ids if found.ledger_chunks else None
     reused = app.cache.read_cached(lambda cache: reusing_jobs(cache, sources)) if sources else None
     if not reused:
         return []
