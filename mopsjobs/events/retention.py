@@ -117,8 +117,7 @@ class KeyCounts:
         self.announcements = KeySpan()
         self.chunks = KeySpan()
         self.ledger_chunks = self.claims = self.snapshot_keys = 0
-        self.job_ids: set[str] = set()
-        """The jobs of the chunks; see `is_exact`."""
+        self.job_ids: set[str] = set()  # of the chunks; see `is_exact`
         self._has_more_jobs = False
 
     @property
