@@ -20,7 +20,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 _NOT_KNOWN = "its source is not known here, as after %%time, exec or an interactive prompt"
 
-_NO_STATEMENT = "a function without a statement of its own"
+_NO_STATEMENT = "a function within a larger statement; define it with def, or as name = lambda"
 
 
 class NoSourceError(Exception):

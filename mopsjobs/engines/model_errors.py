@@ -30,6 +30,8 @@ def load_error(error: Mapping[str, str], what: str = "model") -> ModelError:
     hint = None
     if error["type"] == "ModuleNotFoundError":
         hint = MOPSJOBS_HINT if "'mopsjobs'" in error["message"] else INTERPRETER_HINT
+    elif " no entry point " in error["message"]:  # engines/worker.py names the interpreter that has none
+        hint = INTERPRETER_HINT
     elif place := error.get("at"):
         hint = f"See line {place.rpartition(':')[2]} of {place.rpartition(':')[0]} in the packed code."
     return ModelError(f"The {what} cannot be loaded: {error['type']}: {error['message']}", hint=hint, error=error)

@@ -191,8 +191,8 @@ def _load_model(setup: dict[str, Any], *_streams: object) -> tuple[Call, dict[st
     model, _, name = entrypoint.rpartition("/")[0].partition(":")
     if not name:
         raise ValueError(
-            f"invalid model {model!r}: expected package.module:function, since there is no wire function: no entry"
-            f" point {WIRE_GROUP} in {sys.executable}, and no .modelops/manifest.json or wire.py in the bundle"
+            f"invalid model {model!r}: expected package.module:function, since nothing else names one: no entry point"
+            f" {WIRE_GROUP} in {sys.executable}, and no .modelops/manifest.json or wire.py in the bundle"
         )
     function, takes = _get_function(importlib.import_module(model), name, ("params", "seed"))
     return lambda params, seed: _to_outputs(function(params, seed), expected), {"takes": takes}
@@ -260,7 +260,7 @@ def _get_function(module: ModuleType, name: str, arguments: tuple[str, ...]) -> 
 def _import_file(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("mops_jobs_wire", path)
     if spec is None or spec.loader is None or not os.path.isfile(path):
-        raise FileNotFoundError(f"invalid file of the wire function {path}: expected a Python file")
+        raise FileNotFoundError(f"invalid file of the model {path}: expected a Python file")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -268,7 +268,7 @@ def _import_file(path: str) -> ModuleType:
 
 def _check_outputs(result: object) -> dict[str, bytes]:
     if not isinstance(result, dict):
-        raise TypeError(f"invalid result of the wire function: expected a dict of outputs, not {type(result).__name__}")
+        raise TypeError(f"invalid result of the model: expected a dict of outputs, not {type(result).__name__}")
     encoded = _encode_each(result)
     _raise_returned_error(encoded)
     return encoded
@@ -285,7 +285,7 @@ def _raise_returned_error(outputs: dict[str, bytes]) -> None:
     with contextlib.suppress(ValueError):  # of other bytes than JSON
         metadata = json.loads(outputs["metadata"])
         if isinstance(metadata, dict) and metadata.get("error"):
-            raise RuntimeError(f"the wire function returned an error: {metadata['error']}")
+            raise RuntimeError(f"the model returned an error: {metadata['error']}")
 
 
 def _to_outputs(result: object, expected: list[str] | None) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mopsjobs.engines.model_env import active_python, model_environment
@@ -32,6 +32,17 @@ def find_python(engine: str, named: str | None, env: Mapping[str, str], recorded
     if engine != "local":
         return named or recorded
     return find_interpreter(named, env) or _recorded_interpreter(recorded, env) or _active_interpreter(env)
+
+
+def project_python(directories: Iterable[Path], env: Mapping[str, str]) -> str | None:
+    """Return the interpreter of the first `.venv` in these directories; None without one, or in an active environment.
+
+    uv and others make it there, and do not activate it for a tool that is installed beside them.
+    """
+    if active_python(env) is not None:
+        return None
+    paths = (directory.absolute() / ".venv" / "bin" / "python" for directory in directories)
+    return next((str(path) for path in paths if path.exists()), None)
 
 
 def _recorded_interpreter(path: str | None, env: Mapping[str, str]) -> str | None:

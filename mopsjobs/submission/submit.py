@@ -21,6 +21,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
+from mopsjobs.submission.interpreter import project_python
 from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.model_check import check_functions
 from mopsjobs.submission.modelops_registry import check_targets, warn_about_registry
@@ -119,7 +120,8 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
     """
     check_targets(request.study, session, without_targets=request.without_targets)
     job_id = check_new_job_id(request.job_id or new_job_id(request.study, session.now()))
-    launch = make_launch(job_id, request.engine, request.options, session, foreground=request.foreground)
+    options = _options(request, session)
+    launch = make_launch(job_id, request.engine, options, session, foreground=request.foreground)
     extended = None if request.extend is None else find_extended(request.extend, session)
     if request.code is None:
         if request.bundle is not None:
@@ -138,12 +140,24 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
             missing = _check_names(request, packed, request.code.directory)
         hint = request.code.hint_if_not_found
         if missing is not None:
-            hint = f"{missing} Submit in the directory of the model, or install it."
+            hint = f"{missing} Submit in the directory of the model, or name the Python that has it: --python PATH."
             if request.engine != "local":
                 session.warn(f"{missing} The job fails unless it is installed.")
         load_archive = functools.partial(read_archive, packed)
         check_functions(request.study, request.engine, launch, load_archive, session, hint_if_not_found=hint)
         yield _extend(PreparedJob(request, launch, packed.digest, packed), extended, session)
+
+
+def _options(request: SubmitRequest, session: Session) -> LaunchOptions:
+    """Return the options of a launch: without a named or active Python, with that of a `.venv` of the project."""
+    options, directory = request.options, None if request.code is None else request.code.directory
+    if options.python is not None or request.study_directory is None or request.engine not in ("local", "slurm"):
+        return options
+    path = project_python(filter(None, (directory, request.study_directory)), session.env)
+    if path is None:
+        return options
+    session.note(f"The tasks run in the environment beside the project: {path}")
+    return dataclasses.replace(options, python=path)
 
 
 def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
@@ -232,14 +246,16 @@ def _check_names(request: SubmitRequest, packed: PackedBundle, directory: Path) 
     Raises:
         UsageError: if the model names a file instead of a module.
     """
-    if not packed.names.isdisjoint(WIRE_FILES):
+    if wired := [name for name in WIRE_FILES if name in packed.names]:
         if request.code is not None and request.code.added:
-            raise UsageError(f"{directory} has a wire function, which would be called in place of the given one.")
+            raise UsageError(f"{directory} has {wired[0]}, whose function would be called in place of the given one.")
         return None
     model = request.study.model
     module, _, function = model.partition(":")
     if not (function and module):
-        return f"The model {shorten(model, 100)!r} names no function, and {directory} has no wire function."
+        return (
+            f"The model {shorten(model, 100)!r} names no function, and {directory} has none of {', '.join(WIRE_FILES)}."
+        )
     if module.endswith(".py"):
         name = module.removesuffix(".py").strip("./").replace("/", ".")
         raise UsageError(

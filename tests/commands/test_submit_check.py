@@ -176,7 +176,11 @@ def test_a_model_outside_the_bundle_is_refused_with_its_place(cli: Cli, tmp_path
     Path("../study.json").write_text(json.dumps({"model": "model", "parameter_sets": [{"x": 1}]}))
     ran = cli("submit", "../study.json", "--auto")
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
-    assert "invalid model 'model': expected package.module:function, since there is no wire function" in ran.err
+    assert (
+        "invalid model 'model': expected package.module:function, since nothing else names one: no entry point"
+        in ran.err
+    )
+    assert "or name the Python that has it: --python PATH." in ran.err
     assert not Path(cli.env["HOME"], "registry.db").exists()
     (Path.cwd() / ".modelops").mkdir()
     Path(".modelops/manifest.json").write_text('{"wire": "wire.py:call"}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_an_error_that_a_wire_function_returns_fails_its_task(desk: Desk, tmp_pa
     study = tmp_path / "study.json"
     study.write_text(json.dumps(STUDY))
     ran = desk("submit", str(study), "--auto", "--job-id", "job", "--wait")
-    reason = "RuntimeError: the wire function returned an error: No registry found at .modelops-bundle/registry.yaml"
+    reason = "RuntimeError: the model returned an error: No registry found at .modelops-bundle/registry.yaml"
     assert (ran.code, reason in ran.err, desk.ended()) == (100, True, "failed")
 
 
@@ -159,3 +160,18 @@ def test_a_model_class_without_a_wire_function_is_refused(desk: Desk, tmp_path: 
                "--scheduler", "tcp://127.0.0.1:1")  # fmt: skip
     assert "names no function, and" in ran.err
     assert "The job fails unless it is installed." in ran.err
+
+
+def test_the_environment_beside_the_study_is_used(desk: Desk, tmp_path: Path) -> None:
+    """`uv tool install` gives mops-jobs a Python without the model's packages, and no environment is active."""
+    wrapper = tmp_path / "project" / ".venv" / "bin" / "python"
+    tree(wrapper.parent, {"python": f'#!/bin/sh\nWRAPPED=1 exec {sys.executable} "$@"\n'})
+    wrapper.chmod(0o755)
+    tree(desk.home, {"model.py": "import os\ndef simulate(params, seed): return {'wrapped': os.environ['WRAPPED']}\n"})
+    study = tmp_path / "project" / "study.json"
+    study.write_text(json.dumps({"model": "model:simulate", "parameter_sets": [{"x": 1}]}))
+    ran = desk.ok("submit", str(study), "--auto", "--job-id", "job", "--wait")
+    assert f"The tasks run in the environment beside the project: {wrapper}" in ran.err
+    active = desk("submit", str(study), "--auto", "--job-id", "other", "--wait", CONDA_PREFIX=sys.prefix)
+    assert "beside the project" not in active.err
+    assert "KeyError: 'WRAPPED'" in active.err

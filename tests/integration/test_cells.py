@@ -122,7 +122,10 @@ def test_a_module_that_is_not_packed_is_named(tmp_path: Path, env: dict[str, str
     files = {"script.py": SCRIPT, "helpers.py": "def scale(x):\n    return 10 * x\n"}
     ran = _script(tree(tmp_path / "code", files), env)
     assert "The model cannot be loaded: ModuleNotFoundError: No module named 'helpers'" in ran.stderr
-    for name, problem in (("cell_simulate.py", "has a file 'cell_simulate.py'"), ("wire.py", "has a wire function")):
+    for name, problem in (
+        ("cell_simulate.py", "has a file 'cell_simulate.py'"),
+        ("wire.py", "has wire.py, whose function"),
+    ):
         ran = _script(tree(tmp_path / name, {**files, name: ""}), env, ".")
         assert problem in ran.stderr
 

@@ -193,8 +193,8 @@ def test_a_traceback_begins_in_the_model(run: Worker) -> None:
 @pytest.mark.parametrize(
     ("returned", "told"),
     [
-        ("None", "invalid result of the wire function: expected a dict of outputs, not NoneType"),
-        ("[b'']", "invalid result of the wire function: expected a dict of outputs, not list"),
+        ("None", "invalid result of the model: expected a dict of outputs, not NoneType"),
+        ("[b'']", "invalid result of the model: expected a dict of outputs, not list"),
         ("{'a': {1}}", "Object of type set is not JSON serializable"),
         ("{1: b''}", "invalid name of an output 1: expected a text"),
     ],
