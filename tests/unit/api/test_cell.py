@@ -123,7 +123,7 @@ f = functools.partial(print)
 # invalid cell of type partial
 # ---
 f = [lambda params, seed: 1][0]
-# a function without a statement of its own
+# a function within a larger statement; define it with def, or as name = lambda
 # ---
 exec("def f(params, seed): return 1")
 # its source is not known here
