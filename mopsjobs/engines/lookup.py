@@ -72,8 +72,8 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float, verb: s
         if answer is not None:
             return answer, None
         reasons += [reason] if reason else []
-    # With Slurm, and without a cluster of Kubernetes, there is no use for kubectl.
-    if verb is not None and (is_cluster_configured(env) or not is_installed(env)):
+    # If Slurm alone is configured, kubectl is of no use.
+    if verb is not None and (is_cluster_configured(env) or not reasons):
         is_gone = any(reason.startswith(IN_CLUSTER) for reason in reasons)
         reasons.append(by_hand(verb, job_id, env, is_gone=is_gone))
     return None, " ".join(filter(None, reasons)) or None

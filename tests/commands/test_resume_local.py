@@ -51,7 +51,7 @@ def test_a_resume_that_waits_ends_as_wait_does(desk: Desk) -> None:
     assert desk.ended() == "partial"
     failed = desk("resume", "job", "--wait")
     assert (failed.code, failed.out) == (100, "job.2\n")
-    assert "job.2: 1 task to do\n" in failed.err
+    assert "job.2: 1 task to do; a child of job, which has ended\n" in failed.err
     assert failed.err.endswith("\nNext: mops-jobs failures job.2\n")
     mended.touch()
     ran = desk.ok("resume", "job.2", "--wait", "--json")
@@ -142,7 +142,7 @@ def test_a_runner_that_died_with_all_tasks_done_only_ends_its_job(desk: Desk) ->
     document |= {"status": "running", "transitions": document["transitions"][:4]}
     assert desk.store.put(key, json.dumps(document).encode(), stored.version)
     ran = desk.ok("resume", "job")
-    assert "job: no task is left to run\n" in ran.err
+    assert "job: no task is left to run; restarted under its own id, since it had not ended\n" in ran.err
     assert desk.ended() == "succeeded"
 
 
@@ -178,7 +178,10 @@ def test_a_job_goes_on_as_it_was_submitted(desk: Desk) -> None:
     assert record(desk.jobs).metadata.items() >= told.items()
     mended.touch()
     ran = desk.ok("resume", "job", "--workers", "1")
-    assert (ran.out, ran.err) == ("job.2\n", "job.2: 2 tasks to do\nNext: mops-jobs wait job.2\n")
+    assert (ran.out, ran.err) == (
+        "job.2\n",
+        "job.2: 2 tasks to do; a child of job, which has ended\nNext: mops-jobs wait job.2\n",
+    )
     assert desk.ended("job.2") == "succeeded"
     assert record(desk.jobs, "job.2").metadata.items() >= {**told, "local_workers": "1"}.items()
 

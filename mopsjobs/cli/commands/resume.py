@@ -32,7 +32,8 @@ from mopsjobs.utils.text import pluralize
 HELP = "run the missing tasks of a job"
 
 DESCRIPTION = (
-    "Submit the missing tasks of an ended job as a child job. Restart a job that has not ended but lost its runner."
+    "Submit the missing tasks of an ended job as a child job with an id of its own: JOB.2, JOB.3 and so on. Restart a"
+    " job that has not ended but lost its runner, under its own id."
     " First, deliver what this machine kept while the registry did not answer. The tasks run where the job ran, on its"
     " code and with its limits, unless flags say otherwise."
 )
@@ -93,8 +94,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         return _result(args, resumed)
     for warning in resumed.warnings:
         app.out.warn(warning)
-    for note in _counts(args, resumed):
-        app.out.note(note)
+    app.out.note(_describe(args, resumed))
     ended = follow_record(str(resumed.job_id), app)
     return Result(_body(args, resumed), notes=ended.notes, exit_code=ended.exit_code)
 
@@ -108,7 +108,7 @@ def _result(args: argparse.Namespace, resumed: ResumeResult) -> Result:
             _body(args, resumed), notes=[f"{args.job}: {what}"], warnings=resumed.warnings, exit_code=exit_code
         )
     following = f"Next: {command_line('wait', resumed.job_id)}"
-    return Result(_body(args, resumed), notes=[*_counts(args, resumed), following], warnings=resumed.warnings)
+    return Result(_body(args, resumed), notes=[_describe(args, resumed), following], warnings=resumed.warnings)
 
 
 def _body(args: argparse.Namespace, resumed: ResumeResult) -> Document | Text | None:
@@ -118,11 +118,15 @@ def _body(args: argparse.Namespace, resumed: ResumeResult) -> Document | Text | 
     return None if job_id is None else Text([job_id])
 
 
-def _counts(args: argparse.Namespace, resumed: ResumeResult) -> list[str]:
-    """Return how many tasks the job has to do, if that is known."""
+def _describe(args: argparse.Namespace, resumed: ResumeResult) -> str:
+    """Return how many tasks the job has to do, if that is known, and whether it is another job than the resumed one."""
+    is_same = resumed.job_id == args.job
+    which = f"a child of {args.job}, which has ended"
+    if is_same:
+        which = "restarted under its own id, since it had not ended"
     if resumed.tasks is None:
-        return []
+        return f"{resumed.job_id}: {which}"
     to_do = f"{pluralize(resumed.tasks, 'task')} to do"
     if resumed.tasks == 0:
-        to_do = "no task is left to run" if resumed.job_id == args.job else "only the reduce function to run"
-    return [f"{resumed.job_id}: {to_do}"]
+        to_do = "no task is left to run" if is_same else "only the reduce function to run"
+    return f"{resumed.job_id}: {to_do}; {which}"
