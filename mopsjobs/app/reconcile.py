@@ -39,7 +39,7 @@ from mopsjobs.studies.validation import EarlyEnd, validate
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.shard_drop import find_drop, first_error, may_lack_files
-from mopsjobs.utils.text import cut_to_length, strip_control_characters
+from mopsjobs.utils.text import cut_in_the_middle, strip_control_characters
 from mopsjobs.utils.times import parse_time, record_time
 
 Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear", "explain"]
@@ -131,7 +131,7 @@ def _wait_text(engine: EngineState) -> str | None:
     if engine.phase != "pending" or engine.reason is None:
         return None
     words = ": ".join(filter(None, (engine.reason, engine.detail)))
-    return cut_to_length(strip_control_characters(" ".join(words.split())), MAX_WAIT_TEXT)
+    return cut_in_the_middle(strip_control_characters(" ".join(words.split())), MAX_WAIT_TEXT)
 
 
 def _suspect_reason(state: JobState, engine: EngineState, now: datetime) -> str | None:

@@ -38,6 +38,17 @@ def cut_to_length(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def cut_in_the_middle(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters: the text, or its two ends around an ellipsis, the last one longer.
+
+    Messages of a cluster begin with what was done, and end with the cause.
+    """
+    if len(text) <= limit:
+        return text
+    begin = limit // 3
+    return text[:begin] + "…" + text[len(text) - (limit - begin - 1) :]
+
+
 def last_line(printed: bytes) -> str:
     """Return the last line of an output that is not blank; empty if there is none."""
     lines = printed.decode("utf-8", "replace").split("\n")

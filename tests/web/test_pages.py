@@ -335,7 +335,9 @@ def test_a_job_shows_what_is_known_and_what_to_type(web: Web) -> None:
     assert "1/4" in page
     assert 'aria-label="1 of 4 tasks done"' in page
     assert "mops-jobs logs -f running-1" in page
-    assert re.search(r"running</span> since <time [^>]+>20[0-9-]+T[0-9:]+Z</time> \(<time [^>]+>[^<]+ago</time>\)</p>", page)
+    assert re.search(
+        r"running</span> since <time [^>]+>20[0-9-]+T[0-9:]+Z</time> \(<time [^>]+>[^<]+ago</time>\)</p>", page
+    )
     assert (
         len(re.findall(r'<rect x="[^"]+" y="0"', page)) == 2
     )  # running, and before it what has no times: pending, submitting, scheduled

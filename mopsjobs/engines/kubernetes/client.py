@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,8 +36,8 @@ CONNECT_SECONDS = 2.0
 READ_SECONDS = 2.5
 """Both together stay below the five seconds in which a command has to fail."""
 
-CREATE_READ_SECONDS = 30.0
-"""How long a cluster may take to admit a Job: each of its webhooks may take up to 30 s, and 10 s by default."""
+CREATE_READ_SECONDS = 40.0
+"""How long a cluster may take to admit a Job. Its API server answers a create by 34 s, and drops it then."""
 
 FOLLOW_READ_SECONDS = 30.0
 """How long a followed log may be silent before it is requested again: the connection may be dead."""
@@ -189,6 +190,11 @@ class Cluster:
                 hint="Remove line breaks from the token, or sign in again, for example with: az aks get-credentials",
             ) from None
         except httpx.TransportError as error:
+            if _is_of_certificate(error):  # a later try gets the same answer
+                raise EngineAccessError(
+                    f"The certificate of the cluster at {self.server} cannot be verified: {_error_text(error)}.",
+                    hint="Get its certificate authority anew, for example with: az aks get-credentials",
+                ) from None
             raise EngineUnavailableError(
                 f"Cannot reach the cluster at {self.server}: {_error_text(error)}.",
                 hint="Try again, or check with: kubectl cluster-info",
@@ -236,6 +242,11 @@ def open_cluster(
             config=config, timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read), lazy=False
         )
         session = client._client._client  # noqa: SLF001 - the library runs a program without limit, and not by v1
+        if config.cluster.certificate_auth or config.cluster.certificate_auth_data:
+            # As kubectl does: some clusters sign with an authority that lacks key identifiers, or a key usage. From
+            # Python 3.13 on, a context refuses these. All else is verified.
+            transport: Any = session._transport  # noqa: SLF001
+            transport._pool._ssl_context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # noqa: SLF001
         if isinstance(session.auth, ExecAuth):
             session.auth = SignIn(session.auth._exec, _shown_server(config))  # noqa: SLF001
     except (ConfigError, OSError, ValueError, httpx.InvalidURL) as error:
@@ -372,6 +383,16 @@ def _status_error(error: httpx.HTTPStatusError, server: str) -> EngineError:
         message = f"The cluster at {server} cannot answer now ({code}){reason}."
         return EngineUnavailableError(message, sent=code != 429)
     return RefusedError(f"The cluster at {server} refuses the request ({code}){reason}.")
+
+
+def _is_of_certificate(error: BaseException) -> bool:
+    """Return whether an error of a request is one of the server's certificate."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _error_text(error: BaseException) -> str:

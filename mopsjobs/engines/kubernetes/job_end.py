@@ -9,7 +9,7 @@ from mopsjobs.engines.base import EngineState, ShardEnd
 from mopsjobs.engines.kubernetes.client import shard_of
 from mopsjobs.engines.kubernetes.manifest import CONTAINER, MAX_SHARDS
 from mopsjobs.engines.kubernetes.pods import OOM_KILLED, container_statuses, disruption
-from mopsjobs.utils.text import cut_to_length, parse_whole_number
+from mopsjobs.utils.text import cut_in_the_middle, parse_whole_number
 
 if TYPE_CHECKING:
     from lightkube.models.batch_v1 import JobStatus
@@ -63,7 +63,7 @@ def _shard_end(shard: int, pod: Pod | None) -> ShardEnd:
         ended = None if container.state is None else container.state.terminated
         if ended is not None and ended.exitCode:
             reason = prefix + (ended.reason or "Error")
-            message = cut_to_length(" ".join((ended.message or "").split()), MAX_MESSAGE) or None
+            message = cut_in_the_middle(" ".join((ended.message or "").split()), MAX_MESSAGE) or None
             is_oom = container.name == CONTAINER and ended.reason == OOM_KILLED  # of another one, no task is to blame
             return ShardEnd(shard, disrupted or reason, ended.exitCode, is_oom, message)
     return ShardEnd(shard, pod.status.reason or disrupted or NO_POD)

@@ -1,6 +1,6 @@
 """Look for the Job of a launch whose reply was lost, late or an error, so that no Job runs beside a failed record.
 
-An API server ends a request after 60 s by default. A request that got no reply may be admitted until then. See
+An API server answers a create by 34 s, or drops it, so a launch waits for 40 s. See
 docs/decisions/0086-followers-ask-the-engine.md.
 """
 
@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 
 PAUSES = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each look, after a reply that was an error: what it did is done, but may not be visible yet."""
-
-SILENT_PAUSES = (*PAUSES, 8.0, 15.0)
-"""The same without any reply. With the time-out of the request, these are the 60 s of an API server."""
 
 
 def find_created(
@@ -77,7 +74,8 @@ def _look(
     sleep: Callable[[float], None],
 ) -> tuple[Job | None, bool]:
     """Return the Job of that name, and whether the last look was answered."""
-    pauses = PAUSES[:1] if unavailable is None else SILENT_PAUSES if unavailable.silent else PAUSES
+    # After a silence of `CREATE_READ_SECONDS`, the API server has dropped the request, and one look tells.
+    pauses = PAUSES[:1] if unavailable is None or unavailable.silent else PAUSES
     if unavailable is not None:
         log.warning("warning: %s Looking for up to %g s whether the Job is there.", unavailable, sum(pauses))
     is_known = False

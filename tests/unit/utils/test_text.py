@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mopsjobs.utils.text import cut_to_length, last_line, parse_whole_number
+from mopsjobs.utils.text import cut_in_the_middle, cut_to_length, last_line, parse_whole_number
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("007", 7), ("99", 99), ("100", None), ("9" * 5000, None)])
@@ -21,6 +21,12 @@ def test_text_with_other_than_ascii_digits_is_no_number(text: str) -> None:
 def test_a_longer_text_is_cut_with_a_mark(text: str, cut: str) -> None:
     """The mark counts as a character."""
     assert cut_to_length(text, 3) == cut
+
+
+@pytest.mark.parametrize(("text", "cut"), [("", ""), ("abcdef", "abcdef"), ("abcdefg", "ab…efg")])
+def test_a_message_keeps_both_ends(text: str, cut: str) -> None:
+    """Its end has the cause."""
+    assert cut_in_the_middle(text, 6) == cut
 
 
 @pytest.mark.parametrize(
