@@ -43,12 +43,12 @@ MAX_READ_ATTEMPTS = 4 * MAX_CHUNK_ATTEMPTS
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 """Of a chunk as it is stored."""
 
-MAX_TEXT_BYTES = 64 * 1024 * 1024
-"""Of a chunk that is unpacked. A few kilobytes of gzip may hold gigabytes."""
+MAX_TEXT_BYTES = 32 * 1024 * 1024
+"""Of a chunk that is unpacked: 5,000 messages of emoji. A few kilobytes of gzip may hold gigabytes."""
 
-MAX_VALUES = 3_000_000
-"""Values in a chunk that is read. An empty list takes 3 bytes of text, but 64 bytes of memory. Commas and brackets are
-counted, also those in texts: 5,000 messages have up to 2.5 million."""
+MAX_VALUES = 1_200_000
+"""Values in a chunk that is read: 200 scalars of 5,000 tasks, and their places. An empty list takes 3 bytes of text,
+but 64 bytes of memory."""
 
 MAX_LINES = 100
 """Lines of a chunk that is read."""
@@ -60,6 +60,8 @@ _KEY = re.compile(
     r"ledger/(?P<name>(?P<job>[^/]+)/(?P<shard>\d{1,6})\.[0-9a-f]{1,32}-\d{6,12})\.(?P<kind>attempts|scalars)\.gz",
     re.ASCII,
 )
+
+_TEXTS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 _OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 
@@ -175,10 +177,7 @@ def parse_columns(value: bytes, key: ChunkKey) -> tuple[dict[str, Any], dict[str
     Raises:
         RecordError: if it is not a chunk of that job and shard, or only a newer version can read it.
     """
-    text = _unpack(value)
-    if sum(map(text.count, ",[{")) > MAX_VALUES or text.count("\n") > MAX_LINES:
-        raise RecordError(f"too large: more than {MAX_VALUES:,} values, or {MAX_LINES} lines")
-    head, *lines = [parse_json(line) for line in text.splitlines()] or [None]
+    head, *lines = [parse_json(line) for line in _lines(_unpack(value))] or [None]
     if not isinstance(head, dict) or type(head.get("version")) is not int:
         raise RecordError("not a chunk of a ledger: expected an object with a version in its first line")
     if head["version"] != VERSION:
@@ -187,6 +186,9 @@ def parse_columns(value: bytes, key: ChunkKey) -> tuple[dict[str, Any], dict[str
         raise RecordError(f"it is a chunk of job {str(head.get('job_id'))[:80]!r}, shard {str(head.get('shard'))[:9]}")
     if type(head.get("count")) is not int or not 0 <= head["count"] <= MAX_READ_ATTEMPTS:
         raise RecordError(f"invalid count {str(head.get('count'))[:20]}: expected up to {MAX_READ_ATTEMPTS:,}")
+    for name, entries in head.items():  # hosts, errors or shapes, of which each is used
+        if isinstance(entries, list) and len(entries) > head["count"]:
+            raise RecordError(f"{name[:80]!r} has more entries than the chunk has tasks")
     columns: dict[str, list[Any]] = {}
     for line in lines:
         if not (isinstance(line, dict) and isinstance(line.get("column"), str)):
@@ -214,6 +216,20 @@ def _unpack(value: bytes) -> str:
         return content.decode("ascii")
     except UnicodeDecodeError:
         raise RecordError("not ASCII text") from None
+
+
+def _lines(text: str) -> list[str]:
+    """Split a chunk into its lines, unless they have more values than fit in memory.
+
+    Commas and brackets in texts, as in messages, are no values. Only the lines are objects.
+    """
+    if sum(map(text.count, ",[{")) > MAX_VALUES or text.count("{") > MAX_LINES:
+        bare = _TEXTS.sub("", text)
+        if sum(map(bare.count, ",[{")) > MAX_VALUES or bare.count("{") > MAX_LINES:
+            raise RecordError(f"too large: more than {MAX_VALUES:,} values, or {MAX_LINES} objects")
+    if text.count("\n") > MAX_LINES:
+        raise RecordError(f"too large: more than {MAX_LINES} lines")
+    return text.splitlines()
 
 
 def _attempts(head: dict[str, Any], columns: dict[str, list[Any]]) -> Iterator[Attempt]:

@@ -18,7 +18,7 @@ from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, SUSPECT, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.origin import Origin
-from mopsjobs.studies.reuse import MAX_SOURCES, REUSED_FIELD, SOURCES_FIELD, Reuse
+from mopsjobs.studies.reuse import MAX_REUSED, MAX_SOURCES, REUSED_FIELD, SOURCES_FIELD, Reuse
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
@@ -218,7 +218,10 @@ def _parse_numbers(only: object, total: int) -> tuple[int, ...]:
 def _parse_reused(reused: object, total: int) -> tuple[Reuse, ...]:
     if not isinstance(reused, list) or len(reused) > MAX_SOURCES:
         raise TypeError(f"expected a list of up to {MAX_SOURCES} sources of reused tasks")
-    return tuple(Reuse.from_json(one, total) for one in reused)
+    parsed = tuple(Reuse.from_json(one, total) for one in reused)
+    if sum(one.task_count for one in parsed) > MAX_REUSED:
+        raise TypeError(f"expected at most {MAX_REUSED:,} reused tasks")
+    return parsed
 
 
 def manifest_key(job_id: str, prefix: str = "jobs") -> str:

@@ -31,7 +31,7 @@ from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.studies.reuse import MAX_SOURCES, Reuse
+from mopsjobs.studies.reuse import MAX_REUSED, MAX_SOURCES, Reuse
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.session import Session
@@ -125,6 +125,7 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
         session: the registry and the environment.
 
     Raises:
+        UsageError: if more than `MAX_REUSED` are done.
         StoreError: if the registry cannot be read.
     """
     study, environment = new.study, _environment_here(new, session)
@@ -144,7 +145,10 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
             reused.append(Reuse.of(manifest.job_id, manifest.bundle, numbers))
         for number in numbers:
             left[number] = 0
-    return Extension(extended.job_id, tuple(reused), tuple(reasons))
+    extension = Extension(extended.job_id, tuple(reused), tuple(reasons))
+    if extension.task_count > MAX_REUSED:
+        raise UsageError(f"invalid --extend: {extension.describe(study.tasks_total)}, expected at most {MAX_REUSED:,}.")
+    return extension
 
 
 def _environment_here(new: NewJob, session: Session) -> Environment | None:

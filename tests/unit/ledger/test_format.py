@@ -55,8 +55,8 @@ _attempts = st.builds(
 
 
 def _chunk(**changes: object) -> bytes:
-    head = {"version": 1, "job_id": "job-1", "shard": 0, "count": 0, "epoch_ms": 0, **changes}
-    return pack(json.dumps({**head, "hosts": [], "pythons": [], "errors": []}).encode())
+    head = {"version": 1, "job_id": "job-1", "shard": 0, "count": 0, "epoch_ms": 0}
+    return pack(json.dumps({**head, "hosts": [], "pythons": [], "errors": [], **changes}).encode())
 
 
 @given(st.lists(_attempts, max_size=20))
@@ -123,11 +123,14 @@ def test_bytes_that_are_not_a_chunk_are_refused(value: bytes, reason: str) -> No
 @pytest.mark.parametrize(
     ("count", "rest", "reason"),
     [
-        (10**7, '{"column": "task", "values": [0' + ",0" * (10**7 - 1) + "]}", "too large: more than 3,000,000 values"),
-        (1, '{"column": "task", "values": [[]' + ",[]" * 10**7 + "]}", "too large: more than 3,000,000 values"),
-        (1, "\n" * 10**7, "or 100 lines"),
+        (10**7, '{"column": "task", "values": [0' + ",0" * (10**7 - 1) + "]}", "more than 1,200,000 values"),
+        (1, '{"column": "task", "values": [[]' + ",[]" * 10**7 + "]}", "more than 1,200,000 values"),
+        (1, "\n" * 10**7, "more than 100 lines"),
+        (1, '{"column": "message", "values": ["' + "x" * 2**25 + '"]}', "unpacks to more than"),
+        (1, '{"column": "x", "values": [' + '{"a":0},' * 500_000 + "{}]}", "or 100 objects"),
+        (1, '{"column": "x", "values": [' + '"ab",' * 1_300_000 + '"ab"]}', "more than 1,200,000 values"),
     ],
-    ids=["values", "lists", "lines"],
+    ids=["values", "lists", "lines", "text", "objects", "texts"],
 )
 def test_a_chunk_of_millions_of_values_is_refused_unread(count: int, rest: str, reason: str) -> None:
     """A few kilobytes may unpack to as many values as fill the memory."""
@@ -137,14 +140,22 @@ def test_a_chunk_of_millions_of_values_is_refused_unread(count: int, rest: str, 
     try:
         with pytest.raises(RecordError, match=reason):
             parse_attempts(value, KEY)
-        assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
+        assert tracemalloc.get_traced_memory()[1] < 130 * 2**20
     finally:
         tracemalloc.stop()
 
 
-def test_a_full_chunk_of_long_messages_is_read() -> None:
+@pytest.mark.parametrize("name", ["hosts", "pythons", "errors", "shapes"])
+def test_a_chunk_has_no_more_entries_than_tasks(name: str) -> None:
+    """Each host, error and shape is that of a task, so thousands of them beside a few tasks are none of a runner."""
+    with pytest.raises(RecordError, match=f"'{name}' has more entries than the chunk has tasks"):
+        parse_attempts(_chunk(count=2, **{name: [["a", "b", None]] * 3}), KEY)
+
+
+@pytest.mark.parametrize("characters", ['["', "{,", "\U0001f600" * 2])
+def test_a_full_chunk_of_long_messages_is_read(characters: str) -> None:
     """Whatever characters the messages have."""
-    error = AttemptError("0123456789ab", "ValueError", "model.py:3", '["' * (MAX_MESSAGE_CHARACTERS // 2))
+    error = AttemptError("0123456789ab", "ValueError", "model.py:3", characters * (MAX_MESSAGE_CHARACTERS // 2))
     attempts = [
         Attempt(task, 1, Outcome.FAILED, None, None, None, None, None, None, None, error, None)
         for task in range(MAX_CHUNK_ATTEMPTS)

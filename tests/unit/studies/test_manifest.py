@@ -12,6 +12,7 @@ from mopsjobs.engines.base import recorded_launch
 from mopsjobs.errors import RecordError
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.origin import Origin
+from mopsjobs.studies.reuse import MAX_REUSED, Reuse
 from mopsjobs.studies.study_parser import parse_study
 
 OWN = {
@@ -86,6 +87,16 @@ def test_tasks_that_are_left_to_a_later_resume_are_in_the_manifest() -> None:
     assert b"deferred" not in dataclasses.replace(manifest, deferred=()).to_json()
     with pytest.raises(RecordError, match="not a manifest of a job"):
         Manifest.from_json(manifest.to_json().replace(b'"deferred":[2,7]', b'"deferred":[7,2]'))
+
+
+def test_a_manifest_of_a_few_bytes_reuses_no_millions_of_tasks() -> None:
+    """Each reused task is a row in the cache of whoever looks at the job, so there is a limit."""
+    study = parse_study({"model": "model:run", "parameter_sets": [{"x": 1}], "n_replicates": 2 * MAX_REUSED}, "here")
+    most = Manifest(job_id="a", study=study, bundle="b", reused=(Reuse("c", "b", ((0, MAX_REUSED),)),))
+    assert Manifest.from_json(most.to_json()).reused == most.reused
+    more = dataclasses.replace(most, reused=(*most.reused, Reuse("d", "b", ((MAX_REUSED, MAX_REUSED + 1),))))
+    with pytest.raises(RecordError, match="expected at most 1,000,000 reused tasks"):
+        Manifest.from_json(more.to_json())
 
 
 def test_a_reduce_function_is_beside_the_study() -> None:
