@@ -101,17 +101,27 @@ class FailuresPage:
     def _read(self, unread: Sequence[FailedJob], query: FailuresPageQuery) -> Reading | None:
         """Ask for jobs to be read whose failures the cache lacks; return what to say of that."""
         lacking = sum(job.failures is None for job in unread)
-        begin = f"The failures of {pluralize(lacking, 'job')} are not read yet."
         reads = self._site.reads
         if reads is None:
-            return Reading(f"{begin} Run: {_command(query)}") if lacking else None
-        states = [reads.ask(FAILURES, job.job_id) for job in unread[:MAX_ASKED] if job.tasks_total <= MAX_READ_TASKS]
-        if not lacking:
-            return None
-        if any(state.is_waiting for state in states):
-            return Reading(f"{begin} They are being read from the registry.", is_waiting=True)
-        problem = next((state.problem for state in states if state.problem is not None), None)
-        return Reading(f"{begin} {problem or f'Run: {_command(query)}'}")
+            return Reading(f"{_not_read(lacking)} Run: {_command(query)}") if lacking else None
+        states = [
+            reads.ask(FAILURES, job.job_id, state=job.updated_at)
+            for job in unread[:MAX_ASKED]
+            if job.tasks_total <= MAX_READ_TASKS
+        ]
+        foreign = sum(state.is_foreign for state in states)
+        said = f"{pluralize(foreign, 'job')} {'was' if foreign == 1 else 'were'} not submitted by mops-jobs."
+        said = said if foreign else ""
+        if lacking <= foreign:
+            return Reading(said) if foreign else None
+        problem = next((state.problem for state in states if state.problem is not None and not state.is_foreign), None)
+        is_waiting = any(state.is_waiting for state in states)
+        why = problem or ("They are being read from the registry." if is_waiting else f"Run: {_command(query)}")
+        return Reading(f"{_not_read(lacking - foreign)} {why} {said}".rstrip(), is_waiting=is_waiting)
+
+
+def _not_read(jobs: int) -> str:
+    return f"The failures of {pluralize(jobs, 'job')} are not read yet."
 
 
 def _count_jobs(connection: sqlite3.Connection, query: FailuresPageQuery) -> int:

@@ -169,7 +169,7 @@ def ask(
         return Reading(f"Not on this machine yet. {to_run}")
     if job["tasks_total"] > MAX_READ_TASKS:
         return Reading(f"The page does not read more than {MAX_READ_TASKS:,} tasks. {to_run}")
-    state = site.reads.ask(kind, str(job["job_id"]), *part)
+    state = site.reads.ask(kind, str(job["job_id"]), *part, state=str(job["updated_at"]))
     if state.is_waiting:
         return Reading("Being read from the registry.", is_waiting=True)
     return None if state.problem is None else Reading(state.problem)

@@ -1,7 +1,8 @@
 """Read from the registry what the page of a job needs and the cache lacks, in the thread of the syncer.
 
 A request for a page never waits for the registry. It asks for the job to be read, and shows what there is. Each job is
-read once, one after the other, and again only when more is known of it. See
+read once, one after the other, and again only when more is known of it. A job that mops-jobs did not submit has nothing
+to read, until its record changes. See
 docs/decisions/0054-what-a-page-asks-for.md and docs/decisions/0062-previews-of-outputs.md.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
-from mopsjobs.errors import MopsJobsError
+from mopsjobs.errors import MopsJobsError, NoManifestError
 from mopsjobs.web.background import ChangeSignal
 
 FAILURES = "failures"
@@ -55,8 +56,10 @@ class ReadState(NamedTuple):
 
     is_waiting: bool
     """Whether it waits, or is at work."""
-    problem: str | None
+    problem: str | None = None
     """Why the last read failed; None if it did not."""
+    is_foreign: bool = False
+    """Whether the last read found that mops-jobs did not submit the job."""
 
 
 class _Ended(NamedTuple):
@@ -64,6 +67,8 @@ class _Ended(NamedTuple):
     seconds: float
     """How long the read took."""
     problem: str | None
+    foreign_at: str | None
+    """At which state of its record the job had no manifest; None if it had one, or that is not known."""
 
 
 class JobReads:
@@ -81,31 +86,33 @@ class JobReads:
         self._changes = changes
         self._actions = actions
         self._condition = threading.Condition()
-        self._waiting: OrderedDict[Key, None] = OrderedDict()
+        self._waiting: OrderedDict[Key, str] = OrderedDict()
+        """What waits, each with the state of the record."""
         self._at_work: Key | None = None
         self._ended: OrderedDict[Key, _Ended] = OrderedDict()
         self._outputs: deque[float] = deque(maxlen=MAX_OUTPUTS)
         """When the last outputs were asked for."""
 
-    def ask(self, kind: str, job_id: str, *part: str) -> ReadState:
+    def ask(self, kind: str, job_id: str, *part: str, state: str = "") -> ReadState:
         """Ask for a job to be read, unless that was done a moment ago.
 
         Args:
             kind: `FAILURES`, `RESULTS`, `PROVENANCE` or `OUTPUT`.
             job_id: the full id of a job that the cache has.
             part: for `OUTPUT`, the number of a task and the name of its output.
+            state: differs after each write to the record, such as its `updated_at`.
         """
         key = (kind, job_id, *part)
         with self._condition:
             last = self._ended.get(key)
             is_known = key in self._waiting or key == self._at_work
-            if not is_known and len(self._waiting) < MAX_WAITING and self._is_due(last):
+            if not is_known and len(self._waiting) < MAX_WAITING and self._is_due(last, state):
                 if kind == OUTPUT and not self._count_output():
                     return ReadState(False, f"Pages have asked for {MAX_OUTPUTS} outputs within an hour.")
-                self._waiting[key] = None
+                self._waiting[key] = state
                 self._condition.notify_all()
                 is_known = True
-            return ReadState(is_known, None if last is None else last.problem)
+            return ReadState(is_known) if last is None else ReadState(is_known, last.problem, last.foreign_at == state)
 
     def run_next(self, seconds: float) -> bool:
         """Read the job that waits longest; wait up to `seconds` for a request. Return whether there was one."""
@@ -113,14 +120,14 @@ class JobReads:
             self._condition.wait_for(lambda: bool(self._waiting), seconds)
             if not self._waiting:
                 return False
-            key, _ = self._waiting.popitem(last=False)
+            key, state = self._waiting.popitem(last=False)
             self._at_work = key
         started_at = self._app.monotonic()
-        problem = self._read(*key)
+        problem, is_foreign = self._read(*key)
         with self._condition:
             self._at_work = None
             ended_at = self._app.monotonic()
-            self._ended[key] = _Ended(ended_at, ended_at - started_at, problem)
+            self._ended[key] = _Ended(ended_at, ended_at - started_at, problem, state if is_foreign else None)
             self._ended.move_to_end(key)
             if len(self._ended) > MAX_REMEMBERED:
                 self._ended.popitem(last=False)
@@ -135,17 +142,18 @@ class JobReads:
         self._outputs.append(now)
         return True
 
-    def _is_due(self, last: _Ended | None) -> bool:
-        if last is None:
-            return True
+    def _is_due(self, last: _Ended | None, state: str) -> bool:
+        if last is None or last.foreign_at is not None:
+            return last is None or last.foreign_at != state
         least = PAUSE_SECONDS if last.problem is None else PAUSE_AFTER_PROBLEM_SECONDS
         return self._app.monotonic() - last.at >= max(least, last.seconds / MAX_SHARE)
 
-    def _read(self, kind: str, *job_and_part: str) -> str | None:
+    def _read(self, kind: str, *job_and_part: str) -> tuple[str | None, bool]:
+        """Return why a read failed, and whether mops-jobs did not submit the job."""
         try:
             self._actions[kind](*job_and_part)
         except MopsJobsError as error:
-            return str(error)
+            return str(error), isinstance(error, NoManifestError)
         except Exception as error:  # noqa: BLE001 - the server goes on after any error, and shows it
-            return f"Unexpected: {type(error).__name__}: {error}"
-        return None
+            return f"Unexpected: {type(error).__name__}: {error}", False
+        return None, False

@@ -10,7 +10,7 @@ import sqlite3
 import pytest
 
 from mopsjobs.ledger.attempt import AttemptError
-from mopsjobs.web import failures_page
+from mopsjobs.web import failures_page, job_reads
 from support.cli import START, Cli, Remote, add, foreign, key
 from support.failed_jobs import fail
 from support.ledgers import Ledger, attempt
@@ -265,12 +265,40 @@ def test_no_page_load_asks_the_registry(web: Web, remote: Remote) -> None:
     assert web.read_asked() == 0
 
 
-def test_an_outage_is_told(web: Web, remote: Remote) -> None:
-    """With its cause, and the failures that are known by the records."""
+def test_an_outage_is_told(web: Web, remote: Remote, cli: Cli) -> None:
+    """With its cause, and the failures that are known by the records; also while they are tried again."""
     web.ok("/failures")
     remote.store.down = True
     assert web.read_asked() == 2
-    assert "The failures of 2 jobs are not read yet. Cannot reach the registry" in web.ok("/failures")
+    for _ in range(2):
+        assert "The failures of 2 jobs are not read yet. Cannot reach the registry" in web.ok("/failures")
+        cli.clock.advance(seconds=job_reads.PAUSE_AFTER_PROBLEM_SECONDS)
+
+
+def test_jobs_of_other_programs_are_asked_for_once(web: Web, remote: Remote, cli: Cli) -> None:
+    """A record that names a bundle may have no manifest. That is told, and asked again when the record has changed."""
+    _page(web)
+    for number in range(3):
+        metadata = {"bundle": "sha256:00"}
+        remote.put(key(f"theirs-{number}"), foreign(f"theirs-{number}", "failed", metadata=metadata))
+    cli.ok("sync", "-q")
+    assert "The failures of 3 jobs are not read yet." in web.ok("/failures")
+    assert web.read_asked() == 3
+    before = dict(remote.store.calls)
+    for _ in range(2):
+        assert "3 jobs were not submitted by mops-jobs." in web.ok("/failures")
+        assert "not read yet" not in web.ok("/failures")
+        assert "not submit" in web.ok("/jobs/theirs-0")
+        cli.clock.advance(seconds=job_reads.PAUSE_AFTER_PROBLEM_SECONDS)
+        assert web.read_asked() == 0
+    assert remote.store.calls == before
+    later = foreign("theirs-1", "failed", metadata={"bundle": "sha256:00"}, updated_at="2026-03-01T10:05:00")
+    remote.put(key("theirs-1"), later)
+    cli.ok("sync", "-q")
+    page = web.ok("/failures")
+    assert "The failures of 1 job are not read yet." in page
+    assert "2 jobs were not submitted by mops-jobs." in page
+    assert web.read_asked() == 1
 
 
 def test_an_offline_server_names_the_command_for_these_jobs(web: Web, cli: Cli) -> None:

@@ -32,7 +32,9 @@ class FailedJob(NamedTuple):
     """The error of its record in one line, `CODE: message`; None if it was cancelled, for then it says why."""
     tasks_total: int
     is_submitted: bool
-    """Whether mops-jobs submitted it, so that its tasks are known."""
+    """Whether its record names a bundle, as those of jobs that mops-jobs submitted do."""
+    updated_at: str
+    """When its record was last written."""
     failures: JobFailures | None
     """Its failed tasks as they were kept last; None if they were never read."""
     is_current: bool
@@ -44,7 +46,8 @@ def read_failed_jobs(connection: sqlite3.Connection, job_ids: Sequence[str]) -> 
     rows = connection.execute(
         "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts),"
         " iif(status = 'cancelled', NULL, error), job.tasks_total,"
-        " json_type(record, '$.metadata.bundle') IS NOT NULL, ledger.job_id IS NOT NULL"
+        " json_type(record, '$.metadata.bundle') IS NOT NULL, json_extract(record, '$.updated_at'),"
+        " ledger.job_id IS NOT NULL"
         " FROM json_each(?) AS wanted CROSS JOIN job ON job.job_id = wanted.value LEFT JOIN ledger USING (job_id)"
         " ORDER BY wanted.key",
         (json.dumps(job_ids),),
