@@ -221,7 +221,7 @@ def _unpack(value: bytes) -> str:
 def _lines(text: str) -> list[str]:
     """Split a chunk into its lines, unless they have more values than fit in memory.
 
-    Commas and brackets in texts, as in messages, are no values. Only the lines are objects.
+    Commas and brackets in texts, as in messages, do not count. Only the lines are objects.
     """
     if sum(map(text.count, ",[{")) > MAX_VALUES or text.count("{") > MAX_LINES:
         bare = _TEXTS.sub("", text)

@@ -17,7 +17,7 @@ MAX_SOURCES = 100
 """Jobs whose tasks a job reuses, at most: each costs a listing wherever the outputs of the job are looked at."""
 
 MAX_REUSED = 10**6
-"""Reused tasks of a job, at most. Each is a row in the cache of whoever looks at the job: some 90 bytes and 8 µs."""
+"""Reused tasks of a job, at most. Each is a row in the caches of readers of the job: some 90 bytes and 8 µs."""
 
 REUSED_FIELD = "n_reused_tasks"
 """The entry of a record's metadata that counts the reused tasks; absent if there are none."""

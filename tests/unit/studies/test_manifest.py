@@ -90,7 +90,7 @@ def test_tasks_that_are_left_to_a_later_resume_are_in_the_manifest() -> None:
 
 
 def test_a_manifest_of_a_few_bytes_reuses_no_millions_of_tasks() -> None:
-    """Each reused task is a row in the cache of whoever looks at the job, so there is a limit."""
+    """Each reused task is a row in the caches of readers of the job, so their number is limited."""
     study = parse_study({"model": "model:run", "parameter_sets": [{"x": 1}], "n_replicates": 2 * MAX_REUSED}, "here")
     most = Manifest(job_id="a", study=study, bundle="b", reused=(Reuse("c", "b", ((0, MAX_REUSED),)),))
     assert Manifest.from_json(most.to_json()).reused == most.reused
