@@ -12,7 +12,7 @@ import pytest
 
 from mopsjobs.engines.kubernetes.client import open_cluster
 from mopsjobs.errors import EngineAccessError
-from support.certificates import self_signed
+from support.certificates import signed_by_old_authority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,15 +34,15 @@ class NoObjects(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the address of an HTTPS server, and its certificate, which has no key usage and no key identifiers."""
-    certificate = self_signed(tmp_path)
+    """Yield the address of an HTTPS server, and its authority, which has no key usage and no key identifiers."""
+    certificate, authority = signed_by_old_authority(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with ThreadingHTTPServer(("127.0.0.1", 0), NoObjects) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"https://localhost:{server.server_port}", certificate
+        yield f"https://localhost:{server.server_port}", authority
         server.shutdown()
         thread.join()
 
@@ -74,15 +74,15 @@ def _env(directory: Path, url: str, **cluster: str) -> dict[str, str]:
 
 def test_an_authority_without_a_key_usage_is_accepted(server: tuple[str, Path], tmp_path: Path) -> None:
     """EKS has such ones, and kubectl connects. Python 3.13 refuses them by default."""
-    url, certificate = server
-    with open_cluster(_env(tmp_path, url, **{"certificate-authority": str(certificate)})) as cluster:
+    url, authority = server
+    with open_cluster(_env(tmp_path, url, **{"certificate-authority": str(authority)})) as cluster:
         assert cluster.job("models", "seir-1") is None
 
 
 def test_a_name_that_the_certificate_lacks_is_refused(server: tuple[str, Path], tmp_path: Path) -> None:
     """All else is verified, and an invalid certificate is no outage."""
-    url, certificate = server
-    env = _env(tmp_path, url.replace("localhost", "127.0.0.1"), **{"certificate-authority": str(certificate)})
+    url, authority = server
+    env = _env(tmp_path, url.replace("localhost", "127.0.0.1"), **{"certificate-authority": str(authority)})
     with open_cluster(env) as cluster, pytest.raises(EngineAccessError, match=r"cannot be verified: .*mismatch"):
         cluster.job("models", "seir-1")
 
