@@ -56,14 +56,16 @@ def is_terminal(status: str) -> bool:
 
 def validate_transition(from_status: str, to_status: str) -> bool:
     """Return whether one transition leads from a status to another."""
-    return to_status in TRANSITIONS.get(JobStatus(from_status), ())
+    return to_status in TRANSITIONS.get(from_status, ())  # type: ignore[call-overload] # a status is its text
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class JobState(job_state.JobState):
     """The record of a job, with plain lists and dicts, so that `dataclasses.asdict` works."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, *values: Any, **fields: Any) -> None:
+        """Take the fields by their names, or in the order of ModelOps, which is that of the record."""
+        super().__init__(**dict(zip(job_state.FIELDS, values, strict=False)), **fields)
         for name in job_state.OUTPUT_LISTS:
             object.__setattr__(self, name, list(getattr(self, name)))
         for name in ("metadata", "shards", "labels", "usage", "forecast", "extra", "foreign"):
@@ -232,6 +234,7 @@ class JobRegistry(job_registry.JobRegistry):
     """
 
     state_type = JobState
+    _make_key = job_registry.JobRegistry.key_of
 
     def __init__(
         self,
@@ -264,6 +267,16 @@ class JobRegistry(job_registry.JobRegistry):
             outputs = [dataclasses.asdict(spec) for spec in generate_output_manifest(job_spec, self.provenance_schema)]
             fields |= {"expected_outputs": outputs, "tasks_total": len(outputs)}
         return super().register_job(job_id, k8s_name, namespace, metadata, **fields)
+
+    def update_status(self, job_id: str, new_status: str, **fields: object) -> job_state.JobState:
+        """Move a job to a status, as `job_registry.JobRegistry.update_status`; an exit code may be a number.
+
+        Raises:
+            JobNotFoundError, InvalidTransitionError, TerminalStateError, UsageError: as that.
+        """
+        if type(fields.get("error_code")) is int:
+            fields["error_code"] = str(fields["error_code"])
+        return super().update_status(job_id, new_status, **fields)
 
     def validate_outputs(self, job_id: str) -> ValidationResult:
         """Compare the outputs of a job with those that are expected, and change nothing.

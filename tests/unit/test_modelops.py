@@ -35,6 +35,7 @@ from mopsjobs.studies.study_parser import parse_study
 from support.doubles import FaultyStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 STUDY = {
@@ -128,6 +129,44 @@ def test_records_are_created_and_updated_as_plain_objects(store: InMemoryVersion
 
 
 # --- states ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_differs_without_need_is_as_in_modelops(registry: JobRegistry) -> None:
+    """Fields by position, an exit code as a number, the key of a record, and statuses that neither program knows."""
+    at = modelops.now_iso()
+    state = JobState("a", JobStatus.RUNNING, at, at, "k", "ns", tasks_total=4)
+    assert (state.k8s_name, state.k8s_namespace, state.progress_percent) == ("k", "ns", 0.0)
+    assert state.copy_with(tasks_completed=1).progress_percent == 25.0
+    registry.register_job("a", "k", "ns")
+    registry.update_status("a", JobStatus.SUBMITTING)
+    ended = registry.finalize_job("a", JobStatus.FAILED, error_info={"message": "killed", "code": 137})  # type: ignore[dict-item]
+    assert ended.error_code == "137"
+    assert registry._make_key("a") == "jobs/a/state.json"  # ModelOps' programs call it
+    assert not modelops.validate_transition("bogus", "running")
+    assert not modelops.validate_transition("running", "bogus")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda registry: registry.finalize_job("a", "failed", results_path="other"), TerminalStateError),
+        (lambda registry: registry.update_progress("b", 5, 4), UsageError),
+        (lambda registry: registry.update_progress("b", -1, 4), UsageError),
+        (lambda registry: registry.update_status("b", "submitting", metadata={"x": float("nan")}), UsageError),
+        (lambda registry: registry.register_job("team/run 1", "k", "ns"), UsageError),
+        (lambda registry: setattr(registry.get_job("b"), "status", "failed"), dataclasses.FrozenInstanceError),
+    ],
+    ids=["another path", "5 of 4", "negative", "NaN", "id", "assignment"],
+)
+def test_what_would_lose_or_falsify_a_value_is_refused(
+    registry: JobRegistry, change: Callable[[JobRegistry], object], error: type[Exception]
+) -> None:
+    """ModelOps writes these, or drops them without a word. docs/reference/modelops.md lists each."""
+    for job_id in ("a", "b"):
+        registry.register_job(job_id, "k", "ns")
+    registry.update_status("a", "failed")
+    with pytest.raises(error):
+        change(registry)
 
 
 def test_a_state_becomes_a_plain_dict_by_asdict(registry: JobRegistry) -> None:
