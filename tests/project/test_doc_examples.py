@@ -118,11 +118,15 @@ def wire(entrypoint, params, seed):
 @pytest.mark.slow
 def test_the_losses_of_the_guide_are_those_of_its_targets(tmp_path: Path) -> None:
     """The file imports a name that ModelOps' example has, and the commands print a loss per parameter set."""
-    pytest.importorskip("polars")
+    polars = pytest.importorskip("polars")
     (block,) = [block for marker, block in examples(MODELOPS) if marker == "run with: calabaria"]
     study = json.loads(files_shown(MODELOPS)["study.json"]) | {"reduce": "losses:losses"}
     losses = Example(0, "cat out/*/reduced-*/result.json | grep -o '\"loss\": *[0-9.]*' | sort", "…1.0 …1.0")
     _run(MODELOPS, [*block, losses], tmp_path, {**CALABARIA, "study.json": json.dumps(study)})
+    rows = polars.read_parquet(tmp_path / "work" / "diagnostics.parquet")
+    columns = [name for name in rows.columns if name.startswith("param_") and name != "param_id"]  # as calabaria does
+    assert (columns, sorted(rows["param_beta"])) == (["param_beta"], [0.2, 0.4])
+    assert rows["loss"].to_list() == [1.0, 1.0]
 
 
 ECOSYSTEM = "docs/guides/ecosystem.md"
