@@ -123,14 +123,20 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
     shared = {"app.kubernetes.io/managed-by": MANAGED_BY, "app.kubernetes.io/name": MANAGED_BY}
     labels, queue = {**shared, JOB_ID: label_value(launch.job_id)}, options.queue()
     annotations = {JOB_ID: launch.job_id, SHARDS: str(launch.shards)}
+    template = _pod(launch, options, labels, annotations, env)
+    # A policy may want them on the Job, too.
+    patched = {
+        part: {name: text for name, text in template["metadata"][part].items() if name in names}
+        for part, names in ((options.pod_patch() or {}).get("metadata") or {}).items()
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": job_name(launch.job_id),
             "namespace": namespace,
-            "labels": labels if queue is None else {**labels, QUEUE: queue},
-            "annotations": {**annotations, LAUNCH_ID: launch_id},
+            "labels": {**patched.get("labels", {}), **labels, **({} if queue is None else {QUEUE: queue})},
+            "annotations": {**patched.get("annotations", {}), **annotations, LAUNCH_ID: launch_id},
         },
         "spec": {
             **({} if queue is None else {"suspend": True}),  # until the queue has room for it
@@ -150,7 +156,7 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
                     },
                 ]
             },
-            "template": _pod(launch, options, labels, annotations, env),
+            "template": template,
         },
     }
 

@@ -80,7 +80,7 @@ def test_an_authority_without_a_key_usage_is_accepted(server: tuple[str, Path], 
 
 
 def test_a_name_that_the_certificate_lacks_is_refused(server: tuple[str, Path], tmp_path: Path) -> None:
-    """All else is verified, and an invalid certificate is no outage."""
+    """All else is verified. An invalid certificate does not count as an outage."""
     url, authority = server
     env = _env(tmp_path, url.replace("localhost", "127.0.0.1"), **{"certificate-authority": str(authority)})
     with open_cluster(env) as cluster, pytest.raises(EngineAccessError, match=r"cannot be verified: .*mismatch"):

@@ -346,3 +346,13 @@ def test_ids_that_look_alike_have_different_names() -> None:
     """Changed or shortened alike, a hash tells them apart."""
     ids = ["seir.1", "seir-1", "SEIR-1", "seir_1", "seir-1-", "seir--1", "x" * 57, "x" * 58]
     assert len({job_name(job_id) for job_id in ids}) == len(ids)
+
+
+def test_marks_of_a_patch_are_those_of_the_job_too() -> None:
+    """A policy of the cluster may want a label on each Job. Those of mops-jobs stay, and null adds none."""
+    patch = {"metadata": {"labels": {"team": "a", "old": None}, "annotations": {"cost-centre": "7"}}}
+    manifest = _manifest(queue="team-a", pod_patch=json.dumps(patch))
+    plain = _manifest(queue="team-a")["metadata"]
+    assert manifest["metadata"]["labels"] == {**plain["labels"], "team": "a"}
+    assert manifest["metadata"]["annotations"] == {**plain["annotations"], "cost-centre": "7"}
+    assert manifest["spec"]["template"]["metadata"]["labels"]["team"] == "a"
