@@ -7,6 +7,12 @@ import contextlib
 import errno
 import os
 import sys
+
+if os.getpid() == 1:  # the first process of a container: without a handler, the kernel drops SIGTERM
+    import signal
+
+    signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+
 from collections.abc import Mapping
 from datetime import datetime
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -232,3 +233,14 @@ def test_a_node_without_the_registry_of_its_job_makes_none(cli: Cli) -> None:
     assert ran.code == 2
     assert "has no registry" in ran.err
     assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
+
+
+def test_the_first_process_of_a_container_ends_on_sigterm() -> None:
+    """Also before it works: for process 1, the kernel drops signals without a handler, and a pod waited 60 s."""
+    code = "import mops_jobs, os, signal; print(os.getpid()); os.kill(1, signal.SIGTERM)"
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "--pid", "--fork", "true"], check=False).returncode:
+        pytest.skip("this machine makes no PID namespaces")
+    words = [unshare, "--pid", "--fork", sys.executable, "-u", "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "1\n")
