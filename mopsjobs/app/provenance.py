@@ -197,6 +197,7 @@ def study_json(manifest: Manifest) -> dict[str, Any]:
         "scenario": study.scenario,
         "parameters": len(study.parameters),
         "parameter_sets": len(study.parameter_sets),
+        "different_parameter_sets": study.different_sets,
         "replicates": study.n_replicates,
         "reduce": study.reduce,
         "tasks": manifest.tasks_total,

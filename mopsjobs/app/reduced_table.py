@@ -25,6 +25,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.reductions import find_all_reduced
+from mopsjobs.studies.results import count_tasks
 from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column
 from mopsjobs.utils.text import pluralize
@@ -108,6 +109,12 @@ class ReducedTable:
         ]
 
     @property
+    def tasks(self) -> tuple[int, int]:
+        """Return how many tasks the jobs have, and how many of them repeat an earlier one."""
+        counts = [count_tasks(family) for family in self._families]
+        return sum(tasks for tasks, _ in counts), sum(repeated for _, repeated in counts)
+
+    @property
     def lacking(self) -> list[str]:
         """Return a sentence for each family whose sets or whole job are not all reduced over their complete tasks."""
         pairs = zip(self._families, self._reductions, strict=True)
@@ -179,7 +186,8 @@ def _describe_lacking(manifest: Manifest, rows: Sequence[ReducedRow]) -> str:
     total = len(manifest.study.sets_by_id())
     is_whole = rows[-1].param_id is None
     lacking = total - len(rows) + is_whole
-    sets = f"{lacking:,} of {pluralize(total, 'parameter set')} of job {manifest.job_id}"
+    kind = "parameter set" if total == len(manifest.study.parameter_sets) else "different parameter set"
+    sets = f"{lacking:,} of {pluralize(total, kind)} of job {manifest.job_id}"
     if lacking and not is_whole:
         return f"{sets}, and the whole job, are not reduced."
     if lacking:

@@ -20,11 +20,10 @@ MAX_QUANTILES = 20
 BEFORE = (("job_id", "text"), ("param_id", "text"))
 COUNTS = (("tasks", "integer"), ("n", "integer"))
 
-# A seed that comes twice is one simulation.
 _SCHEMA = """
 CREATE TABLE parameter_set (number INTEGER PRIMARY KEY, family INTEGER, param_id TEXT, params TEXT,
     UNIQUE (family, param_id));
-CREATE TABLE replicate (number INTEGER, seed TEXT, scalars TEXT, PRIMARY KEY (number, seed)) WITHOUT ROWID;
+CREATE TABLE replicate (number INTEGER, task INTEGER, scalars TEXT, PRIMARY KEY (number, task)) WITHOUT ROWID;
 """
 
 
@@ -107,7 +106,10 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 class ReplicateTable:
-    """A row per parameter set of each family: its parameters, how many tasks it has, and statistics of its scalars."""
+    """A row per parameter set of each family: its parameters, how many tasks it has, and statistics of its scalars.
+
+    Tasks that repeat an earlier one are left out: see `Simulations`.
+    """
 
     def __init__(self, table: ResultsTable, statistics: Statistics) -> None:
         """Name the columns. Scalars that are not numbers have none."""
@@ -143,14 +145,17 @@ class ReplicateTable:
             self._collect(database)
             replicates = database.execute(
                 "SELECT number, family, param_id, params, scalars FROM parameter_set JOIN replicate USING (number)"
-                " ORDER BY number, seed"
+                " ORDER BY number, task"
             )
             for (_, family, param_id, params), of_set in groupby(replicates, key=lambda one: one[:4]):
                 yield self._row(family, param_id, params, [scalars for *_, scalars in of_set])
 
     def _collect(self, database: sqlite3.Connection) -> None:
         """Keep the numbers of each task on disk: tasks with the same parameters may be far from each other."""
+        simulations = self._table.simulations
         for row in self._table.tasks():
+            if simulations is not None and simulations.repeated_by(row.family, row.task) is not None:
+                continue
             scalars = None
             if self._table.is_read(row):
                 values = self._table.scalars_of(row)
@@ -160,9 +165,8 @@ class ReplicateTable:
                 (row.family, row.task.param_id, json.dumps(self._table.parameters_of(row))),
             )
             database.execute(
-                "INSERT OR IGNORE INTO replicate SELECT number, ?, ? FROM parameter_set"
-                " WHERE family = ? AND param_id = ?",
-                (str(row.task.row.seed), scalars, row.family, row.task.param_id),
+                "INSERT INTO replicate SELECT number, ?, ? FROM parameter_set WHERE family = ? AND param_id = ?",
+                (row.task.row.task, scalars, row.family, row.task.param_id),
             )
 
     def _row(self, family: int, param_id: str, params: str, replicates: list[str | None]) -> list[object]:

@@ -20,7 +20,7 @@ from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_tasks import JobTasks, find_lineage, mirror_ledger, never_mirrored_error
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries.task_filters import MISSING
-from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
+from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery
 from mopsjobs.cache.sync.scalars import (
     LEFT_OUT_NUMBER,
     MAX_KEYS,
@@ -31,11 +31,7 @@ from mopsjobs.cache.sync.scalars import (
     missing_chunks,
 )
 from mopsjobs.cache.temporary import temporary_database
-from mopsjobs.errors import (
-    CacheError,
-    MopsJobsError,
-    StoreUnavailableError,
-)
+from mopsjobs.errors import CacheError, MopsJobsError, StoreUnavailableError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
 from mopsjobs.registry.status import JobStatus
@@ -51,6 +47,9 @@ FIRST_COLUMNS = (("job_id", "text"), ("task", "integer"), ("param_id", "text"))
 
 LAST_COLUMNS = (("seed", "unsigned"), ("status", "text"), ("seconds", "number"), ("error", "text"))
 """Columns between parameters and scalars."""
+
+REPEATS = "repeats"
+"""The column of the earlier task that a task repeats. It is there if some task does."""
 
 SUCCEEDED = str(Outcome.SUCCEEDED)
 
@@ -83,24 +82,34 @@ class ScalarColumn(NamedTuple):
 class ResultsTable:
     """Tasks of some jobs, and the scalars of their outputs. It is read within `read_results_table`."""
 
-    def __init__(self, families: Sequence[Sequence[Member]], reader: ScalarReader, collected: CollectedScalars) -> None:
+    def __init__(
+        self,
+        families: Sequence[Sequence[Member]],
+        reader: ScalarReader,
+        collected: CollectedScalars,
+        simulations: Simulations | None = None,
+    ) -> None:
         """Learn the columns, and collect the scalars."""
         self._families = families
         self._collected = collected
         self._reader = reader
         self._parameter_kinds: dict[str, set[str]] = {}
         self._tasks_lost = 0
+        self.simulations = simulations
+        """None if no task of the jobs repeats an earlier one."""
         self.left_out = 0
         """Scalars that the rows lack, since they are too large; counted while the rows are read."""
         self._learn_tasks()
         for member in itertools.chain.from_iterable(families):
             self._reader.read(member.number, member.job.job_id)
-        if self.tasks_lacking and not collected.has_any():
+        if self._reader.tasks_lacking and not collected.has_any():
             raise StoreUnavailableError(
                 f"The results of {families[0][0].job.job_id} have never been read to this machine.",
                 hint="Read them once with the registry. Only those that its runner summed up are kept.",
             )
-        self._parameters = name_parameters(list(self._parameter_kinds))
+        reserved = [] if simulations is None else [REPEATS]
+        self._parameters = name_parameters(list(self._parameter_kinds), reserved)
+        self._taken = [*self._parameters.values(), *reserved]
         self.parameters = [
             (name, Column(column, frozenset(self._parameter_kinds[name]))) for name, column in self._parameters.items()
         ]
@@ -117,36 +126,21 @@ class ResultsTable:
             *before,
             *(column for _, column in self.parameters),
             *after,
+            *([] if self.simulations is None else [Column(REPEATS, frozenset({"integer"}))]),
             *(one.column for one in self.scalar_columns),
         ]
 
     @property
-    def chunk_problems(self) -> list[tuple[str, str]]:
-        """Return key and reason of chunks of the ledger that cannot be read."""
-        return self._reader.chunk_problems
-
-    @property
-    def output_problems(self) -> list[tuple[str, str]]:
-        """Return key and reason of outputs that cannot be read, the first thousand."""
-        return self._reader.outputs.problems
-
-    @property
-    def tasks_lacking(self) -> int:
-        """Count the tasks that succeeded and whose scalars the cache lacks, if nothing else could be read."""
-        return self._reader.tasks_lacking
-
-    @property
-    def is_full(self) -> bool:
-        """Return whether scalars are left out, since there are too many columns."""
-        return self._collected.is_full
+    def is_partial(self) -> bool:
+        """Return whether it lacks values of tasks that succeeded."""
+        return bool(self._reader.outputs.problems or self._reader.tasks_lacking or self._count_lost())
 
     def describe_age(self) -> str:
         """Return the age of the tasks of the newest job in words."""
         newest = self._families[0][0]
         return newest.job.describe_age(newest.tasks.ledger)
 
-    @property
-    def tasks_lost(self) -> int:
+    def _count_lost(self) -> int:
         """Count the tasks that were complete when their job ended, and of which no values are left."""
         return self._tasks_lost + self._reader.tasks_lost
 
@@ -154,13 +148,14 @@ class ResultsTable:
         """Return what the table lacks, as sentences. Complete after the rows were read."""
         sentences = [
             f"{key} cannot be read ({reason}). The outputs of its tasks were read instead."
-            for key, reason in self.chunk_problems
+            for key, reason in self._reader.chunk_problems
         ]
-        if self.tasks_lacking:
-            sentences.append(f"The cache lacks the results of {pluralize(self.tasks_lacking, 'task')}.")
-        if self.tasks_lost:
-            sentences.append(f"The outputs of {pluralize(self.tasks_lost, 'task')} are gone, with their values.")
-        return sentences + describe_problems(self.output_problems, self.left_out, is_full=self.is_full)
+        if lacking := self._reader.tasks_lacking:
+            sentences.append(f"The cache lacks the results of {pluralize(lacking, 'task')}.")
+        if lost := self._count_lost():
+            sentences.append(f"The outputs of {pluralize(lost, 'task')} are gone, with their values.")
+        is_full = self._collected.is_full
+        return sentences + describe_problems(self._reader.outputs.problems, self.left_out, is_full=is_full)
 
     def rows(self) -> Iterator[list[object]]:
         """Yield the tasks, by family and number, as rows of `columns`."""
@@ -175,6 +170,7 @@ class ResultsTable:
                 self.outcome_of(row),
                 task.seconds,
                 error_text(row.task),
+                *([] if self.simulations is None else [self.simulations.repeated_by(row.family, row.task)]),
                 *self.scalars_of(row),
             ]
 
@@ -217,6 +213,8 @@ class ResultsTable:
         params: object = None
         for row in self.tasks():
             task = row.task
+            if self.simulations is not None:
+                self.simulations.add(row.family, task)
             if task.row.outcome == MISSING and self._families[row.family][0].job.job["status"] == JobStatus.SUCCEEDED:
                 self._tasks_lost += 1
             if task.params is not params:
@@ -228,7 +226,7 @@ class ResultsTable:
     def _name_scalars(self) -> list[ScalarColumn]:
         """Name the columns of scalars: by their path with dots; if another column has that name, after their output."""
         columns = []
-        for key, name in scalar_names(self._collected.keys, self._parameters.values()).items():
+        for key, name in scalar_names(self._collected.keys, self._taken).items():
             number, kinds = self._collected.keys[key]
             columns.append(ScalarColumn(number, Column(name, frozenset(kinds))))
         return columns
@@ -261,9 +259,9 @@ def describe_problems(problems: Iterable[tuple[str, str]], left_out: int, *, is_
     return sentences
 
 
-def name_parameters(parameters: Sequence[str]) -> dict[str, str]:
-    """Map parameters to the names of their columns."""
-    return parameter_columns(parameters, [name for name, _ in FIRST_COLUMNS + LAST_COLUMNS])
+def name_parameters(parameters: Sequence[str], others: Iterable[str] = ()) -> dict[str, str]:
+    """Map parameters to the names of their columns, which are not those of the table or others."""
+    return parameter_columns(parameters, [*(name for name, _ in FIRST_COLUMNS + LAST_COLUMNS), *others])
 
 
 def scalar_names(keys: Iterable[str], others: Iterable[str]) -> dict[str, str]:
@@ -349,7 +347,8 @@ def read_results_table(
             collected = CollectedScalars(database)
             reader = ScalarReader(connection, (lambda: app.store) if is_readable else None, collected, on_progress)
             reader.chunk_problems += problems
-            return view(ResultsTable(members, reader, collected))
+            may_repeat = any(member.tasks.has_duplicates for family in members for member in family)
+            return view(ResultsTable(members, reader, collected, Simulations(database) if may_repeat else None))
 
     result = app.cache.read_cached(lambda connection: [view_cache(connection)])
     if result is None:

@@ -34,6 +34,9 @@ NAMES_NAME = "_outputs.json"
 DUPLICATES_FIELD = "n_duplicate_tasks"
 """The entry of a record's metadata that counts the tasks which repeat an earlier one; absent if there are none."""
 
+DIFFERENT_FIELD = "n_different_parameter_sets"
+"""The entry that counts the parameter sets with different parameters; absent if all have."""
+
 DEFERRED_FIELD = "n_deferred_tasks"
 """The entry that counts the tasks which the job leaves to a later resume; absent if there are none."""
 
@@ -123,21 +126,26 @@ class Manifest:
 
     def _record_metadata(self) -> dict[str, Any]:
         """Return the metadata of the record. Entries of the study never replace those that mops-jobs acts on."""
-        duplicates = len(self.duplicate_tasks())
+        duplicates, sets, different = (
+            len(self.duplicate_tasks()),
+            len(self.study.parameter_sets),
+            self.study.different_sets,
+        )
         own = {
             "model": self.study.model,
             "scenario": self.study.scenario,
             "bundle": self.bundle,
             "sampling_method": self.study.sampling_method,
-            "n_parameter_sets": len(self.study.parameter_sets),
+            "n_parameter_sets": sets,
             "n_replicates": self.study.n_replicates,
+            **({DIFFERENT_FIELD: different} if different < sets else {}),
             **({DUPLICATES_FIELD: duplicates} if duplicates else {}),
             **({DEFERRED_FIELD: len(self.deferred)} if self.deferred else {}),
         }
         if self.reused:
             own |= {REUSED_FIELD: sum(one.task_count for one in self.reused)}
             own |= {SOURCES_FIELD: [one.job_id for one in self.reused]}
-        used = {*own, DUPLICATES_FIELD, DEFERRED_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
+        used = {*own, DIFFERENT_FIELD, DUPLICATES_FIELD, DEFERRED_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
         used |= {NOTE_HISTORY, LABEL_HISTORY, WAITS_FOR, KUBERNETES_JOB}
         notes = tuple(NOTE_PREFIXES.values())
         apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}

@@ -101,6 +101,11 @@ class Study:
             number += self.replicates(parameter_set)
         return sets
 
+    @property
+    def different_sets(self) -> int:
+        """Count the parameter sets with different parameters. Others have those of an earlier one."""
+        return len({parameter_set.param_id for parameter_set in self.parameter_sets})
+
     def duplicate_tasks(self) -> Mapping[int, int]:
         """Map each task that repeats an earlier one, by parameters and seed, to the number of the earlier one.
 
@@ -111,8 +116,7 @@ class Study:
         if self._duplicates is not None:
             return self._duplicates
         duplicates: dict[int, int] = {}
-        distinct_sets = len({parameter_set.param_id for parameter_set in self.parameter_sets})
-        if self.n_replicates == 1 and distinct_sets == len(self.parameter_sets):
+        if self.n_replicates == 1 and self.different_sets == len(self.parameter_sets):
             return duplicates
         for sets in self.sets_by_id().values():
             if len(sets) == 1 and self.replicates(sets[0][1]) == 1:

@@ -97,6 +97,12 @@ def describe_duplicates(count: object) -> str:
     return f", {count:,} of which {words} its outputs"
 
 
+def describe_sets(count: int, different: object) -> str:
+    """Return a count of parameter sets, and how many of them have different parameters if these are fewer."""
+    fewer = f" ({different:,} different)" if type(different) is int and 0 < different < count else ""
+    return pluralize(count, "parameter set") + fewer
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the choice nearest to `word`; an empty text if none is near."""
     import difflib  # only errors need it

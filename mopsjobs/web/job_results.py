@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.cached_results import ResultsState, find_cached_results, results_state
 from mopsjobs.app.freshness import FreshnessPolicy
-from mopsjobs.app.results_table import FIRST_COLUMNS, LAST_COLUMNS, ResultsTable, read_results_table
+from mopsjobs.app.results_table import FIRST_COLUMNS, ResultsTable, read_results_table
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.utils.table_files import BATCH, Column, is_numeric
@@ -162,7 +162,7 @@ class _Collected:
         self._table = table
         self._job_id = job_id
         self._names = [name for name, _ in table.parameters]
-        self._first = len(FIRST_COLUMNS) + len(self._names) + len(LAST_COLUMNS)
+        self._first = len(table.columns) - len(table.scalar_columns)
         columns = table.scalar_columns
         numeric = [place for place, one in enumerate(columns) if is_numeric(one.column.kinds)]
         self._numeric = numeric[:MAX_SCALARS]
@@ -206,9 +206,9 @@ class _Collected:
                 values = row[begin : begin + len(self._names)]
                 self._params.append(dict(zip(self._names, values, strict=True)))
             self._set_of.append(place)
+            is_repeated = self._table.simulations is not None and row[self._first - 1] is not None  # it counts once
             for values_of_one, scalar in zip(self._values, self._numeric, strict=True):
-                value = row[self._first + scalar]
-                values_of_one.append(_number(value))
+                values_of_one.append(_number(None if is_repeated else row[self._first + scalar]))
             yield row
 
 

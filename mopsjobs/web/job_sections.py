@@ -27,7 +27,7 @@ from mopsjobs.app.job_texts import (
 from mopsjobs.cache.job_json import count_outputs, count_run, missing_text, reused_tasks
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures
 from mopsjobs.cache.queries.families import Family
-from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
+from mopsjobs.utils.text import cut_to_length, describe_sets, pluralize, strip_control_characters
 from mopsjobs.utils.times import from_timestamp, human_duration, parse_time, whole_seconds
 from mopsjobs.web import svg
 from mopsjobs.web.axes import TICKS, count_scale, time_texts
@@ -60,8 +60,10 @@ def title(job: Job) -> str | None:
 def subject(job: Job) -> list[tuple[str, str]]:
     """Return what a job is: model, scenario, size and code, each with its name. Missing ones are left out."""
     metadata = _metadata(job)
-    sizes = [(metadata.get("n_parameter_sets"), "parameter set"), (metadata.get("n_replicates"), "replicate")]
-    size = " x ".join(pluralize(count, noun) for count, noun in sizes if type(count) is int and count > 0)
+    sets, replicates = metadata.get("n_parameter_sets"), metadata.get("n_replicates")
+    sizes = [describe_sets(sets, metadata.get("n_different_parameter_sets"))] if type(sets) is int and sets > 0 else []
+    sizes += [pluralize(replicates, "replicate")] if type(replicates) is int and replicates > 0 else []
+    size = " x ".join(sizes)
     method = metadata.get("sampling_method")
     found = [
         ("Model", metadata.get("model")),

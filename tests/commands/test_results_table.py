@@ -277,6 +277,32 @@ def test_means_and_quantiles_over_replicates(cli: Cli, jobs: JobRegistry) -> Non
     assert "Not numbers, so without statistics: note." in cli.ok("results", "job", "--table", "-", "--mean").err
 
 
+def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, jobs: JobRegistry) -> None:
+    """In means as in reductions. The table names the earlier task, so that its rows and the counts agree."""
+    sets = [{"x": 1, "repeats": 0}, {"x": 2, "repeats": 0}, {"x": 1, "repeats": 0}]
+    sets.append({"params": {"x": 1, "repeats": 0}, "seed": 9})
+    manifest = add_job(jobs, "job", sets, n_replicates=2, status="partial")
+    Ledger(jobs.store)(attempt(0), attempt(1), attempt(2, "failed"), attempt(3), attempt(6))
+    for number, peak in ((0, 1), (1, 2), (3, 4), (6, 6)):
+        leave_output(jobs, manifest, number, peak=peak)
+    ran = cli.ok("results", "job", "--table", "-")
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert list(rows[0])[-3:] == ["error", "repeats", "peak"]
+    assert [row["params.repeats"] for row in rows] == ["0"] * 7
+    assert [(row["task"], row["repeats"], row["peak"]) for row in rows if row["x"] == "1"] == [
+        ("0", "", "1"), ("1", "", "2"), ("4", "0", "1"), ("5", "1", "2"), ("6", "", "6"),
+    ]  # fmt: skip
+    told = "7 tasks, 2 of which repeat an earlier one and share its outputs; "
+    assert ran.err == f"{told}see column repeats\n7 rows\n"
+    ran = cli.ok("results", "job", "--table", "-", "--mean")
+    means = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [(row["tasks"], row["n"], row["peak.mean"]) for row in means] == [("3", "3", "3.0"), ("2", "1", "4.0")]
+    first = [row for row in rows if not row["repeats"]]
+    assert sum(int(row["tasks"]) for row in means) == len(first)
+    assert sum(int(row["n"]) for row in means) == sum(row["status"] == "succeeded" for row in first)
+    assert ran.err == f"{told}means and quantiles count each once\n2 rows\n"
+
+
 def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobRegistry) -> None:
     """As are those that have the name of a column of a table of tasks."""
     manifest = add_job(jobs, "job", [{"n": 1, "tasks": 2, "seed": 3}])

@@ -59,7 +59,7 @@ def test_tasks_of_one_identity_run_once_and_each_count_says_so(desk: Desk, tmp_p
     path = desk.write(sets)
     repeated = "6 tasks, 3 of which repeat an earlier one and share its outputs"
     plan = desk.ok("submit", path, "--auto", "--dry-run")
-    assert f"model:simulate/baseline: 6 parameter sets, {repeated}" in plan.out
+    assert f"model:simulate/baseline: 6 parameter sets (3 different), {repeated}" in plan.out
     assert desk.ok("submit", path, "--auto", "--dry-run", "--json").json["duplicate_tasks"] == 3
     ran = desk.ok("submit", path, "--auto", "--job-id", "job")
     assert ran.err.splitlines()[0] == f"Launched {repeated}".replace(",", f" with {sys.executable},", 1)
@@ -67,6 +67,8 @@ def test_tasks_of_one_identity_run_once_and_each_count_says_so(desk: Desk, tmp_p
     assert calls(noted) == {0: 1, 1: 1, 7: 1}
     state = record(desk.jobs)
     assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (6, 6, 6)
+    assert (state.metadata["n_parameter_sets"], state.metadata["n_different_parameter_sets"]) == (6, 3)
+    assert "2 parameters, 6 parameter sets (3 different), 1 replicate, 6 tasks" in desk.ok("provenance", "job").out
     assert "6/6 tasks, 3 of which repeat an earlier one and share its outputs, 100 %" in desk.ok("status", "job").out
     listed = desk.ok("results", "job")
     assert (len(listed.lines), listed.err) == (3, f"{repeated}\n")

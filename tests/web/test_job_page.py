@@ -13,8 +13,9 @@ from mopsjobs.app.app import App
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.writer import record_event
 from mopsjobs.web import job_page, job_results, logs_page
+from mopsjobs.web.compare_scalars import summarize_scalars
 from support.cli import Cli, Remote, add, foreign, key
-from support.ledgers import Ledger, attempt
+from support.ledgers import Ledger, add_job, attempt, leave_output
 from support.study_jobs import HOSTILE_NAMES, LONG, TOO_LARGE, run_grid, run_hostile, run_study
 from support.web import HOSTILE, Web
 
@@ -498,6 +499,21 @@ def test_results_of_a_few_jobs_are_kept(web: Web, cli: Cli, remote: Remote, monk
         web.read_asked()
     assert web.site.results.get("one") is None
     assert web.site.results.get("two") is not None
+
+
+def test_statistics_of_the_page_count_a_repeated_task_once(web: Web, cli: Cli, remote: Remote) -> None:
+    """As means of the command do. The table has all rows."""
+    manifest = add_job(remote.jobs, "job", [{"x": 1}, {"x": 2}, {"x": 1}])
+    Ledger(remote.store.inner)(attempt(0), attempt(1))
+    for number in (0, 1):
+        leave_output(remote.jobs, manifest, number, y=number + 1)
+    cli.ok("sync", "-q")
+    assert "3 parameter sets (2 different) x 1 replicate" in web.ok("/jobs/job")
+    web.site.results.read("job")
+    results = web.site.results.get("job")
+    assert results is not None
+    assert [row[-2:] for row in results.rows.read()] == [[None, 1], [None, 2], [0, 1]]
+    assert summarize_scalars(results, ["y"])["y"].tasks == 2
 
 
 # --- hostile names ---------------------------------------------------------------------------------------------------

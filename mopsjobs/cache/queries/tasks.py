@@ -136,7 +136,7 @@ class TaskList:
         self._study = StoredStudy(connection, job_id, ledger.tasks_total, ledger.task_ranges)
         self._query = query
         self._unseen = WAITING if is_active else MISSING
-        self._has_duplicates = has_duplicates
+        self.has_duplicates = has_duplicates
         self._left: int | None = None
         self.seen_up_to: Place | None = None
         """Where the search ended, since it had compared `max_seen` tasks; None if it went on to its end."""
@@ -144,7 +144,7 @@ class TaskList:
     def count(self, *, exact: bool = False) -> int | None:
         """Count the tasks of all pages; None if that takes long and need not be `exact`."""
         statuses, conditions, _, measured_only, *_ = self._query
-        if not (conditions or measured_only or (self._has_duplicates and statuses)):
+        if not (conditions or measured_only or (self.has_duplicates and statuses)):
             total = self.ledger.tasks_total
             if statuses is None:
                 return total
@@ -195,7 +195,7 @@ class TaskList:
         needs_unseen = not measured_only and (
             statuses is None
             or (self._unseen in statuses and self._count_unseen() > 0)
-            or (self._has_duplicates and self._has_ended(statuses))
+            or (self.has_duplicates and self._has_ended(statuses))
         )
         if order.name == "task" and needs_unseen:
             yield from self._merged(order, after, with_rows=True)
@@ -281,7 +281,7 @@ class TaskList:
     def _without_row(self, one: StoredSet, number: int) -> TaskRow:
         """Return a task that has no row: of a duplicate, that of the earlier task, with the number of its own."""
         seed = one.seed_of(number)
-        if self._has_duplicates:
+        if self.has_duplicates:
             found = self._connection.execute(
                 # Named, since SQLite would take the primary key, and read all tasks of the job.
                 f"SELECT {_COLUMNS} FROM task INDEXED BY idx_task_seed JOIN parameter_set AS one"  # noqa: S608 - constant names
@@ -321,6 +321,39 @@ class TaskList:
             return last[1]
 
         return passes
+
+
+class Simulations:
+    """The simulations of the tasks of families. Tasks with the same parameters and seed are one simulation.
+
+    Each task has a row. Means, quantiles and other statistics count a simulation once, as reductions do.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        """Take a temporary database."""
+        self._database = database
+        database.execute(
+            "CREATE TABLE simulation (family INTEGER, param_id TEXT, seed TEXT, task INTEGER,"
+            " PRIMARY KEY (family, param_id, seed)) WITHOUT ROWID"
+        )
+        self.tasks = self.repeated = 0
+        """The tasks, and those of them that repeat an earlier one."""
+
+    def add(self, family: int, task: ListedTask) -> None:
+        """Add a task of a family. They come by their numbers."""
+        values = (family, task.param_id, str(task.row.seed), task.row.task)
+        self.tasks += 1
+        self.repeated += not self._database.execute(
+            "INSERT OR IGNORE INTO simulation VALUES (?, ?, ?, ?)", values
+        ).rowcount
+
+    def repeated_by(self, family: int, task: ListedTask) -> int | None:
+        """Return the earlier task that a task repeats; None if it is the first of its simulation."""
+        (first,) = self._database.execute(
+            "SELECT task FROM simulation WHERE family = ? AND param_id = ? AND seed = ?",
+            (family, task.param_id, str(task.row.seed)),
+        ).fetchone()
+        return None if first == task.row.task else int(first)
 
 
 def _with_parameters(rows: Iterable[tuple[TaskRow, StoredSet]]) -> Iterator[ListedTask]:

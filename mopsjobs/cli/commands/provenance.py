@@ -12,7 +12,7 @@ from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.ledger.environment import Environment
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import describe_sets, pluralize
 from mopsjobs.utils.times import whole_seconds
 
 HELP = "show code, study, packages and machines of a job, or export them"
@@ -129,7 +129,8 @@ def _study(found: Provenance) -> str | None:
     if found.manifest is None:
         return None
     study = study_json(found.manifest)
-    counts = f"{pluralize(study['parameter_sets'], 'parameter set')} of {pluralize(study['parameters'], 'parameter')}"
+    sets = describe_sets(study["parameter_sets"], study["different_parameter_sets"])
+    counts = f"{pluralize(study['parameters'], 'parameter')}, {sets}"
     return (
         f"{study['digest']}: {study['model']}/{study['scenario']}, {counts},"
         f" {pluralize(study['replicates'], 'replicate')}, {pluralize(study['tasks'], 'task')}"

@@ -137,8 +137,10 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         notes = [f"{note}; data: {results.describe_age()}" if args.offline else note]
         if isinstance(table, ReplicateTable) and table.left_out_columns:
             notes.insert(0, f"Not numbers, so without statistics: {join_first(table.left_out_columns)}.")
-        is_partial = results.output_problems or results.tasks_lacking or results.tasks_lost
-        exit_code = EXIT_PARTLY_DONE if is_partial else EXIT_DONE
+        if (some := results.simulations) is not None:
+            how = "means and quantiles count each once" if isinstance(table, ReplicateTable) else "see column repeats"
+            notes = [f"{line}; {how}" for line in _duplicates_note(some.tasks, some.repeated)] + notes
+        exit_code = EXIT_PARTLY_DONE if results.is_partial else EXIT_DONE
         return Result(notes=notes, warnings=results.problems(), exit_code=exit_code)
 
     with app.out.progress("tasks") as on_progress:
@@ -159,6 +161,7 @@ def _reduced_table(args: argparse.Namespace, app: App) -> Result:
 
     def view(table: ReducedTable) -> Result:
         notes = [_write_rows(args.table, table, app)]
+        notes = [f"{line}; reductions count each once" for line in _duplicates_note(*table.tasks)] + notes
         exit_code = EXIT_PARTLY_DONE if table.output_problems or table.lacking else EXIT_DONE
         return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
 

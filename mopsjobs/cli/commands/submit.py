@@ -28,7 +28,7 @@ from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study, read_study
 from mopsjobs.submission.launching import no_effect_error
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
-from mopsjobs.utils.text import describe_duplicates, pluralize, strip_control_characters
+from mopsjobs.utils.text import describe_duplicates, describe_sets, pluralize, strip_control_characters
 
 HELP = "run a study: pack the code, register the job, launch it"
 
@@ -220,7 +220,7 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
     if packed is not None:
         code = f"{bundle} ({Path.cwd()}: {pluralize(packed.files, 'file')}, {_size(packed.bytes)} packed)"
     outputs = "every file that a task leaves" if study.outputs is None else ", ".join(study.outputs)
-    sets = pluralize(len(study.parameter_sets), "parameter set")
+    sets = describe_sets(len(study.parameter_sets), study.different_sets)
     lines = [
         f"Job      {job_id}",
         f"Study    {study.entrypoint}: {sets}, {_count_tasks(study)}",
