@@ -6,11 +6,13 @@ Some ids begin with others. The cache lacks one: it was pruned, another machine 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import re
 import shutil
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 from hypothesis import Phase, example, given, settings
@@ -154,6 +156,13 @@ class World:
         else:
             assert (ran.code, ran.out) == (3, ""), ran
 
+    def check_outage(self, command: str) -> None:
+        """Check that a command which reads shows no other job while the registry does not answer."""
+        self.forget()
+        ran = self.cli(*(self.name if word == "JOB" else word for word in WORDS[command]))
+        assert not self.is_other_named(_without_family(ran.out)), ran
+        assert self.is_cached or ran.code == 5, ran
+
     def check_python(self) -> None:
         """Check the handle, and one that was made without a look at the registry."""
         self.forget()
@@ -203,8 +212,13 @@ def machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machines:
     return Machines(tmp_path, capsys)
 
 
-def _try(make: Callable[[], tuple[Cli, VersionedStore]], capsys: pytest.CaptureFixture[str], examples: int) -> None:
-    """Try all commands, Python and all pages on some sets of ids."""
+def _try(
+    make: Callable[[], tuple[Cli, VersionedStore]],
+    capsys: pytest.CaptureFixture[str],
+    examples: int,
+    outage: contextlib.AbstractContextManager[object] | None = None,
+) -> None:
+    """Try all commands, Python and all pages on some sets of ids; what reads also in an outage."""
 
     @settings(max_examples=examples, phases=[Phase.explicit, Phase.generate], deadline=None)
     @example(others=["exp-20"], name="exp-2", way=PRUNED)
@@ -222,8 +236,13 @@ def _try(make: Callable[[], tuple[Cli, VersionedStore]], capsys: pytest.CaptureF
         world.check_python()
         for command, actions in _commands().items():
             world.check_command(command)
-            if actions[0].help.startswith(JOB_HELP) and command in ("status", "tasks", "failures", "results", "events"):
+            if not actions[0].help.startswith(JOB_HELP):
+                continue
+            if command in ("status", "tasks", "failures", "results", "events"):
                 world.check_command(command, "--offline")
+            if outage is not None:
+                with outage:
+                    world.check_outage(command)
 
     check()
 
@@ -232,13 +251,20 @@ def test_an_exact_id_wins_across_a_network(
     machines: Machines, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     current: list[VersionedStore] = []
-    monkeypatch.setattr("mopsjobs.store.open_store", lambda _url, _env, **_: LineStore(current[-1]))
+    line = mock.Mock(down=False)
+
+    def opened(_url: str, _env: object, **_options: object) -> LineStore:
+        store = LineStore(current[-1])
+        store.down = line.down
+        return store
+
+    monkeypatch.setattr("mopsjobs.store.open_store", opened)
 
     def make() -> tuple[Cli, VersionedStore]:
         current.append(InMemoryVersionedStore())
         return machines(MOPS_JOBS_REGISTRY=REMOTE_URL), current[-1]
 
-    _try(make, capsys, 20)
+    _try(make, capsys, 20, mock.patch.object(line, "down", new=True))
 
 
 def test_an_exact_id_wins_in_an_embedded_registry(machines: Machines, capsys: pytest.CaptureFixture[str]) -> None:
