@@ -15,7 +15,7 @@ from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateEr
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field
 from mopsjobs.registry.notes import NOTE, SUSPECT, WAITS_FOR, is_annotated_by
-from mopsjobs.registry.status import TRANSITIONS, JobStatus, steps
+from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, encode_forecast, with_usage
 from mopsjobs.utils.times import parse_time, record_time
 
@@ -85,6 +85,8 @@ def advance(state: JobState, changed: JobState, target: JobStatus, write: Write)
             hint=f"Use a status that may follow {current}: {following}.",
         )
     added = tuple(transition(status, write.stepped_at, write.id) for status in path)
+    if target in TERMINAL:  # an ended job waits for nothing, and is not suspect
+        changed = changed.evolve(metadata=_without_marks(changed.metadata))
     return changed.evolve(status=target, transitions=_complete_history(state, write.stepped_at) + added)
 
 

@@ -45,6 +45,15 @@ def test_missed_steps_are_walked_in_one_write(bench: Bench) -> None:
     assert (bench.line.calls["put"], job.revision, job.write_id, job.results_path) == (1, 2, "w2", "out/")
 
 
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+def test_an_ended_job_waits_for_nothing(bench: Bench, end: str) -> None:
+    """What it waited for, and why it was suspect, goes at its end; all else stays."""
+    metadata = {"waits_for": "Unschedulable", "suspect": {"reason": "pod_gone"}, "image": "i:1"}
+    bench.place(status="scheduled", metadata=metadata)
+    job = bench.registry.update_status("a", end)
+    assert {name: value for name, value in job.metadata.items() if value is not None} == {"image": "i:1"}
+
+
 def test_metadata_and_labels_are_merged_and_other_fields_replaced(bench: Bench) -> None:
     """None unsets, and what is not mentioned stays; an empty object adds nothing."""
     bench.place(metadata={"a": 1, "b": 1}, labels={"x": "1"}, owner="ada", error_code="E", verified_outputs=["o1"])
