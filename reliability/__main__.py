@@ -16,8 +16,11 @@ KINDS = {
     "crashes": "crashes.kinds",
     "hostile": "hostile.inputs",
     "life": "life.day",
+    "views": "views.sequences",
     "forecast": "forecast.coverage",
 }
+STORES = ("sqlite", "azure", "dynamodb", "s3", "moto")
+"""The stores of `views`."""
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 
 
@@ -26,6 +29,10 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=KINDS, help="this kind; repeat for more")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="where all chance comes from (default 1)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="this part of the whole (default 1)")
+    parser.add_argument("--steps", type=int, metavar="N", help="views: commands over each store (default 2000)")
+    parser.add_argument(
+        "--store", action="append", default=[], choices=STORES, help="views: this store; repeat for more"
+    )
     args = parser.parse_args()
     if not 0 < args.scale <= 100:
         parser.error("--scale is a number above 0, at most 100")
@@ -34,7 +41,7 @@ def main() -> int:
     for kind in args.only or KINDS:
         print(f"\n## {kind}, seed {args.seed}, scale {args.scale:g}\n\n| what | count |\n|---|---|", flush=True)
         with tempfile.TemporaryDirectory(prefix="mops-jobs-reliability-", ignore_cleanup_errors=True) as directory:
-            trial = Trial(Path(directory), args.seed, args.scale)
+            trial = Trial(Path(directory), args.seed, args.scale, args.steps, tuple(args.store))
             try:
                 for figure in importlib.import_module(f"reliability.{KINDS[kind]}").run(trial):
                     print(f"| {figure.what} | {figure.count} |", flush=True)

@@ -26,6 +26,10 @@ class Trial:
     directory: Path
     seed: int
     scale: float = 1.0
+    steps: int | None = None
+    """Of sequences over each store, in place of what `scale` says."""
+    stores: tuple[str, ...] = ()
+    """Stores of sequences; none for all."""
 
     def times(self, whole: int, least: int = 1) -> int:
         """Return how often to do what the whole trial does `whole` times."""

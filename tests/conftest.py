@@ -124,6 +124,7 @@ LONG = (
     "tests/resilience/test_storm.py::test_a_storm_finds_a_defect",
     "tests/resilience/test_storm.py::test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody[DynamoDB]",
     "tests/resilience/test_storm.py::test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody[S3]",
+    "tests/resilience/test_views.py::test_after_each_command_all_views_agree_with_the_model[azure]",
 )
 """Beginnings of the ids of tests that take seconds, and of which the run of all tests has a shorter kind. Only `--long`
 adds them, and each runs where it is named."""

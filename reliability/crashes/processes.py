@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,14 +60,23 @@ class Forker:
             [sys.executable, "-m", "reliability.crashes.processes"], cwd=ROOT, stdin=pipe, stdout=pipe, text=True
         )
 
-    def run(self, *script: Sequence[str], cwd: Path | None = None, kill_after: float | None = None) -> Ended:
-        """Run a script, and kill its process group after this many seconds, unless it is None."""
+    def run(
+        self,
+        *script: Sequence[str],
+        cwd: Path | None = None,
+        kill_after: float | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Ended:
+        """Run a script, and kill its process group after this many seconds, unless it is None.
+
+        `env` takes the place of the environment of the server.
+        """
         out, acknowledged = self._directory / "script.out", self._directory / "script.codes"
         for path in (out, acknowledged):
             path.unlink(missing_ok=True)
         order = {
             "script": [list(words) for words in script],
-            "env": self._env,
+            "env": self._env if env is None else dict(env),
             "cwd": str(cwd or self._directory),
             "out": str(out),
             "codes": str(acknowledged),

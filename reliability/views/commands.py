@@ -1,0 +1,188 @@
+"""The command as a process of its own, and in this process; and the other ways to look: the page, the API, Python."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+from flask import Flask
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
+
+import mops_jobs
+import mopsjobs as mj
+from bench.machine import ROOT
+from mopsjobs.app import config
+from mopsjobs.app.app import App
+from mopsjobs.console.printer import Printer
+from mopsjobs.web.background import ChangeSignal
+from mopsjobs.web.pages import make_app
+from mopsjobs.web.security import own_names
+from mopsjobs.web.site import Site
+from reliability.crashes.processes import Forker
+
+LIMIT_SECONDS = 180
+"""A command that takes longer hangs."""
+
+_AT = (
+    "import sys; sys.path[0] = sys.argv.pop(1); import mops_jobs; from datetime import UTC, datetime, timedelta;"
+    " now = datetime.fromtimestamp(float(sys.argv.pop(1)), UTC); sys.exit(mops_jobs.main(now=lambda: now))"
+)
+"""The command at a given time."""
+
+
+class Ran(NamedTuple):
+    """The result of a run of the command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Return the document that it printed."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the objects that it printed, one per line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Machine:
+    """A home with a cache of its own, and the environment in which the command runs there."""
+
+    def __init__(self, home: Path, url: str, env: Mapping[str, str], forker: Forker) -> None:
+        self.home = home
+        self._forker = forker
+        self.code = home / "code"
+        self.code.mkdir(parents=True, exist_ok=True)
+        self.url = url
+        self._site: Site | None = None
+        self._client: Any = None
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **env,
+            "HOME": str(home),
+            "MOPS_JOBS_REGISTRY": url,
+        }
+
+    def words(self, *argv: str, at: float | None = None) -> list[str]:
+        """Return the words that run the command as a process."""
+        program = [str(ROOT / "mops_jobs.py")] if at is None else ["-c", _AT, str(ROOT), str(at)]
+        return [sys.executable, *program, *argv]
+
+    def run(self, *argv: str, at: float | None = None, **env: str) -> Ran:
+        """Run the command as a process, at the given time or now.
+
+        Raises:
+            subprocess.TimeoutExpired: if it hangs.
+        """
+        ran = subprocess.run(
+            self.words(*argv, at=at), env={**self.env, **env}, cwd=self.code, capture_output=True, text=True,
+            timeout=LIMIT_SECONDS, check=False,
+        )  # fmt: skip
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+    def fork(self, *argv: str) -> Ran:
+        """Run the command as a process that need not import anything."""
+        ended = self._forker.run(argv, cwd=self.code, env=self.env)
+        return Ran(ended.code if ended.codes else 1, ended.out, ended.out)
+
+    def kill(self, *argv: str, after: float) -> bool:
+        """Run the command likewise, and kill its process group after this many seconds. Return whether it was hit."""
+        return self._forker.run(argv, cwd=self.code, env=self.env, kill_after=after).is_killed
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """Start the command as the leader of a process group."""
+        return subprocess.Popen(
+            self.words(*argv), env=self.env, cwd=self.code, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def look(self, *argv: str) -> Ran:
+        """Run the command in this process."""
+        out, err = _Stream(), _Stream()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.chdir(self.code))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            stack.enter_context(warnings.catch_warnings())
+            code = mops_jobs.main(list(argv), env=self.env)
+        return Ran(code, out.text(), err.text())
+
+    @contextlib.contextmanager
+    def python(self) -> Iterator[mj.Registry]:
+        """Yield the registry as a Python program has it."""
+        with mj.connect(env=self.env) as registry:
+            yield registry
+
+    @contextlib.contextmanager
+    def page(self) -> Iterator[Callable[[str], tuple[int, str]]]:
+        """Yield what answers requests for pages: status and text. What a page asks for is read before its answer.
+
+        The application lives as long as the machine, as that of `serve`.
+        """
+        if self._site is None:
+            app = App(config.load({}, self.env, str(self.code)), Printer(None, None, self.env), self.env)
+            self._site = Site(app, ChangeSignal(), None)
+            with mock.patch.object(Flask, "jinja_options", {"bytecode_cache": COMPILED}):
+                self._client = make_app(self._site, own_names("127.0.0.1", ())).test_client()
+        site, client = self._site, self._client
+        site.changes.add()
+        reads = site.reads = site.make_reads()  # a page waits for seconds until it reads a job again
+
+        def ask(path: str) -> tuple[int, str]:
+            answer = client.get(path)
+            while reads.run_next(0):
+                site.changes.add()
+                answer = client.get(path)
+            return answer.status_code, answer.text
+
+        yield ask
+
+    def close(self) -> None:
+        """Close the page."""
+        if self._site is not None:
+            self._site.app.close()
+
+
+class _Compiled(BytecodeCache):
+    """The templates of all applications of this process: to compile them takes longer than a step."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[tuple[str, str], Any] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Give a bucket its code."""
+        bucket.code = self._compiled.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep the code of a bucket."""
+        self._compiled[bucket.key, bucket.checksum] = bucket.code
+
+
+COMPILED = _Compiled()
+
+
+class _Stream(io.TextIOWrapper):
+    """The output of a command in this process, as text or as bytes."""
+
+    def __init__(self) -> None:
+        self._bytes = io.BytesIO()
+        super().__init__(self._bytes, encoding="utf-8", newline="")
+
+    def text(self) -> str:
+        """Return what was written."""
+        self.flush()
+        return self._bytes.getvalue().decode()

@@ -1,0 +1,235 @@
+"""All views of the jobs of a registry, each brought down to statements that can be compared.
+
+A statement is a fact of a job, such as `status` or `rows`, and its value. Two views that give one fact two values
+contradict each other, and so does a view that contradicts the model.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mopsjobs as mj
+from reliability.trial import hold
+from reliability.views import reading
+from reliability.views.commands import Machine, Ran
+from reliability.views.model import SUCCEEDED, UNKNOWN, World
+
+
+class Views:
+    """The views of one machine."""
+
+    def __init__(self, machine: Machine, name: str, world: World, directory: Path) -> None:
+        self._machine = machine
+        self.name = name
+        self._world = world
+        self._directory = directory
+        self.downloads = 0
+        directory.mkdir()
+
+    def sync(self) -> None:
+        """Sync the cache."""
+        ran = self._machine.look("sync")
+        hold(ran.code == 0, f"sync ended with {ran.code}: {ran.err}")
+
+    # --- all jobs at once ------------------------------------------------------------------------------------------
+
+    def lists(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return what each list says of each of its jobs, by the list and the id."""
+        look = self._machine.look
+        columns = "job_id,status,tasks_completed,tasks_total"
+        tsv = [line.split("\t") for line in look("list", "--tsv", "--limit", "0", "--fields", columns).out.splitlines()]
+        found = {
+            "list --json": reading.by_id(look("list", "--json", "--limit", "0").json["jobs"]),
+            "list --jsonl": reading.by_id(look("list", "--jsonl", "--limit", "0").lines),
+            "list -q": {job_id: {"id": job_id} for job_id in look("list", "-q", "--limit", "0").out.split()},
+            "list --tsv": {
+                job_id: {"status": status, "completed": int(done or 0), "total": int(total) if total else None}
+                for job_id, status, done, total in tsv
+            },
+            "query": reading.by_id(look("query", "--json", "SELECT * FROM jobs").json["rows"]),
+            "export": reading.by_id(look("export").lines),
+        }
+        with self._machine.python() as registry:
+            found["Python jobs()"] = reading.by_id(registry.jobs().rows)
+        with self._machine.page() as ask:
+            found["API jobs"] = reading.by_id(json.loads(ask("/api/v1/jobs?limit=500")[1])["jobs"])
+            found["page /jobs"] = dict(reading.page_rows(ask("/jobs")[1]))
+        return found
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many jobs there are by status, as each view counts them."""
+        summary = self._machine.look("summary", "--json").json["by_status"]
+        told = re.findall(
+            r'^mops_jobs\{namespace="[^"]*",status="(\w+)"\} (\d+)', self._machine.look("metrics").out, re.MULTILINE
+        )
+        metrics: dict[str, int] = defaultdict(int)
+        for status, count in told:
+            metrics[status] += int(count)
+        query = self._machine.look("query", "--json", "SELECT status, count(*) AS jobs FROM jobs GROUP BY status")
+        counted = {
+            "summary": summary,
+            "metrics": metrics,
+            "query": {row["status"]: row["jobs"] for row in query.json["rows"]},
+        }
+        return {view: {status: count for status, count in found.items() if count} for view, found in counted.items()}
+
+    # --- one job ---------------------------------------------------------------------------------------------------
+
+    def record(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the views of a record, and what each states."""
+        look = self._machine.look
+        ran = look("status", job_id, "--json")
+        yield "status --json", self._of_json(ran)
+        yield "status", reading.status_facts(look("status", job_id))
+        yield "status --exit-status", {"exit code": look("status", job_id, "--exit-status", "-q").code}
+        with self._machine.python() as registry:
+            yield "Python job()", reading.python(lambda: {"id": registry.job(job_id).id})
+            job = mj.Job(registry, job_id)
+            yield "Python status()", reading.python(lambda: reading.record_facts(job.status()))
+            yield "Python raise_for_status()", {"exit code": reading.exit_code(job)}
+        with self._machine.page() as ask:
+            yield (
+                "API job",
+                reading.of_page(ask(f"/api/v1/jobs/{job_id}"), lambda text: reading.with_family(json.loads(text))),
+            )
+            yield "page of the job", reading.of_page(ask(f"/jobs/{job_id}"), reading.page_facts)
+
+    def waits(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield what `wait` says, which asks the registry."""
+        ran = self._machine.look("wait", job_id, "--timeout", "0s", "--json")
+        yield "wait", {"exit code": ran.code, **(reading.record_facts(ran.lines[-1]) if ran.out else {})}
+
+    def inside(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the views of the tasks of a job, and what each states."""
+        look = self._machine.look
+        yield (
+            "tasks --json",
+            reading.of_tasks(look("tasks", job_id, "--json", "--limit", "0"), lambda ran: ran.json["tasks"]),
+        )
+        yield "tasks --jsonl", reading.of_tasks(look("tasks", job_id, "--jsonl", "--limit", "0"), lambda ran: ran.lines)
+        yield (
+            "failures",
+            reading.of_ran(look("failures", job_id, "--json"), "failures", lambda ran: reading.failures(ran.json)),
+        )
+        yield "query of tasks", self._query_tasks(job_id)
+        yield (
+            "results --json",
+            reading.of_ran(look("results", job_id, "--json"), "outputs", lambda ran: reading.outputs(ran.lines)),
+        )
+        yield "results --table .csv", self._table(job_id, "csv")
+        yield "results --table .jsonl", self._table(job_id, "jsonl")
+        yield "results --mean", self._mean(job_id)
+        yield from self._by_python(job_id)
+        yield from self._by_page(job_id)
+
+    def download(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield what a download leaves."""
+        directory = self._directory / f"download-{self.downloads}"
+        self.downloads += 1
+        ran = self._machine.look("results", job_id, "--download", str(directory))
+        found = sorted(json.loads(path.read_text())["y"] for path in directory.rglob("result.json"))
+        yield "results --download", {"values": tuple(found), "download ended with": reading.ended_well(ran)}
+
+    def _of_json(self, ran: Ran) -> dict[str, Any]:
+        if ran.code:
+            return {"id": reading.error(ran)}
+        return reading.with_family(ran.json)
+
+    def _query_tasks(self, job_id: str) -> dict[str, Any]:
+        """Read the tasks of the ledger in the cache, which has no row for a task without an attempt."""
+        sql = f"SELECT job_id, task, outcome FROM tasks WHERE job_id = '{job_id}' ORDER BY task"
+        ran = self._machine.look("query", "--json", "--limit", "0", sql)
+        failed = [row for row in ran.json["rows"] if row["outcome"] in reading.FAILED]
+        return {"failures": len(failed)} if self._world.jobs[job_id].study is not None else {}
+
+    def _table(self, job_id: str, form: str) -> dict[str, Any]:
+        path = self._directory / f"table.{form}"
+        path.unlink(missing_ok=True)
+        ran = self._machine.look("results", job_id, "--table", str(path))
+        if not path.exists():
+            return {"rows": reading.error(ran)}
+        text = path.read_text()
+        rows = list(csv.DictReader(io.StringIO(text))) if form == "csv" else [*map(json.loads, text.splitlines())]
+        return reading.rows(rows, is_told=ran.code == reading.EXIT_PARTLY_DONE)
+
+    def _mean(self, job_id: str) -> dict[str, Any]:
+        path = self._directory / "mean.csv"
+        path.unlink(missing_ok=True)
+        ran = self._machine.look("results", job_id, "--table", str(path), "--mean")
+        if not path.exists():
+            return {"means": reading.error(ran)}
+        return reading.means(csv.DictReader(io.StringIO(path.read_text())))
+
+    def _by_python(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        with self._machine.python() as registry:
+            job = mj.Job(registry, job_id)
+            yield "Python reading.tasks()", reading.python(lambda: {"tasks": reading.tasks(job.tasks().rows)}, "tasks")
+            yield (
+                "Python reading.failures()",
+                reading.python(lambda: {"failures": reading.failures(job.failures())}, "failures"),
+            )
+            yield "Python results()", reading.python(lambda: reading.rows(job.results().rows), "rows")
+            yield (
+                "Python results(mean=True)",
+                reading.python(lambda: reading.means(job.results(mean=True).rows), "means"),
+            )
+
+    def _by_page(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if job_id in self._world.caches[self.name].pruned or self._world.jobs[job_id].study is None:
+            return
+        with self._machine.page() as ask:
+            yield "API tasks", reading.of_page(ask(f"/api/v1/tasks?job={job_id}&limit=500"), reading.tasks_of_text)
+            results = {
+                "API results": reading.of_page(ask(f"/api/v1/results?job={job_id}&limit=500"), reading.rows_of_text),
+                "page results.csv": reading.of_page(ask(f"/jobs/{job_id}/results.csv"), reading.rows_of_csv),
+            }
+            if any(self._world.is_deleted(owner, task) for task, (owner, _) in self._world.rows(job_id).items()):
+                for facts in results.values():
+                    facts.pop("means", None)  # the server keeps what it read before
+            yield from results.items()
+            yield "API failures", reading.of_page(ask(f"/api/v1/failures?job={job_id}"), reading.failures_of_text)
+            yield "page of the tasks", reading.of_page(ask(f"/jobs/{job_id}/tasks"), reading.task_page)
+
+
+# --- statements of the model ------------------------------------------------------------------------------------------
+
+
+def of_record(world: World, job_id: str, *, is_shown: bool) -> dict[str, Any]:
+    """Return what the model states of a record."""
+    job = world.jobs[job_id]
+    facts = job.record() | {"exit code": UNKNOWN if job.is_open else job.exit_code}
+    if is_shown:
+        facts["family"] = tuple(sorted(world.family(job_id)))
+    return facts
+
+
+def of_inside(world: World, name: str, job_id: str) -> dict[str, Any]:
+    """Return what the model states of the tasks of a job."""
+    job = world.jobs[job_id]
+    if job.study is None:
+        return dict.fromkeys(("tasks", "failures", "rows", "means"), reading.NO_LEDGER) | {"outputs": ()}
+    if any(member.is_open for member in world.lineage(job_id)):
+        return {}
+    rows = world.rows(job_id, name)
+    tasks = tuple(sorted(world.ends(job, name).items()))
+    is_whole = not any(world.is_deleted(owner, task) for task, (owner, _) in rows.items())
+    values: dict[int, list[float]] = {job.study.x(task): [] for task in sorted(rows)}
+    for task, (_, end) in rows.items():
+        values[job.study.x(task)] += [job.study.value(task)] if end == SUCCEEDED else []
+    means = tuple((x, len(found), sum(found) / len(found) if found else None) for x, found in sorted(values.items()))
+    return {
+        "tasks": tasks if is_whole else UNKNOWN,
+        "failures": len([end for _, end in tasks if end in reading.FAILED]),
+        "outputs": world.outputs(job_id),
+        "rows": tuple((task, *row) for task, row in sorted(rows.items())) if is_whole else UNKNOWN,
+        "means": means if is_whole else UNKNOWN,
+        "values that are missing, and not told": (),
+        "values": tuple(sorted(job.study.value(task) for task in world.outputs(job_id))),
+    }

@@ -1,0 +1,249 @@
+"""What each job should be: a description in plain Python, which imports nothing of mops-jobs.
+
+A step of a trial changes it by the rules that the documents state. Every view of a job has to agree with it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+ORDER = ("pending", "submitting", "scheduled", "running", "validating")
+ENDS = ("succeeded", "partial", "failed", "cancelled")
+EXIT_CODES = {"succeeded": 0, "failed": 100, "cancelled": 103, "partial": 104}
+NOT_FINISHED = 8
+
+SUCCEEDED = "succeeded"
+MISSING = "missing"
+UNKNOWN = None
+"""A fact that the model leaves open. The views still have to agree on it."""
+
+ENDS_BY_MODE = {"ok": SUCCEEDED, "fail": "failed", "fail-once": "failed", "die-once": "died"}
+"""How a task ends by the mode of its parameter set, as long as the study is not repaired."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The parameter sets of a study by `x`: the mode of each, and how often it is repeated."""
+
+    name: str
+    modes: tuple[str, ...]
+    replicates: int
+
+    def tasks(self) -> range:
+        """Return the numbers of its tasks."""
+        return range(len(self.modes) * self.replicates)
+
+    def x(self, task: int) -> int:
+        """Return the parameter of a task."""
+        return task // self.replicates
+
+    def value(self, task: int) -> float:
+        """Return the result of a task."""
+        return self.x(task) * 10 + 0.5
+
+    def end(self, task: int, *, is_repaired: bool) -> str:
+        """Return how a run of a task ends."""
+        mode = self.modes[self.x(task)]
+        return SUCCEEDED if is_repaired and mode.endswith("-once") else ENDS_BY_MODE[mode]
+
+
+@dataclass
+class Job:
+    """One job as its record and its ledger should have it."""
+
+    job_id: str
+    status: str = "pending"
+    total: int | None = None
+    completed: int = 0
+    failed: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+    note: str | None = None
+    parent: str | None = None
+    study: Study | None = None
+    ends: dict[int, str] = field(default_factory=dict)
+    """How its own tasks ended, by their numbers; `missing` for one that was left to a later resume."""
+    reused: dict[int, str] = field(default_factory=dict)
+    """Tasks that it took over from an earlier job, and the job that holds their outputs."""
+    ended_in: int | None = None
+    """The step in which it ended."""
+    is_foreign: bool = False
+    """Whether another program registered it, with a Job of Kubernetes."""
+    is_open: bool = False
+    """Whether a kill leaves open how many of its tasks are done."""
+
+    @property
+    def is_active(self) -> bool:
+        """Return whether it has not ended."""
+        return self.status not in ENDS
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code that tells its end."""
+        return NOT_FINISHED if self.is_active else EXIT_CODES[self.status]
+
+    def record(self) -> dict[str, Any]:
+        """Return what each view of the record has to show."""
+        counts = (self.status, self.total, self.completed, self.failed)
+        status, total, completed, failed = (UNKNOWN,) * 4 if self.is_open else counts
+        return {
+            "id": self.job_id,
+            "status": status,
+            "total": total,
+            "completed": completed,
+            "failed": failed,
+            "labels": tuple(sorted(self.labels.items())),
+            "note": self.note,
+            "parent": self.parent,
+        }
+
+
+@dataclass
+class Cache:
+    """The jobs that a cache may and may not show."""
+
+    pruned: set[str] = field(default_factory=set)
+    seen: dict[str, int] = field(default_factory=dict)
+    """Of each job, the oldest version that a view may still show; none for a job that it may lack."""
+    ledgers: set[str] = field(default_factory=set)
+    """Jobs whose ledgers it had read after their end."""
+
+
+class World:
+    """All jobs of a registry, each with all versions that it had, and the caches of it."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.versions: dict[str, list[dict[str, Any]]] = {}
+        self.caches = {"a": Cache(), "b": Cache()}
+        self.step = 0
+        self.repaired: set[str] = set()
+        """Names of studies whose tasks fail no more, if they fail once."""
+        self.deleted: set[tuple[str, int]] = set()
+        """Outputs that were deleted by hand: the job that held them, and the task."""
+        self.without_ledger: set[str] = set()
+        """Jobs whose ledgers were pruned from the store."""
+
+    # --- changes ---------------------------------------------------------------------------------------------------
+
+    def changed(self, job_id: str, by: str | None) -> None:
+        """Note a new version of a record, written from the machine of a cache, or by another program."""
+        job = self.jobs[job_id]
+        if not job.is_active and job.ended_in is None:
+            job.ended_in = self.step
+        self.versions.setdefault(job_id, []).append(job.record())
+        for name, cache in self.caches.items():
+            if name == by:
+                cache.pruned.discard(job_id)
+                self.has_seen(name, job_id)
+
+    def has_seen(self, name: str, job_id: str) -> None:
+        """Note that a cache has the last version of a job."""
+        self.caches[name].seen[job_id] = len(self.versions[job_id]) - 1
+
+    def synced(self, name: str) -> None:
+        """Note that a cache was synced. A pruned job comes back if it has changed, or as the parent of one there."""
+        cache = self.caches[name]
+        for job_id in self.jobs:
+            if cache.seen.get(job_id) != len(self.versions[job_id]) - 1:
+                cache.pruned.discard(job_id)
+                self.has_seen(name, job_id)
+        for job_id in self.jobs.keys() - cache.pruned:
+            cache.pruned -= {job.job_id for job in self.lineage(job_id)}
+
+    def is_behind(self, name: str) -> bool:
+        """Return whether a cache may show something older than the registry has."""
+        seen = self.caches[name].seen
+        return any(seen.get(job_id) != len(versions) - 1 for job_id, versions in self.versions.items())
+
+    def prune(self, name: str, before_step: int) -> None:
+        """Prune a cache: families go as one, when all of their jobs in the cache ended before a step."""
+        cache = self.caches[name]
+        shown = {job_id for job_id in self.jobs if job_id in cache.seen and job_id not in cache.pruned}
+        for job_id in shown:
+            family = [self.jobs[member] for member in self.family(job_id) if member in shown]
+            if all(member.ended_in is not None and member.ended_in < before_step for member in family):
+                cache.pruned.add(job_id)
+                cache.ledgers.discard(job_id)
+
+    def prune_store(self) -> None:
+        """Prune the ledgers of jobs that have ended from the store."""
+        self.without_ledger |= {job.job_id for job in self.jobs.values() if not job.is_active}
+
+    def run(self, job: Job, tasks: list[int], deferred: tuple[int, ...] = ()) -> None:
+        """Let tasks of a job end, and then the job."""
+        assert job.study is not None
+        is_repaired = job.study.name in self.repaired
+        job.ends |= {task: job.study.end(task, is_repaired=is_repaired) for task in tasks}
+        job.ends |= dict.fromkeys(deferred, MISSING)
+        ends = list(job.ends.values())
+        job.total = len(job.ends) + len(job.reused)
+        job.completed = ends.count(SUCCEEDED) + len(job.reused)
+        job.failed = len(ends) - ends.count(SUCCEEDED) - ends.count(MISSING)
+        is_complete = job.completed == job.total
+        job.status = SUCCEEDED if is_complete else "partial" if job.completed else "failed"
+
+    # --- what follows ----------------------------------------------------------------------------------------------
+
+    def lineage(self, job_id: str) -> Iterator[Job]:
+        """Yield a job, its parent, and so on."""
+        job: Job | None = self.jobs.get(job_id)
+        while job is not None:
+            yield job
+            job = self.jobs.get(job.parent or "")
+
+    def family(self, job_id: str) -> set[str]:
+        """Return the ids of a job, its ancestors, and all that descend from them."""
+        root = [job.job_id for job in self.lineage(job_id)][-1]
+        return {other for other in self.jobs if root in [job.job_id for job in self.lineage(other)]}
+
+    def child_id(self, job_id: str) -> str:
+        """Return the id of the job that resumes another: `exp-2.2`, then `exp-2.3`."""
+        ancestors = [job.job_id for job in self.lineage(job_id)]
+        return f"{ancestors[-1]}.{len(ancestors) + 1}"
+
+    def newest(self, job_id: str) -> Job:
+        """Return the last job of a family that was resumed."""
+        return max(
+            (self.jobs[member] for member in self.family(job_id)), key=lambda job: len([*self.lineage(job.job_id)])
+        )
+
+    def ends(self, job: Job, name: str | None = None) -> dict[int, str]:
+        """Return how the tasks of a job alone ended, as a cache can know it; without one, as it was."""
+        ends = job.ends | dict.fromkeys(job.reused, SUCCEEDED)
+        if name is not None and job.job_id in self.without_ledger - self.caches[name].ledgers:
+            return {task: end if end == SUCCEEDED else MISSING for task, end in ends.items()}
+        return ends
+
+    def rows(self, job_id: str, name: str | None = None) -> dict[int, tuple[str, str]]:
+        """Return the rows of a table of results: of each task, the job that has it, and how it ended."""
+        rows: dict[int, tuple[str, str]] = {}
+        for job in self.lineage(job_id):
+            for task, end in self.ends(job, name).items():
+                if task not in rows or rows[task][1] == MISSING:
+                    rows[task] = (job.job_id, end)
+        return rows
+
+    def holder(self, job_id: str, task: int) -> str:
+        """Return the job whose prefix has the output of a task."""
+        return self.jobs[job_id].reused.get(task, job_id)
+
+    def outputs(self, job_id: str) -> tuple[int, ...]:
+        """Return the tasks of a job and its ancestors whose outputs are stored."""
+        rows = self.rows(job_id).items()
+        found = [task for task, (owner, end) in rows if end == SUCCEEDED and not self.is_deleted(owner, task)]
+        return tuple(sorted(found))
+
+    def is_deleted(self, job_id: str, task: int) -> bool:
+        """Return whether the output of a task was deleted by hand."""
+        return (self.holder(job_id, task), task) in self.deleted
+
+    def missing(self, job_id: str) -> dict[int, str]:
+        """Return the tasks without an output that a resume of a job would run, and how they ended last."""
+        return {task: end for task, (_, end) in self.rows(job_id).items() if end != SUCCEEDED}
+
+    def snapshot(self) -> dict[str, Job]:
+        """Return a copy of the jobs, to go back to if a command was killed before its write."""
+        return copy.deepcopy(self.jobs)

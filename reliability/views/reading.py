@@ -1,0 +1,222 @@
+"""What documents, tables, texts and pages state of a job: facts and their values, which can be compared."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import mopsjobs as mj
+from mopsjobs.errors import MopsJobsError
+from reliability.views.commands import Ran
+from reliability.views.model import SUCCEEDED, UNKNOWN
+
+NO_LEDGER = "no ledger"
+"""What a view of tasks says of a job that mops-jobs did not submit."""
+NOT_FOUND = "not found"
+FAILED = ("failed", "timeout", "oom", "died", "lost")
+EXIT_NO_SUCH_JOB, EXIT_REFUSED, EXIT_PARTLY_DONE = 3, 6, 7
+
+Row = Mapping[str, Any]
+
+
+class Statements:
+    """Facts of one job, as views state them."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, view: str, facts: Mapping[str, Any]) -> None:
+        """Note what a view states. A fact that it leaves open does not count."""
+        for fact, value in facts.items():
+            if value is not UNKNOWN:
+                self._said[fact][value].append(view)
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield a text for each fact that has more than one value."""
+        for fact, said in self._said.items():
+            if len(said) > 1:
+                yield f"{fact}: " + "; ".join(f"{value!r} ({', '.join(views)})" for value, views in said.items())
+
+
+def record_facts(job: Row) -> dict[str, Any]:
+    """Return what a job in its JSON form states."""
+    metadata = job["metadata"]
+    note = (json.loads(metadata) if isinstance(metadata, str) else metadata or {}).get("note")
+    labels = job["labels"]
+    labels = json.loads(labels) if isinstance(labels, str) else labels or {}
+    return {
+        "id": job["job_id"],
+        "status": job["status"],
+        "total": job["tasks_total"],
+        "completed": job["tasks_completed"] or 0,
+        "failed": job["tasks_failed"] or 0,
+        "labels": tuple(sorted(labels.items())),
+        "note": note,
+        "parent": job["parent_job_id"],
+    }
+
+
+def by_id(jobs: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    return {job["job_id"]: record_facts(job) for job in jobs}
+
+
+def with_family(job: Row) -> dict[str, Any]:
+    family = job.get("family")
+    members = [job["job_id"]] if family is None else [member["job_id"] for member in family["jobs"]]
+    return {**record_facts(job), "family": tuple(sorted(members))}
+
+
+def error(ran: Ran) -> str:
+    if ran.code == EXIT_NO_SUCH_JOB:
+        return NOT_FOUND
+    if ran.code == EXIT_REFUSED and "has no ledger" in ran.err:
+        return NO_LEDGER
+    return f"exit {ran.code}: {ran.err.strip()}"
+
+
+def ended_well(ran: Ran) -> Any:
+    return UNKNOWN if ran.code in (0, EXIT_PARTLY_DONE) else error(ran)
+
+
+def of_ran(ran: Ran, fact: str, read: Callable[[Ran], Any]) -> dict[str, Any]:
+    return {fact: read(ran) if ran.code in (0, EXIT_PARTLY_DONE) else error(ran)}
+
+
+def of_tasks(ran: Ran, read: Callable[[Ran], Sequence[Row]]) -> dict[str, Any]:
+    return of_ran(ran, "tasks", lambda ran: tasks(read(ran)))
+
+
+def tasks(rows: Iterable[Row]) -> tuple[tuple[int, str], ...]:
+    return tuple((row["task"], row["outcome"]) for row in rows)
+
+
+def failures(document: Row) -> int:
+    failed = int(document["failed"])
+    by_group = sum(group["count"] for group in document["groups"]) + document["failed_without_reason"]
+    return failed if by_group == failed else -by_group
+
+
+def outputs(rows: Iterable[Row]) -> tuple[int, ...]:
+    return tuple(sorted(row["task"] for row in rows))
+
+
+def number(value: object) -> float | None:
+    return None if value in (None, "") else float(str(value))
+
+
+def rows(rows: Iterable[Row], *, is_told: bool = True) -> dict[str, Any]:
+    """Return what a table of results states: its rows, the means that follow, and values that are silently missing."""
+    listed = sorted((int(row["task"]), row["job_id"], row["status"], row["x"], number(row.get("y"))) for row in rows)
+    values: dict[int, list[float]] = {int(float(str(x))): [] for _, _, _, x, _ in listed}
+    for *_, x, value in listed:
+        values[int(float(str(x)))] += [] if value is None else [value]
+    lost = [task for task, _, status, _, value in listed if status == SUCCEEDED and value is None]
+    return {
+        "rows": tuple((task, owner, status) for task, owner, status, *_ in listed),
+        "means": tuple(
+            (x, len(found), sum(found) / len(found) if found else None) for x, found in sorted(values.items())
+        ),
+        "values that are missing, and not told": () if is_told else tuple(lost),
+    }
+
+
+def means(rows: Iterable[Row]) -> dict[str, Any]:
+    """Return by x how many values were read, and their mean."""
+    listed = sorted((int(float(str(row["x"]))), int(row["n"]), number(row.get("y.mean"))) for row in rows)
+    return {"means": tuple(listed)}
+
+
+def python(look: Callable[[], dict[str, Any]], fact: str = "id") -> dict[str, Any]:
+    try:
+        return look()
+    except mj.JobNotFoundError:
+        return {fact: NOT_FOUND}
+    except MopsJobsError as error:
+        return {fact: NO_LEDGER if "has no ledger" in str(error) else f"{type(error).__name__}: {error}"}
+
+
+def exit_code(job: mj.Job) -> object:
+    try:
+        job.raise_for_status()
+    except MopsJobsError as error:
+        return error.exit_code
+    return 0
+
+
+def status_facts(ran: Ran) -> dict[str, Any]:
+    """Return what the text of `status` states."""
+    if ran.code:
+        return {"id": error(ran)}
+    fields = {
+        match[1]: match[2]
+        for match in re.finditer(r"^([A-Z]\w+) +(\S.*)$", ran.out.split("\nTimeline")[0], re.MULTILINE)
+    }
+    facts: dict[str, Any] = {"id": fields["Job"], "status": re.split(r"[, ]", fields["Status"])[0]}
+    if done := re.search(r"(\d+)/(\d+) tasks", fields.get("Progress", "")):
+        facts |= {"completed": int(done[1]), "total": int(done[2])}
+        failed = re.search(r"(\d+) failed", fields["Progress"])
+        facts["failed"] = int(failed[1]) if failed else 0
+    if "Note" in fields:
+        facts["note"] = fields["Note"]
+    if "Parent" in fields:
+        facts["parent"] = fields["Parent"]
+    return facts
+
+
+def of_page(answer: tuple[int, str], read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    status, text = answer
+    if status == 404:
+        return {}
+    return read(text) if status == 200 else {"id": f"answer {status}: {text[:300]}"}
+
+
+def bar_facts(text: str) -> dict[str, Any]:
+    done = re.search(r'aria-label="([\d,]+) of ([\d,]+) tasks?([^"]*)"', text)
+    if done is None:
+        return {}
+    failed = re.search(r"(\d+) failed", done[3])
+    return {"completed": int(done[1]), "total": int(done[2]), "failed": int(failed[1]) if failed else 0}
+
+
+def page_facts(text: str) -> dict[str, Any]:
+    title = re.search(r"<h1>(.*?)</h1>", text)
+    state = re.search(r'<section id="state".*?</section>', text, re.DOTALL)
+    status = re.search(r'<span class="status (\w+)', state[0]) if state else None
+    return {
+        "id": html.unescape(title[1]) if title else "no title",
+        "status": status[1] if status else "no status",
+        **(bar_facts(state[0]) if state else {}),
+    }
+
+
+def page_rows(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for job_id, row in re.findall(r'<tr data-key="([^"]+)"(.*?)</tr>', text, re.DOTALL):
+        status = re.search(r'<span class="status (\w+)', row)
+        yield html.unescape(job_id), {"status": status[1] if status else "no status", **bar_facts(row)}
+
+
+def task_page(text: str) -> dict[str, Any]:
+    found = re.findall(r'<tr data-key="(\d+)".*?<span class="status [^>]*>(\w+)', text, re.DOTALL)
+    return {"tasks": tuple((int(task), status) for task, status in found)}
+
+
+def tasks_of_text(text: str) -> dict[str, Any]:
+    return {"tasks": tasks(json.loads(text)["tasks"])}
+
+
+def failures_of_text(text: str) -> dict[str, Any]:
+    return {"failures": failures(json.loads(text))}
+
+
+def rows_of_text(text: str) -> dict[str, Any]:
+    return rows(json.loads(text)["rows"])
+
+
+def rows_of_csv(text: str) -> dict[str, Any]:
+    return rows(csv.DictReader(io.StringIO(text)))
