@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mopsjobs.api.registry import Registry, connect
     from mopsjobs.api.report import Report, report
     from mopsjobs.api.study import Study, grid
-    from mopsjobs.api.table import Table
+    from mopsjobs.api.table import Failures, Table
     from mopsjobs.api.task_info import TaskInfo
     from mopsjobs.engines.trust import NotTrustedError
     from mopsjobs.errors import (
@@ -70,6 +70,7 @@ __all__ = [
     "ConfigError",
     "CurrentTask",
     "EngineError",
+    "Failures",
     "InvalidTransitionError",
     "Job",
     "JobBusyError",
@@ -122,7 +123,7 @@ _MODULES = {
     "mopsjobs.api.registry": ("Registry", "connect"),
     "mopsjobs.api.report": ("Report", "report"),
     "mopsjobs.api.study": ("Study", "grid"),
-    "mopsjobs.api.table": ("Table",),
+    "mopsjobs.api.table": ("Failures", "Table"),
     "mopsjobs.api.task_info": ("TaskInfo",),
     "mopsjobs.engines.trust": ("NotTrustedError",),
     "mopsjobs.registry.job_registry": ("JobRegistry",),

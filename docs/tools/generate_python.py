@@ -73,7 +73,8 @@ def render() -> str:
             lines += [f"### `mj.{name}`", "", *_routine(f"mj.{name}", one)]  # `cell` and `Cell` would have one anchor
     lines += [*_options(), *_types()]
     names = [line.removeprefix("### ") for line in lines if line.startswith("### ")]
-    lines[0] += "\n" + " · ".join(f"[{name}](#{_anchor(name)})" for name in [*names, "Errors"]) + "\n"
+    links = [f"[{name}](#{_anchor(name)})" for name in [*names, "Errors"]]
+    lines[0] += "\n" + "\n\n".join(" · ".join(part) for part in (links[:20], links[20:])) + "\n"
     lines += _errors(one for one in public.values() if isinstance(one, type))
     return PAGE.read_text(encoding="utf-8").partition(HEADING)[0] + HEADING + "\n".join(lines).rstrip() + "\n"
 

@@ -135,6 +135,26 @@ def seconds_of(duration: Duration | None) -> float | None:
     return duration
 
 
+def require(is_valid: bool, name: str, value: object, expected: str) -> None:  # noqa: FBT001 - the only question
+    """Refuse an argument of another type, which a type checker would find.
+
+    Raises:
+        UsageError: if it is not valid.
+    """
+    if not is_valid:
+        raise UsageError(f"invalid {name} {value!r}: expected {expected}.")
+
+
+def check_limit(limit: Any) -> int:
+    """Return the number of rows that a method returns, at most; 0 for all.
+
+    Raises:
+        UsageError: if it is not a count.
+    """
+    require(isinstance(limit, int) and limit >= 0, "limit", limit, "a whole number, or 0 for all")
+    return int(limit)
+
+
 def policy_of(freshness: Freshness, method: Callable[..., object]) -> FreshnessPolicy:
     """Return the policy for these arguments of a method.
 
@@ -229,8 +249,17 @@ def label_texts(labels: Labels | None) -> list[str]:
 
 
 def choices_text(choices: Choices | None) -> str | None:
-    """Return choices as the text that a flag takes; None stays."""
-    return choices if choices is None or isinstance(choices, str) else ",".join(choices)
+    """Return choices as the text that a flag takes; None stays.
+
+    Raises:
+        UsageError: if they are neither a text nor a list of texts.
+    """
+    if choices is None or isinstance(choices, str):
+        return choices
+    given: Any = choices
+    names = list(given) if isinstance(given, Iterable) else [given]
+    require(all(isinstance(name, str) for name in names), "choice", choices, "a text, or a list of texts")
+    return ",".join(names)
 
 
 def task_query(status: Choices | None, param: Choices, sort: str | None) -> TaskQuery:

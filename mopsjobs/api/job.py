@@ -12,6 +12,7 @@ from mopsjobs.api.arguments import (
     Duration,
     Freshness,
     RunnerOptions,
+    check_limit,
     choices_text,
     labels_to_set,
     launch_options,
@@ -24,7 +25,7 @@ from mopsjobs.api.as_completed import ended_task_batches, noting_what_goes_on
 from mopsjobs.api.job_info import JobInfo
 from mopsjobs.api.reduced import reduced_outputs, table_of_reductions
 from mopsjobs.api.replay import replay_task
-from mopsjobs.api.table import Table, table_of_dicts
+from mopsjobs.api.table import Failures, Table, table_of_dicts
 from mopsjobs.api.task_info import TaskInfo
 from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.errors import (
@@ -176,7 +177,7 @@ class Job:
         from mopsjobs.app.job_tasks import find_tasks
         from mopsjobs.cache.queries.tasks import TASK_FIELDS
 
-        query = task_query(status, param, sort)
+        query, limit = task_query(status, param, sort), check_limit(limit)
         job = find_tasks(self.id, self._app, policy_of(freshness, Job.tasks))
 
         def view(tasks: TaskList) -> Table:
@@ -186,7 +187,7 @@ class Job:
 
         return job.read(query, view)
 
-    def failures(self, **freshness: Unpack[Freshness]) -> dict[str, Any]:
+    def failures(self, **freshness: Unpack[Freshness]) -> Failures:
         """Return the failed tasks by their errors, and what separates them: the document of `failures --json`.
 
         Raises:
@@ -197,7 +198,7 @@ class Job:
 
         failures = failures_of_jobs([self.id], self._app, policy_of(freshness, Job.failures))
         self._warn(failures.warnings)
-        return failures.to_json(self._app)
+        return Failures(failures.to_json(self._app))
 
     def logs(
         self,

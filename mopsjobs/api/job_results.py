@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from mopsjobs.api.arguments import require
 from mopsjobs.api.table import Table
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ def job_results(
     from mopsjobs.app.results_table import find_results, read_results_table
     from mopsjobs.cache.queries.tasks import TaskQuery
 
+    given: Any = quantiles
+    is_list = isinstance(given, Iterable) and not isinstance(given, str)
+    is_valid = is_list and all(isinstance(number, (int, float)) for number in given)
+    require(is_valid, "quantiles", quantiles, "numbers between 0 and 1, like [0.1, 0.9]")
     statistics = Statistics(mean, check_quantiles(tuple(quantiles))) if mean or quantiles else None
     policy = FreshnessPolicy(offline=offline)
     families = find_results([job_id], app, policy)

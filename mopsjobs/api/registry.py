@@ -18,6 +18,7 @@ from mopsjobs.api.arguments import (
     Freshness,
     Labels,
     RunnerOptions,
+    check_limit,
     choices_text,
     label_texts,
     labels_to_set,
@@ -205,7 +206,7 @@ class Registry:
         from mopsjobs.cache.queries import filters
         from mopsjobs.cache.queries import jobs as job_queries
 
-        app = self.app
+        app, limit = self.app, check_limit(limit)
         now = app.now()
         chosen = job_filter(
             now, status=choices_text(status), label=label_texts(label), hours=hours, since=since, until=until,

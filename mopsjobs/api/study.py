@@ -79,7 +79,7 @@ class Study:
             {
                 "model": model.model if isinstance(model, Cell) else model,
                 "scenario": scenario,
-                "parameter_sets": _as_list(sets, _as_dict),
+                "parameter_sets": _as_list(_rows(sets), _as_dict),
                 "sampling_method": sampling_method,
                 "n_replicates": as_plain(replicates),
                 "outputs": _as_list(outputs),
@@ -138,6 +138,13 @@ def _as_list(value: Any, convert: Callable[[Any], Any] = lambda one: one) -> Any
     if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
         return value
     return [convert(one) for one in value]
+
+
+def _rows(sets: Any) -> Any:
+    """Return the rows of a frame of pandas or polars as parameter sets. An iteration would give names of columns."""
+    if hasattr(sets, "to_dicts"):
+        return sets.to_dicts()
+    return sets.to_dict("records") if hasattr(sets, "to_dict") and hasattr(sets, "columns") else sets
 
 
 def _as_dict(value: Any) -> Any:

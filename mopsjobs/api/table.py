@@ -200,6 +200,24 @@ def table_of_dicts(title: str, names: Sequence[str], items: Iterable[Mapping[str
     return Table.of(title, names, ([item[name] for name in names] for item in items), age=age)
 
 
+class Failures(dict[str, Any]):
+    """The failed tasks of a job by their errors, as `failures --json` has them. A notebook shows them as a table."""
+
+    @property
+    def table(self) -> Table:
+        """Return a row per error: its tasks, type, message and place, and the condition that most of them meet."""
+        names = ("count", "type", "message", "where", "tasks", "condition")
+        rows = []
+        for group in self["groups"]:
+            tasks = ", ".join(map(str, group["tasks"]))
+            condition = next((one["condition"] for one in group["separates"]), None)
+            rows.append([*(group[name] for name in names[:4]), tasks, condition])
+        return Table.of("failures", names, rows, age=f"synced {self['synced_at'] or 'never'}")
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
 def _pandas_type(column: Column, values: Sequence[object]) -> str | None:
     kind = type_of(column.kinds)
     return _WITH_NULLS.get(kind, _OF_PANDAS[kind]) if None in values else _OF_PANDAS[kind]

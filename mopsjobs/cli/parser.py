@@ -8,7 +8,7 @@ import re
 import sys
 
 from mopsjobs import __version__
-from mopsjobs.cli.commands import COMMANDS, load
+from mopsjobs.cli.commands import COMMANDS, GROUPS, load
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import did_you_mean, invalid_choice
 
@@ -108,6 +108,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_terminal_width() - 2)
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if not isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no public name for it
+            return super()._format_action(action)
+        format_one = super()._format_action
+        lines = {command.dest: format_one(command) for command in self._iter_indented_subactions(action)}
+        groups = {title: "".join(lines.get(name, "") for name in names) for title, names in GROUPS.items()}
+        return "\n".join(f"  {title}:\n{text}" for title, text in groups.items())
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         # Examples keep their lines; a paragraph is filled.

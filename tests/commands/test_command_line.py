@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs import __version__
-from mopsjobs.cli.commands import COMMANDS
+from mopsjobs.cli.commands import COMMANDS, GROUPS
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add, sentences
 
@@ -181,6 +182,14 @@ def test_the_help_names_every_command_and_exit_code(cli: Cli) -> None:
     for word in (*COMMANDS, "0 done", "130 interrupted", "103 cancelled"):
         assert word in ran.out
     assert "None" not in ran.out
+
+
+def test_the_help_groups_the_commands(cli: Cli) -> None:
+    """As users look for them; a flat list of all is too long to read."""
+    text = cli.ok("--help", COLUMNS="400").out.partition("commands:\n")[2].partition("exit codes:")[0]
+    parts = re.findall(r"^  ([a-z ]+):\n((?:    .+\n)+)", text, re.MULTILINE)
+    groups = {title: re.findall(r"^    (\w+) ", lines, re.MULTILINE) for title, lines in parts}
+    assert groups == {title: [*names] for title, names in GROUPS.items()}
 
 
 def test_the_version(cli: Cli) -> None:

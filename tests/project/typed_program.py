@@ -117,7 +117,8 @@ def look(job: mj.Job) -> None:
     tasks.to_csv("tasks.csv")
     job.reduced_table().to_csv("means.csv")
     tasks.to_parquet("tasks.parquet")
-    groups: list[dict[str, Any]] = job.failures(offline=True)["groups"]
+    failures: mj.Failures = job.failures(offline=True)
+    groups: list[dict[str, Any]] = failures["groups"]
     kinds = {event["kind"] for event in job.events("task_failed")}
     log.info("%s %s %s", groups, kinds, job.provenance()["study"])
 

@@ -36,45 +36,59 @@ if TYPE_CHECKING:
             """Run the command."""
 
 
-COMMANDS = {
-    "list": "listing",
-    "status": "status",
-    "tasks": "tasks",
-    "failures": "failures",
-    "wait": "wait",
-    "watch": "watch",
-    "summary": "summary",
-    "query": "query",
-    "export": "export",
-    "events": "events",
-    "logs": "logs",
-    "sync": "sync",
-    "prune": "prune",
-    "register": "register",
-    "update": "update",
-    "progress": "progress",
-    "note": "note",
-    "label": "label",
-    "cancel": "cancel",
-    "submit": "submit",
-    "resume": "resume",
-    "validate": "validate",
-    "results": "results",
-    "provenance": "provenance",
-    "diff": "diff",
-    "replay": "replay",
-    "reconcile": "reconcile",
-    "run": "run",
-    "serve": "serve",
-    "metrics": "metrics",
-    "doctor": "doctor",
-    "version": "version",
-    "config": "config",
-    "schema": "schema",
-    "completion": "completion",
-    "help": "help",
+GROUPS: dict[str, dict[str, str]] = {
+    "see jobs": {
+        "list": "listing",
+        "status": "status",
+        "wait": "wait",
+        "watch": "watch",
+        "summary": "summary",
+    },
+    "look inside": {
+        "tasks": "tasks",
+        "failures": "failures",
+        "logs": "logs",
+        "events": "events",
+        "results": "results",
+        "provenance": "provenance",
+        "diff": "diff",
+        "query": "query",
+    },
+    "submit and steer": {
+        "submit": "submit",
+        "resume": "resume",
+        "cancel": "cancel",
+        "validate": "validate",
+        "replay": "replay",
+        "note": "note",
+        "label": "label",
+        "run": "run",
+    },
+    "report from scripts": {
+        "register": "register",
+        "update": "update",
+        "progress": "progress",
+        "reconcile": "reconcile",
+    },
+    "share": {
+        "serve": "serve",
+        "export": "export",
+        "metrics": "metrics",
+    },
+    "take care": {
+        "sync": "sync",
+        "prune": "prune",
+        "doctor": "doctor",
+        "config": "config",
+        "version": "version",
+        "schema": "schema",
+        "completion": "completion",
+        "help": "help",
+    },
 }
-"""Each command and its module, in the order of the help."""
+"""Each command and its module, as the help shows them: by what a user looks for."""
+
+COMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}
 
 
 def load(name: str) -> CommandModule:

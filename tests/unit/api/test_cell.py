@@ -174,6 +174,10 @@ def make():
     return f
 f = make()
 # its source cannot stand alone
+# ---
+def f(params, seed):
+    return math.sqrt(params["x"])
+# f cannot be packed: it uses math .not imported
 """
 """Functions without a source that could stand for them, each with the error."""
 

@@ -15,6 +15,7 @@ from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import sets_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from support.cli import Cli, Remote
@@ -131,6 +132,33 @@ def test_tasks_and_failures_are_those_of_the_commands(cli: Cli, job: mj.Job) -> 
     assert job.failures()["groups"] == cli.ok("failures", "job", "--json").json["groups"]
     with pytest.raises(mj.UsageError, match="status of a task"):
         job.tasks(status="bad")
+
+
+def test_failures_are_a_table_in_a_notebook(job: mj.Job) -> None:
+    """They were an untyped dict, which a notebook printed."""
+    failures = job.failures()
+    assert failures.table.columns == ["count", "type", "message", "where", "tasks", "condition"]
+    assert [row["count"] for row in failures.table] == [group["count"] for group in failures["groups"]]
+    assert failures._repr_html_().startswith("<table><thead><tr><th>count</th>")
+
+
+@pytest.mark.parametrize(
+    ("ask", "expected"),
+    [
+        (lambda job: job.tasks(limit="3"), "invalid limit '3': expected a whole number, or 0 for all."),
+        (lambda job: job.tasks(limit=-1), "invalid limit -1: expected a whole number, or 0 for all."),
+        (lambda job: job.tasks(status=3), "invalid choice 3: expected a text, or a list of texts."),
+        (lambda job: job.registry.jobs(limit="3"), "invalid limit '3': expected a whole number, or 0 for all."),
+        (lambda job: job.registry.jobs(status=[3]), r"invalid choice \[3\]: expected a text, or a list of texts."),
+        (lambda job: job.results(quantiles=5), "invalid quantiles 5: expected numbers between 0 and 1"),
+        (lambda job: job.results(quantiles="0.5"), "invalid quantiles '0.5': expected numbers between 0 and 1"),
+        (lambda job: job.results(quantiles=["a"]), "invalid quantiles .'a'.: expected numbers between 0 and 1"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(job: mj.Job, ask: Callable[[mj.Job], object], expected: str) -> None:
+    """Such a call ended with a TypeError from within."""
+    with pytest.raises(mj.UsageError, match=expected):
+        ask(job)
 
 
 def test_a_chunk_that_cannot_be_read_is_told(

@@ -65,6 +65,14 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert there == Study("model:simulate", grid(beta=[0.5], ages=[[1, 2]]))
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_the_rows_of_a_frame_are_parameter_sets(library: str) -> None:
+    """Its iteration gives the names of its columns, so the error was about a text."""
+    frame = pytest.importorskip(library).DataFrame({"beta": [0.2, 0.4], "n": [1, 2]})
+    rows = [{"beta": 0.2, "n": 1}, {"beta": 0.4, "n": 2}]
+    assert Study("m:f", frame).to_dict() == Study("m:f", rows).to_dict()
+
+
 def test_an_invalid_study_names_its_fields() -> None:
     """The error is that of a study file."""
     with pytest.raises(UsageError, match=r"n_replicates: expected a whole number.*outputs: expected names"):
