@@ -329,6 +329,20 @@ def test_a_job_that_fails_waits_for_its_pods_to_stop(engine: KubernetesEngine, a
     assert api.requests("get", "/api/v1/namespaces/models/pods") == []
 
 
+def test_a_refusal_of_pods_is_told_without_their_names(engine: KubernetesEngine, api: Api) -> None:
+    """Each refused pod has a new one. A text that is always new would be written and told again and again."""
+    api.put_job(status={})
+    told = set()
+    for name in ("x7k2p", "9bd4q"):
+        refused = f'Error creating: pods "seir-1-0-{name}" is forbidden: exceeded quota: sims'
+        about = {"kind": "Job", "name": "seir-1", "namespace": "models"}
+        metadata = {"name": "seir-1.1", "namespace": "models"}
+        event = {"metadata": metadata, "involvedObject": about, "type": "Warning", "reason": "FailedCreate"}
+        api.put(EVENTS, "seir-1.1", {**event, "message": refused, "lastTimestamp": "2026-03-01T12:01:00Z"})
+        told.add(engine.state(RECORD).detail)
+    assert told == {'Error creating: pods "seir-1-0" is forbidden: exceeded quota: sims'}
+
+
 def test_events_tell_why_a_pod_cannot_begin(engine: KubernetesEngine, api: Api) -> None:
     """Those of a pod whose volumes are missing, and those of the Job if all its pods have ended; the newest counts."""
 
@@ -411,6 +425,21 @@ def test_tail_and_since_are_for_the_cluster_to_cut(engine: KubernetesEngine, api
     for pod in pods:
         (request,) = api.requests("get", log_path(pod))
         assert (request.params["tailLines"], request.params["sinceSeconds"]) == ("3", "1")
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_node_that_is_gone_hides_no_other_log(engine: KubernetesEngine, api: Api, *, follow: bool) -> None:
+    """The shards that can be read are shown, and the other one is named, as an outage of its node."""
+    api.put_job(status=_condition("Complete"))
+    pods = [api.put_pod(index, "Running", shards=3) for index in range(3)]
+    api.answer(log_path(pods[0]), lines("a"))
+    api.answer(log_path(pods[1]), {"message": "dial tcp 10.0.0.1:10250: i/o timeout"}, status=500)
+    api.answer(log_path(pods[2]), lines("c"))
+    told = engine.logs(RECORD, follow=follow)
+    assert [next(told), next(told)] == ["shard 0: a", "shard 2: c"]
+    with pytest.raises(EngineUnavailableError, match=r"The log of shard 1 cannot be read: .*i/o timeout") as raised:
+        next(told)
+    assert raised.value.exit_code == 5
 
 
 def test_a_job_without_pods_has_nolines(engine: KubernetesEngine, api: Api) -> None:

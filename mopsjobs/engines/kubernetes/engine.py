@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -301,7 +302,13 @@ def _problem_in_events(
     """
     unfinished_pods = [pod for pod in pods if not has_ended(pod)]
     if not unfinished_pods:
-        return cluster.present_warning(namespace, "Job", name)
+        warning = cluster.present_warning(namespace, "Job", name)
+        # Each refused pod has a new name, and a text that is always new would be told again and again.
+        return (
+            None
+            if warning is None
+            else (warning[0], re.sub(rf"({re.escape(name)}-\d+)-[a-z0-9]{{5}}\b", r"\1", warning[1]))
+        )
     metadata = unfinished_pods[0].metadata
     if reason is not None or metadata is None:
         return None

@@ -62,7 +62,8 @@ def _shard_end(shard: int, pod: Pod | None) -> ShardEnd:
     for container, prefix in statuses:
         ended = None if container.state is None else container.state.terminated
         if ended is not None and ended.exitCode:
-            reason = prefix + (ended.reason or "Error")
+            # As `DeadlineExceeded`, which a container does not know: it was only stopped.
+            reason = pod.status.reason or prefix + (ended.reason or "Error")
             message = cut_in_the_middle(" ".join((ended.message or "").split()), MAX_MESSAGE) or None
             is_oom = container.name == CONTAINER and ended.reason == OOM_KILLED  # of another one, no task is to blame
             return ShardEnd(shard, disrupted or reason, ended.exitCode, is_oom, message)

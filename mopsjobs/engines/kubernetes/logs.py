@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,14 @@ from mopsjobs.engines.base import shard_prefix
 from mopsjobs.engines.kubernetes.client import Cluster, shard_of
 from mopsjobs.engines.kubernetes.manifest import CONTAINER, SHARDS
 from mopsjobs.errors import EngineUnavailableError
+from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_time
 
 if TYPE_CHECKING:
     from lightkube.resources.core_v1 import Pod
 
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 """Seconds between two listings of the pods to follow."""
@@ -91,14 +95,22 @@ class Reader:
 
 
 def existing_lines(cluster: Cluster, pods: Sequence[Pod], window: Window, now: datetime) -> Iterator[str]:
-    """Yield the existing lines, one shard after the other."""
+    """Yield the existing lines, one shard after the other.
+
+    Raises:
+        EngineUnavailableError: if the node of a pod does not answer; after the lines that can be read.
+    """
     several = _are_several(pods)
-    lines = (
-        shard_prefix(shard_of(pod), several=several) + line
-        for pod in pods
-        for line in Reader().read(cluster, pod, window, now, follow=False)
-    )
-    yield from lines if window.tail is None else deque(lines, maxlen=window.tail)
+    unread: dict[str, str] = {}
+
+    def read() -> Iterator[str]:
+        for pod in pods:
+            with _noting_unread(pod, unread):
+                for line in Reader().read(cluster, pod, window, now, follow=False):
+                    yield shard_prefix(shard_of(pod), several=several) + line
+
+    yield from read() if window.tail is None else deque(read(), maxlen=window.tail)
+    _raise_if_unread(unread)
 
 
 def follow_lines(
@@ -116,8 +128,12 @@ def follow_lines(
         window: which of the existing lines to read; pods that start later are read from their beginning.
         now: the time.
         sleep: waits that many seconds.
+
+    Raises:
+        EngineUnavailableError: if the cluster cannot be reached, or the node of a pod does not answer until the end.
     """
     readers: dict[str, Reader] = {}
+    unread: dict[str, str] = {}
     failures = 0
     is_first = True
     while True:
@@ -135,14 +151,49 @@ def follow_lines(
             reader = readers.setdefault(_uid(pod), Reader())
             if reader.is_done or not _has_started(pod):
                 continue
-            for line in reader.read(cluster, pod, window if is_first else Window(), now(), follow=True):
-                yield shard_prefix(shard_of(pod), several=several) + line
+            with _noting_unread(pod, unread):
+                for line in reader.read(cluster, pod, window if is_first else Window(), now(), follow=True):
+                    yield shard_prefix(shard_of(pod), several=several) + line
             # If the pod still ran when it was listed, the stream may have ended because the log was rotated.
             reader.is_done = reader.reached_end and _phase(pod) in _ENDED_PHASES
         is_first = False
         if is_over:
+            _raise_if_unread(unread)
             return
         sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _noting_unread(pod: Pod, unread: dict[str, str]) -> Iterator[None]:
+    """Note why the log of a pod cannot be read, in a sentence by its uid, and warn once. The others go on.
+
+    A node that is gone answers with 500 after seconds, or not in time.
+
+    Raises:
+        EngineUnavailableError: if the cluster itself cannot be reached.
+    """
+    try:
+        yield
+    except EngineUnavailableError as error:
+        if not error.sent:
+            raise
+        node = "" if pod.spec is None or pod.spec.nodeName is None else f" on node {pod.spec.nodeName}"
+        reason = "no answer in time" if error.silent else error.message.rstrip(".")
+        problem = f"The log of shard {shard_of(pod)}{node} cannot be read: {reason}."
+        if _uid(pod) not in unread:
+            log.warning("warning: %s", problem)
+        unread[_uid(pod)] = problem
+    else:
+        unread.pop(_uid(pod), None)
+
+
+def _raise_if_unread(unread: dict[str, str]) -> None:
+    if unread:
+        first, *others = unread.values()
+        more = f" So it is with {pluralize(len(others), 'other pod')}." if others else ""
+        raise EngineUnavailableError(
+            f"{first}{more}", hint="See the state of its node with: kubectl get nodes", sent=True
+        )
 
 
 def _container(pod: Pod) -> str | None:

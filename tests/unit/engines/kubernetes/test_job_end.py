@@ -45,6 +45,10 @@ def _failed_pod(status: dict[str, Any]) -> Pod:
         ),
         ({"conditions": _disrupted("DeletionByPodGC")}, "shard 2 DeletionByPodGC"),
         ({"reason": "Evicted", "conditions": _disrupted("TerminationByKubelet")}, "shard 2 Evicted"),
+        (
+            {"reason": "DeadlineExceeded", "containerStatuses": [_ended(code=143)]},
+            "shard 2 DeadlineExceeded (exit code 143)",
+        ),
         (None, "shard 2 FailedIndexes"),
     ],
 )
