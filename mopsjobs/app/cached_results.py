@@ -8,9 +8,11 @@ from mopsjobs.app.app import App
 from mopsjobs.app.find_job import FoundJob, Job
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_tasks import JobTasks, ancestors_of, mirror_ledger
+from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
 from mopsjobs.cache.queries.ledgers import read_ledger
+from mopsjobs.cache.queries.task_ends import count_lost
 from mopsjobs.errors import JobNotFoundError
 
 ResultsState = tuple[tuple[object, ...], ...]
@@ -42,7 +44,8 @@ def results_state(connection: sqlite3.Connection, job_id: str, *, now: float) ->
     for job in cached_lineage(connection, job_id, now=now):
         ledger = read_ledger(connection, str(job["job_id"]))
         known = () if ledger is None else (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
-        state.append((job["job_id"], job["tasks_completed"], job["is_active"], *known))
+        lost = count_lost(connection, str(job["job_id"])) if reused_tasks(job)[0] else 0
+        state.append((job["job_id"], job["tasks_completed"], job["is_active"], lost, *known))
     return tuple(state)
 
 

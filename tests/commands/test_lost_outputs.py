@@ -12,6 +12,7 @@ import pytest
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key, results_prefix
 from mopsjobs.studies.reuse import Reuse
+from mopsjobs.web.job_results import JobResults
 from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: Jo
         ("1", "0", ""), ("1", "0", ""), ("1", "1", "2.0"),
     ]  # fmt: skip
     assert "3 verified, 0 missing; 2 tasks lost outputs since" in cli.ok("status", "job").out
+    page = JobResults(cli.app())
+    page.read("job")
+    results = page.get("job")
+    assert results is not None
+    assert results.problems == ["The outputs of 2 tasks are gone, with their values."]
 
 
 def test_a_table_looks_for_outputs_that_no_chunk_has(cli: Cli, reusing: JobRegistry) -> None:

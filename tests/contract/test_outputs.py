@@ -60,6 +60,21 @@ def test_a_job_that_has_left_nothing_has_nothing_complete(store: VersionedStore)
     assert (list(found.complete), found.count, found.unexpected) == ([0] * 5, 0, 0)
 
 
+def test_a_task_of_another_size_than_expected_is_damaged(store: VersionedStore) -> None:
+    """Each store tells sizes in the listing that is made anyway. What is not expected may have any size."""
+    manifest = _manifest(named=["result.json"])
+    tasks = _tasks(manifest)
+    for task in tasks:
+        _leave(store, task, result__json=b"{}", unnamed__csv=b"a,b")
+    sizes = {(task.param_id, str(task.seed)): size for task, size in zip(tasks, (2, 4, 3), strict=False)}
+    found = find_complete_tasks(store, manifest, {"job": sizes})
+    assert list(found.complete) == [1, 0, 0, 1, 1]
+    places = [output_key("job", task, "") for task in tasks[1:3]]
+    assert set(found.damaged.values()) == {
+        f"{place} has 2 bytes, and its ledger says {size}." for place, size in zip(places, (4, 3), strict=True)
+    }
+
+
 def test_each_task_is_told_complete_by_its_own_outputs(store: VersionedStore) -> None:
     """Also where the same parameters stand in several sets, with and without a seed."""
     manifest = _manifest()
