@@ -181,7 +181,7 @@ class Job:
         job = find_tasks(self.id, self._app, policy_of(freshness, Job.tasks))
 
         def view(tasks: TaskList) -> Table:
-            self._warn(job.warnings_with(tasks.ledger))
+            self._warn(job.warnings_with(tasks))
             items = (task.to_json() for task in tasks.tasks(limit))
             return table_of_dicts(f"tasks of {self.id}", TASK_FIELDS, items, age=job.describe_age(tasks.ledger))
 

@@ -192,7 +192,7 @@ class Registry:
             match: a regular expression that the id matches.
             namespace: namespaces of Kubernetes; several as for `status`.
             owner: owners; several as for `status`.
-            stuck: active, and silent for a minute or marked as suspect.
+            stuck: active, and silent for a minute, with a task that hangs, or marked as suspect.
             sort: the order; see `list --sort`.
             limit: the first jobs, this many, and all active ones; 0 for all.
             freshness: see `Freshness`.

@@ -13,18 +13,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
+from mopsjobs.app.next_steps import next_command
 from mopsjobs.app.reconcile import Action, ReconcileResult, is_reconcilable, marked_reason, reconcile
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import user_trust
-from mopsjobs.cache.rows import state_from_row
+from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.cache.rows import job_json_from_state, state_from_row
 from mopsjobs.engines import CLUSTER_ENGINES, has_drop, open_engine
 from mopsjobs.engines.base import Engine, engine_of
 from mopsjobs.errors import EngineUnavailableError, MopsJobsError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_state import FIELDS, JobState
 from mopsjobs.registry.notes import WAITS_FOR
+from mopsjobs.registry.usage import has_hanging_task, late_text
 from mopsjobs.utils.backoff import NO_JITTER, Backoff
 from mopsjobs.utils.text import strip_control_characters
-from mopsjobs.utils.times import parse_time
+from mopsjobs.utils.times import human_duration, parse_time
 
 if TYPE_CHECKING:
     from mopsjobs.console.printer import Printer
@@ -174,6 +177,29 @@ def missing_reason(state: JobState) -> str | None:
     """Return why an active job is suspect, if its engine does not know it; else None."""
     reason = None if state.is_terminal else marked_reason(state)
     return reason if reason in MISSING else None
+
+
+def warning_of(state: JobState, now: float, *, has_ended: bool) -> str | None:
+    """Return why an active job may be stuck, and what to type; None if nothing says so.
+
+    Args:
+        state: the job, as the registry has it.
+        now: seconds since 1970.
+        has_ended: whether its runner on this machine is known to have ended.
+    """
+    silent = 0.0 if state.heartbeat_at is None else now - parse_time(state.heartbeat_at).timestamp()
+    if has_ended:
+        why = "its runner on this machine has ended"
+    elif (missing := missing_reason(state)) is not None:
+        why = f"suspect ({missing})"
+    elif silent > SILENT_SECONDS:
+        why = f"no heartbeat for {human_duration(silent)}"
+    elif has_hanging_task(state, now - silent):
+        job = job_json_from_state(state, now=now)
+        return f"{late_text(job['stragglers'])}. To see its log: {next_command(job, stale=False)}"
+    else:
+        return None
+    return f"{why}. If its runner is gone: {command_line('resume', state.job_id)}"
 
 
 def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> bool:

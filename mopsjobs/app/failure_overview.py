@@ -36,7 +36,9 @@ class FailureOverview(NamedTuple):
     """Jobs that changed before those that were looked at."""
 
 
-def overview_of_filter(connection: sqlite3.Connection, job_filter: Filter, limit: int) -> FailureOverview:
+def overview_of_filter(
+    connection: sqlite3.Connection, job_filter: Filter, limit: int, *, resumed: bool
+) -> FailureOverview:
     """Return the failures of the jobs that pass a filter.
 
     A job without known failed tasks counts with the error of its record.
@@ -45,8 +47,9 @@ def overview_of_filter(connection: sqlite3.Connection, job_filter: Filter, limit
         connection: the cache.
         job_filter: which jobs.
         limit: how many jobs with failures are looked at. The newest changes are first.
+        resumed: also jobs that a resume has taken up.
     """
-    job_ids, total = jobs_with_failures(connection, job_filter, limit)
+    job_ids, total = jobs_with_failures(connection, job_filter, limit, resumed=resumed)
     jobs = read_failed_jobs(connection, job_ids)
     by_tasks = {job.job_id: job.failures for job in jobs if job.failures is not None and job.failures.failed}
     others = [job for job in jobs if job.has_ended and job.job_id not in by_tasks]

@@ -134,7 +134,9 @@ def failures_of_jobs(names: Sequence[str], app: App, policy: FreshnessPolicy) ->
     return _read(dict.fromkeys(look.job_id for look in looks), app, policy, warnings)
 
 
-def failures_of_filter(job_filter: filters.Filter, limit: int, app: App, policy: FreshnessPolicy) -> Failures:
+def failures_of_filter(
+    job_filter: filters.Filter, limit: int, app: App, policy: FreshnessPolicy, *, resumed: bool
+) -> Failures:
     """Return the failed tasks of the jobs that pass a filter.
 
     A job whose tasks are not known is left out, and a warning counts those whose ledgers cannot be read.
@@ -144,13 +146,14 @@ def failures_of_filter(job_filter: filters.Filter, limit: int, app: App, policy:
         limit: how many jobs with failed tasks are looked at, 0 for all. The newest changes are first.
         app: the run.
         policy: how fresh they have to be.
+        resumed: also jobs that a resume has taken up.
 
     Raises:
         StoreError: if the registry cannot be read, and the cache was never filled.
     """
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[list[str], int, Freshness]:
-        return *jobs_with_failures(connection, job_filter, limit), freshness
+        return *jobs_with_failures(connection, job_filter, limit, resumed=resumed), freshness
 
     job_ids, total, freshness = app.cache.read(view, policy)
     # The cache is up to date by now, and only ledgers are left to be read.

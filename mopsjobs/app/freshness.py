@@ -8,13 +8,16 @@ from datetime import datetime
 from mopsjobs.errors import EXIT_UNREACHABLE, MopsJobsError, StoreAccessError, StoreUnavailableError, UnusableStoreError
 from mopsjobs.utils.times import human_age, parse_time
 
+LEAST_UNKNOWN = 60.0
+"""Seconds without a complete sync before views say that active jobs are unknown."""
+
 
 class Freshness:
     """The age of the data that a view shows."""
 
     __slots__ = (
         "age_seconds", "exit_code", "foreign_age_seconds", "foreign_writes_known_to", "is_ahead", "is_local", "problem",
-        "stale", "sync_age_seconds", "sync_failed", "synced_at",
+        "stale", "sync_age_seconds", "sync_failed", "synced_at", "unknown_since",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +58,9 @@ class Freshness:
         is_late = self.is_ahead or (self.foreign_age_seconds or self.sync_age_seconds) > stale_after
         self.stale = self.sync_failed or (is_late and not is_local)
         """Whether the data is older than it should be: the last sync failed, or was long ago."""
+        is_unread = self.sync_failed or self.is_ahead or (self.sync_age_seconds > stale_after and not is_local)
+        self.unknown_since = human_age(age).removesuffix(" ago") if is_unread and age >= LEAST_UNKNOWN else None
+        """How long ago the active jobs were last known, in words: nothing tells what they did since; None if recent."""
         self.exit_code = 0
         """The exit code of a view: not 0 if flags asked for a refresh, and it failed."""
 

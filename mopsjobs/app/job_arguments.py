@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.status import parse_statuses
@@ -72,7 +71,7 @@ def job_filter(  # noqa: PLR0913 - one argument a condition, all by name
         label: all of these labels, `key=value` or `key` for any value.
         namespace: in this Kubernetes namespace, or in one of these, separated by commas.
         owner: of this owner, or of one of these, separated by commas.
-        stuck: active, and silent for a minute or marked as suspect.
+        stuck: active, and silent for a minute, with a task that hangs, or marked as suspect.
 
     Raises:
         UsageError: if a value is malformed, or two contradict each other.
@@ -96,7 +95,7 @@ def job_filter(  # noqa: PLR0913 - one argument a condition, all by name
         labels=tuple(label_filter(text) for text in label),
         namespace=namespace,
         owner=owner,
-        silent_since=now.timestamp() - job_json.SILENT_SECONDS if stuck else None,
+        stuck_at=now.timestamp() if stuck else None,
     )
     if chosen.since is not None and chosen.until is not None and chosen.since > chosen.until:
         raise OptionError("invalid window: expected until after its start.", "until")

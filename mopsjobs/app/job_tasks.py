@@ -66,13 +66,14 @@ class JobTasks:
         why = [] if self.failure is None else [f"{self.failure} Showing what the cache has."]
         return [*self._found.warnings, *why]
 
-    def warnings_with(self, ledger: Ledger) -> list[str]:
-        """Return why the data may be old, and that chunks of the ledger could not be read, if that is so."""
-        count = ledger.problems
-        if not count:
-            return self.warnings
-        chunks = "1 chunk of the ledger has" if count == 1 else f"{count:,} chunks of the ledger have"
-        return [*self.warnings, f"{chunks} a problem. See: {command_line(ALL_PROBLEMS)}"]
+    def warnings_with(self, tasks: TaskList) -> list[str]:
+        """Return why the data may be old, that chunks of the ledger could not be read, and what conditions miss."""
+        count = tasks.ledger.problems
+        warnings = [*self.warnings, *tasks.near_misses()]
+        if count:
+            chunks = "1 chunk of the ledger has" if count == 1 else f"{count:,} chunks of the ledger have"
+            warnings.append(f"{chunks} a problem. See: {command_line(ALL_PROBLEMS)}")
+        return warnings
 
     @property
     def exit_code(self) -> int:

@@ -52,7 +52,7 @@ def run_text(job: Mapping[str, object]) -> str | None:
 def end_text(job: Mapping[str, object], now: datetime) -> str | None:
     """Return the range in which a job should end, and on what that rests; None if it is not known.
 
-    For example `in 12m to 40m, 14:10 to 14:38 UTC (320 of 1,000 tasks done, 8 at work)`.
+    For example `in 12m to 40m, 14:10 to 14:38 UTC (320 of 1,000 tasks ended, 8 at work)`.
     """
     if job["eta_latest"] is None:
         return None
@@ -61,20 +61,17 @@ def end_text(job: Mapping[str, object], now: datetime) -> str | None:
     form = "%H:%M:%S" if (latest - earliest).total_seconds() < SHORT_RANGE else "%H:%M"
     begin, end = (f"{at:{form}}" if at.date() == now.date() else f"{at:%Y-%m-%d {form}}" for at in (earliest, latest))
     left = human_range(*((at - now).total_seconds() for at in (earliest, latest)))
-    done = f"{basis['tasks_done']:,} of {job['tasks_total']:,} tasks done, {basis['at_work']:,} at work"
+    done = f"{basis['tasks_done']:,} of {job['tasks_total']:,} tasks ended, {basis['at_work']:,} at work"
     return f"in {left}, {begin} to {end} UTC ({done})"
 
 
-def stragglers_text(job: Mapping[str, object], now: datetime) -> str | None:
+def stragglers_text(job: Mapping[str, object]) -> str | None:
     """Return how long the tasks are at work that take longer than the others explain; None if there are none."""
-    late: Mapping[str, Any] | None = job["stragglers"]  # type: ignore[assignment]
-    if late is None:
+    if job["stragglers"] is None:
         return None
-    from mopsjobs.registry.usage import straggler_text  # here: few jobs have stragglers
+    from mopsjobs.registry.usage import late_text  # here: few jobs have stragglers
 
-    seconds = (now - parse_time(late["since"])).total_seconds()
-    others = "" if late["tasks"] == 1 else f", of {late['tasks']:,} such tasks"
-    return f"task {late['oldest']}{others}: {straggler_text(seconds, late['usual_seconds'])}"
+    return late_text(job["stragglers"])
 
 
 def usage_text(usage: Mapping[str, Any]) -> str | None:

@@ -30,7 +30,7 @@ from mopsjobs.utils.times import parse_time
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """The Content-Type of what `render` returns."""
 
-REASONS = ("no_update", "pod_gone", "k8s_job_missing", "job_missing")
+REASONS = ("no_update", "task_hangs", "pod_gone", "k8s_job_missing", "job_missing")
 """Why jobs are suspect, in words of mops-jobs. Those of engines, such as `ImagePullBackOff`, count as `other`."""
 
 ERROR_KINDS = ("auth", "network", "throttled", "parse")
@@ -60,7 +60,7 @@ def render(connection: sqlite3.Connection, options: MetricsOptions, *, now: floa
     Args:
         connection: the cache, open to read.
         options: the optional parts.
-        now: seconds since 1970; jobs that are silent for too long by then count as suspect.
+        now: seconds since 1970.
     """
     return generate_latest(_registry(connection, options, now))
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mopsjobs.cache.job_json import TASK_HANGS
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import command_line
 
@@ -38,15 +39,20 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False, ends: MemoryEn
     if stale:
         return command_line("sync")
     if job["is_active"]:
-        return _describe_command(job) or command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
+        return _look_command(job) or command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
     if _is_submitted(job):
         return _command_after_end(job, ends)
     return (job["status"] == "failed" and _kubectl_describe(job)) or command_line("status", job_id, "--json")
 
 
-def _describe_command(job: Job) -> str | None:
-    """Return the command that shows why a suspect job has not begun, if its cluster has said so."""
-    metadata = job["metadata"]
+def _look_command(job: Job) -> str | None:
+    """Return the command that shows what a task that hangs does, or why a suspect job has not begun, if that is known.
+
+    The runner of a task that hangs is at work, so nothing is to be resumed.
+    """
+    metadata, late = job["metadata"], job.get("stragglers")
+    if job["suspect"] == TASK_HANGS and isinstance(late, Mapping):
+        return command_line("logs", job["job_id"], f"--task {late['oldest']}")
     is_told = isinstance(metadata, Mapping) and isinstance(metadata.get("waits_for"), str)
     return (_kubectl_describe(job) or _scontrol_show(job)) if job["suspect"] and is_told else None
 

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
 from mopsjobs.app.early_ends import early_end_text
-from mopsjobs.app.engine_watch import EngineWatch, missing_reason, wait_of
+from mopsjobs.app.engine_watch import EngineWatch, wait_of, warning_of
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.find_job import FoundJob, find_state, read_family_of
 from mopsjobs.app.job_tasks import mirror_failures
 from mopsjobs.app.next_steps import is_runner_dead, next_command
-from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.task_ends import memory_ends
 from mopsjobs.cache.rows import job_json_from_state, state_from_row
 from mopsjobs.engines.local import has_ended_here
-from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError, command_line
+from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.backoff import Backoff
@@ -364,17 +363,13 @@ class WatchedJobs:
         return state
 
     def _warn(self, state: JobState, *, has_ended: bool) -> None:
-        """Warn once that the runner of a job may be gone. The wait goes on, since only the record ends a job."""
-        heartbeat = state.heartbeat_at
-        silent = 0.0 if heartbeat is None else (self._app.now() - parse_time(heartbeat)).total_seconds()
-        missing, is_silent = missing_reason(state), silent > job_json.SILENT_SECONDS
-        if state.is_terminal or state.job_id in self._warned or not (has_ended or missing or is_silent):
+        """Warn once that a job may be stuck. The wait goes on, since only the record ends a job."""
+        if state.is_terminal or state.job_id in self._warned:
             return
-        self._warned.add(state.job_id)
-        silence = f"no heartbeat for {human_duration(silent)}" if missing is None else f"suspect ({missing})"
-        why = "its runner on this machine has ended" if has_ended else silence
-        resume = command_line("resume", state.job_id)
-        self._out.warn(strip_control_characters(f"{state.job_id}: {why}. If its runner is gone: {resume}"))
+        why = warning_of(state, self._app.now().timestamp(), has_ended=has_ended)
+        if why is not None:
+            self._warned.add(state.job_id)
+            self._out.warn(strip_control_characters(f"{state.job_id}: {why}"))
 
 
 def _deciding_states(states: list[JobState | None], until: StopCondition) -> list[JobState] | None:

@@ -6,6 +6,7 @@ A listing imports this module, so it imports little: see docs/decisions/0016-sta
 from __future__ import annotations
 
 import json
+import math
 
 from mopsjobs.utils.times import json_timestamp
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 SILENT_SECONDS = 60.0
 """Two heartbeats. A longer silence of its runner makes a job suspect, never failed: the network may be the cause."""
+
+NO_UPDATE = "no_update"
+"""Why a silent job is suspect."""
+
+TASK_HANGS = "task_hangs"
+"""Why a job is suspect of which a task is at work for many times as long as the others took."""
 
 NAMED_MISSING = 5
 """Missing outputs that a record of mops-jobs names; see `studies.validation`."""
@@ -62,8 +69,10 @@ def job_fields() -> tuple[str, ...]:
     return (*FIELDS, *COMPUTED)
 
 
-def job_json(columns: JobColumns, *, now: float) -> dict[str, object]:
+def job_json(columns: JobColumns, *, now: float, known_to: float = math.inf) -> dict[str, object]:
     """Return a job as scripts get it: the fields of its record, and the computed ones.
+
+    Its silence is measured up to `known_to`, see `sync_state.known_to`, and at most up to now.
 
     The computed fields, which are null where the record does not have what they need:
 
@@ -79,23 +88,26 @@ def job_json(columns: JobColumns, *, now: float) -> dict[str, object]:
     - `stragglers`: the tasks at work that take longer than the finished ones explain
     """
     job: dict[str, object] = json.loads(columns[0])
-    job |= _computed_fields(columns, now)
+    known_to = min(known_to, now)
+    fields = _computed_fields(columns, now, known_to)
+    job |= fields
     job |= _NOTHING_MEASURED
-    *_, heartbeat, _, usage, forecast = columns
+    *_, usage, forecast = columns
     if usage is not None:
         job |= json.loads(usage)
     if forecast is not None:
-        job |= json.loads(forecast_text(forecast, heartbeat, now))
+        job |= json.loads(forecast_text(forecast, fields["suspect"], now, known_to))
     return job
 
 
-def job_text(columns: JobColumns, *, now: float) -> str:
+def job_text(columns: JobColumns, *, now: float, known_to: float = math.inf) -> str:
     """Return `job_json` as JSON text. The record is copied as it is stored, since parsing costs more than a query."""
-    computed = JSON_ENCODER.encode(_computed_fields(columns, now))
-    *_, heartbeat, _, usage, forecast = columns
+    known_to = min(known_to, now)
+    fields = _computed_fields(columns, now, known_to)
+    *_, usage, forecast = columns
     usage = usage or NO_USAGE
-    forecast = NO_FORECAST if forecast is None else forecast_text(forecast, heartbeat, now)
-    return f"{columns[0][:-1]},{computed[1:-1]},{usage[1:-1]},{forecast[1:]}"
+    forecast = NO_FORECAST if forecast is None else forecast_text(forecast, fields["suspect"], now, known_to)
+    return f"{columns[0][:-1]},{JSON_ENCODER.encode(fields)[1:-1]},{usage[1:-1]},{forecast[1:]}"
 
 
 def reused_tasks(job: Mapping[str, Any]) -> tuple[int, list[str]]:
@@ -144,7 +156,7 @@ def missing_text(job: Mapping[str, Any], missing: int) -> str:
     return f"{missing} or more missing" if has_more else f"{missing} missing"
 
 
-def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
+def _computed_fields(columns: JobColumns, now: float, known_to: float) -> dict[str, object]:
     _, is_active, created, started, ended, progress, since, has_history, heartbeat, suspect, *_ = columns
     # A clock behind that of the writer must not give a negative duration.
     until = max(now if ended is None else ended, created)
@@ -158,35 +170,42 @@ def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
         "duration_seconds": round(until - created, 3),
         "queued_seconds": round(max(queued, 0.0), 3) if has_history else None,
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
-        "suspect": why_suspect(suspect, heartbeat, now) if is_active else None,
+        "suspect": why_suspect(suspect, heartbeat, known_to) if is_active else None,
     }
 
 
-def why_suspect(marked: str | None, heartbeat: float | None, now: float) -> str | None:
-    """Return why an active job may be stuck: as it is marked, or since its runner is silent; None if neither."""
-    return "no_update" if marked is None and _is_silent(heartbeat, now) else marked
+def why_suspect(marked: str | None, heartbeat: float | None, known_to: float) -> str | None:
+    """Return why an active job may be stuck: as its row is marked, or since its runner is silent; None if neither.
+
+    `filters.is_suspect` is the same rule as a condition.
+
+    Args:
+        marked: the mark of the row.
+        heartbeat: the last sign of life of its runner, in seconds since 1970; None if it need not give any.
+        known_to: up to when the registry was read.
+    """
+    return NO_UPDATE if marked is None and heartbeat is not None and known_to - heartbeat > SILENT_SECONDS else marked
 
 
-def _is_silent(heartbeat: float | None, now: float) -> bool:
-    """Return True if a runner that gives signs of life has given none for long."""
-    return heartbeat is not None and now - heartbeat > SILENT_SECONDS
-
-
-def forecast_text(column: str, heartbeat: float | None, now: float) -> str:
-    """Return the fields about the end of a job that runs, as JSON. They are null if its runner is silent.
+def forecast_text(column: str, suspect: object, now: float, known_to: float) -> str:
+    """Return the fields about the end of a job that runs, as JSON. A suspect has no range, and a silent one nothing.
 
     A range that has passed says nothing: the runner has not written a new one yet.
     """
-    if _is_silent(heartbeat, now):
+    if suspect == NO_UPDATE:
         return NO_FORECAST
     forecast = json.loads(column)
     earliest, latest, stragglers = forecast["earliest"], forecast["latest"], forecast["stragglers"]
-    is_known = latest is not None and latest > now
+    is_known = suspect is None and latest is not None and latest > now
+    if stragglers is not None:
+        since = stragglers["since"]
+        # Not up to now, if the registry was not read up to now.
+        stragglers |= {"since": json_timestamp(since), "seconds": round(max(known_to - since, 0.0), 3)}
     return JSON_ENCODER.encode(
         {
             "eta_earliest": json_timestamp(max(earliest, now)) if is_known else None,
             "eta_latest": json_timestamp(latest) if is_known else None,
             "eta_basis": forecast["basis"] if is_known else None,
-            "stragglers": None if stragglers is None else stragglers | {"since": json_timestamp(stragglers["since"])},
+            "stragglers": stragglers,
         }
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mopsjobs.cache import counters, pruning, sync_state, totals
-from mopsjobs.cache.job_json import JobColumns, job_json
+from mopsjobs.cache.job_json import TASK_HANGS, JobColumns, job_json
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.engines.base import kubernetes_name
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
@@ -17,7 +17,7 @@ from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPU
 from mopsjobs.registry.notes import all_notes
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
 from mopsjobs.registry.transitions import end_of, reported_steps
-from mopsjobs.registry.usage import job_forecast, usage_json
+from mopsjobs.registry.usage import has_hanging_task, job_forecast, usage_json
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.text import cut_to_length
 from mopsjobs.utils.times import parse_time, rfc3339
@@ -282,6 +282,7 @@ def _job_columns(state: JobState) -> JobColumns:
     since = next((step["at"] for step in reversed(state.transitions) if step["status"] == state.status), None)
     suspect = state.metadata.get("suspect")
     reason = suspect.get("reason") if isinstance(suspect, Mapping) else None
+    heartbeat = _last_sign_of_life(state)
     if state.is_terminal:
         ended = parse_time(end_of(state)).timestamp()
     return (
@@ -293,11 +294,18 @@ def _job_columns(state: JobState) -> JobColumns:
         min(1.0, state.tasks_completed / state.tasks_total) if state.tasks_total else None,
         None if since is None else rfc3339(str(since)),
         int(is_start_known),
-        _last_sign_of_life(state),
-        reason if isinstance(reason, str) else None,
+        heartbeat,
+        reason if isinstance(reason, str) else TASK_HANGS if _has_hanging_task(state, heartbeat) else None,
         usage_json(state),
         _forecast_column(state),
     )
+
+
+def _has_hanging_task(state: JobState, heartbeat: float | None) -> bool:
+    """Return whether a task hung when the runner gave its last sign of life. Later, nothing tells whether it ended."""
+    if heartbeat is None or not state.forecast or state.is_terminal:
+        return False
+    return has_hanging_task(state, heartbeat)
 
 
 def _forecast_column(state: JobState) -> str | None:

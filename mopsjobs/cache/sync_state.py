@@ -11,6 +11,9 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Mapping
 
+from mopsjobs.store.urls import is_local
+from mopsjobs.utils.times import parse_time
+
 GENERATION = "generation"
 """The generation of the last sync that began."""
 
@@ -71,6 +74,17 @@ def known_jobs(connection: sqlite3.Connection, generation: int | None = None) ->
         (generation,),
     ).fetchone()
     return int(row[0])
+
+
+def known_to(connection: sqlite3.Connection, now: float) -> float:
+    """Return up to when the cache knows what runners wrote, in seconds since 1970: silence is measured up to then.
+
+    That is the begin of the last complete sync. Each view reads a registry on this machine, so that is known up to now.
+    """
+    names = (SYNCED_AT, "registry", "last_error")
+    meta = dict(connection.execute("SELECT name, value FROM meta WHERE name IN (?, ?, ?)", names).fetchall())
+    is_live = is_local(str(meta.get("registry"))) and not meta.get("last_error")
+    return now if is_live or SYNCED_AT not in meta else min(now, parse_time(meta[SYNCED_AT]).timestamp())
 
 
 def get_meta(connection: sqlite3.Connection, name: str) -> str | None:

@@ -144,7 +144,9 @@ def add_filter_flags(parser: argparse.ArgumentParser, *, with_since: bool = True
     )
     which.add_argument("--owner", metavar="OWNER[,OWNER]", help="select jobs of one of these owners")
     which.add_argument(
-        "--stuck", action="store_true", help="select active jobs that are silent for a minute or marked as suspect"
+        "--stuck",
+        action="store_true",
+        help="select active jobs that are silent, have a hanging task or are suspect",
     )
 
 

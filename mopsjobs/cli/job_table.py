@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mopsjobs.app.app import App
+from mopsjobs.app.freshness import Freshness
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Table
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
@@ -18,9 +19,10 @@ DROP_ORDER = ("CREATED", "OWNER", "DURATION", "UPDATED", "PROGRESS")
 """The columns that a narrow terminal may lack, the least important first."""
 
 
-def job_table(jobs: Iterable[dict[str, object]], app: App) -> Table:
+def job_table(jobs: Iterable[dict[str, object]], app: App, freshness: Freshness) -> Table:
     """Return a table of jobs, for people."""
-    rows = [job_row(job, app) for job in jobs]
+    unknown = freshness.unknown_since if app.out.is_terminal else None  # in a pipe, the last line says it
+    rows = [job_row(job, app, unknown) for job in jobs]
     return Table(JOB_HEADERS, rows, never_cut=ID_HEADERS, drop_order=DROP_ORDER)
 
 
@@ -29,7 +31,7 @@ def fields_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Ta
     return Table(headers, rows, never_cut=ID_HEADERS, drop_order=tuple(headers[:0:-1]), names_dropped=True)
 
 
-def job_row(job: dict[str, object], app: App) -> list[object]:
+def job_row(job: dict[str, object], app: App, unknown_since: str | None = None) -> list[object]:
     """Return a job as a row under `JOB_HEADERS`: with ages on a terminal, else with times."""
     created, updated = str(job["created_at"]), str(job["updated_at"])
     if app.out.is_terminal:
@@ -40,7 +42,7 @@ def job_row(job: dict[str, object], app: App) -> list[object]:
     total, done = job["tasks_total"], job["tasks_completed"]
     return [
         job["job_id"],
-        status_style(job["status"], job["suspect"]),
+        status_style(job["status"], job["suspect"], unknown_since if job["is_active"] else None),
         f"{done}/{total}" if total else (done or None),
         job["owner"],
         created,

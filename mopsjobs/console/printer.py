@@ -299,11 +299,13 @@ def message_printer(env: Mapping[str, str]) -> Printer:
     return Printer(None, sys.stderr, env)
 
 
-def status_style(status: object, suspect: object = None) -> terminal.StyledText:
-    """Return a status as a cell in its colour, with the reason why the job is suspect, if it is."""
+def status_style(status: object, suspect: object = None, unknown_since: str | None = None) -> terminal.StyledText:
+    """Return a status as a cell in its colour, with the reason why the job is suspect, or since when it is unknown."""
     text = strip_control_characters(str(status))
     if suspect is not None:
         return terminal.style_text(f"{text} (suspect: {strip_control_characters(str(suspect))})", "yellow")
+    if unknown_since is not None:
+        return terminal.style_text(f"{text} (unknown since {unknown_since})", "dim")
     return terminal.style_text(text, STATUS_STYLES.get(text, "bold"))
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mopsjobs.utils.forecast import hang_seconds
 from mopsjobs.utils.times import human_duration
 
 if TYPE_CHECKING:
@@ -49,13 +50,24 @@ class Stragglers(NamedTuple):
     since: float
     """When that began, in seconds since 1970."""
     usual_seconds: float
-    """The time within which 99 % of the finished tasks ended."""
+    """The time within which 95 % of the finished tasks ended."""
+
+    def hang(self, at: float) -> bool:
+        """Return whether the oldest of them hangs at a time, in seconds since 1970."""
+        return at - self.since > hang_seconds(self.usual_seconds)
 
 
 def straggler_text(seconds: float, usual_seconds: float) -> str:
     """Return how long a straggler has been at work, and how long the finished tasks took."""
     usual = human_duration(math.ceil(usual_seconds))
-    return f"at work for {human_duration(seconds)}; 99 % of the finished tasks took at most {usual}"
+    return f"at work for {human_duration(seconds)}; 95 % of the finished tasks took at most {usual}"
+
+
+def late_text(stragglers: Any) -> str:
+    """Return how long the stragglers of a job in its JSON form are at work."""
+    others = "" if stragglers["tasks"] == 1 else f", of {stragglers['tasks']:,} such tasks"
+    text = straggler_text(stragglers["seconds"], stragglers["usual_seconds"])
+    return f"task {stragglers['oldest']}{others}: {text}"
 
 
 class ShardForecast(NamedTuple):
@@ -143,6 +155,12 @@ def job_forecast(state: JobState) -> ShardForecast | None:
         sum(one.at_work for one in shards),
         None if first is None else first._replace(tasks=sum(one.tasks for one in late)),
     )
+
+
+def has_hanging_task(state: JobState, at: float) -> bool:
+    """Return whether a task of one of the shards hangs at a time, in seconds since 1970."""
+    shards = (_decode_forecast(values).stragglers for values in state.forecast.values())  # type: ignore[arg-type]
+    return any(one is not None and one.hang(at) for one in shards)
 
 
 def _decode_forecast(values: Sequence[Number]) -> ShardForecast:

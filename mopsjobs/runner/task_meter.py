@@ -15,7 +15,7 @@ from mopsjobs.events.writer import EventLog
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers, straggler_text
 from mopsjobs.runner.pools.base import Pool, TaskAtWork, TaskResult
 from mopsjobs.runner.pools.local import TASKS_PER_WORKER
-from mopsjobs.utils.forecast import Forecast, Forecaster
+from mopsjobs.utils.forecast import USUAL_SHARE, Forecast, Forecaster
 
 FORECAST_SECONDS = 1.0
 """A forecast is made at most this often."""
@@ -124,10 +124,13 @@ class TaskMeter:
         at_work = self._at_work(self._pool.at_work(), now, wall)
         self._workers = at_work.workers
         waiting = max(0, self._todo - self._ended - len(at_work.elapsed))
-        self._left = self._forecaster.estimate(now, at_work.elapsed, waiting, at_work.workers)
+        stragglers = self._stragglers(at_work.known)
+        # Nothing tells when a task ends that hangs.
+        has_end = stragglers is None or not stragglers.hang(wall)
+        self._left = self._forecaster.estimate(now, at_work.elapsed, waiting, at_work.workers) if has_end else None
         self._left_at = now
         earliest, latest = (None, None) if self._left is None else (wall + end for end in self._left)
-        self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed), self._stragglers(at_work.known))
+        self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed), stragglers)
 
     def _at_work(self, tasks: Sequence[TaskAtWork], now: float, wall: float) -> _AtWork:
         known = [(one, max(0.0, wall - one.started_at)) for one in tasks if one.started_at is not None]
@@ -152,7 +155,7 @@ class TaskMeter:
         late = [] if limit is None else [(one, taken) for one, taken in elapsed if taken > limit]
         if not late:
             return None
-        usual = self._forecaster.quantile(0.99)
+        usual = self._forecaster.quantile(USUAL_SHARE)
         for one, taken in late:
             if one.task.number not in self._straggler_tasks and len(self._straggler_tasks) < MAX_STRAGGLERS:
                 self._straggler_tasks.add(one.task.number)

@@ -65,6 +65,23 @@ STRAGGLER_SPREADS = 3.0
 STRAGGLER_FACTOR = 2.0
 """And it has taken this many times as long as the 99th percentile."""
 
+USUAL_SHARE = 0.95
+"""The part of the finished tasks that took the usual time at most."""
+
+HANG_FINISHED = 8
+"""With fewer finished tasks, none at work is said to hang."""
+
+HANG_SECONDS = 60.0
+"""Nor is one that has taken less than this."""
+
+HANG_FACTOR = 10.0
+"""A task hangs if it has taken this many times as long as usual."""
+
+
+def hang_seconds(usual: float) -> float:
+    """Return after how long a task hangs, by the time that was usual for the finished ones."""
+    return max(HANG_SECONDS, HANG_FACTOR * usual)
+
 
 class Forecast(NamedTuple):
     """The range of an end, in seconds from now."""
@@ -136,11 +153,14 @@ class Forecaster:
 
     def straggler_seconds(self) -> float | None:
         """Return how long a task takes at most to be explained by the finished ones; None if too few have finished."""
-        if self.finished < STRAGGLER_FINISHED:
+        if self.finished < HANG_FINISHED:
             return None
+        hang = hang_seconds(self.quantile(USUAL_SHARE))
+        if self.finished < STRAGGLER_FINISHED:
+            return hang
         first, third, most = (self.quantile(share) for share in (0.25, 0.75, 0.99))
         spread = math.exp(STRAGGLER_SPREADS * math.log(third / first))
-        return max(STRAGGLER_SECONDS, third * spread, STRAGGLER_FACTOR * most)
+        return min(hang, max(STRAGGLER_SECONDS, third * spread, STRAGGLER_FACTOR * most))
 
     def quantile(self, share: float) -> float:
         """Return the duration that this share of the finished tasks did not exceed, to within 2 %."""

@@ -7,6 +7,11 @@ import re
 UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 """Units by their power of 1,000, or of 1,024 with an `i`."""
 
+_FORMATS = {
+    "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+}  # fmt: skip
+"""The units of a written size, with their bytes."""
+
 MAX_FACTOR = 1000
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?(?:([kmgt])(i?)b?|b)", re.ASCII | re.IGNORECASE)
@@ -25,11 +30,8 @@ def parse_size(text: str) -> int | None:
 
 
 def format_size(size: int) -> str:
-    """Return a size as the shortest text that `parse_size` reads as exactly these bytes."""
-    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if size >= 1024**power and size % 1024**power == 0:
-            return f"{size // 1024**power}{unit}"
-    return f"{size}B"
+    """Return a size as the shortest text that `parse_size` reads as exactly these bytes, `300MB` as it was typed."""
+    return min((f"{size // unit}{name}" for name, unit in _FORMATS.items() if not size % unit), key=len)
 
 
 def parse_factor(text: str) -> float | None:

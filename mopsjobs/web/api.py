@@ -230,7 +230,7 @@ class _Handlers:
             for name in names:
                 _check_mirrored(connection, name)
             if not names:
-                found, _ = jobs_with_failures(connection, query.filter, query.limit)
+                found, _ = jobs_with_failures(connection, query.filter, query.limit, resumed=query.resumed)
                 names = [name for name in found if read_ledger(connection, name) is not None]
             failures = failures_of_cache(connection, dict.fromkeys(names), freshness, new)
             keys = [group.first.key for group in failures.groups]

@@ -43,7 +43,8 @@ RESULTS = {
 }
 
 FAILURES = {"job": Parameter(())} | FILTERS
-FAILURES |= {"limit": whole_number(DEFAULT_LIMIT, 1, MAX_FAILURE_JOBS), "after": Parameter()}
+FAILURES |= {"resumed": Parameter(default=False), "after": Parameter()}
+FAILURES |= {"limit": whole_number(DEFAULT_LIMIT, 1, MAX_FAILURE_JOBS)}
 
 _ATTEMPT = re.compile(r"(\d{1,18})\.([0-9a-f]{1,32})\.(\d{1,18})\.(\d{1,18})", re.ASCII)
 
@@ -121,6 +122,7 @@ class FailuresQuery:
         self.limit: int = values["limit"]
         self.after: str | None = values["after"]
         self.filter = job_filter(now, **{name: values[name] for name in FILTERS})
+        self.resumed: bool = values["resumed"]
         if self.jobs and any(values[name] != FILTERS[name].default for name in FILTERS):
             raise UsageError("Jobs and filters contradict each other: both select jobs.")
 

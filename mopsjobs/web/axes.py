@@ -147,6 +147,17 @@ class Axis:
         begin, end = (self._text(place) for place in (first, last))
         return begin if first == last else f"{begin} to {end}"
 
+    def range_text(self, first: int, last: int) -> str | None:
+        """Return in words what `conditions` has, with all digits; None if that is nothing."""
+        if not self.conditions(first, last):
+            return None
+        if self._edges:
+            places = (first - 1, last)
+            low, high = (None if one in (-1, self.size - 1) else exact_text(self._edges[one]) for one in places)
+            return f"from {low}" if high is None else f"below {high}" if low is None else f"from {low} to below {high}"
+        text = (lambda place: exact_text(self._values[place])) if self.is_ordered else self._text
+        return text(first) if first == last else f"{text(first)} to {text(last)}"
+
     def ticks(self) -> list[str]:
         """Return the texts of `TICKS` places at equal distances, from the first to the last."""
         if self._edges:
@@ -292,6 +303,11 @@ def _value_text(value: Any, *, as_number: bool) -> str:
     if as_number:
         return f"{value:g}" if len(f"{value:g}") < len(str(value)) else str(value)
     return cut_to_length(value if isinstance(value, str) else json.dumps(value), MAX_LABEL)
+
+
+def exact_text(number: float) -> str:
+    """Return a number with as few digits as tell it."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def _edges(low: float, high: float) -> list[float]:

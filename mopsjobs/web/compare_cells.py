@@ -36,6 +36,8 @@ class Row(NamedTuple):
     differs: bool
     is_name: bool = False
     """Whether the name comes from a record."""
+    same: str | None = None
+    """The values of all jobs in one text, if they are not exactly equal and do not differ either."""
 
     @property
     def is_known(self) -> bool:
@@ -63,7 +65,7 @@ class Section(NamedTuple):
     def folded(self) -> list[tuple[str, str]]:
         """Return the names of rows that are equal, with the value of all jobs."""
         return [
-            (row.name, cut_to_length(row.cells[0].text, MAX_FOLDED))
+            (row.name, cut_to_length(row.same or row.cells[0].text, MAX_FOLDED))
             for row in self.rows
             if not row.differs and row.is_known
         ]

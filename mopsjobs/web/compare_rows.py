@@ -38,6 +38,9 @@ SHOWN_SETS = 3
 MAX_VALUE = 60
 """Characters of a value that is named beside others."""
 
+SAME_COST = 1.1
+"""How many times as much as another an amount may be that does not differ: no two runs take the same time."""
+
 SHORT_HASH = 12
 
 NOT_RECORDED = "not recorded"
@@ -300,8 +303,10 @@ def _cost(sides: Sequence[Side]) -> Iterator[Row | None]:
         for job in jobs
     ]
     yield _amounts("CPU time per task", per_task, _seconds_text)
-    shares = [None if job["cpu_efficiency"] is None else f"{100 * job['cpu_efficiency']:.0f} %" for job in jobs]
-    yield make_row("CPU efficiency", [Missing(NOT_RECORDED) if share is None else share for share in shares])
+    efficiency = _amounts(
+        "CPU efficiency", [job["cpu_efficiency"] for job in jobs], lambda share: f"{100 * share:.0f} %"
+    )
+    yield efficiency and efficiency._replace(cells=[cell._replace(notes=()) for cell in efficiency.cells])
     yield _amounts("Peak memory", [job["max_rss_bytes"] for job in jobs], lambda size: str(memory_text(size)))
 
 
@@ -319,7 +324,9 @@ def _amounts(name: str, values: Sequence[float | None], text: Callable[[float], 
     for place, value in enumerate(values):
         if first and value is not None and cells[place].text != cells[0].text:
             cells[place] = cells[place]._replace(notes=[f"{100 * (value / first - 1):+,.0f} %"])
-    return row._replace(cells=cells, differs=len({cell.text for cell in cells if not cell.is_weak}) > 1)
+    known = sorted(value for value in values if value is not None)
+    texts = list(dict.fromkeys(text(value) for value in (known[0], known[-1])))
+    return row._replace(cells=cells, differs=known[-1] > SAME_COST * known[0], same=" to ".join(texts))
 
 
 def _results(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shlex
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -95,7 +94,9 @@ class FailuresPage:
         return self._memo.get(
             link(list(params), {"sort": ""}),
             (self._site.changes.number, minute),
-            lambda: overview_of_filter(connection, query.filter, query.values["limit"]),
+            lambda: overview_of_filter(
+                connection, query.filter, query.values["limit"], resumed=query.values["resumed"]
+            ),
         )
 
     def _read(self, unread: Sequence[FailedJob], query: FailuresPageQuery) -> Reading | None:
@@ -126,9 +127,7 @@ def _not_read(jobs: int) -> str:
 
 def _count_jobs(connection: sqlite3.Connection, query: FailuresPageQuery) -> int:
     """Return how many jobs were looked at, also those that were resumed."""
-    job_filter = copy.copy(query.filter)
-    job_filter.skips_resumed = False
-    return sum(statistics.by_status(connection, job_filter).values())
+    return sum(statistics.by_status(connection, query.filter).values())
 
 
 def _command(query: FailuresPageQuery) -> str:
@@ -139,8 +138,8 @@ def _command(query: FailuresPageQuery) -> str:
         for value in (query.values[name] if name == "label" else [query.values[name]])
         if value not in (None, False, True)
     ]
-    stuck = ["--stuck"] if query.values["stuck"] else []
-    return command_line("failures", options=" ".join([*flags, *stuck, "--limit 0"]))
+    flags += [f"--{name}" for name in ("stuck", "resumed") if query.values[name]]
+    return command_line("failures", options=" ".join([*flags, "--limit 0"]))
 
 
 def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, now: float) -> dict[str, Any]:

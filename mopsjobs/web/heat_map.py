@@ -7,11 +7,12 @@ all other parameters. 10,000 tasks take at most 15 KB, compressed.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from math import ceil, sqrt
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.queries.task_filters import MISSING, WAITING
+from mopsjobs.cache.queries.task_filters import MISSING, WAITING, Condition, parse_condition
 from mopsjobs.errors import UsageError, shorten
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.utils.text import strip_control_characters
@@ -41,6 +42,9 @@ KINDS = (FAILED, str(Outcome.SUCCEEDED), str(Outcome.CANCELLED), MISSING, WAITIN
 
 _KIND_OF = {name: place for place, name in enumerate(KINDS)} | dict.fromkeys(FAILED_OUTCOMES, 0)
 
+Cell = tuple[int, int]
+"""A column and a row; or places on both axes."""
+
 Counts = list[int]
 """Tasks by kind, in the order of `KINDS`."""
 
@@ -53,17 +57,17 @@ class SetTasks(NamedTuple):
 
 
 class Region(NamedTuple):
-    """Cells next to each other that have failed tasks."""
+    """A part of the parameters in which many tasks failed. Its counts are of all tasks that meet its conditions."""
 
     failed: int
     tasks: int
     first: tuple[int, int]
-    """The left and the top end of the rectangle around it, in units and rows."""
+    """The left and the top end of the rectangle around its failed tasks, in units and rows."""
     size: tuple[int, int]
     conditions: list[str]
     """Those that select its parameter sets, as `tasks --param` reads them."""
     ranges: list[tuple[str, str]]
-    """Each parameter with the text of its range."""
+    """The same in words: each parameter with the text of its range."""
     path: str
 
 
@@ -78,6 +82,8 @@ class HeatMap(NamedTuple):
     paths: list[tuple[str, str]]
     """Kind and data of a path for each kind, without the regions."""
     regions: list[Region]
+    elsewhere: int
+    """Failed tasks in none of the regions."""
     counts: dict[str, int]
     """All tasks by kind."""
     cells: dict[tuple[int, int], Counts]
@@ -143,23 +149,24 @@ def choose_axes(
     return Axes(x, (next(others, None) if y is None else y) if y != x else None)
 
 
-def lay_out(sets: Sequence[SetTasks], axes: Axes) -> HeatMap:
+def lay_out(sets: Sequence[SetTasks], axes: Axes, known: Sequence[Sequence[tuple[str, str, str]]] = ()) -> HeatMap:
     """Return the map of some parameter sets, of which there is at least one.
 
     With one parameter, each row is a replicate if there are few. Without one, tasks follow each other in rows.
+
+    Args:
+        sets: the parameter sets.
+        axes: the parameters of the axes.
+        known: what separates failed tasks from others, as `split_condition` returns it. If the axes have all parameters
+            of one of these, they are the regions. Else the cells next to each other are.
     """
     x, y = (None if name is None else Axis(name, (one.params for one in sets)) for name in axes)
     cells, size = _cells(sets, x, y)
     most = max(sum(counts) for counts in cells.values())
     units = min(most, MAX_UNITS)
-    regions = _regions(cells, x, y) if x is not None else []
-    failed = sum(counts[0] for counts in cells.values())
-    drawn = [
-        region
-        for region in regions[:MAX_REGIONS]
-        if sum(cells[cell][0] for cell in region) >= failed * MIN_REGION_SHARE
-    ]
-    region_of = {cell: place for place, region in enumerate(drawn) for cell in region}
+    spans = [] if x is None else _known_spans(known, axes) or _clusters(cells, x, y)
+    counted, elsewhere = _count_spans(sets, spans[: 2 * MAX_REGIONS], x, y, cells)
+    region_of = {cell: place for place, (*_, inside) in enumerate(counted) for cell in inside}
     paths = _draw(cells, size, units, region_of)
     total = Counter({kind: sum(counts[place] for counts in cells.values()) for place, kind in enumerate(KINDS)})
     return HeatMap(
@@ -169,7 +176,8 @@ def lay_out(sets: Sequence[SetTasks], axes: Axes) -> HeatMap:
         x=x,
         y=y,
         paths=[(kind, paths[kind, None]) for kind in reversed(KINDS) if (kind, None) in paths],
-        regions=[_region(cells, one, (x, y), units, paths[FAILED, place]) for place, one in enumerate(drawn)],
+        regions=[_region(*one, units, paths.get((FAILED, place), "")) for place, one in enumerate(counted)],
+        elsewhere=elsewhere,
         counts={kind: total[kind] for kind in KINDS if total[kind]},
         cells=cells,
     )
@@ -271,62 +279,121 @@ class _Path:
         return "".join(texts)
 
 
-def _regions(cells: Mapping[tuple[int, int], Counts], x: Axis | None, y: Axis | None) -> list[list[tuple[int, int]]]:
-    """Return the cells in which no fewer tasks failed than usual, those next to each other together.
+class _Span(NamedTuple):
+    """A part of the parameters: what a sentence says of it, and which parameter sets it holds for."""
 
-    The most failed tasks come first. Categories have no neighbours.
+    conditions: list[str]
+    ranges: list[tuple[str, str]]
+    holds: Callable[[Params, Cell], bool]
+    """Takes the parameters of a set, and its places on the axes."""
+
+
+def _known_spans(known: Sequence[Sequence[tuple[str, str, str]]], axes: Axes) -> list[_Span]:
+    """Return the known conditions whose parameters the axes have, each once."""
+    spans: dict[tuple[str, ...], _Span] = {}
+    for parts in known:
+        texts = tuple("".join(part) for part in parts)
+        conditions = list(map(parse_condition, texts))
+        if all(one.name in axes for one in conditions):
+            ranges = [(one.name, f"{sign} {value}") for one, (_, sign, value) in zip(conditions, parts, strict=True)]
+            spans[texts] = _Span(list(texts), ranges, partial(_meets, conditions))
+    return list(spans.values())
+
+
+def _meets(conditions: Sequence[Condition], params: Params, _places: Cell) -> bool:
+    return all(one.holds(params) for one in conditions)
+
+
+def _clusters(cells: Mapping[Cell, Counts], x: Axis, y: Axis | None) -> list[_Span]:
+    """Return the ranges around cells next to each other in which no fewer tasks failed than usual.
+
+    Those around the most failed tasks come first. Categories have no neighbours.
     """
     failed, tasks = (sum(values) for values in zip(*((one[0], sum(one)) for one in cells.values()), strict=True))
     left = {cell for cell, counts in cells.items() if counts[0] and counts[0] * tasks >= failed * sum(counts)}
-    across = [(-1, 0), (1, 0)] if x is not None and x.is_ordered else []
+    across = [(-1, 0), (1, 0)] if x.is_ordered else []
     up = [(0, -1), (0, 1)] if y is None or y.is_ordered else []
-    regions = []
+    clusters = []
     for cell in sorted(left):
         if cell not in left:
             continue
         left.remove(cell)
-        region, waiting = [], deque([cell])
+        cluster, waiting = [], deque([cell])
         while waiting:
             column, row = waiting.popleft()
-            region.append((column, row))
+            cluster.append((column, row))
             for right, down in across + up:
                 other = (column + right, row + down)
                 if other in left:
                     left.remove(other)
                     waiting.append(other)
-        regions.append(region)
-    return sorted(regions, key=lambda region: -sum(cells[cell][0] for cell in region))
+        clusters.append(cluster)
+    clusters.sort(key=lambda cluster: -sum(cells[cell][0] for cell in cluster))
+    return [_around(cluster, x, y) for cluster in clusters]
 
 
-def _region(
-    cells: Mapping[tuple[int, int], Counts],
-    region: Sequence[tuple[int, int]],
-    axes: tuple[Axis | None, Axis | None],
-    units: int,
-    path: str,
-) -> Region:
-    columns, rows = ([cell[place] for cell in region] for place in (0, 1))
-    left, right, top, bottom = min(columns), max(columns), min(rows), max(rows)
-    x, y = axes
-    conditions, ranges = [], []
-    for axis, first, last in ((x, left, right), (y, *_places(y, top, bottom))):
-        if axis is not None:
-            conditions += axis.conditions(first, last)
-            ranges.append((axis.name, axis.label(first, last)))
-    counts = [sum(cells[cell][place] for cell in region) for place in range(len(KINDS))]
-    return Region(
-        failed=counts[0],
-        tasks=sum(counts),
-        first=(left * units, top),
-        size=((right - left + 1) * units, bottom - top + 1),
-        conditions=conditions,
-        ranges=ranges,
-        path=path,
+def _around(cluster: Sequence[Cell], x: Axis, y: Axis | None) -> _Span:
+    """Return the range around cells. A place without a condition, as that of many categories, does not bound it."""
+    columns, rows = ([cell[place] for cell in cluster] for place in (0, 1))
+    bounds = [(x, min(columns), max(columns))]
+    if y is not None:
+        low, high = sorted(_row(y, row) for row in (min(rows), max(rows)))
+        bounds.append((y, low, high))
+    texts = [(axis, axis.range_text(first, last), first, last) for axis, first, last in bounds]
+    limits = [(0 if axis is x else 1, first, last) for axis, text, first, last in texts if text is not None]
+    return _Span(
+        [one for axis, first, last in bounds for one in axis.conditions(first, last)],
+        [(axis.name, text) for axis, text, *_ in texts if text is not None],
+        lambda _, places: all(first <= places[which] <= last for which, first, last in limits),
     )
 
 
-def _places(y: Axis | None, top: int, bottom: int) -> tuple[int, int]:
-    """Return the places of rows, the lower one first."""
-    if y is None or not y.is_ordered:
-        return top, bottom
-    return y.size - 1 - bottom, y.size - 1 - top
+def _count_spans(
+    sets: Sequence[SetTasks], spans: Sequence[_Span], x: Axis | None, y: Axis | None, cells: Mapping[Cell, Counts]
+) -> tuple[list[tuple[_Span, list[int], set[Cell]]], int]:
+    """Return the spans with their failed tasks, all their tasks, and cells with failed ones; and how many are in none.
+
+    Those with few failed tasks, or in which no more failed than usual, are left out.
+    """
+    counts = [[0, 0] for _ in spans]
+    failed_in: list[set[Cell]] = [set() for _ in spans]
+    rows_of: dict[int, list[int]] = {}
+    for column, row in cells:
+        rows_of.setdefault(column, []).append(row)
+    failed_sets: list[tuple[int, list[int]]] = []
+    failed = tasks = 0
+    for one in sets:
+        places = (0 if x is None else x.place(one.params), 0 if y is None else y.place(one.params))
+        count = one.kinds.count(0)
+        failed, tasks = failed + count, tasks + len(one.kinds)
+        inside = [number for number, span in enumerate(spans) if span.holds(one.params, places)]
+        rows = rows_of.get(places[0], []) if y is None else [_row(y, places[1])]
+        for number in inside:
+            counts[number][0] += count
+            counts[number][1] += len(one.kinds)
+            if count:
+                failed_in[number].update((places[0], row) for row in rows if cells[places[0], row][0])
+        if count:
+            failed_sets.append((count, inside))
+    shown = [
+        number
+        for number, (count, of) in enumerate(counts)
+        if count >= max(1, failed * MIN_REGION_SHARE)
+        and (count * tasks > failed * of or count == of or len(cells) == 1)
+    ]
+    shown = sorted(shown, key=lambda number: -counts[number][0])[:MAX_REGIONS]
+    elsewhere = sum(count for count, inside in failed_sets if not set(shown).intersection(inside))
+    return [(spans[number], counts[number], failed_in[number]) for number in shown], elsewhere
+
+
+def _region(span: _Span, counts: Sequence[int], cells: Iterable[Cell], units: int, path: str) -> Region:
+    columns, rows = ([cell[place] for cell in cells] for place in (0, 1))
+    return Region(
+        failed=counts[0],
+        tasks=counts[1],
+        first=(min(columns) * units, min(rows)),
+        size=((max(columns) - min(columns) + 1) * units, max(rows) - min(rows) + 1),
+        conditions=span.conditions,
+        ranges=span.ranges,
+        path=path,
+    )

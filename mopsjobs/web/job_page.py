@@ -35,6 +35,9 @@ from mopsjobs.web.site import Site
 SHOWN_EVENTS = 200
 """The last events on the page of a job when it is opened; the script adds later ones."""
 
+SHOWN_COLUMNS = ("created", "updated", "duration")
+"""Values of the row of a job that its page shows beside the others."""
+
 SHOWN_STRAGGLERS = 20
 
 MAX_RUNS = 50
@@ -72,10 +75,11 @@ class JobPage:
             ends = memory_ends(connection, str((last or job)["job_id"]))
             return {
                 "header": self._site.header_of(connection, freshness),
-                "row": view_models.row(listed_job(connection, whole_id), now, ("created", "updated", "duration")),
+                "row": view_models.row(listed_job(connection, whole_id, now=now), now, SHOWN_COLUMNS),
                 "job": job,
                 "since": None if job["status_since"] is None else view_models.moment(job["status_since"], now),
                 "icon": _icon(job),
+                "unknown": freshness.unknown_since if job["is_active"] else None,
                 "title": job_sections.title(job),
                 "subject": job_sections.subject(job),
                 "standing": job_sections.standing(job, now),
@@ -94,7 +98,7 @@ class JobPage:
                 "remarks": job_queries.remarks(connection, whole_id),
                 "failed": describe_failures(connection, whole_id, job["tasks_failed"]),
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
-                "stragglers": _stragglers(connection, job, now),
+                "stragglers": _stragglers(connection, job),
                 **_events(connection, whole_id, kind),
                 **self._tasks(connection, job, axes, now),
             }
@@ -190,7 +194,7 @@ def _events(connection: sqlite3.Connection, job_id: str, kind: str | None) -> di
     }
 
 
-def _stragglers(connection: sqlite3.Connection, job: Job, now: float) -> dict[str, Any] | None:
+def _stragglers(connection: sqlite3.Connection, job: Job) -> dict[str, Any] | None:
     if job["stragglers"] is None:
         return None
     job_id = str(job["job_id"])
@@ -203,4 +207,4 @@ def _stragglers(connection: sqlite3.Connection, job: Job, now: float) -> dict[st
         and 0 <= task <= MAX_TASK
         and connection.execute(ended, (job_id, task)).fetchone() is None
     ]
-    return job_sections.stragglers(job, texts, now)
+    return job_sections.stragglers(job, texts)

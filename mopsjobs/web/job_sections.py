@@ -210,15 +210,14 @@ def _group(group: FailureGroup, job_id: str, now: float) -> dict[str, Any]:
     }
 
 
-def stragglers(job: Job, texts: Sequence[Mapping[str, Any]], now: float) -> dict[str, Any] | None:
+def stragglers(job: Job, texts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the tasks that take longer than the finished ones explain; None if there are none.
 
     Args:
         job: the job.
         texts: the events of stragglers whose tasks are still at work.
-        now: seconds since 1970.
     """
-    text = stragglers_text(job, from_timestamp(now))
+    text = stragglers_text(job)
     if text is None:
         return None
     rows = [

@@ -27,9 +27,6 @@ SHOWN_ROWS = {"running": 8, "waiting": 3}
 
 SHOWN_GROUPS = 100
 
-RECENT_HOURS = 24
-"""Open failures are counted over this time, unless the query has a window of its own."""
-
 COOKIE = "mops_jobs_mine"
 """Has the owner whose jobs are `mine` in this browser, if it is not the user of the server. The script sets it."""
 
@@ -134,7 +131,7 @@ class JobsPage:
         rows = [row for section in found["sections"] for row in section["rows"]]
         return {
             "header": self._renderer.site.header_of(connection, freshness),
-            "panels": _panels(failures, *active, query, params, now),
+            "panels": {**_panels(failures, *active, query, params, now), "unknown": freshness.unknown_since},
             "total": sum(counts.values()),
             "archived": filters.count_archived(connection, query.filter),
             "archived_to": link([*params, ("label", f"{ARCHIVED}=true")], {}),
@@ -169,7 +166,7 @@ def _recent(job_filter: filters.Filter, now: float) -> filters.Filter:
     """Return a filter for recent jobs, if it has no window of its own."""
     chosen = copy.copy(job_filter)
     if not _has_window(chosen):
-        chosen.since = now - RECENT_HOURS * 3600
+        chosen.since = now - query_params.FAILURE_HOURS * 3600
     return chosen
 
 
@@ -223,14 +220,16 @@ def _panels(
     now: float,
 ) -> dict[str, Any]:
     """Return the answers to the three first questions, each with a link to its jobs."""
-    plain = [(name, value) for name, value in params if name not in ("status", "open", "stuck", "sort", "group")]
-    window = {} if _has_window(query.filter) else {"hours": RECENT_HOURS}
-    to_failures = {"open": "true", **{name: str(value) for name, value in window.items()}}
+    plain = [(name, value) for name, value in params if name not in (*query_params.UNPANELED, "sort", "group")]
+    window = {} if _has_window(query.filter) else {"hours": f"{query_params.FAILURE_HOURS:g}"}
+    to_failures = {"open": "true", **window}
     return {
         "failed": failures.jobs,
         "failed_to": link(plain, to_failures),
         "errors": [(code, count, link(plain, {**to_failures, "error": code})) for code, count in failures.errors],
-        "hours": RECENT_HOURS if window else None,
+        "other_errors": failures.others,
+        "days": round(query_params.FAILURE_HOURS / 24) if window else None,
+        "is_part": query.is_part,
         "running": running.jobs,
         "running_to": link(plain, {"status": "running,validating"}),
         "suspect": running.suspect + waiting.suspect,
@@ -251,7 +250,7 @@ def _moment_ahead(at: float | None, now: float) -> dict[str, str] | None:
         return None
     moment = from_timestamp(at)
     form = "%H:%M" if at - now < 86400 else "%Y-%m-%d %H:%M"
-    return {"left": human_duration(at - now).split()[0], "clock": f"{moment:{form}} UTC", "at": json_time(moment)}
+    return {"left": human_duration(at - now), "clock": f"{moment:{form}} UTC", "at": json_time(moment)}
 
 
 def _sections(
@@ -267,7 +266,7 @@ def _sections(
         parts = [("", counts, query.filter, query.order)]
     else:
         parts = [
-            (phase, names, overview.in_phase(query.filter, phase), overview.order_of_phase(phase, now))
+            (phase, names, overview.in_phase(query.filter, phase), overview.order_of_phase(connection, phase, now))
             for phase, names in _by_phase(counts).items()
             if names
         ]
@@ -277,7 +276,7 @@ def _sections(
         if query.page > 1 and not is_paged:
             continue
         limit = query_params.PAGE_SIZE if is_paged else SHOWN_ROWS[phase]
-        jobs = listed_jobs(connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0)
+        jobs = listed_jobs(connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0, now=now)
         rows = [view_models.row(job, now, query.columns) for job in jobs]
         total = sum(names.values())
         others = link(list(params), {"status": ",".join(names)})

@@ -14,9 +14,10 @@ from mopsjobs.cache.queries.failures import JobFailures
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger
 from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.studies.conditions import split_condition
 from mopsjobs.utils.text import pluralize
 from mopsjobs.web.axes import Axis
-from mopsjobs.web.heat_map import FAILED, KINDS, MAX_CELLS, Axes, HeatMap, choose_axes, lay_out, sets_of
+from mopsjobs.web.heat_map import KINDS, MAX_CELLS, Axes, HeatMap, choose_axes, lay_out, sets_of
 from mopsjobs.web.memo import Memo
 from mopsjobs.web.site import Site
 from mopsjobs.web.view_models import job_path
@@ -68,26 +69,27 @@ class MapView:
         """
         if not 0 < ledger.tasks_total <= MAX_TASKS:
             return None
-        preferred = _separating(failures, ledger.varying)
+        texts = [str(one["condition"]) for group in (failures.groups if failures else []) for one in group.separates]
+        preferred = _separating(texts, ledger.varying)
+        known = [parts for text in texts if (parts := split_condition(text)) is not None]
         found = JobTasks(self._site.app, FoundJob(job), None)
 
         def make() -> DrawnMap:
             tasks = found.list_tasks(connection, TaskQuery())
             sets = sets_of((one.params, one.row.outcome) for one in tasks.tasks(0))
             axes = choose_axes(ledger.varying, sets, preferred, chosen)
-            return DrawnMap(lay_out(sets, axes), axes, ledger.varying)
+            return DrawnMap(lay_out(sets, axes, known), axes, ledger.varying)
 
         job_id = str(job["job_id"])
         may_lack_ends = found.may_lack_ends(ledger)
-        state = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete, may_lack_ends, *preferred)
+        state = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete, may_lack_ends, *texts)
         if ledger.basis != BY_LEDGER:
             state = (*state, job["tasks_completed"])
         return _values(self._memo.get((job_id, chosen), state, make), job_id)
 
 
-def _separating(failures: JobFailures | None, varying: Sequence[str]) -> list[str]:
-    """Return the parameters that separate failed tasks from others, those of the largest groups first."""
-    texts = [str(one["condition"]) for group in (failures.groups if failures else []) for one in group.separates]
+def _separating(texts: Sequence[str], varying: Sequence[str]) -> list[str]:
+    """Return the parameters that separate failed tasks from others, by the conditions of the largest groups first."""
     words = {word: place for place, word in reversed(list(enumerate(" ".join(texts).split())))}
     named = [name for name in varying if name in words]
     quoted = [name for name in varying if any(json.dumps(name, ensure_ascii=False) in text for text in texts)]
@@ -105,7 +107,6 @@ def _values(drawn: DrawnMap, job_id: str) -> dict[str, Any]:
     x = _axis(axes.x, heat_map.x, is_up=False)
     y = _axis(axes.y, heat_map.y, is_up=True) or _rows_without_axis(heat_map)
     names = " and ".join(axis["name"] for axis in (x, y) if axis is not None)
-    in_regions = sum(region.failed for region in heat_map.regions)
     return {
         "words": f"Tasks{' by ' * bool(names)}{names}; the counts are in the table below",
         "width": heat_map.width,
@@ -127,7 +128,7 @@ def _values(drawn: DrawnMap, job_id: str) -> dict[str, Any]:
             for region in heat_map.regions
         ],
         "failed_link": failed_link,
-        "others": heat_map.counts.get(FAILED, 0) - in_regions,
+        "others": heat_map.elsewhere,
         "x": x,
         "y": y,
         "counts": [(CLASSES.get(kind, "pending"), kind, count) for kind, count in heat_map.counts.items()],

@@ -244,6 +244,7 @@ def _failure_parameters() -> list[dict[str, Any]]:
         _parameter("job", jobs, "The failed tasks of this job. Repeat for more. Not with filters."),
         *_filter_parameters(),
         _parameter("limit", limit, "Without `job`: the number of jobs, at most; those that changed last."),
+        _parameter("resumed", {"type": "boolean"}, "Without `job`: also jobs whose failures a resume has taken up."),
         _after_parameter(),
     ]
 
@@ -272,7 +273,9 @@ def _filter_parameters() -> list[dict[str, Any]]:
         ),
         _parameter("namespace", text, "Only jobs in this Kubernetes namespace."),
         _parameter("owner", text, "Only jobs of this owner."),
-        _parameter("stuck", {"type": "boolean"}, "Only active jobs without a sign of life, or marked as suspect."),
+        _parameter(
+            "stuck", {"type": "boolean"}, "Only active jobs that are silent, have a hanging task or are suspect."
+        ),
     ]
 
 

@@ -119,6 +119,9 @@ PAGE_FILTERS = {
 }
 """Filters that only the page of jobs has."""
 
+UNPANELED = ("status", "open", "stuck")
+"""Filters that the panels do not follow: each panel has its own."""
+
 JOBS_PAGE = (
     FILTERS
     | PAGE_FILTERS
@@ -133,7 +136,8 @@ JOBS_PAGE = (
 FAILURE_SORTS = ("tasks", "jobs", "first", "last")
 """Columns of the page of failures by which it can be sorted: the most, or the newest, first."""
 
-DEFAULT_FAILURE_HOURS = 168.0
+FAILURE_HOURS = 168.0
+"""The window of failures, on their page as in the panel, unless the query has one."""
 
 MAX_FAILED_JOBS = 20_000
 
@@ -234,8 +238,10 @@ class JobsPageQuery:
         chosen = values["columns"] or DEFAULT_COLUMNS
         self.columns = tuple(name for name in COLUMNS if name in chosen)
         self.filter = self._filter(values, now)
-        self.filter_any_status = self._filter(values | {"status": None, "open": False}, now)
-        """The filter whatever the status, for panels."""
+        self.filter_any_status = self._filter(values | dict.fromkeys(UNPANELED), now)
+        """The filter for panels, whatever the status."""
+        self.is_part = any(values[name] for name in (FILTERS | PAGE_FILTERS) if name not in UNPANELED)
+        """Whether the panels count a part of all jobs."""
 
     @staticmethod
     def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
@@ -264,13 +270,12 @@ class FailuresPageQuery:
         """
         values = parse_query(FAILURES_PAGE, query)
         has_window = values["hours"] is not None or values["since"] is not None
-        self.default_hours: float | None = None if has_window else DEFAULT_FAILURE_HOURS
+        self.default_hours: float | None = None if has_window else FAILURE_HOURS
         """The length of the window in hours, if the query does not say where it begins."""
         values["hours"] = self.default_hours or values["hours"]
         self.values: dict[str, Any] = values
         """The value of each parameter."""
         self.filter = _filter(values, now)
-        self.filter.skips_resumed = not values["resumed"]
 
     @property
     def since(self) -> float:
@@ -298,13 +303,13 @@ class ChartsQuery:
         """The names and values of the query, defaults included."""
 
 
-def _parameter(text: str) -> tuple[str, str | None, float | str | None]:
+def _parameter(text: str) -> tuple[str, str | None, float | None, str]:
     """Read a condition such as `beta>0.9`, or the name of a parameter alone."""
     if not any(sign in text for sign in "=<>"):
-        return text, None, None
+        return text, None, None, ""
     condition = parse_condition(text)
     number = as_number(condition.value)
-    return condition.name, condition.sign, condition.value if number is None else float(number)
+    return condition.name, condition.sign, None if number is None else float(number), condition.value
 
 
 def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:

@@ -117,9 +117,10 @@ class TasksPage:
         names = ledger.varying[:MAX_PARAMETERS]
         has_seed = not names or len({one.row.first_task for one in rows}) < len(rows)
         absence = absence_text(ledger)
+        notes = [*([f"This job {absence}"] if absence else []), *found.near_misses()]
         return {
             "reading": None,
-            "note": absence and f"This job {absence}",
+            "note": " ".join(notes) or None,
             "names": names,
             "has_seed": has_seed,
             "rows": [_row(one, names, str(job["job_id"])) for one in rows],

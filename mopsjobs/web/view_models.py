@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
 from mopsjobs.app.job_texts import duration_text, end_text, memory_text, stragglers_text
-from mopsjobs.cache.job_json import NO_USAGE, forecast_text
+from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, SILENT_SECONDS, TASK_HANGS, forecast_text
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.listed_jobs import ListedJob
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
@@ -128,17 +128,18 @@ def moment(text: object, now: float) -> Moment:
 def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
     """Return a row of the table of jobs, with the values of these columns."""
     failed, total = job.tasks_failed, job.tasks_total
-    forecast = None if job.forecast is None else json.loads(forecast_text(job.forecast, job.heartbeat, now))
+    forecast = None if job.forecast is None else json.loads(forecast_text(job.forecast, job.suspect, now, job.known_to))
     is_measured = job.usage is not None and ("cpu" in columns or "memory" in columns)
     usage = json.loads(job.usage if is_measured and job.usage is not None else NO_USAGE)
     ended = None if job.is_active or job.ended is None else moment_at(job.ended, now)
     text, title = (ended.ago, ended.at) if ended else _done(job, forecast, now)
     created = moment_at(job.created, now)
+    late = None if forecast is None else stragglers_text(forecast)
     return Row(
         id=job.job_id,
         path=job_path(job.job_id),
         status=status(job.status),
-        suspect=_suspect_text(job, now),
+        suspect=_suspect_text(job, late),
         study=job.study,
         labels=", ".join(f"{label}={value}" for label, value in sorted(job.labels.items())),
         owner=job.owner,
@@ -146,7 +147,7 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
         tasks=f"{job.tasks_completed}/{total}" if total else str(job.tasks_completed or ""),
         failed=failed,
         error=job.error,
-        late=None if forecast is None else stragglers_text(forecast, from_timestamp(now)),
+        late=late,
         done=text,
         done_title=title,
         ended=None if ended is None else ended.at,
@@ -171,13 +172,14 @@ def _duration(job: ListedJob, now: float) -> str:
     return human_duration((now if job.ended is None else job.ended) - job.created)
 
 
-def _suspect_text(job: ListedJob, now: float) -> str | None:
+def _suspect_text(job: ListedJob, late: str | None) -> str | None:
     """Return what is wrong with an active job, as `no sign of life for 5m`; None if nothing is."""
-    reason = job.why_suspect(now)
-    if reason != "no_update" or job.heartbeat is None:
-        return "no sign of life" if reason == "no_update" else reason
-    silent = human_age(now - job.heartbeat)
-    return f"no sign of life for {silent.removesuffix(' ago')}" if silent.endswith(" ago") else "no sign of life"
+    if job.suspect == TASK_HANGS and late is not None:
+        return late
+    if job.suspect != NO_UPDATE:
+        return job.suspect
+    silent = 0.0 if job.heartbeat is None else job.known_to - job.heartbeat
+    return f"no sign of life for {human_duration(silent)}" if silent > SILENT_SECONDS else "no sign of life"
 
 
 def _bar(done: int, failed: int, total: int) -> Bar | None:

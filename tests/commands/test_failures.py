@@ -305,4 +305,5 @@ def test_failures_of_a_family_say_which_tasks_they_count(cli: Cli, remote: Remot
     assert ran.lines[0] == "5 of 6 tasks of 2 jobs failed, for 1 reason."
     note = "job, job.2 are one family: a task that failed in several of them counts in each.\n"
     assert note in ran.err
-    assert note in cli.ok("failures").err.replace("job.2, job", "job, job.2")
+    assert note in cli.ok("failures", "--resumed").err.replace("job.2, job", "job, job.2")
+    assert cli.ok("failures").lines[0] == "1 of 2 tasks of job.2 failed, for 1 reason."

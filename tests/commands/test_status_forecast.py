@@ -18,7 +18,7 @@ def _report(
 ) -> None:
     """Report one shard, which should end in 20 to 50 minutes."""
     now = cli.clock.now().timestamp()
-    stragglers = Stragglers(2, 17, now - 2400, 110.0) if late else None
+    stragglers = Stragglers(2, 17, now - 900, 110.0) if late else None
     forecast = ShardForecast(now + 1200, now + 3000, 8, stragglers)
     remote.jobs.report_shard(job_id, 0, 1, ShardReport(318, 2, usage=usage, forecast=forecast, **more))
 
@@ -37,8 +37,8 @@ def test_status_tells_when_a_job_should_end(cli: Cli) -> None:
     """As a range, with the tasks that it follows from; then stragglers, and what the tasks used."""
     lines = cli.ok("status", "a").out.splitlines()
     assert [line for line in lines if line.startswith(("Done", "Stragglers", "Used"))] == [
-        "Done       in 20m to 50m, 12:20 to 12:50 UTC (320 of 1,000 tasks done, 8 at work)",
-        "Stragglers task 17, of 2 such tasks: at work for 40m; 99 % of the finished tasks took at most 1m 50s",
+        "Done       in 20m to 50m, 12:20 to 12:50 UTC (320 of 1,000 tasks ended, 8 at work)",
+        "Stragglers task 17, of 2 such tasks: at work for 15m; 95 % of the finished tasks took at most 1m 50s",
         "Used       CPU 1h 30m of 2h held (75 %), tasks 1h 40m, peak memory 300 MiB",
     ]
     cli.clock.advance(hours=0, seconds=30)
@@ -46,7 +46,7 @@ def test_status_tells_when_a_job_should_end(cli: Cli) -> None:
     assert (later["eta_earliest"], later["eta_latest"]) == ("2026-03-01T12:20:00Z", "2026-03-01T12:50:00Z")
     assert later["eta_basis"] == {"tasks_done": 320, "at_work": 8}
     assert later["stragglers"] == {
-        "tasks": 2, "oldest": 17, "since": "2026-03-01T11:20:00Z", "usual_seconds": 110.0,
+        "tasks": 2, "oldest": 17, "since": "2026-03-01T11:45:00Z", "usual_seconds": 110.0, "seconds": 900.0,
     }  # fmt: skip
     used = ("cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes")
     assert [later[name] for name in used] == [5400.0, 6000.0, 7200.0, 0.75, 300 * 2**20]
@@ -56,6 +56,7 @@ def test_a_silent_runner_has_no_end(cli: Cli, job: Remote) -> None:
     """Nor has a job that has ended, or one whose range has passed. What it used stays."""
     silent = ("eta_earliest", "eta_latest", "eta_basis", "stragglers")
     cli.clock.advance(seconds=61)
+    cli.ok("sync", "-q")
     found = cli.ok("status", "a", "--json").json
     assert found["suspect"] == "no_update"
     assert [found[name] for name in silent] == [None] * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ from mopsjobs.studies.study_parser import parse_study
 from support.cli import Cli, Remote, add, sentences
 from support.ledgers import Ledger, add_job, attempt, leave_outputs, put_manifest
 from support.runs import sets_of
+from support.web import Web
 
 GRID = [{"beta": beta / 10, "mode": mode, "same": 1} for beta in range(10) for mode in ("walk", "exit")]
 
@@ -307,12 +309,41 @@ def test_hostile_texts_are_bounded_and_clean(cli: Cli, remote: Remote) -> None:
         assert not set("\x1b\x07\r\u202e\u2028") & set(text)
 
 
+def test_numbers_that_an_equality_misses_by_their_computation_are_told(
+    cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr in all forms, and on the page, with conditions that take both. What is far from it is not named."""
+    add_job(remote.jobs, "job", [{"beta": beta, "flag": beta > 0.3} for beta in (0.1, 0.1 + 0.2, 0.3000001)])
+    cli.ok("sync", "-q")
+    for form in ((), ("--json",), ("-q",)):
+        ran = cli.ok("tasks", "job", "--param", "beta=0.3", *form)
+        both = "--param 'beta>=0.3' --param 'beta<=0.30000000000000004'"
+        told = f"beta=0.3 does not take 0.30000000000000004 as 0.3. To take both: {both}"
+        assert f"warning: {told}" in ran.err
+    assert cli.ok("tasks", "job", "-q", "--param", "beta>=0.3", "--param", "beta<=0.30000000000000004").lines == ["1"]
+    assert "does not take" not in cli.ok("tasks", "job", "--param", "beta=0.1", "--param", "flag=False").err
+    assert told in html.unescape(Web(cli, capsys).ok("/jobs/job/tasks?param=beta%3D0.3"))
+    assert cli.ok("tasks", "job", "-q", "--param", "flag=True").lines == ["1", "2"]
+
+
+def test_texts_are_put_in_order_by_texts(cli: Cli, remote: Remote) -> None:
+    """Dates, for example. Only a parameter that has nothing but numbers refuses a text."""
+    add_job(remote.jobs, "job", [{"start": "2026-01-01"}, {"start": "2026-02-01"}, {"start": 7}])
+    assert cli.ok("tasks", "job", "-q", "--param", "start>2026-01-15").lines == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (("--status", "done"), "invalid status of a task 'done'"),
         (("--param", "beta"), "expected NAME, an operator and a value"),
         (("--param", "btea=1"), "Did you mean 'beta'?"),
+        (("--param", "beta>"), "invalid condition 'beta>': expected a value after >."),
+        (("--param", "beta=>0.2"), "invalid condition 'beta=>0.2': expected a value after =."),
+        (
+            ("--param", "beta>abc"),
+            "invalid condition 'beta>abc': expected a number after >, since all values of beta are numbers.",
+        ),
         (("--sort", "owner"), "invalid sort column 'owner'"),
         (("--slowest", "2", "--limit", "3"), "--slowest N contradicts --sort and --limit"),
         (("--slowest", "0"), "expected a whole number from 1"),

@@ -80,6 +80,27 @@ def test_it_shows_what_the_command_shows(web: Web, cli: Cli) -> None:
         assert f">{group['message']}</bdi>" in rows[group["key"]]
 
 
+def test_what_a_resume_left_to_a_later_one_stays(web: Web, cli: Cli, remote: Remote) -> None:
+    """In the page, the command and the API, with as many tasks; `is:open` has the job too. A later resume takes all."""
+
+    def counts(query: str = "", *flags: str) -> set[tuple[int, int]]:
+        page = re.search(r"(\d+) tasks? of (\d+) jobs? failed", _text(_page(web, query)))
+        assert page is not None
+        found = [cli.ok("failures", "--limit", "0", "--json", *flags).json, web.get(f"/api/v1/failures{query}").json]
+        return {(int(page[1]), int(page[2])), *((one["failed"], len(one["jobs"])) for one in found)}
+
+    fail(remote.jobs, "night-1.2", {39: NO_ROOM}, DAY_AGO, only=[38, 39], parent_job_id="night-1", status="running")
+    remote.jobs.update_fields("night-1.2", metadata={"n_deferred_tasks": 8})
+    remote.jobs.update_status("night-1.2", "partial")
+    cli.ok("sync", "-q")
+    assert counts() == {(13, 3)}
+    assert "night-1" in web.ids("/jobs?open=true")
+    fail(remote.jobs, "night-1.3", {}, DAY_AGO, only=range(30, 40), parent_job_id="night-1.2", status="succeeded")
+    cli.ok("sync", "-q")
+    assert counts() == {(2, 1)}
+    assert counts("?resumed=true", "--resumed") == {(13, 3)}
+
+
 def test_the_line_of_times_shows_when_tasks_failed(web: Web, remote: Remote, cli: Cli) -> None:
     """Each part of the window has a column; words say the same."""
     row = _rows(_page(web, "?hours=48"))[TOO_LARGE.key]

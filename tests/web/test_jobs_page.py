@@ -75,16 +75,52 @@ def test_a_failure_that_was_resumed_is_not_open(web: Web) -> None:
     assert re.search(r'resumed: <a href="/jobs/broke.2" title="broke.2">succeeded</a>', page)
 
 
+def panel_of(web: Web, query: str, name: str = "Open failures") -> str:
+    """Return a panel of the page."""
+    panel = re.search(rf'<section[^>]* aria-label="{name}">.*?</section>', web.ok(f"/jobs{query}"), re.DOTALL)
+    assert panel is not None
+    return panel[0]
+
+
+def text_of(markup: str) -> str:
+    """Return the words of a part of a page."""
+    return " ".join(re.sub(r"<[^>]+>", " ", markup).split())
+
+
 @pytest.mark.parametrize("window", ["until", "ended_until", "since", "ended_since"])
 def test_open_failures_are_of_the_window_of_the_page(web: Web, window: str) -> None:
-    """Without a window, they are of 24 hours. The link of the panel leads to as many jobs as it counts."""
+    """Without a window, they are of a week, as on their page. The link leads to as many jobs as the panel counts."""
     for query, is_recent in ((f"?{window}=2026-03-01T00:00:00Z", False), ("", True)):
-        panel = re.search(r'aria-label="Open failures">.*?</section>', web.ok(f"/jobs{query}"), re.DOTALL)
-        assert panel is not None
-        assert ("in 24 h" in panel[0]) == is_recent
-        found = re.search(r'href="(?:/jobs)?([^"]*)"><b>(\d+)</b>', panel[0])
+        panel = panel_of(web, query)
+        assert ("in 7 days" in panel) == is_recent
+        found = re.search(r'href="(?:/jobs)?([^"]*)"><b>(\d+)</b>', panel)
         assert found is not None
         assert len(shown(web, html.unescape(found[1]))) == int(found[2])
+    assert "changed within a week" in web.ok("/failures")
+
+
+@pytest.mark.parametrize("query", ["?stuck=true", "?status=succeeded", "?open=true"])
+def test_panels_do_not_follow_the_filters_of_each_other(web: Web, query: str) -> None:
+    """They say the same as without such a filter."""
+    assert panel_of(web, query) == panel_of(web, "")
+    assert panel_of(web, query, "Running").replace("?", "") == panel_of(web, "", "Running").replace("?", "")
+
+
+def test_panels_say_that_they_count_a_part(web: Web) -> None:
+    """A search without a hit does not say that nothing failed."""
+    panel = panel_of(web, "?q=nothing-has-this")
+    assert text_of(panel) == "0 open failures in 7 days in this view None is in this view."
+    assert 'class="panel"' in panel
+    assert "0 running in this view" in text_of(panel_of(web, "?q=nothing-has-this", "Running"))
+    assert "in this view" not in panel_of(web, "")
+
+
+def test_the_errors_of_a_panel_add_up(web: Web, cli: Cli, remote: Remote) -> None:
+    """Jobs with rare codes, or without one, are the other ones."""
+    for number, code in enumerate([*("A", "B", "C", "D", "E") * 2, None]):
+        put(remote, f"more-{number}", "failed", error_code=code)
+    cli.ok("sync", "-q")
+    assert text_of(panel_of(web, "")) == "13 open failures in 7 days A 2 B 2 C 2 D 2 other 5"
 
 
 def test_a_cancelled_resume_repairs_nothing(web: Web, cli: Cli, remote: Remote) -> None:
@@ -95,15 +131,23 @@ def test_a_cancelled_resume_repairs_nothing(web: Web, cli: Cli, remote: Remote) 
 
 
 def test_the_running_panel_tells_when_all_is_done(web: Web) -> None:
-    """The next end, the last one, how many cannot tell, and how many give no sign of life."""
+    """The next end, the last one, how many cannot tell, and how many may be stuck."""
     page = web.ok("/jobs")
     panel = re.search(r'aria-label="Running">.*?</section>', page, re.DOTALL)
     assert panel is not None
     text = " ".join(re.sub(r"<[^>]+>", "", panel[0]).split())
     assert "3 running" in text
-    assert "1 without a sign of life" in text
+    assert "1 may be stuck" in text
     assert "Next done in 20m" in text
     assert "2 cannot tell" in text
+
+
+def test_the_next_end_is_told_in_two_units(web: Web, cli: Cli, remote: Remote) -> None:
+    """107 minutes are not an hour."""
+    end = cli.clock.now().timestamp() + 6420
+    put(remote, "soon", "running", tasks_total=10, forecast={"0": [end - 60, end, 2]})
+    cli.ok("sync", "-q")
+    assert "Next done in 1h 47m (13:47 UTC)" in text_of(panel_of(web, "", "Running"))
 
 
 def test_a_row_says_why_a_job_failed(web: Web) -> None:

@@ -13,10 +13,9 @@ from mopsjobs.app.app import App
 from mopsjobs.app.notify.claims import WINDOW
 from mopsjobs.app.notify.notifier import RECENT, Notifier
 from mopsjobs.cache.job_json import COLUMNS, job_json
-from mopsjobs.cache.sync_state import SYNCED_AT, get_meta, transaction
+from mopsjobs.cache.sync_state import known_to, transaction
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.registry.status import END_STATUSES
-from mopsjobs.utils.times import parse_time
 
 _ENDED = ", ".join(f"'{status}'" for status in END_STATUSES)
 
@@ -53,11 +52,9 @@ class CacheNotifier:
             app.cache.write(self._begin)
 
         def view(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-            # A row is as old as the sync: its runner was silent for a minute if it was so when the sync began.
-            synced_at = get_meta(connection, SYNCED_AT)
-            then = now if synced_at is None else min(now, parse_time(synced_at).timestamp())
+            known = known_to(connection, now)
             rows = connection.execute(_JOBS, (now - WINDOW.total_seconds(),))
-            return [job for row in rows if notifier.is_due(job := job_json(row, now=then))]
+            return [job for row in rows if notifier.is_due(job := job_json(row, now=now, known_to=known))]
 
         for job in app.cache.read_cached(view) or ():
             notifier.offer(job)

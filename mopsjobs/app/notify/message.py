@@ -11,10 +11,11 @@ from typing import Any
 from mopsjobs.app.app import App
 from mopsjobs.app.failures import describe_condition
 from mopsjobs.app.job_tasks import mirror_failures
-from mopsjobs.app.job_texts import run_text, usage_text
+from mopsjobs.app.job_texts import run_text, stragglers_text, usage_text
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.app.notify.rules import FAILURES, SUSPECT
 from mopsjobs.cache.database import open_to_write, translate_sqlite_errors
+from mopsjobs.cache.job_json import TASK_HANGS
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, read_failures
 from mopsjobs.cache.sync.ledger import sync_ledger
 from mopsjobs.cache.write_through import write_through
@@ -111,7 +112,8 @@ def _title(job: Mapping[str, Any], occasion: str) -> str:
     job_id, total = job["job_id"], job["tasks_total"]
     done, failed = job["tasks_completed"] or 0, job["tasks_failed"] or 0
     if occasion == SUSPECT:
-        return f"{job_id} may be stuck: {job['suspect']}"
+        why = stragglers_text(job) if job["suspect"] == TASK_HANGS else None
+        return f"{job_id} may be stuck: {why or job['suspect']}"
     if occasion == FAILURES:
         return f"{job_id}: {failed:,} of {pluralize(done + failed, 'ended task')} failed"
     counts = f": {done:,} of {pluralize(total, 'task')} done" if total else ""

@@ -119,6 +119,6 @@ def _to_json(finding: Finding) -> dict[str, Any]:
         "failed": finding.failed,
         "passed": finding.passed,
         "others": finding.others,
-        "support": round(finding.support, 4),
+        "support": round(finding.support, 9),
         "lift": round(finding.lift, 4),
     }

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.queries.filters import Filter, where_clauses
+from mopsjobs.cache.queries.filters import IS_NOT_RESUMED, Filter, where_clauses
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger, read_ledger
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 
-VERSION = 4
+VERSION = 5
 """Of the kept form, and of the way in which it is made."""
 
 BY_EVENTS = "events"
@@ -135,18 +135,22 @@ def last_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
     return None if summary is None else (summary, row[0] == _state(connection, job_id, ledger))
 
 
-def jobs_with_failures(connection: sqlite3.Connection, job_filter: Filter, limit: int) -> tuple[list[str], int]:
+def jobs_with_failures(
+    connection: sqlite3.Connection, job_filter: Filter, limit: int, *, resumed: bool
+) -> tuple[list[str], int]:
     """Return the ids of jobs that pass a filter and have failed tasks, the last changed first, and how many there are.
 
     Args:
         connection: the cache.
         job_filter: which jobs.
         limit: how many ids, 0 for all.
+        resumed: also those that a resume has taken up; see `IS_NOT_RESUMED`.
     """
+    is_open = "" if resumed else f" AND {IS_NOT_RESUMED}"
     total, rows = 0, []
     for condition, values in where_clauses(connection, job_filter):
         for table, has_failures in _HAVE_FAILURES:
-            where = f"FROM {table} WHERE {has_failures} AND {condition}"
+            where = f"FROM {table} WHERE {has_failures} AND {condition}{is_open}"
             total += connection.execute(f"SELECT count(*) {where}", values).fetchone()[0]
             # Only the first ones are read: ids of all would be a read of their rows.
             first = f"SELECT changed_ts, job_id {where} ORDER BY changed_ts DESC, job_id LIMIT {limit or -1:d}"

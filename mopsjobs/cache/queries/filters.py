@@ -7,6 +7,8 @@ import re
 import sqlite3
 from collections.abc import Iterator
 
+from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.cache.sync_state import known_to
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import ACTIVE, ARCHIVED, BEFORE_RUNNING
 from mopsjobs.utils.text import compile_pattern, invalid_choice
@@ -44,13 +46,21 @@ PHASES = {
 The last one is written so that no partial index fits it: the index of another condition is better.
 """
 
-IS_NOT_RESUMED = (
-    "NOT EXISTS (SELECT 1 FROM job AS child WHERE child.parent_job_id = job.job_id AND child.status != 'cancelled')"
+_CHILDREN = (
+    "SELECT child.job_id, json_extract(child.record, '$.metadata.n_deferred_tasks') > 0 FROM {before} job AS child"
+    " WHERE child.status != 'cancelled' AND child.parent_job_id = {parent}"
 )
-"""The condition for a job that no resume has taken up."""
+
+IS_NOT_RESUMED = (
+    f"NOT EXISTS (WITH RECURSIVE later(job_id, defers) AS ({_CHILDREN.format(before='', parent='job.job_id')} UNION"  # noqa: S608
+    f" {_CHILDREN.format(before='later CROSS JOIN', parent='later.job_id AND later.defers')})"
+    " SELECT 1 FROM later WHERE defers IS NOT 1)"
+)
+"""The condition for a job of which no resume has taken up all tasks: `resume --only` leaves some to a later one."""
 
 IS_OPEN = f"status IN ('failed', 'partial') AND {IS_NOT_RESUMED}"
-"""The condition for a failure that no resume has taken up. Of a family, its newest job alone may be one."""
+"""The condition for a failure that no resume has taken up. Of a family, its newest job alone may be one, with those
+whose tasks that one leaves to a later resume."""
 
 # Each SELECT reads an index; an OR over the rows would read every record. Owners come from the sums.
 _ERROR_MATCHES = r"SELECT rowid FROM job INDEXED BY idx_job_error WHERE error IS NOT NULL AND error LIKE ? ESCAPE '\'"
@@ -90,8 +100,8 @@ class Filter:
 
     __slots__ = (
         "ended_since", "ended_until", "error", "finds_all", "found", "hides_archived", "is_open", "keeps_active",
-        "labels", "match", "name", "namespace", "owner", "params", "phase", "silent_since", "since", "skips_resumed",
-        "statuses", "study", "text", "until",
+        "labels", "match", "name", "namespace", "owner", "params", "phase", "since", "statuses",
+        "stuck", "stuck_at", "study", "text", "until",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - one argument a condition, all by name
@@ -105,7 +115,7 @@ class Filter:
         labels: tuple[tuple[str, str | None], ...] = (),
         namespace: str | None = None,
         owner: str | None = None,
-        silent_since: float | None = None,
+        stuck_at: float | None = None,
         ended_since: float | None = None,
         text: str | None = None,
     ) -> None:
@@ -120,7 +130,7 @@ class Filter:
             labels: each of these labels is set to this value, or to any if it is None.
             namespace: runs in this namespace, or in one of these, separated by commas.
             owner: belongs to this owner, or to one of these, separated by commas.
-            silent_since: active and suspect: marked so, or without a heartbeat since this time.
+            stuck_at: active and suspect at this time, as `is_suspect` has it.
             ended_since: ended at or after this time, or still active, as in the charts.
             text: the id, the Kubernetes name, the owner, the study, the error, a note or a label's value contains it,
                 in any ASCII case.
@@ -136,7 +146,8 @@ class Filter:
         self.labels = labels
         self.namespace = namespace
         self.owner = owner
-        self.silent_since = silent_since
+        self.stuck_at = stuck_at
+        self.stuck = ""  # the condition of that, which `where_clauses` knows
         self.ended_since = ended_since
         self.text = text
         self.ended_until: float | None = None
@@ -145,12 +156,10 @@ class Filter:
         """Of this study, or of one of these, separated by commas."""
         self.error: str | None = None
         """The error of the record, or of failed tasks as they were kept, contains this text, in any ASCII case."""
-        self.params: tuple[tuple[str, str | None, float | str | None], ...] = ()
-        """A parameter set meets each of these: a parameter, and if it is not None, an operator and a value."""
+        self.params: tuple[tuple[str, str | None, float | None, str], ...] = ()
+        """A parameter set meets each of these: a parameter, an operator or None, and the value as number and text."""
         self.is_open = False
         """Failed or partial, and not resumed; see `IS_OPEN`."""
-        self.skips_resumed = False
-        """Not resumed, whatever the status."""
         self.phase: str | None = None
         """A name of `PHASES`."""
         self.found: int | None = None
@@ -223,8 +232,8 @@ class Filter:
             add(*_is_one_of("owner", self.owner))
         if self.hides_archived:
             add(f"(is_active = 1 OR NOT {_IS_ARCHIVED})")
-        if self.silent_since is not None:
-            add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
+        if self.stuck_at is not None:
+            add(f"is_active = 1 AND {self.stuck}")
         for condition, parameters in self._page_conditions():
             add(condition, *parameters)
         return " AND ".join(conditions) or "true", values
@@ -242,12 +251,10 @@ class Filter:
         if self.study is not None:
             condition, *values = _is_one_of("study", self.study)
             yield condition, list(values)
-        for name, sign, value in self.params:
-            yield _has_parameter(name, sign, value)
+        for name, sign, number, text in self.params:
+            yield _has_parameter(name, sign, number, text)
         if self.is_open:
             yield IS_OPEN, []
-        if self.skips_resumed:
-            yield IS_NOT_RESUMED, []
         if self.phase is not None:
             yield PHASES[self.phase], []
         if self.found is not None:
@@ -264,17 +271,22 @@ def _containing(text: str) -> str:
     return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
 
 
-def _has_parameter(name: str, sign: str | None, value: float | str | None) -> Condition:
+def _has_parameter(name: str, sign: str | None, number: float | None, text: str) -> Condition:
     """Return the condition that a parameter set of a job meets a condition. Only jobs with a mirrored study do."""
     has = "EXISTS (SELECT 1 FROM json_each(ledger.parameters) AS name WHERE name.value = ?)"
     values: list[object] = [name]
     if sign is not None:
+        from mopsjobs.cache.queries.task_filters import json_word  # here: few listings search for parameters
+
         # The first condition keeps it from reading parameter sets that lack the parameter.
         has += (
             " AND EXISTS (SELECT 1 FROM parameter_set CROSS JOIN json_each(params) AS one"  # noqa: S608 - operators
-            f" WHERE parameter_set.job_id = ledger.job_id AND one.key = ? AND one.value {sign} ?)"
+            " WHERE parameter_set.job_id = ledger.job_id AND one.key = ? AND CASE"
+            f" WHEN ? IS NOT NULL AND one.type IN ('integer', 'real') THEN one.value {sign} ?"
+            f" WHEN one.type IN ('true', 'false', 'null') THEN one.type {sign} ?"
+            f" ELSE CAST(one.value AS TEXT) {sign} ? END)"
         )
-        values += [name, value]
+        values += [name, number, number, json_word(text), text]
     return f"job_id IN (SELECT job_id FROM ledger WHERE {has})", values  # noqa: S608
 
 
@@ -360,10 +372,17 @@ def _find(connection: sqlite3.Connection, pattern: str, queries: tuple[str, ...]
     return count
 
 
+def is_suspect(connection: sqlite3.Connection, now: float) -> str:
+    """Return the condition of active jobs that may be stuck, as `job_json.why_suspect` has it."""
+    return f"(suspect IS NOT NULL OR coalesce(heartbeat_ts < {known_to(connection, now) - SILENT_SECONDS!r}, 0))"
+
+
 def where_clauses(connection: sqlite3.Connection, job_filter: Filter) -> list[Condition]:
     """Return the WHERE clauses of a filter, after preparing this connection for them."""
     if job_filter.match is not None:
         from mopsjobs.cache.queries.matching import add_regexp  # few listings need it
 
         add_regexp(connection, job_filter.match)
+    if job_filter.stuck_at is not None:
+        job_filter.stuck = is_suspect(connection, job_filter.stuck_at)
     return job_filter.clauses()

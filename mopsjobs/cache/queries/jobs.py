@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, JobColumns, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, where_clauses
+from mopsjobs.cache.sync_state import known_to
 from mopsjobs.errors import JobNotFoundError, RecordError, UsageError, command_line
 
 ABOVE_IDS = "\U0010ffff"
@@ -24,12 +25,13 @@ MAX_CANDIDATES = 5
 class JobList:
     """The listed jobs, and the total of the filter. Each record is read from the connection when it is needed."""
 
-    __slots__ = ("_connection", "_now", "_rowids", "total")
+    __slots__ = ("_connection", "_known_to", "_now", "_rowids", "total")
 
     def __init__(self, connection: sqlite3.Connection, rowids: list[int], total: int, now: float) -> None:
         self._connection = connection
         self._rowids = rowids
         self._now = now
+        self._known_to = known_to(connection, now)
         self.total = total
 
     def __len__(self) -> int:
@@ -45,12 +47,12 @@ class JobList:
         return self._jobs(fields, 0)
 
     def _jobs(self, fields: tuple[str, ...] | None, skip: int) -> Iterator[dict[str, object]]:
-        jobs = (job_json(columns, now=self._now) for columns in self._columns(skip))
+        jobs = (job_json(columns, now=self._now, known_to=self._known_to) for columns in self._columns(skip))
         return jobs if fields is None else ({name: job[name] for name in fields} for job in jobs)
 
     def texts(self, fields: tuple[str, ...] | None = None, *, skip: int = 0) -> Iterator[str]:
         """Yield the same as JSON text, without the first `skip` jobs."""
-        texts = (job_text(columns, now=self._now) for columns in self._columns(skip))
+        texts = (job_text(columns, now=self._now, known_to=self._known_to) for columns in self._columns(skip))
         return texts if fields is None else (JSON_ENCODER.encode(job) for job in self._jobs(fields, skip))
 
     def _columns(self, skip: int) -> Iterator[JobColumns]:
@@ -114,7 +116,8 @@ def page_of_jobs(
         now: seconds since 1970, for the duration of active jobs.
     """
     rows = page_rows(connection, job_filter, COLUMNS, order=order, limit=limit, offset=offset)
-    return (job_json(row, now=now) for row in rows)
+    known = known_to(connection, now)
+    return (job_json(row, now=now, known_to=known) for row in rows)
 
 
 def page_rows(
@@ -167,7 +170,7 @@ def find_exact(connection: sqlite3.Connection, job_id: str, *, now: float) -> di
 def _first_job(connection: sqlite3.Connection, condition: str, *values: str, now: float) -> dict[str, object] | None:
     sql = f"SELECT {COLUMNS} FROM job {condition} LIMIT 1"  # noqa: S608 - constant names, bound values
     columns: JobColumns | None = connection.execute(sql, values).fetchone()
-    return None if columns is None else job_json(columns, now=now)
+    return None if columns is None else job_json(columns, now=now, known_to=known_to(connection, now))
 
 
 def ended_record(connection: sqlite3.Connection, job_id: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mopsjobs.cache.job_json import why_suspect
 from mopsjobs.cache.queries.filters import Filter
 from mopsjobs.cache.queries.jobs import page_rows
+from mopsjobs.cache.sync_state import known_to
 
 _COLUMNS = (
     "job_id, status, is_active, created_ts, changed_ts, ended_ts, heartbeat_ts, suspect, owner, study, error,"
@@ -28,7 +29,7 @@ class ListedJob(NamedTuple):
     ended: float | None
     heartbeat: float | None
     suspect: str | None
-    """Why the job is marked as suspect."""
+    """Why it may be stuck, as `job_json` has it."""
     owner: str | None
     study: str | None
     error: str | None
@@ -39,26 +40,28 @@ class ListedJob(NamedTuple):
     tasks_failed: int
     engine: str | None
     labels: Mapping[str, str]
-
-    def why_suspect(self, now: float) -> str | None:
-        """Return why it may be stuck, as `job_json` does."""
-        return why_suspect(self.suspect, self.heartbeat, now) if self.is_active else None
+    known_to: float
+    """Up to when the registry was read."""
 
 
 def listed_jobs(
-    connection: sqlite3.Connection, job_filter: Filter, *, order: str, limit: int, offset: int
+    connection: sqlite3.Connection, job_filter: Filter, *, order: str, limit: int, offset: int, now: float
 ) -> list[ListedJob]:
     """Return a page of the jobs that pass a filter, see `page_of_jobs`."""
     rows = page_rows(connection, job_filter, _COLUMNS, order=order, limit=limit, offset=offset)
-    return [_listed(row) for row in rows]
+    known = known_to(connection, now)
+    return [_listed(row, known) for row in rows]
 
 
-def listed_job(connection: sqlite3.Connection, job_id: str) -> ListedJob:
+def listed_job(connection: sqlite3.Connection, job_id: str, *, now: float) -> ListedJob:
     """Return the job with this full id."""
-    return _listed(connection.execute(f"SELECT {_COLUMNS} FROM job WHERE job_id = ?", (job_id,)).fetchone())  # noqa: S608 - constant names
+    row = connection.execute(f"SELECT {_COLUMNS} FROM job WHERE job_id = ?", (job_id,)).fetchone()  # noqa: S608 - constant names
+    return _listed(row, known_to(connection, now))
 
 
-def _listed(row: tuple[object, ...]) -> ListedJob:
+def _listed(row: tuple[object, ...], known: float) -> ListedJob:
     *columns, others = row
     failed, engine, labels = json.loads(str(others))
-    return ListedJob._make((*columns, failed or 0, engine, labels))
+    job = ListedJob._make((*columns, failed or 0, engine, labels, known))
+    suspect = why_suspect(job.suspect, job.heartbeat, known) if job.is_active else None
+    return job._replace(suspect=suspect)

@@ -11,8 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mopsjobs.cache.job_json import SILENT_SECONDS
-from mopsjobs.cache.queries.filters import IS_WAITING, Filter, where_clauses
+from mopsjobs.cache.queries.filters import IS_WAITING, Filter, is_suspect, where_clauses
 
 SHOWN_ERRORS = 4
 """Kinds of errors that are counted one by one."""
@@ -45,6 +44,8 @@ class OpenFailures(NamedTuple):
     jobs: int
     errors: list[tuple[str, int]]
     """The most frequent codes of errors, with the number of jobs."""
+    others: int
+    """Jobs with another code, or without one."""
 
 
 class JobGroup(NamedTuple):
@@ -68,12 +69,12 @@ def active_jobs(connection: sqlite3.Connection, job_filter: Filter, now: float) 
     chosen.since = None  # a window keeps all active jobs
     [(condition, values)] = where_clauses(connection, chosen)
     found = {}
-    is_late = f"heartbeat_ts < {now - SILENT_SECONDS!r}"
+    suspect = is_suspect(connection, now)
     sql = (
         "SELECT is_waiting, count(*), sum(is_suspect), min(created_ts), min(latest), max(latest), count(latest) FROM ("  # noqa: S608 - constant names
-        f"SELECT {IS_WAITING} AS is_waiting, created_ts, suspect IS NOT NULL OR coalesce({is_late}, 0) AS is_suspect,"
-        f" {_latest(now)} AS latest FROM job INDEXED BY idx_job_active_tallies WHERE is_active = 1 AND {condition}"
-        ") GROUP BY is_waiting"
+        f"SELECT {IS_WAITING} AS is_waiting, created_ts, {suspect} AS is_suspect,"
+        f" {_latest(suspect, now)} AS latest FROM job INDEXED BY idx_job_active_tallies"
+        f" WHERE is_active = 1 AND {condition}) GROUP BY is_waiting"
     )
     for is_waiting, *counts in connection.execute(sql, values):
         found[bool(is_waiting)] = ActiveJobs(*counts)
@@ -90,11 +91,13 @@ def open_failures(connection: sqlite3.Connection, job_filter: Filter) -> OpenFai
         sql = f"SELECT coalesce({code}, ''), count(*) FROM job WHERE {condition} GROUP BY 1"  # noqa: S608 - constant names
         for name, count in connection.execute(sql, values):
             counts[name] = counts.get(name, 0) + count
+    jobs = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    return OpenFailures(sum(counts.values()), [one for one in ordered if one[0]][:SHOWN_ERRORS])
+    errors = [one for one in ordered if one[0]][:SHOWN_ERRORS]
+    return OpenFailures(jobs, errors, jobs - sum(count for _, count in errors))
 
 
-def order_of_phase(phase: str, now: float) -> str:
+def order_of_phase(connection: sqlite3.Connection, phase: str, now: float) -> str:
     """Return the ORDER BY clause in which jobs of a phase are most useful.
 
     Running: suspect ones first, then by when they should end. Waiting: the longest first. Ended: the last change first.
@@ -103,8 +106,8 @@ def order_of_phase(phase: str, now: float) -> str:
         return "created_ts ASC, job_id ASC"
     if phase == "ended":
         return "changed_ts DESC, job_id ASC"
-    is_suspect = f"(suspect IS NOT NULL OR coalesce(heartbeat_ts < {now - SILENT_SECONDS!r}, 0))"
-    return f"{is_suspect} DESC, {_latest(now)} ASC NULLS LAST, job_id ASC"
+    suspect = is_suspect(connection, now)
+    return f"{suspect} DESC, {_latest(suspect, now)} ASC NULLS LAST, job_id ASC"
 
 
 def resumed_as(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -195,11 +198,10 @@ def in_phase(job_filter: Filter, phase: str) -> Filter:
     return chosen
 
 
-def _latest(now: float) -> str:
-    """Return an expression for when a job should have ended; NULL if it is silent, or if that time has passed."""
+def _latest(suspect: str, now: float) -> str:
+    """Return an expression for when a job should have ended; NULL for a suspect, and if that time has passed."""
     latest = "json_extract(forecast, '$.latest')"
-    is_heard = f"coalesce(heartbeat_ts >= {now - SILENT_SECONDS!r}, 1)"
-    return f"iif(forecast IS NOT NULL AND {is_heard} AND {latest} > {now!r}, {latest}, NULL)"
+    return f"iif(forecast IS NOT NULL AND NOT {suspect} AND {latest} > {now!r}, {latest}, NULL)"
 
 
 def jobs_of_study(connection: sqlite3.Connection, study: str, limit: int) -> list[str]:

@@ -11,9 +11,9 @@ from itertools import chain
 from typing import NamedTuple
 
 from mopsjobs.cache import totals
-from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.cache.job_json import NO_UPDATE
 from mopsjobs.cache.pruning import count_ended
-from mopsjobs.cache.queries.filters import Filter, where_clauses
+from mopsjobs.cache.queries.filters import Filter, is_suspect, where_clauses
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.registry.usage import ShardUsage
 
@@ -75,9 +75,8 @@ def active_tallies(connection: sqlite3.Connection) -> list[ActiveTally]:
 def suspects(connection: sqlite3.Connection, now: float) -> dict[str, int]:
     """Count the active jobs that may be stuck, by the reason; see `job_json`."""
     rows = connection.execute(
-        "SELECT coalesce(suspect, 'no_update'), count(*) FROM job INDEXED BY idx_job_active_tallies"
-        " WHERE is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?) GROUP BY 1",
-        (now - SILENT_SECONDS,),
+        f"SELECT coalesce(suspect, '{NO_UPDATE}'), count(*) FROM job INDEXED BY idx_job_active_tallies"  # noqa: S608
+        f" WHERE is_active = 1 AND {is_suspect(connection, now)} GROUP BY 1"
     )
     return dict(rows.fetchall())
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from mopsjobs.errors import UsageError, shorten
 from mopsjobs.ledger.attempt import Outcome
@@ -22,6 +23,9 @@ MISSING = "missing"
 STATUSES = (*map(str, Outcome), WAITING, MISSING)
 """What a task may be."""
 
+MAX_NEAR = 3
+"""Values that a sentence about near misses names."""
+
 MAX_CONDITIONS = 100
 """Conditions on parameters of one query."""
 
@@ -35,6 +39,9 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
 }
 """The longer ones first, as they are looked for."""
+
+_JSON_WORDS = {"True": "true", "False": "false", "None": "null"}
+"""Of Python's words, which its messages have."""
 
 SORTS = {
     "task": ("task", "task.task"),
@@ -67,9 +74,19 @@ class Condition(NamedTuple):
         found = params[self.name]
         number = as_number(self.value)
         compare = _OPERATORS[self.sign]
-        if number is not None and isinstance(found, (int, float)) and not isinstance(found, bool):
+        if number is not None and is_number(found):
             return compare(found, number)
-        return compare(_text(found), self.value)
+        return compare(_text(found), json_word(self.value) if found is None or isinstance(found, bool) else self.value)
+
+    @property
+    def is_equality(self) -> bool:
+        """Return whether it tells equal values from others, and does not put them in order."""
+        return self.sign in ("=", "==", "!=")
+
+    def nearly_holds(self, found: object) -> bool:
+        """Return whether a value differs from that of an equality by no more than numbers do that are computed."""
+        number = as_number(self.value)
+        return number is not None and is_number(found) and found != number and math.isclose(found, number)
 
 
 class Place(NamedTuple):
@@ -140,7 +157,7 @@ def parse_condition(text: str) -> Condition:
     """Read a condition such as `beta>0.9`. Name and value may have the quotes that `failures` writes: `mode == "x"`.
 
     Raises:
-        UsageError: if it has no operator, or no name in front of it.
+        UsageError: if it has no operator, no name in front of it, or no value after it.
     """
     start = _end_of_quoted(text)
     places = [(place, -len(sign), sign) for sign in _OPERATORS if (place := text.find(sign, start)) >= 0]
@@ -151,7 +168,14 @@ def parse_condition(text: str) -> Condition:
             f"invalid condition '{shorten(text, 100)}': expected NAME, an operator and a value, such as 'beta>0.9'.",
             hint=f"Operators are {' '.join(sign for sign in _OPERATORS if sign != '==')}.",
         )
-    return Condition(_without_quotes(name), sign, _without_quotes(text[place + len(sign) :].strip()))
+    value = text[place + len(sign) :].strip()
+    if value.startswith(("=", "<", ">")) or (not value and sign not in ("=", "==", "!=")):
+        raise UsageError(
+            f"invalid condition '{shorten(text, 100)}': expected a value after {sign}.",
+            hint=f"Operators are {' '.join(sign for sign in _OPERATORS if sign != '==')}."
+            " A text that begins with one of them needs quotes.",
+        )
+    return Condition(_without_quotes(name), sign, _without_quotes(value))
 
 
 def check_count(conditions: Sequence[object]) -> None:
@@ -212,6 +236,51 @@ def check_names(conditions: Iterable[Condition], parameters: Iterable[str]) -> N
             )
 
 
+def check_order(condition: Condition, sets: Iterable[Mapping[str, object]]) -> None:
+    """Refuse to order numbers by a text: no number would pass, or all of them.
+
+    Raises:
+        UsageError: if no value of the parameter is a text.
+    """
+    name, sign, value = condition
+    if all(is_number(params.get(name, 0)) for params in sets):
+        raise UsageError(
+            f"invalid condition '{shorten(name + sign + value, 100)}': expected a number after {sign}, since all"
+            f" values of {shorten(name, 60)} are numbers."
+        )
+
+
+def near_misses(conditions: Sequence[Condition], sets: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each equality that tells apart numbers that are equal but for their computation."""
+    near: dict[Condition, set[float]] = {}
+    for params in sets:
+        for condition in conditions:
+            if condition.nearly_holds(params.get(condition.name)):
+                near.setdefault(condition, set()).add(params[condition.name])
+    return [_near_text(condition, sorted(values)) for condition, values in near.items()]
+
+
+def _near_text(condition: Condition, values: Sequence[float]) -> str:
+    """Return which values an equality tells apart, and the conditions that take them together."""
+    name, sign, value = condition
+    low, high = min(values[0], float(value)), max(values[-1], float(value))
+    more = ", …" if len(values) > MAX_NEAR else ""
+    shown = f"{', '.join(map(repr, values[:MAX_NEAR]))}{more}"
+    quoted = name if name.isidentifier() else json.dumps(name, ensure_ascii=False)
+    both = f"--param '{quoted}>={low!r}' --param '{quoted}<={high!r}'"
+    return f"{name}{sign}{value} does not take {shown} as {value}. To take both: {both}"
+
+
+def json_word(text: str) -> str:
+    """Return `true` for `True`, and so on; other texts unchanged."""
+    return _JSON_WORDS.get(text, text)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether the value of a parameter is a number; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _end_of_quoted(text: str) -> int:
     """Return where a name in JSON's quotes ends, which may hold operators; 0 if a condition has no such name."""
     start = len(text) - len(text.lstrip())
@@ -233,6 +302,7 @@ def _without_quotes(text: str) -> str:
         return text
 
 
+@functools.lru_cache(maxsize=1024)
 def as_number(text: str) -> float | int | None:
     """Return the finite number that a text stands for; None if it stands for none."""
     try:

@@ -13,7 +13,17 @@ from itertools import islice
 from typing import NamedTuple
 
 from mopsjobs.cache.queries.ledgers import Ledger
-from mopsjobs.cache.queries.task_filters import MISSING, WAITING, Condition, Order, Place, check_names
+from mopsjobs.cache.queries.task_filters import (
+    MISSING,
+    WAITING,
+    Condition,
+    Order,
+    Place,
+    as_number,
+    check_names,
+    check_order,
+    near_misses,
+)
 from mopsjobs.cache.stored_study import StoredSet, StoredStudy, to_stored_seed
 from mopsjobs.utils.times import json_timestamp
 
@@ -128,7 +138,7 @@ class TaskList:
             has_duplicates: whether tasks may repeat earlier ones. They have the outcome of the earlier one.
 
         Raises:
-            UsageError: if a condition names a parameter that no task has.
+            UsageError: if a condition names a parameter that no task has, or orders numbers by a text.
         """
         check_names(query.conditions, ledger.parameters)
         self.ledger = ledger
@@ -140,6 +150,16 @@ class TaskList:
         self._left: int | None = None
         self.seen_up_to: Place | None = None
         """Where the search ended, since it had compared `max_seen` tasks; None if it went on to its end."""
+        for condition in query.conditions:
+            if not condition.is_equality and as_number(condition.value) is None:
+                check_order(condition, (json.loads(one.params) for one in self._study.sets()))
+
+    def near_misses(self) -> list[str]:
+        """Return a sentence for each condition that tells apart numbers that are equal but for their computation."""
+        conditions = [one for one in self._query.conditions if one.is_equality and as_number(one.value) is not None]
+        if not conditions or self.ledger.tasks_total > MAX_COUNTED:
+            return []
+        return near_misses(conditions, (json.loads(one.params) for one in self._study.sets()))
 
     def count(self, *, exact: bool = False) -> int | None:
         """Count the tasks of all pages; None if that takes long and need not be `exact`."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import job_json
+from mopsjobs.cache.sync_state import known_to
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy
 from mopsjobs.console.result import Csv, RawText, Result
 from mopsjobs.utils.text import pluralize
@@ -48,24 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print jobs as they are read."""
-    now = app.now()
-    job_filter = filter_of(args, now)
+    at = app.now()
+    job_filter, now = filter_of(args, at), at.timestamp()
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         from mopsjobs.cache.queries import changes
 
         fields = job_json.job_fields()
-        count = 0
+        count, known = 0, known_to(cache, now)
         if args.format == "csv":
             app.out.show(Result(Csv([fields])))
         # Closed before the cache, also if the reader of a pipe has left: the rows come from the cache.
         with contextlib.closing(changes.stream_jobs(cache, job_filter)) as jobs:
             while batch := _batch(jobs):
                 if args.format == "csv":
-                    views = (job_json.job_json(facts, now=now.timestamp()) for facts in batch)
+                    views = (job_json.job_json(facts, now=now, known_to=known) for facts in batch)
                     app.out.show(Result(Csv([view[name] for name in fields] for view in views)))
                 else:
-                    lines = (f"{job_json.job_text(facts, now=now.timestamp())}\n" for facts in batch)
+                    lines = (f"{job_json.job_text(facts, now=now, known_to=known)}\n" for facts in batch)
                     app.out.show(Result(RawText(lines)))
                 count += len(batch)
         notes = [f"{pluralize(count, 'job')}, {freshness.describe()}"]

@@ -35,7 +35,7 @@ HELP = "group failed tasks by their errors, and say what they have in common"
 DESCRIPTION = (
     "Group the failed tasks of jobs by the type, the place and the message of their errors. Of each group, print the"
     " condition on parameters that separates it from the tasks that succeeded, unless chance may explain it. Without a"
-    " JOB, the filters select the jobs (default: all)."
+    " JOB, the filters select the jobs (default: all that no resume has taken up)."
 )
 
 EXAMPLES = (
@@ -65,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=row_limit,
         help=f"without a JOB, read the N jobs that changed last, 0 for all (default: {DEFAULT_LIMIT})",
     )
+    parser.add_argument(
+        "--resumed", action="store_true", help="without a JOB, read also jobs whose failures a resume has taken up"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_freshness_flags(parser)
 
@@ -77,7 +80,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         failures = failures_of_jobs(args.job, app, policy)
     else:
         limit = DEFAULT_LIMIT if args.limit is None else args.limit
-        failures = failures_of_filter(filter_of(args, app.now()), limit, app, policy)
+        failures = failures_of_filter(filter_of(args, app.now()), limit, app, policy, resumed=args.resumed)
     result = Result(warnings=failures.warnings, notes=_notes(failures), exit_code=failures.freshness.exit_code)
     if args.json:
         result.body = Document(failures.to_json(app))

@@ -125,7 +125,7 @@ def _result(
     if fields is not None:
         table = fields_table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])
     else:
-        table = job_table(jobs, app)
+        table = job_table(jobs, app, freshness)
     return Result(table if len(page) else None, warnings=warnings, notes=[_footer(args, page, freshness)])
 
 

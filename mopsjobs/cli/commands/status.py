@@ -133,14 +133,15 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
 
     add("Job", job["job_id"])
     since = None if job["status_since"] is None else f", since {_time_text(job['status_since'], app)}"
-    add("Status", status_style(job["status"], job["suspect"]), since)
+    unknown = found.freshness.unknown_since if found.freshness is not None and job["is_active"] else None
+    add("Status", status_style(job["status"], job["suspect"], unknown), since)
     add("Waits for", waits_for_text(job))
     add("Progress", _progress(job))
     add("Reused", reused_text(job))
     add("Deferred", deferred_text(job))
     add("Failed", failed_tasks_text(job, app))
     add("Done", end_text(job, now))
-    add("Stragglers", stragglers_text(job, now))
+    add("Stragglers", stragglers_text(job))
     add("Created", _time_text(job["created_at"], app))
     add("Updated", _time_text(job["updated_at"], app))
     add("Queued", queued_text(job))

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     def view(tasks: TaskList) -> Result:
         result = _result(args, job, tasks, limit, app)
-        result.warnings = job.warnings_with(tasks.ledger)
+        result.warnings = job.warnings_with(tasks)
         result.exit_code = job.exit_code
         return result
 

@@ -12,6 +12,7 @@ from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import changes, filters
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.sync_state import known_to
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy, parse_interval
 from mopsjobs.cli.job_table import job_row, job_table
 from mopsjobs.console.result import RawText, Result, Table, Text, Tsv
@@ -86,7 +87,7 @@ class _RefreshedTable:
         age = freshness.describe_with_staleness()
         head = f"{len(jobs)} of {total:,} jobs, {age}, {whole_seconds(json_time(now))}"
         lines = [head, f"registry named by {by}", ""] if by is not None else [head, ""]
-        return Text(lines, indent=2), job_table(jobs, self._app)
+        return Text(lines, indent=2), job_table(jobs, self._app, freshness)
 
 
 class _ChangeLines:
@@ -101,11 +102,12 @@ class _ChangeLines:
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Print the lines."""
         now = self._app.now().timestamp()
+        known = known_to(cache, now)
         changed, self._mark = changes.changed_jobs(cache, self._job_filter, self._mark)
         if self._as_json:
-            text = "".join(f"{job_json.job_text(facts, now=now)}\n" for facts in changed)
+            text = "".join(f"{job_json.job_text(facts, now=now, known_to=known)}\n" for facts in changed)
             self._app.out.show(Result(RawText(text)))
         else:
-            jobs = [job_json.job_json(facts, now=now) for facts in changed]
+            jobs = [job_json.job_json(facts, now=now, known_to=known) for facts in changed]
             self._app.out.show(Result(Tsv([job_row(job, self._app) for job in jobs])))
         return freshness.problem

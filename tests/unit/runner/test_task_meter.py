@@ -108,7 +108,7 @@ def test_a_straggler_is_told_once(clock: Clock) -> None:
         clock.advance(seconds=2)
         meter.update()
     assert [(event["kind"], event["task"]) for event in events.emitted] == [("straggler", 40), ("straggler", 41)]
-    assert events.emitted[0]["text"] == "at work for 42s; 99 % of the finished tasks took at most 11s"
+    assert events.emitted[0]["text"] == "at work for 42s; 95 % of the finished tasks took at most 11s"
     forecast = meter.measured()[1]
     assert forecast is not None
     assert forecast.stragglers is not None
@@ -118,6 +118,26 @@ def test_a_straggler_is_told_once(clock: Clock) -> None:
     meter.update()
     assert meter.measured()[1] == (None, None, 0, None) or meter.measured()[1].stragglers is None  # type: ignore[union-attr]
     assert len(events.emitted) == 2
+
+
+def test_the_last_task_hangs_if_it_takes_ten_times_as_long_as_the_others(clock: Clock) -> None:
+    """And for a minute. It is told though fewer than 20 tasks have finished; then nothing tells when the run ends."""
+    pool, events = _Pool(4), _Events()
+    meter = _meter(pool, 17, clock, events)
+    for number in range(16):
+        clock.advance(seconds=1)
+        meter.add(_result(number, 1.0))
+    pool.tasks = [TaskAtWork(16, _task(16), 1, clock.now().timestamp(), None)]
+    for seconds, hangs in ((59.0, False), (2.0, True), (839.0, True)):
+        clock.advance(seconds=seconds)
+        meter.update()
+        forecast = meter.measured()[1]
+        assert forecast is not None
+        assert (forecast.stragglers is not None) == hangs
+        assert (forecast.latest is None) == (meter.left is None) == hangs
+    assert [event["text"] for event in events.emitted] == [
+        "at work for 1m 1s; 95 % of the finished tasks took at most 1s"
+    ]
 
 
 def test_a_cluster_that_does_not_tell_what_runs_is_estimated(clock: Clock) -> None:

@@ -6,9 +6,13 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
+from mopsjobs.cache.queries.task_filters import parse_condition
 from mopsjobs.studies import separating
+from mopsjobs.studies.conditions import split_condition
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
 
 Params = Mapping[str, Any]
@@ -56,6 +60,28 @@ def test_a_planted_condition_is_found_and_written_as_planted(
     failed = sum(is_failed(one.params) for one in sets)
     assert found[1:5] == (failed, 0, 0, 1.0)
     assert found.lift == pytest.approx(len(sets) / failed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["beta", "n", "mode", "gamma"]), st.floats(0, 0.3), st.integers(1, 3))
+def test_the_counts_of_a_finding_are_those_of_its_sentence(seed: int, name: str, noise: float, tasks: int) -> None:
+    """The written condition is read, and the tasks that it is about are counted anew."""
+    draw = random.Random(seed)
+    limit = draw_params(draw)[name]
+    sets = [
+        SetOutcomes(
+            one.params, [draw.choice(["A", "A", "B"]) if draw.random() < noise else end for end in one.outcomes]
+        )
+        for one in make_sets(
+            200, lambda params: params[name] == limit if name == "mode" else params[name] > limit, seed, tasks
+        )
+    ]
+    for found in find(sets):
+        parts = split_condition(str(found.condition))
+        assert parts is not None
+        conditions = [parse_condition("".join(part)) for part in parts]
+        inside = [end for one in sets if all(each.holds(one.params) for each in conditions) for end in one.outcomes]
+        assert (inside.count("A"), inside.count(None), inside.count("B")) == found[1:4]
 
 
 def test_few_failures_at_one_end_of_a_parameter_are_enough() -> None:

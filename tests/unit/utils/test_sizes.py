@@ -39,8 +39,9 @@ def test_a_size_is_read_as_it_was_written(size: int) -> None:
 
 
 def test_a_size_is_written_in_its_largest_whole_unit() -> None:
-    sizes = (2**31, 3 * 2**29, 200_000_000)
-    assert [format_size(size) for size in sizes] == ["2GiB", "1536MiB", "200000000B"]
+    """Of 1,000 or of 1,024, whichever takes fewer characters: as it was typed."""
+    sizes = (2**31, 3 * 2**29, 200_000_000, 1_500_000_000, 300_000_001)
+    assert [format_size(size) for size in sizes] == ["2GiB", "1536MiB", "200MB", "1500MB", "300000001B"]
 
 
 @pytest.mark.parametrize(("text", "factor"), [("x2", 2.0), ("x1.5", 1.5), ("x1000", 1000.0)])

@@ -55,3 +55,12 @@ def test_labels_are_compared_one_by_one() -> None:
     rows = _rows("outcome", _side(labels={"exp": "1", "site": "accra"}), _side(labels={"exp": "2", "site": "accra"}))
     assert (rows["Label exp"].differs, rows["Label site"].differs) == (True, False)
     assert [cell.text for cell in rows["Label exp"].cells] == ["1", "2"]
+
+
+def test_amounts_that_differ_by_less_than_a_tenth_do_not_differ() -> None:
+    """Two runs of the same never take the same time. The folded row has both values."""
+    sides = (_side(run_seconds=3.65, cpu_efficiency=0.97), _side(run_seconds=3.71, cpu_efficiency=0.965))
+    [cost] = [section for section in sections(sides, []) if section.key == "cost"]
+    assert cost.differing == 0
+    assert cost.folded == [("Run time", "3.65 s to 3.71 s"), ("CPU efficiency", "96 % to 97 %")]
+    assert _rows("cost", _side(run_seconds=3.0), _side(run_seconds=3.31))["Run time"].differs

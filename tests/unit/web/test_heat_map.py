@@ -6,11 +6,15 @@ import gzip
 import random
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
+from mopsjobs.cache.queries.task_filters import parse_condition
 from mopsjobs.errors import UsageError
+from mopsjobs.studies.conditions import split_condition
 from mopsjobs.web.heat_map import Axes, HeatMap, choose_axes, lay_out, sets_of
 
 if TYPE_CHECKING:
@@ -113,6 +117,87 @@ def test_categories_have_no_neighbours() -> None:
         (3, [("a", "0 to 2"), ("mode", "x")]),
         (3, [("a", "0 to 2"), ("mode", "y")]),
     ]
+
+
+AXES = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["a", "b", "mode", None])).filter(
+    lambda one: one[0] != one[1]
+)
+
+VALUES = {
+    "a": st.integers(-3, 3) | st.sampled_from([0.1, 0.30000000000000004, 1e-7, 1234567.5]),
+    "b": st.integers(0, 200),
+    "mode": st.sampled_from(["exit", "walk", "x"]),
+}
+
+
+@given(
+    sets=st.lists(st.tuples(st.fixed_dictionaries(VALUES), st.integers(0, 2)), min_size=1, max_size=150),
+    axes=AXES,
+    known=st.lists(st.sampled_from(["a > 0.25", "b <= 20 and a > 0", 'mode == "exit"', 'b > 3 and mode != "x"'])),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_counts_of_a_region_are_those_of_its_sentence(
+    sets: list[tuple[dict[str, Any], int]], axes: tuple[str, str | None], known: list[str]
+) -> None:
+    """The sentence is read, and the tasks that it is about are counted. Its link selects the same ones.
+
+    A region of another form than a rectangle is told by the range around it, with all tasks in that.
+    """
+    tasks = [(params, "failed" if one < failed else "succeeded") for params, failed in sets for one in range(2)]
+    found = lay_out(sets_of(tasks), Axes(*axes), [split_condition(text) or [] for text in known])
+    covered = set()
+    for region in found.regions:
+        for holds in (_sentence(region.ranges), lambda params, region=region: _meets(params, region.conditions)):
+            inside = [number for number, (params, _) in enumerate(tasks) if holds(params)]
+            assert len(inside) == region.tasks
+            assert sum(tasks[number][1] == "failed" for number in inside) == region.failed
+            covered.update(inside)
+    failed = {number for number, (_, outcome) in enumerate(tasks) if outcome == "failed"}
+    assert found.elsewhere == len(failed - covered)
+
+
+def _meets(params: dict[str, Any], conditions: list[str]) -> bool:
+    return all(parse_condition(one).holds(params) for one in conditions)
+
+
+def _sentence(ranges: list[tuple[str, str]]) -> Callable[[dict[str, Any]], bool]:
+    """Read the words of a region: `a 0 to 1`, `b below 20`, `mode exit`, or a condition such as `a > 0.25`."""
+    forms = (
+        (r"from (\S+) to below (\S+)", lambda value, low, high: float(low) <= value < float(high)),
+        (r"(\S+) to (\S+)", lambda value, low, high: float(low) <= value <= float(high)),
+        (r"from (\S+)", lambda value, low: float(low) <= value),
+        (r"below (\S+)", lambda value, high: value < float(high)),
+        (r"> (\S+)", lambda value, low: value > float(low)),
+        (r"<= (\S+)", lambda value, high: value <= float(high)),
+        (r'== "(\S+)"', lambda value, text: value == text),
+        (r'!= "(\S+)"', lambda value, text: value != text),
+        (r"(\S+)", lambda value, text: value == text if isinstance(value, str) else value == float(text)),
+    )
+    read = [
+        (name, *next((found.groups(), test) for form, test in forms if (found := re.fullmatch(form, text))))
+        for name, text in ranges
+    ]
+    return lambda params: all(test(params[name], *words) for name, words, test in read)
+
+
+def test_an_l_of_failures_is_told_with_what_its_range_has() -> None:
+    """Not as if all tasks of the range had failed."""
+    failed = {(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)}
+    found = _map(4, 1, lambda across, up, _: "failed" if (across, up) in failed else "succeeded")
+    [region] = found.regions
+    assert (region.failed, region.tasks) == (5, 9)
+    assert region.ranges == [("beta", "0 to 0.5"), ("gamma", "0 to 0.5")]
+
+
+def test_what_separates_failures_is_their_region() -> None:
+    """The map and the list of failures say the same of one cluster; without that parameter, the cells tell."""
+    tasks = list(_tasks(20, 1, lambda across, up, _: "failed" if up <= 1 or (across, up) == (9, 2) else "succeeded"))
+    known = [split_condition("gamma <= 0.095") or []]
+    found = lay_out(sets_of(tasks), Axes("beta", "gamma"), known)
+    [region] = found.regions
+    assert (region.failed, region.tasks, region.ranges) == (40, 40, [("gamma", "<= 0.095")])
+    assert found.elsewhere == 1
+    assert lay_out(sets_of(tasks), Axes("beta", None), known).regions == []
 
 
 def test_failures_choose_the_axes_and_then_the_number_of_values() -> None:

@@ -66,7 +66,7 @@ def test_the_last_changed_jobs_with_failures_are_found(
         and (since is None or job.changed >= since or job.status not in TERMINAL)
         and (owner is None or job.owner == owner)
     ]
-    found = failures.jobs_with_failures(cache, Filter(since=since, owner=owner), limit)
+    found = failures.jobs_with_failures(cache, Filter(since=since, owner=owner), limit, resumed=True)
     assert found == ([job_id for _, job_id in sorted(expected)][: limit or None], len(expected))
 
 
@@ -74,7 +74,7 @@ def test_the_first_jobs_with_failures_are_found_in_order(cache: sqlite3.Connecti
     """Their number comes from indexes alone, and only the first of the jobs are read: an index has the order."""
     statements: list[str] = []
     cache.set_trace_callback(statements.append)
-    failures.jobs_with_failures(cache, Filter(), 5)
+    failures.jobs_with_failures(cache, Filter(), 5, resumed=True)
     cache.set_trace_callback(None)
     plans = {sql: [row[3] for row in cache.execute(f"EXPLAIN QUERY PLAN {sql}")] for sql in statements}
     assert len(plans) == 8
@@ -82,3 +82,47 @@ def test_the_first_jobs_with_failures_are_found_in_order(cache: sqlite3.Connecti
         assert plan[1:] in ([], ["USE TEMP B-TREE FOR LAST TERM OF ORDER BY"]), plan
         is_record_read = "COVERING" not in plan[0] and "idx_job_cancelled_failures" not in plan[0]
         assert not is_record_read or "LIMIT" in sql or "is_active" in sql, plan
+
+
+MEMBERS = st.lists(
+    st.tuples(st.integers(0, 7), st.sampled_from(["failed", "succeeded", "cancelled", "running"]), st.booleans()),
+    min_size=1,
+    max_size=8,
+)
+"""Jobs that each continue one of the others, or nothing: its place, the status, and whether it leaves tasks."""
+
+
+@given(members=MEMBERS)
+@settings(max_examples=150)
+def test_a_failure_is_open_until_a_resume_takes_all_its_tasks(
+    cache: sqlite3.Connection, members: list[tuple[int, str, bool]]
+) -> None:
+    """A resume that leaves some is followed to those that continue it; a cancelled one takes nothing up.
+
+    Records may name each other in a circle.
+    """
+    fill(cache, [Job(status, "ada", 1, 1) for _, status, _ in members])
+    parents = [f"{parent:02}" for parent, *_ in members]
+    for number, (parent, (_, _, defers)) in enumerate(zip(parents, members, strict=True)):
+        metadata = json.dumps({"tasks_failed": 1, "metadata": {"n_deferred_tasks": 1} if defers else 7})
+        cache.execute(
+            "UPDATE job SET parent_job_id = ?, record = ? WHERE job_id = ?", (parent, metadata, f"{number:02}")
+        )
+
+    def is_taken_up(job: str, seen: frozenset[str] = frozenset()) -> bool:
+        children = [
+            number
+            for number, (parent, (_, status, _)) in enumerate(zip(parents, members, strict=True))
+            if parent == job and status != "cancelled" and f"{number:02}" not in seen
+        ]
+        return any(
+            not members[number][2] or is_taken_up(f"{number:02}", seen | {f"{number:02}"}) for number in children
+        )
+
+    expected = {
+        f"{number:02}"
+        for number, (_, status, _) in enumerate(members)
+        if status != "succeeded" and not is_taken_up(f"{number:02}")
+    }
+    found, total = failures.jobs_with_failures(cache, Filter(), 0, resumed=False)
+    assert (set(found), total) == (expected, len(expected))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,6 +15,7 @@ from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import filters, overview
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus
+from mopsjobs.web.query_params import JobsPageQuery
 
 NOW = 1000.0
 
@@ -57,14 +59,18 @@ def is_silent(job: dict[str, Any]) -> bool:
     return job["heartbeat_ts"] is not None and job["heartbeat_ts"] < NOW - SILENT_SECONDS
 
 
+def is_suspect(job: dict[str, Any]) -> bool:
+    return job["suspect"] is not None or is_silent(job)
+
+
 def latest(job: dict[str, Any]) -> float | None:
-    return job["latest"] if job["latest"] is not None and job["latest"] > NOW and not is_silent(job) else None
+    return job["latest"] if job["latest"] is not None and job["latest"] > NOW and not is_suspect(job) else None
 
 
 @settings(max_examples=60, deadline=None)
 @given(jobs=JOBS)
 def test_active_jobs_are_counted_with_their_ends(cache: sqlite3.Connection, jobs: list[dict[str, Any]]) -> None:
-    """An end that has passed, or of a job whose runner is silent, counts as unknown."""
+    """An end that has passed, or of a suspect, counts as unknown."""
     fill(cache, jobs)
     for found, is_waiting in zip(overview.active_jobs(cache, filters.Filter(), NOW), (False, True), strict=True):
         expected = [
@@ -73,7 +79,7 @@ def test_active_jobs_are_counted_with_their_ends(cache: sqlite3.Connection, jobs
         ends = [end for job in expected if (end := latest(job)) is not None]
         assert found == overview.ActiveJobs(
             len(expected),
-            sum(job["suspect"] is not None or is_silent(job) for job in expected),
+            sum(map(is_suspect, expected)),
             min((job["created_ts"] for job in expected), default=None),
             min(ends, default=None),
             max(ends, default=None),
@@ -100,6 +106,7 @@ def test_open_failures_are_those_that_nothing_continues(cache: sqlite3.Connectio
     assert found.jobs == len(expected)
     codes = [job["error"].partition(":")[0] for job in expected if job["error"]]
     assert dict(found.errors) == {code: codes.count(code) for code in codes}
+    assert sum(dict(found.errors).values()) + found.others == found.jobs
 
 
 @settings(max_examples=60, deadline=None)
@@ -111,12 +118,12 @@ def test_each_phase_has_its_own_order(cache: sqlite3.Connection, jobs: list[dict
     for phase in filters.PHASES:
         chosen = overview.in_phase(filters.Filter(), phase)
         [(condition, values)] = chosen.clauses()
-        order = overview.order_of_phase(phase, NOW)
+        order = overview.order_of_phase(cache, phase, NOW)
         rows = cache.execute(f"SELECT job_id FROM job WHERE {condition} ORDER BY {order}", values)
         ids[phase] = [int(job_id) for (job_id,) in rows]
     assert sorted(number for numbers in ids.values() for number in numbers) == list(range(len(jobs)))
     running = [jobs[number] for number in ids["running"]]
-    keys = [(not (job["suspect"] or is_silent(job)), latest(job) or float("inf")) for job in running]
+    keys = [(not is_suspect(job), latest(job) or float("inf")) for job in running]
     assert keys == sorted(keys)
     assert all(job["status"] not in TERMINAL | BEFORE_RUNNING for job in running)
     waiting = [jobs[number]["created_ts"] for number in ids["waiting"]]
@@ -149,7 +156,7 @@ def test_a_search_is_made_once_for_all_queries(cache: sqlite3.Connection) -> Non
     with filters.searching(cache, chosen):
         statements: list[str] = []
         cache.set_trace_callback(statements.append)
-        order = overview.order_of_phase("ended", NOW)
+        order = overview.order_of_phase(cache, "ended", NOW)
         condition, values = overview.in_phase(chosen, "ended").clauses()[0]
         found = cache.execute(f"SELECT owner FROM job WHERE {condition} ORDER BY {order}", values).fetchall()
         cache.set_trace_callback(None)
@@ -160,18 +167,21 @@ def test_a_search_is_made_once_for_all_queries(cache: sqlite3.Connection) -> Non
 @pytest.mark.parametrize(
     ("parameter", "found"),
     [
-        (("beta", None, None), ["sampled"]),
-        (("gamma", None, None), []),
-        (("beta", ">", 0.9), ["sampled"]),
-        (("beta", ">", 1.5), []),
-        (("mode", "=", "fast"), ["sampled"]),
-        (("mode", "!=", "fast"), []),
+        ("beta", ["sampled"]),
+        ("gamma", []),
+        ("beta>0.9", ["sampled"]),
+        ("beta>1.5", []),
+        ("beta>abc", []),
+        ("mode=fast", ["sampled"]),
+        ("mode!=fast", []),
+        ("mode>3", ["sampled"]),
+        ("flag=True", ["sampled"]),
+        ("flag=false", []),
+        ("flag=1", []),
     ],
 )
-def test_jobs_are_found_by_their_parameters(
-    cache: sqlite3.Connection, parameter: tuple[str, str | None, float | str | None], found: list[str]
-) -> None:
-    """By those whose study the cache has."""
+def test_jobs_are_found_by_their_parameters(cache: sqlite3.Connection, parameter: str, found: list[str]) -> None:
+    """By those whose study the cache has, with the conditions of `tasks --param`."""
     cache.execute("DELETE FROM job")
     for job_id in ("sampled", "other"):
         cache.execute(
@@ -183,15 +193,15 @@ def test_jobs_are_found_by_their_parameters(
     cache.execute("DELETE FROM parameter_set")
     cache.execute(
         "INSERT INTO ledger (job_id, looked_at, tasks_total, parameters, varying)"
-        " VALUES ('sampled', 0, 2, '[\"beta\", \"mode\"]', '[]')"
+        " VALUES ('sampled', 0, 2, '[\"beta\", \"mode\", \"flag\"]', '[]')"
     )
-    for number, params in enumerate(({"beta": 0.5, "mode": "fast"}, {"beta": 1.1, "mode": "fast"})):
+    for number, params in enumerate(({"beta": 0.5, "mode": "fast", "flag": True}, {"beta": 1.1, "mode": "fast"})):
         cache.execute(
             "INSERT INTO parameter_set (job_id, first_task, tasks, param_id, params) VALUES ('sampled', ?, 1, ?, ?)",
             (number, f"p{number}", json.dumps(params)),
         )
     chosen = filters.Filter()
-    chosen.params = (parameter,)
+    chosen.params = JobsPageQuery([("param", parameter)], datetime.now(UTC)).filter.params
     [(condition, values)] = filters.where_clauses(cache, chosen)
     assert [job_id for (job_id,) in cache.execute(f"SELECT job_id FROM job WHERE {condition}", values)] == found
     assert job_queries.count_jobs(cache) == 2

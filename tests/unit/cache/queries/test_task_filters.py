@@ -44,6 +44,15 @@ def test_a_condition_without_name_or_operator_is_refused(text: str) -> None:
     assert len(refused.value.message) < 300
 
 
+@pytest.mark.parametrize("text", ["beta>", "beta >= ", "beta=>0.2", "beta=<0.2", "beta<>3", "beta===3", "beta><1"])
+def test_a_condition_with_another_operator_or_without_a_value_is_refused(text: str) -> None:
+    """One sentence says what was expected, and the hint has the operators."""
+    with pytest.raises(UsageError, match=r"^invalid condition 'beta.*': expected a value after [<>=]+\.\n") as refused:
+        parse_condition(text)
+    assert refused.value.hint == ("Operators are != <= >= = < >. A text that begins with one of them needs quotes.")
+    assert parse_condition('mode="=>"') == Condition("mode", "=", "=>")
+
+
 @pytest.mark.parametrize(
     ("text", "params", "holds"),
     [
@@ -56,7 +65,11 @@ def test_a_condition_without_name_or_operator_is_refused(text: str) -> None:
         ("x!=one", {"x": 1}, True),
         ("x=true", {"x": True}, True),
         ("x=1", {"x": True}, False),
+        ("x=True", {"x": True}, True),
+        ("x!=True", {"x": False}, True),
+        ("x=True", {"x": "True"}, True),
         ("x=null", {"x": None}, True),
+        ("x=None", {"x": None}, True),
         ("x=[1,2]", {"x": [1, 2]}, True),
         ("x<=b", {"x": "a"}, True),
         ("x=nan", {"x": "nan"}, True),
