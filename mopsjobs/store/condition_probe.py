@@ -1,14 +1,17 @@
-"""Probe whether a server keeps the conditions of writes, before the first write of a process.
+"""Probe whether a server keeps the conditions of writes, and verify some writes of a process.
 
 Compare-and-swap needs a server that refuses the creation of an existing key (If-None-Match), and an update of a stale
 version (If-Match). Some servers of S3's API accept both headers and ignore them. Two writers of one record then
-overwrite each other, and no reply says so. See docs/decisions/0084-a-probe-of-conditional-writes.md.
+overwrite each other, and no reply says so. Others, behind a proxy, keep conditions under some keys alone. So a probe
+works beside the records, and its result counts for a day. A process also repeats some of its own writes, which the
+server has to refuse. See docs/decisions/0097-writers-verify-conditions.md.
 
 The cost, in requests of the store:
 
     a process that reads    none
     a process that writes   1 read before its first write, of the note that a probe has passed
-    a probe                 2 creations, 3 updates, 1 read, 1 deletion of a key of its own; and 1 creation of the note
+    a probe                 2 creations, 3 updates, 1 read, 1 deletion of its own key; a read and a write of the note
+    a verified write        1 write: the 1st, 10th, 100th … creation and update of a process beside the records
 """
 
 from __future__ import annotations
@@ -16,21 +19,39 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, UnusableStoreError
 from mopsjobs.store.base import Versioned
+from mopsjobs.utils.times import parse_time, record_time, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from mopsjobs.store.base import VersionedStore, VersionToken
 
 
-PREFIX = "conditions/"
-"""Begins the keys of probes and of their notes. No other key begins so."""
+RECORDS = "jobs/"
+
+PROBES = RECORDS + ".conditions/probe-"
+"""Begins the keys of probes: beside the records, since a server may treat other keys otherwise."""
+
+NOTES = "conditions/kept-"
+"""Begins the keys of the notes that a probe has passed."""
 
 _FIRST, _RIVAL, _STALE, _LATE = (b'{"probe": %d}' % number for number in range(4))
+
+
+NOTE_AGE = timedelta(days=1)
+"""After this time, a note no longer counts: another server may have taken over the address."""
+
+MAX_VERIFIED_BYTES = 64 * 2**10
+"""Of a write that is repeated. Records are smaller."""
+
+SECOND_CREATION = "ignores If-None-Match: two creations of one key both succeeded"
+STALE_UPDATE = "ignores If-Match: an update of a stale version succeeded"
 
 
 class ProbeResult(NamedTuple):
@@ -51,7 +72,7 @@ def probe_conditions(store: VersionedStore) -> ProbeResult:
         StoreAccessError: if the credentials may not write.
         StoreError: if the store does not answer, or if a reply is unexpected. This says nothing about conditions.
     """
-    key = f"{PREFIX}probe-{secrets.token_hex(16)}"
+    key = PROBES + secrets.token_hex(16)
     flaws: list[str] = []
     is_left = True
     try:
@@ -85,7 +106,7 @@ def _probe_writes(store: VersionedStore, key: str, flaws: list[str]) -> VersionT
         return None
     second = store.create_if_absent(key, _RIVAL)
     if second is not None:
-        flaws.append("ignores If-None-Match: two creations of one key both succeeded")
+        flaws.append(SECOND_CREATION)
     current = second or first
     updated = store.put(key, _FIRST, current)
     if updated is None:
@@ -95,7 +116,7 @@ def _probe_writes(store: VersionedStore, key: str, flaws: list[str]) -> VersionT
     current = updated or current
     stale = None if current == first else store.put(key, _STALE, first)
     if stale is not None:
-        flaws.append("ignores If-Match: an update of a stale version succeeded")
+        flaws.append(STALE_UPDATE)
         current = stale
     found = store.get(key)
     if not flaws and found != Versioned(_FIRST, current):
@@ -106,19 +127,27 @@ def _probe_writes(store: VersionedStore, key: str, flaws: list[str]) -> VersionT
 class ProbedStore:
     """A store whose server is probed before the first write of a process, unless a note in the store says it passed.
 
-    The note counts for one address of the server. A copy of the store on another server is probed again. Threads may
-    probe at the same time, each with a key of its own.
+    The note counts for one address of the server, and for `NOTE_AGE`. A copy of the store on another server is probed
+    again. Threads may probe at the same time, each with a key of its own.
 
     Args:
         store: the store.
         server: returns the address of its server without secrets; None for a server that needs no probe. It is called
             at the first write.
+        now: returns the time, in UTC.
     """
 
-    def __init__(self, store: VersionedStore, server: Callable[[], str | None]) -> None:
+    def __init__(
+        self, store: VersionedStore, server: Callable[[], str | None], now: Callable[[], datetime] = utc_now
+    ) -> None:
         self._store = store
         self._server = server
+        self._now = now
+        self._probed: str | None = None
+        """The server whose writes are verified; None before the first write, or if it needs no probe."""
         self._has_passed = False
+        self._written = {SECOND_CREATION: 0, STALE_UPDATE: 0}
+        """How many writes beside the records succeeded, by what their repetition would show."""
         self._flaws: tuple[str, ...] = ()
         """Those that the last probe of this process has found."""
         self.get, self.delete = store.get, store.delete
@@ -135,7 +164,10 @@ class ProbedStore:
             UnusableStoreError: if the server ignores conditions.
         """
         self._probe_once()
-        return self._store.put(key, value, version)
+        written = self._store.put(key, value, version)
+        if written is not None:
+            self._verify(STALE_UPDATE, key, value, lambda: self._store.put(key, value, version))
+        return written
 
     def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
         """See `VersionedStore.create_if_absent`.
@@ -144,7 +176,10 @@ class ProbedStore:
             UnusableStoreError: if the server ignores conditions.
         """
         self._probe_once()
-        return self._store.create_if_absent(key, value)
+        written = self._store.create_if_absent(key, value)
+        if written is not None:
+            self._verify(SECOND_CREATION, key, value, lambda: self._store.create_if_absent(key, value))
+        return written
 
     def check_conditions(self) -> ProbeResult | None:
         """Probe the server now, and note that it has passed. Return None for a server that needs no probe.
@@ -158,27 +193,65 @@ class ProbedStore:
         if server is None:
             return None
         result = probe_conditions(self._store)
-        note = _note_key(server)
-        self._flaws = result.flaws
         if result.flaws:
-            with contextlib.suppress(StoreError):
-                self._store.delete(note)
-            self._refuse_flaws()
-        self._store.create_if_absent(note, server.encode())
+            self._condemn(server, result.flaws)
+        self._flaws = ()
+        key, value = _note_key(server), f"{record_time(self._now())} {server}".encode()
+        note = self._store.get(key)
+        if note is None:
+            self._store.create_if_absent(key, value)
+        else:
+            self._store.put(key, value, note.version)
         return result
 
     def _probe_once(self) -> None:
+        self._refuse_flaws()
         if self._has_passed:
             return
-        self._refuse_flaws()
         try:
-            server = self._server()
-            if server is not None and self._store.get(_note_key(server)) is None:
+            self._probed = self._server()
+            if self._probed is not None and not self._is_fresh(self._store.get(_note_key(self._probed))):
                 self.check_conditions()
         except StoreUnavailableError as error:
             error.sent = False  # the write of the caller comes later
             raise
         self._has_passed = True
+
+    def _is_fresh(self, note: Versioned | None) -> bool:
+        """Return whether a note says that a probe has passed within `NOTE_AGE`, by the clock of either writer."""
+        with contextlib.suppress(ValueError):
+            return note is not None and abs(self._now() - parse_time(note.value.decode().partition(" ")[0])) < NOTE_AGE
+        return False
+
+    def _verify(self, flaw: str, key: str, value: bytes, repeat: Callable[[], VersionToken | None]) -> None:
+        """Repeat some writes that succeeded. The server has to refuse the repetition.
+
+        Raises:
+            UnusableStoreError: if it does not. The value is the one that was just confirmed.
+        """
+        if self._probed is None or not key.startswith(RECORDS) or len(value) > MAX_VERIFIED_BYTES:
+            return
+        self._written[flaw] = count = self._written[flaw] + 1
+        if count != 10 ** (len(str(count)) - 1):
+            return
+        try:
+            repeated = repeat()
+        except StoreError:  # the write itself is confirmed
+            self._written[flaw] -= 1
+            return
+        if repeated is not None:
+            self._condemn(self._probed, (flaw,))
+
+    def _condemn(self, server: str, flaws: tuple[str, ...]) -> None:
+        """Remove the note of a server with flaws, and refuse writes from now on.
+
+        Raises:
+            UnusableStoreError: if there are flaws.
+        """
+        self._flaws = flaws
+        with contextlib.suppress(StoreError):
+            self._store.delete(_note_key(server))
+        self._refuse_flaws()
 
     def _refuse_flaws(self) -> None:
         """Raise UnusableStoreError if a probe of this process has found flaws."""
@@ -191,4 +264,4 @@ class ProbedStore:
 
 
 def _note_key(server: str) -> str:
-    return f"{PREFIX}kept-{hashlib.sha256(server.encode()).hexdigest()[:16]}"
+    return NOTES + hashlib.sha256(server.encode()).hexdigest()[:16]

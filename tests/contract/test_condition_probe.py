@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from mopsjobs.store import open_store
-from mopsjobs.store.condition_probe import PREFIX, ProbeResult, probe_conditions
+from mopsjobs.store.condition_probe import NOTES, ProbeResult, probe_conditions
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -28,11 +28,11 @@ def test_a_registry_in_s3_is_probed_by_its_first_writer_alone(seaweedfs: S3) -> 
         version = store.create_if_absent("a", b"1")
         assert version is not None
         key, note = store.list_keys()
-        assert note.startswith(f"{PREFIX}kept-")
+        assert note.startswith(NOTES)
         assert key == "a"
         found = store.get(note)
         assert found is not None
-        assert found.value.decode() == seaweedfs.env["AWS_ENDPOINT_URL_S3"]
+        assert found.value.decode().endswith(f" {seaweedfs.env['AWS_ENDPOINT_URL_S3']}")
     with closing(open_store(url, {})) as store:
         assert store.put("a", b"2", version) is not None
         assert list(store.list_keys()) == ["a", note]

@@ -672,7 +672,7 @@ def test_a_forked_child_loses_nothing_when_its_parent_has_left(backend: Backend)
 
 def _keys_of_programs(backend: Backend) -> list[str]:
     """Return the keys that programs wrote, without the note of the probe before their first write."""
-    return [key for key in backend.open().list_keys() if not key.startswith(condition_probe.PREFIX)]
+    return [key for key in backend.open().list_keys() if not key.startswith(condition_probe.NOTES)]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

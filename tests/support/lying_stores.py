@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.errors import StoreAccessError
 from mopsjobs.store.base import Versioned, VersionToken
+from mopsjobs.store.condition_probe import SECOND_CREATION, STALE_UPDATE
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import LineStore
 
@@ -18,8 +19,6 @@ SERVER = "http://127.0.0.1:9000"
 
 ONE_VERSION = VersionToken("1")
 
-SECOND_CREATION = "ignores If-None-Match: two creations of one key both succeeded"
-STALE_UPDATE = "ignores If-Match: an update of a stale version succeeded"
 LATE_UPDATE = "ignores If-Match: an update of a deleted key succeeded"
 
 
@@ -58,6 +57,22 @@ class IgnoresAll(IgnoresAbsence):
 
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         return self.create_if_absent(key, value)
+
+
+class KeepsBelow(InMemoryVersionedStore):
+    """A store that keeps conditions under some keys alone, as a proxy may do."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        if not key.startswith(self._prefix):
+            super().delete(key)
+        return super().create_if_absent(key, value)
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        return super().put(key, value, version) if key.startswith(self._prefix) else self.create_if_absent(key, value)
 
 
 class HasOneVersion(InMemoryVersionedStore):

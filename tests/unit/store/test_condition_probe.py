@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.errors import EXIT_USAGE, StoreAccessError, StoreUnavailableError, UnusableStoreError
 from mopsjobs.store.bulk_reads import pacer_of
-from mopsjobs.store.condition_probe import PREFIX, ProbedStore, ProbeResult, probe_conditions
+from mopsjobs.store.condition_probe import NOTE_AGE, NOTES, PROBES, ProbedStore, ProbeResult, probe_conditions
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
 from support.lying_stores import (
@@ -18,12 +19,13 @@ from support.lying_stores import (
     STALE_UPDATE,
     IgnoresAll,
     IgnoresVersions,
+    KeepsBelow,
     KeepsDeleted,
     RefusingStore,
 )
 
 if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
+    from mopsjobs.store.base import VersionedStore, VersionToken
 
 PROBE = {"create_if_absent": 2, "put": 3, "get": 1, "delete": 1}
 """The requests of a probe that passes."""
@@ -108,8 +110,8 @@ def test_only_the_first_write_of_a_process_costs_a_request() -> None:
     first = probed(inner)
     created = first.create_if_absent("a", b"1")
     assert created is not None
-    assert inner.calls == {"create_if_absent": PROBE["create_if_absent"] + 2, "put": 3, "get": 2, "delete": 1}
-    assert [key for key in keys(inner.inner) if not key.startswith(PREFIX)] == ["a"]
+    assert inner.calls == {"create_if_absent": PROBE["create_if_absent"] + 2, "put": 3, "get": 3, "delete": 1}
+    assert [key for key in keys(inner.inner) if not key.startswith(NOTES)] == ["a"]
     inner.calls.clear()
     second = probed(inner)
     assert second.put("a", b"2", created) is not None
@@ -188,8 +190,8 @@ def test_a_note_counts_for_the_address_of_one_server() -> None:
     inner = FaultyStore(InMemoryVersionedStore())
     probed(inner).create_if_absent("a", b"1")
     copied = IgnoresVersions()
-    for key in keys(inner.inner):
-        copied.create_if_absent(key, b"1")
+    for entry in inner.inner.scan():
+        copied.create_if_absent(entry.key, entry.value or b"")
     with pytest.raises(UnusableStoreError):
         probed(copied, "http://other.example").create_if_absent("b", b"1")
     other = probed(inner, "http://other.example")
@@ -206,11 +208,98 @@ def test_a_check_probes_again_and_removes_the_note_of_a_liar() -> None:
     store = IgnoresVersions()
     before = probed(InMemoryVersionedStore())
     before.check_conditions()
-    for key in before.list_keys():
-        store.create_if_absent(key, b"1")
+    for entry in before.scan():
+        store.create_if_absent(entry.key, entry.value or b"")
     probed(store).create_if_absent("a", b"1")  # nothing tells it
     with pytest.raises(UnusableStoreError):
         probed(store).check_conditions()
     with pytest.raises(UnusableStoreError):
         probed(store).create_if_absent("b", b"1")
     assert keys(store) == ["a"]
+
+
+def test_a_server_that_keeps_conditions_under_other_keys_alone_is_found() -> None:
+    """The probe works beside the records, where updates would get lost."""
+    store = KeepsBelow("conditions/")
+    with pytest.raises(UnusableStoreError, match="ignores If-None-Match"):
+        probed(store).create_if_absent("jobs/a/state.json", b"1")
+    assert keys(store) == []
+
+
+@pytest.mark.parametrize("write", ["create", "update"])
+def test_a_writer_finds_that_conditions_of_probes_alone_are_kept(write: str) -> None:
+    """By its first creation and its first update of a record. It writes no more, and the note is gone."""
+    store = KeepsBelow(PROBES)
+    version = store.create_if_absent("jobs/b/state.json", b"1")
+    assert version is not None
+    writer = probed(store)
+
+    def write_record() -> object:
+        if write == "create":
+            return writer.create_if_absent("jobs/a/state.json", b"1")
+        return writer.put("jobs/b/state.json", b"2", version)
+
+    with pytest.raises(UnusableStoreError, match="If-None-Match" if write == "create" else "If-Match"):
+        write_record()
+    with pytest.raises(UnusableStoreError):
+        writer.create_if_absent("jobs/c/state.json", b"1")
+    assert keys(store) == (["jobs/a/state.json"] if write == "create" else []) + ["jobs/b/state.json"]
+
+
+def test_writes_beside_the_records_are_verified_more_and_more_rarely() -> None:
+    """The 1st, the 10th and the 100th of each kind, by one write more. Others and large ones are not."""
+    inner = FaultyStore(InMemoryVersionedStore())
+    probed(inner).create_if_absent("changes/a", b"-")
+    inner.calls.clear()
+    writer = probed(inner)
+    for number in range(100):
+        version = writer.create_if_absent(f"jobs/{number}/state.json", b"1")
+        assert version is not None
+        assert writer.put(f"jobs/{number}/state.json", b"2", version)
+        writer.create_if_absent(f"results/{number}", b"1")
+    writer.create_if_absent("jobs/a/manifest.json", b"1" * 2**20)
+    assert inner.calls == {"get": 1, "create_if_absent": 201 + 3, "put": 100 + 3}
+    assert {entry.value for entry in inner.inner.scan("jobs/") if "state" in entry.key} == {b"2"}
+
+
+def test_a_verification_that_is_not_answered_is_made_up_for_later() -> None:
+    """The write itself is confirmed."""
+    inner = FaultyStore(InMemoryVersionedStore())
+    writer = probed(inner)
+    writer.create_if_absent("changes/a", b"-")
+    inner.calls.clear()
+    create, answers = inner.inner.create_if_absent, [True, False, True, True]
+
+    def answer_at_times(key: str, value: bytes) -> VersionToken | None:
+        if not answers.pop(0):
+            raise StoreUnavailableError("The line broke.")
+        return create(key, value)
+
+    inner.inner.create_if_absent = answer_at_times  # type: ignore[method-assign]
+    assert writer.create_if_absent("jobs/a/state.json", b"1")
+    assert writer.create_if_absent("jobs/b/state.json", b"1")
+    assert answers == []
+
+
+@pytest.mark.parametrize(
+    "note", [b"http://127.0.0.1:9000", b"2026-02-28T11:59:59+00:00 x", b"2126-01-01T00:00:00Z x", b"\xff"]
+)
+def test_a_note_expires(note: bytes) -> None:
+    """Another server may have taken over the address. So does one that is not a note of today, or from the future."""
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    inner = FaultyStore(InMemoryVersionedStore())
+    first = ProbedStore(inner, lambda: SERVER, lambda: now - NOTE_AGE / 2)
+    first.create_if_absent("a", b"1")
+    inner.calls.clear()
+    ProbedStore(inner, lambda: SERVER, lambda: now).create_if_absent("b", b"1")
+    assert inner.calls == {"get": 1, "create_if_absent": 1}
+    (key,) = inner.inner.list_keys(NOTES)
+    found = inner.inner.get(key)
+    assert found is not None
+    inner.inner.put(key, note, found.version)
+    inner.calls.clear()
+    ProbedStore(inner, lambda: SERVER, lambda: now).create_if_absent("c", b"1")
+    assert inner.calls["put"] == PROBE["put"] + 1
+    renewed = inner.inner.get(key)
+    assert renewed is not None
+    assert renewed.value.startswith(b"2026-03-01T12:00:00")
