@@ -6,7 +6,8 @@ tests/project/test_layers.py). From the lowest floor up:
     errors
     utils
     console, engines, store
-    bundles, registry
+    registry
+    bundles
     events, ledger, studies
     cache, modelops, submission
     runner

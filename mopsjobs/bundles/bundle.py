@@ -25,6 +25,7 @@ from pathlib import Path
 from mopsjobs.bundles.extraction import BundleError, extract
 from mopsjobs.bundles.packing import PackedBundle, read_archive
 from mopsjobs.errors import UsageError
+from mopsjobs.registry.keys import BUNDLE
 from mopsjobs.store.base import ReadableStore, VersionedStore
 from mopsjobs.utils.files import directory_lock, make_directory, sync_directory
 
@@ -51,7 +52,7 @@ def bundle_key(ref: str) -> str:
     Raises:
         UsageError: if `ref` names no bundle.
     """
-    return "bundles/sha256/" + parse_bundle_ref(ref).removeprefix("sha256:")
+    return BUNDLE.key(bundle=parse_bundle_ref(ref).removeprefix("sha256:"))
 
 
 def store_bundle(store: VersionedStore, packed: PackedBundle) -> bool:

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.keys import EVENTS
 from mopsjobs.utils.json_strict import check_surrogates, is_deeper, parse_json
 from mopsjobs.utils.times import parse_time
 
-PREFIX = "events/"
+PREFIX = EVENTS.prefix
 
 BUCKET_FORMAT = "%Y%m%dT%H"
 
@@ -67,10 +68,6 @@ MAX_CHUNK_EVENTS = 20_000
 MAX_DEPTH = 20
 """Nested lists and objects in one event."""
 
-_KEY = re.compile(
-    r"events/(?P<bucket>\d{8}T\d\d)/(?P<name>(?P<job>.+)/[A-Za-z0-9._-]{1,80}-\d{6,12})\.ndjson", re.ASCII
-)
-
 _SOURCE = re.compile(r"[A-Za-z0-9._-]{1,80}", re.ASCII)
 
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
@@ -98,23 +95,15 @@ def bucket_of(moment: datetime) -> str:
 
 def chunk_key(moment: datetime, job_id: str, source: str, number: int) -> str:
     """Return the key of a chunk that is written at a moment."""
-    return named_chunk_key(moment, f"{job_id}/{source}-{number:06d}")
-
-
-def named_chunk_key(moment: datetime, name: str) -> str:
-    """Return the key of a chunk of that name that is written at a moment."""
-    return f"{PREFIX}{bucket_of(moment)}/{name}.ndjson"
+    return EVENTS.key(hour=bucket_of(moment), job=job_id, source=source, number=f"{number:06d}")
 
 
 def parse_chunk_key(key: str) -> ChunkKey | None:
     """Split the key of a chunk into its parts; None if it is the key of something else."""
-    match = _KEY.fullmatch(key)
-    if match is None:
+    parts = EVENTS.parse(key)
+    if parts is None:
         return None
-    try:
-        return ChunkKey(match["bucket"], match["name"], check_job_id(match["job"]))
-    except UsageError:
-        return None
+    return ChunkKey(parts["hour"], "{job}/{source}-{number}".format_map(parts), parts["job"])
 
 
 def is_kind(text: str) -> bool:

@@ -15,8 +15,6 @@ removals run concurrently; memory does not follow the number of keys or jobs.
 
 from __future__ import annotations
 
-import contextlib
-import re
 import threading
 import time
 from collections import deque
@@ -36,8 +34,8 @@ from mopsjobs.errors import (
 )
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
-from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.keys import CLAIM, LEDGER, SNAPSHOT
 from mopsjobs.registry.transitions import end_of
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
@@ -73,7 +71,6 @@ STEP_SECONDS = 0.1
 """Steps of a pause: after each one, the run checks whether it is over."""
 
 MAX_SHOWN_REFUSALS = 10
-_SNAPSHOT_KEY = re.compile(r"snapshots/(?:manifest\.json|\d{8}T\d{6}-[0-9a-f]{8}/[0-9a-f]{64})", re.ASCII)
 
 OnProgress = Callable[[int], None]
 
@@ -164,8 +161,7 @@ class Retention:
         events_age: timedelta,
         *,
         now: datetime,
-        ledger_prefix: Callable[[str], str] | None = None,
-        claims_prefix: str | None = None,
+        claims: bool = False,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -175,8 +171,7 @@ class Retention:
             registry: its records say which jobs have ended, and its store has the keys.
             events_age: how long ago a job must have ended.
             now: the time, in UTC.
-            ledger_prefix: returns the prefix of the ledger of a job; None: ledgers stay.
-            claims_prefix: the prefix of the claims of notifications, which the id of a job follows; None: they stay.
+            claims: whether the claims of notifications go too.
             sleep: waits for a number of seconds.
             clock: returns the seconds from any start, and never goes back.
 
@@ -190,8 +185,7 @@ class Retention:
         self._registry = registry
         self._store = registry.store
         self._now = now
-        self._ledger_prefix = ledger_prefix
-        self._claims_prefix = claims_prefix
+        self._claims = claims
         self._sleep = sleep
         self._clock = clock
         self.events_before = events_limit(now, events_age)
@@ -288,22 +282,20 @@ class Retention:
                     yield expired
                 elif ended[job_id] is None:
                     self.unknown.add(expired)
-        if self._claims_prefix is not None:
-            yield from self._expired_claims(self._claims_prefix, threads)
+        if self._claims:
+            yield from self._expired_claims(threads)
         yield from (ExpiredKey(key, "", None) for key in snapshot_keys(self._store))
 
-    def _expired_claims(self, prefix: str, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
+    def _expired_claims(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
         """Yield the claims of jobs that ended before the limit, also of those whose events went earlier."""
-        listed = (_claim_of(key, prefix) for key in self._store.list_keys(prefix))
-        claims = (claim for claim in listed if claim is not None)
+        listed = ((key, CLAIM.parse(key)) for key in self._store.list_keys(CLAIM.prefix))
+        claims = (ExpiredKey(key, "", parts["job"], is_claim=True) for key, parts in listed if parts is not None)
         while batch := list(islice(claims, BATCH)):
             ended = self._find_ended({str(claim.job_id) for claim in batch}, threads)
             yield from (claim for claim in batch if ended[str(claim.job_id)])
 
     def _ledger_keys(self, job_id: str) -> list[ExpiredKey]:
-        if self._ledger_prefix is None:
-            return []
-        return [ExpiredKey(key, "", job_id) for key in self._store.list_keys(self._ledger_prefix(job_id))]
+        return [ExpiredKey(key, "", job_id) for key in self._store.list_keys(LEDGER.prefix_of(job_id))]
 
     def _old_chunks(self) -> Iterator[ExpiredKey]:
         limit = f"{event_format.PREFIX}{event_format.bucket_of(self.events_before)}/"
@@ -390,11 +382,4 @@ class Retention:
 
 def snapshot_keys(store: VersionedStore) -> Iterator[str]:
     """Yield the keys of snapshots, which a development version left. See docs/decisions/0089-no-snapshots.md."""
-    return (key for key in store.list_keys("snapshots/") if _SNAPSHOT_KEY.fullmatch(key))
-
-
-def _claim_of(key: str, prefix: str) -> ExpiredKey | None:
-    """Return the claim that a key is; None for a key of another program."""
-    with contextlib.suppress(UsageError):
-        return ExpiredKey(key, "", check_job_id(key[len(prefix) :].partition("/")[0]), is_claim=True)
-    return None
+    return filter(SNAPSHOT.parse, store.list_keys(SNAPSHOT.prefix))

@@ -17,11 +17,10 @@ from typing import NamedTuple
 import mopsjobs
 from mopsjobs.errors import RecordError
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.keys import ENVIRONMENT, belongs_to
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import strip_control_characters
-
-PREFIX = "environments/"
 
 VERSION = 1
 
@@ -35,8 +34,6 @@ MAX_CHARACTERS = 100
 
 MAX_BYTES = 2**20
 """Of a note that is read."""
-
-_KEY = re.compile(r"environments/[^/]+/[0-9a-f]{16}\.json", re.ASCII)
 
 
 class Environment(NamedTuple):
@@ -92,12 +89,12 @@ def encode_environment(job_id: str, environment: Environment) -> tuple[str, byte
     """Return key and bytes of a note."""
     document = {"version": VERSION, **environment.to_json()}
     value = json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
-    return f"{environments_prefix(job_id)}{hashlib.sha256(value).hexdigest()[:16]}.json", value
+    return ENVIRONMENT.key(job=check_job_id(job_id), note=hashlib.sha256(value).hexdigest()[:16]), value
 
 
 def environments_prefix(job_id: str) -> str:
     """Return the prefix of the notes of a job."""
-    return f"{PREFIX}{check_job_id(job_id)}/"
+    return ENVIRONMENT.prefix_of(check_job_id(job_id))
 
 
 def environment_keys(store: VersionedStore, job_id: str) -> Iterator[str]:
@@ -106,7 +103,8 @@ def environment_keys(store: VersionedStore, job_id: str) -> Iterator[str]:
     Raises:
         StoreError: if the listing failed.
     """
-    return islice(filter(_KEY.fullmatch, store.list_keys(environments_prefix(job_id))), MAX_NOTES)
+    listed = store.list_keys(environments_prefix(job_id))
+    return islice((key for key in listed if belongs_to(key, job_id, [ENVIRONMENT])), MAX_NOTES)
 
 
 def parse_environment(value: bytes) -> Environment:

@@ -25,12 +25,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.errors import RecordError
 from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.keys import LEDGER
 from mopsjobs.utils.json_strict import check_surrogates, parse_json
-
-PREFIX = "ledger/"
 
 VERSION = 1
 
@@ -56,11 +55,6 @@ MAX_LINES = 100
 MAX_NAME_CHARACTERS = 200
 """Of a host, a version, a type or a place."""
 
-_KEY = re.compile(
-    r"ledger/(?P<name>(?P<job>[^/]+)/(?P<shard>\d{1,6})\.[0-9a-f]{1,32}-\d{6,12})\.(?P<kind>attempts|scalars)\.gz",
-    re.ASCII,
-)
-
 _TEXTS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 _OUTCOMES = {str(outcome): outcome for outcome in Outcome}
@@ -80,12 +74,12 @@ class ChunkKey(NamedTuple):
     @property
     def key(self) -> str:
         """Return the whole key."""
-        return f"{PREFIX}{self.name}.{self.kind}.gz"
+        return f"{LEDGER.prefix}{self.name}.{self.kind}.gz"
 
 
 def ledger_prefix(job_id: str) -> str:
     """Return the prefix of all chunks of a job's ledger."""
-    return f"{PREFIX}{check_job_id(job_id)}/"
+    return LEDGER.prefix_of(check_job_id(job_id))
 
 
 def chunk_key(job_id: str, shard: int, run: str, number: int, kind: str = "attempts") -> str:
@@ -98,18 +92,16 @@ def chunk_key(job_id: str, shard: int, run: str, number: int, kind: str = "attem
         number: counts the chunks of the run, from 0.
         kind: `attempts` or `scalars`.
     """
-    return f"{ledger_prefix(job_id)}{shard}.{run}-{number:06d}.{kind}.gz"
+    return LEDGER.key(job=check_job_id(job_id), shard=shard, run=run, number=f"{number:06d}", kind=kind)
 
 
 def parse_chunk_key(key: str) -> ChunkKey | None:
     """Split the key of a chunk into its parts; None if it is the key of something else."""
-    match = _KEY.fullmatch(key)
-    if match is None:
+    parts = LEDGER.parse(key)
+    if parts is None:
         return None
-    try:
-        return ChunkKey(match["name"], check_job_id(match["job"]), int(match["shard"]), match["kind"])
-    except UsageError:
-        return None
+    name = "{job}/{shard}.{run}-{number}".format_map(parts)
+    return ChunkKey(name, parts["job"], int(parts["shard"]), parts["kind"])
 
 
 def encode_attempts(job_id: str, shard: int, attempts: Sequence[Attempt]) -> bytes:

@@ -11,18 +11,18 @@ reader needs an announcement of a day ago, and events/retention.py removes it. S
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
-from mopsjobs.errors import StoreError, UsageError
-from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.errors import StoreError
+from mopsjobs.registry.job_id import is_job_id
+from mopsjobs.registry.keys import ANNOUNCEMENT
 from mopsjobs.store.base import VersionedStore
 
 log = logging.getLogger(__name__)
 
-PREFIX = "changes/"
+PREFIX = ANNOUNCEMENT.prefix
 
 SLOT_MINUTES = 10
 """Length of a slot. A writer pays one more request per job in this time."""
@@ -41,8 +41,6 @@ wrong by half a day at most. A reader needs the last hour and 25 minutes (see `m
 
 MAX_NAMES = 100_000
 """Announced jobs that a reader accepts at most: about 10 MB of names."""
-
-_KEY = re.compile(r"changes/(?P<slot>\d{8}T\d{4})/(?P<job>.+)", re.ASCII)
 
 _VALUE = b"-"  # not empty: in Azure, a page of a listing with an empty blob takes two requests
 
@@ -125,7 +123,7 @@ def announced_jobs(store: VersionedStore, since: datetime, until: datetime, most
     with ThreadPoolExecutor(_LISTERS) as listers:
         for _ in listers.map(collect, slots_between(since, until)):
             pass  # an error of a listing is raised here
-    return None if len(found) > limit else {name for name in found if _is_job_id(name)}
+    return None if len(found) > limit else {name for name in found if is_job_id(name)}
 
 
 def max_sync_age() -> timedelta:
@@ -153,14 +151,5 @@ def expired_announcements(store: VersionedStore, now: datetime) -> Iterator[tupl
     for key in store.list_keys(PREFIX):
         if key >= limit:
             return
-        match = _KEY.fullmatch(key)
-        if match is not None and _is_job_id(match["job"]):
-            yield key, match["slot"]
-
-
-def _is_job_id(name: str) -> bool:
-    try:
-        check_job_id(name)
-    except UsageError:
-        return False
-    return True
+        if (parts := ANNOUNCEMENT.parse(key)) is not None:
+            yield key, parts["slot"]

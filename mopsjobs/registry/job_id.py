@@ -50,3 +50,12 @@ def check_job_id(job_id: str) -> str:
             "without backslash, control characters and empty parts."
         )
     return job_id
+
+
+def is_job_id(text: str) -> bool:
+    """Return whether `check_job_id` takes a text."""
+    try:
+        check_job_id(text)
+    except UsageError:
+        return False
+    return True

@@ -10,13 +10,12 @@ from datetime import UTC, datetime, timedelta
 from mopsjobs.errors import JobNotFoundError, RecordError, UsageError
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.keys import RECORD
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import Entry, Versioned, VersionedStore, WantsValues, always
 from mopsjobs.utils.times import parse_time
 
 log = logging.getLogger(__name__)
-
-RECORD_NAME = "state.json"
 
 TakeRecord = Callable[[Versioned], None]
 """Called with a record as it is in the store, and its version."""
@@ -41,6 +40,7 @@ class JobReader:
         """Read the records under `prefix` of `store`. `now` gives the time, in UTC. See `Observe`."""
         self.store = store
         self.prefix = prefix
+        self._form = RECORD.below(prefix)
         self._now = now
         self._observe = observe or _ignore
         self.ids_with_prefix: Callable[[str], tuple[str, ...]] = lambda _prefix: ()
@@ -48,17 +48,12 @@ class JobReader:
 
     def key_of(self, job_id: str) -> str:
         """Return the key of a job's record."""
-        return f"{self.prefix}/{check_job_id(job_id)}/{RECORD_NAME}"
+        return self._form.key(job=check_job_id(job_id))
 
     def job_id_of(self, key: str) -> str | None:
         """Return the job whose record has this key; None if the key is not that of a record."""
-        head, _, tail = key.removeprefix(self.prefix + "/").rpartition("/")
-        if tail != RECORD_NAME or not key.startswith(self.prefix + "/"):
-            return None
-        try:
-            return check_job_id(head)
-        except UsageError:  # another program's key, which mops-jobs never writes
-            return None
+        parts = self._form.parse(key)
+        return None if parts is None else parts["job"]
 
     def get_job(self, job_id: str) -> JobState | None:
         """Return the job with this id, or None if there is none.

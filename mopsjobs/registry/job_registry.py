@@ -22,6 +22,7 @@ from mopsjobs.registry import transitions
 from mopsjobs.registry.announcements import Announcer
 from mopsjobs.registry.job_reader import JobReader, Observe
 from mopsjobs.registry.job_state import JobState, check_field
+from mopsjobs.registry.keys import RECORDS
 from mopsjobs.registry.notes import NOTE, Author, check_note, with_history
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus, parse_status
 from mopsjobs.store import cas
@@ -67,7 +68,7 @@ class JobRegistry(JobReader):
     def __init__(
         self,
         store: VersionedStore,
-        prefix: str = "jobs",
+        prefix: str = RECORDS,
         *,
         now: Callable[[], datetime] = utc_now,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),

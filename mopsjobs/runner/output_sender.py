@@ -113,9 +113,9 @@ class OutputSender:
             thread.join()
         self._raise_failure()
 
-    def deliver(self, on_refused: Callable[[str, StoreError], None], is_over: Callable[[], bool]) -> bool:
+    def deliver(self, job_id: str, on_refused: Callable[[str, StoreError], None], is_over: Callable[[], bool]) -> bool:
         """Move the outputs in the outbox into the store. Arguments, result and errors: see `offline.deliver`."""
-        return deliver(self._outbox, self._store, on_refused, is_over)
+        return deliver(self._outbox, self._store, job_id, on_refused, is_over)
 
     def _fail(self, error: Exception) -> None:
         with self._lock:

@@ -6,11 +6,10 @@ import functools
 from collections.abc import Callable
 
 from mopsjobs.errors import EngineError, MopsJobsError, StoreError
-from mopsjobs.ledger import environment
-from mopsjobs.ledger import format as ledger_format
 from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.keys import OUTPUT, belongs_to
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.runner.output_sender import OutputSender
 from mopsjobs.runner.reducer import ReduceEnd
@@ -150,7 +149,8 @@ class ShardEnd:
         given_up: set[str] = set()
 
         def on_refused(key: str, reason: StoreError) -> None:
-            if key.startswith((ledger_format.PREFIX, environment.PREFIX)):
+            if not belongs_to(key, self._shard.job_id, [OUTPUT]):
+                self._on_log(f"{key} cannot be delivered, and is removed: {reason}")
                 return
             # Its task was counted as completed when the outbox took the outputs. Correct that once per task.
             task = key.rpartition("/")[0]
@@ -159,7 +159,7 @@ class ShardEnd:
                 self._counts.add(completed=-1, failed=1)
                 handler.report_failure(task, error_fields(reason))
 
-        return self._retry.call(lambda: sender.deliver(on_refused, lambda: self._retry.is_over))
+        return self._retry.call(lambda: sender.deliver(self._shard.job_id, on_refused, lambda: self._retry.is_over))
 
 
 class DropEnd(ShardEnd):

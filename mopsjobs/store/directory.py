@@ -17,13 +17,17 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from stat import S_ISREG
 
-from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreError, StoreUnavailableError
-from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
+from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.store.base import MAX_KEY_LENGTH, Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.utils.files import directory_lock, make_directory, private_opener, sync_directory
 
 MAX_PIECE = 60
 """Characters of a key in one name. File systems allow 255 bytes, and a character has up to four."""
+
+MAX_VALUE_BYTES = 256 * 2**20
+"""Of a value that is read, as in the other stores."""
 
 PART = "p"
 """Begins the name of a file whose value has no key yet."""
@@ -43,6 +47,8 @@ class DirectoryVersionedStore:
         """Set the path, and open nothing."""
         self.path = os.path.abspath(os.fspath(path))
         self.location = self.path
+        self.left_out: list[str] = []
+        """Paths that the last listing met and that hold no value, such as links, pipes and files of other users."""
         self._last_ns = 0
         self._closed = False
 
@@ -94,15 +100,28 @@ class DirectoryVersionedStore:
         """See `VersionedStore.scan`. No entry carries its value, as that would open its file."""
         self._check_open()
         folder = prefix.rpartition("/")[0]
+        self.left_out = []
         with self.translate_errors():
             below = os.path.join(self.path, *_directories(folder)) if folder else self.path
-            found = sorted(_keys_below(below, f"{folder}/" if folder else ""))
-        for key in found:
-            if key.startswith(prefix) and key > after:
-                with self.translate_errors():
-                    stat = _stat(self._path_of(key))
-                if stat is not None:
-                    yield Entry(key, _version(stat), None, stat.st_size)
+            found = sorted(_files_below(below, f"{folder}/" if folder else "", self.left_out))
+        for key, path in found:
+            if not (key.startswith(prefix) and key > after):
+                continue
+            with self.translate_errors():
+                stat = _stat(path)
+            if stat is None:
+                continue
+            if _is_own_file(stat) and self._has_path(key, path):
+                yield Entry(key, _version(stat), None, stat.st_size)
+            else:
+                self.left_out.append(path)
+
+    def _has_path(self, key: str, path: str) -> bool:
+        """Return whether the value of a key lies there. Another program may have made the file."""
+        try:
+            return self._path_of(key) == path
+        except InvalidKeyError:
+            return False
 
     def remove_parts(self) -> None:
         """Remove the files that killed writers left before they had a key. No writer may be at work."""
@@ -174,33 +193,60 @@ def _directories(folder: str) -> list[str]:
     return [name for segment in folder.split("/") for name in _pieces(segment, "d")] if folder else []
 
 
-def _keys_below(directory: str, start: str) -> Iterator[str]:
-    """Yield the keys of the files below a directory, in any order. Each begins with `start`."""
-    try:
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries]
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
-        kind, piece = name[:1], name[1:]
-        if kind == "f":
-            yield start + piece
-        elif kind in ("c", "d"):
-            yield from _keys_below(os.path.join(directory, name), start + piece + ("/" if kind == "d" else ""))
+def _files_below(directory: str, start: str, left_out: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield key and path of each file below a directory, in any order. No link is followed.
+
+    Args:
+        directory: the directory.
+        start: begins each key.
+        left_out: takes the paths of what is neither a file nor a directory of a key.
+    """
+    waiting = [(directory, start)]
+    while waiting:
+        directory, start = waiting.pop()
+        try:
+            with os.scandir(directory) as entries:
+                found = [(entry.name, entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            left_out.append(directory)
+            continue
+        for name, path, is_directory in found:
+            kind, key = name[:1], start + name[1:]
+            if kind == "f":
+                yield key, path
+            elif kind in ("c", "d") and is_directory and len(key) < MAX_KEY_LENGTH:
+                waiting.append((path, f"{key}/" if kind == "d" else key))
+            elif kind in ("c", "d"):
+                left_out.append(path)
 
 
-def _read(path: str) -> Versioned:
+def _read(path: str) -> Versioned | None:
+    """Return the value of a file; None while it is written in place, which no writer of values does."""
     with open(path, "rb", opener=_open_own) as file:
-        return Versioned(file.read(), _version(os.fstat(file.fileno())))
+        before = os.fstat(file.fileno())
+        if before.st_size > MAX_VALUE_BYTES:
+            raise ValueTooLargeError(f"{path} has {before.st_size} bytes; at most {MAX_VALUE_BYTES} are read.")
+        value = file.read(before.st_size + 1)
+        is_whole = len(value) == before.st_size and _version(os.fstat(file.fileno())) == _version(before)
+        return Versioned(value, _version(before)) if is_whole else None
 
 
 def _open_own(path: str, flags: int) -> int:
-    """Open a file of this user or of root. Another user could choose what runs. An opener for `open`."""
-    file = os.open(path, flags | os.O_NOFOLLOW)
-    if os.fstat(file).st_uid in (0, os.geteuid()):
+    """Open a file of this user or of root, without waiting for a pipe. An opener for `open`."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if _is_own_file(os.fstat(file)):
         return file
     os.close(file)
-    raise PermissionError(errno.EPERM, f"{path} belongs to another user")
+    raise PermissionError(errno.EPERM, f"{path} is not a file of this user")
+
+
+def _is_own_file(stat: os.stat_result) -> bool:
+    """Return whether it is a file of this user or of root. Another user could choose what runs."""
+    return S_ISREG(stat.st_mode) and stat.st_uid in (0, os.geteuid())
 
 
 def _version(stat: os.stat_result) -> VersionToken:
@@ -209,5 +255,5 @@ def _version(stat: os.stat_result) -> VersionToken:
 
 def _stat(path: str) -> os.stat_result | None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return os.stat(path)
+        return os.stat(path, follow_symlinks=False)
     return None

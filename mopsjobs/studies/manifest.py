@@ -15,6 +15,7 @@ from typing import Any
 from mopsjobs.engines.base import KUBERNETES_JOB, NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.keys import MANIFEST, RECORDS
 from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, SUSPECT, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.origin import Origin
@@ -232,9 +233,9 @@ def _parse_reused(reused: object, total: int) -> tuple[Reuse, ...]:
     return parsed
 
 
-def manifest_key(job_id: str, prefix: str = "jobs") -> str:
+def manifest_key(job_id: str, prefix: str = RECORDS) -> str:
     """Return the key of a job's manifest."""
-    return f"{prefix}/{job_id}/manifest.json"
+    return MANIFEST.below(prefix).key(job=job_id)
 
 
 def load_manifest(store: ReadableStore, job_id: str) -> Manifest:

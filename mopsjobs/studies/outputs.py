@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from mopsjobs.errors import RecordError
+from mopsjobs.registry.keys import OUTPUT, REDUCTION
 from mopsjobs.store.base import Entry, ReadableStore
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.reuse import Reuse
@@ -67,12 +68,12 @@ class Completeness:
 
 def results_prefix(job_id: str) -> str:
     """Return the prefix of the outputs of a job."""
-    return f"results/{job_id}/"
+    return OUTPUT.prefix_of(job_id)
 
 
 def output_key(job_id: str, task: Task, name: str) -> str:
     """Return the key of an output of a task."""
-    return f"{results_prefix(job_id)}{task.param_id}/{task.seed}/{name}"
+    return OUTPUT.key(job=job_id, param=task.param_id, seed=task.seed, output=name)
 
 
 def reduction_key(job_id: str, param_id: str | None, tasks: int, name: str) -> str:
@@ -84,7 +85,7 @@ def reduction_key(job_id: str, param_id: str | None, tasks: int, name: str) -> s
         tasks: of how many tasks it was made.
         name: the name of the output.
     """
-    return f"{reduction_prefix(job_id, param_id)}{tasks}/{name}"
+    return REDUCTION.key(job=job_id, set=param_id or WHOLE_JOB, tasks=tasks, output=name)
 
 
 def reduction_prefix(job_id: str, param_id: str | None) -> str:

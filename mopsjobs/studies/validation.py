@@ -17,7 +17,14 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.outputs import Completeness, SizesOf, find_complete_tasks, output_key, reduction_key
+from mopsjobs.studies.outputs import (
+    Completeness,
+    SizesOf,
+    find_complete_tasks,
+    output_key,
+    reduction_key,
+    results_prefix,
+)
 from mopsjobs.studies.reductions import Reduction, find_reductions
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import record_time, utc_now
@@ -174,7 +181,7 @@ def _end_fields(
         "tasks_verified": verified,
         "missing_outputs": list(itertools.islice(_missing_outputs(manifest, completeness, due), NAMED_MISSING)),
         "validation_completed_at": record_time(utc_now()),
-        "results_path": f"results/{manifest.job_id}/",
+        "results_path": results_prefix(manifest.job_id),
         **_counts(state, verified, total),
         **({} if is_complete else _error_fields(manifest, completeness, due, reasons)),
     }

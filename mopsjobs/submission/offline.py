@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -26,6 +27,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import check_field
+from mopsjobs.registry.keys import BUNDLE, MACHINE, may_carry
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -200,7 +202,7 @@ def deliver_offline(
         with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
             # The record comes first: pods begin as soon as they see the manifest, and then write into the record.
             _register(outbox, job_id, store, registry)
-            deliver(outbox, store, on_refused)
+            deliver(outbox, store, job_id, on_refused)
     _deliver_launch(directory, job_id, registry)
     return True
 
@@ -251,8 +253,10 @@ VALUE_ERRORS = (ValueTooLargeError, InvalidKeyError)
 def deliver(
     outbox: VersionedStore,
     store: VersionedStore,
+    job_id: str,
     on_refused: Callable[[str, StoreError], None],
     is_over: Callable[[], bool] = lambda: False,
+    relay: str = MACHINE,
 ) -> bool:
     """Move the values of an outbox into the store, in the order of their keys: a bundle goes before its manifest.
 
@@ -261,8 +265,10 @@ def deliver(
     Args:
         outbox: where the values wait.
         store: where they belong.
+        job_id: the job of the outbox. A model can write there, so keys that the relay may not carry are refused.
         on_refused: called with key and reason for each value that can never be stored; it is removed.
         is_over: called before each value; returns True to leave the rest.
+        relay: `keys.MACHINE`, or `keys.SHARD` for the outbox of a shard.
 
     Returns:
         True if the outbox is empty.
@@ -277,11 +283,20 @@ def deliver(
         value = entry.value if entry.value is not None else _value(outbox, entry)
         if value is not None:
             try:
+                _check_relayed(relay, entry.key, value, job_id)
                 store.create_if_absent(entry.key, value)
             except VALUE_ERRORS as error:
                 on_refused(entry.key, error)
         outbox.delete(entry.key)
     return True
+
+
+def _check_relayed(relay: str, key: str, value: bytes, job_id: str) -> None:
+    """Refuse a key that the relay may not carry, and a bundle whose name is not the digest of its bytes."""
+    bundle = BUNDLE.parse(key)
+    is_named_so = bundle is None or hashlib.sha256(value).hexdigest() == bundle["bundle"]
+    if not (is_named_so and may_carry(relay, key, job_id)):
+        raise InvalidKeyError(f"it is not of job {job_id}.")
 
 
 def _value(store: VersionedStore, entry: Entry) -> bytes | None:

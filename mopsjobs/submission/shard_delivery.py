@@ -9,20 +9,19 @@ has other directories. `resume`, `validate`, `reconcile` and the commands that f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import EngineState, engine_of
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import StoreError
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.keys import SHARD
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.submission.offline import deliver_offline
+from mopsjobs.submission.offline import deliver
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.shard_drop import deliver_drop, find_drop
+from mopsjobs.submission.shard_drop import OnRefused, deliver_drop, find_drop
 
 LEDGER_SECONDS = 30.0
 """How long the journal of a shard may take. What the store does not take by then goes into the outbox."""
@@ -44,7 +43,7 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
 
     Raises:
         EngineError: if Slurm does not answer, or if the files are not here; see `find_drop`.
-        StoreError: if the store does not answer or refuses; see `deliver_offline`.
+        StoreError: if the store does not answer or refuses; see `deliver`.
     """
     if engine_of(state.fields()) != "slurm":
         return state
@@ -67,7 +66,8 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
     if not (unsent and has_stopped):
         return state
     deliveries = [
-        deliver_offline(directory, state.job_id, session.store, session.registry, removes) for _, directory in unsent
+        directory.outbox.exists() and _deliver_outbox(directory, state.job_id, session, removes)
+        for _, directory in unsent
     ]
     deliveries += [_deliver_journal(directory, number, state.job_id, session) for number, directory in unsent]
     if any(deliveries):
@@ -75,12 +75,20 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
     return session.registry.get_job(state.job_id) or state
 
 
-def _warner(session: Session, what: str) -> Callable[[str, StoreError], None]:
+def _warner(session: Session, what: str) -> OnRefused:
     return lambda key, reason: session.warn(f"{key} {what}: {reason}")
 
 
 def _has_journal(directory: JobDir, shard: int) -> bool:
     return next(directory.ledger(shard).glob("*.jsonl"), None) is not None
+
+
+def _deliver_outbox(directory: JobDir, job_id: str, session: Session, on_refused: OnRefused) -> bool:
+    """Move the outbox of a shard into the store. Return False if it is empty."""
+    with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
+        is_empty = next(iter(outbox.list_keys()), None) is None
+        deliver(outbox, session.store, job_id, on_refused, relay=SHARD)
+    return not is_empty
 
 
 def _deliver_journal(directory: JobDir, shard: int, job_id: str, session: Session) -> bool:

@@ -24,11 +24,19 @@ from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.engines import has_drop
 from mopsjobs.engines.base import last_launch
 from mopsjobs.engines.job_dir import MAX_SHARD, JobDir
-from mopsjobs.errors import EngineError, JobExistsError, StoreError, TerminalStateError, UsageError, command_line
+from mopsjobs.errors import (
+    EngineError,
+    JobExistsError,
+    StoreError,
+    TerminalStateError,
+    UsageError,
+    command_line,
+    shorten,
+)
 from mopsjobs.events import format as event_format
-from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.keys import ANNOUNCEMENT, EVENTS, RECORD, SHARD, belongs_to, may_carry
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import ShardReport, all_shards_done
 from mopsjobs.registry.usage import shard_usage
@@ -40,7 +48,7 @@ from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
 from mopsjobs.submission.offline import VALUE_ERRORS
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.file_systems import network_file_system
-from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.text import join_first, parse_whole_number, pluralize
 from mopsjobs.utils.times import parse_time
 
 JOB = "job"
@@ -52,8 +60,8 @@ BATCH_BYTES = 2**20
 NAME_SECONDS = 90.0
 """How long a machine may not see a name that another one has made on a network file system. NFS has 60 by default."""
 
-OWN_PREFIXES = ("jobs/", announcements.PREFIX)
-"""Begin the keys of a shard's own record and of its announcements. These are not delivered."""
+NOT_DELIVERED = (RECORD, ANNOUNCEMENT)
+"""A shard's own record, whose counts are reported, and its announcements."""
 
 OnRefused = Callable[[str, StoreError], None]
 
@@ -80,6 +88,8 @@ class _DropDirectory(DirectoryVersionedStore):
         try:
             with super().translate_errors():
                 yield
+        except VALUE_ERRORS:
+            raise
         except StoreError as error:
             raise EngineError(error.message) from error
 
@@ -163,11 +173,11 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
         return state
     _check_owner(drop, job_id, store)
     results, shards = results_prefix(job_id), _count_shards(state)
-    delivered = set(store.list_keys(results))
+    delivered, refused = set(store.list_keys(results)), list[str]()
     for shard in _shards_of(drop, job_id):
         # Before its outputs: the counts never say more than what is delivered.
         report = shard.report()
-        for batch in _batches(shard.store, delivered):
+        for batch in _batches(shard, delivered, refused, on_refused):
             _create(store, [(_delivery_key(key, session.now()), value) for key, value in batch], on_refused)
             for key, _ in batch:
                 if is_over or not key.startswith(results):  # no runner reads it again
@@ -175,6 +185,8 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
         # A shard that the job no longer has leaves outputs. Others report its tasks now.
         if report is not None and shard.number < shards and not state.is_terminal:
             state = _take_report(state, shard.number, report, registry)
+    if refused:
+        session.warn(_refusal(job_id, refused, drop))
     if is_over:
         _remove(drop, job_id, delivered)
     elif state.status == JobStatus.RUNNING and all_shards_done(state, shards):
@@ -223,6 +235,10 @@ class _Shard(NamedTuple):
     store: DirectoryVersionedStore
     job_id: str
 
+    def keeps(self, key: str) -> bool:
+        """Return whether a key is one of `NOT_DELIVERED`."""
+        return belongs_to(key, self.job_id, NOT_DELIVERED)
+
     def report(self) -> JobState | None:
         """Return the record of the shard; None before its first report."""
         record = JobRegistry(self.store).get_job(self.job_id)
@@ -232,8 +248,8 @@ class _Shard(NamedTuple):
 def _shards_of(drop: Path, job_id: str) -> Iterator[_Shard]:
     """Yield the shards that have written something, in their order."""
     names: list[str] = []
-    with _DropDirectory(drop).translate_errors(), contextlib.suppress(FileNotFoundError):
-        names = os.listdir(drop)
+    with _DropDirectory(drop).translate_errors(), contextlib.suppress(FileNotFoundError), os.scandir(drop) as entries:
+        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     numbers = (parse_whole_number(name, 0, MAX_SHARD) for name in names)
     for number in sorted(number for number in numbers if number is not None):
         yield _Shard(number, _DropDirectory(drop / str(number)), job_id)
@@ -247,28 +263,49 @@ def _check_owner(drop: Path, job_id: str, store: VersionedStore) -> None:
         raise JobExistsError(job_id, f"{drop} belongs to another job of the id {job_id}: it was not delivered.")
 
 
-def _batches(part: DirectoryVersionedStore, delivered: Collection[str]) -> Iterator[list[tuple[str, bytes]]]:
-    """Yield the values of a shard that are still to be delivered, some at a time. Its record is not among them."""
+def _batches(
+    shard: _Shard, delivered: Collection[str], refused: list[str], on_refused: OnRefused
+) -> Iterator[list[tuple[str, bytes]]]:
+    """Yield the values of a shard that are still to be delivered, some at a time. Its record is not among them.
+
+    A model can write into the directory, so whatever no shard of the job writes is not read, and goes to `refused`.
+    """
     batch: list[tuple[str, bytes]] = []
     size = 0
-    for entry in part.scan():
-        if entry.key in delivered or entry.key.startswith(OWN_PREFIXES):
+    for entry in shard.store.scan():
+        if entry.key in delivered or shard.keeps(entry.key):
             continue
-        value = part.get(entry.key)
+        if not may_carry(SHARD, entry.key, shard.job_id):
+            refused.append(entry.key)
+            continue
+        try:
+            value = shard.store.get(entry.key)
+        except VALUE_ERRORS as error:
+            on_refused(entry.key, error)
+            continue
         if value is not None:
             batch.append((entry.key, value.value))
             size += len(value.value)
         if size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
+    refused += shard.store.left_out
     if batch:
         yield batch
 
 
+def _refusal(job_id: str, refused: list[str], drop: Path) -> str:
+    """Return the warning about files that no shard of a job writes."""
+    named = join_first([shorten(name, 200).encode("utf-8", "backslashreplace").decode() for name in refused])
+    return (
+        f"{job_id}: {pluralize(len(refused), 'file')} of {drop} that no shard writes stay there, undelivered: {named}"
+    )
+
+
 def _delivery_key(key: str, now: datetime) -> str:
     """Return the key under which a value is delivered: events under the hour of the delivery, where readers look."""
-    chunk = event_format.parse_chunk_key(key)
-    return key if chunk is None else event_format.named_chunk_key(now, chunk.name)
+    parts = EVENTS.parse(key)
+    return key if parts is None else EVENTS.key(**parts | {"hour": event_format.bucket_of(now)})
 
 
 def _create(store: VersionedStore, batch: list[tuple[str, bytes]], on_refused: OnRefused) -> None:
@@ -313,7 +350,7 @@ def _remove(drop: Path, job_id: str, delivered: Collection[str]) -> None:
     """
     for shard in _shards_of(drop, job_id):
         for key in shard.store.list_keys():
-            if key in delivered or key.startswith(OWN_PREFIXES):
+            if key in delivered or shard.keeps(key):
                 shard.store.delete(key)
         shard.store.remove_parts()
         _remove_directories(shard.store.path)

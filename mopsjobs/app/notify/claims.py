@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 from mopsjobs.errors import RecordError
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW, MAX_WRITE_DELAY
+from mopsjobs.registry.keys import CLAIM
 from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.times import parse_time, record_time
 
-PREFIX = "notified/"
+PREFIX = CLAIM.prefix
 
 LEASE = MAX_CLOCK_SKEW + MAX_WRITE_DELAY
 """After this time, a sender that has not marked its claim counts as dead."""
@@ -61,7 +62,7 @@ def claim_key(job_id: str, occasion: str, recipient: str) -> str:
         occasion: why it is told of, such as its end.
         recipient: the digest of the recipient.
     """
-    return f"{PREFIX}{job_id}/{occasion}-{recipient}"
+    return CLAIM.key(job=job_id, claim=f"{occasion}-{recipient}")
 
 
 def claim(store: VersionedStore, key: str, now: Callable[[], datetime]) -> Claim | Settled:

@@ -94,15 +94,13 @@ def _count_text(found: pruning.PrunePlan | pruning.PruneResult) -> str:
 def _prune_store(args: argparse.Namespace, app: App) -> Result:
     from mopsjobs.app.notify import claims
     from mopsjobs.events.retention import Retention
-    from mopsjobs.ledger.format import ledger_prefix
 
     age = timedelta(seconds=parse_duration(args.older_than))
     retention = Retention(
         app.registry,
         age,
         now=app.now(),
-        ledger_prefix=ledger_prefix,
-        claims_prefix=claims.PREFIX if age > claims.WINDOW else None,  # else an end would be told once more
+        claims=age > claims.WINDOW,  # else an end would be told once more
         sleep=app.sleep,
         clock=app.monotonic,
     )

@@ -24,6 +24,7 @@ from mopsjobs.console.result import Document, RawText, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
 from mopsjobs.errors import UsageError, command_line
+from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study, read_study
 from mopsjobs.submission.launching import no_effect_error
@@ -227,7 +228,7 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
         f"Bundle   {code}",
         f"Engine   {request.engine}",
         f"Python   {python or 'the default of the engine'}",
-        f"Outputs  {outputs}, under results/{job_id}/",
+        f"Outputs  {outputs}, under {results_prefix(job_id)}",
         *([] if study.reduce is None else [f"Reduce   {study.reduce}, after the tasks"]),
     ]
     return Result(Text(lines, indent=9), notes=["Nothing was done."])

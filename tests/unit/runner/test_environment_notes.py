@@ -92,7 +92,7 @@ def test_a_note_that_the_store_lacks_waits_in_the_outbox() -> None:
     notes.close()
     assert [note.python for note in notes_of(outbox)] == ["3.12"]
     store.down = False
-    assert deliver(outbox, store, lambda key, reason: None, lambda: False)
+    assert deliver(outbox, store, "job", lambda key, reason: None)
     assert [note.python for note in notes_of(store)] == ["3.12"]
 
 

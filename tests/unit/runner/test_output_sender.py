@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.registry.keys import OUTPUT
 from mopsjobs.runner import output_sender
 from mopsjobs.runner.output_sender import OutputSender
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -85,12 +86,13 @@ def test_outputs_of_an_outage_are_kept_and_delivered(store: Held) -> None:
     """One attempt is enough to learn of it: the outputs behind go into the outbox at once."""
     outbox = InMemoryVersionedStore()
     store.is_gone = True
-    told = _send(store, outbox, [[(key, b"1")] for key in "abc"])
+    keys = [OUTPUT.key(job="job", param="0" * 64, seed=1, output=name) for name in "abc"]
+    told = _send(store, outbox, [[(key, b"1")] for key in keys])
     assert [line for line in told if "done" in line] == ["0 done", "1 done", "2 done"]
-    assert (store.transactions, list(outbox.list_keys())) == ([["a"]], ["a", "b", "c"])
+    assert (store.transactions, list(outbox.list_keys())) == ([keys[:1]], keys)
     store.is_gone = False
     with closing(SQLiteVersionedStore(store.path)) as again:
         sender = OutputSender(again, outbox)
-        assert sender.deliver(lambda _key, _error: None, lambda: False)
+        assert sender.deliver("job", lambda _key, _error: None, lambda: False)
         sender.finish()
-        assert (list(again.list_keys()), list(outbox.list_keys())) == (["a", "b", "c"], [])
+        assert (list(again.list_keys()), list(outbox.list_keys())) == (keys, [])

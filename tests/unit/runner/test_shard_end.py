@@ -76,7 +76,7 @@ def test_outputs_that_a_drop_does_not_take_are_for_the_login_node(
 ) -> None:
     """The node has no command that delivers them, and no user who runs the job again there."""
     line.down, outbox = True, InMemoryVersionedStore()
-    outbox.create_if_absent("results/job/a/1/out", b"x")
+    outbox.create_if_absent(f"results/job/{'a' * 64}/1/out", b"x")
     said: list[str] = []
     counts, retry = Counts(), OutageRetry(0.0, lambda _seconds: None)
     reporter = Reporter(registry, "job", 0, 1, counts, register=lambda: None)
