@@ -298,9 +298,11 @@ class JobExistsError(JobError):
 
 
 class JobBusyError(JobError):
-    """A runner works on the job, or has done the work."""
+    """A runner works on the job, may work on it elsewhere, or has done the work."""
 
     exit_code = EXIT_REFUSED
+    is_question = False
+    """Whether the user may know better: that the runner has died."""
 
 
 class JobEndError(JobError):

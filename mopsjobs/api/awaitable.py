@@ -186,10 +186,11 @@ class AsyncJob:
         only: Choices | None = None,
         code: str | os.PathLike[str] | None = None,
         trust: Sequence[str] = (),
+        yes: bool = False,
         **options: Unpack[RunnerOptions],
     ) -> AsyncJob | None:
         """Run the missing tasks of the job. See `Job.resume`."""
-        job = await self.calls.call(self.blocking.resume, only=only, code=code, trust=trust, **options)
+        job = await self.calls.call(self.blocking.resume, only=only, code=code, trust=trust, yes=yes, **options)
         return None if job is None else AsyncJob(self.registry, job)
 
     def __eq__(self, other: object) -> bool:

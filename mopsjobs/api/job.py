@@ -345,6 +345,7 @@ class Job:
         only: Choices | None = None,
         code: str | os.PathLike[str] | None = None,
         trust: Sequence[str] = (),
+        yes: bool = False,
         **options: Unpack[RunnerOptions],
     ) -> Job | None:
         """Run the missing tasks of the job, and return at once.
@@ -354,6 +355,7 @@ class Job:
                 all. A later resume runs the others.
             code: a directory to pack as the code of the child; None for the job's own code.
             trust: choices of the record that are accepted, as `KIND:VALUE`.
+            yes: start a runner also if that of another machine may be at work.
             options: see `RunnerOptions`; by default as before. `task_timeout`, `task_memory` and `memory` may be
                 factors, like `x2`, of the limits of the job. On this machine and on Dask, `memory` is that of a task.
 
@@ -361,14 +363,14 @@ class Job:
             The job that runs: a child, or this job if only its runner was lost. None if there is nothing to run.
 
         Raises:
-            JobBusyError: if its runner is at work, or if the job was resumed before.
+            JobBusyError: if its runner is at work, or may be elsewhere, or if the job was resumed before.
             NotTrustedError: if only the record names where or as what it runs. Nothing was launched.
             StoreError: if the registry cannot be read.
         """
         from mopsjobs.api.resuming import resume_job
 
         chosen = launch_options(options, Job.resume, self._app, may_grow=True)
-        return resume_job(self, choices_text(only), code, trust, chosen)
+        return resume_job(self, choices_text(only), code, trust, chosen, yes=yes)
 
     # --- show ------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def resume_job(
-    job: Job, only: str | None, code: str | os.PathLike[str] | None, trust: Sequence[str], options: LaunchOptions
+    job: Job,
+    only: str | None,
+    code: str | os.PathLike[str] | None,
+    trust: Sequence[str],
+    options: LaunchOptions,
+    *,
+    yes: bool,
 ) -> Job | None:
     """Run missing tasks of a job; see `Job.resume`."""
     registry = job.registry
@@ -31,7 +37,7 @@ def resume_job(
         only=tasks_that_ended(job.id, only, app),
         sizes_of=functools.partial(ledger_sizes, app=app),
     )
-    resumed = resume(request, submission_session(app), user_trust(trust, app))
+    resumed = resume(request, submission_session(app), user_trust(trust, app), yes=yes)
     for warning in resumed.warnings:
         app.out.warn(warning)
     return None if resumed.job_id is None else registry.job(resumed.job_id)

@@ -79,6 +79,17 @@ class Announcer:
             log.warning("The late write to job %s could not be announced: %s", job_id, error)
 
 
+def corrected(moment: datetime, store: VersionedStore) -> datetime:
+    """Return a time of this machine's clock, or that of the store's last reply if the clock is behind it.
+
+    Otherwise a runner with a late clock would look silent. A clock that differs by more than `MAX_CLOCK_SKEW` is not
+    corrected; `doctor` warns of it. See docs/decisions/0098-late-clocks.md.
+    """
+    replied_at: datetime | None = getattr(store, "server_time", None)
+    is_behind = replied_at is not None and timedelta(0) < replied_at - moment <= MAX_CLOCK_SKEW
+    return replied_at if replied_at is not None and is_behind else moment
+
+
 def slot_of(moment: datetime) -> str:
     """Return the prefix of all announcements that are made at that time, in UTC."""
     return f"{PREFIX}{moment:%Y%m%dT%H}{moment.minute // SLOT_MINUTES * SLOT_MINUTES:02}/"

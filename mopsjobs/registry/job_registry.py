@@ -19,7 +19,7 @@ from datetime import datetime
 
 from mopsjobs.errors import JobExistsError, KeyNotFoundError, UsageError
 from mopsjobs.registry import transitions
-from mopsjobs.registry.announcements import Announcer
+from mopsjobs.registry.announcements import Announcer, corrected
 from mopsjobs.registry.job_reader import JobReader, Observe
 from mopsjobs.registry.job_state import JobState, check_field
 from mopsjobs.registry.keys import RECORDS
@@ -351,7 +351,7 @@ class JobRegistry(JobReader):
         def apply(value: bytes) -> bytes | None:
             state = self._read(key, value)
             # The clocks of writers differ. The time of a record never decreases, so its history stays in order.
-            at = record_time(max(moment, parse_time(state.updated_at)))
+            at = record_time(max(corrected(moment, self.store), parse_time(state.updated_at)))
             changed = change(
                 state, transitions.Write(write_id, at, transitions.transition_at(state, self._backdated_to, at))
             )

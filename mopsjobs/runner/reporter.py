@@ -17,6 +17,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
+from mopsjobs.registry.announcements import corrected
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import WAITS_FOR
@@ -227,7 +228,7 @@ class Reporter:
 
     def _report_wait(self, waits_for: str | None) -> JobState:
         """Write what the job waits for, as a sign of life; None if its runner stops."""
-        at = record_time(utc_now())
+        at = record_time(corrected(utc_now(), self._registry.store))
         return self._registry.update_fields(self._job_id, heartbeat_at=at, metadata={WAITS_FOR: waits_for})
 
     def _measure(self) -> tuple[ShardUsage | None, ShardForecast | None]:

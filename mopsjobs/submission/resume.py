@@ -103,20 +103,21 @@ class Resumable(NamedTuple):
     """The choices that only the record makes; see `engines.trust`. `resume_job` needs trust in each."""
 
 
-def resume(request: ResumeRequest, session: Session, trust: Trust) -> ResumeResult:
+def resume(request: ResumeRequest, session: Session, trust: Trust, *, yes: bool = False) -> ResumeResult:
     """Resume a job.
 
     Args:
         request: the job, and how.
         session: the registry, the environment, the clocks and the messages.
         trust: the choices that the user has named.
+        yes: whether the user knows that a runner elsewhere has died.
 
     Raises:
         NotTrustedError: if the record makes a choice that the user has not named. Nothing was launched.
         MopsJobsError: if the job cannot be resumed; see `prepare_resume` and `resume_job`.
     """
     job = prepare_resume(request, session)
-    return job if isinstance(job, ResumeResult) else resume_job(job, session, trust)
+    return job if isinstance(job, ResumeResult) else resume_job(job, session, trust, yes=yes)
 
 
 def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | ResumeResult:
@@ -201,12 +202,12 @@ def _has_left_all(state: JobState, session: Session, *, is_whole: bool) -> bool:
     return is_whole
 
 
-def resume_job(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
-    """Launch the child of a job that has ended, or a job that has not ended again.
+def resume_job(job: Resumable, session: Session, trust: Trust, *, yes: bool = False) -> ResumeResult:
+    """Launch the child of a job that has ended, or a job that has not ended again. See `resume`.
 
     Raises:
         NotTrustedError: if the record makes a choice that the user has not named. Nothing was launched.
-        JobBusyError: if its runner is at work, or if the job has been resumed before.
+        JobBusyError: if its runner is at work, or may be elsewhere, or if the job has been resumed before.
         UsageError: if an option is not valid, or if a job that has not ended is to get other code.
         EngineError: if the launch failed.
         StoreError: if the registry cannot be read.
@@ -214,7 +215,7 @@ def resume_job(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
     untrusted = [choice for choice in job.choices if not trust.allows(choice)]
     if untrusted:
         raise not_trusted_error({choice: [job.state.job_id] for choice in untrusted}, "nothing was launched")
-    return _submit_child(job, session, trust) if job.state.is_terminal else _launch_again(job, session, trust)
+    return _submit_child(job, session, trust) if job.state.is_terminal else _launch_again(job, session, trust, yes=yes)
 
 
 def _deliver(job_id: str, session: Session) -> bool:
@@ -291,11 +292,11 @@ def _resumed_error(state: JobState, later: Sequence[JobState]) -> JobBusyError:
     return JobBusyError(problem, job_id=state.job_id, hint=f"Run: {command_line(verb, newest.job_id)}")
 
 
-def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
+def _launch_again(job: Resumable, session: Session, trust: Trust, *, yes: bool) -> ResumeResult:
     """Launch a job whose runner has died.
 
     Raises:
-        JobBusyError: if its runner is at work, or may be on another cluster.
+        JobBusyError: if its runner is at work, or may be on another cluster or, unless `yes`, on another machine.
         UsageError: if the engine knows its end, and the record does not.
     """
     request, state = job.request, job.state
@@ -314,6 +315,14 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     if reason == "OtherCluster":
         problem, hint = f"Job {state.job_id} may be running: {detail}.", "Resume it on a login node of that cluster."
         raise JobBusyError(problem, job_id=state.job_id, hint=hint)
+    was_launched = state.status not in (JobStatus.PENDING, JobStatus.SUBMITTING)
+    if was_launched and reason in ("NotHere", "OtherMachine") and not yes:
+        problem = (
+            f"The runner of job {state.job_id} was not launched here. If it is at work, its tasks would run twice."
+        )
+        error = JobBusyError(problem, job_id=state.job_id, hint="If it has died, add --yes (yes=True in Python).")
+        error.is_question = True
+        raise error
     launch = _make_launch(state.job_id, engine.name, request, state.fields(), session, trust)
     return resumed._replace(warnings=launch_again(state, engine, launch, request.options.notify, session))
 

@@ -225,7 +225,7 @@ def test_a_runner_that_was_killed_a_moment_ago_is_not_at_work(cli: Cli, jobs: Jo
 
     cli.clock.on_sleep = let_go
     lock.acquire()
-    cli.ok("resume", "job", "--workers", "1")
+    cli.ok("resume", "job", "--workers", "1", "--yes")
     until(lambda: record(jobs).status == "succeeded", "the job to end")
     until(lambda: runner_pid("job", cli.env) is None, "its runner to end")
 

@@ -95,6 +95,25 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     assert record(desk.jobs).tasks_verified == 12
 
 
+def test_a_runner_that_was_started_elsewhere_is_asked_about(desk: Desk) -> None:
+    """Nothing here tells whether it is at work. Without a terminal, only `--yes` starts a second one."""
+    gate, noted, elsewhere = desk.home.with_name("gate"), desk.home.with_name("calls"), str(desk.home / "elsewhere")
+    desk.submit(sets_of(2, gate=str(gate), calls=str(noted)))
+    until(lambda: sum(calls(noted).values()) == 2, "both tasks to begin")
+    ran = desk("resume", "job", XDG_STATE_HOME=elsewhere)
+    assert (ran.code, ran.out) == (6, "")
+    assert sentences(ran.err) == [
+        "error: The runner of job job was not launched here. If it is at work, its tasks would run twice."
+    ]
+    assert "If it has died, add --yes" in ran.err
+    assert sum(calls(noted).values()) == 2
+    kill(desk.runner())
+    gate.touch()
+    desk.ok("resume", "job", "--yes", XDG_STATE_HOME=elsewhere)
+    assert desk.ended() == "succeeded"
+    assert sum(calls(noted).values()) == 4
+
+
 def test_a_killed_runner_is_stuck_within_two_heartbeats(desk: Desk, cli: Cli) -> None:
     """And `resume` computes no stored output again.
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,8 +20,10 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import LABEL_HISTORY
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store import open_store
 from mopsjobs.store.documents import update_with_retry
+from mopsjobs.utils.times import parse_time, utc_now
 from support.doubles import FaultyStore
 from support.runs import PATIENCE
 from support.servers import PATIENT
@@ -404,3 +406,23 @@ def test_a_program_of_modelops_opens_azure_by_its_own_names(azurite: Azurite) ->
         assert ours is not None
         assert (ours.k8s_name, ours.k8s_namespace, ours.metadata) == ("k8s-a", "modelops", {"run": 7})
         assert modelops.get_json(store, "jobs/a/state.json") == state.to_dict()
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param("azure", marks=pytest.mark.azurite),
+        pytest.param("dynamodb", marks=pytest.mark.dynalite),
+        pytest.param("s3-seaweedfs", marks=pytest.mark.s3),
+    ],
+    indirect=True,
+)
+def test_a_runner_with_a_late_clock_is_not_silent(backend: Backend) -> None:
+    """Its signs of life have the time of the store, by the reply that it has just read."""
+    store = backend.open()
+    began = utc_now()
+    late = JobRegistry(store, now=lambda: utc_now() - timedelta(minutes=5))
+    late.register_job("a")
+    heartbeat_at = late.report_shard("a", 0, 1, ShardReport(0, 0)).heartbeat_at
+    assert heartbeat_at is not None
+    assert parse_time(heartbeat_at) >= began.replace(microsecond=0)

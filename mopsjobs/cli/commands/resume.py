@@ -25,7 +25,7 @@ from mopsjobs.cli.launch_flags import (
 from mopsjobs.cli.slurm_flags import add_slurm_options
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PARTLY_DONE, command_line
+from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PARTLY_DONE, JobBusyError, command_line
 from mopsjobs.submission.resume import ResumeRequest, ResumeResult, prepare_resume, resume_job
 from mopsjobs.utils.text import pluralize
 
@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run only missing tasks that ended so, separated by commas: failed, timeout, oom, died, lost, or keys of"
         " errors from failures --json; a later resume runs the others (default: all missing tasks)",
     )
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="start a runner also if that of another machine may be at work (default: ask; refuse without a terminal)",
+    )
     add_notify_flag(parser, AS_BEFORE)
     add_runner_flags(parser, AS_BEFORE)
     add_scheduler_flag(parser, AS_BEFORE)
@@ -89,7 +94,15 @@ def run(args: argparse.Namespace, app: App) -> Result:
     agreed = agreed_trust(trust, found, app, "nothing was launched")
     if agreed is None:
         return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
-    resumed = resume_job(job, session, agreed)
+    try:
+        resumed = resume_job(job, session, agreed, yes=args.yes)
+    except JobBusyError as busy:
+        answer = app.out.ask(f"{busy} Has it died?") if busy.is_question else None
+        if answer is None:
+            raise
+        if not answer:
+            return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
+        resumed = resume_job(job, session, agreed, yes=True)
     if not args.wait:
         return _result(args, resumed)
     for warning in resumed.warnings:

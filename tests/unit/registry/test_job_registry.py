@@ -251,6 +251,19 @@ def test_time_never_runs_backwards_in_a_record(bench: Bench, method: str) -> Non
     assert all(step["at"] == later for step in job.transitions)
 
 
+@pytest.mark.parametrize(
+    ("behind", "corrected"), [(0, 0), (5 * 60, 5 * 60), (10 * 60, 10 * 60), (10 * 60 + 1, 0), (-5 * 60, 0)]
+)
+def test_a_clock_that_is_behind_is_corrected_by_replies_of_the_store(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, behind: int, corrected: int
+) -> None:
+    """Up to what clocks may differ: a runner with a late clock gives its signs of life at the time of the store."""
+    bench.place(status="running")
+    monkeypatch.setattr(bench.registry.store, "server_time", NOW + timedelta(seconds=behind), raising=False)
+    job = bench.registry.report_shard("a", 0, 1, ShardReport(0, 0))
+    assert job.heartbeat_at == job.updated_at == (NOW + timedelta(seconds=corrected)).isoformat()
+
+
 @pytest.mark.parametrize("method", UPDATES)
 def test_a_mirror_is_told_of_each_write_once_with_what_was_written(bench: Bench, method: str) -> None:
     """Key, bytes and version are those that the store has, also when races were lost before."""
