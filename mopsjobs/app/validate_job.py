@@ -16,6 +16,7 @@ from mopsjobs.engines import has_drop, open_engine
 from mopsjobs.errors import EngineError, MopsJobsError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.validation import Validation, validate
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
@@ -29,6 +30,8 @@ class ValidatedJob(NamedTuple):
     validation: Validation
     is_at_work: bool
     """Whether the job was only compared, since its runner is at work."""
+    can_resume: bool = False
+    """Whether `resume` runs the tasks again that have lost outputs: the job was not resumed before."""
 
 
 def validate_job(name: str, app: App) -> ValidatedJob:
@@ -60,13 +63,14 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     reason = first_error(state, session) if may_end else None
     sizes_of = functools.partial(ledger_sizes, app=app)
     found = validate(app.store, app.registry, state.job_id, first_error=reason, may_end=may_end, sizes_of=sizes_of)
+    can_resume = found.has_lost_outputs and not read_later_jobs(app.registry, found.state).jobs
     if found.has_lost_outputs:
         with contextlib.suppress(MopsJobsError):
             app.cache.sync_ledger(state.job_id, full=True)  # the views of tasks that follow tell it too
     if found.state.is_terminal and not state.is_terminal:
         with contextlib.suppress(EngineError):
             deliver_shards(found.state, session)  # once more: nothing stays in a drop
-    return ValidatedJob(found, is_at_work and not found.state.is_terminal)
+    return ValidatedJob(found, is_at_work and not found.state.is_terminal, can_resume)
 
 
 def _is_at_work(state: JobState, app: App, session: Session) -> bool:

@@ -170,6 +170,7 @@ def test_a_child_that_did_a_damaged_task_again_replaces_it(
     child = add_job(remote.jobs, "job.2", SETS, only=[number])
     _leave_results(remote.jobs, child, number)
     remote.jobs.finalize_job("job.2", "succeeded")
+    assert "resume" not in cli("validate", "job").err
     assert cli.ok("results", "job.2", "--download", str(tmp_path / "out")).err.count("warning") == 0
 
 
