@@ -28,6 +28,8 @@ UNKNOWN_STATUS = "unknown_status"
 """Problem: the record is mirrored as it is, but this version does not know its status."""
 FOREIGN_VALUE = "foreign_value"
 """Problem: the record is mirrored, and a value of another form is shown as near to it as possible."""
+UNLISTED = "unlisted"
+"""Kind of problem: a listing lacked the record, and it was not found to be gone. Also the version of such a problem."""
 NOT_A_RECORD = "not_a_record"
 """Problem: a foreign key beside the records. It is left unchanged."""
 

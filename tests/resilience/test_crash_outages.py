@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from mopsjobs.cache.sync.full import MAX_VANISHED
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -211,7 +212,7 @@ def test_a_pruned_job_that_is_still_there_proves_the_registry(cli: Cli, remote: 
 
 
 def test_records_removed_by_hand_are_noticed_at_once(cli: Cli, remote: Remote) -> None:
-    """Where one that the sync looks for is gone, and others are there, it looks at everything."""
+    """Where one that the sync looks for is gone, and others are there, it lists everything, and reads what is gone."""
     for number in range(MANY):
         remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
     for _ in range(3):
@@ -219,7 +220,9 @@ def test_records_removed_by_hand_are_noticed_at_once(cli: Cli, remote: Remote) -
     assert last["mode"] == "delta"
     for one in list(remote.store.inner.list_keys("jobs/"))[5:]:
         remote.store.inner.delete(one)
-    assert cli.ok("sync", "--json").json["removed"] == MANY - 5
+    assert cli.ok("sync", "--json").json["removed"] == MAX_VANISHED
+    assert cli.ok("sync", "--json").json["removed"] == MANY - 5 - MAX_VANISHED
+    assert len(cli.ids()) == 5
 
 
 def test_a_cache_that_cannot_be_used_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path) -> None:

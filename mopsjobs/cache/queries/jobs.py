@@ -219,7 +219,10 @@ def unreadable_warning(connection: sqlite3.Connection) -> list[str]:
 
 def remarks(connection: sqlite3.Connection, job_id: str) -> list[str]:
     """Return how the record of a job is shown where it has values that this version reads as something near to them."""
-    return [reason for _key, reason in _problems(connection, "kind IN ('foreign_value', 'unknown_status')", job_id)]
+    return [
+        reason
+        for _key, reason in _problems(connection, "kind IN ('foreign_value', 'unknown_status', 'unlisted')", job_id)
+    ]
 
 
 def _problems(connection: sqlite3.Connection, kinds: str, job_id: str | None) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """The full sync: merge the registry's listing with the rows of the cache.
 
 The listing and the rows are both in the order of their keys. So they are merged batch by batch, in constant memory.
-Rows with the listed version stay. Rows whose keys the listing lacks are removed, but only after it was read to its end.
-An incomplete listing does not show what is gone.
+Rows with the listed version stay. Those that the listing lacks are removed, but only after it was read to its end, and
+after a read of each record. A faulty server leaves out keys for a moment. Records that exist stay with a note. So do
+those beyond what one sync reads, and the next one begins with them. See docs/decisions/0098-listings-that-lack-keys.md.
 
 The merge also notes which jobs have changed: if one of them was not announced, other programs write. A full sync costs
 one listing, and one read per changed record that the listing does not carry. To carry records makes a listing several
@@ -35,6 +36,14 @@ batch for seconds."""
 
 GET_COST = 10
 """Records that a listing carries in the time of one read; 6 against Azurite."""
+
+MAX_VANISHED = 1000
+"""Records that one sync reads since the listing lacked them: two seconds. A `sync --full`, and one of a store on this
+machine, reads all of them."""
+
+EXISTS = "the listing of the store lacked it, although it exists"
+
+WAITS = "the listing of the store lacked it; a next sync reads whether it is gone, and sync --full does at once"
 
 RECENT = 1000
 """Entries from which the share of news is estimated."""
@@ -170,8 +179,67 @@ class FullSync:
         is_dense = self._reread or self._recent_news * GET_COST >= self._recent
         self._carries = self._carries and is_dense
 
+    def confirm_vanished(self) -> None:
+        """Read the records that the listing lacked, as far as one sync may. `finish` then removes those that are gone.
+
+        Raises:
+            StoreError: if the store does not answer.
+        """
+        keys = [key for key in self._vanished if self._registry.job_id_of(key) is not None]
+        if not keys:
+            return
+        is_local = getattr(self._registry.store, "is_local", False)
+        most = None if self._reread or is_local else MAX_VANISHED
+        noted = self._connection.execute("SELECT key FROM problem WHERE reason = ?", (WAITS,))
+        waiting = {key for (key,) in noted}
+        keys.sort(key=lambda key: (key not in waiting, key))  # those that earlier syncs have left come first
+        kept = set(keys[most:]) if most is not None else set()
+        with ParallelFetcher.for_store(self._registry.store) as fetcher:
+            for start in range(0, len(keys), record_batch.BATCH):
+                batch = keys[start : start + record_batch.BATCH]
+                kept.update(self._read_vanished([key for key in batch if key not in kept], fetcher))
+                self._note_waiting([key for key in batch if key in kept])
+        self._vanished = [key for key in self._vanished if key not in kept]
+
+    def _read_vanished(self, keys: list[str], fetcher: ParallelFetcher) -> list[str]:
+        """Read records that the listing lacked, and write those that exist. Return the keys of these."""
+        records = record_batch.RecordBatch(self._generation)
+        known = record_batch.lookup_column(self._connection, "job", "version", keys)
+        pruned = record_batch.lookup_column(self._connection, "pruned", "version", keys)
+        kept = []
+        for key, found in zip(keys, fetcher.fetch(keys), strict=True):
+            if found is None:
+                continue
+            kept.append(key)
+            if isinstance(found, FailedRead):
+                records.problems.append(record_batch.unread_problem(key, found))
+            elif pruned.get(key) != found.version.value:
+                job_id = str(self._registry.job_id_of(key))
+                records.add(record_batch.FetchedRecord(job_id, key, found.value, found.version), known, self._report)
+                if not records.problems or records.problems[-1].key != key:
+                    records.problems.append(rows.Problem(key, rows.UNLISTED, EXISTS, rows.UNLISTED))
+        self._report.seen += len(kept)
+        self._report.fetched += len(keys)
+        with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
+            records.write(self._connection)
+        return kept
+
+    def _note_waiting(self, keys: list[str]) -> None:
+        """Note for jobs without another problem that they wait for a read."""
+        jobs, problems = (
+            record_batch.lookup_column(self._connection, table, "version", keys) for table in ("job", "problem")
+        )
+        records = record_batch.RecordBatch(self._generation)
+        records.problems = [
+            rows.Problem(key, rows.UNLISTED, WAITS, rows.UNLISTED)
+            for key in keys
+            if key in jobs and key not in problems
+        ]
+        with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
+            records.write(self._connection)
+
     def finish(self) -> None:
-        """Remove the rows that the listing lacked. The caller holds the transaction."""
+        """Remove the rows that the listing lacked, and that are gone. The caller holds the transaction."""
         self._report.removed = record_batch.delete_rows(self._connection, self._vanished, self._generation)
 
     def _check_order(self, batch: list[Entry]) -> None:
@@ -196,7 +264,7 @@ class FullSync:
             planned.seen += 1
             planned.size += min(entry.size or 0, MAX_RECORD_BYTES)
             is_pruned = entry.version.value == pruned.get(entry.key)
-            is_unread = problems.get(entry.key) == record_batch.UNREAD_VERSION
+            is_unread = problems.get(entry.key) in (record_batch.UNREAD_VERSION, rows.UNLISTED)
             is_known = not is_unread and entry.version.value == problems.get(entry.key, jobs.get(entry.key))
             if not (is_known or is_pruned or is_unread):
                 planned.changed.append(job_id)

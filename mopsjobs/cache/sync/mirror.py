@@ -168,6 +168,7 @@ class _Sync:
         full_sync.run(on_progress)
         if not self.report.seen and not reread:
             registry_identity.check_not_emptied(self._connection, self._generation)
+        full_sync.confirm_vanished()
         deferred_indexes.create_indexes(self._connection)
         foreign = self._foreign_writes(full_sync.changed)
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
