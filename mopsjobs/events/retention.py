@@ -381,5 +381,5 @@ class Retention:
 
 
 def snapshot_keys(store: VersionedStore) -> Iterator[str]:
-    """Yield the keys of snapshots, which a development version left. See docs/decisions/0097-no-snapshots.md."""
+    """Yield the keys of snapshots, which a development version left. See docs/decisions/0090-no-snapshots.md."""
     return filter(SNAPSHOT.parse, store.list_keys(SNAPSHOT.prefix))

@@ -3,7 +3,7 @@
 The listing and the rows are both in the order of their keys. So they are merged batch by batch, in constant memory.
 Rows with the listed version stay. Those that the listing lacks are removed, but only after it was read to its end, and
 after a read of each record. A faulty server leaves out keys for a moment. Records that exist stay with a note. So do
-those beyond what one sync reads, and the next one begins with them. See docs/decisions/0098-listings-that-lack-keys.md.
+those beyond what one sync reads, and the next one begins with them. See docs/decisions/0091-listings-that-lack-keys.md.
 
 The merge also notes which jobs have changed: if one of them was not announced, other programs write. A full sync costs
 one listing, and one read per changed record that the listing does not carry. To carry records makes a listing several
