@@ -9,8 +9,6 @@ from mopsjobs.cli.commands import COMMANDS
 TESTS = Path(__file__).resolve().parents[1]
 UNIT = sorted((TESTS / "unit").rglob("test_*.py"))
 OF_COMMANDS = sorted((TESTS / "commands").rglob("test_*.py"))
-MAX_LINES = 400
-"""As for the modules of mopsjobs: see test_layers.py."""
 
 
 def test_a_unit_test_lies_where_its_module_lies() -> None:
@@ -31,8 +29,3 @@ def test_a_test_of_a_command_lies_in_the_file_of_the_command() -> None:
     assert OF_COMMANDS
     beginnings = tuple(f"test_{name}_" for name in (*COMMANDS, "command_line"))
     assert [path for path in OF_COMMANDS if not f"{path.stem}_".startswith(beginnings)] == []
-
-
-def test_no_file_of_tests_is_too_long() -> None:
-    """A part of it is moved to a file of the same module or command, whose name tells the part."""
-    assert [path for path in (*UNIT, *OF_COMMANDS) if path.read_text("utf-8").count("\n") > MAX_LINES] == []
