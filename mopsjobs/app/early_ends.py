@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mopsjobs.engines import CLUSTER_ENGINES
-from mopsjobs.engines.base import LAUNCH_FAILED, engine_of
+from mopsjobs.engines.base import engine_of
+from mopsjobs.registry.status import INFERRED_CODES
 from mopsjobs.studies.validation import EARLY_CODES, INCOMPLETE, REDUCE
 
-RUNNER_CODES = ("MODEL", "STORE", "ENGINE")
+RUNNER_CODES = ("MODEL", "ENGINE")
 """Codes of the errors with which a runner ends its job."""
 
-OWN_CODES = (*EARLY_CODES, INCOMPLETE, REDUCE, LAUNCH_FAILED, *RUNNER_CODES)
+OWN_CODES = (*EARLY_CODES, INCOMPLETE, REDUCE, *INFERRED_CODES, *RUNNER_CODES)
 """Codes of errors that mops-jobs gives itself. Others are words of a cluster."""
 
 

@@ -12,10 +12,10 @@ from datetime import datetime
 
 from mopsjobs.app.app import App
 from mopsjobs.app.engine_watch import EngineWatch
-from mopsjobs.app.failed_launches import end_failed_launch, end_failed_launch_if_possible
 from mopsjobs.app.find_job import find_by_name, find_cached, find_state
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_texts import label_change_text
+from mopsjobs.app.lost_runners import end_lost_runner, end_lost_runner_if_possible
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import (
@@ -273,7 +273,7 @@ class EventFeed:
         if self.job_id is None:
             return None
         state = self._app.registry.require_job(self.job_id)
-        state = end_failed_launch(state.fields(), self._app) or state
+        state = end_lost_runner(state.fields(), self._app) or state
         state = self._engines.look_and_tell(state)
         self._engines.warn_if_missing(state)
         return state
@@ -298,7 +298,7 @@ class EventFeed:
             except StoreUnavailableError as error:
                 outage = error
             else:
-                return (end_failed_launch_if_possible(state.fields(), self._app) or state).to_dict()
+                return (end_lost_runner_if_possible(state.fields(), self._app) or state).to_dict()
         try:
             return find_cached(job_id, self._app, FreshnessPolicy(offline=True))
         except (JobNotFoundError, StoreUnavailableError):

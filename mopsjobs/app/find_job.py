@@ -67,7 +67,7 @@ class FoundJob(NamedTuple):
 def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job in the cache, else in the registry; if the registry does not answer, in the engines.
 
-    A job whose runner ended on this machine before its first report is ended first.
+    A job whose runner is known to have ended on this machine is ended first.
 
     Args:
         name: the full id, `@latest`, or a `ShortName`.
@@ -164,17 +164,17 @@ def _find_state(job_id: str, app: App) -> JobState:
 def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job by its record. First, a silent record gets what is known of the job's runner.
 
-    A runner of this machine that never reported has ended. A cluster is asked about a job that has not begun, and
-    about one whose shards report by files: what they left is delivered.
+    A job ends whose runner is known to have ended on this machine. A cluster is asked about a job that has not begun,
+    and about one whose shards report by files: what they left is delivered.
     """
     found, is_changed = _find_by_record(name, app, policy), False
     job = found.job
     if policy.offline or not job["is_active"]:
         return found
     if job["engine"] in LOCAL_ENGINES:
-        from mopsjobs.app.failed_launches import end_failed_launch_if_possible  # here: few jobs need it
+        from mopsjobs.app.lost_runners import end_lost_runner_if_possible  # here: few jobs need it
 
-        is_changed = end_failed_launch_if_possible(job, app) is not None
+        is_changed = end_lost_runner_if_possible(job, app) is not None
     elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None or has_drop(job):
         from mopsjobs.app.engine_watch import ask_if_silent  # here: few jobs need it
 

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from mopsjobs import __version__
 from mopsjobs.cache import counters
 from mopsjobs.cache.database import SCHEMA_VERSION
+from mopsjobs.cache.job_json import RUNNER_ENDED
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
 from mopsjobs.errors import MopsJobsError
@@ -30,7 +31,7 @@ from mopsjobs.utils.times import parse_time
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """The Content-Type of what `render` returns."""
 
-REASONS = ("no_update", "task_hangs", "pod_gone", "k8s_job_missing", "job_missing")
+REASONS = ("no_update", RUNNER_ENDED, "task_hangs", "pod_gone", "k8s_job_missing", "job_missing")
 """Why jobs are suspect, in words of mops-jobs. Those of engines, such as `ImagePullBackOff`, count as `other`."""
 
 ERROR_KINDS = ("auth", "network", "throttled", "parse")

@@ -14,13 +14,12 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from mopsjobs.app.app import App
-from mopsjobs.app.failed_launches import end_failed_launch
-from mopsjobs.app.lost_attempts import record_lost
+from mopsjobs.app.lost_runners import end_lost_runner
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import CLUSTER_ENGINES, has_drop, open_engine
-from mopsjobs.engines.base import LAUNCH_FAILED, Engine, EngineState, EngineTimes, engine_of
+from mopsjobs.engines.base import Engine, EngineState, EngineTimes, engine_of
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -30,15 +29,14 @@ from mopsjobs.errors import (
     MopsJobsError,
     StoreUnavailableError,
 )
-from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import SUSPECT, WAITS_FOR
-from mopsjobs.registry.status import TRANSITIONS, JobStatus
+from mopsjobs.registry.status import RUNNER_LOST, TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
-from mopsjobs.studies.validation import EarlyEnd, validate
+from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
-from mopsjobs.submission.shard_drop import find_drop, first_error, may_lack_files
+from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.utils.text import cut_in_the_middle, strip_control_characters
 from mopsjobs.utils.times import parse_time, record_time
 
@@ -225,7 +223,7 @@ def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[
 def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()) -> list[ReconcileResult]:
     """Ask the clusters about jobs, and change their records accordingly.
 
-    Jobs of local engines are left out, except those whose runner ended on this machine before its first report.
+    Jobs of local engines are left out, except those whose runner is known to have ended on this machine.
 
     Args:
         job_ids: full ids; without one, every job that has not ended.
@@ -240,7 +238,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     """
     job_ids = list(dict.fromkeys(job_ids))
     found = [app.registry.require_job(job_id) for job_id in job_ids] or app.registry.get_active_jobs()
-    ended = [done for state in found if (done := _end_failed_launch(state, app)) is not None]
+    ended = [done for state in found if (done := _end_lost_runner(state, app)) is not None]
     session = submission_session(app)
     states = [state for state in found if is_reconcilable(state, CLUSTER_ENGINES) or _has_files(state, session)]
     if not states:  # no cluster has to be configured
@@ -257,39 +255,30 @@ def _has_files(state: JobState, session: Session) -> bool:
     return state.is_terminal and find_drop(state, session) is not None
 
 
-def _end_failed_launch(state: JobState, app: App) -> ReconcileResult | None:
-    """End a job whose runner ended on this machine before its first report; return None for any other job."""
+def _end_lost_runner(state: JobState, app: App) -> ReconcileResult | None:
+    """End a job whose runner ended on this machine without a word; return None for any other job."""
     try:
-        after = end_failed_launch(state.fields(), app)
+        after = end_lost_runner(state.fields(), app)
     except StoreUnavailableError:
         raise
     except MopsJobsError as error:
-        action = Action("fail", LAUNCH_FAILED)
+        action = Action("validate", RUNNER_LOST)
         return ReconcileResult(state.job_id, action, state.status, state.status, str(error), error.exit_code)
     if after is None:
         return None
-    return ReconcileResult(state.job_id, Action("fail", LAUNCH_FAILED, after.error_message), state.status, after.status)
+    action = Action("validate", after.error_code or RUNNER_LOST, after.error_message)
+    return ReconcileResult(state.job_id, action, state.status, after.status)
 
 
 def _apply(session: Session, state: JobState, action: Action, engine: EngineState, times: EngineTimes) -> JobState:
     """Apply an action to a record, with the state and the times of the engine. Return the record after it."""
     registry, marks = session.registry, _marks(state, action, engine, session.now)
     after = state
-    if action.verb in MOVES and times.started_at is not None and state.status != JobStatus.VALIDATING:
-        # In a write of its own, which makes the start a reported step. It changes nothing if the record has the step.
-        registry.backdated_to(times.started_at).update_status(state.job_id, JobStatus.RUNNING)
-    at_end = registry.backdated_to(times.ended_at)
     match action.verb:
         case "start":
             after = registry.update_status(state.job_id, JobStatus.RUNNING, metadata=marks)
-        case "validate":
-            after = _validate(session, at_end, state, action, engine)
-        case "succeed":
-            after = at_end.update_status(state.job_id, JobStatus.SUCCEEDED, metadata=marks)
-        case "fail":
-            message = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed ({action.reason})."
-            error = {"error_code": action.reason, "error_message": message}
-            after = at_end.update_status(state.job_id, JobStatus.FAILED, **error, metadata=marks)
+        case "validate" | "succeed" | "fail":
+            after = infer_end(state, _runner_end(state, action, engine, times), session).state
         case "suspect" | "clear" | "explain":
             after = registry.update_fields(state.job_id, metadata=marks)
         case "nothing":
@@ -307,13 +296,9 @@ def _marks(state: JobState, action: Action, engine: EngineState, now: Callable[[
     return {name: value for name, value in changes.items() if value is not None or state.metadata.get(name) is not None}
 
 
-def _validate(session: Session, at_end: JobRegistry, state: JobState, action: Action, engine: EngineState) -> JobState:
-    """End a job as its outputs decide. The engine's word is its error if outputs are missing."""
-    store, job_id = session.store, state.job_id
-    dropped = first_error(state, session)
+def _runner_end(state: JobState, action: Action, engine: EngineState, times: EngineTimes) -> RunnerEnd:
+    """Return the word of an engine about the end of a job. It is the error if outputs are missing."""
     if engine.phase != "failed" or state.status == JobStatus.VALIDATING:
-        return validate(store, at_end, job_id, first_error=dropped or action.words).state
-    record_lost(store, state, engine.lost)
-    reason = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed"
-    early = EarlyEnd(str(action.reason), reason.rstrip("."))
-    return validate(store, at_end, job_id, first_error=dropped, early=early).state
+        return RunnerEnd(None, action.words, times, is_stated=True)
+    detail = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed ({action.reason})."
+    return RunnerEnd(action.reason, detail, times, engine.lost, is_stated=True)

@@ -18,9 +18,10 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.validation import Validation, validate
+from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
-from mopsjobs.submission.shard_drop import first_error, may_lack_files
+from mopsjobs.submission.shard_drop import may_lack_files
 from mopsjobs.utils.times import parse_time
 
 
@@ -59,10 +60,11 @@ def validate_job(name: str, app: App) -> ValidatedJob:
             app.out.warn(f"{error} The outputs were only compared.")
             is_delivered = False
     is_at_work = is_delivered and _is_at_work(state, app, session)
-    may_end = is_delivered and not is_at_work
-    reason = first_error(state, session) if may_end else None
     sizes_of = functools.partial(ledger_sizes, app=app)
-    found = validate(app.store, app.registry, state.job_id, first_error=reason, may_end=may_end, sizes_of=sizes_of)
+    if is_delivered and not is_at_work:
+        found = infer_end(state, RunnerEnd(), session, sizes_of)
+    else:
+        found = validate(app.store, app.registry, state.job_id, may_end=False, sizes_of=sizes_of)
     can_resume = found.has_lost_outputs and not read_later_jobs(app.registry, found.state).jobs
     if found.has_lost_outputs:
         with contextlib.suppress(MopsJobsError):

@@ -16,9 +16,9 @@ from mopsjobs.app.app import App
 from mopsjobs.app.early_ends import early_end_text
 from mopsjobs.app.engine_watch import EngineWatch, wait_of, warning_of
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
-from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.find_job import FoundJob, find_state, read_family_of
 from mopsjobs.app.job_tasks import mirror_failures
+from mopsjobs.app.lost_runners import end_lost_runner
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.task_ends import memory_ends
@@ -299,8 +299,7 @@ class WatchedJobs:
                     # Before the record: a runner may write the end, and exit, between the two.
                     has_ended = seen is not None and has_ended_here(seen.fields(), self._app.env)
                     state = self._read_registry(name, seen)
-                    if has_ended:
-                        state = end_failed_launch(state.fields(), self._app) or state
+                    state = end_lost_runner(state.fields(), self._app) or state
                     state = self._engines.look(state)
                 except StoreUnavailableError as error:
                     outage = error

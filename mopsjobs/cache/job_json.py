@@ -25,6 +25,9 @@ NO_UPDATE = "no_update"
 TASK_HANGS = "task_hangs"
 """Why a job is suspect of which a task is at work for many times as long as the others took."""
 
+RUNNER_ENDED = "runner_ended"
+"""Why an active job is suspect whose runner has ended on this machine, if the registry did not take its end."""
+
 NAMED_MISSING = 5
 """Missing outputs that a record of mops-jobs names; see `studies.validation`."""
 

@@ -83,3 +83,8 @@ def _is_cached_newer(connection: sqlite3.Connection, row: rows.JobRow, record: b
         (row.job_id, new.created, not new.is_active, row.changed_at, record.decode(), rows.ROUNDING_SECONDS),
     ).fetchone()
     return found is not None and bool(found[0])
+
+
+def mark_suspect(connection: sqlite3.Connection, job_id: str, reason: str) -> None:
+    """Mark an active job as suspect in this cache alone, until its record changes."""
+    connection.execute("UPDATE job SET suspect = ? WHERE job_id = ? AND is_active = 1", (reason, job_id))

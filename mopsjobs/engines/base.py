@@ -117,9 +117,6 @@ PATCH = "pod_patch"
 """The option of the kubernetes engine with a patch of the pods. A record keeps its digest alone: a patch can mount and
 run anything, so each launch takes it from its user."""
 
-LAUNCH_FAILED = "LAUNCH"
-"""The error code in the record of a job whose runner was not started, or ended before its first report."""
-
 NOTE_PREFIXES = {"local": "local_", "kubernetes": "k8s_", "dask": "dask_", "slurm": "slurm_"}
 """Prefixes of the metadata that keep the options of a launch, for each engine: `local_python`, `k8s_image`, ... A later
 launch of the job repeats these options."""

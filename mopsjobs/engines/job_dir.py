@@ -4,11 +4,13 @@ runner.json        the process id of the runner that was launched here, and when
 runner.log         the runner's own messages
 shard-N.lock       locked by the runner of shard N while it works
 shard-N.began      when the first task of shard N began here
+shard-N.reports    when the runner of shard N sent its last report, and the sign of life in the one before
 own_launch.json    what this machine has launched the job with
 outbox.db          bundle, manifest, outputs and events on their way to the registry
 launched.json      what the record is to say of the launch, until the registry takes it
 notify.json        the rules of notifications that `submit --notify` named
 submitted_at       when the job was submitted without the registry
+end_tried          when a listing last tried to end the job, since its runner had ended
 code/              unpacked bundles
 spool/N/           outputs of the tasks of shard N
 ledger/N/          attempts at the tasks of shard N that are not in the store yet; see ledger/journal.py
@@ -76,6 +78,11 @@ class JobDir:
         return self.path / "outbox.db"
 
     @property
+    def end_tried(self) -> Path:
+        """Return the file whose time is that of the last attempt of a listing to end the job."""
+        return self.path / "end_tried"
+
+    @property
     def launch_fields(self) -> Path:
         """Return the file with the fields of the record that only the launch knows."""
         return self.path / "launched.json"
@@ -103,6 +110,11 @@ class JobDir:
         """Return the directory for the journal of a shard's attempts."""
         return self.path / "ledger" / str(shard)
 
+    def ledger_numbers(self) -> Iterator[int]:
+        """Yield the numbers of the shards that have a directory for a journal here."""
+        numbers = (parse_whole_number(path.name, 0, MAX_SHARD) for path in sorted(self.path.glob("ledger/*")))
+        return (number for number in numbers if number is not None)
+
     def shard_directories(self) -> Iterator[tuple[int, JobDir]]:
         """Yield number and directory of each shard of this job on Slurm. It is in the shard's state directory."""
         for state in sorted(self.path.glob("shards/*")):
@@ -126,6 +138,14 @@ class JobDir:
     def start_file(self, shard: int) -> Path:
         """Return the file with the start of a shard's first task."""
         return self.path / f"shard-{shard}.began"
+
+    def report_file(self, shard: int) -> Path:
+        """Return the file with the last reports of a shard's runner."""
+        return self.path / f"shard-{shard}.reports"
+
+    def report_files(self) -> Iterator[Path]:
+        """Yield the files with the last reports of the runners of all shards that have run here."""
+        return self.path.glob("shard-*.reports")
 
     def start_files(self) -> Iterator[Path]:
         """Yield the files with the starts of all shards that have run here."""

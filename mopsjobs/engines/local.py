@@ -7,15 +7,13 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from mopsjobs.engines import LOCAL_ENGINES
+from mopsjobs.engines import LOCAL_ENGINES, runner_process
 from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, runner_flags
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EngineError, JobBusyError
@@ -26,9 +24,6 @@ from mopsjobs.utils.times import from_timestamp, parse_time
 MAX_LAST_LINES = 10
 MAX_LAST_CHARACTERS = 1500
 """Of the last messages of a runner that go into a record, which should stay small."""
-
-ENDED = -1
-"""In place of the start of a process."""
 
 PROBE_SECONDS = 1.0
 """How long a runner tries to get its lock.
@@ -59,7 +54,7 @@ class LocalEngine:
             replace_file(str(directory.runner), b"{}")  # so a full disk is known before a process runs
             log_begin = directory.log.stat().st_size if directory.log.exists() else 0
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
-            runner = {"pid": pid, "started": _process_start(pid), "machine": _machine(), "log_begin": log_begin}
+            runner = {**runner_process.note_of(pid), "log_begin": log_begin}
             replace_file(str(directory.runner), json.dumps(runner).encode())
         return LaunchResult(directory.show_command)
 
@@ -86,7 +81,7 @@ class LocalEngine:
             return EngineState("running")
         if not directory.runner.exists():
             return EngineState("gone", "NotHere", "no runner of this job was started on this machine")
-        if _launching_machine(directory) not in (None, _machine()):
+        if _read_runner(directory).get("machine") not in (None, runner_process.machine()):
             return EngineState("unknown", "OtherMachine", "its runner was launched on another machine")
         return EngineState("gone", "RunnerEnded", "its runner on this machine has ended")
 
@@ -97,7 +92,8 @@ class LocalEngine:
         for path in directory.start_files():
             with contextlib.suppress(OSError, ValueError):
                 started.append(parse_time(path.read_text("ascii")))
-        traces = [path.stat().st_mtime for path in (directory.runner, directory.log) if path.exists()]
+        paths = (directory.runner, directory.log, *directory.report_files())
+        traces = [path.stat().st_mtime for path in paths if path.exists()]
         is_over = traces and not _is_running(directory)
         return EngineTimes(min(started, default=None), from_timestamp(max(traces)) if is_over else None)
 
@@ -116,10 +112,11 @@ class LocalEngine:
         directory = JobDir.for_job(str(job["job_id"]), self._env)
         if not _is_running(directory):
             return False
-        if not _is_launched_alive(directory):
+        pid = runner_pid(str(job["job_id"]), self._env)
+        if pid is None:
             return False  # a runner that was started by hand stops by itself when it sees the record
         with contextlib.suppress(ProcessLookupError):
-            os.kill(_read_runner(directory)["pid"], signal.SIGTERM)
+            os.kill(pid, signal.SIGTERM)
         return True
 
 
@@ -128,17 +125,18 @@ def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:
     return job.get("engine") in LOCAL_ENGINES and LocalEngine(env).state(job).reason == "RunnerEnded"
 
 
-def failed_launch(job_id: str, env: Mapping[str, str]) -> str | None:
-    """Return how the runner of a job ended that has not reported, with its last messages; None if it may be at work.
+def runner_end(directory: JobDir) -> str | None:
+    """Return how the runner that was launched for a job is known to have ended; see `runner_process.end_of`.
 
-    None also if the runner was not launched on this machine, but on another one with the same home directory.
+    None also if another runner of this machine is at work.
     """
-    directory = JobDir.for_job(job_id, env)
-    if _launching_machine(directory) != _machine() or _is_running(directory):
-        return None
-    lines = _last_lines(directory.log, _read_runner(directory).get("log_begin"))
-    message = lines or "it left no message. It was killed, or this machine was restarted."
-    return f"The runner ended before its first report: {message}"
+    end = runner_process.end_of(_read_runner(directory))
+    return None if end is None or _is_running(directory) else end
+
+
+def last_words(directory: JobDir) -> str:
+    """Return the last messages of the runner that was launched; empty if it left none."""
+    return _last_lines(directory.log, _read_runner(directory).get("log_begin"))
 
 
 def launched_at(job_id: str, env: Mapping[str, str]) -> datetime | None:
@@ -151,7 +149,8 @@ def launched_at(job_id: str, env: Mapping[str, str]) -> datetime | None:
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:
     """Return the process id of the runner that was launched for a job on this machine; None if it has ended."""
     directory = JobDir.for_job(job_id, env)
-    return _read_runner(directory)["pid"] if _is_launched_alive(directory) else None
+    pid = _read_runner(directory)["pid"] if _is_launched_alive(directory) else None
+    return pid if isinstance(pid, int) else None
 
 
 def command() -> list[str]:
@@ -169,9 +168,8 @@ def _arguments(launch: Launch) -> list[str]:
     return arguments
 
 
-def _read_runner(directory: JobDir) -> dict[str, Any]:
-    runner: dict[str, Any] = json.loads(directory.runner.read_text())
-    return runner
+def _read_runner(directory: JobDir) -> runner_process.Note:
+    return runner_process.read_note(str(directory.runner))
 
 
 def cores_directory(env: Mapping[str, str]) -> Path:
@@ -179,23 +177,8 @@ def cores_directory(env: Mapping[str, str]) -> Path:
 
     Machines may share a home directory, so each has its own.
     """
-    machine = re.sub(r"[^A-Za-z0-9.-]+", "-", _machine()).strip("-")
+    machine = re.sub(r"[^A-Za-z0-9.-]+", "-", runner_process.machine()).strip("-")
     return Path(user_dirs.state_directory(env)) / "cores" / machine
-
-
-def _machine() -> str:
-    """Return what tells apart the machines, and the containers on them, that may share a home directory."""
-    namespace = ""
-    with contextlib.suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {namespace}".rstrip()
-
-
-def _launching_machine(directory: JobDir) -> str | None:
-    """Return the machine that launched the runner; None if it is not known, or if the launch is not complete."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return _read_runner(directory).get("machine")
-    return None
 
 
 def _last_lines(log: Path, begin: object) -> str:
@@ -264,23 +247,4 @@ def _is_running(directory: JobDir) -> bool:
 
 
 def _is_launched_alive(directory: JobDir) -> bool:
-    try:
-        runner = _read_runner(directory)
-        os.kill(runner["pid"], 0)
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
-        return False
-    started = _process_start(runner["pid"])
-    return started != ENDED and runner.get("started") == started
-
-
-def _process_start(pid: int) -> int | None:
-    """Return when a process started, in ticks since boot: process ids are reused.
-
-    Returns:
-        `ENDED` for a process that has ended, and that its parent has not awaited. None if the system does not tell.
-    """
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        # The second field is a name in parentheses, which may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return ENDED if fields[0] == "Z" else int(fields[19])
-    return None
+    return runner_process.is_alive(_read_runner(directory))

@@ -139,13 +139,16 @@ class Ledger:
         self._thread = threading.Thread(target=self._run, name=f"ledger of {job_id}", daemon=True)
         self._thread.start()
 
-    def send_left(self, is_complete: Callable[[int], bool]) -> None:
+    def send_left(
+        self, is_complete: Callable[[int], bool], judge: Callable[[Attempt], Attempt] = lambda attempt: attempt
+    ) -> None:
         """Send the chunks that killed runs of the shard left.
 
         It is called before the first attempt begins. If the store does not answer then, it is called before `close`.
 
         Args:
             is_complete: see `settle_left`.
+            judge: returns an attempt with what is known besides of its end.
         """
         with self._changed:
             try:
@@ -153,7 +156,11 @@ class Ledger:
             except OSError as error:
                 self._note_failure(error)
                 return
-            self._left = read_left(self._directory, self._run_id)
+            left = read_left(self._directory, self._run_id)
+            self._left = (
+                chunk._replace(entries=[entry._replace(attempt=judge(entry.attempt)) for entry in chunk.entries])
+                for chunk in left
+            )
             self._changed.notify()
 
     def begin(self, attempts: Iterable[Begun]) -> None:

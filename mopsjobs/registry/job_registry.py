@@ -325,6 +325,16 @@ class JobRegistry(JobReader):
             fields |= {"error_message": error_info.get("message"), "error_code": error_info.get("code")}
         return self.update_status(job_id, final_status, **fields)
 
+    def infer_end(self, judged: JobState, final_status: str, **fields: object) -> JobState:
+        """End a job as inferred from the record `judged`, or correct such an end; see `transitions.end_inferred`."""
+        target, values = parse_status(final_status), transitions.validate_fields(fields)
+
+        def change(state: JobState, write: transitions.Write) -> JobState | None:
+            changed = transitions.merge_fields(state, values)
+            return transitions.end_inferred(state, changed, target, write, judged=judged)
+
+        return self._change(judged.job_id, change, "status")
+
     def cancel_job(self, job_id: str, reason: str | None = None) -> JobState:
         """Mark a job as cancelled. For a cancelled job, this changes nothing, with any reason.
 

@@ -53,6 +53,24 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 """From each status, the statuses that may come next. Everything else here follows from this table."""
 
+LAUNCH_FAILED = "LAUNCH"
+"""The error code of a job whose runner was not started, or ended before its first report."""
+
+RUNNER_LOST = "LOST"
+"""The error code of a job whose runner ended without a word."""
+
+STORE_FAILED = "STORE"
+"""The error code of a job whose runner could not store its outputs."""
+
+INFERRED_CODES = frozenset({LAUNCH_FAILED, RUNNER_LOST, STORE_FAILED})
+"""The error codes of ends that mops-jobs inferred, while outputs may have been on their way."""
+
+CORRECTIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    _S.FAILED: frozenset({_S.PARTIAL, _S.SUCCEEDED}),
+    _S.PARTIAL: frozenset({_S.SUCCEEDED}),
+}
+"""From an end with one of these codes, the ends to which the outputs may correct it. No other end ever changes."""
+
 STATUSES = tuple(JobStatus)
 """All statuses that this version knows, in the order in which a job passes them."""
 

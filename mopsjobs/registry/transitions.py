@@ -15,7 +15,7 @@ from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateEr
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field
 from mopsjobs.registry.notes import NOTE, SUSPECT, WAITS_FOR, is_annotated_by
-from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, steps
+from mopsjobs.registry.status import CORRECTIONS, INFERRED_CODES, LAUNCH_FAILED, TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, encode_forecast, with_usage
 from mopsjobs.utils.times import parse_time, record_time
 
@@ -88,6 +88,49 @@ def advance(state: JobState, changed: JobState, target: JobStatus, write: Write)
     if target in TERMINAL:  # an ended job waits for nothing, and is not suspect
         changed = changed.evolve(metadata=_without_marks(changed.metadata))
     return changed.evolve(status=target, transitions=_complete_history(state, write.stepped_at) + added)
+
+
+def is_correctable(state: JobState) -> bool:
+    """Return whether mops-jobs inferred the end of a job, so that the outputs may correct it."""
+    return state.status in CORRECTIONS and state.error_code in INFERRED_CODES
+
+
+def end_inferred(
+    state: JobState, changed: JobState, target: JobStatus, write: Write, *, judged: JobState
+) -> JobState | None:
+    """Return `changed` with an end that no runner has reported; None if it has that end.
+
+    An earlier end that was inferred too becomes a better one, at the time of the earlier one. If the outputs were
+    compared, and tasks may have run, the job passes `validating`.
+
+    Args:
+        state: the record.
+        changed: the record with other changes.
+        target: the end.
+        write: the write.
+        judged: the record from which the end was inferred.
+
+    Raises:
+        TerminalStateError: if the job has another end.
+        InvalidTransitionError: if a runner has reported since, or no transitions lead there.
+    """
+    if state.status == target:
+        return None
+    if is_correctable(state) and target in CORRECTIONS[JobStatus(state.status)]:
+        step = transition(target, end_of(state), write.id)
+        return changed.evolve(status=target, transitions=(*_complete_history(state), step))
+    if not state.is_terminal and state.heartbeat_at != judged.heartbeat_at:
+        raise InvalidTransitionError(
+            f"A runner of job {state.job_id} has just reported; the job goes on.",
+            job_id=state.job_id,
+            from_status=state.status,
+            to_status=target,
+        )
+    never_ran = target is JobStatus.FAILED and changed.error_code == LAUNCH_FAILED
+    is_compared = changed.validation_completed_at != state.validation_completed_at
+    if is_compared and not never_ran and state.status != JobStatus.VALIDATING:
+        state = changed = advance(state, changed, JobStatus.VALIDATING, write)
+    return advance(state, changed, target, write)
 
 
 def with_current_step(state: JobState, changed: JobState, write: Write) -> JobState:

@@ -102,6 +102,10 @@ class Reporter:
         self._shards = shards
         self._counts = counts
         self._register = register
+        self.note: Callable[[str, str | None], None] = lambda _sent_at, _reported_at: None
+        """Called before and after each report, with its time and with the last sign of life that this runner has
+        written. By that, it is known later whether another runner has reported."""
+        self._reported_at: str | None = None
         self._clock = clock
         self.measured: Measured | None = None
         """Set when tasks run: each report then has usage and forecast, too."""
@@ -200,8 +204,12 @@ class Reporter:
     def _write(self, *, is_done: bool) -> JobState | None:
         with self._lock:
             counted = self._counts.snapshot()
-            written = (counted, self.waits_for)
+            written, sent_at = (counted, self.waits_for), record_time(utc_now())
+            self.note(sent_at, self._reported_at)
             state = self._send(counted, is_done=is_done)
+            if state is not None and not state.is_terminal:
+                self._reported_at = state.heartbeat_at
+                self.note(sent_at, self._reported_at)
             self._written = written
             return state
 

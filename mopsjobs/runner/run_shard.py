@@ -141,12 +141,12 @@ class _Run:
                 register=self._register,
                 pause=shard.report_seconds,
             )
+            reporter.note = self._note_report
             sender = OutputSender(self._store, self._outbox)
             ledger = Ledger(self._store, self._outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
             notes = EnvironmentNotes(shard.job_id, self._store, self._outbox)
             handler = ResultHandler(self._manifest, self._counts, sender, ledger, events, self._on_log)
-            open_end = shard_end_class(shard)
-            end = open_end(shard, self._store, self._registry, self._retry, self._counts, self._on_log)
+            end = self._open_end()
             try:
                 early = FailEarly(shard, self._manifest.tasks_total, self._counts, reporter, self._retry)
                 with contextlib.closing(ledger):
@@ -179,6 +179,16 @@ class _Run:
                 raise problem from None
             finally:
                 reporter.stop()
+
+    def _open_end(self) -> ShardEnd:
+        open_end = shard_end_class(self._shard)
+        return open_end(self._shard, self._store, self._registry, self._retry, self._counts, self._on_log)
+
+    def _note_report(self, sent_at: str, reported_at: str | None) -> None:
+        """Note a report on this machine. A cluster tells by itself whether a runner of its shards has ended."""
+        if not self._shard.wait_for_manifest:
+            with contextlib.suppress(OSError):
+                self._directory.report_file(self._shard.number).write_text(f"{sent_at} {reported_at}", "ascii")
 
     def _open_events(self) -> EventLog:
         """Return the log of events. Each write to the record leaves one, unless the record is that of a drop."""

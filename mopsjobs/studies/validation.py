@@ -7,13 +7,14 @@ If all tasks are complete, the job is `succeeded`. If some are, it is `partial` 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import RecordError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.transitions import is_correctable
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
@@ -90,7 +91,7 @@ def validate(
     may_end: bool = True,
     sizes_of: SizesOf | None = None,
 ) -> Validation:
-    """Compare a job's outputs with its manifest, and end the job accordingly.
+    """Compare a job's outputs with its manifest, and end the job accordingly: for a runner that reports its end.
 
     The record of a job that has ended does not change: such a job is only compared.
 
@@ -112,29 +113,100 @@ def validate(
     """
     manifest = load_manifest(store, job_id)
     state = registry.require_job(job_id)
-    started_at = record_time(utc_now())
     if may_end and not state.is_terminal:
         try:
-            state = registry.update_status(
-                job_id,
-                JobStatus.VALIDATING,
-                validation_started_at=started_at,
-                validation_attempts=state.validation_attempts + 1,
-            )
+            state = registry.update_status(job_id, JobStatus.VALIDATING, **_begin_fields(state))
         except TerminalStateError:  # another process has just ended it
             state = registry.get_job(job_id) or state
-    completeness = find_complete_tasks(store, manifest, None if sizes_of is None else sizes_of([manifest]))
-    due, reductions = _find_due(store, manifest, completeness)
+    found = _compare(store, manifest, sizes_of)
     if may_end and not state.is_terminal:
         try:
-            state = registry.update_status(
-                job_id, **_end_fields(state, manifest, completeness, due, _Reasons(first_error, early, reduce_error))
-            )
+            fields = _end_fields(state, manifest, found, _Reasons(first_error, early, reduce_error))
+            state = registry.update_status(job_id, **fields)
         except TerminalStateError:  # another shard has ended the job, or it was cancelled
             state = registry.get_job(job_id) or state
-    counts = (manifest.tasks_total, completeness.count, reductions, reductions - len(due))
+    return _result(state, manifest, found)
+
+
+def end_by_outputs(
+    store: VersionedStore,
+    registry: JobRegistry,
+    judged: JobState,
+    *,
+    first_error: str | None = None,
+    early: EarlyEnd | None = None,
+    failed: Collection[int] = (),
+    sizes_of: SizesOf | None = None,
+) -> Validation:
+    """Compare a job's outputs with its manifest, and end the job accordingly, though no runner has reported its end.
+
+    The end is one write, with all steps to it. An end that was inferred before is corrected if outputs have come since.
+
+    Args:
+        store: where manifest and outputs are.
+        registry: where the record is.
+        judged: the record from which it follows that no runner is at work.
+        first_error: see `validate`.
+        early: see `validate`.
+        failed: the numbers of the tasks with an attempt that did not succeed. Those without outputs have failed.
+        sizes_of: see `validate`.
+
+    Raises:
+        NoManifestError: if the job has no manifest.
+        InvalidTransitionError: if a runner has reported meanwhile, or the job cannot end in its present status.
+        StoreError: if the comparison failed, or the record cannot be written. The record stays as it is.
+    """
+    manifest = load_manifest(store, judged.job_id)
+    fields, found, state = _begin_fields(judged), _compare(store, manifest, sizes_of), judged
+    if is_correctable(judged):
+        fields |= {"error_message": None, "error_code": None}
+        early = EarlyEnd(str(judged.error_code), str(judged.error_message).partition(";")[0])
+    if is_correctable(judged) or not judged.is_terminal:
+        fields |= _end_fields(judged, manifest, found, _Reasons(first_error, early, None))
+        verified, total = found.completeness.count, found.tasks_total
+        n_failed = min(max(judged.tasks_failed, _count_failed(manifest, found, failed)), total - verified)
+        fields |= {"tasks_completed": verified, "tasks_failed": n_failed}
+        final_status = fields.pop("new_status")
+        try:
+            state = registry.infer_end(judged, final_status, **fields)
+        except TerminalStateError:  # as bad an end, or that of another program
+            state = registry.get_job(judged.job_id) or judged
+    return _result(state, manifest, found)
+
+
+def _count_failed(manifest: Manifest, found: _Comparison, failed: Collection[int]) -> int:
+    """Return how many tasks of these have no outputs. A task that repeats another one has its attempts."""
+    first_of = manifest.study.duplicate_tasks()
+    return sum(
+        not found.completeness.complete[position] and first_of.get(task.number, task.number) in failed
+        for position, task in manifest.tasks()
+    )
+
+
+def _begin_fields(state: JobState) -> dict[str, Any]:
+    return {"validation_started_at": record_time(utc_now()), "validation_attempts": state.validation_attempts + 1}
+
+
+class _Comparison(NamedTuple):
+    """The outputs of a job beside its manifest."""
+
+    completeness: Completeness
+    tasks_total: int
+    due: Sequence[Reduction]
+    """The reductions without outputs."""
+    reductions: int
+
+
+def _result(state: JobState, manifest: Manifest, found: _Comparison) -> Validation:
+    completeness, total, due, reductions = found
     missing = tuple(itertools.islice(_missing_outputs(manifest, completeness, due), NAMED_MISSING))
+    counts = (total, completeness.count, reductions, reductions - len(due))
     return Validation(state, *counts, missing, tuple(completeness.damaged.values()))
+
+
+def _compare(store: VersionedStore, manifest: Manifest, sizes_of: SizesOf | None) -> _Comparison:
+    completeness = find_complete_tasks(store, manifest, None if sizes_of is None else sizes_of([manifest]))
+    return _Comparison(completeness, manifest.tasks_total, *_find_due(store, manifest, completeness))
 
 
 def _find_due(store: VersionedStore, manifest: Manifest, completeness: Completeness) -> tuple[Sequence[Reduction], int]:
@@ -160,18 +232,9 @@ class _Reasons(NamedTuple):
     reduce_error: str | None
 
 
-def _end_fields(
-    state: JobState, manifest: Manifest, completeness: Completeness, due: Sequence[Reduction], reasons: _Reasons
-) -> dict[str, Any]:
-    """Return the status at the end of a job, and the other fields of its record.
-
-    Args:
-        state: its record.
-        manifest: its manifest.
-        completeness: its complete tasks.
-        due: its reductions without outputs.
-        reasons: why outputs are missing.
-    """
+def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons: _Reasons) -> dict[str, Any]:
+    """Return the status at the end of a job, and the other fields of its record."""
+    completeness, due = found.completeness, found.due
     verified, total = completeness.count, manifest.tasks_total
     is_complete = verified == total and not due
     is_partial = verified or not total  # a child may have no tasks, only reductions

@@ -16,7 +16,7 @@ from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
 from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES, has_drop
-from mopsjobs.engines.base import KUBERNETES_JOB, LAUNCH_FAILED, Engine, Launch, LaunchResult, launch_fields
+from mopsjobs.engines.base import KUBERNETES_JOB, Engine, Launch, LaunchResult, launch_fields
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.options import wants_file_drop
 from mopsjobs.engines.trust import remember_launch
@@ -36,7 +36,7 @@ from mopsjobs.errors import (
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import SUSPECT
-from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.status import LAUNCH_FAILED, JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from mopsjobs.engines.base import LAUNCH_FAILED
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     InvalidKeyError,
@@ -28,7 +27,7 @@ from mopsjobs.errors import (
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import check_field
 from mopsjobs.registry.keys import BUNDLE, MACHINE, may_carry
-from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.status import LAUNCH_FAILED, JobStatus
 from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key

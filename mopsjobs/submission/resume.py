@@ -30,13 +30,14 @@ from mopsjobs.errors import (
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ARCHIVED, JobStatus
+from mopsjobs.registry.transitions import is_correctable
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import SizesOf, find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
-from mopsjobs.studies.validation import validate
 from mopsjobs.submission.client import Submission, launch_again, launch_remembered
 from mopsjobs.submission.growth import grown_options
+from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.model_check import check_functions
 from mopsjobs.submission.notify_names import remembered_names
@@ -153,9 +154,11 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     if not state.is_terminal:
         _refuse_change(request)
     elif is_whole and (request.only is not None or not lacks_reductions(session.store, manifest)):
+        if not missing and is_correctable(state):
+            infer_end(state, RunnerEnd(), session, request.sizes_of)
         return ResumeResult(None, warnings=_unknown_ends(request, manifest, missing))
     if find_drop(state, session) is not None and _has_left_all(state, session, is_whole=is_whole):
-        deliver_shards(validate(session.store, registry, job_id).state, session)  # no shard ends such a job
+        deliver_shards(infer_end(state, RunnerEnd(), session).state, session)  # no shard ends such a job
         return ResumeResult(None)
     choices = record_choices(state, _engine_name(state), request.options, session.env)
     return Resumable(request, state, manifest, missing, deferred, is_delivered, choices)
@@ -285,9 +288,8 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
 
 
 def _resumed_error(state: JobState, later: Sequence[JobState]) -> JobBusyError:
-    newest = later[-1]  # only that can be resumed
+    newest, names = later[-1], " and ".join(job.job_id for job in later)  # only the newest can be resumed
     verb = "wait" if not newest.is_terminal else "results" if newest.status == JobStatus.SUCCEEDED else "resume"
-    names = " and ".join(job.job_id for job in later)
     problem = f"Job {state.job_id} was resumed as {names}, which is {newest.status}."
     return JobBusyError(problem, job_id=state.job_id, hint=f"Run: {command_line(verb, newest.job_id)}")
 

@@ -1,4 +1,4 @@
-"""Deliver what shards on Slurm left for others to deliver.
+"""Deliver what runners left for others to deliver: shards on Slurm, and a runner of this machine that was killed.
 
 Shards that do not reach the registry report by files, at any time; see `shard_drop`. Others leave something only if the
 registry did not answer at their end. A runner that Slurm ends at its time limit keeps its finished outputs in the
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 
 from mopsjobs.engines import open_engine
-from mopsjobs.engines.base import EngineState, engine_of
+from mopsjobs.engines.base import EngineState, ShardEnd, engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry.job_state import JobState
@@ -19,7 +19,8 @@ from mopsjobs.registry.keys import SHARD
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.submission.offline import deliver
+from mopsjobs.submission.lost_attempts import ended_with
+from mopsjobs.submission.offline import deliver, deliver_offline
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import OnRefused, deliver_drop, find_drop
 
@@ -69,10 +70,27 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
         directory.outbox.exists() and _deliver_outbox(directory, state.job_id, session, removes)
         for _, directory in unsent
     ]
-    deliveries += [_deliver_journal(directory, number, state.job_id, session) for number, directory in unsent]
+    ends = {end.shard: end for end in engine.lost}
+    deliveries += [
+        _deliver_journal(directory, number, state.job_id, session, ends.get(number)) for number, directory in unsent
+    ]
     if any(deliveries):
         session.note(f"{state.job_id}: delivered what its shards kept")
     return session.registry.get_job(state.job_id) or state
+
+
+def deliver_kept(job_id: str, directory: JobDir, session: Session) -> None:
+    """Move what a runner of this machine left there into the store. It has ended.
+
+    Raises:
+        StoreError: if the store does not answer or refuses; see `deliver_offline`.
+    """
+    removes = _warner(session, "cannot be delivered, and is removed")
+    is_delivered = deliver_offline(directory, job_id, session.store, session.registry, removes)
+    for number in directory.ledger_numbers():
+        is_delivered |= _deliver_journal(directory, number, job_id, session)
+    if is_delivered:
+        session.note(f"{job_id}: delivered what its runner kept on this machine")
 
 
 def _warner(session: Session, what: str) -> OnRefused:
@@ -91,14 +109,20 @@ def _deliver_outbox(directory: JobDir, job_id: str, session: Session, on_refused
     return not is_empty
 
 
-def _deliver_journal(directory: JobDir, shard: int, job_id: str, session: Session) -> bool:
-    """Send the attempts that killed runs of a shard left, as its next run would. Return False if there are none."""
+def _deliver_journal(directory: JobDir, shard: int, job_id: str, session: Session, end: ShardEnd | None = None) -> bool:
+    """Send the attempts that killed runs of a shard left, as its next run would. Return False if there are none.
+
+    Those that it had in hand have the end of the shard as their error, if the engine knows it.
+    """
     if not _has_journal(directory, shard):
         return False
     manifest = load_manifest(session.store, job_id)
     complete = find_complete_tasks(session.store, manifest).complete
     with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
         ledger = Ledger(session.store, outbox, job_id, shard, directory.ledger(shard))
-        ledger.send_left(lambda task: any(complete[place] for place in manifest.positions([task])))
+        ledger.send_left(
+            lambda task: any(complete[place] for place in manifest.positions([task])),
+            lambda attempt: attempt if end is None else ended_with(attempt, end),
+        )
         ledger.close(LEDGER_SECONDS)
     return True

@@ -109,18 +109,23 @@ def sync_directory(path: str) -> None:
 
 
 @contextlib.contextmanager
-def directory_lock(directory: str) -> Iterator[None]:
+def directory_lock(directory: str, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a directory during the block.
 
     The system releases it when the process ends, however it ends. If the process has forked in the block, the lock
     lasts until the child has ended, too.
 
+    Args:
+        directory: its path.
+        wait: whether to wait while another process holds the lock.
+
     Raises:
+        BlockingIOError: if another process holds the lock, and this one is not to wait.
         OSError: if the directory does not exist.
     """
     file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     with _release_after(file):
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

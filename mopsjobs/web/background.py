@@ -15,6 +15,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from mopsjobs.app.app import App
+from mopsjobs.app.current_jobs import read_current
+from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.database import open_to_read
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
@@ -166,6 +168,7 @@ class Syncer(threading.Thread):
             holder, now = (self._app.cache.sync_holder() if report is None else None), self._app.now()
             if holder is not None and holder.is_stalled(now):
                 return f"{holder.describe_as_other(now)}."
+            read_current(self._app, lambda _cache, _freshness: None, FreshnessPolicy())
             self._app.cache.sync_events()
             self._app.cache.sync_ledgers()
             if self._after is not None and report is not None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
 from mopsjobs.app.job_texts import duration_text, end_text, memory_text, stragglers_text
-from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, SILENT_SECONDS, TASK_HANGS, forecast_text
+from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SECONDS, TASK_HANGS, forecast_text
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.listed_jobs import ListedJob
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
@@ -176,6 +176,8 @@ def _suspect_text(job: ListedJob, late: str | None) -> str | None:
     """Return what is wrong with an active job, as `no sign of life for 5m`; None if nothing is."""
     if job.suspect == TASK_HANGS and late is not None:
         return late
+    if job.suspect == RUNNER_ENDED:
+        return "its runner has ended"
     if job.suspect != NO_UPDATE:
         return job.suspect
     silent = 0.0 if job.heartbeat is None else job.known_to - job.heartbeat

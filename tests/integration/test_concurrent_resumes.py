@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Ran, command, sentences
-from support.runs import PATIENCE, calls, code, is_alive, kill, sets_of, until
+from support.cli import Cli, Ran, sentences
+from support.lab import TASKS, Lab, end
+from support.runs import calls, is_alive, kill, until
 
 if TYPE_CHECKING:
     from mopsjobs.registry.job_state import JobState
@@ -22,45 +20,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-TASKS = 6
-
-
-class _Lab:
-    """A job whose tasks note their calls, and the command as processes."""
-
-    def __init__(self, env: dict[str, str], home: Path, **params: Any) -> None:
-        self.env = env
-        self.home = code(home)
-        self.calls = home.with_name("calls")
-        path = home.with_name("study.json")
-        sets = sets_of(TASKS, calls=str(self.calls), **params)
-        path.write_text(json.dumps({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}))
-        self.submit = ("submit", str(path), "--auto", "--job-id", "job", "--workers", "1")
-
-    def start(self, *argv: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command(*argv), env=self.env, cwd=self.home, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-
-    def run(self, *argv: str) -> tuple[int, str, str]:
-        return _end(self.start(*argv))
-
-    def runner(self, job_id: str = "job") -> int:
-        return int(json.loads(JobDir.for_job(job_id, self.env).runner.read_text())["pid"])
-
-
-def _end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=PATIENCE)
-    return process.returncode, out, err
-
 
 def test_of_three_resumes_at_once_one_makes_a_child(env: dict[str, str], tmp_path: Path) -> None:
     """The others name it in a sentence. Each missing task runs once more, and the job has one child."""
     needed = tmp_path / "needed"
-    lab = _Lab(env, tmp_path / "desk", needs=str(needed))
+    lab = Lab(env, tmp_path / "desk", needs=str(needed))
     lab.run(*lab.submit, "--wait")
     needed.touch()
-    ends = [_end(process) for process in [lab.start("resume", "job", "--wait") for _ in range(3)]]
+    ends = [end(process) for process in [lab.start("resume", "job", "--wait") for _ in range(3)]]
     assert sorted(code for code, _, _ in ends) == [0, 6, 6]
     for code_, _, err in ends:
         assert code_ == 0 or sentences(err)[0].startswith("error: Job job was resumed as job.2, which is "), err
@@ -71,13 +38,13 @@ def test_of_three_resumes_at_once_one_makes_a_child(env: dict[str, str], tmp_pat
 def test_of_three_resumes_at_once_one_launches_a_job(env: dict[str, str], tmp_path: Path) -> None:
     """The runner of the job was killed. It gets one other runner, and each task without outputs runs once more."""
     gate = tmp_path / "gate"
-    lab = _Lab(env, tmp_path / "desk", gate=str(gate))
+    lab = Lab(env, tmp_path / "desk", gate=str(gate))
     lab.run(*lab.submit)
     until(lambda: calls(lab.calls), "a task to begin")
     kill(killed := lab.runner())
     until(lambda: not is_alive(killed), "the runner to be gone")
     began = calls(lab.calls)
-    ends = [_end(process) for process in [lab.start("resume", "job") for _ in range(3)]]
+    ends = [end(process) for process in [lab.start("resume", "job") for _ in range(3)]]
     gate.touch()
     assert sorted(code for code, _, _ in ends) == [0, 6, 6], ends
     assert lab.run("wait", "job")[0] == 0
@@ -89,7 +56,7 @@ def test_a_child_made_between_read_and_write_refuses_another(
     cli: Cli, jobs: JobRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The id of the child follows from the one read that finds no child, so the second child cannot be registered."""
-    lab = _Lab(cli.env, tmp_path / "desk", fail=True)
+    lab = Lab(cli.env, tmp_path / "desk", fail=True)
     monkeypatch.chdir(lab.home)
     cli("submit", *lab.submit[1:], "--wait")
     read, inner = JobRegistry.get_job, []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, JobColumns, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, where_clauses
@@ -171,6 +171,12 @@ def _first_job(connection: sqlite3.Connection, condition: str, *values: str, now
     sql = f"SELECT {COLUMNS} FROM job {condition} LIMIT 1"  # noqa: S608 - constant names, bound values
     columns: JobColumns | None = connection.execute(sql, values).fetchone()
     return None if columns is None else job_json(columns, now=now, known_to=known_to(connection, now))
+
+
+def active_ids(connection: sqlite3.Connection, ids: Iterable[str]) -> list[str]:
+    """Return those of the ids that are of active jobs."""
+    active = {job_id for (job_id,) in connection.execute("SELECT job_id FROM job WHERE is_active = 1")}
+    return sorted(active.intersection(ids))
 
 
 def ended_record(connection: sqlite3.Connection, job_id: str) -> str | None:

@@ -6,6 +6,7 @@ import argparse
 import sqlite3
 
 from mopsjobs.app.app import App
+from mopsjobs.app.current_jobs import read_current
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         result.exit_code = freshness.exit_code
         return result
 
-    result = app.cache.read(view, freshness_policy(args))
+    result = read_current(app, view, freshness_policy(args))
     if is_empty and args.form is None:
         from mopsjobs.app.introduction import introduce_default  # here: few listings are empty
 

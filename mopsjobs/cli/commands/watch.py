@@ -8,6 +8,7 @@ import sqlite3
 from datetime import datetime
 
 from mopsjobs.app.app import App
+from mopsjobs.app.current_jobs import read_current
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import changes, filters
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     show = _RefreshedTable(app, job_filter) if refreshes else _ChangeLines(app, job_filter, as_json=args.json)
     last_problem: str | None = None
     while True:
-        problem = app.cache.read(show, freshness_policy(args))
+        problem = read_current(app, show, freshness_policy(args))
         if problem is not None and problem != last_problem:
             app.out.warn(problem)
         last_problem = problem

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from mopsjobs.engines.base import ShardEnd, last_launch
+from mopsjobs.engines.base import ShardEnd, engine_of, last_launch
 from mopsjobs.errors import RecordError, StoreError
-from mopsjobs.ledger.attempt import Attempt, Outcome
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Attempt, Outcome
 from mopsjobs.ledger.format import chunk_key, encode_attempts, ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.ledger.signature import attempt_error
 from mopsjobs.registry.job_state import JobState
@@ -35,20 +35,22 @@ MAX_WORKERS = 1000
 def record_lost(store: VersionedStore, state: JobState, lost: Sequence[ShardEnd]) -> None:
     """Write an attempt at each task that lost shards had in hand. What the store does not take is left out.
 
+    Shards on Slurm have noted themselves which tasks had begun; `deliver_shards` delivers that.
+
     Args:
         store: where manifest, outputs and ledger are.
         state: a job that has a manifest, and whose runners have ended.
         lost: the shards that ended before their tasks.
     """
     lost = lost[:MAX_SHARDS]
-    if not lost:
+    if not lost or engine_of(state.to_dict()) == "slurm":
         return
     with contextlib.suppress(StoreError):
         manifest = load_manifest(store, state.job_id)
         launched = state.k8s_uid or last_launch(state.to_dict()).get("job_id")  # the Kubernetes Job, or Slurm's array
         run = hashlib.blake2b(f"{state.job_id} {launched}".encode(), digest_size=8).hexdigest()
         for end, tasks in _tasks_in_hand(store, state, manifest, lost):
-            attempts = [_attempt(task, end) for task in tasks]
+            attempts = [ended_with(Attempt(task, 1, Outcome.LOST, *[None] * 9), end) for task in tasks]
             if attempts:
                 key = chunk_key(state.job_id, end.shard, run, 0)
                 store.create_if_absent(key, encode_attempts(state.job_id, end.shard, attempts))
@@ -61,7 +63,7 @@ def _tasks_in_hand(
     launch = last_launch(state.to_dict())
     shards = parse_whole_number(launch.get("shards", ""), 1, MAX_NUMBER) or 1
     workers = _workers(launch)
-    tried = _tried_tasks(store, state.job_id, {end.shard for end in lost})
+    tried = {attempt.task for attempt in _read_attempts(store, state.job_id, {end.shard for end in lost})}
     complete = find_complete_tasks(store, manifest).complete
     left_out = {*manifest.duplicate_tasks(), *manifest.positions(manifest.deferred)}
     open_tasks: dict[int, list[int]] = {end.shard: [] for end in lost}
@@ -83,20 +85,26 @@ def _workers(launch: Mapping[str, str]) -> int:
     return 1
 
 
-def _tried_tasks(store: VersionedStore, job_id: str, shards: set[int]) -> set[int]:
-    """Return the tasks of these shards with an attempt in the ledger."""
-    tried: set[int] = set()
+def failed_tasks(store: VersionedStore, job_id: str) -> set[int]:
+    """Return the tasks with an attempt in the ledger that did not succeed. Another attempt may have."""
+    return {attempt.task for attempt in _read_attempts(store, job_id) if attempt.outcome in FAILED_OUTCOMES}
+
+
+def _read_attempts(store: VersionedStore, job_id: str, shards: Collection[int] | None = None) -> Iterator[Attempt]:
+    """Yield the attempts in the ledger: of these shards, or of all."""
     for key in store.list_keys(ledger_prefix(job_id)):
         parsed = parse_chunk_key(key)
-        if parsed is None or parsed.kind != "attempts" or parsed.shard not in shards:
+        if parsed is None or parsed.kind != "attempts" or (shards is not None and parsed.shard not in shards):
             continue
         chunk = store.get(key)
         with contextlib.suppress(RecordError):
-            tried |= {one.task for one in (parse_attempts(chunk.value, parsed) if chunk else ())}
-    return tried
+            yield from parse_attempts(chunk.value, parsed) if chunk else ()
 
 
-def _attempt(task: int, end: ShardEnd) -> Attempt:
+def ended_with(attempt: Attempt, end: ShardEnd) -> Attempt:
+    """Return an attempt with the end of its shard, if that had it in hand."""
+    if attempt.outcome is not Outcome.LOST:
+        return attempt
     outcome = Outcome.OOM if end.is_out_of_memory else Outcome.LOST
     error = attempt_error(end.reason, None, f"its runner ended: {end.describe()}")
-    return Attempt(task, 1, outcome, None, None, None, None, None, None, None, error, None)
+    return attempt._replace(outcome=outcome, error=error)

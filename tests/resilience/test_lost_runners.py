@@ -1,4 +1,4 @@
-"""A runner that ends before its first report: its job fails, and says why, whichever command looks at it first."""
+"""A runner that ends without a word: its outputs decide how its job ended, whichever command looks at it first."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
-from mopsjobs.engines import local
+from mopsjobs.engines import local, runner_process
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreAccessError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.outputs import output_key
 from mopsjobs.utils.times import parse_time
 from support.cli import Cli, Remote, command, environment, foreign, key, sentences
 from support.runs import is_alive, record, sets_of, study, until
 
 if TYPE_CHECKING:
-    pass
+    from mopsjobs.store.base import VersionedStore
+    from mopsjobs.studies.manifest import Manifest
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it
@@ -37,11 +41,18 @@ BROKEN = "print('fatal: the interpreter has no encodings', flush=True); os._exit
 """As an interpreter whose installation was removed in part."""
 
 NO_MESSAGE = (
-    "The runner ended before its first report: it left no message. It was killed, or this machine was restarted."
+    "The runner ended before its first report: it left no message. It was killed, or this machine was restarted"
 )
 LAST_LINE = "The runner ended before its first report: fatal: the interpreter has no encodings"
+MISSING = "; 2 of 2 tasks left no complete outputs"
 
 Launch = Callable[..., None]
+
+
+def store_outputs(store: VersionedStore, manifest: Manifest, count: int) -> None:
+    """Store the outputs of the first tasks of a job."""
+    for _, task in list(manifest.tasks())[:count]:
+        store.create_if_absent(output_key(manifest.job_id, task, "result.json"), b"{}")
 
 
 @pytest.fixture
@@ -74,10 +85,10 @@ def test_status_ends_the_job_with_the_last_lines(
     launch(statement)
     cli.clock.moment = cli.clock.moment.replace(year=2100)
     ran = cli.ok("status", "job")
-    assert f"LAUNCH: {message}\n" in ran.out
+    assert f"LAUNCH: {message}{MISSING}\n" in ran.out
     assert ran.err.splitlines()[-1] == "Next: mops-jobs resume job"
     state = record(jobs)
-    assert (state.status, state.error_code, state.error_message) == ("failed", "LAUNCH", message)
+    assert (state.status, state.error_code, state.error_message) == ("failed", "LAUNCH", message + MISSING)
     assert state.transitions[-1]["at"] < "2100"
     assert [step["status"] for step in state.transitions] == ["pending", "submitting", "scheduled", "failed"]
 
@@ -86,7 +97,7 @@ def test_wait_ends_with_the_code_of_a_failed_job(cli: Cli, launch: Launch) -> No
     """So does `logs -f`, which shows the last lines."""
     launch(BROKEN)
     ran = cli("wait", "job", "--json")
-    assert (ran.code, ran.json["status"], ran.json["error_message"]) == (100, "failed", LAST_LINE)
+    assert (ran.code, ran.json["status"], ran.json["error_message"]) == (100, "failed", LAST_LINE + MISSING)
     launch(BROKEN, "other")
     followed = cli("logs", "other", "-f")
     assert (followed.code, followed.out) == (100, f"LAUNCH: {LAST_LINE}\n")
@@ -105,14 +116,15 @@ def test_reconcile_ends_the_job(cli: Cli, launch: Launch) -> None:
     ran = cli.ok("reconcile", "--json")
     assert (ran.json["checked"], ran.json["changed"]) == (1, 1)
     assert ran.json["jobs"][0] == {
-        "job_id": "job", "action": "fail", "reason": "LAUNCH", "detail": LAST_LINE, "status_before": "scheduled",
-        "status": "failed", "changed": True, "problem": None,
+        "job_id": "job", "action": "validate", "reason": "LAUNCH", "detail": LAST_LINE + MISSING,
+        "status_before": "scheduled", "status": "failed", "changed": True, "problem": None,
     }  # fmt: skip
 
 
-def test_list_stuck_has_a_job_whose_runner_is_silent(cli: Cli, launch: Launch) -> None:
-    """A runner of this machine reports within seconds. After a minute without a report, its job is suspect anywhere."""
+def test_list_stuck_has_a_job_whose_runner_is_silent(cli: Cli, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner reports within seconds. After a minute without a report, its job is suspect on each other machine."""
     launch(KILLED)
+    monkeypatch.setattr(runner_process, "machine", lambda: "other")
     cli.clock.moment = cli.clock.moment.replace(year=2100)
     ran = cli.ok("list", "--stuck", "--json")
     assert [(job["job_id"], job["status"], job["suspect"]) for job in ran.json["jobs"]] == [
@@ -134,7 +146,7 @@ def test_only_the_lines_of_the_last_launch_are_quoted(cli: Cli, jobs: JobRegistr
     runner = json.loads(JobDir.for_job("job", cli.env).runner.read_text())
     until(lambda: not is_alive(runner["pid"]), "the runner to end")
     cli.ok("status", "job")
-    assert record(jobs).error_message == "The runner ended before its first report: second"
+    assert record(jobs).error_message == "The runner ended before its first report: second" + MISSING
 
 
 def test_a_runner_that_was_launched_again_is_judged(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
@@ -153,7 +165,7 @@ def test_a_runner_that_was_launched_again_is_judged(cli: Cli, jobs: JobRegistry,
     cli.clock.advance(hours=1)
     assert cli("wait", "job", "--timeout", "20s").code == 100
     assert record(jobs).status == "failed"
-    assert str(record(jobs).error_message).endswith(f"the first error: {LAST_LINE}")
+    assert str(record(jobs).error_message).endswith(LAST_LINE + MISSING)
 
 
 def test_a_runner_that_another_machine_launched_is_not_judged(
@@ -161,21 +173,82 @@ def test_a_runner_that_another_machine_launched_is_not_judged(
 ) -> None:
     """Machines may share a home directory, and no machine sees the processes of another one."""
     launch(KILLED)
-    monkeypatch.setattr("socket.gethostname", lambda: "other")
+    monkeypatch.setattr(runner_process, "machine", lambda: "other")
     cli.ok("status", "job")
     ran = cli("wait", "job", "--timeout", "5s")
     assert (ran.code, "its runner on this machine has ended" in ran.err) == (8, False)
     assert record(jobs).status == "scheduled"
 
 
-def test_a_job_with_undelivered_outputs_is_left_to_resume(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
+def test_undelivered_outputs_are_delivered_before_the_end(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
     """Its runner did not report since the registry did not answer, and its outputs are on this machine."""
     launch(KILLED)
     outbox = SQLiteVersionedStore(JobDir.for_job("job", cli.env).outbox)
-    outbox.create_if_absent("results/job/output", b"x")
+    store_outputs(outbox, load_manifest(jobs.store, "job"), 1)
     outbox.close()
+    assert "job: delivered what its runner kept on this machine" in cli.ok("list").err
+    state = record(jobs)
+    assert (state.status, state.error_code, state.tasks_completed, state.tasks_verified) == ("partial", "LAUNCH", 1, 1)
+
+
+@pytest.mark.parametrize("words", [("list",), ("status", "job"), ("wait", "job"), ("reconcile",), ("watch",)])
+def test_a_job_with_all_outputs_succeeds_though_none_reported(
+    cli: Cli, jobs: JobRegistry, launch: Launch, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runner was killed when all was stored. The end is one write, with each step to it. None looks twice."""
+    launch(KILLED)
+    monkeypatch.setattr(cli.clock, "sleep", Mock(side_effect=KeyboardInterrupt))
+    store_outputs(jobs.store, load_manifest(jobs.store, "job"), 2)
+    before = record(jobs).revision
+    assert cli(*words).code in (0, 130)
+    state = record(jobs)
+    assert (state.status, state.tasks_completed, state.tasks_verified, state.error_code) == ("succeeded", 2, 2, None)
+    assert [step["status"] for step in state.transitions[2:]] == ["scheduled", "running", "validating", "succeeded"]
+    assert state.revision == before + 1
+    assert cli("wait", "job").code == 0
+
+
+@pytest.mark.parametrize("words", [("validate", "job"), ("resume", "job")])
+def test_outputs_correct_an_end_that_was_inferred(
+    cli: Cli, jobs: JobRegistry, launch: Launch, words: tuple[str, ...]
+) -> None:
+    """They came after it, from another machine for example. Record and events keep both ends, at the time of the first.
+
+    Without new outputs, nothing is written.
+    """
+    launch(KILLED)
     cli.ok("status", "job")
-    assert record(jobs).status == "scheduled"
+    failed = record(jobs)
+    cli("validate", "job")
+    assert (failed.status, record(jobs)) == ("failed", failed)
+    store_outputs(jobs.store, load_manifest(jobs.store, "job"), 2)
+    ran = cli.ok(*words)
+    text = "corrected from failed (LAUNCH) to succeeded: 2 of 2 tasks have left complete outputs"
+    assert f"job: {text}\n" in ran.err
+    state = record(jobs)
+    assert (state.status, state.tasks_completed, state.error_code, state.error_message) == ("succeeded", 2, None, None)
+    assert [step["status"] for step in state.transitions[-2:]] == ["failed", "succeeded"]
+    assert state.transitions[-1]["at"] == failed.transitions[-1]["at"]
+    assert text in cli.ok("events", "job").out
+    assert [job["status"] for job in cli.ok("list", "--json").json["jobs"]] == ["succeeded"]
+    assert cli("wait", "job").code == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "fields"),
+    [("failed", {"error_code": "MODEL"}), ("failed", {}), ("cancelled", {}), ("partial", {"error_code": "INCOMPLETE"})],
+)
+def test_an_end_that_was_stated_is_never_corrected(
+    cli: Cli, jobs: JobRegistry, launch: Launch, status: str, fields: dict[str, str]
+) -> None:
+    """A runner, a user or a program of ModelOps stated it."""
+    launch(KILLED)
+    jobs.update_status("job", status, **fields)
+    ended = record(jobs)
+    store_outputs(jobs.store, load_manifest(jobs.store, "job"), 2)
+    cli("validate", "job")
+    cli("resume", "job")
+    assert record(jobs) == ended
 
 
 def test_a_reader_who_may_not_write_still_sees_the_job(
@@ -186,7 +259,7 @@ def test_a_reader_who_may_not_write_still_sees_the_job(
     directory.path.mkdir(parents=True)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    note = {"pid": ended.pid, "started": 1, "machine": local._machine(), "log_begin": 0}
+    note = {**runner_process.note_of(ended.pid), "log_begin": 0}
     directory.runner.write_text(json.dumps(note))
     remote.put(key("job"), foreign("job", "scheduled", engine="local"))
 
@@ -196,7 +269,9 @@ def test_a_reader_who_may_not_write_still_sees_the_job(
     monkeypatch.setattr(remote.store, "put", refuse)
     ran = cli.ok("status", "job", "--refresh")
     assert "scheduled" in ran.out
-    assert "The runner of job job ended before its first report, and its record stays: " in ran.err
+    assert "The runner of job job has ended, and its record stays: " in ran.err
+    (listed,) = cli.ok("list", "--stuck", "--json").json["jobs"]
+    assert (listed["status"], listed["suspect"]) == ("scheduled", "runner_ended")
     assert cli("wait", "job").code == 4
 
 

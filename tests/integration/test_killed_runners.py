@@ -1,0 +1,77 @@
+"""kill -9 of the runner of this machine: each command ends its job by its outputs, and all views agree."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from support.lab import TASKS, Lab, end
+from support.runs import calls, is_alive, kill, until
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+DONE = 4
+
+VIEWS = [("list",), ("wait", "job"), ("logs", "-f", "job")]
+
+
+def _killed(env: dict[str, str], tmp_path: Path) -> Lab:
+    """Return a lab whose runner was killed when it had reported some tasks, while the others were at work."""
+    sets = [{"gate": str(tmp_path / "gate")} if x >= DONE else {} for x in range(TASKS)]
+    lab = Lab(env, tmp_path / "desk", sets)
+    lab.run(*lab.submit)
+    until(lambda: lab.job().tasks_completed == DONE, "the report of the tasks that are done")
+    begun = f'[{DONE},1,"lost",'
+    until(lambda: any(begun in path.read_text() for path in lab.journals()), "a task to begin")
+    kill(runner := lab.runner())
+    until(lambda: not is_alive(runner), "the runner to be gone")
+    return lab
+
+
+@pytest.mark.parametrize("words", VIEWS, ids=lambda words: words[0])
+def test_a_killed_runner_ends_its_job_as_partial(env: dict[str, str], tmp_path: Path, words: tuple[str, ...]) -> None:
+    """The next look ends it, by its last report, and without a minute of silence. A child runs what is missing."""
+    lab = _killed(env, tmp_path)
+    code, out, err = lab.run(*words)
+    assert code == (104 if words[0] in ("wait", "logs") else 0), (out, err)
+    job = lab.job()
+    assert (job.status, job.error_code, job.tasks_completed, job.tasks_verified) == (
+        "partial", "LOST", DONE, DONE,
+    )  # fmt: skip
+    assert str(job.error_message).startswith("The runner ended before its job did: it left no message. ")
+    assert job.tasks_failed == json.loads(lab.run("failures", "job", "--json")[1])["failed"] == 1
+    tasks = json.loads(lab.run("tasks", "job", "--json")[1])["tasks"]
+    assert [task["outcome"] for task in tasks] == [*["succeeded"] * DONE, "lost", "missing"]
+    assert lab.run("wait", "job")[0] == 104
+    Path(tmp_path / "gate").touch()
+    assert lab.run("resume", "job", "--wait")[:2] == (0, "job.2\n")
+    assert calls(lab.calls) == {**dict.fromkeys(range(DONE), 1), DONE: 2, DONE + 1: 1}
+
+
+def test_a_group_killed_when_all_is_stored_has_succeeded(env: dict[str, str], tmp_path: Path) -> None:
+    """`submit --wait` is the runner. The last output has been stored, and its report not been sent."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if sys.argv[1:2] == ['submit']:\n"
+        f"    sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "    from mopsjobs.runner import shard_end\n"
+        "    shard_end.ShardEnd.finish = lambda *_, **__: os.killpg(0, signal.SIGKILL)\n"
+    )
+    lab = Lab({**env, "PYTHONPATH": str(site)}, tmp_path / "desk")
+    code, _, _ = end(lab.start(*lab.submit, "--wait", start_new_session=True))
+    assert code == -signal.SIGKILL
+    lab.env = env
+    lab.run("list")
+    job = lab.job()
+    assert (job.status, job.tasks_completed, job.error_code) == ("succeeded", TASKS, None)
+    assert lab.run("resume", "job")[2] == "job: nothing is missing\n"
+    assert lab.run("wait", "job")[0] == 0
+    assert json.loads(lab.run("tasks", "job", "--json")[1])["total"] == TASKS
