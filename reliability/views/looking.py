@@ -147,7 +147,7 @@ class Views:
         sql = f"SELECT job_id, task, outcome FROM tasks WHERE job_id = '{job_id}' ORDER BY task"
         ran = self._machine.look("query", "--json", "--limit", "0", sql)
         failed = [row for row in ran.json["rows"] if row["outcome"] in reading.FAILED]
-        return {"failures": len(failed)} if self._world.jobs[job_id].study is not None else {}
+        return {"failures in the ledger": len(failed)} if self._world.jobs[job_id].study is not None else {}
 
     def _table(self, job_id: str, form: str) -> dict[str, Any]:
         path = self._directory / f"table.{form}"
@@ -170,9 +170,9 @@ class Views:
     def _by_python(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         with self._machine.python() as registry:
             job = mj.Job(registry, job_id)
-            yield "Python reading.tasks()", reading.python(lambda: {"tasks": reading.tasks(job.tasks().rows)}, "tasks")
+            yield "Python tasks()", reading.python(lambda: {"tasks": reading.tasks(job.tasks().rows)}, "tasks")
             yield (
-                "Python reading.failures()",
+                "Python failures()",
                 reading.python(lambda: {"failures": reading.failures(job.failures())}, "failures"),
             )
             yield "Python results()", reading.python(lambda: reading.rows(job.results().rows), "rows")
@@ -191,8 +191,9 @@ class Views:
                 "page results.csv": reading.of_page(ask(f"/jobs/{job_id}/results.csv"), reading.rows_of_csv),
             }
             if any(self._world.is_deleted(owner, task) for task, (owner, _) in self._world.rows(job_id).items()):
-                for facts in results.values():
-                    facts.pop("means", None)  # the server keeps what it read before
+                for facts in results.values():  # the server keeps what it read before
+                    facts.pop("means", None)
+                    facts.pop("rows", None)
             yield from results.items()
             yield "API failures", reading.of_page(ask(f"/api/v1/failures?job={job_id}"), reading.failures_of_text)
             yield "page of the tasks", reading.of_page(ask(f"/jobs/{job_id}/tasks"), reading.task_page)
@@ -226,7 +227,8 @@ def of_inside(world: World, name: str, job_id: str) -> dict[str, Any]:
     means = tuple((x, len(found), sum(found) / len(found) if found else None) for x, found in sorted(values.items()))
     return {
         "tasks": tasks if is_whole else UNKNOWN,
-        "failures": len([end for _, end in tasks if end in reading.FAILED]),
+        "failures": job.failed,
+        "failures in the ledger": len([end for _, end in tasks if end in reading.FAILED]),
         "outputs": world.outputs(job_id),
         "rows": tuple((task, *row) for task, row in sorted(rows.items())) if is_whole else UNKNOWN,
         "means": means if is_whole else UNKNOWN,

@@ -222,7 +222,7 @@ class World:
         rows: dict[int, tuple[str, str]] = {}
         for job in self.lineage(job_id):
             for task, end in self.ends(job, name).items():
-                if task not in rows or rows[task][1] == MISSING:
+                if task not in rows or (rows[task][1] == MISSING and end != MISSING):
                     rows[task] = (job.job_id, end)
         return rows
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import mopsjobs as mj
 from mopsjobs.errors import MopsJobsError
+from reliability.trial import hold
 from reliability.views.commands import Ran
 from reliability.views.model import SUCCEEDED, UNKNOWN
 
@@ -97,9 +98,9 @@ def tasks(rows: Iterable[Row]) -> tuple[tuple[int, str], ...]:
 
 
 def failures(document: Row) -> int:
-    failed = int(document["failed"])
-    by_group = sum(group["count"] for group in document["groups"]) + document["failed_without_reason"]
-    return failed if by_group == failed else -by_group
+    by_group = sum(group["count"] for group in document["groups"])
+    hold(by_group == document["failed"], f"groups have {by_group} failures, and the document {document['failed']}")
+    return int(by_group + document["failed_without_reason"])
 
 
 def outputs(rows: Iterable[Row]) -> tuple[int, ...]:
