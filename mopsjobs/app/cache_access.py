@@ -106,14 +106,17 @@ class CacheAccess:
             with self._open_fresh(policy) as (connection, freshness):
                 return view(connection, freshness)
 
-        return self._with_repair(attempt)
+        return self._with_repair(attempt, offline=policy.offline)
 
-    def read_cached(self, view: Callable[[sqlite3.Connection], T], open_cache: OpenToRead | None = None) -> T | None:
+    def read_cached(
+        self, view: Callable[[sqlite3.Connection], T], open_cache: OpenToRead | None = None, *, offline: bool = False
+    ) -> T | None:
         """Call `view` with the cache, without a sync; return None if there is no cache.
 
         Args:
             view: reads the cache; may be called twice: see the module's docstring.
             open_cache: opens the cache in place of a new connection, as the page does, which keeps connections open.
+            offline: leave a damaged cache where it is, since nothing will fill a new one.
 
         Raises:
             CacheError: if the cache cannot be used.
@@ -123,7 +126,7 @@ class CacheAccess:
             with (open_cache or self._open_to_read)() as connection:
                 return None if connection is None else view(connection)
 
-        return self._with_repair(attempt)
+        return self._with_repair(attempt, offline=offline)
 
     def write(self, action: Callable[[sqlite3.Connection], T]) -> T:
         """Call `action` with the cache, open to write; create the cache if there is none.
@@ -159,14 +162,18 @@ class CacheAccess:
         elif not user_dirs.can_be_created(os.path.dirname(self.path)):
             raise cannot_write(self.path, "its directory takes no files")
 
-    def _with_repair(self, attempt: Callable[[], T]) -> T:
+    def _with_repair(self, attempt: Callable[[], T], *, offline: bool = False) -> T:
         """Return `attempt()`; if it finds the cache damaged, set the cache aside and attempt once more.
 
-        While an embedded registry is lost, the damaged cache stays: a new one would not know of the loss.
+        While an embedded registry is lost, the damaged cache stays: a new one would not know of the loss. It stays too
+        if `offline` forbids to fill a new one: the next view would say that there never was one.
         """
         try:
             return attempt()
         except DamagedCacheError as error:
+            if offline and not self._settings.is_local:
+                error.hint = f"To fill a new one from the registry, run: {command_line('sync')}"
+                raise
             if not self._location.is_default or os.path.islink(self.path):
                 check_is_cache(self.path)
             self._embedded.refuse_lost()

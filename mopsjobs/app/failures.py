@@ -224,7 +224,7 @@ def _settled(names: Sequence[str], app: App, policy: FreshnessPolicy) -> set[str
     """Return those of the names that are full ids of jobs whose ledgers are complete in the cache."""
     if policy.needs_scan:
         return set()
-    return (app.cache.read_cached(complete_ledgers) or set()).intersection(names)
+    return (app.cache.read_cached(complete_ledgers, offline=policy.offline) or set()).intersection(names)
 
 
 def _look(name: str, app: App, policy: FreshnessPolicy) -> _Look:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, redirect, request
 from werkzeug.exceptions import HTTPException
 
+from mopsjobs.cache.database import OtherCacheError
 from mopsjobs.errors import JobError, MopsJobsError, RecordError, UsageError
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.web import api, openapi, view_models
@@ -58,6 +59,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
 
 
 _STATUSES = (
+    (OtherCacheError, 503, "Unavailable"),  # no request can do anything about it
     (UsageError, 400, "Bad Request"),
     (JobError, 404, "Not Found"),
     (RecordError, 502, "Unreadable Record"),  # what the registry has is wrong; a later request gets no other answer
@@ -95,16 +97,14 @@ class _Errors:
     ) -> Response:
         if api.is_for_programs(request.path):
             return api.problem(code, title, detail, hint)
-        try:
-            text = self._renderer.render(
-                "error.html",
-                header=self._renderer.site.header(),
-                code=code,
-                title=title,
-                detail=detail,
-                hint=hint,
-                candidates=candidates,
-            )
-        except MopsJobsError:  # without a usable cache, there is no age for the head of the page
-            return Response(f"{title}: {strip_control_characters(detail)}\n", code, mimetype="text/plain")
+        header = self._renderer.site.header_or_problem()
+        text = self._renderer.render(
+            "error.html",
+            header=header if header["notice"] != detail else {**header, "notice": None},
+            code=code,
+            title=title,
+            detail=detail,
+            hint=hint,
+            candidates=candidates,
+        )
         return Response(text, code, mimetype="text/html")

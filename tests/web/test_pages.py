@@ -25,7 +25,7 @@ from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web import cache_connections
 from mopsjobs.web.background import Syncer
-from support.cli import START, Cli, Clock, Remote, add, foreign, key, sentences
+from support.cli import REMOTE_URL, START, Cli, Clock, Remote, add, foreign, key, sentences
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
 
@@ -278,6 +278,27 @@ def test_a_cache_that_cannot_be_used_is_no_health(cli: Cli, capsys: pytest.Captu
     answer = Web(cli, capsys).get("/healthz")
     assert (answer.status_code, answer.get_json()["ok"]) == (503, False)
     assert "not a cache of mops-jobs" in answer.get_json()["problem"]
+
+
+def test_a_page_over_the_cache_of_another_registry_says_so(
+    cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a page in the style of the others, with what to do. Programs get the same as JSON."""
+    add(remote.jobs, "a", "running")
+    cli.ok("sync", "-q")
+    cli.env["MOPS_JOBS_REGISTRY"] = "azure://another"
+    web = Web(cli, capsys)
+    other, hint = web.app.settings.registry_id, "Leave out --cache"
+    sentence = f"The cache {cli.cache} mirrors {REMOTE_URL}, not {other}."
+    for path in ("/jobs", "/failures", "/charts", "/jobs/a"):
+        answer = web.get(path)
+        assert (answer.status_code, answer.mimetype) == (503, "text/html")
+        assert answer.text.count(sentence) == 1
+        assert '<link rel="stylesheet" href="/static/style.css">' in answer.text
+        assert hint in answer.text
+    answer = web.get("/api/v1/jobs")
+    assert answer.status_code == 503
+    assert sentence in answer.get_json()["detail"]
 
 
 def test_a_page_is_made_once_for_each_state_of_the_cache(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,21 @@ def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch
             cache_database.quarantine(str(filled), "now")
 
 
+@pytest.mark.parametrize("words", ["list", "status job-07", "tasks job-07", "failures job-07", "summary", "export"])
+def test_offline_a_damaged_cache_is_told_and_left(cli: Cli, remote: Remote, filled: Path, words: str) -> None:
+    """Nothing fills a new one, so each view says the same until a sync does."""
+    _middle(filled)
+    for _ in range(2):
+        ran = cli(*words.split(), "--offline")
+        error, hint = ran.err.splitlines()
+        assert ran.code == 1
+        assert error.startswith(f"error: The cache {filled} is damaged: ")
+        assert hint == "hint: To fill a new one from the registry, run: mops-jobs sync"
+    assert not list(filled.parent.glob("cache.db.damaged-*"))
+    assert "Set aside as" in cli.ok("sync", "-q").err
+    assert cli.ok("list", "--offline", "-q").lines
+
+
 def test_a_damaged_cache_without_a_registry_is_told_as_such(cli: Cli, remote: Remote, filled: Path) -> None:
     """With the registry gone as well, the damaged file is still set aside, and the exit code is 5."""
     _middle(filled)
