@@ -60,7 +60,9 @@ class Views:
             found["Python jobs()"] = reading.by_id(registry.jobs().rows)
         with self._machine.page() as ask:
             found["API jobs"] = reading.by_id(json.loads(ask("/api/v1/jobs?limit=500")[1])["jobs"])
-            found["page /jobs"] = dict(reading.page_rows(ask("/jobs")[1]))
+            # Without a filter, a group shows its first jobs, and counts the others.
+            pages = [ask(f"/jobs?status={group}")[1] for group in ("active", "done")]
+            found["page /jobs"] = {job_id: facts for page in pages for job_id, facts in reading.page_rows(page)}
         return found
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -95,10 +97,10 @@ class Views:
             yield "Python status()", reading.python(lambda: reading.record_facts(job.status()))
             yield "Python raise_for_status()", {"exit code": reading.exit_code(job)}
         with self._machine.page() as ask:
-            yield (
-                "API job",
-                reading.of_page(ask(f"/api/v1/jobs/{job_id}"), lambda text: reading.with_family(json.loads(text))),
-            )
+            facts = reading.of_page(ask(f"/api/v1/jobs/{job_id}"), lambda text: reading.with_family(json.loads(text)))
+            if self._world.family(job_id) & self._world.caches[self.name].pruned:
+                facts.pop("family", None)  # the server does not ask the registry for pruned parents
+            yield "API job", facts
             yield "page of the job", reading.of_page(ask(f"/jobs/{job_id}"), reading.page_facts)
 
     def waits(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
