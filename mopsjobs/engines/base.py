@@ -117,6 +117,9 @@ PATCH = "pod_patch"
 """The option of the kubernetes engine with a patch of the pods. A record keeps its digest alone: a patch can mount and
 run anything, so each launch takes it from its user."""
 
+STOPS_AT = "MOPS_JOBS_STOPS_AT"
+"""The variable of a runner with the time at which its engine stops it, in seconds since 1970."""
+
 NOTE_PREFIXES = {"local": "local_", "kubernetes": "k8s_", "dask": "dask_", "slurm": "slurm_"}
 """Prefixes of the metadata that keep the options of a launch, for each engine: `local_python`, `k8s_image`, ... A later
 launch of the job repeats these options."""

@@ -19,6 +19,7 @@ from mopsjobs.errors import (
     NoManifestError,
     StoreError,
     StoreUnavailableError,
+    command_line,
 )
 from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
@@ -294,7 +295,7 @@ class _Run:
         if first is None or pool is None:
             return True
         total = self._count_tasks()
-        meter = TaskMeter(pool, self._todo, events)
+        meter = TaskMeter(pool, self._todo, events, stops_at=self._shard.stops_at, on_late=self._tell_late)
         reporter.measured = meter.measured
 
         def show_progress() -> None:
@@ -323,6 +324,13 @@ class _Run:
             events.emit(RUNNER, text=str(error))
             return False
         return True
+
+    def _tell_late(self, seconds: float) -> str:
+        """Return, and write into the log, that the shard will not finish before its time limit."""
+        left, resume = human_duration(seconds), command_line("resume", self._shard.job_id, "--time MINUTES")
+        text = f"This shard will not finish before its time limit in {left}. Then run what is missing: {resume}"
+        self._on_log(text)
+        return text
 
     def _note_wait(self, pool: Pool, reporter: Reporter, events: EventLog) -> None:
         _report_wait(pool, reporter, events)

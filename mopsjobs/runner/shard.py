@@ -51,6 +51,8 @@ class Shard(NamedTuple):
     not see its record."""
     cores: SharedCores | None = None
     """The cores of this machine that its jobs share, a worker each; None: no other job matters."""
+    stops_at: float | None = None
+    """When its cluster stops the shard, in seconds since 1970; None: at no time that is known."""
 
     @property
     def report_seconds(self) -> float | None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from mopsjobs.events.format import STRAGGLER
+from mopsjobs.events.format import RUNNER, STRAGGLER
 from mopsjobs.events.writer import EventLog
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers, straggler_text
 from mopsjobs.runner.pools.base import Pool, TaskAtWork, TaskResult
@@ -48,6 +48,8 @@ class TaskMeter:
         todo: int,
         events: EventLog,
         *,
+        stops_at: float | None = None,
+        on_late: Callable[[float], str] = lambda _seconds: "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -57,12 +59,17 @@ class TaskMeter:
             pool: runs the tasks.
             todo: how many tasks it will run.
             events: gets an event for each straggler.
+            stops_at: when the cluster stops the shard, in seconds since the epoch; None: at no time that is known.
+            on_late: called once, with the seconds until then, if the shard will not finish before. Returns the text of
+                an event.
             clock: a monotonic clock in seconds.
             wall_clock: seconds since the epoch.
         """
         self._pool = pool
         self._todo = todo
         self._events = events
+        self._stops_at = stops_at
+        self._on_late: Callable[[float], str] | None = on_late
         self._clock = clock
         self._wall_clock = wall_clock
         self._forecaster = Forecaster(ahead=0 if pool.workers is None else TASKS_PER_WORKER - 1)
@@ -129,8 +136,22 @@ class TaskMeter:
         has_end = stragglers is None or not stragglers.hang(wall)
         self._left = self._forecaster.estimate(now, at_work.elapsed, waiting, at_work.workers) if has_end else None
         self._left_at = now
+        self._bound_left(wall)
         earliest, latest = (None, None) if self._left is None else (wall + end for end in self._left)
         self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed), stragglers)
+
+    def _bound_left(self, wall: float) -> None:
+        """Keep the forecast within the time limit of the shard. Without one before that, tell so once."""
+        if self._left is None or self._stops_at is None or self._stops_at <= wall:
+            return
+        limit = self._stops_at - wall
+        if self._left.earliest < limit:
+            self._left = Forecast(self._left.earliest, min(self._left.latest, limit))
+            return
+        self._left = None
+        if self._on_late is not None:
+            self._events.emit(RUNNER, text=self._on_late(limit))
+            self._on_late = None
 
     def _at_work(self, tasks: Sequence[TaskAtWork], now: float, wall: float) -> _AtWork:
         known = [(one, max(0.0, wall - one.started_at)) for one in tasks if one.started_at is not None]

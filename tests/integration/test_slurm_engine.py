@@ -15,6 +15,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.commands import Commands
 from mopsjobs.engines.slurm.documents import parse_squeue
 from mopsjobs.engines.slurm.tasks import parse_scontrol
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.sqlite_file import file_names
 from support.cli import Cli, Spawn
@@ -110,6 +111,17 @@ def lab(
     made.gate.touch()  # else a task that a failed test has left waits on
 
 
+def _check_attempts(lab: Lab, job_id: str, begun: int) -> None:
+    """Check that the tasks that have begun have attempts, no others do, and that all views count the same failures."""
+    tasks = json.loads(lab.run("tasks", job_id, "--json")[1])["tasks"]
+    assert sum(bool(task["attempt"]) for task in tasks) <= begun
+    assert all(task["started_at"] is not None for task in tasks if task["attempt"])
+    failed = sum(task["outcome"] in FAILED_OUTCOMES for task in tasks)
+    assert (
+        failed == lab.cli.ok("failures", job_id, "--json").json["failed"] == record(lab.registry, job_id).tasks_failed
+    )
+
+
 def _runner_of(worker: int) -> int:
     """Return the process of the runner that has started a worker."""
     while b"\0run\0" not in Path(f"/proc/{worker}/cmdline").read_bytes():
@@ -183,6 +195,7 @@ def test_a_killed_runner_costs_its_shard_and_a_resume_runs_the_rest(lab: Lab, lo
     assert (job["status"], job["tasks_completed"]) == ("partial", 3)
     assert job["error_code"] == "FAILED"
     assert "1 shard failed with exit code 137" in job["error_message"]
+    _check_attempts(lab, "job", 4)
     assert lab.run("resume", "job")[0] == 0
     assert lab.run("wait", "job.2")[0] == 0
     assert len(results(local_store, "job")) + len(results(local_store, "job.2")) == 4
@@ -197,12 +210,28 @@ def test_a_job_whose_node_goes_down_resumes_when_the_node_is_back(lab: Lab) -> N
     job = lab.reconcile("job")
     assert (job["status"], job["error_code"]) == ("partial", "NODE_FAIL")
     assert "1 shard lost its node" in job["error_message"]
+    _check_attempts(lab, "job", 2)
     assert lab.run("resume", "job")[0] == 0
     lab.await_states("job.2", "ReqNodeNotAvail")
     assert "ReqNodeNotAvail" in lab.reconcile("job.2")["metadata"]["waits_for"]
     lab.slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME")
     lab.gate.touch()
     assert lab.run("wait", "job.2")[0] == 0
+
+
+@pytest.mark.parametrize("way", ["time", "scancel"])
+def test_tasks_that_never_began_have_no_attempt(lab: Lab, way: str) -> None:
+    """The shard ends at its time limit, or by `scancel`, while one of its six tasks is at work."""
+    lab.submit(
+        "job", 6, "--shards", "1", "--workers", "1", *(("--time", "1", "--signal", "5") if way == "time" else ())
+    )
+    lab.await_calls(2)
+    if way == "scancel":
+        lab.slurm.run("scancel", lab.array_of("job"))
+    lab.await_states("job", "TIMEOUT", "CANCELLED", "FAILED", "NonZeroExitCode")
+    job = lab.reconcile("job")
+    assert (job["status"], job["tasks_completed"]) == ("partial", 1)
+    _check_attempts(lab, "job", 2)
 
 
 def test_a_time_limit_requeues_and_holds_and_cancellations_are_told(lab: Lab) -> None:

@@ -11,6 +11,7 @@ from mopsjobs.app.foreground import run_here, stopped_code
 from mopsjobs.cli.flags import add_full_ids, positive_number
 from mopsjobs.cli.launch_flags import add_runner_flags, parse_max_failures, parse_task_memory, parse_task_timeout
 from mopsjobs.console.result import Result
+from mopsjobs.engines.base import STOPS_AT
 from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNREACHABLE, UsageError
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         first=args.first,
         max_failures=parse_max_failures(args.max_failures),
         wait_for_manifest=is_in_pod,
+        stops_at=parse_whole_number(app.env.get(STOPS_AT, ""), 1, 2**40),
         drop=None if args.file_drop is None else Path(args.file_drop),
         echo=args.echo,
         outage_seconds=DEFAULT_OUTAGE_SECONDS if args.patience is None else parse_duration(args.patience),

@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mopsjobs.engines.base import Launch, runner_flags
+from mopsjobs.engines.base import STOPS_AT, Launch, runner_flags
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.slurm.options import wants_file_drop, wants_requeue, workers
+from mopsjobs.engines.slurm.options import signal_seconds, wants_file_drop, wants_requeue, workers
 
 EXIT_TIME_LIMIT = 124
 """The exit code of a shard that stopped ahead of its time limit, as `timeout` has it."""
@@ -36,6 +36,11 @@ runner=
 stop() {{ is_stopping=1; [ -z "$runner" ] || kill -TERM "$runner" 2>/dev/null; }}
 trap 'near_limit=1; stop' USR1
 trap stop TERM
+"""
+
+_LIMIT = """\
+# When the shard gets its signal; the runner tells then that it will not finish before.
+[ -z "$SLURM_JOB_END_TIME" ] || export {variable}=$((SLURM_JOB_END_TIME - {ahead}))
 """
 
 _SETUP = """\
@@ -103,6 +108,8 @@ def write_script(launch: Launch, directory: Path, command: Sequence[str]) -> str
         OptionError: if an option is not valid.
     """
     script = _HEAD.format(job=launch.job_id, directory=shlex.quote(str(directory)))
+    if not wants_requeue(launch.options):  # else it goes on after its limit
+        script += _LIMIT.format(variable=STOPS_AT, ahead=signal_seconds(launch.options))
     script += "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(launch.env.items()))
     if setup := launch.options.get("setup"):
         script += _SETUP.format(setup=setup, exit_setup=EXIT_SETUP)

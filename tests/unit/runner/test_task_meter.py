@@ -42,13 +42,14 @@ def _task(number: int) -> Task:
     return Task(number, MappingProxyType({"x": number}), "p" * 64, 1)
 
 
-def _meter(pool: _Pool, todo: int, clock: Clock, events: _Events | None = None) -> TaskMeter:
+def _meter(pool: _Pool, todo: int, clock: Clock, events: _Events | None = None, **more: Any) -> TaskMeter:
     return TaskMeter(
         pool,  # type: ignore[arg-type]
         todo,
         events or _Events(),  # type: ignore[arg-type]
         clock=clock.monotonic,
         wall_clock=lambda: clock.now().timestamp(),
+        **more,
     )
 
 
@@ -94,6 +95,26 @@ def test_the_range_counts_down_and_is_of_the_wall_clock(clock: Clock) -> None:
     clock.advance(seconds=0.5)
     meter.update()
     assert meter.left == (left.earliest - 0.5, left.latest - 0.5)
+
+
+@pytest.mark.parametrize(("limit", "is_late"), [(200.0, True), (390.0, False), (10_000.0, False)])
+def test_a_forecast_stays_within_the_time_limit(clock: Clock, limit: float, is_late: bool) -> None:
+    """A shard that will not finish before has no forecast, and says so once."""
+    pool, events, start = _Pool(2), _Events(), clock.now().timestamp() + 100
+    stops_at = start + limit
+    meter = _meter(pool, 100, clock, events, stops_at=stops_at, on_late=lambda seconds: f"in {seconds:g} s")
+    for number in range(20):
+        clock.advance(seconds=5)
+        meter.add(_result(number, 10.0))
+    for _ in range(2):
+        pool.tasks = [TaskAtWork(number, _task(number), 1, start - 5, None) for number in (20, 21)]
+        meter.update()
+        forecast = meter.measured()[1]
+        assert forecast is not None
+        assert (forecast.latest is None, meter.left is None) == (is_late, is_late)
+        assert is_late or (forecast.latest or 0.0) <= stops_at
+        clock.advance(seconds=2)
+    assert [event["text"] for event in events.emitted] == ([f"in {limit:g} s"] if is_late else [])
 
 
 def test_a_straggler_is_told_once(clock: Clock) -> None:

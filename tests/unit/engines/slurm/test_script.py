@@ -111,6 +111,19 @@ def test_a_node_without_mops_jobs_says_so(tmp_path: Path, slurm: FakeSlurm) -> N
     assert "has no /none/mops_jobs.py: MOPS_JOBS_UNPACK and XDG_STATE_HOME name paths" in ran.stderr
 
 
+@pytest.mark.parametrize(("requeue", "told"), [("no", "1795723140"), ("yes", "None")])
+def test_a_runner_knows_when_it_is_stopped(tmp_path: Path, slurm: FakeSlurm, requeue: str, told: str) -> None:
+    """That is its signal, ahead of the time limit. A shard that is requeued goes on after it."""
+    program = tmp_path / "runner.py"
+    program.write_text("import os\nprint(os.environ.get('MOPS_JOBS_STOPS_AT'))\n")
+    options = {"time": "5", "signal": "60", "requeue": requeue}
+    launch = Launch(job_id="job", registry_url="sqlite:///r.db", options=options)
+    script = write_script(launch, tmp_path, [sys.executable, str(program)])
+    env = {**slurm.env, "SLURM_JOB_END_TIME": "1795723200"}
+    ran = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert ran.stdout == f"{told}\n"
+
+
 def test_the_warning_of_a_time_limit_ends_the_runner(tmp_path: Path, slurm: FakeSlurm) -> None:
     """Slurm sends SIGUSR1 to the shell alone, and the runner gets SIGTERM. The exit code tells a limit."""
     process = _start(tmp_path, slurm, "waits")
