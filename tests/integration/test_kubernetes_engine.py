@@ -7,6 +7,7 @@ controller and logs, is fed to it: pods with their status, and lines that come w
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 import socket
@@ -22,6 +23,7 @@ from mopsjobs.engines.base import Launch, RefusedError
 from mopsjobs.engines.kubernetes import client as k8s_client
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine, kubectl_for
 from mopsjobs.engines.kubernetes.logs import MAX_FAILURES
+from mopsjobs.engines.kubernetes.manifest import preview_manifest
 from mopsjobs.engines.kubernetes.sign_in import SIGN_IN_SECONDS
 from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
@@ -85,6 +87,40 @@ def test_a_name_that_is_taken_by_another_is_said_to_be(engine: KubernetesEngine,
     """409, and the Job that is there is unknown."""
     api.put_job(job_id=None)
     with pytest.raises(EngineError, match="Namespace models has another Job seir-1"):
+        engine.launch(LAUNCH)
+
+
+def _apply(api: Api, launch: Launch, env: dict[str, str], **notes: str) -> None:
+    """Create the printed Job by hand, as `kubectl apply` does."""
+    job = preview_manifest(launch, env)
+    job["metadata"] |= {"uid": "uid-1", "annotations": {**job["metadata"]["annotations"], **notes}}
+    api.put(JOBS, "seir-1", {**job, "status": {"active": 1, "ready": 1}})
+
+
+def test_a_job_that_was_applied_by_hand_is_that_of_the_launch(
+    engine: KubernetesEngine, api: Api, env: dict[str, str]
+) -> None:
+    """It has the mark of its job, and none of a launch. What else is in it may have been changed."""
+    _apply(api, dataclasses.replace(LAUNCH, options={**LAUNCH.options, "image": "mirror/mops-jobs:1"}), env)
+    launched = engine.launch(LAUNCH)
+    assert (launched.k8s_name, launched.k8s_uid) == ("seir-1", "uid-1")
+
+
+@pytest.mark.parametrize(
+    ("change", "notes", "said"),
+    [
+        ({"shards": 2}, {}, "differs in spec.completions, spec.template.spec.containers[runner].args;"),
+        ({"registry_url": "azure://other"}, {}, "differs in spec.template.spec.containers[runner].args;"),
+        ({}, {"mops-jobs/job-id": "other"}, "Namespace models has another Job seir-1"),
+        ({}, {"mops-jobs/launch-id": "0123456789abcdef"}, "Job seir-1 is already launched"),
+    ],
+)
+def test_a_job_that_was_applied_for_something_else_is_refused(
+    engine: KubernetesEngine, api: Api, env: dict[str, str], *, change: dict[str, Any], notes: dict[str, str], said: str
+) -> None:
+    """Other shards, another registry, another job, or another launch."""
+    _apply(api, dataclasses.replace(LAUNCH, **change), env, **notes)
+    with pytest.raises(RefusedError, match=re.escape(said)):
         engine.launch(LAUNCH)
 
 

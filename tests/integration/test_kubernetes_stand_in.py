@@ -180,6 +180,18 @@ def test_every_view_says_why_pods_cannot_start(
     assert (job["metadata"]["waits_for"], job["metadata"]["suspect"]) == (None, None)
 
 
+def test_a_manifest_that_was_applied_by_hand_is_adopted(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """Its pods wait for bundle and manifest, which `submit` stores. Then they run, and nothing else is started."""
+    printed = submit(sets_of(4), "--shards", "2", "--print-manifest", "--json").json
+    cluster.apply(printed)
+    until(lambda: len(cluster.pods("job")) == 2, "the pods that wait")
+    assert submit(sets_of(4), "--shards", "2").code == 0
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
+    assert len(cluster.pods("job")) == 2
+    assert cli.ok("status", "job", "--json").json["k8s_uid"] == cluster.job("job")["metadata"]["uid"]  # type: ignore[index]
+
+
 def test_a_slow_admission_is_waited_for(
     cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import os
 import re
 import signal
@@ -163,6 +164,10 @@ class StandIn(Api):
         status = (self.job(name) or {}).get("status", {})
         end = condition_of(status, "Failed") or condition_of(status, "Complete")
         return None if end is None else str(end["reason"])
+
+    def apply(self, job: Json) -> None:
+        """Create a Job, as `kubectl apply` does."""
+        self._run(self._admit(copy.deepcopy(job)))
 
     def evict(self, name: str, index: int) -> None:
         """Evict the running pod of an index, as a node does that is low on memory."""

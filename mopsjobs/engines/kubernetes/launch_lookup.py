@@ -1,4 +1,7 @@
-"""Look for the Job of a launch whose reply was lost, late or an error, so that no Job runs beside a failed record.
+"""Look for the Job of a launch that the cluster has already, so that no Job runs beside a failed record.
+
+The reply was lost, late or an error, or the user has applied the printed manifest. Such a Job has the mark of its job,
+and none of a launch, and becomes that of the launch.
 
 An API server answers a create by 34 s, or drops it, so a launch waits for 40 s. See
 docs/decisions/0086-followers-ask-the-engine.md.
@@ -8,11 +11,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines.base import RefusedError
 from mopsjobs.engines.kubernetes.client import Cluster
-from mopsjobs.engines.kubernetes.manifest import JOB_ID, LAUNCH_ID
+from mopsjobs.engines.kubernetes.fields import differences
+from mopsjobs.engines.kubernetes.manifest import CONTAINER, JOB_ID, LAUNCH_ID, kubectl
 from mopsjobs.errors import EngineError, EngineUnavailableError
 
 if TYPE_CHECKING:
@@ -20,18 +24,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DECIDING_FIELDS = ("spec.completions", f"spec.template.spec.containers[{CONTAINER}].args")
+"""The fields that say which job a Job runs, in how many shards, and from which registry."""
+
 PAUSES = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each look, after a reply that was an error: what it did is done, but may not be visible yet."""
 
 
 def find_created(
     cluster: Cluster,
-    manifest: Mapping[str, object],
+    manifest: Mapping[str, Any],
     problem: EngineError,
     show_command: str,
     sleep: Callable[[float], None],
 ) -> Job:
-    """Return the Job that a launch has created although the reply was lost or says otherwise.
+    """Return the Job that a launch has created although the reply was lost or says otherwise, or that was applied.
 
     Args:
         cluster: a connection whose requests take seconds at most.
@@ -42,7 +49,7 @@ def find_created(
 
     Raises:
         EngineUnavailableError: if the Job is not there. With `sent`, the cluster did not say so: it may be there.
-        RefusedError: if another Job has the name.
+        RefusedError: if another Job has the name, or the one that was applied runs something else.
     """
     unavailable = problem if isinstance(problem, EngineUnavailableError) else None
     if unavailable is not None and not unavailable.sent:
@@ -52,6 +59,9 @@ def find_created(
     existing, is_known = _look(cluster, namespace, name, unavailable, sleep)
     marks = {} if existing is None or existing.metadata is None else existing.metadata.annotations or {}
     if existing is not None and marks.get(LAUNCH_ID) == annotations[LAUNCH_ID]:
+        return existing
+    if existing is not None and marks.get(JOB_ID) == annotations[JOB_ID] and LAUNCH_ID not in marks:
+        _check_applied(manifest, existing)
         return existing
     if marks.get(JOB_ID) == annotations[JOB_ID]:
         raise RefusedError(
@@ -64,6 +74,26 @@ def find_created(
     raise EngineUnavailableError(
         unavailable.message, hint=f"See whether it has started: {show_command}", sent=not is_known
     )
+
+
+def _check_applied(manifest: Mapping[str, Any], applied: Job) -> None:
+    """Check that a Job that was applied runs what a launch would run.
+
+    Raises:
+        RefusedError: if it does not.
+    """
+    spec = applied.to_dict().get("spec") or {}  # type: ignore[no-untyped-call]
+    changed = {difference.path for difference in differences(manifest["spec"], spec, "spec")}.intersection(
+        DECIDING_FIELDS
+    )
+    if changed:
+        name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
+        raise RefusedError(
+            f"The Job {name} that was applied in namespace {namespace} differs in {', '.join(sorted(changed))};"
+            " nothing was started.",
+            hint="Submit with the flags that the manifest was printed with, or delete the Job:"
+            f" {kubectl('delete', name, namespace)}",
+        )
 
 
 def _look(
