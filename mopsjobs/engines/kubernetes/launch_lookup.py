@@ -54,7 +54,7 @@ def find_created(
     unavailable = problem if isinstance(problem, EngineUnavailableError) else None
     if unavailable is not None and not unavailable.sent:
         raise unavailable
-    metadata: dict[str, dict[str, str]] = manifest["metadata"]  # type: ignore[assignment]
+    metadata: dict[str, dict[str, str]] = manifest["metadata"]
     namespace, name, annotations = str(metadata["namespace"]), str(metadata["name"]), metadata["annotations"]
     existing, is_known = _look(cluster, namespace, name, unavailable, sleep)
     marks = {} if existing is None or existing.metadata is None else existing.metadata.annotations or {}
