@@ -171,11 +171,11 @@ class CacheAccess:
         try:
             return attempt()
         except DamagedCacheError as error:
+            if not self._location.is_default or os.path.islink(self.path):
+                check_is_cache(self.path)
             if offline and not self._settings.is_local:
                 error.hint = f"To fill a new one from the registry, run: {command_line('sync')}"
                 raise
-            if not self._location.is_default or os.path.islink(self.path):
-                check_is_cache(self.path)
             self._embedded.refuse_lost()
             aside = quarantine(self.path, self._now().strftime("%Y%m%dT%H%M%S"))
             if aside is not None:
