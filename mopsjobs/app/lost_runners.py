@@ -2,7 +2,7 @@
 
 It was killed, or could not start, or its machine restarted. Nothing else would end its job. So each command that comes
 across such a job ends it, as its outputs decide. What this machine keeps of the job is delivered before. See
-docs/decisions/0099-inferred-ends.md.
+docs/decisions/0103-inferred-ends.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """End a job whose runner has not reported its end. Whatever infers an end calls `infer_end`: the outputs decide.
 
-See docs/decisions/0099-inferred-ends.md.
+See docs/decisions/0103-inferred-ends.md.
 """
 
 from __future__ import annotations
