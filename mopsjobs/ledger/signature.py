@@ -49,7 +49,7 @@ def error_signature(kind: str, where: str | None, message: str) -> str:
 
     Args:
         kind: the name of the exception.
-        where: `FILE:LINE` of the innermost line of the model's own code.
+        where: `FILE:LINE` of the innermost line of the model's own code, or `cell NAME:LINE`.
         message: the message.
     """
     text = "\0".join((kind, where or "", normalise(message)))

@@ -13,9 +13,11 @@ import pytest
 from mopsjobs.api.cell import Cell, cell
 from mopsjobs.api.study import Study
 from mopsjobs.errors import UsageError
+from support.runs import all_of, pool_of, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 Notebook = dict[str, Any]
 Run = Callable[..., Notebook] if TYPE_CHECKING else Any
@@ -387,3 +389,25 @@ def test_builtins_of_ipython_are_not_those_of_python(run: Run, monkeypatch: pyte
     monkeypatch.setattr("builtins.get_ipython", Shell().get_ipython, raising=False)
     with pytest.raises(UsageError, match=r"it uses get_ipython \(of type method\)"):
         cell(run("def f(params, seed):\n    get_ipython().run_line_magic('time', '')")["f"])
+
+
+def test_an_error_names_the_line_in_its_cell_function(run: Run, tmp_path: Path) -> None:
+    """Not that of the generated file: in a function, a method, a decorated function, and one of a block."""
+    notebook = run(
+        "import functools\n\ndef deep(x):\n\n    if x == 0:\n        raise ValueError('deep')",
+        "class State:\n    def method(self, x):\n        if x == 1:\n            raise ValueError('method')",
+        "@functools.lru_cache\ndef kept(x):\n    if x == 2:\n        raise ValueError('kept')",
+        "if True:\n    def inner(x):\n        if x == 3:\n            raise ValueError('inner')",
+        "# A comment above.\ndef simulate(params, seed):\n    x = params['x']\n    deep(x)\n    State().method(x)\n"
+        "    kept(x)\n    inner(x)\n    import absent",
+    )
+    made = cell(notebook["simulate"])
+    directory = tree(tmp_path / "code", {made.file: made.source})
+    pool = pool_of(directory, 1, entrypoint=f"{made.model}/baseline")
+    results = all_of(pool, [{"x": x} for x in range(5)])
+    errors = [result.error or {} for result in results]
+    places = ["cell deep:4", "cell State:4", "cell kept:4", "cell inner:3", "cell simulate:7"]
+    assert [error["at"] for error in errors] == places
+    frame = 'File "cell simulate", line 3, in simulate\n    deep(x)\n'
+    assert frame in errors[0]["traceback"]
+    assert made.file not in "".join(error["traceback"] for error in errors)
