@@ -69,12 +69,10 @@ def translate(words: list[str]) -> list[str] | None:
         return [*before, _RENAMED.get(command, command), *rest]
     if command == "results" and rest[:1] == ["download"] and rest[1:]:
         return [*before, command, *_download(rest[1:])]
-    found = WORDS.get(("", command))
-    if isinstance(found, str):
-        raise UsageError(f"{found}.")
+    _meaning("", command)
     here = [word for given in rest for word in _meaning(command, given)]
-    here = re.sub(r"^-h[\n=]?(\d+)$", r"--hours\n\1", "\n".join(here), flags=re.MULTILINE).split("\n")
-    return None if here == rest or not rest else [*before, command, *here]
+    here = [_hours(word, here[number : number + 1]) for number, word in enumerate(here, start=1)]
+    return None if here == rest else [*before, command, *here]
 
 
 def _place_of_command(words: list[str]) -> int:
@@ -91,10 +89,18 @@ def _meaning(command: str, word: str) -> list[str]:
         UsageError: if it means nothing here.
     """
     name, equals, value = word.partition("=")
-    found = WORDS.get((command, name), (name,))
-    if isinstance(found, str):
-        raise UsageError(f"{found}.")
-    return [f"{one}{equals}{value}" for one in found]
+    meaning = WORDS.get((command, name), (name,))
+    if isinstance(meaning, str):
+        raise UsageError(f"{meaning}.")
+    return [f"{here}{equals}{value}" for here in meaning]
+
+
+def _hours(word: str, following: list[str]) -> str:
+    """Return `-h 48`, `-h48` and `-h=48` as `--hours`, by a word and the one that follows it."""
+    hours = re.fullmatch(r"-h=?(\d+)", word)
+    if hours is not None:
+        return f"--hours={hours[1]}"
+    return "--hours" if word == "-h" and following and following[0].isdecimal() else word
 
 
 def _download(words: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ from support.servers import Azurite
         ("jobs list -h 48", "list --hours 48"),
         ("jobs list -n 5 --no-sync", "list -n 5"),
         ("jobs", "list"),
+        ("list --no-sync", "list"),
         ("--registry memory: jobs status a;b", "--registry memory: status a;b"),
         ("--registry memory: list -s failed -h 48", "--registry memory: list -s failed --hours 48"),
         ("jobs sync", "reconcile"),
