@@ -6,8 +6,8 @@ import contextlib
 import functools
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
@@ -129,9 +129,9 @@ def failures_of_jobs(names: Sequence[str], app: App, policy: FreshnessPolicy) ->
         StoreError: if the registry cannot be read, and the cache has nothing of a ledger.
     """
     settled = _settled(names, app, policy)
-    looks = [_Look(name, []) if name in settled else _look(name, app, policy) for name in names]
+    looks = [_Look(name, [], None) if name in settled else _look(name, app, policy) for name in names]
     warnings = [warning for look in looks for warning in look.warnings]
-    return _read(dict.fromkeys(look.job_id for look in looks), app, policy, warnings)
+    return _read({look.job_id: look.failed for look in looks}, app, policy, warnings)
 
 
 def failures_of_filter(
@@ -165,7 +165,7 @@ def failures_of_filter(
     settled = _settled(job_ids, app, known)
     for job_id in job_ids:
         try:
-            look = _Look(job_id, []) if job_id in settled else _look(job_id, app, known)
+            look = _Look(job_id, [], None) if job_id in settled else _look(job_id, app, known)
         except (NoManifestError, RecordError):
             continue
         except (StoreUnavailableError, StoreAccessError, CacheError):
@@ -207,6 +207,8 @@ def keep_job_failures(job_id: str, app: App) -> None:
 class _Look(NamedTuple):
     job_id: str
     warnings: list[str]
+    failed: int | None
+    """Failed tasks by its record; None if the cache has that."""
 
 
 def describe_condition(one: Mapping[str, Any]) -> str:
@@ -239,10 +241,10 @@ def _look(name: str, app: App, policy: FreshnessPolicy) -> _Look:
             app.cache.sync_events(job_id=tasks.job_id, since=parse_time(str(tasks.job["created_at"])))
         except (StoreError, CacheError) as error:
             warnings.append(f"{error} Showing the events that the cache has.")
-    return _Look(tasks.job_id, warnings)
+    return _Look(tasks.job_id, warnings, cast("int | None", tasks.job["tasks_failed"]))
 
 
-def _read(job_ids: Mapping[str, None], app: App, policy: FreshnessPolicy, warnings: list[str]) -> Failures:
+def _read(job_ids: Mapping[str, int | None], app: App, policy: FreshnessPolicy, warnings: list[str]) -> Failures:
     """Read the failed tasks of jobs from the cache, and keep what was found."""
     new: NewFailures = {}
 
@@ -255,13 +257,13 @@ def _read(job_ids: Mapping[str, None], app: App, policy: FreshnessPolicy, warnin
 
 
 def failures_of_cache(
-    connection: sqlite3.Connection, job_ids: Iterable[str], freshness: Freshness, new: NewFailures
+    connection: sqlite3.Connection, job_ids: Mapping[str, int | None], freshness: Freshness, new: NewFailures
 ) -> Failures:
     """Return the failed tasks of jobs whose ledgers are in the cache.
 
     Args:
         connection: the cache.
-        job_ids: the full ids of the jobs.
+        job_ids: the full ids of the jobs. Of one that may be pruned, with the failed tasks that its record counts.
         freshness: the age of the cache.
         new: takes what was compared now, for `keep_new_failures`.
 
@@ -278,7 +280,7 @@ def failures_of_cache(
         by_job[job_id], state = found
         if state is not None:
             new[job_id] = by_job[job_id], state
-    without_reason = failures_without_reason(connection, by_job)
+    without_reason = failures_without_reason(connection, by_job, job_ids)
     notes = [
         *reduce_notes(connection, list(by_job)),
         *(

@@ -145,6 +145,19 @@ def test_failed_tasks_without_a_reason_are_counted(cli: Cli, remote: Remote) -> 
     assert "are not known: its ledger lacks them, or prune --store has removed it." in cli.ok("failures", "job").err
 
 
+def test_failed_tasks_of_a_pruned_job_without_a_ledger_are_counted(cli: Cli, remote: Remote) -> None:
+    """The cache has neither record nor ledger of the job: its record in the registry counts them."""
+    add_job(remote.jobs, "job", draw_sets(4))
+    remote.jobs.update_progress("job", tasks_completed=2, tasks_failed=2)
+    remote.jobs.update_status("job", "partial")
+    cli.ok("sync")
+    cli.clock.advance(hours=2)
+    cli.ok("prune", "--older-than", "1h", "--yes")
+    assert cli.ids() == []
+    assert cli.ok("failures", "job").lines == ["2 tasks of job failed, for reasons that are not known."]
+    assert cli.ok("failures", "job", "--json").json["failed_without_reason"] == 2
+
+
 def test_a_running_job_shows_more_failures_at_the_next_look(cli: Cli, remote: Remote) -> None:
     """What was kept from the first look is not shown again when the ledger has grown."""
     add_job(remote.jobs, "job", draw_sets(10))

@@ -68,21 +68,25 @@ def reduce_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list
 
 
 def failures_without_reason(
-    connection: sqlite3.Connection, by_job: Mapping[str, JobFailures]
+    connection: sqlite3.Connection, by_job: Mapping[str, JobFailures], pruned: Mapping[str, int | None]
 ) -> list[tuple[str, int, str]]:
     """Return id, the number of failed tasks without a known reason, and why, of the jobs that have such tasks.
 
     Args:
         connection: the cache.
         by_job: jobs, and those of their failed tasks whose reasons are known. The records count all failed tasks.
+        pruned: these counts, for jobs whose records the cache does not have.
     """
     rows = connection.execute(
-        "SELECT job_id, json_extract(record, '$.tasks_failed'), is_active, is_complete FROM json_each(?) AS wanted"
-        " CROSS JOIN job ON job.job_id = wanted.value LEFT JOIN ledger USING (job_id) ORDER BY wanted.key",
+        "SELECT wanted.value, json_extract(record, '$.tasks_failed'), is_active, is_complete"
+        " FROM json_each(?) AS wanted LEFT JOIN job ON job.job_id = wanted.value LEFT JOIN ledger ON ledger.job_id = wanted.value"
+        " ORDER BY wanted.key",
         (json.dumps(list(by_job)),),
     )
-    counted = (
-        (job_id, (failed or 0) - by_job[job_id].failed, NOT_WRITTEN if is_active else LOST if is_complete else NOT_READ)
-        for job_id, failed, is_active, is_complete in rows
-    )
-    return [one for one in counted if one[1] > 0]
+    found = []
+    for job_id, recorded, is_active, is_complete in rows:
+        failed = recorded if is_active is not None else pruned.get(job_id)
+        count = (failed or 0) - by_job[job_id].failed
+        if count > 0:
+            found.append((job_id, count, NOT_WRITTEN if is_active else LOST if is_complete else NOT_READ))
+    return found
