@@ -17,6 +17,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.results import DownloadResult, download
+from mopsjobs.utils.text import pluralize
 
 
 class JobWithOutputs(NamedTuple):
@@ -26,8 +27,15 @@ class JobWithOutputs(NamedTuple):
     state: JobState | None
     """Its record; None if it has outputs alone."""
 
+    @property
+    def tasks_lost(self) -> int:
+        """Count the tasks whose outputs a job without outputs had at its end."""
+        return self.state.tasks_verified if self.state is not None and self.state.is_terminal else 0
+
     def describe_absence(self) -> str:
         """Return the sentence for a job without outputs."""
+        if self.tasks_lost:
+            return f"Job {self.job_id} has lost the outputs of all {pluralize(self.tasks_lost, 'task')} that had them."
         if self.state is not None and self.state.is_terminal:
             return f"Job {self.job_id} has ended ({self.state.status}) and has no outputs."
         return f"Job {self.job_id} has no outputs yet."

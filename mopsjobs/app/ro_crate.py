@@ -303,7 +303,7 @@ def _write_results(
     try:
         return download_outputs(job, directory, app, on_progress).problems
     except NoOutputsError:
-        return []
+        return [job.describe_absence()] if job.tasks_lost else []
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -183,3 +183,18 @@ def test_sizes_are_compared_where_a_ledger_tells_them(cli: Cli, remote: Remote) 
     for number in range(3):
         leave_output(remote.jobs, manifest, number, y=number)
     assert cli.ok("validate", "job").out == "job: 3 of 3 tasks verified; succeeded\n"
+
+
+def test_the_loss_of_all_outputs_is_told(cli: Cli, remote: Remote, tmp_path: Path) -> None:
+    """`results` said that a job that had succeeded has no outputs, with exit code 0, and an RO-Crate said nothing."""
+    manifest = add_job(remote.jobs, "job", SETS)
+    _leave_results(remote.jobs, manifest, 0, 1, 2)
+    cli.ok("validate", "job")
+    _lose(remote.jobs, results_prefix("job"))
+    said = "Job job has lost the outputs of all 3 tasks that had them."
+    listed = cli("results", "job")
+    assert (listed.code, listed.err) == (7, f"warning: {said}\n")
+    assert cli("results", "job", "--download", str(tmp_path / "out")).err.startswith(f"error: {said}\n")
+    crate = cli("provenance", "job", "--ro-crate", str(tmp_path / "crate"))
+    assert crate.code == 7
+    assert f"warning: {said}\n" in crate.err

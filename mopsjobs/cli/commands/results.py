@@ -99,6 +99,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     outputs = outputs_of(app.store, job_id, family)
     first = next(outputs, None)
     if first is None:
+        if job.tasks_lost:
+            return Result(warnings=[job.describe_absence()], exit_code=EXIT_PARTLY_DONE)
         return Result(notes=[job.describe_absence()])
     listed = itertools.chain([first], outputs)
     # Printed as they arrive: there may be millions, and the store is closed after this function.
