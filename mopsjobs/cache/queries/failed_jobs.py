@@ -79,8 +79,8 @@ def failures_without_reason(
     """
     rows = connection.execute(
         "SELECT wanted.value, json_extract(record, '$.tasks_failed'), is_active, is_complete"
-        " FROM json_each(?) AS wanted LEFT JOIN job ON job.job_id = wanted.value LEFT JOIN ledger ON ledger.job_id = wanted.value"
-        " ORDER BY wanted.key",
+        " FROM json_each(?) AS wanted LEFT JOIN job ON job.job_id = wanted.value"
+        " LEFT JOIN ledger ON ledger.job_id = wanted.value ORDER BY wanted.key",
         (json.dumps(list(by_job)),),
     )
     found = []
