@@ -18,10 +18,11 @@ from mopsjobs.app.reconcile import Action, ReconcileResult, is_reconcilable, mar
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
-from mopsjobs.cache.rows import job_json_from_state, state_from_row
+from mopsjobs.cache.rows import job_json_from_state, last_sign_of_life, state_from_row
 from mopsjobs.engines import CLUSTER_ENGINES, has_drop, open_engine
 from mopsjobs.engines.base import Engine, engine_of
-from mopsjobs.errors import EngineUnavailableError, MopsJobsError, StoreUnavailableError, command_line
+from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
+from mopsjobs.errors import EXIT_SIGN_IN, EngineUnavailableError, MopsJobsError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_state import FIELDS, JobState
 from mopsjobs.registry.notes import WAITS_FOR
 from mopsjobs.registry.usage import has_hanging_task, late_text
@@ -87,6 +88,11 @@ class EngineWatch:
         self._next_question = now + PAUSE_BETWEEN_JOBS
         silence.count_question(now)
         return self._ask(state)
+
+    def knows(self, state: JobState) -> bool:
+        """Return whether an active job has been asked about, if its engine can be asked at all."""
+        silence = self._silences.get(state.job_id)
+        return silence.questions > 0 if silence is not None else not is_reconcilable(state, CLUSTER_ENGINES)
 
     def _has_turn(self, silence: _Silence, now: float) -> bool:
         """Return whether no other job waits for a question that has had fewer of them."""
@@ -187,7 +193,8 @@ def warning_of(state: JobState, now: float, *, has_ended: bool) -> str | None:
         now: seconds since 1970.
         has_ended: whether its runner on this machine is known to have ended.
     """
-    silent = 0.0 if state.heartbeat_at is None else now - parse_time(state.heartbeat_at).timestamp()
+    last = last_sign_of_life(state)
+    silent = 0.0 if last is None else now - last
     if has_ended:
         why = "its runner on this machine has ended"
     elif (missing := missing_reason(state)) is not None:
@@ -231,7 +238,9 @@ def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> 
         if must_answer:
             app.out.warn(f"{error} Showing the record alone.")
         return False
-    if done.problem is not None and (must_answer or done.action.verb != "nothing"):
+    # Many machines are not set up for the cluster of a job, so that is not told. A refusal is.
+    is_refused = done.exit_code == EXIT_SIGN_IN and (name != "kubernetes" or is_cluster_configured(app.env))
+    if done.problem is not None and (must_answer or is_refused or done.action.verb != "nothing"):
         app.out.warn(_describe_problem(done, name))
     return done.state is None or done.state.revision != state.revision
 

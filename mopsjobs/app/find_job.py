@@ -24,6 +24,7 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.notes import WAITS_FOR
 from mopsjobs.registry.status import BEFORE_RUNNING
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job by its record. First, a silent record gets what is known of the job's runner.
 
     A job ends whose runner is known to have ended on this machine. A cluster is asked about a job that has not begun,
-    and about one whose shards report by files: what they left is delivered.
+    waits or is suspect. It is asked too if the shards report by files, and what they left is delivered.
     """
     found, is_changed = _find_by_record(name, app, policy), False
     job = found.job
@@ -175,11 +176,17 @@ def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         from mopsjobs.app.lost_runners import end_lost_runner_if_possible  # here: few jobs need it
 
         is_changed = end_lost_runner_if_possible(job, app) is not None
-    elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None or has_drop(job):
+    elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None or has_drop(job) or _waits(job):
         from mopsjobs.app.engine_watch import ask_if_silent  # here: few jobs need it
 
         is_changed = ask_if_silent(job, app, must_answer=policy.refresh)
     return _find_by_record(str(found.job["job_id"]), app, policy) if is_changed else found
+
+
+def _waits(job: Job) -> bool:
+    """Return whether the record of a job says what it waits for."""
+    metadata = job["metadata"]
+    return isinstance(metadata, dict) and metadata.get(WAITS_FOR) is not None
 
 
 def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:

@@ -89,6 +89,8 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
         return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
     if job.get("error_code") in ("OOMKilled", "OUT_OF_MEMORY") and _last_launch(job).keys() & {"memory", "task_memory"}:
         return command_line("resume", job_id, "--memory x2")
+    if job["error_code"] == "StartError":  # the image lacks mops-jobs
+        return command_line("resume", job_id, "--image IMAGE")
     has_traceback = job["error_code"] == "REDUCE" or (status == "failed" and job["error_code"] in LOGGED_CODES)
     return command_line("logs" if has_traceback else "resume", job_id)
 

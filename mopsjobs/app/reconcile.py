@@ -31,7 +31,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import SUSPECT, WAITS_FOR
-from mopsjobs.registry.status import RUNNER_LOST, TRANSITIONS, JobStatus
+from mopsjobs.registry.status import LAUNCH_FAILED, RUNNER_LOST, TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.session import Session
@@ -44,6 +44,9 @@ Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "cl
 
 MAX_WAIT_TEXT = 300
 """Characters of the engine's words for why a job has not begun. A list of nodes may be long."""
+
+LAUNCH_SECONDS = 120.0
+"""How long a launch may take at most: a program signs in twice, and the cluster answers a create or drops it."""
 
 MOVES = ("start", "validate", "succeed", "fail")
 """The verbs that change the status of a record."""
@@ -112,16 +115,37 @@ def _decide_end(state: JobState, engine: EngineState, *, has_manifest: bool) -> 
 def _decide_mark(state: JobState, engine: EngineState, now: datetime) -> Action:
     """Return how to mark, unmark or start a job that has not ended."""
     reason, marked = _suspect_reason(state, engine, now), marked_reason(state)
+    was_replaced = reason is None and _sign_of_life(state, engine) is not None
     if reason is not None and reason != marked:
         return Action("suspect", reason, engine.detail)
     if engine.phase == "running" and state.status not in (JobStatus.RUNNING, JobStatus.VALIDATING):
         return Action("start")
     if engine.phase in ("pending", "running"):
-        if marked is not None and reason is None:
+        if was_replaced or (marked is not None and reason is None):
             return Action("clear", engine.reason, engine.detail)
         if _wait_text(engine) != state.metadata.get(WAITS_FOR):
             return Action("explain", engine.reason, engine.detail)
     return Action("nothing", reason)
+
+
+def _sign_of_life(state: JobState, engine: EngineState) -> str | None:
+    """Return the start of a runner that replaces a silent one, as a time of the record; None if there is none."""
+    started, heartbeat = engine.started_at, state.heartbeat_at
+    is_newer = started is not None and heartbeat is not None and started > parse_time(heartbeat)
+    return record_time(started) if started is not None and is_newer else None
+
+
+def _launch_end(state: JobState, engine: EngineState, now: datetime) -> EngineState | None:
+    """Return that a launch failed which got no answer, if the cluster now says that it has not made the Job.
+
+    No request of the launch is under way any more, and its record would say `submitting` for ever.
+    """
+    is_own = engine_of(state.to_dict()) == "kubernetes" and "bundle" in state.metadata
+    if engine.phase != "gone" or state.status != JobStatus.SUBMITTING or not is_own:
+        return None
+    if (now - max(parse_time(state.updated_at), _last_report(state))).total_seconds() <= LAUNCH_SECONDS:
+        return None
+    return EngineState("failed", LAUNCH_FAILED, f"the cluster did not answer the launch, and {engine.detail}")
 
 
 def _wait_text(engine: EngineState) -> str | None:
@@ -134,7 +158,8 @@ def _wait_text(engine: EngineState) -> str | None:
 
 def _suspect_reason(state: JobState, engine: EngineState, now: datetime) -> str | None:
     """Return why a job that has not ended may be stuck; None if it seems well, or the engine does not know."""
-    if engine.phase == "unknown" or (now - _last_report(state)).total_seconds() <= SILENT_SECONDS:
+    last = _last_report(state) if engine.started_at is None else max(_last_report(state), engine.started_at)
+    if engine.phase == "unknown" or (now - last).total_seconds() <= SILENT_SECONDS:
         return None
     if engine.phase == "gone":
         return "k8s_job_missing" if engine_of(state.to_dict()) == "kubernetes" else "job_missing"
@@ -188,6 +213,7 @@ def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[
             job = state.to_dict()
             engine = engines[str(engine_of(job))]
             found = engine.state(job)
+            found = _launch_end(state, found, now()) or found
             current = deliver_shards(state, session, found)
             needs_manifest = found.phase in ("succeeded", "failed") or current.status == JobStatus.VALIDATING
             has_manifest = (
@@ -280,7 +306,9 @@ def _apply(session: Session, state: JobState, action: Action, engine: EngineStat
         case "validate" | "succeed" | "fail":
             after = infer_end(state, _runner_end(state, action, engine, times), session).state
         case "suspect" | "clear" | "explain":
-            after = registry.update_fields(state.job_id, metadata=marks)
+            sign = _sign_of_life(state, engine) if action.verb == "clear" else None
+            signs = {} if sign is None else {"heartbeat_at": sign}
+            after = registry.update_fields(state.job_id, metadata=marks, **signs)
         case "nothing":
             pass
     return after

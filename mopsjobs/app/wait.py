@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
 from mopsjobs.app.early_ends import early_end_text
-from mopsjobs.app.engine_watch import EngineWatch, wait_of, warning_of
+from mopsjobs.app.engine_watch import EngineWatch, missing_reason, wait_of, warning_of
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.app.find_job import FoundJob, find_state, read_family_of
 from mopsjobs.app.job_tasks import mirror_failures
@@ -267,7 +267,7 @@ class WatchedJobs:
         self._line = line
         self._registry = app.registry
         self._last: dict[str, JobState | None] = dict.fromkeys(names)
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str | None]] = set()
         self._engines = EngineWatch(app, out)
 
     @property
@@ -362,12 +362,14 @@ class WatchedJobs:
         return state
 
     def _warn(self, state: JobState, *, has_ended: bool) -> None:
-        """Warn once that a job may be stuck. The wait goes on, since only the record ends a job."""
-        if state.is_terminal or state.job_id in self._warned:
+        """Warn once for each reason that a job may be stuck. The wait goes on, since only the record ends a job."""
+        if state.is_terminal or (state.job_id, missing_reason(state)) in self._warned:
+            return
+        if not self._engines.knows(state):  # its cluster may hold it
             return
         why = warning_of(state, self._app.now().timestamp(), has_ended=has_ended)
         if why is not None:
-            self._warned.add(state.job_id)
+            self._warned.add((state.job_id, missing_reason(state)))
             self._out.warn(strip_control_characters(f"{state.job_id}: {why}"))
 
 

@@ -14,7 +14,7 @@ from mopsjobs.engines.base import kubernetes_name
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.foreign_values import NOT_FINITE, finite
 from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState, JsonObject
-from mopsjobs.registry.notes import all_notes
+from mopsjobs.registry.notes import WAITS_FOR, all_notes
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
 from mopsjobs.registry.transitions import end_of, reported_steps
 from mopsjobs.registry.usage import has_hanging_task, job_forecast, usage_json
@@ -284,7 +284,7 @@ def _job_columns(state: JobState) -> JobColumns:
     since = next((step["at"] for step in reversed(state.transitions) if step["status"] == state.status), None)
     suspect = state.metadata.get("suspect")
     reason = suspect.get("reason") if isinstance(suspect, Mapping) else None
-    heartbeat = _last_sign_of_life(state)
+    heartbeat = last_sign_of_life(state)
     if state.is_terminal:
         ended = parse_time(end_of(state)).timestamp()
     return (
@@ -333,11 +333,14 @@ def _start(state: JobState, history: Sequence[tuple[JsonObject, bool]]) -> tuple
     return None, is_ours and history[-1][0]["status"] == state.status
 
 
-def _last_sign_of_life(state: JobState) -> float | None:
+def last_sign_of_life(state: JobState) -> float | None:
     """Return when the runner of a job last gave a sign of life; None if it need not give any.
 
     A runner that is a process of the launching machine reports within seconds. So the launch counts as a sign of life.
+    While a job waits on its cluster, such as one that is suspended, it has no runner. A report drops what it waits for.
     """
+    if state.metadata.get(WAITS_FOR) is not None and state.engine not in LOCAL_ENGINES:
+        return None
     if state.heartbeat_at is not None:
         return parse_time(state.heartbeat_at).timestamp()
     is_launched = state.status == JobStatus.SCHEDULED and state.engine in LOCAL_ENGINES and "bundle" in state.metadata

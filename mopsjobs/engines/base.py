@@ -94,6 +94,8 @@ class EngineState(NamedTuple):
     """Whether a pending job needs help. A job that only waits for its turn needs none."""
     lost: tuple[ShardEnd, ...] = ()
     """The shards of a failed job that ended before their tasks."""
+    started_at: datetime | None = None
+    """When the newest runner of a running job began, if the engine was asked; it need not have reported yet."""
 
     @property
     def may_be_at_work(self) -> bool:

@@ -12,7 +12,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.submission.shard_drop import ShardDrop
 from support.cli import Cli, Remote, add
-from support.engines import FAILED, NO_IMAGE, RUNNING, Cluster, add_kubernetes_job, answer_for_all
+from support.engines import FAILED, GONE, NO_IMAGE, RUNNING, SUSPENDED, Cluster, add_kubernetes_job, answer_for_all
 from support.ledgers import add_job
 from support.runs import sets_of
 
@@ -89,3 +89,43 @@ def test_without_an_answer_status_shows_the_record(
     ran = cli.ok("status", "a", *flags)
     assert (str(error) in ran.err) == is_told
     assert any("scheduled" in line for line in ran.lines)
+
+
+def test_status_says_that_the_cluster_refuses(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:
+    """A token that is not accepted, or a role that lacks a verb: the words, and the state of the record."""
+    add_kubernetes_job(jobs, "scheduled")
+    cli.clock.advance(minutes=5)
+    cli.env["KUBECONFIG"] = "config"
+    cluster.says = EngineAccessError("The cluster at https://k does not accept the credentials: Unauthorized.")
+    ran = cli.ok("status", "a")
+    assert f"The kubernetes engine cannot be asked about a: {cluster.says} See: mops-jobs reconcile a" in ran.err
+    assert any("scheduled" in line for line in ran.lines)
+
+
+def test_a_job_that_its_cluster_suspended_is_not_taken_for_silent(
+    cli: Cli, jobs: JobRegistry, cluster: Cluster
+) -> None:
+    """`status` asks, as long as the job waits, and no view advises to resume it."""
+    add_kubernetes_job(jobs, "running")
+    jobs.report_shard("a", 0, 1, ShardReport(0, 0))
+    cluster.says = SUSPENDED
+    cli.clock.advance(minutes=3)
+    waited = cli("wait", "a", "--timeout", "2m").err
+    assert "a: running, waits for Suspended: the Job is suspended by kubectl-patch" in waited
+    assert "resume" not in waited
+    ran = cli.ok("status", "a")
+    assert "Waits for  Suspended: the Job is suspended by kubectl-patch" in ran.lines
+    assert "suspect" not in ran.out
+    assert cli.ok("list", "--stuck", "-q").lines == []
+    cluster.says = GONE
+    assert "suspect: k8s_job_missing" in cli.ok("status", "a").out
+
+
+def test_a_wait_tells_a_truer_reason(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:
+    """The Job of a silent runner is deleted: first its silence is told, then that its cluster lacks it, each once."""
+    add_kubernetes_job(jobs, "running")
+    jobs.report_shard("a", 0, 1, ShardReport(0, 0))
+    cluster.says = GONE
+    said = cli("wait", "a", "--timeout", "5m").err
+    assert said.count("no heartbeat for 1m") == 1
+    assert said.count("suspect (k8s_job_missing). If its runner is gone: mops-jobs resume a") == 1

@@ -363,4 +363,4 @@ def test_the_command_for_a_silent_job_is_quoted(cli: Cli, remote: Remote) -> Non
     """The id of a record is one word of the command line that `wait` prints, whatever is in it."""
     name = "a; id"
     remote.put(key(name), foreign(name, heartbeat_at="2026-03-01T11:00:00Z"))
-    assert "gone: mops-jobs resume 'a; id'\n" in cli("wait", name, "--timeout", "1s").err
+    assert "gone: mops-jobs resume 'a; id'\n" in cli("wait", name, "--timeout", "1m").err

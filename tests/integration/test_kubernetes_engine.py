@@ -13,13 +13,14 @@ import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mopsjobs.engines import ENGINES, open_engine
-from mopsjobs.engines.base import Launch, RefusedError
+from mopsjobs.engines.base import EngineState, Launch, RefusedError
 from mopsjobs.engines.kubernetes import client as k8s_client
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine, kubectl_for
 from mopsjobs.engines.kubernetes.logs import MAX_FAILURES
@@ -27,7 +28,8 @@ from mopsjobs.engines.kubernetes.manifest import preview_manifest
 from mopsjobs.engines.kubernetes.sign_in import SIGN_IN_SECONDS
 from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
-from support.cli import Clock
+from mopsjobs.utils.times import record_time
+from support.cli import START, Clock
 from support.kubernetes import EVENTS, JOBS, Api, kubeconfig, lines, log_path
 from support.runs import PATIENCE
 
@@ -339,6 +341,33 @@ def test_a_pod_that_was_killed_for_its_memory_is_told_of(engine: KubernetesEngin
     api.put_job(status={**_condition("Failed", reason="FailedIndexes"), "failedIndexes": "0-1"})
     shards = "shard 0 FailedIndexes, shard 1 Error (exit code 4)"
     assert engine.state(RECORD)[1:3] == ("OOMKilled", f"{detail}: {shards}")
+
+
+def test_an_image_without_the_command_is_told_of(engine: KubernetesEngine, api: Api) -> None:
+    """If no shard could start: then there is no log. If others failed otherwise, theirs says why."""
+    ended = {"state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: not found"}}}
+    container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **ended}
+    api.put_pod(0, "Failed", containerStatuses=[container])
+    api.put_job(status={**_condition("Failed", "FailedIndexes", "Job has failed indexes"), "failedIndexes": "0"})
+    detail = "Job has failed indexes: shard 0 StartError (exit code 128: exec: not found)"
+    assert engine.state(RECORD)[1:3] == ("StartError", detail)
+    exited = {"state": {"terminated": {"exitCode": 4, "reason": "Error"}}}
+    api.put_pod(1, "Failed", containerStatuses=[{**container, **exited}])
+    assert engine.state(RECORD).reason == "FailedIndexes"
+
+
+def test_the_start_of_the_newest_pod_is_told(engine: KubernetesEngine, api: Api) -> None:
+    """If the record is silent: the pod that replaces another one has not reported yet. Pods that ended do not count."""
+    for age, minute in ((1, 20), (0, 30)):
+        running = {"running": {"startedAt": f"2026-03-01T12:{minute}:00Z"}}
+        container = {"name": "runner", "image": "i", "imageID": "", "ready": True, "restartCount": 0, "state": running}
+        api.put_pod(0, "Failed" if age else "Running", age=age, containerStatuses=[container])
+    api.put_job(status={"active": 1, "ready": 1})
+    silent = {**RECORD, "heartbeat_at": record_time(START - timedelta(minutes=1))}
+    started = engine.state(silent).started_at
+    assert started is not None
+    assert started.strftime("%H:%M") == "12:30"
+    assert engine.state({**RECORD, "heartbeat_at": record_time(START)}) == EngineState("running")
 
 
 def test_a_pod_that_cannot_start_says_why(engine: KubernetesEngine, api: Api) -> None:

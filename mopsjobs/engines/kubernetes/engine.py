@@ -40,11 +40,18 @@ from mopsjobs.engines.kubernetes.manifest import (
     job_name,
     kubectl,
 )
-from mopsjobs.engines.kubernetes.pods import container_starts, has_ended, memory_problem, open_shards, pod_problem
+from mopsjobs.engines.kubernetes.pods import (
+    START_ERROR,
+    container_starts,
+    has_ended,
+    memory_problem,
+    open_shards,
+    pod_problem,
+)
 from mopsjobs.engines.kubernetes.suspension import SUSPENDED, why_suspended
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for
 from mopsjobs.errors import EngineAccessError, EnginePlaceError, EngineUnavailableError, shorten
-from mopsjobs.utils.times import utc_now
+from mopsjobs.utils.times import parse_time, utc_now
 
 if TYPE_CHECKING:
     from lightkube.models.batch_v1 import JobCondition, JobStatus
@@ -60,6 +67,9 @@ CONTEXT_FIELD = NOTE_PREFIXES["kubernetes"] + "context"
 """The metadata field with the context that a job was launched with."""
 
 BACKOFF_FIELD = "spec.backoffLimitPerIndex"
+
+SILENT_SECONDS = 30.0
+"""A record without a heartbeat for longer may be that of a runner whose pod was replaced."""
 
 MAX_SHOWN_FIELDS = 5
 """Fields that a warning names, at most."""
@@ -254,23 +264,27 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust, now: datet
         with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
             pods = cluster.pods(namespace, name)
             lost = lost_shards(k8s_job.status, pods)
+            if lost and {shard.reason for shard in lost} == {START_ERROR}:  # of no pod there is a log
+                end = end._replace(reason=START_ERROR)
             numbers = {shard.shard for shard in lost} or open_shards(pods)  # other shards have not ended the Job
             problem = memory_problem(pod for pod in pods if shard_of(pod) in numbers)
             end = end if problem is None else EngineState("failed", *problem)
             return with_lost_shards(end, lost)
-    return end or _active_state(cluster, k8s_job, k8s_job.status, (namespace, name), now)
+    heartbeat = job.get("heartbeat_at")
+    is_silent = heartbeat is not None and (now - parse_time(str(heartbeat))).total_seconds() > SILENT_SECONDS
+    return end or _active_state(cluster, k8s_job, k8s_job.status, (namespace, name), now, is_silent=is_silent)
 
 
 def _active_state(
-    cluster: Cluster, k8s_job: Job, status: JobStatus, place: tuple[str, str], now: datetime
+    cluster: Cluster, k8s_job: Job, status: JobStatus, place: tuple[str, str], now: datetime, *, is_silent: bool
 ) -> EngineState:
-    """Return the state of a Job that has not ended."""
+    """Return the state of a Job that has not ended. Of one whose record is silent, the pods are listed in any case."""
     namespace, name = place
     if k8s_job.spec is not None and k8s_job.spec.suspend:
         return EngineState("pending", SUSPENDED, why_suspended(cluster, k8s_job, namespace))
     # Active pods may still wait for a node or an image. Only old clusters do not count the ready ones.
     is_running = bool(status.active if status.ready is None else status.ready)
-    if is_running and not status.failed:
+    if is_running and not status.failed and not is_silent:
         return EngineState("running")
     if not is_running and (target := _true_conditions(status).get("FailureTarget")) is not None:
         detail = f"{(target.message or 'the Job fails').rstrip('.')}; it ends when its pods have stopped"
@@ -278,7 +292,8 @@ def _active_state(
     pods = cluster.pods(namespace, name)
     problem = pod_problem(pods, is_running=is_running, now=now)
     if is_running:
-        return EngineState("running", *problem)
+        starts = [moment for pod in pods if not has_ended(pod) for moment in container_starts(pod)]
+        return EngineState("running", *problem, started_at=max(starts, default=None))
     with contextlib.suppress(EngineAccessError):  # a role may not permit to read events
         problem = _problem_in_events(cluster, namespace, name, pods, problem[0]) or problem
     if problem[0] is None and (failed := lost_shards(status, pods)):

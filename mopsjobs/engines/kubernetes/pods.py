@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 OOM_KILLED = "OOMKilled"
 """The reason of Kubernetes for the end of a container that the kernel killed for its memory. Its exit code is 137."""
 
+START_ERROR = "StartError"
+"""The reason of Kubernetes for a container whose command could not be started. It has no log."""
+
 EVICTED = "Evicted"
 
 NO_PODS = "NoPods"

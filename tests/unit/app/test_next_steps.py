@@ -18,6 +18,8 @@ SUBMITTED = {"metadata": {"bundle": "sha256:" + "0" * 64}}
     [
         ("failed", 2, "INCOMPLETE", "mops-jobs failures a"),
         ("failed", 0, "MODEL", "mops-jobs logs a"),
+        ("failed", 0, "FailedIndexes", "mops-jobs logs a"),
+        ("failed", 0, "StartError", "mops-jobs resume a --image IMAGE"),
         ("failed", None, "STORE", "mops-jobs resume a"),
         ("partial", 1, "INCOMPLETE", "mops-jobs failures a"),
         ("partial", 0, "INCOMPLETE", "mops-jobs resume a"),

@@ -104,6 +104,10 @@ def _record(
     )  # fmt: skip
 
 
+def _ago(seconds: float) -> datetime:
+    return START - timedelta(seconds=seconds)
+
+
 DECISIONS: list[tuple[JobState, EngineState, str, str | None]] = [
     *[(_record(status), COMPLETE, "validate", None) for status in ACTIVE],
     *[(_record(status), FAILED, "validate", "BackoffLimitExceeded") for status in ACTIVE],
@@ -136,6 +140,10 @@ DECISIONS: list[tuple[JobState, EngineState, str, str | None]] = [
     (_record("running", heartbeat=90), RUNNING, "suspect", "no_update"),
     (_record("running"), RUNNING, "nothing", None),
     (_record("running", heartbeat=30), RUNNING, "nothing", None),
+    (_record("running", heartbeat=90), RUNNING._replace(started_at=_ago(10)), "clear", None),
+    (_record("running", heartbeat=90, suspect="no_update"), RUNNING._replace(started_at=START), "clear", None),
+    (_record("running", heartbeat=90), RUNNING._replace(started_at=_ago(80)), "suspect", "no_update"),
+    (_record("running", heartbeat=9), RUNNING._replace(started_at=_ago(10)), "nothing", None),
     (_record("running", heartbeat=30, suspect="pod_gone"), RUNNING, "clear", None),
     (_record("scheduled", suspect="pod_gone"), PENDING, "clear", None),
     (_record("running", heartbeat=30, suspect=MISSING), GONE, "nothing", None),
@@ -313,6 +321,47 @@ def test_a_mark_keeps_its_time_and_goes_when_all_is_well(registry: JobRegistry, 
     well = _reconcile(registry, clock, RUNNING)
     assert well.status == "running"
     assert dict(well.metadata) == {"model": "seir", "suspect": None}
+
+
+def test_the_start_of_another_pod_is_a_sign_of_life(registry: JobRegistry, clock: Clock) -> None:
+    """In each view, since the record has it. The next report of the runner brings a later one."""
+    add_kubernetes_job(registry, "running")
+    registry.report_shard("a", 0, 1, ShardReport(0, 0))
+    clock.advance(minutes=2)
+    assert job_json_from_state(state_of(registry), now=clock.now().timestamp())["suspect"] == "no_update"
+    after = _reconcile(registry, clock, RUNNING._replace(started_at=clock.now() - timedelta(seconds=5)))
+    assert job_json_from_state(after, now=clock.now().timestamp())["suspect"] is None
+    clock.advance(minutes=2)
+    assert job_json_from_state(after, now=clock.now().timestamp())["suspect"] == "no_update"
+
+
+def test_a_job_that_its_cluster_holds_is_not_silent(registry: JobRegistry, clock: Clock) -> None:
+    """It has no runner that could report. When it has one again, silence counts as before."""
+    add_kubernetes_job(registry, "running")
+    registry.report_shard("a", 0, 1, ShardReport(0, 0))
+    clock.advance(minutes=2)
+    after = _reconcile(registry, clock, SUSPENDED)
+    assert job_json_from_state(after, now=clock.now().timestamp())["suspect"] is None
+    registry.report_shard("a", 0, 1, ShardReport(0, 0))
+    clock.advance(minutes=2)
+    assert job_json_from_state(state_of(registry), now=clock.now().timestamp())["suspect"] == "no_update"
+
+
+def test_a_launch_that_the_cluster_never_took_is_ended(registry: JobRegistry, clock: Clock) -> None:
+    """Once no request of it can be under way, also of a launch that is repeated. `resume` then starts a child."""
+    add_kubernetes_job(registry, "submitting", metadata={"bundle": "b"})
+    _manifest(registry, "a", 0)
+    clock.advance(seconds=100)
+    assert _reconcile(registry, clock, GONE).status == "submitting"
+    registry.update_fields("a", metadata={"k8s_image": "i:2"})
+    clock.advance(seconds=100)
+    assert _reconcile(registry, clock, GONE).status == "submitting"
+    clock.advance(seconds=121)
+    ended = _reconcile(registry, clock, GONE)
+    assert (ended.status, ended.error_code) == ("failed", "LAUNCH")
+    assert "the cluster did not answer the launch, and there is no Job a in namespace models" in str(
+        ended.error_message
+    )
 
 
 def test_a_job_that_somebody_ends_meanwhile_is_no_error(registry: JobRegistry, clock: Clock) -> None:
