@@ -19,6 +19,7 @@ from mopsjobs.app.find_job import find_state
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_tasks import JobTasks, find_lineage, mirror_ledger, never_mirrored_error
 from mopsjobs.cache.job_json import reused_tasks
+from mopsjobs.cache.queries.task_ends import count_lost
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery
 from mopsjobs.cache.sync.scalars import (
@@ -87,14 +88,15 @@ class ResultsTable:
         families: Sequence[Sequence[Member]],
         reader: ScalarReader,
         collected: CollectedScalars,
-        simulations: Simulations | None = None,
+        simulations: Simulations | None,
+        tasks_lost: int,
     ) -> None:
-        """Learn the columns, and collect the scalars."""
+        """Learn the columns, and collect the scalars. `tasks_lost` counts reused tasks without outputs."""
         self._families = families
         self._collected = collected
         self._reader = reader
         self._parameter_kinds: dict[str, set[str]] = {}
-        self._tasks_lost = 0
+        self._tasks_lost = tasks_lost
         self.simulations = simulations
         """None if no task of the jobs repeats an earlier one."""
         self.left_out = 0
@@ -348,12 +350,21 @@ def read_results_table(
             reader = ScalarReader(connection, (lambda: app.store) if is_readable else None, collected, on_progress)
             reader.chunk_problems += problems
             may_repeat = any(member.tasks.has_duplicates for family in members for member in family)
-            return view(ResultsTable(members, reader, collected, Simulations(database) if may_repeat else None))
+            simulations = Simulations(database) if may_repeat else None
+            lost = sum(_count_lost(connection, family[0]) for family in members)
+            return view(ResultsTable(members, reader, collected, simulations, lost))
 
     result = app.cache.read_cached(lambda connection: [view_cache(connection)])
     if result is None:
         raise never_mirrored_error(families[0][0].job_id)
     return result[0]
+
+
+def _count_lost(connection: sqlite3.Connection, newest: Member) -> int:
+    """Count the reused tasks that the newest job of a family has lost. If it succeeded, the rows tell that."""
+    job = newest.job.job
+    may_lose = job["status"] != JobStatus.SUCCEEDED and bool(reused_tasks(job)[0])
+    return count_lost(connection, newest.job.job_id) if may_lose else 0
 
 
 def _mirror_scalars(job_id: str, app: App) -> list[tuple[str, str]]:

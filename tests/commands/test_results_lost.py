@@ -89,6 +89,28 @@ def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: Jo
     assert results.problems == ["The outputs of 2 tasks are gone, with their values."]
 
 
+def test_a_partial_job_tells_reused_tasks_that_are_lost(cli: Cli, remote: Remote) -> None:
+    """Beside a task that failed, and has no outputs to lose."""
+    jobs = remote.jobs
+    source = add_job(jobs, "source", SETS[:2])
+    _leave_results(jobs, source, 0, 1)
+    jobs.finalize_job("source", "succeeded")
+    job = add_job(jobs, "job", [*SETS, {"x": 3}], reused=(Reuse("source", BUNDLE, ((0, 2),)),))
+    Ledger(jobs.store, "job")(attempt(2, output_bytes=8), attempt(3, "failed"))
+    leave_output(jobs, job, 2, y=2)
+    cli("validate", "job")
+    cli.clock.advance(minutes=5)
+    assert "lost" not in cli.ok("status", "job", "--refresh").out
+    assert cli.ok("results", "job", "--table", "-").err.startswith("4 rows")
+    _lose(jobs, results_prefix("source"))
+    _lose(jobs, "ledger/source/")
+    assert cli("validate", "job").code == 7
+    assert [row["status"] for row in _rows(cli)] == ["missing", "missing", "succeeded", "failed"]
+    assert [row["n"] for row in _rows(cli, "--mean")] == ["0", "0", "1", "0"]
+    assert "3 verified, 1 missing" in (text := cli.ok("status", "job").out)
+    assert "; 2 tasks lost outputs since" in text
+
+
 def test_a_table_looks_for_outputs_that_no_chunk_has(cli: Cli, reusing: JobRegistry) -> None:
     """The cache has a reused task as succeeded, and no view has looked at its outputs since they were lost."""
     cli.ok("tasks", "job")

@@ -39,12 +39,15 @@ def output_sizes(connection: sqlite3.Connection, job_id: str) -> dict[tuple[str,
 
 
 def count_lost(connection: sqlite3.Connection, job_id: str) -> int:
-    """Count the tasks of a job that neither an attempt nor outputs call ended, if its ledger is complete."""
+    """Count the tasks that were complete at the end of a job, and that its complete ledger does not call succeeded.
+
+    No attempt tells the end of a reused task. Without its outputs, it is missing.
+    """
     sql = (
-        "SELECT tasks_total - (SELECT count(*) FROM task WHERE job_id = ?1) FROM ledger"
-        " WHERE job_id = ?1 AND is_complete"
+        "SELECT tasks_completed - (SELECT count(*) FROM task WHERE job_id = ?1 AND outcome = ?2)"
+        " FROM ledger CROSS JOIN job USING (job_id) WHERE job_id = ?1 AND is_complete AND NOT is_active"
     )
-    row = connection.execute(sql, (job_id,)).fetchone()
+    row = connection.execute(sql, (job_id, str(Outcome.SUCCEEDED))).fetchone()
     repeated = len(find_duplicates(connection, job_id)) if row is not None and row[0] else 0
     return 0 if row is None else max(0, int(row[0]) - repeated)
 

@@ -34,7 +34,6 @@ from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_UNREACHABLE
-from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.text import describe_duplicates, pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
@@ -207,8 +206,8 @@ def _member(member: Member) -> Line:
 
 
 def _lost_text(job: Job, app: App) -> str | None:
-    """Return how many reused tasks of a job that succeeded have lost their outputs, as a later view has found."""
-    if job["status"] != JobStatus.SUCCEEDED or not reused_tasks(job)[0]:
+    """Return how many reused tasks of an ended job have lost their outputs, as a later view has found."""
+    if job["is_active"] or not reused_tasks(job)[0]:
         return None
     from mopsjobs.cache.queries.task_ends import count_lost  # here: few jobs reuse tasks
 
