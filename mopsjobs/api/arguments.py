@@ -155,6 +155,16 @@ def check_limit(limit: Any) -> int:
     return int(limit)
 
 
+def check_texts(**arguments: object) -> None:
+    """Refuse arguments, by their names, that are neither a text nor None.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    for name, value in arguments.items():
+        require(value is None or isinstance(value, str), name, value, "a text")
+
+
 def policy_of(freshness: Freshness, method: Callable[..., object]) -> FreshnessPolicy:
     """Return the policy for these arguments of a method.
 
@@ -256,10 +266,13 @@ def choices_text(choices: Choices | None) -> str | None:
     """
     if choices is None or isinstance(choices, str):
         return choices
-    given: Any = choices
-    names = list(given) if isinstance(given, Iterable) else [given]
-    require(all(isinstance(name, str) for name in names), "choice", choices, "a text, or a list of texts")
-    return ",".join(names)
+    return ",".join(_texts(choices, "choice"))
+
+
+def _texts(given: Any, name: str) -> list[str]:
+    texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    require(all(isinstance(text, str) for text in texts), name, given, "a text, or a list of texts")
+    return texts
 
 
 def task_query(status: Choices | None, param: Choices, sort: str | None) -> TaskQuery:
@@ -277,7 +290,8 @@ def task_query(status: Choices | None, param: Choices, sort: str | None) -> Task
     )
     from mopsjobs.cache.queries.tasks import TaskQuery
 
-    conditions = tuple(parse_condition(text) for text in ([param] if isinstance(param, str) else param))
+    conditions = tuple(parse_condition(text) for text in _texts(param, "param"))
+    check_texts(sort=sort)
     check_count(conditions)
     order = Order() if sort is None else parse_order(sort)
     statuses = choices_text(status)

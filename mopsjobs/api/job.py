@@ -13,10 +13,12 @@ from mopsjobs.api.arguments import (
     Freshness,
     RunnerOptions,
     check_limit,
+    check_texts,
     choices_text,
     labels_to_set,
     launch_options,
     policy_of,
+    require,
     seconds_of,
     task_query,
     task_set,
@@ -228,6 +230,8 @@ class Job:
         """
         from mopsjobs.app.log_source import LogRequest, read_logs
 
+        check_texts(grep=grep)
+        require(tail is None or isinstance(tail, int), "tail", tail, "a number of lines")
         lines: list[str] = []
         request = LogRequest(
             job=self.id,
@@ -323,6 +327,7 @@ class Job:
             UsageError: if the text is empty or too long.
             StoreError: if the registry cannot be written.
         """
+        require(isinstance(text, str), "note", text, "a text")
         return self._live(self._app.registry.add_note(self.id, text))
 
     def label(self, labels: Mapping[str, object] | None = None, *, remove: Iterable[str] = ()) -> JobInfo:

@@ -19,6 +19,7 @@ from mopsjobs.api.arguments import (
     Labels,
     RunnerOptions,
     check_limit,
+    check_texts,
     choices_text,
     label_texts,
     labels_to_set,
@@ -207,6 +208,7 @@ class Registry:
         from mopsjobs.cache.queries import jobs as job_queries
 
         app, limit = self.app, check_limit(limit)
+        check_texts(since=since, until=until, name=name, match=match, sort=sort)
         now = app.now()
         chosen = job_filter(
             now, status=choices_text(status), label=label_texts(label), hours=hours, since=since, until=until,
