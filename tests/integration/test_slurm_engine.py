@@ -321,3 +321,15 @@ def test_a_requeued_shard_with_a_drop_runs_no_task_again(lab: Lab, local_store: 
     assert lab.run("wait", "job")[0] == 0
     assert len(results(local_store, "job")) == 3
     assert calls(lab.calls)[0] == 1
+
+
+def test_doctor_names_a_wrong_partition_before_a_submission(lab: Lab) -> None:
+    """By a test of sbatch, which submits nothing."""
+    ran = lab.cli("doctor", "--engine", "slurm", "--partition", "nowhere", "--json")
+    partitions, launch = ran.json["checks"][-2:]
+    assert (partitions["state"], launch["state"]) == ("ok", "fail")
+    assert "invalid partition" in launch["detail"]
+    name = partitions["detail"].partition(" ")[0]
+    assert name in launch["fix"]
+    right = lab.cli("doctor", "--engine", "slurm", "--partition", name, "--json").json["checks"][-1]
+    assert (right["state"], right["detail"]) == ("ok", f"Slurm takes a job with --partition={name} (test only)")

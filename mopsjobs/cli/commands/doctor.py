@@ -11,7 +11,8 @@ from mopsjobs.app.network_check import check_network
 from mopsjobs.app.store_size import StoreSize
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
-from mopsjobs.errors import command_line
+from mopsjobs.engines import CLUSTER_ENGINES
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.times import json_time
 
 HELP = "check configuration, registry and cache, with a fix for each problem"
@@ -24,6 +25,7 @@ DESCRIPTION = (
 EXAMPLES = (
     "mops-jobs doctor",
     "mops-jobs doctor --network",
+    "mops-jobs doctor --engine kubernetes",
     "mops-jobs doctor --json | jq '.checks[] | select(.state != \"ok\")'",
 )
 
@@ -45,14 +47,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure the line to the registry, and estimate a full mirror",
     )
+    parser.add_argument(
+        "--engine",
+        choices=CLUSTER_ENGINES,
+        help="check also that this user can run jobs on a cluster; nothing is created",
+    )
+    parser.add_argument(
+        "--namespace", metavar="NAME", help="the namespace of the cluster (default: that of the kubeconfig)"
+    )
+    parser.add_argument(
+        "--partition", metavar="NAME", help="the partition of Slurm to check (default: that of the cluster)"
+    )
+    parser.add_argument("--account", metavar="NAME", help="the account of Slurm to check (default: that of the user)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Check everything."""
+    for name, engine in (("namespace", "kubernetes"), ("partition", "slurm"), ("account", "slurm")):
+        if getattr(args, name) is not None and args.engine != engine:
+            raise UsageError(f"--{name} has no effect without --engine {engine}.")
     diagnosis = run_checks(app)
     if (conditions := check_conditions(diagnosis)) is not None:
         diagnosis.results.append(conditions)
+    if args.engine == "kubernetes":
+        from mopsjobs.app.engine_checks import check_kubernetes  # here: the other checks need no client of clusters
+
+        diagnosis.results += check_kubernetes(app, args.namespace)
+    elif args.engine == "slurm":
+        from mopsjobs.app.engine_checks import check_slurm_launch
+
+        diagnosis.results += check_slurm_launch(app.env, args.partition, args.account)
     if args.network:
         diagnosis.results.append(check_network(diagnosis))
     problems, exit_code = diagnosis.problems or [], diagnosis.exit_code

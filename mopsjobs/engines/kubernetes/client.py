@@ -148,6 +148,19 @@ class Cluster:
             return False
         return True
 
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+        """Return the JSON document and the headers of a response."""
+        with self._translate_errors():
+            session = self._client._client._client  # noqa: SLF001 - the library returns no headers
+            response = session.request(method, path, json=body)
+            response.raise_for_status()
+            document = response.json()
+        if not isinstance(document, Mapping):
+            raise self._unexpected_response()
+        return document, response.headers
+
     def log(
         self, pod: Pod, container: str | None, *, follow: bool, tail: int | None, since: int | None
     ) -> Iterator[str | None]:
