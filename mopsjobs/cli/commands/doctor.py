@@ -23,7 +23,6 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "mops-jobs doctor",
     "mops-jobs doctor --network",
     "mops-jobs doctor --engine kubernetes",
     "mops-jobs doctor --json | jq '.checks[] | select(.state != \"ok\")'",
