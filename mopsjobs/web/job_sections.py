@@ -240,9 +240,9 @@ def notes(job: Job, now: float) -> list[dict[str, Any]]:
 
 
 def timeline(job: Job, now: float) -> dict[str, Any]:
-    """Return the history of a job: bars to scale, and each status with its duration.
+    """Return the history of a job: bars to scale, and each reported status with its duration.
 
-    A status that no program reported has no time. It shares a bar with the one before it.
+    A status that no program reported has no time and no row. It shares a bar with the one before it.
     """
     steps = job["transitions"]
     times = [None if (at := step_time(step)) is None else at.timestamp() for step in steps]
@@ -252,21 +252,15 @@ def timeline(job: Job, now: float) -> dict[str, Any]:
     began: float | None = None
     for step, begin, end in zip(steps, times, ends, strict=False):
         name = status(step["status"])
-        took = UNKNOWN if begin is None or end is None else human_duration(max(0.0, end - begin))
         is_end = step is steps[-1] and not job["is_active"]
-        rows.append(
-            {
-                "status": name,
-                "at": None if begin is None else whole_seconds(str(step["at"])),
-                "took": "" if is_end else took,
-            }
-        )
+        if begin is not None:
+            took = UNKNOWN if end is None else human_duration(max(0.0, end - begin))
+            rows.append({"status": name, "at": whole_seconds(str(step["at"])), "took": "" if is_end else took})
         began = begin if begin is not None else began
         names = [name] if begin is not None else [*names, name]
         if began is not None and end is not None:
             parts.append(_timeline_part(names, end - began))
-    known = [row["at"] for row in rows if row["at"] is not None]
-    return {"bars": svg.spans(parts), "rows": rows, "begin": known[0] if known else UNKNOWN}
+    return {"bars": svg.spans(parts), "rows": rows}
 
 
 def _timeline_part(names: Sequence[Status], seconds: float) -> tuple[str, float, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 WIDTH = 720.0
@@ -95,9 +95,3 @@ def grid(rows: int, columns: int = 1) -> str:
     across = (f"M0 {HEIGHT * row / rows:.1f}h{WIDTH:g}" for row in range(1, rows))
     down = (f"M{WIDTH * column / columns:.1f} 0v{HEIGHT:g}" for column in range(1, columns))
     return "".join([*across, *down])
-
-
-def area(values: Iterable[float], *, y_max: float) -> str:
-    """Return the area below a line that keeps each value until the next one: as many units wide as there are values."""
-    tops = (f"V{1 - value / (y_max or 1.0):.2f}h1" for value in values)
-    return f"M0 1{''.join(tops)}V1z"

@@ -64,8 +64,6 @@ def test_status_shows_all_there_is(cli: Cli) -> None:
         "Validation no out-3",
         "Timeline",
         "  2026-03-01 09:00:00Z  pending",
-        "  n/a                   submitting  (not reported)",
-        "  n/a                   scheduled  (not reported)",
         "  2026-03-01 09:50:00Z  running",
         "  2026-03-01 11:00:00Z  failed  (+1h 10m)",
     ]

@@ -55,7 +55,7 @@ def test_a_start_that_nothing_reported_has_no_time(cli: Cli, remote: Remote, sta
     lines = cli.ok("status", "theirs").lines
     assert "Queued     n/a" in lines
     assert "Ran        n/a" in lines
-    assert lines[-2:] == ["  n/a                   running  (not reported)", "  2026-03-01 22:00:00Z  succeeded"]
+    assert lines[-2:] == ["Timeline", "  2026-03-01 22:00:00Z  succeeded"]
 
 
 def test_a_label_after_the_end_leaves_the_time_of_the_end(cli: Cli, remote: Remote) -> None:

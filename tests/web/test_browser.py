@@ -61,8 +61,8 @@ def test_charts_show_weeks_and_lead_to_the_jobs(page: Page, cli: Cli) -> None:
     _history(cli)
     expect(page.locator("#jobs caption")).to_contain_text("70 jobs")
     page.get_by_role("navigation", name="Pages", exact=True).get_by_role("link", name="Charts").click()
-    expect(page.get_by_role("heading", level=2)).to_have_count(14)
-    expect(page.locator("main").get_by_role("group")).to_have_count(6)
+    expect(page.get_by_role("heading", level=2)).to_have_count(10)
+    expect(page.locator("main").get_by_role("group")).to_have_count(5)
     ended = page.get_by_role("region", name="Ended")
     expect(ended.locator(".keys")).to_contain_text("cancelled")
     assert ended.get_by_role("link").count() > 20

@@ -53,62 +53,45 @@ def test_charts_meet_the_rules_of_accessibility(window: Page, server: Server, ho
     assert read_axe(window) == []
 
 
-def test_a_bar_leads_to_its_job_without_a_script(browser: Browser, server: Server) -> None:
-    """A click on a bar opens the page of the job; one on a day lists the jobs that ended on it."""
+def test_a_day_leads_to_its_jobs_without_a_script(browser: Browser, server: Server) -> None:
+    """A click lists the jobs that ended on it."""
     with open_tab(browser, java_script_enabled=False) as page:
         page.goto(f"{server.url}/charts")
-        bar = page.locator(".gantt svg a[transform].failed").first
-        job_id = str(bar.get_attribute("data-key"))
-        bar.locator("rect").last.click()
-        expect(page.get_by_role("heading", level=1)).to_have_text(job_id)
-        page.go_back()
         page.get_by_role("region", name="Ended").locator("a path").nth(20).click()
         expect(page).to_have_url(re.compile("ended_since=.*&ended_until="))
         expect(page.locator("#jobs tbody tr").first).to_be_visible()
 
 
 def test_the_keyboard_passes_a_chart_in_two_steps(browser: Browser, server: Server) -> None:
-    """Each chart begins with a link to what follows it; a bar with the focus is outlined."""
+    """Each chart begins with a link to what follows it; a day with the focus is outlined."""
     with open_tab(browser) as page:
         page.goto(f"{server.url}/charts")
-        skip = page.locator(".gantt .skip")
-        page.get_by_role("link", name="Clear").focus()
+        skip = page.locator("#charts .skip").first
+        page.locator("#charts .pill").last.focus()
         page.keyboard.press("Tab")
         expect(skip).to_be_focused()
         expect(skip).to_be_in_viewport()
         page.keyboard.press("Tab")
         page.keyboard.press("Tab")
-        stroke = "getComputedStyle(document.activeElement.querySelector('rect')).stroke"
+        stroke = "getComputedStyle(document.activeElement.querySelector('path')).stroke"
         focused, plain = (
             page.evaluate(stroke),
-            page.locator(".gantt svg a[transform] rect").last.evaluate("one => getComputedStyle(one).stroke"),
+            page.locator(".chart svg a path").last.evaluate("one => getComputedStyle(one).stroke"),
         )
         assert focused != plain
         skip.focus()
         page.keyboard.press("Enter")
         page.keyboard.press("Tab")
-        expect(page.locator("#after-gantt a").first).to_be_focused()
+        expect(page.get_by_role("link", name="Peak:").first).to_be_focused()
 
 
-def test_bars_are_seen_with_forced_colours(browser: Browser, server: Server) -> None:
-    """Bars keep the colours of their statuses, texts take those of the system, and axe-core finds nothing."""
+def test_charts_are_seen_with_forced_colours(browser: Browser, server: Server) -> None:
+    """Columns keep the colours of their statuses, texts take those of the system, and axe-core finds nothing."""
     with open_tab(browser, 390, forced_colors="active") as page:
         page.goto(f"{server.url}/charts")
         shoot(page, "charts-forced", full_page=True)
-        fills = page.locator(".gantt svg a rect").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
+        fills = page.locator(".chart path.fill").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
         assert len(set(fills)) >= 3
         canvas = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert canvas not in fills
         assert read_axe(page) == []
-
-
-def test_bars_stay_in_their_lanes_on_a_phone(browser: Browser, server: Server) -> None:
-    """The drawing shrinks with its window: texts keep their size, and bars stay above the line of times."""
-    with open_tab(browser, 390) as page:
-        page.goto(f"{server.url}/charts")
-        drawing = page.locator(".gantt > svg").bounding_box()
-        assert drawing is not None
-        assert drawing["x"] >= 0
-        assert drawing["x"] + drawing["width"] <= 390
-        size = page.locator(".gantt text.now").evaluate("one => parseFloat(getComputedStyle(one).fontSize)")
-        assert size >= 12

@@ -1,4 +1,4 @@
-"""Figures over the whole cache for charts: load over time, how jobs ended, how long they took, owners and labels.
+"""Figures over the whole cache for charts: load over time, how jobs ended, how long they took, and what owners used.
 
 Days are in UTC. All figures come from columns of the rows; no record is parsed.
 """
@@ -66,8 +66,8 @@ class Day(NamedTuple):
         return _failure_rate(self.ended.get("failed", 0), counted)
 
 
-class Group(NamedTuple):
-    """The jobs of an owner, or with a label, and what they used."""
+class Owner(NamedTuple):
+    """The jobs of an owner, and what they used."""
 
     name: str
     jobs: int
@@ -115,17 +115,13 @@ def charted_jobs(connection: sqlite3.Connection, job_filter: Filter) -> Iterator
     connection.execute("PRAGMA temp_store = MEMORY")
     times = "status, is_active, owner, created_ts, started_ts, ended_ts, has_history"
     try:
-        connection.execute(
-            f"CREATE TEMP TABLE charted (id INTEGER PRIMARY KEY, job_id, {times}, {', '.join(ShardUsage._fields)},"
-            " is_measured)"
-        )
+        connection.execute(f"CREATE TEMP TABLE charted ({times}, {', '.join(ShardUsage._fields)}, is_measured)")
         selects = (
-            # `+`: by id, each row is appended, and labels find rows near to each other.
-            f"SELECT +rowid AS id, job_id, {times}, {found}, iif(usage IS NULL, NULL, 1) FROM main.job {index}"  # noqa: S608 - constant names
+            f"SELECT {times}, {found}, iif(usage IS NULL, NULL, 1) FROM main.job {index}"  # noqa: S608 - constant names
             f" WHERE {part} AND {condition}"
             for part in parts
         )
-        connection.execute(f"INSERT INTO charted {' UNION ALL '.join(selects)} ORDER BY id", values * len(parts))
+        connection.execute(f"INSERT INTO charted {' UNION ALL '.join(selects)}", values * len(parts))
         yield
     finally:
         connection.execute("DROP TABLE IF EXISTS temp.charted")
@@ -219,31 +215,13 @@ def total_usage(connection: sqlite3.Connection) -> UsageSum:
     return UsageSum(*connection.execute(sql).fetchone())
 
 
-_SUMS = (
-    "count(*) AS jobs, sum(is_active), sum(status = 'failed'), sum(status = 'cancelled'),"
-    f" count(is_measured) AS measured, {USAGE_SUMS}"
-)
-
-
-def by_owner(connection: sqlite3.Connection, *, limit: int) -> list[Group]:
+def by_owner(connection: sqlite3.Connection, *, limit: int) -> list[Owner]:
     """Return the owners with the most jobs, and those that used the most. Jobs without an owner have the empty name."""
-    owners = f"SELECT coalesce(owner, '') AS name, {_SUMS} FROM charted GROUP BY name"  # noqa: S608
-    return _top_groups(connection, owners, limit)
-
-
-def by_label(connection: sqlite3.Connection, *, limit: int) -> list[Group]:
-    """Return the labels, `key=value`, with the most jobs, and those whose jobs used the most."""
-    labels = (
-        # From the jobs to their labels: from labels to jobs, it would read those of all jobs.
-        f"SELECT label || '=' || value AS name, {_SUMS} FROM charted"  # noqa: S608 - constant names
-        " CROSS JOIN job_label USING (job_id) GROUP BY label, value"
+    owners = (
+        "SELECT coalesce(owner, '') AS name, count(*) AS jobs, sum(is_active), sum(status = 'failed'),"  # noqa: S608
+        f" sum(status = 'cancelled'), count(is_measured) AS measured, {USAGE_SUMS} FROM charted GROUP BY name"
     )
-    return _top_groups(connection, labels, limit)
-
-
-def _top_groups(connection: sqlite3.Connection, select: str, limit: int) -> list[Group]:
-    """Return the first groups of a SELECT by their jobs, and the first ones by what they used."""
     orders = ("jobs DESC, name", "measured > 0 DESC, cpu DESC, name")
-    tops = (f"SELECT * FROM (SELECT * FROM sums ORDER BY {order} LIMIT ?)" for order in orders)  # noqa: S608
-    sql = f"WITH sums AS MATERIALIZED ({select}) {' UNION '.join(tops)}"
-    return [Group(*row) for row in connection.execute(sql, (limit, limit))]
+    tops = (f"SELECT * FROM (SELECT * FROM owners ORDER BY {order} LIMIT ?)" for order in orders)  # noqa: S608
+    sql = f"WITH owners AS MATERIALIZED ({owners}) {' UNION '.join(tops)}"
+    return [Owner(*row) for row in connection.execute(sql, (limit, limit))]

@@ -232,19 +232,17 @@ def _outputs(job: Job) -> str | None:
 
 
 def _timeline(job: Job) -> list[Line]:
+    """Return each status that a program reported, with its time, and how long after the one before it."""
     steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
-    lines: list[Line] = [[style_text("Timeline", "bold")]] if steps else []
+    lines: list[Line] = []
     before = None
     for step in steps:
         at = step_time(step)
-        if at is None:
-            when, remark = UNKNOWN, "  (not reported)"
-        else:
-            when = f"{at:%Y-%m-%d %H:%M:%SZ}"
+        if at is not None:
             remark = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
-        lines.append([f"  {when:<20}  ", status_style(step["status"]), remark])
+            lines.append([f"  {at:%Y-%m-%d %H:%M:%SZ}  ", status_style(step["status"]), remark])
         before = at
-    return lines
+    return [[style_text("Timeline", "bold")], *lines] if lines else []
 
 
 def _annotations(job: Job) -> list[Line]:

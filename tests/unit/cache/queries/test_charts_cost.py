@@ -1,17 +1,17 @@
-"""What jobs used by owner and label, and the jobs of the last hours, against plain Python over the same jobs."""
+"""What the jobs of an owner used, and which jobs are counted, against plain Python over the same jobs."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from mopsjobs.cache.queries import charts, recent
+from mopsjobs.cache.queries import charts
 from mopsjobs.cache.queries.filters import Filter
 
 FIELDS = ("cpu_seconds", "task_seconds", "held_core_seconds", "max_rss_bytes")
@@ -63,13 +63,12 @@ def fill(cache: sqlite3.Connection, jobs: Sequence[Used]) -> None:
             cache.execute("INSERT INTO job_label VALUES ('exp', ?, ?)", (job.label, str(number)))
 
 
-def expected_groups(jobs: Sequence[Used], names: Sequence[str | None]) -> set[tuple[object, ...]]:
+def expected_owners(jobs: Sequence[Used]) -> set[tuple[object, ...]]:
     """Return name, jobs, active and failed ones, measured ones, and sums, by counting the jobs one by one."""
     members: dict[str, list[Used]] = defaultdict(list)
-    for name, job in zip(names, jobs, strict=True):
-        if name is not None:
-            members[name].append(job)
-    groups = set()
+    for job in jobs:
+        members[job.owner or ""].append(job)
+    owners = set()
     for name, some in members.items():
         known = [job.usage for job in some if job.usage is not None]
         columns = [[one for one in column if one is not None] for column in zip(*known, strict=True)] or [[]] * 4
@@ -78,51 +77,28 @@ def expected_groups(jobs: Sequence[Used], names: Sequence[str | None]) -> set[tu
         share = min(1.0, cpu / both) if cpu is not None and both else None
         active = sum(job.ended is None for job in some)
         peak = max(columns[3], default=None)
-        groups.add((name, len(some), active, len(some) - active, 0, len(known), cpu, task, held, share, peak))
-    return groups
+        owners.add((name, len(some), active, len(some) - active, 0, len(known), cpu, task, held, share, peak))
+    return owners
 
 
 @given(jobs=JOBS)
 @settings(max_examples=150)
-def test_sums_by_owner_and_label_are_exact(cache: sqlite3.Connection, jobs: list[Used]) -> None:
+def test_sums_by_owner_are_exact(cache: sqlite3.Connection, jobs: list[Used]) -> None:
     """Jobs without usage count as such, and a number that no job has is not 0."""
     fill(cache, jobs)
     with charts.charted_jobs(cache, Filter()):
-        owners, labels = (set(by(cache, limit=9)) for by in (charts.by_owner, charts.by_label))
+        owners = set(charts.by_owner(cache, limit=9))
         total = charts.total_usage(cache)
-    assert owners == expected_groups(jobs, [job.owner or "" for job in jobs])
-    assert labels == expected_groups(jobs, [None if job.label is None else f"exp={job.label}" for job in jobs])
+    assert owners == expected_owners(jobs)
     assert total.jobs == sum(job.usage is not None for job in jobs)
 
 
-def test_the_group_that_used_the_most_is_found_among_many(cache: sqlite3.Connection) -> None:
+def test_the_owner_who_used_the_most_is_found_among_many(cache: sqlite3.Connection) -> None:
     """Also if others have more jobs: a list of costs is not cut to the busiest owners."""
     few = [Used("one", None, 1, 2, 3, (900, 1000, 1000, 1))]
     fill(cache, [*few, *(Used(f"many-{number}", None, 1, 2, 3, None) for number in range(5) for _ in range(2))])
     with charts.charted_jobs(cache, Filter()):
-        assert "one" in {group.name for group in charts.by_owner(cache, limit=2)}
-
-
-@given(jobs=JOBS, since=st.integers(0, 40), length=st.integers(0, 20))
-@settings(max_examples=150)
-def test_recent_jobs_are_those_that_were_there(
-    cache: sqlite3.Connection, jobs: list[Used], since: int, length: int
-) -> None:
-    """Registered before the end of the window, and not ended before its begin; no time is before the one before it."""
-    fill(cache, jobs)
-    with charts.charted_jobs(cache, Filter()):
-        found = recent.recent_jobs(cache, since=since, until=since + length)
-    ids = recent.job_ids(cache, [job.row for some in found.values() for job in some])
-    there = {
-        (job.owner or "", str(number))
-        for number, job in enumerate(jobs)
-        if job.created <= since + length and (job.ended is None or job.ended >= since)
-    }
-    assert {(owner, ids[job.row]) for owner, some in found.items() for job in some} == there
-    for some in found.values():
-        for job in some:
-            times = [at for at in (job.created, job.started, job.ended) if at is not None]
-            assert times == sorted(times)
+        assert "one" in {owner.name for owner in charts.by_owner(cache, limit=2)}
 
 
 @given(jobs=JOBS, since=st.none() | st.integers(0, 60), owner=st.none() | st.just("ada"), has_label=st.booleans())
@@ -134,10 +110,10 @@ def test_charts_are_of_the_jobs_of_their_window(
     fill(cache, jobs)
     chosen = Filter(ended_since=since, owner=owner, labels=(("exp", "a"),) if has_label else ())
     with charts.charted_jobs(cache, chosen):
-        found = [job_id for (job_id,) in cache.execute("SELECT job_id FROM charted")]
-    assert sorted(found) == sorted(
-        str(number)
-        for number, job in enumerate(jobs)
+        found = cache.execute("SELECT owner, created_ts, started_ts, ended_ts FROM charted").fetchall()
+    assert Counter(found) == Counter(
+        (job.owner, job.created, job.started, job.ended)
+        for job in jobs
         if (since is None or job.ended is None or job.ended >= since)
         and (owner is None or job.owner == owner)
         and (not has_label or job.label == "a")
@@ -145,11 +121,11 @@ def test_charts_are_of_the_jobs_of_their_window(
 
 
 def test_charts_of_a_window_read_its_part_of_an_index(cache: sqlite3.Connection) -> None:
-    """A part for active jobs, and one for ended ones. Neither jobs that ended before nor labels of others are read."""
+    """A part for active jobs, and one for ended ones. Jobs that ended before are not read."""
     statements: list[str] = []
     cache.set_trace_callback(statements.append)
     with charts.charted_jobs(cache, Filter(ended_since=5.0)):
-        charts.by_label(cache, limit=9)
+        charts.by_owner(cache, limit=9)
         cache.set_trace_callback(None)
         plans = {
             row[3]
@@ -161,5 +137,4 @@ def test_charts_of_a_window_read_its_part_of_an_index(cache: sqlite3.Connection)
     assert {plan for plan in plans if "job" in plan} == {
         f"{index} (ended_ts=?)",
         f"{index} (ended_ts>?)",
-        "SEARCH job_label USING COVERING INDEX idx_job_label_job_id (job_id=?)",
     }
