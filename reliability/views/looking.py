@@ -207,7 +207,7 @@ class Views:
 def of_record(world: World, job_id: str, *, is_shown: bool) -> dict[str, Any]:
     """Return what the model states of a record."""
     job = world.jobs[job_id]
-    facts = job.record() | {"exit code": UNKNOWN if job.is_open else job.exit_code}
+    facts = job.record() | {"exit code": job.exit_code}
     if is_shown:
         facts["family"] = tuple(sorted(world.family(job_id)))
     return facts
@@ -218,8 +218,6 @@ def of_inside(world: World, name: str, job_id: str) -> dict[str, Any]:
     job = world.jobs[job_id]
     if job.study is None:
         return dict.fromkeys(("tasks", "failures", "rows", "means"), reading.NO_LEDGER) | {"outputs": ()}
-    if any(member.is_open for member in world.lineage(job_id)):
-        return {}
     rows = world.rows(job_id, name)
     tasks = tuple(sorted(world.ends(job, name).items()))
     is_whole = not any(world.is_deleted(owner, task) for task, (owner, _) in rows.items())

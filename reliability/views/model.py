@@ -17,10 +17,11 @@ NOT_FINISHED = 8
 
 SUCCEEDED = "succeeded"
 MISSING = "missing"
+LOST = "lost"
 UNKNOWN = None
 """A fact that the model leaves open. The views still have to agree on it."""
 
-ENDS_BY_MODE = {"ok": SUCCEEDED, "fail": "failed", "fail-once": "failed", "die-once": "died"}
+ENDS_BY_MODE = {"ok": SUCCEEDED, "gate": SUCCEEDED, "fail": "failed", "fail-once": "failed", "die-once": "died"}
 """How a task ends by the mode of its parameter set, as long as the study is not repaired."""
 
 
@@ -71,8 +72,6 @@ class Job:
     """The step in which it ended."""
     is_foreign: bool = False
     """Whether another program registered it, with a Job of Kubernetes."""
-    is_open: bool = False
-    """Whether a kill leaves open how many of its tasks are done."""
 
     @property
     def is_active(self) -> bool:
@@ -86,14 +85,12 @@ class Job:
 
     def record(self) -> dict[str, Any]:
         """Return what each view of the record has to show."""
-        counts = (self.status, self.total, self.completed, self.failed)
-        status, total, completed, failed = (UNKNOWN,) * 4 if self.is_open else counts
         return {
             "id": self.job_id,
-            "status": status,
-            "total": total,
-            "completed": completed,
-            "failed": failed,
+            "status": self.status,
+            "total": self.total,
+            "completed": self.completed,
+            "failed": self.failed,
             "labels": tuple(sorted(self.labels.items())),
             "note": self.note,
             "parent": self.parent,
@@ -176,14 +173,16 @@ class World:
         """Let tasks of a job end, and then the job."""
         assert job.study is not None
         is_repaired = job.study.name in self.repaired
-        job.ends |= {task: job.study.end(task, is_repaired=is_repaired) for task in tasks}
-        job.ends |= dict.fromkeys(deferred, MISSING)
-        ends = list(job.ends.values())
-        job.total = len(job.ends) + len(job.reused)
-        job.completed = ends.count(SUCCEEDED) + len(job.reused)
-        job.failed = len(ends) - ends.count(SUCCEEDED) - ends.count(MISSING)
-        is_complete = job.completed == job.total
-        job.status = SUCCEEDED if is_complete else "partial" if job.completed else "failed"
+        ends = {task: job.study.end(task, is_repaired=is_repaired) for task in tasks}
+        self.end(job, ends | dict.fromkeys(deferred, MISSING))
+
+    def end(self, job: Job, ends: dict[int, str]) -> None:
+        """Let a job end with its tasks."""
+        job.ends, last = ends, list(ends.values())
+        job.total = len(ends) + len(job.reused)
+        job.completed = last.count(SUCCEEDED) + len(job.reused)
+        job.failed = len(last) - last.count(SUCCEEDED) - last.count(MISSING)
+        job.status = SUCCEEDED if job.completed == job.total else "partial" if job.completed else "failed"
 
     # --- what follows ----------------------------------------------------------------------------------------------
 

@@ -54,8 +54,9 @@ class RecordActs(Actor):
             return False
         words, change = self._report(job)
         machine = self._machine()
-        if not job.is_active and not (words[0] == "update" and words[2] == job.status):
-            self._run(machine, words, EXIT_REFUSED)
+        if not job.is_active:  # the same end again changes nothing
+            is_same = words[0] == "update" and words[2] == job.status
+            self._run(machine, words, 0 if is_same else EXIT_REFUSED)
             return True
         self._run(machine, words, 0)
         change()
@@ -65,8 +66,8 @@ class RecordActs(Actor):
     def _report(self, job: Job) -> tuple[list[str], Callable[[], None]]:
         """Return the words of a report, and what it changes if the job has not ended."""
         if self._chance.random() < 0.5 or not job.is_active:
-            later = ORDER[ORDER.index(job.status) :] if job.is_active else ()
-            status = self._chance.choice([*(set(later) & {"running", "validating"}), *ENDS[:3]])
+            later = ORDER[max(3, ORDER.index(job.status)) :] if job.is_active else ()
+            status = self._chance.choice([*later, *ENDS[:3]])
             return ["update", job.job_id, status], lambda: setattr(job, "status", status)
         total = job.total or 10
         done = self._chance.randint(job.completed, total)
