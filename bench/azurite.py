@@ -65,6 +65,7 @@ def make_server(
     package: str = NEWEST,
     collects_garbage: bool = True,
     logs_requests: bool = False,
+    certificate: Path | None = None,
 ) -> node.NodeServer:
     """Return a server that is not started yet. What it prints goes to a file in `directory`.
 
@@ -76,6 +77,7 @@ def make_server(
         collects_garbage: whether it looks each ten minutes for content that no blob has any more. After some 100,000
             writes it does not answer for minutes then, and no setting switches that off.
         logs_requests: whether it prints a line per request.
+        certificate: a certificate with its key, for HTTPS and sign-in by tokens.
     """
     preload = None
     if not collects_garbage:
@@ -84,7 +86,8 @@ def make_server(
         preload.write_text(f"require({constants}).DEFAULT_GC_INTERVAL_MS = {2**31 - 1};\n", encoding="utf-8")
     env = {"AZURITE_ACCOUNTS": f"{account}:{key}"}
     quiet = () if logs_requests else ("--silent",)
-    arguments = (*ARGUMENTS, *quiet, *(_NEWEST_ARGUMENTS if package == NEWEST else ()))
+    tokens = ("--oauth", "basic", "--cert", str(certificate), "--key", str(certificate)) if certificate else ()
+    arguments = (*ARGUMENTS, *quiet, *tokens, *(_NEWEST_ARGUMENTS if package == NEWEST else ()))
     return node.NodeServer(package, "dist/src/blob/main.js", directory, arguments, env=env, preload=preload)
 
 

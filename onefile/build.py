@@ -1,9 +1,9 @@
-"""Build mops-jobs.pyz: one file that runs on every CPython from 3.11.
+"""Build mops-jobs.pyz: one file that runs on every CPython from 3.11, on every system and processor.
 
     python onefile/build.py [--output dist/mops-jobs.pyz] [--wheels build/wheels]
 
-The runtime lock names the packages. pip downloads them with checked hashes, for the oldest C library that the wheels
-support, not for the Python that builds. shiv packs them. The archive of shiv then goes as one stored member into an
+The runtime lock names the packages. pip downloads them with checked hashes, the same wheels whatever machine builds.
+Nothing compiled goes into the file. shiv packs the rest. The archive of shiv then goes as one stored member into an
 envelope with other start-up code. To open an archive of 700 members costs 5 ms at each start, and one of six costs
 nothing. The bootstrap of shiv costs another 20 ms. `unzip -p mops-jobs.pyz app.pyz` prints shiv's own file.
 
@@ -15,14 +15,13 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from licenses import third_party_licenses
@@ -32,29 +31,31 @@ SHEBANG = b"#!/usr/bin/env python3\n"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time in a zip archive
 EPOCH_SECONDS = "315532800"
 
-# The library of cryptography works with every Python; that of cffi, which loads it, exists once per Python.
-PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
-ONE_PER_PYTHON = "cffi"
+# The wheels to download. Some hold accelerators for this platform, which are left out.
+WHEELS_FOR = ("3.11", ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64"))
 
 # In the lock, but not in the file. pip and setuptools are not in the lock.
-LEFT_OUT = {"pycparser": "cffi reads C headers with it when something is built"}
+LEFT_OUT = {
+    "cffi": "compiled, and only cryptography needs it",
+    "cryptography": "compiled; azure.py has what takes its place",
+    "pycparser": "cffi reads C headers with it when something is built",
+}
+COMPILED = (".so", ".pyd", ".dylib", ".dll")
 # Files of the other packages that are not needed at run time.
 PRUNED = re.compile(
     r"""
-      \.(pyi|pyd|pyc)$                # for type checkers, for Windows, for one Python only
+      \.(c|pyi|pyc)$                  # sources of accelerators, for type checkers, for one Python only
     | (^|/)(__pycache__|tests?)/
     | (^|/)aio/                       # asynchronous clients: mops-jobs has threads
-    | ^cffi/                          # the compiler; the loader is _cffi_backend
-    | ^(charset_normalizer|markupsafe|yaml)/.*\.so$   # accelerators for one Python only; the plain modules stand there
+    | ^(\w+__mypyc\.|charset_normalizer/|markupsafe/|yaml/).*\.so$   # accelerators; the plain modules stand there
     | ^dateutil/zoneinfo/.*\.gz$      # for machines without time zones; mops-jobs has UTC only
-    | \.dist-info/(?!METADATA$|sboms/|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)  # for pip to uninstall
+    | \.dist-info/(?!METADATA$|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)  # for pip to uninstall
     """,
     re.VERBOSE,
 )
 MAIN = 'exec(compile(__loader__.get_source("bootstrap"), "bootstrap.py", "exec"))\n'
 """The main module of the envelope. zipimport compiles a module twice at each start: once only to find its file name. So
 the main module is one line, and bootstrap.py is compiled once."""
-AZURE = b'__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
 LICENCES = "THIRD_PARTY_LICENSES"
 OURS = ("mops_jobs.py", "mopsjobs")
 OUR_SUFFIXES = {
@@ -133,7 +134,11 @@ def put_in_envelope(app: Path, build_id: str, licences: str, finished: Path) -> 
 
 
 def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of all wheels, without those in `PRUNED` and without the pages of their packages."""
+    """Yield the files of all wheels, without those in `PRUNED` and without the pages of their packages.
+
+    Raises:
+        SystemExit: if a wheel holds what the file cannot: a compiled module, or a script.
+    """
     seen: dict[str, bytes] = {}
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
@@ -143,14 +148,15 @@ def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:
                     continue
                 if ".data/" in name:
                     raise SystemExit(f"{wheel.name}: {name} belongs outside of site-packages: not supported")
+                if name.endswith(COMPILED):
+                    raise SystemExit(f"{wheel.name}: {name} is compiled, and the file is for every platform")
                 content = archive.read(info)
                 if name.endswith(".dist-info/METADATA"):
                     content = without_description(content)
                 if seen.setdefault(name, content) != content:
                     raise SystemExit(f"{wheel.name}: {name} is also in another wheel, with other content")
-    # Without this, an `azure` package in the user's own site-packages would replace the one in the file. It keeps
-    # the user's other packages of that name, such as azure.ml, for programs that import mopsjobs from the file.
-    seen.setdefault("azure/__init__.py", AZURE)
+    azure = Path(__file__).resolve().parent / "azure.py"
+    seen.setdefault("azure/__init__.py", azure.read_bytes())
     yield from seen.items()
 
 
@@ -169,17 +175,15 @@ def from_tree() -> Iterator[tuple[str, bytes]]:
 
 
 def fetch(lock: Path, store: Path) -> list[Path]:
-    """Let pip download the packages of `lock` for each Python, unless they exist. Return the wheels."""
+    """Let pip download the packages of `lock`, unless they exist. Return the wheels."""
     blocks = requirements(lock)
-    key = hashlib.sha256(json.dumps([blocks, platforms(), PYTHONS]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([blocks, WHEELS_FOR]).encode()).hexdigest()[:16]
     done = store / key
     if not done.is_dir():
         store.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=store) as partial:
             wheels = Path(partial, "wheels")
-            download([text for name, text in blocks.items() if name != ONE_PER_PYTHON], PYTHONS[0], wheels)
-            for python in PYTHONS:
-                download([blocks[ONE_PER_PYTHON]], python, wheels)
+            download(blocks.values(), wheels)
             if not done.is_dir():  # else another build was faster, with the same bytes
                 wheels.rename(done)
     return sorted(done.glob("*.whl"))
@@ -192,24 +196,17 @@ def requirements(lock: Path) -> dict[str, str]:
     return {name: text for name, text in blocks.items() if name not in LEFT_OUT}
 
 
-def download(entries: list[str], python: str, wheels: Path) -> None:
-    """Let pip download wheels for one Python."""
+def download(entries: Iterable[str], wheels: Path) -> None:
+    """Let pip download wheels."""
+    python, platforms = WHEELS_FOR
     with tempfile.TemporaryDirectory(prefix="mops-jobs-fetch-") as scratch:
         listed = Path(scratch, "requirements.txt")
         listed.write_text("\n".join(entries), encoding="utf-8")
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
         command += ["--require-hashes", "--no-deps", "--only-binary=:all:", "--requirement", str(listed)]
         command += ["--dest", str(wheels), "--implementation", "cp", "--python-version", python]
-        command += [f"--abi=cp{python.replace('.', '')}", "--abi=abi3", "--abi=none"]
-        subprocess.run(command + [f"--platform={tag}" for tag in platforms()], check=True)
-
-
-def platforms() -> list[str]:
-    """Return the wheel tags, best first: those of the oldest C library, so that the file runs on old clusters too."""
-    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
-        machine = platform.machine()
-        return [f"{tag}_{machine}" for tag in ("manylinux2014", "manylinux_2_17", "manylinux_2_28")]
-    return []  # pip chooses for this machine
+        command += [f"--abi=cp{python.replace('.', '')}", "--abi=none", *(f"--platform={tag}" for tag in platforms)]
+        subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

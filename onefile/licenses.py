@@ -1,11 +1,9 @@
 """Collect the licences of the packages in the file: `unzip -p mops-jobs.pyz THIRD_PARTY_LICENSES` prints them.
 
-All of it comes from the wheels. METADATA has name, version and licence. The licence files beside it have the texts. The
-bill of materials in the wheel has the parts of compiled modules. A package without a text fails the build, unless
-`WITHOUT_TEXT` has a reason.
+All of it comes from the wheels. METADATA has name, version and licence. The licence files beside it have the texts. A
+package without a text fails the build, unless `WITHOUT_TEXT` has a reason.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from email.message import Message
@@ -18,15 +16,11 @@ TEXT = re.compile(r"^(?:licen[cs]es?/.*|(?:LICEN[CS]E|COPYING|NOTICE|AUTHORS)[^/
 WITHOUT_TEXT: dict[str, str] = {}
 """Packages whose wheel has no licence text, each with the reason why the file may contain it."""
 
-COMPILED_IN = {"cffi": ("libffi, by Anthony Green, Red Hat, Inc and others: MIT",)}
-"""Parts of compiled modules that are in no bill of materials."""
-
 RULE = "=" * 100
 HEAD = """THIRD-PARTY LICENCES
 
 mops-jobs.pyz holds mops-jobs, which is under the MIT licence (see LICENSE), and the packages below, unchanged except
-that files which are not needed at run time are left out. The sources of Python packages are their files in the archive.
-Those of compiled modules are on PyPI and at the address given below.
+that files which are not needed at run time are left out. Their files in the archive are their sources.
 """
 
 
@@ -57,8 +51,6 @@ def _entry(inside: dict[str, str]) -> str:
         lines.append(f"Sources: {address}")
     if name in WITHOUT_TEXT:
         lines.append(WITHOUT_TEXT[name])
-    if parts := [*COMPILED_IN.get(name, ()), *_parts(inside)]:
-        lines += ["Compiled in:", *(f"  {part}" for part in parts)]
     lines.append(RULE)
     for path, text in texts.items():
         lines += ["", f"--- {PurePosixPath(path).name} ---", "", text.replace("\r\n", "\n").strip("\n")]
@@ -84,16 +76,3 @@ def _address(metadata: Message) -> str | None:
         if name in named:
             return named[name]
     return metadata["Home-page"] or next(iter(urls.values()), None)
-
-
-def _parts(inside: dict[str, str]) -> list[str]:
-    """Return the components of compiled modules, from the bills of materials in the wheel."""
-    parts = []
-    for path, text in sorted(inside.items()):
-        if path.startswith("sboms/") and path.endswith(".json"):
-            for component in json.loads(text).get("components", []):
-                listed = component.get("licenses", [])
-                licences = [entry.get("expression") or entry["license"].get("id") for entry in listed]
-                licence = f": {', '.join(map(str, licences))}" if licences else ""
-                parts.append(f"{component['name']} {component.get('version', '')}{licence}")
-    return parts

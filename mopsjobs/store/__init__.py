@@ -66,11 +66,9 @@ def open_store(
         from mopsjobs.store.azure.store import open_azure_store
     except ModuleNotFoundError as error:
         raise StoreError(f"The package {error.name} is not installed.", hint=INSTALL) from None
-    except ImportError as error:
-        # cryptography is the one part of the single file that is made for one platform.
+    except ImportError as error:  # of the cryptography that this Python has
         raise StoreError(
-            f"Azure's libraries do not load on this platform: {error}.",
-            hint="Build the file here with ./build.sh, or install mops-jobs with pip.",
+            f"Azure's libraries do not load: {error}.", hint="Reinstall the package that is named."
         ) from None
 
     return open_azure_store(url, env)

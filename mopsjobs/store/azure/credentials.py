@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
@@ -117,7 +118,13 @@ def _sign_in(target: AzureUrl, account: str) -> AzureContainer:
     # Only now: azure.identity takes a third of a second to import.
     from azure.identity import DefaultAzureCredential
 
-    credential = DefaultAzureCredential(**_SIGN_IN_BOUNDS)
+    try:
+        credential = DefaultAzureCredential(**_SIGN_IN_BOUNDS)
+    except ModuleNotFoundError as error:  # of a package that mops-jobs.pyz does not hold
+        raise StoreAccessError(
+            f"Azure sign-in by certificate needs the package {error.name}, which {sys.executable} does not have.",
+            hint=f"Run {sys.executable} -m pip install {error.name}, or unset AZURE_CLIENT_CERTIFICATE_PATH.",
+        ) from None
     return AzureContainer(target.endpoint or _public_endpoint(account), target.container, credential, SIGN_IN)
 
 
