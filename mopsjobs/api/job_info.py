@@ -66,6 +66,7 @@ class JobInfo(Mapping[str, Any]):
     eta_latest: str | None
     eta_basis: dict[str, Any] | None
     stragglers: dict[str, Any] | None
+    time_limit_at: str | None
     engine_says: dict[str, Any]
     engine_stop: str | None
     family: dict[str, Any]

@@ -52,10 +52,11 @@ def run_text(job: Mapping[str, object]) -> str | None:
 def end_text(job: Mapping[str, object], now: datetime) -> str | None:
     """Return the range in which a job should end, and on what that rests; None if it is not known.
 
-    For example `in 12m to 40m, 14:10 to 14:38 UTC (320 of 1,000 tasks ended, 8 at work)`.
+    For example `in 12m to 40m, 14:10 to 14:38 UTC (320 of 1,000 tasks ended, 8 at work)`. A job that its cluster stops
+    before has no range: see `late_end_text`.
     """
     if job["eta_latest"] is None:
-        return None
+        return late_end_text(job, now)
     earliest, latest = (parse_time(str(job[name])) for name in ("eta_earliest", "eta_latest"))
     basis: Mapping[str, int] = job["eta_basis"]  # type: ignore[assignment]
     form = "%H:%M:%S" if (latest - earliest).total_seconds() < SHORT_RANGE else "%H:%M"
@@ -63,6 +64,15 @@ def end_text(job: Mapping[str, object], now: datetime) -> str | None:
     left = human_range(*((at - now).total_seconds() for at in (earliest, latest)))
     done = f"{basis['tasks_done']:,} of {job['tasks_total']:,} tasks ended, {basis['at_work']:,} at work"
     return f"in {left}, {begin} to {end} UTC ({done})"
+
+
+def late_end_text(job: Mapping[str, object], now: datetime) -> str | None:
+    """Return that a job will not finish before its time limit, and what to type then; None if nothing says so."""
+    if job["time_limit_at"] is None:
+        return None
+    from mopsjobs.registry.usage import time_limit_text  # here: few jobs are late
+
+    return time_limit_text(job["job_id"], (parse_time(str(job["time_limit_at"])) - now).total_seconds())
 
 
 def stragglers_text(job: Mapping[str, object]) -> str | None:

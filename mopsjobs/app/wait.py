@@ -18,6 +18,7 @@ from mopsjobs.app.engine_watch import EngineWatch, missing_reason, wait_of, warn
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.app.find_job import FoundJob, find_state, read_family_of
 from mopsjobs.app.job_tasks import mirror_failures
+from mopsjobs.app.job_texts import late_end_text
 from mopsjobs.app.lost_runners import end_lost_runner
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache.queries import jobs as job_queries
@@ -362,14 +363,17 @@ class WatchedJobs:
         return state
 
     def _warn(self, state: JobState, *, has_ended: bool) -> None:
-        """Warn once for each reason that a job may be stuck. The wait goes on, since only the record ends a job."""
-        if state.is_terminal or (state.job_id, missing_reason(state)) in self._warned:
+        """Warn once for each reason that a job may be stuck or late. The wait goes on: only the record ends a job."""
+        if state.is_terminal:
             return
-        if not self._engines.knows(state):  # its cluster may hold it
-            return
-        why = warning_of(state, self._app.now().timestamp(), has_ended=has_ended)
-        if why is not None:
-            self._warned.add((state.job_id, missing_reason(state)))
+        now = self._app.now()
+        if self._engines.knows(state):  # else its cluster may hold it
+            self._warn_once(state, missing_reason(state), warning_of(state, now.timestamp(), has_ended=has_ended))
+        self._warn_once(state, "late", late_end_text(job_json_from_state(state, now=now.timestamp()), now))
+
+    def _warn_once(self, state: JobState, reason: str | None, why: str | None) -> None:
+        if why is not None and (state.job_id, reason) not in self._warned:
+            self._warned.add((state.job_id, reason))
             self._out.warn(strip_control_characters(f"{state.job_id}: {why}"))
 
 

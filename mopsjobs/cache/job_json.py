@@ -37,7 +37,7 @@ REDUCED = "/reduced-"
 COMPUTED = (
     "progress", "is_active", "status_since", "started_at", "ended_at", "duration_seconds", "queued_seconds",
     "run_seconds", "suspect", "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes",
-    "eta_earliest", "eta_latest", "eta_basis", "stragglers",
+    "eta_earliest", "eta_latest", "eta_basis", "stragglers", "time_limit_at",
 )  # fmt: skip
 """The fields that `job_json` adds to those of the record."""
 
@@ -58,7 +58,7 @@ NO_USAGE = (
 )
 """In place of the column `usage`, which is JSON as it is shown. Like the record, a listing copies it."""
 
-NO_FORECAST = '{"eta_earliest":null,"eta_latest":null,"eta_basis":null,"stragglers":null}'
+NO_FORECAST = '{"eta_earliest":null,"eta_latest":null,"eta_basis":null,"stragglers":null,"time_limit_at":null}'
 
 _NOTHING_MEASURED: dict[str, None] = json.loads(NO_USAGE) | json.loads(NO_FORECAST)
 
@@ -89,6 +89,7 @@ def job_json(columns: JobColumns, *, now: float, known_to: float = math.inf) -> 
     - `cpu_seconds`, `task_seconds`, `held_core_seconds`, `cpu_efficiency`, `max_rss_bytes`: what its tasks used
     - `eta_earliest`, `eta_latest`: the range of its end, RFC 3339, and `eta_basis`, of which tasks it follows
     - `stragglers`: the tasks at work that take longer than the finished ones explain
+    - `time_limit_at`: when its cluster stops it, if it will not finish before
     """
     job: dict[str, object] = json.loads(columns[0])
     known_to = min(known_to, now)
@@ -193,13 +194,15 @@ def why_suspect(marked: str | None, heartbeat: float | None, known_to: float) ->
 def forecast_text(column: str, suspect: object, now: float, known_to: float) -> str:
     """Return the fields about the end of a job that runs, as JSON. A suspect has no range, and a silent one nothing.
 
-    A range that has passed says nothing: the runner has not written a new one yet.
+    A range or a time limit that has passed says nothing: the runner has not written a new one yet.
     """
     if suspect == NO_UPDATE:
         return NO_FORECAST
     forecast = json.loads(column)
     earliest, latest, stragglers = forecast["earliest"], forecast["latest"], forecast["stragglers"]
     is_known = suspect is None and latest is not None and latest > now
+    time_limit = forecast.get("time_limit")  # a row of an earlier version has none
+    is_late = suspect is None and time_limit is not None and time_limit > now
     if stragglers is not None:
         since = stragglers["since"]
         # Not up to now, if the registry was not read up to now.
@@ -210,5 +213,6 @@ def forecast_text(column: str, suspect: object, now: float, known_to: float) -> 
             "eta_latest": json_timestamp(latest) if is_known else None,
             "eta_basis": forecast["basis"] if is_known else None,
             "stragglers": stragglers,
+            "time_limit_at": json_timestamp(time_limit) if is_late else None,
         }
     )

@@ -319,7 +319,13 @@ def _forecast_column(state: JobState) -> str | None:
     stragglers = None if late is None else late._asdict()
     basis = {"tasks_done": state.tasks_completed + state.tasks_failed, "at_work": forecast.at_work}
     return _ENCODER.encode(
-        {"earliest": forecast.earliest, "latest": forecast.latest, "basis": basis, "stragglers": stragglers}
+        {
+            "earliest": forecast.earliest,
+            "latest": forecast.latest,
+            "basis": basis,
+            "stragglers": stragglers,
+            "time_limit": forecast.time_limit,
+        }
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
@@ -18,12 +18,25 @@ ID_HEADERS = ("JOB", "job_id", "parent_job_id")
 DROP_ORDER = ("CREATED", "OWNER", "DURATION", "UPDATED", "PROGRESS")
 """The columns that a narrow terminal may lack, the least important first."""
 
+NOTED_LATE = 3
+"""Jobs that will not finish before their time limit, and that a note names."""
+
 
 def job_table(jobs: Iterable[dict[str, object]], app: App, freshness: Freshness) -> Table:
     """Return a table of jobs, for people."""
     unknown = freshness.unknown_since if app.out.is_terminal else None  # in a pipe, the last line says it
     rows = [job_row(job, app, unknown) for job in jobs]
     return Table(JOB_HEADERS, rows, never_cut=ID_HEADERS, drop_order=DROP_ORDER)
+
+
+def note_late(jobs: Iterable[dict[str, object]], notes: list[str], app: App) -> Iterator[dict[str, object]]:
+    """Yield the jobs, and add notes on the first ones that will not finish before their time limit."""
+    for job in jobs:
+        if job["time_limit_at"] is not None and len(notes) < NOTED_LATE:
+            from mopsjobs.app.job_texts import late_end_text  # here: few jobs are late
+
+            notes.append(f"{job['job_id']}: {late_end_text(job, app.now())}")
+        yield job
 
 
 def fields_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

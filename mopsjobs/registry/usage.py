@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mopsjobs.errors import command_line
 from mopsjobs.utils.forecast import hang_seconds
 from mopsjobs.utils.times import human_duration
 
@@ -70,6 +71,12 @@ def late_text(stragglers: Any) -> str:
     return f"task {stragglers['oldest']}{others}: {text}"
 
 
+def time_limit_text(job_id: object, seconds: float) -> str:
+    """Return that a job or a shard is stopped before it has finished, and what to type when the job has ended."""
+    resume = command_line("resume", job_id, "--time MINUTES")
+    return f"will not finish before its time limit in {human_duration(seconds)}. Then run what is missing: {resume}"
+
+
 class ShardForecast(NamedTuple):
     """The expected end of a shard or a job. Times are seconds since 1970."""
 
@@ -79,6 +86,8 @@ class ShardForecast(NamedTuple):
     at_work: int
     """Tasks at work."""
     stragglers: Stragglers | None = None
+    time_limit: Number = None
+    """When its cluster stops a shard that will not finish before; None if it should finish, or if nothing stops it."""
 
 
 NO_SHARD_USAGE = ShardUsage(None, None, None, None)
@@ -109,8 +118,13 @@ def usage_from_json(text: str | None) -> ShardUsage:
 
 
 def encode_forecast(forecast: ShardForecast) -> list[Number]:
-    """Return the forecast of a shard as the record has it: three numbers, or seven if there are stragglers."""
-    earliest, latest, at_work, stragglers = forecast
+    """Return the forecast of a shard as the record has it: three numbers, or seven if there are stragglers.
+
+    A time limit is an earliest end without a latest one, which older versions read as no forecast.
+    """
+    earliest, latest, at_work, stragglers, time_limit = forecast
+    if time_limit is not None:
+        earliest, latest = time_limit, None
     late = [] if stragglers is None else [*stragglers[:3], round(stragglers.usual_seconds, 2)]
     return [*(None if value is None else round(value, 1) for value in (earliest, latest)), at_work, *late]
 
@@ -154,6 +168,7 @@ def job_forecast(state: JobState) -> ShardForecast | None:
         max(one.latest or 0.0 for one in shards) if is_known else None,
         sum(one.at_work for one in shards),
         None if first is None else first._replace(tasks=sum(one.tasks for one in late)),
+        max((one.time_limit for one in shards if one.time_limit is not None), default=None),
     )
 
 
@@ -165,13 +180,14 @@ def has_hanging_task(state: JobState, at: float) -> bool:
 
 def _decode_forecast(values: Sequence[Number]) -> ShardForecast:
     earliest, latest, at_work, *late = values
+    time_limit = earliest if latest is None else None
     if earliest is None or latest is None:
         earliest = latest = None
     stragglers = None
     if len(late) == 4 and None not in late:
         tasks, oldest, since, usual = late
         stragglers = Stragglers(int(tasks or 0), int(oldest or 0), since or 0.0, usual or 0.0)
-    return ShardForecast(earliest, latest, int(at_work or 0), stragglers)
+    return ShardForecast(earliest, latest, int(at_work or 0), stragglers, time_limit)
 
 
 def with_usage(usage: Mapping[str, object], shard: str, report: ShardUsage | None) -> dict[str, object]:

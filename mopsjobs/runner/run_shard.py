@@ -19,13 +19,13 @@ from mopsjobs.errors import (
     NoManifestError,
     StoreError,
     StoreUnavailableError,
-    command_line,
 )
 from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.usage import time_limit_text
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.fail_early import FailEarly
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
@@ -327,8 +327,7 @@ class _Run:
 
     def _tell_late(self, seconds: float) -> str:
         """Return, and write into the log, that the shard will not finish before its time limit."""
-        left, resume = human_duration(seconds), command_line("resume", self._shard.job_id, "--time MINUTES")
-        text = f"This shard will not finish before its time limit in {left}. Then run what is missing: {resume}"
+        text = f"This shard {time_limit_text(self._shard.job_id, seconds)}"
         self._on_log(text)
         return text
 

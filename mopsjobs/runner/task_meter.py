@@ -136,22 +136,24 @@ class TaskMeter:
         has_end = stragglers is None or not stragglers.hang(wall)
         self._left = self._forecaster.estimate(now, at_work.elapsed, waiting, at_work.workers) if has_end else None
         self._left_at = now
-        self._bound_left(wall)
+        is_late = self._bound_left(wall)
         earliest, latest = (None, None) if self._left is None else (wall + end for end in self._left)
-        self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed), stragglers)
+        time_limit = self._stops_at if is_late else None
+        self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed), stragglers, time_limit)
 
-    def _bound_left(self, wall: float) -> None:
-        """Keep the forecast within the time limit of the shard. Without one before that, tell so once."""
+    def _bound_left(self, wall: float) -> bool:
+        """Keep the forecast within the time limit of the shard. Return whether it ends later, and tell so once."""
         if self._left is None or self._stops_at is None or self._stops_at <= wall:
-            return
+            return False
         limit = self._stops_at - wall
         if self._left.earliest < limit:
             self._left = Forecast(self._left.earliest, min(self._left.latest, limit))
-            return
+            return False
         self._left = None
         if self._on_late is not None:
             self._events.emit(RUNNER, text=self._on_late(limit))
             self._on_late = None
+        return True
 
     def _at_work(self, tasks: Sequence[TaskAtWork], now: float, wall: float) -> _AtWork:
         known = [(one, max(0.0, wall - one.started_at)) for one in tasks if one.started_at is not None]

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
-from mopsjobs.app.job_texts import duration_text, end_text, memory_text, stragglers_text
+from mopsjobs.app.job_texts import duration_text, end_text, late_end_text, memory_text, stragglers_text
 from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SECONDS, TASK_HANGS, forecast_text
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.listed_jobs import ListedJob
@@ -92,7 +92,7 @@ class Row(NamedTuple):
     error: str | None
     """The error, or what is known of failed tasks, in one line."""
     late: str | None
-    """The tasks that take longer than the others explain."""
+    """That it will not finish before its time limit, or the tasks that take longer than the others explain."""
     done: str
     """When it ended or should end, or how long it waits."""
     done_title: str | None
@@ -128,7 +128,10 @@ def moment(text: object, now: float) -> Moment:
 def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
     """Return a row of the table of jobs, with the values of these columns."""
     failed, total = job.tasks_failed, job.tasks_total
-    forecast = None if job.forecast is None else json.loads(forecast_text(job.forecast, job.suspect, now, job.known_to))
+    forecast = None
+    if job.forecast is not None:
+        ids = {"job_id": job.job_id, "tasks_total": job.tasks_total}
+        forecast = ids | json.loads(forecast_text(job.forecast, job.suspect, now, job.known_to))
     is_measured = job.usage is not None and ("cpu" in columns or "memory" in columns)
     usage = json.loads(job.usage if is_measured and job.usage is not None else NO_USAGE)
     ended = None if job.is_active or job.ended is None else moment_at(job.ended, now)
@@ -147,7 +150,7 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
         tasks=f"{job.tasks_completed}/{total}" if total else str(job.tasks_completed or ""),
         failed=failed,
         error=job.error,
-        late=late,
+        late=late if forecast is None else late_end_text(forecast, from_timestamp(now)) or late,
         done=text,
         done_title=title,
         ended=None if ended is None else ended.at,
@@ -200,7 +203,7 @@ def _done(job: ListedJob, forecast: Mapping[str, Any] | None, now: float) -> tup
     if forecast is None or forecast["eta_latest"] is None:
         return "", None
     earliest, latest = (parse_time(forecast[name]).timestamp() - now for name in ("eta_earliest", "eta_latest"))
-    full = end_text({**forecast, "tasks_total": job.tasks_total}, from_timestamp(now))
+    full = end_text(forecast, from_timestamp(now))
     return f"in {human_range(earliest, latest)}", full
 
 

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from mopsjobs.api.job_html import html_of
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers
 from support.cli import Cli, Remote, add
+from support.web import Web
 
 USED = ShardUsage(5400.0, 6000.0, 7200.0, 300 * 2**20)
 
@@ -54,12 +56,12 @@ def test_status_tells_when_a_job_should_end(cli: Cli) -> None:
 
 def test_a_silent_runner_has_no_end(cli: Cli, job: Remote) -> None:
     """Nor has a job that has ended, or one whose range has passed. What it used stays."""
-    silent = ("eta_earliest", "eta_latest", "eta_basis", "stragglers")
+    silent = ("eta_earliest", "eta_latest", "eta_basis", "stragglers", "time_limit_at")
     cli.clock.advance(seconds=61)
     cli.ok("sync", "-q")
     found = cli.ok("status", "a", "--json").json
     assert found["suspect"] == "no_update"
-    assert [found[name] for name in silent] == [None] * 4
+    assert [found[name] for name in silent] == [None] * 5
     assert "Done" not in cli.ok("status", "a").out
     _report(cli, job, "a")
     cli.ok("sync", "-q")
@@ -67,7 +69,7 @@ def test_a_silent_runner_has_no_end(cli: Cli, job: Remote) -> None:
     job.jobs.update_status("a", "cancelled")
     cli.ok("sync", "-q")
     ended = cli.ok("status", "a", "--json").json
-    assert [ended[name] for name in silent] == [None] * 4
+    assert [ended[name] for name in silent] == [None] * 5
     assert ended["cpu_seconds"] == 5400.0
 
 
@@ -82,6 +84,31 @@ def test_a_range_that_has_passed_is_not_shown(cli: Cli, remote: Remote) -> None:
     assert (found["eta_earliest"], found["eta_latest"]) == ("2026-03-01T12:00:10Z", "2026-03-01T12:00:20Z")
     cli.clock.advance(seconds=11)
     assert cli.ok("status", "a", "--json").json["eta_latest"] is None
+
+
+def test_each_view_tells_that_a_time_limit_comes_first(
+    cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to type, as long as the limit is ahead. `wait` warns once."""
+    web = Web(cli, capsys)
+    add(remote.jobs, "a", "running", tasks_total=1000)
+    now = cli.clock.now().timestamp()
+    forecast = ShardForecast(None, None, 8, time_limit=now + 20)
+    remote.jobs.report_shard("a", 0, 1, ShardReport(318, 0, forecast=forecast))
+    cli.ok("sync", "-q")
+    text = "will not finish before its time limit in 20s. Then run what is missing: mops-jobs resume a --time MINUTES"
+    assert f"Done       {text}" in cli.ok("status", "a").lines
+    assert f"a: {text}" in cli.ok("list").err.splitlines()
+    assert text in web.ok("/jobs")
+    assert text in web.ok("/jobs/a")
+    assert text in html_of(cli.ok("status", "a", "--json").json, cli.app(), "live")
+    found = cli.ok("status", "a", "--json").json
+    assert (found["time_limit_at"], found["eta_latest"]) == ("2026-03-01T12:00:20Z", None)
+    assert cli.ok("list", "--json").json["jobs"] == [found]
+    ran = cli("wait", "a", "--timeout", "20s")
+    assert ran.err.count(f"a: {text}") == ran.err.count("time limit") == 1
+    assert cli.ok("status", "a", "--json").json["time_limit_at"] is None
+    assert "time limit" not in cli.ok("list").err + cli.ok("status", "a").out
 
 
 @pytest.mark.usefixtures("job")

@@ -234,6 +234,27 @@ def test_tasks_that_never_began_have_no_attempt(lab: Lab, way: str) -> None:
     _check_attempts(lab, "job", 2)
 
 
+def test_each_view_tells_that_a_shard_will_not_finish(lab: Lab) -> None:
+    """Tasks of a second for most of an hour, in ten minutes. The record has the time at which the shard is stopped."""
+    Path("model.py").write_text("import time\ndef simulate(params, seed):\n    time.sleep(1)\n    return {}\n")
+    study = {"model": "model:simulate", "parameter_sets": sets_of(3000), "outputs": ["result.json"]}
+    Path("study.json").write_text(json.dumps(study))
+    words = ("--engine", "slurm", "--job-id", "job", "--shards", "1", "--workers", "1", "--time", "10")
+    lab.cli.ok("submit", "study.json", "--auto", *words)
+
+    def job() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(lab.run("status", "job", "--json")[1])
+        return found
+
+    until(lambda: job()["time_limit_at"] is not None, "the forecast")
+    assert job()["eta_latest"] is None
+    for view in (("status", "job"), ("list",), ("wait", "job", "--timeout", "1s")):
+        said = " ".join(lab.run(*view)[1].split())
+        assert "will not finish before its time limit in" in said, view
+        assert "mops-jobs resume job --time MINUTES" in said, view
+    lab.cli.ok("cancel", "job")
+
+
 def test_a_time_limit_requeues_and_holds_and_cancellations_are_told(lab: Lab) -> None:
     """All that Slurm does to jobs by itself or for others. A requeued shard runs no task again that has ended.
 

@@ -9,5 +9,5 @@ JOB_FIELDS = [
     "status_since", "started_at", "ended_at",
     "duration_seconds", "queued_seconds", "run_seconds", "suspect",
     "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes", "eta_earliest", "eta_latest",
-    "eta_basis", "stragglers",
+    "eta_basis", "stragglers", "time_limit_at",
 ]  # fmt: skip

@@ -121,13 +121,14 @@ def _result(
     if args.form == "tsv":
         names = fields or TSV_FIELDS
         return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
-    from mopsjobs.cli.job_table import fields_table, job_table  # here: scripts need no table
+    from mopsjobs.cli.job_table import fields_table, job_table, note_late  # here: scripts need no table
 
+    late: list[str] = []
     if fields is not None:
         table = fields_table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])
     else:
-        table = job_table(jobs, app, freshness)
-    return Result(table if len(page) else None, warnings=warnings, notes=[_footer(args, page, freshness)])
+        table = job_table(note_late(jobs, late, app), app, freshness)
+    return Result(table if len(page) else None, warnings=warnings, notes=[*late, _footer(args, page, freshness)])
 
 
 def _cell(name: str, value: object) -> object:

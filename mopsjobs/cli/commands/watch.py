@@ -15,7 +15,7 @@ from mopsjobs.cache.queries import changes, filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync_state import known_to
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy, parse_interval
-from mopsjobs.cli.job_table import job_row, job_table
+from mopsjobs.cli.job_table import job_row, job_table, note_late
 from mopsjobs.console.result import RawText, Result, Table, Text, Tsv
 from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.utils.times import json_time, whole_seconds
@@ -87,8 +87,10 @@ class _RefreshedTable:
         by = self._app.settings.redirected_by
         age = freshness.describe_with_staleness()
         head = f"{len(jobs)} of {total:,} jobs, {age}, {whole_seconds(json_time(now))}"
-        lines = [head, f"registry named by {by}", ""] if by is not None else [head, ""]
-        return Text(lines, indent=2), job_table(jobs, self._app, freshness)
+        late: list[str] = []
+        table = job_table(note_late(jobs, late, self._app), self._app, freshness)
+        named = [] if by is None else [f"registry named by {by}"]
+        return Text([head, *named, *late, ""], indent=2), table
 
 
 class _ChangeLines:

@@ -97,7 +97,20 @@ def test_values_of_another_form_keep_a_record_readable(name: str, value: object)
     assert json.loads(written.to_json())["forecast"] == {"0": [1.0, 2.0, 3]}
 
 
-def test_half_a_range_is_none() -> None:
-    """A forecast with one end only says nothing about the end."""
+def test_half_a_range_is_no_range() -> None:
+    """A latest end alone says nothing. An earliest one alone is a time limit, which versions without it read so too."""
     state = _read(forecast={"0": [None, 5.0, 2]}, shards={"0": [0, 0, 0]})
     assert job_forecast(state) == ShardForecast(None, None, 2)
+    state = _read(forecast={"0": [5.0, None, 2]}, shards={"0": [0, 0, 0]})
+    assert job_forecast(state) == ShardForecast(None, None, 2, time_limit=5.0)
+
+
+def test_a_job_has_the_last_time_limit_of_its_shards() -> None:
+    """It ends with its last shard. The limit of a shard is known before all have begun, and beside its stragglers."""
+    first = ShardForecast(None, None, 4, LATE, time_limit=2_000.0)
+    state = with_shard(_state(), 0, 3, _report(forecast=first), AT)
+    assert json.loads(state.to_json())["forecast"] == {"0": [2_000.0, None, 4, 1, 17, 1_000.0, 9.5]}
+    assert job_forecast(JobState.from_json(state.to_json())) == first
+    state = with_shard(state, 1, 3, _report(forecast=ShardForecast(None, None, 3, time_limit=2_500.0)), AT)
+    state = with_shard(state, 2, 3, _report(forecast=ShardForecast(1_500.0, 1_600.0, 2)), AT)
+    assert job_forecast(state) == ShardForecast(None, None, 9, LATE, time_limit=2_500.0)

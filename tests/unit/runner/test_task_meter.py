@@ -112,6 +112,7 @@ def test_a_forecast_stays_within_the_time_limit(clock: Clock, limit: float, is_l
         forecast = meter.measured()[1]
         assert forecast is not None
         assert (forecast.latest is None, meter.left is None) == (is_late, is_late)
+        assert forecast.time_limit == (stops_at if is_late else None)
         assert is_late or (forecast.latest or 0.0) <= stops_at
         clock.advance(seconds=2)
     assert [event["text"] for event in events.emitted] == ([f"in {limit:g} s"] if is_late else [])
