@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(name="hook")
 def _hook(cli: Cli) -> Iterator[Hook]:
-    """Yield a server that only jobs which name the rule are told to."""
+    """Yield a server that only jobs which name the rule are told to, at their end."""
     with serving_hook() as hook:
-        hook_rule(cli, hook, more="")
+        hook_rule(cli, hook, more='on = ["end"]')
         yield hook
 
 

@@ -106,7 +106,7 @@ def test_no_such_job(cli: Cli, argv: tuple[str, ...]) -> None:
     assert cli(*argv) == (3, "", said)
 
 
-@pytest.mark.parametrize("argv", [("update", "a/b", "failed"), ("progress", "a\x07b", "1"), ("cancel", "..")])
+@pytest.mark.parametrize("argv", [("update", "a//b", "failed"), ("progress", "a\x07b", "1"), ("cancel", "..")])
 def test_an_impossible_job_id_is_a_wrong_usage(cli: Cli, argv: tuple[str, ...]) -> None:
     """An id that no job can have is wrong usage, not a missing job: exit code 2."""
     ran = cli(*argv)

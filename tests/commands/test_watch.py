@@ -143,12 +143,15 @@ def test_a_terminal_is_drawn_anew(cli: Cli, jobs: JobRegistry) -> None:
             told += os.read(ours, 65536)
             return text in told
 
-        until(lambda: shows(b"0/4"), "the job")
-        jobs.update_progress("a", 1)
-        until(lambda: shows(b"1/4"), "its progress")
-        assert b"registry named by " in told.partition(b"\x1b[H")[2]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == 130
+        try:
+            until(lambda: shows(b"0/4"), "the job")
+            jobs.update_progress("a", 1)
+            until(lambda: shows(b"1/4"), "its progress")
+            assert b"registry named by" in told.partition(b"\x1b[H")[2]  # a long path is in the next line
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 130
+        finally:
+            process.kill()
     os.close(ours)
 
 
