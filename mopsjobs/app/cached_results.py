@@ -31,10 +31,10 @@ def cached_lineage(connection: sqlite3.Connection, job_id: str, *, now: float) -
     seen = {job_id}
     while (parent := lineage[-1]["parent_job_id"]) is not None and parent not in seen and len(seen) < MAX_MEMBERS:
         seen.add(str(parent))
-        found = job_queries.find_exact(connection, str(parent), now=now)
-        if found is None:
+        ancestor = job_queries.find_exact(connection, str(parent), now=now)
+        if ancestor is None:
             break
-        lineage.append(found)
+        lineage.append(ancestor)
     return lineage
 
 
@@ -70,5 +70,5 @@ def find_cached_results(job_id: str, app: App) -> list[JobTasks]:
         raise JobNotFoundError(job_id)
     policy = FreshnessPolicy()
     failure = mirror_ledger(job_id, app, policy)
-    found = [JobTasks(app, FoundJob(job), failure), *ancestors_of(job, app, policy)]
-    return sorted(found, key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
+    jobs = [JobTasks(app, FoundJob(job), failure), *ancestors_of(job, app, policy)]
+    return sorted(jobs, key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)

@@ -1,4 +1,4 @@
-"""End jobs whose runner was launched on this machine and has ended without a word.
+"""End jobs whose runner was launched on this machine and ended without reporting the end of the job.
 
 It was killed, or could not start, or its machine restarted. Nothing else would end its job. So each command that comes
 across such a job ends it, as its outputs decide. What this machine keeps of the job is delivered before. See
@@ -145,9 +145,9 @@ def _is_lost(state: JobState, end: str, directory: JobDir, app: App) -> bool:
 
 def _last_reports(directory: JobDir) -> tuple[datetime | None, str | None]:
     """Return when the last report was sent from this machine, and the last sign of life that was written from here."""
-    found: list[tuple[datetime, str]] = []
+    reports: list[tuple[datetime, str]] = []
     for path in directory.report_files():
         with contextlib.suppress(OSError, ValueError):
             sent_at, reported_at = path.read_text("ascii").split()
-            found.append((parse_time(sent_at), reported_at))
-    return max(found, default=(None, None))
+            reports.append((parse_time(sent_at), reported_at))
+    return max(reports, default=(None, None))

@@ -194,10 +194,10 @@ class ResultsTable:
         """Return the scalars of a task, in the order of their columns; None for one that it lacks."""
         if row.task.row.outcome != SUCCEEDED:
             return [None] * len(self.scalar_columns)
-        found = self._collected.get(row.member.number, row.task.row.task) or {}
-        left_out = found.get(LEFT_OUT_NUMBER, 0)
+        scalars = self._collected.get(row.member.number, row.task.row.task) or {}
+        left_out = scalars.get(LEFT_OUT_NUMBER, 0)
         self.left_out += left_out if isinstance(left_out, int) else 0
-        return [found.get(one.key) for one in self.scalar_columns]
+        return [scalars.get(one.key) for one in self.scalar_columns]
 
     def is_read(self, row: TableRow) -> bool:
         """Return whether a task succeeded, and its scalars were read, of which there may be none."""

@@ -168,12 +168,12 @@ def pruned_parents(connection: sqlite3.Connection) -> set[str]:
     if row is None:
         return set()
     head, tail = _around_id(row[0])
-    found = connection.execute(
+    parents = connection.execute(
         "SELECT DISTINCT parent_job_id FROM job WHERE parent_job_id IS NOT NULL"
         " AND EXISTS (SELECT 1 FROM pruned WHERE key = ? || parent_job_id || ?)",
         (head, tail),
     )
-    return {job_id for (job_id,) in found}
+    return {job_id for (job_id,) in parents}
 
 
 def _around_id(key: str) -> tuple[str, str]:

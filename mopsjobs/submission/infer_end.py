@@ -61,18 +61,20 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
     early = EarlyEnd(str(end.code), str(end.reason).rstrip(".")) if is_early else None
     error = first_error(judged, session) or (None if is_early else end.reason)
     try:
-        found = end_by_outputs(store, at_end, judged, first_error=error, early=early, failed=failed, sizes_of=sizes_of)
+        validation = end_by_outputs(
+            store, at_end, judged, first_error=error, early=early, failed=failed, sizes_of=sizes_of
+        )
     except NoManifestError:
         if not end.is_stated:
             raise
         status = JobStatus.FAILED if is_early else JobStatus.SUCCEEDED
         fields = {"error_code": end.code, "error_message": end.reason} if is_early else {}
         return Validation(at_end.infer_end(judged, status, **fields), 0, 0)
-    if judged.is_terminal and found.state.status != judged.status:
+    if judged.is_terminal and validation.state.status != judged.status:
         text = (
-            f"corrected from {judged.status} ({judged.error_code}) to {found.state.status}:"
-            f" {found.tasks_verified} of {found.tasks_total} tasks have left complete outputs"
+            f"corrected from {judged.status} ({judged.error_code}) to {validation.state.status}:"
+            f" {validation.tasks_verified} of {validation.tasks_total} tasks have left complete outputs"
         )
         record_event(store, judged.job_id, RUNNER, now=session.now, text=text)
         session.note(f"{judged.job_id}: {text}")
-    return found
+    return validation

@@ -148,11 +148,11 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
     if name.startswith("@") and name != "@latest":
         raise UsageError(f"invalid job '{name}': expected an id or @latest.")
     if name == "@latest":
-        found = _first_job(connection, "ORDER BY created_ts DESC, job_id", now=now)
+        job = _first_job(connection, "ORDER BY created_ts DESC, job_id", now=now)
     else:
-        found = find_exact(connection, name, now=now)
-    if found is not None:
-        return found
+        job = find_exact(connection, name, now=now)
+    if job is not None:
+        return job
     for key, reason in unreadable_records(connection, name):
         raise RecordError(reason, key=key)
     from mopsjobs.cache.pruning import is_pruned  # no listing needs it

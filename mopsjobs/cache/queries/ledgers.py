@@ -119,15 +119,15 @@ def read_attempts(
 
 def reusing_jobs(connection: sqlite3.Connection, sources: Container[str]) -> dict[str, list[str]]:
     """Map those of these jobs whose outputs other jobs reuse to the ids of these. It looks at all records."""
-    found: dict[str, list[str]] = {}
+    by_source: dict[str, list[str]] = {}
     rows = connection.execute(
         "SELECT job_id, value FROM job, json_each(record, '$.metadata.reused_from')"
         " WHERE instr(record, '\"reused_from\"') ORDER BY job_id"
     )
     for job_id, source in rows:
         if source in sources:
-            found.setdefault(source, []).append(job_id)
-    return found
+            by_source.setdefault(source, []).append(job_id)
+    return by_source
 
 
 def complete_ledgers(connection: sqlite3.Connection) -> set[str]:
