@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
 Job = Mapping[str, object]
 
-LOGGED_CODES = ("MODEL", "INCOMPLETE", "BackoffLimitExceeded", "FailedIndexes", "PodFailurePolicy", "FAILED")
-"""Codes of errors whose reason is in the log: of the runner, or of a cluster whose shards ended with an error."""
+START_ERROR = "StartError"
+"""The code of a cluster that could not start the command of the image."""
+
+CLUSTER_CODES = ("BackoffLimitExceeded", "FailedIndexes", "PodFailurePolicy", "FAILED")
+"""Codes of a cluster whose shards ended with an error. The reason is in their log."""
+
+LOGGED_CODES = ("MODEL", "INCOMPLETE", *CLUSTER_CODES)
+"""Codes of errors whose reason is in the log: of the runner, or of a cluster."""
 
 PEAK_RESERVE = 1.25
 """Times the measured peak of memory that a suggested limit has at least."""
@@ -82,6 +88,9 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
     job_id, status = job["job_id"], job["status"]
     if status == "succeeded":
         return command_line("results", job_id, "--download DIR")
+    if status == "failed" and job["error_code"] in (START_ERROR, *CLUSTER_CODES):  # lost tasks have no errors
+        is_startable = job["error_code"] != START_ERROR
+        return command_line("logs", job_id) if is_startable else command_line("resume", job_id, "--image IMAGE")
     if status in ("failed", "partial") and has_failed_tasks(job):
         more_memory = memory_command(job, ends)
         if more_memory is not None and ends is not None and 2 * ends.tasks >= _failed_tasks(job):
@@ -89,8 +98,6 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
         return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
     if job.get("error_code") in ("OOMKilled", "OUT_OF_MEMORY") and _last_launch(job).keys() & {"memory", "task_memory"}:
         return command_line("resume", job_id, "--memory x2")
-    if job["error_code"] == "StartError":  # the image lacks mops-jobs
-        return command_line("resume", job_id, "--image IMAGE")
     has_traceback = job["error_code"] == "REDUCE" or (status == "failed" and job["error_code"] in LOGGED_CODES)
     return command_line("logs" if has_traceback else "resume", job_id)
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 Submit = Callable[..., "Ran"]
 
-BACK_OFF = 'Back-off pulling image "sims:1"'
-
 
 @pytest.fixture
 def cluster(cli: Cli, azurite: Azurite, tmp_path: Path) -> Iterator[StandIn]:
@@ -135,7 +133,7 @@ def _no_volume(cluster: StandIn) -> None:
 @pytest.mark.parametrize(
     ("trouble", "secret", "reason", "detail"),
     [
-        (_pull_problem, "registry", "ImagePullBackOff", BACK_OFF),
+        (_pull_problem, "registry", "ImagePullBackOff", "insufficient_scope: authorization failed"),
         (_no_room, "registry", "Unschedulable", "0/3 nodes are available: 3 Insufficient cpu."),
         (_quota, "registry", "FailedCreate", "exceeded quota: sims"),
         (_no_volume, "registry", "FailedMount", 'secret "inputs" not found'),
@@ -224,6 +222,137 @@ def test_a_job_that_is_admitted_after_all_ends_itself(
     cluster.admit_jobs()
     assert _ended(cluster) == "PodFailurePolicy"
     assert cli.ok("status", "job", "--refresh", "--json").json["tasks_completed"] == 0
+
+
+def test_a_launch_that_the_cluster_drops_is_failed(
+    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An API server drops a create that it does not admit in time: the one look finds nothing, and nothing comes."""
+    cluster.hold_jobs()
+    monkeypatch.setattr(engine, "CREATE_READ_SECONDS", 0.1)
+    look = client.Cluster.job
+
+    def drop_and_look(looking: client.Cluster, namespace: str, name: str) -> Any:
+        cluster.drop_jobs()
+        return look(looking, namespace, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client.Cluster, "job", drop_and_look)
+        assert submit(sets_of(1)).code == 5
+    assert cluster.job("job") is None
+    assert cli.ok("status", "job", "--refresh", "--json").json["error_code"] == "LAUNCH"
+
+
+def test_a_refusal_by_policy_is_told(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """In the words of the policy, which may be 422 as well as 403. The record has them, too."""
+    cluster.policy = 'admission policy "labels" denied request: label team is required'
+    ran = submit(sets_of(1))
+    assert ran.code == 6
+    assert "label team is required" in ran.err
+    job = cli.ok("status", "job", "--refresh", "--json").json
+    assert (job["status"], job["error_code"], "label team is required" in job["error_message"]) == (
+        "failed", "LAUNCH", True,
+    )  # fmt: skip
+
+
+def test_a_cluster_that_fills_defaults_drops_nothing(
+    cluster: StandIn, submit: Submit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It adds fields and leaves out empty lists, and knows all that a launch sends."""
+    assert submit(sets_of(1)).code == 0
+    job = cluster.job("job")
+    assert job is not None
+    assert (job["spec"]["backoffLimit"], job["spec"]["suspend"]) == (2**31 - 1, False)
+    assert "env" not in job["spec"]["template"]["spec"]["containers"][0]
+    assert not [message for message in caplog.messages if "dropped" in message]
+    _ended(cluster)
+
+
+def test_an_image_without_the_command_leads_to_another_image(
+    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a long message has the cause, and the next step is not a log, which such pods do not have."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
+    cluster.programs = {}
+    assert submit(sets_of(1)).code == 0
+    assert _ended(cluster) == "FailedIndexes"
+    waited = cli("wait", "job")
+    assert (waited.code, "Next: mops-jobs resume job --image IMAGE" in waited.err) == (100, True)
+    job = cli.ok("status", "job", "--json").json
+    assert job["error_code"] == "StartError"
+    assert 'exec: "mops-jobs": executable file not found in $PATH' in job["error_message"]
+
+
+def test_a_deadline_of_a_pod_is_told(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy or a patch may set one. The kubelet stops the pod, which looks like any other that was stopped."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
+    patch = tmp_path / "patch.yaml"
+    patch.write_text("spec: {activeDeadlineSeconds: 1}")
+    assert submit(sets_of(1, gate="/none"), "--pod-patch", str(patch)).code == 0
+    assert _ended(cluster) == "FailedIndexes"
+    assert cli("wait", "job").code == 100
+    assert "shard 0 DeadlineExceeded" in cli.ok("status", "job", "--json").json["error_message"]
+
+
+def test_a_pod_that_outlived_a_worker_is_no_failure(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """The cluster calls its container `OOMKilled`, although it ended with 0. The outputs say how the job ended."""
+    cluster.worker_kills = {0}
+    assert submit(sets_of(2)).code == 0
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
+
+
+def test_a_running_job_that_is_suspended_is_not_taken_for_silent(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
+) -> None:
+    """Its pods stop, and no view advises to resume it. When it goes on, it runs to its end."""
+    gate, notes = tmp_path / "gate", tmp_path / "calls"
+    assert submit(sets_of(2, gate=str(gate), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
+    cluster.suspend("job")
+    until(lambda: not cluster.pods("job"), "the end of its pods")
+    cli.clock.advance(minutes=10)
+    shown = cli.ok("status", "job", "--refresh").out
+    assert ("Suspended: the Job is suspended" in shown, "suspect" in shown) == (True, False)
+    waited = cli("wait", "job", "--timeout", "3m")
+    assert (waited.code, "resume" in waited.err) == (8, False)
+    assert cli.ok("list", "--stuck", "-q").lines == []
+    gate.touch()
+    cluster.suspend("job", is_suspended=False)
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
+
+
+def test_a_lost_node_hides_no_log_of_another(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
+    """Its kubelet is asked in vain. The lines of the other shard are shown, and the lost one is named."""
+    gate = tmp_path / "gate"
+    sets = [{**one, "say": "hello", "gate": str(gate)} for one in sets_of(2)]
+    assert submit(sets, "--shards", "2", "--workers", "1").code == 0
+    until(lambda: cli("logs", "job").out.count("hello") == 2, "the lines of both")
+    cluster.lose_node("job", 1)
+    read = cli("logs", "job")
+    assert (read.code, read.out.count("hello"), "shard 0: " in read.out) == (0, 1, True)
+    assert "The log of shard 1 cannot be read" in read.err
+    cluster.remove_node("job", 1)
+    gate.touch()
+    assert _ended(cluster) == "CompletionsReached"
+
+
+def test_a_runner_that_only_its_cluster_lost_ends_its_job(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
+) -> None:
+    """The node is cut off from the cluster, and not from the registry. The pod counts as stopping, and works on."""
+    gate, notes = tmp_path / "gate", tmp_path / "calls"
+    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    cluster.lose_node("job", 0, is_partitioned=True)
+    gate.touch()
+    ends = ("succeeded", "failed", "partial")
+    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] in ends, "the end of the job")
+    assert cli("wait", "job").code == 0
 
 
 def test_an_eviction_is_no_failure(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 The API server is kmock's emulator. The controller is `job_controller`. The kubelet starts the command of a container as
 a process of this machine, with the environment of the pod, and serves its lines. It is not a cluster: it has one node
 of any size, and no images, networks, volumes, limits or roles. What keeps pods from starting is set by hand, before or
-while they wait.
+while they wait. Its answers were corrected by those of a real control plane (1.36): defaults, texts, events and codes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import copy
 import os
+import random
 import re
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from support.job_controller import (
     FINALIZER,
     IGNORED,
     INDEX,
+    NEVER,
     Json,
     NewPod,
     condition_of,
@@ -44,6 +46,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TICK_SECONDS = 0.02
+
+SERVICE = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+"""Variables of each container: the cluster that it runs in. Its pod has no token for it."""
+
+MAX_EVENTS = 10
+"""Events of an object with one reason that are kept apart. A cluster merges later ones."""
 
 _LOG = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/]+)/log")
 
@@ -74,14 +82,21 @@ class _Container:
     def exit_code(self) -> int | None:
         """Return the exit code, once all lines were read; None before."""
         code = self.process.poll()
+        if code is not None:
+            self.kill()  # all processes of a container end with its first one
         if code is None or self._reader.is_alive():
             return None
         return code if code >= 0 else 128 - code
 
-    def send(self, number: int) -> None:
-        """Send a signal to all processes of the container."""
+    def terminate(self) -> None:
+        """Send SIGTERM to the first process of the container, and to no other."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """Kill all processes of the container."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class _Server(KubernetesEmulator):
@@ -119,20 +134,28 @@ class StandIn(Api):
         """How many pods the quota admits at once."""
         self.refusals: dict[tuple[str, str], int] = {}
         """Status codes for verbs on resources, such as `("list", "events"): 403`."""
+        self.policy: str | None = None
+        """Why a policy refuses Jobs; None: none does."""
         self.memory_kills: set[int] = set()
         """Shards whose containers the kernel kills, as soon as they have written a line."""
+        self.worker_kills: set[int] = set()
+        """Shards in which the kernel has killed a worker: the container goes on, and is called `OOMKilled`."""
         self.retry_seconds = 0.02
         """The back-off of the first retry; 10 s in Kubernetes."""
         self._directory = directory
-        self._programs = programs
+        self.programs = programs
         self._env = env
         self._containers: dict[str, _Container] = {}
         self._lost: set[str] = set()
         """Pods on nodes that do not answer."""
+        self._event_texts: dict[tuple[str, str], set[str]] = {}
+        """The texts of the events of an object, by its uid and the reason."""
         self._numbers = iter(range(10**6))
         self._admits = asyncio.Event()
         """Set while new Jobs are admitted."""
         self._admits.set()
+        self._is_dropping = False
+        """Whether Jobs that waited to be admitted are dropped."""
         server = _Server()
         server.stand_in = self
         super().__init__(server)
@@ -145,7 +168,7 @@ class StandIn(Api):
         with contextlib.suppress(Exception):
             self._task.result(PATIENCE)
         for container in self._containers.values():
-            container.send(signal.SIGKILL)
+            container.kill()
             container.process.wait()
         super().close()
 
@@ -192,13 +215,17 @@ class StandIn(Api):
         """Delete the pod of an index, as a user does."""
         self._in_loop(lambda: [self._delete_pod(pod) for pod in self._alive(name, index)])
 
-    def lose_node(self, name: str, index: int) -> None:
-        """Cut the power of the node of an index. The pod's grace period ends, and no kubelet reports its end."""
+    def lose_node(self, name: str, index: int, *, is_partitioned: bool = False) -> None:
+        """Cut the power of the node of an index, or its network: then its processes go on, and reach the registry.
+
+        The cluster takes the node for lost and evicts the pod. Its grace period ends, and no kubelet reports its end.
+        """
 
         def act() -> None:
             for pod in self._alive(name, index):
                 self._lost.add(pod["metadata"]["name"])
-                self._containers[pod["metadata"]["name"]].send(signal.SIGKILL)
+                if not is_partitioned:
+                    self._containers[pod["metadata"]["name"]].kill()
                 unready = {"type": "Ready", "status": "False", "lastTransitionTime": moment(datetime.now(UTC))}
                 pod["status"]["conditions"] = [unready, _disruption("DeletionByTaintManager")]
                 pod["metadata"]["deletionTimestamp"] = moment(datetime.now(UTC))
@@ -207,11 +234,12 @@ class StandIn(Api):
         self._in_loop(act)
 
     def remove_node(self, name: str, index: int) -> None:
-        """Remove the lost node of an index from the cluster, whose pods are then over."""
+        """Remove the lost node of an index from the cluster: the garbage collector ends its pods."""
 
         def act() -> None:
             for pod in self._alive(name, index):
-                self._save(PODS, {**pod, "status": {**pod["status"], "phase": "Failed"}})
+                conditions = [*pod["status"]["conditions"], _disruption("DeletionByPodGC")]
+                self._save(PODS, {**pod, "status": {**pod["status"], "phase": "Failed", "conditions": conditions}})
 
         self._in_loop(act)
 
@@ -231,13 +259,22 @@ class StandIn(Api):
         """Admit the Jobs that wait, and later ones."""
         self._in_loop(self._admits.set)
 
+    def drop_jobs(self) -> None:
+        """Give up on the Jobs that wait to be admitted, as an API server does after 34 s: they are never created."""
+        self._is_dropping = True
+        self.admit_jobs()
+
     def admit(self, name: str) -> None:
         """Let a suspended Job run, as a queue does when there is room."""
+        self.suspend(name, is_suspended=False)
+
+    def suspend(self, name: str, *, is_suspended: bool = True) -> None:
+        """Suspend a Job, as a user does, and Kueue when another one takes its place. Its pods stop."""
 
         def act() -> None:
             job = self._object(JOBS, "models", name)
             assert job is not None
-            job["spec"]["suspend"] = False
+            job["spec"]["suspend"] = is_suspended
             self._save(JOBS, job)
 
         self._in_loop(act)
@@ -269,12 +306,19 @@ class StandIn(Api):
         return None
 
     async def _admit(self, job: Json) -> aiohttp.web.StreamResponse:
-        """Create a Job, also if its client has gone away meanwhile."""
+        """Create a Job, also if its client has gone away meanwhile, with the defaults of an API server."""
         metadata = job["metadata"]
         await self._admits.wait()
+        if self._is_dropping:
+            return _refuse(
+                504, "Timeout: request did not complete within requested timeout - context deadline exceeded"
+            )
+        if self.policy is not None:
+            return _refuse(422, f'jobs.batch "{metadata["name"]}" is forbidden: {self.policy}')
         if self._object(JOBS, metadata["namespace"], metadata["name"]) is not None:
             return _refuse(409, f'jobs.batch "{metadata["name"]}" already exists')
         metadata |= {"uid": f"uid-{next(self._numbers)}", "creationTimestamp": moment(datetime.now(UTC))}
+        job = _with_defaults(job)
         self._save(JOBS, {**job, "status": {}})
         return aiohttp.web.json_response(job, status=201)
 
@@ -284,6 +328,9 @@ class StandIn(Api):
             return _refuse(404, f'pods "{name}" not found')
         if container is None:
             return _refuse(400, f'container "runner" in pod "{name}" is waiting to start: ContainerCreating')
+        if name in self._lost:
+            host = "10.0.0.7:10250"
+            return _refuse(500, f'Get "https://{host}/containerLogs/{namespace}/{name}": dial tcp {host}: i/o timeout')
         if params.get("follow") == "true":
             return aiohttp.web.Response(body=_follow(container))
         lines = list(container.lines)
@@ -333,11 +380,11 @@ class StandIn(Api):
         alive = sum(pod["status"]["phase"] in ("Pending", "Running") for pod in self._objects(PODS))
         for new in done.create:
             if self.quota is not None and alive >= self.quota_pods:
-                message = f'Error creating: pods "{name}-{new.index}-x" is forbidden: {self.quota}'
-                self._event("Job", job, "FailedCreate", message)
+                pod = f"{name}-{new.index}-{_suffix()}"  # each try has a name of its own
+                self._event("Job", job, "FailedCreate", f'Error creating: pods "{pod}" is forbidden: {self.quota}')
                 break
             self._create_pod(job, new)
-            self._event("Job", job, "SuccessfulCreate", f"Created pod: {name}-{new.index}-x", "Normal")
+            self._event("Job", job, "SuccessfulCreate", f"Created pod: {name}-{new.index}-{_suffix()}", "Normal")
             alive += 1
         for pod in pods:
             if pod["metadata"]["name"] in done.release:
@@ -353,6 +400,10 @@ class StandIn(Api):
     def _event(self, kind: str, one: Json, reason: str, message: str, severity: str = "Warning") -> None:
         about = {"kind": kind, "name": one["metadata"]["name"], "namespace": one["metadata"]["namespace"]}
         metadata = {"name": f"{about['name']}.{reason}", "namespace": about["namespace"]}
+        texts = self._event_texts.setdefault((one["metadata"]["uid"], reason), set())
+        texts.add(message)
+        if len(texts) > MAX_EVENTS:
+            message = f"(combined from similar events): {message}"
         event = {"metadata": metadata, "involvedObject": about, "type": severity, "reason": reason}
         self._save(EVENTS, {**event, "message": message, "lastTimestamp": moment(datetime.now(UTC))})
 
@@ -393,6 +444,11 @@ class StandIn(Api):
             return
         if index_of(pod) in self.memory_kills and container.lines and container.reason is None:
             self._kill(pod, "OOMKilled")
+        deadline = pod["spec"].get("activeDeadlineSeconds")
+        age = (datetime.now(UTC) - container.started_at).total_seconds()
+        if deadline is not None and age >= deadline and container.reason is None:
+            container.reason = "DeadlineExceeded"
+            container.terminate()
         code = container.exit_code
         if code is None:
             return
@@ -404,7 +460,12 @@ class StandIn(Api):
                 "message": "The node was low on resource: memory.",
                 "conditions": [_disruption("TerminationByKubelet")],
             }
-        reason = "Completed" if code == 0 else container.reason if container.reason == "OOMKilled" else "Error"
+        if container.reason == "DeadlineExceeded":
+            message = "Pod was active on the node longer than the specified deadline"
+            status |= {"phase": "Failed", "reason": "DeadlineExceeded", "message": message}
+        reason = "Completed" if code == 0 else "Error"
+        if container.reason == "OOMKilled" or index_of(pod) in self.worker_kills:
+            reason = "OOMKilled"
         started, ended = moment(container.started_at), moment(datetime.now(UTC))
         terminated = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": ended}
         status["containerStatuses"] = [_container_status(pod, {"terminated": terminated}, ready=False)]
@@ -421,10 +482,16 @@ class StandIn(Api):
             self._event("Pod", pod, "FailedMount", self.missing_volumes)
             waiting = {"reason": "ContainerCreating"}
         if spec["image"] in self.missing_images:
-            message = f'failed to pull and unpack image "{spec["image"]}": not found'
+            image = f"docker.io/library/{spec['image']}"
+            message = (
+                f'rpc error: code = Unknown desc = failed to pull and unpack image "{image}": failed to resolve'
+                f' reference "{image}": pull access denied, repository does not exist or may require authorization:'
+                " server message: insufficient_scope: authorization failed"
+            )
             waiting = {"reason": "ErrImagePull", "message": message}
             if pod["status"].get("containerStatuses"):  # it has tried
-                waiting = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{spec["image"]}"'}
+                text = f'Back-off pulling image "{spec["image"]}": ErrImagePull: {message}'
+                waiting = {"reason": "ImagePullBackOff", "message": text}
         for source in spec.get("envFrom", ()):
             if source["secretRef"]["name"] not in self.secrets:
                 message = f'secret "{source["secretRef"]["name"]}" not found'
@@ -440,20 +507,30 @@ class StandIn(Api):
         (spec,), name = pod["spec"]["containers"], pod["metadata"]["name"]
         directory = self._directory / name
         directory.mkdir()
-        env = {**self._env, "HOME": str(directory), "HOSTNAME": name, "JOB_COMPLETION_INDEX": str(index_of(pod))}
+        env = {
+            **self._env,
+            "HOME": str(directory),
+            "HOSTNAME": name,
+            **SERVICE,
+            "JOB_COMPLETION_INDEX": str(index_of(pod)),
+        }
         for source in spec.get("envFrom", ()):
             env |= self.secrets[source["secretRef"]["name"]]
         env |= {one["name"]: one["value"] for one in spec.get("env", ())}
         program, *more = spec["command"]
-        if program not in self._programs:
+        if program not in self.programs:
             at = moment(datetime.now(UTC))
-            message = f'exec: "{program}": executable file not found in $PATH'
+            message = (
+                "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create"
+                " failed: unable to start container process: error during container init:"
+                f' exec: "{program}": executable file not found in $PATH: unknown'
+            )
             ended = {"exitCode": 128, "reason": "StartError", "message": message, "startedAt": at, "finishedAt": at}
             return {
                 "phase": "Failed",
                 "containerStatuses": [_container_status(pod, {"terminated": ended}, ready=False)],
             }
-        argv = [*self._programs[program], *more, *spec.get("args", ())]
+        argv = [*self.programs[program], *more, *spec.get("args", ())]
         container = self._containers[name] = _Container(argv, env, directory)
         running = {"running": {"startedAt": moment(container.started_at)}}
         return {
@@ -465,7 +542,7 @@ class StandIn(Api):
     def _kill(self, pod: Json, reason: str) -> None:
         container = self._containers[pod["metadata"]["name"]]
         container.reason = reason
-        container.send(signal.SIGKILL)
+        container.kill()
 
     def _delete_pod(self, pod: Json) -> None:
         """Ask a pod to stop. It is removed when its process has ended and its Job has counted it."""
@@ -476,12 +553,24 @@ class StandIn(Api):
             self._save(PODS, pod)
             container = self._containers.get(pod["metadata"]["name"])
             if container is not None:
-                container.send(signal.SIGTERM)
+                container.terminate()
 
     def _release(self, pod: Json) -> None:
         """Take the finalizer of the Job controller from a pod."""
         pod["metadata"]["finalizers"] = []
         self._save(PODS, pod)
+
+
+def _with_defaults(job: Json) -> Json:
+    """Return a Job as an API server keeps it: with defaults, and without empty lists."""
+    defaults = {"suspend": False, "podReplacementPolicy": "Failed", "parallelism": 1}
+    if "backoffLimitPerIndex" in job["spec"]:
+        defaults["backoffLimit"] = NEVER
+    job = {**job, "spec": {**defaults, **job["spec"]}}
+    for container in job["spec"]["template"]["spec"]["containers"]:
+        for name in [name for name, value in container.items() if value == []]:
+            del container[name]
+    return job
 
 
 def _selector(text: str | None) -> dict[str, str]:
@@ -494,6 +583,11 @@ def _field(one: Json, path: str) -> object:
     for name in path.split("."):
         found = found[name]
     return found
+
+
+def _suffix() -> str:
+    """Return the random end of the name of a pod."""
+    return "".join(random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
 
 
 def _disruption(reason: str) -> Json:

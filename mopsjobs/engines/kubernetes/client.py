@@ -49,6 +49,9 @@ INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 MAX_INDEX = 2**31 - 1
 """Of a pod in an Indexed Job: Kubernetes counts them in 32 bits."""
 
+MERGED = "(combined from similar events): "
+"""Begins the message of an event that stands for later ones."""
+
 POD_CONFIG = "of this pod"
 
 _UNVERIFIED: set[tuple[str, str]] = set()
@@ -137,7 +140,9 @@ class Cluster:
                 key=lambda event: (_event_time(event), event.type == "Warning"),
                 default=None,
             )
-            return None if last is None or last.type != "Warning" else (str(last.reason), str(last.message))
+            if last is None or last.type != "Warning":
+                return None
+            return str(last.reason), str(last.message).removeprefix(MERGED)
 
     def delete(self, namespace: str, name: str) -> bool:
         """Delete a Job, and in the background its pods. Return False if there is none."""
