@@ -29,6 +29,7 @@ from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
 from mopsjobs.web.site import Site
 from reliability.crashes.processes import Forker
+from reliability.trial import hold
 
 LIMIT_SECONDS = 180
 """A command that takes longer hangs."""
@@ -49,7 +50,12 @@ class Ran(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """Return the document that it printed."""
+        """Return the document that it printed.
+
+        Raises:
+            PromiseBroken: if it printed none.
+        """
+        hold(self.out.startswith("{"), f"there is no document, but exit {self.code}: {self.out}{self.err}")
         return json.loads(self.out)
 
     @property

@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
-from mopsjobs.store import open_store
+from mopsjobs.store import network, open_store
 from reliability.crashes.processes import forker
 from reliability.trial import Figure, PromiseBroken, Trial
 from reliability.views.acts import THEMES, Acts
-from reliability.views.commands import Machine
+from reliability.views.commands import LIMIT_SECONDS, Machine
 from reliability.views.looking import Views, of_inside, of_record
 from reliability.views.model import World
 from reliability.views.reading import Statements
@@ -63,7 +64,8 @@ def run(trial: Trial) -> Iterator[Figure]:
 
 def over(trial: Trial, store: str, steps: int, counts: Counter[str], length: int = LENGTH) -> Iterator[Found]:
     """Run sequences over one store, and yield the contradiction of each that ended in one."""
-    with STORES[store](trial.directory) as new_place:
+    patience = mock.patch.object(network, "BUDGET_SECONDS", LIMIT_SECONDS)  # also on a busy machine
+    with patience, STORES[store](trial.directory) as new_place:
         for number in range((steps + length - 1) // length):
             directory = trial.directory / f"{store}-{number}"
             directory.mkdir()
