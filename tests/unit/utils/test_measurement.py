@@ -63,6 +63,14 @@ def test_a_container_that_does_not_see_the_path_of_its_host(system: System) -> N
     assert (cpu_quota(), count_oom_kills()) == (2.0, 7)
 
 
+def test_a_container_without_control_groups_counts_the_kills_of_its_machine(system: System) -> None:
+    """Its own count comes first, also if it is 0."""
+    system({"proc/self/cgroup": "0::/\n", "proc/vmstat": "pgfault 9\noom_kill 3\n"})
+    assert count_oom_kills() == 3
+    system({"groups/memory.events": "oom_kill 0\n"})
+    assert count_oom_kills() == 0
+
+
 def test_the_memory_of_a_machine_is_that_of_the_narrowest_limit(system: System) -> None:
     system({"proc/meminfo": "MemTotal:       2048 kB\nMemFree: 3 kB\n", "proc/self/cgroup": "0::/a/b\n4:memory:/\n"})
     assert memory_size() == 2 * 2**20
