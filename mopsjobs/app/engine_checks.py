@@ -28,6 +28,9 @@ IMAGE_VARIABLE = "MOPS_JOBS_IMAGE"
 SECONDS = 10.0
 """How long a cluster may take for an answer, such as to a dry run."""
 
+WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
+"""A warning of an API server, in the header of a response."""
+
 SHOWN = 5
 """Partitions that a line names, at most."""
 
@@ -85,9 +88,9 @@ def _check_clock(ahead: float) -> CheckResult:
     direction = "ahead of" if ahead > 0 else "behind"
     detail = f"this machine's clock is {human_duration(abs(ahead))} {direction} the cluster's"
     if abs(ahead) <= SILENT_SECONDS / 2:
-        return CheckResult("its clock", "ok", detail)
+        return CheckResult("k8s clock", "ok", detail)
     fix = "synchronize the clock, for example by NTP: timedatectl set-ntp true"
-    return CheckResult("its clock", "warn", f"{detail}, so times of pods look wrong here", fix)
+    return CheckResult("k8s clock", "warn", f"{detail}, so times of pods look wrong here", fix)
 
 
 def _check_role(cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
@@ -130,13 +133,16 @@ def _check_manifest(app: App, cluster: Cluster, namespace: str) -> CheckResult:
         manifest = build_manifest(launch, namespace=namespace, launch_id="doctor", env=app.env)
         manifest["metadata"]["name"] = job_name(f"doctor-{app.now():%Y%m%d-%H%M%S}")
         path = f"/apis/batch/v1/namespaces/{namespace}/jobs?dryRun=All"
-        created, _ = cluster.request("POST", path, manifest)
+        created, headers = cluster.request("POST", path, manifest)
     except MopsJobsError as error:
         return _problem("manifest", error)
     lacking = [path for path, gone in differences(manifest["spec"], created.get("spec") or {}, "spec") if gone]
     if lacking:
         detail = f"the cluster drops {', '.join(lacking)}"
         return CheckResult("manifest", "warn", detail, "use a cluster with Kubernetes 1.29 or newer")
+    if warnings := WARNING.findall(headers.get("Warning", "")):  # such as those of PodSecurity
+        fix = "correct it by --pod-patch, or ask who runs the cluster"
+        return CheckResult("manifest", "warn", f"the cluster warns: {'; '.join(warnings)}", fix)
     return CheckResult("manifest", "ok", f"the cluster accepts a Job with image {image} (dry run; nothing was pulled)")
 
 

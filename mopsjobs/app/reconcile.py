@@ -135,13 +135,18 @@ def _sign_of_life(state: JobState, engine: EngineState) -> str | None:
     return record_time(started) if started is not None and is_newer else None
 
 
+def _is_being_launched(state: JobState) -> bool:
+    """Return whether a launch of mops-jobs in a cluster has not written its result. `_launch_end` decides about it."""
+    is_own = engine_of(state.to_dict()) == "kubernetes" and "bundle" in state.metadata
+    return is_own and state.status == JobStatus.SUBMITTING
+
+
 def _launch_end(state: JobState, engine: EngineState, now: datetime) -> EngineState | None:
     """Return that a launch failed which got no answer, if the cluster now says that it has not made the Job.
 
     No request of the launch is under way any more, and its record would say `submitting` for ever.
     """
-    is_own = engine_of(state.to_dict()) == "kubernetes" and "bundle" in state.metadata
-    if engine.phase != "gone" or state.status != JobStatus.SUBMITTING or not is_own:
+    if engine.phase != "gone" or not _is_being_launched(state):
         return None
     if (now - max(parse_time(state.updated_at), _last_report(state))).total_seconds() <= LAUNCH_SECONDS:
         return None
@@ -162,7 +167,8 @@ def _suspect_reason(state: JobState, engine: EngineState, now: datetime) -> str 
     if engine.phase == "unknown" or (now - last).total_seconds() <= SILENT_SECONDS:
         return None
     if engine.phase == "gone":
-        return "k8s_job_missing" if engine_of(state.to_dict()) == "kubernetes" else "job_missing"
+        missing = "k8s_job_missing" if engine_of(state.to_dict()) == "kubernetes" else "job_missing"
+        return None if _is_being_launched(state) else missing
     if engine.phase == "running":
         # A job sends no heartbeat before it is running, and some programs send none at all.
         return "no_update" if state.status == JobStatus.RUNNING and state.heartbeat_at is not None else None

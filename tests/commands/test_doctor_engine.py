@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import kmock
 import pytest
 import yaml
 
@@ -65,7 +66,7 @@ def test_a_cluster_on_which_jobs_can_run(cli: Cli, cluster: Api) -> None:
     _permit(cluster)
     _accept(cluster)
     checks = {name: (state, detail, fix) for name, state, detail, fix in _checks(cli)}
-    assert checks.pop("its clock")[0] in ("ok", "warn"), "the clock of the command stands still"
+    assert checks.pop("k8s clock")[0] in ("ok", "warn"), "the clock of the command stands still"
     assert checks == {
         "cluster": ("ok", f"Kubernetes v1.36.2 at {cluster.url}, namespace models", None),
         "role": ("ok", "create, get, delete jobs; list pods; get pods/log; list events", None),
@@ -117,7 +118,7 @@ def test_what_else_may_hold_up_a_launch(cli: Cli, cluster: Api) -> None:
     cluster.answer("/apis/kueue.x-k8s.io/v1beta2/namespaces/models/localqueues", {"items": queues})
     cli.clock.advance(days=1)
     checks = _checks(cli, 6)
-    states = "its clock warn, role ok, manifest fail, quota warn, queue ok, queue warn"
+    states = "k8s clock warn, role ok, manifest fail, quota warn, queue ok, queue warn"
     assert ", ".join(f"{name} {state}" for name, state, *_ in checks[1:]) == states
     details = [detail for _, _, detail, _ in checks]
     assert "images come from ours" in details[3]
@@ -127,6 +128,16 @@ def test_what_else_may_hold_up_a_launch(cli: Cli, cluster: Api) -> None:
         "night of Kueue starts no job: ClusterQueue is missing",
     ]
     assert all(fix for _, state, _, fix in checks if state != "ok")
+
+
+def test_a_warning_of_the_server_is_told(cli: Cli, cluster: Api) -> None:
+    """An API server answers a Job that PodSecurity would refuse to run with a header alone."""
+    _permit(cluster)
+    said = 'would violate PodSecurity \\"restricted:latest\\"'
+    made = kmock.headers({"Warning": f'299 - "{said}"'})
+    cluster.mock[f"post {JOBS_PATH}"] << made << (lambda request: request.data)
+    manifest = next(check for check in _checks(cli) if check[0] == "manifest")
+    assert (manifest[1], "would violate PodSecurity" in manifest[2]) == ("warn", True)
 
 
 def test_a_cluster_that_is_away_is_one_line(cli: Cli, cluster: Api) -> None:

@@ -352,7 +352,8 @@ def test_a_launch_that_the_cluster_never_took_is_ended(registry: JobRegistry, cl
     add_kubernetes_job(registry, "submitting", metadata={"bundle": "b"})
     _manifest(registry, "a", 0)
     clock.advance(seconds=100)
-    assert _reconcile(registry, clock, GONE).status == "submitting"
+    before = _reconcile(registry, clock, GONE)
+    assert (before.status, before.metadata.get("suspect")) == ("submitting", None)
     registry.update_fields("a", metadata={"k8s_image": "i:2"})
     clock.advance(seconds=100)
     assert _reconcile(registry, clock, GONE).status == "submitting"
