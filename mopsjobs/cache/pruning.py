@@ -27,7 +27,7 @@ _KEPT = """
         SELECT child.job_id FROM job AS child LEFT JOIN job AS parent ON parent.job_id = child.parent_job_id
         WHERE child.parent_job_id IS NOT NULL AND (
             child.is_active OR coalesce(child.ended_ts, ?1) >= ?1
-            OR coalesce(parent.is_active OR coalesce(parent.ended_ts, ?1) >= ?1, 0)
+            OR (parent.job_id IS NOT NULL AND (parent.is_active OR coalesce(parent.ended_ts, ?1) >= ?1))
         )
         UNION
         SELECT job.job_id FROM kept CROSS JOIN job ON job.parent_job_id = kept.job_id

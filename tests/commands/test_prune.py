@@ -99,6 +99,16 @@ def test_a_family_is_pruned_as_one(cli: Cli, remote: Remote) -> None:
     assert cli.ids() == ["single"]
 
 
+def test_a_family_whose_parent_was_removed_is_pruned(cli: Cli, remote: Remote) -> None:
+    """It stayed for good, as one that has not all ended."""
+    for name, parent in (("job", None), ("job.2", "job")):
+        add_job(remote.jobs, name, sets_of(3), status="failed", only=parent and [1], parent=parent)
+    remote.store.delete(key("job"))
+    cli.ok("sync", "-q")
+    cli.clock.advance(days=30)
+    assert cli.ok("prune", "--older-than", "20d", "--yes").err == "Removed 1 job and 0 events from the cache.\n"
+
+
 @pytest.mark.parametrize("flags", [(), ("--full",)], ids=["as usual", "full"])
 def test_a_late_resume_brings_its_pruned_parents_back(cli: Cli, remote: Remote, flags: tuple[str, ...]) -> None:
     """The next sync reads them, and counts no end twice. Others stay away."""
