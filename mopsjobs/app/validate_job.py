@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_state
 from mopsjobs.app.job_tasks import ledger_sizes
+from mopsjobs.app.lost_runners import end_lost_runner
 from mopsjobs.app.next_steps import is_runner_dead
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.cache.job_json import SILENT_SECONDS
@@ -52,6 +53,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
         StoreError: if the registry cannot be read, or the comparison failed.
     """
     state, session = find_state(name, app), submission_session(app)
+    state = end_lost_runner(state.to_dict(), app) or state
     is_delivered = True
     try:
         state = deliver_shards(state, session)
