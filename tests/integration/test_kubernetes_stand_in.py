@@ -389,6 +389,8 @@ def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Su
     waited = cli("wait", "job", "--timeout", "90s")
     assert waited.code == 8
     assert "waits for Terminating: pod job-0-" in waited.err
+    cluster.delete_pod("job", 0, is_forced=True)
+    assert "Terminating: pod job-0-" in cli.ok("status", "job").out, "the Job has to count its pod first"
     cluster.remove_node("job", 0)
     gate.touch()
     assert _ended(cluster) == "CompletionsReached"

@@ -211,9 +211,17 @@ class StandIn(Api):
 
         self._in_loop(act)
 
-    def delete_pod(self, name: str, index: int) -> None:
-        """Delete the pod of an index, as a user does."""
-        self._in_loop(lambda: [self._delete_pod(pod) for pod in self._alive(name, index)])
+    def delete_pod(self, name: str, index: int, *, is_forced: bool = False) -> None:
+        """Delete the pod of an index, as a user does. A forced deletion waits for the finalizer of the Job, too."""
+
+        def act() -> None:
+            for pod in self._alive(name, index):
+                self._delete_pod(pod)
+                if is_forced:
+                    now = {"deletionGracePeriodSeconds": 0, "deletionTimestamp": moment(datetime.now(UTC))}
+                    self._save(PODS, {**pod, "metadata": {**pod["metadata"], **now}})
+
+        self._in_loop(act)
 
     def lose_node(self, name: str, index: int, *, is_partitioned: bool = False) -> None:
         """Cut the power of the node of an index, or its network: then its processes go on, and reach the registry.
