@@ -200,8 +200,8 @@ def limit_of(args: argparse.Namespace, default: int = job_arguments.DEFAULT_LIMI
     return default if args.form in (None, "json") else 0
 
 
-def add_form_flags(group: argparse._ArgumentGroup, *, ids: str = "ids") -> None:
-    """Declare the flags for the form of a list, as `args.form`. They exclude each other.
+def add_form_flags(group: argparse._ArgumentGroup, *, ids: str = "ids") -> argparse._MutuallyExclusiveGroup:
+    """Declare and return the flags for the form of a list, as `args.form`. They exclude each other.
 
     Args:
         group: takes the flags.
@@ -215,6 +215,7 @@ def add_form_flags(group: argparse._ArgumentGroup, *, ids: str = "ids") -> None:
         (("-q", "--ids"), f"print only {ids}"),
     ):
         form.add_argument(*flags, action="store_const", dest="form", const=flags[-1][2:], help=help_text)
+    return form
 
 
 def add_freshness_flags(parser: argparse.ArgumentParser) -> None:

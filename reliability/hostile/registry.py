@@ -241,8 +241,8 @@ def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "text", ("logs", one)
     yield "text", ("events",)
     yield "jsonl", ("events", "--json")
-    yield "csv", ("export", "--format", "csv")
-    yield "jsonl", ("export",)
+    yield "csv", ("list", "--csv", "--limit", "0")
+    yield "jsonl", ("list", "--jsonl", "--limit", "0")
     yield "prometheus", ("metrics", "--owner", "--per-job", "1000")
     yield "text", ("summary",)
     yield "json", ("summary", "--json")
@@ -321,7 +321,7 @@ def check_sync(registry: Registry, ran: Ran) -> int:
     problems = {one["key"]: one for one in json.loads(ran.out)["problems"]}
     for key in registry.bad:
         must(key in problems and 0 < len(problems[key]["reason"]) <= 510, f"{key!r} is not reported")
-    listed = {json.loads(line)["job_id"] for line in registry.run("export").out.splitlines()}
+    listed = {json.loads(line)["job_id"] for line in registry.run("list", "--jsonl", "--limit", "0").out.splitlines()}
     missing = registry.good - listed
     must(not missing, f"not shown: {sorted(missing)[:5]}")
     unreadable = {key for key, one in problems.items() if one["kind"] == "unreadable"}

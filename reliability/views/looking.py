@@ -54,7 +54,6 @@ class Views:
                 for job_id, status, done, total in tsv
             },
             "query": reading.by_id(look("query", "--json", "SELECT * FROM jobs").json["rows"]),
-            "export": reading.by_id(look("export").lines),
         }
         with self._machine.python() as registry:
             found["Python jobs()"] = reading.by_id(registry.jobs().rows)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     "line",
     [
-        *("list --json --limit 0", "list --tsv --limit 0", "list --limit 0", "completion bash", "export"),
-        *("export --format csv", "--version", "--help", "list --help"),
+        *("list --json --limit 0", "list --tsv --limit 0", "list --limit 0", "completion bash"),
+        *("list --jsonl --limit 0", "list --csv --limit 0", "--version", "--help", "list --help"),
     ],
 )
 def test_a_closed_pipe_ends_quietly(cli: Cli, jobs: JobRegistry, line: str) -> None:

@@ -39,7 +39,7 @@ def test_config_show_says_of_which_jobs_a_rule_tells(cli: Cli, jobs: str, words:
 
 
 EVERY = [
-    ("list",), ("list", "-q"), ("status", "a"), ("summary",), ("query", "SELECT 1"), ("export",), ("events",),
+    ("list",), ("list", "-q"), ("status", "a"), ("summary",), ("query", "SELECT 1"), ("events",),
     ("sync",), ("doctor",), ("config", "show"), ("metrics",), ("update", "a", "--label", "x=y"), ("schema",),
 ]  # fmt: skip
 

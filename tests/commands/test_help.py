@@ -108,7 +108,7 @@ MISTYPED = {
     "list --sort -udated": "invalid sort column 'udated': expected one of updated, created,",
     "list --fields job_id,onwer": "Did you mean 'owner'?",
     "submit s.json --auto --engine kubernets": "invalid engine 'kubernets': expected one of local, kubernetes, dask,",
-    "export --format cvs": "invalid format 'cvs': expected one of csv, ndjson. Did you mean 'csv'?",
+    "list --cvs": "unknown flag '--cvs'. Did you mean '--csv'?",
     "schema jobs": "Did you mean 'job'?",
     "completion bsh": "invalid shell 'bsh': expected one of bash, zsh, tcsh, fish. Did you mean 'bash'?",
     "config shw": "invalid action 'shw': expected show. Did you mean 'show'?",

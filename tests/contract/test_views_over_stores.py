@@ -148,10 +148,6 @@ class Views(SyncMachine):
                 limit = max(known_to, asked_for) if write.is_foreign else parse_time(document["synced_at"])
                 assert write.moment >= limit or places[job] >= place, (job, document, writes, places)
 
-    @rule(flags=FRESHNESS)
-    def export(self, flags: tuple[str, ...]) -> None:
-        self._run("export", *flags)
-
     @rule(job=JOBS)
     def events(self, job: str) -> None:
         """Show the events of a job, whose states later views show too."""

@@ -55,7 +55,6 @@ READERS = {
     "status-foreign": ["status", "foreign-1", "--json"],
     "events": ["events", "study-1", "--json"],
     "results": ["results", "study-1", "--json"],
-    "export": ["export", "--format", "ndjson"],
 }
 """What is asked of every version about what an older one wrote, by the name of the answer's file."""
 

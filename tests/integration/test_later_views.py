@@ -153,7 +153,6 @@ def test_a_refresh_shows_what_another_program_wrote(cli: Cli, remote: Remote, mo
         ("status", "a"),
         ("status", "@latest"),
         ("summary",),
-        ("export",),
         ("query", "SELECT 1"),
     ],
 )

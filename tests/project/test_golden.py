@@ -26,7 +26,7 @@ VOLATILE = {"generated_at", "synced_at", "age_seconds", "stale", "registry", "cu
 INVENTED = {"at", "started_at", "queued_seconds", "run_seconds"}
 """What 0.1.0 made up for steps that nothing had reported; null since."""
 WHILE_ACTIVE = {"duration_seconds", "queued_seconds", "run_seconds"}
-OF_CACHE = ("list", "status-done", "status-cancelled", "status-foreign", "events", "export")
+OF_CACHE = ("list", "status-done", "status-cancelled", "status-foreign", "events")
 
 
 def documents(text: str) -> list[Any]:

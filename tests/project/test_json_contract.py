@@ -187,14 +187,14 @@ def test_query_keeps_its_promise(cli: Cli, sql: str) -> None:
 
 
 @pytest.mark.usefixtures("everything")
-def test_watch_and_export_keep_the_promise_of_a_job(cli: Cli) -> None:
+def test_lines_of_watch_and_list_keep_the_promise_of_a_job(cli: Cli) -> None:
     """Their lines are jobs, with every field in its order."""
 
     def stop(count: int) -> None:
         raise KeyboardInterrupt
 
     cli.clock.on_sleep = stop
-    lines = [*cli("watch", "--json").lines, *cli.ok("export").lines]
+    lines = [*cli("watch", "--json").lines, *cli.ok("list", "--jsonl", "--limit", "0").lines]
     assert len(lines) > 21
     for line in lines:
         job = json.loads(line)

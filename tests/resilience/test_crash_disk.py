@@ -140,7 +140,7 @@ def test_a_registry_is_made_whole_or_not_at_all(disk: Disk, kilobytes: int) -> N
 
 
 def test_what_is_written_as_a_whole_stays_whole(cli: Cli, disk: Disk) -> None:
-    """A textfile on a full disk keeps what it says; an export into one says that it could not be written."""
+    """A textfile on a full disk keeps what it says."""
     cli.ok("register", "job")
     cli.ok("list")
     path = disk.path / "m.prom"
@@ -155,9 +155,9 @@ def test_what_is_written_as_a_whole_stays_whole(cli: Cli, disk: Disk) -> None:
 
 
 def test_output_that_finds_no_room_is_an_error(cli: Cli) -> None:
-    """`export > full` does not look like an export of nothing."""
+    """`list --csv > full` does not look like a list of nothing."""
     cli.ok("register", "job")
-    for argv in (["export"], ["list", "--json"]):
+    for argv in (["list", "--csv"], ["list", "--json"]):
         with open("/dev/full", "wb") as full:
             ran = subprocess.run(command(*argv), env=environment(cli), stdout=full, stderr=subprocess.PIPE, text=True)
         assert ran.returncode == 1
@@ -224,7 +224,7 @@ VIEWS = (
     ["list", "--json"],
     ["status", "job"],
     ["summary"],
-    ["export"],
+    ["list", "--csv"],
     ["query", "SELECT job_id FROM jobs"],
     ["events", "job"],
     ["metrics"],

@@ -33,11 +33,11 @@ def words(page: str) -> str:
 def suspects(cli: Cli, web: Web) -> dict[str, Any]:
     """Return what each view has of the job `job`: why it may be stuck, and whether it has an end."""
     [listed] = cli.ok("list", "--json").json["jobs"]
-    [exported] = [line for line in cli.ok("export").lines if '"job_id":"job"' in line]
+    [line] = [line for line in cli.ok("list", "--jsonl").lines if '"job_id":"job"' in line]
     page, samples = web.ok("/jobs"), cli.ok("metrics").lines
     status = cli.ok("status", "job", "--json").json
     assert status["suspect"] == listed["suspect"]
-    assert (f'"suspect":"{status["suspect"]}"' in exported) == (status["suspect"] is not None)
+    assert (f'"suspect":"{status["suspect"]}"' in line) == (status["suspect"] is not None)
     python = [job["job_id"] for job in Registry(cli.app()).jobs(stuck=True)]
     return {
         "status": status["suspect"],

@@ -1,9 +1,8 @@
-"""Stream the jobs that pass a filter, or those of them that changed. Memory does not grow with their number."""
+"""The jobs that pass a filter and have changed since a mark."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator
 from typing import NamedTuple
 
 from mopsjobs.cache.job_json import COLUMNS, JobColumns
@@ -23,15 +22,6 @@ class ChangedJobs(NamedTuple):
 
     jobs: list[JobColumns]
     mark: ChangeMark
-
-
-def stream_jobs(connection: sqlite3.Connection, job_filter: Filter) -> Generator[JobColumns]:
-    """Yield the jobs that pass a filter: those in its window by id, then the other active ones."""
-    for condition, values in where_clauses(connection, job_filter):
-        yield from connection.execute(
-            f"SELECT {COLUMNS} FROM job WHERE {condition} ORDER BY job_id",  # noqa: S608 - constant names, bound values
-            values,
-        )
 
 
 def changed_jobs(connection: sqlite3.Connection, job_filter: Filter, mark: ChangeMark | None) -> ChangedJobs:

@@ -72,7 +72,6 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "share": {
         "serve": "serve",
-        "export": "export",
         "metrics": "metrics",
     },
     "take care": {

@@ -37,8 +37,8 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "mops-jobs list --hours 48 --status running",
-    "mops-jobs list --status active,failed --name 'night*' --sort -duration",
+    "mops-jobs list --hours 48 --status active,failed --name 'night*' --sort -duration",
+    "mops-jobs list --csv --limit 0 --status done > jobs.csv",
     "mops-jobs list --json --limit 0 | jq -r '.jobs[] | select(.status == \"failed\") | .job_id'",
 )
 
@@ -63,7 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         help="print only these fields; without a value, print the names of all fields",
     )
-    add_form_flags(how)
+    add_form_flags(how).add_argument(
+        "--csv",
+        action="store_const",
+        dest="form",
+        const="csv",
+        help="print all fields as CSV with a header, safe in spreadsheets",
+    )
     add_freshness_flags(parser)
 
 
@@ -112,9 +118,10 @@ def _result(
     warnings = freshness.warnings()
     # Most forms have no place for the total, so a note says what was cut.
     cut = [_footer(args, page, freshness)] if len(page) < page.total else []
-    if args.form in ("json", "jsonl"):
-        body = _body(args.form, page.texts(fields), app.list_header(page, freshness), app)
-        return Result(body, warnings=warnings, notes=cut if args.form == "jsonl" else [])
+    if args.form in ("json", "jsonl", "csv"):
+        texts = _csv_lines(page, fields) if args.form == "csv" else page.texts(fields)
+        body = _body(args.form, texts, app.list_header(page, freshness), app)
+        return Result(body, warnings=warnings, notes=[] if args.form == "json" else cut)
     if args.form == "ids":
         return Result(Tsv(page.ids()), warnings=warnings, notes=cut)
     jobs = page.jobs(fields)
@@ -136,7 +143,7 @@ def _cell(name: str, value: object) -> object:
 
 
 def _body(form: str, texts: Iterator[str], head: dict[str, object], app: App) -> Body | None:
-    """Return what `--json` or `--jsonl` prints; None if that was printed: large output, at once."""
+    """Return what `--json`, `--jsonl` or `--csv` prints; None if that was printed: large output, at once."""
     begin: list[str] = []
     size = 0
     for text in texts:
@@ -146,12 +153,22 @@ def _body(form: str, texts: Iterator[str], head: dict[str, object], app: App) ->
             break
 
     def lines(texts: Iterable[str]) -> Body:
-        return RawText(f"{text}\n" for text in texts) if form == "jsonl" else Document(head, items=("jobs", texts))
+        return Document(head, items=("jobs", texts)) if form == "json" else RawText(f"{text}\n" for text in texts)
 
     if size <= HELD_BYTES:
         return lines(begin)
     app.out.show(Result(lines(_all(begin, texts))))
     return None
+
+
+def _csv_lines(page: job_queries.JobList, fields: tuple[str, ...] | None) -> Iterator[str]:
+    """Yield the header and the line of each job, without line ends."""
+    from mopsjobs.utils.csv_safe import csv_text  # here: only this form needs it
+
+    names = fields or job_json.job_fields()
+    yield csv_text([names])[:-1]
+    for job in page.jobs(fields):
+        yield csv_text([[job[name] for name in names]])[:-1]
 
 
 def _all(begin: list[str], rest: Iterator[str]) -> Iterator[str]:

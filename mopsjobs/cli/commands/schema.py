@@ -14,7 +14,7 @@ HELP = "print the JSON Schema of an output"
 
 DESCRIPTION = (
     "Print a JSON Schema. `job` describes one job: what status, register, update, progress, note and label print, and"
-    " each line of list --jsonl, wait, watch, export and cancel. `event` describes each line of events --json, and"
+    " each line of list --jsonl, wait, watch and cancel. `event` describes each line of events --json, and"
     " `$defs/task` in `tasks` each line of tasks --jsonl. `notification` describes what a webhook or a command gets."
     " The others describe the document that the command prints with --json."
 )

@@ -164,7 +164,7 @@ def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch
             cache_database.quarantine(str(filled), "now")
 
 
-@pytest.mark.parametrize("words", ["list", "status job-07", "tasks job-07", "failures job-07", "summary", "export"])
+@pytest.mark.parametrize("words", ["list", "status job-07", "tasks job-07", "failures job-07", "summary", "list --csv"])
 def test_offline_a_damaged_cache_is_told_and_left(cli: Cli, remote: Remote, filled: Path, words: str) -> None:
     """Nothing fills a new one, so each view says the same until a sync does."""
     _middle(filled)

@@ -25,9 +25,7 @@ def hard(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Cli:
     return cli
 
 
-@pytest.mark.parametrize(
-    "argv", [("list",), ("export",), ("summary",), ("cancel", "--dry-run"), ("list", "--hours", "9")]
-)
+@pytest.mark.parametrize("argv", [("list",), ("summary",), ("cancel", "--dry-run"), ("list", "--hours", "9")])
 def test_an_expression_without_end_is_refused(hard: Cli, argv: tuple[str, ...]) -> None:
     """After a bound, with one sentence that names the expression, a hint, and exit code 2."""
     ran = hard(*argv, "--match", HARD)
