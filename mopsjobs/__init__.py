@@ -21,7 +21,6 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from mopsjobs.api.awaitable import AsyncJob, AsyncRegistry, aconnect
     from mopsjobs.api.cell import Cell, cell
     from mopsjobs.api.current import CurrentTask, current, log
     from mopsjobs.api.job import Job
@@ -64,8 +63,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AmbiguousJobError",
-    "AsyncJob",
-    "AsyncRegistry",
     "CacheError",
     "Cell",
     "ConfigError",
@@ -103,7 +100,6 @@ __all__ = [
     "TooManyRetriesError",
     "UsageError",
     "__version__",
-    "aconnect",
     "cell",
     "connect",
     "current",
@@ -116,7 +112,6 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
-    "mopsjobs.api.awaitable": ("AsyncJob", "AsyncRegistry", "aconnect"),
     "mopsjobs.api.cell": ("Cell", "cell"),
     "mopsjobs.api.current": ("CurrentTask", "current", "log"),
     "mopsjobs.api.job": ("Job",),

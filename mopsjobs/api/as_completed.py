@@ -1,4 +1,4 @@
-"""Iterate over tasks and jobs as they end, in batches. An interrupt ends only the wait, and says so."""
+"""Iterate over tasks and jobs as they end. An interrupt ends only the wait, and says so."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def ended_task_batches(
+def tasks_as_completed(
     job_id: str, app: App, timeout: Duration | None, interval: Duration | None
-) -> Iterator[list[TaskInfo]]:
+) -> Iterator[TaskInfo]:
     """Return an iterator over the tasks of a job as they end; see `Job.as_completed`.
 
     Raises:
@@ -29,13 +29,13 @@ def ended_task_batches(
     from mopsjobs.app.ended_tasks import ended_tasks
 
     batches = ended_tasks(job_id, app, timeout=seconds_of(timeout), interval=seconds_of(interval))
-    tasks = ([TaskInfo(one.task.to_json(), one.scalars) for one in batch] for batch in batches)
+    tasks = (TaskInfo(ended.task.to_json(), ended.scalars) for batch in batches for ended in batch)
     return _until_interrupted(tasks, [job_id])
 
 
-def ended_job_batches(
+def jobs_as_completed(
     jobs: Sequence[Job], registry: Registry, timeout: Duration | None, interval: Duration | None
-) -> Iterator[list[Job]]:
+) -> Iterator[Job]:
     """Return an iterator over jobs as they end; see `Registry.as_completed`.
 
     Raises:
@@ -51,28 +51,20 @@ def ended_job_batches(
             raise UsageError(f"Job {job.id} is in another registry: {place.url}, not {registry.url}.")
     by_id = {job.id: job for job in jobs}
     batches = ended_jobs(list(by_id), registry.app, timeout=seconds_of(timeout), interval=seconds_of(interval))
-    return _until_interrupted(([by_id[job_id] for job_id in batch] for batch in batches), list(by_id))
+    return _until_interrupted((by_id[job_id] for batch in batches for job_id in batch), list(by_id))
 
 
 @contextlib.contextmanager
-def noting_what_goes_on(
-    job_ids: Sequence[str], stop: type[BaseException] = KeyboardInterrupt, end: str = "interrupted"
-) -> Iterator[None]:
-    """Add to an exception that jobs go on, as its traceback then says.
-
-    Args:
-        job_ids: the jobs that the block waits for.
-        stop: the exception that ends the wait.
-        end: how it ends the wait.
-    """
+def noting_what_goes_on(job_ids: Sequence[str]) -> Iterator[None]:
+    """Add to an interrupt that jobs go on, as its traceback then says."""
     try:
         yield
-    except stop as error:
+    except KeyboardInterrupt as error:
         subject = f"Job {job_ids[0]} goes on" if len(job_ids) == 1 else f"{len(job_ids)} jobs go on"
-        error.add_note(f"{subject}; only the wait was {end}.")
+        error.add_note(f"{subject}; only the wait was interrupted.")
         raise
 
 
-def _until_interrupted(batches: Iterator[T], job_ids: Sequence[str]) -> Iterator[T]:
+def _until_interrupted(items: Iterator[T], job_ids: Sequence[str]) -> Iterator[T]:
     with noting_what_goes_on(job_ids):
-        yield from batches
+        yield from items

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
@@ -23,7 +22,7 @@ from mopsjobs.api.arguments import (
     task_query,
     task_set,
 )
-from mopsjobs.api.as_completed import ended_task_batches, noting_what_goes_on
+from mopsjobs.api.as_completed import noting_what_goes_on, tasks_as_completed
 from mopsjobs.api.job_info import JobInfo
 from mopsjobs.api.reduced import reduced_outputs, table_of_reductions
 from mopsjobs.api.replay import replay_task
@@ -132,7 +131,7 @@ class Job:
         A failed task raises nothing. One that is tried again is yielded at its end. Arguments and errors are those of
         `wait`; without a manifest, `NoManifestError` is raised too.
         """
-        return itertools.chain.from_iterable(ended_task_batches(self.id, self._app, timeout, interval))
+        return tasks_as_completed(self.id, self._app, timeout, interval)
 
     def raise_for_status(self) -> None:
         """Raise an error unless the job has succeeded. Its `exit_code` is that of `status --exit-status`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
@@ -27,10 +26,9 @@ from mopsjobs.api.arguments import (
     policy_of,
     seconds_of,
 )
-from mopsjobs.api.as_completed import ended_job_batches
+from mopsjobs.api.as_completed import jobs_as_completed
 from mopsjobs.api.job import Job
 from mopsjobs.api.log_printer import LogPrinter
-from mopsjobs.api.pauses import sleep
 from mopsjobs.api.study import Study, check_is_study
 from mopsjobs.api.table import Table, table_of_dicts
 from mopsjobs.app import freshness as freshness_module
@@ -70,7 +68,7 @@ def connect(
     """
     env = os.environ if env is None else env
     flags = {"registry": registry, "cache": None if cache is None else os.fspath(cache), "env": environment}
-    return Registry(open_app(flags, env, LogPrinter(env), given_by="argument ", new_app=_SharedApp, sleep=sleep))
+    return Registry(open_app(flags, env, LogPrinter(env), given_by="argument ", new_app=_SharedApp))
 
 
 class _SharedApp(App):
@@ -285,7 +283,7 @@ class Registry:
         Raises:
             UsageError: if an item is not a job of this registry.
         """
-        return itertools.chain.from_iterable(ended_job_batches(list(jobs), self, timeout, interval))
+        return jobs_as_completed(list(jobs), self, timeout, interval)
 
     # --- submit ----------------------------------------------------------------------------------------------
 

@@ -62,10 +62,7 @@ logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 job.wait()
 """
 
-AWAITED = """
-async with mj.aconnect() as there:
-    await (await there.job("nb-1")).watch()
-"""
+IN_A_THREAD = "import asyncio; await asyncio.to_thread(mj.connect().job('nb-1').watch)"
 
 WATCH = "logging.disable(); job.watch('2m', interval=0.1)"
 
@@ -169,7 +166,7 @@ def test_an_interrupt_leaves_the_job_and_says_so(place: Place, kernel_name: str,
         gate.touch()
         ended = [content["data"]["text/plain"] for kind, content in run(WATCH) if kind == "execute_result"]
         assert ended == ["<nb-1: partial, 4/6 tasks; live>"]
-        drawn = [content for kind, content in run(AWAITED) if kind == "display_data"]
+        drawn = [content for kind, content in run(IN_A_THREAD) if kind == "display_data"]
         assert [content["data"]["text/plain"] for content in drawn] == ["nb-1: partial, 4/6 tasks; live"]
     finally:
         client.stop_channels()

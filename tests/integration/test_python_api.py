@@ -117,19 +117,20 @@ def test_tasks_come_while_the_job_runs(env: dict[str, str], tmp_path: Path) -> N
 
 @pytest.mark.parametrize("place", ["embedded"], indirect=True)
 def test_coroutines_run_jobs_side_by_side(env: dict[str, str], tmp_path: Path) -> None:
-    """Two jobs are submitted and awaited in one loop."""
+    """Two threads of one event loop submit a job each by the same registry, and wait for it."""
 
-    async def run(reg: mj.AsyncRegistry, x: int) -> list[object]:
+    def run(reg: mj.Registry, x: int) -> list[object]:
         study = mj.Study("model:simulate", mj.grid(x=[x, x + 1]), outputs=["result.json"])
-        job = await reg.submit(study, code(tmp_path / "code"), job_id=f"py-{x}", workers=1, python=sys.executable)
-        async for task in job.as_completed(PATIENCE, interval=0.1):
+        job = reg.submit(study, code(tmp_path / "code"), job_id=f"py-{x}", workers=1, python=sys.executable)
+        for task in job.as_completed(PATIENCE, interval=0.1):
             assert task.status == "succeeded"
-        assert (await job.wait(interval=0.1)).status == "succeeded"
-        return [row["result.x"] for row in await job.results()]
+        assert job.wait(interval=0.1).status == "succeeded"
+        return [row["result.x"] for row in job.results()]
 
     async def main() -> None:
-        async with mj.aconnect(env=env) as reg:
-            assert await asyncio.gather(run(reg, 10), run(reg, 20)) == [[10, 11], [20, 21]]
+        with mj.connect(env=env) as reg:
+            both = asyncio.to_thread(run, reg, 10), asyncio.to_thread(run, reg, 20)
+            assert await asyncio.gather(*both) == [[10, 11], [20, 21]]
 
     asyncio.run(main())
     for x in (10, 20):

@@ -22,7 +22,6 @@ from support.runs import PATIENCE
 PROGRAM = (ROOT / "tests" / "project" / "typed_program.py").read_text(encoding="utf-8")
 PAGES = ("python", "modelops")
 MISTAKES = {
-    "a call that is not awaited": ("await job.tasks(", "job.tasks("),
     "an unknown name": ("mj.grid(", "mj.grids("),
     "an unknown method": ("job.wait(", "job.wat("),
     "an unknown field": ("info.progress", "info.progressed"),

@@ -64,15 +64,10 @@ def peaks(reg: mj.Registry, jobs: list[mj.Job]) -> dict[str, float]:
     return found
 
 
-async def seconds_of(study: mj.Study) -> float:
-    async with mj.aconnect("sqlite:///tmp/registry.db") as reg:
-        opened: mj.AsyncRegistry = reg
-        job: mj.AsyncJob = await opened.submit(study, code=".", workers=4)
-        infos: tuple[mj.JobInfo, mj.JobInfo] = await asyncio.gather(job.wait("2h"), job.wait())
-        table: mj.Table = await job.tasks(status="failed", refresh=True)
-        lines: list[str] = await job.logs(task=3)
-        log.info("%d %s %s", len(infos), table.rows, lines)
-        return sum([task.seconds or 0.0 async for task in job.as_completed()])
+async def states_of(reg: mj.Registry, *job_ids: str) -> list[str]:
+    jobs: list[mj.Job] = [reg.job(job_id) for job_id in job_ids]
+    ended: list[mj.JobInfo] = await asyncio.gather(*(asyncio.to_thread(job.wait, "2h") for job in jobs))
+    return [info.status for info in ended]
 
 
 def summary(job: mj.Job) -> list[bytes]:
@@ -189,7 +184,7 @@ def main() -> None:
         look(job)
         survey(reg)
         stop(reg, "@latest")
-    asyncio.run(seconds_of(study_of([0.3])))
+        log.info("%s", asyncio.run(states_of(reg, "a", "b")))
     nightly(range(10))
     record("memory:")
 
