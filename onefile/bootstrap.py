@@ -69,6 +69,9 @@ def find_root(env):
     cache = env.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):
         home = env.get("HOME", "")
+        if not hasattr(os, "getuid"):  # Windows
+            home = env.get("LOCALAPPDATA", "")
+            return os.path.join(home, "mops-jobs", "app") if os.path.isabs(home) else ""
         if not os.path.isabs(home):
             import pwd
 
@@ -87,9 +90,13 @@ def why_unsafe(place):
     them. In those further above, another user must not be able to replace a directory: a sticky bit prevents that. They
     may also belong to the owner of `/`, which is not root in some containers. Write permission for a group matters only
     for the two with code. A umask of 002 gives it to each directory, and files of other members have another owner.
+    Windows tells neither owners nor permissions this way, and keeps other users out of the directories of a user.
     """
     import os
     import stat
+
+    if not hasattr(os, "geteuid"):
+        return ""
 
     owners = (0, os.geteuid())
     owners_above = (*owners, os.stat("/").st_uid)

@@ -84,7 +84,8 @@ def _fill(app: zipfile.ZipFile, place: str, mark: str) -> bool:
     if missing or not os.path.exists(mark):
         _compile(app, place)
     with open(mark, "w", encoding="ascii"):
-        os.utime(mark)
+        pass
+    os.utime(mark)
     return bool(missing)
 
 
@@ -136,7 +137,7 @@ def _private_directory(why_unsafe: "Callable[[str], str]") -> str:
     base = next((base for base in bases if not why_unsafe(os.path.join(base, "x", "y"))), None)
     if base is None:
         raise PermissionError(f"other users can replace what is in {' and '.join(bases)}")
-    name = f"mops-jobs-{os.getuid()}"
+    name = f"mops-jobs-{os.getuid() if hasattr(os, 'getuid') else 'app'}"
     with contextlib.suppress(FileExistsError):
         os.mkdir(os.path.join(base, name), 0o700)
     listed = os.listdir(base) if os.access(base, os.R_OK) else []
@@ -152,4 +153,6 @@ def _is_private(path: str) -> bool:
         found = os.lstat(path)
     except FileNotFoundError:
         return False
+    if not hasattr(os, "getuid"):  # Windows, whose temporary directory is the user's own
+        return stat.S_ISDIR(found.st_mode)
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077

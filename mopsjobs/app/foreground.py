@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from mopsjobs.app.app import App
 from mopsjobs.console.progress_line import ProgressLine
+from mopsjobs.engines import check_runner
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import cores_directory, disk_errors, shard_lock
 from mopsjobs.errors import NoManifestError, OptionError
@@ -33,11 +34,12 @@ def run_here(shard: Shard, app: App) -> ShardResult:
         UsageError: if the job's id is invalid, or if this node of a cluster does not share the registry.
         OptionError: if the shard has workers and a scheduler.
         JobBusyError: if another process of this machine runs the shard.
-        EngineError: if this machine's disk cannot be written.
+        EngineError: if this machine's disk cannot be written, or its system runs no tasks.
         JobNotFoundError: if the job does not exist.
         NoManifestError: if the job was reported, not submitted.
         ModelError, StoreError: if `run_shard` raises them.
     """
+    check_runner()
     if shard.workers is not None and shard.scheduler is not None:
         raise OptionError("workers has no effect with a scheduler: the cluster has its own.", "workers")
     if not shard.wait_for_manifest and shard.scheduler is None:  # a pod has its cores for itself

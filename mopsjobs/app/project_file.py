@@ -16,7 +16,7 @@ import stat
 
 from mopsjobs.errors import ConfigError
 from mopsjobs.utils.hosts import is_loopback
-from mopsjobs.utils.user_dirs import expand_home
+from mopsjobs.utils.user_dirs import HAS_USERS, expand_home, trusted_owners
 
 PROJECT_FILE = ".mops-jobs.toml"
 
@@ -48,7 +48,7 @@ def find_project_file(cwd: str | None) -> tuple[str | None, tuple[str, ...]]:
 
 def why_ignored(path: str) -> str | None:
     """Return why a project file is ignored; None if it is obeyed."""
-    if (reason := why_foreign(path)) is not None:
+    if (reason := why_foreign(path)) is not None or not HAS_USERS:
         return reason
     for name, place in (("to it", path), ("its directory", os.path.dirname(path))):
         if os.stat(place).st_mode & stat.S_IWOTH:
@@ -63,7 +63,7 @@ def why_foreign(path: str) -> str | None:
             owners = {os.stat(place, follow_symlinks=name != "it").st_uid, os.stat(place).st_uid}
         except OSError as error:
             return f"{name} cannot be looked at ({error.strerror})"
-        for owner in owners - {0, os.geteuid()}:
+        for owner in owners - {*trusted_owners()}:
             return f"{name} belongs to another user (uid {owner})"
     return None
 
@@ -76,7 +76,7 @@ def cache_below(path: str, cache: str) -> str:
     """
     here = os.path.realpath(os.path.dirname(path))
     real = os.path.realpath(os.path.join(here, expand_home(cache)))
-    if not real.startswith(here.rstrip("/") + "/"):
+    if not real.startswith(os.path.join(here, "")):
         raise ConfigError(
             f"invalid cache '{cache}' in {path}: expected a path below the directory of this project file.",
             hint="To use another place, name it yourself: --cache PATH, or MOPS_JOBS_CACHE.",
@@ -94,7 +94,7 @@ def check_registry(path: str, registry: str) -> None:
     if host is None or not is_loopback(host[1]):
         return
     found = os.stat(path)
-    if found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid):
+    if HAS_USERS and found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid):
         raise ConfigError(
             f"invalid registry '{registry}' in {path}: a group may write this file, and each of its members could "
             "listen on a port of this machine.",

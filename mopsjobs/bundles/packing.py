@@ -21,6 +21,7 @@ from mopsjobs.bundles.extraction import MAX_FILES, MAX_UNPACKED_BYTES, leads_out
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.ignore import rules_above
 from mopsjobs.errors import UsageError
+from mopsjobs.utils.files import FILE_FLAGS
 
 MAX_PACKED_BYTES = 256 * 2**20
 """The largest value that every store takes. A test compares it with mopsjobs/store/azure/store.py."""
@@ -227,7 +228,7 @@ def _blob_hash(size: int, content: bytes = b"") -> hashlib._Hash:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW)
+    return os.open(path, flags | FILE_FLAGS)
 
 
 class _HashingWriter(io.RawIOBase):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import EngineError, UsageError
 from mopsjobs.utils.text import invalid_choice
+from mopsjobs.utils.user_dirs import HAS_USERS
 
 if TYPE_CHECKING:
     from mopsjobs.engines.base import Engine
@@ -32,6 +33,19 @@ def has_drop(job: Mapping[str, object]) -> bool:
     metadata = job.get("metadata")
     option = metadata.get("slurm_file_drop") if isinstance(metadata, Mapping) else None
     return job.get("engine") == "slurm" and option not in (None, "no")
+
+
+def check_runner() -> None:
+    """Check that a runner can work on this system.
+
+    Raises:
+        EngineError: if it cannot, as on Windows.
+    """
+    if not HAS_USERS:
+        raise EngineError(
+            "Windows does not run tasks of mops-jobs: it has no process groups, signals and locks as a runner needs.",
+            hint="Submit to a cluster, as with --engine kubernetes, or start mops-jobs in WSL.",
+        )
 
 
 def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -> Engine:

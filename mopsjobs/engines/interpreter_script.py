@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import sys
 from typing import Any
 
@@ -21,7 +22,7 @@ def main() -> None:
     about = {
         "python": ".".join(map(str, sys.version_info[:3])),
         "implementation": sys.implementation.name,
-        "platform": f"{sys.platform}-{os.uname().machine}",
+        "platform": f"{sys.platform}-{platform.machine()}",
         "libc": libc,
         "packages": packages(),
     }

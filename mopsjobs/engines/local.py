@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from mopsjobs.engines import LOCAL_ENGINES, runner_process
+from mopsjobs.engines import LOCAL_ENGINES, check_runner, runner_process
 from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, runner_flags
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EngineError, JobBusyError
@@ -42,6 +42,7 @@ class LocalEngine:
 
     def launch(self, launch: Launch) -> LaunchResult:
         """See `Engine.launch`. The runner's own messages go to `runner.log` in the job's directory."""
+        check_runner()
         directory = JobDir.for_job(launch.job_id, self._env)
         with disk_errors(directory), contextlib.ExitStack() as stack:
             make_directory(directory.path)

@@ -12,6 +12,8 @@ import contextlib
 import json
 import os
 
+from mopsjobs.utils.user_dirs import HAS_USERS
+
 BY_ITSELF = "by itself"
 WITH_MACHINE = "with its machine"
 """How a process has ended."""
@@ -27,7 +29,8 @@ FIRST_NAMESPACE = "pid:[4026531836]"
 
 def machine() -> str:
     """Return what tells apart the machines, and the containers on them, that may share a home directory."""
-    return f"{os.uname().nodename} {_namespace()}".rstrip()
+    name = os.uname().nodename if HAS_USERS else os.environ.get("COMPUTERNAME", "")
+    return f"{name} {_namespace()}".rstrip()
 
 
 def _namespace() -> str:
@@ -72,7 +75,7 @@ def read_note(path: str) -> Note:
 def is_alive(note: Note) -> bool:
     """Return whether the process of a note is alive, as this machine sees processes."""
     pid = note.get("pid")
-    if not isinstance(pid, int):
+    if not isinstance(pid, int) or not HAS_USERS:  # Windows, where no runner starts, would send a Ctrl-C by `os.kill`
         return False
     try:
         os.kill(pid, 0)

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EXIT_REFUSED, EngineError, UsageError
 from mopsjobs.utils.files import make_directory, replace_file
+from mopsjobs.utils.user_dirs import trusted_owners
 
 KINDS = {
     "context": "a context of the kubeconfig",
@@ -132,7 +133,7 @@ def choices_of_last_launch(directory: JobDir) -> Collection[str]:
     """Return the choices of the last launch of a job from this machine by this user; none if there was none."""
     try:
         with open(directory.own_launch, "rb") as file:
-            if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):  # as root with the home of a user
+            if os.fstat(file.fileno()).st_uid not in trusted_owners():  # as root with the home of a user
                 return ()
             choices = json.loads(file.read(MAX_BYTES))
     except (OSError, ValueError, RecursionError):

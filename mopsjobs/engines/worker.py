@@ -31,7 +31,6 @@ import json
 import linecache
 import os
 import re
-import resource
 import select
 import signal
 import sys
@@ -132,6 +131,8 @@ class _Meter:
     def read(self) -> list[int | None]:
         """Return what was used since the last reading, as answers have it."""
         taken = int((time.perf_counter() - self._started) * 1e6)
+        import resource  # here: other parts of this module are read on Windows, too
+
         own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         user, self._user = self._user, int((own.ru_utime + children.ru_utime) * 1e6)
         system, self._system = self._system, int((own.ru_stime + children.ru_stime) * 1e6)

@@ -21,7 +21,8 @@ from stat import S_ISREG
 
 from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.store.base import MAX_KEY_LENGTH, Entry, Versioned, VersionToken, WantsValues, always, check_key
-from mopsjobs.utils.files import directory_lock, make_directory, private_opener, sync_directory
+from mopsjobs.utils.files import FILE_FLAGS, NO_WAIT, directory_lock, make_directory, private_opener, sync_directory
+from mopsjobs.utils.user_dirs import trusted_owners
 
 MAX_PIECE = 60
 """Characters of a key in one name. File systems allow 255 bytes, and a character has up to four."""
@@ -237,7 +238,7 @@ def _read(path: str) -> Versioned | None:
 
 def _open_own(path: str, flags: int) -> int:
     """Open a file of this user or of root, without waiting for a pipe. An opener for `open`."""
-    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    file = os.open(path, flags | FILE_FLAGS | NO_WAIT)
     if _is_own_file(os.fstat(file)):
         return file
     os.close(file)
@@ -246,7 +247,7 @@ def _open_own(path: str, flags: int) -> int:
 
 def _is_own_file(stat: os.stat_result) -> bool:
     """Return whether it is a file of this user or of root. Another user could choose what runs."""
-    return S_ISREG(stat.st_mode) and stat.st_uid in (0, os.geteuid())
+    return S_ISREG(stat.st_mode) and stat.st_uid in trusted_owners()
 
 
 def _version(stat: os.stat_result) -> VersionToken:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from mopsjobs.utils.files import atomic_file
+from mopsjobs.utils.files import FILE_FLAGS, NO_WAIT, atomic_file
 
 T = TypeVar("T")
 
@@ -22,10 +22,13 @@ MAX_SEGMENT_BYTES = 255
 
 _DRAFT = ".mops-jobs"  # no output begins with a dot, so a draft never replaces one
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_HAS_DIRECTORIES = os.open in os.supports_dir_fd
+"""Whether the system opens directories, so that none can be replaced meanwhile. Windows does not."""
 
-# O_NONBLOCK: else opening a pipe in the place of a file would wait.
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+_RESERVED = frozenset("/" if os.sep == "/" else '<>:"/\\|?*')
+"""Characters that no name may have: on Windows, some of them lead to other places."""
 
 
 class RefusedFileError(Exception):
@@ -37,7 +40,7 @@ def is_safe_segment(segment: str) -> bool:
     return (
         segment.isprintable()
         and not segment.startswith(".")
-        and "/" not in segment
+        and not _RESERVED & {*segment}
         and 0 < len(segment.encode()) <= MAX_SEGMENT_BYTES
     )
 
@@ -66,8 +69,8 @@ class OutputDirectory:
         """
         *segments, last = name.split("/")
         self._make()
-        with _open_directory(self.path, segments) as directory:
-            with _open_file(last, directory) as existing:
+        with _open_directory(self.path, segments) as (directory, inside):
+            with _open_file(inside + last, directory) as existing:
                 if existing is not None:
                     if _holds(existing, content):
                         return
@@ -77,12 +80,15 @@ class OutputDirectory:
                         )
             with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as draft:
                 Path(draft).write_bytes(content)
-                os.replace(draft, last, dst_dir_fd=directory)
+                os.replace(draft, inside + last, dst_dir_fd=directory)
 
     def read_beginning(self, name: str, size: int) -> bytes:
         """Return the first bytes of a file in the directory; none if there is no regular file of that name."""
         try:
-            with _open_directory(self.path, []) as directory, _open_file(name, directory) as existing:
+            with (
+                _open_directory(self.path, []) as (directory, inside),
+                _open_file(inside + name, directory) as existing,
+            ):
                 return b"" if existing is None else existing.read(size)
         except (OSError, RefusedFileError):  # the first write has the reason
             return b""
@@ -99,13 +105,13 @@ class OutputDirectory:
             RefusedFileError: if a link or another file is in its place.
             OSError: if it cannot be written.
         """
-        with _open_directory(self.path, []) as directory:
-            with _open_file(name, directory) as existing:
+        with _open_directory(self.path, []) as (directory, inside):
+            with _open_file(inside + name, directory) as existing:
                 if existing is not None and existing.read(len(beginning)) != beginning:
                     raise RefusedFileError(f"{self.path / name} is another file: remove it, or use another DIRECTORY")
             with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as draft:
                 result = write(Path(draft))
-                os.replace(draft, name, dst_dir_fd=directory)
+                os.replace(draft, inside + name, dst_dir_fd=directory)
                 return result
 
     def _make(self) -> None:
@@ -117,8 +123,20 @@ class OutputDirectory:
 
 
 @contextlib.contextmanager
-def _open_directory(top: Path, segments: list[str]) -> Iterator[int]:
-    """Open a directory below `top`, and create missing ones on the way. Each step starts from the one before."""
+def _open_directory(top: Path, segments: list[str]) -> Iterator[tuple[int | None, str]]:
+    """Open a directory below `top`, and create missing ones on the way. Each step starts from the one before.
+
+    Yields:
+        The open directory, and what to write before a name in it. On Windows: None, and its path.
+    """
+    if not _HAS_DIRECTORIES:
+        for place in range(1, len(segments) + 1):
+            path = top.joinpath(*segments[:place])
+            path.mkdir(exist_ok=True)
+            if path.is_symlink():
+                raise RefusedFileError(f"{path} is not a directory")
+        yield None, str(top.joinpath(*segments)) + os.sep
+        return
     directory = os.open(top, _OPEN_DIRECTORY)
     try:
         for place, segment in enumerate(segments, 1):
@@ -129,13 +147,13 @@ def _open_directory(top: Path, segments: list[str]) -> Iterator[int]:
             inner = os.open(segment, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
             os.close(directory)
             directory = inner
-        yield directory
+        yield directory, ""
     finally:
         os.close(directory)
 
 
 @contextlib.contextmanager
-def _open_file(name: str, directory: int) -> Iterator[BinaryIO | None]:
+def _open_file(name: str, directory: int | None) -> Iterator[BinaryIO | None]:
     """Open the file with this name; None if there is none."""
     try:
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
@@ -144,7 +162,7 @@ def _open_file(name: str, directory: int) -> Iterator[BinaryIO | None]:
         return
     if not stat.S_ISREG(mode):
         raise RefusedFileError(f"{name} is not a regular file")
-    with open(os.open(name, _OPEN_FILE, dir_fd=directory), "rb") as file:
+    with open(os.open(name, os.O_RDONLY | FILE_FLAGS | NO_WAIT, dir_fd=directory), "rb") as file:
         yield file
 
 

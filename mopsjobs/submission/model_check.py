@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mopsjobs.bundles.extraction import BundleError, extract
+from mopsjobs.engines import LOCAL_ENGINES, check_runner
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.first_answer import LOAD_SECONDS, MAX_MESSAGE, first_answer
 from mopsjobs.engines.model_env import python_here
@@ -45,8 +46,11 @@ def check_functions(
         hint_if_not_found: the hint if a module of the model is not found.
 
     Raises:
+        EngineError: if this system runs no tasks.
         UsageError: if a function cannot be loaded, or cannot be called as a worker calls it.
     """
+    if engine in LOCAL_ENGINES:
+        check_runner()
     if engine == "local":
         _check_all(study, launch.python or sys.executable, load_archive(), session, hint_if_not_found)
     elif engine == "dask" and study.reduce is not None:  # it runs beside the runner, which is here

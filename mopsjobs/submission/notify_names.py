@@ -13,6 +13,7 @@ import os
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import disk_errors
 from mopsjobs.utils.files import make_directory, replace_file
+from mopsjobs.utils.user_dirs import trusted_owners
 
 MAX_BYTES = 8192
 
@@ -32,7 +33,7 @@ def remember_names(directory: JobDir, names: tuple[str, ...] | None) -> None:
 def remembered_names(directory: JobDir) -> tuple[str, ...]:
     """Return the rules that this user has named for a job on this machine; none if there are none."""
     with contextlib.suppress(OSError, ValueError, RecursionError), open(directory.notify_names, "rb") as file:
-        if os.fstat(file.fileno()).st_uid in (0, os.geteuid()):  # as root with the home of a user
+        if os.fstat(file.fileno()).st_uid in trusted_owners():  # as root with the home of a user
             names = json.loads(file.read(MAX_BYTES))
             return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
     return ()

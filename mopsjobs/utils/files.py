@@ -1,13 +1,28 @@
-"""Files and directories: private to their owner, written whole or not at all, durable after a power cut."""
+"""Files and directories: private to their owner, written whole or not at all, durable after a power cut.
+
+Windows has no `fcntl`, renames no file that is open, and opens no directory. There, locks are those of `filelock`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows
+    HAS_FLOCK = False
+else:
+    HAS_FLOCK = True
+
+FILE_FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_BINARY"))
+"""For `os.open`: no child inherits the file, no link leads elsewhere, and the bytes stay as they are."""
+
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+"""For `os.open`: do not wait for the other end of a pipe."""
 
 SUFFIX = ".part"
 """Added to the name of a file until it is whole."""
@@ -85,6 +100,15 @@ def atomic_file(path: str, mode: int, timeout: float = WAIT_SECONDS, *, is_durab
         OSError: if the file cannot be made there.
     """
     part = path + SUFFIX
+    if not HAS_FLOCK:
+        with _file_lock(path + ".lock", timeout):
+            open(part, "wb").close()
+            try:
+                yield part
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(part)
+        return
     file, pid = _open_locked(part, mode, timeout), os.getpid()
     with _release_after(file):
         try:
@@ -97,7 +121,9 @@ def atomic_file(path: str, mode: int, timeout: float = WAIT_SECONDS, *, is_durab
 
 
 def sync_directory(path: str) -> None:
-    """Wait until the entry of a file in its directory, or its removal, is on disk."""
+    """Wait until the entry of a file in its directory, or its removal, is on disk. Windows has nothing to wait for."""
+    if not HAS_FLOCK:
+        return
     directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -123,17 +149,30 @@ def directory_lock(directory: str, *, wait: bool = True) -> Iterator[None]:
         BlockingIOError: if another process holds the lock, and this one is not to wait.
         OSError: if the directory does not exist.
     """
+    if not HAS_FLOCK:
+        try:
+            with _file_lock(os.path.join(directory, ".lock"), -1 if wait else 0):
+                yield
+        except TimeoutError:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), directory) from None
+        return
     file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     with _release_after(file):
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
+def _file_lock(path: str, timeout: float) -> contextlib.AbstractContextManager[object]:
+    from filelock import FileLock
+
+    return FileLock(path, mode=0o600, timeout=timeout)
+
+
 def _open_locked(path: str, mode: int, timeout: float) -> int:
     """Open a file, lock it, and empty it. If its last writer has renamed it into place, make another one."""
     deadline = time.monotonic() + timeout
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | FILE_FLAGS, mode)
         try:
             _lock(file, deadline)
             if _is_named(file, path):

@@ -6,8 +6,8 @@ of this module is also sent to Dask workers: it imports the standard library alo
 
 from __future__ import annotations
 
+import mmap
 import os
-import resource
 import signal
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PROC = "/proc"
 GROUPS = "/sys/fs/cgroup"
-PAGE = resource.getpagesize()
+PAGE = mmap.PAGESIZE
 
 
 class OomKills:

@@ -94,27 +94,30 @@ def creation_lock(path: str, timeout: float = MAKING_SECONDS) -> Iterator[None]:
 
 
 def _create(path: str, part: str, fill: Callable[[sqlite3.Connection], None]) -> None:
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+    # One open directory for all checks and moves, since another one may be mounted over it meanwhile.
+    directory, name = None, path
+    if os.stat in os.supports_dir_fd:  # not on Windows
+        directory, name = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC), os.path.basename(path)
     try:
         # Left by a process that was killed. It may be another name of the finished database: remove it unopened.
         _remove(part)
-        # One open directory for all checks and moves, since another one may be mounted over it meanwhile.
-        if _has(directory, os.path.basename(path)):
+        if _has(directory, name):
             return
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
         try:
             with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
                 fill(connection)
                 # To close the connection does it, too, but hides the error of a full disk.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if not _has(directory, os.path.basename(path)):  # a disk may have been mounted since
-                _move_orphans_aside(directory, os.path.basename(path))
+            if not _has(directory, name):  # a disk may have been mounted since
+                _move_orphans_aside(directory, name)
             _link_into_place(part, path)
         finally:
             _remove(part)
     finally:
-        os.close(directory)
+        if directory is not None:
+            os.close(directory)
 
 
 def _remove(path: str) -> None:
@@ -133,7 +136,7 @@ def _link_into_place(part: str, path: str) -> None:
             os.rename(part, path)
 
 
-def _move_orphans_aside(directory: int, name: str) -> None:
+def _move_orphans_aside(directory: int | None, name: str) -> None:
     """Move the files of SQLite away that a removed database has left, since SQLite would apply them to the new one.
 
     A WAL may hold the last writes of the removed database, so it stays, as `.lost`.
@@ -152,7 +155,7 @@ def _move_orphans_aside(directory: int, name: str) -> None:
         os.unlink(name + "-shm", dir_fd=directory)
 
 
-def _has(directory: int, name: str) -> bool:
+def _has(directory: int | None, name: str) -> bool:
     try:
         os.stat(name, dir_fd=directory)
     except FileNotFoundError:

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 NO_HOME = "HOME is not set to an absolute path, and this user has no entry in the password database"
 
 
+HAS_USERS = hasattr(os, "geteuid")
+"""Windows has no user ids, and tells no permissions. The directories of a user are closed to other users there."""
+
+
+def trusted_owners() -> tuple[int, ...]:
+    """Return whose files count as this user's own: root's, too. Windows tells 0 of each file."""
+    return (0, os.geteuid()) if HAS_USERS else (0,)
+
+
 def can_be_created(directory: str) -> bool:
     """Return whether a directory is there and can be written, or can be made."""
     while not os.path.exists(directory) and directory != os.path.dirname(directory):
@@ -32,6 +41,8 @@ def home(env: Mapping[str, str]) -> str | None:
     """
     if os.path.isabs(named := env.get("HOME", "")):
         return named
+    if not HAS_USERS:
+        return env.get("USERPROFILE")
     import pwd
 
     with contextlib.suppress(KeyError):
@@ -42,8 +53,8 @@ def home(env: Mapping[str, str]) -> str | None:
 
 def user_name(env: Mapping[str, str]) -> str | None:
     """Return the user of this process, by USER or else by the system; None if neither has a name."""
-    if env.get("USER"):
-        return env["USER"]
+    if named := env.get("USER") or (not HAS_USERS and env.get("USERNAME")):
+        return named
     with contextlib.suppress(ImportError, KeyError):
         import pwd
 
@@ -107,7 +118,7 @@ def temporary_path() -> str:
     """Return where the directory of this user is below the temporary one, whether or not it is there."""
     import tempfile
 
-    return os.path.join(tempfile.gettempdir(), f"mops-jobs-{os.getuid()}")
+    return os.path.join(tempfile.gettempdir(), f"mops-jobs-{os.getuid()}" if HAS_USERS else "mops-jobs")
 
 
 def make_temporary_directory() -> str:
@@ -119,6 +130,8 @@ def make_temporary_directory() -> str:
     path = temporary_path()
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
+    if not HAS_USERS:
+        return path
     found, above = os.lstat(path), os.stat(os.path.dirname(path))
     is_private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
     if not is_private:

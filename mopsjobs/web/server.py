@@ -151,7 +151,8 @@ def _stop_signals() -> Iterator[tuple[Callable[[], int], Callable[[], None]]]:
         A function that waits for a signal and returns its number, and a function that ends the wait with 0.
     """
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)
+    if hasattr(os, "set_blocking"):  # Windows has it from Python 3.12, and can do without
+        os.set_blocking(writing, False)
     previous = {number: signal.signal(number, lambda _number, _frame: None) for number in STOP_SIGNALS}
     descriptor = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 

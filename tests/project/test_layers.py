@@ -51,7 +51,7 @@ OUTSIDE = {
     "sqlite_utils": "cache.schema",
     "tabulate": "console.table",
     "shtab": "cli.commands.completion",
-    "filelock": "cache.sync.lock engines",
+    "filelock": "cache.sync.lock engines utils.files",
     "tomllib": "app.config engines.worker",
     "pathspec": "bundles.ignore",
     "prometheus_client": "app.metrics",

@@ -7,7 +7,6 @@ is that of the holder's last progress. Both are only for messages: the system al
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from mopsjobs.cache.database import cannot_write
-from mopsjobs.utils.files import make_directory
+from mopsjobs.utils.files import FILE_FLAGS, HAS_FLOCK, NO_WAIT, make_directory
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time, parse_time, utc_now
 
 STALLED_SECONDS = 600.0
@@ -93,9 +92,13 @@ def sync_lock(path: str, wait: float, now: Clock = utc_now) -> Iterator[Callable
 
 
 def find_holder(path: str) -> Holder | None:
-    """Return the holder of the lock of the cache at `path`; None if no process holds it."""
+    """Return the holder of the lock of the cache at `path`; None if none does, or the system does not tell."""
+    if not HAS_FLOCK:
+        return None
+    import fcntl
+
     try:
-        file = os.open(path + ".lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = os.open(path + ".lock", os.O_RDONLY | FILE_FLAGS | NO_WAIT)
     except OSError:
         return None
     try:
@@ -132,14 +135,14 @@ def _is_alive(pid: int) -> bool:
 def _write_note(path: str, note: bytes) -> None:
     """Replace the note. A full disk does not stop a sync."""
     with contextlib.suppress(OSError):
-        file = os.open(path + ".lock", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_TRUNC)
+        file = os.open(path + ".lock", os.O_WRONLY | FILE_FLAGS | os.O_TRUNC)
         with contextlib.closing(os.fdopen(file, "wb", buffering=0)) as lock:
             lock.write(note)
 
 
 def _touch(path: str, now: Clock) -> None:
     with contextlib.suppress(OSError):
-        os.utime(path + ".lock", (now().timestamp(),) * 2, follow_symlinks=False)
+        os.utime(path + ".lock", (now().timestamp(),) * 2, follow_symlinks=os.utime not in os.supports_follow_symlinks)
 
 
 def _duration_between(then: datetime, now: datetime) -> str:

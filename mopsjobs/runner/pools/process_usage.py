@@ -6,7 +6,6 @@ The text of this module is also sent to Dask workers: it imports the standard li
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,8 @@ class ProcessUsage:
         self.python: str | None = None
         """What its first answer said."""
         self._user_seconds = self._system_seconds = 0.0
+        import resource  # here: Windows has none, and no runner
+
         self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT  # it begins with that of its parent
         self._total: Any = None
 

@@ -9,14 +9,13 @@ with several workers gives one up. See docs/decisions/0075-cores-shared-by-submi
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mopsjobs.utils.files import make_directory
+from mopsjobs.utils.files import FILE_FLAGS, make_directory
 
 if TYPE_CHECKING:
     from mopsjobs.runner.pools.worker_process import WorkerProcess
@@ -27,7 +26,7 @@ TICKETS = "waiting"
 LOOK_SECONDS = 0.5
 """How often a runner with several workers looks whether another one waits."""
 
-FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+FLAGS = os.O_RDWR | os.O_CREAT | FILE_FLAGS
 
 
 class SharedCores:
@@ -126,11 +125,15 @@ class SharedCores:
 
 def release(core: int) -> None:
     """Give back a core whose worker has ended, also if a process that the worker started holds its file."""
+    import fcntl
+
     fcntl.flock(core, fcntl.LOCK_UN)
     os.close(core)
 
 
 def _try_lock(file: int) -> bool:
+    import fcntl  # here: Windows has none, and no runner
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -141,7 +144,7 @@ def _try_lock(file: int) -> bool:
 def _remove_dead(ticket: Path) -> bool:
     """Remove a ticket if its runner is dead. Return whether it was."""
     try:
-        file = os.open(ticket, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = os.open(ticket, os.O_RDWR | FILE_FLAGS)
     except FileNotFoundError:
         return True
     try:

@@ -185,4 +185,5 @@ def register_creation(path: str) -> Iterator[None]:
 
 
 # C code may fork without these hooks, and other hooks may run earlier: `detect_fork` then compares the process id.
-os.register_at_fork(before=_files.close_unused, after_in_child=_files.detect_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_files.close_unused, after_in_child=_files.detect_fork)
