@@ -230,7 +230,7 @@ def test_one_job_by_id_prefix_or_latest(cli: Cli, remote: Remote, clock: Clock) 
     assert event_texts(cli.ok("events", "--json", "@latest")) == ["two-job"]
     assert cli("events", "three").code == 3
     assert cli("logs", "three").code == 3
-    assert cli("events", "a/b").code == 2
+    assert cli("events", "a//b").code == 2
 
 
 def test_an_outage_shows_what_is_there(cli: Cli, remote: Remote, write: Writer) -> None:

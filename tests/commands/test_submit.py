@@ -357,11 +357,8 @@ def test_a_disk_that_takes_nothing_fails_the_job_and_says_why(desk: Desk, wait: 
 # --- a runner that is dead ------------------------------------------------------------------------------------------
 
 
-def test_a_dead_runner_is_reported_by_wait_and_status(desk: Desk) -> None:
-    """It is stopped by hand, without a registry.
-
-    Wait says it once, and goes on waiting; the hint of cancel is for a runner that lives.
-    """
+def test_a_runner_that_was_stopped_by_hand_ends_its_job(desk: Desk) -> None:
+    """Without a registry, `cancel` names its process. `wait` ends the job, and a child runs its task."""
     gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
     desk.submit(sets_of(1, gate=str(gate), calls=str(noted)))
     until(lambda: calls(noted) and record(desk.jobs).status == "running", "the runner to report its first task")
@@ -375,11 +372,10 @@ def test_a_dead_runner_is_reported_by_wait_and_status(desk: Desk) -> None:
     assert (ran.code, ran.err.splitlines()[-1]) == (5, f"hint: To stop it by hand: kill {desk.runner()}")
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
-    ran = desk("wait", "job", "--timeout", "3s", "--interval", "0.5s")
-    told = "warning: job: its runner on this machine has ended. If its runner is gone: mops-jobs resume job"
-    assert (ran.code, ran.err.splitlines().count(told)) == (8, 1)
-    assert desk.ok("status", "job").err.endswith("Next: mops-jobs resume job\n")
+    assert desk("wait", "job").code == 100
+    assert record(desk.jobs).error_code == "LOST"
+    assert desk.ok("status", "job").err.endswith("Next: mops-jobs failures job\n")
     gate.touch()
     desk.ok("resume", "job")
-    assert desk.ended() == "succeeded"
-    assert desk.ok("status", "job").err.endswith("Next: mops-jobs results job --download DIR\n")
+    assert desk.ended("job.2") == "succeeded"
+    assert desk.ok("status", "job").err.endswith("Next: mops-jobs results job.2 --download DIR\n")

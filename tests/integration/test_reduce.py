@@ -12,7 +12,7 @@ import pytest
 import mopsjobs as mj
 from mopsjobs.studies.study_parser import parse_study
 from support.desk import Desk
-from support.runs import MODEL, calls, code, is_alive, kill, sets_of, until
+from support.runs import MODEL, calls, code, is_alive, kill, record, sets_of, until
 from support.web import Web
 
 if TYPE_CHECKING:
@@ -101,6 +101,33 @@ def test_a_job_is_reduced_once_through_a_crash_and_an_error(
     assert reduced(desk, "job.2") == {0: 4, 1: 4, 2: 4, 3: 1, None: 13}
     assert "nothing is missing" in desk.ok("resume", "job.2").err
     _check_views(desk, cli, capsys, parse_study({"model": "m", "parameter_sets": sets}).parameter_sets[1])
+
+
+def test_a_kill_while_reducing_ends_the_job_at_the_next_look(desk: Desk, tmp_path: Path) -> None:
+    """By its outputs and its reductions: all tasks are complete, and one reduction is missing. A child makes that."""
+    noted = tmp_path / "calls"
+    of_reduce = Path(f"{noted}-reduced")
+    desk.submit(sets_of(3, calls=str(noted)), n_replicates=4, reduce="model:summarise")
+    until(lambda: calls(of_reduce)[2], "the last set to be reduced")
+    until(lambda: len([name for name in desk.results() if "/reduced-" in name]) == 6, "the others to be stored")
+    until(lambda: record(desk.jobs).tasks_completed == 12, "the report of the tasks")
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+
+    job = desk.ok("status", "job", "--json").json
+    assert (job["status"], job["error_code"], job["tasks_completed"], job["tasks_failed"]) == ("partial", "LOST", 12, 0)
+    left = "the reduce function model:summarise left no outputs (1 reduction)"
+    assert left in job["error_message"]
+    assert ["/reduced-4/" in name for name in job["missing_outputs"]] == [True]
+    assert left in desk.ok("failures", "job").err
+    assert desk.ok("validate", "job").out == "job: 12 of 12 tasks, 3 of 4 reductions verified; partial\n"
+    for path in (f"{noted}-gate", f"{noted}-allowed"):
+        Path(path).touch()
+    assert desk.ok("resume", "job").out == "job.2\n"
+    assert desk.ended("job.2") == "succeeded"
+    assert reduced(desk, "job.2") == {0: 4, 1: 4, 2: 4, None: 12}
+    assert calls(noted) == {0: 4, 1: 4, 2: 4}
+    assert calls(of_reduce) == {0: 1, 1: 1, 2: 2, -1: 1}
 
 
 def _check_views(desk: Desk, cli: Cli, capsys: pytest.CaptureFixture[str], one: ParameterSet) -> None:

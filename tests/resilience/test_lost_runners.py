@@ -21,9 +21,11 @@ from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.utils.times import parse_time
+from mopsjobs.utils.times import parse_time, utc_now
+from mopsjobs.web.background import Syncer
 from support.cli import Cli, Remote, command, environment, foreign, key, sentences
 from support.runs import is_alive, record, sets_of, study, until
+from support.web import Web
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -232,6 +234,43 @@ def test_outputs_correct_an_end_that_was_inferred(
     assert text in cli.ok("events", "job").out
     assert [job["status"] for job in cli.ok("list", "--json").json["jobs"]] == ["succeeded"]
     assert cli("wait", "job").code == 0
+
+
+def test_a_sync_of_the_page_ends_the_job(
+    cli: Cli, jobs: JobRegistry, launch: Launch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`serve` needs no command beside it: its pages show the end by the outputs."""
+    launch(KILLED)
+    store_outputs(jobs.store, load_manifest(jobs.store, "job"), 1)
+    web = Web(cli, capsys)
+    assert Syncer(web.app, web.changes, 60.0)._sync() is None
+    state = record(jobs)
+    assert (state.status, state.tasks_completed, state.error_code) == ("partial", 1, "LAUNCH")
+    shown = web.get("/api/v1/jobs/job").get_json()
+    assert (shown["status"], shown["tasks_completed"], shown["suspect"]) == ("partial", 1, None)
+    assert "1 verified, 1 missing" in web.ok("/jobs/job")
+
+
+def test_all_views_count_the_outputs_of_a_job_that_none_reported(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
+    """Its runner was killed when 32 of 40 outputs were stored. A child runs the other tasks."""
+    Path("study.json").write_text(json.dumps(study(sets_of(40)).to_dict()))
+    launch(KILLED)
+    cli.clock.moment = utc_now()  # that of the runner: else the job would end after each look at its tasks
+    store_outputs(jobs.store, load_manifest(jobs.store, "job"), 32)
+    shown = cli.ok("status", "job").out
+    assert "] 32/40 tasks, 80 %\n" in shown
+    assert "when it ended, 32 verified, 8 missing" in shown
+    [listed] = cli.ok("list", "--json").json["jobs"]
+    assert [listed[name] for name in ("status", "tasks_completed", "tasks_failed")] == ["partial", 32, 0]
+    tasks = [json.loads(line)["outcome"] for line in cli.ok("tasks", "job", "--jsonl").lines]
+    assert tasks == ["succeeded"] * 32 + ["missing"] * 8
+    assert cli.ok("failures", "job", "--json").json["failed"] == 0
+    assert cli.ok("validate", "job").out == "job: 32 of 40 tasks verified; partial\n"
+    assert cli("wait", "job").code == 104
+    assert cli.ok("resume", "job").out == "job.2\n"
+    assert cli("wait", "job.2").code == 0
+    assert "] 40/40 tasks, 100 %, in 2 jobs" in cli.ok("status", "job.2").out
+    assert record(jobs, "job.2").tasks_total == 8
 
 
 @pytest.mark.parametrize(
