@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from mopsjobs.app.project_file import PROJECT_FILE, cache_below, check_registry, find_project_file, why_foreign
 from mopsjobs.errors import ConfigError, UsageError
-from mopsjobs.store.urls import DEFAULT_CONTAINER, check_url, default_url, identity, is_local
+from mopsjobs.store.urls import DEFAULT_CONTAINER, check_url, default_url, identity, is_local, sqlite_url
 from mopsjobs.utils import user_dirs
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
@@ -266,7 +266,7 @@ def _read(path: str) -> dict[str, Any]:
     here = os.path.dirname(path)
     # A relative path in a file counts from that file, wherever the command is run.
     if (registry := document.get("registry", "")).startswith("sqlite:") and registry[7:8] not in ("", "/", "~"):
-        document["registry"] = "sqlite://" + os.path.join(here, registry.removeprefix("sqlite:"))
+        document["registry"] = sqlite_url(os.path.join(here, registry.removeprefix("sqlite:")))
     if "cache" in document and document["cache"][0] != "~":
         document["cache"] = os.path.join(here, document["cache"])
     return document

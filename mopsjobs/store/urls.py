@@ -70,6 +70,11 @@ def sqlite_path(url: str) -> str:
     return os.path.abspath(path)
 
 
+def sqlite_url(path: str) -> str:
+    """Return the URL of an absolute path; that of `C:\\lab` is `sqlite:///C:/lab`."""
+    return "sqlite://" + (path if path.startswith("/") else "/" + path.replace("\\", "/"))
+
+
 def is_local(url: str) -> bool:
     """Return whether the store lives on this machine, so that reads need no network."""
     return url.startswith(("memory:", "sqlite:"))
@@ -79,7 +84,7 @@ def default_url(env: Mapping[str, str], data_dir: str) -> str:
     """Return the registry that is used if none is named: Azure's if the environment names an account, else embedded."""
     if env.get("AZURE_STORAGE_CONNECTION_STRING") or env.get("AZURE_STORAGE_ACCOUNT"):
         return f"azure://{DEFAULT_CONTAINER}"
-    return "sqlite://" + os.path.join(data_dir, "registry.db")
+    return sqlite_url(os.path.join(data_dir, "registry.db"))
 
 
 def identity(url: str, env: Mapping[str, str]) -> str:
@@ -89,7 +94,7 @@ def identity(url: str, env: Mapping[str, str]) -> str:
     """
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
-        return "sqlite://" + sqlite_path(url)
+        return sqlite_url(sqlite_path(url))
     if scheme == "dynamodb":
         from mopsjobs.store.dynamodb.url import dynamodb_identity
 

@@ -8,7 +8,7 @@ import pytest
 
 from mopsjobs.errors import ConfigError
 from mopsjobs.store import open_store
-from mopsjobs.store.urls import check_url, identity, is_local
+from mopsjobs.store.urls import check_url, identity, is_local, sqlite_url
 from support.home import ACCOUNT, CONNECTION_STRING
 
 if TYPE_CHECKING:
@@ -135,3 +135,13 @@ def test_the_location_of_an_open_store_is_its_identity(tmp_path: Path) -> None:
         store = open_store(url, env)
         assert identity(url, env).removeprefix("sqlite://") == store.location  # type: ignore[attr-defined]
         store.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [("/lab/registry.db", "sqlite:///lab/registry.db"), (r"C:\lab 1\registry.db", "sqlite:///C:/lab 1/registry.db")],
+)
+def test_a_path_of_any_system_has_a_url(path: str, url: str) -> None:
+    """The URL has one of the accepted forms."""
+    assert sqlite_url(path) == url
+    assert check_url(url) == "sqlite"
