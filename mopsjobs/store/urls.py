@@ -71,7 +71,7 @@ def sqlite_path(url: str) -> str:
 
 
 def sqlite_url(path: str) -> str:
-    """Return the URL of an absolute path; that of `C:\\lab` is `sqlite:///C:/lab`."""
+    """Return the URL of an absolute path. On drive C, it begins with `sqlite:///C:/`."""
     return "sqlite://" + (path if path.startswith("/") else "/" + path.replace("\\", "/"))
 
 
