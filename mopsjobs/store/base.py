@@ -44,9 +44,8 @@ class Versioned(NamedTuple):
 class Entry(NamedTuple):
     """One key of a scan. `value` is None if the listing did not carry it: then `get` fetches it.
 
-    `size` is the length of the value in bytes if the listing has it; in S3, 65 bytes more once it has
-    replaced another. A reader can so refuse
-    a huge value unfetched.
+    `size` is the length of the value in bytes if the listing has it, so that a reader can refuse a huge value
+    unfetched. In S3 it is 65 bytes more once the value has replaced another.
     """
 
     key: str

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -244,3 +246,24 @@ def test_a_module_is_imported_whole_or_by_its_names() -> None:
     imports = {path: _imports(path) for path in PACKAGE.rglob("*.py")}
     assert imports
     assert {path: both for path, (whole, by_name) in imports.items() if (both := whole & by_name)} == {}
+
+
+def test_every_imported_package_is_declared() -> None:
+    """In `pyproject.toml`, unless the program of the user brings it, or a declared one is its other half."""
+    project = tomllib.loads(PACKAGE.with_name("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = (project["dependencies"], *project["optional-dependencies"].values())
+    declared = {re.split(r"[<>=]", name)[0].lower() for names in lists for name in names}
+    imported = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    packages = metadata.packages_distributions()
+    undeclared = {
+        name
+        for name in imported - sys.stdlib_module_names - {"mopsjobs"}
+        if declared.isdisjoint(package.lower().replace("_", "-") for package in packages.get(name, []))
+    }
+    assert undeclared == {"IPython", "pandas", "polars", "botocore", "dask"}

@@ -117,12 +117,6 @@ def read_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
     return _summarise(connection, job_id, failures, duplicates, ledger), state
 
 
-def kept_failures(connection: sqlite3.Connection, job_id: str) -> JobFailures | None:
-    """Return the failed tasks of a job if they were kept, and no more is known by now; else None."""
-    ledger = read_ledger(connection, job_id)
-    return None if ledger is None else _read_kept(connection, job_id, _state(connection, job_id, ledger))
-
-
 def last_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailures, bool] | None:
     """Return the failed tasks of a job as they were kept last, and whether no more is known by now; else None."""
     ledger = read_ledger(connection, job_id)

@@ -10,7 +10,7 @@ import pytest
 from mopsjobs.cache import database
 from mopsjobs.cache.pruning import delete_ledgers
 from mopsjobs.cache.queries import failure_conditions, failures
-from mopsjobs.cache.queries.failures import JobFailures, keep_failures, kept_failures, read_failures
+from mopsjobs.cache.queries.failures import JobFailures, keep_failures, last_failures, read_failures
 from mopsjobs.cache.sync.ledger import sync_ledger
 from support.cli import Cli, Remote
 from support.ledgers import ERROR, Ledger, add_job, attempt
@@ -106,18 +106,18 @@ def test_what_is_kept_goes_with_the_ledger(remote: Remote, cache: sqlite3.Connec
     write = Ledger(remote.store.inner)
     write(attempt(0, "failed"))
     sync_ledger(remote.store.inner, cache, "job")
-    assert kept_failures(cache, "job") is None
+    assert last_failures(cache, "job") is None
     found = read_failures(cache, "job")
     assert found is not None
     made, state = found
     assert state is not None
     keep_failures(cache, "job", made, state)
-    assert kept_failures(cache, "job") == made
+    assert last_failures(cache, "job") == (made, True)
     assert read_failures(cache, "job") == (made, None)
     cache.commit()
     write(attempt(1, "failed"))
     sync_ledger(remote.store.inner, cache, "job")
-    assert kept_failures(cache, "job") is None
+    assert last_failures(cache, "job") == (made, False)
     delete_ledgers(cache, ["job"])
     assert cache.execute("SELECT count(*) FROM failure_summary").fetchone() == (0,)
     keep_failures(cache, "job", made, state)
