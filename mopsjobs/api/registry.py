@@ -146,15 +146,19 @@ class Registry:
         """Find a job, and return a handle on it.
 
         Args:
-            name: the full id, or `@latest`.
+            name: the full id. What `@latest` means changes, and a handle may cancel its job.
             freshness: see `Freshness`.
 
         Raises:
+            UsageError: if the name cannot be an id.
             JobNotFoundError: if the job does not exist. Its `candidates` are ids that begin with the name.
             StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
         """
         from mopsjobs.app.find_job import find_job
 
+        if str(name).startswith("@"):
+            newest = 'The newest job is reg.jobs(sort="-created", limit=1).'
+            raise UsageError(f"invalid job '{name}': expected a full id.", hint=newest)
         found = find_job(name, self.app, policy_of(freshness, Registry.job))
         for warning in found.warnings:
             self.app.out.warn(warning)

@@ -42,7 +42,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     A job whose shards report by files that cannot be delivered is only compared, with a warning.
 
     Args:
-        name: the full id of the job, or `@latest`.
+        name: the full id of the job.
         app: the run.
 
     Raises:

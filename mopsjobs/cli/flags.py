@@ -46,8 +46,6 @@ def add_full_ids(
     name: str = "job",
     nargs: str | None = None,
     help_text: str = FULL_ID_HELP,
-    *,
-    takes_latest: bool = False,
 ) -> None:
     """Declare an argument for the full id of a job that may change, or of several.
 
@@ -56,10 +54,8 @@ def add_full_ids(
         name: the name of the argument.
         nargs: how many ids, as argparse has it; one by default.
         help_text: the help of the argument.
-        takes_latest: whether it may be `@latest` too.
     """
-    kind, more = (str, ", or @latest") if takes_latest else (full_id_type(parser), "")
-    parser.add_argument(name, metavar="JOB", nargs=nargs, type=kind, help=help_text + more)
+    parser.add_argument(name, metavar="JOB", nargs=nargs, type=full_id_type(parser), help=help_text)
 
 
 def full_id_type(parser: argparse.ArgumentParser) -> Callable[[str], str]:

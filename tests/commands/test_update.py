@@ -77,7 +77,7 @@ def test_an_end_told_twice_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        *("update {} running", "progress {} 1/2", "cancel {}", "resume {}", "reconcile {}", "run {}"),
+        *("update {} running", "progress {} 1/2", "cancel {}", "resume {}", "reconcile {}", "run {}", "validate {}"),
         *("register new --parent {}", "update job --parent {}"),
     ],
 )

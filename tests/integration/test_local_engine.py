@@ -217,9 +217,8 @@ def test_a_job_is_named_by_a_prefix_and_latest_where_it_is_read(
     _leave(jobs.store, submitted)
     for name in ("jo", "@latest"):
         assert len(cli.ok("results", name).lines) == 3
-        assert cli.ok("validate", name).out.startswith("job: 3 of 3")
     add(jobs, "jot")
-    assert (cli("results", "jo").code, cli("validate", "jo").code) == (3, 3)
+    assert cli("results", "jo").code == 3
 
 
 @pytest.mark.parametrize("more", [[], ["--download", "fetched"], ["--json"]])

@@ -183,7 +183,7 @@ def main() -> None:
         print(peaks(reg, [job, submit_cell(reg)]), slowest(job).number)
         look(job)
         survey(reg)
-        stop(reg, "@latest")
+        stop(reg, job.id)
         log.info("%s", asyncio.run(states_of(reg, "a", "b")))
     nightly(range(10))
     record("memory:")

@@ -23,7 +23,7 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "mops-jobs validate @latest",
+    "mops-jobs validate nightly-1",
     "mops-jobs validate nightly-1 --json | jq .missing_outputs",
 )
 
@@ -33,7 +33,7 @@ SHOWN = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_full_ids(parser, takes_latest=True)
+    add_full_ids(parser)
     parser.add_argument("--json", action="store_true", help="print the job as one JSON object")
 
 

@@ -64,9 +64,11 @@ def test_a_record_that_cannot_be_read_is_told(
 
 
 def test_a_handle_is_found_by_its_full_id(reg: mj.Registry) -> None:
-    """A handle equals another one on the same job. A program's text that only begins an id is an error."""
+    """A handle equals another one on the same job. A text that only begins an id is an error, and so is `@latest`."""
     add(reg.app.registry, "nightly-1")
-    assert reg.job("nightly-1") == reg.job("@latest") == mj.Job(reg, "nightly-1")
+    assert reg.job("nightly-1") == mj.Job(reg, "nightly-1")
+    with pytest.raises(mj.UsageError, match="invalid job '@latest': expected a full id"):
+        reg.job("@latest")
     with pytest.raises(KeyError) as caught:
         reg.job("night")
     assert isinstance(caught.value, mj.JobNotFoundError)
