@@ -23,7 +23,7 @@ from mopsjobs.cache.queries.filters import hide_archived
 from mopsjobs.cache.queries.ledgers import read_attempts, read_ledger
 from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
 from mopsjobs.console.result import Document
-from mopsjobs.errors import NoManifestError, command_line
+from mopsjobs.errors import JobNotFoundError, NoManifestError, command_line
 from mopsjobs.utils.table_files import json_objects
 from mopsjobs.web.api_params import AttemptsQuery, FailuresQuery, ResultsQuery, TasksQuery
 from mopsjobs.web.job_page import Reading
@@ -148,15 +148,19 @@ class _Handlers:
     def job(self, job_id: str) -> Response:
         """Return the document of `status JOB --json`. Below a job is nothing; the hint says what is meant."""
         now = self._site.app.now().timestamp()
-        name, _, below = job_id.rpartition("/")
-        if below not in OF_ONE_JOB:
-            name, below = job_id, ""
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> dict[str, object]:
-            return with_family(connection, job_queries.find_job(connection, name, now=now), now=now)[0]
+            try:
+                return with_family(connection, job_queries.find_job(connection, job_id, now=now), now=now)[0]
+            except JobNotFoundError:
+                if below in OF_ONE_JOB:
+                    job_queries.find_job(connection, name, now=now)  # else it is what is not found
+                    return {}
+                raise
 
+        name, _, below = job_id.rpartition("/")
         found = self._site.read(view)
-        if below:
+        if not found:
             hint = f"Use /api/v1/{below}?{urlencode({'job': name})}"
             return problem(404, "Not Found", f"Job {name} has no address {request.path}.", hint)
         return Response("".join(Document(found).pieces(None)) + "\n", mimetype=JSON)

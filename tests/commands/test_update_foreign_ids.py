@@ -45,3 +45,18 @@ def test_a_pruned_job_with_a_slash_in_its_id_stays_pruned(cli: Cli, remote: Remo
     ran = cli("status", "team/run", "--offline")
     assert (ran.code, ran.err.splitlines()[1].partition(". ")[0]) == (3, "hint: It was pruned from this cache")
     assert cli.ok("status", "team/run", "--json").json["job_id"] == "team/run"
+
+
+@pytest.mark.parametrize("below", ["tasks", "logs", "results", "events"])
+def test_an_id_that_ends_as_a_path_has_its_own_page(
+    cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str], below: str
+) -> None:
+    """The link to `x/tasks` in the list of jobs led to the tasks of `x`, and the API had no such job."""
+    for job_id in ("x", f"x/{below}"):
+        remote.put(key(job_id), foreign(job_id, "running"))
+    cli.ok("sync")
+    web = Web(cli, capsys)
+    assert f"<h1>x/{below}</h1>" in web.ok(f"/jobs/x%2F{below}")
+    assert json.loads(web.ok(f"/api/v1/jobs/x%2F{below}"))["job_id"] == f"x/{below}"
+    if below != "events":
+        assert "<h1>x</h1>" in web.ok(f"/jobs/x/{below}")
