@@ -123,7 +123,7 @@ NOT_VARIABLES = {
 """Literals that look like the name of a variable: headers, a way of billing, settings, states of Slurm, names for other
 programs."""
 
-_SHORT_NAMES = {"COLUMNS", "HOME", "KUBECONFIG", "PATH", "TERM", "USER"}
+_SHORT_NAMES = {"COLUMNS", "HOME", "KUBECONFIG", "LOCALAPPDATA", "PATH", "TERM", "USER", "USERNAME", "USERPROFILE"}
 
 
 def test_environment_variables_are_all_described() -> None:

@@ -19,7 +19,7 @@ NOT_HERE = ("numpy", "pandas")
 """Their build for this system asks `os` for names that Windows lacks. mops-jobs does without them."""
 NAMES = (
     "O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK chown fork forkpty getegid geteuid getgid getgroups getloadavg getpgid"
-    " getpgrp getuid killpg lchown mkfifo nice openpty pread pwrite register_at_fork sched_getaffinity set_blocking"
+    " getpgrp getuid killpg lchown mkfifo nice openpty pread pwrite register_at_fork sched_getaffinity"
     " setsid statvfs sysconf ttyname uname wait4"
 )
 SIGNALS = "ITIMER_REAL SIGALRM SIGCHLD SIGCONT SIGHUP SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGUSR1 SIGUSR2 alarm setitimer"
