@@ -64,7 +64,7 @@ def peaks(reg: mj.Registry, jobs: list[mj.Job]) -> dict[str, float]:
     return found
 
 
-async def states_of(reg: mj.Registry, *job_ids: str) -> list[str]:
+async def states_of(reg: mj.Registry, *job_ids: str) -> list[str | None]:
     jobs: list[mj.Job] = [reg.job(job_id) for job_id in job_ids]
     ended: list[mj.JobInfo] = await asyncio.gather(*(asyncio.to_thread(job.wait, "2h") for job in jobs))
     return [info.status for info in ended]

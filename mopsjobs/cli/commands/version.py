@@ -36,14 +36,18 @@ LIBRARIES = (
     "flask",
     "httpx",
     "lightkube",
+    "markupsafe",
     "pathspec",
     "prometheus-client",
     "python-dateutil",
     "PyYAML",
+    "requests",
     "shtab",
     "sqlite-utils",
     "tabulate",
+    "urllib3",
     "waitress",
+    "werkzeug",
 )
 """The dependencies of pyproject.toml, optional ones included; a test compares the two."""
 
