@@ -46,6 +46,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Task
 from mopsjobs.submission.offline import register_offline, shard_started_at
+from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.times import human_duration, utc_now
 
 
@@ -188,8 +189,9 @@ class _Run:
     def _note_report(self, sent_at: str, reported_at: str | None) -> None:
         """Note a report on this machine. A cluster tells by itself whether a runner of its shards has ended."""
         if not self._shard.wait_for_manifest:
-            with contextlib.suppress(OSError):
-                self._directory.report_file(self._shard.number).write_text(f"{sent_at} {reported_at}", "ascii")
+            path = str(self._directory.report_file(self._shard.number))
+            with contextlib.suppress(OSError), open(path, "w", encoding="ascii", opener=private_opener) as file:
+                file.write(f"{sent_at} {reported_at}")
 
     def _open_events(self) -> EventLog:
         """Return the log of events. Each write to the record leaves one, unless the record is that of a drop."""

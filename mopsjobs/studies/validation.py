@@ -165,7 +165,7 @@ def end_by_outputs(
         fields |= _end_fields(judged, manifest, found, _Reasons(first_error, early, None))
         verified, total = found.completeness.count, found.tasks_total
         n_failed = min(max(judged.tasks_failed, _count_failed(manifest, found, failed)), total - verified)
-        fields |= {"tasks_completed": verified, "tasks_failed": n_failed}
+        fields |= {"tasks_total": total, "tasks_completed": verified, "tasks_failed": n_failed}
         final_status = fields.pop("new_status")
         try:
             state = registry.infer_end(judged, final_status, **fields)

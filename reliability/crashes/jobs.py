@@ -144,7 +144,7 @@ class Jobs:
         hold(found.items() <= self._outputs.items(), f"{self.job} has a torn output among {sorted(found)}")
         if ended.is_killed:
             self.stored += len(found)
-        resumed = forker.run(["resume", self.job, *WORKERS, "--registry", self._url])
+        resumed = forker.run(["resume", self.job, "--yes", *WORKERS, "--registry", self._url])
         hold(
             resumed.code in ((0,) if is_alone else (0, EXIT_REFUSED)),
             f"resume {self.job} ended with {resumed.code}: {resumed.out}",

@@ -155,13 +155,13 @@ def test_a_wrong_partition_is_told_with_the_right_ones(cli: Cli, jobs: JobRegist
     slurm = FakeSlurm(tmp_path / "slurm")
     cli.env |= slurm.env
     slurm.says("sinfo", "main|up|1-00:00:00|4\ngpu|up|infinite|1\n")
-    slurm.says("sbatch", "sbatch: error: invalid partition specified: mian\n", code=1)
-    checks = _checks(cli, 6, "slurm", "--partition", "mian")
+    slurm.says("sbatch", "sbatch: error: invalid partition specified: wide\n", code=1)
+    checks = _checks(cli, 6, "slurm", "--partition", "wide")
     assert checks[-2:] == [
         ("partitions", "ok", "main up, up to 1-00:00:00, nodes: 4; gpu up, up to infinite, nodes: 1", None),
-        ("launch", "fail", "Slurm refuses sbatch: invalid partition specified: mian.", "name a partition: main, gpu"),
+        ("launch", "fail", "Slurm refuses sbatch: invalid partition specified: wide.", "name a partition: main, gpu"),
     ]
-    assert slurm.asked[-1] == "sbatch --test-only --partition=mian --wrap=true"
+    assert slurm.asked[-1] == "sbatch --test-only --partition=wide --wrap=true"
     slurm.says("sbatch")
     assert _checks(cli, 0, "slurm")[-1][1:3] == ("ok", "Slurm takes a job with the defaults of the cluster (test only)")
 

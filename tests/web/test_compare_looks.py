@@ -101,7 +101,7 @@ def test_a_comparison_needs_no_script(browser: Browser, server: Server) -> None:
     """Boxes, form, links and plot are plain HTML; a page that waits for the registry loads itself again."""
     with open_tab(browser, 390, java_script_enabled=False) as page:
         page.goto(f"{server.url}/jobs")
-        page.get_by_text("View").click()
+        page.get_by_text("View", exact=True).click()
         page.get_by_role("checkbox", name="Compare").check()
         page.get_by_role("button", name="Show").click()
         for job_id in ("base", "wider"):

@@ -76,7 +76,7 @@ def test_filters_that_cannot_be_read_keep_the_form(window: Page, server: Server)
 def test_the_choice_of_a_view_opens_in_the_window(window: Page, server: Server) -> None:
     """It lies above the table and is not wider than the window; axe-core finds nothing."""
     window.goto(f"{server.url}/jobs")
-    window.get_by_text("View").click()
+    window.get_by_text("View", exact=True).click()
     shoot(window, "jobs-view")
     box = window.locator(".choices").bounding_box()
     assert box is not None
@@ -154,7 +154,7 @@ def test_a_page_works_without_a_script(browser: Browser, server: Server) -> None
         for text in page.locator(ROWS).locator("td.error").all_inner_texts():
             assert "OOM" in text
         page.get_by_role("link", name="Remove the filter error:oom").click()
-        page.get_by_text("View").click()
+        page.get_by_text("View", exact=True).click()
         page.get_by_label("Group by").fill("label:site")
         page.get_by_role("button", name="Show").click()
         page.locator("#groups").get_by_role("link", name="basel").click()

@@ -133,9 +133,9 @@ def test_filters_stay_through_searches_and_sorting(page: Page, server: Server) -
     page.goto(f"{server.url}/jobs?stuck=true&label=exp%3D7&label=team&hours=12&name=night*")
     page.get_by_label("Search").fill("owner:ada status:failed")
     page.get_by_role("button", name="Search").click()
-    page.get_by_text("View").click()
+    page.get_by_text("View", exact=True).click()
     expect(page.get_by_label("Changed within")).to_have_value("12")
-    page.get_by_text("View").click()
+    page.get_by_text("View", exact=True).click()
     page.get_by_role("columnheader", name="Job").get_by_role("link").click()
     expect(page).to_have_url(re.compile("sort=name"))
     for part in (
@@ -163,13 +163,13 @@ def test_a_button_remembers_whose_jobs_are_mine(page: Page, server: Server) -> N
 
 def test_columns_and_groups_are_chosen_in_the_page(page: Page) -> None:
     """They are in the URL; a group leads to its jobs."""
-    page.get_by_text("View").click()
+    page.get_by_text("View", exact=True).click()
     page.get_by_label("Study and labels").uncheck()
     page.get_by_label("Duration").check()
     page.get_by_role("button", name="Show").click()
     expect(page.get_by_role("columnheader", name="Duration")).to_be_visible()
     expect(page.get_by_role("columnheader", name="Study and labels")).to_have_count(0)
-    page.get_by_text("View").click()
+    page.get_by_text("View", exact=True).click()
     page.get_by_label("Group by").fill("owner")
     page.get_by_role("button", name="Show").click()
     page.locator("#groups").get_by_role("link", name="grace").click()
