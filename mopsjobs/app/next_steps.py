@@ -96,10 +96,23 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
         if more_memory is not None and ends is not None and 2 * ends.tasks >= _failed_tasks(job):
             return more_memory
         return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
-    if job.get("error_code") in ("OOMKilled", "OUT_OF_MEMORY") and _last_launch(job).keys() & {"memory", "task_memory"}:
-        return command_line("resume", job_id, "--memory x2")
+    if (larger_limit := _larger_limit(job)) is not None:
+        return command_line("resume", job_id, larger_limit)
     has_traceback = job["error_code"] == "REDUCE" or (status == "failed" and job["error_code"] in LOGGED_CODES)
     return command_line("logs" if has_traceback else "resume", job_id)
+
+
+def _larger_limit(job: Job) -> str | None:
+    """Return the flag of `resume` with a larger limit, if one of the whole job or of a shard has ended it."""
+    code, launch = job.get("error_code"), _last_launch(job)
+    if code in ("OOMKilled", "OUT_OF_MEMORY") and launch.keys() & {"memory", "task_memory"}:
+        return "--memory x2"
+    if code == "TIMEOUT" and job.get("engine") == "slurm":
+        from mopsjobs.engines.slurm.options import minutes  # here: few jobs need it
+
+        # Without a limit of its own, that of the partition has ended it.
+        return "--time MINUTES" if minutes(launch.get("time", "")) is None else "--time x2"
+    return None
 
 
 def memory_command(job: Job, ends: MemoryEnds | None) -> str | None:

@@ -67,6 +67,22 @@ def test_a_pod_that_was_killed_for_its_memory_leads_to_more_of_it() -> None:
     assert next_command(job, stale=False) == "mops-jobs resume a --memory x2"
 
 
+@pytest.mark.parametrize(
+    ("notes", "flag"),
+    [
+        ({"slurm_time": "2h"}, "--time x2"),
+        ({"slurm_time": "1-12:00:00"}, "--time x2"),
+        ({}, "--time MINUTES"),
+        ({"slurm_time": "0"}, "--time MINUTES"),
+    ],
+)
+def test_a_time_limit_of_slurm_leads_to_more_time(notes: dict[str, str], flag: str) -> None:
+    """To twice the limit of the launch. That of a partition cannot grow."""
+    job = {"job_id": "a", "is_active": False, "status": "partial", "error_code": "TIMEOUT", "engine": "slurm"}
+    job |= {"metadata": {**SUBMITTED["metadata"], **notes}}
+    assert next_command(job, stale=False) == f"mops-jobs resume a {flag}"
+
+
 def test_a_job_that_slurm_holds_is_looked_at_and_not_resumed() -> None:
     """Its array is there, so that `resume` would refuse. A record without a valid number leaves the usual command."""
     job = {
