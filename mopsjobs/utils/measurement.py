@@ -114,15 +114,14 @@ def memory_size() -> int | None:
 def count_oom_kills() -> int:
     """Count the processes of this control group that the kernel has killed for their memory; 0 if unknown.
 
-    In a container without the files of control groups, those of the whole machine are counted.
+    The count of the whole machine is not used, because it has the kills of other containers.
     """
-    names = ("memory.events", "memory.oom_control")  # of version 2 and version 1
-    paths = [os.path.join(directory, name) for directory in _group_directories("memory") for name in names]
-    for path in (*paths, f"{PROC}/vmstat"):
-        for line in _read(path).splitlines():
-            word, _, count = line.partition(" ")
-            if word == "oom_kill" and count.isdigit():
-                return int(count)
+    for directory in _group_directories("memory"):
+        for name in ("memory.events", "memory.oom_control"):  # of version 2 and version 1
+            for line in _read(os.path.join(directory, name)).splitlines():
+                word, _, count = line.partition(" ")
+                if word == "oom_kill" and count.isdigit():
+                    return int(count)
     return 0
 
 

@@ -63,11 +63,9 @@ def test_a_container_that_does_not_see_the_path_of_its_host(system: System) -> N
     assert (cpu_quota(), count_oom_kills()) == (2.0, 7)
 
 
-def test_a_container_without_control_groups_counts_kills_of_its_host(system: System) -> None:
-    """Its own count comes first, also if it is 0."""
+def test_a_container_without_control_groups_counts_no_kills_of_its_host(system: System) -> None:
+    """They may be those of another container."""
     system({"proc/self/cgroup": "0::/\n", "proc/vmstat": "pgfault 9\noom_kill 3\n"})
-    assert count_oom_kills() == 3
-    system({"groups/memory.events": "oom_kill 0\n"})
     assert count_oom_kills() == 0
 
 
