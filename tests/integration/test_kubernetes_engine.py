@@ -103,7 +103,7 @@ def test_a_job_that_was_applied_by_hand_is_that_of_the_launch(
     engine: KubernetesEngine, api: Api, env: dict[str, str]
 ) -> None:
     """It has the mark of its job, and none of a launch. What else is in it may have been changed."""
-    _apply(api, dataclasses.replace(LAUNCH, options={**LAUNCH.options, "image": "mirror/mops-jobs:1"}), env)
+    _apply(api, dataclasses.replace(LAUNCH, options={**LAUNCH.options, "ttl": "2h"}), env)
     launched = engine.launch(LAUNCH)
     assert (launched.k8s_name, launched.k8s_uid) == ("seir-1", "uid-1")
 
@@ -113,6 +113,14 @@ def test_a_job_that_was_applied_by_hand_is_that_of_the_launch(
     [
         ({"shards": 2}, {}, "differs in spec.completions, spec.template.spec.containers[runner].args;"),
         ({"registry_url": "azure://other"}, {}, "differs in spec.template.spec.containers[runner].args;"),
+        (
+            {"options": {**LAUNCH.options, "image": "mirror/mops-jobs:1", "cpu": "7"}},
+            {},
+            ", ".join(
+                f"spec.template.spec.containers[runner].{field}"
+                for field in ("image", "resources.limits.cpu", "resources.requests.cpu;")
+            ),
+        ),
         ({}, {"mops-jobs/job-id": "other"}, "Namespace models has another Job seir-1"),
         ({}, {"mops-jobs/launch-id": "0123456789abcdef"}, "Job seir-1 is already launched"),
     ],
@@ -120,7 +128,7 @@ def test_a_job_that_was_applied_by_hand_is_that_of_the_launch(
 def test_a_job_that_was_applied_for_something_else_is_refused(
     engine: KubernetesEngine, api: Api, env: dict[str, str], *, change: dict[str, Any], notes: dict[str, str], said: str
 ) -> None:
-    """Other shards, another registry, another job, or another launch."""
+    """Other shards, another registry, image or resources than the record would name, another job or launch."""
     _apply(api, dataclasses.replace(LAUNCH, **change), env, **notes)
     with pytest.raises(RefusedError, match=re.escape(said)):
         engine.launch(LAUNCH)

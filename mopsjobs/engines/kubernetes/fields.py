@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ def differences(expected: object, found: object, path: str = "") -> Iterator[Dif
     elif _are_objects(expected) and _are_objects(found):
         for number, item in enumerate(expected):  # type: ignore[arg-type, var-annotated]
             yield from _differences_of_item(item, found, number, path)  # type: ignore[arg-type]
-    elif expected != found:
+    elif expected != found and not (".resources." in path and _is_same_quantity(expected, found)):
         yield Difference(path, is_missing=False)
 
 
@@ -48,6 +49,15 @@ def _differences_of_item(
         yield from differences(item, same[0], inner)
     else:
         yield Difference(inner, is_missing=True)
+
+
+def _is_same_quantity(expected: object, found: object) -> bool:
+    """Return whether two quantities are equal: an API server writes `0.5` as `500m`, and `1024Mi` as `1Gi`."""
+    from lightkube.utils.quantity import parse_quantity  # here: it takes long to import
+
+    with contextlib.suppress(ValueError):
+        return parse_quantity(str(expected)) == parse_quantity(str(found))
+    return False
 
 
 def _are_objects(value: object) -> bool:

@@ -10,6 +10,7 @@ docs/decisions/0086-followers-ask-the-engine.md.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DECIDING_FIELDS = ("spec.completions", f"spec.template.spec.containers[{CONTAINER}].args")
-"""The fields that say which job a Job runs, in how many shards, and from which registry."""
+_RUNNER = f"spec.template.spec.containers[{CONTAINER}]"
+
+DECIDING_FIELDS = re.compile(rf"spec\.completions|{re.escape(_RUNNER)}\.(args|image|resources\b.*)")
+"""The fields that say which job a Job runs, in how many shards and from which registry, and what the record names."""
 
 PAUSES = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each look, after a reply that was an error: what it did is done, but may not be visible yet."""
@@ -83,16 +86,14 @@ def _check_applied(manifest: Mapping[str, Any], applied: Job) -> None:
         RefusedError: if it does not.
     """
     spec = applied.to_dict().get("spec") or {}  # type: ignore[no-untyped-call]
-    changed = {difference.path for difference in differences(manifest["spec"], spec, "spec")}.intersection(
-        DECIDING_FIELDS
-    )
+    paths = {difference.path for difference in differences(manifest["spec"], spec, "spec")}
+    changed = [path for path in sorted(paths) if DECIDING_FIELDS.fullmatch(path)]
     if changed:
         name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
         raise RefusedError(
-            f"The Job {name} that was applied in namespace {namespace} differs in {', '.join(sorted(changed))};"
+            f"The Job {name} that was applied in namespace {namespace} differs in {', '.join(changed)};"
             " nothing was started.",
-            hint="Submit with the flags that the manifest was printed with, or delete the Job:"
-            f" {kubectl('delete', name, namespace)}",
+            hint=f"Submit with flags that agree with the Job, or delete it: {kubectl('delete', name, namespace)}",
         )
 
 

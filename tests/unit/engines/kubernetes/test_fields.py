@@ -34,3 +34,16 @@ def test_what_is_lacking_or_other_is_named(changes: dict[str, Any], expected: li
     """Further fields and items do not count, nor does the order of named items. An empty value may be left out."""
     found = {name: value for name, value in {**SENT, **changes}.items() if value is not None and name != "empty"}
     assert [tuple(one) for one in differences(SENT, found)] == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "found", "is_other"),
+    [("0.5", "500m", False), ("1024Mi", "1Gi", False), ("2", 2, False), ("4Gi", "4G", True), ("2", "two", True)],
+)
+def test_a_quantity_is_compared_as_a_number(sent: str, found: object, *, is_other: bool) -> None:
+    """An API server writes it in a form of its own. Another field is compared as a text."""
+    paths = list(
+        differences({"resources": {"cpu": sent}, "image": "a:1"}, {"resources": {"cpu": found}, "image": "a:1"}, "pod")
+    )
+    assert [one.path for one in paths] == (["pod.resources.cpu"] if is_other else [])
+    assert list(differences({"version": "0.5"}, {"version": "500m"}, "pod"))
