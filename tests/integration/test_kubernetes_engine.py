@@ -515,6 +515,19 @@ def test_a_node_that_is_gone_hides_no_other_log(engine: KubernetesEngine, api: A
     assert raised.value.exit_code == 5
 
 
+def test_only_a_followed_log_may_be_silent_for_long(api: Api, env: dict[str, str]) -> None:
+    """What is there is answered at once, so that a node without an answer holds up nothing for long."""
+    api.answer(log_path(api.put_pod(0, "Running")), lines("a"))
+    seconds: list[float] = []
+    with k8s_client.open_cluster(env, read_seconds=30.0) as cluster:
+        (pod,) = cluster.pods("models", "seir-1")
+        session = cluster._client._client._client
+        session.event_hooks = {"request": [lambda request: seconds.append(request.extensions["timeout"]["read"])]}
+        for follow in (True, False, True):
+            assert len(list(cluster.log(pod, None, follow=follow, tail=None, since=None))) == 2
+    assert seconds == [30.0, k8s_client.READ_SECONDS, 30.0]
+
+
 def test_a_job_without_pods_has_nolines(engine: KubernetesEngine, api: Api) -> None:
     assert list(engine.logs(RECORD)) == []
 

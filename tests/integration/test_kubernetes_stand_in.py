@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -20,10 +23,12 @@ from mopsjobs.engines.kubernetes import client, engine, manifest
 from support.cli import Cli, command
 from support.kubernetes import JOBS, kubeconfig
 from support.runs import MODEL, code, sets_of, until
-from support.stand_in import StandIn
+from support.stand_in import POD_GC_SECONDS, StandIn
 from support.web import Web
 
 if TYPE_CHECKING:
+    from lightkube.resources.core_v1 import Pod
+
     from support.cli import Ran
     from support.servers import Azurite
 
@@ -289,8 +294,11 @@ def test_a_deadline_of_a_pod_is_told(
     """A policy or a patch may set one. The kubelet stops the pod, which looks like any other that was stopped."""
     monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
     patch = tmp_path / "patch.yaml"
-    patch.write_text("spec: {activeDeadlineSeconds: 1}")
-    assert submit(sets_of(1, gate="/none"), "--pod-patch", str(patch)).code == 0
+    patch.write_text("spec: {activeDeadlineSeconds: 3600}")
+    notes = tmp_path / "calls"
+    assert submit(sets_of(1, gate="/none", calls=str(notes)), "--pod-patch", str(patch)).code == 0
+    until(notes.exists, "its first task")
+    cluster.pass_seconds(3600)
     assert _ended(cluster) == "FailedIndexes"
     assert cli("wait", "job").code == 100
     assert "shard 0 DeadlineExceeded" in cli.ok("status", "job", "--json").json["error_message"]
@@ -326,17 +334,32 @@ def test_a_running_job_that_is_suspended_is_not_taken_for_silent(
     assert cli("wait", "job").code == 0
 
 
-def test_a_lost_node_hides_no_log_of_another(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
-    """Its kubelet is asked in vain. The lines of the other shard are shown, and the lost one is named."""
+@pytest.mark.parametrize("is_mute", [False, True])
+def test_a_lost_node_hides_no_log_of_another(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_mute: bool
+) -> None:
+    """The API server says 500, or nothing. The lines of the other shard are shown, and the lost one is named."""
+    read_log = client.Cluster.log
+
+    def read_with_less_time(cluster: client.Cluster, pod: Pod, *args: Any, **flags: Any) -> Iterator[str | None]:
+        with monkeypatch.context() as patched:
+            if client.shard_of(pod) == 1:  # it gets no answer, however long that is
+                patched.setattr(client, "READ_SECONDS", 0.1)
+            yield from read_log(cluster, pod, *args, **flags)
+
     gate = tmp_path / "gate"
     sets = [{**one, "say": "hello", "gate": str(gate)} for one in sets_of(2)]
     assert submit(sets, "--shards", "2", "--workers", "1").code == 0
     until(lambda: cli("logs", "job").out.count("hello") == 2, "the lines of both")
-    cluster.lose_node("job", 1)
+    cluster.lose_node("job", 1, is_mute=is_mute)
+    if is_mute:
+        monkeypatch.setattr(client.Cluster, "log", read_with_less_time)
     read = cli("logs", "job")
     assert (read.code, read.out.count("hello"), "shard 0: " in read.out) == (0, 1, True)
-    assert "The log of shard 1 cannot be read" in read.err
+    reason = "no answer in time" if is_mute else "i/o timeout"
+    assert re.search(rf"The log of shard 1 cannot be read: .*{reason}", read.err)
     cluster.remove_node("job", 1)
+    cluster.pass_seconds(POD_GC_SECONDS)
     gate.touch()
     assert _ended(cluster) == "CompletionsReached"
 
@@ -353,6 +376,17 @@ def test_a_runner_that_only_its_cluster_lost_ends_its_job(
     ends = ("succeeded", "failed", "partial")
     until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] in ends, "the end of the job")
     assert cli("wait", "job").code == 0
+
+
+def test_a_stop_before_the_first_process_has_a_handler_is_lost(cluster: StandIn, submit: Submit) -> None:
+    """SIGTERM spares a first process without one. After its grace period, the pod is killed."""
+    cluster.programs = {"mops-jobs": [sys.executable, "-c", "import time; time.sleep(3600)"]}
+    assert submit(sets_of(1)).code == 0
+    until(lambda: cluster.exit_codes("job"), "the pod")
+    cluster.delete_pod("job", 0)
+    assert cluster.exit_codes("job") == [None]
+    cluster.pass_seconds(manifest.GRACE_SECONDS)
+    until(lambda: cluster.exit_codes("job")[0] == 128 + signal.SIGKILL, "the end of the grace period")
 
 
 def test_an_eviction_is_no_failure(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
@@ -392,6 +426,10 @@ def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Su
     cluster.delete_pod("job", 0, is_forced=True)
     assert "Terminating: pod job-0-" in cli.ok("status", "job").out, "the Job has to count its pod first"
     cluster.remove_node("job", 0)
+    cluster.pass_seconds(POD_GC_SECONDS - 1)
+    assert "Terminating: pod job-0-" in cli.ok("status", "job").out, "the garbage collector waits"
+    assert len(cluster.pods("job")) == 1
+    cluster.pass_seconds(1)
     gate.touch()
     assert _ended(cluster) == "CompletionsReached"
     assert cli("wait", "job").code == 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import math
 import os
 import random
 import re
@@ -19,6 +20,7 @@ import subprocess
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp.web
@@ -43,7 +45,6 @@ from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from pathlib import Path
 
 TICK_SECONDS = 0.02
 
@@ -52,6 +53,9 @@ SERVICE = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "4
 
 MAX_EVENTS = 10
 """Events of an object with one reason that are kept apart. A cluster merges later ones."""
+
+POD_GC_SECONDS = 40
+"""After that time without its Node, the garbage collector ends a pod."""
 
 _LOG = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/]+)/log")
 
@@ -89,7 +93,15 @@ class _Container:
         return code if code >= 0 else 128 - code
 
     def terminate(self) -> None:
-        """Send SIGTERM to the first process of the container, and to no other."""
+        """Send SIGTERM to the first process of the container, and to no other. Without a handler, it does nothing.
+
+        The kernel spares the first process of a container as it does the first one of a machine.
+        """
+        with contextlib.suppress(OSError, StopIteration):
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+            if not int(caught, 16) >> signal.SIGTERM - 1 & 1:
+                return
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
 
@@ -148,6 +160,13 @@ class StandIn(Api):
         self._containers: dict[str, _Container] = {}
         self._lost: set[str] = set()
         """Pods on nodes that do not answer."""
+        self._mute: set[str] = set()
+        """Those of them whose logs get no answer at all, and no error either."""
+        self._removed: dict[str, float] = {}
+        """Pods whose Node was removed, and when on the clock of `pass_seconds`."""
+        self._passed = 0.0
+        """Seconds that were let pass."""
+        self._closes = asyncio.Event()
         self._event_texts: dict[tuple[str, str], set[str]] = {}
         """The texts of the events of an object, by its uid and the reason."""
         self._numbers = iter(range(10**6))
@@ -164,6 +183,7 @@ class StandIn(Api):
 
     def close(self) -> None:
         self._is_closing = True
+        self._in_loop(self._closes.set)
         self.admit_jobs()
         with contextlib.suppress(Exception):
             self._task.result(PATIENCE)
@@ -223,15 +243,18 @@ class StandIn(Api):
 
         self._in_loop(act)
 
-    def lose_node(self, name: str, index: int, *, is_partitioned: bool = False) -> None:
+    def lose_node(self, name: str, index: int, *, is_partitioned: bool = False, is_mute: bool = False) -> None:
         """Cut the power of the node of an index, or its network: then its processes go on, and reach the registry.
 
         The cluster takes the node for lost and evicts the pod. Its grace period ends, and no kubelet reports its end.
+        Who asks for its log gets a 500, or from a mute node no answer.
         """
 
         def act() -> None:
             for pod in self._alive(name, index):
                 self._lost.add(pod["metadata"]["name"])
+                if is_mute:
+                    self._mute.add(pod["metadata"]["name"])
                 if not is_partitioned:
                     self._containers[pod["metadata"]["name"]].kill()
                 unready = {"type": "Ready", "status": "False", "lastTransitionTime": moment(datetime.now(UTC))}
@@ -242,14 +265,26 @@ class StandIn(Api):
         self._in_loop(act)
 
     def remove_node(self, name: str, index: int) -> None:
-        """Remove the lost node of an index from the cluster: the garbage collector ends its pods."""
+        """Remove the lost node of an index from the cluster: the garbage collector ends its pods after a while."""
 
         def act() -> None:
             for pod in self._alive(name, index):
-                conditions = [*pod["status"]["conditions"], _disruption("DeletionByPodGC")]
-                self._save(PODS, {**pod, "status": {**pod["status"], "phase": "Failed", "conditions": conditions}})
+                self._removed[pod["metadata"]["name"]] = self._passed
 
         self._in_loop(act)
+
+    def pass_seconds(self, seconds: float) -> None:
+        """Let time pass for the garbage collector, deadlines and grace periods."""
+
+        def act() -> None:
+            self._passed += seconds
+
+        self._in_loop(act)
+
+    def exit_codes(self, name: str) -> list[int | None]:
+        """Return the exit codes of all containers of a Job, the oldest first; None of one that runs."""
+        containers = self._in_loop(lambda: list(self._containers.items()))
+        return [container.exit_code for pod, container in containers if pod.startswith(f"{name}-")]
 
     def remove_job(self, name: str) -> None:
         """Delete a Job, as a user or its lifetime does. Its pods stop, and go."""
@@ -298,6 +333,8 @@ class StandIn(Api):
     async def answer(self, request: Any) -> Any:
         """Return the response to a request that the emulator cannot serve alone; None: it can."""
         if found := _LOG.fullmatch(request.url.path):
+            if found[2] in self._mute:
+                await self._closes.wait()
             return self._serve_log(*found.groups(), request.params)
         kind = None if request.resource is None else request.resource.plural
         action = None if request.action is None else str(request.action.value).lower()
@@ -442,6 +479,9 @@ class StandIn(Api):
                 self._remove(PODS, pod)
             return
         if name in self._lost:
+            if self._passed - self._removed.get(name, math.inf) >= POD_GC_SECONDS:
+                conditions = [*pod["status"]["conditions"], _disruption("DeletionByPodGC")]
+                self._save(PODS, {**pod, "status": {**pod["status"], "phase": "Failed", "conditions": conditions}})
             return
         container = self._containers.get(name)
         if container is None and "deletionTimestamp" in pod["metadata"]:
@@ -450,13 +490,7 @@ class StandIn(Api):
         if container is None:
             self._save(PODS, {**pod, "status": self._waiting(pod) or self._started(pod)})
             return
-        if index_of(pod) in self.memory_kills and container.lines and container.reason is None:
-            self._kill(pod, "OOMKilled")
-        deadline = pod["spec"].get("activeDeadlineSeconds")
-        age = (datetime.now(UTC) - container.started_at).total_seconds()
-        if deadline is not None and age >= deadline and container.reason is None:
-            container.reason = "DeadlineExceeded"
-            container.terminate()
+        self._stop_if_due(pod, container)
         code = container.exit_code
         if code is None:
             return
@@ -478,6 +512,22 @@ class StandIn(Api):
         terminated = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": ended}
         status["containerStatuses"] = [_container_status(pod, {"terminated": terminated}, ready=False)]
         self._save(PODS, {**pod, "status": status})
+
+    def _stop_if_due(self, pod: Json, container: _Container) -> None:
+        """Stop a container for its memory, its deadline, or the end of its grace period."""
+        if index_of(pod) in self.memory_kills and container.lines and container.reason is None:
+            self._kill(pod, "OOMKilled")
+        deadline = pod["spec"].get("activeDeadlineSeconds")
+        age = (self._now() - container.started_at).total_seconds()
+        if deadline is not None and age >= deadline and container.reason is None:
+            container.reason = "DeadlineExceeded"
+            container.terminate()
+        grace_end = pod["metadata"].get("deletionTimestamp")
+        if grace_end is not None and self._now() >= parse_time(grace_end):
+            container.kill()
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self._passed)
 
     def _waiting(self, pod: Json) -> Json | None:
         """Return the status of a pod that cannot start; None if it can."""
@@ -557,7 +607,7 @@ class StandIn(Api):
         if "deletionTimestamp" not in pod["metadata"]:
             grace = pod["spec"]["terminationGracePeriodSeconds"]
             pod["metadata"]["deletionGracePeriodSeconds"] = grace
-            pod["metadata"]["deletionTimestamp"] = moment(datetime.now(UTC) + timedelta(seconds=grace))
+            pod["metadata"]["deletionTimestamp"] = moment(self._now() + timedelta(seconds=grace))
             self._save(PODS, pod)
             container = self._containers.get(pod["metadata"]["name"])
             if container is not None:

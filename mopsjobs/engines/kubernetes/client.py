@@ -172,9 +172,13 @@ class Cluster:
         """Yield the lines of a pod's log, each behind its time, and None after the last one.
 
         None is missing if the connection was lost while following. Without a log, nothing is yielded: the container has
-        not started, or the pod is gone.
+        not started, or the pod is gone. What is there is answered at once, so such a read waits `READ_SECONDS` alone.
         """
         assert pod.metadata is not None  # noqa: S101 - it came from a listing
+        session = self._client._client._client  # noqa: SLF001 - the library takes no timeout
+        usual = session.timeout
+        if not follow:
+            session.timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
         with self._translate_errors():
             try:
                 yield from self._client.log(
@@ -194,6 +198,8 @@ class Cluster:
             except httpx.HTTPStatusError as error:
                 if error.response.status_code not in _NO_LOG:
                     raise
+            finally:
+                session.timeout = usual
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:

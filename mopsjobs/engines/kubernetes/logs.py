@@ -48,6 +48,8 @@ class Reader:
     def __init__(self) -> None:
         self.is_done = False
         self.reached_end = False
+        self.is_silent = False
+        """Whether the last read brought no line: the log is quiet, or its node does not answer."""
         self._last = ("", "")
         """The time of the last line: seconds, and the fraction."""
         self._count = 0
@@ -61,14 +63,27 @@ class Reader:
         tail = window.tail
         if self._count:
             since, tail = self._back_to_last(now), None
-        self._to_skip, self.reached_end = self._count, False
+        self._to_skip, self.reached_end, self.is_silent = self._count, False, True
         for line in cluster.log(pod, _container(pod), follow=follow, tail=tail, since=since):
             if line is None:
                 self.reached_end = True
                 continue
             text = self._unread_text(line)
             if text is not None:
+                self.is_silent = False
                 yield text
+
+    def follow(self, cluster: Cluster, pod: Pod, window: Window, now: datetime) -> Iterator[str]:
+        """Yield the lines that were not read before, and those that come meanwhile.
+
+        A quiet log that is followed has no answer until its next line, as that of a node that is gone. So a silent log
+        is read as it is until a line comes. A node that lives answers that at once.
+        """
+        was_silent = self.is_silent
+        if not was_silent:
+            yield from self.read(cluster, pod, window, now, follow=True)
+        if was_silent or (self.is_silent and not self.reached_end):
+            yield from self.read(cluster, pod, window, now, follow=False)
 
     def _unread_text(self, line: str) -> str | None:
         """Return the text of a line behind its time; None if the line was read before."""
@@ -152,7 +167,7 @@ def follow_lines(
             if reader.is_done or not _has_started(pod):
                 continue
             with _noting_unread(pod, unread):
-                for line in reader.read(cluster, pod, window if is_first else Window(), now(), follow=True):
+                for line in reader.follow(cluster, pod, window if is_first else Window(), now()):
                     yield shard_prefix(shard_of(pod), several=several) + line
             # If the pod still ran when it was listed, the stream may have ended because the log was rotated.
             reader.is_done = reader.reached_end and _phase(pod) in _ENDED_PHASES
