@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mopsjobs.app.lost_runners import end_lost_runners
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import unknown_contexts, user_trust
 from mopsjobs.console.result import Result
@@ -20,6 +21,7 @@ def cancel_job(job: Job, reason: str | None, trust: Sequence[str]) -> JobState:
     """Cancel a job, and return its record; see `Job.cancel`."""
     app = job.registry.app
     named, session = user_trust(trust, app), submission_session(app)
+    end_lost_runners([job.id], app)
     unknown = unknown_contexts(records_to_stop([job.id], session), app, named)
     if unknown:
         raise not_trusted_error(unknown, "nothing was cancelled")

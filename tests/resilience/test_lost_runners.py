@@ -193,6 +193,17 @@ def test_undelivered_outputs_are_delivered_before_the_end(cli: Cli, jobs: JobReg
     assert (state.status, state.error_code, state.tasks_completed, state.tasks_verified) == ("partial", "LAUNCH", 1, 1)
 
 
+def test_a_job_whose_runner_is_lost_is_not_cancelled(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
+    """It ends by its outputs first, with what its runner kept: a cancelled job would leave that on this machine."""
+    launch(KILLED)
+    outbox = SQLiteVersionedStore(JobDir.for_job("job", cli.env).outbox)
+    store_outputs(outbox, load_manifest(jobs.store, "job"), 1)
+    outbox.close()
+    ran = cli("cancel", "job")
+    assert (ran.code, record(jobs).status, record(jobs).tasks_completed) == (6, "partial", 1)
+    assert "Job job has ended (partial)" in ran.err
+
+
 @pytest.mark.parametrize("words", [("list",), ("status", "job"), ("wait", "job"), ("reconcile",), ("watch",)])
 def test_a_job_with_all_outputs_succeeds_though_none_reported(
     cli: Cli, jobs: JobRegistry, launch: Launch, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

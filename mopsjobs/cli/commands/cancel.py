@@ -6,6 +6,7 @@ import argparse
 
 from mopsjobs.app.active_jobs import active_jobs_by_filter, active_jobs_by_id
 from mopsjobs.app.app import App
+from mopsjobs.app.lost_runners import end_lost_runners
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, unknown_contexts, user_trust
 from mopsjobs.cache.rows import job_json_from_state
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
             return declined
         job_ids = [str(job["job_id"]) for job in jobs]
     else:
+        end_lost_runners(job_ids, app)  # what they kept would stay on this machine
         jobs = records_to_stop(job_ids, session)
     agreed = agreed_trust(trust, unknown_contexts(jobs, app, trust), app, "nothing was cancelled")
     if agreed is None:
