@@ -1,11 +1,11 @@
 """The package `azure` of the file: its own clients first, then other packages of that name, such as azure.ml.
 
 The clients import names of `cryptography`, and use them only for client-side encryption and for sign-in by certificate.
-That package is compiled for one platform, so the file does not hold it. If the Python that runs the file has it, it is
-used. Otherwise the names below take its place, and each use of one says what is not installed.
+That package is compiled for one platform, so the file does not hold it. If the Python that runs the file can import it,
+it is used. Otherwise the names below take its place, and each use of one says what is not installed.
 """
 
-import importlib.util
+import importlib
 import sys
 import types
 from pkgutil import extend_path
@@ -49,7 +49,20 @@ class _Absent(types.ModuleType):
         return self()
 
 
-if importlib.util.find_spec("cryptography") is None:
+def _is_usable():
+    """Return whether this Python can import the package. Debian's is seen by each Python, and compiled for one."""
+    try:
+        importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - a panic of its compiled part is no Exception
+        for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
+            del sys.modules[name]
+        return False
+    return True
+
+
+if not _is_usable():
     for path, names in STAND_IN.items():
         module = sys.modules["cryptography" + path] = _Absent("cryptography" + path)
         for name in names.split():

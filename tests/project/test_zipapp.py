@@ -571,6 +571,30 @@ def test_the_cryptography_of_the_interpreter_is_used(home, unpacked):
     assert (run.returncode, run.stdout.strip()) == (0, cryptography.__file__), run.stderr
 
 
+def test_a_cryptography_that_cannot_be_imported_is_left_alone(bare, home, unpacked, tmp_path):
+    """Such as Debian's, which each Python of the machine sees, and which is compiled for one of them."""
+    package = tmp_path / "cryptography"
+    package.mkdir()
+    (package / "__init__.py").write_text("__version__ = '1'\n")
+    (package / "hazmat.py").write_text("import _cffi_backend_of_another_python\n")
+    probe = (
+        f"import sys; sys.path[:0] = [{str(_unpacked(unpacked) / 'site-packages')!r}, {str(tmp_path)!r}]\n"
+        "import azure.storage.blob, azure.identity\n"
+        "azure.identity.DefaultAzureCredential(); print(type(sys.modules['cryptography']).__name__)"
+    )
+    run = _run([bare(sys.executable), "-c", probe], home)
+    assert (run.returncode, run.stdout.strip()) == (0, "_Absent"), run.stderr
+
+
+def test_a_certificate_that_is_missing_is_named(home, unpacked, pyz):
+    """With exit code 4, as each sign-in that fails."""
+    env = {**home, "MOPS_JOBS_UNPACK": str(unpacked), "AZURE_CLIENT_CERTIFICATE_PATH": "/nowhere.pem"}
+    env |= {"AZURE_CLIENT_ID": "lab", "AZURE_TENANT_ID": "lab"}
+    run = _start(pyz, env, "sync", "--registry", f"https://{HOST}/signed-in")
+    assert (run.returncode, run.stdout) == (4, "")
+    assert "error: Azure sign-in by certificate cannot use /nowhere.pem: No such file or directory." in run.stderr
+
+
 # --- `import mopsjobs` from the file ----------------------------------------------------------------------------------
 
 MODEL = "def simulate(params, seed):\n    return {'double': 2 * params['x']}\n"

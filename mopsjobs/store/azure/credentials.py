@@ -125,6 +125,13 @@ def _sign_in(target: AzureUrl, account: str) -> AzureContainer:
             f"Azure sign-in by certificate needs the package {error.name}, which {sys.executable} does not have.",
             hint=f"Run {sys.executable} -m pip install {error.name}, or unset AZURE_CLIENT_CERTIFICATE_PATH.",
         ) from None
+    except (OSError, ValueError) as error:  # of the certificate's file
+        file = getattr(error, "filename", None) or "its file"
+        reason = getattr(error, "strerror", None) or "it holds no certificate with its key"
+        raise StoreAccessError(
+            f"Azure sign-in by certificate cannot use {file}: {reason}.",
+            hint="Name the file of a certificate in AZURE_CLIENT_CERTIFICATE_PATH, or unset it.",
+        ) from None
     return AzureContainer(target.endpoint or _public_endpoint(account), target.container, credential, SIGN_IN)
 
 
