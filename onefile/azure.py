@@ -55,7 +55,7 @@ def _is_usable():
         importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:  # noqa: BLE001 - a panic of its compiled part is no Exception
+    except BaseException:  # noqa: BLE001 - as a panic of its compiled part
         for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
             del sys.modules[name]
         return False

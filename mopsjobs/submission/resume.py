@@ -182,7 +182,7 @@ def _unknown_ends(request: ResumeRequest, manifest: Manifest, missing: tuple[int
     unknown = sum(first_of.get(task, task) not in request.only.known for task in missing)
     if not unknown:
         return ()
-    return (f"How {pluralize(unknown, 'missing task')} ended is not known: the ledger is gone, or cannot be read.",)
+    return (f"How {pluralize(unknown, 'missing task')} ended is not known: no ledger tells it.",)
 
 
 def _has_left_all(state: JobState, session: Session, *, is_whole: bool) -> bool:

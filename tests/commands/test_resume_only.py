@@ -120,7 +120,7 @@ def test_ends_that_no_ledger_tells_are_told_as_unknown(cli: Cli, remote: Remote,
     ran = cli("resume", "job", "--only", "failed")
     assert (ran.code, ran.out) == (7, "")
     assert sentences(ran.err) == [
-        "warning: How 4 missing tasks ended is not known: the ledger is gone, or cannot be read.",
+        "warning: How 4 missing tasks ended is not known: no ledger tells it.",
         "job: no missing task is known to have the outcome failed",
     ]
 
