@@ -72,6 +72,8 @@ class Job:
     """The step in which it ended."""
     is_foreign: bool = False
     """Whether another program registered it, with a Job of Kubernetes."""
+    was_killed: bool = False
+    """Whether its runner was killed, so that no ledger may tell how its tasks ended."""
 
     @property
     def is_active(self) -> bool:
@@ -159,11 +161,14 @@ class World:
         """Prune a cache: families go as one, when all of their jobs in the cache ended before a step."""
         cache = self.caches[name]
         shown = {job_id for job_id in self.jobs if job_id in cache.seen and job_id not in cache.pruned}
+        is_pruning = False
         for job_id in shown:
             family = [self.jobs[member] for member in self.family(job_id) if member in shown]
             if all(member.ended_in is not None and member.ended_in < before_step for member in family):
                 cache.pruned.add(job_id)
-                cache.ledgers.discard(job_id)
+                is_pruning = True
+        if is_pruning:
+            cache.ledgers -= cache.pruned  # also one that was read again for a look at a pruned job
 
     def prune_store(self) -> None:
         """Prune the ledgers of jobs that have ended from the store."""

@@ -95,7 +95,8 @@ class StudyActs(Actor):
         chosen = [task for task, end in missing.items() if only in (None, end)]
         words = ["resume", job.job_id, "--wait", *(() if only is None else ("--only", only))]
         if not chosen:
-            self._run("a", words, EXIT_CODES[job.status] if not missing else 0)
+            is_told = not any(member.was_killed for member in world.lineage(job.job_id))
+            self._run("a", words, EXIT_CODES[job.status] if not missing else 0 if is_told else None)
             return True
         child = Job(world.child_id(job.job_id), parent=job.job_id, study=job.study, labels=dict(job.labels))
         world.run(child, chosen, tuple(task for task in missing if task not in chosen))
@@ -166,7 +167,7 @@ class StudyActs(Actor):
         if not free:
             return False
         study = Study(f"s{world.step}", ("ok", "gate", "ok"), 1)
-        job = Job(self._chance.choice(free), study=study)
+        job = Job(self._chance.choice(free), study=study, was_killed=True)
         words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
         process = self._machines["a"].start(*words, "--job-id", job.job_id)
         reached, end = self._flags / f"{study.name}.reached", time.monotonic() + LIMIT_SECONDS
