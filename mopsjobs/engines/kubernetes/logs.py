@@ -205,7 +205,7 @@ def _noting_unread(pod: Pod, unread: dict[str, str]) -> Iterator[None]:
 def _raise_if_unread(unread: dict[str, str]) -> None:
     if unread:
         first, *others = unread.values()
-        more = f" So it is with {pluralize(len(others), 'other pod')}." if others else ""
+        more = f" {pluralize(len(others), 'more pod')} cannot be read either." if others else ""
         raise EngineUnavailableError(
             f"{first}{more}", hint="See the state of its node with: kubectl get nodes", sent=True
         )
