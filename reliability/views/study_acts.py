@@ -73,6 +73,7 @@ class StudyActs(Actor):
         self._run("a", words, EXIT_CODES[job.status])
         world.jobs[job.job_id] = job
         world.changed(job.job_id, "a")
+        world.caches["a"].ledgers.add(job.job_id)  # the wait has told why tasks failed
         return True
 
     def resume(self) -> bool:
@@ -103,6 +104,7 @@ class StudyActs(Actor):
         self._run("a", words, EXIT_CODES[child.status])
         world.jobs[child.job_id] = child
         world.changed(child.job_id, "a")
+        world.caches["a"].ledgers.add(child.job_id)
         return True
 
     def validate(self) -> bool:
