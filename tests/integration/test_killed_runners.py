@@ -10,7 +10,7 @@ import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from support.lab import TASKS, Lab, end
-from support.runs import calls, is_alive, kill, until
+from support.runs import calls, kill_between_reports, until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it
@@ -30,11 +30,7 @@ def _killed(env: dict[str, str], tmp_path: Path) -> Lab:
     until(lambda: lab.job().tasks_completed == DONE, "the report of the tasks that are done")
     begun = f'[{DONE},1,"lost",'
     until(lambda: any(begun in path.read_text() for path in lab.journals()), "a task to begin")
-    # Killed before it notes that its last report was written, it would look silent first.
-    reports = JobDir.for_job("job", env)
-    until(lambda: any(str(lab.job().heartbeat_at) in path.read_text() for path in reports.report_files()), "its note")
-    kill(runner := lab.runner())
-    until(lambda: not is_alive(runner), "the runner to be gone")
+    kill_between_reports(lab.runner(), JobDir.for_job("job", env), lambda: lab.job().heartbeat_at)
     return lab
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mopsjobs as mj
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.studies.study_parser import parse_study
 from support.desk import Desk
-from support.runs import MODEL, calls, code, is_alive, kill, record, sets_of, until
+from support.runs import MODEL, calls, code, is_alive, kill, kill_between_reports, record, sets_of, until
 from support.web import Web
 
 if TYPE_CHECKING:
@@ -111,8 +112,7 @@ def test_a_kill_while_reducing_ends_the_job_at_the_next_look(desk: Desk, tmp_pat
     until(lambda: calls(of_reduce)[2], "the last set to be reduced")
     until(lambda: len([name for name in desk.results() if "/reduced-" in name]) == 6, "the others to be stored")
     until(lambda: record(desk.jobs).tasks_completed == 12, "the report of the tasks")
-    kill(desk.runner())
-    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    kill_between_reports(desk.runner(), JobDir.for_job("job", desk.env), lambda: record(desk.jobs).heartbeat_at)
 
     job = desk.ok("status", "job", "--json").json
     assert (job["status"], job["error_code"], job["tasks_completed"], job["tasks_failed"]) == ("partial", "LOST", 12, 0)

@@ -262,6 +262,24 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def kill_between_reports(pid: int, directory: JobDir, heartbeat: Callable[[], str | None]) -> None:
+    """Kill a runner that has noted that its last report was written, and wait until it is gone.
+
+    One that is killed before it notes that looks silent first. It is stopped for the look at its note.
+    """
+
+    def is_killed() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        if not any(str(heartbeat()) in path.read_text() for path in directory.report_files()):
+            os.kill(pid, signal.SIGCONT)
+            return False
+        kill(pid)
+        return True
+
+    until(is_killed, "the note of its last report")
+    until(lambda: not is_alive(pid), "the runner to be gone")
+
+
 def limits_of(more: dict[str, Any]) -> TaskLimits:
     """Take the limits of a task out of the arguments of a pool: `timeout`, `memory`, `retries` and `retry_on`."""
     policy = retry_policy(more.pop("retries", None), more.pop("retry_on", None))
