@@ -117,7 +117,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
     out.verbose = getattr(args, "verbose", 0)
     out.quiet = getattr(args, "quiet", False)
 
-    from mopsjobs.app.app import open_app
+    from mopsjobs.app.run.app import open_app
 
     flags = {name: getattr(args, name, None) for name in ("registry", "cache", "color", "env")}
     app = open_app(flags, env, out, **clocks)  # type: ignore[arg-type]

@@ -179,13 +179,13 @@ def _search(server: Server) -> list[float]:
 
 def _statements(cache: str, path: str) -> list[str]:
     """Return the SQL of a page, as SQLite gets it."""
-    from mopsjobs.app.app import open_app
+    from mopsjobs.app.run.app import open_app
     from mopsjobs.console.printer import Printer
-    from mopsjobs.web import cache_connections
-    from mopsjobs.web.background import ChangeSignal
-    from mopsjobs.web.pages import make_app
-    from mopsjobs.web.security import own_names
-    from mopsjobs.web.site import Site
+    from mopsjobs.web.server.pages import make_app
+    from mopsjobs.web.server.security import own_names
+    from mopsjobs.web.site import cache_connections
+    from mopsjobs.web.site.background import ChangeSignal
+    from mopsjobs.web.site.site import Site
 
     seen: list[str] = []
     open_to_read = cache_connections.open_to_read

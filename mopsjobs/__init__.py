@@ -3,7 +3,7 @@
 A module imports only from lower floors, or within its package (docs/architecture.md; held by
 tests/project/test_layers.py). From the lowest floor up:
 
-    errors
+    version, errors
     utils
     console, engines, store
     registry
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store import open_store
     from mopsjobs.studies.study_parser import StudyError
+    from mopsjobs.version import __version__
 
 __all__ = [
     "AmbiguousJobError",
@@ -109,7 +110,6 @@ __all__ = [
     "report",
 ]
 
-__version__ = "0.1.0"
 
 _MODULES = {
     "mopsjobs.api.cell": ("Cell", "cell"),
@@ -125,6 +125,7 @@ _MODULES = {
     "mopsjobs.registry.job_registry": ("JobRegistry",),
     "mopsjobs.store": ("open_store",),
     "mopsjobs.studies.study_parser": ("StudyError",),
+    "mopsjobs.version": ("__version__",),
 }
 """The modules that have the public names. `mopsjobs.errors` has all others."""
 

@@ -51,7 +51,7 @@ def main() -> None:
 
 def read_version() -> str:
     """Return `__version__` without importing the package."""
-    text = (TREE / "mopsjobs" / "__init__.py").read_text(encoding="utf-8")
+    text = (TREE / "mopsjobs" / "version.py").read_text(encoding="utf-8")
     return re.findall(r'^__version__ = "(.+)"', text, re.MULTILINE)[0]
 
 
@@ -62,7 +62,7 @@ def check_tag(tag: str, version: str) -> None:
         SystemExit: if they do not.
     """
     if tag != f"v{version}":
-        raise SystemExit(f"invalid tag '{tag}': expected v{version}, as in mopsjobs/__init__.py")
+        raise SystemExit(f"invalid tag '{tag}': expected v{version}, as in mopsjobs/version.py")
     if changes(version) is None:
         raise SystemExit(f"CHANGELOG.md has no section [{version}]. Rename [Unreleased] to it.")
 

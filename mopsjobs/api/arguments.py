@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import invalid_choice
 from mopsjobs.utils.times import parse_duration
 
 if TYPE_CHECKING:
-    from mopsjobs.app.app import App
+    from mopsjobs.app.run.app import App
     from mopsjobs.cache.queries.tasks import TaskQuery
     from mopsjobs.submission.launching import LaunchOptions
 
@@ -209,7 +209,7 @@ def launch_options(
     Raises:
         UsageError: if a name is unknown, if a limit is malformed, or if there is no usable rule of a name.
     """
-    from mopsjobs.app.notify.rules import check_rules
+    from mopsjobs.app.run.notify_rules import check_rules
     from mopsjobs.submission.growth import find_factors  # here: it imports the registry
     from mopsjobs.submission.launching import LaunchOptions, cluster_options
 

@@ -13,7 +13,7 @@ from mopsjobs.errors import UsageError
 if TYPE_CHECKING:
     from mopsjobs.api.job import Job
     from mopsjobs.api.registry import Registry
-    from mopsjobs.app.app import App
+    from mopsjobs.app.run.app import App
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def tasks_as_completed(
     Raises:
         UsageError: if a time is invalid.
     """
-    from mopsjobs.app.ended_tasks import ended_tasks
+    from mopsjobs.app.following.ended_tasks import ended_tasks
 
     batches = ended_tasks(job_id, app, timeout=seconds_of(timeout), interval=seconds_of(interval))
     tasks = (TaskInfo(ended.task.to_json(), ended.scalars) for batch in batches for ended in batch)
@@ -41,7 +41,7 @@ def jobs_as_completed(
     Raises:
         UsageError: if a time is invalid, or if an item is not a job of this registry.
     """
-    from mopsjobs.app.wait import ended_jobs
+    from mopsjobs.app.following.wait import ended_jobs
 
     for job in jobs:
         place: Registry | None = getattr(job, "registry", None)

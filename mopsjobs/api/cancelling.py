@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mopsjobs.app.lost_runners import end_lost_runners
-from mopsjobs.app.submission_session import submission_session
-from mopsjobs.app.user_trust import unknown_contexts, user_trust
+from mopsjobs.app.jobs.lost_runners import end_lost_runners
+from mopsjobs.app.run.submission_session import submission_session
+from mopsjobs.app.run.user_trust import unknown_contexts, user_trust
 from mopsjobs.console.result import Result
 from mopsjobs.engines.trust import not_trusted_error
 from mopsjobs.submission.cancel import CancelRequest, cancel, records_to_stop

@@ -28,7 +28,7 @@ from mopsjobs.api.reduced import reduced_outputs, table_of_reductions
 from mopsjobs.api.replay import replay_task
 from mopsjobs.api.table import Failures, Table, table_of_dicts
 from mopsjobs.api.task_info import TaskInfo
-from mopsjobs.app.exit_codes import exit_code_of
+from mopsjobs.app.run.exit_codes import exit_code_of
 from mopsjobs.errors import (
     EXIT_DONE,
     JobCancelledError,
@@ -40,9 +40,9 @@ from mopsjobs.errors import (
 
 if TYPE_CHECKING:
     from mopsjobs.api.registry import Registry
-    from mopsjobs.app.app import App
-    from mopsjobs.app.notify.watched import OnEvent
-    from mopsjobs.app.wait import WaitResult
+    from mopsjobs.app.following.notify.watched import OnEvent
+    from mopsjobs.app.following.wait import WaitResult
+    from mopsjobs.app.run.app import App
     from mopsjobs.cache.queries.tasks import TaskList
     from mopsjobs.registry.job_state import JobState
 
@@ -75,7 +75,7 @@ class Job:
             JobNotFoundError: if the job does not exist.
             StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
         """
-        from mopsjobs.app.find_job import find_job
+        from mopsjobs.app.jobs.find_job import find_job
 
         found = find_job(self.id, self._app, policy_of(freshness, Job.status))
         self._warn(found.warnings)
@@ -98,7 +98,7 @@ class Job:
             JobNotFoundError: if the job does not exist.
             StoreUnavailableError: if the time was up while the registry did not answer.
         """
-        from mopsjobs.app.wait import wait_for
+        from mopsjobs.app.following.wait import wait_for
 
         return self._wait(wait_for, timeout, interval, on_event=on_event)
 
@@ -116,7 +116,7 @@ class Job:
         self, wait: Callable[..., WaitResult], timeout: Duration | None, interval: Duration | None, **more: object
     ) -> JobInfo:
         """Return the job at the end of a wait."""
-        from mopsjobs.app.wait import StopCondition
+        from mopsjobs.app.following.wait import StopCondition
 
         app, until = self._app, StopCondition(timeout=seconds_of(timeout))
         with noting_what_goes_on([self.id]):
@@ -175,7 +175,7 @@ class Job:
             NoManifestError: if mops-jobs did not submit the job.
             StoreError: if the registry cannot be read, and the cache does not have the tasks.
         """
-        from mopsjobs.app.job_tasks import find_tasks
+        from mopsjobs.app.jobs.job_tasks import find_tasks
         from mopsjobs.cache.queries.tasks import TASK_FIELDS
 
         query, limit = task_query(status, param, sort), check_limit(limit)
@@ -195,7 +195,7 @@ class Job:
             NoManifestError: if mops-jobs did not submit the job.
             StoreError: if the registry cannot be read, and the cache does not have the tasks.
         """
-        from mopsjobs.app.failures import failures_of_jobs
+        from mopsjobs.app.tasks.failures import failures_of_jobs
 
         failures = failures_of_jobs([self.id], self._app, policy_of(freshness, Job.failures))
         self._warn(failures.warnings)
@@ -227,7 +227,7 @@ class Job:
             UsageError: if an argument is malformed.
             StoreUnavailableError: if the registry does not answer, and neither cache nor machine has lines.
         """
-        from mopsjobs.app.log_source import LogRequest, read_logs
+        from mopsjobs.app.following.log_source import LogRequest, read_logs
 
         check_texts(grep=grep)
         require(tail is None or isinstance(tail, int), "tail", tail, "a number of lines")
@@ -256,7 +256,7 @@ class Job:
             UsageError: if a kind is malformed.
             StoreUnavailableError: if the registry does not answer, and the cache has no events.
         """
-        from mopsjobs.app.event_feed import EventFeed, parse_kinds
+        from mopsjobs.app.following.event_feed import EventFeed, parse_kinds
         from mopsjobs.cache.queries.events import cache_id, public_event
 
         app = self._app
@@ -291,7 +291,7 @@ class Job:
             JobNotFoundError: if the job does not exist.
             StoreError: if the registry cannot be read.
         """
-        from mopsjobs.app.provenance import read_provenance
+        from mopsjobs.app.origins.provenance import read_provenance
 
         found = read_provenance(self.id, self._app)
         self._warn(found.problems)

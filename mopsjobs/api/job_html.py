@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from mopsjobs.app.app import App
-from mopsjobs.app.find_job import find_job
-from mopsjobs.app.freshness import FreshnessPolicy
-from mopsjobs.app.job_texts import end_text, failed_tasks_text
+from mopsjobs.app.jobs.find_job import find_job
+from mopsjobs.app.jobs.job_texts import end_text, failed_tasks_text
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.errors import JobNotFoundError, MopsJobsError
 
 ASK = "Its status() asks the registry."

@@ -9,8 +9,8 @@ from mopsjobs.api.arguments import require
 from mopsjobs.api.table import Table
 
 if TYPE_CHECKING:
-    from mopsjobs.app.app import App
-    from mopsjobs.app.results_table import ResultsTable
+    from mopsjobs.app.run.app import App
+    from mopsjobs.app.tasks.results_table import ResultsTable
     from mopsjobs.utils.table_files import Column, Row
 
 T = TypeVar("T")
@@ -26,9 +26,9 @@ def job_results(
     offline: bool,
 ) -> Table:
     """Return the table of results of a job and its ancestors; see `Job.results`. Warnings go to `warn`."""
-    from mopsjobs.app.freshness import FreshnessPolicy
-    from mopsjobs.app.replicates import ReplicateTable, Statistics, check_quantiles
-    from mopsjobs.app.results_table import find_results, read_results_table
+    from mopsjobs.app.run.freshness import FreshnessPolicy
+    from mopsjobs.app.tasks.replicates import ReplicateTable, Statistics, check_quantiles
+    from mopsjobs.app.tasks.results_table import find_results, read_results_table
     from mopsjobs.cache.queries.tasks import TaskQuery
 
     given: Any = quantiles

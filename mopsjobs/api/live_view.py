@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mopsjobs.api.job_html import html_of
-from mopsjobs.app.wait import StopCondition, WaitResult, wait_for
+from mopsjobs.app.following.wait import StopCondition, WaitResult, wait_for
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.console.printer import message_printer
 from mopsjobs.utils.times import human_age
 
 if TYPE_CHECKING:
-    from mopsjobs.app.app import App
+    from mopsjobs.app.run.app import App
     from mopsjobs.errors import StoreUnavailableError
     from mopsjobs.registry.job_state import JobState
 

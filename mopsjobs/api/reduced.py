@@ -10,7 +10,7 @@ from mopsjobs.api.table import Table
 
 if TYPE_CHECKING:
     from mopsjobs.api.job import Job
-    from mopsjobs.app.reduced_table import ReducedTable
+    from mopsjobs.app.tasks.reduced_table import ReducedTable
 
 
 def reduced_outputs(  # noqa: D417 - a method of Job
@@ -28,7 +28,7 @@ def reduced_outputs(  # noqa: D417 - a method of Job
         NoManifestError: if mops-jobs did not submit the job.
         StoreError: if the registry cannot be read.
     """
-    from mopsjobs.app.reduced_outputs import read_reduced
+    from mopsjobs.app.tasks.reduced_outputs import read_reduced
 
     return read_reduced(self.id, None if params is None else as_plain(params), self.registry.app)
 
@@ -44,7 +44,7 @@ def table_of_reductions(self: Job) -> Table:
         NoManifestError: if mops-jobs did not submit the job.
         StoreError: if the registry cannot be read.
     """
-    from mopsjobs.app.reduced_table import read_reduced_table
+    from mopsjobs.app.tasks.reduced_table import read_reduced_table
 
     app = self.registry.app
 

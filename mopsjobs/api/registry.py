@@ -31,8 +31,8 @@ from mopsjobs.api.job import Job
 from mopsjobs.api.log_printer import LogPrinter
 from mopsjobs.api.study import Study, check_is_study
 from mopsjobs.api.table import Table, table_of_dicts
-from mopsjobs.app import freshness as freshness_module
-from mopsjobs.app.app import App, open_app
+from mopsjobs.app.run import freshness as freshness_module
+from mopsjobs.app.run.app import App, open_app
 from mopsjobs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Registry:
             JobNotFoundError: if the job does not exist. Its `candidates` are ids that begin with the name.
             StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
         """
-        from mopsjobs.app.find_job import find_job
+        from mopsjobs.app.jobs.find_job import find_job
 
         if str(name).startswith("@"):
             newest = 'The newest job is reg.jobs(sort="-created", limit=1).'
@@ -204,7 +204,7 @@ class Registry:
             UsageError: if a value is malformed.
             StoreError: if the cache was never filled, and the registry cannot be read either.
         """
-        from mopsjobs.app.job_arguments import job_filter
+        from mopsjobs.app.run.job_arguments import job_filter
         from mopsjobs.cache import job_json
         from mopsjobs.cache.queries import filters
         from mopsjobs.cache.queries import jobs as job_queries
@@ -263,8 +263,8 @@ class Registry:
             StoreError: if the registry cannot be read.
             CacheError: if the cache cannot be written.
         """
-        from mopsjobs.app.notify.after_sync import tell_after_sync
-        from mopsjobs.app.sync_more import mirror_events_and_ledgers, sync_json
+        from mopsjobs.app.following.notify.after_sync import tell_after_sync
+        from mopsjobs.app.following.sync_more import mirror_events_and_ledgers, sync_json
 
         app = self.app
         report = app.cache.sync(wait=0, full=full)
@@ -330,7 +330,7 @@ class Registry:
             StoreAccessError: if the registry refuses the credentials.
             EngineError: if the engine refuses the job.
         """
-        from mopsjobs.app.submission_session import submission_session
+        from mopsjobs.app.run.submission_session import submission_session
         from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
 
         check_is_study(study)
@@ -352,7 +352,7 @@ class Registry:
         session = submission_session(self.app)
         with prepare(request, session) as prepared:
             if check_determinism is not None:
-                from mopsjobs.app.determinism import check_determinism as check  # here: few submissions need it
+                from mopsjobs.app.origins.determinism import check_determinism as check  # here: few submissions need it
 
                 check(prepared, check_determinism, self.app)
             submitted = submit_prepared(prepared, session)

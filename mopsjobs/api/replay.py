@@ -22,6 +22,6 @@ def replay_task(self: Job, task: int, *, python: str | None = None) -> dict[str,
         UsageError: if the job has no such task, or the interpreter does not exist.
         StoreError: if the registry cannot be read.
     """
-    from mopsjobs.app.replay import ReplayRequest, replay
+    from mopsjobs.app.origins.replay import ReplayRequest, replay
 
     return replay(ReplayRequest(self.id, task, python), self.registry.app).to_json()

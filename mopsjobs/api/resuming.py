@@ -7,10 +7,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mopsjobs.app.job_tasks import ledger_sizes
-from mopsjobs.app.resume_choice import tasks_that_ended
-from mopsjobs.app.submission_session import submission_session
-from mopsjobs.app.user_trust import user_trust
+from mopsjobs.app.jobs.job_tasks import ledger_sizes
+from mopsjobs.app.run.submission_session import submission_session
+from mopsjobs.app.run.user_trust import user_trust
+from mopsjobs.app.tasks.resume_choice import tasks_that_ended
 from mopsjobs.submission.launching import LaunchOptions
 from mopsjobs.submission.resume import ResumeRequest, resume
 

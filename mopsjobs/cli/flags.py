@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.app import job_arguments
-from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.run import job_arguments
+from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.times import parse_duration

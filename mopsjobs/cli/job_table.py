@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mopsjobs.app.app import App
-from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Table
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
@@ -33,7 +33,7 @@ def note_late(jobs: Iterable[dict[str, object]], notes: list[str], app: App) -> 
     """Yield the jobs, and add notes on the first ones that will not finish before their time limit."""
     for job in jobs:
         if job["time_limit_at"] is not None and len(notes) < NOTED_LATE:
-            from mopsjobs.app.job_texts import late_end_text  # here: few jobs are late
+            from mopsjobs.app.jobs.job_texts import late_end_text  # here: few jobs are late
 
             notes.append(f"{job['job_id']}: {late_end_text(job, app.now())}")
         yield job

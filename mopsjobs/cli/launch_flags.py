@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mopsjobs.app.app import App
-from mopsjobs.app.notify.rules import check_rules
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.notify_rules import check_rules
 from mopsjobs.cli.flags import OTHER_FLAGS, first_count, flag_of, positive_number
 from mopsjobs.engines.base import PATCH
 from mopsjobs.engines.kubernetes.options import OPTIONS

@@ -7,10 +7,10 @@ import os
 import re
 import sys
 
-from mopsjobs import __version__
 from mopsjobs.cli.commands import COMMANDS, GROUPS, load
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import did_you_mean, invalid_choice
+from mopsjobs.version import __version__
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from mopsjobs.app.app import App
+from mopsjobs.app.run.app import App
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import full_id_type, parse_labels
 from mopsjobs.console.result import Document, Result

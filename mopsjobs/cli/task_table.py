@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mopsjobs.app.job_texts import memory_text
+from mopsjobs.app.jobs.job_texts import memory_text
 from mopsjobs.cache.queries.ledgers import Ledger
 from mopsjobs.cache.queries.tasks import ListedTask
 from mopsjobs.console.result import Table

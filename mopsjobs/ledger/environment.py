@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-import mopsjobs
 from mopsjobs.errors import RecordError
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import ENVIRONMENT, belongs_to
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.version import __version__
 
 VERSION = 1
 
@@ -82,7 +82,7 @@ def environment_of_worker(answer: object) -> Environment:
     Raises:
         RecordError: if the answer is not an object.
     """
-    return Environment.from_json(answer)._replace(mops_jobs=mopsjobs.__version__)
+    return Environment.from_json(answer)._replace(mops_jobs=__version__)
 
 
 def encode_environment(job_id: str, environment: Environment) -> tuple[str, bytes]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import mopsjobs
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
@@ -55,6 +54,7 @@ from mopsjobs.submission.offline import (
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import fill_drop
 from mopsjobs.utils.times import record_time, utc_now
+from mopsjobs.version import __version__
 
 
 class SubmitResult(NamedTuple):
@@ -101,7 +101,7 @@ class Submission:
             engine=engine,
             owner=self.owner,
             labels=self.labels,
-            origin=Origin(mopsjobs.__version__, self.git),
+            origin=Origin(__version__, self.git),
             reused=self.reused,
         )
 

@@ -18,7 +18,7 @@ import stat
 from typing import TYPE_CHECKING
 
 import mops_jobs
-from mopsjobs.app.project_file import PROJECT_FILE
+from mopsjobs.app.run.project_file import PROJECT_FILE
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.hostile.readers import RECORD, must
 from reliability.hostile.values import TEXTS

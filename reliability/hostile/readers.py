@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from mopsjobs.app import config
-from mopsjobs.app.event_feed import event_text
+from mopsjobs.app.following.event_feed import event_text
+from mopsjobs.app.run import config
 from mopsjobs.bundles.extraction import extract
 from mopsjobs.cache.queries.events import StoredEvent, public_event
 from mopsjobs.cache.rows import JobRow, job_json_from_state, to_row

@@ -25,7 +25,7 @@ from mopsjobs.store.azure import transport
 from mopsjobs.store.sqlite import store as sqlite
 from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.utils.times import utc_now
-from mopsjobs.web import background
+from mopsjobs.web.site import background
 from reliability.life.mutations import MUTATIONS
 
 MUTATION = "MOPS_TRIAL_MUTATION"

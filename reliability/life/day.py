@@ -28,7 +28,7 @@ from mopsjobs.events.format import parse_chunk, parse_chunk_key
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.web.server import LANES
+from mopsjobs.web.server.server import LANES
 from reliability.life.child import MUTATION
 from reliability.life.growth import HELD, Growths, Hour
 from reliability.life.mutations import MUTATIONS

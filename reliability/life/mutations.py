@@ -10,7 +10,7 @@ from mopsjobs.cache import pruning
 from mopsjobs.cache.sync import events as event_sync
 from mopsjobs.cache.sync import mirror
 from mopsjobs.events.retention import Retention
-from mopsjobs.web import background
+from mopsjobs.web.site import background
 from reliability.storm.mutations import look_at_half_of_what_was_announced
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 
-from mopsjobs.app.notify import claims
+from mopsjobs.app.following.notify import claims
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.times import utc_now
 from reliability.storm.store_history import Line, Log

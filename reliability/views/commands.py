@@ -21,13 +21,13 @@ from jinja2.bccache import Bucket
 import mops_jobs
 import mopsjobs as mj
 from bench.machine import ROOT
-from mopsjobs.app import config
-from mopsjobs.app.app import App
+from mopsjobs.app.run import config
+from mopsjobs.app.run.app import App
 from mopsjobs.console.printer import Printer
-from mopsjobs.web.background import ChangeSignal
-from mopsjobs.web.pages import make_app
-from mopsjobs.web.security import own_names
-from mopsjobs.web.site import Site
+from mopsjobs.web.server.pages import make_app
+from mopsjobs.web.server.security import own_names
+from mopsjobs.web.site.background import ChangeSignal
+from mopsjobs.web.site.site import Site
 from reliability.crashes.processes import Forker
 from reliability.trial import hold
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mopsjobs.app.project_file import INSTEAD
+from mopsjobs.app.run.project_file import INSTEAD
 from support.cli import REMOTE_URL, Cli
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.app import compare_jobs
+from mopsjobs.app.origins import compare_jobs
 from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.packing import pack
 from mopsjobs.registry.job_registry import JobRegistry

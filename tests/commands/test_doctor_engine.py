@@ -9,7 +9,7 @@ import kmock
 import pytest
 import yaml
 
-from mopsjobs.app.engine_checks import VERBS
+from mopsjobs.app.care.engine_checks import VERBS
 from support.kubernetes import kubeconfig
 from support.slurm_commands import FakeSlurm
 

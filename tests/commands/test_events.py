@@ -325,7 +325,7 @@ def test_following_all_jobs_goes_on_for_ever(cli: Cli, remote: Remote, write: Wr
 def test_a_follower_of_all_jobs_looks_less_often_the_more_it_lists(
     cli: Cli, remote: Remote, write: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mopsjobs.app.event_feed.CHEAP_LISTING", 1)
+    monkeypatch.setattr("mopsjobs.app.following.event_feed.CHEAP_LISTING", 1)
     for number in range(5):
         write(f"line {number}")
 

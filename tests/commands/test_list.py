@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from mopsjobs.app.cache_access import CacheAccess
+from mopsjobs.app.run.cache_access import CacheAccess
 from mopsjobs.errors import CacheError
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import START, Cli, Remote, add, foreign, key, sentences

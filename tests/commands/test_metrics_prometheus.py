@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from bench.servers import free_port
-from mopsjobs.app import metrics
+from mopsjobs.app.care import metrics
 from mopsjobs.cache import database as cache_database
 from support.cli import REMOTE_URL, Cli, Remote
 from support.runs import PATIENCE, until

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mopsjobs
-from mopsjobs.app import ro_crate
+from mopsjobs.app.origins import ro_crate
 from mopsjobs.ledger.environment import encode_environment, environment_of_worker, environments_prefix
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Manifest, manifest_key

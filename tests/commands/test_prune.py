@@ -10,8 +10,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from mopsjobs.app.following.notify.claims import PREFIX, claim_key
 
-from mopsjobs.app.notify.claims import PREFIX, claim_key
 from mopsjobs.cache import counters
 from mopsjobs.cache import database as cache_database
 from mopsjobs.registry.job_registry import JobRegistry
@@ -166,7 +166,7 @@ def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: p
         connection.set_trace_callback(begin)
         return connection
 
-    monkeypatch.setattr("mopsjobs.app.cache_access.open_to_write", traced)
+    monkeypatch.setattr("mopsjobs.app.run.cache_access.open_to_write", traced)
     with closing(writer):
         ran = cli.ok("prune", "--older-than", "90d", "--yes")
         writer.rollback()

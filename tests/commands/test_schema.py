@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mopsjobs.cli.commands.schema import NAMES
+from mopsjobs.cli.commands.care.schema import NAMES
 from support.cli import Cli
 
 

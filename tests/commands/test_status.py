@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.app.next_steps import next_command, next_commands
+from mopsjobs.app.jobs.next_steps import next_command, next_commands
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, foreign, key, sentences
 

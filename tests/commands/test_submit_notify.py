@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mopsjobs
-from mopsjobs.app.notify import claims
+from mopsjobs.app.following.notify import claims
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add, sentences

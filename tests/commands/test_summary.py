@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.cache.queries import statistics
-from mopsjobs.cli.commands import summary
+from mopsjobs.cli.commands.view import summary
 from support.cli import Cli, Remote, add, command, environment, foreign, key
 from support.terminal import terminal
 

@@ -43,7 +43,7 @@ def test_a_sync_at_work_is_told_with_its_age(cli: Cli, remote: Remote) -> None:
 
 def test_a_sync_without_progress_is_warned_of(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten minutes after its last progress each other sync warns, also with `-q`, and ends with 0 as ever."""
-    monkeypatch.setattr("mopsjobs.app.cache_access.MAX_LOCK_WAIT", 0.0)
+    monkeypatch.setattr("mopsjobs.app.run.cache_access.MAX_LOCK_WAIT", 0.0)
     remote.put(key("a"), foreign("a"))
     cli.ok("sync")
     with sync_lock(str(cli.cache), 0, cli.clock.now) as progressed:

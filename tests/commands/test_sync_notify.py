@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.app.notify import claims, notifier
+from mopsjobs.app.following.notify import claims, notifier
 from mopsjobs.registry.transitions import ShardReport
 from support.cli import Cli, Remote, add, sentences
 from support.notify import VARIABLE, Hook, hook_rule, write_rules

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.app.notify import notifier
+from mopsjobs.app.following.notify import notifier
 from support.cli import Cli, Remote, add, during_sleeps, sentences
 from support.notify import Hook
 from support.runs import PATIENCE

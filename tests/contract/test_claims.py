@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from mopsjobs.app.notify import claims
+from mopsjobs.app.following.notify import claims
 from support.cli import Clock
 
 if TYPE_CHECKING:

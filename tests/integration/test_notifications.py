@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mopsjobs
-from mopsjobs.app.notify import recipients
+from mopsjobs.app.following.notify import recipients
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.times import record_time, utc_now
 from support.certificates import self_signed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mopsjobs.app.config import load
+from mopsjobs.app.run.config import load
 from support.cli import Cli, Spawn
 from support.runs import PATIENCE, code, is_alive, kill, place, record, sets_of, study, until
 

@@ -9,10 +9,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from mopsjobs.cli.commands.serve import DEFAULT_PORT
+from mopsjobs.cli.commands.report.serve import DEFAULT_PORT
 from mopsjobs.cli.parser import build_parser
 from mopsjobs.utils.hosts import LOOPBACK_NAMES, is_loopback
-from mopsjobs.web.api import HEALTH
+from mopsjobs.web.api.api import HEALTH
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = ROOT / "contrib" / "kubernetes" / "serve.yaml"

@@ -23,7 +23,7 @@ MAX_TEST_NAME = 69
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 FLOORS = (
-    ("errors",),
+    ("version", "errors"),
     ("utils",),
     ("console", "engines", "store"),
     ("registry",),
@@ -38,7 +38,7 @@ FLOORS = (
 )
 """Lowest first. A module imports from lower floors, or from its own package; rooms of one floor do not know each other.
 
-`mopsjobs/__init__.py`, which has the version and looks the public names up late (PEP 562), belongs to no floor.
+`mopsjobs/__init__.py`, which looks the public names up late (PEP 562), belongs to no floor.
 """
 
 OUTSIDE = {
@@ -50,11 +50,11 @@ OUTSIDE = {
     "sqlite3": "utils.sqlite_file store.sqlite cache app web cli.commands",
     "sqlite_utils": "cache.schema",
     "tabulate": "console.table",
-    "shtab": "cli.commands.completion",
+    "shtab": "cli.commands.care.completion",
     "filelock": "cache.sync.lock engines utils.files",
-    "tomllib": "app.config engines.worker",
+    "tomllib": "app.run.config engines.worker",
     "pathspec": "bundles.ignore",
-    "prometheus_client": "app.metrics",
+    "prometheus_client": "app.care.metrics",
     "yaml": "utils.yaml_strict utils.yaml_text engines.kubernetes.client",
     "lightkube": "engines.kubernetes",
     "distributed": "engines.dask_client runner.pools",
@@ -62,8 +62,8 @@ OUTSIDE = {
     "httpx": "engines.kubernetes",
     "flask": "web",
     "werkzeug": "web",
-    "waitress": "web.http_connections",
-    "markupsafe": "web.view_models",
+    "waitress": "web.server.http_connections",
+    "markupsafe": "web.queries.view_models",
     "argparse": "cli",
     "IPython": "api.live_view",
 }
@@ -181,6 +181,36 @@ def test_the_modules_of_a_package_form_no_circle() -> None:
         ready = {module for module in below.keys() - done if below[module] <= done}
         assert ready, f"a circle among {below.keys() - done}"
         done |= ready
+
+
+HALLS = ("app", "web", "cli.commands")
+"""Packages of several rooms, each of one subject."""
+
+
+@pytest.mark.parametrize("hall", HALLS)
+def test_the_rooms_of_a_hall_form_no_circle(hall: str) -> None:
+    """A room whose modules import from another is not imported by it in turn, for the sake of types neither."""
+    above: dict[str, set[str]] = {}
+    for module in MODULES:
+        if module.startswith(f"mopsjobs.{hall}."):
+            rooms = {_room_of(name, hall) for name in _names(module)}
+            above.setdefault(_room_of(module, hall), set()).update(rooms - {"", _room_of(module, hall)})
+    assert len(above) > 2
+    while above:
+        lowest = {room for room, others in above.items() if not others & above.keys()}
+        assert lowest, f"a circle among {above.keys()}"
+        above = {room: others for room, others in above.items() if room not in lowest}
+
+
+def _names(module: str) -> set[str]:
+    """Return the modules that a module names in its imports, those for types included."""
+    froms = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom)]
+    return {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+
+
+def _room_of(module: str, hall: str) -> str:
+    """Return the room of a module in a hall; "" if it is elsewhere."""
+    return module.removeprefix(f"mopsjobs.{hall}.").partition(".")[0] if module.startswith(f"mopsjobs.{hall}.") else ""
 
 
 @pytest.mark.parametrize("package", OUTSIDE)

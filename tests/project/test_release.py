@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from mopsjobs import __version__
-from mopsjobs.cli.commands.version import LIBRARIES
+from mopsjobs.cli.commands.care.version import LIBRARIES
 
 ROOT = Path(__file__).resolve().parents[2]
 ONEFILE = ROOT / "onefile"

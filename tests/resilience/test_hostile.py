@@ -79,7 +79,7 @@ def test_the_trial_sees_a_cache_outside_of_the_project(trial: Trial, monkeypatch
     def anywhere(path: str, cache: str) -> str:
         return str(Path(path).parent / Path(cache).expanduser())
 
-    monkeypatch.setattr("mopsjobs.app.config.cache_below", anywhere)
+    monkeypatch.setattr("mopsjobs.app.run.config.cache_below", anywhere)
     with pytest.raises(PromiseBroken, match=r"has (made|changed)"):
         hostile_project.run(trial)
 

@@ -22,7 +22,7 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.utils.times import parse_time, utc_now
-from mopsjobs.web.background import Syncer
+from mopsjobs.web.site.background import Syncer
 from support.cli import Cli, Remote, command, environment, foreign, key, sentences
 from support.runs import is_alive, record, sets_of, study, until
 from support.web import Web

@@ -6,7 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from mopsjobs.app.notify import claims
+from mopsjobs.app.following.notify import claims
 from mopsjobs.utils.times import utc_now
 from support.cli import Cli, Spawn, add
 from support.notify import Hook

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mops_jobs
-from mopsjobs.app import config
-from mopsjobs.app.app import App
+from mopsjobs.app.run import config
+from mopsjobs.app.run.app import App
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import StoreAccessError, StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry

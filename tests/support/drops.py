@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mopsjobs.app.reconcile import reconcile
+from mopsjobs.app.jobs.reconcile import reconcile
 from mopsjobs.engines.base import EngineState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreUnavailableError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mopsjobs.app import config
+from mopsjobs.app.run import config
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,10 +15,10 @@ import pytest
 from flask import Flask
 from jinja2 import BytecodeCache
 
-from mopsjobs.web.background import ChangeSignal
-from mopsjobs.web.pages import make_app
-from mopsjobs.web.security import own_names
-from mopsjobs.web.site import Site
+from mopsjobs.web.server.pages import make_app
+from mopsjobs.web.server.security import own_names
+from mopsjobs.web.site.background import ChangeSignal
+from mopsjobs.web.site.site import Site
 from support.cli import Cli, add, command, environment, foreign
 from support.runs import PATIENCE, until
 

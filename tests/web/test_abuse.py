@@ -14,9 +14,10 @@ from waitress import wasyncore
 
 import support.web as support_web
 from mopsjobs.utils.times import utc_now
-from mopsjobs.web import api, http_connections
-from mopsjobs.web.http_connections import PageServer
-from mopsjobs.web.server import LANES, lane_of
+from mopsjobs.web.api import api
+from mopsjobs.web.server import http_connections
+from mopsjobs.web.server.http_connections import PageServer
+from mopsjobs.web.server.server import LANES, lane_of
 from support.cli import Cli, Clock, Remote, add, copied_program
 from support.runs import PATIENCE, until
 from support.study_jobs import run_grid

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from mopsjobs.web import api, api_params
-from mopsjobs.web.job_results import JobResults
+from mopsjobs.web.api import api
+from mopsjobs.web.queries import api_params
+from mopsjobs.web.site.job_results import JobResults
 from support.cli import Cli, Remote, add
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.web import Web

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from mopsjobs.web import job_provenance, job_results
+from mopsjobs.web.site import job_provenance, job_results
 from support.cli import Cli, Remote, add, foreign, key
 from support.compared_jobs import note_environment, run_compared
 from support.study_jobs import LONG, RTL, run_hostile, run_study

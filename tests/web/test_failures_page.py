@@ -10,7 +10,8 @@ import sqlite3
 import pytest
 
 from mopsjobs.ledger.attempt import AttemptError
-from mopsjobs.web import failures_page, job_reads
+from mopsjobs.web.pages import failures_page
+from mopsjobs.web.site import job_reads
 from support.cli import START, Cli, Remote, add, foreign, key
 from support.failed_jobs import fail
 from support.ledgers import Ledger, attempt

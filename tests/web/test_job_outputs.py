@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from markupsafe import escape
 
-from mopsjobs.app import task_outputs
+from mopsjobs.app.tasks import task_outputs
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.web import job_outputs, job_reads
+from mopsjobs.web.site import job_outputs, job_reads
 from support.cli import Cli, Remote, add, foreign, key
 from support.images import png
 from support.ledgers import Ledger, attempt

@@ -9,11 +9,12 @@ import re
 import pytest
 from markupsafe import escape
 
-from mopsjobs.app.app import App
+from mopsjobs.app.run.app import App
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.writer import record_event
-from mopsjobs.web import job_page, job_results, logs_page
-from mopsjobs.web.compare_scalars import summarize_scalars
+from mopsjobs.web.pages import job_page, logs_page
+from mopsjobs.web.pages.compare_scalars import summarize_scalars
+from mopsjobs.web.site import job_results
 from support.cli import Cli, Remote, add, foreign, key
 from support.ledgers import Ledger, add_job, attempt, leave_output
 from support.study_jobs import HOSTILE_NAMES, LONG, TOO_LARGE, run_grid, run_hostile, run_study

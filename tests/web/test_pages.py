@@ -23,8 +23,8 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.events.writer import record_event
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
-from mopsjobs.web import cache_connections
-from mopsjobs.web.background import Syncer
+from mopsjobs.web.site import cache_connections
+from mopsjobs.web.site.background import Syncer
 from support.cli import REMOTE_URL, START, Cli, Clock, Remote, add, foreign, key, sentences
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving

@@ -8,8 +8,8 @@ import pytest
 
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.times import utc_now
-from mopsjobs.web.site import Site
-from mopsjobs.web.viewer import MAX_NAME, Viewers
+from mopsjobs.web.site.site import Site
+from mopsjobs.web.site.viewer import MAX_NAME, Viewers
 from support.cli import Cli, Clock, Remote, add
 from support.web import HOSTILE, Web, make_client, serving
 

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from mopsjobs.app.app import App
+    from mopsjobs.app.run.app import App
     from mopsjobs.console.result import Result
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
@@ -38,51 +38,51 @@ if TYPE_CHECKING:
 
 GROUPS: dict[str, dict[str, str]] = {
     "see jobs": {
-        "list": "listing",
-        "status": "status",
-        "wait": "wait",
-        "watch": "watch",
-        "summary": "summary",
+        "list": "view.listing",
+        "status": "view.status",
+        "wait": "view.wait",
+        "watch": "view.watch",
+        "summary": "view.summary",
     },
     "look inside": {
-        "tasks": "tasks",
-        "failures": "failures",
-        "logs": "logs",
-        "events": "events",
-        "results": "results",
-        "provenance": "provenance",
-        "diff": "diff",
-        "query": "query",
+        "tasks": "view.tasks",
+        "failures": "view.failures",
+        "logs": "view.logs",
+        "events": "view.events",
+        "results": "view.results",
+        "provenance": "view.provenance",
+        "diff": "view.diff",
+        "query": "view.query",
     },
     "submit and steer": {
-        "submit": "submit",
-        "resume": "resume",
-        "cancel": "cancel",
-        "validate": "validate",
-        "replay": "replay",
-        "note": "note",
-        "label": "label",
-        "run": "run",
+        "submit": "run.submit",
+        "resume": "run.resume",
+        "cancel": "run.cancel",
+        "validate": "run.validate",
+        "replay": "run.replay",
+        "note": "run.note",
+        "label": "run.label",
+        "run": "run.run",
     },
     "report from scripts": {
-        "register": "register",
-        "update": "update",
-        "progress": "progress",
-        "reconcile": "reconcile",
+        "register": "report.register",
+        "update": "report.update",
+        "progress": "report.progress",
+        "reconcile": "report.reconcile",
     },
     "share": {
-        "serve": "serve",
-        "metrics": "metrics",
+        "serve": "report.serve",
+        "metrics": "report.metrics",
     },
     "take care": {
-        "sync": "sync",
-        "prune": "prune",
-        "doctor": "doctor",
-        "config": "config",
-        "version": "version",
-        "schema": "schema",
-        "completion": "completion",
-        "help": "help",
+        "sync": "care.sync",
+        "prune": "care.prune",
+        "doctor": "care.doctor",
+        "config": "care.config",
+        "version": "care.version",
+        "schema": "care.schema",
+        "completion": "care.completion",
+        "help": "care.help",
     },
 }
 """Each command and its module, as the help shows them: by what a user looks for."""

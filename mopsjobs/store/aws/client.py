@@ -17,10 +17,10 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ConnectTimeoutError, NoCredentialsError
 
-from mopsjobs import __version__
 from mopsjobs.errors import ConfigError, StoreError
 from mopsjobs.store import network
 from mopsjobs.utils.hosts import is_loopback
+from mopsjobs.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -31,7 +31,6 @@ from azure.core.pipeline.policies import CustomHookPolicy
 from azure.core.pipeline.transport import HttpRequest
 from azure.storage.blob import ContainerClient, ContentSettings
 
-from mopsjobs import __version__
 from mopsjobs.errors import StoreError, ValueTooLargeError
 from mopsjobs.store import network
 from mopsjobs.store.azure import inline_values, listing
@@ -42,6 +41,7 @@ from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, alw
 from mopsjobs.store.etags import bare_etag, is_etag
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
+from mopsjobs.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

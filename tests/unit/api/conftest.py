@@ -8,7 +8,7 @@ import pytest
 
 from mopsjobs.api.log_printer import LogPrinter
 from mopsjobs.api.registry import Registry
-from mopsjobs.app.app import App, open_app
+from mopsjobs.app.run.app import App, open_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

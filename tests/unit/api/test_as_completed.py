@@ -106,7 +106,7 @@ def test_after_the_end_every_task_comes_once(
     cli: Cli, remote: Remote, reg: mj.Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also lost and stopped ones, those without an attempt, a repeated one, and one that only its outputs tell."""
-    monkeypatch.setattr("mopsjobs.app.ended_tasks.PAGE", 2)
+    monkeypatch.setattr("mopsjobs.app.following.ended_tasks.PAGE", 2)
     manifest = add_job(remote.jobs, "job", [*sets_of(6), {"x": 0}])
     write = Ledger(remote.store.inner)
     write(attempt(3, "lost"), attempt(0), attempt(4, "cancelled"))
@@ -138,7 +138,7 @@ def test_scalars_have_the_names_of_the_results(
     remote: Remote, reg: mj.Registry, monkeypatch: pytest.MonkeyPatch, max_shapes: int
 ) -> None:
     """They come from the chunks; of a task that no chunk has, from its outputs. A task that failed has none."""
-    monkeypatch.setattr("mopsjobs.app.ended_tasks.MAX_SHAPES", max_shapes)
+    monkeypatch.setattr("mopsjobs.app.following.ended_tasks.MAX_SHAPES", max_shapes)
     manifest = add_job(remote.jobs, "job", sets_of(3), outputs=["result.json", "more.csv"])
     store, tasks = remote.store.inner, list(manifest.study.tasks())
     _put_scalars(store, 0, (0, {"result.json/x": 7, "result.json/peak/day": 2.5, "left out": 1}))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.app import config
-from mopsjobs.app.app import App
+from mopsjobs.app.run import config
+from mopsjobs.app.run.app import App
 from mopsjobs.console.printer import Printer
 from support.cli import Clock
 from support.home import Home

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.app.reconcile import reconcile
+from mopsjobs.app.jobs.reconcile import reconcile
 from mopsjobs.engines.base import EngineState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.ledger.journal import Entry, JournalFile, journal_path

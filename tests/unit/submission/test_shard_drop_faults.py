@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.app.reconcile import reconcile
+from mopsjobs.app.jobs.reconcile import reconcile
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.sync.events import sync_events
 from mopsjobs.engines.base import EngineTimes

@@ -15,7 +15,7 @@ from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import filters, overview
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus
-from mopsjobs.web.query_params import JobsPageQuery
+from mopsjobs.web.queries.query_params import JobsPageQuery
 
 NOW = 1000.0
 

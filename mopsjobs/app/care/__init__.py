@@ -1,0 +1,1 @@
+"""Care for cache, store and engines, and figures over all jobs."""

@@ -1,0 +1,352 @@
+"""Check configuration, registry and cache, one function per check. Each result that is not ok names a fix."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sqlite3
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+from mopsjobs.app.care.slurm_check import describe_slurm
+from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, StoreSize, find_store_size
+from mopsjobs.app.run.app import App
+from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries import statistics
+from mopsjobs.cache.sync.identity import check_same_registry
+from mopsjobs.engines.slurm.commands import NotConfiguredError, is_installed
+from mopsjobs.errors import (
+    EXIT_DONE,
+    EXIT_PARTLY_DONE,
+    EXIT_UNREACHABLE,
+    CacheError,
+    MopsJobsError,
+    UsageError,
+    command_line,
+)
+from mopsjobs.events.oldest_keys import OldestKeys, oldest_keys
+from mopsjobs.events.retention import events_limit, snapshot_keys
+from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
+from mopsjobs.utils.file_systems import network_file_system
+from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.times import human_age, human_duration, parse_time
+from mopsjobs.version import __version__
+
+PILING_DAYS = 7
+"""Days. Syncs need announcements for one day; older ones pile up until `prune --store` removes them."""
+
+
+class CheckResult(NamedTuple):
+    """The result of one check."""
+
+    name: str
+    state: str
+    """`ok`, `warn` or `fail`."""
+    detail: str
+    fix: str | None = None
+    exit_code: int = EXIT_DONE
+    """The exit code for this failure."""
+
+
+class Problem(NamedTuple):
+    """A key whose value cannot be read, or a record with a warning, as of the last sync."""
+
+    key: str
+    kind: str
+    reason: str
+
+
+class Diagnosis:
+    """The results of the checks so far, in their order."""
+
+    def __init__(self, app: App, problems: list[Problem] | None) -> None:
+        self.app = app
+        self.problems = problems
+        """The records with problems; None if the registry was never synced."""
+        self.results: list[CheckResult] = []
+        self.oldest: OldestKeys | None = None
+        """The oldest announcement and chunks of events; None if they could not be listed."""
+        self.store_size: StoreSize | None = None
+        """None if the store cannot be listed, or was never synced."""
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code of the first check that failed."""
+        return next((result.exit_code for result in self.results if result.state == "fail"), EXIT_DONE)
+
+    @property
+    def sync_fix(self) -> str:
+        """Return the fix for a cache that is not up to date."""
+        return "restore the access to the registry first" if self.state_of("access") == "fail" else command_line("sync")
+
+    def state_of(self, name: str) -> str | None:
+        """Return the state of a check; None if it has no result."""
+        return next((result.state for result in self.results if result.name == name), None)
+
+
+def run_checks(app: App) -> Diagnosis:
+    """Run all checks. A registry on this machine is synced first."""
+    app.embedded.notes_missing = False  # the check `access` does
+    if app.settings.is_local:
+        with contextlib.suppress(MopsJobsError):  # the checks say why
+            app.cache.sync(wait=None)
+    problems: list[Problem] | None = None
+    with contextlib.suppress(MopsJobsError):
+        problems = app.cache.read_cached(_known_problems)
+    diagnosis = Diagnosis(app, problems)
+    for check in CHECKS:
+        result = check(diagnosis)
+        if result is not None:
+            diagnosis.results.append(result)
+    return diagnosis
+
+
+def check_version(_diagnosis: Diagnosis) -> CheckResult:
+    """Name the versions of mops-jobs, Python and the system."""
+    system = f"{platform.system()} {platform.machine()}"
+    return CheckResult("version", "ok", f"mops-jobs {__version__}, Python {platform.python_version()}, {system}")
+
+
+def check_config(diagnosis: Diagnosis) -> CheckResult:
+    """Name the configuration files."""
+    return CheckResult("config", "ok", ", ".join(diagnosis.app.settings.files) or "no configuration file")
+
+
+def check_registry(diagnosis: Diagnosis) -> CheckResult:
+    """Name the registry, and what set it."""
+    registry = diagnosis.app.settings.registry
+    return CheckResult("registry", "ok", f"{registry.value} (from {registry.origin})")
+
+
+def check_access(diagnosis: Diagnosis) -> CheckResult:
+    """Check that the registry can be read, and that it is the one that the cache mirrors."""
+    app = diagnosis.app
+    if (missing := app.embedded.missing_path()) is not None:
+        return _missing_file(app, missing)
+    try:
+        registry = app.registry  # opened before the measurement, which is then that of the network
+        getattr(app.store, "connect", lambda: None)()
+        start = app.monotonic()
+        first = next(registry.scan(), None)
+        seconds = app.monotonic() - start
+        with contextlib.suppress(CacheError, UsageError):  # the check `cache` says why
+            app.cache.read_cached(lambda cache: check_same_registry(registry, cache))
+    except MopsJobsError as error:
+        fix = error.hint or (
+            "check the path"
+            if app.settings.is_local
+            else "check the network, the URL and the credentials in the environment"
+        )
+        return CheckResult("access", "fail", str(error), fix, error.exit_code)
+    source = getattr(app.store, "credential_source", None)
+    signed = f", signed in by {source}" if source else ""
+    if first is None:
+        return CheckResult("access", "warn", f"reachable, no jobs yet{signed}", _first_job())
+    return CheckResult("access", "ok", f"reachable in {seconds * 1000:.0f} ms{signed}")
+
+
+def check_clock(diagnosis: Diagnosis) -> CheckResult | None:
+    """Compare this machine's clock with the registry's, if the store has one."""
+    app = diagnosis.app
+    # After the check of the access, which opens the store and reports its errors.
+    server_time: datetime | None = None
+    with contextlib.suppress(MopsJobsError):
+        server_time = getattr(app.store, "server_time", None)
+    if server_time is None:
+        return None
+    ahead = (app.now() - server_time).total_seconds()
+    direction = "ahead of" if ahead > 0 else "behind"
+    detail = f"this machine's clock is {human_duration(abs(ahead))} {direction} the registry's"
+    # A runner reports every 30 s. Writers correct a clock that is behind by the store's replies; readers do not.
+    if -MAX_CLOCK_SKEW.total_seconds() <= ahead <= SILENT_SECONDS / 2:
+        return CheckResult("clock", "ok", detail)
+    limit = human_duration(MAX_CLOCK_SKEW.total_seconds())
+    return CheckResult(
+        "clock",
+        "warn",
+        f"{detail}; above {limit}, syncs may miss changes for an hour, and ages are wrong"
+        if abs(ahead) > MAX_CLOCK_SKEW.total_seconds()
+        else f"{detail}, so jobs at work may look silent here",
+        "synchronize the clock, for example by NTP: timedatectl set-ntp true",
+    )
+
+
+def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
+    """Check that old announcements do not pile up in a registry that can be read and has jobs."""
+    if diagnosis.state_of("access") != "ok":
+        return None
+    app = diagnosis.app
+    try:
+        oldest = diagnosis.oldest = oldest_keys(app.store, events_limit(app.now(), EVENTS_AGE))
+    except MopsJobsError as error:
+        return CheckResult("retention", "fail", str(error), error.hint, error.exit_code)
+    since = f"{oldest.event:%Y-%m-%d}" if oldest.event else None
+    facts = f"events since {since}" if since else "no events"
+    if oldest.announcement is not None and (app.now() - oldest.announcement).days >= PILING_DAYS:
+        return CheckResult(
+            "retention",
+            "warn",
+            f"{facts}, and announcements since {oldest.announcement:%Y-%m-%d}; no sync needs those older than a day",
+            command_line(PRUNE_COMMAND),
+        )
+    return CheckResult("retention", "ok", facts)
+
+
+def check_store(diagnosis: Diagnosis) -> CheckResult | None:
+    """Tell how much a registry has that can be read and was synced, and of how many jobs the events can go."""
+    if diagnosis.oldest is None or diagnosis.problems is None:
+        return None
+    with contextlib.suppress(MopsJobsError):  # the check `cache` says why
+        diagnosis.store_size = find_store_size(diagnosis.app, diagnosis.oldest)
+    return None if diagnosis.store_size is None else CheckResult("store", "ok", diagnosis.store_size.describe())
+
+
+def check_snapshots(diagnosis: Diagnosis) -> CheckResult | None:
+    """Name keys of snapshots that a development version left in the store, if there are any."""
+    app = diagnosis.app
+    if diagnosis.state_of("access") != "ok" or app.settings.is_local:
+        return None
+    try:
+        if next(snapshot_keys(app.store), None) is None:
+            return None
+    except MopsJobsError as error:
+        return CheckResult("snapshots", "fail", str(error), error.hint, error.exit_code)
+    detail = "the store has keys at snapshots/ of a development version; nothing reads them"
+    return CheckResult("snapshots", "warn", detail, command_line(PRUNE_COMMAND))
+
+
+def check_cache(diagnosis: Diagnosis) -> CheckResult:
+    """Check that the cache can be written, and that it was synced."""
+    app = diagnosis.app
+    try:
+        app.cache.check_writable()
+        result = app.cache.read_cached(lambda connection: _check_cached(diagnosis, connection))
+    except MopsJobsError as error:
+        return CheckResult("cache", "fail", str(error), error.hint, error.exit_code)
+    return result or CheckResult("cache", "warn", f"{app.cache.path}: no file yet", diagnosis.sync_fix)
+
+
+def check_sync(diagnosis: Diagnosis) -> CheckResult | None:
+    """Check that a sync which is running makes progress."""
+    app = diagnosis.app
+    holder, now = app.cache.sync_holder(), app.now()
+    if holder is None:
+        return None
+    detail = f"a sync is running{holder.describe(now)}"
+    if holder.is_stalled(now):
+        return CheckResult("sync", "warn", f"{detail}; no other sync can start", holder.fix())
+    return CheckResult("sync", "ok", detail)
+
+
+def check_cache_file_system(diagnosis: Diagnosis) -> CheckResult | None:
+    """Check that the cache is not on a network file system."""
+    return _check_file_system("cache", diagnosis.app.cache.path)
+
+
+def check_registry_file_system(diagnosis: Diagnosis) -> CheckResult | None:
+    """Check that an embedded registry is not on a network file system."""
+    path = diagnosis.app.embedded.path
+    return None if path is None else _check_file_system("registry", path)
+
+
+def check_records(diagnosis: Diagnosis) -> CheckResult:
+    """Check that all records could be read at the last sync."""
+    problems = diagnosis.problems
+    if problems is None:
+        return CheckResult("records", "warn", "not checked: never synced", diagnosis.sync_fix)
+    if unreadable := sum(problem.kind == "unreadable" for problem in problems):
+        return CheckResult(
+            "records",
+            "fail",
+            f"{unreadable} unreadable, {len(problems) - unreadable} with a warning",
+            "repair the records below; until then, the cache keeps the last good state of each job",
+            EXIT_PARTLY_DONE,
+        )
+    if problems:
+        return CheckResult("records", "warn", f"{len(problems)} with a warning", "see the warnings below")
+    return CheckResult("records", "ok", "all readable as of the last sync")
+
+
+def check_slurm(diagnosis: Diagnosis) -> CheckResult | None:
+    """Name the Slurm of this machine, where there is one."""
+    env = diagnosis.app.env
+    if not is_installed(env):
+        return None
+    try:
+        return CheckResult("slurm", "ok", describe_slurm(env))
+    except NotConfiguredError:
+        return None
+    except MopsJobsError as error:  # jobs of other engines run all the same
+        return CheckResult("slurm", "warn", str(error), error.hint or "ask those who run the cluster")
+
+
+CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
+    check_version,
+    check_config,
+    check_registry,
+    check_access,
+    check_clock,
+    check_retention,
+    check_store,
+    check_snapshots,
+    check_cache,
+    check_sync,
+    check_cache_file_system,
+    check_registry_file_system,
+    check_records,
+    check_slurm,
+)
+"""The checks in their order. A check has no result where it does not apply, and may use the results before it."""
+
+
+def _known_problems(connection: sqlite3.Connection) -> list[Problem] | None:
+    if "synced_at" not in job_queries.all_meta(connection):
+        return None
+    return [Problem(*found) for found in statistics.problems(connection)]
+
+
+def _first_job() -> str:
+    """Return the command that brings the first job."""
+    return command_line("submit STUDY --auto")
+
+
+def _missing_file(app: App, path: str) -> CheckResult:
+    """Return the result for an embedded registry without a file: a failure only if it had one before."""
+    if (lost := app.embedded.evidence()) is not None:
+        return CheckResult(
+            "access",
+            "fail",
+            f"the file {path} is gone; {lost}",
+            f"mount its disk, or restore the file; to start a new one: {command_line('sync --full')}",
+            EXIT_UNREACHABLE,
+        )
+    fix = _first_job()
+    if app.settings.registry.origin != "default":
+        fix = f"check the path; if it is right: {fix}"
+    return CheckResult("access", "warn", f"there is no file {path} yet; the first job creates it", fix)
+
+
+def _check_cached(diagnosis: Diagnosis, connection: sqlite3.Connection) -> CheckResult:
+    path = diagnosis.app.cache.path
+    known = job_queries.all_meta(connection)
+    size = os.path.getsize(path) / 1e6
+    facts = f"{path}: {pluralize(job_queries.count_jobs(connection), 'job')}, {size:.1f} MB"
+    synced_at = known.get("synced_at")
+    if known.get("last_error"):
+        detail = f"{facts}; the last sync failed: {known['last_error']}"
+        return CheckResult("cache", "warn", detail, diagnosis.sync_fix)
+    if synced_at is None:
+        return CheckResult("cache", "warn", f"{facts}, never synced", diagnosis.sync_fix)
+    age = human_age((diagnosis.app.now() - parse_time(synced_at)).total_seconds())
+    return CheckResult("cache", "ok", f"{facts}, synced {age}")
+
+
+def _check_file_system(name: str, path: str) -> CheckResult | None:
+    kind = network_file_system(path)
+    if kind is None:
+        return None
+    detail = f"the {name} {path} is on a network file system ({kind}), where SQLite cannot lock it safely"
+    return CheckResult("file system", "warn", detail, f"put the {name} on a local disk")

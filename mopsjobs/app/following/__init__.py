@@ -1,0 +1,1 @@
+"""What changes: waiting, logs and events as they come, and notifications."""

@@ -1,0 +1,296 @@
+"""Read the log lines of a job, from the first source that has them.
+
+The cluster has the lines of a job that has not ended, or that it has ended itself. The events have those of every job.
+If the registry does not answer, the runner's own log on this machine is the last resort.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from mopsjobs.app.following.event_feed import POLL_SECONDS, EventFeed
+from mopsjobs.app.following.log_search import selected_tasks
+from mopsjobs.app.jobs.early_ends import early_end_text, is_ended_by_engine
+from mopsjobs.app.jobs.engine_watch import EngineWatch, missing_reason
+from mopsjobs.app.jobs.job_texts import waits_for_text
+from mopsjobs.app.jobs.log_selection import KINDS, LogLine, LogSelection, check_tail, warn_of_missing_lines
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.exit_codes import exit_code_of
+from mopsjobs.app.run.user_trust import trust_after_question, user_trust
+from mopsjobs.cache.queries.events import StoredEvent
+from mopsjobs.engines import CLUSTER_ENGINES, open_engine
+from mopsjobs.engines.base import engine_of
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.trust import NotTrustedError
+from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError
+from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
+from mopsjobs.utils.text import strip_control_characters
+
+OVERLAP_SECONDS = 10.0
+"""When the cluster stops answering, events from this long before are read, so that no line is missing."""
+
+
+class LogRequest(NamedTuple):
+    """A request for log lines: the job, and which of its lines."""
+
+    job: str
+    """A job, as `find_job` takes it."""
+    follow: bool = False
+    """Whether to read new lines until the job has ended."""
+    since: float | None = None
+    """Only lines newer than this many seconds."""
+    tail: int | None = None
+    """Only the last of the lines so far, this many."""
+    pattern: str | None = None
+    """A regular expression. Only lines with a match are read."""
+    offline: bool = False
+    """Whether the network must not be used. Not with `follow`."""
+    trust: Sequence[str] = ()
+    """Choices that the user names, as `KIND:VALUE`; see `engines.trust`."""
+    tasks: Collection[int] | None = None
+    """Only lines of these tasks."""
+    failed: bool = False
+    """Only lines of tasks that failed. Not with `follow`."""
+
+
+OnLines = Callable[[Iterable[LogLine]], None]
+
+
+def read_logs(request: LogRequest, app: App, show: OnLines) -> int:
+    """Read the log lines of a job. Choices of its record that the user has not named are asked about.
+
+    Args:
+        request: the job and the lines.
+        app: the run. Its printer warns when another source is read instead, and if lines are missing.
+        show: called with lines, in their order.
+
+    Returns:
+        The exit code: of the job's end if it was followed, of the outage if the registry does not answer, else 0.
+
+    Raises:
+        UsageError: if the request is not valid.
+        JobNotFoundError: if the job does not exist.
+        StoreUnavailableError: if the registry does not answer, and neither cache nor machine has lines of the job.
+    """
+    return _LogReader(request, app, show).read()
+
+
+class _LogReader:
+    """Choose the source of the lines, and read it."""
+
+    def __init__(self, request: LogRequest, app: App, show: OnLines) -> None:
+        self._request = request
+        self._app = app
+        self._show = show
+        after = None if request.since is None else app.now().timestamp() - request.since
+        self._selection = LogSelection(pattern=request.pattern, after=after, tasks=request.tasks)
+        self._is_of_tasks = request.tasks is not None or request.failed
+        self._has_lines = False
+        if request.failed and request.follow:
+            raise OptionError(
+                "failed and follow contradict each other: whether a task fails is known at its end.", "failed", "follow"
+            )
+        check_tail(request.tail)
+
+    def read(self) -> int:
+        """Read the lines. Returns the exit code."""
+        request, feed = self._request, None
+        try:
+            feed = EventFeed(self._app, request.job, offline=request.offline, follow=request.follow, kinds=KINDS)
+            self._check_tasks(feed.job)
+            seen = self._read_cluster(feed.job)
+            if seen is None:
+                seen = self._read_present(feed)
+        except StoreUnavailableError as outage:
+            job_id = request.job if feed is None else str(feed.job_id)
+            if job_id.startswith("@") or not self._read_local_runner(job_id, outage):
+                raise
+            return outage.exit_code
+        if not request.follow and feed.outage is not None:
+            if not self._has_lines and self._read_local_runner(str(feed.job_id), feed.outage):
+                return feed.outage.exit_code
+            self._name_local_log(feed)
+        if not request.follow or seen < 0:
+            self._note_absence(feed)
+            return EXIT_DONE
+        state = feed.follow(seen, self._show_events, on_outage=lambda: self._name_local_log(feed))
+        if not (self._has_lines or self._is_of_tasks):
+            self._read_cluster(feed.job)  # a pod that ended before its first report has left no event
+        self._note_absence(feed)
+        self._note_end(feed)
+        return EXIT_DONE if state is None else exit_code_of({"status": state.status})
+
+    def _check_tasks(self, job: Mapping[str, object] | None) -> None:
+        """Refuse the number of a task that the job cannot have: a follower would wait for its lines until the end.
+
+        Raises:
+            UsageError: if there is one.
+        """
+        most = None if job is None else _most_tasks(job)
+        beyond = [task for task in self._request.tasks or () if most is not None and task >= most]
+        if job is not None and beyond:
+            from mopsjobs.app.tasks.task_outputs import no_such_task_error  # here: it imports the tables of results
+
+            raise no_such_task_error(str(job["job_id"]), min(beyond))
+
+    def _note_absence(self, feed: EventFeed) -> None:
+        """Print a note if no line was shown."""
+        request, job = self._request, feed.job
+        if self._has_lines or request.tail == 0 or feed.note_absence():
+            return
+        is_active = job is not None and job["status"] not in TERMINAL and not request.follow
+        if request.failed and not self._selection.tasks:
+            self._app.out.note(f"No task of job {feed.job_id} is known to have failed{' yet' if is_active else ''}.")
+            return
+        is_selected = request.pattern or request.since is not None or self._is_of_tasks
+        end = " that match" if is_selected else " yet" if is_active else ""
+        wait = None if job is None else waits_for_text(job)
+        why = "" if wait is None else f" It waits for {strip_control_characters(wait)}"
+        self._app.out.note(f"Job {feed.job_id} has no log lines{end}.{why}")
+
+    def _note_end(self, feed: EventFeed) -> None:
+        """Print a note if the job was ended before its tasks."""
+        why = None if feed.job is None else early_end_text(feed.job)
+        if feed.job is not None and why is not None:
+            self._app.out.note(strip_control_characters(f"Job {feed.job_id} is {feed.job['status']}: {why}"))
+
+    def _read_cluster(self, job: Mapping[str, object] | None) -> int | None:
+        """Read the lines of a job from its cluster, and set where its events continue.
+
+        The events continue at the time when the cluster's lines end. If the cluster stops answering, they start a
+        little earlier, since a repeated line misleads less than a missing one.
+
+        Returns:
+            The number of the event after which to continue; below 0 if nothing follows. None if the cluster has no
+            lines: all lines then come from the events.
+        """
+        if job is None or not self._asks_cluster(job):
+            return None
+        out, count = self._app.out, 0
+        if self._request.follow and job["status"] in BEFORE_RUNNING:
+            self._await_begin(str(job["job_id"]))
+        try:
+            for line in self._cluster_lines(job):
+                self._show([LogLine(line)])
+                self._has_lines = True
+                count += 1
+        except NotTrustedError as error:
+            out.warn(f"{error} {error.hint}")
+            out.warn("Showing the events instead.")
+            return None
+        except EngineError as error:
+            if count:
+                out.warn(f"{error} Continuing with the events; the last lines may be repeated.")
+                self._selection.after = self._app.now().timestamp() - OVERLAP_SECONDS
+                return 0
+            # Of a job that has ended, the events are expected: its pods are gone by and by.
+            say = out.debug if job["status"] in TERMINAL else out.warn
+            say(f"{error} Showing the events instead.")
+            return None
+        if not count:
+            return None
+        self._selection.after = self._app.now().timestamp()
+        return 0 if self._request.follow else -1
+
+    def _await_begin(self, job_id: str) -> None:
+        """Wait until a job has begun by its record, and tell what it waits for. An outage ends this wait.
+
+        So does a job that its engine does not know.
+        """
+        watch = EngineWatch(self._app, self._app.out, quiet_seconds=0)
+        with contextlib.suppress(StoreUnavailableError):
+            while True:
+                state = watch.look_and_tell(self._app.registry.require_job(job_id))
+                if state.status not in BEFORE_RUNNING or missing_reason(state) is not None:
+                    return
+                self._app.sleep(POLL_SECONDS)
+
+    def _asks_cluster(self, job: Mapping[str, object]) -> bool:
+        """Return whether the cluster of a job may have the selected lines. Print a note if it cannot select them.
+
+        Of a job that ended by itself, the events are complete. The pods of one that the cluster has ended may have
+        written more.
+        """
+        if self._request.offline or engine_of(job) not in CLUSTER_ENGINES:
+            return False
+        if job["status"] in TERMINAL and not is_ended_by_engine(job):
+            return False
+        if self._is_of_tasks:
+            self._app.out.note("The cluster cannot select lines by task. Showing the events instead.")
+        return not self._is_of_tasks
+
+    def _cluster_lines(self, job: Mapping[str, object]) -> Iterator[str]:
+        """Return the selected lines of the cluster, as they come.
+
+        `tail` counts lines that match the pattern. With `follow`, it counts all lines: the end of those so far is
+        unknown.
+        """
+        follow, tail = self._request.follow, self._request.tail
+        trust = trust_after_question([job], self._app, user_trust(self._request.trust, self._app))
+        lines = open_engine(str(engine_of(job)), self._app.env, trust).logs(
+            job, follow=follow, tail=tail if follow or not self._request.pattern else None, since=self._request.since
+        )
+        selected = (line for line in lines if self._selection.has_match(line))
+        return selected if tail is None or follow else iter(deque(selected, maxlen=tail))
+
+    def _read_present(self, feed: EventFeed) -> int:
+        """Read the lines so far from the events, or the last of them. Returns the number of the last event."""
+        tail = self._request.tail
+        if self._request.follow and tail is None:
+            return 0
+        feed.sync_if_possible()
+        self._selection.tasks = selected_tasks(feed, self._app, self._request.tasks, failed=self._request.failed)
+        last: deque[StoredEvent] = deque(maxlen=tail)
+        seen = 0
+        for page in feed.pages(0):
+            seen = page[-1].seq
+            if tail is None:
+                self._show_events(page)
+            else:
+                last.extend(stored for stored in page if self._selection.lines(stored.event))
+        self._show_events(list(last))
+        return seen
+
+    def _name_local_log(self, feed: EventFeed) -> None:
+        """Print where the log of the job's runner is on this machine, if it is there."""
+        directory = JobDir.for_job(str(feed.job_id), self._app.env)
+        if directory.log.exists():
+            self._app.out.note(f"The log of its runner on this machine: {directory.show_command}")
+
+    def _read_local_runner(self, job_id: str, outage: StoreUnavailableError) -> bool:
+        """Read the log of the job's runner on this machine, since the registry does not answer.
+
+        Returns:
+            False if this machine has no such log, or none of its lines is selected.
+        """
+        tail = self._request.tail
+        if self._is_of_tasks:
+            return False  # the runner's own messages are of no task
+        lines = open_engine("local", self._app.env).logs({"job_id": job_id})
+        selected = [LogLine(line) for line in lines if self._selection.has_match(line)]
+        if not selected:
+            return False
+        self._app.out.warn(f"{outage} Showing the log of the job's runner on this machine.")
+        self._show(selected if tail is None else selected[-tail:] if tail else [])
+        return True
+
+    def _show_events(self, page: Sequence[StoredEvent]) -> None:
+        """Show the lines of the selected events, and warn of missing ones."""
+        lines = [line for stored in page for line in self._selection.lines(stored.event)]
+        self._has_lines = self._has_lines or bool(lines)
+        self._show(lines)
+        warn_of_missing_lines(page, self._app)
+
+
+def _most_tasks(job: Mapping[str, object]) -> int | None:
+    """Return how many tasks the study of a job has at most; None if its record does not say."""
+    metadata, total = job.get("metadata"), job.get("tasks_total")
+    if not isinstance(metadata, Mapping) or "bundle" not in metadata:
+        return None  # another program may number tasks as it likes
+    if job.get("parent_job_id") is None:
+        return total if isinstance(total, int) and total else None
+    sets, replicates = metadata.get("n_parameter_sets"), metadata.get("n_replicates")  # a child has some of their tasks
+    return sets * replicates if type(sets) is int and type(replicates) is int else None

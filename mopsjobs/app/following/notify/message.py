@@ -1,0 +1,146 @@
+"""What is told of a job: one document for programs, with a title and a text for people."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from mopsjobs.app.jobs.job_tasks import mirror_failures
+from mopsjobs.app.jobs.job_texts import run_text, stragglers_text, usage_text
+from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.notify_rules import FAILURES, SUSPECT
+from mopsjobs.app.tasks.failures import describe_condition
+from mopsjobs.cache.database import open_to_write, translate_sqlite_errors
+from mopsjobs.cache.job_json import TASK_HANGS
+from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, read_failures
+from mopsjobs.cache.sync.ledger import sync_ledger
+from mopsjobs.cache.write_through import write_through
+from mopsjobs.errors import MopsJobsError
+from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
+from mopsjobs.utils.times import json_time
+
+SCHEMA_VERSION = 1
+
+SHOWN_GROUPS = 5
+
+SHOWN_CONDITIONS = 2
+
+MAX_LINE = 300
+"""Characters of a line. A record may hold a text of any length."""
+
+MAX_LABELS = 10
+
+_FIELDS = (
+    "job_id", "status", "owner", "labels", "engine", "parent_job_id", "created_at", "started_at", "ended_at",
+    "tasks_total", "tasks_completed", "tasks_failed", "error_code", "error_message", "suspect", "run_seconds",
+    "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes",
+)  # fmt: skip
+"""The fields of a job that a message has, as `status --json` has them."""
+
+
+def notification(job: Mapping[str, Any], occasion: str, app: App) -> dict[str, Any]:
+    """Return the message about a job.
+
+    Args:
+        job: the job in its JSON form.
+        occasion: `END`, `FAILURES` or `SUSPECT`.
+        app: the run. If its cache can have the failed tasks, they are brought into it.
+    """
+    failures = _failures(job, app)
+    groups = [] if failures is None else failures.groups
+    following = next_command(job, stale=False, is_dead=occasion == SUSPECT and is_runner_dead(job, app.env))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "event": occasion,
+        "generated_at": json_time(app.now()),
+        "registry": app.settings.registry_id,
+        "title": _line(_title(job, occasion)),
+        "text": "\n".join(map(_line, _lines(job, groups, following))),
+        "next": following,
+        "failures": [_group_json(group) for group in groups[:SHOWN_GROUPS]],
+        "more_groups": 0 if failures is None else max(len(groups) - SHOWN_GROUPS, 0) + failures.more_groups,
+        **{name: job[name] for name in _FIELDS},
+    }
+
+
+def _failures(job: Mapping[str, Any], app: App) -> JobFailures | None:
+    """Return the failed tasks; None if there are none, or if they are not known."""
+    job_id = str(job["job_id"])
+    if not job["tasks_failed"]:
+        return None
+    with contextlib.suppress(MopsJobsError, OSError):  # the end is known all the same
+        if not os.path.exists(app.cache.path):
+            return _failures_without_cache(job_id, app)
+        mirror_failures(job, app)
+        found = app.cache.read_cached(lambda connection: read_failures(connection, job_id))
+        return None if found is None else found[0]
+    return None
+
+
+def _failures_without_cache(job_id: str, app: App) -> JobFailures | None:
+    """Return the failed tasks by a cache of this job alone: a machine may run jobs and never list any."""
+    registry, registry_id = app.registry, app.settings.registry_id
+    key = registry.key_of(job_id)
+    record = app.store.get(key)
+    if record is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="mops-jobs-") as directory:
+        path = os.path.join(directory, "cache.db")
+        write_through(path, registry_id, job_id, key, record, None)
+        with contextlib.closing(open_to_write(path, registry_id)) as connection, translate_sqlite_errors(path):
+            sync_ledger(app.store, connection, job_id, now=app.now)
+            found = read_failures(connection, job_id)
+    return None if found is None else found[0]
+
+
+def _group_json(group: FailureGroup) -> dict[str, Any]:
+    return {
+        "count": group.size,
+        "type": group.type,
+        "where": group.where,
+        "message": group.message,
+        "tasks": group.tasks,
+        "separates": group.separates,
+    }
+
+
+def _title(job: Mapping[str, Any], occasion: str) -> str:
+    job_id, total = job["job_id"], job["tasks_total"]
+    done, failed = job["tasks_completed"] or 0, job["tasks_failed"] or 0
+    if occasion == SUSPECT:
+        why = stragglers_text(job) if job["suspect"] == TASK_HANGS else None
+        return f"{job_id} may be stuck: {why or job['suspect']}"
+    if occasion == FAILURES:
+        return f"{job_id}: {failed:,} of {pluralize(done + failed, 'ended task')} failed"
+    counts = f": {done:,} of {pluralize(total, 'task')} done" if total else ""
+    return f"{job_id} is {job['status']}{counts}{f', {failed:,} failed' if failed else ''}"
+
+
+def _lines(job: Mapping[str, Any], groups: list[FailureGroup], following: str) -> list[str]:
+    """Return the lines for people."""
+    labels = sorted((job["labels"] or {}).items())
+    counts = f", {job['tasks_completed'] or 0:,} of {pluralize(job['tasks_total'] or 0, 'task')} done"
+    texts = {
+        "Status": f"{job['status']}{counts if job['tasks_total'] else ''}",
+        "Owner": job["owner"],
+        "Labels": ", ".join(f"{label}={value}" for label, value in labels[:MAX_LABELS]),
+        "Ran": run_text(job),
+        "Used": usage_text(job),
+        "Error": ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None),
+    }
+    lines = [f"{title}: {text}" for title, text in texts.items() if text]
+    for group in groups[:SHOWN_GROUPS]:
+        place = "" if group.where is None else f" in {group.where}"
+        lines.append(f"{group.size:,} x {group.type}{place}: {group.message}")
+        lines += [f"  {describe_condition(one)}" for one in group.separates[:SHOWN_CONDITIONS]]
+    if len(groups) > SHOWN_GROUPS:
+        lines.append(f"and {pluralize(len(groups) - SHOWN_GROUPS, 'more reason')}")
+    return [*lines, f"Next: {following}"]
+
+
+def _line(text: str) -> str:
+    return cut_to_length(strip_control_characters(text), MAX_LINE)

@@ -1,0 +1,273 @@
+"""Tell of jobs by the rules of the user: decide what is due, claim each message, and send it beside the work.
+
+Each message is claimed and sent in a thread of its own, which nothing waits for longer than `BOUND_SECONDS`. What was
+not sent by then, another watcher sends later. So a server that hangs delays a command by that time, and a job never:
+its record has ended before.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from mopsjobs.app.following.notify import claims
+from mopsjobs.app.following.notify.recipients import Recipient, find_recipient
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.notify_rules import ALL, END, FAILED, FAILURES, MINE, OCCASIONS, SUSPECT, Rule
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.errors import ConfigError, MopsJobsError, StoreError, command_line
+from mopsjobs.events.format import NOTIFIED
+from mopsjobs.events.writer import record_event
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.submission.notify_names import remembered_names
+from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.times import parse_time
+from mopsjobs.utils.user_dirs import user_name
+
+Job = Mapping[str, Any]
+
+BOUND_SECONDS = 10.0
+"""Seconds that a command waits at its end for messages under way."""
+
+MAX_MESSAGES = 10
+"""Messages per recipient in `RATE_SECONDS`. The others wait."""
+
+RATE_SECONDS = 60.0
+
+RECENT = timedelta(minutes=10)
+"""How long before a watcher began a job may have ended or fallen silent, for a rule that the job does not name."""
+
+LEAST_ENDED = 10
+"""Tasks that have to end before their rate of failures counts, or all tasks of a smaller job."""
+
+
+class Due(NamedTuple):
+    """A message that is due."""
+
+    key: str
+    """The key of its claim."""
+    rule: Rule
+    recipient: Recipient
+    job: Job
+    occasion: str
+
+
+class _Outcome(NamedTuple):
+    due: Due
+    is_final: bool
+    """Whether it was sent or given up."""
+    problem: str | None
+
+
+def occasions_of(rule: Rule, job: Job) -> list[str]:
+    """Return what a rule tells of a job in its present state: `END`, or some of `FAILURES` and `SUSPECT`."""
+    occasions = rule.occasions
+    if not job["is_active"]:
+        is_failed = job["status"] in (JobStatus.FAILED, JobStatus.PARTIAL)
+        return [END] if END in occasions or (FAILED in occasions and is_failed) else []
+    failed, total = job["tasks_failed"] or 0, job["tasks_total"] or 0
+    ended = failed + (job["tasks_completed"] or 0)
+    has_failures = (
+        failed > 0 and ended >= min(LEAST_ENDED, total or LEAST_ENDED) and failed >= rule.failure_rate * ended
+    )
+    found = [FAILURES] if FAILURES in occasions and has_failures else []
+    return [*found, SUSPECT] if SUSPECT in occasions and job["suspect"] is not None else found
+
+
+def covers(rule: Rule, job: Job, names: Iterable[str], user: str | None) -> bool:
+    """Return whether a rule is about a job.
+
+    Args:
+        rule: the rule.
+        job: the job in its JSON form.
+        names: the rules that were named for it at its submission from this machine.
+        user: the user of this process.
+    """
+    if rule.name in names:
+        return True
+    if rule.jobs != ALL and not (rule.jobs == MINE and user is not None and job["owner"] == user):
+        return False
+    labels = job["labels"] or {}
+    wanted = (label.partition("=") for label in rule.labels)
+    return all(labels.get(key) == value if equals else key in labels for key, equals, value in wanted)
+
+
+class Notifier:
+    """Tells of the jobs that a watcher sees. One thread calls it."""
+
+    def __init__(self, app: App) -> None:
+        """Find the recipients by the rules of the configuration. Nothing is sent yet."""
+        self._app = app
+        self._user = user_name(app.env)
+        self._began_at = app.now()
+        self._outcomes: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
+        self._under_way: dict[str, Due] = {}
+        self._not_before: dict[str, float] = {}
+        """When a message that was not sent may be looked at again."""
+        self._sent_at: dict[str, deque[float]] = {}
+        self._waiting: set[str] = set()
+        """Messages that are over the limit for now."""
+        self._known_reasons: set[str] = set()
+        self._problems: list[str] = []
+        self.settled: set[str] = set()
+        """Keys of claims that need nothing more: their messages were sent, or given up."""
+        self.since: dict[str, float] = {}
+        """From when on a rule tells news, by its mark, in seconds since 1970; else from shortly before now."""
+        self.recipients: dict[str, Recipient] = {}
+        self.marks: dict[str, str] = {}
+        """What tells each rule from those before it, by name: one that covers or tells more is a new rule."""
+        for rule in app.settings.rules:
+            try:
+                recipient = self.recipients[rule.name] = find_recipient(rule, app.env)
+                self.marks[rule.name] = f"{recipient.digest} {rule.describe()}"
+            except ConfigError as error:
+                self._say(str(error))
+
+    def offer(self, job: Job) -> None:
+        """Begin to send what is due about a job. It takes no time."""
+        if not self.recipients:
+            return
+        self._collect()
+        for due in self._due(job):
+            if self._may_begin(due):
+                self._under_way[due.key] = due
+                self._app.registry  # noqa: B018 - opened here: two threads would open it twice
+                threading.Thread(target=self._deliver, args=(due,), name="notify", daemon=True).start()
+
+    def is_due(self, job: Job) -> bool:
+        """Return whether anything is to be told of a job."""
+        return next(iter(self._due(job)), None) is not None
+
+    def finish(self, seconds: float | None = None) -> list[str]:
+        """Wait for what is under way. Return what the user should know, each once.
+
+        Args:
+            seconds: how long to wait at most; None for `BOUND_SECONDS`. With 0, a later call tells what became of it.
+        """
+        seconds = BOUND_SECONDS if seconds is None else seconds
+        deadline = self._app.monotonic() + seconds
+        while self._under_way:
+            try:
+                self._take(self._outcomes.get(timeout=max(0.0, deadline - self._app.monotonic())))
+            except queue.Empty:
+                break
+        for due in self._under_way.values() if seconds else ():
+            problem = f"no answer within {seconds:g} s"
+            self._say(f"The rule {due.rule.name} may not have told of {due.job['job_id']}: {problem}")
+        if self._waiting:
+            self._say(
+                f"{pluralize(len(self._waiting), 'notification')} more than {MAX_MESSAGES} per minute: the next"
+                f" {command_line('sync')} goes on."
+            )
+        problems, self._problems = self._problems, []
+        return problems
+
+    def _due(self, job: Job) -> Iterable[Due]:
+        """Yield what is due about a job and not known to be settled."""
+        names = None
+        for rule in self._app.settings.rules:
+            recipient = self.recipients.get(rule.name)
+            if recipient is None:
+                continue
+            keys = {
+                claims.claim_key(str(job["job_id"]), occasion, recipient.digest): occasion
+                for occasion in occasions_of(rule, job)
+            }
+            new = {
+                key: occasion
+                for key, occasion in keys.items()
+                if key not in self.settled and key not in self._under_way
+            }
+            if not new:
+                continue
+            if names is None:
+                names = remembered_names(JobDir.for_job(str(job["job_id"]), self._app.env))
+            if covers(rule, job, names, self._user) and not self._is_old(job, rule, is_named=rule.name in names):
+                for key, one in new.items():
+                    yield Due(key, rule, recipient, job, one)
+
+    def _is_old(self, job: Job, rule: Rule, *, is_named: bool) -> bool:
+        """Return whether a job has ended too long ago, or has not changed since before the first sync with the rule."""
+        ended_at = job["ended_at"]
+        # Of a job that is silent, the last write is what it is silent since.
+        changed = parse_time(job["updated_at"] if ended_at is None else ended_at).timestamp()
+        if ended_at is not None and changed < (self._app.now() - claims.WINDOW).timestamp():
+            return True
+        first = self.since.get(self.marks[rule.name], (self._began_at - RECENT).timestamp())
+        return not is_named and changed < first
+
+    def _may_begin(self, due: Due) -> bool:
+        now = self._app.monotonic()
+        if self._not_before.get(due.key, now) > now:
+            return False
+        sent = self._sent_at.setdefault(due.recipient.digest, deque())
+        while sent and sent[0] <= now - RATE_SECONDS:
+            sent.popleft()
+        if len(sent) >= MAX_MESSAGES:
+            self._waiting.add(due.key)
+            return False
+        self._waiting.discard(due.key)
+        sent.append(now)
+        return True
+
+    def _deliver(self, due: Due) -> None:
+        """Claim and send one message, in a thread of its own."""
+        try:
+            self._outcomes.put(self._claim_and_send(due))
+        except Exception as error:  # noqa: BLE001 - else nothing would ever be heard of it
+            self._outcomes.put(_Outcome(due, False, f"unexpected: {type(error).__name__}"))
+
+    def _claim_and_send(self, due: Due) -> _Outcome:
+        from mopsjobs.app.following.notify.message import notification  # here: without a message, no view is needed
+
+        app = self._app
+        try:
+            claimed = claims.claim(app.store, due.key, app.now)
+        except StoreError as error:
+            return _Outcome(due, False, f"it could not be claimed: {error}")
+        if isinstance(claimed, claims.Settled):
+            return _Outcome(due, claimed.is_final, None)
+        problem = None
+        try:
+            due.recipient.send(notification(due.job, due.occasion, app))
+        except MopsJobsError as error:  # a `SendError`, or a `ConfigError` of the TLS authorities
+            problem = str(error).rstrip(".")
+        try:
+            claims.mark(app.store, claimed, app.now, is_sent=problem is None)
+        except StoreError as error:
+            app.out.debug(f"The claim {due.key} was not marked: {error}")
+        if problem is None:
+            record_event(
+                app.store,
+                str(due.job["job_id"]),
+                NOTIFIED,
+                now=app.now,
+                text=OCCASIONS[due.occasion],
+                recipient=due.rule.type,
+            )
+        return _Outcome(due, problem is None, problem)
+
+    def _collect(self) -> None:
+        while not self._outcomes.empty():
+            self._take(self._outcomes.get())
+
+    def _take(self, outcome: _Outcome) -> None:
+        due, is_final, problem = outcome
+        self._under_way.pop(due.key, None)
+        if is_final:
+            self.settled.add(due.key)
+            return
+        self._not_before[due.key] = self._app.monotonic() + claims.RETRY.total_seconds()
+        if problem is not None:
+            self._say(f"The rule {due.rule.name} has not told of {due.job['job_id']}: {problem}.")
+
+    def _say(self, text: str) -> None:
+        """Note a problem, unless it was said before: the reason of one rule is said once for all jobs."""
+        reason = text.rpartition(": ")[2] if text.startswith("The rule") else text
+        if reason not in self._known_reasons:
+            self._known_reasons.add(reason)
+            self._problems.append(text)

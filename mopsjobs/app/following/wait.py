@@ -1,0 +1,399 @@
+"""Wait until jobs end.
+
+This reads the registry, since the cache lags. An end is final, though. So while the registry does not answer, an end
+that the cache knows counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from mopsjobs.app.jobs.early_ends import early_end_text
+from mopsjobs.app.jobs.engine_watch import EngineWatch, missing_reason, wait_of, warning_of
+from mopsjobs.app.jobs.find_job import FoundJob, find_state, read_family_of
+from mopsjobs.app.jobs.job_tasks import mirror_failures
+from mopsjobs.app.jobs.job_texts import late_end_text
+from mopsjobs.app.jobs.lost_runners import end_lost_runner
+from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.exit_codes import exit_code_of, worst_exit_code
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.task_ends import memory_ends
+from mopsjobs.cache.rows import job_json_from_state, state_from_row
+from mopsjobs.engines.local import has_ended_here
+from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.utils.backoff import Backoff
+from mopsjobs.utils.forecast import Forecast
+from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.utils.times import human_duration, human_range, parse_time
+
+if TYPE_CHECKING:
+    from mopsjobs.app.following.notify.watched import OnEvent
+    from mopsjobs.console.printer import Printer
+    from mopsjobs.console.progress_line import ProgressLine
+
+OnRead = Callable[[Sequence[JobState | None], StoreUnavailableError | None], None]
+
+INTERVAL_SECONDS = 5.0
+
+LOCAL_INTERVAL_SECONDS = 1.0
+"""The default interval for an embedded registry, which costs little to read."""
+
+MAX_OUTAGE_DELAY = 30.0
+"""Seconds. The longest pause between two attempts while the registry does not answer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StopCondition:
+    """The conditions that end a wait."""
+
+    timeout: float | None = None
+    """Stop after this many seconds; None for no limit."""
+    first: bool = False
+    """Stop when one job has ended, not only when all have."""
+    fail_fast: bool = False
+    """Stop when one job has ended and not succeeded."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WaitResult:
+    """The last known state of each job, the exit code for those that decide it, and lines for the user."""
+
+    states: tuple[JobState, ...]
+    exit_code: int
+    notes: tuple[str, ...] = ()
+    is_cached: bool = False
+    """The registry did not answer at the end, so the cache told it."""
+
+
+def wait_for(
+    names: Sequence[str],
+    app: App,
+    until: StopCondition,
+    *,
+    interval: float | None = None,
+    out: Printer | None = None,
+    on_read: OnRead | None = None,
+    on_event: OnEvent | None = None,
+) -> WaitResult:
+    """Wait for jobs, and print what changes meanwhile.
+
+    While the registry does not answer, the wait goes on until the time is up.
+
+    Args:
+        names: the jobs, as `find_job` takes them.
+        app: the run, whose registry has the jobs.
+        until: when to stop.
+        interval: seconds between two reads; None for the default of the registry.
+        out: prints what changes; None for the printer of the run.
+        on_read: called after each read with the states so far, and with the outage if the registry did not answer.
+        on_event: called with the message of each event, as rules of notifications would send it.
+
+    Raises:
+        OptionError: if the interval is not above zero.
+        JobNotFoundError: if there is no job of a name.
+        StoreUnavailableError: if the time was up while the registry did not answer.
+    """
+    out = out or app.out
+    with contextlib.ExitStack() as stack:
+        if app.settings.rules or on_event is not None:
+            on_read = stack.enter_context(_telling(app, out, on_read, on_event))
+        return _wait_for(names, app, until, interval=interval, out=out, on_read=on_read)
+
+
+@contextlib.contextmanager
+def _telling(app: App, out: Printer, on_read: OnRead | None, on_event: OnEvent | None) -> Iterator[OnRead]:
+    """Yield an `on_read` that also tells of the jobs. At the end, messages under way are waited for, within a bound."""
+    from mopsjobs.app.following.notify.watched import WatchedNotifier  # here: most users have no rules
+
+    watched = WatchedNotifier(app, on_event)
+
+    def look(states: Sequence[JobState | None], outage: StoreUnavailableError | None) -> None:
+        if on_read is not None:
+            on_read(states, outage)
+        if outage is None:
+            watched.look(states)
+
+    yield look
+    for problem in watched.finish():
+        out.warn(problem)
+
+
+def _wait_for(
+    names: Sequence[str],
+    app: App,
+    until: StopCondition,
+    *,
+    interval: float | None,
+    out: Printer,
+    on_read: OnRead | None,
+) -> WaitResult:
+    """Do as `wait_for`, and tell nothing."""
+    pauses = Pauses(app, until.timeout, interval, out)
+    with out.progress("tasks", clock=app.monotonic) as line:
+        jobs = WatchedJobs(names, app, out, line)
+        while True:
+            outage = jobs.read()
+            if on_read is not None:
+                on_read(jobs.states, outage)
+            deciding = _deciding_states(jobs.states, until)
+            if deciding is not None:
+                result = jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
+                # Not while the registry does not answer: the wait would grow by one more outage.
+                notes = () if outage is not None else describe_ended(result.states, app)
+                return dataclasses.replace(result, notes=notes, is_cached=outage is not None)
+            if not pauses.sleep(outage):
+                return jobs.result(EXIT_NOT_FINISHED)
+
+
+def ended_jobs(
+    names: Sequence[str], app: App, *, timeout: float | None = None, interval: float | None = None
+) -> Iterator[list[str]]:
+    """Yield the names of jobs as the jobs end, each once, until all have ended or the time is up.
+
+    Args:
+        names: see `wait_for`.
+        app: the run, whose registry has the jobs.
+        timeout: stop after this many seconds; None for no limit.
+        interval: seconds between two reads; None for the default of the registry.
+
+    Raises:
+        OptionError, JobNotFoundError, StoreUnavailableError: see `wait_for`.
+    """
+    jobs, pauses = WatchedJobs(names, app, app.out), Pauses(app, timeout, interval, app.out)
+    going_on = list(dict.fromkeys(names))
+    while True:
+        outage = jobs.read()
+        ended = jobs.ended_names()
+        yield [name for name in going_on if name in ended]
+        going_on = [name for name in going_on if name not in ended]
+        if not going_on or not pauses.sleep(outage):
+            return
+
+
+def describe_ended(states: Sequence[JobState], app: App, *, has_said_why: bool = False) -> tuple[str, ...]:
+    """Return notes on the jobs that have ended: why they ended early, the jobs that continue them, the next command.
+
+    Args:
+        states: the jobs, as the registry has them.
+        app: the run, whose registry has the jobs.
+        has_said_why: whether the user was told why a job ended early.
+    """
+    notes: list[str] = []
+    following = ""
+    for state in states:
+        if not state.is_terminal:
+            continue
+        found = FoundJob(job_json_from_state(state, now=app.now().timestamp()))
+        mirror_failures(found.job, app)
+        if not has_said_why and (why := early_end_text(found.job)) is not None:
+            notes.append(f"{state.job_id}: {why}")
+        if state.status != JobStatus.SUCCEEDED:  # else there was nothing to resume
+            with contextlib.suppress(MopsJobsError):  # the end is known all the same
+                found = read_family_of(state, app)
+        last = found.job if found.newest is None else found.newest
+        if last["job_id"] != state.job_id:
+            notes.append(f"{state.job_id}: the newest job of its family is {last['job_id']}, which is {last['status']}")
+        ends = None
+        with contextlib.suppress(MopsJobsError):
+            ends = app.cache.read_cached(functools.partial(memory_ends, job_id=str(last["job_id"])))
+        following = next_command(last, stale=False, is_dead=is_runner_dead(last, app.env), ends=ends)
+    return (*notes, f"Next: {following}") if following and len(states) == 1 else tuple(notes)
+
+
+class Pauses:
+    """The pauses between two reads of the registry, until the time is up."""
+
+    def __init__(self, app: App, timeout: float | None, interval: float | None, out: Printer) -> None:
+        """Begin the time.
+
+        Args:
+            app: the run.
+            timeout: it is up after this many seconds; None for no limit.
+            interval: seconds between two reads; None for the default of the registry.
+            out: prints an outage, and that the time is up.
+
+        Raises:
+            OptionError: if the interval is not above zero.
+        """
+        if interval is not None and interval <= 0:
+            raise OptionError(f"invalid interval '{interval:g}': expected more than zero.", "interval")
+        if interval is None:
+            interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
+        self._app = app
+        self._out = out
+        self._interval = interval
+        self._timeout = timeout
+        self._deadline = None if timeout is None else app.monotonic() + timeout
+        # Full jitter, so that the waiters of a whole team do not come back all at once.
+        self._backoff = Backoff(2 * interval, MAX_OUTAGE_DELAY)
+
+    def sleep(self, outage: StoreUnavailableError | None) -> bool:
+        """Sleep until the next read, longer after an outage. Return False if the time is up.
+
+        Raises:
+            StoreUnavailableError: if the time is up while the registry does not answer.
+        """
+        if outage is None:
+            self._backoff.reset()
+            pause = self._interval
+        else:
+            pause = self._backoff.next_delay()
+            if self._backoff.failures == 1:
+                self._out.warn(f"{outage} Trying again until it answers.")
+        if self._deadline is not None:
+            left = self._deadline - self._app.monotonic()
+            if left <= 0:
+                if outage is not None:
+                    raise outage
+                self._out.note(f"Not finished after {human_duration(self._timeout or 0)}.")
+                return False
+            pause = min(pause, left)
+        self._app.sleep(pause)
+        return True
+
+
+class WatchedJobs:
+    """The jobs to wait for, and the last known state of each."""
+
+    def __init__(self, names: Sequence[str], app: App, out: Printer, line: ProgressLine | None = None) -> None:
+        self._app = app
+        self._out = out
+        self._line = line
+        self._registry = app.registry
+        self._last: dict[str, JobState | None] = dict.fromkeys(names)
+        self._warned: set[tuple[str, str | None]] = set()
+        self._engines = EngineWatch(app, out)
+
+    @property
+    def states(self) -> list[JobState | None]:
+        """Return the last known states, in the order of the names; None for a job that was not read yet."""
+        return list(self._last.values())
+
+    def ended_names(self) -> set[str]:
+        """Return the names of the jobs that have ended."""
+        return {name for name, state in self._last.items() if state is not None and state.is_terminal}
+
+    def result(self, exit_code: int) -> WaitResult:
+        """Return the states with this exit code."""
+        return WaitResult(tuple(state for state in self.states if state is not None), exit_code)
+
+    def read(self) -> StoreUnavailableError | None:
+        """Read each job that is not known to have ended. Return the outage that stopped it; None if there was none.
+
+        Raises:
+            JobNotFoundError: if there is no job of a name.
+        """
+        outage = None
+        for name, seen in self._last.items():
+            if seen is not None and seen.is_terminal:
+                continue
+            state, has_ended = None, False
+            if outage is None:
+                try:
+                    # Before the record: a runner may write the end, and exit, between the two.
+                    has_ended = seen is not None and has_ended_here(seen.fields(), self._app.env)
+                    state = self._read_registry(name, seen)
+                    state = end_lost_runner(state.fields(), self._app) or state
+                    state = self._engines.look(state)
+                except StoreUnavailableError as error:
+                    outage = error
+            if outage is not None:
+                state = self._ended_as_cached(name, seen)
+            if state is None:
+                continue
+            if seen is None or self._is_news(seen, state):
+                source = "" if outage is None else ", as of the last sync: the registry does not answer"
+                left = None if state.is_terminal or source else self._left([state])
+                ahead = "" if left is None else f", {human_range(*left)} left"
+                self._out.note(f"{strip_control_characters(state.job_id)}: {_describe(state)}{ahead}{source}")
+            self._last[name] = state
+            self._warn(state, has_ended=has_ended)
+        self._show_progress()
+        return outage
+
+    def _is_news(self, seen: JobState, state: JobState) -> bool:
+        """Return whether a change is worth a message. The line about progress has the counts, where there is one."""
+        if self._line is not None:
+            return (seen.status, wait_of(seen)) != (state.status, wait_of(state))
+        return _describe(seen) != _describe(state)
+
+    def _show_progress(self) -> None:
+        """Show how many tasks of all jobs have ended."""
+        if self._line is None or None in self._last.values():
+            return
+        states = [state for state in self.states if state is not None]
+        total = sum(state.tasks_total or 0 for state in states)
+        done = sum(state.tasks_completed + state.tasks_failed for state in states)
+        active = [state for state in states if not state.is_terminal]
+        note = ""
+        if not any(state.status == JobStatus.RUNNING for state in active):
+            note = " ".join(sorted({strip_control_characters(state.status) for state in active}))
+        self._line.show(done, total, note=note, left=self._left(active))
+
+    def _left(self, states: Sequence[JobState]) -> Forecast | None:
+        """Return the range of the time until the last of these jobs ends; None if one of them cannot tell."""
+        now = self._app.now()
+        jobs = [job_json_from_state(state, now=now.timestamp()) for state in states]
+        if not jobs or any(job["eta_latest"] is None for job in jobs):
+            return None
+        ends = (max(parse_time(str(job[name])) for job in jobs) for name in ("eta_earliest", "eta_latest"))
+        return Forecast(*((end - now).total_seconds() for end in ends))
+
+    def _read_registry(self, name: str, seen: JobState | None) -> JobState:
+        """Return the job as the registry has it."""
+        return find_state(name, self._app) if seen is None else self._registry.require_job(seen.job_id)
+
+    def _ended_as_cached(self, name: str, seen: JobState | None) -> JobState | None:
+        """Return the job if the cache knows its end; None also if the cache cannot be used."""
+        job_id = name if seen is None else seen.job_id
+        try:
+            record = self._app.cache.read_cached(lambda cache: job_queries.ended_record(cache, job_id))
+            state = None if record is None else state_from_row(record)
+        except MopsJobsError:
+            return None
+        if state is not None and seen is not None and not _can_follow(state, seen):
+            return None
+        return state
+
+    def _warn(self, state: JobState, *, has_ended: bool) -> None:
+        """Warn once for each reason that a job may be stuck or late. The wait goes on: only the record ends a job."""
+        if state.is_terminal:
+            return
+        now = self._app.now()
+        if self._engines.knows(state):  # else its cluster may hold it
+            self._warn_once(state, missing_reason(state), warning_of(state, now.timestamp(), has_ended=has_ended))
+        self._warn_once(state, "late", late_end_text(job_json_from_state(state, now=now.timestamp()), now))
+
+    def _warn_once(self, state: JobState, reason: str | None, why: str | None) -> None:
+        if why is not None and (state.job_id, reason) not in self._warned:
+            self._warned.add((state.job_id, reason))
+            self._out.warn(strip_control_characters(f"{state.job_id}: {why}"))
+
+
+def _deciding_states(states: list[JobState | None], until: StopCondition) -> list[JobState] | None:
+    """Return the jobs whose end decides the exit code; None while it is undecided."""
+    ended = [state for state in states if state is not None and state.is_terminal]
+    bad = [state for state in ended if state.status != JobStatus.SUCCEEDED]
+    if until.fail_fast and bad:
+        return bad
+    if (until.first and ended) or len(ended) == len(states):
+        return ended
+    return None
+
+
+def _can_follow(end: JobState, seen: JobState) -> bool:
+    """Return whether a cached end belongs to the job in its last known state, and not to an earlier one of that id."""
+    return parse_time(end.created_at) == parse_time(seen.created_at) and end.revision >= seen.revision
+
+
+def _describe(state: JobState) -> str:
+    progress = f", {state.tasks_completed}/{state.tasks_total} tasks" if state.tasks_total else ""
+    wait = wait_of(state)
+    return strip_control_characters(f"{state.status}{progress}{'' if wait is None else f', waits for {wait}'}")

@@ -1,0 +1,352 @@
+"""Find the job that a command reads: by its id or `@latest`; by a prefix only if no job has that id."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
+from mopsjobs.app.run.job_arguments import ShortName
+from mopsjobs.cache import job_json
+from mopsjobs.cache.queries import families
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.engines import LOCAL_ENGINES, has_drop
+from mopsjobs.errors import (
+    CacheError,
+    JobNotFoundError,
+    RecordError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+    command_line,
+)
+from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.notes import WAITS_FOR
+from mopsjobs.registry.status import BEFORE_RUNNING
+
+if TYPE_CHECKING:
+    from mopsjobs.engines.lookup import EngineAnswer
+    from mopsjobs.registry.job_state import JobState
+
+BUDGET_SECONDS = 5.0
+"""Time for registry and engine together, if neither answers."""
+
+MIN_SECONDS = 1.0
+"""Time for the engine, at least."""
+
+STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "validating", "failed": "failed"}
+"""The status for a phase of an engine. As in reconcile, only the outputs decide how a finished job ended."""
+
+Job = dict[str, object]
+
+T = TypeVar("T")
+
+
+class FoundJob(NamedTuple):
+    """A job in its JSON form, with its `family` if it has one, and where it was found."""
+
+    job: Job
+    freshness: Freshness | None = None
+    """The age of the cache; None if the job is not from the cache."""
+    warnings: tuple[str, ...] = ()
+    """Why the data may be old or incomplete."""
+    engine: EngineAnswer | None = None
+    """The answer of an engine; None if the record was read."""
+    outage: StoreUnavailableError | None = None
+    """Why an engine was asked; None if the record was read."""
+    family: families.Family | None = None
+    """Its parents and children; None if it has none."""
+    newest: Job | None = None
+    """The newest job of its family; None if it has no family."""
+    remarks: tuple[str, ...] = ()
+    """How the record is shown where it has values that this version reads as something near to them."""
+
+
+def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Find a job in the cache, else in the registry; if the registry does not answer, in the engines.
+
+    A job whose runner is known to have ended on this machine is ended first.
+
+    Args:
+        name: the full id, `@latest`, or a `ShortName`.
+        app: the run.
+        policy: how fresh the job has to be. With `refresh`, the registry is read first.
+
+    Raises:
+        UsageError: if the name cannot be one of a job.
+        JobNotFoundError: if the job does not exist.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
+        StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
+    """
+    # A prefix is looked up in what the policy has brought.
+    return find_by_name(name, lambda job_id: _find_job(job_id, app, policy), app, offline=policy.offline, sync=False)
+
+
+def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool = False, sync: bool = True) -> T:
+    """Return `find(name)`; if there is no such job, and the name is short, `find` of the id that begins with it.
+
+    So an exact id wins, wherever it is known. A prefix needs the word of the registry that it has no such job. So it
+    stands for no id offline and in an outage. See docs/decisions/0089-a-prefix-is-not-an-id.md.
+
+    Args:
+        name: see `find_job`.
+        find: finds a job by its full id or `@latest`. Unless `offline`, it asks the registry before it says that there
+            is none.
+        app: the run.
+        offline: whether `find` uses no network.
+        sync: whether to sync before the prefix is looked up in the cache.
+
+    Raises:
+        JobNotFoundError: if the job does not exist.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
+    """
+    try:
+        return find(str(name))
+    except JobNotFoundError:
+        if not isinstance(name, ShortName) or (offline and not app.settings.is_local):
+            raise
+        found = app.cache.read(lambda cache, _age: _id_that_begins_with(cache, name), FreshnessPolicy(sync=sync))
+        if found is None:
+            raise
+    job_id, note = found
+    app.out.note(note)
+    return find(job_id)
+
+
+def _id_that_begins_with(cache: sqlite3.Connection, prefix: str) -> tuple[str, str] | None:
+    """Return the id for a prefix, and a note that says so; None also if the prefix is the id of a pruned job."""
+    from mopsjobs.cache.pruning import is_pruned  # here: few names are short
+
+    return None if is_pruned(cache, prefix) else families.find_by_prefix(cache, prefix)
+
+
+def _find_job(job_id: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Find a job by its full id or `@latest`; see `find_job`."""
+    if job_id.startswith("@"):
+        return _find_launched(job_id, app, policy)
+    check_job_id(job_id)
+    start = app.monotonic()
+    try:
+        return _find_launched(job_id, app, policy)
+    except StoreUnavailableError as outage:
+        if policy.offline:
+            raise
+        return _find_in_engines(job_id, app, outage, max(MIN_SECONDS, BUDGET_SECONDS - (app.monotonic() - start)))
+
+
+def find_state(name: str, app: App) -> JobState:
+    """Return the state of a job from the registry. The cache, synced, tells the ids of `@latest` and of prefixes.
+
+    Args:
+        name: see `find_job`.
+        app: the run.
+
+    Raises:
+        UsageError: if the name cannot be one of a job.
+        JobNotFoundError: if the job does not exist.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
+        StoreError: if the registry cannot be read.
+    """
+    return find_by_name(name, lambda job_id: _find_state(job_id, app), app)
+
+
+def _find_state(job_id: str, app: App) -> JobState:
+    if job_id.startswith("@"):
+        job_id = str(find_cached(job_id, app, FreshnessPolicy(sync=True))["job_id"])
+    state = app.registry.get_job(check_job_id(job_id))
+    if state is None:
+        raise _not_found(job_id, app)
+    return state
+
+
+def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Find a job by its record. First, a silent record gets what is known of the job's runner.
+
+    A job ends whose runner is known to have ended on this machine. A cluster is asked about a job that has not begun,
+    waits or is suspect. It is asked too if the shards report by files, and what they left is delivered.
+    """
+    found, is_changed = _find_by_record(name, app, policy), False
+    job = found.job
+    if policy.offline or not job["is_active"]:
+        return found
+    if job["engine"] in LOCAL_ENGINES:
+        from mopsjobs.app.jobs.lost_runners import end_lost_runner_if_possible  # here: few jobs need it
+
+        is_changed = end_lost_runner_if_possible(job, app) is not None
+    elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None or has_drop(job) or _waits(job):
+        from mopsjobs.app.jobs.engine_watch import ask_if_silent  # here: few jobs need it
+
+        is_changed = ask_if_silent(job, app, must_answer=policy.refresh)
+    return _find_by_record(str(found.job["job_id"]), app, policy) if is_changed else found
+
+
+def _waits(job: Job) -> bool:
+    """Return whether the record of a job says what it waits for."""
+    metadata = job["metadata"]
+    return isinstance(metadata, dict) and metadata.get(WAITS_FOR) is not None
+
+
+def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:
+    """Return a job from the cache, by its full id or `@latest`.
+
+    Raises:
+        JobNotFoundError: if the job does not exist.
+        StoreError: if the cache was never filled, and the registry cannot be read.
+    """
+    now = app.now().timestamp()
+    return app.cache.read(lambda cache, _age: job_queries.find_job(cache, name, now=now), policy)
+
+
+def with_family(
+    connection: sqlite3.Connection, job: Job, *, now: float
+) -> tuple[Job, families.Family | None, Job | None]:
+    """Return a job, its family, and the newest job of that. With a family, the job has the field `family`."""
+    family = families.read_family(connection, str(job["job_id"]))
+    if family is None:
+        return job, None, None
+    newest = job if family.newest == job["job_id"] else job_queries.find_job(connection, family.newest, now=now)
+    return job | {"family": family.to_json()}, family, newest
+
+
+def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Find a job by its record, in the cache or in the registry."""
+    outage: StoreError | None = None
+    warnings: tuple[str, ...] = ()
+    if policy.refresh and not app.settings.is_local and not name.startswith("@"):
+        # One job needs one request, not a sync. After an outage, no second request follows.
+        try:
+            found = _read_registry(name, app)
+        except StoreError as error:
+            outage = error
+            warnings = (f"{error} Showing the cache.",)
+            policy = FreshnessPolicy(offline=True)
+        else:
+            if found is not None:
+                return found
+    try:
+        found = _read_cache(name, app, policy)
+    except (JobNotFoundError, StoreError) as error:
+        if outage is not None:
+            raise outage from None
+        # A local registry is synced before each view, but the job may have been pruned from the cache.
+        offline = policy.offline and not app.settings.is_local
+        if isinstance(error, StoreError) or offline or name.startswith("@"):
+            raise
+        found = _read_registry(name, app)
+        if found is None:
+            raise _not_found(name, app) from None
+        return found
+    if outage is not None and found.freshness is not None:
+        found.freshness.note_failed_refresh(outage)
+    if not policy.offline:
+        found = _with_pruned_parents(found, app)
+    return found._replace(warnings=warnings + found.warnings)
+
+
+def _with_pruned_parents(found: FoundJob, app: App) -> FoundJob:
+    """Return a job of the cache with its whole family. The parents of a job that was resumed late may be pruned.
+
+    The next sync brings them back. Until then, the registry has them. Without an answer, the family stays as it is.
+    """
+    parent, members = found.job["parent_job_id"], () if found.family is None else found.family.members
+    if parent is None or any(member.job_id == parent for member in members):
+        return found
+    from mopsjobs.cache.pruning import is_pruned  # here: few jobs have a parent that the cache lacks
+
+    with contextlib.suppress(StoreError, RecordError):
+        if app.cache.read_cached(lambda cache: is_pruned(cache, str(parent))):
+            whole = _read_registry(str(found.job["job_id"]), app)
+            if whole is not None and whole.family is not None:
+                job = found.job | {"family": whole.family.to_json()}
+                return found._replace(job=job, family=whole.family, newest=whole.newest)
+    return found
+
+
+def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> FoundJob:
+        now = app.now().timestamp()
+        job = job_queries.find_job(connection, name, now=now)
+        job, family, newest = with_family(connection, job, now=now)
+        warnings = [
+            f"{key} cannot be read any more ({reason}); this is its last good state."
+            for key, reason in job_queries.unreadable_records(connection, str(job["job_id"]))
+        ]
+        warnings += freshness.warnings()
+        remarks = tuple(job_queries.remarks(connection, str(job["job_id"])))
+        return FoundJob(job, freshness, tuple(warnings), family=family, newest=newest, remarks=remarks)
+
+    return app.cache.read(view, policy)
+
+
+def _read_registry(name: str, app: App) -> FoundJob | None:
+    state = app.registry.get_job(name)
+    return None if state is None else read_family_of(state, app)
+
+
+def read_family_of(state: JobState, app: App) -> FoundJob:
+    """Return a job of the registry with its family. Children whose ids `resume` did not make are only in the cache.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+        RecordError: if a record of the family is unreadable.
+    """
+    from mopsjobs.cache.rows import job_json_from_state, read_remarks  # here: a job of the cache needs no record
+    from mopsjobs.studies.lineage import family_states
+
+    name, now = state.job_id, app.now().timestamp()
+    states = {member.job_id: member for member in (state, *family_states(app.registry, state))}
+    try:
+        cached = app.cache.read_cached(lambda cache: families.read_members(cache, name)) or []
+    except CacheError:
+        cached = []
+    members = {member.job_id: member for member in cached}
+    members |= {job_id: families.member_from_state(member) for job_id, member in states.items()}
+    family = families.make_family(name, sorted(members.values(), key=lambda one: (one.created, one.job_id)))
+    job = job_json_from_state(state, now=now)
+    remarks = tuple(read_remarks(state))
+    if family is None:
+        return FoundJob(job, remarks=remarks)
+    newest = states.get(family.newest) or app.registry.get_job(family.newest)
+    return FoundJob(
+        job | {"family": family.to_json()},
+        family=family,
+        newest=None if newest is None else job_json_from_state(newest, now=now),
+        remarks=remarks,
+    )
+
+
+def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, seconds: float) -> FoundJob:
+    """Find a job whose record cannot be read in the engines.
+
+    Raises:
+        StoreUnavailableError: if no engine knows the job.
+    """
+    from mopsjobs.engines.lookup import find_in_engines
+
+    answer, why_not = find_in_engines(job_id, app.env, seconds, None if app.settings.is_local else "get")
+    if answer is None:
+        candidates = app.ids_with_prefix(job_id)
+        full_id = JobNotFoundError(job_id, candidates=candidates).hint if candidates else None
+        hints = [hint for hint in (full_id, why_not or outage.hint) if hint]
+        raise StoreUnavailableError(outage.message, hint=" ".join(hints) or None)
+    phase, reason, detail, *_ = answer.state
+    job: Job = {**dict.fromkeys(job_json.job_fields()), "job_id": job_id, "engine": answer.engine}
+    job["status"] = STATUS_OF_PHASE.get(phase)
+    job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": answer.show_command}
+    warning = f"{outage} Showing what the {answer.engine} engine says, not the job's record."
+    return FoundJob(job, warnings=(warning,), engine=answer, outage=outage)
+
+
+def _not_found(job_id: str, app: App) -> JobNotFoundError:
+    """Return the error about a job that the registry lacks. It may be kept here since the registry did not answer."""
+    from mopsjobs.engines.job_dir import JobDir
+
+    error = app.registry.not_found(job_id)
+    with contextlib.suppress(UsageError, OSError):
+        if JobDir.for_job(check_job_id(job_id), app.env).launch_fields.exists():
+            deliver = command_line("resume", job_id)
+            error.hint = f"It was submitted here while the registry did not answer. Deliver it: {deliver}"
+    return error

@@ -1,0 +1,338 @@
+"""Bring the states that engines report into the registry.
+
+If the engine says that a job has ended, its record ends, through the statuses in between: by its outputs, where it has
+a manifest. A job that is gone, evicted or silent is only marked as suspect
+(docs/decisions/0025-cancelling-and-suspects.md). The mark is `metadata.suspect`, `{reason, since}`, since every program
+that writes these records keeps metadata. `list --stuck` reads it there. Why a job has not begun is in
+`metadata.waits_for`, in the words of its engine. A write merges metadata, so null removes either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from mopsjobs.app.jobs.lost_runners import end_lost_runner
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.submission_session import submission_session
+from mopsjobs.app.run.user_trust import trust_after_question, user_trust
+from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.engines import CLUSTER_ENGINES, has_drop, open_engine
+from mopsjobs.engines.base import Engine, EngineState, EngineTimes, engine_of
+from mopsjobs.engines.trust import NotTrustedError
+from mopsjobs.errors import (
+    EXIT_DONE,
+    EngineUnavailableError,
+    InvalidTransitionError,
+    JobNotFoundError,
+    MopsJobsError,
+    StoreUnavailableError,
+)
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.notes import SUSPECT, WAITS_FOR
+from mopsjobs.registry.status import LAUNCH_FAILED, RUNNER_LOST, TRANSITIONS, JobStatus
+from mopsjobs.studies.manifest import manifest_key
+from mopsjobs.submission.infer_end import RunnerEnd, infer_end
+from mopsjobs.submission.session import Session
+from mopsjobs.submission.shard_delivery import deliver_shards
+from mopsjobs.submission.shard_drop import find_drop, may_lack_files
+from mopsjobs.utils.text import cut_in_the_middle, strip_control_characters
+from mopsjobs.utils.times import parse_time, record_time
+
+Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear", "explain"]
+
+MAX_WAIT_TEXT = 300
+"""Characters of the engine's words for why a job has not begun. A list of nodes may be long."""
+
+LAUNCH_SECONDS = 120.0
+"""How long a launch may take at most: a program signs in twice, and the cluster answers a create or drops it."""
+
+MOVES = ("start", "validate", "succeed", "fail")
+"""The verbs that change the status of a record."""
+
+
+class Action(NamedTuple):
+    """The action for a record, with a reason of one word and a sentence of the engine."""
+
+    verb: Verb
+    reason: str | None = None
+    detail: str | None = None
+
+    @property
+    def words(self) -> str | None:
+        """Return reason and sentence together; None without either."""
+        return ": ".join(filter(None, (self.reason, self.detail))) or None
+
+
+class ReconcileResult(NamedTuple):
+    """The result for one job."""
+
+    job_id: str
+    action: Action
+    before: str
+    after: str
+    problem: str | None = None
+    """Why its engine could not be asked, or its record not be changed."""
+    exit_code: int = EXIT_DONE
+    """The exit code of the problem."""
+    state: JobState | None = None
+    """The record after the action; None if it is not known."""
+
+    @property
+    def is_changed(self) -> bool:
+        """Return True if the record was changed."""
+        return self.action.verb != "nothing" and self.problem is None
+
+
+def decide(state: JobState, engine: EngineState, now: datetime, *, has_manifest: bool = True) -> Action:
+    """Decide what to do with a record.
+
+    Args:
+        state: the record.
+        engine: the state that the engine reports.
+        now: the time.
+        has_manifest: whether the job has a manifest, so that its outputs decide how it ended.
+    """
+    if state.is_terminal or state.status not in TRANSITIONS:
+        return Action("nothing")  # also for a status that only a newer version knows
+    return _decide_end(state, engine, has_manifest=has_manifest) or _decide_mark(state, engine, now)
+
+
+def _decide_end(state: JobState, engine: EngineState, *, has_manifest: bool) -> Action | None:
+    """Return what ends the job; None if nothing does."""
+    if engine.phase == "succeeded":
+        return Action("validate" if has_manifest else "succeed")
+    if state.status == JobStatus.VALIDATING and engine.phase in ("failed", "gone") and has_manifest:
+        # Every task has run, and the outputs show the results, even if the runner has died since.
+        return Action("validate", engine.reason, engine.detail)
+    if engine.phase == "failed":
+        # Other shards may have left all their outputs.
+        return Action("validate" if has_manifest else "fail", engine.reason or "Failed", engine.detail)
+    return None
+
+
+def _decide_mark(state: JobState, engine: EngineState, now: datetime) -> Action:
+    """Return how to mark, unmark or start a job that has not ended."""
+    reason, marked = _suspect_reason(state, engine, now), marked_reason(state)
+    was_replaced = reason is None and _sign_of_life(state, engine) is not None
+    if reason is not None and reason != marked:
+        return Action("suspect", reason, engine.detail)
+    if engine.phase == "running" and state.status not in (JobStatus.RUNNING, JobStatus.VALIDATING):
+        return Action("start")
+    if engine.phase in ("pending", "running"):
+        if was_replaced or (marked is not None and reason is None):
+            return Action("clear", engine.reason, engine.detail)
+        if _wait_text(engine) != state.metadata.get(WAITS_FOR):
+            return Action("explain", engine.reason, engine.detail)
+    return Action("nothing", reason)
+
+
+def _sign_of_life(state: JobState, engine: EngineState) -> str | None:
+    """Return the start of a runner that replaces a silent one, as a time of the record; None if there is none."""
+    started, heartbeat = engine.started_at, state.heartbeat_at
+    is_newer = started is not None and heartbeat is not None and started > parse_time(heartbeat)
+    return record_time(started) if started is not None and is_newer else None
+
+
+def _is_being_launched(state: JobState) -> bool:
+    """Return whether a launch of mops-jobs in a cluster has not written its result. `_launch_end` decides about it."""
+    is_own = engine_of(state.to_dict()) == "kubernetes" and "bundle" in state.metadata
+    return is_own and state.status == JobStatus.SUBMITTING
+
+
+def _launch_end(state: JobState, engine: EngineState, now: datetime) -> EngineState | None:
+    """Return that a launch failed which got no answer, if the cluster now says that it has not made the Job.
+
+    No request of the launch is under way any more, and its record would say `submitting` for ever.
+    """
+    if engine.phase != "gone" or not _is_being_launched(state):
+        return None
+    if (now - max(parse_time(state.updated_at), _last_report(state))).total_seconds() <= LAUNCH_SECONDS:
+        return None
+    return EngineState("failed", LAUNCH_FAILED, f"the cluster did not answer the launch, and {engine.detail}")
+
+
+def _wait_text(engine: EngineState) -> str | None:
+    """Return why a job has not begun, in the words of its engine; None if it has, or if the engine does not say."""
+    if engine.phase != "pending" or engine.reason is None:
+        return None
+    words = ": ".join(filter(None, (engine.reason, engine.detail)))
+    return cut_in_the_middle(strip_control_characters(" ".join(words.split())), MAX_WAIT_TEXT)
+
+
+def _suspect_reason(state: JobState, engine: EngineState, now: datetime) -> str | None:
+    """Return why a job that has not ended may be stuck; None if it seems well, or the engine does not know."""
+    last = _last_report(state) if engine.started_at is None else max(_last_report(state), engine.started_at)
+    if engine.phase == "unknown" or (now - last).total_seconds() <= SILENT_SECONDS:
+        return None
+    if engine.phase == "gone":
+        missing = "k8s_job_missing" if engine_of(state.to_dict()) == "kubernetes" else "job_missing"
+        return None if _is_being_launched(state) else missing
+    if engine.phase == "running":
+        # A job sends no heartbeat before it is running, and some programs send none at all.
+        return "no_update" if state.status == JobStatus.RUNNING and state.heartbeat_at is not None else None
+    if engine.reason == "Evicted" or (
+        engine.reason is None and state.status in (JobStatus.RUNNING, JobStatus.VALIDATING)
+    ):
+        return "pod_gone"  # and no other pod has replaced it
+    return engine.reason if engine.is_stuck else None
+
+
+def _last_report(state: JobState) -> datetime:
+    """Return when the job last reported. `updated_at` does not count, since marking a job changes it."""
+    times = [state.created_at, *(str(step["at"]) for step in state.transitions)]
+    if not state.transitions and marked_reason(state) is None:
+        times.append(state.updated_at)  # another program's record, which has no history
+    if state.heartbeat_at is not None:
+        times.append(state.heartbeat_at)
+    return max(parse_time(time) for time in times)
+
+
+def marked_reason(state: JobState) -> str | None:
+    """Return the reason in the record's mark as suspect; None without a mark."""
+    mark = state.metadata.get(SUSPECT)
+    return str(mark.get("reason")) if isinstance(mark, Mapping) else None
+
+
+def is_reconcilable(state: JobState, engines: Collection[str]) -> bool:
+    """Return whether a job has not ended and runs on one of these engines."""
+    return not state.is_terminal and (engine_of(state.to_dict()) or "") in engines
+
+
+def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[JobState]) -> list[ReconcileResult]:
+    """Ask the engines about jobs, deliver outputs that shards kept, and change the records accordingly.
+
+    Jobs on other engines are left out, and jobs that have ended, unless their shards report by files. An error with one
+    job does not stop the others, unless it would stop all.
+
+    Raises:
+        EngineUnavailableError: if an engine cannot be reached.
+        StoreUnavailableError: if the registry cannot be reached.
+    """
+    done, registry, now = [], session.registry, session.now
+    for state in states:
+        if not is_reconcilable(state, engines) and not (has_drop(state.fields()) and "slurm" in engines):
+            continue
+        action = Action("nothing")
+        try:
+            job = state.to_dict()
+            engine = engines[str(engine_of(job))]
+            found = engine.state(job)
+            found = _launch_end(state, found, now()) or found
+            current = deliver_shards(state, session, found)
+            needs_manifest = found.phase in ("succeeded", "failed") or current.status == JobStatus.VALIDATING
+            has_manifest = (
+                needs_manifest and registry.store.get(manifest_key(state.job_id, registry.prefix)) is not None
+            )
+            action = decide(current, found, now(), has_manifest=has_manifest)
+            times = engine.times(job) if action.verb in MOVES else EngineTimes()
+            if action.verb == "validate" and may_lack_files(current, session, times.ended_at):
+                action = Action("nothing")
+            after = _apply(session, current, action, found, times)
+            if after.is_terminal and not state.is_terminal:
+                deliver_shards(after, session, found)  # once more: nothing stays in a drop
+        except (EngineUnavailableError, StoreUnavailableError):
+            raise
+        except (InvalidTransitionError, JobNotFoundError):
+            # Another program was faster, and cancelled, ended or deleted it. Its change is the newer one.
+            newer = registry.get_job(state.job_id)
+            done.append(
+                ReconcileResult(
+                    state.job_id, Action("nothing"), state.status, newer.status if newer else "deleted", state=newer
+                )
+            )
+        except NotTrustedError as error:
+            problem = f"{error} {error.hint}"  # the flag to add
+            done.append(ReconcileResult(state.job_id, action, state.status, state.status, problem, error.exit_code))
+        except MopsJobsError as error:
+            done.append(ReconcileResult(state.job_id, action, state.status, state.status, str(error), error.exit_code))
+        else:
+            done.append(ReconcileResult(state.job_id, action, state.status, after.status, state=after))
+    return done
+
+
+def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()) -> list[ReconcileResult]:
+    """Ask the clusters about jobs, and change their records accordingly.
+
+    Jobs of local engines are left out, except those whose runner is known to have ended on this machine.
+
+    Args:
+        job_ids: full ids; without one, every job that has not ended.
+        app: the run, which asks the user about contexts that only records name.
+        trusted: choices that the user names, as `KIND:VALUE`; see `engines.trust`.
+
+    Raises:
+        UsageError: if a choice is not valid.
+        JobNotFoundError: if the job does not exist.
+        EngineUnavailableError: if the cluster cannot be reached.
+        StoreUnavailableError: if the registry cannot be reached.
+    """
+    job_ids = list(dict.fromkeys(job_ids))
+    found = [app.registry.require_job(job_id) for job_id in job_ids] or app.registry.get_active_jobs()
+    ended = [done for state in found if (done := _end_lost_runner(state, app)) is not None]
+    session = submission_session(app)
+    states = [state for state in found if is_reconcilable(state, CLUSTER_ENGINES) or _has_files(state, session)]
+    if not states:  # no cluster has to be configured
+        return ended
+    # A job whose record chooses more is a problem, and does not stop the others.
+    trust = trust_after_question((state.to_dict() for state in states), app, user_trust(trusted, app))
+    names = {str(engine_of(state.to_dict())) for state in states}
+    engines = {name: open_engine(name, app.env, trust) for name in names}
+    return ended + reconcile(session, engines, states)
+
+
+def _has_files(state: JobState, session: Session) -> bool:
+    """Return whether a job that has ended may have files of shards that were not delivered."""
+    return state.is_terminal and find_drop(state, session) is not None
+
+
+def _end_lost_runner(state: JobState, app: App) -> ReconcileResult | None:
+    """End a job whose runner ended on this machine without a word; return None for any other job."""
+    try:
+        after = end_lost_runner(state.fields(), app)
+    except StoreUnavailableError:
+        raise
+    except MopsJobsError as error:
+        action = Action("validate", RUNNER_LOST)
+        return ReconcileResult(state.job_id, action, state.status, state.status, str(error), error.exit_code)
+    if after is None:
+        return None
+    action = Action("validate", after.error_code or RUNNER_LOST, after.error_message)
+    return ReconcileResult(state.job_id, action, state.status, after.status)
+
+
+def _apply(session: Session, state: JobState, action: Action, engine: EngineState, times: EngineTimes) -> JobState:
+    """Apply an action to a record, with the state and the times of the engine. Return the record after it."""
+    registry, marks = session.registry, _marks(state, action, engine, session.now)
+    after = state
+    match action.verb:
+        case "start":
+            after = registry.update_status(state.job_id, JobStatus.RUNNING, metadata=marks)
+        case "validate" | "succeed" | "fail":
+            after = infer_end(state, _runner_end(state, action, engine, times), session).state
+        case "suspect" | "clear" | "explain":
+            sign = _sign_of_life(state, engine) if action.verb == "clear" else None
+            signs = {} if sign is None else {"heartbeat_at": sign}
+            after = registry.update_fields(state.job_id, metadata=marks, **signs)
+        case "nothing":
+            pass
+    return after
+
+
+def _marks(state: JobState, action: Action, engine: EngineState, now: Callable[[], datetime]) -> dict[str, object]:
+    """Return what an action changes of the marks of a record: why it is suspect, and what it waits for."""
+    changes: dict[str, object] = {WAITS_FOR: _wait_text(engine)}
+    if action.verb == "suspect":
+        changes[SUSPECT] = {"reason": str(action.reason), "since": record_time(now())}
+    elif action.verb != "explain":
+        changes[SUSPECT] = None
+    return {name: value for name, value in changes.items() if value is not None or state.metadata.get(name) is not None}
+
+
+def _runner_end(state: JobState, action: Action, engine: EngineState, times: EngineTimes) -> RunnerEnd:
+    """Return the word of an engine about the end of a job. It is the error if outputs are missing."""
+    if engine.phase != "failed" or state.status == JobStatus.VALIDATING:
+        return RunnerEnd(None, action.words, times, is_stated=True)
+    detail = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed ({action.reason})."
+    return RunnerEnd(action.reason, detail, times, engine.lost, is_stated=True)

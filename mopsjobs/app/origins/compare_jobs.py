@@ -1,0 +1,306 @@
+"""Compare jobs: the code, studies and environments of several, and the outputs of two."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import operator
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mopsjobs.app.origins.provenance import Provenance, printable, read_provenance
+from mopsjobs.app.run.app import App
+from mopsjobs.bundles.contents import BundleFile, read_files
+from mopsjobs.ledger.environment import Environment
+from mopsjobs.studies.compare_results import ComparedResults, ComparedTask, JobOutputs, compare_results
+from mopsjobs.studies.lineage import family_of
+from mopsjobs.studies.study import ParameterSet, Study
+from mopsjobs.utils.text import parse_whole_number
+
+SCHEMA_VERSION = 1
+
+MIN_KNOWN = 2
+"""Jobs of which a part has to be known, to be compared."""
+
+MAX_NAMED = 20
+"""Parameter sets that are named of each job. All are counted."""
+
+MAX_FILE_BYTES = 256 * 1024
+"""Of a file whose lines are compared."""
+
+MAX_FILE_LINES = 2_000
+"""Of a file whose lines are compared: the time grows with their square."""
+
+MAX_DIFF_LINES = 2_000
+"""Of all files together."""
+
+STUDY_FIELDS = ("model", "scenario", "sampling_method", "n_replicates", "outputs", "targets", "reduce", "metadata")
+
+Values = tuple[Any, ...]
+"""A value of each job, in their order."""
+
+
+class CodeDifference(NamedTuple):
+    """The difference of two bundles, by the names of their files."""
+
+    added: list[str]
+    """Files of the second job only."""
+    removed: list[str]
+    """Files of the first job only."""
+    changed: list[str]
+    """Files of both with another content, target or executable bit."""
+    diffs: dict[str, list[str] | None]
+    """Lines of a unified diff for each file; None for one that is too large or not a text. Empty unless wanted."""
+
+
+class StudyDifference(NamedTuple):
+    """The difference of studies."""
+
+    fields: dict[str, Values]
+    """Fields that differ."""
+    common: int
+    """Parameter sets that all have, a set as often as it is repeated."""
+    others: list[int]
+    """The other parameter sets of each study, counted in the same way."""
+    other_sets: list[list[Mapping[str, Any]]]
+    """The parameters of the first few of them."""
+
+
+class EnvironmentDifference(NamedTuple):
+    """The difference of the environments of jobs. Several versions of one job are joined by commas."""
+
+    fields: dict[str, Values]
+    """`python`, `implementation`, `platform`, `libc` or `mops_jobs`, where they differ."""
+    packages: dict[str, Values]
+    """Packages that differ, with their versions; None for a job without the package, or without a note."""
+
+
+class JobDifference(NamedTuple):
+    """The difference of two jobs. A part is None if it was not noted of one of them, or cannot be read."""
+
+    first: Provenance
+    second: Provenance
+    code: CodeDifference | None
+    study: StudyDifference | None
+    environment: EnvironmentDifference | None
+    image: Values | None
+    """The images of both, if they differ."""
+    results: ComparedResults | None
+    """None if they were not to be compared."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the difference as scripts get it; see docs/reference/json.md."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "first": self.first.job_id,
+            "second": self.second.job_id,
+            "code": None if self.code is None else self.code._asdict(),
+            "study": None if self.study is None else _study_json(self.study),
+            "environment": None if self.environment is None else self.environment._asdict(),
+            "image": self.image,
+            "results": None if self.results is None else _results_json(self.results),
+        }
+
+
+class CompareOptions(NamedTuple):
+    """Parts of a comparison besides studies and environments."""
+
+    with_lines: bool = False
+    """Whether to compare the lines of changed files."""
+    with_results: bool = True
+    """Whether to compare the outputs."""
+
+
+def compare_jobs(
+    first: str, second: str, options: CompareOptions, app: App, on_progress: Callable[[int], None] | None = None
+) -> JobDifference:
+    """Compare two jobs.
+
+    Args:
+        first: a job, as `find_job` takes it.
+        second: another one.
+        options: what is compared.
+        app: the run.
+        on_progress: called with the number of tasks whose outputs were compared so far.
+
+    Raises:
+        JobNotFoundError: if the job does not exist.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
+        StoreError: if the registry cannot be read.
+        RecordError: if a manifest is invalid.
+    """
+    one, other = (read_provenance(name, app, with_hosts=False) for name in (first, second))
+    results = None
+    if options.with_results:
+        ours, theirs = (JobOutputs(job.job_id, family_of(app.store, job.job_id, job.manifest)) for job in (one, other))
+        results = compare_results(app.store, ours, theirs, on_progress)
+    images = (one.image, other.image)
+    return JobDifference(
+        one,
+        other,
+        _compare_code(one, other, with_lines=options.with_lines),
+        None
+        if one.manifest is None or other.manifest is None
+        else compare_studies([one.manifest.study, other.manifest.study]),
+        compare_environments([one.environments, other.environments]),
+        None if images[0] == images[1] else images,
+        results,
+    )
+
+
+def _compare_code(first: Provenance, second: Provenance, *, with_lines: bool) -> CodeDifference | None:
+    found = compare_files([first.files, second.files])
+    if found is None:
+        return None
+    added = [name for name, (ours, _) in found.items() if ours is None]
+    removed = [name for name, (_, theirs) in found.items() if theirs is None]
+    changed = [name for name, files in found.items() if None not in files]
+    diffs = _compare_lines(first, second, [*changed, *added, *removed]) if with_lines else {}
+    return CodeDifference(_shown(added), _shown(removed), _shown(changed), diffs)
+
+
+def compare_files(sides: Sequence[Sequence[BundleFile] | None]) -> dict[str, tuple[BundleFile | None, ...]] | None:
+    """Compare the files of bundles.
+
+    Args:
+        sides: the files of each job; None if they are not known.
+
+    Returns:
+        The files that differ by name, each as every job has it: None for a job without the file, and for one whose
+        files are not known. None if the files of fewer than two jobs are known.
+    """
+    if sum(files is not None for files in sides) < MIN_KNOWN:
+        return None
+    by_name = [None if files is None else {file.name: file for file in files} for files in sides]
+    names = sorted({name for files in by_name if files is not None for name in files})
+    return {
+        name: tuple(None if files is None else files.get(name) for files in by_name)
+        for name in names
+        if len({files.get(name) for files in by_name if files is not None}) > 1
+    }
+
+
+def _shown(names: Iterable[str]) -> list[str]:
+    return [printable(name) for name in names]
+
+
+def _compare_lines(first: Provenance, second: Provenance, names: Iterable[str]) -> dict[str, list[str] | None]:
+    """Return the unified diff of each file, until there are `MAX_DIFF_LINES`."""
+    names = sorted(names)
+    sides = [(job, read_files(job.archive or b"", set(names), MAX_FILE_BYTES)) for job in (first, second)]
+    diffs: dict[str, list[str] | None] = {}
+    left = MAX_DIFF_LINES
+    for name in names:
+        texts = [_text_lines(job, contents, name) for job, contents in sides]
+        lines = _unified_diff(printable(name), texts) if left > 0 else None
+        diffs[printable(name)] = lines if lines is None else lines[:left]
+        left -= len(lines or ())
+    return diffs
+
+
+def _text_lines(job: Provenance, contents: Mapping[str, bytes], name: str) -> list[str] | None:
+    """Return the lines of a file, none if the job lacks it; None if it is too large or not a text."""
+    if name not in contents:
+        return None if any(file.name == name and file.target is None for file in job.files or ()) else []
+    try:
+        lines = contents[name].decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        return None
+    return None if len(lines) > MAX_FILE_LINES or any("\0" in line for line in lines) else lines
+
+
+def _unified_diff(name: str, texts: list[list[str] | None]) -> list[str] | None:
+    """Return the lines of a diff; None if a side has none."""
+    first, second = texts
+    if first is None or second is None:
+        return None
+    return list(difflib.unified_diff(first, second, f"a/{name}", f"b/{name}", lineterm=""))
+
+
+def compare_studies(studies: Sequence[Study]) -> StudyDifference:
+    """Compare studies. Parameter sets are equal if their parameters and their named seeds are."""
+    fields: dict[str, Values] = {}
+    for name in STUDY_FIELDS:
+        texts = [json.dumps(getattr(study, name), sort_keys=True) for study in studies]
+        if len(set(texts)) > 1:
+            fields[name] = tuple(map(json.loads, texts))
+    counts = [Counter(map(_identity, study.parameter_sets)) for study in studies]
+    common = functools.reduce(operator.and_, counts)
+    others = [count - common for count in counts]
+    return StudyDifference(
+        fields,
+        common.total(),
+        [count.total() for count in others],
+        [_named_sets(study, count) for study, count in zip(studies, others, strict=True)],
+    )
+
+
+def _identity(one: ParameterSet) -> tuple[str, int | None]:
+    return one.param_id, one.seed
+
+
+def _named_sets(study: Study, wanted: Container[tuple[str, int | None]]) -> list[Mapping[str, Any]]:
+    """Return the parameters of the first few of the wanted sets, with their named seeds."""
+    first_of: dict[tuple[str, int | None], ParameterSet] = {}
+    for one in study.parameter_sets:
+        if len(first_of) < MAX_NAMED and _identity(one) in wanted:
+            first_of.setdefault(_identity(one), one)
+    return [{"params": dict(one.params), "seed": one.seed} for one in first_of.values()]
+
+
+def compare_environments(sides: Sequence[Sequence[Environment]]) -> EnvironmentDifference | None:
+    """Compare the environments of jobs. Those without a note are not compared.
+
+    Args:
+        sides: the environments of each job; empty if they were not noted.
+
+    Returns:
+        The difference; None if the environments of fewer than two jobs were noted.
+    """
+    if sum(map(bool, sides)) < MIN_KNOWN:
+        return None
+    names = Environment._fields[:-1]
+    packages = sorted({name for side in sides for one in side for name in one.packages})
+    return EnvironmentDifference(
+        _differing(names, [[one.to_json() for one in side] for side in sides]),
+        _differing(packages, [[one.packages for one in side] for side in sides]),
+    )
+
+
+def _differing(names: Iterable[str], sides: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Values]:
+    """Return the names whose values differ between the sides that have any, each with the values of all sides."""
+    found = {}
+    for name in names:
+        values = [{str(one[name]) for one in side if one.get(name) is not None} for side in sides]
+        if len({frozenset(some) for some, side in zip(values, sides, strict=True) if side}) > 1:
+            found[name] = tuple(", ".join(sorted(some)) if some else None for some in values)
+    return found
+
+
+def _study_json(study: StudyDifference) -> dict[str, object]:
+    return {
+        "fields": study.fields,
+        "only_first": study.others[0],
+        "only_second": study.others[1],
+        "common": study.common,
+        "first_sets": study.other_sets[0],
+        "second_sets": study.other_sets[1],
+    }
+
+
+def _results_json(results: ComparedResults) -> dict[str, object]:
+    return {
+        "equal": results.equal,
+        "different": results.different,
+        "unreadable": results.unreadable,
+        "only_first": results.only_first,
+        "only_second": results.only_second,
+        "tasks": {kind: [_task_json(task) for task in tasks] for kind, tasks in results.named.items()},
+    }
+
+
+def _task_json(task: ComparedTask) -> dict[str, object]:
+    param_id, _, seed = task.name.rpartition("/")
+    return {"param_id": param_id, "seed": parse_whole_number(seed, 0, 2**64 - 1), "outputs": list(task.outputs)}

@@ -1,0 +1,1 @@
+"""One run of mops-jobs: its settings, its registry and cache, and what arguments mean."""

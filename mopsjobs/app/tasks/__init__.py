@@ -1,0 +1,1 @@
+"""Inside a job: its tasks, failures and results."""

@@ -1,0 +1,396 @@
+"""The failed tasks of jobs, grouped by their errors: mirror what is due, read it from the cache, and merge it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
+from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.failed_jobs import MAX_NOTES, failures_without_reason, reduce_notes
+from mopsjobs.cache.queries.failures import (
+    MAX_SAMPLES,
+    FailureGroup,
+    JobFailures,
+    jobs_with_failures,
+    keep_failures,
+    read_failures,
+)
+from mopsjobs.cache.queries.ledgers import BY_LEDGER, complete_ledgers, read_ledger
+from mopsjobs.errors import (
+    CacheError,
+    JobNotFoundError,
+    NoManifestError,
+    RecordError,
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+)
+from mopsjobs.utils.text import join_first, pluralize
+from mopsjobs.utils.times import json_timestamp, parse_time
+
+SCHEMA_VERSION = 1
+
+MAX_CONDITIONS = 10
+"""Conditions of a group over several jobs."""
+
+
+MAX_FAMILY_NOTES = 3
+
+NewFailures = dict[str, tuple[JobFailures, str]]
+"""The failed tasks of jobs that were compared just now, with the state to keep them with."""
+
+MAX_LEDGER_AGE = 60.0
+"""Seconds up to which a page takes the ledger of a running job from the cache. Each sync brings what is new."""
+
+
+class MergedGroup(NamedTuple):
+    """The tasks that failed with one error, in one job or in several."""
+
+    first: FailureGroup
+    """The group of the job with the most of them."""
+    jobs: list[str]
+    """The job with the most of them first."""
+    sizes: list[int]
+    """How many of them each job has."""
+    size: int
+    message: str
+    example: str | None
+    """The message of one task if not all have the same."""
+    first_ts: float | None
+    last_ts: float | None
+    separates: list[dict[str, Any]]
+    """Each with the job in which it was found."""
+    hours: Counter[int]
+    """Hours since 1970 in which some of them failed, with the number of tasks."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the group as scripts get it."""
+        return {
+            "key": self.first.key,
+            "count": self.size,
+            "type": self.first.type,
+            "where": self.first.where,
+            "message": self.message,
+            "jobs": self.jobs,
+            "tasks": self.first.tasks[:MAX_SAMPLES],
+            "first_at": json_timestamp(self.first_ts),
+            "last_at": json_timestamp(self.last_ts),
+            "separates": self.separates,
+        }
+
+
+class Failures(NamedTuple):
+    """The failed tasks of some jobs."""
+
+    by_job: dict[str, JobFailures]
+    groups: list[MergedGroup]
+    """The largest first."""
+    freshness: Freshness
+    warnings: list[str]
+    notes: list[str]
+    """Whose reduce function failed, whose reasons are not known, which other jobs ran tasks of the same studies, and
+    which tasks count twice."""
+    without_reason: int
+    """Failed tasks beyond these, whose reasons are not known: only the records count them."""
+
+    def to_json(self, app: App) -> dict[str, Any]:
+        """Return the document of `failures --json`."""
+        return {**self.document_head(app), "groups": [group.to_json() for group in self.groups]}
+
+    def document_head(self, app: App) -> dict[str, Any]:
+        """Return the document of `failures --json` without its groups, which come last in it."""
+        return {
+            **app.document_head(SCHEMA_VERSION, self.freshness),
+            "jobs": list(self.by_job),
+            "failed": sum(one.failed for one in self.by_job.values()),
+            "failed_without_reason": self.without_reason,
+            "more_groups": sum(one.more_groups for one in self.by_job.values()),
+        }
+
+
+def failures_of_jobs(names: Sequence[str], app: App, policy: FreshnessPolicy) -> Failures:
+    """Return the failed tasks of these jobs.
+
+    Args:
+        names: the jobs, as `find_job` takes them.
+        app: the run.
+        policy: how fresh they have to be.
+
+    Raises:
+        JobNotFoundError: if the job does not exist.
+        NoManifestError: if mops-jobs did not submit a job, so that its tasks are not known.
+        StoreError: if the registry cannot be read, and the cache has nothing of a ledger.
+    """
+    settled = _settled(names, app, policy)
+    looks = [_Look(name, [], None) if name in settled else _look(name, app, policy) for name in names]
+    warnings = [warning for look in looks for warning in look.warnings]
+    return _read({look.job_id: look.failed for look in looks}, app, policy, warnings)
+
+
+def failures_of_filter(
+    job_filter: filters.Filter, limit: int, app: App, policy: FreshnessPolicy, *, resumed: bool
+) -> Failures:
+    """Return the failed tasks of the jobs that pass a filter.
+
+    A job whose tasks are not known is left out, and a warning counts those whose ledgers cannot be read.
+
+    Args:
+        job_filter: which jobs.
+        limit: how many jobs with failed tasks are looked at, 0 for all. The newest changes are first.
+        app: the run.
+        policy: how fresh they have to be.
+        resumed: also jobs that a resume has taken up.
+
+    Raises:
+        StoreError: if the registry cannot be read, and the cache was never filled.
+    """
+
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[list[str], int, Freshness]:
+        return *jobs_with_failures(connection, job_filter, limit, resumed=resumed), freshness
+
+    job_ids, total, freshness = app.cache.read(view, policy)
+    # The cache is up to date by now, and only ledgers are left to be read.
+    known = FreshnessPolicy(offline=policy.offline)
+    warnings = freshness.warnings()
+    if freshness.problem is not None:
+        known = FreshnessPolicy(offline=True)
+    found, left_out = [], 0
+    settled = _settled(job_ids, app, known)
+    for job_id in job_ids:
+        try:
+            look = _Look(job_id, [], None) if job_id in settled else _look(job_id, app, known)
+        except (NoManifestError, RecordError):
+            continue
+        except (StoreUnavailableError, StoreAccessError, CacheError):
+            left_out += 1
+            known = FreshnessPolicy(offline=True)  # one attempt is enough
+            continue
+        found.append(job_id)
+        warnings += [warning for warning in look.warnings if warning not in warnings]
+    if left_out:
+        warnings.append(f"{pluralize(left_out, 'job')} left out, since the tasks were never synced to this machine.")
+    if len(job_ids) < total:
+        older = pluralize(total - len(job_ids), "older job")
+        warnings.append(f"{older} with failed tasks left out (--limit 0 reads all).")
+    failures = _read(dict.fromkeys(found), app, known, warnings)
+    failures.freshness.exit_code = freshness.exit_code
+    return failures
+
+
+def keep_job_failures(job_id: str, app: App) -> None:
+    """Mirror the ledger of a job, and keep its failed tasks compared, so that a reader of the cache finds both.
+
+    Nothing is written but the cache.
+
+    Args:
+        job_id: the full id of a job that the cache has.
+        app: the run.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job, so that its tasks are not known.
+        StoreError: if the registry cannot be read, and the cache has nothing of the ledger.
+        CacheError: if the cache cannot be used.
+    """
+    from mopsjobs.app.jobs.job_tasks import mirror_ledger  # here: a view of settled jobs answers as fast as a listing
+
+    mirror_ledger(job_id, app, FreshnessPolicy(max_age=MAX_LEDGER_AGE))
+    _read({job_id: None}, app, FreshnessPolicy(offline=True), [])
+
+
+class _Look(NamedTuple):
+    job_id: str
+    warnings: list[str]
+    failed: int | None
+    """Failed tasks by its record; None if the cache has that."""
+
+
+def describe_condition(one: Mapping[str, Any]) -> str:
+    """Return a condition of a group as a sentence: `all 40 have beta > 0.9; no other has`."""
+    of_group = round(one["failed"] / one["support"])
+    held = f"all {of_group:,}" if one["failed"] == of_group else f"{one['failed']:,} of {of_group:,}"
+    if one["passed"]:
+        rest = f"{one['passed']:,} that succeeded have it too"
+    else:
+        rest = "no other has" if not one["others"] else "none that succeeded has"
+    return f"{held} have {one['condition']}; {rest}"
+
+
+def _settled(names: Sequence[str], app: App, policy: FreshnessPolicy) -> set[str]:
+    """Return those of the names that are full ids of jobs whose ledgers are complete in the cache."""
+    if policy.needs_scan:
+        return set()
+    return (app.cache.read_cached(complete_ledgers, offline=policy.offline) or set()).intersection(names)
+
+
+def _look(name: str, app: App, policy: FreshnessPolicy) -> _Look:
+    """Bring the ledger of a job up to date, or the events of a job without one."""
+    from mopsjobs.app.jobs.job_tasks import find_tasks  # here: a view of settled jobs answers as fast as a listing
+
+    tasks = find_tasks(name, app, policy)
+    warnings = tasks.warnings
+    ledger = app.cache.read_cached(functools.partial(read_ledger, job_id=tasks.job_id))
+    if (ledger is None or ledger.basis != BY_LEDGER) and not (policy.offline and not app.settings.is_local):
+        try:
+            app.cache.sync_events(job_id=tasks.job_id, since=parse_time(str(tasks.job["created_at"])))
+        except (StoreError, CacheError) as error:
+            warnings.append(f"{error} Showing the events that the cache has.")
+    return _Look(tasks.job_id, warnings, cast("int | None", tasks.job["tasks_failed"]))
+
+
+def _read(job_ids: Mapping[str, int | None], app: App, policy: FreshnessPolicy, warnings: list[str]) -> Failures:
+    """Read the failed tasks of jobs from the cache, and keep what was found."""
+    new: NewFailures = {}
+
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> Failures:
+        return failures_of_cache(connection, job_ids, freshness, new)
+
+    failures = app.cache.read(view, FreshnessPolicy(offline=policy.offline))
+    keep_new_failures(new, app)
+    return failures._replace(warnings=warnings)
+
+
+def failures_of_cache(
+    connection: sqlite3.Connection, job_ids: Mapping[str, int | None], freshness: Freshness, new: NewFailures
+) -> Failures:
+    """Return the failed tasks of jobs whose ledgers are in the cache.
+
+    Args:
+        connection: the cache.
+        job_ids: the full ids of the jobs. Of one that may be pruned, with the failed tasks that its record counts.
+        freshness: the age of the cache.
+        new: takes what was compared now, for `keep_new_failures`.
+
+    Raises:
+        StoreUnavailableError: if the cache lacks the ledger of a job.
+    """
+    by_job = {}
+    for job_id in job_ids:
+        found = read_failures(connection, job_id)
+        if found is None:
+            from mopsjobs.app.jobs.job_tasks import never_mirrored_error
+
+            raise never_mirrored_error(job_id)
+        by_job[job_id], state = found
+        if state is not None:
+            new[job_id] = by_job[job_id], state
+    without_reason = failures_without_reason(connection, by_job, job_ids)
+    notes = [
+        *reduce_notes(connection, list(by_job)),
+        *(
+            f"{job_id}: the reasons of {pluralize(count, 'failed task')} are not known: {why}."
+            for job_id, count, why in without_reason[:MAX_NOTES]
+        ),
+        *_family_notes(connection, list(by_job)),
+    ]
+    count = sum(count for _, count, _ in without_reason)
+    return Failures(by_job, merge_groups(by_job), freshness, [], notes, count)
+
+
+def keep_new_failures(new: NewFailures, app: App) -> None:
+    """Keep what was compared in the cache, so that the next view need not compare it again."""
+    if not new:
+        return
+    try:
+        app.cache.write(lambda cache: _keep(cache, new))
+    except CacheError as error:  # a cache that cannot be written can be read
+        app.out.debug(f"The cache did not take the failures: {error}")
+
+
+def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
+    """Return what to type next, for the job with the most tasks of the largest group: purposes and commands."""
+    if not failures.groups:
+        return []
+    from mopsjobs.app.jobs.next_steps import failure_commands  # here: JSON has none
+    from mopsjobs.cache.queries.task_ends import memory_ends
+
+    largest = failures.groups[0]
+    job_id, now = largest.jobs[0], app.now().timestamp()
+
+    def view(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+        job = newest = job_queries.find_job(connection, job_id, now=now)
+        if job_queries.have_relatives(connection, [job_id]):
+            from mopsjobs.app.jobs.find_job import with_family  # here: few jobs have a family
+
+            _, _, found = with_family(connection, job, now=now)
+            newest = found or job
+        ends = memory_ends(connection, str(newest["job_id"]))
+        return failure_commands(job, newest, largest.first.tasks[0], ends)
+
+    with contextlib.suppress(JobNotFoundError):  # a pruned job: the cache has its tasks alone
+        return app.cache.read_cached(view) or []
+    return []
+
+
+def _keep(connection: sqlite3.Connection, new: NewFailures) -> None:
+    from mopsjobs.cache.sync_state import transaction
+
+    with transaction(connection):
+        for job_id, (failures, state) in new.items():
+            keep_failures(connection, job_id, failures, state)
+
+
+def _family_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[str]:
+    """Return notes on jobs with a family: a job that was resumed has tasks that another job ran again."""
+    if not job_queries.have_relatives(connection, job_ids):
+        return []
+    from mopsjobs.cache.queries.families import read_members  # here: few jobs have a family
+
+    shown: dict[str, list[str]] = {}
+    for job_id in job_ids:
+        members = read_members(connection, job_id)
+        shown.setdefault(members[0].job_id, []).append(job_id)
+        if len(job_ids) == 1 and len(members) > 1:
+            others = [member.job_id for member in members if member.job_id != job_id]
+            return [f"These are the failures of {job_id} alone. Its family: {join_first(others)}"]
+    families = [family for family in shown.values() if len(family) > 1]
+    return [
+        f"{join_first(family)} are one family: a task that failed in several of them counts in each."
+        for family in families[:MAX_FAMILY_NOTES]
+    ]
+
+
+def merge_groups(by_job: Mapping[str, JobFailures]) -> list[MergedGroup]:
+    """Return the groups of several jobs, those of one error as one; the largest first."""
+    by_key: dict[str, list[tuple[str, FailureGroup]]] = {}
+    for job_id, failures in by_job.items():
+        for group in failures.groups:
+            by_key.setdefault(group.key, []).append((job_id, group))
+    merged = [_merge(sorted(groups, key=lambda one: -one[1].size)) for groups in by_key.values()]
+    return sorted(merged, key=lambda group: -group.size)
+
+
+def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
+    first = groups[0][1]
+    message, example = first.message, first.example
+    if any(group.message != message for _, group in groups):
+        from mopsjobs.ledger.signature import normalise
+
+        message, example = normalise(message), example or message
+    separates = [{**one, "job_id": job_id} for job_id, group in groups for one in group.separates]
+    hours: Counter[int] = Counter()
+    for _, group in groups:
+        for hour, count in group.hours:
+            hours[hour] += count
+    return MergedGroup(
+        first,
+        [job_id for job_id, _ in groups],
+        [group.size for _, group in groups],
+        sum(group.size for _, group in groups),
+        message,
+        example,
+        min(_known(group.first_ts for _, group in groups), default=None),
+        max(_known(group.last_ts for _, group in groups), default=None),
+        separates[:MAX_CONDITIONS],
+        hours,
+    )
+
+
+def _known(times: Iterator[float | None]) -> Iterator[float]:
+    return (one for one in times if one is not None)

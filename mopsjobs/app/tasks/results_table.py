@@ -1,0 +1,408 @@
+"""The table of results of some jobs: a row per task, with its parameters, how it ended, and the scalars of its outputs.
+
+Jobs of one family are one table: each task has the row of the last of them that did it. Two passes keep memory small.
+The first learns the columns and collects the scalars, the second yields the rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import NamedTuple, TypeVar
+
+from mopsjobs.app.jobs.find_job import find_state
+from mopsjobs.app.jobs.job_tasks import JobTasks, find_lineage, mirror_ledger, never_mirrored_error
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.cache.job_json import reused_tasks
+from mopsjobs.cache.queries.task_ends import count_lost
+from mopsjobs.cache.queries.task_filters import MISSING
+from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery
+from mopsjobs.cache.sync.scalars import (
+    LEFT_OUT_NUMBER,
+    MAX_KEYS,
+    SCHEMA,
+    CollectedScalars,
+    ScalarReader,
+    mirror_scalars,
+    missing_chunks,
+)
+from mopsjobs.cache.temporary import temporary_database
+from mopsjobs.errors import CacheError, MopsJobsError, StoreUnavailableError
+from mopsjobs.ledger.attempt import Outcome
+from mopsjobs.ledger.scalars import output_order, path_of
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.studies.tasks_csv import parameter_columns
+from mopsjobs.utils.table_files import Column, free_name, kind_of
+from mopsjobs.utils.text import pluralize
+
+T = TypeVar("T")
+OnProgress = Callable[[int], None] | None
+
+FIRST_COLUMNS = (("job_id", "text"), ("task", "integer"), ("param_id", "text"))
+"""Columns before the parameters, with their kinds."""
+
+LAST_COLUMNS = (("seed", "unsigned"), ("status", "text"), ("seconds", "number"), ("error", "text"))
+"""Columns between parameters and scalars."""
+
+REPEATS = "repeats"
+"""The column of the earlier task that a task repeats. It is there if some task does."""
+
+SUCCEEDED = str(Outcome.SUCCEEDED)
+
+
+class Member(NamedTuple):
+    """A job of a family, and the number by which its scalars are found."""
+
+    number: int
+    job: JobTasks
+    tasks: TaskList
+
+
+class TableRow(NamedTuple):
+    """A task in the table."""
+
+    member: Member
+    task: ListedTask
+    family: int
+    """The number of its family."""
+
+
+class ScalarColumn(NamedTuple):
+    """A scalar as a column."""
+
+    key: int
+    """The number of its key in `CollectedScalars`."""
+    column: Column
+
+
+class ResultsTable:
+    """Tasks of some jobs, and the scalars of their outputs. It is read within `read_results_table`."""
+
+    def __init__(
+        self,
+        families: Sequence[Sequence[Member]],
+        reader: ScalarReader,
+        collected: CollectedScalars,
+        simulations: Simulations | None,
+        tasks_lost: int,
+    ) -> None:
+        """Learn the columns, and collect the scalars. `tasks_lost` counts reused tasks without outputs."""
+        self._families = families
+        self._collected = collected
+        self._reader = reader
+        self._parameter_kinds: dict[str, set[str]] = {}
+        self._tasks_lost = tasks_lost
+        self.simulations = simulations
+        """None if no task of the jobs repeats an earlier one."""
+        self.left_out = 0
+        """Scalars that the rows lack, since they are too large; counted while the rows are read."""
+        self._learn_tasks()
+        for member in itertools.chain.from_iterable(families):
+            self._reader.read(member.number, member.job.job_id)
+        if self._reader.tasks_lacking and not collected.has_any():
+            raise StoreUnavailableError(
+                f"The results of {families[0][0].job.job_id} have never been read to this machine.",
+                hint="Read them once with the registry. Only those that its runner summed up are kept.",
+            )
+        reserved = [] if simulations is None else [REPEATS]
+        self._parameters = name_parameters(list(self._parameter_kinds), reserved)
+        self._taken = [*self._parameters.values(), *reserved]
+        self.parameters = [
+            (name, Column(column, frozenset(self._parameter_kinds[name]))) for name, column in self._parameters.items()
+        ]
+        """The parameters of all tasks, and their columns."""
+        self.scalar_columns = self._name_scalars()
+
+    @property
+    def columns(self) -> list[Column]:
+        """Return the columns of `rows`."""
+        before, after = (
+            [Column(name, frozenset({kind})) for name, kind in some] for some in (FIRST_COLUMNS, LAST_COLUMNS)
+        )
+        return [
+            *before,
+            *(column for _, column in self.parameters),
+            *after,
+            *([] if self.simulations is None else [Column(REPEATS, frozenset({"integer"}))]),
+            *(one.column for one in self.scalar_columns),
+        ]
+
+    @property
+    def is_partial(self) -> bool:
+        """Return whether it lacks values of tasks that succeeded."""
+        return bool(self._reader.outputs.problems or self._reader.tasks_lacking or self._count_lost())
+
+    def describe_age(self) -> str:
+        """Return the age of the tasks of the newest job in words."""
+        newest = self._families[0][0]
+        return newest.job.describe_age(newest.tasks.ledger)
+
+    def _count_lost(self) -> int:
+        """Count the tasks that were complete when their job ended, and of which no values are left."""
+        return self._tasks_lost + self._reader.tasks_lost
+
+    def problems(self) -> list[str]:
+        """Return what the table lacks, as sentences. Complete after the rows were read."""
+        sentences = [
+            f"{key} cannot be read ({reason}). The outputs of its tasks were read instead."
+            for key, reason in self._reader.chunk_problems
+        ]
+        if lacking := self._reader.tasks_lacking:
+            sentences.append(f"The cache lacks the results of {pluralize(lacking, 'task')}.")
+        if lost := self._count_lost():
+            sentences.append(f"The outputs of {pluralize(lost, 'task')} are gone, with their values.")
+        is_full = self._collected.is_full
+        return sentences + describe_problems(self._reader.outputs.problems, self.left_out, is_full=is_full)
+
+    def rows(self) -> Iterator[list[object]]:
+        """Yield the tasks, by family and number, as rows of `columns`."""
+        for row in self.tasks():
+            task = row.task.row
+            yield [
+                row.member.job.job_id,
+                task.task,
+                row.task.param_id,
+                *self.parameters_of(row),
+                int(task.seed),
+                self.outcome_of(row),
+                task.seconds,
+                error_text(row.task),
+                *([] if self.simulations is None else [self.simulations.repeated_by(row.family, row.task)]),
+                *self.scalars_of(row),
+            ]
+
+    def tasks(self) -> Iterator[TableRow]:
+        """Yield the tasks, by family and number."""
+        for number, family in enumerate(self._families):
+            for member, task in _merge(family):
+                yield TableRow(member, task, number)
+
+    def family_id(self, family: int) -> str:
+        """Return the id of the newest job of a family."""
+        return self._families[family][0].job.job_id
+
+    def parameters_of(self, row: TableRow) -> list[object]:
+        """Return the parameters of a task, in the order of their columns; None for one that its set lacks."""
+        return [row.task.params.get(name) for name in self._parameters]
+
+    def scalars_of(self, row: TableRow) -> list[object]:
+        """Return the scalars of a task, in the order of their columns; None for one that it lacks."""
+        if row.task.row.outcome != SUCCEEDED:
+            return [None] * len(self.scalar_columns)
+        scalars = self._collected.get(row.member.number, row.task.row.task) or {}
+        left_out = scalars.get(LEFT_OUT_NUMBER, 0)
+        self.left_out += left_out if isinstance(left_out, int) else 0
+        return [scalars.get(one.key) for one in self.scalar_columns]
+
+    def is_read(self, row: TableRow) -> bool:
+        """Return whether a task succeeded, and its scalars were read, of which there may be none."""
+        task = row.task.row
+        return task.outcome == SUCCEEDED and self._collected.get(row.member.number, task.task) is not None
+
+    def outcome_of(self, row: TableRow) -> str:
+        """Return how a task ended. One that only its outputs called succeeded is missing without them."""
+        task = row.task.row
+        is_lost = self._reader.tasks_lost and not task.attempts and task.outcome == SUCCEEDED and not self.is_read(row)
+        return MISSING if is_lost else task.outcome
+
+    def _learn_tasks(self) -> None:
+        """Learn the kinds of parameters, and which tasks succeeded."""
+        params: object = None
+        for row in self.tasks():
+            task = row.task
+            if self.simulations is not None:
+                self.simulations.add(row.family, task)
+            if task.row.outcome == MISSING and self._families[row.family][0].job.job["status"] == JobStatus.SUCCEEDED:
+                self._tasks_lost += 1
+            if task.params is not params:
+                params = task.params
+                learn_kinds(self._parameter_kinds, task.params)
+            if task.row.outcome == SUCCEEDED:
+                self._collected.want(row.member.number, task.row.task, task.param_id, task.row.seed)
+
+    def _name_scalars(self) -> list[ScalarColumn]:
+        """Name the columns of scalars: by their path with dots; if another column has that name, after their output."""
+        columns = []
+        for key, name in scalar_names(self._collected.keys, self._taken).items():
+            number, kinds = self._collected.keys[key]
+            columns.append(ScalarColumn(number, Column(name, frozenset(kinds))))
+        return columns
+
+
+def learn_kinds(kinds: dict[str, set[str]], params: Mapping[str, object]) -> None:
+    """Add the kinds of the values of a parameter set to those of its parameters. A null has none."""
+    for name, value in params.items():
+        of_name = kinds.setdefault(name, set())
+        if value is not None:
+            of_name.add(kind_of(value))
+
+
+def describe_problems(problems: Iterable[tuple[str, str]], left_out: int, *, is_full: bool) -> list[str]:
+    """Return what a table lacks of outputs, as sentences.
+
+    Args:
+        problems: key and reason of outputs that cannot be read.
+        left_out: how many scalars its rows lack, since they are too large.
+        is_full: whether scalars are left out, since there are too many columns.
+    """
+    sentences = [f"{key} cannot be read: {reason}." for key, reason in problems]
+    if left_out:
+        sentences.append(
+            f"{pluralize(left_out, 'value')} of outputs left out: too long, not finite, or in files that are not valid"
+            " or larger than 1 MiB."
+        )
+    if is_full:
+        sentences.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
+    return sentences
+
+
+def name_parameters(parameters: Sequence[str], others: Iterable[str] = ()) -> dict[str, str]:
+    """Map parameters to the names of their columns, which are not those of the table or others."""
+    return parameter_columns(parameters, [*(name for name, _ in FIRST_COLUMNS + LAST_COLUMNS), *others])
+
+
+def scalar_names(keys: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Map keys of scalars to names of columns, in their order: see `ResultsTable`.
+
+    Args:
+        keys: the keys of the scalars.
+        others: the columns of parameters.
+    """
+    taken = {name for name, _ in FIRST_COLUMNS + LAST_COLUMNS}.union(others)
+    paths = {key: path_of(key) for key in keys}
+    names = {}
+    for key in sorted(paths, key=lambda key: (output_order(paths[key][0]), key)):
+        output, path = paths[key]
+        stem = output.rpartition(".")[0]
+        names[key] = free_name(".".join(path) or stem, stem, taken)
+    return names
+
+
+def find_results(names: Iterable[str], app: App, policy: FreshnessPolicy) -> list[list[JobTasks]]:
+    """Find jobs and their ancestors, and mirror their ledgers. Return them by family, the newest job of each first.
+
+    Args:
+        names: the jobs, as `find_job` takes them.
+        app: the run.
+        policy: whether the network may be used. Else the cache tells all.
+
+    Raises:
+        JobNotFoundError: if the job does not exist.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
+        NoManifestError: if mops-jobs did not submit a job.
+        StoreError: if the registry cannot be read; offline, if the cache lacks the tasks of a job.
+    """
+    families: dict[str, dict[str, JobTasks]] = {}
+    for name in names:
+        lineage = find_lineage(name if policy.offline else find_state(name, app).job_id, app, policy)
+        families.setdefault(lineage[-1].job_id, {}).update({one.job_id: one for one in lineage})
+    return [
+        sorted(family.values(), key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
+        for family in families.values()
+    ]
+
+
+def read_results_table(
+    families: Sequence[Sequence[JobTasks]],
+    app: App,
+    view: Callable[[ResultsTable], T],
+    policy: FreshnessPolicy,
+    on_progress: OnProgress = None,
+) -> T:
+    """Call `view` with the table of some jobs. It may be called twice: see `CacheAccess`.
+
+    All rows are of one moment: the cache is read in one transaction.
+
+    Args:
+        families: the result of `find_results`.
+        app: the run.
+        view: reads the table.
+        policy: that of `find_results`.
+        on_progress: called with the number of tasks whose outputs were read one by one.
+
+    Raises:
+        StoreError: if the store cannot be read; offline, if no results of the jobs are in the cache.
+    """
+    # An embedded registry needs no network, but may be gone.
+    is_readable = not policy.offline or (app.settings.is_local and app.embedded.missing_path() is None)
+    problems: list[tuple[str, str]] = []
+    if is_readable:
+        for job in itertools.chain.from_iterable(families):
+            problems += _mirror_scalars(job.job_id, app)
+            for source in reused_tasks(job.job)[1]:
+                with contextlib.suppress(MopsJobsError):  # the outputs of its tasks are read one by one
+                    mirror_ledger(source, app, FreshnessPolicy())
+                    problems += _mirror_scalars(source, app)
+
+    def view_cache(connection: sqlite3.Connection) -> T:
+        numbers = itertools.count()
+        members = [
+            [Member(next(numbers), job, job.list_tasks(connection, TaskQuery())) for job in family]
+            for family in families
+        ]
+        with temporary_database(SCHEMA) as database:
+            collected = CollectedScalars(database)
+            reader = ScalarReader(connection, (lambda: app.store) if is_readable else None, collected, on_progress)
+            reader.chunk_problems += problems
+            may_repeat = any(member.tasks.has_duplicates for family in members for member in family)
+            simulations = Simulations(database) if may_repeat else None
+            lost = sum(_count_lost(connection, family[0]) for family in members)
+            return view(ResultsTable(members, reader, collected, simulations, lost))
+
+    result = app.cache.read_cached(lambda connection: [view_cache(connection)])
+    if result is None:
+        raise never_mirrored_error(families[0][0].job_id)
+    return result[0]
+
+
+def _count_lost(connection: sqlite3.Connection, newest: Member) -> int:
+    """Count the reused tasks that the newest job of a family has lost. If it succeeded, the rows tell that."""
+    job = newest.job.job
+    may_lose = job["status"] != JobStatus.SUCCEEDED and bool(reused_tasks(job)[0])
+    return count_lost(connection, newest.job.job_id) if may_lose else 0
+
+
+def _mirror_scalars(job_id: str, app: App) -> list[tuple[str, str]]:
+    """Bring the chunks of scalars that the cache lacks into it. Return key and reason of those that cannot be read."""
+    if not app.cache.read_cached(lambda cache: missing_chunks(cache, job_id)):
+        return []
+    try:
+        return app.cache.mirror_more(lambda store, cache: mirror_scalars(store, cache, job_id))
+    except CacheError as error:
+        app.out.warn(f"{error} The outputs of {job_id} are read instead.")
+        return []
+
+
+def error_text(task: ListedTask) -> str | None:
+    """Return the error of a task, as `type: message`; None without one."""
+    return ": ".join(word for word in (task.row.error_type, task.row.error_message) if word) or None
+
+
+def _merge(family: Sequence[Member]) -> Iterator[tuple[Member, ListedTask]]:
+    """Yield each task of a family with the last job that did it; if none did, the last that has it.
+
+    A child that ended before it tried a task does not hide why that failed in its parent.
+    """
+    streams = (_numbered(place, member) for place, member in enumerate(family))
+    merged = heapq.merge(*streams, key=lambda one: one[:2])
+    for _, candidates in groupby(merged, key=lambda one: one[0]):
+        found = list(candidates)
+        _, _, member, task = found[place_of_result([one[3].row.outcome for one in found])]
+        yield member, task
+
+
+def place_of_result(outcomes: Sequence[str]) -> int:
+    """Return the place of the outcome that counts, among those of one task in a job, in its parent, and so on."""
+    tried = [place for place, outcome in enumerate(outcomes) if outcome != MISSING]
+    succeeded = (place for place in tried if outcomes[place] == SUCCEEDED)
+    return next(succeeded, tried[0] if tried else 0)
+
+
+def _numbered(place: int, member: Member) -> Iterator[tuple[int, int, Member, ListedTask]]:
+    """Yield the tasks of a job with what they are sorted by: the number of the task, and the place of the job."""
+    return ((task.row.task, place, member, task) for task in member.tasks.tasks(0))

@@ -1,0 +1,1 @@
+"""Commands that take care of the installation, the cache and the store."""

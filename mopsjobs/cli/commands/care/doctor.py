@@ -1,0 +1,117 @@
+"""`doctor`: check configuration, registry and cache. Each check names its fix."""
+
+from __future__ import annotations
+
+import argparse
+
+from mopsjobs.app.care.checks import run_checks
+from mopsjobs.app.care.condition_check import check_conditions
+from mopsjobs.app.care.network_check import check_network
+from mopsjobs.app.care.store_size import StoreSize
+from mopsjobs.app.run.app import App
+from mopsjobs.console.result import Document, Result, Text
+from mopsjobs.console.terminal import style_text
+from mopsjobs.engines import CLUSTER_ENGINES
+from mopsjobs.errors import UsageError, command_line
+from mopsjobs.utils.times import json_time
+
+HELP = "check configuration, registry and cache, with a fix for each problem"
+
+DESCRIPTION = (
+    "Check configuration, registry and cache, and name a fix for each problem. The exit code is that of the first check"
+    " that fails. A server of S3's API other than Amazon's is probed for conditional writes, with keys of its own."
+)
+
+EXAMPLES = (
+    "mops-jobs doctor --network",
+    "mops-jobs doctor --engine kubernetes",
+    "mops-jobs doctor --json | jq '.checks[] | select(.state != \"ok\")'",
+)
+
+SCHEMA_VERSION = 1
+
+SHOWN_PROBLEMS = 20
+
+STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+DETAIL_COLUMN = 17
+"""Where the details of a check begin."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--network",
+        action="store_true",
+        help="measure the line to the registry, and estimate a full mirror",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=CLUSTER_ENGINES,
+        help="check also that this user can run jobs on a cluster; nothing is created",
+    )
+    parser.add_argument(
+        "--namespace", metavar="NAME", help="the namespace of the cluster (default: that of the kubeconfig)"
+    )
+    parser.add_argument(
+        "--partition", metavar="NAME", help="the partition of Slurm to check (default: that of the cluster)"
+    )
+    parser.add_argument("--account", metavar="NAME", help="the account of Slurm to check (default: that of the user)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """Check everything."""
+    for name, engine in (("namespace", "kubernetes"), ("partition", "slurm"), ("account", "slurm")):
+        if getattr(args, name) is not None and args.engine != engine:
+            raise UsageError(f"--{name} has no effect without --engine {engine}.")
+    diagnosis = run_checks(app)
+    if (conditions := check_conditions(diagnosis)) is not None:
+        diagnosis.results.append(conditions)
+    if args.engine == "kubernetes":
+        from mopsjobs.app.care.engine_checks import (
+            check_kubernetes,  # here: the other checks need no client of clusters
+        )
+
+        diagnosis.results += check_kubernetes(app, args.namespace)
+    elif args.engine == "slurm":
+        from mopsjobs.app.care.engine_checks import check_slurm_launch
+
+        diagnosis.results += check_slurm_launch(app.env, args.partition, args.account)
+    if args.network:
+        diagnosis.results.append(check_network(diagnosis))
+    problems, exit_code = diagnosis.problems or [], diagnosis.exit_code
+    if args.json:
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "checks": [
+                {"name": one.name, "state": one.state, "detail": one.detail, "fix": one.fix}
+                for one in diagnosis.results
+            ],
+            "problems": [problem._asdict() for problem in problems],
+            "store": None if (size := diagnosis.store_size) is None else _store_json(size),
+        }
+        return Result(Document(document), exit_code=exit_code)
+    lines: list[str | list[str]] = []
+    for check in diagnosis.results:
+        lines.append([style_text(f"{check.state:<5}", STYLES[check.state]), f"{check.name:<12}", check.detail])
+        if check.fix is not None:
+            lines.append(f"{'':{DETAIL_COLUMN}}fix: {check.fix}")
+    lines += [f"{'':{DETAIL_COLUMN}}{key}: {reason}" for key, _, reason in problems[:SHOWN_PROBLEMS]]
+    if len(problems) > SHOWN_PROBLEMS:
+        lines.append(f"{'':{DETAIL_COLUMN}}and {len(problems) - SHOWN_PROBLEMS} more: {command_line('doctor --json')}")
+    return Result(Text(lines, indent=DETAIL_COLUMN), exit_code=exit_code)
+
+
+def _store_json(size: StoreSize) -> dict[str, object]:
+    announced, event = (
+        None if when is None else json_time(when) for when in (size.oldest_announcement, size.oldest_event)
+    )
+    return {
+        **size.counts._asdict(),
+        "ended_before": json_time(size.ended_before),
+        **size.sizes._asdict(),
+        "oldest_announcement": announced,
+        "oldest_event": event,
+    }

@@ -1,0 +1,219 @@
+"""`prune`: remove old jobs from the local cache, or, with --store, old events and announcements from the registry."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from mopsjobs.app.run.app import App
+from mopsjobs.cache import pruning
+from mopsjobs.console.result import Document, Result
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, UsageError
+from mopsjobs.utils.text import join_first, pluralize
+from mopsjobs.utils.times import from_timestamp, json_time, parse_duration, whole_seconds
+
+if TYPE_CHECKING:
+    from mopsjobs.events.retention import KeyCounts, KeySpan, Retention
+
+HELP = "remove old jobs from the local cache, or old events from the registry"
+
+DESCRIPTION = (
+    "Remove jobs that ended long ago from the local cache, with their events. A family goes as one, when all its jobs"
+    " have ended by then. The registry keeps them: syncs skip them until their records change, and `status JOB` still"
+    " reads one. With --store, remove the events of such jobs from"
+    " the registry, for all its users, with their ledgers and the claims of their notifications. Announcements older"
+    " than a day go too, since no sync needs them. Records, manifests, outputs and bundles are never removed."
+)
+
+EXAMPLES = (
+    "mops-jobs prune --older-than 90d --dry-run",
+    "mops-jobs prune --older-than 90d --yes -q",
+    "mops-jobs prune --store --older-than 30d --yes -q",
+)
+
+SCHEMA_VERSION = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--older-than", metavar="DURATION", required=True, help="remove jobs that ended longer ago than this, like 90d"
+    )
+    parser.add_argument("--store", action="store_true", help="remove from the registry's store, not from the cache")
+    parser.add_argument("--yes", action="store_true", help="remove without asking")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+    parser.add_argument("--json", action="store_true", help="print the result of --store as one JSON document")
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """Remove old jobs from the cache, or old events and announcements from the store."""
+    if args.store:
+        return _prune_store(args, app)
+    if args.json:
+        raise UsageError("--json of prune needs --store.")
+    return _prune_cache(args, app)
+
+
+def _prune_cache(args: argparse.Namespace, app: App) -> Result:
+    from mopsjobs.app.care.prune_cache import plan_cache_pruning, prune_cache
+
+    before = app.now().timestamp() - parse_duration(args.older_than)
+    limit = whole_seconds(json_time(from_timestamp(before)))
+    found = plan_cache_pruning(before, app)
+    if found is None or not found.jobs:
+        if found is not None and not args.dry_run:
+            prune_cache(before, found, app)
+        which = f"No {'other job' if found is not None and found.kept else 'job'} in the cache"
+        return Result(notes=[f"{which} ended before {limit}; nothing was removed.", *_kept_note(found)])
+    if args.dry_run:
+        notes = [f"Would remove {_count_text(found)}, of jobs that ended before {limit}.", *_kept_note(found)]
+        return Result(notes=notes)
+    question = f"Remove {_count_text(found)} from the cache, of jobs that ended before {limit}?"
+    declined = app.out.confirm(question, yes=args.yes)
+    if declined is not None:
+        return declined
+    pruned = prune_cache(before, found, app)
+    notes = [f"Removed {_count_text(pruned)} from the cache.", *_kept_note(found)]
+    if pruned.problem is not None:
+        return Result(notes=notes, warnings=[f"The cache file could not shrink yet: {pruned.problem}."])
+    return Result(notes=notes)
+
+
+def _kept_note(found: pruning.PrunePlan | None) -> list[str]:
+    """Return the note on jobs that stay with their families, if there are any."""
+    if found is None or not found.kept:
+        return []
+    return [f"Kept {pluralize(found.kept, 'job')} of families that have not all ended by then."]
+
+
+def _count_text(found: pruning.PrunePlan | pruning.PruneResult) -> str:
+    return f"{pluralize(found.jobs, 'job')} and {pluralize(found.events, 'event')}"
+
+
+def _prune_store(args: argparse.Namespace, app: App) -> Result:
+    from mopsjobs.app.following.notify import claims
+    from mopsjobs.events.retention import Retention
+
+    age = timedelta(seconds=parse_duration(args.older_than))
+    retention = Retention(
+        app.registry,
+        age,
+        now=app.now(),
+        claims=age > claims.WINDOW,  # else an end would be told once more
+        sleep=app.sleep,
+        clock=app.monotonic,
+    )
+    found = retention.plan()
+    if (missing := app.embedded.missing_path()) is not None:
+        body = Document(_document(retention, retention.removed, args)) if args.json else None
+        return Result(body, notes=[f"There is no registry at {missing} yet; nothing was removed."])
+    reused = _notes_on_reused_jobs(found, app)
+    if args.dry_run or not found.keys:
+        note = f"Would remove {_removal_text(retention, found)}." if found.keys else _nothing_to_remove(args)
+        body = Document(_document(retention, found, args)) if args.json else None
+        return Result(body, notes=[note, *reused, *_notes_on_unknown_jobs(retention)])
+    for note in reused:
+        app.out.note(note)
+    question = f"Remove {_removal_text(retention, found)} from the registry, for all its users?"
+    declined = app.out.confirm(question, yes=args.yes)
+    if declined is not None:
+        return declined
+    if args.yes:
+        app.out.note(f"Removing {_removal_text(retention, found)}.")
+    try:
+        with app.out.progress("keys", found.keys) as on_progress:
+            retention.remove(on_progress)
+    except (StoreError, KeyboardInterrupt):
+        if retention.removed.keys:
+            app.out.warn(f"Removed {_removal_text(retention, retention.removed)}, then stopped.")
+        raise
+    body = Document(_document(retention, retention.removed, args)) if args.json else None
+    return _removal_result(retention, body)
+
+
+def _removal_result(retention: Retention, body: Document | None) -> Result:
+    removed, more = retention.removed, retention.refused - len(retention.refusals)
+    note = f"Removed {_removal_text(retention, removed)}." if removed.keys else "This run removed nothing."
+    warnings = [*retention.refusals, *([f"and {more:,} more"] if more else [])]
+    notes = [note, *_notes_on_unknown_jobs(retention)]
+    return Result(body, notes=notes, warnings=warnings, exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE)
+
+
+def _notes_on_reused_jobs(found: KeyCounts, app: App) -> list[str]:
+    """Return the note on jobs whose ledgers go, and whose outputs other jobs reuse, as far as the cache knows."""
+    from mopsjobs.cache.queries.ledgers import reusing_jobs
+
+    sources = found.job_ids if found.ledger_chunks else None
+    reused = app.cache.read_cached(lambda cache: reusing_jobs(cache, sources)) if sources else None
+    if not reused:
+        return []
+    users = sorted({job_id for jobs in reused.values() for job_id in jobs})
+    return [f"Reused by {join_first(users)}: outputs of {join_first(list(reused))}, which stay. Their ledgers go."]
+
+
+def _notes_on_unknown_jobs(retention: Retention) -> list[str]:
+    """Return the note on chunks that stay, since their jobs have no record that says whether they ended."""
+    unknown = retention.unknown
+    if not unknown.keys:
+        return []
+    return [f"Kept {pluralize(unknown.keys, 'old chunk')} of events of {_job_count(unknown)} without a record."]
+
+
+def _job_count(counts: KeyCounts) -> str:
+    return pluralize(counts.jobs, "job") if counts.is_exact else f"more than {pluralize(counts.jobs, 'job')}"
+
+
+def _nothing_to_remove(args: argparse.Namespace) -> str:
+    return f"The registry has no events or announcements older than {args.older_than} to remove."
+
+
+def _removal_text(retention: Retention, counts: KeyCounts) -> str:
+    parts = []
+    if counts.chunks.count:
+        limit = whole_seconds(json_time(retention.events_before))
+        span = _span_text(counts.chunks)
+        parts.append(
+            f"{pluralize(counts.chunks.count, 'chunk')} of events ({span}) of {_job_count(counts)}"
+            f" that ended before {limit}"
+        )
+    if counts.ledger_chunks:
+        parts.append(f"{pluralize(counts.ledger_chunks, 'chunk')} of their ledgers")
+    if counts.claims:
+        parts.append(f"{pluralize(counts.claims, 'claim')} of notifications")
+    if counts.announcements.count:
+        parts.append(
+            f"{pluralize(counts.announcements.count, 'announcement')} of writes ({_span_text(counts.announcements)})"
+        )
+    if counts.snapshot_keys:
+        parts.append(f"{pluralize(counts.snapshot_keys, 'key')} of snapshots, which nothing reads")
+    return ", ".join([*parts[:-2], " and ".join(parts[-2:])])
+
+
+def _span_text(span: KeySpan) -> str:
+    first, last = _format_time(span.first), _format_time(span.last)
+    return f"of {first}" if first == last else f"of {first} to {last}"
+
+
+def _format_time(when: str) -> str:
+    """Format the hour or slot of a key, `20260301T12` or `20260301T1210`, like other times."""
+    return f"{when[:4]}-{when[4:6]}-{when[6:8]}T{when[9:11]}:{when[11:13] or '00'}:00Z"
+
+
+def _document(retention: Retention, counts: KeyCounts, args: argparse.Namespace) -> dict[str, object]:
+    def span(one: KeySpan) -> dict[str, object]:
+        first, last = (_format_time(when) if when else None for when in (one.first, one.last))
+        return {"count": one.count, "first": first, "last": last}
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "dry_run": args.dry_run,
+        "ended_before": json_time(retention.events_before),
+        "jobs": counts.jobs,
+        "chunks": span(counts.chunks),
+        "ledger_chunks": counts.ledger_chunks,
+        "announcements": span(counts.announcements),
+        "refused": retention.refused,
+        "without_record": {"jobs": retention.unknown.jobs, "chunks": retention.unknown.keys},
+        "claims": counts.claims,
+    }

@@ -1,0 +1,99 @@
+"""`sync`: mirror the registry into the local cache. Cron runs it."""
+
+from __future__ import annotations
+
+import argparse
+
+from mopsjobs.app.following.notify.after_sync import tell_after_sync
+from mopsjobs.app.following.sync_more import SCHEMA_VERSION, SHOWN_PROBLEMS, mirror_events_and_ledgers, sync_json
+from mopsjobs.app.run.app import App
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.sync.batch import SyncReport
+from mopsjobs.cache.sync.events import EventsReport
+from mopsjobs.cache.sync.ledger import LedgerReport
+from mopsjobs.console.result import Document, Result, Text
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, command_line
+from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.times import json_time
+
+HELP = "mirror the registry into the local cache"
+
+DESCRIPTION = (
+    "Mirror the registry into the local cache. Unreadable records are named and left out, and the exit code is 7."
+    " Concurrent syncs are safe: the second one exits with 0, and warns if the first makes no progress."
+)
+
+EXAMPLES = (
+    "mops-jobs sync",
+    "mops-jobs sync -q || echo 'the sync failed'",
+    "mops-jobs sync --full --json",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="read every record, and also accept a registry that is now empty or was replaced",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """Mirror the registry."""
+    with app.out.progress("jobs", _count_cached_jobs(app), describe=app.describe_reads) as on_progress:
+        report = app.cache.sync(wait=0, full=args.full, on_progress=on_progress)
+    if report is None:
+        return _already_running(args, app)
+    events, ledgers, warnings = mirror_events_and_ledgers(app, full=args.full)
+    untold = tell_after_sync(app)
+    exit_code = EXIT_PARTLY_DONE if report.unreadable or warnings else EXIT_DONE
+    if args.json:
+        warnings = [*warnings, *untold]
+        return Result(Document(sync_json(report, events, ledgers)), warnings=warnings, exit_code=exit_code)
+    problems = report.unreadable if app.out.quiet else report.news
+    named = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
+    if len(problems) > SHOWN_PROBLEMS:
+        named.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: {command_line('doctor --json')}")
+    text = None if app.out.quiet else Text([_summary(report, events, ledgers)], indent=2)
+    return Result(text, warnings=[*named, *warnings, *untold], exit_code=exit_code)
+
+
+def _already_running(args: argparse.Namespace, app: App) -> Result:
+    """Describe the other sync; warn, also with `-q`, if it has made no progress for long."""
+    holder, now = app.cache.sync_holder(), app.now()
+    is_stalled = holder is not None and holder.is_stalled(now)
+    other = "Another sync has just ended" if holder is None else holder.describe_as_other(now)
+    if holder is not None and is_stalled:
+        warnings, notes = [f"{other}; the cache is not updated. To go on, {holder.fix()}."], []
+    else:
+        warnings, notes = [], [f"{other}; nothing to do."]
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "already_running": True,
+        "running_since": json_time(holder.since) if holder and holder.since else None,
+        "running_pid": holder.pid if holder else None,
+        "progress_at": json_time(holder.progress_at) if holder and holder.progress_at else None,
+        "stalled": is_stalled,
+    }
+    return Result(Document(document) if args.json else None, notes=notes, warnings=warnings)
+
+
+def _count_cached_jobs(app: App) -> int | None:
+    """Return the number of jobs in the cache, for the progress bar. Repairs a damaged cache."""
+    try:
+        return app.cache.read_cached(job_queries.count_jobs)
+    except StoreError:  # the registry is gone: the sync reports it, or accepts it with --full
+        return None
+
+
+def _summary(report: SyncReport, events: EventsReport | None, ledgers: LedgerReport | None) -> str:
+    counts = ", ".join(
+        f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
+    )
+    jobs = pluralize(report.seen, "job" if report.is_full else "announced job")
+    unreadable = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
+    new_events = f"; {pluralize(events.events, 'new event')}" if events and events.events else ""
+    new_attempts = f"; {pluralize(ledgers.attempts, 'new attempt')}" if ledgers and ledgers.attempts else ""
+    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{unreadable}{new_events}{new_attempts}"

@@ -1,0 +1,109 @@
+"""`serve`: serve the jobs as web pages."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+
+from mopsjobs.app.run.app import App
+from mopsjobs.console.result import Result, Text
+from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError, UsageError
+from mopsjobs.utils.hosts import is_loopback
+from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.times import parse_duration
+
+HELP = "serve the jobs as live web pages, with an API and metrics"
+
+DESCRIPTION = (
+    "Serve the jobs as web pages, from the local cache, and sync it regularly. Page loads never contact the registry."
+    " The page is read-only. There is no sign-in: by default, the server answers this machine only."
+)
+
+EXAMPLES = (
+    "mops-jobs serve",
+    "mops-jobs serve --offline --host 0.0.0.0 --allow-host jobs.example.org",
+    "mops-jobs serve --allow-host jobs.example.org --behind-proxy --trust-header X-Forwarded-User",
+)
+
+DEFAULT_PORT = 8765
+
+MAX_PORT = 65535
+
+SYNC_EVERY = "60s"
+
+SYNC_EVERY_LOCAL = "2s"
+"""For an embedded registry, which is on this machine."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
+    parser.add_argument(
+        "--port",
+        metavar="PORT",
+        type=_port,
+        default=DEFAULT_PORT,
+        help=f"port to listen on, 0 for any free one (default: {DEFAULT_PORT})",
+    )
+    parser.add_argument(
+        "--allow-host",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="also answer requests for this host name; repeat for more",
+    )
+    parser.add_argument(
+        "--behind-proxy",
+        action="store_true",
+        help="all clients come through a proxy: do not limit the connections of its address",
+    )
+    parser.add_argument(
+        "--trust-header",
+        metavar="NAME",
+        help="with --behind-proxy: take the name of the user from this header; it sets 'mine', and nothing else",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--sync-every",
+        metavar="DURATION",
+        help=f"time between two syncs (default: {SYNC_EVERY}, or {SYNC_EVERY_LOCAL} for an embedded registry)",
+    )
+    how.add_argument("--offline", action="store_true", help="never use the network; serve the cache as it is")
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """Serve."""
+    if args.trust_header is not None and not args.behind_proxy:
+        raise UsageError("--trust-header needs --behind-proxy: only a proxy that signs users in sends such a header.")
+    default = SYNC_EVERY_LOCAL if app.settings.is_local else SYNC_EVERY
+    every = None if args.offline else parse_duration(args.sync_every or default)
+
+    from mopsjobs.web.server.server import serve
+
+    def on_start(url: str) -> None:
+        if not is_loopback(args.host):
+            app.out.warn("Every client that reaches this address can read all jobs: there is no sign-in and no TLS.")
+        app.out.show(Result(Text([url]), notes=["Stop with Ctrl-C."]))
+
+    number = serve(
+        app,
+        host=args.host,
+        port=args.port,
+        allowed=args.allow_host,
+        sync_every=every,
+        on_start=on_start,
+        behind_proxy=args.behind_proxy,
+        trust_header=args.trust_header,
+    )
+    if number == 0:
+        raise MopsJobsError("The server has stopped unexpectedly.")
+    return Result(exit_code=EXIT_INTERRUPTED if number == signal.SIGINT else 0)
+
+
+def _port(text: str) -> int:
+    number = parse_whole_number(text, 0, MAX_PORT)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"invalid port '{text}': expected a number from 0 to {MAX_PORT}")
+    return number

@@ -1,0 +1,89 @@
+"""`replay`: run a task of a job once more, here, and compare its outputs with the stored ones."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+
+from mopsjobs.app.jobs.log_selection import MAX_TASK
+from mopsjobs.app.origins.replay import Replay, ReplayRequest, replay
+from mopsjobs.app.run.app import App
+from mopsjobs.cli.flags import add_job_names
+from mopsjobs.console.result import Document, Result, Text
+from mopsjobs.console.terminal import TITLE_WIDTH, title_text
+from mopsjobs.errors import UsageError
+from mopsjobs.utils.text import parse_whole_number
+
+HELP = "run a task of a job once more, here, and compare its outputs"
+
+DESCRIPTION = (
+    "Run one task of a job once more on this machine, with the bundle, the parameters and the seed that it had, and"
+    " compare its outputs with the stored ones, byte for byte. The registry is not changed. The exit code is 0 if all"
+    " outputs are equal, and 9 if some differ or there is nothing to compare."
+)
+
+EXAMPLES = (
+    "mops-jobs replay nightly-1 17",
+    "mops-jobs replay nightly-1 17 --pdb",
+    "mops-jobs replay @latest 0 --python .venv/bin/python --json | jq .different",
+)
+
+Line = str | list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_job_names(parser)
+    parser.add_argument("task", metavar="TASK", help="number of the task, as tasks shows it")
+    parser.add_argument(
+        "--python",
+        metavar="PATH",
+        help="the model's interpreter (default: that of the launch from this machine, else the active environment's)",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--pdb", action="store_true", help="stop in Python's debugger where the model begins, and where it fails"
+    )
+    how.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """Replay a task."""
+    task = parse_whole_number(args.task, 0, MAX_TASK)
+    if task is None:
+        raise UsageError(f"invalid task '{args.task}': expected a number, as tasks shows it.")
+    if args.pdb and not (app.out.is_terminal and sys.stdin is not None and sys.stdin.isatty()):
+        raise UsageError("--pdb needs a terminal: its debugger reads what you type.")
+    found = replay(ReplayRequest(args.job, task, args.python, args.pdb), app)
+    if args.json:
+        return Result(Document(found.to_json()), exit_code=found.exit_code)
+    return Result(Text(_lines(found), indent=TITLE_WIDTH), exit_code=found.exit_code)
+
+
+def _lines(found: Replay) -> list[Line]:
+    lines: list[Line] = []
+
+    def add(title: str, text: str) -> None:
+        lines.append([title_text(title), text])
+
+    source, made = found.source, found.result.outputs
+    add("Task", found.name)
+    add("Done by", source.job_id if source.outputs else "none: no outputs are stored")
+    if found.result.error is not None:
+        add("Error", f"{found.result.error['type']}: {found.result.error['message']}")
+    if made is None and found.result.error is None:
+        add("Outputs", "none: you have left the debugger")
+    elif found.is_equal:
+        add("Outputs", f"equal: {', '.join(sorted(source.outputs))}")
+    else:
+        for name in found.different:
+            add("Different", f"{name}: {_size(source.outputs, name)} stored, {_size(made or {}, name)} here")
+    if found.environment is not None and not found.is_equal:
+        add("Python", found.environment)
+    return lines
+
+
+def _size(outputs: Mapping[str, bytes], name: str) -> str:
+    value = outputs.get(name)
+    return "none" if value is None else f"{len(value):,} bytes"

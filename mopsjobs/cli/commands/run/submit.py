@@ -1,0 +1,251 @@
+"""`submit`: run a study on this machine, or on a cluster of Kubernetes, Dask or Slurm."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mopsjobs.app.following.follow import follow
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.submission_session import submission_session
+from mopsjobs.cli.flags import full_id_type, parse_labels, positive_number
+from mopsjobs.cli.launch_flags import (
+    add_cluster_options,
+    add_notify_flag,
+    add_runner_flags,
+    add_scheduler_flag,
+    add_shards_flag,
+    code_to_pack,
+    launch_options,
+)
+from mopsjobs.cli.slurm_flags import add_slurm_options
+from mopsjobs.console.result import Document, RawText, Result, Text
+from mopsjobs.engines import ENGINES, LOCAL_ENGINES
+from mopsjobs.engines.base import Launch
+from mopsjobs.errors import UsageError, command_line
+from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.study import Study
+from mopsjobs.studies.study_parser import load_study, read_study
+from mopsjobs.submission.launching import no_effect_error
+from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
+from mopsjobs.utils.text import describe_duplicates, describe_sets, pluralize, strip_control_characters
+
+HELP = "run a study: pack the code, register the job, launch it"
+
+DESCRIPTION = (
+    "Run a study: pack the model's code, register the job and launch it. If the registry does not answer, the job still"
+    " runs, and this machine keeps what is to be stored."
+)
+
+EXAMPLES = (
+    "mops-jobs submit study.json --auto",
+    "mops-jobs submit study.yaml --extend nightly-1 --label exp=7 --wait && echo 'plot the results'",
+    "mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8",
+)
+
+
+AUTO_HELP = "pack the current directory as the model's code"
+
+BUNDLE_HELP = "use this bundle, which the registry already has"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("study", metavar="STUDY", help="study file, JSON or YAML; - for standard input")
+    code = parser.add_mutually_exclusive_group()
+    code.add_argument("--auto", action="store_true", help=AUTO_HELP)
+    code.add_argument("--bundle", metavar="SHA256", help=f"{BUNDLE_HELP} (default: that of --extend JOB)")
+    parser.add_argument(
+        "--engine",
+        metavar="ENGINE",
+        choices=ENGINES,
+        default="local",
+        help=f"where the tasks run: {', '.join(ENGINES)} (default: local)",
+    )
+    parser.add_argument("--job-id", metavar="ID", help="id of the job (default: from model and time)")
+    parser.add_argument("--owner", metavar="OWNER", help="owner of the job (default: the current user)")
+    parser.add_argument(
+        "--label", metavar="KEY=VALUE", action="append", default=[], help="add a label; repeat for more"
+    )
+    parser.add_argument(
+        "--extend",
+        metavar="JOB",
+        type=full_id_type(parser),
+        help="reuse the outputs of the job with this full id, and run only the tasks that it has not done (default:"
+        " run all)",
+    )
+    parser.add_argument(
+        "--without-targets",
+        action="store_true",
+        help="run the simulations of a study with targets, which are not evaluated (default: refuse the study)",
+    )
+    add_notify_flag(parser)
+    add_runner_flags(parser)
+    _add_engine_flags(parser)
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait until the job has ended, and exit as wait does; on this machine, run it in the foreground",
+    )
+    parser.add_argument(
+        "--check-determinism",
+        metavar="N",
+        type=positive_number,
+        help="first run N tasks twice here, and submit nothing if their outputs differ (default: no check)",
+    )
+    _add_preview_flags(parser)
+    parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
+
+
+def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that only one engine understands, or some."""
+    add_shards_flag(parser.add_argument_group("with --engine kubernetes or slurm"))
+    add_cluster_options(parser.add_argument_group("with --engine kubernetes"))
+    add_slurm_options(parser.add_argument_group("with --engine slurm"))
+    add_scheduler_flag(parser.add_argument_group("with --engine dask"))
+
+
+def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that print, and submit nothing."""
+    flags = parser.add_mutually_exclusive_group()
+    flags.add_argument("--dry-run", action="store_true", help="print what would be submitted; run and submit nothing")
+    flags.add_argument(
+        "--print-manifest",
+        action="store_true",
+        help="print the Job of Kubernetes that would be created, as YAML, or as JSON with --json; submit nothing",
+    )
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """Submit a study."""
+    if not args.auto and args.bundle is args.extend is None:
+        raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
+    study = load_study(sys.stdin.buffer.read(), "-") if args.study == "-" else read_study(args.study)
+    request = SubmitRequest(
+        study=study,
+        code=code_to_pack(args, app),
+        bundle=args.bundle,
+        engine=args.engine,
+        options=launch_options(args, app),
+        job_id=args.job_id,
+        owner=args.owner,
+        labels=parse_labels(args.label),
+        foreground=args.wait and args.engine in LOCAL_ENGINES,
+        without_targets=args.without_targets,
+        extend=args.extend,
+        study_directory=None if args.study == "-" else Path(args.study).resolve().parent,
+    )
+    if args.print_manifest and args.engine != "kubernetes":
+        raise no_effect_error("print_manifest", args.engine)
+    session = submission_session(app)
+    with prepare(request, session) as prepared:
+        if args.print_manifest:
+            return _manifest(prepared.launch, app, as_json=args.json)
+        if args.dry_run:
+            return _plan(prepared, as_json=args.json)
+        if args.check_determinism is not None:
+            from mopsjobs.app.origins.determinism import (
+                check_determinism,  # here: few submissions need the pools of a runner
+            )
+
+            check_determinism(prepared, args.check_determinism, app)
+        submitted = submit_prepared(prepared, session)
+    if args.wait:
+        for warning in submitted.warnings:
+            app.out.warn(warning)
+        app.out.note(f"{submitted.job_id}: {_tasks_text(prepared)}")
+        ending = follow(submitted.launch, app)
+        body = _body(prepared, ending.status, as_json=args.json)
+        return Result(body, notes=ending.notes, exit_code=ending.exit_code)
+    following = f"Next: {command_line('wait', submitted.job_id)}"
+    if submitted.warnings:
+        following = f"Without the registry: {submitted.launched.show_command}"
+    return Result(
+        _body(prepared, None, as_json=args.json),
+        notes=[f"Launched {_tasks_text(prepared)}", following],
+        warnings=submitted.warnings,
+    )
+
+
+def _counts(prepared: PreparedJob) -> dict[str, int]:
+    study, extension = prepared.request.study, prepared.extension
+    return {
+        "tasks_total": study.tasks_total,
+        "duplicate_tasks": len(study.duplicate_tasks()),
+        "reused_tasks": 0 if extension is None else extension.task_count,
+    }
+
+
+def _body(prepared: PreparedJob, status: str | None, *, as_json: bool) -> Document | Text:
+    request, launch = prepared.request, prepared.launch
+    if not as_json:
+        return Text([launch.job_id])
+    document = {"job_id": launch.job_id, "engine": request.engine, **_counts(prepared)}
+    return Document({**document, "status": status, "python": _python(launch, request)})
+
+
+def _count_tasks(study: Study, how: str = "") -> str:
+    return pluralize(study.tasks_total, "task") + how + describe_duplicates(len(study.duplicate_tasks()))
+
+
+def _tasks_text(prepared: PreparedJob) -> str:
+    """Return how many tasks were launched, and with which interpreter."""
+    study, extension, python = prepared.request.study, prepared.extension, _python(prepared.launch, prepared.request)
+    reused = 0 if extension is None else extension.task_count
+    if reused == study.tasks_total:
+        return f"none of {pluralize(reused, 'task')}: all are reused"
+    launched = f"{study.tasks_total - reused:,} of " if reused else ""
+    return launched + _count_tasks(study, "" if python is None else f" with {python}")
+
+
+def _python(launch: Launch, request: SubmitRequest) -> str | None:
+    """Return the interpreter of the model; None where the engine has its own."""
+    return launch.python or (sys.executable if request.engine == "local" else None)
+
+
+def _size(count: int) -> str:
+    return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 999_950 else f"{count / 1e6:.1f} MB"
+
+
+def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
+    """Show what a submission would do."""
+    request, launch, bundle, packed, _ = prepared
+    study, job_id = request.study, launch.job_id
+    python = _python(launch, request)
+    if as_json:
+        plan = {"job_id": job_id, **_counts(prepared), "bundle": bundle, "engine": request.engine}
+        files, size = (None, None) if packed is None else (packed.files, packed.bytes)
+        return Result(
+            Document({**plan, "bundle_files": files, "bundle_bytes": size, "python": python, "dry_run": True})
+        )
+    code = bundle
+    if packed is not None:
+        code = f"{bundle} ({Path.cwd()}: {pluralize(packed.files, 'file')}, {_size(packed.bytes)} packed)"
+    outputs = "every file that a task leaves" if study.outputs is None else ", ".join(study.outputs)
+    sets = describe_sets(len(study.parameter_sets), study.different_sets)
+    lines = [
+        f"Job      {job_id}",
+        f"Study    {study.entrypoint}: {sets}, {_count_tasks(study)}",
+        f"Bundle   {code}",
+        f"Engine   {request.engine}",
+        f"Python   {python or 'the default of the engine'}",
+        f"Outputs  {outputs}, under {results_prefix(job_id)}",
+        *([] if study.reduce is None else [f"Reduce   {study.reduce}, after the tasks"]),
+    ]
+    return Result(Text(lines, indent=9), notes=["Nothing was done."])
+
+
+def _manifest(launch: Launch, app: App, *, as_json: bool) -> Result:
+    """Show the Kubernetes Job of a launch, and the objects of the cluster that it needs."""
+    from mopsjobs.engines.kubernetes.manifest import needed_objects, preview_manifest  # here: few submissions show it
+    from mopsjobs.utils.yaml_text import format_yaml
+
+    manifest = preview_manifest(launch, app.env)
+    needed = needed_objects(manifest)
+    needs = [] if not needed else [f"The cluster needs: {', '.join(needed)}."]
+    notes = [*needs, "Nothing was done. The pods wait for the bundle and the manifest of the job, which submit stores."]
+    if as_json:
+        return Result(Document(manifest), notes=notes)
+    comment = "".join(f"# {strip_control_characters(line)}\n" for line in needs)
+    return Result(RawText(comment + format_yaml(manifest)), notes=notes)

@@ -1,0 +1,164 @@
+"""`failures`: group failed tasks by their errors, and say what separates them from the tasks that succeeded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT
+from mopsjobs.app.tasks.failures import (
+    Failures,
+    MergedGroup,
+    commands_after,
+    describe_condition,
+    failures_of_filter,
+    failures_of_jobs,
+)
+from mopsjobs.cache.queries.failures import BY_EVENTS
+from mopsjobs.cli.flags import (
+    add_filter_flags,
+    add_freshness_flags,
+    add_job_names,
+    check_jobs_or_filters,
+    filter_of,
+    freshness_policy,
+    row_limit,
+)
+from mopsjobs.console.result import Document, Result, Text
+from mopsjobs.console.terminal import style_text
+from mopsjobs.utils.text import cut_to_length, pluralize
+from mopsjobs.utils.times import human_age
+
+HELP = "group failed tasks by their errors, and say what they have in common"
+
+DESCRIPTION = (
+    "Group the failed tasks of jobs by the type, the place and the message of their errors. Of each group, print the"
+    " condition on parameters that separates it from the tasks that succeeded, unless chance may explain it. Without a"
+    " JOB, the filters select the jobs (default: all that no resume has taken up)."
+)
+
+EXAMPLES = (
+    "mops-jobs failures @latest",
+    "mops-jobs failures --hours 48 --owner me",
+    "mops-jobs failures nightly-1 --json | jq -r '.groups[].separates[].condition'",
+)
+
+SHOWN_GROUPS = 20
+
+SHOWN_JOBS = 3
+
+MAX_MESSAGE = 300
+"""Characters of a message."""
+
+INDENT = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_job_names(parser, nargs="*")
+    add_filter_flags(parser)
+    parser.add_argument(
+        "-n",
+        "--limit",
+        metavar="N",
+        type=row_limit,
+        help=f"without a JOB, read the N jobs that changed last, 0 for all (default: {DEFAULT_LIMIT})",
+    )
+    parser.add_argument(
+        "--resumed", action="store_true", help="without a JOB, read also jobs whose failures a resume has taken up"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_freshness_flags(parser)
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """Group failed tasks."""
+    policy = freshness_policy(args)
+    check_jobs_or_filters(args)
+    if args.job:
+        failures = failures_of_jobs(args.job, app, policy)
+    else:
+        limit = DEFAULT_LIMIT if args.limit is None else args.limit
+        failures = failures_of_filter(filter_of(args, app.now()), limit, app, policy, resumed=args.resumed)
+    result = Result(warnings=failures.warnings, notes=_notes(failures), exit_code=failures.freshness.exit_code)
+    if args.json:
+        result.body = Document(failures.to_json(app))
+        result.notes = []
+    else:
+        result.body = Text(_lines(failures, app), indent=INDENT)
+    return result
+
+
+def _notes(failures: Failures) -> list[str]:
+    """Return what the groups lack, and the age of the data."""
+    notes = [
+        f"{job_id} has no ledger; its failures are those that its events tell."
+        for job_id, one in failures.by_job.items()
+        if one.basis == BY_EVENTS and one.failed
+    ][:SHOWN_JOBS]
+    notes += [
+        f"{job_id} has more parameters or tasks than are compared."
+        for job_id, one in failures.by_job.items()
+        if one.left_out != 0
+    ][:SHOWN_JOBS]
+    notes += failures.notes
+    hidden = len(failures.groups) - SHOWN_GROUPS
+    if hidden > 0:
+        notes.append(f"and {hidden:,} more groups; --json lists them")
+    return [*notes, f"Data: {failures.freshness.describe_with_staleness()}"]
+
+
+def _lines(failures: Failures, app: App) -> Iterator[Sequence[str]]:
+    """Yield the failures for people: a summary, a block for each group, and what to type."""
+    jobs = list(failures.by_job)
+    failed = sum(one.failed for one in failures.by_job.values())
+    where = jobs[0] if len(jobs) == 1 else pluralize(len(jobs), "job")
+    if not failed:
+        if failures.without_reason:
+            yield [f"{pluralize(failures.without_reason, 'task')} of {where} failed, for reasons that are not known."]
+        else:
+            yield [f"No task of {where} has failed." if jobs else "No task has failed."]
+        return
+    total = sum(one.total for one in failures.by_job.values())
+    groups = len(failures.groups)
+    unknown = failures.without_reason
+    more = f" {unknown:,} more failed, for reasons that are not known." if unknown else ""
+    yield [f"{failed:,} of {pluralize(total, 'task')} of {where} failed, for {pluralize(groups, 'reason')}.{more}"]
+    for group in failures.groups[:SHOWN_GROUPS]:
+        yield [""]
+        yield from _block(group, app, has_one_job=len(jobs) == 1)
+    yield [""]
+    for purpose, command in commands_after(failures, app):
+        yield [style_text(f"{purpose}: ", "dim"), command]
+
+
+def _block(group: MergedGroup, app: App, *, has_one_job: bool) -> Iterator[Sequence[str]]:
+    place = "" if group.first.where is None else f" in {group.first.where}"
+    yield [f"{group.size:>{INDENT - 2},}  ", style_text(group.first.type, "red"), place]
+    blank = " " * INDENT
+    if group.message:
+        yield [blank, cut_to_length(group.message, MAX_MESSAGE)]
+    if group.example is not None and group.example != group.message:
+        yield [blank, style_text("for example: ", "dim"), cut_to_length(group.example, MAX_MESSAGE)]
+    for one in group.separates:
+        job = "" if has_one_job else f" (in {one['job_id']})"
+        yield [blank, style_text(describe_condition(one), "bold"), job]
+    yield [blank, style_text(_samples(group, app, has_one_job=has_one_job), "dim")]
+
+
+def _samples(group: MergedGroup, app: App, *, has_one_job: bool) -> str:
+    """Return the first tasks of a group, its jobs, and when its tasks failed."""
+    tasks = group.first.tasks
+    more = ", …" if group.first.size > len(tasks) else ""
+    text = f"{'task' if len(tasks) == 1 else 'tasks'} {', '.join(map(str, tasks))}{more}"
+    if not has_one_job:
+        text += f" of {group.jobs[0]}"
+        others = group.jobs[1:SHOWN_JOBS]
+        if others:
+            text += f"; also in {', '.join(others)}{', …' if len(group.jobs) > SHOWN_JOBS else ''}"
+    if group.first_ts is None or group.last_ts is None:
+        return text
+    now = app.now().timestamp()
+    first, last = (human_age(max(now - moment, 0.0)) for moment in (group.first_ts, group.last_ts))
+    return f"{text}; failed {first if first == last else f'{first} to {last}'}"

@@ -1,0 +1,198 @@
+"""`list`: list jobs. People and scripts run it most, so it imports as little as possible."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+
+from mopsjobs.app.jobs.current_jobs import read_current
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.cache import job_json
+from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cli.flags import (
+    add_filter_flags,
+    add_form_flags,
+    add_freshness_flags,
+    add_order_flags,
+    filter_of,
+    freshness_policy,
+    limit_of,
+)
+from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
+from mopsjobs.errors import UsageError, command_line
+from mopsjobs.utils.text import invalid_choice, pluralize
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+HELP = "list jobs from the local cache"
+
+DESCRIPTION = (
+    "List jobs from the local cache, newest change first. Active jobs are always listed, however old they are and"
+    " whatever the limit. A narrow terminal shows fewer columns; ids are never cut."
+)
+
+EXAMPLES = (
+    "mops-jobs list --hours 48 --status active,failed --name 'night*' --sort -duration",
+    "mops-jobs list --csv --limit 0 --status done > jobs.csv",
+    "mops-jobs list --json --limit 0 | jq -r '.jobs[] | select(.status == \"failed\") | .job_id'",
+)
+
+HELD_BYTES = 8_000_000
+"""JSON that is held until the cache is closed: in most cases, a damaged cache is found before anything is printed."""
+
+UNREPORTED_FIELDS = ("started_at", "queued_seconds", "run_seconds")
+"""Fields whose empty value in a table says that no program has reported it."""
+
+TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_filter_flags(parser)
+    how = parser.add_argument_group("output")
+    add_order_flags(how)
+    how.add_argument(
+        "--fields",
+        metavar="FIELD[,FIELD]",
+        nargs="?",
+        const="",
+        help="print only these fields; without a value, print the names of all fields",
+    )
+    add_form_flags(how).add_argument(
+        "--csv",
+        action="store_const",
+        dest="form",
+        const="csv",
+        help="print all fields as CSV with a header, safe in spreadsheets",
+    )
+    add_freshness_flags(parser)
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """List jobs."""
+    if args.fields is not None and args.form == "ids":
+        raise UsageError("-q and --fields contradict each other: -q prints only ids.")
+    now = app.now()
+    job_filter = filter_of(args, now)
+    order = filters.parse_sort(args.sort)
+    fields = _parse_fields(args.fields)
+    if fields == ():
+        return Result(Tsv([(name,) for name in job_json.job_fields()]))
+
+    is_empty = False
+
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
+        nonlocal is_empty
+        filters.hide_archived(connection, job_filter)
+        page = job_queries.list_jobs(connection, job_filter, order=order, limit=limit_of(args), now=now.timestamp())
+        is_empty = page.total == 0 and job_queries.count_jobs(connection) == 0
+        archived = filters.count_archived(connection, job_filter) if args.form is None else 0
+        result = _result(args, app, page, freshness, fields)
+        if archived:
+            hidden = f"{pluralize(archived, 'archived job')} not shown; to see"
+            result.notes = [*result.notes, f"{hidden}: {command_line('list --label archived')}"]
+        result.warnings = [*result.warnings, *job_queries.unreadable_warning(connection)]
+        result.exit_code = freshness.exit_code
+        return result
+
+    result = read_current(app, view, freshness_policy(args))
+    if is_empty and args.form is None:
+        from mopsjobs.app.run.introduction import introduce_default  # here: few listings are empty
+
+        result.notes = [*result.notes, *introduce_default(app)]
+    return result
+
+
+def _result(
+    args: argparse.Namespace,
+    app: App,
+    page: job_queries.JobList,
+    freshness: Freshness,
+    fields: tuple[str, ...] | None,
+) -> Result:
+    warnings = freshness.warnings()
+    # Most forms have no place for the total, so a note says what was cut.
+    cut = [_footer(args, page, freshness)] if len(page) < page.total else []
+    if args.form in ("json", "jsonl", "csv"):
+        texts = _csv_lines(page, fields) if args.form == "csv" else page.texts(fields)
+        body = _body(args.form, texts, app.list_header(page, freshness), app)
+        return Result(body, warnings=warnings, notes=[] if args.form == "json" else cut)
+    if args.form == "ids":
+        return Result(Tsv(page.ids()), warnings=warnings, notes=cut)
+    jobs = page.jobs(fields)
+    if args.form == "tsv":
+        names = fields or TSV_FIELDS
+        return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
+    from mopsjobs.cli.job_table import fields_table, job_table, note_late  # here: scripts need no table
+
+    late: list[str] = []
+    if fields is not None:
+        table = fields_table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])
+    else:
+        table = job_table(note_late(jobs, late, app), app, freshness)
+    return Result(table if len(page) else None, warnings=warnings, notes=[*late, _footer(args, page, freshness)])
+
+
+def _cell(name: str, value: object) -> object:
+    return "n/a" if value is None and name in UNREPORTED_FIELDS else value
+
+
+def _body(form: str, texts: Iterator[str], head: dict[str, object], app: App) -> Body | None:
+    """Return what `--json`, `--jsonl` or `--csv` prints; None if that was printed: large output, at once."""
+    begin: list[str] = []
+    size = 0
+    for text in texts:
+        begin.append(text)
+        size += len(text)
+        if size > HELD_BYTES:
+            break
+
+    def lines(texts: Iterable[str]) -> Body:
+        return Document(head, items=("jobs", texts)) if form == "json" else RawText(f"{text}\n" for text in texts)
+
+    if size <= HELD_BYTES:
+        return lines(begin)
+    app.out.show(Result(lines(_all(begin, texts))))
+    return None
+
+
+def _csv_lines(page: job_queries.JobList, fields: tuple[str, ...] | None) -> Iterator[str]:
+    """Yield the header and the line of each job, without line ends."""
+    from mopsjobs.utils.csv_safe import csv_text  # here: only this form needs it
+
+    names = fields or job_json.job_fields()
+    yield csv_text([names])[:-1]
+    for job in page.jobs(fields):
+        yield csv_text([[job[name] for name in names]])[:-1]
+
+
+def _all(begin: list[str], rest: Iterator[str]) -> Iterator[str]:
+    """Yield both, without holding what was yielded."""
+    begin.reverse()
+    while begin:
+        yield begin.pop()
+    yield from rest
+
+
+def _footer(args: argparse.Namespace, page: job_queries.JobList, freshness: Freshness) -> str:
+    counted = pluralize(page.total, "job")
+    if len(page) < page.total:
+        counted = f"{len(page):,} of {counted} (--limit 0 shows all; active ones are never cut)"
+    window = f", last {args.hours:g} h" if args.hours is not None else ""
+    return f"{counted}{window}, {freshness.describe_with_staleness()}"
+
+
+def _parse_fields(text: str | None) -> tuple[str, ...] | None:
+    if not text:
+        return None if text is None else ()
+    names = tuple(name.strip() for name in text.split(","))
+    known = job_json.job_fields()
+    for name in names:
+        if name not in known:
+            raise UsageError(invalid_choice("field", name, known))
+    return names

@@ -1,0 +1,116 @@
+"""`watch`: show jobs as they change: a table that refreshes on a terminal, in a pipe one line per change."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sqlite3
+from datetime import datetime
+
+from mopsjobs.app.jobs.current_jobs import read_current
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.cache import job_json
+from mopsjobs.cache.queries import changes, filters
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.sync_state import known_to
+from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy, parse_interval
+from mopsjobs.cli.job_table import job_row, job_table, note_late
+from mopsjobs.console.result import RawText, Result, Table, Text, Tsv
+from mopsjobs.utils.malloc import limit_malloc_arenas
+from mopsjobs.utils.times import json_time, whole_seconds
+
+HELP = "show jobs as they change, until Ctrl-C"
+
+DESCRIPTION = (
+    "Show jobs as the local cache changes, until Ctrl-C. On a terminal, the table refreshes. In a pipe, the active jobs"
+    " come first, then one line per change. watch syncs only with --max-age or --refresh; else another process has to."
+)
+
+EXAMPLES = (
+    "mops-jobs watch --owner me --max-age 30s",
+    "mops-jobs watch --json --status active | jq --unbuffered -r .job_id",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_filter_flags(parser)
+    parser.add_argument("--interval", metavar="DURATION", default="2s", help="time between two polls (default: 2s)")
+    parser.add_argument("--json", action="store_true", help="print each changed job as one JSON object per line")
+    add_freshness_flags(parser)
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """Show jobs until Ctrl-C, or until the reader of the pipe has left."""
+    interval = parse_interval(args.interval)
+    job_filter = filter_of(args, app.now())
+    refreshes = app.out.can_redraw and not args.json
+    limit_malloc_arenas()
+    show = _RefreshedTable(app, job_filter) if refreshes else _ChangeLines(app, job_filter, as_json=args.json)
+    last_problem: str | None = None
+    while True:
+        problem = read_current(app, show, freshness_policy(args))
+        if problem is not None and problem != last_problem:
+            app.out.warn(problem)
+        last_problem = problem
+        app.out.check_reader()
+        app.sleep(interval)
+
+
+class _RefreshedTable:
+    """Show as many jobs as fit on the terminal, in place of the ones before."""
+
+    def __init__(self, app: App, job_filter: filters.Filter) -> None:
+        self._app = app
+        self._job_filter = job_filter
+
+    def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
+        """Print the table."""
+        app, now, room = self._app, self._app.now(), self._app.out.lines
+        filters.hide_archived(cache, self._job_filter)
+        order = filters.parse_sort(filters.DEFAULT_SORT)
+        page = job_queries.list_jobs(cache, self._job_filter, order=order, limit=room, now=now.timestamp())
+        jobs = list(itertools.islice(page.jobs(), room))
+        bodies = self._bodies(jobs, page.total, freshness, now)
+        # The cursor needs a line too.
+        while len(jobs) > 1 and app.out.height(bodies) >= room:
+            jobs.pop()
+            bodies = self._bodies(jobs, page.total, freshness, now)
+        app.out.redraw(bodies)
+        return None
+
+    def _bodies(
+        self, jobs: list[dict[str, object]], total: int, freshness: Freshness, now: datetime
+    ) -> tuple[Text, Table]:
+        """Return what the terminal shows: a head and a table."""
+        by = self._app.settings.redirected_by
+        age = freshness.describe_with_staleness()
+        head = f"{len(jobs)} of {total:,} jobs, {age}, {whole_seconds(json_time(now))}"
+        late: list[str] = []
+        table = job_table(note_late(jobs, late, self._app), self._app, freshness)
+        named = [] if by is None else [f"registry named by {by}"]
+        return Text([head, *named, *late, ""], indent=2), table
+
+
+class _ChangeLines:
+    """Print a line for each job that is new or changed since the last call."""
+
+    def __init__(self, app: App, job_filter: filters.Filter, *, as_json: bool) -> None:
+        self._app = app
+        self._job_filter = job_filter
+        self._as_json = as_json
+        self._mark: changes.ChangeMark | None = None
+
+    def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
+        """Print the lines."""
+        now = self._app.now().timestamp()
+        known = known_to(cache, now)
+        changed, self._mark = changes.changed_jobs(cache, self._job_filter, self._mark)
+        if self._as_json:
+            text = "".join(f"{job_json.job_text(facts, now=now, known_to=known)}\n" for facts in changed)
+            self._app.out.show(Result(RawText(text)))
+        else:
+            jobs = [job_json.job_json(facts, now=now, known_to=known) for facts in changed]
+            self._app.out.show(Result(Tsv([job_row(job, self._app) for job in jobs])))
+        return freshness.problem

@@ -1,0 +1,3 @@
+"""The version of mops-jobs."""
+
+__version__ = "0.1.0"

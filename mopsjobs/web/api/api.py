@@ -1,0 +1,280 @@
+"""The API: the JSON documents of the commands, read from the cache."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from itertools import islice
+from urllib.parse import urlencode
+
+from flask import Flask, Response, jsonify, request
+
+from mopsjobs.app.care import metrics
+from mopsjobs.app.care.query_document import query_document
+from mopsjobs.app.jobs.find_job import FoundJob, Job, with_family
+from mopsjobs.app.jobs.job_tasks import JobTasks, never_mirrored_error
+from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.app.tasks.failures import NewFailures, failures_of_cache, keep_new_failures
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
+from mopsjobs.cache.queries.failures import jobs_with_failures
+from mopsjobs.cache.queries.filters import hide_archived
+from mopsjobs.cache.queries.ledgers import read_attempts, read_ledger
+from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
+from mopsjobs.console.result import Document
+from mopsjobs.errors import JobNotFoundError, NoManifestError, command_line
+from mopsjobs.utils.table_files import json_objects
+from mopsjobs.web.api.openapi import document
+from mopsjobs.web.pages.job_page import Reading
+from mopsjobs.web.pages.kept_results import NOT_SUBMITTED, find_results, results_head, with_retry
+from mopsjobs.web.queries.api_params import AttemptsQuery, FailuresQuery, ResultsQuery, TasksQuery
+from mopsjobs.web.queries.query_params import EventsQuery, JobsQuery
+from mopsjobs.web.site.job_results import Results
+from mopsjobs.web.site.site import Site
+
+METRICS = "/metrics"
+HEALTH = "/healthz"
+
+MAX_ANSWER_BYTES = 4_000_000
+"""Bytes of a list in one response, at most. A Link header leads to the rest (RFC 8288)."""
+
+OF_ONE_JOB = ("tasks", "failures", "attempts", "results", "events")
+"""What the API has of one job, by a parameter of a path of its own."""
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+PROBLEM = "application/problem+json"
+"""The media type of errors (RFC 9457)."""
+
+
+def add_routes(app: Flask, site: Site) -> None:
+    """Add the routes `/api/v1/`, `/metrics` and `/healthz`."""
+    handlers = _Handlers(site)
+    app.add_url_rule("/api/v1/jobs", "api_jobs", handlers.jobs)
+    app.add_url_rule("/api/v1/jobs/<path:job_id>", "api_job", handlers.job)
+    app.add_url_rule("/api/v1/tasks", "api_tasks", handlers.tasks)
+    app.add_url_rule("/api/v1/attempts", "api_attempts", handlers.attempts)
+    app.add_url_rule("/api/v1/results", "api_results", handlers.results)
+    app.add_url_rule("/api/v1/failures", "api_failures", handlers.failures)
+    app.add_url_rule("/api/v1/events", "api_events", handlers.events)
+    app.add_url_rule("/api/v1/openapi.json", "api_openapi", lambda: jsonify(document()))
+    app.add_url_rule(METRICS, "metrics", handlers.metrics)
+    app.add_url_rule(HEALTH, "health", handlers.health)
+
+
+def is_for_programs(path: str) -> bool:
+    """Return True if programs read this path: its errors are then problem documents."""
+    return path.startswith("/api/") or path in (METRICS, HEALTH)
+
+
+def problem(code: int, title: str, detail: str, hint: str | None) -> Response:
+    """Return an error as a problem document (RFC 9457) with a `hint`."""
+    content = {"title": title, "status": code, "detail": detail, "hint": hint}
+    return Response(json.dumps(content) + "\n", code, mimetype=PROBLEM)
+
+
+def _take_bytes(texts: Iterator[str], limit: int) -> list[str]:
+    """Return the first texts, up to `limit` bytes, but at least one."""
+    first_texts: list[str] = []
+    size = 0
+    for text in texts:
+        size += len(text)
+        if first_texts and size > limit:
+            break
+        first_texts.append(text)
+    return first_texts
+
+
+def _page(text: str, name: str, after: object) -> Response:
+    """Return a document with a link to the next page.
+
+    Args:
+        text: the document.
+        name: the parameter that says where the next page begins.
+        after: its value; None on the last page.
+    """
+    response = Response(text + "\n", mimetype=JSON)
+    if after is not None:
+        others = [(key, value) for key, value in request.args.items(multi=True) if key != name]
+        response.headers["Link"] = f'<{request.path}?{urlencode([*others, (name, str(after))])}>; rel="next"'
+    return response
+
+
+def _check_mirrored(connection: sqlite3.Connection, job_id: str) -> None:
+    """Refuse a job whose ledger the cache lacks: no request mirrors it.
+
+    Raises:
+        StoreUnavailableError: if it lacks it.
+    """
+    if read_ledger(connection, job_id) is None:
+        raise never_mirrored_error(job_id, hint=f"Run: {command_line('tasks', job_id)}")
+
+
+def _not_read(job_id: str, reading: Reading) -> Response:
+    """Return the answer for results that are not kept.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job, so that there is nothing to read.
+    """
+    if reading == NOT_SUBMITTED:
+        raise NoManifestError(reading.text, job_id=job_id)
+    return with_retry(problem(503, "Unavailable", f"The results of {job_id}: {reading.text}", None), reading)
+
+
+class _Handlers:
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def jobs(self) -> Response:
+        """Return the document of `list --json`."""
+        now = self._site.app.now()
+        query = JobsQuery(request.args.items(multi=True), now)
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
+            hide_archived(connection, query.filter)
+            page = job_queries.list_jobs(
+                connection, query.filter, order=query.order, limit=query.limit, now=now.timestamp()
+            )
+            texts = _take_bytes(page.texts(skip=query.skip), MAX_ANSWER_BYTES)
+            after = query.skip + len(texts)
+            head = self._site.app.list_header(page, freshness) | {"returned": len(texts)}
+            document = "".join(Document(head, items=("jobs", texts)).pieces(None))
+            return document, after if texts and after < len(page) else None
+
+        text, after = self._site.read(view)
+        return _page(text, "skip", after)
+
+    def job(self, job_id: str) -> Response:
+        """Return the document of `status JOB --json`. Below a job is nothing; the hint says what is meant."""
+        now = self._site.app.now().timestamp()
+
+        def view(connection: sqlite3.Connection, _age: Freshness) -> dict[str, object]:
+            try:
+                return with_family(connection, job_queries.find_job(connection, job_id, now=now), now=now)[0]
+            except JobNotFoundError:
+                if below in OF_ONE_JOB:
+                    job_queries.find_job(connection, name, now=now)  # else it is what is not found
+                    return {}
+                raise
+
+        name, _, below = job_id.rpartition("/")
+        found = self._site.read(view)
+        if not found:
+            hint = f"Use /api/v1/{below}?{urlencode({'job': name})}"
+            return problem(404, "Not Found", f"Job {name} has no address {request.path}.", hint)
+        return Response("".join(Document(found).pieces(None)) + "\n", mimetype=JSON)
+
+    def tasks(self) -> Response:
+        """Return the document of `tasks --json`."""
+        query = TasksQuery(request.args.items(multi=True))
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, Place | None]:
+            job = job_queries.find_job(connection, query.job, now=self._site.app.now().timestamp())
+            _check_mirrored(connection, str(job["job_id"]))
+            found = JobTasks(self._site.app, FoundJob(job, freshness))
+            tasks = found.list_tasks(connection, query.tasks)
+            total = tasks.count()
+            listed = list(tasks.tasks(query.limit + 1))  # one more, to know whether there are more
+            texts = (json.dumps(one.to_json(), allow_nan=False) for one in islice(listed, query.limit))
+            taken = _take_bytes(texts, MAX_ANSWER_BYTES)
+            is_cut = len(taken) < len(listed)
+            head = found.document_head(tasks, len(taken), total)
+            document = "".join(Document(head, items=("tasks", taken)).pieces(None))
+            return document, tasks.place_of(listed[len(taken) - 1].row) if is_cut else tasks.seen_up_to
+
+        text, after = self._site.read(view)
+        return _page(text, "after", after)
+
+    def attempts(self) -> Response:
+        """Return the attempts at the tasks of a job: the document of `query --json` over the view `attempts`."""
+        query = AttemptsQuery(request.args.items(multi=True))
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
+            job_id = str(job_queries.find_job(connection, query.job, now=0.0)["job_id"])
+            _check_mirrored(connection, job_id)
+            columns, rows = read_attempts(connection, job_id, after=query.after, limit=query.limit + 1)
+            is_cut = len(rows) > query.limit
+            document = query_document(columns, rows[: query.limit], freshness, is_cut=is_cut)
+            last = dict(zip(columns, rows[query.limit - 1], strict=True)) if is_cut else {}
+            after = ".".join(str(last[name]) for name in ("task", "run", "seq", "shard")) if is_cut else None
+            return "".join(Document(document).pieces(None)), after
+
+        text, after = self._site.read(view)
+        return _page(text, "after", after)
+
+    def results(self) -> Response:
+        """Return the table of `results --table` as a document; 503 while it is being read."""
+        site = self._site
+        query = ResultsQuery(request.args.items(multi=True))
+
+        def view(connection: sqlite3.Connection, _age: Freshness) -> tuple[Job, Results | None, Reading | None]:
+            now = site.app.now().timestamp()
+            job = job_queries.find_job(connection, query.job, now=now)
+            return job, *find_results(site, connection, job, now)
+
+        job, results, reading = site.read(view)
+        if results is None:
+            return _not_read(str(job["job_id"]), reading or NOT_SUBMITTED)
+        objects = json_objects(results.columns, results.rows.read(query.after))
+        listed = list(islice(objects, query.limit + 1))  # one more, to know whether there are more
+        taken = _take_bytes(iter(listed[: query.limit]), MAX_ANSWER_BYTES)
+        head = results_head(site.app, str(job["job_id"]), results, len(taken), is_stale=reading is not None)
+        after = json.loads(taken[-1])["task"] if len(taken) < len(listed) else None
+        return _page("".join(Document(head, items=("rows", taken)).pieces(None)), "after", after)
+
+    def failures(self) -> Response:
+        """Return the document of `failures --json`. Jobs whose ledgers are not in the cache are left out."""
+        site = self._site
+        query = FailuresQuery(request.args.items(multi=True), site.app.now())
+        new: NewFailures = {}
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
+            names = [str(job_queries.find_job(connection, name, now=0.0)["job_id"]) for name in query.jobs]
+            for name in names:
+                _check_mirrored(connection, name)
+            if not names:
+                found, _ = jobs_with_failures(connection, query.filter, query.limit, resumed=query.resumed)
+                names = [name for name in found if read_ledger(connection, name) is not None]
+            failures = failures_of_cache(connection, dict.fromkeys(names), freshness, new)
+            keys = [group.first.key for group in failures.groups]
+            if query.after is not None and query.after not in keys:
+                raise invalid_cursor(query.after)
+            groups = failures.groups[0 if query.after is None else keys.index(query.after) + 1 :]
+            taken = _take_bytes((json.dumps(group.to_json(), allow_nan=False) for group in groups), MAX_ANSWER_BYTES)
+            document = "".join(Document(failures.document_head(site.app), items=("groups", taken)).pieces(None))
+            return document, groups[len(taken) - 1].first.key if len(taken) < len(groups) else None
+
+        text, after = site.read(view)
+        keep_new_failures(new, site.app)
+        return _page(text, "after", after)
+
+    def events(self) -> Response:
+        """Return the lines of `events --json`, one event per line."""
+        query = EventsQuery(request.args.items(multi=True))
+
+        def view(connection: sqlite3.Connection, _age: Freshness) -> str:
+            cache = cache_id(connection)
+            after = 0 if query.since is None else parse_cursor(connection, query.since)
+            stored = read_events(connection, after, job_id=query.job_id, limit=query.limit)
+            return "".join(json.dumps(public_event(cache, event), allow_nan=False) + "\n" for event in stored)
+
+        return Response(self._site.read(view), mimetype=NDJSON)
+
+    def metrics(self) -> Response:
+        """Return the output of `metrics`, rendered once for each state of the cache."""
+        now = self._site.app.now().timestamp()
+
+        def render() -> str:
+            return self._site.read(
+                lambda connection, _age: metrics.render(connection, metrics.MetricsOptions(), now=now).decode()
+            )
+
+        return Response(self._site.pages.get(METRICS, render).text, content_type=metrics.CONTENT_TYPE)
+
+    def health(self) -> Response:
+        """Return 200 if the server has data, however old; the document says how old."""
+        header = self._site.header_or_problem()
+        is_ok = header["synced_at"] is not None
+        fields = {name: header[name] for name in ("synced_at", "age_seconds", "stale", "problem")}
+        return Response(json.dumps({"ok": is_ok, **fields}) + "\n", 200 if is_ok else 503, mimetype=JSON)

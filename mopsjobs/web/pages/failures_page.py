@@ -1,0 +1,213 @@
+"""The page of failures: what failed in all jobs, why and where, how often, and since when."""
+
+from __future__ import annotations
+
+import shlex
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.app.tasks.failure_overview import FailureOverview, overview_of_filter
+from mopsjobs.app.tasks.failures import MergedGroup
+from mopsjobs.cache.queries import statistics
+from mopsjobs.cache.queries.failed_jobs import FailedJob
+from mopsjobs.errors import command_line
+from mopsjobs.utils.text import join_first, pluralize
+from mopsjobs.web.pages.failure_rows import Window, failure_row, known_moment
+from mopsjobs.web.pages.job_page import MAX_READ_TASKS, Reading
+from mopsjobs.web.queries.query_params import FILTERS, MAX_FAILED_JOBS, FailuresPageQuery
+from mopsjobs.web.queries.search_box import Params, describe_filters
+from mopsjobs.web.site.job_reads import FAILURES
+from mopsjobs.web.site.memo import Memo
+from mopsjobs.web.site.rendering import Renderer, link
+
+PAGE_SIZE = 25
+"""Errors per page."""
+
+MAX_ASKED = 500
+"""Jobs that one page has read, the last changed first. `JobReads` remembers more of them, so each has its turn."""
+
+HOURS = (("1", "an hour"), ("24", "a day"), ("48", "2 days"), ("168", "a week"), ("720", "30 days"), ("8760", "a year"))
+"""The windows to choose from: their values in `hours`, and their texts."""
+
+STATUSES = ("failed", "partial", "active", "cancelled")
+"""Statuses of jobs to choose from."""
+
+COLUMNS = {
+    "error": "Error",
+    "time": "Over time",
+    "tasks": "Tasks",
+    "jobs": "Jobs",
+    "owners": "Owners",
+    "first": "First",
+    "last": "Last",
+}
+"""The columns, with their titles."""
+
+SORT_KEYS: dict[str, Callable[[MergedGroup], float]] = {
+    "tasks": lambda group: group.size,
+    "jobs": lambda group: len(group.jobs),
+    "first": lambda group: group.first_ts or 0.0,
+    "last": lambda group: group.last_ts or 0.0,
+}
+
+IN_FORM = ("hours", "status", "owner", "label", "resumed")
+"""Parameters that have fields in the form."""
+
+
+class FailuresPage:
+    """The handler of `/failures`."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._site = renderer.site
+        self._memo: Memo[FailureOverview] = Memo(renderer.site.app.monotonic, 16)
+
+    def answer(self) -> Response:
+        """Return the page."""
+        params = list(request.args.items(multi=True))
+        query = FailuresPageQuery(params, self._site.app.now())
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+            found = self._find(connection, params, query)
+            looked_at = None if found.groups else _count_jobs(connection, query)
+            return {
+                "header": self._site.header_of(connection, freshness),
+                "looked_at": looked_at,
+                "reading": self._read(found.unread, query),
+                **_form(params, query),
+                **_listed(found, params, query, self._site.app.now().timestamp()),
+            }
+
+        def render() -> str:
+            return self._renderer.render("failures.html", **self._site.read(view))
+
+        return self._site.live_pages.answer(request.full_path, render)
+
+    def _find(self, connection: sqlite3.Connection, params: Params, query: FailuresPageQuery) -> FailureOverview:
+        """Return the failures. They are merged again after a change, but for a twentieth of the time at most."""
+        minute = int(self._site.app.now().timestamp() // 60)  # the window moves, even if nothing changes
+        return self._memo.get(
+            link(list(params), {"sort": ""}),
+            (self._site.changes.number, minute),
+            lambda: overview_of_filter(
+                connection, query.filter, query.values["limit"], resumed=query.values["resumed"]
+            ),
+        )
+
+    def _read(self, unread: Sequence[FailedJob], query: FailuresPageQuery) -> Reading | None:
+        """Ask for jobs to be read whose failures the cache lacks; return what to say of that."""
+        lacking = sum(job.failures is None for job in unread)
+        reads = self._site.reads
+        if reads is None:
+            return Reading(f"{_not_read(lacking)} Run: {_command(query)}") if lacking else None
+        states = [
+            reads.ask(FAILURES, job.job_id, state=job.updated_at)
+            for job in unread[:MAX_ASKED]
+            if job.tasks_total <= MAX_READ_TASKS
+        ]
+        foreign = sum(state.is_foreign for state in states)
+        said = f"{pluralize(foreign, 'job')} {'was' if foreign == 1 else 'were'} not submitted by mops-jobs."
+        said = said if foreign else ""
+        if lacking <= foreign:
+            return Reading(said) if foreign else None
+        problem = next((state.problem for state in states if state.problem is not None and not state.is_foreign), None)
+        is_waiting = any(state.is_waiting for state in states)
+        why = problem or ("They are being read from the registry." if is_waiting else f"Run: {_command(query)}")
+        return Reading(f"{_not_read(lacking - foreign)} {why} {said}".rstrip(), is_waiting=is_waiting)
+
+
+def _not_read(jobs: int) -> str:
+    return f"The failures of {pluralize(jobs, 'job')} are not read yet."
+
+
+def _count_jobs(connection: sqlite3.Connection, query: FailuresPageQuery) -> int:
+    """Return how many jobs were looked at, also those that were resumed."""
+    return sum(statistics.by_status(connection, query.filter).values())
+
+
+def _command(query: FailuresPageQuery) -> str:
+    """Return the command that reads all that the page lacks."""
+    flags = [
+        f"--{name} {shlex.quote(f'{value:g}' if isinstance(value, float) else value)}"
+        for name in FILTERS
+        for value in (query.values[name] if name == "label" else [query.values[name]])
+        if value not in (None, False, True)
+    ]
+    flags += [f"--{name}" for name in ("stuck", "resumed") if query.values[name]]
+    return command_line("failures", options=" ".join([*flags, "--limit 0"]))
+
+
+def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, now: float) -> dict[str, Any]:
+    """Return the headline, and the rows of the page."""
+    window = Window(query.since, now, query.default_hours)
+    ordered = sorted(found.groups, key=SORT_KEYS[query.values["sort"]], reverse=True)
+    begin = (query.values["page"] - 1) * PAGE_SIZE
+    shown = ordered[begin : begin + PAGE_SIZE]
+    ends = [group.last_ts for group in ordered if group.last_ts is not None]
+    most = MAX_FAILED_JOBS
+    return {
+        "found": found,
+        "record_jobs": sum(len(group.jobs) for group in ordered if not group.first.tasks),
+        "reasons": pluralize(len(ordered) + found.more_groups, "reason"),
+        "last": known_moment(max(ends, default=None), now),
+        "window": window,
+        "rows": [failure_row(group, found.owners, params, window) for group in shown],
+        "unexplained": join_first(found.unexplained),
+        "all_jobs": link(list(params), {"limit": str(most)}) if query.values["limit"] < most else None,
+        "columns": [
+            {
+                "name": name,
+                "title": title,
+                "order": "descending" if name == query.values["sort"] else None,
+                "to": link(list(params), {"sort": name}) if name in SORT_KEYS else None,
+            }
+            for name, title in COLUMNS.items()
+        ],
+        "paging": _paging(params, query.values["page"], -(-len(ordered) // PAGE_SIZE)),
+    }
+
+
+def _paging(params: Params, page: int, pages: int) -> dict[str, Any]:
+    def to(number: int) -> str | None:
+        return f"{link(list(params), {})}&page={number}".replace("?&", "?") if 1 <= number <= pages else None
+
+    return {"page": page, "pages": pages, "before": to(min(page - 1, pages)), "after": to(page + 1)}
+
+
+def _form(params: Params, query: FailuresPageQuery) -> dict[str, Any]:
+    """Return what the form and the chips need."""
+    hours = "" if query.values["hours"] is None else f"{query.values['hours']:g}"
+    since, status = query.values["since"], query.values["status"] or ""
+    when = f"since {since}" if since else f"within {dict(HOURS).get(hours, f'{hours} hours')}"
+    others = [(name, value) for name, value in params if name not in (*IN_FORM, "page") and value]
+    return {
+        "query": query.values,
+        "looked": _describe_jobs(query, when),
+        "when": when,
+        "hours": [*HOURS, *([(hours, f"{hours} hours")] if hours and hours not in dict(HOURS) else [])],
+        "chosen_hours": hours,
+        "statuses": [*STATUSES, *([status] if status and status not in STATUSES else [])],
+        "hidden": others,
+        "chips": [(text, "?" + urlencode([*_in_form(params), *rest])) for text, rest in describe_filters(others)],
+    }
+
+
+def _describe_jobs(query: FailuresPageQuery, when: str) -> str:
+    """Return which jobs the page looks at, for its form is folded."""
+    values = query.values
+    words = [
+        f"Jobs that changed {when}" if not values["status"] else f"Jobs that are {values['status']} and changed {when}",
+        *([f"of {values['owner']}"] if values["owner"] else []),
+        *(f"with {label}" for label in values["label"]),
+        "with resumed ones" if values["resumed"] else "without resumed ones",
+    ]
+    return ", ".join(words)
+
+
+def _in_form(params: Params) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in params if name in IN_FORM and value]

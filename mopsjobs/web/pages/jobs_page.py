@@ -1,0 +1,388 @@
+"""The page of jobs: what failed, what runs and what waits, the search, and a table or groups of jobs."""
+
+from __future__ import annotations
+
+import copy
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote, urlencode
+
+from flask import Response, redirect, request
+
+from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.cache.queries import filters, overview, statistics
+from mopsjobs.cache.queries.failed_tasks import describe_failures
+from mopsjobs.cache.queries.listed_jobs import listed_jobs
+from mopsjobs.errors import UsageError, command_line
+from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, TERMINAL
+from mopsjobs.utils.times import from_timestamp, human_duration, json_time
+from mopsjobs.web.queries import query_params, view_models
+from mopsjobs.web.queries.search_box import FLAGS, Params, describe_filters, expand_search, token
+from mopsjobs.web.site.rendering import Renderer, link
+from mopsjobs.web.site.viewer import MAX_NAME
+
+SHOWN_ROWS = {"running": 8, "waiting": 3}
+"""Rows of a section, at most, while sections below it have rows too. A link leads to the others."""
+
+SHOWN_GROUPS = 100
+
+COOKIE = "mops_jobs_mine"
+"""Has the owner whose jobs are `mine` in this browser, if it is not the user of the server. The script sets it."""
+
+HOURS = (("", "any time"), ("1", "an hour"), ("24", "a day"), ("48", "2 days"), ("168", "a week"), ("720", "30 days"))
+"""The windows to choose from: their values in `hours`, and their texts."""
+
+FIRST_COMMANDS = (
+    ("Run a study of your model", "submit study.json --auto"),
+    ("Report a job of your own", "register nightly-1"),
+    ("Check that this is the registry that you mean", "doctor"),
+)
+"""What to type in an empty registry."""
+
+SORTED = ("status", "name", "owner", "progress", "created", "updated", "duration")
+"""Columns that can be sorted by, under the same names."""
+
+MAX_SUGGESTIONS = 60
+
+MAX_OWNERS = 30
+"""Owners among the suggestions. So there is room for labels."""
+
+MAX_CHIPS = 50
+"""Parameters of which the filters have chips. Each chip has a link with all others."""
+
+
+class JobsPage:
+    """The handler of `/jobs`."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+
+    def answer(self) -> Response | tuple[str, int]:
+        """Return the page, or lead to its address: filters in the search box and `mine` stand for other parameters."""
+        params = list(request.args.items(multi=True))
+        now = self._renderer.site.app.now()
+        try:
+            target = self._find_mine(params) or _find_address(params)
+            if target is not None:
+                return target
+            query = query_params.JobsPageQuery(params, now)
+        except UsageError as error:
+            return self._refuse(params, error), 400
+        site = self._renderer.site
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+            filters.hide_archived(connection, query.filter, query.filter_any_status)
+            with filters.searching(connection, query.filter, query.filter_any_status):
+                return self._view(connection, freshness, query, params)
+
+        def render() -> str:
+            data = site.read(view)
+            return self._renderer.render("jobs.html", **data)
+
+        return site.live_pages.answer(request.full_path, render)
+
+    def _find_mine(self, params: Params) -> Response | None:
+        """Lead from `mine=true` to the owner who sent the request, see `Viewers`.
+
+        Raises:
+            UsageError: if the request has no name, or `mine` has another value.
+        """
+        value = next((value for name, value in reversed(params) if name == "mine" and value), None)
+        if value is None:
+            return None
+        hint = "Filter by owner, as with owner:ada."
+        if value != "true":
+            raise UsageError(f"invalid mine '{value}': expected true.", hint=hint)
+        owner = self._renderer.site.viewers.name(request.headers, unquote(request.cookies.get(COOKIE, "")))
+        if owner is None:
+            hint += " Or let a proxy sign users in: see serve --trust-header."
+            raise UsageError("Nothing says which jobs are yours.", hint=hint)
+        return _lead_to([one for one in params if one[0] != "mine"], {"owner": owner})
+
+    def _refuse(self, params: Params, error: UsageError) -> str:
+        """Return the page for invalid filters: the form as it was sent, and what is wrong, without jobs."""
+        values = dict(params)
+        return self._renderer.render(
+            "jobs.html",
+            header=self._renderer.site.header(),
+            problem=str(error),
+            hint=error.hint,
+            **_form(params, values, ()),
+        )
+
+    def _view(
+        self,
+        connection: sqlite3.Connection,
+        freshness: Freshness,
+        query: query_params.JobsPageQuery,
+        params: Params,
+    ) -> dict[str, Any]:
+        now = self._renderer.site.app.now().timestamp()
+        counts = statistics.by_status(connection, query.filter)
+        failures = overview.open_failures(connection, _recent(query.filter_any_status, now))
+        active = overview.active_jobs(connection, query.filter_any_status, now)
+        found: dict[str, Any] = {"sections": [], "groups": None}
+        if query.group is None:
+            found["sections"] = _sections(connection, query, params, counts, now)
+        else:
+            groups = overview.groups(connection, query.filter, query.group, SHOWN_GROUPS + 1)
+            found["groups"] = [_group_row(group, query.group, params, now) for group in groups]
+        rows = [row for section in found["sections"] for row in section["rows"]]
+        return {
+            "header": self._renderer.site.header_of(connection, freshness),
+            "panels": {**_panels(failures, *active, query, params, now), "unknown": freshness.unknown_since},
+            "total": sum(counts.values()),
+            "archived": filters.count_archived(connection, query.filter),
+            "archived_to": link([*params, ("label", f"{ARCHIVED}=true")], {}),
+            "columns": _columns(query, params),
+            "query_columns": query.columns,
+            "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],
+            "paging": _paging(query, params, found["sections"]),
+            "broken": statistics.count_unreadable_records(connection),
+            "shown_groups": SHOWN_GROUPS,
+            "tasks_command": command_line("tasks JOB"),
+            "unsearched": overview.unsearched_jobs(connection, query.filter) if query.filter.params else 0,
+            **found,
+            **_form(params, query.values, _suggestions(connection, rows)),
+        }
+
+
+def _find_address(params: Params) -> Response | None:
+    """Lead to the address of a search with filters, and from the default columns to none."""
+    expanded = expand_search(params)
+    found = list(params) if expanded is None else expanded
+    columns = [value for name, value in found if name == "columns"]
+    if sorted(columns) == sorted(query_params.DEFAULT_COLUMNS):
+        return _lead_to([one for one in found if one[0] != "columns"], {})
+    return None if expanded is None else _lead_to(found, {})
+
+
+def _lead_to(params: Params, changes: Mapping[str, str]) -> Response:
+    return redirect("/jobs" + link(list(params), changes), 302)  # type: ignore[return-value]
+
+
+def _recent(job_filter: filters.Filter, now: float) -> filters.Filter:
+    """Return a filter for recent jobs, if it has no window of its own."""
+    chosen = copy.copy(job_filter)
+    if not _has_window(chosen):
+        chosen.since = now - query_params.FAILURE_HOURS * 3600
+    return chosen
+
+
+def _has_window(job_filter: filters.Filter) -> bool:
+    ends = (job_filter.since, job_filter.until, job_filter.ended_since, job_filter.ended_until)
+    return any(end is not None for end in ends)
+
+
+def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str]) -> dict[str, Any]:
+    """Return what the search and the chips need, also for values that could not be read."""
+    own = ("q", "hours", "group", "columns", "page")
+    hours = str(values.get("hours") or "").removesuffix(".0")
+    chosen = [value for name, value in params if name == "columns" and value]
+    owner = next((value for name, value in reversed(params) if name == "owner" and value), "")
+    return {
+        "search": {
+            "text": values.get("q") or "",
+            "hours": [*HOURS, *([(hours, f"{hours} hours")] if hours not in dict(HOURS) else [])],
+            "chosen_hours": hours,
+            "has_window": bool(values.get("since")),
+            "group": values.get("group") or "",
+            "columns": [
+                (name, title, name in (chosen or query_params.DEFAULT_COLUMNS))
+                for name, title in query_params.COLUMNS.items()
+            ],
+            "hidden": [(name, value) for name, value in params if name not in own and value],
+            "suggestions": suggestions,
+            "compare": _with_boxes(params, chosen),
+            "mine": link(list(params), {"owner": "", "mine": "true"}),
+            "owner": owner if "," not in owner and len(owner) <= MAX_NAME else None,
+        },
+        "chips": [(text, "?" + urlencode(others)) for text, others in describe_filters(params[:MAX_CHIPS])],
+    }
+
+
+def _with_boxes(params: Params, chosen: Sequence[str]) -> str:
+    """Return the query string with boxes to choose jobs by, or without them."""
+    others = [one for one in params if one[0] != "columns"]
+    has_boxes = query_params.COMPARE in chosen
+    columns = [name for name in chosen or query_params.DEFAULT_COLUMNS if name != query_params.COMPARE]
+    shown = columns if has_boxes else [query_params.COMPARE, *columns]
+    return "?" + urlencode([*others, *(("columns", name) for name in shown)])
+
+
+def _panels(
+    failures: overview.OpenFailures,
+    running: overview.ActiveJobs,
+    waiting: overview.ActiveJobs,
+    query: query_params.JobsPageQuery,
+    params: Params,
+    now: float,
+) -> dict[str, Any]:
+    """Return the answers to the three first questions, each with a link to its jobs."""
+    plain = [(name, value) for name, value in params if name not in (*query_params.UNPANELED, "sort", "group")]
+    window = {} if _has_window(query.filter) else {"hours": f"{query_params.FAILURE_HOURS:g}"}
+    to_failures = {"open": "true", **window}
+    return {
+        "failed": failures.jobs,
+        "failed_to": link(plain, to_failures),
+        "errors": [(code, count, link(plain, {**to_failures, "error": code})) for code, count in failures.errors],
+        "other_errors": failures.others,
+        "days": round(query_params.FAILURE_HOURS / 24) if window else None,
+        "is_part": query.is_part,
+        "running": running.jobs,
+        "running_to": link(plain, {"status": "running,validating"}),
+        "suspect": running.suspect + waiting.suspect,
+        "suspect_to": link(plain, {"stuck": "true"}),
+        "next": _moment_ahead(running.next_end, now),
+        "last": _moment_ahead(running.last_end, now),
+        "undated": running.jobs - running.dated,
+        "waiting": waiting.jobs,
+        "waiting_to": link(plain, {"status": ",".join(name for name in STATUSES if name in BEFORE_RUNNING)}),
+        "oldest": None if waiting.oldest is None else json_time(from_timestamp(waiting.oldest)),
+        "longest": None if waiting.oldest is None else human_duration(now - waiting.oldest),
+    }
+
+
+def _moment_ahead(at: float | None, now: float) -> dict[str, str] | None:
+    """Return a time ahead: how far, by the clock, and in full."""
+    if at is None:
+        return None
+    moment = from_timestamp(at)
+    form = "%H:%M" if at - now < 86400 else "%Y-%m-%d %H:%M"
+    return {"left": human_duration(at - now), "clock": f"{moment:{form}} UTC", "at": json_time(moment)}
+
+
+def _sections(
+    connection: sqlite3.Connection,
+    query: query_params.JobsPageQuery,
+    params: Params,
+    counts: Mapping[str, int],
+    now: float,
+) -> list[dict[str, Any]]:
+    """Return the rows of the page: what runs, what waits and what has ended; in one section if they are sorted."""
+    offset = (query.page - 1) * query_params.PAGE_SIZE
+    if query.order is not None:
+        parts = [("", counts, query.filter, query.order)]
+    else:
+        parts = [
+            (phase, names, overview.in_phase(query.filter, phase), overview.order_of_phase(connection, phase, now))
+            for phase, names in _by_phase(counts).items()
+            if names
+        ]
+    sections = []
+    for phase, names, chosen, order in parts:
+        is_paged = phase == parts[-1][0]
+        if query.page > 1 and not is_paged:
+            continue
+        limit = query_params.PAGE_SIZE if is_paged else SHOWN_ROWS[phase]
+        jobs = listed_jobs(connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0, now=now)
+        rows = [view_models.row(job, now, query.columns) for job in jobs]
+        total = sum(names.values())
+        others = link(list(params), {"status": ",".join(names)})
+        sections.append(
+            {
+                "phase": phase,
+                "total": total,
+                "statuses": [
+                    (view_models.status(name), names[name], link(list(params), {"status": name}))
+                    for name in filters.URGENCY
+                    if name in names
+                ],
+                "unknown": sum(count for name, count in names.items() if name not in filters.URGENCY),
+                "rows": _with_details(connection, rows),
+                "more": None if is_paged or total <= limit else (total - limit, others),
+                "is_paged": is_paged,
+            }
+        )
+    return sections
+
+
+def _by_phase(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return the counts per status, by what the jobs are doing."""
+    phases: dict[str, dict[str, int]] = {phase: {} for phase in filters.PHASES}
+    for name, count in counts.items():
+        phase = "waiting" if name in BEFORE_RUNNING else "ended" if name in TERMINAL else "running"
+        phases[phase][name] = count
+    return phases
+
+
+def _with_details(connection: sqlite3.Connection, rows: Sequence[view_models.Row]) -> list[view_models.Row]:
+    """Return rows with the job that continues each, and with the errors of its tasks if the cache has them."""
+    resumed = overview.resumed_as(connection, [row.id for row in rows])
+    detailed = []
+    for row in rows:
+        changes: dict[str, Any] = {}
+        if row.id in resumed:
+            child, status = resumed[row.id]
+            changes["resumed"] = (child, view_models.job_path(child), view_models.status(status))
+        if row.failed and (known := describe_failures(connection, row.id, row.failed)):
+            changes["error"] = known
+        elif row.failed and row.error is None:
+            changes["error"] = f"{row.failed:,} task{'' if row.failed == 1 else 's'} failed"
+        detailed.append(row._replace(**changes) if changes else row)
+    return detailed
+
+
+def _group_row(group: overview.JobGroup, by: str, params: Params, now: float) -> dict[str, Any]:
+    """Return a row for a group, with a link to its jobs."""
+    label = by.removeprefix(overview.LABEL_GROUP)
+    name, value = (by, group.name) if label == by else ("label", f"{label}={group.name}")
+    others = [one for one in params if one[0] != "group"]
+    if name == "label":
+        to = link([*others, ("label", value or "")], {"group": ""})
+    else:
+        to = link(others, {name: value or ""})
+    changed = json_time(from_timestamp(group.changed))
+    return {
+        **group._asdict(),
+        "to": to if group.name else None,
+        "changed": view_models.moment(changed, now),
+    }
+
+
+def _suggestions(connection: sqlite3.Connection, rows: Sequence[view_models.Row]) -> list[str]:
+    """Return what the search box can complete: owners, keys of labels, and what the rows have."""
+    words = [f"is:{name}" for name in FLAGS]
+    words += [f"status:{name}" for name in filters.URGENCY]
+    words += [token("owner", owner) for owner in overview.owners(connection, MAX_OWNERS)]
+    words += [f"label:{key}=" for key in overview.label_keys(connection, MAX_SUGGESTIONS)]
+    words += [token("study", row.study) for row in rows if row.study]
+    words += [token("label", label) for row in rows for label in row.labels.split(", ") if label]
+    words += [token("error", row.error.partition(":")[0]) for row in rows if row.error]
+    return list(dict.fromkeys(words))[:MAX_SUGGESTIONS]
+
+
+def _columns(query: query_params.JobsPageQuery, params: Params) -> list[dict[str, Any]]:
+    """Return the heads of the table. Some link to the order by their column, or to the reverse of that."""
+    first = (query.sort or "").partition(",")[0].strip()
+    columns = []
+    titles = {"status": "Status", "name": "Job", **{name: query_params.COLUMNS[name] for name in query.columns}}
+    for name, title in titles.items():
+        column = name if name in SORTED else None
+        order = None if column is None else {column: "ascending", f"-{column}": "descending"}.get(first.lstrip("+"))
+        reverse = f"-{column}" if order == "ascending" else column
+        is_newest_first = order is None and name in ("created", "updated", "duration", "progress")
+        chosen = f"-{column}" if is_newest_first else f"{reverse},-updated" if name == "status" else str(reverse)
+        to = None if column is None else link(list(params), {"sort": chosen})
+        columns.append({"name": name, "title": title, "order": order, "to": to})
+    return columns
+
+
+def _paging(query: query_params.JobsPageQuery, params: Params, sections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    total = sections[-1]["total"] if sections else 0
+    last = max(1, -(-total // query_params.PAGE_SIZE))
+    begin = (query.page - 1) * query_params.PAGE_SIZE
+
+    def to(page: int) -> str | None:
+        return link(list(params), {}) + f"&page={page}" if 1 <= page <= last and page != query.page else None
+
+    return {
+        "page": query.page,
+        "pages": last,
+        "begin": begin + 1,
+        "end": min(begin + query_params.PAGE_SIZE, total),
+        "total": total,
+        "before": to(min(query.page - 1, last)),
+        "after": to(query.page + 1),
+    }

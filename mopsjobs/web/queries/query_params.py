@@ -1,0 +1,316 @@
+"""Parse query strings: the arguments of `list` under the same names, with the same meaning."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT, job_filter, parse_hours
+from mopsjobs.cache.queries import filters, overview
+from mopsjobs.cache.queries.charts import window_start
+from mopsjobs.cache.queries.task_filters import as_number, check_count, parse_condition
+from mopsjobs.errors import UsageError
+from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.times import parse_when
+
+MAX_LIMIT = 1000
+"""Jobs or events in one response of the API, at most. Active jobs come on top of that."""
+
+MAX_SKIP = 10**12 - 1
+
+MAX_PAGE = 100_000
+
+PAGE_SIZE = 25
+"""Jobs per page: a screen full."""
+
+COMPARE = "compare"
+"""The column of boxes to choose jobs by."""
+
+COLUMNS = {
+    COMPARE: "Compare",
+    "study": "Study and labels",
+    "owner": "Owner",
+    "progress": "Tasks",
+    "error": "Error",
+    "done": "Done",
+    "created": "Created",
+    "updated": "Updated",
+    "duration": "Duration",
+    "cpu": "CPU time",
+    "memory": "Peak memory",
+    "engine": "Engine",
+}
+"""Columns of the table of jobs besides status and job, in their order: their names in `columns`, and their titles."""
+
+DEFAULT_COLUMNS = ("study", "owner", "progress", "error", "done")
+
+DAYS = (7, 30, 90)
+"""The periods of the charts, up to today."""
+
+Query = Iterable[tuple[str, str]]
+"""The names and values of a query string. A name may come more than once."""
+
+
+class Parameter(NamedTuple):
+    """A parameter of a query: its default, and the function that reads its value."""
+
+    default: Any = None
+    """False for a parameter that is true or false; an empty tuple for one that may be repeated."""
+    read: Callable[[str], Any] = str
+    """Returns None, or raises UsageError, if the value is invalid."""
+    expected: str = ""
+    """What a valid value is, for the message about an invalid one."""
+
+
+def whole_number(default: int, least: int, most: int) -> Parameter:
+    """Return a parameter that is a whole number in a range."""
+    expected = f"a whole number from {least} to {most:,}"
+    return Parameter(default, lambda text: parse_whole_number(text, least, most), expected)
+
+
+def _days(default: int | None) -> Parameter:
+    expected = f"one of {', '.join(map(str, DAYS))}"
+    return Parameter(default, lambda text: int(text) if text in map(str, DAYS) else None, expected)
+
+
+def _group(text: str) -> str | None:
+    key = text.removeprefix(overview.LABEL_GROUP)
+    return text if text in overview.GROUPS or (key and key != text) else None
+
+
+def _failure_sort(text: str) -> str | None:
+    return text if text in FAILURE_SORTS else None
+
+
+def _column(text: str) -> str | None:
+    return text if text in COLUMNS else None
+
+
+FILTERS = {
+    "hours": Parameter(read=parse_hours, expected="a number above 0, at most a century"),
+    "since": Parameter(),
+    "until": Parameter(),
+    "status": Parameter(),
+    "name": Parameter(),
+    "label": Parameter(()),
+    "namespace": Parameter(),
+    "owner": Parameter(),
+    "stuck": Parameter(default=False),
+}
+"""The arguments of `job_filter` but `match`: a regular expression cannot be interrupted in a thread of a server."""
+
+SORT = {"sort": Parameter(filters.DEFAULT_SORT)}
+
+API_JOBS = FILTERS | SORT | {"limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT), "skip": whole_number(0, 0, MAX_SKIP)}
+
+API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT)}
+
+PAGE_FILTERS = {
+    "q": Parameter(),
+    "days": _days(None),
+    "ended_since": Parameter(),
+    "ended_until": Parameter(),
+    "study": Parameter(),
+    "error": Parameter(),
+    "param": Parameter(()),
+    "open": Parameter(default=False),
+}
+"""Filters that only the page of jobs has."""
+
+UNPANELED = ("status", "open", "stuck")
+"""Filters that the panels do not follow: each panel has its own."""
+
+JOBS_PAGE = (
+    FILTERS
+    | PAGE_FILTERS
+    | {
+        "sort": Parameter(),
+        "group": Parameter(read=_group, expected="study, owner or label:KEY"),
+        "columns": Parameter((), read=_column, expected=f"one of {', '.join(COLUMNS)}"),
+        "page": whole_number(1, 1, MAX_PAGE),
+    }
+)
+
+FAILURE_SORTS = ("tasks", "jobs", "first", "last")
+"""Columns of the page of failures by which it can be sorted: the most, or the newest, first."""
+
+FAILURE_HOURS = 168.0
+"""The window of failures, on their page as in the panel, unless the query has one."""
+
+MAX_FAILED_JOBS = 20_000
+
+FAILURES_PAGE = FILTERS | {
+    "resumed": Parameter(default=False),
+    "sort": Parameter(FAILURE_SORTS[0], _failure_sort, f"one of {', '.join(FAILURE_SORTS)}"),
+    "limit": whole_number(5000, 1, MAX_FAILED_JOBS),
+    "page": whole_number(1, 1, MAX_PAGE),
+}
+
+CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": _days(30)}
+
+
+def parse_query(parameters: Mapping[str, Parameter], query: Query) -> dict[str, Any]:
+    """Return the value of each parameter. Empty values are ignored, since forms send their empty fields.
+
+    Raises:
+        UsageError: if a parameter is unknown or invalid.
+    """
+    texts = []
+    values = {name: parameter.default for name, parameter in parameters.items()}
+    for name, text in query:
+        if name == "match" and "name" in parameters:
+            hint = "Use name=GLOB: '*' stands for any characters, '?' for one."
+            raise UsageError("The page and its API do not support the regular expressions of 'match'.", hint=hint)
+        if name not in parameters:
+            raise UsageError(f"unknown parameter '{name}': expected one of {', '.join(parameters)}.")
+        if parameters[name].default is False:
+            if text not in ("true", "false", ""):
+                raise UsageError(f"invalid {name} '{text}': expected true or false.")
+            values[name] = values[name] or text == "true"
+        elif text:
+            texts.append((name, text))
+    for name, text in texts:
+        value = _read(name, parameters[name], text)
+        values[name] = (*values[name], value) if parameters[name].default == () else value
+    return values
+
+
+def _read(name: str, parameter: Parameter, text: str) -> Any:
+    """Return the value of a parameter. An error names the parameter, where the command line would name a flag."""
+    value = None
+    with contextlib.suppress(UsageError):
+        value = parameter.read(text)
+    if value is None:
+        raise UsageError(f"invalid {name} '{text}': expected {parameter.expected}.")
+    return value
+
+
+class JobsQuery:
+    """The query of `/api/v1/jobs`: filter, order, and which of the jobs to return."""
+
+    def __init__(self, query: Query, now: datetime) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        values = parse_query(API_JOBS, query)
+        self.limit: int = values["limit"]
+        self.skip: int = values["skip"]
+        self.filter = _filter(values, now)
+        self.order = filters.parse_sort(values["sort"])
+
+
+class EventsQuery:
+    """The query of `/api/v1/events`: the job, the cursor, and the number of events."""
+
+    def __init__(self, query: Query) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        values = parse_query(API_EVENTS, query)
+        self.job_id: str | None = values["job"]
+        self.since: str | None = values["since"]
+        self.limit: int = values["limit"]
+
+
+class JobsPageQuery:
+    """The query of the page of jobs: filters, order and page number."""
+
+    def __init__(self, query: Query, now: datetime) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        values = parse_query(JOBS_PAGE, query)
+        self.values: dict[str, Any] = values
+        """The value of each parameter."""
+        self.sort: str | None = values["sort"]
+        self.order = None if self.sort is None else filters.parse_sort(self.sort)
+        """The ORDER BY clause; None for the order that is most useful in each phase."""
+        self.page: int = values["page"]
+        self.group: str | None = values["group"]
+        chosen = values["columns"] or DEFAULT_COLUMNS
+        self.columns = tuple(name for name in COLUMNS if name in chosen)
+        self.filter = self._filter(values, now)
+        self.filter_any_status = self._filter(values | dict.fromkeys(UNPANELED), now)
+        """The filter for panels, whatever the status."""
+        self.is_part = any(values[name] for name in (FILTERS | PAGE_FILTERS) if name not in UNPANELED)
+        """Whether the panels count a part of all jobs."""
+
+    @staticmethod
+    def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
+        job_filter = _filter(values, now)
+        job_filter.text, job_filter.error, job_filter.study = values["q"], values["error"], values["study"]
+        check_count(values["param"])
+        job_filter.params = tuple(_parameter(text) for text in values["param"])
+        job_filter.is_open = values["open"]
+        begins = [window_start(values["days"], now.timestamp())] if values["days"] else []
+        if values["ended_since"]:
+            begins.append(parse_when(values["ended_since"], now).timestamp())
+        job_filter.ended_since = max(begins, default=None)
+        if values["ended_until"]:
+            job_filter.ended_until = parse_when(values["ended_until"], now).timestamp()
+        return job_filter
+
+
+class FailuresPageQuery:
+    """The query of the page of failures: the jobs, and the order of their errors."""
+
+    def __init__(self, query: Query, now: datetime) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        values = parse_query(FAILURES_PAGE, query)
+        has_window = values["hours"] is not None or values["since"] is not None
+        self.default_hours: float | None = None if has_window else FAILURE_HOURS
+        """The length of the window in hours, if the query does not say where it begins."""
+        values["hours"] = self.default_hours or values["hours"]
+        self.values: dict[str, Any] = values
+        """The value of each parameter."""
+        self.filter = _filter(values, now)
+
+    @property
+    def since(self) -> float:
+        """Return where the window begins, in seconds since 1970."""
+        return self.filter.since or 0.0
+
+
+class ChartsQuery:
+    """The query of the charts: the jobs and the period."""
+
+    def __init__(self, query: Query, now: datetime) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        values = parse_query(CHARTS, query)
+        self.owner: str = values["owner"]
+        self.labels: tuple[str, ...] = values["label"]
+        self.days: int = values["days"]
+        self.since = window_start(self.days, now.timestamp())
+        self.filter = job_filter(now, owner=self.owner or None, label=self.labels)
+        self.filter.ended_since = self.since
+        self.params = [("days", str(self.days)), ("owner", self.owner), *(("label", label) for label in self.labels)]
+        """The names and values of the query, defaults included."""
+
+
+def _parameter(text: str) -> tuple[str, str | None, float | None, str]:
+    """Read a condition such as `beta>0.9`, or the name of a parameter alone."""
+    if not any(sign in text for sign in "=<>"):
+        return text, None, None, ""
+    condition = parse_condition(text)
+    number = as_number(condition.value)
+    return condition.name, condition.sign, None if number is None else float(number), condition.value
+
+
+def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
+    return job_filter(now, **{name: values[name] for name in FILTERS})

@@ -1,0 +1,249 @@
+"""Turn jobs and events into values for the templates: texts and links."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from markupsafe import Markup
+
+from mopsjobs.app.following.event_feed import event_text
+from mopsjobs.app.jobs.job_texts import duration_text, end_text, late_end_text, memory_text, stragglers_text
+from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SECONDS, TASK_HANGS, forecast_text
+from mopsjobs.cache.queries.events import StoredEvent
+from mopsjobs.cache.queries.listed_jobs import ListedJob
+from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
+from mopsjobs.utils.text import cut_to_length, strip_control_characters
+from mopsjobs.utils.times import (
+    from_timestamp,
+    human_age,
+    human_duration,
+    human_range,
+    json_time,
+    parse_time,
+    whole_seconds,
+)
+
+Job = Mapping[str, Any]
+
+_QUOTED = re.compile(r'("(?:[^"\\]|\\.)*")')
+"""A text as JSON has it."""
+
+KINDS = frozenset(STATUSES)
+"""The statuses that have a colour and an icon of their own; all others look alike."""
+
+
+MAX_VALUE = 60
+"""Characters of a parameter's value."""
+
+MAX_COMPARED = 5
+"""Jobs that can be compared."""
+
+
+def job_path(job_id: object) -> str:
+    """Return the path of a job's page."""
+    return f"/jobs/{quote(str(job_id), safe='')}"
+
+
+def compare_path(ids: Iterable[str]) -> str:
+    """Return the address of the page that compares jobs."""
+    return f"/compare?{urlencode([('job', one) for one in ids])}"
+
+
+class Status(NamedTuple):
+    """A status: its name, and the class that gives it a colour and an icon."""
+
+    name: str
+    kind: str
+
+
+class Moment(NamedTuple):
+    """A time: when, and how long ago."""
+
+    at: str
+    ago: str
+
+
+class Bar(NamedTuple):
+    """The tasks of a job: percentages of those that are done and of those that failed, and all of it in words."""
+
+    done: float
+    failed: float
+    words: str
+
+
+class Row(NamedTuple):
+    """A job in the table."""
+
+    id: str
+    path: str
+    status: Status
+    suspect: str | None
+    """What is wrong with an active job, for people."""
+    study: str | None
+    labels: str
+    owner: str | None
+    bar: Bar | None
+    tasks: str
+    failed: int
+    error: str | None
+    """The error, or what is known of failed tasks, in one line."""
+    late: str | None
+    """That it will not finish before its time limit, or the tasks that take longer than the others explain."""
+    done: str
+    """When it ended or should end, or how long it waits."""
+    done_title: str | None
+    """The same in full."""
+    ended: str | None
+    """When it ended, RFC 3339."""
+    since: str | None
+    """When it was registered, if it is active: its script counts how long that is ago."""
+    waits: bool
+    """Whether no task of it has started."""
+    created: Moment | None
+    """None, as the four after it, if the column is not shown: most pages show few of them."""
+    updated: Moment | None
+    duration: str | None
+    cpu: str | None
+    memory: str | None
+    engine: str | None
+    resumed: tuple[str, str, Status] | None = None
+    """Id, path and status of the job that continues it."""
+
+
+def status(name: object) -> Status:
+    """Return a status for a template."""
+    text = str(name)
+    return Status(text, text if text in KINDS else "unknown")
+
+
+def moment(text: object, now: float) -> Moment:
+    """Return a time for a template."""
+    return Moment(whole_seconds(str(text)), human_age(now - parse_time(str(text)).timestamp()))
+
+
+def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
+    """Return a row of the table of jobs, with the values of these columns."""
+    failed, total = job.tasks_failed, job.tasks_total
+    forecast = None
+    if job.forecast is not None:
+        ids = {"job_id": job.job_id, "tasks_total": job.tasks_total}
+        forecast = ids | json.loads(forecast_text(job.forecast, job.suspect, now, job.known_to))
+    is_measured = job.usage is not None and ("cpu" in columns or "memory" in columns)
+    usage = json.loads(job.usage if is_measured and job.usage is not None else NO_USAGE)
+    ended = None if job.is_active or job.ended is None else moment_at(job.ended, now)
+    text, title = (ended.ago, ended.at) if ended else _done(job, forecast, now)
+    created = moment_at(job.created, now)
+    late = None if forecast is None else stragglers_text(forecast)
+    return Row(
+        id=job.job_id,
+        path=job_path(job.job_id),
+        status=status(job.status),
+        suspect=_suspect_text(job, late),
+        study=job.study,
+        labels=", ".join(f"{label}={value}" for label, value in sorted(job.labels.items())),
+        owner=job.owner,
+        bar=_bar(job.tasks_completed, failed, total),
+        tasks=f"{job.tasks_completed}/{total}" if total else str(job.tasks_completed or ""),
+        failed=failed,
+        error=job.error,
+        late=late if forecast is None else late_end_text(forecast, from_timestamp(now)) or late,
+        done=text,
+        done_title=title,
+        ended=None if ended is None else ended.at,
+        since=created.at if job.is_active else None,
+        waits=job.status in BEFORE_RUNNING,
+        created=created if "created" in columns else None,
+        updated=moment_at(job.changed, now) if "updated" in columns else None,
+        duration=_duration(job, now) if "duration" in columns else None,
+        cpu=duration_text(usage["cpu_seconds"]) if "cpu" in columns else None,
+        memory=memory_text(usage["max_rss_bytes"]) if "memory" in columns else None,
+        engine=job.engine,
+    )
+
+
+def moment_at(at: float, now: float) -> Moment:
+    """Return a time, in seconds since 1970, for a template."""
+    return Moment(whole_seconds(json_time(from_timestamp(at))), human_age(now - at))
+
+
+def _duration(job: ListedJob, now: float) -> str:
+    """Return how long a job has been there, or was until it ended."""
+    return human_duration((now if job.ended is None else job.ended) - job.created)
+
+
+def _suspect_text(job: ListedJob, late: str | None) -> str | None:
+    """Return what is wrong with an active job, as `no sign of life for 5m`; None if nothing is."""
+    if job.suspect == TASK_HANGS and late is not None:
+        return late
+    if job.suspect == RUNNER_ENDED:
+        return "its runner has ended"
+    if job.suspect != NO_UPDATE:
+        return job.suspect
+    silent = 0.0 if job.heartbeat is None else job.known_to - job.heartbeat
+    return f"no sign of life for {human_duration(silent)}" if silent > SILENT_SECONDS else "no sign of life"
+
+
+def _bar(done: int, failed: int, total: int) -> Bar | None:
+    if not total:
+        return None
+    words = f"{done:,} of {total:,} tasks done" + (f", {failed:,} failed" if failed else "")
+    share = min(100.0, 100 * done / total)
+    # A failed task among thousands is seen too.
+    return Bar(round(share, 1), round(min(100 - share, max(100 * failed / total, 2 if failed else 0)), 1), words)
+
+
+def _done(job: ListedJob, forecast: Mapping[str, Any] | None, now: float) -> tuple[str, str | None]:
+    """Return when an active job should end, or how long it waits, short and in full."""
+    if job.status in BEFORE_RUNNING:
+        return _duration(job, now), None
+    if forecast is None or forecast["eta_latest"] is None:
+        return "", None
+    earliest, latest = (parse_time(forecast[name]).timestamp() - now for name in ("eta_earliest", "eta_latest"))
+    full = end_text(forecast, from_timestamp(now))
+    return f"in {human_range(earliest, latest)}", full
+
+
+def lines(text: object) -> Markup:
+    """Return text of several lines, each without control characters. A template filter."""
+    return Markup("\n").join(
+        strip_control_characters(line) for line in ("" if text is None else str(text)).splitlines()
+    )
+
+
+def isolated(text: object) -> Markup:
+    """Return text in which names and values in quotes do not turn the writing direction of the rest. A filter."""
+    parts = _QUOTED.split(strip_control_characters(str(text)))
+    return Markup("").join(
+        Markup("<bdi>{}</bdi>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
+
+
+def value_text(value: object) -> str:
+    """Return the value of a parameter in one line."""
+    return cut_to_length(value if isinstance(value, str) else json.dumps(value), MAX_VALUE)
+
+
+def event_time(stored: StoredEvent) -> float:
+    """Return the time of an event, by its writer's clock, to sort by."""
+    return parse_time(str(stored.event["at"])).timestamp()
+
+
+def event(stored: StoredEvent) -> dict[str, str]:
+    """Return an event as a line, with the traceback of a failure below it."""
+    content = stored.event
+    error = content.get("error")
+    trace = str(error.get("traceback") or "") if isinstance(error, Mapping) else ""
+    return {
+        "at": whole_seconds(str(content["at"])),
+        "kind": strip_control_characters(str(content["kind"])),
+        "text": "\n".join(
+            [
+                "".join(strip_control_characters(piece) for piece in event_text(content)),
+                *map(strip_control_characters, trace.splitlines()),
+            ]
+        ),
+    }

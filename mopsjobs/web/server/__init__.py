@@ -1,0 +1,1 @@
+"""The server, and the routes of its pages."""

@@ -1,0 +1,176 @@
+"""Run the server: its socket, its threads, and the signals that end it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from flask import Flask
+
+from mopsjobs.app.run.app import App
+from mopsjobs.errors import UsageError
+from mopsjobs.utils.hosts import is_loopback
+from mopsjobs.utils.malloc import limit_malloc_arenas
+from mopsjobs.utils.user_dirs import user_name
+from mopsjobs.web.api.api import HEALTH
+from mopsjobs.web.server.http_connections import PageServer
+from mopsjobs.web.server.pages import make_app
+from mopsjobs.web.server.security import own_names
+from mopsjobs.web.site.background import ChangeSignal, Watcher
+from mopsjobs.web.site.site import Site
+from mopsjobs.web.site.viewer import Viewers
+
+LANES = {"pages": 8, "api": 4, "health": 2}
+"""Threads per lane: few for the API, whose responses are large."""
+
+MAX_BODY_BYTES = 1 << 16
+MAX_HEADER_BYTES = 1 << 15
+MAX_WAITING_BYTES = 1 << 20
+"""Bytes buffered for a slow browser."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(
+    app: App,
+    *,
+    host: str,
+    port: int,
+    allowed: list[str],
+    sync_every: float | None,
+    on_start: Callable[[str], None],
+    behind_proxy: bool = False,
+    trust_header: str | None = None,
+) -> int:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        app: settings, cache and registry.
+        host: name or address to listen on.
+        port: 0 for any free port.
+        allowed: further names to answer to.
+        sync_every: seconds between two syncs; None for no syncs.
+        on_start: called with the URL when the server listens.
+        behind_proxy: whether all clients come through a proxy.
+        trust_header: the header in which that proxy sends the name of a user; None if it sends none.
+
+    Returns:
+        The number of the signal that ended it.
+
+    Raises:
+        UsageError: if the server cannot listen there, or no header can have that name.
+    """
+    is_own = is_loopback(host) and not behind_proxy
+    viewers = Viewers(trust_header, user=user_name(app.env) if is_own else None)
+    limit_malloc_arenas()
+    listening = _listen(host, port)
+    site = Site(app, ChangeSignal(), viewers=viewers)
+    if sync_every is not None:
+        site.prepare_syncs(sync_every)
+    wsgi_app = _load_app(site, own_names(host, allowed))
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # no warnings that requests wait for a thread
+    with _stop_signals() as (wait, wake):
+        server = PageServer(
+            wsgi_app,
+            listening,
+            LANES,
+            lane_of,
+            behind_proxy=behind_proxy,
+            asyncore_use_poll=True,
+            max_request_body_size=MAX_BODY_BYTES,
+            max_request_header_size=MAX_HEADER_BYTES,
+            outbuf_high_watermark=MAX_WAITING_BYTES,
+            ident=None,
+        )
+
+        def answer() -> None:
+            try:
+                server.run()
+            finally:
+                wake()
+
+        threads = [Watcher(app, site.changes), threading.Thread(target=answer, name="server", daemon=True)]
+        for thread in threads if site.syncer is None else [*threads, site.syncer]:
+            thread.start()
+        on_start(_url(host, listening.getsockname()[1]))
+        try:
+            return wait()
+        finally:
+            site.changes.end()
+            server.end()
+
+
+def lane_of(path: str) -> str:
+    """Return the lane of a request: a flood in one lane takes no threads from the others."""
+    if path.startswith("/api/"):
+        return "api"
+    return "health" if path == HEALTH else "pages"
+
+
+def _load_app(site: Site, names: frozenset[str]) -> Flask:
+    """Return the application, and leave all that is loaded out of garbage collections, since it stays.
+
+    One page of a hundred waited for a collection that looked at it again, for longer than the page took.
+    """
+    app = make_app(site, names)
+    gc.collect()
+    gc.freeze()
+    return app
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        [(family, _, _, _, address), *_] = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        is_port = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+        hint = "Use --port 0 for any free port." if is_port else "Name an address of this machine: --host 127.0.0.1."
+        raise UsageError(f"Cannot listen on {host}, port {port}: {why}.", hint=hint) from None
+
+
+def _url(host: str, port: int) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/"
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[tuple[Callable[[], int], Callable[[], None]]]:
+    """Handle the signals that end a server by a pipe, so that they interrupt no other code.
+
+    Yields:
+        A function that waits for a signal and returns its number, and a function that ends the wait with 0.
+    """
+    reading, writing = os.pipe()
+    if hasattr(os, "set_blocking"):  # Windows has it from Python 3.12, and can do without
+        os.set_blocking(writing, False)
+    previous = {number: signal.signal(number, lambda _number, _frame: None) for number in STOP_SIGNALS}
+    descriptor = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def wait() -> int:
+        while (number := os.read(reading, 1)[0]) not in (0, *STOP_SIGNALS):
+            pass
+        return number
+
+    try:
+        yield wait, lambda: _write(writing)
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)
+
+
+def _write(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        os.write(descriptor, b"\0")

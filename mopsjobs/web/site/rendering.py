@@ -1,0 +1,62 @@
+"""Render templates with the values that every page has, and make the links between pages."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Flask, Response, request
+
+from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.version import __version__
+from mopsjobs.web.queries import view_models
+from mopsjobs.web.site.site import Site
+
+
+class Renderer:
+    """The templates of an application, and the shared state that pages read."""
+
+    def __init__(self, app: Flask, site: Site) -> None:
+        self._app = app
+        self.site = site
+
+    def render(self, name: str, **values: Any) -> str:
+        """Return a page.
+
+        Args:
+            name: the template.
+            values: what the template needs besides the head of the page.
+        """
+        site = self.site
+        template = self._app.jinja_env.get_template(name)
+        return template.render(
+            now=site.app.now().timestamp(),
+            registry=site.app.settings.registry_id,
+            redirected_by=site.app.settings.redirected_by,
+            version=__version__,
+            status_of=view_models.status,
+            job_path=view_models.job_path,
+            **values,
+        )
+
+    def page(self, template: str, view: Callable[[sqlite3.Connection, Freshness], dict[str, Any]]) -> Response:
+        """Answer with the page of the request, rendered once per change of the cache, with the age of the data.
+
+        Args:
+            template: the template.
+            view: reads from the cache what the template needs.
+        """
+        site = self.site
+
+        def with_header(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+            return {"header": site.header_of(connection, freshness), **view(connection, freshness)}
+
+        return site.live_pages.answer(request.full_path, lambda: self.render(template, **site.read(with_header)))
+
+
+def link(params: list[tuple[str, str]], changes: Mapping[str, str]) -> str:
+    """Return the query string with changed values, without empty ones, and for the first page."""
+    others = [(name, value) for name, value in params if name not in changes and name != "page" and value]
+    return "?" + urlencode([*others, *((name, value) for name, value in changes.items() if value)])

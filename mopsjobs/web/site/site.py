@@ -1,0 +1,143 @@
+"""The state that all request handlers share: the app, the changes, the rendered pages, the age of the data."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from mopsjobs.app.following.notify.after_sync import teller_of_syncs
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import Freshness, never_synced_error
+from mopsjobs.app.tasks.failures import keep_job_failures
+from mopsjobs.cache import sync_state
+from mopsjobs.errors import MopsJobsError, command_line
+from mopsjobs.utils.times import parse_duration
+from mopsjobs.utils.user_dirs import user_name
+from mopsjobs.web.site.background import ChangeSignal, PageCache, Syncer
+from mopsjobs.web.site.cache_connections import ConnectionPool
+from mopsjobs.web.site.job_outputs import JobOutputs
+from mopsjobs.web.site.job_provenance import JobProvenances
+from mopsjobs.web.site.job_reads import FAILURES, OUTPUT, PROVENANCE, RESULTS, JobReads
+from mopsjobs.web.site.job_results import JobResults
+from mopsjobs.web.site.live_pages import LivePages
+from mopsjobs.web.site.viewer import Viewers
+
+T = TypeVar("T")
+
+
+class Site:
+    """The state of a server."""
+
+    def __init__(
+        self, app: App, changes: ChangeSignal, syncer: Syncer | None = None, viewers: Viewers | None = None
+    ) -> None:
+        self.app = app
+        self.viewers = viewers or Viewers(user=user_name(app.env))
+        self.changes = changes
+        self.syncer = syncer
+        """None if the server does not sync."""
+        self.reads: JobReads | None = None
+        """None if the server never uses the network."""
+        self.results = JobResults(app)
+        self.provenances = JobProvenances(app)
+        self.outputs = JobOutputs(app)
+        self.readers = ConnectionPool(app)
+        self.pages = PageCache(changes, app.monotonic)
+        self.charts = PageCache(ChangeSignal(), app.monotonic)
+        """Charts read every job, so a change does not render them again, only their age."""
+        self.live_pages = LivePages(self.pages, app.now, self.header_or_problem)
+        self.live_charts = LivePages(self.charts, app.now, self.header_or_problem)
+
+    def prepare_syncs(self, every: float) -> None:
+        """Make the thread that syncs regularly, and reads between syncs what pages ask for.
+
+        Args:
+            every: seconds between two syncs.
+        """
+        self.reads = self.make_reads()
+        self.syncer = Syncer(self.app, self.changes, every, self.reads.run_next, teller_of_syncs(self.app))
+
+    def make_reads(self) -> JobReads:
+        """Return what reads the jobs that pages ask for."""
+        actions: dict[str, Callable[..., None]] = {
+            FAILURES: lambda job_id: keep_job_failures(job_id, self.app),
+            RESULTS: self.results.read,
+            OUTPUT: self.outputs.read,
+            PROVENANCE: self.provenances.read,
+        }
+        return JobReads(self.app, self.changes, actions)
+
+    def read_cached(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Return what `view` returns for the cache, read-only; None if there is no cache.
+
+        Raises:
+            CacheError: if the cache cannot be used.
+        """
+        return self.app.cache.read_cached(view, self.readers.acquire)
+
+    def read(self, view: Callable[[sqlite3.Connection, Freshness], T]) -> T:
+        """Return what `view` returns for the cache, read-only, and its age.
+
+        Raises:
+            StoreUnavailableError: if the registry was never synced.
+            CacheError: if the cache cannot be used.
+        """
+
+        def view_with_age(connection: sqlite3.Connection) -> T | None:
+            freshness = self.app.cache.freshness(connection)
+            return None if freshness is None else view(connection, freshness)
+
+        result = self.read_cached(view_with_age)
+        if result is None:
+            waiting = "The first sync is still running, or it failed."
+            raise never_synced_error(f"Run: {command_line('sync')}" if self.syncer is None else waiting)
+        return result
+
+    def header(self) -> dict[str, Any]:
+        """Return the age of the data, for the head of a page.
+
+        Raises:
+            CacheError: if the cache cannot be used.
+        """
+        return self.read_cached(lambda cache: self.header_of(cache, self.app.cache.freshness(cache))) or self._header(
+            None, None
+        )
+
+    def header_or_problem(self) -> dict[str, Any]:
+        """Return the same; if the cache cannot be used, say why."""
+        try:
+            return self.header()
+        except MopsJobsError as error:
+            unusable = {"synced": "the cache cannot be used", "problem": str(error), "notice": str(error)}
+            return self._header(None, None) | unusable
+
+    def header_of(self, connection: sqlite3.Connection, freshness: Freshness | None) -> dict[str, Any]:
+        """Return the same, for a connection and its freshness."""
+        return self._header(freshness, sync_state.get_meta(connection, "last_error"))
+
+    def _header(self, freshness: Freshness | None, last_error: str | None) -> dict[str, Any]:
+        """Return text and figures for the head of a page.
+
+        `synced` has the `ages` in words, in their order. `stale_in` is after how many seconds the data becomes stale.
+        """
+        problem = (None if self.syncer is None else self.syncer.problem) or last_error or None
+        stale_after = parse_duration(self.app.settings.stale_after.value)
+        ages: list[float] = []
+        is_late, stale_in = True, None
+        if freshness is not None:
+            foreign_age = freshness.foreign_age_seconds
+            ages = [freshness.sync_age_seconds, *([] if foreign_age is None else [foreign_age])]
+            # Also for an embedded registry: commands read it live, but a server shows its last sync.
+            is_late = freshness.is_ahead or freshness.sync_age_seconds > stale_after
+            stale_in = stale_after - (ages[0] if self.app.settings.is_local else ages[-1])
+        return {
+            "synced": "never synced" if freshness is None else freshness.describe_sync(),
+            "ages": ages,
+            "synced_at": None if freshness is None else freshness.synced_at,
+            "age_seconds": None if freshness is None else freshness.age_seconds,
+            "stale_in": stale_in,
+            "stale": freshness is None or freshness.stale or is_late or problem is not None,
+            "problem": problem,
+            "notice": None if problem is None else f"Last sync failed: {problem}",
+        }

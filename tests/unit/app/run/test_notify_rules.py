@@ -1,0 +1,130 @@
+"""The rules of the configuration: what they may say, where they may stand, and that no secret is repeated."""
+
+from __future__ import annotations
+
+import pytest
+
+from mopsjobs.app.run.notify_rules import check_rules
+from mopsjobs.errors import ConfigError, UsageError
+from support.home import Home
+
+SECRET = "https://hooks.example.org/services/T0/B0/hunter2"
+
+WORD = "hunter2"
+
+
+def test_a_rule_says_what_it_says(home: Home) -> None:
+    """Each key of a rule, and the defaults of the others."""
+    home.write_user(
+        '[notify.team-a]\ntype = "slack"\non = ["failed", "suspect"]\njobs = "all"\nlabel = ["exp=7", "nightly"]\n'
+        'failure_rate = "2.5 %"\n'
+        '[notify.me]\ntype = "email"\nto = "me@example.org"\nserver = "smtp.example.org"\nuser = "me"\n'
+        '[notify.desk]\ntype = "command"\ncommand = ["notify-me", "--now"]\n'
+    )
+    team, me, desk = home.load().rules
+    assert (team.occasions, team.jobs, team.labels, team.failure_rate) == (
+        ("failed", "suspect"),
+        "all",
+        ("exp=7", "nightly"),
+        0.025,
+    )
+    assert (team.variable, team.needs_secret) == ("MOPS_JOBS_NOTIFY_TEAM_A", True)
+    assert (me.to, me.sender, me.server, me.user) == (
+        ("me@example.org",), "me@example.org", ("smtp.example.org", 587), "me",
+    )  # fmt: skip
+    assert (me.occasions, me.jobs, me.needs_secret) == (("end", "failures", "suspect"), "named", True)
+    assert (desk.command, desk.needs_secret) == (("notify-me", "--now"), False)
+
+
+def test_a_mail_goes_to_the_server_of_this_machine_by_default(home: Home) -> None:
+    """To port 25 of it, where a mail server of a workstation listens."""
+    home.write_user(
+        '[notify.me]\ntype = "email"\nto = ["me@example.org", "ada@example.org"]\nfrom = "jobs@example.org"'
+    )
+    [rule] = home.load().rules
+    assert (rule.server, rule.sender, rule.user, rule.needs_secret) == (
+        ("localhost", 25),
+        "jobs@example.org",
+        "",
+        False,
+    )
+
+
+REFUSED = {
+    "a text": 'notify = "x"',
+    "a rule that is a text": '[notify]\nme = "x"',
+    "no type": "[notify.me]",
+    "another type": '[notify.me]\ntype = "pager"',
+    "a name with a slash": '[notify."a/b"]\ntype = "slack"',
+    "a name with a line": '[notify."a\\nb"]\ntype = "slack"',
+    "another event": '[notify.me]\ntype = "slack"\non = ["start"]',
+    "other jobs": '[notify.me]\ntype = "slack"\njobs = "ours"',
+    "a rate of nothing": '[notify.me]\ntype = "slack"\nfailure_rate = "0%"',
+    "a rate without a sign": '[notify.me]\ntype = "slack"\nfailure_rate = "10"',
+    "a rate above all": '[notify.me]\ntype = "slack"\nfailure_rate = "101%"',
+    "a command as a text": '[notify.me]\ntype = "command"\ncommand = "notify-me"',
+    "no command": '[notify.me]\ntype = "command"',
+    "a command with a line": '[notify.me]\ntype = "command"\ncommand = ["a\\nb"]',
+    "no address": '[notify.me]\ntype = "email"',
+    "two addresses in one": '[notify.me]\ntype = "email"\nto = "a@example.org, b@example.org"',
+    "an address with a line": '[notify.me]\ntype = "email"\nto = "a@example.org\\r\\nBcc: b@example.org"',
+    "an address with a name": '[notify.me]\ntype = "email"\nto = "Me <me@example.org>"',
+    "a server as a URL": '[notify.me]\ntype = "email"\nto = "a@example.org"\nserver = "smtp://example.org"',
+    "a key of another type": '[notify.me]\ntype = "slack"\nto = "a@example.org"',
+    "a number": '[notify.me]\ntype = "email"\nto = 7',
+}
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+def test_a_malformed_rule_is_refused(home: Home, text: str) -> None:
+    """With the file, and what is expected; and by every command, as any other mistake of the file."""
+    path = home.write_user(text)
+    with pytest.raises(ConfigError, match=str(path)):
+        home.load()
+
+
+LITERALS = {
+    "a URL as the type": f'[notify.me]\ntype = "{SECRET}"',
+    "a URL": f'[notify.me]\ntype = "slack"\nurl = "{SECRET}"',
+    "a URL under the name of the type": f'[notify.me]\ntype = "slack"\nslack = "{SECRET}"',
+    "a password": f'[notify.me]\ntype = "email"\nto = "a@example.org"\npassword = "{WORD}"',
+    "a server with a password": f'[notify.me]\ntype = "email"\nto = "a@example.org"\nserver = "me:{WORD}@example.org"',
+    "a URL among events": f'[notify.me]\ntype = "slack"\non = ["{SECRET}"]',
+    "a URL among jobs": f'[notify.me]\ntype = "slack"\njobs = "{SECRET}"',
+    "a URL as a rate": f'[notify.me]\ntype = "slack"\nfailure_rate = "{SECRET}"',
+}
+
+
+@pytest.mark.parametrize("text", LITERALS.values(), ids=LITERALS)
+def test_a_secret_in_the_file_is_refused_and_not_repeated(home: Home, text: str) -> None:
+    """There is no key for one: it belongs into the environment."""
+    home.write_user(text)
+    with pytest.raises(ConfigError) as caught:
+        home.load()
+    assert WORD not in "".join([str(caught.value), str(caught.value.hint)])
+
+
+def test_a_project_file_tells_nobody(home: Home) -> None:
+    """It may come with the study of another person, and a command in it would run."""
+    home.write_project('[notify.me]\ntype = "command"\ncommand = ["touch", "here"]')
+    with pytest.raises(ConfigError, match="only the user's configuration file"):
+        home.load()
+
+
+def test_a_file_without_rules_has_none(home: Home) -> None:
+    """An empty table is none."""
+    home.write_user("[notify]")
+    assert home.load().rules == ()
+
+
+def test_a_rule_has_to_exist_to_be_named(home: Home) -> None:
+    """The nearest name is suggested."""
+    home.write_user('[notify.team]\ntype = "slack"')
+    rules = home.load().rules
+    with pytest.raises(UsageError, match="invalid rule 'taem': expected one of team"):
+        check_rules(rules, ["taem"], {})
+    with pytest.raises(UsageError, match="MOPS_JOBS_NOTIFY_TEAM is not set"):
+        check_rules(rules, ["team"], {})
+    check_rules(rules, ["team"], {"MOPS_JOBS_NOTIFY_TEAM": SECRET})
+    with pytest.raises(UsageError, match="there is no rule"):
+        check_rules((), ["team"], {})

@@ -1,0 +1,90 @@
+"""Query strings of the page and its API, read without a parser of command lines."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from mopsjobs.errors import UsageError
+from mopsjobs.web.queries.query_params import ChartsQuery, EventsQuery, JobsPageQuery, JobsQuery
+from support.cli import START
+
+
+def test_empty_values_count_as_defaults() -> None:
+    """Forms send their empty fields."""
+    empty = [("status", ""), ("label", ""), ("stuck", ""), ("limit", ""), ("skip", ""), ("sort", "")]
+    for query in (JobsQuery(empty, START), JobsQuery([], START)):
+        assert (query.limit, query.skip, query.filter.is_everything) == (50, 0, True)
+    page = JobsPageQuery([("q", ""), ("page", ""), ("owner", "")], START)
+    assert (page.page, page.order, page.group, page.filter.is_everything) == (1, None, None, True)
+    charts = ChartsQuery([("owner", ""), ("label", ""), ("days", "")], START)
+    assert (charts.owner, charts.labels, charts.days) == ("", (), 30)
+
+
+def test_a_repeated_parameter_counts_once_and_a_label_each_time() -> None:
+    """The last value counts, as on the command line; labels add up."""
+    query = JobsQuery([("owner", "ada"), ("owner", "bob"), ("label", "a"), ("label", "b=1")], START)
+    assert (query.filter.owner, query.filter.labels) == ("bob", (("a", None), ("b", "1")))
+
+
+def test_counts_per_status_leave_the_status_out() -> None:
+    """The second filter of the page has all conditions but the status."""
+    page = JobsPageQuery([("status", "failed"), ("owner", "ada"), ("q", "night")], START)
+    assert (page.filter.statuses, page.filter_any_status.statuses) == ({"failed"}, None)
+    assert (page.filter_any_status.owner, page.filter_any_status.text) == ("ada", "night")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ([("colour", "red")], "unknown parameter 'colour': expected one of job, since, limit"),
+        ([("limit", "1001")], "^invalid limit '1001': expected a whole number from 1 to 1,000.$"),
+        ([("limit", "x")], "^invalid limit 'x': expected a whole number from 1 to 1,000.$"),
+    ],
+)
+def test_invalid_parameters_are_named(query: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        EventsQuery(query)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ([("hours", "soon")], "^invalid hours 'soon': expected a number above 0"),
+        ([("skip", "-1")], "^invalid skip '-1': expected a whole number from 0 to"),
+        ([("hours", "2"), ("since", "1h")], "^hours and since contradict each other"),
+        ([("since", "1h"), ("until", "2h")], "^invalid window: expected until after its start"),
+    ],
+)
+def test_errors_name_parameters_not_flags(query: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        JobsQuery(query, START)
+    assert "--" not in str(caught.value)
+
+
+def test_both_pages_have_the_same_window_of_days() -> None:
+    """It begins at midnight, UTC, and the charts and the table of jobs apply it alike."""
+    charts, page = ChartsQuery([("days", "7")], START), JobsPageQuery([("days", "7")], START)
+    midnight = START.replace(hour=0, minute=0, second=0, microsecond=0)
+    assert charts.since == (midnight - timedelta(days=6)).timestamp()
+    assert page.filter.clauses() == charts.filter.clauses()
+
+
+def test_a_window_of_ends_leaves_active_jobs_out_if_it_has_an_end() -> None:
+    """Without an end, active jobs pass, as in the charts; of two begins, the later one counts."""
+    begin, end = ("ended_since", "2026-02-27T00:00:00Z"), ("ended_until", "2026-02-28T00:00:00Z")
+    [(condition, _)] = JobsPageQuery([begin], START).filter.clauses()
+    assert condition == "(is_active = 1 OR +ended_ts >= ?)"
+    query = JobsPageQuery([begin, end, ("days", "30")], START)
+    [(condition, values)] = query.filter.clauses()
+    assert condition == "is_active = 0 AND ended_ts >= ? AND ended_ts < ?"
+    assert values == [1772150400.0, 1772236800.0]
+    later = JobsPageQuery([("days", "7"), ("ended_since", "60d")], START)
+    assert later.filter.ended_since == JobsPageQuery([("days", "7")], START).filter.ended_since
+
+
+@pytest.mark.parametrize("days", ["8", "x", "-30", "030"])
+def test_only_the_offered_periods_are_accepted(days: str) -> None:
+    with pytest.raises(UsageError, match=f"invalid days '{days}': expected one of 7, 30, 90"):
+        ChartsQuery([("days", days)], START)
