@@ -33,7 +33,7 @@ usage: ./build.sh [command]
   docs           build the documents as a site, in build/site
   reliability [ARG...]
                  break things on purpose, whole: python -m reliability with the arguments
-  lock [--keep]  resolve requirements*.lock and the example's anew from pyproject.toml, with the newest versions;
+  lock [--keep]  resolve requirements/*.lock and the example's anew from pyproject.toml, with the newest versions;
                  --keep: change only the versions that pyproject.toml requires to change
   release [--tag v1.2.3]
                  make all files of a release in dist/, twice, and compare the two
@@ -218,7 +218,7 @@ build_site() { "$venv/bin/python" -m mkdocs --quiet build --strict; }
 
 cmd_build() {
   make_venv "$venv"
-  same requirements-dev.lock "$venv/requirements-dev.lock" || install_lock requirements-build.lock
+  same requirements/dev.lock "$venv/dev.lock" || install_lock requirements/build.lock
   build_file
 }
 
@@ -245,14 +245,14 @@ cmd_test() {
   local arg
   for arg in "$@"; do
     if [ "$arg" = --fast ]; then # tests/conftest.py knows which these are
-      install_long_lock requirements-dev.lock
+      install_long_lock requirements/dev.lock
       exec "$venv/bin/python" -m pytest "$@"
     fi
   done
   cmd_servers &
   local servers=$!
   trap wait EXIT # whatever fails here: apt-get is not left alone
-  install_long_lock requirements-dev.lock
+  install_long_lock requirements/dev.lock
   install_long_lock "$model" "$root/build/model" & # the interpreter of a model that has packages of its own
   local model_venv=$!
   build_file
@@ -266,8 +266,8 @@ cmd_test() {
 cmd_reliability() {
   install_server azurite
   install_server dynalite
-  install_long_lock requirements-dev.lock
-  install_lock requirements-fuzz.lock
+  install_long_lock requirements/dev.lock
+  install_lock requirements/fuzz.lock
   install_long_lock "$model" "$root/build/model"
   build_file
   exec "$venv/bin/python" -m reliability "$@"
@@ -280,7 +280,7 @@ cmd_release() {
     SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null) || die "set SOURCE_DATE_EPOCH: there is no git commit here."
   fi
   export SOURCE_DATE_EPOCH
-  install_long_lock requirements-release.lock
+  install_long_lock requirements/release.lock
   rm -rf "$root/dist" "$again"
   build_file
   "$venv/bin/python" onefile/release.py all "$@"
@@ -296,7 +296,7 @@ cmd_release() {
 }
 
 cmd_lint() {
-  install_long_lock requirements-dev.lock
+  install_long_lock requirements/dev.lock
   "$venv/bin/python" -m ruff check --quiet .
   "$venv/bin/python" -m ruff format --check --quiet .
   "$venv/bin/python" -m mypy
@@ -316,7 +316,7 @@ cmd_lint() {
 }
 
 cmd_docs() {
-  install_long_lock requirements-dev.lock
+  install_long_lock requirements/dev.lock
   build_site
   say "the site is in build/site"
 }
@@ -343,12 +343,12 @@ cmd_lock() {
     } >"$lock"
     rm "$lock.body"
   }
-  compile requirements.lock pyproject.toml --no-emit-package setuptools
-  compile requirements-dev.lock pyproject.toml --group dev --constraint requirements.lock
-  compile requirements-build.lock --group build --no-emit-package setuptools --constraint requirements-dev.lock
-  compile requirements-release.lock --group release --constraint requirements-dev.lock
-  compile requirements-bench.lock --group bench --constraint requirements.lock
-  compile requirements-fuzz.lock --group fuzz
+  compile requirements/runtime.lock pyproject.toml --no-emit-package setuptools
+  compile requirements/dev.lock pyproject.toml --group dev --constraint requirements/runtime.lock
+  compile requirements/build.lock --group build --no-emit-package setuptools --constraint requirements/dev.lock
+  compile requirements/release.lock --group release --constraint requirements/dev.lock
+  compile requirements/bench.lock --group bench --constraint requirements/runtime.lock
+  compile requirements/fuzz.lock --group fuzz
   compile "$model" --group model
 }
 

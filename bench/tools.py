@@ -1,4 +1,4 @@
-"""The programs and libraries of others that we are compared with: what requirements-bench.lock names.
+"""The programs and libraries of others that we are compared with: what requirements/bench.lock names.
 
 They are installed into build/bench, apart from what the tests use.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.machine import ROOT
 from bench.measure import progress
 
-LOCK = ROOT / "requirements-bench.lock"
+LOCK = ROOT / "requirements" / "bench.lock"
 _VENV = ROOT / "build" / "bench"
 
 

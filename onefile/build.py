@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=TREE / "dist" / "mops-jobs.pyz", help="the file to write")
     parser.add_argument("--wheels", type=Path, default=TREE / "build" / "wheels", help="directory of downloaded wheels")
     args = parser.parse_args()
-    wheels = fetch(TREE / "requirements.lock", args.wheels)
+    wheels = fetch(TREE / "requirements" / "runtime.lock", args.wheels)
     build_id = build(wheels, args.output)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, build {build_id}")
 

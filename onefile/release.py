@@ -179,7 +179,7 @@ def write_extras(output: Path, version: str) -> Iterator[str]:
 def bill_of_materials(version: str) -> str:
     """Return the CycloneDX document of the packages in the file, from the lock file."""
     wheels = {re.sub(r"[-_.]+", "-", path.name.partition("-")[0]).lower() for path in fetch_wheels()}
-    entries = [text for name, text in requirements(TREE / "requirements.lock").items() if name in wheels]
+    entries = [text for name, text in requirements(TREE / "requirements" / "runtime.lock").items() if name in wheels]
     command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", "-"]
     command += ["--output-reproducible", "--pyproject", str(TREE / "pyproject.toml")]
     env = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
@@ -191,7 +191,7 @@ def bill_of_materials(version: str) -> str:
 
 def fetch_wheels() -> list[Path]:
     """Return the wheels that the file is built from."""
-    return fetch(TREE / "requirements.lock", TREE / "build" / "wheels")
+    return fetch(TREE / "requirements" / "runtime.lock", TREE / "build" / "wheels")
 
 
 def formula(file: Path, version: str) -> str:

@@ -69,7 +69,7 @@ def test_both_packages_work_in_an_empty_environment(python: str, packages: Path,
 
 def test_uvx_runs_the_command_without_an_installation(packages: Path) -> None:
     """As users of `uvx` start it, in an environment that uv makes for it."""
-    words = ["tool", "run", "--python", sys.executable, "--constraints", str(ROOT / "requirements.lock")]
+    words = ["tool", "run", "--python", sys.executable, "--constraints", str(ROOT / "requirements" / "runtime.lock")]
     assert uv(*words, "--from", str(packages / WHEEL), "mops-jobs", "--version") == f"mops-jobs {__version__}\n"
 
 

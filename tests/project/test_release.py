@@ -136,4 +136,4 @@ def test_pre_commit_calls_the_tools_of_the_lock_file(tool: str) -> None:
     hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
     assert {hook["language"] for hook in hooks} == {"system"}
     assert any(hook["entry"].startswith(f"build/venv/bin/{tool}") for hook in hooks)
-    assert f"\n{tool}==" in (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
+    assert f"\n{tool}==" in (ROOT / "requirements" / "dev.lock").read_text(encoding="utf-8")

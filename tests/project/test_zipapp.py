@@ -29,7 +29,7 @@ from support.runs import PATIENCE
 from support.servers import PATIENT
 
 TREE = Path(__file__).resolve().parents[2]
-PARTS = ("onefile", "mopsjobs", "mops_jobs.py", "requirements.lock", "pyproject.toml", "LICENSE")
+PARTS = ("onefile", "mopsjobs", "mops_jobs.py", "requirements", "pyproject.toml", "LICENSE")
 
 
 @pytest.fixture(name="pyz", scope="session")
@@ -223,7 +223,7 @@ def test_version_tells_of_the_file(pyz, home, unpacked):
     assert told["directory"] == str(place / "site-packages")
     assert place.name == f"mops-jobs_{told['build']}"
     assert told["python_executable"] == sys.executable
-    (locked,) = re.findall(r"^flask==(\S+)", (TREE / "requirements.lock").read_text(), re.MULTILINE)
+    (locked,) = re.findall(r"^flask==(\S+)", (TREE / "requirements" / "runtime.lock").read_text(), re.MULTILINE)
     assert told["libraries"]["flask"] == locked
 
 

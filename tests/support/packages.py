@@ -70,6 +70,6 @@ def make_environment(place: Path, python: str, package: Path) -> Path:
     """
     uv("venv", "--python", python, str(place))
     interpreter = place / "bin" / "python"
-    lock = str(ROOT / "requirements.lock")
+    lock = str(ROOT / "requirements" / "runtime.lock")
     uv("pip", "install", "--python", str(interpreter), "--constraint", lock, str(package))
     return interpreter
