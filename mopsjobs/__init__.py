@@ -23,9 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.api.cell import Cell, cell
     from mopsjobs.api.current import CurrentTask, current, log
-    from mopsjobs.api.job import Job
     from mopsjobs.api.job_info import JobInfo
-    from mopsjobs.api.registry import Registry, connect
+    from mopsjobs.api.registry import Job, Registry, connect
     from mopsjobs.api.report import Report, report
     from mopsjobs.api.study import Study, grid
     from mopsjobs.api.table import Failures, Table
@@ -114,9 +113,8 @@ __all__ = [
 _MODULES = {
     "mopsjobs.api.cell": ("Cell", "cell"),
     "mopsjobs.api.current": ("CurrentTask", "current", "log"),
-    "mopsjobs.api.job": ("Job",),
     "mopsjobs.api.job_info": ("JobInfo",),
-    "mopsjobs.api.registry": ("Registry", "connect"),
+    "mopsjobs.api.registry": ("Job", "Registry", "connect"),
     "mopsjobs.api.report": ("Report", "report"),
     "mopsjobs.api.study": ("Study", "grid"),
     "mopsjobs.api.table": ("Failures", "Table"),

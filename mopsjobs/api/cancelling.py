@@ -13,19 +13,18 @@ from mopsjobs.engines.trust import not_trusted_error
 from mopsjobs.submission.cancel import CancelRequest, cancel, records_to_stop
 
 if TYPE_CHECKING:
-    from mopsjobs.api.job import Job
+    from mopsjobs.app.run.app import App
     from mopsjobs.registry.job_state import JobState
 
 
-def cancel_job(job: Job, reason: str | None, trust: Sequence[str]) -> JobState:
+def cancel_job(job_id: str, app: App, reason: str | None, trust: Sequence[str]) -> JobState:
     """Cancel a job, and return its record; see `Job.cancel`."""
-    app = job.registry.app
     named, session = user_trust(trust, app), submission_session(app)
-    end_lost_runners([job.id], app)
-    unknown = unknown_contexts(records_to_stop([job.id], session), app, named)
+    end_lost_runners([job_id], app)
+    unknown = unknown_contexts(records_to_stop([job_id], session), app, named)
     if unknown:
         raise not_trusted_error(unknown, "nothing was cancelled")
-    done = cancel(CancelRequest(job_ids=[job.id], reason=reason), session, named)
+    done = cancel(CancelRequest(job_ids=[job_id], reason=reason), session, named)
     for error in done.refused:
         raise error
     app.out.show(Result(notes=done.notes, warnings=done.problems))

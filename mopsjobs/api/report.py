@@ -9,8 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mopsjobs.api.arguments import labels_to_set
-from mopsjobs.api.job import Job
-from mopsjobs.api.registry import Registry, connect
+from mopsjobs.api.registry import Job, Registry, connect
 from mopsjobs.errors import JobExistsError, MopsJobsError, StoreError, TooManyRetriesError, UsageError, shorten
 from mopsjobs.utils.backoff import Backoff
 from mopsjobs.utils.json_strict import check_surrogates

@@ -10,8 +10,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from mopsjobs.app.following.notify.claims import PREFIX, claim_key
 
+from mopsjobs.app.following.notify.claims import PREFIX, claim_key
 from mopsjobs.cache import counters
 from mopsjobs.cache import database as cache_database
 from mopsjobs.registry.job_registry import JobRegistry

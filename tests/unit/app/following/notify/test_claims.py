@@ -6,9 +6,9 @@ import json
 from datetime import timedelta
 
 import pytest
-from mopsjobs.app.following.notify.claims import Claim, Settled
 
 from mopsjobs.app.following.notify import claims
+from mopsjobs.app.following.notify.claims import Claim, Settled
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import START, Clock
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from mopsjobs.app.following.notify.notifier import covers, occasions_of
 
+from mopsjobs.app.following.notify.notifier import covers, occasions_of
 from mopsjobs.app.run.notify_rules import Rule
 
 
