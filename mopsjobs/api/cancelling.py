@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mopsjobs.app.jobs.lost_runners import end_lost_runners
+from mopsjobs.app.care.active_jobs import jobs_to_stop
 from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.app.run.user_trust import unknown_contexts, user_trust
 from mopsjobs.console.result import Result
 from mopsjobs.engines.trust import not_trusted_error
-from mopsjobs.submission.cancel import CancelRequest, cancel, records_to_stop
+from mopsjobs.submission.cancel import CancelRequest, cancel
 
 if TYPE_CHECKING:
     from mopsjobs.app.run.app import App
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 def cancel_job(job_id: str, app: App, reason: str | None, trust: Sequence[str]) -> JobState:
     """Cancel a job, and return its record; see `Job.cancel`."""
     named, session = user_trust(trust, app), submission_session(app)
-    end_lost_runners([job_id], app)
-    unknown = unknown_contexts(records_to_stop([job_id], session), app, named)
+    unknown = unknown_contexts(jobs_to_stop([job_id], app), app, named)
     if unknown:
         raise not_trusted_error(unknown, "nothing was cancelled")
     done = cancel(CancelRequest(job_ids=[job_id], reason=reason), session, named)

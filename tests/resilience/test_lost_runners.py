@@ -193,15 +193,26 @@ def test_undelivered_outputs_are_delivered_before_the_end(cli: Cli, jobs: JobReg
     assert (state.status, state.error_code, state.tasks_completed, state.tasks_verified) == ("partial", "LAUNCH", 1, 1)
 
 
-def test_a_job_whose_runner_is_lost_is_not_cancelled(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("job",), 6, "Job job has ended (partial)"),
+        (("--name", "job", "--yes"), 0, "No active job matches; nothing was cancelled."),
+        (("job", "--dry-run"), 0, "0 jobs; nothing was done."),
+        (("--name", "job", "--dry-run"), 0, "0 jobs; nothing was done."),
+    ],
+)
+def test_a_job_whose_runner_is_lost_is_not_cancelled(
+    cli: Cli, jobs: JobRegistry, launch: Launch, words: tuple[str, ...], code: int, message: str
+) -> None:
     """It ends by its outputs first, with what its runner kept: a cancelled job would leave that on this machine."""
     launch(KILLED)
     outbox = SQLiteVersionedStore(JobDir.for_job("job", cli.env).outbox)
     store_outputs(outbox, load_manifest(jobs.store, "job"), 1)
     outbox.close()
-    ran = cli("cancel", "job")
-    assert (ran.code, record(jobs).status, record(jobs).tasks_completed) == (6, "partial", 1)
-    assert "Job job has ended (partial)" in ran.err
+    ran = cli("cancel", *words)
+    assert (ran.code, record(jobs).status, record(jobs).tasks_completed) == (code, "partial", 1)
+    assert message in ran.err
 
 
 @pytest.mark.parametrize("words", [("list",), ("status", "job"), ("wait", "job"), ("reconcile",), ("watch",)])

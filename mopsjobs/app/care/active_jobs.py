@@ -1,17 +1,24 @@
-"""Choose the jobs that `cancel` is about, by filters or by ids."""
+"""Find the jobs that `cancel` is about, by filters or by ids.
+
+Jobs whose runners were lost here end first, as their outputs decide. Cancelled, they would leave on this machine what
+their runners kept.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+from mopsjobs.app.jobs.lost_runners import end_lost_runners
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.cache_access import MAX_LOCK_WAIT
+from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.status import ACTIVE
+from mopsjobs.submission.cancel import records_to_stop
 
 
 def active_jobs_by_filter(job_filter: filters.Filter, app: App) -> list[dict[str, object]]:
@@ -33,16 +40,28 @@ def active_jobs_by_filter(job_filter: filters.Filter, app: App) -> list[dict[str
         found = job_queries.list_jobs(cache, job_filter, order=order, limit=0, now=now)
         return [job for job in found.jobs() if job["is_active"]]
 
+    end_lost_runners((str(job["job_id"]) for job in app.cache.read_cached(view) or []), app)
     return app.cache.read_cached(view) or []
 
 
-def active_jobs_by_id(job_ids: Iterable[str], app: App) -> list[dict[str, object]]:
+def active_jobs_by_id(job_ids: Sequence[str], app: App) -> list[dict[str, object]]:
     """Return those of these jobs that have not ended.
 
     Raises:
         JobNotFoundError: if a job does not exist.
         StoreError: if the registry cannot be read.
     """
+    end_lost_runners(job_ids, app)
     now = app.now().timestamp()
     states = [app.registry.require_job(job_id) for job_id in dict.fromkeys(job_ids)]
     return [job_json_from_state(state, now=now) for state in states if not state.is_terminal]
+
+
+def jobs_to_stop(job_ids: Sequence[str], app: App) -> list[dict[str, object]]:
+    """Return the records of those of these jobs that `cancel` would stop, also once more. It refuses the others.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+    """
+    end_lost_runners(job_ids, app)
+    return records_to_stop(job_ids, submission_session(app))

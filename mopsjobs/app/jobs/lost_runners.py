@@ -81,9 +81,12 @@ def end_lost_runner_if_possible(job: Mapping[str, object], app: App) -> JobState
 
 
 def end_lost_runners(job_ids: Iterable[str], app: App) -> None:
-    """Do as `end_lost_runner_if_possible` for a listing, with active jobs whose runners have ended, and note that."""
+    """Do as `end_lost_runner_if_possible` with those of these jobs whose runners have ended, and note that."""
     for job_id in job_ids:
-        tried = JobDir.for_job(job_id, app.env).end_tried
+        directory = JobDir.for_job(job_id, app.env)
+        if runner_end(directory) is None:
+            continue
+        tried = directory.end_tried
         with contextlib.suppress(OSError):
             tried.touch()
             os.utime(tried, (app.now().timestamp(),) * 2)

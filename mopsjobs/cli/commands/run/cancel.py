@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.app.care.active_jobs import active_jobs_by_filter, active_jobs_by_id
-from mopsjobs.app.jobs.lost_runners import end_lost_runners
+from mopsjobs.app.care.active_jobs import active_jobs_by_filter, active_jobs_by_id, jobs_to_stop
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.app.run.user_trust import agreed_trust, unknown_contexts, user_trust
@@ -15,7 +14,7 @@ from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
-from mopsjobs.submission.cancel import CancelRequest, CancelResult, cancel, records_to_stop
+from mopsjobs.submission.cancel import CancelRequest, CancelResult, cancel
 from mopsjobs.utils.text import pluralize
 
 HELP = "cancel jobs: their records, and what runs them"
@@ -67,8 +66,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
             return declined
         job_ids = [str(job["job_id"]) for job in jobs]
     else:
-        end_lost_runners(job_ids, app)  # what they kept would stay on this machine
-        jobs = records_to_stop(job_ids, session)
+        jobs = jobs_to_stop(job_ids, app)
     agreed = agreed_trust(trust, unknown_contexts(jobs, app, trust), app, "nothing was cancelled")
     if agreed is None:
         return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
