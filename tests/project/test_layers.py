@@ -204,8 +204,8 @@ def test_the_rooms_of_a_hall_form_no_circle(hall: str) -> None:
 
 def _names(module: str) -> set[str]:
     """Return the modules that a module names in its imports, those for types included."""
-    froms = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom)]
-    return {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    imports = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom)]
+    return {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
 
 
 def _room_of(module: str, hall: str) -> str:
