@@ -19,7 +19,7 @@ from mopsjobs.errors import EXIT_NO_SUCH_JOB, EXIT_PARTLY_DONE, EXIT_REFUSED, EX
 RELEASE = "0.1.0"
 
 COMMIT = "6855f40"
-"""The commit that CHANGELOG.md calls 0.1.0. It has no tag, and no package index has it."""
+"""The commit that `tests/golden/0.1.0/` was written by. It has no tag, and no package index has it."""
 
 COMMAND_SECONDS = 90
 """A command that takes longer hangs. One that tries thrice at a server that is silent takes 15."""
