@@ -27,6 +27,9 @@ MAX_WORDS = 25
 MAX_CHANGE = 100
 """Characters of one line of the changelog."""
 
+MAX_CHANGES = 80
+"""Lines of one version in the changelog."""
+
 BANNED = {
     "who-or-nobody": r"\b(whoever|whomever|nobody|somebody|anybody|everybody)\b",
     "of ours": r"\b(of ours|not ours|is ours|are ours)\b",
@@ -187,6 +190,12 @@ def test_changes_are_one_short_line() -> None:
     """Each entry of the changelog is one line of at most 100 characters."""
     entries = re.findall(r"^- .*(?:\n(?!\n|- |#).+)*", read("CHANGELOG.md"), re.MULTILINE)
     assert [entry for entry in entries if "\n" in entry or len(entry) - 2 > MAX_CHANGE] == []
+
+
+def test_a_version_has_few_changes() -> None:
+    """The changelog says what a version is, and not each step to it."""
+    versions = re.split(r"^## ", read("CHANGELOG.md"), flags=re.MULTILINE)[1:]
+    assert [version.partition("\n")[0] for version in versions if version.count("\n- ") > MAX_CHANGES] == []
 
 
 @pytest.mark.parametrize(
