@@ -28,7 +28,7 @@ from mopsjobs.events.format import parse_chunk, parse_chunk_key
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.web.server.server import LANES
+from mopsjobs.web.server.server import THREADS
 from reliability.life.child import MUTATION
 from reliability.life.growth import HELD, Growths, Hour
 from reliability.life.mutations import MUTATIONS
@@ -218,7 +218,7 @@ class Day:
         self._counts["pages"] += 1
         if self._counts["pages"] == 1:
             # Each thread of the server keeps the request that it answered last: let each have one from the morning on.
-            for _ in range(LANES["pages"]):
+            for _ in range(THREADS):
                 self._ask(port, path)
 
     def _end_the_hour(self, cron: Child, page: Child, store: VersionedStore) -> None:

@@ -62,7 +62,7 @@ OUTSIDE = {
     "httpx": "engines.kubernetes",
     "flask": "web",
     "werkzeug": "web",
-    "waitress": "web.server.http_connections",
+    "waitress": "web.server.server",
     "markupsafe": "web.queries.view_models",
     "argparse": "cli",
     "IPython": "api.live_view",

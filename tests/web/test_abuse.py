@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from waitress import wasyncore
 
 import support.web as support_web
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web.api import api
-from mopsjobs.web.server import http_connections
-from mopsjobs.web.server.http_connections import PageServer
-from mopsjobs.web.server.server import LANES, lane_of
+from mopsjobs.web.server import server
 from support.cli import Cli, Clock, Remote, add, copied_program
 from support.runs import PATIENCE, until
 from support.study_jobs import run_grid
@@ -95,37 +92,17 @@ def test_a_job_larger_than_an_answer_is_answered(web: Web, monkeypatch: pytest.M
 # --- connections -----------------------------------------------------------------------------------------------------
 
 
-LONG = 600.0
-"""Seconds that no connection of a test lasts, also on a slow machine."""
-
-
 class Line:
     """A server in this process, over an application that the test makes, and what it answers on raw connections."""
 
-    def __init__(
-        self,
-        stack: contextlib.ExitStack,
-        app: Callable[..., Any],
-        *,
-        behind_proxy: bool = False,
-        by_rounds: bool = False,
-    ) -> None:
+    def __init__(self, stack: contextlib.ExitStack, app: Callable[..., Any]) -> None:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.port: int = listening.getsockname()[1]
         self.held = 0
         """Requests that a thread has taken and that wait for the test."""
         self._stack = stack
-        lanes = {"pages": 2, "api": 1, "health": 1}
-        self.server = PageServer(
-            app, listening, lanes, lane_of,
-            behind_proxy=behind_proxy, channel_request_lookahead=1, asyncore_use_poll=True,
-        )  # fmt: skip
-        if not by_rounds:
-            threading.Thread(target=self.server.run, daemon=True).start()
-
-    def round(self) -> None:
-        """Handle the events of one round, of a server that does nothing between two rounds."""
-        wasyncore.loop(timeout=1, use_poll=True, map=self.server._map, count=1)
+        self.server = server.make_server(app, listening)
+        threading.Thread(target=self.server.run, daemon=True).start()
 
     def open(self, data: bytes = b"") -> socket.socket:
         """Return a new connection, on which this was sent."""
@@ -138,26 +115,16 @@ class Line:
         return read(self.open(request(path)))
 
 
-def request(path: str, *headers: str) -> bytes:
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "Connection: close", "", ""]).encode()
+def request(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
 def read(line: socket.socket) -> bytes:
-    found = b""
+    answer = b""
     with contextlib.suppress(ConnectionError):
         while part := line.recv(1 << 16):
-            found += part
-    return found
-
-
-def has_ended(line: socket.socket) -> bool:
-    line.setblocking(False)
-    try:
-        return line.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        return True
+            answer += part
+    return answer
 
 
 @pytest.fixture
@@ -169,149 +136,54 @@ def release() -> Iterator[threading.Event]:
 
 
 @pytest.fixture
-def line(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+def line(release: threading.Event) -> Iterator[Line]:
     """Yield a server whose pages say their path, and wait where that ends with `/held`."""
 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         if environ["PATH_INFO"].endswith("/held"):
-            found.held += 1
+            made.held += 1
             release.wait()
         start("200 OK", [])
         return [environ["PATH_INFO"].encode()]
 
-    monkeypatch.setattr(http_connections, "MAX_PER_PEER", 5)
-    monkeypatch.setattr(http_connections, "MAX_QUEUED", 3)
-    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", LONG)
-    monkeypatch.setattr(http_connections, "IDLE_SECONDS", LONG)
     with contextlib.ExitStack() as stack:
-        found = Line(stack, app)
-        yield found
+        made = Line(stack, app)
+        yield made
         release.set()
-        found.server.end()
+        made.server.task_dispatcher.shutdown()
+        made.server.close()
 
 
-def test_the_oldest_half_open_connections_go(line: Line) -> None:
-    """The number of connections of one address is bounded; the next is answered, and so is the one after."""
-    half_open = [line.open(b"GET / HTTP/1.1\r\nHost:") for _ in range(60)]
-    assert line.get("/jobs").endswith(b"/jobs")
-    until(lambda: sum(not has_ended(one) for one in half_open) <= 5, "the end of the others")
-    assert line.get("/jobs").endswith(b"/jobs")
-
-
-def test_a_new_connection_is_not_closed_for_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if it came while an old one was closed, and got the number of its descriptor."""
-    monkeypatch.setattr(http_connections, "MAX_PER_PEER", 1)
-    with contextlib.ExitStack() as stack:
-        line = Line(stack, lambda _, __: [], by_rounds=True)
-        stack.callback(wasyncore.close_all, line.server._map)
-        stack.callback(line.server.end)
-        old = [line.open(), line.open()]
-        while len(line.server.active_channels) < len(old):
-            line.round()
-        new = line.open(b"GET / HTTP/1.1\r\nHost:")
-        for _ in range(5):
-            line.round()
-        until(lambda: all(map(has_ended, old)), "the end of the old ones")
-        assert not has_ended(new)
-
-
-def test_the_first_byte_makes_a_connection_no_younger(line: Line) -> None:
-    """Else one that came later, and has not been heard yet, would be closed for it as the oldest."""
-    client = line.open()
-    until(lambda: line.server.active_channels, "the connection")
-    (channel,) = line.server.active_channels.values()
-    accepted = channel.since
-    client.sendall(b"GET / HTT")
-    until(lambda: channel.request is not None, "the first byte")
-    assert channel.since == accepted
-
-
-def test_a_proxy_may_have_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its address is that of all clients: only the limit of all connections holds."""
-    monkeypatch.setattr(http_connections, "MAX_PER_PEER", 5)
-    monkeypatch.setattr(http_connections, "MAX_CONNECTIONS", 30)
-    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", LONG)
-    with contextlib.ExitStack() as stack:
-        found = Line(stack, lambda _environ, start: (start("200 OK", []), [b"answered"])[1], behind_proxy=True)
-        half_open = [found.open(b"GET / HTTP/1.1\r\nHost:") for _ in range(20)]
-        assert found.get("/jobs").endswith(b"answered")
-        assert not any(map(has_ended, half_open))
-        half_open += [found.open(b"GET / HTTP/1.1\r\nHost:") for _ in range(40)]
-        assert found.get("/jobs").endswith(b"answered")
-        until(lambda: sum(not has_ended(one) for one in half_open) <= 30, "the end of the oldest")
-        found.server.end()
-
-
-def test_a_request_that_never_ends_is_ended(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte now and then does not keep a connection open: what counts is when the request began."""
-    silent, slow = line.open(), line.open(b"GET / HT")
-    for _ in range(3):
-        slow.sendall(b"T")
-    assert line.get("/jobs").endswith(b"/jobs")
-    assert not has_ended(slow)
-    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
-    until(lambda: has_ended(silent) and has_ended(slow), "the end of both")
-
-
-def test_a_connection_may_lie_idle_for_longer(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two requests a browser takes its time; its second one begins anew."""
-    kept = line.open(request("/jobs").replace(b"Connection: close\r\n", b""))
-    assert kept.recv(1 << 16)
-    silent = line.open()
-    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
-    until(lambda: has_ended(silent), "the end of a connection without a request")
-    assert not has_ended(kept)
-    kept.setblocking(True)
-    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", LONG)
-    kept.sendall(request("/again"))
-    assert read(kept).endswith(b"/again")
-
-
-def test_a_request_that_is_served_is_never_ended(
-    line: Line, release: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many connections come meanwhile, and however long it takes."""
+def test_silent_connections_are_closed_and_served_ones_stay(line: Line, release: threading.Event) -> None:
+    """Also half of a request is closed; a request that is being answered may take any time."""
     served = line.open(request("/jobs/held"))
     until(lambda: line.held, "the request")
-    silent = line.open()
-    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
-    monkeypatch.setattr(http_connections, "IDLE_SECONDS", 0.0)
-    until(lambda: has_ended(silent), "the end of a connection without a request")
-    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", LONG)
-    monkeypatch.setattr(http_connections, "IDLE_SECONDS", LONG)
-    others = [line.open() for _ in range(20)]
-    until(lambda: sum(map(has_ended, others)) == 15, "the end of all but five")
+    silent, half = line.open(), line.open(b"GET / HTTP/1.1\r\nHost:")
+    settings = line.server.adj
+    assert settings.channel_timeout == 6 * settings.cleanup_interval == server.IDLE_SECONDS
+    settings.channel_timeout = settings.cleanup_interval = line.server.next_channel_cleanup = 0
+    assert read(silent) == read(half) == b""
     release.set()
     assert read(served).endswith(b"/jobs/held")
 
 
-def test_what_waits_in_one_lane_stops_no_other(line: Line) -> None:
-    """With every thread of the API taken, and its queue full, pages and health answer; more of the API is refused."""
-    queue = line.server._lanes["api"].queue
-    line.open(request("/api/held"))
-    until(lambda: line.held, "a thread that is taken")
-    for _ in range(3):
-        line.open(request("/api/held"))
-    until(lambda: len(queue) == 3, "a queue that is full")
-    assert b" 503 " in line.get("/api/v1/jobs")
-    assert line.get("/jobs").endswith(b"/jobs")
-    assert line.get("/healthz").endswith(b"/healthz")
-
-
-def test_each_kind_of_request_has_its_threads() -> None:
-    """A lane for health alone, one for the API, and one for all else."""
-    assert [lane_of(path) for path in ("/healthz", "/metrics", "/jobs", "/api/v1/jobs", "")] == [
-        "health", "pages", "pages", "api", "pages",
-    ]  # fmt: skip
-    assert min(LANES.values()) >= 2
+def test_connections_above_the_limit_wait_for_others_to_end(line: Line) -> None:
+    line.server.adj.connection_limit = 5  # of which the server has two
+    silent = [line.open() for _ in range(5)]
+    until(lambda: len(line.server.active_channels) == 3, "the connections within the limit")
+    waiting = line.open(request("/jobs"))
+    for connection in silent:
+        connection.close()
+    assert read(waiting).endswith(b"/jobs")
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-def test_a_request_of_two_lengths_is_refused(line: Line, version: str) -> None:
-    """Content-Length with Transfer-Encoding: a proxy could see another end of it, and so another next request."""
-    head = f"GET /jobs HTTP/{version}\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+@pytest.mark.parametrize("more", ["", "Transfer-Encoding: chunked\r\n"])
+def test_a_request_with_a_body_is_refused(line: Line, version: str, more: str) -> None:
+    """With two lengths, a proxy could see another end of it than the server, and so another next request."""
+    head = f"GET /jobs HTTP/{version}\r\nHost: localhost\r\nContent-Length: 4\r\n{more}\r\n"
     answer = read(line.open(head.encode() + b"0\r\n\r\n" + request("/hidden")))
-    assert answer.startswith(f"HTTP/{version} 400 ".encode())
+    assert answer.startswith(f"HTTP/{version} 413 ".encode())
     assert b"hidden" not in answer
 
 

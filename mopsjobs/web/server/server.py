@@ -11,29 +11,33 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from flask import Flask
+from waitress.server import create_server
 
 from mopsjobs.app.run.app import App
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.utils.user_dirs import user_name
-from mopsjobs.web.api.api import HEALTH
-from mopsjobs.web.server.http_connections import PageServer
 from mopsjobs.web.server.pages import make_app
 from mopsjobs.web.server.security import own_names
 from mopsjobs.web.site.background import ChangeSignal, Watcher
 from mopsjobs.web.site.site import Site
 from mopsjobs.web.site.viewer import Viewers
 
-LANES = {"pages": 8, "api": 4, "health": 2}
-"""Threads per lane: few for the API, whose responses are large."""
+THREADS = 12
 
-MAX_BODY_BYTES = 1 << 16
+MAX_CONNECTIONS = 400
+
+IDLE_SECONDS = 60
+"""How long a connection may neither send nor take anything, unless its request is being answered."""
+
 MAX_HEADER_BYTES = 1 << 15
-MAX_WAITING_BYTES = 1 << 20
-"""Bytes buffered for a slow browser."""
+
+MAX_BODY_BYTES = 0
+"""A request with a body is refused, and its connection closed, so that no proxy finds another request in the body."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -77,18 +81,7 @@ def serve(
     wsgi_app = _load_app(site, own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # no warnings that requests wait for a thread
     with _stop_signals() as (wait, wake):
-        server = PageServer(
-            wsgi_app,
-            listening,
-            LANES,
-            lane_of,
-            behind_proxy=behind_proxy,
-            asyncore_use_poll=True,
-            max_request_body_size=MAX_BODY_BYTES,
-            max_request_header_size=MAX_HEADER_BYTES,
-            outbuf_high_watermark=MAX_WAITING_BYTES,
-            ident=None,
-        )
+        server = make_server(wsgi_app, listening)
 
         def answer() -> None:
             try:
@@ -104,14 +97,24 @@ def serve(
             return wait()
         finally:
             site.changes.end()
-            server.end()
+            server.task_dispatcher.shutdown()
+            server.close()
 
 
-def lane_of(path: str) -> str:
-    """Return the lane of a request: a flood in one lane takes no threads from the others."""
-    if path.startswith("/api/"):
-        return "api"
-    return "health" if path == HEALTH else "pages"
+def make_server(wsgi_app: Callable[..., Any], listening: socket.socket) -> Any:
+    """Return the server of waitress, with limits on connections and requests. It answers once `run` is called."""
+    return create_server(
+        wsgi_app,
+        sockets=[listening],
+        threads=THREADS,
+        connection_limit=MAX_CONNECTIONS,
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=IDLE_SECONDS // 6,
+        max_request_header_size=MAX_HEADER_BYTES,
+        max_request_body_size=MAX_BODY_BYTES,
+        asyncore_use_poll=True,
+        ident=None,
+    )
 
 
 def _load_app(site: Site, names: frozenset[str]) -> Flask:

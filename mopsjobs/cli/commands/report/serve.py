@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--behind-proxy",
         action="store_true",
-        help="all clients come through a proxy: do not limit the connections of its address",
+        help="all clients come through a proxy, so none of them is the user who runs the server",
     )
     parser.add_argument(
         "--trust-header",
