@@ -18,6 +18,9 @@ from mopsjobs.errors import InvalidKeyError
 MAX_KEY_LENGTH = 900
 """Characters. Azure allows 1,024, less what percent-encoding may add."""
 
+USUAL_WINDOW = 32
+"""Concurrent reads that suffice if replies come within `pacer.LONG_SECONDS`."""
+
 
 WantsValues = Callable[[], bool]
 """Whether the next request of a listing is to carry values."""

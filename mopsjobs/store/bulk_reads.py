@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from mopsjobs.store.pacer import ReadPacer
 
-USUAL_WINDOW = 32
-"""Concurrent reads that suffice if replies come within `pacer.LONG_SECONDS`."""
-
 
 def pacer_of(store: object) -> ReadPacer | None:
     """Return the pacer of a store across a network; None of another store."""

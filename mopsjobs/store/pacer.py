@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mopsjobs.errors import MopsJobsError, StoreUnavailableError
-from mopsjobs.store.bulk_reads import USUAL_WINDOW
+from mopsjobs.store.base import USUAL_WINDOW
 from mopsjobs.store.network import LEAST_SECONDS, READ_ATTEMPTS, read_with_retries
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 

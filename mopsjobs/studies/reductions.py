@@ -14,8 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, compress, islice
 from typing import Any, NamedTuple
 
-from mopsjobs.store.base import Entry, ReadableStore, VersionedStore
-from mopsjobs.store.bulk_reads import USUAL_WINDOW
+from mopsjobs.store.base import USUAL_WINDOW, Entry, ReadableStore, VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.outputs import (

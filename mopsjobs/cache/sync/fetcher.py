@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Self
 
 from mopsjobs.errors import StoreAccessError, StoreError
-from mopsjobs.store.base import Versioned, VersionedStore
-from mopsjobs.store.bulk_reads import USUAL_WINDOW, pacer_of
+from mopsjobs.store.base import USUAL_WINDOW, Versioned, VersionedStore
+from mopsjobs.store.bulk_reads import pacer_of
 from mopsjobs.store.unread_keys import reason_of, why_unread
 
 MAX_THREADS = USUAL_WINDOW

@@ -114,7 +114,7 @@ class WorkerPool:
         try:
             while True:
                 self._hand_out()
-                self.is_waiting = self._cores is not None and self._cores.let_go(self._workers)
+                self.is_waiting = self._cores is not None and self._yield_cores(self._cores)
                 if not self.is_waiting and not self._count_busy() and self._queue.seconds_to_next() is None:
                     return
                 pause = self._queue.seconds_to_wait(wake_seconds)
@@ -151,6 +151,20 @@ class WorkerPool:
 
     def _queue_of(self, tasks: NextTasks) -> TaskQueue:
         return TaskQueue(tasks, self._policy, most_doublings(self._memory, measurement.memory_size()), self._clock)
+
+    def _yield_cores(self, cores: SharedCores) -> bool:
+        """Let workers go for which there is no task, and one of several if another job has no core.
+
+        Returns:
+            Whether this runner waits for a core.
+        """
+        workers = self._workers
+        if len(workers) > 1 and not any(worker.is_leaving for worker in workers) and cores.are_wanted():
+            min(workers, key=lambda worker: len(worker.tasks)).is_leaving = True
+        for worker in workers:
+            if worker.is_ready and not worker.tasks:
+                worker.leave()
+        return cores.is_waiting
 
     def _hand_out(self) -> None:
         # One task for each worker first, then the second: no worker idles while another has two.

@@ -11,14 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mopsjobs.utils.files import FILE_FLAGS, make_directory
-
-if TYPE_CHECKING:
-    from mopsjobs.runner.pools.worker_process import WorkerProcess
 
 TICKETS = "waiting"
 """The directory of the tickets, beside the files of the cores."""
@@ -74,19 +70,6 @@ class SharedCores:
                 return file
             os.close(file)
         return None
-
-    def let_go(self, workers: Sequence[WorkerProcess]) -> bool:
-        """Let workers go for which there is no task, and one of several if another job has no core.
-
-        Returns:
-            Whether this runner stands in line.
-        """
-        if len(workers) > 1 and not any(worker.is_leaving for worker in workers) and self.are_wanted():
-            min(workers, key=lambda worker: len(worker.tasks)).is_leaving = True
-        for worker in workers:
-            if worker.is_ready and not worker.tasks:
-                worker.leave()
-        return self.is_waiting
 
     def are_wanted(self) -> bool:
         """Return whether another runner stands in line. It looks at most every half second, and else returns False."""

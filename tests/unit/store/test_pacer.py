@@ -9,7 +9,7 @@ import pytest
 
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.store import pacer
-from mopsjobs.store.bulk_reads import USUAL_WINDOW
+from mopsjobs.store.base import USUAL_WINDOW
 from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.pacer import MAX_TRIES, MAX_WINDOW, SILENT_SECONDS, ReadPacer
 
