@@ -1,8 +1,8 @@
 """Counters that only grow: how jobs ended, how long they waited and ran, which syncs failed.
 
 They have rows of their own, so that removing or pruning jobs lowers none. They count what this cache has observed: a
-job that had ended, or begun to run, before the first complete sync is not counted. A rebuilt cache starts at zero,
-which Prometheus handles as a reset. See docs/decisions/0022-sums-counters-and-pruning.md.
+job that had ended, or begun to run, before the first complete sync is not counted. The cache in place of a damaged one
+starts at zero, which Prometheus handles as a reset. See docs/decisions/0022-sums-counters-and-pruning.md.
 """
 
 from __future__ import annotations

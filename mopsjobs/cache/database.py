@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.utils.sqlite_file import connect, create, creation_lock
 
-SCHEMA_VERSION = 16
-"""`PRAGMA user_version` of a current cache: the number of migrations in schema.py."""
+SCHEMA_VERSION = 17
+"""`PRAGMA user_version` of a cache whose tables are those of schema.py."""
 
 NEW_SCHEMA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.sql")
 """Creates a new cache, without schema.py, whose import takes longer than a listing."""
@@ -66,7 +66,7 @@ def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
 
 
 def open_to_write(path: str, registry_id: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """Open the cache to write. It is created or migrated first. Wait up to `busy_seconds` for other writers.
+    """Open the cache to write. It is created or rebuilt first. Wait up to `busy_seconds` for other writers.
 
     Raises:
         CacheError: if the file is damaged or from a newer mops-jobs, or its directory cannot be written.
@@ -86,7 +86,7 @@ def open_to_write(path: str, registry_id: str, busy_seconds: float = BUSY_SECOND
             version = _schema_version(connection, path)
             if version != SCHEMA_VERSION:
                 _check_not_newer(path, version)
-                _migrate(connection, path, registry_id)
+                _rebuild(connection, path, registry_id)
             _check_registry(connection, path, registry_id)
         except BaseException:
             connection.close()
@@ -285,21 +285,20 @@ def _upgrade(path: str, registry_id: str) -> bool:
     return True
 
 
-def _migrate(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
-    """Bring a cache of an older version, or an empty file, up to date."""
-    from mopsjobs.cache.deferred_indexes import create_indexes
-    from mopsjobs.cache.schema import migrate
+def _rebuild(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
+    """Make a cache of an older version, or an empty file, one of this version, with the rows that it has."""
+    from mopsjobs.cache.schema import rebuild
+    from mopsjobs.cache.sync_state import transaction
 
-    # Switching to WAL does not wait for other connections, it fails. So one process at a time migrates.
+    # Switching to WAL does not wait for other connections, it fails. So one process at a time does it.
     with _cache_lock(path):
         if _schema_version(connection, path) == SCHEMA_VERSION:
             return
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            create_indexes(connection)  # that a killed first sync has left out: a migration may replace them
-        migrate(connection)
-        _finish(connection, registry_id)
+        with transaction(connection):
+            rebuild(connection)
+            _finish(connection, registry_id)
 
 
 def _finish(connection: sqlite3.Connection, registry_id: str) -> None:
@@ -310,7 +309,7 @@ def _finish(connection: sqlite3.Connection, registry_id: str) -> None:
 
 @contextlib.contextmanager
 def _cache_lock(path: str) -> Iterator[None]:
-    """Hold the lock for creating, migrating or moving the cache.
+    """Hold the lock for creating, rebuilding or moving the cache.
 
     Raises:
         CacheError: if its directory cannot be written.

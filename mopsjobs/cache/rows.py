@@ -221,12 +221,6 @@ def state_from_row(record: str) -> JobState:
     return JobState.from_dict(values)
 
 
-def refilled_columns(record: str) -> tuple[str, float | None, int, float | None]:
-    """Return what a row of an older cache has to be: the record, its start, whether that is known, its sign of life."""
-    text, _, _, started, _, _, _, is_start_known, heartbeat, *_ = _job_columns(state_from_row(record))
-    return text, started, is_start_known, heartbeat
-
-
 def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
     """Insert or replace rows and their labels, and update counters and sums. The caller holds the transaction."""
     records = sorted(records, key=lambda record: record.key)

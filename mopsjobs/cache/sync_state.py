@@ -35,9 +35,6 @@ LAST_SYNC = "last_sync"
 REGISTRY_FILE = "registry_file"
 """The state of the file of an embedded registry whose records the cache has, all of them; empty if not known."""
 
-DEFERRED_INDEXES = "deferred_indexes"
-"""Statements of the indexes that a first sync creates at its end, by name; see deferred_indexes.py."""
-
 WITNESSES = "witnesses"
 """A few records that the last complete sync saw; see sync/identity.py."""
 

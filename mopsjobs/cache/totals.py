@@ -64,21 +64,14 @@ SUMS = f"SELECT status, coalesce(namespace, ''), coalesce(owner, ''), {', '.join
 
 GROUPED = "GROUP BY 1, 2, 3"
 
-CREATE = (
-    "DROP VIEW IF EXISTS job_sums",
-    "DROP TABLE IF EXISTS tally",
-    (
-        "CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL,"
-        f" {', '.join(f'{name} INTEGER NOT NULL' for name in COLUMNS)},"
-        " PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID"
-    ),
-    f"INSERT INTO tally {SUMS} {GROUPED}",
-    (
-        "CREATE VIEW job_sums AS SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally"
-        " WHERE jobs > 0"
-    ),
+TABLE = (
+    "status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL,"
+    f" {', '.join(f'{name} INTEGER NOT NULL' for name in COLUMNS)}, PRIMARY KEY (status, namespace, owner)"
 )
-"""Creates the sums anew, with their view."""
+"""The columns of the table of the sums."""
+
+FILL = f"INSERT INTO tally {SUMS} {GROUPED}"
+"""Adds up all jobs, into the empty table."""
 
 _Sums = dict[tuple[str, str, str], list[int]]
 

@@ -152,24 +152,6 @@ def test_a_chunk_sent_twice_is_taken_once(cli: Cli, remote: Remote, write: Write
     assert event_texts(cli.ok("events", "--json")) == ["a", "b"]
 
 
-def test_an_old_cache_is_brought_up_to_date(cli: Cli, remote: Remote, write: Writer) -> None:
-    """A cache of the first schema keeps its rows and gets the tables of events."""
-    from mopsjobs.cache import database as cache_database
-    from mopsjobs.cache import schema
-
-    cli.ok("sync")
-    cli.cache.unlink()
-    with contextlib.closing(sqlite3.connect(cli.cache, isolation_level=None)) as old:
-        schema.migrations.apply(schema.Database(old), stop_before="m002_events")
-        old.execute("PRAGMA journal_mode = WAL")
-        old.execute(f"PRAGMA application_id = {cache_database.APPLICATION_ID}")
-        old.execute("PRAGMA user_version = 1")
-    add(remote.jobs, "job", "running")
-    write("a")
-    cli.ok("sync")
-    assert cli.ok("logs", "job", "--offline").lines == ["a"]
-
-
 def test_the_mirror_of_jobs_leaves_events_alone(cli: Cli, remote: Remote, write: Writer) -> None:
     """Syncs of jobs, full ones and after a deletion too, take no event away: history outlives the record."""
     add(remote.jobs, "job", "succeeded")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import shutil
@@ -120,10 +119,9 @@ def _sync(cli: Cli, remote: Remote, on_progress: Callable[[int], None] | None = 
 
 
 def _assert_complete(cache: Path, new: str, jobs: Sequence[str] = JOBS) -> None:
-    """Assert that the cache has the jobs, the schema of a new one, and no note of deferred indexes."""
+    """Assert that the cache has the jobs, and the schema of a new one."""
     assert [name for (name,) in _ask(cache, "SELECT job_id FROM job ORDER BY job_id")] == list(jobs)
     assert _ask(cache, SCHEMA) == _ask(new, SCHEMA)
-    assert _ask(cache, "SELECT * FROM meta WHERE name = 'deferred_indexes'") == []
     assert _ask(cache, "PRAGMA integrity_check(1)") == [("ok",)]
 
 
@@ -313,21 +311,14 @@ def test_indexes_deferred_at_the_last_moment_are_created_too(
     _assert_complete(cli.cache, new)
 
 
-def test_an_older_cache_whose_first_sync_was_killed_is_upgraded(cli: Cli, filled: Remote, new: str) -> None:
-    """A migration replaces an index that is deferred: it is created first, by the statement of the older schema."""
+def test_an_older_cache_whose_first_sync_was_killed_is_rebuilt(cli: Cli, filled: Remote, new: str) -> None:
+    """The rebuilt cache has all indexes, and the next sync goes on."""
     shutil.copy(new, cli.cache)
     with contextlib.closing(open_to_write(str(cli.cache), REMOTE_URL)) as connection:
         deferred_indexes.defer_indexes(connection)
-        [(text,)] = connection.execute("SELECT value FROM meta WHERE name = 'deferred_indexes'")
-        older = {name: f"CREATE INDEX {name} ON job (ended_ts)" for name in ("idx_job_ended", "idx_job_usage")}
-        deferred = json.loads(text) | older
-        of_later = ("queue_seconds", "run_seconds", "note", "times", "max_rss", "cancelled_failures")
-        for name in of_later:
-            del deferred[f"idx_job_{name}"]
-        connection.execute("DROP TABLE notified")
-        connection.execute("ALTER TABLE job DROP COLUMN note")
-        connection.execute("UPDATE meta SET value = ? WHERE name = 'deferred_indexes'", (json.dumps(deferred),))
-        connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm013'")
         connection.execute("PRAGMA user_version = 12")
+    assert _is_deferring(cli.cache)
+    with contextlib.closing(open_to_write(str(cli.cache), REMOTE_URL)):
+        assert not _is_deferring(cli.cache)
     _sync(cli, filled)
     _assert_complete(cli.cache, new)

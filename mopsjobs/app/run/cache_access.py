@@ -227,9 +227,11 @@ class CacheAccess:
 
     def _is_fresh_enough(self, meta: Mapping[str, str], policy: FreshnessPolicy) -> bool:
         """Return whether a cache with these notes about itself needs no sync first."""
-        if "synced_at" not in meta or policy.offline or policy.max_age is None:
+        if "synced_at" not in meta or policy.offline:
             return "synced_at" in meta
-        scanned_at = parse_time(meta.get("full_synced_at", meta["synced_at"]))
+        if "full_synced_at" not in meta or policy.max_age is None:  # a rebuilt cache has no such note
+            return "full_synced_at" in meta
+        scanned_at = parse_time(meta["full_synced_at"])
         return 0 <= (self._now() - scanned_at).total_seconds() <= policy.max_age
 
     def _freshness(self, meta: Mapping[str, str], failure: StoreError | CacheError | None) -> Freshness:

@@ -147,7 +147,7 @@ class _Sync:
         if announced is not None and is_same_registry:
             self._run_delta(announced, on_progress)
         else:
-            self._run_full(on_progress, reread=full)
+            self._run_full(on_progress, accepts_loss=full)
         self._bring_back_parents()
         self.report.problems = [
             rows.Problem(*row)
@@ -163,10 +163,12 @@ class _Sync:
             self._note_foreign_records()
             self._complete()
 
-    def _run_full(self, on_progress: OnProgress | None, *, reread: bool) -> None:
+    def _run_full(self, on_progress: OnProgress | None, *, accepts_loss: bool) -> None:
+        is_rebuilt = self._last_full is None and self._last_sync is not None
+        reread = accepts_loss or is_rebuilt
         full_sync = FullSync(self._registry, self._connection, self.report, self._generation, reread=reread)
         full_sync.run(on_progress)
-        if not self.report.seen and not reread:
+        if not self.report.seen and not accepts_loss:
             registry_identity.check_not_emptied(self._connection, self._generation)
         full_sync.confirm_vanished()
         deferred_indexes.create_indexes(self._connection)

@@ -1,21 +1,20 @@
-"""Tables and views of the cache: the documented columns, and upgrades that keep every row."""
+"""Tables and views of the cache: the documented columns, and what a cache of an older version keeps."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database, Migrations
+from sqlite_utils import Database
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import schema
-from mopsjobs.cache.pruning import LEDGER_TABLES
-from mopsjobs.registry.status import JobStatus
-from mopsjobs.utils.times import rfc3339
-from support.cli import Cli, Remote, add, foreign, key
+from mopsjobs.cache.sync import mirror
+from mopsjobs.errors import CacheError
+from support.cli import REMOTE_URL, Cli, Remote, add
 
 VIEWS = {
     "jobs": [
@@ -79,131 +78,147 @@ def test_an_interrupted_build_is_finished(cli: Cli, filled: Path) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (cache_database.SCHEMA_VERSION,)
 
 
-SUMMED = (
-    "SELECT job_id, tasks_total, tasks_completed, outputs_expected, outputs_verified, is_validated FROM job ORDER BY 1"
-)
+def _make_older(path: Path) -> None:
+    """Give a cache the form of another version: other columns, tables, indexes and views, and rows with less."""
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in (
+            "DROP VIEW jobs",
+            "DROP INDEX idx_job_note",
+            "ALTER TABLE job DROP COLUMN note",
+            "ALTER TABLE job ADD COLUMN older TEXT",
+            "CREATE VIEW jobs AS SELECT job_id, older FROM job",
+            "ALTER TABLE counter ADD COLUMN older TEXT",
+            "DROP VIEW job_sums",
+            "DROP TABLE tally",
+            "CREATE TABLE gone (x)",
+            "PRAGMA user_version = 1",
+        ):
+            connection.execute(statement)
+        connection.commit()
 
 
-def _downgrade(connection: sqlite3.Connection) -> None:
-    """Make the cache one of schema 2."""
-    for kind, names in {
-        "VIEW": ("counters", "pruned_jobs", "job_sums", "tasks", "attempts", "ledgers", "ledger_problems", "jobs"),
-        "TABLE": ("tally", "counter", "pruned", "notified", *LEDGER_TABLES),
-        "INDEX": (
-            "idx_job_name",
-            "idx_job_created_ts",
-            "idx_job_active_tallies",
-            "idx_job_ended",
-            "idx_job_generation",
-            "idx_job_parent",
-            "idx_job_study",
-            "idx_job_error",
-            "idx_job_owner_changed_ts",
-            "idx_job_queue_seconds",
-            "idx_job_run_seconds",
-            "idx_job_note",
-            "idx_job_times",
-            "idx_job_max_rss",
-            "idx_job_cancelled_failures",
-        ),
-    }.items():
-        for name in names:
-            connection.execute(f"DROP {kind} {name}")
-    columns = ("status_since", "has_history", "heartbeat_ts", "suspect", "tasks_total", "tasks_completed")
-    for column in (
-        *columns,
-        "outputs_expected",
-        "outputs_verified",
-        "is_validated",
-        "parent_job_id",
-        "usage",
-        "forecast",
-        "study",
-        "error",
-        "note",
-    ):
-        connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
-    connection.execute("CREATE INDEX idx_job_created_ts ON job (created_ts)")
-    connection.execute("CREATE INDEX idx_job_owner_changed_ts ON job (owner, changed_ts)")
-    connection.execute("UPDATE job SET record = json_remove(record, '$.usage', '$.forecast')")
-    connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm003'")
-    connection.execute("PRAGMA user_version = 2")
-    connection.commit()
-
-
-@pytest.mark.parametrize("argv", [("list", "--json", "--offline", "--limit", "0"), ("status", "odd", "--json")])
-def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
-    """What later schemas keep in columns is taken from the records of an older cache, which needs no sync for it."""
-    for status in JobStatus:
-        add(remote.jobs, f"ours-{status}", status, metadata={"suspect": {"reason": "pod_gone"}})
-        remote.put(key(f"theirs-{status}"), foreign(f"theirs-{status}", status))
-    remote.put(key("odd"), foreign("odd", heartbeat_at="2026-03-01T11:00:00.250000Z", metadata={"suspect": {}}))
-    outputs = {"expected_outputs": [1, 2, 3], "verified_outputs": [1], "validation_completed_at": "2026-03-01"}
-    remote.put(key("checked"), foreign("checked", tasks_total=7, tasks_completed=4, tasks_verified=2, **outputs))
+@pytest.fixture
+def older(cli: Cli, remote: Remote) -> Path:
+    """Return a cache of an older version: with jobs, one of them pruned, counters, events, and messages sent."""
+    for job_id in ("ends", "stays"):
+        add(remote.jobs, job_id, "running")
+    cli.ok("sync")  # what ends later is counted
+    remote.jobs.update_status("ends", "failed")
     cli.ok("sync")
-    expected = cli.ok(*argv).out
-    with closing(sqlite3.connect(cli.cache)) as connection:
-        tallies = connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()
-        _downgrade(connection)
-    assert cli.ok(*argv).out == expected
-    with closing(sqlite3.connect(cli.cache)) as connection:
-        assert (connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()) == tallies
-        assert connection.execute("PRAGMA user_version").fetchone() == (cache_database.SCHEMA_VERSION,)
-
-
-def test_a_cache_of_schema_5_loses_the_times_that_nothing_reported(cli: Cli, remote: Remote) -> None:
-    """Its rows have the record as it is stored. They are converted, since a sync does not read them again."""
-    for status in JobStatus:
-        add(remote.jobs, f"ours-{status}", status, engine="local", metadata={"bundle": "b"})
-    remote.put(key("theirs"), foreign("theirs"))
-    remote.jobs.update_status("theirs", "failed")
+    cli.clock.advance(days=100)
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    add(remote.jobs, "new", "running", labels={"exp": "1"}, metadata={"note": "odd"})
     cli.ok("sync")
-    argv = ("list", "--json", "--offline", "--limit", "0")
-    expected = cli.ok(*argv).out
     with closing(sqlite3.connect(cli.cache)) as connection, connection:
-        for job_id, text in connection.execute("SELECT job_id, record FROM job").fetchall():
-            stored = json.loads(remote.store.inner.get(key(job_id)).value)  # type: ignore[union-attr]
-            steps = [{**step, "at": rfc3339(step["at"])} for step in stored.get("transitions", [])]
-            record = {**json.loads(text), "transitions": steps}
-            connection.execute("UPDATE job SET record = ? WHERE job_id = ?", (json.dumps(record), job_id))
-        connection.execute(
-            "UPDATE job SET started_ts = created_ts, has_history = 1 WHERE started_ts IS NULL"
-            " AND status IN ('validating', 'succeeded', 'partial')"
-        )
-        connection.execute("UPDATE job SET heartbeat_ts = NULL")
-        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm006_unreported_steps'")
-        connection.execute("PRAGMA user_version = 5")
-    assert json.loads(cli.ok(*argv).out)["jobs"] == json.loads(expected)["jobs"]
+        event = "INSERT INTO event (seq, chunk, job_id, at_ts, kind, body) VALUES (?, 'chunk', 'new', 5, 'log', '{}')"
+        connection.executemany(event, [(7,), (9,)])
+        connection.execute("DELETE FROM event WHERE seq = 9")
+        connection.execute("INSERT INTO notified VALUES ('rule.new', 5)")
+        connection.execute("INSERT INTO failure_summary VALUES ('new', 'state', '[]')")
+    _make_older(cli.cache)
+    return cli.cache
 
 
-def test_a_new_cache_is_what_the_migrations_make_of_an_empty_file(tmp_path: Path) -> None:
-    """schema.sql has to be written anew with each migration; cache/schema.py tells how."""
+KEPT = (
+    "SELECT name, labels, value FROM counter",
+    "SELECT * FROM pruned",
+    "SELECT * FROM notified",
+    "SELECT * FROM failure_summary",
+    "SELECT seq, job_id, body FROM event",
+    "SELECT * FROM sqlite_sequence",
+    "SELECT * FROM meta WHERE name IN ('cache_id', 'generation', 'registry', 'synced_at', 'witnesses')",
+)
+"""What the registry cannot tell again."""
+
+
+def _ask(path: Path, questions: Iterable[str] = KEPT) -> list[list[tuple[object, ...]]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [connection.execute(question).fetchall() for question in questions]
+
+
+def test_a_cache_of_an_older_version_keeps_what_it_alone_knows(cli: Cli, older: Path) -> None:
+    """A view without network rebuilds it. Counters, pruned jobs, messages, events and results kept stay."""
+    before = _ask(older)
+    assert all(before), before
+    assert sorted(cli.ids("--offline")) == ["new", "stays"]
+    assert _ask(older) == before
+    database, new = Database(older), Database(memory=True)
+    schema.build(new)
+    assert _ask(older, ["PRAGMA user_version"]) == [[(cache_database.SCHEMA_VERSION,)]]
+    everything = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2"
+    assert database.execute(everything).fetchall() == new.execute(everything).fetchall()
+    database.close()
+
+
+def test_a_sync_reads_each_record_of_a_rebuilt_cache_again(
+    cli: Cli, remote: Remote, older: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New columns are filled. No end is counted again, no pruned job is back, and no change counts as foreign."""
+    monkeypatch.setattr(mirror, "SMALL_REGISTRY", 0)
+    cli.ok("list", "--offline")
+    questions = ["SELECT name, labels, value FROM counter", "SELECT key FROM pruned", "SELECT * FROM sync_problems"]
+    before = _ask(older, questions)
+    assert _ask(older, ["SELECT note FROM job WHERE note IS NOT NULL"]) == [[]]
+    cli.ok("list")  # a view of a cache that this version has not filled syncs
+    assert _ask(older, ["SELECT note FROM job WHERE note IS NOT NULL"]) == [[("odd",)]]
+    assert _ask(older, questions) == before
+    assert _ask(older, ["SELECT value FROM meta WHERE name IN ('foreign_records', 'foreign_writes')"]) == [
+        [("no",), ("no",)]
+    ]
+    reads = remote.store.calls["scan"] + remote.store.calls["get"]
+    cli.ok("list")
+    assert remote.store.calls["scan"] + remote.store.calls["get"] == reads
+
+
+def test_a_rebuilt_cache_is_shown_while_the_registry_is_away(cli: Cli, remote: Remote, older: Path) -> None:
+    """The rows from before are better than none; the warning says that they are old."""
+    assert older.exists()
+    remote.store.down = True
+    ran = cli.ok("list", "-q")
+    assert sorted(ran.lines) == ["new", "stays"]
+    assert "warning: " in ran.err
+    remote.store.down = False
+    assert cli.ok("list", "-q").err == ""
+
+
+def test_a_rebuilt_cache_refuses_a_registry_that_was_emptied(cli: Cli, remote: Remote, older: Path) -> None:
+    """It still knows which registry it mirrored, and that this had jobs."""
+    assert older.exists()
+    for name in list(remote.store.inner.list_keys()):
+        remote.store.inner.delete(name)
+    ran = cli("sync")
+    assert ran.code == 5
+    assert "The registry is empty, gone or replaced" in ran.err
+    assert sorted(cli.ids("--offline")) == ["new", "stays"]
+
+
+def test_a_rebuild_that_is_killed_leaves_the_older_cache(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one transaction."""
+    before = _ask(older, ["SELECT * FROM sqlite_master", *KEPT])
+    monkeypatch.setattr(schema.totals, "FILL", "SELECT killed")
+    with pytest.raises(CacheError):
+        cache_database.open_to_write(str(older), REMOTE_URL)
+    assert _ask(older, ["SELECT * FROM sqlite_master", *KEPT]) == before
+
+
+def test_a_row_that_has_no_place_in_the_new_table_is_left_out(cli: Cli, remote: Remote, older: Path) -> None:
+    """A column that may not be NULL now: the next sync brings that row again."""
+    with closing(sqlite3.connect(older)) as connection, connection:
+        connection.execute("DROP VIEW jobs")
+        connection.execute("CREATE TABLE other (key TEXT, job_id TEXT PRIMARY KEY, status TEXT)")
+        connection.execute("INSERT INTO other SELECT key, job_id, status FROM job")
+        connection.execute("DROP TABLE job")
+        connection.execute("ALTER TABLE other RENAME TO job")
+    assert cli.ids("--offline") == []
+    assert sorted(cli.ids()) == ["new", "stays"]
+
+
+def test_a_new_cache_is_what_the_schema_builds_in_an_empty_file(tmp_path: Path) -> None:
+    """schema.sql has to be written anew after each change; cache/schema.py tells how."""
     made = cache_database.open_to_write(str(tmp_path / "cache.db"), "registry")
-    migrated = Database(memory=True)
-    schema.migrate(migrated.conn)
-    same = ("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2", "SELECT * FROM tally")
-    for question in (*same, "SELECT id, migration_set, name FROM _sqlite_migrations"):
-        assert made.execute(question).fetchall() == migrated.execute(question).fetchall()
+    built = Database(memory=True)
+    schema.build(built)
+    everything = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2"
+    assert made.execute(everything).fetchall() == built.execute(everything).fetchall()
     assert Path(cache_database.NEW_SCHEMA).read_text(encoding="utf-8") == schema.script()
     made.close()
-
-
-@pytest.mark.parametrize("argv", [("list", "-q", "--offline", "--limit", "0"), ("sync",)])
-def test_an_older_schema_is_upgraded_and_keeps_its_rows(
-    cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
-) -> None:
-    """The first command of a version with a newer schema, a listing included, upgrades the cache and its rows stay."""
-    newer = Migrations("mops-jobs")
-    newer(name="m001_mirror")(schema.m001_mirror)
-
-    @newer()
-    def m002_more(database: Database) -> None:
-        database["job"].add_column("more", str)
-
-    monkeypatch.setattr(schema, "migrations", newer)
-    monkeypatch.setattr(cache_database, "SCHEMA_VERSION", cache_database.SCHEMA_VERSION + 1)
-    cli.ok(*argv)
-    database = Database(filled)
-    assert "more" in database["job"].columns_dict
-    assert database["job"].count == 60
-    database.close()
