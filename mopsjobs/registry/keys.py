@@ -53,7 +53,7 @@ class KeyForm:
     Args:
         name: what lies there, for documents.
         pattern: the key, with its parts in braces.
-        writers: the roles that write such keys; see SECURITY.md.
+        writers: the roles that write such keys; see docs/reference/keys.md.
         relays: the relays that may carry them.
     """
 

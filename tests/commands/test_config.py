@@ -44,6 +44,7 @@ EVERY = [
 ]  # fmt: skip
 
 
+@pytest.mark.claim("Each view names the project file that named the registry")
 def test_each_command_names_the_project_file_that_it_obeys(cli: Cli) -> None:
     """A file of the study's directory may redirect the registry: each view says which one did, JSON included."""
     path = cli.cache.parent / ".mops-jobs.toml"
@@ -61,6 +62,7 @@ def test_each_command_names_the_project_file_that_it_obeys(cli: Cli) -> None:
     assert cli.ok("sync", "-q").err == ""
 
 
+@pytest.mark.claim("Other project files are ignored and named")
 def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
     """One line with path and reason, `-q` or not; the registry stays the one that it was."""
     path = cli.cache.parent / ".mops-jobs.toml"

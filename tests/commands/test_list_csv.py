@@ -26,6 +26,7 @@ def filled(cli: Cli, remote: Remote) -> Remote:
     return remote
 
 
+@pytest.mark.claim("No control character reaches a terminal")
 def test_csv_has_no_control_characters(cli: Cli, jobs: JobRegistry) -> None:
     """Neither a file, which a user will print, nor a terminal gets what a terminal would obey."""
     add(jobs, "a", "failed", owner="\x1b[31mred\x07")
@@ -38,6 +39,7 @@ def test_csv_has_no_control_characters(cli: Cli, jobs: JobRegistry) -> None:
         assert not {"\x1b", "\x07"} & set(told)
 
 
+@pytest.mark.claim("CSV has no formulas")
 @pytest.mark.usefixtures("filled")
 def test_csv_has_every_field_and_no_formula(cli: Cli) -> None:
     """The fields of `list --fields`; nested ones as JSON. Texts that look like formulas with a quote in front."""

@@ -156,6 +156,7 @@ def test_sums_follow_every_change(cli: Cli, remote: Remote) -> None:
 # --- the textfile ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("`results --download` and `metrics --textfile` follow your umask")
 @pytest.mark.usefixtures("full")
 def test_a_textfile_is_replaced_as_a_whole(cli: Cli, tmp_path: Path) -> None:
     """`--textfile` says nothing, leaves no other file behind, and gives the file the mode that the umask says."""

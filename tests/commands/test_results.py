@@ -84,6 +84,7 @@ BAD_NAMES = {
 }
 
 
+@pytest.mark.claim("The key of an output chooses no file")
 @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
 def test_a_key_that_cannot_be_an_output_is_not_downloaded(cli: Cli, jobs: JobRegistry, into: Path, name: str) -> None:
     """It is named with the reason, the exit code is 7, and the rest is downloaded."""
@@ -110,6 +111,7 @@ def test_of_many_refused_keys_the_first_are_named(
     assert (into / "p/1/good").read_text() == "good"
 
 
+@pytest.mark.claim("The key of an output chooses no file")
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -130,6 +132,7 @@ def test_only_what_the_manifest_has_is_downloaded(
     assert (into / place(TASKS[0])).read_text() == "{}"
 
 
+@pytest.mark.claim("A download follows no links")
 @pytest.mark.parametrize("linked", ["p", "p/1"])
 def test_a_link_to_another_directory_is_not_followed(cli: Cli, jobs: JobRegistry, into: Path, linked: str) -> None:
     outside = into.parent / "outside"
@@ -148,6 +151,7 @@ def link(path: Path) -> None:
     path.symlink_to(path.parents[3] / "outside")
 
 
+@pytest.mark.claim("A download leaves existing files")
 @pytest.mark.parametrize("make", [link, os.mkfifo, os.mkdir])
 def test_what_is_no_regular_file_is_left_alone(cli: Cli, jobs: JobRegistry, into: Path, make: object) -> None:
     """A link is not followed, and a pipe is not waited at."""
@@ -163,6 +167,7 @@ def test_what_is_no_regular_file_is_left_alone(cli: Cli, jobs: JobRegistry, into
     assert outside.read_text() == "mine"
 
 
+@pytest.mark.claim("A download follows no links")
 def test_drafts_are_not_written_through_links(cli: Cli, jobs: JobRegistry, into: Path) -> None:
     """The old name of a draft is a user's file like any other; the new one is refused where it is a link."""
     outside = into.parent / "outside"
@@ -194,6 +199,7 @@ def test_a_download_goes_on_when_new_outputs_came(
     assert (into / "tasks.csv").read_text().count("complete") == 2
 
 
+@pytest.mark.claim("A download leaves existing files")
 def test_a_file_of_other_content_stays(cli: Cli, jobs: JobRegistry, submitted: list[str], into: Path) -> None:
     """What a user has changed, or another job has left, is named; the others are downloaded."""
     for key in submitted:
@@ -210,6 +216,7 @@ def test_a_file_of_other_content_stays(cli: Cli, jobs: JobRegistry, submitted: l
     assert (download(cli, into).code, path.read_text()) == (0, "{}")
 
 
+@pytest.mark.claim("A download leaves existing files")
 def test_what_a_parent_left_is_replaced_by_its_child(
     cli: Cli, jobs: JobRegistry, submitted: list[str], into: Path
 ) -> None:
@@ -227,6 +234,7 @@ def test_what_a_parent_left_is_replaced_by_its_child(
     assert [(into / place(task)).read_text() for task in TASKS] == ["old", "newer"]
 
 
+@pytest.mark.claim("A download leaves existing files")
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_a_table_of_another_program_stays(
     cli: Cli, jobs: JobRegistry, submitted: list[str], into: Path, kind: str

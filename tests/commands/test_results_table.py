@@ -150,6 +150,7 @@ def test_names_that_clash_are_prefixed_never_overwritten(cli: Cli, jobs: JobRegi
     assert row["status"] == "succeeded"
 
 
+@pytest.mark.claim("CSV has no formulas")
 def test_a_text_like_a_formula_is_made_safe(cli: Cli, jobs: JobRegistry) -> None:
     """As in all CSV of mops-jobs, also in the header."""
     manifest = add_job(jobs, "job", [{"=x": "=1+1"}])

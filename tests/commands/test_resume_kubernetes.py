@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine
 from support.cli import Cli, Remote
@@ -100,6 +102,7 @@ def test_a_second_launch_that_failed_keeps_its_options_too(cli: Cli, remote: Rem
     assert _job(cluster, 2) == _job(cluster, 1)
 
 
+@pytest.mark.claim("A patch of pods comes from no record")
 def test_a_patch_comes_from_the_user_of_each_launch(cli: Cli, remote: Remote, cluster: Api) -> None:
     """The record has its digest alone. A resume without the flag says so, and goes on without the patch."""
     _refuse(cluster)
@@ -116,6 +119,7 @@ def test_a_patch_comes_from_the_user_of_each_launch(cli: Cli, remote: Remote, cl
     assert _job(cluster, 2)["spec"]["template"]["spec"]["hostNetwork"] is True
 
 
+@pytest.mark.claim("Queue, nodes and priority come from no record")
 def test_where_pods_run_is_not_taken_from_a_record(cli: Cli, remote: Remote, cluster: Api) -> None:
     """A record of another machine chooses no nodes. Its user agrees to each choice, or names another."""
     _refuse(cluster)

@@ -86,6 +86,7 @@ def test_the_next_command_follows_the_state(cli: Cli, jobs: JobRegistry) -> None
     assert "Next: mops-jobs status done --json" in cli.ok("status", "done").err
 
 
+@pytest.mark.claim("Printed commands quote what records say")
 @pytest.mark.parametrize(
     ("namespace", "name"),
     [("modelops", "--all"), ("--all", "sim-1"), ("a;id", "sim-1"), ("modelops", "sim 1"), ("modelops", "../pods/x")],
@@ -99,6 +100,7 @@ def test_a_name_that_no_job_can_have_is_not_typed(cli: Cli, remote: Remote, name
     assert "kubectl" not in err
 
 
+@pytest.mark.claim("Printed commands quote what records say")
 @pytest.mark.parametrize("name", ["--yes", "a; id", "$(id)", "it's", "-h"])
 def test_a_printed_command_names_the_job_whatever_its_id(cli: Cli, remote: Remote, name: str) -> None:
     """An id is quoted for the shell and never read as a flag: typed as it stands, the command does what it says."""

@@ -99,6 +99,7 @@ def test_a_rule_that_is_not_there_submits_nothing(cli: Cli, hook: Hook, desk: De
     assert desk.jobs.get_job("job") is None
 
 
+@pytest.mark.claim("No record chooses who is told of a job")
 def test_neither_record_nor_manifest_has_the_rules(hook: Hook, desk: Desk) -> None:
     """They stay in the directory of the job on this machine. Claims have a digest, and events the type of the rule."""
     desk.submit(sets_of(1), "--notify", "hook")
@@ -120,6 +121,7 @@ HOSTILE_METADATA = {
 }
 
 
+@pytest.mark.claim("No record chooses who is told of a job")
 def test_no_record_makes_a_machine_tell(cli: Cli, jobs: JobRegistry, hook: Hook, tmp_path: Path) -> None:
     """Whatever it says, in metadata and labels: only the user's configuration and directory of jobs count."""
     words = json.dumps(["touch", str(tmp_path / "ran")])
@@ -133,6 +135,7 @@ def test_no_record_makes_a_machine_tell(cli: Cli, jobs: JobRegistry, hook: Hook,
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.claim("No header or argument of a message has text of a record")
 def test_a_command_gets_the_message_and_no_argument(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
     """What a record holds is on the standard input, so it cannot be taken for a flag or a word of a shell."""
     told = tmp_path / "told.json"

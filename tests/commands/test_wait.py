@@ -359,6 +359,7 @@ def test_impossible_wishes_are_refused(cli: Cli, jobs: JobRegistry, flags: tuple
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
 
 
+@pytest.mark.claim("Printed commands quote what records say")
 def test_the_command_for_a_silent_job_is_quoted(cli: Cli, remote: Remote) -> None:
     """The id of a record is one word of the command line that `wait` prints, whatever is in it."""
     name = "a; id"

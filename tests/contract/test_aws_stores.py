@@ -241,6 +241,7 @@ def test_settings_that_cannot_be_used_are_reported_as_settings(
     assert name in f"{caught.value} {caught.value.hint}"
 
 
+@pytest.mark.claim("Nothing goes over a network in clear")
 @pytest.mark.usefixtures("aws")
 @pytest.mark.parametrize(
     "endpoint",

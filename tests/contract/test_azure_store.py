@@ -333,6 +333,7 @@ def test_a_folder_of_a_hierarchical_namespace_is_no_key(place: Place) -> None:
     assert [entry.key for entry in store.scan()] == expected
 
 
+@pytest.mark.claim("Metadata of a blob hide no record")
 @pytest.mark.parametrize("value", [b"{}", b""], ids=["content", "empty"])
 @pytest.mark.parametrize("has_empty_blob", [True, False])
 def test_metadata_of_a_folder_hide_no_record(place: Place, value: bytes, *, has_empty_blob: bool) -> None:
@@ -1099,6 +1100,7 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
 ]
 
 
+@pytest.mark.claim("A secret goes to the host of its account only", "Nothing goes over a network in clear")
 @pytest.mark.parametrize(("url", "env", "why"), REFUSED)
 def test_an_invalid_url_or_variable_is_refused_without_its_secrets(
     monkeypatch: pytest.MonkeyPatch, url: str, env: dict[str, str], why: str
@@ -1180,6 +1182,7 @@ def read_only_sas(place: Place) -> str:
     )
 
 
+@pytest.mark.claim("A read-only SAS changes nothing")
 def test_a_read_only_sas_serves_all_reading_and_no_writing(place: Place) -> None:
     version = place.open().create_if_absent("a", RECORD)
     assert version is not None

@@ -534,6 +534,7 @@ def _children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.claim("A Dask client does not see it either")
 def test_the_client_of_a_runner_has_none_of_its_secrets(
     dask_cluster: Cluster, start: Start, cli: Cli, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
@@ -551,6 +552,7 @@ def test_the_client_of_a_runner_has_none_of_its_secrets(
     assert record(local_registry).status == "succeeded"
 
 
+@pytest.mark.claim("A Dask client does not see it either")
 def test_code_that_a_cluster_sends_finds_no_secret(
     private_dask_cluster: Callable[..., Cluster], start: Start, cli: Cli, tmp_path: Path
 ) -> None:
@@ -573,6 +575,7 @@ def test_code_that_a_cluster_sends_finds_no_secret(
     assert not text.startswith(f"{running.pid} ")
 
 
+@pytest.mark.claim("A Dask client does not see it either")
 def test_a_client_refuses_a_process_that_holds_secrets(
     cli: Cli, dask_cluster: Cluster, local_registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -614,6 +617,7 @@ MESSAGES = [
 ]
 
 
+@pytest.mark.claim("A Dask client does not see it either")
 @pytest.mark.parametrize(("message", "told"), MESSAGES)
 def test_what_the_client_says_is_read_strictly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str | None, told: str

@@ -283,6 +283,7 @@ def test_a_job_of_another_program_is_found_by_its_name(env: dict[str, str], api:
     assert KubernetesEngine({"KUBECONFIG": str(current)}).state(record).phase == "succeeded"
 
 
+@pytest.mark.claim("An unmarked Job in another namespace is left alone")
 @pytest.mark.parametrize("uid", [None, "uid-1"])
 def test_an_unmarked_job_elsewhere_is_left_alone(engine: KubernetesEngine, api: Api, uid: str | None) -> None:
     """Not read, its pods not listed, and not deleted: only the record, which any writer may have written, names it."""
@@ -303,6 +304,7 @@ def test_an_unmarked_job_elsewhere_is_left_alone(engine: KubernetesEngine, api: 
     assert not api.requests("get", "/api/v1/namespaces/models/pods")
 
 
+@pytest.mark.claim("A Job with the mark of another job is left alone")
 def test_a_job_marked_as_of_another_is_left_alone(env: dict[str, str], api: Api) -> None:
     """Whatever its uid, and wherever the user has said that records may choose."""
     api.put_job(job_id="other", status={"active": 1, "ready": 1})
@@ -698,6 +700,7 @@ ELSEWHERE = [
 ]
 
 
+@pytest.mark.claim("A record leads to no object of a cluster but a Job")
 @pytest.mark.parametrize(("namespace", "name"), ELSEWHERE)
 def test_a_record_leads_nowhere_but_to_a_job(
     engine: KubernetesEngine, api: Api, env: dict[str, str], namespace: str, name: str

@@ -69,6 +69,7 @@ def test_a_webhook_gets_json_of_the_schema(cli: Cli, remote: Remote, hook: Hook)
     assert hook.headers[0]["Content-Type"] == "application/json"
 
 
+@pytest.mark.claim("No header or argument of a message has text of a record")
 def test_nothing_of_a_record_is_in_a_header(cli: Cli, remote: Remote, hook: Hook) -> None:
     """The request has the same headers as that of any job; the texts are in the body, without control characters."""
     cli.ok("sync")
@@ -130,6 +131,7 @@ def test_a_mail_has_the_message(cli: Cli, remote: Remote) -> None:
     assert "Next: mops-jobs status job --json" in mail.get_content()
 
 
+@pytest.mark.claim("No header or argument of a message has text of a record")
 def test_a_hostile_record_adds_no_header_to_a_mail(cli: Cli, remote: Remote) -> None:
     """And no recipient. The subject is one line."""
     with serving_mail() as box:
@@ -156,6 +158,7 @@ def test_a_mail_server_that_refuses_is_named_without_its_words(cli: Cli, remote:
     assert WORD not in ran.err
 
 
+@pytest.mark.claim("A message goes to the host that you named, over TLS")
 def test_a_password_goes_over_tls_only(
     cli: Cli, remote: Remote, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +187,7 @@ def test_a_password_goes_over_tls_only(
 # --- where it goes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("A message goes to the host that you named, over TLS")
 def test_a_redirect_is_not_followed(cli: Cli, remote: Remote, hook: Hook) -> None:
     """The message goes to the host that the user has named, or nowhere."""
     with serving_hook() as elsewhere:
@@ -195,6 +199,7 @@ def test_a_redirect_is_not_followed(cli: Cli, remote: Remote, hook: Hook) -> Non
         assert (len(hook.received), elsewhere.received) == (5, [])
 
 
+@pytest.mark.claim("A message goes to the host that you named, over TLS")
 def test_a_server_whose_certificate_is_not_trusted_gets_nothing(cli: Cli, remote: Remote, certificate: Path) -> None:
     """Its authority may be named, as for the registry."""
     with serving_hook(server_context(certificate)) as hook:
@@ -209,6 +214,7 @@ def test_a_server_whose_certificate_is_not_trusted_gets_nothing(cli: Cli, remote
         assert hook.titles == ["job is succeeded"]
 
 
+@pytest.mark.claim("A message goes to the host that you named, over TLS")
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
@@ -230,6 +236,7 @@ def test_an_unsafe_url_is_refused_and_not_repeated(cli: Cli, remote: Remote, url
     assert list(remote.store.inner.list_keys("notified/")) == []
 
 
+@pytest.mark.claim("A secret of a rule is not shown")
 def test_no_secret_is_shown(cli: Cli, remote: Remote, hook: Hook) -> None:
     """Neither by `config show`, nor by a failure, also with -vv, nor in a claim."""
     hook.code = 500

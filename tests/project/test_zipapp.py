@@ -303,6 +303,7 @@ def test_a_home_that_cannot_be_written_is_no_hindrance(pyz, home):
     assert (second.returncode, second.stderr) == (0, "")
 
 
+@pytest.mark.claim("What mops-jobs keeps is 0600, its directories 0700")
 def test_a_planted_symlink_is_not_followed(pyz, home, tmp_path):
     """It gets nothing, and nothing is run from it. The directory used instead stays: runners are started from there."""
     planted = tmp_path / "planted"
@@ -320,6 +321,7 @@ def test_a_planted_symlink_is_not_followed(pyz, home, tmp_path):
     assert sorted(Path(home["TMPDIR"]).iterdir()) == sorted([*own, planted_link]), "it is used again"
 
 
+@pytest.mark.claim("A temporary directory that others may enter is not used")
 def test_a_directory_that_others_may_write_is_not_used(pyz, home):
     loose = Path(home["TMPDIR"], f"mops-jobs-{os.getuid()}")
     loose.mkdir()
@@ -354,6 +356,7 @@ def _shared(pyz):
     return pyz.parent / "tmp"
 
 
+@pytest.mark.claim("The single file runs nothing that another user owns or can replace")
 @pytest.mark.parametrize(
     ("trap", "way"),
     [
@@ -395,6 +398,7 @@ def test_planted_code_is_not_run(pyz, home, tmp_path, plant, shared, trap, way):
     assert str(shared / f"mops-jobs-{os.getuid()}") in run.stderr
 
 
+@pytest.mark.claim("The single file runs nothing that another user owns or can replace")
 def test_what_is_ones_own_is_run_below_a_sticky_directory(pyz, home, tmp_path, copy):
     """As below `/tmp`, where no other user can replace it; and below a directory that a group may write."""
     for number, mode in enumerate((0o1777, 0o2775)):
@@ -409,6 +413,7 @@ def test_what_is_ones_own_is_run_below_a_sticky_directory(pyz, home, tmp_path, c
         assert list(Path(home["TMPDIR"]).iterdir()) == []
 
 
+@pytest.mark.claim("A temporary directory that others may enter is not used")
 def test_a_temporary_directory_that_others_may_change_is_not_used(pyz, home):
     """Without a sticky bit another user could replace what is unpacked there: the next one is taken."""
     Path(home["TMPDIR"]).chmod(0o777)
@@ -417,6 +422,7 @@ def test_a_temporary_directory_that_others_may_change_is_not_used(pyz, home):
     assert list(Path(home["TMPDIR"]).iterdir()) == []
 
 
+@pytest.mark.claim("Without a home directory nothing is below `./~`")
 @pytest.mark.parametrize(
     ("argv", "told"),
     [

@@ -63,11 +63,13 @@ def test_the_coverage_guided_fuzzer_runs(trial: Trial) -> None:
     assert "edges covered" in str(figure.count)
 
 
+@pytest.mark.claim("No control character reaches a terminal")
 def test_commands_over_a_hostile_registry_print_nothing_raw(trial: Trial) -> None:
     """Each reading command, to a terminal and into a pipe, and the pages: bad records are reported and stop none."""
     hostile_registry.run(trial)
 
 
+@pytest.mark.claim("A project file leads to no other file")
 def test_project_files_of_an_attacker_touch_nothing_else(trial: Trial) -> None:
     """Commands in the directories of an attacker: no file outside changes, and none of the user's within."""
     hostile_project.run(trial)
@@ -95,6 +97,7 @@ def test_the_trial_sees_a_record_that_nobody_tells_of(trial: Trial) -> None:
         hostile_registry.check_sync(registry, ran._replace(out=json.dumps(told)))
 
 
+@pytest.mark.claim("A record leads to no object of a cluster but a Job")
 def test_no_record_leads_elsewhere_in_a_cluster(trial: Trial) -> None:
     """No answer of the cluster is printed raw.
 
@@ -105,6 +108,7 @@ def test_no_record_leads_elsewhere_in_a_cluster(trial: Trial) -> None:
     assert len(hostile_cluster.run(trial)) == 3
 
 
+@pytest.mark.claim("The key of an output chooses no file")
 def test_no_key_of_an_output_chooses_a_file(trial: Trial) -> None:
     """Each is downloaded to a new file of its own, or named with the reason; every file that was there stays."""
     assert len(hostile_results.run(trial)) == 2
@@ -127,6 +131,7 @@ ESCAPES = {
 }
 
 
+@pytest.mark.claim("A path in a bundle stays in its directory")
 @pytest.mark.parametrize("value", ESCAPES.values(), ids=ESCAPES)
 def test_what_leads_out_of_a_bundle_is_refused(value: bytes) -> None:
     """And nothing of it is left outside."""

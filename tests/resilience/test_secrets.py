@@ -127,6 +127,7 @@ ELSEWHERE = {
 """Secrets that stand in the environment besides those that open the registry."""
 
 
+@pytest.mark.claim("No secret is printed, kept, sent or served")
 def test_every_command_has_a_case() -> None:
     """A command that is new gets one here, or this fails."""
     parser = mops_jobs.build_parser()
@@ -134,6 +135,7 @@ def test_every_command_has_a_case() -> None:
     assert set(CASES) == set(commands.choices)
 
 
+@pytest.mark.claim("No secret is printed, kept, sent or served")
 @pytest.mark.parametrize("name", FORMS)
 def test_what_looks_for_secrets_finds_them(name: str) -> None:
     """In every form, within other text, and compressed: else the tests below could not fail."""
@@ -231,6 +233,7 @@ def desk(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield made
 
 
+@pytest.mark.claim("No secret is printed, kept, sent or served", "Models do not see what opens the registry")
 def test_no_secret_leaves_a_run_that_succeeds(
     marked_azurite: Azurite, desk: Callable[..., Desk], tmp_path: Path
 ) -> None:
@@ -279,6 +282,7 @@ def test_no_secret_leaves_a_run_that_succeeds(
     assert {each for each in arguments.found if seen(each)} == set()
 
 
+@pytest.mark.claim("Models do not see what opens the registry")
 def test_a_model_that_reads_its_data_with_them_is_passed_what_is_named() -> None:
     """By MOPS_JOBS_MODEL_ENV, and no more than that; what is not a secret of a registry stays in any case."""
     env = {"AWS_SECRET_ACCESS_KEY": "a", "AWS_SESSION_TOKEN": "b", "AZURE_STORAGE_KEY": "c", "PATH": "/bin"}
@@ -318,6 +322,7 @@ FAILING: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+@pytest.mark.claim("No secret is printed, kept, sent or served")
 @pytest.mark.parametrize("kind", FAILING)
 def test_no_secret_leaves_a_run_that_fails(marked_azurite: Azurite, desk: Callable[..., Desk], kind: str) -> None:
     """Every command, where the registry refuses, does not answer, or cannot be meant: the reason comes without it."""
@@ -337,6 +342,7 @@ def test_no_secret_leaves_a_run_that_fails(marked_azurite: Azurite, desk: Callab
     assert one.kept() == {}
 
 
+@pytest.mark.claim("A secret in a registry URL is refused and not repeated")
 @pytest.mark.parametrize("way", ["environment", "flag", "project file", "user file"])
 @pytest.mark.parametrize("secret", [f"{PUBLIC}?{SAS}", f"https://me:{WORD}@acct.blob.core.windows.net/c-1", BY_KEY])
 def test_a_secret_in_the_place_of_the_registry_is_not_repeated(
@@ -357,6 +363,7 @@ def test_a_secret_in_the_place_of_the_registry_is_not_repeated(
         assert ("file" if way.endswith("file") else way) in ran.err
 
 
+@pytest.mark.claim("No secret is in kept submissions")
 def test_what_is_kept_while_the_registry_is_away_has_no_secret(desk: Callable[..., Desk]) -> None:
     """A submission that waits for its registry: its files, the runner's messages and its arguments."""
     away = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint=http://127.0.0.1:9/{ACCOUNT}"
@@ -373,6 +380,7 @@ def test_what_is_kept_while_the_registry_is_away_has_no_secret(desk: Callable[..
     assert {each for each in arguments.found if seen(each)} == set()
 
 
+@pytest.mark.claim("These permissions are enough")
 def test_the_least_permission_of_each_role_is_enough(marked_azurite: Azurite, desk: Callable[..., Desk]) -> None:
     """What SECURITY.md says of a SAS: `rcwl` submits, runs and reports, `rl` looks, and no more than that."""
     container = marked_azurite.new_container()
@@ -413,6 +421,7 @@ def test_the_least_permission_of_each_role_is_enough(marked_azurite: Azurite, de
 # --- bundles --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("`submit --auto` leaves out where secrets are kept")
 def test_where_secrets_are_kept_is_not_packed_and_told(desk: Callable[..., Desk]) -> None:
     """A bundle is for all who may read the registry. A rule of the user's own ends the warning, or packs the file."""
     one = desk("")
@@ -437,6 +446,7 @@ def test_where_secrets_are_kept_is_not_packed_and_told(desk: Callable[..., Desk]
 # --- clusters -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("The value of a Secret is never seen by mops-jobs", "No secret is in Kubernetes manifests")
 def test_a_kubernetes_job_names_the_secret_and_holds_none() -> None:
     """Whatever the environment of the launch: the manifest is read by all who may read Jobs there."""
     env = ELSEWHERE | {STRING: BY_KEY, "AZURE_STORAGE_SAS_TOKEN": SAS, "AZURE_STORAGE_KEY": ACCOUNT_KEY}
@@ -447,6 +457,7 @@ def test_a_kubernetes_job_names_the_secret_and_holds_none() -> None:
     assert container["envFrom"] == [{"secretRef": {"name": "registry-credentials"}}]
 
 
+@pytest.mark.claim("No secret is in Kubernetes manifests")
 @pytest.mark.parametrize(
     ("server", "token", "text"),
     [
@@ -471,6 +482,7 @@ def test_no_error_of_a_cluster_tells_what_is_in_the_kubeconfig(
     assert seen("".join(traceback.format_exception(caught.value)) + str(caught.value.hint)) == set()
 
 
+@pytest.mark.claim("A secret in a Dask address is refused")
 @pytest.mark.parametrize(
     "address", [f"tcp://me:{WORD}@h:1", f"tcp://h:1?token={WORD}", f"tcp://h:1;token={WORD}", f"tls://{WORD}@h:1"]
 )
@@ -493,6 +505,11 @@ READABLE = ("fetched", "table.csv", "metrics.prom")
 reads the latter."""
 
 
+@pytest.mark.claim(
+    "What mops-jobs keeps is 0600, its directories 0700",
+    "Unpacked code is private",
+    "`results --download` and `metrics --textfile` follow your umask",
+)
 @pytest.mark.parametrize("umask", [0o000, 0o022])
 def test_what_is_kept_is_its_owners_alone(cli: Cli, tmp_path: Path, umask: int) -> None:
     """Whatever the umask, files are 0600 and directories 0700, those above them that were missing as well.
@@ -541,6 +558,9 @@ def test_what_is_kept_is_its_owners_alone(cli: Cli, tmp_path: Path, umask: int) 
     assert {mode for path, mode in modes.items() if path.name == "result.json"} == {0o666 & ~umask}
 
 
+@pytest.mark.claim(
+    "What mops-jobs keeps is 0600, its directories 0700", "A temporary directory that others may enter is not used"
+)
 @pytest.mark.parametrize("trap", ["of another user", "open to others", "a link", "a file"])
 def test_a_planted_temporary_directory_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trap: str) -> None:
     """Any user may make a directory of our name below the temporary one, and would own what we put or run there.
@@ -616,6 +636,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return self_signed(tmp_path_factory.mktemp("tls"))
 
 
+@pytest.mark.claim("TLS is verified")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -638,6 +659,7 @@ def test_a_server_whose_certificate_nobody_signed_is_sent_nothing(
     ]
 
 
+@pytest.mark.claim("TLS is verified")
 @pytest.mark.parametrize(("url", "variable"), [("dynamodb://jobs", "DYNAMODB"), ("s3://jobs/a", "S3")])
 def test_no_table_is_asked_of_a_server_whose_certificate_nobody_signed(
     cli: Cli, certificate: Path, monkeypatch: pytest.MonkeyPatch, url: str, variable: str
@@ -658,6 +680,7 @@ def test_no_table_is_asked_of_a_server_whose_certificate_nobody_signed(
     assert WORD not in ran.err
 
 
+@pytest.mark.claim("TLS is verified")
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_an_authority_of_ones_own_is_named_as_everywhere(
     desk: Callable[..., Desk], certificate: Path, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -675,6 +698,7 @@ def test_an_authority_of_ones_own_is_named_as_everywhere(
     ]
 
 
+@pytest.mark.claim("TLS is verified")
 def test_a_cluster_whose_certificate_nobody_signed_is_sent_nothing(tmp_path: Path, certificate: Path) -> None:
     """Unless the kubeconfig, or SSL_CERT_FILE, names the authority."""
     record = {"job_id": "a", "k8s_name": "a", "k8s_namespace": "n"}
@@ -691,6 +715,7 @@ def test_a_cluster_whose_certificate_nobody_signed_is_sent_nothing(tmp_path: Pat
     assert len(asked) == 1
 
 
+@pytest.mark.claim("`insecure-skip-tls-verify` is obeyed and named")
 @pytest.mark.parametrize("is_set", [True, False])
 def test_a_kubeconfig_that_switches_the_check_off_is_obeyed_and_told_once(
     cli: Cli, spawn: Spawn, tmp_path: Path, certificate: Path, is_set: bool
@@ -717,6 +742,7 @@ def test_a_kubeconfig_that_switches_the_check_off_is_obeyed_and_told_once(
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("The page reads the cache and writes nothing")
 def test_no_path_of_the_page_leads_out_of_what_is_its_own(cli: Cli, jobs: JobRegistry) -> None:
     """Nor does a header lend it another name: a page elsewhere that points its name at us reads nothing."""
     add(jobs, "a-job-of-ours")

@@ -36,6 +36,7 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
 # --- what is asked for -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("Regular expressions are refused")
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/jobs"])
 def test_regular_expressions_are_refused(web: Web, path: str) -> None:
     """`(a+)+$` would hold the interpreter, all other requests and SIGTERM: no expression is taken, a glob is."""
@@ -47,6 +48,7 @@ def test_regular_expressions_are_refused(web: Web, path: str) -> None:
     assert "a" * 60 in web.ok(f"{path}?name={'*a' * 60}")
 
 
+@pytest.mark.claim("A filter that SQLite would refuse is refused")
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/jobs"])
 def test_too_many_labels_are_a_bad_request(web: Web, path: str) -> None:
     """They are told as what they are, without a hint about the cache."""
@@ -60,6 +62,7 @@ def test_too_many_labels_are_a_bad_request(web: Web, path: str) -> None:
 # --- how much is answered --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("An answer of the API has at most 4 MB of jobs")
 def test_an_answer_of_the_api_ends_after_its_bytes(
     web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +83,7 @@ def test_an_answer_of_the_api_ends_after_its_bytes(
     assert seen == whole["jobs"]
 
 
+@pytest.mark.claim("An answer of the API has at most 4 MB of jobs")
 def test_a_job_larger_than_an_answer_is_answered(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone: else its readers would never come past it."""
     monkeypatch.setattr(api, "MAX_ANSWER_BYTES", 1)
@@ -154,6 +158,7 @@ def line(release: threading.Event) -> Iterator[Line]:
         made.server.close()
 
 
+@pytest.mark.claim("A connection that is silent for 60 s is closed")
 def test_silent_connections_are_closed_and_served_ones_stay(line: Line, release: threading.Event) -> None:
     """Also half of a request is closed; a request that is being answered may take any time."""
     served = line.open(request("/jobs/held"))
@@ -167,6 +172,7 @@ def test_silent_connections_are_closed_and_served_ones_stay(line: Line, release:
     assert read(served).endswith(b"/jobs/held")
 
 
+@pytest.mark.claim("At most 400 connections are open")
 def test_connections_above_the_limit_wait_for_others_to_end(line: Line) -> None:
     line.server.adj.connection_limit = 5  # of which the server has two
     silent = [line.open() for _ in range(5)]
@@ -177,6 +183,7 @@ def test_connections_above_the_limit_wait_for_others_to_end(line: Line) -> None:
     assert read(waiting).endswith(b"/jobs")
 
 
+@pytest.mark.claim("A request with a body is refused")
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 @pytest.mark.parametrize("more", ["", "Transfer-Encoding: chunked\r\n"])
 def test_a_request_with_a_body_is_refused(line: Line, version: str, more: str) -> None:

@@ -211,6 +211,7 @@ def test_the_last_outputs_are_kept(web: Web, cli: Cli, remote: Remote, monkeypat
     assert ">x</pre>" in _section(web, "/jobs/night/results?task=3&output=0.txt")
 
 
+@pytest.mark.claim("Pages read a bounded number of outputs")
 def test_pages_have_a_bounded_number_of_outputs_read(
     web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +230,7 @@ def test_pages_have_a_bounded_number_of_outputs_read(
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("Outputs are text, checked images, or attachments")
 def test_a_file_is_an_attachment_of_no_type(web: Web, cli: Cli, remote: Remote) -> None:
     """With the bytes of the output. No browser interprets it, whatever its name says."""
     values = {"page.html": b"<script>alert(1)</script>", "plot.svg": b"<svg/>", "fake.png": b"<svg/>", "a.csv": b"=1\n"}
@@ -242,6 +244,7 @@ def test_a_file_is_an_attachment_of_no_type(web: Web, cli: Cli, remote: Remote) 
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.claim("Outputs are text, checked images, or attachments")
 def test_an_image_is_shown_and_is_a_file(web: Web, cli: Cli, remote: Remote) -> None:
     """As the one type that a browser interprets, within `<img>` only: opened by itself, it is downloaded."""
     _night(cli, remote, {"plot.png": png(32, 20)})
@@ -255,6 +258,7 @@ def test_an_image_is_shown_and_is_a_file(web: Web, cli: Cli, remote: Remote) -> 
     assert answer.data == png(32, 20)
 
 
+@pytest.mark.claim("Outputs are text, checked images, or attachments")
 @pytest.mark.parametrize("name", ["a.csv", "a.json", "a.txt"])
 def test_markup_in_outputs_stays_text(web: Web, cli: Cli, remote: Remote, name: str) -> None:
     """So do signs that turn the writing direction."""

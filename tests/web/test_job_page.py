@@ -520,6 +520,7 @@ def test_statistics_of_the_page_count_a_repeated_task_once(web: Web, cli: Cli, r
 # --- hostile names ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("Markup stays text in pages")
 def test_names_of_parameters_and_outputs_stay_text(web: Web, cli: Cli, remote: Remote) -> None:
     """Markup in each name and text of a study adds no element, and each can be chosen and filtered by."""
     run_hostile(remote.jobs, "hostile", cli.clock.now)

@@ -542,12 +542,14 @@ def test_the_first_day_is_seen_in_the_charts(web: Web) -> None:
 # --- whom it answers, and with what ----------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("The page answers under its own names only")
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8765", "127.0.0.1:1", "[::1]:8765", "jobs.example.org"])
 def test_it_answers_to_its_own_names(web: Web, host: str) -> None:
     """The loopback's, and those that were allowed; with any port, since a tunnel may have another one."""
     assert web.get("/jobs", Host=host).status_code == 200
 
 
+@pytest.mark.claim("The page answers under its own names only")
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "localhost.evil.example", "evil.example:8765", "localhost, evil.example", "user@localhost", "",
@@ -562,6 +564,7 @@ def test_it_answers_to_no_other_name(web: Web, host: str, path: str) -> None:
     assert web.app.settings.registry_id not in answer.text
 
 
+@pytest.mark.claim("The page answers under its own names only")
 @pytest.mark.parametrize("path", [*PAGES, "/", "/api/v1/jobs", "/metrics", "/healthz", "/static/style.css", "/nope"])
 def test_every_answer_carries_the_headers(web: Web, path: str) -> None:
     """No script, style, frame or form but our own; no sniffing, no referrer."""
@@ -577,6 +580,7 @@ def test_every_answer_carries_the_headers(web: Web, path: str) -> None:
     assert answer.headers["Cache-Control"]
 
 
+@pytest.mark.claim("The page answers `GET` and `HEAD` only")
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
 @pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/nope"])
 def test_it_only_answers_get_and_head(web: Web, method: str, path: str) -> None:
@@ -600,6 +604,7 @@ class _Structure(HTMLParser):
         self.attributes += [(name, value or "") for name, value in attrs]
 
 
+@pytest.mark.claim("Markup stays text in pages")
 def test_markup_of_a_record_stays_text(web: Web, cli: Cli, remote: Remote) -> None:
     """A job whose every field holds markup adds no element and no attribute, and turns no writing direction."""
     remote.put(key(HOSTILE_ID), hostile_record(HOSTILE_ID))
@@ -640,6 +645,7 @@ def test_every_field_has_a_label(web: Web) -> None:
         assert '<a class="skip" href="#main">' in page
 
 
+@pytest.mark.claim("The page listens on the loopback address")
 def test_names_that_are_loopback() -> None:
     """Only these are served without a warning."""
     for name in ("localhost", "127.0.0.1", "127.8.0.1", "::1"):
@@ -698,6 +704,7 @@ def test_health_tells_of_a_stale_cache_of_an_embedded_registry(
     assert (answer.status_code, answer.get_json()["ok"], answer.get_json()["stale"]) == (200, True, True)
 
 
+@pytest.mark.claim("The page reads the cache and writes nothing")
 def test_no_page_costs_a_request(web: Web, remote: Remote) -> None:
     """Looking at every page sends nothing to the registry."""
     before = dict(remote.store.calls)
@@ -745,6 +752,7 @@ def test_a_cache_that_is_deleted_is_made_anew(server: Server, cli: Cli) -> None:
     until(lambda: "second" in server.ask("/jobs").text, "the new cache")
 
 
+@pytest.mark.claim("The page answers under its own names only")
 def test_a_raw_request_under_a_foreign_name_is_refused(shared_server: Server) -> None:
     """Over the wire: a foreign Host, and a whole URL of another host as the target."""
     assert shared_server.ask("/jobs", Host="evil.example").status == 421
@@ -781,6 +789,7 @@ def test_bad_flags_are_told(cli: Cli, argv: tuple[str, ...]) -> None:
     assert ran.err.startswith("error: ")
 
 
+@pytest.mark.claim("The page listens on the loopback address")
 def test_other_machines_are_answered_only_with_a_warning(cli: Cli) -> None:
     """Opening it to the network prints a warning that there is no sign-in."""
     with serving(cli, "--host", "0.0.0.0", "--allow-host", "jobs.example.org") as server:
@@ -790,6 +799,7 @@ def test_other_machines_are_answered_only_with_a_warning(cli: Cli) -> None:
     assert "no sign-in" in err
 
 
+@pytest.mark.claim("The page reads the cache and writes nothing")
 def test_it_writes_nothing_to_the_registry(server: Server, cli: Cli) -> None:
     """After every page was looked at, the registry has the versions it had."""
     path = cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://")
@@ -813,6 +823,7 @@ def test_every_page_says_how_old_its_data_is(clock: Clock, web: Web) -> None:
         assert "synced 20m ago, stale" in web.ok(path)
 
 
+@pytest.mark.claim("Each view names the project file that named the registry")
 def test_every_page_names_the_project_file_that_redirected_it(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     """Beside the registry, and in the JSON of the API; without such a file, nothing is said of one."""
     path = cli.cache.parent / ".mops-jobs.toml"

@@ -81,6 +81,7 @@ def test_a_name_changes_no_other_answer(client: FlaskClient) -> None:
     assert client.post("/jobs", headers={HEADER: "root"}).status_code == 405
 
 
+@pytest.mark.claim('`--trust-header` chooses whose jobs are "mine", and nothing else')
 def test_only_the_chosen_header_counts(client: FlaskClient) -> None:
     """Neither one of its kind, nor one that WSGI would give the same name."""
     for name in ("X-Forwarded-Email", "Remote-User", "X_Forwarded_User2"):
@@ -109,6 +110,7 @@ def test_the_flags_go_together(cli: Cli) -> None:
     assert cli("serve", "--port", "0", "--behind-proxy", "--trust-header", "a b").code == 2
 
 
+@pytest.mark.claim('`--trust-header` chooses whose jobs are "mine", and nothing else')
 def test_a_served_header_sets_mine(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the wire. A header whose name has an underscore is not taken for it."""
     monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())

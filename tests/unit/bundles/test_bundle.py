@@ -251,6 +251,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.claim("A path in a bundle stays in its directory")
 @pytest.mark.parametrize("members", HOSTILE.values(), ids=HOSTILE)
 def test_an_archive_that_leads_out_leaves_nothing_behind(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
     store, ref = _stored(_archive(*members))
@@ -289,6 +290,7 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.claim("A bundle has the bytes that its name is the hash of")
 def test_a_bundle_that_is_missing_or_damaged_is_told_apart(tmp_path: Path) -> None:
     store, ref = _stored(b"x")
     store.delete(bundle_key(ref))
@@ -299,6 +301,7 @@ def test_a_bundle_that_is_missing_or_damaged_is_told_apart(tmp_path: Path) -> No
         extract_bundle(store, ref, tmp_path)
 
 
+@pytest.mark.claim("Unpacked code is private")
 def test_only_its_owner_may_use_what_was_unpacked(tmp_path: Path) -> None:
     store, ref = _stored(_archive(_member("a/run"), _member("b", tarfile.DIRTYPE)))
     code = extract_bundle(store, ref, tmp_path)

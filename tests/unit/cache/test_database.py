@@ -22,12 +22,14 @@ from mopsjobs.utils.sqlite_file import WAL_BYTES
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences, unprivileged
 
 
+@pytest.mark.claim("What mops-jobs keeps is 0600, its directories 0700")
 def test_the_cache_is_private(filled: Path) -> None:
     """Names and errors of jobs are private: the file has mode 0600, and what lies beside it too."""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in filled.parent.glob("cache.db*")}
     assert set(modes.values()) == {0o600}, modes
 
 
+@pytest.mark.claim("What mops-jobs keeps is 0600, its directories 0700")
 def test_a_directory_made_for_the_cache_is_private(cli: Cli, remote: Remote) -> None:
     """A directory that is made for the cache can be entered by its owner alone."""
     place = cli.cache.parent / "made" / "cache.db"

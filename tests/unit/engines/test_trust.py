@@ -68,6 +68,7 @@ def _answer(monkeypatch: pytest.MonkeyPatch, text: str) -> TerminalStream:
 # --- a context that only the record names -----------------------------------------------------------------------------
 
 
+@pytest.mark.claim("No context is used that only a record names")
 def test_logs_use_no_context_that_only_the_record_names(cli: Cli, cluster: Api, ran_plugin: Path) -> None:
     """Its sign-in program does not run; the events are shown instead, and the warning has the flag."""
     ran = cli.ok("logs", "seir-1")
@@ -86,6 +87,7 @@ def test_logs_use_no_context_that_only_the_record_names(cli: Cli, cluster: Api, 
     assert ran_plugin.exists()
 
 
+@pytest.mark.claim("`cancel` deletes nothing in such a context")
 @pytest.mark.parametrize("argv", [("seir-1",), ("--name", "seir*", "--yes"), ("seir-1", "--trust", "context:other")])
 def test_cancel_deletes_nothing_in_a_context_that_only_the_record_names(
     cli: Cli, remote: Remote, cluster: Api, ran_plugin: Path, argv: tuple[str, ...]
@@ -128,6 +130,7 @@ def test_a_person_is_asked_with_each_value_named(
     assert bool(cluster.requests("delete", JOB_PATH)) == (answer == "y")
 
 
+@pytest.mark.claim("No context is used that only a record names")
 def test_reconcile_leaves_such_a_job_out_and_goes_on(cli: Cli, remote: Remote, cluster: Api, ran_plugin: Path) -> None:
     fields: dict[str, Any] = {"engine": "kubernetes", "k8s_name": "other", "namespace": "models"}
     add(remote.jobs, "other", "running", **fields)
@@ -142,6 +145,7 @@ def test_reconcile_leaves_such_a_job_out_and_goes_on(cli: Cli, remote: Remote, c
     assert ran_plugin.exists()
 
 
+@pytest.mark.claim("What you named or launched needs no question")
 @pytest.mark.parametrize("how", ["configuration", "environment", "current"])
 def test_what_the_user_has_named_elsewhere_is_no_question(cli: Cli, cluster: Api, how: str) -> None:
     if how == "configuration":
@@ -157,6 +161,7 @@ def test_what_the_user_has_named_elsewhere_is_no_question(cli: Cli, cluster: Api
     assert cli.ok("cancel", "seir-1").err == "seir-1: cancelled, stopped\n"
 
 
+@pytest.mark.claim("An unmarked Job in another namespace is left alone")
 def test_a_job_that_another_program_left_unmarked_is_not_deleted(cli: Cli, remote: Remote, cluster: Api) -> None:
     """The record is cancelled, since the user asked for that; what else it names in the cluster stays."""
     cluster.put_job(job_id=None)
@@ -192,6 +197,7 @@ CHOICES = (
 )
 
 
+@pytest.mark.claim("`resume` launches nothing that only a record chooses")
 @pytest.mark.usefixtures("planted")
 def test_resume_launches_nothing_that_only_the_record_chooses(
     cli: Cli, remote: Remote, cluster: Api, ran_plugin: Path
@@ -241,6 +247,7 @@ def test_a_person_is_asked_before_a_launch(
     assert bool(cluster.requests("post", JOBS_PATH)) == (answer == "y")
 
 
+@pytest.mark.claim("What you named or launched needs no question")
 def test_what_this_machine_launched_needs_no_question(cli: Cli, remote: Remote, cluster: Api) -> None:
     """Submitted with a context, image and Secret; then logs, cancel, and the resume of it and of its child."""
     code(Path.cwd())
@@ -254,6 +261,7 @@ def test_what_this_machine_launched_needs_no_question(cli: Cli, remote: Remote, 
     assert cli.ok("resume", "mine.2").out == "mine.3\n"
 
 
+@pytest.mark.claim("What you named or launched needs no question")
 def test_a_record_that_was_changed_afterwards_is_asked_for(cli: Cli, remote: Remote, cluster: Api) -> None:
     """What this machine launched is known by value, not by the id of the job."""
     code(Path.cwd())
@@ -268,6 +276,7 @@ def test_a_record_that_was_changed_afterwards_is_asked_for(cli: Cli, remote: Rem
 # --- this machine -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("No interpreter runs that only a record names")
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_a_program_that_only_the_record_names_does_not_run_here(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
     """The tasks run in the default interpreter, and one line says so, with the flag; no question is asked."""
@@ -288,6 +297,7 @@ def test_a_program_that_only_the_record_names_does_not_run_here(cli: Cli, jobs: 
     assert "local_python" not in record(jobs, "job.2").metadata
 
 
+@pytest.mark.claim("No Dask scheduler is used that only a record names")
 def test_a_scheduler_that_only_the_record_names_is_not_talked_to(
     cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +364,7 @@ def test_a_wrong_list_is_refused_by_name(cli: Cli) -> None:
         assert (ran.code, "trusted" in ran.err) == (2, True)
 
 
+@pytest.mark.claim("A project file trusts nothing")
 def test_a_project_file_may_not_trust(cli: Cli) -> None:
     """It may come from elsewhere, as the record did."""
     Path(".mops-jobs.toml").write_text('trusted = ["context:prod"]')

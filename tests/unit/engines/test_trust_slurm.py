@@ -32,6 +32,7 @@ def slurm(cli: Cli, tmp_path: Path) -> FakeSlurm:
     return fake
 
 
+@pytest.mark.claim("Options of Slurm come from no record")
 def test_resume_launches_nothing_on_slurm_that_only_the_record_chooses(
     cli: Cli, remote: Remote, slurm: FakeSlurm
 ) -> None:

@@ -1,4 +1,4 @@
-"""The table of keys: what each form takes for its own, whose it is, and that it says what SECURITY.md says."""
+"""The table of keys: what each form takes for its own, whose it is, and that the page of keys has it."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def test_records_may_be_below_another_prefix() -> None:
     assert form.parse("jobs/a/state.json") is None
 
 
-def test_the_table_of_the_security_page_is_this_one() -> None:
+def test_the_page_of_keys_has_this_table() -> None:
     """Each form with its writers, and whether the files of a shard and those of a submission may carry it."""
-    page = (Path(mops_jobs.__file__).parent / "SECURITY.md").read_text("utf-8")
+    page = (Path(mops_jobs.__file__).parent / "docs" / "reference" / "keys.md").read_text("utf-8")
     rows = re.findall(r"^\| ([^|]+) \| `([^|]+)` \| ([^|]+) \| (yes|no) \| (yes|no) \|$", page, re.MULTILINE)
     assert rows == [
         (

@@ -52,6 +52,7 @@ def _forged(site: Site) -> list[str]:
     return [key for key in site.store.list_keys() if (found := site.store.get(key)) and found.value == b"forged"]
 
 
+@pytest.mark.claim("A delivery takes nothing of another job")
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_no_key_of_another_job_is_delivered(site: Site, form: KeyForm) -> None:
     """Of any form. The rest of the shard is delivered, and the file is named once and stays."""
@@ -87,6 +88,7 @@ def test_the_record_of_a_job_is_never_that_of_a_drop(site: Site) -> None:
     assert site.warnings == []
 
 
+@pytest.mark.claim("A delivery follows no link or pipe")
 def test_a_file_of_each_kind_but_a_regular_one_is_left_alone(site: Site, tmp_path: Path) -> None:
     """No link is followed, no pipe or device is waited for, and no loop is entered. The rest is delivered."""
     outside = tmp_path / "outside"
@@ -184,6 +186,7 @@ def _outbox(site: Site, directory: Path) -> None:
             outbox.create_if_absent(key, b"forged")
 
 
+@pytest.mark.claim("A delivery takes nothing of another job")
 def test_the_outbox_of_a_shard_carries_its_own_job_alone(site: Site) -> None:
     """The rest is named, and removed with it."""
     _outbox(site, site.directory.path / "shards" / "0" / "mops-jobs" / "jobs" / "job")

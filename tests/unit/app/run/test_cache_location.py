@@ -72,6 +72,7 @@ def test_a_cache_in_a_home_that_cannot_be_written_is_read(
     temporary.rmdir()
 
 
+@pytest.mark.claim("Without a home directory nothing is below `./~`")
 def test_without_a_home_the_cache_is_in_a_private_directory(
     cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ def no_entry(uid: int) -> None:
     raise KeyError(uid)
 
 
+@pytest.mark.claim("A temporary directory that others may enter is not used")
 @pytest.mark.parametrize("trap", ["open to others", "a link"])
 def test_a_temporary_directory_that_others_may_enter_is_not_trusted(
     cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trap: str

@@ -83,6 +83,7 @@ def test_the_directories_of_the_xdg_specification_are_used(home: Home) -> None:
     assert home.load(env=dict.fromkeys(names, "rel")).registry.value == home.load().registry.value
 
 
+@pytest.mark.claim("Without a home directory nothing is below `./~`")
 @pytest.mark.parametrize("env", [{}, {"HOME": ""}, {"HOME": "~"}, {"HOME": "here"}], ids=str)
 def test_without_a_home_the_embedded_registry_has_no_place(
     home: Home, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -225,6 +226,7 @@ def test_a_wrong_value_is_refused_with_its_origin(
     assert origin in str(caught.value)
 
 
+@pytest.mark.claim("Nothing goes over a network in clear")
 @pytest.mark.parametrize(
     "url",
     [
@@ -251,6 +253,7 @@ def test_what_azure_would_refuse_is_refused_before_a_request(home: Home, url: st
         assert f"'{url}'" in str(caught.value)
 
 
+@pytest.mark.claim("A secret in a registry URL is refused and not repeated")
 @pytest.mark.parametrize(
     "url",
     [

@@ -95,6 +95,7 @@ LITERALS = {
 }
 
 
+@pytest.mark.claim("A secret in a rule is refused")
 @pytest.mark.parametrize("text", LITERALS.values(), ids=LITERALS)
 def test_a_secret_in_the_file_is_refused_and_not_repeated(home: Home, text: str) -> None:
     """There is no key for one: it belongs into the environment."""
@@ -104,6 +105,7 @@ def test_a_secret_in_the_file_is_refused_and_not_repeated(home: Home, text: str)
     assert WORD not in "".join([str(caught.value), str(caught.value.hint)])
 
 
+@pytest.mark.claim("A project file has no rule of notifications")
 def test_a_project_file_tells_nobody(home: Home) -> None:
     """It may come with the study of another person, and a command in it would run."""
     home.write_project('[notify.me]\ntype = "command"\ncommand = ["touch", "here"]')

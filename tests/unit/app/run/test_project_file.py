@@ -40,6 +40,7 @@ ANOTHER = 65534
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
 
 
+@pytest.mark.claim("Other project files are ignored and named")
 @pytest.mark.parametrize(
     ("owner", "mode", "above", "above_mode", "reason"),
     [
@@ -100,6 +101,7 @@ def test_a_users_file_of_another_user_is_not_obeyed(home: Home, place: str) -> N
     assert settings.ignored == (told,)
 
 
+@pytest.mark.claim("Other project files are ignored and named")
 def test_the_search_goes_on_above_an_ignored_project_file(home: Home) -> None:
     """As if it were not there: who plants one can neither redirect nor hide the registry of the project above."""
     outer = home.write_project('registry = "sqlite:r.db"')
@@ -111,6 +113,7 @@ def test_the_search_goes_on_above_an_ignored_project_file(home: Home) -> None:
     assert [str(inner) in sentence for sentence in settings.ignored] == [True]
 
 
+@pytest.mark.claim("Write permission for a group does not count")
 def test_a_project_file_that_a_group_may_write_is_obeyed(home: Home) -> None:
     """It is the default of a umask of 002, and the group may change the code of the study as well."""
     path = home.write_project('registry = "sqlite:r.db"\ncache = "c.db"\n')
@@ -119,6 +122,7 @@ def test_a_project_file_that_a_group_may_write_is_obeyed(home: Home) -> None:
     assert home.load().files == (str(path),)
 
 
+@pytest.mark.claim("No secret goes to a port that a group chose")
 def test_a_port_of_this_machine_is_not_taken_from_a_file_of_a_group(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +140,7 @@ def test_a_port_of_this_machine_is_not_taken_from_a_file_of_a_group(
     assert home.load().redirected_by == str(path)
 
 
+@pytest.mark.claim("A cache of a project file lies below it")
 @pytest.mark.parametrize(
     "cache",
     ["~/.vim/plugin/x.vim", "/tmp/x.db", "../x.db", "a/../../x.db", "out/x.db", "link.db", ".", "a/b/../../.."],
@@ -158,6 +163,7 @@ def test_a_cache_outside_of_the_project_is_refused(home: Home, cache: str, monke
     assert home.load().cache.value == f"{home.root}/users.db"
 
 
+@pytest.mark.claim("A cache of a project file lies below it")
 def test_a_cache_below_the_project_is_taken(home: Home) -> None:
     """Also through a link that stays within, and where the project is reached by a link."""
     (home.project / "in").symlink_to(home.below)

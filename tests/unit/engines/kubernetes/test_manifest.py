@@ -160,6 +160,7 @@ def test_what_is_asked_for_is_also_the_limit() -> None:
     assert resources == {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
 
 
+@pytest.mark.claim("Pods have no token, no root and no capabilities")
 def test_it_runs_as_nobody_in_particular() -> None:
     pod = _manifest()["spec"]["template"]["spec"]
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -170,6 +171,7 @@ def test_it_runs_as_nobody_in_particular() -> None:
     assert pod["automountServiceAccountToken"] is False
 
 
+@pytest.mark.claim("Pods sign in by workload identity")
 def test_a_service_account_switches_workload_identity_on() -> None:
     template = _manifest(service_account="simulations")["spec"]["template"]
     assert template["spec"]["serviceAccountName"] == "simulations"

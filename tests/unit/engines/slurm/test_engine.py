@@ -247,6 +247,7 @@ def test_an_error_of_squeue_is_told_and_no_state(
         engine.state(JOB)
 
 
+@pytest.mark.claim("A job of Slurm of another name is left alone")
 def test_a_number_that_is_now_another_job_is_left_alone(engine: SlurmEngine, slurm: FakeSlurm) -> None:
     """Ids begin again when a controller is reset, and a record may name any number."""
     _knows(slurm, waiting().replace("seir-1.mops-jobs", "other"))

@@ -104,6 +104,7 @@ def test_bytes_that_are_no_text_are_not_shown(name: str, value: bytes) -> None:
     assert preview(name, value) == Preview(note="Not text: not shown.")
 
 
+@pytest.mark.claim("Outputs are text, checked images, or attachments")
 def test_an_image_says_its_size() -> None:
     """Other bytes, and more pixels than a browser should hold, are not shown."""
     assert preview("plot.png", png(320, 200)) == Preview(image=(320, 200))
