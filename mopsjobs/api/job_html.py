@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from html import escape
 
 from mopsjobs.app.jobs.find_job import find_job
-from mopsjobs.app.jobs.job_texts import end_text, failed_tasks_text
+from mopsjobs.app.jobs.job_card import job_card
+from mopsjobs.app.jobs.job_texts import failed_tasks_text
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.errors import JobNotFoundError, MopsJobsError
 
 ASK = "Its status() asks the registry."
+
+SHOWN = ("Done", "Failed", "Error")
+"""Sections of a job below its progress."""
 
 
 def job_html(job_id: str, app: App) -> str:
@@ -39,14 +43,12 @@ def html_of(job: Mapping[str, object], app: App, age: str) -> str:
         app: the run, whose cache tells why tasks failed.
         age: how old the data is, in words. The time is added, since a notebook is saved with what it shows.
     """
-    suspect = "" if job["suspect"] is None else f" ({job['suspect']})"
-    lines = [f"<b>{escape(str(job['job_id']))}</b> {escape(str(job['status']) + suspect)}"]
-    total, done, failed = (int(str(job[f"tasks_{name}"] or 0)) for name in ("total", "completed", "failed"))
-    if total:
-        counts = f"{done:,}/{total:,} tasks" + (f", {failed:,} failed" if failed else "")
-        lines.append(f'<progress value="{done}" max="{total}"></progress> {counts}')
-    error = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None)
-    texts = {"Done": end_text(job, app.now()), "Failed": failed_tasks_text(job, app), "Error": error or None}
-    lines += [f"{title}: {escape(text)}" for title, text in texts.items() if text is not None]
+    card = job_card(job, app.now(), failed=failed_tasks_text(job, app))
+    lines = [f"<b>{escape(str(job['job_id']))}</b> {escape(card['Status'].text)}"]
+    for title, section in card.items():
+        if section.share is not None:
+            lines.append(f'<progress value="{section.share:.3g}" max="1"></progress> {escape(section.text)}')
+        elif title in SHOWN:
+            lines.append(f"{title}: {escape(section.text)}")
     lines.append(f"<small>Data: {escape(age)}; shown at {app.now():%Y-%m-%d %H:%M:%S} UTC</small>")
     return f"<div>{'<br>'.join(lines)}</div>"

@@ -48,6 +48,7 @@ from mopsjobs.errors import (
     JobPartialError,
     UsageError,
 )
+from mopsjobs.utils.text import error_line
 
 if TYPE_CHECKING:
     import sqlite3
@@ -519,7 +520,7 @@ class Job:
             job = self.status(refresh=True)  # an end is final; all else may be old
         if (code := exit_code_of(job)) == EXIT_DONE:
             return
-        why = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job.get(name))
+        why = error_line(job["error_code"], job["error_message"])
         raise _END_ERRORS[code](
             f"Job {self.id} is {job['status']}{f': {why}' if why else ''}.", job_id=self.id, status=str(job["status"])
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mopsjobs.utils.text import error_line
+
 
 class TaskInfo(Mapping[str, Any]):
     """A task that has ended, with the fields of `tasks --json` as members: it equals a row of `Job.tasks()`."""
@@ -57,7 +59,7 @@ class TaskInfo(Mapping[str, Any]):
     @property
     def error(self) -> str | None:
         """Return the error as `type: message`; None without one."""
-        return ": ".join(self[name] for name in ("error_type", "error_message") if self[name]) or None
+        return error_line(self["error_type"], self["error_message"])
 
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]

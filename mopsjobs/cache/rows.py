@@ -19,7 +19,7 @@ from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
 from mopsjobs.registry.transitions import end_of, reported_steps
 from mopsjobs.registry.usage import has_hanging_task, job_forecast, usage_json
 from mopsjobs.store.base import VersionToken
-from mopsjobs.utils.text import cut_to_length
+from mopsjobs.utils.text import cut_to_length, error_line
 from mopsjobs.utils.times import parse_time, rfc3339
 
 UNREADABLE = "unreadable"
@@ -165,7 +165,7 @@ def study_of(metadata: Mapping[str, object]) -> str | None:
 def error_of(code: str | None, message: str | None) -> str | None:
     """Return the code of an error and the first line of its message, `OOM: exit code 137`; None if there is neither."""
     lines = (message or "").strip().splitlines()
-    return cut_to_length(": ".join(filter(None, (code, *lines[:1]))), MAX_TEXT) or None
+    return cut_to_length(error_line(code, "".join(lines[:1])) or "", MAX_TEXT) or None
 
 
 def read_remarks(state: JobState) -> list[str]:

@@ -93,7 +93,4 @@ def _seconds(seconds: float | None) -> str | None:
 
 def _error(one: ListedTask) -> str | None:
     """Return the error on one line: its type, its place and its message."""
-    row = one.row
-    head = " in ".join(word for word in (row.error_type, row.error_where) if word)
-    text = ": ".join(word for word in (head, row.error_message) if word)
-    return cut_to_length(strip_control_characters(text), MAX_ERROR) or None
+    return cut_to_length(strip_control_characters(one.row.error or ""), MAX_ERROR) or None

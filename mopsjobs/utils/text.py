@@ -65,6 +65,12 @@ def join_first(words: Sequence[str]) -> str:
     return ", ".join([*words[:3], *(["…"] if len(words) > 3 else [])])
 
 
+def error_line(kind: object, message: object, place: object = None) -> str | None:
+    """Return an error as `TYPE in PLACE: MESSAGE`, as far as it has these parts; None if it has none."""
+    head = " in ".join(str(word) for word in (kind, place) if word)
+    return ": ".join(str(word) for word in (head, message) if word) or None
+
+
 def parse_whole_number(text: str, least: int, most: int) -> int | None:
     """Return the whole number that a text of ASCII digits stands for; None if it is not from `least` to `most`."""
     # Python refuses to convert more than 4,300 digits.

@@ -31,7 +31,7 @@ def test_each_end_is_told_once(cli: Cli, remote: Remote, hook: Hook) -> None:
     cli.ok("sync")
     assert hook.titles == ["job is failed: 3 of 4 tasks done, 1 failed"]
     [told] = hook.received
-    assert (told["event"], told["status"], told["owner"], told["labels"]) == ("end", "failed", "ada", {"exp": "7"})
+    assert (told["event"], told["job"]) == ("end", cli.ok("status", "job", "--json").json)
     assert "Error: MODEL: no such file" in told["text"]
     assert told["next"] == "mops-jobs status job --json"
     event = cli.ok("events", "job", "--kind", "notified", "--json").json

@@ -48,8 +48,7 @@ def test_views_on_azure_show_reused_tasks_at_once(extended: Desk, cli: Cli, caps
     assert extended.ok("results", "more", "--table", "-", "--offline").out.splitlines() == table
     web = Web(cli, capsys, reads=True)
     page = web.ok("/jobs/more")
-    assert "<dt>Reused</dt><dd>6 of 8 tasks</dd>" in page
-    assert '<dt>Reused from</dt><dd><a href="/jobs/job">job</a></dd>' in page
+    assert '<dt>Reused</dt><dd dir="auto">6 of 8 tasks, from <a href="/jobs/job">job</a></dd>' in page
     web.ok("/jobs/more/results?task=0")
     web.read_asked()
     assert "result.json" in web.ok("/jobs/more/results?task=0")

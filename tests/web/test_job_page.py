@@ -176,7 +176,7 @@ def test_a_job_says_what_it_is_and_how_it_stands(web: Web, cli: Cli, remote: Rem
     page = web.ok("/jobs/night")
     for text in (
         '<p class="title" dir="auto">Where the model breaks</p>',
-        "<dt>Rate</dt><dd>12 tasks per minute</dd>",
+        '<dt>Rate</dt><dd dir="auto">12 tasks per minute</dd>',
         '<dt>Model</dt><dd dir="auto">model:simulate</dd>',
         '<dt>Scenario</dt><dd dir="auto">base</dd>',
         '<dt>Study</dt><dd dir="auto">40 parameter sets x 3 replicates, manual</dd>',

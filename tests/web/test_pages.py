@@ -377,7 +377,7 @@ def test_a_status_without_a_time_has_no_row(cli: Cli, remote: Remote, capsys: An
         page = Web(cli, capsys).ok(f"/jobs/{name}")
         [rows] = re.findall(r'<section id="timeline".*?<tbody>(.*?)</tbody>', page, re.DOTALL)
         assert rows.count("<tr>") == rows.count("<td><time ") == (3 if name == "walked" else 1)
-        assert re.findall(r"<dt>(Queued|Ran)</dt><dd>([^<]*)", page) == [("Queued", "n/a"), ("Ran", "n/a")]
+        assert re.findall(r'<dt>(Queued|Ran)</dt><dd dir="auto">([^<]*)', page) == [("Queued", "n/a"), ("Ran", "n/a")]
     assert "<title>scheduled, running: 10h</title>" in Web(cli, capsys).ok("/jobs/walked")
 
 
@@ -390,7 +390,7 @@ def test_a_job_shows_its_family_and_advises_on_the_newest_of_it(web: Web, cli: C
     cli.ok("sync", "-q")
     for name in ("night", "night.2"):
         page = web.ok(f"/jobs/{name}")
-        assert re.search(r"together <b>9 of 14</b> tasks, in 2 jobs", page)
+        assert re.search(r"together 9/14 tasks, 64 %, in 2 jobs", page)
         strip = re.findall(
             r'<li class="(\w+)"( aria-current="true")?><a [^>]+>([^<]+)</a>.*?<b>(\d+)</b> of (\d+)', page
         )
@@ -401,8 +401,8 @@ def test_a_job_shows_its_family_and_advises_on_the_newest_of_it(web: Web, cli: C
         assert [one[2] for one in strip if one[1]] == [name]
         assert "mops-jobs resume night.2" in page
         assert "mops-jobs resume night<" not in page
-    assert '<dt>Children</dt><dd><a href="/jobs/night.2">night.2</a></dd>' in web.ok("/jobs/night")
-    assert '<dt>Parent</dt><dd><a href="/jobs/night">night</a></dd>' in web.ok("/jobs/night.2")
+    assert '<dt>Children</dt><dd dir="auto"><a href="/jobs/night.2">night.2</a></dd>' in web.ok("/jobs/night")
+    assert '<dt>Parent</dt><dd dir="auto"><a href="/jobs/night">night</a></dd>' in web.ok("/jobs/night.2")
     assert web.ok("/api/v1/jobs/night") == cli.ok("status", "night", "--json").out
 
 

@@ -54,7 +54,7 @@ from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.utils.backoff import Backoff
-from mopsjobs.utils.text import did_you_mean, invalid_choice
+from mopsjobs.utils.text import did_you_mean, error_line, invalid_choice
 from mopsjobs.utils.times import parse_time
 
 POLL_SECONDS = 2.0
@@ -358,7 +358,7 @@ def event_text(event: Mapping[str, object]) -> list[str]:
         return [f"{event['count']} events are missing here"]
     error = event.get("error")
     if kind == TASK_FAILED and isinstance(error, dict):
-        return [_task(event), f"{error.get('type')}: {error.get('message')}"]
+        return [_task(event), str(error_line(error.get("type"), error.get("message")))]
     return [" ".join(f"{name}={value}" for name, value in event.items() if name not in _COMMON_FIELDS)]
 
 

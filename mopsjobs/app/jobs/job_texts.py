@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.app.jobs.next_steps import has_failed_tasks
-from mopsjobs.errors import CacheError, command_line, shorten
+from mopsjobs.errors import CacheError, command_line
 from mopsjobs.registry.notes import NOTE, WAITS_FOR, has_unrecorded_note, label_history, note_history
-from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
+from mopsjobs.registry.status import TERMINAL
 from mopsjobs.utils.times import human_duration, human_range, parse_time
 
 if TYPE_CHECKING:
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 SHORT_RANGE = 600.0
 """Seconds. The ends of a shorter range are shown with seconds."""
 
-MAX_VALUES = 10
-"""Values of metadata that are shown. A program may write any number."""
-
-MAX_VALUE = 200
-"""Characters of one: a reference to an image fits."""
-
 UNKNOWN = "n/a"
 """In place of a time that no program reported."""
 
@@ -34,19 +28,6 @@ UNKNOWN = "n/a"
 def duration_text(seconds: object) -> str | None:
     """Return a duration of a job for people; None if it is not known."""
     return human_duration(seconds) if isinstance(seconds, int | float) else None
-
-
-def queued_text(job: Mapping[str, object]) -> str:
-    """Return how long a job waited for its first task."""
-    return duration_text(job["queued_seconds"]) or UNKNOWN
-
-
-def run_text(job: Mapping[str, object]) -> str | None:
-    """Return how long a job ran; None if no task has run."""
-    # A known wait without a start is that of a job that ended before its first task.
-    if job["run_seconds"] is None and (job["status"] in BEFORE_RUNNING or job["queued_seconds"] is not None):
-        return None
-    return duration_text(job["run_seconds"]) or UNKNOWN
 
 
 def end_text(job: Mapping[str, object], now: datetime) -> str | None:
@@ -137,52 +118,15 @@ def step_time(step: Mapping[str, object]) -> datetime | None:
     return None if step["at"] is None else parse_time(str(step["at"]))
 
 
-def kubernetes_text(job: Mapping[str, object]) -> str | None:
-    """Return namespace and name of a job's Kubernetes Job; None if the record has neither."""
-    namespace, name = job["k8s_namespace"], job["k8s_name"]
-    return None if namespace is None and name is None else f"{namespace or 'default'}/{name or '?'}"
-
-
-def slurm_text(job: Mapping[str, object]) -> str | None:
-    """Return the job array of a job on Slurm, with its partition and its cluster; None if the record has none."""
-    metadata = _metadata(job) if job["engine"] == "slurm" else {}
-    if not isinstance(array_id := metadata.get("slurm_job_id"), str):
-        return None
-    places = ((" in partition", metadata.get("slurm_partition")), (" of", metadata.get("slurm_cluster")))
-    return f"job {array_id}" + "".join(f"{word} {place}" for word, place in places if isinstance(place, str))
-
-
-def metadata_text(job: Mapping[str, object]) -> str | None:
-    """Return the metadata of a job that mops-jobs did not submit, such as ModelOps' image and type; None without any.
-
-    Other lines show what mops-jobs writes into metadata.
-    """
-    metadata = _metadata(job)
-    if "bundle" in metadata:
-        return None
-    values = ((name, value) for name, value in metadata.items() if isinstance(value, (str, int, float)))
-    shown = [f"{name}: {shorten(str(value), MAX_VALUE)}" for name, value in values if name not in (NOTE, WAITS_FOR)]
-    return ", ".join(shown[:MAX_VALUES]) or None
-
-
 def waits_for_text(job: Mapping[str, object]) -> str | None:
     """Return what the tasks of an active job wait for; None if nothing is known."""
-    text = _metadata(job).get(WAITS_FOR)
+    text = metadata_of(job).get(WAITS_FOR)
     return text if isinstance(text, str) and job["status"] not in TERMINAL else None
-
-
-def deferred_text(job: Mapping[str, Any]) -> str | None:
-    """Return how many tasks a job leaves to a later resume; None if it was to run all. Its record may hold anything."""
-    count, total = _metadata(job).get("n_deferred_tasks"), job["tasks_total"]
-    if type(count) is not int:
-        return None
-    count = min(count, total - job["tasks_completed"] - (job["tasks_failed"] or 0))
-    return f"{count:,} of {total:,} tasks, left to a later resume" if count > 0 else None
 
 
 def note_text(job: Mapping[str, object]) -> str | None:
     """Return the last note of a user about a job; None if it has none."""
-    note = _metadata(job).get(NOTE)
+    note = metadata_of(job).get(NOTE)
     return note if isinstance(note, str) and note else None
 
 
@@ -196,7 +140,7 @@ class Annotation(NamedTuple):
 
 def annotations_of(job: Mapping[str, object]) -> list[Annotation]:
     """Return the notes and the changes of labels of a job, oldest first. A note without a time is before the next."""
-    metadata = _metadata(job)
+    metadata = metadata_of(job)
     found = [(entry, label_change_text(entry["labels"])) for entry in label_history(metadata)]
     found += [(entry, entry["text"] or "(note removed)") for entry in note_history(metadata)]
     if has_unrecorded_note(metadata):
@@ -216,6 +160,7 @@ def label_change_text(labels: Mapping[str, object]) -> str:
     return ", ".join(f"without {label}" if value is None else f"{label}={value}" for label, value in changes)
 
 
-def _metadata(job: Mapping[str, object]) -> Mapping[str, Any]:
+def metadata_of(job: Mapping[str, object]) -> Mapping[str, Any]:
+    """Return the metadata of a job, in which other programs may have written anything; empty without a mapping."""
     metadata = job["metadata"]
     return metadata if isinstance(metadata, Mapping) else {}

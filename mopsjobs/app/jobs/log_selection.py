@@ -10,7 +10,7 @@ from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.matching import HINT, MAX_SECONDS, TimedSearch
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.events.format import DROPPED, LOG, RUNNER, TASK_FAILED
-from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.text import error_line, parse_whole_number
 from mopsjobs.utils.times import parse_time
 
 KINDS = frozenset((LOG, TASK_FAILED, RUNNER, DROPPED))
@@ -126,7 +126,7 @@ def _lines(event: Mapping[str, object]) -> list[LogLine]:
     if not _is_error(event):
         return [LogLine(str(event.get("text", "")), task)]
     if isinstance(error, Mapping):
-        message = f"{error.get('type')}: {error.get('message')}"
+        message = error_line(error.get("type"), error.get("message"))
         text = str(error.get("traceback") or message)
     else:  # the event was shortened
         text = str(error)

@@ -13,7 +13,7 @@ from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.task_names import find_varying, task_name
 from mopsjobs.submission.submit import PreparedJob
 from mopsjobs.utils.cores import usable_cores
-from mopsjobs.utils.text import join_first, pluralize
+from mopsjobs.utils.text import error_line, join_first, pluralize
 
 
 def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
@@ -48,7 +48,7 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
         reason = first[failed[0].number].error or {}
         problem = (
             f"{len(failed):,} of {pluralize(len(tasks), 'task')} failed both times, and left nothing to compare:"
-            f" {task_name(failed[0], varying)}: {reason.get('type')}: {reason.get('message')}"
+            f" {task_name(failed[0], varying)}: {error_line(reason.get('type'), reason.get('message'))}"
         )
         if len(failed) == len(tasks):
             raise NotDeterministicError(

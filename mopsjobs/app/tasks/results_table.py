@@ -38,7 +38,7 @@ from mopsjobs.ledger.scalars import output_order, path_of
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column, free_name, kind_of
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import error_line, pluralize
 
 T = TypeVar("T")
 OnProgress = Callable[[int], None] | None
@@ -171,7 +171,7 @@ class ResultsTable:
                 int(task.seed),
                 self.outcome_of(row),
                 task.seconds,
-                error_text(row.task),
+                error_line(task.error_type, task.error_message),
                 *([] if self.simulations is None else [self.simulations.repeated_by(row.family, row.task)]),
                 *self.scalars_of(row),
             ]
@@ -376,11 +376,6 @@ def _mirror_scalars(job_id: str, app: App) -> list[tuple[str, str]]:
     except CacheError as error:
         app.out.warn(f"{error} The outputs of {job_id} are read instead.")
         return []
-
-
-def error_text(task: ListedTask) -> str | None:
-    """Return the error of a task, as `type: message`; None without one."""
-    return ": ".join(word for word in (task.row.error_type, task.row.error_message) if word) or None
 
 
 def _merge(family: Sequence[Member]) -> Iterator[tuple[Member, ListedTask]]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mopsjobs.errors import UsageError
 from mopsjobs.events.format import STATE, TASK_FAILED, Event
+from mopsjobs.utils.text import error_line
 
 PAGE = 1000
 """Events per query."""
@@ -112,7 +113,8 @@ def task_errors(connection: sqlite3.Connection, job_id: str) -> dict[int, str]:
         " json_extract(body, '$.error.message') FROM event WHERE job_id = ? AND kind = ?"
         " AND typeof(task) = 'integer' ORDER BY at_ts, seq"
     )
-    return {task: f"{kind}: {message}" for task, kind, message in connection.execute(sql, (job_id, TASK_FAILED))}
+    rows = connection.execute(sql, (job_id, TASK_FAILED))
+    return {task: str(error_line(kind, message)) for task, kind, message in rows}
 
 
 def has_events(connection: sqlite3.Connection, job_id: str, *, except_kinds: Collection[str] = ()) -> bool:

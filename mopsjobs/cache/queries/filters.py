@@ -11,7 +11,7 @@ from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.sync_state import known_to
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import ACTIVE, ARCHIVED, BEFORE_RUNNING
-from mopsjobs.utils.text import compile_pattern, invalid_choice
+from mopsjobs.utils.text import compile_pattern, error_line, invalid_choice
 
 URGENCY = ("failed", "partial", "running", "validating", "scheduled", "submitting", "pending", "cancelled", "succeeded")
 """The statuses in the order in which they need attention. One that this version does not know comes before all."""
@@ -68,8 +68,9 @@ _ERROR_MATCHES = r"SELECT rowid FROM job INDEXED BY idx_job_error WHERE error IS
 # The errors of failed tasks, as the rows of the page of failures have them.
 _TASK_ERROR_MATCHES = r"""
     SELECT job.rowid FROM failure_summary CROSS JOIN job USING (job_id) WHERE EXISTS (
-        SELECT json_extract(value, '$[2]') || coalesce(' in ' || json_extract(value, '$[3]'), '') || ': '
-            || json_extract(value, '$[4]') AS words
+        SELECT error_line(
+            json_extract(value, '$[2]'), json_extract(value, '$[4]'), json_extract(value, '$[3]')
+        ) AS words
         FROM json_each(document, '$[0]') WHERE words LIKE ? ESCAPE '\'
     )
 """
@@ -345,6 +346,7 @@ def searching(connection: sqlite3.Connection, *job_filters: Filter) -> Iterator[
     if not searches:
         yield
         return
+    _add_error_line(connection, job_filters[0])
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("CREATE TEMP TABLE found (id INTEGER PRIMARY KEY)")
     try:
@@ -372,6 +374,12 @@ def _find(connection: sqlite3.Connection, pattern: str, queries: tuple[str, ...]
     return count
 
 
+def _add_error_line(connection: sqlite3.Connection, job_filter: Filter) -> None:
+    """Add the function that the query for errors of tasks calls, if a filter has that query."""
+    if job_filter.error is not None:
+        connection.create_function("error_line", 3, error_line, deterministic=True)
+
+
 def is_suspect(connection: sqlite3.Connection, now: float) -> str:
     """Return the condition of active jobs that may be stuck, as `job_json.why_suspect` has it."""
     return f"(suspect IS NOT NULL OR coalesce(heartbeat_ts < {known_to(connection, now) - SILENT_SECONDS!r}, 0))"
@@ -385,4 +393,5 @@ def where_clauses(connection: sqlite3.Connection, job_filter: Filter) -> list[Co
         add_regexp(connection, job_filter.match)
     if job_filter.stuck_at is not None:
         job_filter.stuck = is_suspect(connection, job_filter.stuck_at)
+    _add_error_line(connection, job_filter)
     return job_filter.clauses()

@@ -25,6 +25,7 @@ from mopsjobs.cache.queries.task_filters import (
     near_misses,
 )
 from mopsjobs.cache.stored_study import StoredSet, StoredStudy, to_stored_seed
+from mopsjobs.utils.text import error_line
 from mopsjobs.utils.times import json_timestamp
 
 MAX_COUNTED = 100_000
@@ -59,6 +60,11 @@ class TaskRow(NamedTuple):
     error_where: str | None = None
     error_message: str | None = None
     has_row: bool = False
+
+    @property
+    def error(self) -> str | None:
+        """Return the error on one line, with its place; None without one."""
+        return error_line(self.error_type, self.error_message, self.error_where)
 
 
 class ListedTask(NamedTuple):

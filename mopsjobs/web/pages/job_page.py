@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from flask import Response, request
 
 from mopsjobs.app.jobs.find_job import Job, with_family
+from mopsjobs.app.jobs.job_card import count_lost_outputs, job_card
 from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.jobs.next_steps import next_command, next_commands
 from mopsjobs.app.run.freshness import Freshness
@@ -24,6 +25,7 @@ from mopsjobs.cache.queries.task_ends import memory_ends
 from mopsjobs.cache.rows import study_of
 from mopsjobs.errors import command_line
 from mopsjobs.events.format import LOG, STRAGGLER
+from mopsjobs.utils.times import from_timestamp
 from mopsjobs.web.drawings.heat_map import Axes
 from mopsjobs.web.pages import job_sections
 from mopsjobs.web.pages.map_view import MapView
@@ -74,6 +76,14 @@ class JobPage:
             job, family, last = with_family(connection, found, now=now)
             whole_id = str(job["job_id"])
             ends = memory_ends(connection, str((last or job)["job_id"]))
+            card = job_card(
+                job,
+                from_timestamp(now),
+                failed=describe_failures(connection, whole_id, job["tasks_failed"]),
+                lost=count_lost_outputs(connection, job),
+                family=family,
+                remarks=job_queries.remarks(connection, whole_id),
+            )
             return {
                 "header": self._site.header_of(connection, freshness),
                 "row": view_models.row(listed_job(connection, whole_id, now=now), now, SHOWN_COLUMNS),
@@ -82,13 +92,11 @@ class JobPage:
                 "icon": _icon(job),
                 "unknown": freshness.unknown_since if job["is_active"] else None,
                 "title": job_sections.title(job),
-                "subject": job_sections.subject(job),
-                "standing": job_sections.standing(job, now),
-                "fields": job_sections.fields(job, now),
-                "parent": job["parent_job_id"],
-                "family": None if family is None else job_sections.family(family, whole_id),
+                "card": card,
+                "standing": job_sections.standing(card, now),
+                "about": job_sections.about(card, now),
+                "family": None if family is None else job_sections.family(family, whole_id, card["Family"]),
                 "comparisons": _comparisons(connection, job, family),
-                "outputs": job_sections.outputs(job),
                 "notes": job_sections.notes(job, now),
                 "timeline": job_sections.timeline(job, now),
                 "progress": job_sections.progress_chart(
@@ -96,8 +104,6 @@ class JobPage:
                 ),
                 "next": next_command(last or job, stale=freshness.stale, ends=ends),
                 "commands": next_commands(job, last, ends),
-                "remarks": job_queries.remarks(connection, whole_id),
-                "failed": describe_failures(connection, whole_id, job["tasks_failed"]),
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
                 "stragglers": _stragglers(connection, job),
                 **_events(connection, whole_id, kind),
@@ -195,9 +201,9 @@ def _events(connection: sqlite3.Connection, job_id: str, kind: str | None) -> di
     }
 
 
-def _stragglers(connection: sqlite3.Connection, job: Job) -> dict[str, Any] | None:
+def _stragglers(connection: sqlite3.Connection, job: Job) -> list[dict[str, str]]:
     if job["stragglers"] is None:
-        return None
+        return []
     job_id = str(job["job_id"])
     events = event_queries.last_events(connection, job_id, limit=SHOWN_STRAGGLERS, kind=STRAGGLER)
     ended = "SELECT 1 FROM task WHERE job_id = ? AND task = ?"

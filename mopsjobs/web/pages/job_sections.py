@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from mopsjobs.app.jobs.job_texts import (
-    UNKNOWN,
-    annotations_of,
-    deferred_text,
-    end_text,
-    kubernetes_text,
-    metadata_text,
-    note_text,
-    queued_text,
-    run_text,
-    slurm_text,
-    step_time,
-    stragglers_text,
-    usage_text,
-    waits_for_text,
-)
+from mopsjobs.app.jobs.job_card import MAX_TITLE, Section
+from mopsjobs.app.jobs.job_texts import UNKNOWN, annotations_of, metadata_of, step_time
 from mopsjobs.app.tasks.failures import describe_condition
-from mopsjobs.cache.job_json import count_outputs, count_run, missing_text, reused_tasks
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures
 from mopsjobs.cache.queries.families import Family
-from mopsjobs.utils.text import cut_to_length, describe_sets, pluralize, strip_control_characters
+from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import from_timestamp, human_duration, parse_time, whole_seconds
 from mopsjobs.web.drawings import svg
 from mopsjobs.web.drawings.axes import TICKS, count_scale, time_texts
 from mopsjobs.web.pages.map_view import FAILED_STATUSES, tasks_link
-from mopsjobs.web.queries.view_models import Bar, Job, Status, job_path, moment, moment_at, status
-
-SHOWN_OUTPUTS = 20
+from mopsjobs.web.queries.view_models import Bar, Job, Moment, Status, job_path, moment, moment_at, status
 
 SHOWN_FAILURES = 20
 """Errors of a job, those of most tasks first."""
@@ -42,120 +25,62 @@ SHOWN_FAILURES = 20
 SHOWN_MEMBERS = 20
 """The newest jobs of a family."""
 
-MAX_TITLE = 300
-
 MAX_MESSAGE = 1000
 """Characters of a failed task's message."""
 
-MIN_RATE_SECONDS = 1.0
-"""A job that has run for less has no rate."""
+STANDING = ("Waits for", "Deferred", "Done", "Rate", "Used")
+"""Sections beside the status."""
+
+ELSEWHERE = (*STANDING, "Status", "Progress", "Failed", "Stragglers", "Error", "Family")
+"""Sections that have a place of their own."""
 
 
 def title(job: Job) -> str | None:
     """Return the title of a job's study; None if it has none."""
-    found = _metadata(job).get("title")
+    found = metadata_of(job).get("title")
     return cut_to_length(found, MAX_TITLE) if isinstance(found, str) and found else None
 
 
-def subject(job: Job) -> list[tuple[str, str]]:
-    """Return what a job is: model, scenario, size and code, each with its name. Missing ones are left out."""
-    metadata = _metadata(job)
-    sets, replicates = metadata.get("n_parameter_sets"), metadata.get("n_replicates")
-    sizes = [describe_sets(sets, metadata.get("n_different_parameter_sets"))] if type(sets) is int and sets > 0 else []
-    sizes += [pluralize(replicates, "replicate")] if type(replicates) is int and replicates > 0 else []
-    size = " x ".join(sizes)
-    method = metadata.get("sampling_method")
-    found = [
-        ("Model", metadata.get("model")),
-        ("Scenario", metadata.get("scenario")),
-        ("Study", f"{size}, {method}" if size and isinstance(method, str) else size),
-        ("Code", metadata.get("bundle")),
+class Piece(NamedTuple):
+    """A part of a text, with where it leads to or, of a time, how long ago it was."""
+
+    text: str
+    to: str | None
+    moment: Moment | None
+
+
+def standing(card: Mapping[str, Section], now: float) -> list[tuple[str, list[Piece]]]:
+    """Return the sections beside the status of a job: its wait, the tasks that it leaves, its end, rate and usage."""
+    return [(name, _pieces(section, now)) for name, section in card.items() if name in STANDING]
+
+
+def about(card: Mapping[str, Section], now: float) -> list[tuple[str, list[Piece]]]:
+    """Return the sections about a job that have no other place on its page."""
+    return [(name, _pieces(section, now)) for name, section in card.items() if name not in ELSEWHERE]
+
+
+def _pieces(section: Section, now: float) -> list[Piece]:
+    return [
+        Piece(part.text, _address(part.link), moment(part.text, now) if part.is_time else None)
+        for part in section.parts
     ]
-    return [(name, cut_to_length(text, MAX_TITLE)) for name, text in found if isinstance(text, str) and text]
 
 
-def _metadata(job: Job) -> Mapping[str, Any]:
-    return job["metadata"] if isinstance(job["metadata"], Mapping) else {}
-
-
-def standing(job: Job, now: float) -> list[tuple[str, str]]:
-    """Return how a job stands: its wait, the tasks that it leaves, its end, its rate and its usage, as far as known."""
-    at = from_timestamp(now)
-    found = [
-        ("Waits for", waits_for_text(job)),
-        ("Deferred", deferred_text(job)),
-        ("Done", end_text(job, at)),
-        ("Rate", rate_text(job)),
-        ("Used", usage_text(job)),
-    ]
-    return [(name, text) for name, text in found if text is not None]
-
-
-def rate_text(job: Job) -> str | None:
-    """Return how many tasks have ended per unit of time since the first one started; None if it is not known.
-
-    The time ends with the last write of the record, which has the number. So the rate of a silent job does not fall.
-    """
-    ended = count_run(job)
-    if not ended or job["started_at"] is None:
+def _address(link: tuple[str, str] | None) -> str | None:
+    """Return the page of the job that a part of a section names, or that of the jobs that pass its filter."""
+    if link is None:
         return None
-    seconds = (parse_time(job["updated_at"]) - parse_time(job["started_at"])).total_seconds()
-    if seconds < MIN_RATE_SECONDS:
-        return None
-    rate = ended / seconds
-    unit, size = next(
-        ((unit, size) for unit, size in (("second", 1), ("minute", 60), ("hour", 3600)) if rate * size >= 1),
-        ("day", 86400),
-    )
-    per_unit = rate * size
-    return f"{per_unit:,.0f} tasks per {unit}" if per_unit >= 100 else f"{per_unit:.3g} tasks per {unit}"
+    name, value = link
+    return job_path(value) if name == "job" else f"/jobs?{urlencode({name: value})}"
 
 
-def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]]]:
-    """Return further fields of a job: each name with its texts and their links, if any. Empty fields are left out."""
-    labels = [f"{label}={value}" for label, value in sorted(job["labels"].items())]
-    rows: list[tuple[str, list[tuple[str, str | None]]]] = [
-        ("Owner", [] if job["owner"] is None else [(job["owner"], _jobs_with("owner", job["owner"]))]),
-        ("Labels", [(label, _jobs_with("label", label)) for label in labels]),
-    ]
-    reused, sources = reused_tasks(job)
-    if reused:
-        rows.append(("Reused", [(f"{reused:,} of {pluralize(job['tasks_total'], 'task')}", None)]))
-        rows.append(("Reused from", [(source, job_path(source)) for source in sources[:SHOWN_MEMBERS]]))
-    heartbeat = job["heartbeat_at"] if job["is_active"] else None
-    plain = [
-        ("Queued", queued_text(job)),
-        ("Running" if job["is_active"] else "Ran", run_text(job)),
-        ("Heartbeat", None if not heartbeat else moment(heartbeat, now).ago),
-        ("Note", note_text(job)),
-        ("Engine", job["engine"]),
-        ("Kubernetes", kubernetes_text(job)),
-        ("Slurm", slurm_text(job)),
-        ("Metadata", metadata_text(job)),
-        ("Results", job["results_path"]),
-        ("Validation", job["last_validation_error"]),
-    ]
-    rows += [(name, [(str(text), None)]) for name, text in plain if text is not None]
-    return [(name, texts) for name, texts in rows if texts]
-
-
-def _jobs_with(name: str, value: object) -> str:
-    return f"/jobs?{urlencode({name: value})}"
-
-
-def family(found: Family, job_id: str) -> dict[str, Any]:
-    """Return the family of a job: its sum, the children of the job, and its members, each after its parent."""
-    done, total = found.tasks_completed, found.tasks_total
+def family(found: Family, job_id: str, section: Section) -> dict[str, Any]:
+    """Return the family of a job: its sum, and its members, each after its parent."""
     newest = next(member for member in found.members if member.job_id == found.newest)
     return {
-        "tasks": None if total is None or done is None else f"{done:,} of {total:,}",
-        "bar": None
-        if total is None or done is None
-        else Bar(round(min(100.0, 100 * done / total), 1), 0, f"{done:,} of {total:,} tasks"),
+        "text": section.text,
+        "bar": None if section.share is None else Bar(round(100 * section.share, 1), 0, section.text),
         "kind": status(newest.status).kind,
-        "jobs": len(found.members),
-        "used": usage_text(found.usage),
-        "children": [(child, job_path(child)) for child in found.children[:SHOWN_MEMBERS]],
         "members": [
             {
                 "id": member.job_id,
@@ -168,18 +93,6 @@ def family(found: Family, job_id: str) -> dict[str, Any]:
             for member in found.members[-SHOWN_MEMBERS:]
         ],
     }
-
-
-def outputs(job: Job) -> dict[str, Any] | None:
-    """Return the verified and the missing outputs; None if they were not validated."""
-    counts = count_outputs(job)
-    if counts is None:
-        return None
-    names = [str(name) for name in job["missing_outputs"][:SHOWN_OUTPUTS]]
-    missing = missing_text(job, counts[1])
-    more = max(0, counts[1] - len(names))
-    when = "" if job["is_active"] else "When it ended, "
-    return {"when": when, "verified": counts[0], "missing": missing, "names": names, "more": more}
 
 
 def failures(found: JobFailures, job_id: str, now: float) -> dict[str, Any]:
@@ -210,25 +123,16 @@ def _group(group: FailureGroup, job_id: str, now: float) -> dict[str, Any]:
     }
 
 
-def stragglers(job: Job, texts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the tasks that take longer than the finished ones explain; None if there are none.
-
-    Args:
-        job: the job.
-        texts: the events of stragglers whose tasks are still at work.
-    """
-    text = stragglers_text(job)
-    if text is None:
-        return None
-    rows = [
+def stragglers(job: Job, events: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the events of stragglers whose tasks are still at work, with the logs of these tasks."""
+    return [
         {
             "task": event["task"],
             "to": f"{job_path(job['job_id'])}/logs?{urlencode({'task': event['task']})}",
             "text": str(event.get("text", "")),
         }
-        for event in texts
+        for event in events
     ]
-    return {"text": text, "rows": rows}
 
 
 def notes(job: Job, now: float) -> list[dict[str, Any]]:

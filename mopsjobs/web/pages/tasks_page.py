@@ -156,7 +156,6 @@ def _sorts(chosen: str) -> list[tuple[str, str]]:
 def _row(one: ListedTask, names: list[str], job_id: str) -> dict[str, Any]:
     row = one.row
     path = view_models.job_path(job_id)
-    head = " in ".join(word for word in (row.error_type, row.error_where) if word)
     return {
         "task": row.task,
         "log": f"{path}/logs?{urlencode({'task': row.task})}",
@@ -169,5 +168,5 @@ def _row(one: ListedTask, names: list[str], job_id: str) -> dict[str, Any]:
         "attempts": row.attempts or None,
         "outputs": f"{path}/results?{urlencode({'task': row.task})}#outputs" if row.outcome == SUCCEEDED else None,
         "bytes": "outputs" if row.output_bytes is None else pluralize(row.output_bytes, "byte"),
-        "error": cut_to_length(": ".join(word for word in (head, row.error_message) if word), MAX_ERROR),
+        "error": cut_to_length(row.error or "", MAX_ERROR),
     }

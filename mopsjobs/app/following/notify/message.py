@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from mopsjobs.app.jobs.job_card import job_card
 from mopsjobs.app.jobs.job_tasks import mirror_failures
-from mopsjobs.app.jobs.job_texts import run_text, stragglers_text, usage_text
+from mopsjobs.app.jobs.job_texts import stragglers_text
 from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.notify_rules import FAILURES, SUSPECT
@@ -20,7 +21,7 @@ from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, read_fail
 from mopsjobs.cache.sync.ledger import sync_ledger
 from mopsjobs.cache.write_through import write_through
 from mopsjobs.errors import MopsJobsError
-from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
+from mopsjobs.utils.text import cut_to_length, error_line, pluralize, strip_control_characters
 from mopsjobs.utils.times import json_time
 
 SCHEMA_VERSION = 1
@@ -32,14 +33,8 @@ SHOWN_CONDITIONS = 2
 MAX_LINE = 300
 """Characters of a line. A record may hold a text of any length."""
 
-MAX_LABELS = 10
-
-_FIELDS = (
-    "job_id", "status", "owner", "labels", "engine", "parent_job_id", "created_at", "started_at", "ended_at",
-    "tasks_total", "tasks_completed", "tasks_failed", "error_code", "error_message", "suspect", "run_seconds",
-    "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes",
-)  # fmt: skip
-"""The fields of a job that a message has, as `status --json` has them."""
+SHOWN = ("Status", "Progress", "Owner", "Labels", "Running", "Ran", "Used", "Error")
+"""Sections of the job that the text has."""
 
 
 def notification(job: Mapping[str, Any], occasion: str, app: App) -> dict[str, Any]:
@@ -59,11 +54,11 @@ def notification(job: Mapping[str, Any], occasion: str, app: App) -> dict[str, A
         "generated_at": json_time(app.now()),
         "registry": app.settings.registry_id,
         "title": _line(_title(job, occasion)),
-        "text": "\n".join(map(_line, _lines(job, groups, following))),
+        "text": "\n".join(map(_line, _lines(job, groups, following, app))),
         "next": following,
         "failures": [_group_json(group) for group in groups[:SHOWN_GROUPS]],
         "more_groups": 0 if failures is None else max(len(groups) - SHOWN_GROUPS, 0) + failures.more_groups,
-        **{name: job[name] for name in _FIELDS},
+        "job": job,
     }
 
 
@@ -120,22 +115,12 @@ def _title(job: Mapping[str, Any], occasion: str) -> str:
     return f"{job_id} is {job['status']}{counts}{f', {failed:,} failed' if failed else ''}"
 
 
-def _lines(job: Mapping[str, Any], groups: list[FailureGroup], following: str) -> list[str]:
+def _lines(job: Mapping[str, Any], groups: list[FailureGroup], following: str, app: App) -> list[str]:
     """Return the lines for people."""
-    labels = sorted((job["labels"] or {}).items())
-    counts = f", {job['tasks_completed'] or 0:,} of {pluralize(job['tasks_total'] or 0, 'task')} done"
-    texts = {
-        "Status": f"{job['status']}{counts if job['tasks_total'] else ''}",
-        "Owner": job["owner"],
-        "Labels": ", ".join(f"{label}={value}" for label, value in labels[:MAX_LABELS]),
-        "Ran": run_text(job),
-        "Used": usage_text(job),
-        "Error": ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None),
-    }
-    lines = [f"{title}: {text}" for title, text in texts.items() if text]
+    card = job_card(job, app.now())
+    lines = [f"{title}: {section.text}" for title, section in card.items() if title in SHOWN]
     for group in groups[:SHOWN_GROUPS]:
-        place = "" if group.where is None else f" in {group.where}"
-        lines.append(f"{group.size:,} x {group.type}{place}: {group.message}")
+        lines.append(f"{group.size:,} x {error_line(group.type, group.message, group.where)}")
         lines += [f"  {describe_condition(one)}" for one in group.separates[:SHOWN_CONDITIONS]]
     if len(groups) > SHOWN_GROUPS:
         lines.append(f"and {pluralize(len(groups) - SHOWN_GROUPS, 'more reason')}")

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print the schema."""
     schema = _load(args.schema)
-    if args.schema in ("list", "summary"):
+    if args.schema in ("list", "summary", "notification"):
         schema["$defs"] = {"job": _load("job")}
     return Result(RawText(json.dumps(schema, indent=2) + "\n"))
 

@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.jobs.find_job import FoundJob, Job, find_job
-from mopsjobs.app.jobs.job_texts import (
-    UNKNOWN,
-    annotations_of,
-    deferred_text,
-    end_text,
-    failed_tasks_text,
-    kubernetes_text,
-    metadata_text,
-    note_text,
-    queued_text,
-    run_text,
-    slurm_text,
-    step_time,
-    stragglers_text,
-    usage_text,
-    waits_for_text,
-)
+from mopsjobs.app.jobs.job_card import ABOUT_STUDY, SHOWN_MEMBERS, count_lost_outputs, job_card
+from mopsjobs.app.jobs.job_texts import UNKNOWN, annotations_of, failed_tasks_text, step_time
 from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.exit_codes import exit_code_of
-from mopsjobs.cache.job_json import count_outputs, missing_text, reused_tasks, reused_text
-from mopsjobs.cache.queries.families import Family, Member
+from mopsjobs.cache.queries.families import Member
 from mopsjobs.cli.flags import add_freshness_flags, add_job_names, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_UNREACHABLE
-from mopsjobs.utils.text import describe_duplicates, pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mopsjobs.cache.queries.task_ends import MemoryEnds
     from mopsjobs.engines.lookup import EngineAnswer
 
@@ -57,12 +37,8 @@ EXAMPLES = (
 
 BAR_WIDTH = 24
 
-SHOWN_OUTPUTS = 5
-
-SHOWN_MEMBERS = 10
-"""The newest jobs of a family."""
-
-_LONG_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
+NOT_SHOWN = (*ABOUT_STUDY, "Rate")
+"""Sections that only the page shows."""
 
 Line = str | list[str]
 
@@ -122,113 +98,40 @@ def _memory_ends(job: Job, app: App) -> MemoryEnds | None:
 
 
 def _lines(found: FoundJob, app: App) -> list[Line]:
-    job, family, now = found.job, found.family, app.now()
-    lines: list[Line] = []
-
-    def add(title: str, *pieces: object) -> None:
-        texts = [piece if isinstance(piece, str) else str(piece) for piece in pieces if piece is not None]
-        if texts:
-            lines.append([title_text(title), *texts])
-
-    add("Job", job["job_id"])
-    since = None if job["status_since"] is None else f", since {_time_text(job['status_since'], app)}"
+    job, family = found.job, found.family
+    card = job_card(
+        job,
+        app.now(),
+        failed=failed_tasks_text(job, app),
+        lost=app.cache.read_cached(lambda cache: count_lost_outputs(cache, job)) or 0,
+        family=family,
+        remarks=found.remarks,
+    )
+    since = [] if job["status_since"] is None else [", since ", _time_text(str(job["status_since"]), app)]
     unknown = found.freshness.unknown_since if found.freshness is not None and job["is_active"] else None
-    add("Status", status_style(job["status"], job["suspect"], unknown), since)
-    add("Waits for", waits_for_text(job))
-    add("Progress", _progress(job))
-    add("Reused", reused_text(job))
-    add("Deferred", deferred_text(job))
-    add("Failed", failed_tasks_text(job, app))
-    add("Done", end_text(job, now))
-    add("Stragglers", stragglers_text(job))
-    add("Created", _time_text(job["created_at"], app))
-    add("Updated", _time_text(job["updated_at"], app))
-    add("Queued", queued_text(job))
-    add("Running" if job["is_active"] else "Ran", run_text(job))
-    add("Used", usage_text(job))
-    if job["heartbeat_at"] is not None and job["is_active"]:
-        add("Heartbeat", human_age((now - parse_time(str(job["heartbeat_at"]))).total_seconds()))
-    add("Owner", job["owner"])
-    labels: dict[str, str] = job["labels"]  # type: ignore[assignment]
-    add("Labels", ", ".join(f"{label}={value}" for label, value in sorted(labels.items())) or None)
-    add("Note", note_text(job))
-    add("Engine", job["engine"])
-    if (place := kubernetes_text(job)) is not None:
-        add("Kubernetes", place, None if job["k8s_uid"] is None else f", uid {job['k8s_uid']}")
-    add("Slurm", slurm_text(job))
-    add("Metadata", metadata_text(job))
-    add("Parent", job["parent_job_id"])
-    if family is not None:
-        add("Children", ", ".join(family.children[:SHOWN_MEMBERS]) or None)
-        add("Family", _family(family))
-        lines += [_member(member) for member in family.members[-SHOWN_MEMBERS:]]
-    add("Results", job["results_path"])
-    add("Outputs", _outputs(job), _lost_text(job, app))
-    if job["error_code"] is not None or job["error_message"] is not None:
-        words = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None)
-        add("Error", style_text(words, "red"))
-    add("Validation", job["last_validation_error"])
-    add("Remark", ". ".join(found.remarks) or None)
+    lines: list[Line] = [[title_text("Job"), str(job["job_id"])]]
+    for title, section in card.items():
+        if title == "Status":
+            lines.append([title_text(title), status_style(job["status"], job["suspect"], unknown), *since])
+        elif title == "Error":
+            lines.append([title_text(title), style_text(section.text, "red")])
+        elif title not in NOT_SHOWN:
+            bar = [] if section.share is None else [_bar(section.share)]
+            pieces = [_time_text(part.text, app) if part.is_time else part.text for part in section.parts]
+            lines.append([title_text(title), *bar, *pieces])
+        if title == "Family" and family is not None:
+            lines += [_member(member) for member in family.members[-SHOWN_MEMBERS:]]
     return [*lines, *_annotations(job), *_timeline(job)]
 
 
-def _progress(job: Job) -> str | None:
-    total: int = job["tasks_total"]  # type: ignore[assignment]
-    done: int = job["tasks_completed"]  # type: ignore[assignment]
-    failed = job["tasks_failed"]
-    failures = f", {failed} failed" if failed else ""
-    if not total:
-        return f"{pluralize(done, 'task')} done{failures}" if done or failed else None
-    metadata: Mapping[str, object] = job["metadata"]  # type: ignore[assignment]
-    return _bar(done, total, describe_duplicates(metadata.get("n_duplicate_tasks"))) + failures
-
-
-def _bar(done: int, total: int, duplicates: str = "") -> str:
-    """Return a bar with the counts of the tasks, those of them that are duplicates, and the share that is done."""
-    share = min(1.0, done / total)
+def _bar(share: float) -> str:
     full = int(share * BAR_WIDTH)
-    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks{duplicates}, {int(share * 100)} %"
-
-
-def _family(family: Family) -> str:
-    """Return how many tasks of the whole study are done, and by how many jobs."""
-    jobs = pluralize(len(family.members), "job")
-    used = usage_text(family.usage)
-    used = "" if used is None else f", {used}"
-    if family.tasks_total is None or family.tasks_completed is None:
-        return jobs + used
-    return f"{_bar(family.tasks_completed, family.tasks_total)}, in {jobs}{used}"
+    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] "
 
 
 def _member(member: Member) -> Line:
     tasks = f", {member.tasks_completed}/{member.tasks_total} tasks" if member.tasks_total else ""
     return [f"  {member.job_id}  ", status_style(member.status), tasks]
-
-
-def _lost_text(job: Job, app: App) -> str | None:
-    """Return how many reused tasks of an ended job have lost their outputs, as a later view has found."""
-    if job["is_active"] or not reused_tasks(job)[0]:
-        return None
-    from mopsjobs.cache.queries.task_ends import count_lost  # here: few jobs reuse tasks
-
-    lost = app.cache.read_cached(lambda connection: count_lost(connection, str(job["job_id"])))
-    return f"; {pluralize(lost, 'task')} lost outputs since" if lost else None
-
-
-def _outputs(job: Job) -> str | None:
-    counts = count_outputs(job)
-    if counts is None:
-        return None
-    missing: list[object] = job["missing_outputs"]  # type: ignore[assignment]
-    missing_count = missing_text(job, counts[1])
-    when = "" if job["is_active"] else "when it ended, "
-    counted = f"{when}{counts[0]} verified, {missing_count}"
-    if not missing:
-        return counted
-    more = ", …" if max(counts[1], len(missing)) > SHOWN_OUTPUTS or "more" in missing_count else ""
-    # The id of a parameter set fills a line, and its beginning is unique within a job.
-    names = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
-    return f"{counted}: {', '.join(names)}{more}"
 
 
 def _timeline(job: Job) -> list[Line]:
@@ -255,9 +158,9 @@ def _annotations(job: Job) -> list[Line]:
     return lines
 
 
-def _time_text(text: object, app: App) -> str:
+def _time_text(text: str, app: App) -> str:
     """Format a time: on a terminal with how long ago it was, in a pipe alone."""
-    moment = parse_time(str(text))
     if not app.out.is_terminal:
-        return whole_seconds(str(text))
+        return whole_seconds(text)
+    moment = parse_time(text)
     return f"{human_age((app.now() - moment).total_seconds())} ({moment:%Y-%m-%d %H:%M:%SZ})"

@@ -1,0 +1,308 @@
+"""What is worth saying of a job, as data: `status`, the page, a notebook and a notification render its sections."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mopsjobs.app.jobs.job_texts import (
+    UNKNOWN,
+    duration_text,
+    end_text,
+    metadata_of,
+    note_text,
+    stragglers_text,
+    usage_text,
+    waits_for_text,
+)
+from mopsjobs.cache.job_json import count_outputs, count_run, missing_text, reused_tasks
+from mopsjobs.errors import shorten
+from mopsjobs.registry.notes import NOTE, WAITS_FOR
+from mopsjobs.registry.status import BEFORE_RUNNING
+from mopsjobs.utils.text import cut_to_length, describe_duplicates, describe_sets, error_line, pluralize
+from mopsjobs.utils.times import human_age, parse_time, whole_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from mopsjobs.cache.queries.families import Family
+
+SHOWN_MEMBERS = 10
+"""Children, or members of a family, that are named."""
+
+SHOWN_SOURCES = 3
+"""Jobs that did reused tasks and are named."""
+
+SHOWN_OUTPUTS = 5
+"""Missing outputs that are named."""
+
+MAX_TITLE = 300
+"""Characters of a text about the study."""
+
+MAX_VALUES = 10
+"""Values of metadata that are shown. A program may write any number."""
+
+MAX_VALUE = 200
+"""Characters of one: a reference to an image fits."""
+
+MIN_RATE_SECONDS = 1.0
+"""A job that has run for less has no rate."""
+
+ABOUT_STUDY = ("Model", "Scenario", "Study", "Code")
+
+_LONG_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
+
+
+class Part(NamedTuple):
+    """A part of the text of a section, and what it leads to."""
+
+    text: str
+    link: tuple[str, str] | None = None
+    """`job` and an id, or a filter of jobs and its value: `owner` or `label`."""
+    is_time: bool = False
+    """Whether it is a time. A view may say how long ago that is."""
+
+
+class Section(NamedTuple):
+    """One fact about a job."""
+
+    title: str
+    parts: tuple[Part, ...]
+    share: float | None = None
+    """The part of the tasks that are done, from 0 to 1, if a view may draw that."""
+
+    @property
+    def text(self) -> str:
+        """Return all parts together."""
+        return "".join(part.text for part in self.parts)
+
+
+def job_card(
+    job: Mapping[str, Any],
+    now: datetime,
+    *,
+    failed: str | None = None,
+    lost: int = 0,
+    family: Family | None = None,
+    remarks: Sequence[str] = (),
+) -> dict[str, Section]:
+    """Return the sections of a job by their titles, in their order. One that has nothing to say is left out.
+
+    Args:
+        job: the job in its JSON form.
+        now: the time.
+        failed: how many tasks failed, and why.
+        lost: reused tasks whose outputs are gone.
+        family: its family, if it has one.
+        remarks: how its record is shown where it has values that this version reads as something near to them.
+    """
+    heartbeat = job["heartbeat_at"] if job["is_active"] else None
+    parent = job["parent_job_id"]
+    sections = [
+        _section("Status", _status(job)),
+        _section("Waits for", waits_for_text(job)),
+        _section("Progress", *_progress(job)),
+        _section("Reused", _reused(job)),
+        _section("Deferred", deferred_text(job)),
+        _section("Failed", failed),
+        _section("Done", end_text(job, now)),
+        _section("Rate", rate_text(job)),
+        _section("Stragglers", stragglers_text(job)),
+        *_study(job),
+        _section("Created", _time(job["created_at"])),
+        _section("Updated", _time(job["updated_at"])),
+        _section("Queued", duration_text(job["queued_seconds"]) or UNKNOWN),
+        _section("Running" if job["is_active"] else "Ran", _run(job)),
+        _section("Used", usage_text(job)),
+        _section("Heartbeat", heartbeat and human_age((now - parse_time(heartbeat)).total_seconds())),
+        _section("Owner", job["owner"] and [Part(job["owner"], ("owner", job["owner"]))]),
+        _section("Labels", _labels(job)),
+        _section("Note", note_text(job)),
+        _section("Engine", job["engine"]),
+        _section("Kubernetes", _kubernetes(job)),
+        _section("Slurm", _slurm(job)),
+        _section("Metadata", _metadata(job)),
+        _section("Parent", None if parent is None else _jobs([parent])),
+        _section("Children", None if family is None else _jobs(family.children[:SHOWN_MEMBERS])),
+        _section("Family", *_family(family)),
+        _section("Results", job["results_path"]),
+        _section("Outputs", _outputs(job, lost)),
+        _section("Error", error_line(job["error_code"], job["error_message"])),
+        _section("Validation", job["last_validation_error"]),
+        _section("Remark", ". ".join(remarks)),
+    ]
+    return {section.title: section for section in sections if section.parts}
+
+
+def count_lost_outputs(connection: sqlite3.Connection, job: Mapping[str, Any]) -> int:
+    """Count the reused tasks of an ended job whose outputs are gone, as a later view has found."""
+    if job["is_active"] or not reused_tasks(job)[0]:
+        return 0
+    from mopsjobs.cache.queries.task_ends import count_lost  # here: few jobs reuse tasks
+
+    return count_lost(connection, str(job["job_id"]))
+
+
+def _section(title: str, content: object, share: float | None = None) -> Section:
+    """Return a section of parts, or of a text; without parts if there is neither."""
+    parts = content if isinstance(content, list) else [Part(str(content))] if content else []
+    return Section(title, tuple(parts), share)
+
+
+def _join(parts: Iterable[Part]) -> list[Part]:
+    """Return parts with commas between them."""
+    return [piece for part in parts for piece in (Part(", "), part)][1:]
+
+
+def _jobs(job_ids: Iterable[str]) -> list[Part]:
+    return _join(Part(str(job_id), ("job", str(job_id))) for job_id in job_ids)
+
+
+def _time(at: object) -> list[Part]:
+    return [Part(whole_seconds(str(at)), is_time=True)]
+
+
+def _labels(job: Mapping[str, Any]) -> list[Part]:
+    labels = (f"{label}={value}" for label, value in sorted((job["labels"] or {}).items()))
+    return _join(Part(label, ("label", label)) for label in labels)
+
+
+def _status(job: Mapping[str, Any]) -> str:
+    return str(job["status"]) + ("" if job["suspect"] is None else f" (suspect: {job['suspect']})")
+
+
+def _progress(job: Mapping[str, Any]) -> tuple[str | None, float | None]:
+    """Return how many tasks are done and have failed, and the share of those that are done."""
+    total, done, failed = job["tasks_total"], job["tasks_completed"], job["tasks_failed"]
+    failures = f", {failed} failed" if failed else ""
+    if not total:
+        return f"{pluralize(done, 'task')} done{failures}" if done or failed else None, None
+    text, share = _share(done, total, describe_duplicates(metadata_of(job).get("n_duplicate_tasks")))
+    return text + failures, share
+
+
+def _share(done: int, total: int, duplicates: str = "") -> tuple[str, float]:
+    share = min(1.0, done / total)
+    return f"{done}/{total} tasks{duplicates}, {int(share * 100)} %", share
+
+
+def _reused(job: Mapping[str, Any]) -> list[Part]:
+    """Return how many tasks are reused, and from which jobs."""
+    count, sources = reused_tasks(job)
+    if not count:
+        return []
+    more = [Part(", …")] if len(sources) > SHOWN_SOURCES else []
+    return [Part(f"{count:,} of {job['tasks_total']:,} tasks, from "), *_jobs(sources[:SHOWN_SOURCES]), *more]
+
+
+def deferred_text(job: Mapping[str, Any]) -> str | None:
+    """Return how many tasks a job leaves to a later resume; None if it was to run all. Its record may hold anything."""
+    count, total = metadata_of(job).get("n_deferred_tasks"), job["tasks_total"]
+    if type(count) is not int:
+        return None
+    count = min(count, total - job["tasks_completed"] - (job["tasks_failed"] or 0))
+    return f"{count:,} of {total:,} tasks, left to a later resume" if count > 0 else None
+
+
+def rate_text(job: Mapping[str, Any]) -> str | None:
+    """Return how many tasks have ended per unit of time since the first one started; None if it is not known.
+
+    The time ends with the last write of the record, which has the number. So the rate of a silent job does not fall.
+    """
+    ended = count_run(job)
+    if not ended or job["started_at"] is None:
+        return None
+    seconds = (parse_time(job["updated_at"]) - parse_time(job["started_at"])).total_seconds()
+    if seconds < MIN_RATE_SECONDS:
+        return None
+    rate = ended / seconds
+    unit, size = next(
+        ((unit, size) for unit, size in (("second", 1), ("minute", 60), ("hour", 3600)) if rate * size >= 1),
+        ("day", 86400),
+    )
+    per_unit = rate * size
+    return f"{per_unit:,.0f} tasks per {unit}" if per_unit >= 100 else f"{per_unit:.3g} tasks per {unit}"
+
+
+def _study(job: Mapping[str, Any]) -> Iterator[Section]:
+    """Yield model, scenario, size and code."""
+    metadata = metadata_of(job)
+    sets, replicates = metadata.get("n_parameter_sets"), metadata.get("n_replicates")
+    sizes = [describe_sets(sets, metadata.get("n_different_parameter_sets"))] if type(sets) is int and sets > 0 else []
+    sizes += [pluralize(replicates, "replicate")] if type(replicates) is int and replicates > 0 else []
+    size, method = " x ".join(sizes), metadata.get("sampling_method")
+    size = f"{size}, {method}" if size and isinstance(method, str) else size
+    texts = (metadata.get("model"), metadata.get("scenario"), size, metadata.get("bundle"))
+    for title, text in zip(ABOUT_STUDY, texts, strict=True):
+        if isinstance(text, str):
+            yield _section(title, cut_to_length(text, MAX_TITLE))
+
+
+def _run(job: Mapping[str, Any]) -> str | None:
+    """Return how long a job ran; None if no task has run."""
+    # A known wait without a start is that of a job that ended before its first task.
+    if job["run_seconds"] is None and (job["status"] in BEFORE_RUNNING or job["queued_seconds"] is not None):
+        return None
+    return duration_text(job["run_seconds"]) or UNKNOWN
+
+
+def _kubernetes(job: Mapping[str, Any]) -> str | None:
+    """Return namespace, name and uid of a job's Kubernetes Job; None if the record has neither of the first two."""
+    namespace, name = job["k8s_namespace"], job["k8s_name"]
+    if namespace is None and name is None:
+        return None
+    return f"{namespace or 'default'}/{name or '?'}" + ("" if job["k8s_uid"] is None else f", uid {job['k8s_uid']}")
+
+
+def _slurm(job: Mapping[str, Any]) -> str | None:
+    """Return the job array of a job on Slurm, with its partition and its cluster; None if the record has none."""
+    metadata = metadata_of(job) if job["engine"] == "slurm" else {}
+    if not isinstance(array_id := metadata.get("slurm_job_id"), str):
+        return None
+    places = ((" in partition", metadata.get("slurm_partition")), (" of", metadata.get("slurm_cluster")))
+    return f"job {array_id}" + "".join(f"{word} {place}" for word, place in places if isinstance(place, str))
+
+
+def _metadata(job: Mapping[str, Any]) -> str | None:
+    """Return the metadata of a job that mops-jobs did not submit, such as ModelOps' image and type; None without any.
+
+    Other sections show what mops-jobs writes into metadata.
+    """
+    metadata = metadata_of(job)
+    if "bundle" in metadata:
+        return None
+    values = ((name, value) for name, value in metadata.items() if isinstance(value, (str, int, float)))
+    shown = [f"{name}: {shorten(str(value), MAX_VALUE)}" for name, value in values if name not in (NOTE, WAITS_FOR)]
+    return ", ".join(shown[:MAX_VALUES])
+
+
+def _family(family: Family | None) -> tuple[str | None, float | None]:
+    """Return how many tasks of the whole study are done, and by how many jobs; and their share."""
+    if family is None:
+        return None, None
+    used = usage_text(family.usage)
+    jobs = pluralize(len(family.members), "job") + ("" if used is None else f", {used}")
+    if family.tasks_total is None or family.tasks_completed is None:
+        return jobs, None
+    text, share = _share(family.tasks_completed, family.tasks_total)
+    return f"{text}, in {jobs}", share
+
+
+def _outputs(job: Mapping[str, Any], lost: int) -> str | None:
+    """Return how many outputs were verified, and which are missing; None if they were not validated."""
+    lost_text = f"; {pluralize(lost, 'task')} lost outputs since" if lost else ""
+    counts = count_outputs(job)
+    if counts is None:
+        return lost_text.removeprefix("; ")
+    missing = job["missing_outputs"]
+    missing_count = missing_text(job, counts[1])
+    when = "" if job["is_active"] else "when it ended, "
+    text = f"{when}{counts[0]} verified, {missing_count}"
+    if missing:
+        more = ", …" if max(counts[1], len(missing)) > SHOWN_OUTPUTS or "more" in missing_count else ""
+        # The id of a parameter set fills a line, and its beginning is unique within a job.
+        names = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
+        text = f"{text}: {', '.join(names)}{more}"
+    return text + lost_text
