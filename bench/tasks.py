@@ -13,9 +13,8 @@ from bench.machine import Setup, interpreter
 from bench.measure import Case, in_turn, must_print, progress
 from bench.report import Line, at_most
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.ledger.attempt import Attempt, Outcome
+from mopsjobs.ledger.attempt import Attempt, Outcome, attempt_error
 from mopsjobs.ledger.format import MAX_CHUNK_ATTEMPTS, encode_attempts
-from mopsjobs.ledger.signature import attempt_error
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 

@@ -210,8 +210,11 @@ def launch_options(
         UsageError: if a name is unknown, if a limit is malformed, or if there is no usable rule of a name.
     """
     from mopsjobs.app.run.notify_rules import check_rules
-    from mopsjobs.submission.growth import find_factors  # here: it imports the registry
-    from mopsjobs.submission.launching import LaunchOptions, cluster_options
+    from mopsjobs.submission.launching import (
+        LaunchOptions,
+        cluster_options,
+        find_factors,  # here: it imports the registry
+    )
 
     check_names(options, RunnerOptions, method)
     factors = find_factors(options) if may_grow else {}

@@ -14,8 +14,7 @@ from mopsjobs.engines.kubernetes.options import OPTIONS
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.ledger.retry_policy import parse_retries
 from mopsjobs.registry.failure_limit import parse_failure_limit
-from mopsjobs.submission.growth import find_factors
-from mopsjobs.submission.launching import LaunchOptions, cluster_options
+from mopsjobs.submission.launching import LaunchOptions, cluster_options, find_factors
 from mopsjobs.submission.submit import Code
 from mopsjobs.utils.sizes import parse_size
 from mopsjobs.utils.times import parse_duration

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import disk_errors
 from mopsjobs.errors import EXIT_REFUSED, EngineError, UsageError
 from mopsjobs.utils.files import make_directory, replace_file
 from mopsjobs.utils.user_dirs import trusted_owners
@@ -139,3 +140,27 @@ def choices_of_last_launch(directory: JobDir) -> Collection[str]:
     except (OSError, ValueError, RecursionError):
         return ()
     return frozenset(text for text in choices if isinstance(text, str)) if isinstance(choices, list) else ()
+
+
+MAX_NAMES_BYTES = 8192
+
+
+def remember_names(directory: JobDir, names: tuple[str, ...] | None) -> None:
+    """Note the rules of a job that is about to be launched, in place of earlier ones. None leaves these.
+
+    Raises:
+        EngineError: if this machine's disk cannot be written.
+    """
+    if names or (names is not None and directory.notify_names.exists()):
+        with disk_errors(directory):
+            make_directory(directory.path)
+            replace_file(str(directory.notify_names), json.dumps(names).encode())
+
+
+def remembered_names(directory: JobDir) -> tuple[str, ...]:
+    """Return the rules that this user has named for a job on this machine; none if there are none."""
+    with contextlib.suppress(OSError, ValueError, RecursionError), open(directory.notify_names, "rb") as file:
+        if os.fstat(file.fileno()).st_uid in trusted_owners():  # as root with the home of a user
+            names = json.loads(file.read(MAX_NAMES_BYTES))
+            return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+    return ()

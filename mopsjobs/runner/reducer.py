@@ -2,29 +2,184 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import RecordError
+from mopsjobs.errors import RecordError, StoreError, StoreUnavailableError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import EventLog
-from mopsjobs.runner.output_feed import OutputFeed
 from mopsjobs.runner.pools.base import Feed, Pool, TaskResult
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.store.bulk_writes import create_all_if_absent
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
+from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import WHOLE_JOB, reduction_key
 from mopsjobs.studies.reductions import Reduction, find_reductions
-from mopsjobs.studies.study import Task, is_output_name
+from mopsjobs.studies.results import Output, sorted_outputs_of, why_not_an_output
+from mopsjobs.studies.study import Task, is_output_name, seed_of
 from mopsjobs.studies.task_names import find_varying, set_name
 from mopsjobs.submission.offline import VALUE_ERRORS
 from mopsjobs.utils.text import pluralize
+
+BATCH_TASKS = 16
+"""Tasks whose outputs are in memory at once, for each reduction at work."""
+
+BATCH_BYTES = 2**20
+"""Of their outputs, after which a batch gets no further task."""
+
+THREADS = 8
+"""Outputs that are read at once from a store in a network."""
+
+TaskGroup = tuple[Task, list[Output]]
+"""A task with its outputs, which are not read yet."""
+
+
+class OutputFeed:
+    """The outputs of the complete tasks of a family, for the reductions of one run."""
+
+    def __init__(
+        self, store: VersionedStore, family: Sequence[Manifest], complete: bytearray, retry: OutageRetry
+    ) -> None:
+        """Prepare to read.
+
+        Args:
+            store: where the outputs are.
+            family: the manifest of the job, that of its parent, and so on.
+            complete: the tasks that are read, by their numbers in the study.
+            retry: how long to wait for the store.
+        """
+        self._store = store
+        self._family = family
+        self._sets = [member.study.sets_by_id() for member in family]
+        self._complete = bytearray(complete)
+        for number in family[0].study.duplicate_tasks():
+            self._complete[number] = 0  # it shares the outputs of an earlier task
+        self._retry = retry
+        self._threads = None if getattr(store, "is_local", False) else ThreadPoolExecutor(THREADS)
+        self._places: dict[int, int] = {}
+        """How many tasks each reduction has got in its present loop."""
+        self._batches: dict[int, Iterator[list[TaskGroup]]] = {}
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+
+    def next_line(self, reduction: Task, *, is_first: bool) -> bytes:
+        """Return the outputs of the next tasks of a reduction, or of the first ones; see `base.Feed`.
+
+        Raises:
+            StoreError: if the store does not answer for too long.
+        """
+        number = reduction.number
+        if is_first:
+            self._places[number] = 0
+            self._batches.pop(number, None)
+        answer = self._retry.call(lambda: self._read(number, reduction.param_id))
+        return json.dumps(answer).encode() + b"\n"
+
+    def end(self, number: int) -> None:
+        """Forget a reduction that has ended. Its listing may not be at the end.
+
+        Args:
+            number: that of the reduction as a task of the pool.
+        """
+        self._places.pop(number, None)
+        self._batches.pop(number, None)
+
+    def _read(self, number: int, param_id: str) -> dict[str, object]:
+        place = self._places[number]
+        if number not in self._batches:
+            self._batches[number] = _batches(itertools.islice(self._groups(param_id), place, None))
+        try:
+            batch = next(self._batches[number], [])
+            values = iter(self._values([output for _, outputs in batch for output in outputs]))
+        except RefusedFileError as error:
+            return {"problem": str(error)}
+        except StoreError:
+            del self._batches[number]  # a listing that failed cannot go on: the next attempt lists again
+            raise
+        self._places[number] = place + len(batch)
+        return {"tasks": [_task_json(task, outputs, values) for task, outputs in batch]}
+
+    def _groups(self, param_id: str) -> Iterator[TaskGroup]:
+        """Yield the tasks of a reduction in the order of a listing, those with a result of no outputs at the end."""
+        left = bytearray(self._complete)
+        wanted = None if param_id == WHOLE_JOB else param_id
+        listed = sorted_outputs_of(self._store, self._family[0].job_id, self._family, wanted, self._sets)
+        for number, outputs in itertools.groupby(listed, lambda one: None if one.task is None else one.task.number):
+            if number is not None and left[number]:
+                named = [one for one in outputs if not why_not_an_output(one, self._family)]
+                if named and named[0].task is not None:
+                    left[number] = 0
+                    yield named[0].task, named
+        yield from ((task, []) for task in self._tasks_of(wanted) if left[task.number])
+
+    def _tasks_of(self, param_id: str | None) -> Iterator[Task]:
+        sets = self._sets[0]
+        for of_id in sets.values() if param_id is None else [sets.get(param_id, [])]:
+            for first, one in of_id:
+                for replicate in range(self._family[0].study.replicates(one)):
+                    yield Task(first + replicate, one.param_id, seed_of(one, replicate), one.params)
+
+    def _values(self, outputs: Sequence[Output]) -> list[bytes]:
+        """Return the contents of outputs.
+
+        Raises:
+            RefusedFileError: if the store does not send one, or has it no more.
+            StoreUnavailableError: if the store does not answer.
+        """
+        if self._threads is None:
+            return [self._value(one) for one in outputs]
+        with bulk_reads(self._store):
+            return list(self._threads.map(self._value, outputs))
+
+    def _value(self, output: Output) -> bytes:
+        if output.entry.value is not None:
+            return output.entry.value
+        try:
+            found = self._store.get(output.entry.key)
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
+            raise RefusedFileError(f"{output.entry.key} cannot be read: {error}") from None
+        if found is None:
+            raise RefusedFileError(f"{output.entry.key} was deleted")
+        return found.value
+
+
+def _batches(groups: Iterator[TaskGroup]) -> Iterator[list[TaskGroup]]:
+    batch: list[TaskGroup] = []
+    size = 0
+    for task, outputs in groups:
+        batch.append((task, outputs))
+        size += sum(one.entry.size or len(one.entry.value or b"") for one in outputs)
+        if len(batch) == BATCH_TASKS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _task_json(task: Task, outputs: Sequence[Output], values: Iterator[bytes]) -> dict[str, object]:
+    contents = {one.name.rpartition("/")[2]: base64.b64encode(next(values)).decode() for one in outputs}
+    return {
+        "task": task.number,
+        "params": dict(task.params),
+        "param_id": task.param_id,
+        "seed": task.seed,
+        "outputs": contents,
+    }
 
 
 class ReduceEnd(NamedTuple):

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from mopsjobs.errors import StoreError
 from mopsjobs.events.format import RUNNER, TASK_FAILED
 from mopsjobs.events.writer import EventLog
-from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
+from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome, attempt_error
 from mopsjobs.ledger.scalars import scalars_for_chunk
-from mopsjobs.ledger.signature import attempt_error
 from mopsjobs.ledger.writer import Begun, Ledger
 from mopsjobs.runner.output_sender import OutputSender
 from mopsjobs.runner.pools.base import Pool, TaskResult

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mopsjobs.errors import StoreUnavailableError, TooManyRetriesError
+from mopsjobs.errors import NoManifestError, StoreUnavailableError, TooManyRetriesError, command_line
+from mopsjobs.store.base import ReadableStore
+from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.utils.backoff import NO_JITTER, Backoff, sleep_unless
 
 T = TypeVar("T")
@@ -92,3 +97,62 @@ class OutageRetry:
     def _announce_outage(self) -> None:
         announce, self._on_outage = self._on_outage, lambda: None
         announce()
+
+
+@contextlib.contextmanager
+def stop_on_signals(retry: OutageRetry, on_log: Callable[[str], None]) -> Iterator[None]:
+    """Take SIGTERM and SIGINT as requests to stop a run, while the block runs. Only the main thread can.
+
+    Args:
+        retry: remembers the request.
+        on_log: called with one line.
+    """
+
+    def stop(number: int, _frame: object) -> None:
+        retry.stop(number)
+        with contextlib.suppress(RuntimeError):  # the signal interrupted a print on the same stream
+            on_log(f"Stopping ({signal.Signals(number).name}); finished tasks are kept.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def wait_for_manifest(
+    job_id: str, store: ReadableStore, retry: OutageRetry, on_log: Callable[[str], None], *, wait: bool
+) -> Manifest:
+    """Return the manifest of a job.
+
+    Args:
+        job_id: the job.
+        store: where the manifest is.
+        retry: how long to wait.
+        on_log: called with one line when the wait begins.
+        wait: whether to wait for a missing manifest. A job that was submitted during an outage leaves it on the
+            submitting machine, from where `resume` delivers it.
+
+    Raises:
+        NoManifestError: if there is none.
+        RecordError: if it is invalid, or that of another job.
+        StoreUnavailableError: if the store did not answer in time.
+    """
+    is_announced = False
+
+    def load() -> Manifest:
+        nonlocal is_announced
+        try:
+            return load_manifest(store, job_id)
+        except NoManifestError:
+            if wait and not is_announced:
+                hint = command_line("resume", job_id)
+                on_log(f"Waiting for the manifest of job {job_id}. Where it was submitted: {hint}")
+                is_announced = True
+            raise
+
+    return retry.call(load, (*TRANSIENT_ERRORS, NoManifestError) if wait else TRANSIENT_ERRORS)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mopsjobs.bundles.extraction import extract
 from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment
 from mopsjobs.engines.model_errors import not_started_error
-from mopsjobs.engines.worker_script import DEBUGGER_SOURCE, write_worker
+from mopsjobs.engines.model_process import DEBUGGER_SOURCE, write_worker
 from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner.pools.base import OnLog, TaskLimits, TaskResult, task_message
 from mopsjobs.runner.pools.local import WorkerPool

@@ -34,12 +34,10 @@ from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler
-from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
+from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry, stop_on_signals, wait_for_manifest
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
 from mopsjobs.runner.shard_end import ShardEnd, shard_end_class
-from mopsjobs.runner.stop_on_signals import stop_on_signals
 from mopsjobs.runner.task_meter import TaskMeter
-from mopsjobs.runner.wait_for_manifest import wait_for_manifest
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest

@@ -41,7 +41,7 @@ class Shard(NamedTuple):
     wait_for_manifest: bool = False
     """Whether to wait for a missing manifest: in a pod, since an offline submission keeps it on its machine."""
     first: int | None = None
-    """Tasks that run before the others; None: by default, see `canary.canary_size`."""
+    """Tasks that run before the others; None: by default, see `fail_early.canary_size`."""
     max_failures: str | None = None
     """The limit of failed tasks of the job, like `10` or `10%`; None: no limit."""
     echo: bool = False

@@ -10,19 +10,117 @@ import itertools
 import json
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from mopsjobs.bundles.git_state import GitState, is_commit
 from mopsjobs.engines.base import KUBERNETES_JOB, NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import MANIFEST, RECORDS
 from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, SUSPECT, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
-from mopsjobs.studies.origin import Origin
-from mopsjobs.studies.reuse import MAX_REUSED, MAX_SOURCES, REUSED_FIELD, SOURCES_FIELD, Reuse
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
+from mopsjobs.utils.ranges import Range, is_in_ranges, number_ranges
+
+MAX_SOURCES = 100
+"""Jobs whose tasks a job reuses, at most: each costs a listing wherever the outputs of the job are looked at."""
+
+MAX_REUSED = 10**6
+"""Reused tasks of a job, at most. Each is a row in the caches of readers of the job: some 90 bytes and 8 µs."""
+
+REUSED_FIELD = "n_reused_tasks"
+"""The entry of a record's metadata that counts the reused tasks; absent if there are none."""
+
+SOURCES_FIELD = "reused_from"
+"""The entry of a record's metadata that lists the ids of the jobs that have the outputs of the reused tasks."""
+
+
+class Reuse(NamedTuple):
+    """Tasks of a job that another job has done."""
+
+    job_id: str
+    """The job that has their outputs."""
+    bundle: str
+    """Its code. It may have another study in it; see `submission.reuse`."""
+    ranges: tuple[Range, ...]
+    """Their numbers in the study of the job that reuses them."""
+
+    @classmethod
+    def of(cls, job_id: str, bundle: str, numbers: Iterable[int]) -> Reuse:
+        """Return a reuse of tasks, whose numbers ascend."""
+        return cls(job_id, bundle, tuple(number_ranges(numbers)))
+
+    @property
+    def task_count(self) -> int:
+        """Count the tasks."""
+        return sum(end - first for first, end in self.ranges)
+
+    def has(self, number: int) -> bool:
+        """Return whether a task is one of these."""
+        return is_in_ranges(number, self.ranges)
+
+    def numbers(self) -> Iterator[int]:
+        """Yield the numbers of the tasks, ascending."""
+        return itertools.chain.from_iterable(itertools.starmap(range, self.ranges))
+
+    def to_json(self) -> dict[str, object]:
+        """Return the reuse as a manifest has it."""
+        return {"job_id": self.job_id, "bundle": self.bundle, "tasks": [list(one) for one in self.ranges]}
+
+    @classmethod
+    def from_json(cls, value: object, total: int) -> Reuse:
+        """Decode a reuse of a manifest.
+
+        Args:
+            value: the JSON.
+            total: how many tasks the study has.
+
+        Raises:
+            TypeError, ValueError, KeyError: if it is not one.
+            UsageError: if the id is not valid.
+        """
+        if not isinstance(value, Mapping):
+            raise TypeError("expected an object for each source of reused tasks")
+        ranges = tuple((first, end) for first, end in value["tasks"])
+        flat = [-1, *itertools.chain.from_iterable(ranges), total + 1]
+        if not all(type(number) is int for number in flat):
+            raise TypeError("expected whole numbers as ranges of reused tasks")
+        if any(earlier >= later for earlier, later in itertools.pairwise(flat)):
+            raise ValueError("expected ascending ranges of reused tasks")
+        if not isinstance(value["bundle"], str):
+            raise TypeError("expected a text as the bundle of reused tasks")
+        return cls(check_job_id(value["job_id"]), value["bundle"], ranges)
+
+
+MAX_VERSION_CHARACTERS = 100
+
+
+class Origin(NamedTuple):
+    """The origin of a job, as its manifest has it."""
+
+    mops_jobs: str | None
+    """The version of mops-jobs that submitted it."""
+    git: GitState | None
+    """The commit of its code; None if the code was not in a git repository, or if that is unknown."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the origin in its JSON form."""
+        commit, is_dirty = (None, None) if self.git is None else self.git
+        return {"mops_jobs": self.mops_jobs, "git_commit": commit, "git_dirty": is_dirty}
+
+    @classmethod
+    def from_json(cls, value: object) -> Origin | None:
+        """Decode an origin. A manifest that a job runs by must not fail because of it: what is invalid is left out."""
+        if not isinstance(value, Mapping):
+            return None
+        version, commit, is_dirty = value.get("mops_jobs"), value.get("git_commit"), value.get("git_dirty")
+        return cls(
+            version[:MAX_VERSION_CHARACTERS] if isinstance(version, str) else None,
+            GitState(commit, is_dirty if isinstance(is_dirty, bool) else None) if is_commit(commit) else None,
+        )
+
 
 MANIFEST_VERSION = 1
 

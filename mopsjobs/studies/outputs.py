@@ -12,8 +12,7 @@ from itertools import groupby
 from mopsjobs.errors import RecordError
 from mopsjobs.registry.keys import OUTPUT, REDUCTION
 from mopsjobs.store.base import Entry, ReadableStore
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest
-from mopsjobs.studies.reuse import Reuse
+from mopsjobs.studies.manifest import NAMES_NAME, Manifest, Reuse
 from mopsjobs.studies.study import Study, Task, is_output_name
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import pluralize

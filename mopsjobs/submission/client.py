@@ -18,7 +18,7 @@ from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES, has_drop
 from mopsjobs.engines.base import KUBERNETES_JOB, Engine, Launch, LaunchResult, launch_fields
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.options import wants_file_drop
-from mopsjobs.engines.trust import remember_launch
+from mopsjobs.engines.trust import remember_launch, remember_names
 from mopsjobs.errors import (
     EngineError,
     EngineUnavailableError,
@@ -38,12 +38,9 @@ from mopsjobs.registry.notes import SUSPECT
 from mopsjobs.registry.status import LAUNCH_FAILED, JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
-from mopsjobs.studies.origin import Origin
+from mopsjobs.studies.manifest import Manifest, Origin, Reuse, load_manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.studies.reuse import Reuse
 from mopsjobs.studies.study import Study
-from mopsjobs.submission.notify_names import remember_names
 from mopsjobs.submission.offline import (
     remove_times,
     save_failed_launch,

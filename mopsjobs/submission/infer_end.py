@@ -5,19 +5,114 @@ See docs/decisions/0103-inferred-ends.md.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mopsjobs.engines.base import EngineTimes, ShardEnd
-from mopsjobs.errors import NoManifestError
+from mopsjobs.engines.base import EngineTimes, ShardEnd, engine_of, last_launch
+from mopsjobs.errors import NoManifestError, RecordError, StoreError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Attempt, Outcome, attempt_error
+from mopsjobs.ledger.format import chunk_key, encode_attempts, ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.studies.outputs import SizesOf
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.outputs import SizesOf, find_complete_tasks
 from mopsjobs.studies.validation import EarlyEnd, Validation, end_by_outputs
-from mopsjobs.submission.lost_attempts import failed_tasks, record_lost
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import first_error
+from mopsjobs.utils.text import parse_whole_number
+
+MAX_SHARDS = 100
+"""Lost shards whose tasks are written. Each takes a few requests."""
+
+MAX_NUMBER = 10**6
+"""Shards of a job, at most."""
+
+MAX_WORKERS = 1000
+"""Workers of a shard, at most. A record may hold any number."""
+
+
+def record_lost(store: VersionedStore, state: JobState, lost: Sequence[ShardEnd]) -> None:
+    """Write an attempt at each task that lost shards had in hand. What the store does not take is left out.
+
+    Shards on Slurm have noted themselves which tasks had begun; `deliver_shards` delivers that.
+
+    Args:
+        store: where manifest, outputs and ledger are.
+        state: a job that has a manifest, and whose runners have ended.
+        lost: the shards that ended before their tasks.
+    """
+    lost = lost[:MAX_SHARDS]
+    if not lost or engine_of(state.to_dict()) == "slurm":
+        return
+    with contextlib.suppress(StoreError):
+        manifest = load_manifest(store, state.job_id)
+        launched = state.k8s_uid or last_launch(state.to_dict()).get("job_id")  # the Kubernetes Job, or Slurm's array
+        run = hashlib.blake2b(f"{state.job_id} {launched}".encode(), digest_size=8).hexdigest()
+        for end, tasks in _tasks_in_hand(store, state, manifest, lost):
+            attempts = [ended_with(Attempt(task, 1, Outcome.LOST, *[None] * 9), end) for task in tasks]
+            if attempts:
+                key = chunk_key(state.job_id, end.shard, run, 0)
+                store.create_if_absent(key, encode_attempts(state.job_id, end.shard, attempts))
+
+
+def _tasks_in_hand(
+    store: VersionedStore, state: JobState, manifest: Manifest, lost: Sequence[ShardEnd]
+) -> list[tuple[ShardEnd, list[int]]]:
+    """Return the numbers of the tasks that the workers of each lost shard had in hand."""
+    launch = last_launch(state.to_dict())
+    shards = parse_whole_number(launch.get("shards", ""), 1, MAX_NUMBER) or 1
+    workers = _workers(launch)
+    tried = {attempt.task for attempt in _read_attempts(store, state.job_id, {end.shard for end in lost})}
+    complete = find_complete_tasks(store, manifest).complete
+    left_out = {*manifest.duplicate_tasks(), *manifest.positions(manifest.deferred)}
+    open_tasks: dict[int, list[int]] = {end.shard: [] for end in lost}
+    for position, task in manifest.tasks():
+        found = open_tasks.get(position % shards)
+        if found is None or len(found) >= workers or complete[position] or position in left_out:
+            continue
+        if task.number not in tried:
+            found.append(task.number)
+    return [(end, open_tasks[end.shard]) for end in lost]
+
+
+def _workers(launch: Mapping[str, str]) -> int:
+    """Return the workers of a shard, by the options of its launch: as named, else one per core."""
+    with contextlib.suppress(ValueError):
+        cores = math.floor(float(launch.get("cpu", "1").removesuffix("m")))
+        cores = cores // 1000 if launch.get("cpu", "").endswith("m") else cores
+        return parse_whole_number(launch.get("workers", ""), 1, MAX_WORKERS) or min(max(1, cores), MAX_WORKERS)
+    return 1
+
+
+def failed_tasks(store: VersionedStore, job_id: str) -> set[int]:
+    """Return the tasks with an attempt in the ledger that did not succeed. Another attempt may have."""
+    return {attempt.task for attempt in _read_attempts(store, job_id) if attempt.outcome in FAILED_OUTCOMES}
+
+
+def _read_attempts(store: VersionedStore, job_id: str, shards: Collection[int] | None = None) -> Iterator[Attempt]:
+    """Yield the attempts in the ledger: of these shards, or of all."""
+    for key in store.list_keys(ledger_prefix(job_id)):
+        parsed = parse_chunk_key(key)
+        if parsed is None or parsed.kind != "attempts" or (shards is not None and parsed.shard not in shards):
+            continue
+        chunk = store.get(key)
+        with contextlib.suppress(RecordError):
+            yield from parse_attempts(chunk.value, parsed) if chunk else ()
+
+
+def ended_with(attempt: Attempt, end: ShardEnd) -> Attempt:
+    """Return an attempt with the end of its shard, if that had it in hand."""
+    if attempt.outcome is not Outcome.LOST:
+        return attempt
+    outcome = Outcome.OOM if end.is_out_of_memory else Outcome.LOST
+    error = attempt_error(end.reason, None, f"its runner ended: {end.describe()}")
+    return attempt._replace(outcome=outcome, error=error)
 
 
 class RunnerEnd(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,16 +14,16 @@ from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import PATCH, Launch
 from mopsjobs.engines.kubernetes.options import OPTIONS as CLUSTER_OPTIONS
 from mopsjobs.engines.option_texts import option_text
-from mopsjobs.engines.slurm.options import JOINS, SETUP_VARIABLE, split_start_flags, wants_file_drop
+from mopsjobs.engines.slurm.options import JOINS, SETUP_VARIABLE, megabytes, minutes, split_start_flags, wants_file_drop
 from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
 from mopsjobs.errors import EngineError, OptionError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.registry.failure_limit import parse_failure_limit
-from mopsjobs.submission.interpreter import find_python
+from mopsjobs.submission.model_check import find_python
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shared_registry import url_for_nodes, warning_on_login_node
 from mopsjobs.utils.measurement import memory_size
-from mopsjobs.utils.sizes import format_size, parse_size
+from mopsjobs.utils.sizes import format_size, parse_factor, parse_size
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
@@ -66,7 +67,7 @@ class LaunchOptions:
     cluster: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Some of `CLUSTER_OPTIONS` for kubernetes, with the patch of the pods as the path of its file. Or of slurm's."""
     factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Of a resumed job: factors by which limits of the earlier launch grow; see `submission.growth.GROWING`."""
+    """Of a resumed job: factors by which limits of the earlier launch grow; see `submission.launching.GROWING`."""
 
     def __post_init__(self) -> None:
         """Check the values, before anything is looked up.
@@ -253,7 +254,7 @@ def cluster_options(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _dask_options(options: LaunchOptions, env: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:
-    from mopsjobs.engines.dask_client import check_installed, scheduler_url
+    from mopsjobs.engines.dask import check_installed, scheduler_url
 
     if options.workers is not None:
         raise OptionError("workers has no effect with the dask engine: the cluster has its own.", "workers")
@@ -304,3 +305,98 @@ def recorded_timeout(recorded: Mapping[str, str]) -> float | None:
     """Return the time limit of a task in an earlier launch, in seconds; None if its record has none."""
     text = recorded.get("task_timeout")
     return (parse_duration(f"{text}s") if text else None) or None
+
+
+GROWING = ("task_timeout", "task_memory", "memory", "time")
+"""The options that take a factor."""
+
+
+def find_factors(options: Mapping[str, object]) -> dict[str, float]:
+    """Return the factors among the options that take one."""
+    texts = {name: text for name in GROWING if isinstance(text := options.get(name), str)}
+    return {name: factor for name, text in texts.items() if (factor := parse_factor(text)) is not None}
+
+
+def grown_options(options: LaunchOptions, engine: str, recorded: Mapping[str, str]) -> LaunchOptions:
+    """Return options in which limits stand in place of their factors.
+
+    The memory of a shard is that of its pod on Kubernetes, and of its task of the array on Slurm. Elsewhere, it stands
+    for the memory of a task.
+
+    Args:
+        options: what the user asks for.
+        engine: where the job runs.
+        recorded: what its earlier launch was asked for.
+
+    Raises:
+        OptionError: if there is no limit that could grow, if a size is invalid, or if the engine has no such limit.
+    """
+    factors, cluster, task_memory = dict(options.factors), dict(options.cluster), options.task_memory
+    if "time" in factors and engine != "slurm":
+        raise no_effect_error("time", engine)
+    cluster |= _grown_time(factors.pop("time", None), recorded.get("time"))
+    if engine not in CLUSTER_ENGINES:
+        if "memory" in cluster:
+            task_memory = task_memory or _size_of(cluster.pop("memory"))
+        if "memory" in factors:
+            factors.setdefault("task_memory", factors.pop("memory"))
+    elif "memory" in factors:
+        factor = factors.pop("memory")
+        of_shard, of_task = recorded.get("memory"), recorded.get("task_memory")
+        if of_shard is None and of_task is None:
+            raise _no_limit_error("memory", factor, "4Gi")
+        if of_shard is not None:
+            cluster["memory"] = _grown_memory(engine, of_shard, factor)
+        if of_task is not None and task_memory is None:
+            factors.setdefault("task_memory", factor)
+    if "task_memory" in factors:
+        known = parse_size(recorded.get("task_memory", ""))
+        if known is None:
+            name = "task_memory" if "task_memory" in options.factors else "memory"
+            raise _no_limit_error(name, factors["task_memory"], "2GiB")
+        task_memory = round(known * factors["task_memory"])
+    task_timeout = options.task_timeout
+    if "task_timeout" in factors:
+        seconds = recorded_timeout(recorded)
+        if seconds is None:
+            raise _no_limit_error("task_timeout", factors["task_timeout"], "1h")
+        task_timeout = seconds * factors["task_timeout"]
+    return dataclasses.replace(options, cluster=cluster, task_memory=task_memory, task_timeout=task_timeout, factors={})
+
+
+def _size_of(text: str) -> int:
+    size = parse_size(text)
+    if size is None:
+        raise OptionError(f"invalid memory '{text[:100]}': expected a size like 2GiB, or a factor like x2.", "memory")
+    return size
+
+
+def _grown_memory(engine: str, text: str, factor: float) -> str:
+    """Return the memory of a shard that has grown, in the notation of its engine."""
+    if engine == "kubernetes":
+        return _quantity(_size_of(text if not text.isdigit() else f"{text}B") * factor)
+    size = megabytes(text)
+    if size is None:
+        raise OptionError(f"invalid memory '{text[:100]}': expected a size like 4G, or a factor like x2.", "memory")
+    return f"{math.ceil(size * factor)}M"
+
+
+def _grown_time(factor: float | None, text: str | None) -> dict[str, str]:
+    """Return the time limit of a shard on Slurm that has grown, as an option; none without a factor."""
+    if factor is None:
+        return {}
+    limit = None if text is None else minutes(text)
+    if limit is None:
+        raise _no_limit_error("time", factor, "2h")
+    return {"time": str(math.ceil(limit * factor))}
+
+
+def _quantity(size: float) -> str:
+    """Return a size as Kubernetes has it: `4Gi`."""
+    return format_size(round(size)).removesuffix("B")
+
+
+def _no_limit_error(name: str, factor: float, example: str) -> OptionError:
+    return OptionError(
+        f"invalid {name} 'x{factor:g}': expected a limit like {example}, since the job had none that could grow.", name
+    )

@@ -9,16 +9,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.bundles.packing import read_archive
-from mopsjobs.engines import LOCAL_ENGINES, open_engine
+from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import Launch, recorded_launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import PROBE_SECONDS
-from mopsjobs.engines.trust import Trust, not_trusted_error
+from mopsjobs.engines.model_env import active_python
+from mopsjobs.engines.slurm.options import SETUP_VARIABLE
+from mopsjobs.engines.trust import Trust, choices_of, choices_of_last_launch, not_trusted_error, remembered_names
 from mopsjobs.errors import (
+    EngineError,
+    EnginePlaceError,
     JobBusyError,
     JobExistsError,
     NoManifestError,
@@ -26,6 +31,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     UsageError,
     command_line,
+    shorten,
 )
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState
@@ -36,13 +42,10 @@ from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import SizesOf, find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
 from mopsjobs.submission.client import Submission, launch_again, launch_remembered
-from mopsjobs.submission.growth import grown_options
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
-from mopsjobs.submission.launching import LaunchOptions, make_launch
+from mopsjobs.submission.launching import LaunchOptions, grown_options, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_functions
-from mopsjobs.submission.notify_names import remembered_names
 from mopsjobs.submission.offline import deliver_offline, load_offline
-from mopsjobs.submission.record_choices import record_choices, without_unknown_python
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
@@ -407,3 +410,70 @@ def _make_launch(
         recorded = without_unknown_python(recorded, request.job_id, session, trust)
     options = grown_options(request.options, engine, recorded)
     return make_launch(job_id, engine, options, session, recorded=recorded, namespace=namespace)
+
+
+def record_choices(state: JobState, engine: str, options: LaunchOptions, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the choices that only the record makes for the next launch; see `engines.trust`.
+
+    What options or defaults say too is left out, and what this machine has launched the job with. The interpreter of
+    the local engine is not among them: `without_unknown_python` has a default for it.
+
+    Args:
+        state: the record.
+        engine: the engine that it names, or the default.
+        options: what the user asks for.
+        env: the environment.
+
+    Raises:
+        EnginePlaceError: if the record names an unknown engine.
+    """
+    if engine not in ENGINES:
+        raise EnginePlaceError(
+            f"Job {state.job_id} cannot be resumed: its record names the engine '{shorten(engine, 100)}', expected"
+            f" {', '.join(ENGINES)}."
+        )
+    recorded = recorded_launch(state.metadata, engine)
+    known = set(choices_of_last_launch(JobDir.for_job(state.job_id, env)))
+    found = [] if engine == "local" else [f"engine:{engine}"]
+    if engine == "dask" and options.scheduler is None and "scheduler" in recorded:
+        found.append(f"dask:{recorded['scheduler']}")
+        known |= set(choices_of({"scheduler": env.get("DASK_SCHEDULER_ADDRESS")}))
+    if engine == "kubernetes":
+        values = recorded_options(engine, recorded, state.k8s_namespace)
+        found += choices_of({name: value for name, value in values.items() if name not in options.cluster})
+        known |= _defaults_of_cluster(env, options.cluster.get("context") or recorded.get("context"))
+    if engine == "slurm":
+        named = {*options.cluster, *(() if options.python is None else ("python",))}
+        found += choices_of({name: value for name, value in recorded.items() if name not in named})
+        known |= set(choices_of({"python": active_python(env), "setup": env.get(SETUP_VARIABLE)}))
+    return tuple(choice for choice in found if choice not in known)
+
+
+def _defaults_of_cluster(env: Mapping[str, str], context: str | None) -> set[str]:
+    """Return the choices that a launch on Kubernetes makes without a record, in a context."""
+    from mopsjobs.engines.kubernetes.client import current_place
+    from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE
+    from mopsjobs.engines.kubernetes.options import IMAGE_VARIABLE
+
+    image, default_context = env.get(IMAGE_VARIABLE), env.get(CONTEXT_VARIABLE)
+    found = choices_of({"image": image, "context": default_context})
+    with contextlib.suppress(EngineError):  # the launch raises it again
+        found += choices_of({"context": current_place(env)[0]})
+    with contextlib.suppress(EngineError):
+        found += choices_of({"namespace": current_place(env, context or default_context)[1]})
+    return set(found)
+
+
+def without_unknown_python(recorded: dict[str, str], job_id: str, session: Session, trust: Trust) -> dict[str, str]:
+    """Return a recorded launch without its interpreter, if neither the user nor this machine has named that."""
+    python = recorded.get("python")
+    choice = f"python:{python}"
+    if python is None or trust.allows(choice) or choice in choices_of_last_launch(JobDir.for_job(job_id, session.env)):
+        return recorded
+    default = active_python(session.env)
+    if python != default:
+        session.warn(
+            f"Only the record of {job_id} names the interpreter {python}; the tasks run in"
+            f" {default or 'the Python of mops-jobs'}. To use it: --python {shlex.quote(python)}"
+        )
+    return {name: value for name, value in recorded.items() if name != "python"}

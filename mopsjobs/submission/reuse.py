@@ -17,11 +17,10 @@ from itertools import compress
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import load_bundle
-from mopsjobs.bundles.contents import list_files, read_files
-from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.bundles.extraction import BundleError, list_files, read_files
 from mopsjobs.engines.base import Launch, recorded_launch
-from mopsjobs.engines.describe_interpreter import describe_interpreter
 from mopsjobs.engines.model_env import model_environment
+from mopsjobs.engines.model_process import describe_interpreter
 from mopsjobs.errors import InvalidKeyError, JobBusyError, NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.environment import Environment, environment_keys, environment_of_worker, parse_environment
@@ -29,9 +28,8 @@ from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, pars
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.studies.lineage import read_later_jobs
-from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.manifest import MAX_REUSED, MAX_SOURCES, Manifest, Reuse, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.studies.reuse import MAX_REUSED, MAX_SOURCES, Reuse
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.session import Session

@@ -19,7 +19,7 @@ from mopsjobs.registry.keys import SHARD
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.submission.lost_attempts import ended_with
+from mopsjobs.submission.infer_end import ended_with
 from mopsjobs.submission.offline import deliver, deliver_offline
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import OnRefused, deliver_drop, find_drop

@@ -5,26 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, load_bundle, parse_bundle_ref
 from mopsjobs.bundles.git_state import read_git_state
-from mopsjobs.bundles.packing import MAX_SHOWN, PackedBundle, pack, read_archive
+from mopsjobs.bundles.packing import MAX_SHOWN, MODELOPS_REGISTRY, PackedBundle, pack, read_archive
 from mopsjobs.engines import LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import StoreError, UsageError, shorten
+from mopsjobs.errors import RecordError, StoreError, UsageError, command_line, shorten
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
-from mopsjobs.submission.interpreter import project_python
 from mopsjobs.submission.launching import LaunchOptions, make_launch
-from mopsjobs.submission.model_check import check_functions
-from mopsjobs.submission.modelops_registry import check_targets, warn_about_registry
+from mopsjobs.submission.model_check import check_functions, project_python
 from mopsjobs.submission.reuse import Extension, NewJob, find_extended, find_reusable
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.user_dirs import user_name
@@ -268,3 +266,75 @@ def _check_names(request: SubmitRequest, packed: PackedBundle, directory: Path) 
     beside = request.study_directory
     where = f"; the study is in {beside}" if beside not in (None, directory.resolve()) else ""
     return f"The model's module {package} is not in {directory}, which was packed{where}."
+
+
+MAX_REGISTRY_BYTES = 2**20
+
+MAX_NAMES = 200
+"""Characters of names in a message."""
+
+
+def check_targets(study: Study, session: Session, *, without_targets: bool) -> None:
+    """Refuse a study with targets; with `without_targets`, warn that they are not evaluated.
+
+    Raises:
+        UsageError: if it has targets, and `without_targets` is False.
+    """
+    if not study.targets:
+        return
+    if not without_targets:
+        raise UsageError(
+            f"invalid study: mops-jobs does not evaluate targets: {_join(study.targets)}.",
+            hint="To run the simulations alone, add --without-targets. After the job, evaluate the targets on"
+            f" {command_line('results', 'JOB', '--download DIR')}.",
+        )
+    session.warn(f"The targets of the study are not evaluated: {_join(study.targets)}.")
+
+
+def warn_about_registry(study: Study, directory: Path, packed: PackedBundle, session: Session) -> None:
+    """Warn about targets, missing models and missing files of the registry in packed code, if there is one."""
+    if MODELOPS_REGISTRY not in packed.names:
+        return
+    document = _read(directory / MODELOPS_REGISTRY, session)
+    models, targets = _entries(document, "models"), _entries(document, "targets")
+    entrypoints = [str(entry.get("entrypoint")) for entry in models.values()]
+    if not any(entrypoint == study.model or entrypoint.startswith(f"{study.model}:") for entrypoint in entrypoints):
+        known = f"; it has {_join(entrypoints)}" if entrypoints else ""
+        session.warn(f"{MODELOPS_REGISTRY} has no model {shorten(study.model, 100)!r}{known}.")
+    files = {path for entry in (*models.values(), *targets.values()) for path in _files(entry)}
+    if missing := sorted(files - packed.names):
+        session.warn(
+            f"{MODELOPS_REGISTRY} names files that are not packed: {_join(missing)}."
+            " If a rule of .gitignore leaves them out, add them to .modelopsignore with ! in front."
+        )
+    if targets and not study.targets:  # which take precedence in ModelOps
+        session.warn(f"mops-jobs does not evaluate the targets in {MODELOPS_REGISTRY}: {_join(targets)}.")
+
+
+def _read(path: Path, session: Session) -> object:
+    from mopsjobs.utils.yaml_strict import read_yaml
+
+    try:
+        with path.open("rb") as file:
+            return read_yaml(file.read(MAX_REGISTRY_BYTES))
+    except (OSError, RecordError) as error:
+        session.warn(f"{MODELOPS_REGISTRY} is not checked, since it cannot be read: {shorten(str(error), MAX_NAMES)}")
+        return None
+
+
+def _entries(document: object, name: str) -> dict[str, Mapping[str, Any]]:
+    found = document.get(name) if isinstance(document, dict) else None
+    return {key: entry for key, entry in found.items() if isinstance(entry, dict)} if isinstance(found, dict) else {}
+
+
+def _files(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the files that a model or a target needs."""
+    for name in ("data", "code"):
+        if isinstance(entry.get(name), list):
+            yield from (str(path) for path in entry[name])
+    if isinstance(entry.get("path"), str):
+        yield entry["path"]
+
+
+def _join(names: Iterable[str]) -> str:
+    return shorten(", ".join(names), MAX_NAMES)

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
+from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome, error_signature, normalise
 from mopsjobs.ledger.environment import encode_environment, environments_prefix, parse_environment
 from mopsjobs.ledger.format import ChunkKey, chunk_key, encode_attempts, parse_attempts, parse_chunk_key
 from mopsjobs.ledger.scalars import encode_scalars, extract_scalars, is_scalar, parse_scalars
-from mopsjobs.ledger.signature import error_signature, normalise
 from reliability.hostile import values as hostile
 from reliability.hostile.readers import READERS, Reader, must, plain, whole
 from reliability.hostile.values import HALVES, NUMBERS, TEXTS

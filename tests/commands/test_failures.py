@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.ledger.attempt import Attempt, AttemptError
-from mopsjobs.ledger.signature import error_signature
+from mopsjobs.ledger.attempt import Attempt, AttemptError, error_signature
 from mopsjobs.studies import separating
 from support.cli import Cli, Remote, add
 from support.events import Writer

@@ -15,7 +15,7 @@ from mopsjobs.app.following.notify.claims import PREFIX, claim_key
 from mopsjobs.cache import counters
 from mopsjobs.cache import database as cache_database
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.studies.reuse import Reuse
+from mopsjobs.studies.manifest import Reuse
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
 from support.ledgers import BUNDLE, Ledger, add_job, attempt
 from support.runs import PATIENCE, sets_of

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.manifest import Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key, results_prefix
-from mopsjobs.studies.reuse import Reuse
 from mopsjobs.web.site.job_results import JobResults
 from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import mopsjobs
 from mopsjobs.bundles.git_state import GitState
-from mopsjobs.studies.manifest import load_manifest
-from mopsjobs.studies.origin import Origin
+from mopsjobs.studies.manifest import Origin, load_manifest
 from support.desk import Desk
 from support.runs import sets_of
 

@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 import mopsjobs as mj
 from mopsjobs.bundles.bundle import load_bundle
-from mopsjobs.bundles.contents import list_files, read_files
+from mopsjobs.bundles.extraction import list_files, read_files
 from mopsjobs.engines.local import runner_pid
 from support.docs import ROOT
 from support.runs import PATIENCE, tree, until

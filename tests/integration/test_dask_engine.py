@@ -20,8 +20,7 @@ from distributed import Client
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines import child_process
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.dask import DaskEngine
-from mopsjobs.engines.dask_client import connect
+from mopsjobs.engines.dask import DaskEngine, connect
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import SECRET_VARIABLES
 from mopsjobs.engines.model_errors import ModelError

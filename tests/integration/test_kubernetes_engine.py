@@ -22,10 +22,10 @@ import pytest
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import EngineState, Launch, RefusedError
 from mopsjobs.engines.kubernetes import client as k8s_client
+from mopsjobs.engines.kubernetes.client import SIGN_IN_SECONDS
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine, kubectl_for
 from mopsjobs.engines.kubernetes.logs import MAX_FAILURES
 from mopsjobs.engines.kubernetes.manifest import preview_manifest
-from mopsjobs.engines.kubernetes.sign_in import SIGN_IN_SECONDS
 from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
 from mopsjobs.utils.times import record_time
@@ -789,7 +789,7 @@ def test_a_sign_in_program_that_fails_is_a_matter_of_signing_in(
     words: str,
 ) -> None:
     """One that waits for its user, who cannot see it, would do so for each job."""
-    monkeypatch.setattr("mopsjobs.engines.kubernetes.sign_in.SIGN_IN_SECONDS", limit)
+    monkeypatch.setattr("mopsjobs.engines.kubernetes.client.SIGN_IN_SECONDS", limit)
     with pytest.raises(EngineError) as raised:
         _signing_in(tmp_path, api, script).state(RECORD)
     assert str(raised.value) == f"Cannot sign in to the cluster at {api.url}: {words}"

@@ -57,7 +57,7 @@ OUTSIDE = {
     "prometheus_client": "app.care.metrics",
     "yaml": "utils.yaml_strict utils.yaml_text engines.kubernetes.client",
     "lightkube": "engines.kubernetes",
-    "distributed": "engines.dask_client runner.pools",
+    "distributed": "engines.dask runner.pools",
     "dask": "runner.pools.dask_model",
     "httpx": "engines.kubernetes",
     "flask": "web",

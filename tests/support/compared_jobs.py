@@ -9,7 +9,7 @@ from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import pack
 from mopsjobs.ledger.environment import Environment, encode_environment
-from mopsjobs.studies.origin import Origin
+from mopsjobs.studies.manifest import Origin
 from support.runs import tree
 from support.study_jobs import run_study
 

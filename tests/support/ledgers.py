@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store.base import VersionedStore
-    from mopsjobs.studies.origin import Origin
-    from mopsjobs.studies.reuse import Reuse
+    from mopsjobs.studies.manifest import Origin, Reuse
     from support.cli import Cli
 
 BUNDLE = "sha256:" + "0" * 64

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopsjobs.engines.worker_script import WORKER
+from mopsjobs.engines.model_process import WORKER
 from support.runs import PATIENCE
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.worker_script import WORKER
+from mopsjobs.engines.model_process import WORKER
 from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.runner.pools.base import Pool, TaskLimits, TaskResult
 from mopsjobs.runner.pools.local import WorkerPool

@@ -27,8 +27,7 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
 )
-from mopsjobs.events.oldest_keys import OldestKeys, oldest_keys
-from mopsjobs.events.retention import events_limit, snapshot_keys
+from mopsjobs.events.retention import OldestKeys, events_limit, oldest_keys, snapshot_keys
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import pluralize

@@ -14,7 +14,7 @@ from mopsjobs.utils.text import pluralize
 
 if TYPE_CHECKING:
     from mopsjobs.app.run.app import App
-    from mopsjobs.events.oldest_keys import OldestKeys
+    from mopsjobs.events.retention import OldestKeys
 
 EVENTS_AGE = timedelta(days=30)
 """How long ago jobs must have ended whose events `doctor` and the page suggest to remove."""

@@ -23,8 +23,7 @@ from mopsjobs.engines.base import last_launch
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.retry_policy import recorded_policy
 from mopsjobs.ledger.scalars import LEFT_OUT, Scalars
-from mopsjobs.studies.manifest import load_manifest
-from mopsjobs.studies.reuse import Reuse
+from mopsjobs.studies.manifest import Reuse, load_manifest
 from mopsjobs.studies.study import Task
 
 CHUNKS = 4

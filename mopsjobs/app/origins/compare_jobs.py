@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mopsjobs.app.origins.provenance import Provenance, printable, read_provenance
 from mopsjobs.app.run.app import App
-from mopsjobs.bundles.contents import BundleFile, read_files
+from mopsjobs.bundles.extraction import BundleFile, read_files
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.studies.compare_results import ComparedResults, ComparedTask, JobOutputs, compare_results
 from mopsjobs.studies.lineage import family_of

@@ -18,8 +18,7 @@ from mopsjobs.app.jobs.job_tasks import mirror_ledger
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.bundles.bundle import load_bundle
-from mopsjobs.bundles.contents import BundleFile, list_files
-from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.bundles.extraction import BundleError, BundleFile, list_files
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.cache.queries.ledgers import hosts_of
 from mopsjobs.cache.rows import job_json_from_state
@@ -36,8 +35,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.reuse import Reuse
+from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest
 from mopsjobs.studies.study import Study
 from mopsjobs.utils.text import strip_control_characters
 

@@ -16,9 +16,9 @@ from mopsjobs.app.jobs.find_job import find_state
 from mopsjobs.app.run.app import App
 from mopsjobs.app.tasks.task_outputs import no_such_task_error
 from mopsjobs.bundles.bundle import load_bundle
-from mopsjobs.engines.describe_interpreter import describe_interpreter
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import active_python, model_environment
+from mopsjobs.engines.model_process import describe_interpreter
 from mopsjobs.engines.trust import choices_of_last_launch
 from mopsjobs.errors import EXIT_DIFFERENT, EXIT_DONE, EXIT_INTERRUPTED, MopsJobsError, RecordError
 from mopsjobs.ledger.environment import environment_of_worker
@@ -31,7 +31,7 @@ from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.results import read_output
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.task_names import find_varying, task_name
-from mopsjobs.submission.interpreter import find_interpreter
+from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.submission.reuse import environment_difference
 
 

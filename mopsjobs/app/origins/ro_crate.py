@@ -20,8 +20,7 @@ from urllib.parse import quote
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs
 from mopsjobs.app.origins.provenance import Provenance, printable, read_provenance
 from mopsjobs.app.run.app import App
-from mopsjobs.bundles.contents import BundleFile
-from mopsjobs.bundles.extraction import extract
+from mopsjobs.bundles.extraction import BundleFile, extract
 from mopsjobs.errors import MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.registry.status import JobStatus

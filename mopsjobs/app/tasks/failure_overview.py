@@ -10,7 +10,7 @@ from mopsjobs.app.tasks.failures import MergedGroup, merge_groups
 from mopsjobs.cache.queries.failed_jobs import FailedJob, read_failed_jobs
 from mopsjobs.cache.queries.failures import BY_RECORD, FailureGroup, JobFailures, jobs_with_failures
 from mopsjobs.cache.queries.filters import Filter
-from mopsjobs.ledger.signature import error_signature
+from mopsjobs.ledger.attempt import error_signature
 
 UNNAMED = "failed"
 """The type of an error without a code."""

@@ -370,7 +370,7 @@ def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
     first = groups[0][1]
     message, example = first.message, first.example
     if any(group.message != message for _, group in groups):
-        from mopsjobs.ledger.signature import normalise
+        from mopsjobs.ledger.attempt import normalise
 
         message, example = normalise(message), example or message
     separates = [{**one, "job_id": job_id} for job_id, group in groups for one in group.separates]

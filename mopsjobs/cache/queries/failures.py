@@ -201,7 +201,7 @@ def _from_events(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failu
     """Yield the tasks whose last event is their failure and that have no outputs, by their numbers."""
     from mopsjobs.cache.stored_study import StoredStudy  # here: only old jobs need all three
     from mopsjobs.events.format import TASK_FAILED
-    from mopsjobs.ledger.signature import error_signature
+    from mopsjobs.ledger.attempt import error_signature
 
     study = StoredStudy.load(connection, job_id)
     last: dict[int, tuple[float, Any]] = {}
@@ -254,7 +254,7 @@ class _Group:
         """Return the group with its conditions."""
         message, example = self.first.message, None
         if not self.has_one_message:
-            from mopsjobs.ledger.signature import normalise  # here: it is kept for the next view
+            from mopsjobs.ledger.attempt import normalise  # here: it is kept for the next view
 
             message, example = normalise(message), message
         first, last = self.times or (None, None)

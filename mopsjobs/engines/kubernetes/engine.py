@@ -16,7 +16,15 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, EngineTimes, Launch, LaunchResult, kubernetes_name
+from mopsjobs.engines.base import (
+    NOTE_PREFIXES,
+    EngineState,
+    EngineTimes,
+    Launch,
+    LaunchResult,
+    RefusedError,
+    kubernetes_name,
+)
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes import logs as k8s_logs
 from mopsjobs.engines.kubernetes.client import (
@@ -29,11 +37,11 @@ from mopsjobs.engines.kubernetes.client import (
     shard_of,
 )
 from mopsjobs.engines.kubernetes.fields import differences
-from mopsjobs.engines.kubernetes.job_end import describe_shards, lost_shards, with_lost_shards
-from mopsjobs.engines.kubernetes.launch_lookup import find_created
 from mopsjobs.engines.kubernetes.manifest import (
+    CONTAINER,
     CONTEXT_VARIABLE,
     JOB_ID,
+    LAUNCH_ID,
     build_manifest,
     check_namespace,
     is_job_place,
@@ -43,14 +51,17 @@ from mopsjobs.engines.kubernetes.manifest import (
 from mopsjobs.engines.kubernetes.pods import (
     START_ERROR,
     container_starts,
+    describe_shards,
     has_ended,
+    lost_shards,
     memory_problem,
     open_shards,
     pod_problem,
+    with_lost_shards,
 )
 from mopsjobs.engines.kubernetes.suspension import SUSPENDED, why_suspended
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for
-from mopsjobs.errors import EngineAccessError, EnginePlaceError, EngineUnavailableError, shorten
+from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError, shorten
 from mopsjobs.utils.times import parse_time, utc_now
 
 if TYPE_CHECKING:
@@ -383,3 +394,100 @@ def _times(status: JobStatus, first_container: datetime | None) -> EngineTimes:
         ended = status.completionTime or true["Complete"].lastTransitionTime
         return EngineTimes(first_container or status.startTime, ended)
     return EngineTimes(first_container, true["Failed"].lastTransitionTime if "Failed" in true else None)
+
+
+_RUNNER = f"spec.template.spec.containers[{CONTAINER}]"
+
+DECIDING_FIELDS = re.compile(rf"spec\.completions|{re.escape(_RUNNER)}\.(args|image|resources\b.*)")
+"""The fields that say which job a Job runs, in how many shards and from which registry, and what the record names."""
+
+PAUSES = (0.0, 1.0, 2.0, 4.0)
+"""Seconds before each look, after a reply that was an error: what it did is done, but may not be visible yet."""
+
+
+def find_created(
+    cluster: Cluster,
+    manifest: Mapping[str, Any],
+    problem: EngineError,
+    show_command: str,
+    sleep: Callable[[float], None],
+) -> Job:
+    """Return the Job that a launch has created although the reply was lost or says otherwise, or that was applied.
+
+    Args:
+        cluster: a connection whose requests take seconds at most.
+        manifest: the Job of the launch.
+        problem: the error of the request.
+        show_command: the command that shows the Job.
+        sleep: waits that many seconds.
+
+    Raises:
+        EngineUnavailableError: if the Job is not there. With `sent`, the cluster did not say so: it may be there.
+        RefusedError: if another Job has the name, or the one that was applied runs something else.
+    """
+    unavailable = problem if isinstance(problem, EngineUnavailableError) else None
+    if unavailable is not None and not unavailable.sent:
+        raise unavailable
+    metadata: dict[str, dict[str, str]] = manifest["metadata"]
+    namespace, name, annotations = str(metadata["namespace"]), str(metadata["name"]), metadata["annotations"]
+    existing, is_known = _look(cluster, namespace, name, unavailable, sleep)
+    marks = {} if existing is None or existing.metadata is None else existing.metadata.annotations or {}
+    if existing is not None and marks.get(LAUNCH_ID) == annotations[LAUNCH_ID]:
+        return existing
+    if existing is not None and marks.get(JOB_ID) == annotations[JOB_ID] and LAUNCH_ID not in marks:
+        _check_applied(manifest, existing)
+        return existing
+    if marks.get(JOB_ID) == annotations[JOB_ID]:
+        raise RefusedError(
+            f"Job {annotations[JOB_ID]} is already launched; nothing was started.", hint=f"See it: {show_command}"
+        )
+    if unavailable is None or existing is not None:
+        raise RefusedError(
+            f"Namespace {namespace} has another Job {name}; nothing was started.", hint=f"See it: {show_command}"
+        )
+    raise EngineUnavailableError(
+        unavailable.message, hint=f"See whether it has started: {show_command}", sent=not is_known
+    )
+
+
+def _check_applied(manifest: Mapping[str, Any], applied: Job) -> None:
+    """Check that a Job that was applied runs what a launch would run.
+
+    Raises:
+        RefusedError: if it does not.
+    """
+    spec = applied.to_dict().get("spec") or {}  # type: ignore[no-untyped-call]
+    paths = {difference.path for difference in differences(manifest["spec"], spec, "spec")}
+    changed = [path for path in sorted(paths) if DECIDING_FIELDS.fullmatch(path)]
+    if changed:
+        name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
+        raise RefusedError(
+            f"The Job {name} that was applied in namespace {namespace} differs in {', '.join(changed)};"
+            " nothing was started.",
+            hint=f"Submit with flags that agree with the Job, or delete it: {kubectl('delete', name, namespace)}",
+        )
+
+
+def _look(
+    cluster: Cluster,
+    namespace: str,
+    name: str,
+    unavailable: EngineUnavailableError | None,
+    sleep: Callable[[float], None],
+) -> tuple[Job | None, bool]:
+    """Return the Job of that name, and whether the last look was answered."""
+    # After a silence of `CREATE_READ_SECONDS`, the API server has dropped the request, and one look tells.
+    pauses = PAUSES[:1] if unavailable is None or unavailable.silent else PAUSES
+    if unavailable is not None:
+        log.warning("warning: %s Looking for up to %g s whether the Job is there.", unavailable, sum(pauses))
+    is_known = False
+    for pause in pauses:
+        sleep(pause)
+        try:
+            existing, is_known = cluster.job(namespace, name), True
+        except EngineError:
+            is_known = False
+            continue
+        if existing is not None:
+            return existing, True
+    return None, is_known

@@ -8,9 +8,11 @@ docs/decisions/0013-dask-by-source-text.md.
 from __future__ import annotations
 
 import asyncio
+import base64
 import concurrent.futures
 import contextlib
 import hashlib
+import os
 import queue
 import secrets
 import threading
@@ -20,14 +22,15 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from mopsjobs.engines.child_process import resume_hint
-from mopsjobs.engines.dask_client import connect
-from mopsjobs.engines.describe_interpreter import SOURCE as INTERPRETER_SOURCE
-from mopsjobs.engines.model_errors import describe_exit, load_error, startup_error
-from mopsjobs.engines.worker_script import WORKER_SOURCE
+from mopsjobs.engines.child_process import ParentStreams, resume_hint, run_as_child
+from mopsjobs.engines.dask import connect
+from mopsjobs.engines.model_env import JOB_VARIABLES
+from mopsjobs.engines.model_errors import ModelError, describe_exit, load_error, startup_error
+from mopsjobs.engines.model_process import SOURCE as INTERPRETER_SOURCE
+from mopsjobs.engines.model_process import WORKER_SOURCE
 from mopsjobs.errors import EngineUnavailableError
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
-from mopsjobs.ledger.retry_policy import MAX_RETRIES, OUT_OF_MEMORY
+from mopsjobs.ledger.retry_policy import MAX_RETRIES, OUT_OF_MEMORY, RetryPolicy
 from mopsjobs.runner.pools import dask_model, log_lines, memory_guard, output_content, process_usage
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
@@ -45,11 +48,11 @@ from mopsjobs.runner.pools.base import (
     task_message,
 )
 from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue
+from mopsjobs.studies.study import Task
 from mopsjobs.utils import measurement
 
 if TYPE_CHECKING:
     from distributed import Client, Future
-
 
 T = TypeVar("T")
 
@@ -363,3 +366,49 @@ def _failed_result(assignment: Assignment, error: Exception, *, is_oom: bool) ->
         message = "the Dask workers that had it died, as often as the scheduler allows"
         fields, outcome = {"type": "WorkerDied", "message": message}, Outcome.DIED
     return TaskResult(*assignment[:2], None, fields, outcome, assignment.attempt)
+
+
+def main() -> None:
+    """Run the tasks that the parent sends, until there are no more or it has closed the streams."""
+    parent = ParentStreams()
+    with run_as_child(parent):
+        setup = parent.receive()
+        pool = DaskPool(
+            setup["scheduler"],
+            base64.b64decode(setup["bundle"]),
+            setup["entrypoint"],
+            outputs=setup["outputs"],
+            python=setup["python"],
+            limits=TaskLimits(
+                setup["timeout"], setup["memory"], RetryPolicy(setup["retries"], frozenset(setup["causes"]))
+            ),
+            task_env={name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
+            on_log=lambda task, line: parent.send({"log": [task, line]}),
+        )
+        pool.on_environment = lambda answer: parent.send({"environment": answer})
+        try:
+            with contextlib.closing(pool.run(_tasks(parent), wake_seconds=setup["wake_seconds"])) as results:
+                for result in results:
+                    if result is not None:
+                        parent.send({"finished": _to_message(result)})
+                    elif parent.is_over():
+                        return
+        except ModelError as error:
+            fields = {"message": error.message, "hint": error.hint, "error": error.event_fields.get("error")}
+            parent.send({"model": fields})
+            return
+        parent.send({"end": True})
+
+
+def _tasks(parent: ParentStreams) -> NextTasks:
+    """Yield the tasks of the parent, and None if it has none now. It is asked again while tasks are at work."""
+    while True:
+        parent.send({"next": True})
+        task = parent.receive()["task"]
+        yield task and (task["position"], Task(task["number"], task["param_id"], task["seed"], task["params"]))
+
+
+def _to_message(result: TaskResult) -> list[object]:
+    outputs = result.outputs
+    texts = None if outputs is None else {name: base64.b64encode(value).decode() for name, value in outputs.items()}
+    return [result.position, texts, None if result.error is None else dict(result.error), *result[4:]]

@@ -10,14 +10,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from mopsjobs.engines.child_process import Child
-from mopsjobs.engines.dask_client import check_installed
+from mopsjobs.engines.dask import check_installed
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EngineError
 from mopsjobs.ledger.attempt import Outcome, Usage
 from mopsjobs.runner.pools.base import NO_LIMITS, NextTasks, OnLog, TaskAtWork, TaskLimits, TaskResult
 from mopsjobs.studies.study import Task
 
-CHILD = "mopsjobs.runner.pools.dask_child"
+CHILD = "mopsjobs.runner.pools.dask"
 """The module of the child process."""
 
 

@@ -14,13 +14,13 @@ import selectors
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
-from mopsjobs.engines.first_answer import parse_answer
 from mopsjobs.engines.model_errors import (
     describe_exit,
     load_error,
     not_started_error,
     startup_error,
 )
+from mopsjobs.engines.model_process import parse_answer
 from mopsjobs.ledger.attempt import Outcome, Usage
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,

@@ -12,11 +12,9 @@ from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import extract_bundle, load_bundle
 from mopsjobs.engines import CLUSTER_ENGINES
-from mopsjobs.engines.describe_interpreter import describe_interpreter
-from mopsjobs.engines.first_answer import first_answer
 from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment, python_here
 from mopsjobs.engines.model_errors import ModelError, load_error
-from mopsjobs.engines.worker_script import write_reduce_worker, write_worker
+from mopsjobs.engines.model_process import describe_interpreter, first_answer, write_reduce_worker, write_worker
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.pools.base import Feed, OnLog, Pool, TaskLimits
 from mopsjobs.runner.pools.local import WorkerPool

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mopsjobs.app.jobs.job_texts import memory_text, note_text
 from mopsjobs.app.origins.compare_jobs import STUDY_FIELDS, compare_environments, compare_files, compare_studies
 from mopsjobs.app.origins.provenance import printable
-from mopsjobs.bundles.contents import BundleFile
+from mopsjobs.bundles.extraction import BundleFile
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.rows import error_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.engines.worker_script import WORKER
+from mopsjobs.engines.model_process import WORKER
 from support.model_worker import Worker, decoded_outputs, wire_manifest
 from support.runs import tree
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mopsjobs.engines.worker_script import WORKER
+from mopsjobs.engines.model_process import WORKER
 from support.runs import code, is_alive, until
 
 SPINNER = """

@@ -10,9 +10,7 @@ import pytest
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.engines.base import recorded_launch
 from mopsjobs.errors import RecordError
-from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.origin import Origin
-from mopsjobs.studies.reuse import MAX_REUSED, Reuse
+from mopsjobs.studies.manifest import MAX_REUSED, Manifest, Origin, Reuse
 from mopsjobs.studies.study_parser import parse_study
 
 OWN = {

@@ -14,8 +14,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import OptionError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.manifest import load_manifest
-from mopsjobs.studies.reuse import Reuse
+from mopsjobs.studies.manifest import Reuse, load_manifest
 from mopsjobs.submission.client import JobSubmissionClient, Submission, launch_again
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import ShardDrop

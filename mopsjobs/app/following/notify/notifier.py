@@ -19,11 +19,11 @@ from mopsjobs.app.following.notify.recipients import Recipient, find_recipient
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.notify_rules import ALL, END, FAILED, FAILURES, MINE, OCCASIONS, SUSPECT, Rule
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.trust import remembered_names
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreError, command_line
 from mopsjobs.events.format import NOTIFIED
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.submission.notify_names import remembered_names
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_time
 from mopsjobs.utils.user_dirs import user_name

@@ -12,13 +12,13 @@ from mopsjobs.cli.flags import add_full_ids, positive_number
 from mopsjobs.cli.launch_flags import add_runner_flags, parse_max_failures, parse_task_memory, parse_task_timeout
 from mopsjobs.console.result import Result
 from mopsjobs.engines.base import STOPS_AT
-from mopsjobs.engines.dask_client import scheduler_url
+from mopsjobs.engines.dask import scheduler_url
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNREACHABLE, UsageError
 from mopsjobs.ledger.retry_policy import parse_retries, retry_policy
 from mopsjobs.registry.status import TERMINAL, JobStatus
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
-from mopsjobs.submission.interpreter import find_interpreter
+from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.utils.text import parse_whole_number, pluralize
 from mopsjobs.utils.times import parse_duration
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mopsjobs.app.origins.compare_jobs import MAX_NAMED, compare_environments, compare_files, compare_studies
-from mopsjobs.bundles.contents import BundleFile
+from mopsjobs.bundles.extraction import BundleFile
 from mopsjobs.ledger.environment import Environment
 from support.runs import sets_of, study
 

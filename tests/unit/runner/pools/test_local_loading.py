@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.engines.worker_script import WORKER
+from mopsjobs.engines.model_process import WORKER
 from mopsjobs.runner.pools.local import WorkerPool
 from support.runs import all_of, code, pool_of, sets_of
 

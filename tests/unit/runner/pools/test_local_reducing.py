@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from mopsjobs.engines.worker_script import WORKER
+from mopsjobs.engines.model_process import WORKER
 from mopsjobs.runner.pools.base import TaskLimits, TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.pools.worker_process import WorkerProcess

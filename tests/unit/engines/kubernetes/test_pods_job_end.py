@@ -8,7 +8,7 @@ import pytest
 from lightkube.models.batch_v1 import JobStatus
 from lightkube.resources.core_v1 import Pod
 
-from mopsjobs.engines.kubernetes.job_end import describe_shards, lost_shards
+from mopsjobs.engines.kubernetes.pods import describe_shards, lost_shards
 
 MISSING = 'exec: "mops-jobs": executable file not found in $PATH'
 

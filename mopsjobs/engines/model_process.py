@@ -11,12 +11,45 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.model_errors import ModelError, not_python_error, not_started_error, startup_error
 from mopsjobs.errors import shorten
+from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.text import last_line
+
+WORKER = Path(__file__).with_name("worker.py")
+
+WORKER_SOURCE = WORKER.read_bytes()
+"""Read at import: the file lies in a cache directory, which may be cleared before a worker starts."""
+
+REDUCE_SOURCE = WORKER.with_name("reduce_script.py").read_bytes()
+"""The script that runs a reduce function; see there."""
+
+DEBUGGER_SOURCE = WORKER.with_name("debugger_script.py").read_bytes()
+"""The script that runs one task in the debugger; see there."""
+
+
+def write_worker(directory: Path) -> Path:
+    """Write the script into a directory of its own, and return its path.
+
+    Python puts the directory of a script into `sys.path`, where a model would find the modules of this package.
+    """
+    path = directory / WORKER.name
+    with open(path, "xb", opener=private_opener) as file:
+        file.write(WORKER_SOURCE)
+    return path
+
+
+def write_reduce_worker(directory: Path) -> Path:
+    """Write the script that runs a reduce function, beside that of a worker, and return its path."""
+    path = write_worker(directory).with_name("reduce_script.py")
+    with open(path, "xb", opener=private_opener) as file:
+        file.write(REDUCE_SOURCE)
+    return path
+
 
 LOAD_SECONDS = 30.0
 """How long a function may take to load. A slower one is not checked."""
@@ -127,3 +160,33 @@ def _read_line(stream: IO[bytes], is_over: Callable[[], bool]) -> bytes | None:
 def _silent_end(code: int, printed: bytes) -> ModelError:
     """Return the error of a model that ends its process while it is loaded, with the last line that it printed."""
     return startup_error(code, shorten(last_line(printed), MAX_MESSAGE))
+
+
+SECONDS = 20.0
+"""How long it may take. A busy network drive has taken most of it."""
+
+SOURCE = Path(__file__).with_name("interpreter_script.py").read_text("utf-8")
+"""Read at import: the file lies in a cache directory, which may be cleared while a runner works."""
+
+
+def describe_interpreter(python: str, env: Mapping[str, str]) -> object:
+    """Return what interpreter_script.py prints; None if the interpreter does not run it.
+
+    Args:
+        python: the interpreter.
+        env: its environment.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 - the interpreter is the user's own choice
+            [python, "-c", SOURCE],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=SECONDS,
+            start_new_session=True,
+            check=True,
+        )
+        return json.loads(done.stdout.splitlines()[-1])
+    except (OSError, ValueError, IndexError, RecursionError, subprocess.SubprocessError):
+        return None

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.engines.describe_interpreter import SOURCE, describe_interpreter
+from mopsjobs.engines.model_process import SOURCE, describe_interpreter
 from mopsjobs.ledger.environment import environment_of_worker, normalise_name
 from support.runs import make_venv, tree
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.runner import output_feed
-from mopsjobs.runner.output_feed import BATCH_TASKS, OutputFeed
+from mopsjobs.runner import reducer
+from mopsjobs.runner.reducer import BATCH_TASKS, OutputFeed
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.outputs import WHOLE_JOB, output_key
@@ -63,7 +63,7 @@ def test_no_more_outputs_are_read_than_one_answer_has(feed: OutputFeed, line: Li
 
 def test_a_large_output_is_alone(feed: OutputFeed, monkeypatch: pytest.MonkeyPatch, line: LineStore) -> None:
     """As far as the listing tells sizes."""
-    monkeypatch.setattr(output_feed, "BATCH_BYTES", 1)
+    monkeypatch.setattr(reducer, "BATCH_BYTES", 1)
     line.hides_values = False
     assert {len(tasks) for tasks in loop(feed, WHOLE)} == {1}
 

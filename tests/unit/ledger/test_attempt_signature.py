@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS
-from mopsjobs.ledger.signature import attempt_error, error_signature, normalise
+from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, attempt_error, error_signature, normalise
 
 NORMALISED = [
     ("beta=0.93 is above 0.9 in /data/run-17/in.csv", "beta=# is above # in …/in.csv"),

@@ -9,10 +9,9 @@ import pytest
 
 from mopsjobs.errors import RecordError
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.manifest import Manifest, Reuse
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks, output_key
 from mopsjobs.studies.results import outputs_of, sorted_outputs_of
-from mopsjobs.studies.reuse import Reuse
 from mopsjobs.utils.ranges import is_in_ranges, number_ranges
 from support.runs import sets_of, study
 

@@ -11,7 +11,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.submission.lost_attempts import record_lost
+from mopsjobs.submission.infer_end import record_lost
 from support.doubles import FaultyStore
 from support.engines import add_kubernetes_job
 from support.ledgers import BUNDLE, attempt, attempts_in

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from mopsjobs.runner import canary as module
-from mopsjobs.runner.canary import WAIT_SECONDS, Canary, TaskGate, canary_size
+from mopsjobs.runner import fail_early as module
+from mopsjobs.runner.fail_early import WAIT_SECONDS, Canary, TaskGate, canary_size
 from mopsjobs.runner.shard import Shard
 from support.cli import Clock
 from support.runs import sets_of, study

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from mopsjobs.studies.chance import Chance, LogFactorials
+from mopsjobs.studies.separating import Chance, LogFactorials
 
 
 def chance(total: int, failed: int) -> Chance:

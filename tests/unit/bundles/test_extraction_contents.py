@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.bundles.contents import BundleFile, list_files, read_files
-from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.bundles.extraction import BundleError, BundleFile, list_files, read_files
 from mopsjobs.bundles.packing import pack
 from support.runs import tree
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.errors import OptionError
-from mopsjobs.submission.growth import find_factors, grown_options
-from mopsjobs.submission.launching import LaunchOptions
+from mopsjobs.submission.launching import LaunchOptions, find_factors, grown_options
 
 MIB = 2**20
 LOCAL = {"task_memory": "200MiB", "task_timeout": "90"}
