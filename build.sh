@@ -242,11 +242,11 @@ cmd_servers() {
 }
 
 cmd_test() {
-  local arg
+  local arg in_parallel=(--numprocesses=auto --dist=worksteal) # neighbours stay together, and with them what they share
   for arg in "$@"; do
     if [ "$arg" = --fast ]; then # tests/conftest.py knows which these are
       install_long_lock requirements/dev.lock
-      exec "$venv/bin/python" -m pytest "$@"
+      exec "$venv/bin/python" -m pytest "${in_parallel[@]}" "$@"
     fi
   done
   cmd_servers &
@@ -260,7 +260,7 @@ cmd_test() {
   "$venv/bin/python" -m compileall -q mops_jobs.py mopsjobs bench reliability tests/support
   wait "$model_venv"
   wait "$servers"
-  exec "$venv/bin/python" -m pytest "$@"
+  exec "$venv/bin/python" -m pytest "${in_parallel[@]}" "$@"
 }
 
 cmd_reliability() {

@@ -1,4 +1,7 @@
-"""Fixtures shared by all tests: a clean environment, real servers, one empty store of each backend."""
+"""Fixtures shared by all tests: a clean environment, real servers, one empty store of each backend.
+
+A unit test runs with pytest alone: a fixture imports what it needs itself.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +9,24 @@ import contextlib
 import gc
 import os
 import signal
-import subprocess
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import hypothesis
-import hypothesis.configuration
 import pytest
 
-from bench.azurite import OLDER
-from bench.s3 import MOTO, SEAWEEDFS
-from mopsjobs.engines import local
-from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.runner import reporter, retry
-from mopsjobs.store import network, open_store
-from mopsjobs.store.memory import InMemoryVersionedStore
-from support.aws import SECRET
-from support.cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
-from support.kubernetes import Api
-from support.notify import Hook, hook_rule, serving_hook
-from support.runs import PATIENCE, Given, code, place, study
-from support.servers import (
-    PATIENT_COMMAND,
-    S3,
-    Azurite,
-    Backend,
-    Dynalite,
-    azure_backend,
-    directory_backend,
-    dynamodb_backend,
-    memory_backend,
-    s3_backend,
-    sqlite_backend,
-)
-
 if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
+    import subprocess
 
-T = TypeVar("T", Dynalite, S3)
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.store.base import VersionedStore
+    from support.cli import Cli, Clock, LineStore, Remote, Spawn
+    from support.kubernetes import Api
+    from support.notify import Hook
+    from support.runs import Given
+    from support.servers import S3, Azurite, Backend, Dynalite
+
 ROOT = Path(__file__).resolve().parent.parent
 AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 MAX_WORKERS = 4  # each has an Azurite, a Dask cluster and a browser of its own
@@ -83,16 +64,20 @@ SLOW_FOLDERS = ("contract", "integration", "resilience", "web")
 
 # No test is judged by the clock, none depends on what an earlier run found, and nothing is written outside build/.
 # A busy machine makes examples slowly; that says nothing about a claim.
-hypothesis.settings.register_profile(
-    "mops-jobs",
-    deadline=None,
-    database=None,
-    derandomize=True,
-    max_examples=50,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("mops-jobs")
-hypothesis.configuration.set_hypothesis_home_dir(ROOT / "build" / "hypothesis")
+with contextlib.suppress(ImportError):
+    import hypothesis
+    import hypothesis.configuration
+
+    hypothesis.settings.register_profile(
+        "mops-jobs",
+        deadline=None,
+        database=None,
+        derandomize=True,
+        max_examples=50,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("mops-jobs")
+    hypothesis.configuration.set_hypothesis_home_dir(ROOT / "build" / "hypothesis")
 
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -195,6 +180,7 @@ def _is_whole(config: pytest.Config) -> bool:
     return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of workers: one more than cores, up to four, for all tests; none for tests that are named.
 
@@ -230,56 +216,53 @@ def _patient_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     Commands and runners that the test starts do so too.
     """
     if {"azurite", "dynalite", "s3"} & {mark.name for mark in request.node.iter_markers()}:
-        monkeypatch.setattr(network, "BUDGET_SECONDS", PATIENCE)
+        from support.cli import command
+        from support.runs import PATIENCE
+        from support.servers import PATIENT_COMMAND
+
+        monkeypatch.setattr("mopsjobs.store.network.BUDGET_SECONDS", PATIENCE)
         monkeypatch.setattr("support.cli.PROGRAM", ("-c", PATIENT_COMMAND))
-        monkeypatch.setattr(local, "command", command)
+        monkeypatch.setattr("mopsjobs.engines.local.command", command)
+
+
+def _azurite(directory: Path, *, is_older: bool = False) -> Iterator[Azurite]:
+    from bench.azurite import NEWEST, OLDER
+    from support.servers import Azurite
+
+    server = Azurite(directory, package=OLDER if is_older else NEWEST)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """Yield one Azurite for the whole run. A test that stops its server asks for `private_azurite`."""
-    server = Azurite(tmp_path_factory.mktemp("azurite"))
-    server.start()
-    yield server
-    server.stop()
+    yield from _azurite(tmp_path_factory.mktemp("azurite"))
 
 
 @pytest.fixture(scope="session")
 def older_azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """Yield one Azurite of an older version for the whole run."""
-    server = Azurite(tmp_path_factory.mktemp("older-azurite"), package=OLDER)
-    server.start()
-    yield server
-    server.stop()
+    yield from _azurite(tmp_path_factory.mktemp("older-azurite"), is_older=True)
 
 
 @pytest.fixture
 def private_azurite(tmp_path: Path) -> Iterator[Azurite]:
     """Yield an Azurite of the test's own, to be stopped and started at will. What it holds is gone when it stops."""
-    server = Azurite(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    yield from _azurite(tmp_path)
 
 
-def _s3_server(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[S3]:
-    server = S3(tmp_path_factory.mktemp(name), name)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-def _found_by_boto3(server: T, monkeypatch: pytest.MonkeyPatch) -> T:
-    """Return a server after putting its settings into the environment of this process."""
-    for name, value in server.env.items():
+def _set_environment(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return server
 
 
 @pytest.fixture(scope="session")
 def dynalite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dynalite]:
     """Yield one dynalite for the whole run."""
+    from support.servers import Dynalite
+
     server = Dynalite(tmp_path_factory.mktemp("dynalite"))
     server.start()
     yield server
@@ -289,39 +272,55 @@ def dynalite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dynali
 @pytest.fixture
 def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dynalite:
     """Return a dynalite that boto3 in this process finds."""
-    return _found_by_boto3(dynalite_server, monkeypatch)
+    _set_environment(monkeypatch, dynalite_server.env)
+    return dynalite_server
 
 
 @pytest.fixture(scope="session")
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """Yield one moto for the whole run."""
-    yield from _s3_server(tmp_path_factory, MOTO)
+    from bench.s3 import MOTO
+    from support.servers import S3
+
+    server = S3(tmp_path_factory.mktemp(MOTO), MOTO)
+    yield server
+    server.stop()
 
 
 @pytest.fixture
 def moto(moto_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """Return a moto that boto3 in this process finds."""
-    return _found_by_boto3(moto_server, monkeypatch)
+    _set_environment(monkeypatch, moto_server.env)
+    return moto_server
 
 
 @pytest.fixture(scope="session")
 def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """Yield one SeaweedFS for the whole run."""
-    yield from _s3_server(tmp_path_factory, SEAWEEDFS)
+    from bench.s3 import SEAWEEDFS
+    from support.servers import S3
+
+    server = S3(tmp_path_factory.mktemp(SEAWEEDFS), SEAWEEDFS)
+    yield server
+    server.stop()
 
 
 @pytest.fixture
 def seaweedfs(seaweedfs_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """Return a SeaweedFS that boto3 in this process finds."""
-    return _found_by_boto3(seaweedfs_server, monkeypatch)
+    _set_environment(monkeypatch, seaweedfs_server.env)
+    return seaweedfs_server
 
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make boto3 in this process talk to a port of this machine."""
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    from support.aws import SECRET
+
+    _set_environment(
+        monkeypatch,
+        {"AWS_DEFAULT_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": SECRET},
+    )
     return lambda port: monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
 
 
@@ -352,18 +351,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """Yield each backend in turn; CONTRIBUTING.md has the steps for a new one."""
+    from support import servers
+
     if request.param == "memory":
-        made = memory_backend()
+        made = servers.memory_backend()
     elif request.param == "sqlite":
-        made = sqlite_backend(tmp_path / "registry.db")
+        made = servers.sqlite_backend(tmp_path / "registry.db")
     elif request.param == "directory":
-        made = directory_backend(tmp_path / "directory")
+        made = servers.directory_backend(tmp_path / "directory")
     elif request.param == "dynamodb":
-        made = dynamodb_backend(request.getfixturevalue("dynalite"))
+        made = servers.dynamodb_backend(request.getfixturevalue("dynalite"))
     elif request.param.startswith("s3-"):
-        made = s3_backend(request.getfixturevalue(request.param.removeprefix("s3-")))
+        made = servers.s3_backend(request.getfixturevalue(request.param.removeprefix("s3-")))
     else:
-        made = azure_backend(request.getfixturevalue("azurite" if request.param == "azure" else "older_azurite"))
+        made = servers.azure_backend(
+            request.getfixturevalue("azurite" if request.param == "azure" else "older_azurite")
+        )
     yield made
     made.close()
 
@@ -380,12 +383,16 @@ def store(backend: Backend) -> VersionedStore:
 @pytest.fixture
 def clock() -> Clock:
     """Return a clock that stands until it is moved."""
+    from support.cli import Clock
+
     return Clock()
 
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: Clock) -> Cli:
     """Return the command, with an embedded registry and a cache of its own."""
+    from support.cli import Cli
+
     home = tmp_path / "cli"
     home.mkdir()
     monkeypatch.chdir(home)
@@ -395,12 +402,17 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def jobs(cli: Cli) -> JobRegistry:
     """Return the embedded registry of `cli`, as another program on this machine uses it."""
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.store import open_store
+
     return JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}), now=cli.clock.now, sleep=cli.clock.sleep)
 
 
 @pytest.fixture
 def remote(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """Give `cli` a registry across a network, which can be cut off."""
+    from support.cli import REMOTE_URL, Remote
+
     made = Remote(cli.clock)
     cli.env["MOPS_JOBS_REGISTRY"] = REMOTE_URL
     monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: made.store)
@@ -409,7 +421,9 @@ def remote(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Remote:
 
 @pytest.fixture
 def anywhere(cli: Cli, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> VersionedStore:
-    """Give `cli` a registry on each backend in turn, and returns its store."""
+    """Give `cli` a registry on each backend in turn, and return its store."""
+    from support.cli import REMOTE_URL, LineStore
+
     opened = backend.open()
     if backend.name == "memory":
         cli.env["MOPS_JOBS_REGISTRY"] = REMOTE_URL
@@ -422,6 +436,10 @@ def anywhere(cli: Cli, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Ver
 @pytest.fixture
 def spawn(cli: Cli) -> Iterator[Spawn]:
     """Start the command as a process of its own, whose output is caught; it is gone when the test has ended."""
+    import subprocess
+
+    from support.cli import command, environment
+
     with contextlib.ExitStack() as stack:
 
         def spawned(*argv: str, **env: str) -> subprocess.Popen[str]:
@@ -440,6 +458,8 @@ def spawn(cli: Cli) -> Iterator[Spawn]:
 @pytest.fixture
 def hook(cli: Cli) -> Iterator[Hook]:
     """Yield a server that all jobs are told to, by a rule of the user's configuration."""
+    from support.notify import hook_rule, serving_hook
+
     with serving_hook() as hook:
         hook_rule(cli, hook)
         yield hook
@@ -448,10 +468,10 @@ def hook(cli: Cli) -> Iterator[Hook]:
 @pytest.fixture
 def quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write and read the record more often than a real runner, and look at an outage sooner."""
-    monkeypatch.setattr(reporter, "PROGRESS_SECONDS", 0.02)
-    monkeypatch.setattr(reporter, "READ_SECONDS", 0.05)
-    monkeypatch.setattr(reporter, "MAX_PAUSE", 0.1)
-    monkeypatch.setattr(retry, "MAX_PAUSE", 0.1)
+    monkeypatch.setattr("mopsjobs.runner.reporter.PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr("mopsjobs.runner.reporter.READ_SECONDS", 0.05)
+    monkeypatch.setattr("mopsjobs.runner.reporter.MAX_PAUSE", 0.1)
+    monkeypatch.setattr("mopsjobs.runner.retry.MAX_PAUSE", 0.1)
 
 
 @pytest.fixture
@@ -464,31 +484,39 @@ def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between attempts at a request to a store."""
-    monkeypatch.setattr(network, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(network, "MAX_PAUSE", 0.001)
+    monkeypatch.setattr("mopsjobs.store.network.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("mopsjobs.store.network.MAX_PAUSE", 0.001)
 
 
 @pytest.fixture
 def line() -> LineStore:
     """Return a store across a line that can be cut."""
+    from mopsjobs.store.memory import InMemoryVersionedStore
+    from support.cli import LineStore
+
     return LineStore(InMemoryVersionedStore())
 
 
 @pytest.fixture
 def registry(line: LineStore) -> JobRegistry:
     """Return the registry in that store."""
+    from mopsjobs.registry.job_registry import JobRegistry
+
     return JobRegistry(line, sleep=lambda _seconds: None)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """Return a directory with the model."""
+    from support.runs import code
+
     return code(tmp_path / "code")
 
 
 @pytest.fixture
 def given(line: LineStore, registry: JobRegistry, model: Path) -> Given:
     """Submit job `job` to that store."""
+    from support.runs import place, study
 
     def submitted(sets: list[dict[str, Any]], **fields: Any) -> None:
         manifest = place(line, "job", study(sets, **fields), model)
@@ -500,6 +528,8 @@ def given(line: LineStore, registry: JobRegistry, model: Path) -> Given:
 @pytest.fixture
 def api() -> Iterator[Api]:
     """Yield an API server with nothing in it."""
+    from support.kubernetes import Api
+
     server = Api()
     yield server
     server.close()

@@ -274,3 +274,17 @@ def test_every_imported_package_is_declared() -> None:
         if declared.isdisjoint(package.lower().replace("_", "-") for package in packages.get(name, []))
     }
     assert undeclared == {"IPython", "pandas", "polars", "botocore", "dask"}
+
+
+def test_a_unit_test_runs_with_pytest_alone(tmp_path: Path) -> None:
+    """`tests/conftest.py` imports neither servers nor libraries: each fixture imports what it needs."""
+    for name in ("pytest", "pluggy", "iniconfig", "packaging", "pygments"):
+        package = metadata.distribution(name)
+        for top in {path.parts[0] for path in package.files or ()} - {"..", "__pycache__"}:
+            (tmp_path / top).symlink_to(str(package.locate_file(top)))
+    program = f"import sys; sys.path.append({str(tmp_path)!r}); import pytest; sys.exit(pytest.main())"
+    units = ("registry/test_transitions.py", "studies/test_reductions.py")
+    argv = [sys.executable, "-S", "-c", program, "-q", f"--basetemp={tmp_path / 'run'}"]
+    argv += [f"tests/unit/{unit}" for unit in units]
+    ran = subprocess.run(argv, cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
