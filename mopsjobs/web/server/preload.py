@@ -18,10 +18,10 @@ MODULES = (
     "cache.sync.mirror",
     "cache.sync.identity",
     "events.writer",
-    "ledger.signature",
+    "ledger.attempt",
     "registry.job_registry",
     "registry.usage",
-    "studies.condition_search",
+    "studies.separating",
     "utils.files",
 )
 """Modules of mops-jobs that other code imports only when it needs them."""
