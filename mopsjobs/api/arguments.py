@@ -8,6 +8,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.app.run.job_arguments import CHOICES, FILTERS, NUMBER, REPEATED, SWITCH
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import invalid_choice
 from mopsjobs.utils.times import parse_duration
@@ -252,13 +253,41 @@ def labels_to_set(labels: Mapping[str, object] | None) -> dict[str, str]:
     return {key: str(value) for key, value in (labels or {}).items()}
 
 
+def filter_values(arguments: Mapping[str, object]) -> dict[str, object]:
+    """Return arguments that filter jobs as `job_filter` takes them.
+
+    Raises:
+        UsageError: if one has another type than its filter.
+    """
+    return {name: _filter_value(name, FILTERS[name].kind, value) for name, value in arguments.items()}
+
+
+def _filter_value(name: str, kind: str, value: Any) -> object:
+    if kind == REPEATED:
+        return label_texts(value)
+    if kind == CHOICES:
+        return choices_text(value)
+    if kind == SWITCH:
+        require(isinstance(value, bool), name, value, "True or False")
+    elif kind == NUMBER:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        require(value is None or is_number, name, value, "a number")
+    else:
+        check_texts(**{name: value})
+    return value
+
+
 def label_texts(labels: Labels | None) -> list[str]:
-    """Return labels to filter by, as texts."""
+    """Return labels to filter by, as texts.
+
+    Raises:
+        UsageError: if they are neither labels nor texts.
+    """
     if labels is None:
         return []
-    if isinstance(labels, str):
-        return [labels]
-    return [f"{key}={value}" for key, value in labels.items()] if isinstance(labels, Mapping) else list(labels)
+    if isinstance(labels, Mapping):
+        return [f"{key}={value}" for key, value in labels.items()]
+    return _texts(labels, "label")
 
 
 def choices_text(choices: Choices | None) -> str | None:

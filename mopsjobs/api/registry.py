@@ -22,7 +22,7 @@ from mopsjobs.api.arguments import (
     check_limit,
     check_texts,
     choices_text,
-    label_texts,
+    filter_values,
     labels_to_set,
     launch_options,
     policy_of,
@@ -232,12 +232,13 @@ class Registry:
         from mopsjobs.cache.queries import jobs as job_queries
 
         app, limit = self.app, check_limit(limit)
-        check_texts(since=since, until=until, name=name, match=match, sort=sort)
+        check_texts(sort=sort)
         now = app.now()
-        chosen = job_filter(
-            now, status=choices_text(status), label=label_texts(label), hours=hours, since=since, until=until,
-            name=name, match=match, namespace=choices_text(namespace), owner=choices_text(owner), stuck=stuck,
-        )  # fmt: skip
+        given = {
+            "status": status, "label": label, "hours": hours, "since": since, "until": until, "name": name,
+            "match": match, "namespace": namespace, "owner": owner, "stuck": stuck,
+        }  # fmt: skip
+        chosen = job_filter(now, **filter_values(given))
         order = filters.parse_sort(sort or filters.DEFAULT_SORT)
 
         def view(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.app.run import job_arguments
 from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.app.run.job_arguments import (
+    CHOICES,
+    COMMANDS,
+    DEFAULT_LIMIT,
+    REPEATED,
+    SWITCH,
+    ShortName,
+    filters_on,
+    job_filter,
+    parse_first_count,
+    parse_limit,
+    parse_positive_number,
+    parse_tail,
+)
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.times import parse_duration
@@ -30,15 +43,12 @@ FULL_ID_HELP = "full id of the job"
 OTHER_FLAGS = {"cpu": "--cpus", "memory": "--mem", "parallelism": "--array-limit", "task_timeout": "--timeout"}
 """Second names of flags, by the fields that they set: Slurm's names, and a shorter one of `resume`."""
 
-FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "namespace", "owner", "stuck")
-"""The flags of `add_filter_flags`, which are the arguments of `job_filter`."""
-
 
 def add_job_names(
     parser: argparse.ArgumentParser, name: str = "job", nargs: str | None = None, help_text: str = JOB_HELP
 ) -> None:
     """Declare an argument for a job that is only read, or for several: see `add_full_ids`."""
-    parser.add_argument(name, metavar="JOB", nargs=nargs, type=job_arguments.ShortName, help=help_text)
+    parser.add_argument(name, metavar="JOB", nargs=nargs, type=ShortName, help=help_text)
 
 
 def add_full_ids(
@@ -97,11 +107,10 @@ def argument_type(read: Callable[[str], T]) -> Callable[[str], T]:
     return read_argument
 
 
-hours = argument_type(job_arguments.parse_hours)
-first_count = argument_type(job_arguments.parse_first_count)
-positive_number = argument_type(job_arguments.parse_positive_number)
-row_limit = argument_type(job_arguments.parse_limit)
-tail_count = argument_type(job_arguments.parse_tail)
+first_count = argument_type(parse_first_count)
+positive_number = argument_type(parse_positive_number)
+row_limit = argument_type(parse_limit)
+tail_count = argument_type(parse_tail)
 
 
 def add_filter_flags(parser: argparse.ArgumentParser, *, with_since: bool = True) -> None:
@@ -112,44 +121,25 @@ def add_filter_flags(parser: argparse.ArgumentParser, *, with_since: bool = True
         with_since: whether --since is one of them. Otherwise, the command declares it.
     """
     which = parser.add_argument_group("filters")
-    which.add_argument("--hours", metavar="N", type=hours, help="select jobs created or changed in the last N hours")
-    if with_since:
-        which.add_argument(
-            "--since", metavar="TIME", help="select jobs created or changed since this time: 2h or 7d ago, or RFC 3339"
-        )
-    which.add_argument(
-        "--until", metavar="TIME", help="select jobs created before this time: 2h or 7d ago, or RFC 3339"
-    )
-    which.add_argument(
-        "-s",
-        "--status",
-        metavar="STATUS[,STATUS]",
-        help="select jobs with one of these statuses, or of the groups active and done",
-    )
-    which.add_argument("--name", metavar="GLOB", help="select jobs whose id or Kubernetes name matches, like 'night*'")
-    which.add_argument("--match", metavar="REGEX", help="select jobs whose id or Kubernetes name contains a match")
-    which.add_argument(
-        "--label",
-        metavar="KEY[=VALUE]",
-        action="append",
-        default=[],
-        help="select jobs with this label, of this value if given; repeat for more",
-    )
-    which.add_argument(
-        "--namespace", metavar="NAMESPACE[,NAMESPACE]", help="select jobs in one of these Kubernetes namespaces"
-    )
-    which.add_argument("--owner", metavar="OWNER[,OWNER]", help="select jobs of one of these owners")
-    which.add_argument(
-        "--stuck",
-        action="store_true",
-        help="select active jobs that are silent, have a hanging task or are suspect",
-    )
+    for name, argument in filters_on(COMMANDS).items():
+        flags = (*(() if argument.short is None else (argument.short,)), flag_of(name))
+        text = f"select {argument.help}"
+        if name == "since" and not with_since:
+            continue
+        if argument.kind == SWITCH:
+            which.add_argument(*flags, action="store_true", help=text)
+        elif argument.kind == REPEATED:
+            again = f"{text}; repeat for more"
+            which.add_argument(*flags, metavar=argument.metavar, action="append", default=[], help=again)
+        else:
+            metavar = f"{argument.metavar}[,{argument.metavar}]" if argument.kind == CHOICES else argument.metavar
+            which.add_argument(*flags, metavar=metavar, type=argument_type(argument.read), help=text)
 
 
 def has_filters(args: argparse.Namespace, *, with_since: bool = True) -> bool:
     """Return whether one of those flags is set; `with_since` as in `add_filter_flags`."""
-    names = FILTERS if with_since else [name for name in FILTERS if name != "since"]
-    return any(getattr(args, name) not in (None, False, []) for name in names)
+    declared = filters_on(COMMANDS).items()
+    return any(one.is_set(getattr(args, name)) for name, one in declared if with_since or name != "since")
 
 
 def check_jobs_or_filters(args: argparse.Namespace, *, with_since: bool = True) -> None:
@@ -168,7 +158,7 @@ def filter_of(args: argparse.Namespace, now: datetime) -> filters.Filter:
     Raises:
         UsageError: if a value is malformed, or two flags contradict each other.
     """
-    return job_arguments.job_filter(now, **{name: getattr(args, name) for name in FILTERS})
+    return job_filter(now, **{name: getattr(args, name) for name in filters_on(COMMANDS)})
 
 
 def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
@@ -185,11 +175,11 @@ def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) ->
         metavar="N",
         type=row_limit,
         help="show the first N jobs and all active ones, 0 for all"
-        f" (default: {job_arguments.DEFAULT_LIMIT}; all with --jsonl, --tsv and -q)",
+        f" (default: {DEFAULT_LIMIT}; all with --jsonl, --tsv and -q)",
     )
 
 
-def limit_of(args: argparse.Namespace, default: int = job_arguments.DEFAULT_LIMIT) -> int:
+def limit_of(args: argparse.Namespace, default: int = DEFAULT_LIMIT) -> int:
     """Return how many rows to print, 0 for all. Forms that cannot tell the total are cut only by `--limit`."""
     if args.limit is not None:
         return int(args.limit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from mopsjobs import errors, modelops
 from mopsjobs.cli.commands import COMMANDS
 from mopsjobs.registry.job_state import FIELDS
 from support.cli import Cli, command, environment
-from support.docs import DOCUMENTS, anchors, files_shown, links, read, without_code_blocks
+from support.docs import DOCUMENTS, anchors, files_shown, links, load_generator, read, without_code_blocks
 from support.runs import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,12 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_pages_are_what_their_generators_write(generator: str, page: str) -> None:
     """The command line reference and the man page follow the parser; the reference of Python, the docstrings."""
-    spec = importlib.util.spec_from_file_location(generator, ROOT / "docs" / "tools" / f"{generator}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == module.render()
+    written = load_generator(generator).render()
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == written
 
 
 @pytest.mark.parametrize("words", [("groff", "-man", "-ww", "-Tutf8"), ("mandoc", "-T", "utf8", "-W", "error")])

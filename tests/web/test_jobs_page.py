@@ -205,7 +205,7 @@ def test_the_page_finds_by_study_error_and_words(web: Web, query: str, ids: list
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("q=ownr:ada", "unknown filter 'ownr': expected one of owner,"),
+        ("q=ownr:ada", "unknown filter 'ownr': expected one of hours,"),
         ("q=ownr:ada", "Did you mean 'owner'?"),
         ("q=is:stukc", "Did you mean 'stuck'?"),
         ("q=status:faild", "Did you mean 'failed'?"),

@@ -6,21 +6,25 @@ import math
 
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import OptionError, UsageError
-from mopsjobs.registry.status import parse_statuses
-from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.registry.status import GROUPS, STATUSES, parse_statuses
+from mopsjobs.utils.text import compile_pattern, parse_whole_number
 from mopsjobs.utils.times import parse_when
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
+    from typing import Any
 
 
 DEFAULT_LIMIT = 50
 """Jobs in a listing without a limit."""
 
 MAX_LIMIT = 10**12 - 1
+
+MAX_HOURS = 100 * 365 * 24
+"""A century."""
 
 MAX_LABELS = 100
 """Labels of one filter. SQLite allows a thousand conditions in one."""
@@ -35,6 +39,16 @@ MAX_NUMBER = 100_000
 """Workers, shards or pods. Kubernetes allows as many completions of an Indexed Job with a limit per index."""
 
 
+TEXT, NUMBER, CHOICES, REPEATED, SWITCH = "text", "number", "choices", "repeated", "switch"
+"""Kinds of filters. Choices are separated by commas, and any of them will do. A repeated filter must hold each time."""
+
+EVERYWHERE, COMMANDS, API, PAGE = "everywhere", "commands", "api", "page"
+"""Places of filters. Commands and Python programs have the same ones."""
+
+DAYS = (7, 30, 90)
+"""The periods of the charts, up to today."""
+
+
 class ShortName(str):
     """A name that a user typed for a command that only reads: an id, or the beginning of one.
 
@@ -44,59 +58,74 @@ class ShortName(str):
     __slots__ = ()
 
 
-def job_filter(  # noqa: PLR0913 - one argument a condition, all by name
-    now: datetime,
-    *,
-    hours: float | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    status: str | None = None,
-    name: str | None = None,
-    match: str | None = None,
-    label: Sequence[str] = (),
-    namespace: str | None = None,
-    owner: str | None = None,
-    stuck: bool = False,
-) -> filters.Filter:
+class FilterArgument:
+    """A filter of jobs, from which its flag, its parameters, its word in the search box and its argument follow."""
+
+    __slots__ = ("apply", "expected", "help", "kind", "metavar", "name", "on", "read", "schema", "short")
+
+    def __init__(  # noqa: PLR0913 - a row of the table, nearly all by name
+        self,
+        name: str,
+        kind: str,
+        help_text: str,
+        apply: Callable[[filters.Filter, Any, datetime], None],
+        *,
+        on: str = EVERYWHERE,
+        metavar: str = "",
+        short: str | None = None,
+        read: Callable[[str], Any] = str,
+        expected: str = "",
+        schema: Mapping[str, object] | None = None,
+    ) -> None:
+        """Describe the filter.
+
+        Args:
+            name: the name of the parameter and of the argument; the flag and the word of the search box follow from it.
+            kind: the kind of its values.
+            help_text: which jobs pass.
+            apply: sets the condition for a value; the time is that from which durations count.
+            on: where the filter is: everywhere, on the page alone, or only in commands and Python programs.
+            metavar: the value in the help of the flag.
+            short: a second name of the flag.
+            read: reads the value from a text. It returns None, or raises UsageError, if the text is invalid.
+            expected: what a valid value is, for the message about an invalid one.
+            schema: what OpenAPI says of the value, besides its kind.
+        """
+        self.name, self.kind, self.help, self.apply = name, kind, help_text, apply
+        self.on, self.metavar, self.short = on, metavar, short
+        self.read, self.expected, self.schema = read, expected, schema or {}
+
+    @property
+    def default(self) -> object:
+        """Return the value that says nothing."""
+        return {SWITCH: False, REPEATED: ()}.get(self.kind)
+
+    def is_set(self, value: object) -> bool:
+        """Return whether a value says something. An empty text does."""
+        return value is not None and value is not False and value not in ((), [])
+
+
+def filters_on(place: str) -> dict[str, FilterArgument]:
+    """Return the filters of a place: `COMMANDS`, `API` or `PAGE`."""
+    return {name: one for name, one in FILTERS.items() if one.on in (EVERYWHERE, place)}
+
+
+def job_filter(now: datetime, **values: object) -> filters.Filter:
     """Return the filter for the jobs that meet all these conditions.
 
     Args:
         now: the time from which `hours` and durations count.
-        hours: created or changed in the last `hours`, or still active.
-        since: created or changed since this time, or still active: a duration ago, or RFC 3339.
-        until: created before this time: a duration ago, or RFC 3339.
-        status: one of these statuses or groups, separated by commas.
-        name: the id or the Kubernetes name matches this glob.
-        match: the id or the Kubernetes name contains a match of this regular expression.
-        label: all of these labels, `key=value` or `key` for any value.
-        namespace: in this Kubernetes namespace, or in one of these, separated by commas.
-        owner: of this owner, or of one of these, separated by commas.
-        stuck: active, and silent for a minute, with a task that hangs, or marked as suspect.
+        values: the values of filters, by the names in `FILTERS`.
 
     Raises:
         UsageError: if a value is malformed, or two contradict each other.
     """
-    if hours is not None and since is not None:
+    if values.get("hours") is not None and values.get("since") is not None:
         raise OptionError("hours and since contradict each other: both set where the window begins.", "hours", "since")
-    if len(label) > MAX_LABELS:
-        raise UsageError(f"too many labels ({len(label):,}): expected at most {MAX_LABELS}.")
-    if name is not None and len(name) > MAX_GLOB:
-        raise UsageError(f"glob too long ({len(name):,} characters): expected at most {MAX_GLOB:,}.")
-    if any(text.count(",") >= MAX_NAMES for text in (namespace or "", owner or "")):
-        raise UsageError(f"too many names separated by commas: expected at most {MAX_NAMES}.")
-    if hours is not None:
-        since = f"{hours}h"
-    chosen = filters.Filter(
-        statuses=None if status is None else parse_statuses(status),
-        since=None if since is None else parse_when(since, now).timestamp(),
-        until=None if until is None else parse_when(until, now).timestamp(),
-        name=name,
-        match=match,
-        labels=tuple(label_filter(text) for text in label),
-        namespace=namespace,
-        owner=owner,
-        stuck_at=now.timestamp() if stuck else None,
-    )
+    chosen = filters.Filter()
+    for name, value in values.items():
+        if FILTERS[name].is_set(value):
+            FILTERS[name].apply(chosen, value, now)
     if chosen.since is not None and chosen.until is not None and chosen.since > chosen.until:
         raise OptionError("invalid window: expected until after its start.", "until")
     return chosen
@@ -124,7 +153,7 @@ def parse_hours(text: str) -> float:
         hours = float(text)
     except ValueError:
         hours = math.nan
-    if not 0 < hours <= 100 * 365 * 24:
+    if not 0 < hours <= MAX_HOURS:
         raise UsageError(f"invalid number of hours '{text}': expected a number above 0, at most a century.")
     return hours
 
@@ -170,3 +199,148 @@ def _parse_number(text: str, least: int, most: int, name: str, expected: str) ->
     if number is None:
         raise UsageError(f"invalid {name} '{text}': expected {expected}.")
     return number
+
+
+def _set_hours(chosen: filters.Filter, hours: float, now: datetime) -> None:
+    chosen.since = parse_when(f"{hours}h", now).timestamp()
+
+
+def _set_since(chosen: filters.Filter, text: str, now: datetime) -> None:
+    chosen.since = parse_when(text, now).timestamp()
+
+
+def _set_until(chosen: filters.Filter, text: str, now: datetime) -> None:
+    chosen.until = parse_when(text, now).timestamp()
+
+
+def _set_statuses(chosen: filters.Filter, text: str, _now: datetime) -> None:
+    chosen.statuses = parse_statuses(text)
+
+
+def _set_name(chosen: filters.Filter, glob: str, _now: datetime) -> None:
+    if len(glob) > MAX_GLOB:
+        raise UsageError(f"glob too long ({len(glob):,} characters): expected at most {MAX_GLOB:,}.")
+    chosen.require("(job_id GLOB ? OR name GLOB ?)", glob, glob)
+
+
+def _set_match(chosen: filters.Filter, pattern: str, _now: datetime) -> None:
+    compile_pattern(pattern)
+    chosen.match = pattern
+
+
+def _set_labels(chosen: filters.Filter, texts: Sequence[str], _now: datetime) -> None:
+    if len(texts) > MAX_LABELS:
+        raise UsageError(f"too many labels ({len(texts):,}): expected at most {MAX_LABELS}.")
+    chosen.labels = tuple(map(label_filter, texts))
+
+
+def require_choice(column: str) -> Callable[[filters.Filter, str, datetime], None]:
+    """Return a function that requires one of several values, separated by commas, in a column."""
+
+    def require(chosen: filters.Filter, text: str, _now: datetime) -> None:
+        if text.count(",") >= MAX_NAMES:
+            raise UsageError(f"too many names separated by commas: expected at most {MAX_NAMES}.")
+        condition, names = filters.is_one_of(column, text)
+        chosen.require(condition, *names)
+
+    return require
+
+
+def _set_stuck(chosen: filters.Filter, _stuck: object, now: datetime) -> None:
+    chosen.stuck_at = now.timestamp()
+
+
+def _set_text(chosen: filters.Filter, text: str, _now: datetime) -> None:
+    chosen.text = text
+
+
+def _set_days(chosen: filters.Filter, days: int, now: datetime) -> None:
+    from mopsjobs.cache.queries.charts import window_start  # here: only pages have it
+
+    chosen.end_after(window_start(days, now.timestamp()))
+
+
+def _set_ended_since(chosen: filters.Filter, text: str, now: datetime) -> None:
+    chosen.end_after(parse_when(text, now).timestamp())
+
+
+def _set_ended_until(chosen: filters.Filter, text: str, now: datetime) -> None:
+    chosen.ended_until = parse_when(text, now).timestamp()
+
+
+def _set_error(chosen: filters.Filter, text: str, _now: datetime) -> None:
+    chosen.error = text
+
+
+def _set_params(chosen: filters.Filter, texts: Sequence[str], _now: datetime) -> None:
+    from mopsjobs.cache.queries.task_filters import check_count, parse_parameter  # here: only pages have it
+
+    check_count(texts)
+    chosen.params = tuple(map(parse_parameter, texts))
+
+
+def _set_open(chosen: filters.Filter, _open: object, _now: datetime) -> None:
+    chosen.is_open = True
+
+
+_WORDS = "|".join([*STATUSES, *GROUPS])
+
+_WHEN = {"pattern": r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"}
+
+_TABLE = (
+    FilterArgument(
+        "hours", NUMBER, "jobs created or changed in the last N hours", _set_hours, metavar="N",
+        read=parse_hours, expected="a number above 0, at most a century",
+        schema={"exclusiveMinimum": 0, "maximum": MAX_HOURS},
+    ),
+    FilterArgument(
+        "since", TEXT, "jobs created or changed since this time: 2h or 7d ago, or RFC 3339", _set_since,
+        metavar="TIME", schema=_WHEN,
+    ),
+    FilterArgument(
+        "until", TEXT, "jobs created before this time: 2h or 7d ago, or RFC 3339", _set_until,
+        metavar="TIME", schema=_WHEN,
+    ),
+    FilterArgument(
+        "status", CHOICES, "jobs with one of these statuses, or of the groups active and done", _set_statuses,
+        metavar="STATUS", short="-s", schema={"pattern": f"^({_WORDS})(,({_WORDS}))*$"},
+    ),
+    FilterArgument(
+        "name", TEXT, "jobs whose id or Kubernetes name matches, like 'night*'", _set_name, metavar="GLOB",
+    ),
+    FilterArgument(  # a regular expression cannot be interrupted in a thread of a server
+        "match", TEXT, "jobs whose id or Kubernetes name contains a match", _set_match, metavar="REGEX", on=COMMANDS,
+    ),
+    FilterArgument(
+        "label", REPEATED, "jobs with this label, of this value if given", _set_labels, metavar="KEY[=VALUE]",
+    ),
+    FilterArgument(
+        "namespace", CHOICES, "jobs in one of these Kubernetes namespaces", require_choice("namespace"),
+        metavar="NAMESPACE",
+    ),
+    FilterArgument("owner", CHOICES, "jobs of one of these owners", require_choice("owner"), metavar="OWNER"),
+    FilterArgument(
+        "stuck", SWITCH, "active jobs that are silent, have a hanging task or are suspect", _set_stuck,
+    ),
+    FilterArgument(
+        "q", TEXT, "jobs whose id, Kubernetes name, owner, study, error, note or label contains this", _set_text,
+        on=PAGE,
+    ),
+    FilterArgument(
+        "days", NUMBER, "jobs that ended in the last N days, or are active", _set_days, on=PAGE,
+        read=lambda text: int(text) if text in map(str, DAYS) else None,
+        expected=f"one of {', '.join(map(str, DAYS))}",
+    ),
+    FilterArgument("ended_since", TEXT, "jobs that ended since this time, or are active", _set_ended_since, on=PAGE),
+    FilterArgument("ended_until", TEXT, "jobs that ended before this time", _set_ended_until, on=PAGE),
+    FilterArgument("study", CHOICES, "jobs of one of these studies", require_choice("study"), on=PAGE),
+    FilterArgument("error", TEXT, "jobs with this text in an error", _set_error, on=PAGE),
+    FilterArgument(
+        "param", REPEATED, "jobs with a parameter set that has this parameter, or meets this condition", _set_params,
+        on=PAGE,
+    ),
+    FilterArgument("open", SWITCH, "failed or partial jobs that no resume has taken up", _set_open, on=PAGE),
+)  # fmt: skip
+
+FILTERS = {argument.name: argument for argument in _TABLE}
+"""All filters of jobs, in the order of the help."""

@@ -11,7 +11,12 @@ from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.sync_state import known_to
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import ACTIVE, ARCHIVED, BEFORE_RUNNING
-from mopsjobs.utils.text import compile_pattern, error_line, invalid_choice
+from mopsjobs.utils.text import error_line, invalid_choice
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from typing import Any
 
 URGENCY = ("failed", "partial", "running", "validating", "scheduled", "submitting", "pending", "cancelled", "succeeded")
 """The statuses in the order in which they need attention. One that this version does not know comes before all."""
@@ -97,82 +102,63 @@ _IS_ARCHIVED = f"job_id IN (SELECT job_id FROM job_label WHERE label = '{ARCHIVE
 
 
 class Filter:
-    """Conditions on jobs. Every condition that is set must hold; within a condition, any of its values will do."""
+    """Conditions on jobs. Every condition that is set must hold; within a condition, any of its values will do.
 
-    __slots__ = (
-        "ended_since", "ended_until", "error", "finds_all", "found", "hides_archived", "is_open", "keeps_active",
-        "labels", "match", "name", "namespace", "owner", "params", "phase", "since", "statuses",
-        "stuck", "stuck_at", "study", "text", "until",
-    )  # fmt: skip
+    `app.run.job_arguments.FILTERS` has the arguments from which they follow.
+    """
 
-    def __init__(  # noqa: PLR0913 - one argument a condition, all by name
-        self,
-        *,
-        statuses: frozenset[str] | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        name: str | None = None,
-        match: str | None = None,
-        labels: tuple[tuple[str, str | None], ...] = (),
-        namespace: str | None = None,
-        owner: str | None = None,
-        stuck_at: float | None = None,
-        ended_since: float | None = None,
-        text: str | None = None,
-    ) -> None:
-        """Set the conditions.
+    statuses: frozenset[str] | None = None
+    """The status is one of these."""
+    since: float | None = None
+    """Created or changed at or after this time (seconds since 1970), or still active."""
+    until: float | None = None
+    """Created at or before this time."""
+    match: str | None = None
+    """The id or the Kubernetes name contains a match of this regular expression."""
+    labels: tuple[tuple[str, str | None], ...] = ()
+    """Each of these labels is set to this value, or to any if it is None."""
+    conditions: tuple[Condition, ...] = ()
+    """Further conditions, which `require` adds."""
+    stuck_at: float | None = None
+    """Active and suspect at this time, as `is_suspect` has it."""
+    stuck = ""
+    """The condition of that, which `where_clauses` knows."""
+    ended_since: float | None = None
+    """Ended at or after this time, or still active, as in the charts."""
+    ended_until: float | None = None
+    """Ended before this time. Then no active job passes `ended_since`."""
+    text: str | None = None
+    """The id, the Kubernetes name, the owner, the study, the error, a note or a label's value contains it, in any ASCII
+    case."""
+    error: str | None = None
+    """The error of the record, or of failed tasks as they were kept, contains this text, in any ASCII case."""
+    params: tuple[tuple[str, str | None, float | None, str], ...] = ()
+    """A parameter set meets each of these: a parameter, an operator or None, and the value as number and text."""
+    is_open = False
+    """Failed or partial, and not resumed; see `IS_OPEN`."""
+    phase: str | None = None
+    """A name of `PHASES`."""
+    found: int | None = None
+    """The number of rows that `text` and `error` match, within `searching`."""
+    finds_all = False
+    """Whether these are all rows, so that a query needs no condition for them."""
+    hides_archived = False
+    """Whether ended jobs with the label `archived=true` do not pass; see `hide_archived`."""
+    keeps_active = True
+    """Whether active jobs pass a window whenever they changed, as in a listing."""
 
-        Args:
-            statuses: the status is one of these.
-            since: created or changed at or after this time (seconds since 1970), or still active.
-            until: created at or before this time.
-            name: the id or the Kubernetes name matches this glob.
-            match: the id or the Kubernetes name contains a match of this regular expression.
-            labels: each of these labels is set to this value, or to any if it is None.
-            namespace: runs in this namespace, or in one of these, separated by commas.
-            owner: belongs to this owner, or to one of these, separated by commas.
-            stuck_at: active and suspect at this time, as `is_suspect` has it.
-            ended_since: ended at or after this time, or still active, as in the charts.
-            text: the id, the Kubernetes name, the owner, the study, the error, a note or a label's value contains it,
-                in any ASCII case.
+    def __init__(self, **conditions: Any) -> None:
+        """Set conditions, by their names."""
+        for name, value in conditions.items():
+            setattr(self, name, value)
 
-        Raises:
-            UsageError: if `match` is not a regular expression.
-        """
-        self.statuses = statuses
-        self.since = since
-        self.until = until
-        self.name = name
-        self.match = match
-        self.labels = labels
-        self.namespace = namespace
-        self.owner = owner
-        self.stuck_at = stuck_at
-        self.stuck = ""  # the condition of that, which `where_clauses` knows
-        self.ended_since = ended_since
-        self.text = text
-        self.ended_until: float | None = None
-        """Ended before this time. Then no active job passes `ended_since`."""
-        self.study: str | None = None
-        """Of this study, or of one of these, separated by commas."""
-        self.error: str | None = None
-        """The error of the record, or of failed tasks as they were kept, contains this text, in any ASCII case."""
-        self.params: tuple[tuple[str, str | None, float | None, str], ...] = ()
-        """A parameter set meets each of these: a parameter, an operator or None, and the value as number and text."""
-        self.is_open = False
-        """Failed or partial, and not resumed; see `IS_OPEN`."""
-        self.phase: str | None = None
-        """A name of `PHASES`."""
-        self.found: int | None = None
-        """The number of rows that `text` and `error` match, within `searching`."""
-        self.finds_all = False
-        """Whether these are all rows, so that a query needs no condition for them."""
-        self.hides_archived = False
-        """Whether ended jobs with the label `archived=true` do not pass; see `hide_archived`."""
-        self.keeps_active = True
-        """Whether active jobs pass a window whenever they changed, as in a listing."""
-        if match is not None:
-            compile_pattern(match)
+    def require(self, condition: str, *values: object) -> None:
+        """Add a condition: SQL over a row of `job`, and the values of its parameters."""
+        self.conditions = (*self.conditions, (condition, [*values]))
+
+    def end_after(self, time: float) -> None:
+        """Require that jobs ended at or after this time too, or are active."""
+        self.ended_since = time if self.ended_since is None else max(time, self.ended_since)
 
     @property
     def is_everything(self) -> bool:
@@ -218,8 +204,6 @@ class Filter:
             add("is_active = 1" if has_active and not names else f"({'is_active = 1 OR ' * has_active}{named})", *names)
         if self.until is not None:
             add("+created_ts <= ?", self.until)  # `+`: most jobs pass, and an index with more columns is better
-        if self.name is not None:
-            add("(job_id GLOB ? OR name GLOB ?)", self.name, self.name)
         if self.match is not None:
             add("(job_id REGEXP ? OR name REGEXP ?)", self.match, self.match)
         for label, value in self.labels:
@@ -227,10 +211,8 @@ class Filter:
                 add("job_id IN (SELECT job_id FROM job_label WHERE label = ?)", label)
             else:
                 add("job_id IN (SELECT job_id FROM job_label WHERE label = ? AND value = ?)", label, value)
-        if self.namespace is not None:
-            add(*_is_one_of("namespace", self.namespace))
-        if self.owner is not None:
-            add(*_is_one_of("owner", self.owner))
+        for condition, parameters in self.conditions:
+            add(condition, *parameters)
         if self.hides_archived:
             add(f"(is_active = 1 OR NOT {_IS_ARCHIVED})")
         if self.stuck_at is not None:
@@ -249,9 +231,6 @@ class Filter:
             yield "(is_active = 1 OR +ended_ts >= ?)", [self.ended_since]
         elif self.ended_until is not None:
             yield "is_active = 0 AND +ended_ts < ?", [self.ended_until]
-        if self.study is not None:
-            condition, *values = _is_one_of("study", self.study)
-            yield condition, list(values)
         for name, sign, number, text in self.params:
             yield _has_parameter(name, sign, number, text)
         if self.is_open:
@@ -291,10 +270,10 @@ def _has_parameter(name: str, sign: str | None, number: float | None, text: str)
     return f"job_id IN (SELECT job_id FROM ledger WHERE {has})", values  # noqa: S608
 
 
-def _is_one_of(column: str, text: str) -> tuple[str, *tuple[str, ...]]:
+def is_one_of(column: str, text: str) -> Condition:
     """Return the condition that a column has a value, or one of a list. The value itself may have a comma."""
     names = list(dict.fromkeys([text, *filter(None, (name.strip() for name in text.split(",")))]))
-    return (f"{column} = ?", text) if len(names) == 1 else (f"{column} IN ({', '.join('?' * len(names))})", *names)
+    return f"{column} = ?" if len(names) == 1 else f"{column} IN ({', '.join('?' * len(names))})", [*names]
 
 
 def parse_sort(text: str) -> str:

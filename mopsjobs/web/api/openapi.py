@@ -8,15 +8,16 @@ from importlib.resources import files
 from typing import Any
 
 from mopsjobs.app.jobs.log_selection import MAX_TASK
-from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT
+from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, NUMBER, REPEATED, SWITCH, filters_on
 from mopsjobs.cache.queries import task_filters
 from mopsjobs.cache.queries.filters import DEFAULT_SORT, SORTS
-from mopsjobs.registry.status import GROUPS, JobStatus
 from mopsjobs.version import __version__
 from mopsjobs.web.queries.api_params import MAX_FAILURE_JOBS
 from mopsjobs.web.queries.query_params import MAX_LIMIT
 
-_WORDS = "|".join([*JobStatus, *GROUPS])
+_TYPES = {NUMBER: "number", SWITCH: "boolean"}
+"""The types of filters that are not texts."""
+
 _SORT = "|".join(SORTS)
 _HEALTH: dict[str, Any] = {
     "description": "The state of the server.",
@@ -72,7 +73,6 @@ _RESULTS: dict[str, Any] = {
 }  # fmt: skip
 _TEXT: dict[str, Any] = {"type": "string"}
 _LINK = {"description": "Leads to the next page, if there is one (RFC 8288).", "schema": {"type": "string"}}
-_WHEN = r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"
 
 
 @cache
@@ -250,33 +250,14 @@ def _failure_parameters() -> list[dict[str, Any]]:
 
 
 def _filter_parameters() -> list[dict[str, Any]]:
-    text: dict[str, Any] = {"type": "string"}
-    when = {"type": "string", "pattern": _WHEN}
-    return [
-        _parameter(
-            "hours",
-            {"type": "number", "exclusiveMinimum": 0, "maximum": 876000},
-            "Only jobs changed in the last N hours.",
-        ),
-        _parameter("since", when, "Only jobs created or changed since: a duration ago, or RFC 3339. Not with `hours`."),
-        _parameter("until", when, "Only jobs created before: a duration ago, or RFC 3339."),
-        _parameter(
-            "status",
-            {"type": "string", "pattern": f"^({_WORDS})(,({_WORDS}))*$"},
-            "Only jobs with one of these statuses, or of the groups active and done.",
-        ),
-        _parameter("name", text, "Only jobs whose id or Kubernetes name matches this glob."),
-        _parameter(
-            "label",
-            {"type": "array", "items": text},
-            "Only jobs with this label: `key=value` or `key`. Repeat for more.",
-        ),
-        _parameter("namespace", text, "Only jobs in this Kubernetes namespace."),
-        _parameter("owner", text, "Only jobs of this owner."),
-        _parameter(
-            "stuck", {"type": "boolean"}, "Only active jobs that are silent, have a hanging task or are suspect."
-        ),
-    ]
+    parameters = []
+    for name, argument in filters_on(API).items():
+        schema = {"type": _TYPES.get(argument.kind, "string"), **argument.schema}
+        is_repeated = argument.kind == REPEATED
+        again = " Repeat for more." if is_repeated else ""
+        listed = {"type": "array", "items": schema} if is_repeated else schema
+        parameters.append(_parameter(name, listed, f"Only {argument.help}.{again}"))
+    return parameters
 
 
 def _job_parameters() -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from flask import Response, request
 from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, count_jobs_of_store
 from mopsjobs.app.jobs.job_texts import UNKNOWN, duration_text, memory_text, usage_text
 from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.app.run.job_arguments import DAYS
 from mopsjobs.cache.queries import charts, statistics
 from mopsjobs.errors import command_line
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
@@ -50,7 +51,7 @@ class ChartsPage:
             return self._renderer.render(
                 "charts.html",
                 query=query,
-                windows=query_params.DAYS,
+                windows=DAYS,
                 shown_groups=SHOWN_GROUPS,
                 events_days=EVENTS_AGE.days,
                 count_command=command_line(f"{PRUNE_COMMAND} --dry-run"),

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.app.run.job_arguments import API, NUMBER, REPEATED, SWITCH, filters_on
 from mopsjobs.app.tasks.failure_overview import FailureOverview, overview_of_filter
 from mopsjobs.app.tasks.failures import MergedGroup
 from mopsjobs.cache.queries import statistics
@@ -19,7 +20,7 @@ from mopsjobs.errors import command_line
 from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.web.pages.failure_rows import Window, failure_row, known_moment
 from mopsjobs.web.pages.job_page import MAX_READ_TASKS, Reading
-from mopsjobs.web.queries.query_params import FILTERS, MAX_FAILED_JOBS, FailuresPageQuery
+from mopsjobs.web.queries.query_params import MAX_FAILED_JOBS, FailuresPageQuery
 from mopsjobs.web.queries.search_box import Params, describe_filters
 from mopsjobs.web.site.job_reads import FAILURES
 from mopsjobs.web.site.memo import Memo
@@ -133,10 +134,10 @@ def _count_jobs(connection: sqlite3.Connection, query: FailuresPageQuery) -> int
 def _command(query: FailuresPageQuery) -> str:
     """Return the command that reads all that the page lacks."""
     flags = [
-        f"--{name} {shlex.quote(f'{value:g}' if isinstance(value, float) else value)}"
-        for name in FILTERS
-        for value in (query.values[name] if name == "label" else [query.values[name]])
-        if value not in (None, False, True)
+        f"--{name}" if one.kind == SWITCH else f"--{name} {shlex.quote(f'{value:g}' if one.kind == NUMBER else value)}"
+        for name, one in filters_on(API).items()
+        for value in (query.values[name] if one.kind == REPEATED else [query.values[name]])
+        if one.is_set(value)
     ]
     flags += [f"--{name}" for name in ("stuck", "resumed") if query.values[name]]
     return command_line("failures", options=" ".join([*flags, "--limit 0"]))

@@ -18,7 +18,7 @@ from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, TERMINAL
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web.queries import query_params, view_models
-from mopsjobs.web.queries.search_box import FLAGS, Params, describe_filters, expand_search, token
+from mopsjobs.web.queries.search_box import Params, describe_filters, expand_search, switches, token
 from mopsjobs.web.site.rendering import Renderer, link
 from mopsjobs.web.site.viewer import MAX_NAME
 
@@ -343,7 +343,7 @@ def _group_row(group: overview.JobGroup, by: str, params: Params, now: float) ->
 
 def _suggestions(connection: sqlite3.Connection, rows: Sequence[view_models.Row]) -> list[str]:
     """Return what the search box can complete: owners, keys of labels, and what the rows have."""
-    words = [f"is:{name}" for name in FLAGS]
+    words = [f"is:{name}" for name in switches()]
     words += [f"status:{name}" for name in filters.URGENCY]
     words += [token("owner", owner) for owner in overview.owners(connection, MAX_OWNERS)]
     words += [f"label:{key}=" for key in overview.label_keys(connection, MAX_SUGGESTIONS)]

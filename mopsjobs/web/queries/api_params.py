@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 
 from mopsjobs.app.jobs.log_selection import MAX_TASK
-from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT, job_filter
+from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, filters_on, job_filter
 from mopsjobs.cache.queries.ledgers import AttemptPlace
 from mopsjobs.cache.queries.task_filters import (
     Order,
@@ -20,7 +20,7 @@ from mopsjobs.cache.queries.task_filters import (
 from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
-from mopsjobs.web.queries.query_params import FILTERS, MAX_LIMIT, Parameter, Query, parse_query, whole_number
+from mopsjobs.web.queries.query_params import MAX_LIMIT, Parameter, Query, filter_parameters, parse_query, whole_number
 
 MAX_SEEN = 100_000
 """Tasks that one answer compares with conditions, at most. Its Link leads to the rest."""
@@ -42,9 +42,11 @@ RESULTS = {
     "after": Parameter(None, lambda text: parse_whole_number(text, 0, MAX_TASK), "the number of a task"),
 }
 
-FAILURES = {"job": Parameter(())} | FILTERS
-FAILURES |= {"resumed": Parameter(default=False), "after": Parameter()}
-FAILURES |= {"limit": whole_number(DEFAULT_LIMIT, 1, MAX_FAILURE_JOBS)}
+FAILURES = {
+    "job": Parameter(()), "resumed": Parameter(default=False), "after": Parameter(),
+    "limit": whole_number(DEFAULT_LIMIT, 1, MAX_FAILURE_JOBS),
+}  # fmt: skip
+"""The parameters besides filters."""
 
 _ATTEMPT = re.compile(r"(\d{1,18})\.([0-9a-f]{1,32})\.(\d{1,18})\.(\d{1,18})", re.ASCII)
 
@@ -115,15 +117,16 @@ class FailuresQuery:
         Raises:
             UsageError: if a parameter is unknown or invalid, or there are both jobs and filters.
         """
-        values = parse_query(FAILURES, query)
+        which = filters_on(API)
+        values = parse_query(FAILURES | filter_parameters(API), query)
         self.jobs: tuple[str, ...] = values["job"]
         if len(self.jobs) > MAX_FAILURE_JOBS:
             raise UsageError(f"too many jobs ({len(self.jobs):,}): expected at most {MAX_FAILURE_JOBS}.")
         self.limit: int = values["limit"]
         self.after: str | None = values["after"]
-        self.filter = job_filter(now, **{name: values[name] for name in FILTERS})
+        self.filter = job_filter(now, **{name: values[name] for name in which})
         self.resumed: bool = values["resumed"]
-        if self.jobs and any(values[name] != FILTERS[name].default for name in FILTERS):
+        if self.jobs and any(one.is_set(values[name]) for name, one in which.items()):
             raise UsageError("Jobs and filters contradict each other: both select jobs.")
 
 

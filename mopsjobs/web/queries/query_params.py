@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT, job_filter, parse_hours
+from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, PAGE, filters_on, job_filter
 from mopsjobs.cache.queries import filters, overview
 from mopsjobs.cache.queries.charts import window_start
-from mopsjobs.cache.queries.task_filters import as_number, check_count, parse_condition
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
-from mopsjobs.utils.times import parse_when
 
 MAX_LIMIT = 1000
 """Jobs or events in one response of the API, at most. Active jobs come on top of that."""
@@ -46,9 +44,6 @@ COLUMNS = {
 
 DEFAULT_COLUMNS = ("study", "owner", "progress", "error", "done")
 
-DAYS = (7, 30, 90)
-"""The periods of the charts, up to today."""
-
 Query = Iterable[tuple[str, str]]
 """The names and values of a query string. A name may come more than once."""
 
@@ -70,9 +65,9 @@ def whole_number(default: int, least: int, most: int) -> Parameter:
     return Parameter(default, lambda text: parse_whole_number(text, least, most), expected)
 
 
-def _days(default: int | None) -> Parameter:
-    expected = f"one of {', '.join(map(str, DAYS))}"
-    return Parameter(default, lambda text: int(text) if text in map(str, DAYS) else None, expected)
+def filter_parameters(place: str) -> dict[str, Parameter]:
+    """Return the parameters that filter jobs, on the page or in its API."""
+    return {name: Parameter(one.default, one.read, one.expected) for name, one in filters_on(place).items()}
 
 
 def _group(text: str) -> str | None:
@@ -88,50 +83,25 @@ def _column(text: str) -> str | None:
     return text if text in COLUMNS else None
 
 
-FILTERS = {
-    "hours": Parameter(read=parse_hours, expected="a number above 0, at most a century"),
-    "since": Parameter(),
-    "until": Parameter(),
-    "status": Parameter(),
-    "name": Parameter(),
-    "label": Parameter(()),
-    "namespace": Parameter(),
-    "owner": Parameter(),
-    "stuck": Parameter(default=False),
+API_JOBS = {
+    "sort": Parameter(filters.DEFAULT_SORT),
+    "limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT),
+    "skip": whole_number(0, 0, MAX_SKIP),
 }
-"""The arguments of `job_filter` but `match`: a regular expression cannot be interrupted in a thread of a server."""
-
-SORT = {"sort": Parameter(filters.DEFAULT_SORT)}
-
-API_JOBS = FILTERS | SORT | {"limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT), "skip": whole_number(0, 0, MAX_SKIP)}
+"""The parameters of the list of jobs besides filters."""
 
 API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT)}
-
-PAGE_FILTERS = {
-    "q": Parameter(),
-    "days": _days(None),
-    "ended_since": Parameter(),
-    "ended_until": Parameter(),
-    "study": Parameter(),
-    "error": Parameter(),
-    "param": Parameter(()),
-    "open": Parameter(default=False),
-}
-"""Filters that only the page of jobs has."""
 
 UNPANELED = ("status", "open", "stuck")
 """Filters that the panels do not follow: each panel has its own."""
 
-JOBS_PAGE = (
-    FILTERS
-    | PAGE_FILTERS
-    | {
-        "sort": Parameter(),
-        "group": Parameter(read=_group, expected="study, owner or label:KEY"),
-        "columns": Parameter((), read=_column, expected=f"one of {', '.join(COLUMNS)}"),
-        "page": whole_number(1, 1, MAX_PAGE),
-    }
-)
+JOBS_PAGE = {
+    "sort": Parameter(),
+    "group": Parameter(read=_group, expected="study, owner or label:KEY"),
+    "columns": Parameter((), read=_column, expected=f"one of {', '.join(COLUMNS)}"),
+    "page": whole_number(1, 1, MAX_PAGE),
+}
+"""The parameters of the page of jobs besides filters."""
 
 FAILURE_SORTS = ("tasks", "jobs", "first", "last")
 """Columns of the page of failures by which it can be sorted: the most, or the newest, first."""
@@ -141,14 +111,15 @@ FAILURE_HOURS = 168.0
 
 MAX_FAILED_JOBS = 20_000
 
-FAILURES_PAGE = FILTERS | {
+FAILURES_PAGE = {
     "resumed": Parameter(default=False),
     "sort": Parameter(FAILURE_SORTS[0], _failure_sort, f"one of {', '.join(FAILURE_SORTS)}"),
     "limit": whole_number(5000, 1, MAX_FAILED_JOBS),
     "page": whole_number(1, 1, MAX_PAGE),
 }
+"""The parameters of the page of failures besides filters."""
 
-CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": _days(30)}
+CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": filter_parameters(PAGE)["days"]._replace(default=30)}
 
 
 def parse_query(parameters: Mapping[str, Parameter], query: Query) -> dict[str, Any]:
@@ -196,10 +167,11 @@ class JobsQuery:
         Raises:
             UsageError: if a parameter is unknown or invalid.
         """
-        values = parse_query(API_JOBS, query)
+        which = filter_parameters(API)
+        values = parse_query(which | API_JOBS, query)
         self.limit: int = values["limit"]
         self.skip: int = values["skip"]
-        self.filter = _filter(values, now)
+        self.filter = job_filter(now, **{name: values[name] for name in which})
         self.order = filters.parse_sort(values["sort"])
 
 
@@ -227,7 +199,8 @@ class JobsPageQuery:
         Raises:
             UsageError: if a parameter is unknown or invalid.
         """
-        values = parse_query(JOBS_PAGE, query)
+        which = filter_parameters(PAGE)
+        values = parse_query(which | JOBS_PAGE, query)
         self.values: dict[str, Any] = values
         """The value of each parameter."""
         self.sort: str | None = values["sort"]
@@ -237,26 +210,12 @@ class JobsPageQuery:
         self.group: str | None = values["group"]
         chosen = values["columns"] or DEFAULT_COLUMNS
         self.columns = tuple(name for name in COLUMNS if name in chosen)
-        self.filter = self._filter(values, now)
-        self.filter_any_status = self._filter(values | dict.fromkeys(UNPANELED), now)
+        chosen_filters = {name: values[name] for name in which}
+        self.filter = job_filter(now, **chosen_filters)
+        self.filter_any_status = job_filter(now, **chosen_filters | dict.fromkeys(UNPANELED))
         """The filter for panels, whatever the status."""
-        self.is_part = any(values[name] for name in (FILTERS | PAGE_FILTERS) if name not in UNPANELED)
+        self.is_part = any(value for name, value in chosen_filters.items() if name not in UNPANELED)
         """Whether the panels count a part of all jobs."""
-
-    @staticmethod
-    def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
-        job_filter = _filter(values, now)
-        job_filter.text, job_filter.error, job_filter.study = values["q"], values["error"], values["study"]
-        check_count(values["param"])
-        job_filter.params = tuple(_parameter(text) for text in values["param"])
-        job_filter.is_open = values["open"]
-        begins = [window_start(values["days"], now.timestamp())] if values["days"] else []
-        if values["ended_since"]:
-            begins.append(parse_when(values["ended_since"], now).timestamp())
-        job_filter.ended_since = max(begins, default=None)
-        if values["ended_until"]:
-            job_filter.ended_until = parse_when(values["ended_until"], now).timestamp()
-        return job_filter
 
 
 class FailuresPageQuery:
@@ -268,14 +227,15 @@ class FailuresPageQuery:
         Raises:
             UsageError: if a parameter is unknown or invalid.
         """
-        values = parse_query(FAILURES_PAGE, query)
+        which = filter_parameters(API)
+        values = parse_query(which | FAILURES_PAGE, query)
         has_window = values["hours"] is not None or values["since"] is not None
         self.default_hours: float | None = None if has_window else FAILURE_HOURS
         """The length of the window in hours, if the query does not say where it begins."""
         values["hours"] = self.default_hours or values["hours"]
         self.values: dict[str, Any] = values
         """The value of each parameter."""
-        self.filter = _filter(values, now)
+        self.filter = job_filter(now, **{name: values[name] for name in which})
 
     @property
     def since(self) -> float:
@@ -301,16 +261,3 @@ class ChartsQuery:
         self.filter.ended_since = self.since
         self.params = [("days", str(self.days)), ("owner", self.owner), *(("label", label) for label in self.labels)]
         """The names and values of the query, defaults included."""
-
-
-def _parameter(text: str) -> tuple[str, str | None, float | None, str]:
-    """Read a condition such as `beta>0.9`, or the name of a parameter alone."""
-    if not any(sign in text for sign in "=<>"):
-        return text, None, None, ""
-    condition = parse_condition(text)
-    number = as_number(condition.value)
-    return condition.name, condition.sign, None if number is None else float(number), condition.value
-
-
-def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
-    return job_filter(now, **{name: values[name] for name in FILTERS})

@@ -9,40 +9,27 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from mopsjobs.app.run.job_arguments import CHOICES, FILTERS, PAGE, REPEATED, SWITCH, FilterArgument, filters_on
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import did_you_mean, invalid_choice
 
 Params = Sequence[tuple[str, str]]
 """The names and values of a query string."""
 
-FILTERS = (
-    "owner",
-    "status",
-    "label",
-    "study",
-    "error",
-    "param",
-    "name",
-    "namespace",
-    "since",
-    "until",
-    "hours",
-    "days",
-    "ended_since",
-    "ended_until",
-)
-"""Parameters with a value that can be written in the box, as `name:value`."""
-
-FLAGS = ("stuck", "open")
-"""Parameters that are true or false, written as `is:name`."""
-
-LISTS = ("owner", "status", "study", "namespace")
-"""Parameters whose value may be several, separated by commas: any of them will do."""
-
-REPEATED = ("label", "param")
-"""Parameters that may come more than once: all of them must hold."""
-
 _WORD = re.compile(r"""(?:([A-Za-z_]+):)?("[^"]*"|\S+)|\S+""")
+
+
+def box_filters() -> dict[str, FilterArgument]:
+    """Return the filters that can be written in the box: as `is:name` if they are true or false, else as `name:value`.
+
+    The words of the box themselves are the parameter `q`.
+    """
+    return {name: one for name, one in filters_on(PAGE).items() if name != "q"}
+
+
+def switches() -> list[str]:
+    """Return the filters that are written as `is:name`."""
+    return [name for name, one in box_filters().items() if one.kind == SWITCH]
 
 
 def expand_search(params: Params) -> list[tuple[str, str]] | None:
@@ -64,25 +51,27 @@ def expand_search(params: Params) -> list[tuple[str, str]] | None:
 def describe_filters(params: Params) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return each filter of a query string as the box has it, with the query string that lacks it."""
     chips = []
+    known = box_filters()
     last = {name: place for place, (name, value) in enumerate(params) if value}
     for place, (name, value) in enumerate(params):
         others = [one for number, one in enumerate(params) if number != place and one[0] != "page"]
-        if not value or (value == "false" and name in FLAGS):
+        kind = known[name].kind if name in known else None
+        if not value or (value == "false" and kind == SWITCH):
             continue
-        if name not in (*FLAGS, *REPEATED):  # only the last one counts
+        if kind not in (SWITCH, REPEATED):  # only the last one counts
             if place != last[name]:
                 continue
             others = [one for one in others if one[0] != name]
-        if name in FLAGS:
+        if kind == SWITCH:
             chips.append((f"is:{name}", others))
         elif name == "q":
             chips.append((f'"{value}"', others))
-        elif name in LISTS:
+        elif kind == CHOICES:
             pieces = [piece for piece in value.split(",") if piece]
             for piece in pieces:
                 left = ",".join(other for other in pieces if other != piece)
                 chips.append((token(name, piece), [*others, *([(name, left)] if left else [])]))
-        elif name in FILTERS:
+        elif kind is not None:
             chips.append((token(name, value), others))
     return chips
 
@@ -95,19 +84,21 @@ def token(name: str, value: str) -> str:
 def _read(text: str) -> tuple[list[str], list[tuple[str, str]]]:
     """Return the words and the filters in a text. A word in quotes is never a filter."""
     words, filters = [], []
+    flags = switches()
+    valued = [name for name in box_filters() if name not in flags]
     for match in _WORD.finditer(text):
         name, value = match[1], (match[2] or match[0]).strip('"')
         if name is None:
             words.append(value)
         elif name == "is":
-            if value not in FLAGS:
-                raise UsageError(invalid_choice("is:", value, FLAGS), hint="For a status, write status:failed.")
+            if value not in flags:
+                raise UsageError(invalid_choice("is:", value, flags), hint="For a status, write status:failed.")
             filters.append((value, "true"))
-        elif name in FILTERS:
+        elif name in valued:
             filters.append((name, value))
         else:
             raise UsageError(
-                f"unknown filter '{name}': expected one of {', '.join((*FILTERS, 'is'))}.{did_you_mean(name, FILTERS)}",
+                f"unknown filter '{name}': expected one of {', '.join((*valued, 'is'))}.{did_you_mean(name, valued)}",
                 hint=f'To search for the text itself, put it in quotes: "{match[0]}"',
             )
     return words, filters
@@ -115,9 +106,10 @@ def _read(text: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _with_filter(params: list[tuple[str, str]], name: str, value: str) -> list[tuple[str, str]]:
     """Return the query string with one more filter: added to those of its kind, or in place of them."""
-    if name in REPEATED:
+    kind = FILTERS[name].kind
+    if kind == REPEATED:
         return params if (name, value) in params else [*params, (name, value)]
-    earlier = [one for other, one in params if other == name and name in LISTS]
+    earlier = [one for other, one in params if other == name and kind == CHOICES]
     pieces = dict.fromkeys(piece for one in (*earlier, value) for piece in one.split(",") if piece)
     others = [one for one in params if one[0] != name]
-    return [*others, (name, ",".join(pieces) if name in LISTS else value)]
+    return [*others, (name, ",".join(pieces) if kind == CHOICES else value)]

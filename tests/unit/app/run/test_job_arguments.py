@@ -1,4 +1,4 @@
-"""Arguments that select jobs: plain values, the same for flags, queries and Python programs."""
+"""The table of filters: flags, parameters, the search box, Python programs and documents follow from it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,94 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.app.run.job_arguments import job_filter
+from mopsjobs.api.arguments import filter_values
+from mopsjobs.api.registry import Registry
+from mopsjobs.app.run import job_arguments
+from mopsjobs.app.run.job_arguments import CHOICES, COMMANDS, FILTERS, NUMBER, REPEATED, SWITCH, TEXT, job_filter
 from mopsjobs.cache.queries.filters import Filter
 from mopsjobs.cli import flags
+from mopsjobs.cli.parser import build_parser
 from mopsjobs.errors import UsageError
-from mopsjobs.web.queries import query_params
+from mopsjobs.web.api import openapi
+from mopsjobs.web.queries import query_params, search_box
 from support.cli import START
+from support.docs import load_generator
+
+ANNOTATIONS = {
+    TEXT: "str | None", NUMBER: "float | None", CHOICES: "Choices | None", REPEATED: "Labels | None", SWITCH: "bool",
+}  # fmt: skip
+"""The types of the arguments of `Registry.jobs`, by the kinds of filters."""
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Add a filter to the table, and return its condition."""
+    apply = job_arguments.require_choice("machine")
+    added = job_arguments.FilterArgument("machine", CHOICES, "jobs on one of these machines", apply, metavar="HOST")
+    monkeypatch.setitem(FILTERS, "machine", added)
+    return "machine IN (?, ?, ?)"
 
 
 def _values(chosen: Filter) -> dict[str, object]:
-    return {name: getattr(chosen, name) for name in Filter.__slots__}
+    return vars(chosen)
+
+
+def _python_arguments() -> list[tuple[str, str]]:
+    """Return the arguments of `Registry.jobs` that filter, with their types."""
+    others = {"self", "sort", "limit", "freshness"}
+    parameters = inspect.signature(Registry.jobs).parameters.values()
+    return [(one.name, one.annotation) for one in parameters if one.name not in others]
 
 
 def test_without_a_condition_all_jobs_pass() -> None:
     assert job_filter(START).is_everything
 
 
-def test_flags_and_queries_have_the_arguments_of_job_filter() -> None:
-    """Each argument is a flag; each but the regular expression is a parameter of the page and its API."""
-    arguments = {name for name in inspect.signature(job_filter).parameters if name != "now"}
-    assert set(flags.FILTERS) == arguments
-    assert set(query_params.FILTERS) == arguments - {"match"}
+def test_a_filter_of_the_table_is_everywhere(machine: str) -> None:
+    """One more row is one more flag, parameter of page and API, word of the search box, and line of the reference."""
+    parser = build_parser(["list"])
+    by_flag = flags.filter_of(parser.parse_args(["list", "--machine", "a,b"]), START)
+    by_page = query_params.JobsPageQuery([("machine", "a,b")], START).filter
+    by_api = query_params.JobsQuery([("machine", "a,b")], START).filter
+    by_python = job_filter(START, **filter_values({"machine": ["a", "b"]}))
+    for chosen in (by_flag, by_page, by_api, by_python):
+        assert chosen.clauses() == [(machine, ["a,b", "a", "b"])]
+    parameters = openapi.document.__wrapped__()["paths"]["/api/v1/jobs"]["get"]["parameters"]
+    described = {one["name"]: one["description"] for one in parameters}
+    assert described["machine"] == "Only jobs on one of these machines."
+    assert search_box.expand_search([("q", "machine:a machine:b")]) == [("machine", "a,b")]
+    assert dict(search_box.describe_filters([("machine", "a,b")])).keys() == {"machine:a", "machine:b"}
+    reference = load_generator("generate_cli").render()
+    assert "| `--machine HOST[,HOST]` | select jobs on one of these machines |" in reference
+
+
+def test_python_has_the_filters_of_the_table() -> None:
+    """The signature is written out for editors. Order does not matter, since all are given by name."""
+    table = [(name, ANNOTATIONS[one.kind]) for name, one in job_arguments.filters_on(COMMANDS).items()]
+    assert sorted(_python_arguments()) == sorted(table)
+    assert all(f"\n            {name}: " in str(Registry.jobs.__doc__) for name, _ in table)
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_filter_that_python_lacks_is_seen() -> None:
+    """The test above fails for a filter that `Registry.jobs` does not have yet."""
+    assert {*job_arguments.filters_on(COMMANDS)} - {name for name, _ in _python_arguments()} == {"machine"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hours": "two"}, "^invalid hours 'two': expected a number.$"),
+        ({"since": 2}, "^invalid since 2: expected a text.$"),
+        ({"owner": 7}, "^invalid choice 7: expected a text, or a list of texts.$"),
+        ({"label": 7}, "^invalid label 7: expected a text, or a list of texts.$"),
+        ({"stuck": "yes"}, "^invalid stuck 'yes': expected True or False.$"),
+    ],
+)
+def test_a_python_argument_of_another_type_is_refused(values: dict[str, Any], message: str) -> None:
+    """One sentence names it, its value, and what was expected."""
+    with pytest.raises(UsageError, match=message):
+        filter_values(values)
 
 
 def test_a_flag_and_a_query_give_the_filter_of_the_plain_values() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
+from mopsjobs.app.run.job_arguments import FILTERS
 from mopsjobs.cache import rows
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
@@ -81,8 +82,13 @@ def test_the_sql_means_what_plain_python_means(
         cache.execute("DELETE FROM job_label")
         rows.write_rows(cache, [_row(name, job) for name, job in made.items()])
     order = filters.parse_sort("-name" if descending else "name")
-    where = {n: float(v) if n in ("since", "until", "ended_since") else v for n, v in chosen.items()}
-    page = job_queries.list_jobs(cache, filters.Filter(**where), order=order, limit=limit, now=1000.0)
+    job_filter = filters.Filter()
+    for name, value in chosen.items():
+        if name in ("name", "namespace", "owner"):
+            FILTERS[name].apply(job_filter, value, START)
+        else:
+            setattr(job_filter, name, value)
+    page = job_queries.list_jobs(cache, job_filter, order=order, limit=limit, now=1000.0)
     found = [job["job_id"] for job in page.jobs()]
     passing = sorted((name for name, job in made.items() if _passes(name, job, chosen)), reverse=descending)
     first = passing if limit == 0 else passing[:limit]

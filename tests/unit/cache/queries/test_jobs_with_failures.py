@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from mopsjobs.cache.queries import failures
-from mopsjobs.cache.queries.filters import Filter
+from mopsjobs.cache.queries.filters import Filter, is_one_of
 from mopsjobs.registry.status import TERMINAL, JobStatus
 
 
@@ -66,7 +66,8 @@ def test_the_last_changed_jobs_with_failures_are_found(
         and (since is None or job.changed >= since or job.status not in TERMINAL)
         and (owner is None or job.owner == owner)
     ]
-    found = failures.jobs_with_failures(cache, Filter(since=since, owner=owner), limit, resumed=True)
+    conditions = () if owner is None else (is_one_of("owner", owner),)
+    found = failures.jobs_with_failures(cache, Filter(since=since, conditions=conditions), limit, resumed=True)
     assert found == ([job_id for _, job_id in sorted(expected)][: limit or None], len(expected))
 
 

@@ -25,14 +25,14 @@ def test_empty_values_count_as_defaults() -> None:
 def test_a_repeated_parameter_counts_once_and_a_label_each_time() -> None:
     """The last value counts, as on the command line; labels add up."""
     query = JobsQuery([("owner", "ada"), ("owner", "bob"), ("label", "a"), ("label", "b=1")], START)
-    assert (query.filter.owner, query.filter.labels) == ("bob", (("a", None), ("b", "1")))
+    assert (query.filter.conditions, query.filter.labels) == ((("owner = ?", ["bob"]),), (("a", None), ("b", "1")))
 
 
 def test_counts_per_status_leave_the_status_out() -> None:
     """The second filter of the page has all conditions but the status."""
     page = JobsPageQuery([("status", "failed"), ("owner", "ada"), ("q", "night")], START)
     assert (page.filter.statuses, page.filter_any_status.statuses) == ({"failed"}, None)
-    assert (page.filter_any_status.owner, page.filter_any_status.text) == ("ada", "night")
+    assert (page.filter_any_status.conditions, page.filter_any_status.text) == ((("owner = ?", ["ada"]),), "night")
 
 
 @pytest.mark.parametrize(
