@@ -1,4 +1,4 @@
-"""Numbers and words of a study in YAML and JSON, as a model's own process receives them: the tables in the guide."""
+"""Numbers and words of a study in YAML and JSON, as a model's own process receives them: the tables of its page."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import StudyError, load_study
 from support.runs import code, pool_of
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "studies.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "studies.md"
 
 MODEL = "def simulate(params, seed):\n    return {'type': type(params['x']).__name__, 'repr': repr(params['x'])}\n"
 
 
 def _rows(head: str) -> list[list[list[str]]]:
-    """Return the rows of a table in the guide: for each cell, what stands in backticks."""
-    lines = GUIDE.read_text("utf-8").splitlines()
+    """Return the rows of a table: for each cell, what stands in backticks."""
+    lines = PAGE.read_text("utf-8").splitlines()
     rows = []
     for line in lines[lines.index(head) + 2 :]:
         if not line.startswith("|"):

@@ -1,4 +1,4 @@
-"""The examples of README and guides run as they stand there."""
+"""The examples of README, tutorial and guides run as they stand there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from support.servers import Azurite
 
-SHOWN = [name for name in DOCUMENTS if name == "README.md" or name.startswith("docs/guides/")]
+TUTORIAL = "docs/tutorial.md"
+SHOWN = [name for name in DOCUMENTS if name in {"README.md", TUTORIAL} or name.startswith("docs/guides/")]
 HERE = [name for name in SHOWN if any(marker is None for marker, _ in examples(name))]
 _SEPARATOR = "@@ line {} @@"
 
@@ -75,7 +76,8 @@ def _run(
 @pytest.mark.parametrize("document", HERE)
 def test_examples_run_as_they_stand(document: str, tmp_path: Path) -> None:
     """The console examples of a document run in order, and print what it shows."""
-    _run(document, [one for marker, block in examples(document) if marker is None for one in block], tmp_path)
+    commands = [example for marker, block in examples(document) if marker is None for example in block]
+    _run(document, commands, tmp_path, files_shown(TUTORIAL) if document == "docs/guides/studies.md" else None)
 
 
 def test_examples_for_azure_run(azurite: Azurite, tmp_path: Path) -> None:
