@@ -100,6 +100,13 @@ class JobRow:
         return self.row[7]
 
     @property
+    def parent(self) -> str | None:
+        """Return the job that this one continues; None if there is none."""
+        row: dict[str, Any] = dict(zip(COLUMNS, self.row, strict=True))
+        parent: str | None = row["parent_job_id"]
+        return parent
+
+    @property
     def counter_fields(self) -> counters.CountedRecord:
         """Return the fields that counters need."""
         row: dict[str, Any] = dict(zip(COLUMNS, self.row, strict=True))

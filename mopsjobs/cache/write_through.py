@@ -12,14 +12,17 @@ import sqlite3
 
 from mopsjobs.cache import rows, sync_state
 from mopsjobs.cache.database import open_to_read, open_to_write, translate_sqlite_errors
+from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.store.base import Versioned
 
 PATIENCE_SECONDS = 1.0
 """How long a command waits for other writers of the cache. The next sync brings the record anyway."""
 
 
-def cached_version(path: str, registry_id: str, key: str) -> str | None:
+def cached_version(path: str, registry_id: str, job_id: str, key: str) -> str | None:
     """Return the version of a record that the cache has, or has pruned; None if it has none.
+
+    A pruned job is as one that the cache has not, if a job of the cache continues it: a family is pruned as one.
 
     Raises:
         CacheError: if the cache cannot be read.
@@ -28,10 +31,12 @@ def cached_version(path: str, registry_id: str, key: str) -> str | None:
     if connection is None:
         return None
     with contextlib.closing(connection), translate_sqlite_errors(path):
-        return _version(connection, key)
+        return _version(connection, job_id, key)
 
 
-def write_through(path: str, registry_id: str, job_id: str, key: str, record: Versioned, before: str | None) -> None:
+def write_through(
+    path: str, registry_id: str, job_id: str, key: str, record: Versioned, before: str | None
+) -> str | None:
     """Write a record into the cache, unless the row there is newer.
 
     The row gets the generation after that of the last sync that began. So a sync that runs right now does not replace
@@ -45,6 +50,9 @@ def write_through(path: str, registry_id: str, job_id: str, key: str, record: Ve
         record: the record, and its version.
         before: what `cached_version` returned before the record was read or written.
 
+    Returns:
+        The job that the written one continues, if that was pruned: it is to be read, and comes back.
+
     Raises:
         CacheError: if the cache cannot be written.
     """
@@ -53,18 +61,21 @@ def write_through(path: str, registry_id: str, job_id: str, key: str, record: Ve
         generation = sync_state.last_generation(connection) + 1
         row = rows.to_row(key, job_id, record.value, record.version, generation)
         if not isinstance(row, rows.JobRow):
-            return
-        cached = _version(connection, key)
+            return None
+        cached = _version(connection, job_id, key)
         if cached == record.version.value or (cached != before and _is_cached_newer(connection, row, record.value)):
-            return
+            return None
         sync_state.set_meta(connection, {sync_state.REGISTRY_FILE: ""})  # the row may be older than the last sync
         rows.write_rows(connection, [row])
         rows.replace_problems(connection, [key], [] if row.problem is None else [row.problem])
+        return row.parent if row.parent is not None and is_pruned(connection, row.parent) else None
 
 
-def _version(connection: sqlite3.Connection, key: str) -> str | None:
+def _version(connection: sqlite3.Connection, job_id: str, key: str) -> str | None:
     found = connection.execute(
-        "SELECT version FROM job WHERE key = ?1 UNION ALL SELECT version FROM pruned WHERE key = ?1", (key,)
+        "SELECT version FROM job WHERE key = ?1 UNION ALL SELECT version FROM pruned WHERE key = ?1"
+        " AND NOT EXISTS (SELECT 1 FROM job WHERE parent_job_id = ?2)",
+        (key, job_id),
     ).fetchone()
     return None if found is None else str(found[0])
 

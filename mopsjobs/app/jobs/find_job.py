@@ -17,7 +17,6 @@ from mopsjobs.engines import LOCAL_ENGINES, has_drop
 from mopsjobs.errors import (
     CacheError,
     JobNotFoundError,
-    RecordError,
     StoreError,
     StoreUnavailableError,
     UsageError,
@@ -241,28 +240,7 @@ def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         return found
     if outage is not None and found.freshness is not None:
         found.freshness.note_failed_refresh(outage)
-    if not policy.offline:
-        found = _with_pruned_parents(found, app)
     return found._replace(warnings=warnings + found.warnings)
-
-
-def _with_pruned_parents(found: FoundJob, app: App) -> FoundJob:
-    """Return a job of the cache with its whole family. The parents of a job that was resumed late may be pruned.
-
-    The next sync brings them back. Until then, the registry has them. Without an answer, the family stays as it is.
-    """
-    parent, members = found.job["parent_job_id"], () if found.family is None else found.family.members
-    if parent is None or any(member.job_id == parent for member in members):
-        return found
-    from mopsjobs.cache.pruning import is_pruned  # here: few jobs have a parent that the cache lacks
-
-    with contextlib.suppress(StoreError, RecordError):
-        if app.cache.read_cached(lambda cache: is_pruned(cache, str(parent))):
-            whole = _read_registry(str(found.job["job_id"]), app)
-            if whole is not None and whole.family is not None:
-                job = found.job | {"family": whole.family.to_json()}
-                return found._replace(job=job, family=whole.family, newest=whole.newest)
-    return found
 
 
 def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:

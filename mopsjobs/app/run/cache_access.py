@@ -369,27 +369,28 @@ class CacheAccess:
 
         A failure does not spoil the request: the next sync brings the record.
         """
-        before = None
+        job_id, before = self._open_registry().job_id_of(key), None
+        assert job_id is not None  # noqa: S101 - the registry made this key from a job id
         with self._failures_ignored():
             if os.path.exists(self.path):
                 from mopsjobs.cache.write_through import cached_version
 
-                before = cached_version(self.path, self._settings.registry_id, key)
+                before = cached_version(self.path, self._settings.registry_id, job_id, key)
 
         def take(record: Versioned) -> None:
             with self._failures_ignored():
-                self._write_through(key, record, before)
+                self._write_through(job_id, key, record, before)
 
         return take
 
-    def _write_through(self, key: str, record: Versioned, before: str | None) -> None:
+    def _write_through(self, job_id: str, key: str, record: Versioned, before: str | None) -> None:
         if record.version.value == before or not (os.path.exists(self.path) or self._embedded.needs_evidence()):
             return
         from mopsjobs.cache.write_through import write_through
 
-        job_id = self._open_registry().job_id_of(key)
-        assert job_id is not None  # noqa: S101 - the registry made this key from a job id
-        write_through(self.path, self._settings.registry_id, job_id, key, record, before)
+        parent = write_through(self.path, self._settings.registry_id, job_id, key, record, before)
+        if parent is not None:
+            self._open_registry().get_job(parent)  # which takes it into the cache
 
     @contextlib.contextmanager
     def _failures_ignored(self) -> Iterator[None]:
