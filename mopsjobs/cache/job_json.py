@@ -122,6 +122,12 @@ def reused_tasks(job: Mapping[str, Any]) -> tuple[int, list[str]]:
     return (count, names) if type(count) is int and count > 0 and names else (0, [])
 
 
+def deferred_tasks(metadata: object) -> int:
+    """Return how many tasks a job leaves to a later resume. The metadata of its record may be anything."""
+    count = metadata.get("n_deferred_tasks") if hasattr(metadata, "get") else None
+    return count if type(count) is int and count > 0 else 0
+
+
 def count_run(job: Mapping[str, Any]) -> int:
     """Return how many tasks a job has run to their end: without the reused ones, which cost it nothing."""
     return max(0, int(job["tasks_completed"] + (job["tasks_failed"] or 0)) - reused_tasks(job)[0])

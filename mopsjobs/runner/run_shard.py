@@ -233,12 +233,12 @@ class _Run:
             self._send_left(ledger, complete)
         self._counts.add(completed=self._count_tasks(complete))
         mine = complete[number::shards]
-        left_out = {*self._duplicates, *self._manifest.positions(self._manifest.deferred)}
-        self._todo = len(mine) - sum(mine) - sum(not complete[one] for one in left_out if one % shards == number)
+        repeated = sum(not complete[position] for position in self._duplicates if position % shards == number)
+        self._todo = len(mine) - sum(mine) - repeated
         return (
             (position, task)
             for position, task in self._manifest.tasks()
-            if position % shards == number and not complete[position] and position not in left_out
+            if position % shards == number and not complete[position] and position not in self._duplicates
         )
 
     def _send_left(self, ledger: Ledger, complete: bytearray) -> None:

@@ -1,7 +1,7 @@
 """Families of jobs: a job and the children that `resume` made of it.
 
-Each child has all tasks that its parent lacked. Its id is that of the first job with a number: `seir-1`, `seir-1.2`,
-`seir-1.3`. So the members of a family are found by one read each, without a search.
+Each child has all tasks that its parent lacked, to run or to leave to a later resume. Its id is that of the first job
+with a number: `seir-1`, `seir-1.2`, `seir-1.3`. So one read each finds the members of a family, without a search.
 """
 
 from __future__ import annotations

@@ -151,7 +151,8 @@ class Manifest:
     only: tuple[int, ...] | None = None
     """Numbers of the study's tasks that this job has, ascending; None for all of them. A resumed job has a few."""
     deferred: tuple[int, ...] = ()
-    """Numbers of those of its tasks that it leaves to a later resume, ascending. The job then ends `partial`."""
+    """Numbers of tasks that its parent lacked too, and that it leaves to a later resume, ascending. None of them is in
+    `only`. The job then ends `partial`."""
     parent_job_id: str | None = None
     engine: str | None = None
     owner: str | None = None

@@ -1,7 +1,7 @@
 """Validation: decide how a job ends, by one comparison of its manifest with one listing of its outputs.
 
 If all tasks are complete, the job is `succeeded`. If some are, it is `partial` and can be resumed. If none is, it is
-`failed`. A job whose reduce function has not left its outputs is `partial` too.
+`failed`. A job is `partial` too if its reduce function left no outputs, or if it leaves tasks to a later resume.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import record_time, utc_now
 
 INCOMPLETE = "INCOMPLETE"
-"""The error code of a job whose tasks have all been tried, and of which outputs are missing."""
+"""The error code of a job whose tasks have all been tried, and of which outputs are missing, or tasks deferred."""
 
 FIRST = "FIRST"
 """The error code of a job that was ended because none of its first tasks succeeded."""
@@ -236,7 +236,7 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
     """Return the status at the end of a job, and the other fields of its record."""
     completeness, due = found.completeness, found.due
     verified, total = completeness.count, manifest.tasks_total
-    is_complete = verified == total and not due
+    is_complete = verified == total and not due and not manifest.deferred
     is_partial = verified or not total  # a child may have no tasks, only reductions
     status = JobStatus.SUCCEEDED if is_complete else JobStatus.PARTIAL if is_partial else JobStatus.FAILED
     return {
@@ -248,14 +248,6 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
         **_counts(state, verified, total),
         **({} if is_complete else _error_fields(manifest, completeness, due, reasons)),
     }
-
-
-def _gap_text(missing: int, total: int, deferred: int) -> str:
-    """Return which tasks are missing, and how many of them the job was not to run."""
-    if missing == deferred:
-        return f"left to a later resume: {deferred} of {total} tasks"
-    gap = f"{missing} of {total} tasks left no complete outputs"
-    return f"{gap} (left to a later resume: {deferred})" if deferred else gap
 
 
 def _missing_outputs(manifest: Manifest, completeness: Completeness, due: Sequence[Reduction]) -> Iterator[str]:
@@ -276,15 +268,16 @@ def _error_fields(
         parts.append(early.reason)
     missing, total = manifest.tasks_total - completeness.count, manifest.tasks_total
     if missing:
-        deferred = sum(not completeness.complete[place] for place in manifest.positions(manifest.deferred))
-        parts.append(_gap_text(missing, total, deferred))
+        parts.append(f"{missing} of {total} tasks left no complete outputs")
+    if manifest.deferred:
+        parts.append(f"left to a later resume: {pluralize(len(manifest.deferred), 'task')}")
     if reasons.first_error:
         parts.append(f"the first error: {reasons.first_error}")
     if due and (reasons.reduce_error or not missing):
         how = "failed" if reasons.reduce_error else "left no outputs"
         error = f": {reasons.reduce_error}" if reasons.reduce_error else ""
         parts.append(f"{REDUCE_TEXT}{manifest.study.reduce} {how} ({pluralize(len(due), 'reduction')}){error}")
-    code = early.code if early is not None else INCOMPLETE if missing else REDUCE
+    code = early.code if early is not None else INCOMPLETE if missing or manifest.deferred else REDUCE
     return {"error_message": "; ".join(parts), "error_code": code}
 
 

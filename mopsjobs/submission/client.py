@@ -75,7 +75,7 @@ class Submission:
     only: tuple[int, ...] | None = None
     """The tasks of the job, by their numbers in the study; None: all."""
     deferred: tuple[int, ...] = ()
-    """Those of them that it does not run; see `Manifest`."""
+    """Tasks that it leaves to a later resume; see `Manifest`."""
     parent_job_id: str | None = None
     owner: str | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)

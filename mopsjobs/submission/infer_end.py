@@ -70,11 +70,11 @@ def _tasks_in_hand(
     workers = _workers(launch)
     tried = {attempt.task for attempt in _read_attempts(store, state.job_id, {end.shard for end in lost})}
     complete = find_complete_tasks(store, manifest).complete
-    left_out = {*manifest.duplicate_tasks(), *manifest.positions(manifest.deferred)}
+    duplicates = manifest.duplicate_tasks()
     open_tasks: dict[int, list[int]] = {end.shard: [] for end in lost}
     for position, task in manifest.tasks():
         found = open_tasks.get(position % shards)
-        if found is None or len(found) >= workers or complete[position] or position in left_out:
+        if found is None or len(found) >= workers or complete[position] or position in duplicates:
             continue
         if task.number not in tried:
             found.append(task.number)

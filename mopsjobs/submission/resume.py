@@ -97,10 +97,10 @@ class Resumable(NamedTuple):
     request: ResumeRequest
     state: JobState
     manifest: Manifest
-    missing: tuple[int, ...]
-    """The tasks without complete outputs, by their numbers in the study."""
+    tasks: tuple[int, ...]
+    """The tasks to run, by their numbers in the study."""
     deferred: tuple[int, ...]
-    """Those of them that are not to run."""
+    """The other tasks without complete outputs, which the child leaves to a later resume."""
     is_delivered: bool
     """Whether this machine has just delivered what it kept of the job."""
     choices: tuple[str, ...]
@@ -152,11 +152,15 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest, sizes).complete)
     except StoreUnavailableError as outage:
         return _resume_offline(request, session, outage)
-    deferred = _deferred(request, state, manifest, missing)
-    is_whole = len(missing) == len(deferred)
-    if not state.is_terminal:
+    deferred: tuple[int, ...] = ()
+    tasks = missing
+    if state.is_terminal:
+        missing = tuple(sorted({*missing, *manifest.deferred}))
+        tasks, deferred = _choose(request.only, manifest, missing)
+    else:
         _refuse_change(request)
-    elif is_whole and (request.only is not None or not lacks_reductions(session.store, manifest)):
+    is_whole = not tasks
+    if state.is_terminal and is_whole and (request.only is not None or not lacks_reductions(session.store, manifest)):
         if not missing and is_correctable(state):
             infer_end(state, RunnerEnd(), session, request.sizes_of)
         return ResumeResult(None, warnings=_unknown_ends(request, manifest, missing))
@@ -164,17 +168,16 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         deliver_shards(infer_end(state, RunnerEnd(), session).state, session)  # no shard ends such a job
         return ResumeResult(None)
     choices = record_choices(state, _engine_name(state), request.options, session.env)
-    return Resumable(request, state, manifest, missing, deferred, is_delivered, choices)
+    return Resumable(request, state, manifest, tasks, deferred, is_delivered, choices)
 
 
-def _deferred(request: ResumeRequest, state: JobState, manifest: Manifest, missing: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the missing tasks that are not to run. A task that repeats another one is as that."""
-    if not state.is_terminal:  # it goes on as it was submitted
-        return tuple(sorted({*missing} & {*manifest.deferred}))
-    if request.only is None:
-        return ()
+def _choose(only: TaskChoice | None, manifest: Manifest, missing: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return the missing tasks that are to run, and the others. A task that repeats another one is as that."""
+    if only is None:
+        return missing, ()
     first_of = manifest.study.duplicate_tasks()
-    return tuple(task for task in missing if first_of.get(task, task) not in request.only.tasks)
+    chosen = {task for task in missing if first_of.get(task, task) in only.tasks}
+    return tuple(sorted(chosen)), tuple(task for task in missing if task not in chosen)
 
 
 def _unknown_ends(request: ResumeRequest, manifest: Manifest, missing: tuple[int, ...]) -> tuple[str, ...]:
@@ -270,7 +273,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             study=job.manifest.study,
             bundle=job.manifest.bundle if packed is None else packed.digest,
             packed=packed,
-            only=job.missing,
+            only=job.tasks,
             deferred=job.deferred,
             parent_job_id=state.job_id,
             owner=state.owner,
@@ -280,14 +283,14 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         )
         if packed is not None:
             check_functions(job.manifest.study, engine, launch, functools.partial(read_archive, packed), session)
-        unknown = _unknown_ends(request, job.manifest, job.missing)
+        unknown = _unknown_ends(request, job.manifest, (*job.tasks, *job.deferred))
         try:
             warnings = client.submit(submission, launch).warnings
         except JobExistsError:
             if later := read_later_jobs(session.registry, state).jobs:  # another process was faster
                 raise _resumed_error(state, later) from None
             raise
-        return ResumeResult(job_id, len(job.missing) - len(job.deferred), (*unknown, *warnings))
+        return ResumeResult(job_id, len(job.tasks), (*unknown, *warnings))
 
 
 def _resumed_error(state: JobState, later: Sequence[JobState]) -> JobBusyError:
@@ -307,7 +310,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust, *, yes: bool) 
     request, state = job.request, job.state
     engine = open_engine(_engine_name(state), session.env, trust)
     phase, reason, detail, *_ = engine.state(state.fields())
-    resumed = ResumeResult(state.job_id, len(job.missing) - len(job.deferred))
+    resumed = ResumeResult(state.job_id, len(job.tasks))
     if phase in ("pending", "running"):
         if job.is_delivered:  # its runner was waiting for the delivery
             return resumed

@@ -65,7 +65,9 @@ class Job:
     parent: str | None = None
     study: Study | None = None
     ends: dict[int, str] = field(default_factory=dict)
-    """How its own tasks ended, by their numbers; `missing` for one that was left to a later resume."""
+    """How its own tasks ended, by their numbers."""
+    deferred: tuple[int, ...] = ()
+    """The tasks of its parent that it left to a later resume."""
     reused: dict[int, str] = field(default_factory=dict)
     """Tasks that it took over from an earlier job, and the job that holds their outputs."""
     ended_in: int | None = None
@@ -174,12 +176,11 @@ class World:
         """Prune the ledgers of jobs that have ended from the store."""
         self.without_ledger |= {job.job_id for job in self.jobs.values() if not job.is_active}
 
-    def run(self, job: Job, tasks: list[int], deferred: tuple[int, ...] = ()) -> None:
+    def run(self, job: Job, tasks: list[int]) -> None:
         """Let tasks of a job end, and then the job."""
         assert job.study is not None
         is_repaired = job.study.name in self.repaired
-        ends = {task: job.study.end(task, is_repaired=is_repaired) for task in tasks}
-        self.end(job, ends | dict.fromkeys(deferred, MISSING))
+        self.end(job, {task: job.study.end(task, is_repaired=is_repaired) for task in tasks})
 
     def end(self, job: Job, ends: dict[int, str]) -> None:
         """Let a job end with its tasks."""
@@ -187,7 +188,8 @@ class World:
         job.total = len(ends) + len(job.reused)
         job.completed = last.count(SUCCEEDED) + len(job.reused)
         job.failed = len(last) - last.count(SUCCEEDED) - last.count(MISSING)
-        job.status = SUCCEEDED if job.completed == job.total else "partial" if job.completed else "failed"
+        is_whole = job.completed == job.total and not job.deferred
+        job.status = SUCCEEDED if is_whole else "partial" if job.completed else "failed"
 
     # --- what follows ----------------------------------------------------------------------------------------------
 

@@ -100,7 +100,8 @@ class StudyActs(Actor):
             self._run("a", words, EXIT_CODES[job.status] if not missing else 0 if is_told else None)
             return True
         child = Job(world.child_id(job.job_id), parent=job.job_id, study=job.study, labels=dict(job.labels))
-        world.run(child, chosen, tuple(task for task in missing if task not in chosen))
+        child.deferred = tuple(task for task in missing if task not in chosen)
+        world.run(child, chosen)
         self._run("a", words, EXIT_CODES[child.status])
         world.jobs[child.job_id] = child
         world.changed(child.job_id, "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
@@ -47,11 +48,10 @@ def test_tasks_without_enough_memory_are_run_again_with_more(desk: Desk) -> None
     child = desk.ok("resume", "job", "--only", "oom", "--memory", "x5", "--json").json["job_id"]
     assert desk.ended(child) == "partial"
     state = record(desk.jobs, child)
-    assert (state.tasks_total, state.tasks_completed, state.tasks_failed) == (2, 1, 0)
+    assert (state.tasks_total, state.tasks_completed, state.tasks_failed) == (1, 1, 0)
     assert state.metadata["local_task_memory"] == "1000MiB"
     assert (state.metadata["local_retries"], state.metadata["local_retry_on"]) == ("1", "oom")
-    assert state.error_message == "left to a later resume: 1 of 2 tasks"
-    assert "Deferred   1 of 2 tasks, left to a later resume" in desk.ok("status", child).lines
+    assert state.error_message == "left to a later resume: 1 task"
     mended.touch()
     last = desk.ok("resume", child, "--only", "failed", "--json").json["job_id"]
     assert desk.ended(last) == "succeeded"
@@ -72,6 +72,35 @@ def test_tasks_without_enough_memory_are_run_again_with_more(desk: Desk) -> None
         (child, 1, 1, "succeeded"),
         (last, 3, 1, "succeeded"),
     ]
+
+
+def test_every_view_counts_the_tasks_that_a_child_runs(desk: Desk) -> None:
+    """Those that it leaves to a later resume are named apart, and count in the sum of the family."""
+    mended = desk.home.with_name("mended")
+    sets = sets_of(6)
+    sets[1]["needs"] = sets[2]["needs"] = str(mended)
+    sets[3]["always_die"] = True
+    desk.submit(sets, "--retries", "0")
+    assert desk.ended() == "partial"
+    mended.touch()
+    child = desk.ok("resume", "job", "--only", "failed", "--json").json["job_id"]
+    assert desk.ended(child) == "partial"
+    row = next(one for one in desk.ok("list", "--json").json["jobs"] if one["job_id"] == child)
+    shown = {name: row[name] for name in ("tasks_total", "tasks_completed", "tasks_failed", "progress")}
+    assert shown == {"tasks_total": 2, "tasks_completed": 2, "tasks_failed": 0, "progress": 1.0}
+    assert desk("wait", child, "--json").json["tasks_total"] == 2
+    told = desk.ok("status", child).out
+    assert "2/2 tasks, 100 %" in told
+    assert "Deferred   1 task, left to a later resume\n" in told
+    assert "5/6 tasks, 83 %, in 2 jobs" in told
+    assert "2 verified, 0 missing" in told
+    tasks = desk.ok("tasks", child, "--json").json
+    assert (tasks["tasks_total"], [task["task"] for task in tasks["tasks"]]) == (2, [1, 2])
+    assert "2 of 2 tasks" in desk.ok("validate", child).out
+    assert desk.ok("failures", child, "--json").json["groups"] == []
+    rows = csv.DictReader(desk.ok("results", child, "--table", "-").lines)
+    assert [row["job_id"] for row in rows] == ["job", child, child, "job", "job", "job"]
+    assert "job.3: 1 task to do" in desk.ok("resume", child).err
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")

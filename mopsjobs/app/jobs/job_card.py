@@ -16,7 +16,7 @@ from mopsjobs.app.jobs.job_texts import (
     usage_text,
     waits_for_text,
 )
-from mopsjobs.cache.job_json import count_outputs, count_run, missing_text, reused_tasks
+from mopsjobs.cache.job_json import count_outputs, count_run, deferred_tasks, missing_text, reused_tasks
 from mopsjobs.errors import shorten
 from mopsjobs.registry.notes import NOTE, WAITS_FOR
 from mopsjobs.registry.status import BEFORE_RUNNING
@@ -198,12 +198,9 @@ def _reused(job: Mapping[str, Any]) -> list[Part]:
 
 
 def deferred_text(job: Mapping[str, Any]) -> str | None:
-    """Return how many tasks a job leaves to a later resume; None if it was to run all. Its record may hold anything."""
-    count, total = metadata_of(job).get("n_deferred_tasks"), job["tasks_total"]
-    if type(count) is not int:
-        return None
-    count = min(count, total - job["tasks_completed"] - (job["tasks_failed"] or 0))
-    return f"{count:,} of {total:,} tasks, left to a later resume" if count > 0 else None
+    """Return how many tasks a job leaves to a later resume; None if it leaves none."""
+    count = deferred_tasks(job["metadata"])
+    return f"{pluralize(count, 'task')}, left to a later resume" if count else None
 
 
 def rate_text(job: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from mopsjobs.cache.job_json import deferred_tasks
 from mopsjobs.cache.queries.jobs import ABOVE_IDS, ids_with_prefix
 from mopsjobs.errors import AmbiguousJobError
 from mopsjobs.utils.times import parse_time
@@ -20,7 +21,10 @@ _MEMBERS = """
     WITH RECURSIVE member(job_id) AS (
         VALUES (?) UNION SELECT job.job_id FROM member CROSS JOIN job ON job.parent_job_id = member.job_id
     )
-    SELECT job.job_id, job.parent_job_id, job.status, job.tasks_total, job.tasks_completed, job.created_ts, job.usage
+    SELECT job.job_id, job.parent_job_id, job.status, job.tasks_total, job.tasks_completed,
+        CASE json_type(record, '$.metadata.n_deferred_tasks')
+            WHEN 'integer' THEN max(0, json_extract(record, '$.metadata.n_deferred_tasks')) ELSE 0 END,
+        job.created_ts, job.usage
     FROM member CROSS JOIN job USING (job_id) LIMIT ?
 """
 
@@ -33,6 +37,8 @@ class Member(NamedTuple):
     status: str
     tasks_total: int
     tasks_completed: int
+    tasks_deferred: int
+    """Tasks that it left to a later resume."""
     created: float
     """Seconds since 1970."""
     usage: str | None = None
@@ -96,7 +102,8 @@ def read_family(connection: sqlite3.Connection, job_id: str) -> Family | None:
 def make_family(job_id: str, members: Iterable[Member]) -> Family | None:
     """Return the family of a job from its members; None if there is only one.
 
-    A child has the tasks that its parent lacked. So what the newest job lacks, the family lacks.
+    A child has the tasks that its parent lacked. So what the newest job lacks or has left to a later resume, the family
+    lacks.
     """
     by_id = {member.job_id: member for member in members}
     if len(by_id) < 2:
@@ -108,14 +115,17 @@ def make_family(job_id: str, members: Iterable[Member]) -> Family | None:
     newest = max(leaves or by_id.values(), key=lambda member: (member.created, member.job_id))
     total = next((member.tasks_total for member in by_id.values() if member.parent_job_id is None), 0)
     # A child that only reduces has no tasks: its parent lacked none.
-    is_all_done = any(member.tasks_completed >= member.tasks_total > 0 for member in by_id.values())
+    is_all_done = any(
+        member.tasks_completed >= member.tasks_total > 0 and not member.tasks_deferred for member in by_id.values()
+    )
     is_known = total > 0 and (newest.tasks_total > 0 or newest.status == "succeeded" or is_all_done)
+    lacking = newest.tasks_total - newest.tasks_completed + newest.tasks_deferred
     return Family(
         members=tuple(by_id.values()),
         children=tuple(member.job_id for member in by_id.values() if member.parent_job_id == job_id),
         newest=newest.job_id,
         tasks_total=total or None,
-        tasks_completed=max(0, total - newest.tasks_total + newest.tasks_completed) if is_known else None,
+        tasks_completed=max(0, total - lacking) if is_known else None,
         usage=usage_fields(add_usage(usage_from_json(member.usage) for member in by_id.values())),
     )
 
@@ -130,6 +140,7 @@ def member_from_state(state: JobState) -> Member:
         str(state.status),
         state.tasks_total,
         state.tasks_completed,
+        deferred_tasks(state.metadata),
         parse_time(state.created_at).timestamp(),
         usage_json(state),
     )

@@ -28,7 +28,7 @@ def store() -> FaultyStore:
 
 def _lost_job(store: FaultyStore, **notes: str) -> JobState:
     """Return a job of eight tasks in two shards. Of shard 1, task 1 is complete, and task 3 has failed."""
-    manifest = Manifest(job_id="a", study=study(sets_of(8)), bundle=BUNDLE, deferred=(7,))
+    manifest = Manifest(job_id="a", study=study(sets_of(8)), bundle=BUNDLE, only=tuple(range(7)), deferred=(7,))
     store.create_if_absent(manifest_key("a"), manifest.to_json())
     tasks = list(manifest.study.tasks())
     store.create_if_absent(output_key("a", tasks[1], "result.json"), b"{}")

@@ -71,7 +71,7 @@ def test_a_cancelled_job_is_not_resumed_before_its_shards_have_stopped(
     _leave(session, 0)
     job = prepare_resume(REQUEST, session)
     assert isinstance(job, Resumable)
-    assert job.missing == (1,)
+    assert job.tasks == (1,)
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False])
@@ -90,7 +90,7 @@ def test_no_job_is_resumed_while_files_of_its_shards_may_be_unseen(
     cluster.ran = EngineTimes(None, session.now() - timedelta(seconds=100))
     job = prepare_resume(REQUEST, session)
     assert isinstance(job, Resumable)
-    assert job.missing == (1,)
+    assert job.tasks == (1,)
 
 
 @pytest.mark.parametrize("says", [COMPLETE, FAILED, GONE])

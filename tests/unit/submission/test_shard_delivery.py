@@ -109,7 +109,7 @@ def test_the_outbox_of_a_shard_that_may_be_at_work_is_left_alone(
     _submit(session)
     job = prepare_resume(ResumeRequest(job_id="job"), session)
     assert isinstance(job, Resumable)
-    assert (job.missing, notes) == ((1,), [])
+    assert (job.tasks, notes) == ((1,), [])
 
 
 def test_a_job_of_another_engine_has_no_shards_here(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add
 
 NIGHTLY = (
-    Member("nightly", None, "partial", 14, 9, 1.0),
-    Member("nightly.2", "nightly", "failed", 5, 0, 2.0),
-    Member("nightly.3", "nightly.2", "failed", 5, 2, 3.0),
+    Member("nightly", None, "partial", 14, 9, 0, 1.0),
+    Member("nightly.2", "nightly", "failed", 5, 0, 0, 2.0),
+    Member("nightly.3", "nightly.2", "failed", 5, 2, 0, 3.0),
 )
 
 
@@ -29,13 +29,21 @@ def test_all_tasks_are_done_if_a_child_only_reduces(status: str) -> None:
     """Such a child has no tasks, and neither has a child of it."""
     done = NIGHTLY[1]._replace(status="partial", tasks_completed=5)
     reducing = (
-        Member("nightly.3", "nightly.2", "partial", 0, 0, 3.0),
-        Member("nightly.4", "nightly.3", status, 0, 0, 4.0),
+        Member("nightly.3", "nightly.2", "partial", 0, 0, 0, 3.0),
+        Member("nightly.4", "nightly.3", status, 0, 0, 0, 4.0),
     )
     for members in ((NIGHTLY[0], done, reducing[0]), (NIGHTLY[0], done, *reducing)):
         family = families.make_family("nightly.3", members)
         assert family is not None
         assert (family.tasks_completed, family.tasks_total) == (14, 14)
+
+
+def test_tasks_that_a_child_leaves_to_a_later_resume_are_undone() -> None:
+    """Of the five tasks that its parent lacked, the child has run two, and leaves three."""
+    child = Member("nightly.2", "nightly", "partial", 2, 2, 3, 2.0)
+    family = families.make_family("nightly.2", (NIGHTLY[0], child))
+    assert family is not None
+    assert (family.tasks_completed, family.tasks_total) == (11, 14)
 
 
 def test_a_job_alone_has_no_family() -> None:
