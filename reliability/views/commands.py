@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 from flask import Flask
 from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
 
-import mops_jobs
 import mopsjobs as mj
 from bench.machine import ROOT
 from mopsjobs.app.run import config
@@ -30,6 +26,7 @@ from mopsjobs.web.site.background import ChangeSignal
 from mopsjobs.web.site.site import Site
 from reliability.crashes.processes import Forker
 from reliability.trial import hold
+from support import cli
 
 LIMIT_SECONDS = 180
 """A command that takes longer hangs."""
@@ -41,12 +38,8 @@ _AT = (
 """The command at a given time."""
 
 
-class Ran(NamedTuple):
+class Ran(cli.Ran):
     """The result of a run of the command."""
-
-    code: int
-    out: str
-    err: str
 
     @property
     def json(self) -> Any:
@@ -56,12 +49,7 @@ class Ran(NamedTuple):
             PromiseBroken: if it printed none.
         """
         hold(self.out.startswith("{"), f"there is no document, but exit {self.code}: {self.out}{self.err}")
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        """Return the objects that it printed, one per line."""
-        return [json.loads(line) for line in self.out.splitlines()]
+        return super().json
 
 
 class Machine:
@@ -118,14 +106,7 @@ class Machine:
 
     def look(self, *argv: str) -> Ran:
         """Run the command in this process."""
-        out, err = _Stream(), _Stream()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.chdir(self.code))
-            stack.enter_context(contextlib.redirect_stdout(out))
-            stack.enter_context(contextlib.redirect_stderr(err))
-            stack.enter_context(warnings.catch_warnings())
-            code = mops_jobs.main(list(argv), env=self.env)
-        return Ran(code, out.text(), err.text())
+        return Ran(*cli.run_in(self.code, argv, self.env))
 
     @contextlib.contextmanager
     def python(self) -> Iterator[mj.Registry]:
@@ -179,16 +160,3 @@ class _Compiled(BytecodeCache):
 
 
 COMPILED = _Compiled()
-
-
-class _Stream(io.TextIOWrapper):
-    """The output of a command in this process, as text or as bytes."""
-
-    def __init__(self) -> None:
-        self._bytes = io.BytesIO()
-        super().__init__(self._bytes, encoding="utf-8", newline="")
-
-    def text(self) -> str:
-        """Return what was written."""
-        self.flush()
-        return self._bytes.getvalue().decode()

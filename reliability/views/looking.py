@@ -47,7 +47,7 @@ class Views:
         tsv = [line.split("\t") for line in look("list", "--tsv", "--limit", "0", "--fields", columns).out.splitlines()]
         found = {
             "list --json": reading.by_id(look("list", "--json", "--limit", "0").json["jobs"]),
-            "list --jsonl": reading.by_id(look("list", "--jsonl", "--limit", "0").lines),
+            "list --jsonl": reading.by_id(look("list", "--jsonl", "--limit", "0").objects),
             "list -q": {job_id: {"id": job_id} for job_id in look("list", "-q", "--limit", "0").out.split()},
             "list --tsv": {
                 job_id: {"status": status, "completed": int(done or 0), "total": int(total) if total else None}
@@ -105,7 +105,7 @@ class Views:
     def waits(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield what `wait` says, which asks the registry."""
         ran = self._machine.look("wait", job_id, "--timeout", "0s", "--json")
-        yield "wait", {"exit code": ran.code, **(reading.record_facts(ran.lines[-1]) if ran.out else {})}
+        yield "wait", {"exit code": ran.code, **(reading.record_facts(ran.objects[-1]) if ran.out else {})}
 
     def inside(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the views of the tasks of a job, and what each states."""
@@ -114,7 +114,10 @@ class Views:
             "tasks --json",
             reading.of_tasks(look("tasks", job_id, "--json", "--limit", "0"), lambda ran: ran.json["tasks"]),
         )
-        yield "tasks --jsonl", reading.of_tasks(look("tasks", job_id, "--jsonl", "--limit", "0"), lambda ran: ran.lines)
+        yield (
+            "tasks --jsonl",
+            reading.of_tasks(look("tasks", job_id, "--jsonl", "--limit", "0"), lambda ran: ran.objects),
+        )
         yield (
             "failures",
             reading.of_ran(look("failures", job_id, "--json"), "failures", lambda ran: reading.failures(ran.json)),
@@ -122,7 +125,7 @@ class Views:
         yield "query of tasks", self._query_tasks(job_id)
         yield (
             "results --json",
-            reading.of_ran(look("results", job_id, "--json"), "outputs", lambda ran: reading.outputs(ran.lines)),
+            reading.of_ran(look("results", job_id, "--json"), "outputs", lambda ran: reading.outputs(ran.objects)),
         )
         yield "results --table .csv", self._table(job_id, "csv")
         yield "results --table .jsonl", self._table(job_id, "jsonl")

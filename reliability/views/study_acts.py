@@ -141,7 +141,7 @@ class StudyActs(Actor):
         held = self._store.get(key)
         assert held is not None
         x = round((json.loads(held.value)["y"] - 0.5) / 10)
-        rows = self._machines["a"].look("results", job.job_id, "--json").lines
+        rows = self._machines["a"].look("results", job.job_id, "--json").objects
         (task,) = [row["task"] for row in rows if row["key"] == key]
         hold(job.study.x(task) == x, f"{key} has the value of x={x}, and is named as an output of task {task}")
         return int(task)

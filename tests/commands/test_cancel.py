@@ -211,7 +211,7 @@ def test_a_local_runner_is_stopped_and_one_elsewhere_is_no_alarm(cli: Cli, jobs:
         started = int(Path(f"/proc/{runner.pid}/stat").read_text().rpartition(")")[2].split()[19])
         (directory / "runner.json").write_text(json.dumps({"pid": runner.pid, "started": started}))
         ran = cli.ok("cancel", "here", "elsewhere", "--json")
-        told: list[Any] = [json.loads(line) for line in ran.lines]
+        told: list[Any] = ran.objects
         assert [one["engine_stop"] for one in told] == ["stopped", "nothing"]
         until(lambda: not is_alive(runner.pid), "the runner to end")
     finally:

@@ -165,16 +165,6 @@ def test_no_network_exits_5(cli: Cli, argv: tuple[str, ...]) -> None:
     assert "127.0.0.1:1/devstoreaccount1/jobs" in ran.err
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_help(cli: Cli, name: str) -> None:
-    """`-h` and `--help` print to stdout what the command does and each of its flags, and end with 0."""
-    for flag in ("-h", "--help"):
-        ran = cli.ok(name, flag)
-        assert ran.out.startswith(f"usage: mops-jobs {name}")
-        assert "--registry" in ran.out
-        assert ran.err == ""
-
-
 def test_the_help_names_every_command_and_exit_code(cli: Cli) -> None:
     """Without arguments, or with `--help`, all commands and all exit codes are told."""
     ran = cli.ok("--help")
@@ -249,14 +239,6 @@ def test_a_registry_that_cannot_be_made_is_a_matter_of_access(cli: Cli) -> None:
     assert (ran.code, ran.out, len(sentences(ran.err))) == (4, "", 1)
     assert "Cannot create the registry" in ran.err
     assert "hint: Name another place: --registry" in ran.err
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_an_unknown_flag_points_to_the_help_of_its_command(cli: Cli, name: str) -> None:
-    """The hint names the command's own help, which lists the flags that there are."""
-    ran = cli(name, "--no-such-flag")
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err.splitlines()[-1] == f"hint: See: mops-jobs {name} --help"
 
 
 @pytest.mark.parametrize("argv", [("list", "--owner", "\udce9"), ("status", "\udce9"), ("list", "--label", "a=\udce9"),

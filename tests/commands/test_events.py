@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def test_a_script_resumes_from_its_cursor(cli: Cli, remote: Remote, write: Writer) -> None:
     """`--since` goes on after the event with that cursor, and prints nothing if there is none."""
     write("a", "b", "c")
-    lines = [json.loads(line) for line in cli.ok("events", "--json").lines]
+    lines = cli.ok("events", "--json").objects
     assert event_texts(cli.ok("events", "--json", "--since", lines[0]["cursor"])) == ["b", "c"]
     assert cli.ok("events", "--json", "--since", lines[2]["cursor"]).out == ""
     write("d")
@@ -78,11 +78,11 @@ def test_no_loss_and_no_repeat(cli: Cli, remote: Remote, clock: Clock) -> None:
             remote.store._failures.clear()
         else:
             ran = cli.ok("events", "--json", *(("--since", cursor[-1]) if cursor else ()))
-            events = [json.loads(line) for line in ran.lines]
+            events = ran.objects
             seen += [(event["source"], event["seq"]) for event in events]
             cursor += [event["cursor"] for event in events]
     ran = cli.ok("events", "--json", "--since", cursor[-1])
-    seen += [(event["source"], event["seq"]) for event in map(json.loads, ran.lines)]
+    seen += [(event["source"], event["seq"]) for event in ran.objects]
     assert len(seen) == len(set(seen))
     for name, writer in writers.items():
         assert sorted(seq for source, seq in seen if source == name) == list(range(writer._seq))

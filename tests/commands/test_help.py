@@ -28,16 +28,16 @@ def _commands(example: str) -> list[list[str]]:
     return [call[1:] for call in calls if call[:1] == ["mops-jobs"]]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_examples_parse(name: str) -> None:
+def test_examples_parse() -> None:
     """A command has two or three examples. Each calls it, and its arguments parse."""
-    examples = load(name).EXAMPLES
-    assert 2 <= len(examples) <= 3
-    for example in examples:
-        calls = _commands(example)
-        assert name in {call[0] for call in calls}, example
-        for call in calls:
-            assert mops_jobs._parse(mops_jobs._join_sort_values(call)).command == call[0], example
+    for name in COMMANDS:
+        examples = load(name).EXAMPLES
+        assert 2 <= len(examples) <= 3, name
+        for example in examples:
+            calls = _commands(example)
+            assert name in {call[0] for call in calls}, example
+            for call in calls:
+                assert mops_jobs._parse(mops_jobs._join_sort_values(call)).command == call[0], example
 
 
 def test_the_help_of_the_program_ends_with_examples_too(cli: Cli) -> None:
@@ -51,23 +51,26 @@ def test_the_help_of_the_program_ends_with_examples_too(cli: Cli) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_one_form(cli: Cli, name: str) -> None:
-    """Descriptions are sentences, defaults have one form, and `--help` ends with the examples."""
+    """One line of usage, then a sentence of what the command does; flags; the examples at the end.
+
+    `-h`, `--help` and `help COMMAND` print the same, and an unknown flag points there.
+    """
     module = load(name)
-    text = cli.ok(name, "--help", COLUMNS="400").out
-    assert re.match("[A-Z][a-z]+ .*[.]$", module.DESCRIPTION)
-    assert re.match("[a-z]+ .*[^.]$", module.HELP)
-    assert text.endswith("".join(f"\n  {line}" for line in ("", *module.EXAMPLES))[4:] + "\n")
-    assert not re.search(r"\(?default (?!:)\w", text), text
-    assert "examples:\n" in text
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_begins_with_one_line_of_usage(cli: Cli, name: str) -> None:
-    """The flags of `submit` alone would fill a terminal. What the command does is on the first screen."""
+    ran = cli.ok(name, "--help", COLUMNS="400")
     usage, empty, description = cli.ok(name, "--help").lines[:3]
     assert re.fullmatch(rf"usage: mops-jobs {name} (\S+ )*\[flags\]", usage)
-    assert empty == ""
-    assert load(name).DESCRIPTION.startswith(description)
+    assert empty == ran.err == ""
+    assert module.DESCRIPTION.startswith(description)
+    assert re.match("[A-Z][a-z]+ .*[.]$", module.DESCRIPTION)
+    assert re.match("[a-z]+ .*[^.]$", module.HELP)
+    assert "--registry" in ran.out
+    assert ran.out.endswith("".join(f"\n  {line}" for line in ("", *module.EXAMPLES))[4:] + "\n")
+    assert not re.search(r"\(?default (?!:)\w", ran.out), ran.out
+    assert "examples:\n" in ran.out
+    assert cli.ok(name, "-h") == cli.ok("help", name) == cli.ok("-v", "help", name) == cli.ok(name, "--help")
+    ran = cli(name, "--no-such-flag")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.splitlines()[-1] == f"hint: See: mops-jobs {name} --help"
 
 
 @pytest.mark.parametrize(
@@ -77,12 +80,6 @@ def test_help_begins_with_one_line_of_usage(cli: Cli, name: str) -> None:
 def test_help_names_both_clusters_that_have_shards(cli: Cli, name: str, group: str) -> None:
     """The flags of one cluster stand under its name alone."""
     assert f"\n{group}:\n  --shards N" in cli.ok(name, "--help").out
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_a_command(cli: Cli, name: str) -> None:
-    """`help COMMAND` prints what `COMMAND --help` prints, wherever the common flags stand."""
-    assert cli.ok("help", name) == cli.ok("-v", "help", name) == cli.ok(name, "--help")
 
 
 def test_help_alone_lists_the_commands(cli: Cli) -> None:

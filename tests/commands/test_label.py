@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
@@ -20,7 +18,7 @@ def test_labels_are_set_and_removed_after_the_end(cli: Cli, remote: Remote) -> N
     ran = cli.ok("status", "job", "--offline")
     assert "Labels     paper=fig2" in ran.lines
     assert "  2026-03-01 13:00:00Z  ada: without draft, paper=fig2" in ran.lines
-    (event,) = (json.loads(line) for line in cli.ok("events", "job", "--kind", "labels", "--json").lines)
+    (event,) = cli.ok("events", "job", "--kind", "labels", "--json").objects
     assert (event["labels"], event["by"]) == ({"draft": None, "paper": "fig2"}, "ada")
     cli.ok("sync", "--cache", "elsewhere.db", "-q")
     assert cli.ok("list", "-q", "--label", "paper", "--cache", "elsewhere.db", "--offline").lines == ["job"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,7 +73,7 @@ def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: Jo
     )
     document = cli("validate", "job", "--json").json
     assert (document["status"], document["tasks_verified"], len(document["missing_outputs"])) == ("succeeded", 1, 2)
-    lines = map(json.loads, cli.ok("tasks", "job", "--jsonl").lines)
+    lines = cli.ok("tasks", "job", "--jsonl").objects
     assert [one["outcome"] for one in lines] == ["missing", "missing", "succeeded"]
     assert [(row["status"], row["y"]) for row in _rows(cli)] == [("missing", ""), ("missing", ""), ("succeeded", "2")]
     assert [(row["tasks"], row["n"], row["y.mean"]) for row in _rows(cli, "--mean")] == [

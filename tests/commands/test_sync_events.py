@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ def test_each_write_of_the_command_leaves_a_state_event(cli: Cli, anywhere: Vers
     cli.ok("register", "job", "--total", "4")
     cli.ok("progress", "job", "1/4")
     cli.ok("update", "job", "failed", "--error", "no")
-    told = [json.loads(line) for line in cli.ok("events", "job", "--json").lines]
+    told = cli.ok("events", "job", "--json").objects
     states = sorted((event["revision"], event["status"], event["tasks_completed"]) for event in told)
     assert states == [(1, "pending", 0), (2, "running", 1), (3, "failed", 1)]
     assert {event["kind"] for event in told} == {"state"}

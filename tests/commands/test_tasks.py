@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ def _numbers(cli: Cli, *argv: str) -> list[int]:
 
 
 def _outcomes(cli: Cli, *argv: str) -> dict[int, str]:
-    lines = map(json.loads, cli.ok("tasks", "job", "--jsonl", "--limit", "0", *argv).lines)
+    lines = cli.ok("tasks", "job", "--jsonl", "--limit", "0", *argv).objects
     return {task["task"]: task["outcome"] for task in lines}
 
 

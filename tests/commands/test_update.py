@@ -151,7 +151,7 @@ def test_labels_and_a_note_after_the_end_leave_events_of_their_own(cli: Cli, rem
     cli.ok("update", "a", "succeeded", "--label", "one=1")
     cli.clock.advance(seconds=1)
     cli.ok("update", "a", "--label", "paper=fig2", "--note", "in the draft")
-    events = [json.loads(line) for line in cli.ok("events", "a", "--json").lines]
+    events = cli.ok("events", "a", "--json").objects
     assert [event["status"] for event in events if event["kind"] == "state"] == ["pending", "succeeded"]
     assert [
         (event["kind"], event.get("text"), event.get("labels")) for event in events if event["kind"] != "state"

@@ -35,7 +35,7 @@ def _watch(cli: Cli, *steps: object, flags: tuple[str, ...] = ("--json",)) -> li
     cli.clock.on_sleep = meanwhile
     ran = cli("watch", *flags)
     assert (ran.code, ran.err) == (130, "")
-    return [json.loads(line) for line in ran.lines]
+    return ran.objects
 
 
 def test_each_change_is_told_once(cli: Cli, remote: Remote) -> None:

@@ -193,7 +193,7 @@ def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
     assert there == results(local_store, "here")
     state = record(local_registry, "there")
     assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", dask_cluster.url, 20)
-    tasks = [json.loads(line) for line in cli.ok("tasks", "there", "--jsonl").lines]
+    tasks = cli.ok("tasks", "there", "--jsonl").objects
     assert [task["outcome"] for task in tasks] == ["succeeded"] * 20
     assert all(task["cpu_seconds"] >= 0 and task["max_rss_bytes"] > 0 and task["host"] for task in tasks)
     assert state.usage["0"][0] > 0  # type: ignore[index]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
 import sqlite3
@@ -232,7 +231,7 @@ def test_events_that_come_after_their_job_was_pruned_are_not_taken(cli: Cli, rem
     cli.clock.advance(minutes=1)
     assert cli.ok("prune", "--older-than", "1s", "--yes").err == "Removed 1 job and 0 events from the cache.\n"
     cli.ok("sync")
-    assert {event["job_id"] for event in map(json.loads, cli.ok("events", "--json", "--offline").lines)} == {"other"}
+    assert {event["job_id"] for event in cli.ok("events", "--json", "--offline").objects} == {"other"}
 
 
 def test_what_no_sync_has_seen_is_not_forgotten(cli: Cli, told: Remote) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mopsjobs.engines.base import Launch
@@ -21,7 +20,7 @@ def test_tasks_shows_what_a_runner_measured(cli: Cli, jobs: JobRegistry, model: 
     work(jobs.store, jobs, tmp_path / "work")
     (line,) = [line for line in cli.ok("status", "job").lines if line.startswith("Failed ")]
     assert line.startswith("Failed     2: 1 died, 1 ValueError in model.py:")
-    tasks = [json.loads(line) for line in cli.ok("tasks", "job", "--jsonl").lines]
+    tasks = cli.ok("tasks", "job", "--jsonl").objects
     assert [task["outcome"] for task in tasks] == ["succeeded", "succeeded", "succeeded", "failed", "died"]
     assert [task["params"]["x"] for task in tasks] == [0, 1, 2, 3, 4]
     assert all(task["attempt"] >= 1 and task["host"] for task in tasks)
@@ -56,7 +55,7 @@ def test_pods_leave_a_ledger_each_of_their_shard(
         pod.communicate(timeout=PATIENCE)
         assert pod.returncode in (0, 8)
     assert {key.split("/")[2].partition(".")[0] for key in local_store.list_keys("ledger/job/")} == {"0", "1"}
-    tasks = [json.loads(line) for line in cli.ok("tasks", "job", "--jsonl").lines]
+    tasks = cli.ok("tasks", "job", "--jsonl").objects
     assert [task["outcome"] for task in tasks] == ["succeeded"] * 5 + ["failed"]
     assert [task["shard"] for task in tasks] == [0, 1] * 3
     assert all(task["cpu_seconds"] >= 0 and task["host"] and task["started_at"] for task in tasks)

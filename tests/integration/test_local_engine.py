@@ -201,7 +201,7 @@ def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: Jo
 def test_results_are_listed_with_their_sizes(cli: Cli, jobs: JobRegistry, submitted: list[str]) -> None:
     _leave(jobs.store, [*submitted, submitted[0].replace("result.json", NAMES_NAME)])
     assert cli.ok("results", "job").lines == [f"{key}\t2" for key in sorted(submitted)]
-    told = [json.loads(line) for line in cli.ok("results", "job", "--json").lines]
+    told = cli.ok("results", "job", "--json").objects
     assert [(one["name"], one["key"], one["bytes"]) for one in told] == [
         (key.removeprefix("results/job/"), key, 2) for key in sorted(submitted)
     ]

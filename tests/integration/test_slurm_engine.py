@@ -141,7 +141,7 @@ def test_the_same_study_gives_the_same_bytes_on_slurm_and_here(
     assert there == results(local_store, "here")
     shown = lab.cli.ok("status", "there").out
     assert f"job {lab.array_of('there')} in partition main of lab" in shown
-    tasks = [json.loads(line) for line in lab.cli.ok("tasks", "there", "--jsonl").lines]
+    tasks = lab.cli.ok("tasks", "there", "--jsonl").objects
     assert [task["outcome"] for task in tasks] == ["succeeded"] * 20
     assert all(task["max_rss_bytes"] > 0 and task["host"] for task in tasks)
     lab.await_states("there", "COMPLETED")
@@ -322,7 +322,7 @@ def test_shards_without_the_registry_report_by_files(lab: Lab, seir: list[str], 
     there = results(local_store, "there")
     assert len(there) == 20
     assert there == results(local_store, "here")
-    tasks = [json.loads(line) for line in lab.cli.ok("tasks", "there", "--jsonl").lines]
+    tasks = lab.cli.ok("tasks", "there", "--jsonl").objects
     assert [task["outcome"] for task in tasks] == ["succeeded"] * 20
     job = lab.cli.ok("status", "there", "--json").json
     assert (job["status"], job["tasks_completed"], job["tasks_failed"]) == ("succeeded", 20, 0)

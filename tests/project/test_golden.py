@@ -185,7 +185,7 @@ def test_events_of_a_later_version_are_shown(cli: Cli) -> None:
     }
     with closing(SQLiteVersionedStore(cli.cache.parent / "registry.db")) as store:
         put(store, "events/20260301T12/newer-1/s-000001.ndjson", json.dumps(event) + "\n")
-    (shown,) = (json.loads(line) for line in cli.ok("events", "newer-1", "--json").lines)
+    (shown,) = cli.ok("events", "newer-1", "--json").objects
     assert {**shown, **event} == shown
 
 

@@ -106,7 +106,7 @@ def test_tasks_keeps_its_promise(cli: Cli, remote: Remote, flags: tuple[str, ...
     _check(cli, "tasks", document)
     assert list(document) == TASKS_FIELDS
     assert all(list(task) == TASK_FIELDS for task in document["tasks"])
-    assert [json.loads(line) for line in cli.ok("tasks", "job", "--jsonl", *flags).lines] == document["tasks"]
+    assert cli.ok("tasks", "job", "--jsonl", *flags).objects == document["tasks"]
 
 
 def test_prune_keeps_its_promise(cli: Cli, remote: Remote) -> None:

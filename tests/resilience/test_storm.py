@@ -5,18 +5,11 @@ The whole of it is `./build.sh reliability --only storm`.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import http.server
 import itertools
-import json
 import math
 import re
-import select
-import threading
-import zlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given
@@ -27,14 +20,13 @@ from reliability.storm import bad_networks, messages
 from reliability.storm import storms as storm
 from reliability.storm.linearizable import Operation, unexplained
 from reliability.storm.mutations import MUTATIONS, SYNC_MUTATIONS
-from reliability.storm.proxy import FAULTS, RETRY_AFTER, Plan, Proxy, faulty
+from reliability.storm.proxy import FAULTS
 from reliability.storm.store_history import Call, histories, step
 from reliability.storm.verdict import Verdict
 from reliability.trial import Trial
-from support.runs import PATIENCE, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from support.servers import Azurite
@@ -223,240 +215,6 @@ def test_a_message_that_came_twice_or_never_is_told() -> None:
         "twice was sent 2 times in the storm, and 0 times after it.",
     ]
     assert counts["messages sent again after a crash or a lost reply"] == 1
-
-
-# --- the line -------------------------------------------------------------------------------------------------------
-
-AMZ = b'{"Count":400,"Items":[' + b'{"mops_key":{"S":"a"}},' * 400 + b"]}"
-PAGE = b'<?xml version="1.0"?><EnumerationResults>' + b"<Blob/>" * 400 + b"</EnumerationResults>"
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-
-def answer(connection: http.client.HTTPConnection, path: str = "/x", target: str = "PutItem") -> Answer:
-    connection.request("PUT", path, b"body", {"X-Amz-Target": f"DynamoDB_20120810.{target}"})
-    with connection.getresponse() as reply:
-        return Answer(reply.status, reply.headers, reply.read())
-
-
-class Server:
-    """An HTTP server that remembers what it has been asked, and the proxy to it."""
-
-    def __init__(self, proxy: Proxy, asked: list[str]) -> None:
-        self.proxy = proxy
-        self.asked = asked
-
-    def ask(self, fault: str, *, path: str = "/x?comp=list", target: str = "PutItem", seed: int = 1) -> Answer:
-        """Return a request to which that happens."""
-        self.proxy.follow(Plan(1.0, (fault,), seed))
-        with self.connected() as connection:
-            return answer(connection, path, target)
-
-    def connected(self) -> contextlib.closing[http.client.HTTPConnection]:
-        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=PATIENCE))
-
-
-@contextlib.contextmanager
-def serving(service: str, page: bytes, *headers: tuple[str, str]) -> Iterator[Server]:
-    asked: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_PUT(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            asked.append(self.path)
-            self.send_response(200)
-            for name, value in (("Content-Length", str(len(page))), *headers):
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(page)
-
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing."""
-
-    behind = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=behind.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    with faulty(behind.server_port, Plan(0.0), service) as proxy:
-        yield Server(proxy, asked)
-    behind.shutdown()
-    thread.join()
-    behind.server_close()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving("azure", PAGE) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[Server]:
-    with serving("s3", PAGE) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def dynamodb_server() -> Iterator[Server]:
-    with serving("dynamodb", AMZ, ("x-amz-crc32", str(zlib.crc32(AMZ)))) as made:
-        yield made
-
-
-def test_without_a_fault_everything_passes_and_is_counted(server: Server) -> None:
-    before = server.proxy.calm()
-    server.proxy.follow(Plan(0.0))
-    with server.connected() as connection:
-        for _ in range(3):
-            assert answer(connection).body == PAGE
-    assert server.proxy.calm() - before == Counter(requests=3)
-
-
-@pytest.mark.parametrize("fault", ["delay", "throttle"])
-def test_what_is_slow_comes_whole(server: Server, fault: str) -> None:
-    before = server.proxy.calm()
-    assert server.ask(fault, seed=3).body == PAGE
-    assert server.proxy.calm() - before == Counter({"requests": 1, fault: 1})
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_reply_that_is_cut_has_begun_and_does_not_end(server: Server, seed: int) -> None:
-    asked = len(server.asked)
-    with pytest.raises((http.client.IncompleteRead, http.client.RemoteDisconnected, http.client.BadStatusLine)):
-        server.ask("cut", seed=seed)
-    assert len(server.asked) == asked + 1
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_lost_reply_is_one_to_a_request_that_has_been_served(server: Server, seed: int) -> None:
-    asked = len(server.asked)
-    with pytest.raises(ConnectionError):
-        server.ask("lost", seed=seed)
-    assert len(server.asked) == asked + 1
-
-
-def test_a_late_request_arrives_after_its_client_has_been_cut_off(server: Server) -> None:
-    """And before the proxy says that all is calm."""
-    with pytest.raises(ConnectionError):
-        server.ask("late", path="/late")
-    server.proxy.calm()
-    assert server.asked[-1] == "/late"
-
-
-@pytest.mark.parametrize(
-    ("fault", "status", "code"),
-    [("busy", 503, "ServerBusy"), ("gateway", 503, None), ("throttled", 429, None), ("internal", 500, "InternalError")],
-)
-def test_an_answer_of_trouble_is_as_azure_or_a_gateway_gives_it(
-    server: Server, fault: str, status: int, code: str | None
-) -> None:
-    """Some of them after the server has done what was asked: which, is up to the seed."""
-    served = set()
-    for seed in range(8):
-        asked = len(server.asked)
-        reply = server.ask(fault, seed=seed)
-        assert (reply.status, reply.headers["x-ms-error-code"]) == (status, code)
-        assert (f"<Code>{code}</Code>" in reply.body.decode()) == (code is not None)
-        assert reply.headers["Retry-After"] == (str(RETRY_AFTER) if fault == "throttled" else None)
-        served.add(len(server.asked) > asked)
-    assert served == ({True, False} if fault in ("gateway", "internal") else {False})
-
-
-@pytest.mark.parametrize(
-    ("fault", "status", "codes"),
-    [
-        ("busy", 503, {"ServiceUnavailable"}),
-        ("throttled", 400, {"ProvisionedThroughputExceededException", "ThrottlingException"}),
-        ("internal", 500, {"InternalServerError"}),
-    ],
-)
-def test_an_answer_of_trouble_is_as_dynamodb_gives_it(
-    dynamodb_server: Server, fault: str, status: int, codes: set[str]
-) -> None:
-    """With the checksum that it sends; some after the write was done."""
-    served, told = set(), set()
-    for seed in range(8):
-        asked = len(dynamodb_server.asked)
-        reply = dynamodb_server.ask(fault, seed=seed)
-        assert reply.status == status
-        assert reply.headers["x-amz-crc32"] == str(zlib.crc32(reply.body))
-        told.add(json.loads(reply.body)["__type"].partition("#")[2])
-        served.add(len(dynamodb_server.asked) > asked)
-    assert told == codes
-    assert served == ({True, False} if fault == "internal" else {False})
-
-
-@pytest.mark.parametrize(
-    ("fault", "status", "code"),
-    [("busy", 503, "ServiceUnavailable"), ("throttled", 503, "SlowDown"), ("internal", 500, "InternalError")],
-)
-def test_an_answer_of_trouble_is_as_s3_gives_it(s3_server: Server, fault: str, status: int, code: str) -> None:
-    reply = s3_server.ask(fault)
-    assert (reply.status, f"<Code>{code}</Code>" in reply.body.decode()) == (status, True)
-
-
-@pytest.mark.parametrize("target", ["GetItem", "Query"])
-def test_half_a_reply_of_dynamodb_has_the_whole_checksum_or_none(dynamodb_server: Server, target: str) -> None:
-    """Half an item, or half a page. And a write's reply is left alone."""
-    replies = [dynamodb_server.ask("half_page", target=target, seed=seed) for seed in range(8)]
-    assert {reply.body for reply in replies} == {AMZ[: len(AMZ) // 2]}
-    assert {reply.headers["x-amz-crc32"] for reply in replies} == {None, str(zlib.crc32(AMZ))}
-    assert dynamodb_server.ask("half_page").body == AMZ
-
-
-def test_half_a_page_claims_to_be_whole(server: Server, s3_server: Server) -> None:
-    """And only a listing is halved."""
-    reply = server.ask("half_page")
-    assert reply.status == 200
-    assert PAGE.startswith(reply.body)
-    assert len(PAGE) * 0.4 < len(reply.body) < len(PAGE) * 0.6
-    assert server.ask("half_page", path="/x").body == PAGE
-    page = s3_server.ask("half_page", path="/bucket?list-type=2").body
-    assert PAGE.startswith(page)
-    assert 0 < len(page) < len(PAGE)
-
-
-def test_silence_lasts_until_the_client_goes(server: Server) -> None:
-    """Before the server is asked, after it, and in mid-reply."""
-    server.proxy.follow(Plan(1.0, ("stall",)))
-    with contextlib.ExitStack() as stack:
-        connections = {f"/silent-{number}": stack.enter_context(server.connected()) for number in range(12)}
-        for path, connection in connections.items():
-            connection.request("PUT", path, b"body")
-
-        def begun() -> dict[str, bool]:
-            return {path: bool(select.select([one.sock], [], [], 0)[0]) for path, one in connections.items()}
-
-        def seen() -> set[tuple[bool, bool]]:
-            return {(path in server.asked, has_begun) for path, has_begun in begun().items()}
-
-        until(lambda: seen() == {(False, False), (True, False), (True, True)}, "each kind of silence")
-        for path in [path for path, has_begun in begun().items() if has_begun]:
-            with connections[path].getresponse() as reply:
-                connections[path].sock.settimeout(0.3)
-                with pytest.raises(TimeoutError):
-                    reply.read()
-
-
-def test_every_fault_is_tested_here() -> None:
-    here = {
-        "delay",
-        "throttle",
-        "cut",
-        "lost",
-        "late",
-        "busy",
-        "gateway",
-        "throttled",
-        "internal",
-        "half_page",
-        "stall",
-    }
-    assert set(FAULTS) == here
 
 
 # --- storms ---------------------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +23,7 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pytest
@@ -77,6 +79,36 @@ class Ran(NamedTuple):
     @property
     def lines(self) -> list[str]:
         return self.out.splitlines()
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """Return the JSON objects that it printed, one per line."""
+        return [json.loads(line) for line in self.lines]
+
+
+class _Stream(io.TextIOWrapper):
+    """The output of a command in this process, as text or as bytes."""
+
+    def __init__(self) -> None:
+        self._bytes = io.BytesIO()
+        super().__init__(self._bytes, encoding="utf-8", newline="")
+
+    def text(self) -> str:
+        self.flush()
+        return self._bytes.getvalue().decode()
+
+
+def run_in(directory: Path, argv: Sequence[str], env: Mapping[str, str]) -> Ran:
+    """Run the command in this process and a directory, by the real clock."""
+    out, err = _Stream(), _Stream()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(directory))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "subprocess .* is still running", ResourceWarning)  # a runner goes on
+        code = mops_jobs.main(list(argv), env=env)
+    return Ran(code, out.text(), err.text())
 
 
 class Cli:

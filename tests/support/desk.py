@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import sqlite3
 import subprocess
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mops_jobs
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from support.cli import Cli, Clock, Ran, command, environment
+from support.cli import Cli, Clock, Ran, command, environment, run_in
 from support.runs import PATIENCE, code, is_alive, kill, record, results, until
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
-
-
-class _Stream(io.TextIOWrapper):
-    """The output of a command in this process, as text or as bytes."""
-
-    def __init__(self) -> None:
-        self._bytes = io.BytesIO()
-        super().__init__(self._bytes, encoding="utf-8", newline="")
-
-    def text(self) -> str:
-        self.flush()
-        return self._bytes.getvalue().decode()
 
 
 class Desk:
@@ -59,15 +44,7 @@ class Desk:
                 command(*argv), env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=PATIENCE
             )
             return Ran(ran.returncode, ran.stdout, ran.stderr)
-        out, err = _Stream(), _Stream()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.chdir(self.home))
-            stack.enter_context(contextlib.redirect_stdout(out))
-            stack.enter_context(contextlib.redirect_stderr(err))
-            stack.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", "subprocess .* is still running", ResourceWarning)  # a runner goes on
-            code = mops_jobs.main(list(argv), env={**self.env, **env})
-        return Ran(code, out.text(), err.text())
+        return run_in(self.home, argv, {**self.env, **env})
 
     def ok(self, *argv: str, **env: str) -> Ran:
         ran = self(*argv, **env)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def event_texts(ran: Ran) -> list[str]:
     """Return the texts of the events that a command printed as JSON lines."""
-    return [event["text"] for event in map(json.loads, ran.lines) if "text" in event]
+    return [event["text"] for event in ran.objects if "text" in event]
 
 
 class Writer:
