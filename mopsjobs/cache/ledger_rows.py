@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
 
 from mopsjobs.cache.stored_study import StoredSeed, StoredStudy, to_stored_seed
+from mopsjobs.cache.sync.chunks import Chunk
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.ledger.attempt import Attempt
 from mopsjobs.ledger.format import ChunkKey
@@ -56,13 +56,7 @@ _REFRESH_TASKS = f"""
 """  # noqa: S608 - constant names
 
 
-class ChunkRow(NamedTuple):
-    """A chunk as it was read: its attempts, or why it could not be read."""
-
-    key: str
-    parts: ChunkKey
-    attempts: Sequence[Attempt]
-    problem: str | None
+LedgerChunk = Chunk[ChunkKey, Attempt]
 
 
 def write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) -> None:
@@ -99,8 +93,8 @@ def write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) 
 
 
 def write_chunks(
-    connection: sqlite3.Connection, study: StoredStudy, chunks: Iterable[ChunkRow]
-) -> Iterator[tuple[ChunkRow, int]]:
+    connection: sqlite3.Connection, study: StoredStudy, chunks: Iterable[LedgerChunk]
+) -> Iterator[tuple[LedgerChunk, int]]:
     """Write chunks with their attempts, and the rows of their tasks. The caller holds the transaction.
 
     An attempt at a task that is not of the job is left out; the chunk then has that problem.
@@ -112,8 +106,8 @@ def write_chunks(
     for chunk in chunks:
         # An unreadable chunk is replaced: it is read again only on request.
         connection.execute("DELETE FROM ledger_chunk WHERE name = ? AND problem IS NOT NULL", (chunk.parts.name,))
-        ended = _tasks_of(study, {one.task for one in chunk.attempts})
-        strange = {one.task for one in chunk.attempts} - ended.keys()
+        ended = _tasks_of(study, {one.task for one in chunk.entries})
+        strange = {one.task for one in chunk.entries} - ended.keys()
         if strange:
             problem = f"it has attempts at tasks that are not of the job, as task {min(strange)}"
             chunk = chunk._replace(problem=problem)  # noqa: PLW2901
@@ -184,9 +178,9 @@ def _tasks_of(study: StoredStudy, numbers: Iterable[int]) -> dict[int, tuple[int
     return {number: place for number in sorted(numbers) if (place := study.place_of(number)) is not None}
 
 
-def _attempt_rows(chunk: ChunkRow, ended: Mapping[int, object]) -> Iterator[tuple[object, ...]]:
+def _attempt_rows(chunk: LedgerChunk, ended: Mapping[int, object]) -> Iterator[tuple[object, ...]]:
     run, _, number = chunk.parts.name.rpartition(".")[2].partition("-")
-    for position, one in enumerate(chunk.attempts):
+    for position, one in enumerate(chunk.entries):
         if one.task not in ended:
             continue
         started = one.started_at if one.started_at is None or 0 <= one.started_at <= MAX_STARTED_TS else None

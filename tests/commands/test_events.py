@@ -110,7 +110,7 @@ def test_two_syncs_at_once_take_each_chunk_once(remote: Remote, write: Writer, t
     remote.store.get = meanwhile  # type: ignore[assignment, method-assign]
     with contextlib.closing(open_to_write(path, REMOTE_URL)) as cache:
         report = mirror.sync_events(remote.store, cache)
-        assert report.events == 64
+        assert report.entries == 64
         texts = [one.event["text"] for one in event_queries.read_events(cache, 0)]
     assert inner
     assert sorted(map(int, map(str, texts))) == list(range(100))

@@ -33,10 +33,10 @@ def test_a_second_look_brings_only_what_is_new(store: VersionedStore, cache: sql
     runner = Ledger(store)
     runner(attempt(0), attempt(1, "failed"))
     report = sync_ledger(store, cache, "job")
-    assert (report.listed, report.chunks, report.attempts) == (1, 1, 2)
+    assert (report.listed, report.chunks, report.entries) == (1, 1, 2)
     Ledger(store, run="cd", shard=1)(attempt(1, attempt=1, started_at=attempt(50).started_at), attempt(3, "died"))
     report = sync_ledger(store, cache, "job")
-    assert (report.listed, report.chunks, report.attempts) == (2, 1, 2)
+    assert (report.listed, report.chunks, report.entries) == (2, 1, 2)
     assert sync_ledger(store, cache, "job").chunks == 0
     ended = [(0, "succeeded", 1, "ledger"), (1, "succeeded", 2, "ledger"), (3, "died", 1, "ledger")]
     assert cache.execute(TASKS).fetchall() == ended
@@ -59,7 +59,7 @@ def test_a_chunk_that_is_not_one_is_told_by_key(store: VersionedStore, cache: sq
     assert sync_ledger(store, cache, "job").problems == []
     assert len(cache.execute("SELECT * FROM ledger_problems").fetchall()) == 2
     again = sync_ledger(store, cache, "job", full=True)
-    assert (len(again.problems), again.attempts) == (2, 0)
+    assert (len(again.problems), again.entries) == (2, 0)
 
 
 def test_a_job_without_a_ledger_is_told_by_its_outputs(store: VersionedStore, cache: sqlite3.Connection) -> None:

@@ -269,13 +269,13 @@ def test_a_late_chunk_of_a_job_that_is_not_mirrored_yet_is_taken(cli: Cli, told:
         forget_chunks(cache, cli.clock.now())
         line = event_line({"at": json_time(START), "job_id": "late", "kind": "log", "source": "w", "seq": 0}, {})
         told.put(chunk_key(cli.clock.now(), "late", "w", 0), f"{line}\n")
-        assert sync_events(told.store.inner, cache, now=cli.clock.now).events == 1
+        assert sync_events(told.store.inner, cache, now=cli.clock.now).entries == 1
         # Sent once more, much later, it is known.
         cli.clock.advance(days=2)
         sync_events(told.store.inner, cache, now=cli.clock.now)
         forget_chunks(cache, cli.clock.now())
         told.put(chunk_key(cli.clock.now(), "late", "w", 0), f"{line}\n")
-        assert sync_events(told.store.inner, cache, now=cli.clock.now).events == 0
+        assert sync_events(told.store.inner, cache, now=cli.clock.now).entries == 0
 
 
 def test_chunks_that_cannot_be_read_stay_known(cli: Cli, told: Remote) -> None:

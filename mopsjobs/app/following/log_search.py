@@ -13,8 +13,8 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import StoredEvent
-from mopsjobs.cache.queries.failed_tasks import failed_tasks
 from mopsjobs.cache.queries.filters import DEFAULT_SORT, Filter, parse_sort
+from mopsjobs.cache.queries.task_ends import failed_tasks
 from mopsjobs.errors import EXIT_DONE
 from mopsjobs.utils.text import pluralize
 

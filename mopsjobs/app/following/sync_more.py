@@ -5,8 +5,7 @@ from __future__ import annotations
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS as ALL_LEDGER_PROBLEMS
 from mopsjobs.cache.sync.batch import SyncReport
-from mopsjobs.cache.sync.events import EventsReport
-from mopsjobs.cache.sync.ledger import LedgerReport
+from mopsjobs.cache.sync.chunks import ChunkReport
 from mopsjobs.errors import StoreError, command_line
 
 SCHEMA_VERSION = 1
@@ -17,7 +16,7 @@ SHOWN_PROBLEMS = 10
 ALL_EVENT_PROBLEMS = "query 'SELECT * FROM event_problems'"
 
 
-def mirror_events_and_ledgers(app: App, *, full: bool) -> tuple[EventsReport | None, LedgerReport | None, list[str]]:
+def mirror_events_and_ledgers(app: App, *, full: bool) -> tuple[ChunkReport | None, ChunkReport | None, list[str]]:
     """Mirror events and ledgers, after the jobs, which matter more. Return their reports, and warnings."""
     events = ledgers = None
     try:
@@ -32,7 +31,7 @@ def mirror_events_and_ledgers(app: App, *, full: bool) -> tuple[EventsReport | N
     ]  # fmt: skip
 
 
-def sync_json(report: SyncReport, events: EventsReport | None, ledgers: LedgerReport | None) -> dict[str, object]:
+def sync_json(report: SyncReport, events: ChunkReport | None, ledgers: ChunkReport | None) -> dict[str, object]:
     """Return what a sync did, as scripts get it."""
     names = ("seen", "added", "changed", "unchanged", "removed", "fetched")
     return {
@@ -45,8 +44,8 @@ def sync_json(report: SyncReport, events: EventsReport | None, ledgers: LedgerRe
         "problems": [
             {"key": problem.key, "kind": problem.kind, "reason": problem.reason} for problem in report.problems
         ],
-        "events_added": None if events is None else events.events,
-        "attempts_added": None if ledgers is None else ledgers.attempts,
+        "events_added": None if events is None else events.entries,
+        "attempts_added": None if ledgers is None else ledgers.entries,
     }
 
 

@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from mopsjobs.cache.sync.batch import SyncReport
-    from mopsjobs.cache.sync.events import EventsReport
+    from mopsjobs.cache.sync.chunks import ChunkReport
     from mopsjobs.cache.sync.full import OnProgress
-    from mopsjobs.cache.sync.ledger import LedgerReport
     from mopsjobs.cache.sync.lock import Holder
     from mopsjobs.registry.job_reader import TakeRecord
     from mopsjobs.registry.job_registry import JobRegistry
@@ -268,7 +267,7 @@ class CacheAccess:
 
     def sync_events(
         self, *, job_id: str | None = None, since: datetime | None = None, full: bool = False
-    ) -> EventsReport:
+    ) -> ChunkReport:
         """Mirror the events of the registry into the cache; see `mopsjobs.cache.sync.events.sync_events`."""
         from mopsjobs.cache.sync.events import sync_events
 
@@ -276,13 +275,13 @@ class CacheAccess:
             lambda store, cache: sync_events(store, cache, job_id=job_id, since=since, full=full, now=self._now)
         )
 
-    def sync_ledger(self, job_id: str, *, full: bool = False) -> LedgerReport:
+    def sync_ledger(self, job_id: str, *, full: bool = False) -> ChunkReport:
         """Mirror the attempts at the tasks of a job; see `mopsjobs.cache.sync.ledger.sync_ledger`."""
         from mopsjobs.cache.sync.ledger import sync_ledger
 
         return self.mirror_more(lambda store, cache: sync_ledger(store, cache, job_id, full=full, now=self._now))
 
-    def sync_ledgers(self, *, full: bool = False) -> LedgerReport:
+    def sync_ledgers(self, *, full: bool = False) -> ChunkReport:
         """Mirror the attempts of all jobs that need it; see `mopsjobs.cache.sync.ledger.sync_ledgers`."""
         from mopsjobs.cache.sync.ledger import sync_ledgers
 

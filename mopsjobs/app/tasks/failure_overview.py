@@ -7,8 +7,14 @@ import sqlite3
 from typing import NamedTuple
 
 from mopsjobs.app.tasks.failures import MergedGroup, merge_groups
-from mopsjobs.cache.queries.failed_jobs import FailedJob, read_failed_jobs
-from mopsjobs.cache.queries.failures import BY_RECORD, FailureGroup, JobFailures, jobs_with_failures
+from mopsjobs.cache.queries.failures import (
+    BY_RECORD,
+    FailedJob,
+    FailureGroup,
+    JobFailures,
+    jobs_with_failures,
+    read_failed_jobs,
+)
 from mopsjobs.cache.queries.filters import Filter
 from mopsjobs.ledger.attempt import error_signature
 

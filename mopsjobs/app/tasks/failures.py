@@ -13,14 +13,16 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.failed_jobs import MAX_NOTES, failures_without_reason, reduce_notes
 from mopsjobs.cache.queries.failures import (
+    MAX_NOTES,
     MAX_SAMPLES,
     FailureGroup,
     JobFailures,
+    failures_without_reason,
     jobs_with_failures,
     keep_failures,
     read_failures,
+    reduce_notes,
 )
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, complete_ledgers, read_ledger
 from mopsjobs.errors import (

@@ -17,8 +17,8 @@ from mopsjobs.app.tasks.results_table import (
     learn_kinds,
     scalar_names,
 )
+from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, SCHEMA, CollectedScalars, OutputReader, TaskOutputs
-from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import NoOutputsError
 from mopsjobs.ledger.scalars import may_have_scalars
 from mopsjobs.store.base import VersionedStore

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, LAST_COLUMNS, ResultsTable
-from mopsjobs.cache.temporary import temporary_database
+from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.errors import UsageError
 from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column, free_name, is_numeric

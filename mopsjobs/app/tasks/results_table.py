@@ -21,7 +21,7 @@ from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries.task_ends import count_lost
 from mopsjobs.cache.queries.task_filters import MISSING
-from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery
+from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery, temporary_database
 from mopsjobs.cache.sync.scalars import (
     LEFT_OUT_NUMBER,
     MAX_KEYS,
@@ -31,7 +31,6 @@ from mopsjobs.cache.sync.scalars import (
     mirror_scalars,
     missing_chunks,
 )
-from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import CacheError, MopsJobsError, StoreUnavailableError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of

@@ -1,19 +1,23 @@
-"""Group the failed tasks of a job by their errors, and find what separates them from those that succeeded.
+"""Jobs with failures: their failed tasks by the errors, and what separates these from the tasks that succeeded.
 
-The result is kept in the cache, with the state of the ledger that it was made from. So a later view reads one row.
+What is found of a job is kept in the cache, with the state of the ledger that it was made from. So a later view reads
+one row.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import sqlite3
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.cache.queries.filters import IS_NOT_RESUMED, Filter, where_clauses
-from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger, read_ledger
-from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.cache.queries.ledgers import BY_LEDGER, IS_FAILED, Ledger, read_ledger
+from mopsjobs.cache.stored_study import StoredStudy, find_duplicates
+from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
 
 VERSION = 5
 """Of the kept form, and of the way in which it is made."""
@@ -46,6 +50,25 @@ MAX_SAMPLES = 5
 
 MAX_HOURS = 1000
 """Hours of a group that are kept with the number of tasks that failed in them, the last ones: some 40 days."""
+
+MAX_COMPARED_TASKS = 1_000_000
+"""Ended tasks of a job up to which parameters are compared."""
+
+MAX_COMPARED_BYTES = 100_000_000
+"""Of the parameters of all sets, as JSON. They are held while they are compared, and take some five times of it."""
+
+MAX_COMPARED_GROUPS = 20
+"""Groups of a job whose conditions are searched, the largest ones."""
+
+REDUCE_TEXT = "the reduce function "
+"""How the error of a record names that function; see `studies.validation`."""
+
+MAX_NOTES = 3
+
+NOT_WRITTEN = "its runner has not written them yet"
+NOT_READ = "they were not read yet, or prune --store has removed them"
+LOST = "its ledger lacks them, or prune --store has removed it"
+"""Why the reason of a failed task is not known."""
 
 
 class FailureGroup(NamedTuple):
@@ -108,8 +131,6 @@ def read_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
     summary = _read_kept(connection, job_id, state)
     if summary is not None:
         return summary, None
-    from mopsjobs.cache.stored_study import find_duplicates  # here: what follows is kept for the next view
-
     failures = (_from_ledger if ledger.basis == BY_LEDGER else _from_events)(connection, job_id)
     duplicates = find_duplicates(connection, job_id)
     if duplicates:
@@ -189,17 +210,16 @@ def _state(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> str:
 def _from_ledger(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
     """Yield the tasks whose last attempt failed, by their numbers."""
     rows = connection.execute(
-        "SELECT task, coalesce(error_key, outcome), coalesce(error_type, outcome), error_where,"  # noqa: S608 - question marks
+        "SELECT task, coalesce(error_key, outcome), coalesce(error_type, outcome), error_where,"  # noqa: S608 - constant names
         " coalesce(error_message, ''), started_ts + coalesce(seconds, 0) FROM task"
-        f" WHERE job_id = ? AND outcome IN ({', '.join('?' * len(FAILED_OUTCOMES))}) ORDER BY task",
-        (job_id, *FAILED_OUTCOMES),
+        f" WHERE job_id = ? AND {IS_FAILED} ORDER BY task",
+        (job_id,),
     )
     return (_Failure(*row) for row in rows)
 
 
 def _from_events(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
     """Yield the tasks whose last event is their failure and that have no outputs, by their numbers."""
-    from mopsjobs.cache.stored_study import StoredStudy  # here: only old jobs need all three
     from mopsjobs.events.format import TASK_FAILED
     from mopsjobs.ledger.attempt import error_signature
 
@@ -271,8 +291,6 @@ def _summarise(
     ledger: Ledger,
 ) -> JobFailures:
     """Group failures, and compare those of the largest groups with the tasks that succeeded."""
-    from mopsjobs.cache.queries.failure_conditions import find_conditions  # here: it is kept for the next view
-
     groups: dict[str, _Group] = {}
     failed: dict[int, str] = {}
     count = 0
@@ -292,3 +310,177 @@ def _summarise(
         BY_LEDGER if ledger.basis == BY_LEDGER else BY_EVENTS,
         found.left_out,
     )
+
+
+class FoundConditions(NamedTuple):
+    """The conditions for the errors of a job."""
+
+    conditions: dict[str, list[dict[str, Any]]]
+    """By key of the error, as JSON has them."""
+    left_out: int | None
+    """Parameters that were not compared, since there are too many; None if there are too many tasks."""
+
+
+def find_conditions(
+    connection: sqlite3.Connection,
+    job_id: str,
+    failed: Mapping[int, str],
+    keys: Sequence[str],
+    duplicates: Mapping[int, int],
+) -> FoundConditions:
+    """Find what separates failed tasks from those that succeeded.
+
+    Args:
+        connection: the cache.
+        job_id: the job.
+        failed: the key of the error of each failed task, by its number.
+        keys: the errors, the most frequent first.
+        duplicates: the tasks that repeat an earlier one, and the first of them.
+    """
+    if not failed:
+        return FoundConditions({}, 0)
+    study = StoredStudy.load(connection, job_id)
+    sets = None if study is None else _sets(connection, study, failed, duplicates)
+    if sets is None:
+        return FoundConditions({}, None)
+    searched = keys[:MAX_COMPARED_GROUPS]
+    separation = Separation(sets, searched)
+    conditions = {key: [_to_json(one) for one in separation.findings(key)] for key in searched}
+    return FoundConditions(conditions, separation.left_out)
+
+
+def _sets(
+    connection: sqlite3.Connection, study: StoredStudy, failed: Mapping[int, str], duplicates: Mapping[int, int]
+) -> list[SetOutcomes] | None:
+    """Return the parameter sets with ended tasks; None if there are too many."""
+    job_id = study.job_id
+    sql = "SELECT count(*) FROM task WHERE job_id = ? AND outcome = 'succeeded'"
+    if connection.execute(sql, (job_id,)).fetchone()[0] + len(failed) > MAX_COMPARED_TASKS:
+        return None
+    succeeded = connection.execute(
+        "SELECT task FROM task WHERE job_id = ? AND outcome = 'succeeded' ORDER BY task", (job_id,)
+    )
+    numbers: Iterator[int] = (number for (number,) in succeeded)
+    if duplicates:
+        ended_well = set(numbers)
+        numbers = iter(sorted(ended_well.union(task for task, first in duplicates.items() if first in ended_well)))
+    passed: Iterator[tuple[int, str | None]] = ((number, None) for number in numbers)
+    ended = heapq.merge(passed, sorted(failed.items()), key=lambda one: one[0])
+    by_id: dict[str, tuple[str, list[str | None]]] = {}
+    held = 0
+    for param_id, params, outcomes in _outcomes_of_sets(study, ended):
+        known = by_id.get(param_id)
+        if known is None:
+            held += len(params)
+            if held > MAX_COMPARED_BYTES:
+                return None
+            by_id[param_id] = (params, outcomes)
+        else:
+            known[1].extend(outcomes)
+    return [SetOutcomes(_parse(params), outcomes) for params, outcomes in by_id.values()]
+
+
+def _outcomes_of_sets(
+    study: StoredStudy, ended: Iterable[tuple[int, str | None]]
+) -> Iterator[tuple[str, str, list[str | None]]]:
+    """Yield id, parameters and outcomes of each parameter set with ended tasks. Both are in the order of tasks."""
+    sets = study.sets()
+    one = next(sets, None)
+    outcomes: list[str | None] = []
+    for number, outcome in ended:
+        while one is not None and number >= one.first_task + one.tasks:
+            if outcomes:
+                yield one.param_id, one.params, outcomes
+                outcomes = []
+            one = next(sets, None)
+        if one is not None and number >= one.first_task:
+            outcomes.append(outcome)
+    if one is not None and outcomes:
+        yield one.param_id, one.params, outcomes
+
+
+def _parse(params: str) -> dict[str, Any]:
+    return {sys.intern(name): value for name, value in json.loads(params).items()}
+
+
+def _to_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "condition": str(finding.condition),
+        "failed": finding.failed,
+        "passed": finding.passed,
+        "others": finding.others,
+        "support": round(finding.support, 9),
+        "lift": round(finding.lift, 4),
+    }
+
+
+class FailedJob(NamedTuple):
+    """A job with failures."""
+
+    job_id: str
+    owner: str | None
+    has_ended: bool
+    ended_ts: float
+    """When it ended, or changed last, in seconds since 1970."""
+    error: str | None
+    """The error of its record in one line, `CODE: message`; None if it was cancelled, for then it says why."""
+    tasks_total: int
+    is_submitted: bool
+    """Whether its record names a bundle, as those of jobs that mops-jobs submitted do."""
+    updated_at: str
+    """When its record was last written."""
+    failures: JobFailures | None
+    """Its failed tasks as they were kept last; None if they were never read."""
+    is_current: bool
+    """Whether no more is known of them by now."""
+
+
+def read_failed_jobs(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[FailedJob]:
+    """Return these jobs, in their order."""
+    rows = connection.execute(
+        "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts),"
+        " iif(status = 'cancelled', NULL, error), job.tasks_total,"
+        " json_type(record, '$.metadata.bundle') IS NOT NULL, json_extract(record, '$.updated_at'),"
+        " ledger.job_id IS NOT NULL"
+        " FROM json_each(?) AS wanted CROSS JOIN job ON job.job_id = wanted.value LEFT JOIN ledger USING (job_id)"
+        " ORDER BY wanted.key",
+        (json.dumps(job_ids),),
+    ).fetchall()
+    failures = ((last_failures(connection, row[0]) if row[-1] else None) or (None, False) for row in rows)
+    return [FailedJob(*row[:-1], *found) for row, found in zip(rows, failures, strict=True)]
+
+
+def reduce_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[str]:
+    """Return sentences about the jobs among these whose reduce function has failed, or has left no outputs."""
+    rows = connection.execute(
+        "SELECT job_id, substr(message, instr(message, ?1)) FROM (SELECT job_id, wanted.key AS place,"
+        " json_extract(record, '$.error_message') AS message FROM json_each(?2) AS wanted"
+        " CROSS JOIN job ON job.job_id = wanted.value) WHERE instr(message, ?1) ORDER BY place LIMIT ?3",
+        (REDUCE_TEXT, json.dumps(job_ids), MAX_NOTES),
+    )
+    return [f"{job_id}: {text}" for job_id, text in rows]
+
+
+def failures_without_reason(
+    connection: sqlite3.Connection, by_job: Mapping[str, JobFailures], pruned: Mapping[str, int | None]
+) -> list[tuple[str, int, str]]:
+    """Return id, the number of failed tasks without a known reason, and why, of the jobs that have such tasks.
+
+    Args:
+        connection: the cache.
+        by_job: jobs, and those of their failed tasks whose reasons are known. The records count all failed tasks.
+        pruned: these counts, for jobs whose records the cache does not have.
+    """
+    rows = connection.execute(
+        "SELECT wanted.value, json_extract(record, '$.tasks_failed'), is_active, is_complete"
+        " FROM json_each(?) AS wanted LEFT JOIN job ON job.job_id = wanted.value"
+        " LEFT JOIN ledger ON ledger.job_id = wanted.value ORDER BY wanted.key",
+        (json.dumps(list(by_job)),),
+    )
+    found = []
+    for job_id, recorded, is_active, is_complete in rows:
+        failed = recorded if is_active is not None else pruned.get(job_id)
+        count = (failed or 0) - by_job[job_id].failed
+        if count > 0:
+            found.append((job_id, count, NOT_WRITTEN if is_active else LOST if is_complete else NOT_READ))
+    return found

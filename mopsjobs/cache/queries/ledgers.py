@@ -7,11 +7,16 @@ import sqlite3
 from collections.abc import Container
 from typing import NamedTuple
 
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+
 BY_LEDGER = "ledger"
 """A basis: attempts tell the outcomes of a job's tasks."""
 
 BY_OUTPUTS = "outputs"
 """A basis: the job has no ledger, and its outputs tell which tasks succeeded."""
+
+IS_FAILED = "outcome IN (" + ", ".join(f"'{outcome}'" for outcome in FAILED_OUTCOMES) + ")"
+"""The condition for an attempt, or the last one of a task, that failed."""
 
 ALL_PROBLEMS = "query 'SELECT * FROM ledger_problems'"
 """The command that names all chunks of ledgers that cannot be read, or not whole."""

@@ -6,6 +6,7 @@ nothing is held but what is shown.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -347,6 +348,18 @@ class TaskList:
             return last[1]
 
         return passes
+
+
+@contextlib.contextmanager
+def temporary_database(schema: str) -> Iterator[sqlite3.Connection]:
+    """Yield an empty database with this schema, for what would fill the memory while a command runs.
+
+    SQLite keeps it in the memory, then in a file that has no name.
+    """
+    with contextlib.closing(sqlite3.connect("")) as database:
+        database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + schema)
+        database.execute("BEGIN")  # one transaction: each statement of its own would take as long as ten
+        yield database
 
 
 class Simulations:

@@ -15,12 +15,11 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import chain, islice
-from typing import NamedTuple
 
 from mopsjobs.cache.pruning import is_pruned
-from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
+from mopsjobs.cache.sync.chunks import BATCH, Chunk, ChunkReport, fetch_chunks, is_missing
+from mopsjobs.cache.sync.fetcher import ParallelFetcher
 from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
-from mopsjobs.errors import RecordError
 from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, bucket_of, parse_chunk, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk_reads import bulk_reads
@@ -36,9 +35,6 @@ MAX_HOURLY_GAP = timedelta(hours=48)
 MAX_DAILY_GAP = timedelta(days=60)
 """Up to this gap, days are listed one by one; after a longer gap, everything is listed."""
 
-BATCH = 64
-"""Chunks fetched and written together."""
-
 SYNCED_AT = "events_synced_at"
 """Name in the cache's notes: when the last sync of the events of all jobs began."""
 
@@ -46,30 +42,7 @@ KNOWN_BEFORE = "events_known_before"
 """Name in the cache's notes: the hour before which all chunks are known, although their names are forgotten."""
 
 
-class EventsReport:
-    """The counts and problems of a sync of events."""
-
-    def __init__(self) -> None:
-        self.listed = 0
-        """Listed chunks: the cost of the sync."""
-        self.chunks = 0
-        """New chunks."""
-        self.events = 0
-        """New events."""
-        self.problems: list[tuple[str, str]] = []
-        """Key and reason of each new unreadable chunk. Each is reported once, since a chunk never changes."""
-
-
-class _ListedChunk(NamedTuple):
-    key: str
-    parts: ChunkKey
-
-
-class _FetchedChunk(NamedTuple):
-    key: str
-    parts: ChunkKey
-    events: list[Event]
-    problem: str | None
+_EventChunk = Chunk[ChunkKey, Event]
 
 
 def sync_events(
@@ -80,7 +53,7 @@ def sync_events(
     since: datetime | None = None,
     full: bool = False,
     now: Callable[[], datetime] = utc_now,
-) -> EventsReport:
+) -> ChunkReport:
     """Bring the missing chunks into the cache.
 
     The hours since the last such sync of all jobs are listed, and a quarter of an hour before it, for clocks that
@@ -106,14 +79,14 @@ def sync_events(
         begin = last_sync
     else:
         begin = since if last_sync is None else max(since, last_sync)
-    report = EventsReport()
+    report = ChunkReport()
     listed = _list_keys(store, prefixes_to_list(begin, started, job_id), report)
     unread = set(_unread_chunks(connection, job_id))
     keys = chain(sorted(unread), (key for key in listed if key not in unread))
     chunks = _missing_chunks(connection, keys, job_id, retry=full)
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         while batch := list(islice(chunks, BATCH)):
-            _write_chunks(connection, list(_fetch_chunks(fetcher, batch)), report)
+            _write_chunks(connection, list(fetch_chunks(fetcher, batch, _parse)), report)
     if job_id is None:
         with transaction(connection):
             set_meta(connection, {SYNCED_AT: json_time(started)})
@@ -144,7 +117,7 @@ def _synced_at(connection: sqlite3.Connection) -> datetime | None:
     return None if synced_at is None else parse_time(synced_at)
 
 
-def _list_keys(store: VersionedStore, prefixes: Iterable[str], report: EventsReport) -> Iterator[str]:
+def _list_keys(store: VersionedStore, prefixes: Iterable[str], report: ChunkReport) -> Iterator[str]:
     """Yield the keys below these prefixes, and count them."""
     for prefix in prefixes:
         for key in store.list_keys(prefix):
@@ -154,35 +127,23 @@ def _list_keys(store: VersionedStore, prefixes: Iterable[str], report: EventsRep
 
 def _missing_chunks(
     connection: sqlite3.Connection, keys: Iterable[str], job_id: str | None, *, retry: bool
-) -> Iterator[_ListedChunk]:
-    """Yield the chunks that the cache lacks. Keys that are not those of chunks are skipped."""
-    listed = (_ListedChunk(key, parts) for key in keys if (parts := parse_chunk_key(key)) is not None)
-    of_job = (chunk for chunk in listed if job_id is None or chunk.parts.job_id == job_id)
+) -> Iterator[tuple[str, ChunkKey]]:
+    """Yield key and parts of the chunks that the cache lacks. Keys that are not those of chunks are skipped."""
+    listed = ((key, parts) for key in keys if (parts := parse_chunk_key(key)) is not None)
+    of_job = ((key, parts) for key, parts in listed if job_id is None or parts.job_id == job_id)
     known_before = get_meta(connection, KNOWN_BEFORE) or ""
     while batch := list(islice(of_job, 500)):
         marks = ", ".join("?" * len(batch))
-        names = [chunk.parts.name for chunk in batch]
         sql = f"SELECT name, problem FROM event_chunk WHERE name IN ({marks})"  # noqa: S608 - question marks
-        problems: dict[str, str | None] = dict(connection.execute(sql, names))
-        for chunk in batch:
-            name, is_new = chunk.parts.name, chunk.parts.bucket >= known_before
-            problem = problems.get(name)
-            is_due = problem is not None and (retry or problem.startswith(NOT_READ))
-            if is_due if name in problems else is_new:
-                yield chunk
+        known: dict[str, str | None] = dict(connection.execute(sql, [parts.name for _, parts in batch]))
+        for key, parts in batch:
+            is_forgotten = parts.name not in known and parts.bucket < known_before
+            if not is_forgotten and is_missing(parts.name, known, retry=retry):
+                yield key, parts
 
 
-def _fetch_chunks(fetcher: ParallelFetcher, batch: list[_ListedChunk]) -> Iterator[_FetchedChunk]:
-    """Yield the chunks with their events, fetched in parallel. A chunk that is gone by now is skipped."""
-    for chunk, found in zip(batch, fetcher.fetch([chunk.key for chunk in batch]), strict=True):
-        if found is None:
-            continue
-        try:
-            events = [] if isinstance(found, FailedRead) else parse_chunk(found.value, job_id=chunk.parts.job_id)
-            problem = found.reason if isinstance(found, FailedRead) else None
-        except RecordError as error:
-            events, problem = [], str(error)
-        yield _FetchedChunk(*chunk, events, problem)
+def _parse(value: bytes, parts: ChunkKey) -> list[Event]:
+    return parse_chunk(value, job_id=parts.job_id)
 
 
 def _unread_chunks(connection: sqlite3.Connection, job_id: str | None) -> Iterator[str]:
@@ -194,13 +155,13 @@ def _unread_chunks(connection: sqlite3.Connection, job_id: str | None) -> Iterat
             yield key
 
 
-def _write_chunks(connection: sqlite3.Connection, batch: list[_FetchedChunk], report: EventsReport) -> None:
+def _write_chunks(connection: sqlite3.Connection, batch: list[_EventChunk], report: ChunkReport) -> None:
     """Write chunks with their events, ordered by their first events as far as the orders of their writers allow."""
     latest: dict[str, str] = {}
     order: list[tuple[str, int]] = []
     for chunk in batch:
         writer = chunk.parts.name.rpartition("-")[0]
-        latest[writer] = max(latest.get(writer, ""), str(chunk.events[0]["at"]) if chunk.events else "")
+        latest[writer] = max(latest.get(writer, ""), str(chunk.entries[0]["at"]) if chunk.entries else "")
         order.append((latest[writer], len(order)))
     with transaction(connection):
         for _, number in sorted(order):
@@ -219,10 +180,10 @@ def _write_chunks(connection: sqlite3.Connection, batch: list[_FetchedChunk], re
             if _is_obsolete(connection, chunk):
                 continue
             report.chunks += 1
-            report.events += len(chunk.events)
+            report.entries += len(chunk.entries)
             connection.executemany(
                 "INSERT INTO event (chunk, job_id, at_ts, kind, body) VALUES (?, ?, ?, ?, ?)",
-                [_event_row(chunk.parts.name, event) for event in chunk.events],
+                [_event_row(chunk.parts.name, event) for event in chunk.entries],
             )
 
 
@@ -232,7 +193,7 @@ def _event_row(chunk: str, event: Event) -> tuple[str, object, float, object, st
     return (chunk, event["job_id"], at, event["kind"], json.dumps(event, allow_nan=False, separators=(",", ":")))
 
 
-def _is_obsolete(connection: sqlite3.Connection, chunk: _FetchedChunk) -> bool:
+def _is_obsolete(connection: sqlite3.Connection, chunk: _EventChunk) -> bool:
     """Return True if the job was pruned with its events, or the cache had the chunk and has forgotten its name.
 
     A chunk that was sent again after a lost reply lies in a later hour than its events. So does a chunk that waited for
@@ -243,7 +204,7 @@ def _is_obsolete(connection: sqlite3.Connection, chunk: _FetchedChunk) -> bool:
     if is_pruned(connection, job_id):
         return True
     known_before = get_meta(connection, KNOWN_BEFORE)
-    if known_before is None or any(bucket_of(parse_time(str(event["at"]))) >= known_before for event in chunk.events):
+    if known_before is None or any(bucket_of(parse_time(str(event["at"]))) >= known_before for event in chunk.entries):
         return False
     sql = "SELECT 1 FROM event WHERE job_id = ? AND chunk = ? LIMIT 1"
     return connection.execute(sql, (job_id, chunk.parts.name)).fetchone() is not None

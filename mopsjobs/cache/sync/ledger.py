@@ -10,47 +10,36 @@ also tell that of tasks whose attempts were lost with their runner. See docs/dec
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import compress, islice
 
-from mopsjobs.cache.ledger_rows import ChunkRow, has_tasks_by_outputs, write_chunks, write_complete_tasks, write_study
+from mopsjobs.cache.ledger_rows import (
+    LedgerChunk,
+    has_tasks_by_outputs,
+    write_chunks,
+    write_complete_tasks,
+    write_study,
+)
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, BY_OUTPUTS
 from mopsjobs.cache.stored_study import StoredStudy
-from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
+from mopsjobs.cache.sync.chunks import BATCH, ChunkReport, fetch_chunks, is_missing
+from mopsjobs.cache.sync.fetcher import ParallelFetcher
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import JobNotFoundError, NoManifestError, RecordError
 from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk_reads import bulk_reads
-from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, find_reused_tasks
 from mopsjobs.utils.times import utc_now
-
-BATCH = 64
-"""Chunks fetched together."""
 
 BATCH_ATTEMPTS = 10_000
 """Attempts after which a transaction ends. A chunk that was sent every few seconds has few."""
 
 SETTLED_SECONDS = 60.0
 """A job that ended longer ago sends no more chunks, unless the store was away for longer."""
-
-
-class LedgerReport:
-    """The counts and problems of a sync of ledgers."""
-
-    def __init__(self) -> None:
-        self.listed = 0
-        """Listed keys: the cost of the sync."""
-        self.chunks = 0
-        """New chunks."""
-        self.attempts = 0
-        """New attempts."""
-        self.problems: list[tuple[str, str]] = []
-        """Key and reason of each new chunk that cannot be read, or not whole."""
 
 
 def sync_ledger(
@@ -60,8 +49,8 @@ def sync_ledger(
     *,
     full: bool = False,
     now: Callable[[], datetime] = utc_now,
-    report: LedgerReport | None = None,
-) -> LedgerReport:
+    report: ChunkReport | None = None,
+) -> ChunkReport:
     """Bring the missing attempts of a job into the cache.
 
     Args:
@@ -77,7 +66,7 @@ def sync_ledger(
         RecordError: if the manifest is invalid.
         StoreError: if the store cannot be read. What was written before stays.
     """
-    report = report or LedgerReport()
+    report = report or ChunkReport()
     started = now().timestamp()
     ended = _end_of(connection, job_id, started)  # before the listing, so that no later chunk is taken for the last
     study = StoredStudy.load(connection, job_id)
@@ -96,7 +85,7 @@ def sync_ledger(
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         keys = _missing_chunks(connection, store, job_id, report, retry=full)
         while batch := list(islice(keys, BATCH)):
-            _write_chunks(connection, study, _fetch_chunks(fetcher, batch), report)
+            _write_chunks(connection, study, fetch_chunks(fetcher, batch, parse_attempts), report)
     basis = _basis(connection, job_id)
     if basis == BY_OUTPUTS or (ended is not None and _has_unexplained(connection, study)):
         manifest = manifest or load_manifest(store, job_id)
@@ -117,7 +106,7 @@ def sync_ledgers(
     *,
     full: bool = False,
     now: Callable[[], datetime] = utc_now,
-) -> LedgerReport:
+) -> ChunkReport:
     """Bring the ledgers up to date that a view has looked at and that are not complete.
 
     A job whose manifest is gone or invalid gets a `problem`, and the others go on.
@@ -125,7 +114,7 @@ def sync_ledgers(
     Raises:
         StoreError: if the store cannot be read.
     """
-    report = LedgerReport()
+    report = ChunkReport()
     sql = "SELECT job_id FROM ledger WHERE ? OR NOT is_complete ORDER BY job_id"
     for (job_id,) in connection.execute(sql, (full,)).fetchall():
         try:
@@ -150,7 +139,7 @@ def _end_of(connection: sqlite3.Connection, job_id: str, started: float) -> floa
 
 
 def _missing_chunks(
-    connection: sqlite3.Connection, store: VersionedStore, job_id: str, report: LedgerReport, *, retry: bool
+    connection: sqlite3.Connection, store: VersionedStore, job_id: str, report: ChunkReport, *, retry: bool
 ) -> Iterator[tuple[str, ChunkKey]]:
     """Yield key and parts of the chunks that the cache lacks. Other keys below the prefix are skipped."""
     known: dict[str, str | None] = dict(
@@ -161,28 +150,12 @@ def _missing_chunks(
         parts = parse_chunk_key(key)
         if parts is None or parts.kind != "attempts" or parts.job_id != job_id:
             continue
-        problem = known.get(parts.name)
-        is_due = problem is not None and (retry or problem.startswith(NOT_READ))
-        if is_due or parts.name not in known:
+        if is_missing(parts.name, known, retry=retry):
             yield key, parts
 
 
-def _fetch_chunks(fetcher: ParallelFetcher, batch: Sequence[tuple[str, ChunkKey]]) -> Iterator[ChunkRow]:
-    """Yield chunks, fetched in parallel, and parsed one after the other. A chunk that is gone by now is skipped."""
-    for (key, parts), found in zip(batch, fetcher.fetch([key for key, _ in batch]), strict=True):
-        if found is None:
-            continue
-        if isinstance(found, FailedRead):
-            yield ChunkRow(key, parts, (), found.reason)
-            continue
-        try:
-            yield ChunkRow(key, parts, parse_attempts(found.value, parts), None)
-        except RecordError as error:
-            yield ChunkRow(key, parts, (), str(error))
-
-
 def _write_chunks(
-    connection: sqlite3.Connection, study: StoredStudy, chunks: Iterator[ChunkRow], report: LedgerReport
+    connection: sqlite3.Connection, study: StoredStudy, chunks: Iterator[LedgerChunk], report: ChunkReport
 ) -> None:
     """Write chunks, in transactions of some `BATCH_ATTEMPTS`."""
     for batch in _transactions(chunks):
@@ -191,16 +164,16 @@ def _write_chunks(
                 continue
             for chunk, attempts in write_chunks(connection, study, batch):
                 report.chunks += 1
-                report.attempts += attempts
+                report.entries += attempts
                 if chunk.problem is not None:
                     report.problems.append((chunk.key, chunk.problem))
 
 
-def _transactions(chunks: Iterator[ChunkRow]) -> Iterator[list[ChunkRow]]:
-    batch: list[ChunkRow] = []
+def _transactions(chunks: Iterator[LedgerChunk]) -> Iterator[list[LedgerChunk]]:
+    batch: list[LedgerChunk] = []
     for chunk in chunks:
         batch.append(chunk)
-        if sum(len(one.attempts) for one in batch) >= BATCH_ATTEMPTS:
+        if sum(len(one.entries) for one in batch) >= BATCH_ATTEMPTS:
             yield batch
             batch = []
     if batch:

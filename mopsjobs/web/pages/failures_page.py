@@ -15,7 +15,7 @@ from mopsjobs.app.run.job_arguments import API, NUMBER, REPEATED, SWITCH, filter
 from mopsjobs.app.tasks.failure_overview import FailureOverview, overview_of_filter
 from mopsjobs.app.tasks.failures import MergedGroup
 from mopsjobs.cache.queries import statistics
-from mopsjobs.cache.queries.failed_jobs import FailedJob
+from mopsjobs.cache.queries.failures import FailedJob
 from mopsjobs.errors import command_line
 from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.web.pages.failure_rows import Window, failure_row, known_moment

@@ -15,13 +15,12 @@ from mopsjobs.app.jobs.next_steps import next_command, next_commands
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.failed_tasks import describe_failures
 from mopsjobs.cache.queries.failures import last_failures
 from mopsjobs.cache.queries.families import Family
 from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.listed_jobs import listed_job
 from mopsjobs.cache.queries.overview import jobs_of_study
-from mopsjobs.cache.queries.task_ends import memory_ends
+from mopsjobs.cache.queries.task_ends import describe_failures, memory_ends
 from mopsjobs.cache.rows import study_of
 from mopsjobs.errors import command_line
 from mopsjobs.events.format import LOG, STRAGGLER

@@ -12,8 +12,8 @@ from flask import Response, redirect, request
 
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import filters, overview, statistics
-from mopsjobs.cache.queries.failed_tasks import describe_failures
 from mopsjobs.cache.queries.listed_jobs import listed_jobs
+from mopsjobs.cache.queries.task_ends import describe_failures
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, TERMINAL
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time

@@ -13,7 +13,7 @@ from mopsjobs.app.jobs.log_selection import KINDS, LogSelection, parse_tasks
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import StoredEvent, events_before, read_events
-from mopsjobs.cache.queries.failed_tasks import failed_tasks
+from mopsjobs.cache.queries.task_ends import failed_tasks
 from mopsjobs.events.format import DROPPED
 from mopsjobs.utils.text import cut_to_length, parse_whole_number, strip_control_characters
 from mopsjobs.utils.times import whole_seconds

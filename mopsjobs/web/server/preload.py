@@ -13,7 +13,6 @@ from mopsjobs.web.api.openapi import document
 
 MODULES = (
     "cache.counters",
-    "cache.queries.failure_conditions",
     "cache.sync.ledger",
     "cache.sync.mirror",
     "cache.sync.identity",

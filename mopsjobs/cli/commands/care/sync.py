@@ -9,8 +9,7 @@ from mopsjobs.app.following.sync_more import SCHEMA_VERSION, SHOWN_PROBLEMS, mir
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.batch import SyncReport
-from mopsjobs.cache.sync.events import EventsReport
-from mopsjobs.cache.sync.ledger import LedgerReport
+from mopsjobs.cache.sync.chunks import ChunkReport
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, command_line
 from mopsjobs.utils.text import pluralize
@@ -88,12 +87,12 @@ def _count_cached_jobs(app: App) -> int | None:
         return None
 
 
-def _summary(report: SyncReport, events: EventsReport | None, ledgers: LedgerReport | None) -> str:
+def _summary(report: SyncReport, events: ChunkReport | None, ledgers: ChunkReport | None) -> str:
     counts = ", ".join(
         f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
     )
     jobs = pluralize(report.seen, "job" if report.is_full else "announced job")
     unreadable = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
-    new_events = f"; {pluralize(events.events, 'new event')}" if events and events.events else ""
-    new_attempts = f"; {pluralize(ledgers.attempts, 'new attempt')}" if ledgers and ledgers.attempts else ""
+    new_events = f"; {pluralize(events.entries, 'new event')}" if events and events.entries else ""
+    new_attempts = f"; {pluralize(ledgers.entries, 'new attempt')}" if ledgers and ledgers.entries else ""
     return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{unreadable}{new_events}{new_attempts}"

@@ -9,7 +9,7 @@ import pytest
 
 from mopsjobs.cache import database
 from mopsjobs.cache.pruning import delete_ledgers
-from mopsjobs.cache.queries import failure_conditions, failures
+from mopsjobs.cache.queries import failures
 from mopsjobs.cache.queries.failures import JobFailures, keep_failures, last_failures, read_failures
 from mopsjobs.cache.sync.ledger import sync_ledger
 from support.cli import Cli, Remote
@@ -92,7 +92,7 @@ def test_a_study_that_is_too_large_is_not_compared(
     remote: Remote, read: Callable[[], JobFailures], monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
     """Its groups are there, without conditions, and the result says so."""
-    monkeypatch.setattr(failure_conditions, name, most)
+    monkeypatch.setattr(failures, name, most)
     add(remote, [{"params": {"n": number}} for number in range(20)])
     Ledger(remote.store.inner)(*(attempt(task, "failed" if task > 9 else "succeeded") for task in range(20)))
     found = read()

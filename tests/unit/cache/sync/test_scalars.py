@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.cache import database as cache_database
+from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.cache.sync.scalars import NO_CHUNK, SCHEMA, CollectedScalars, ScalarReader, mirror_scalars, missing_chunks
-from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import MAX_CHUNK_BYTES, chunk_key, parse_chunk_key
 from mopsjobs.ledger.scalars import MAX_OUTPUT_BYTES, encode_scalars, scalars_for_chunk
