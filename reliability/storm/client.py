@@ -176,7 +176,7 @@ class Client:
         """Return a function that puts the record of `key` into the cache, as commands do."""
         job_id = self._registry.job_id_of(key)
         assert job_id is not None
-        before = cached_version(self._spec.cache, self._registry_id, key)
+        before = cached_version(self._spec.cache, self._registry_id, job_id, key)
 
         def take(record: Versioned) -> None:
             with contextlib.suppress(CacheError):  # the next sync brings the record

@@ -326,7 +326,7 @@ class DeltaSync(SyncMachine):
 
         def observe(key: str) -> TakeRecord:
             path, job_id = self._paths[0], key.split("/")[1]
-            before = cached_version(path, REMOTE_URL, key)
+            before = cached_version(path, REMOTE_URL, job_id, key)
             return lambda record: write_through(path, REMOTE_URL, job_id, key, record, before)
 
         return JobRegistry(
