@@ -9,6 +9,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,9 +54,8 @@ class Mirrored:
         self.store = open_store(url, env)
         self.registry = JobRegistry(self.store)
         self.busy = [f"busy-{number:02}" for number in range(BUSY)]
-        made = [(f"jobs/{one.job_id}/state.json", one.to_json()) for one in states(jobs, utc_now())]
-        for job_id in self.busy:
-            state = JobState(
+        busy = [
+            JobState(
                 job_id=job_id,
                 status=JobStatus.RUNNING,
                 created_at=record_time(utc_now()),
@@ -63,7 +63,13 @@ class Mirrored:
                 tasks_total=1_000_000,
                 labels={"kind": "busy", "of": job_id},
             )
-            made.append((f"jobs/{job_id}/state.json", state.to_json()))
+            for job_id in self.busy
+        ]
+        # With the mark of a record that mops-jobs wrote: of others, a sync of an embedded registry is always full.
+        made = [
+            (f"jobs/{state.job_id}/state.json", replace(state, write_id=f"{chance.getrandbits(64):016x}").to_json())
+            for state in [*states(jobs, utc_now()), *busy]
+        ]
         with ThreadPoolExecutor(1 if url.startswith("sqlite:") else 8) as writers:
             list(writers.map(lambda one: patiently(lambda: self.store.create_if_absent(*one)), made))
         self._note(patiently(lambda: list(self.store.scan("jobs/"))))
