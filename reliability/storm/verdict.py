@@ -124,7 +124,7 @@ class Verdict:
         error = one.line.get("error", "")
         if one.kind.endswith("register"):
             return blocks[0].write_id != one.operation and self._bounds(blocks[0].write_id)[0] <= one.end
-        if error == "JobNotFoundError" or str(JobNotFoundError(one.job or "")) in one.line.get("stderr", ""):
+        if error == JobNotFoundError.__name__:
             return all(
                 each.end >= one.start for each in operations if each.kind.endswith("register") and each.outcome == "ok"
             )
