@@ -278,7 +278,8 @@ class Client:
         )
         self._note(f"command {argv[0]}", job, **details, **({"release": RELEASE} if is_old else {}))
         outcome, answer = self._commands.run(*argv, is_old=is_old)
-        self._ended(outcome, **{name: answer[name] for name in ("status", "write_id", "stderr", "error") if name in answer})
+        told = ("status", "write_id", "stderr", "error")
+        self._ended(outcome, **{name: answer[name] for name in told if name in answer})
 
     # --- notes --------------------------------------------------------------------------------------------------
 
