@@ -22,6 +22,8 @@ sys.path.insert(0, str(DOCS.parent))
 
 import mopsjobs  # noqa: E402 - found by the line above
 from mopsjobs.api import arguments  # noqa: E402
+from mopsjobs.engines.launch_option import REPEATED  # noqa: E402
+from mopsjobs.submission.launch_options import ENGINE_OPTIONS, NOTIFY, RUNNER_OPTIONS, SHARDS  # noqa: E402
 
 PAGE = DOCS / "reference" / "python.md"
 HEADING = "\n## Reference\n"
@@ -215,11 +217,29 @@ def _options() -> Iterator[str]:
             "| argument | type | meaning |",
             "|---|---|---|",
         )
-        told = _attributes(kind)
+        told = _attributes(kind) if kind is arguments.Freshness else _launch_options()
         for name, annotation in kind.__annotations__.items():
             kind_of_value = _cell(getattr(annotation, "__forward_arg__", annotation))
             yield f"| `{name}` | `{kind_of_value}` | {_cell(told[name])} |"
         yield ""
+
+
+def _launch_options() -> dict[str, str]:
+    """Return the meaning of each option of a launch, and its engines, as the tables of options have it."""
+    texts: dict[str, list[str]] = {}
+    tables = {"": RUNNER_OPTIONS, "kubernetes, slurm": (SHARDS,)} | ENGINE_OPTIONS
+    for engines, options in [*tables.items(), ("", (NOTIFY,))]:
+        for option in options:
+            several = "; one or several" if option.kind in REPEATED else ""
+            text = f"{engines}: {option.help}" if engines else option.help
+            texts.setdefault(option.name, []).append(
+                f"{text[0].upper()}{text[1:]}{several}. Default: {option.default}."
+            )
+    names = "|".join(name.replace("_", "-") for name in texts)
+    return {
+        name: re.sub(f"--({names})\\b", lambda flag: f"`{flag[1].replace('-', '_')}`", " ".join(meanings))
+        for name, meanings in texts.items()
+    }
 
 
 def _errors(kinds: Iterable[type]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from mopsjobs.utils.times import parse_duration
 if TYPE_CHECKING:
     from mopsjobs.app.run.app import App
     from mopsjobs.cache.queries.tasks import TaskQuery
-    from mopsjobs.submission.launching import LaunchOptions
+    from mopsjobs.submission.launch_options import LaunchOptions
 
 Duration = str | float
 """A text like `2h`, or seconds."""
@@ -46,81 +46,43 @@ class RunnerOptions(TypedDict, total=False):
     """The options of a runner: the flags of `submit` and `resume`, with their defaults."""
 
     workers: int
-    """Worker processes per shard, at most."""
-    python: str
-    """The model's interpreter."""
+    python: str | os.PathLike[str]
     task_timeout: Duration
-    """The time limit of one task."""
     task_memory: Size
-    """The memory limit of one task, with all processes that it starts."""
     retries: int
-    """How often a task is tried again after a cause in `retry_on`."""
     retry_on: Choices
-    """Causes of another attempt: `oom`, `timeout`, `died`, and `error:TYPE` for exceptions of the model."""
     first: int
-    """Tasks to run before the others; if none of them succeeds, the job ends."""
     max_failures: int | str
-    """The limit of failed tasks: a number, or a share like `10%`."""
     notify: Sequence[str]
-    """Rules of the user's configuration that tell of the job, by name."""
     scheduler: str
-    """The address of a Dask scheduler. For dask only."""
     shards: int
-    """Parts of the job, each a pod or a task of a job array. For kubernetes and slurm, as all that follow."""
     image: str
-    """The image of the pods. For kubernetes."""
     namespace: str
-    """The namespace of the Job."""
     cpu: str
-    """The processors of each shard, like `4`."""
     memory: str
-    """The memory of each shard, like `8Gi`."""
     gpus: int
-    """The GPUs of each pod."""
     secret: str
-    """The Secret with the credentials of the registry."""
     service_account: str
-    """The service account of the pods."""
     parallelism: int
-    """Shards that run at the same time."""
     backoff_limit: int
-    """How often the pod of a shard is started again after it failed."""
     ttl: Duration
-    """How long the cluster keeps the ended Job."""
     queue: str
-    """The queue of Kueue that starts the Job."""
     priority_class: str
-    """The priority class of the pods."""
     node_selector: Mapping[str, str] | str
-    """The labels that nodes need: `{"pool": "gpu"}`, or a text like `pool=gpu`."""
     toleration: Choices
-    """Taints of nodes that the pods tolerate, like `sku=gpu:NoSchedule`."""
     pod_patch: str | os.PathLike[str]
-    """The file of a patch of the pods, which no record keeps."""
     context: str
-    """The context of the kubeconfig."""
     partition: str
-    """The partition. For slurm, as all that follow."""
     account: str
-    """The account that is charged."""
     qos: str
-    """The quality of service."""
     time: str
-    """The time limit of a shard, like `2h`, or as sbatch has it."""
     gres: str
-    """Generic resources of each shard, like `gpu:1`."""
     constraint: str
-    """Features that the nodes need."""
     setup: Sequence[str]
-    """Lines that the shell of each shard runs first, like `module load gcc`."""
     requeue: bool
-    """Whether a shard goes on by itself after its time limit, a preemption or the loss of its node."""
     file_drop: bool
-    """Whether shards report by files on the shared file system, since their nodes do not reach the registry."""
     signal: int
-    """Seconds ahead of the time limit at which a shard stops."""
     sbatch_arg: Sequence[str]
-    """Further long flags of sbatch, like `--nice=100`."""
 
 
 def seconds_of(duration: Duration | None) -> float | None:
@@ -182,20 +144,6 @@ def policy_of(freshness: Freshness, method: Callable[..., object]) -> FreshnessP
     )
 
 
-def bytes_of(size: Size | None) -> int | None:
-    """Return the bytes of a size; None stays.
-
-    Raises:
-        UsageError: if it is malformed.
-    """
-    from mopsjobs.utils.sizes import parse_size  # here: few calls have one
-
-    number = parse_size(size) if isinstance(size, str) else size
-    if size is not None and not (type(number) is int and number > 0):
-        raise UsageError(f"invalid task_memory {size!r}: expected a text like 2GiB, or bytes.")
-    return number
-
-
 def launch_options(
     options: RunnerOptions, method: Callable[..., object], app: App, *, may_grow: bool = False
 ) -> LaunchOptions:
@@ -208,38 +156,15 @@ def launch_options(
         may_grow: whether limits may be factors, like `x2`, of those of an earlier launch.
 
     Raises:
-        UsageError: if a name is unknown, if a limit is malformed, or if there is no usable rule of a name.
+        UsageError: if a name is unknown, if a value is malformed, or if there is no usable rule of a name.
     """
-    from mopsjobs.app.run.notify_rules import check_rules
-    from mopsjobs.submission.launching import (
-        LaunchOptions,
-        cluster_options,
-        find_factors,  # here: it imports the registry
-    )
+    from mopsjobs.app.run import submission_session
+    from mopsjobs.submission.launch_options import all_options  # here: it imports the registry
 
     check_names(options, RunnerOptions, method)
-    factors = find_factors(options) if may_grow else {}
-    values: dict[str, Any] = {name: one for name, one in options.items() if one is not None and name not in factors}
-    if isinstance(values.get("ttl"), (int, float)):
-        values["ttl"] = f"{values['ttl']}s"
-    notify = options.get("notify")
-    names = None if notify is None else (notify,) if isinstance(notify, str) else tuple(notify)
-    check_rules(app.settings.rules, names or (), app.env)
-    return LaunchOptions(
-        workers=values.get("workers"),
-        python=values.get("python"),
-        task_timeout=seconds_of(values.get("task_timeout")),
-        task_memory=bytes_of(values.get("task_memory")),
-        retries=values.get("retries"),
-        retry_on=choices_text(values.get("retry_on")),
-        first=values.get("first"),
-        max_failures=None if "max_failures" not in values else str(values["max_failures"]),
-        shards=values.get("shards"),
-        scheduler=values.get("scheduler"),
-        cluster=cluster_options(values),
-        factors=factors,
-        notify=names,
-    )
+    for option in all_options():
+        option.check(options.get(option.name))
+    return submission_session.launch_options(options, app, may_grow=may_grow)
 
 
 def labels_to_set(labels: Mapping[str, object] | None) -> dict[str, str]:

@@ -14,13 +14,12 @@ from mopsjobs.app.run.job_arguments import (
     ShortName,
     filters_on,
     job_filter,
-    parse_first_count,
     parse_limit,
-    parse_positive_number,
     parse_tail,
 )
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.utils.text import parse_positive_number
 from mopsjobs.utils.times import parse_duration
 
 TYPE_CHECKING = False
@@ -107,7 +106,6 @@ def argument_type(read: Callable[[str], T]) -> Callable[[str], T]:
     return read_argument
 
 
-first_count = argument_type(parse_first_count)
 positive_number = argument_type(parse_positive_number)
 row_limit = argument_type(parse_limit)
 tail_count = argument_type(parse_tail)

@@ -8,75 +8,24 @@ import math
 import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import PATCH, Launch
-from mopsjobs.engines.kubernetes.options import OPTIONS as CLUSTER_OPTIONS
-from mopsjobs.engines.option_texts import option_text
-from mopsjobs.engines.slurm.options import JOINS, SETUP_VARIABLE, megabytes, minutes, split_start_flags, wants_file_drop
-from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
+from mopsjobs.engines.launch_option import names_of
+from mopsjobs.engines.slurm.options import SETUP_VARIABLE, megabytes, minutes, split_start_flags, wants_file_drop
 from mopsjobs.errors import EngineError, OptionError
 from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
 from mopsjobs.registry.failure_limit import parse_failure_limit
+from mopsjobs.submission.launch_options import ENGINE_OPTIONS, MAX_RECORDED_NUMBER, LaunchOptions
 from mopsjobs.submission.model_check import find_python
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shared_registry import url_for_nodes, warning_on_login_node
 from mopsjobs.utils.measurement import memory_size
-from mopsjobs.utils.sizes import format_size, parse_factor, parse_size
+from mopsjobs.utils.sizes import format_size, parse_size
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
-MAX_RECORDED_NUMBER = 10**9 - 1
-
-MIN_TASK_MEMORY = 16 * 2**20
-"""Bytes. An interpreter alone has about as much."""
-
-_NAMES: Mapping[str, tuple[str, ...]] = {"kubernetes": CLUSTER_OPTIONS, "slurm": SLURM_OPTIONS}
-"""The options of each engine that has some."""
-
 _NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class LaunchOptions:
-    """The options of a runner. None: as the record of an earlier launch says, else the default of the engine."""
-
-    workers: int | None = None
-    """Worker processes per shard."""
-    python: str | None = None
-    """The model's interpreter: a path, or a name to look up on the PATH. With dask, a path on the workers."""
-    task_timeout: float | None = None
-    """Seconds that one task may take."""
-    task_memory: int | None = None
-    """Bytes of memory that one task may have."""
-    retries: int | None = None
-    """Attempts at a task after the first one, at most."""
-    retry_on: str | None = None
-    """The causes of further attempts; see `ledger.retry_policy.parse_causes`."""
-    first: int | None = None
-    """Tasks that run before the others; 0 for none."""
-    max_failures: str | None = None
-    """The limit of failed tasks: a number, or a share like `10%`."""
-    shards: int | None = None
-    """Parts of the job, each a pod of its own, or a task of a job array. For kubernetes and slurm only."""
-    scheduler: str | None = None
-    """The address of a scheduler. For dask only."""
-    notify: tuple[str, ...] | None = None
-    """Rules of notifications for the job, which stay on this machine."""
-    cluster: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Some of `CLUSTER_OPTIONS` for kubernetes, with the patch of the pods as the path of its file. Or of slurm's."""
-    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Of a resumed job: factors by which limits of the earlier launch grow; see `submission.launching.GROWING`."""
-
-    def __post_init__(self) -> None:
-        """Check the values, before anything is looked up.
-
-        Raises:
-            OptionError: if no runner can work with one of them.
-        """
-        _check_limits(self)
-        retry_policy(self.retries, self.retry_on)
 
 
 def make_launch(
@@ -173,28 +122,6 @@ def _complete(launch: Launch, env: Mapping[str, str]) -> Launch:
     return complete_launch(launch, namespace, env)
 
 
-def _check_limits(options: LaunchOptions) -> None:
-    """Refuse numbers and limits that no runner can work with.
-
-    Raises:
-        OptionError: if there is one.
-    """
-    for name, count in (("workers", options.workers), ("shards", options.shards)):
-        if count is not None and count < 1:
-            raise OptionError(f"invalid {name} '{count}': expected 1 or more.", name)
-    if options.task_memory is not None and options.task_memory < MIN_TASK_MEMORY:
-        text = format_size(options.task_memory)
-        raise OptionError(
-            f"invalid task_memory '{text}': expected at least {format_size(MIN_TASK_MEMORY)}.", "task_memory"
-        )
-    if options.task_timeout is not None and options.task_timeout <= 0:
-        raise OptionError(f"invalid task_timeout '{options.task_timeout:g}': expected more than zero.", "task_timeout")
-    if options.first is not None and not 0 <= options.first <= MAX_RECORDED_NUMBER:
-        raise OptionError(f"invalid first '{options.first}': expected a number of tasks, 0 for none.", "first")
-    if options.max_failures is not None:
-        parse_failure_limit(options.max_failures)
-
-
 def _retries(options: LaunchOptions, recorded: Mapping[str, str]) -> tuple[int | None, str | None]:
     """Return retries and causes: as they are asked for, else as the record has them. Both are None by default.
 
@@ -219,7 +146,7 @@ def _options_of_engine(
         UsageError: if dask has no scheduler.
         EngineError: if the library of the engine is not installed.
     """
-    known = _NAMES.get(engine, ())
+    known = names_of(ENGINE_OPTIONS.get(engine, ()))
     for name in options.cluster:
         if name not in known:
             raise no_effect_error(name, engine)
@@ -242,17 +169,6 @@ def no_effect_error(name: str, engine: str) -> OptionError:
     return OptionError(f"{name} has no effect with the {engine} engine.", name)
 
 
-def cluster_options(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options of an engine among flags or arguments, as texts.
-
-    Raises:
-        OptionError: if a line of the setup is not valid.
-    """
-    names = dict.fromkeys((*CLUSTER_OPTIONS, *SLURM_OPTIONS))
-    texts = {name: option_text(values.get(name), JOINS.get(name, ",".join)) for name in names}
-    return {name: text for name, text in texts.items() if text is not None}
-
-
 def _dask_options(options: LaunchOptions, env: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:
     from mopsjobs.engines.dask import check_installed, scheduler_url
 
@@ -265,7 +181,7 @@ def _dask_options(options: LaunchOptions, env: Mapping[str, str], recorded: Mapp
 
 def recorded_options(engine: str, recorded: Mapping[str, str], namespace: str | None) -> dict[str, str]:
     """Return the options of an earlier launch on a cluster, as far as its record has them. It has no patch."""
-    found = {name: recorded[name] for name in _NAMES[engine] if name in recorded and name != PATCH}
+    found = {name: recorded[name] for name in names_of(ENGINE_OPTIONS[engine]) if name in recorded and name != PATCH}
     return {**found, "namespace": namespace} if namespace else found
 
 
@@ -305,16 +221,6 @@ def recorded_timeout(recorded: Mapping[str, str]) -> float | None:
     """Return the time limit of a task in an earlier launch, in seconds; None if its record has none."""
     text = recorded.get("task_timeout")
     return (parse_duration(f"{text}s") if text else None) or None
-
-
-GROWING = ("task_timeout", "task_memory", "memory", "time")
-"""The options that take a factor."""
-
-
-def find_factors(options: Mapping[str, object]) -> dict[str, float]:
-    """Return the factors among the options that take one."""
-    texts = {name: text for name in GROWING if isinstance(text := options.get(name), str)}
-    return {name: factor for name, text in texts.items() if (factor := parse_factor(text)) is not None}
 
 
 def grown_options(options: LaunchOptions, engine: str, recorded: Mapping[str, str]) -> LaunchOptions:

@@ -43,7 +43,8 @@ from mopsjobs.studies.outputs import SizesOf, find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
 from mopsjobs.submission.client import Submission, launch_again, launch_remembered
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
-from mopsjobs.submission.launching import LaunchOptions, grown_options, make_launch, recorded_options
+from mopsjobs.submission.launch_options import LaunchOptions
+from mopsjobs.submission.launching import grown_options, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_functions
 from mopsjobs.submission.offline import deliver_offline, load_offline
 from mopsjobs.submission.session import Session

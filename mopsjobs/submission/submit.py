@@ -21,7 +21,8 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
-from mopsjobs.submission.launching import LaunchOptions, make_launch
+from mopsjobs.submission.launch_options import LaunchOptions
+from mopsjobs.submission.launching import make_launch
 from mopsjobs.submission.model_check import check_functions, project_python
 from mopsjobs.submission.reuse import Extension, NewJob, find_extended, find_reusable
 from mopsjobs.submission.session import Session

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 MAX_DIGITS = 20
 
+MAX_NUMBER = 100_000
+"""Workers, shards or pods. Kubernetes allows as many completions of an Indexed Job with a limit per index."""
+
 MAX_WORD = 100
 """Characters of a word that is compared and quoted."""
 
@@ -78,6 +81,27 @@ def parse_whole_number(text: str, least: int, most: int) -> int | None:
         return None
     number = int(text)
     return number if least <= number <= most else None
+
+
+def read_whole_number(text: str, least: int, most: int, name: str, expected: str) -> int:
+    """Return the whole number that a text of ASCII digits stands for.
+
+    Raises:
+        UsageError: if it is not from `least` to `most`. The message has the name, and what was expected.
+    """
+    number = parse_whole_number(text, least, most)
+    if number is None:
+        raise UsageError(f"invalid {name} '{text}': expected {expected}.")
+    return number
+
+
+def parse_positive_number(text: str) -> int:
+    """Read a number of workers, shards or pods.
+
+    Raises:
+        UsageError: if it is not a whole number from 1 to 100,000.
+    """
+    return read_whole_number(text, 1, MAX_NUMBER, "number", f"a whole number from 1 to {MAX_NUMBER:,}")
 
 
 def compile_pattern(text: str) -> re.Pattern[str]:

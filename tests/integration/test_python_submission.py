@@ -15,7 +15,7 @@ from mopsjobs.errors import JobNotFoundError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.submission.cancel import CancelRequest, cancel
-from mopsjobs.submission.launching import LaunchOptions
+from mopsjobs.submission.launch_options import LaunchOptions
 from mopsjobs.submission.resume import ResumeRequest, ResumeResult, resume
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, SubmitRequest, submit

@@ -7,7 +7,7 @@ import math
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.status import GROUPS, STATUSES, parse_statuses
-from mopsjobs.utils.text import compile_pattern, parse_whole_number
+from mopsjobs.utils.text import compile_pattern, read_whole_number
 from mopsjobs.utils.times import parse_when
 
 TYPE_CHECKING = False
@@ -34,10 +34,6 @@ MAX_NAMES = 100
 
 MAX_GLOB = 1000
 """Characters of a glob. No id is longer, and SQLite allows 50,000."""
-
-MAX_NUMBER = 100_000
-"""Workers, shards or pods. Kubernetes allows as many completions of an Indexed Job with a limit per index."""
-
 
 TEXT, NUMBER, CHOICES, REPEATED, SWITCH = "text", "number", "choices", "repeated", "switch"
 """Kinds of filters. Choices are separated by commas, and any of them will do. A repeated filter must hold each time."""
@@ -164,7 +160,7 @@ def parse_limit(text: str) -> int:
     Raises:
         UsageError: if it is not a whole number.
     """
-    return _parse_number(text, 0, MAX_LIMIT, "limit", "a whole number, 0 for all")
+    return read_whole_number(text, 0, MAX_LIMIT, "limit", "a whole number, 0 for all")
 
 
 def parse_tail(text: str) -> int:
@@ -173,32 +169,7 @@ def parse_tail(text: str) -> int:
     Raises:
         UsageError: if it is not a whole number.
     """
-    return _parse_number(text, 0, MAX_LIMIT, "number of lines", "a whole number, 0 or more")
-
-
-def parse_first_count(text: str) -> int:
-    """Read how many tasks run before the others, 0 for none.
-
-    Raises:
-        UsageError: if it is not a whole number from 0 to 100,000.
-    """
-    return _parse_number(text, 0, MAX_NUMBER, "number", f"a whole number from 0 to {MAX_NUMBER:,}, 0 for none")
-
-
-def parse_positive_number(text: str) -> int:
-    """Read a number of workers, shards or pods.
-
-    Raises:
-        UsageError: if it is not a whole number from 1 to 100,000.
-    """
-    return _parse_number(text, 1, MAX_NUMBER, "number", f"a whole number from 1 to {MAX_NUMBER:,}")
-
-
-def _parse_number(text: str, least: int, most: int, name: str, expected: str) -> int:
-    number = parse_whole_number(text, least, most)
-    if number is None:
-        raise UsageError(f"invalid {name} '{text}': expected {expected}.")
-    return number
+    return read_whole_number(text, 0, MAX_LIMIT, "number of lines", "a whole number, 0 or more")
 
 
 def _set_hours(chosen: filters.Filter, hours: float, now: datetime) -> None:

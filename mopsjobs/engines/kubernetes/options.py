@@ -9,29 +9,41 @@ from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.engines.base import PATCH
-from mopsjobs.engines.option_texts import check_names, whole_number
+from mopsjobs.engines.launch_option import LaunchOption, check_names, whole_number
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.times import parse_duration
 
 OPTIONS = (
-    "image",
-    "namespace",
-    "cpu",
-    "memory",
-    "gpus",
-    "secret",
-    "service_account",
-    "parallelism",
-    "backoff_limit",
-    "ttl",
-    "queue",
-    "priority_class",
-    "node_selector",
-    "toleration",
-    PATCH,
-    "context",
-)
-"""Names of `Launch.options` for this engine. Several selectors and tolerations are separated by commas."""
+    LaunchOption("image", "text", "IMAGE", "the image of the pods", "MOPS_JOBS_IMAGE"),
+    LaunchOption("namespace", "text", "NAMESPACE", "the namespace of the job", "that of the kubeconfig"),
+    LaunchOption("cpu", "text", "CORES", "cores per shard", "1"),
+    LaunchOption(
+        "memory", "text", "SIZE", "memory per shard, like 4Gi", "that of the cluster",
+        growth=", or x2 for twice that of the job; elsewhere than on a cluster, per task",
+    ),
+    LaunchOption("gpus", "count", "N", "NVIDIA GPUs per shard; others by --pod-patch", "none"),
+    LaunchOption("secret", "text", "NAME", "a secret whose keys become the environment of the pods", "none"),
+    LaunchOption(
+        "service_account", "text", "NAME", "a service account, for workload identity", "that of the namespace",
+    ),
+    LaunchOption("parallelism", "count", "N", "largest number of shards that run at the same time", "all"),
+    LaunchOption("backoff_limit", "count", "N", "how often to start the pod of a shard again after it failed", "3"),
+    LaunchOption("ttl", "duration", "DURATION", "how long the cluster keeps the ended job", "24h"),
+    LaunchOption(
+        "queue", "text", "NAME", "the queue of Kueue that starts the job when there is room", "start at once",
+    ),
+    LaunchOption("priority_class", "text", "NAME", "the priority class of the pods", "that of the cluster"),
+    LaunchOption("node_selector", "labels", "KEY=VALUE", "a label that nodes need", "any node"),
+    LaunchOption(
+        "toleration", "texts", "KEY[=VALUE][:EFFECT]",
+        "a taint of nodes that the pods tolerate, like sku=gpu:NoSchedule", "none",
+    ),
+    LaunchOption(
+        PATCH, "file", "FILE", "a strategic merge patch of the pods, YAML or JSON", "none", is_repeatable=False,
+    ),
+    LaunchOption("context", "text", "NAME", "a context of the kubeconfig", "the current one"),
+)  # fmt: skip
+"""The options of this engine, `Launch.options`. Several selectors and tolerations are separated by commas."""
 
 IMAGE_VARIABLE = "MOPS_JOBS_IMAGE"
 

@@ -8,30 +8,49 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 
 from mopsjobs.engines.base import Launch
+from mopsjobs.engines.launch_option import LaunchOption, check_names, whole_number
 from mopsjobs.engines.model_env import is_secret
-from mopsjobs.engines.option_texts import check_names, whole_number
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.sizes import parse_size
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
+_DOUBLED = ", or x2 for twice that of the job"
+
 OPTIONS = (
-    "partition",
-    "account",
-    "qos",
-    "time",
-    "cpu",
-    "memory",
-    "gres",
-    "constraint",
-    "parallelism",
-    "setup",
-    "requeue",
-    "signal",
-    "file_drop",
-    "sbatch_arg",
-)
-"""Names of `Launch.options` for this engine. `setup` is a line of the shell; `sbatch_arg` is words as in a shell."""
+    LaunchOption("partition", "text", "NAME", "the partition", "that of the cluster"),
+    LaunchOption("account", "text", "NAME", "the account that is charged", "that of the user"),
+    LaunchOption("qos", "text", "NAME", "the quality of service", "that of the account"),
+    LaunchOption(
+        "time", "text", "LIMIT", "time limit of a shard, as 2h or as sbatch has it", "that of the partition",
+        growth=_DOUBLED,
+    ),
+    LaunchOption("cpu", "text", "N", "cores per shard", "--workers, else 1", flag_help=", as --cpu"),
+    LaunchOption(
+        "memory", "text", "SIZE", "memory per shard", "that of the cluster", flag_help=", as --memory", growth=_DOUBLED,
+    ),
+    LaunchOption("gres", "text", "LIST", "generic resources per shard, like gpu:1", "none"),
+    LaunchOption("constraint", "text", "LIST", "features that the nodes need", "none"),
+    LaunchOption("parallelism", "count", "N", "shards at the same time", "all", flag_help=", as --parallelism"),
+    LaunchOption("signal", "text", "SECONDS", "seconds ahead of the time limit at which a shard stops", "60"),
+    LaunchOption(
+        "setup", "texts", "LINE", "a line that the shell of each shard runs first, like 'module load gcc'",
+        "MOPS_JOBS_SETUP",
+    ),
+    LaunchOption(
+        "requeue", "switch", "",
+        "let a shard go on by itself after its time limit, a preemption or the loss of its node", "no",
+    ),
+    LaunchOption(
+        "file_drop", "switch", "",
+        "for nodes without access to the registry: shards report by files, and commands here deliver them", "no",
+    ),
+    LaunchOption(
+        "sbatch_arg", "texts", "FLAG", "a further long flag of sbatch, like --nice=100", "none",
+        flag_help=", written --sbatch-arg=--nice=100",
+    ),
+)  # fmt: skip
+"""The options of this engine, `Launch.options`. `setup` is a line of the shell; `sbatch_arg` is words as in a shell."""
 
 SETUP_VARIABLE = "MOPS_JOBS_SETUP"
 """The line that sets up the environment of each shard, if no option names one."""

@@ -15,7 +15,8 @@ from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.submission import launching, shared_registry
-from mopsjobs.submission.launching import LaunchOptions, cluster_options, make_launch
+from mopsjobs.submission.launch_options import LaunchOptions, cluster_options
+from mopsjobs.submission.launching import make_launch
 from mopsjobs.submission.session import Session
 
 REGISTRY = JobRegistry(InMemoryVersionedStore())

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mopsjobs.errors import OptionError
-from mopsjobs.submission.launching import LaunchOptions, find_factors, grown_options
+from mopsjobs.submission.launch_options import LaunchOptions, find_factors
+from mopsjobs.submission.launching import grown_options
 
 MIB = 2**20
 LOCAL = {"task_memory": "200MiB", "task_timeout": "90"}

@@ -8,21 +8,11 @@ import functools
 from mopsjobs.app.following.follow import follow_record
 from mopsjobs.app.jobs.job_tasks import ledger_sizes
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.submission_session import submission_session
+from mopsjobs.app.run.submission_session import launch_options, submission_session
 from mopsjobs.app.run.user_trust import agreed_trust, user_trust
 from mopsjobs.app.tasks.resume_choice import tasks_that_ended
 from mopsjobs.cli.flags import add_full_ids
-from mopsjobs.cli.launch_flags import (
-    AS_BEFORE,
-    add_cluster_options,
-    add_notify_flag,
-    add_runner_flags,
-    add_scheduler_flag,
-    add_shards_flag,
-    code_to_pack,
-    launch_options,
-)
-from mopsjobs.cli.slurm_flags import add_slurm_options
+from mopsjobs.cli.launch_flags import AS_BEFORE, add_launch_flags, code_to_pack
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PARTLY_DONE, JobBusyError, command_line
@@ -64,12 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start a runner also if that of another machine may be at work (default: ask; refuse without a terminal)",
     )
-    add_notify_flag(parser, AS_BEFORE)
-    add_runner_flags(parser, AS_BEFORE)
-    add_scheduler_flag(parser, AS_BEFORE)
-    add_shards_flag(parser.add_argument_group("for a job on kubernetes or slurm"), AS_BEFORE)
-    add_cluster_options(parser.add_argument_group("for a job on kubernetes"), AS_BEFORE)
-    add_slurm_options(parser.add_argument_group("for a job on slurm"), AS_BEFORE)
+    add_launch_flags(parser, "for a job on", AS_BEFORE)
     add_trust(parser)
     parser.add_argument("--wait", action="store_true", help="wait until the job has ended, and exit as wait does")
     parser.add_argument(
@@ -82,7 +67,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     session, trust = submission_session(app), user_trust(args.trust, app)
     request = ResumeRequest(
         job_id=args.job,
-        options=launch_options(args, app, may_grow=True),
+        options=launch_options(vars(args), app, may_grow=True),
         code=code_to_pack(args, app),
         only=tasks_that_ended(args.job, args.only, app),
         sizes_of=functools.partial(ledger_sizes, app=app),

@@ -9,15 +9,17 @@ from pathlib import Path
 from mopsjobs.app.following.foreground import run_here, stopped_code
 from mopsjobs.app.run.app import App
 from mopsjobs.cli.flags import add_full_ids, positive_number
-from mopsjobs.cli.launch_flags import add_runner_flags, parse_max_failures, parse_task_memory, parse_task_timeout
+from mopsjobs.cli.launch_flags import add_options
 from mopsjobs.console.result import Result
 from mopsjobs.engines.base import STOPS_AT
 from mopsjobs.engines.dask import scheduler_url
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNREACHABLE, UsageError
 from mopsjobs.ledger.retry_policy import parse_retries, retry_policy
+from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.registry.status import TERMINAL, JobStatus
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
+from mopsjobs.submission.launch_options import RUNNER_OPTIONS, parse_task_memory, parse_task_timeout
 from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.utils.text import parse_whole_number, pluralize
 from mopsjobs.utils.times import parse_duration
@@ -51,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_number,
         help="number of shards, with JOB_COMPLETION_INDEX (default: 1)",
     )
-    add_runner_flags(parser)
+    add_options(parser, RUNNER_OPTIONS)
     parser.add_argument(
         "--scheduler",
         metavar="URL",
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         task_memory=parse_task_memory(args.task_memory),
         policy=retry_policy(None if args.retries is None else parse_retries(args.retries), args.retry_on),
         first=args.first,
-        max_failures=parse_max_failures(args.max_failures),
+        max_failures=None if args.max_failures is None else parse_failure_limit(args.max_failures).text,
         wait_for_manifest=is_in_pod,
         stops_at=parse_whole_number(app.env.get(STOPS_AT, ""), 1, 2**40),
         drop=None if args.file_drop is None else Path(args.file_drop),

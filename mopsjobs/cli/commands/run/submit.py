@@ -8,18 +8,9 @@ from pathlib import Path
 
 from mopsjobs.app.following.follow import follow
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.submission_session import submission_session
+from mopsjobs.app.run.submission_session import launch_options, submission_session
 from mopsjobs.cli.flags import full_id_type, parse_labels, positive_number
-from mopsjobs.cli.launch_flags import (
-    add_cluster_options,
-    add_notify_flag,
-    add_runner_flags,
-    add_scheduler_flag,
-    add_shards_flag,
-    code_to_pack,
-    launch_options,
-)
-from mopsjobs.cli.slurm_flags import add_slurm_options
+from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, RawText, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
@@ -80,9 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the simulations of a study with targets, which are not evaluated (default: refuse the study)",
     )
-    add_notify_flag(parser)
-    add_runner_flags(parser)
-    _add_engine_flags(parser)
+    add_launch_flags(parser, "with --engine")
     parser.add_argument(
         "--wait",
         action="store_true",
@@ -96,14 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_preview_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
-
-
-def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags that only one engine understands, or some."""
-    add_shards_flag(parser.add_argument_group("with --engine kubernetes or slurm"))
-    add_cluster_options(parser.add_argument_group("with --engine kubernetes"))
-    add_slurm_options(parser.add_argument_group("with --engine slurm"))
-    add_scheduler_flag(parser.add_argument_group("with --engine dask"))
 
 
 def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +108,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         code=code_to_pack(args, app),
         bundle=args.bundle,
         engine=args.engine,
-        options=launch_options(args, app),
+        options=launch_options(vars(args), app),
         job_id=args.job_id,
         owner=args.owner,
         labels=parse_labels(args.label),

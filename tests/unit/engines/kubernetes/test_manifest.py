@@ -22,6 +22,7 @@ from mopsjobs.engines.kubernetes.manifest import (
     preview_manifest,
 )
 from mopsjobs.engines.kubernetes.options import OPTIONS
+from mopsjobs.engines.launch_option import names_of
 from mopsjobs.errors import OptionError, UsageError
 
 JOB_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,127}", fullmatch=True)
@@ -305,7 +306,7 @@ def test_the_needed_objects_are_named() -> None:
 
 def test_an_unknown_option_is_refused() -> None:
     """With all that there are."""
-    with pytest.raises(UsageError, match="engine imagee: expected one of " + ", ".join(OPTIONS)):
+    with pytest.raises(UsageError, match="engine imagee: expected one of " + ", ".join(names_of(OPTIONS))):
         _manifest(imagee="x")
 
 
