@@ -12,7 +12,9 @@ from mopsjobs.cache.queries.failures import (
     FailedJob,
     FailureGroup,
     JobFailures,
+    jobs_that_take_up,
     jobs_with_failures,
+    open_failures,
     read_failed_jobs,
 )
 from mopsjobs.cache.queries.filters import Filter
@@ -53,12 +55,19 @@ def overview_of_filter(
         connection: the cache.
         job_filter: which jobs.
         limit: how many jobs with failures are looked at. The newest changes are first.
-        resumed: also jobs that a resume has taken up.
+        resumed: also jobs and tasks that a resume has taken up.
     """
     job_ids, total = jobs_with_failures(connection, job_filter, limit, resumed=resumed)
     jobs = read_failed_jobs(connection, job_ids)
-    by_tasks = {job.job_id: job.failures for job in jobs if job.failures is not None and job.failures.failed}
-    others = [job for job in jobs if job.has_ended and job.job_id not in by_tasks]
+    known = {job.job_id: job.failures for job in jobs if job.failures is not None and job.failures.failed}
+    others = [job for job in jobs if job.has_ended and job.job_id not in known]
+    by_tasks, later = known, []
+    if not resumed:
+        is_open = {job_id: open_failures(connection, job_id, failures) for job_id, failures in known.items()}
+        by_tasks = {job_id: failures for job_id, failures in is_open.items() if failures.failed}
+        later = [
+            job for job in read_failed_jobs(connection, jobs_that_take_up(connection, job_ids)) if not job.failures
+        ]
     by_record = {job.job_id: _from_record(job, job.error) for job in others if job.error is not None}
     return FailureOverview(
         merge_groups({**by_tasks, **by_record}),
@@ -66,7 +75,7 @@ def overview_of_filter(
         len(by_tasks),
         sum(one.more_groups for one in by_tasks.values()),
         {job.job_id: job.owner for job in jobs},
-        [job for job in jobs if job.is_submitted and not job.is_current],
+        [job for job in (*jobs, *later) if job.is_submitted and not job.is_current],
         [job.job_id for job in others if job.error is None],
         total - len(jobs),
     )

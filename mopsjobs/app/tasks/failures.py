@@ -19,8 +19,10 @@ from mopsjobs.cache.queries.failures import (
     FailureGroup,
     JobFailures,
     failures_without_reason,
+    jobs_that_take_up,
     jobs_with_failures,
     keep_failures,
+    open_failures,
     read_failures,
     reduce_notes,
 )
@@ -141,47 +143,49 @@ def failures_of_filter(
 ) -> Failures:
     """Return the failed tasks of the jobs that pass a filter.
 
-    A job whose tasks are not known is left out, and a warning counts those whose ledgers cannot be read.
+    A job whose tasks are not known is left out, and a warning counts those whose ledgers cannot be read. Tasks that a
+    resume has taken up are left out without a word.
 
     Args:
         job_filter: which jobs.
         limit: how many jobs with failed tasks are looked at, 0 for all. The newest changes are first.
         app: the run.
         policy: how fresh they have to be.
-        resumed: also jobs that a resume has taken up.
+        resumed: also jobs and tasks that a resume has taken up.
 
     Raises:
         StoreError: if the registry cannot be read, and the cache was never filled.
     """
 
-    def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[list[str], int, Freshness]:
-        return *jobs_with_failures(connection, job_filter, limit, resumed=resumed), freshness
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[list[str], int, list[str], Freshness]:
+        job_ids, total = jobs_with_failures(connection, job_filter, limit, resumed=resumed)
+        return job_ids, total, [] if resumed else jobs_that_take_up(connection, job_ids), freshness
 
-    job_ids, total, freshness = app.cache.read(view, policy)
+    job_ids, total, later, freshness = app.cache.read(view, policy)
     # The cache is up to date by now, and only ledgers are left to be read.
     known = FreshnessPolicy(offline=policy.offline)
     warnings = freshness.warnings()
     if freshness.problem is not None:
         known = FreshnessPolicy(offline=True)
     found, left_out = [], 0
-    settled = _settled(job_ids, app, known)
-    for job_id in job_ids:
+    settled = _settled([*job_ids, *later], app, known)
+    for job_id in (*job_ids, *later):
         try:
             look = _Look(job_id, [], None) if job_id in settled else _look(job_id, app, known)
         except (NoManifestError, RecordError):
             continue
         except (StoreUnavailableError, StoreAccessError, CacheError):
-            left_out += 1
+            left_out += job_id in job_ids
             known = FreshnessPolicy(offline=True)  # one attempt is enough
             continue
-        found.append(job_id)
+        found += [job_id] if job_id in job_ids else []
         warnings += [warning for warning in look.warnings if warning not in warnings]
     if left_out:
         warnings.append(f"{pluralize(left_out, 'job')} left out, since the tasks were never synced to this machine.")
     if len(job_ids) < total:
         older = pluralize(total - len(job_ids), "older job")
         warnings.append(f"{older} with failed tasks left out (--limit 0 reads all).")
-    failures = _read(dict.fromkeys(found), app, known, warnings)
+    failures = _read(dict.fromkeys(found), app, known, warnings, resumed=resumed)
     failures.freshness.exit_code = freshness.exit_code
     return failures
 
@@ -246,12 +250,14 @@ def _look(name: str, app: App, policy: FreshnessPolicy) -> _Look:
     return _Look(tasks.job_id, warnings, cast("int | None", tasks.job["tasks_failed"]))
 
 
-def _read(job_ids: Mapping[str, int | None], app: App, policy: FreshnessPolicy, warnings: list[str]) -> Failures:
+def _read(
+    job_ids: Mapping[str, int | None], app: App, policy: FreshnessPolicy, warnings: list[str], *, resumed: bool = True
+) -> Failures:
     """Read the failed tasks of jobs from the cache, and keep what was found."""
     new: NewFailures = {}
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Failures:
-        return failures_of_cache(connection, job_ids, freshness, new)
+        return failures_of_cache(connection, job_ids, freshness, new, resumed=resumed)
 
     failures = app.cache.read(view, FreshnessPolicy(offline=policy.offline))
     keep_new_failures(new, app)
@@ -259,7 +265,12 @@ def _read(job_ids: Mapping[str, int | None], app: App, policy: FreshnessPolicy, 
 
 
 def failures_of_cache(
-    connection: sqlite3.Connection, job_ids: Mapping[str, int | None], freshness: Freshness, new: NewFailures
+    connection: sqlite3.Connection,
+    job_ids: Mapping[str, int | None],
+    freshness: Freshness,
+    new: NewFailures,
+    *,
+    resumed: bool = True,
 ) -> Failures:
     """Return the failed tasks of jobs whose ledgers are in the cache.
 
@@ -268,6 +279,7 @@ def failures_of_cache(
         job_ids: the full ids of the jobs. Of one that may be pruned, with the failed tasks that its record counts.
         freshness: the age of the cache.
         new: takes what was compared now, for `keep_new_failures`.
+        resumed: also the tasks that a resume has taken up.
 
     Raises:
         StoreUnavailableError: if the cache lacks the ledger of a job.
@@ -283,13 +295,15 @@ def failures_of_cache(
         if state is not None:
             new[job_id] = by_job[job_id], state
     without_reason = failures_without_reason(connection, by_job, job_ids)
+    if not resumed:
+        by_job = {job_id: open_failures(connection, job_id, found) for job_id, found in by_job.items()}
     notes = [
         *reduce_notes(connection, list(by_job)),
         *(
             f"{job_id}: the reasons of {pluralize(count, 'failed task')} are not known: {why}."
             for job_id, count, why in without_reason[:MAX_NOTES]
         ),
-        *_family_notes(connection, list(by_job)),
+        *(_family_notes(connection, list(by_job)) if resumed else []),
     ]
     count = sum(count for _, count, _ in without_reason)
     return Failures(by_job, merge_groups(by_job), freshness, [], notes, count)

@@ -11,13 +11,14 @@ import json
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.queries.filters import IS_NOT_RESUMED, Filter, where_clauses
+from mopsjobs.cache.queries.filters import IS_NOT_RESUMED, LATER_JOBS, Filter, where_clauses
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, IS_FAILED, Ledger, read_ledger
 from mopsjobs.cache.stored_study import StoredStudy, find_duplicates
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
+from mopsjobs.utils.ranges import is_in_ranges
 
 VERSION = 5
 """Of the kept form, and of the way in which it is made."""
@@ -131,11 +132,7 @@ def read_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
     summary = _read_kept(connection, job_id, state)
     if summary is not None:
         return summary, None
-    failures = (_from_ledger if ledger.basis == BY_LEDGER else _from_events)(connection, job_id)
-    duplicates = find_duplicates(connection, job_id)
-    if duplicates:
-        failures = _with_duplicates(failures, duplicates)
-    return _summarise(connection, job_id, failures, duplicates, ledger), state
+    return _summarise(connection, job_id, ledger), state
 
 
 def last_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailures, bool] | None:
@@ -148,6 +145,35 @@ def last_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
         return None
     summary = _read_kept(connection, job_id, row[0])
     return None if summary is None else (summary, row[0] == _state(connection, job_id, ledger))
+
+
+def open_failures(connection: sqlite3.Connection, job_id: str, failures: JobFailures) -> JobFailures:
+    """Return the failed tasks of a job without those that a later job of its family has taken up.
+
+    A group that lacks some has no conditions: they are those of all its tasks. A later job whose ledger was never
+    looked at has taken up nothing, as far as is known.
+    """
+    ledgers = [read_ledger(connection, later) for (later,) in connection.execute(LATER_JOBS, (job_id,)).fetchall()]
+    taken = [json.loads(one.task_ranges) for one in ledgers if one is not None and one.task_ranges is not None]
+    ledger = read_ledger(connection, job_id) if taken and failures.failed else None
+    if ledger is None:
+        return failures
+    rest = (
+        failure
+        for failure in _find_failures(connection, job_id, ledger)[0]
+        if not any(is_in_ranges(failure.task, ranges) for ranges in taken)
+    )
+    groups, _, count = _group(rest)
+    whole = {(group.key, group.size): group for group in failures.groups}
+    largest = _largest(groups)
+    shown = [whole.get((group.first.key, group.size)) or group.finished([]) for group in largest]
+    return failures._replace(groups=shown, more_groups=len(groups) - len(largest), failed=count)
+
+
+def jobs_that_take_up(connection: sqlite3.Connection, job_ids: Collection[str]) -> list[str]:
+    """Return the later jobs that take up tasks of these jobs, without these."""
+    later = {row[0]: None for job_id in job_ids for row in connection.execute(LATER_JOBS, (job_id,))}
+    return [job_id for job_id in later if job_id not in job_ids]
 
 
 def jobs_with_failures(
@@ -205,6 +231,15 @@ def _state(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> str:
             (job_id,),
         ).fetchone()
     return ".".join(map(str, (VERSION, ledger.basis, ledger.chunks, ledger.problems, lost, *more)))
+
+
+def _find_failures(
+    connection: sqlite3.Connection, job_id: str, ledger: Ledger
+) -> tuple[Iterator[_Failure], Mapping[int, int]]:
+    """Return the failed tasks of a job by their numbers, and its tasks that repeat another one with that."""
+    failures = (_from_ledger if ledger.basis == BY_LEDGER else _from_events)(connection, job_id)
+    duplicates = find_duplicates(connection, job_id)
+    return (_with_duplicates(failures, duplicates) if duplicates else failures), duplicates
 
 
 def _from_ledger(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
@@ -283,14 +318,8 @@ class _Group:
         return FailureGroup(key, self.size, kind, where, message, example, self.tasks, first, last, separates, hours)
 
 
-def _summarise(
-    connection: sqlite3.Connection,
-    job_id: str,
-    failures: Iterator[_Failure],
-    duplicates: Mapping[int, int],
-    ledger: Ledger,
-) -> JobFailures:
-    """Group failures, and compare those of the largest groups with the tasks that succeeded."""
+def _group(failures: Iterator[_Failure]) -> tuple[dict[str, _Group], dict[int, str], int]:
+    """Return failures by the keys of their errors, the key of each task, and how many tasks failed."""
     groups: dict[str, _Group] = {}
     failed: dict[int, str] = {}
     count = 0
@@ -300,7 +329,18 @@ def _summarise(
             continue
         groups.setdefault(one.key, _Group(one)).add(one)
         failed[one.task] = one.key
-    largest = sorted(groups.values(), key=lambda group: (-group.size, group.tasks))[:MAX_GROUPS]
+    return groups, failed, count
+
+
+def _largest(groups: Mapping[str, _Group]) -> list[_Group]:
+    return sorted(groups.values(), key=lambda group: (-group.size, group.tasks))[:MAX_GROUPS]
+
+
+def _summarise(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> JobFailures:
+    """Group the failed tasks of a job, and compare those of the largest groups with the tasks that succeeded."""
+    failures, duplicates = _find_failures(connection, job_id, ledger)
+    groups, failed, count = _group(failures)
+    largest = _largest(groups)
     found = find_conditions(connection, job_id, failed, [group.first.key for group in largest], duplicates)
     return JobFailures(
         [group.finished(found.conditions.get(group.first.key, [])) for group in largest],

@@ -56,11 +56,15 @@ _CHILDREN = (
     " WHERE child.status != 'cancelled' AND child.parent_job_id = {parent}"
 )
 
-IS_NOT_RESUMED = (
-    f"NOT EXISTS (WITH RECURSIVE later(job_id, defers) AS ({_CHILDREN.format(before='', parent='job.job_id')} UNION"  # noqa: S608
+_LATER = (
+    f"WITH RECURSIVE later(job_id, defers) AS ({_CHILDREN.format(before='', parent='{job}')} UNION"
     f" {_CHILDREN.format(before='later CROSS JOIN', parent='later.job_id AND later.defers')})"
-    " SELECT 1 FROM later WHERE defers IS NOT 1)"
 )
+
+LATER_JOBS = f"{_LATER.format(job='?')} SELECT job_id FROM later"  # noqa: S608 - constant texts
+"""The jobs that take up tasks of a job, up to one that leaves none to a later resume."""
+
+IS_NOT_RESUMED = f"NOT EXISTS ({_LATER.format(job='job.job_id')} SELECT 1 FROM later WHERE defers IS NOT 1)"  # noqa: S608 - constant texts
 """The condition for a job of which no resume has taken up all tasks: `resume --only` leaves some to a later one."""
 
 IS_OPEN = f"status IN ('failed', 'partial') AND {IS_NOT_RESUMED}"

@@ -236,7 +236,8 @@ class _Handlers:
             if not names:
                 found, _ = jobs_with_failures(connection, query.filter, query.limit, resumed=query.resumed)
                 names = [name for name in found if read_ledger(connection, name) is not None]
-            failures = failures_of_cache(connection, dict.fromkeys(names), freshness, new)
+            resumed = query.resumed or bool(query.jobs)
+            failures = failures_of_cache(connection, dict.fromkeys(names), freshness, new, resumed=resumed)
             keys = [group.first.key for group in failures.groups]
             if query.after is not None and query.after not in keys:
                 raise invalid_cursor(query.after)
