@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 from mopsjobs.errors import JobExistsError, KeyNotFoundError, UsageError
 from mopsjobs.registry import transitions
@@ -25,6 +26,7 @@ from mopsjobs.registry.job_state import JobState, check_field
 from mopsjobs.registry.keys import RECORDS
 from mopsjobs.registry.notes import NOTE, Author, check_note, with_history
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus, parse_status
+from mopsjobs.registry.usage import ShardUsage, usage_at_least
 from mopsjobs.store import cas
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.utils.times import parse_time, record_time, utc_now
@@ -325,12 +327,23 @@ class JobRegistry(JobReader):
             fields |= {"error_message": error_info.get("message"), "error_code": error_info.get("code")}
         return self.update_status(job_id, final_status, **fields)
 
-    def infer_end(self, judged: JobState, final_status: str, **fields: object) -> JobState:
-        """End a job as inferred from the record `judged`, or correct such an end; see `transitions.end_inferred`."""
+    def infer_end(
+        self, judged: JobState, final_status: str, used: Mapping[int, ShardUsage] | None = None, **fields: object
+    ) -> JobState:
+        """End a job as inferred from the record `judged`, or correct such an end; see `transitions.end_inferred`.
+
+        Args:
+            judged: the record.
+            final_status: the end.
+            used: what the tasks of each shard used at least, by its number.
+            fields: other fields to change.
+        """
         target, values = parse_status(final_status), transitions.validate_fields(fields)
 
         def change(state: JobState, write: transitions.Write) -> JobState | None:
             changed = transitions.merge_fields(state, values)
+            if used:
+                changed = changed.evolve(usage=MappingProxyType(usage_at_least(state.usage, used)))
             return transitions.end_inferred(state, changed, target, write, judged=judged)
 
         return self._change(judged.job_id, change, "status")

@@ -147,6 +147,17 @@ def add_usage(parts: Iterable[ShardUsage]) -> ShardUsage:
     return ShardUsage(_sum(cpu), _sum(task), _sum(held), max(peaks, default=None))
 
 
+def usage_at_least(usage: Mapping[str, Any], known: Mapping[int, ShardUsage]) -> dict[str, object]:
+    """Return the field `usage` with no number below what is known of a shard. Workers are held while tasks run."""
+    found: dict[str, object] = dict(usage)
+    for shard, part in known.items():
+        reported = usage.get(str(shard)) or NO_SHARD_USAGE
+        pairs = zip(reported, part._replace(held_core_seconds=part.task_seconds), strict=True)
+        largest = (max((value for value in pair if value is not None), default=None) for pair in pairs)
+        found[str(shard)] = encode_usage(ShardUsage(*largest))
+    return found
+
+
 def _sum(values: Sequence[float]) -> float | None:
     return sum(values) if values else None
 

@@ -7,7 +7,7 @@ If all tasks are complete, the job is `succeeded`. If some are, it is `partial` 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import RecordError, TerminalStateError
@@ -15,6 +15,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import is_correctable
+from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
@@ -136,6 +137,7 @@ def end_by_outputs(
     first_error: str | None = None,
     early: EarlyEnd | None = None,
     failed: Collection[int] = (),
+    used: Mapping[int, ShardUsage] | None = None,
     sizes_of: SizesOf | None = None,
 ) -> Validation:
     """Compare a job's outputs with its manifest, and end the job accordingly, though no runner has reported its end.
@@ -149,6 +151,7 @@ def end_by_outputs(
         first_error: see `validate`.
         early: see `validate`.
         failed: the numbers of the tasks with an attempt that did not succeed. Those without outputs have failed.
+        used: what the tasks of each shard used at least, by its number.
         sizes_of: see `validate`.
 
     Raises:
@@ -168,7 +171,7 @@ def end_by_outputs(
         fields |= {"tasks_total": total, "tasks_completed": verified, "tasks_failed": n_failed}
         final_status = fields.pop("new_status")
         try:
-            state = registry.infer_end(judged, final_status, **fields)
+            state = registry.infer_end(judged, final_status, used, **fields)
         except TerminalStateError:  # as bad an end, or that of another program
             state = registry.get_job(judged.job_id) or judged
     return _result(state, manifest, found)

@@ -19,6 +19,7 @@ from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Attempt, Outcome, attempt_e
 from mopsjobs.ledger.format import chunk_key, encode_attempts, ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardUsage, add_usage
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import SizesOf, find_complete_tasks
@@ -68,7 +69,7 @@ def _tasks_in_hand(
     launch = last_launch(state.to_dict())
     shards = parse_whole_number(launch.get("shards", ""), 1, MAX_NUMBER) or 1
     workers = _workers(launch)
-    tried = {attempt.task for attempt in _read_attempts(store, state.job_id, {end.shard for end in lost})}
+    tried = {attempt.task for _, attempt in _read_attempts(store, state.job_id, {end.shard for end in lost})}
     complete = find_complete_tasks(store, manifest).complete
     duplicates = manifest.duplicate_tasks()
     open_tasks: dict[int, list[int]] = {end.shard: [] for end in lost}
@@ -90,20 +91,30 @@ def _workers(launch: Mapping[str, str]) -> int:
     return 1
 
 
-def failed_tasks(store: VersionedStore, job_id: str) -> set[int]:
-    """Return the tasks with an attempt in the ledger that did not succeed. Another attempt may have."""
-    return {attempt.task for attempt in _read_attempts(store, job_id) if attempt.outcome in FAILED_OUTCOMES}
+def _summarise_ledger(store: VersionedStore, job_id: str) -> tuple[set[int], dict[int, ShardUsage]]:
+    """Return the tasks with an attempt that did not succeed, though another may have, and what each shard used."""
+    failed: set[int] = set()
+    used: dict[int, ShardUsage] = {}
+    for shard, attempt in _read_attempts(store, job_id):
+        if attempt.outcome in FAILED_OUTCOMES:
+            failed.add(attempt.task)
+        cpu = [value for value in (attempt.user_seconds, attempt.system_seconds) if value is not None]
+        own = ShardUsage(sum(cpu) if cpu else None, attempt.seconds, None, attempt.max_rss_bytes)
+        used[shard] = add_usage([used.get(shard, NO_SHARD_USAGE), own])
+    return failed, used
 
 
-def _read_attempts(store: VersionedStore, job_id: str, shards: Collection[int] | None = None) -> Iterator[Attempt]:
-    """Yield the attempts in the ledger: of these shards, or of all."""
+def _read_attempts(
+    store: VersionedStore, job_id: str, shards: Collection[int] | None = None
+) -> Iterator[tuple[int, Attempt]]:
+    """Yield the attempts in the ledger, each with its shard: of these shards, or of all."""
     for key in store.list_keys(ledger_prefix(job_id)):
         parsed = parse_chunk_key(key)
         if parsed is None or parsed.kind != "attempts" or (shards is not None and parsed.shard not in shards):
             continue
         chunk = store.get(key)
         with contextlib.suppress(RecordError):
-            yield from parse_attempts(chunk.value, parsed) if chunk else ()
+            yield from ((parsed.shard, attempt) for attempt in parse_attempts(chunk.value, parsed)) if chunk else ()
 
 
 def ended_with(attempt: Attempt, end: ShardEnd) -> Attempt:
@@ -151,20 +162,20 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
         judged = registry.backdated_to(times.started_at).update_status(judged.job_id, JobStatus.RUNNING)
     at_end = registry.backdated_to(times.ended_at)
     record_lost(store, judged, end.lost)
-    failed = failed_tasks(store, judged.job_id)
+    failed, used = _summarise_ledger(store, judged.job_id)
     is_early = end.code is not None
     early = EarlyEnd(str(end.code), str(end.reason).rstrip(".")) if is_early else None
     error = first_error(judged, session) or (None if is_early else end.reason)
     try:
         validation = end_by_outputs(
-            store, at_end, judged, first_error=error, early=early, failed=failed, sizes_of=sizes_of
+            store, at_end, judged, first_error=error, early=early, failed=failed, used=used, sizes_of=sizes_of
         )
     except NoManifestError:
         if not end.is_stated:
             raise
         status = JobStatus.FAILED if is_early else JobStatus.SUCCEEDED
         fields = {"error_code": end.code, "error_message": end.reason} if is_early else {}
-        return Validation(at_end.infer_end(judged, status, **fields), 0, 0)
+        return Validation(at_end.infer_end(judged, status, used, **fields), 0, 0)
     if judged.is_terminal and validation.state.status != judged.status:
         text = (
             f"corrected from {judged.status} ({judged.error_code}) to {validation.state.status}:"

@@ -8,10 +8,13 @@ from mopsjobs.engines.base import ShardEnd
 from mopsjobs.ledger.format import chunk_key, encode_attempts
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.submission.infer_end import record_lost
+from mopsjobs.submission.infer_end import RunnerEnd, infer_end, record_lost
+from mopsjobs.submission.session import Session
 from support.doubles import FaultyStore
 from support.engines import add_kubernetes_job
 from support.ledgers import BUNDLE, attempt, attempts_in
@@ -65,3 +68,15 @@ def test_a_store_that_is_away_costs_the_ledger_alone(store: FaultyStore) -> None
     store.fail_next(1, "create_if_absent")
     record_lost(store, state, [KILLED])
     assert _found(store) == []
+
+
+def test_what_a_lost_job_used_is_that_of_the_ledger(store: FaultyStore) -> None:
+    """Its shard reported before the last attempts ended. What it held its workers for is at least the time of tasks."""
+    state, registry = _lost_job(store), JobRegistry(store)
+    ended_late = [attempt(0, max_rss_bytes=9 * 2**20), attempt(2, seconds=None, max_rss_bytes=None)]
+    store.create_if_absent(chunk_key("a", 0, "ab", 0), encode_attempts("a", 0, ended_late))
+    for shard, usage in enumerate((ShardUsage(0.5, 1.0, 1.5, 8), ShardUsage(7.0, 2.0, 30.0, None))):
+        state = registry.report_shard("a", shard, 2, ShardReport(0, 0, False, usage=usage))
+    session = Session(registry_url="memory:", open_registry=lambda: registry, env={})
+    ended = infer_end(state, RunnerEnd(code="LOST", reason="The runner ended"), session).state
+    assert ended.usage == {"0": [4.5, 2.5, 2.5, 9 * 2**20], "1": [7.0, 2.5, 30.0, 50 * 2**20]}
