@@ -173,6 +173,11 @@ def make_client(site: Site, names: Iterable[str] = ()) -> FlaskClient:
         return make_app(site, own_names("127.0.0.1", names)).test_client()
 
 
+def flat(markup: str) -> str:
+    """Return markup in one line, without blanks between tags."""
+    return re.sub(r"\s*(?<=>)\s*(?=<)", "", re.sub(r"\s+", " ", markup))
+
+
 class Web:
     """The application, in this process, over the cache of `cli`."""
 

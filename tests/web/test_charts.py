@@ -13,7 +13,7 @@ from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.utils.times import json_time
 from support.cli import START, Cli, Remote, add, foreign, key
-from support.web import BIDI, HOSTILE, HOSTILE_ID, Web
+from support.web import BIDI, HOSTILE, HOSTILE_ID, Web, flat
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -134,7 +134,7 @@ def test_cost_is_that_of_summary(web: Web, cli: Cli, remote: Remote) -> None:
     [used] = re.findall(r"^Used +(.*)$", whole, re.MULTILINE)
     assert f"Used: {used}." in page
     assert "Not known: 9 jobs of 11" in page
-    [row] = re.findall(r'<tr><th scope="row".*?</tr>', section(page, "Cost by owner"))
+    [row] = re.findall(r'<tr><th scope="row".*?</tr>', flat(section(page, "Cost by owner")))
     texts = [unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
     assert texts == ["emmy", "4h", "6h", "8h", "50 %", "512 MiB", "2", "1"]
 

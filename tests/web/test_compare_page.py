@@ -13,7 +13,7 @@ from mopsjobs.web.site import job_provenance, job_results
 from support.cli import Cli, Remote, add, foreign, key
 from support.compared_jobs import note_environment, run_compared
 from support.study_jobs import LONG, RTL, run_hostile, run_study
-from support.web import HOSTILE_ID, Web, hostile_record
+from support.web import HOSTILE_ID, Web, flat, hostile_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -291,7 +291,7 @@ def test_jobs_are_chosen_by_boxes_on_the_page_of_jobs(web: Web) -> None:
     page = web.ok("/jobs?owner=")
     assert 'type="checkbox" form="compare"' not in page
     shown = html.unescape(re.findall(r'<a class="button[^"]*" href="([^"]+)">Compare</a>', page)[0])
-    page = web.ok(f"/jobs{shown}")
+    page = flat(web.ok(f"/jobs{shown}"))
     boxes = re.findall(r'<input type="checkbox" form="compare" name="job" value="([^"]+)" aria-label="([^"]+)">', page)
     assert {one for one, _ in boxes} == {"base", "faster", "wider"}
     assert all(label == f"Compare {one}" for one, label in boxes)

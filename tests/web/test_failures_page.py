@@ -16,7 +16,7 @@ from support.cli import START, Cli, Remote, add, foreign, key
 from support.failed_jobs import fail
 from support.ledgers import Ledger, attempt
 from support.study_jobs import LONG, NO_ROOM, TOO_LARGE, run_hostile
-from support.web import BIDI, HOSTILE, Web, hostile_record
+from support.web import BIDI, HOSTILE, Web, flat, hostile_record
 
 DAY_AGO = START.timestamp() - 86400
 LARGE = dict.fromkeys(range(30, 40), TOO_LARGE)
@@ -141,7 +141,7 @@ def test_more_errors_than_fit_are_on_pages(web: Web, remote: Remote, cli: Cli, m
     second = web.ok("/failures" + html.unescape(after))
     assert [*_rows(first), *_rows(second)] == [TOO_LARGE.key, NO_ROOM.key]
     past = web.ok("/failures?page=9")
-    assert 'Page 9 is past the end. <a href="?page=2">Go to the last page (2)</a>' in past
+    assert 'Page 9 is past the end. <a href="?page=2">Go to the last page (2)</a>' in flat(past)
     assert web.get("/failures?page=2").status_code == 200
 
 

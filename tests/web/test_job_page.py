@@ -18,7 +18,7 @@ from mopsjobs.web.site import job_results
 from support.cli import Cli, Remote, add, foreign, key
 from support.ledgers import Ledger, add_job, attempt, leave_output
 from support.study_jobs import HOSTILE_NAMES, LONG, TOO_LARGE, run_grid, run_hostile, run_study
-from support.web import HOSTILE, Web
+from support.web import HOSTILE, Web, flat
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_look_at_a_job_has_its_failures_read(web: Web, cli: Cli, remote: Remot
     page = web.ok("/jobs/grid")
     assert "Being read" not in page
     assert "http-equiv" not in page
-    assert "18 of 200 tasks</a> failed, for 1 reason." in page
+    assert "18 of 200 tasks</a> failed, for 1 reason." in flat(page)
     assert "all 18 have beta &gt; 0.6 and gamma &gt; 0.6; no other has" in page
     assert "all 18 have beta > 0.6 and gamma > 0.6; no other has" in cli.ok("failures", "grid", "--offline").out
     assert web.read_asked() == 0

@@ -27,7 +27,7 @@ from mopsjobs.web.site import cache_connections
 from mopsjobs.web.site.background import Syncer
 from support.cli import REMOTE_URL, START, Cli, Clock, Remote, add, foreign, key, sentences
 from support.runs import until
-from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
+from support.web import HOSTILE, HOSTILE_ID, Server, Web, flat, hostile_record, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,11 +85,11 @@ def _links(text: str) -> list[str]:
 
 def test_counts_lead_to_as_many_jobs(web: Web) -> None:
     """The number of each status in a section, and that of each panel, is that of the jobs its link shows."""
-    page = web.ok("/jobs?owner=ada")
+    page = flat(web.ok("/jobs?owner=ada"))
     heads = re.findall(r'<tr class="head".*?</tr>', page)
     counts = [one for head in heads for one in re.findall(r'<a class="\w+" href="([^"]+)">(\d+) (\w+)</a>', head)]
     assert {name: int(count) for _, count, name in counts} == {"running": 1, "succeeded": 1}
-    panels = re.findall(r'<p class="figure"><a href="([^"]+)"><b>(\d+)</b> ([a-z ]+)</a>', web.ok("/jobs"))
+    panels = re.findall(r'<p class="figure"> ?<a href="([^"]+)"><b>(\d+)</b> ([a-z ]+)</a>', flat(web.ok("/jobs")))
     assert [(name, count) for _, count, name in panels] == [("open failure", "1"), ("running", "1"), ("waiting", "1")]
     for link, count, _ in counts + panels:
         assert len(web.ids("/jobs" + link.replace("&amp;", "&"))) == int(count)
@@ -357,7 +357,7 @@ def test_a_job_shows_what_is_known_and_what_to_type(web: Web) -> None:
     assert 'aria-label="1 of 4 tasks done"' in page
     assert "mops-jobs logs -f running-1" in page
     assert re.search(
-        r"running</span> since <time [^>]+>20[0-9-]+T[0-9:]+Z</time> \(<time [^>]+>[^<]+ago</time>\)</p>", page
+        r"running</span> since <time [^>]+>20[0-9-]+T[0-9:]+Z</time> \(<time [^>]+>[^<]+ago</time>\) </p>", flat(page)
     )
     assert (
         len(re.findall(r'<rect x="[^"]+" y="0"', page)) == 2
@@ -389,7 +389,7 @@ def test_a_job_shows_its_family_and_advises_on_the_newest_of_it(web: Web, cli: C
     add(remote.jobs, "night.2", "failed", tasks_total=5, metadata={"bundle": "sha256:0"}, parent_job_id="night")
     cli.ok("sync", "-q")
     for name in ("night", "night.2"):
-        page = web.ok(f"/jobs/{name}")
+        page = flat(web.ok(f"/jobs/{name}"))
         assert re.search(r"together 9/14 tasks, 64 %, in 2 jobs", page)
         strip = re.findall(
             r'<li class="(\w+)"( aria-current="true")?><a [^>]+>([^<]+)</a>.*?<b>(\d+)</b> of (\d+)', page
@@ -435,7 +435,7 @@ def test_errors_keep_their_lines(cli: Cli, remote: Remote, capsys: Any) -> None:
     page = Web(cli, capsys).ok("/jobs/a")
     lines = TRACE.replace('"', "&#34;")
     assert f'<pre dir="auto">{lines}[31m &lt;b&gt;</pre>' in page
-    assert f'<span dir="auto">task 3: MemoryError: no room\n{lines}</span>' in page
+    assert f">task 3: MemoryError: no room\n{lines}</span>" in page
 
 
 def test_a_value_read_differently_is_named(cli: Cli, remote: Remote, capsys: Any) -> None:
@@ -479,10 +479,10 @@ def test_charts_count_each_job(web: Web) -> None:
 
 def test_charts_say_of_how_many_jobs_the_events_may_go(web: Web, cli: Cli, remote: Remote) -> None:
     """By the cache alone, whatever jobs are selected, with the command that counts what the registry has of them."""
-    assert "<p>4 jobs in this cache; none ended more than 30 days ago.</p>" in web.ok("/charts?owner=ada")
+    assert "<p>4 jobs in this cache; none ended more than 30 days ago. </p>" in flat(web.ok("/charts?owner=ada"))
     cli.clock.advance(days=31)
     calls = remote.store.calls.copy()
-    page = web.ok("/charts?owner=ada")
+    page = flat(web.ok("/charts?owner=ada"))
     assert "4 jobs in this cache; 2 ended more than 30 days ago. <code>mops-jobs prune --store" in page
     assert remote.store.calls == calls
 
@@ -493,7 +493,7 @@ def test_pills_of_the_charts_count_what_ended_in_the_window(web: Web, cli: Cli, 
     add(remote.jobs, "failed-2", "failed", owner="ada", labels={"exp": "7", "team": "epi"})
     cli.ok("sync", "-q")
     for query, expected in (("days=30", 2), ("days=7", 1), ("days=7&owner=ada&label=exp%3D7&label=team", 1)):
-        page = web.ok(f"/charts?{query}")
+        page = flat(web.ok(f"/charts?{query}"))
         [nav] = re.findall(r'aria-label="These jobs by status">(.*?)</nav>', page)
         pills = {name: (link, int(count)) for link, name, count in re.findall(r'href="([^"]+)">.*?(\w+) <b>(\d+)', nav)}
         assert pills["failed"][1] == expected

@@ -51,7 +51,7 @@ class ChartsPage:
             return self._renderer.render(
                 "charts.html",
                 query=query,
-                windows=DAYS,
+                windows=[(days, f"{days} days") for days in DAYS],
                 shown_groups=SHOWN_GROUPS,
                 events_days=EVENTS_AGE.days,
                 count_command=command_line(f"{PRUNE_COMMAND} --dry-run"),

@@ -40,7 +40,7 @@ STATUSES = ("failed", "partial", "active", "cancelled")
 
 COLUMNS = {
     "error": "Error",
-    "time": "Over time",
+    "time": "",  # names its window
     "tasks": "Tasks",
     "jobs": "Jobs",
     "owners": "Owners",
@@ -163,7 +163,7 @@ def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, no
         "columns": [
             {
                 "name": name,
-                "title": title,
+                "title": f"Since {window.begin_text[:10]}, by {window.part_text}" if name == "time" else title,
                 "order": "descending" if name == query.values["sort"] else None,
                 "to": link(list(params), {"sort": name}) if name in SORT_KEYS else None,
             }

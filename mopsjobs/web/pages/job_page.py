@@ -83,6 +83,7 @@ class JobPage:
                 family=family,
                 remarks=job_queries.remarks(connection, whole_id),
             )
+            first = next_command(last or job, stale=freshness.stale, ends=ends)
             return {
                 "header": self._site.header_of(connection, freshness),
                 "row": view_models.row(listed_job(connection, whole_id, now=now), now, SHOWN_COLUMNS),
@@ -101,8 +102,8 @@ class JobPage:
                 "progress": job_sections.progress_chart(
                     event_queries.progress_points(connection, whole_id), job["ended_at"]
                 ),
-                "next": next_command(last or job, stale=freshness.stale, ends=ends),
-                "commands": next_commands(job, last, ends),
+                "next": first,
+                "commands": [(why, command) for why, command in next_commands(job, last, ends) if command != first],
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
                 "stragglers": _stragglers(connection, job),
                 **_events(connection, whole_id, kind),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +45,9 @@ SORTED = ("status", "name", "owner", "progress", "created", "updated", "duration
 """Columns that can be sorted by, under the same names."""
 
 MAX_SUGGESTIONS = 60
+
+LABEL_KEY = re.compile("label:.*=", re.DOTALL)
+"""A suggestion that names the key of a label, and no value."""
 
 MAX_OWNERS = 30
 """Owners among the suggestions. So there is room for labels."""
@@ -194,6 +198,7 @@ def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str])
             ],
             "hidden": [(name, value) for name, value in params if name not in own and value],
             "suggestions": suggestions,
+            "groupings": ["study", "owner", *(word[:-1] for word in suggestions if LABEL_KEY.fullmatch(word))],
             "compare": _with_boxes(params, chosen),
             "mine": link(list(params), {"owner": "", "mine": "true"}),
             "owner": owner if "," not in owner and len(owner) <= MAX_NAME else None,
@@ -315,7 +320,7 @@ def _with_details(connection: sqlite3.Connection, rows: Sequence[view_models.Row
         changes: dict[str, Any] = {}
         if row.id in resumed:
             child, status = resumed[row.id]
-            changes["resumed"] = (child, view_models.job_path(child), view_models.status(status))
+            changes["resumed"] = view_models.Resumed(child, view_models.job_path(child), view_models.status(status))
         if row.failed and (known := describe_failures(connection, row.id, row.failed)):
             changes["error"] = known
         elif row.failed and row.error is None:

@@ -56,6 +56,8 @@ PARAMETERS = {
 
 NOT_SUBMITTED = Reading("mops-jobs did not submit this job: its tasks are not known.")
 
+STATUS_TEXTS = {"": "any end", FAILED_STATUSES: "failed, for any reason"} | {name: name for name in STATUSES}
+
 SORT_TEXTS = {
     "task": "number",
     "-seconds": "longest first",
@@ -85,12 +87,8 @@ class TasksPage:
             return {
                 "job_id": job["job_id"],
                 "query": query,
-                "statuses": [
-                    ("", "any end"),
-                    (FAILED_STATUSES, "failed, for any reason"),
-                    *((one, one) for one in STATUSES),
-                ],
-                "sorts": _sorts(query["sort"]),
+                "statuses": _choices(STATUS_TEXTS, query["status"]),
+                "sorts": _choices(SORT_TEXTS, query["sort"]),
                 **self._listed(connection, job, TaskQuery(statuses, conditions, order), query, params),
             }
 
@@ -149,8 +147,9 @@ def _with_error(tasks: Iterator[ListedTask], error: str | None) -> Iterator[List
     )
 
 
-def _sorts(chosen: str) -> list[tuple[str, str]]:
-    return [*SORT_TEXTS.items(), *([] if chosen in SORT_TEXTS else [(chosen, chosen)])]
+def _choices(texts: Mapping[str, str], chosen: str) -> list[tuple[str, str]]:
+    """Return the values of a form's field with their texts, and the one that was chosen besides them."""
+    return [*texts.items(), *([] if chosen in texts else [(chosen, chosen)])]
 
 
 def _row(one: ListedTask, names: list[str], job_id: str) -> dict[str, Any]:

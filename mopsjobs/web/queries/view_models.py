@@ -75,6 +75,14 @@ class Bar(NamedTuple):
     words: str
 
 
+class Resumed(NamedTuple):
+    """A job that continues another one."""
+
+    id: str
+    path: str
+    status: Status
+
+
 class Row(NamedTuple):
     """A job in the table."""
 
@@ -110,8 +118,8 @@ class Row(NamedTuple):
     cpu: str | None
     memory: str | None
     engine: str | None
-    resumed: tuple[str, str, Status] | None = None
-    """Id, path and status of the job that continues it."""
+    resumed: Resumed | None = None
+    """The job that continues it."""
 
 
 def status(name: object) -> Status:

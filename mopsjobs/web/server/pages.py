@@ -7,7 +7,7 @@ from werkzeug.exceptions import HTTPException
 
 from mopsjobs.cache.database import OtherCacheError
 from mopsjobs.errors import JobError, MopsJobsError, RecordError, UsageError
-from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.utils.text import pluralize, strip_control_characters
 from mopsjobs.web.api import api, openapi
 from mopsjobs.web.pages.charts_page import ChartsPage
 from mopsjobs.web.pages.compare_page import ComparePage
@@ -35,8 +35,8 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.url_map.strict_slashes = True
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     # Values come from records: control characters, as those for the direction of text, are removed before escaping.
-    app.jinja_env.filters["lines"] = view_models.lines
-    app.jinja_env.filters["isolated"] = view_models.isolated
+    filters = {"lines": view_models.lines, "isolated": view_models.isolated}
+    app.jinja_env.filters |= filters | {"number": "{:,}".format, "plural": pluralize}
     app.jinja_env.finalize = lambda value: (
         strip_control_characters(value) if type(value) is str else "" if value is None else value
     )
