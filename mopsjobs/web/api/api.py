@@ -28,8 +28,16 @@ from mopsjobs.utils.table_files import json_objects
 from mopsjobs.web.api.openapi import document
 from mopsjobs.web.pages.job_page import Reading
 from mopsjobs.web.pages.kept_results import NOT_SUBMITTED, find_results, results_head, with_retry
-from mopsjobs.web.queries.api_params import AttemptsQuery, FailuresQuery, ResultsQuery, TasksQuery
-from mopsjobs.web.queries.query_params import EventsQuery, JobsQuery
+from mopsjobs.web.queries.api_params import (
+    ATTEMPTS,
+    EVENTS,
+    RESULTS,
+    FailuresQuery,
+    JobsQuery,
+    TasksQuery,
+    attempt_place,
+)
+from mopsjobs.web.queries.query_params import parse_query
 from mopsjobs.web.site.job_results import Results
 from mopsjobs.web.site.site import Site
 
@@ -188,15 +196,16 @@ class _Handlers:
 
     def attempts(self) -> Response:
         """Return the attempts at the tasks of a job: the document of `query --json` over the view `attempts`."""
-        query = AttemptsQuery(request.args.items(multi=True))
+        query = parse_query(ATTEMPTS, request.args.items(multi=True))
+        begin, limit = attempt_place(query["after"]), query["limit"]
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
-            job_id = str(job_queries.find_job(connection, query.job, now=0.0)["job_id"])
+            job_id = str(job_queries.find_job(connection, query["job"], now=0.0)["job_id"])
             _check_mirrored(connection, job_id)
-            columns, rows = read_attempts(connection, job_id, after=query.after, limit=query.limit + 1)
-            is_cut = len(rows) > query.limit
-            document = query_document(columns, rows[: query.limit], freshness, is_cut=is_cut)
-            last = dict(zip(columns, rows[query.limit - 1], strict=True)) if is_cut else {}
+            columns, rows = read_attempts(connection, job_id, after=begin, limit=limit + 1)
+            is_cut = len(rows) > limit
+            document = query_document(columns, rows[:limit], freshness, is_cut=is_cut)
+            last = dict(zip(columns, rows[limit - 1], strict=True)) if is_cut else {}
             after = ".".join(str(last[name]) for name in ("task", "run", "seq", "shard")) if is_cut else None
             return "".join(Document(document).pieces(None)), after
 
@@ -206,19 +215,19 @@ class _Handlers:
     def results(self) -> Response:
         """Return the table of `results --table` as a document; 503 while it is being read."""
         site = self._site
-        query = ResultsQuery(request.args.items(multi=True))
+        query = parse_query(RESULTS, request.args.items(multi=True))
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> tuple[Job, Results | None, Reading | None]:
             now = site.app.now().timestamp()
-            job = job_queries.find_job(connection, query.job, now=now)
+            job = job_queries.find_job(connection, query["job"], now=now)
             return job, *find_results(site, connection, job, now)
 
         job, results, reading = site.read(view)
         if results is None:
             return _not_read(str(job["job_id"]), reading or NOT_SUBMITTED)
-        objects = json_objects(results.columns, results.rows.read(query.after))
-        listed = list(islice(objects, query.limit + 1))  # one more, to know whether there are more
-        taken = _take_bytes(iter(listed[: query.limit]), MAX_ANSWER_BYTES)
+        objects = json_objects(results.columns, results.rows.read(-1 if query["after"] is None else query["after"]))
+        listed = list(islice(objects, query["limit"] + 1))  # one more, to know whether there are more
+        taken = _take_bytes(iter(listed[: query["limit"]]), MAX_ANSWER_BYTES)
         head = results_head(site.app, str(job["job_id"]), results, len(taken), is_stale=reading is not None)
         after = json.loads(taken[-1])["task"] if len(taken) < len(listed) else None
         return _page("".join(Document(head, items=("rows", taken)).pieces(None)), "after", after)
@@ -252,12 +261,12 @@ class _Handlers:
 
     def events(self) -> Response:
         """Return the lines of `events --json`, one event per line."""
-        query = EventsQuery(request.args.items(multi=True))
+        query = parse_query(EVENTS, request.args.items(multi=True))
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> str:
             cache = cache_id(connection)
-            after = 0 if query.since is None else parse_cursor(connection, query.since)
-            stored = read_events(connection, after, job_id=query.job_id, limit=query.limit)
+            after = 0 if query["since"] is None else parse_cursor(connection, query["since"])
+            stored = read_events(connection, after, job_id=query["job"], limit=query["limit"])
             return "".join(json.dumps(public_event(cache, event), allow_nan=False) + "\n" for event in stored)
 
         return Response(self._site.read(view), mimetype=NDJSON)

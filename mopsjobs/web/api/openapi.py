@@ -3,76 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from mopsjobs.app.jobs.log_selection import MAX_TASK
-from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, NUMBER, REPEATED, SWITCH, filters_on
-from mopsjobs.cache.queries import task_filters
-from mopsjobs.cache.queries.filters import DEFAULT_SORT, SORTS
+from mopsjobs.app.run.job_arguments import API
 from mopsjobs.version import __version__
-from mopsjobs.web.queries.api_params import MAX_FAILURE_JOBS
-from mopsjobs.web.queries.query_params import MAX_LIMIT
+from mopsjobs.web.queries import api_params
+from mopsjobs.web.queries.query_params import Parameter, filter_parameters
 
-_TYPES = {NUMBER: "number", SWITCH: "boolean"}
-"""The types of filters that are not texts."""
-
-_SORT = "|".join(SORTS)
-_HEALTH: dict[str, Any] = {
-    "description": "The state of the server.",
-    "type": "object",
-    "required": ["ok", "synced_at", "age_seconds", "stale", "problem"],
-    "properties": {
-        "ok": {"description": "Whether there is data to show, however old.", "type": "boolean"},
-        "synced_at": {"description": "When the last complete sync began.", "type": ["string", "null"]},
-        "age_seconds": {"description": "How old the data is at most.", "type": ["number", "null"]},
-        "stale": {
-            "description": "Whether the data is too old, or the last sync failed.",
-            "type": "boolean",
-        },
-        "problem": {"description": "Why the last sync failed; null if it did not.", "type": ["string", "null"]},
-    },
-}
-_RESULTS: dict[str, Any] = {
-    "description": "The table of results of a job and its ancestors, or a page of it.",
-    "type": "object",
-    "required": [
-        "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "registry_from", "job_id",
-        "problems", "columns", "total", "returned", "rows",
-    ],
-    "properties": {
-        "schema_version": {"const": 1},
-        "generated_at": {"type": "string"},
-        "synced_at": {"description": "When the results were read.", "type": "string"},
-        "age_seconds": {"type": "number", "minimum": 0},
-        "stale": {"description": "Whether tasks have ended since, so that they are read again.", "type": "boolean"},
-        "registry": {"type": "string"},
-        "registry_from": {"type": "string"},
-        "job_id": {"type": "string"},
-        "problems": {"description": "What the table lacks.", "type": "array", "items": {"type": "string"}},
-        "columns": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["name", "type"],
-                "properties": {
-                    "name": {"type": "string"},
-                    "type": {"enum": ["boolean", "integer", "unsigned", "number", "text"]},
-                },
-            },
-        },
-        "total": {"description": "The rows of all pages.", "type": "integer"},
-        "returned": {"type": "integer"},
-        "rows": {
-            "description": "A row per task, in the order of their numbers. Each has all columns; null for no value.",
-            "type": "array",
-            "items": {"type": "object", "required": ["job_id", "task", "param_id", "seed", "status"]},
-        },
-    },
-}  # fmt: skip
-_TEXT: dict[str, Any] = {"type": "string"}
 _LINK = {"description": "Leads to the next page, if there is one (RFC 8288).", "schema": {"type": "string"}}
+
+_EVENTS = {
+    "application/x-ndjson": {"schema": {"type": "string"}, "x-each-line": {"$ref": "#/components/schemas/event"}}
+}
 
 
 @cache
@@ -95,197 +40,93 @@ def document() -> dict[str, Any]:
                 "tasks": _with_items(_schema("tasks"), "tasks", "task"),
                 "query": _schema("query"),
                 "failures": _schema("failures"),
-                "results": _RESULTS,
                 "event": _schema("event"),
-                "health": _HEALTH,
-                "problem": {
-                    "description": "An error (RFC 9457).",
-                    "type": "object",
-                    "required": ["title", "status", "detail", "hint"],
-                    "properties": {
-                        "title": {"type": "string"},
-                        "status": {"type": "integer"},
-                        "detail": {"type": "string"},
-                        "hint": {"type": ["string", "null"]},
-                    },
-                },
+                **json.loads(files("mopsjobs").joinpath("web", "api", "schemas.json").read_text(encoding="utf-8")),
             }
         },
     }
 
 
 def _paths() -> dict[str, Any]:
+    which = filter_parameters(API)
+    one_job = _parameter("job_id", api_params.JOB) | {"in": "path"}
+    metrics = _responses({"text/plain": {"schema": {"type": "string"}}})
+    del metrics["400"]  # parameters are ignored
+    healthy, unhealthy = "The server has data, however old.", "The server has no data yet, or cannot use its cache."
     return {
-        "/api/v1/jobs": _get("Jobs, as `list --json` prints them", "list", *_job_parameters()),
+        "/api/v1/jobs": _get("Jobs, as `list --json` prints them", _json("list"), which | api_params.JOBS),
         "/api/v1/jobs/{job_id}": _get(
-            "One job, as `status JOB --json` prints it",
-            "job",
-            {
-                "name": "job_id",
-                "in": "path",
-                "required": True,
-                "description": "The full id of a job, or @latest.",
-                "schema": {"type": "string", "minLength": 1},
-            },
-            missing=True,
+            "One job, as `status JOB --json` prints it", _json("job"), {}, one_job, missing=True
         ),
         "/api/v1/tasks": _get(
-            "The tasks of a job, as `tasks --json` prints them", "tasks", *_task_parameters(), missing=True
+            "The tasks of a job, as `tasks --json` prints them", _json("tasks"), api_params.TASKS, missing=True
         ),
         "/api/v1/attempts": _get(
             "Attempts at the tasks of a job, as `query --json` prints the view `attempts`",
-            "query",
-            _job_parameter(),
-            *_page_parameters("attempts", MAX_LIMIT),
+            _json("query"),
+            api_params.ATTEMPTS,
             missing=True,
         ),
         "/api/v1/results": _get(
             "The results of a job, with the rows that `results --table FILE.jsonl` writes",
-            "results",
-            _job_parameter(),
-            *_page_parameters("rows", MAX_LIMIT, {"type": "integer", "minimum": 0, "maximum": MAX_TASK}),
+            _json("results"),
+            api_params.RESULTS,
             missing=True,
         ),
         "/api/v1/failures": _get(
             "Failed tasks by their errors, as `failures --json` prints them",
-            "failures",
-            *_failure_parameters(),
+            _json("failures"),
+            api_params.FAILURES | which,
             missing=True,
         ),
-        "/api/v1/events": _events(),
-        "/metrics": _metrics(),
-        "/healthz": _health(),
+        "/api/v1/events": _get(
+            "Events, one JSON object per line, as `events --json` prints them", _EVENTS, api_params.EVENTS
+        ),
+        "/metrics": {
+            "get": {"summary": "Metrics in Prometheus' text format, as `metrics` prints them", "responses": metrics}
+        },
+        "/healthz": {
+            "get": {
+                "summary": "Whether the server is healthy, for a supervisor",
+                "responses": {
+                    code: {"description": text, "content": _json("health")}
+                    for code, text in (("200", healthy), ("503", unhealthy))
+                },
+            }
+        },
     }
 
 
-def _get(summary: str, schema: str, *parameters: dict[str, Any], missing: bool = False) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+def _get(
+    summary: str,
+    content: Mapping[str, Any],
+    parameters: Mapping[str, Parameter],
+    *others: dict[str, Any],
+    missing: bool = False,
+) -> dict[str, Any]:
     responses = _responses(content, missing=missing)
-    if any(parameter["name"] in ("skip", "after") for parameter in parameters):
+    if parameters.keys() & {"skip", "after"}:
         responses["200"]["headers"] = {"Link": _LINK}
-    return {"get": {"summary": summary, "parameters": list(parameters), "responses": responses}}
+    listed = [*others, *(_parameter(name, parameter) for name, parameter in parameters.items())]
+    return {"get": {"summary": summary, "parameters": listed, "responses": responses}}
 
 
-def _events() -> dict[str, Any]:
-    content = {
-        "application/x-ndjson": {
-            "schema": {"type": "string"},
-            "x-each-line": {"$ref": "#/components/schemas/event"},
-        }
+def _parameter(name: str, parameter: Parameter) -> dict[str, Any]:
+    is_list = parameter.default == () and parameter.schema["type"] != "array"
+    return {
+        "name": name,
+        "in": "query",
+        "required": parameter.is_required,
+        "description": parameter.description,
+        "schema": {"type": "array", "items": parameter.schema} if is_list else parameter.schema,
     }
-    parameters = [
-        _parameter("job", {"type": "string"}, "Only events of this job."),
-        _parameter("since", {"type": "string"}, "Only events after the one with this `cursor`."),
-        _parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, "The number of events, at most."),
-    ]
-    summary = "Events, one JSON object per line, as `events --json` prints them"
-    return {"get": {"summary": summary, "parameters": parameters, "responses": _responses(content, missing=False)}}
 
 
-def _metrics() -> dict[str, Any]:
-    content = {"text/plain": {"schema": {"type": "string"}}}
-    responses = _responses(content, missing=False)
-    del responses["400"]  # parameters are ignored
-    return {"get": {"summary": "Metrics in Prometheus' text format, as `metrics` prints them", "responses": responses}}
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
-def _health() -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/health"}}}
-    responses = {
-        "200": {"description": "The server has data, however old.", "content": content},
-        "503": {"description": "The server has no data yet, or cannot use its cache.", "content": content},
-    }
-    return {"get": {"summary": "Whether the server is healthy, for a supervisor", "responses": responses}}
-
-
-def _job_parameter() -> dict[str, Any]:
-    text = {"type": "string", "minLength": 1}
-    return _parameter("job", text, "The full id of a job, or @latest.") | {"required": True}
-
-
-def _page_parameters(what: str, default: int, cursor: dict[str, Any] = _TEXT) -> list[dict[str, Any]]:
-    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": default}
-    return [_parameter("limit", limit, f"The number of {what}, at most."), _after_parameter(cursor)]
-
-
-def _after_parameter(cursor: dict[str, Any] = _TEXT) -> dict[str, Any]:
-    description = "Begin after this cursor. The Link header with rel=next of an answer leads to the next page."
-    return _parameter("after", cursor, description)
-
-
-def _task_parameters() -> list[dict[str, Any]]:
-    words, sorts = "|".join(task_filters.STATUSES), "|".join(task_filters.SORTS)
-    condition = {"type": "string", "pattern": r"^[^=!<>\s][^=!<>]*(=|==|!=|<|<=|>|>=)"}
-    return [
-        _job_parameter(),
-        _parameter(
-            "status",
-            {"type": "string", "pattern": f"^({words})(,({words}))*$"},
-            "Only tasks with one of these statuses.",
-        ),
-        _parameter(
-            "param",
-            {"type": "array", "items": condition, "maxItems": task_filters.MAX_CONDITIONS},
-            "Only tasks whose parameters meet this condition, like `beta>0.9`. Repeat for more.",
-        ),
-        _parameter(
-            "sort",
-            {"type": "string", "pattern": f"^-?({sorts})$", "default": "task"},
-            "The order of the tasks; - for descending.",
-        ),
-        *_page_parameters("tasks", DEFAULT_LIMIT),
-    ]
-
-
-def _failure_parameters() -> list[dict[str, Any]]:
-    jobs = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_FAILURE_JOBS}
-    limit = {"type": "integer", "minimum": 1, "maximum": MAX_FAILURE_JOBS, "default": DEFAULT_LIMIT}
-    return [
-        _parameter("job", jobs, "The failed tasks of this job. Repeat for more. Not with filters."),
-        *_filter_parameters(),
-        _parameter("limit", limit, "Without `job`: the number of jobs, at most; those that changed last."),
-        _parameter("resumed", {"type": "boolean"}, "Without `job`: also jobs whose failures a resume has taken up."),
-        _after_parameter(),
-    ]
-
-
-def _filter_parameters() -> list[dict[str, Any]]:
-    parameters = []
-    for name, argument in filters_on(API).items():
-        schema = {"type": _TYPES.get(argument.kind, "string"), **argument.schema}
-        is_repeated = argument.kind == REPEATED
-        again = " Repeat for more." if is_repeated else ""
-        listed = {"type": "array", "items": schema} if is_repeated else schema
-        parameters.append(_parameter(name, listed, f"Only {argument.help}.{again}"))
-    return parameters
-
-
-def _job_parameters() -> list[dict[str, Any]]:
-    return [
-        *_filter_parameters(),
-        _parameter(
-            "sort",
-            {"type": "string", "pattern": f"^-?({_SORT})(,-?({_SORT}))*$", "default": DEFAULT_SORT},
-            "The order of the jobs; - for descending.",
-        ),
-        _parameter(
-            "limit",
-            {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-            "The number of jobs, at most; active jobs are never left out.",
-        ),
-        _parameter(
-            "skip",
-            {"type": "integer", "minimum": 0, "maximum": 999_999_999_999, "default": 0},
-            "Leave out this many jobs. Responses end after 4 MB; a Link header with rel=next then leads to the rest.",
-        ),
-    ]
-
-
-def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
-
-
-def _responses(content: dict[str, Any], *, missing: bool) -> dict[str, dict[str, Any]]:
+def _responses(content: Mapping[str, Any], *, missing: bool = False) -> dict[str, dict[str, Any]]:
     error = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/problem"}}}
     responses: dict[str, dict[str, Any]] = {
         "200": {"description": "The requested data.", "content": content},

@@ -1,4 +1,4 @@
-"""Parse the query strings of what the API tells of tasks: those of `tasks`, `failures`, attempts and results."""
+"""Parse the query strings of the API. Its OpenAPI document describes the parameters from the same tables."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from datetime import datetime
 
 from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, filters_on, job_filter
+from mopsjobs.cache.queries import filters, task_filters
 from mopsjobs.cache.queries.ledgers import AttemptPlace
-from mopsjobs.cache.queries.task_filters import (
-    Order,
-    check_count,
-    invalid_cursor,
-    parse_condition,
-    parse_order,
-    parse_place,
-    parse_task_statuses,
-)
 from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
-from mopsjobs.web.queries.query_params import MAX_LIMIT, Parameter, Query, filter_parameters, parse_query, whole_number
+from mopsjobs.web.queries.query_params import Parameter, Query, filter_parameters, parse_query, whole_number
+
+MAX_LIMIT = 1000
+"""Jobs or events in one response, at most. Active jobs come on top of that."""
+
+MAX_SKIP = 10**12 - 1
 
 MAX_SEEN = 100_000
 """Tasks that one answer compares with conditions, at most. Its Link leads to the rest."""
@@ -28,27 +25,122 @@ MAX_SEEN = 100_000
 MAX_FAILURE_JOBS = 100
 """Jobs whose failures one answer tells, at most."""
 
+_SORTS = f"-?({'|'.join(filters.SORTS)})"
+_STATUSES = f"({'|'.join(task_filters.STATUSES)})"
+_ID = {"type": "string", "minLength": 1}
+_ATTEMPT = re.compile(r"(\d{1,18})\.([0-9a-f]{1,32})\.(\d{1,18})\.(\d{1,18})", re.ASCII)
+
+JOB = Parameter(
+    expected="the id of a job, or @latest",
+    description="The full id of a job, or @latest.",
+    schema=_ID,
+    is_required=True,
+)
+
+AFTER = Parameter(
+    description="Begin after this cursor. The Link header with rel=next of an answer leads to the next page."
+)
+
+JOBS = {
+    "sort": Parameter(
+        filters.DEFAULT_SORT,
+        description="The order of the jobs; - for descending.",
+        schema={"type": "string", "pattern": f"^{_SORTS}(,{_SORTS})*$", "default": filters.DEFAULT_SORT},
+    ),
+    "limit": whole_number(
+        DEFAULT_LIMIT, 1, MAX_LIMIT, "The number of jobs, at most; active jobs are never left out."
+    ),
+    "skip": whole_number(
+        0, 0, MAX_SKIP,
+        "Leave out this many jobs. Responses end after 4 MB; a Link header with rel=next then leads to the rest.",
+    ),
+}  # fmt: skip
+"""The parameters of the list of jobs besides filters."""
+
+EVENTS = {
+    "job": Parameter(description="Only events of this job."),
+    "since": Parameter(description="Only events after the one with this `cursor`."),
+    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT, "The number of events, at most."),
+}
 
 TASKS = {
-    "job": Parameter(), "status": Parameter(), "param": Parameter(()), "sort": Parameter(),
-    "limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT), "after": Parameter(),
-}  # fmt: skip
+    "job": JOB,
+    "status": Parameter(
+        description="Only tasks with one of these statuses.",
+        schema={"type": "string", "pattern": f"^{_STATUSES}(,{_STATUSES})*$"},
+    ),
+    "param": Parameter(
+        (),
+        description="Only tasks whose parameters meet this condition, like `beta>0.9`. Repeat for more.",
+        schema={
+            "type": "array",
+            "items": {"type": "string", "pattern": r"^[^=!<>\s][^=!<>]*(=|==|!=|<|<=|>|>=)"},
+            "maxItems": task_filters.MAX_CONDITIONS,
+        },
+    ),
+    "sort": Parameter(
+        description="The order of the tasks; - for descending.",
+        schema={"type": "string", "pattern": f"^-?({'|'.join(task_filters.SORTS)})$", "default": "task"},
+    ),
+    "limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT, "The number of tasks, at most."),
+    "after": AFTER,
+}
 
-ATTEMPTS = {"job": Parameter(), "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT), "after": Parameter()}
+ATTEMPTS = {
+    "job": JOB,
+    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT, "The number of attempts, at most."),
+    "after": AFTER,
+}
 
 RESULTS = {
-    "job": Parameter(),
-    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT),
-    "after": Parameter(None, lambda text: parse_whole_number(text, 0, MAX_TASK), "the number of a task"),
+    "job": JOB,
+    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT, "The number of rows, at most."),
+    "after": Parameter(
+        None,
+        lambda text: parse_whole_number(text, 0, MAX_TASK),
+        "the number of a task",
+        AFTER.description,
+        {"type": "integer", "minimum": 0, "maximum": MAX_TASK},
+    ),
 }
 
 FAILURES = {
-    "job": Parameter(()), "resumed": Parameter(default=False), "after": Parameter(),
-    "limit": whole_number(DEFAULT_LIMIT, 1, MAX_FAILURE_JOBS),
-}  # fmt: skip
-"""The parameters besides filters."""
+    "job": Parameter(
+        (),
+        description="The failed tasks of this job. Repeat for more. Not with filters.",
+        schema={"type": "array", "items": _ID, "maxItems": MAX_FAILURE_JOBS},
+    ),
+    "limit": whole_number(
+        DEFAULT_LIMIT,
+        1,
+        MAX_FAILURE_JOBS,
+        "Without `job`: the number of jobs, at most; those that changed last.",
+    ),
+    "resumed": Parameter(
+        default=False,
+        description="Without `job`: also jobs whose failures a resume has taken up.",
+        schema={"type": "boolean"},
+    ),
+    "after": AFTER,
+}
+"""The parameters of failures besides filters."""
 
-_ATTEMPT = re.compile(r"(\d{1,18})\.([0-9a-f]{1,32})\.(\d{1,18})\.(\d{1,18})", re.ASCII)
+
+class JobsQuery:
+    """The query of `/api/v1/jobs`: filter, order, and which of the jobs to return."""
+
+    def __init__(self, query: Query, now: datetime) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        which = filter_parameters(API)
+        values = parse_query(which | JOBS, query)
+        self.limit: int = values["limit"]
+        self.skip: int = values["skip"]
+        self.filter = job_filter(now, **{name: values[name] for name in which})
+        self.order = filters.parse_sort(values["sort"])
 
 
 class TasksQuery:
@@ -58,54 +150,19 @@ class TasksQuery:
         """Read the query string.
 
         Raises:
-            UsageError: if a parameter is unknown or invalid, or `job` is missing.
+            UsageError: if a parameter is unknown, invalid or missing.
         """
         values = parse_query(TASKS, query)
-        check_count(values["param"])
-        self.job = _required(values["job"])
+        task_filters.check_count(values["param"])
+        self.job: str = values["job"]
         self.limit: int = values["limit"]
         self.tasks = TaskQuery(
-            None if values["status"] is None else parse_task_statuses(values["status"]),
-            tuple(map(parse_condition, values["param"])),
-            Order() if values["sort"] is None else parse_order(values["sort"]),
-            after=None if values["after"] is None else parse_place(values["after"]),
+            None if values["status"] is None else task_filters.parse_task_statuses(values["status"]),
+            tuple(map(task_filters.parse_condition, values["param"])),
+            task_filters.Order() if values["sort"] is None else task_filters.parse_order(values["sort"]),
+            after=None if values["after"] is None else task_filters.parse_place(values["after"]),
             max_seen=MAX_SEEN,
         )
-
-
-class AttemptsQuery:
-    """The query of `/api/v1/attempts`: the job, and the last attempt of the page before."""
-
-    def __init__(self, query: Query) -> None:
-        """Read the query string.
-
-        Raises:
-            UsageError: if a parameter is unknown or invalid, or `job` is missing.
-        """
-        values = parse_query(ATTEMPTS, query)
-        self.job = _required(values["job"])
-        self.limit: int = values["limit"]
-        self.after: AttemptPlace | None = None
-        if values["after"] is not None:
-            match = _ATTEMPT.fullmatch(values["after"])
-            if match is None:
-                raise invalid_cursor(values["after"])
-            self.after = AttemptPlace(int(match[1]), match[2], int(match[3]), int(match[4]))
-
-
-class ResultsQuery:
-    """The query of `/api/v1/results`: the job, and the last task of the page before."""
-
-    def __init__(self, query: Query) -> None:
-        """Read the query string.
-
-        Raises:
-            UsageError: if a parameter is unknown or invalid, or `job` is missing.
-        """
-        values = parse_query(RESULTS, query)
-        self.job = _required(values["job"])
-        self.limit: int = values["limit"]
-        self.after: int = -1 if values["after"] is None else values["after"]
 
 
 class FailuresQuery:
@@ -130,7 +187,15 @@ class FailuresQuery:
             raise UsageError("Jobs and filters contradict each other: both select jobs.")
 
 
-def _required(job: str | None) -> str:
-    if job is None:
-        raise UsageError("missing job: expected the id of a job, or @latest.")
-    return job
+def attempt_place(cursor: str | None) -> AttemptPlace | None:
+    """Return the last attempt of the page before; None for the first page.
+
+    Raises:
+        UsageError: if the cursor is malformed.
+    """
+    if cursor is None:
+        return None
+    match = _ATTEMPT.fullmatch(cursor)
+    if match is None:
+        raise task_filters.invalid_cursor(cursor)
+    return AttemptPlace(int(match[1]), match[2], int(match[3]), int(match[4]))

@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, PAGE, filters_on, job_filter
+from mopsjobs.app.run.job_arguments import API, NUMBER, PAGE, REPEATED, SWITCH, filters_on, job_filter
 from mopsjobs.cache.queries import filters, overview
 from mopsjobs.cache.queries.charts import window_start
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
 
-MAX_LIMIT = 1000
-"""Jobs or events in one response of the API, at most. Active jobs come on top of that."""
-
-MAX_SKIP = 10**12 - 1
+TYPES = {NUMBER: "number", SWITCH: "boolean"}
+"""The types of filters that are not texts, in JSON."""
 
 MAX_PAGE = 100_000
 
@@ -57,17 +55,32 @@ class Parameter(NamedTuple):
     """Returns None, or raises UsageError, if the value is invalid."""
     expected: str = ""
     """What a valid value is, for the message about an invalid one."""
+    description: str = ""
+    """What it asks for, for the document of the API."""
+    schema: Mapping[str, object] = {"type": "string"}
+    """The JSON Schema of a value, for the document of the API."""
+    is_required: bool = False
 
 
-def whole_number(default: int, least: int, most: int) -> Parameter:
+def whole_number(default: int, least: int, most: int, description: str = "") -> Parameter:
     """Return a parameter that is a whole number in a range."""
     expected = f"a whole number from {least} to {most:,}"
-    return Parameter(default, lambda text: parse_whole_number(text, least, most), expected)
+    schema = {"type": "integer", "minimum": least, "maximum": most, "default": default}
+    return Parameter(default, lambda text: parse_whole_number(text, least, most), expected, description, schema)
 
 
 def filter_parameters(place: str) -> dict[str, Parameter]:
     """Return the parameters that filter jobs, on the page or in its API."""
-    return {name: Parameter(one.default, one.read, one.expected) for name, one in filters_on(place).items()}
+    return {
+        name: Parameter(
+            argument.default,
+            argument.read,
+            argument.expected,
+            f"Only {argument.help}." + " Repeat for more." * (argument.kind == REPEATED),
+            {"type": TYPES.get(argument.kind, "string"), **argument.schema},
+        )
+        for name, argument in filters_on(place).items()
+    }
 
 
 def _group(text: str) -> str | None:
@@ -82,15 +95,6 @@ def _failure_sort(text: str) -> str | None:
 def _column(text: str) -> str | None:
     return text if text in COLUMNS else None
 
-
-API_JOBS = {
-    "sort": Parameter(filters.DEFAULT_SORT),
-    "limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT),
-    "skip": whole_number(0, 0, MAX_SKIP),
-}
-"""The parameters of the list of jobs besides filters."""
-
-API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT)}
 
 UNPANELED = ("status", "open", "stuck")
 """Filters that the panels do not follow: each panel has its own."""
@@ -126,7 +130,7 @@ def parse_query(parameters: Mapping[str, Parameter], query: Query) -> dict[str, 
     """Return the value of each parameter. Empty values are ignored, since forms send their empty fields.
 
     Raises:
-        UsageError: if a parameter is unknown or invalid.
+        UsageError: if a parameter is unknown, invalid or missing.
     """
     texts = []
     values = {name: parameter.default for name, parameter in parameters.items()}
@@ -145,6 +149,9 @@ def parse_query(parameters: Mapping[str, Parameter], query: Query) -> dict[str, 
     for name, text in texts:
         value = _read(name, parameters[name], text)
         values[name] = (*values[name], value) if parameters[name].default == () else value
+    for name, parameter in parameters.items():
+        if parameter.is_required and values[name] is None:
+            raise UsageError(f"missing {name}: expected {parameter.expected}.")
     return values
 
 
@@ -156,38 +163,6 @@ def _read(name: str, parameter: Parameter, text: str) -> Any:
     if value is None:
         raise UsageError(f"invalid {name} '{text}': expected {parameter.expected}.")
     return value
-
-
-class JobsQuery:
-    """The query of `/api/v1/jobs`: filter, order, and which of the jobs to return."""
-
-    def __init__(self, query: Query, now: datetime) -> None:
-        """Read the query string.
-
-        Raises:
-            UsageError: if a parameter is unknown or invalid.
-        """
-        which = filter_parameters(API)
-        values = parse_query(which | API_JOBS, query)
-        self.limit: int = values["limit"]
-        self.skip: int = values["skip"]
-        self.filter = job_filter(now, **{name: values[name] for name in which})
-        self.order = filters.parse_sort(values["sort"])
-
-
-class EventsQuery:
-    """The query of `/api/v1/events`: the job, the cursor, and the number of events."""
-
-    def __init__(self, query: Query) -> None:
-        """Read the query string.
-
-        Raises:
-            UsageError: if a parameter is unknown or invalid.
-        """
-        values = parse_query(API_EVENTS, query)
-        self.job_id: str | None = values["job"]
-        self.since: str | None = values["since"]
-        self.limit: int = values["limit"]
 
 
 class JobsPageQuery:

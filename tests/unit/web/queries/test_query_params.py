@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from mopsjobs.errors import UsageError
-from mopsjobs.web.queries.query_params import ChartsQuery, EventsQuery, JobsPageQuery, JobsQuery
+from mopsjobs.web.queries.api_params import EVENTS, JobsQuery
+from mopsjobs.web.queries.query_params import ChartsQuery, JobsPageQuery, parse_query
 from support.cli import START
 
 
@@ -45,7 +46,7 @@ def test_counts_per_status_leave_the_status_out() -> None:
 )
 def test_invalid_parameters_are_named(query: list[tuple[str, str]], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        EventsQuery(query)
+        parse_query(EVENTS, query)
 
 
 @pytest.mark.parametrize(
