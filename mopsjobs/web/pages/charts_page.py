@@ -39,26 +39,20 @@ class ChartsPage:
         now = self._renderer.site.app.now()
         query = query_params.ChartsQuery(request.args.items(multi=True), now)
 
-        def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+        def view(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
             return {
-                "header": self._renderer.site.header_of(connection, freshness),
+                "query": query,
+                "windows": [(days, f"{days} days") for days in DAYS],
+                "shown_groups": SHOWN_GROUPS,
+                "events_days": EVENTS_AGE.days,
+                "count_command": command_line(f"{PRUNE_COMMAND} --dry-run"),
                 "as_of": view_models.moment(json_time(now), now.timestamp()).at,
                 **_view(connection, query, now.timestamp()),
                 "store": count_jobs_of_store(connection, now),
             }
 
-        def render() -> str:
-            return self._renderer.render(
-                "charts.html",
-                query=query,
-                windows=[(days, f"{days} days") for days in DAYS],
-                shown_groups=SHOWN_GROUPS,
-                events_days=EVENTS_AGE.days,
-                count_command=command_line(f"{PRUNE_COMMAND} --dry-run"),
-                **self._renderer.site.read(view),
-            )
-
-        return self._renderer.site.live_charts.answer(request.full_path, render, max_age=MAX_CHARTS_AGE)
+        charts_of_site = self._renderer.site.live_charts
+        return self._renderer.page("charts.html", view, pages=charts_of_site, max_age=MAX_CHARTS_AGE)
 
 
 def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until: float) -> dict[str, Any]:

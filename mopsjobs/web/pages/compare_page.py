@@ -76,15 +76,12 @@ class ComparePage:
         """Return the page; the form with what is wrong, if the query does not name such jobs."""
         query = parse_query(PARAMETERS, request.args.items(multi=True))
 
-        def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
-            return self._view(connection, freshness, query)
-
-        def render() -> str:
-            return self._renderer.render("compare.html", **self._site.read(view))
+        def view(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
+            return self._view(connection, query)
 
         try:
             check_count(query["job"])
-            return self._site.live_pages.answer(request.full_path, render)
+            return self._renderer.page("compare.html", view)
         except (JobError, UsageError) as error:
             page = self._renderer.render(
                 "compare.html",
@@ -95,7 +92,7 @@ class ComparePage:
             )
             return page, 400 if isinstance(error, UsageError) else 404
 
-    def _view(self, connection: sqlite3.Connection, freshness: Freshness, query: Mapping[str, Any]) -> dict[str, Any]:
+    def _view(self, connection: sqlite3.Connection, query: Mapping[str, Any]) -> dict[str, Any]:
         now = self._site.app.now().timestamp()
         jobs = [job_queries.find_job(connection, name, now=now) for name in query["job"]]
         ids = [str(job["job_id"]) for job in jobs]
@@ -106,7 +103,6 @@ class ComparePage:
         found = sections(sides, names[:MAX_SCALARS])
         address = _Address(ids, query)
         return {
-            "header": self._site.header_of(connection, freshness),
             "columns": [_column(job, letter, address, now) for job, letter in zip(jobs, LETTERS, strict=False)],
             "sections": found,
             "all": query["show"] == ALL,

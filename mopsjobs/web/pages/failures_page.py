@@ -22,9 +22,10 @@ from mopsjobs.web.pages.failure_rows import Window, failure_row, known_moment
 from mopsjobs.web.pages.job_page import MAX_READ_TASKS, Reading
 from mopsjobs.web.queries.query_params import MAX_FAILED_JOBS, FailuresPageQuery
 from mopsjobs.web.queries.search_box import Params, describe_filters
+from mopsjobs.web.queries.view_models import choices
 from mopsjobs.web.site.job_reads import FAILURES
 from mopsjobs.web.site.memo import Memo
-from mopsjobs.web.site.rendering import Renderer, link
+from mopsjobs.web.site.rendering import Renderer, link, paging
 
 PAGE_SIZE = 25
 """Errors per page."""
@@ -32,7 +33,7 @@ PAGE_SIZE = 25
 MAX_ASKED = 500
 """Jobs that one page has read, the last changed first. `JobReads` remembers more of them, so each has its turn."""
 
-HOURS = (("1", "an hour"), ("24", "a day"), ("48", "2 days"), ("168", "a week"), ("720", "30 days"), ("8760", "a year"))
+HOURS = {"1": "an hour", "24": "a day", "48": "2 days", "168": "a week", "720": "30 days", "8760": "a year"}
 """The windows to choose from: their values in `hours`, and their texts."""
 
 STATUSES = ("failed", "partial", "active", "cancelled")
@@ -77,17 +78,13 @@ class FailuresPage:
             found = self._find(connection, params, query)
             looked_at = None if found.groups else _count_jobs(connection, query)
             return {
-                "header": self._site.header_of(connection, freshness),
                 "looked_at": looked_at,
                 "reading": self._read(found.unread, query),
                 **_form(params, query),
                 **_listed(found, params, query, self._site.app.now().timestamp()),
             }
 
-        def render() -> str:
-            return self._renderer.render("failures.html", **self._site.read(view))
-
-        return self._site.live_pages.answer(request.full_path, render)
+        return self._renderer.page("failures.html", view)
 
     def _find(self, connection: sqlite3.Connection, params: Params, query: FailuresPageQuery) -> FailureOverview:
         """Return the failures. They are merged again after a change, but for a twentieth of the time at most."""
@@ -169,28 +166,21 @@ def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, no
             }
             for name, title in COLUMNS.items()
         ],
-        "paging": _paging(params, query.values["page"], -(-len(ordered) // PAGE_SIZE)),
+        "paging": paging(list(params), query.values["page"], -(-len(ordered) // PAGE_SIZE)),
     }
-
-
-def _paging(params: Params, page: int, pages: int) -> dict[str, Any]:
-    def to(number: int) -> str | None:
-        return f"{link(list(params), {})}&page={number}".replace("?&", "?") if 1 <= number <= pages else None
-
-    return {"page": page, "pages": pages, "before": to(min(page - 1, pages)), "after": to(page + 1)}
 
 
 def _form(params: Params, query: FailuresPageQuery) -> dict[str, Any]:
     """Return what the form and the chips need."""
     hours = "" if query.values["hours"] is None else f"{query.values['hours']:g}"
     since, status = query.values["since"], query.values["status"] or ""
-    when = f"since {since}" if since else f"within {dict(HOURS).get(hours, f'{hours} hours')}"
+    when = f"since {since}" if since else f"within {HOURS.get(hours, f'{hours} hours')}"
     others = [(name, value) for name, value in params if name not in (*IN_FORM, "page") and value]
     return {
         "query": query.values,
         "looked": _describe_jobs(query, when),
         "when": when,
-        "hours": [*HOURS, *([(hours, f"{hours} hours")] if hours and hours not in dict(HOURS) else [])],
+        "hours": choices(HOURS, hours, f"{hours} hours"),
         "chosen_hours": hours,
         "statuses": [*STATUSES, *([status] if status and status not in STATUSES else [])],
         "hidden": others,

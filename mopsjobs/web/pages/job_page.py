@@ -85,7 +85,6 @@ class JobPage:
             )
             first = next_command(last or job, stale=freshness.stale, ends=ends)
             return {
-                "header": self._site.header_of(connection, freshness),
                 "row": view_models.row(listed_job(connection, whole_id, now=now), now, SHOWN_COLUMNS),
                 "job": job,
                 "since": None if job["status_since"] is None else view_models.moment(job["status_since"], now),
@@ -110,10 +109,7 @@ class JobPage:
                 **self._tasks(connection, job, axes, now),
             }
 
-        def render() -> str:
-            return self._renderer.render("job.html", **self._site.read(view))
-
-        return self._site.live_pages.answer(request.full_path, render)
+        return self._renderer.page("job.html", view)
 
     def _tasks(self, connection: sqlite3.Connection, job: Job, axes: Axes, now: float) -> dict[str, Any]:
         """Return what the cache knows of the tasks: failures, the map, and whether more is being read."""

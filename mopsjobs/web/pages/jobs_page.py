@@ -20,7 +20,7 @@ from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, TERMINA
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web.queries import query_params, view_models
 from mopsjobs.web.queries.search_box import Params, describe_filters, expand_search, switches, token
-from mopsjobs.web.site.rendering import Renderer, link
+from mopsjobs.web.site.rendering import Renderer, link, paging
 from mopsjobs.web.site.viewer import MAX_NAME
 
 SHOWN_ROWS = {"running": 8, "waiting": 3}
@@ -31,7 +31,7 @@ SHOWN_GROUPS = 100
 COOKIE = "mops_jobs_mine"
 """Has the owner whose jobs are `mine` in this browser, if it is not the user of the server. The script sets it."""
 
-HOURS = (("", "any time"), ("1", "an hour"), ("24", "a day"), ("48", "2 days"), ("168", "a week"), ("720", "30 days"))
+HOURS = {"": "any time", "1": "an hour", "24": "a day", "48": "2 days", "168": "a week", "720": "30 days"}
 """The windows to choose from: their values in `hours`, and their texts."""
 
 FIRST_COMMANDS = (
@@ -73,18 +73,13 @@ class JobsPage:
             query = query_params.JobsPageQuery(params, now)
         except UsageError as error:
             return self._refuse(params, error), 400
-        site = self._renderer.site
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             filters.hide_archived(connection, query.filter, query.filter_any_status)
             with filters.searching(connection, query.filter, query.filter_any_status):
                 return self._view(connection, freshness, query, params)
 
-        def render() -> str:
-            data = site.read(view)
-            return self._renderer.render("jobs.html", **data)
-
-        return site.live_pages.answer(request.full_path, render)
+        return self._renderer.page("jobs.html", view)
 
     def _find_mine(self, params: Params) -> Response | None:
         """Lead from `mine=true` to the owner who sent the request, see `Viewers`.
@@ -132,9 +127,9 @@ class JobsPage:
         else:
             groups = overview.groups(connection, query.filter, query.group, SHOWN_GROUPS + 1)
             found["groups"] = [_group_row(group, query.group, params, now) for group in groups]
+        paged = found["sections"][-1]["total"] if found["sections"] else 0
         rows = [row for section in found["sections"] for row in section["rows"]]
         return {
-            "header": self._renderer.site.header_of(connection, freshness),
             "panels": {**_panels(failures, *active, query, params, now), "unknown": freshness.unknown_since},
             "total": sum(counts.values()),
             "archived": filters.count_archived(connection, query.filter),
@@ -142,7 +137,7 @@ class JobsPage:
             "columns": _columns(query, params),
             "query_columns": query.columns,
             "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],
-            "paging": _paging(query, params, found["sections"]),
+            "paging": paging(list(params), query.page, max(1, -(-paged // query_params.PAGE_SIZE))),
             "broken": statistics.count_unreadable_records(connection),
             "shown_groups": SHOWN_GROUPS,
             "tasks_command": command_line("tasks JOB"),
@@ -188,7 +183,7 @@ def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str])
     return {
         "search": {
             "text": values.get("q") or "",
-            "hours": [*HOURS, *([(hours, f"{hours} hours")] if hours not in dict(HOURS) else [])],
+            "hours": view_models.choices(HOURS, hours, f"{hours} hours"),
             "chosen_hours": hours,
             "has_window": bool(values.get("since")),
             "group": values.get("group") or "",
@@ -297,7 +292,6 @@ def _sections(
                 "unknown": sum(count for name, count in names.items() if name not in filters.URGENCY),
                 "rows": _with_details(connection, rows),
                 "more": None if is_paged or total <= limit else (total - limit, others),
-                "is_paged": is_paged,
             }
         )
     return sections
@@ -372,22 +366,3 @@ def _columns(query: query_params.JobsPageQuery, params: Params) -> list[dict[str
         to = None if column is None else link(list(params), {"sort": chosen})
         columns.append({"name": name, "title": title, "order": order, "to": to})
     return columns
-
-
-def _paging(query: query_params.JobsPageQuery, params: Params, sections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    total = sections[-1]["total"] if sections else 0
-    last = max(1, -(-total // query_params.PAGE_SIZE))
-    begin = (query.page - 1) * query_params.PAGE_SIZE
-
-    def to(page: int) -> str | None:
-        return link(list(params), {}) + f"&page={page}" if 1 <= page <= last and page != query.page else None
-
-    return {
-        "page": query.page,
-        "pages": last,
-        "begin": begin + 1,
-        "end": min(begin + query_params.PAGE_SIZE, total),
-        "total": total,
-        "before": to(min(query.page - 1, last)),
-        "after": to(query.page + 1),
-    }

@@ -31,7 +31,7 @@ from mopsjobs.web.pages.map_view import CLASSES, FAILED_STATUSES
 from mopsjobs.web.queries import view_models
 from mopsjobs.web.queries.query_params import Parameter, parse_query
 from mopsjobs.web.site.job_reads import FAILURES
-from mopsjobs.web.site.rendering import Renderer, link
+from mopsjobs.web.site.rendering import Renderer, paging
 
 PAGE_SIZE = 50
 
@@ -87,8 +87,8 @@ class TasksPage:
             return {
                 "job_id": job["job_id"],
                 "query": query,
-                "statuses": _choices(STATUS_TEXTS, query["status"]),
-                "sorts": _choices(SORT_TEXTS, query["sort"]),
+                "statuses": view_models.choices(STATUS_TEXTS, query["status"]),
+                "sorts": view_models.choices(SORT_TEXTS, query["sort"]),
                 **self._listed(connection, job, TaskQuery(statuses, conditions, order), query, params),
             }
 
@@ -115,6 +115,7 @@ class TasksPage:
         names = ledger.varying[:MAX_PARAMETERS]
         has_seed = not names or len({one.row.first_task for one in rows}) < len(rows)
         absence = absence_text(ledger)
+        pages = paging(params, query["page"], MAX_PAGE)
         notes = [*([f"This job {absence}"] if absence else []), *found.near_misses()]
         return {
             "reading": None,
@@ -126,14 +127,10 @@ class TasksPage:
                 "begin": begin + 1,
                 "end": begin + len(rows),
                 "total": None if query["error"] else found.count(),
-                "before": _to_page(params, query["page"] - 1) if query["page"] > 1 else None,
-                "after": _to_page(params, query["page"] + 1) if has_more and query["page"] < MAX_PAGE else None,
+                "before": pages["before"],
+                "after": pages["after"] if has_more else None,
             },
         }
-
-
-def _to_page(params: list[tuple[str, str]], page: int) -> str:
-    return f"{link(params, {})}&page={page}".replace("?&", "?")
 
 
 def _with_error(tasks: Iterator[ListedTask], error: str | None) -> Iterator[ListedTask]:
@@ -145,11 +142,6 @@ def _with_error(tasks: Iterator[ListedTask], error: str | None) -> Iterator[List
         for one in islice(tasks, MAX_SEEN)
         if error == (one.row.outcome if one.row.error_key is None else one.row.error_key)
     )
-
-
-def _choices(texts: Mapping[str, str], chosen: str) -> list[tuple[str, str]]:
-    """Return the values of a form's field with their texts, and the one that was chosen besides them."""
-    return [*texts.items(), *([] if chosen in texts else [(chosen, chosen)])]
 
 
 def _row(one: ListedTask, names: list[str], job_id: str) -> dict[str, Any]:

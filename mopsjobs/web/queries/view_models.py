@@ -48,6 +48,11 @@ def job_path(job_id: object) -> str:
     return f"/jobs/{quote(str(job_id), safe='')}"
 
 
+def choices(texts: Mapping[str, str], chosen: str, text: str | None = None) -> list[tuple[str, str]]:
+    """Return the values of a form's field with their texts, and the chosen value with its text besides them."""
+    return [*texts.items(), *([] if chosen in texts else [(chosen, text or chosen)])]
+
+
 def compare_path(ids: Iterable[str]) -> str:
     """Return the address of the page that compares jobs."""
     return f"/compare?{urlencode([('job', one) for one in ids])}"

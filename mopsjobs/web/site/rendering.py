@@ -12,6 +12,7 @@ from flask import Flask, Response, request
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.version import __version__
 from mopsjobs.web.queries import view_models
+from mopsjobs.web.site.live_pages import LivePages
 from mopsjobs.web.site.site import Site
 
 
@@ -41,19 +42,40 @@ class Renderer:
             **values,
         )
 
-    def page(self, template: str, view: Callable[[sqlite3.Connection, Freshness], dict[str, Any]]) -> Response:
-        """Answer with the page of the request, rendered once per change of the cache, with the age of the data.
+    def page(
+        self,
+        template: str,
+        view: Callable[[sqlite3.Connection, Freshness], dict[str, Any]],
+        *,
+        pages: LivePages | None = None,
+        max_age: float | None = None,
+    ) -> Response:
+        """Answer with the page of the request, with the age of the data.
 
         Args:
             template: the template.
             view: reads from the cache what the template needs.
+            pages: keeps the page; by default, it is rendered again after each change of the cache.
+            max_age: seconds until it is rendered again without a change; None for the default of `PageCache`.
         """
         site = self.site
 
         def with_header(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             return {"header": site.header_of(connection, freshness), **view(connection, freshness)}
 
-        return site.live_pages.answer(request.full_path, lambda: self.render(template, **site.read(with_header)))
+        def render() -> str:
+            return self.render(template, **site.read(with_header))
+
+        return (pages or site.live_pages).answer(request.full_path, render, max_age=max_age)
+
+
+def paging(params: list[tuple[str, str]], page: int, pages: int) -> dict[str, Any]:
+    """Return which page a list is at, and the links to those before and after it."""
+
+    def to(number: int) -> str | None:
+        return link(params, {"page": str(number)}) if 1 <= number <= pages else None
+
+    return {"page": page, "pages": pages, "before": to(min(page - 1, pages)), "after": to(page + 1)}
 
 
 def link(params: list[tuple[str, str]], changes: Mapping[str, str]) -> str:
