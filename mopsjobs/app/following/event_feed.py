@@ -13,7 +13,7 @@ from datetime import datetime
 from mopsjobs.app.jobs.engine_watch import EngineWatch
 from mopsjobs.app.jobs.find_job import find_by_name, find_cached, find_state
 from mopsjobs.app.jobs.job_texts import label_change_text
-from mopsjobs.app.jobs.lost_runners import end_lost_runner, end_lost_runner_if_possible
+from mopsjobs.app.jobs.lost_runners import end_lost_runner_if_possible
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.pruning import is_pruned
@@ -272,9 +272,7 @@ class EventFeed:
     def _state(self) -> JobState | None:
         if self.job_id is None:
             return None
-        state = self._app.registry.require_job(self.job_id)
-        state = end_lost_runner(state.fields(), self._app) or state
-        state = self._engines.look_and_tell(state)
+        state = self._engines.look_and_tell(self._app.registry.require_job(self.job_id))
         self._engines.warn_if_missing(state)
         return state
 

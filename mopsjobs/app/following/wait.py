@@ -13,21 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.jobs.early_ends import early_end_text
-from mopsjobs.app.jobs.engine_watch import EngineWatch, missing_reason, wait_of, warning_of
+from mopsjobs.app.jobs.engine_watch import EngineWatch, missing_reason, wait_of
 from mopsjobs.app.jobs.find_job import FoundJob, find_state, read_family_of
 from mopsjobs.app.jobs.job_tasks import mirror_failures
 from mopsjobs.app.jobs.job_texts import late_end_text
-from mopsjobs.app.jobs.lost_runners import end_lost_runner
 from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.exit_codes import exit_code_of, worst_exit_code
+from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.task_ends import memory_ends
-from mopsjobs.cache.rows import job_json_from_state, state_from_row
+from mopsjobs.cache.rows import job_json_from_state, last_sign_of_life, state_from_row
 from mopsjobs.engines.local import has_ended_here
-from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError
+from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.usage import has_hanging_task, late_text
 from mopsjobs.utils.backoff import Backoff
 from mopsjobs.utils.forecast import Forecast
 from mopsjobs.utils.text import strip_control_characters
@@ -299,9 +300,7 @@ class WatchedJobs:
                 try:
                     # Before the record: a runner may write the end, and exit, between the two.
                     has_ended = seen is not None and has_ended_here(seen.fields(), self._app.env)
-                    state = self._read_registry(name, seen)
-                    state = end_lost_runner(state.fields(), self._app) or state
-                    state = self._engines.look(state)
+                    state = self._engines.look(self._read_registry(name, seen))
                 except StoreUnavailableError as error:
                     outage = error
             if outage is not None:
@@ -368,7 +367,7 @@ class WatchedJobs:
             return
         now = self._app.now()
         if self._engines.knows(state):  # else its cluster may hold it
-            self._warn_once(state, missing_reason(state), warning_of(state, now.timestamp(), has_ended=has_ended))
+            self._warn_once(state, missing_reason(state), _stuck_text(state, now.timestamp(), has_ended=has_ended))
         self._warn_once(state, "late", late_end_text(job_json_from_state(state, now=now.timestamp()), now))
 
     def _warn_once(self, state: JobState, reason: str | None, why: str | None) -> None:
@@ -397,3 +396,27 @@ def _describe(state: JobState) -> str:
     progress = f", {state.tasks_completed}/{state.tasks_total} tasks" if state.tasks_total else ""
     wait = wait_of(state)
     return strip_control_characters(f"{state.status}{progress}{'' if wait is None else f', waits for {wait}'}")
+
+
+def _stuck_text(state: JobState, now: float, *, has_ended: bool) -> str | None:
+    """Return why an active job may be stuck, and what to type; None if nothing says so.
+
+    Args:
+        state: the job, as the registry has it.
+        now: seconds since 1970.
+        has_ended: whether its runner on this machine is known to have ended.
+    """
+    last = last_sign_of_life(state)
+    silent = 0.0 if last is None else now - last
+    if has_ended:
+        why = "its runner on this machine has ended"
+    elif (missing := missing_reason(state)) is not None:
+        why = f"suspect ({missing})"
+    elif silent > SILENT_SECONDS:
+        why = f"no heartbeat for {human_duration(silent)}"
+    elif has_hanging_task(state, now - silent):
+        job = job_json_from_state(state, now=now)
+        return f"{late_text(job['stragglers'])}. To see its log: {next_command(job, stale=False)}"
+    else:
+        return None
+    return f"{why}. If its runner is gone: {command_line('resume', state.job_id)}"

@@ -2,8 +2,7 @@
 
 A pod that cannot start, or that ends before its first report, leaves no word in the record. Commands that follow its
 job would wait for ever. A follower asks after `QUIET_SECONDS` without a change of the record, and then at most
-once per minute. Questions about several jobs are at least a second apart. See
-docs/decisions/0086-followers-ask-the-engine.md.
+once per minute. See docs/decisions/0086-followers-ask-the-engine.md.
 """
 
 from __future__ import annotations
@@ -12,23 +11,21 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mopsjobs.app.jobs.next_steps import next_command
+from mopsjobs.app.jobs.lost_runners import end_lost_runner, end_lost_runner_if_possible
 from mopsjobs.app.jobs.reconcile import Action, ReconcileResult, is_reconcilable, marked_reason, reconcile
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.app.run.user_trust import user_trust
-from mopsjobs.cache.job_json import SILENT_SECONDS
-from mopsjobs.cache.rows import job_json_from_state, last_sign_of_life, state_from_row
-from mopsjobs.engines import CLUSTER_ENGINES, has_drop, open_engine
+from mopsjobs.cache.rows import state_from_row
+from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES, has_drop, open_engine
 from mopsjobs.engines.base import Engine, engine_of
 from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
 from mopsjobs.errors import EXIT_SIGN_IN, EngineUnavailableError, MopsJobsError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_state import FIELDS, JobState
 from mopsjobs.registry.notes import WAITS_FOR
-from mopsjobs.registry.usage import has_hanging_task, late_text
 from mopsjobs.utils.backoff import NO_JITTER, Backoff
 from mopsjobs.utils.text import strip_control_characters
-from mopsjobs.utils.times import human_duration, parse_time
+from mopsjobs.utils.times import parse_time
 
 if TYPE_CHECKING:
     from mopsjobs.console.printer import Printer
@@ -38,9 +35,6 @@ QUIET_SECONDS = 10.0
 
 MAX_PAUSE = 60.0
 """Seconds. The longest pause between two questions about a job."""
-
-PAUSE_BETWEEN_JOBS = 1.0
-"""Seconds from one question to the next, whatever jobs they are about."""
 
 MISSING = ("job_missing", "k8s_job_missing")
 """The reasons of suspect jobs that their engine does not know any more."""
@@ -67,14 +61,18 @@ class EngineWatch:
         self._last_wait: str | None = None
 
     def look(self, state: JobState) -> JobState:
-        """Ask the engine of a job, if that is due. Return the record after that.
+        """End a job whose runner has ended on this machine; ask the engine of another, if that is due.
 
         Args:
             state: the record of the job, as the registry has it now.
 
+        Returns:
+            The record after that.
+
         Raises:
-            StoreUnavailableError: if the registry does not take what the engine says.
+            StoreUnavailableError: if the registry does not take what was found.
         """
+        state = end_lost_runner(state.fields(), self._app) or state
         if not is_reconcilable(state, CLUSTER_ENGINES):
             self._silences.pop(state.job_id, None)
             return state
@@ -83,9 +81,8 @@ class EngineWatch:
         if silence is None:
             silence = self._silences[state.job_id] = _Silence(now, self._quiet_seconds)
         silence.observe(state, now)
-        if not silence.is_due or now < self._next_question or not self._has_turn(silence, now):
+        if not silence.is_due or now < self._next_question:
             return state
-        self._next_question = now + PAUSE_BETWEEN_JOBS
         silence.count_question(now)
         return self._ask(state)
 
@@ -93,11 +90,6 @@ class EngineWatch:
         """Return whether an active job has been asked about, if its engine can be asked at all."""
         silence = self._silences.get(state.job_id)
         return silence.questions > 0 if silence is not None else not is_reconcilable(state, CLUSTER_ENGINES)
-
-    def _has_turn(self, silence: _Silence, now: float) -> bool:
-        """Return whether no other job waits for a question that has had fewer of them."""
-        others = (one for one in self._silences.values() if one.is_due and now - one.seen_at < MAX_PAUSE)
-        return all(silence.questions <= other.questions for other in others)
 
     def look_and_tell(self, state: JobState) -> JobState:
         """Do as `look`, and print a note when there is news of what the job waits for."""
@@ -152,7 +144,6 @@ class _Silence:
         self._next = now
         self._backoff = Backoff(QUIET_SECONDS, MAX_PAUSE, jitter=NO_JITTER)
         self.is_due = False
-        self.seen_at = now
         self.questions = 0
 
     def observe(self, state: JobState, now: float) -> None:
@@ -163,7 +154,6 @@ class _Silence:
         if state.status != self._status:
             self._status = state.status
             self._backoff.reset()
-        self.seen_at = now
         self.is_due = now - self._since >= self._quiet_seconds and now >= self._next
 
     def count_question(self, now: float) -> None:
@@ -185,40 +175,20 @@ def missing_reason(state: JobState) -> str | None:
     return reason if reason in MISSING else None
 
 
-def warning_of(state: JobState, now: float, *, has_ended: bool) -> str | None:
-    """Return why an active job may be stuck, and what to type; None if nothing says so.
+def ask_who_runs(job: Mapping[str, object], app: App, *, must_answer: bool) -> bool:
+    """End a job whose runner has ended on this machine; ask the engine of another one, if its record is silent.
 
     Args:
-        state: the job, as the registry has it.
-        now: seconds since 1970.
-        has_ended: whether its runner on this machine is known to have ended.
-    """
-    last = last_sign_of_life(state)
-    silent = 0.0 if last is None else now - last
-    if has_ended:
-        why = "its runner on this machine has ended"
-    elif (missing := missing_reason(state)) is not None:
-        why = f"suspect ({missing})"
-    elif silent > SILENT_SECONDS:
-        why = f"no heartbeat for {human_duration(silent)}"
-    elif has_hanging_task(state, now - silent):
-        job = job_json_from_state(state, now=now)
-        return f"{late_text(job['stragglers'])}. To see its log: {next_command(job, stale=False)}"
-    else:
-        return None
-    return f"{why}. If its runner is gone: {command_line('resume', state.job_id)}"
-
-
-def ask_if_silent(job: Mapping[str, object], app: App, *, must_answer: bool) -> bool:
-    """Ask the engine of a job whose record is silent, for a look at it alone. Return whether the record may be newer.
-
-    Args:
-        job: a job in its JSON form, as the cache or the registry has it. It has not begun, is suspect, or its shards
-            report by files.
+        job: an active job in its JSON form, as the cache or the registry has it.
         app: the run, whose registry has the job.
         must_answer: whether to warn also if this machine does not reach the engine at all. It does for a job whose
             shards report by files: its record may be old.
+
+    Returns:
+        Whether the record may be newer.
     """
+    if job["engine"] in LOCAL_ENGINES:
+        return end_lost_runner_if_possible(job, app) is not None
     name = engine_of(job)
     if name not in CLUSTER_ENGINES:
         return False

@@ -19,7 +19,6 @@ from mopsjobs.errors import (
     JobNotFoundError,
     StoreError,
     StoreUnavailableError,
-    UsageError,
     command_line,
 )
 from mopsjobs.registry.job_id import check_job_id
@@ -81,7 +80,9 @@ def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
     """
     # A prefix is looked up in what the policy has brought.
-    return find_by_name(name, lambda job_id: _find_job(job_id, app, policy), app, offline=policy.offline, sync=False)
+    return find_by_name(
+        name, lambda job_id: _find_job(job_id, app, policy), app, offline=policy.offline, sync=policy.refresh
+    )
 
 
 def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool = False, sync: bool = True) -> T:
@@ -155,37 +156,33 @@ def find_state(name: str, app: App) -> JobState:
 def _find_state(job_id: str, app: App) -> JobState:
     if job_id.startswith("@"):
         job_id = str(find_cached(job_id, app, FreshnessPolicy(sync=True))["job_id"])
-    state = app.registry.get_job(check_job_id(job_id))
-    if state is None:
-        raise _not_found(job_id, app)
-    return state
+    return _read_state(job_id, app)
 
 
 def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
-    """Find a job by its record. First, a silent record gets what is known of the job's runner.
-
-    A job ends whose runner is known to have ended on this machine. A cluster is asked about a job that has not begun,
-    waits or is suspect. It is asked too if the shards report by files, and what they left is delivered.
-    """
-    found, is_changed = _find_by_record(name, app, policy), False
-    job = found.job
-    if policy.offline or not job["is_active"]:
+    """Find a job by its record, after who runs it was asked, if that is silent."""
+    found = _find_by_record(name, app, policy)
+    if policy.offline or not _may_know_more(found.job):
         return found
-    if job["engine"] in LOCAL_ENGINES:
-        from mopsjobs.app.jobs.lost_runners import end_lost_runner_if_possible  # here: few jobs need it
+    from mopsjobs.app.jobs.engine_watch import ask_who_runs  # here: few jobs need it
 
-        is_changed = end_lost_runner_if_possible(job, app) is not None
-    elif job["status"] in BEFORE_RUNNING or job["suspect"] is not None or has_drop(job) or _waits(job):
-        from mopsjobs.app.jobs.engine_watch import ask_if_silent  # here: few jobs need it
-
-        is_changed = ask_if_silent(job, app, must_answer=policy.refresh)
-    return _find_by_record(str(found.job["job_id"]), app, policy) if is_changed else found
+    if not ask_who_runs(found.job, app, must_answer=policy.refresh):
+        return found
+    return _find_by_record(str(found.job["job_id"]), app, policy)
 
 
-def _waits(job: Job) -> bool:
-    """Return whether the record of a job says what it waits for."""
+def _may_know_more(job: Job) -> bool:
+    """Return whether the engine of a job may know more than its record.
+
+    A process of this machine may have ended. A cluster knows of a job that has not begun, waits or is suspect, and of
+    one whose shards report by files.
+    """
+    if not job["is_active"]:
+        return False
     metadata = job["metadata"]
-    return isinstance(metadata, dict) and metadata.get(WAITS_FOR) is not None
+    waits = isinstance(metadata, dict) and metadata.get(WAITS_FOR) is not None
+    is_silent = job["status"] in BEFORE_RUNNING or job["suspect"] is not None or waits
+    return job["engine"] in LOCAL_ENGINES or is_silent or has_drop(job)
 
 
 def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:
@@ -211,36 +208,29 @@ def with_family(
 
 
 def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
-    """Find a job by its record, in the cache or in the registry."""
+    """Find a job by its record: in the cache, else in the registry. With `refresh`, the registry is read first."""
+    has_id = not name.startswith("@")
     outage: StoreError | None = None
-    warnings: tuple[str, ...] = ()
-    if policy.refresh and not app.settings.is_local and not name.startswith("@"):
-        # One job needs one request, not a sync. After an outage, no second request follows.
+    if policy.refresh and has_id and not app.settings.is_local:
         try:
-            found = _read_registry(name, app)
+            return _read_registry(name, app)  # one job needs one request, not a sync
         except StoreError as error:
-            outage = error
-            warnings = (f"{error} Showing the cache.",)
-            policy = FreshnessPolicy(offline=True)
-        else:
-            if found is not None:
-                return found
+            outage, policy = error, FreshnessPolicy(offline=True)  # no second request follows
     try:
         found = _read_cache(name, app, policy)
     except (JobNotFoundError, StoreError) as error:
         if outage is not None:
             raise outage from None
         # A local registry is synced before each view, but the job may have been pruned from the cache.
-        offline = policy.offline and not app.settings.is_local
-        if isinstance(error, StoreError) or offline or name.startswith("@"):
+        may_ask = has_id and (app.settings.is_local or not policy.offline)
+        if isinstance(error, StoreError) or not may_ask:
             raise
-        found = _read_registry(name, app)
-        if found is None:
-            raise _not_found(name, app) from None
+        return _read_registry(name, app)
+    if outage is None:
         return found
-    if outage is not None and found.freshness is not None:
+    if found.freshness is not None:
         found.freshness.note_failed_refresh(outage)
-    return found._replace(warnings=warnings + found.warnings)
+    return found._replace(warnings=(f"{outage} Showing the cache.", *found.warnings))
 
 
 def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
@@ -259,9 +249,27 @@ def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     return app.cache.read(view, policy)
 
 
-def _read_registry(name: str, app: App) -> FoundJob | None:
-    state = app.registry.get_job(name)
-    return None if state is None else read_family_of(state, app)
+def _read_registry(job_id: str, app: App) -> FoundJob:
+    return read_family_of(_read_state(job_id, app), app)
+
+
+def _read_state(job_id: str, app: App) -> JobState:
+    """Return the state of a job from the registry.
+
+    Raises:
+        JobNotFoundError: if the registry has none. It may be kept here since the registry did not answer.
+    """
+    state = app.registry.get_job(check_job_id(job_id))
+    if state is not None:
+        return state
+    from mopsjobs.engines.job_dir import JobDir
+
+    error = app.registry.not_found(job_id)
+    with contextlib.suppress(OSError):
+        if JobDir.for_job(job_id, app.env).launch_fields.exists():
+            deliver = command_line("resume", job_id)
+            error.hint = f"It was submitted here while the registry did not answer. Deliver it: {deliver}"
+    raise error
 
 
 def read_family_of(state: JobState, app: App) -> FoundJob:
@@ -316,15 +324,3 @@ def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, secon
     job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": answer.show_command}
     warning = f"{outage} Showing what the {answer.engine} engine says, not the job's record."
     return FoundJob(job, warnings=(warning,), engine=answer, outage=outage)
-
-
-def _not_found(job_id: str, app: App) -> JobNotFoundError:
-    """Return the error about a job that the registry lacks. It may be kept here since the registry did not answer."""
-    from mopsjobs.engines.job_dir import JobDir
-
-    error = app.registry.not_found(job_id)
-    with contextlib.suppress(UsageError, OSError):
-        if JobDir.for_job(check_job_id(job_id), app.env).launch_fields.exists():
-            deliver = command_line("resume", job_id)
-            error.hint = f"It was submitted here while the registry did not answer. Deliver it: {deliver}"
-    return error

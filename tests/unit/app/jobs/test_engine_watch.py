@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import itertools
 
 import pytest
 
-from mopsjobs.app.jobs.engine_watch import MAX_PAUSE, PAUSE_BETWEEN_JOBS, QUIET_SECONDS, EngineWatch
+from mopsjobs.app.jobs.engine_watch import MAX_PAUSE, QUIET_SECONDS, EngineWatch
 from mopsjobs.app.run.app import App
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import EngineUnavailableError, StoreAccessError
@@ -107,36 +106,6 @@ def test_an_engine_that_does_not_answer_is_told_of_once(app: App, clock: Clock, 
     _look(watch, app, clock, 200)
     assert len(cluster.asked) > 1
     assert said.getvalue().count("cannot be asked about a: Cannot reach the cluster.") == 1
-
-
-@pytest.mark.parametrize(("jobs", "per_look", "pause"), [(30, 0.0, 1), (30, 0.0, 5), (30, 0.1, 5), (50, 0.04, 1)])
-def test_many_jobs_are_asked_about_in_turn(
-    app: App, clock: Clock, cluster: Cluster, *, jobs: int, per_look: float, pause: int
-) -> None:
-    """At most one question per second, and no job gets a second one before each has had its first."""
-    states = [add_kubernetes_job(app.registry, "scheduled", f"job-{number}") for number in range(jobs)]
-    watch, _ = _watch(app)
-    times: list[float] = []
-    cluster.meanwhile = lambda: times.append(clock.monotonic())
-    while len(cluster.asked) < 2 * jobs:
-        for state in states:
-            watch.look(state)
-            clock.advance(seconds=per_look)
-        clock.advance(seconds=pause)
-    assert len(set(cluster.asked[:jobs])) == len(set(cluster.asked[jobs:])) == jobs
-    assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= PAUSE_BETWEEN_JOBS
-
-
-def test_a_job_that_is_no_longer_followed_holds_up_no_other(app: App, clock: Clock, cluster: Cluster) -> None:
-    """It waits for its question, and its record is not looked at again."""
-    left, other = (add_kubernetes_job(app.registry, "scheduled", name) for name in ("left", "other"))
-    watch, _ = _watch(app)
-    watch.look(other)
-    watch.look(left)
-    for _ in range(int(2 * MAX_PAUSE)):
-        watch.look(other)
-        clock.advance(seconds=1)
-    assert cluster.asked.count("other") > 1
 
 
 def test_a_job_that_its_engine_does_not_know_is_told_of_once(app: App, clock: Clock, cluster: Cluster) -> None:
