@@ -96,21 +96,8 @@ def test_the_last_full_scan_has_its_own_time(cli: Cli, remote: Remote, monkeypat
 
 def _names(cli: Cli) -> set[str]:
     """Return the names of all metrics, as queries have them, histograms without their endings."""
-    text = cli.ok("metrics", "--per-job", "--owner").out
+    text = cli.ok("metrics").out
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
-
-
-@pytest.mark.usefixtures("full")
-def test_single_jobs_are_capped(cli: Cli) -> None:
-    """`--per-job` gives active jobs series of their own, up to a number, and says how many it left out."""
-    found = _samples(cli.ok("metrics", "--per-job", "3", "--owner").out)
-    assert sum(name.startswith("mops_job_info{") for name in found) == 3
-    assert found["mops_metrics_jobs_omitted"] == 5
-    everything = _samples(cli.ok("metrics", "--per-job", "--owner").out)
-    assert everything["mops_metrics_jobs_omitted"] == 0
-    assert everything['mops_job_progress_ratio{job_id="job-running"}'] == 0.25
-    assert everything['mops_job_info{job_id="job-running",name="k8s-running",owner="ada"}'] == 1
-    assert not any("job-failed" in name for name in everything)
 
 
 def test_a_scrape_is_no_request(cli: Cli, full: Remote) -> None:

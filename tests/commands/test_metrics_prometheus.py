@@ -33,10 +33,9 @@ NAME = re.compile(r"\bmops_\w+")
 
 
 @pytest.mark.usefixtures("full")
-@pytest.mark.parametrize("flags", [(), ("--per-job",), ("--owner",), ("--per-job", "2", "--owner")])
-def test_promtool_finds_nothing(cli: Cli, prometheus_program: Programs, flags: tuple[str, ...]) -> None:
+def test_promtool_finds_nothing(cli: Cli, prometheus_program: Programs) -> None:
     """`promtool check metrics`, the linter of Prometheus itself, has nothing to say against the output."""
-    text = cli.ok("metrics", *flags).out
+    text = cli.ok("metrics").out
     ran = subprocess.run(
         [prometheus_program("promtool"), "check", "metrics"], input=text, capture_output=True, text=True
     )
@@ -45,7 +44,7 @@ def test_promtool_finds_nothing(cli: Cli, prometheus_program: Programs, flags: t
 
 def _names(cli: Cli) -> set[str]:
     """Return the names of all metrics, as queries have them, histograms without their endings."""
-    text = cli.ok("metrics", "--per-job", "--owner").out
+    text = cli.ok("metrics").out
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
 
 
@@ -93,7 +92,7 @@ def scraped(cli: Cli, full: Remote, tmp_path: Path, prometheus_program: Programs
             connection = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
             assert connection is not None
             with closing(connection):
-                body = metrics.render(connection, metrics.MetricsOptions(per_job=10), now=cli.clock.now().timestamp())
+                body = metrics.render(connection, now=cli.clock.now().timestamp())
             self.send_response(200)
             self.send_header("Content-Type", metrics.CONTENT_TYPE)
             self.end_headers()

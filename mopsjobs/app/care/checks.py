@@ -5,29 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
+import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from mopsjobs.app.care.slurm_check import describe_slurm
 from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, StoreSize, find_store_size
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.sync.identity import check_same_registry
-from mopsjobs.engines.slurm.commands import NotConfiguredError, is_installed
+from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, is_installed
 from mopsjobs.errors import (
     EXIT_DONE,
     EXIT_PARTLY_DONE,
     EXIT_UNREACHABLE,
     CacheError,
     MopsJobsError,
+    StoreAccessError,
     UsageError,
     command_line,
 )
-from mopsjobs.events.retention import OldestKeys, events_limit, oldest_keys, snapshot_keys
+from mopsjobs.events.retention import OldestKeys, events_limit, oldest_keys
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import pluralize
@@ -36,6 +38,12 @@ from mopsjobs.version import __version__
 
 PILING_DAYS = 7
 """Days. Syncs need announcements for one day; older ones pile up until `prune --store` removes them."""
+
+
+SLURM_SECONDS = 10.0
+"""How long a command of Slurm may take."""
+
+_SLURM_SETTING = re.compile(r"^(ClusterName|AccountingStorageType|MaxArraySize)\s*=\s*(\S+)", re.ASCII | re.MULTILINE)
 
 
 class CheckResult(NamedTuple):
@@ -203,20 +211,6 @@ def check_store(diagnosis: Diagnosis) -> CheckResult | None:
     return None if diagnosis.store_size is None else CheckResult("store", "ok", diagnosis.store_size.describe())
 
 
-def check_snapshots(diagnosis: Diagnosis) -> CheckResult | None:
-    """Name keys of snapshots that a development version left in the store, if there are any."""
-    app = diagnosis.app
-    if diagnosis.state_of("access") != "ok" or app.settings.is_local:
-        return None
-    try:
-        if next(snapshot_keys(app.store), None) is None:
-            return None
-    except MopsJobsError as error:
-        return CheckResult("snapshots", "fail", str(error), error.hint, error.exit_code)
-    detail = "the store has keys at snapshots/ of a development version; nothing reads them"
-    return CheckResult("snapshots", "warn", detail, command_line(PRUNE_COMMAND))
-
-
 def check_cache(diagnosis: Diagnosis) -> CheckResult:
     """Check that the cache can be written, and that it was synced."""
     app = diagnosis.app
@@ -282,6 +276,27 @@ def check_slurm(diagnosis: Diagnosis) -> CheckResult | None:
         return CheckResult("slurm", "warn", str(error), error.hint or "ask those who run the cluster")
 
 
+def check_conditions(diagnosis: Diagnosis) -> CheckResult | None:
+    """Probe the server with a key of its own, if it can be read. The check does not fail if writes are refused."""
+    app = diagnosis.app
+    if app.settings.is_local or diagnosis.state_of("access") == "fail":
+        return None
+    try:
+        result = getattr(app.store, "check_conditions", lambda: None)()
+    except StoreAccessError as error:
+        return CheckResult("conditions", "ok", f"not probed, since writes are refused: {error}")
+    except MopsJobsError as error:
+        return CheckResult(
+            "conditions", "fail", str(error), error.hint or "check the network, and try again", error.exit_code
+        )
+    if result is None:
+        return None
+    if result.left_key is not None:
+        detail = f"kept; the key of the probe stays, since the credentials may not delete {result.left_key}"
+        return CheckResult("conditions", "warn", detail, "remove that key, or allow the credentials to delete keys")
+    return CheckResult("conditions", "ok", "kept: the server refuses second creations and updates of stale versions")
+
+
 CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_version,
     check_config,
@@ -290,15 +305,33 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_clock,
     check_retention,
     check_store,
-    check_snapshots,
     check_cache,
     check_sync,
     check_cache_file_system,
     check_registry_file_system,
     check_records,
     check_slurm,
+    check_conditions,
 )
 """The checks in their order. A check has no result where it does not apply, and may use the results before it."""
+
+
+def describe_slurm(env: Mapping[str, str]) -> str:
+    """Return its version, its cluster, whether it keeps accounts, and the largest job array.
+
+    Raises:
+        EngineError: if its controller does not answer.
+    """
+    commands = Commands(env, SLURM_SECONDS)
+    version = commands.ask("scontrol", "--version").split()[-1:]
+    settings = dict(_SLURM_SETTING.findall(commands.ask("scontrol", "show", "config")))
+    kind = settings.get("AccountingStorageType", "none").rpartition("/")[2]
+    keeps = kind not in ("none", "(null)") and shutil.which("sacct", path=env.get("PATH")) is not None
+    facts = [f"Slurm {' '.join(version)}", f"cluster {settings.get('ClusterName', '?')}"]
+    facts.append("accounts by sacct" if keeps else "no accounts: Slurm forgets a job minutes after its end")
+    if size := settings.get("MaxArraySize"):
+        facts.append(f"up to {int(size) - 1:,} shards per job" if size.isdecimal() else f"MaxArraySize {size}")
+    return ", ".join(facts)
 
 
 def _known_problems(connection: sqlite3.Connection) -> list[Problem] | None:

@@ -2,7 +2,7 @@
 
 Names and labels are a contract with alert rules and dashboards (docs/reference/metrics.md): series may be added, none
 may be removed. Every state has a series, also at 0, so that alerts see zeros. Label values are few: statuses and
-reasons from fixed lists with `other`, and namespaces. Owners, who are persons, and single jobs are optional.
+reasons from fixed lists with `other`, and namespaces. Owners are persons and are not among them.
 """
 
 from __future__ import annotations
@@ -41,55 +41,39 @@ OPERATIONS = ("status", "progress", "shard", "fields", "cancel")
 OTHER = "other"
 
 
-class MetricsOptions:
-    """The optional parts of the metrics."""
-
-    def __init__(self, *, per_job: int | None = None, owner: bool = False) -> None:
-        """Choose the optional parts.
-
-        Args:
-            per_job: how many active jobs get series of their own; None for none.
-            owner: label jobs with their owners.
-        """
-        self.per_job = per_job
-        self.owner = owner
-
-
-def render(connection: sqlite3.Connection, options: MetricsOptions, *, now: float) -> bytes:
+def render(connection: sqlite3.Connection, *, now: float) -> bytes:
     """Return all metrics in Prometheus' text format.
 
     Args:
         connection: the cache, open to read.
-        options: the optional parts.
         now: seconds since 1970.
     """
-    return generate_latest(_registry(connection, options, now))
+    return generate_latest(_registry(connection, now))
 
 
-def write_textfile(path: str, connection: sqlite3.Connection, options: MetricsOptions, *, now: float) -> None:
+def write_textfile(path: str, connection: sqlite3.Connection, *, now: float) -> None:
     """Write all metrics to a file, for node_exporter's textfile collector; the file has the mode of the umask.
 
     Raises:
         MopsJobsError: if it cannot be written. A file that was there before is unchanged.
     """
     try:
-        replace_file(path, render(connection, options, now=now), mode=0o666)
+        replace_file(path, render(connection, now=now), mode=0o666)
     except OSError as error:
         raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
 
 
-def _registry(connection: sqlite3.Connection, options: MetricsOptions, now: float) -> CollectorRegistry:
+def _registry(connection: sqlite3.Connection, now: float) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(_CacheCollector(connection, options, now))
+    registry.register(_CacheCollector(connection, now))
     return registry
 
 
 class _CacheCollector(Collector):
     """Collects from one moment of the cache."""
 
-    def __init__(self, connection: sqlite3.Connection, options: MetricsOptions, now: float) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
         self._connection = connection
-        self._options = options
         self._now = now
 
     def collect(self) -> Iterator[Metric]:
@@ -99,13 +83,11 @@ class _CacheCollector(Collector):
         try:
             tallies = statistics.tallies(self._connection)
             counted = counters.read(self._connection)
-            yield from _jobs(tallies, counted, owner=self._options.owner)
+            yield from _jobs(tallies, counted)
             yield from _active(self._connection, self._now)
             yield from _ends(counted)
             yield _outputs(tallies)
             yield from _syncs(job_queries.all_meta(self._connection), self._connection, counted)
-            if self._options.per_job is not None:
-                yield from _single_jobs(self._connection, self._options.per_job, owner=self._options.owner)
         finally:
             self._connection.rollback()
 
@@ -113,23 +95,16 @@ class _CacheCollector(Collector):
 _Counted = Mapping[str, Mapping[counters.Labels, float]]
 
 
-def _jobs(tallies: list[statistics.Tally], counted: _Counted, *, owner: bool) -> Iterator[Metric]:
+def _jobs(tallies: list[statistics.Tally], counted: _Counted) -> Iterator[Metric]:
     """Yield how many jobs there are, and how many have ended."""
-    found: Counter[tuple[str, ...]] = Counter()
+    found: Counter[tuple[str, str]] = Counter()
     for tally in tallies:
-        found[
-            (
-                _status(tally.status),
-                strip_control_characters(tally.namespace),
-                *([strip_control_characters(tally.owner)] if owner else []),
-            )
-        ] += tally.jobs
-    places = {labels[1:] for labels in found} or {("",) * (2 if owner else 1)}
-    labels = ("status", "namespace", *(["owner"] if owner else []))
-    jobs = GaugeMetricFamily("mops_jobs", "Jobs in the cache.", labels=labels)
+        found[_status(tally.status), strip_control_characters(tally.namespace)] += tally.jobs
+    places = {namespace for _, namespace in found} or {""}
+    jobs = GaugeMetricFamily("mops_jobs", "Jobs in the cache.", labels=("status", "namespace"))
     for status in (*STATUSES, OTHER):
-        for place in sorted(places):
-            jobs.add_metric((status, *place), found[status, *place])
+        for namespace in sorted(places):
+            jobs.add_metric((status, namespace), found[status, namespace])
     yield jobs
 
     ended: Counter[tuple[str, str]] = Counter()
@@ -138,7 +113,7 @@ def _jobs(tallies: list[statistics.Tally], counted: _Counted, *, owner: bool) ->
     finished = CounterMetricFamily(
         "mops_jobs_finished", "Jobs that ended, as far as this cache has seen it.", labels=("status", "namespace")
     )
-    namespaces = {place[0] for place in places} | {namespace for _, namespace in ended}
+    namespaces = places | {namespace for _, namespace in ended}
     for status in END_STATUSES:
         for namespace in sorted(namespaces):
             finished.add_metric((status, namespace), ended[status, namespace])
@@ -256,35 +231,6 @@ def _syncs(meta: Mapping[str, str], connection: sqlite3.Connection, counted: _Co
     build = GaugeMetricFamily("mops_build_info", "The program and its cache's schema.", labels=("version", "schema"))
     build.add_metric((__version__, str(SCHEMA_VERSION)), 1)
     yield build
-
-
-def _single_jobs(connection: sqlite3.Connection, limit: int, *, owner: bool) -> Iterator[Metric]:
-    """Yield series of single active jobs."""
-    jobs = statistics.active_jobs(connection, limit)
-    info = GaugeMetricFamily(
-        "mops_job_info", "An active job.", labels=("job_id", "name", *(["owner"] if owner else []))
-    )
-    created = GaugeMetricFamily("mops_job_created_timestamp_seconds", "When it was registered.", labels=("job_id",))
-    progress = GaugeMetricFamily(
-        "mops_job_progress_ratio", "Share of its tasks that are done; absent while unknown.", labels=("job_id",)
-    )
-    for job in jobs:
-        info.add_metric(
-            (
-                job.job_id,
-                strip_control_characters(job.name or ""),
-                *([strip_control_characters(job.owner or "")] if owner else []),
-            ),
-            1,
-        )
-        created.add_metric((job.job_id,), job.created)
-        if job.progress is not None:
-            progress.add_metric((job.job_id,), job.progress)
-    yield from (info, created, progress)
-    (active,) = connection.execute("SELECT count(*) FROM job WHERE is_active = 1").fetchone()
-    yield GaugeMetricFamily(
-        "mops_metrics_jobs_omitted", "Active jobs without series of their own.", value=active - len(jobs)
-    )
 
 
 def _status(status: str) -> str:

@@ -44,16 +44,6 @@ class ActiveTally(NamedTuple):
     tasks_remaining: int
 
 
-class ActiveJob(NamedTuple):
-    """An active job, for metrics of its own."""
-
-    job_id: str
-    name: str | None
-    owner: str | None
-    created: float
-    progress: float | None
-
-
 def tallies(connection: sqlite3.Connection) -> list[Tally]:
     """Return jobs and their outputs, per status, namespace and owner."""
     rows = connection.execute(
@@ -79,16 +69,6 @@ def suspects(connection: sqlite3.Connection, now: float) -> dict[str, int]:
         f" WHERE is_active = 1 AND {is_suspect(connection, now)} GROUP BY 1"
     )
     return dict(rows.fetchall())
-
-
-def active_jobs(connection: sqlite3.Connection, limit: int) -> list[ActiveJob]:
-    """Return the `limit` active jobs that changed last."""
-    rows = connection.execute(
-        "SELECT job_id, name, owner, created_ts, progress FROM job WHERE is_active = 1"
-        " ORDER BY changed_ts DESC, job_id LIMIT ?",
-        (limit,),
-    )
-    return [ActiveJob(*row) for row in rows]
 
 
 def count_unreadable_records(connection: sqlite3.Connection) -> int:

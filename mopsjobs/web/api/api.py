@@ -276,9 +276,7 @@ class _Handlers:
         now = self._site.app.now().timestamp()
 
         def render() -> str:
-            return self._site.read(
-                lambda connection, _age: metrics.render(connection, metrics.MetricsOptions(), now=now).decode()
-            )
+            return self._site.read(lambda connection, _age: metrics.render(connection, now=now).decode())
 
         return Response(self._site.pages.get(METRICS, render).text, content_type=metrics.CONTENT_TYPE)
 

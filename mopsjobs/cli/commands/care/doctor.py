@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.care.checks import run_checks
-from mopsjobs.app.care.condition_check import check_conditions
-from mopsjobs.app.care.network_check import check_network
 from mopsjobs.app.care.store_size import StoreSize
 from mopsjobs.app.run.app import App
 from mopsjobs.console.result import Document, Result, Text
@@ -23,7 +21,7 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "mops-jobs doctor --network",
+    "mops-jobs doctor",
     "mops-jobs doctor --engine kubernetes",
     "mops-jobs doctor --json | jq '.checks[] | select(.state != \"ok\")'",
 )
@@ -41,11 +39,6 @@ DETAIL_COLUMN = 17
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--network",
-        action="store_true",
-        help="measure the line to the registry, and estimate a full mirror",
-    )
     parser.add_argument(
         "--engine",
         choices=CLUSTER_ENGINES,
@@ -67,8 +60,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if getattr(args, name) is not None and args.engine != engine:
             raise UsageError(f"--{name} has no effect without --engine {engine}.")
     diagnosis = run_checks(app)
-    if (conditions := check_conditions(diagnosis)) is not None:
-        diagnosis.results.append(conditions)
     if args.engine == "kubernetes":
         from mopsjobs.app.care.engine_checks import (
             check_kubernetes,  # here: the other checks need no client of clusters
@@ -79,8 +70,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
         from mopsjobs.app.care.engine_checks import check_slurm_launch
 
         diagnosis.results += check_slurm_launch(app.env, args.partition, args.account)
-    if args.network:
-        diagnosis.results.append(check_network(diagnosis))
     problems, exit_code = diagnosis.problems or [], diagnosis.exit_code
     if args.json:
         document = {

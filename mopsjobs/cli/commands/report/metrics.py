@@ -7,7 +7,6 @@ import sqlite3
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
-from mopsjobs.cli.flags import positive_number
 from mopsjobs.console.result import RawText, Result
 
 HELP = "print Prometheus metrics of the local cache"
@@ -19,38 +18,26 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "mops-jobs metrics --per-job 20 --owner",
+    "mops-jobs metrics",
     "mops-jobs sync -q; mops-jobs metrics --textfile /var/lib/prometheus/node-exporter/mops-jobs.prom",
 )
-
-PER_JOB_LIMIT = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--textfile", metavar="PATH", help="replace this file (default: print)")
-    parser.add_argument(
-        "--per-job",
-        metavar="N",
-        nargs="?",
-        type=positive_number,
-        const=PER_JOB_LIMIT,
-        help=f"add series of at most N active jobs; without a value, {PER_JOB_LIMIT} (default: none)",
-    )
-    parser.add_argument("--owner", action="store_true", help="add the owners of jobs as a label")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print or write the metrics."""
     from mopsjobs.app.care import metrics
 
-    options = metrics.MetricsOptions(per_job=args.per_job, owner=args.owner)
     now = app.now().timestamp()
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         if args.textfile is None:
-            return Result(RawText(metrics.render(connection, options, now=now).decode()))
-        metrics.write_textfile(args.textfile, connection, options, now=now)
+            return Result(RawText(metrics.render(connection, now=now).decode()))
+        metrics.write_textfile(args.textfile, connection, now=now)
         is_read = args.textfile.endswith(".prom")
         return Result(
             warnings=[]

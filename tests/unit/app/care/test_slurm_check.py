@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.app.care.slurm_check import describe_slurm
+from mopsjobs.app.care.checks import describe_slurm
 from support.slurm_commands import FakeSlurm
 
 
