@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.care.active_jobs import jobs_to_stop
-from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.app.run.user_trust import unknown_contexts, user_trust
 from mopsjobs.console.result import Result
 from mopsjobs.engines.trust import not_trusted_error
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 def cancel_job(job_id: str, app: App, reason: str | None, trust: Sequence[str]) -> JobState:
     """Cancel a job, and return its record; see `Job.cancel`."""
-    named, session = user_trust(trust, app), submission_session(app)
+    named, session = user_trust(trust, app), app.session()
     unknown = unknown_contexts(jobs_to_stop([job_id], app), app, named)
     if unknown:
         raise not_trusted_error(unknown, "nothing was cancelled")

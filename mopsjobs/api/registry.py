@@ -363,7 +363,6 @@ class Registry:
             StoreAccessError: if the registry refuses the credentials.
             EngineError: if the engine refuses the job.
         """
-        from mopsjobs.app.run.submission_session import submission_session
         from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
 
         check_is_study(study)
@@ -382,7 +381,7 @@ class Registry:
             extend=extend if extend is None or isinstance(extend, str) else extend.id,
             without_targets=without_targets,
         )
-        session = submission_session(self.app)
+        session = self.app.session()
         with prepare(request, session) as prepared:
             if check_determinism is not None:
                 from mopsjobs.app.origins.determinism import check_determinism as check  # here: few submissions need it
@@ -801,7 +800,6 @@ class Job:
             StoreError: if the registry cannot be read.
         """
         from mopsjobs.app.jobs.job_tasks import ledger_sizes
-        from mopsjobs.app.run.submission_session import submission_session
         from mopsjobs.app.run.user_trust import user_trust
         from mopsjobs.app.tasks.resume_choice import tasks_that_ended
         from mopsjobs.submission.resume import ResumeRequest, resume
@@ -814,7 +812,7 @@ class Job:
             only=tasks_that_ended(self.id, choices_text(only), app),
             sizes_of=partial(ledger_sizes, app=app),
         )
-        resumed = resume(request, submission_session(app), user_trust(trust, app), yes=yes)
+        resumed = resume(request, app.session(), user_trust(trust, app), yes=yes)
         self._warn(resumed.warnings)
         return None if resumed.job_id is None else Job(self.registry, resumed.job_id)
 

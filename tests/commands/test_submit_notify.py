@@ -40,7 +40,7 @@ def test_the_runner_tells_of_a_job_that_names_the_rule(hook: Hook, desk: Desk) -
     assert [(group["count"], group["type"]) for group in told["failures"]] == [(2, "ValueError")]
     assert "2 x ValueError in model.py" in told["text"]
     assert told["next"].startswith("mops-jobs failures ")
-    assert told["max_rss_bytes"] > 0
+    assert told["job"]["max_rss_bytes"] > 0
 
 
 def test_a_job_that_names_no_rule_is_not_told(hook: Hook, desk: Desk) -> None:
@@ -83,7 +83,7 @@ def test_a_child_is_told_as_its_parent(hook: Hook, desk: Desk) -> None:
     mended.touch()
     child = desk.ok("resume", "job", "--json").json["job_id"]
     assert desk.ended(child) == "succeeded"
-    assert [document["job_id"] for document in hook.received] == ["job", child]
+    assert [document["job"]["job_id"] for document in hook.received] == ["job", child]
 
 
 def test_a_rule_that_is_not_there_submits_nothing(cli: Cli, hook: Hook, desk: Desk) -> None:
@@ -144,7 +144,7 @@ def test_a_command_gets_the_message_and_no_argument(cli: Cli, jobs: JobRegistry,
     cli.ok("sync")
     add(jobs, "job", "failed", error_message="$(touch here); --flag\r\nX: y")
     assert sentences(cli.ok("sync", "-q").err) == []
-    assert json.loads(told.read_text())["error_message"] == "$(touch here); --flag\r\nX: y"
+    assert json.loads(told.read_text())["job"]["error_message"] == "$(touch here); --flag\r\nX: y"
     assert (tmp_path / "count").read_text() == "0\n"
 
 
@@ -179,4 +179,4 @@ def test_a_program_names_rules_as_the_command_does(hook: Hook, desk: Desk) -> No
         assert child.wait().status == "succeeded"
     assert desk.ended() == "failed"
     assert desk.ended(child.id) == "succeeded"
-    assert [document["job_id"] for document in hook.received] == ["job"]
+    assert [document["job"]["job_id"] for document in hook.received] == ["job"]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from mopsjobs.app.jobs.lost_runners import end_lost_runners
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.cache_access import MAX_LOCK_WAIT
-from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import job_json_from_state
@@ -64,4 +63,4 @@ def jobs_to_stop(job_ids: Sequence[str], app: App) -> list[dict[str, object]]:
         StoreError: if the registry cannot be read.
     """
     end_lost_runners(job_ids, app)
-    return records_to_stop(job_ids, submission_session(app))
+    return records_to_stop(job_ids, app.session())

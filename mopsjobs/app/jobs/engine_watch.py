@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from mopsjobs.app.jobs.lost_runners import end_lost_runner, end_lost_runner_if_possible
 from mopsjobs.app.jobs.reconcile import Action, ReconcileResult, is_reconcilable, marked_reason, reconcile
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.app.run.user_trust import user_trust
 from mopsjobs.cache.rows import state_from_row
 from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES, has_drop, open_engine
@@ -106,7 +105,7 @@ class EngineWatch:
         try:
             if name not in self._engines:
                 self._engines[name] = open_engine(name, self._app.env, user_trust((), self._app))
-            (done,) = reconcile(submission_session(self._app), self._engines, [state])
+            (done,) = reconcile(self._app.session(), self._engines, [state])
         except StoreUnavailableError:
             raise
         except (MopsJobsError, ImportError) as error:
@@ -200,7 +199,7 @@ def ask_who_runs(job: Mapping[str, object], app: App, *, must_answer: bool) -> b
     try:
         state = state_from_row(json.dumps({field: job[field] for field in FIELDS}))
         engine = open_engine(name, app.env, user_trust((), app))
-        (done,) = reconcile(submission_session(app), {name: engine}, [state])
+        (done,) = reconcile(app.session(), {name: engine}, [state])
     except (EngineUnavailableError, StoreUnavailableError) as error:
         app.out.warn(f"{error} Showing the record alone.")
         return False

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.cache.job_json import RUNNER_ENDED, SILENT_SECONDS
 from mopsjobs.cache.write_through import mark_suspect
 from mopsjobs.engines import LOCAL_ENGINES, runner_process
@@ -97,7 +96,7 @@ def end_lost_runners(job_ids: Iterable[str], app: App) -> None:
 
 def _end(state: JobState, directory: JobDir, app: App) -> JobState | None:
     """Deliver what this machine keeps of a job, and end it."""
-    session, job_id = submission_session(app), state.job_id
+    session, job_id = app.session(), state.job_id
     deliver_kept(job_id, directory, session)
     current = app.registry.get_job(job_id)
     if current is None or current.is_terminal or current.heartbeat_at != state.heartbeat_at:

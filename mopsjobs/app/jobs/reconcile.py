@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 
 from mopsjobs.app.jobs.lost_runners import end_lost_runner
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.app.run.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import CLUSTER_ENGINES, has_drop, open_engine
@@ -271,7 +270,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     job_ids = list(dict.fromkeys(job_ids))
     found = [app.registry.require_job(job_id) for job_id in job_ids] or app.registry.get_active_jobs()
     ended = [done for state in found if (done := _end_lost_runner(state, app)) is not None]
-    session = submission_session(app)
+    session = app.session()
     states = [state for state in found if is_reconcilable(state, CLUSTER_ENGINES) or _has_files(state, session)]
     if not states:  # no cluster has to be configured
         return ended

@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store.base import VersionedStore, VersionToken
+    from mopsjobs.submission.session import Session
 
 
 LIST_VERSION = 1
@@ -82,6 +83,22 @@ class App:
             ).with_user(user_name(self.env))
             self._registry.ids_with_prefix = self.ids_with_prefix
         return self._registry
+
+    def session(self) -> Session:
+        """Return a session in which jobs are submitted, resumed and ended. Nothing is opened yet."""
+        from mopsjobs.submission.session import Session
+
+        return Session(
+            registry_url=self.settings.registry.value,
+            open_registry=lambda: self.registry,
+            env=self.env,
+            note=self.out.note,
+            warn=self.out.warn,
+            progress=lambda: self.out.progress("bytes packed"),
+            now=self.now,
+            monotonic=self.monotonic,
+            sleep=self.sleep,
+        )
 
     def describe_reads(self) -> str:
         """Return how fast a registry across a network answers a sync, and what it is waited for."""

@@ -11,7 +11,6 @@ from mopsjobs.app.jobs.job_tasks import ledger_sizes
 from mopsjobs.app.jobs.lost_runners import end_lost_runner
 from mopsjobs.app.jobs.next_steps import is_runner_dead
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import has_drop, open_engine
 from mopsjobs.errors import EngineError, MopsJobsError
@@ -52,7 +51,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
         EngineError: if Slurm does not answer about a job whose shards report by files.
         StoreError: if the registry cannot be read, or the comparison failed.
     """
-    state, session = find_state(name, app), submission_session(app)
+    state, session = find_state(name, app), app.session()
     state = end_lost_runner(state.to_dict(), app) or state
     is_delivered = True
     try:

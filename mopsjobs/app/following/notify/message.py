@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +14,8 @@ from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.notify_rules import FAILURES, SUSPECT
 from mopsjobs.app.tasks.failures import describe_condition
-from mopsjobs.cache.database import open_to_write, translate_sqlite_errors
 from mopsjobs.cache.job_json import TASK_HANGS
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, read_failures
-from mopsjobs.cache.sync.ledger import sync_ledger
-from mopsjobs.cache.write_through import write_through
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.utils.text import cut_to_length, error_line, pluralize, strip_control_characters
 from mopsjobs.utils.times import json_time
@@ -68,28 +64,13 @@ def _failures(job: Mapping[str, Any], app: App) -> JobFailures | None:
     if not job["tasks_failed"]:
         return None
     with contextlib.suppress(MopsJobsError, OSError):  # the end is known all the same
-        if not os.path.exists(app.cache.path):
-            return _failures_without_cache(job_id, app)
+        if not os.path.exists(app.cache.path):  # a machine may run jobs, and never list any
+            app.cache.write(lambda _cache: None)
+            app.registry.require_job(job_id)  # brings it into the cache
         mirror_failures(job, app)
         found = app.cache.read_cached(lambda connection: read_failures(connection, job_id))
         return None if found is None else found[0]
     return None
-
-
-def _failures_without_cache(job_id: str, app: App) -> JobFailures | None:
-    """Return the failed tasks by a cache of this job alone: a machine may run jobs and never list any."""
-    registry, registry_id = app.registry, app.settings.registry_id
-    key = registry.key_of(job_id)
-    record = app.store.get(key)
-    if record is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="mops-jobs-") as directory:
-        path = os.path.join(directory, "cache.db")
-        write_through(path, registry_id, job_id, key, record, None)
-        with contextlib.closing(open_to_write(path, registry_id)) as connection, translate_sqlite_errors(path):
-            sync_ledger(app.store, connection, job_id, now=app.now)
-            found = read_failures(connection, job_id)
-    return None if found is None else found[0]
 
 
 def _group_json(group: FailureGroup) -> dict[str, Any]:

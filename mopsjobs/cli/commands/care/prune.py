@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -56,14 +57,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _prune_cache(args: argparse.Namespace, app: App) -> Result:
-    from mopsjobs.app.care.prune_cache import plan_cache_pruning, prune_cache
-
     before = app.now().timestamp() - parse_duration(args.older_than)
     limit = whole_seconds(json_time(from_timestamp(before)))
-    found = plan_cache_pruning(before, app)
+    found = app.cache.read_cached(lambda cache: pruning.plan_prune(cache, before))
     if found is None or not found.jobs:
         if found is not None and not args.dry_run:
-            prune_cache(before, found, app)
+            _remove(before, found, app)
         which = f"No {'other job' if found is not None and found.kept else 'job'} in the cache"
         return Result(notes=[f"{which} ended before {limit}; nothing was removed.", *_kept_note(found)])
     if args.dry_run:
@@ -73,11 +72,25 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     declined = app.out.confirm(question, yes=args.yes)
     if declined is not None:
         return declined
-    pruned = prune_cache(before, found, app)
+    pruned = _remove(before, found, app)
     notes = [f"Removed {_count_text(pruned)} from the cache.", *_kept_note(found)]
     if pruned.problem is not None:
         return Result(notes=notes, warnings=[f"The cache file could not shrink yet: {pruned.problem}."])
     return Result(notes=notes)
+
+
+def _remove(before: float, plan: pruning.PrunePlan, app: App) -> pruning.PruneResult:
+    """Remove what was planned, and the names of event chunks from before that time.
+
+    A plan without jobs removes none, although jobs may have come into the cache since it was made.
+    """
+    from mopsjobs.cache.sync.events import forget_chunks  # here: `--help` needs none of it
+
+    def prune(cache: sqlite3.Connection) -> pruning.PruneResult:
+        forget_chunks(cache, from_timestamp(before))
+        return pruning.prune(cache, before) if plan.jobs else pruning.PruneResult(0, 0, None)
+
+    return app.cache.write(prune)
 
 
 def _kept_note(found: pruning.PrunePlan | None) -> list[str]:

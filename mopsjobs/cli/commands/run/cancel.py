@@ -6,7 +6,6 @@ import argparse
 
 from mopsjobs.app.care.active_jobs import active_jobs_by_filter, active_jobs_by_id, jobs_to_stop
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.submission_session import submission_session
 from mopsjobs.app.run.user_trust import agreed_trust, unknown_contexts, user_trust
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import add_filter_flags, add_full_ids, filter_of, has_filters
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.dry_run:
         jobs = active_jobs_by_id(args.jobs, app) if args.jobs else _chosen(args, app)
         return _plan(jobs, as_json=args.json)
-    trust, session = user_trust(args.trust, app), submission_session(app)
+    trust, session = user_trust(args.trust, app), app.session()
     job_ids = list(dict.fromkeys(args.jobs))
     if not args.jobs:
         jobs = _chosen(args, app)

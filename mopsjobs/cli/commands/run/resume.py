@@ -8,7 +8,7 @@ import functools
 from mopsjobs.app.following.follow import follow_record
 from mopsjobs.app.jobs.job_tasks import ledger_sizes
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.submission_session import launch_options, submission_session
+from mopsjobs.app.run.launch_arguments import launch_options
 from mopsjobs.app.run.user_trust import agreed_trust, user_trust
 from mopsjobs.app.tasks.resume_choice import tasks_that_ended
 from mopsjobs.cli.flags import add_full_ids
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Resume a job."""
-    session, trust = submission_session(app), user_trust(args.trust, app)
+    session, trust = app.session(), user_trust(args.trust, app)
     request = ResumeRequest(
         job_id=args.job,
         options=launch_options(vars(args), app, may_grow=True),

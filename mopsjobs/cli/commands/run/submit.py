@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mopsjobs.app.following.follow import follow
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.submission_session import launch_options, submission_session
+from mopsjobs.app.run.launch_arguments import launch_options
 from mopsjobs.cli.flags import full_id_type, parse_labels, positive_number
 from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, RawText, Result, Text
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     )
     if args.print_manifest and args.engine != "kubernetes":
         raise no_effect_error("print_manifest", args.engine)
-    session = submission_session(app)
+    session = app.session()
     with prepare(request, session) as prepared:
         if args.print_manifest:
             return _manifest(prepared.launch, app, as_json=args.json)

@@ -1,4 +1,4 @@
-"""The session in which a command submits, resumes and cancels jobs."""
+"""The arguments of a launch, the same on the command line and in a Python program."""
 
 from __future__ import annotations
 
@@ -8,22 +8,6 @@ from typing import Any
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.notify_rules import check_rules
 from mopsjobs.submission.launch_options import LaunchOptions, read_options
-from mopsjobs.submission.session import Session
-
-
-def submission_session(app: App) -> Session:
-    """Return a session with the registry, the clocks and the printer of a command. Nothing is opened yet."""
-    return Session(
-        registry_url=app.settings.registry.value,
-        open_registry=lambda: app.registry,
-        env=app.env,
-        note=app.out.note,
-        warn=app.out.warn,
-        progress=lambda: app.out.progress("bytes packed"),
-        now=app.now,
-        monotonic=app.monotonic,
-        sleep=app.sleep,
-    )
 
 
 def launch_options(values: Mapping[str, Any], app: App, *, may_grow: bool = False) -> LaunchOptions:
