@@ -683,7 +683,7 @@ class Job:
             NoManifestError: if mops-jobs did not submit the job.
             StoreError: if the registry cannot be read.
         """
-        from mopsjobs.app.tasks.reduced_outputs import read_reduced
+        from mopsjobs.app.tasks.reduced_table import read_reduced
 
         return read_reduced(self.id, None if params is None else as_plain(params), self._app)
 

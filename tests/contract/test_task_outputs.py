@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mopsjobs.app.tasks import task_outputs
-from mopsjobs.app.tasks.cached_results import find_cached_results
+from mopsjobs.app.tasks.results_table import find_cached_results
 from mopsjobs.app.tasks.task_outputs import MAX_LISTED, TaskOutput, read_task_output
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import NAMES_NAME

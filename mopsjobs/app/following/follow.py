@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
-from mopsjobs.app.following.foreground import run_here, stopped_code
 from mopsjobs.app.following.wait import StopCondition, describe_ended, wait_for
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.exit_codes import exit_code_of
 from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.console.progress_line import ProgressLine
+from mopsjobs.engines import check_runner
 from mopsjobs.engines.base import Launch
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import cores_directory, disk_errors, shard_lock
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import (
     EXIT_JOB_FAILED,
@@ -17,11 +22,19 @@ from mopsjobs.errors import (
     EXIT_UNREACHABLE,
     EngineError,
     MopsJobsError,
+    NoManifestError,
+    OptionError,
     command_line,
 )
 from mopsjobs.ledger.retry_policy import retry_policy
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import TERMINAL
-from mopsjobs.runner.shard import Shard
+from mopsjobs.runner.pools.shared_cores import SharedCores
+from mopsjobs.runner.run_shard import run_shard
+from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
+from mopsjobs.submission.shard_drop import ShardDrop
+from mopsjobs.submission.shared_registry import check_on_node
+from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.text import pluralize
 
 
@@ -92,3 +105,84 @@ def _describe_end(job_id: str, app: App) -> tuple[str, ...]:
         return describe_ended([app.registry.require_job(job_id)], app, has_said_why=True)
     except MopsJobsError:
         return ()
+
+
+EXIT_STOPPED = 143
+"""The exit code of a program that SIGTERM ended, as shells have it. Kubernetes then starts the shard again."""
+
+
+def run_here(shard: Shard, app: App) -> ShardResult:
+    """Work through a shard in this process, with a line about progress if a person is there to see it.
+
+    Args:
+        shard: the shard to run.
+        app: the run, whose registry has the job.
+
+    Raises:
+        UsageError: if the job's id is invalid, or if this node of a cluster does not share the registry.
+        OptionError: if the shard has workers and a scheduler.
+        JobBusyError: if another process of this machine runs the shard.
+        EngineError: if this machine's disk cannot be written, or its system runs no tasks.
+        JobNotFoundError: if the job does not exist.
+        NoManifestError: if the job was reported, not submitted.
+        ModelError, StoreError: if `run_shard` raises them.
+    """
+    check_runner()
+    if shard.workers is not None and shard.scheduler is not None:
+        raise OptionError("workers has no effect with a scheduler: the cluster has its own.", "workers")
+    if not shard.wait_for_manifest and shard.scheduler is None:  # a pod has its cores for itself
+        shard = shard._replace(cores=SharedCores(cores_directory(app.env), app.settings.local_workers))
+    registry = _registry_of(shard, app)
+    registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
+    directory = JobDir.for_job(shard.job_id, app.env)
+    with contextlib.ExitStack() as stack:
+        if app.settings.rules and shard.drop is None:
+            # Also notifies if the block raises an error, and when the lock is free again.
+            from mopsjobs.app.following.notify.watched import telling_of_run
+
+            stack.enter_context(telling_of_run(shard.job_id, app))
+        with disk_errors(directory):
+            make_directory(directory.path)
+            stack.enter_context(shard_lock(directory, shard.job_id, shard.number))
+        line = stack.enter_context(app.out.progress("tasks"))
+        try:
+            return run_shard(
+                shard,
+                registry.store,
+                registry,
+                directory,
+                on_log=app.out.note,
+                on_progress=None if line is None else show_progress_on(line),
+                sleep=app.sleep,
+            )
+        except NoManifestError:
+            registry.require_job(shard.job_id)
+            raise
+
+
+def _registry_of(shard: Shard, app: App) -> JobRegistry:
+    """Return the registry to which a shard reports: its own in a drop, else that of the run.
+
+    Raises:
+        UsageError: if this node of a cluster does not share the registry.
+    """
+    if shard.drop is not None:
+        return JobRegistry(ShardDrop(shard.drop, shard.number), now=app.now)
+    if shard.wait_for_manifest:
+        check_on_node(app.settings.registry.value)
+    return app.registry
+
+
+def show_progress_on(line: ProgressLine) -> Callable[[TaskProgress], None]:
+    """Return the function that shows the progress of a shard."""
+
+    def on_progress(progress: TaskProgress) -> None:
+        note = "waiting for a core" if progress.is_waiting else "" if progress.has_begun else "starting workers"
+        line.show(progress.done, progress.total, note=note, left=progress.left)
+
+    return on_progress
+
+
+def stopped_code(result: ShardResult) -> int:
+    """Return the exit code of a run that was stopped and leaves the rest to a restart."""
+    return EXIT_STOPPED if result.signal is None else 128 + result.signal

@@ -12,8 +12,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mopsjobs.app.jobs.early_ends import early_end_text
-from mopsjobs.app.jobs.engine_watch import EngineWatch, missing_reason, wait_of
+from mopsjobs.app.jobs.engine_watch import EngineWatch, early_end_text, missing_reason, wait_of
 from mopsjobs.app.jobs.find_job import FoundJob, find_state, read_family_of
 from mopsjobs.app.jobs.job_tasks import mirror_failures
 from mopsjobs.app.jobs.job_texts import late_end_text

@@ -22,12 +22,15 @@ from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
 from mopsjobs.errors import EXIT_SIGN_IN, EngineUnavailableError, MopsJobsError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_state import FIELDS, JobState
 from mopsjobs.registry.notes import WAITS_FOR
+from mopsjobs.registry.status import INFERRED_CODES
+from mopsjobs.studies.validation import EARLY_CODES, INCOMPLETE, REDUCE
 from mopsjobs.utils.backoff import NO_JITTER, Backoff
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import parse_time
 
 if TYPE_CHECKING:
     from mopsjobs.console.printer import Printer
+
 
 QUIET_SECONDS = 10.0
 """How long the record of a job stays the same before its engine is asked, and the first pause between two questions."""
@@ -223,3 +226,23 @@ def _describe_problem(done: ReconcileResult, engine: str) -> str:
     return (
         f"The {engine} engine reports {done.job_id}: {done.action.verb}{words}. Its record stays: {done.problem} {hint}"
     )
+
+
+RUNNER_CODES = ("MODEL", "ENGINE")
+"""Codes of the errors with which a runner ends its job."""
+
+OWN_CODES = (*EARLY_CODES, INCOMPLETE, REDUCE, *INFERRED_CODES, *RUNNER_CODES)
+"""Codes of errors that mops-jobs gives itself. Others are words of a cluster."""
+
+
+def early_end_text(job: Mapping[str, object]) -> str | None:
+    """Return why a job was ended before its tasks; None if it was not."""
+    message = str(job["error_message"]).partition(";")[0]
+    if is_ended_by_engine(job):
+        return f"{job['error_code']}: {message}"
+    return message if job["error_code"] in EARLY_CODES else None
+
+
+def is_ended_by_engine(job: Mapping[str, object]) -> bool:
+    """Return whether a job was ended by the word of its cluster. Its record then has that as the code of the error."""
+    return job["error_code"] not in (None, *OWN_CODES) and engine_of(job) in CLUSTER_ENGINES

@@ -19,13 +19,15 @@ from mopsjobs.app.tasks.results_table import (
 )
 from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, SCHEMA, CollectedScalars, OutputReader, TaskOutputs
-from mopsjobs.errors import NoOutputsError
+from mopsjobs.errors import MopsJobsError, NoOutputsError
 from mopsjobs.ledger.scalars import may_have_scalars
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.reductions import find_all_reduced
-from mopsjobs.studies.results import count_tasks
+from mopsjobs.studies.output_directory import RefusedFileError
+from mopsjobs.studies.reductions import ReducedOutputs, find_all_reduced, find_reduced
+from mopsjobs.studies.results import count_tasks, read_output
+from mopsjobs.studies.study import param_id
 from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column
 from mopsjobs.utils.text import pluralize
@@ -171,11 +173,11 @@ def _add_rows(store: VersionedStore, family: Sequence[Manifest], rows: list[Redu
     if study.reduce is None:
         return
     sets = study.sets_by_id()
-    for param_id, found in find_all_reduced(store, family):
+    for set_id, found in find_all_reduced(store, family):
         if found is not None:
-            params: Mapping[str, Any] = {} if param_id is None else sets[param_id][0][1].params
+            params: Mapping[str, Any] = {} if set_id is None else sets[set_id][0][1].params
             entries = {name: entry for name, entry in found.entries.items() if may_have_scalars(name)}
-            rows.append(ReducedRow(found.job_id, param_id, params, found.tasks))
+            rows.append(ReducedRow(found.job_id, set_id, params, found.tasks))
             yield TaskOutputs([len(rows) - 1], entries)
 
 
@@ -200,3 +202,54 @@ def _describe_absence(manifest: Manifest) -> str:
     function = manifest.study.reduce
     what = "names no reduce function" if function is None else f"has no outputs of {function} yet"
     return f"Job {manifest.job_id} {what}."
+
+
+def read_reduced(job_id: str, params: Mapping[str, Any] | None, app: App) -> dict[str, bytes]:
+    """Return the outputs of a reduction by their names. It costs a listing per member of the family, and the reads.
+
+    Args:
+        job_id: the full id of the job.
+        params: the parameters of a set; None for the whole job.
+        app: the run.
+
+    Raises:
+        NoOutputsError: if there are none.
+        NoManifestError: if mops-jobs did not submit the job.
+        StoreError: if the registry cannot be read.
+        MopsJobsError: if the store does not send an output.
+    """
+    function, found = find_reduced_of_job(job_id, app, params)
+    if found is None:
+        what = "names no reduce function" if function is None else f"has no outputs of {function} for that yet"
+        raise NoOutputsError(f"Job {job_id} {what}.", job_id=job_id)
+    outputs = {}
+    for name, entry in found.entries.items():
+        try:
+            one = read_output(app.store, entry.key)
+        except RefusedFileError as error:
+            raise MopsJobsError(f"{entry.key} cannot be read: {error}.") from None
+        if one is not None:
+            outputs[name] = one.value
+    return outputs
+
+
+def find_reduced_of_job(
+    job_id: str, app: App, params: Mapping[str, Any] | None = None
+) -> tuple[str | None, ReducedOutputs | None]:
+    """Return the reduce function that the study of a job names, and its last outputs. Either may be missing.
+
+    Args:
+        job_id: the full id of the job.
+        app: the run.
+        params: the parameters of a set; None for the whole job.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job.
+        StoreError: if the registry cannot be read.
+    """
+    manifest = load_manifest(app.store, job_id)
+    function = manifest.study.reduce
+    if function is None:
+        return None, None
+    family = family_of(app.store, job_id, manifest)
+    return function, find_reduced(app.store, family, None if params is None else param_id(params))

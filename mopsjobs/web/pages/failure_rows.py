@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mopsjobs.app.tasks.failure_overview import UNNAMED
-from mopsjobs.app.tasks.failures import MergedGroup, describe_condition
+from mopsjobs.app.tasks.failures import UNNAMED, MergedGroup, describe_condition
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import from_timestamp
 from mopsjobs.web.drawings import svg

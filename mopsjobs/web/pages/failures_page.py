@@ -12,8 +12,7 @@ from flask import Response, request
 
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.run.job_arguments import API, NUMBER, REPEATED, SWITCH, filters_on
-from mopsjobs.app.tasks.failure_overview import FailureOverview, overview_of_filter
-from mopsjobs.app.tasks.failures import MergedGroup
+from mopsjobs.app.tasks.failures import FailureOverview, MergedGroup, overview_of_filter
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.failures import FailedJob
 from mopsjobs.errors import command_line

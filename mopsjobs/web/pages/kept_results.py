@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response
 
 from mopsjobs.app.run.app import App
-from mopsjobs.app.tasks.cached_results import results_state
+from mopsjobs.app.tasks.results_table import results_state
 from mopsjobs.utils.table_files import type_of
 from mopsjobs.utils.times import json_time, json_timestamp
 from mopsjobs.web.pages.job_page import Reading, ask, is_submitted

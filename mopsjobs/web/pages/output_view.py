@@ -12,7 +12,7 @@ from flask import Response, request
 from mopsjobs.app.jobs.find_job import Job
 from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.run.freshness import Freshness
-from mopsjobs.app.tasks.cached_results import cached_lineage, results_state
+from mopsjobs.app.tasks.results_table import cached_lineage, results_state
 from mopsjobs.app.tasks.task_outputs import TaskOutput, no_such_task_error
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.stored_study import StoredStudy

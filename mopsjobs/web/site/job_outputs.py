@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mopsjobs.app.run.app import App
-from mopsjobs.app.tasks.cached_results import ResultsState, find_cached_results, results_state
-from mopsjobs.app.tasks.results_table import SUCCEEDED
+from mopsjobs.app.tasks.results_table import SUCCEEDED, ResultsState, find_cached_results, results_state
 from mopsjobs.app.tasks.task_outputs import TaskOutput, read_task_output
 from mopsjobs.web.site.memo import LastUsed
 from mopsjobs.web.site.previews import Preview, preview

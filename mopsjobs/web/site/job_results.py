@@ -16,8 +16,14 @@ from typing import Any, NamedTuple
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.app.tasks.cached_results import ResultsState, find_cached_results, results_state
-from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, ResultsTable, read_results_table
+from mopsjobs.app.tasks.results_table import (
+    FIRST_COLUMNS,
+    ResultsState,
+    ResultsTable,
+    find_cached_results,
+    read_results_table,
+    results_state,
+)
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.utils.table_files import BATCH, Column, is_numeric

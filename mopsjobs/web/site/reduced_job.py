@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mopsjobs.app.run.app import App
-from mopsjobs.app.tasks.reduced_outputs import find_reduced_of_job
+from mopsjobs.app.tasks.reduced_table import find_reduced_of_job
 from mopsjobs.app.tasks.task_outputs import MAX_OUTPUT_BYTES
 from mopsjobs.errors import NoManifestError, command_line
 from mopsjobs.studies.output_directory import RefusedFileError

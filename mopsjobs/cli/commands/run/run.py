@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from mopsjobs.app.following.foreground import run_here, stopped_code
+from mopsjobs.app.following.follow import run_here, stopped_code
 from mopsjobs.app.run.app import App
 from mopsjobs.cli.flags import add_full_ids, positive_number
 from mopsjobs.cli.launch_flags import add_options

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from mopsjobs.app.following.log_search import SearchRequest, search_logs
-from mopsjobs.app.following.log_source import LogRequest, read_logs
+from mopsjobs.app.following.log_source import LogRequest, SearchRequest, read_logs, search_logs
 from mopsjobs.app.jobs.log_selection import LogLine, parse_tasks
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mopsjobs.app.following.foreground import run_here, show_progress_on
+from mopsjobs.app.following.follow import run_here, show_progress_on
 from mopsjobs.app.run.app import App
 from mopsjobs.console.progress_line import ProgressLine
 from mopsjobs.errors import JobNotFoundError, NoManifestError, OptionError

@@ -6,7 +6,7 @@ import tracemalloc
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from mopsjobs.app.following.log_search import SearchRequest, search_logs
+from mopsjobs.app.following.log_source import SearchRequest, search_logs
 from mopsjobs.app.jobs.log_selection import LogLine, LogSelection
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.queries.filters import Filter

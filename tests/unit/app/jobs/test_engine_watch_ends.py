@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mopsjobs.app.jobs.early_ends import is_ended_by_engine
+from mopsjobs.app.jobs.engine_watch import is_ended_by_engine
 from mopsjobs.studies import validation
 
 CODES = [
