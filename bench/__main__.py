@@ -48,6 +48,16 @@ BENCHMARKS = {
     "requests": counting.run,
     "network": network.run,
 }
+SECTIONS = {
+    "Listings": ("list", "imports", "metrics"),
+    "Inside a job": ("ledgers", "record", "tasks", "results"),
+    "Syncs": ("sync", "grow", "network"),
+    "Writes": ("update", "race", "requests"),
+    "The page": ("serve", "abuse"),
+    "Beside other tools": ("python",),
+}
+"""The tables of the report, by the benchmarks whose figures they have."""
+
 ON_REQUEST = frozenset({"network"})
 """Benchmarks that take an hour, and that only `--only` runs."""
 
@@ -75,16 +85,17 @@ def main() -> int:
         parser.error("needs at least 100 jobs and one run")
 
     chosen = args.only or [name for name in BENCHMARKS if name not in ON_REQUEST]
-    lines: list[report.Line] = []
+    sections: dict[str, list[report.Line]] = {}
     with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-") as directory:
         setup = machine.Setup(args.jobs, args.runs, Path(directory), tuple(args.condition), args.max_seconds)
-        for name in chosen:
-            lines += BENCHMARKS[name](setup)
+        for title, names in SECTIONS.items():
+            if lines := [line for name in names if name in chosen for line in BENCHMARKS[name](setup)]:
+                sections[title] = lines
     peers = f"; {tools.rclone_version()}" if "sync" in chosen else ""
     settings = (
         f"rounds: {args.runs}, short processes {args.runs * listing.RUNS_FACTOR}; Azurite {azurite.version()}{peers}"
     )
-    text = report.markdown(lines, machine.description(), settings)
+    text = report.markdown(sections, machine.description(), settings)
     if args.write:
         report.RESULTS.write_text(text, encoding="utf-8")
         print(f"wrote {report.RESULTS.relative_to(machine.ROOT)}")

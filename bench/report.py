@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 REASONS = {
@@ -63,15 +67,9 @@ class Line:
         return (self.what, self.measured, self.against, *ratios, str(self.goal or ""), str(self.next_goal or ""))
 
 
-def markdown(lines: list[Line], machine: dict[str, str], settings: str) -> str:
-    """Return the whole report."""
-    rows = [line.cells() for line in lines]
-    widths = [max(len(row[column]) for row in (HEADERS, *rows)) for column in range(len(HEADERS))]
-    table = [
-        _row(HEADERS, widths),
-        _row(["-" * width for width in widths], widths),
-        *(_row(row, widths) for row in rows),
-    ]
+def markdown(sections: Mapping[str, Sequence[Line]], machine: dict[str, str], settings: str) -> str:
+    """Return the whole report: a table per section, without the columns that it does not use."""
+    lines = [line for section in sections.values() for line in section]
     missed = list(dict.fromkeys(line.what for line in lines if line.goal is not None and not line.goal.reached))
     return "\n".join(
         [
@@ -84,15 +82,19 @@ def markdown(lines: list[Line], machine: dict[str, str], settings: str) -> str:
             f"- date: {datetime.now(UTC):%Y-%m-%d}",
             f"- {settings}",
             "",
-            *table,
+            *(text for title, section in sections.items() for text in (f"## {title}", "", *_table(section), "")),
+            "## Goals missed",
             "",
-            f"Goals missed: {', '.join(missed) or 'none'}.",
+            *([f"- {what}: {REASONS[what]}" if what in REASONS else f"- {what}" for what in missed] or ["None."]),
             "",
-            *(f"- {what}: {REASONS[what]}" for what in missed if what in REASONS),
-            *([""] if missed else []),
         ]
     )
 
 
-def _row(cells: tuple[str, ...] | list[str], widths: list[int]) -> str:
-    return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+def _table(lines: Sequence[Line]) -> Iterator[str]:
+    rows = [line.cells() for line in lines]
+    used = [column for column in range(len(HEADERS)) if any(row[column] for row in rows)]
+    shown = [[row[column] for column in used] for row in (HEADERS, *rows)]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(used))]
+    for row in (shown[0], ["-" * width for width in widths], *shown[1:]):
+        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
