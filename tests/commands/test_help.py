@@ -51,7 +51,7 @@ def test_the_help_of_the_program_ends_with_examples_too(cli: Cli) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_one_form(cli: Cli, name: str) -> None:
-    """One line of usage, then a sentence of what the command does; flags; the examples at the end.
+    """One line of usage, a sentence of what the command does, flags, and the examples at the end.
 
     `-h`, `--help` and `help COMMAND` print the same, and an unknown flag points there.
     """
