@@ -109,6 +109,32 @@ def test_a_partial_job_tells_reused_tasks_that_are_lost(cli: Cli, remote: Remote
     assert "; 2 tasks lost outputs since" in text
 
 
+@pytest.mark.parametrize("status", ["succeeded", "failed"])
+def test_a_child_tells_what_its_parent_has_lost(cli: Cli, remote: Remote, status: str) -> None:
+    """Whether it has succeeded or not: it did not run these tasks, and the job was complete of them when it ended."""
+    jobs = remote.jobs
+    source = add_job(jobs, "source", SETS[:2])
+    _leave_results(jobs, source, 0, 1)
+    jobs.finalize_job("source", "succeeded")
+    add_job(jobs, "job", SETS, reused=(Reuse("source", BUNDLE, ((0, 2),)),))
+    Ledger(jobs.store, "job")(attempt(2, "failed"))
+    cli("validate", "job")
+    child = add_job(jobs, "job.2", SETS, only=[2], parent="job")
+    Ledger(jobs.store, "job.2")(attempt(2, status, output_bytes=8 if status == "succeeded" else None))
+    if status == "succeeded":
+        leave_output(jobs, child, 2, y=2)
+    cli("validate", "job.2")
+    cli.clock.advance(minutes=5)
+    assert "gone" not in cli.ok("results", "job.2", "--table", "-").err
+    _lose(jobs, results_prefix("source"))
+    _lose(jobs, "ledger/source/")
+    assert cli("validate", "job").code == 7
+    ran = cli("results", "job.2", "--table", "-")
+    assert ran.err.startswith("warning: The outputs of 2 tasks are gone, with their values.\n")
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [row["status"] for row in rows] == ["missing", "missing", status]
+
+
 def test_a_table_looks_for_outputs_that_no_chunk_has(cli: Cli, reusing: JobRegistry) -> None:
     """The cache has a reused task as succeeded, and no view has looked at its outputs since they were lost."""
     cli.ok("tasks", "job")

@@ -142,7 +142,7 @@ def count_lost_outputs(connection: sqlite3.Connection, job: Mapping[str, Any]) -
         return 0
     from mopsjobs.cache.queries.task_ends import count_lost  # here: few jobs reuse tasks
 
-    return count_lost(connection, str(job["job_id"]))
+    return count_lost(connection, job)
 
 
 def _section(title: str, content: object, share: float | None = None) -> Section:

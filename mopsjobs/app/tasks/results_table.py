@@ -7,9 +7,11 @@ The first learns the columns and collects the scalars, the second yields the row
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import itertools
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple, TypeVar
@@ -37,7 +39,6 @@ from mopsjobs.cache.sync.scalars import (
 from mopsjobs.errors import CacheError, JobNotFoundError, MopsJobsError, StoreUnavailableError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
-from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column, free_name, kind_of
 from mopsjobs.utils.text import error_line, pluralize
@@ -91,19 +92,19 @@ class ResultsTable:
         reader: ScalarReader,
         collected: CollectedScalars,
         simulations: Simulations | None,
-        tasks_lost: int,
+        count_lost: Callable[[Mapping[str, object]], int],
     ) -> None:
-        """Learn the columns, and collect the scalars. `tasks_lost` counts reused tasks without outputs."""
+        """Learn the columns, and collect the scalars. `count_lost` counts the tasks whose outputs a job has lost."""
         self._families = families
         self._collected = collected
         self._reader = reader
         self._parameter_kinds: dict[str, set[str]] = {}
-        self._tasks_lost = tasks_lost
+        self._tasks_lost = 0
         self.simulations = simulations
         """None if no task of the jobs repeats an earlier one."""
         self.left_out = 0
         """Scalars that the rows lack, since they are too large; counted while the rows are read."""
-        self._learn_tasks()
+        self._learn_tasks(count_lost)
         for member in itertools.chain.from_iterable(families):
             self._reader.read(member.number, member.job.job_id)
         if self._reader.tasks_lacking and not collected.has_any():
@@ -212,20 +213,24 @@ class ResultsTable:
         is_lost = self._reader.tasks_lost and not task.attempts and task.outcome == SUCCEEDED and not self.is_read(row)
         return MISSING if is_lost else task.outcome
 
-    def _learn_tasks(self) -> None:
-        """Learn the kinds of parameters, and which tasks succeeded."""
+    def _learn_tasks(self, count_lost: Callable[[Mapping[str, object]], int]) -> None:
+        """Learn the kinds of parameters, which tasks succeeded, and how many have lost their outputs."""
         params: object = None
+        missing: Counter[int] = Counter()
         for row in self.tasks():
             task = row.task
             if self.simulations is not None:
                 self.simulations.add(row.family, task)
-            if task.row.outcome == MISSING and self._families[row.family][0].job.job["status"] == JobStatus.SUCCEEDED:
-                self._tasks_lost += 1
+            if task.row.outcome == MISSING:
+                missing[row.member.number] += 1
             if task.params is not params:
                 params = task.params
                 learn_kinds(self._parameter_kinds, task.params)
             if task.row.outcome == SUCCEEDED:
                 self._collected.want(row.member.number, task.row.task, task.param_id, task.row.seed)
+        for member in itertools.chain.from_iterable(self._families):
+            if count := missing[member.number]:  # later jobs may have done again what this one has lost
+                self._tasks_lost += min(count, count_lost(member.job.job))
 
     def _name_scalars(self) -> list[ScalarColumn]:
         """Name the columns of scalars: by their path with dots; if another column has that name, after their output."""
@@ -353,20 +358,13 @@ def read_results_table(
             reader.chunk_problems += problems
             may_repeat = any(member.tasks.has_duplicates for family in members for member in family)
             simulations = Simulations(database) if may_repeat else None
-            lost = sum(_count_lost(connection, family[0]) for family in members)
-            return view(ResultsTable(members, reader, collected, simulations, lost))
+            table = ResultsTable(members, reader, collected, simulations, functools.partial(count_lost, connection))
+            return view(table)
 
     result = app.cache.read_cached(lambda connection: [view_cache(connection)])
     if result is None:
         raise never_mirrored_error(families[0][0].job_id)
     return result[0]
-
-
-def _count_lost(connection: sqlite3.Connection, newest: Member) -> int:
-    """Count the reused tasks that the newest job of a family has lost. If it succeeded, the rows tell that."""
-    job = newest.job.job
-    may_lose = job["status"] != JobStatus.SUCCEEDED and bool(reused_tasks(job)[0])
-    return count_lost(connection, newest.job.job_id) if may_lose else 0
 
 
 def _mirror_scalars(job_id: str, app: App) -> list[tuple[str, str]]:
@@ -434,7 +432,7 @@ def results_state(connection: sqlite3.Connection, job_id: str, *, now: float) ->
     for job in cached_lineage(connection, job_id, now=now):
         ledger = read_ledger(connection, str(job["job_id"]))
         known = () if ledger is None else (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
-        lost = count_lost(connection, str(job["job_id"])) if reused_tasks(job)[0] else 0
+        lost = count_lost(connection, job) if reused_tasks(job)[0] else 0
         state.append((job["job_id"], job["tasks_completed"], job["is_active"], lost, *known))
     return tuple(state)
 

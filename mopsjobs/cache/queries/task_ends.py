@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from mopsjobs.cache.queries.ledgers import IS_FAILED
 from mopsjobs.cache.stored_study import find_duplicates
@@ -72,18 +73,21 @@ def output_sizes(connection: sqlite3.Connection, job_id: str) -> dict[tuple[str,
     return {(param_id, str(seed)): size for param_id, seed, size in rows}
 
 
-def count_lost(connection: sqlite3.Connection, job_id: str) -> int:
+def count_lost(connection: sqlite3.Connection, job: Mapping[str, Any]) -> int:
     """Count the tasks that were complete at the end of a job, and that its complete ledger does not call succeeded.
 
     No attempt tells the end of a reused task. Without its outputs, it is missing.
     """
-    sql = (
-        "SELECT tasks_completed - (SELECT count(*) FROM task WHERE job_id = ?1 AND outcome = ?2)"
-        " FROM ledger CROSS JOIN job USING (job_id) WHERE job_id = ?1 AND is_complete AND NOT is_active"
-    )
-    row = connection.execute(sql, (job_id, str(Outcome.SUCCEEDED))).fetchone()
-    repeated = len(find_duplicates(connection, job_id)) if row is not None and row[0] else 0
-    return 0 if row is None else max(0, int(row[0]) - repeated)
+    if job["is_active"]:
+        return 0
+    job_id, completed = str(job["job_id"]), int(job["tasks_completed"] or 0)
+    row = connection.execute(
+        "SELECT (SELECT count(*) FROM task WHERE job_id = ?1 AND outcome = ?2) FROM ledger"
+        " WHERE job_id = ?1 AND is_complete",
+        (job_id, str(Outcome.SUCCEEDED)),
+    ).fetchone()
+    lost = 0 if row is None else completed - int(row[0])
+    return max(0, lost - len(find_duplicates(connection, job_id))) if lost > 0 else 0
 
 
 def memory_ends(connection: sqlite3.Connection, job_id: str) -> MemoryEnds:
