@@ -27,7 +27,9 @@ usage: ./build.sh [command]
   test [ARG...]  set up all that the tests need, such as an Azurite, and run pytest with the arguments:
                  in several processes, unless they name tests
   test --fast [ARG...]
-                 only the tests that need no server, in under a minute: installs Python packages alone
+                 only the tests of one process, in under a minute: installs Python packages alone
+  test --long [ARG...]
+                 also storms, time windows and the longest crash trials, as before a release
   servers        set up only the servers and the browsers of the tests
   lint           ruff, mypy, codespell, the checks of .github/, and the documents as a site
   docs           build the documents as a site, in build/site

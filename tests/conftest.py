@@ -5,6 +5,7 @@ A unit test runs with pytest alone: a fixture imports what it needs itself.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import os
@@ -54,13 +55,15 @@ MARKER_OF_FIXTURE = {
 """Fixtures that start servers, or runners and other processes, and the marker of the tests that use them."""
 MARKERS = frozenset(MARKER_OF_FIXTURE.values())
 """All of these are left out by `--fast`. Tests whose fixtures cannot tell are marked by hand."""
+STARTERS = ("subprocess", "work", "pool_of", "run_shard", "Worker")
+"""A module in tests/unit that imports one of these starts processes. So its tests are marked `slow`."""
 UNIT = ROOT / "tests" / "unit"
 TEMPROOT = "PYTEST_DEBUG_TEMPROOT"
 """The variable that tells pytest where to make its directories."""
 MIN_MEMORY = 2 * 1024**3
 """Free bytes of a file system in memory, from which on it is used."""
-SLOW_FOLDERS = ("contract", "integration", "resilience", "web")
-"""Left out by `--fast`: every backend, real processes and servers, faults put in on purpose."""
+SLOW_FOLDERS = ("commands", "contract", "integration", "resilience", "web")
+"""Left out by `--fast`, unless they are named: commands and pages, backends, processes and servers, planted faults."""
 
 # No test is judged by the clock, none depends on what an earlier run found, and nothing is written outside build/.
 # A busy machine makes examples slowly; that says nothing about a claim.
@@ -103,20 +106,24 @@ LONG = (
     "tests/integration/test_python_api_processes.py::test_threads_share_a_registry[azurite]",
     "tests/integration/test_slurm_engine.py::test_a_requeued_shard_with_a_drop",
     "tests/integration/test_slurm_engine.py::test_a_time_limit",
+    "tests/integration/test_scale.py::",
     "tests/project/test_zipapp.py::test_two_builds",
-    "tests/resilience/test_crash_kills.py::test_a_killed_sync_of_azurite",
+    "tests/resilience/test_crash_kills.py::test_a_killed_",
+    "tests/resilience/test_hostile.py::test_bombs_of_10_gb",
+    "tests/resilience/test_hostile.py::test_the_coverage_guided_fuzzer",
     "tests/resilience/test_life.py::test_a_d",
-    "tests/resilience/test_storm.py::test_a_storm_finds_a_defect",
-    "tests/resilience/test_storm.py::test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody[DynamoDB]",
-    "tests/resilience/test_storm.py::test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody[S3]",
+    "tests/resilience/test_storm.py::test_a_storm_",
+    "tests/resilience/test_storm.py::test_a_sync_mirrors_all_records",
+    "tests/resilience/test_storm.py::test_a_trial_of_syncs",
     "tests/resilience/test_views.py::test_after_each_command_all_views_agree_with_the_model[azure]",
 )
-"""Beginnings of the ids of tests that take seconds, and of which the run of all tests has a shorter kind. Only `--long`
-adds them, and each runs where it is named."""
+"""Beginnings of the ids of storms, time windows, the longest crash trials, and other long tests with a shorter kind.
+Only `--long` adds them, before a release. Each runs where it is named."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare `--fast` and `--long`."""
+    """Declare `--fast` and `--long`, and `--whole`, by which workers of xdist learn that no test was named."""
+    parser.addoption("--whole", action="store_true", help=argparse.SUPPRESS)
     parser.addoption("--long", action="store_true", help="also the longest tests")
     parser.addoption("--fast", action="store_true", help="only tests that need no server and no process of their own")
 
@@ -124,7 +131,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Put the directories of tests into memory where there is room: SQLite waits for the disk at each write."""
     if not hasattr(config, "workerinput"):  # a worker of xdist gets the options, and all tests as if they were named
-        config.option.long = config.option.long or not _is_whole(config)
+        config.option.whole = _is_whole(config)
+        config.option.long = config.option.long or not config.option.whole
     memory = Path("/dev/shm")
     if TEMPROOT in os.environ or not memory.is_dir() or not os.access(memory, os.W_OK):
         return
@@ -136,7 +144,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Skip, with `--fast`, the folders whose tests take long."""
     is_slow = collection_path.parent == ROOT / "tests" and collection_path.name in SLOW_FOLDERS
-    return True if is_slow and config.option.fast else None
+    return True if is_slow and config.option.fast and config.option.whole else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -160,9 +168,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for name in MARKER_OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKER_OF_FIXTURE[name])
-        if MARKERS & {mark.name for mark in item.iter_markers()}:
+        is_unit = UNIT in item.path.parents
+        if is_unit and any(hasattr(getattr(item, "module", None), name) for name in STARTERS):
+            item.add_marker("slow")
+        if found := MARKERS & {mark.name for mark in item.iter_markers()}:
             slow.add(item)
-            if UNIT in item.path.parents:
+            if is_unit and found != {"slow"}:
                 raise pytest.UsageError(
                     f"{item.nodeid} needs a server: move it to tests/contract or tests/integration."
                 )

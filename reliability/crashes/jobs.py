@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mopsjobs.bundles.packing import pack
-from mopsjobs.engines.base import Launch, LaunchResult
+from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine, runner_pid
 from mopsjobs.ledger.attempt import Outcome
@@ -26,6 +26,7 @@ from mopsjobs.submission.client import JobSubmissionClient, Submission
 from reliability.crashes.killing import Script, killing
 from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import hold
+from support.engines import Nowhere
 
 TASKS = 8
 WORKERS = ("--workers", "2")
@@ -47,15 +48,6 @@ TEMPORARY = re.compile(r"(^|/)\.unpacking-|\.part$|\.new$|\.tmp$")
 
 DRAFTS = ("launched.json.part", "runner.json.part")
 """What one killed while it wrote a note leaves: one file at most, which the next writer of the note takes over."""
-
-
-class _Nowhere:
-    """An engine that launches nothing: the runner is started by the trial itself."""
-
-    name = "local"
-
-    def launch(self, launch: Launch) -> LaunchResult:
-        return LaunchResult(show_command="", metadata={})
 
 
 class Jobs:
@@ -108,7 +100,7 @@ class Jobs:
         client = JobSubmissionClient(
             self._store,
             self._registry,
-            _Nowhere(),  # type: ignore[arg-type]
+            Nowhere(),  # type: ignore[arg-type]
             directory_of=lambda job: JobDir.for_job(job, self._env),
         )
         with pack(self.code) as packed:

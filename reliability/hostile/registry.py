@@ -24,7 +24,7 @@ import sys
 import urllib.parse
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from unittest import mock
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -37,6 +37,8 @@ from reliability.hostile import ledger
 from reliability.hostile.readers import EVENT, MANIFEST, RECORD, must
 from reliability.hostile.values import HALVES, NUMBERS, TEXTS, TIMES
 from reliability.trial import Figure, Trial
+from support.cli import Ran
+from support.terminal import TerminalStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -50,17 +52,6 @@ _OUR_STYLES = re.compile(r"\x1b\[(?:0|1|2|3[1-6])m|\x1b\[H\x1b\[2J")
 """What a terminal gets from us on purpose. None of the hostile texts holds one of these."""
 
 _MARKUP = re.compile(r"<script>alert|<img src=x|'><b>", re.ASCII)
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 class Command:
@@ -77,7 +68,7 @@ class Command:
 
     def run(self, *argv: str, terminal: bool = False) -> Ran:
         """Return one run of it."""
-        out, err = (_Terminal() if terminal else io.StringIO() for _ in range(2))
+        out, err = (TerminalStream() if terminal else io.StringIO() for _ in range(2))
         no_line = mock.patch("mopsjobs.console.progress_line.DELAY_SECONDS", 1e9)  # of work that a busy machine slows
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), no_line:
             code = mops_jobs.main(list(argv), env=self.env, now=lambda: NOW, sleep=_interrupt)

@@ -9,24 +9,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-from flask import Flask
-from jinja2 import BytecodeCache
-from jinja2.bccache import Bucket
 
 import mopsjobs as mj
 from bench.machine import ROOT
 from mopsjobs.app.run import config
 from mopsjobs.app.run.app import App
 from mopsjobs.console.printer import Printer
-from mopsjobs.web.server.pages import make_app
-from mopsjobs.web.server.security import own_names
 from mopsjobs.web.site.background import ChangeSignal
 from mopsjobs.web.site.site import Site
 from reliability.crashes.processes import Forker
 from reliability.trial import hold
 from support import cli
+from support.web import make_client
 
 LIMIT_SECONDS = 180
 """A command that takes longer hangs."""
@@ -123,8 +117,7 @@ class Machine:
         if self._site is None:
             app = App(config.load({}, self.env, str(self.code)), Printer(None, None, self.env), self.env)
             self._site = Site(app, ChangeSignal(), None)
-            with mock.patch.object(Flask, "jinja_options", {"bytecode_cache": COMPILED}):
-                self._client = make_app(self._site, own_names("127.0.0.1", ())).test_client()
+            self._client = make_client(self._site)
         site, client = self._site, self._client
         site.changes.add()
         reads = site.reads = site.make_reads()  # a page waits for seconds until it reads a job again
@@ -142,21 +135,3 @@ class Machine:
         """Close the page."""
         if self._site is not None:
             self._site.app.close()
-
-
-class _Compiled(BytecodeCache):
-    """The templates of all applications of this process: to compile them takes longer than a step."""
-
-    def __init__(self) -> None:
-        self._compiled: dict[tuple[str, str], Any] = {}
-
-    def load_bytecode(self, bucket: Bucket) -> None:
-        """Give a bucket its code."""
-        bucket.code = self._compiled.get((bucket.key, bucket.checksum))
-
-    def dump_bytecode(self, bucket: Bucket) -> None:
-        """Keep the code of a bucket."""
-        self._compiled[bucket.key, bucket.checksum] = bucket.code
-
-
-COMPILED = _Compiled()

@@ -98,8 +98,8 @@ def test_a_secret_in_the_url_of_a_registry_gets_a_hint(cli: Cli) -> None:
         assert "hint: Put a SAS token into AZURE_STORAGE_SAS_TOKEN." in ran.err
 
 
-@pytest.mark.parametrize("word", ["a//b", "/a", "a/../b", "x\x1b[31my", "a\nb", "a\u202eb", "", ".."])
-@pytest.mark.parametrize("argv", [("status",), ("wait",), ("cancel",), ("status", "--refresh")])
+@pytest.mark.parametrize("word", ["a/../b", "x\x1b[31my", ""])
+@pytest.mark.parametrize("argv", [("status",), ("cancel",)])
 def test_an_impossible_job_id_is_named_harmlessly(cli: Cli, argv: tuple[str, ...], word: str) -> None:
     """An id with an empty part or a control character is wrong usage, and shown so that it cannot move a cursor."""
     ran = cli(*argv, word)
@@ -109,16 +109,7 @@ def test_an_impossible_job_id_is_named_harmlessly(cli: Cli, argv: tuple[str, ...
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [
-        ("colour = 'never'", "'colour'"),
-        ("color = 7", "color"),
-        ("color = 'pink'", "'pink'"),
-        ("color = ", "not valid TOML"),
-        ("stale_after = 'soon'", "'soon'"),
-        ("registry = 'nonsense'", "'nonsense'"),
-        ("[registry]\nurl = 'memory:'", "registry"),
-        ("\x00", "not valid TOML"),
-    ],
+    [("colour = 'never'", "'colour'"), ("\x00", "not valid TOML")],
 )
 def test_a_bad_configuration_file_is_named(cli: Cli, text: str, named: str) -> None:
     """A wrong key, type or value in a file: exit code 2 and one sentence that names the file."""
@@ -132,7 +123,7 @@ def test_a_bad_configuration_file_is_named(cli: Cli, text: str, named: str) -> N
     assert str(path) in ran.err
 
 
-@pytest.mark.parametrize("argv", [("list",), ("status", "a"), ("sync",), ("register", "a"), ("wait", "a")])
+@pytest.mark.parametrize("argv", [("list",), ("register", "a")])
 def test_no_credentials_say_what_was_tried(cli: Cli, argv: tuple[str, ...]) -> None:
     """A registry that nothing gives access to: exit code 4, and the sentence or its hint names the variables."""
     ran = cli(*argv, MOPS_JOBS_REGISTRY="azure://jobs")
@@ -216,9 +207,7 @@ def test_a_job_may_be_called_like_a_command(cli: Cli, jobs: JobRegistry, word: s
     assert cli.ids("--owner", "list") == [word]
 
 
-@pytest.mark.parametrize(
-    "argv", [("list",), ("sync",), ("register", "a"), ("status", "a"), ("cancel", "a"), ("doctor",)]
-)
+@pytest.mark.parametrize("argv", [("list",), ("register", "a"), ("doctor",)])
 def test_a_registry_that_is_a_directory_is_told_in_one_sentence(cli: Cli, argv: tuple[str, ...]) -> None:
     """It cannot be used, now or later: exit code 4, and a hint, and it stays empty."""
     place = cli.cache.parent / "directory"
@@ -241,8 +230,7 @@ def test_a_registry_that_cannot_be_made_is_a_matter_of_access(cli: Cli) -> None:
     assert "hint: Name another place: --registry" in ran.err
 
 
-@pytest.mark.parametrize("argv", [("list", "--owner", "\udce9"), ("status", "\udce9"), ("list", "--label", "a=\udce9"),
-                                  ("list", "--name", "\udce9*"), ("list", "--match", "\udce9")])  # fmt: skip
+@pytest.mark.parametrize("argv", [("list", "--owner", "\udce9"), ("status", "\udce9"), ("list", "--match", "\udce9")])
 def test_words_that_are_not_utf_8_are_no_surprise(cli: Cli, argv: tuple[str, ...]) -> None:
     """Bytes from the command line that are not text match nothing, or are refused; they are never unexpected."""
     ran = cli(*argv)

@@ -130,7 +130,7 @@ def test_a_cursor_of_another_cache_is_refused(cli: Cli, remote: Remote, write: W
     assert cli("events", "--since", cursor.partition("-")[0] + "-99", *flags).code == 2
 
 
-@pytest.mark.parametrize("text", ["x", "", "12", "zzzzzzzzzzzz-1", "-1", "0123456789ab-", "0123456789ab-1 "])
+@pytest.mark.parametrize("text", ["x", "zzzzzzzzzzzz-1", "0123456789ab-"])
 def test_what_is_no_cursor_is_refused(cli: Cli, remote: Remote, write: Writer, text: str) -> None:
     """Any other text: exit code 2, one sentence."""
     write("a")
@@ -181,13 +181,13 @@ def test_lines_for_people(cli: Cli, remote: Remote, write: Writer) -> None:
         {"text": [1]},
     ],
 )
-@pytest.mark.parametrize("kind", ["state", "log", "dropped", "task_failed"])
-def test_odd_fields_do_no_harm(cli: Cli, remote: Remote, write: Writer, kind: str, fields: dict[str, Any]) -> None:
+def test_odd_fields_do_no_harm(cli: Cli, remote: Remote, write: Writer, fields: dict[str, Any]) -> None:
     """Fields of other types than usual are shown somehow, by each of the commands."""
     add(remote.jobs, "job", "failed")
-    write("a", kind=kind, **fields)
+    for kind in ("state", "log", "dropped", "task_failed"):
+        write("a", kind=kind, **fields)
     cli.clock.advance(hours=1)
-    assert len(cli.ok("events").lines) == 1
+    assert len(cli.ok("events").lines) == 4
     assert cli("events", "job", "--follow").code == 0
     assert cli("logs", "job", "-f").code == 100
 

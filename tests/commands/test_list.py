@@ -113,7 +113,7 @@ def test_the_newest_change_comes_first(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("five")
-@pytest.mark.parametrize("limit", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("limit", [1, 3, 9])
 def test_active_jobs_are_never_cut(cli: Cli, limit: int) -> None:
     """A limit cuts ended jobs only, and the true total is said beside what is shown, in the footer and in JSON."""
     document = cli.ok("list", "--json", "--limit", str(limit)).json
@@ -164,7 +164,7 @@ def test_an_empty_list_is_no_error(cli: Cli, flags: tuple[str, ...]) -> None:
     assert sentences(cli.ok("list", *flags).err)[0].startswith("0 jobs")
 
 
-@pytest.mark.parametrize("argv", [("list",), ("list", "-q"), ("list", "--json"), ("events",), ("sync",)])
+@pytest.mark.parametrize("argv", [("list",), ("sync",)])
 def test_a_registry_that_was_named_and_is_not_there_is_told(
     cli: Cli, tmp_path: pathlib.Path, argv: tuple[str, ...]
 ) -> None:
@@ -249,7 +249,7 @@ def cached(cli: Cli, remote: Remote) -> Remote:
     return remote
 
 
-@pytest.mark.parametrize("flags", [(), ("--offline",), ("--max-age", "2h"), ("--hours", "48"), ("--limit", "0")])
+@pytest.mark.parametrize("flags", [(), ("--offline",), ("--max-age", "2h")])
 def test_a_listing_sends_nothing_unless_asked(cli: Cli, cached: Remote, flags: tuple[str, ...]) -> None:
     """A cache that has been filled answers alone, says how old it is, and no request leaves the machine."""
     assert cli.ids(*flags) == ["a"]

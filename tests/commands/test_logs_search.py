@@ -96,15 +96,10 @@ def test_an_outage_leaves_the_cache(cli: Cli, remote: Remote, jobs: None) -> Non
     ("argv", "words"),
     [
         ((), "logs needs a JOB; without one, --grep or --failed."),
-        (("--task", "4"), "logs needs a JOB; without one, --grep or --failed."),
         (("old", "--hours", "4"), "A JOB contradicts filters and --limit, which select jobs."),
         (("old", "--limit", "4"), "A JOB contradicts filters and --limit, which select jobs."),
         (("old", "night-1", "-f"), "--follow needs one JOB."),
-        (("--grep", "x", "-f"), "--follow needs one JOB."),
         (("--grep", "("), "invalid regular expression '('"),
-        (("--grep", "x", "--tail", "-1"), "argument --tail: invalid number of lines '-1': expected a whole"),
-        (("--grep", "x", "--tail", "x"), "argument --tail: invalid number of lines 'x': expected a whole number"),
-        (("--grep", "x", "--since", "y"), "y"),
     ],
 )
 def test_requests_that_contradict_are_refused(cli: Cli, jobs: None, argv: tuple[str, ...], words: str) -> None:

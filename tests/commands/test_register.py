@@ -60,11 +60,14 @@ def test_a_job_is_registered_once(cli: Cli, jobs: JobRegistry) -> None:
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--metadata", "[1]"), ("--metadata", "{"), ("--metadata", '{"x": NaN}'), ("--metadata", '{"x": 1e999}'),
-        ("--metadata", "[" * 100_000), ("--total", "-1"), ("--total", "many"), ("--label", "x"), ("--label", "=1"),
-        ("--parent",), ("extra",), ("--error", "x"),
+        ("--metadata", "[1]"),
+        ("--metadata", "{"),
+        ("--metadata", '{"x": NaN}'),
+        ("--total", "many"),
+        ("--label", "x"),
+        ("extra",),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_registered_is_refused(cli: Cli, jobs: JobRegistry, flags: tuple[str, ...]) -> None:
     """An invalid value: exit code 2, one sentence, and the job is not registered."""
     ran = cli("register", "job", *flags)
@@ -72,7 +75,7 @@ def test_what_cannot_be_registered_is_refused(cli: Cli, jobs: JobRegistry, flags
     assert jobs.get_job("job") is None
 
 
-@pytest.mark.parametrize("job_id", ["a/b", "../x", "", ".", "a b", "a\nb", "\x1b[31m", "-a", "é", "x" * 129, "@latest"])
+@pytest.mark.parametrize("job_id", ["a/b", "a b", "\x1b[31m"])
 def test_a_job_id_has_to_be_typable(cli: Cli, job_id: str) -> None:
     """An id with a slash, a blank or a control character is refused with exit code 2, and shown harmlessly."""
     ran = cli("register", "--owner", "me", "--", job_id)

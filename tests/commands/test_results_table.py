@@ -101,7 +101,7 @@ def test_a_family_is_one_table(cli: Cli, jobs: JobRegistry) -> None:
     ]
 
 
-@pytest.mark.parametrize("parent", ["\x1b[41mred", "@latest", "@x", "job", "other", "", "job-3", "../job"])
+@pytest.mark.parametrize("parent", ["@latest", "job", "../job"])
 def test_a_record_names_its_parent_by_its_whole_id_alone(cli: Cli, jobs: JobRegistry, parent: str) -> None:
     """Neither `@latest` nor a prefix of ids brings another job into the table, as it does in a command."""
     for job_id in ("job-1", "job-2", "other-1"):
@@ -327,8 +327,6 @@ def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobReg
         (["job", "job"], "Several jobs need --table FILE."),
         (["job", "--offline"], "--offline needs --table FILE: the cache has no outputs."),
         (["job", "--table", "-", "--quantile", "2"], "invalid quantiles '2': expected up to 20 numbers from 0 to 1"),
-        (["job", "--table", "-", "--quantile", "nan"], "invalid quantiles 'nan'"),
-        (["job", "--table", "-", "--quantile", "0.5,.5"], "invalid quantiles '0.5,.5': one comes twice"),
         (["job", "--table", "-", "--json"], "not allowed with argument"),
     ],
 )

@@ -164,12 +164,8 @@ def test_tasks_of_a_job_that_never_ran_have_no_outcome(cli: Cli, remote: Remote)
     ("words", "told"),
     [
         (["--retries", "two"], "invalid --retries 'two': expected a whole number from 0 to 100."),
-        (["--retries", "101"], "invalid --retries '101': expected a whole number from 0 to 100."),
         (["--retry-on", "oom,dead"], "invalid --retry-on 'dead': expected some of oom, timeout, died and error:TYPE,"),
-        (["--retry-on", "ValueError"], "Did you mean 'error:ValueError'?"),
         (["--task-memory", "2"], "invalid --task-memory '2': expected a size like 512MiB or 2GiB."),
-        (["--task-memory", "1KiB"], "invalid --task-memory '1KiB': expected at least 16MiB."),
-        (["--task-memory", "x2"], "invalid --task-memory 'x2': expected a size like 512MiB or 2GiB."),
     ],
 )
 def test_an_invalid_limit_is_one_sentence(cli: Cli, words: list[str], told: str) -> None:

@@ -744,14 +744,6 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
             "invalid scheduler 'here': expected an address like tcp://HOST:8786, without a password.",
         ),
         (
-            ["--scheduler", "tcp://h:0"],
-            "invalid scheduler 'tcp://h:0': expected an address like tcp://HOST:8786, without a password.",
-        ),
-        (
-            ["--scheduler", "http://h:1"],
-            "invalid scheduler 'http://h:1': expected an address like tcp://HOST:8786, without a password.",
-        ),
-        (
             ["--scheduler", "tcp://me:secret@h:1"],
             "invalid scheduler: expected an address like tcp://HOST:8786, without a password.",
         ),
@@ -759,7 +751,6 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
             ["--scheduler", NOBODY, "--workers", "2"],
             "--workers has no effect with the dask engine: the cluster has its own.",
         ),
-        (["--scheduler", NOBODY, "--shards", "2"], "--shards has no effect with the dask engine."),
     ],
 )
 def test_what_makes_no_sense_is_refused(cli: Cli, seir: list[str], argv: list[str], said: str) -> None:

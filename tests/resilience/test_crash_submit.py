@@ -10,7 +10,7 @@ import pytest
 
 from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.bundles.packing import pack
-from mopsjobs.engines.base import Launch, LaunchResult
+from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import JobExistsError, StoreAccessError, StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -20,6 +20,7 @@ from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.submission.client import JobSubmissionClient, Submission
 from mopsjobs.submission.offline import deliver_offline
 from support.cli import LineStore, key
+from support.engines import Nowhere
 from support.runs import code, sets_of, study
 
 if TYPE_CHECKING:
@@ -43,15 +44,6 @@ class Mortal(LineStore):
         if self._left == 0:
             raise Killed
         self._left -= 1
-
-
-class Nowhere:
-    """An engine that launches nothing."""
-
-    name = "local"
-
-    def launch(self, launch: Launch) -> LaunchResult:
-        return LaunchResult(show_command="", metadata={})
 
 
 def submit(store: VersionedStore, directory: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.engines.base import EngineState, EngineTimes
+from mopsjobs.engines.base import EngineState, EngineTimes, LaunchResult
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from support.cli import add
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from mopsjobs.engines.base import Launch, LaunchResult
+    from mopsjobs.engines.base import Launch
 
 COMPLETE = EngineState("succeeded")
 FAILED = EngineState("failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
@@ -56,6 +56,15 @@ class Cluster:
 
     def cancel(self, job: Mapping[str, object]) -> bool:
         return True
+
+
+class Nowhere:
+    """An engine that launches nothing."""
+
+    name = "local"
+
+    def launch(self, launch: Launch) -> LaunchResult:
+        return LaunchResult(show_command="", metadata={})
 
 
 def add_kubernetes_job(registry: JobRegistry, status: str, job_id: str = "a", **fields: Any) -> JobState:

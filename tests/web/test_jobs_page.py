@@ -163,13 +163,8 @@ def test_a_row_says_why_a_job_failed(web: Web) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("owner:ada", {"owner": "ada"}),
         ("owner:ada owner:grace", {"owner": "ada,grace"}),
-        ("status:failed night", {"status": "failed", "q": "night"}),
         ('error:"exit code 137" is:open', {"error": "exit code 137", "open": "true"}),
-        ("label:exp=7 is:stuck", {"label": "exp=7", "stuck": "true"}),
-        ("param:beta>0.9", {"param": "beta>0.9"}),
-        ("study:seir.model:run/baseline", {"study": "seir.model:run/baseline"}),
     ],
 )
 def test_filters_in_the_search_become_parameters(web: Web, words: str, expected: dict[str, str]) -> None:
@@ -186,16 +181,11 @@ def test_a_search_adds_to_the_filters(web: Web) -> None:
 @pytest.mark.parametrize(
     ("query", "ids"),
     [
-        ("?error=oom", ["broke"]),
         ("?error=LOST&owner=grace", ["lost"]),
         ("?study=seir.model:run/baseline", ["broke", "broke.2", "lost"]),
-        ("?q=137", ["broke"]),
         ("?q=BASELINE&status=failed", ["broke", "lost"]),
-        ("?q=baseline&error=lost", ["lost"]),
         ("?open=true&owner=grace", ["half", "lost"]),
         ("?stuck=true", ["stuck"]),
-        ("?param=beta", []),
-        ("?param=beta%3E0.9", []),
     ],
 )
 def test_the_page_finds_by_study_error_and_words(web: Web, query: str, ids: list[str]) -> None:
@@ -205,13 +195,9 @@ def test_the_page_finds_by_study_error_and_words(web: Web, query: str, ids: list
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("q=ownr:ada", "unknown filter 'ownr': expected one of hours,"),
         ("q=ownr:ada", "Did you mean 'owner'?"),
-        ("q=is:stukc", "Did you mean 'stuck'?"),
-        ("q=status:faild", "Did you mean 'failed'?"),
         ("status=nope&owner=ada", "invalid status 'nope'"),
         ("columns=size", "invalid columns 'size': expected one of compare, study,"),
-        ("group=colour", "invalid group 'colour': expected study, owner or label:KEY"),
         ("param=%3D5", "invalid condition '=5'"),
     ],
 )

@@ -58,17 +58,10 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
     ("query", "ids"),
     [
         ("", ["pending-1", "done-1", "failed-1", "running-1"]),
-        ("?status=failed", ["failed-1"]),
         ("?status=active", ["pending-1", "running-1"]),
-        ("?owner=ada", ["done-1", "running-1"]),
         ("?label=exp%3D7", ["running-1"]),
-        ("?q=GRACE", ["failed-1"]),
         ("?q=1&status=running", ["running-1"]),
-        ("?q=%25", []),
         ("?q=d_1", []),
-        ("?q=exp", []),
-        ("?q=8", ["failed-1"]),
-        ("?sort=name", ["done-1", "failed-1", "pending-1", "running-1"]),
         ("?sort=-name&owner=&label=&hours=", ["running-1", "pending-1", "failed-1", "done-1"]),
         ("?hours=0.5", ["pending-1", "running-1"]),
     ],
@@ -195,17 +188,11 @@ def test_a_page_is_of_one_moment(web: Web, monkeypatch: pytest.MonkeyPatch) -> N
     ("path", "sentence"),
     [
         ("/jobs?status=nope", "invalid status"),
-        ("/jobs?sort=size", "invalid sort column"),
         ("/jobs?page=0", "invalid page &#39;0&#39;: expected a whole number from 1 to"),
-        ("/jobs?hours=soon", "invalid hours"),
         ("/jobs?colour=red", "unknown parameter"),
-        ("/jobs?label=%3D7", "invalid label"),
         ("/charts?days=8", "invalid days"),
-        ("/charts?label=%3D7", "invalid label"),
         ("/api/v1/jobs?limit=0", "invalid limit '0': expected a whole number from 1 to 1,000"),
-        ("/api/v1/jobs?stuck=maybe", "true or false"),
         ("/api/v1/events?since=x", "invalid cursor"),
-        ("/api/v1/events?limit=x", "invalid limit 'x': expected a whole number from 1 to 1,000"),
     ],
 )
 def test_what_makes_no_sense_is_told_in_a_sentence(web: Web, path: str, sentence: str) -> None:
@@ -555,13 +542,13 @@ def test_it_answers_to_its_own_names(web: Web, host: str) -> None:
     ["evil.example", "localhost.evil.example", "evil.example:8765", "localhost, evil.example", "user@localhost", "",
      "127.0.0.2", "10.0.0.1", "localhost.", "[::1", "0.0.0.0"],
 )  # fmt: skip
-@pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/static/live.js", "/nope"])
-def test_it_answers_to_no_other_name(web: Web, host: str, path: str) -> None:
+def test_it_answers_to_no_other_name(web: Web, host: str) -> None:
     """A foreign Host is refused on every path, with a sentence that reveals nothing."""
-    answer = web.get(path, Host=host)
-    assert answer.status_code == 421
-    assert "running-1" not in answer.text
-    assert web.app.settings.registry_id not in answer.text
+    for path in ("/jobs", "/api/v1/jobs", "/static/live.js", "/nope"):
+        answer = web.get(path, Host=host)
+        assert answer.status_code == 421
+        assert "running-1" not in answer.text
+        assert web.app.settings.registry_id not in answer.text
 
 
 @pytest.mark.claim("The page answers under its own names only")
@@ -581,13 +568,13 @@ def test_every_answer_carries_the_headers(web: Web, path: str) -> None:
 
 
 @pytest.mark.claim("The page answers `GET` and `HEAD` only")
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
 @pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/nope"])
-def test_it_only_answers_get_and_head(web: Web, method: str, path: str) -> None:
+def test_it_only_answers_get_and_head(web: Web, path: str) -> None:
     """Everything else is 405, and says what is allowed."""
-    answer = web.client.open(path, method=method)
-    assert answer.status_code == 405
-    assert answer.headers["Allow"] == "GET, HEAD"
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
+        answer = web.client.open(path, method=method)
+        assert answer.status_code == 405
+        assert answer.headers["Allow"] == "GET, HEAD"
 
 
 class _Structure(HTMLParser):

@@ -149,34 +149,34 @@ def test_a_model_that_closes_its_streams_does_not_end_the_conversation(run: Work
 # --- tasks that fail ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("statement", "kind", "message"),
-    [
-        ("raise ValueError('so it is')", "ValueError", "so it is"),
-        ("import sys; sys.exit(3)", "SystemExit", "3"),
-        ("return 1 / 0", "ZeroDivisionError", "division by zero"),
-        ("return f(params, seed)", "RecursionError", "maximum recursion depth exceeded"),
-        ("return {1, 2}", "TypeError", "Object of type set is not JSON serializable"),
-        ("return float('inf')", "ValueError", "Out of range float values are not JSON compliant"),
-        ("return {'a': [b'']}", "TypeError", "Object of type bytes is not JSON serializable"),
-        ("return {'a': b'', 'b': {1, 2}}", "TypeError", "Object of type set is not JSON serializable"),
-        ("return {'a': b'', 1: b''}", "TypeError", "invalid name of an output 1: expected a text"),
-        ("return {(1, 2): 3}", "TypeError", "keys must be str, int, float, bool or None, not tuple"),
-        ("raise type('Own', (BaseException,), {})('mine')", "Own", "mine"),
-        ("raise type('Own', (Exception,), {'__str__': lambda self: 1 / 0})", "Own", "<exception str() failed>"),
-    ],
-)
-def test_whatever_a_task_raises_ends_that_task_and_no_other(
-    run: Worker, statement: str, kind: str, message: str
-) -> None:
-    source = f"def f(params, seed):\n    if params: return 'well'\n    {statement}\n"
-    talk = run(source, {}, {"params": {"x": 1}})
-    error = talk.answers[1]["error"]
-    assert error["type"] == kind
-    assert error["message"].startswith(message)
-    assert "model.py" in error["traceback"] or kind == "TypeError" or "JSON" in error["message"]
-    assert len(error["traceback"]) <= 8000
-    assert decoded_outputs(talk.answers[2]) == {"result.json": b'"well"'}
+RAISED = [
+    ("raise ValueError('so it is')", "ValueError", "so it is"),
+    ("import sys; sys.exit(3)", "SystemExit", "3"),
+    ("return 1 / 0", "ZeroDivisionError", "division by zero"),
+    ("return f(params, seed)", "RecursionError", "maximum recursion depth exceeded"),
+    ("return {1, 2}", "TypeError", "Object of type set is not JSON serializable"),
+    ("return float('inf')", "ValueError", "Out of range float values are not JSON compliant"),
+    ("return {'a': [b'']}", "TypeError", "Object of type bytes is not JSON serializable"),
+    ("return {'a': b'', 'b': {1, 2}}", "TypeError", "Object of type set is not JSON serializable"),
+    ("return {'a': b'', 1: b''}", "TypeError", "invalid name of an output 1: expected a text"),
+    ("return {(1, 2): 3}", "TypeError", "keys must be str, int, float, bool or None, not tuple"),
+    ("raise type('Own', (BaseException,), {})('mine')", "Own", "mine"),
+    ("raise type('Own', (Exception,), {'__str__': lambda self: 1 / 0})", "Own", "<exception str() failed>"),
+]
+"""What a task does, and the error that it ends with."""
+
+
+def test_whatever_a_task_raises_ends_that_task_and_no_other(run: Worker) -> None:
+    bodies = "".join(f"def g{number}(params, seed):\n    {row[0]}\n" for number, row in enumerate(RAISED))
+    source = f"{bodies}def f(params, seed):\n    return globals()[params['call']](params, seed) if params else 'well'\n"
+    talk = run(source, *({"params": {"call": f"g{number}"}} for number in range(len(RAISED))), {})
+    for (_, kind, message), answer in zip(RAISED, talk.answers[1:], strict=False):
+        error = answer["error"]
+        assert error["type"] == kind
+        assert error["message"].startswith(message)
+        assert "model.py" in error["traceback"] or kind == "TypeError" or "JSON" in error["message"]
+        assert len(error["traceback"]) <= 8000
+    assert decoded_outputs(talk.answers[-1]) == {"result.json": b'"well"'}
     assert talk.code == 0
 
 
@@ -190,19 +190,18 @@ def test_a_traceback_begins_in_the_model(run: Worker) -> None:
     assert "Object of type set is not JSON serializable" in returned
 
 
-@pytest.mark.parametrize(
-    ("returned", "told"),
-    [
-        ("None", "invalid result of the model: expected a dict of outputs, not NoneType"),
-        ("[b'']", "invalid result of the model: expected a dict of outputs, not list"),
-        ("{'a': {1}}", "Object of type set is not JSON serializable"),
-        ("{1: b''}", "invalid name of an output 1: expected a text"),
-    ],
-)
-def test_a_wire_function_that_gives_no_outputs_is_told_so(run: Worker, returned: str, told: str) -> None:
-    talk = run(f"def wire(entrypoint, params, seed): return {returned}\n", {}, wire=wire_manifest("model.py:wire"))
-    assert talk.answers[1]["error"]["type"] == "TypeError"
-    assert talk.answers[1]["error"]["message"] == told
+def test_a_wire_function_that_gives_no_outputs_is_told_so(run: Worker) -> None:
+    cases = {
+        "None": "invalid result of the model: expected a dict of outputs, not NoneType",
+        "[b'']": "invalid result of the model: expected a dict of outputs, not list",
+        "{'a': {1}}": "Object of type set is not JSON serializable",
+        "{1: b''}": "invalid name of an output 1: expected a text",
+    }
+    source = f"def wire(entrypoint, params, seed): return [{', '.join(cases)}][seed]\n"
+    tasks = ({"seed": number} for number in range(len(cases)))
+    talk = run(source, *tasks, wire=wire_manifest("model.py:wire"))
+    errors = [answer["error"] for answer in talk.answers[1:]]
+    assert [(error["type"], error["message"]) for error in errors] == [("TypeError", told) for told in cases.values()]
 
 
 # --- models that cannot be loaded -----------------------------------------------------------------------------------
