@@ -34,13 +34,6 @@ NAMED_MISSING = 5
 REDUCED = "/reduced-"
 """In the name of an output of a reduction; see `studies.outputs`."""
 
-COMPUTED = (
-    "progress", "is_active", "status_since", "started_at", "ended_at", "duration_seconds", "queued_seconds",
-    "run_seconds", "suspect", "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes",
-    "eta_earliest", "eta_latest", "eta_basis", "stragglers", "time_limit_at",
-)  # fmt: skip
-"""The fields that `job_json` adds to those of the record."""
-
 COLUMNS = (
     "record, is_active, created_ts, started_ts, ended_ts, progress, status_since, has_history, heartbeat_ts, suspect,"
     " usage, forecast"
@@ -66,10 +59,10 @@ JSON_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def job_fields() -> tuple[str, ...]:
-    """Return the names of the fields of a job as scripts get it, in their order."""
-    from mopsjobs.registry.job_state import FIELDS
+    """Return the names of the fields of a job as scripts get it, in their order. The schema describes each."""
+    from mopsjobs.utils.schemas import load_schema  # here: few listings name fields
 
-    return (*FIELDS, *COMPUTED)
+    return tuple(load_schema("job")["required"])
 
 
 def job_json(columns: JobColumns, *, now: float, known_to: float = math.inf) -> dict[str, object]:
@@ -77,19 +70,7 @@ def job_json(columns: JobColumns, *, now: float, known_to: float = math.inf) -> 
 
     Its silence is measured up to `known_to`, see `sync_state.known_to`, and at most up to now.
 
-    The computed fields, which are null where the record does not have what they need:
-
-    - `progress`: 0 to 1
-    - `is_active`: true until the job ends
-    - `status_since`, `started_at`, `ended_at`: RFC 3339
-    - `suspect`: why an active job may be stuck
-    - `duration_seconds`: since it was created
-    - `queued_seconds`: before its first task ran
-    - `run_seconds`: since its first task ran
-    - `cpu_seconds`, `task_seconds`, `held_core_seconds`, `cpu_efficiency`, `max_rss_bytes`: what its tasks used
-    - `eta_earliest`, `eta_latest`: the range of its end, RFC 3339, and `eta_basis`, of which tasks it follows
-    - `stragglers`: the tasks at work that take longer than the finished ones explain
-    - `time_limit_at`: when its cluster stops it, if it will not finish before
+    The schema of a job describes them. They are null where the record does not have what they need.
     """
     job: dict[str, object] = json.loads(columns[0])
     known_to = min(known_to, now)

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ("generator", "page"),
     [
         ("generate_cli", "reference/cli.md"),
+        ("generate_json", "reference/json.md"),
         ("generate_man", "mops-jobs.1"),
         ("generate_python", "reference/python.md"),
     ],

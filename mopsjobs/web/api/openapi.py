@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from mopsjobs.app.run.job_arguments import API
+from mopsjobs.utils.schemas import load_schema
 from mopsjobs.version import __version__
 from mopsjobs.web.queries import api_params
 from mopsjobs.web.queries.query_params import Parameter, filter_parameters
@@ -143,8 +144,7 @@ def _responses(content: Mapping[str, Any], *, missing: bool = False) -> dict[str
 
 
 def _schema(name: str) -> dict[str, Any]:
-    text = files("mopsjobs").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
+    schema = load_schema(name)
     schema.pop("$schema", None)
     return schema
 

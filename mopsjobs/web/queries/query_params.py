@@ -12,6 +12,7 @@ from mopsjobs.cache.queries import filters, overview
 from mopsjobs.cache.queries.charts import window_start
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.web.queries.view_models import PLAIN_COLUMNS
 
 TYPES = {NUMBER: "number", SWITCH: "boolean"}
 """The types of filters that are not texts, in JSON."""
@@ -34,9 +35,7 @@ COLUMNS = {
     "created": "Created",
     "updated": "Updated",
     "duration": "Duration",
-    "cpu": "CPU time",
-    "memory": "Peak memory",
-    "engine": "Engine",
+    **{name: column.title for name, column in PLAIN_COLUMNS.items()},
 }
 """Columns of the table of jobs besides status and job, in their order: their names in `columns`, and their titles."""
 

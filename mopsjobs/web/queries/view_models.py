@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -117,14 +117,33 @@ class Row(NamedTuple):
     waits: bool
     """Whether no task of it has started."""
     created: Moment | None
-    """None, as the four after it, if the column is not shown: most pages show few of them."""
+    """None, as the two after it, if the column is not shown: most pages show few of them."""
     updated: Moment | None
     duration: str | None
-    cpu: str | None
-    memory: str | None
-    engine: str | None
+    cells: Sequence[tuple[str, str | None]]
+    """The columns of `PLAIN_COLUMNS` that are shown: names and texts."""
     resumed: Resumed | None = None
     """The job that continues it."""
+
+
+class PlainColumn(NamedTuple):
+    """A column of the table of jobs that is a text of each job, and nothing else."""
+
+    title: str
+    text: Callable[[ListedJob], str | None]
+
+
+def _usage(job: ListedJob) -> dict[str, Any]:
+    usage: dict[str, Any] = json.loads(NO_USAGE if job.usage is None else job.usage)
+    return usage
+
+
+PLAIN_COLUMNS = {
+    "cpu": PlainColumn("CPU time", lambda job: duration_text(_usage(job)["cpu_seconds"])),
+    "memory": PlainColumn("Peak memory", lambda job: memory_text(_usage(job)["max_rss_bytes"])),
+    "engine": PlainColumn("Engine", lambda job: job.engine),
+}
+"""These columns, by their names in `columns`. The table shows them behind the others."""
 
 
 def status(name: object) -> Status:
@@ -145,8 +164,6 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
     if job.forecast is not None:
         ids = {"job_id": job.job_id, "tasks_total": job.tasks_total}
         forecast = ids | json.loads(forecast_text(job.forecast, job.suspect, now, job.known_to))
-    is_measured = job.usage is not None and ("cpu" in columns or "memory" in columns)
-    usage = json.loads(job.usage if is_measured and job.usage is not None else NO_USAGE)
     ended = None if job.is_active or job.ended is None else moment_at(job.ended, now)
     text, title = (ended.ago, ended.at) if ended else _done(job, forecast, now)
     created = moment_at(job.created, now)
@@ -172,9 +189,7 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
         created=created if "created" in columns else None,
         updated=moment_at(job.changed, now) if "updated" in columns else None,
         duration=_duration(job, now) if "duration" in columns else None,
-        cpu=duration_text(usage["cpu_seconds"]) if "cpu" in columns else None,
-        memory=memory_text(usage["max_rss_bytes"]) if "memory" in columns else None,
-        engine=job.engine,
+        cells=[(name, column.text(job)) for name, column in PLAIN_COLUMNS.items() if name in columns],
     )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 
-import mopsjobs
 from mopsjobs.app.run.app import App
 from mopsjobs.console.result import RawText, Result
+from mopsjobs.utils.schemas import load_schema
 
 HELP = "print the JSON Schema of an output"
 
@@ -23,8 +22,6 @@ EXAMPLES = (
     "mops-jobs schema",
     "mops-jobs schema job > job.schema.json",
 )
-
-DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(mopsjobs.__file__)), "schemas")
 
 NAMES = (
     "job", "list", "tasks", "sync", "doctor", "event", "summary", "failures", "provenance", "diff", "query", "prune",
@@ -46,13 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print the schema."""
-    schema = _load(args.schema)
+    schema = load_schema(args.schema)
     if args.schema in ("list", "summary", "notification"):
-        schema["$defs"] = {"job": _load("job")}
+        schema["$defs"] = {"job": load_schema("job")}
     return Result(RawText(json.dumps(schema, indent=2) + "\n"))
-
-
-def _load(name: str) -> dict[str, object]:
-    with open(os.path.join(DIRECTORY, f"{name}.json"), encoding="utf-8") as file:
-        schema: dict[str, object] = json.load(file)
-    return schema
