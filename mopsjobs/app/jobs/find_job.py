@@ -109,7 +109,7 @@ def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool
         if not isinstance(name, ShortName) or (offline and not app.settings.is_local):
             raise
         found = app.cache.read(lambda cache, _age: _id_that_begins_with(cache, name), FreshnessPolicy(sync=sync))
-        if found is None:
+        if found is None or found[0] == name:  # the cache may have a row of a record that is gone
             raise
     job_id, note = found
     app.out.note(note)

@@ -9,7 +9,7 @@ from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import JobNotFoundError, StoreUnavailableError, UsageError
-from support.cli import Cli, Remote, add
+from support.cli import Cli, Remote, add, key
 
 AS_IT_IS = FreshnessPolicy()
 REFRESH = FreshnessPolicy(refresh=True)
@@ -103,3 +103,13 @@ def test_an_engine_answers_in_an_outage(cli: Cli, remote: Remote) -> None:
 def test_a_name_that_no_job_can_have_is_refused(cli: Cli) -> None:
     with pytest.raises(UsageError, match="invalid job id"):
         find_job("a\\b", cli.app(), AS_IT_IS)
+
+
+def test_a_refresh_does_not_find_a_job_that_is_gone(cli: Cli, remote: Remote) -> None:
+    """The cache has its row until the next scan. No prefix stands for that."""
+    add(remote.jobs, "job", "succeeded")
+    cli.ok("sync")
+    remote.store.delete(key("job"))
+    with pytest.raises(JobNotFoundError):
+        find_job(ShortName("job"), cli.app(), REFRESH)
+    assert "is short for" not in cli("status", "job", "--refresh").err
