@@ -7,9 +7,7 @@ events, or fails because of them.
 from __future__ import annotations
 
 import logging
-import math
 import secrets
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +32,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import label_history, note_history
 from mopsjobs.registry.transitions import is_annotation
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.utils.backoff import HALF_JITTER, Backoff
+from mopsjobs.utils.background import BackgroundWriter
 from mopsjobs.utils.times import json_time, utc_now
 
 log = logging.getLogger(__name__)
@@ -43,9 +41,6 @@ MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Of events that wait for the store, besides the limit of their number."""
 
 FLUSH_SECONDS = 2.0
-
-MAX_PAUSE = 30.0
-"""Seconds between two attempts at a store that does not answer, at most."""
 
 CLOSE_SECONDS = 5.0
 
@@ -57,6 +52,11 @@ def _new_id() -> str:
 class _WaitingEvent(NamedTuple):
     seq: int
     line: str
+
+
+class _Chunk(NamedTuple):
+    number: int
+    content: bytes
 
 
 class EventLog:
@@ -104,18 +104,23 @@ class EventLog:
         self._flush_seconds = FLUSH_SECONDS if flush_seconds is None else flush_seconds
         self._flush_bytes = min(flush_bytes, MAX_CHUNK_BYTES // 2)
         self._max_waiting = max_waiting
-        self._changed = threading.Condition()
         self._logs: deque[_WaitingEvent] = deque()
         self._others: deque[_WaitingEvent] = deque()
         self._bytes = 0
         self._seq = 0
         self._dropped = 0
         self._dropped_seq = 0
-        self._give_up_at: float | None = None
-        """By the monotonic clock; None before `close`."""
-        self._is_done = False
-        self._thread = threading.Thread(target=self._run, name=f"events of {job_id}", daemon=True)
-        self._thread.start()
+        self._due_at = 0.0
+        """When a chunk is written, however small, by the monotonic clock."""
+        self._number = 0
+        self._writer = BackgroundWriter(
+            f"events of {job_id}",
+            self._take_chunk,
+            self._write,
+            "Events wait until the store answers.",
+            first_pause=self._flush_seconds,
+        )
+        self._writer.start()
 
     def emit(self, kind: str, **fields: object) -> None:
         """Add an event. `at`, `job_id`, `kind`, `source` and `seq` are set here; fields with these names are ignored.
@@ -125,8 +130,8 @@ class EventLog:
         if not is_kind(kind):
             log.warning("invalid kind of event %r: the event is ignored.", kind)
             return
-        with self._changed:
-            if self._give_up_at is not None:
+        with self._writer.changed:
+            if self._writer.is_closing:
                 log.debug("An event came after close: %s", kind)
                 return
             waiting = _WaitingEvent(self._seq, event_line(self._head(kind, self._seq), fields))
@@ -135,9 +140,12 @@ class EventLog:
             self._bytes += len(waiting.line) + 1
             while self._count() > self._max_waiting or self._bytes > MAX_WAITING_BYTES:
                 self._drop_one()
+            is_first = self._count() == 1
+            if is_first:
+                self._due_at = time.monotonic() + self._flush_seconds
             # The thread is notified of the first event, and of enough bytes for a chunk. Between, it wakes by itself.
-            if self._count() == 1 or self._bytes >= self._flush_bytes:
-                self._changed.notify()
+            if is_first or self._bytes >= self._flush_bytes:
+                self._writer.changed.notify()
 
     def close(self, seconds: float | None = None) -> bool:
         """Write what waits. Closing twice is harmless.
@@ -148,13 +156,7 @@ class EventLog:
         Returns:
             True if everything is written.
         """
-        seconds = CLOSE_SECONDS if seconds is None else seconds
-        with self._changed:
-            self._give_up_at = min(time.monotonic() + seconds, self._give_up_at or math.inf)
-            self._changed.notify()
-        self._thread.join(max(0.0, seconds))
-        with self._changed:
-            return self._is_done
+        return self._writer.close(CLOSE_SECONDS if seconds is None else seconds)
 
     def _count(self) -> int:
         return len(self._logs) + len(self._others)
@@ -168,60 +170,31 @@ class EventLog:
         self._dropped += 1
         self._dropped_seq = dropped.seq
 
-    def _run(self) -> None:
-        number = 0
-        while (chunk := self._next_chunk()) is not None:
-            if not self._write(number, chunk):
-                return
-            number += 1
-        with self._changed:
-            self._is_done = True
+    def _take_chunk(self) -> tuple[_Chunk | None, float | None]:
+        """Return the next chunk if it is time to write it; see `BackgroundWriter`."""
+        if not self._count():
+            return None, None
+        rest = self._due_at - time.monotonic()
+        if rest > 0 and self._bytes < self._flush_bytes and not self._writer.is_closing:
+            return None, rest
+        lines = []
+        size = 0
+        if self._dropped:
+            # It has the number of the last dropped event, and comes before all that were kept.
+            lines.append(event_line(self._head(DROPPED, self._dropped_seq), {"count": self._dropped}))
+            self._dropped = 0
+        while self._count() and (size < self._flush_bytes or not lines):
+            queues = [queue for queue in (self._logs, self._others) if queue]
+            lines.append(min(queues, key=lambda queue: queue[0].seq).popleft().line)
+            size += len(lines[-1]) + 1
+        self._bytes -= size
+        self._due_at = time.monotonic() + self._flush_seconds
+        self._number += 1
+        return _Chunk(self._number - 1, "".join(f"{line}\n" for line in lines).encode("ascii")), None
 
-    def _next_chunk(self) -> bytes | None:
-        """Return the next chunk when it is time to write it; None after the last."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._count() or self._give_up_at is not None)
-            self._changed.wait_for(
-                lambda: self._bytes >= self._flush_bytes or self._give_up_at is not None, self._flush_seconds
-            )
-            lines = []
-            size = 0
-            if self._dropped:
-                # It has the number of the last dropped event, and comes before all that were kept.
-                lines.append(event_line(self._head(DROPPED, self._dropped_seq), {"count": self._dropped}))
-                self._dropped = 0
-            while self._count() and (size < self._flush_bytes or not lines):
-                queues = [queue for queue in (self._logs, self._others) if queue]
-                lines.append(min(queues, key=lambda queue: queue[0].seq).popleft().line)
-                size += len(lines[-1]) + 1
-            self._bytes -= size
-        return "".join(f"{line}\n" for line in lines).encode("ascii") if lines else None
-
-    def _write(self, number: int, chunk: bytes) -> bool:
-        """Write one chunk, with as many attempts as it takes. Return False when the time of `close` is over.
-
-        Each attempt sends the same bytes: an earlier one may have been stored, and only its reply was lost.
-        """
-        backoff = Backoff(self._flush_seconds, MAX_PAUSE, jitter=HALF_JITTER)
-        while True:
-            try:
-                self._store.create_if_absent(chunk_key(self._now(), self._job_id, self.source, number), chunk)
-            except Exception as error:  # noqa: BLE001 - no error of an event may stop the job, or the thread
-                log.info("%s Events wait until the store answers.", error)
-            else:
-                return True
-            with self._changed:
-                if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
-                    return False
-                self._sleep(backoff.next_delay())
-
-    def _sleep(self, seconds: float) -> None:
-        """Wait, at most until the time of `close` is over. A call of `close` ends the pause, for one more attempt."""
-        if self._give_up_at is not None:
-            # After close, pauses stay short, since there is little time.
-            self._changed.wait(min(seconds, 1.0, max(0.0, self._give_up_at - time.monotonic())))
-        else:
-            self._changed.wait_for(lambda: self._give_up_at is not None, seconds)
+    def _write(self, chunk: _Chunk) -> None:
+        """Write one chunk. Each attempt sends the same bytes: an earlier one may have lost its reply alone."""
+        self._store.create_if_absent(chunk_key(self._now(), self._job_id, self.source, chunk.number), chunk.content)
 
 
 def record_event(

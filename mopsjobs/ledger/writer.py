@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from mopsjobs.ledger.journal import Entry, JournalFile, LeftChunk, journal_path,
 from mopsjobs.ledger.scalars import Scalars, encode_scalars
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.utils.backoff import HALF_JITTER, Backoff
+from mopsjobs.utils.background import BackgroundWriter
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,6 @@ class Ledger:
         self._clock = clock
         self._started = clock()
         self._run_id = new_run()
-        self._changed = threading.Condition()
         self._number = 0
         self._chunk: _Chunk | None = None
         """The chunk that takes attempts now."""
@@ -130,14 +128,17 @@ class Ledger:
         self._open: dict[tuple[int, int], tuple[Entry, float]] = {}
         """Attempts that run now, and since when, by the clock."""
         self._left: Iterator[LeftChunk] = iter(())
-        self._sending: _Chunk | LeftChunk | None = None
-        self._is_refused = False
-        """Whether the last write failed for another reason than an outage."""
         self._journal_fails = False
-        self._is_closing = False
-        self._give_up_at = 0.0
-        self._thread = threading.Thread(target=self._run, name=f"ledger of {job_id}", daemon=True)
-        self._thread.start()
+        self._writer: BackgroundWriter[_Chunk | LeftChunk] = BackgroundWriter(
+            f"ledger of {job_id}",
+            self._take_chunk,
+            self._send,
+            "The ledger waits until the store answers.",
+            first_pause=FIRST_PAUSE,
+            max_pause=MAX_PAUSE,
+        )
+        self._changed = self._writer.changed
+        self._writer.start()
 
     def send_left(
         self, is_complete: Callable[[int], bool], judge: Callable[[Attempt], Attempt] = lambda attempt: attempt
@@ -243,13 +244,10 @@ class Ledger:
         for entry, begun_at in list(self._open.values()):
             self.add(entry.attempt._replace(outcome=Outcome.CANCELLED, seconds=now - begun_at), is_settled=True)
         with self._changed:
-            if self._is_closing:
+            if self._writer.is_closing:
                 return
             self._cut()
-            self._is_closing = True
-            self._give_up_at = time.monotonic() + seconds
-            self._changed.notify()
-        self._thread.join(max(0.0, seconds))
+        self._writer.close(seconds)
         self._keep_rest()
 
     # --- with the lock held ----------------------------------------------------------------------------------
@@ -291,27 +289,17 @@ class Ledger:
 
     # --- the thread ------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        while (chunk := self._next_chunk()) is not None:
-            if not self._send(chunk):
-                return
-            self._sending = None
-
-    def _next_chunk(self) -> _Chunk | LeftChunk | None:
-        """Return the next chunk that can be sent, when it is time; None after the last."""
-        with self._changed:
-            while True:
-                self._sending = next(self._left, None) or self._take_settled()
-                if self._sending is not None or self._is_closing:
-                    return self._sending
-                rest = None
-                if self._chunk is not None and self._chunk.entries:
-                    pause = max(CHUNK_SECONDS, CHUNK_SHARE * (self._clock() - self._started))
-                    rest = self._chunk.first_at + pause - self._clock()
-                    if rest <= 0:
-                        self._cut()
-                        continue
-                self._changed.wait(rest)
+    def _take_chunk(self) -> tuple[_Chunk | LeftChunk | None, float | None]:
+        """Return the next chunk that can be sent, if it is time; see `BackgroundWriter`."""
+        while (ready := next(self._left, None) or self._take_settled()) is None:
+            if self._writer.is_closing or self._chunk is None or not self._chunk.entries:
+                return None, None
+            pause = max(CHUNK_SECONDS, CHUNK_SHARE * (self._clock() - self._started))
+            rest = self._chunk.first_at + pause - self._clock()
+            if rest > 0:
+                return None, rest
+            self._cut()
+        return ready, None
 
     def _take_settled(self) -> _Chunk | None:
         for chunk in self._waiting:
@@ -320,36 +308,14 @@ class Ledger:
                 return chunk
         return None
 
-    def _send(self, chunk: _Chunk | LeftChunk) -> bool:
-        """Write a chunk, with as many attempts as it takes. Return False when the time of `close` is over."""
-        values = self._encode(chunk)
-        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=HALF_JITTER)
-        while True:
-            try:
-                for key, value in values:
-                    self._store.create_if_absent(key, value)
-            except (ValueTooLargeError, InvalidKeyError) as error:
-                log.warning("A chunk of the ledger is lost: %s", error)
-            except Exception as error:  # noqa: BLE001 - no error of the ledger may stop the job, or the thread
-                self._is_refused = not isinstance(error, StoreUnavailableError)
-                log.info("%s The ledger waits until the store answers.", error)
-                if not self._sleep(backoff.next_delay()):
-                    return False
-                continue
-            chunk.file.remove()
-            return True
-
-    def _sleep(self, seconds: float) -> bool:
-        """Wait between two attempts. Return False when the time of `close` is over. A call of `close` ends the wait."""
-        with self._changed:
-            if not self._is_closing:
-                self._changed.wait_for(lambda: self._is_closing, seconds)
-                return True
-            rest = self._give_up_at - time.monotonic()
-            if rest <= 0:
-                return False
-            self._changed.wait(min(seconds, rest, 1.0))
-            return True
+    def _send(self, chunk: _Chunk | LeftChunk) -> None:
+        """Write a chunk."""
+        try:
+            for key, value in self._encode(chunk):
+                self._store.create_if_absent(key, value)
+        except (ValueTooLargeError, InvalidKeyError) as error:
+            log.warning("A chunk of the ledger is lost: %s", error)
+        chunk.file.remove()
 
     def _encode(self, chunk: _Chunk | LeftChunk) -> list[tuple[str, bytes]]:
         """Return keys and values of a chunk. The attempts are last, so that a reader who finds them finds all."""
@@ -374,11 +340,11 @@ class Ledger:
     def _keep_rest(self) -> None:
         """Put what the store did not take into the outbox."""
         with self._changed:
-            rest: list[_Chunk | LeftChunk] = [] if self._sending is None else [self._sending]
+            rest = [] if self._writer.current is None else [self._writer.current]
             while (settled := self._take_settled()) is not None:
                 rest.append(settled)
             left, self._left = self._left, iter(())
-            if self._is_refused:
+            if not isinstance(self._writer.failure, StoreUnavailableError | None):
                 log.warning("The store does not take the ledger. Its journal is kept in %s.", self._directory)
                 return
             for chunk in (*rest, *left):

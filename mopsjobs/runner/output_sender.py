@@ -7,10 +7,8 @@ output that exists already is the same output, and stays.
 
 from __future__ import annotations
 
-import logging
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,9 +16,7 @@ from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.store.bulk_writes import TransactionalStore, create_all_if_absent
 from mopsjobs.submission.offline import VALUE_ERRORS, deliver
-from mopsjobs.utils.backoff import HALF_JITTER, Backoff
-
-log = logging.getLogger(__name__)
+from mopsjobs.utils.background import BackgroundWriter
 
 MAX_WAITING_TASKS = 64
 """Finished tasks held in memory; with more, the runner waits for the threads. An outage does not fill the queue."""
@@ -32,8 +28,7 @@ THREADS = 4
 """Tasks that are sent at once to a store in a network."""
 
 FIRST_PAUSE = 1.0
-MAX_PAUSE = 30.0
-"""Seconds between two attempts while the store does not answer; growing, with jitter."""
+"""Seconds before the second attempt at a store that does not answer."""
 
 
 class _Request(NamedTuple):
@@ -64,19 +59,23 @@ class OutputSender:
         """
         self._store = store
         self._outbox = outbox
-        self._clock = clock
         self._has_transactions = isinstance(store, TransactionalStore)
-        self._requests: queue.Queue[_Request | None] = queue.Queue(MAX_WAITING_TASKS)
-        self._lock = threading.Lock()
-        self._backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=HALF_JITTER)
-        self._not_before = 0.0
+        self._waiting: deque[_Request] = deque()
         self._failure: Exception | None = None
         """Why nothing more can be stored: the first error that was neither an outage nor about one output."""
         if threads is None:
             threads = 1 if getattr(store, "is_local", False) else THREADS
-        self._threads = [threading.Thread(target=self._send_all, daemon=True) for _ in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._writer = BackgroundWriter(
+            "outputs",
+            self._take_requests,
+            self._write,
+            "Outputs are kept here until it answers.",
+            first_pause=FIRST_PAUSE,
+            keep=self._keep,
+            threads=threads,
+            clock=clock,
+        )
+        self._writer.start()
 
     def put(
         self,
@@ -98,7 +97,11 @@ class OutputSender:
             Exception: if a thread failed for another reason.
         """
         self._raise_failure()
-        self._requests.put(_Request(outputs, on_done, on_refused, before))
+        changed = self._writer.changed
+        with changed:
+            changed.wait_for(lambda: len(self._waiting) < MAX_WAITING_TASKS)
+            self._waiting.append(_Request(outputs, on_done, on_refused, before))
+            changed.notify()
 
     def finish(self) -> None:
         """Wait until all queued outputs are in the store or in the outbox. Finishing twice is harmless.
@@ -106,83 +109,71 @@ class OutputSender:
         Raises:
             StoreError, Exception: if `put` would raise them.
         """
-        threads, self._threads = self._threads, []
-        for _ in threads:
-            self._requests.put(None)
-        for thread in threads:
-            thread.join()
+        self._writer.close(0.0)  # nothing is given up: what the store does not take goes into the outbox
+        self._writer.join()
         self._raise_failure()
 
     def deliver(self, job_id: str, on_refused: Callable[[str, StoreError], None], is_over: Callable[[], bool]) -> bool:
         """Move the outputs in the outbox into the store. Arguments, result and errors: see `offline.deliver`."""
         return deliver(self._outbox, self._store, job_id, on_refused, is_over)
 
-    def _fail(self, error: Exception) -> None:
-        with self._lock:
-            self._failure = self._failure or error
-
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
-    def _send_all(self) -> None:
-        # A failed thread goes on: a full queue would block the runner for ever.
-        is_over = False
-        while not is_over:
-            requests, is_over = self._next_requests()
-            try:
-                if requests:
-                    self._send(requests)
-            except Exception as error:  # noqa: BLE001 - `put` and `finish` raise it in the runner's own thread
-                self._fail(error)
-
-    def _next_requests(self) -> tuple[list[_Request], bool]:
-        """Wait for a request. Return it with those behind it that share its transaction; and True after the last."""
+    def _take_requests(self) -> tuple[list[_Request] | None, float | None]:
+        """Return a request with those behind it that share its transaction; see `BackgroundWriter`."""
+        if not self._waiting:
+            return None, None
         requests: list[_Request] = []
         size = 0
-        request = self._requests.get()
-        while request is not None:
-            requests.append(request)
-            size += sum(len(value) for _, value in request.outputs)
-            if not self._has_transactions or size >= MAX_TRANSACTION_BYTES:
-                return requests, False
-            try:
-                request = self._requests.get_nowait()
-            except queue.Empty:
-                return requests, False
-        return requests, True
+        while self._waiting and (not requests or (self._has_transactions and size < MAX_TRANSACTION_BYTES)):
+            requests.append(self._waiting.popleft())
+            size += sum(len(value) for _, value in requests[-1].outputs)
+        self._writer.changed.notify()
+        return requests, None
 
-    def _send(self, requests: Sequence[_Request]) -> None:
+    def _write(self, requests: Sequence[_Request]) -> None:
+        """Write outputs to the store, unless it refuses all. `put` and `finish` raise that in the runner's own thread.
+
+        Raises:
+            StoreUnavailableError: if the store does not answer.
+        """
+        if self._failure is None:
+            try:
+                self._send(self._store, requests)
+            except StoreUnavailableError:
+                raise
+            except StoreError as error:
+                self._failure = error
+            except Exception as error:  # noqa: BLE001 - a thread that ends would leave the runner waiting for ever
+                self._failure = error
+                return
+            else:
+                return
+        self._keep(requests)
+
+    def _keep(self, requests: Sequence[_Request]) -> None:
+        """Write outputs to the outbox."""
+        try:
+            self._send(self._outbox, requests)
+        except Exception as error:  # noqa: BLE001 - as in `_write`: a full disk, for example
+            self._failure = self._failure or error
+
+    def _send(self, store: VersionedStore, requests: Sequence[_Request]) -> None:
         for request in requests:
             request.before()
         try:
-            self._write([output for request in requests for output in request.outputs])
+            create_all_if_absent(store, [output for request in requests for output in request.outputs])
         except VALUE_ERRORS as error:
             if len(requests) == 1:
                 requests[0].on_refused(error)
                 return
             for request in requests:  # to learn whose output it was
-                self._send([request])
+                self._writer.attempt([request])
         else:
             for request in requests:
                 request.on_done()
-
-    def _write(self, outputs: Sequence[tuple[str, bytes]]) -> None:
-        if self._failure is None and self._clock() >= self._not_before:
-            try:
-                create_all_if_absent(self._store, outputs)
-            except StoreUnavailableError as error:
-                with self._lock:
-                    self._not_before = self._clock() + self._backoff.next_delay()
-                log.info("%s Outputs are kept here until it answers.", error)
-            except VALUE_ERRORS:
-                raise
-            except StoreError as error:
-                self._fail(error)
-            else:
-                self._backoff.reset()
-                return
-        create_all_if_absent(self._outbox, outputs)
 
 
 class StoreWithOutbox:

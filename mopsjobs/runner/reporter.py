@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -23,10 +22,8 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import WAITS_FOR
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage
-from mopsjobs.utils.backoff import HALF_JITTER, Backoff
+from mopsjobs.utils.background import BackgroundWriter
 from mopsjobs.utils.times import record_time, utc_now
-
-log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0
 HEARTBEAT_SECONDS = 30.0
@@ -113,42 +110,47 @@ class Reporter:
         """Held for each request: else older counts or an older record might replace newer ones."""
         self._written: object = None
         """The counts of the last report, and what the tasks waited for."""
-        self._is_away = False
-        """Whether the registry did not answer the last time."""
         self.waits_for: str | None = None
         """What tasks or reductions wait for. Meanwhile the record gets that, and the job does not become `running`."""
         self._used_before: ShardUsage | None = None
         """What earlier runs of the shard used; None until the record was read."""
         self._is_done = False
-        self._stop = threading.Event()
         self.ended = threading.Event()
         """Set when the record has ended, by `cancel` for example: the runner then stops."""
         self.state: JobState | None = None
         """The record, as last read or written."""
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._written_at = self._read_at = clock() - HEARTBEAT_SECONDS
+        self._next_at = clock() + self._pause
+        self._writer = BackgroundWriter(
+            f"reports of {job_id}",
+            self._take_report,
+            lambda report: report(),
+            "The job goes on; the report is tried again later.",
+            first_pause=2 * PROGRESS_SECONDS,
+            max_pause=MAX_PAUSE,
+            clock=clock,
+        )
+        self._writer.start()
 
     def stop(self) -> None:
         """Stop the thread. Stopping twice is harmless."""
-        self._stop.set()
-        self._thread.join()
+        self._writer.close(0.0)
+        self._writer.join()
 
     def has_ended(self) -> bool:
         """Return whether the record has ended. It is read if it was not before; an outage does not end it."""
-        with contextlib.suppress(MopsJobsError), self._lock:
-            if self.state is None:
-                self._set_state(self._registry.get_job(self._job_id))
+        if self.state is None:
+            with contextlib.suppress(MopsJobsError):
+                self._read()
         return self.ended.is_set()
 
     def report(self) -> None:
         """Write the counts now, and read those of the other shards. Does nothing while the registry is away."""
-        if self._is_away or self._stop.is_set():
-            return
-        try:
-            self._write(is_done=self._is_done)
-        except MopsJobsError as error:
-            self._is_away = True
-            log.info("%s The job goes on; the report is tried again later.", error)
+        if self._writer.failure is None and not self._writer.is_closing:
+            try:
+                self._write(is_done=self._is_done)
+            except MopsJobsError as error:
+                self._writer.note_failure(error)
 
     def report_done(self) -> JobState | None:
         """Write that all tasks of the shard were run, and return the record. The thread goes on to send heartbeats.
@@ -173,33 +175,28 @@ class Reporter:
         """
         self.stop()
         if self._used_before is None and self.measured is not None:
-            self._set_state(self._registry.get_job(self._job_id))
+            self._read()
         return self.state if self.ended.is_set() else self._write(is_done=is_done)
 
-    def _run(self) -> None:
-        written_at = read_at = self._clock() - HEARTBEAT_SECONDS
-        pause = self._pause
-        backoff = Backoff(2 * PROGRESS_SECONDS, MAX_PAUSE, jitter=HALF_JITTER)
-        while not self._stop.wait(pause) and not self.ended.is_set():
-            now = self._clock()
-            pause = self._pause
-            try:
-                if (self._counts.snapshot(), self.waits_for) != self._written or now - written_at >= HEARTBEAT_SECONDS:
-                    self._write(is_done=self._is_done)
-                    written_at = now
-                elif now - read_at >= READ_SECONDS:
-                    with self._lock:
-                        self._set_state(self._registry.get_job(self._job_id))
-                else:
-                    continue
-                read_at = now
-            except MopsJobsError as error:
-                log.info("%s The job goes on; the report is tried again later.", error)
-                pause = backoff.next_delay()
-                self._is_away = True
-            else:
-                self._is_away = False
-                backoff.reset()
+    def _take_report(self) -> tuple[Callable[[], object] | None, float | None]:
+        """Return what is due, a report or a look at the record; see `BackgroundWriter`."""
+        now = self._clock()
+        if self._writer.is_closing or self.ended.is_set():
+            return None, None
+        if now < self._next_at:
+            return None, self._next_at - now
+        self._next_at = now + self._pause
+        if (self._counts.snapshot(), self.waits_for) != self._written or now - self._written_at >= HEARTBEAT_SECONDS:
+            self._written_at = self._read_at = now
+            return lambda: self._write(is_done=self._is_done), None
+        if now - self._read_at >= READ_SECONDS:
+            self._read_at = now
+            return self._read, None
+        return None, self._pause
+
+    def _read(self) -> None:
+        with self._lock:
+            self._set_state(self._registry.get_job(self._job_id))
 
     def _write(self, *, is_done: bool) -> JobState | None:
         with self._lock:
@@ -222,7 +219,7 @@ class Reporter:
         send = functools.partial(registry.report_shard, self._job_id, self._shard, self._shards, report)
         is_waiting = self.waits_for is not None and (self._is_done or not is_done)  # reductions may wait too
         if is_waiting:
-            send = functools.partial(self._report_wait, None if self._stop.is_set() else self.waits_for)
+            send = functools.partial(self._report_wait, None if self._writer.is_closing else self.waits_for)
         try:
             state = send()
         except JobNotFoundError:
@@ -245,7 +242,7 @@ class Reporter:
             return None, None
         used, forecast = self.measured()
         before = self._used_before
-        return None if before is None else add_usage((before, used)), None if self._stop.is_set() else forecast
+        return None if before is None else add_usage((before, used)), None if self._writer.is_closing else forecast
 
     def _set_state(self, state: JobState | None) -> None:
         self.state = state

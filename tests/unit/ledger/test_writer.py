@@ -72,7 +72,7 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
     yield made
     for ledger in made.ledgers:
         ledger.close(0.0)
-        ledger._thread.join(PATIENCE)
+        ledger._writer.join(PATIENCE)
 
 
 # --- the usual way --------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_a_store_that_forbids_the_ledger_leaves_it_in_the_journal(stores: Stores
     ledger.add(_ended(0), is_settled=True)
     with ledger._changed:
         ledger._cut()
-    until(lambda: ledger._is_refused, "the refusal")
+    until(lambda: ledger._writer.failure is not None, "the refusal")
     ledger.close(0.05)
     assert list(stores.outbox.list_keys()) == []
     assert stores.files() == ["a-000000.jsonl"]
