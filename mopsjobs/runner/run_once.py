@@ -18,7 +18,7 @@ from mopsjobs.engines.model_process import DEBUGGER_SOURCE, write_worker
 from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner.pools.base import OnLog, TaskLimits, task_message
 from mopsjobs.runner.pools.local import WorkerPool
-from mopsjobs.runner.pools.output_content import output_content
+from mopsjobs.runner.pools.process import output_content
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.cores import thread_limits, usable_cores
 

@@ -58,7 +58,7 @@ OUTSIDE = {
     "yaml": "utils.yaml_strict utils.yaml_text engines.kubernetes.client",
     "lightkube": "engines.kubernetes",
     "distributed": "engines.dask runner.pools",
-    "dask": "runner.pools.dask_model",
+    "dask": "runner.pools.process",
     "httpx": "engines.kubernetes",
     "flask": "web",
     "werkzeug": "web",

@@ -31,7 +31,7 @@ from mopsjobs.engines.model_process import WORKER_SOURCE
 from mopsjobs.errors import EngineUnavailableError
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
 from mopsjobs.ledger.retry_policy import MAX_RETRIES, OUT_OF_MEMORY, RetryPolicy
-from mopsjobs.runner.pools import dask_model, log_lines, memory_guard, output_content, process_usage
+from mopsjobs.runner.pools import process
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
@@ -118,12 +118,8 @@ class DaskPool:
             "name": "mops_jobs_dask_task_" + hashlib.sha256(source.encode()).hexdigest()[:16],
             "source": source,
             "worker": WORKER_SOURCE.decode(),
-            "dask_model": Path(dask_model.__file__).read_text("utf-8"),
-            "output_content": Path(output_content.__file__).read_text("utf-8"),
+            "process": Path(process.__file__).read_text("utf-8"),
             "measurement": Path(measurement.__file__).read_text("utf-8"),
-            "process_usage": Path(process_usage.__file__).read_text("utf-8"),
-            "memory_guard": Path(memory_guard.__file__).read_text("utf-8"),
-            "log_lines": Path(log_lines.__file__).read_text("utf-8"),
             "describe": INTERPRETER_SOURCE,
             "env": dict(task_env or {}),
             "bundle": bundle,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-    from mopsjobs.runner.pools.dask_model import Model
+    from mopsjobs.runner.pools.process import Model
 
 IDLE_SECONDS = 60.0
 """How long unused processes and code are kept for another task."""
@@ -53,12 +53,8 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | N
         code: the model and how to run it.
             - `bundle`: a tar.gz
             - `worker`: the text of engines/worker.py
-            - `dask_model`: the text of dask_model.py
-            - `output_content`: the text of output_content.py
+            - `process`: the text of process.py
             - `measurement`: the text of utils/measurement.py
-            - `process_usage`: the text of process_usage.py
-            - `memory_guard`: the text of memory_guard.py
-            - `log_lines`: the text of log_lines.py
             - `describe`: the text of engines/interpreter_script.py
             - `env`: variables of the model's process, besides those of this worker
             - `entrypoint`: model and scenario
@@ -163,8 +159,8 @@ class _Job:
                     return idle
                 self.models.discard(idle)
                 idle.close()
-        module = _module("dask_model", code["dask_model"])
-        model: Model = module.Model(code, root, lambda name: _module(name, code[name]))
+        module = _module("process", code["process"])
+        model: Model = module.Model(code, root, _module("measurement", code["measurement"]))
         with _lock:
             self.models.add(model)
             if self.is_stopped:  # `stop` has not seen this process
@@ -204,8 +200,6 @@ def _run_attempt(
         try:
             answer = model.run_task(task, code["timeout"], memory, lines)
             if answer is not None:
-                if "outputs" in answer:
-                    answer["outputs"] = {name: model.output_content(one) for name, one in answer["outputs"].items()}
                 return answer
         finally:
             job.give_back(model)

@@ -8,10 +8,14 @@ that of the task. See docs/decisions/0069-memory-of-a-task.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
+import signal
+import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 from mopsjobs.engines.model_errors import (
@@ -38,18 +42,124 @@ from mopsjobs.runner.pools.base import (
     outcome_of,
     task_message,
 )
-from mopsjobs.runner.pools.memory_guard import MemoryGuard, Watch
-from mopsjobs.runner.pools.output_content import output_content
-from mopsjobs.runner.pools.shared_cores import SharedCores
+from mopsjobs.runner.pools.process import MAX_ANSWER_BYTES, MemoryGuard, ModelProcess, Watch, output_content
+from mopsjobs.runner.pools.shared_cores import SharedCores, release
 from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue, most_doublings
-from mopsjobs.runner.pools.worker_process import WorkerProcess
 from mopsjobs.utils import measurement
+
+
+class WorkerProcess(ModelProcess):
+    """A worker process of this machine, and its tasks.
+
+    It leads a session of its own, so that the processes which a model starts can be ended with it. So a terminal's
+    Ctrl-C does not reach it. If the runner is killed, it ends at once, with them: see engines/worker.py.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        setup: Mapping[str, object],
+        env: Mapping[str, str],
+        on_log: OnLog,
+        core: int | None = None,
+    ) -> None:
+        """Start the process.
+
+        Args:
+            command: how to start it.
+            setup: the first line of its input.
+            env: its environment.
+            on_log: called with its lines; see `LogLines`.
+            core: the locked file of the core that it runs on; see `SharedCores`. It holds the lock while it lives.
+
+        Raises:
+            OSError: if the system does not start it.
+        """
+        files = () if core is None else (core,)
+        super().__init__(command, setup, env, on_log, start_new_session=True, pass_fds=files)
+        self.core = core
+        self.tasks: deque[Assignment] = deque()
+        self.task_started_at = 0.0
+        """When the first of its tasks became the first, by the clock of the pool."""
+        self.task_started_ts = 0.0
+        """The same in seconds since the epoch."""
+        self.is_leaving = False
+        """Whether it takes no further task: there is none for it, or another job needs its core."""
+        self._left_at: float | None = None
+        """When its input ended, by the monotonic clock."""
+        self.is_blocked = False
+        """Whether the pipe to it is full, and more is to be written."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process group, also if the worker itself is dead."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left; macOS: only zombies
+            os.killpg(self.process.pid, number)
+
+    def read_logs(self, number: int) -> None:
+        """Read what a task printed before its answer. It is in the pipe by then, which holds no more than one read.
+
+        Args:
+            number: that of the task.
+        """
+        with contextlib.suppress(OSError):  # the pipe is empty or closed
+            self.log_lines.feed(os.read(self.stderr.fileno(), 2**20))
+        self.log_lines.end_task(number)
+
+    def terminate(self) -> None:
+        """Ask the worker to end, with the processes that it started."""
+        self.log_lines.end()
+        with contextlib.suppress(OSError):
+            self.stdin.close()
+        self.signal(signal.SIGTERM)
+
+    def end(self, until: float) -> None:
+        """Wait for the worker, and kill what remains.
+
+        Args:
+            until: by the monotonic clock.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, until - time.monotonic()))
+        self.signal(signal.SIGKILL)  # the worker, or processes that it leaves behind
+        self.process.wait()
+        self._give_back()
+
+    def kill(self) -> int:
+        """Kill the worker and the processes that it started, and read its last output. Return its exit code."""
+        self.signal(signal.SIGKILL)
+        self.has_ended(wait=True)
+        with contextlib.suppress(OSError):
+            self.log_lines.feed(self.stderr.read() or b"")
+        self.log_lines.end()
+        self._give_back()
+        return int(self.process.returncode)
+
+    def leave(self) -> None:
+        """End its input, so that it ends, or kill it if it has not ended since: a thread of the model may go on."""
+        if self._left_at is None:
+            self.is_leaving, self._left_at = True, time.monotonic()
+            self.stdin.close()
+        elif time.monotonic() - self._left_at > GRACE_SECONDS:
+            self.signal(signal.SIGKILL)
+
+    def _give_back(self) -> None:
+        """Close its streams and free its core, once the process has ended."""
+        self.close()
+        core, self.core = self.core, None  # the pool may have taken it for the next worker
+        if core is not None:
+            release(core)
+
+    def begin_task(self, now: float) -> None:
+        """Note that the first of its tasks begins.
+
+        Args:
+            now: by the clock of the pool.
+        """
+        self.task_started_at, self.task_started_ts = now, time.time()
+
 
 TASKS_PER_WORKER = 2
 """Tasks that a worker has at once."""
-
-MAX_LINE_BYTES = 256 * 2**20
-"""Length of an answer, at most; a longer one ends the worker."""
 
 LIVENESS_SECONDS = 1.0
 """How often dead workers are looked for."""
@@ -85,7 +195,7 @@ class WorkerPool:
             clock: a monotonic clock in seconds.
         """
         self._command = command
-        self._setup = json.dumps(setup).encode() + b"\n"
+        self._setup = setup
         self._size = size
         self._cores = cores
         self.workers: int | None = size
@@ -260,7 +370,7 @@ class WorkerPool:
         yield from self._handle_answers(worker)
         if worker not in self._workers:
             return
-        if not data or len(worker.answers) > MAX_LINE_BYTES:
+        if not data or len(worker.answers) > MAX_ANSWER_BYTES:
             yield from self._bury(worker)
 
     def _handle_answers(self, worker: WorkerProcess) -> Iterator[TaskResult]:
@@ -271,17 +381,14 @@ class WorkerPool:
             if "broken" in answer:
                 raise load_error(answer["broken"], "model" if self._feed is None else "reduce function")
             if "ready" in answer:
-                worker.note_ready(answer)
-                self.is_ready = True
+                worker.usage.note_ready(answer)
+                worker.is_ready = self.is_ready = True
                 self._failed_starts = 0
                 worker.begin_task(self._clock())
                 self._begin_watch(worker)
                 continue
             if "more" in answer and self._feed is not None:
-                seconds = worker.take_more(self._feed, self._clock, is_first=answer["more"])
-                for one in self._workers:  # all of them waited, so it does not count as the time of any task
-                    one.task_started_at += seconds
-                self._write(worker)
+                self._send_more(worker, self._feed, is_first=answer["more"])
                 continue
             assignment, excess = worker.tasks.popleft(), self._end_watch(worker)
             worker.has_run = True
@@ -300,6 +407,16 @@ class WorkerPool:
                 self._remove(worker)
                 return
             self._begin_watch(worker)
+
+    def _send_more(self, worker: WorkerProcess, feed: Feed, *, is_first: bool) -> None:
+        """Send the next outputs to a worker, if it has a reduction."""
+        began_at = self._clock()
+        if worker.tasks:
+            worker.outgoing += feed(worker.tasks[0].task, is_first=is_first)
+        seconds = self._clock() - began_at
+        for one in self._workers:  # all of them waited, so it does not count as the time of any task
+            one.task_started_at += seconds
+        self._write(worker)
 
     def _remove(self, worker: WorkerProcess) -> int:
         """Kill a worker; see `WorkerProcess.kill`."""
@@ -341,7 +458,7 @@ class WorkerPool:
                 late = worker.tasks.popleft()
                 self._queue.put_back(*worker.tasks)
                 worker.tasks.clear()
-                peak = worker.peak_now()
+                peak = measurement.peak_rss(worker.process.pid)
                 yield from self._bury(worker)
                 yield self._result_at_end(worker, late, lateness_of(self._timeout), peak=peak)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from mopsjobs.engines.model_process import WORKER
 from mopsjobs.runner.pools.base import TaskLimits, TaskResult
-from mopsjobs.runner.pools.local import WorkerPool
-from mopsjobs.runner.pools.worker_process import WorkerProcess
+from mopsjobs.runner.pools.local import WorkerPool, WorkerProcess
 from mopsjobs.studies.study import Task
 from support.runs import code, final
 
@@ -68,11 +67,11 @@ def test_reading_outputs_does_not_count_towards_the_timeout_of_any_task(tmp_path
 def test_a_worker_without_a_task_gets_no_outputs(tmp_path: Path) -> None:
     """It may ask late, by a thread that its function has left."""
     pool = _pool_of(tmp_path, 1, lambda *_: b"{}\n", lambda: 0.0)
-    worker = WorkerProcess([sys.executable, "-c", "input()"], b"", {}, lambda _task, _line: None)
+    worker = WorkerProcess([sys.executable, "-c", "input()"], {}, {}, lambda _task, _line: None)
     pool._workers.append(worker)
     try:
         worker.answers += b'{"more": true}\n'
         assert list(pool._handle_answers(worker)) == []
-        assert not worker.outgoing
+        assert worker.outgoing == b"{}\n"  # its setup
     finally:
         pool.close()

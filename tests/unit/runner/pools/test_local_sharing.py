@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.runner.pools import worker_process
+from mopsjobs.runner.pools import local
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.pools.shared_cores import SharedCores
@@ -102,7 +102,7 @@ def test_a_worker_that_does_not_end_gives_its_core_back(
     leaving.signal(signal.SIGSTOP)
     assert next(running) is None
     assert other.take(is_first=True) is None
-    monkeypatch.setattr(worker_process, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(local, "GRACE_SECONDS", 0.0)
     until(lambda: next(running) is None and leaving not in pool._workers, "the end of the worker")
     assert other.take(is_first=True) is not None
     gate.touch()
@@ -113,7 +113,7 @@ def test_a_task_that_died_waits_though_another_worker_still_leaves(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that leaves takes no task, and may take long to end. Another job stands in line for the core."""
-    monkeypatch.setattr(worker_process, "GRACE_SECONDS", PATIENCE)
+    monkeypatch.setattr(local, "GRACE_SECONDS", PATIENCE)
     gate, other = tmp_path / "gate", _cores(tmp_path)
     pool, sets = pool_of(model, cores=_cores(tmp_path)), sets_of(2)
     sets[1] |= {"gate": str(gate), "die": str(tmp_path / "died")}

@@ -8,7 +8,7 @@ import pytest
 
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.runner.pools.log_lines import KEPT_BYTES, LATER, MAX_CHARACTERS, MAX_LINE_BYTES, LogLines
+from mopsjobs.runner.pools.process import KEPT_BYTES, LATER, MAX_CHARACTERS, MAX_LINE_BYTES, LogLines
 from support.cli import LineStore
 from support.runs import CHATTY_LINES, CHATTY_MODEL, Given, all_of, code, pool_of, study, until, work
 

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,9 @@ import pytest
 
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.runner.pools.base import TaskResult
-from mopsjobs.runner.pools.process_usage import RSS_UNIT
-from mopsjobs.runner.pools.task_queue import Assignment
-from mopsjobs.runner.pools.worker_process import WorkerProcess
-from mopsjobs.studies.study import Task
+from mopsjobs.runner.pools.process import RSS_UNIT
 from mopsjobs.utils import measurement
-from support.runs import PATIENCE, all_of, code, ends, pool_of, sets_of, study, until
+from support.runs import all_of, code, ends, pool_of, sets_of, study, until
 
 MIB = 1024 * 1024
 
@@ -215,24 +211,3 @@ def test_the_attempts_at_work_are_those_that_have_begun(model: Path, tmp_path: P
 
 def _step_until(running: object, condition: Callable[[], bool]) -> None:
     until(lambda: next(running, None) is None and condition(), "the pool")  # type: ignore[call-overload]
-
-
-def test_the_time_to_read_outputs_is_returned() -> None:
-    """The limit of a task is for the function. The runner may wait for the store for an hour."""
-    now = 100.0
-
-    def feed(reduction: Task, *, is_first: bool) -> bytes:
-        nonlocal now
-        now += 3600
-        return b"%d %d\n" % (reduction.number, is_first)
-
-    worker = WorkerProcess([sys.executable, "-c", ""], b"", {}, lambda _task, _line: None)
-    with contextlib.ExitStack() as streams:
-        for stream in (worker.stdin, worker.stdout, worker.stderr):
-            streams.enter_context(stream)
-        worker.tasks.append(Assignment(0, Task(7, "p", 1, {})))
-        worker.begin_task(now)
-        assert worker.take_more(feed, lambda: now, is_first=True) == 3600
-        assert worker.outgoing == b"7 1\n"
-        with contextlib.suppress(OSError):
-            worker.process.wait(PATIENCE)
