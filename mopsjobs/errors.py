@@ -219,6 +219,10 @@ class ValueTooLargeError(StoreError):
     exit_code = EXIT_REFUSED
 
 
+VALUE_ERRORS = (ValueTooLargeError, InvalidKeyError)
+"""What is wrong with one value, and with no other."""
+
+
 class UnusableStoreError(StoreError):
     """The settings name a store that cannot keep a registry, and never will by waiting. Nothing was written."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mopsjobs.errors import InvalidKeyError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.errors import VALUE_ERRORS, StoreUnavailableError
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
 from mopsjobs.ledger.format import MAX_CHUNK_ATTEMPTS, chunk_key, encode_attempts
 from mopsjobs.ledger.journal import Entry, JournalFile, LeftChunk, journal_path, read_left, settle_left
@@ -313,7 +313,7 @@ class Ledger:
         try:
             for key, value in self._encode(chunk):
                 self._store.create_if_absent(key, value)
-        except (ValueTooLargeError, InvalidKeyError) as error:
+        except VALUE_ERRORS as error:
             log.warning("A chunk of the ledger is lost: %s", error)
         chunk.file.remove()
 

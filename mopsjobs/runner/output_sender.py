@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from mopsjobs.errors import StoreError, StoreUnavailableError
+from mopsjobs.errors import VALUE_ERRORS, StoreError, StoreUnavailableError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.store.bulk_writes import TransactionalStore, create_all_if_absent
-from mopsjobs.submission.offline import VALUE_ERRORS, deliver
+from mopsjobs.submission.relay import deliver
 from mopsjobs.utils.background import BackgroundWriter
 
 MAX_WAITING_TASKS = 64

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import RecordError, StoreError, StoreUnavailableError
+from mopsjobs.errors import VALUE_ERRORS, RecordError, StoreError, StoreUnavailableError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import EventLog
 from mopsjobs.runner.pools.base import Feed, Pool, TaskResult
@@ -28,7 +28,6 @@ from mopsjobs.studies.reductions import Reduction, find_reductions
 from mopsjobs.studies.results import Output, sorted_outputs_of, why_not_an_output
 from mopsjobs.studies.study import Task, is_output_name, seed_of
 from mopsjobs.studies.task_names import find_varying, set_name
-from mopsjobs.submission.offline import VALUE_ERRORS
 from mopsjobs.utils.text import pluralize
 
 BATCH_TASKS = 16

@@ -1,39 +1,59 @@
-"""Keep a submission on this machine while the registry does not answer, and deliver it when it does.
+"""Keep on this machine what cannot reach the registry, and deliver it when the registry answers.
 
-`engines/job_dir.py` names the files. A runner of this machine reads and delivers them. Pods cannot see them: for pods,
-`resume` delivers.
+`engines/job_dir.py` names the files. A submission leaves bundle, manifest and the fields of its launch. A runner of
+this machine reads and delivers them. Pods cannot see them: for pods, `resume` delivers.
+
+A runner leaves outputs in its outbox if the registry did not answer at its end, and its journal if it was killed.
+Shards on Slurm have such files in directories of their own, or report by files at any time; see `shard_drop`. The next
+launch of the job would read all that, but a child job has other directories. So `resume`, `validate`, `reconcile` and
+the commands that follow a job deliver it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from mopsjobs.engines import open_engine
+from mopsjobs.engines.base import EngineState, ShardEnd, engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
-    InvalidKeyError,
     InvalidTransitionError,
     JobExistsError,
     RecordError,
     StoreError,
     TooManyRetriesError,
     UsageError,
-    ValueTooLargeError,
 )
+from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.job_state import check_field
-from mopsjobs.registry.keys import BUNDLE, MACHINE, may_carry
+from mopsjobs.registry.job_state import JobState, check_field
+from mopsjobs.registry.keys import SHARD
 from mopsjobs.registry.status import LAUNCH_FAILED, JobStatus
-from mopsjobs.store.base import Entry, VersionedStore
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
+from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.submission.infer_end import ended_with
+from mopsjobs.submission.relay import OnRefused, deliver
+from mopsjobs.submission.session import Session
+from mopsjobs.submission.shard_drop import deliver_drop, find_drop
 from mopsjobs.utils.files import replace_file
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.times import json_time, parse_time
+
+
+@contextlib.contextmanager
+def open_outbox(directory: JobDir) -> Iterator[SQLiteVersionedStore | None]:
+    """Open the outbox of a job, if there is one: opening would create it."""
+    if not directory.outbox.exists():
+        yield None
+        return
+    with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
+        yield outbox
 
 
 def remove_times(directory: JobDir) -> None:
@@ -91,11 +111,9 @@ def load_offline(directory: JobDir, job_id: str) -> tuple[Manifest | None, dict[
     Raises:
         RecordError: if a file is not valid.
     """
-    manifest = None
-    if directory.outbox.exists():  # opening creates it
-        with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
-            found = outbox.get(manifest_key(job_id))
-            manifest = None if found is None else Manifest.from_json(found.value, key=manifest_key(job_id))
+    with open_outbox(directory) as outbox:
+        found = None if outbox is None else outbox.get(manifest_key(job_id))
+        manifest = None if found is None else Manifest.from_json(found.value, key=manifest_key(job_id))
     return manifest, _load_launch(directory.launch_fields)
 
 
@@ -168,23 +186,10 @@ def _deliver_launch(directory: JobDir, job_id: str, registry: JobRegistry) -> No
         directory.launch_fields.unlink(missing_ok=True)
 
 
-def deliver_offline(
-    directory: JobDir,
-    job_id: str,
-    store: VersionedStore,
-    registry: JobRegistry,
-    on_refused: Callable[[str, StoreError], None],
-) -> bool:
+def deliver_offline(directory: JobDir, job_id: str, session: Session) -> bool:
     """Move what this machine keeps of a job into the store, and register the job.
 
-    A delivery that was interrupted goes on at the next call.
-
-    Args:
-        directory: the job's.
-        job_id: the job.
-        store: where bundle, manifest and outputs belong.
-        registry: where the job belongs.
-        on_refused: see `deliver`.
+    A delivery that was interrupted goes on at the next call. A warning names each value that can never be stored.
 
     Returns:
         False if this machine keeps nothing of the job.
@@ -196,12 +201,13 @@ def deliver_offline(
     """
     if not has_undelivered(directory):
         return False
-    registry = _backdated_registry(registry, directory)
-    if directory.outbox.exists():  # opening creates it
-        with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
+    store = session.store
+    registry = _backdated_registry(session.registry, directory)
+    with open_outbox(directory) as outbox:
+        if outbox is not None:
             # The record comes first: pods begin as soon as they see the manifest, and then write into the record.
             _register(outbox, job_id, store, registry)
-            deliver(outbox, store, job_id, on_refused)
+            deliver(outbox, store, job_id, _warner(session, REMOVED))
     _deliver_launch(directory, job_id, registry)
     return True
 
@@ -212,12 +218,12 @@ def has_undelivered(directory: JobDir) -> bool:
     Raises:
         StoreError: if the outbox cannot be read.
     """
-    if directory.launch_fields.exists():
-        return True
-    if not directory.outbox.exists():  # opening creates it
-        return False
-    with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
-        return next(iter(outbox.list_keys()), None) is not None
+    with open_outbox(directory) as outbox:
+        return directory.launch_fields.exists() or _has_values(outbox)
+
+
+def _has_values(outbox: VersionedStore | None) -> bool:
+    return outbox is not None and next(iter(outbox.list_keys()), None) is not None
 
 
 def _register(outbox: VersionedStore, job_id: str, store: VersionedStore, registry: JobRegistry) -> None:
@@ -245,59 +251,103 @@ def _register(outbox: VersionedStore, job_id: str, store: VersionedStore, regist
         )
 
 
-VALUE_ERRORS = (ValueTooLargeError, InvalidKeyError)
-"""What is wrong with one value, and with no other."""
+REMOVED = "cannot be delivered, and is removed"
+
+LEDGER_SECONDS = 30.0
+"""How long the journal of a shard may take. What the store does not take by then goes into the outbox."""
 
 
-def deliver(
-    outbox: VersionedStore,
-    store: VersionedStore,
-    job_id: str,
-    on_refused: Callable[[str, StoreError], None],
-    is_over: Callable[[], bool] = lambda: False,
-    relay: str = MACHINE,
-) -> bool:
-    """Move the values of an outbox into the store, in the order of their keys: a bundle goes before its manifest.
+def deliver_shards(state: JobState, session: Session, engine: EngineState | None = None) -> JobState:
+    """Move what the shards of a job on Slurm left into the store.
 
-    A value that the store has already stays: values are written by `create_if_absent`.
+    What they report by files is delivered at any time. What they kept while the registry did not answer waits until
+    the job array has ended, and is known to have.
 
     Args:
-        outbox: where the values wait.
-        store: where they belong.
-        job_id: the job of the outbox. A model can write there, so keys that the relay may not carry are refused.
-        on_refused: called with key and reason for each value that can never be stored; it is removed.
-        is_over: called before each value; returns True to leave the rest.
-        relay: `keys.MACHINE`, or `keys.SHARD` for the outbox of a shard.
+        state: the record of the job.
+        session: the registry, the environment and the messages.
+        engine: what Slurm says about the job; None: Slurm is asked, if shards may have left something.
 
     Returns:
-        True if the outbox is empty.
+        The record after that.
 
     Raises:
-        StoreUnavailableError: if the store does not answer. What was moved before stays moved.
-        StoreError: if the store refuses every value.
+        EngineError: if Slurm does not answer, or if the files are not here; see `find_drop`.
+        StoreError: if the store does not answer or refuses; see `deliver`.
     """
-    for entry in outbox.scan():
-        if is_over():
+    if engine_of(state.fields()) != "slurm":
+        return state
+    drop = find_drop(state, session)
+    unsent = [
+        (number, directory)
+        for number, directory in JobDir.for_job(state.job_id, session.env).shard_directories()
+        if directory.outbox.exists() or _has_journal(directory, number)
+    ]
+    if drop is None and not unsent:
+        return state
+    engine = engine or open_engine("slurm", session.env).state(state.fields())
+    has_stopped = not engine.may_be_at_work
+    removes = _warner(session, REMOVED)
+    if drop is not None:
+        is_over = has_stopped and state.is_terminal
+        warn = removes if is_over else _warner(session, "cannot be delivered")
+        state = deliver_drop(state, session, warn, is_over=is_over)
+    # SQLite cannot share a file among nodes, so not even a look at the outbox of a shard at work is safe.
+    if not (unsent and has_stopped):
+        return state
+    deliveries = [_deliver_outbox(directory, state.job_id, session, removes) for _, directory in unsent]
+    ends = {end.shard: end for end in engine.lost}
+    deliveries += [
+        _deliver_journal(directory, number, state.job_id, session, ends.get(number)) for number, directory in unsent
+    ]
+    if any(deliveries):
+        session.note(f"{state.job_id}: delivered what its shards kept")
+    return session.registry.get_job(state.job_id) or state
+
+
+def deliver_kept(job_id: str, directory: JobDir, session: Session) -> None:
+    """Move what a runner of this machine left there into the store. It has ended.
+
+    Raises:
+        StoreError: if the store does not answer or refuses; see `deliver_offline`.
+    """
+    is_delivered = deliver_offline(directory, job_id, session)
+    for number in directory.ledger_numbers():
+        is_delivered |= _deliver_journal(directory, number, job_id, session)
+    if is_delivered:
+        session.note(f"{job_id}: delivered what its runner kept on this machine")
+
+
+def _warner(session: Session, what: str) -> OnRefused:
+    return lambda key, reason: session.warn(f"{key} {what}: {reason}")
+
+
+def _has_journal(directory: JobDir, shard: int) -> bool:
+    return next(directory.ledger(shard).glob("*.jsonl"), None) is not None
+
+
+def _deliver_outbox(directory: JobDir, job_id: str, session: Session, on_refused: OnRefused) -> bool:
+    """Move the outbox of a shard into the store. Return False if there is none, or if it is empty."""
+    with open_outbox(directory) as outbox:
+        if outbox is None or not _has_values(outbox):
             return False
-        value = entry.value if entry.value is not None else _value(outbox, entry)
-        if value is not None:
-            try:
-                _check_relayed(relay, entry.key, value, job_id)
-                store.create_if_absent(entry.key, value)
-            except VALUE_ERRORS as error:
-                on_refused(entry.key, error)
-        outbox.delete(entry.key)
+        return deliver(outbox, session.store, job_id, on_refused, relay=SHARD)
+
+
+def _deliver_journal(directory: JobDir, shard: int, job_id: str, session: Session, end: ShardEnd | None = None) -> bool:
+    """Send the attempts that killed runs of a shard left, as its next run would. Return False if there are none.
+
+    Those that it had in hand have the end of the shard as their error, if the engine knows it.
+    """
+    if not _has_journal(directory, shard):
+        return False
+    manifest = load_manifest(session.store, job_id)
+    complete = find_complete_tasks(session.store, manifest).complete
+    with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
+        ledger = Ledger(session.store, outbox, job_id, shard, directory.ledger(shard))
+        ledger.send_left(
+            lambda task: any(complete[place] for place in manifest.positions([task])),
+            lambda attempt: attempt if end is None else ended_with(attempt, end),
+        )
+        ledger.close(LEDGER_SECONDS)
     return True
-
-
-def _check_relayed(relay: str, key: str, value: bytes, job_id: str) -> None:
-    """Refuse a key that the relay may not carry, and a bundle whose name is not the digest of its bytes."""
-    bundle = BUNDLE.parse(key)
-    is_named_so = bundle is None or hashlib.sha256(value).hexdigest() == bundle["bundle"]
-    if not (is_named_so and may_carry(relay, key, job_id)):
-        raise InvalidKeyError(f"it is not of job {job_id}.")
-
-
-def _value(store: VersionedStore, entry: Entry) -> bytes | None:
-    found = store.get(entry.key)
-    return None if found is None else found.value

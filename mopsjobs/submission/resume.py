@@ -27,7 +27,6 @@ from mopsjobs.errors import (
     JobBusyError,
     JobExistsError,
     NoManifestError,
-    StoreError,
     StoreUnavailableError,
     UsageError,
     command_line,
@@ -46,9 +45,8 @@ from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.launch_options import LaunchOptions
 from mopsjobs.submission.launching import grown_options, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_functions
-from mopsjobs.submission.offline import deliver_offline, load_offline
+from mopsjobs.submission.offline import deliver_offline, deliver_shards, load_offline
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.submission.submit import Code, open_client, pack_code
 from mopsjobs.utils.text import pluralize
@@ -229,11 +227,8 @@ def resume_job(job: Resumable, session: Session, trust: Trust, *, yes: bool = Fa
 
 
 def _deliver(job_id: str, session: Session) -> bool:
-    def warn(key: str, reason: StoreError) -> None:
-        session.warn(f"{key} cannot be delivered, and is removed: {reason}")
-
     directory = JobDir.for_job(job_id, session.env)
-    is_delivered = deliver_offline(directory, job_id, session.store, session.registry, warn)
+    is_delivered = deliver_offline(directory, job_id, session)
     if is_delivered:
         session.note(f"{job_id}: delivered what this machine kept of it while the registry did not answer")
     return is_delivered

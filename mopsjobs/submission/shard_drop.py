@@ -14,8 +14,9 @@ has ended, so that a shard that is started again knows its complete tasks. See d
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from mopsjobs.engines import has_drop
 from mopsjobs.engines.base import last_launch
 from mopsjobs.engines.job_dir import MAX_SHARD, JobDir
 from mopsjobs.errors import (
+    VALUE_ERRORS,
     EngineError,
     JobExistsError,
     StoreError,
@@ -36,16 +38,15 @@ from mopsjobs.errors import (
 from mopsjobs.events import format as event_format
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.keys import ANNOUNCEMENT, EVENTS, RECORD, SHARD, belongs_to, may_carry
+from mopsjobs.registry.keys import ANNOUNCEMENT, EVENTS, RECORD, SHARD, belongs_to
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import ShardReport, all_shards_done
 from mopsjobs.registry.usage import shard_usage
 from mopsjobs.store.base import ReadableStore, Versioned, VersionedStore
-from mopsjobs.store.bulk_writes import create_all_if_absent
 from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
-from mopsjobs.submission.offline import VALUE_ERRORS
+from mopsjobs.submission.relay import OnRefused, deliver
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import join_first, parse_whole_number, pluralize
@@ -54,16 +55,11 @@ from mopsjobs.utils.times import parse_time
 JOB = "job"
 """The directory with manifest and bundle."""
 
-BATCH_BYTES = 2**20
-"""Values that an embedded registry takes in one transaction: each waits for the disk."""
-
 NAME_SECONDS = 90.0
 """How long a machine may not see a name that another one has made on a network file system. NFS has 60 by default."""
 
 NOT_DELIVERED = (RECORD, ANNOUNCEMENT)
 """A shard's own record, whose counts are reported, and its announcements."""
-
-OnRefused = Callable[[str, StoreError], None]
 
 
 class ShardDrop(DirectoryVersionedStore):
@@ -177,11 +173,18 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
     for shard in _shards_of(drop, job_id):
         # Before its outputs: the counts never say more than what is delivered.
         report = shard.report()
-        for batch in _batches(shard, delivered, refused, on_refused):
-            _create(store, [(_delivery_key(key, session.now()), value) for key, value in batch], on_refused)
-            for key, _ in batch:
-                if is_over or not key.startswith(results):  # no runner reads it again
-                    shard.store.delete(key)
+        deliver(
+            shard.store,
+            store,
+            job_id,
+            on_refused,
+            relay=SHARD,
+            skips=functools.partial(shard.skips, delivered),
+            stays=lambda key: not is_over and key.startswith(results),  # a runner may read it again
+            key_of=lambda key: _delivery_key(key, session.now()),
+            on_foreign=refused.append,
+        )
+        refused += shard.store.left_out
         # A shard that the job no longer has leaves outputs. Others report its tasks now.
         if report is not None and shard.number < shards and not state.is_terminal:
             state = _take_report(state, shard.number, report, registry)
@@ -235,9 +238,9 @@ class _Shard(NamedTuple):
     store: DirectoryVersionedStore
     job_id: str
 
-    def keeps(self, key: str) -> bool:
-        """Return whether a key is one of `NOT_DELIVERED`."""
-        return belongs_to(key, self.job_id, NOT_DELIVERED)
+    def skips(self, delivered: Collection[str], key: str) -> bool:
+        """Return whether a key was delivered before, or is one of `NOT_DELIVERED`."""
+        return key in delivered or belongs_to(key, self.job_id, NOT_DELIVERED)
 
     def report(self) -> JobState | None:
         """Return the record of the shard; None before its first report."""
@@ -263,37 +266,6 @@ def _check_owner(drop: Path, job_id: str, store: VersionedStore) -> None:
         raise JobExistsError(job_id, f"{drop} belongs to another job of the id {job_id}: it was not delivered.")
 
 
-def _batches(
-    shard: _Shard, delivered: Collection[str], refused: list[str], on_refused: OnRefused
-) -> Iterator[list[tuple[str, bytes]]]:
-    """Yield the values of a shard that are still to be delivered, some at a time. Its record is not among them.
-
-    A model can write into the directory, so whatever no shard of the job writes is not read, and goes to `refused`.
-    """
-    batch: list[tuple[str, bytes]] = []
-    size = 0
-    for entry in shard.store.scan():
-        if entry.key in delivered or shard.keeps(entry.key):
-            continue
-        if not may_carry(SHARD, entry.key, shard.job_id):
-            refused.append(entry.key)
-            continue
-        try:
-            value = shard.store.get(entry.key)
-        except VALUE_ERRORS as error:
-            on_refused(entry.key, error)
-            continue
-        if value is not None:
-            batch.append((entry.key, value.value))
-            size += len(value.value)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    refused += shard.store.left_out
-    if batch:
-        yield batch
-
-
 def _refusal(job_id: str, refused: list[str], drop: Path) -> str:
     """Return the warning about files that no shard of a job writes."""
     named = join_first([shorten(name, 200).encode("utf-8", "backslashreplace").decode() for name in refused])
@@ -306,18 +278,6 @@ def _delivery_key(key: str, now: datetime) -> str:
     """Return the key under which a value is delivered: events under the hour of the delivery, where readers look."""
     parts = EVENTS.parse(key)
     return key if parts is None else EVENTS.key(**parts | {"hour": event_format.bucket_of(now)})
-
-
-def _create(store: VersionedStore, batch: list[tuple[str, bytes]], on_refused: OnRefused) -> None:
-    """Create the keys of a batch that do not exist. If the store refuses one, the others are created all the same."""
-    try:
-        create_all_if_absent(store, batch)
-    except VALUE_ERRORS:
-        for key, value in batch:
-            try:
-                store.create_if_absent(key, value)
-            except VALUE_ERRORS as error:
-                on_refused(key, error)
 
 
 def _take_report(state: JobState, shard: int, record: JobState, registry: JobRegistry) -> JobState:
@@ -350,7 +310,7 @@ def _remove(drop: Path, job_id: str, delivered: Collection[str]) -> None:
     """
     for shard in _shards_of(drop, job_id):
         for key in shard.store.list_keys():
-            if key in delivered or shard.keeps(key):
+            if shard.skips(delivered, key):
                 shard.store.delete(key)
         shard.store.remove_parts()
         _remove_directories(shard.store.path)

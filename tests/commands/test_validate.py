@@ -53,7 +53,7 @@ def test_a_job_without_heartbeats_is_at_work_while_slurm_says_so(
     JobDir.for_job("job", cli.env).drop.mkdir(parents=True)
     monkeypatch.setattr("mopsjobs.submission.shard_drop.network_file_system", lambda path: "nfs4")
     cluster = Cluster(RUNNING)
-    for module in ("app.tasks.validate_job", "submission.shard_delivery"):
+    for module in ("app.tasks.validate_job", "submission.offline"):
         monkeypatch.setattr(f"mopsjobs.{module}.open_engine", lambda name, env: cluster)
     cli.clock.advance(seconds=61)
     for says, ago, expected in ((RUNNING, None, "running"), (COMPLETE, 10, "running"), (COMPLETE, 100, "partial")):
@@ -90,7 +90,7 @@ def test_nothing_stays_in_the_files_of_a_job_that_validate_ends(
     """Nor of one that had ended before: `reconcile` delivers by its name. Without files, no engine is asked."""
     _drop(remote)
     cluster = answer_for_all(monkeypatch, Cluster(COMPLETE))
-    for module in ("app.tasks.validate_job", "submission.shard_delivery"):
+    for module in ("app.tasks.validate_job", "submission.offline"):
         monkeypatch.setattr(f"mopsjobs.{module}.open_engine", lambda name, env: cluster)
     drop = JobDir.for_job("job", cli.env).drop
     for command in ("validate", "reconcile"):

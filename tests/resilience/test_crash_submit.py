@@ -19,6 +19,7 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.submission.client import JobSubmissionClient, Submission
 from mopsjobs.submission.offline import deliver_offline
+from mopsjobs.submission.session import Session
 from support.cli import LineStore, key
 from support.engines import Nowhere
 from support.runs import code, sets_of, study
@@ -145,5 +146,6 @@ def test_what_was_kept_is_registered_though_its_manifest_had_arrived(tmp_path: P
     kept.close()
     store.delete(key("job"))
     registry = JobRegistry(store)
-    assert deliver_offline(JobDir(tmp_path / "job"), "job", store, registry, lambda *_: None)
+    session = Session(registry_url="memory:", open_registry=lambda: registry, env={})
+    assert deliver_offline(JobDir(tmp_path / "job"), "job", session)
     assert registry.get_job("job") is not None

@@ -24,7 +24,7 @@ from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import BEFORE_RUNNING, LAUNCH_FAILED, RUNNER_LOST, TERMINAL, JobStatus
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
-from mopsjobs.submission.shard_delivery import deliver_kept
+from mopsjobs.submission.offline import deliver_kept
 from mopsjobs.utils.files import directory_lock
 from mopsjobs.utils.times import parse_time
 

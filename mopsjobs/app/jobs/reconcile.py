@@ -33,8 +33,8 @@ from mopsjobs.registry.notes import SUSPECT, WAITS_FOR
 from mopsjobs.registry.status import LAUNCH_FAILED, RUNNER_LOST, TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
+from mopsjobs.submission.offline import deliver_shards
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.utils.text import cut_in_the_middle, strip_control_characters
 from mopsjobs.utils.times import parse_time, record_time

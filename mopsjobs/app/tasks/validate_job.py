@@ -19,8 +19,8 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.validation import Validation, validate
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
+from mopsjobs.submission.offline import deliver_shards
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.shard_delivery import deliver_shards
 from mopsjobs.submission.shard_drop import may_lack_files
 from mopsjobs.utils.times import parse_time
 

@@ -58,14 +58,6 @@ SILENCES = ("timed out", "receive failure", "zero bytes were transmitted", "comm
 DENIALS = ("access/permission denied", "invalid authentication", "protocol authentication error", "invalid credential")
 """Parts of what commands say, in small letters, when the controller refuses the user."""
 
-OLDEST_DATA_PARSER = 40
-"""That of Slurm 23.11. The JSON of earlier ones has all jobs of the cluster, whichever are asked for."""
-
-_DATA_PARSER = re.compile(r"^data_parser/v0\.0\.(\d{1,3})$", re.ASCII | re.MULTILINE)
-
-_prints_json: dict[str, bool] = {}
-"""Whether the squeue of a path prints JSON, for the life of this process."""
-
 _PREFIX = re.compile(
     r"^(?:sbatch|squeue|scontrol|scancel|sacct|sinfo|slurm_load_jobs)(?:: | )(?:fatal: |error: )*"
     r"(?:Batch job submission failed: )?",
@@ -121,25 +113,6 @@ class Commands:
         # Times as seconds since 1970, and lists of the tasks of an array in full.
         own = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
         return self._run(words, {**env, **own}, seconds)
-
-    def print_json(self) -> bool:
-        """Return whether squeue prints JSON. That is found out once per process, without the controller.
-
-        Raises:
-            EngineUnavailableError: if squeue does not exist, or finds no cluster.
-        """
-        path = self._path("squeue")
-        if path not in _prints_json:
-            try:
-                listed = _DATA_PARSER.findall(self.ask("squeue", "--json=list"))
-            except RefusedError:  # it knows no such flag, or has crashed without its plugin
-                listed = []
-            _prints_json[path] = any(int(number) >= OLDEST_DATA_PARSER for number in listed)
-        return _prints_json[path]
-
-    def use_text(self) -> None:
-        """Take squeue for one without JSON from now on, since its documents cannot be read."""
-        _prints_json[self._path("squeue")] = False
 
     def submit(self, *words: str) -> str:
         """Return what `sbatch` prints. The job gets the environment of this process, without an outer job of Slurm.

@@ -19,7 +19,6 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import command, disk_errors
 from mopsjobs.engines.slurm import logs as slurm_logs
 from mopsjobs.engines.slurm.commands import SECONDS, Commands, NotConfiguredError, is_installed
-from mopsjobs.engines.slurm.documents import parse_squeue
 from mopsjobs.engines.slurm.options import sbatch_flags
 from mopsjobs.engines.slurm.script import write_script
 from mopsjobs.engines.slurm.state import is_active, newest, state_of, times_of
@@ -32,7 +31,7 @@ from mopsjobs.engines.slurm.tasks import (
     parse_submission,
 )
 from mopsjobs.engines.trust import remember_launch
-from mopsjobs.errors import EngineError, EngineUnavailableError, JobBusyError, RecordError, UsageError
+from mopsjobs.errors import EngineError, EngineUnavailableError, JobBusyError, UsageError
 from mopsjobs.utils.files import directory_lock, make_directory, replace_file
 from mopsjobs.utils.text import parse_whole_number
 
@@ -43,9 +42,6 @@ SCRIPT_NAME = "slurm.sh"
 
 MAX_FAILURES = 5
 """Questions in a row that Slurm may leave without an answer before following gives up."""
-
-MAX_JSON_SHARDS = 100
-"""Larger arrays are read from text: their JSON has 10 kB per shard, and takes ten times as long."""
 
 LOOK_PAUSES = (2.0, 5.0, 10.0)
 """Seconds before each further look for a job array whose submission got no reply."""
@@ -147,7 +143,7 @@ class SlurmEngine:
         """Return the id of a new job array, and its cluster if sbatch tells it."""
         name = slurm_name(launch.job_id)
         before = self._arrays_of(name)
-        active = newest(one for array_id in before[-1:] for one in self._known(array_id, name, launch.shards))
+        active = newest(one for array_id in before[-1:] for one in self._known(array_id, name))
         if is_active(active):
             raise JobBusyError(
                 f"Job {launch.job_id} is in Slurm already, as job {active[0].array_id}; nothing was started.",
@@ -302,48 +298,25 @@ class SlurmEngine:
         """
         name, recorded = slurm_name(str(job["job_id"])), recorded_array(job)
         shards = parse_whole_number(last_launch(job).get("shards", ""), 1, MAX_ID) or 1
-        found = [] if recorded is None else self._known(recorded, name, shards)
+        found = [] if recorded is None else self._known(recorded, name)
         if not is_active(found):
             newer = [array_id for array_id in self._arrays_of(name) if array_id > (recorded or 0)]
-            found = (self._known(newer[-1], name, shards) if newer else []) or found
+            found = (self._known(newer[-1], name) if newer else []) or found
         array_id = found[0].array_id if found else recorded
         if array_id is not None and not is_active(found) and sum(one.shards for one in found) < shards:
             accounted = self._accounted(array_id, name)
             found = accounted if len(accounted) > len(found) else found
         return found
 
-    def _known(self, array_id: int, name: str, shards: int) -> list[SlurmShards]:
-        """Return the shards of a job array that the controller knows, if it has this name.
-
-        Args:
-            array_id: the job array.
-            name: its name.
-            shards: how many it should have.
-        """
+    def _known(self, array_id: int, name: str) -> list[SlurmShards]:
+        """Return the shards of a job array that the controller knows, if it has this name."""
         try:
-            listed = self._listed(array_id, with_json=shards <= MAX_JSON_SHARDS)
+            listed = parse_scontrol(self._commands.ask("scontrol", "--oneliner", "show", "job", str(array_id)))
         except RefusedError as error:
             if "invalid job id" in error.message.lower():
                 return []
             raise
         return [one for one in listed if one.name == name]
-
-    def _listed(self, array_id: int, *, with_json: bool) -> list[SlurmShards]:
-        """Return the shards that the controller lists: from JSON if that is wanted and there is one, else from text.
-
-        The JSON is that of squeue. If the controller is away, that of scontrol is an empty list without an error, so an
-        empty list decides nothing.
-        """
-        if with_json and self._commands.print_json():
-            try:
-                output = self._commands.ask("squeue", "--json", "--states=all", f"--jobs={array_id}")
-                if listed := parse_squeue(output):
-                    return listed
-            except RecordError:
-                self._commands.use_text()
-            except RefusedError:
-                pass  # Text tells whether it has forgotten the job.
-        return parse_scontrol(self._commands.ask("scontrol", "--oneliner", "show", "job", str(array_id)))
 
     def _accounted(self, array_id: int, name: str) -> list[SlurmShards]:
         """Return the shards of a job array by its account; none where Slurm keeps no accounts."""

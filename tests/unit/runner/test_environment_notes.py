@@ -17,7 +17,7 @@ from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.submission.offline import deliver
+from mopsjobs.submission.relay import deliver
 from support.cli import LineStore
 from support.runs import MODEL, Given, code, counts, record, results, sets_of, work
 

@@ -42,7 +42,7 @@ def session(tmp_path: Path) -> Session:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Return the Slurm of the tests, on a network file system."""
     cluster = Cluster(COMPLETE)
-    for module in ("resume", "shard_delivery"):
+    for module in ("resume", "offline"):
         monkeypatch.setattr(f"mopsjobs.submission.{module}.open_engine", lambda name, env: cluster)
     monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
     return cluster

@@ -10,7 +10,7 @@ import pytest
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.submission import shard_drop
-from mopsjobs.submission.shard_delivery import deliver_shards
+from mopsjobs.submission.offline import deliver_shards
 from mopsjobs.submission.shard_drop import ShardDrop
 from support.drops import Site, counts
 from support.engines import COMPLETE, FAILED, GONE, RUNNING, state_of

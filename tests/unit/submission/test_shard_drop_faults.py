@@ -23,7 +23,7 @@ from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.submission import shard_drop
-from mopsjobs.submission.shard_delivery import deliver_shards
+from mopsjobs.submission.offline import deliver_shards
 from mopsjobs.submission.shard_drop import ShardDrop, fill_drop
 from mopsjobs.utils.times import utc_now
 from support.drops import Site, counts

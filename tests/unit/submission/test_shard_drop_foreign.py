@@ -14,8 +14,8 @@ from mopsjobs.registry.keys import BUNDLE, FORMS, MANIFEST, OUTPUT, KeyForm
 from mopsjobs.store.directory import MAX_VALUE_BYTES, DirectoryVersionedStore, _directories, _pieces
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.submission.offline import deliver
-from mopsjobs.submission.shard_delivery import deliver_shards
+from mopsjobs.submission.offline import deliver_shards
+from mopsjobs.submission.relay import deliver
 from mopsjobs.submission.shard_drop import ShardDrop
 from support.drops import Site, counts
 from support.engines import COMPLETE, RUNNING, state_of

@@ -118,23 +118,6 @@ def test_a_question_gets_no_secret_and_no_format(slurm: FakeSlurm) -> None:
     assert expected.items() <= got.items()
 
 
-@pytest.mark.parametrize(
-    ("lines", "prints_json"),
-    [
-        ("echo data_parser/v0.0.42; echo data_parser/v0.0.40; echo 'Possible data_parser plugins:' >&2", True),
-        ("echo data_parser/v0.0.39", False),
-        ("echo \"squeue: option '--json' doesn't allow an argument\" >&2; exit 1", False),
-        ("echo 'squeue: error: load_plugins: unable to find plugin: serializer/json' >&2; kill -SEGV $$", False),
-        ("exit 0", False),
-    ],
-)
-def test_json_is_taken_from_slurm_23_11_on(slurm: FakeSlurm, lines: str, *, prints_json: bool) -> None:
-    """The question is asked once per process. Slurm 24.11 crashes without its plugin for JSON."""
-    slurm.says("squeue", list=lines)
-    assert [Commands(slurm.env).print_json() for _ in range(2)] == [prints_json] * 2
-    assert slurm.asked == ["squeue --json=list"]
-
-
 def test_a_submission_passes_the_environment_on(slurm: FakeSlurm) -> None:
     """The runner needs the credentials of the registry. Variables of an outer job would contradict its flags."""
     env = {"AWS_SECRET_ACCESS_KEY": "s", "SBATCH_ACCOUNT": "p1", "SBATCH_WAIT": "1", "SLURM_MEM_PER_NODE": "3"}

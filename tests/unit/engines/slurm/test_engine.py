@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from mopsjobs.engines.base import EngineState, Launch
 from mopsjobs.engines.slurm import commands
-from mopsjobs.engines.slurm.engine import LOOK_PAUSES, MAX_JSON_SHARDS, SlurmEngine
+from mopsjobs.engines.slurm.engine import LOOK_PAUSES, SlurmEngine
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError, JobBusyError
 from support.slurm_commands import FakeSlurm, task, waiting
 
@@ -181,68 +180,20 @@ def test_a_refusal_of_sbatch_is_one_sentence_with_a_hint(
 
 
 def test_a_job_that_waits_costs_one_question(engine: SlurmEngine, slurm: FakeSlurm) -> None:
-    """Once per process, squeue is asked whether it prints JSON. It needs no controller for that."""
     _knows(slurm, waiting("Priority"))
     for _ in range(2):
         assert engine.state(JOB)[:3] == ("pending", "Priority", "jobs of a higher priority come first")
-    assert slurm.asked == ["squeue --json=list", *["scontrol --oneliner show job 12"] * 2]
-
-
-def _prints_json(slurm: FakeSlurm, document: str) -> None:
-    """Let squeue print JSON, and this about job 12."""
-    slurm.says("squeue", list="echo data_parser/v0.0.42", jobs=f"cat <<'END'\n{document}\nEND")
-
-
-def test_json_is_read_where_squeue_prints_it(engine: SlurmEngine, slurm: FakeSlurm) -> None:
-    shard = {"name": "seir-1.mops-jobs", "job_id": 12, "job_state": ["PENDING"], "state_reason": "Priority"}
-    _prints_json(slurm, json.dumps({"jobs": [shard]}))
-    assert engine.state(JOB)[:3] == ("pending", "Priority", "jobs of a higher priority come first")
-    assert slurm.asked == ["squeue --json=list", "squeue --json --states=all --jobs=12"]
-
-
-def test_text_is_read_if_the_json_has_another_form(engine: SlurmEngine, slurm: FakeSlurm) -> None:
-    """From then on, it is read at once."""
-    _prints_json(slurm, '{"jobs": [{"id": 12}]}')
-    _knows(slurm, waiting("Priority"))
-    assert [engine.state(JOB).reason for _ in range(2)] == ["Priority"] * 2
-    text = "scontrol --oneliner show job 12"
-    assert slurm.asked == ["squeue --json=list", "squeue --json --states=all --jobs=12", text, text]
-
-
-def test_an_empty_list_in_json_does_not_make_a_job_gone(engine: SlurmEngine, slurm: FakeSlurm) -> None:
-    """Where squeue does not know a job, it fails. Text decides."""
-    _prints_json(slurm, '{"jobs": []}')
-    slurm.says("scontrol", show_job=DOWN)
-    with pytest.raises(EngineUnavailableError):
-        engine.state(JOB)
-
-
-def test_text_is_read_if_squeue_fails(engine: SlurmEngine, slurm: FakeSlurm) -> None:
-    """Its plugin may crash over one job. The next one is read from JSON again."""
-    slurm.says("squeue", list="echo data_parser/v0.0.42", jobs="exit 139")
-    _knows(slurm, waiting("Priority"))
-    assert [engine.state(JOB).reason for _ in range(2)] == ["Priority"] * 2
-    questions = ["squeue --json --states=all --jobs=12", "scontrol --oneliner show job 12"]
-    assert slurm.asked == ["squeue --json=list", *questions * 2]
-
-
-def test_large_arrays_are_read_from_text(engine: SlurmEngine, slurm: FakeSlurm) -> None:
-    """Their JSON would be many megabytes."""
-    _prints_json(slurm, '{"jobs": []}')
-    _knows(slurm, waiting("Priority"))
-    metadata = {"slurm_job_id": "12", "slurm_shards": str(MAX_JSON_SHARDS + 1)}
-    assert engine.state({**JOB, "metadata": metadata}).reason == "Priority"
-    assert slurm.asked == ["scontrol --oneliner show job 12"]
+    assert slurm.asked == ["scontrol --oneliner show job 12"] * 2
 
 
 @pytest.mark.parametrize(
     ("lines", "kind"),
     [(DOWN, EngineUnavailableError), ("echo 'Access/permission denied' >&2; exit 1", EngineAccessError)],
 )
-def test_an_error_of_squeue_is_told_and_no_state(
+def test_an_error_of_scontrol_is_told_and_no_state(
     engine: SlurmEngine, slurm: FakeSlurm, lines: str, kind: type[EngineError]
 ) -> None:
-    slurm.says("squeue", list="echo data_parser/v0.0.42", jobs=lines)
+    slurm.says("scontrol", show_job=lines)
     with pytest.raises(kind):
         engine.state(JOB)
 

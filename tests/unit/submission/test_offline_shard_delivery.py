@@ -16,9 +16,9 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.study_parser import parse_study
+from mopsjobs.submission.offline import deliver_shards
 from mopsjobs.submission.resume import Resumable, ResumeRequest, prepare_resume
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.shard_delivery import deliver_shards
 from support.cli import add
 from support.engines import COMPLETE, FAILED, GONE, PENDING, RUNNING, UNKNOWN, Cluster, state_of
 from support.ledgers import attempt, attempts_in
@@ -69,7 +69,7 @@ def test_what_shards_kept_is_no_longer_missing(
     session: Session, notes: list[str], monkeypatch: pytest.MonkeyPatch, says: EngineState
 ) -> None:
     """Their tasks are not run again. A second resume has nothing to deliver."""
-    monkeypatch.setattr("mopsjobs.submission.shard_delivery.open_engine", lambda name, env: Cluster(says))
+    monkeypatch.setattr("mopsjobs.submission.offline.open_engine", lambda name, env: Cluster(says))
     _submit(session)
     for _ in range(2):
         job = prepare_resume(ResumeRequest(job_id="job"), session)
@@ -105,7 +105,7 @@ def test_the_outbox_of_a_shard_that_may_be_at_work_is_left_alone(
     session: Session, notes: list[str], monkeypatch: pytest.MonkeyPatch, says: EngineState
 ) -> None:
     """SQLite cannot share a file among nodes."""
-    monkeypatch.setattr("mopsjobs.submission.shard_delivery.open_engine", lambda name, env: Cluster(says))
+    monkeypatch.setattr("mopsjobs.submission.offline.open_engine", lambda name, env: Cluster(says))
     _submit(session)
     job = prepare_resume(ResumeRequest(job_id="job"), session)
     assert isinstance(job, Resumable)
@@ -114,6 +114,6 @@ def test_the_outbox_of_a_shard_that_may_be_at_work_is_left_alone(
 
 def test_a_job_of_another_engine_has_no_shards_here(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """No engine is asked."""
-    monkeypatch.setattr("mopsjobs.submission.shard_delivery.open_engine", lambda name, env: pytest.fail("It asks."))
+    monkeypatch.setattr("mopsjobs.submission.offline.open_engine", lambda name, env: pytest.fail("It asks."))
     _submit(session, "dask")
     assert isinstance(prepare_resume(ResumeRequest(job_id="job"), session), Resumable)
