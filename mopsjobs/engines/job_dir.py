@@ -33,10 +33,31 @@ MAX_SHARD = 10**6
 """The number of a shard, at most."""
 
 
+class _Place:
+    """A path in the directory of a job; the head of this module says what lies there."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, directory: JobDir, _owner: type[JobDir]) -> Path:
+        return directory.path / self._name
+
+
 class JobDir:
     """The paths of one job. Nothing is created."""
 
     __slots__ = ("path",)
+
+    runner = _Place("runner.json")
+    log = _Place("runner.log")
+    own_launch = _Place("own_launch.json")
+    outbox = _Place("outbox.db")
+    end_tried = _Place("end_tried")
+    launch_fields = _Place("launched.json")
+    notify_names = _Place("notify.json")
+    submission_time = _Place("submitted_at")
+    code = _Place("code")
+    drop = _Place("drop")
 
     def __init__(self, path: Path) -> None:
         """Take the directory itself. `for_job` finds it by the id of a job."""
@@ -53,54 +74,9 @@ class JobDir:
         return cls(Path(user_dirs.state_directory(env)) / "jobs" / job_id)
 
     @property
-    def runner(self) -> Path:
-        """Return the file with the process of the launched runner."""
-        return self.path / "runner.json"
-
-    @property
-    def log(self) -> Path:
-        """Return the file with the runner's own messages."""
-        return self.path / "runner.log"
-
-    @property
     def show_command(self) -> str:
         """Return a command that shows the messages of the runner."""
         return f"tail -f {shlex.quote(str(self.log))}"
-
-    @property
-    def own_launch(self) -> Path:
-        """Return the file with the choices of the last launch from this machine."""
-        return self.path / "own_launch.json"
-
-    @property
-    def outbox(self) -> Path:
-        """Return the file of the store that holds what waits for the registry."""
-        return self.path / "outbox.db"
-
-    @property
-    def end_tried(self) -> Path:
-        """Return the file whose time is that of the last attempt of a listing to end the job."""
-        return self.path / "end_tried"
-
-    @property
-    def launch_fields(self) -> Path:
-        """Return the file with the fields of the record that only the launch knows."""
-        return self.path / "launched.json"
-
-    @property
-    def notify_names(self) -> Path:
-        """Return the file with the rules of notifications that the user has named for the job."""
-        return self.path / "notify.json"
-
-    @property
-    def submission_time(self) -> Path:
-        """Return the file with the time of a submission without the registry."""
-        return self.path / "submitted_at"
-
-    @property
-    def code(self) -> Path:
-        """Return the directory for unpacked bundles."""
-        return self.path / "code"
 
     def spool(self, shard: int) -> Path:
         """Return the directory for outputs of a shard: shards may work here side by side."""
@@ -121,11 +97,6 @@ class JobDir:
             number = parse_whole_number(state.name, 0, MAX_SHARD)
             if number is not None:
                 yield number, JobDir.for_job(self.path.name, {"XDG_STATE_HOME": str(state)})
-
-    @property
-    def drop(self) -> Path:
-        """Return the directory of files by which shards report that do not reach the registry. Their code is there."""
-        return self.path / "drop"
 
     def lock_file(self, shard: int) -> Path:
         """Return the lock file of a shard's runner."""

@@ -34,12 +34,9 @@ from mopsjobs.ledger.retry_policy import MAX_RETRIES, OUT_OF_MEMORY, RetryPolicy
 from mopsjobs.runner.pools import process
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
-    NO_LIMITS,
     STARTS,
     NextTasks,
-    OnLog,
     TaskAtWork,
-    TaskLimits,
     TaskResult,
     death_of,
     lateness_of,
@@ -96,24 +93,16 @@ class _SentTask(NamedTuple):
 class DaskPool:
     """Runs the tasks of one model on the workers of a Dask cluster."""
 
-    def __init__(
-        self,
-        scheduler: str,
-        bundle: bytes,
-        entrypoint: str,
-        *,
-        outputs: Sequence[str] | None = None,
-        python: str | None = None,
-        limits: TaskLimits = NO_LIMITS,
-        task_env: Mapping[str, str] | None = None,
-        on_log: OnLog | None = None,
-    ) -> None:
-        """Prepare a pool; nothing is sent before `run`. `DaskProcess` says what the arguments are."""
+    def __init__(self, setup: Mapping[str, Any], send: Callable[[Mapping[str, object]], None]) -> None:
+        """Prepare a pool; nothing is sent to the cluster before `run`.
+
+        Args:
+            setup: the first message of `DaskProcess`.
+            send: sends a message to it.
+        """
         source = _SOURCE.read_text("utf-8")
-        self._scheduler = scheduler
-        self._on_log = on_log or (lambda _task, _line: None)
-        self.on_environment: Callable[[object], None] = lambda _answer: None
-        """Called with what the model's interpreter says on a worker; see engines/interpreter_script.py."""
+        self._scheduler: str = setup["scheduler"]
+        self._send_message = send
         self._code = {
             "name": "mops_jobs_dask_task_" + hashlib.sha256(source.encode()).hexdigest()[:16],
             "source": source,
@@ -121,17 +110,15 @@ class DaskPool:
             "process": Path(process.__file__).read_text("utf-8"),
             "measurement": Path(measurement.__file__).read_text("utf-8"),
             "describe": INTERPRETER_SOURCE,
-            "env": dict(task_env or {}),
-            "bundle": bundle,
-            "entrypoint": entrypoint,
-            "outputs": outputs,
-            "python": python,
-            "timeout": limits.timeout,
+            "env": {name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
+            "bundle": base64.b64decode(setup["bundle"]),
+            **{name: setup[name] for name in ("entrypoint", "outputs", "python", "timeout")},
             "starts": STARTS,
         }
         self._id = secrets.token_hex(8)
         """Names this run of the job on the cluster, where tasks of an earlier run may still be."""
-        self._timeout, self._memory, self._policy = limits
+        self._timeout, self._memory = setup["timeout"], setup["memory"]
+        self._policy = RetryPolicy(setup["retries"], frozenset(setup["causes"]))
         self._queue = TaskQueue(iter(()), self._policy, 0, time.monotonic)
         self._sent: dict[str, _SentTask] = {}
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -174,7 +161,7 @@ class DaskPool:
         if answer is None or not concurrent.futures.wait([answer], seconds).done:
             return answer
         with contextlib.suppress(Exception, asyncio.CancelledError):  # the run goes on without it
-            self.on_environment(answer.result())
+            self._send_message({"environment": answer.result()})
         return None
 
     def _read_threads(self, client: Client, wake_seconds: float) -> Generator[None, None, None]:
@@ -243,7 +230,7 @@ class DaskPool:
         """
         assignment = sent.assignment
         for line in answer["lines"]:
-            self._on_log(assignment.task.number, line)
+            self._send_message({"log": [assignment.task.number, line]})
         if "broken" in answer:
             raise load_error(answer["broken"])
         if "unready" in answer:
@@ -369,19 +356,7 @@ def main() -> None:
     parent = ParentStreams()
     with run_as_child(parent):
         setup = parent.receive()
-        pool = DaskPool(
-            setup["scheduler"],
-            base64.b64decode(setup["bundle"]),
-            setup["entrypoint"],
-            outputs=setup["outputs"],
-            python=setup["python"],
-            limits=TaskLimits(
-                setup["timeout"], setup["memory"], RetryPolicy(setup["retries"], frozenset(setup["causes"]))
-            ),
-            task_env={name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
-            on_log=lambda task, line: parent.send({"log": [task, line]}),
-        )
-        pool.on_environment = lambda answer: parent.send({"environment": answer})
+        pool = DaskPool(setup, parent.send)
         try:
             with contextlib.closing(pool.run(_tasks(parent), wake_seconds=setup["wake_seconds"])) as results:
                 for result in results:
@@ -401,7 +376,7 @@ def _tasks(parent: ParentStreams) -> NextTasks:
     while True:
         parent.send({"next": True})
         task = parent.receive()["task"]
-        yield task and (task["position"], Task(task["number"], task["param_id"], task["seed"], task["params"]))
+        yield task and (task[0], Task(*task[1:]))
 
 
 def _to_message(result: TaskResult) -> list[object]:

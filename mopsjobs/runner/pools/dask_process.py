@@ -86,7 +86,7 @@ class DaskProcess:
                     return
                 if "next" in message:
                     following = next(tasks, None)
-                    child.send({"task": None if following is None else _task_message(*following)})
+                    child.send({"task": following and [following[0], *following[1]]})
                     if following is not None:
                         sent[following[0]] = following[1]
                     continue
@@ -166,16 +166,6 @@ def _decode(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(text[:20]) from error
-
-
-def _task_message(position: int, task: Task) -> dict[str, object]:
-    return {
-        "position": position,
-        "number": task.number,
-        "param_id": task.param_id,
-        "seed": task.seed,
-        "params": dict(task.params),
-    }
 
 
 def _text(value: object) -> str | None:
