@@ -48,14 +48,8 @@ MIN_AGE = timedelta(hours=1)
 BATCH = 256
 """Keys that are listed and removed together."""
 
-LEAST_REQUESTS = 8
-"""Concurrent requests, few enough not to slow down writers and readers, until the first replies have come."""
-
-MOST_REQUESTS = 32
-"""Concurrent requests if replies take long."""
-
-REQUESTS_PER_SECOND = 1000
-"""What more than `LEAST_REQUESTS` concurrent requests aim at: a twentieth of what an account of Azure takes."""
+REQUESTS = 16
+"""Concurrent requests, few enough not to slow down writers and readers."""
 
 MAX_JOBS = 100_000
 """Jobs whose end is remembered, so that each record is read once: some 10 MB."""
@@ -162,7 +156,6 @@ class Retention:
         now: datetime,
         claims: bool = False,
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set the limit. No request is made.
 
@@ -172,7 +165,6 @@ class Retention:
             now: the time, in UTC.
             claims: whether the claims of notifications go too.
             sleep: waits for a number of seconds.
-            clock: returns the seconds from any start, and never goes back.
 
         Raises:
             UsageError: if `events_age` is less than an hour: followers may not have read the events yet.
@@ -186,7 +178,6 @@ class Retention:
         self._now = now
         self._claims = claims
         self._sleep = sleep
-        self._clock = clock
         self.events_before = events_limit(now, events_age)
         """The limit: only chunks written before it, of jobs that ended before it, are removed."""
         self.removed = KeyCounts()
@@ -201,13 +192,6 @@ class Retention:
         self._lock = threading.Lock()
         """Held by a thread that counts."""
         self._is_over = threading.Event()
-        self._quickest: float | None = None
-        """Seconds of the quickest read of a record; None before the first."""
-
-    @property
-    def concurrent_requests(self) -> int:
-        """Return how many requests run at once: more of them if replies take long."""
-        return max(LEAST_REQUESTS, min(MOST_REQUESTS, int(REQUESTS_PER_SECOND * (self._quickest or 0))))
 
     def plan(self) -> KeyCounts:
         """Count what `remove` would remove now.
@@ -216,7 +200,7 @@ class Retention:
             StoreError: if the store cannot be listed, or a record cannot be read.
         """
         counts, self.unknown = KeyCounts(), KeyCounts()
-        with ThreadPoolExecutor(MOST_REQUESTS) as threads:
+        with ThreadPoolExecutor(REQUESTS) as threads:
             for expired in self._expired_keys(threads):
                 counts.add(expired)
         return counts
@@ -237,7 +221,7 @@ class Retention:
             StoreError: if the store cannot be listed, or a record cannot be read.
         """
         self.unknown = KeyCounts()
-        with ThreadPoolExecutor(MOST_REQUESTS) as threads:
+        with ThreadPoolExecutor(REQUESTS) as threads:
             try:
                 self._remove_all(threads, on_progress)
             except BaseException:
@@ -323,20 +307,17 @@ class Retention:
         Return None without a record: it may lie under the prefix of another registry in this store, or be written
         later.
         """
-        begun_at = self._clock()
         try:
             state = self._registry.get_job(job_id)
         except (RecordError, ValueTooLargeError):
             return False
-        seconds = self._clock() - begun_at
-        self._quickest = min(self._quickest or seconds, seconds)
         return None if state is None else state.is_terminal and parse_time(end_of(state)) < self.events_before
 
     def _run(self, function: Callable[[T], R], items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[R]:
         """Call the function for each item in the threads, some ahead, and yield the results in their order."""
         ahead: deque[Future[R]] = deque()
         for item in items:
-            while len(ahead) >= self.concurrent_requests:
+            while len(ahead) >= REQUESTS:
                 yield ahead.popleft().result()
             ahead.append(threads.submit(function, item))
         while ahead:
