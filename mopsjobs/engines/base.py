@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -180,6 +181,25 @@ def runner_flags(launch: Launch) -> list[str]:
         **{name.replace("_", "-"): value for name, value in _limits(launch).items()},
     }
     return [word for name, value in options.items() if value is not None for word in (f"--{name}", value)]
+
+
+RUNNER_MEMORY = 256 * 2**20
+"""Bytes for the runner of a shard, beside its tasks."""
+
+
+def shard_memory(launch: Launch, workers: int) -> int | None:
+    """Return the MiB of a shard whose tasks have a limit: one of them may be at its last, doubled limit."""
+    if launch.task_memory is None:
+        return None
+    doublings = (launch.retries or 0) if "oom" in (launch.retry_on or "").split(",") else 0
+    needed = (launch.task_memory << doublings) + (workers - 1) * launch.task_memory + RUNNER_MEMORY
+    return math.ceil(needed / 2**20)
+
+
+def shard_arguments(launch: Launch, where: Sequence[str], workers: int) -> list[str]:
+    """Return the arguments of `mops-jobs` on a cluster, which sets the index of the shard in JOB_COMPLETION_INDEX."""
+    arguments = ["run", launch.job_id, *where, "--shards", str(launch.shards), "--echo"]
+    return [*arguments, "--workers", str(workers), *runner_flags(launch)]
 
 
 def recorded_launch(metadata: Mapping[str, object], engine: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import time
@@ -29,8 +30,8 @@ from mopsjobs.registry.usage import time_limit_text
 from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.fail_early import FailEarly
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
-from mopsjobs.runner.pools.base import Feed, Pool, TaskLimits
-from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
+from mopsjobs.runner.pools.base import Feed, Pool
+from mopsjobs.runner.pools.open_pool import open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler
@@ -95,35 +96,26 @@ def run_shard(
             if retry.is_stopping:
                 return ShardResult(None, 0, 0, is_done=False, signal=retry.signal)
             raise
-        run = _Run(shard, manifest, store, outbox, registry, directory=directory, on_log=on_log, retry=retry)
+        run = _Run(shard, manifest, store, outbox, registry, directory, on_log, retry)
         return run.run(on_progress or (lambda _progress: None))._replace(signal=retry.signal)
 
 
+@dataclasses.dataclass
 class _Run:
     """One run over a shard."""
 
-    def __init__(
-        self,
-        shard: Shard,
-        manifest: Manifest,
-        store: VersionedStore,
-        outbox: SQLiteVersionedStore,
-        registry: JobRegistry,
-        *,
-        directory: JobDir,
-        on_log: Callable[[str], None],
-        retry: OutageRetry,
-    ) -> None:
-        self._shard = shard
-        self._manifest = manifest
-        self._store = store
-        self._outbox = outbox
-        self._store_with_outbox = StoreWithOutbox(store, outbox)
-        self._registry = registry
-        self._directory = directory
-        self._on_log = on_log
-        self._retry = retry
-        self._duplicates = manifest.duplicate_tasks()
+    _shard: Shard
+    _manifest: Manifest
+    _store: VersionedStore
+    _outbox: SQLiteVersionedStore
+    _registry: JobRegistry
+    _directory: JobDir
+    _on_log: Callable[[str], None]
+    _retry: OutageRetry
+
+    def __post_init__(self) -> None:
+        self._store_with_outbox = StoreWithOutbox(self._store, self._outbox)
+        self._duplicates = self._manifest.duplicate_tasks()
         self._counts = Counts()
         self._todo = 0
         """Tasks that this run has to run."""
@@ -345,20 +337,11 @@ class _Run:
             if shard.echo:
                 self._on_log(line if task is None else f"[{task}] {line}")
 
-        options = PoolOptions(
-            workers=shard.workers,
-            python=shard.python,
-            limits=TaskLimits(shard.task_timeout, shard.task_memory, shard.policy),
-            scheduler=shard.scheduler,
-            cores=shard.cores,
-            spool=self._directory.spool(shard.number),
-            shard=shard.number,
-        )
         return open_pool(
-            options,
+            shard,
             self._manifest,
             self._store_with_outbox,
-            self._directory.code,
+            self._directory,
             self._retry,
             on_log,
             notes=notes,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.runner.pools.base import TaskLimits
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.utils.forecast import Forecast
 
@@ -53,6 +54,11 @@ class Shard(NamedTuple):
     """The cores of this machine that its jobs share, a worker each; None: no other job matters."""
     stops_at: float | None = None
     """When its cluster stops the shard, in seconds since 1970; None: at no time that is known."""
+
+    @property
+    def limits(self) -> TaskLimits:
+        """Return the limits of each attempt at a task."""
+        return TaskLimits(self.task_timeout, self.task_memory, self.policy)
 
     @property
     def report_seconds(self) -> float | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 from mopsjobs.errors import EngineError, MopsJobsError, StoreError
 from mopsjobs.registry import transitions
@@ -28,36 +30,26 @@ def shard_end_class(shard: Shard) -> type[ShardEnd]:
     return ShardEnd if shard.drop is None else DropEnd
 
 
+@dataclasses.dataclass
 class ShardEnd:
-    """The end of one run over a shard."""
+    """The end of one run over a shard.
 
-    kept_text = "Outputs are kept in the directory of the job. To deliver them, run it again."
+    Args:
+        _shard: the shard.
+        _store: where the outputs belong.
+        _registry: where the record is.
+        _retry: how long to wait for both.
+        _counts: those of the shard.
+        _on_log: called with each message.
+    """
 
-    def __init__(
-        self,
-        shard: Shard,
-        store: VersionedStore,
-        registry: JobRegistry,
-        retry: OutageRetry,
-        counts: Counts,
-        on_log: Callable[[str], None],
-    ) -> None:
-        """Prepare the end.
-
-        Args:
-            shard: the shard.
-            store: where the outputs belong.
-            registry: where the record is.
-            retry: how long to wait for both.
-            counts: those of the shard.
-            on_log: called with each message.
-        """
-        self._shard = shard
-        self._store = store
-        self._registry = registry
-        self._retry = retry
-        self._counts = counts
-        self._on_log = on_log
+    _shard: Shard
+    _store: VersionedStore
+    _registry: JobRegistry
+    _retry: OutageRetry
+    _counts: Counts
+    _on_log: Callable[[str], None]
+    kept_text: ClassVar = "Outputs are kept in the directory of the job. To deliver them, run it again."
 
     def finish(
         self,
@@ -168,7 +160,7 @@ class DropEnd(ShardEnd):
     The command that delivers the drop ends the job. The record has the error for it.
     """
 
-    kept_text = "Outputs are kept in the directory of the job. Commands on the login node deliver them."
+    kept_text: ClassVar = "Outputs are kept in the directory of the job. Commands on the login node deliver them."
 
     def fail(self, error: MopsJobsError, manifest: Manifest) -> None:
         """Note the error of the run."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mopsjobs.engines.base import Launch, runner_flags
+from mopsjobs.engines.base import Launch, shard_arguments, shard_memory
 from mopsjobs.engines.kubernetes.options import DEFAULT_BACKOFF, Options, is_dns_label, is_dns_name
 from mopsjobs.engines.kubernetes.pod_patch import patch_template
 from mopsjobs.errors import EXIT_REFUSED, EXIT_USAGE, OptionError, UsageError
@@ -40,9 +39,6 @@ CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
 
 GPU = "nvidia.com/gpu"
 """The resource that `gpus` counts."""
-
-RUNNER_MEMORY = 256 * 2**20
-"""Bytes for the runner of a pod, beside its tasks."""
 
 GRACE_SECONDS = 60
 """Seconds that a runner has after SIGTERM to store outputs and report."""
@@ -254,16 +250,19 @@ def _pod(
 def _container(launch: Launch, options: Options, env: Mapping[str, str]) -> dict[str, Any]:
     (cpu, cores), gpus = options.cpu(), options.gpus()
     resources = {"cpu": cpu}
-    memory = options.memory() or _memory_for_tasks(launch, cores)
-    if memory is not None:
+    # In a container, a process sees the cores of the whole node, not its own limit.
+    workers = cores if launch.workers is None else launch.workers
+    if memory := options.memory():
         resources["memory"] = memory
+    elif needed := shard_memory(launch, workers):
+        resources["memory"] = f"{needed}Mi"
     if gpus is not None:
         resources[GPU] = str(gpus)
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": options.image(env),
         "command": ["mops-jobs"],
-        "args": _arguments(launch, cores),
+        "args": shard_arguments(launch, ["--registry", launch.registry_url], workers),
         "env": [{"name": name, "value": value} for name, value in sorted(launch.env.items())],
         "resources": {"requests": resources, "limits": dict(resources)},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -272,27 +271,6 @@ def _container(launch: Launch, options: Options, env: Mapping[str, str]) -> dict
     if secret is not None:
         container["envFrom"] = [{"secretRef": {"name": secret}}]
     return container
-
-
-def _arguments(launch: Launch, cores: int) -> list[str]:
-    """Return the arguments of `mops-jobs`. Kubernetes sets the index of the shard in JOB_COMPLETION_INDEX."""
-    arguments = ["run", launch.job_id, "--registry", launch.registry_url, "--shards", str(launch.shards), "--echo"]
-    # In a container, a process sees the cores of the whole node, not its own limit.
-    return [*arguments, "--workers", str(_workers(launch, cores)), *runner_flags(launch)]
-
-
-def _workers(launch: Launch, cores: int) -> int:
-    return launch.workers if launch.workers is not None else cores
-
-
-def _memory_for_tasks(launch: Launch, cores: int) -> str | None:
-    """Return the memory of a pod whose tasks have a limit: one of them may be at its last, doubled limit."""
-    if launch.task_memory is None:
-        return None
-    doublings = (launch.retries or 0) if "oom" in (launch.retry_on or "").split(",") else 0
-    largest = launch.task_memory << doublings
-    others = (_workers(launch, cores) - 1) * launch.task_memory
-    return f"{math.ceil((largest + others + RUNNER_MEMORY) / 2**20)}Mi"
 
 
 def check_namespace(namespace: str) -> str:

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 
-from mopsjobs.engines.base import Launch
+from mopsjobs.engines.base import Launch, shard_memory
 from mopsjobs.engines.launch_option import LaunchOption, check_names, whole_number
 from mopsjobs.engines.model_env import is_secret
 from mopsjobs.errors import OptionError, UsageError
@@ -71,9 +71,6 @@ LOOK_SECONDS = 30
 
 SHORT_LEAD = 5
 """Of a time limit that is too short for the default signal, the signal comes this part ahead."""
-
-RUNNER_MEMORY = 256 * 2**20
-"""Bytes for the runner of a shard, beside its tasks."""
 
 OWN_FLAGS = (
     "array", "batch", "chdir", "clusters", "cpus-per-task", "error", "help", "input", "job-name", "mem",
@@ -262,21 +259,12 @@ def signal_seconds(options: Mapping[str, str]) -> int:
 def _memory_flag(launch: Launch) -> list[str]:
     text = launch.options.get("memory")
     if text is None:
-        needed = _memory_for_tasks(launch)
+        needed = shard_memory(launch, workers(launch))
         return [] if needed is None else [f"--mem={needed}M"]
     size = megabytes(text)
     if size is None:
         raise OptionError(f"invalid memory '{text}': expected a size like 4G, or 0 for all of a node.", "memory")
     return [f"--mem={size}M" if size else "--mem=0"]
-
-
-def _memory_for_tasks(launch: Launch) -> int | None:
-    """Return the MiB of a shard whose tasks have a limit: one of them may be at its last, doubled limit."""
-    if launch.task_memory is None:
-        return None
-    doublings = (launch.retries or 0) if "oom" in (launch.retry_on or "").split(",") else 0
-    needed = (launch.task_memory << doublings) + (workers(launch) - 1) * launch.task_memory + RUNNER_MEMORY
-    return math.ceil(needed / 2**20)
 
 
 def _time_flag(options: Mapping[str, str]) -> list[str]:

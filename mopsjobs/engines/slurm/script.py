@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mopsjobs.engines.base import STOPS_AT, Launch, runner_flags
+from mopsjobs.engines.base import STOPS_AT, Launch, shard_arguments
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.options import signal_seconds, wants_file_drop, wants_requeue, workers
 
@@ -132,5 +132,4 @@ def _arguments(launch: Launch, directory: Path) -> list[str]:
     """Return the arguments of `mops-jobs`. The script sets the index of the shard in JOB_COMPLETION_INDEX."""
     drop = JobDir(directory).drop
     where = ["--file-drop", str(drop)] if wants_file_drop(launch.options) else ["--registry", launch.registry_url]
-    arguments = ["run", launch.job_id, *where, "--shards", str(launch.shards), "--echo"]
-    return [*arguments, "--workers", str(workers(launch)), *runner_flags(launch)]
+    return shard_arguments(launch, where, workers(launch))

@@ -115,7 +115,6 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
         now=app.now(),
         claims=age > claims.WINDOW,  # else an end would be told once more
         sleep=app.sleep,
-        clock=app.monotonic,
     )
     found = retention.plan()
     if (missing := app.embedded.missing_path()) is not None:
