@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import re
 import secrets
-from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
-from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
 from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES, has_drop
 from mopsjobs.engines.base import KUBERNETES_JOB, Engine, Launch, LaunchResult, launch_fields
@@ -32,16 +29,16 @@ from mopsjobs.errors import (
     ValueTooLargeError,
     command_line,
 )
-from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import SUSPECT
 from mopsjobs.registry.status import LAUNCH_FAILED, JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.studies.manifest import Manifest, Origin, Reuse, load_manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.offline import (
+    open_outbox,
     remove_times,
     save_failed_launch,
     save_launch,
@@ -51,7 +48,6 @@ from mopsjobs.submission.offline import (
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import fill_drop
 from mopsjobs.utils.times import record_time, utc_now
-from mopsjobs.version import __version__
 
 
 class SubmitResult(NamedTuple):
@@ -63,75 +59,36 @@ class SubmitResult(NamedTuple):
     warnings: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Submission:
-    """A job to submit."""
-
-    job_id: str
-    study: Study
-    bundle: str
-    packed: PackedBundle | None = None
-    """The code, if it may have to be uploaded; None: the store has the bundle."""
-    only: tuple[int, ...] | None = None
-    """The tasks of the job, by their numbers in the study; None: all."""
-    deferred: tuple[int, ...] = ()
-    """Tasks that it leaves to a later resume; see `Manifest`."""
-    parent_job_id: str | None = None
-    owner: str | None = None
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    git: GitState | None = None
-    """The commit that the code was packed from."""
-    reused: tuple[Reuse, ...] = ()
-    """Tasks whose outputs other jobs have."""
-    notify: tuple[str, ...] = ()
-    """Rules of notifications, noted on this machine only."""
-
-    def manifest(self, engine: str) -> Manifest:
-        """Return the manifest that the runner reads on this engine."""
-        return Manifest(
-            job_id=self.job_id,
-            study=self.study,
-            bundle=self.bundle,
-            only=self.only,
-            deferred=self.deferred,
-            parent_job_id=self.parent_job_id,
-            engine=engine,
-            owner=self.owner,
-            labels=self.labels,
-            origin=Origin(__version__, self.git),
-            reused=self.reused,
-        )
-
-
 class JobSubmissionClient:
-    """Submits studies to one engine."""
+    """Submits jobs to one engine."""
 
-    def __init__(
-        self,
-        store: VersionedStore,
-        registry: JobRegistry,
-        engine: Engine,
-        *,
-        directory_of: Callable[[str], JobDir],
-    ) -> None:
+    def __init__(self, engine: Engine, session: Session) -> None:
         """Prepare to submit; nothing is sent yet.
 
         Args:
-            store: where bundle and manifest go.
-            registry: where the job is registered.
-            engine: where the job runs.
-            directory_of: returns this machine's directory of a job. Bundle and manifest stay there if the store does
-                not answer; a runner of this machine looks there first.
-        """
-        self._store = store
-        self._registry = registry
-        self._engine = engine
-        self._directory_of = directory_of
+            engine: where the jobs run.
+            session: the registry and the environment. Bundle and manifest stay in this machine's directory of the job
+                if the registry does not answer; a runner of this machine looks there first.
 
-    def submit(self, submission: Submission, launch: Launch) -> SubmitResult:
+        Raises:
+            StoreError: if the store cannot be opened.
+        """
+        self._store, self._registry = session.store, session.registry
+        self._engine = engine
+        self._env = session.env
+
+    def submit(
+        self, manifest: Manifest, launch: Launch, packed: PackedBundle | None = None, notify: tuple[str, ...] = ()
+    ) -> SubmitResult:
         """Upload, register and launch a job.
 
         If the registry does not answer or refuses, `warnings` say so, and the job is launched anyway.
+
+        Args:
+            manifest: the job.
+            launch: its launch.
+            packed: the code, if it may have to be uploaded; None: the store has the bundle.
+            notify: rules of notifications, noted on this machine only.
 
         Raises:
             JobExistsError: if the id belongs to another job. Nothing was launched.
@@ -147,14 +104,14 @@ class JobSubmissionClient:
         warnings: list[str] = []
         is_dropped = wants_file_drop(launch.options)
         if is_dropped:
-            _check_drop(submission.manifest(self._engine.name))
-        directory = self._directory_of(submission.job_id)
+            _check_drop(manifest)
+        directory = JobDir.for_job(manifest.job_id, self._env)
         try:
-            self._prepare(submission, launch)
+            self._prepare(manifest, launch, packed, directory)
         except (UnusableStoreError, ValueTooLargeError):
             raise  # a retry cannot help
         except (StoreError, TooManyRetriesError) as error:
-            self._save_offline(submission)
+            _save_offline(manifest, packed, directory)
             registers = "" if is_dropped else ", and registers itself later"
             warnings.append(f"{error} The job is launched anyway{registers}.")
             if self._engine.name in CLUSTER_ENGINES:
@@ -164,52 +121,52 @@ class JobSubmissionClient:
                     " to 1 hour."
                 )  # fmt: skip
                 warnings.append(
-                    f"{explanation} When the registry answers, run here: {command_line('resume', submission.job_id)}"
+                    f"{explanation} When the registry answers, run here: {command_line('resume', manifest.job_id)}"
                 )
         try:
             if is_dropped:
-                self._fill_drop(submission, directory, is_offline=bool(warnings))
-            launched = launch_remembered(self._engine, launch, directory, submission.notify)
+                with open_outbox(directory) as outbox:
+                    fill_drop(directory, manifest, outbox if warnings and outbox is not None else self._store)
+            launched = launch_remembered(self._engine, launch, directory, notify)
         except (EngineError, UsageError) as error:
             if warnings:
                 save_failed_launch(directory, launch_fields(launch, self._engine.name), str(error))
             elif not _may_run(error):
                 with contextlib.suppress(MopsJobsError):
                     info = {"code": LAUNCH_FAILED, "message": str(error)}
-                    self._registry.finalize_job(submission.job_id, JobStatus.FAILED, error_info=info)
+                    self._registry.finalize_job(manifest.job_id, JobStatus.FAILED, error_info=info)
             if not _may_run(error):
-                error.hint = _with_resume(error.hint, submission.job_id)
+                error.hint = _with_resume(error.hint, manifest.job_id)
             raise
         fields = launched_fields(launch, self._engine.name, launched)
         if not warnings:
-            warnings += try_record_launch(self._registry, submission.job_id, fields)
+            warnings += try_record_launch(self._registry, manifest.job_id, fields)
         else:
             save_launch(directory, fields)
-        return SubmitResult(submission.job_id, launch, launched, tuple(warnings))
+        return SubmitResult(manifest.job_id, launch, launched, tuple(warnings))
 
-    def _prepare(self, submission: Submission, launch: Launch) -> None:
-        if submission.packed is not None:
-            store_bundle(self._store, submission.packed)
-        elif not has_bundle(self._store, submission.bundle):
+    def _prepare(self, manifest: Manifest, launch: Launch, packed: PackedBundle | None, directory: JobDir) -> None:
+        if packed is not None:
+            store_bundle(self._store, packed)
+        elif not has_bundle(self._store, manifest.bundle):
             raise UsageError(
-                f"The bundle {submission.bundle} is not in the store.", hint="To pack the code again: --auto"
+                f"The bundle {manifest.bundle} is not in the store.", hint="To pack the code again: --auto"
             )
-        manifest = submission.manifest(self._engine.name)
         # The manifest comes first: `resume` can make a job of a manifest without a record. A record without a manifest
         # could be seen, but never be run.
         is_new = self._store_manifest(manifest)
         try:
-            self._registry.register_job(submission.job_id, **manifest.record_fields())
+            self._registry.register_job(manifest.job_id, **manifest.record_fields())
         except JobExistsError:
             # Not each writer may delete keys. Another error would have the launch go on under the id of another job.
             with contextlib.suppress(StoreError):
                 if is_new and not self._is_registered(manifest):
-                    self._store.delete(manifest_key(submission.job_id))
+                    self._store.delete(manifest_key(manifest.job_id))
             raise
         with contextlib.suppress(OSError):
-            remove_times(self._directory_of(submission.job_id))
+            remove_times(directory)
         fields = launch_fields(launch, self._engine.name)  # for a resume, if the launch fails
-        self._registry.update_status(submission.job_id, JobStatus.SUBMITTING, **fields)
+        self._registry.update_status(manifest.job_id, JobStatus.SUBMITTING, **fields)
 
     def _store_manifest(self, manifest: Manifest) -> bool:
         """Store the manifest of a new job. Return False if the same manifest was there before.
@@ -236,28 +193,20 @@ class JobSubmissionClient:
         state = self._registry.get_job(manifest.job_id)
         return state is not None and state.metadata.get("bundle") == manifest.bundle
 
-    def _save_offline(self, submission: Submission) -> None:
-        directory = self._directory_of(submission.job_id)
-        try:
-            remove_times(directory)
-            with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
-                if submission.packed is not None:
-                    store_bundle(outbox, submission.packed)
-                manifest = submission.manifest(self._engine.name)
-                outbox.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
-            save_submission_time(directory, utc_now())
-        except (StoreError, OSError) as error:
-            raise EngineError(
-                f"The registry does not answer, and this machine cannot keep the job in {directory.path}: {error}",
-                hint="Name another place: XDG_STATE_HOME=/path.",
-            ) from None
 
-    def _fill_drop(self, submission: Submission, directory: JobDir, *, is_offline: bool) -> None:
-        with contextlib.ExitStack() as stack:
-            store = self._store
-            if is_offline:
-                store = stack.enter_context(contextlib.closing(SQLiteVersionedStore(directory.outbox)))
-            fill_drop(directory, submission.manifest(self._engine.name), store)
+def _save_offline(manifest: Manifest, packed: PackedBundle | None, directory: JobDir) -> None:
+    try:
+        remove_times(directory)
+        with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
+            if packed is not None:
+                store_bundle(outbox, packed)
+            outbox.create_if_absent(manifest_key(manifest.job_id), manifest.to_json())
+        save_submission_time(directory, utc_now())
+    except (StoreError, OSError) as error:
+        raise EngineError(
+            f"The registry does not answer, and this machine cannot keep the job in {directory.path}: {error}",
+            hint="Name another place: XDG_STATE_HOME=/path.",
+        ) from None
 
 
 def _check_drop(manifest: Manifest) -> None:

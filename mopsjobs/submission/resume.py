@@ -37,10 +37,10 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ARCHIVED, JobStatus
 from mopsjobs.registry.transitions import is_correctable
 from mopsjobs.studies.lineage import read_later_jobs
-from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.manifest import Manifest, Origin, load_manifest
 from mopsjobs.studies.outputs import SizesOf, find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
-from mopsjobs.submission.client import Submission, launch_again, launch_remembered
+from mopsjobs.submission.client import JobSubmissionClient, launch_again, launch_remembered
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.launch_options import LaunchOptions
 from mopsjobs.submission.launching import grown_options, make_launch, recorded_options
@@ -48,8 +48,9 @@ from mopsjobs.submission.model_check import check_functions
 from mopsjobs.submission.offline import deliver_offline, deliver_shards, load_offline
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
-from mopsjobs.submission.submit import Code, open_client, pack_code
+from mopsjobs.submission.submit import Code, pack_code
 from mopsjobs.utils.text import pluralize
+from mopsjobs.version import __version__
 
 DEFAULT_ENGINE = "local"
 """Of a record that names no engine."""
@@ -262,26 +263,30 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     job_id = check_new_job_id(next_id)
     engine = _engine_name(state)  # the launch is made before anything of the child is stored: it may be invalid
     launch = _make_launch(job_id, engine, request, state.fields(), session, trust)
-    client, origin, named = open_client(engine, session), job.manifest.origin, request.options.notify
+    client, origin, named = (
+        JobSubmissionClient(open_engine(engine, session.env), session),
+        job.manifest.origin,
+        request.options.notify,
+    )
     with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:
-        submission = Submission(
+        manifest = Manifest(
             job_id=job_id,
             study=job.manifest.study,
             bundle=job.manifest.bundle if packed is None else packed.digest,
-            packed=packed,
             only=job.tasks,
             deferred=job.deferred,
             parent_job_id=state.job_id,
+            engine=engine,
             owner=state.owner,
             labels={label: value for label, value in state.labels.items() if label != ARCHIVED},
-            git=packed.git if packed is not None else origin and origin.git,
-            notify=named if named is not None else remembered_names(JobDir.for_job(state.job_id, session.env)),
+            origin=Origin(__version__, packed.git if packed is not None else origin and origin.git),
         )
+        notify = named if named is not None else remembered_names(JobDir.for_job(state.job_id, session.env))
         if packed is not None:
             check_functions(job.manifest.study, engine, launch, functools.partial(read_archive, packed), session)
         unknown = _unknown_ends(request, job.manifest, (*job.tasks, *job.deferred))
         try:
-            warnings = client.submit(submission, launch).warnings
+            warnings = client.submit(manifest, launch, packed, notify).warnings
         except JobExistsError:
             if later := read_later_jobs(session.registry, state).jobs:  # another process was faster
                 raise _resumed_error(state, later) from None

@@ -14,19 +14,19 @@ from mopsjobs.bundles.git_state import read_git_state
 from mopsjobs.bundles.packing import MAX_SHOWN, MODELOPS_REGISTRY, PackedBundle, pack, read_archive
 from mopsjobs.engines import LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import RecordError, StoreError, UsageError, command_line, shorten
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.manifest import Manifest, Origin
 from mopsjobs.studies.study import Study
-from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
+from mopsjobs.submission.client import JobSubmissionClient, SubmitResult, new_job_id
 from mopsjobs.submission.launch_options import LaunchOptions
 from mopsjobs.submission.launching import make_launch
 from mopsjobs.submission.model_check import check_functions, project_python
 from mopsjobs.submission.reuse import Extension, NewJob, find_extended, find_reusable
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.user_dirs import user_name
+from mopsjobs.version import __version__
 
 WIRE_FILES = (".modelops/manifest.json", ".modelops/modelops.toml", "wire.py")
 """Files of a bundle that name its wire function, or have it."""
@@ -166,33 +166,19 @@ def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
         MopsJobsError: if the submission fails; see `JobSubmissionClient.submit`.
     """
     request = prepared.request
-    submission = Submission(
+    packed, extension = prepared.packed, prepared.extension
+    manifest = Manifest(
         job_id=prepared.launch.job_id,
         study=request.study,
         bundle=prepared.bundle,
-        packed=prepared.packed,
+        engine=request.engine,
         owner=request.owner or user_name(session.env),
         labels=request.labels,
-        git=None if prepared.packed is None else prepared.packed.git,
-        reused=() if prepared.extension is None else prepared.extension.reused,
-        notify=request.options.notify or (),
+        origin=Origin(__version__, None if packed is None else packed.git),
+        reused=() if extension is None else extension.reused,
     )
-    return open_client(request.engine, session).submit(submission, prepared.launch)
-
-
-def open_client(engine: str, session: Session) -> JobSubmissionClient:
-    """Return a client for an engine.
-
-    Raises:
-        EngineError: if the library of the engine is not installed.
-        StoreError: if the store cannot be opened.
-    """
-    return JobSubmissionClient(
-        session.store,
-        session.registry,
-        open_engine(engine, session.env),
-        directory_of=lambda job_id: JobDir.for_job(job_id, session.env),
-    )
+    client = JobSubmissionClient(open_engine(request.engine, session.env), session)
+    return client.submit(manifest, prepared.launch, packed, request.options.notify or ())
 
 
 def pack_code(code: Code, session: Session) -> PackedBundle:

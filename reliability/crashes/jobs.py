@@ -21,8 +21,10 @@ from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.format import ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study_parser import parse_study
-from mopsjobs.submission.client import JobSubmissionClient, Submission
+from mopsjobs.submission.client import JobSubmissionClient
+from mopsjobs.submission.session import Session
 from reliability.crashes.killing import Script, killing
 from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import hold
@@ -97,15 +99,11 @@ class Jobs:
     def place(self) -> None:
         """Submit another job, and launch nothing."""
         self.next_job()
-        client = JobSubmissionClient(
-            self._store,
-            self._registry,
-            Nowhere(),  # type: ignore[arg-type]
-            directory_of=lambda job: JobDir.for_job(job, self._env),
-        )
+        session = Session(registry_url=self._url, open_registry=lambda: self._registry, env=self._env)
+        client = JobSubmissionClient(Nowhere(), session)  # type: ignore[arg-type]
         with pack(self.code) as packed:
-            submission = Submission(job_id=self.job, study=self._study, bundle=packed.digest, packed=packed)
-            client.submit(submission, Launch(job_id=self.job, registry_url=self._url))
+            manifest = Manifest(job_id=self.job, study=self._study, bundle=packed.digest, engine=Nowhere.name)
+            client.submit(manifest, Launch(job_id=self.job, registry_url=self._url), packed)
 
     def run_script(self) -> Script:
         """Return the runner."""

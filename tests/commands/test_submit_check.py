@@ -92,7 +92,7 @@ def test_the_model_is_checked_without_the_secrets_of_the_registry(desk: Desk) ->
 
 
 def test_a_model_that_loads_slowly_is_left_to_its_runner(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("submission.model_check", "engines.first_answer"):  # the first one imports the limit of the second
+    for module in ("submission.model_check", "engines.model_process"):  # the first one imports the limit of the second
         monkeypatch.setattr(f"mopsjobs.{module}.LOAD_SECONDS", 0.0)
     code(Path.cwd(), "import time\ntime.sleep(600)\n")
     Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))

@@ -16,8 +16,8 @@ from mopsjobs.errors import JobExistsError, StoreAccessError, StoreUnavailableEr
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.studies.manifest import manifest_key
-from mopsjobs.submission.client import JobSubmissionClient, Submission
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.submission.client import JobSubmissionClient
 from mopsjobs.submission.offline import deliver_offline
 from mopsjobs.submission.session import Session
 from support.cli import LineStore, key
@@ -49,12 +49,13 @@ class Mortal(LineStore):
 
 def submit(store: VersionedStore, directory: Path) -> str:
     """Submit `job` to that store; the digest of its bundle."""
-    registry = JobRegistry(store)
-    engine = Nowhere()
-    client = JobSubmissionClient(store, registry, engine, directory_of=lambda job: JobDir(directory / job))  # type: ignore[arg-type]
+    session = Session(
+        registry_url="memory:", open_registry=lambda: JobRegistry(store), env={"XDG_STATE_HOME": str(directory)}
+    )
+    client = JobSubmissionClient(Nowhere(), session)  # type: ignore[arg-type]
     with pack(code(directory / "code")) as packed:
-        submission = Submission(job_id="job", study=study(sets_of(2)), bundle=packed.digest, packed=packed)
-        client.submit(submission, Launch(job_id="job", registry_url="memory:"))
+        manifest = Manifest(job_id="job", study=study(sets_of(2)), bundle=packed.digest, engine=Nowhere.name)
+        client.submit(manifest, Launch(job_id="job", registry_url="memory:"), packed)
         return packed.digest
 
 

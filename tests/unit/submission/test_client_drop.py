@@ -14,14 +14,19 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import OptionError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.manifest import Reuse, load_manifest
-from mopsjobs.submission.client import JobSubmissionClient, Submission, launch_again
+from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest
+from mopsjobs.submission.client import JobSubmissionClient, launch_again
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import ShardDrop
 from support.cli import LineStore
 from support.engines import COMPLETE, Cluster
 from support.ledgers import BUNDLE
 from support.runs import code, place, sets_of, study
+
+
+def _session(registry: JobRegistry, directory: Path) -> Session:
+    env = {"XDG_STATE_HOME": str(directory)}
+    return Session(registry_url="memory:", open_registry=lambda: registry, env=env)
 
 
 @pytest.mark.parametrize(
@@ -36,11 +41,11 @@ def test_a_drop_of_files_is_refused_where_shards_need_other_outputs(
 ) -> None:
     """Before anything is stored: shards see what they have written themselves, and their code."""
     registry = JobRegistry(InMemoryVersionedStore())
-    client = JobSubmissionClient(registry.store, registry, Cluster(COMPLETE), directory_of=lambda _: JobDir(tmp_path))
-    submission = Submission(job_id="job", study=study(sets_of(2), **more), bundle=BUNDLE, reused=reused)
+    client = JobSubmissionClient(Cluster(COMPLETE), _session(registry, tmp_path))
+    manifest = Manifest(job_id="job", study=study(sets_of(2), **more), bundle=BUNDLE, reused=reused)
     launch = Launch(job_id="job", registry_url="memory:", options={"file_drop": "yes"})
     with pytest.raises(OptionError, match=f"file_drop cannot be combined with {needs}"):
-        client.submit(submission, launch)
+        client.submit(manifest, launch)
     assert list(registry.store.list_keys()) == []
 
 
@@ -62,20 +67,21 @@ def test_without_the_registry_the_drop_is_filled_with_what_is_kept_here(tmp_path
     """Shards in a drop register no job, so the warning says who does."""
     line = LineStore(InMemoryVersionedStore())
     line.down = True
-    registry, directory = JobRegistry(line), JobDir(tmp_path / "job")
-    directory.path.mkdir()
+    session = _session(JobRegistry(line), tmp_path)
+    directory = JobDir.for_job("job", session.env)
+    directory.path.mkdir(parents=True)
     code(tmp_path / "code")
-    client = JobSubmissionClient(line, registry, Launching(), directory_of=lambda _: directory)
+    client = JobSubmissionClient(Launching(), session)
     with pack(tmp_path / "code") as packed:
-        submission = Submission(job_id="job", study=study(sets_of(2)), bundle=packed.digest, packed=packed)
+        manifest = Manifest(job_id="job", study=study(sets_of(2)), bundle=packed.digest, engine="slurm")
         launch = Launch(job_id="job", registry_url="memory:", options={"file_drop": "yes"})
-        outage, advice = client.submit(submission, launch).warnings
+        outage, advice = client.submit(manifest, launch, packed).warnings
     assert outage.endswith("The job is launched anyway.")
     assert advice == (
         "Its shards report by files, and do not register it. When the registry answers, run here: mops-jobs resume job"
     )
     drop = ShardDrop(directory.drop, 0)
-    assert load_manifest(drop, "job") == submission.manifest("slurm")
+    assert load_manifest(drop, "job") == manifest
     assert drop.get(bundle_key(packed.digest)) is not None
 
 
