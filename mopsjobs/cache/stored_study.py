@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mopsjobs.studies.seeds import drawn_seed
+from mopsjobs.studies.study import drawn_seed
 from mopsjobs.utils.ranges import is_in_ranges
 
 StoredSeed = int | str

@@ -13,7 +13,7 @@ submitted_at       when the job was submitted without the registry
 end_tried          when a listing last tried to end the job, since its runner had ended
 code/              unpacked bundles
 spool/N/           outputs of the tasks of shard N
-ledger/N/          attempts at the tasks of shard N that are not in the store yet; see ledger/journal.py
+ledger/N/          attempts at the tasks of shard N that are not in the store yet; see ledger/writer.py
 slurm.sh           the batch script of the last launch on Slurm
 slurm-A_N.log      what shard N of job array A prints there
 shards/N/          the state directory of shard N on Slurm, with a job directory like this one

@@ -1,4 +1,7 @@
-"""Start a worker without a task, to learn whether it can load its function; and read answers of workers."""
+"""Start the model's interpreter: on the script of a worker, on one that describes it, or to learn whether it loads.
+
+The scripts are read at import: their files lie in a cache directory, which may be cleared while a runner works.
+"""
 
 from __future__ import annotations
 

@@ -148,6 +148,9 @@ MAX_NAMES_BYTES = 8192
 def remember_names(directory: JobDir, names: tuple[str, ...] | None) -> None:
     """Note the rules of a job that is about to be launched, in place of earlier ones. None leaves these.
 
+    The record does not have them: it must not choose what another machine runs, or where that sends something. See
+    docs/decisions/0073-notifications.md.
+
     Raises:
         EngineError: if this machine's disk cannot be written.
     """

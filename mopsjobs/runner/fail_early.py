@@ -45,7 +45,10 @@ def canary_size(shard: Shard, tasks_total: int) -> int:
 
 
 class Canary:
-    """The first tasks of a job, as the shard sees them that runs them."""
+    """The first tasks of a job, as the shard sees them that runs them.
+
+    They run before the others: a model that fails each task then costs a few of them.
+    """
 
     def __init__(
         self, size: int, completed: int = 0, failed: int = 0, *, clock: Callable[[], float] = time.monotonic

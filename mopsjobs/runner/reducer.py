@@ -44,7 +44,10 @@ TaskGroup = tuple[Task, list[Output]]
 
 
 class OutputFeed:
-    """The outputs of the complete tasks of a family, for the reductions of one run."""
+    """The outputs of the complete tasks of a family, for the reductions of one run.
+
+    They are read a few tasks at a time, so that memory does not grow with their number.
+    """
 
     def __init__(
         self, store: VersionedStore, family: Sequence[Manifest], complete: bytearray, retry: OutageRetry

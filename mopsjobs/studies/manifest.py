@@ -38,7 +38,11 @@ SOURCES_FIELD = "reused_from"
 
 
 class Reuse(NamedTuple):
-    """Tasks of a job that another job has done."""
+    """Tasks of a job that another job has done.
+
+    A reused task is complete while the outputs of its source are. Without them, it is a missing task like others: the
+    runner runs it, or `resume` does. See docs/decisions/0071-reused-tasks.md.
+    """
 
     job_id: str
     """The job that has their outputs."""

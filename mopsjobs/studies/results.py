@@ -18,8 +18,7 @@ from mopsjobs.studies.manifest import NAMES_NAME, Manifest, Reuse
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
 from mopsjobs.studies.outputs import REDUCED, WHOLE_JOB, SizesOf, reduced_tasks, results_prefix
 from mopsjobs.studies.reductions import outdated_sets
-from mopsjobs.studies.seeds import SeedIndex
-from mopsjobs.studies.study import ParameterSet, Task, is_output_name
+from mopsjobs.studies.study import ParameterSet, SeedIndex, Task, is_output_name
 from mopsjobs.studies.tasks_csv import TABLE, TABLE_BEGINNING, TableSummary, check_same_family, write_table
 from mopsjobs.utils.text import pluralize
 

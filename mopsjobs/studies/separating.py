@@ -324,7 +324,12 @@ class LogFactorials:
 
 
 class Chance:
-    """The hypergeometric distribution of failed sets among those for which a condition holds."""
+    """The hypergeometric distribution of failed sets among those for which a condition holds.
+
+    A condition holds for `size` of `total` parameter sets, of which `failed` have failed. If failing does not depend on
+    the parameters, the number of failed ones among these is hypergeometric. Its upper tail is Fisher's exact test,
+    one-sided: R. A. Fisher, "Statistical Methods for Research Workers", 1934, section 21.02.
+    """
 
     def __init__(self, logs: LogFactorials, total: int, failed: int) -> None:
         """Take the number of parameter sets, and of failed ones among them.

@@ -41,6 +41,10 @@ MAX_WORKERS = 1000
 def record_lost(store: VersionedStore, state: JobState, lost: Sequence[ShardEnd]) -> None:
     """Write an attempt at each task that lost shards had in hand. What the store does not take is left out.
 
+    The runner of a lost shard had no time to do so, and its disk is gone. A runner takes its tasks in their order. So
+    those that its workers had in hand are the first without outputs and without an attempt. The chunk has a key that
+    follows from the launch: several readers write it once.
+
     Shards on Slurm have noted themselves which tasks had begun; `deliver_shards` delivers that.
 
     Args:

@@ -279,7 +279,15 @@ def check_targets(study: Study, session: Session, *, without_targets: bool) -> N
 
 
 def warn_about_registry(study: Study, directory: Path, packed: PackedBundle, session: Session) -> None:
-    """Warn about targets, missing models and missing files of the registry in packed code, if there is one."""
+    """Warn about targets, missing models and missing files of the registry in packed code, if there is one.
+
+    Targets compare the outputs of a parameter set with observed data. mops-jobs does not evaluate them. So a study with
+    targets is refused, unless its caller wants the simulations alone. For every other study, ModelOps evaluates the
+    targets in the registry: a warning names those.
+
+    ModelOps' wire function finds a model by the registry. If it finds none, every task fails. So a warning names what
+    it would not find.
+    """
     if MODELOPS_REGISTRY not in packed.names:
         return
     document = _read(directory / MODELOPS_REGISTRY, session)

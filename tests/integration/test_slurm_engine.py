@@ -13,7 +13,7 @@ import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.commands import Commands
-from mopsjobs.engines.slurm.tasks import SlurmShards, parse_scontrol
+from mopsjobs.engines.slurm.state import SlurmShards, parse_scontrol
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.sqlite_file import file_names

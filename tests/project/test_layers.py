@@ -53,7 +53,7 @@ OUTSIDE = {
     "shtab": "cli.commands.care.completion",
     "filelock": "cache.sync.lock engines utils.files",
     "tomllib": "app.run.config engines.worker",
-    "pathspec": "bundles.ignore",
+    "pathspec": "bundles.packing",
     "prometheus_client": "app.care.metrics",
     "yaml": "utils.yaml_strict utils.yaml_text engines.kubernetes.client",
     "lightkube": "engines.kubernetes",

@@ -15,7 +15,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.ledger.attempt import NO_USAGE, Attempt, Outcome
 from mopsjobs.ledger.format import chunk_key, parse_attempts, parse_chunk_key
-from mopsjobs.ledger.journal import Entry, JournalFile, journal_path
+from mopsjobs.ledger.writer import Entry, JournalFile, journal_path
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.runner.retry import OutageRetry

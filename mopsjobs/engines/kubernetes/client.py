@@ -49,7 +49,12 @@ _TOKENS: dict[tuple[str, ...], str] = {}
 
 
 class SignIn(httpx.Auth):
-    """Adds the token of a program to requests."""
+    """Adds the token of a program to requests.
+
+    It is the program that the kubeconfig names, run as kubectl runs it, but within a time limit. It prints an
+    ExecCredential with a token. A process runs it once, and again when the cluster refuses the token. It cannot ask the
+    user anything: its output is read, and it has no input.
+    """
 
     def __init__(self, program: UserExec, server: str) -> None:
         """Take the program. It is run at the first request.

@@ -414,6 +414,11 @@ def find_created(
 ) -> Job:
     """Return the Job that a launch has created although the reply was lost or says otherwise, or that was applied.
 
+    So no Job runs beside a failed record: the reply was lost, late or an error, or the user has applied the printed
+    manifest. Such a Job has the mark of its job, and none of a launch, and becomes that of the launch. An API server
+    answers a create by 34 s, or drops it, so a launch waits for 40 s. See
+    docs/decisions/0086-followers-ask-the-engine.md.
+
     Args:
         cluster: a connection whose requests take seconds at most.
         manifest: the Job of the launch.

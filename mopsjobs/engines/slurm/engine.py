@@ -21,14 +21,17 @@ from mopsjobs.engines.slurm import logs as slurm_logs
 from mopsjobs.engines.slurm.commands import SECONDS, Commands, NotConfiguredError, is_installed
 from mopsjobs.engines.slurm.options import sbatch_flags
 from mopsjobs.engines.slurm.script import write_script
-from mopsjobs.engines.slurm.state import is_active, newest, state_of, times_of
-from mopsjobs.engines.slurm.tasks import (
+from mopsjobs.engines.slurm.state import (
     MAX_ID,
     SACCT_FIELDS,
     SlurmShards,
+    is_active,
+    newest,
     parse_sacct,
     parse_scontrol,
     parse_submission,
+    state_of,
+    times_of,
 )
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, EngineUnavailableError, JobBusyError, UsageError

@@ -46,7 +46,11 @@ LATER = "… the next lines follow when the task ends"
 
 
 class LogLines:
-    """The lines of one worker. Each attempt at a task has limits of its own, and so has the loading of the model."""
+    """The lines of one worker. Each attempt at a task has limits of its own, and so has the loading of the model.
+
+    A task that prints without end would fill the registry. Its first lines are passed on as they come. The last ones
+    are passed on when it ends, since errors stand there.
+    """
 
     def __init__(self, on_line: Callable[[int | None, str], None]) -> None:
         """Prepare to read.

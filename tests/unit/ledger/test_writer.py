@@ -17,9 +17,8 @@ from mopsjobs.errors import StoreAccessError, StoreUnavailableError, ValueTooLar
 from mopsjobs.ledger import writer as ledger_writer
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
 from mopsjobs.ledger.format import parse_chunk_key
-from mopsjobs.ledger.journal import Entry, JournalFile
 from mopsjobs.ledger.scalars import parse_scalars
-from mopsjobs.ledger.writer import Begun, Ledger
+from mopsjobs.ledger.writer import Begun, Entry, JournalFile, Ledger
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore

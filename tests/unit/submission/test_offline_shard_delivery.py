@@ -10,7 +10,7 @@ import pytest
 from mopsjobs.app.jobs.reconcile import reconcile
 from mopsjobs.engines.base import EngineState
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.ledger.journal import Entry, JournalFile, journal_path
+from mopsjobs.ledger.writer import Entry, JournalFile, journal_path
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore

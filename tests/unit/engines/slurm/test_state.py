@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mopsjobs.engines.base import EngineTimes, ShardEnd
-from mopsjobs.engines.slurm.state import newest, state_of, times_of
-from mopsjobs.engines.slurm.tasks import parse_sacct, parse_scontrol
+from mopsjobs.engines.slurm.state import newest, parse_sacct, parse_scontrol, state_of, times_of
 from support.slurm_commands import task, waiting
 
 RUNS = task(0, "RUNNING", end="Unknown")

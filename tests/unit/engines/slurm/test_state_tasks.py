@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mopsjobs.engines.slurm.tasks import SlurmShards, parse_sacct, parse_scontrol, parse_submission
+from mopsjobs.engines.slurm.state import SlurmShards, parse_sacct, parse_scontrol, parse_submission
 from support.slurm_commands import task, waiting
 
 NOON = datetime(2026, 11, 26, 20, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs.studies import seeds
+from mopsjobs.studies import study
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 500_000])
@@ -22,8 +22,8 @@ def test_the_index_of_seeds_tells_what_a_dict_would(chunk: int, drawn: list[int]
     expected: dict[int, list[int]] = {}
     for seed, number in tasks:
         expected.setdefault(seed, []).append(number)
-    with mock.patch.object(seeds, "_CHUNK", chunk):
-        index = seeds.SeedIndex(tasks[: len(drawn)], tasks[len(drawn) :])
+    with mock.patch.object(study, "_CHUNK", chunk):
+        index = study.SeedIndex(tasks[: len(drawn)], tasks[len(drawn) :])
     for seed in (*range(7), 2**32 - 1, 2**32, 2**64 - 1, 2**70):
         assert index.numbers(seed) == index.numbers_of_text(str(seed)) == expected.get(seed, [])
     assert sorted(index.duplicate_groups()) == sorted(numbers for numbers in expected.values() if len(numbers) > 1)
@@ -32,4 +32,4 @@ def test_the_index_of_seeds_tells_what_a_dict_would(chunk: int, drawn: list[int]
 @pytest.mark.parametrize("text", ["", "00", "01", "+1", "1_0", "-0", " 1", "\u0661", "1" * 21])
 def test_what_is_no_seed_in_its_one_form_is_that_of_no_task(text: str) -> None:
     """Else two keys would be outputs of one task."""
-    assert seeds.SeedIndex([(seed, seed) for seed in range(20)], ()).numbers_of_text(text) == []
+    assert study.SeedIndex([(seed, seed) for seed in range(20)], ()).numbers_of_text(text) == []
