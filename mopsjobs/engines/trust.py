@@ -11,7 +11,8 @@ import fnmatch
 import json
 import os
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import disk_errors
@@ -125,24 +126,13 @@ def first_jobs(jobs_by_choice: Mapping[str, list[str]]) -> str:
 
 def remember_launch(directory: JobDir, engine: str, options: Mapping[str, object]) -> None:
     """Save the choices of a launch, for later commands on the job. If the disk is full, these ask again."""
-    with contextlib.suppress(OSError):
-        make_directory(directory.path)
-        replace_file(str(directory.own_launch), json.dumps([f"engine:{engine}", *choices_of(options)]).encode())
+    with contextlib.suppress(EngineError):
+        _write_texts(directory, directory.own_launch, [f"engine:{engine}", *choices_of(options)])
 
 
 def choices_of_last_launch(directory: JobDir) -> Collection[str]:
     """Return the choices of the last launch of a job from this machine by this user; none if there was none."""
-    try:
-        with open(directory.own_launch, "rb") as file:
-            if os.fstat(file.fileno()).st_uid not in trusted_owners():  # as root with the home of a user
-                return ()
-            choices = json.loads(file.read(MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return ()
-    return frozenset(text for text in choices if isinstance(text, str)) if isinstance(choices, list) else ()
-
-
-MAX_NAMES_BYTES = 8192
+    return frozenset(_read_texts(directory.own_launch))
 
 
 def remember_names(directory: JobDir, names: tuple[str, ...] | None) -> None:
@@ -155,15 +145,24 @@ def remember_names(directory: JobDir, names: tuple[str, ...] | None) -> None:
         EngineError: if this machine's disk cannot be written.
     """
     if names or (names is not None and directory.notify_names.exists()):
-        with disk_errors(directory):
-            make_directory(directory.path)
-            replace_file(str(directory.notify_names), json.dumps(names).encode())
+        _write_texts(directory, directory.notify_names, names)
 
 
 def remembered_names(directory: JobDir) -> tuple[str, ...]:
     """Return the rules that this user has named for a job on this machine; none if there are none."""
-    with contextlib.suppress(OSError, ValueError, RecursionError), open(directory.notify_names, "rb") as file:
+    return _read_texts(directory.notify_names)
+
+
+def _write_texts(directory: JobDir, path: Path, texts: Sequence[str]) -> None:
+    with disk_errors(directory):
+        make_directory(directory.path)
+        replace_file(str(path), json.dumps(texts).encode())
+
+
+def _read_texts(path: Path) -> tuple[str, ...]:
+    """Return the texts in a file that this user has written; none if there is no such file."""
+    with contextlib.suppress(OSError, ValueError, RecursionError), open(path, "rb") as file:
         if os.fstat(file.fileno()).st_uid in trusted_owners():  # as root with the home of a user
-            names = json.loads(file.read(MAX_NAMES_BYTES))
-            return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+            texts = json.loads(file.read(MAX_BYTES))
+            return tuple(text for text in texts if isinstance(text, str)) if isinstance(texts, list) else ()
     return ()

@@ -7,6 +7,8 @@ output that exists already is the same output, and stays.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -192,15 +194,6 @@ class StoreWithOutbox:
 
     def scan(self, prefix: str = "") -> Iterator[Entry]:
         """Yield the entries of both in the order of their keys, each key once."""
-        unsent = self._outbox.scan(prefix)
-        waiting = next(unsent, None)
-        for entry in self._store.scan(prefix):
-            while waiting is not None and waiting.key < entry.key:
-                yield waiting
-                waiting = next(unsent, None)
-            if waiting is not None and waiting.key == entry.key:
-                waiting = next(unsent, None)
-            yield entry
-        while waiting is not None:
-            yield waiting
-            waiting = next(unsent, None)
+        merged = heapq.merge(self._store.scan(prefix), self._outbox.scan(prefix), key=lambda entry: entry.key)
+        for _, of_key in itertools.groupby(merged, key=lambda entry: entry.key):
+            yield next(of_key)

@@ -161,11 +161,9 @@ class _Run:
                     return ShardResult(None, *self._counts.snapshot(), is_done=False)
                 raise
             except (ModelError, BundleError, StoreError) as error:
-                reporter.stop()
                 self._fail(error, events, reporter, end)
                 raise
             except OSError as error:
-                reporter.stop()
                 problem = EngineError(f"This machine cannot run the job in {self._directory.path}: {error}.")
                 self._fail(problem, events, reporter, end)
                 raise problem from None
@@ -195,6 +193,7 @@ class _Run:
 
     def _fail(self, error: MopsJobsError, events: EventLog, reporter: Reporter, end: ShardEnd) -> None:
         """End the job with an error, if the registry can be reached."""
+        reporter.stop()
         events.emit(RUNNER, text=str(error), **(error.event_fields if isinstance(error, ModelError) else {}))
         if isinstance(error, StoreError):
             self._on_log(end.kept_text)
