@@ -10,7 +10,7 @@ manifests, outputs and bundles are never touched. See docs/decisions/0010-retent
 Announcements and events lie in the order of time. Only old keys are listed, and the oldest go first. An interrupted
 run leaves the younger batches; the next one, or a concurrent one, continues there. `plan` and `remove` cost a listing
 of the old keys each, one read and one listing per job, and one request per removed key. Reads, listings of ledgers and
-removals run concurrently; memory does not follow the number of keys or jobs.
+removals run concurrently; memory does not follow the number of keys.
 """
 
 from __future__ import annotations
@@ -109,8 +109,7 @@ class KeyCounts:
         self.announcements = KeySpan()
         self.chunks = KeySpan()
         self.ledger_chunks = self.claims = 0
-        self.job_ids: set[str] = set()  # of the chunks; see `is_exact`
-        self._has_more_jobs = False
+        self.job_ids: set[str] = set()  # of the chunks
 
     @property
     def keys(self) -> int:
@@ -119,13 +118,8 @@ class KeyCounts:
 
     @property
     def jobs(self) -> int:
-        """Count the jobs of the chunks; see `is_exact`."""
+        """Count the jobs of the chunks."""
         return len(self.job_ids)
-
-    @property
-    def is_exact(self) -> bool:
-        """Return True unless there are more jobs than were counted."""
-        return not self._has_more_jobs
 
     def add(self, expired: ExpiredKey) -> None:
         """Count a key."""
@@ -137,12 +131,8 @@ class KeyCounts:
             self.chunks.add(expired.when)
         else:
             self.ledger_chunks += 1
-        if expired.job_id is None or expired.is_claim:
-            return
-        if len(self.job_ids) < MAX_JOBS:
+        if expired.job_id is not None and not expired.is_claim:
             self.job_ids.add(expired.job_id)
-        else:
-            self._has_more_jobs |= expired.job_id not in self.job_ids
 
 
 class Retention:

@@ -173,7 +173,7 @@ def _notes_on_unknown_jobs(retention: Retention) -> list[str]:
 
 
 def _job_count(counts: KeyCounts) -> str:
-    return pluralize(counts.jobs, "job") if counts.is_exact else f"more than {pluralize(counts.jobs, 'job')}"
+    return pluralize(counts.jobs, "job")
 
 
 def _nothing_to_remove(args: argparse.Namespace) -> str:
