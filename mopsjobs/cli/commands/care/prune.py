@@ -169,11 +169,9 @@ def _notes_on_unknown_jobs(retention: Retention) -> list[str]:
     unknown = retention.unknown
     if not unknown.keys:
         return []
-    return [f"Kept {pluralize(unknown.keys, 'old chunk')} of events of {_job_count(unknown)} without a record."]
-
-
-def _job_count(counts: KeyCounts) -> str:
-    return pluralize(counts.jobs, "job")
+    return [
+        f"Kept {pluralize(unknown.keys, 'old chunk')} of events of {pluralize(unknown.jobs, 'job')} without a record."
+    ]
 
 
 def _nothing_to_remove(args: argparse.Namespace) -> str:
@@ -186,7 +184,7 @@ def _removal_text(retention: Retention, counts: KeyCounts) -> str:
         limit = whole_seconds(json_time(retention.events_before))
         span = _span_text(counts.chunks)
         parts.append(
-            f"{pluralize(counts.chunks.count, 'chunk')} of events ({span}) of {_job_count(counts)}"
+            f"{pluralize(counts.chunks.count, 'chunk')} of events ({span}) of {pluralize(counts.jobs, 'job')}"
             f" that ended before {limit}"
         )
     if counts.ledger_chunks:
