@@ -363,6 +363,11 @@ class Registry:
         from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
 
         check_is_study(study)
+        check_texts(bundle=bundle, engine=engine, job_id=job_id, owner=owner)
+        require(extend is None or isinstance(extend, (str, Job)), "extend", extend, "a job, or its id")
+        require(isinstance(without_targets, bool), "without_targets", without_targets, "True or False")
+        is_count = isinstance(check_determinism, int) and not isinstance(check_determinism, bool)
+        require(check_determinism is None or is_count, "check_determinism", check_determinism, "a whole number")
         has_code = bundle is not None or (extend is not None and code is None and study.cell is None)
         if study.cell is not None and engine == "local":
             options = {"python": sys.executable, **options}
@@ -399,6 +404,7 @@ class Registry:
         """Return a directory as code to pack, without the files of registry and cache."""
         from mopsjobs.submission.submit import Code
 
+        require(isinstance(directory, (str, os.PathLike)), "code", directory, "the path of a directory")
         return Code(directory=Path(directory).resolve(), leave_out=self.app.own_files())
 
     def _age(self, age: freshness_module.Freshness) -> str:

@@ -142,6 +142,9 @@ def test_failures_are_a_table_in_a_notebook(job: mj.Job) -> None:
     assert failures._repr_html_().startswith("<table><thead><tr><th>count</th>")
 
 
+STUDY = mj.Study("model:simulate", [{"x": 1}])
+
+
 @pytest.mark.parametrize(
     ("ask", "expected"),
     [
@@ -158,6 +161,15 @@ def test_failures_are_a_table_in_a_notebook(job: mj.Job) -> None:
         (lambda job: job.results(quantiles=5), "invalid quantiles 5: expected numbers between 0 and 1"),
         (lambda job: job.results(quantiles="0.5"), "invalid quantiles '0.5': expected numbers between 0 and 1"),
         (lambda job: job.results(quantiles=["a"]), "invalid quantiles .'a'.: expected numbers between 0 and 1"),
+        (lambda job: job.registry.submit(STUDY, workers="two"), "invalid workers 'two': expected a whole number."),
+        (lambda job: job.registry.submit(STUDY, engine=["local"]), r"invalid engine \['local'\]: expected a text."),
+        (lambda job: job.registry.submit(STUDY, job_id=3), "invalid job_id 3: expected a text."),
+        (lambda job: job.registry.submit(STUDY, bundle=3), "invalid bundle 3: expected a text."),
+        (lambda job: job.registry.submit(STUDY, code=3), "invalid code 3: expected the path of a directory."),
+        (lambda job: job.resume(code=3), "invalid code 3: expected the path of a directory."),
+        (lambda job: job.registry.submit(STUDY, extend=3), "invalid extend 3: expected a job, or its id."),
+        (lambda job: job.registry.submit(STUDY, check_determinism=1.5), "determinism 1.5: expected a whole number."),
+        (lambda job: job.registry.submit(STUDY, engine="dask", scheduler=3), "invalid scheduler '3': expected"),
     ],
 )
 def test_an_argument_of_another_type_is_named(job: mj.Job, ask: Callable[[mj.Job], object], expected: str) -> None:
