@@ -23,6 +23,7 @@ NORMALISED = [
     ("in -.-a/b/c or ./a/b/c or --a-b/c.d/e", "in …/c or …/c or …/e"),
     ("550e8400-e29b-41d4-a716-446655440000 deadbeef12", "<id> <id>"),
     ("column_12 of int64", "column_# of int#"),
+    ("300000001B of 12B, 512MiB or 0.5GB", "#B of #B, #MiB or #GB"),
 ]
 
 
