@@ -65,9 +65,12 @@ class CommandLineParser(argparse.ArgumentParser):
         known = set(self._option_string_actions)
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no public name for it
-                command = action.choices.get(getattr(parsed, action.dest))
+                name = getattr(parsed, action.dest)
+                if flags[0] in known:
+                    raise UsageError(f"unknown flag '{flags[0]}' of {name}: expected in front of the command.")
+                command = action.choices.get(name)
                 known |= set() if command is None else set(command._option_string_actions)  # noqa: SLF001 - as above
-        raise UsageError(f"unknown flag '{flags[0]}'.{did_you_mean(flags[0], sorted(known))}")
+        raise UsageError(f"unknown flag '{flags[0]}'.{did_you_mean(flags[0], sorted(known - {flags[0]}))}")
 
     def _refuse_hours_by_h(self) -> None:
         """Refuse `-h 48`, which means `--hours 48` in ModelOps: argparse would print the help and succeed."""

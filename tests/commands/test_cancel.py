@@ -174,7 +174,7 @@ def test_cancel_without_a_registry_names_context_and_namespace(cli: Cli, remote:
     ran = cli("cancel", "mine")
     hint = "hint: To stop it by hand: kubectl --context userless -n others delete job mine"
     assert (ran.code, ran.err.splitlines()[-1]) == (5, hint)
-    hint = "hint: In the cluster, there is no Job theirs in namespace from-kubeconfig. If ModelOps submitted it:"
+    hint = "hint: In the cluster, Job theirs was not found in namespace from-kubeconfig. If ModelOps submitted it:"
     by_hand = "kubectl -n modelops-dask-dev delete job theirs"
     assert cli("cancel", "theirs").err.splitlines()[-1] == f"{hint} {by_hand}"
 

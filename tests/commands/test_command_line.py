@@ -65,6 +65,8 @@ BAD_USAGE = {
     "list --stat running": "unknown flag '--stat'. Did you mean '--status'?",
     "sync --ful": "unknown flag '--ful'. Did you mean '--full'?",
     "sync --unknown": "unknown flag '--unknown'.",
+    "list --quiet": "unknown flag '--quiet' of list: expected in front of the command.",
+    "--registry sqlite:///r.db tasks job --quiet": "unknown flag '--quiet' of tasks: expected in front of the command.",
     "--hours 1": "unknown flag '--hours' in front of the command.",
     "--hours 1 list": "unknown flag '--hours' in front of the command.",
     "--registry=sqlite:///r.db lis": "unknown command 'lis'. Did you mean 'list'?",

@@ -79,7 +79,7 @@ def test_a_family_has_the_last_reduction_of_each_set(cli: Cli, jobs: JobRegistry
     ran = cli("results", "job", "job.2", "other", "--table", "-", "--reduced")
     assert made_by(ran.out) == [("job", "2"), ("job.2", "2"), ("job", "2"), ("job", "3")]
     assert ran.code == 7
-    assert "warning: Job other has no outputs of means:summarise yet." in ran.err
+    assert "warning: Job other has no outputs of means:summarise." in ran.err
     assert [row["tasks"] for row in results_table(cli, "job", "--reduced")] == ["2", "1", "2", "3"]
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_output_is_left_out_and_counted(cli: Cli, jobs: JobRegistry, r
     ("study", "sentence"),
     [
         ({}, "Job job names no reduce function."),
-        (REDUCE, "Job job has no outputs of means:summarise yet."),
+        (REDUCE, "Job job has no outputs of means:summarise."),
     ],
 )
 def test_a_job_that_nothing_reduced_is_refused(

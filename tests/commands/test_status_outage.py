@@ -80,7 +80,7 @@ def test_an_unknown_job_leaves_the_outage(cli: Cli, cluster: Api) -> None:
     """Exit code 5: the record may well be there."""
     ran = cli("status", "seir-1")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
-    gone = "hint: In the cluster, there is no Job seir-1 in namespace from-kubeconfig."
+    gone = "hint: In the cluster, Job seir-1 was not found in namespace from-kubeconfig."
     assert f"{gone} If ModelOps submitted it: kubectl -n modelops-dask-dev get job seir-1\n" in ran.err
 
 

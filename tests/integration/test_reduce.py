@@ -152,7 +152,7 @@ def _check_views(desk: Desk, cli: Cli, capsys: pytest.CaptureFixture[str], one: 
         job = registry.job("job.2")
         assert json.loads(job.reduced()["result.json"]) == {"tasks": 13, "missing": 0}
         assert json.loads(job.reduced(one.params)["result.json"]) == {"tasks": 4, "missing": 0}
-        with pytest.raises(mj.NoOutputsError, match="has no outputs of model:summarise for that yet"):
+        with pytest.raises(mj.NoOutputsError, match="has no outputs of model:summarise for that"):
             job.reduced({"x": 99})
 
 

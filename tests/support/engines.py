@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COMPLETE = EngineState("succeeded")
 FAILED = EngineState("failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
-GONE = EngineState("gone", "K8sJobMissing", "there is no Job a in namespace models")
+GONE = EngineState("gone", "K8sJobMissing", "Job a was not found in namespace models")
 RUNNING = EngineState("running")
 PENDING = EngineState("pending")
 SUSPENDED = EngineState("pending", "Suspended", "the Job is suspended by kubectl-patch")

@@ -88,6 +88,22 @@ def test_a_change_brings_the_page_and_no_change_nothing(page: Page, server: Serv
     expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
 
 
+def test_a_proxy_may_drop_the_age_of_an_unchanged_page(page: Page, server: Server) -> None:
+    """The page goes on with the age that it knows."""
+
+    def answer(route: Route) -> None:
+        found = route.fetch()
+        route.fulfill(response=found, headers={k: v for k, v in found.headers.items() if k != "data-age"})
+
+    page.goto(f"{server.url}/jobs?sort=name")
+    page.route("**/jobs?*", answer)
+    for _ in range(2):
+        with page.expect_response(lambda one: one.status == 304):
+            pass
+    expect(page.locator("#age")).to_contain_text("synced")
+    expect(page.locator("#connection")).to_be_hidden()
+
+
 def test_the_tab_of_a_job_tells_its_state(page: Page, server: Server, cli: Cli) -> None:
     """By its title and its icon, also after a change."""
     page.goto(f"{server.url}/jobs/night-04")

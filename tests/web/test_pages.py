@@ -216,6 +216,13 @@ def test_an_id_that_ends_with_a_dot_has_a_page(
     assert web.get(f"/api/v1/jobs/{job_id}").get_json()["job_id"] == job_id
 
 
+@pytest.mark.parametrize("path", ["/jobs", "/compare", "/failures", "/charts", "/api"])
+def test_a_slash_behind_a_page_leads_to_it(web: Web, path: str) -> None:
+    """With all that the address asks for. A job may have an id with slashes, so its page has none of these."""
+    answer = web.get(f"{path}/?q=%C3%A4&sort=name")
+    assert (answer.status_code, answer.headers["Location"]) == (308, f"{path}?q=%C3%A4&sort=name")
+
+
 def test_an_unknown_job_is_404(web: Web) -> None:
     """Also a prefix, whose page links the ids that begin with it: they are other jobs."""
     assert web.get("/jobs/nope").status_code == 404

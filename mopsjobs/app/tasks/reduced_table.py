@@ -200,7 +200,7 @@ def _describe_lacking(manifest: Manifest, rows: Sequence[ReducedRow]) -> str:
 def _describe_absence(manifest: Manifest) -> str:
     """Return the sentence for a job without outputs of a reduce function."""
     function = manifest.study.reduce
-    what = "names no reduce function" if function is None else f"has no outputs of {function} yet"
+    what = "names no reduce function" if function is None else f"has no outputs of {function}"
     return f"Job {manifest.job_id} {what}."
 
 
@@ -220,7 +220,7 @@ def read_reduced(job_id: str, params: Mapping[str, Any] | None, app: App) -> dic
     """
     function, found = find_reduced_of_job(job_id, app, params)
     if found is None:
-        what = "names no reduce function" if function is None else f"has no outputs of {function} for that yet"
+        what = "names no reduce function" if function is None else f"has no outputs of {function} for that"
         raise NoOutputsError(f"Job {job_id} {what}.", job_id=job_id)
     outputs = {}
     for name, entry in found.entries.items():

@@ -265,7 +265,7 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust, now: datet
     namespace, name = _place(cluster, job)
     k8s_job = cluster.job(namespace, name)
     if k8s_job is None:
-        return EngineState("gone", "K8sJobMissing", f"there is no Job {name} in namespace {namespace}")
+        return EngineState("gone", "K8sJobMissing", f"Job {name} was not found in namespace {namespace}")
     if not _is_of(k8s_job, job, cluster, trust):
         return EngineState("gone", "Replaced", f"the Job {name} in namespace {namespace} is now another one")
     if k8s_job.status is None:

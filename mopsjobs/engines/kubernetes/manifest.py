@@ -119,11 +119,14 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
     shared = {"app.kubernetes.io/managed-by": MANAGED_BY, "app.kubernetes.io/name": MANAGED_BY}
     labels, queue = {**shared, JOB_ID: label_value(launch.job_id)}, options.queue()
     annotations = {JOB_ID: launch.job_id, SHARDS: str(launch.shards)}
+    patch = options.pod_patch()
     template = _pod(launch, options, labels, annotations, env)
+    if patch is not None:
+        template = patch_template(template, patch)
     # A policy may want them on the Job, too.
     patched = {
         part: {name: text for name, text in template["metadata"][part].items() if name in names}
-        for part, names in ((options.pod_patch() or {}).get("metadata") or {}).items()
+        for part, names in ((patch or {}).get("metadata") or {}).items()
     }
     return {
         "apiVersion": "batch/v1",
@@ -242,9 +245,7 @@ def _pod(
         "tolerations": options.tolerations(),
     }
     spec |= {name: value for name, value in placement.items() if value}
-    template = {"metadata": {"labels": labels, "annotations": dict(annotations)}, "spec": spec}
-    patch = options.pod_patch()
-    return template if patch is None else patch_template(template, patch)
+    return {"metadata": {"labels": labels, "annotations": dict(annotations)}, "spec": spec}
 
 
 def _container(launch: Launch, options: Options, env: Mapping[str, str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Flask, Response, redirect, request
+from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from mopsjobs.cache.database import OtherCacheError
@@ -51,12 +52,20 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.add_url_rule("/failures", "failures", FailuresPage(renderer).answer)
     app.add_url_rule("/charts", "charts", ChartsPage(renderer).answer)
     app.add_url_rule("/api", "api", lambda: renderer.page("api.html", lambda *_: {"document": openapi.document()}))
+    for path in [rule.rule for rule in app.url_map.iter_rules() if rule.rule.count("/") == 1 and rule.rule != "/"]:
+        app.add_url_rule(f"{path}/", f"{path}/", _without_slash)
     api.add_routes(app, site)
     preload(app)
     app.register_error_handler(HTTPException, errors.handle_http_error)
     app.register_error_handler(MopsJobsError, errors.handle_error)
     app.register_error_handler(Exception, errors.handle_unexpected_error)
     return app
+
+
+def _without_slash() -> ResponseReturnValue:
+    """Lead to the page whose address has no slash at its end."""
+    query = request.query_string.decode("latin-1")
+    return redirect(request.path.rstrip("/") + (f"?{query}" if query else ""), 308)
 
 
 _STATUSES = (

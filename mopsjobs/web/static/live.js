@@ -56,7 +56,8 @@
 
   function show(answer) {
     if (answer.status === 304) { // only the time has changed
-      onAge(JSON.parse(answer.getResponseHeader("Data-Age")));
+      const header = answer.getResponseHeader("Data-Age"); // a proxy may drop it
+      if (header) onAge(JSON.parse(header));
       return confirmCurrent();
     }
     const fresh = answer.response;

@@ -360,7 +360,7 @@ def test_a_launch_that_the_cluster_never_took_is_ended(registry: JobRegistry, cl
     clock.advance(seconds=121)
     ended = _reconcile(registry, clock, GONE)
     assert (ended.status, ended.error_code) == ("failed", "LAUNCH")
-    assert "the cluster did not answer the launch, and there is no Job a in namespace models" in str(
+    assert "the cluster did not answer the launch, and Job a was not found in namespace models" in str(
         ended.error_message
     )
 
