@@ -366,8 +366,6 @@ class Registry:
         check_texts(bundle=bundle, engine=engine, job_id=job_id, owner=owner)
         require(extend is None or isinstance(extend, (str, Job)), "extend", extend, "a job, or its id")
         require(isinstance(without_targets, bool), "without_targets", without_targets, "True or False")
-        is_count = isinstance(check_determinism, int) and not isinstance(check_determinism, bool)
-        require(check_determinism is None or is_count, "check_determinism", check_determinism, "a whole number")
         has_code = bundle is not None or (extend is not None and code is None and study.cell is None)
         if study.cell is not None and engine == "local":
             options = {"python": sys.executable, **options}
