@@ -335,6 +335,7 @@ class Registry:
         owner: str | None = None,
         labels: Mapping[str, object] | None = None,
         extend: Job | str | None = None,
+        check_determinism: int | None = None,
         without_targets: bool = False,
         **options: Unpack[RunnerOptions],
     ) -> Job:
@@ -350,6 +351,7 @@ class Registry:
             owner: the owner; None: the current user.
             labels: labels of the job.
             extend: an earlier job, or its full id: what it has done is reused, and not run again. None to run all.
+            check_determinism: first run this many tasks twice, here, and submit nothing if their outputs differ.
             without_targets: run the simulations of a study with targets, which are not evaluated.
             options: see `RunnerOptions`. A `cell` runs in the Python of this program, unless `python` names another.
 
@@ -357,6 +359,7 @@ class Registry:
             UsageError: if an argument is invalid, if the code cannot be packed, or if it does not have the model.
             JobExistsError: if the id is taken.
             JobBusyError: if the job to extend has not ended.
+            NotDeterministicError: if tasks left other outputs when they were run twice.
             StoreAccessError: if the registry refuses the credentials.
             EngineError: if the engine refuses the job.
         """
@@ -383,6 +386,10 @@ class Registry:
         )
         session = self.app.session()
         with prepare(request, session) as prepared:
+            if check_determinism is not None:
+                from mopsjobs.app.origins.determinism import check_determinism as check  # here: few submissions need it
+
+                check(prepared, check_determinism, self.app)
             submitted = submit_prepared(prepared, session)
         for warning in submitted.warnings:
             self.app.out.warn(warning)

@@ -1,4 +1,4 @@
-"""Run a task once on this machine, and return what it left. Neither a record nor a store is touched."""
+"""Run some tasks once on this machine, and return what they left. Neither a record nor a store is touched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment
 from mopsjobs.engines.model_errors import not_started_error
 from mopsjobs.engines.model_process import DEBUGGER_SOURCE, write_worker
 from mopsjobs.ledger.retry_policy import RetryPolicy
-from mopsjobs.runner.pools.base import OnLog, TaskLimits, task_message
+from mopsjobs.runner.pools.base import OnLog, TaskLimits, TaskResult, task_message
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.pools.process import output_content
 from mopsjobs.studies.study import Study, Task
@@ -37,6 +37,7 @@ class Place(NamedTuple):
     """The job that the model is told."""
     env: Mapping[str, str]
     """The environment of this process."""
+    limits: TaskLimits = ONE_TRY
 
 
 class RunResult(NamedTuple):
@@ -48,27 +49,29 @@ class RunResult(NamedTuple):
     """`type` and `message`, of an error in the model also `traceback`; None if it did not fail."""
 
 
-def run_once(place: Place, task: Task, on_log: OnLog) -> RunResult:
-    """Run a task in a new worker process, and return what it left.
+def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int = 1) -> dict[int, RunResult]:
+    """Run tasks in new worker processes, in this order. Return what they left, by their numbers.
 
     Args:
         place: the code, and what runs it.
-        task: the task.
-        on_log: called with the number of the task, or None, and a line of the model.
+        tasks: the tasks.
+        on_log: called with the number of a task, or None, and a line of the model.
+        workers: worker processes.
 
     Raises:
         BundleError: if the bundle has content that is forbidden.
         ModelError: if the model cannot be loaded.
     """
+    found: dict[int, RunResult] = {}
     with _unpacked(place) as (setup, env):
         command = [place.python, "-u", str(write_worker(Path(str(setup["spool"]))))]
-        threads = thread_limits(env, usable_cores())
-        pool = WorkerPool(command, setup, 1, limits=ONE_TRY, on_log=on_log, env={**env, **threads})
-        with contextlib.closing(pool.run(iter([(0, task)]))) as results:
-            result = next(result for result in results if result is not None and result.is_final)
-        if result.error is not None:
-            return RunResult(None, result.error)
-        return RunResult(_outputs_to_keep(place.study, result.outputs or {}), None)
+        threads = thread_limits(env, usable_cores() // workers)
+        pool = WorkerPool(command, setup, workers, limits=place.limits, on_log=on_log, env={**env, **threads})
+        with contextlib.closing(pool.run(iter(enumerate(tasks)))) as results:
+            for result in results:
+                if result is not None and result.is_final:
+                    found[result.task.number] = _run_result(place.study, result)
+    return found
 
 
 def debug_once(place: Place, task: Task) -> RunResult:
@@ -113,6 +116,10 @@ def _unpacked(place: Place) -> Iterator[tuple[dict[str, object], dict[str, str]]
         paths = {"root": str(root), "spool": str(spool)}
         setup: dict[str, object] = {**paths, "entrypoint": study.entrypoint, "outputs": study.outputs}
         yield setup, {**model_environment(place.env), **dict(zip(JOB_VARIABLES, (place.job_id, "0"), strict=True))}
+
+
+def _run_result(study: Study, result: TaskResult) -> RunResult:
+    return RunResult(None if result.error is not None else _outputs_to_keep(study, result.outputs or {}), result.error)
 
 
 def _outputs_to_keep(study: Study, outputs: Mapping[str, bytes]) -> dict[str, bytes]:

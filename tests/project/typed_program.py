@@ -25,12 +25,15 @@ def submit(reg: mj.Registry, study: mj.Study) -> mj.Job:
             workers=4,
             first=2,
             max_failures="10%",
+            check_determinism=2,
             labels={"exp": 7},
             job_id="s-1",
         )
     except mj.JobExistsError as taken:
         log.warning("%s", taken)
         return reg.job("s-1", max_age="5m")
+    except mj.NotDeterministicError as error:
+        sys.exit(error.hint)
     except mj.StudyError as error:
         sys.exit("; ".join(error.problems))
     except mj.UsageError as error:

@@ -137,7 +137,10 @@ def replay(request: ReplayRequest, app: App) -> Replay:
     python = find_interpreter(request.python, app.env) or _python_of_launch(source.job_id, app)
     place = Place(load_bundle(app.store, source.bundle), source.study, python, job_id, app.env)
     app.out.note(f"Running {task_name(task, find_varying(source.study))} of {source.job_id} with {python}")
-    result = debug_once(place, task) if request.debug else run_once(place, task, lambda _task, line: app.out.note(line))
+    if request.debug:
+        result = debug_once(place, task)
+    else:
+        result = run_once(place, [task], lambda _task, line: app.out.note(line))[task.number]
     return Replay(job_id, source, task, python, result, _environment_difference(source.job_id, python, app))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mopsjobs.app.following.follow import follow
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.launch_arguments import launch_options
-from mopsjobs.cli.flags import full_id_type, parse_labels
+from mopsjobs.cli.flags import full_id_type, parse_labels, positive_number
 from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, RawText, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="wait until the job has ended, and exit as wait does; on this machine, run it in the foreground",
     )
+    parser.add_argument(
+        "--check-determinism",
+        metavar="N",
+        type=positive_number,
+        help="first run N tasks twice here, and submit nothing if their outputs differ (default: no check)",
+    )
     _add_preview_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
 
@@ -119,6 +125,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
             return _manifest(prepared.launch, app, as_json=args.json)
         if args.dry_run:
             return _plan(prepared, as_json=args.json)
+        if args.check_determinism is not None:
+            from mopsjobs.app.origins.determinism import (
+                check_determinism,  # here: few submissions need the pools of a runner
+            )
+
+            check_determinism(prepared, args.check_determinism, app)
         submitted = submit_prepared(prepared, session)
     if args.wait:
         for warning in submitted.warnings:
