@@ -4,7 +4,7 @@ Announcements (registry/announcements.py) have no use after an hour or two, and 
 of chunks of events. A chunk goes if it was written before the limit and its job ended before the limit. So the chunks
 of an active job stay, however old. A chunk that an outbox delivered late outlives the others by that delay. A job ended
 when its record was last written. Its ledger goes with its events, just before them. Claims of notifications
-(docs/decisions/0073-notifications.md) go when their job ended before the limit. Records,
+(docs/decisions/0073-notifications.md) go when their job ended before the limit. Keys of snapshots always go. Records,
 manifests, outputs and bundles are never touched. See docs/decisions/0010-retention.md.
 
 Announcements and events lie in the order of time. Only old keys are listed, and the oldest go first. An interrupted
@@ -36,7 +36,7 @@ from mopsjobs.errors import (
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.keys import CLAIM, LEDGER
+from mopsjobs.registry.keys import CLAIM, LEDGER, SNAPSHOT
 from mopsjobs.registry.transitions import end_of
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
@@ -108,13 +108,13 @@ class KeyCounts:
     def __init__(self) -> None:
         self.announcements = KeySpan()
         self.chunks = KeySpan()
-        self.ledger_chunks = self.claims = 0
+        self.ledger_chunks = self.claims = self.snapshot_keys = 0
         self.job_ids: set[str] = set()  # of the chunks
 
     @property
     def keys(self) -> int:
         """Count all keys."""
-        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims
+        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims + self.snapshot_keys
 
     @property
     def jobs(self) -> int:
@@ -125,6 +125,8 @@ class KeyCounts:
         """Count a key."""
         if expired.is_claim:
             self.claims += 1
+        elif expired.job_id is None and not expired.when:
+            self.snapshot_keys += 1
         elif expired.job_id is None:
             self.announcements.add(expired.when)
         elif expired.when:
@@ -234,7 +236,7 @@ class Retention:
                 on_progress(processed)
 
     def _expired_keys(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
-        """Yield the keys that may go: announcements, chunks (a ledger before its events), and claims."""
+        """Yield the keys that may go: announcements, chunks (a ledger before its events), claims, and snapshots."""
         for key, slot in announcements.expired_announcements(self._store, self._now):
             yield ExpiredKey(key, slot, None)
         chunks, listed = self._old_chunks(), set[str]()
@@ -257,6 +259,7 @@ class Retention:
                     self.unknown.add(expired)
         if self._claims:
             yield from self._expired_claims(threads)
+        yield from (ExpiredKey(key, "", None) for key in snapshot_keys(self._store))
 
     def _expired_claims(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
         """Yield the claims of jobs that ended before the limit, also of those whose events went earlier."""
@@ -347,6 +350,11 @@ class Retention:
             self.refused += 1
             if len(self.refusals) < MAX_SHOWN_REFUSALS:
                 self.refusals.append(f"{key}: {error}")
+
+
+def snapshot_keys(store: VersionedStore) -> Iterator[str]:
+    """Yield the keys of snapshots, which a development version left. See docs/decisions/0090-no-snapshots.md."""
+    return filter(SNAPSHOT.parse, store.list_keys(SNAPSHOT.prefix))
 
 
 MAX_OLDEST_CHUNKS = 1000

@@ -66,6 +66,7 @@ def test_a_cluster_on_which_jobs_can_run(cli: Cli, cluster: Api) -> None:
     _permit(cluster)
     _accept(cluster)
     checks = {name: (state, detail, fix) for name, state, detail, fix in _checks(cli)}
+    assert checks.pop("k8s clock")[0] in ("ok", "warn"), "the clock of the command stands still"
     assert checks == {
         "cluster": ("ok", f"Kubernetes v1.36.2 at {cluster.url}, namespace models", None),
         "role": ("ok", "create, get, delete jobs; list pods; get pods/log; list events", None),
@@ -101,14 +102,32 @@ def test_the_role_of_contrib_is_what_doctor_checks() -> None:
     assert granted == {(verb.verb, verb.group, verb.resource) for verb in VERBS}
 
 
-def test_a_policy_that_holds_up_a_launch_is_told(cli: Cli, cluster: Api) -> None:
+def test_what_else_may_hold_up_a_launch(cli: Cli, cluster: Api) -> None:
+    """A policy, a quota that is used up, a queue that starts nothing, and a clock that is wrong."""
     _permit(cluster)
     denied = {"kind": "Status", "code": 422, "message": "admission webhook denied: images come from ours"}
     cluster.answer(JOBS_PATH, denied, status=422, method="post")
-    [role, (name, state, detail, fix)] = _checks(cli, 6)[1:]
-    assert (role[:2], name, state) == (("role", "ok"), "manifest", "fail")
-    assert "images come from ours" in detail
-    assert fix
+    status = {"hard": {"pods": "10", "requests.cpu": "8"}, "used": {"pods": "3", "requests.cpu": "8"}}
+    quotas = {"items": [{"metadata": {"name": "team"}, "status": status}]}
+    cluster.answer("/api/v1/namespaces/models/resourcequotas", quotas)
+    off = {"type": "Active", "status": "False", "message": "ClusterQueue is missing"}
+    queues = [
+        {"metadata": {"name": "day"}, "status": {"pendingWorkloads": 2, "admittedWorkloads": 1}},
+        {"metadata": {"name": "night"}, "status": {"conditions": [off]}},
+    ]
+    cluster.answer("/apis/kueue.x-k8s.io/v1beta2/namespaces/models/localqueues", {"items": queues})
+    cli.clock.advance(days=1)
+    checks = _checks(cli, 6)
+    states = "k8s clock warn, role ok, manifest fail, quota warn, queue ok, queue warn"
+    assert ", ".join(f"{name} {state}" for name, state, *_ in checks[1:]) == states
+    details = [detail for _, _, detail, _ in checks]
+    assert "images come from ours" in details[3]
+    assert details[4:] == [
+        "team: pods 3 of 10, requests.cpu 8 of 8 used; nothing is left of requests.cpu",
+        "day of Kueue: 2 waiting, 1 admitted",
+        "night of Kueue starts no job: ClusterQueue is missing",
+    ]
+    assert all(fix for _, state, _, fix in checks if state != "ok")
 
 
 def test_a_warning_of_the_server_is_told(cli: Cli, cluster: Api) -> None:

@@ -18,6 +18,7 @@ PARTS = {
     "seed": "7",
     "set": "all",
     "shard": "0",
+    "snapshot": "manifest.json",
     "slot": "20260301T1200",
     "source": "run",
     "tasks": "4",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
 
 from mopsjobs.app.care.checks import CheckResult
 from mopsjobs.app.run.app import App
+from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.kubernetes.client import Cluster, open_cluster
 from mopsjobs.engines.kubernetes.fields import differences
 from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE, build_manifest, check_namespace, job_name
+from mopsjobs.engines.kubernetes.suspension import VERSIONS
 from mopsjobs.engines.slurm.commands import Commands
 from mopsjobs.errors import EXIT_REFUSED, EXIT_SIGN_IN, EngineError, MopsJobsError
 from mopsjobs.utils.text import join_first
+from mopsjobs.utils.times import human_duration
 
 ROLE = "contrib/kubernetes/role.yaml"
 
@@ -56,7 +61,7 @@ VERBS = (
 
 
 def check_kubernetes(app: App, namespace: str | None) -> list[CheckResult]:
-    """Check the cluster that a launch would use: its certificate, the Role, and a dry run."""
+    """Check the cluster that a launch would use: its certificate, its clock, the Role, a dry run, quotas and queues."""
     env = app.env
     try:
         with open_cluster(env, env.get(CONTEXT_VARIABLE) or None, read_seconds=SECONDS) as cluster:
@@ -67,11 +72,25 @@ def check_kubernetes(app: App, namespace: str | None) -> list[CheckResult]:
 
 
 def _checks(app: App, cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
-    version, _ = cluster.request("GET", "/version")
+    version, headers = cluster.request("GET", "/version")
     facts = f"Kubernetes {version.get('gitVersion', '?')} at {cluster.server}, namespace {namespace}"
     yield CheckResult("cluster", "ok", facts)
+    with contextlib.suppress(TypeError, ValueError):  # a proxy may leave the header out
+        ahead = (app.now() - parsedate_to_datetime(headers["Date"])).total_seconds()
+        yield _check_clock(ahead)
     yield from _check_role(cluster, namespace)
     yield _check_manifest(app, cluster, namespace)
+    yield from _check_quotas(cluster, namespace)
+    yield from _check_queues(cluster, namespace)
+
+
+def _check_clock(ahead: float) -> CheckResult:
+    direction = "ahead of" if ahead > 0 else "behind"
+    detail = f"this machine's clock is {human_duration(abs(ahead))} {direction} the cluster's"
+    if abs(ahead) <= SILENT_SECONDS / 2:
+        return CheckResult("k8s clock", "ok", detail)
+    fix = "synchronize the clock, for example by NTP: timedatectl set-ntp true"
+    return CheckResult("k8s clock", "warn", f"{detail}, so times of pods look wrong here", fix)
 
 
 def _check_role(cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
@@ -125,6 +144,48 @@ def _check_manifest(app: App, cluster: Cluster, namespace: str) -> CheckResult:
         fix = "correct it by --pod-patch, or ask who runs the cluster"
         return CheckResult("manifest", "warn", f"the cluster warns: {'; '.join(warnings)}", fix)
     return CheckResult("manifest", "ok", f"the cluster accepts a Job with image {image} (dry run; nothing was pulled)")
+
+
+def _check_quotas(cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
+    """Yield what is used of each quota of the namespace. A role may not permit to list them."""
+    with contextlib.suppress(EngineError):
+        quotas, _ = cluster.request("GET", f"/api/v1/namespaces/{namespace}/resourcequotas")
+        for quota in _items(quotas):
+            status = quota.get("status") or {}
+            hard, used = status.get("hard") or {}, status.get("used") or {}
+            parts = [f"{name} {used.get(name, '0')} of {limit}" for name, limit in sorted(hard.items())]
+            full = [name for name, limit in sorted(hard.items()) if limit == used.get(name)]
+            detail = f"{quota['metadata']['name']}: {', '.join(parts)} used"
+            if full:
+                fix = "wait until other pods end, or ask who runs the cluster for more"
+                yield CheckResult("quota", "warn", f"{detail}; nothing is left of {', '.join(full)}", fix)
+            else:
+                yield CheckResult("quota", "ok", detail)
+
+
+def _check_queues(cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
+    """Yield each queue of Kueue in the namespace. Many clusters have none, or do not permit to list them."""
+    for version in VERSIONS:
+        with contextlib.suppress(EngineError):
+            queues, _ = cluster.request("GET", f"/apis/kueue.x-k8s.io/{version}/namespaces/{namespace}/localqueues")
+            for queue in _items(queues):
+                name, status = queue["metadata"]["name"], queue.get("status") or {}
+                inactive = [
+                    one for one in status.get("conditions") or () if (one["type"], one["status"]) == ("Active", "False")
+                ]
+                counts = f"{status.get('pendingWorkloads', 0)} waiting, {status.get('admittedWorkloads', 0)} admitted"
+                detail = f"{name} of Kueue: {counts}"
+                if inactive:
+                    detail = f"{name} of Kueue starts no job: {inactive[0].get('message') or 'it is not active'}"
+                    yield CheckResult("queue", "warn", detail, "use another --queue, or ask who runs the cluster")
+                else:
+                    yield CheckResult("queue", "ok", detail)
+            return
+
+
+def _items(document: Mapping[str, Any]) -> list[Any]:
+    items = document.get("items")
+    return items if isinstance(items, list) else []
 
 
 def _problem(name: str, error: MopsJobsError, state: str = "fail") -> CheckResult:

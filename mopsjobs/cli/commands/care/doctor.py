@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.care.checks import run_checks
+from mopsjobs.app.care.network_check import check_network
 from mopsjobs.app.care.store_size import StoreSize
 from mopsjobs.app.run.app import App
 from mopsjobs.console.result import Document, Result, Text
@@ -21,7 +22,7 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "mops-jobs doctor",
+    "mops-jobs doctor --network",
     "mops-jobs doctor --engine kubernetes",
     "mops-jobs doctor --json | jq '.checks[] | select(.state != \"ok\")'",
 )
@@ -39,6 +40,11 @@ DETAIL_COLUMN = 17
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.add_argument(
+        "--network",
+        action="store_true",
+        help="measure the line to the registry, and estimate a full mirror",
+    )
     parser.add_argument(
         "--engine",
         choices=CLUSTER_ENGINES,
@@ -70,6 +76,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
         from mopsjobs.app.care.engine_checks import check_slurm_launch
 
         diagnosis.results += check_slurm_launch(app.env, args.partition, args.account)
+    if args.network:
+        diagnosis.results.append(check_network(diagnosis))
     problems, exit_code = diagnosis.problems or [], diagnosis.exit_code
     if args.json:
         document = {
