@@ -1,7 +1,7 @@
 """Read the log lines of a job, from the first source that has them.
 
 The cluster has the lines of a job that has not ended, or that it has ended itself. The events have those of every job.
-If the registry does not answer, the runner's own log on this machine is the last resort.
+If the registry does not answer, the runner's own log on this machine is named.
 """
 
 from __future__ import annotations
@@ -107,19 +107,15 @@ class _LogReader:
             seen = self._read_cluster(feed.job)
             if seen is None:
                 seen = self._read_present(feed)
-        except StoreUnavailableError as outage:
-            job_id = request.job if feed is None else str(feed.job_id)
-            if job_id.startswith("@") or not self._read_local_runner(job_id, outage):
-                raise
-            return outage.exit_code
+        except StoreUnavailableError:
+            self._name_local_log(request.job if feed is None else str(feed.job_id))
+            raise
         if not request.follow and feed.outage is not None:
-            if not self._has_lines and self._read_local_runner(str(feed.job_id), feed.outage):
-                return feed.outage.exit_code
-            self._name_local_log(feed)
+            self._name_local_log(str(feed.job_id))
         if not request.follow or seen < 0:
             self._note_absence(feed)
             return EXIT_DONE
-        state = feed.follow(seen, self._show_events, on_outage=lambda: self._name_local_log(feed))
+        state = feed.follow(seen, self._show_events, on_outage=lambda: self._name_local_log(str(feed.job_id)))
         if not (self._has_lines or self._is_of_tasks):
             self._read_cluster(feed.job)  # a pod that ended before its first report has left no event
         self._note_absence(feed)
@@ -257,28 +253,13 @@ class _LogReader:
         self._show_events(list(last))
         return seen
 
-    def _name_local_log(self, feed: EventFeed) -> None:
+    def _name_local_log(self, job_id: str) -> None:
         """Print where the log of the job's runner is on this machine, if it is there."""
-        directory = JobDir.for_job(str(feed.job_id), self._app.env)
+        if job_id.startswith("@"):
+            return
+        directory = JobDir.for_job(job_id, self._app.env)
         if directory.log.exists():
             self._app.out.note(f"The log of its runner on this machine: {directory.show_command}")
-
-    def _read_local_runner(self, job_id: str, outage: StoreUnavailableError) -> bool:
-        """Read the log of the job's runner on this machine, since the registry does not answer.
-
-        Returns:
-            False if this machine has no such log, or none of its lines is selected.
-        """
-        tail = self._request.tail
-        if self._is_of_tasks:
-            return False  # the runner's own messages are of no task
-        lines = open_engine("local", self._app.env).logs({"job_id": job_id})
-        selected = [LogLine(line) for line in lines if self._selection.has_match(line)]
-        if not selected:
-            return False
-        self._app.out.warn(f"{outage} Showing the log of the job's runner on this machine.")
-        self._show(selected if tail is None else selected[-tail:] if tail else [])
-        return True
 
     def _show_events(self, page: Sequence[StoredEvent]) -> None:
         """Show the lines of the selected events, and warn of missing ones."""
