@@ -278,7 +278,7 @@ class Client:
         )
         self._note(f"command {argv[0]}", job, **details, **({"release": RELEASE} if is_old else {}))
         outcome, answer = self._commands.run(*argv, is_old=is_old)
-        told = ("status", "write_id", "stderr", "error")
+        told = ("status", "write_id", "stderr", "exit_code")
         self._ended(outcome, **{name: answer[name] for name in told if name in answer})
 
     # --- notes --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.machine import ROOT
-from mopsjobs.errors import EXIT_NO_SUCH_JOB, EXIT_PARTLY_DONE, EXIT_REFUSED, EXIT_UNREACHABLE, JobNotFoundError
+from mopsjobs.errors import EXIT_NO_SUCH_JOB, EXIT_PARTLY_DONE, EXIT_REFUSED, EXIT_UNREACHABLE
 
 RELEASE = "0.1.0"
 
@@ -45,7 +45,7 @@ class Ended(NamedTuple):
     outcome: str
     """As the client notes it."""
     answer: dict[str, Any]
-    """Its JSON, or what it said on stderr, and the name of an error that its exit code tells."""
+    """Its JSON, or its exit code and what it said on stderr."""
 
 
 def unpack_release(directory: Path) -> str:
@@ -117,8 +117,5 @@ class Commands:
         outcome = known.get(ran.returncode, "crashed")
         if ran.returncode == EXIT_UNREACHABLE:
             outcome = "unknown" if IN_DOUBT in ran.stderr else "unreached"
-        if outcome == "ok":
-            return Ended(outcome, json.loads(ran.stdout))
-        # By the code: an older release says it in other words.
-        error = {"error": JobNotFoundError.__name__} if ran.returncode == EXIT_NO_SUCH_JOB else {}
-        return Ended(outcome, {"stderr": ran.stderr, **error})
+        failed = {"stderr": ran.stderr, "exit_code": ran.returncode}
+        return Ended(outcome, json.loads(ran.stdout) if outcome == "ok" else failed)

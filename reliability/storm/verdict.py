@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from mopsjobs.errors import JobNotFoundError
+from mopsjobs.errors import EXIT_NO_SUCH_JOB, JobNotFoundError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.store.unread_keys import NOT_READ
@@ -124,7 +124,8 @@ class Verdict:
         error = one.line.get("error", "")
         if one.kind.endswith("register"):
             return blocks[0].write_id != one.operation and self._bounds(blocks[0].write_id)[0] <= one.end
-        if error == JobNotFoundError.__name__:
+        # By the exit code: an older release says it in other words.
+        if error == JobNotFoundError.__name__ or one.line.get("exit_code") == EXIT_NO_SUCH_JOB:
             return all(
                 each.end >= one.start for each in operations if each.kind.endswith("register") and each.outcome == "ok"
             )
