@@ -119,6 +119,20 @@ def test_the_architecture_names_what_exists() -> None:
     assert {f"mopsjobs/{path.parent.name}/" for path in files} <= named
 
 
+_FOLDERS = "mopsjobs|tests|reliability|bench|app|cache|store|registry|runner|engines|submission|web|events|utils"
+
+
+def test_documents_name_files_that_exist() -> None:
+    """A module or test that a document names lies below the root, or below `mopsjobs/`."""
+    named = {
+        (document, path)
+        for document in DOCUMENTS
+        for path in re.findall(rf"`((?:{_FOLDERS})/[\w/]+\.py)`", read(document))
+    }
+    assert named
+    assert [pair for pair in named if not any((base / pair[1]).is_file() for base in (ROOT, ROOT / "mopsjobs"))] == []
+
+
 NOT_VARIABLES = {
     "BOOT_FAIL", "CONTENT_LENGTH", "CS_GNU_LIBC_VERSION", "GIT_ALLOW_PROTOCOL", "GIT_TERMINAL_PROMPT", "HTTP_HOST",
     "KUBERNETES_EXEC_INFO", "LC_ALL", "NODE_FAIL", "OUT_OF_MEMORY", "PAY_PER_REQUEST", "PROVIDE_AUTOMATIC_OPTIONS",
