@@ -21,7 +21,7 @@ from bench.machine import FILE, ROOT, Setup, interpreter
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
 from mopsjobs.store import open_store
-from mopsjobs.store.bulk_writes import create_all_if_absent
+from mopsjobs.store.bulk import create_all_if_absent
 
 REGISTRY = "https://bench.blob.core.windows.net/job-registry"
 """Nothing is ever sent there: the cache is made without it."""

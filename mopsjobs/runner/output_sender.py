@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mopsjobs.errors import VALUE_ERRORS, StoreError, StoreUnavailableError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
-from mopsjobs.store.bulk_writes import TransactionalStore, create_all_if_absent
+from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
 from mopsjobs.submission.relay import deliver
 from mopsjobs.utils.background import BackgroundWriter
 

@@ -18,8 +18,7 @@ from mopsjobs.events.writer import EventLog
 from mopsjobs.runner.pools.base import Feed, Pool, TaskResult
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.bulk_reads import bulk_reads
-from mopsjobs.store.bulk_writes import create_all_if_absent
+from mopsjobs.store.bulk import bulk_reads, create_all_if_absent
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.output_directory import RefusedFileError

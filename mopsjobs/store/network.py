@@ -12,11 +12,14 @@ import socket
 import ssl
 import threading
 import urllib.request
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreUnavailableError
 from mopsjobs.utils.backoff import NO_JITTER, Backoff
+from mopsjobs.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +30,8 @@ BUDGET_SECONDS = 4.5
 
 Stores import the module and not the name, so that a test sets it in one place.
 """
+
+USER_AGENT = f"mops-jobs/{__version__}"
 
 POOL_CONNECTIONS = 72
 """Connections for reuse: for up to 64 threads that fetch in a sync, and for the threads that list ahead of them."""
@@ -111,6 +116,14 @@ def _resolve(host: str | None, port: int | None) -> None:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return
+
+
+def time_of_reply(date: str | None) -> datetime | None:
+    """Return when a reply was sent, by its header Date; None if it has none, or one in another form."""
+    try:
+        return parsedate_to_datetime(date or "").astimezone(UTC)
+    except (TypeError, ValueError):
+        return None
 
 
 def unavailable(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from mopsjobs.errors import VALUE_ERRORS, InvalidKeyError, StoreError
 from mopsjobs.registry.keys import BUNDLE, MACHINE, may_carry
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.bulk_writes import TransactionalStore, create_all_if_absent
+from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
 
 BATCH_BYTES = 2**20
 """Values that an embedded registry takes in one transaction: each waits for the disk."""

@@ -26,7 +26,7 @@ from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.environment import Environment, environment_keys, environment_of_worker, parse_environment
 from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.bulk_reads import bulk_reads
+from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import MAX_REUSED, MAX_SOURCES, Manifest, Reuse, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks

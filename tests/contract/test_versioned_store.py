@@ -22,7 +22,7 @@ from mopsjobs.errors import InvalidKeyError, StoreError, ValueTooLargeError
 from mopsjobs.store import cas, condition_probe
 from mopsjobs.store.azure.store import AzureVersionedStore
 from mopsjobs.store.base import MAX_KEY_LENGTH, VersionedStore, VersionToken, check_key
-from mopsjobs.store.bulk_writes import TransactionalStore, create_all_if_absent
+from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
 from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, DynamoDBVersionedStore
 from mopsjobs.store.s3 import nonce

@@ -64,7 +64,7 @@ class App:
         """Return the store of the registry, opened once."""
         if self._store is None:
             from mopsjobs.store import open_store
-            from mopsjobs.store.bulk_reads import pacer_of
+            from mopsjobs.store.bulk import pacer_of
 
             self._store = open_store(self.settings.registry.value, self.env, when_missing=self.embedded.refuse_lost)
             if self.out.verbose and (pacer := pacer_of(self._store)) is not None:

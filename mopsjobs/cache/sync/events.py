@@ -22,7 +22,7 @@ from mopsjobs.cache.sync.fetcher import ParallelFetcher
 from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
 from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, bucket_of, parse_chunk, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.bulk_reads import bulk_reads
+from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 

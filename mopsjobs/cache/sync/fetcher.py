@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from mopsjobs.errors import StoreAccessError, StoreError
 from mopsjobs.store.base import USUAL_WINDOW, Versioned, VersionedStore
-from mopsjobs.store.bulk_reads import pacer_of
+from mopsjobs.store.bulk import pacer_of
 from mopsjobs.store.unread_keys import reason_of, why_unread
 
 MAX_THREADS = USUAL_WINDOW

@@ -30,7 +30,7 @@ from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import JobNotFoundError, NoManifestError, RecordError
 from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.bulk_reads import bulk_reads
+from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, find_reused_tasks
 from mopsjobs.utils.times import utc_now

@@ -27,7 +27,7 @@ from mopsjobs.cache.sync.full import GET_COST, FullSync, OnProgress
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store.bulk_reads import bulk_reads
+from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
 MAX_FULL_SYNC_AGE = timedelta(hours=1)

@@ -31,7 +31,7 @@ from mopsjobs.ledger.scalars import (
     parse_scalars,
 )
 from mopsjobs.store.base import Entry, VersionedStore
-from mopsjobs.store.bulk_reads import bulk_reads
+from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import scan_outputs

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
 import threading
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3.session
@@ -19,8 +16,8 @@ from botocore.exceptions import BotoCoreError, ConnectTimeoutError, NoCredential
 
 from mopsjobs.errors import ConfigError, StoreError
 from mopsjobs.store import network
+from mopsjobs.store.pacer import ReadPacer
 from mopsjobs.utils.hosts import is_loopback
-from mopsjobs.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
     from mopsjobs.errors import MopsJobsError
 
 
-USER_AGENT = f"mops-jobs/{__version__}"
+T = TypeVar("T")
 
 
 # A program without logging set up would otherwise see the SDK's warnings on stderr.
@@ -145,7 +142,7 @@ class AwsClient:
         self.credential_source = f"the AWS settings ({source})"
         options: dict[str, Any] = {
             "max_pool_connections": network.POOL_CONNECTIONS,
-            "user_agent_extra": USER_AGENT,
+            "user_agent_extra": network.USER_AGENT,
             **self._options,
         }
         if self._reply_seconds is not None:
@@ -186,8 +183,7 @@ class AwsClient:
         return client
 
     def _note_reply(self, response_dict: Mapping[str, Any], **_: object) -> None:
-        with contextlib.suppress(TypeError, ValueError):
-            self.server_time = parsedate_to_datetime(response_dict["headers"].get("date", "")).astimezone(UTC)
+        self.server_time = network.time_of_reply(response_dict["headers"].get("date")) or self.server_time
         if self._on_reply is not None:
             self._on_reply(response_dict)
 
@@ -197,10 +193,13 @@ class AwsStore:
 
     Args:
         client: the client.
+        sleep: waits for a number of seconds between two attempts.
+        clock: returns the seconds from any start, and never goes back.
     """
 
-    def __init__(self, client: AwsClient) -> None:
+    def __init__(self, client: AwsClient, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
         self._aws = client
+        self.pacer = ReadPacer(sleep=sleep, clock=clock)
 
     @property
     def location(self) -> str:
@@ -227,3 +226,10 @@ class AwsStore:
 
     def _client(self) -> Any:
         return self._aws.get()
+
+    def _read(self, attempt: Callable[[], T], *, is_small: bool = True) -> T:
+        """Call `attempt`, which sends one request that only reads, until it succeeds, as `pacer` has it."""
+        self._client()  # before the clock starts, since the budget is for the network
+        return self.pacer.read(
+            lambda _left: attempt(), self._aws.explain, budget=network.BUDGET_SECONDS, is_small=is_small
+        )

@@ -13,14 +13,12 @@ A listing carries no values, but it carries metadata. So each write repeats its 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC
-from email.utils import formatdate, parsedate_to_datetime
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -41,7 +39,6 @@ from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, alw
 from mopsjobs.store.etags import bare_etag, is_etag
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
-from mopsjobs.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -55,8 +52,6 @@ MAX_VALUE_BYTES = 256 * 2**20
 
 PAGES_AHEAD = 2
 """Pages of a listing that are fetched ahead: one waits for the reader while the server makes another."""
-
-USER_AGENT = f"mops-jobs/{__version__}"
 
 _MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
 
@@ -207,12 +202,11 @@ class AzureVersionedStore:
             **(headers or {}),
             "x-ms-version": self._container.api_version,
             "x-ms-date": formatdate(usegmt=True),
-            "User-Agent": USER_AGENT,
+            "User-Agent": network.USER_AGENT,
         }
         url = f"{self._container.url}{path}"
         reply: Reply = self._reading.run(HttpRequest(method, url, headers), **timeouts(left)).http_response
-        with contextlib.suppress(TypeError, ValueError):
-            self.server_time = parsedate_to_datetime(reply.headers.get("Date", "")).astimezone(UTC)
+        self.server_time = network.time_of_reply(reply.headers.get("Date")) or self.server_time
         if reply.status_code != (202 if method == "DELETE" else 200):
             raise HttpResponseError(response=reply)  # type: ignore[arg-type] # it reads no request
         return reply

@@ -26,14 +26,12 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
-from mopsjobs.store import network
+from mopsjobs.errors import StoreError, ValueTooLargeError
 from mopsjobs.store.aws.client import AwsClient, AwsStore
 from mopsjobs.store.aws.errors import error_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, explain
 from mopsjobs.store.ordering import in_code_point_order
-from mopsjobs.store.pacer import ReadPacer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -96,15 +94,15 @@ class DynamoDBVersionedStore(AwsStore):
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(AwsClient("dynamodb", f"dynamodb://{table}", explain, on_reply=self._check_whole))
+        client = AwsClient("dynamodb", f"dynamodb://{table}", explain, on_reply=self._check_whole)
+        super().__init__(client, sleep, clock)
         self._table = table
         self._page_size = page_size
-        self.pacer = ReadPacer(sleep=sleep, clock=clock)
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
         check_key(key)
-        reply = self._read("get_item", Key=_place(key), ConsistentRead=True)
+        reply = self._query_or_get("get_item", Key=_place(key), ConsistentRead=True)
         item = None if reply is None else reply.get("Item")
         if item is None:
             return None
@@ -156,10 +154,10 @@ class DynamoDBVersionedStore(AwsStore):
     def _check_whole(self, response_dict: Mapping[str, Any]) -> None:
         check_whole(response_dict["status_code"], response_dict["headers"], response_dict["body"], self.location)
 
-    def _read(self, operation: str, **arguments: Any) -> Any:
-        """Return the reply; None if there is no table."""
+    def _query_or_get(self, operation: str, **arguments: Any) -> Any:
+        """Return the reply to a read; None if there is no table."""
 
-        def attempt(_left: float) -> Any:
+        def attempt() -> Any:
             try:
                 return self._send(operation, **arguments)
             except Exception as error:
@@ -167,8 +165,7 @@ class DynamoDBVersionedStore(AwsStore):
                     return None
                 raise
 
-        self._client()  # before the clock starts, since the budget is for the network
-        return self.pacer.read(attempt, self._explain, budget=network.BUDGET_SECONDS, is_small=operation == "get_item")
+        return self._read(attempt, is_small=operation == "get_item")
 
     def _write(self, operation: str, **arguments: Any) -> bool | None:
         """Send a write, once. Return False if its condition does not hold, None if there is no table."""
@@ -179,7 +176,7 @@ class DynamoDBVersionedStore(AwsStore):
                 return False
             if error_code(error) == NO_TABLE:
                 return None
-            raise self._explain(error) from None
+            raise self._aws.explain(error) from None
         return True
 
     def _create_table(self) -> None:
@@ -199,10 +196,7 @@ class DynamoDBVersionedStore(AwsStore):
             waiter = self._client().get_waiter("table_exists")
             waiter.wait(TableName=self._table, WaiterConfig={"Delay": 1, "MaxAttempts": TABLE_SECONDS})
         except Exception as error:  # noqa: BLE001 - as in `_client`
-            raise self._explain(error) from None
-
-    def _explain(self, error: Exception) -> MopsJobsError:
-        return self._aws.explain(error)
+            raise self._aws.explain(error) from None
 
     # --- listings ---------------------------------------------------------------------------------------------------
 
@@ -233,7 +227,7 @@ class DynamoDBVersionedStore(AwsStore):
             arguments["KeyConditionExpression"] += f" AND begins_with({KEY}, :prefix)"
             arguments["ExpressionAttributeValues"][":prefix"] = {"S": _head(prefix)}
         while True:
-            reply = self._read("query", **arguments)
+            reply = self._query_or_get("query", **arguments)
             if reply is None:
                 if "ExclusiveStartKey" in arguments:
                     raise StoreError(f"{self.location} was deleted while it was listed.")

@@ -25,13 +25,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
-from mopsjobs.store import network
 from mopsjobs.store.aws.client import AwsClient, AwsStore
 from mopsjobs.store.aws.errors import is_framed, network_hint, status_and_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.etags import bare_etag, is_etag
 from mopsjobs.store.ordering import from_folder_order
-from mopsjobs.store.pacer import ReadPacer
 from mopsjobs.store.s3.errors import explain, has_lost, has_overlapped, is_missing_key, is_not_implemented
 from mopsjobs.store.s3.nonce import add_nonce, remove_nonce
 from mopsjobs.store.s3.url import ENDPOINT_VARIABLE
@@ -117,13 +115,12 @@ class S3VersionedStore(AwsStore):
         connect = functools.partial(
             AwsClient, "s3", url, explain, on_reply=self._check_framed, options=_OPTIONS, options_at=_options_at
         )
-        super().__init__(connect(on_request=_send_at_once))
+        super().__init__(connect(on_request=_send_at_once), sleep, clock)
         self._patient = connect(reply_seconds=LARGE_REPLY_SECONDS)
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._page_size = page_size
         self._sleep = sleep
-        self.pacer = ReadPacer(sleep=sleep, clock=clock)
 
     def find_server(self) -> str | None:
         """Return the address of a server that is not Amazon's, without secrets; None for Amazon's."""
@@ -307,12 +304,6 @@ class S3VersionedStore(AwsStore):
         if "IsTruncated" not in reply or (reply["IsTruncated"] and not reply.get("NextContinuationToken")):
             raise self._broken("a reply is not the page of a listing")
         return reply
-
-    def _read(self, attempt: Callable[[], T], *, is_small: bool = True) -> T:
-        self._client()  # before the clock starts, since the budget is for the network
-        return self.pacer.read(
-            lambda _left: attempt(), self._aws.explain, budget=network.BUDGET_SECONDS, is_small=is_small
-        )
 
     # --- names and replies ------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mopsjobs.errors import EXIT_USAGE, StoreAccessError, StoreUnavailableError, UnusableStoreError
-from mopsjobs.store.bulk_reads import pacer_of
+from mopsjobs.store.bulk import pacer_of
 from mopsjobs.store.condition_probe import NOTE_AGE, NOTES, PROBES, ProbedStore, ProbeResult, probe_conditions
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore

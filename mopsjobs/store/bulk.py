@@ -1,12 +1,31 @@
-"""Create many keys at once, in one transaction where the store has them."""
+"""Many reads, or many creations, of a store at once: paced together, or in one transaction.
+
+`pacer.py` paces reads of a store across a network. It is not imported here: a listing of a store on this machine syncs
+too, and needs no network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
+    from mopsjobs.store.pacer import ReadPacer
+
+
+def pacer_of(store: object) -> ReadPacer | None:
+    """Return the pacer of a store across a network; None of another store."""
+    return getattr(store, "pacer", None)
+
+
+@contextlib.contextmanager
+def bulk_reads(store: object) -> Iterator[None]:
+    """Have all reads of a store in the block paced together."""
+    pacer = pacer_of(store)
+    with pacer.bulk() if pacer is not None else contextlib.nullcontext():
+        yield
 
 
 @runtime_checkable
