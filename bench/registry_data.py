@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.azurite import Azurite
-    from mopsjobs.cache.rows import JobRow
+    from mopsjobs.cache.rows import MirroredJob
 
 SEED = 20260101
 MODELS = 1000
@@ -133,7 +133,7 @@ def add_past(path: Path, registry: str, count: int) -> None:
     with contextlib.closing(open_to_write(str(path), registry)) as connection:
         lacking = count - connection.execute("SELECT count(*) FROM job").fetchone()[0]
         for number in itertools.count():
-            batch = [_copy(model, f"past-{number:06}-{model.job_id}") for model in models[:lacking]]
+            batch = [_copy(model, f"past-{number:06}-{model.row.job_id}") for model in models[:lacking]]
             if not batch:
                 return
             with transaction(connection):
@@ -141,21 +141,22 @@ def add_past(path: Path, registry: str, count: int) -> None:
             lacking -= len(batch)
 
 
-def _past(state: JobState) -> JobRow:
-    from mopsjobs.cache.rows import JobRow, to_row
+def _past(state: JobState) -> MirroredJob:
+    from mopsjobs.cache.rows import MirroredJob, to_row
 
     key, label = f"jobs/{state.job_id}/state.json", {"exp": f"past-{state.labels['exp']}"}
     made = to_row(key, state.job_id, state.evolve(labels=label).to_json(), VersionToken("0x1"), 0)
-    if not isinstance(made, JobRow):
+    if not isinstance(made, MirroredJob):
         raise RuntimeError(f"{key}: {made.reason}")  # noqa: TRY004 - a wrong record, not a wrong type
     return made
 
 
-def _copy(model: JobRow, job_id: str) -> JobRow:
-    from mopsjobs.cache.rows import JobRow
+def _copy(model: MirroredJob, job_id: str) -> MirroredJob:
+    from mopsjobs.cache.rows import MirroredJob
 
-    row = tuple(value.replace(model.job_id, job_id) if isinstance(value, str) else value for value in model.row)
-    return JobRow(row, tuple((label, value, job_id) for label, value, _ in model.labels), None)
+    own = model.row.job_id
+    values = (value.replace(own, job_id) if isinstance(value, str) else value for value in model.row)
+    return MirroredJob(model.row._make(values), tuple((label, value, job_id) for label, value, _ in model.labels), None)
 
 
 def fill(server: Azurite, container: str, count: int, *, ours: bool) -> None:

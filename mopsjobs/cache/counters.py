@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from mopsjobs.cache.job_row import JobRow
 from mopsjobs.cache.sync_state import transaction
 
 FINISHED = "finished"
@@ -41,39 +42,24 @@ Increments = dict[tuple[str, Labels], float]
 """Additions to counters, by name and labels."""
 
 
-class CountedRecord(NamedTuple):
-    """The fields of a record that are counted."""
-
-    key: str
-    status: str
-    is_active: bool
-    namespace: str | None
-    created: float
-    started: float | None
-    ended: float | None
-    has_history: bool
-    usage: str | None
-    """The column of what its tasks used."""
-
-
 class _KnownRecord(NamedTuple):
     status: str
     started: float | None
 
 
-def count_records(connection: sqlite3.Connection, records: Iterable[CountedRecord]) -> None:
+def count_rows(connection: sqlite3.Connection, rows: Iterable[JobRow]) -> None:
     """Count what has happened to these jobs since the cache last saw them. Call it before their rows are written.
 
     The caller holds the transaction. A job that was pruned and comes back with a new version was counted before.
     """
     if connection.execute("SELECT 1 FROM meta WHERE name = 'synced_at'").fetchone() is None:
         return
-    records = list(records)
-    known, pruned = _known_records(connection, [record.key for record in records])
+    rows = list(rows)
+    known, pruned = _known_records(connection, [row.key for row in rows])
     increments: Increments = defaultdict(float)
-    for record in records:
-        if record.key not in pruned:
-            _count_record(increments, record, known.get(record.key))
+    for row in rows:
+        if row.key not in pruned:
+            _count_row(increments, row, known.get(row.key))
     add(connection, increments)
 
 
@@ -109,17 +95,17 @@ def _known_records(connection: sqlite3.Connection, keys: list[str]) -> tuple[dic
     return known, {key for (key,) in pruned}
 
 
-def _count_record(increments: Increments, record: CountedRecord, known: _KnownRecord | None) -> None:
-    if record.started is not None and record.has_history and (known is None or known.started is None):
-        _observe(increments, QUEUE, (), record.started - record.created)
-    if record.is_active or (known is not None and known.status == record.status):
+def _count_row(increments: Increments, row: JobRow, known: _KnownRecord | None) -> None:
+    if row.started_ts is not None and row.has_history and (known is None or known.started is None):
+        _observe(increments, QUEUE, (), row.started_ts - row.created_ts)
+    if row.is_active or (known is not None and known.status == row.status):
         return
-    increments[FINISHED, (record.status, record.namespace or "")] += 1
-    used = {} if record.usage is None else json.loads(record.usage)
+    increments[FINISHED, (row.status, row.namespace or "")] += 1
+    used = {} if row.usage is None else json.loads(row.usage)
     for name in USED:
-        increments[name, (record.status,)] += used.get(name) or 0.0
-    if record.started is not None and record.ended is not None:
-        _observe(increments, RUN, (record.status,), record.ended - record.started)
+        increments[name, (row.status,)] += used.get(name) or 0.0
+    if row.started_ts is not None and row.ended_ts is not None:
+        _observe(increments, RUN, (row.status,), row.ended_ts - row.started_ts)
 
 
 def _observe(increments: Increments, name: str, labels: Labels, seconds: float) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mopsjobs.cache import counters, pruning, sync_state, totals
 from mopsjobs.cache.job_json import TASK_HANGS, JobColumns, job_json
+from mopsjobs.cache.job_row import JobRow
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.engines.base import kubernetes_name
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
@@ -33,14 +34,6 @@ UNLISTED = "unlisted"
 NOT_A_RECORD = "not_a_record"
 """Problem: a foreign key beside the records. It is left unchanged."""
 
-COLUMNS = (
-    "key", "job_id", "version", "generation", "status", "is_active", "created_ts", "changed_ts", "started_ts",
-    "ended_ts", "progress", "status_since", "has_history", "heartbeat_ts", "suspect", "usage", "forecast", "name",
-    "namespace", "owner", "record", "tasks_total", "tasks_completed", "outputs_expected", "outputs_verified",
-    "is_validated", "parent_job_id", "study", "error", "note",
-)  # fmt: skip
-"""The columns of the table `job`, in the order of `JobRow.row`."""
-
 MAX_TEXT = 200
 """Characters of a study or an error in a row: what a line of a table shows, and what is searched."""
 
@@ -50,85 +43,36 @@ SHOWN_OUTPUTS = 5
 ROUNDING_SECONDS = 1.0
 """By how much a program may change a time that it only writes again: some drop fractions of a second."""
 
-Row = tuple[object, ...]
-
 # Created once: json.dumps creates an encoder for each call with options, and a sync makes one call per record.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
-_INSERT = f"INSERT INTO job ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - constant names
+_INSERT = f"INSERT INTO job ({', '.join(JobRow._fields)}) VALUES ({', '.join('?' * len(JobRow._fields))})"  # noqa: S608 - constant names
 
-_UPSERT = f"{_INSERT} ON CONFLICT (job_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS)}"
+_UPSERT = (
+    f"{_INSERT} ON CONFLICT (job_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in JobRow._fields)}"
+)
 
 _INSERT_LABEL = "INSERT INTO job_label (label, value, job_id) VALUES (?, ?, ?)"
 
 
-class Problem:
+class Problem(NamedTuple):
     """A key under the registry's prefix without a valid record: where it lies, its kind, and the reason."""
 
-    __slots__ = ("key", "kind", "reason", "version")
-
-    def __init__(self, key: str, kind: str, reason: str, version: str) -> None:
-        self.key = key
-        self.kind = kind
-        self.reason = reason
-        self.version = version
+    key: str
+    kind: str
+    reason: str
+    version: str
 
 
-class JobRow:
+class MirroredJob(NamedTuple):
     """A record ready to be written to the cache: its row, its labels, and its problem, if any."""
 
-    __slots__ = ("labels", "problem", "row")
-
-    def __init__(self, row: Row, labels: tuple[tuple[str, str, str], ...], problem: Problem | None) -> None:
-        self.row = row
-        self.labels = labels
-        self.problem = problem
-
-    @property
-    def key(self) -> str:
-        """Return the key of the record."""
-        return str(self.row[0])
-
-    @property
-    def version(self) -> str:
-        """Return the version of the record."""
-        return str(self.row[2])
-
-    @property
-    def changed_at(self) -> object:
-        """Return when the record was last written, in seconds since 1970."""
-        return self.row[7]
-
-    @property
-    def parent(self) -> str | None:
-        """Return the job that this one continues; None if there is none."""
-        row: dict[str, Any] = dict(zip(COLUMNS, self.row, strict=True))
-        parent: str | None = row["parent_job_id"]
-        return parent
-
-    @property
-    def counter_fields(self) -> counters.CountedRecord:
-        """Return the fields that counters need."""
-        row: dict[str, Any] = dict(zip(COLUMNS, self.row, strict=True))
-        return counters.CountedRecord(
-            key=row["key"],
-            status=row["status"],
-            is_active=bool(row["is_active"]),
-            namespace=row["namespace"],
-            created=row["created_ts"],
-            started=row["started_ts"],
-            ended=row["ended_ts"],
-            has_history=bool(row["has_history"]),
-            usage=row["usage"],
-        )
-
-    @property
-    def job_id(self) -> str:
-        """Return the job's id."""
-        return str(self.row[1])
+    row: JobRow
+    labels: tuple[tuple[str, str, str], ...]
+    problem: Problem | None
 
 
-def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generation: int) -> JobRow | Problem:
+def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generation: int) -> MirroredJob | Problem:
     """Convert a record to a row; return the problem if the bytes are not a valid record.
 
     Args:
@@ -149,18 +93,46 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
             remarks.append(f"has {len(value):,} bytes; of its outputs, {SHOWN_OUTPUTS} per list are shown")
     except RecordError as error:
         return Problem(key, UNREADABLE, error.reason, version.value)
-    record, is_active, created, *columns = _job_columns(row_state)
-    changed = max(created, parse_time(state.updated_at).timestamp())
-    name = kubernetes_name({"k8s_name": state.k8s_name, "metadata": state.metadata})
-    row = (
-        key, job_id, version.value, generation, str(state.status), is_active, created, changed, *columns,
-        name, state.k8s_namespace, state.owner, record, *_sum_columns(state), state.parent_job_id,
-        study_of(state.metadata), error_of(state.error_code, state.error_message), all_notes(state.metadata),
-    )  # fmt: skip
+    (
+        record, is_active, created, started, ended, progress, since, has_history, heartbeat, suspect, usage, forecast
+    ) = _job_columns(row_state)  # fmt: skip
+    row = JobRow(
+        key=key,
+        job_id=job_id,
+        version=version.value,
+        generation=generation,
+        status=str(state.status),
+        is_active=is_active,
+        created_ts=created,
+        changed_ts=max(created, parse_time(state.updated_at).timestamp()),
+        started_ts=started,
+        ended_ts=ended,
+        progress=progress,
+        status_since=since,
+        has_history=has_history,
+        heartbeat_ts=heartbeat,
+        suspect=suspect,
+        usage=usage,
+        forecast=forecast,
+        name=kubernetes_name({"k8s_name": state.k8s_name, "metadata": state.metadata}),
+        namespace=state.k8s_namespace,
+        owner=state.owner,
+        record=record,
+        tasks_total=state.tasks_total,
+        tasks_completed=state.tasks_completed,
+        # If a record does not list its outputs, each task counts as one output.
+        outputs_expected=len(state.expected_outputs) or state.tasks_total,
+        outputs_verified=len(state.verified_outputs) or state.tasks_verified,
+        is_validated=int(state.validation_completed_at is not None),
+        parent_job_id=state.parent_job_id,
+        study=study_of(state.metadata),
+        error=error_of(state.error_code, state.error_message),
+        note=all_notes(state.metadata),
+    )
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
     kind = FOREIGN_VALUE if state.status in TRANSITIONS else UNKNOWN_STATUS
     reason = shorten(". ".join(remarks), MAX_REASON)
-    return JobRow(row, labels, Problem(key, kind, reason, version.value) if remarks else None)
+    return MirroredJob(row, labels, Problem(key, kind, reason, version.value) if remarks else None)
 
 
 def study_of(metadata: Mapping[str, object]) -> str | None:
@@ -228,23 +200,24 @@ def state_from_row(record: str) -> JobState:
     return JobState.from_dict(values)
 
 
-def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
+def write_rows(connection: sqlite3.Connection, records: Iterable[MirroredJob]) -> None:
     """Insert or replace rows and their labels, and update counters and sums. The caller holds the transaction."""
-    records = sorted(records, key=lambda record: record.key)
-    keys = [record.key for record in records]
+    records = sorted(records, key=lambda record: record.row.key)
+    rows = [record.row for record in records]
+    keys = [row.key for row in rows]
     labels = [label for record in records for label in record.labels]
-    _delete_earlier_ledgers(connection, records)
+    _delete_earlier_ledgers(connection, rows)
     if _are_first(connection, keys):
         # Half of what the rest takes, since nothing is looked for.
         with totals.track_changes_between(connection, keys[0], keys[-1]):
-            connection.executemany(_INSERT, [record.row for record in records])
+            connection.executemany(_INSERT, rows)
         connection.executemany(_INSERT_LABEL, labels)
         return
-    counters.count_records(connection, (record.counter_fields for record in records))
+    counters.count_rows(connection, rows)
     pruning.unmark_pruned(connection, keys)
     with totals.track_changes(connection, keys):
-        connection.executemany(_UPSERT, [record.row for record in records])
-    connection.executemany("DELETE FROM job_label WHERE job_id = ?", [(record.job_id,) for record in records])
+        connection.executemany(_UPSERT, rows)
+    connection.executemany("DELETE FROM job_label WHERE job_id = ?", [(row.job_id,) for row in rows])
     connection.executemany(_INSERT_LABEL, labels)
 
 
@@ -259,14 +232,14 @@ def _are_first(connection: sqlite3.Connection, keys: Sequence[str]) -> bool:
     return connection.execute(sql, (keys[0], keys[-1])).fetchone() is None
 
 
-def _delete_earlier_ledgers(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
+def _delete_earlier_ledgers(connection: sqlite3.Connection, rows: Iterable[JobRow]) -> None:
     """Delete the ledgers of earlier jobs whose ids were registered again.
 
     Without a row, as of a pruned job, the first look at the ledger tells whether it was before the registration.
     """
     if connection.execute("SELECT 1 FROM ledger LIMIT 1").fetchone() is None:
         return
-    registrations = [(record.job_id, record.counter_fields.created) for record in records]
+    registrations = [(row.job_id, row.created_ts) for row in rows]
     found = connection.execute(
         "SELECT ledger.job_id FROM json_each(?) AS new CROSS JOIN ledger LEFT JOIN job USING (job_id)"
         " WHERE ledger.job_id = json_extract(new.value, '$[0]')"
@@ -352,21 +325,6 @@ def last_sign_of_life(state: JobState) -> float | None:
         return parse_time(state.heartbeat_at).timestamp()
     is_launched = state.status == JobStatus.SCHEDULED and state.engine in LOCAL_ENGINES and "bundle" in state.metadata
     return _first_time(reversed(state.transitions), state.status) if is_launched else None
-
-
-def _sum_columns(state: JobState) -> tuple[int, int, int, int, int]:
-    """Return the columns that are summed over jobs.
-
-    They are tasks in all and completed, outputs expected and verified, and whether the outputs were checked. If a
-    record does not list its outputs, each task counts as one output.
-    """
-    return (
-        state.tasks_total,
-        state.tasks_completed,
-        len(state.expected_outputs) or state.tasks_total,
-        len(state.verified_outputs) or state.tasks_verified,
-        int(state.validation_completed_at is not None),
-    )
 
 
 def _first_time(steps: Iterable[Mapping[str, object]], status: str) -> float | None:

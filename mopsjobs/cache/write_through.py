@@ -12,6 +12,7 @@ import sqlite3
 
 from mopsjobs.cache import rows, sync_state
 from mopsjobs.cache.database import open_to_read, open_to_write, translate_sqlite_errors
+from mopsjobs.cache.job_row import JobRow
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.store.base import Versioned
 
@@ -59,16 +60,18 @@ def write_through(
     connection = open_to_write(path, registry_id, busy_seconds=PATIENCE_SECONDS)
     with contextlib.closing(connection), translate_sqlite_errors(path), sync_state.transaction(connection):
         generation = sync_state.last_generation(connection) + 1
-        row = rows.to_row(key, job_id, record.value, record.version, generation)
-        if not isinstance(row, rows.JobRow):
+        mirrored = rows.to_row(key, job_id, record.value, record.version, generation)
+        if isinstance(mirrored, rows.Problem):
             return None
+        row = mirrored.row
         cached = _version(connection, job_id, key)
         if cached == record.version.value or (cached != before and _is_cached_newer(connection, row, record.value)):
             return None
         sync_state.set_meta(connection, {sync_state.REGISTRY_FILE: ""})  # the row may be older than the last sync
-        rows.write_rows(connection, [row])
-        rows.replace_problems(connection, [key], [] if row.problem is None else [row.problem])
-        return row.parent if row.parent is not None and is_pruned(connection, row.parent) else None
+        rows.write_rows(connection, [mirrored])
+        rows.replace_problems(connection, [key], [] if mirrored.problem is None else [mirrored.problem])
+        parent = row.parent_job_id
+        return parent if parent is not None and is_pruned(connection, parent) else None
 
 
 def _version(connection: sqlite3.Connection, job_id: str, key: str) -> str | None:
@@ -80,18 +83,17 @@ def _version(connection: sqlite3.Connection, job_id: str, key: str) -> str | Non
     return None if found is None else str(found[0])
 
 
-def _is_cached_newer(connection: sqlite3.Connection, row: rows.JobRow, record: bytes) -> bool:
+def _is_cached_newer(connection: sqlite3.Connection, row: JobRow, record: bytes) -> bool:
     """Return True if the cached row is newer by its contents: of a later registration, ended, or changed later.
 
     The time of a change comes before the revision, since another program may drop the revision.
     """
-    new = row.counter_fields
     found = connection.execute(
         "SELECT created_ts - ?2 >= ?6 OR (abs(created_ts - ?2) < ?6 AND"
         " (NOT is_active, changed_ts, CAST(json_extract(record, '$.revision') AS INTEGER))"
         " > (?3, ?4, CAST(json_extract(?5, '$.revision') AS INTEGER)))"
         " FROM job WHERE job_id = ?1",
-        (row.job_id, new.created, not new.is_active, row.changed_at, record.decode(), rows.ROUNDING_SECONDS),
+        (row.job_id, row.created_ts, not row.is_active, row.changed_ts, record.decode(), rows.ROUNDING_SECONDS),
     ).fetchone()
     return found is not None and bool(found[0])
 

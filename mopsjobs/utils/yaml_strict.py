@@ -1,13 +1,16 @@
-"""Read YAML of other programs within bounds: a few lines can stand for more values than the memory holds.
+"""Read YAML of other programs within bounds, and write it: a few lines can stand for more values than the memory holds.
 
 PyYAML's safe loader makes no objects of other classes, but it has no bounds. Aliases multiply ("billion laughs"), and
 merge keys do so even while they are loaded. Depth ends with the stack. A value that does not fit its tag raises any
 error of Python. So the document is composed first, measured with its aliases written out, and then constructed.
 
-What a plain value means is decided by `yaml_scalars`.
+What a plain value means is decided by `yaml_scalars`. What is written has quotes where readers might disagree.
 """
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 import yaml
 
@@ -23,6 +26,9 @@ MAX_EXPANDED = MAX_YAML_BYTES
 
 MAX_QUOTED = 60
 """Characters of an ambiguous value in a message."""
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9._/:@+=-]+", re.ASCII)
+"""Texts that are written without quotes, unless PyYAML takes them for another value, such as `null` and `yes`."""
 
 MERGE = "tag:yaml.org,2002:merge"
 
@@ -151,3 +157,22 @@ def _check_keys(node: yaml.MappingNode) -> None:
         if (key.tag, key.value) in seen:
             raise RecordError(f"not YAML (the key {key.value[:80]!r} comes twice at line {key.start_mark.line + 1})")
         seen.add((key.tag, key.value))
+
+
+def format_yaml(document: object) -> str:
+    """Return JSON types as YAML that readers of YAML 1.1 and 1.2 understand alike, with members in their order."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=120)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if _PLAIN.fullmatch(text) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)

@@ -16,6 +16,7 @@ from typing import TypeVar
 from bench.registry_data import states
 from mopsjobs.cache import rows, totals
 from mopsjobs.cache.database import APPLICATION_ID, SCHEMA_VERSION
+from mopsjobs.cache.job_row import JobRow
 from mopsjobs.cache.sync.mirror import SMALL_REGISTRY
 from mopsjobs.errors import EXIT_PARTLY_DONE, EXIT_UNREACHABLE, StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -49,7 +50,7 @@ class Mirrored:
         self.had: dict[tuple[str, str], bytes] = {}
         """What each record was at each of its versions."""
         self.can_be_delta = jobs > SMALL_REGISTRY
-        self._rows: dict[tuple[str, str], rows.JobRow] = {}
+        self._rows: dict[tuple[str, str], rows.MirroredJob] = {}
         self._chance = chance
         self.store = open_store(url, env)
         self.registry = JobRegistry(self.store)
@@ -130,7 +131,7 @@ class Mirrored:
         labels = defaultdict(list)
         for label, value, job_id in connection.execute("SELECT label, value, job_id FROM job_label"):
             labels[job_id].append((label, value, job_id))
-        columns = ", ".join(rows.COLUMNS)
+        columns = ", ".join(JobRow._fields)
         seen = set()
         for row in connection.execute(f"SELECT {columns} FROM job"):
             key, job_id, version = row[:3]  # and after them the generation, which is the cache's own
@@ -145,13 +146,13 @@ class Mirrored:
         kept = connection.execute("SELECT * FROM tally WHERE jobs > 0").fetchall()
         hold(sorted(sums) == sorted(kept), "the sums are not those of the jobs")
 
-    def _made(self, key: str, job_id: str, version: str) -> rows.JobRow:
+    def _made(self, key: str, job_id: str, version: str) -> rows.MirroredJob:
         """Return what the cache has to hold of a record at a version that it really had."""
         if (made := self._rows.get((key, version))) is None:
             value = self.had.get((key, version))
             hold(value is not None, f"{job_id} never had the version {version}")
             found = rows.to_row(key, job_id, value or b"", VersionToken(version), 0)
-            assert isinstance(found, rows.JobRow)
+            assert isinstance(found, rows.MirroredJob)
             made = self._rows[key, version] = found
         return made
 

@@ -28,7 +28,7 @@ from mopsjobs.app.following.event_feed import event_text
 from mopsjobs.app.run import config
 from mopsjobs.bundles.extraction import extract
 from mopsjobs.cache.queries.events import StoredEvent, public_event
-from mopsjobs.cache.rows import JobRow, job_json_from_state, to_row
+from mopsjobs.cache.rows import MirroredJob, job_json_from_state, to_row
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import MAX_MESSAGE, MopsJobsError
 from mopsjobs.events.format import parse_chunk
@@ -141,8 +141,8 @@ def _record(value: bytes) -> None:
     must(JobState.from_json(written).to_json() == written, "a record that was written again reads otherwise")
     whole(job_json_from_state(state, now=NOW.timestamp()))
     row = to_row("jobs/a/state.json", "a", value, VersionToken("1"), 2)
-    if isinstance(row, JobRow):
-        must(row.key == "jobs/a/state.json", "the row of another key")
+    if isinstance(row, MirroredJob):
+        must(row.row.key == "jobs/a/state.json", "the row of another key")
         _cells(list(job_json_from_state(state, now=NOW.timestamp()).values()))
 
 

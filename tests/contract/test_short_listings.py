@@ -103,26 +103,14 @@ def test_a_job_that_a_listing_lacks_stays_and_is_read(world: World) -> None:
     assert world.revisions["job-3"] == 2
 
 
-def test_one_sync_reads_a_bounded_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other jobs stay with a note, and the next sync reads them first. So a removal of many is believed in turn."""
-    monkeypatch.setattr(full, "MAX_VANISHED", 2)
-    for job_id in JOBS[3:]:
-        world.store.delete(world.jobs.key_of(job_id))
-    world.lack("job-1", "job-2")
-    assert world.sync().removed == 0  # it has read the first two, which exist
-    assert world.notes == dict.fromkeys(("job-1", "job-2"), full.EXISTS) | dict.fromkeys(JOBS[3:], full.WAITS)
-    assert [world.sync().removed for _ in range(4)] == [2, 2, 1, 0]
-    assert list(world.revisions) == JOBS[:3]
-
-
-def test_a_sync_of_everything_reads_all_of_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`sync --full` believes a removal of many at once, and no short listing."""
-    monkeypatch.setattr(full, "MAX_VANISHED", 2)
+def test_a_removal_of_many_is_believed_at_once(world: World) -> None:
+    """One sync reads all that the listing lacked, also if it lacked others that exist."""
     for job_id in JOBS[3:]:
         world.store.delete(world.jobs.key_of(job_id))
     world.lack("job-1")
-    assert world.sync(full=True).removed == 5
+    assert world.sync().removed == 5
     assert list(world.revisions) == JOBS[:3]
+    assert world.notes == {"job-1": full.EXISTS}
 
 
 def test_a_sync_with_nothing_new_reads_one_record(world: World) -> None:

@@ -55,7 +55,7 @@ OUTSIDE = {
     "tomllib": "app.run.config engines.worker",
     "pathspec": "bundles.packing",
     "prometheus_client": "app.care.metrics",
-    "yaml": "utils.yaml_strict utils.yaml_text engines.kubernetes.client",
+    "yaml": "utils.yaml_strict engines.kubernetes.client",
     "lightkube": "engines.kubernetes",
     "distributed": "engines.dask runner.pools",
     "dask": "runner.pools.process",

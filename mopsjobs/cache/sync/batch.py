@@ -75,7 +75,7 @@ class RecordBatch:
 
     def __init__(self, generation: int) -> None:
         self._generation = generation
-        self._records: list[rows.JobRow] = []
+        self._records: list[rows.MirroredJob] = []
         self.problems: list[rows.Problem] = []
 
     def add(self, found: FetchedRecord | rows.Problem, known: Mapping[str, str], report: SyncReport) -> None:
@@ -126,14 +126,14 @@ class RecordBatch:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write the batch, except over younger rows, and empty it. The caller holds the transaction."""
-        keys = [*(record.key for record in self._records), *(problem.key for problem in self.problems)]
+        keys = [*(record.row.key for record in self._records), *(problem.key for problem in self.problems)]
         generations = lookup_column(connection, "job", "generation", keys)
         younger = {key for key, generation in generations.items() if generation > self._generation}
-        records = [record for record in self._records if record.key not in younger]
+        records = [record for record in self._records if record.row.key not in younger]
         rows.write_rows(connection, records)
         rows.replace_problems(
             connection,
-            [record.key for record in records],
+            [record.row.key for record in records],
             [problem for problem in self.problems if problem.key not in younger],
         )
         self._records, self.problems = [], []

@@ -2,8 +2,8 @@
 
 The listing and the rows are both in the order of their keys. So they are merged batch by batch, in constant memory.
 Rows with the listed version stay. Those that the listing lacks are removed, but only after it was read to its end, and
-after a read of each record. A faulty server leaves out keys for a moment. Records that exist stay with a note. So do
-those beyond what one sync reads, and the next one begins with them. See docs/decisions/0091-listings-that-lack-keys.md.
+after a read of each record. A faulty server leaves out keys for a moment. Records that exist stay with a note. See
+docs/decisions/0091-listings-that-lack-keys.md.
 
 The merge also notes which jobs have changed: if one of them was not announced, other programs write. A full sync costs
 one listing, and one read per changed record that the listing does not carry. To carry records makes a listing several
@@ -37,13 +37,7 @@ batch for seconds."""
 GET_COST = 10
 """Records that a listing carries in the time of one read; 6 against Azurite."""
 
-MAX_VANISHED = 1000
-"""Records that one sync reads since the listing lacked them: two seconds. A `sync --full`, and one of a store on this
-machine, reads all of them."""
-
 EXISTS = "the listing of the store lacked it, although it exists"
-
-WAITS = "the listing of the store lacked it; a next sync reads whether it is gone, and sync --full does at once"
 
 RECENT = 1000
 """Entries from which the share of news is estimated."""
@@ -180,25 +174,16 @@ class FullSync:
         self._carries = self._carries and is_dense
 
     def confirm_vanished(self) -> None:
-        """Read the records that the listing lacked, as far as one sync may. `finish` then removes those that are gone.
+        """Read the records that the listing lacked. `finish` then removes those that are gone.
 
         Raises:
             StoreError: if the store does not answer.
         """
-        keys = [key for key in self._vanished if self._registry.job_id_of(key) is not None]
-        if not keys:
-            return
-        is_local = getattr(self._registry.store, "is_local", False)
-        most = None if self._reread or is_local else MAX_VANISHED
-        noted = self._connection.execute("SELECT key FROM problem WHERE reason = ?", (WAITS,))
-        waiting = {key for (key,) in noted}
-        keys.sort(key=lambda key: (key not in waiting, key))  # those that earlier syncs have left come first
-        kept = set(keys[most:]) if most is not None else set()
+        keys = sorted(key for key in self._vanished if self._registry.job_id_of(key) is not None)
+        kept: set[str] = set()
         with ParallelFetcher.for_store(self._registry.store) as fetcher:
             for start in range(0, len(keys), record_batch.BATCH):
-                batch = keys[start : start + record_batch.BATCH]
-                kept.update(self._read_vanished([key for key in batch if key not in kept], fetcher))
-                self._note_waiting([key for key in batch if key in kept])
+                kept.update(self._read_vanished(keys[start : start + record_batch.BATCH], fetcher))
         self._vanished = [key for key in self._vanished if key not in kept]
 
     def _read_vanished(self, keys: list[str], fetcher: ParallelFetcher) -> list[str]:
@@ -223,20 +208,6 @@ class FullSync:
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
             records.write(self._connection)
         return kept
-
-    def _note_waiting(self, keys: list[str]) -> None:
-        """Note for jobs without another problem that they wait for a read."""
-        jobs, problems = (
-            record_batch.lookup_column(self._connection, table, "version", keys) for table in ("job", "problem")
-        )
-        records = record_batch.RecordBatch(self._generation)
-        records.problems = [
-            rows.Problem(key, rows.UNLISTED, WAITS, rows.UNLISTED)
-            for key in keys
-            if key in jobs and key not in problems
-        ]
-        with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
-            records.write(self._connection)
 
     def finish(self) -> None:
         """Remove the rows that the listing lacked, and that are gone. The caller holds the transaction."""

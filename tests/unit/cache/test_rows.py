@@ -10,6 +10,7 @@ import pytest
 
 from mopsjobs.cache import rows
 from mopsjobs.cache.database import open_to_write
+from mopsjobs.cache.job_row import JobRow
 from mopsjobs.cache.sync_state import SYNCED_AT, set_meta, transaction
 from mopsjobs.store.base import VersionToken
 from support.cli import foreign, key
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TABLES = {
-    "job": ", ".join(rows.COLUMNS),
+    "job": ", ".join(JobRow._fields),
     "job_label": "job_id, label, value",
     "tally": "*",
     "pruned": "*",
@@ -35,7 +36,7 @@ def _write(cache: sqlite3.Connection, names: str, batch: int) -> None:
     for name in names:
         record = foreign(name, owner=f"owner-{batch}", labels={f"batch-{batch}": name, "exp": "1"})
         row = rows.to_row(key(name), name, record.encode(), VersionToken(f"0x{batch}"), batch)
-        assert isinstance(row, rows.JobRow)
+        assert isinstance(row, rows.MirroredJob)
         made.append(row)
     with transaction(cache):
         rows.write_rows(cache, made)

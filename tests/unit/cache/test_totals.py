@@ -61,7 +61,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connecti
         yield connection
 
 
-def to_row(job_id: str, job: Job) -> rows.JobRow:
+def to_row(job_id: str, job: Job) -> rows.MirroredJob:
     def at(hours: int) -> str:
         return record_time(START + timedelta(hours=hours))
 
@@ -74,7 +74,7 @@ def to_row(job_id: str, job: Job) -> rows.JobRow:
         usage=job.usage, transitions=tuple(steps), tasks_total=3,
     )  # fmt: skip
     made = rows.to_row(key(job_id), job_id, state.to_json(), VersionToken("1"), 1)
-    assert isinstance(made, rows.JobRow)
+    assert isinstance(made, rows.MirroredJob)
     return made
 
 

@@ -220,7 +220,7 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
 def _manifest(launch: Launch, app: App, *, as_json: bool) -> Result:
     """Show the Kubernetes Job of a launch, and the objects of the cluster that it needs."""
     from mopsjobs.engines.kubernetes.manifest import needed_objects, preview_manifest  # here: few submissions show it
-    from mopsjobs.utils.yaml_text import format_yaml
+    from mopsjobs.utils.yaml_strict import format_yaml
 
     manifest = preview_manifest(launch, app.env)
     needed = needed_objects(manifest)

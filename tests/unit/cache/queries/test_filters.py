@@ -97,11 +97,11 @@ def test_the_sql_means_what_plain_python_means(
     assert page.total == len(passing)
 
 
-def _row(job_id: str, job: dict[str, Any]) -> rows.JobRow:
+def _row(job_id: str, job: dict[str, Any]) -> rows.MirroredJob:
     times = {f"{n}_at": (START.fromtimestamp(job[m], START.tzinfo) + timedelta(0)).isoformat() for n, m in _TIMES}
     record = {"job_id": job_id, **times, **{name: job[name] for name in job if name not in ("created", "changed")}}
     made = rows.to_row(key(job_id), job_id, json.dumps(record).encode(), VersionToken("1"), 1)
-    assert isinstance(made, rows.JobRow)
+    assert isinstance(made, rows.MirroredJob)
     return made
 
 

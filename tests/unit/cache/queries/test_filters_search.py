@@ -67,7 +67,7 @@ def fill(cache: sqlite3.Connection, jobs: dict[str, Any]) -> None:
         rows.write_rows(cache, [to_row(job_id, job) for job_id, job in jobs.items()])
 
 
-def to_row(job_id: str, job: dict[str, Any]) -> rows.JobRow:
+def to_row(job_id: str, job: dict[str, Any]) -> rows.MirroredJob:
     record = {
         "job_id": job_id,
         "created_at": datetime.fromtimestamp(job["created"], UTC).isoformat(),
@@ -76,7 +76,7 @@ def to_row(job_id: str, job: dict[str, Any]) -> rows.JobRow:
         **{name: job[name] for name in ("status", "owner", "k8s_name", "labels", "error_code")},
     }
     made = rows.to_row(key(job_id), job_id, json.dumps(record).encode(), VersionToken("1"), 1)
-    assert isinstance(made, rows.JobRow)
+    assert isinstance(made, rows.MirroredJob)
     return made
 
 
