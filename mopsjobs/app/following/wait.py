@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,11 @@ from mopsjobs.app.jobs.engine_watch import EngineWatch, early_end_text, missing_
 from mopsjobs.app.jobs.find_job import FoundJob, find_state, read_family_of
 from mopsjobs.app.jobs.job_tasks import mirror_failures
 from mopsjobs.app.jobs.job_texts import late_end_text
-from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
+from mopsjobs.app.jobs.next_steps import next_command, next_of_family
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.task_ends import memory_ends
 from mopsjobs.cache.rows import job_json_from_state, last_sign_of_life, state_from_row
 from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError, command_line
@@ -200,10 +198,7 @@ def describe_ended(states: Sequence[JobState], app: App, *, has_said_why: bool =
         last = found.job if found.newest is None else found.newest
         if last["job_id"] != state.job_id:
             notes.append(f"{state.job_id}: the newest job of its family is {last['job_id']}, which is {last['status']}")
-        ends = None
-        with contextlib.suppress(MopsJobsError):
-            ends = app.cache.read_cached(functools.partial(memory_ends, job_id=str(last["job_id"])))
-        following = next_command(last, stale=False, is_dead=is_runner_dead(last, app.env), ends=ends)
+        following = next_of_family(found, app, stale=False)
     return (*notes, f"Next: {following}") if following and len(states) == 1 else tuple(notes)
 
 

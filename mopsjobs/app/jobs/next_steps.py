@@ -6,15 +6,18 @@ read as a flag.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mopsjobs.cache.job_json import TASK_HANGS
 from mopsjobs.engines import LOCAL_ENGINES
-from mopsjobs.errors import command_line
+from mopsjobs.errors import CacheError, command_line
 
 if TYPE_CHECKING:
+    from mopsjobs.app.jobs.find_job import FoundJob
+    from mopsjobs.app.run.app import App
     from mopsjobs.cache.queries.task_ends import MemoryEnds
 
 Job = Mapping[str, object]
@@ -49,6 +52,17 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False, ends: MemoryEn
     if _is_submitted(job):
         return _command_after_end(job, ends)
     return (job["status"] == "failed" and _kubectl_describe(job)) or command_line("status", job_id, "--json")
+
+
+def next_of_family(found: FoundJob, app: App, *, stale: bool) -> str:
+    """Return the most useful command for a job: of a family, for its newest, which alone can be resumed."""
+    last, ends = found.job if found.newest is None else found.newest, None
+    if last["tasks_failed"]:
+        from mopsjobs.cache.queries.task_ends import memory_ends  # here: few jobs have failed tasks
+
+        with contextlib.suppress(CacheError):  # the record may come from the registry
+            ends = app.cache.read_cached(lambda cache: memory_ends(cache, str(last["job_id"])))
+    return next_command(last, stale=stale, is_dead=is_runner_dead(last, app.env), ends=ends)
 
 
 def _look_command(job: Job) -> str | None:

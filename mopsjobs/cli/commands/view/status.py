@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mopsjobs.app.jobs.find_job import FoundJob, Job, find_job
 from mopsjobs.app.jobs.job_card import ABOUT_STUDY, SHOWN_MEMBERS, count_lost_outputs, job_card
 from mopsjobs.app.jobs.job_texts import UNKNOWN, annotations_of, failed_tasks_text, step_time
-from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
+from mopsjobs.app.jobs.next_steps import next_of_family
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.exit_codes import exit_code_of
 from mopsjobs.cache.queries.families import Member
@@ -20,7 +20,6 @@ from mopsjobs.errors import EXIT_UNREACHABLE
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
 if TYPE_CHECKING:
-    from mopsjobs.cache.queries.task_ends import MemoryEnds
     from mopsjobs.engines.lookup import EngineAnswer
 
 HELP = "show one job: state, progress, times, error, history"
@@ -82,19 +81,10 @@ def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]
 
 def _text(found: FoundJob, app: App) -> tuple[list[Line], list[str]]:
     """Return lines and notes for a job."""
-    job, freshness = found.job, found.freshness
+    freshness = found.freshness
     age = "live, from the registry" if freshness is None else freshness.describe_with_staleness()
     is_stale = freshness is not None and freshness.stale
-    last = job if found.newest is None else found.newest
-    ends = _memory_ends(last, app) if last["tasks_failed"] else None
-    following = next_command(last, stale=is_stale, is_dead=is_runner_dead(last, app.env), ends=ends)
-    return _lines(found, app), [f"Data: {age}", f"Next: {following}"]
-
-
-def _memory_ends(job: Job, app: App) -> MemoryEnds | None:
-    from mopsjobs.cache.queries.task_ends import memory_ends  # here: few jobs have failed tasks
-
-    return app.cache.read_cached(lambda connection: memory_ends(connection, str(job["job_id"])))
+    return _lines(found, app), [f"Data: {age}", f"Next: {next_of_family(found, app, stale=is_stale)}"]
 
 
 def _lines(found: FoundJob, app: App) -> list[Line]:
