@@ -106,7 +106,7 @@ _PATTERNS = (
     # A quoted text with digits names one thing among many.
     (r"'[^'\s]{0,200}\d[^'\s]{0,200}'", "'<id>'"),
     (r'"[^"\s]{0,200}\d[^"\s]{0,200}"', '"<id>"'),
-    # A number of bytes is no id: 300000001B.
+    # A number of bytes is not an id: 300000001B.
     (r"\b(?!\d+B\b)(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{8,}\b", "<id>"),
     (r"(?<![\w.])[-+]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", "#"),
     (r"\d+", "#"),
