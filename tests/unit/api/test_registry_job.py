@@ -252,7 +252,7 @@ def test_a_cancelled_job_whose_shards_report_by_files_names_its_delivery(
 def test_html_is_escaped_and_has_no_script(job: mj.Job) -> None:
     """A notebook shows status, bar, counts, failures, error and the age of the data."""
     shown = job._repr_html_()
-    assert '<b>job</b> partial<br><progress value="3" max="4"></progress> 3/4 tasks, 1 failed' in shown
+    assert '<b>job</b> partial<br><progress value="0.75" max="1"></progress> 3/4 tasks, 75 %, 1 failed' in shown
     assert "Failed: 1 ValueError in model.py:21" in shown
     assert "X: 1 &lt; 2" in shown
     assert "<small>Data: live; shown at 2026-03-01 12:00:00 UTC</small></div>" in shown
