@@ -234,7 +234,7 @@ def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "jsonl", ("events", "--json")
     yield "csv", ("list", "--csv", "--limit", "0")
     yield "jsonl", ("list", "--jsonl", "--limit", "0")
-    yield "prometheus", ("metrics", "--owner", "--per-job", "1000")
+    yield "prometheus", ("metrics",)
     yield "text", ("summary",)
     yield "json", ("summary", "--json")
     yield "tsv", ("watch", "--interval", "1s")

@@ -11,7 +11,7 @@ from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import Versioned
-from mopsjobs.store.bulk_reads import bulk_reads, pacer_of
+from mopsjobs.store.bulk import bulk_reads, pacer_of
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_duration
 
