@@ -25,7 +25,7 @@ from mopsjobs.utils.times import parse_duration
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from typing import TypeVar
 
@@ -41,6 +41,14 @@ FULL_ID_HELP = "full id of the job"
 
 OTHER_FLAGS = {"cpu": "--cpus", "memory": "--mem", "parallelism": "--array-limit", "task_timeout": "--timeout"}
 """Second names of flags, by the fields that they set: Slurm's names, and a shorter one of `resume`."""
+
+
+FORMS = {
+    "json": "print one JSON document",
+    "jsonl": "print one JSON object per line",
+    "tsv": "print tab-separated values without a header",
+}
+"""The forms of most lists."""
 
 
 def add_job_names(
@@ -167,14 +175,15 @@ def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) ->
         default=filters.DEFAULT_SORT,
         help=f"sort by {', '.join(filters.SORTS)}; - in front for descending (default: {filters.DEFAULT_SORT})",
     )
-    group.add_argument(
-        "-n",
-        "--limit",
-        metavar="N",
-        type=row_limit,
-        help="show the first N jobs and all active ones, 0 for all"
-        f" (default: {DEFAULT_LIMIT}; all with --jsonl, --tsv and -q)",
-    )
+    add_limit_flag(group, "show the first N jobs and all active ones, 0 for all", "all with --jsonl, --tsv and -q")
+
+
+def add_limit_flag(
+    group: argparse._ActionsContainer, help_text: str, otherwise: str | None = None, default: int = DEFAULT_LIMIT
+) -> None:
+    """Declare the flag for the number of rows; `otherwise` says when the default is another one."""
+    usual = f"{default}; {otherwise}" if otherwise else default
+    group.add_argument("-n", "--limit", metavar="N", type=row_limit, help=f"{help_text} (default: {usual})")
 
 
 def limit_of(args: argparse.Namespace, default: int = DEFAULT_LIMIT) -> int:
@@ -184,22 +193,20 @@ def limit_of(args: argparse.Namespace, default: int = DEFAULT_LIMIT) -> int:
     return default if args.form in (None, "json") else 0
 
 
-def add_form_flags(group: argparse._ArgumentGroup, *, ids: str = "ids") -> argparse._MutuallyExclusiveGroup:
-    """Declare and return the flags for the form of a list, as `args.form`. They exclude each other.
+def add_form_flags(
+    group: argparse._ActionsContainer, others: Mapping[str, str], forms: Sequence[str] = tuple(FORMS)
+) -> None:
+    """Declare the flags for the form of a list, as `args.form`. They exclude each other.
 
     Args:
         group: takes the flags.
-        ids: what `--ids` prints.
+        others: forms besides, and their help.
+        forms: those of `FORMS` that there are.
     """
     form = group.add_mutually_exclusive_group()
-    for flags, help_text in (
-        (("--json",), "print one JSON document"),
-        (("--jsonl",), "print one JSON object per line"),
-        (("--tsv",), "print tab-separated values without a header"),
-        (("-q", "--ids"), f"print only {ids}"),
-    ):
-        form.add_argument(*flags, action="store_const", dest="form", const=flags[-1][2:], help=help_text)
-    return form
+    for name, help_text in ({name: FORMS[name] for name in forms} | dict(others)).items():
+        flags = ("-q", "--ids") if name == "ids" else (f"--{name}",)
+        form.add_argument(*flags, action="store_const", dest="form", const=name, help=help_text)
 
 
 def add_freshness_flags(parser: argparse.ArgumentParser) -> None:
@@ -275,3 +282,14 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
             raise UsageError(f"invalid label '{text}': expected one value per key; '{other}' is given too.")
         labels[label] = value
     return labels
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Declare the flag for choices of records that the user trusts."""
+    parser.add_argument(
+        "--trust",
+        metavar="KIND:VALUE",
+        action="append",
+        default=[],
+        help="use this value, though only a record names it, like context:prod; repeat for more (default: ask)",
+    )

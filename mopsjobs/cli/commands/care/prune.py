@@ -122,7 +122,9 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
         return Result(body, notes=[f"There is no registry at {missing} yet; nothing was removed."])
     reused = _notes_on_reused_jobs(found, app)
     if args.dry_run or not found.keys:
-        note = f"Would remove {_removal_text(retention, found)}." if found.keys else _nothing_to_remove(args)
+        note = f"Would remove {_removal_text(retention, found)}."
+        if not found.keys:
+            note = f"The registry has no events or announcements older than {args.older_than} to remove."
         body = Document(_document(retention, found, args)) if args.json else None
         return Result(body, notes=[note, *reused, *_notes_on_unknown_jobs(retention)])
     for note in reused:
@@ -172,10 +174,6 @@ def _notes_on_unknown_jobs(retention: Retention) -> list[str]:
     return [
         f"Kept {pluralize(unknown.keys, 'old chunk')} of events of {pluralize(unknown.jobs, 'job')} without a record."
     ]
-
-
-def _nothing_to_remove(args: argparse.Namespace) -> str:
-    return f"The registry has no events or announcements older than {args.older_than} to remove."
 
 
 def _removal_text(retention: Retention, counts: KeyCounts) -> str:

@@ -29,27 +29,10 @@ EXAMPLES = (
 SCHEMA_VERSION = 1
 
 LIBRARIES = (
-    "azure-identity",
-    "azure-storage-blob",
-    "boto3",
-    "distributed",
-    "filelock",
-    "flask",
-    "httpx",
-    "lightkube",
-    "markupsafe",
-    "pathspec",
-    "prometheus-client",
-    "python-dateutil",
-    "PyYAML",
-    "requests",
-    "shtab",
-    "sqlite-utils",
-    "tabulate",
-    "urllib3",
-    "waitress",
-    "werkzeug",
-)
+    "azure-identity", "azure-storage-blob", "boto3", "distributed", "filelock", "flask", "httpx", "lightkube",
+    "markupsafe", "pathspec", "prometheus-client", "python-dateutil", "PyYAML", "requests", "shtab",
+    "sqlite-utils", "tabulate", "urllib3", "waitress", "werkzeug",
+)  # fmt: skip
 """The dependencies of pyproject.toml, optional ones included; a test compares the two."""
 
 BUILD_PREFIX = "mops-jobs_"

@@ -6,8 +6,7 @@ import argparse
 
 from mopsjobs.app.jobs.reconcile import ReconcileResult, reconcile_jobs
 from mopsjobs.app.run.app import App
-from mopsjobs.cli.flags import FULL_ID_HELP, add_full_ids
-from mopsjobs.cli.trust_flags import add_trust
+from mopsjobs.cli.flags import FULL_ID_HELP, add_full_ids, add_trust
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.utils.text import pluralize

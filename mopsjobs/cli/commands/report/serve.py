@@ -6,10 +6,11 @@ import argparse
 import signal
 
 from mopsjobs.app.run.app import App
+from mopsjobs.cli.flags import argument_type
 from mopsjobs.console.result import Result, Text
 from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError, UsageError
 from mopsjobs.utils.hosts import is_loopback
-from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.text import read_whole_number
 from mopsjobs.utils.times import parse_duration
 
 HELP = "serve the jobs as live web pages, with an API and metrics"
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port",
         metavar="PORT",
-        type=_port,
+        type=argument_type(lambda text: read_whole_number(text, 0, MAX_PORT, "port", f"a number from 0 to {MAX_PORT}")),
         default=DEFAULT_PORT,
         help=f"port to listen on, 0 for any free one (default: {DEFAULT_PORT})",
     )
@@ -100,10 +101,3 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if number == 0:
         raise MopsJobsError("The server has stopped unexpectedly.")
     return Result(exit_code=EXIT_INTERRUPTED if number == signal.SIGINT else 0)
-
-
-def _port(text: str) -> int:
-    number = parse_whole_number(text, 0, MAX_PORT)
-    if number is None:
-        raise argparse.ArgumentTypeError(f"invalid port '{text}': expected a number from 0 to {MAX_PORT}")
-    return number

@@ -8,8 +8,7 @@ from mopsjobs.app.care.active_jobs import active_jobs_by_filter, active_jobs_by_
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.user_trust import agreed_trust, unknown_contexts, user_trust
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import add_filter_flags, add_full_ids, filter_of, has_filters
-from mopsjobs.cli.trust_flags import add_trust
+from mopsjobs.cli.flags import add_filter_flags, add_full_ids, add_trust, filter_of, has_filters
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError

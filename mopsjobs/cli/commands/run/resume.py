@@ -11,9 +11,8 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.run.launch_arguments import launch_options
 from mopsjobs.app.run.user_trust import agreed_trust, user_trust
 from mopsjobs.app.tasks.resume_choice import tasks_that_ended
-from mopsjobs.cli.flags import add_full_ids
+from mopsjobs.cli.flags import add_full_ids, add_trust
 from mopsjobs.cli.launch_flags import AS_BEFORE, add_launch_flags, code_to_pack
-from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PARTLY_DONE, JobBusyError, command_line
 from mopsjobs.submission.resume import ResumeRequest, ResumeResult, prepare_resume, resume_job

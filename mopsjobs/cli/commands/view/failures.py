@@ -20,10 +20,10 @@ from mopsjobs.cli.flags import (
     add_filter_flags,
     add_freshness_flags,
     add_job_names,
+    add_limit_flag,
     check_jobs_or_filters,
     filter_of,
     freshness_policy,
-    row_limit,
 )
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
@@ -58,13 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_job_names(parser, nargs="*")
     add_filter_flags(parser)
-    parser.add_argument(
-        "-n",
-        "--limit",
-        metavar="N",
-        type=row_limit,
-        help=f"without a JOB, read the N jobs that changed last, 0 for all (default: {DEFAULT_LIMIT})",
-    )
+    add_limit_flag(parser, "without a JOB, read the N jobs that changed last, 0 for all")
     parser.add_argument(
         "--resumed", action="store_true", help="without a JOB, read also jobs whose failures a resume has taken up"
     )

@@ -63,13 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         help="print only these fields; without a value, print the names of all fields",
     )
-    add_form_flags(how).add_argument(
-        "--csv",
-        action="store_const",
-        dest="form",
-        const="csv",
-        help="print all fields as CSV with a header, safe in spreadsheets",
-    )
+    csv_help = "print all fields as CSV with a header, safe in spreadsheets"
+    add_form_flags(how, {"ids": "print only ids", "csv": csv_help})
     add_freshness_flags(parser)
 
 

@@ -12,13 +12,13 @@ from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT
 from mopsjobs.cli.flags import (
     add_filter_flags,
     add_job_names,
+    add_limit_flag,
+    add_trust,
     argument_type,
     check_jobs_or_filters,
     filter_of,
-    row_limit,
     tail_count,
 )
-from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Result, Text
 from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import UsageError, command_line
@@ -62,13 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--failed", action="store_true", help="print only lines and tracebacks of tasks that failed")
     parser.add_argument("--offline", action="store_true", help="never use the network; not with --follow")
     add_filter_flags(parser, with_since=False)
-    parser.add_argument(
-        "-n",
-        "--limit",
-        metavar="N",
-        type=row_limit,
-        help=f"without a JOB, read the N jobs that changed last and active ones, 0 for all (default: {DEFAULT_LIMIT})",
-    )
+    add_limit_flag(parser, "without a JOB, read the N jobs that changed last and active ones, 0 for all")
     add_trust(parser)
 
 

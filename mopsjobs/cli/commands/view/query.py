@@ -10,7 +10,7 @@ from mopsjobs.app.care.query_document import query_document
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import user_sql
-from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, limit_of, row_limit
+from mopsjobs.cli.flags import add_form_flags, add_freshness_flags, freshness_policy, limit_of, row_limit
 from mopsjobs.cli.job_table import fields_table
 from mopsjobs.console.result import Csv, Document, Result, Table, Tsv
 from mopsjobs.utils.text import pluralize
@@ -46,12 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", metavar="DURATION", default="30s", help="stop the query after this time (default: 30s)"
     )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_const", dest="form", const="json", help="print one JSON document")
-    form.add_argument("--csv", action="store_const", dest="form", const="csv", help="print CSV with a header")
-    form.add_argument(
-        "--tsv", action="store_const", dest="form", const="tsv", help="print tab-separated values without a header"
-    )
+    add_form_flags(parser, {"csv": "print CSV with a header"}, ("json", "tsv"))
     add_freshness_flags(parser)
 
 
