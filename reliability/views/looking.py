@@ -21,6 +21,9 @@ from reliability.views import reading
 from reliability.views.commands import Machine, Ran
 from reliability.views.model import SUCCEEDED, UNKNOWN, World
 
+LIST_OF_ARCHIVED = "list --label archived=true"
+QUERY = "query"
+
 
 class Views:
     """The views of one machine."""
@@ -48,12 +51,15 @@ class Views:
         found = {
             "list --json": reading.by_id(look("list", "--json", "--limit", "0").json["jobs"]),
             "list --jsonl": reading.by_id(look("list", "--jsonl", "--limit", "0").objects),
+            LIST_OF_ARCHIVED: reading.by_id(
+                look("list", "--json", "--limit", "0", "--label", "archived=true", "--status", "done").json["jobs"]
+            ),
             "list -q": {job_id: {"id": job_id} for job_id in look("list", "-q", "--limit", "0").out.split()},
             "list --tsv": {
                 job_id: {"status": status, "completed": int(done or 0), "total": int(total) if total else None}
                 for job_id, status, done, total in tsv
             },
-            "query": reading.by_id(look("query", "--json", "SELECT * FROM jobs").json["rows"]),
+            QUERY: reading.by_id(look("query", "--json", "SELECT * FROM jobs").json["rows"]),
         }
         with self._machine.python() as registry:
             found["Python jobs()"] = reading.by_id(registry.jobs().rows)
@@ -97,8 +103,6 @@ class Views:
             yield "Python raise_for_status()", {"exit code": reading.exit_code(job)}
         with self._machine.page() as ask:
             facts = reading.of_page(ask(f"/api/v1/jobs/{job_id}"), lambda text: reading.with_family(json.loads(text)))
-            if self._world.family(job_id) & self._world.caches[self.name].pruned:
-                facts.pop("family", None)  # the server does not ask the registry for pruned parents
             yield "API job", facts
             yield "page of the job", reading.of_page(ask(f"/jobs/{job_id}"), reading.page_facts)
 
@@ -211,7 +215,7 @@ def of_record(world: World, job_id: str, *, is_shown: bool) -> dict[str, Any]:
     job = world.jobs[job_id]
     facts = job.record() | {"exit code": job.exit_code}
     if is_shown:
-        facts["family"] = tuple(sorted(world.family(job_id)))
+        facts |= {"family": tuple(sorted(world.family(job_id))), "family done": world.family_done(job_id)}
     return facts
 
 

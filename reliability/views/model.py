@@ -15,6 +15,7 @@ ENDS = ("succeeded", "partial", "failed", "cancelled")
 EXIT_CODES = {"succeeded": 0, "failed": 100, "cancelled": 103, "partial": 104}
 NOT_FINISHED = 8
 
+ARCHIVED = "archived"
 SUCCEEDED = "succeeded"
 MISSING = "missing"
 LOST = "lost"
@@ -78,6 +79,15 @@ class Job:
     """Whether its runner was killed, so that no ledger may tell how its tasks ended."""
 
     @property
+    def is_archived(self) -> bool:
+        """Return whether lists leave it out."""
+        return not self.is_active and self.labels.get(ARCHIVED) == "true"
+
+    def labels_to_inherit(self) -> dict[str, str]:
+        """Return the labels that a child gets."""
+        return {label: value for label, value in self.labels.items() if label != ARCHIVED}
+
+    @property
     def is_active(self) -> bool:
         """Return whether it has not ended."""
         return self.status not in ENDS
@@ -137,8 +147,10 @@ class World:
         self.versions.setdefault(job_id, []).append(job.record())
         for name, cache in self.caches.items():
             if name == by:
-                cache.pruned.discard(job_id)
                 self.has_seen(name, job_id)
+                for member in {one.job_id for one in self.lineage(job_id)} & cache.pruned:  # a family is pruned as one
+                    cache.pruned.discard(member)
+                    self.has_seen(name, member)
 
     def has_seen(self, name: str, job_id: str) -> None:
         """Note that a cache has the last version of a job."""
@@ -231,6 +243,14 @@ class World:
                 if task not in rows or (rows[task][1] == MISSING and end != MISSING):
                     rows[task] = (job.job_id, end)
         return rows
+
+    def family_done(self, job_id: str) -> tuple[int, int | None] | None:
+        """Return how many tasks of a study its family has done, and how many there are; None of other families."""
+        root = [*self.lineage(job_id)][-1]
+        if root.study is None or len(self.family(job_id)) == 1:
+            return UNKNOWN
+        ends = [end for _, end in self.rows(self.newest(job_id).job_id).values()]
+        return ends.count(SUCCEEDED), root.total
 
     def holder(self, job_id: str, task: int) -> str:
         """Return the job whose prefix has the output of a task."""

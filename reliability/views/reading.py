@@ -70,7 +70,8 @@ def by_id(jobs: Iterable[Row]) -> dict[str, dict[str, Any]]:
 def with_family(job: Row) -> dict[str, Any]:
     family = job.get("family")
     members = [job["job_id"]] if family is None else [member["job_id"] for member in family["jobs"]]
-    return {**record_facts(job), "family": tuple(sorted(members))}
+    done = UNKNOWN if family is None else (family["tasks_completed"], family["tasks_total"])
+    return {**record_facts(job), "family": tuple(sorted(members)), "family done": done}
 
 
 def error(ran: Ran) -> str:
@@ -193,7 +194,19 @@ def page_facts(text: str) -> dict[str, Any]:
         "id": html.unescape(title[1]) if title else "no title",
         "status": status[1] if status else "no status",
         **(bar_facts(state[0]) if state else {}),
+        **family_facts(text),
     }
+
+
+def family_facts(text: str) -> dict[str, Any]:
+    """Return what the page of a job states of its family; a job alone has no such section."""
+    section = re.search(r'<section id="family".*?</section>', text, re.DOTALL)
+    if section is None:
+        return {}
+    sums = bar_facts(section[0])
+    members = [html.unescape(one) for one in re.findall(r'<a href="/jobs/[^"]+">([^<]+)</a>', section[0])]
+    done = (sums["completed"], sums["total"]) if sums else UNKNOWN
+    return {"family": tuple(sorted(members)), "family done": done}
 
 
 def page_rows(text: str) -> Iterator[tuple[str, dict[str, Any]]]:

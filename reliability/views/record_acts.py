@@ -18,7 +18,7 @@ from reliability.views.actor import (
     Actor,
 )
 from reliability.views.commands import LIMIT_SECONDS
-from reliability.views.model import ENDS, ORDER, Job
+from reliability.views.model import ARCHIVED, ENDS, ORDER, Job
 
 
 class RecordActs(Actor):
@@ -96,10 +96,12 @@ class RecordActs(Actor):
         text = f"step {self._world.step}"
         if self._chance.random() < 0.4:
             return ["note", job.job_id, text], lambda: setattr(job, "note", text)
-        if job.labels and self._chance.random() < 0.3:
-            return ["label", job.job_id, "k-"], lambda: setattr(job, "labels", {})
-        value = str(self._world.step)
-        return ["label", job.job_id, f"k={value}"], lambda: setattr(job, "labels", {"k": value})
+        label, value = self._chance.choice((("k", str(self._world.step)), (ARCHIVED, "true")))
+        if label in job.labels and self._chance.random() < 0.5:
+            rest = {name: text for name, text in job.labels.items() if name != label}
+            return ["label", job.job_id, f"{label}-"], lambda: setattr(job, "labels", rest)
+        labels = job.labels | {label: value}
+        return ["label", job.job_id, f"{label}={value}"], lambda: setattr(job, "labels", labels)
 
     def cancel(self) -> bool:
         """Cancel a job, or try to cancel one that has ended."""

@@ -20,7 +20,7 @@ from reliability.crashes.processes import forker
 from reliability.trial import Figure, PromiseBroken, Trial
 from reliability.views.acts import THEMES, Acts
 from reliability.views.commands import LIMIT_SECONDS, Machine
-from reliability.views.looking import Views, of_inside, of_record
+from reliability.views.looking import LIST_OF_ARCHIVED, QUERY, Views, of_inside, of_record
 from reliability.views.model import World
 from reliability.views.reading import Statements
 from reliability.views.stores import STORES, Place
@@ -143,8 +143,10 @@ class Sequence:
             for view, facts in self._looks_at(views, job_id):
                 statements.add(view, facts)
         for view, jobs in views.lists().items():
-            if set(jobs) != shown:
-                problems.append(f"{view} shows {sorted(jobs)}, and should show {sorted(shown)}")
+            archived = {job_id for job_id in shown if world.jobs[job_id].is_archived}
+            listed = shown if view == QUERY else archived if view == LIST_OF_ARCHIVED else shown - archived
+            if set(jobs) != listed:
+                problems.append(f"{view} shows {sorted(jobs)}, and should show {sorted(listed)}")
             for job_id, facts in jobs.items():
                 if job_id in said:
                     said[job_id].add(view, facts)

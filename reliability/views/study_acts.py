@@ -92,14 +92,14 @@ class StudyActs(Actor):
             self._run("a", ["resume", some.job_id], EXIT_REFUSED)
             return True
         missing = world.missing(job.job_id)
-        only = self._chance.choice((None, None, "failed", "died"))
+        only = self._chance.choice((None, None, "failed", "died", "lost"))
         chosen = [task for task, end in missing.items() if only in (None, end)]
         words = ["resume", job.job_id, "--wait", *(() if only is None else ("--only", only))]
         if not chosen:
             is_told = not any(member.was_killed for member in world.lineage(job.job_id))
             self._run("a", words, EXIT_CODES[job.status] if not missing else 0 if is_told else None)
             return True
-        child = Job(world.child_id(job.job_id), parent=job.job_id, study=job.study, labels=dict(job.labels))
+        child = Job(world.child_id(job.job_id), parent=job.job_id, study=job.study, labels=job.labels_to_inherit())
         child.deferred = tuple(task for task in missing if task not in chosen)
         world.run(child, chosen)
         self._run("a", words, EXIT_CODES[child.status])
