@@ -83,7 +83,9 @@ class Commands:
         """Let the release sync its cache, and return what that holds then: each job's revision and version."""
         ended = self.run("sync", "--json", is_old=True)
         if ended.outcome != "ok" or ended.answer["already_running"]:  # that of a process that was killed
-            return ended if ended.outcome == "crashed" else Ended("failed", ended.answer)
+            # The release names a page that was cut off as an answer that it cannot use, where this version reads again.
+            is_crash = ended.outcome == "crashed" and "Traceback" in ended.answer["stderr"]
+            return ended if is_crash else Ended("failed", ended.answer)
         with contextlib.closing(sqlite3.connect(self._cache + OLD_CACHE)) as connection:
             found = connection.execute("SELECT key, json_extract(record, '$.revision'), version FROM job").fetchall()
         problems = [(one["key"], one["reason"]) for one in ended.answer["problems"]]
