@@ -97,6 +97,10 @@ LONG = (
     "tests/integration/test_calibration_notebook.py::test_the_calibration",
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_dynamodb",
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_s3",
+    "tests/contract/test_views_over_stores.py::test_no_view_goes_back_in_azurite",
+    "tests/integration/test_concurrent_resumes.py::test_of_three_resumes_at_once_one_launches_a_job[azurite]",
+    "tests/integration/test_concurrent_resumes.py::test_of_three_resumes_at_once_one_makes_a_child[azurite]",
+    "tests/integration/test_dask_engine.py::test_a_kill_by_a_nanny",
     "tests/integration/test_dask_engine.py::test_a_runner_of_a_silent_scheduler",
     "tests/integration/test_dask_engine.py::test_the_first_tasks_come_to_all_workers_without_stealing",
     "tests/integration/test_event_retention.py::test_no_event_comes_back_or_twice_in_memory",
@@ -109,7 +113,9 @@ LONG = (
     "tests/integration/test_scale.py::",
     "tests/project/test_zipapp.py::test_two_builds",
     "tests/resilience/test_crash_kills.py::test_a_killed_",
+    "tests/resilience/test_hostile.py::test_a_manifest_of_half_a_million",
     "tests/resilience/test_hostile.py::test_bombs_of_10_gb",
+    "tests/resilience/test_hostile.py::test_large_and_deep_inputs",
     "tests/resilience/test_hostile.py::test_the_coverage_guided_fuzzer",
     "tests/resilience/test_life.py::test_a_d",
     "tests/resilience/test_storm.py::test_a_storm_",
@@ -181,9 +187,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=list(slow))
         items[:] = [item for item in items if item not in slow]
     if not config.option.long:
-        left_out = [item for item in items if item.nodeid.startswith(LONG)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        left_out = {item for item in items if item.nodeid.startswith(LONG) or item.get_closest_marker("long")}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 def _is_whole(config: pytest.Config) -> bool:
@@ -346,7 +352,7 @@ BACKENDS = (
 CONTRACT_ALONE = (
     "directory",
     pytest.param("azure-older", marks=pytest.mark.azurite),
-    pytest.param("s3-moto", marks=pytest.mark.s3),
+    pytest.param("s3-moto", marks=[pytest.mark.s3, pytest.mark.long]),
 )
 """For the contract of stores alone: no registry is a directory, and no code above a store sees its server's version."""
 

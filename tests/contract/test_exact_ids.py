@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import re
 import shutil
@@ -25,17 +24,16 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import load_manifest
-from support.cli import REMOTE_URL, Cli, Clock, LineStore, Ran, add, key
+from support.cli import REMOTE_URL, Cli, LineStore, Ran, add, key
 from support.ledgers import leave_outputs
 from support.study_jobs import run_study
 from support.web import Web
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mopsjobs.store.base import VersionedStore
-    from support.servers import Azurite
+    from support.machines import Machines
 
 IDS = ("exp", "exp-2", "exp-2.2", "exp-2.3", "exp-20", "exp-200", "exp-3")
 """Each begins with the first one. Those with a dot continue the job before it."""
@@ -193,25 +191,6 @@ def _without_family(text: str) -> str:
     return re.sub(r"(?m)^(Parent|Children|Family|  exp).*\n?", "", text)
 
 
-class Machines:
-    """Gives each example a machine with a home of its own."""
-
-    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self._home, self._capsys, self._numbers = home, capsys, itertools.count()
-
-    def __call__(self, **env: str) -> Cli:
-        home = self._home / str(next(self._numbers))
-        home.mkdir()
-        made = Cli(home, Clock(), self._capsys)
-        made.env |= env
-        return made
-
-
-@pytest.fixture
-def machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machines:
-    return Machines(tmp_path, capsys)
-
-
 def _try(
     make: Callable[[], tuple[Cli, VersionedStore]],
     capsys: pytest.CaptureFixture[str],
@@ -264,7 +243,7 @@ def test_an_exact_id_wins_across_a_network(
         current.append(InMemoryVersionedStore())
         return machines(MOPS_JOBS_REGISTRY=REMOTE_URL), current[-1]
 
-    _try(make, capsys, 20, mock.patch.object(line, "down", new=True))
+    _try(make, capsys, 8, mock.patch.object(line, "down", new=True))
 
 
 def test_an_exact_id_wins_in_an_embedded_registry(machines: Machines, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,12 +251,4 @@ def test_an_exact_id_wins_in_an_embedded_registry(machines: Machines, capsys: py
         cli = machines()
         return cli, open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
 
-    _try(make, capsys, 6)
-
-
-def test_an_exact_id_wins_in_azurite(machines: Machines, capsys: pytest.CaptureFixture[str], azurite: Azurite) -> None:
-    def make() -> tuple[Cli, VersionedStore]:
-        url = azurite.url(azurite.new_container())
-        return machines(MOPS_JOBS_REGISTRY=url), open_store(url, {})
-
-    _try(make, capsys, 3)
+    _try(make, capsys, 4)

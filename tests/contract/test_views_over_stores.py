@@ -22,12 +22,11 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import parse_time, record_time
-from support.cli import REMOTE_URL, Cli, Clock, LineStore, Ran, foreign, key
-from support.machines import SyncMachine
+from support.cli import REMOTE_URL, Cli, LineStore, Ran, foreign, key
+from support.machines import Machines, SyncMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mopsjobs.store.base import VersionedStore
     from support.servers import Azurite
@@ -231,27 +230,6 @@ def _identity(record: dict[str, Any]) -> tuple[object, ...]:
         parse_time(record["updated_at"]),
         record["metadata"].get("number"),
     )
-
-
-class Machines:
-    """Gives each example a machine with a home of its own."""
-
-    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self._home = home
-        self._capsys = capsys
-        self._numbers = itertools.count()
-
-    def __call__(self, **env: str) -> Cli:
-        home = self._home / str(next(self._numbers))
-        home.mkdir()
-        made = Cli(home, Clock(), self._capsys)
-        made.env |= env
-        return made
-
-
-@pytest.fixture
-def machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machines:
-    return Machines(tmp_path, capsys)
 
 
 def _run(machine: Callable[[], Views], examples: int, steps: int) -> None:
