@@ -142,8 +142,3 @@ def test_images_that_differ_are_shown(jobs: JobRegistry, cli: Cli) -> None:
     for job_id in ("a", "b"):
         add(jobs, job_id, "succeeded", engine="kubernetes", metadata={"k8s_image": f"model:{job_id}"})
     assert "Image      model:a -> model:b" in cli.ok("diff", "a", "b").out
-
-
-def test_a_missing_job_is_not_found(jobs: JobRegistry, cli: Cli) -> None:
-    add(jobs, "a", "succeeded")
-    assert cli("diff", "a", "nothing").code == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Remote, add, sentences
+from support.cli import Cli, Remote, add
 
 
 def test_labels_are_set_and_removed_after_the_end(cli: Cli, remote: Remote) -> None:
@@ -77,9 +77,3 @@ def test_a_change_that_changes_nothing_writes_nothing(cli: Cli, jobs: JobRegistr
     before = jobs.get_record("job")
     assert cli.ok("label", "job", "a=1", "b-").err == "job: labels a=1\n"
     assert jobs.get_record("job") == before
-
-
-def test_a_label_of_a_missing_job_exits_3(cli: Cli) -> None:
-    """As `update` does, with the same hint."""
-    ran = cli("label", "no", "a=1")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (3, "", 1)

@@ -216,7 +216,3 @@ def test_hostile_notes_are_bounded_and_cleaned(jobs: JobRegistry, cli: Cli) -> N
     assert not {"\x1b", "\x07"} & set(ran.out + ran.err)
     assert ran.out.count("Python") == 19
     assert len(ran.out) < 10_000
-
-
-def test_a_missing_job_is_not_found(jobs: JobRegistry, cli: Cli) -> None:
-    assert cli("provenance", "nothing").code == 3

@@ -73,10 +73,6 @@ def test_without_a_job_to_ask_about_no_cluster_is_needed(cli: Cli, jobs: JobRegi
     assert "0 jobs checked" in cli.ok("reconcile").err
 
 
-def test_an_unknown_job_is_exit_3(cli: Cli, cluster: Cluster) -> None:
-    assert cli("reconcile", "nobody").code == 3
-
-
 def test_exit_codes_tell_what_stood_in_the_way(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:
     add_kubernetes_job(jobs, "running")
     cluster.says = EngineUnavailableError("Cannot reach the cluster.")

@@ -228,10 +228,6 @@ def test_a_job_at_work_cannot_be_extended(desk: Desk, tmp_path: Path) -> None:
     assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
 
 
-def test_an_unknown_job_cannot_be_extended(desk: Desk) -> None:
-    assert desk("submit", desk.write(sets_of(1)), "--auto", "--extend", "never").code == 3
-
-
 # --- what other views show ------------------------------------------------------------------------------------------
 
 

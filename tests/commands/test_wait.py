@@ -321,15 +321,6 @@ def test_an_end_already_seen_is_kept_through_an_outage(cli: Cli, remote: Remote)
     assert cli("wait", "b", "a", "--any").code == 0
 
 
-@pytest.mark.parametrize("names", [("nothing",), ("job", "nothing")])
-def test_no_such_job(cli: Cli, jobs: JobRegistry, names: tuple[str, ...]) -> None:
-    """A job that is not there is not waited for: exit code 3."""
-    add(jobs, "job", "running")
-    ran = cli("wait", *names, "-q")
-    assert ran == (3, "", "error: Job nothing not found.\nhint: To see the ids, run: mops-jobs list\n")
-    assert cli.clock.slept == []
-
-
 def test_a_job_deleted_meanwhile_ends_the_wait(cli: Cli, jobs: JobRegistry) -> None:
     """A record that is deleted while it is waited for will never end: exit code 3."""
     add(jobs, "job", "running")

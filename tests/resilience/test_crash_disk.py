@@ -125,7 +125,7 @@ def test_a_registry_that_cannot_be_made_for_lack_of_room_leaves_nothing(cli: Cli
     assert os.listdir(disk.path) == ["filler"]
 
 
-@pytest.mark.parametrize("kilobytes", range(8, 112, 4))
+@pytest.mark.parametrize("kilobytes", range(8, 112, 16))
 def test_a_registry_is_made_whole_or_not_at_all(disk: Disk, kilobytes: int) -> None:
     """Wherever the disk is full: with room again it can be used, and is not what closing left unwritten."""
     disk.remount(f"size={kilobytes}k")

@@ -215,7 +215,13 @@ def test_a_job_whose_runner_is_lost_is_not_cancelled(
     assert message in ran.err
 
 
-@pytest.mark.parametrize("words", [("list",), ("status", "job"), ("wait", "job"), ("reconcile",), ("watch",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list",),
+        ("wait", "job"),
+    ],
+)
 def test_a_job_with_all_outputs_succeeds_though_none_reported(
     cli: Cli, jobs: JobRegistry, launch: Launch, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
