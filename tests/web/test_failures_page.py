@@ -11,6 +11,7 @@ import pytest
 
 from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.web.pages import failures_page
+from mopsjobs.web.queries.query_params import FailuresPageQuery
 from mopsjobs.web.site import job_reads
 from support.cli import START, Cli, Remote, add, foreign, key
 from support.failed_jobs import fail
@@ -330,6 +331,12 @@ def test_an_offline_server_names_the_command_for_these_jobs(web: Web, cli: Cli) 
     assert f"The failures of 1 job are not read yet. Run: {command}" in page
     cli.ok(*command.split()[1:])
     assert "not read yet" not in web.ok("/failures?owner=ada&label=exp%3D7&label=exp")
+
+
+def test_the_command_has_each_filter_once() -> None:
+    """Switches have no value, and an hour is a number."""
+    query = FailuresPageQuery([("stuck", "true"), ("hours", "2"), ("resumed", "true"), ("name", "a b*")], START)
+    assert failures_page._command(query) == "mops-jobs failures --hours 2 --name 'a b*' --stuck --resumed --limit 0"
 
 
 def test_a_job_that_goes_on_keeps_its_row_while_it_is_read(web: Web, remote: Remote, cli: Cli) -> None:

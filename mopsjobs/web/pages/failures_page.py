@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from mopsjobs.app.run.freshness import Freshness
-from mopsjobs.app.run.job_arguments import API, NUMBER, REPEATED, SWITCH, filters_on
+from mopsjobs.app.run.job_arguments import API, NUMBER, REPEATED, filters_on
 from mopsjobs.app.tasks.failures import FailureOverview, MergedGroup, overview_of_filter
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.failures import FailedJob
@@ -130,12 +130,12 @@ def _count_jobs(connection: sqlite3.Connection, query: FailuresPageQuery) -> int
 def _command(query: FailuresPageQuery) -> str:
     """Return the command that reads all that the page lacks."""
     flags = [
-        f"--{name}" if one.kind == SWITCH else f"--{name} {shlex.quote(f'{value:g}' if one.kind == NUMBER else value)}"
+        f"--{name}" if value is True else f"--{name} {shlex.quote(f'{value:g}' if one.kind == NUMBER else value)}"
         for name, one in filters_on(API).items()
         for value in (query.values[name] if one.kind == REPEATED else [query.values[name]])
         if one.is_set(value)
     ]
-    flags += [f"--{name}" for name in ("stuck", "resumed") if query.values[name]]
+    flags += ["--resumed"] if query.values["resumed"] else []
     return command_line("failures", options=" ".join([*flags, "--limit 0"]))
 
 
