@@ -6,7 +6,6 @@ import pytest
 
 from mopsjobs.errors import JobExistsError, StoreUnavailableError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store import cas
 from support.bench import Bench
 
 
@@ -98,24 +97,3 @@ def test_a_race_is_decided_by_the_rules(bench: Bench) -> None:
     with pytest.raises(TerminalStateError):
         bench.registry.update_status("a", "succeeded")
     assert bench.history() == ["running", "cancelled"]
-
-
-def test_an_outage_before_the_write_is_reported_at_once(bench: Bench) -> None:
-    """A reader is not kept waiting, and no error says that something may have been written."""
-    value = bench.place()
-    bench.line.fail_next(1, "get")
-    with pytest.raises(StoreUnavailableError) as caught:
-        bench.registry.update_progress("a", 1)
-    assert (caught.value.hint, bench.sleep.requested, bench.bytes()) == (None, [], value)
-
-
-@pytest.mark.parametrize("method", ["register", "update"])
-def test_an_outage_that_lasts_says_that_the_write_may_have_landed(bench: Bench, method: str) -> None:
-    """The outcome is unknown, and that is what the hint says."""
-    if method == "update":
-        bench.place()
-    bench.line.fail_next(cas.OUTAGES, "put", "create_if_absent")
-    with pytest.raises(StoreUnavailableError) as caught:
-        bench.registry.update_progress("a", 1) if method == "update" else bench.registry.register_job("a")
-    assert caught.value.hint is not None
-    assert "may or may not have landed" in caught.value.hint
