@@ -26,7 +26,7 @@ LIMIT_SECONDS = 180
 """A command that takes longer hangs."""
 
 WHOLE_LOOKS = 10
-"""Of so many looks, one is a process of its own."""
+"""One of this number of looks is a process of its own."""
 
 _AT = (
     "import sys; sys.path[0] = sys.argv.pop(1); import mops_jobs; from datetime import UTC, datetime, timedelta;"
