@@ -19,12 +19,11 @@ from mopsjobs.registry.usage import ShardUsage
 
 
 class Tally(NamedTuple):
-    """Jobs with the same status, namespace and owner."""
+    """Jobs with the same status and namespace."""
 
     status: str
     namespace: str
-    """Empty if the record has none; the same for the owner."""
-    owner: str
+    """Empty if the record has none."""
     jobs: int
     verified: int
     """Outputs that were checked and exist."""
@@ -45,9 +44,10 @@ class ActiveTally(NamedTuple):
 
 
 def tallies(connection: sqlite3.Connection) -> list[Tally]:
-    """Return jobs and their outputs, per status, namespace and owner."""
+    """Return jobs and their outputs, per status and namespace."""
     rows = connection.execute(
-        "SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0"
+        "SELECT status, namespace, sum(jobs), sum(verified), sum(missing), sum(unchecked) FROM tally WHERE jobs > 0"
+        " GROUP BY status, namespace"
     )
     return [Tally(*row) for row in rows]
 
