@@ -10,16 +10,12 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 SECONDS = 5.0
 """How long one call of git may take."""
-
-MAX_OUTPUT_BYTES = 32 * 1024 * 1024
-"""Of one call: some 400,000 files. A repository of a few objects may list more than any memory holds."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
 
@@ -90,30 +86,16 @@ def _run_git(directory: Path, env: Mapping[str, str], *arguments: str) -> str | 
         return None
     variables = {name: env[name] for name in _KEPT_VARIABLES if name in env}
     try:
-        with subprocess.Popen(  # noqa: S603 - as the user's own shell finds it
+        done = subprocess.run(  # noqa: S603 - as the user's own shell finds it
             [program, "--no-pager", "--no-replace-objects", *arguments],
             cwd=directory,
             env={**variables, **_OWN_VARIABLES},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-        ) as process:
-            output = _read_output(process)
-    except OSError:
+            timeout=SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
-    return os.fsdecode(output) if process.returncode == 0 and output is not None else None
-
-
-def _read_output(process: subprocess.Popen[bytes]) -> bytes | None:
-    """Return the output of a process, None if it is too large. Kill a process that takes too long."""
-    timer = threading.Timer(SECONDS, process.kill)
-    timer.start()
-    try:
-        output = b"" if process.stdout is None else process.stdout.read(MAX_OUTPUT_BYTES + 1)
-        if len(output) > MAX_OUTPUT_BYTES:
-            process.kill()
-            return None
-        process.wait()
-        return output
-    finally:
-        timer.cancel()
+    return os.fsdecode(done.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -192,35 +193,26 @@ class ReduceEnd(NamedTuple):
     """The first error of one."""
 
 
+@dataclasses.dataclass
 class Reducer:
-    """Runs the reductions of a job that are due."""
+    """Runs the reductions of a job that are due.
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        store: VersionedStore,
-        retry: OutageRetry,
-        events: EventLog,
-        on_log: Callable[[str], None],
-        open_pool: Callable[[Feed], Pool],
-    ) -> None:
-        """Prepare to run.
+    Args:
+        _manifest: the manifest of the job, whose study names a reduce function.
+        _store: where the outputs are.
+        _retry: how long to wait for the store, and whether a stop was requested.
+        _events: take what begins, and failures.
+        _on_log: called with what begins, and with the first failure.
+        _open_pool: returns a pool for reductions.
+    """
 
-        Args:
-            manifest: the manifest of the job, whose study names a reduce function.
-            store: where the outputs are.
-            retry: how long to wait for the store, and whether a stop was requested.
-            events: take what begins, and failures.
-            on_log: called with what begins, and with the first failure.
-            open_pool: returns a pool for reductions.
-        """
-        self._manifest = manifest
-        self._store = store
-        self._retry = retry
-        self._events = events
-        self._on_log = on_log
-        self._open_pool = open_pool
-        self._error: str | None = None
+    _manifest: Manifest
+    _store: VersionedStore
+    _retry: OutageRetry
+    _events: EventLog
+    _on_log: Callable[[str], None]
+    _open_pool: Callable[[Feed], Pool]
+    _error: str | None = None
 
     def run(self, is_over: Callable[[], bool]) -> ReduceEnd:
         """Run the due reductions. A function that cannot be loaded, or that fails, is an error of the result.

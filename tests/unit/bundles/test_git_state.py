@@ -121,12 +121,6 @@ def test_a_git_that_hangs_is_given_up(repository: Path, tmp_path: Path, monkeypa
     assert state_of(repository, {"PATH": f"{programs}:{ENV['PATH']}"}) is None
 
 
-def test_a_listing_beyond_its_bound_is_not_held(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few objects may list more files than any memory holds. Then it is open whether the directory is dirty."""
-    monkeypatch.setattr(git_state, "MAX_OUTPUT_BYTES", 60)
-    assert state_of(repository) == GitState(git(repository, "rev-parse", "HEAD"), None)
-
-
 def test_another_object_format_leaves_open_whether_it_is_dirty(tmp_path: Path) -> None:
     root = tree(tmp_path / "code", {"model.py": "x = 1\n"})
     git(root, "init", "-q", "--object-format=sha256")
