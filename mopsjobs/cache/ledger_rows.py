@@ -17,7 +17,7 @@ from mopsjobs.cache.sync_state import transaction
 from mopsjobs.ledger.attempt import Attempt
 from mopsjobs.ledger.format import ChunkKey
 from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.task_names import find_varying
+from mopsjobs.studies.study import find_varying
 from mopsjobs.utils.ranges import number_ranges
 
 BATCH = 10_000

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mopsjobs.engines.model_env import model_environment
-from mopsjobs.engines.model_errors import ModelError, not_python_error, not_started_error, startup_error
+from mopsjobs.engines.model_errors import not_python_error, not_started_error, startup_error
 from mopsjobs.errors import shorten
 from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.text import last_line
@@ -119,7 +119,8 @@ def first_answer(
             return None
         if not line:
             lines.seek(0)
-            raise _silent_end(code, lines.read()[-MAX_ANSWER_BYTES:])
+            # A model that ends its process while it is loaded may have said why.
+            raise startup_error(code, shorten(last_line(lines.read()[-MAX_ANSWER_BYTES:]), MAX_MESSAGE))
     return parse_answer(line, command[0])
 
 
@@ -158,11 +159,6 @@ def _read_line(stream: IO[bytes], is_over: Callable[[], bool]) -> bytes | None:
                 return b""
             line += data
     return line
-
-
-def _silent_end(code: int, printed: bytes) -> ModelError:
-    """Return the error of a model that ends its process while it is loaded, with the last line that it printed."""
-    return startup_error(code, shorten(last_line(printed), MAX_MESSAGE))
 
 
 SECONDS = 20.0

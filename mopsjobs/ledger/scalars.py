@@ -86,7 +86,7 @@ def extract_scalars(outputs: Mapping[str, bytes | None]) -> dict[str, Scalar]:
             left_out += is_json  # a CSV file of that size has more than one row
             continue
         try:
-            pairs = list(_json_scalars(value) if is_json else _csv_scalars(value))
+            pairs = list(_walk("", read_json(value, must_be_finite=False), 0) if is_json else _csv_scalars(value))
         except (RecordError, csv.Error, UnicodeError):
             left_out += 1
             continue
@@ -134,12 +134,8 @@ def path_of(key: str) -> tuple[str, list[str]]:
     return name, [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")] if path else []
 
 
-def _json_scalars(value: bytes) -> Iterator[tuple[str, Any]]:
-    """Yield path and value of the scalars in a JSON output, also of those that are too large."""
-    yield from _walk("", read_json(value, must_be_finite=False), 0)
-
-
 def _walk(path: str, value: object, depth: int) -> Iterator[tuple[str, Any]]:
+    """Yield path and value of the scalars in a JSON output, also of those that are too large."""
     if isinstance(value, dict):
         if depth == MAX_DEPTH:
             raise RecordError("nested too deeply")

@@ -26,8 +26,7 @@ from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import WHOLE_JOB, reduction_key
 from mopsjobs.studies.reductions import Reduction, find_reductions
 from mopsjobs.studies.results import Output, sorted_outputs_of, why_not_an_output
-from mopsjobs.studies.study import Task, is_output_name, seed_of
-from mopsjobs.studies.task_names import find_varying, set_name
+from mopsjobs.studies.study import Task, find_varying, is_output_name, seed_of, set_name
 from mopsjobs.utils.text import pluralize
 
 BATCH_TASKS = 16

@@ -19,8 +19,7 @@ from mopsjobs.runner.pools.base import Pool, TaskResult
 from mopsjobs.runner.reporter import Counts
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.studies.study import LOGGED_NAME, Task, is_output_name
-from mopsjobs.studies.task_names import Varying, find_varying, task_name
+from mopsjobs.studies.study import LOGGED_NAME, Task, Varying, find_varying, is_output_name, task_name
 
 NOTE_SECONDS = 0.2
 """How often attempts that run are noted."""

@@ -23,11 +23,11 @@ from mopsjobs.errors import (
 )
 from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
+from mopsjobs.ledger.environment import EnvironmentNotes
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.usage import time_limit_text
-from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.fail_early import FailEarly
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
 from mopsjobs.runner.pools.base import Feed, Pool

@@ -18,6 +18,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from mopsjobs.utils.text import cut_to_length, strip_control_characters
+
 _CHUNK = 500_000
 """Tasks that are sorted at once. Sorting takes five times the memory of what is sorted."""
 
@@ -239,3 +241,54 @@ def seed_of(parameter_set: ParameterSet, replicate: int) -> int:
 def is_output_name(name: str) -> bool:
     """Return True if an output may have this name: it becomes the end of a key and the name of a file."""
     return _OUTPUT_NAME.fullmatch(name) is not None
+
+
+MAX_PARAMETERS = 3
+
+MAX_VALUE_CHARACTERS = 20
+
+
+class Varying(NamedTuple):
+    """Differences between the tasks of a study."""
+
+    parameters: tuple[str, ...]
+    """Names of the parameters that differ between parameter sets, in the order of the study."""
+    has_replicates: bool
+    """Whether several tasks share their parameters."""
+
+
+def find_varying(study: Study) -> Varying:
+    """Return what differs between the tasks of a study. It looks at each parameter set."""
+    constant = dict(study.parameter_sets[0].params) if study.parameter_sets else {}
+    param_ids = set()
+    for parameter_set in study.parameter_sets:
+        param_ids.add(parameter_set.param_id)
+        params = parameter_set.params
+        for name in [name for name, value in constant.items() if name not in params or params[name] != value]:
+            del constant[name]
+    parameters = tuple(name for name in study.parameters if name not in constant)
+    return Varying(parameters, len(param_ids) < study.tasks_total)
+
+
+def task_name(task: Task, varying: Varying) -> str:
+    """Return the name of a task: its number, up to three of the parameters that vary, its seed if tasks share those."""
+    parts = _shown_parameters(task.params, varying)
+    if varying.has_replicates:
+        parts.append(f"seed {task.seed}")
+    return f"task {task.number} ({', '.join(parts)})" if parts else f"task {task.number}"
+
+
+def set_name(params: Mapping[str, Any] | None, varying: Varying) -> str:
+    """Return the name of a parameter set: up to three of its parameters that vary. None stands for the whole job."""
+    if params is None:
+        return "the whole job"
+    return ", ".join(_shown_parameters(params, varying)) or "the parameter set"
+
+
+def _shown_parameters(params: Mapping[str, Any], varying: Varying) -> list[str]:
+    shown = [name for name in varying.parameters if name in params][:MAX_PARAMETERS]
+    return [f"{_shorten(name)}={_shorten(params[name])}" for name in shown]
+
+
+def _shorten(value: object) -> str:
+    return cut_to_length(strip_control_characters(str(value)), MAX_VALUE_CHARACTERS)

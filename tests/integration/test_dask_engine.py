@@ -27,9 +27,9 @@ from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import IF_PIP_REFUSES, EngineError, UsageError
 from mopsjobs.ledger.environment import Environment, environments_prefix, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.runner.pools import dask_process, dask_task
+from mopsjobs.runner.pools import dask, dask_task
 from mopsjobs.runner.pools.base import TaskResult
-from mopsjobs.runner.pools.dask_process import DaskProcess
+from mopsjobs.runner.pools.dask import DaskProcess
 from support.cli import Cli, Spawn, sentences
 from support.docs import ROOT
 from support.runs import (
@@ -628,7 +628,7 @@ def test_what_the_client_says_is_read_strictly(
     text += "    os._exit(3)\n" if message is None else "    sys.stdin.readline()\n"
     (tmp_path / "astray.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(dask_process, "CHILD", "astray")
+    monkeypatch.setattr(dask, "CHILD", "astray")
     pool = DaskProcess(NOBODY, b"", "model:simulate/baseline", os.environ)
     with pytest.raises(EngineError, match=told):
         all_of(pool, sets_of(1))

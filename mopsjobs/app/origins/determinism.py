@@ -9,8 +9,7 @@ from itertools import compress
 from mopsjobs.app.run.app import App
 from mopsjobs.errors import NotDeterministicError, OptionError
 from mopsjobs.runner.run_once import ONE_TRY, Place, run_once
-from mopsjobs.studies.study import Study, Task
-from mopsjobs.studies.task_names import find_varying, task_name
+from mopsjobs.studies.study import Study, Task, find_varying, task_name
 from mopsjobs.submission.submit import PreparedJob
 from mopsjobs.utils.cores import usable_cores
 from mopsjobs.utils.text import error_line, join_first, pluralize

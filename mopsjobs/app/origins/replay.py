@@ -29,8 +29,7 @@ from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.results import read_output
-from mopsjobs.studies.study import Study, Task
-from mopsjobs.studies.task_names import find_varying, task_name
+from mopsjobs.studies.study import Study, Task, find_varying, task_name
 from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.submission.reuse import environment_difference
 

@@ -15,7 +15,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment, python_here
 from mopsjobs.engines.model_errors import ModelError, load_error
 from mopsjobs.engines.model_process import describe_interpreter, first_answer, write_reduce_worker, write_worker
-from mopsjobs.runner.environment_notes import EnvironmentNotes
+from mopsjobs.ledger.environment import EnvironmentNotes
 from mopsjobs.runner.pools.base import Feed, OnLog, Pool
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.retry import OutageRetry
@@ -59,7 +59,7 @@ def open_pool(
     root = retry.call(lambda: extract_bundle(store, manifest.bundle, directory.code))
     job_env = dict(zip(JOB_VARIABLES, (manifest.job_id, str(shard.number)), strict=True))
     if shard.scheduler is not None and feed is None:
-        from mopsjobs.runner.pools.dask_process import DaskProcess
+        from mopsjobs.runner.pools.dask import DaskProcess
 
         bundle = retry.call(lambda: load_bundle(store, manifest.bundle))
         pool = DaskProcess(

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.errors import StoreAccessError
-from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
+from mopsjobs.ledger import environment
+from mopsjobs.ledger.environment import Environment, EnvironmentNotes, environment_keys, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.runner import environment_notes
-from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import load_manifest
@@ -75,7 +74,7 @@ def test_an_interpreter_without_a_description_changes_nothing(
 
 
 def test_the_end_of_a_run_waits_for_a_description_only_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment_notes, "CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr(environment, "CLOSE_SECONDS", 0.01)
     notes, gate = EnvironmentNotes("job", InMemoryVersionedStore(), InMemoryVersionedStore()), threading.Event()
     notes.describe(gate.wait)
     notes.close()

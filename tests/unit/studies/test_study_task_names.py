@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.studies.study import find_varying, task_name
 from mopsjobs.studies.study_parser import parse_study
-from mopsjobs.studies.task_names import find_varying, task_name
 
 CASES: list[tuple[list[dict[str, Any]], dict[str, Any], int, str]] = [
     ([{"mode": "exit", "n": 1}, {"mode": "stay", "n": 1}], {}, 0, "task 0 (mode=exit)"),
