@@ -1,4 +1,7 @@
-"""Compare jobs: the code, studies and environments of several, and the outputs of two."""
+"""Compare jobs: the code, studies and environments of several, and the outputs of two.
+
+`diff` prints the comparison of two jobs, and a page shows that of up to five.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from typing import Any, NamedTuple
 from mopsjobs.app.origins.provenance import Provenance, printable, read_provenance
 from mopsjobs.app.run.app import App
 from mopsjobs.bundles.extraction import BundleFile, read_files
+from mopsjobs.bundles.git_state import GitState
+from mopsjobs.errors import shorten
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.studies.compare_results import ComparedResults, ComparedTask, JobOutputs, compare_results
 from mopsjobs.studies.lineage import family_of
@@ -26,6 +31,11 @@ MIN_KNOWN = 2
 
 MAX_NAMED = 20
 """Parameter sets that are named of each job. All are counted."""
+
+MAX_VALUE = 60
+"""Characters of a value that is named beside others."""
+
+SHORT_HASH = 12
 
 MAX_FILE_BYTES = 256 * 1024
 """Of a file whose lines are compared."""
@@ -77,29 +87,47 @@ class EnvironmentDifference(NamedTuple):
     """Packages that differ, with their versions; None for a job without the package, or without a note."""
 
 
+class Comparison(NamedTuple):
+    """What differs between jobs. A part is None if it is known of fewer than two of them."""
+
+    files: dict[str, tuple[BundleFile | None, ...]] | None
+    """See `compare_files`."""
+    study: StudyDifference | None
+    """That of the studies that are known."""
+    environment: EnvironmentDifference | None
+    images: Values
+    """Of each job; None if it has none, or if that is not known."""
+    commits: Values
+    """The git commit of each job, with whether it had changes; None if it is not known."""
+
+
 class JobDifference(NamedTuple):
-    """The difference of two jobs. A part is None if it was not noted of one of them, or cannot be read."""
+    """The difference of two jobs."""
 
     first: Provenance
     second: Provenance
+    parts: Comparison
     code: CodeDifference | None
-    study: StudyDifference | None
-    environment: EnvironmentDifference | None
-    image: Values | None
-    """The images of both, if they differ."""
+    """None if the code of one of them is not known."""
     results: ComparedResults | None
     """None if they were not to be compared."""
 
+    @property
+    def images(self) -> Values | None:
+        """Return the images of both, if they differ."""
+        return self.parts.images if len(set(self.parts.images)) > 1 else None
+
     def to_json(self) -> dict[str, object]:
         """Return the difference as scripts get it; see docs/reference/json.md."""
+        parts = self.parts
         return {
             "schema_version": SCHEMA_VERSION,
             "first": self.first.job_id,
             "second": self.second.job_id,
             "code": None if self.code is None else self.code._asdict(),
-            "study": None if self.study is None else _study_json(self.study),
-            "environment": None if self.environment is None else self.environment._asdict(),
-            "image": self.image,
+            "study": None if parts.study is None else _study_json(parts.study),
+            "environment": None if parts.environment is None else parts.environment._asdict(),
+            "image": self.images,
             "results": None if self.results is None else _results_json(self.results),
         }
 
@@ -136,28 +164,50 @@ def compare_jobs(
     if options.with_results:
         ours, theirs = (JobOutputs(job.job_id, family_of(app.store, job.job_id, job.manifest)) for job in (one, other))
         results = compare_results(app.store, ours, theirs, on_progress)
-    images = (one.image, other.image)
-    return JobDifference(
-        one,
-        other,
-        _compare_code(one, other, with_lines=options.with_lines),
-        None
-        if one.manifest is None or other.manifest is None
-        else compare_studies([one.manifest.study, other.manifest.study]),
-        compare_environments([one.environments, other.environments]),
-        None if images[0] == images[1] else images,
-        results,
+    parts = compare([one, other])
+    return JobDifference(one, other, parts, _compare_code(one, other, parts.files, options), results)
+
+
+def compare(jobs: Sequence[Provenance | None]) -> Comparison:
+    """Compare jobs by their provenance; None for a job of which it is not known."""
+    studies = [job.manifest.study for job in jobs if job is not None and job.manifest is not None]
+    return Comparison(
+        compare_files([None if job is None else job.files for job in jobs]),
+        compare_studies(studies) if len(studies) >= MIN_KNOWN else None,
+        compare_environments([[] if job is None else job.environments for job in jobs]),
+        tuple(None if job is None else job.image for job in jobs),
+        tuple(None if job is None or job.git is None else commit_text(job.git) for job in jobs),
     )
 
 
-def _compare_code(first: Provenance, second: Provenance, *, with_lines: bool) -> CodeDifference | None:
-    found = compare_files([first.files, second.files])
+def commit_text(git: GitState) -> str:
+    """Return the first digits of a commit, and whether the code had changes besides it."""
+    return git.commit[:SHORT_HASH] + (" with changes" if git.is_dirty else "")
+
+
+def set_text(one: Mapping[str, Any]) -> str:
+    """Return a parameter set of `StudyDifference` in one line."""
+    params = ", ".join(f"{name}={value_text(value)}" for name, value in one["params"].items())
+    return shorten(params if one["seed"] is None else f"{params}, seed {one['seed']}", 2 * MAX_VALUE)
+
+
+def value_text(value: object) -> str:
+    """Return a value in one line: a text as it is, all others as JSON."""
+    return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), MAX_VALUE)
+
+
+def _compare_code(
+    first: Provenance,
+    second: Provenance,
+    found: dict[str, tuple[BundleFile | None, ...]] | None,
+    options: CompareOptions,
+) -> CodeDifference | None:
     if found is None:
         return None
     added = [name for name, (ours, _) in found.items() if ours is None]
     removed = [name for name, (_, theirs) in found.items() if theirs is None]
     changed = [name for name, files in found.items() if None not in files]
-    diffs = _compare_lines(first, second, [*changed, *added, *removed]) if with_lines else {}
+    diffs = _compare_lines(first, second, [*changed, *added, *removed]) if options.with_lines else {}
     return CodeDifference(_shown(added), _shown(removed), _shown(changed), diffs)
 
 

@@ -19,8 +19,7 @@ from mopsjobs.errors import JobError, UsageError, command_line
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.web.drawings import plots
 from mopsjobs.web.drawings.axes import Axis
-from mopsjobs.web.pages.compare_cells import Section
-from mopsjobs.web.pages.compare_rows import NOT_RECORDED, RESULTS_KEY, Side, sections
+from mopsjobs.web.pages.compare_rows import NOT_RECORDED, RESULTS_KEY, Section, Side, sections
 from mopsjobs.web.pages.compare_scalars import MAX_SCALARS, ScalarStatistics, scalar_names, summarize_scalars
 from mopsjobs.web.pages.job_page import Reading, ask
 from mopsjobs.web.pages.kept_results import NOT_SUBMITTED, find_results

@@ -1,7 +1,7 @@
 """Turn jobs into the rows of the page that compares them: an aspect per row, a job per column. Pure.
 
-What differs is found by the functions of `diff`. A part of a job that is not known has a text that says so. It makes
-no difference.
+What differs is the comparison of `diff`. A part of a job that is not known has a text that says so. It makes no
+difference.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mopsjobs.app.jobs.job_texts import memory_text, note_text
-from mopsjobs.app.origins.compare_jobs import STUDY_FIELDS, compare_environments, compare_files, compare_studies
+from mopsjobs.app.origins.compare_jobs import MAX_VALUE, SHORT_HASH, STUDY_FIELDS, Comparison, compare, set_text
 from mopsjobs.app.origins.provenance import printable
 from mopsjobs.bundles.extraction import BundleFile
-from mopsjobs.bundles.git_state import GitState
 from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.rows import error_of
 from mopsjobs.engines.base import engine_of
@@ -23,9 +22,8 @@ from mopsjobs.ledger.environment import Environment
 from mopsjobs.studies.study import Study
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_duration
-from mopsjobs.web.pages.compare_cells import MAX_TEXT, NONE, Cell, Missing, Row, Section, Values, make_row
 from mopsjobs.web.pages.compare_scalars import ScalarDifference, ScalarStatistics, compare_scalar
-from mopsjobs.web.queries.view_models import Job, job_path, status
+from mopsjobs.web.queries.view_models import Job, Status, job_path, status
 from mopsjobs.web.site.job_provenance import KeptProvenance
 
 SHOWN_FILES = 20
@@ -35,13 +33,15 @@ SHOWN_PACKAGES = 40
 SHOWN_SETS = 3
 """Parameter sets of a job that others lack."""
 
-MAX_VALUE = 60
-"""Characters of a value that is named beside others."""
+MAX_TEXT = 300
+
+MAX_FOLDED = 60
+"""Characters of a value that is equal."""
 
 SAME_COST = 1.1
 """How many times as much as another an amount may be that does not differ: no two runs take the same time."""
 
-SHORT_HASH = 12
+NONE = "none"
 
 NOT_RECORDED = "not recorded"
 
@@ -67,6 +67,60 @@ FIELD_TITLES = {
 }
 
 
+class Cell(NamedTuple):
+    """The value of a job in a row."""
+
+    text: str
+    notes: Sequence[str] = ()
+    status: Status | None = None
+    to: str | None = None
+    is_weak: bool = False
+    """Whether the text says that there is nothing."""
+
+
+class Row(NamedTuple):
+    """An aspect."""
+
+    name: str
+    cells: list[Cell]
+    differs: bool
+    is_name: bool = False
+    """Whether the name comes from a record."""
+    same: str | None = None
+    """The values of all jobs in one text, if they are not exactly equal and do not differ either."""
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether each job has a value here."""
+        return not any(cell.is_weak for cell in self.cells)
+
+
+class Section(NamedTuple):
+    """Rows of one kind."""
+
+    key: str
+    title: str
+    rows: list[Row]
+    equal: list[str]
+    """What is equal, besides rows: counts of files and packages."""
+    gap: str | None
+    """Why there are no rows."""
+
+    @property
+    def differing(self) -> int:
+        """Return how many rows differ."""
+        return sum(row.differs for row in self.rows)
+
+    @property
+    def folded(self) -> list[tuple[str, str]]:
+        """Return the names of rows that are equal, with the value of all jobs."""
+        return [
+            (row.name, cut_to_length(row.same or row.cells[0].text, MAX_FOLDED))
+            for row in self.rows
+            if not row.differs and row.is_known
+        ]
+
+
 class Side(NamedTuple):
     """A job, and what is known of it."""
 
@@ -85,9 +139,60 @@ class Side(NamedTuple):
         return None if self.provenance is None else self.provenance.study
 
     @property
-    def gap(self) -> str:
-        """Return what stands in place of a part that the provenance lacks."""
-        return self.missing if self.provenance is None else NOT_RECORDED
+    def environments(self) -> Sequence[Environment]:
+        """Return the environments of its runners; none if they are not known."""
+        return [] if self.provenance is None else self.provenance.provenance.environments
+
+    def if_read(self, value: object) -> object:
+        """Return a value that comes from the provenance, or what stands in place of it."""
+        return Missing(self.missing) if self.provenance is None else value
+
+    def if_noted(self, value: object, *, is_noted: bool) -> object:
+        """Return a value that not every provenance has, or what stands in place of it."""
+        return value if is_noted else self.if_read(Missing(NOT_RECORDED))
+
+
+class Missing(NamedTuple):
+    """A text in place of a value that is not known."""
+
+    text: str
+
+
+def make_row(
+    name: str,
+    values: Sequence[object],
+    text: Callable[[Any], str] = str,
+    *,
+    none: str = NONE,
+    identity: Callable[[Any], object] | None = None,
+    is_name: bool = False,
+) -> Row | None:
+    """Return a row of values; None if no job has one.
+
+    Args:
+        name: the aspect.
+        values: the value of each job: None if it has none.
+        text: returns the text of a value.
+        none: the text for None.
+        identity: returns what is equal for equal values. By default, these are equal as JSON.
+        is_name: whether the name comes from a record.
+    """
+    known = [value for value in values if not isinstance(value, Missing)]
+    if all(value is None for value in known):
+        return None
+    cells = [
+        Cell(value.text, is_weak=True)
+        if isinstance(value, Missing)
+        else Cell(none, is_weak=True)
+        if value is None
+        else Cell(cut_to_length(text(value), MAX_TEXT))
+        for value in values
+    ]
+    return Row(name, cells, len(set(map(identity or _as_json, known))) > 1, is_name)
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=repr)
 
 
 def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
@@ -97,44 +202,50 @@ def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
         sides: the jobs, two or more. Scalars are compared with those of the first one.
         names: the scalars.
     """
+    compared = compare([None if side.provenance is None else side.provenance.provenance for side in sides])
     found: list[tuple[str, str, Iterable[Row | str | None]]] = [
         ("outcome", "Outcome", _outcome(sides)),
         ("study", "Study", _study(sides)),
-        ("parameters", "Parameters", _parameters(sides)),
-        ("code", "Code", _code(sides)),
-        ("environment", "Environment", _environment(sides)),
+        ("parameters", "Parameters", _parameters(sides, compared)),
+        ("code", "Code", _code(sides, compared)),
+        ("environment", "Environment", _environment(sides, compared)),
         ("cost", "Cost", _cost(sides)),
         (RESULTS_KEY, "Results", _results(sides, names)),
     ]
     made = []
     for key, title, parts in found:
-        rows, equal = [], []
-        for part in parts:
-            if isinstance(part, Row):
-                rows.append(part)
-            elif part is not None:
-                equal.append(part)
-        made.append(Section(key, title, rows, equal, None if rows or equal else _gap(key, sides)))
+        listed = [part for part in parts if part is not None]
+        rows = [part for part in listed if isinstance(part, Row)]
+        equal = [part for part in listed if isinstance(part, str)]
+        made.append(Section(key, title, rows, equal, None if listed else _gap(key, sides)))
     return made
 
 
 def _gap(key: str, sides: Sequence[Side]) -> str:
-    texts = [side.scalars_missing if key == RESULTS_KEY else side.missing for side in sides]
-    if key == RESULTS_KEY and all(side.scalars is not None for side in sides):
+    if key != RESULTS_KEY:
+        return ", ".join(dict.fromkeys(side.missing for side in sides))
+    if all(side.scalars is not None for side in sides):
         return "no output has a number"
-    return ", ".join(dict.fromkeys(texts))
+    return ", ".join(dict.fromkeys(side.scalars_missing for side in sides))
+
+
+OUTCOME: dict[str, Callable[[Job], object]] = {
+    "Error": lambda job: error_of(job["error_code"], job["error_message"]),
+    "Tasks done": lambda job: (
+        f"{job['tasks_completed']:,} of {job['tasks_total']:,}" if job["tasks_total"] else f"{job['tasks_completed']:,}"
+    ),
+    "Tasks failed": lambda job: f"{job['tasks_failed'] or 0:,}",
+    "Tasks reused": reused_text,
+    "Owner": lambda job: job["owner"],
+}
 
 
 def _outcome(sides: Sequence[Side]) -> Iterator[Row | None]:
     jobs = [side.job for side in sides]
     names = [status(job["status"]) for job in jobs]
-    cells = [Cell(name.name, status=name) for name in names]
-    yield Row("Status", cells, len(set(names)) > 1)
-    yield make_row("Error", [error_of(job["error_code"], job["error_message"]) for job in jobs])
-    yield make_row("Tasks done", [_done(job) for job in jobs])
-    yield make_row("Tasks failed", [job["tasks_failed"] or 0 for job in jobs], lambda count: f"{count:,}")
-    yield make_row("Tasks reused", [reused_text(job) for job in jobs])
-    yield make_row("Owner", [job["owner"] for job in jobs])
+    yield Row("Status", [Cell(name.name, status=name) for name in names], len(set(names)) > 1)
+    for title, value in OUTCOME.items():
+        yield make_row(title, [value(job) for job in jobs])
     for label in sorted({name for job in jobs for name in job["labels"]}):
         yield make_row(f"Label {label}", [job["labels"].get(label) for job in jobs], is_name=True)
     yield make_row("Note", [note_text(job) for job in jobs])
@@ -145,23 +256,14 @@ def _outcome(sides: Sequence[Side]) -> Iterator[Row | None]:
         yield row._replace(cells=cells)
 
 
-def _done(job: Job) -> str:
-    done, total = job["tasks_completed"], job["tasks_total"]
-    return f"{done:,} of {total:,}" if total else f"{done:,}"
-
-
 def _study(sides: Sequence[Side]) -> Iterator[Row | None]:
     yield make_row("Title", [_recorded(side, "title") for side in sides])
     for name in STUDY_FIELDS:
         if name in TITLES:
             yield make_row(TITLES[name], [_study_value(side, name) for side in sides], _text)
-    studies = [side.study for side in sides]
-    keys = dict.fromkeys(key for study in studies if study is not None for key in study.metadata if key != "title")
-    for key in keys:
-        values = [
-            Missing(side.missing) if study is None else study.metadata.get(key)
-            for side, study in zip(sides, studies, strict=True)
-        ]
+    known = [side.study.metadata for side in sides if side.study is not None]
+    for key in dict.fromkeys(key for metadata in known for key in metadata if key != "title"):
+        values = [Missing(side.missing) if side.study is None else side.study.metadata.get(key) for side in sides]
         yield make_row(str(key), values, _text, is_name=True)
 
 
@@ -185,66 +287,65 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _parameters(sides: Sequence[Side]) -> Iterator[Row | None]:
-    studies = [side.study for side in sides if side.study is not None]
-    if not studies:
+def _parameters(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | None]:
+    if all(side.study is None for side in sides):
         return
-    difference = compare_studies(studies)
-    counts = iter(zip(difference.others, difference.other_sets, strict=True))
+    study = compared.study
+    others = iter([] if study is None else zip(study.others, study.other_sets, strict=True))
     cells = []
     for side in sides:
         if side.study is None:
             cells.append(Cell(side.missing, is_weak=True))
             continue
-        others, sets = next(counts)
-        notes = [] if difference.common else ["no set is in all jobs"]
-        if others and difference.common:
-            notes = [f"{others:,} not in all jobs:", *map(_set_text, sets[:SHOWN_SETS]), *["…"] * (others > SHOWN_SETS)]
+        count, sets = next(others, (0, []))
+        notes = [] if study is None or study.common else ["no set is in all jobs"]
+        if count and not notes:
+            notes = [f"{count:,} not in all jobs:", *map(set_text, sets[:SHOWN_SETS]), *["…"] * (count > SHOWN_SETS)]
         cells.append(Cell(f"{len(side.study.parameter_sets):,}", notes))
-    yield Row("Parameter sets", cells, any(difference.others))
+    yield Row("Parameter sets", cells, study is not None and any(study.others))
     parameters = [side.provenance.parameters if side.provenance and side.study else None for side in sides]
     for name in dict.fromkeys(name for some in parameters if some is not None for name in some):
         values = [
             Missing(side.missing) if some is None else some.get(name)
             for side, some in zip(sides, parameters, strict=True)
         ]
-        cells = [
-            Cell(value.text, is_weak=True) if isinstance(value, Missing)
-            else Cell("not set", is_weak=True) if value is None else Cell(cut_to_length(value.text, MAX_TEXT))
-            for value in values
-        ]  # fmt: skip
-        found = {None if value is None else value.values for value in values if not isinstance(value, Missing)}
-        yield Row(name, cells, len(found) > 1, is_name=True)
+        yield make_row(
+            name,
+            values,
+            lambda summary: str(summary.text),
+            none="not set",
+            identity=lambda summary: summary and summary.values,
+            is_name=True,
+        )
 
 
-def _set_text(one: Mapping[str, Any]) -> str:
-    params = ", ".join(f"{name}={_text(value)}" for name, value in islice(one["params"].items(), 10))
-    return cut_to_length(params if one["seed"] is None else f"{params}, seed {one['seed']}", 2 * MAX_VALUE)
-
-
-def _code(sides: Sequence[Side]) -> Iterator[Row | str | None]:
+def _code(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | str | None]:
     bundles = [_recorded(side, "bundle") for side in sides]
-    texts = [Missing(NOT_RECORDED) if not isinstance(one, str) else one for one in bundles]
+    texts = [bundle if isinstance(bundle, str) else Missing(NOT_RECORDED) for bundle in bundles]
     yield make_row("Bundle", texts, lambda text: text.removeprefix("sha256:")[:SHORT_HASH])
-    commits = [
-        Missing(side.missing) if side.provenance is None else _commit(side.provenance.provenance.git) for side in sides
-    ]
-    yield make_row("Git commit", [Missing(NOT_RECORDED) if one is None else one for one in commits])
-    files = [side.provenance and side.provenance.provenance.files for side in sides]
-    found = compare_files(files)
-    if found is None:
+    pairs = zip(sides, compared.commits, strict=True)
+    yield make_row("Git commit", [side.if_noted(commit, is_noted=commit is not None) for side, commit in pairs])
+    if compared.files is None:
         return
-    for name, versions in islice(found.items(), SHOWN_FILES):
+    files = [side.provenance and side.provenance.provenance.files for side in sides]
+    for name, versions in islice(compared.files.items(), SHOWN_FILES):
         cells = [
-            Cell(side.gap, is_weak=True) if of_job is None
-            else _file_cell(version)
+            _file_cell(version)
+            if of_job is not None
+            else Cell(side.missing if side.provenance is None else NOT_RECORDED, is_weak=True)
             for side, of_job, version in zip(sides, files, versions, strict=True)
-        ]  # fmt: skip
+        ]
         yield Row(printable(name), cells, differs=True, is_name=True)
-    if len(found) > SHOWN_FILES:
-        yield Row(pluralize(len(found) - SHOWN_FILES, "more file"), [Cell("") for _ in sides], differs=True)
     total = len({file.name for some in files if some is not None for file in some})
-    yield pluralize(total - len(found), "file") if total > len(found) else None
+    yield from _others(sides, "file", len(compared.files), SHOWN_FILES, total)
+
+
+def _others(sides: Sequence[Side], noun: str, differing: int, shown: int, total: int) -> Iterator[Row | str]:
+    """Yield how many more differ than are shown, and how many are equal."""
+    if differing > shown:
+        yield Row(pluralize(differing - shown, f"more {noun}"), [Cell("") for _ in sides], differs=True)
+    if total > differing:
+        yield pluralize(total - differing, noun)
 
 
 def _file_cell(file: BundleFile | None) -> Cell:
@@ -256,58 +357,41 @@ def _file_cell(file: BundleFile | None) -> Cell:
     return Cell(f"{(file.sha256 or '')[:SHORT_HASH]}", [f"{pluralize(file.size, 'byte')}{executable}"])
 
 
-def _commit(git: GitState | None) -> str | None:
-    return git and git.commit[:SHORT_HASH] + (" with changes" if git.is_dirty else "")
-
-
-def _environment(sides: Sequence[Side]) -> Iterator[Row | str | None]:
+def _environment(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | str | None]:
     yield make_row("Engine", [engine_of(side.job) for side in sides])
-    yield make_row(
-        "Image",
-        [Missing(side.missing) if side.provenance is None else side.provenance.provenance.image for side in sides],
-    )
-    noted = [side.provenance.provenance.environments if side.provenance else [] for side in sides]
-    found = compare_environments(noted)
+    yield make_row("Image", [side.if_read(image) for side, image in zip(sides, compared.images, strict=True)])
+
+    def noted(values: Sequence[object]) -> list[object]:
+        pairs = zip(sides, values, strict=True)
+        return [side.if_noted(value, is_noted=bool(side.environments)) for side, value in pairs]
+
+    found = compared.environment
     for name, title in FIELD_TITLES.items():
-        if found is None or name not in found.fields:
-            yield make_row(title, _of_environments(sides, noted, name))
-        else:
-            yield make_row(title, _with_gaps(sides, noted, found.fields[name]))
+        values = None if found is None else found.fields.get(name)
+        same = [getattr(side.environments[0], name) if side.environments else None for side in sides]
+        yield make_row(title, noted(same if values is None else values))
     if found is None:
         return
     for name, versions in islice(found.packages.items(), SHOWN_PACKAGES):
-        yield make_row(name, _with_gaps(sides, noted, versions), is_name=True)
-    if len(found.packages) > SHOWN_PACKAGES:
-        more = pluralize(len(found.packages) - SHOWN_PACKAGES, "more package")
-        yield Row(more, [Cell("") for _ in sides], differs=True)
-    total = len({name for some in noted for one in some for name in one.packages})
-    yield pluralize(total - len(found.packages), "package") if total > len(found.packages) else None
-
-
-def _of_environments(sides: Sequence[Side], noted: Sequence[Sequence[Environment]], name: str) -> list[object]:
-    """Return a field of the first environment of each job: all have the same."""
-    return _with_gaps(sides, noted, [getattr(some[0], name) if some else None for some in noted])
-
-
-def _with_gaps(sides: Sequence[Side], noted: Sequence[Sequence[Environment]], values: Values) -> list[object]:
-    """Return values, and in place of those of jobs without a note why there are none."""
-    return [value if some else Missing(side.gap) for side, some, value in zip(sides, noted, values, strict=True)]
+        yield make_row(name, noted(versions), is_name=True)
+    total = len({name for side in sides for one in side.environments for name in one.packages})
+    yield from _others(sides, "package", len(found.packages), SHOWN_PACKAGES, total)
 
 
 def _cost(sides: Sequence[Side]) -> Iterator[Row | None]:
     jobs = [side.job for side in sides]
     yield _amounts("Run time", [job["run_seconds"] for job in jobs], _seconds_text)
     yield _amounts("CPU time", [job["cpu_seconds"] for job in jobs], _seconds_text)
-    per_task = [
-        None if job["cpu_seconds"] is None or not (ended := count_run(job)) else job["cpu_seconds"] / ended
-        for job in jobs
-    ]
-    yield _amounts("CPU time per task", per_task, _seconds_text)
-    efficiency = _amounts(
-        "CPU efficiency", [job["cpu_efficiency"] for job in jobs], lambda share: f"{100 * share:.0f} %"
-    )
-    yield efficiency and efficiency._replace(cells=[cell._replace(notes=()) for cell in efficiency.cells])
+    yield _amounts("CPU time per task", [_cpu_per_task(job) for job in jobs], _seconds_text)
+    efficiencies = [job["cpu_efficiency"] for job in jobs]
+    row = _amounts("CPU efficiency", efficiencies, lambda share: f"{100 * share:.0f} %")
+    yield row and row._replace(cells=[cell._replace(notes=()) for cell in row.cells])
     yield _amounts("Peak memory", [job["max_rss_bytes"] for job in jobs], lambda size: str(memory_text(size)))
+
+
+def _cpu_per_task(job: Job) -> float | None:
+    ended = count_run(job)
+    return job["cpu_seconds"] / ended if ended and job["cpu_seconds"] is not None else None
 
 
 def _seconds_text(seconds: float) -> str:
@@ -320,10 +404,12 @@ def _amounts(name: str, values: Sequence[float | None], text: Callable[[float], 
     if row is None:
         return None
     first = values[0]
-    cells = list(row.cells)
-    for place, value in enumerate(values):
-        if first and value is not None and cells[place].text != cells[0].text:
-            cells[place] = cells[place]._replace(notes=[f"{100 * (value / first - 1):+,.0f} %"])
+    cells = [
+        cell._replace(notes=[f"{100 * (value / first - 1):+,.0f} %"])
+        if first and value is not None and cell.text != row.cells[0].text
+        else cell
+        for cell, value in zip(row.cells, values, strict=True)
+    ]
     known = sorted(value for value in values if value is not None)
     texts = list(dict.fromkeys(text(value) for value in (known[0], known[-1])))
     return row._replace(cells=cells, differs=known[-1] > SAME_COST * known[0], same=" to ".join(texts))

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from mopsjobs.app.origins.compare_jobs import CompareOptions, JobDifference, compare_jobs
+from mopsjobs.app.origins.compare_jobs import (
+    SHORT_HASH,
+    CompareOptions,
+    JobDifference,
+    compare_jobs,
+    set_text,
+    value_text,
+)
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.cli.flags import add_job_names
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, title_text
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, shorten
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.utils.text import pluralize
 
 if TYPE_CHECKING:
     from mopsjobs.app.origins.provenance import Provenance
-    from mopsjobs.bundles.git_state import GitState
     from mopsjobs.studies.compare_results import ComparedResults
 
 HELP = "name what differs between two jobs: code, study, packages, results"
@@ -37,11 +42,6 @@ EXAMPLES = (
 
 SHOWN = 10
 """Names of each kind in the text. The JSON has more."""
-
-MAX_VALUE = 60
-"""Characters of a value in the text."""
-
-SHORT_ID = 12
 
 SAME = "equal"
 
@@ -80,8 +80,8 @@ def _lines(found: JobDifference) -> Iterator[Line]:
     yield from _code_lines(found)
     yield from _study_lines(found)
     yield from _environment_lines(found)
-    if found.image is not None:
-        yield _line("Image", _arrow(found.image))
+    if found.images is not None:
+        yield _line("Image", _arrow(found.images))
     if found.results is not None:
         yield from _result_lines(found.results, found)
 
@@ -97,8 +97,8 @@ def _code_lines(found: JobDifference) -> Iterator[Line]:
     if code is None:
         yield _line("Code", _not_recorded(found, lambda job: job.files is None))
         return
-    commits = [_commit(job.git) for job in (found.first, found.second)]
-    git = "" if commits[0] == commits[1] else f"; git {_arrow((commits[0], commits[1]))}"
+    commits = found.parts.commits
+    git = "" if len(set(commits)) == 1 else f"; git {_arrow(commits)}"
     kinds = (("changed", code.changed, "~"), ("added", code.added, "+"), ("removed", code.removed, "-"))
     counts = ", ".join(f"{pluralize(len(names), 'file')} {kind}" for kind, names, _ in kinds if names)
     yield _line("Code", (counts or SAME) + git)
@@ -110,12 +110,8 @@ def _code_lines(found: JobDifference) -> Iterator[Line]:
         yield from lines or ()
 
 
-def _commit(git: GitState | None) -> str | None:
-    return git and git.commit[:SHORT_ID] + (" with changes" if git.is_dirty else "")
-
-
 def _study_lines(found: JobDifference) -> Iterator[Line]:
-    study = found.study
+    study = found.parts.study
     if study is None:
         yield _line("Study", _not_recorded(found, lambda job: job.manifest is None))
         return
@@ -130,16 +126,11 @@ def _study_lines(found: JobDifference) -> Iterator[Line]:
     for name, pair in study.fields.items():
         yield f"  {name}: {_arrow(pair, 'none')}"
     for mark, sets in zip("-+", study.other_sets, strict=True):
-        yield from _some(f"  {mark} {_set_text(one)}" for one in sets)
-
-
-def _set_text(one: Mapping[str, Any]) -> str:
-    params = ", ".join(f"{name}={_value(value)}" for name, value in one["params"].items())
-    return shorten(params if one["seed"] is None else f"{params}, seed {one['seed']}", 2 * MAX_VALUE)
+        yield from _some(f"  {mark} {set_text(one)}" for one in sets)
 
 
 def _environment_lines(found: JobDifference) -> Iterator[Line]:
-    environment = found.environment
+    environment = found.parts.environment
     if environment is None:
         yield _line("Packages", _not_recorded(found, lambda job: not job.environments))
         return
@@ -162,7 +153,7 @@ def _result_lines(results: ComparedResults, found: JobDifference) -> Iterator[Li
     yield _line("Results", words or "none")
     for kind, mark in (("different", "~"), ("unreadable", "?"), ("only_first", "-"), ("only_second", "+")):
         yield from _some(
-            f"  {mark} {task.name[:SHORT_ID]}…/{task.name.rpartition('/')[2]}: {', '.join(task.outputs[:SHOWN])}"
+            f"  {mark} {task.name[:SHORT_HASH]}…/{task.name.rpartition('/')[2]}: {', '.join(task.outputs[:SHOWN])}"
             for task in results.named[kind]
         )
 
@@ -176,9 +167,5 @@ def _some(lines: Iterator[str]) -> Iterator[str]:
         yield line
 
 
-def _arrow(pair: tuple[object, object], missing: str = "not recorded") -> str:
-    return " -> ".join(missing if value is None else _value(value) for value in pair)
-
-
-def _value(value: object) -> str:
-    return shorten(value if isinstance(value, str) else json.dumps(value), MAX_VALUE)
+def _arrow(pair: Sequence[object], missing: str = "not recorded") -> str:
+    return " -> ".join(missing if value is None else value_text(value) for value in pair)

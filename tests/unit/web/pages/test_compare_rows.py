@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mopsjobs.cache.job_json import job_fields
-from mopsjobs.web.pages.compare_cells import Cell, Missing, Row, make_row
-from mopsjobs.web.pages.compare_rows import Side, sections
+from mopsjobs.web.pages.compare_rows import Cell, Missing, Row, Side, make_row, sections
 
 
 def _side(**fields: Any) -> Side:
