@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mopsjobs.store.network import POOL_CONNECTIONS
 from mopsjobs.utils.sqlite_file import WAL_BYTES
-from mopsjobs.web.site.cache_connections import MAX_IDLE
+from mopsjobs.web.site.site import MAX_IDLE
 from reliability.trial import hold
 
 WARM = range(5, 8)

@@ -23,7 +23,7 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.events.writer import record_event
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
-from mopsjobs.web.site import cache_connections
+from mopsjobs.web.site import site as site_module
 from mopsjobs.web.site.background import Syncer
 from support.cli import REMOTE_URL, START, Cli, Clock, Remote, add, foreign, key, sentences
 from support.runs import until
@@ -311,7 +311,7 @@ def test_a_connection_serves_one_request_after_the_other(web: Web, monkeypatch: 
     """The cache is opened once, and what is written later is read all the same."""
     opened: list[str] = []
     monkeypatch.setattr(
-        cache_connections, "open_to_read", lambda path, registry: (opened.append(path), open_to_read(path, registry))[1]
+        site_module, "open_to_read", lambda path, registry: (opened.append(path), open_to_read(path, registry))[1]
     )
     for _ in range(3):
         assert "failed-1" in web.ids("/jobs")

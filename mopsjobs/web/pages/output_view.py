@@ -18,7 +18,7 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.studies.study import is_output_name
-from mopsjobs.utils.text import parse_whole_number, pluralize
+from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.web.pages.job_page import Reading, ask
 from mopsjobs.web.pages.kept_results import not_read_yet, waiting
 from mopsjobs.web.pages.logs_page import attachment
@@ -26,6 +26,7 @@ from mopsjobs.web.queries.query_params import Parameter, parse_query
 from mopsjobs.web.queries.view_models import job_path, moment_at, value_text
 from mopsjobs.web.site.job_outputs import KeptOutput
 from mopsjobs.web.site.job_reads import OUTPUT
+from mopsjobs.web.site.job_results import size_text
 from mopsjobs.web.site.site import Site
 
 MAX_PARAMETERS = 12
@@ -80,7 +81,7 @@ class OutputView:
             "params": [(name, value_text(value)) for name, value in params[:MAX_PARAMETERS]],
             "has_more_params": len(params) > MAX_PARAMETERS,
             "outputs": [
-                (name, _size(size), f"{path}/results?{_query(output, name, others)}")
+                (name, size_text(size), f"{path}/results?{_query(output, name, others)}")
                 for name, size in output.sizes.items()
             ],
             "file": None if output.value is None else f"{path}/output?{_query(output, str(output.name), {})}",
@@ -125,7 +126,3 @@ class OutputView:
 
 def _query(output: TaskOutput, name: str, others: Mapping[str, str]) -> str:
     return urlencode({**others, "task": output.task.row.task, "output": name})
-
-
-def _size(size: int | None) -> str:
-    return "" if size is None else pluralize(size, "byte")

@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, redirect, request
+import gzip
+import importlib
+import mimetypes
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote
+
+from flask import Flask, Response, abort, redirect, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from mopsjobs.cache.database import OtherCacheError
+from mopsjobs.cache.database import OtherCacheError, new_schema
 from mopsjobs.errors import JobError, MopsJobsError, RecordError, UsageError
 from mopsjobs.utils.text import pluralize, strip_control_characters
 from mopsjobs.web.api import api, openapi
 from mopsjobs.web.pages.charts_page import ChartsPage
 from mopsjobs.web.pages.compare_page import ComparePage
 from mopsjobs.web.pages.failures_page import FailuresPage
+from mopsjobs.web.pages.job_page import JobPage
 from mopsjobs.web.pages.jobs_page import JobsPage
+from mopsjobs.web.pages.logs_page import LogsPage
+from mopsjobs.web.pages.results_page import ResultsPage
+from mopsjobs.web.pages.tasks_page import TasksPage
 from mopsjobs.web.queries import view_models
-from mopsjobs.web.server.compression import compress_responses
-from mopsjobs.web.server.job_routes import add_job_routes
-from mopsjobs.web.server.preload import preload
 from mopsjobs.web.server.security import protect
 from mopsjobs.web.site.rendering import Renderer
 from mopsjobs.web.site.site import Site
+
+MIN_COMPRESSED = 500
+"""Bytes of a response that is compressed: a page of 40 KB becomes one of 6 KB."""
+
+COMPRESSION = 5
+
+COMPRESSED_TYPES = ("text/", "application/json", "application/problem+json", "application/x-ndjson", "image/svg+xml")
+
+MODULES = (
+    "cache.counters",
+    "cache.sync.ledger",
+    "cache.sync.mirror",
+    "cache.sync.identity",
+    "events.writer",
+    "ledger.attempt",
+    "registry.job_registry",
+    "registry.usage",
+    "studies.separating",
+    "utils.files",
+)
+"""Modules of mops-jobs that other code imports only when it needs them."""
 
 
 def make_app(site: Site, names: frozenset[str]) -> Flask:
@@ -42,12 +71,12 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
         strip_control_characters(value) if type(value) is str else "" if value is None else value
     )
     protect(app, names)
-    compress_responses(app)
+    _compress_responses(app)
     renderer = Renderer(app, site)
     errors = _Errors(renderer)
     app.add_url_rule("/", "index", lambda: redirect("/jobs", 302))
     app.add_url_rule("/jobs", "jobs", JobsPage(renderer).answer)
-    add_job_routes(app, renderer)
+    _add_job_routes(app, renderer)
     app.add_url_rule("/compare", "compare", ComparePage(renderer).answer)
     app.add_url_rule("/failures", "failures", FailuresPage(renderer).answer)
     app.add_url_rule("/charts", "charts", ChartsPage(renderer).answer)
@@ -55,7 +84,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     for path in [rule.rule for rule in app.url_map.iter_rules() if rule.rule.count("/") == 1 and rule.rule != "/"]:
         app.add_url_rule(f"{path}/", f"{path}/", _without_slash)
     api.add_routes(app, site)
-    preload(app)
+    _preload(app)
     app.register_error_handler(HTTPException, errors.handle_http_error)
     app.register_error_handler(MopsJobsError, errors.handle_error)
     app.register_error_handler(Exception, errors.handle_unexpected_error)
@@ -118,3 +147,72 @@ class _Errors:
             candidates=candidates,
         )
         return Response(text, code, mimetype="text/html")
+
+
+def _add_job_routes(app: Flask, renderer: Renderer) -> None:
+    """Add the routes below `/jobs/JOB`. No id of mops-jobs has a slash; those of other programs may."""
+    page, logs, results = JobPage(renderer), LogsPage(renderer), ResultsPage(renderer)
+    answers: dict[str, Callable[[str], ResponseReturnValue]] = {
+        "": page.answer,
+        "/tasks": TasksPage(renderer).answer,
+        "/logs": logs.answer,
+        "/logs.txt": logs.file,
+        "/results": results.answer,
+        "/results.csv": results.file,
+        "/output": results.outputs.file,
+    }
+    for path, answer in answers.items():
+        app.add_url_rule(f"/jobs/<path:job_id>{path}", f"job{path}", answer)
+
+    def answer_whole_id() -> ResponseReturnValue | None:
+        """Answer for an id such as `x/tasks`, by the path before it was decoded: `/jobs/x/tasks` is of job `x`."""
+        path, _, _ = str(request.environ.get("REQUEST_URI", "")).partition("?")
+        before, _, job_id = path.rpartition("/")
+        return page.answer(unquote(job_id)) if before == "/jobs" and "%2f" in job_id.lower() else None
+
+    app.before_request(answer_whole_id)
+
+
+def _compress_responses(app: Flask) -> None:
+    """Make the application compress text for clients that take it. Streams are left alone."""
+
+    @app.after_request
+    def compress(response: Response) -> Response:
+        is_text = (response.mimetype or "").startswith(COMPRESSED_TYPES) and not response.is_streamed
+        if response.direct_passthrough or not is_text or response.status_code == 304:
+            return response
+        response.vary.add("Accept-Encoding")
+        data = response.get_data()
+        if len(data) < MIN_COMPRESSED or not request.accept_encodings["gzip"]:
+            return response
+        response.set_data(gzip.compress(data, COMPRESSION, mtime=0))
+        response.headers["Content-Encoding"] = "gzip"
+        tag, _ = response.get_etag()
+        if tag is not None:
+            response.set_etag(tag, weak=True)  # other bytes, equal content
+        return response
+
+
+def _preload(app: Flask) -> None:
+    """Load templates, static files, schemas and modules, since their directory may be cleared later."""
+    for name in app.jinja_env.list_templates():
+        app.jinja_env.get_template(name)
+    app.jinja_env.auto_reload = False
+    new_schema()
+    openapi.document()
+    for name in MODULES:
+        importlib.import_module(f"mopsjobs.{name}")
+    importlib.import_module("filelock")
+    directory = Path(__file__).parents[1] / "static"
+    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+    def static(name: str) -> Response:
+        if name not in files:
+            abort(404)
+        response = Response(files[name], mimetype=mimetypes.guess_type(name)[0] or "application/octet-stream")
+        response.headers["Cache-Control"] = "no-cache"
+        response.add_etag()
+        response.make_conditional(request)
+        return response
+
+    app.add_url_rule("/static/<name>", "static", static)
