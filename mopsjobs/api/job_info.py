@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mopsjobs.utils.text import out_of
+
 
 class JobInfo(Mapping[str, Any]):
     """A job at one moment, with the fields of `status --json`, as members and as attributes.
@@ -103,5 +105,5 @@ class JobInfo(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         total = self["tasks_total"]
-        counts = f", {self['tasks_completed']}/{total} tasks" if total else ""
+        counts = f", {out_of(self['tasks_completed'], total)} tasks" if total else ""
         return f"<{self['job_id']}: {self['status']}{counts}; {self.age}>"

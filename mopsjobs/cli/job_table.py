@@ -8,6 +8,7 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Table
+from mopsjobs.utils.text import out_of
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
 JOB_HEADERS = ("JOB", "STATUS", "PROGRESS", "OWNER", "CREATED", "UPDATED", "DURATION")
@@ -56,7 +57,7 @@ def job_row(job: dict[str, object], app: App, unknown_since: str | None = None) 
     return [
         job["job_id"],
         status_style(job["status"], job["suspect"], unknown_since if job["is_active"] else None),
-        f"{done}/{total}" if total else (done or None),
+        out_of(done, total) if total else (done or None),  # type: ignore[arg-type]
         job["owner"],
         created,
         updated,

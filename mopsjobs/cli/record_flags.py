@@ -13,7 +13,7 @@ from mopsjobs.console.result import Document, Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import NOTE
-from mopsjobs.utils.text import parse_whole_number, pluralize
+from mopsjobs.utils.text import out_of, parse_whole_number, pluralize
 
 _FLAGS = {
     "owner": ("--owner", "OWNER", "owner of the job"),
@@ -93,5 +93,5 @@ def report_result(args: argparse.Namespace, app: App, state: JobState, *, change
     if change is not None:
         return Result(notes=[f"{state.job_id}: {change}"])
     done, total = state.tasks_completed, state.tasks_total
-    progress = f", {done}/{total} tasks" if total else f", {pluralize(done, 'task')} done" if done else ""
+    progress = f", {out_of(done, total)} tasks" if total else f", {pluralize(done, 'task')} done" if done else ""
     return Result(notes=[f"{state.job_id}: {state.status}{progress}"])

@@ -63,6 +63,11 @@ def pluralize(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def out_of(part: int, total: int) -> str:
+    """Return a part of a number for people: `9,727/10,000`."""
+    return f"{part:,}/{total:,}"
+
+
 def join_first(words: Sequence[str]) -> str:
     """Return the first three words with commas, and `…` in place of more."""
     return ", ".join([*words[:3], *(["…"] if len(words) > 3 else [])])

@@ -149,6 +149,11 @@ def human_duration(seconds: float) -> str:
     return f"{major}{units[0]} {minor}{units[1]}" if minor and major < 100 else f"{major}{units[0]}"
 
 
+def human_seconds(seconds: float) -> str:
+    """Return how long a task took, for people: `0.4 s`, `512.0 s`, `1,234 s`."""
+    return f"{seconds:,.1f} s" if seconds < 1000 else f"{seconds:,.0f} s"
+
+
 def human_range(earliest: float, latest: float) -> str:
     """Return a range of durations for people: `12m to 20m`, `up to 20m`, or `about 5m`."""
     step = next((step for limit, step in _RANGE_STEPS if latest < limit), 3600)

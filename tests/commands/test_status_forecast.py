@@ -135,8 +135,8 @@ def test_wait_tells_the_range_with_each_change(cli: Cli, job: Remote) -> None:
     cli.clock.on_sleep = world
     ran = cli("wait", "a")
     assert ran.err.splitlines()[:2] == [
-        "a: running, 318/1000 tasks, 20m to 50m left",
-        "a: running, 400/1000 tasks",
+        "a: running, 318/1,000 tasks, 20m to 50m left",
+        "a: running, 400/1,000 tasks",
     ]
 
 

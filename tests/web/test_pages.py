@@ -371,7 +371,7 @@ def test_a_status_without_a_time_has_no_row(cli: Cli, remote: Remote, capsys: An
         page = Web(cli, capsys).ok(f"/jobs/{name}")
         [rows] = re.findall(r'<section id="timeline".*?<tbody>(.*?)</tbody>', page, re.DOTALL)
         assert rows.count("<tr>") == rows.count("<td><time ") == (3 if name == "walked" else 1)
-        assert re.findall(r'<dt>(Queued|Ran)</dt><dd dir="auto">([^<]*)', page) == [("Queued", "n/a"), ("Ran", "n/a")]
+        assert re.findall(r"<dt>(Queued|Ran)</dt>", page) == []
     assert "<title>scheduled, running: 10h</title>" in Web(cli, capsys).ok("/jobs/walked")
 
 

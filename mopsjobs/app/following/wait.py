@@ -28,7 +28,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import has_hanging_task, late_text
 from mopsjobs.utils.backoff import Backoff
 from mopsjobs.utils.forecast import Forecast
-from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.utils.text import out_of, strip_control_characters
 from mopsjobs.utils.times import human_duration, human_range, parse_time
 
 if TYPE_CHECKING:
@@ -387,7 +387,7 @@ def _can_follow(end: JobState, seen: JobState) -> bool:
 
 
 def _describe(state: JobState) -> str:
-    progress = f", {state.tasks_completed}/{state.tasks_total} tasks" if state.tasks_total else ""
+    progress = f", {out_of(state.tasks_completed, state.tasks_total)} tasks" if state.tasks_total else ""
     wait = wait_of(state)
     return strip_control_characters(f"{state.status}{progress}{'' if wait is None else f', waits for {wait}'}")
 

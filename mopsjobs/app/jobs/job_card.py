@@ -7,7 +7,6 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.app.jobs.job_texts import (
-    UNKNOWN,
     duration_text,
     end_text,
     metadata_of,
@@ -19,8 +18,7 @@ from mopsjobs.app.jobs.job_texts import (
 from mopsjobs.cache.job_json import count_outputs, count_run, deferred_tasks, missing_text, reused_tasks
 from mopsjobs.errors import shorten
 from mopsjobs.registry.notes import NOTE, WAITS_FOR
-from mopsjobs.registry.status import BEFORE_RUNNING
-from mopsjobs.utils.text import cut_to_length, describe_duplicates, describe_sets, error_line, pluralize
+from mopsjobs.utils.text import cut_to_length, describe_duplicates, describe_sets, error_line, out_of, pluralize
 from mopsjobs.utils.times import human_age, parse_time, whole_seconds
 
 if TYPE_CHECKING:
@@ -113,8 +111,8 @@ def job_card(
         *_study(job),
         _section("Created", _time(job["created_at"])),
         _section("Updated", _time(job["updated_at"])),
-        _section("Queued", duration_text(job["queued_seconds"]) or UNKNOWN),
-        _section("Running" if job["is_active"] else "Ran", _run(job)),
+        _section("Queued", duration_text(job["queued_seconds"])),
+        _section("Running" if job["is_active"] else "Ran", duration_text(job["run_seconds"])),
         _section("Used", usage_text(job)),
         _section("Heartbeat", heartbeat and human_age((now - parse_time(heartbeat)).total_seconds())),
         _section("Owner", job["owner"] and [Part(job["owner"], ("owner", job["owner"]))]),
@@ -176,7 +174,7 @@ def _status(job: Mapping[str, Any]) -> str:
 def _progress(job: Mapping[str, Any]) -> tuple[str | None, float | None]:
     """Return how many tasks are done and have failed, and the share of those that are done."""
     total, done, failed = job["tasks_total"], job["tasks_completed"], job["tasks_failed"]
-    failures = f", {failed} failed" if failed else ""
+    failures = f", {failed:,} failed" if failed else ""
     if not total:
         return f"{pluralize(done, 'task')} done{failures}" if done or failed else None, None
     text, share = _share(done, total, describe_duplicates(metadata_of(job).get("n_duplicate_tasks")))
@@ -185,7 +183,7 @@ def _progress(job: Mapping[str, Any]) -> tuple[str | None, float | None]:
 
 def _share(done: int, total: int, duplicates: str = "") -> tuple[str, float]:
     share = min(1.0, done / total)
-    return f"{done}/{total} tasks{duplicates}, {int(share * 100)} %", share
+    return f"{out_of(done, total)} tasks{duplicates}, {int(share * 100)} %", share
 
 
 def _reused(job: Mapping[str, Any]) -> list[Part]:
@@ -235,14 +233,6 @@ def _study(job: Mapping[str, Any]) -> Iterator[Section]:
     for title, text in zip(ABOUT_STUDY, texts, strict=True):
         if isinstance(text, str):
             yield _section(title, cut_to_length(text, MAX_TITLE))
-
-
-def _run(job: Mapping[str, Any]) -> str | None:
-    """Return how long a job ran; None if no task has run."""
-    # A known wait without a start is that of a job that ended before its first task.
-    if job["run_seconds"] is None and (job["status"] in BEFORE_RUNNING or job["queued_seconds"] is not None):
-        return None
-    return duration_text(job["run_seconds"]) or UNKNOWN
 
 
 def _kubernetes(job: Mapping[str, Any]) -> str | None:

@@ -75,7 +75,8 @@ class FailuresPage:
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             found = self._find(connection, params, query)
-            looked_at = None if found.groups else _count_jobs(connection, query)
+            # Also those that were resumed.
+            looked_at = None if found.groups else sum(statistics.by_status(connection, query.filter).values())
             return {
                 "looked_at": looked_at,
                 "reading": self._read(found.unread, query),
@@ -120,11 +121,6 @@ class FailuresPage:
 
 def _not_read(jobs: int) -> str:
     return f"The failures of {pluralize(jobs, 'job')} are not read yet."
-
-
-def _count_jobs(connection: sqlite3.Connection, query: FailuresPageQuery) -> int:
-    """Return how many jobs were looked at, also those that were resumed."""
-    return sum(statistics.by_status(connection, query.filter).values())
 
 
 def _command(query: FailuresPageQuery) -> str:

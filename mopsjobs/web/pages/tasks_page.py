@@ -26,6 +26,7 @@ from mopsjobs.cache.queries.task_filters import (
 )
 from mopsjobs.cache.queries.tasks import ListedTask, TaskQuery
 from mopsjobs.utils.text import cut_to_length, parse_whole_number, pluralize
+from mopsjobs.utils.times import human_seconds
 from mopsjobs.web.pages.job_page import Reading, ask
 from mopsjobs.web.pages.map_view import CLASSES, FAILED_STATUSES
 from mopsjobs.web.queries import view_models
@@ -154,7 +155,7 @@ def _row(one: ListedTask, names: list[str], job_id: str) -> dict[str, Any]:
         "seed": row.seed,
         "outcome": row.outcome,
         "kind": CLASSES.get(row.outcome, "pending" if row.outcome == "waiting" else "failed"),
-        "seconds": None if row.seconds is None else f"{row.seconds:,.1f} s",
+        "seconds": None if row.seconds is None else human_seconds(row.seconds),
         "memory": memory_text(row.max_rss_bytes),
         "attempts": row.attempts or None,
         "outputs": f"{path}/results?{urlencode({'task': row.task})}#outputs" if row.outcome == SUCCEEDED else None,

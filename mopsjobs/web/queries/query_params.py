@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -68,6 +68,11 @@ def whole_number(default: int, least: int, most: int, description: str = "") -> 
     return Parameter(default, lambda text: parse_whole_number(text, least, most), expected, description, schema)
 
 
+def choice(default: object, words: Collection[str]) -> Parameter:
+    """Return a parameter that is one of some words."""
+    return Parameter(default, lambda text: text if text in words else None, f"one of {', '.join(words)}")
+
+
 def filter_parameters(place: str) -> dict[str, Parameter]:
     """Return the parameters that filter jobs, on the page or in its API."""
     return {
@@ -87,21 +92,13 @@ def _group(text: str) -> str | None:
     return text if text in overview.GROUPS or (key and key != text) else None
 
 
-def _failure_sort(text: str) -> str | None:
-    return text if text in FAILURE_SORTS else None
-
-
-def _column(text: str) -> str | None:
-    return text if text in COLUMNS else None
-
-
 UNPANELED = ("status", "open", "stuck")
 """Filters that the panels do not follow: each panel has its own."""
 
 JOBS_PAGE = {
     "sort": Parameter(),
     "group": Parameter(read=_group, expected="study, owner or label:KEY"),
-    "columns": Parameter((), read=_column, expected=f"one of {', '.join(COLUMNS)}"),
+    "columns": choice((), COLUMNS),
     "page": whole_number(1, 1, MAX_PAGE),
 }
 """The parameters of the page of jobs besides filters."""
@@ -116,7 +113,7 @@ MAX_FAILED_JOBS = 20_000
 
 FAILURES_PAGE = {
     "resumed": Parameter(default=False),
-    "sort": Parameter(FAILURE_SORTS[0], _failure_sort, f"one of {', '.join(FAILURE_SORTS)}"),
+    "sort": choice(FAILURE_SORTS[0], FAILURE_SORTS),
     "limit": whole_number(5000, 1, MAX_FAILED_JOBS),
     "page": whole_number(1, 1, MAX_PAGE),
 }

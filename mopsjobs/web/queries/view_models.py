@@ -16,7 +16,7 @@ from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SE
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.listed_jobs import ListedJob
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
-from mopsjobs.utils.text import cut_to_length, strip_control_characters
+from mopsjobs.utils.text import cut_to_length, out_of, strip_control_characters
 from mopsjobs.utils.times import (
     from_timestamp,
     human_age,
@@ -159,7 +159,7 @@ def moment(text: object, now: float) -> Moment:
 
 def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
     """Return a row of the table of jobs, with the values of these columns."""
-    failed, total = job.tasks_failed, job.tasks_total
+    done, failed, total = job.tasks_completed, job.tasks_failed, job.tasks_total
     forecast = None
     if job.forecast is not None:
         ids = {"job_id": job.job_id, "tasks_total": job.tasks_total}
@@ -176,8 +176,8 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
         study=job.study,
         labels=", ".join(f"{label}={value}" for label, value in sorted(job.labels.items())),
         owner=job.owner,
-        bar=_bar(job.tasks_completed, failed, total),
-        tasks=f"{job.tasks_completed}/{total}" if total else str(job.tasks_completed or ""),
+        bar=_bar(done, failed, total),
+        tasks=out_of(done, total) if total else f"{done:,}" if done else "",
         failed=failed,
         error=job.error,
         late=late if forecast is None else late_end_text(forecast, from_timestamp(now)) or late,

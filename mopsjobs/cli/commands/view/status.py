@@ -17,6 +17,7 @@ from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_UNREACHABLE
+from mopsjobs.utils.text import out_of
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _bar(share: float) -> str:
 
 
 def _member(member: Member) -> Line:
-    tasks = f", {member.tasks_completed}/{member.tasks_total} tasks" if member.tasks_total else ""
+    tasks = f", {out_of(member.tasks_completed, member.tasks_total)} tasks" if member.tasks_total else ""
     return [f"  {member.job_id}  ", status_style(member.status), tasks]
 
 

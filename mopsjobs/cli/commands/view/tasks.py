@@ -34,6 +34,7 @@ from mopsjobs.console.result import Body, Document, RawText, Result, Table, Tsv
 from mopsjobs.console.terminal import StyledText, style_text
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
+from mopsjobs.utils.times import human_seconds
 
 HELP = "list the tasks of a job: parameters, outcome, time, memory, error"
 
@@ -240,7 +241,7 @@ def _status(outcome: str) -> StyledText:
 
 
 def _seconds(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds:,.1f} s" if seconds < 1000 else f"{seconds:,.0f} s"
+    return None if seconds is None else human_seconds(seconds)
 
 
 def _error(one: ListedTask) -> str | None:
