@@ -207,7 +207,7 @@ def test_each_age_in_the_header_is_counted(clocked_page: Page, server: Server) -
             return
         answer = route.fetch()
         head = f'<span id="age" data-synced="{text}" data-ages="[0.5, 3600.0]" data-stale-in="60">{text}</span>'
-        route.fulfill(response=answer, body=re.sub(r'<span id="age".*?</span>', head, answer.text()))
+        route.fulfill(response=answer, body=re.sub(r'(?s)<span id="age".*?</span>', head, answer.text()))
 
     clocked_page.route("**/jobs", serve_two_ages)
     clocked_page.goto(f"{server.url}/jobs")

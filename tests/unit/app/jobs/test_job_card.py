@@ -77,7 +77,7 @@ def test_a_section_that_has_nothing_to_say_is_left_out(job: dict[str, Any]) -> N
     """The others are in one order, whichever view renders them."""
     titles = list(job_card(job, NOW))
     assert titles == [
-        "Status", "Progress", "Reused", "Model", "Created", "Updated", "Queued", "Running", "Owner", "Labels",
+        "Status", "Progress", "Reused", "Model", "Created", "Updated", "Owner", "Labels",
         "Metadata", "Parent",
     ]  # fmt: skip
     fuller = job_card(job, NOW, failed="1 ValueError", lost=1, remarks=["odd"])
