@@ -88,7 +88,7 @@ class EnvironmentDifference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What differs between jobs. A part is None if it is known of fewer than two of them."""
+    """The differences between jobs. A part is None if it is known of fewer than two of them."""
 
     files: dict[str, tuple[BundleFile | None, ...]] | None
     """See `compare_files`."""
