@@ -144,8 +144,6 @@ class BackgroundWriter(Generic[T]):
             until, was_closing = self._away_until, self.is_closing
             if was_closing:
                 until = min(until, self._clock() + LAST_PAUSE, self._give_up_at)
-                if self._clock() >= self._give_up_at:
-                    return False
             while self.is_closing == was_closing and (rest := until - self._clock()) > 0:
                 self._wait(self.changed, rest)
-        return True
+            return self._clock() < self._give_up_at

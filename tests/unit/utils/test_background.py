@@ -102,3 +102,19 @@ def test_kept_items_do_not_wait_for_the_end_of_an_outage() -> None:
     owner.give(4)
     assert owner.writer.close(PATIENCE)
     assert (written, owner.pauses) == ([4], [])
+
+
+def test_a_writer_that_is_closed_at_once_makes_no_further_attempt() -> None:
+    """It waits for the end of an outage then. Its owner may have no time for another silence of the store."""
+    attempts = threading.Semaphore(0)
+
+    def write(_item: int) -> None:
+        attempts.release()
+        raise OSError("away")
+
+    owner = Owner(write, first_pause=PATIENCE, clock=lambda: 0.0, wait=lambda changed, seconds: changed.wait(seconds))
+    owner.give(1)
+    assert attempts.acquire(timeout=PATIENCE)
+    assert not owner.writer.close(0.0)
+    assert owner.writer.join(PATIENCE)
+    assert not attempts.acquire(blocking=False)
