@@ -13,7 +13,6 @@ from mopsjobs.app.run.app import App
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.studies.study import Study
 from mopsjobs.web.drawings.axes import ValueSummary, summarize_values
-from mopsjobs.web.site.memo import LastUsed
 
 MAX_JOBS = 10
 """Jobs whose provenance is kept: two pages of five."""
@@ -45,32 +44,22 @@ class KeptProvenance(NamedTuple):
         return bool(status == job["status"] and (self.provenance.environments or not job["is_active"]))
 
 
-class JobProvenances:
-    """The provenances that are kept."""
+def provenance_to_keep(job_id: str, app: App) -> KeptProvenance:
+    """Read the provenance of a job.
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._last_used: LastUsed[KeptProvenance] = LastUsed(MAX_JOBS)
+    Args:
+        job_id: the full id of a job that the cache has.
+        app: the run.
 
-    def get(self, job_id: str) -> KeptProvenance | None:
-        """Return the provenance of a job, if it is kept."""
-        return self._last_used.get(job_id)
-
-    def read(self, job_id: str) -> None:
-        """Read the provenance of a job, and keep it.
-
-        Args:
-            job_id: the full id of a job that the cache has.
-
-        Raises:
-            MopsJobsError: if it cannot be read, or is too large for a page.
-        """
-        found = read_provenance(job_id, self._app, with_hosts=False)._replace(archive=None)
-        sets = () if found.manifest is None else found.manifest.study.parameter_sets
-        if len(sets) > MAX_SETS:
-            command = command_line("diff", job_id, "OTHER")
-            raise MopsJobsError(f"The page does not compare more than {MAX_SETS:,} parameter sets. Use: {command}")
-        self._last_used.put(job_id, KeptProvenance(found, _summarize([one.params for one in sets])))
+    Raises:
+        MopsJobsError: if it cannot be read, or is too large for a page.
+    """
+    found = read_provenance(job_id, app, with_hosts=False)._replace(archive=None)
+    sets = () if found.manifest is None else found.manifest.study.parameter_sets
+    if len(sets) > MAX_SETS:
+        command = command_line("diff", job_id, "OTHER")
+        raise MopsJobsError(f"The page does not compare more than {MAX_SETS:,} parameter sets. Use: {command}")
+    return KeptProvenance(found, _summarize([one.params for one in sets]))
 
 
 def _summarize(sets: Iterable[Mapping[str, Any]]) -> dict[str, ValueSummary]:

@@ -20,10 +20,12 @@ from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.site.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.site.job_outputs import JobOutputs
-from mopsjobs.web.site.job_provenance import JobProvenances
+from mopsjobs.web.site.job_provenance import MAX_JOBS as KEPT_PROVENANCES
+from mopsjobs.web.site.job_provenance import KeptProvenance, provenance_to_keep
 from mopsjobs.web.site.job_reads import FAILURES, OUTPUT, PROVENANCE, RESULTS, JobReads
 from mopsjobs.web.site.job_results import JobResults
 from mopsjobs.web.site.live_pages import LivePages
+from mopsjobs.web.site.memo import LastUsed
 from mopsjobs.web.site.viewer import Viewers
 
 T = TypeVar("T")
@@ -114,7 +116,7 @@ class Site:
         self.reads: JobReads | None = None
         """None if the server never uses the network."""
         self.results = JobResults(app)
-        self.provenances = JobProvenances(app)
+        self.provenances: LastUsed[KeptProvenance] = LastUsed(KEPT_PROVENANCES)
         self.outputs = JobOutputs(app)
         self.readers = ConnectionPool(app)
         self.pages = PageCache(changes, app.monotonic)
@@ -138,7 +140,7 @@ class Site:
             FAILURES: lambda job_id: keep_job_failures(job_id, self.app),
             RESULTS: self.results.read,
             OUTPUT: self.outputs.read,
-            PROVENANCE: self.provenances.read,
+            PROVENANCE: lambda job_id: self.provenances.put(job_id, provenance_to_keep(job_id, self.app)),
         }
         return JobReads(self.app, self.changes, actions)
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from mopsjobs.web.drawings import svg
-from mopsjobs.web.pages.failure_rows import MAX_PARTS, Window
+from mopsjobs.web.pages.failures_page import MAX_PARTS, Window
 from support.cli import START
 
 NOW = START.timestamp()
