@@ -274,6 +274,12 @@ MUTATIONS: dict[str, dict[str, Defect]] = {
             _look_at_no_checksum, r"Job \S+ not found\..* was refused without a cause"
         )
     },
-    "S3": _of("S3", _ignore_the_version_in_s3, _let_awss_sdk_retry),
+    "S3": _of("S3", _ignore_the_version_in_s3, _let_awss_sdk_retry)
+    | {
+        # A writer that verifies its own writes may find it first.
+        "the version that a write names is ignored": Defect(
+            _ignore_the_version_in_s3, f"{_LOST_OR_UNEXPLAINED}|ignores If-Match"
+        )
+    },
 }
 """By the backend of the storm, what may be wrong with its processes."""
