@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from mopsjobs.app.jobs.job_card import MAX_TITLE, Section
-from mopsjobs.app.jobs.job_texts import UNKNOWN, annotations_of, metadata_of, step_time
+from mopsjobs.app.jobs.job_texts import annotations_of, metadata_of, step_time
 from mopsjobs.app.tasks.failures import describe_condition
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures
 from mopsjobs.cache.queries.families import Family
@@ -158,8 +158,8 @@ def timeline(job: Job, now: float) -> dict[str, Any]:
         name = status(step["status"])
         is_end = step is steps[-1] and not job["is_active"]
         if begin is not None:
-            took = UNKNOWN if end is None else human_duration(max(0.0, end - begin))
-            rows.append({"status": name, "at": whole_seconds(str(step["at"])), "took": "" if is_end else took})
+            took = "" if end is None or is_end else human_duration(max(0.0, end - begin))
+            rows.append({"status": name, "at": whole_seconds(str(step["at"])), "took": took})
         began = begin if begin is not None else began
         names = [name] if begin is not None else [*names, name]
         if began is not None and end is not None:
