@@ -5,7 +5,6 @@ A unit test runs with pytest alone: a fixture imports what it needs itself.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import os
@@ -58,6 +57,7 @@ MARKERS = frozenset(MARKER_OF_FIXTURE.values())
 STARTERS = ("subprocess", "work", "pool_of", "run_shard", "Worker")
 """A module in tests/unit that imports one of these starts processes. So its tests are marked `slow`."""
 UNIT = ROOT / "tests" / "unit"
+IS_WHOLE = "is_whole"
 TEMPROOT = "PYTEST_DEBUG_TEMPROOT"
 """The variable that tells pytest where to make its directories."""
 MIN_MEMORY = 2 * 1024**3
@@ -128,17 +128,14 @@ Only `--long` adds them, before a release. Each runs where it is named."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare `--fast` and `--long`, and `--whole`, by which workers of xdist learn that no test was named."""
-    parser.addoption("--whole", action="store_true", help=argparse.SUPPRESS)
+    """Declare `--fast` and `--long`."""
     parser.addoption("--long", action="store_true", help="also the longest tests")
     parser.addoption("--fast", action="store_true", help="only tests that need no server and no process of their own")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Put the directories of tests into memory where there is room: SQLite waits for the disk at each write."""
-    if not hasattr(config, "workerinput"):  # a worker of xdist gets the options, and all tests as if they were named
-        config.option.whole = _is_whole(config)
-        config.option.long = config.option.long or not config.option.whole
+    config.option.long = config.option.long or not _is_whole(config)
     memory = Path("/dev/shm")
     if TEMPROOT in os.environ or not memory.is_dir() or not os.access(memory, os.W_OK):
         return
@@ -150,7 +147,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Skip, with `--fast`, the folders whose tests take long."""
     is_slow = collection_path.parent == ROOT / "tests" and collection_path.name in SLOW_FOLDERS
-    return True if is_slow and config.option.fast and config.option.whole else None
+    return True if is_slow and config.option.fast and _is_whole(config) else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -193,8 +190,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_whole(config: pytest.Config) -> bool:
-    """Return whether all tests run, and none is named."""
+    """Return whether all tests run, and none is named. A worker of xdist gets all tests as if they were named."""
+    if hasattr(config, "workerinput"):
+        return bool(config.workerinput[IS_WHOLE])
     return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist whether all tests run."""
+    node.workerinput[IS_WHOLE] = _is_whole(node.config)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -22,7 +22,7 @@ def test_progress_that_goes_back_is_written_and_told(cli: Cli, jobs: JobRegistry
     assert cli.ok("progress", "job", "1", "-q")[1:] == ("", "")
 
 
-@pytest.mark.parametrize("done", ["5/4", "x", "-1", "99999999999999999999"])
+@pytest.mark.parametrize("done", ["5/4", "x", "-1", "99999999999999999999", "5/0"])
 def test_impossible_progress_is_refused(cli: Cli, jobs: JobRegistry, done: str) -> None:
     """More done than there are, or no numbers at all: exit code 2, one sentence, nothing written."""
     add(jobs, "job")

@@ -327,6 +327,7 @@ def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobReg
         (["job", "job"], "Several jobs need --table FILE."),
         (["job", "--offline"], "--offline needs --table FILE: the cache has no outputs."),
         (["job", "--table", "-", "--quantile", "2"], "invalid quantiles '2': expected up to 20 numbers from 0 to 1"),
+        (["job", "--table", "-", "--quantile", "0.5,.5"], "invalid quantiles '0.5,.5': one comes twice"),
         (["job", "--table", "-", "--json"], "not allowed with argument"),
     ],
 )

@@ -196,6 +196,7 @@ def test_a_job_whose_ledger_was_never_synced_is_told(web: Web, remote: Remote) -
         ("attempts?job=night&after=1.g.2.3", "invalid cursor"),
         ("results?job=night&after=x", "invalid after 'x': expected the number of a task"),
         ("failures?job=night&owner=ada", "Jobs and filters contradict each other"),
+        (f"failures?{'&'.join(['job=night'] * 101)}", "too many jobs (101)"),
     ],
 )
 def test_a_bad_query_about_tasks_is_told(web: Web, path: str, sentence: str) -> None:

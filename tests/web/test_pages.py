@@ -192,6 +192,7 @@ def test_a_page_is_of_one_moment(web: Web, monkeypatch: pytest.MonkeyPatch) -> N
         ("/jobs?colour=red", "unknown parameter"),
         ("/charts?days=8", "invalid days"),
         ("/api/v1/jobs?limit=0", "invalid limit '0': expected a whole number from 1 to 1,000"),
+        ("/api/v1/jobs?stuck=maybe", "true or false"),
         ("/api/v1/events?since=x", "invalid cursor"),
     ],
 )

@@ -69,6 +69,7 @@ def test_other_filters_stay(client: FlaskClient) -> None:
         "x" * (MAX_NAME + 1),
         "ada,grace",
         "a\x1b[31m",
+        "\xff",
     ],
 )
 def test_what_is_no_name_is_none(client: FlaskClient, sent: str | None) -> None:
