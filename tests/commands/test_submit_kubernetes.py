@@ -75,6 +75,7 @@ def test_submit_hands_the_flags_to_the_engine(cli: Cli, remote: Remote, monkeypa
     [
         ([], "missing --image"),
         (["--image", "i", "--cpu", "x"], "invalid --cpu"),
+        (["--image", "i", "--namespace", "A"], "--namespace"),
         (
             ["--image", "i", "--toleration", "sku:Never"],
             "invalid --toleration 'sku:Never': expected KEY[=VALUE][:EFFECT]",

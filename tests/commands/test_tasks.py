@@ -330,6 +330,7 @@ def test_texts_are_put_in_order_by_texts(cli: Cli, remote: Remote) -> None:
     [
         (("--status", "done"), "invalid status of a task 'done'"),
         (("--param", "btea=1"), "Did you mean 'beta'?"),
+        (("--param", "beta>abc"), "expected a number after >, since all values of beta are numbers."),
         (("--sort", "owner"), "invalid sort column 'owner'"),
         (("--slowest", "2", "--limit", "3"), "--slowest N contradicts --sort and --limit"),
         (tuple(["--param", "beta=1"] * 101), "too many conditions (101)"),
