@@ -97,7 +97,8 @@ class RecordActs(Actor):
         if self._chance.random() < 0.4:
             return ["note", job.job_id, text], lambda: setattr(job, "note", text)
         label, value = self._chance.choice((("k", str(self._world.step)), (ARCHIVED, "true")))
-        if label in job.labels and self._chance.random() < 0.5:
+        is_same = job.labels.get(label) == value  # which would change nothing
+        if is_same or (label in job.labels and self._chance.random() < 0.5):
             rest = {name: text for name, text in job.labels.items() if name != label}
             return ["label", job.job_id, f"{label}-"], lambda: setattr(job, "labels", rest)
         labels = job.labels | {label: value}
