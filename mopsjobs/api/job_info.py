@@ -58,7 +58,6 @@ class JobInfo(Mapping[str, Any]):
     duration_seconds: float | None
     queued_seconds: float | None
     run_seconds: float | None
-    silent_seconds: float | None
     suspect: str | None
     cpu_seconds: float | None
     task_seconds: float | None

@@ -161,7 +161,6 @@ def _computed_fields(columns: JobColumns, now: float, known_to: float) -> dict[s
         "duration_seconds": round(until - created, 3),
         "queued_seconds": round(max(queued, 0.0), 3) if has_history else None,
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
-        "silent_seconds": round(max(known_to - heartbeat, 0.0), 3) if is_active and heartbeat is not None else None,
         "suspect": why_suspect(suspect, heartbeat, known_to) if is_active else None,
     }
 

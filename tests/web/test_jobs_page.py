@@ -272,15 +272,6 @@ def test_columns_are_in_the_address(web: Web) -> None:
     assert address(web, f"owner=ada&{default}") == {"owner": "ada"}
 
 
-def test_silence_is_a_field_and_a_column(web: Web, cli: Cli, remote: Remote) -> None:
-    """Of an active job whose runner gives signs of life."""
-    add(remote.jobs, "quiet", "running", heartbeat_at=cli.clock.now().isoformat())
-    cli.clock.advance(seconds=42)
-    cli.ok("sync", "-q")
-    assert cli.ok("status", "quiet", "--json").json["silent_seconds"] == 42.0
-    assert re.search(r'data-key="quiet".*?<td class="silent">42s</td>', flat(web.ok("/jobs?columns=silent")))
-
-
 def test_sections_before_the_last_one_are_short(web: Web, cli: Cli, remote: Remote) -> None:
     """A link leads to all of them; alone they have pages."""
     for number in range(40):

@@ -138,16 +138,10 @@ def _usage(job: ListedJob) -> dict[str, Any]:
     return usage
 
 
-def _silence(job: ListedJob) -> str | None:
-    is_heard = job.is_active and job.heartbeat is not None
-    return human_duration(max(job.known_to - (job.heartbeat or 0.0), 0.0)) if is_heard else None
-
-
 PLAIN_COLUMNS = {
     "cpu": PlainColumn("CPU time", lambda job: duration_text(_usage(job)["cpu_seconds"])),
     "memory": PlainColumn("Peak memory", lambda job: memory_text(_usage(job)["max_rss_bytes"])),
     "engine": PlainColumn("Engine", lambda job: job.engine),
-    "silent": PlainColumn("Silent", _silence),
 }
 """These columns, by their names in `columns`. The table shows them behind the others."""
 
