@@ -198,7 +198,6 @@ class Registry:
         match: str | None = None,
         namespace: Choices | None = None,
         owner: Choices | None = None,
-        engine: Choices | None = None,
         stuck: bool = False,
         sort: str | None = None,
         limit: int = 0,
@@ -218,7 +217,6 @@ class Registry:
             match: a regular expression that the id matches.
             namespace: namespaces of Kubernetes; several as for `status`.
             owner: owners; several as for `status`.
-            engine: engines; several as for `status`.
             stuck: active, and silent for a minute, with a task that hangs, or marked as suspect.
             sort: the order; see `list --sort`.
             limit: the first jobs, this many, and all active ones; 0 for all.
@@ -238,7 +236,7 @@ class Registry:
         now = app.now()
         given = {
             "status": status, "label": label, "hours": hours, "since": since, "until": until, "name": name,
-            "match": match, "namespace": namespace, "owner": owner, "engine": engine, "stuck": stuck,
+            "match": match, "namespace": namespace, "owner": owner, "stuck": stuck,
         }  # fmt: skip
         chosen = job_filter(now, **filter_values(given))
         order = filters.parse_sort(sort or filters.DEFAULT_SORT)

@@ -24,7 +24,7 @@ def five(cli: Cli, jobs: JobRegistry) -> None:
     add(jobs, "night-1", owner="ada", labels={"exp": "8"}, tasks_total=10)
     cli.clock.advance(hours=12)
     jobs.update_status("night-1", "running", tasks_completed=4)
-    add(jobs, "night-2", "succeeded", owner="bob", engine="slurm")
+    add(jobs, "night-2", "succeeded", owner="bob")
     cli.clock.advance(hours=11)
     add(jobs, "night-3", "cancelled", owner="ada", labels={"exp": "7"})
     cli.clock.advance(hours=1)
@@ -46,7 +46,6 @@ FILTERS = {
     "--owner ada,,": "night-3 night-1 old-running",
     "--namespace ns-a,ns-b": "old-running old-failed",
     "--namespace ns-a": "old-failed",
-    "--engine slurm,dask": "night-2",
     "--label exp=7": "night-3 old-running old-failed",
     "--label exp": "night-3 night-1 old-running old-failed",
     "--label gpu=": "old-running",

@@ -291,10 +291,6 @@ _TABLE = (
     ),
     FilterArgument("owner", CHOICES, "jobs of one of these owners", require_choice("owner"), metavar="OWNER"),
     FilterArgument(
-        "engine", CHOICES, "jobs of one of these engines", require_choice("json_extract(record, '$.engine')"),
-        metavar="ENGINE",
-    ),
-    FilterArgument(
         "stuck", SWITCH, "active jobs that are silent, have a hanging task or are suspect", _set_stuck,
     ),
     FilterArgument(
