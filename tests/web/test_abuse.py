@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,8 @@ class Line:
         self.port: int = listening.getsockname()[1]
         self.held = 0
         """Requests that a thread has taken and that wait for the test."""
+        self.long = 0
+        """Requests that a thread answers at length."""
         self._stack = stack
         self.server = server.make_server(app, listening)
         threading.Thread(target=self.server.run, daemon=True).start()
@@ -141,13 +144,16 @@ def release() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def line(release: threading.Event) -> Iterator[Line]:
-    """Yield a server whose pages say their path, and wait where that ends with `/held`."""
+    """Yield a server whose pages say their path, and wait where that ends with `/held`. `/long` has no end soon."""
 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         if environ["PATH_INFO"].endswith("/held"):
             made.held += 1
             release.wait()
         start("200 OK", [])
+        if environ["PATH_INFO"] == "/long":
+            made.long += 1
+            return [bytes(made.server.adj.outbuf_high_watermark), b"more"]
         return [environ["PATH_INFO"].encode()]
 
     with contextlib.ExitStack() as stack:
@@ -170,6 +176,18 @@ def test_silent_connections_are_closed_and_served_ones_stay(line: Line, release:
     assert read(silent) == read(half) == b""
     release.set()
     assert read(served).endswith(b"/jobs/held")
+
+
+@pytest.mark.claim("A connection that is silent for 60 s is closed")
+@pytest.mark.skipif(sys.platform != "linux", reason="the system ends no such connection")
+def test_clients_that_stop_reading_free_their_threads(line: Line) -> None:
+    """Each asks for more than is kept for it. With one per thread, no other client would get an answer."""
+    assert line.server.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * server.IDLE_SECONDS
+    line.server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)
+    stuck = [line.open(request("/long")) for _ in range(server.THREADS)]
+    until(lambda: line.long == len(stuck), "the requests")
+    assert line.get("/jobs").endswith(b"/jobs")
+    until(lambda: not line.server.active_channels, "the end of these connections")
 
 
 @pytest.mark.claim("At most 400 connections are open")

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -102,7 +103,13 @@ def serve(
 
 
 def make_server(wsgi_app: Callable[..., Any], listening: socket.socket) -> Any:
-    """Return the server of waitress, with limits on connections and requests. It answers once `run` is called."""
+    """Return the server of waitress, with limits on connections and requests. It answers once `run` is called.
+
+    Waitress ends no connection whose client has stopped reading, and a long answer would keep its thread. So Linux is
+    told to end them.
+    """
+    if sys.platform == "linux":
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * IDLE_SECONDS)
     return create_server(
         wsgi_app,
         sockets=[listening],
@@ -113,6 +120,7 @@ def make_server(wsgi_app: Callable[..., Any], listening: socket.socket) -> Any:
         max_request_header_size=MAX_HEADER_BYTES,
         max_request_body_size=MAX_BODY_BYTES,
         asyncore_use_poll=True,
+        log_socket_errors=False,
         ident=None,
     )
 
