@@ -22,7 +22,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardUsage, add_usage
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.outputs import SizesOf, find_complete_tasks
+from mopsjobs.studies.outputs import Sizes, SizesOf, find_complete_tasks
 from mopsjobs.studies.validation import EarlyEnd, Validation, end_by_outputs
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import first_error
@@ -95,17 +95,45 @@ def _workers(launch: Mapping[str, str]) -> int:
     return 1
 
 
-def _summarise_ledger(store: VersionedStore, job_id: str) -> tuple[set[int], dict[int, ShardUsage]]:
-    """Return the tasks with an attempt that did not succeed, though another may have, and what each shard used."""
+class _LedgerSummary(NamedTuple):
+    """What the ledger of a job says of its end."""
+
+    failed: set[int]
+    """The tasks with an attempt that did not succeed, though another may have."""
+    used: dict[int, ShardUsage]
+    """What each shard used."""
+    sizes: dict[int, set[int | None]]
+    """The bytes of the outputs of each task, by its successful attempts."""
+
+    def sizes_of(self, manifests: Sequence[Manifest]) -> Sizes:
+        """Return the sizes that outputs are to have, for `find_complete_tasks`. Several sizes of a task tell nothing.
+
+        A store may keep a part of a value whose sender was killed.
+        """
+        known = {number: size for number, (size, *others) in self.sizes.items() if size is not None and not others}
+        return {
+            manifest.job_id: {
+                (task.param_id, str(task.seed)): known[task.number]
+                for _, task in manifest.tasks()
+                if task.number in known
+            }
+            for manifest in manifests
+        }
+
+
+def _summarise_ledger(store: VersionedStore, job_id: str) -> _LedgerSummary:
     failed: set[int] = set()
     used: dict[int, ShardUsage] = {}
+    sizes: dict[int, set[int | None]] = {}
     for shard, attempt in _read_attempts(store, job_id):
         if attempt.outcome in FAILED_OUTCOMES:
             failed.add(attempt.task)
+        elif attempt.outcome == Outcome.SUCCEEDED:
+            sizes.setdefault(attempt.task, set()).add(attempt.output_bytes)
         cpu = [value for value in (attempt.user_seconds, attempt.system_seconds) if value is not None]
         own = ShardUsage(sum(cpu) if cpu else None, attempt.seconds, None, attempt.max_rss_bytes)
         used[shard] = add_usage([used.get(shard, NO_SHARD_USAGE), own])
-    return failed, used
+    return _LedgerSummary(failed, used, sizes)
 
 
 def _read_attempts(
@@ -152,7 +180,7 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
             does not end.
         end: what is known of its runners.
         session: the registry, the environment and the messages.
-        sizes_of: tells the sizes that outputs are to have; None: any.
+        sizes_of: tells the sizes that outputs are to have; None: those in the job's own ledger.
 
     Raises:
         NoManifestError: if the job has no manifest, and no engine states the end.
@@ -166,20 +194,27 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
         judged = registry.backdated_to(times.started_at).update_status(judged.job_id, JobStatus.RUNNING)
     at_end = registry.backdated_to(times.ended_at)
     record_lost(store, judged, end.lost)
-    failed, used = _summarise_ledger(store, judged.job_id)
+    ledger = _summarise_ledger(store, judged.job_id)
     is_early = end.code is not None
     early = EarlyEnd(str(end.code), str(end.reason).rstrip(".")) if is_early else None
     error = first_error(judged, session) or (None if is_early else end.reason)
     try:
         validation = end_by_outputs(
-            store, at_end, judged, first_error=error, early=early, failed=failed, used=used, sizes_of=sizes_of
+            store,
+            at_end,
+            judged,
+            first_error=error,
+            early=early,
+            failed=ledger.failed,
+            used=ledger.used,
+            sizes_of=sizes_of or ledger.sizes_of,
         )
     except NoManifestError:
         if not end.is_stated:
             raise
         status = JobStatus.FAILED if is_early else JobStatus.SUCCEEDED
         fields = {"error_code": end.code, "error_message": end.reason} if is_early else {}
-        return Validation(at_end.infer_end(judged, status, used, **fields), 0, 0)
+        return Validation(at_end.infer_end(judged, status, ledger.used, **fields), 0, 0)
     if judged.is_terminal and validation.state.status != judged.status:
         text = (
             f"corrected from {judged.status} ({judged.error_code}) to {validation.state.status}:"

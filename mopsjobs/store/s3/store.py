@@ -17,8 +17,10 @@ prefix of it, which exists once a key does.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
+import hashlib
 import io
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -59,7 +61,7 @@ _OVERLAP_SECONDS = 0.1
 _MAX_OVERLAP_SECONDS = 0.8
 
 _OPTIONS = {
-    # Newer checksums are refused, or ignored, by older servers. The signature covers the value.
+    # Newer checksums are refused, or ignored, by older servers. `Content-MD5` is known to all of them.
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
@@ -206,10 +208,12 @@ class S3VersionedStore(AwsStore):
         is_large = len(stored) > LARGE_BYTES
         client = self._patient.get() if is_large else self._client()
         backoff = Backoff(_OVERLAP_SECONDS, _MAX_OVERLAP_SECONDS, sleep=self._sleep)
+        # Without it, SeaweedFS keeps what has come of a value whose sender is killed.
+        digest = base64.b64encode(hashlib.md5(stored, usedforsecurity=False).digest()).decode()
         while True:
             body = io.BytesIO(stored) if is_large else stored
             try:
-                reply = client.put_object(Bucket=self._bucket, Key=name, Body=body, **condition)
+                reply = client.put_object(Bucket=self._bucket, Key=name, Body=body, ContentMD5=digest, **condition)
                 return self._version(reply)
             except Exception as error:  # noqa: BLE001 - as in `delete`
                 if has_lost(error) or ("IfMatch" in condition and is_missing_key(error)):

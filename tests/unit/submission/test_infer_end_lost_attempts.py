@@ -80,3 +80,17 @@ def test_what_a_lost_job_used_is_that_of_the_ledger(store: FaultyStore) -> None:
     session = Session(registry_url="memory:", open_registry=lambda: registry, env={})
     ended = infer_end(state, RunnerEnd(code="LOST", reason="The runner ended"), session).state
     assert ended.usage == {"0": [4.5, 2.5, 2.5, 9 * 2**20], "1": [7.0, 2.5, 30.0, 50 * 2**20]}
+
+
+def test_an_output_of_another_size_than_its_ledger_says_is_not_complete(store: FaultyStore) -> None:
+    """A store may keep a part of what a killed runner sent. `validate` and a download say the same of it."""
+    state, registry = _lost_job(store), JobRegistry(store)
+    tasks = list(Manifest(job_id="a", study=study(sets_of(8)), bundle=BUNDLE).study.tasks())
+    for number, content in ((0, b""), (2, b"0123456789")):
+        store.create_if_absent(output_key("a", tasks[number], "result.json"), content)
+    done = [attempt(number, output_bytes=10) for number in (0, 2)]
+    store.create_if_absent(chunk_key("a", 0, "ab", 0), encode_attempts("a", 0, done))
+    session = Session(registry_url="memory:", open_registry=lambda: registry, env={})
+    validation = infer_end(state, RunnerEnd(code="LOST", reason="The runner ended"), session)
+    assert (validation.state.tasks_completed, validation.tasks_verified) == (2, 2)
+    assert output_key("a", tasks[0], "result.json") in validation.state.missing_outputs

@@ -47,7 +47,7 @@ def _submit(session: Session, engine: str = "slurm", status: str = "partial") ->
             else:
                 outbox.get("any")  # as a runner that kept nothing leaves it
     file = JournalFile(journal_path(directory.ledger(1), "a1", 0))
-    file.append([Entry(attempt(1)), Entry(attempt(0))])
+    file.append([Entry(attempt(1, output_bytes=1)), Entry(attempt(0, output_bytes=1))])
     file.close()
     (shards / "2").mkdir()  # a shard that has not begun
 
