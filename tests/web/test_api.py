@@ -160,7 +160,13 @@ def test_results_that_were_not_read_are_read_for_the_next_request(web: Web, remo
     assert remote.store.calls == before
     assert web.site.reads.run_next(0)
     assert web.get("/api/v1/results?job=twice").get_json()["returned"] == 4
-    assert web.get("/api/v1/results?job=running-1").status_code == 404, "mops-jobs did not submit it"
+
+
+@pytest.mark.parametrize("kind", ["tasks", "attempts", "failures", "results"])
+def test_a_job_of_another_program_is_not_asked_for_again(web: Web, kind: str) -> None:
+    """A 503 would say that its tasks may be there later."""
+    answer = web.get(f"/api/v1/{kind}?job=running-1")
+    assert (answer.status_code, "did not submit this job" in answer.get_json()["detail"]) == (404, True)
 
 
 def test_failures_of_the_api_are_those_of_the_command(web: Web, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,13 +182,15 @@ def test_failures_of_the_api_are_those_of_the_command(web: Web, cli: Cli, monkey
     assert web.get("/api/v1/failures?job=night&after=nope").status_code == 400
 
 
-def test_a_job_whose_ledger_was_never_synced_is_told(web: Web, remote: Remote) -> None:
+def test_a_job_whose_ledger_was_never_synced_is_told(web: Web, cli: Cli, remote: Remote) -> None:
     """With the command that syncs it; no request asks the registry. Filters leave such a job out."""
+    add_job(remote.jobs, "unseen", [{"params": {"beta": 1.0}}])
+    cli.ok("sync")
     before = dict(remote.store.calls)
     for path in ("tasks", "attempts", "failures"):
-        answer = web.get(f"/api/v1/{path}?job=running-1")
+        answer = web.get(f"/api/v1/{path}?job=unseen")
         assert answer.status_code == 503
-        assert answer.get_json()["hint"] == "Run: mops-jobs tasks running-1"
+        assert answer.get_json()["hint"] == "Run: mops-jobs tasks unseen"
         assert web.get(f"/api/v1/{path}?job=nope").status_code == 404
     assert web.get("/api/v1/failures?status=failed").get_json()["jobs"] == []
     assert remote.store.calls == before

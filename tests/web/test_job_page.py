@@ -116,6 +116,9 @@ def test_a_job_of_another_program_has_nothing_to_read(web: Web, cli: Cli, remote
     assert "The tasks of this job" not in web.ok("/jobs/theirs")
     assert "did not submit this job" in web.ok("/jobs/theirs/tasks")
     assert "did not submit this job" in web.ok("/jobs/theirs/results")
+    for file in ("results.csv", "output?task=3"):
+        answer = web.get(f"/jobs/theirs/{file}")
+        assert (answer.status_code, "did not submit this job" in answer.text) == (404, True)
     assert web.read_asked() == 0
 
 

@@ -298,12 +298,14 @@ def mirror_failures(job: Mapping[str, object], app: App) -> None:
             mirror_ledger(str(job["job_id"]), app, FreshnessPolicy())
 
 
-def absence_text(ledger: Ledger) -> str | None:
+def absence_text(job: Mapping[str, object], ledger: Ledger) -> str | None:
     """Return what a job does not have, as a predicate: tasks, or a ledger of them; None if it has both."""
     if not ledger.tasks_total:
         return "has no tasks: it only runs the reduce function."
     if ledger.basis == BY_LEDGER:
         return None
+    if job["is_active"]:
+        return "has no ledger so far: its outputs tell which tasks succeeded."
     return "has no ledger: its outputs tell which tasks succeeded. Nothing was measured."
 
 

@@ -26,8 +26,9 @@ from mopsjobs.console.result import Document
 from mopsjobs.errors import JobNotFoundError, NoManifestError, command_line
 from mopsjobs.utils.table_files import json_objects
 from mopsjobs.web.api.openapi import document
-from mopsjobs.web.pages.job_page import Reading
-from mopsjobs.web.pages.kept_results import NOT_SUBMITTED, find_results, results_head, with_retry
+from mopsjobs.web.pages.job_page import Reading, is_submitted
+from mopsjobs.web.pages.kept_results import find_results, reason_to_wait, results_head, with_retry
+from mopsjobs.web.pages.tasks_page import NOT_SUBMITTED
 from mopsjobs.web.queries.api_params import (
     ATTEMPTS,
     EVENTS,
@@ -109,25 +110,18 @@ def _page(text: str, name: str, after: object) -> Response:
     return response
 
 
-def _check_mirrored(connection: sqlite3.Connection, job_id: str) -> None:
+def _check_mirrored(connection: sqlite3.Connection, job: Job) -> None:
     """Refuse a job whose ledger the cache lacks: no request mirrors it.
 
     Raises:
-        StoreUnavailableError: if it lacks it.
+        NoManifestError: if mops-jobs did not submit the job, so that there is none.
+        StoreUnavailableError: if the cache lacks it.
     """
+    job_id = str(job["job_id"])
     if read_ledger(connection, job_id) is None:
+        if not is_submitted(job):
+            raise NoManifestError(NOT_SUBMITTED.text, job_id=job_id)
         raise never_mirrored_error(job_id, hint=f"Run: {command_line('tasks', job_id)}")
-
-
-def _not_read(job_id: str, reading: Reading) -> Response:
-    """Return the answer for results that are not kept.
-
-    Raises:
-        NoManifestError: if mops-jobs did not submit the job, so that there is nothing to read.
-    """
-    if reading == NOT_SUBMITTED:
-        raise NoManifestError(reading.text, job_id=job_id)
-    return with_retry(problem(503, "Unavailable", f"The results of {job_id}: {reading.text}", None), reading)
 
 
 class _Handlers:
@@ -179,7 +173,7 @@ class _Handlers:
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, Place | None]:
             job = job_queries.find_job(connection, query.job, now=self._site.app.now().timestamp())
-            _check_mirrored(connection, str(job["job_id"]))
+            _check_mirrored(connection, job)
             found = JobTasks(self._site.app, FoundJob(job, freshness))
             tasks = found.list_tasks(connection, query.tasks)
             total = tasks.count()
@@ -200,9 +194,9 @@ class _Handlers:
         begin, limit = attempt_place(query["after"]), query["limit"]
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
-            job_id = str(job_queries.find_job(connection, query["job"], now=0.0)["job_id"])
-            _check_mirrored(connection, job_id)
-            columns, rows = read_attempts(connection, job_id, after=begin, limit=limit + 1)
+            job = job_queries.find_job(connection, query["job"], now=0.0)
+            _check_mirrored(connection, job)
+            columns, rows = read_attempts(connection, str(job["job_id"]), after=begin, limit=limit + 1)
             is_cut = len(rows) > limit
             document = query_document(columns, rows[:limit], freshness, is_cut=is_cut)
             last = dict(zip(columns, rows[limit - 1], strict=True)) if is_cut else {}
@@ -223,12 +217,14 @@ class _Handlers:
             return job, *find_results(site, connection, job, now)
 
         job, results, reading = site.read(view)
+        job_id = str(job["job_id"])
         if results is None:
-            return _not_read(str(job["job_id"]), reading or NOT_SUBMITTED)
+            why = reason_to_wait(job_id, reading)
+            return with_retry(problem(503, "Unavailable", f"The results of {job_id}: {why.text}", None), why)
         objects = json_objects(results.columns, results.rows.read(-1 if query["after"] is None else query["after"]))
         listed = list(islice(objects, query["limit"] + 1))  # one more, to know whether there are more
         taken = _take_bytes(iter(listed[: query["limit"]]), MAX_ANSWER_BYTES)
-        head = results_head(site.app, str(job["job_id"]), results, len(taken), is_stale=reading is not None)
+        head = results_head(site.app, job_id, results, len(taken), is_stale=reading is not None)
         after = json.loads(taken[-1])["task"] if len(taken) < len(listed) else None
         return _page("".join(Document(head, items=("rows", taken)).pieces(None)), "after", after)
 
@@ -239,9 +235,10 @@ class _Handlers:
         new: NewFailures = {}
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
-            names = [str(job_queries.find_job(connection, name, now=0.0)["job_id"]) for name in query.jobs]
-            for name in names:
-                _check_mirrored(connection, name)
+            jobs = [job_queries.find_job(connection, name, now=0.0) for name in query.jobs]
+            for job in jobs:
+                _check_mirrored(connection, job)
+            names = [str(job["job_id"]) for job in jobs]
             if not names:
                 found, _ = jobs_with_failures(connection, query.filter, query.limit, resumed=query.resumed)
                 names = [name for name in found if read_ledger(connection, name) is not None]

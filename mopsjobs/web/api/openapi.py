@@ -138,7 +138,10 @@ def _responses(content: Mapping[str, Any], *, missing: bool = False) -> dict[str
         },
     }
     if missing:
-        responses["404"] = {"description": "There is no such job, or several ids have this prefix.", "content": error}
+        responses["404"] = {
+            "description": "There is no such job, several ids have this prefix, or mops-jobs did not submit it.",
+            "content": error,
+        }
         responses["502"] = {"description": "The record of the job cannot be read.", "content": error}
     return responses
 

@@ -10,6 +10,7 @@ from flask import Response
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.tasks.results_table import results_state
+from mopsjobs.errors import NoManifestError
 from mopsjobs.utils.table_files import type_of
 from mopsjobs.utils.times import json_time, json_timestamp
 from mopsjobs.web.pages.job_page import Reading, ask, is_submitted
@@ -73,9 +74,20 @@ def waiting(job: Mapping[str, Any]) -> Reading:
     return Reading("Waiting to be read from the registry.", is_waiting=True) if is_submitted(job) else NOT_SUBMITTED
 
 
-def not_read_yet(reading: Reading | None) -> Response:
-    """Return the answer for a file that is not kept."""
-    reading = reading or NOT_SUBMITTED
+def reason_to_wait(job_id: str, reading: Reading | None) -> Reading:
+    """Return what to say of data that is not kept.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job, so that there is nothing to read.
+    """
+    if reading is None or reading == NOT_SUBMITTED:
+        raise NoManifestError(NOT_SUBMITTED.text, job_id=job_id)
+    return reading
+
+
+def not_read_yet(job_id: str, reading: Reading | None) -> Response:
+    """Return the answer for a file that is not kept. Raise as `reason_to_wait`."""
+    reading = reason_to_wait(job_id, reading)
     return with_retry(Response(f"{reading.text}\n", 503, mimetype="text/plain"), reading)
 
 

@@ -100,7 +100,7 @@ class OutputView:
 
         kept, reading = self._site.read(view)
         if kept is None:
-            return not_read_yet(reading)
+            return not_read_yet(job_id, reading)
         if kept.output.value is None:
             why = kept.output.problem or f"Task {query['task']} has no outputs."
             return Response(f"{why}\n", 404, mimetype="text/plain")

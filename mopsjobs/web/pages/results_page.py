@@ -77,7 +77,7 @@ class ResultsPage:
 
         job, results, reading = self._site.read(view)
         if results is None:
-            return not_read_yet(reading)
+            return not_read_yet(str(job["job_id"]), reading)
         response = Response(csv_pieces(results.columns, results.rows.read()), mimetype="text/csv")
         response.headers["Content-Disposition"] = attachment(f"{job['job_id']}.csv")
         return response

@@ -115,7 +115,7 @@ class TasksPage:
         rows, has_more = shown[:PAGE_SIZE], len(shown) > PAGE_SIZE
         names = ledger.varying[:MAX_PARAMETERS]
         has_seed = not names or len({one.row.first_task for one in rows}) < len(rows)
-        absence = absence_text(ledger)
+        absence = absence_text(job, ledger)
         pages = paging(params, query["page"], MAX_PAGE)
         notes = [*([f"This job {absence}"] if absence else []), *found.near_misses()]
         return {

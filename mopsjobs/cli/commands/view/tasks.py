@@ -171,7 +171,7 @@ def _line(one: ListedTask) -> str:
 def _notes(job: JobTasks, tasks: TaskList, counted: str) -> list[str]:
     """Return the notes: on the family, on what is missing, and the count with the age of the data."""
     notes = [*job.family_note(), *job.reuse_note()]
-    if (absence := absence_text(tasks.ledger)) is not None:
+    if (absence := absence_text(job.job, tasks.ledger)) is not None:
         notes.append(f"{job.job_id} {absence}")
     stale = ", stale" if job.is_stale(tasks.ledger) else ""
     return [*notes, f"{counted}, {job.describe_age(tasks.ledger)}{stale}"]
