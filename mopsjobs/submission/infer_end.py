@@ -96,7 +96,7 @@ def _workers(launch: Mapping[str, str]) -> int:
 
 
 class _LedgerSummary(NamedTuple):
-    """What the ledger of a job says of its end."""
+    """The parts of the ledger of a job that tell of its end."""
 
     failed: set[int]
     """The tasks with an attempt that did not succeed, though another may have."""
