@@ -80,7 +80,9 @@ def test_no_view_accuses_a_job_while_the_registry_is_away(cli: Cli, remote: Remo
     assert hook.received == []
     assert "running (unknown since 5h)" in cli.ok("status", "job").out
     assert "1 running unknown since 5h" in words(web.ok("/jobs"))
-    assert "unknown since 5h" in words(web.ok("/jobs/job"))
+    page = web.ok("/jobs/job")
+    assert "unknown since 5h" in words(page)
+    assert re.search(r"\)\s+<span class=\"stale\">unknown", page)
     assert "synced 5h ago, the last sync failed, stale" in cli.ok("list").err
 
 
