@@ -204,12 +204,12 @@ def deferred_text(job: Mapping[str, Any]) -> str | None:
 def rate_text(job: Mapping[str, Any]) -> str | None:
     """Return how many tasks have ended per unit of time since the first one started; None if it is not known.
 
-    The time ends with the last write of the record, which has the number. So the rate of a silent job does not fall.
+    The time ends with the job, or with the last write of its record. So the rate of a silent job does not fall.
     """
     ended = count_run(job)
     if not ended or job["started_at"] is None:
         return None
-    seconds = (parse_time(job["updated_at"]) - parse_time(job["started_at"])).total_seconds()
+    seconds = (parse_time(job["ended_at"] or job["updated_at"]) - parse_time(job["started_at"])).total_seconds()
     if seconds < MIN_RATE_SECONDS:
         return None
     rate = ended / seconds

@@ -45,8 +45,15 @@ def test_tasks_that_a_job_leaves_are_counted(metadata: object, text: str | None)
 def test_a_rate_leaves_reused_tasks_out(metadata: object, rate: str | None) -> None:
     """Another program may have written anything into the record."""
     job: dict[str, Any] = {"tasks_completed": 990, "tasks_failed": 10, "metadata": metadata}
-    job |= {"started_at": "2026-03-01T12:00:00Z", "updated_at": "2026-03-01T12:00:50Z"}
+    job |= {"started_at": "2026-03-01T12:00:00Z", "ended_at": None, "updated_at": "2026-03-01T12:00:50Z"}
     assert rate_text(job) == rate
+
+
+def test_a_rate_does_not_change_after_the_end() -> None:
+    """A label or a note is written to the record later."""
+    job = {"tasks_completed": 100, "tasks_failed": 0, "metadata": {}, "started_at": "2026-03-01T12:00:00Z"}
+    job |= {"ended_at": "2026-03-01T12:00:50Z", "updated_at": "2026-03-08T12:00:00Z"}
+    assert rate_text(job) == "2 tasks per second"
 
 
 @pytest.fixture
