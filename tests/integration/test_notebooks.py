@@ -116,7 +116,7 @@ def test_a_job_outlives_its_kernel_and_its_registry(place: Place, kernel_name: s
 
     gate.touch()
     watched, told = _notebook(kernel_name, env, REATTACH, "import sys\n" + TABLES.format(offline={}))
-    assert '<progress value="4" max="6"></progress> 4/6 tasks, 2 failed' in _html(watched)
+    assert '<progress value="0.667" max="1"></progress> 4/6 tasks, 66 %, 2 failed' in _html(watched)
     assert "Failed: 2 ValueError" in _html(watched)
     until(lambda: runner_pid("nb-1", env) is None, "the runner to end")
 

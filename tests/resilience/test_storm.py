@@ -188,9 +188,12 @@ def test_a_revision_that_nobody_has_made_is_told() -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [{"error": "JobNotFoundError", "message": "Job job not found."}, {"stderr": "error: Job job not found.\n"}],
+    [
+        {"error": "JobNotFoundError", "message": "Job job not found."},
+        {"stderr": "error: Job job not found.\n", "exit_code": 3},
+    ],
 )
-def test_a_job_is_not_found_only_before_its_registration_ended(reply: dict[str, str]) -> None:
+def test_a_job_is_not_found_only_before_its_registration_ended(reply: dict[str, object]) -> None:
     """By the API, and by a command. A storm finds by it that no reader checks replies."""
     write, ended, operation, acknowledged = wrote(1)
     defect = MUTATIONS["DynamoDB"]["no reader checks that a reply is whole"]
