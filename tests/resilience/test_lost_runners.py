@@ -43,7 +43,8 @@ BROKEN = "print('fatal: the interpreter has no encodings', flush=True); os._exit
 """As an interpreter whose installation was removed in part."""
 
 NO_MESSAGE = (
-    "The runner ended before its first report: it left no message. It was killed, or this machine was restarted"
+    "The runner ended before its first report: it left no message."
+    " It was stopped or killed, or this machine was restarted"
 )
 LAST_LINE = "The runner ended before its first report: fatal: the interpreter has no encodings"
 MISSING = "; 2 of 2 tasks left no complete outputs"

@@ -31,7 +31,8 @@ from mopsjobs.utils.times import parse_time
 SENDING_SECONDS = 5.0
 """How long a report takes at most to get its time."""
 
-NO_WORDS = "it left no message. It was killed, or this machine was restarted."
+NO_WORDS = "it left no message. It was stopped or killed, or this machine was restarted."
+"""A runner in the foreground that was stopped by Ctrl-C has said so on its terminal alone."""
 
 
 def end_lost_runner(job: Mapping[str, object], app: App) -> JobState | None:
