@@ -75,7 +75,7 @@ def form_of(path: str) -> str:
     form = "csv" if path == "-" else os.path.splitext(path)[1].lower().removeprefix(".")
     if form not in _WRITERS or not path:
         raise UsageError(
-            f"invalid table {path!r}: expected a name that ends in .csv, .jsonl or .parquet, or - for CSV on stdout"
+            f"invalid table {path!r}: expected a name that ends in .csv, .jsonl or .parquet, or - for CSV on stdout."
         )
     if form == "parquet":
         _import_pyarrow()
