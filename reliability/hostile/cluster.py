@@ -35,7 +35,7 @@ STRANGE: tuple[object, ...] = (7, -1.5, True, None, [], {}, [[1]], {"x": {}}, ""
 
 _ASKED = re.compile(
     r"(GET|DELETE) /apis/batch/v1/namespaces/[a-z0-9-]+/jobs/[a-z0-9.-]+"
-    r"|GET /api/v1/namespaces/[a-z0-9-]+/pods(/[a-z0-9.-]+/log)?",
+    r"|GET /api/v1/namespaces/[a-z0-9-]+/(pods(/[a-z0-9.-]+/log)?|events)",
     re.ASCII,
 )
 _CODES = (0, 1, 3, 4, 5, 6, 7)
@@ -266,6 +266,6 @@ def run(trial: Trial) -> list[Figure]:
     must(any(one.startswith("DELETE") for one in cluster.asked), "no Job was deleted at all")
     return [
         Figure("hostile cluster: records that name objects of it", len(records)),
-        Figure("hostile cluster: requests sent to it, each for a Job or its pods", len(cluster.asked)),
+        Figure("hostile cluster: requests sent to it, each for a Job, its pods or events", len(cluster.asked)),
         choices(trial),
     ]
