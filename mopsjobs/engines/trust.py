@@ -160,7 +160,7 @@ def _write_texts(directory: JobDir, path: Path, texts: Sequence[str]) -> None:
 
 
 def _read_texts(path: Path) -> tuple[str, ...]:
-    """Return the texts in a file that this user has written; none if there is no such file."""
+    """Return the texts in a file that this user has written; none if the file does not exist."""
     with contextlib.suppress(OSError, ValueError, RecursionError), open(path, "rb") as file:
         if os.fstat(file.fileno()).st_uid in trusted_owners():  # as root with the home of a user
             texts = json.loads(file.read(MAX_BYTES))

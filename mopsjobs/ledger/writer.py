@@ -53,7 +53,7 @@ class JournalFile:
 
     The journal of a shard has a file for the attempts of each chunk, `<run>-<number>.jsonl`. A line is a JSON list of
     attempts that were written together, each a list in the order of the fields of `Attempt`. A later attempt replaces
-    an equal one before it. An attempt that begins is written as `lost`: so it is if its end does not follow. A task's
+    an equal one before it. An attempt that begins is written as `lost`, and stays lost if no end follows. A task's
     end is written before its outputs are sent.
 
     A killed runner leaves its files. The next run of the shard reads them and sends their chunks under their own keys.
