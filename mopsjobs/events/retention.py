@@ -4,25 +4,25 @@ Announcements (registry/announcements.py) have no use after an hour or two, and 
 of chunks of events. A chunk goes if it was written before the limit and its job ended before the limit. So the chunks
 of an active job stay, however old. A chunk that an outbox delivered late outlives the others by that delay. A job ended
 when its record was last written. Its ledger goes with its events, just before them. Claims of notifications
-(docs/decisions/0073-notifications.md) go when their job ended before the limit. Keys of snapshots always go. Records,
-manifests, outputs and bundles are never touched. See docs/decisions/0010-retention.md.
+(docs/decisions/0073-notifications.md) go when their job ended before the limit. Records, manifests, outputs and bundles
+are never touched. See docs/decisions/0010-retention.md.
 
 Announcements and events lie in the order of time. Only old keys are listed, and the oldest go first. An interrupted
 run leaves the younger batches; the next one, or a concurrent one, continues there. `plan` and `remove` cost a listing
-of the old keys each, one read and one listing per job, and one request per removed key. Reads, listings of ledgers and
-removals run concurrently; memory does not follow the number of keys.
+of the old keys each, one read and one listing per job, and `remove` one request per removed key. Reads, listings of
+ledgers and removals run concurrently; memory does not follow the number of keys.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import NamedTuple, TypeVar
 
 from mopsjobs.errors import (
@@ -36,7 +36,7 @@ from mopsjobs.errors import (
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.keys import CLAIM, LEDGER, SNAPSHOT
+from mopsjobs.registry.keys import CLAIM, LEDGER
 from mopsjobs.registry.transitions import end_of
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
@@ -67,19 +67,19 @@ STEP_SECONDS = 0.1
 
 MAX_SHOWN_REFUSALS = 10
 
-OnProgress = Callable[[int], None]
-
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 class ExpiredKey(NamedTuple):
-    """A key that may be removed. `when` is its slot or hour, else empty; `job_id` is the job of a chunk or a claim."""
+    """A key that may be removed."""
 
     key: str
-    when: str
+    kind: str
+    """The attribute of `KeyCounts` that counts it."""
     job_id: str | None
-    is_claim: bool = False
+    """The job, except of an announcement."""
+    when: str = ""
+    """The hour of a chunk of events, or the slot of an announcement."""
 
 
 def events_limit(now: datetime, age: timedelta) -> datetime:
@@ -87,13 +87,13 @@ def events_limit(now: datetime, age: timedelta) -> datetime:
     return (now - age).replace(minute=0, second=0, microsecond=0)
 
 
+@dataclasses.dataclass
 class KeySpan:
     """The number of keys of one kind, and the first and last of their times, as in the keys; empty if there is none."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.first = ""
-        self.last = ""
+    count: int = 0
+    first: str = ""
+    last: str = ""
 
     def add(self, when: str) -> None:
         """Count a key with this time."""
@@ -102,19 +102,21 @@ class KeySpan:
         self.last = max(self.last, when)
 
 
+@dataclasses.dataclass
 class KeyCounts:
     """The number of keys to remove, or removed."""
 
-    def __init__(self) -> None:
-        self.announcements = KeySpan()
-        self.chunks = KeySpan()
-        self.ledger_chunks = self.claims = self.snapshot_keys = 0
-        self.job_ids: set[str] = set()  # of the chunks
+    announcements: KeySpan = dataclasses.field(default_factory=KeySpan)
+    chunks: KeySpan = dataclasses.field(default_factory=KeySpan)
+    ledger_chunks: int = 0
+    claims: int = 0
+    job_ids: set[str] = dataclasses.field(default_factory=set)
+    """The jobs of the chunks."""
 
     @property
     def keys(self) -> int:
         """Count all keys."""
-        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims + self.snapshot_keys
+        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims
 
     @property
     def jobs(self) -> int:
@@ -123,17 +125,11 @@ class KeyCounts:
 
     def add(self, expired: ExpiredKey) -> None:
         """Count a key."""
-        if expired.is_claim:
-            self.claims += 1
-        elif expired.job_id is None and not expired.when:
-            self.snapshot_keys += 1
-        elif expired.job_id is None:
-            self.announcements.add(expired.when)
-        elif expired.when:
-            self.chunks.add(expired.when)
+        if expired.when:
+            getattr(self, expired.kind).add(expired.when)
         else:
-            self.ledger_chunks += 1
-        if expired.job_id is not None and not expired.is_claim:
+            setattr(self, expired.kind, getattr(self, expired.kind) + 1)
+        if expired.job_id is not None and expired.kind != "claims":
             self.job_ids.add(expired.job_id)
 
 
@@ -180,7 +176,6 @@ class Retention:
         """The first refused keys, each with the reason."""
         self.unknown = KeyCounts()
         """Old chunks of jobs without a record here, as counted by the last `plan` or `remove`. They stay."""
-        self._ended: dict[str, bool] = {}
         self._lock = threading.Lock()
         """Held by a thread that counts."""
         self._is_over = threading.Event()
@@ -191,13 +186,13 @@ class Retention:
         Raises:
             StoreError: if the store cannot be listed, or a record cannot be read.
         """
-        counts, self.unknown = KeyCounts(), KeyCounts()
+        counts = KeyCounts()
         with ThreadPoolExecutor(REQUESTS) as threads:
             for expired in self._expired_keys(threads):
                 counts.add(expired)
         return counts
 
-    def remove(self, on_progress: OnProgress | None = None) -> None:
+    def remove(self, on_progress: Callable[[int], None] | None = None) -> None:
         """Remove the expired keys, the oldest first. Keys that another process removed meanwhile are not counted.
 
         An interruption ends it after the requests under way; queued ones are not sent. A key that the store refuses to
@@ -212,65 +207,47 @@ class Retention:
                 there.
             StoreError: if the store cannot be listed, or a record cannot be read.
         """
-        self.unknown = KeyCounts()
+        processed = 0
         with ThreadPoolExecutor(REQUESTS) as threads:
+            expired = self._expired_keys(threads)
             try:
-                self._remove_all(threads, on_progress)
+                # The first batch is one key: if removing is not permitted, one request finds out.
+                for size in chain((1,), repeat(BATCH)):
+                    if not (batch := list(islice(expired, size))):
+                        return
+                    processed += sum(1 for _ in threads.map(self._remove, batch))
+                    if on_progress is not None:
+                        on_progress(processed)
             except BaseException:
                 self._is_over.set()
                 threads.shutdown(cancel_futures=True)
                 raise
 
-    def _remove_all(self, threads: ThreadPoolExecutor, on_progress: OnProgress | None) -> None:
-        processed = 0
-        expired = self._expired_keys(threads)
-        # The first batch is one key: if removing is not permitted, one request finds out.
-        for size in chain((1,), iter(lambda: BATCH, 0)):
-            batch = list(islice(expired, size))
-            if not batch:
-                return
-            for _ in self._run(self._remove, batch, threads):
-                pass
-            processed += len(batch)
-            if on_progress is not None:
-                on_progress(processed)
-
     def _expired_keys(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
-        """Yield the keys that may go: announcements, chunks (a ledger before its events), claims, and snapshots."""
+        """Yield the keys that may go: announcements, chunks (a ledger before its events), and claims."""
+        self.unknown = KeyCounts()
         for key, slot in announcements.expired_announcements(self._store, self._now):
-            yield ExpiredKey(key, slot, None)
-        chunks, listed = self._old_chunks(), set[str]()
-        while batch := list(islice(chunks, BATCH)):
-            ended = self._find_ended({str(expired.job_id) for expired in batch}, threads)
-            if len(listed) > MAX_JOBS:
-                listed.clear()
-            # In the order of their first chunks, in which the loop takes them.
-            jobs = (str(expired.job_id) for expired in batch)
-            news = dict.fromkeys(job_id for job_id in jobs if ended[job_id] and job_id not in listed)
-            ledgers = self._run(self._ledger_keys, news, threads)
+            yield ExpiredKey(key, "announcements", None, slot)
+        ended: dict[str, bool] = {}
+        for batch in _batches(self._old_chunks()):
+            new = self._find_ended(batch, ended, threads)
+            ledgers = dict(zip(new, threads.map(self._ledger_keys, new), strict=True))
             for expired in batch:
                 job_id = str(expired.job_id)
-                if ended[job_id]:
-                    if job_id in news and job_id not in listed:
-                        listed.add(job_id)
-                        yield from next(ledgers)
+                if ended.get(job_id):
+                    yield from ledgers.pop(job_id, ())
                     yield expired
-                elif ended[job_id] is None:
+                elif job_id not in ended:
                     self.unknown.add(expired)
-        if self._claims:
-            yield from self._expired_claims(threads)
-        yield from (ExpiredKey(key, "", None) for key in snapshot_keys(self._store))
-
-    def _expired_claims(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
-        """Yield the claims of jobs that ended before the limit, also of those whose events went earlier."""
-        listed = ((key, CLAIM.parse(key)) for key in self._store.list_keys(CLAIM.prefix))
-        claims = (ExpiredKey(key, "", parts["job"], is_claim=True) for key, parts in listed if parts is not None)
-        while batch := list(islice(claims, BATCH)):
-            ended = self._find_ended({str(claim.job_id) for claim in batch}, threads)
-            yield from (claim for claim in batch if ended[str(claim.job_id)])
+        if self._claims:  # also of jobs whose events went earlier
+            listed = ((key, CLAIM.parse(key)) for key in self._store.list_keys(CLAIM.prefix))
+            claims = (ExpiredKey(key, "claims", parts["job"]) for key, parts in listed if parts is not None)
+            for batch in _batches(claims):
+                self._find_ended(batch, ended, threads)
+                yield from (claim for claim in batch if ended.get(str(claim.job_id)))
 
     def _ledger_keys(self, job_id: str) -> list[ExpiredKey]:
-        return [ExpiredKey(key, "", job_id) for key in self._store.list_keys(LEDGER.prefix_of(job_id))]
+        return [ExpiredKey(key, "ledger_chunks", job_id) for key in self._store.list_keys(LEDGER.prefix_of(job_id))]
 
     def _old_chunks(self) -> Iterator[ExpiredKey]:
         limit = f"{event_format.PREFIX}{event_format.bucket_of(self.events_before)}/"
@@ -278,21 +255,22 @@ class Retention:
             if key >= limit:
                 return
             if (name := event_format.parse_chunk_key(key)) is not None:
-                yield ExpiredKey(key, name.bucket, name.job_id)
+                yield ExpiredKey(key, "chunks", name.job_id, name.bucket)
 
-    def _find_ended(self, job_ids: Iterable[str], threads: ThreadPoolExecutor) -> dict[str, bool | None]:
-        """Return for each job whether it ended before the limit, by its record in the registry; None without a record.
+    def _find_ended(
+        self, batch: Iterable[ExpiredKey], ended: dict[str, bool], threads: ThreadPoolExecutor
+    ) -> Sequence[str]:
+        """Note for each job of a batch whether it ended before the limit. Return those that were not noted as ended.
 
         An end is final, so an answer stays true; a job that ends meanwhile stays until the next run. A missing record
-        is not remembered: it may exist when the next chunk is processed.
+        is not noted: it may exist when the next chunk is processed.
         """
-        job_ids = set(job_ids)
-        if len(self._ended) > MAX_JOBS:
-            self._ended.clear()
-        unknown = sorted(job_ids - self._ended.keys())
-        answers = dict(zip(unknown, self._run(self._has_ended, unknown, threads), strict=True))
-        self._ended.update((job_id, answer) for job_id, answer in answers.items() if answer is not None)
-        return {job_id: self._ended.get(job_id) for job_id in job_ids}
+        if len(ended) > MAX_JOBS:
+            ended.clear()
+        unknown = [job_id for job_id in dict.fromkeys(str(expired.job_id) for expired in batch) if job_id not in ended]
+        answers = zip(unknown, threads.map(self._has_ended, unknown), strict=True)
+        ended.update((job_id, answer) for job_id, answer in answers if answer is not None)
+        return [job_id for job_id in unknown if ended.get(job_id)]
 
     def _has_ended(self, job_id: str) -> bool | None:
         """Return True if the job ended before the limit, False if not or if its record is unreadable.
@@ -306,55 +284,35 @@ class Retention:
             return False
         return None if state is None else state.is_terminal and parse_time(end_of(state)) < self.events_before
 
-    def _run(self, function: Callable[[T], R], items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[R]:
-        """Call the function for each item in the threads, some ahead, and yield the results in their order."""
-        ahead: deque[Future[R]] = deque()
-        for item in items:
-            while len(ahead) >= REQUESTS:
-                yield ahead.popleft().result()
-            ahead.append(threads.submit(function, item))
-        while ahead:
-            yield ahead.popleft().result()
-
     def _remove(self, expired: ExpiredKey) -> None:
+        """Remove a key and count it at once: an interruption leaves results uncollected, but not uncounted."""
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=5.0, jitter=HALF_JITTER)
-        while True:
-            if self._is_over.is_set():  # another removal failed, or the run was interrupted
-                return
+        while not self._is_over.is_set():  # another removal failed, or the run was interrupted
             try:
-                self._delete(expired)
+                is_removed = self._store.delete(expired.key)
             except StoreUnavailableError as error:
                 # A server that answered before is busy; one that never answered is away.
                 pause = backoff.next_delay()
                 if backoff.failures == ATTEMPTS or (error.silent and not self.removed.keys):
-                    self._is_over.set()
                     raise
+                sleep_unless(self._is_over.is_set, pause, self._sleep, STEP_SECONDS)
             except StoreAccessError:
-                self._is_over.set()
                 raise
             except StoreError as error:
-                self._note_refusal(expired.key, error)
+                with self._lock:
+                    self.refused += 1
+                    if len(self.refusals) < MAX_SHOWN_REFUSALS:
+                        self.refusals.append(f"{expired.key}: {error}")
                 return
             else:
+                with self._lock:
+                    if is_removed:
+                        self.removed.add(expired)
                 return
-            sleep_unless(self._is_over.is_set, pause, self._sleep, STEP_SECONDS)
-
-    def _delete(self, expired: ExpiredKey) -> None:
-        """Remove a key and count it at once: an interruption leaves results uncollected, but not uncounted."""
-        if self._store.delete(expired.key):
-            with self._lock:
-                self.removed.add(expired)
-
-    def _note_refusal(self, key: str, error: StoreError) -> None:
-        with self._lock:
-            self.refused += 1
-            if len(self.refusals) < MAX_SHOWN_REFUSALS:
-                self.refusals.append(f"{key}: {error}")
 
 
-def snapshot_keys(store: VersionedStore) -> Iterator[str]:
-    """Yield the keys of snapshots, which a development version left. See docs/decisions/0090-no-snapshots.md."""
-    return filter(SNAPSHOT.parse, store.list_keys(SNAPSHOT.prefix))
+def _batches(items: Iterator[T]) -> Iterator[list[T]]:
+    return iter(lambda: list(islice(items, BATCH)), [])
 
 
 MAX_OLDEST_CHUNKS = 1000

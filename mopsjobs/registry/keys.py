@@ -39,7 +39,6 @@ _PARTS = {
     "seed": r"\d{1,20}",
     "set": "[0-9a-f]{64}|all",
     "shard": r"\d{1,6}",
-    "snapshot": r"manifest\.json|\d{8}T\d{6}-[0-9a-f]{8}/[0-9a-f]{64}",
     "slot": r"\d{8}T\d{4}",
     "source": r"[A-Za-z0-9._-]{1,80}",
     "tasks": r"[1-9]\d{0,8}",
@@ -107,11 +106,9 @@ CLAIM = KeyForm("claim of a notification", "notified/{job}/{claim}", "watcher, r
 BUNDLE = KeyForm("bundle", "bundles/sha256/{bundle}", "submitter", (MACHINE,))
 PROBE = KeyForm("probe of conditional writes", PROBES + "{probe}", "each writer")
 PROBE_NOTE = KeyForm("note that a probe has passed", NOTES + "{note}", "each writer")
-SNAPSHOT = KeyForm("snapshot of a development version", "snapshots/{snapshot}", "nothing")
 
 FORMS = (
     RECORD, MANIFEST, ANNOUNCEMENT, OUTPUT, REDUCTION, EVENTS, LEDGER, ENVIRONMENT, CLAIM, BUNDLE, PROBE, PROBE_NOTE,
-    SNAPSHOT,
 )  # fmt: skip
 
 

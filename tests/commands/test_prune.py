@@ -418,22 +418,6 @@ def test_claims_of_notifications_go_with_their_jobs(cli: Cli, aged: Remote) -> N
     assert list(aged.store.inner.list_keys(PREFIX)) == sorted(claims[2:])
 
 
-def test_keys_of_snapshots_are_named_and_removed(cli: Cli, remote: Remote) -> None:
-    """A development version left them. No sync reads them, whatever they say; those of another program stay."""
-    add(remote.jobs, "a", "running")
-    part = f"snapshots/20261124T120000-{1:08x}/{1:064x}"
-    for name in ("snapshots/manifest.json", part, "snapshots/of-another-program"):
-        remote.put(name, b'{"schema_version": 1, "jobs": 5000}')
-    cli.ok("sync", "-q")
-    assert remote.store.calls["get"] == 0
-    [check] = [one for one in cli("doctor", "--json").json["checks"] if one["name"] == "snapshots"]
-    assert (check["state"], check["fix"].split()[1:3]) == ("warn", ["prune", "--store"])
-    ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
-    assert ran.err.splitlines()[-1] == "Removed 2 keys of snapshots, which nothing reads."
-    assert list(remote.store.inner.list_keys("snapshots/")) == ["snapshots/of-another-program"]
-    assert "nothing reads" not in cli("doctor").out
-
-
 def test_events_that_followers_may_not_have_read_stay(cli: Cli, aged: Remote) -> None:
     ran = cli("prune", "--store", "--older-than", "59m", "--yes")
     sentence = "invalid age: expected an hour or more, since followers may not have read younger events yet."

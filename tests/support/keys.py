@@ -18,7 +18,6 @@ PARTS = {
     "seed": "7",
     "set": "all",
     "shard": "0",
-    "snapshot": "manifest.json",
     "slot": "20260301T1200",
     "source": "run",
     "tasks": "4",

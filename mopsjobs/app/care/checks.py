@@ -29,7 +29,7 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
 )
-from mopsjobs.events.retention import OldestKeys, events_limit, oldest_keys, snapshot_keys
+from mopsjobs.events.retention import OldestKeys, events_limit, oldest_keys
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import pluralize
@@ -211,20 +211,6 @@ def check_store(diagnosis: Diagnosis) -> CheckResult | None:
     return None if diagnosis.store_size is None else CheckResult("store", "ok", diagnosis.store_size.describe())
 
 
-def check_snapshots(diagnosis: Diagnosis) -> CheckResult | None:
-    """Name keys of snapshots that a development version left in the store, if there are any."""
-    app = diagnosis.app
-    if diagnosis.state_of("access") != "ok" or app.settings.is_local:
-        return None
-    try:
-        if next(snapshot_keys(app.store), None) is None:
-            return None
-    except MopsJobsError as error:
-        return CheckResult("snapshots", "fail", str(error), error.hint, error.exit_code)
-    detail = "the store has keys at snapshots/ of a development version; nothing reads them"
-    return CheckResult("snapshots", "warn", detail, command_line(PRUNE_COMMAND))
-
-
 def check_cache(diagnosis: Diagnosis) -> CheckResult:
     """Check that the cache can be written, and that it was synced."""
     app = diagnosis.app
@@ -319,7 +305,6 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_clock,
     check_retention,
     check_store,
-    check_snapshots,
     check_cache,
     check_sync,
     check_cache_file_system,

@@ -193,8 +193,6 @@ def _removal_text(retention: Retention, counts: KeyCounts) -> str:
         parts.append(
             f"{pluralize(counts.announcements.count, 'announcement')} of writes ({_span_text(counts.announcements)})"
         )
-    if counts.snapshot_keys:
-        parts.append(f"{pluralize(counts.snapshot_keys, 'key')} of snapshots, which nothing reads")
     return ", ".join([*parts[:-2], " and ".join(parts[-2:])])
 
 
