@@ -49,8 +49,7 @@ class Requests:
     def __init__(self) -> None:
         self.count = 0
         self._lock = threading.Lock()
-        for kind in (transport.BoundedTransport, transport.ReadingTransport):
-            self._count_calls(kind, "send")
+        self._count_calls(transport.AzureTransport, "send")
         self._count_calls(sqlite.SQLiteVersionedStore, "_acquire_connection")
 
     def _count_calls(self, kind: type, name: str) -> None:

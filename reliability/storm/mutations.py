@@ -5,7 +5,9 @@ The modules of the backends are imported where they are needed: each process of 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +44,7 @@ def _ignore_the_version_in_azure() -> None:
 
     def put(self: AzureVersionedStore, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         try:
-            return self._upload(key, value, overwrite=True)
+            return self._upload(key, value, {})
         except Exception as error:  # noqa: BLE001 - as in what it replaces
             raise self._explain(error) from None
 
@@ -73,16 +75,22 @@ def _ignore_the_version_in_s3() -> None:
     S3VersionedStore.put = put  # type: ignore[method-assign]
 
 
-def _let_azures_sdk_retry() -> None:
-    from mopsjobs.store.azure.store import AzureVersionedStore
+def _let_azures_transport_retry() -> None:
+    import urllib3
 
-    original = AzureVersionedStore.__init__
+    from mopsjobs.store.azure.transport import AzureTransport, Reply
 
-    def init(self: AzureVersionedStore, container: Any) -> None:
-        options = {"retry_total": 3, "initial_backoff": 0.1, "increment_base": 0, "random_jitter_range": 0}
-        original(self, container, client_options=options)
+    original = AzureTransport.send
 
-    AzureVersionedStore.__init__ = init  # type: ignore[assignment,method-assign]
+    def send(self: AzureTransport, request: Any, **options: Any) -> Reply:
+        for pause in (0.1, 0.1, 0.1):
+            with contextlib.suppress(OSError, urllib3.exceptions.HTTPError):
+                if (reply := original(self, request, **options)).status_code < 500:
+                    return reply
+            time.sleep(pause)
+        return original(self, request, **options)
+
+    AzureTransport.send = send  # type: ignore[method-assign]
 
 
 def _let_awss_sdk_retry() -> None:
@@ -244,11 +252,11 @@ _LOST_OR_UNEXPLAINED = f"a lost update|{_UNEXPLAINED}"
 _DENIED = "said that nothing was written, and it was"
 
 
-def _of(backend: str, ignore_the_version: Change, let_the_sdk_retry: Change) -> dict[str, Defect]:
+def _of(backend: str, ignore_the_version: Change, let_the_layer_below_retry: Change) -> dict[str, Defect]:
     taken_for_whole = _in_store(backend, _take_a_broken_listing_for_a_whole_one)
     return {
         "the version that a write names is ignored": Defect(ignore_the_version, _LOST_OR_UNEXPLAINED),
-        "the SDK repeats conditional writes": Defect(let_the_sdk_retry, _UNEXPLAINED),
+        "the layer below repeats conditional writes": Defect(let_the_layer_below_retry, _UNEXPLAINED),
         "no writer recognises its own write": Defect(_recognise_no_own_write, _DENIED, 0.5, ("lost", "internal")),
         "a lost reply is taken for a lost race": Defect(
             _in_store(backend, _take_a_lost_reply_for_a_lost_race), _UNEXPLAINED
@@ -267,7 +275,7 @@ def _of(backend: str, ignore_the_version: Change, let_the_sdk_retry: Change) -> 
 
 
 MUTATIONS: dict[str, dict[str, Defect]] = {
-    "Azure": _of("Azure", _ignore_the_version_in_azure, _let_azures_sdk_retry),
+    "Azure": _of("Azure", _ignore_the_version_in_azure, _let_azures_transport_retry),
     "DynamoDB": _of("DynamoDB", _ignore_the_version_in_dynamodb, _let_awss_sdk_retry)
     | {
         "no reader checks that a reply is whole": Defect(

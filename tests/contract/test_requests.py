@@ -22,6 +22,7 @@ from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.s3 import store as s3
 from mopsjobs.store.s3.store import S3VersionedStore
 from mopsjobs.store.s3.url import parse_s3_url
+from support.doubles import hooked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,11 +50,11 @@ class Line:
 
 def in_azure(server: Azurite, sent: list[str]) -> VersionedStore:
     def hook(request: Any) -> None:
-        is_listing = "comp=list" in request.http_request.url
-        sent.append("L" if is_listing else "R" if request.http_request.method == "GET" else "W")
+        is_listing = "comp=list" in request.url
+        sent.append("L" if is_listing else "R" if request.method == "GET" else "W")
 
     place = find_container(f"{server.endpoint}/{server.new_container()}", {})
-    return AzureVersionedStore(place, client_options={"raw_request_hook": hook})
+    return hooked(AzureVersionedStore(place), hook)
 
 
 def in_dynamodb(server: Dynalite, sent: list[str]) -> VersionedStore:
@@ -145,14 +146,14 @@ def test_a_scan_lists_records_only_if_many_are_news(
     seen: list[str] = []
 
     def hook(request: Any) -> None:
-        query = parse_qs(urlsplit(request.http_request.url).query)
+        query = parse_qs(urlsplit(request.url).query)
         if query.get("prefix") == ["jobs/"]:
             seen.append("records" if query.get("include") == ["metadata"] else "names")
         elif "comp" not in query:
             seen.append("read")
 
     place = find_container(f"{azurite.endpoint}/{azurite.new_container()}", {})
-    with contextlib.closing(AzureVersionedStore(place, client_options={"raw_request_hook": hook})) as store:
+    with contextlib.closing(hooked(AzureVersionedStore(place), hook)) as store:
         registry = JobRegistry(store, now=clock.now)
 
         def scanned() -> Counter[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry import announcements
@@ -12,6 +12,7 @@ from mopsjobs.store.base import always
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mopsjobs.store.azure.store import AzureVersionedStore
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
 
 
@@ -107,3 +108,15 @@ class RecordingSleep:
 
     def __call__(self, seconds: float) -> None:
         self.requested.append(seconds)
+
+
+def hooked(store: AzureVersionedStore, hook: Callable[[Any], object]) -> AzureVersionedStore:
+    """Have a function called with each request that a store in Azure sends; return the store."""
+    send = store._transport.send
+
+    def noting(request: Any, **options: Any) -> Any:
+        hook(request)
+        return send(request, **options)
+
+    store._transport.send = noting
+    return store

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import re
 
-import requests
-from azure.core.exceptions import (
-    AzureError,
-    ClientAuthenticationError,
-    DecodeError,
-    IncompleteReadError,
-    ServiceRequestTimeoutError,
-)
+from azure.core.exceptions import AzureError, ClientAuthenticationError, DecodeError, ServiceRequestTimeoutError
 from urllib3.exceptions import HTTPError
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
@@ -24,7 +17,10 @@ _BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "Server
 _VERSION_REFUSED = "400 InvalidHeaderValue"
 """What Azurite answers to an SDK that is newer than itself."""
 
-_TIMEOUTS = (requests.Timeout, ServiceRequestTimeoutError)
+_TIMEOUTS = (ServiceRequestTimeoutError,)
+
+_WIRE = (OSError, HTTPError)
+"""The errors of connections, those of requests among them."""
 
 _ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
 
@@ -57,8 +53,7 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
     """
     if isinstance(error, StoreError):
         return error
-    # An incomplete reply has the status of its first line, which says nothing about how it ended.
-    status = None if isinstance(error, IncompleteReadError) else getattr(error, "status_code", None)
+    status = getattr(error, "status_code", None)
     answer = f"{status} {error_code(error)}".rstrip()
     if status in (401, 403):
         return StoreAccessError(
@@ -74,18 +69,11 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
     if is_busy or status == 500:
         problem = "is throttling requests" if is_busy else "failed to serve a request"
         return StoreUnavailableError(f"{location} {problem}: {answer}.", throttled=is_busy)
-    if status is None and _is_outage(error):
+    # A library refuses a malformed URL or header by an error of its own that is a ValueError: that is not an outage.
+    is_refused = any(isinstance(each, _WIRE) and isinstance(each, ValueError) for each in error_chain(error))
+    is_of_wire = isinstance(error, (AzureError, *_WIRE)) and not isinstance(error, DecodeError)
+    if status is None and is_of_wire and not is_refused:
         return unavailable(error, location, _TIMEOUTS)
     answer = answer if status else type(error).__name__
     hint = "If this is an Azurite, start it with --skipApiVersionCheck." if answer == _VERSION_REFUSED else None
     return StoreError(f"unexpected response from {location}: {answer}.", hint=hint)
-
-
-def _is_outage(error: Exception) -> bool:
-    if isinstance(error, DecodeError) and not isinstance(error, IncompleteReadError):
-        return False
-    # requests and urllib3 refuse a malformed URL or header with a ValueError: that is not an outage.
-    wire = (requests.RequestException, HTTPError)
-    if any(isinstance(each, wire) and isinstance(each, ValueError) for each in error_chain(error)):
-        return False
-    return isinstance(error, (AzureError, OSError, *wire))

@@ -21,9 +21,9 @@ MAX_VALUE_BYTES = 128 * 2**10
 """Longer values are not compressed at all. JSON that fits after compression is far shorter."""
 
 
-def md5(value: bytes) -> bytes:
-    """Return the Content-MD5 of a blob. It detects damage, not an attack."""
-    return hashlib.md5(value, usedforsecurity=False).digest()
+def md5(value: bytes) -> str:
+    """Return the Content-MD5 of a blob, in base64. It detects damage, not an attack."""
+    return base64.b64encode(hashlib.md5(value, usedforsecurity=False).digest()).decode("ascii")
 
 
 def pack(value: bytes) -> dict[str, str]:
@@ -43,4 +43,4 @@ def unpack(packed: str, size: int, content_md5: str) -> bytes | None:
         value = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), size + 1)
     except (ValueError, zlib.error):
         return None
-    return value if len(value) == size and base64.b64encode(md5(value)).decode("ascii") == content_md5 else None
+    return value if len(value) == size and md5(value) == content_md5 else None

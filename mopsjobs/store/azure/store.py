@@ -22,19 +22,17 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError
 from azure.core.pipeline import Pipeline
-from azure.core.pipeline.policies import CustomHookPolicy
 from azure.core.pipeline.transport import HttpRequest
-from azure.storage.blob import ContainerClient, ContentSettings
+from azure.storage.blob import ContainerClient
 
 from mopsjobs.errors import StoreError, ValueTooLargeError
 from mopsjobs.store import network
 from mopsjobs.store.azure import inline_values, listing
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.errors import error_code, explain, is_timeout, retry_after
-from mopsjobs.store.azure.transport import BoundedTransport, ReadingTransport, Reply, timeouts
+from mopsjobs.store.azure.transport import AzureTransport, Reply
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.etags import bare_etag, is_etag
 from mopsjobs.store.ordering import in_code_point_order
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 
 
 MAX_VALUE_BYTES = 256 * 2**20
-"""The largest value that the SDK writes in one request. A longer one is not read, either."""
+"""The largest value that is written in one request, or read."""
 
 PAGES_AHEAD = 2
 """Pages of a listing that are fetched ahead: one waits for the reader while the server makes another."""
@@ -56,6 +54,8 @@ PAGES_AHEAD = 2
 _MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
 
 _CONFLICTS = _MISSING | {"ConditionNotMet", "TargetConditionNotMet", "BlobAlreadyExists"}
+
+_SUCCESSES = {"GET": 200, "PUT": 201, "DELETE": 202}
 
 T = TypeVar("T")
 
@@ -85,7 +85,6 @@ class AzureVersionedStore:
         page_size: keys per page of a listing, up to Azure's 5,000; None to adapt it to the server's speed.
         sleep: waits for a number of seconds between two attempts at a read.
         clock: returns the seconds from any start, and never goes back.
-        client_options: passed on to the SDK's `ContainerClient`.
     """
 
     def __init__(
@@ -95,33 +94,22 @@ class AzureVersionedStore:
         page_size: int | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
-        client_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.location = container.location
         self.credential_source = container.credential_source
         self.server_time: datetime | None = None
-        """When the last reply to a read or a removal was sent, by the server's clock; None if no reply had it."""
+        """When the last reply was sent, by the server's clock; None if no reply had it."""
         self._credential = container.credential
         self._page_size = page_size
         self._clock = clock
         self.pacer = ReadPacer(sleep=sleep, clock=clock, retry_after=retry_after)
         self._closed = False
-        transport = BoundedTransport()
-        options: dict[str, Any] = {
-            "transport": transport,
-            "retry_total": 0,  # reads are retried here, within a budget; writes never
-            "permit_redirects": False,  # Azure sends none; a captive portal does
-            "max_single_put_size": MAX_VALUE_BYTES,
-            **timeouts(network.BUDGET_SECONDS),
-            **(client_options or {}),
-        }
-        self._container = ContainerClient(
-            container.endpoint, container.container, credential=container.credential, **options
-        )
+        self._container = ContainerClient(container.endpoint, container.container, credential=container.credential)
+        self._transport = AzureTransport(MAX_VALUE_BYTES)
         # The policy that signs requests has no public name. The single file holds the SDK's version of the tests.
         signing = self._container._credential_policy  # noqa: SLF001
-        reading = ReadingTransport(transport, MAX_VALUE_BYTES)
-        self._reading: Pipeline[Any, Any] = Pipeline(reading, [CustomHookPolicy(**options), signing])
+        # The pipeline asks the transport for no more than `send`.
+        self._pipeline: Pipeline[Any, Any] = Pipeline(self._transport, [signing])  # type: ignore[arg-type]
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -133,9 +121,8 @@ class AzureVersionedStore:
         check_key(key)
         if not is_etag(version.value):
             return None
-        condition = {"etag": f'"{version.value}"', "match_condition": MatchConditions.IfNotModified}
         try:
-            return self._upload(key, value, overwrite=True, **condition)
+            return self._upload(key, value, {"If-Match": f'"{version.value}"'})
         except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
             if error_code(error) in _CONFLICTS:
                 return None
@@ -146,12 +133,12 @@ class AzureVersionedStore:
         check_key(key)
         try:
             try:
-                return self._upload(key, value, overwrite=False)
+                return self._upload(key, value, {"If-None-Match": "*"})
             except HttpResponseError as error:
                 if error_code(error) != "ContainerNotFound":
                     raise
             self._create_container()
-            return self._upload(key, value, overwrite=False)
+            return self._upload(key, value, {"If-None-Match": "*"})
         except Exception as error:  # noqa: BLE001 - as in `put`
             if error_code(error) in _CONFLICTS - _MISSING:
                 return None
@@ -162,7 +149,7 @@ class AzureVersionedStore:
         check_key(key)
         self._check_open()
         try:
-            self._request(_blob_path(key), network.BUDGET_SECONDS, "DELETE", {"x-ms-delete-snapshots": "include"})
+            self._request(_blob_path(key), "DELETE", {"x-ms-delete-snapshots": "include"})
         except Exception as error:  # noqa: BLE001 - as in `put`
             if error_code(error) in _MISSING:
                 return False
@@ -187,66 +174,74 @@ class AzureVersionedStore:
             return
         self._closed = True
         self._container.close()
+        self._transport.close()
         # A sign-in has connections of its own; keys and SAS tokens have nothing to close.
         getattr(self._credential, "close", lambda: None)()
 
     # --- one request each -------------------------------------------------------------------------------------------
 
-    def _request(self, path: str, left: float, method: str = "GET", headers: Mapping[str, str] | None = None) -> Reply:
-        """Send a request without a body for the container or a blob, and read the whole reply.
+    def _request(
+        self,
+        path: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        value: bytes | None = None,
+        *,
+        left: float | None = None,
+    ) -> Reply:
+        """Send a request for the container or a blob once, and read the whole reply.
 
-        The SDK signs the request, and takes no other part. Its downloader is made for files in many pieces and retries
-        by itself. Its pipeline and models take most of the processor time of a small read, and of a removal.
+        The SDK signs the request, and takes no other part. Its clients are made for files in many pieces, and retry by
+        themselves. Their pipeline and models take most of the processor time of a small request.
         """
         headers = {
             **(headers or {}),
+            **({} if value is None else {"Content-Length": str(len(value))}),
             "x-ms-version": self._container.api_version,
             "x-ms-date": formatdate(usegmt=True),
             "User-Agent": network.USER_AGENT,
         }
-        url = f"{self._container.url}{path}"
-        reply: Reply = self._reading.run(HttpRequest(method, url, headers), **timeouts(left)).http_response
+        request = HttpRequest(method, f"{self._container.url}{path}", headers, data=value)
+        reply: Reply = self._pipeline.run(request, seconds=left or network.BUDGET_SECONDS).http_response
         self.server_time = network.time_of_reply(reply.headers.get("Date")) or self.server_time
-        if reply.status_code != (202 if method == "DELETE" else 200):
+        if reply.status_code != _SUCCESSES[method]:
             raise HttpResponseError(response=reply)  # type: ignore[arg-type] # it reads no request
         return reply
 
     def _download(self, key: str, left: float) -> Versioned | None:
         try:
-            reply = self._request(_blob_path(key), left)
+            reply = self._request(_blob_path(key), left=left)
         except HttpResponseError as error:
             if error_code(error) in _MISSING:
                 return None
             raise
         return Versioned(reply.body, self._version(reply.headers.get("ETag")))
 
-    def _upload(self, key: str, value: bytes, **condition: Any) -> VersionToken:
+    def _upload(self, key: str, value: bytes, condition: Mapping[str, str]) -> VersionToken:
         self._check_open()
         size = len(value)
         if size > MAX_VALUE_BYTES:
             raise ValueTooLargeError(f"invalid value for {key} of {size} bytes: expected at most {MAX_VALUE_BYTES}.")
-        reply = self._container.get_blob_client(key).upload_blob(
-            bytes(value),
-            metadata=inline_values.pack(value),
-            # The store does not know the meaning of the bytes. Azure compares the MD5 with the bytes that arrive.
-            content_settings=ContentSettings(
-                content_type="application/octet-stream", content_md5=bytearray(inline_values.md5(value))
-            ),
+        headers = {
             **condition,
-            **timeouts(network.BUDGET_SECONDS, size),
-        )
-        return self._version(reply.get("etag"))
+            "x-ms-blob-type": "BlockBlob",
+            # The store does not know the meaning of the bytes. Azure compares the MD5 with the bytes that arrive.
+            "x-ms-blob-content-type": "application/octet-stream",
+            "x-ms-blob-content-md5": inline_values.md5(value),
+            **{f"x-ms-meta-{name}": text for name, text in inline_values.pack(value).items()},
+        }
+        return self._version(self._request(_blob_path(key), "PUT", headers, bytes(value)).headers.get("ETag"))
 
     def _create_container(self) -> None:
         try:
-            self._container.create_container(**timeouts(network.BUDGET_SECONDS))
+            self._request("?restype=container", "PUT", value=b"")
         except HttpResponseError as error:
             if error_code(error) != "ContainerAlreadyExists":
                 raise
 
     def _page(self, place: listing.Place, size: int, left: float, *, metadata: bool) -> listing.Page:
         try:
-            reply = self._request(f"?{listing.query(place, size, metadata=metadata)}", left)
+            reply = self._request(f"?{listing.query(place, size, metadata=metadata)}", left=left)
         except HttpResponseError as error:
             if place.start and error.status_code == 400:  # the server refuses `startFrom`
                 return self._page(place._replace(start=""), size, left, metadata=metadata)

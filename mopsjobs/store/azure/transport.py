@@ -1,7 +1,8 @@
-"""The two transports of `AzureVersionedStore`: one for the requests of the SDK, a shorter one for reads.
+"""The transport of `AzureVersionedStore`: straight to urllib3, over connections that send and read in larger pieces.
 
 The SDK's own timeouts (20 s to connect, 60 s to read, retries after 15 s) are made for copying disks. A user waits for
 a command. So it fails within five seconds if the network is gone, and never repeats a conditional write.
+See docs/decisions/0018-reading-azure-without-the-sdk.md.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-import requests
 from azure.core.exceptions import ServiceRequestTimeoutError
-from azure.core.pipeline.transport import HttpTransport, RequestsTransport
+from requests import Request
 from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
 from urllib3 import Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -58,19 +59,6 @@ _UNREAD_HEADERS = frozenset(
     b"accept-ranges content-md5 last-modified server x-ms-access-tier x-ms-access-tier-inferred x-ms-blob-content-md5"
     b" x-ms-blob-type x-ms-creation-time x-ms-lease-state x-ms-lease-status x-ms-server-encrypted x-ms-version".split()
 )
-
-
-def timeouts(left: float, value_bytes: int = 0) -> dict[str, Any]:
-    """Return the SDK's timeouts for a request that may use `left` seconds: a third to connect, the rest for the reply.
-
-    The read timeout counts from one received piece to the next. So a listing of many megabytes may take any time while
-    it makes progress, and a server that falls silent is given up. The same holds for a value on its way to the server:
-    see `_InPieces`.
-    """
-    return {
-        "connection_timeout": left / 3,
-        "read_timeout": left * 2 / 3 + SECONDS_PER_MIB * value_bytes / 2**20,
-    }
 
 
 class _WholeLines:
@@ -122,7 +110,7 @@ class _WholeReply(http.client.HTTPResponse):
                 self.fp = file
 
 
-class _InPieces(HTTPConnection):
+class _Connection(HTTPConnection):
     """A connection that sends a value in pieces, and gives up if the server accepts none for `STALL_SECONDS`.
 
     urllib3 keeps the timeout of connecting on the socket until the request is sent, and Python counts it for a whole
@@ -146,11 +134,7 @@ class _InPieces(HTTPConnection):
         self.sock.settimeout(connecting)
 
 
-class _Connection(_InPieces):
-    pass
-
-
-class _TLSConnection(_InPieces, HTTPSConnection):
+class _TLSConnection(_Connection, HTTPSConnection):
     pass
 
 
@@ -163,7 +147,7 @@ class _TLSPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """The adapter of requests for these connections."""
+    """The adapter of requests for these connections. It knows the proxies and certificates of the environment."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -183,147 +167,56 @@ class _Route(NamedTuple):
     """The beginning of a URL that is removed before it is sent."""
 
 
-class _Session(requests.Session):
-    """A session to one host, which reads the environment once.
+class Reply(NamedTuple):
+    """A whole reply, with the attributes that the SDK's policies and errors use."""
 
-    requests reads it for each request, and merges settings that never differ here. This takes half of the processor
-    time of a small request.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        adapter = _Adapter(pool_maxsize=network.POOL_CONNECTIONS, max_retries=0)
-        self.mount("https://", adapter)
-        self.mount("http://", adapter)
-        self._settings: dict[object, dict[str, Any]] = {}
-
-    def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
-        """Send one request of the SDK. It follows no redirects and has no cookies, forms or sign-in of its own."""
-        prepared = requests.PreparedRequest()
-        prepared.prepare_method(method)
-        prepared.prepare_url(url, None)
-        prepared.prepare_headers({**self.headers, **options["headers"]})
-        prepared.prepare_body(options.get("data"), None)
-        settings = self._connection_settings(url, options.get("verify"), options.get("cert"), options.get("proxies"))
-        response = self.get_adapter(url).send(prepared, timeout=options.get("timeout"), **settings)
-        if not options.get("stream"):
-            # requests would read a body of any length.
-            response._content = _short_body(response.raw)  # noqa: SLF001
-        return response
-
-    def route(self, url: str, verify: Any) -> _Route:
-        """Return the connections to the URL's host, with the proxy and the certificates that requests would use."""
-        prepared = requests.PreparedRequest()
-        prepared.prepare_method("GET")
-        prepared.prepare_url(url, None)
-        settings = self._connection_settings(url, verify, None, None)
-        adapter: Any = self.get_adapter(url)
-        pool = adapter.get_connection_with_tls_context(
-            prepared, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
-        )
-        adapter.cert_verify(pool, url, settings["verify"], settings["cert"])
-        # A proxy for plain HTTP gets the whole URL. Every other server gets the part after the host.
-        is_whole = adapter.request_url(prepared, settings["proxies"]) != prepared.path_url
-        parts = urlsplit(url)
-        return _Route(pool, "" if is_whole else f"{parts.scheme}://{parts.netloc}")
-
-    def _connection_settings(self, url: str, verify: Any, cert: Any, proxies: dict[str, str] | None) -> dict[str, Any]:
-        """Return proxies and certificates, as requests finds them in the environment."""
-        key = (verify, cert, *sorted((proxies or {}).items()))
-        if key not in self._settings:
-            settings = self.merge_environment_settings(url, proxies or {}, None, verify, cert)
-            self._settings[key] = {name: settings[name] for name in ("proxies", "verify", "cert")}
-        return self._settings[key]
-
-
-class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core exports it untyped
-    """The SDK's transport, with a pool for many threads and a bound on name resolution."""
-
-    def __init__(self) -> None:
-        self.session: _Session | None
-        super().__init__(session=_Session(), connection_verify=network.tls_authorities(os.environ))
-        self._name_resolves = False
-        self._route: _Route | None = None
-        self._pid = os.getpid()
-
-    def send(self, request: Any, **kwargs: Any) -> Any:
-        """Send one request."""
-        self._leave_parents_connections()
-        self.check_name(request.url, kwargs.get("connection_timeout", network.BUDGET_SECONDS / 3))
-        return super().send(request, **kwargs)
-
-    def route(self, url: str) -> _Route:
-        """Return the connections to the host of the first URL: all URLs have the same host."""
-        self._leave_parents_connections()
-        if self._route is None:
-            assert self.session is not None  # noqa: S101 - a closed store has refused before
-            self._route = self.session.route(url, self.connection_config.verify)
-        return self._route
-
-    def _leave_parents_connections(self) -> None:
-        # Two processes on one connection take each other's replies, also the acknowledgements of writes.
-        if self._pid != os.getpid() and self.session is not None:
-            self.session, self._route, self._pid = _Session(), None, os.getpid()
-
-    def check_name(self, url: str, seconds: float) -> None:
-        """Check that the name server answers for the host. No socket timeout covers its delay of up to 30 s.
-
-        Raises:
-            ServiceRequestTimeoutError: if it does not answer in time.
-        """
-        if self._name_resolves:
-            return
-        if not network.name_server_answers(url, seconds):
-            raise ServiceRequestTimeoutError("The name server does not answer.")
-        self._name_resolves = True
-
-
-class Reply:
-    """The whole reply to a read, with the attributes that the SDK's policies and errors use."""
-
-    __slots__ = ("body", "headers", "reason", "status_code")
-
-    def __init__(self, status_code: int, reason: str | None, headers: HTTPHeaderDict, body: bytes) -> None:
-        self.status_code = status_code
-        self.reason = reason
-        self.headers = headers
-        self.body = body
+    status_code: int
+    reason: str | None
+    headers: HTTPHeaderDict
+    body: bytes
 
     def text(self, encoding: str | None = None) -> str:
         """Return the body, for the SDK's errors."""
         return self.body.decode(encoding or "utf-8", "replace")
 
 
-class ReadingTransport(HttpTransport[Any, Any]):
-    """The transport of reads: directly to urllib3, over the same connections as the SDK's.
+class AzureTransport:
+    """Sends the requests of one store to its host, in the form in which the SDK's pipeline has them.
 
-    The SDK uses requests, which is made for redirects, cookies and sign-ins, and wraps each reply three times. This
-    takes two thirds of the processor time of a small read. Bodies are read within `send`, so that one that breaks off
-    is an error of the request.
+    The SDK's own transport is made for redirects, cookies and sign-ins, and wraps each reply three times. Without it, a
+    small read takes a third of the processor time. Bodies are read within `send`, so that one that breaks off is an
+    error of the request.
 
     Args:
-        connections: the SDK's transport.
         max_bytes: longest body.
     """
 
-    def __init__(self, connections: BoundedTransport, max_bytes: int) -> None:
-        self._connections = connections
+    def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
+        self._verify = network.tls_authorities(os.environ)
+        self._name_resolves = False
+        self._route: _Route | None = None
+        self._pid = os.getpid()
 
-    def send(self, request: Any, **options: Any) -> Reply:
-        """Send one request, with the options of `timeouts`, and read the whole reply.
+    def send(self, request: Any, *, seconds: float) -> Reply:
+        """Send one request, which may use some seconds, and read the whole reply.
+
+        A third of them is for connecting, the rest for the reply, from one received piece to the next. So a listing of
+        many megabytes may take any time while it makes progress, and a server that falls silent is given up. The same
+        holds for a value on its way to the server.
 
         Raises:
             ValueTooLargeError: if the body is longer than `max_bytes`.
         """
-        url, connecting = request.url, options["connection_timeout"]
-        self._connections.check_name(url, connecting)
-        route = self._connections.route(url)
+        self._check_name(request.url, seconds / 3)
+        route = self._find_route(request.url)
+        patience = SECONDS_PER_MIB * len(request.data or b"") / 2**20
         reply = route.pool.urlopen(
             request.method,
-            url.removeprefix(route.origin),
+            request.url.removeprefix(route.origin),
+            body=request.data,
             headers=request.headers,
-            timeout=Timeout(connect=connecting, read=options["read_timeout"]),
+            timeout=Timeout(connect=seconds / 3, read=seconds * 2 / 3 + patience),
             retries=False,
             redirect=False,
             assert_same_host=False,
@@ -331,61 +224,51 @@ class ReadingTransport(HttpTransport[Any, Any]):
             decode_content=False,
         )
         try:
-            return Reply(reply.status, reply.reason, reply.headers, self._whole_body(reply, url))
+            return Reply(reply.status, reply.reason, reply.headers, self._whole_body(reply, request.url))
         finally:
             reply.release_conn()  # one that broke off is not used again
 
-    def open(self) -> None:
-        """Do nothing: the SDK's transport has the connections."""
-
     def close(self) -> None:
-        """Do nothing, as `open`."""
+        """Close the connections."""
+        if self._route is not None:
+            self._route.pool.close()
 
-    def __exit__(self, *_: object) -> None:
-        """Do nothing, as `open`."""
+    def _check_name(self, url: str, seconds: float) -> None:
+        """Check that the name server answers for the host. No socket timeout covers its delay of up to 30 s."""
+        if not self._name_resolves and not network.name_server_answers(url, seconds):
+            raise ServiceRequestTimeoutError("The name server does not answer.")
+        self._name_resolves = True
+
+    def _find_route(self, url: str) -> _Route:
+        """Return the connections to the host of the first URL: all URLs have the same host."""
+        # Two processes on one connection take each other's replies, also the acknowledgements of writes.
+        if self._route is None or self._pid != os.getpid():
+            adapter: Any = _Adapter(pool_maxsize=network.POOL_CONNECTIONS, max_retries=0)
+            prepared, proxies = Request("GET", url).prepare(), get_environ_proxies(url)
+            pool = adapter.get_connection_with_tls_context(prepared, self._verify, proxies=proxies)
+            adapter.cert_verify(pool, url, self._verify, None)
+            # A proxy for plain HTTP gets the whole URL. Every other server gets the part after the host.
+            is_whole = adapter.request_url(prepared, proxies) != prepared.path_url
+            parts = urlsplit(url)
+            self._route = _Route(pool, "" if is_whole else f"{parts.scheme}://{parts.netloc}")
+            self._pid = os.getpid()
+        return self._route
 
     def _whole_body(self, reply: BaseHTTPResponse, url: str) -> bytes:
-        if reply.status != 200:
-            return _short_body(reply)
-        body = _body(reply, self._max_bytes)
-        if body is None:
-            what, size = url.partition("?")[0], "more" if _is_chunked(reply) else reply.headers["Content-Length"]
-            raise ValueTooLargeError(f"{what} has {size} bytes; at most {self._max_bytes} are read.")
-        return body
-
-
-def _short_body(reply: BaseHTTPResponse) -> bytes:
-    """Return the body of a reply of which only the headers matter; empty if it is long, or of unknown length."""
-    if _is_chunked(reply) or _length(reply) is not None:
-        return _body(reply, MAX_SHORT_BODY_BYTES) or b""
-    reply.close()
-    return b""
-
-
-def _body(reply: BaseHTTPResponse, limit: int) -> bytes | None:
-    """Return the body of a reply; None if it has more than `limit` bytes. Then its connection is not used again.
-
-    Raises:
-        ProtocolError: if it does not state its length. It would end with the connection, perhaps too early.
-        HTTPError: if it broke off, or made no progress.
-    """
-    is_chunked, length = _is_chunked(reply), _length(reply)
-    if not is_chunked and length is None:
-        reply.close()
-        raise ProtocolError("The reply does not say how long it is.")
-    if is_chunked or (length or 0) <= limit:
-        # Without a bound if the length is known: urllib3 would else accept a reply that broke off.
-        body = reply.read(limit + 1 if is_chunked else None)
-        if len(body) <= limit:
-            return body
-    reply.close()
-    return None
-
-
-def _is_chunked(reply: BaseHTTPResponse) -> bool:
-    return reply.headers.get("Transfer-Encoding", "").lower() == "chunked"
-
-
-def _length(reply: BaseHTTPResponse) -> int | None:
-    text = reply.headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() else None
+        is_chunked = reply.headers.get("Transfer-Encoding", "").lower() == "chunked"
+        text = reply.headers.get("Content-Length", "")
+        length = int(text) if text.isdecimal() else None
+        is_short = reply.status != 200  # only its headers matter
+        limit = MAX_SHORT_BODY_BYTES if is_short else self._max_bytes
+        if is_chunked or (length is not None and length <= limit):
+            # Without a bound if the length is known: urllib3 would else accept a reply that broke off.
+            body = reply.read(limit + 1 if is_chunked else None)
+            if len(body) <= limit:
+                return body
+        reply.close()  # its connection is not used again
+        if is_short:
+            return b""
+        if not is_chunked and length is None:  # it would end with the connection, perhaps too early
+            raise ProtocolError("The reply does not say how long it is.")
+        what, size = url.partition("?")[0], "more" if is_chunked else text
+        raise ValueTooLargeError(f"{what} has {size} bytes; at most {self._max_bytes} are read.")
