@@ -12,10 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from mopsjobs.cache.stored_study import StoredSeed, StoredStudy, to_stored_seed
-from mopsjobs.cache.sync.chunks import Chunk
+from mopsjobs.cache.sync.fetcher import Chunk
 from mopsjobs.cache.sync_state import transaction
-from mopsjobs.ledger.attempt import Attempt
-from mopsjobs.ledger.format import ChunkKey
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study import find_varying
 from mopsjobs.utils.ranges import number_ranges
@@ -56,9 +54,6 @@ _REFRESH_TASKS = f"""
 """  # noqa: S608 - constant names
 
 
-LedgerChunk = Chunk[ChunkKey, Attempt]
-
-
 def write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) -> None:
     """Write the parameter sets of a job, and then its row in `ledger`, which says that they are complete.
 
@@ -93,8 +88,8 @@ def write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) 
 
 
 def write_chunks(
-    connection: sqlite3.Connection, study: StoredStudy, chunks: Iterable[LedgerChunk]
-) -> Iterator[tuple[LedgerChunk, int]]:
+    connection: sqlite3.Connection, study: StoredStudy, chunks: Iterable[Chunk]
+) -> Iterator[tuple[Chunk, int]]:
     """Write chunks with their attempts, and the rows of their tasks. The caller holds the transaction.
 
     An attempt at a task that is not of the job is left out; the chunk then has that problem.
@@ -178,7 +173,7 @@ def _tasks_of(study: StoredStudy, numbers: Iterable[int]) -> dict[int, tuple[int
     return {number: place for number in sorted(numbers) if (place := study.place_of(number)) is not None}
 
 
-def _attempt_rows(chunk: LedgerChunk, ended: Mapping[int, object]) -> Iterator[tuple[object, ...]]:
+def _attempt_rows(chunk: Chunk, ended: Mapping[int, object]) -> Iterator[tuple[object, ...]]:
     run, _, number = chunk.parts.name.rpartition(".")[2].partition("-")
     for position, one in enumerate(chunk.entries):
         if one.task not in ended:

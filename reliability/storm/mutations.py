@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mopsjobs.cache.sync import fetcher, mirror
-from mopsjobs.cache.sync.delta import DeltaSync
+from mopsjobs.cache.sync.records import DeltaSync
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.registry import transitions
 from mopsjobs.store import cas
@@ -157,14 +157,12 @@ def _take_a_broken_listing_for_a_whole_one(store: type[Any]) -> None:
 
 
 def look_at_half_of_what_was_announced() -> None:
-    original = DeltaSync.__init__
+    original = DeltaSync.run
 
-    def init(
-        self: DeltaSync, registry: Any, connection: Any, report: Any, generation: int, announced: set[str]
-    ) -> None:
-        original(self, registry, connection, report, generation, set(sorted(announced)[::2]))
+    def run(self: DeltaSync, announced: set[str], *args: Any, **options: Any) -> None:
+        original(self, set(sorted(announced)[::2]), *args, **options)
 
-    DeltaSync.__init__ = init  # type: ignore[method-assign]
+    DeltaSync.run = run  # type: ignore[method-assign]
 
 
 # --- defects of a sync under bad conditions ---------------------------------------------------------------------------

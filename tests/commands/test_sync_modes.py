@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mopsjobs.cache.sync import batch as record_batch
-from mopsjobs.cache.sync import full, mirror
-from mopsjobs.cache.sync.batch import BATCH
+from mopsjobs.cache.sync import mirror, records
+from mopsjobs.cache.sync.records import BATCH
 from mopsjobs.registry import announcements
 from mopsjobs.store.base import always
 from mopsjobs.utils.times import json_time
@@ -149,11 +148,11 @@ def test_a_clock_that_was_set_back_proves_nothing(cli: Cli, filled: Remote) -> N
 
 def test_many_announced_jobs_are_listed_rather_than_read(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
     """A tenth of all jobs announced, and a listing of everything is cheaper. One read finds that it is the registry."""
-    for number in range(COUNT // full.GET_COST):
+    for number in range(COUNT // records.GET_COST):
         filled.jobs.update_fields(_name(number), owner="ada")
     calls.clear()
     report = _sync(cli)
-    assert (report["mode"], report["changed"]) == ("full", COUNT // full.GET_COST)
+    assert (report["mode"], report["changed"]) == ("full", COUNT // records.GET_COST)
     assert calls["get"] == 1
 
 
@@ -173,7 +172,7 @@ def test_a_burst_is_listed_only_until_a_scan_is_cheaper(
         filled.jobs.register_job(f"new-{number:05}")
     assert _sync(cli)["added"] == COUNT
     monkeypatch.setattr(filled.store, "list_keys", counting)
-    for minutes, listed in ((0, 0), (9, 0), (1, 2 * COUNT // full.GET_COST), (0, 0)):
+    for minutes, listed in ((0, 0), (9, 0), (1, 2 * COUNT // records.GET_COST), (0, 0)):
         cli.clock.advance(minutes=minutes)
         taken.clear()
         calls.clear()
@@ -227,7 +226,7 @@ def test_a_listing_that_never_carries_records_is_begun_twice(
     cli: Cli, filled: Remote, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S3 has no records in listings. Many changes in two places far from each other do not begin a third one."""
-    monkeypatch.setattr(record_batch, "BATCH", 100)
+    monkeypatch.setattr(records, "BATCH", 100)
     filled.store.hides_values = True
     for begin in (0, 600):
         for number in range(begin, begin + 40):

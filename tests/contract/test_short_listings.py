@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mopsjobs.cache.sync import full, mirror
+from mopsjobs.cache.sync import mirror, records
 from mopsjobs.registry.job_registry import JobRegistry
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_a_job_that_a_listing_lacks_stays_and_is_read(world: World) -> None:
     assert report.removed == 1
     assert list(world.revisions) == [job_id for job_id in JOBS if job_id != "job-5"]
     assert world.revisions["job-3"] == 2
-    assert world.notes == dict.fromkeys(("job-2", "job-3"), full.EXISTS)
+    assert world.notes == dict.fromkeys(("job-2", "job-3"), records.EXISTS)
     assert sorted(world.notes) == [str(world.jobs.job_id_of(problem.key)) for problem in report.news]
     assert world.sync().news == []
     world.lack()
@@ -110,7 +110,7 @@ def test_a_removal_of_many_is_believed_at_once(world: World) -> None:
     world.lack("job-1")
     assert world.sync().removed == 5
     assert list(world.revisions) == JOBS[:3]
-    assert world.notes == {"job-1": full.EXISTS}
+    assert world.notes == {"job-1": records.EXISTS}
 
 
 def test_a_sync_with_nothing_new_reads_one_record(world: World) -> None:

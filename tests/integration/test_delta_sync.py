@@ -21,7 +21,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
-from mopsjobs.cache.sync import batch, full, mirror
+from mopsjobs.cache.sync import mirror, records
 from mopsjobs.cache.write_through import cached_version, write_through
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.retention import Retention
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mopsjobs.cache.sync.batch import SyncReport
+    from mopsjobs.cache.sync.records import SyncReport
     from mopsjobs.registry.job_reader import TakeRecord
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
     from support.servers import S3, Azurite, Dynalite
@@ -141,8 +141,8 @@ class DeltaSync(SyncMachine):
 
     def __init__(self, inner: VersionedStore, template: str) -> None:
         super().__init__()
-        self.limit(full, GET_COST=2)
-        self.limit(batch, BATCH=4)
+        self.limit(records, GET_COST=2)
+        self.limit(records, BATCH=4)
         self.limit(announcements, RETENTION=KEPT)
         self._inner = inner
         self._directory = tempfile.mkdtemp(dir=os.path.dirname(template))

@@ -19,8 +19,8 @@ import pytest
 from bench.registry_data import MadeUpStore
 from mopsjobs.cache import deferred_indexes
 from mopsjobs.cache.database import open_to_write
-from mopsjobs.cache.sync import batch as record_batch
 from mopsjobs.cache.sync import mirror
+from mopsjobs.cache.sync import records as record_sync
 from mopsjobs.errors import StoreError
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import REMOTE_URL, Cli, Remote, add
@@ -39,9 +39,9 @@ import os, signal, sys
 from datetime import UTC, datetime
 from bench.registry_data import MadeUpStore
 from mopsjobs.cache import deferred_indexes
-from mopsjobs.cache.sync import batch, mirror
+from mopsjobs.cache.sync import mirror, records
 from mopsjobs.registry.job_registry import JobRegistry
-batch.BATCH, deferred_indexes.MIN_JOBS = 3, 4
+records.BATCH, deferred_indexes.MIN_JOBS = 3, 4
 path, url, last, moment = sys.argv[1:]
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -89,7 +89,7 @@ class DyingConnection:
 @pytest.fixture(autouse=True)
 def _small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make batches of three, and let a first sync defer indexes from four jobs on."""
-    monkeypatch.setattr(record_batch, "BATCH", 3)
+    monkeypatch.setattr(record_sync, "BATCH", 3)
     monkeypatch.setattr(deferred_indexes, "MIN_JOBS", 4)
 
 
@@ -114,7 +114,7 @@ def _ask(path: str | Path, sql: str) -> list[Any]:
         return connection.execute(sql).fetchall()
 
 
-def _sync(cli: Cli, remote: Remote, on_progress: Callable[[int], None] | None = None) -> record_batch.SyncReport:
+def _sync(cli: Cli, remote: Remote, on_progress: Callable[[int], None] | None = None) -> record_sync.SyncReport:
     return mirror.sync(remote.jobs, str(cli.cache), REMOTE_URL, on_progress=on_progress, now=cli.clock.now)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.cache.sync import batch as record_batch
 from mopsjobs.cache.sync import mirror
+from mopsjobs.cache.sync import records as record_sync
 from mopsjobs.cache.write_through import write_through
 from mopsjobs.errors import StoreError, UsageError
 from mopsjobs.store.base import Versioned, VersionToken
@@ -40,7 +40,7 @@ class Interruption(BaseException):
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make batches of three, so that twenty jobs are many batches."""
-    monkeypatch.setattr(record_batch, "BATCH", 3)
+    monkeypatch.setattr(record_sync, "BATCH", 3)
 
 
 def _names(count: int) -> str:
@@ -83,7 +83,7 @@ def test_a_sync_ended_after_any_batch_leaves_true_rows(cli: Cli, remote: Remote,
     assert len(cli.ids("--status", "succeeded")) == 20
 
 
-def _mirror(cli: Cli, remote: Remote, on_progress: Callable[[int], None] | None = None) -> record_batch.SyncReport:
+def _mirror(cli: Cli, remote: Remote, on_progress: Callable[[int], None] | None = None) -> record_sync.SyncReport:
     return mirror.sync(remote.jobs, str(cli.cache), REMOTE_URL, on_progress=on_progress, now=cli.clock.now)
 
 

@@ -37,10 +37,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar
 
-    from mopsjobs.cache.sync.batch import SyncReport
-    from mopsjobs.cache.sync.chunks import ChunkReport
-    from mopsjobs.cache.sync.full import OnProgress
+    from mopsjobs.cache.sync.fetcher import ChunkReport
     from mopsjobs.cache.sync.lock import Holder
+    from mopsjobs.cache.sync.records import OnProgress, SyncReport
     from mopsjobs.registry.job_reader import TakeRecord
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store.base import Versioned, VersionedStore

@@ -17,8 +17,7 @@ from datetime import datetime, timedelta
 from itertools import chain, islice
 
 from mopsjobs.cache.pruning import is_pruned
-from mopsjobs.cache.sync.chunks import BATCH, Chunk, ChunkReport, fetch_chunks, is_missing
-from mopsjobs.cache.sync.fetcher import ParallelFetcher
+from mopsjobs.cache.sync.fetcher import CHUNKS, Chunk, ChunkReport, ParallelFetcher, fetch_chunks, is_missing
 from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
 from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, bucket_of, parse_chunk, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
@@ -40,9 +39,6 @@ SYNCED_AT = "events_synced_at"
 
 KNOWN_BEFORE = "events_known_before"
 """Name in the cache's notes: the hour before which all chunks are known, although their names are forgotten."""
-
-
-_EventChunk = Chunk[ChunkKey, Event]
 
 
 def sync_events(
@@ -85,7 +81,7 @@ def sync_events(
     keys = chain(sorted(unread), (key for key in listed if key not in unread))
     chunks = _missing_chunks(connection, keys, job_id, retry=full)
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
-        while batch := list(islice(chunks, BATCH)):
+        while batch := list(islice(chunks, CHUNKS)):
             _write_chunks(connection, list(fetch_chunks(fetcher, batch, _parse)), report)
     if job_id is None:
         with transaction(connection):
@@ -155,7 +151,7 @@ def _unread_chunks(connection: sqlite3.Connection, job_id: str | None) -> Iterat
             yield key
 
 
-def _write_chunks(connection: sqlite3.Connection, batch: list[_EventChunk], report: ChunkReport) -> None:
+def _write_chunks(connection: sqlite3.Connection, batch: list[Chunk], report: ChunkReport) -> None:
     """Write chunks with their events, ordered by their first events as far as the orders of their writers allow."""
     latest: dict[str, str] = {}
     order: list[tuple[str, int]] = []
@@ -193,7 +189,7 @@ def _event_row(chunk: str, event: Event) -> tuple[str, object, float, object, st
     return (chunk, event["job_id"], at, event["kind"], json.dumps(event, allow_nan=False, separators=(",", ":")))
 
 
-def _is_obsolete(connection: sqlite3.Connection, chunk: _EventChunk) -> bool:
+def _is_obsolete(connection: sqlite3.Connection, chunk: Chunk) -> bool:
     """Return True if the job was pruned with its events, or the cache had the chunk and has forgotten its name.
 
     A chunk that was sent again after a lost reply lies in a later hour than its events. So does a chunk that waited for

@@ -15,7 +15,6 @@ from datetime import datetime
 from itertools import compress, islice
 
 from mopsjobs.cache.ledger_rows import (
-    LedgerChunk,
     has_tasks_by_outputs,
     write_chunks,
     write_complete_tasks,
@@ -24,8 +23,7 @@ from mopsjobs.cache.ledger_rows import (
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, BY_OUTPUTS
 from mopsjobs.cache.stored_study import StoredStudy
-from mopsjobs.cache.sync.chunks import BATCH, ChunkReport, fetch_chunks, is_missing
-from mopsjobs.cache.sync.fetcher import ParallelFetcher
+from mopsjobs.cache.sync.fetcher import CHUNKS, Chunk, ChunkReport, ParallelFetcher, fetch_chunks, is_missing
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import JobNotFoundError, NoManifestError, RecordError
 from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, parse_chunk_key
@@ -84,7 +82,7 @@ def sync_ledger(
         write_complete_tasks(connection, study, compress(manifest.numbers, complete), forget=True)
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         keys = _missing_chunks(connection, store, job_id, report, retry=full)
-        while batch := list(islice(keys, BATCH)):
+        while batch := list(islice(keys, CHUNKS)):
             _write_chunks(connection, study, fetch_chunks(fetcher, batch, parse_attempts), report)
     basis = _basis(connection, job_id)
     if basis == BY_OUTPUTS or (ended is not None and _has_unexplained(connection, study)):
@@ -155,7 +153,7 @@ def _missing_chunks(
 
 
 def _write_chunks(
-    connection: sqlite3.Connection, study: StoredStudy, chunks: Iterator[LedgerChunk], report: ChunkReport
+    connection: sqlite3.Connection, study: StoredStudy, chunks: Iterator[Chunk], report: ChunkReport
 ) -> None:
     """Write chunks, in transactions of some `BATCH_ATTEMPTS`."""
     for batch in _transactions(chunks):
@@ -169,8 +167,8 @@ def _write_chunks(
                     report.problems.append((chunk.key, chunk.problem))
 
 
-def _transactions(chunks: Iterator[LedgerChunk]) -> Iterator[list[LedgerChunk]]:
-    batch: list[LedgerChunk] = []
+def _transactions(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
+    batch: list[Chunk] = []
     for chunk in chunks:
         batch.append(chunk)
         if sum(len(one.entries) for one in batch) >= BATCH_ATTEMPTS:

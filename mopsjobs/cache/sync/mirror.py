@@ -1,9 +1,8 @@
 """Sync: make the cache equal to the registry, at a cost that follows what changed.
 
-A delta sync (delta.py) reads the jobs that were announced (registry/announcements.py) since the last complete sync
-began. A full sync (full.py) lists everything. It is made if there is no earlier one, or it
-is an hour old, or ten minutes where other programs write. It is also made while programs write without announcements,
-if it costs less, and if a view asks for it.
+A delta sync reads the jobs that were announced (registry/announcements.py) since the last complete sync began. A full
+sync lists everything. It is made if there is no earlier one, or it is an hour old, or ten minutes where other programs
+write. It is also made while programs write without announcements, if it costs less, and if a view asks for it.
 
 Several syncs and writers may use the cache at once; generations keep their rows apart (sync_state.py). An interruption
 at any moment leaves each row right as of some moment since the sync began.
@@ -21,9 +20,7 @@ from datetime import datetime, timedelta
 from mopsjobs.cache import counters, deferred_indexes, pruning, rows, sync_state
 from mopsjobs.cache.database import open_to_write, translate_sqlite_errors
 from mopsjobs.cache.sync import identity as registry_identity
-from mopsjobs.cache.sync.batch import SyncReport
-from mopsjobs.cache.sync.delta import DeltaSync
-from mopsjobs.cache.sync.full import GET_COST, FullSync, OnProgress
+from mopsjobs.cache.sync.records import GET_COST, DeltaSync, FullSync, OnProgress, SyncReport
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
@@ -156,8 +153,8 @@ class _Sync:
 
     def _run_delta(self, announced: set[str], on_progress: OnProgress | None) -> None:
         self.report.is_full = False
-        delta = DeltaSync(self._registry, self._connection, self.report, self._generation, announced)
-        delta.run(on_progress)
+        delta = DeltaSync(self._registry, self._connection, self.report, self._generation)
+        delta.run(announced, on_progress)
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
             delta.finish()
             self._note_foreign_records()
@@ -193,7 +190,8 @@ class _Sync:
         while parents := pruning.pruned_parents(self._connection) - seen:
             seen |= parents
             report = SyncReport()
-            DeltaSync(self._registry, self._connection, report, self._generation, parents, frozenset(parents)).run(None)
+            delta = DeltaSync(self._registry, self._connection, report, self._generation)
+            delta.run(parents, None, returning=parents)
             self.report.added += report.added
 
     def _foreign_writes(self, changed: set[str]) -> str:

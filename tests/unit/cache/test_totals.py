@@ -16,7 +16,7 @@ from mopsjobs.cache import pruning, rows, totals
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.filters import Filter
-from mopsjobs.cache.sync.batch import delete_rows
+from mopsjobs.cache.sync.records import delete_rows
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
