@@ -19,10 +19,10 @@ from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.utils.sqlite_file import connect, create, creation_lock
 
 SCHEMA_VERSION = 17
-"""`PRAGMA user_version` of a cache whose tables are those of schema.py."""
+"""`PRAGMA user_version` of a cache whose tables are those of schema.sql."""
 
 NEW_SCHEMA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.sql")
-"""Creates a new cache, without schema.py, whose import takes longer than a listing."""
+"""Creates the tables, indexes and views of a cache."""
 
 APPLICATION_ID = 0x6D6F7063
 """Marks a file as a cache in its header ("mopc"). Any other file at its path is left unchanged."""
@@ -109,9 +109,12 @@ def is_current(connection: sqlite3.Connection) -> bool:
 
 @functools.cache
 def new_schema() -> str:
-    """Return the script that creates the tables. It is read once: the program's files may be removed under a server."""
+    """Return the script that creates the tables, without comments: tables, indexes, views, and an id.
+
+    It is read once: the program's files may be removed under a server.
+    """
     with open(NEW_SCHEMA, encoding="utf-8") as script:
-        return script.read()
+        return "".join(line for line in script if not line.startswith(("--", "\n")))
 
 
 def check_is_cache(path: str) -> None:
@@ -297,7 +300,7 @@ def _rebuild(connection: sqlite3.Connection, path: str, registry_id: str) -> Non
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         with transaction(connection):
-            rebuild(connection)
+            rebuild(connection, new_schema())
             _finish(connection, registry_id)
 
 

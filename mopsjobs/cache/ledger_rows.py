@@ -24,14 +24,11 @@ BATCH = 10_000
 MAX_STARTED_TS = 253_402_300_799.0
 """The last second of the year 9999. A later time comes from a broken clock."""
 
-ATTEMPT_COLUMNS = (
-    "shard INTEGER, outcome TEXT NOT NULL, started_ts REAL, seconds REAL, user_seconds REAL, system_seconds REAL,"
-    " max_rss_bytes INTEGER, host TEXT, python TEXT, error_key TEXT, error_type TEXT, error_where TEXT,"
-    " error_message TEXT, output_bytes INTEGER"
+_LAST = (
+    "shard, outcome, started_ts, seconds, user_seconds, system_seconds, max_rss_bytes, host, python, error_key,"
+    " error_type, error_where, error_message, output_bytes"
 )
-"""What is known of an attempt, and of the last one of a task: names and types of columns."""
-
-_LAST = ", ".join(column.split()[0] for column in ATTEMPT_COLUMNS.split(","))
+"""What is known of an attempt, and of the last one of a task."""
 
 _INSERT_ATTEMPT = (
     f"INSERT OR IGNORE INTO attempt (job_id, task, run, seq, attempt, {_LAST})"  # noqa: S608 - constant names

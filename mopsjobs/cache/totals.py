@@ -64,12 +64,6 @@ SUMS = f"SELECT status, coalesce(namespace, ''), coalesce(owner, ''), {', '.join
 
 GROUPED = "GROUP BY 1, 2, 3"
 
-TABLE = (
-    "status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL,"
-    f" {', '.join(f'{name} INTEGER NOT NULL' for name in COLUMNS)}, PRIMARY KEY (status, namespace, owner)"
-)
-"""The columns of the table of the sums."""
-
 FILL = f"INSERT INTO tally {SUMS} {GROUPED}"
 """Adds up all jobs, into the empty table."""
 

@@ -145,7 +145,7 @@ class RecordBatch:
 
 
 class _RecordSync:
-    """What full and delta syncs share."""
+    """A sync of records, full or delta."""
 
     superseded_by = sync_state.SYNCED_GENERATION
     """Which completed syncs end this one, if they are younger."""

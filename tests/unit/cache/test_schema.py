@@ -142,8 +142,8 @@ def test_a_cache_of_an_older_version_keeps_what_it_alone_knows(cli: Cli, older: 
     assert all(before), before
     assert sorted(cli.ids("--offline")) == ["new", "stays"]
     assert _ask(older) == before
-    database, new = Database(older), Database(memory=True)
-    schema.build(new)
+    database, new = Database(older), sqlite3.connect(":memory:")
+    new.executescript(cache_database.new_schema())
     assert _ask(older, ["PRAGMA user_version"]) == [[(cache_database.SCHEMA_VERSION,)]]
     everything = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2"
     assert database.execute(everything).fetchall() == new.execute(everything).fetchall()
@@ -211,14 +211,3 @@ def test_a_row_that_has_no_place_in_the_new_table_is_left_out(cli: Cli, remote: 
         connection.execute("ALTER TABLE other RENAME TO job")
     assert cli.ids("--offline") == []
     assert sorted(cli.ids()) == ["new", "stays"]
-
-
-def test_a_new_cache_is_what_the_schema_builds_in_an_empty_file(tmp_path: Path) -> None:
-    """schema.sql has to be written anew after each change; cache/schema.py tells how."""
-    made = cache_database.open_to_write(str(tmp_path / "cache.db"), "registry")
-    built = Database(memory=True)
-    schema.build(built)
-    everything = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2"
-    assert made.execute(everything).fetchall() == built.execute(everything).fetchall()
-    assert Path(cache_database.NEW_SCHEMA).read_text(encoding="utf-8") == schema.script()
-    made.close()
