@@ -140,6 +140,23 @@ def test_a_warning_of_the_server_is_told(cli: Cli, cluster: Api) -> None:
     assert (manifest[1], "would violate PodSecurity" in manifest[2]) == ("warn", True)
 
 
+def test_a_cluster_that_drops_fields_is_told_of(cli: Cli, cluster: Api) -> None:
+    """An older API server leaves out what it does not know. What it adds and writes in another form does not count."""
+    _permit(cluster)
+
+    def without_policy(request: Any) -> Any:
+        job = request.data
+        del job["spec"]["podFailurePolicy"]
+        (runner,) = job["spec"]["template"]["spec"]["containers"]
+        runner["resources"] = {"requests": {"cpu": "1000m"}, "limits": {"cpu": "1000m"}}
+        job["spec"]["template"]["spec"]["containers"] = [{"name": "proxy", "image": "p"}, runner]
+        return job
+
+    cluster.mock[f"post {JOBS_PATH}"] << without_policy
+    manifest = next(check for check in _checks(cli) if check[0] == "manifest")
+    assert manifest[1:3] == ("warn", "the cluster drops spec.podFailurePolicy")
+
+
 def test_a_cluster_that_is_away_is_one_line(cli: Cli, cluster: Api) -> None:
     """Without an image, the rest is checked all the same."""
     _permit(cluster)

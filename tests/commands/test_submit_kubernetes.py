@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -128,34 +128,3 @@ def test_print_manifest_needs_no_kubeconfig(cli: Cli, remote: Remote) -> None:
     assert "namespace" not in yaml.safe_load(cli.ok(*SUBMIT, "--print-manifest").out)["metadata"]
     ran = cli("submit", "study.json", "--auto", "--print-manifest")
     assert (ran.code, sentences(ran.err)) == (2, ["error: --print-manifest has no effect with the local engine."])
-
-
-# --- what a cluster does not know -----------------------------------------------------------------------------------
-
-
-def test_a_cluster_that_drops_fields_is_told_of_once(cli: Cli, cluster: Api, caplog: pytest.LogCaptureFixture) -> None:
-    """An older API server leaves out what it does not know, and creates the Job."""
-    old = cli.ok(*SUBMIT, "--print-manifest", "--json").json
-    old["metadata"]["uid"] = "uid-1"
-    for name in ("backoffLimitPerIndex", "podFailurePolicy"):
-        del old["spec"][name]
-    cluster.answer(JOBS_PATH, old, status=201, method="post")
-    cli.ok(*SUBMIT)
-    (said,) = [one for one in caplog.messages if "dropped" in one]
-    assert said == (
-        f"warning: The cluster at {cluster.url} has dropped spec.backoffLimitPerIndex, spec.podFailurePolicy of the Job"
-        " seir-1, and may be older than Kubernetes 1.29. There, seven failed pods of all shards together end the job."
-    )
-
-
-def test_a_cluster_that_takes_all_is_not_told_of(cli: Cli, cluster: Api, caplog: pytest.LogCaptureFixture) -> None:
-    """Other notations of quantities, defaults, and containers that a webhook adds do not count."""
-    job: dict[str, Any] = cli.ok(*SUBMIT, "--cpu", "0.5", "--print-manifest", "--json").json
-    job["spec"]["suspend"] = False
-    (runner,) = job["spec"]["template"]["spec"]["containers"]
-    runner["resources"] = {"requests": {"cpu": "500m"}, "limits": {"cpu": "500m"}}
-    del runner["env"]
-    job["spec"]["template"]["spec"]["containers"] = [{"name": "proxy", "image": "p"}, runner]
-    cluster.answer(JOBS_PATH, job, status=201, method="post")
-    cli.ok(*SUBMIT, "--cpu", "0.5")
-    assert not [one for one in caplog.messages if "dropped" in one]

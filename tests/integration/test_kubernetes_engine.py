@@ -12,19 +12,16 @@ import json
 import re
 import socket
 from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import EngineState, Launch, RefusedError
 from mopsjobs.engines.kubernetes import client as k8s_client
 from mopsjobs.engines.kubernetes.client import SIGN_IN_SECONDS
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine, kubectl_for
-from mopsjobs.engines.kubernetes.logs import MAX_FAILURES
 from mopsjobs.engines.kubernetes.manifest import preview_manifest
 from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
@@ -67,9 +64,6 @@ def test_a_launch_creates_one_job_and_says_how_to_see_it(engine: KubernetesEngin
     assert request.headers["Authorization"] == "Bearer a-token"
     assert launched.show_command == "kubectl -n models get job seir-1"
     assert (launched.k8s_name, launched.k8s_namespace) == ("seir-1", "models")
-
-
-def test_without_a_namespace_it_is_that_of_the_kubeconfig(engine: KubernetesEngine, api: Api) -> None:
     launched = engine.launch(Launch(job_id="a", registry_url="azure://x", options={"image": "i"}))
     assert launched.k8s_namespace == "from-kubeconfig"
 
@@ -83,13 +77,6 @@ def test_a_second_launch_of_a_job_starts_nothing(engine: KubernetesEngine, api: 
     assert raised.value.hint == "See it: kubectl -n models get job seir-1"
     assert raised.value.exit_code == 6
     assert api.mock.objects[JOBS, "models", "seir-1"].raw == before
-
-
-def test_a_name_that_is_taken_by_another_is_said_to_be(engine: KubernetesEngine, api: Api) -> None:
-    """409, and the Job that is there is unknown."""
-    api.put_job(job_id=None)
-    with pytest.raises(EngineError, match="Namespace models has another Job seir-1"):
-        engine.launch(LAUNCH)
 
 
 def _apply(api: Api, launch: Launch, env: dict[str, str], **notes: str) -> None:
@@ -122,7 +109,6 @@ def test_a_job_that_was_applied_by_hand_is_that_of_the_launch(
             ),
         ),
         ({}, {"mops-jobs/job-id": "other"}, "Namespace models has another Job seir-1"),
-        ({}, {"mops-jobs/launch-id": "0123456789abcdef"}, "Job seir-1 is already launched"),
     ],
 )
 def test_a_job_that_was_applied_for_something_else_is_refused(
@@ -171,15 +157,6 @@ def test_a_job_that_a_webhook_has_renamed_is_that_of_the_launch(engine: Kubernet
     assert (launched.k8s_name, launched.k8s_uid) == ("team-seir-1", "uid-1")
     assert launched.show_command == "kubectl -n models get job team-seir-1"
     assert engine.state({**RECORD, "k8s_name": "team-seir-1", "k8s_uid": "uid-1"}).phase == "pending"
-
-
-def test_a_launch_that_is_forbidden_needs_permission(engine: KubernetesEngine, api: Api) -> None:
-    """403: exit code 4, and what the cluster said."""
-    said = 'jobs.batch is forbidden: User "u" cannot create resource "jobs"'
-    api.refuse(403, said)
-    with pytest.raises(EngineAccessError, match=re.escape(said)) as raised:
-        engine.launch(LAUNCH)
-    assert raised.value.exit_code == 4
 
 
 # --- state --------------------------------------------------------------------------------------------------------
@@ -254,17 +231,6 @@ def test_a_role_that_permits_jobs_alone_has_the_times_of_the_job(engine: Kuberne
     assert (started is None, ended) == (False, None)
 
 
-def test_the_times_of_another_job_are_not_taken(engine: KubernetesEngine, api: Api) -> None:
-    """Nor are those of a Job that is gone."""
-    api.put_job(job_id="other", status={**_condition("Complete"), **STARTED})
-    assert engine.times(RECORD) == (None, None)
-
-
-def test_a_job_that_is_not_there_is_gone(engine: KubernetesEngine, api: Api) -> None:
-    """404."""
-    assert engine.state(RECORD)[:2] == ("gone", "K8sJobMissing")
-
-
 def test_another_job_by_the_name_is_not_taken_for_it(engine: KubernetesEngine, api: Api) -> None:
     """By its uid, and where the record has none, by the annotation."""
     api.put_job(status=_condition("Complete"))
@@ -272,6 +238,7 @@ def test_another_job_by_the_name_is_not_taken_for_it(engine: KubernetesEngine, a
     assert engine.state({**RECORD, "job_id": "other"})[:2] == ("gone", "Replaced")
     assert engine.state({**RECORD, "k8s_uid": "uid-1"}).phase == "succeeded"
     assert engine.state({**RECORD, "job_id": "other", "k8s_uid": "uid-1"})[:2] == ("gone", "Replaced")
+    assert engine.state({**RECORD, "k8s_name": "other"})[:2] == ("gone", "K8sJobMissing")
 
 
 def test_a_job_of_another_program_is_found_by_its_name(env: dict[str, str], api: Api) -> None:
@@ -312,7 +279,9 @@ def test_a_job_marked_as_of_another_is_left_alone(env: dict[str, str], api: Api)
     engine = KubernetesEngine(env, trust=Trust(["namespace:models"]))
     record = {**RECORD, "k8s_uid": "uid-1"}
     assert engine.state(record)[:2] == ("gone", "Replaced")
+    assert engine.times(record) == (None, None)
     assert not engine.cancel(record)
+    assert not api.requests("delete", "/apis/batch/v1/namespaces/models/jobs/seir-1")
     assert list(engine.logs(record)) == list(engine.logs(record, follow=True)) == []
 
 
@@ -320,15 +289,6 @@ def test_a_record_that_never_heard_of_the_launch_is_found_by_the_job_id(engine: 
     """The registry was away when the launch should have been noted: the name follows from the id."""
     api.put_job(status=_condition("Complete"))
     assert engine.state({"job_id": "seir-1", "k8s_namespace": "models"}).phase == "succeeded"
-
-
-def test_an_evicted_pod_is_told_of(engine: KubernetesEngine, api: Api) -> None:
-    api.put_pod(0, "Failed", age=1, reason="Evicted", message="The node was low on resource: memory.")
-    api.put_pod(0, "Pending")
-    api.put_job(status={"active": 1, "ready": 0, "failed": 1})
-    found = engine.state(RECORD)
-    assert found[:2] == ("pending", "Evicted")
-    assert found.detail == "1 of its pods were evicted; the last: The node was low on resource: memory."
 
 
 @pytest.mark.parametrize("run", ["state", "lastState"])
@@ -380,22 +340,6 @@ def test_the_start_of_the_newest_pod_is_told(engine: KubernetesEngine, api: Api)
     assert engine.state({**RECORD, "heartbeat_at": record_time(START)}) == EngineState("running")
 
 
-def test_a_pod_that_cannot_start_says_why(engine: KubernetesEngine, api: Api) -> None:
-    """An image that cannot be pulled is not a running job, although its pod counts as active."""
-    waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
-    container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **waiting}
-    api.put_pod(0, "Pending", containerStatuses=[container])
-    api.put_job(status={"active": 1, "ready": 0})
-    assert engine.state(RECORD)[:4] == ("pending", "ImagePullBackOff", "no such image", True)
-
-
-def test_a_pod_without_a_node_says_why(engine: KubernetesEngine, api: Api) -> None:
-    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
-    api.put_pod(0, "Pending", conditions=[unscheduled])
-    api.put_job(status={"active": 1, "ready": 0})
-    assert engine.state(RECORD)[:4] == ("pending", "Unschedulable", "0/3 nodes", True)
-
-
 def test_a_job_that_fails_waits_for_its_pods_to_stop(engine: KubernetesEngine, api: Api) -> None:
     """They may still store outputs. A pod on a lost node keeps the Job from its end."""
     api.put_job(status=_condition("FailureTarget", "PodFailurePolicy", "Container runner failed."))
@@ -443,27 +387,13 @@ def test_events_tell_why_a_pod_cannot_begin(engine: KubernetesEngine, api: Api) 
     assert engine.state(RECORD).reason == "FailedIndexes"
 
 
-def test_a_suspended_job_is_pending(engine: KubernetesEngine, api: Api) -> None:
-    api.put_job(spec={"suspend": True}, status={})
-    assert engine.state(RECORD)[:2] == ("pending", "Suspended")
-
-
-# --- cancel -------------------------------------------------------------------------------------------------------
-
-
 def test_cancelling_deletes_the_job_and_in_the_background_its_pods(engine: KubernetesEngine, api: Api) -> None:
     api.put_job()
+    assert not engine.cancel({**RECORD, "k8s_uid": "uid-of-another"})
     assert engine.cancel(RECORD)
     (request,) = api.requests("delete", "/apis/batch/v1/namespaces/models/jobs/seir-1")
-    policy = request.params.get("propagationPolicy") or (request.data or {}).get("propagationPolicy")
-    assert policy == "Background"
+    assert request.params["propagationPolicy"] == "Background"
     assert not engine.cancel(RECORD)
-
-
-def test_cancelling_leaves_another_job_by_that_name_alone(engine: KubernetesEngine, api: Api) -> None:
-    api.put_job(uid="uid-of-another")
-    assert not engine.cancel({**RECORD, "k8s_uid": "uid-1"})
-    assert not api.requests("delete", "/apis/batch/v1/namespaces/models/jobs/seir-1")
 
 
 # --- logs ---------------------------------------------------------------------------------------------------------
@@ -483,55 +413,6 @@ def test_logs_come_in_the_order_of_the_shards(engine: KubernetesEngine, api: Api
     assert list(engine.logs(RECORD)) == ["shard 2: [2] age 1", "shard 2: [2] age 0", "shard 10: [10] age 0"]
     request = api.requests("get", log_path("seir-1-2-0"))[0]
     assert request.params["container"] == "runner"
-
-
-def test_one_shard_has_no_prefix(engine: KubernetesEngine, api: Api) -> None:
-    api.put_job()
-    api.answer(log_path(api.put_pod(0, "Succeeded")), lines("a", "", "  b"))
-    assert list(engine.logs(RECORD)) == ["a", "", "  b"]
-
-
-def test_tail_and_since_are_for_the_cluster_to_cut(engine: KubernetesEngine, api: Api) -> None:
-    api.put_job()
-    pods = [api.put_pod(index, "Running", shards=2) for index in range(2)]
-    for pod in pods:
-        api.answer(log_path(pod), lines("x", "y"))
-    assert list(engine.logs(RECORD, tail=3, since=0.5)) == ["shard 0: y", "shard 1: x", "shard 1: y"]
-    for pod in pods:
-        (request,) = api.requests("get", log_path(pod))
-        assert (request.params["tailLines"], request.params["sinceSeconds"]) == ("3", "1")
-
-
-@pytest.mark.parametrize("follow", [False, True])
-def test_a_node_that_is_gone_hides_no_other_log(engine: KubernetesEngine, api: Api, *, follow: bool) -> None:
-    """The shards that can be read are shown, and the other one is named, as an outage of its node."""
-    api.put_job(status=_condition("Complete"))
-    pods = [api.put_pod(index, "Running", shards=3) for index in range(3)]
-    api.answer(log_path(pods[0]), lines("a"))
-    api.answer(log_path(pods[1]), {"message": "dial tcp 10.0.0.1:10250: i/o timeout"}, status=500)
-    api.answer(log_path(pods[2]), lines("c"))
-    told = engine.logs(RECORD, follow=follow)
-    assert [next(told), next(told)] == ["shard 0: a", "shard 2: c"]
-    with pytest.raises(EngineUnavailableError, match=r"The log of shard 1 cannot be read: .*i/o timeout") as raised:
-        next(told)
-    assert raised.value.exit_code == 5
-
-
-def test_only_a_followed_log_may_be_silent_for_long(api: Api, env: dict[str, str]) -> None:
-    """What is there is answered at once, so that a node without an answer holds up nothing for long."""
-    api.answer(log_path(api.put_pod(0, "Running")), lines("a"))
-    seconds: list[float] = []
-    with k8s_client.open_cluster(env, read_seconds=30.0) as cluster:
-        (pod,) = cluster.pods("models", "seir-1")
-        session = cluster._client._client._client
-        session.event_hooks = {"request": [lambda request: seconds.append(request.extensions["timeout"]["read"])]}
-        for follow in (True, False, True):
-            assert len(list(cluster.log(pod, None, follow=follow, tail=None, since=None))) == 2
-    assert seconds == [30.0, k8s_client.READ_SECONDS, 30.0]
-
-
-def test_a_job_without_pods_has_nolines(engine: KubernetesEngine, api: Api) -> None:
-    assert list(engine.logs(RECORD)) == []
 
 
 def test_following_begins_before_the_pod_and_ends_with_the_job(
@@ -555,62 +436,11 @@ def test_following_begins_before_the_pod_and_ends_with_the_job(
     assert len(clock.slept) == 3
 
 
-def test_a_line_is_there_as_soon_as_it_is_written(engine: KubernetesEngine, api: Api, clock: Clock) -> None:
-    """The stream stays open, and the first line is read while the second does not exist yet."""
-    go_on: Future[None] = Future()
-    pod = api.put_pod(0, "Running")
-    api.put_job(status={"active": 1, "ready": 1})
-    api.answer(log_path(pod), (lines("first"), lambda: asyncio.wrap_future(go_on), lines("second", start=1)))
-    told = engine.logs(RECORD, follow=True)
-    assert next(told) == "first"
-    api.put_pod(0, "Succeeded")
-    api.put_job(status=_condition("Complete"))
-    go_on.set_result(None)
-    assert list(told) == ["second"]
-    assert api.requests("get", log_path(pod))[0].params["follow"] == "true"
-
-
-def test_a_log_that_breaks_off_goes_on_where_it_was(engine: KubernetesEngine, api: Api, clock: Clock) -> None:
-    """The end of a stream is not that of a pod. What was read is not read again, also of lines of one instant."""
-    pod = api.put_pod(0, "Running")
-    api.put_job(status={"active": 1, "ready": 1})
-    same = lines("b", start=1) + lines("c", start=1)
-    replies = iter([lines("a") + same, same + lines("d", start=1) + lines("e", start=2)])
-    api.answer(log_path(pod), lambda: next(replies, lines("e", start=2)))
-
-    def meanwhile(count: int) -> None:
-        if count == 2:
-            api.put_pod(0, "Succeeded")
-            api.put_job(status=_condition("Complete"))
-
-    clock.on_sleep = meanwhile
-    assert list(engine.logs(RECORD, follow=True)) == ["a", "b", "c", "d", "e"]
-
-
 def test_following_a_job_that_is_deleted_ends_quietly(engine: KubernetesEngine, api: Api) -> None:
     """The Job is gone, the pod is being taken down, its log is gone before it."""
     pod = api.put_pod(0, "Running")
     api.answer(log_path(pod), {"message": "not found"}, status=404)
     assert list(engine.logs(RECORD, follow=True)) == []
-
-
-def test_following_outlives_a_cluster_that_is_away_for_a_moment(
-    engine: KubernetesEngine, api: Api, clock: Clock
-) -> None:
-    api.answer(log_path(api.put_pod(0, "Succeeded")), lines("a"))
-    api.put_job(status=_condition("Complete"))
-    job = api.mock["get /apis/batch/v1/namespaces/models/jobs/seir-1"]
-    job[:2] << 503 << {"message": "away"}
-    assert list(engine.logs(RECORD, follow=True)) == ["a"]
-    assert len(clock.slept) == 2
-
-
-def test_following_gives_up_on_a_cluster_that_stays_away(engine: KubernetesEngine, api: Api, clock: Clock) -> None:
-    lines = engine.logs(RECORD, follow=True)
-    api.go_away()
-    with pytest.raises(EngineUnavailableError):
-        list(lines)
-    assert len(clock.slept) == MAX_FAILURES
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------
@@ -796,23 +626,20 @@ def test_a_sign_in_program_that_fails_is_a_matter_of_signing_in(
     assert type(raised.value) is kind
 
 
-def test_a_sign_in_program_that_is_missing_is_named(tmp_path: Path, api: Api) -> None:
-    program = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "/no/such/program"}
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"command": "/no/such/program"}, "/no/such/program cannot be started"),
+        ({"command": "/bin/true", "env": [{"name": "A", "value": 1}]}, "invalid user in the kubeconfig"),
+    ],
+)
+def test_a_sign_in_program_that_cannot_start_is_named(
+    tmp_path: Path, api: Api, more: dict[str, object], said: str
+) -> None:
+    """It is missing, or YAML has made a number of a value without quotes."""
+    program = {"apiVersion": "client.authentication.k8s.io/v1beta1", **more}
     path = kubeconfig(tmp_path, api.url, token=None, exec=program)
-    with pytest.raises(EngineAccessError, match="/no/such/program cannot be started"):
-        KubernetesEngine({"KUBECONFIG": str(path)}).state(RECORD)
-
-
-@pytest.mark.parametrize("value", [1, None])
-def test_a_sign_in_program_with_an_invalid_environment_is_named(tmp_path: Path, api: Api, value: object) -> None:
-    """YAML makes numbers of values without quotes."""
-    program = {
-        "apiVersion": "client.authentication.k8s.io/v1beta1",
-        "command": "/bin/true",
-        "env": [{"name": "A", "value": value}],
-    }
-    path = kubeconfig(tmp_path, api.url, token=None, exec=program)
-    with pytest.raises(EngineAccessError, match="invalid user in the kubeconfig"):
+    with pytest.raises(EngineAccessError, match=said):
         KubernetesEngine({"KUBECONFIG": str(path)}).state(RECORD)
 
 
@@ -825,9 +652,3 @@ def test_in_a_pod_its_service_account_is_used(tmp_path: Path, api: Api, monkeypa
     engine = KubernetesEngine({"HOME": str(tmp_path), "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
     launched = engine.launch(Launch(job_id="a", registry_url="azure://x", options={"image": "i"}))
     assert launched.k8s_namespace == "of-the-pod"
-
-
-def test_it_is_one_of_the_engines() -> None:
-    """Opening it sends nothing, and needs no cluster."""
-    assert "kubernetes" in ENGINES
-    assert open_engine("kubernetes", {}).name == "kubernetes"

@@ -44,7 +44,7 @@ from support.kubernetes import EVENTS, JOBS, PODS, Api
 from support.runs import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 TICK_SECONDS = 0.02
 
@@ -376,9 +376,8 @@ class StandIn(Api):
         if name in self._lost:
             host = "10.0.0.7:10250"
             return _refuse(500, f'Get "https://{host}/containerLogs/{namespace}/{name}": dial tcp {host}: i/o timeout')
-        if params.get("follow") == "true":
-            return aiohttp.web.Response(body=_follow(container))
-        lines = list(container.lines)
+        since = params.get("sinceTime", "")[:19].encode()
+        lines = [line for line in container.lines if line[:19] >= since]
         if "tailLines" in params:
             lines = lines[len(lines) - min(len(lines), int(params["tailLines"])) :]
         return aiohttp.web.Response(body=b"".join(lines))
@@ -656,19 +655,6 @@ def _container_status(pod: Json, state: Json, *, ready: bool) -> Json:
     (spec,) = pod["spec"]["containers"]
     names = {"name": spec["name"], "image": spec["image"], "imageID": spec["image"]}
     return {**names, "ready": ready, "restartCount": 0, "state": state}
-
-
-async def _follow(container: _Container) -> AsyncIterator[bytes]:
-    """Yield the lines of a container as they come, until it has ended."""
-    sent = 0
-    while True:
-        has_ended = container.exit_code is not None
-        while sent < len(container.lines):
-            yield container.lines[sent]
-            sent += 1
-        if has_ended:
-            return
-        await asyncio.sleep(TICK_SECONDS)
 
 
 def _refuse(code: int, message: str) -> aiohttp.web.Response:

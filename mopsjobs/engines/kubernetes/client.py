@@ -1,6 +1,6 @@
-"""Talk to a cluster by lightkube: the few requests of the engine, with errors of mops-jobs.
+"""Talk to a cluster by its API in JSON: the few requests of the engine, with errors of mops-jobs.
 
-No exception of lightkube or httpx leaves this module.
+lightkube reads the kubeconfig. No exception of lightkube or httpx leaves this module.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import yaml
-from lightkube import Client, KubeConfig
-from lightkube.config.client_adapter import ExecAuth
+from lightkube import KubeConfig
+from lightkube.config.client_adapter import ConnectionParams, ExecAuth
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
-from lightkube.resources.batch_v1 import Job
-from lightkube.resources.core_v1 import Event, Pod
-from lightkube.types import CascadeType
 
 from mopsjobs.engines.base import RefusedError
 from mopsjobs.engines.kubernetes.kubeconfig import SERVICE_HOST, existing_kubeconfigs, listed_kubeconfigs
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError, shorten
 from mopsjobs.utils.text import last_line, parse_whole_number
+from mopsjobs.utils.times import parse_time
 
 if TYPE_CHECKING:
     from lightkube.config.models import UserExec
@@ -135,11 +133,6 @@ READ_SECONDS = 2.5
 CREATE_READ_SECONDS = 40.0
 """How long a cluster may take to admit a Job. Its API server answers a create by 34 s, and drops it then."""
 
-FOLLOW_READ_SECONDS = 30.0
-"""How long a followed log may be silent before it is requested again: the connection may be dead."""
-
-JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
-
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 MAX_INDEX = 2**31 - 1
@@ -156,6 +149,12 @@ _UNVERIFIED: set[tuple[str, str]] = set()
 _NO_LOG = (400, 404)
 """Status codes without a log: the container has not started, or the pod is gone."""
 
+_OTHER_SHAPE = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
+"""Errors of reading JSON of another shape than Kubernetes has it."""
+
+Object = Mapping[str, Any]
+"""An object of the cluster, as its JSON has it."""
+
 
 class MissingError(RefusedError):
     """The cluster has no such object (404)."""
@@ -168,134 +167,102 @@ class ConflictError(RefusedError):
 class Cluster:
     """A connection to a cluster. `server` is its address, `namespace` the default one."""
 
-    def __init__(self, client: Client, config: SingleConfig) -> None:
-        self._client = client
+    def __init__(self, session: httpx.Client, config: SingleConfig) -> None:
+        self._session = session
         self.server = _shown_server(config)
         self.namespace = config.namespace
 
-    def create(self, manifest: Mapping[str, Any]) -> Job:
+    def request(
+        self, method: str, path: str, body: Object | None = None, params: Mapping[str, str] | None = None
+    ) -> tuple[Object, Mapping[str, str]]:
+        """Return the JSON document and the headers of a response."""
+        with self._translate_errors():
+            response = self._session.request(method, path, json=body, params=params)
+            response.raise_for_status()
+            document = response.json()
+            if not isinstance(document, Mapping):
+                raise TypeError
+        return document, response.headers
+
+    def items(self, path: str, params: Mapping[str, str] | None = None) -> list[Object]:
+        """Return the objects of a list.
+
+        Raises:
+            MissingError: if the cluster does not have the kind.
+        """
+        document, _ = self.request("GET", path, params=params)
+        return list(document["items"])
+
+    def create(self, manifest: Object) -> Object:
         """Create a Job. A webhook of the cluster may change it, also its name.
 
         Raises:
             ConflictError: if there is a Job of that name.
         """
-        with self._translate_errors():
-            job: Job = Job.from_dict(dict(manifest))  # type: ignore[no-untyped-call]
-            created = self._client.create(job)
-        name, marks = manifest["metadata"]["name"], manifest["metadata"]["annotations"]
-        found = created.metadata
-        if found is None or (found.name != name and not (marks.items() <= (found.annotations or {}).items())):
-            raise self._unexpected_response()
+        metadata = manifest["metadata"]
+        created, _ = self.request("POST", _jobs(metadata["namespace"]), manifest)
+        if field(created, "metadata.name") != metadata["name"]:
+            marks = field(created, "metadata.annotations") or {}
+            if not metadata["annotations"].items() <= marks.items():
+                raise self.unexpected_response()
         return created
 
-    def job(self, namespace: str, name: str) -> Job | None:
+    def job(self, namespace: str, name: str) -> Object | None:
         """Return a Job; None if there is none."""
         try:
-            with self._translate_errors():
-                job = self._client.get(Job, name, namespace=namespace)
+            job, _ = self.request("GET", f"{_jobs(namespace)}/{name}")
         except MissingError:
             return None
-        if job.metadata is None or job.metadata.name != name:
-            raise self._unexpected_response()
+        if field(job, "metadata.name") != name:
+            raise self.unexpected_response()
         return job
 
-    def pods(self, namespace: str, job_name: str) -> list[Pod]:
+    def pods(self, namespace: str, job_name: str) -> list[Object]:
         """Return the pods of a Job by shard, and by age within a shard."""
-        with self._translate_errors():
-            pods = list(self._client.list(Pod, namespace=namespace, labels={JOB_NAME_LABEL: job_name}))
-            return sorted(pods, key=lambda pod: (shard_of(pod), creation_time(pod)))
-
-    def objects(self, kind: Any, namespace: str, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
-        """Return the objects with these labels of a kind that an extension of the cluster has.
-
-        Raises:
-            MissingError: if the cluster does not have the extension.
-        """
-        with self._translate_errors():
-            return [dict(one) for one in self._client.list(kind, namespace=namespace, labels=dict(labels))]
-
-    def extension(self, kind: Any, namespace: str, name: str) -> Mapping[str, Any]:
-        """Return one object of such a kind.
-
-        Raises:
-            MissingError: if the cluster does not have it.
-        """
-        with self._translate_errors():
-            return dict(self._client.get(kind, name, namespace=namespace))
+        selector = f"batch.kubernetes.io/job-name={job_name}"
+        pods = self.items(f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": selector})
+        return sorted(pods, key=lambda pod: (shard_of(pod), creation_time(pod)))
 
     def present_warning(self, namespace: str, kind: str, name: str) -> tuple[str, str] | None:
         """Return the newest event of an object if it is a warning, as reason and message.
 
         A later event says that the object has gone on: that a pod was created, or that its image is being pulled.
         """
-        about = {"involvedObject.kind": kind, "involvedObject.name": name}
-        with self._translate_errors():
-            events = self._client.list(Event, namespace=namespace, fields=about)  # type: ignore[arg-type]
-            last = max(
-                (event for event in events if event.involvedObject.name == name),
-                key=lambda event: (_event_time(event), event.type == "Warning"),
-                default=None,
-            )
-            if last is None or last.type != "Warning":
-                return None
-            return str(last.reason), str(last.message).removeprefix(MERGED)
+        about = f"involvedObject.kind={kind},involvedObject.name={name}"
+        events = self.items(f"/api/v1/namespaces/{namespace}/events", {"fieldSelector": about})
+        last = max(
+            (event for event in events if field(event, "involvedObject.name") == name),
+            key=lambda event: (_event_time(event), event["type"] == "Warning"),
+            default=None,
+        )
+        if last is None or last["type"] != "Warning":
+            return None
+        return str(last.get("reason")), str(last.get("message")).removeprefix(MERGED)
 
     def delete(self, namespace: str, name: str) -> bool:
         """Delete a Job, and in the background its pods. Return False if there is none."""
         try:
-            with self._translate_errors():
-                self._client.delete(Job, name, namespace=namespace, cascade=CascadeType.BACKGROUND)
+            self.request("DELETE", f"{_jobs(namespace)}/{name}", params={"propagationPolicy": "Background"})
         except MissingError:
             return False
         return True
 
-    def request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None
-    ) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-        """Return the JSON document and the headers of a response."""
-        with self._translate_errors():
-            session = self._client._client._client  # noqa: SLF001 - the library returns no headers
-            response = session.request(method, path, json=body)
-            response.raise_for_status()
-            document = response.json()
-        if not isinstance(document, Mapping):
-            raise self._unexpected_response()
-        return document, response.headers
+    def log(self, namespace: str, pod: Object, params: Mapping[str, str]) -> Iterator[str]:
+        """Yield the lines of a pod's log so far, each behind its time.
 
-    def log(
-        self, pod: Pod, container: str | None, *, follow: bool, tail: int | None, since: int | None
-    ) -> Iterator[str | None]:
-        """Yield the lines of a pod's log, each behind its time, and None after the last one.
-
-        None is missing if the connection was lost while following. Without a log, nothing is yielded: the container has
-        not started, or the pod is gone. What is there is answered at once, so such a read waits `READ_SECONDS` alone.
+        Without a log, nothing is yielded: the container has not started, or the pod is gone.
         """
-        assert pod.metadata is not None  # noqa: S101 - it came from a listing
-        session = self._client._client._client  # noqa: SLF001 - the library takes no timeout
-        usual = session.timeout
-        if not follow:
-            session.timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-        with self._translate_errors():
-            try:
-                yield from self._client.log(
-                    str(pod.metadata.name),
-                    namespace=pod.metadata.namespace,
-                    container=container,
-                    follow=follow,
-                    since=since,
-                    tail_lines=tail,
-                    timestamps=True,
-                    newlines=False,
-                )
-                yield None
-            except httpx.TransportError:
-                if not follow:
-                    raise
-            except httpx.HTTPStatusError as error:
-                if error.response.status_code not in _NO_LOG:
-                    raise
-            finally:
-                session.timeout = usual
+        path = f"/api/v1/namespaces/{namespace}/pods/{field(pod, 'metadata.name')}/log"
+        with (
+            self._translate_errors(),
+            self._session.stream("GET", path, params={"timestamps": "true", **params}) as response,
+        ):
+            if response.status_code in _NO_LOG:
+                return
+            if response.is_error:
+                response.read()  # the reason
+            response.raise_for_status()
+            yield from response.iter_lines()
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -323,15 +290,26 @@ class Cluster:
             ) from None
         except (ConfigError, OSError) as error:  # of the file with the token that the kubeconfig names
             raise EngineAccessError(f"Cannot sign in to the cluster at {self.server}: {_error_text(error)}.") from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError):
-            raise self._unexpected_response() from None
-        except (TypeError, LookupError, AttributeError, RecursionError):  # JSON of another shape, or nested too deeply
-            raise self._unexpected_response() from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, *_OTHER_SHAPE):
+            raise self.unexpected_response() from None
 
-    def _unexpected_response(self) -> EngineError:
+    def unexpected_response(self) -> EngineError:
+        """Return the error of a server that is another one."""
         return EngineError(
             f"unexpected response from {self.server}: the server does not answer as a Kubernetes API server."
         )
+
+
+def field(value: Object | None, path: str) -> Any:
+    """Return the field of an object at a path like `status.phase`; None if it has none."""
+    found: Any = value
+    for name in path.split("."):
+        found = (found or {}).get(name)
+    return found
+
+
+def _jobs(namespace: str) -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs"
 
 
 @contextlib.contextmanager
@@ -353,30 +331,29 @@ def open_cluster(
 
     Raises:
         EngineAccessError: if there is no configuration, or it cannot be used.
+        EngineError: if an object that the block reads has another shape than those of Kubernetes.
     """
     config = _load_config(env, context, recorded)
     read = READ_SECONDS if read_seconds is None else read_seconds
     try:
-        # Not lazy, so that an invalid response raises an error at the request.
-        client = Client(
-            config=config, timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read), lazy=False
-        )
-        session = client._client._client  # noqa: SLF001 - the library runs a program without limit, and not by v1
+        parts = ConnectionParams(httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read)).httpx_params(config)
         if config.cluster.certificate_auth or config.cluster.certificate_auth_data:
             # As kubectl does: some clusters sign with an authority that lacks key identifiers, or a key usage. From
             # Python 3.13 on, a context refuses these. All else is verified.
-            transport: Any = session._transport  # noqa: SLF001
-            transport._pool._ssl_context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # noqa: SLF001
-        if isinstance(session.auth, ExecAuth):
-            session.auth = SignIn(session.auth._exec, _shown_server(config))  # noqa: SLF001
+            parts["verify"].verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if isinstance(parts["auth"], ExecAuth):  # which runs the program without a limit, and not by v1
+            parts["auth"] = SignIn(parts["auth"]._exec, _shown_server(config))  # noqa: SLF001
+        session = httpx.Client(**parts)
     except (ConfigError, OSError, ValueError, httpx.InvalidURL) as error:
         raise EngineAccessError(
             f"The certificates or the address of the cluster cannot be used: {_error_text(error)}."
         ) from None
-    try:
-        yield Cluster(client, config)
-    finally:
-        client.close()
+    cluster = Cluster(session, config)
+    with session:
+        try:
+            yield cluster
+        except _OTHER_SHAPE:
+            raise cluster.unexpected_response() from None
 
 
 def current_place(env: Mapping[str, str], context: str | None = None) -> tuple[str | None, str]:
@@ -401,23 +378,25 @@ def is_other_context(env: Mapping[str, str], context: str) -> bool:
     return path is not None and context in config.contexts and context != config.current_context
 
 
-def shard_of(pod: Pod) -> int:
+def shard_of(pod: Object) -> int:
     """Return the shard of a pod."""
-    marks = {} if pod.metadata is None else {**(pod.metadata.annotations or {}), **(pod.metadata.labels or {})}
-    text = str(marks.get(INDEX_LABEL, ""))
-    return parse_whole_number(text, 0, MAX_INDEX) or 0
+    metadata = pod.get("metadata") or {}
+    text = (metadata.get("labels") or {}).get(INDEX_LABEL) or (metadata.get("annotations") or {}).get(INDEX_LABEL, "")
+    return parse_whole_number(str(text), 0, MAX_INDEX) or 0
 
 
-def creation_time(pod: Pod) -> float:
+def creation_time(pod: Object) -> float:
     """Return when a pod was created, in seconds since 1970; 0 if its cluster does not tell."""
-    created = None if pod.metadata is None else pod.metadata.creationTimestamp
-    return 0.0 if created is None else created.timestamp()
+    return _seconds(field(pod, "metadata.creationTimestamp"))
 
 
-def _event_time(event: Event) -> float:
+def _event_time(event: Object) -> float:
     """Return when an event was seen last, in seconds since 1970; 0 if its cluster does not tell."""
-    at = event.lastTimestamp or event.eventTime
-    return 0.0 if at is None else at.timestamp()
+    return _seconds(event.get("lastTimestamp") or event.get("eventTime"))
+
+
+def _seconds(time: str | None) -> float:
+    return 0.0 if time is None else parse_time(time).timestamp()
 
 
 def _read_kubeconfig(env: Mapping[str, str]) -> tuple[KubeConfig, str | None]:

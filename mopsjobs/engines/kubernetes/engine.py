@@ -1,7 +1,7 @@
 """The Kubernetes engine: run a job of mops-jobs as an Indexed Job of a cluster.
 
 The conditions of the Job tell its end, never the number of failed pods, which are tried again. Each call opens its own
-connection and gives up within seconds; only following a log takes longer.
+connection and gives up within seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines.base import (
     NOTE_PREFIXES,
@@ -26,17 +25,18 @@ from mopsjobs.engines.base import (
     kubernetes_name,
 )
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.kubernetes import logs as k8s_logs
 from mopsjobs.engines.kubernetes.client import (
     CREATE_READ_SECONDS,
-    FOLLOW_READ_SECONDS,
     Cluster,
     ConflictError,
+    Object,
+    field,
     is_other_context,
     open_cluster,
     shard_of,
 )
 from mopsjobs.engines.kubernetes.fields import differences
+from mopsjobs.engines.kubernetes.logs import Window, has_ended, read_lines
 from mopsjobs.engines.kubernetes.manifest import (
     CONTAINER,
     CONTEXT_VARIABLE,
@@ -52,7 +52,6 @@ from mopsjobs.engines.kubernetes.pods import (
     START_ERROR,
     container_starts,
     describe_shards,
-    has_ended,
     lost_shards,
     memory_problem,
     open_shards,
@@ -64,11 +63,6 @@ from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launc
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError, shorten
 from mopsjobs.utils.times import parse_time, utc_now
 
-if TYPE_CHECKING:
-    from lightkube.models.batch_v1 import JobCondition, JobStatus
-    from lightkube.resources.batch_v1 import Job
-    from lightkube.resources.core_v1 import Pod
-
 log = logging.getLogger(__name__)
 
 MAX_SHOWN_NAME = 100
@@ -77,13 +71,8 @@ MAX_SHOWN_NAME = 100
 CONTEXT_FIELD = NOTE_PREFIXES["kubernetes"] + "context"
 """The metadata field with the context that a job was launched with."""
 
-BACKOFF_FIELD = "spec.backoffLimitPerIndex"
-
 SILENT_SECONDS = 30.0
 """A record without a heartbeat for longer may be that of a runner whose pod was replaced."""
-
-MAX_SHOWN_FIELDS = 5
-"""Fields that a warning names, at most."""
 
 
 class KubernetesEngine:
@@ -116,19 +105,15 @@ class KubernetesEngine:
         with open_cluster(self._env, context, read_seconds=CREATE_READ_SECONDS) as cluster:
             namespace = check_namespace(launch.options.get("namespace") or cluster.namespace)
             manifest = build_manifest(launch, namespace=namespace, launch_id=launch_id, env=self._env)
-            name = job_name(launch.job_id)
-            show_command = kubectl("get", name, namespace, context)
+            show_command = kubectl("get", job_name(launch.job_id), namespace, context)
             try:
                 created = cluster.create(manifest)
             except (ConflictError, EngineUnavailableError) as problem:
                 with open_cluster(self._env, context) as other:
                     created = find_created(other, manifest, problem, show_command, self._sleep)
-            _warn_of_dropped_fields(manifest, created, cluster.server)
-        assert created.metadata is not None  # noqa: S101 - Cluster.create has checked it
-        if created.metadata.name != name:  # a webhook may rename it
-            name = str(created.metadata.name)
+            name = str(created["metadata"]["name"])  # a webhook may rename it
             show_command = kubectl("get", name, namespace, context)
-        return LaunchResult(show_command, name, namespace, created.metadata.uid)
+            return LaunchResult(show_command, name, namespace, created["metadata"].get("uid"))
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. Never `unknown`: a cluster that does not answer is an error."""
@@ -139,13 +124,11 @@ class KubernetesEngine:
         """See `Engine.times`. The first container that ran began the job, and its Job has the end."""
         with self._open(job) as cluster:
             k8s_job = _find_own_job(cluster, job, self._trust)
-            if k8s_job is None or k8s_job.status is None:
-                return EngineTimes()
-            pods: Sequence[Pod] = ()
+            pods: Sequence[Object] = ()
             with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
-                pods = cluster.pods(*_place(cluster, job))
+                pods = () if k8s_job is None else cluster.pods(*_place(cluster, job))
             started = [moment for pod in pods for moment in container_starts(pod)]
-            return _times(k8s_job.status, min(started, default=None))
+            return _times(field(k8s_job, "status") or {}, min(started, default=None))
 
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
@@ -154,24 +137,19 @@ class KubernetesEngine:
 
         The lines of a deleted pod are gone; the job's events still have the reports of the runner.
         """
-        window = k8s_logs.Window(tail, since)
-        with self._open(job, follow=follow) as cluster:
+        with self._open(job) as cluster:
             namespace, name = _place(cluster, job)
-            if not follow:
-                pods = () if _find_own_job(cluster, job, self._trust) is None else cluster.pods(namespace, name)
-                yield from k8s_logs.existing_lines(cluster, pods, window, self._now())
-                return
             was_seen = False
 
-            def list_pods() -> tuple[bool, Sequence[Pod]]:
+            def list_pods() -> tuple[bool, Sequence[Object]]:
                 nonlocal was_seen
                 k8s_job = _find_own_job(cluster, job, self._trust)
                 was_seen = was_seen or k8s_job is not None
-                is_over = k8s_job is None or (k8s_job.status is not None and _end_state(k8s_job.status) is not None)
+                is_over = k8s_job is None or _end_state(k8s_job.get("status") or {}) is not None
                 # Pods outlive a deleted Job for a moment, so a Job that was never seen has none of its own.
                 return is_over, cluster.pods(namespace, name) if was_seen else ()
 
-            yield from k8s_logs.follow_lines(cluster, list_pods, window, self._now, self._sleep)
+            yield from read_lines(cluster, namespace, list_pods, Window(tail, since), self._sleep, follow=follow)
 
     def cancel(self, job: Mapping[str, object]) -> bool:
         """See `Engine.cancel`. Deletes the Job; its pods get SIGTERM, and time to store outputs and report."""
@@ -179,7 +157,7 @@ class KubernetesEngine:
             k8s_job = _find_own_job(cluster, job, self._trust)
             return k8s_job is not None and cluster.delete(*_place(cluster, job))
 
-    def _open(self, job: Mapping[str, object], *, follow: bool = False) -> AbstractContextManager[Cluster]:
+    def _open(self, job: Mapping[str, object]) -> AbstractContextManager[Cluster]:
         """Connect to the cluster of a job.
 
         Raises:
@@ -191,8 +169,7 @@ class KubernetesEngine:
                 f"Only the record of job {job['job_id']} names {choice}; it was not used.",
                 hint=f"If you trust it, add: {flags_for([choice])}",
             )
-        read_seconds = FOLLOW_READ_SECONDS if follow else None
-        return open_cluster(self._env, self._context, recorded=_recorded_context(job), read_seconds=read_seconds)
+        return open_cluster(self._env, self._context, recorded=_recorded_context(job))
 
 
 def unknown_context(job: Mapping[str, object], env: Mapping[str, str], trust: Trust) -> str | None:
@@ -242,25 +219,6 @@ def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
     return namespace, name
 
 
-def _warn_of_dropped_fields(manifest: Mapping[str, Any], created: Job, server: str) -> None:
-    """Warn if the cluster has created a Job without fields that it does not know. It says so in no other way.
-
-    The warning goes through logging, so that a Python program sees it on stderr, too.
-    """
-    spec = created.to_dict().get("spec") or {}  # type: ignore[no-untyped-call]
-    dropped = [path for path, is_missing in differences(manifest["spec"], spec, "spec") if is_missing]
-    if dropped:
-        more = len(dropped) - MAX_SHOWN_FIELDS
-        log.warning(
-            "warning: The cluster at %s has dropped %s%s of the Job %s, and may be older than Kubernetes 1.29.%s",
-            server,
-            ", ".join(dropped[:MAX_SHOWN_FIELDS]),
-            f" and {more} more fields" if more > 0 else "",
-            manifest["metadata"]["name"],
-            " There, seven failed pods of all shards together end the job." if BACKOFF_FIELD in dropped else "",
-        )
-
-
 def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust, now: datetime) -> EngineState:
     namespace, name = _place(cluster, job)
     k8s_job = cluster.job(namespace, name)
@@ -268,13 +226,14 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust, now: datet
         return EngineState("gone", "K8sJobMissing", f"Job {name} was not found in namespace {namespace}")
     if not _is_of(k8s_job, job, cluster, trust):
         return EngineState("gone", "Replaced", f"the Job {name} in namespace {namespace} is now another one")
-    if k8s_job.status is None:
+    status = k8s_job.get("status")
+    if status is None:
         return EngineState("pending")
-    end = _end_state(k8s_job.status)
+    end = _end_state(status)
     if end is not None and end.phase == "failed":
         with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
             pods = cluster.pods(namespace, name)
-            lost = lost_shards(k8s_job.status, pods)
+            lost = lost_shards(status, pods)
             if lost and {shard.reason for shard in lost} == {START_ERROR}:  # of no pod there is a log
                 end = end._replace(reason=START_ERROR)
             numbers = {shard.shard for shard in lost} or open_shards(pods)  # other shards have not ended the Job
@@ -283,23 +242,23 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust, now: datet
             return with_lost_shards(end, lost)
     heartbeat = job.get("heartbeat_at")
     is_silent = heartbeat is not None and (now - parse_time(str(heartbeat))).total_seconds() > SILENT_SECONDS
-    return end or _active_state(cluster, k8s_job, k8s_job.status, (namespace, name), now, is_silent=is_silent)
+    return end or _active_state(cluster, k8s_job, (namespace, name), now, is_silent=is_silent)
 
 
 def _active_state(
-    cluster: Cluster, k8s_job: Job, status: JobStatus, place: tuple[str, str], now: datetime, *, is_silent: bool
+    cluster: Cluster, k8s_job: Object, place: tuple[str, str], now: datetime, *, is_silent: bool
 ) -> EngineState:
     """Return the state of a Job that has not ended. Of one whose record is silent, the pods are listed in any case."""
-    namespace, name = place
-    if k8s_job.spec is not None and k8s_job.spec.suspend:
+    (namespace, name), status = place, k8s_job["status"]
+    if field(k8s_job, "spec.suspend"):
         return EngineState("pending", SUSPENDED, why_suspended(cluster, k8s_job, namespace))
     # Active pods may still wait for a node or an image. Only old clusters do not count the ready ones.
-    is_running = bool(status.active if status.ready is None else status.ready)
-    if is_running and not status.failed and not is_silent:
+    is_running = bool(status.get("ready", status.get("active")))
+    if is_running and not status.get("failed") and not is_silent:
         return EngineState("running")
     if not is_running and (target := _true_conditions(status).get("FailureTarget")) is not None:
-        detail = f"{(target.message or 'the Job fails').rstrip('.')}; it ends when its pods have stopped"
-        return EngineState("pending", target.reason or "FailureTarget", detail, is_stuck=True)
+        detail = f"{(target.get('message') or 'the Job fails').rstrip('.')}; it ends when its pods have stopped"
+        return EngineState("pending", target.get("reason") or "FailureTarget", detail, is_stuck=True)
     pods = cluster.pods(namespace, name)
     problem = pod_problem(pods, is_running=is_running, now=now)
     if is_running:
@@ -313,7 +272,7 @@ def _active_state(
 
 
 def _problem_in_events(
-    cluster: Cluster, namespace: str, name: str, pods: Sequence[Pod], reason: str | None
+    cluster: Cluster, namespace: str, name: str, pods: Sequence[Object], reason: str | None
 ) -> tuple[str, str] | None:
     """Return what only an event says, as kubectl shows it; None if none does.
 
@@ -327,37 +286,32 @@ def _problem_in_events(
         reason: what the pods say of themselves.
     """
     unfinished_pods = [pod for pod in pods if not has_ended(pod)]
-    if not unfinished_pods:
-        warning = cluster.present_warning(namespace, "Job", name)
-        # Each refused pod has a new name, and a text that is always new would be told again and again.
-        return (
-            None
-            if warning is None
-            else (warning[0], re.sub(rf"({re.escape(name)}-\d+)-[a-z0-9]{{5}}\b", r"\1", warning[1]))
-        )
-    metadata = unfinished_pods[0].metadata
-    if reason is not None or metadata is None:
-        return None
-    return cluster.present_warning(namespace, "Pod", str(metadata.name))
+    if unfinished_pods:
+        pod_name = str(unfinished_pods[0]["metadata"]["name"])
+        return cluster.present_warning(namespace, "Pod", pod_name) if reason is None else None
+    warning = cluster.present_warning(namespace, "Job", name)
+    # Each refused pod has a new name, and a text that is always new would be told again and again.
+    pod_names = rf"({re.escape(name)}-\d+)-[a-z0-9]{{5}}\b"
+    return None if warning is None else (warning[0], re.sub(pod_names, r"\1", warning[1]))
 
 
-def _find_own_job(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> Job | None:
+def _find_own_job(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> Object | None:
     """Return the Job of a record; None if it is gone, or another one has its name."""
     k8s_job = cluster.job(*_place(cluster, job))
     return k8s_job if k8s_job is not None and _is_of(k8s_job, job, cluster, trust) else None
 
 
-def _is_of(k8s_job: Job, job: Mapping[str, object], cluster: Cluster, trust: Trust) -> bool:
+def _is_of(k8s_job: Object, job: Mapping[str, object], cluster: Cluster, trust: Trust) -> bool:
     """Return True if this is the Job of the record, not another one of that name.
 
     Raises:
         NotTrustedError: if only the record says so: the Job has no mark of it, and the user does not trust its
             namespace.
     """
-    assert k8s_job.metadata is not None  # noqa: S101 - Cluster.job has checked it
-    if job.get("k8s_uid") and k8s_job.metadata.uid != job["k8s_uid"]:
+    metadata = k8s_job["metadata"]
+    if job.get("k8s_uid") and metadata.get("uid") != job["k8s_uid"]:
         return False
-    mark = (k8s_job.metadata.annotations or {}).get(JOB_ID)
+    mark = (metadata.get("annotations") or {}).get(JOB_ID)
     if mark is not None:
         return bool(mark == job["job_id"])
     if kubernetes_name(job) is None:
@@ -372,28 +326,30 @@ def _is_of(k8s_job: Job, job: Mapping[str, object], cluster: Cluster, trust: Tru
     return True
 
 
-def _true_conditions(status: JobStatus) -> dict[str, JobCondition]:
-    return {condition.type: condition for condition in status.conditions or () if condition.status == "True"}
+def _true_conditions(status: Object) -> dict[str, Object]:
+    return {one["type"]: one for one in status.get("conditions") or () if one["status"] == "True"}
 
 
-def _end_state(status: JobStatus) -> EngineState | None:
+def _end_state(status: Object) -> EngineState | None:
     """Return how a Job ended, by its conditions; None while it has not."""
     true = _true_conditions(status)
     if "Complete" in true:
         return EngineState("succeeded")
     if "Failed" in true:
-        return EngineState("failed", true["Failed"].reason or "Failed", true["Failed"].message)
+        return EngineState("failed", true["Failed"].get("reason") or "Failed", true["Failed"].get("message"))
     return None
 
 
-def _times(status: JobStatus, first_container: datetime | None) -> EngineTimes:
+def _times(status: Object, first_container: datetime | None) -> EngineTimes:
     """Return when a Job ran, by its status and the start of its first container, if a pod still has that."""
     true = _true_conditions(status)
+    end = true.get("Complete") or true.get("Failed") or {}
+    ended, began = end.get("lastTransitionTime"), None
     if "Complete" in true:
         # Its pods may be gone, but it has run. Before the first container, it waited for a node or an image.
-        ended = status.completionTime or true["Complete"].lastTransitionTime
-        return EngineTimes(first_container or status.startTime, ended)
-    return EngineTimes(first_container, true["Failed"].lastTransitionTime if "Failed" in true else None)
+        ended, began = status.get("completionTime") or ended, status.get("startTime")
+    started = first_container or (parse_time(began) if began else None)
+    return EngineTimes(started, parse_time(ended) if ended else None)
 
 
 _RUNNER = f"spec.template.spec.containers[{CONTAINER}]"
@@ -407,11 +363,11 @@ PAUSES = (0.0, 1.0, 2.0, 4.0)
 
 def find_created(
     cluster: Cluster,
-    manifest: Mapping[str, Any],
+    manifest: Object,
     problem: EngineError,
     show_command: str,
     sleep: Callable[[float], None],
-) -> Job:
+) -> Object:
     """Return the Job that a launch has created although the reply was lost or says otherwise, or that was applied.
 
     So no Job runs beside a failed record: the reply was lost, late or an error, or the user has applied the printed
@@ -436,7 +392,7 @@ def find_created(
     metadata: dict[str, dict[str, str]] = manifest["metadata"]
     namespace, name, annotations = str(metadata["namespace"]), str(metadata["name"]), metadata["annotations"]
     existing, is_known = _look(cluster, namespace, name, unavailable, sleep)
-    marks = {} if existing is None or existing.metadata is None else existing.metadata.annotations or {}
+    marks = field(existing, "metadata.annotations") or {}
     if existing is not None and marks.get(LAUNCH_ID) == annotations[LAUNCH_ID]:
         return existing
     if existing is not None and marks.get(JOB_ID) == annotations[JOB_ID] and LAUNCH_ID not in marks:
@@ -455,14 +411,13 @@ def find_created(
     )
 
 
-def _check_applied(manifest: Mapping[str, Any], applied: Job) -> None:
+def _check_applied(manifest: Object, applied: Object) -> None:
     """Check that a Job that was applied runs what a launch would run.
 
     Raises:
         RefusedError: if it does not.
     """
-    spec = applied.to_dict().get("spec") or {}  # type: ignore[no-untyped-call]
-    paths = {difference.path for difference in differences(manifest["spec"], spec, "spec")}
+    paths = {difference.path for difference in differences(manifest["spec"], applied.get("spec") or {}, "spec")}
     changed = [path for path in sorted(paths) if DECIDING_FIELDS.fullmatch(path)]
     if changed:
         name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
@@ -479,7 +434,7 @@ def _look(
     name: str,
     unavailable: EngineUnavailableError | None,
     sleep: Callable[[float], None],
-) -> tuple[Job | None, bool]:
+) -> tuple[Object | None, bool]:
     """Return the Job of that name, and whether the last look was answered."""
     # After a silence of `CREATE_READ_SECONDS`, the API server has dropped the request, and one look tells.
     pauses = PAUSES[:1] if unavailable is None or unavailable.silent else PAUSES

@@ -1,38 +1,34 @@
-"""Read the logs of a job's pods once, or follow them across lost connections."""
+"""Read the logs of a job's pods, once or again and again until the job ends.
+
+A followed log is asked for each `POLL_SECONDS`, from the time of its last line. So a quiet log, a lost connection and a
+node that is gone hold up no other log.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from mopsjobs.engines.base import shard_prefix
-from mopsjobs.engines.kubernetes.client import Cluster, shard_of
+from mopsjobs.engines.kubernetes.client import Cluster, Object, field, shard_of
 from mopsjobs.engines.kubernetes.manifest import CONTAINER, SHARDS
 from mopsjobs.errors import EngineUnavailableError
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_time
 
-if TYPE_CHECKING:
-    from lightkube.resources.core_v1 import Pod
-
-
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-"""Seconds between two listings of the pods to follow."""
+"""Seconds between two reads of the logs to follow."""
+
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 MAX_FAILURES = 5
 """Listings in a row that may fail before following gives up."""
-
-CLOCK_MARGIN_SECONDS = 60
-"""How far the clocks of a node and of this machine may be apart when a log is requested again."""
-
-_ENDED_PHASES = ("Succeeded", "Failed")
 
 
 class Window(NamedTuple):
@@ -43,166 +39,83 @@ class Window(NamedTuple):
 
 
 class Reader:
-    """Reads the log of a pod, again after a lost connection: the times of the lines tell how far it was read."""
+    """Reads the log of a pod from where it was read before: the times of the lines tell."""
 
     def __init__(self) -> None:
         self.is_done = False
-        self.reached_end = False
-        self.is_silent = False
-        """Whether the last read brought no line: the log is quiet, or its node does not answer."""
-        self._last = ("", "")
-        """The time of the last line: seconds, and the fraction."""
+        self._last: datetime | None = None
+        """The time of the last line."""
         self._count = 0
         """Lines of that time that were read."""
-        self._to_skip = 0
-        """Lines of that time that come once more."""
 
-    def read(self, cluster: Cluster, pod: Pod, window: Window, now: datetime, *, follow: bool) -> Iterator[str]:
+    def read(self, cluster: Cluster, namespace: str, pod: Object, window: Window) -> Iterator[str]:
         """Yield the lines that were not read before."""
-        since = None if window.since is None else max(1, math.ceil(window.since))
-        tail = window.tail
-        if self._count:
-            since, tail = self._back_to_last(now), None
-        self._to_skip, self.reached_end, self.is_silent = self._count, False, True
-        for line in cluster.log(pod, _container(pod), follow=follow, tail=tail, since=since):
-            if line is None:
-                self.reached_end = True
-                continue
-            text = self._unread_text(line)
-            if text is not None:
-                self.is_silent = False
-                yield text
-
-    def follow(self, cluster: Cluster, pod: Pod, window: Window, now: datetime) -> Iterator[str]:
-        """Yield the lines that were not read before, and those that come meanwhile.
-
-        A quiet log that is followed has no answer until its next line, as that of a node that is gone. So a silent log
-        is read as it is until a line comes. A node that lives answers that at once.
-        """
-        was_silent = self.is_silent
-        if not was_silent:
-            yield from self.read(cluster, pod, window, now, follow=True)
-        if was_silent or (self.is_silent and not self.reached_end):
-            yield from self.read(cluster, pod, window, now, follow=False)
-
-    def _unread_text(self, line: str) -> str | None:
-        """Return the text of a line behind its time; None if the line was read before."""
-        stamp, _, text = line.partition(" ")
-        second, _, fraction = stamp.rstrip("Z").partition(".")
-        at = (second, fraction.ljust(9, "0"))
-        if at < self._last:
-            return None
-        if at > self._last:
-            self._last, self._count, self._to_skip = at, 1, 0
-        elif self._to_skip:
-            self._to_skip -= 1
-            return None
-        else:
-            self._count += 1
-        return text
-
-    def _back_to_last(self, now: datetime) -> int:
-        """Return the seconds that reach back to before the last line."""
-        with contextlib.suppress(ValueError):
-            passed = (now - parse_time(f"{self._last[0]}Z")).total_seconds()
-            return max(0, math.ceil(passed)) + CLOCK_MARGIN_SECONDS
-        return 3600
+        params = _container(pod)
+        before, to_skip = self._last, self._count
+        if before is not None:
+            params["sinceTime"] = before.isoformat(timespec="seconds")
+        elif window.since is not None:
+            params["sinceSeconds"] = str(max(1, math.ceil(window.since)))
+        if before is None and window.tail is not None:
+            params["tailLines"] = str(window.tail)
+        for line in cluster.log(namespace, pod, params):
+            stamp, _, text = line.partition(" ")
+            try:
+                at = parse_time(stamp)
+            except ValueError:  # the kubelet's own words have no time: they count for that of the line before
+                at, text = self._last or EPOCH, line
+            if before is not None and at <= before:
+                to_skip -= at == before
+                if at < before or to_skip >= 0:
+                    continue
+            if self._last is None or at > self._last:
+                self._last, self._count = at, 0
+            self._count += at == self._last
+            yield text
+        self.is_done = has_ended(pod)
 
 
-def existing_lines(cluster: Cluster, pods: Sequence[Pod], window: Window, now: datetime) -> Iterator[str]:
-    """Yield the existing lines, one shard after the other.
-
-    Raises:
-        EngineUnavailableError: if the node of a pod does not answer; after the lines that can be read.
-    """
-    several = _are_several(pods)
-    unread: dict[str, str] = {}
-
-    def read() -> Iterator[str]:
-        for pod in pods:
-            with _noting_unread(pod, unread):
-                for line in Reader().read(cluster, pod, window, now, follow=False):
-                    yield shard_prefix(shard_of(pod), several=several) + line
-
-    yield from read() if window.tail is None else deque(read(), maxlen=window.tail)
-    _raise_if_unread(unread)
-
-
-def follow_lines(
+def read_lines(
     cluster: Cluster,
-    list_pods: Callable[[], tuple[bool, Sequence[Pod]]],
+    namespace: str,
+    list_pods: Callable[[], tuple[bool, Sequence[Object]]],
     window: Window,
-    now: Callable[[], datetime],
     sleep: Callable[[float], None],
+    *,
+    follow: bool,
 ) -> Iterator[str]:
-    """Yield the lines of a job until it has ended, one shard after the other.
+    """Yield the lines of a job, one shard after the other; to follow them, until it has ended.
 
     Args:
         cluster: where the job runs.
+        namespace: the namespace of the job.
         list_pods: returns whether the job has ended, and its pods, listed after that, so that none is missing.
         window: which of the existing lines to read; pods that start later are read from their beginning.
-        now: the time.
         sleep: waits that many seconds.
+        follow: whether to wait for further lines.
 
     Raises:
         EngineUnavailableError: if the cluster cannot be reached, or the node of a pod does not answer until the end.
     """
-    readers: dict[str, Reader] = {}
+    readers: Mapping[str, Reader] = defaultdict(Reader)
     unread: dict[str, str] = {}
     failures = 0
-    is_first = True
     while True:
         try:
             is_over, pods = list_pods()
         except EngineUnavailableError:
             failures += 1
-            if failures > MAX_FAILURES:
+            if not follow or failures > MAX_FAILURES:
                 raise
             sleep(POLL_SECONDS)
             continue
         failures = 0
-        several = _are_several(pods)
-        for pod in pods:
-            reader = readers.setdefault(_uid(pod), Reader())
-            if reader.is_done or not _has_started(pod):
-                continue
-            with _noting_unread(pod, unread):
-                for line in reader.follow(cluster, pod, window if is_first else Window(), now()):
-                    yield shard_prefix(shard_of(pod), several=several) + line
-            # If the pod still ran when it was listed, the stream may have ended because the log was rotated.
-            reader.is_done = reader.reached_end and _phase(pod) in _ENDED_PHASES
-        is_first = False
-        if is_over:
-            _raise_if_unread(unread)
-            return
+        lines = _unread_lines(cluster, namespace, pods, readers, window, unread)
+        yield from lines if window.tail is None else deque(lines, maxlen=window.tail)
+        window = Window()
+        if is_over or not follow:
+            break
         sleep(POLL_SECONDS)
-
-
-@contextlib.contextmanager
-def _noting_unread(pod: Pod, unread: dict[str, str]) -> Iterator[None]:
-    """Note why the log of a pod cannot be read, in a sentence by its uid, and warn once. The others go on.
-
-    A node that is gone answers with 500 after seconds, or not in time.
-
-    Raises:
-        EngineUnavailableError: if the cluster itself cannot be reached.
-    """
-    try:
-        yield
-    except EngineUnavailableError as error:
-        if not error.sent:
-            raise
-        node = "" if pod.spec is None or pod.spec.nodeName is None else f" on node {pod.spec.nodeName}"
-        reason = "no answer in time" if error.silent else error.message.rstrip(".")
-        problem = f"The log of shard {shard_of(pod)}{node} cannot be read: {reason}."
-        if _uid(pod) not in unread:
-            log.warning("warning: %s", problem)
-        unread[_uid(pod)] = problem
-    else:
-        unread.pop(_uid(pod), None)
-
-
-def _raise_if_unread(unread: dict[str, str]) -> None:
     if unread:
         first, *others = unread.values()
         more = f" {pluralize(len(others), 'more pod')} cannot be read either." if others else ""
@@ -211,25 +124,50 @@ def _raise_if_unread(unread: dict[str, str]) -> None:
         )
 
 
-def _container(pod: Pod) -> str | None:
-    """Return the runner's container, among those that a cluster adds; None for a Job of another program."""
-    names = [] if pod.spec is None else [container.name for container in pod.spec.containers]
-    return CONTAINER if CONTAINER in names else None
+def _unread_lines(
+    cluster: Cluster,
+    namespace: str,
+    pods: Sequence[Object],
+    readers: Mapping[str, Reader],
+    window: Window,
+    unread: dict[str, str],
+) -> Iterator[str]:
+    """Yield the new lines of pods. Why the log of a pod cannot be read is noted by its uid, with a warning once.
+
+    A node that is gone answers with 500 after seconds, or not in time.
+
+    Raises:
+        EngineUnavailableError: if the cluster itself cannot be reached.
+    """
+    shard_counts = {(field(pod, "metadata.annotations") or {}).get(SHARDS) for pod in pods}
+    several = bool(shard_counts - {None, "1"}) or any(shard_of(pod) for pod in pods)  # also if pods of one are left
+    for pod in pods:
+        uid = str(field(pod, "metadata.uid") or field(pod, "metadata.name"))
+        reader = readers[uid]
+        if reader.is_done or field(pod, "status.phase") == "Pending":
+            continue
+        try:
+            for line in reader.read(cluster, namespace, pod, window):
+                yield shard_prefix(shard_of(pod), several=several) + line
+            unread.pop(uid, None)
+        except EngineUnavailableError as error:
+            if not error.sent:
+                raise
+            node = field(pod, "spec.nodeName")
+            reason = "no answer in time" if error.silent else error.message.rstrip(".")
+            where = f"shard {shard_of(pod)}{f' on node {node}' if node else ''}"
+            problem = f"The log of {where} cannot be read: {reason}."
+            if uid not in unread:
+                log.warning("warning: %s", problem)
+            unread[uid] = problem
 
 
-def _are_several(pods: Sequence[Pod]) -> bool:
-    """Return True if the job has several shards, also if only pods of one are left."""
-    shard_counts = {(pod.metadata.annotations or {}).get(SHARDS) for pod in pods if pod.metadata is not None}
-    return bool(shard_counts - {None, "1"}) or any(shard_of(pod) for pod in pods)
+def has_ended(pod: Object) -> bool:
+    """Return whether all containers of a pod have ended for good."""
+    return field(pod, "status.phase") in ("Succeeded", "Failed")
 
 
-def _uid(pod: Pod) -> str:
-    return "" if pod.metadata is None else str(pod.metadata.uid or pod.metadata.name)
-
-
-def _phase(pod: Pod) -> str | None:
-    return None if pod.status is None else pod.status.phase
-
-
-def _has_started(pod: Pod) -> bool:
-    return _phase(pod) in ("Running", *_ENDED_PHASES)
+def _container(pod: Object) -> dict[str, str]:
+    """Return the parameter for the runner's container, among those that a cluster adds; none for another program."""
+    names = [container.get("name") for container in field(pod, "spec.containers") or ()]
+    return {"container": CONTAINER} if CONTAINER in names else {}
