@@ -23,12 +23,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.api.cell import Cell, cell
     from mopsjobs.api.current import CurrentTask, current, log
-    from mopsjobs.api.job_info import JobInfo
+    from mopsjobs.api.info import JobInfo, TaskInfo
     from mopsjobs.api.registry import Job, Registry, connect
     from mopsjobs.api.report import Report, report
     from mopsjobs.api.study import Study, grid
     from mopsjobs.api.table import Failures, Table
-    from mopsjobs.api.task_info import TaskInfo
     from mopsjobs.engines.trust import NotTrustedError
     from mopsjobs.errors import (
         AmbiguousJobError,
@@ -113,12 +112,11 @@ __all__ = [
 _MODULES = {
     "mopsjobs.api.cell": ("Cell", "cell"),
     "mopsjobs.api.current": ("CurrentTask", "current", "log"),
-    "mopsjobs.api.job_info": ("JobInfo",),
+    "mopsjobs.api.info": ("JobInfo", "TaskInfo"),
     "mopsjobs.api.registry": ("Job", "Registry", "connect"),
     "mopsjobs.api.report": ("Report", "report"),
     "mopsjobs.api.study": ("Study", "grid"),
     "mopsjobs.api.table": ("Failures", "Table"),
-    "mopsjobs.api.task_info": ("TaskInfo",),
     "mopsjobs.engines.trust": ("NotTrustedError",),
     "mopsjobs.registry.job_registry": ("JobRegistry",),
     "mopsjobs.store": ("open_store",),

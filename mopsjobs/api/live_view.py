@@ -1,23 +1,35 @@
-"""A live view of a job: redrawn in place in a notebook and on a terminal, a line per change elsewhere."""
+"""A job as a notebook shows it: HTML with escaped texts and without a script; and while it runs, redrawn in place.
+
+On a terminal, a wait has a line that is redrawn; elsewhere, a line per change.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
-from mopsjobs.api.job_html import html_of
 from mopsjobs.app.following.wait import StopCondition, WaitResult, wait_for
+from mopsjobs.app.jobs.find_job import find_job
+from mopsjobs.app.jobs.job_card import job_card
+from mopsjobs.app.jobs.job_texts import failed_tasks_text
+from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.console.printer import message_printer
+from mopsjobs.errors import JobNotFoundError, MopsJobsError
 from mopsjobs.utils.times import human_age
 
 if TYPE_CHECKING:
     from mopsjobs.app.run.app import App
     from mopsjobs.errors import StoreUnavailableError
     from mopsjobs.registry.job_state import JobState
+
+ASK = "Its status() asks the registry."
+
+SHOWN = ("Done", "Failed", "Error")
+"""Sections of a job below its progress."""
 
 
 def wait_with_view(names: Sequence[str], app: App, until: StopCondition, *, interval: float | None) -> WaitResult:
@@ -35,9 +47,13 @@ def wait_with_view(names: Sequence[str], app: App, until: StopCondition, *, inte
     """
     if not is_notebook():
         return wait_for(names, app, until, interval=interval, out=message_printer(app.env))
-    with NotebookView(app).until_left() as view:
+    view = NotebookView(app)
+    try:
         waited = wait_for(names, app, until, interval=interval, on_read=view.show)
-        view.end(waited)
+    except BaseException:  # also an interrupt: a saved notebook must not show an old view as a live one
+        view.leave()
+        raise
+    view.end(waited)
     return waited
 
 
@@ -57,7 +73,6 @@ class NotebookView:
         self._id = secrets.token_hex(8)
         """By it, IPython replaces what is displayed."""
         self._is_displayed = False
-        self._has_ended = False
 
     def show(self, states: Sequence[JobState | None], outage: StoreUnavailableError | None) -> None:
         """Show the job as it was read, or after a failed read as it was before."""
@@ -70,20 +85,14 @@ class NotebookView:
     def end(self, waited: WaitResult) -> None:
         """Show the job at the end of the wait. By now, the cache also knows why tasks failed."""
         (self._state,) = waited.states
-        self._has_ended = True
         if waited.is_cached:
             self._draw("as of the last sync: the registry does not answer")
         else:
             self._draw("live" if self._state.is_terminal else "live until the time was up; the job goes on")
 
-    @contextlib.contextmanager
-    def until_left(self) -> Iterator[NotebookView]:
-        """Yield the view. If an error or an interrupt ends the block, the last thing shown says that it is old."""
-        try:
-            yield self
-        finally:
-            if not self._has_ended:
-                self._draw(f"{self._describe_read()}, no longer redrawn; the job goes on")
+    def leave(self) -> None:
+        """Show that nothing is redrawn any more."""
+        self._draw(f"{self._describe_read()}, no longer redrawn; the job goes on")
 
     def _describe_read(self) -> str:
         return f"read {human_age(self._app.monotonic() - self._read_at)}"
@@ -101,3 +110,39 @@ class NotebookView:
         show = update_display if self._is_displayed else display
         self._is_displayed = True  # before the call: an interrupt in it must not leave a second view
         show(shown, raw=True, display_id=self._id)  # type: ignore[no-untyped-call]
+
+
+def job_html(job_id: str, app: App) -> str:
+    """Return status, progress, range of the end, failures and age of a job. The network is not used.
+
+    If the job is not in the cache, the HTML says so.
+    """
+    try:
+        # A cell must not hang because a registry does not answer.
+        found = find_job(job_id, app, FreshnessPolicy(offline=not app.settings.is_local))
+    except MopsJobsError as error:
+        is_missing = isinstance(error, JobNotFoundError) and not app.settings.is_local
+        why = f"Job {job_id} is not in the cache." if is_missing else str(error)
+        why = why if app.settings.is_local else f"{why} {ASK}"
+        return f"<div><b>{escape(job_id)}</b> {escape(why)}</div>"
+    age = "live" if found.freshness is None else found.freshness.describe_with_staleness()
+    return html_of(found.job, app, age)
+
+
+def html_of(job: Mapping[str, object], app: App, age: str) -> str:
+    """Return a job as HTML.
+
+    Args:
+        job: the job in its JSON form.
+        app: the run, whose cache tells why tasks failed.
+        age: how old the data is, in words. The time is added, since a notebook is saved with what it shows.
+    """
+    card = job_card(job, app.now(), failed=failed_tasks_text(job, app))
+    lines = [f"<b>{escape(str(job['job_id']))}</b> {escape(card['Status'].text)}"]
+    for title, section in card.items():
+        if section.share is not None:
+            lines.append(f'<progress value="{section.share:.3g}" max="1"></progress> {escape(section.text)}')
+        elif title in SHOWN:
+            lines.append(f"{title}: {escape(section.text)}")
+    lines.append(f"<small>Data: {escape(age)}; shown at {app.now():%Y-%m-%d %H:%M:%S} UTC</small>")
+    return f"<div>{'<br>'.join(lines)}</div>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -31,14 +32,13 @@ from mopsjobs.api.arguments import (
     task_query,
     task_set,
 )
-from mopsjobs.api.job_info import JobInfo
-from mopsjobs.api.log_printer import LogPrinter
+from mopsjobs.api.info import JobInfo, TaskInfo
 from mopsjobs.api.study import Study, as_plain, check_is_study
 from mopsjobs.api.table import Failures, Table, table_of_dicts
-from mopsjobs.api.task_info import TaskInfo
 from mopsjobs.app.run import freshness as freshness_module
 from mopsjobs.app.run.app import App, open_app
 from mopsjobs.app.run.exit_codes import exit_code_of
+from mopsjobs.console.printer import Printer
 from mopsjobs.errors import (
     EXIT_DONE,
     JobCancelledError,
@@ -48,7 +48,7 @@ from mopsjobs.errors import (
     JobPartialError,
     UsageError,
 )
-from mopsjobs.utils.text import error_line
+from mopsjobs.utils.text import error_line, strip_control_characters
 
 if TYPE_CHECKING:
     import sqlite3
@@ -56,11 +56,13 @@ if TYPE_CHECKING:
     from mopsjobs.app.following.notify.watched import OnEvent
     from mopsjobs.app.following.wait import WaitResult
     from mopsjobs.app.tasks.reduced_table import ReducedTable
+    from mopsjobs.app.tasks.results_table import ResultsTable
     from mopsjobs.cache.queries.tasks import TaskList
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.registry.job_state import JobState
     from mopsjobs.store.base import VersionedStore
     from mopsjobs.submission.submit import Code
+    from mopsjobs.utils.table_files import Column, Row
 
 T = TypeVar("T")
 
@@ -91,6 +93,29 @@ def connect(
     env = os.environ if env is None else env
     flags = {"registry": registry, "cache": None if cache is None else os.fspath(cache), "env": environment}
     return Registry(open_app(flags, env, LogPrinter(env), given_by="argument ", new_app=_SharedApp))
+
+
+LOGGER = logging.getLogger("mopsjobs")
+"""Warnings have the level WARNING, which Python shows on stderr by default. Notes have INFO, which it hides."""
+
+
+class LogPrinter(Printer):
+    """A printer without streams. It asks no questions, so choices of records need `trust`."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        super().__init__(None, None, env)
+
+    def note(self, text: str) -> None:
+        """Log a message about progress."""
+        LOGGER.info("%s", strip_control_characters(text))
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
+        LOGGER.warning("%s", strip_control_characters(text))
+
+    def debug(self, text: str) -> None:
+        """Log a detail."""
+        LOGGER.debug("%s", strip_control_characters(text))
 
 
 class _SharedApp(App):
@@ -182,8 +207,7 @@ class Registry:
             newest = 'The newest job is reg.jobs(sort="-created", limit=1).'
             raise UsageError(f"invalid job '{name}': expected a full id.", hint=newest)
         found = find_job(name, self.app, policy_of(freshness, Registry.job))
-        for warning in found.warnings:
-            self.app.out.warn(warning)
+        _warn(self.app, found.warnings)
         return Job(self, str(found.job["job_id"]))
 
     def jobs(  # noqa: PLR0913 - one argument a filter, all by name
@@ -242,8 +266,7 @@ class Registry:
         order = filters.parse_sort(sort or filters.DEFAULT_SORT)
 
         def view(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:
-            for warning in job_queries.unreadable_warning(connection):
-                app.out.warn(warning)
+            _warn(app, job_queries.unreadable_warning(connection))
             filters.hide_archived(connection, chosen)
             page = job_queries.list_jobs(connection, chosen, order=order, limit=limit, now=now.timestamp())
             return table_of_dicts("jobs", job_json.job_fields(), page.jobs(None), age=self._age(age))
@@ -296,8 +319,7 @@ class Registry:
             return None
         events, ledgers, warnings = mirror_events_and_ledgers(app, full=full)
         news = (f"{problem.key}: {problem.reason}" for problem in report.news)
-        for warning in (*news, *warnings, *tell_after_sync(app)):
-            app.out.warn(warning)
+        _warn(app, (*news, *warnings, *tell_after_sync(app)))
         return sync_json(report, events, ledgers)
 
     def as_completed(
@@ -391,8 +413,7 @@ class Registry:
 
                 check(prepared, check_determinism, self.app)
             submitted = submit_prepared(prepared, session)
-        for warning in submitted.warnings:
-            self.app.out.warn(warning)
+        _warn(self.app, submitted.warnings)
         return Job(self, submitted.job_id)
 
     def _code_of(self, study: Study, directory: str | os.PathLike[str] | None) -> Code:
@@ -414,8 +435,7 @@ class Registry:
 
     def _age(self, age: freshness_module.Freshness) -> str:
         """Return the age of a view in words, and warn if its sync failed."""
-        for warning in age.warnings():
-            self.app.out.warn(warning)
+        _warn(self.app, age.warnings())
         return age.describe()
 
 
@@ -451,7 +471,7 @@ class Job:
         from mopsjobs.app.jobs.find_job import find_job
 
         found = find_job(self.id, self._app, policy_of(freshness, Job.status))
-        self._warn(found.warnings)
+        _warn(self._app, found.warnings)
         return JobInfo(found.job, "live" if found.freshness is None else found.freshness.describe())
 
     def wait(
@@ -559,7 +579,7 @@ class Job:
         job = find_tasks(self.id, self._app, policy_of(freshness, Job.tasks))
 
         def view(tasks: TaskList) -> Table:
-            self._warn(job.warnings_with(tasks))
+            _warn(self._app, job.warnings_with(tasks))
             items = (task.to_json() for task in tasks.tasks(limit))
             return table_of_dicts(f"tasks of {self.id}", TASK_FIELDS, items, age=job.describe_age(tasks.ledger))
 
@@ -575,7 +595,7 @@ class Job:
         from mopsjobs.app.tasks.failures import failures_of_jobs
 
         failures = failures_of_jobs([self.id], self._app, policy_of(freshness, Job.failures))
-        self._warn(failures.warnings)
+        _warn(self._app, failures.warnings)
         return Failures(failures.to_json(self._app))
 
     def logs(
@@ -657,9 +677,31 @@ class Job:
             StoreError: if the registry cannot be read; offline, if the cache has no results of the job. Also when the
                 rows are read.
         """
-        from mopsjobs.api.job_results import job_results
+        from mopsjobs.app.tasks.replicates import ReplicateTable, Statistics, check_quantiles
+        from mopsjobs.app.tasks.results_table import find_results, read_results_table
+        from mopsjobs.cache.queries.tasks import TaskQuery
 
-        return job_results(self.id, self._app, self._warn, mean=mean, quantiles=quantiles, offline=offline)
+        app, policy = self._app, policy_of({"offline": offline}, Job.results)
+        given: Any = quantiles
+        is_list = isinstance(given, Iterable) and not isinstance(given, str)
+        is_valid = is_list and all(isinstance(number, (int, float)) for number in given)
+        require(is_valid, "quantiles", quantiles, "numbers between 0 and 1, like [0.1, 0.9]")
+        statistics = Statistics(mean, check_quantiles(tuple(quantiles))) if mean or quantiles else None
+        families = find_results([self.id], app, policy)
+        _warn(app, (warning for family in families for job in family for warning in job.warnings))
+
+        def read(view: Callable[[Sequence[Column], Iterable[Row]], T]) -> T:
+            def view_results(results: ResultsTable) -> tuple[T, list[str]]:
+                table = results if statistics is None else ReplicateTable(results, statistics)
+                return view(table.columns, table.rows()), results.problems()
+
+            found, problems = read_results_table(families, app, view_results, policy)
+            _warn(app, problems)
+            return found
+
+        newest = families[0][0]
+        age = newest.read(TaskQuery(), lambda tasks: newest.describe_age(tasks.ledger)) if offline else "live"
+        return Table(f"results of {self.id}", read, age=age)
 
     def provenance(self) -> dict[str, Any]:
         """Return code, study, packages and machines of the job: the document of `provenance --json`.
@@ -671,7 +713,7 @@ class Job:
         from mopsjobs.app.origins.provenance import read_provenance
 
         found = read_provenance(self.id, self._app)
-        self._warn(found.problems)
+        _warn(self._app, found.problems)
         return found.to_json()
 
     def reduced(self, params: Mapping[str, Any] | None = None) -> dict[str, bytes]:
@@ -708,8 +750,7 @@ class Job:
 
         def view(table: ReducedTable) -> Table:
             rows = list(table.rows())
-            for problem in table.problems():
-                app.out.warn(problem)
+            _warn(app, table.problems())
             return Table.of(f"reductions of {self.id}", [column.name for column in table.columns], rows)
 
         return read_reduced_table([self.id], app, view)
@@ -747,9 +788,22 @@ class Job:
             NotTrustedError: if only the record names the cluster of the job. Nothing was cancelled.
             StoreError: if the registry cannot be written.
         """
-        from mopsjobs.api.cancelling import cancel_job
+        from mopsjobs.app.care.active_jobs import jobs_to_stop
+        from mopsjobs.app.run.user_trust import unknown_contexts, user_trust
+        from mopsjobs.engines.trust import not_trusted_error
+        from mopsjobs.submission.cancel import CancelRequest, cancel
 
-        return self._live(cancel_job(self.id, self._app, reason, trust))
+        app, named = self._app, user_trust(trust, self._app)
+        session = app.session()
+        if unknown := unknown_contexts(jobs_to_stop([self.id], app), app, named):
+            raise not_trusted_error(unknown, "nothing was cancelled")
+        done = cancel(CancelRequest(job_ids=[self.id], reason=reason), session, named)
+        for error in done.refused:
+            raise error
+        for note in done.notes:
+            app.out.note(note)
+        _warn(app, done.problems)
+        return self._live(done.jobs[0].state)
 
     def note(self, text: str) -> JobInfo:
         """Note something about the job, also after its end. Earlier notes stay in its history.
@@ -817,14 +871,10 @@ class Job:
             sizes_of=partial(ledger_sizes, app=app),
         )
         resumed = resume(request, app.session(), user_trust(trust, app), yes=yes)
-        self._warn(resumed.warnings)
+        _warn(self._app, resumed.warnings)
         return None if resumed.job_id is None else Job(self.registry, resumed.job_id)
 
     # --- show ------------------------------------------------------------------------------------------------
-
-    def _warn(self, warnings: Iterable[str]) -> None:
-        for warning in warnings:
-            self._app.out.warn(warning)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and (self.id, self.registry.identity) == (other.id, other.registry.identity)
@@ -836,7 +886,7 @@ class Job:
         return f"<Job {self.id} in {self.registry.url}>"
 
     def _repr_html_(self) -> str | None:
-        from mopsjobs.api.job_html import job_html
+        from mopsjobs.api.live_view import job_html
 
         return None if self.registry.is_closed else job_html(self.id, self._app)
 
@@ -855,3 +905,8 @@ def _noting_what_goes_on(job_ids: Sequence[str]) -> Iterator[None]:
 def _until_interrupted(items: Iterator[T], job_ids: Sequence[str]) -> Iterator[T]:
     with _noting_what_goes_on(job_ids):
         yield from items
+
+
+def _warn(app: App, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        app.out.warn(warning)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mopsjobs.app.run.app import App
-from mopsjobs.cli.flags import OTHER_FLAGS, argument_type, flag_of
+from mopsjobs.cli.flags import OTHER_FLAGS, flag_of
 from mopsjobs.engines.launch_option import REPEATED, LaunchOption
 from mopsjobs.submission.launch_options import ENGINE_OPTIONS, NOTIFY, RUNNER_OPTIONS, SHARDS
 from mopsjobs.submission.submit import Code
@@ -62,7 +62,6 @@ def add_options(
             *flags,
             dest=option.name,
             metavar=f"{option.metavar}|xN" if growth else option.metavar,
-            type=argument_type(option.read),
             action="append" if option.kind in REPEATED else "store",
             help=text,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Real
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Literal, NamedTuple, SupportsIndex
 
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.text import parse_whole_number
@@ -47,8 +47,6 @@ class LaunchOption(NamedTuple):
     """What only the help of the flag adds."""
     growth: str = ""
     """What the help of `resume` adds, if a factor like `x2` may stand in place of the limit."""
-    read: Callable[[str], Any] = str
-    """Reads the value of the flag. It raises UsageError if the text is invalid."""
     is_repeatable: bool = True
     """Whether `resume` repeats the option of the earlier launch."""
 

@@ -101,27 +101,11 @@ def retry_policy(retries: int | None, retry_on: str | None) -> RetryPolicy:
     """
     policy = RetryPolicy()
     if retries is not None and not (type(retries) is int and 0 <= retries <= MAX_RETRIES):
-        raise _retries_error(retries)
+        shown = shorten(str(retries), 100)
+        raise OptionError(f"invalid retries '{shown}': expected a whole number from 0 to {MAX_RETRIES}.", "retries")
     return RetryPolicy(
         policy.retries if retries is None else retries, policy.causes if retry_on is None else parse_causes(retry_on)
     )
-
-
-def parse_retries(text: str) -> int:
-    """Return the number of retries in a text.
-
-    Raises:
-        OptionError: if it is not a valid one.
-    """
-    retries = parse_whole_number(text, 0, MAX_RETRIES)
-    if retries is None:
-        raise _retries_error(text)
-    return retries
-
-
-def _retries_error(value: object) -> OptionError:
-    shown = shorten(str(value), 100)
-    return OptionError(f"invalid retries '{shown}': expected a whole number from 0 to {MAX_RETRIES}.", "retries")
 
 
 def recorded_policy(recorded: Mapping[str, str]) -> RetryPolicy:

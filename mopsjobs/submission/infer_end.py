@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from mopsjobs.engines.base import EngineTimes, ShardEnd, engine_of, last_launch
@@ -21,12 +22,16 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardUsage, add_usage
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import Sizes, SizesOf, find_complete_tasks
 from mopsjobs.studies.validation import EarlyEnd, Validation, end_by_outputs
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import first_error
 from mopsjobs.utils.text import parse_whole_number
+
+THREADS = 8
+"""Chunks of a ledger that are read at once."""
 
 MAX_SHARDS = 100
 """Lost shards whose tasks are written. Each takes a few requests."""
@@ -95,7 +100,7 @@ def _workers(launch: Mapping[str, str]) -> int:
     return 1
 
 
-class _LedgerSummary(NamedTuple):
+class LedgerSummary(NamedTuple):
     """The parts of the ledger of a job that tell of its end."""
 
     failed: set[int]
@@ -121,7 +126,8 @@ class _LedgerSummary(NamedTuple):
         }
 
 
-def _summarise_ledger(store: VersionedStore, job_id: str) -> _LedgerSummary:
+def summarise_ledger(store: VersionedStore, job_id: str) -> LedgerSummary:
+    """Read the ledger of a job. A chunk that cannot be understood is left out."""
     failed: set[int] = set()
     used: dict[int, ShardUsage] = {}
     sizes: dict[int, set[int | None]] = {}
@@ -133,20 +139,19 @@ def _summarise_ledger(store: VersionedStore, job_id: str) -> _LedgerSummary:
         cpu = [value for value in (attempt.user_seconds, attempt.system_seconds) if value is not None]
         own = ShardUsage(sum(cpu) if cpu else None, attempt.seconds, None, attempt.max_rss_bytes)
         used[shard] = add_usage([used.get(shard, NO_SHARD_USAGE), own])
-    return _LedgerSummary(failed, used, sizes)
+    return LedgerSummary(failed, used, sizes)
 
 
 def _read_attempts(
     store: VersionedStore, job_id: str, shards: Collection[int] | None = None
 ) -> Iterator[tuple[int, Attempt]]:
     """Yield the attempts in the ledger, each with its shard: of these shards, or of all."""
-    for key in store.list_keys(ledger_prefix(job_id)):
-        parsed = parse_chunk_key(key)
-        if parsed is None or parsed.kind != "attempts" or (shards is not None and parsed.shard not in shards):
-            continue
-        chunk = store.get(key)
-        with contextlib.suppress(RecordError):
-            yield from ((parsed.shard, attempt) for attempt in parse_attempts(chunk.value, parsed)) if chunk else ()
+    listed = map(parse_chunk_key, store.list_keys(ledger_prefix(job_id)))
+    chunks = [one for one in listed if one and one.kind == "attempts" and (shards is None or one.shard in shards)]
+    with bulk_reads(store), ThreadPoolExecutor(THREADS) as threads:
+        for chunk, found in zip(chunks, threads.map(lambda chunk: store.get(chunk.key), chunks), strict=True):
+            with contextlib.suppress(RecordError):
+                yield from ((chunk.shard, attempt) for attempt in parse_attempts(found.value, chunk)) if found else ()
 
 
 def ended_with(attempt: Attempt, end: ShardEnd) -> Attempt:
@@ -194,7 +199,7 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
         judged = registry.backdated_to(times.started_at).update_status(judged.job_id, JobStatus.RUNNING)
     at_end = registry.backdated_to(times.ended_at)
     record_lost(store, judged, end.lost)
-    ledger = _summarise_ledger(store, judged.job_id)
+    ledger = summarise_ledger(store, judged.job_id)
     is_early = end.code is not None
     early = EarlyEnd(str(end.code), str(end.reason).rstrip(".")) if is_early else None
     error = first_error(judged, session) or (None if is_early else end.reason)

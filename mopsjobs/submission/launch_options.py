@@ -5,10 +5,11 @@ Flags, the arguments of Python programs and their documents follow from the tabl
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from operator import index
 from typing import Any
@@ -17,34 +18,24 @@ from mopsjobs.engines.kubernetes.options import OPTIONS as KUBERNETES_OPTIONS
 from mopsjobs.engines.launch_option import LaunchOption, option_text
 from mopsjobs.engines.slurm.options import JOINS
 from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
-from mopsjobs.errors import OptionError
-from mopsjobs.ledger.retry_policy import parse_retries, retry_policy
+from mopsjobs.errors import OptionError, UsageError, shorten
+from mopsjobs.ledger.retry_policy import MAX_RETRIES, parse_causes
 from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.utils.sizes import format_size, parse_factor, parse_size
-from mopsjobs.utils.text import MAX_NUMBER, parse_positive_number, read_whole_number
+from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
-MAX_RECORDED_NUMBER = 10**9 - 1
+MAX_NUMBER = 10**9 - 1
+"""Workers, shards or first tasks, at most."""
 
 MIN_TASK_MEMORY = 16 * 2**20
 """Bytes. An interpreter alone has about as much."""
 
 
-def parse_first_count(text: str) -> int:
-    """Read how many tasks run before the others, 0 for none.
-
-    Raises:
-        UsageError: if it is not a whole number from 0 to 100,000.
-    """
-    return read_whole_number(text, 0, MAX_NUMBER, "number", f"a whole number from 0 to {MAX_NUMBER:,}, 0 for none")
-
-
 _DOUBLED = "; x2 for twice that of the job"
 
 RUNNER_OPTIONS = (
-    LaunchOption(
-        "workers", "count", "N", "worker processes per shard, at most", "one per core", read=parse_positive_number,
-    ),
+    LaunchOption("workers", "count", "N", "worker processes per shard, at most", "one per core"),
     LaunchOption(
         "python", "file", "PATH", "the model's interpreter; with dask, its path on the workers",
         "that of the active environment, or of the workers",
@@ -62,7 +53,7 @@ RUNNER_OPTIONS = (
     ),
     LaunchOption(
         "first", "count", "N", "tasks to run before the others, 0 for none; if none of them succeeds, the job ends",
-        "1 on a cluster with more than 100 tasks, else 0", read=parse_first_count,
+        "1 on a cluster with more than 100 tasks, else 0",
     ),
     LaunchOption(
         "max_failures", "text", "N|P%",
@@ -71,13 +62,14 @@ RUNNER_OPTIONS = (
 )  # fmt: skip
 """The options that every engine has."""
 
+RECORDED = ("workers", "task_timeout", "task_memory", "retries", "retry_on", "first", "max_failures", "shards")
+"""The options that the record of a launch keeps for the next one, besides the interpreter."""
+
 NOTIFY = LaunchOption(
     "notify", "texts", "NAME", "tell of this job by the rule [notify.NAME] of your configuration", "none"
 )
 
-SHARDS = LaunchOption(
-    "shards", "count", "N", "number of parts, each a pod or a task of Slurm", "1", read=parse_positive_number
-)
+SHARDS = LaunchOption("shards", "count", "N", "number of parts, each a pod or a task of Slurm", "1")
 
 ENGINE_OPTIONS: Mapping[str, tuple[LaunchOption, ...]] = {
     "kubernetes": KUBERNETES_OPTIONS,
@@ -89,7 +81,10 @@ ENGINE_OPTIONS: Mapping[str, tuple[LaunchOption, ...]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LaunchOptions:
-    """The options of a runner. None: as the record of an earlier launch says, else the default of the engine."""
+    """The options of a runner. None: as the record of an earlier launch says, else the default of the engine.
+
+    Values may be given as texts; see `READERS`.
+    """
 
     workers: int | None = None
     """Worker processes per shard."""
@@ -119,13 +114,81 @@ class LaunchOptions:
     """Of a resumed job: factors by which limits of the earlier launch grow; see `find_factors`."""
 
     def __post_init__(self) -> None:
-        """Check the values, before anything is looked up.
+        """Read the values, which may be texts of flags or of a record, before anything is looked up.
 
         Raises:
-            OptionError: if no runner can work with one of them.
+            UsageError: if no runner can work with one of them. An `OptionError` names it.
         """
-        _check_limits(self)
-        retry_policy(self.retries, self.retry_on)
+        for name, read in READERS.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, read(value))
+
+
+def _count(name: str, least: int, most: int, expected: str) -> Callable[[Any], int]:
+    """Return the reader of an option that is a whole number."""
+
+    def read(value: Any) -> int:
+        number = parse_whole_number(value, least, most) if isinstance(value, str) else index(value)
+        if number is None or not least <= number <= most:
+            raise OptionError(f"invalid {name} '{shorten(str(value), 100)}': expected {expected}.", name)
+        return number
+
+    return read
+
+
+def _read_timeout(value: str | float) -> float:
+    seconds = parse_duration(value) if isinstance(value, str) else value
+    if seconds <= 0:
+        shown = value if isinstance(value, str) else f"{value:g}"
+        hint = "For no limit, leave it out."
+        raise OptionError(f"invalid task_timeout '{shown}': expected more than zero.", "task_timeout", hint=hint)
+    return seconds
+
+
+def _read_memory(value: str | int) -> int:
+    size = parse_size(value) if isinstance(value, str) else value
+    if size is None:
+        expected = "a size like 2GiB, on resume also a factor like x2"
+        raise OptionError(f"invalid task_memory '{value}': expected {expected}.", "task_memory")
+    if size < MIN_TASK_MEMORY:
+        problem = f"invalid task_memory '{format_size(size)}': expected at least {format_size(MIN_TASK_MEMORY)}."
+        raise OptionError(problem, "task_memory")
+    return size
+
+
+def _read_causes(value: str | Iterable[str]) -> str:
+    text = value if isinstance(value, str) else ",".join(value)
+    parse_causes(text)
+    return text
+
+
+READERS: Mapping[str, Callable[[Any], Any]] = {
+    "workers": _count("workers", 1, MAX_NUMBER, "1 or more"),
+    "python": os.fspath,
+    "task_timeout": _read_timeout,
+    "task_memory": _read_memory,
+    "retries": _count("retries", 0, MAX_RETRIES, f"a whole number from 0 to {MAX_RETRIES}"),
+    "retry_on": _read_causes,
+    "first": _count("first", 0, MAX_NUMBER, "a number of tasks, 0 for none"),
+    "max_failures": lambda value: parse_failure_limit(str(value)).text,
+    "shards": _count("shards", 1, MAX_NUMBER, "1 or more"),
+    "scheduler": str,
+    "notify": lambda value: (value,) if isinstance(value, str) else tuple(value),
+}
+"""What makes the values of `LaunchOptions` of texts, and of the types that a Python program may give."""
+
+
+def with_recorded(options: LaunchOptions, recorded: Mapping[str, str]) -> LaunchOptions:
+    """Return options in which the record of an earlier launch stands for what is None, but for the interpreter.
+
+    What no runner can work with counts as not recorded.
+    """
+    values = {}
+    for name in RECORDED:
+        if getattr(options, name) is None and recorded.get(name):
+            with contextlib.suppress(UsageError):
+                values[name] = READERS[name](recorded[name] + ("s" if name == "task_timeout" else ""))
+    return dataclasses.replace(options, **values)
 
 
 def all_options() -> list[LaunchOption]:
@@ -141,25 +204,12 @@ def read_options(values: Mapping[str, Any], *, may_grow: bool = False) -> Launch
         may_grow: whether limits may be factors, like `x2`, of those of an earlier launch.
 
     Raises:
-        OptionError: if a value is invalid.
+        UsageError: if a value is invalid.
     """
     factors = find_factors(values) if may_grow else {}
-    given = {name: value for name, value in values.items() if value is not None and name not in factors}
-    counts = {name: index(given[name]) for name in ("workers", "first", "shards") if name in given}
-    retries, notify = given.get("retries"), given.get("notify")
-    return LaunchOptions(
-        **counts,
-        python=None if "python" not in given else os.fspath(given["python"]),
-        task_timeout=parse_task_timeout(given.get("task_timeout")),
-        task_memory=parse_task_memory(given.get("task_memory"), may_grow=may_grow),
-        retries=parse_retries(retries) if isinstance(retries, str) else None if retries is None else index(retries),
-        retry_on=None if "retry_on" not in given else option_text(given["retry_on"]),
-        max_failures=None if "max_failures" not in given else parse_failure_limit(str(given["max_failures"])).text,
-        scheduler=option_text(given.get("scheduler")),
-        cluster=cluster_options(given),
-        factors=factors,
-        notify=None if notify is None else (notify,) if isinstance(notify, str) else tuple(notify),
-    )
+    given = {name: value for name, value in values.items() if name not in factors}
+    own = {name: given.get(name) for name in READERS}
+    return LaunchOptions(**own, cluster=cluster_options(given), factors=factors)
 
 
 def cluster_options(values: Mapping[str, Any]) -> dict[str, str]:
@@ -182,56 +232,3 @@ def find_factors(options: Mapping[str, object]) -> dict[str, float]:
     growing = [option.name for option in all_options() if option.growth]
     texts = {name: text for name in growing if isinstance(text := options.get(name), str)}
     return {name: factor for name, text in texts.items() if (factor := parse_factor(text)) is not None}
-
-
-def parse_task_timeout(value: str | float | None) -> float | None:
-    """Return the seconds of a time limit of a task.
-
-    Raises:
-        UsageError: if it is not a duration.
-        OptionError: if it is zero, or negative.
-    """
-    seconds = parse_duration(value) if isinstance(value, str) else value
-    if seconds is not None and seconds <= 0:
-        hint = "For no limit, leave it out."
-        raise OptionError(f"invalid task_timeout '{value}': expected more than zero.", "task_timeout", hint=hint)
-    return seconds
-
-
-def parse_task_memory(value: str | int | None, *, may_grow: bool = False) -> int | None:
-    """Return the bytes of a memory limit of a task.
-
-    Args:
-        value: the size.
-        may_grow: whether a factor could stand in its place, which an error then says.
-
-    Raises:
-        OptionError: if it is a text, and not a size.
-    """
-    size = parse_size(value) if isinstance(value, str) else value
-    if value is not None and size is None:
-        expected = "a size like 2GiB, or a factor like x2" if may_grow else "a size like 512MiB or 2GiB"
-        raise OptionError(f"invalid task_memory '{value}': expected {expected}.", "task_memory")
-    return size
-
-
-def _check_limits(options: LaunchOptions) -> None:
-    """Refuse numbers and limits that no runner can work with.
-
-    Raises:
-        OptionError: if there is one.
-    """
-    for name, count in (("workers", options.workers), ("shards", options.shards)):
-        if count is not None and count < 1:
-            raise OptionError(f"invalid {name} '{count}': expected 1 or more.", name)
-    if options.task_memory is not None and options.task_memory < MIN_TASK_MEMORY:
-        text = format_size(options.task_memory)
-        raise OptionError(
-            f"invalid task_memory '{text}': expected at least {format_size(MIN_TASK_MEMORY)}.", "task_memory"
-        )
-    if options.task_timeout is not None and options.task_timeout <= 0:
-        raise OptionError(f"invalid task_timeout '{options.task_timeout:g}': expected more than zero.", "task_timeout")
-    if options.first is not None and not 0 <= options.first <= MAX_RECORDED_NUMBER:
-        raise OptionError(f"invalid first '{options.first}': expected a number of tasks, 0 for none.", "first")
-    if options.max_failures is not None:
-        parse_failure_limit(options.max_failures)

@@ -8,22 +8,20 @@ import math
 import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import PATCH, Launch
 from mopsjobs.engines.launch_option import names_of
 from mopsjobs.engines.slurm.options import SETUP_VARIABLE, megabytes, minutes, split_start_flags, wants_file_drop
 from mopsjobs.errors import EngineError, OptionError
-from mopsjobs.ledger.retry_policy import recorded_policy, retry_policy
-from mopsjobs.registry.failure_limit import parse_failure_limit
-from mopsjobs.submission.launch_options import ENGINE_OPTIONS, MAX_RECORDED_NUMBER, LaunchOptions
+from mopsjobs.ledger.retry_policy import retry_policy
+from mopsjobs.submission.launch_options import ENGINE_OPTIONS, LaunchOptions, with_recorded
 from mopsjobs.submission.model_check import find_python
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shared_registry import url_for_nodes, warning_on_login_node
 from mopsjobs.utils.measurement import memory_size
 from mopsjobs.utils.sizes import format_size, parse_size
-from mopsjobs.utils.text import parse_whole_number
-from mopsjobs.utils.times import parse_duration
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -54,24 +52,27 @@ def make_launch(
         UsageError: if what the record says is not valid, or if the nodes of Slurm cannot share the registry.
         EngineError: if the library of the engine is not installed.
     """
-    shards = options.shards
     own = _options_of_engine(engine, options, session.env, recorded)
-    if engine in CLUSTER_ENGINES:
+    is_cluster = engine in CLUSTER_ENGINES
+    if is_cluster:
         own = _with_recorded(engine, own, recorded, namespace, session)
-        shards = shards or _recorded_number(recorded.get("shards"))
     if engine == "slurm" and (setup := session.env.get(SETUP_VARIABLE)):
         own.setdefault("setup", setup)
-    retries, retry_on = _retries(options, recorded)
+    options = with_recorded(options, recorded)
+    retries = retry_on = None
+    if options.retries is not None or options.retry_on is not None:
+        retries, causes = retry_policy(options.retries, options.retry_on)
+        retry_on = ",".join(sorted(causes))
     launch = Launch(
         job_id=job_id,
         registry_url=_registry_url(engine, own, session),
-        shards=shards or 1,
-        workers=options.workers or _recorded_number(recorded.get("workers")),
+        shards=(options.shards if is_cluster else None) or 1,
+        workers=options.workers,
         python=find_python(engine, options.python, session.env, recorded.get("python")),
-        task_timeout=options.task_timeout or recorded_timeout(recorded),
-        task_memory=options.task_memory or parse_size(recorded.get("task_memory", "")),
-        first=_recorded_number(recorded.get("first"), 0) if options.first is None else options.first,
-        max_failures=options.max_failures or _recorded_limit(recorded),
+        task_timeout=options.task_timeout,
+        task_memory=options.task_memory,
+        first=options.first,
+        max_failures=options.max_failures,
         retries=retries,
         retry_on=retry_on,
         foreground=foreground,
@@ -120,20 +121,6 @@ def _complete(launch: Launch, env: Mapping[str, str]) -> Launch:
     with contextlib.suppress(EngineError):  # the launch raises it again
         namespace = current_place(env, launch.options.get("context") or env.get(CONTEXT_VARIABLE))[1]
     return complete_launch(launch, namespace, env)
-
-
-def _retries(options: LaunchOptions, recorded: Mapping[str, str]) -> tuple[int | None, str | None]:
-    """Return retries and causes: as they are asked for, else as the record has them. Both are None by default.
-
-    Raises:
-        OptionError: if one is invalid.
-    """
-    policy, known = retry_policy(options.retries, options.retry_on), recorded_policy(recorded)
-    if not ({"retries", "retry_on"} & recorded.keys() or options.retries is not None or options.retry_on is not None):
-        return None, None
-    retries = known.retries if options.retries is None else policy.retries
-    causes = known.causes if options.retry_on is None else policy.causes
-    return retries, ",".join(sorted(causes))
 
 
 def _options_of_engine(
@@ -207,22 +194,6 @@ def _with_recorded(
     return found
 
 
-def _recorded_number(text: str | None, least: int = 1) -> int | None:
-    return None if text is None else parse_whole_number(text, least, MAX_RECORDED_NUMBER)
-
-
-def _recorded_limit(recorded: Mapping[str, str]) -> str | None:
-    with contextlib.suppress(OptionError):
-        return parse_failure_limit(recorded.get("max_failures", "")).text
-    return None
-
-
-def recorded_timeout(recorded: Mapping[str, str]) -> float | None:
-    """Return the time limit of a task in an earlier launch, in seconds; None if its record has none."""
-    text = recorded.get("task_timeout")
-    return (parse_duration(f"{text}s") if text else None) or None
-
-
 def grown_options(options: LaunchOptions, engine: str, recorded: Mapping[str, str]) -> LaunchOptions:
     """Return options in which limits stand in place of their factors.
 
@@ -237,37 +208,28 @@ def grown_options(options: LaunchOptions, engine: str, recorded: Mapping[str, st
     Raises:
         OptionError: if there is no limit that could grow, if a size is invalid, or if the engine has no such limit.
     """
-    factors, cluster, task_memory = dict(options.factors), dict(options.cluster), options.task_memory
-    if "time" in factors and engine != "slurm":
-        raise no_effect_error("time", engine)
-    cluster |= _grown_time(factors.pop("time", None), recorded.get("time"))
+    factors, cluster = dict(options.factors), dict(options.cluster)
+    known, limits = with_recorded(LaunchOptions(), recorded), dict[str, Any]()
+    if "time" in factors:
+        cluster["time"] = _grown_time(engine, recorded.get("time"), factors["time"])
     if engine not in CLUSTER_ENGINES:
         if "memory" in cluster:
-            task_memory = task_memory or _size_of(cluster.pop("memory"))
+            limits["task_memory"] = options.task_memory or _size_of(cluster.pop("memory"))
         if "memory" in factors:
-            factors.setdefault("task_memory", factors.pop("memory"))
+            factors.setdefault("task_memory", factors["memory"])
     elif "memory" in factors:
-        factor = factors.pop("memory")
-        of_shard, of_task = recorded.get("memory"), recorded.get("task_memory")
-        if of_shard is None and of_task is None:
-            raise _no_limit_error("memory", factor, "4Gi")
-        if of_shard is not None:
-            cluster["memory"] = _grown_memory(engine, of_shard, factor)
-        if of_task is not None and task_memory is None:
-            factors.setdefault("task_memory", factor)
-    if "task_memory" in factors:
-        known = parse_size(recorded.get("task_memory", ""))
-        if known is None:
-            name = "task_memory" if "task_memory" in options.factors else "memory"
-            raise _no_limit_error(name, factors["task_memory"], "2GiB")
-        task_memory = round(known * factors["task_memory"])
-    task_timeout = options.task_timeout
-    if "task_timeout" in factors:
-        seconds = recorded_timeout(recorded)
-        if seconds is None:
-            raise _no_limit_error("task_timeout", factors["task_timeout"], "1h")
-        task_timeout = seconds * factors["task_timeout"]
-    return dataclasses.replace(options, cluster=cluster, task_memory=task_memory, task_timeout=task_timeout, factors={})
+        if "memory" in recorded:
+            cluster["memory"] = _grown_memory(engine, recorded["memory"], factors["memory"])
+        elif known.task_memory is None:
+            raise _no_limit_error("memory", factors["memory"], "4Gi")
+        if known.task_memory is not None and options.task_memory is None:
+            factors.setdefault("task_memory", factors["memory"])
+    for name, example in (("task_memory", "2GiB"), ("task_timeout", "1h")):
+        if name in factors:
+            if (limit := getattr(known, name)) is None:
+                raise _no_limit_error(name if name in options.factors else "memory", factors[name], example)
+            limits[name] = limit * factors[name]
+    return dataclasses.replace(options, cluster=cluster, factors={}, **limits)
 
 
 def _size_of(text: str) -> int:
@@ -280,26 +242,21 @@ def _size_of(text: str) -> int:
 def _grown_memory(engine: str, text: str, factor: float) -> str:
     """Return the memory of a shard that has grown, in the notation of its engine."""
     if engine == "kubernetes":
-        return _quantity(_size_of(text if not text.isdigit() else f"{text}B") * factor)
+        return format_size(round(_size_of(text if not text.isdigit() else f"{text}B") * factor)).removesuffix("B")
     size = megabytes(text)
     if size is None:
         raise OptionError(f"invalid memory '{text[:100]}': expected a size like 4G, or a factor like x2.", "memory")
     return f"{math.ceil(size * factor)}M"
 
 
-def _grown_time(factor: float | None, text: str | None) -> dict[str, str]:
-    """Return the time limit of a shard on Slurm that has grown, as an option; none without a factor."""
-    if factor is None:
-        return {}
+def _grown_time(engine: str, text: str | None, factor: float) -> str:
+    """Return the time limit of a shard on Slurm that has grown."""
+    if engine != "slurm":
+        raise no_effect_error("time", engine)
     limit = None if text is None else minutes(text)
     if limit is None:
         raise _no_limit_error("time", factor, "2h")
-    return {"time": str(math.ceil(limit * factor))}
-
-
-def _quantity(size: float) -> str:
-    """Return a size as Kubernetes has it: `4Gi`."""
-    return format_size(round(size)).removesuffix("B")
+    return str(math.ceil(limit * factor))
 
 
 def _no_limit_error(name: str, factor: float, example: str) -> OptionError:

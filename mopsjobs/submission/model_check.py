@@ -46,7 +46,16 @@ def find_python(engine: str, named: str | None, env: Mapping[str, str], recorded
         return (os.path.abspath(named) if named and "/" in named else named) or recorded or active_python(env)
     if engine != "local":
         return named or recorded
-    return find_interpreter(named, env) or _recorded_interpreter(recorded, env) or _active_interpreter(env)
+    if named is not None:
+        return find_interpreter(named, env)
+    path = recorded or active_python(env)
+    if path is not None:
+        found = shutil.which(path, path=env.get("PATH"))
+        if found is None or not _runs_python(found, env):
+            problem = "does not run Python" if os.path.exists(path) else "does not exist"
+            whose = "an earlier launch" if recorded else "the active environment"
+            raise UsageError(f"The interpreter of {whose}, {path}, {problem}.", hint=PYTHON_HINT)
+    return path
 
 
 def project_python(directories: Iterable[Path], env: Mapping[str, str]) -> str | None:
@@ -58,23 +67,6 @@ def project_python(directories: Iterable[Path], env: Mapping[str, str]) -> str |
         return None
     paths = (directory.absolute() / ".venv" / "bin" / "python" for directory in directories)
     return next((str(path) for path in paths if path.exists()), None)
-
-
-def _recorded_interpreter(path: str | None, env: Mapping[str, str]) -> str | None:
-    if path is not None:
-        found = shutil.which(path, path=env.get("PATH"))
-        if found is None or not _runs_python(found, env):
-            problem = "is not on this machine" if found is None else "does not run Python any more"
-            raise UsageError(f"The job ran with the interpreter {path}, which {problem}.", hint=PYTHON_HINT)
-    return path
-
-
-def _active_interpreter(env: Mapping[str, str]) -> str | None:
-    path = active_python(env)
-    if path is not None and not _runs_python(path, env):
-        problem = "does not run Python" if os.path.exists(path) else "does not exist"
-        raise UsageError(f"The interpreter of the active environment, {path}, {problem}.", hint=PYTHON_HINT)
-    return path
 
 
 def find_interpreter(name: str | None, env: Mapping[str, str]) -> str | None:

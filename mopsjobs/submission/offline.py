@@ -102,21 +102,6 @@ def save_failed_launch(directory: JobDir, fields: Mapping[str, object], message:
         save_launch(directory, {**fields, "error_code": LAUNCH_FAILED, "error_message": message})
 
 
-def load_offline(directory: JobDir, job_id: str) -> tuple[Manifest | None, dict[str, object]]:
-    """Load the manifest of a job that this machine keeps, and the fields of its launch.
-
-    Returns:
-        None and no fields, where this machine keeps none.
-
-    Raises:
-        RecordError: if a file is not valid.
-    """
-    with open_outbox(directory) as outbox:
-        found = None if outbox is None else outbox.get(manifest_key(job_id))
-        manifest = None if found is None else Manifest.from_json(found.value, key=manifest_key(job_id))
-    return manifest, _load_launch(directory.launch_fields)
-
-
 def _load_launch(path: Path) -> dict[str, object]:
     """Return the saved fields of a launch; none, if the file does not exist.
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mopsjobs.bundles.packing import read_archive
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
@@ -27,7 +27,6 @@ from mopsjobs.errors import (
     JobBusyError,
     JobExistsError,
     NoManifestError,
-    StoreUnavailableError,
     UsageError,
     command_line,
     shorten,
@@ -40,12 +39,12 @@ from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import Manifest, Origin, load_manifest
 from mopsjobs.studies.outputs import SizesOf, find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
-from mopsjobs.submission.client import JobSubmissionClient, launch_again, launch_remembered
+from mopsjobs.submission.client import JobSubmissionClient, launch_again
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.launch_options import LaunchOptions
 from mopsjobs.submission.launching import grown_options, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_functions
-from mopsjobs.submission.offline import deliver_offline, deliver_shards, load_offline
+from mopsjobs.submission.offline import deliver_offline, deliver_shards
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.submission.submit import Code, pack_code
@@ -86,8 +85,8 @@ class ResumeResult(NamedTuple):
 
     job_id: str | None
     """The job that runs: the job itself or its child; None: no task is missing, and nothing was launched."""
-    tasks: int | None = None
-    """Its tasks to do; None: unknown, because the registry does not answer."""
+    tasks: int = 0
+    """Its tasks to do."""
     warnings: tuple[str, ...] = ()
 
 
@@ -127,31 +126,28 @@ def resume(request: ResumeRequest, session: Session, trust: Trust, *, yes: bool 
 def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | ResumeResult:
     """Deliver what this machine keeps of a job, and find out what is missing.
 
-    A job that lacks nothing is settled here. So is a job that this machine can launch without the registry.
+    A job that lacks nothing is settled here.
 
     Raises:
         JobNotFoundError: if the job does not exist.
         NoManifestError: if the job was reported, not submitted.
-        StoreUnavailableError: if the registry does not answer, and this machine keeps no submission of the job.
+        StoreError: if the registry cannot be read.
         JobBusyError: if its runner is at work, or if shards of a job that has ended may still leave outputs.
         EnginePlaceError: if the record names an unknown engine.
         EngineError: if Slurm does not answer, and shards may have kept outputs; or see `find_drop`.
     """
     job_id, registry = request.job_id, session.registry
     registry.key_of(job_id)  # refuses an invalid id, before it becomes a path
-    try:
-        is_delivered = _deliver(job_id, session)
-        state = registry.get_job(job_id) or _register(job_id, session)
-        if not state.is_terminal and _await_end_of_runner(_engine_name(state), state.fields(), session):
-            state = registry.get_job(job_id) or state
-        state = deliver_shards(state, session)
-        manifest = load_manifest(session.store, job_id)
-        sizes = None
-        if request.sizes_of is not None and state.is_terminal:  # else its runner goes on, and takes any size
-            sizes = request.sizes_of([manifest])
-        missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest, sizes).complete)
-    except StoreUnavailableError as outage:
-        return _resume_offline(request, session, outage)
+    is_delivered = _deliver(job_id, session)
+    state = registry.get_job(job_id) or _register(job_id, session)
+    if not state.is_terminal and _await_end_of_runner(_engine_name(state), state.fields(), session):
+        state = registry.get_job(job_id) or state
+    state = deliver_shards(state, session)
+    manifest = load_manifest(session.store, job_id)
+    sizes = None
+    if request.sizes_of is not None and state.is_terminal:  # else its runner goes on, and takes any size
+        sizes = request.sizes_of([manifest])
+    missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest, sizes).complete)
     deferred: tuple[int, ...] = ()
     tasks = missing
     if state.is_terminal:
@@ -262,7 +258,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         raise _resumed_error(state, later)
     job_id = check_new_job_id(next_id)
     engine = _engine_name(state)  # the launch is made before anything of the child is stored: it may be invalid
-    launch = _make_launch(job_id, engine, request, state.fields(), session, trust)
+    launch = _make_launch(job_id, engine, request, state, session, trust)
     client, origin, named = (
         JobSubmissionClient(open_engine(engine, session.env), session),
         job.manifest.origin,
@@ -332,30 +328,8 @@ def _launch_again(job: Resumable, session: Session, trust: Trust, *, yes: bool) 
         error = JobBusyError(problem, job_id=state.job_id, hint="If it has died, add --yes (yes=True in Python).")
         error.is_question = True
         raise error
-    launch = _make_launch(state.job_id, engine.name, request, state.fields(), session, trust)
+    launch = _make_launch(state.job_id, engine.name, request, state, session, trust)
     return resumed._replace(warnings=launch_again(state, engine, launch, request.options.notify, session))
-
-
-def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnavailableError) -> ResumeResult:
-    """Launch a job that was submitted without the registry, while the registry still does not answer.
-
-    Raises:
-        StoreUnavailableError: if this machine keeps no submission of the job, or pods run it.
-        JobBusyError: if its runner is at work.
-    """
-    job_id = request.job_id
-    manifest, fields = load_offline(JobDir.for_job(job_id, session.env), job_id)
-    if manifest is None or manifest.engine not in LOCAL_ENGINES:
-        raise outage
-    _refuse_change(request)
-    engine = open_engine(manifest.engine, session.env)
-    _await_end_of_runner(engine.name, {"job_id": job_id}, session)
-    if engine.state({"job_id": job_id}).phase == "running":
-        raise _still_running_error(job_id)
-    # The fields are of this machine, so they need no trust.
-    launch = _make_launch(job_id, engine.name, request, fields, session, None)
-    launch_remembered(engine, launch, JobDir.for_job(job_id, session.env), request.options.notify)
-    return ResumeResult(job_id, None, (f"{outage} The job continues without the registry.",))
 
 
 def _still_running_error(job_id: str) -> JobBusyError:
@@ -393,7 +367,7 @@ def _engine_name(state: JobState) -> str:
 
 
 def _make_launch(
-    job_id: str, engine: str, request: ResumeRequest, job: Mapping[str, Any], session: Session, trust: Trust | None
+    job_id: str, engine: str, request: ResumeRequest, state: JobState, session: Session, trust: Trust
 ) -> Launch:
     """Return the next launch of a job, or that of its child. What the request leaves open is as in the earlier launch.
 
@@ -401,19 +375,18 @@ def _make_launch(
         job_id: the job to launch.
         engine: where it runs.
         request: the job to resume, and how.
-        job: the fields of its record, or those that this machine keeps.
+        state: the record of the job to resume.
         session: the environment.
-        trust: the choices that the user has named; None: the fields are of this machine.
+        trust: the choices that the user has named.
 
     Raises:
         UsageError, EngineError: see `make_launch`.
     """
-    metadata, namespace = job.get("metadata"), job.get("k8s_namespace") or None
-    recorded = recorded_launch(metadata, engine) if isinstance(metadata, Mapping) else {}
-    if engine == "local" and trust is not None and request.options.python is None:
+    recorded = recorded_launch(state.metadata, engine)
+    if engine == "local" and request.options.python is None:
         recorded = without_unknown_python(recorded, request.job_id, session, trust)
     options = grown_options(request.options, engine, recorded)
-    return make_launch(job_id, engine, options, session, recorded=recorded, namespace=namespace)
+    return make_launch(job_id, engine, options, session, recorded=recorded, namespace=state.k8s_namespace or None)
 
 
 def record_choices(state: JobState, engine: str, options: LaunchOptions, env: Mapping[str, str]) -> tuple[str, ...]:

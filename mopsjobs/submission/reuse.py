@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import compress
 from typing import NamedTuple
 
@@ -22,21 +20,16 @@ from mopsjobs.engines.base import Launch, recorded_launch
 from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.model_process import describe_interpreter
 from mopsjobs.errors import InvalidKeyError, JobBusyError, NoManifestError, RecordError, UsageError, command_line
-from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.environment import Environment, environment_keys, environment_of_worker, parse_environment
-from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import MAX_REUSED, MAX_SOURCES, Manifest, Reuse, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study
+from mopsjobs.submission.infer_end import summarise_ledger
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.text import join_first, pluralize
-
-THREADS = 8
-"""Chunks of a ledger that are read at once."""
 
 STUDY_SUFFIXES = (".json", ".yaml", ".yml")
 
@@ -136,7 +129,7 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
             continue
         # The tasks of the new study, with the outputs of the earlier job.
         wanted = dataclasses.replace(manifest, study=study, only=None, reused=())
-        sizes = {manifest.job_id: _sizes(session.store, manifest)}
+        sizes = summarise_ledger(session.store, manifest.job_id).sizes_of([manifest])
         complete = find_complete_tasks(session.store, wanted, sizes).complete
         numbers = list(compress(range(study.tasks_total), map(int.__and__, complete, left)))
         if numbers:
@@ -277,26 +270,3 @@ def _cluster_difference(manifest: Manifest, new: NewJob, session: Session) -> st
 
 def _clause(name: str, theirs: str | None, ours: str | None) -> str:
     return f"its {name} was {theirs or 'not given'}, and is {ours or 'not given'} here"
-
-
-def _read(store: VersionedStore, chunk: ChunkKey) -> bytes | None:
-    found = store.get(chunk.key)
-    return None if found is None else found.value
-
-
-def _sizes(store: VersionedStore, manifest: Manifest) -> Mapping[tuple[str, str], int]:
-    """Return the bytes of the outputs of tasks, by parameter id and seed, as far as the ledger of the job has them.
-
-    A task that several attempts have done is left out: the outputs are those of any of them.
-    """
-    listed = map(parse_chunk_key, store.list_keys(ledger_prefix(manifest.job_id)))
-    chunks = [one for one in listed if one is not None and one.kind == "attempts"]
-    sizes: dict[int, set[int | None]] = {}
-    with bulk_reads(store), ThreadPoolExecutor(THREADS) as threads:
-        for chunk, found in zip(chunks, threads.map(functools.partial(_read, store), chunks), strict=True):
-            with contextlib.suppress(RecordError):
-                for attempt in parse_attempts(found, chunk) if found is not None else ():
-                    if attempt.outcome == Outcome.SUCCEEDED:
-                        sizes.setdefault(attempt.task, set()).add(attempt.output_bytes)
-    known = {task: size for task, (size, *others) in sizes.items() if size is not None and not others}
-    return {(task.param_id, str(task.seed)): known[task.number] for _, task in manifest.tasks() if task.number in known}

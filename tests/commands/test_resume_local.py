@@ -227,7 +227,7 @@ def test_an_interpreter_that_is_gone_is_told_and_nothing_is_changed(desk: Desk) 
     link.unlink()
     before = list(desk.store.list_keys("jobs/"))
     ran = desk("resume", "job")
-    told = f"error: The job ran with the interpreter {link}, which is not on this machine."
+    told = f"error: The interpreter of an earlier launch, {link}, does not exist."
     assert (ran.code, sentences(ran.err)) == (2, [told])
     assert "--python PATH" in ran.err
     assert list(desk.store.list_keys("jobs/")) == before
@@ -309,7 +309,7 @@ def test_a_model_that_is_broken_later_does_not_take_away_what_is_complete(desk: 
 
 
 def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk) -> None:
-    """The registry is away from beginning to end: nothing of the job is anywhere but on this machine."""
+    """Nothing of the job is anywhere but on this machine. When the registry answers, `resume` delivers it."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}/account"
@@ -326,14 +326,8 @@ def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk)
             err = running.communicate(timeout=PATIENCE)[1]
         assert running.returncode == 130, err
         assert err.endswith("To continue: mops-jobs resume job\n")
-        ran = desk("resume", "job", **env)
-        assert (ran.code, ran.out) == (0, "job\n"), ran
-        assert ran.err.startswith("warning: Cannot reach")
-        assert "The job continues without the registry." in ran.err
-        assert desk("resume", "job", **env).code == 6
+        assert desk("resume", "job", **env).code == 5
     assert calls(noted) == {0: 1}
-    kill(desk.runner())
-    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
     kept = JobDir.for_job("job", desk.env).path
     begun = parse_time((kept / "shard-0.began").read_text())
     assert parse_time((kept / "submitted_at").read_text()) < begun < utc_now()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mopsjobs.api.job_html import html_of
+from mopsjobs.api.live_view import html_of
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers
 from support.cli import Cli, Remote, add

@@ -46,7 +46,7 @@ def test_a_job_in_the_foreground_says_why_it_ended(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--first", "-1"], "argument --first: invalid number '-1': expected a whole number from 0 to 100,000, 0 for"),
+        (["--first", "-1"], "invalid --first '-1': expected a number of tasks, 0 for none"),
         (["--max-failures", "10 %"], "invalid --max-failures '10 %': expected a number of tasks, or a share above 0%"),
     ],
 )

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.api.log_printer import LogPrinter
-from mopsjobs.api.registry import Registry
+from mopsjobs.api.registry import LogPrinter, Registry
 from mopsjobs.app.run.app import App, open_app
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 
 from mopsjobs.errors import OptionError
 from mopsjobs.ledger.attempt import Outcome
-from mopsjobs.ledger.retry_policy import RetryPolicy, parse_causes, parse_retries, recorded_policy, retry_policy
+from mopsjobs.ledger.retry_policy import RetryPolicy, parse_causes, recorded_policy, retry_policy
 
 
 @pytest.mark.parametrize(
@@ -28,12 +28,6 @@ def test_an_unknown_cause_is_named(text: str, told: str) -> None:
         parse_causes(text)
     assert told in str(caught.value)
     assert caught.value.fields == ("retry_on",)
-
-
-@pytest.mark.parametrize("text", ["-1", "101", "two", "1.5", ""])
-def test_an_invalid_number_of_retries_is_named(text: str) -> None:
-    with pytest.raises(OptionError, match=rf"^invalid retries '{text}': expected a whole number from 0 to 100\.$"):
-        parse_retries(text)
 
 
 def test_the_kernel_may_have_killed_a_task_for_the_memory_of_others() -> None:

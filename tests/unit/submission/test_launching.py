@@ -143,15 +143,13 @@ def test_a_conda_environment_may_be_without_python(tmp_path: Path) -> None:
     assert make_launch("job", "local", LaunchOptions(), session).python is None
 
 
-@pytest.mark.parametrize(
-    ("script", "problem"), [("", "does not run Python any more"), (None, "is not on this machine")]
-)
+@pytest.mark.parametrize(("script", "problem"), [("", "does not run Python"), (None, "does not exist")])
 def test_the_interpreter_of_an_earlier_launch_is_checked(tmp_path: Path, script: str | None, problem: str) -> None:
     """It may have been removed or broken since."""
     path = f"{_environment(tmp_path, script)}/bin/python"
     with pytest.raises(UsageError) as caught:
         make_launch("job", "local", LaunchOptions(), SESSION, recorded={"python": path})
-    assert str(caught.value) == f"The job ran with the interpreter {path}, which {problem}."
+    assert str(caught.value) == f"The interpreter of an earlier launch, {path}, {problem}."
 
 
 def test_an_earlier_launch_gives_what_the_options_leave_open() -> None:

@@ -116,13 +116,11 @@ def _body(args: argparse.Namespace, resumed: ResumeResult) -> Document | Text | 
 
 
 def _describe(args: argparse.Namespace, resumed: ResumeResult) -> str:
-    """Return how many tasks the job has to do, if that is known, and whether it is another job than the resumed one."""
+    """Return how many tasks the job has to do, and whether it is another job than the resumed one."""
     is_same = resumed.job_id == args.job
     which = f"a child of {args.job}, which has ended"
     if is_same:
         which = "restarted under its own id, since it had not ended"
-    if resumed.tasks is None:
-        return f"{resumed.job_id}: {which}"
     to_do = f"{pluralize(resumed.tasks, 'task')} to do"
     if resumed.tasks == 0:
         to_do = "no task is left to run" if is_same else "only the reduce function to run"

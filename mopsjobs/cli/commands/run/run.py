@@ -15,11 +15,10 @@ from mopsjobs.engines.base import STOPS_AT
 from mopsjobs.engines.dask import scheduler_url
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNREACHABLE, UsageError
-from mopsjobs.ledger.retry_policy import parse_retries, retry_policy
-from mopsjobs.registry.failure_limit import parse_failure_limit
+from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.registry.status import TERMINAL, JobStatus
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
-from mopsjobs.submission.launch_options import RUNNER_OPTIONS, parse_task_memory, parse_task_timeout
+from mopsjobs.submission.launch_options import RUNNER_OPTIONS, read_options
 from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.utils.text import parse_whole_number, pluralize
 from mopsjobs.utils.times import parse_duration
@@ -75,19 +74,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Run a shard."""
     number, of = _shard_number(args, app)
+    options = read_options(vars(args))
     is_in_pod = args.shards is not None
     shard = Shard(
         job_id=args.job,
         number=number,
         shards=of,
-        workers=args.workers,
+        workers=options.workers,
         # In a pod, the runner writes a wrong path into the record instead. With Dask, the path is one on the workers.
         python=args.python if is_in_pod or args.scheduler is not None else find_interpreter(args.python, app.env),
-        task_timeout=parse_task_timeout(args.task_timeout),
-        task_memory=parse_task_memory(args.task_memory),
-        policy=retry_policy(None if args.retries is None else parse_retries(args.retries), args.retry_on),
-        first=args.first,
-        max_failures=None if args.max_failures is None else parse_failure_limit(args.max_failures).text,
+        task_timeout=options.task_timeout,
+        task_memory=options.task_memory,
+        policy=retry_policy(options.retries, options.retry_on),
+        first=options.first,
+        max_failures=options.max_failures,
         wait_for_manifest=is_in_pod,
         stops_at=parse_whole_number(app.env.get(STOPS_AT, ""), 1, 2**40),
         drop=None if args.file_drop is None else Path(args.file_drop),
