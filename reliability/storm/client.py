@@ -37,7 +37,7 @@ from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.urls import identity
 from mopsjobs.utils.times import utc_now
 from reliability.storm import messages
-from reliability.storm.commands import IN_DOUBT, RELEASE, Commands
+from reliability.storm.commands import IN_DOUBT, run_command
 from reliability.storm.mutations import MUTATIONS, remove_cache
 from reliability.storm.spec import Spec
 from reliability.storm.store_history import Log, RecordingStore
@@ -78,7 +78,6 @@ _MIX = {
     "command": 2,
     "tell": 10,
 }
-_WITH_OLD = {"command": 25, "old sync": 8}
 
 
 class Client:
@@ -99,13 +98,11 @@ class Client:
         self._registry = JobRegistry(self._store, now=self._now, new_id=lambda: self._operation, observe=self._observe)
         self._number = spec.first
         self._versions: dict[str, VersionToken] = {}
-        self._commands = Commands(spec.url, spec.cache, spec.old)
 
     def run(self) -> None:
         """Do the operations, wait until all is calm, and bring the cache up to date."""
         end = time.monotonic() + self._spec.seconds
-        mix = _MIX | (_WITH_OLD if self._spec.old else {})
-        kinds, weights = list(mix), list(mix.values())
+        kinds, weights = list(_MIX), list(_MIX.values())
         last = self._spec.first + self._spec.operations
         while self._number < last and time.monotonic() < end:
             self._job(f"own-{self._spec.name}-{self._number // OWN_FOR}", "register")
@@ -116,9 +113,6 @@ class Client:
         print("done", flush=True)
         sys.stdin.readline()
         self._insist(lambda: self._sync(is_calm=True))
-        if self._spec.old:
-            self._insist(self._sync_by_release)
-            self._insist(self._exchange_caches)
         self._store.close()
 
     def _insist(self, sync: Callable[[], bool]) -> None:
@@ -133,7 +127,6 @@ class Client:
             "command": self._command,
             "tell": self._tell,
             "begin": self._begin_cache,
-            "old sync": self._sync_by_release,
         }
         if kind == "own":
             self._job(f"own-{self._spec.name}-{self._number // OWN_FOR}", self._random.choice(["status", "progress"]))
@@ -242,22 +235,6 @@ class Client:
         else:
             self._ended("ok")
 
-    def _sync_by_release(self) -> bool:
-        """Let the older release sync a cache of its own, and note what it holds then. Returns whether it worked."""
-        self._begin("sync")
-        self._note("sync", None, release=RELEASE)
-        ended = self._commands.sync_by_release()
-        self._ended(ended.outcome, **ended.answer)
-        return ended.outcome == "ok"
-
-    def _exchange_caches(self) -> bool:
-        """Sync a copy of the older release's cache, and offer ours to that release. Returns whether the sync worked."""
-        self._begin("offer")
-        self._note("offer", None)
-        ended = self._commands.offer_newer_cache()
-        self._ended(ended.outcome, **ended.answer)
-        return self._sync(cache=self._commands.copy_of_old_cache())
-
     def _begin_cache(self) -> None:
         """Fill an empty cache. What a killed process has left is gone on with."""
         path = f"{self._spec.cache}.begun"
@@ -269,15 +246,14 @@ class Client:
         if not self._spec.commands:
             return
         job = f"command-{self._number // (2 * SHARED_FOR)}"
-        is_old = bool(self._spec.old) and self._random.random() < 0.5
         target = self._random.choices(list(_TARGETS), list(_TARGETS.values()))[0]
         operation = self._begin("command")
         trace = ["--metadata", json.dumps({operation: 1}), "--json"]
         argv, details = self._random.choice(
             [(["register", job, *trace], {}), (["update", job, target, *trace], {"target": target})]
         )
-        self._note(f"command {argv[0]}", job, **details, **({"release": RELEASE} if is_old else {}))
-        outcome, answer = self._commands.run(*argv, is_old=is_old)
+        self._note(f"command {argv[0]}", job, **details)
+        outcome, answer = run_command(self._spec.url, self._spec.cache, *argv)
         told = ("status", "write_id", "stderr", "exit_code")
         self._ended(outcome, **{name: answer[name] for name in told if name in answer})
 

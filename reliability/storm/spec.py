@@ -22,7 +22,5 @@ class Spec(NamedTuple):
     """Seconds by which its clock is off."""
     commands: bool = True
     """Whether some operations are runs of the command."""
-    old: str = ""
-    """The source of an older release. Half of the commands are run by it, and some syncs of a cache of its own."""
     mutation: str = ""
     """What is wrong with it on purpose: a name in `MUTATIONS`, of its backend."""

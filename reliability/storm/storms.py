@@ -28,8 +28,8 @@ from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
-from reliability.storm import commands, messages
-from reliability.storm.mutations import MUTATIONS, QUICK_FAULTS
+from reliability.storm import messages
+from reliability.storm.mutations import MUTATIONS
 from reliability.storm.places import FAR, Place, embedded
 from reliability.storm.proxy import FAULTS, Plan, Proxy
 from reliability.storm.silence import silence
@@ -39,9 +39,6 @@ from reliability.storm.verdict import Verdict
 from reliability.trial import Figure, PromiseBroken, Trial, hold
 
 PROCESSES = 16
-
-OF_RELEASE = 6
-"""Processes of a storm beside the first release: most of its operations are commands."""
 
 QUICK_SCALE = 0.05
 """Up to here a storm is one of the quick ones, which leave out what takes seconds each time: silence."""
@@ -60,9 +57,6 @@ FINDING = 5
 
 MAX_CLOCK = 290.0
 """Seconds by which clocks are off: any two differ by less than the ten minutes that syncs allow for."""
-
-_OF_OLD = "key, version, status"
-"""Columns that an older release has in its caches too, the first of `_rows`."""
 
 _SHOWN_SENTENCES = 12
 """Sentences of a failure that are shown."""
@@ -83,8 +77,6 @@ class Storm:
     seconds: float = 600.0
     """After so long no process begins another operation."""
     commands: bool = True
-    old: str = ""
-    """The source of an older release that runs half of the commands."""
     mutation: str = ""
     line: Proxy | None = None
     """The bad line, where there is one: it is calmed before the end."""
@@ -134,11 +126,8 @@ class Storm:
             yield JobRegistry(store)
 
     def _compare_caches(self, expected: list[tuple[object, ...]]) -> Iterator[str]:
-        for suffix in ("", commands.UPGRADED_CACHE):
-            for path in sorted(self.directory.glob(f"*.db{suffix}")):
-                yield from _differences(path, _rows(path), expected)
-        for path in sorted(self.directory.glob(f"*.db{commands.OLD_CACHE}")):  # records are written otherwise in these
-            yield from _differences(path, _rows(path, _OF_OLD), [row[:3] for row in expected])
+        for path in sorted(self.directory.glob("*.db")):
+            yield from _differences(path, _rows(path), expected)
 
 
 class _Fleet:
@@ -171,7 +160,6 @@ class _Fleet:
             seconds=self._storm.seconds,
             clock=self._chance.uniform(-MAX_CLOCK, MAX_CLOCK),
             commands=self._storm.commands,
-            old=self._storm.old,
             mutation=self._storm.mutation,
         )
 
@@ -263,9 +251,9 @@ def _differences(path: Path, found: list[tuple[object, ...]], expected: list[tup
         yield f"The cache {path.name} differs from the registry in {len(keys)} jobs, such as {keys[:3]}."
 
 
-def _rows(path: Path, columns: str = f"{_OF_OLD}, record") -> list[tuple[object, ...]]:
+def _rows(path: Path) -> list[tuple[object, ...]]:
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(f"SELECT {columns} FROM job ORDER BY key").fetchall()
+        rows = connection.execute("SELECT key, version, status, record FROM job ORDER BY key").fetchall()
     return [tuple(row) for row in rows]
 
 
@@ -281,7 +269,6 @@ def run(trial: Trial) -> Iterator[Figure]:
     yield from _figures("SQLite", over_a_file(trial))
     for backend in FAR:
         yield from _figures(backend, over(trial, backend))
-    yield from beside_the_first_release(trial)
     for backend in MUTATIONS:
         yield from silence(trial, backend)
         names = list(MUTATIONS[backend])
@@ -303,19 +290,6 @@ def over(trial: Trial, backend: str) -> Counter[str]:
         storm = Storm(place, trial.directory / backend, str(trial.seed), trial.times(60, 12), line=proxy)
         storm.kills, storm.commands, storm.processes = trial.times(8), trial.scale >= 1, trial.times(PROCESSES, 3)
         return storm.run()
-
-
-def beside_the_first_release(trial: Trial) -> Iterator[Figure]:
-    """Yield a storm over Azurite in which half of the commands, and some syncs, are by the first release."""
-    old = commands.unpack_release(trial.directory / "release")
-    where = f"Azure beside {commands.RELEASE}"
-    if not old:
-        yield Figure(where, f"not run: this clone lacks the commit {commands.COMMIT}")
-        return
-    with FAR["Azure"](trial.directory, Plan(RATE, QUICK_FAULTS, trial.seed)) as (place, proxy):
-        storm = Storm(place, trial.directory / "beside", str(trial.seed), trial.times(60, 12), old=old, line=proxy)
-        storm.processes, storm.kills = trial.times(OF_RELEASE, 2), trial.times(OF_RELEASE // 2)
-        yield from _figures(where, storm.run())
 
 
 def find(trial: Trial, backend: str, mutation: str) -> int:

@@ -110,8 +110,6 @@ class Verdict:
         self, one: OperationNote, record: JobState, blocks: list[_Block], landed: set[str | None]
     ) -> None:
         self.counts["acknowledged"] += 1
-        if "release" in one.line:
-            self.counts[f"acknowledged by {one.line['release']}"] += 1
         if one.operation in landed:  # a command has written it into the metadata: it was not told its write's id
             self.counts["acknowledged and found"] += 1
         elif one.line.get("target") == record.status == "cancelled":
@@ -124,7 +122,6 @@ class Verdict:
         error = one.line.get("error", "")
         if one.kind.endswith("register"):
             return blocks[0].write_id != one.operation and self._bounds(blocks[0].write_id)[0] <= one.end
-        # By the exit code: an older release says it in other words.
         if error == JobNotFoundError.__name__ or one.line.get("exit_code") == EXIT_NO_SUCH_JOB:
             return all(
                 each.end >= one.start for each in operations if each.kind.endswith("register") and each.outcome == "ok"
@@ -175,8 +172,7 @@ class Verdict:
         for one in self.operations:
             if one.kind != "sync" or one.outcome != "ok":
                 continue
-            by = f" by {one.line['release']}" if "release" in one.line else ""
-            self.counts[f"syncs{by}, full" if one.line["is_full"] else f"syncs{by}, delta"] += 1
+            self.counts["syncs, full" if one.line["is_full"] else "syncs, delta"] += 1
             unread = {key for key, reason in one.line["problems"] if reason.startswith(NOT_READ)}
             self.counts["records that syncs named as not read"] += len(unread)
             if wrong := [problem for problem in one.line["problems"] if problem[0] not in unread]:
