@@ -187,11 +187,13 @@ class RecordActs(Actor):
         found = (
             record["status"],
             record.get("tasks_completed") or 0,
+            record.get("tasks_failed") or 0,
             record.get("labels") or {},
             record["metadata"].get("note"),
         )
         states = {
-            name: (one.status, one.completed, one.labels, one.note) for name, one in (("landed", job), ("lost", before))
+            name: (one.status, one.completed, one.failed, one.labels, one.note)
+            for name, one in (("landed", job), ("lost", before))
         }
         self.log.append(f"a: mops-jobs {' '.join(words)}, killed: {'landed' if found == states['landed'] else 'lost'}")
         hold(found in states.values(), f"a killed command left {found}, not one of {states}")

@@ -1,7 +1,7 @@
 """Seeded sequences of commands, after each of which all views of each job agree with one another and with the model.
 
 A sequence has a registry, a cache and a second cache of its own. Its commands are processes. The same seed gives the
-same sequence, and `python -m reliability --only views --seed N --store NAME --sequence N` repeats one.
+same sequences.
 """
 
 from __future__ import annotations

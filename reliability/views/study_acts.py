@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 
+from mopsjobs.ledger.environment import environment_keys
 from reliability.trial import hold
 from reliability.views.actor import EXIT_REFUSED, IDS, Actor
 from reliability.views.commands import LIMIT_SECONDS
@@ -68,7 +69,8 @@ class StudyActs(Actor):
             for member in sorted(world.family(source.job_id), key=lambda one: len(list(world.lineage(one)))):
                 for task in world.outputs(member):
                     owner = world.rows(member)[task][0]
-                    job.reused[task] = world.holder(owner, task)
+                    if self._has_environment(owner):
+                        job.reused[task] = world.holder(owner, task)
         world.run(job, [task for task in study.tasks() if task not in job.reused])
         self._run("a", words, EXIT_CODES[job.status])
         world.jobs[job.job_id] = job
@@ -191,6 +193,11 @@ class StudyActs(Actor):
         world.jobs[job.job_id] = job
         world.changed(job.job_id, "a")
         return True
+
+    def _has_environment(self, job_id: str) -> bool:
+        """Return whether tasks of a job may be reused. A killed runner may not have noted its interpreter yet."""
+        was_killed = self._world.jobs[job_id].was_killed
+        return not was_killed or any(True for _ in environment_keys(self._store, job_id))
 
     def _is_unsure(self, job: Job) -> bool:
         """Return whether the model does not know what a resume of this job has to do."""
