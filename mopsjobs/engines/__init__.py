@@ -60,20 +60,20 @@ def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -
         UsageError: if the engine does not exist.
         EngineError: if something that it needs is not installed or not configured; the hint says how to get it.
     """
-    if name == "local":
-        from mopsjobs.engines.local import LocalEngine
-
-        return LocalEngine(env)
+    if name not in ENGINES:
+        raise UsageError(invalid_choice("engine", name, ENGINES))
     if name == "kubernetes":
         from mopsjobs.engines.kubernetes.engine import KubernetesEngine
 
         return KubernetesEngine(env, trust=trust)
-    if name == "dask":
-        from mopsjobs.engines.dask import DaskEngine
-
-        return DaskEngine(env)
     if name == "slurm":
         from mopsjobs.engines.slurm.engine import SlurmEngine
 
         return SlurmEngine(env)
-    raise UsageError(invalid_choice("engine", name, ENGINES))
+    if name == "dask":
+        from mopsjobs.engines.dask import DaskEngine
+
+        return DaskEngine(env)
+    from mopsjobs.engines.local import LocalEngine
+
+    return LocalEngine(env)

@@ -1,6 +1,8 @@
-"""Connect to a Dask scheduler: check its URL, the library, and that it answers.
+"""Connect to a Dask scheduler, from a child process without the parent's secrets, which exchanges JSON with it.
 
-A client may only run in a process without the secrets of the registry; see `engines.child_process`.
+A Dask client unpickles messages of its scheduler, and a pickle may run any code. In a child process, that code finds no
+secret in its environment, and the parent reads JSON only. The child runs as the same user, so this does not hold off a
+hostile scheduler. See docs/decisions/0013-dask-by-source-text.md.
 """
 
 from __future__ import annotations
@@ -8,19 +10,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Connection, Pipe
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines.base import Launch, LaunchResult
-from mopsjobs.engines.child_process import Child, ParentStreams, run_as_child
 from mopsjobs.engines.local import LocalEngine
-from mopsjobs.engines.model_env import is_secret
-from mopsjobs.errors import IF_PIP_REFUSES, EngineError, EngineUnavailableError, UsageError
+from mopsjobs.engines.model_env import is_secret, without_secrets
+from mopsjobs.errors import (
+    IF_PIP_REFUSES,
+    EngineError,
+    EngineUnavailableError,
+    MopsJobsError,
+    UsageError,
+    command_line,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -72,6 +83,149 @@ def check_installed() -> None:
         )
 
 
+MAX_MESSAGE_BYTES = 2**30
+"""Length of a message, at most."""
+
+GRACE_SECONDS = 10.0
+"""How long a child may take to end when its pipe is closed: it first cancels its tasks on the cluster."""
+
+_START = (
+    "import sys, json, importlib; sys.path[:] = json.loads(sys.argv[2]); importlib.import_module(sys.argv[1]).main()"
+)
+
+
+def resume_hint() -> str:
+    """Return the hint if the child has ended."""
+    return f"Run the job again; it continues where it was: {command_line('resume')}"
+
+
+class Child:
+    """The child process, as its parent sees it."""
+
+    def __init__(self, module: str, setup: Mapping[str, object], env: Mapping[str, str]) -> None:
+        """Start the process.
+
+        Args:
+            module: the module whose `main` it runs.
+            setup: its first message.
+            env: the environment of the parent; the child gets it without secrets.
+        """
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+                [sys.executable, "-P", "-c", _START, module, json.dumps(sys.path), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # prints of libraries
+                pass_fds=[theirs.fileno()],
+                env=without_secrets(env),
+                start_new_session=True,  # Ctrl-C reaches the parent, which closes the pipe
+            )
+        try:
+            self.send(setup)
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Send a message.
+
+        Raises:
+            EngineUnavailableError: if the process has ended.
+        """
+        try:
+            self._pipe.send_bytes(json.dumps(message).encode())
+        except ConnectionError:
+            raise self._ended_error() from None
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next message; None if none comes within `seconds`.
+
+        Raises:
+            EngineUnavailableError: if the process has ended.
+            EngineError: if the process sent something else than a message, or reports an error.
+        """
+        try:
+            message = json.loads(self._pipe.recv_bytes(MAX_MESSAGE_BYTES)) if self._pipe.poll(seconds) else None
+        except (EOFError, ConnectionError):
+            raise self._ended_error() from None
+        except (OSError, ValueError, RecursionError):
+            message = ()
+        if message is not None and not isinstance(message, dict):
+            raise EngineError("unexpected response from the process that talks to Dask.")
+        if message is not None and isinstance(failed := message.get("failed"), dict):
+            kind = EngineUnavailableError if failed.get("unavailable") else EngineError
+            hint = failed.get("hint")
+            raise kind(str(failed.get("message")), hint=None if hint is None else str(hint))
+        return message
+
+    def close(self) -> None:
+        """Close the pipe, and wait for the process to end; kill it if it does not."""
+        self._pipe.close()
+        try:
+            self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ended_error(self) -> EngineUnavailableError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_SECONDS)
+        return EngineUnavailableError(
+            f"The process that talks to Dask has ended (exit code {self._process.returncode}).",
+            hint=resume_hint(),
+        )
+
+
+class Parent:
+    """The pipe to the parent, in the child process."""
+
+    def __init__(self) -> None:
+        self._pipe = Connection(int(sys.argv[3]))
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Send a message.
+
+        Raises:
+            EOFError: if the parent has closed the pipe.
+        """
+        try:
+            self._pipe.send_bytes(json.dumps(message).encode())
+        except ConnectionError:
+            raise EOFError from None
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next message.
+
+        Raises:
+            EOFError: if the parent has closed the pipe.
+        """
+        try:
+            message: dict[str, Any] = json.loads(self._pipe.recv_bytes())
+        except ConnectionError:
+            raise EOFError from None
+        return message
+
+    def is_over(self) -> bool:
+        """Return True if the parent has closed the pipe. Call it only between an answer and the next question."""
+        return self._pipe.poll()
+
+
+@contextlib.contextmanager
+def run_as_child(parent: Parent) -> Iterator[None]:
+    """Run the block, send its error to the parent, and end this process."""
+    try:
+        with contextlib.suppress(EOFError):
+            try:
+                yield
+            except MopsJobsError as error:
+                is_outage = isinstance(error, EngineUnavailableError)
+                parent.send({"failed": {"message": error.message, "hint": error.hint, "unavailable": is_outage}})
+    except BaseException:  # noqa: BLE001 - printed as Python does, before the process ends
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os._exit(0)  # threads of the library may still run
+
+
 def check_scheduler(url: str, env: Mapping[str, str]) -> None:
     """Check that a scheduler answers, in a child process without secrets.
 
@@ -91,7 +245,7 @@ def check_scheduler(url: str, env: Mapping[str, str]) -> None:
 
 def main() -> None:
     """Run the child process of `check_scheduler`."""
-    parent = ParentStreams()
+    parent = Parent()
     with run_as_child(parent):
         connect(parent.receive()["scheduler"]).close()
         parent.send({"answers": True})

@@ -33,35 +33,17 @@ MAX_SHARD = 10**6
 """The number of a shard, at most."""
 
 
-class _Place:
-    """A path in the directory of a job; the head of this module says what lies there."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, directory: JobDir, _owner: type[JobDir]) -> Path:
-        return directory.path / self._name
-
-
 class JobDir:
     """The paths of one job. Nothing is created."""
-
-    __slots__ = ("path",)
-
-    runner = _Place("runner.json")
-    log = _Place("runner.log")
-    own_launch = _Place("own_launch.json")
-    outbox = _Place("outbox.db")
-    end_tried = _Place("end_tried")
-    launch_fields = _Place("launched.json")
-    notify_names = _Place("notify.json")
-    submission_time = _Place("submitted_at")
-    code = _Place("code")
-    drop = _Place("drop")
 
     def __init__(self, path: Path) -> None:
         """Take the directory itself. `for_job` finds it by the id of a job."""
         self.path = path
+        self.runner, self.log = path / "runner.json", path / "runner.log"
+        self.own_launch, self.launch_fields = path / "own_launch.json", path / "launched.json"
+        self.notify_names, self.submission_time = path / "notify.json", path / "submitted_at"
+        self.outbox, self.end_tried = path / "outbox.db", path / "end_tried"
+        self.code, self.drop = path / "code", path / "drop"
 
     @classmethod
     def for_job(cls, job_id: str, env: Mapping[str, str]) -> JobDir:
@@ -88,15 +70,17 @@ class JobDir:
 
     def ledger_numbers(self) -> Iterator[int]:
         """Yield the numbers of the shards that have a directory for a journal here."""
-        numbers = (parse_whole_number(path.name, 0, MAX_SHARD) for path in sorted(self.path.glob("ledger/*")))
-        return (number for number in numbers if number is not None)
+        return (number for number, _ in self._numbered("ledger/*"))
 
     def shard_directories(self) -> Iterator[tuple[int, JobDir]]:
         """Yield number and directory of each shard of this job on Slurm. It is in the shard's state directory."""
-        for state in sorted(self.path.glob("shards/*")):
-            number = parse_whole_number(state.name, 0, MAX_SHARD)
-            if number is not None:
-                yield number, JobDir.for_job(self.path.name, {"XDG_STATE_HOME": str(state)})
+        for number, state in self._numbered("shards/*"):
+            yield number, JobDir.for_job(self.path.name, {"XDG_STATE_HOME": str(state)})
+
+    def _numbered(self, pattern: str) -> Iterator[tuple[int, Path]]:
+        for path in sorted(self.path.glob(pattern)):
+            if (number := parse_whole_number(path.name, 0, MAX_SHARD)) is not None:
+                yield number, path
 
     def lock_file(self, shard: int) -> Path:
         """Return the lock file of a shard's runner."""

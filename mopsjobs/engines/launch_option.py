@@ -121,3 +121,15 @@ def whole_number(options: Mapping[str, str], name: str, default: int, least: int
     if number is None:
         raise OptionError(f"invalid {name} '{text}': expected a whole number from {least} to {most:,}.", name)
     return number
+
+
+def checked(options: Mapping[str, str], name: str, is_valid: Callable[[str], object], expected: str) -> str | None:
+    """Return the text of an option; None if it is not given.
+
+    Raises:
+        OptionError: if it is invalid, or has characters that cannot be printed.
+    """
+    text = options.get(name)
+    if text is not None and not (text.isprintable() and is_valid(text)):
+        raise OptionError(f"invalid {name} {text!r}: expected {expected}.", name)
+    return text

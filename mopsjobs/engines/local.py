@@ -46,9 +46,7 @@ class LocalEngine:
         directory = JobDir.for_job(launch.job_id, self._env)
         with disk_errors(directory), contextlib.ExitStack() as stack:
             make_directory(directory.path)
-            stack.enter_context(
-                directory_lock(str(directory.path))
-            )  # a second launch then finds the runner of this one
+            stack.enter_context(directory_lock(str(directory.path)))  # a second launch then finds this one's runner
             if _is_running(directory):
                 problem = f"The runner of job {launch.job_id} is already at work on this machine."
                 raise JobBusyError(problem, job_id=launch.job_id)
@@ -82,7 +80,7 @@ class LocalEngine:
             return EngineState("running")
         if not directory.runner.exists():
             return EngineState("gone", "NotHere", "no runner of this job was started on this machine")
-        if _read_runner(directory).get("machine") not in (None, runner_process.machine()):
+        if runner_process.read_note(directory.runner).get("machine") not in (None, runner_process.machine()):
             return EngineState("unknown", "OtherMachine", "its runner was launched on another machine")
         return EngineState("gone", "RunnerEnded", "its runner on this machine has ended")
 
@@ -131,13 +129,20 @@ def runner_end(directory: JobDir) -> str | None:
 
     None also if another runner of this machine is at work.
     """
-    end = runner_process.end_of(_read_runner(directory))
+    end = runner_process.end_of(runner_process.read_note(directory.runner))
     return None if end is None or _is_running(directory) else end
 
 
 def last_words(directory: JobDir) -> str:
     """Return the last messages of the runner that was launched; empty if it left none."""
-    return _last_lines(directory.log, _read_runner(directory).get("log_begin"))
+    begin = runner_process.read_note(directory.runner).get("log_begin")
+    with contextlib.suppress(OSError), open(directory.log, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        first = begin if isinstance(begin, int) and 0 <= begin <= size else 0
+        file.seek(max(first, size - 4 * MAX_LAST_CHARACTERS))
+        lines = [line.rstrip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        return "\n".join(lines[-MAX_LAST_LINES:])[-MAX_LAST_CHARACTERS:].strip()
+    return ""
 
 
 def launched_at(job_id: str, env: Mapping[str, str]) -> datetime | None:
@@ -149,9 +154,9 @@ def launched_at(job_id: str, env: Mapping[str, str]) -> datetime | None:
 
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:
     """Return the process id of the runner that was launched for a job on this machine; None if it has ended."""
-    directory = JobDir.for_job(job_id, env)
-    pid = _read_runner(directory)["pid"] if _is_launched_alive(directory) else None
-    return pid if isinstance(pid, int) else None
+    note = runner_process.read_note(JobDir.for_job(job_id, env).runner)
+    pid = note.get("pid")
+    return pid if isinstance(pid, int) and runner_process.is_alive(note) else None
 
 
 def command() -> list[str]:
@@ -169,10 +174,6 @@ def _arguments(launch: Launch) -> list[str]:
     return arguments
 
 
-def _read_runner(directory: JobDir) -> runner_process.Note:
-    return runner_process.read_note(str(directory.runner))
-
-
 def cores_directory(env: Mapping[str, str]) -> Path:
     """Return the directory by which the jobs of this user share the cores of this machine; see `SharedCores`.
 
@@ -180,17 +181,6 @@ def cores_directory(env: Mapping[str, str]) -> Path:
     """
     machine = re.sub(r"[^A-Za-z0-9.-]+", "-", runner_process.machine()).strip("-")
     return Path(user_dirs.state_directory(env)) / "cores" / machine
-
-
-def _last_lines(log: Path, begin: object) -> str:
-    """Return the last messages of a runner whose log begins at a byte; empty if there are none."""
-    with contextlib.suppress(OSError), open(log, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        first = begin if isinstance(begin, int) and 0 <= begin <= size else 0
-        file.seek(max(first, size - 4 * MAX_LAST_CHARACTERS))
-        lines = [line.rstrip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        return "\n".join(lines[-MAX_LAST_LINES:])[-MAX_LAST_CHARACTERS:].strip()
-    return ""
 
 
 @contextlib.contextmanager
@@ -244,8 +234,6 @@ def _is_held(path: Path) -> bool:
 
 def _is_running(directory: JobDir) -> bool:
     """Return True if a runner is at work here, whether it was launched or started by hand."""
-    return _is_launched_alive(directory) or any(_is_held(path) for path in directory.lock_files())
-
-
-def _is_launched_alive(directory: JobDir) -> bool:
-    return runner_process.is_alive(_read_runner(directory))
+    return runner_process.is_alive(runner_process.read_note(directory.runner)) or any(
+        _is_held(path) for path in directory.lock_files()
+    )

@@ -65,10 +65,8 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float, verb: s
             continue
         with contextlib.suppress(MopsJobsError, ImportError):
             open_engine(engine, env)  # a slow disk may take longer to load it than a cluster to answer
-        answer, reason = _within(seconds, functools.partial(find, job, env)) or (
-            None,
-            f"{name} did not answer within {seconds:g} s either.",
-        )
+        late = None, f"{name} did not answer within {seconds:g} s either."
+        answer, reason = _within(seconds, functools.partial(find, job, env)) or late
         if answer is not None:
             return answer, None
         reasons += [reason] if reason else []
@@ -94,9 +92,9 @@ def by_hand(verb: str, job_id: str, env: Mapping[str, str], *, is_gone: bool = F
     ours = kubectl(verb, job_name(job_id), namespace, context)
     of_modelops = f"modelops-dask-{modelops_environment()}"
     theirs = kubectl(verb, job_id, of_modelops, context)
-    can_be_theirs = theirs != ours and is_job_place(of_modelops, job_id)
     parts = [] if is_gone else [f"By hand: {ours}"]
-    parts += [f"{'If' if is_gone else 'If instead'} ModelOps submitted it: {theirs}"] if can_be_theirs else []
+    if theirs != ours and is_job_place(of_modelops, job_id):
+        parts.append(f"{'If' if is_gone else 'If instead'} ModelOps submitted it: {theirs}")
     return ". ".join(parts)
 
 

@@ -26,13 +26,9 @@ from mopsjobs.utils.text import last_line
 WORKER = Path(__file__).with_name("worker.py")
 
 WORKER_SOURCE = WORKER.read_bytes()
-"""Read at import: the file lies in a cache directory, which may be cleared before a worker starts."""
 
 REDUCE_SOURCE = WORKER.with_name("reduce_script.py").read_bytes()
 """The script that runs a reduce function; see there."""
-
-DEBUGGER_SOURCE = WORKER.with_name("debugger_script.py").read_bytes()
-"""The script that runs one task in the debugger; see there."""
 
 
 def write_worker(directory: Path) -> Path:
@@ -40,17 +36,17 @@ def write_worker(directory: Path) -> Path:
 
     Python puts the directory of a script into `sys.path`, where a model would find the modules of this package.
     """
-    path = directory / WORKER.name
-    with open(path, "xb", opener=private_opener) as file:
-        file.write(WORKER_SOURCE)
-    return path
+    return _write_script(directory / WORKER.name, WORKER_SOURCE)
 
 
 def write_reduce_worker(directory: Path) -> Path:
     """Write the script that runs a reduce function, beside that of a worker, and return its path."""
-    path = write_worker(directory).with_name("reduce_script.py")
+    return _write_script(write_worker(directory).with_name("reduce_script.py"), REDUCE_SOURCE)
+
+
+def _write_script(path: Path, source: bytes) -> Path:
     with open(path, "xb", opener=private_opener) as file:
-        file.write(REDUCE_SOURCE)
+        file.write(source)
     return path
 
 
@@ -164,8 +160,7 @@ def _read_line(stream: IO[bytes], is_over: Callable[[], bool]) -> bytes | None:
 SECONDS = 20.0
 """How long it may take. A busy network drive has taken most of it."""
 
-SOURCE = Path(__file__).with_name("interpreter_script.py").read_text("utf-8")
-"""Read at import: the file lies in a cache directory, which may be cleared while a runner works."""
+SOURCE = WORKER.with_name("interpreter_script.py").read_text("utf-8")
 
 
 def describe_interpreter(python: str, env: Mapping[str, str]) -> object:

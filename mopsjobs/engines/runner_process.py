@@ -64,7 +64,7 @@ def note_of(pid: int) -> Note:
     return {"pid": pid, "started": process_start(pid), "machine": machine(), "boot": _boot_id()}
 
 
-def read_note(path: str) -> Note:
+def read_note(path: str | os.PathLike[str]) -> Note:
     """Return the note of a runner; empty if there is none, or none that can be read."""
     with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
         note = json.load(file)

@@ -121,7 +121,7 @@ class _Meter:
         with contextlib.suppress(OSError):  # not Linux, or a sandbox
             self._clear = os.open("/proc/self/clear_refs", os.O_WRONLY)
             self._status = os.open("/proc/self/status", os.O_RDONLY)
-        self._user = self._system = self._own_peak = self._child_peak = self._faults = self._rss = 0
+        self._user = self._system = self._own_peak = self._child_peak = 0
         self.start()
 
     def start(self) -> None:
@@ -140,17 +140,14 @@ class _Meter:
         return [int(self._started_at * 1e6), taken, self._user - user, self._system - system, peak]
 
     def _peak(self, own: Any, child: int) -> int | None:
-        highest, faults = own.ru_maxrss * RSS_UNIT, own.ru_minflt + own.ru_majflt
+        highest = own.ru_maxrss * RSS_UNIT
         if self._status < 0:
             peak = highest if highest > self._own_peak else 0
-        elif faults == self._faults:  # it has got no memory since the last reading
-            peak = self._rss
         else:
-            text = os.pread(self._status, 4096, 0)
-            peak, self._rss = (int(text.split(name, 1)[1].split(None, 1)[0]) * 1024 for name in (b"VmHWM:", b"VmRSS:"))
+            peak = int(os.pread(self._status, 4096, 0).split(b"VmHWM:", 1)[1].split(None, 1)[0]) * 1024
             os.write(self._clear, b"5")  # resets the peak to what it has now; see proc(5)
         peak = max(peak, child if child > self._child_peak else 0)
-        self._own_peak, self._child_peak, self._faults = highest, child, faults
+        self._own_peak, self._child_peak = highest, child
         return peak or None
 
 
@@ -218,9 +215,9 @@ def _find_wire(root: str) -> tuple[str, str]:
         raise ValueError(f"expected one entry point {WIRE_GROUP} in {sys.executable}, not {', '.join(named)}")
     if named:
         return named[0].partition(" = ")[2].partition("[")[0].strip(), ENTRY_POINT
-    for name, read in ((".modelops/manifest.json", _wire_of_manifest), (".modelops/modelops.toml", _wire_of_toml)):
+    for name in (".modelops/manifest.json", ".modelops/modelops.toml"):
         path = os.path.join(root, name)
-        where = read(path) if os.path.exists(path) else None
+        where = _read_wire(path) if os.path.exists(path) else None
         if where is not None:
             if not isinstance(where, str) or not all(where.rpartition(":")):
                 raise ValueError(f"invalid wire {where!r} in {name}: expected path/to/file.py:function")
@@ -228,20 +225,15 @@ def _find_wire(root: str) -> tuple[str, str]:
     return ("wire.py:wire", CONVENTION) if os.path.isfile(os.path.join(root, "wire.py")) else ("", "")
 
 
-def _wire_of_manifest(path: str) -> object:
-    with open(path, encoding="utf-8") as file:
-        document = json.load(file)
-    if not isinstance(document, dict):
-        raise TypeError(f"invalid .modelops/manifest.json: expected an object, not {type(document).__name__}")
-    return document.get("wire")
-
-
-def _wire_of_toml(path: str) -> object:
-    import tomllib  # since Python 3.11
-
+def _read_wire(path: str) -> object:
     with open(path, "rb") as file:
-        table = tomllib.load(file).get("modelops")
-    return table.get("wire") if isinstance(table, dict) else None
+        if path.endswith(".json"):
+            document: Any = json.load(file)
+        else:
+            import tomllib  # since Python 3.11
+
+            document = tomllib.load(file).get("modelops", {})
+    return document.get("wire") if isinstance(document, dict) else document
 
 
 def _get_function(module: ModuleType, name: str, arguments: tuple[str, ...]) -> tuple[Any, list[str]]:
@@ -374,17 +366,6 @@ def _encode_outputs(outputs: dict[str, bytes], spool: str, task: dict[str, Any])
     return encoded
 
 
-def _flush() -> None:
-    """Flush what the model has printed."""
-    try:  # for a task of a moment, contextlib.suppress would take as long as the rest
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (AttributeError, OSError, ValueError):  # the model may have closed or replaced one
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError, OSError, ValueError):
-                stream.flush()
-
-
 def _error_fields(error: BaseException, root: str) -> dict[str, str]:
     own, trace, top = _error_fields.__code__.co_filename, error.__traceback__, os.path.join(root, "")
     while trace is not None and trace.tb_frame.f_code.co_filename == own:  # what lies above the model
@@ -431,7 +412,9 @@ def _line_in_cell(path: str, line: int | None) -> tuple[str, int] | None:
 
 
 def _write_answer(answers: BinaryIO, content: dict[str, Any]) -> None:
-    _flush()  # a task's lines come before its answer
+    for stream in (sys.stdout, sys.stderr):  # a task's lines come before its answer
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # the model may have closed or replaced one
+            stream.flush()
     answers.write(json.dumps(content).encode() + b"\n")
     answers.flush()
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mopsjobs.bundles.extraction import extract
 from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment
-from mopsjobs.engines.model_errors import not_started_error
-from mopsjobs.engines.model_process import DEBUGGER_SOURCE, write_worker
+from mopsjobs.engines.model_process import write_worker
 from mopsjobs.ledger.retry_policy import RetryPolicy
-from mopsjobs.runner.pools.base import OnLog, TaskLimits, TaskResult, task_message
+from mopsjobs.runner.pools.base import OnLog, TaskLimits, TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
-from mopsjobs.runner.pools.process import output_content
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.cores import thread_limits, usable_cores
 
@@ -41,7 +36,7 @@ class Place(NamedTuple):
 
 
 class RunResult(NamedTuple):
-    """The outputs of a task, or its error. Without both, the user has left the debugger."""
+    """The outputs of a task, or its error."""
 
     outputs: Mapping[str, bytes] | None
     """Those that its study keeps; None if it failed."""
@@ -72,36 +67,6 @@ def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int
                 if result is not None and result.is_final:
                     found[result.task.number] = _run_result(place.study, result)
     return found
-
-
-def debug_once(place: Place, task: Task) -> RunResult:
-    """Run a task in the debugger, at the terminal of this process.
-
-    Raises:
-        BundleError: if the bundle has content that is forbidden.
-        ModelError: if the interpreter cannot be started.
-    """
-    with _unpacked(place) as (setup, env):
-        spool = Path(str(setup["spool"]))
-        worker, script, request, answer = write_worker(spool), spool / "debug.py", spool / "request", spool / "answer"
-        script.write_bytes(DEBUGGER_SOURCE)
-        paths = {"worker": str(worker), "answer": str(answer)}
-        request.write_text(json.dumps({**setup, **paths, "task": task_message(task)}), "utf-8")
-        # Ctrl-C is for the debugger, which would inherit SIG_IGN.
-        before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
-        try:
-            subprocess.run([place.python, str(script), str(request)], env=env, check=False)  # noqa: S603 - the user's own choice
-        except OSError as error:
-            raise not_started_error(place.python, error) from None
-        finally:
-            signal.signal(signal.SIGINT, before)
-        if not answer.exists():
-            return RunResult(None, None)
-        found: dict[str, Any] = json.loads(answer.read_bytes())
-        if "error" in found:
-            return RunResult(None, found["error"])
-        outputs = {name: output_content(value) for name, value in found["outputs"].items()}
-        return RunResult(_outputs_to_keep(place.study, outputs), None)
 
 
 @contextlib.contextmanager

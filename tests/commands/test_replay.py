@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from mopsjobs.studies.outputs import results_prefix
-from support.cli import command
 from support.desk import Desk, make_desk
 from support.runs import make_venv, sets_of
-from support.terminal import terminal
 
 MODEL = '''
 """A model of draws, which takes its seed unless it is told not to, and notes its calls."""
@@ -162,43 +160,6 @@ def test_a_task_that_the_job_lacks_is_refused(ran: Desk, task: str) -> None:
     found = ran("replay", "job", "--", task)
     assert (found.code, found.out) == (2, "")
     assert f"invalid task '{task}'" in found.err
-
-
-def test_the_debugger_needs_a_terminal(ran: Desk) -> None:
-    found = ran("replay", "job", "0", "--pdb")
-    assert (found.code, found.out) == (2, "")
-    assert found.err == "error: --pdb needs a terminal: its debugger reads what you type.\n"
-
-
-def test_the_debugger_begins_where_the_model_does(ran: Desk) -> None:
-    """At a terminal, a value of the model is printed. Then the task goes on to its end, and is compared."""
-    with terminal(command("replay", "job", "0", "--pdb"), ran.env, columns=200) as there:
-        there.until("(Pdb)")
-        assert "def simulate(params, seed)" in there.told
-        there.type("p 'x is', params['x']\n")
-        assert "('x is', 0)" in there.until("(Pdb)")
-        there.type("c\n")
-        assert "equal: large.bin, result.json" in there.rest()
-    assert there.process.returncode == 0
-
-
-def test_the_debugger_stops_where_the_model_fails(ran: Desk) -> None:
-    with terminal(command("replay", "job", "2", "--pdb"), ran.env, columns=200) as there:
-        there.until("(Pdb)")
-        there.type("c\n")
-        there.until("(Pdb)")
-        assert 'raise ValueError("as asked")' in there.told
-        there.type("q\n")
-        assert "ValueError: as asked" in there.rest()
-    assert there.process.returncode == 9
-
-
-def test_who_leaves_the_debugger_compares_nothing(ran: Desk) -> None:
-    with terminal(command("replay", "job", "0", "--pdb"), ran.env, columns=200) as there:
-        there.until("(Pdb)")
-        there.type("q\n")
-        assert "none: you have left the debugger" in there.rest()
-    assert there.process.returncode == 130
 
 
 # --- before a submission --------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 from distributed import Client
 
 from mopsjobs.bundles.packing import pack
-from mopsjobs.engines import child_process
+from mopsjobs.engines import dask as dask_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.dask import DaskEngine, connect
 from mopsjobs.engines.job_dir import JobDir
@@ -463,7 +463,7 @@ def test_a_scheduler_that_says_nothing_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The process of its client is given a time to end, which is shortened here, and then killed."""
-    monkeypatch.setattr(child_process, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(dask_engine, "GRACE_SECONDS", 0.5)
     noted = tmp_path / "calls"
     cluster = private_dask_cluster(1)
     sets = sets_of(4, calls=str(noted), gate=str(tmp_path / "never"))
@@ -623,9 +623,11 @@ def test_what_the_client_says_is_read_strictly(
 ) -> None:
     """A scheduler may make it say anything. The runner then ends with one sentence, and has run none of it."""
     said = [NEXT, *([] if message is None else [message])]
-    text = "import os, sys\ndef main():\n    sys.stdin.readline()\n"
-    text += f"    for line in {said!r}:\n        os.write(1, line.encode() + b'\\n')\n    sys.stdin.readline()\n"
-    text += "    os._exit(3)\n" if message is None else "    sys.stdin.readline()\n"
+    text = "import os, sys\nfrom multiprocessing.connection import Connection\ndef main():\n"
+    text += (
+        f"    pipe = Connection(int(sys.argv[3]))\n    for line in {said!r}:\n        pipe.send_bytes(line.encode())\n"
+    )
+    text += f"    for _ in {said!r}:\n        pipe.recv_bytes()\n    os._exit(3)\n"
     (tmp_path / "astray.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(dask, "CHILD", "astray")

@@ -235,7 +235,6 @@ PROGRAMS = (
     "mops_jobs",
     "mopsjobs.engines.worker",
     "mopsjobs.engines.interpreter_script",
-    "mopsjobs.engines.debugger_script",
     "mopsjobs.engines.reduce_script",
 )
 """The command, and the scripts that run in the model's interpreter."""

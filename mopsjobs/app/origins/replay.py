@@ -20,9 +20,9 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import active_python, model_environment
 from mopsjobs.engines.model_process import describe_interpreter
 from mopsjobs.engines.trust import choices_of_last_launch
-from mopsjobs.errors import EXIT_DIFFERENT, EXIT_DONE, EXIT_INTERRUPTED, MopsJobsError, RecordError
+from mopsjobs.errors import EXIT_DIFFERENT, EXIT_DONE, MopsJobsError, RecordError
 from mopsjobs.ledger.environment import environment_of_worker
-from mopsjobs.runner.run_once import Place, RunResult, debug_once, run_once
+from mopsjobs.runner.run_once import Place, RunResult, run_once
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import ancestry
 from mopsjobs.studies.manifest import Manifest, load_manifest
@@ -43,8 +43,6 @@ class ReplayRequest(NamedTuple):
     """The number of the task in the study."""
     python: str | None = None
     """The interpreter; None: that of the launch from this machine, else that of the active environment."""
-    debug: bool = False
-    """Whether to run it in the debugger, at the terminal."""
 
 
 class _Source(NamedTuple):
@@ -90,8 +88,6 @@ class Replay(NamedTuple):
     @property
     def exit_code(self) -> int:
         """Return the exit code of a command that shows this."""
-        if self.result == RunResult(None, None):
-            return EXIT_INTERRUPTED
         return EXIT_DONE if self.is_equal else EXIT_DIFFERENT
 
     def to_json(self) -> dict[str, object]:
@@ -136,10 +132,7 @@ def replay(request: ReplayRequest, app: App) -> Replay:
     python = find_interpreter(request.python, app.env) or _python_of_launch(source.job_id, app)
     place = Place(load_bundle(app.store, source.bundle), source.study, python, job_id, app.env)
     app.out.note(f"Running {task_name(task, find_varying(source.study))} of {source.job_id} with {python}")
-    if request.debug:
-        result = debug_once(place, task)
-    else:
-        result = run_once(place, [task], lambda _task, line: app.out.note(line))[task.number]
+    result = run_once(place, [task], lambda _task, line: app.out.note(line))[task.number]
     return Replay(job_id, source, task, python, result, _environment_difference(source.job_id, python, app))
 
 

@@ -11,12 +11,13 @@ import dataclasses
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.engines.base import Launch, shard_arguments, shard_memory
 from mopsjobs.engines.kubernetes.options import DEFAULT_BACKOFF, Options, is_dns_label, is_dns_name
 from mopsjobs.engines.kubernetes.pod_patch import patch_template
+from mopsjobs.engines.launch_option import checked
 from mopsjobs.errors import EXIT_REFUSED, EXIT_USAGE, OptionError, UsageError
 
 CONTAINER = "runner"
@@ -54,20 +55,6 @@ MAX_PARALLELISM = 10_000
 
 MAX_NAME_LENGTH = 56
 """The host name of a pod is the Job's name, a hyphen and an index of up to six digits: 63 characters at most."""
-
-REFERENCES = {
-    "serviceAccountName": ("ServiceAccount", ""),
-    "priorityClassName": ("PriorityClass", ""),
-    "imagePullSecrets": ("Secret", "name"),
-    "secretRef": ("Secret", "name"),
-    "secretKeyRef": ("Secret", "name"),
-    "secret": ("Secret", "secretName"),
-    "configMapRef": ("ConfigMap", "name"),
-    "configMapKeyRef": ("ConfigMap", "name"),
-    "configMap": ("ConfigMap", "name"),
-    "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName"),
-}
-"""The fields of a pod that refer to other objects: the kind of these, and the field that has the name."""
 
 _SUFFIX_LENGTH = 8
 
@@ -196,29 +183,6 @@ def complete_launch(launch: Launch, namespace: str | None, env: Mapping[str, str
     return launch
 
 
-def needed_objects(manifest: Mapping[str, Any]) -> list[str]:
-    """Return the objects of the cluster that a Job refers to, such as `Secret keys`, in the order of their kinds."""
-    found = {f"LocalQueue {queue}" for name, queue in manifest["metadata"]["labels"].items() if name == QUEUE}
-    return sorted(found | set(_references(manifest["spec"]["template"]["spec"])))
-
-
-def _references(value: object) -> Iterator[str]:
-    """Yield the objects that a part of a pod refers to."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _references(item)
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            kind, key = REFERENCES.get(str(name), ("", ""))
-            if kind and isinstance(inner, str):
-                yield f"{kind} {inner}"
-            elif kind:
-                items = [item for item in (inner if isinstance(inner, list) else [inner]) if isinstance(item, Mapping)]
-                names = [item.get(key) or item.get("name") for item in items]  # a projected Secret has a name
-                yield from (f"{kind} {one}" for one in names if one)
-            yield from _references(inner)
-
-
 def _pod(
     launch: Launch,
     options: Options,
@@ -280,10 +244,7 @@ def check_namespace(namespace: str) -> str:
     Raises:
         UsageError: if the name is invalid.
     """
-    if not is_dns_label(namespace):
-        raise OptionError(
-            f"invalid namespace '{namespace}': expected lower-case letters, digits and hyphens.", "namespace"
-        )
+    checked({"namespace": namespace}, "namespace", is_dns_label, "lower-case letters, digits and hyphens")
     return namespace
 
 

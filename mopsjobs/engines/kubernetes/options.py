@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.engines.base import PATCH
-from mopsjobs.engines.launch_option import LaunchOption, check_names, whole_number
+from mopsjobs.engines.launch_option import LaunchOption, check_names, checked, whole_number
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.times import parse_duration
 
@@ -51,8 +52,6 @@ DEFAULT_CPU = "1"
 
 DEFAULT_BACKOFF = 3
 
-DEFAULT_TTL_SECONDS = 24 * 3600
-
 MAX_TTL_SECONDS = 2**31 - 1
 
 MAX_GPUS = 1000
@@ -70,7 +69,7 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.AS
 
 _CPU = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)|(\d{1,9})m", re.ASCII)
 
-_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
+_MEMORY = re.compile(r"(?=.*[1-9])(\d{1,15}(?:\.\d{1,3})?)(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
 
 
 def is_dns_label(text: str) -> bool:
@@ -112,22 +111,18 @@ class Options:
 
     def dns_name(self, name: str) -> str | None:
         """Return the name of an object of the cluster."""
-        text = self._options.get(name)
-        if text is not None and not is_dns_name(text):
-            raise OptionError(f"invalid {name} '{text}': expected lower-case letters, digits, hyphens and dots.", name)
-        return text
+        return checked(self._options, name, is_dns_name, "lower-case letters, digits, hyphens and dots")
 
     def image(self, env: Mapping[str, str]) -> str:
         """Return the image of the pods: the option, else that of the environment."""
-        image = self._options.get("image") or env.get(IMAGE_VARIABLE, "")
+        image = self._options.get("image") or env.get(IMAGE_VARIABLE)
         if not image:
             raise OptionError(
                 "missing image: expected the image of the pods.",
                 "image",
                 hint=f"Name one with --image or {IMAGE_VARIABLE}; examples/kubernetes/Dockerfile makes one.",
             )
-        if not image.isprintable() or re.search(r"\s", image):
-            raise OptionError(f"invalid image {image!r}: expected a name like registry.example/mops-jobs:1.", "image")
+        checked({"image": image}, "image", re.compile(r"\S+").fullmatch, "a name like registry.example/mops-jobs:1")
         return image
 
     def cpu(self) -> tuple[str, int]:
@@ -141,13 +136,7 @@ class Options:
 
     def memory(self) -> str | None:
         """Return the quantity of memory."""
-        text = self._options.get("memory")
-        if text is None:
-            return None
-        words = _MEMORY.fullmatch(text)
-        if words is None or float(words[1]) <= 0:
-            raise OptionError(f"invalid memory '{text}': expected a quantity like 512Mi or 4Gi.", "memory")
-        return text
+        return checked(self._options, "memory", _MEMORY.fullmatch, "a quantity like 512Mi or 4Gi")
 
     def gpus(self) -> int | None:
         """Return the number of GPUs of a pod."""
@@ -155,27 +144,16 @@ class Options:
 
     def ttl(self) -> int:
         """Return how many seconds the cluster keeps an ended Job."""
-        text = self._options.get("ttl")
-        if text is None:
-            return DEFAULT_TTL_SECONDS
-        try:
-            seconds = parse_duration(text)
-        except UsageError:
-            seconds = math.inf
-        if seconds > MAX_TTL_SECONDS:
-            raise OptionError(
-                f"invalid ttl '{text}': expected a duration such as 90s, 1h or 7d, at most 68 years.", "ttl"
-            )
-        return round(seconds)
+        text = self._options.get("ttl", "24h")
+        with contextlib.suppress(UsageError):
+            if (seconds := parse_duration(text)) <= MAX_TTL_SECONDS:
+                return round(seconds)
+        raise OptionError(f"invalid ttl {text!r}: expected a duration such as 90s, 1h or 7d, at most 68 years.", "ttl")
 
     def queue(self) -> str | None:
         """Return the queue of Kueue, which is the value of a label and the name of an object."""
-        text = self._options.get("queue")
-        if text is not None and not (is_dns_name(text) and is_label_value(text)):
-            raise OptionError(
-                f"invalid queue '{text}': expected up to 63 lower-case letters, digits, hyphens and dots.", "queue"
-            )
-        return text
+        expected = "up to 63 lower-case letters, digits, hyphens and dots"
+        return checked(self._options, "queue", lambda text: is_dns_name(text) and is_label_value(text), expected)
 
     def node_selector(self) -> dict[str, str]:
         """Return the labels that nodes need."""

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 
@@ -132,7 +131,8 @@ class Commands:
         seconds = self._seconds if seconds is None else seconds
         program = self._path(words[0])
         configuration = self._env.get("SLURM_CONF")
-        if configuration is not None and _is_not_file(configuration):  # the commands would wait a minute for it
+        if configuration is not None and (not os.path.exists(configuration) or os.path.isdir(configuration)):
+            # The commands would wait a minute for it.
             problem = f"invalid SLURM_CONF '{configuration}': expected a file."
             raise EngineUnavailableError(problem, hint="Correct SLURM_CONF, or unset it.")
         try:
@@ -164,16 +164,6 @@ class Commands:
             problem = f"Slurm's command {command} is not on the PATH of this machine."
             raise EngineUnavailableError(problem, hint=MISSING_HINT)
         return path
-
-
-def _is_not_file(path: str) -> bool:
-    """Return True if the path has nothing, or a directory. Other failures are left to the commands."""
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
 
 
 def _error(command: str, stderr: str, code: int) -> EngineError:

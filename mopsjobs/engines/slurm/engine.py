@@ -12,13 +12,12 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, RefusedError, engine_of, last_launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import command, disk_errors
-from mopsjobs.engines.slurm import logs as slurm_logs
 from mopsjobs.engines.slurm.commands import SECONDS, Commands, NotConfiguredError, is_installed
+from mopsjobs.engines.slurm.logs import LOG_NAME, log_files, read_lines
 from mopsjobs.engines.slurm.options import sbatch_flags
 from mopsjobs.engines.slurm.script import write_script
 from mopsjobs.engines.slurm.state import (
@@ -156,7 +155,7 @@ class SlurmEngine:
         script = directory.path / SCRIPT_NAME
         replace_file(str(script), write_script(launch, directory.path, command()).encode())
         place = str(directory.path).replace("%", "%%")  # which sbatch would read as a pattern
-        words = ["--parsable", f"--job-name={name}", f"--output={place}/{slurm_logs.LOG_NAME}", "--open-mode=append"]
+        words = ["--parsable", f"--job-name={name}", f"--output={place}/{LOG_NAME}", "--open-mode=append"]
         words += [f"--chdir={directory.path}", *sbatch_flags(launch), str(script)]
         try:
             output = self._commands.submit(*words)
@@ -195,18 +194,11 @@ class SlurmEngine:
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. `unknown` on a machine without Slurm, or of another cluster."""
-        with self._commands.quick():
-            return self._state(job)
-
-    def _state(self, job: Mapping[str, object]) -> EngineState:
-        nowhere = EngineState("unknown", "NoSlurm", "this machine belongs to no cluster of Slurm")
-        if not is_installed(self._env):
-            return nowhere
-        try:
-            shards = self._shards(job)
-        except NotConfiguredError:
-            return nowhere
-        return state_of(shards) if shards else self._without_shards(job)
+        if is_installed(self._env):
+            with self._commands.quick(), contextlib.suppress(NotConfiguredError):
+                shards = self._shards(job)
+                return state_of(shards) if shards else self._without_shards(job)
+        return EngineState("unknown", "NoSlurm", "this machine belongs to no cluster of Slurm")
 
     def _without_shards(self, job: Mapping[str, object]) -> EngineState:
         """Return the state of a job that this cluster does not know.
@@ -247,12 +239,6 @@ class SlurmEngine:
             return
         several = last_launch(job).get("shards") != "1" if engine_of(job) == self.name else True
 
-        def list_files() -> list[tuple[int, Path]]:
-            return slurm_logs.log_files(directory, array_id)
-
-        if not follow:
-            yield from slurm_logs.existing_lines(list_files(), tail, several=several)
-            return
         failures = 0
 
         def is_over() -> bool:
@@ -267,7 +253,13 @@ class SlurmEngine:
             failures = 0
             return phase not in ("pending", "running")
 
-        yield from slurm_logs.follow_lines(list_files, is_over, tail, self._sleep, several=several)
+        yield from read_lines(
+            lambda: log_files(directory, array_id),
+            tail,
+            several=several,
+            sleep=self._sleep,
+            is_over=is_over if follow else None,
+        )
 
     def cancel(self, job: Mapping[str, object]) -> bool:
         """See `Engine.cancel`. The runners get SIGTERM, and time to store outputs and report (Slurm's KillWait).
@@ -323,16 +315,10 @@ class SlurmEngine:
 
     def _accounted(self, array_id: int, name: str) -> list[SlurmShards]:
         """Return the shards of a job array by its account; none where Slurm keeps no accounts."""
-        words = (
-            "--allocations",
-            "--parsable2",
-            "--noheader",
-            f"--jobs={array_id}",
-            f"--format={','.join(SACCT_FIELDS)}",
-        )
+        form = ("--allocations", "--parsable2", "--noheader", f"--format={','.join(SACCT_FIELDS)}")
         with contextlib.suppress(EngineError):
             # A slow account must not make a job look gone, so it has the full time.
-            accounts = self._commands.ask("sacct", *words, seconds=SECONDS)
+            accounts = self._commands.ask("sacct", *form, f"--jobs={array_id}", seconds=SECONDS)
             return [one for one in parse_sacct(accounts) if one.name == name]
         return []
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from mopsjobs.engines.base import shard_prefix
 
@@ -40,81 +40,46 @@ def log_files(directory: Path, array_id: int | None) -> list[tuple[int, Path]]:
     return []
 
 
-def existing_lines(files: list[tuple[int, Path]], tail: int | None, *, several: bool) -> Iterator[str]:
-    """Yield the lines so far, one shard after the other; with `tail`, the last ones."""
-    lines = (line for shard, path in files for line in _lines_of(path, shard_prefix(shard, several=several)))
-    yield from lines if tail is None else deque(lines, maxlen=tail)
-
-
-def follow_lines(
+def read_lines(
     list_files: Callable[[], list[tuple[int, Path]]],
-    is_over: Callable[[], bool],
     tail: int | None,
-    sleep: Callable[[float], None],
     *,
     several: bool,
+    sleep: Callable[[float], None],
+    is_over: Callable[[], bool] | None = None,
 ) -> Iterator[str]:
-    """Yield the lines of a job until it has ended.
+    """Yield the lines of a job, one shard after the other; to follow them, until it has ended.
 
     Args:
         list_files: returns the logs so far.
-        is_over: returns whether the job has ended. It is called after several looks at the files.
         tail: only the last of the lines so far, this many.
-        sleep: waits that many seconds.
         several: whether the number of the shard stands in front of each line.
+        sleep: waits that many seconds.
+        is_over: to follow the lines: returns whether the job has ended. It is called after several looks at the files.
     """
-    readers: dict[Path, _Reader] = {}
-    files = list_files()
-    for _, path in files:
-        readers[path] = _Reader(path)
-    begun = (
-        f"{shard_prefix(shard, several=several)}{line}" for shard, path in files for line in readers[path].new_lines()
-    )
-    yield from begun if tail is None else deque(begun, maxlen=tail)
-    looks = 0
-    while True:
-        ended = looks % POLLS_PER_STATE == 0 and is_over()  # before the look: no line comes after it
-        for shard, path in list_files():
-            reader = readers.setdefault(path, _Reader(path))
-            for line in reader.new_lines(is_last=ended):
-                yield shard_prefix(shard, several=several) + line
+    positions: dict[Path, int] = defaultdict(int)
+    for look in itertools.count():
+        # It is asked before the look: no line comes after it. The lines so far come before the first question.
+        ended = is_over is None or (look % POLLS_PER_STATE == 1 and is_over())
+        lines = (
+            shard_prefix(shard, several=several) + line
+            for shard, path in list_files()
+            for line in _new_lines(path, positions, is_last=ended)
+        )
+        yield from lines if tail is None else deque(lines, maxlen=tail)
         if ended:
             return
-        looks += 1
-        sleep(POLL_SECONDS)
+        tail = None
+        if look:
+            sleep(POLL_SECONDS)
 
 
-class _Reader:
-    """Reads whole lines of a file that grows."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-
-    def new_lines(self, *, is_last: bool = False) -> Iterator[str]:
-        """Yield the lines since the last call. A line without its end waits for that, except the last one."""
-        try:
-            file = open(self._path, "rb")  # noqa: SIM115 - closed below; a file that cannot be opened has none
-        except OSError:
-            return
-        with file:
-            file.seek(self._position)
-            for line in _pieces(file):
-                if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES and not is_last:
-                    return
-                self._position += len(line)
-                yield _text(line)
-
-
-def _lines_of(path: Path, prefix: str) -> Iterator[str]:
-    for line in _Reader(path).new_lines(is_last=True):
-        yield prefix + line
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    while line := file.readline(MAX_LINE_BYTES):
-        yield line
-
-
-def _text(line: bytes) -> str:
-    return line.decode("utf-8", "replace").rstrip("\r\n")
+def _new_lines(path: Path, positions: dict[Path, int], *, is_last: bool) -> Iterator[str]:
+    """Yield the lines since the last call. A line without its end waits for that, except the last one."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # a file that cannot be opened has none
+        file.seek(positions[path])
+        for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
+            if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES and not is_last:
+                return
+            positions[path] += len(line)
+            yield line.decode("utf-8", "replace").rstrip("\r\n")

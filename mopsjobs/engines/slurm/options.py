@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 
 from mopsjobs.engines.base import Launch, shard_memory
-from mopsjobs.engines.launch_option import LaunchOption, check_names, whole_number
+from mopsjobs.engines.launch_option import LaunchOption, check_names, checked, whole_number
 from mopsjobs.engines.model_env import is_secret
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.sizes import parse_size
@@ -87,21 +87,16 @@ _FLAG = re.compile(r"--([a-z][a-z0-9-]+)(=.*)?", re.ASCII)
 _ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z_][A-Za-z0-9_]*)\+?=(?!\"?(?:\$[A-Za-z_({]|`))", re.ASCII)
 """A variable that a line of the shell sets to more than what an expansion gives, such as `$(cat FILE)`."""
 
+NAMED = ("partition", "account", "qos")
+
 _NAMES = re.compile(r"[^\s,]+(,[^\s,]+)*")
 
 _MEGABYTES = {"": 1, "m": 1, "g": 1024, "t": 1024**2}
 
 _MEMORY = re.compile(r"(\d{1,12})([kmgt]?)b?", re.ASCII | re.IGNORECASE)
 
-_TIMES = (
-    (re.compile(r"(\d{1,9})", re.ASCII), (1.0,)),
-    (re.compile(r"(\d{1,9}):(\d{1,2})", re.ASCII), (1.0, 1 / 60)),
-    (re.compile(r"(\d{1,6}):(\d{1,2}):(\d{1,2})", re.ASCII), (60.0, 1.0, 1 / 60)),
-    (re.compile(r"(\d{1,5})-(\d{1,2})", re.ASCII), (1440.0, 60.0)),
-    (re.compile(r"(\d{1,5})-(\d{1,2}):(\d{1,2})", re.ASCII), (1440.0, 60.0, 1.0)),
-    (re.compile(r"(\d{1,5})-(\d{1,2}):(\d{1,2}):(\d{1,2})", re.ASCII), (1440.0, 60.0, 1.0, 1 / 60)),
-)
-"""The forms of a time limit of sbatch, and the minutes of each number."""
+_TIME = re.compile(r"(?:(\d{1,5})-)?(\d{1,9})(?::(\d{1,2}))?(?::(\d{1,2}))?", re.ASCII)
+"""A time limit of sbatch: `MIN`, `MIN:S`, `H:MIN:S`, `DAYS-H`, `DAYS-H:MIN` or `DAYS-H:MIN:S`."""
 
 
 def join_setup(lines: Iterable[str]) -> str:
@@ -137,9 +132,11 @@ def minutes(text: str) -> int | None:
     Returns:
         None if the text is neither, or is zero.
     """
-    for pattern, parts in _TIMES:
-        if words := pattern.fullmatch(text):
-            return math.ceil(sum(int(word) * part for word, part in zip(words.groups(), parts, strict=True))) or None
+    if words := _TIME.fullmatch(text):
+        days, first, second, third = (int(word or 0) for word in words.groups())
+        if words[1] is None and words[4] is None:
+            return math.ceil(first + second / 60) or None
+        return math.ceil(1440 * days + 60 * first + second + third / 60) or None
     try:
         return math.ceil(parse_duration(text) / 60) or None
     except UsageError:
@@ -160,16 +157,9 @@ def sbatch_flags(launch: Launch) -> list[str]:
     at_once = whole_number(options, "parallelism", 0, 1, MAX_SHARDS)
     flags = [f"--array=0-{launch.shards - 1}" + (f"%{at_once}" if at_once else ""), "--nodes=1", "--ntasks=1"]
     flags += [f"--cpus-per-task={cpus(launch)}", *_memory_flag(launch), *_time_flag(options)]
-    for name in ("partition", "account", "qos"):
-        if (text := options.get(name)) is not None:
-            if not _NAMES.fullmatch(text) or not text.isprintable():
-                raise OptionError(f"invalid {name} '{text}': expected a name of the cluster.", name)
-            flags.append(f"--{name}={text}")
-    for name in ("constraint", "gres"):
-        if (text := options.get(name)) is not None:
-            if not text or not text.isprintable():
-                raise OptionError(f"invalid {name} {text!r}: expected a value as sbatch has it.", name)
-            flags.append(f"--{name}={text}")
+    texts = {name: checked(options, name, _NAMES.fullmatch, "a name of the cluster") for name in NAMED}
+    texts |= {name: checked(options, name, bool, "a value as sbatch has it") for name in ("constraint", "gres")}
+    flags += [f"--{name}={text}" for name, text in texts.items() if text is not None]
     flags.append("--requeue" if wants_requeue(options) else "--no-requeue")
     # The shell of the script gets it, not SIGTERM: a job that is cancelled gets that, and must not be requeued.
     flags.append(f"--signal=B:USR1@{signal_seconds(options)}")
@@ -225,10 +215,7 @@ def wants_file_drop(options: Mapping[str, str]) -> bool:
 
 
 def _is_yes(options: Mapping[str, str], name: str) -> bool:
-    text = options.get(name, "no")
-    if text not in ("yes", "no"):
-        raise OptionError(f"invalid {name} '{text}': expected yes or no.", name)
-    return text == "yes"
+    return checked(options, name, ("yes", "no").__contains__, "yes or no") == "yes"
 
 
 def signal_seconds(options: Mapping[str, str]) -> int:
@@ -257,24 +244,15 @@ def signal_seconds(options: Mapping[str, str]) -> int:
 
 
 def _memory_flag(launch: Launch) -> list[str]:
-    text = launch.options.get("memory")
-    if text is None:
-        needed = shard_memory(launch, workers(launch))
-        return [] if needed is None else [f"--mem={needed}M"]
-    size = megabytes(text)
-    if size is None:
-        raise OptionError(f"invalid memory '{text}': expected a size like 4G, or 0 for all of a node.", "memory")
-    return [f"--mem={size}M" if size else "--mem=0"]
+    expected = "a size like 4G, or 0 for all of a node"
+    text = checked(launch.options, "memory", lambda text: megabytes(text) is not None, expected)
+    size = shard_memory(launch, workers(launch)) if text is None else megabytes(text)
+    return [] if size is None else [f"--mem={size}M" if size else "--mem=0"]
 
 
 def _time_flag(options: Mapping[str, str]) -> list[str]:
-    text = options.get("time")
-    if text is None:
-        return []
-    limit = minutes(text)
-    if limit is None:
-        raise OptionError(f"invalid time '{text}': expected a limit like 2h, 90 (minutes) or 1-12:00:00.", "time")
-    return [f"--time={limit}"]
+    text = checked(options, "time", minutes, "a limit like 2h, 90 (minutes) or 1-12:00:00")
+    return [] if text is None else [f"--time={minutes(text)}"]
 
 
 def split_start_flags(sbatch_arg: str) -> tuple[str, list[str]]:

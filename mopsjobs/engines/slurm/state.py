@@ -22,8 +22,8 @@ MAX_SECONDS = 2**33
 
 SACCT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Start", "End")
 
-_FIELD = re.compile(r"(?:^| )(JobId|ArrayJobId|ArrayTaskId|JobName|UserId|JobState|Reason|Restarts|ExitCode|StartTime"
-                    r"|EndTime|Partition|Dependency)=(\S*)", re.ASCII)  # fmt: skip
+_FIELD = re.compile(r"(?:^| )(JobId|ArrayJobId|ArrayTaskId|JobName|JobState|Reason|Restarts|ExitCode|StartTime|EndTime"
+                    r"|Dependency)=(\S*)", re.ASCII)  # fmt: skip
 
 _ARRAY_ID = re.compile(r"(\d{1,10})(?:_(?:(\d{1,10})|\[([\d,:%-]*)\]))?", re.ASCII)
 
@@ -38,9 +38,8 @@ class SlurmShards(NamedTuple):
     name: str
     state: str
     """In Slurm's words: `PENDING`, `RUNNING`, `COMPLETED`, ..."""
-    first: int = 0
-    """The number of the first of these shards."""
-    shards: int = 1
+    parts: tuple[range, ...] = (range(1),)
+    """The numbers of these shards."""
     reason: str | None = None
     """Why they wait or have ended, in Slurm's words: `Resources`."""
     exit_code: int = 0
@@ -48,15 +47,12 @@ class SlurmShards(NamedTuple):
     restarts: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None
-    partition: str | None = None
     dependency: str | None = None
-    parts: tuple[range, ...] = ()
-    """The numbers of these shards, if they do not follow each other."""
 
     @property
-    def numbers(self) -> Iterable[int]:
-        """Return the numbers of these shards."""
-        return itertools.chain(*self.parts) if self.parts else range(self.first, self.first + self.shards)
+    def shards(self) -> int:
+        """Return how many shards these are."""
+        return sum(map(len, self.parts))
 
     @property
     def has_begun(self) -> bool:
@@ -69,63 +65,49 @@ def parse_scontrol(text: str) -> list[SlurmShards]:
 
     The text has had the same form for many years. See docs/decisions/0105-slurm-by-text.md.
     """
+    # The first of a name counts: a comment of the user may look like a field, and stands behind them.
+    return _shards(dict(reversed(_FIELD.findall(line))) for line in text.splitlines())
+
+
+def parse_sacct(text: str) -> list[SlurmShards]:
+    """Return the shards that `sacct --parsable2 --noheader` lists with the format `SACCT_FIELDS`."""
+    rows = (line.split("|") for line in text.splitlines())
+    return _shards(_fields_of_account(*row) for row in rows if len(row) == len(SACCT_FIELDS))
+
+
+def _fields_of_account(job_id: str, name: str, state: str, code: str, start: str, end: str) -> dict[str, str]:
+    """Return a row of an account in the names of scontrol."""
+    match = _ARRAY_ID.fullmatch(job_id)
+    if match is None:
+        return {}
+    state, _, by = state.partition(" by ")  # `CANCELLED by 1000`
+    times = {"StartTime": start, "EndTime": end}
+    ids = {"ArrayJobId": match[1], "ArrayTaskId": match[2] or match[3] or "0", "JobName": name}
+    return {**ids, **times, "JobState": state, "ExitCode": code, "Reason": f"by uid {by}" if by else "None"}
+
+
+def _shards(rows: Iterable[Mapping[str, str]]) -> list[SlurmShards]:
+    """Return the shards whose fields these are, by the names of scontrol."""
     found = []
-    for line in text.splitlines():
-        fields: dict[str, str] = {}
-        for name, value in _FIELD.findall(line):
-            fields.setdefault(name, value)  # a comment of the user may look like a field, and stands behind them
+    for fields in rows:
         array_id = parse_whole_number(fields.get("ArrayJobId", fields.get("JobId", "")), 1, MAX_ID)
         if array_id is None or "JobState" not in fields:
             continue
-        first, count, parts = parse_tasks(fields.get("ArrayTaskId", "0"))
-        exit_code, signal = _exit(fields.get("ExitCode", ""))
+        exit_code, _, signal = fields.get("ExitCode", "").partition(":")
         reason, dependency = fields.get("Reason", "None"), fields.get("Dependency", "(null)")
         found.append(
             SlurmShards(
                 array_id,
                 fields.get("JobName", ""),
                 fields["JobState"],
-                first,
-                count,
+                tuple(_parts(fields.get("ArrayTaskId", "0").partition("%")[0])) or (range(1),),
                 None if reason in ("None", "") else reason,
-                exit_code,
-                signal,
+                parse_whole_number(exit_code, 0, 255) or 0,
+                parse_whole_number(signal, 0, 255) or 0,
                 parse_whole_number(fields.get("Restarts", ""), 0, MAX_ID) or 0,
                 _time(fields.get("StartTime", "")),
                 _time(fields.get("EndTime", "")),
-                fields.get("Partition"),
                 None if dependency == "(null)" else dependency,
-                parts,
-            )
-        )
-    return found
-
-
-def parse_sacct(text: str) -> list[SlurmShards]:
-    """Return the shards that `sacct --parsable2 --noheader` lists with the format `SACCT_FIELDS`."""
-    found = []
-    for line in text.splitlines():
-        words = line.split("|")
-        match = _ARRAY_ID.fullmatch(words[0])
-        if match is None or len(words) != len(SACCT_FIELDS):
-            continue
-        first, count, parts = parse_tasks(match[2] or match[3] or "0")
-        exit_code, signal = _exit(words[3])
-        state, _, by = words[2].partition(" by ")  # `CANCELLED by 1000`
-        found.append(
-            SlurmShards(
-                int(match[1]),
-                words[1],
-                state,
-                first,
-                count,
-                f"by uid {by}" if by else None,
-                exit_code,
-                signal,
-                0,
-                _time(words[4]),
-                _time(words[5]),
-                parts=parts,
             )
         )
     return found
@@ -142,15 +124,6 @@ def parse_submission(text: str) -> tuple[int, str | None] | None:
     return None if array_id is None else (array_id, cluster or None)
 
 
-def parse_tasks(text: str) -> tuple[int, int, tuple[range, ...]]:
-    """Return the first of the tasks that `0-3,7%2` names, how many they are, and their numbers if these have holes."""
-    parts = tuple(_parts(text.partition("%")[0]))
-    if not parts:
-        return 0, 1, ()
-    has_holes = len(parts) > 1 or parts[0].step > 1
-    return min(part.start for part in parts), sum(map(len, parts)), parts if has_holes else ()
-
-
 def _parts(text: str) -> Iterator[range]:
     for word in text.split(","):
         if part := _PART.fullmatch(word):
@@ -158,12 +131,6 @@ def _parts(text: str) -> Iterator[range]:
             numbers = range(first, int(part[2] or first) + 1, int(part[3] or 1) or 1)
             if numbers:
                 yield numbers
-
-
-def _exit(text: str) -> tuple[int, int]:
-    """Return the exit code and the signal of `1:0`."""
-    code, _, signal = text.partition(":")
-    return parse_whole_number(code, 0, 255) or 0, parse_whole_number(signal, 0, 255) or 0
 
 
 def _time(text: str) -> datetime | None:
@@ -179,14 +146,6 @@ WAITING = frozenset(
 
 COMPLETED = "COMPLETED"
 
-FAILURES = (
-    "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "FAILED", "REVOKED", "CANCELLED",
-)  # fmt: skip
-"""States of a shard that has ended without success, the most telling first."""
-
-ENDS = frozenset({COMPLETED, *FAILURES})
-"""States of a shard that has ended. In any other state that is not one of `WAITING`, it counts as at work."""
-
 MEANINGS: Mapping[str, str] = {
     "OUT_OF_MEMORY": "exceeded the memory of the job",
     "TIMEOUT": "reached the time limit of the job",
@@ -198,7 +157,11 @@ MEANINGS: Mapping[str, str] = {
     "REVOKED": "{were} revoked, since another cluster began them",
     "CANCELLED": "{were} cancelled in Slurm",
 }
-"""What shards of each state did, as a clause whose words depend on their number."""
+"""What shards did that have ended without success, by their state, the most telling first. The words of a clause depend
+on their number."""
+
+ENDS = frozenset({COMPLETED, *MEANINGS})
+"""States of a shard that has ended. In any other state that is not one of `WAITING`, it counts as at work."""
 
 REASONS: Mapping[str, str] = {
     "Priority": "jobs of a higher priority come first",
@@ -265,7 +228,7 @@ def state_of(shards: Sequence[SlurmShards]) -> EngineState:
     """Return the state of a job whose shards these are. Slurm forgets shards that ended minutes ago."""
     waiting = [one for one in shards if one.state in WAITING]
     at_work = [one for one in shards if one.state not in WAITING and one.state not in ENDS]
-    failed = [one for one in shards if one.state in FAILURES]
+    failed = [one for one in shards if one.state in MEANINGS]
     reason, clause = _failure(failed)
     if at_work:
         return EngineState("running", reason or _suspension(at_work), _summary(at_work, waiting, clause))
@@ -297,8 +260,8 @@ def _failure(failed: Sequence[SlurmShards]) -> tuple[str | None, str | None]:
     kinds: Counter[tuple[str, str]] = Counter()
     for one in failed:
         kinds[_end(one)] += one.shards
-    order = {state: place for place, state in enumerate(FAILURES)}
-    ranked = sorted(kinds.items(), key=lambda kind: order.get(kind[0][0], order["FAILED"]))
+    order = [*MEANINGS]
+    ranked = sorted(kinds.items(), key=lambda kind: order.index(kind[0][0] if kind[0][0] in order else "FAILED"))
     clauses = [f"{pluralize(count, 'shard')} {_inflect(meaning, count)} ({word})" for (word, meaning), count in ranked]
     return ranked[0][0][0], "; ".join(clauses)
 
@@ -306,7 +269,7 @@ def _failure(failed: Sequence[SlurmShards]) -> tuple[str | None, str | None]:
 def _lost(failed: Iterable[SlurmShards]) -> Iterator[ShardEnd]:
     """Yield the shards that had tasks in hand. One that was cancelled before it began had none."""
     for one in failed:
-        for number in one.numbers if one.has_begun else ():
+        for number in itertools.chain(*one.parts) if one.has_begun else ():
             yield ShardEnd(number, _end(one)[0], one.exit_code or None, one.state == "OUT_OF_MEMORY")
 
 
@@ -332,16 +295,14 @@ def _suspension(at_work: Sequence[SlurmShards]) -> str | None:
 
 def _summary(at_work: Sequence[SlurmShards], waiting: Sequence[SlurmShards], clause: str | None) -> str | None:
     """Return what the shards of a running job do, if they differ."""
-    parts = []
     stopped = sum(one.shards for one in at_work if one.state in ("SUSPENDED", "STOPPED"))
-    if stopped:
-        parts.append(f"Slurm has suspended {pluralize(stopped, 'shard')}")
-    if waiting:
-        count = sum(one.shards for one in waiting)
-        parts.append(f"{pluralize(count, 'shard')} {'waits' if count == 1 else 'wait'}: {_wait(waiting)[1]}")
-    if clause is not None:
-        parts.append(clause)
-    return cut_to_length("; ".join(parts), MAX_DETAIL) or None
+    count = sum(one.shards for one in waiting)
+    parts = (
+        f"Slurm has suspended {pluralize(stopped, 'shard')}" if stopped else None,
+        f"{pluralize(count, 'shard')} {'waits' if count == 1 else 'wait'}: {_wait(waiting)[1]}" if count else None,
+        clause,
+    )
+    return cut_to_length("; ".join(filter(None, parts)), MAX_DETAIL) or None
 
 
 def _wait(waiting: Sequence[SlurmShards]) -> tuple[str, str]:

@@ -24,8 +24,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from mopsjobs.engines.child_process import Child, ParentStreams, resume_hint, run_as_child
-from mopsjobs.engines.dask import check_installed, connect
+from mopsjobs.engines.dask import Child, Parent, check_installed, connect, resume_hint, run_as_child
 from mopsjobs.engines.model_env import JOB_VARIABLES
 from mopsjobs.engines.model_errors import ModelError, describe_exit, load_error, startup_error
 from mopsjobs.engines.model_process import SOURCE as INTERPRETER_SOURCE
@@ -61,7 +60,7 @@ CHILD = "mopsjobs.runner.pools.dask"
 
 
 class DaskProcess:
-    """Runs a `DaskPool` in a child process without the secrets of the runner; see `engines.child_process`."""
+    """Runs a `DaskPool` in a child process without the secrets of the runner; see `engines.dask`."""
 
     def __init__(
         self,
@@ -512,8 +511,8 @@ def _failed_result(assignment: Assignment, error: Exception, *, is_oom: bool) ->
 
 
 def main() -> None:
-    """Run the tasks that the parent sends, until there are no more or it has closed the streams."""
-    parent = ParentStreams()
+    """Run the tasks that the parent sends, until there are no more or it has closed the pipe."""
+    parent = Parent()
     with run_as_child(parent):
         setup = parent.receive()
         pool = DaskPool(setup, parent.send)
@@ -531,7 +530,7 @@ def main() -> None:
         parent.send({"end": True})
 
 
-def _tasks(parent: ParentStreams) -> NextTasks:
+def _tasks(parent: Parent) -> NextTasks:
     """Yield the tasks of the parent, and None if it has none now. It is asked again while tasks are at work."""
     while True:
         parent.send({"next": True})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 
 from mopsjobs.app.jobs.log_selection import MAX_TASK
@@ -25,7 +24,6 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs replay nightly-1 17",
-    "mops-jobs replay nightly-1 17 --pdb",
     "mops-jobs replay @latest 0 --python .venv/bin/python --json | jq .different",
 )
 
@@ -41,11 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the model's interpreter (default: that of the launch from this machine, else the active environment's)",
     )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--pdb", action="store_true", help="stop in Python's debugger where the model begins, and where it fails"
-    )
-    how.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
@@ -53,9 +47,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     task = parse_whole_number(args.task, 0, MAX_TASK)
     if task is None:
         raise UsageError(f"invalid task '{args.task}': expected a number, as tasks shows it.")
-    if args.pdb and not (app.out.is_terminal and sys.stdin is not None and sys.stdin.isatty()):
-        raise UsageError("--pdb needs a terminal: its debugger reads what you type.")
-    found = replay(ReplayRequest(args.job, task, args.python, args.pdb), app)
+    found = replay(ReplayRequest(args.job, task, args.python), app)
     if args.json:
         return Result(Document(found.to_json()), exit_code=found.exit_code)
     return Result(Text(_lines(found), indent=TITLE_WIDTH), exit_code=found.exit_code)
@@ -72,9 +64,7 @@ def _lines(found: Replay) -> list[Line]:
     add("Done by", source.job_id if source.outputs else "none: no outputs are stored")
     if found.result.error is not None:
         add("Error", f"{found.result.error['type']}: {found.result.error['message']}")
-    if made is None and found.result.error is None:
-        add("Outputs", "none: you have left the debugger")
-    elif found.is_equal:
+    if found.is_equal:
         add("Outputs", f"equal: {', '.join(sorted(source.outputs))}")
     else:
         for name in found.different:

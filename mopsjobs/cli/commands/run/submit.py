@@ -20,7 +20,7 @@ from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study, read_study
 from mopsjobs.submission.launching import no_effect_error
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
-from mopsjobs.utils.text import describe_duplicates, describe_sets, pluralize, strip_control_characters
+from mopsjobs.utils.text import describe_duplicates, describe_sets, pluralize
 
 HELP = "run a study: pack the code, register the job, launch it"
 
@@ -218,15 +218,10 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
 
 
 def _manifest(launch: Launch, app: App, *, as_json: bool) -> Result:
-    """Show the Kubernetes Job of a launch, and the objects of the cluster that it needs."""
-    from mopsjobs.engines.kubernetes.manifest import needed_objects, preview_manifest  # here: few submissions show it
+    """Show the Kubernetes Job of a launch."""
+    from mopsjobs.engines.kubernetes.manifest import preview_manifest  # here: few submissions show it
     from mopsjobs.utils.yaml_strict import format_yaml
 
     manifest = preview_manifest(launch, app.env)
-    needed = needed_objects(manifest)
-    needs = [] if not needed else [f"The cluster needs: {', '.join(needed)}."]
-    notes = [*needs, "Nothing was done. The pods wait for the bundle and the manifest of the job, which submit stores."]
-    if as_json:
-        return Result(Document(manifest), notes=notes)
-    comment = "".join(f"# {strip_control_characters(line)}\n" for line in needs)
-    return Result(RawText(comment + format_yaml(manifest)), notes=notes)
+    notes = ["Nothing was done. The pods wait for the bundle and the manifest of the job, which submit stores."]
+    return Result(Document(manifest) if as_json else RawText(format_yaml(manifest)), notes=notes)

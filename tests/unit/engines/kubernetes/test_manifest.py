@@ -18,7 +18,6 @@ from mopsjobs.engines.kubernetes.manifest import (
     complete_launch,
     job_name,
     label_value,
-    needed_objects,
     preview_manifest,
 )
 from mopsjobs.engines.kubernetes.options import OPTIONS
@@ -285,23 +284,6 @@ def test_a_preview_is_the_manifest_without_the_mark_of_a_launch() -> None:
     del expected["metadata"]["annotations"]["mops-jobs/launch-id"]
     assert preview_manifest(launch, {}) == expected
     assert "namespace" not in preview_manifest(_launch(options={"image": "i"}), {})["metadata"]
-
-
-def test_the_needed_objects_are_named() -> None:
-    assert needed_objects(_manifest(**EVERYTHING)) == [
-        "LocalQueue team-a",
-        "PersistentVolumeClaim inputs",
-        "PriorityClass batch-low",
-        "Secret keys",
-        "Secret pull",
-        "Secret registry-credentials",
-        "ServiceAccount simulations",
-    ]
-    volume = {"name": "v", "projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "c"}}]}}
-    assert needed_objects(_manifest(pod_patch=json.dumps({"spec": {"volumes": [volume]}}))) == [
-        "ConfigMap c",
-        "Secret s",
-    ]
 
 
 def test_an_unknown_option_is_refused() -> None:

@@ -90,46 +90,32 @@ def test_a_second_launch_starts_nothing(engine: SlurmEngine, slurm: FakeSlurm) -
     assert not [line for line in slurm.asked if line.startswith("sbatch")]
 
 
+@pytest.mark.parametrize("reply", ["echo 'Socket timed out on send/recv operation' >&2; exit 1", "echo '12 submitted'"])
 def test_a_launch_whose_reply_was_lost_is_found_by_its_name(
-    engine: SlurmEngine, slurm: FakeSlurm, tmp_path: Path
+    engine: SlurmEngine, slurm: FakeSlurm, tmp_path: Path, reply: str
 ) -> None:
-    """An array that was there before, and has ended, is another launch."""
+    """Or a plugin of the cluster has printed other lines. An array that was there before is another launch."""
     arrays = tmp_path / "arrays"
     arrays.write_text("9\n")
     slurm.says("squeue", name=f"cat {arrays}")
-    slurm.says("sbatch", parsable=f"echo 12 >> {arrays}; echo 'Socket timed out on send/recv operation' >&2; exit 1")
+    slurm.says("sbatch", parsable=f"echo 12 >> {arrays}; {reply}")
     assert engine.launch(_launch()).show_command == "squeue -j 12"
-
-
-def test_a_launch_that_slurm_never_got_is_an_outage(engine: SlurmEngine, slurm: FakeSlurm) -> None:
-    """An earlier array of this name is not taken for it."""
-    slurm.says("squeue", name="echo 12")
-    _knows(slurm, task(0, "COMPLETED"))
-    slurm.says("sbatch", "sbatch: error: Unable to contact slurm controller (connect failure)\n", code=1)
-    with pytest.raises(EngineUnavailableError, match=r"^Slurm does not answer: Unable to contact") as caught:
-        engine.launch(_launch())
-    assert caught.value.hint == "See whether it has started: squeue --name=seir-1.mops-jobs"
-    assert not caught.value.sent
 
 
 def test_a_look_without_an_answer_does_not_tell_that_nothing_runs(
     engine: SlurmEngine, slurm: FakeSlurm, tmp_path: Path
 ) -> None:
-    """The controller answers before the submission, and not afterwards."""
-    slurm.says("squeue", name=f"test ! -e {tmp_path}/down || {{ {DOWN}; }}")
+    """The controller answers before the submission, and not afterwards. If it answers, an outage launched nothing."""
     slurm.says("sbatch", parsable=f"touch {tmp_path}/down; {DOWN}")
+    with pytest.raises(EngineUnavailableError, match=r"^Slurm does not answer: Unable to contact") as caught:
+        engine.launch(_launch())
+    assert caught.value.hint == "See whether it has started: squeue --name=seir-1.mops-jobs"
+    assert not caught.value.sent
+    (tmp_path / "down").unlink()
+    slurm.says("squeue", name=f"test ! -e {tmp_path}/down || {{ {DOWN}; }}")
     with pytest.raises(EngineUnavailableError) as caught:
         engine.launch(_launch())
     assert caught.value.sent
-
-
-def test_an_array_whose_number_sbatch_did_not_print_is_found(
-    engine: SlurmEngine, slurm: FakeSlurm, tmp_path: Path
-) -> None:
-    """A plugin of the cluster may print other lines."""
-    slurm.says("squeue", name=f"test ! -e {tmp_path}/arrays || cat {tmp_path}/arrays")
-    slurm.says("sbatch", parsable=f"echo 12 > {tmp_path}/arrays; echo '12 submitted'")
-    assert engine.launch(_launch()).show_command == "squeue -j 12"
 
 
 def test_a_reply_of_sbatch_without_a_number_or_a_job_is_an_error(engine: SlurmEngine, slurm: FakeSlurm) -> None:
@@ -153,10 +139,7 @@ def test_a_silent_controller_is_looked_at_again(engine: SlurmEngine, slurm: Fake
     ("said", "message", "hint"),
     [
         (
-            [
-                "invalid partition specified: fast",
-                "Batch job submission failed: Invalid partition name specified",
-            ],
+            ["invalid partition specified: fast", "Batch job submission failed: Invalid partition name specified"],
             "Slurm refuses sbatch: invalid partition specified: fast; Invalid partition name specified.",
             "See its partitions: sinfo --summarize",
         ),
@@ -247,12 +230,6 @@ def test_another_cluster_cannot_tell(engine: SlurmEngine, slurm: FakeSlurm, tmp_
         engine.cancel(JOB)
     nowhere: EngineState = SlurmEngine({"HOME": str(tmp_path)}).state(JOB)
     assert nowhere[:2] == ("unknown", "NoSlurm")
-
-
-def test_an_outage_is_an_error_and_no_state(engine: SlurmEngine, slurm: FakeSlurm) -> None:
-    slurm.says("scontrol", show_job=DOWN)
-    with pytest.raises(EngineUnavailableError):
-        engine.state(JOB)
 
 
 # --- cancel and logs --------------------------------------------------------------------------------------------------

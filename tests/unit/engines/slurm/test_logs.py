@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mopsjobs.engines.slurm.logs import POLLS_PER_STATE, existing_lines, follow_lines, log_files
+from mopsjobs.engines.slurm.logs import POLLS_PER_STATE, log_files, read_lines
 
 
 def _write(directory: Path, name: str, text: str) -> None:
@@ -26,10 +26,12 @@ def test_the_logs_are_those_of_one_array_in_the_order_of_shards(tmp_path: Path) 
 def test_the_last_lines_are_those_of_the_last_shards(tmp_path: Path) -> None:
     _write(tmp_path, "slurm-12_0.log", "a\nb\n")
     _write(tmp_path, "slurm-12_1.log", "c\nd")
-    files = log_files(tmp_path, 12)
-    assert list(existing_lines(files, None, several=True)) == ["shard 0: a", "shard 0: b", "shard 1: c", "shard 1: d"]
-    assert list(existing_lines(files, 3, several=False)) == ["b", "c", "d"]
-    assert list(existing_lines(files, 0, several=False)) == []
+
+    def read(tail: int | None, *, several: bool = False) -> list[str]:
+        return list(read_lines(lambda: log_files(tmp_path, 12), tail, several=several, sleep=lambda _: None))
+
+    assert read(None, several=True) == ["shard 0: a", "shard 0: b", "shard 1: c", "shard 1: d"]
+    assert (read(3), read(0)) == (["b", "c", "d"], [])
 
 
 def test_following_reads_each_line_once_until_the_end(tmp_path: Path) -> None:
@@ -52,6 +54,6 @@ def test_following_reads_each_line_once_until_the_end(tmp_path: Path) -> None:
         asked.append(len(sleeps))
         return len(asked) == 2
 
-    lines = follow_lines(lambda: log_files(tmp_path, 12), is_over, 1, sleep, several=True)
+    lines = read_lines(lambda: log_files(tmp_path, 12), 1, several=True, sleep=sleep, is_over=is_over)
     assert list(lines) == ["shard 0: last", "shard 0: half", "shard 1: late", "shard 1: end"]
     assert asked == [0, POLLS_PER_STATE]
