@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from support.cli import Cli, Clock, LineStore, Remote, Spawn
     from support.kubernetes import Api
     from support.notify import Hook
-    from support.runs import Given
+    from support.runs import Bench
     from support.servers import S3, Azurite, Backend, Dynalite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +103,7 @@ LONG = (
     "tests/integration/test_dask_engine.py::test_a_kill_by_a_nanny",
     "tests/integration/test_dask_engine.py::test_a_runner_of_a_silent_scheduler",
     "tests/integration/test_dask_engine.py::test_the_first_tasks_come_to_all_workers_without_stealing",
-    "tests/integration/test_event_retention.py::test_no_event_comes_back_or_twice_in_memory",
+    "tests/integration/test_retention.py::test_no_event_comes_back_or_twice_in_memory",
     "tests/integration/test_notebooks.py::test_a_job_outlives_its_kernel_and_its_registry[azurite]",
     "tests/integration/test_python_api.py::test_tasks_come_while_the_job_runs[azurite]",
     "tests/integration/test_python_api_processes.py::test_a_job_goes_on_without_its_handle[azurite]",
@@ -536,15 +536,11 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def given(line: LineStore, registry: JobRegistry, model: Path) -> Given:
-    """Submit job `job` to that store."""
-    from support.runs import place, study
+def bench(line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path) -> Bench:
+    """Return a bench for job `job`, with that store and model."""
+    from support.runs import Bench
 
-    def submitted(sets: list[dict[str, Any]], **fields: Any) -> None:
-        manifest = place(line, "job", study(sets, **fields), model)
-        registry.register_job("job", tasks_total=manifest.tasks_total)
-
-    return submitted
+    return Bench(line, registry, model, tmp_path)
 
 
 @pytest.fixture

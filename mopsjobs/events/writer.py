@@ -10,9 +10,8 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
 
 from mopsjobs.errors import StoreError, UsageError
 from mopsjobs.events.format import (
@@ -49,16 +48,6 @@ def _new_id() -> str:
     return secrets.token_hex(8)
 
 
-class _WaitingEvent(NamedTuple):
-    seq: int
-    line: str
-
-
-class _Chunk(NamedTuple):
-    number: int
-    content: bytes
-
-
 class EventLog:
     """The events of one job from one writer, buffered, and written by a thread of their own.
 
@@ -74,7 +63,6 @@ class EventLog:
         *,
         source: str | None = None,
         now: Callable[[], datetime] = utc_now,
-        new_id: Callable[[], str] = _new_id,
         flush_seconds: float | None = None,
         flush_bytes: int = 65536,
         max_waiting: int = 10_000,
@@ -84,9 +72,8 @@ class EventLog:
         Args:
             store: where the chunks go.
             job_id: the job of the events.
-            source: a word for the writer. A text from `new_id` is appended, so that no two writers share a name.
+            source: a word for the writer. A random text is appended, so that no two writers share a name.
             now: the time, in UTC.
-            new_id: draws a unique text.
             flush_seconds: how long an event waits for others in its chunk; also the first pause after a failure. Each
                 further pause is twice as long. None: `FLUSH_SECONDS`.
             flush_bytes: waiting bytes that are written at once.
@@ -95,7 +82,7 @@ class EventLog:
         Raises:
             UsageError: if the source cannot be part of a key, or the job id is invalid.
         """
-        self.source = new_id() if source is None else f"{source}.{new_id()}"
+        self.source = _new_id() if source is None else f"{source}.{_new_id()}"
         if not is_source(self.source):
             raise UsageError(f"invalid source of events {source!r}: expected at most 60 letters, digits and . _ -.")
         self._store = store
@@ -104,15 +91,13 @@ class EventLog:
         self._flush_seconds = FLUSH_SECONDS if flush_seconds is None else flush_seconds
         self._flush_bytes = min(flush_bytes, MAX_CHUNK_BYTES // 2)
         self._max_waiting = max_waiting
-        self._logs: deque[_WaitingEvent] = deque()
-        self._others: deque[_WaitingEvent] = deque()
+        self._logs: deque[tuple[int, str]] = deque()
+        """The `log` events that wait, each with its `seq`."""
+        self._others: deque[tuple[int, str]] = deque()
         self._bytes = 0
-        self._seq = 0
-        self._dropped = 0
-        self._dropped_seq = 0
+        self._seq = self._number = self._dropped = self._dropped_seq = 0
         self._due_at = 0.0
         """When a chunk is written, however small, by the monotonic clock."""
-        self._number = 0
         self._writer = BackgroundWriter(
             f"events of {job_id}",
             self._take_chunk,
@@ -134,12 +119,14 @@ class EventLog:
             if self._writer.is_closing:
                 log.debug("An event came after close: %s", kind)
                 return
-            waiting = _WaitingEvent(self._seq, event_line(self._head(kind, self._seq), fields))
+            line = event_line(self._head(kind, self._seq), fields)
+            (self._logs if kind == LOG else self._others).append((self._seq, line))
             self._seq += 1
-            (self._logs if kind == LOG else self._others).append(waiting)
-            self._bytes += len(waiting.line) + 1
+            self._bytes += len(line) + 1
             while self._count() > self._max_waiting or self._bytes > MAX_WAITING_BYTES:
-                self._drop_one()
+                self._dropped_seq, dropped = (self._logs or self._others).popleft()
+                self._bytes -= len(dropped) + 1
+                self._dropped += 1
             is_first = self._count() == 1
             if is_first:
                 self._due_at = time.monotonic() + self._flush_seconds
@@ -164,14 +151,8 @@ class EventLog:
     def _head(self, kind: str, seq: int) -> dict[str, object]:
         return {"at": json_time(self._now()), "job_id": self._job_id, "kind": kind, "source": self.source, "seq": seq}
 
-    def _drop_one(self) -> None:
-        dropped = (self._logs or self._others).popleft()
-        self._bytes -= len(dropped.line) + 1
-        self._dropped += 1
-        self._dropped_seq = dropped.seq
-
-    def _take_chunk(self) -> tuple[_Chunk | None, float | None]:
-        """Return the next chunk if it is time to write it; see `BackgroundWriter`."""
+    def _take_chunk(self) -> tuple[tuple[int, bytes] | None, float | None]:
+        """Return number and content of the next chunk if it is time to write it; see `BackgroundWriter`."""
         if not self._count():
             return None, None
         rest = self._due_at - time.monotonic()
@@ -184,54 +165,47 @@ class EventLog:
             lines.append(event_line(self._head(DROPPED, self._dropped_seq), {"count": self._dropped}))
             self._dropped = 0
         while self._count() and (size < self._flush_bytes or not lines):
-            queues = [queue for queue in (self._logs, self._others) if queue]
-            lines.append(min(queues, key=lambda queue: queue[0].seq).popleft().line)
+            first = min(filter(None, (self._logs, self._others)), key=lambda queue: queue[0])
+            lines.append(first.popleft()[1])
             size += len(lines[-1]) + 1
         self._bytes -= size
         self._due_at = time.monotonic() + self._flush_seconds
         self._number += 1
-        return _Chunk(self._number - 1, "".join(f"{line}\n" for line in lines).encode("ascii")), None
+        return (self._number - 1, _content(lines)), None
 
-    def _write(self, chunk: _Chunk) -> None:
+    def _write(self, chunk: tuple[int, bytes]) -> None:
         """Write one chunk. Each attempt sends the same bytes: an earlier one may have lost its reply alone."""
-        self._store.create_if_absent(chunk_key(self._now(), self._job_id, self.source, chunk.number), chunk.content)
+        number, content = chunk
+        self._store.create_if_absent(chunk_key(self._now(), self._job_id, self.source, number), content)
+
+
+def _content(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode("ascii")
 
 
 def record_event(
-    store: VersionedStore,
-    job_id: str,
-    kind: str,
-    *,
-    now: Callable[[], datetime] = utc_now,
-    new_id: Callable[[], str] = _new_id,
-    **fields: object,
+    store: VersionedStore, job_id: str, kind: str, *, now: Callable[[], datetime] = utc_now, **fields: object
 ) -> bool:
     """Write one event at once, in a chunk of its own: for programs that end before a buffer would help.
 
     Returns:
         False if the store did not take it, or may not have.
     """
-    return _record_events(store, job_id, [(kind, fields)], now=now, new_id=new_id)
+    return _record_events(store, job_id, [(kind, fields)], now)
 
 
 def _record_events(
-    store: VersionedStore,
-    job_id: str,
-    events: Sequence[tuple[str, Mapping[str, object]]],
-    *,
-    now: Callable[[], datetime],
-    new_id: Callable[[], str] = _new_id,
+    store: VersionedStore, job_id: str, events: Sequence[tuple[str, Mapping[str, object]]], now: Callable[[], datetime]
 ) -> bool:
     """Write events at once, in one chunk. See `record_event`."""
-    source, moment = new_id(), now()
+    source, moment = _new_id(), now()
     head = {"at": json_time(moment), "job_id": check_job_id(job_id)}
     lines = [
         event_line({**head, "kind": kind, "source": source, "seq": seq}, fields)
         for seq, (kind, fields) in enumerate(events)
     ]
-    chunk = "".join(f"{line}\n" for line in lines)
     try:
-        store.create_if_absent(chunk_key(moment, job_id, source, 0), chunk.encode("ascii"))
+        store.create_if_absent(chunk_key(moment, job_id, source, 0), _content(lines))
     except StoreError as error:
         log.info("%s The event was not written.", error)
         return False
@@ -240,13 +214,8 @@ def _record_events(
 
 def state_fields(state: JobState) -> Mapping[str, str | int | None]:
     """Return the fields of a `state` event of a record."""
-    return {
-        "status": str(state.status),
-        "tasks_total": state.tasks_total,
-        "tasks_completed": state.tasks_completed,
-        "tasks_failed": state.tasks_failed,
-        "revision": state.revision,
-    }
+    names = ("tasks_total", "tasks_completed", "tasks_failed", "revision")
+    return {"status": str(state.status), **{name: getattr(state, name) for name in names}}
 
 
 def record_write(store: VersionedStore, record: bytes, *, now: Callable[[], datetime] = utc_now) -> bool:
@@ -267,4 +236,4 @@ def record_write(store: VersionedStore, record: bytes, *, now: Callable[[], date
     ):
         if history and history[-1]["id"] == state.write_id:
             events.append((kind, {name: history[-1][name], "by": history[-1]["by"]}))
-    return not events or _record_events(store, state.job_id, events, now=now)
+    return not events or _record_events(store, state.job_id, events, now)

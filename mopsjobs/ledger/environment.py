@@ -7,6 +7,7 @@ changed, and stay like the manifest. No note has a variable, a path, a command o
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -139,21 +140,21 @@ CLOSE_SECONDS = 5.0
 """How long the end of a run waits for a description, at most. It takes a tenth of a second."""
 
 
+@dataclasses.dataclass
 class EnvironmentNotes:
-    """The notes of one run, each environment once."""
+    """The notes of one run, each environment once.
 
-    def __init__(self, job_id: str, store: VersionedStore, outbox: VersionedStore) -> None:
-        """Prepare to note.
+    Args:
+        _job_id: the job.
+        _store: where the notes go. They do not go by the sender of outputs: what it refuses ends the job.
+        _outbox: where a note waits if the store does not answer.
+    """
 
-        Args:
-            job_id: the job.
-            store: where the notes go. They do not go by the sender of outputs: what it refuses ends the job.
-            outbox: where a note waits if the store does not answer.
-        """
-        self._job_id = job_id
-        self._store = store
-        self._outbox = outbox
-        self._keys: set[str] = set()
+    _job_id: str
+    _store: VersionedStore
+    _outbox: VersionedStore
+
+    def __post_init__(self) -> None:
         self._threads: list[threading.Thread] = []
 
     def describe(self, describe: Callable[[], object]) -> None:
@@ -167,7 +168,7 @@ class EnvironmentNotes:
         thread.start()
 
     def note(self, answer: object) -> None:
-        """Note what an interpreter says about itself, unless that is noted already."""
+        """Note what an interpreter says about itself."""
         self.describe(lambda: answer)
 
     def close(self) -> None:
@@ -177,12 +178,9 @@ class EnvironmentNotes:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _note(self, answer: object) -> None:
-        if answer is None:
-            return
         try:
-            key, value = encode_environment(self._job_id, environment_of_worker(answer))
-            if key not in self._keys:
-                self._keys.add(key)
+            if answer is not None:
+                key, value = encode_environment(self._job_id, environment_of_worker(answer))
                 try:
                     self._store.create_if_absent(key, value)
                 except StoreUnavailableError:

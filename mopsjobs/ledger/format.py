@@ -22,14 +22,16 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from mopsjobs.errors import RecordError
 from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import LEDGER
 from mopsjobs.utils.json_strict import check_surrogates, parse_json
+
+T = TypeVar("T")
 
 VERSION = 1
 
@@ -59,8 +61,14 @@ _TEXTS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 _OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 
-_NUMBER_COLUMNS = ("seconds_ms", "user_ms", "system_ms", "max_rss_kib", "output_bytes")
-"""Columns of whole numbers or nulls."""
+_MEASURED: dict[str, tuple[str, Callable[[float], int], Callable[[int], float]]] = {
+    "seconds_ms": ("seconds", lambda seconds: round(seconds * 1000), lambda ms: ms / 1000),
+    "user_ms": ("user_seconds", lambda seconds: round(seconds * 1000), lambda ms: ms / 1000),
+    "system_ms": ("system_seconds", lambda seconds: round(seconds * 1000), lambda ms: ms / 1000),
+    "max_rss_kib": ("max_rss_bytes", lambda size: int(size) // 1024, lambda kib: kib * 1024),
+    "output_bytes": ("output_bytes", int, int),
+}
+"""Columns of whole numbers or nulls: the field of an attempt, and how its value becomes a number and is read back."""
 
 
 class ChunkKey(NamedTuple):
@@ -106,25 +114,24 @@ def parse_chunk_key(key: str) -> ChunkKey | None:
 
 def encode_attempts(job_id: str, shard: int, attempts: Sequence[Attempt]) -> bytes:
     """Return the bytes of a chunk, the same for the same attempts."""
-    hosts, pythons = _Positions(), _Positions()
+    hosts: dict[str, int] = {}
+    pythons: dict[str, int] = {}
     errors: dict[tuple[str, str, str | None], int] = {}
-    epoch_ms = min((_ms(one.started_at) for one in attempts if one.started_at is not None), default=0)
+    started = [None if one.started_at is None else round(one.started_at * 1000) for one in attempts]
+    epoch_ms = min((at for at in started if at is not None), default=0)
     columns: dict[str, list[Any]] = {
         "task": _differences([one.task for one in attempts], 0),
         "attempt": [one.attempt for one in attempts],
         "outcome": [str(one.outcome) for one in attempts],
-        "started_ms": _differences([_ms_or_none(one.started_at) for one in attempts], epoch_ms),
-        "seconds_ms": [_ms_or_none(one.seconds) for one in attempts],
-        "user_ms": [_ms_or_none(one.user_seconds) for one in attempts],
-        "system_ms": [_ms_or_none(one.system_seconds) for one in attempts],
-        "max_rss_kib": [None if one.max_rss_bytes is None else one.max_rss_bytes // 1024 for one in attempts],
-        "output_bytes": [one.output_bytes for one in attempts],
-        "host": [hosts.position_of(one.host) for one in attempts],
-        "python": [pythons.position_of(one.python) for one in attempts],
-        "error": [
-            None if one.error is None else errors.setdefault(_error_head(one.error), len(errors)) for one in attempts
-        ],
-        "message": [None if one.error is None else one.error.message[:MAX_MESSAGE_CHARACTERS] for one in attempts],
+        "started_ms": _differences(started, epoch_ms),
+        **{
+            column: [None if (value := getattr(one, field)) is None else encode(value) for one in attempts]
+            for column, (field, encode, _) in _MEASURED.items()
+        },
+        "host": [_position(hosts, one.host) for one in attempts],
+        "python": [_position(pythons, one.python) for one in attempts],
+        "error": [_position(errors, one.error and _error_head(one.error)) for one in attempts],
+        "message": [one.error and one.error.message[:MAX_MESSAGE_CHARACTERS] for one in attempts],
     }
     head = {
         "version": VERSION,
@@ -132,8 +139,8 @@ def encode_attempts(job_id: str, shard: int, attempts: Sequence[Attempt]) -> byt
         "shard": shard,
         "count": len(attempts),
         "epoch_ms": epoch_ms,
-        "hosts": hosts.values,
-        "pythons": pythons.values,
+        "hosts": list(hosts),
+        "pythons": list(pythons),
         "errors": [list(error) for error in errors],
     }
     return encode_columns(head, columns)
@@ -225,63 +232,48 @@ def _lines(text: str) -> list[str]:
 
 
 def _attempts(head: dict[str, Any], columns: dict[str, list[Any]]) -> Iterator[Attempt]:
-    hosts, pythons = _names(head["hosts"]), _names(head["pythons"])
-    errors = [(_name(key), _name(kind), None if where is None else _name(where)) for key, kind, where in head["errors"]]
-    numbers = {name: [_number(value) for value in columns[name]] for name in _NUMBER_COLUMNS}
+    hosts, pythons = ([_text(text) for text in _list(head[name])] for name in ("hosts", "pythons"))
+    errors = [(_text(key), _text(kind), None if where is None else _text(where)) for key, kind, where in head["errors"]]
+    measured = [
+        [None if (number := _number(value)) is None else decode(number) for value in columns[column]]
+        for column, (_, _, decode) in _MEASURED.items()
+    ]
     rows = zip(
         _sums(columns["task"], 0),
         columns["attempt"],
         columns["outcome"],
         _sums(columns["started_ms"], head["epoch_ms"]),
-        *numbers.values(),
-        columns["host"],
-        columns["python"],
-        columns["error"],
-        columns["message"],
+        *measured,
+        *(columns[name] for name in ("host", "python", "error", "message")),
         strict=True,
     )
-    for task, attempt, outcome, started_ms, ms, user_ms, system_ms, rss_kib, size, host, python, error, message in rows:
+    for task, attempt, outcome, started_ms, seconds, user, system, rss, size, host, python, error, message in rows:
         yield Attempt(
-            task=whole_number(task, 0),
-            attempt=whole_number(attempt, 1),
-            outcome=_OUTCOMES[outcome],
-            started_at=None if started_ms is None else started_ms / 1000,
-            seconds=None if ms is None else ms / 1000,
-            user_seconds=None if user_ms is None else user_ms / 1000,
-            system_seconds=None if system_ms is None else system_ms / 1000,
-            max_rss_bytes=None if rss_kib is None else rss_kib * 1024,
-            host=None if host is None else hosts[whole_number(host, 0)],
-            python=None if python is None else pythons[whole_number(python, 0)],
-            error=None if error is None else AttemptError(*errors[whole_number(error, 0)], _message(message)),
-            output_bytes=size,
+            whole_number(task),
+            whole_number(attempt, 1),
+            _OUTCOMES[outcome],
+            None if started_ms is None else started_ms / 1000,
+            seconds,
+            user,
+            system,
+            rss,
+            None if host is None else hosts[whole_number(host)],
+            None if python is None else pythons[whole_number(python)],
+            None
+            if error is None
+            else AttemptError(*errors[whole_number(error)], _text(message, MAX_MESSAGE_CHARACTERS)),
+            size,
         )
 
 
-class _Positions:
-    """Distinct texts, in the order of their first use."""
-
-    def __init__(self) -> None:
-        self._positions: dict[str, int] = {}
-
-    @property
-    def values(self) -> list[str]:
-        return list(self._positions)
-
-    def position_of(self, text: str | None) -> int | None:
-        return None if text is None else self._positions.setdefault(text, len(self._positions))
+def _position(positions: dict[T, int], value: T | None) -> int | None:
+    """Return the position of a value among the distinct ones, in the order of their first use."""
+    return None if value is None else positions.setdefault(value, len(positions))
 
 
 def _error_head(error: AttemptError) -> tuple[str, str, str | None]:
     where = None if error.where is None else error.where[:MAX_NAME_CHARACTERS]
     return error.key[:MAX_NAME_CHARACTERS], error.type[:MAX_NAME_CHARACTERS], where
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _ms_or_none(seconds: float | None) -> int | None:
-    return None if seconds is None else _ms(seconds)
 
 
 def _differences(values: Iterable[int | None], first: int) -> list[int | None]:
@@ -306,9 +298,7 @@ def _sums(differences: Iterable[object], first: object) -> Iterator[int | None]:
 
 
 def _number(value: object, least: int = 0) -> int | None:
-    if value is None:
-        return None
-    return whole_number(value, least)
+    return None if value is None else whole_number(value, least)
 
 
 def whole_number(value: object, least: int = 0) -> int:
@@ -322,22 +312,14 @@ def whole_number(value: object, least: int = 0) -> int:
     return value
 
 
-def _names(values: object) -> list[str]:
+def _list(values: object) -> list[Any]:
     if not isinstance(values, list):
         raise TypeError("expected a list of texts")
-    return [_name(value) for value in values]
+    return values
 
 
-def _name(value: object) -> str:
-    return _clean_text(value)[:MAX_NAME_CHARACTERS]
-
-
-def _message(value: object) -> str:
-    return _clean_text(value)[:MAX_MESSAGE_CHARACTERS]
-
-
-def _clean_text(value: object) -> str:
-    """Return a text without halves of surrogate pairs: messages may quote paths that are not UTF-8."""
+def _text(value: object, most: int = MAX_NAME_CHARACTERS) -> str:
+    """Return a text, cut, without halves of surrogate pairs: messages may quote paths that are not UTF-8."""
     if not isinstance(value, str):
         raise TypeError("expected a text")
-    return value if value.isascii() else str(check_surrogates(value, "replace"))
+    return (value if value.isascii() else str(check_surrogates(value, "replace")))[:most]

@@ -6,6 +6,7 @@ No job waits for the ledger, or fails because of it. See docs/decisions/0044-the
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -97,60 +98,13 @@ class JournalFile:
             self.path.unlink(missing_ok=True)
 
 
-class LeftChunk(NamedTuple):
-    """The attempts that a killed run left in one file."""
-
-    run: str
-    number: int
-    file: JournalFile
-    entries: list[Entry]
-
-
 def journal_path(directory: Path, run: str, number: int) -> Path:
     """Return the file of a chunk."""
     return directory / f"{run}-{number:06d}.jsonl"
 
 
-def settle_left(directory: Path, is_complete: Callable[[int], bool], own_run: str) -> None:
-    """Note in the files that killed runs left which outputs did not get into the store: those attempts are `lost`.
-
-    Once other attempts at the tasks have begun, outputs in the store may be of those.
-
-    Args:
-        directory: where the files are.
-        is_complete: returns whether the outputs of a task, by its number, are in the store or in the outbox.
-        own_run: the run that calls; its files are left out.
-
-    Raises:
-        OSError: if a file cannot be written.
-    """
-    for files in _find_files(directory, own_run).values():
-        for _, path in files:
-            lost = [
-                Entry(entry.attempt._replace(outcome=Outcome.LOST, output_bytes=None))
-                for entry in _read_file(path).values()
-                if entry.attempt.outcome is Outcome.SUCCEEDED and not is_complete(entry.attempt.task)
-            ]
-            if lost:
-                file = JournalFile(path)
-                file.append(lost, begins_line=True)
-                file.close()
-
-
-def read_left(directory: Path, own_run: str) -> Iterator[LeftChunk]:
-    """Yield the chunks that killed runs left. Lines that cannot be read are left out.
-
-    An attempt whose end was not seen is `lost`.
-
-    Args:
-        directory: where the files are. Those that come later are not read.
-        own_run: the run that calls; its files are left out.
-    """
-    return _read_runs(_find_files(directory, own_run))
-
-
 def _find_files(directory: Path, own_run: str) -> Mapping[str, list[tuple[int, Path]]]:
-    """Return number and path of the files of each run."""
+    """Return number and path of the files that each killed run left. Those of the run that calls are left out."""
     files: defaultdict[str, list[tuple[int, Path]]] = defaultdict(list)
     with contextlib.suppress(OSError):
         for path in directory.iterdir():
@@ -159,14 +113,42 @@ def _find_files(directory: Path, own_run: str) -> Mapping[str, list[tuple[int, P
     return files
 
 
-def _read_runs(files: Mapping[str, list[tuple[int, Path]]]) -> Iterator[LeftChunk]:
+def _settle_left(paths: Iterable[Path], is_complete: Callable[[int], bool]) -> None:
+    """Note in the files that killed runs left which outputs did not get into the store: those attempts are `lost`.
+
+    Once other attempts at the tasks have begun, outputs in the store may be of those.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    for path in paths:
+        lost = [
+            Entry(entry.attempt._replace(outcome=Outcome.LOST, output_bytes=None))
+            for entry in _read_file(path).values()
+            if entry.attempt.outcome is Outcome.SUCCEEDED and not is_complete(entry.attempt.task)
+        ]
+        if lost:
+            file = JournalFile(path)
+            file.append(lost, begins_line=True)
+            file.close()
+
+
+def _read_left(files: Mapping[str, list[tuple[int, Path]]], judge: Callable[[Attempt], Attempt]) -> Iterator[_Chunk]:
+    """Yield the chunks that killed runs left. Lines that cannot be read are left out.
+
+    An attempt whose end was not seen is `lost`.
+    """
     for run in sorted(files):
         # The last file comes first: an attempt that began in one file and ended in a later one is in both.
         later: set[tuple[int, int]] = set()
         for number, path in sorted(files[run], reverse=True):
             entries = _read_file(path)
-            own = [entry for identity, entry in entries.items() if identity not in later]
-            yield LeftChunk(run, number, JournalFile(path), own)
+            own = {
+                identity: entry._replace(attempt=judge(entry.attempt))
+                for identity, entry in entries.items()
+                if identity not in later
+            }
+            yield _Chunk(run, number, JournalFile(path), own)
             later |= entries.keys()
 
 
@@ -221,23 +203,23 @@ def _new_run() -> str:
     return secrets.token_hex(8)
 
 
+@dataclasses.dataclass(eq=False)
 class _Chunk:
-    """The attempts of one chunk."""
+    """The attempts of one chunk, of this run or of a killed one."""
 
-    def __init__(self, run: str, number: int, file: JournalFile) -> None:
-        self.run = run
-        self.number = number
-        self.file = file
-        self.entries: dict[tuple[int, int], Entry] = {}
-        self.unwritten: list[Entry] = []
-        """Those that are not in the file yet."""
-        self.sent = 0
-        """Attempts whose outputs were on their way when they were added."""
-        self.settled: list[tuple[int, int]] = []
-        """Those of them whose outputs have arrived. Threads append without a lock."""
-        self.is_cut = False
-        self.first_at = 0.0
-        """When its first attempt ended, by the clock of the ledger."""
+    run: str
+    number: int
+    file: JournalFile
+    entries: dict[tuple[int, int], Entry] = dataclasses.field(default_factory=dict)
+    unwritten: list[Entry] = dataclasses.field(default_factory=list)
+    """Those that are not in the file yet."""
+    sent: int = 0
+    """Attempts whose outputs were on their way when they were added."""
+    settled: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    """Those of them whose outputs have arrived. Threads append without a lock."""
+    is_cut: bool = False
+    first_at: float = 0.0
+    """When its first attempt ended, by the clock of the ledger."""
 
     @property
     def is_settled(self) -> bool:
@@ -252,54 +234,38 @@ class Ticket(NamedTuple):
     identity: tuple[int, int]
 
 
-class Begun(NamedTuple):
-    """An attempt that runs now."""
-
-    task: int
-    attempt: int
-    started_at: float
-    host: str | None
-
-
-def _begun_attempt(begun: Begun) -> Attempt:
-    task, attempt, started_at, host = begun
+def begun_attempt(task: int, attempt: int, started_at: float, host: str | None) -> Attempt:
+    """Return an attempt that runs now. It is lost, if its end is not seen."""
     return Attempt(task, attempt, Outcome.LOST, started_at, None, None, None, None, host, None, None, None)
 
 
+@dataclasses.dataclass(eq=False)
 class Ledger:
-    """The ledger of one run of a shard. Thread-safe, except for `close`."""
+    """The ledger of one run of a shard. Thread-safe, except for `close`.
 
-    def __init__(
-        self,
-        store: VersionedStore,
-        outbox: VersionedStore,
-        job_id: str,
-        shard: int,
-        directory: Path,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        new_run: Callable[[], str] = _new_run,
-    ) -> None:
-        """Start the thread.
+    Args:
+        _store: where the chunks go.
+        _outbox: where they are kept at the end of the run, if the store does not answer. They are delivered with the
+            outputs in it.
+        _job_id: the job.
+        _shard: the number of the shard.
+        _directory: where the journal is, for this shard alone.
+        clock: a monotonic clock in seconds.
+        new_run: draws the id of this run.
+    """
 
-        Args:
-            store: where the chunks go.
-            outbox: where they are kept at the end of the run, if the store does not answer. They are delivered with
-                the outputs in it.
-            job_id: the job.
-            shard: the number of the shard.
-            directory: where the journal is, for this shard alone.
-            clock: a monotonic clock in seconds.
-            new_run: draws the id of this run.
-        """
-        self._store = store
-        self._outbox = outbox
-        self._job_id = check_job_id(job_id)
-        self._shard = shard
-        self._directory = directory
-        self._clock = clock
-        self._started = clock()
-        self._run_id = new_run()
+    _store: VersionedStore
+    _outbox: VersionedStore
+    _job_id: str
+    _shard: int
+    _directory: Path
+    clock: Callable[[], float] = time.monotonic
+    new_run: Callable[[], str] = _new_run
+
+    def __post_init__(self) -> None:
+        check_job_id(self._job_id)
+        self._started = self.clock()
+        self._run_id = self.new_run()
         self._number = 0
         self._chunk: _Chunk | None = None
         """The chunk that takes attempts now."""
@@ -307,10 +273,10 @@ class Ledger:
         """Chunks that take no more attempts."""
         self._open: dict[tuple[int, int], tuple[Entry, float]] = {}
         """Attempts that run now, and since when, by the clock."""
-        self._left: Iterator[LeftChunk] = iter(())
+        self._left: Iterator[_Chunk] = iter(())
         self._journal_fails = False
-        self._writer: BackgroundWriter[_Chunk | LeftChunk] = BackgroundWriter(
-            f"ledger of {job_id}",
+        self._writer: BackgroundWriter[_Chunk] = BackgroundWriter(
+            f"ledger of {self._job_id}",
             self._take_chunk,
             self._send,
             "The ledger waits until the store answers.",
@@ -328,31 +294,28 @@ class Ledger:
         It is called before the first attempt begins. If the store does not answer then, it is called before `close`.
 
         Args:
-            is_complete: see `settle_left`.
+            is_complete: returns whether the outputs of a task, by its number, are in the store or in the outbox.
             judge: returns an attempt with what is known besides of its end.
         """
         with self._changed:
+            files = _find_files(self._directory, self._run_id)
             try:
-                settle_left(self._directory, is_complete, self._run_id)
+                _settle_left((path for of_run in files.values() for _, path in of_run), is_complete)
             except OSError as error:
                 self._note_failure(error)
                 return
-            left = read_left(self._directory, self._run_id)
-            self._left = (
-                chunk._replace(entries=[entry._replace(attempt=judge(entry.attempt)) for entry in chunk.entries])
-                for chunk in left
-            )
+            self._left = _read_left(files, judge)
             self._changed.notify()
 
-    def begin(self, attempts: Iterable[Begun]) -> None:
-        """Note which attempts run now, so that a killed runner leaves a trace of them.
+    def begin(self, attempts: Iterable[Attempt]) -> None:
+        """Note which attempts run now, so that a killed runner leaves a trace of them; see `begun_attempt`.
 
         It writes a line per new attempt. The caller does that a few times per second, so that trivial tasks do not pay
         for it.
         """
-        now = self._clock()
+        now = self.clock()
         with self._changed:
-            new = [Entry(_begun_attempt(one)) for one in attempts if (one.task, one.attempt) not in self._open]
+            new = [entry for entry in map(Entry, attempts) if entry.identity not in self._open]
             if new:
                 self._open.update((entry.identity, (entry, now)) for entry in new)
                 self._write(self._current(), new)
@@ -366,16 +329,16 @@ class Ledger:
             is_settled: False if its outputs are still to be sent. `write` then comes before that, and `settle` or
                 `refuse` tells the end of it.
         """
-        entry, identity = Entry(attempt, scalars), (attempt.task, attempt.attempt)
+        entry = Entry(attempt, scalars)
+        identity = entry.identity
         with self._changed:
             chunk = self._current()
             chunk.unwritten.append(entry)
             if is_settled:
                 self._write(chunk)
-            if self._open:
-                self._open.pop(identity, None)
+            self._open.pop(identity, None)
             if not chunk.entries:
-                chunk.first_at = self._clock()
+                chunk.first_at = self.clock()
                 self._changed.notify()
             chunk.entries[identity] = entry
             chunk.sent += not is_settled
@@ -420,7 +383,7 @@ class Ledger:
             seconds: how long to write, at most; None: `CLOSE_SECONDS`.
         """
         seconds = CLOSE_SECONDS if seconds is None else seconds
-        now = self._clock()
+        now = self.clock()
         for entry, begun_at in list(self._open.values()):
             self.add(entry.attempt._replace(outcome=Outcome.CANCELLED, seconds=now - begun_at), is_settled=True)
         with self._changed:
@@ -469,13 +432,13 @@ class Ledger:
 
     # --- the thread ------------------------------------------------------------------------------------------
 
-    def _take_chunk(self) -> tuple[_Chunk | LeftChunk | None, float | None]:
+    def _take_chunk(self) -> tuple[_Chunk | None, float | None]:
         """Return the next chunk that can be sent, if it is time; see `BackgroundWriter`."""
         while (ready := next(self._left, None) or self._take_settled()) is None:
             if self._writer.is_closing or self._chunk is None or not self._chunk.entries:
                 return None, None
-            pause = max(CHUNK_SECONDS, CHUNK_SHARE * (self._clock() - self._started))
-            rest = self._chunk.first_at + pause - self._clock()
+            pause = max(CHUNK_SECONDS, CHUNK_SHARE * (self.clock() - self._started))
+            rest = self._chunk.first_at + pause - self.clock()
             if rest > 0:
                 return None, rest
             self._cut()
@@ -488,7 +451,7 @@ class Ledger:
                 return chunk
         return None
 
-    def _send(self, chunk: _Chunk | LeftChunk) -> None:
+    def _send(self, chunk: _Chunk) -> None:
         """Write a chunk."""
         try:
             for key, value in self._encode(chunk):
@@ -497,10 +460,9 @@ class Ledger:
             log.warning("A chunk of the ledger is lost: %s", error)
         chunk.file.remove()
 
-    def _encode(self, chunk: _Chunk | LeftChunk) -> list[tuple[str, bytes]]:
+    def _encode(self, chunk: _Chunk) -> list[tuple[str, bytes]]:
         """Return keys and values of a chunk. The attempts are last, so that a reader who finds them finds all."""
-        entries = list(chunk.entries.values()) if isinstance(chunk, _Chunk) else chunk.entries
-        values: list[tuple[str, bytes]] = []
+        entries, values = chunk.entries.values(), list[tuple[str, bytes]]()
         if not entries:
             return values
         key = (self._job_id, self._shard, chunk.run, chunk.number)

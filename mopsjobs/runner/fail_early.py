@@ -6,6 +6,7 @@ a shard that has died delays the others for a limited time only.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -44,40 +45,47 @@ def canary_size(shard: Shard, tasks_total: int) -> int:
     return DEFAULT_SIZE if is_cluster and tasks_total > DEFAULT_ABOVE else 0
 
 
-class Canary:
-    """The first tasks of a job, as the shard sees them that runs them.
+@dataclasses.dataclass
+class TaskGate:
+    """The tasks of a shard for its pool, each when it may begin: an iterator that yields None if none may now.
 
-    They run before the others: a model that fails each task then costs a few of them.
+    The first tasks of the job run before the others: a model that fails each task then costs a few of them.
+
+    Args:
+        _tasks: the position in the job, and the task.
+        _todo: how many there are.
+        _size: how many tasks of the job run before the others.
+        _completed: tasks of the job that have completed already.
+        _failed: tasks of the job that have failed already.
+        _most_in_hand: how many the pool may have at once; None: as many as it takes.
+        clock: a monotonic clock in seconds.
     """
 
-    def __init__(
-        self, size: int, completed: int = 0, failed: int = 0, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Begin with the tasks that have ended already.
+    _tasks: Iterator[tuple[int, Task]]
+    _todo: int
+    _size: int
+    _completed: int = 0
+    _failed: int = 0
+    _most_in_hand: int | None = None
+    clock: Callable[[], float] = time.monotonic
+    in_hand: int = 0
+    """Tasks that the pool has, and that have not ended."""
 
-        Args:
-            size: how many tasks run before the others.
-            completed: tasks of the job that have completed.
-            failed: tasks of the job that have failed.
-            clock: a monotonic clock in seconds.
-        """
-        self.size = size
-        self._completed = completed
-        self._failed = min(failed, self.tries - 1)  # one more failure is needed to end the job
-        self._clock = clock
-        self._late_at = clock() + WAIT_SECONDS
-        self._has_passed = completed > 0 and completed + failed >= size
-
-    @property
-    def tries(self) -> int:
-        """Return how many tasks have to fail, and none to complete, so that the job is ended."""
-        return max(self.size, TRIES)
+    def __post_init__(self) -> None:
+        self.tries = max(self._size, TRIES)
+        """How many tasks have to fail, and none to complete, so that the job is ended."""
+        self._has_passed = have_passed(self._size, self._completed, self._failed)
+        self._failed = min(self._failed, self.tries - 1)  # one more failure is needed to end the job
+        self._late_at = self.clock() + WAIT_SECONDS
+        self._skipped: deque[tuple[int, Task]] = deque()
+        self._between = min(self._todo // TRIES, MAX_SKIPPED)
+        self._again = 0
+        """Those in hand whose first attempt has ended. They may wait for the next one while others run."""
 
     @property
     def has_passed(self) -> bool:
         """Return True if the other tasks may begin, also since they have waited long enough."""
-        if not self.size or self._clock() >= self._late_at:
-            self._has_passed = True
+        self._has_passed |= self.clock() >= self._late_at
         return self._has_passed
 
     @property
@@ -86,46 +94,9 @@ class Canary:
         return not self._has_passed and not self._completed and self._failed >= self.tries
 
     @property
-    def is_retrying(self) -> bool:
+    def _is_retrying(self) -> bool:
         """Return True if the first tasks have all failed."""
-        return not self._completed and self._failed >= self.size
-
-    def note(self, *, has_failed: bool) -> None:
-        """Take the end of a task."""
-        self._completed += not has_failed
-        self._failed += has_failed
-        if self._completed and self._completed + self._failed >= self.size:
-            self._has_passed = True
-
-    def admits(self, in_hand: int) -> bool:
-        """Return whether one more task may begin, beside those in hand."""
-        target = self.tries if self.is_retrying else self.size
-        return self.has_passed or self._completed + self._failed + in_hand < target
-
-
-class TaskGate:
-    """The tasks of a shard for its pool, each when it may begin: an iterator that yields None if none may now."""
-
-    def __init__(
-        self, tasks: Iterator[tuple[int, Task]], todo: int, canary: Canary, most_in_hand: int | None = None
-    ) -> None:
-        """Take the tasks.
-
-        Args:
-            tasks: the position in the job, and the task.
-            todo: how many there are.
-            canary: decides whether more than the first ones may begin.
-            most_in_hand: how many the pool may have at once; None: as many as it takes.
-        """
-        self._tasks = tasks
-        self._skipped: deque[tuple[int, Task]] = deque()
-        self._between = min(todo // TRIES, MAX_SKIPPED)
-        self._canary = canary
-        self._most_in_hand = most_in_hand
-        self.in_hand = 0
-        """Tasks that the pool has, and that have not ended."""
-        self._again = 0
-        """Those of them whose first attempt has ended. They may wait for the next one while others run."""
+        return not self.has_passed and not self._completed and self._failed >= self._size
 
     def __iter__(self) -> NextTasks:
         """Return the iterator itself."""
@@ -133,8 +104,10 @@ class TaskGate:
 
     def __next__(self) -> tuple[int, Task] | None:
         """Return the next task; None if there is one, and it may not begin now."""
+        first = self.tries if self._is_retrying else self._size
+        may_begin = self.has_passed or self._completed + self._failed + self.in_hand < first
         is_full = self._most_in_hand is not None and self.in_hand - self._again >= self._most_in_hand
-        if is_full or not self._canary.admits(self.in_hand):
+        if is_full or not may_begin:
             return None
         following = self._next_task()
         self.in_hand += 1
@@ -142,10 +115,9 @@ class TaskGate:
 
     def _next_task(self) -> tuple[int, Task]:
         """Return the next task. After failures alone it is one further on: neighbours often fail for one reason."""
-        if not self._canary.has_passed and self._canary.is_retrying:
+        if self._is_retrying:
             self._skipped.extend(islice(self._tasks, self._between))
-            further = next(self._tasks, None)
-            if further is not None:
+            if (further := next(self._tasks, None)) is not None:
                 return further
         return self._skipped.popleft() if self._skipped else next(self._tasks)
 
@@ -162,32 +134,45 @@ class TaskGate:
             return
         self._again -= attempt > 1
         self.in_hand -= 1
-        self._canary.note(has_failed=has_failed)
+        self._completed += not has_failed
+        self._failed += has_failed
+        self._has_passed |= have_passed(self._size, self._completed, self._failed)
 
 
+def have_passed(size: int, completed: int, failed: int) -> bool:
+    """Return True if the first tasks have ended, and not all of them by failures."""
+    return not size or (completed > 0 and completed + failed >= size)
+
+
+@dataclasses.dataclass
 class FailEarly:
-    """Decides for one run over a shard which tasks may begin, and whether the job is to be ended."""
+    """Decides for one run over a shard which tasks may begin, and whether the job is to be ended.
 
-    def __init__(self, shard: Shard, tasks_total: int, counts: Counts, reporter: Reporter, retry: OutageRetry) -> None:
-        """Take the limits of a job.
+    Args:
+        _shard: the shard, with what the user has asked for. In the record of a drop, it is alone.
+        _tasks_total: the tasks of the job.
+        _counts: those of the shard.
+        _reporter: reports them, and reads the record.
+        _retry: knows of a request to stop.
 
-        Args:
-            shard: the shard, with what the user has asked for. In the record of a drop, it is alone.
-            tasks_total: the tasks of the job.
-            counts: those of the shard.
-            reporter: reports them, and reads the record.
-            retry: knows of a request to stop.
+    Raises:
+        OptionError: if a limit is invalid.
+    """
 
-        Raises:
-            OptionError: if a limit is invalid.
-        """
-        self._shard = shard if shard.drop is None else shard._replace(number=0, shards=1)
-        self._tasks_total = tasks_total
-        self._counts = counts
-        self._reporter = reporter
-        self._retry = retry
+    _shard: Shard
+    _tasks_total: int
+    _counts: Counts
+    _reporter: Reporter
+    _retry: OutageRetry
+
+    def __post_init__(self) -> None:
+        shard = self._shard
+        if shard.drop is not None:
+            self._shard = shard._replace(number=0, shards=1)
         self._limit = None if shard.max_failures is None else parse_failure_limit(shard.max_failures)
-        self._canary = Canary(canary_size(self._shard, tasks_total))
+        self._size = canary_size(shard, self._tasks_total)
+        self._ended_before = (0, 0)
+        """The tasks of the job that have completed and failed before those of this run."""
         self._gate: TaskGate | None = None
         self._pool: Pool | None = None
         self._end: EarlyEnd | None = None
@@ -208,36 +193,29 @@ class FailEarly:
         Returns:
             Whether tasks may begin: False if the run has to end.
         """
-        found = self._first_tasks()
-        if found is None:
+        if (first := self._first_tasks()) is None:
             duration = human_duration(WAIT_SECONDS)
             on_log(f"Waiting for the first tasks of the job, which another shard runs, up to {duration}.")
-
-            def has_found() -> bool:
-                nonlocal found
-                found = self._first_tasks()
-                return found is not None or self.is_over
-
-            self._retry.pause(WAIT_SECONDS, has_found)
-        self._canary = found or Canary(0)
+            self._retry.pause(WAIT_SECONDS, lambda: self._first_tasks() is not None or self.is_over)
+            first = self._first_tasks()
+        if first is None:
+            self._size = 0  # they were waited for long enough
+        else:
+            self._ended_before = first
         return not self.is_over
 
-    def _first_tasks(self) -> Canary | None:
-        """Return how the first tasks have ended so far, if this shard may begin. None if it has to wait.
+    def _first_tasks(self) -> tuple[int, int] | None:
+        """Return how many tasks have completed and failed so far, if this shard may begin. None if it has to wait.
 
-        It may if they have passed, or if it is the first shard that has work left: then it runs them.
+        It may if the first tasks have passed, or if it is the first shard that has work left: then it runs them.
         """
-        number, state, size = self._shard.number, self._reporter.state, self._canary.size
-        if size and number and state is None:
+        number, state = self._shard.number, self._reporter.state
+        if self._size and number and state is None:
             return None
         completed, failed, _ = self._tally()
-        found = Canary(size, completed, failed)
-        return found if found.has_passed or self._is_done(range(number)) else None
-
-    def _is_done(self, shards: range) -> bool:
-        by_shard = {} if self._reporter.state is None else self._reporter.state.shards
-        counts = [by_shard.get(str(shard)) for shard in shards]
-        return all(isinstance(one, (list, tuple)) and one[2] for one in counts)
+        before = [state and state.shards.get(str(shard)) for shard in range(number)]
+        is_next = all(isinstance(counts, (list, tuple)) and counts[2] for counts in before)
+        return (completed, failed) if is_next or have_passed(self._size, completed, failed) else None
 
     def _tally(self) -> Tally:
         state = self._reporter.state
@@ -256,7 +234,8 @@ class FailEarly:
             pool: is to run them.
         """
         self._pool = pool
-        self._gate = TaskGate(tasks, todo, self._canary, None if self._limit is None else pool.workers)
+        most = None if self._limit is None else pool.workers
+        self._gate = TaskGate(tasks, todo, self._size, *self._ended_before, most)
         return self._gate
 
     def note(self, result: TaskResult, *, has_failed: bool) -> None:
@@ -269,7 +248,7 @@ class FailEarly:
         if self._gate is None:
             return
         self._gate.note(result.attempt, is_final=result.is_final, has_failed=has_failed)
-        if result.is_final and has_failed and (self._limit is not None or not self._canary.has_passed):
+        if result.is_final and has_failed and (self._limit is not None or not self._gate.has_passed):
             self._reporter.report()
 
     @property
@@ -280,10 +259,10 @@ class FailEarly:
         return self._end
 
     def _end_by_first(self) -> EarlyEnd | None:
-        if not self._canary.has_failed:
+        if self._gate is None or not self._gate.has_failed:
             return None
-        failed = pluralize(self._canary.tries, "task")
-        return EarlyEnd(FIRST, f"Ended by --first {self._canary.size}: the first {failed} failed")
+        failed = pluralize(self._gate.tries, "task")
+        return EarlyEnd(FIRST, f"Ended by --first {self._size}: the first {failed} failed")
 
     def _end_by_limit(self) -> EarlyEnd | None:
         if self._limit is None:
@@ -294,9 +273,8 @@ class FailEarly:
         at_work = unfinished * self._workers()
         if not self._limit.is_exceeded(failed, min(completed + failed + at_work, self._tasks_total)):
             return None
-        return EarlyEnd(
-            FAILURES, f"Ended by --max-failures {self._limit.text}: {failed:,} failed, {completed:,} completed"
-        )
+        text = f"Ended by --max-failures {self._limit.text}: {failed:,} failed, {completed:,} completed"
+        return EarlyEnd(FAILURES, text)
 
     def _workers(self) -> int:
         if self._pool is None:

@@ -17,6 +17,7 @@ from mopsjobs.errors import VALUE_ERRORS, RecordError, StoreError, StoreUnavaila
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import EventLog
 from mopsjobs.runner.pools.base import Feed, Pool, TaskResult
+from mopsjobs.runner.results import error_fields
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads, create_all_if_absent
@@ -42,39 +43,37 @@ TaskGroup = tuple[Task, list[Output]]
 """A task with its outputs, which are not read yet."""
 
 
+@dataclasses.dataclass
 class OutputFeed:
     """The outputs of the complete tasks of a family, for the reductions of one run.
 
     They are read a few tasks at a time, so that memory does not grow with their number.
+
+    Args:
+        _store: where the outputs are.
+        _family: the manifest of the job, that of its parent, and so on.
+        _complete: the tasks that are read, by their numbers in the study.
+        _retry: how long to wait for the store.
     """
 
-    def __init__(
-        self, store: VersionedStore, family: Sequence[Manifest], complete: bytearray, retry: OutageRetry
-    ) -> None:
-        """Prepare to read.
+    _store: VersionedStore
+    _family: Sequence[Manifest]
+    _complete: bytearray
+    _retry: OutageRetry
 
-        Args:
-            store: where the outputs are.
-            family: the manifest of the job, that of its parent, and so on.
-            complete: the tasks that are read, by their numbers in the study.
-            retry: how long to wait for the store.
-        """
-        self._store = store
-        self._family = family
-        self._sets = [member.study.sets_by_id() for member in family]
-        self._complete = bytearray(complete)
-        for number in family[0].study.duplicate_tasks():
+    def __post_init__(self) -> None:
+        self._sets = [member.study.sets_by_id() for member in self._family]
+        self._complete = bytearray(self._complete)
+        for number in self._family[0].study.duplicate_tasks():
             self._complete[number] = 0  # it shares the outputs of an earlier task
-        self._retry = retry
-        self._threads = None if getattr(store, "is_local", False) else ThreadPoolExecutor(THREADS)
+        self._threads = ThreadPoolExecutor(1 if getattr(self._store, "is_local", False) else THREADS)
         self._places: dict[int, int] = {}
         """How many tasks each reduction has got in its present loop."""
         self._batches: dict[int, Iterator[list[TaskGroup]]] = {}
 
     def close(self) -> None:
         """End the threads."""
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
     def next_line(self, reduction: Task, *, is_first: bool) -> bytes:
         """Return the outputs of the next tasks of a reduction, or of the first ones; see `base.Feed`.
@@ -140,8 +139,6 @@ class OutputFeed:
             RefusedFileError: if the store does not send one, or has it no more.
             StoreUnavailableError: if the store does not answer.
         """
-        if self._threads is None:
-            return [self._value(one) for one in outputs]
         with bulk_reads(self._store):
             return list(self._threads.map(self._value, outputs))
 
@@ -174,13 +171,8 @@ def _batches(groups: Iterator[TaskGroup]) -> Iterator[list[TaskGroup]]:
 
 def _task_json(task: Task, outputs: Sequence[Output], values: Iterator[bytes]) -> dict[str, object]:
     contents = {one.name.rpartition("/")[2]: base64.b64encode(next(values)).decode() for one in outputs}
-    return {
-        "task": task.number,
-        "params": dict(task.params),
-        "param_id": task.param_id,
-        "seed": task.seed,
-        "outputs": contents,
-    }
+    fields = {"params": dict(task.params), "param_id": task.param_id, "seed": task.seed}
+    return {"task": task.number, **fields, "outputs": contents}
 
 
 class ReduceEnd(NamedTuple):
@@ -265,7 +257,7 @@ class Reducer:
             try:
                 self._retry.call(lambda: create_all_if_absent(self._store, self._values(reduction, outputs)))
             except VALUE_ERRORS as refused:
-                error = {"type": type(refused).__name__, "message": str(refused)}
+                error = error_fields(refused)
         if error is not None:
             name = set_name(reduction.params, find_varying(self._manifest.study))
             self._note(f"{name}: {error['type']}: {error['message']}", {"error": dict(error)})

@@ -9,6 +9,7 @@ record, by which the runner learns that its job was cancelled.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import threading
 import time
@@ -22,6 +23,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import WAITS_FOR
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage
+from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.background import BackgroundWriter
 from mopsjobs.utils.times import record_time, utc_now
 
@@ -42,8 +44,7 @@ class Counts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.completed = 0
-        self.failed = 0
+        self.completed = self.failed = 0
         self.started_at: datetime | None = None
         """When the first task was begun; None before."""
         self.is_lower_bound = True
@@ -61,74 +62,52 @@ class Counts:
             return self.completed, self.failed
 
 
-Measured = Callable[[], tuple[ShardUsage, ShardForecast | None]]
-"""Returns what the tasks of this run have used, and when the shard will end, if that can be told."""
-
-
+@dataclasses.dataclass
 class Reporter:
-    """Reports one shard of one job."""
+    """Reports one shard of one job.
 
-    def __init__(
-        self,
-        registry: JobRegistry,
-        job_id: str,
-        shard: int,
-        shards: int,
-        counts: Counts,
-        *,
-        register: Callable[[], object],
-        pause: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Start the thread.
+    Args:
+        _registry: where to report.
+        _shard: the shard, and how often it reports.
+        _counts: read for each report.
+        _register: registers the job, if the registry does not know it because it was submitted offline.
+        _note: called before and after each report, with its time and with the last sign of life that this runner has
+            written. By that, it is known later whether another runner has reported.
+    """
 
-        Args:
-            registry: where to report.
-            job_id: the job.
-            shard: which shard, from 0.
-            shards: how many shards the job has.
-            counts: read for each report.
-            register: registers the job, if the registry does not know it because it was submitted offline.
-            pause: seconds between two reports, at least; None: `PROGRESS_SECONDS`.
-            clock: a monotonic clock in seconds.
-        """
-        self._registry = registry
-        self._pause = PROGRESS_SECONDS if pause is None else pause
-        self._job_id = job_id
-        self._shard = shard
-        self._shards = shards
-        self._counts = counts
-        self._register = register
-        self.note: Callable[[str, str | None], None] = lambda _sent_at, _reported_at: None
-        """Called before and after each report, with its time and with the last sign of life that this runner has
-        written. By that, it is known later whether another runner has reported."""
+    _registry: JobRegistry
+    _shard: Shard
+    _counts: Counts
+    _register: Callable[[], object]
+    _note: Callable[[str, str | None], None] = lambda _sent_at, _reported_at: None
+    measured: Callable[[], tuple[ShardUsage, ShardForecast | None]] | None = None
+    """Set when tasks run: returns what the tasks of this run have used, and when the shard will end, if known."""
+    waits_for: str | None = None
+    """What tasks or reductions wait for. Meanwhile the record gets that, and the job does not become `running`."""
+    state: JobState | None = None
+    """The record, as last read or written."""
+
+    def __post_init__(self) -> None:
         self._reported_at: str | None = None
-        self._clock = clock
-        self.measured: Measured | None = None
-        """Set when tasks run: each report then has usage and forecast, too."""
         self._lock = threading.Lock()
         """Held for each request: else older counts or an older record might replace newer ones."""
         self._written: object = None
         """The counts of the last report, and what the tasks waited for."""
-        self.waits_for: str | None = None
-        """What tasks or reductions wait for. Meanwhile the record gets that, and the job does not become `running`."""
         self._used_before: ShardUsage | None = None
         """What earlier runs of the shard used; None until the record was read."""
         self._is_done = False
         self.ended = threading.Event()
         """Set when the record has ended, by `cancel` for example: the runner then stops."""
-        self.state: JobState | None = None
-        """The record, as last read or written."""
-        self._written_at = self._read_at = clock() - HEARTBEAT_SECONDS
-        self._next_at = clock() + self._pause
+        self._pause = self._shard.report_seconds or PROGRESS_SECONDS
+        self._written_at = self._read_at = time.monotonic() - HEARTBEAT_SECONDS
+        self._next_at = time.monotonic() + self._pause
         self._writer = BackgroundWriter(
-            f"reports of {job_id}",
+            f"reports of {self._shard.job_id}",
             self._take_report,
             lambda report: report(),
             "The job goes on; the report is tried again later.",
             first_pause=2 * PROGRESS_SECONDS,
             max_pause=MAX_PAUSE,
-            clock=clock,
         )
         self._writer.start()
 
@@ -180,7 +159,7 @@ class Reporter:
 
     def _take_report(self) -> tuple[Callable[[], object] | None, float | None]:
         """Return what is due, a report or a look at the record; see `BackgroundWriter`."""
-        now = self._clock()
+        now = time.monotonic()
         if self._writer.is_closing or self.ended.is_set():
             return None, None
         if now < self._next_at:
@@ -196,27 +175,27 @@ class Reporter:
 
     def _read(self) -> None:
         with self._lock:
-            self._set_state(self._registry.get_job(self._job_id))
+            self._set_state(self._registry.get_job(self._shard.job_id))
 
     def _write(self, *, is_done: bool) -> JobState | None:
         with self._lock:
             counted = self._counts.snapshot()
             written, sent_at = (counted, self.waits_for), record_time(utc_now())
-            self.note(sent_at, self._reported_at)
+            self._note(sent_at, self._reported_at)
             state = self._send(counted, is_done=is_done)
             if state is not None and not state.is_terminal:
                 self._reported_at = state.heartbeat_at
-                self.note(sent_at, self._reported_at)
+                self._note(sent_at, self._reported_at)
             self._written = written
             return state
 
     def _send(self, counted: tuple[int, int], *, is_done: bool) -> JobState | None:
-        is_least = self._counts.is_lower_bound and not is_done
+        shard, is_least = self._shard, self._counts.is_lower_bound and not is_done
         report = ShardReport(*counted, is_done, is_least, *self._measure())
         started_at = self._counts.started_at
         # After an outage, the record still gets the time at which the job began to run.
         registry = self._registry if started_at is None else self._registry.backdated_to(started_at)
-        send = functools.partial(registry.report_shard, self._job_id, self._shard, self._shards, report)
+        send = functools.partial(registry.report_shard, shard.job_id, shard.number, shard.shards, report)
         is_waiting = self.waits_for is not None and (self._is_done or not is_done)  # reductions may wait too
         if is_waiting:
             send = functools.partial(self._report_wait, None if self._writer.is_closing else self.waits_for)
@@ -226,7 +205,7 @@ class Reporter:
             self._register()
             state = send()
         except TerminalStateError:
-            self._set_state(self._registry.get_job(self._job_id))
+            self._set_state(self._registry.get_job(self._shard.job_id))
             return self.state
         self._set_state(state)
         return state
@@ -234,7 +213,7 @@ class Reporter:
     def _report_wait(self, waits_for: str | None) -> JobState:
         """Write what the job waits for, as a sign of life; None if its runner stops."""
         at = record_time(corrected(utc_now(), self._registry.store))
-        return self._registry.update_fields(self._job_id, heartbeat_at=at, metadata={WAITS_FOR: waits_for})
+        return self._registry.update_fields(self._shard.job_id, heartbeat_at=at, metadata={WAITS_FOR: waits_for})
 
     def _measure(self) -> tuple[ShardUsage | None, ShardForecast | None]:
         """Return usage and forecast for a report. The first one has no usage, as it reads that of earlier runs."""
@@ -247,6 +226,6 @@ class Reporter:
     def _set_state(self, state: JobState | None) -> None:
         self.state = state
         if self._used_before is None:
-            self._used_before = NO_SHARD_USAGE if state is None else shard_usage(state, self._shard)
+            self._used_before = NO_SHARD_USAGE if state is None else shard_usage(state, self._shard.number)
         if state is not None and state.is_terminal:
             self.ended.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 import time
@@ -34,25 +35,22 @@ LAST_SECONDS = 10.0
 (`terminationGracePeriodSeconds`); the workers may take 5 of them, and one call to a store that is silent another 5."""
 
 
+@dataclasses.dataclass
 class OutageRetry:
-    """Retries the calls of one run, and remembers a request to stop it."""
+    """Retries the calls of one run, and remembers a request to stop it.
 
-    def __init__(
-        self, seconds: float, sleep: Callable[[float], None], on_outage: Callable[[], None] = lambda: None
-    ) -> None:
-        """Set the limits.
+    Args:
+        _seconds: how long each `call` may wait in all.
+        _sleep: waits that many seconds.
+        _on_outage: called once, when the first wait for an outage begins.
+    """
 
-        Args:
-            seconds: how long each `call` may wait in all.
-            sleep: waits that many seconds.
-            on_outage: called once, when the first wait for an outage begins.
-        """
-        self._seconds = seconds
-        self._sleep = sleep
-        self._on_outage = on_outage
-        self._stopped_at: float | None = None
-        self.signal: int | None = None
-        """The signal that requested the stop, if one did."""
+    _seconds: float
+    _sleep: Callable[[float], None]
+    _on_outage: Callable[[], None] = lambda: None
+    signal: int | None = None
+    """The signal that requested the stop, if one did."""
+    _stopped_at: float | None = None
 
     @property
     def is_stopping(self) -> bool:
@@ -86,17 +84,14 @@ class OutageRetry:
                 if self.is_stopping or waited + pause > self._seconds:
                     raise
                 if isinstance(error, StoreUnavailableError):
-                    self._announce_outage()
+                    announce, self._on_outage = self._on_outage, lambda: None
+                    announce()
             self.pause(pause)
             waited += pause
 
     def pause(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
         """Wait, but no longer than until a request to stop, or until `is_over()`."""
         sleep_unless(lambda: self.is_stopping or is_over(), seconds, self._sleep, SLICE_SECONDS)
-
-    def _announce_outage(self) -> None:
-        announce, self._on_outage = self._on_outage, lambda: None
-        announce()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from mopsjobs.bundles.extraction import extract
 from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment
 from mopsjobs.engines.model_process import write_worker
 from mopsjobs.ledger.retry_policy import RetryPolicy
-from mopsjobs.runner.pools.base import OnLog, TaskLimits, TaskResult
+from mopsjobs.runner.pools.base import OnLog, TaskLimits
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.cores import thread_limits, usable_cores
@@ -58,34 +58,21 @@ def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int
         ModelError: if the model cannot be loaded.
     """
     found: dict[int, RunResult] = {}
-    with _unpacked(place) as (setup, env):
-        command = [place.python, "-u", str(write_worker(Path(str(setup["spool"]))))]
-        threads = thread_limits(env, usable_cores() // workers)
-        pool = WorkerPool(command, setup, workers, limits=place.limits, on_log=on_log, env={**env, **threads})
-        with contextlib.closing(pool.run(iter(enumerate(tasks)))) as results:
-            for result in results:
-                if result is not None and result.is_final:
-                    found[result.task.number] = _run_result(place.study, result)
-    return found
-
-
-@contextlib.contextmanager
-def _unpacked(place: Place) -> Iterator[tuple[dict[str, object], dict[str, str]]]:
-    """Unpack the code for the time of the block. Yield the first line for a worker, and its environment."""
+    study = place.study
     with tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True) as directory:
         root, spool = Path(directory, "code"), Path(directory, "spool")
         root.mkdir()
         spool.mkdir()
         extract(place.archive, str(root), sync=False)
-        study = place.study
+        command = [place.python, "-u", str(write_worker(spool))]
         paths = {"root": str(root), "spool": str(spool)}
-        setup: dict[str, object] = {**paths, "entrypoint": study.entrypoint, "outputs": study.outputs}
-        yield setup, {**model_environment(place.env), **dict(zip(JOB_VARIABLES, (place.job_id, "0"), strict=True))}
-
-
-def _run_result(study: Study, result: TaskResult) -> RunResult:
-    return RunResult(None if result.error is not None else _outputs_to_keep(study, result.outputs or {}), result.error)
-
-
-def _outputs_to_keep(study: Study, outputs: Mapping[str, bytes]) -> dict[str, bytes]:
-    return {name: value for name, value in outputs.items() if study.keeps_output(name)}
+        setup = {**paths, "entrypoint": study.entrypoint, "outputs": study.outputs}
+        env = {**model_environment(place.env), **dict(zip(JOB_VARIABLES, (place.job_id, "0"), strict=True))}
+        env |= thread_limits(env, usable_cores() // workers)
+        pool = WorkerPool(command, setup, workers, limits=place.limits, on_log=on_log, env=env)
+        with contextlib.closing(pool.run(iter(enumerate(tasks)))) as results:
+            for result in results:
+                if result is not None and result.is_final:
+                    kept = {name: value for name, value in (result.outputs or {}).items() if study.keeps_output(name)}
+                    found[result.task.number] = RunResult(None if result.error else kept, result.error)
+    return found

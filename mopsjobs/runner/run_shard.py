@@ -1,4 +1,8 @@
-"""Work through one shard of a job, from its manifest to its end."""
+"""Work through one shard of a job, from its manifest to its end.
+
+At the end, the shard delivers and reports. The last shard reduces, and decides by the outputs how the job ends. The
+record of a drop never ends: the command that delivers the drop ends the job.
+"""
 
 from __future__ import annotations
 
@@ -25,26 +29,29 @@ from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
 from mopsjobs.ledger.environment import EnvironmentNotes
 from mopsjobs.ledger.writer import Ledger
+from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.keys import OUTPUT, belongs_to
+from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import time_limit_text
 from mopsjobs.runner.fail_early import FailEarly
-from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
 from mopsjobs.runner.pools.base import Feed, Pool
 from mopsjobs.runner.pools.open_pool import open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
-from mopsjobs.runner.result_handler import ResultHandler
+from mopsjobs.runner.results import OutputSender, ResultHandler, StoreWithOutbox, error_fields
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry, stop_on_signals, wait_for_manifest
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
-from mopsjobs.runner.shard_end import ShardEnd, shard_end_class
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Task
+from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
+from mopsjobs.submission.relay import deliver
 from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.times import human_duration, utc_now
 
@@ -96,8 +103,8 @@ def run_shard(
             if retry.is_stopping:
                 return ShardResult(None, 0, 0, is_done=False, signal=retry.signal)
             raise
-        run = _Run(shard, manifest, store, outbox, registry, directory, on_log, retry)
-        return run.run(on_progress or (lambda _progress: None))._replace(signal=retry.signal)
+        run = _Run(shard, manifest, store, outbox, registry, directory, on_log, on_progress, retry)
+        return run.run()._replace(signal=retry.signal)
 
 
 @dataclasses.dataclass
@@ -111,68 +118,65 @@ class _Run:
     _registry: JobRegistry
     _directory: JobDir
     _on_log: Callable[[str], None]
+    _on_progress: Callable[[TaskProgress], None] | None
     _retry: OutageRetry
 
     def __post_init__(self) -> None:
-        self._store_with_outbox = StoreWithOutbox(self._store, self._outbox)
+        shard, store, outbox, pause = self._shard, self._store, self._outbox, self._shard.report_seconds
+        self._store_with_outbox = StoreWithOutbox(store, outbox)
         self._duplicates = self._manifest.duplicate_tasks()
         self._counts = Counts()
         self._todo = 0
         """Tasks that this run has to run."""
-
-    def run(self, on_progress: Callable[[TaskProgress], None]) -> ShardResult:
-        """Run tasks until the shard is done, the job has ended, or a signal stops the run."""
-        shard = self._shard
-        with contextlib.closing(self._open_events()) as events:
-            reporter = Reporter(
-                self._registry,
-                shard.job_id,
-                shard.number,
-                shard.shards,
-                self._counts,
-                register=self._register,
-                pause=shard.report_seconds,
+        self._events = EventLog(store, shard.job_id, source=f"runner-{shard.number}", flush_seconds=pause)
+        if shard.drop is None:  # each write to the record leaves an event
+            self._registry = self._registry.with_on_write(
+                lambda _key, value, _version: self._events.emit(STATE, **state_fields(JobState.from_json(value)))
             )
-            reporter.note = self._note_report
-            sender = OutputSender(self._store, self._outbox)
-            ledger = Ledger(self._store, self._outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
-            notes = EnvironmentNotes(shard.job_id, self._store, self._outbox)
-            handler = ResultHandler(self._manifest, self._counts, sender, ledger, events, self._on_log)
-            end = self._open_end()
+        self._reporter = Reporter(self._registry, shard, self._counts, self._register, self._note_report)
+        self._ledger = Ledger(store, outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
+        self._notes = EnvironmentNotes(shard.job_id, store, outbox)
+        self._sender = OutputSender(store, outbox)
+        self._handler = ResultHandler(
+            self._manifest, self._counts, self._sender, self._ledger, self._events, self._on_log
+        )
+
+    def run(self) -> ShardResult:
+        """Run tasks until the shard is done, the job has ended, or a signal stops the run."""
+        with contextlib.closing(self._events):
             try:
-                early = FailEarly(shard, self._manifest.tasks_total, self._counts, reporter, self._retry)
-                with contextlib.closing(ledger):
-                    try:
-                        with contextlib.closing(notes):
-                            is_done = self._run_tasks(
-                                handler, ledger, reporter, events, notes, on_progress, early=early
-                            )
-                    finally:
-                        sender.finish()  # also after an error: what was done is kept
-                    self._send_left_late(ledger)
-                if early.end is not None and not reporter.ended.is_set():
-                    self._on_log(f"{early.end.reason}.")
-                    events.emit(RUNNER, text=early.end.reason)
-                reduce = functools.partial(self._reduce, reporter, events)
-                reduce_if_any = None if self._manifest.study.reduce is None else reduce
-                return end.finish(reporter, sender, handler, early.end, reduce_if_any, is_done=is_done)
+                return self._run()
             except TRANSIENT_ERRORS:
                 if self._retry.is_stopping:
                     return ShardResult(None, *self._counts.snapshot(), is_done=False)
                 raise
             except (ModelError, BundleError, StoreError) as error:
-                self._fail(error, events, reporter, end)
+                self._fail(error)
                 raise
             except OSError as error:
                 problem = EngineError(f"This machine cannot run the job in {self._directory.path}: {error}.")
-                self._fail(problem, events, reporter, end)
+                self._fail(problem)
                 raise problem from None
             finally:
-                reporter.stop()
+                self._reporter.stop()
 
-    def _open_end(self) -> ShardEnd:
-        open_end = shard_end_class(self._shard)
-        return open_end(self._shard, self._store, self._registry, self._retry, self._counts, self._on_log)
+    def _run(self) -> ShardResult:
+        self._early = FailEarly(self._shard, self._manifest.tasks_total, self._counts, self._reporter, self._retry)
+        with contextlib.closing(self._ledger):
+            try:
+                with contextlib.closing(self._notes):
+                    is_done = self._run_tasks()
+            finally:
+                self._sender.finish()  # also after an error: what was done is kept
+            if self._counts.is_lower_bound and not self._retry.is_stopping:
+                # The store did not answer at the start. It cannot be told whose outputs are there now: those of an
+                # earlier run, most likely. So they count as that. If the store is still away, the next run does it.
+                with contextlib.suppress(StoreError):
+                    self._send_left(find_complete_tasks(self._store_with_outbox, self._manifest).complete)
+        if self._early.end is not None and not self._reporter.ended.is_set():
+            self._on_log(f"{self._early.end.reason}.")
+            self._events.emit(RUNNER, text=self._early.end.reason)
+        return self._finish(is_done=is_done)
 
     def _note_report(self, sent_at: str, reported_at: str | None) -> None:
         """Note a report on this machine. A cluster tells by itself whether a runner of its shards has ended."""
@@ -181,39 +185,13 @@ class _Run:
             with contextlib.suppress(OSError), open(path, "w", encoding="ascii", opener=private_opener) as file:
                 file.write(f"{sent_at} {reported_at}")
 
-    def _open_events(self) -> EventLog:
-        """Return the log of events. Each write to the record leaves one, unless the record is that of a drop."""
-        shard, source = self._shard, f"runner-{self._shard.number}"
-        events = EventLog(self._store, shard.job_id, source=source, flush_seconds=shard.report_seconds)
-        if shard.drop is None:
-            self._registry = self._registry.with_on_write(
-                lambda _key, value, _version: events.emit(STATE, **state_fields(JobState.from_json(value)))
-            )
-        return events
+    def _register(self) -> None:
+        """Register the job, if the registry did not answer when the job was submitted."""
+        register_offline(self._directory, self._manifest, self._registry)
 
-    def _fail(self, error: MopsJobsError, events: EventLog, reporter: Reporter, end: ShardEnd) -> None:
-        """End the job with an error, if the registry can be reached."""
-        reporter.stop()
-        events.emit(RUNNER, text=str(error), **(error.event_fields if isinstance(error, ModelError) else {}))
-        if isinstance(error, StoreError):
-            self._on_log(end.kept_text)
+    # --- the tasks -------------------------------------------------------------------------------------------
 
-        def finalize() -> None:
-            if self._counts.started_at is not None:
-                reporter.finish(is_done=False)  # the record gets the time at which it ran
-            end.fail(error, self._manifest)
-
-        def register_and_finalize() -> None:
-            try:
-                finalize()
-            except JobNotFoundError:
-                self._register()
-                finalize()
-
-        with contextlib.suppress(MopsJobsError):
-            self._retry.call(register_and_finalize)
-
-    def _tasks_to_run(self, ledger: Ledger) -> Iterator[tuple[int, Task]]:
+    def _tasks_to_run(self) -> Iterator[tuple[int, Task]]:
         """Count the tasks of the shard that are complete, and return the others.
 
         A duplicate is the same simulation as an earlier task, and belongs to the shard and the counts of that.
@@ -221,7 +199,7 @@ class _Run:
         number, shards = self._shard.number, self._shard.shards
         complete = self._find_complete()
         if not self._counts.is_lower_bound:
-            self._send_left(ledger, complete)
+            self._send_left(complete)
         self._counts.add(completed=self._count_tasks(complete))
         mine = complete[number::shards]
         repeated = sum(not complete[position] for position in self._duplicates if position % shards == number)
@@ -232,18 +210,9 @@ class _Run:
             if position % shards == number and not complete[position] and position not in self._duplicates
         )
 
-    def _send_left(self, ledger: Ledger, complete: bytearray) -> None:
-        ledger.send_left(lambda task: any(complete[place] for place in self._manifest.positions([task])))
-
-    def _send_left_late(self, ledger: Ledger) -> None:
-        """Send what earlier runs left of the ledger, if the store did not answer at the start.
-
-        It cannot be told whose outputs are in the store: those of an earlier run, most likely. So they count as that.
-        If the store is still away, the next run does it.
-        """
-        if self._counts.is_lower_bound and not self._retry.is_stopping:
-            with contextlib.suppress(StoreError):
-                self._send_left(ledger, find_complete_tasks(self._store_with_outbox, self._manifest).complete)
+    def _send_left(self, complete: bytearray) -> None:
+        """Send what earlier runs left of the ledger."""
+        self._ledger.send_left(lambda task: any(complete[place] for place in self._manifest.positions([task])))
 
     def _count_tasks(self, complete: bytes | bytearray | None = None) -> int:
         """Return how many tasks of the shard are complete; without `complete`, how many it has."""
@@ -264,36 +233,30 @@ class _Run:
         self._counts.is_lower_bound = False
         return complete
 
-    def _run_tasks(
-        self,
-        handler: ResultHandler,
-        ledger: Ledger,
-        reporter: Reporter,
-        events: EventLog,
-        notes: EnvironmentNotes,
-        on_progress: Callable[[TaskProgress], None],
-        *,
-        early: FailEarly,
-    ) -> bool:
+    def _run_tasks(self) -> bool:
         """Run tasks until none is left, a stop is requested or the job ends. Return whether none is left."""
-        tasks = self._tasks_to_run(ledger)
+        reporter, early, handler = self._reporter, self._early, self._handler
+        tasks = self._tasks_to_run()
         first = next(tasks, None)
         if first is not None and (reporter.has_ended() or not early.wait(self._on_log)):
             return False  # before the model is loaded: a pod that is tried again may find the job ended
-        pool = None if first is None else self._open_pool(events, notes)
+        pool = None if first is None else self._open_pool()
         begun = None if first is None or self._shard.cores is not None else utc_now()  # it may wait for a core first
         self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
         if first is None or pool is None:
             return True
         total = self._count_tasks()
-        meter = TaskMeter(pool, self._todo, events, stops_at=self._shard.stops_at, on_late=self._tell_late)
+        meter = TaskMeter(pool, self._todo, self._events, stops_at=self._shard.stops_at, on_late=self._tell_late)
         reporter.measured = meter.measured
 
         def show_progress() -> None:
             meter.update()
-            self._note_wait(pool, reporter, events)
-            done = sum(self._counts.snapshot())
-            on_progress(TaskProgress(done, total, pool.is_ready, pool.is_waiting, meter.left))
+            self._note_wait(pool)
+            if self._counts.started_at is None and not pool.is_waiting:
+                self._counts.started_at = shard_started_at(self._directory, self._shard.number, utc_now())
+            if self._on_progress is not None:
+                done = sum(self._counts.snapshot())
+                self._on_progress(TaskProgress(done, total, pool.is_ready, pool.is_waiting, meter.left))
 
         try:
             admitted = early.admit(itertools.chain([first], tasks), self._todo, pool)
@@ -312,7 +275,7 @@ class _Run:
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
             self._on_log(str(error))
-            events.emit(RUNNER, text=str(error))
+            self._events.emit(RUNNER, text=str(error))
             return False
         return True
 
@@ -322,56 +285,164 @@ class _Run:
         self._on_log(text)
         return text
 
-    def _note_wait(self, pool: Pool, reporter: Reporter, events: EventLog) -> None:
-        _report_wait(pool, reporter, events)
-        if self._counts.started_at is None and not pool.is_waiting:
-            self._counts.started_at = shard_started_at(self._directory, self._shard.number, utc_now())
+    def _note_wait(self, pool: Pool) -> None:
+        if pool.is_waiting and self._reporter.waits_for is None:
+            self._events.emit(RUNNER, text=f"The job waits for {CORES_TEXT}.")
+        self._reporter.waits_for = CORES_TEXT if pool.is_waiting else None
 
-    def _open_pool(self, events: EventLog, notes: EnvironmentNotes, feed: Feed | None = None) -> Pool:
-        shard = self._shard
-
+    def _open_pool(self, feed: Feed | None = None) -> Pool:
         def on_log(task: int | None, line: str) -> None:
             task = task if feed is None else None  # a reduction has no number
-            events.emit(LOG, task=task, text=line)
-            if shard.echo:
+            self._events.emit(LOG, task=task, text=line)
+            if self._shard.echo:
                 self._on_log(line if task is None else f"[{task}] {line}")
 
         return open_pool(
-            shard,
+            self._shard,
             self._manifest,
             self._store_with_outbox,
             self._directory,
             self._retry,
             on_log,
-            notes=notes,
+            notes=self._notes,
             feed=feed,
         )
 
-    def _reduce(self, reporter: Reporter, events: EventLog) -> ReduceEnd:
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    def _finish(self, *, is_done: bool) -> ShardResult:
+        """Deliver the outbox and report. The last shard, or one that ends early, compares outputs and manifest.
+
+        Args:
+            is_done: whether each task of the shard was run.
+        """
+        early = self._early.end
+        if not is_done and early is None:
+            self._retry.stop()  # the job has ended, or a stop was requested: one attempt at each call, no more
+        state = None
+        reduced: ReduceEnd | None = ReduceEnd(True)
+        try:
+            is_done = self._retry.call(self._deliver_outbox) and is_done
+        except TRANSIENT_ERRORS:
+            is_done = False
+            self._on_log(f"The registry does not answer. {self._kept_text}")
+        else:
+            if is_done and early is None and self._manifest.study.reduce is not None:
+                reduced = self._reduce_as_last()
+                is_done = reduced is None or reduced.is_done
+            try:
+                state = self._retry.call(functools.partial(self._reporter.finish, is_done=is_done))
+            except TRANSIENT_ERRORS:
+                if self._retry.is_stopping:
+                    raise
+        if state is not None and not state.is_terminal:
+            is_last = is_done and reduced is not None and self._is_last(state)
+            state = self._retry.call(functools.partial(self._end_job, state, reduced, is_last=is_last))
+        return ShardResult(None if state is None else state.status, *self._counts.snapshot(), is_done)
+
+    @property
+    def _kept_text(self) -> str:
+        deliver_it = "To deliver them, run it again."
+        if self._shard.drop is not None:
+            deliver_it = "Commands on the login node deliver them."
+        return f"Outputs are kept in the directory of the job. {deliver_it}"
+
+    def _end_job(self, state: JobState, reduced: ReduceEnd | None, *, is_last: bool) -> JobState:
+        """End the job by its outputs, if no other shard has work left. Return the record."""
+        error, early = self._handler.first_error, self._early.end
+        if self._shard.drop is not None:
+            text = error if early is None else f"{early.reason}; {error}"
+            return state if error is None else self._registry.update_fields(state.job_id, error_message=text)
+        if not is_last and early is None:
+            return state
+        reduce_error = reduced and reduced.error
+        ended = validate(
+            self._store, self._registry, state.job_id, first_error=error, early=early, reduce_error=reduce_error
+        )
+        return ended.state
+
+    def _is_last(self, state: JobState | None) -> bool:
+        return state is not None and transitions.all_shards_done(state, self._shard.shards)
+
+    def _deliver_outbox(self) -> bool:
+        """Move the outputs in the outbox into the store. Return whether none is left."""
+        given_up: set[str] = set()
+
+        def on_refused(key: str, reason: StoreError) -> None:
+            if not belongs_to(key, self._shard.job_id, [OUTPUT]):
+                self._on_log(f"{key} cannot be delivered, and is removed: {reason}")
+                return
+            # Its task was counted as completed when the outbox took the outputs. Correct that once per task.
+            task = key.rpartition("/")[0]
+            if task not in given_up:
+                given_up.add(task)
+                self._counts.add(completed=-1, failed=1)
+                self._handler.report_failure(task, error_fields(reason))
+
+        return deliver(self._outbox, self._store, self._shard.job_id, on_refused, lambda: self._retry.is_over)
+
+    def _reduce_as_last(self) -> ReduceEnd | None:
+        """Run the reduce function if this shard is the last one. None: it is not, so another one does it."""
+        try:
+            state = self._retry.call(self._reporter.report_done)
+            if state is None or state.is_terminal or not self._is_last(state):
+                return None
+            return self._reduce()
+        except TRANSIENT_ERRORS:
+            if self._retry.is_stopping:
+                raise
+            self._on_log("The registry does not answer. To run the rest of the reduce function, run the job again.")
+            self._retry.stop()  # it was waited for long enough
+            return ReduceEnd(False)
+
+    def _reduce(self) -> ReduceEnd:
         """Run the reduce function of the study."""
         pools: list[Pool] = []
 
         def open_reduce_pool(feed: Feed) -> Pool:
-            pools.append(self._open_pool(events, notes, feed))
+            pools.append(self._open_pool(feed))
             return pools[0]
 
         def is_over() -> bool:
-            _report_wait(pools[0], reporter, events)
-            return self._retry.is_stopping or reporter.ended.is_set()
+            self._note_wait(pools[0])
+            return self._retry.is_stopping or self._reporter.ended.is_set()
 
-        with contextlib.closing(EnvironmentNotes(self._shard.job_id, self._store, self._outbox)) as notes:
-            reducer = Reducer(self._manifest, self._store, self._retry, events, self._on_log, open_reduce_pool)
-            try:
+        reducer = Reducer(self._manifest, self._store, self._retry, self._events, self._on_log, open_reduce_pool)
+        try:
+            with contextlib.closing(self._notes):
                 return reducer.run(is_over)
-            finally:
-                reporter.waits_for = None
+        finally:
+            self._reporter.waits_for = None
 
-    def _register(self) -> None:
-        """Register the job, if the registry did not answer when the job was submitted."""
-        register_offline(self._directory, self._manifest, self._registry)
+    def _fail(self, error: MopsJobsError) -> None:
+        """End the job with an error, if the registry can be reached."""
+        self._reporter.stop()
+        self._events.emit(RUNNER, text=str(error), **(error.event_fields if isinstance(error, ModelError) else {}))
+        if isinstance(error, StoreError):
+            self._on_log(self._kept_text)
 
+        def finalize() -> None:
+            if self._counts.started_at is not None:
+                self._reporter.finish(is_done=False)  # the record gets the time at which it ran
+            self._end_failed(error)
 
-def _report_wait(pool: Pool, reporter: Reporter, events: EventLog) -> None:
-    if pool.is_waiting and reporter.waits_for is None:
-        events.emit(RUNNER, text=f"The job waits for {CORES_TEXT}.")
-    reporter.waits_for = CORES_TEXT if pool.is_waiting else None
+        def register_and_finalize() -> None:
+            try:
+                finalize()
+            except JobNotFoundError:
+                self._register()
+                finalize()
+
+        with contextlib.suppress(MopsJobsError):
+            self._retry.call(register_and_finalize)
+
+    def _end_failed(self, error: MopsJobsError) -> None:
+        """End the job as `failed`. But if an earlier run has completed tasks, the outputs decide, as for any other."""
+        job_id, text = self._shard.job_id, str(error)
+        if self._shard.drop is not None:
+            self._registry.update_fields(job_id, error_message=text)
+        elif not isinstance(error, StoreError) and find_complete_tasks(self._store, self._manifest).count:
+            validate(self._store, self._registry, job_id, first_error=text)
+        else:
+            code = "STORE" if isinstance(error, StoreError) else "ENGINE" if isinstance(error, EngineError) else "MODEL"
+            self._registry.finalize_job(job_id, JobStatus.FAILED, error_info={"code": code, "message": text})

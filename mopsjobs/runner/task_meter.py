@@ -5,6 +5,7 @@ The thread that runs the tasks feeds it. The thread of the reporter only reads t
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from mopsjobs.events.format import RUNNER, STRAGGLER
 from mopsjobs.events.writer import EventLog
-from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers, straggler_text
+from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers, add_usage, straggler_text
 from mopsjobs.runner.pools.base import Pool, TaskAtWork, TaskResult
 from mopsjobs.runner.pools.local import TASKS_PER_WORKER
 from mopsjobs.utils.forecast import USUAL_SHARE, Forecast, Forecaster
@@ -39,95 +40,80 @@ class _AtWork(NamedTuple):
     """Those of which the pool knows when they began."""
 
 
+@dataclasses.dataclass(eq=False)
 class TaskMeter:
-    """Measures one run over a shard."""
+    """Measures one run over a shard.
 
-    def __init__(
-        self,
-        pool: Pool,
-        todo: int,
-        events: EventLog,
-        *,
-        stops_at: float | None = None,
-        on_late: Callable[[float], str] = lambda _seconds: "",
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
-        """Begin with a pool that has not begun.
+    Args:
+        _pool: runs the tasks, and has not begun.
+        _todo: how many tasks it will run.
+        _events: gets an event for each straggler.
+        stops_at: when the cluster stops the shard, in seconds since the epoch; None: at no time that is known.
+        on_late: called once, with the seconds until then, if the shard will not finish before. Returns the text of an
+            event.
+        clock: a monotonic clock in seconds.
+        wall_clock: seconds since the epoch.
+    """
 
-        Args:
-            pool: runs the tasks.
-            todo: how many tasks it will run.
-            events: gets an event for each straggler.
-            stops_at: when the cluster stops the shard, in seconds since the epoch; None: at no time that is known.
-            on_late: called once, with the seconds until then, if the shard will not finish before. Returns the text of
-                an event.
-            clock: a monotonic clock in seconds.
-            wall_clock: seconds since the epoch.
-        """
-        self._pool = pool
-        self._todo = todo
-        self._events = events
-        self._stops_at = stops_at
-        self._on_late: Callable[[float], str] | None = on_late
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._forecaster = Forecaster(ahead=0 if pool.workers is None else TASKS_PER_WORKER - 1)
+    _pool: Pool
+    _todo: int
+    _events: EventLog
+    stops_at: float | None = None
+    on_late: Callable[[float], str] | None = None
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        self._forecaster = Forecaster(ahead=0 if self._pool.workers is None else TASKS_PER_WORKER - 1)
         self._ended = 0
-        self._cpu_seconds: float | None = None
-        self._task_seconds: float | None = None
-        self._max_rss_bytes: int | None = None
-        self._held = 0.0
-        self._began_at = self._held_at = clock()
+        self._used = ShardUsage(None, None, 0.0, None)
+        self._began_at = self._held_at = self._left_at = self.clock()
         self._due_at = 0.0
-        self._workers = pool.workers or 0
+        self._workers = self._pool.workers or 0
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=MAX_ARRIVALS)
         """When the last results came, and how long their tasks took."""
         self._straggler_tasks: set[int] = set()
         """Stragglers that an event has named."""
         self._left: Forecast | None = None
-        self._left_at = 0.0
         self._forecast: ShardForecast | None = None
 
     def measured(self) -> tuple[ShardUsage, ShardForecast | None]:
         """Return what the attempts that have ended used and how long workers were held, and the last forecast."""
-        return ShardUsage(self._cpu_seconds, self._task_seconds, self._held, self._max_rss_bytes), self._forecast
+        return self._used, self._forecast
 
     @property
     def left(self) -> Forecast | None:
         """Return the range of the time left; None while it is too early to say."""
         if self._left is None:
             return None
-        passed = self._clock() - self._left_at
+        passed = self.clock() - self._left_at
         return Forecast(max(0.0, self._left.earliest - passed), self._left.latest - passed)
 
     def add(self, result: TaskResult) -> None:
         """Take an attempt that has ended."""
         used = result.usage
-        if used.seconds is not None:
-            self._task_seconds = (self._task_seconds or 0.0) + used.seconds
+        cpu = None
         if used.user_seconds is not None or used.system_seconds is not None:
             cpu = (used.user_seconds or 0.0) + (used.system_seconds or 0.0)
-            self._cpu_seconds = (self._cpu_seconds or 0.0) + cpu
-        if used.max_rss_bytes is not None:
-            self._max_rss_bytes = max(self._max_rss_bytes or 0, used.max_rss_bytes)
+        self._used = add_usage((self._used, ShardUsage(cpu, used.seconds, None, used.max_rss_bytes)))
         if result.is_final:
             self._ended += 1
             if used.seconds is not None:
                 self._forecaster.add(used.seconds)
-                self._arrivals.append((self._clock(), used.seconds))
+                self._arrivals.append((self.clock(), used.seconds))
 
     def update(self) -> None:
         """Note the time that has passed; and make a forecast, if one is due. Call it at least every half second."""
-        now = self._clock()
-        self._held += 0.0 if self._pool.is_waiting else (now - self._held_at) * self._workers
+        now = self.clock()
+        held = 0.0 if self._pool.is_waiting else (now - self._held_at) * self._workers
+        self._used = add_usage((self._used, ShardUsage(None, None, held, None)))
         self._held_at = now
         if now >= self._due_at and self._pool.is_ready:
             self._make_forecast(now)
-            self._due_at = now + max(FORECAST_SECONDS, FORECAST_COST * (self._clock() - now))
+            self._due_at = now + max(FORECAST_SECONDS, FORECAST_COST * (self.clock() - now))
 
     def _make_forecast(self, now: float) -> None:
-        wall = self._wall_clock()
+        wall = self.wall_clock()
         at_work = self._at_work(self._pool.at_work(), now, wall)
         self._workers = at_work.workers
         waiting = max(0, self._todo - self._ended - len(at_work.elapsed))
@@ -138,21 +124,21 @@ class TaskMeter:
         self._left_at = now
         is_late = self._bound_left(wall)
         earliest, latest = (None, None) if self._left is None else (wall + end for end in self._left)
-        time_limit = self._stops_at if is_late else None
+        time_limit = self.stops_at if is_late else None
         self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed), stragglers, time_limit)
 
     def _bound_left(self, wall: float) -> bool:
         """Keep the forecast within the time limit of the shard. Return whether it ends later, and tell so once."""
-        if self._left is None or self._stops_at is None or self._stops_at <= wall:
+        if self._left is None or self.stops_at is None or self.stops_at <= wall:
             return False
-        limit = self._stops_at - wall
+        limit = self.stops_at - wall
         if self._left.earliest < limit:
             self._left = Forecast(self._left.earliest, min(self._left.latest, limit))
             return False
         self._left = None
-        if self._on_late is not None:
-            self._events.emit(RUNNER, text=self._on_late(limit))
-            self._on_late = None
+        if self.on_late is not None:
+            self._events.emit(RUNNER, text=self.on_late(limit))
+            self.on_late = None
         return True
 
     def _at_work(self, tasks: Sequence[TaskAtWork], now: float, wall: float) -> _AtWork:

@@ -24,7 +24,7 @@ from support.runs import PATIENCE, code, place, record, sets_of, study, until, w
 if TYPE_CHECKING:
     import subprocess
 
-    from support.runs import Given
+    from support.runs import Bench
 
 JOBS_PATH = "/apis/batch/v1/namespaces/{}/jobs"
 KUBERNETES = ("--engine", "kubernetes", "--image", "registry.example/model:1")
@@ -118,13 +118,11 @@ def test_a_job_of_which_nothing_was_kept_is_not_found(cli: Cli, remote: Remote, 
 
 
 @pytest.mark.usefixtures("quick_runner")
-def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(
-    line: LineStore, registry: JobRegistry, model: Path, given: Given, tmp_path: Path
-) -> None:
+def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(bench: Bench) -> None:
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(work, line, registry, tmp_path / "job", wait_for_manifest=True)
-        until(lambda: line.calls["get"] > 2, "it to ask more than once")
-        given(sets_of(3))
+        running = threads.submit(bench.work, wait_for_manifest=True)
+        until(lambda: bench.line.calls["get"] > 2, "it to ask more than once")
+        bench.given(sets_of(3))
         ran, said = running.result(PATIENCE)
     assert ran[:4] == ("succeeded", 3, 0, True)
     assert said == ["Waiting for the manifest of job job. Where it was submitted: mops-jobs resume job"]

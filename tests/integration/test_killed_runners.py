@@ -58,8 +58,8 @@ def test_a_group_killed_when_all_is_stored_has_succeeded(env: dict[str, str], tm
         "import os, signal, sys\n"
         "if sys.argv[1:2] == ['submit']:\n"
         f"    sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
-        "    from mopsjobs.runner import shard_end\n"
-        "    shard_end.ShardEnd.finish = lambda *_, **__: os.killpg(0, signal.SIGKILL)\n"
+        "    from mopsjobs.runner import run_shard\n"
+        "    run_shard._Run._finish = lambda *_, **__: os.killpg(0, signal.SIGKILL)\n"
     )
     lab = Lab({**env, "PYTHONPATH": str(site)}, tmp_path / "desk")
     code, _, _ = end(lab.start(*lab.submit, "--wait", start_new_session=True))

@@ -5,38 +5,41 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import pty
-import signal
-import subprocess
+import shutil
+import sqlite3
+import tempfile
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from mopsjobs.cache import database as cache_database
+from mopsjobs.cache import pruning
 from mopsjobs.cache.sync import mirror
-from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, UsageError
+from mopsjobs.cache.sync.events import KNOWN_BEFORE, forget_chunks, sync_events
+from mopsjobs.cache.sync_state import get_meta
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.events import format as event_format
 from mopsjobs.events import retention
+from mopsjobs.events.format import chunk_key, event_line, parse_chunk_key
 from mopsjobs.events.retention import Retention
 from mopsjobs.events.writer import EventLog, record_event
 from mopsjobs.ledger import format as ledger
-from mopsjobs.ledger.format import ledger_prefix
 from mopsjobs.registry import announcements as registry_announcements
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.keys import LEDGER
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
-from support.cli import START, Cli, Clock, LineStore, Remote, add, command, environment, put, sentences
+from mopsjobs.utils.times import json_time
+from support.cli import REMOTE_URL, START, Cli, Clock, LineStore, Remote, add, put
 from support.doubles import FaultyStore, RecordingSleep
-from support.runs import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mopsjobs.store.base import VersionedStore
     from support.servers import Azurite
@@ -108,99 +111,43 @@ def test_what_nobody_needs_goes_and_all_else_stays(store: VersionedStore, clock:
     assert (again.plan().keys, again.removed.keys) == (0, 0)
 
 
-def test_the_ledger_of_a_job_goes_with_its_events(clock: Clock) -> None:
-    """Just before them. That of a job at work stays, and that of a young one."""
+def test_what_may_be_of_use_stays(clock: Clock) -> None:
+    """Of jobs that ended lately, have no readable record here, or belong to another registry; and what others put here.
+
+    A job that ended lately keeps the events of its beginning, however old these are. A record that was missing is
+    looked for again: a runner without a network delivers its record later.
+    """
     store = InMemoryVersionedStore()
     jobs = _aged(store, clock)
-    for job_id in ("old-1", "old-2", "young", "at-work"):
+    foreign = ["changes/notes", "changes/20260301/a/b", "events/20260301T12/old-1/notes.txt", "events/!"]
+    for job_id in ("old-1", "old-2", "at-work"):
+        foreign += [ledger.chunk_key(job_id, 0, "ab", number) for number in range(3) if job_id != "old-1"]
         for number in range(3):
             store.create_if_absent(ledger.chunk_key(job_id, 0, "ab", number), b"chunk")
-    one = _round(jobs, clock)
-    planned = one.plan()
-    one.remove()
-    for counts in (planned, one.removed):
-        assert (counts.ledger_chunks, counts.chunks.count, counts.jobs) == (6, 4, 2)
-        assert counts.keys == 6 + 4 + counts.announcements.count
-    left = _keys(store, LEDGER.prefix)
-    assert [_of(left, job_id) for job_id in ("old-1", "old-2", "young", "at-work")] == [0, 0, 3, 3]
-
-
-def test_a_job_that_is_gone_or_cannot_be_read(clock: Clock) -> None:
-    """Events of a job without a record stay, and are counted; so do those of one whose record cannot be read."""
-    store = InMemoryVersionedStore()
-    jobs = _aged(store, clock)
-    store.delete(jobs.key_of("old-1"))
-    put(store, jobs.key_of("old-2"), "{")
-    one = _round(jobs, clock)
-    for planned in (one.plan(), one.remove()):
-        assert planned is None or not planned.chunks.count
-        assert (one.unknown.jobs, one.unknown.keys, one.unknown.chunks.first) == (1, 2, "20260301T12")
-    left = _keys(store, event_format.PREFIX)
-    assert (_of(left, "old-1"), _of(left, "old-2")) == (2, 2)
-
-
-def test_two_registries_in_one_store_keep_off_each_other(clock: Clock) -> None:
-    """Each removes the events of its own jobs, and no others: those of the other may be at work."""
-    store = InMemoryVersionedStore()
-    jobs = _aged(store, clock)
+    for key in foreign:
+        store.create_if_absent(key, b"-")
     theirs = JobRegistry(store, prefix="team-b", now=clock.now)
-    _play(theirs, "b-at-work", clock)
     _play(theirs, "b-old", clock)
     theirs.finalize_job("b-old", "succeeded")
-    clock.advance(days=41)
-    _round(jobs, clock).remove()
-    left = _keys(store, event_format.PREFIX)
-    assert [_of(left, job_id) for job_id in ("young", "at-work", "b-at-work", "b-old")] == [0, 2, 2, 2]
-    _round(theirs, clock).remove()
-    left = _keys(store, event_format.PREFIX)
-    assert [_of(left, job_id) for job_id in ("at-work", "b-at-work", "b-old")] == [2, 2, 0]
-
-
-def test_a_job_that_is_registered_meanwhile_keeps_its_events(clock: Clock) -> None:
-    """A record that was missing is looked for again: a runner without a network delivers its record later."""
-    store = InMemoryVersionedStore()
-    jobs = JobRegistry(store, now=clock.now)
     record_event(store, "late", "log", now=clock.now, text="x")
+    put(store, jobs.key_of("old-2"), "{")
     clock.advance(days=41)
+    jobs.finalize_job("at-work", "failed")
+
+    def left(*job_ids: str) -> list[int]:
+        return [_of(_keys(store, event_format.PREFIX), job_id) for job_id in job_ids]
+
     one = _round(jobs, clock)
-    assert (one.plan().keys, one.unknown.keys) == (0, 1)
+    planned = one.plan()
+    assert (planned.chunks.count, planned.ledger_chunks, planned.jobs) == (4, 3, 2)
+    assert (one.unknown.jobs, one.unknown.keys, one.unknown.chunks.first) == (2, 3, "20260411T12")
     jobs.register_job("late")
     one.remove()
-    assert len(_keys(store, event_format.PREFIX)) == 1
-    assert one.unknown.keys == 0
-
-
-def test_a_late_tail_outlives_the_rest(clock: Clock) -> None:
-    """By as much as it was late: a chunk that an outbox delivers ten days after the end goes ten days later."""
-    store = InMemoryVersionedStore()
-    jobs = _aged(store, clock)
-    put(store, event_format.chunk_key(clock.now() - timedelta(days=29), "old-1", "w", 7), b"-")
-    _round(jobs, clock).remove()
-    assert _of(_keys(store, event_format.PREFIX), "old-1") == 1
-    clock.advance(days=2)
-    _round(jobs, clock).remove()
-    assert _of(_keys(store, event_format.PREFIX), "old-1") == 0
-
-
-def test_a_log_keeps_its_beginning(clock: Clock) -> None:
-    """A job that ended too lately keeps the events of its beginning, however old these are."""
-    store = InMemoryVersionedStore()
-    jobs = _aged(store, clock)
-    jobs.finalize_job("at-work", "failed")
-    clock.advance(days=1)
-    _round(jobs, clock).remove()
-    assert _of(_keys(store, event_format.PREFIX), "at-work") == 2
-
-
-@pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
-def test_what_is_no_key_of_ours_stays(store: VersionedStore, clock: Clock) -> None:
-    """What others have put beside announcements and chunks is left alone."""
-    jobs = _aged(store, clock)
-    theirs = ["changes/notes", "changes/20260301/a/b", "events/20260301T12/old-1/notes.txt", "events/!"]
-    for key in theirs:
-        put(store, key, b"-")
-    _round(jobs, clock).remove()
-    assert set(theirs) <= set(_keys(store, ""))
+    assert (one.removed.ledger_chunks, one.unknown.jobs) == (3, 1)
+    assert left("old-1", "young", "old-2", "at-work", "b-old", "late") == [1, 0, 2, 2, 2, 1]  # old-1 has notes.txt
+    assert set(foreign) <= set(_keys(store, ""))
+    _round(theirs, clock).remove()
+    assert left("at-work", "b-old") == [2, 0]
 
 
 @given(
@@ -251,72 +198,6 @@ def test_a_reader_looks_no_further_than_announcements_are_kept() -> None:
     store = InMemoryVersionedStore()
     put(store, f"{oldest}job", b"-")
     assert not list(registry_announcements.expired_announcements(store, now))
-
-
-def test_only_what_is_old_is_listed(clock: Clock) -> None:
-    """A listing ends at the first key that is young: its cost follows what goes."""
-    store = InMemoryVersionedStore()
-    _aged(store, clock)
-    for number in range(50):
-        record_event(store, "at-work", "log", now=clock.now, text=str(number))
-        put(store, f"{registry_announcements.slot_of(clock.now())}job-{number}", b"-")
-    taken: list[str] = []
-
-    class Noting(FaultyStore):
-        def list_keys(self, prefix: str = "") -> Iterable[str]:  # type: ignore[override]
-            for key in super().list_keys(prefix):
-                taken.append(key)
-                yield key
-
-    counts = _round(JobRegistry(Noting(store), now=clock.now), clock).plan()
-    active = 2
-    assert len(taken) <= counts.keys + active + 2
-
-
-def test_ledgers_of_several_jobs_are_listed_at_once(clock: Clock) -> None:
-    """A million jobs at 30 ms each would take 8 hours one by one. They go in the order of the chunks all the same."""
-    store = InMemoryVersionedStore()
-    jobs = JobRegistry(store, now=clock.now)
-    ids = [f"job-{number:03}" for number in range(4 * retention.REQUESTS)]
-    for job_id in ids:
-        _play(jobs, job_id, clock)
-        put(store, f"{ledger_prefix(job_id)}20260301T1200-w-000000.gz", b"-")
-        jobs.finalize_job(job_id, "succeeded")
-    clock.advance(days=40)
-    met = threading.Barrier(retention.REQUESTS)
-
-    class Meeting(FaultyStore):
-        def list_keys(self, prefix: str = "") -> Iterator[str]:
-            if prefix.startswith(LEDGER.prefix):
-                met.wait(PATIENCE)
-            return super().list_keys(prefix)
-
-    one = _round(JobRegistry(Meeting(store), now=clock.now), clock)
-    assert one.plan().ledger_chunks == len(ids)
-    removed = [key for key in _order(store, clock) if not key.startswith("changes/")]
-    for job_id in ids:
-        whole = [key.partition("/")[0] for key in removed if job_id in key]
-        assert whole[0] == LEDGER.prefix.rstrip("/")
-        assert set(whole[1:]) == {"events"}
-
-
-def test_events_of_the_last_hour_stay(clock: Clock) -> None:
-    """Followers may not have seen them: a shorter age is refused."""
-    with pytest.raises(UsageError):
-        _round(JobRegistry(InMemoryVersionedStore()), clock, timedelta(minutes=59))
-
-
-def test_more_jobs_than_are_remembered_are_read_again(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of theirs goes all the same."""
-    monkeypatch.setattr(retention, "MAX_JOBS", 1)
-    monkeypatch.setattr(retention, "BATCH", 1)
-    store = InMemoryVersionedStore()
-    jobs = _aged(store, clock)
-    one = _round(jobs, clock)
-    counts = one.plan()
-    assert (counts.jobs, counts.chunks.count) == (2, 4)
-    one.remove()
-    assert one.removed.chunks.count == 4
 
 
 # --- beside others ---------------------------------------------------------------------------------------------------
@@ -380,135 +261,6 @@ def test_cut_short_it_leaves_the_younger_part(clock: Clock, monkeypatch: pytest.
         assert not [key for key in order if store.get(key)]
 
 
-@pytest.fixture
-def many(cli: Cli, remote: Remote) -> Remote:
-    """Return a registry with old chunks for three batches."""
-    add(remote.jobs, "old", "failed")
-    for number in range(3 * retention.BATCH):
-        put(
-            remote.store.inner,
-            event_format.chunk_key(cli.clock.now() + timedelta(hours=number), "old", "w", number),
-            b"-",
-        )
-    cli.clock.advance(days=100)
-    return remote
-
-
-def test_ctrl_c_ends_it_with_what_is_under_way(cli: Cli, many: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is queued stays, younger batches are whole, and what has gone is told: exit code 130."""
-    after = retention.BATCH + 100
-    numbers, stopped = itertools.count(), threading.Event()
-
-    class Interrupted(LineStore):
-        def delete(self, key: str) -> bool:
-            number = next(numbers)
-            if number == after:
-                os.kill(os.getpid(), signal.SIGINT)
-            if number >= after:
-                stopped.wait(PATIENCE)
-                stopped.set()  # if nothing has stopped it, all go, and are counted below
-            return super().delete(key)
-
-    class Threads(ThreadPoolExecutor):
-        def shutdown(self, *arguments: bool, **options: bool) -> None:
-            if options.get("cancel_futures"):
-                stopped.set()  # what is under way goes on when nothing new is begun
-            super().shutdown(*arguments, **options)
-
-    monkeypatch.setattr(retention, "ThreadPoolExecutor", Threads)
-    inner = many.store.inner
-    before = _keys(inner, "changes/", "events/")
-    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: Interrupted(inner))
-    ran = cli("prune", "--store", "--older-than", "1h", "--yes")
-    gone = set(before) - set(_keys(inner, "changes/", "events/"))
-    assert ran.code == 130
-    assert after <= len(gone) <= after + 3 * retention.REQUESTS
-    assert gone <= set(before[: 2 * retention.BATCH + 1])  # the first key goes by itself
-    announcements = sum(key.startswith("changes/") for key in gone)
-    assert f"Removed {len(gone) - announcements} chunks of events" in ran.err
-    assert ran.err.endswith(f"{announcements} announcement of writes (of 2026-03-01T12:00:00Z), then stopped.\n")
-
-
-@pytest.mark.parametrize("silent", [False, True])
-def test_ctrl_c_ends_waits_between_attempts(clock: Clock, silent: bool) -> None:
-    """Those who wait for a server that is busy do not try again."""
-    store = InMemoryVersionedStore()
-    _aged(store, clock)
-    naps: list[float] = []
-    begun = threading.Event()
-
-    class Away(FaultyStore):
-        def delete(self, key: str) -> bool:
-            if not self.calls["delete"]:  # it comes alone
-                return super().delete(key)
-            self.calls["delete"] += 1
-            if self.calls["delete"] == 2:
-                assert begun.wait(PATIENCE)
-                raise KeyboardInterrupt
-            raise StoreUnavailableError("busy", silent=silent)
-
-    def nap(seconds: float) -> None:
-        naps.append(seconds)
-        begun.set()
-        assert one._is_over.wait(PATIENCE)
-
-    line = Away(store)
-    one = Retention(JobRegistry(line), MONTH, now=clock.now(), sleep=nap)
-    with pytest.raises(KeyboardInterrupt):
-        one.remove()
-    assert one.removed.keys == 1
-    assert max(naps) <= retention.STEP_SECONDS
-    assert line.calls["delete"] <= 1 + 1 + retention.REQUESTS
-
-
-def test_refusals_are_counted_by_one_at_a_time(clock: Clock) -> None:
-    """Eight threads that count at once lose none, however they interleave."""
-    store = InMemoryVersionedStore()
-    _aged(store, clock)
-    for number in range(100):
-        put(store, event_format.chunk_key(START, "old-1", f"w{number}", 0), b"-")
-    refusing = Refusing(store, "events/", StoreError("A hold."))
-    one = _round(JobRegistry(refusing), clock)
-
-    class Slow(int):
-        """A count that lets the other threads go first."""
-
-        def __add__(self, other: int) -> Slow:
-            time.sleep(0)  # no wait: it only lets go of the interpreter
-            return Slow(int(self) + other)
-
-    one.refused = Slow(0)
-    one.remove()
-    assert one.refused == 104
-    assert len(one.refusals) == retention.MAX_SHOWN_REFUSALS
-
-
-@pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
-def test_writers_at_work_meanwhile_lose_nothing(store: VersionedStore, clock: Clock) -> None:
-    """A runner that goes on writes its events and its record as ever."""
-    jobs = _aged(store, clock)
-    with_log = EventLog(store, "at-work", now=clock.now, flush_seconds=0.001)
-    for number in range(20):
-        with_log.emit("log", text=f"late {number}")
-        jobs.update_progress("at-work", number)
-        if number % 5 == 0:
-            _round(jobs, clock).remove()
-    assert with_log.close(PATIENCE)
-    told = [
-        event["text"]
-        for key in _keys(store, event_format.PREFIX)
-        if "/at-work/" in key
-        for event in _events(store, key)
-    ]
-    assert told[-20:] == [f"late {number}" for number in range(20)]
-
-
-def _events(store: VersionedStore, key: str) -> list[event_format.Event]:
-    found = store.get(key)
-    assert found is not None
-    return event_format.parse_chunk(found.value)
-
-
 # --- a store that does not take it -----------------------------------------------------------------------------------
 
 
@@ -528,9 +280,8 @@ class Refusing(LineStore):
         return super().delete(key)
 
 
-@pytest.mark.parametrize("silent", [False, True])
-def test_a_removal_that_fails_is_tried_again(clock: Clock, silent: bool) -> None:
-    """An outage that passes costs a pause, since removing twice does no harm; so does silence, but from the first."""
+def test_a_removal_that_fails_is_tried_again(clock: Clock) -> None:
+    """An outage that passes costs a pause, since removing twice does no harm."""
 
     class Busy(FaultyStore):
         def delete(self, key: str) -> bool:
@@ -541,7 +292,6 @@ def test_a_removal_that_fails_is_tried_again(clock: Clock, silent: bool) -> None
             return is_removed
 
     line = Busy(InMemoryVersionedStore())
-    line.silent = silent
     jobs = _aged(line.inner, clock)
     one = _round(JobRegistry(line), clock)
     one.remove()
@@ -615,17 +365,6 @@ def test_scripts_get_the_counts(cli: Cli, aged: Remote) -> None:
     assert not list(registry_announcements.expired_announcements(aged.store.inner, cli.clock.now()))
 
 
-def test_what_stays_without_a_record_is_told(cli: Cli, aged: Remote) -> None:
-    """In a note, before and after, and to scripts."""
-    aged.store.inner.delete(aged.jobs.key_of("old-1"))
-    words = ("prune", "--store", "--older-than", "30d")
-    note = "Kept 2 old chunks of events of 1 job without a record."
-    assert cli.ok(*words, "--dry-run").err.splitlines()[1:] == [note]
-    ran = cli.ok(*words, "--yes", "--json")
-    assert ran.err.splitlines()[-1] == note
-    assert (ran.json["chunks"]["count"], ran.json["without_record"]) == (2, {"jobs": 1, "chunks": 2})
-
-
 def test_nothing_goes_unless_it_is_meant(cli: Cli, aged: Remote) -> None:
     """Off a terminal, without `--yes`, and for an age below an hour, the command refuses in one sentence."""
     before = _keys(aged.store.inner, "")
@@ -635,29 +374,11 @@ def test_nothing_goes_unless_it_is_meant(cli: Cli, aged: Remote) -> None:
     assert _keys(aged.store.inner, "") == before
 
 
-@pytest.mark.parametrize(("answer", "code", "left"), [("n", 130, 1), ("y", 0, 0)])
-def test_on_a_terminal_it_asks(cli: Cli, jobs: JobRegistry, answer: str, code: int, left: int) -> None:
-    """A person is asked, and only a yes removes anything."""
-    add(jobs, "old", "failed")
-    record_event(jobs.store, "old", "log", now=cli.clock.now, text="x")
-    ours, theirs = pty.openpty()
-    words = command("prune", "--store", "--older-than", "1h")
-    with subprocess.Popen(words, stdin=theirs, stderr=theirs, stdout=theirs, env=environment(cli)) as process:
-        os.close(theirs)
-        os.write(ours, f"{answer}\n".encode())
-        assert process.wait(PATIENCE) == code
-    os.close(ours)
-    assert len(_keys(jobs.store, "changes/")) == len(_keys(jobs.store, "events/")) == left
-
-
 @pytest.mark.parametrize(
     ("held", "failure", "code", "removed"),
     [
         ("/old-2/", StoreError("A hold."), 7, 8),
-        ("", StoreError("A hold."), 7, 0),
         ("", StoreAccessError("Not permitted."), 4, 0),
-        ("/old-2/", StoreAccessError("Not permitted."), 4, 8),
-        ("", StoreUnavailableError("Away."), 5, 0),
         ("/old-2/", StoreUnavailableError("Away."), 5, 8),
     ],
 )
@@ -673,15 +394,6 @@ def test_the_exit_code_tells_why_it_stays(
     assert (ran.code, before - len(_keys(inner, ""))) == (code, removed)
     assert str(failure) in ran.err
     assert ("Removed " in ran.err) == (removed > 0)
-
-
-def test_without_a_network_nothing_is_claimed(cli: Cli, aged: Remote) -> None:
-    """The registry is asked, not the cache: out of reach is 5."""
-    cli.ok("sync", "-q")
-    aged.store.break_scan_at = 0
-    aged.store.fail_next(100, "list_keys")
-    ran = cli("prune", "--store", "--older-than", "30d", "--dry-run")
-    assert (ran.code, len(sentences(ran.err))) == (5, 1)
 
 
 def test_it_works_on_every_backend(cli: Cli, anywhere: VersionedStore) -> None:
@@ -720,26 +432,6 @@ def test_who_may_only_read_removes_nothing(cli: Cli, azurite: Azurite, container
     assert cli.ok(*words, "--dry-run").err == f"Would remove {CHUNKS}.\n"
 
 
-def test_what_is_held_stays_and_the_rest_goes(cli: Cli, azurite: Azurite, container: str) -> None:
-    """A blob under a lease is named, with exit code 7; the others go."""
-    with azurite.client(container) as client:
-        held = next(name for name in client.list_blob_names() if name.startswith("events/") and "/old-1/" in name)
-        lease = client.get_blob_client(held).acquire_lease()
-        ran = cli("prune", "--store", "--older-than", "30d", "--yes", "-q")
-        assert (ran.code, len(sentences(ran.err))) == (7, 1)
-        assert held in ran.err
-        lease.release()
-    assert cli.ok("prune", "--store", "--older-than", "30d", "--yes").err.startswith("Removing 1 chunk of events (")
-
-
-def test_a_registry_that_is_not_there_is_told(cli: Cli) -> None:
-    """And not made."""
-    ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
-    assert ran.err.startswith("There is no registry at ")
-    assert cli.ok("prune", "--store", "--older-than", "30d", "--dry-run", "--json").json["jobs"] == 0
-    assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
-
-
 def test_doctor_tells_when_announcements_pile_up(cli: Cli, anywhere: VersionedStore) -> None:
     """And which command ends it; keys of others before them do not hide them."""
     jobs = JobRegistry(anywhere, now=cli.clock.now)
@@ -759,3 +451,203 @@ def test_doctor_tells_when_announcements_pile_up(cli: Cli, anywhere: VersionedSt
 def _retention(cli: Cli) -> dict[str, str]:
     (check,) = (one for one in cli("doctor", "--json").json["checks"] if one["name"] == "retention")
     return check  # type: ignore[no-any-return]
+
+
+# --- the cache beside it ---------------------------------------------------------------------------------------------
+
+EXAMPLES = int(os.environ.get("MOPS_TEST_RETENTION_EXAMPLES", "40"))
+
+JOBS = st.sampled_from("abcd")
+PAUSES = st.sampled_from([0.0, 60.0, 900.0, 3600.0, 86400.0]) | st.floats(0, 3 * 86400)
+AGES = st.sampled_from([3600.0, 7200.0, 86400.0]) | st.floats(3600, 3 * 86400)
+"""Seconds. Of what is pruned in the cache and in the store."""
+
+
+class EventRetention(RuleBasedStateMachine):
+    """Jobs that write events, some twice, a mirror, and both kinds of pruning, in any order."""
+
+    def __init__(self, store: VersionedStore, template: str) -> None:
+        super().__init__()
+        self.store = store
+        self._directory = tempfile.mkdtemp(dir=os.path.dirname(template))
+        self.path = shutil.copy(template, f"{self._directory}/cache.db")
+        self.clock = START
+        self.registry = JobRegistry(store, now=lambda: self.clock)
+        self.numbers = itertools.count()
+        self.active = set("abcd")
+        self.lost: list[tuple[str, int, bytes]] = []
+        """Chunks that landed, as far as their writers cannot know: job, number and value."""
+        self.had: set[str] = set()
+        """Names of the chunks that the cache has."""
+        self.dropped: set[str] = set()
+        """Names of those that were pruned from it."""
+
+    def teardown(self) -> None:
+        shutil.rmtree(self._directory)
+        self.store.close()
+
+    @initialize()
+    def begin(self) -> None:
+        for job_id in sorted(self.active):
+            self.registry.register_job(job_id)
+            self.registry.update_status(job_id, "running")
+            self._write(job_id)
+
+    @rule(job_id=JOBS, quiet=PAUSES)
+    def write(self, job_id: str, quiet: float) -> None:
+        """Write an event of an active job, and then let time pass."""
+        if job_id in self.active:
+            self._write(job_id)
+        self.clock += timedelta(seconds=quiet)
+
+    @rule(job_id=JOBS, quiet=PAUSES)
+    def write_and_lose_the_reply(self, job_id: str, quiet: float) -> None:
+        """Lose the reply, so that the event is written again, in whatever hour that is."""
+        if job_id in self.active:
+            self.lost.append((job_id, *self._write(job_id)))
+        self.clock += timedelta(seconds=quiet)
+
+    @rule(which=st.integers(0, 5))
+    def write_it_again(self, which: int) -> None:
+        """Write it again, also by a laptop that has slept until its job was ended, and all of that was removed."""
+        if which < len(self.lost):
+            job_id, number, value = self.lost.pop(which)
+            self.store.create_if_absent(chunk_key(self.clock, job_id, "w", number), value)
+
+    @rule(job_id=st.sampled_from("abc"))
+    def end(self, job_id: str) -> None:
+        if job_id in self.active:
+            self.active.remove(job_id)
+            self.registry.finalize_job(job_id, "succeeded")
+
+    @rule(full=st.booleans())
+    def sync(self, full: bool) -> None:
+        """Sync: the cache has what it had and what the registry has, each once, without what was pruned."""
+        there = {name.name for key in self.store.list_keys("events/") if (name := parse_chunk_key(key)) is not None}
+        mirror.sync(self.registry, self.path, REMOTE_URL, now=lambda: self.clock)
+        with self._cache() as cache:
+            sync_events(self.store, cache, full=full, now=lambda: self.clock)
+            found = Counter(name for (name,) in cache.execute("SELECT chunk FROM event"))
+        self.had = (self.had | there) - self.dropped
+        assert found == Counter(dict.fromkeys(self.had, 1))
+
+    @rule(age=AGES)
+    def prune_the_cache(self, age: float) -> None:
+        """Prune the cache of events of jobs that are gone from it, and the names that no sync can list."""
+        limit = self.clock - timedelta(seconds=age)
+        with self._cache() as cache:
+            forget_chunks(cache, limit)
+            pruning.prune(cache, limit.timestamp())
+            left = {name for (name,) in cache.execute("SELECT chunk FROM event")}
+            known_before = f"events/{get_meta(cache, KNOWN_BEFORE) or ''}"
+            assert not cache.execute("SELECT 1 FROM event_chunk WHERE key < ?", (known_before,)).fetchone()
+        assert {name[0] for name in self.had - left}.isdisjoint(self.active)
+        self.dropped |= self.had - left
+        self.had = left
+
+    @rule(age=AGES)
+    def retain(self, age: float) -> None:
+        """Remove events of jobs that have ended."""
+        before = self._logs()
+        Retention(self.registry, timedelta(seconds=age), now=self.clock).remove()
+        after = self._logs()
+        for job_id in self.active:
+            assert after[job_id] == before[job_id]
+
+    def _logs(self) -> Counter[str]:
+        return Counter(name.job_id for key in self.store.list_keys("events/") if (name := parse_chunk_key(key)))
+
+    def _write(self, job_id: str) -> tuple[int, bytes]:
+        number = next(self.numbers)
+        head = {"at": json_time(self.clock), "job_id": job_id, "kind": "log", "source": "w", "seq": number}
+        value = f"{event_line(head, {})}\n".encode()
+        assert self.store.create_if_absent(chunk_key(self.clock, job_id, "w", number), value)
+        return number, value
+
+    def _cache(self) -> contextlib.closing[sqlite3.Connection]:
+        return contextlib.closing(cache_database.open_to_write(self.path, REMOTE_URL))
+
+
+def _run(machine: Callable[[], EventRetention], examples: int, steps: int) -> None:
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=steps))
+
+
+def test_no_event_comes_back_or_twice_in_memory(template: str) -> None:
+    """Over the store in memory, many interleavings."""
+    _run(lambda: EventRetention(InMemoryVersionedStore(), template), EXAMPLES, 30)
+
+
+def test_no_event_comes_back_or_twice_in_azure(template: str, azurite: Azurite) -> None:
+    """Over Azurite, a few."""
+    _run(
+        lambda: EventRetention(open_store(f"{azurite.endpoint}/{azurite.new_container()}", {}), template),
+        4,
+        15,
+    )
+
+
+# --- what commands say of it -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(cli: Cli, remote: Remote) -> Remote:
+    """Return a registry, not yet synced, with events of a job that ended 40 days ago and of one at work since then."""
+    for job_id in ("old", "at-work"):
+        add(remote.jobs, job_id, "running")
+        for number in range(3):
+            record_event(remote.store.inner, job_id, "log", now=cli.clock.now, text=f"line {number}")
+    remote.jobs.finalize_job("old", "succeeded")
+    cli.clock.advance(days=40)
+    return remote
+
+
+def test_a_label_after_the_end_keeps_no_events(cli: Cli, told: Remote) -> None:
+    """The store, as the cache, counts from the end of a job, not from the last write to its record."""
+    cli.ok("update", "old", "--label", "checked=yes")
+    ran = cli.ok("prune", "--store", "--older-than", "39d", "--dry-run", "--json")
+    assert (ran.json["jobs"], ran.json["chunks"]["count"]) == (1, 3)
+
+
+def test_events_that_come_after_their_job_was_pruned_are_not_taken(cli: Cli, remote: Remote) -> None:
+    """A listing mirrors jobs alone; their events would come with the next sync, and nothing would take them away."""
+    for job_id in ("job", "other"):
+        remote.jobs.register_job(job_id)
+        remote.jobs.update_status(job_id, "succeeded" if job_id == "job" else "running")
+        with contextlib.closing(EventLog(remote.store.inner, job_id, source="s", now=cli.clock.now)) as log:
+            log.emit("log", text="a line")
+    cli.ok("list", "-q", "--refresh")
+    cli.clock.advance(minutes=1)
+    assert cli.ok("prune", "--older-than", "1s", "--yes").err == "Removed 1 job and 0 events from the cache.\n"
+    cli.ok("sync")
+    assert {event["job_id"] for event in cli.ok("events", "--json", "--offline").objects} == {"other"}
+
+
+GONE = "There are no events of job old: none were written, or prune --store has removed them.\n"
+
+
+@pytest.mark.parametrize("words", [("logs", "old"), ("events", "old", "-f")])
+def test_a_log_that_is_gone_is_told(cli: Cli, told: Remote, words: tuple[str, ...]) -> None:
+    """One sentence, and the exit code as ever; a job that has not ended may just not have said anything."""
+    cli.ok("prune", "--store", "--older-than", "30d", "--yes")
+    ran = cli.ok(*words)
+    assert (ran.out, ran.err) == ("", GONE)
+    add(told.jobs, "silent", "running")
+    assert cli.ok("logs", "silent").err == "Job silent has no log lines yet.\n"
+
+
+PRUNED = (
+    "This cache has pruned job old with its events. To read them from the registry, unless prune --store has removed"
+    " them there, use another cache: --cache PATH.\n"
+)
+
+
+@pytest.mark.parametrize("words", [("logs", "old"), ("events", "old")])
+def test_a_cache_that_has_pruned_them_says_so(cli: Cli, told: Remote, words: tuple[str, ...]) -> None:
+    """The registry has not lost them; and what the sentence advises does show them."""
+    del told
+    cli.ok("sync", "-q")
+    cli.ok("prune", "--older-than", "30d", "--yes")
+    ran = cli.ok(*words)
+    assert (ran.out, ran.err) == ("", PRUNED)
+    ran = cli.ok(*words, "--cache", f"{cli.cache}-2")
+    assert (len(ran.lines), ran.err) == (3, "")

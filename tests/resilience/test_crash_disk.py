@@ -86,20 +86,6 @@ def test_a_cache_on_a_full_disk_shows_what_it_has(cli: Cli, remote: Remote, disk
     assert "60 added" in cli.ok("sync").out
 
 
-def test_a_first_sync_to_a_full_disk_says_so(cli: Cli, remote: Remote, disk: Disk) -> None:
-    """And leaves nothing that the next one, with room, cannot take over."""
-    cli.env["MOPS_JOBS_CACHE"] = str(disk.path / "cache.db")
-    add(remote.jobs, "job", "running")
-    disk.fill()
-    for argv in (["sync"], ["list"]):
-        ran = cli(*argv)
-        assert ran.code == 1
-        one_sentence(ran.err, "full")
-    disk.empty()
-    cli.ok("sync")
-    assert cli.ids() == ["job"]
-
-
 def test_a_registry_on_a_full_disk_refuses_and_loses_nothing(cli: Cli, disk: Disk) -> None:
     """A write that does not fit is refused with 5; what was acknowledged is there, and with room all goes on."""
     cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{disk.path}/registry.db"
@@ -113,16 +99,6 @@ def test_a_registry_on_a_full_disk_refuses_and_loses_nothing(cli: Cli, disk: Dis
     cli.ok("progress", "job", "1/2")
     assert cli.ids() == ["job"]
     assert not [path for path in disk.path.iterdir() if SUFFIX in path.name]
-
-
-def test_a_registry_that_cannot_be_made_for_lack_of_room_leaves_nothing(cli: Cli, disk: Disk) -> None:
-    """Not even a file of the name, which would look like a registry without jobs."""
-    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{disk.path}/registry.db"
-    disk.fill()
-    ran = cli("register", "job")
-    assert ran.code == 5
-    one_sentence(ran.err, "room")
-    assert os.listdir(disk.path) == ["filler"]
 
 
 @pytest.mark.parametrize("kilobytes", range(8, 112, 16))
@@ -174,32 +150,6 @@ def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, arg
     one_sentence(ran.stderr, "No space left")
     assert f"The command was completed: {argv[1]}" in ran.stderr
     assert sorted(cli.ids()) == sorted({"job", argv[1]})
-
-
-def test_a_dry_run_without_room_for_its_output_fails(cli: Cli) -> None:
-    """It does not say that it was done. Nothing was."""
-    cli.ok("register", "job")
-    with open("/dev/full", "wb") as full:
-        argv = command("cancel", "job", "--dry-run", "--json")
-        ran = subprocess.run(argv, env=environment(cli), stdout=full, stderr=subprocess.PIPE, text=True)
-    assert ran.returncode == 1
-    one_sentence(ran.stderr, "No space left")
-    assert "done" not in ran.stderr
-
-
-@pytest.mark.parametrize(
-    ("argv", "code"), [(["list"], 0), (["wait", "job"], 100), (["status", "no"], 3), (["list", "--status", "x"], 2)]
-)
-def test_a_log_that_finds_no_room_changes_nothing(cli: Cli, argv: list[str], code: int) -> None:
-    """What came of a command, and what it prints, is the same with `2>> full.log`; scripts go by the exit code."""
-    cli.ok("register", "job")
-    cli.ok("update", "job", "failed")
-    with open("/dev/full", "wb") as full:
-        ran = subprocess.run(command(*argv), env=environment(cli), stdout=subprocess.PIPE, stderr=full, text=True)
-    whole = subprocess.run(command(*argv), env=environment(cli), capture_output=True, text=True)
-    assert whole.stderr
-    assert (ran.returncode, ran.stdout) == (whole.returncode, whole.stdout)
-    assert ran.returncode == code
 
 
 def test_a_submission_that_cannot_be_kept_says_so(cli: Cli, remote: Remote, disk: Disk) -> None:

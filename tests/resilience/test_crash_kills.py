@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,10 @@ import pytest
 
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.crashes import kinds as crashes
-from reliability.crashes import processes
 from reliability.crashes.cache import Mirrored
-from reliability.crashes.killing import killing
 from reliability.crashes.processes import Ended, Forker, forker
 from reliability.crashes.writers import Writers
 from reliability.trial import PromiseBroken, Trial
-from support.runs import is_alive, until
 
 if TYPE_CHECKING:
     from support.servers import Azurite
@@ -103,16 +99,6 @@ def test_the_trial_sees_a_wrong_cache(mirrored: Mirrored, damage: str, told: str
         mirrored.check()
 
 
-def test_the_trial_sees_a_cache_that_is_behind(mirrored: Mirrored) -> None:
-    """And a file that is left behind."""
-    mirrored.change()
-    with pytest.raises(PromiseBroken, match="unlike the registry"):
-        mirrored.check_equal()
-    mirrored.cache.with_name("cache.db.123.tmp").touch()
-    with pytest.raises(PromiseBroken, match="left behind"):
-        mirrored.check()
-
-
 def test_the_trial_sees_an_acknowledged_write_that_is_lost(tmp_path: Path) -> None:
     """And one that no process had read yet."""
     writers = Writers(tmp_path / "registry.db")
@@ -132,38 +118,3 @@ def test_a_kill_takes_the_process_and_says_so(forked: Forker) -> None:
     ended = forked.run(*endless, kill_after=0)
     assert ended.is_killed
     assert len(ended.codes) < len(endless)
-
-
-@pytest.fixture
-def _late_kills(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each kill come after the end of its script."""
-    kill = os.killpg
-
-    def kill_late(pid: int, number: int) -> None:
-        until(lambda: not is_alive(pid), "the end of the script")
-        kill(pid, number)
-
-    monkeypatch.setattr(os, "killpg", kill_late)
-
-
-@pytest.mark.usefixtures("_late_kills")
-def test_a_kill_after_the_end_is_none(forked: Forker) -> None:
-    assert not forked.run(["--version"], kill_after=0).is_killed
-
-
-@pytest.mark.usefixtures("_late_kills")
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["schema"], "0 kills fell inside, of 1 wanted, 2 tried"),
-        (["status", "nothing"], r"ended with \[3\]"),
-    ],
-)
-def test_the_trial_sees_kills_and_commands_that_came_to_nothing(
-    forked: Forker, words: list[str], told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two hundred kills are two hundred that fell inside of what a command is for."""
-    monkeypatch.setattr(processes, "LEAST_TRIES", 0)
-    monkeypatch.setattr(processes, "TRIES", 2)
-    with pytest.raises(PromiseBroken, match=told):
-        killing(forked, lambda: [words], random.Random(1), 1, prepare=lambda: None, look=lambda _: None)

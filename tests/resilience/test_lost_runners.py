@@ -13,19 +13,16 @@ from unittest.mock import Mock
 
 import pytest
 
-from mopsjobs.engines import local, runner_process
+from mopsjobs.engines import runner_process
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import StoreAccessError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.utils.times import parse_time, utc_now
-from mopsjobs.web.site.background import Syncer
-from support.cli import Cli, Remote, command, environment, foreign, key, sentences
+from support.cli import Cli, command, environment
 from support.runs import is_alive, record, sets_of, study, until
-from support.web import Web
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -96,20 +93,14 @@ def test_status_ends_the_job_with_the_last_lines(
     assert [step["status"] for step in state.transitions] == ["pending", "submitting", "scheduled", "failed"]
 
 
-def test_wait_ends_with_the_code_of_a_failed_job(cli: Cli, launch: Launch) -> None:
-    """So does `logs -f`, which shows the last lines."""
+def test_wait_ends_with_the_code_of_a_failed_job(cli: Cli, launch: Launch, tmp_path: Path) -> None:
+    """So does `logs -f`, which shows the last lines: an event, which each machine reads."""
     launch(BROKEN)
     ran = cli("wait", "job", "--json")
     assert (ran.code, ran.json["status"], ran.json["error_message"]) == (100, "failed", LAST_LINE + MISSING)
     launch(BROKEN, "other")
     followed = cli("logs", "other", "-f")
     assert (followed.code, followed.out) == (100, f"LAUNCH: {LAST_LINE}\n")
-
-
-def test_logs_show_the_last_lines_on_every_machine(cli: Cli, launch: Launch, tmp_path: Path) -> None:
-    """They are an event: a machine that has not launched the job reads them, too."""
-    launch(BROKEN)
-    assert cli.ok("logs", "job").out == f"LAUNCH: {LAST_LINE}\n"
     assert cli.ok("logs", "job", HOME=str(tmp_path / "elsewhere")).out == f"LAUNCH: {LAST_LINE}\n"
 
 
@@ -122,34 +113,6 @@ def test_reconcile_ends_the_job(cli: Cli, launch: Launch) -> None:
         "job_id": "job", "action": "validate", "reason": "LAUNCH", "detail": LAST_LINE + MISSING,
         "status_before": "scheduled", "status": "failed", "changed": True, "problem": None,
     }  # fmt: skip
-
-
-def test_list_stuck_has_a_job_whose_runner_is_silent(cli: Cli, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runner reports within seconds. After a minute without a report, its job is suspect on each other machine."""
-    launch(KILLED)
-    monkeypatch.setattr(runner_process, "machine", lambda: "other")
-    cli.clock.moment = cli.clock.moment.replace(year=2100)
-    ran = cli.ok("list", "--stuck", "--json")
-    assert [(job["job_id"], job["status"], job["suspect"]) for job in ran.json["jobs"]] == [
-        ("job", "scheduled", "no_update")
-    ]
-
-
-def test_only_the_lines_of_the_last_launch_are_quoted(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
-    """The log of a job keeps those of earlier launches."""
-    launch(BROKEN)
-    site = Path("site/sitecustomize.py")
-    site.write_text(site.read_text().replace("fatal: the interpreter has no encodings", "second"))
-    subprocess.run(
-        command("resume", "job"),
-        env={**environment(cli), "PYTHONPATH": str(site.parent)},
-        check=True,
-        capture_output=True,
-    )
-    runner = json.loads(JobDir.for_job("job", cli.env).runner.read_text())
-    until(lambda: not is_alive(runner["pid"]), "the runner to end")
-    cli.ok("status", "job")
-    assert record(jobs).error_message == "The runner ended before its first report: second" + MISSING
 
 
 def test_a_runner_that_was_launched_again_is_judged(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
@@ -183,23 +146,10 @@ def test_a_runner_that_another_machine_launched_is_not_judged(
     assert record(jobs).status == "scheduled"
 
 
-def test_undelivered_outputs_are_delivered_before_the_end(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
-    """Its runner did not report since the registry did not answer, and its outputs are on this machine."""
-    launch(KILLED)
-    outbox = SQLiteVersionedStore(JobDir.for_job("job", cli.env).outbox)
-    store_outputs(outbox, load_manifest(jobs.store, "job"), 1)
-    outbox.close()
-    assert "job: delivered what its runner kept on this machine" in cli.ok("list").err
-    state = record(jobs)
-    assert (state.status, state.error_code, state.tasks_completed, state.tasks_verified) == ("partial", "LAUNCH", 1, 1)
-
-
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (("job",), 6, "Job job has ended (partial)"),
-        (("--name", "job", "--yes"), 0, "No active job matches; nothing was cancelled."),
-        (("job", "--dry-run"), 0, "0 jobs; nothing was done."),
         (("--name", "job", "--dry-run"), 0, "0 jobs; nothing was done."),
     ],
 )
@@ -265,21 +215,6 @@ def test_outputs_correct_an_end_that_was_inferred(
     assert cli("wait", "job").code == 0
 
 
-def test_a_sync_of_the_page_ends_the_job(
-    cli: Cli, jobs: JobRegistry, launch: Launch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`serve` needs no command beside it: its pages show the end by the outputs."""
-    launch(KILLED)
-    store_outputs(jobs.store, load_manifest(jobs.store, "job"), 1)
-    web = Web(cli, capsys)
-    assert Syncer(web.app, web.changes, 60.0)._sync() is None
-    state = record(jobs)
-    assert (state.status, state.tasks_completed, state.error_code) == ("partial", 1, "LAUNCH")
-    shown = web.get("/api/v1/jobs/job").get_json()
-    assert (shown["status"], shown["tasks_completed"], shown["suspect"]) == ("partial", 1, None)
-    assert "1 verified, 1 missing" in web.ok("/jobs/job")
-
-
 def test_all_views_count_the_outputs_of_a_job_that_none_reported(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
     """Its runner was killed when 32 of 40 outputs were stored. A child runs the other tasks."""
     Path("study.json").write_text(json.dumps(study(sets_of(40)).to_dict()))
@@ -317,39 +252,3 @@ def test_an_end_that_was_stated_is_never_corrected(
     cli("validate", "job")
     cli("resume", "job")
     assert record(jobs) == ended
-
-
-def test_a_reader_who_may_not_write_still_sees_the_job(
-    cli: Cli, remote: Remote, launch: Launch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`status` warns; `wait` ends, since nothing it could wait for will happen."""
-    directory = JobDir.for_job("job", cli.env)
-    directory.path.mkdir(parents=True)
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    note = {**runner_process.note_of(ended.pid), "log_begin": 0}
-    directory.runner.write_text(json.dumps(note))
-    remote.put(key("job"), foreign("job", "scheduled", engine="local"))
-
-    def refuse(*_: object) -> None:
-        raise StoreAccessError("The registry does not permit this.")
-
-    monkeypatch.setattr(remote.store, "put", refuse)
-    ran = cli.ok("status", "job", "--refresh")
-    assert "scheduled" in ran.out
-    assert "The runner of job job has ended, and its record stays: " in ran.err
-    (listed,) = cli.ok("list", "--stuck", "--json").json["jobs"]
-    assert (listed["status"], listed["suspect"]) == ("scheduled", "runner_ended")
-    assert cli("wait", "job").code == 4
-
-
-def test_a_runner_that_cannot_be_started_fails_the_submission(
-    cli: Cli, jobs: JobRegistry, launch: Launch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error names the program, not the disk."""
-    assert launch
-    monkeypatch.setattr(local, "command", lambda: ["/no/such/program"])
-    ran = cli("submit", "study.json", "--auto", "--job-id", "job")
-    message = "The runner cannot be started with /no/such/program: No such file or directory."
-    assert (ran.code, sentences(ran.err)) == (1, [f"error: {message}"])
-    assert (record(jobs).status, record(jobs).error_message) == ("failed", message)

@@ -23,7 +23,7 @@ from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.outputs import output_key
 from support.cli import LineStore
-from support.runs import PATIENCE, Given, calls, counts, place, record, results, sets_of, study, until, work
+from support.runs import PATIENCE, Bench, calls, place, record, results, sets_of, study, until, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -31,130 +31,118 @@ pytestmark = pytest.mark.usefixtures("quick_runner")
 # --- a store that is gone -------------------------------------------------------------------------------------------
 
 
-def test_an_outage_while_it_works_costs_nothing(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
+def test_an_outage_while_it_works_costs_nothing(bench: Bench) -> None:
     """The work goes on, what it gives is kept on this disk, and is delivered when the store answers again."""
-    noted, gate = tmp_path / "calls", tmp_path / "gate"
+    noted, gate = bench.path / "calls", bench.path / "gate"
     sets = sets_of(12, calls=str(noted))
     sets[11]["gate"] = str(gate)
-    given(sets)
+    bench.given(sets)
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(work, line, registry, tmp_path / "job")
+        running = threads.submit(bench.work)
         until(lambda: sum(calls(noted).values()) >= 2, "the work to begin")
-        line.down = True
+        bench.line.down = True
         until(lambda: sum(calls(noted).values()) == 12, "the work to go on")
         gate.touch()
-        kept = SQLiteVersionedStore(tmp_path / "job" / "outbox.db")
+        kept = SQLiteVersionedStore(bench.path / "job" / "outbox.db")
         waiting = until(lambda: list(kept.list_keys("results/")), "outputs in the outbox")
         kept.close()
-        line.down = False
+        bench.line.down = False
         ran, _ = running.result(PATIENCE)
     assert waiting
     assert ran[:4] == ("succeeded", 12, 0, True)
     assert calls(noted) == dict.fromkeys(range(12), 1)
-    assert len(results(line)) == 12
-    assert counts(registry) == ("succeeded", 12, 0, 12)
+    assert len(results(bench.line)) == 12
+    assert bench.counts() == ("succeeded", 12, 0, 12)
 
 
 @pytest.mark.usefixtures("quick_end")
-def test_an_outage_beyond_the_patience_leaves_the_rest_to_a_rerun(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
+def test_an_outage_beyond_the_patience_leaves_the_rest_to_a_rerun(bench: Bench) -> None:
     """The next run does what is left."""
-    noted, gate = tmp_path / "calls", tmp_path / "gate"
-    given(sets_of(4, calls=str(noted), gate=str(gate)))
+    noted, gate = bench.path / "calls", bench.path / "gate"
+    bench.given(sets_of(4, calls=str(noted), gate=str(gate)))
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(work, line, registry, tmp_path / "job", outage_seconds=0.0)
+        running = threads.submit(bench.work, outage_seconds=0.0)
         until(lambda: len(calls(noted)) == 2, "both workers at work")
-        line.down = True
+        bench.line.down = True
         gate.touch()
         ran, said = running.result(PATIENCE)
     assert ran[:4] == (None, 4, 0, False)
     assert said == [
         "The registry does not answer. Outputs are kept in the directory of the job. To deliver them, run it again."
     ]
-    line.down = False
-    assert results(line) == {}
-    ran, _ = work(line, registry, tmp_path / "job")
+    bench.line.down = False
+    assert results(bench.line) == {}
+    ran, _ = bench.work()
     assert ran[:4] == ("succeeded", 4, 0, True)
     assert calls(noted) == dict.fromkeys(range(4), 1)
-    assert counts(registry) == ("succeeded", 4, 0, 4)
+    assert bench.counts() == ("succeeded", 4, 0, 4)
 
 
-def test_a_ledger_that_was_left_is_sent_after_an_outage_at_the_start(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
+def test_a_ledger_that_was_left_is_sent_after_an_outage_at_the_start(bench: Bench) -> None:
     """Its own attempts would otherwise wait for a next run, which may never come."""
-    given(sets_of(3))
-    directory = JobDir(tmp_path / "job").ledger(0)
+    bench.given(sets_of(3))
+    directory = JobDir(bench.path / "job").ledger(0)
     left = [Attempt(task, 1, Outcome.SUCCEEDED, 1000.0, *NO_USAGE, None, 1) for task in range(2)]
     file = JournalFile(journal_path(directory, "ab", 0))
     file.append([Entry(one) for one in (*left, left[0]._replace(task=2, outcome=Outcome.LOST, output_bytes=None))])
     file.close()
-    line.fail_next(1, "scan")
-    ran, _ = work(line, registry, tmp_path / "job")
+    bench.line.fail_next(1, "scan")
+    ran, _ = bench.work()
     assert ran[:4] == ("succeeded", 3, 0, True)
     key = chunk_key("job", 0, "ab", 0)
-    found, parts = line.get(key), parse_chunk_key(key)
+    found, parts = bench.line.get(key), parse_chunk_key(key)
     assert found is not None
     assert parts is not None
     attempts = parse_attempts(found.value, parts)
     assert [str(one.outcome) for one in attempts] == ["succeeded", "succeeded", "lost"]
-    assert len([key for key in line.list_keys("ledger/") if key.endswith(".attempts.gz")]) == 2
+    assert len([key for key in bench.line.list_keys("ledger/") if key.endswith(".attempts.gz")]) == 2
     assert list(directory.iterdir()) == []
 
 
-def test_a_store_that_comes_only_after_the_start_is_waited_for(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(3))
-    line.down = True
+def test_a_store_that_comes_only_after_the_start_is_waited_for(bench: Bench) -> None:
+    bench.given(sets_of(3))
+    bench.line.down = True
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(work, line, registry, tmp_path / "job")
-        before = line.calls["get"]
-        until(lambda: line.calls["get"] > before + 2, "it to ask for the manifest")
-        line.down = False
+        running = threads.submit(bench.work)
+        before = bench.line.calls["get"]
+        until(lambda: bench.line.calls["get"] > before + 2, "it to ask for the manifest")
+        bench.line.down = False
         assert running.result(PATIENCE)[0][:4] == ("succeeded", 3, 0, True)
 
 
 @pytest.mark.parametrize("method", ["scan", "put", "get"])
-def test_a_store_that_fails_at_the_very_end_is_asked_again(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, method: str
-) -> None:
+def test_a_store_that_fails_at_the_very_end_is_asked_again(bench: Bench, method: str) -> None:
     """All shards are done: the last one must see to the end."""
-    given(sets_of(4))
+    bench.given(sets_of(4))
     failed = threading.Event()
 
     def fails_once(key: str) -> None:
-        if key.endswith("state.json") and record(JobRegistry(line.inner)).status == "running":
-            state = record(JobRegistry(line.inner))
+        if key.endswith("state.json") and record(JobRegistry(bench.line.inner)).status == "running":
+            state = record(JobRegistry(bench.line.inner))
             if state.shards.get("0", [0, 0, 0])[2] and not failed.is_set():
                 failed.set()
-                line.fail_next(2, method)
+                bench.line.fail_next(2, method)
 
-    line.before_put = fails_once
-    ran, _ = work(line, registry, tmp_path / "job")
+    bench.line.before_put = fails_once
+    ran, _ = bench.work()
     assert failed.is_set()
     assert ran.status == "succeeded"
-    assert counts(registry) == ("succeeded", 4, 0, 4)
+    assert bench.counts() == ("succeeded", 4, 0, 4)
 
 
-def test_a_registry_that_never_heard_of_the_job_is_told(
-    line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
-) -> None:
+def test_a_registry_that_never_heard_of_the_job_is_told(bench: Bench) -> None:
     """It was gone when the job was submitted: manifest and bundle wait in the job's directory."""
-    directory = tmp_path / "job"
+    directory = bench.path / "job"
     directory.mkdir()
     kept = SQLiteVersionedStore(directory / "outbox.db")
-    place(kept, "job", study(sets_of(5)), model)
+    place(kept, "job", study(sets_of(5)), bench.model)
     kept.close()
-    ran, _ = work(line, registry, directory)
+    ran, _ = bench.work()
     assert ran[:4] == ("succeeded", 5, 0, True)
-    assert counts(registry) == ("succeeded", 5, 0, 5)
-    assert (record(registry).tasks_total, record(registry).metadata["model"]) == (5, "model:simulate")
-    assert len(list(line.list_keys("bundles/"))) == 1
-    assert line.get("jobs/job/manifest.json") is not None
+    assert bench.counts() == ("succeeded", 5, 0, 5)
+    assert (bench.record().tasks_total, bench.record().metadata["model"]) == (5, "model:simulate")
+    assert len(list(bench.line.list_keys("bundles/"))) == 1
+    assert bench.line.get("jobs/job/manifest.json") is not None
 
 
 # --- a store that refuses -------------------------------------------------------------------------------------------
@@ -191,121 +179,78 @@ def _kept(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("error", [ValueTooLargeError("it has 9 TB."), InvalidKeyError("it is no key.")])
-def test_an_output_refused_for_what_it_is_fails_its_task_and_no_other(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, error: Exception
-) -> None:
-    given(sets_of(6))
+def test_an_output_refused_for_what_it_is_fails_its_task_and_no_other(bench: Bench, error: Exception) -> None:
+    bench.given(sets_of(6))
     bad = output_key("job", list(study(sets_of(6)).tasks())[2], "result.json")
-    store = Refusing(line, lambda key: error if key == bad else None)
-    ran, said = _working(store, tmp_path / "job")
+    store = Refusing(bench.line, lambda key: error if key == bad else None)
+    ran, said = _working(store, bench.path / "job")
     assert ran[:4] == ("partial", 5, 1, True)
     assert said == [f"task 2 (x=2): {type(error).__name__}: {error}"]
-    assert counts(registry) == ("partial", 5, 1, 5)
-    assert record(registry).missing_outputs == (bad,)
+    assert bench.counts() == ("partial", 5, 1, 5)
+    assert bench.record().missing_outputs == (bad,)
 
 
-def test_an_output_refused_only_after_an_outage_fails_its_task_then(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(3))
+def test_an_output_refused_only_after_an_outage_fails_its_task_then(bench: Bench) -> None:
+    bench.given(sets_of(3))
     bad = output_key("job", next(iter(study(sets_of(3)).tasks())), "result.json")
-    with closing(SQLiteVersionedStore(tmp_path / "job" / "outbox.db")) as kept:
+    with closing(SQLiteVersionedStore(bench.path / "job" / "outbox.db")) as kept:
         kept.create_if_absent(bad, b"large")
-    store = Refusing(line, lambda key: ValueTooLargeError("it is too large.") if key == bad else None)
-    ran, said = _working(store, tmp_path / "job")
+    store = Refusing(bench.line, lambda key: ValueTooLargeError("it is too large.") if key == bad else None)
+    ran, said = _working(store, bench.path / "job")
     assert ran[:4] == ("partial", 2, 1, True)
     assert said == [f"{bad.rpartition('/')[0]}: ValueTooLargeError: it is too large."]
-    assert counts(registry) == ("partial", 2, 1, 2)
-    assert _kept(tmp_path / "job") == []
+    assert bench.counts() == ("partial", 2, 1, 2)
+    assert _kept(bench.path / "job") == []
 
 
-def test_outputs_that_a_store_refuses_are_kept_and_fail_the_job(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
+def test_outputs_that_a_store_refuses_are_kept_and_fail_the_job(bench: Bench) -> None:
     """They are kept until the store accepts them."""
-    given(sets_of(4))
+    bench.given(sets_of(4))
     denied = StoreAccessError("Not allowed to write results.")
-    store = Refusing(line, lambda key: denied if key.startswith("results/") else None)
+    store = Refusing(bench.line, lambda key: denied if key.startswith("results/") else None)
     with pytest.raises(StoreAccessError, match="Not allowed to write results"):
-        _working(store, tmp_path / "job")
-    state = record(registry)
+        _working(store, bench.path / "job")
+    state = bench.record()
     assert (state.status, state.error_code, state.error_message) == ("failed", "STORE", str(denied))
-    assert results(line) == {}
-    done = _kept(tmp_path / "job")
+    assert results(bench.line) == {}
+    done = _kept(bench.path / "job")
     assert done
-    work(line, registry, tmp_path / "job")
-    assert {f"results/job/{name}" for name in results(line)} >= set(done)
-    assert _kept(tmp_path / "job") == []
+    bench.work()
+    assert {f"results/job/{name}" for name in results(bench.line)} >= set(done)
+    assert _kept(bench.path / "job") == []
 
 
 @pytest.mark.usefixtures("quick_end")
-def test_a_runner_that_may_not_write_the_record_ends_at_once(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
+def test_a_runner_that_may_not_write_the_record_ends_at_once(bench: Bench) -> None:
     """It tells the reason. However long its patience: waiting does not bring permission."""
-    given(sets_of(4))
-    store = Refusing(line, lambda _key: StoreAccessError("The signature has expired."))
+    bench.given(sets_of(4))
+    store = Refusing(bench.line, lambda _key: StoreAccessError("The signature has expired."))
     with pytest.raises(StoreAccessError, match="The signature has expired"):
-        _working(store, tmp_path / "job", outage_seconds=1e9)
-    assert record(registry).status == "pending"
-    assert _kept(tmp_path / "job")
+        _working(store, bench.path / "job", outage_seconds=1e9)
+    assert bench.record().status == "pending"
+    assert _kept(bench.path / "job")
 
 
-def test_a_record_that_can_never_be_written_ends_the_wait_at_the_end(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(2))
-    store = Refusing(line, lambda key: StoreAccessError("No.") if key.endswith("state.json") else None)
-    with pytest.raises(StoreAccessError, match=r"No\."):
-        _working(store, tmp_path / "job", outage_seconds=1e9)
-    assert len(results(line)) == 2
-
-
-def test_an_internal_error_while_sending_surfaces_and_blocks_nothing(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
+def test_an_internal_error_while_sending_surfaces_and_blocks_nothing(bench: Bench) -> None:
     """More tasks than the queue holds, and each sender meets it."""
-    given(sets_of(200))
-    store = Refusing(line, lambda key: RuntimeError("a bug") if key.startswith("results/") else None)
+    bench.given(sets_of(200))
+    store = Refusing(bench.line, lambda key: RuntimeError("a bug") if key.startswith("results/") else None)
     with pytest.raises(RuntimeError, match="a bug"):
-        _working(store, tmp_path / "job")
+        _working(store, bench.path / "job")
 
 
 # --- progress after a restart ---------------------------------------------------------------------------------------
 
 
-def test_progress_never_goes_back_while_a_restart_finds_out_what_is_done(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(6))
-    for task in list(study(sets_of(6)).tasks())[:4]:
-        line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
-    registry.report_shard("job", 0, 1, ShardReport(4, 0))
-    before = record(registry).revision
-    seen: list[int] = []
-
-    def look() -> None:
-        if not seen:
-            seen.append(-1)
-            until(lambda: record(registry).revision > before, "a sign of life during the listing")
-            seen[0] = record(registry).tasks_completed
-
-    line.after_listing = look
-    assert work(line, registry, tmp_path / "job")[0][:4] == ("succeeded", 6, 0, True)
-    assert seen == [4]
-
-
-def test_progress_never_goes_back_where_what_is_done_cannot_be_found_out(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(30))
+def test_progress_never_goes_back_where_what_is_done_cannot_be_found_out(bench: Bench) -> None:
+    bench.given(sets_of(30))
     for task in list(study(sets_of(30)).tasks())[:20]:
-        line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
-    registry.report_shard("job", 0, 1, ShardReport(20, 0))
-    line.fail_next(1, "scan")
+        bench.line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
+    bench.registry.report_shard("job", 0, 1, ShardReport(20, 0))
+    bench.line.fail_next(1, "scan")
     seen: list[int] = []
-    line.before_put = lambda _key: seen.append(record(JobRegistry(line.inner)).tasks_completed)
-    assert work(line, registry, tmp_path / "job")[0][:4] == ("succeeded", 30, 0, True)
+    bench.line.before_put = lambda _key: seen.append(record(JobRegistry(bench.line.inner)).tasks_completed)
+    assert bench.work()[0][:4] == ("succeeded", 30, 0, True)
     assert seen == sorted(seen)
     assert seen[0] == 20
 

@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from mopsjobs.registry.job_state import JobState
     from mopsjobs.runner.shard import ShardResult, TaskProgress
     from mopsjobs.store.base import VersionedStore
-
-Given = Callable[..., None]
-"""Submits a job over some parameter sets, and the study's fields, without launching it."""
+    from support.cli import LineStore
 
 PATIENCE = 300.0
 """Seconds after which what is waited for counts as never to come, also on a slow and busy machine."""
@@ -217,6 +215,30 @@ def work(
         sleep=lambda _seconds: time.sleep(0.01),
     )
     return ran, said
+
+
+class Bench:
+    """A job, its store and registry, and the directories of its runners, which run in this process."""
+
+    def __init__(self, line: LineStore, registry: JobRegistry, model: Path, path: Path) -> None:
+        self.line, self.registry, self.model, self.path = line, registry, model, path
+
+    def given(self, sets: list[dict[str, Any]], **fields: Any) -> None:
+        """Submit job `job` over some parameter sets, and the study's fields, without launching it."""
+        manifest = place(self.line, "job", study(sets, **fields), self.model)
+        self.registry.register_job("job", tasks_total=manifest.tasks_total)
+
+    def work(
+        self, name: str = "job", *, store: VersionedStore | None = None, **more: Any
+    ) -> tuple[ShardResult, list[str]]:
+        """Run a shard in a directory of this name; see `work`."""
+        return work(store or self.line, more.pop("registry", self.registry), self.path / name, **more)
+
+    def record(self) -> JobState:
+        return record(self.registry)
+
+    def counts(self) -> tuple[str, int, int, int]:
+        return counts(self.registry)
 
 
 def calls(path: Path) -> Counter[int]:

@@ -1,7 +1,11 @@
-"""The contract of a pool: run tasks, yield a result for each."""
+"""The contract of a pool: run tasks, yield a result for each. And the queue of tasks that all pools have."""
 
 from __future__ import annotations
 
+import dataclasses
+import heapq
+import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -103,6 +107,10 @@ class Pool(Protocol):
         """Return the attempts that run now."""
 
 
+End = tuple[Outcome, Mapping[str, str] | None]
+"""Outcome and error of an attempt."""
+
+
 def outcome_of(error: Mapping[str, str] | None) -> Outcome:
     """Return the outcome of an attempt that the model itself ended, with this error or without one."""
     if error is None:
@@ -110,8 +118,8 @@ def outcome_of(error: Mapping[str, str] | None) -> Outcome:
     return Outcome.OOM if error.get("type") == "MemoryError" else Outcome.FAILED
 
 
-def death_of(exit_text: str, *, is_oom: bool) -> tuple[Outcome, dict[str, str]]:
-    """Return outcome and error of an attempt whose worker died: equal for each attempt, as its signature is.
+def death_of(exit_text: str, *, is_oom: bool) -> End:
+    """Return the end of an attempt whose worker died: equal for each attempt, as its signature is.
 
     Args:
         exit_text: the exit code, in words.
@@ -123,14 +131,14 @@ def death_of(exit_text: str, *, is_oom: bool) -> tuple[Outcome, dict[str, str]]:
     return Outcome.DIED, {"type": "WorkerDied", "message": f"its worker died ({exit_text})"}
 
 
-def memory_excess_of(limit: int) -> tuple[Outcome, dict[str, str]]:
-    """Return outcome and error of an attempt that used more memory than its limit, in bytes."""
+def memory_excess_of(limit: int) -> End:
+    """Return the end of an attempt that used more memory than its limit, in bytes."""
     message = f"it used more memory than its limit of {format_size(limit)}"
     return Outcome.OOM, {"type": MEMORY_LIMIT, "message": message}
 
 
-def lateness_of(timeout: float | None) -> tuple[Outcome, dict[str, str]]:
-    """Return outcome and error of an attempt that took longer than the timeout."""
+def lateness_of(timeout: float | None) -> End:
+    """Return the end of an attempt that took longer than the timeout."""
     return Outcome.TIMEOUT, {"type": "Timeout", "message": f"it took longer than {timeout:g} s"}
 
 
@@ -143,3 +151,88 @@ def task_message(task: Task, attempt: int = 1) -> dict[str, object]:
         "seed": task.seed,
         "attempt": attempt,
     }
+
+
+class Assignment(NamedTuple):
+    """A try at a task, as it is given to a worker."""
+
+    position: int
+    task: Task
+    attempt: int = 1
+    doublings: int = 0
+    """How often its limit of memory was doubled: once for each attempt that exceeded it."""
+    is_alone: bool = False
+    """Whether it has to be the first task of its worker: memory that earlier tasks left is then not its own."""
+
+
+@dataclasses.dataclass
+class TaskQueue:
+    """The tasks that are still to be begun: those that came back first, and then the new ones.
+
+    Args:
+        _tasks: the position in the job, and the task; none is read yet.
+        _policy: which attempts are followed by another one.
+        _most_doublings: how often the limit of memory of a task may be doubled.
+        _clock: a monotonic clock in seconds.
+    """
+
+    _tasks: NextTasks
+    _policy: RetryPolicy
+    _most_doublings: int
+    _clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._returned: deque[Assignment] = deque()
+        self._waiting: list[tuple[float, int, Assignment]] = []
+        """Those that wait for their next attempt, by its time."""
+
+    def next(self) -> Assignment | None:
+        """Return the next task, which the caller begins; None if there is none now."""
+        if self._waiting and self.seconds_to_next() == 0:
+            return heapq.heappop(self._waiting)[-1]
+        if self._returned:
+            return self._returned.popleft()
+        following = next(self._tasks, None)
+        return None if following is None else Assignment(*following)
+
+    def seconds_to_next(self) -> float | None:
+        """Return the seconds until a task has waited long enough; None if none waits."""
+        return max(0.0, self._waiting[0][0] - self._clock()) if self._waiting else None
+
+    def put_back(self, *assignments: Assignment) -> None:
+        """Put back tasks that were not begun, in front of the others, or whose attempt does not count."""
+        self._returned.extendleft(reversed(assignments))
+
+    def result(
+        self,
+        assignment: Assignment,
+        outputs: dict[str, bytes] | None,
+        end: End,
+        started_at: float | None = None,
+        usage: Usage = NO_USAGE,
+    ) -> TaskResult:
+        """Return the result of an attempt. The task is put back, if it is to be tried again."""
+        outcome, error = end
+        is_final = error is None or not self.try_again(assignment, outcome, error["type"])
+        return TaskResult(*assignment[:2], outputs, error, outcome, assignment.attempt, started_at, usage, is_final)
+
+    def try_again(self, ended: Assignment, outcome: Outcome, error_type: str | None) -> bool:
+        """Put a task back whose attempt ended so, if the policy says so. Return whether it did."""
+        if not self._policy.tries_again(ended.attempt, outcome, error_type):
+            return False
+        following = ended._replace(attempt=ended.attempt + 1)
+        if error_type == MEMORY_LIMIT:
+            if ended.doublings >= self._most_doublings:
+                return False  # it would end in the same way
+            following = following._replace(doublings=ended.doublings + 1)
+        pause = self._policy.pause(ended.attempt, outcome)
+        if pause:
+            heapq.heappush(self._waiting, (self._clock() + pause, ended.position, following))
+        else:
+            self.put_back(following)
+        return True
+
+
+def most_doublings(limit: int | None, size: int | None) -> int:
+    """Return how often a limit of memory can be doubled within this many bytes; None: no limit, or unknown."""
+    return 0 if limit is None or size is None else max(0, (size // limit).bit_length() - 1)

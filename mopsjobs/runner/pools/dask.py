@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -37,10 +37,12 @@ from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
     STARTS,
+    Assignment,
     NextTasks,
     OnLog,
     TaskAtWork,
     TaskLimits,
+    TaskQueue,
     TaskResult,
     death_of,
     lateness_of,
@@ -48,7 +50,6 @@ from mopsjobs.runner.pools.base import (
     outcome_of,
     task_message,
 )
-from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue
 from mopsjobs.studies.study import Task
 from mopsjobs.utils import measurement
 
@@ -59,57 +60,46 @@ CHILD = "mopsjobs.runner.pools.dask"
 """The module of the child process."""
 
 
+@dataclasses.dataclass(eq=False)
 class DaskProcess:
-    """Runs a `DaskPool` in a child process without the secrets of the runner; see `engines.dask`."""
+    """Runs a `DaskPool` in a child process without the secrets of the runner; see `engines.dask`.
 
-    def __init__(
-        self,
-        scheduler: str,
-        bundle: bytes,
-        entrypoint: str,
-        env: Mapping[str, str],
-        *,
-        outputs: Sequence[str] | None = None,
-        python: str | None = None,
-        limits: TaskLimits = NO_LIMITS,
-        on_log: OnLog | None = None,
-    ) -> None:
-        """Prepare a pool; nothing is started before `run`.
+    Args:
+        scheduler: the address of the scheduler.
+        bundle: the code, a tar.gz that the runner has checked by unpacking it.
+        entrypoint: the model and scenario to run.
+        env: the environment of the runner, and the variables of the job and the shard for the model.
+        outputs: the outputs that the study names; None: it names none.
+        python: the model's interpreter, a path on the workers; None: that of each worker.
+        limits: limits of each attempt.
+        on_log: called with the task's number and each line that the model printed, when the task has ended.
+        on_environment: called with what the interpreter says on a worker; see engines/interpreter_script.py.
+    """
 
-        Args:
-            scheduler: the address of the scheduler.
-            bundle: the code, a tar.gz that the runner has checked by unpacking it.
-            entrypoint: the model and scenario to run.
-            env: the environment of the runner, and the variables of the job and the shard for the model.
-            outputs: the outputs that the study names; None: it names none.
-            python: the model's interpreter, a path on the workers; None: that of each worker.
-            limits: limits of each attempt.
-            on_log: called with the task's number and each line that the model printed, when the task has ended.
-        """
-        self.workers: int | None = None  # they come and go, and only the scheduler knows them
-        self.is_ready = False
-        self.is_waiting = False  # a cluster has its own line
-        self._env = env
-        self._on_log = on_log or (lambda _task, _line: None)
-        self.on_environment: Callable[[object], None] = lambda _answer: None
-        """Called with what the model's interpreter says on a worker; see engines/interpreter_script.py."""
-        self._setup = {
-            "scheduler": scheduler,
-            "bundle": base64.b64encode(bundle).decode(),
-            "entrypoint": entrypoint,
-            "outputs": outputs,
-            "python": python,
-            "timeout": limits.timeout,
-            "memory": limits.memory,
-            "retries": limits.policy.retries,
-            "causes": sorted(limits.policy.causes),
-        }
+    scheduler: str
+    bundle: bytes
+    entrypoint: str
+    env: Mapping[str, str]
+    outputs: Sequence[str] | None = None
+    python: str | None = None
+    limits: TaskLimits = NO_LIMITS
+    on_log: OnLog = lambda _task, _line: None
+    on_environment: Callable[[object], None] = lambda _answer: None
+    workers: int | None = None  # they come and go, and only the scheduler knows them
+    is_ready: bool = False
+    is_waiting: bool = False  # a cluster has its own line
+
+    def __post_init__(self) -> None:
         self._sent: dict[int, Task] = {}
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
         check_installed()
-        child = Child(CHILD, {**self._setup, "wake_seconds": wake_seconds}, self._env)
+        setup = {name: getattr(self, name) for name in ("scheduler", "entrypoint", "outputs", "python")}
+        timeout, memory, (retries, causes) = self.limits
+        limits = {"timeout": timeout, "memory": memory, "retries": retries, "causes": sorted(causes)}
+        bundle = base64.b64encode(self.bundle).decode()
+        child = Child(CHILD, {**setup, **limits, "bundle": bundle, "wake_seconds": wake_seconds}, self.env)
         sent = self._sent = {}
         yielded_at = time.monotonic()
         try:
@@ -155,7 +145,7 @@ class DaskProcess:
             number, line = message["log"]
             if number not in {task.number for task in sent.values()}:
                 raise ValueError(number)
-            self._on_log(number, str(line))
+            self.on_log(number, str(line))
             return None
         if "environment" in message:
             self.on_environment(message["environment"])
@@ -163,25 +153,16 @@ class DaskProcess:
         position, outputs, error, outcome, attempt, started_at, usage, is_final = message["finished"]
         self.is_ready = True
         task = sent.pop(position) if is_final else sent[position]
-        if outputs is not None:
-            outputs = {str(name): _decode(text) for name, text in outputs.items()}
-        if error is not None:
-            error = {str(name): str(text) for name, text in error.items()}
         if (outputs is None) == (error is None):
             raise ValueError(position)
-        seconds, user, system, peak, host, python = usage
-        measured = Usage(_number(seconds), _number(user), _number(system), _number(peak), _text(host), _text(python))
-        return TaskResult(
-            position,
-            task,
-            outputs,
-            error,
-            Outcome(outcome),
-            int(attempt),
-            _number(started_at),
-            measured,
-            bool(is_final),
-        )
+        if outputs is not None:
+            outputs = {str(name): base64.b64decode(text, validate=True) for name, text in outputs.items()}
+        if error is not None:
+            error = {str(name): str(text) for name, text in error.items()}
+        *numbers, host, python = usage
+        measured = Usage(*map(_number, numbers), *(text and str(text) for text in (host, python)))
+        at = _number(started_at)
+        return TaskResult(position, task, outputs, error, Outcome(outcome), int(attempt), at, measured, bool(is_final))
 
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that were sent; see `Pool.at_work`."""
@@ -197,17 +178,6 @@ def _number(value: object) -> Any:
     if value is not None and not (type(value) in (int, float) and 0 <= value < math.inf):  # type: ignore[operator]
         raise ValueError(str(value)[:20])
     return value
-
-
-def _decode(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(text[:20]) from error
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
 
 
 T = TypeVar("T")
@@ -278,7 +248,7 @@ class DaskPool:
         """Names this run of the job on the cluster, where tasks of an earlier run may still be."""
         self._timeout, self._memory = setup["timeout"], setup["memory"]
         self._policy = RetryPolicy(setup["retries"], frozenset(setup["causes"]))
-        self._queue = TaskQueue(iter(()), self._policy, 0, time.monotonic)
+        self._queue = TaskQueue(iter(()), self._policy, 0)
         self._sent: dict[str, _SentTask] = {}
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._threads: Mapping[str, int] = {}
@@ -286,7 +256,7 @@ class DaskPool:
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
-        self._queue = TaskQueue(tasks, self._policy, MAX_RETRIES, time.monotonic)
+        self._queue = TaskQueue(tasks, self._policy, MAX_RETRIES)
         client = connect(self._scheduler)
         try:
             key = f"mops-jobs-code-{self._id}"
@@ -303,7 +273,7 @@ class DaskPool:
                 answer = self._pass_on_description(answer)
                 if not self._sent and self._queue.seconds_to_next() is None:
                     return
-                pause = self._queue.seconds_to_wait(wake_seconds)
+                pause = min(self._queue.seconds_to_next() or wake_seconds, wake_seconds)
                 yield None
                 yield from self._take_results(client, pause)
         finally:
@@ -395,16 +365,15 @@ class DaskPool:
         if "unready" in answer:
             raise startup_error(answer["unready"])
         error = answer.get("error")
-        outcome = outcome_of(error)
+        end = outcome_of(error), error
         if "late" in answer:
-            outcome, error = lateness_of(self._timeout)
+            end = lateness_of(self._timeout)
         elif "excessive" in answer:
-            outcome, error = memory_excess_of(sent.memory or 0)
+            end = memory_excess_of(sent.memory or 0)
         elif "died" in answer:
-            outcome, error = death_of(describe_exit(answer["exit_code"]), is_oom=answer["is_oom"])
-        is_final = error is None or not self._queue.try_again(assignment, outcome, error["type"])
-        outputs, measured = answer.get("outputs"), _measured(answer)
-        return TaskResult(*assignment[:2], outputs, error, outcome, assignment.attempt, *measured, is_final)
+            end = death_of(describe_exit(answer["exit_code"]), is_oom=answer["is_oom"])
+        usage = Usage(*answer["usage"]) if "usage" in answer else NO_USAGE
+        return self._queue.result(assignment, answer.get("outputs"), end, answer.get("started_at"), usage)
 
     def _was_memory(
         self, client: Client, error: Exception, wake_seconds: float
@@ -417,10 +386,6 @@ class DaskPool:
         with self._translate_errors(client):
             events = yield from _wait_for(_call_in_thread(client.get_events, RESTARTED_FOR_MEMORY), wake_seconds)
         return any(event.get("worker") == error.last_worker.address for _, event in events)
-
-    def at_work(self) -> Sequence[TaskAtWork]:
-        """Return the attempts that were sent; see `Pool.at_work`. Only the cluster knows which have begun."""
-        return [TaskAtWork(*sent.assignment[:3], None, None) for sent in self._sent.values()]
 
     @contextlib.contextmanager
     def _translate_errors(self, client: Client) -> Iterator[None]:
@@ -488,11 +453,6 @@ def _result(future: Future[Any]) -> Any:
         raise
     except Exception as error:  # noqa: BLE001 - a task may raise any exception
         return error
-
-
-def _measured(answer: Mapping[str, Any]) -> tuple[float | None, Usage]:
-    """Return start and usage of an attempt."""
-    return answer.get("started_at"), Usage(*answer["usage"]) if "usage" in answer else NO_USAGE
 
 
 def _failed_result(assignment: Assignment, error: Exception, *, is_oom: bool) -> TaskResult:

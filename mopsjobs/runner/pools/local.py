@@ -9,6 +9,7 @@ that of the task. See docs/decisions/0069-memory-of-a-task.md.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import selectors
@@ -18,33 +19,31 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
-from mopsjobs.engines.model_errors import (
-    describe_exit,
-    load_error,
-    not_started_error,
-    startup_error,
-)
+from mopsjobs.engines.model_errors import describe_exit, load_error, not_started_error, startup_error
 from mopsjobs.engines.model_process import parse_answer
-from mopsjobs.ledger.attempt import Outcome, Usage
+from mopsjobs.ledger.attempt import Usage
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
     STARTS,
+    Assignment,
+    End,
     Feed,
     NextTasks,
     OnLog,
     TaskAtWork,
     TaskLimits,
+    TaskQueue,
     TaskResult,
     death_of,
     lateness_of,
     memory_excess_of,
+    most_doublings,
     outcome_of,
     task_message,
 )
 from mopsjobs.runner.pools.process import MAX_ANSWER_BYTES, MemoryGuard, ModelProcess, Watch, output_content
 from mopsjobs.runner.pools.shared_cores import SharedCores, release
-from mopsjobs.runner.pools.task_queue import Assignment, TaskQueue, most_doublings
 from mopsjobs.utils import measurement
 
 
@@ -61,15 +60,15 @@ class WorkerProcess(ModelProcess):
         setup: Mapping[str, object],
         env: Mapping[str, str],
         on_log: OnLog,
-        core: int | None = None,
+        core: int | None,
     ) -> None:
-        """Start the process.
+        """Start the process. For the arguments, see `ModelProcess`.
 
         Args:
             command: how to start it.
             setup: the first line of its input.
             env: its environment.
-            on_log: called with its lines; see `LogLines`.
+            on_log: called with its lines.
             core: the locked file of the core that it runs on; see `SharedCores`. It holds the lock while it lives.
 
         Raises:
@@ -165,53 +164,42 @@ LIVENESS_SECONDS = 1.0
 """How often dead workers are looked for."""
 
 
+@dataclasses.dataclass(eq=False)
 class WorkerPool:
-    """Worker processes of one model on this machine."""
+    """Worker processes of one model on this machine. No process starts before `run`.
 
-    def __init__(  # noqa: PLR0913 - all but three by name
-        self,
-        command: list[str],
-        setup: Mapping[str, object],
-        size: int,
-        *,
-        limits: TaskLimits = NO_LIMITS,
-        cores: SharedCores | None = None,
-        on_log: OnLog | None = None,
-        env: Mapping[str, str] | None = None,
-        feed: Feed | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Prepare a pool; no process starts before `run`.
+    Args:
+        _command: how to start a worker.
+        _setup: the first line of its input; see engines/worker.py.
+        _size: how many workers run at once, at most.
+        limits: limits of each attempt. The memory of a task is doubled up to that of this machine.
+        cores: the cores that other jobs need too. Workers then come and go; None: no other job matters.
+        on_log: called with the task's number, or None, and each line of the model that is kept; see `LogLines`.
+        env: the workers' environment; None: that of this process.
+        feed: the outputs for reductions, if the tasks are these.
+        clock: a monotonic clock in seconds.
+    """
 
-        Args:
-            command: how to start a worker.
-            setup: the first line of its input; see engines/worker.py.
-            size: how many workers run at once, at most.
-            limits: limits of each attempt. The memory of a task is doubled up to that of this machine.
-            cores: the cores that other jobs need too. Workers then come and go; None: no other job matters.
-            on_log: called with the task's number, or None, and each line of the model that is kept; see `LogLines`.
-            env: the workers' environment; None: that of this process.
-            feed: the outputs for reductions, if the tasks are these.
-            clock: a monotonic clock in seconds.
-        """
-        self._command = command
-        self._setup = setup
-        self._size = size
-        self._cores = cores
-        self.workers: int | None = size
+    _command: list[str]
+    _setup: Mapping[str, object]
+    _size: int
+    limits: TaskLimits = NO_LIMITS
+    cores: SharedCores | None = None
+    on_log: OnLog = lambda _task, _line: None
+    env: Mapping[str, str] = dataclasses.field(default_factory=lambda: os.environ)
+    feed: Feed | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self.workers: int | None = self._size
         self.is_ready = self.is_waiting = False
-        self._timeout, self._memory, self._policy = limits
         self._guard = MemoryGuard(measurement)
-        self._feed = feed
-        self._depth = TASKS_PER_WORKER if limits.memory is None and feed is None else 1
-        self._on_log = on_log or (lambda _task, _line: None)
-        self._env = os.environ if env is None else env
-        self._clock = clock
+        self._depth = TASKS_PER_WORKER if self.limits.memory is None and self.feed is None else 1
         self._selector = selectors.DefaultSelector()
         self._workers: list[WorkerProcess] = []
         self._queue = self._queue_of(iter(()))
         self._failed_starts = 0
-        self._liveness_checked_at = clock()
+        self._liveness_checked_at = self.clock()
         self._oom_kills = measurement.OomKills()
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
@@ -224,10 +212,10 @@ class WorkerPool:
         try:
             while True:
                 self._hand_out()
-                self.is_waiting = self._cores is not None and self._yield_cores(self._cores)
+                self.is_waiting = self.cores is not None and self._yield_cores(self.cores)
                 if not self.is_waiting and not self._count_busy() and self._queue.seconds_to_next() is None:
                     return
-                pause = self._queue.seconds_to_wait(wake_seconds)
+                pause = min(self._queue.seconds_to_next() or wake_seconds, wake_seconds)
                 yield None
                 for key, events in self._selector.select(pause):
                     yield from self._handle_event(key.data[0], key.data[1], events)
@@ -239,7 +227,7 @@ class WorkerPool:
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that run now; see `Pool.at_work`."""
         return [
-            TaskAtWork(*worker.tasks[0][:3], worker.task_started_ts, worker.usage.host)
+            TaskAtWork(*worker.tasks[0][:3], worker.task_started_ts, worker.host)
             for worker in self._workers
             if worker.is_ready and worker.tasks
         ]
@@ -253,14 +241,15 @@ class WorkerPool:
         until = time.monotonic() + GRACE_SECONDS
         for worker in workers:
             worker.end(until)
-        if self._cores is not None:
-            self._cores.leave_line()
+        if self.cores is not None:
+            self.cores.leave_line()
         self._selector.close()
 
     # --- tasks to workers ------------------------------------------------------------------------------------
 
     def _queue_of(self, tasks: NextTasks) -> TaskQueue:
-        return TaskQueue(tasks, self._policy, most_doublings(self._memory, measurement.memory_size()), self._clock)
+        doublings = most_doublings(self.limits.memory, measurement.memory_size())
+        return TaskQueue(tasks, self.limits.policy, doublings, self.clock)
 
     def _yield_cores(self, cores: SharedCores) -> bool:
         """Let workers go for which there is no task, and one of several if another job has no core.
@@ -289,7 +278,7 @@ class WorkerPool:
                 if task is None:
                     return
                 self._queue.put_back(task)
-                if self._cores is not None and (core := self._cores.take(is_first=not busy)) is None:
+                if self.cores is not None and (core := self.cores.take(is_first=not busy)) is None:
                     break
                 self._assign(self._start(core))
 
@@ -305,7 +294,7 @@ class WorkerPool:
             self._remove(worker)
             worker = self._start(core)
         if not worker.tasks:
-            worker.begin_task(self._clock())
+            worker.begin_task(self.clock())
         worker.tasks.append(assignment)
         self._begin_watch(worker)
         line = json.dumps(task_message(assignment.task, assignment.attempt))
@@ -314,8 +303,8 @@ class WorkerPool:
         return True
 
     def _begin_watch(self, worker: WorkerProcess) -> None:
-        if self._memory is not None and worker.is_ready and worker.tasks:
-            worker.watch = self._guard.begin(worker.process.pid, self._memory << worker.tasks[0].doublings)
+        if self.limits.memory is not None and worker.is_ready and worker.tasks:
+            worker.watch = self._guard.begin(worker.process.pid, self.limits.memory << worker.tasks[0].doublings)
 
     def _end_watch(self, worker: WorkerProcess) -> Watch | None:
         """End the watch over the task at work; return it if the worker had too much memory."""
@@ -326,7 +315,7 @@ class WorkerPool:
 
     def _start(self, core: int | None) -> WorkerProcess:
         try:
-            worker = WorkerProcess(self._command, self._setup, self._env, self._on_log, core)
+            worker = WorkerProcess(self._command, self._setup, self.env, self.on_log, core)
         except OSError as error:
             raise not_started_error(self._command[0], error) from None
         self._workers.append(worker)
@@ -379,30 +368,26 @@ class WorkerPool:
         for line in lines:
             answer = parse_answer(line, self._command[0])
             if "broken" in answer:
-                raise load_error(answer["broken"], "model" if self._feed is None else "reduce function")
+                raise load_error(answer["broken"], "model" if self.feed is None else "reduce function")
             if "ready" in answer:
-                worker.usage.note_ready(answer)
+                worker.note_ready(answer)
                 worker.is_ready = self.is_ready = True
                 self._failed_starts = 0
-                worker.begin_task(self._clock())
+                worker.begin_task(self.clock())
                 self._begin_watch(worker)
                 continue
-            if "more" in answer and self._feed is not None:
-                self._send_more(worker, self._feed, is_first=answer["more"])
+            if "more" in answer and self.feed is not None:
+                self._send_more(worker, self.feed, is_first=answer["more"])
                 continue
             assignment, excess = worker.tasks.popleft(), self._end_watch(worker)
             worker.has_run = True
-            started_at, usage = worker.usage.note(answer["usage"])
-            worker.begin_task(self._clock())
+            started_at, usage = worker.note_usage(answer["usage"])
+            worker.begin_task(self.clock())
             outputs, error = answer.get("outputs"), answer.get("error")
             if outputs is not None:
                 outputs = {name: output_content(content) for name, content in outputs.items()}
             worker.read_logs(assignment.task.number)
-            outcome = outcome_of(error)
-            is_final = error is None or not self._queue.try_again(assignment, outcome, error["type"])
-            yield TaskResult(
-                *assignment[:2], outputs, error, outcome, assignment.attempt, started_at, Usage(*usage), is_final
-            )
+            yield self._queue.result(assignment, outputs, (outcome_of(error), error), started_at, Usage(*usage))
             if excess is not None:  # it was killed when it had answered
                 self._remove(worker)
                 return
@@ -410,10 +395,10 @@ class WorkerPool:
 
     def _send_more(self, worker: WorkerProcess, feed: Feed, *, is_first: bool) -> None:
         """Send the next outputs to a worker, if it has a reduction."""
-        began_at = self._clock()
+        began_at = self.clock()
         if worker.tasks:
             worker.outgoing += feed(worker.tasks[0].task, is_first=is_first)
-        seconds = self._clock() - began_at
+        seconds = self.clock() - began_at
         for one in self._workers:  # all of them waited, so it does not count as the time of any task
             one.task_started_at += seconds
         self._write(worker)
@@ -451,40 +436,29 @@ class WorkerPool:
             yield self._result_at_end(worker, first, memory_excess_of(excess.limit), peak=excess.peak)
 
     def _stop_late_workers(self) -> Iterator[TaskResult]:
-        if self._timeout is None:
+        if self.limits.timeout is None:
             return
         for worker in list(self._workers):
-            if worker.tasks and worker.is_ready and self._clock() - worker.task_started_at > self._timeout:
+            if worker.tasks and worker.is_ready and self.clock() - worker.task_started_at > self.limits.timeout:
                 late = worker.tasks.popleft()
                 self._queue.put_back(*worker.tasks)
                 worker.tasks.clear()
                 peak = measurement.peak_rss(worker.process.pid)
                 yield from self._bury(worker)
-                yield self._result_at_end(worker, late, lateness_of(self._timeout), peak=peak)
+                yield self._result_at_end(worker, late, lateness_of(self.limits.timeout), peak=peak)
 
     def _result_at_end(
-        self,
-        worker: WorkerProcess,
-        assignment: Assignment,
-        end: tuple[Outcome, Mapping[str, str]],
-        *,
-        peak: int | None = None,
+        self, worker: WorkerProcess, assignment: Assignment, end: End, *, peak: int | None = None
     ) -> TaskResult:
-        """Return the result of the attempt at which a worker ended. For `peak`, see `ProcessUsage.at_end`.
-
-        The task is put back, if it is to be tried again.
-        """
-        outcome, error = end
-        is_final = not self._queue.try_again(assignment, outcome, error["type"])
-        usage = Usage(*worker.usage.at_end(self._clock() - worker.task_started_at, peak))
-        started_at = worker.task_started_ts
-        return TaskResult(*assignment[:2], None, error, outcome, assignment.attempt, started_at, usage, is_final)
+        """Return the result of the attempt at which a worker ended. For `peak`, see `ModelProcess.usage_at_end`."""
+        usage = Usage(*worker.usage_at_end(self.clock() - worker.task_started_at, peak))
+        return self._queue.result(assignment, None, end, worker.task_started_ts, usage)
 
     def _bury_dead_workers(self) -> Iterator[TaskResult]:
         """Bury dead workers whose pipes are still open, held by processes that they started."""
-        if self._clock() - self._liveness_checked_at < LIVENESS_SECONDS:
+        if self.clock() - self._liveness_checked_at < LIVENESS_SECONDS:
             return
-        self._liveness_checked_at = self._clock()
+        self._liveness_checked_at = self.clock()
         for worker in list(self._workers):
             if worker.has_ended():
                 yield from self._handle_event(worker, "answers", selectors.EVENT_READ)  # its last answers

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mopsjobs.bundles.bundle import extract_bundle, load_bundle
@@ -55,71 +55,35 @@ def open_pool(
         StoreError: if the store cannot be read.
         OSError: if a file cannot be written on this machine.
     """
-    entrypoint, outputs = manifest.study.entrypoint, manifest.study.outputs
+    study, python = manifest.study, shard.python or active_python(os.environ) or sys.executable
     root = retry.call(lambda: extract_bundle(store, manifest.bundle, directory.code))
     job_env = dict(zip(JOB_VARIABLES, (manifest.job_id, str(shard.number)), strict=True))
-    if shard.scheduler is not None and feed is None:
+    if shard.scheduler is None:
+        notes.describe(lambda: describe_interpreter(python, model_environment(os.environ)))
+    elif feed is None:
         from mopsjobs.runner.pools.dask import DaskProcess
 
         bundle = retry.call(lambda: load_bundle(store, manifest.bundle))
-        pool = DaskProcess(
+        return DaskProcess(
             shard.scheduler,
             bundle,
-            entrypoint,
+            study.entrypoint,
             {**os.environ, **job_env},
-            outputs=outputs,
-            python=shard.python,
-            limits=shard.limits,
-            on_log=on_log,
+            study.outputs,
+            shard.python,
+            shard.limits,
+            on_log,
+            notes.note,
         )
-        pool.on_environment = notes.note
-        return pool
+    else:  # this machine is not that of the tasks
+        python, shard = python_here(shard.python, os.environ), shard._replace(workers=1)
     spool = directory.spool(shard.number)
-    python = shard.python or active_python(os.environ) or sys.executable
     paths = {"root": str(root), "spool": str(spool)}
-    of_tasks = {**paths, "entrypoint": entrypoint, "outputs": outputs}
-    of_reductions = {**paths, "reduce": manifest.study.reduce}
-    if feed is not None and shard.scheduler is not None:  # this machine is not that of the tasks
-        python, shard = python_here(shard.python, os.environ), shard._replace(workers=1, scheduler=None)
-    elif shard.scheduler is None:
-        notes.describe(lambda: describe_interpreter(python, model_environment(os.environ)))
-    if feed is None and shard.number == 0 and manifest.study.reduce and manifest.engine in CLUSTER_ENGINES:
-        _check_reduce(python, of_reductions, job_env, spool, retry)  # elsewhere, the submission has done so
-    return _open_local(shard, spool, python, of_tasks if feed is None else of_reductions, job_env, on_log, feed=feed)
-
-
-def _check_reduce(
-    python: str, setup: Mapping[str, object], job_env: Mapping[str, str], spool: Path, retry: OutageRetry
-) -> None:
-    """Load the reduce function of a study before the tasks run, unless that takes long.
-
-    Raises:
-        ModelError: if it cannot be loaded.
-    """
-    shutil.rmtree(spool, ignore_errors=True)
-    make_directory(spool)
-    command = [python, "-u", str(write_reduce_worker(spool))]
-    answer = None
-    with contextlib.suppress(ModelError):  # of the interpreter, which the pool starts several times
-        answer = first_answer(command, setup, {**os.environ, **job_env}, is_over=lambda: retry.is_stopping)
-    if answer is not None and "broken" in answer:
-        raise load_error(answer["broken"], "reduce function")
-
-
-def _open_local(
-    shard: Shard,
-    spool: Path,
-    python: str,
-    setup: Mapping[str, object],
-    job_env: Mapping[str, str],
-    on_log: OnLog,
-    *,
-    feed: Feed | None,
-) -> WorkerPool:
-    """Return a pool of worker processes of this machine."""
-    shutil.rmtree(spool, ignore_errors=True)
-    make_directory(spool)
-    script = write_worker(spool) if feed is None else write_reduce_worker(spool)
+    of_reductions = {**paths, "reduce": study.reduce}
+    if feed is None and shard.number == 0 and study.reduce and manifest.engine in CLUSTER_ENGINES:
+        # Elsewhere, the submission has done so.
+        _check_reduce([python, "-u", str(_write_script(spool, write_reduce_worker))], of_reductions, job_env, retry)
+    script = _write_script(spool, write_worker if feed is None else write_reduce_worker)
     cores = usable_cores()
     limit = cores if shard.cores is None else shard.cores.limit
     workers = shard.workers or limit
@@ -128,11 +92,33 @@ def _open_local(
     env = model_environment(os.environ)
     return WorkerPool(
         [python, "-u", str(script)],
-        setup,
+        {**paths, "entrypoint": study.entrypoint, "outputs": study.outputs} if feed is None else of_reductions,
         workers,
-        limits=shard.limits,
-        cores=shard.cores,
-        on_log=on_log,
-        env={**env, **thread_limits(env, cores // workers), **job_env},
-        feed=feed,
+        shard.limits,
+        shard.cores,
+        on_log,
+        {**env, **thread_limits(env, cores // workers), **job_env},
+        feed,
     )
+
+
+def _write_script(spool: Path, write: Callable[[Path], Path]) -> Path:
+    """Empty the spool, and return the path of the script that a function writes there."""
+    shutil.rmtree(spool, ignore_errors=True)
+    make_directory(spool)
+    return write(spool)
+
+
+def _check_reduce(
+    command: list[str], setup: Mapping[str, object], job_env: Mapping[str, str], retry: OutageRetry
+) -> None:
+    """Load the reduce function of a study before the tasks run, unless that takes long.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+    """
+    answer = None
+    with contextlib.suppress(ModelError):  # of the interpreter, which the pool starts several times
+        answer = first_answer(command, setup, {**os.environ, **job_env}, is_over=lambda: retry.is_stopping)
+    if answer is not None and "broken" in answer:
+        raise load_error(answer["broken"], "reduce function")

@@ -61,8 +61,7 @@ class LogLines:
         self._on_line = on_line
         self._partial = bytearray()
         self._tail: deque[bytes] = deque()
-        self._tail_bytes = 0
-        self._left_out = 0
+        self._tail_bytes = self._left_out = 0
         self._begin(None)
 
     def feed(self, data: bytes) -> None:
@@ -98,9 +97,7 @@ class LogLines:
     def _begin(self, task: int | None) -> None:
         self._task = task
         self._is_head = True
-        self._head_lines = 0
-        self._head_bytes = 0
-        self._left_out = 0
+        self._head_lines = self._head_bytes = 0
 
     def _take(self, line: bytearray) -> None:
         text, mark, number = line.rpartition(MARK)
@@ -134,77 +131,6 @@ class LogLines:
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in the unit of `ru_maxrss`."""
-
-
-class ProcessUsage:
-    """Measurements of the tasks of a worker process: by its answers, and of the last task by its end.
-
-    A usage is a tuple with the fields of `ledger.attempt.Usage`.
-    """
-
-    def __init__(self) -> None:
-        """Expect a new process."""
-        self.host: str | None = None
-        self.python: str | None = None
-        """What its first answer said."""
-        self._user_seconds = self._system_seconds = 0.0
-        import resource  # here: Windows has none, and no runner
-
-        self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT  # it begins with that of its parent
-        self._total: Any = None
-
-    def note_ready(self, answer: Mapping[str, Any]) -> None:
-        """Take the first answer of engines/worker.py: what its start has used is not the task's at which it ends."""
-        self.host, self.python = answer.get("host"), answer.get("python")
-        if "usage" in answer:
-            self.note(answer["usage"])
-
-    def note(self, used: list[Any]) -> tuple[float, UsageTuple]:
-        """Take the usage in an answer of engines/worker.py, and return the start and the usage of its task."""
-        started, taken, user, system, peak = used
-        user_seconds, system_seconds = user / 1e6, system / 1e6
-        self._user_seconds += user_seconds
-        self._system_seconds += system_seconds
-        if peak is not None and peak > self._peak:
-            self._peak = peak
-        return started / 1e6, (taken / 1e6, user_seconds, system_seconds, peak, self.host, self.python)
-
-    def has_ended(self, process: subprocess.Popen[bytes], *, wait: bool = False) -> bool:
-        """Return True if the process has ended. Its exit code is then in `process.returncode`.
-
-        Args:
-            process: the process.
-            wait: wait for its end.
-        """
-        if process.returncode is None:
-            try:
-                pid, status, total = os.wait4(process.pid, 0 if wait else os.WNOHANG)
-            except ChildProcessError:  # another waiter took it
-                process.poll()
-            else:
-                if pid:
-                    self._total = total
-                    process.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        return process.returncode is not None
-
-    def at_end(self, seconds: float, peak: int | None = None) -> UsageTuple:
-        """Return the usage of the task at which the process ended: all that it used, without that of its answers.
-
-        Args:
-            seconds: how long the task took.
-            peak: of memory, if it is known. Otherwise it is the peak of the process, if no task before reached it.
-        """
-        if self._total is None:
-            return seconds, None, None, peak, self.host, self.python
-        whole = self._total.ru_maxrss * RSS_UNIT
-        return (
-            seconds,
-            max(0.0, self._total.ru_utime - self._user_seconds),
-            max(0.0, self._total.ru_stime - self._system_seconds),
-            peak if peak is not None else whole if whole > self._peak else None,
-            self.host,
-            self.python,
-        )
 
 
 LOOK_SECONDS = 0.05
@@ -322,7 +248,11 @@ POLL_SECONDS = 0.5
 
 
 class ModelProcess:
-    """A process of the model that runs engines/worker.py, and its streams."""
+    """A process of the model that runs engines/worker.py, its streams, and what its tasks used.
+
+    The usage of a task is a tuple with the fields of `ledger.attempt.Usage`: by the answers of the process, and of the
+    last task by its end.
+    """
 
     def __init__(
         self,
@@ -362,7 +292,14 @@ class ModelProcess:
         self.outgoing = bytearray(json.dumps(setup).encode() + b"\n")
         self.answers = bytearray()
         self.log_lines = LogLines(on_line)
-        self.usage = ProcessUsage()
+        self.host: str | None = None
+        self.python: str | None = None
+        """What its first answer said."""
+        self._user_seconds = self._system_seconds = 0.0
+        import resource  # here: Windows has none, and no runner
+
+        self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT  # it begins with that of its parent
+        self._total: Any = None
         self.is_ready = False
         self.has_run = False
         """Whether a task has ended in it."""
@@ -375,9 +312,58 @@ class ModelProcess:
             while self.outgoing:
                 del self.outgoing[: os.write(self.stdin.fileno(), self.outgoing)]
 
+    def note_ready(self, answer: Mapping[str, Any]) -> None:
+        """Take the first answer of engines/worker.py: what its start has used is not the task's at which it ends."""
+        self.host, self.python = answer.get("host"), answer.get("python")
+        if "usage" in answer:
+            self.note_usage(answer["usage"])
+
+    def note_usage(self, used: list[Any]) -> tuple[float, UsageTuple]:
+        """Take the usage in an answer of engines/worker.py, and return the start and the usage of its task."""
+        started, taken, user, system, peak = used
+        user_seconds, system_seconds = user / 1e6, system / 1e6
+        self._user_seconds += user_seconds
+        self._system_seconds += system_seconds
+        if peak is not None and peak > self._peak:
+            self._peak = peak
+        return started / 1e6, (taken / 1e6, user_seconds, system_seconds, peak, self.host, self.python)
+
     def has_ended(self, *, wait: bool = False) -> bool:
-        """Return True if the process has ended; see `ProcessUsage.has_ended`."""
-        return self.usage.has_ended(self.process, wait=wait)
+        """Return True if the process has ended. Its exit code is then in `process.returncode`.
+
+        Args:
+            wait: wait for its end.
+        """
+        process = self.process
+        if process.returncode is None:
+            try:
+                pid, status, total = os.wait4(process.pid, 0 if wait else os.WNOHANG)
+            except ChildProcessError:  # another waiter took it
+                process.poll()
+            else:
+                if pid:
+                    self._total = total
+                    process.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        return process.returncode is not None
+
+    def usage_at_end(self, seconds: float, peak: int | None = None) -> UsageTuple:
+        """Return the usage of the task at which the process ended: all that it used, without that of its answers.
+
+        Args:
+            seconds: how long the task took.
+            peak: of memory, if it is known. Otherwise it is the peak of the process, if no task before reached it.
+        """
+        if self._total is None:
+            return seconds, None, None, peak, self.host, self.python
+        whole = self._total.ru_maxrss * RSS_UNIT
+        return (
+            seconds,
+            max(0.0, self._total.ru_utime - self._user_seconds),
+            max(0.0, self._total.ru_stime - self._system_seconds),
+            peak if peak is not None else whole if whole > self._peak else None,
+            self.host,
+            self.python,
+        )
 
     def close(self) -> None:
         """Close the streams."""
@@ -447,11 +433,11 @@ class Model(ModelProcess):
                 if "broken" in answer:
                     return answer
                 if "ready" not in answer:
-                    started_at, usage = self.usage.note(answer["usage"])
+                    started_at, usage = self.note_usage(answer["usage"])
                     if "outputs" in answer:
                         answer["outputs"] = {name: output_content(one) for name, one in answer["outputs"].items()}
                     return {**answer, "usage": usage, "started_at": started_at}
-                self.usage.note_ready(answer)
+                self.note_ready(answer)
                 self.is_ready = True
                 self._begin(memory)
             if is_over or len(self.answers) > MAX_ANSWER_BYTES:
@@ -470,7 +456,7 @@ class Model(ModelProcess):
 
     def at_end(self, peak: int | None = None) -> dict[str, Any]:
         """Return start and usage of the task at which the process ended."""
-        return {"started_at": self._started_at, "usage": self.usage.at_end(time.monotonic() - self._began, peak)}
+        return {"started_at": self._started_at, "usage": self.usage_at_end(time.monotonic() - self._began, peak)}
 
     def describe_death(self) -> dict[str, Any]:
         """Return how the process ended while it ran a task."""

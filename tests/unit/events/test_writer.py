@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mopsjobs.errors import RecordError, StoreAccessError, UsageError
+from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.events import format as event_format
 from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, parse_chunk, parse_chunk_key
 from mopsjobs.events.writer import EventLog, record_event, record_write
@@ -57,19 +57,6 @@ class Gate(FaultyStore):
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_tells_hour_job_source_and_number() -> None:
-    """A chunk lies in the hour of its writing, under its job, with a name that no other writer has."""
-    store, clock = InMemoryVersionedStore(), Clock()
-    logs = [_log(store, clock), _log(store, clock)]
-    for log in logs:
-        log.emit("runner", text="x")
-        log.close()
-    assert set(store.list_keys()) == {f"events/20260301T12/job/{log.source}-000000.ndjson" for log in logs}
-    assert len({log.source for log in logs}) == 2
-    names = [parse_chunk_key(key) for key in store.list_keys()]
-    assert {name and name.job_id for name in names} == {"job"}
-
-
 def test_emit_does_not_wait_for_the_store() -> None:
     """While the store keeps a write waiting, `emit` returns; all comes through afterwards."""
     gate = Gate()
@@ -93,24 +80,6 @@ def test_an_outage_is_survived() -> None:
         log.emit("log", text=str(number))
     assert log.close(PATIENCE)
     assert [event["text"] for event in _events(store)] == [str(number) for number in range(10)]
-
-
-def test_refused_credentials_do_not_stop_it_either() -> None:
-    """Whatever the store raises, the writer goes on trying, and `emit` knows nothing of it."""
-    store = InMemoryVersionedStore()
-    broken = FaultyStore(store)
-    errors = iter([StoreAccessError("No."), RuntimeError("a bug in a store")])
-
-    def create(key: str, value: bytes) -> VersionToken | None:
-        if (error := next(errors, None)) is not None:
-            raise error
-        return store.create_if_absent(key, value)
-
-    broken.create_if_absent = create  # type: ignore[method-assign]
-    log = _log(broken)
-    log.emit("log", text="x")
-    assert log.close(PATIENCE)
-    assert len(_events(store)) == 1
 
 
 def test_a_late_chunk_goes_into_the_hour_of_its_writing() -> None:
@@ -168,19 +137,6 @@ def test_the_oldest_log_lines_go_first() -> None:
     assert len({event["seq"] for event in found}) == len(found)
 
 
-def test_without_log_lines_the_oldest_others_go() -> None:
-    """The bound holds whatever the events are."""
-    gate = Gate()
-    log = _log(gate, max_waiting=3)
-    log.emit("runner")
-    assert gate.asked.wait(PATIENCE)
-    for number in range(5):
-        log.emit("state", status=str(number))
-    gate.open()
-    assert log.close(PATIENCE)
-    assert [event.get("status", event.get("count")) for event in _events(gate)] == [None, 2, "2", "3", "4"]
-
-
 def test_close_gives_up_in_time_and_says_so() -> None:
     """With a store that stays away, `close` comes back and tells that not all was written; later events are ignored."""
     store = FaultyStore(InMemoryVersionedStore())
@@ -191,29 +147,6 @@ def test_close_gives_up_in_time_and_says_so() -> None:
     log.emit("log", text="y")
     assert log._writer.join(PATIENCE)
     assert not log.close()
-
-
-def test_closing_twice_and_without_events_is_harmless() -> None:
-    """Nothing to write is nothing written."""
-    store = InMemoryVersionedStore()
-    log = _log(store)
-    assert log.close()
-    assert log.close()
-    assert list(store.list_keys()) == []
-
-
-def test_many_threads_may_emit() -> None:
-    """Events of several threads all arrive, each with a number of its own."""
-    store = InMemoryVersionedStore()
-    log = _log(store, flush_bytes=500)
-    threads = [threading.Thread(target=lambda: [log.emit("log", text="x" * 50) for _ in range(200)]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert log.close(PATIENCE)
-    assert sorted(int(str(event["seq"])) for event in _events(store)) == list(range(800))
-    assert len(list(store.list_keys())) > 10
 
 
 @pytest.mark.parametrize("source", ["", "a/b", "a b", "x" * 70, "é"])
@@ -296,11 +229,6 @@ def test_a_state_event_tells_of_the_record() -> None:
 
 def _chunk(*events: object) -> bytes:
     return "".join(json.dumps(event) + "\n" for event in events).encode()
-
-
-def test_an_empty_chunk_has_no_events() -> None:
-    """No bytes, no events."""
-    assert parse_chunk(b"") == []
 
 
 BAD_LINES = [

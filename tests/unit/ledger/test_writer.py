@@ -13,12 +13,10 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.errors import StoreAccessError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.errors import StoreAccessError, StoreUnavailableError
 from mopsjobs.ledger import writer as ledger_writer
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
-from mopsjobs.ledger.format import parse_chunk_key
-from mopsjobs.ledger.scalars import parse_scalars
-from mopsjobs.ledger.writer import Begun, Entry, JournalFile, Ledger
+from mopsjobs.ledger.writer import Ledger, begun_attempt
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -79,7 +77,7 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
 
 def test_attempts_go_into_one_chunk_and_their_file_goes(stores: Stores) -> None:
     ledger = stores.ledger()
-    ledger.begin([Begun(0, 1, 1000.0, "host"), Begun(1, 1, 1000.0, "host")])
+    ledger.begin([begun_attempt(0, 1, 1000.0, "host"), begun_attempt(1, 1, 1000.0, "host")])
     ledger.settle(ledger.add(_ended(0), is_settled=False))
     ledger.add(_ended(1, Outcome.FAILED), is_settled=True)
     assert stores.files() == ["a-000000.jsonl"]
@@ -107,25 +105,6 @@ def test_a_chunk_waits_for_the_outputs_of_all_its_attempts(stores: Stores) -> No
     assert _found(stores.store) == [(0, 1, "succeeded"), (1, 1, "succeeded"), (2, 1, "succeeded")]
 
 
-def test_attempts_that_gather_are_written_at_once(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the outputs of any of them are sent; one that has none is written as it ends."""
-    written: list[list[int]] = []
-    append = JournalFile.append
-
-    def note(file: JournalFile, entries: list[Entry], **more: bool) -> None:
-        written.append([entry.attempt.task for entry in entries])
-        append(file, entries, **more)
-
-    monkeypatch.setattr(JournalFile, "append", note)
-    ledger = stores.ledger()
-    tickets = [ledger.add(_ended(number), is_settled=False) for number in range(3)]
-    assert written == []
-    for ticket in reversed(tickets):
-        ledger.write(ticket)
-    ledger.add(_ended(3, Outcome.FAILED), is_settled=True)
-    assert written == [[0, 1, 2], [3]]
-
-
 def test_a_refused_output_makes_its_attempt_failed(stores: Stores) -> None:
     ledger = stores.ledger()
     ledger.refuse(ledger.add(_ended(0), is_settled=False), REASON)
@@ -150,43 +129,6 @@ def test_a_chunk_is_cut_after_five_seconds_or_a_share_of_the_run(
         ledger._changed.notify()
     until(lambda: len(_found(stores.store)) == 2)
     ledger.close()
-
-
-def test_a_full_chunk_is_cut_at_once(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_writer, "MAX_CHUNK_ATTEMPTS", 3)
-    ledger = stores.ledger()
-    for number in range(7):
-        ledger.add(_ended(number), is_settled=True)
-    until(lambda: len(_found(stores.store)) == 6)
-    ledger.close()
-    assert len(list(stores.store.list_keys())) == 3
-    assert [task for task, *_ in _found(stores.store)] == list(range(7))
-
-
-def test_attempts_at_work_are_cancelled_at_the_end(stores: Stores) -> None:
-    ledger = stores.ledger()
-    ledger.begin([Begun(3, 2, 1000.0, "host")])
-    stores.seconds += 4.0
-    ledger.close()
-    assert _found(stores.store) == [(3, 2, "cancelled")]
-
-
-def test_scalars_go_into_a_chunk_of_the_same_number(stores: Stores) -> None:
-    """It is written first: a reader of the attempts then finds it."""
-    ledger = stores.ledger()
-    ledger.add(_ended(0), {"result.json/peak": 1.5}, is_settled=True)
-    with ledger._changed:
-        ledger._cut()
-    until(lambda: _found(stores.store))
-    ledger.add(_ended(1), is_settled=True)
-    ledger.close()
-    names = [key.removeprefix("ledger/job/0.a-") for key in stores.store.list_keys()]
-    assert names == ["000000.attempts.gz", "000000.scalars.gz", "000001.attempts.gz"]
-    key = "ledger/job/0.a-000000.scalars.gz"
-    value, parts = stores.store.get(key), parse_chunk_key(key)
-    assert value is not None
-    assert parts is not None
-    assert parse_scalars(value.value, parts) == [(0, {"result.json/peak": 1.5})]
 
 
 # --- outages and refusals -------------------------------------------------------------------------------------------
@@ -241,13 +183,6 @@ def test_a_store_that_forbids_the_ledger_leaves_it_in_the_journal(stores: Stores
     assert stores.files() == ["a-000000.jsonl"]
 
 
-def test_a_chunk_that_can_never_be_stored_is_given_up(stores: Stores) -> None:
-    ledger = stores.ledger(Refusing(ValueTooLargeError("too large")))
-    ledger.add(_ended(0), is_settled=True)
-    ledger.close()
-    assert stores.files() == []
-
-
 def test_a_directory_that_cannot_be_written_stops_nothing(stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
     """It is told once, and the ledger goes on in memory."""
     stores.directory.write_text("a file")
@@ -263,7 +198,7 @@ def test_a_directory_that_cannot_be_written_stops_nothing(stores: Stores, caplog
 # --- runs that were killed ------------------------------------------------------------------------------------------
 
 
-def _leave(stores: Stores, ended: list[Attempt], begun: list[Begun] | None = None, *, cut: bool = False) -> None:
+def _leave(stores: Stores, ended: list[Attempt], begun: list[Attempt] | None = None, *, cut: bool = False) -> None:
     """Leave the journal of a run that was killed."""
     ledger = stores.ledger(Refusing(StoreUnavailableError("away")))
     ledger.begin(begun or [])
@@ -282,26 +217,15 @@ def _send_left(stores: Stores, is_complete: Callable[[int], bool]) -> None:
 
 def test_what_a_killed_run_left_is_sent_under_its_own_keys(stores: Stores) -> None:
     """An attempt whose end was not seen, or whose outputs are not there, is lost."""
-    _leave(stores, [_ended(0), _ended(1), _ended(2, Outcome.FAILED)], [Begun(3, 1, 1000.0, "host")])
+    _leave(stores, [_ended(0), _ended(1), _ended(2, Outcome.FAILED)], [begun_attempt(3, 1, 1000.0, "host")])
     _send_left(stores, lambda task: task == 0)
     assert list(stores.store.list_keys()) == ["ledger/job/0.a-000000.attempts.gz"]
     assert sorted(_found(stores.store)) == [(0, 1, "succeeded"), (1, 1, "lost"), (2, 1, "failed"), (3, 1, "lost")]
     assert stores.files() == []
 
 
-def test_what_was_left_is_also_sent_at_the_end_of_a_run(stores: Stores) -> None:
-    _leave(stores, [_ended(0), _ended(1)])
-    ledger = stores.ledger()
-    ledger.write(ledger.add(_ended(1, attempt=2), is_settled=False))
-    ledger.settle(ledger.add(_ended(0), is_settled=False))
-    ledger.send_left(lambda task: task == 0)
-    ledger.close(PATIENCE)
-    assert sorted(_found(stores.store)) == [(0, 1, "succeeded"), (1, 1, "lost")]
-    assert stores.files() == ["b-000000.jsonl"]
-
-
 def test_an_attempt_that_ended_in_the_next_file_is_in_that_alone(stores: Stores) -> None:
-    begun = [Begun(number, 1, 1000.0, "host") for number in range(3)]
+    begun = [begun_attempt(number, 1, 1000.0, "host") for number in range(3)]
     _leave(stores, [_ended(0), _ended(1)], begun, cut=True)
     assert len(stores.files()) == 3
     _send_left(stores, lambda _task: True)
@@ -339,18 +263,11 @@ def test_a_line_that_cannot_be_read_is_left_out(stores: Stores, line: bytes) -> 
     assert _found(stores.store) == [(0, 1, "succeeded")]
 
 
-def test_a_file_of_another_kind_stays(stores: Stores) -> None:
-    _leave(stores, [_ended(0)])
-    (stores.directory / "notes.txt").write_text("mine")
-    _send_left(stores, lambda _task: True)
-    assert stores.files() == ["notes.txt"]
-
-
 WRITER = """
 import sys
 from pathlib import Path
 from mopsjobs.ledger.attempt import Attempt, Outcome
-from mopsjobs.ledger.writer import Begun, Ledger
+from mopsjobs.ledger.writer import Ledger, begun_attempt
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 
 root = Path(sys.argv[1])
@@ -361,7 +278,7 @@ ledger.send_left(lambda task: task in done)
 for task in range(10**6):
     if task in done:
         continue
-    ledger.begin([Begun(task, 1, 1000.0, None)])
+    ledger.begin([begun_attempt(task, 1, 1000.0, None)])
     usage = (0.5, 0.25, 0.0, 4096, None, None)
     ticket = ledger.add(Attempt(task, 1, Outcome.SUCCEEDED, 1000.0, *usage, None, 1), is_settled=False)
     ledger.write(ticket)

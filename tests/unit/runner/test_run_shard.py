@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mopsjobs.bundles.bundle import BundleError
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import NoManifestError
+from mopsjobs.errors import NoManifestError, StoreAccessError, StoreUnavailableError
 from mopsjobs.events.format import parse_chunk
+from mopsjobs.ledger.environment import Environment, EnvironmentNotes, environment_keys, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.runner.shard import TaskProgress
-from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.manifest import NAMES_NAME
+from mopsjobs.runner.reducer import ReduceEnd, Reducer
+from mopsjobs.runner.reporter import Counts, Reporter
+from mopsjobs.runner.shard import Shard, TaskProgress
+from mopsjobs.store.base import VersionedStore, VersionToken
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.manifest import NAMES_NAME, load_manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
+from mopsjobs.submission.relay import deliver
 from support.cli import LineStore
 from support.doubles import FaultyStore
-from support.runs import PATIENCE, Given, calls, code, counts, place, record, results, sets_of, study, until, work
+from support.ledgers import attempts_in
+from support.runs import (
+    MODEL,
+    PATIENCE,
+    Bench,
+    calls,
+    code,
+    place,
+    results,
+    sets_of,
+    study,
+    until,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -33,11 +51,9 @@ def _events(store: VersionedStore) -> list[Any]:
 # --- the plain way --------------------------------------------------------------------------------------------------
 
 
-def test_every_output_is_stored_under_its_key_and_the_job_succeeds(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(5), n_replicates=2)
-    ran, said = work(line, registry, tmp_path / "job")
+def test_every_output_is_stored_under_its_key_and_the_job_succeeds(bench: Bench) -> None:
+    bench.given(sets_of(5), n_replicates=2)
+    ran, said = bench.work()
     assert ran[:4] == ("succeeded", 10, 0, True)
     assert said == []
     tasks = list(study(sets_of(5), n_replicates=2).tasks())
@@ -47,20 +63,18 @@ def test_every_output_is_stored_under_its_key_and_the_job_succeeds(
         ).encode()
         for task in tasks
     }
-    assert results(line) == expected
-    assert counts(registry) == ("succeeded", 10, 0, 10)
-    assert [step["status"] for step in record(registry).transitions][-3:] == ["running", "validating", "succeeded"]
+    assert results(bench.line) == expected
+    assert bench.counts() == ("succeeded", 10, 0, 10)
+    assert [step["status"] for step in bench.record().transitions][-3:] == ["running", "validating", "succeeded"]
 
 
-def test_progress_begins_when_the_workers_are_ready(
-    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
-) -> None:
+def test_progress_begins_when_the_workers_are_ready(bench: Bench) -> None:
     """Before, they start and load the model. The total is the shard's; what another run did is done already."""
-    code(model, "def simulate(params, seed):\n    return {'result.json': 1}\n")
-    given(sets_of(9))
-    line.create_if_absent(output_key("job", next(iter(study(sets_of(9)).tasks())), "result.json"), b"theirs")
+    code(bench.model, "def simulate(params, seed):\n    return {'result.json': 1}\n")
+    bench.given(sets_of(9))
+    bench.line.create_if_absent(output_key("job", next(iter(study(sets_of(9)).tasks())), "result.json"), b"theirs")
     seen: list[TaskProgress] = []
-    work(line, registry, tmp_path / "job", shards=2, on_progress=seen.append)
+    bench.work(shards=2, on_progress=seen.append)
     assert seen[0] == (1, 5, False, False, None)
     assert seen[-1].total == 5
     assert seen[-1].has_begun
@@ -68,103 +82,84 @@ def test_progress_begins_when_the_workers_are_ready(
     assert all(progress.done == 1 for progress in seen if not progress.has_begun)
 
 
-def test_outputs_that_nobody_asked_for_are_left_out(
-    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
-) -> None:
-    code(model, "def simulate(params, seed):\n    return {'a': b'1', 'b': b'2'}\n")
-    given(sets_of(2), outputs=["b"])
-    assert work(line, registry, tmp_path / "job")[0].status == "succeeded"
-    assert sorted(name.rpartition("/")[2] for name in results(line)) == ["b", "b"]
-
-
-def test_where_the_study_names_none_the_names_are_stored_with_them(
-    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
-) -> None:
-    code(model, "def simulate(params, seed):\n    return {'b': b'2', 'a': b'1'}\n")
-    given(sets_of(1), outputs=None)
-    assert work(line, registry, tmp_path / "job")[0].status == "succeeded"
-    found = {name.rpartition("/")[2]: value for name, value in results(line).items()}
+def test_where_the_study_names_none_the_names_are_stored_with_them(bench: Bench) -> None:
+    code(bench.model, "def simulate(params, seed):\n    return {'b': b'2', 'a': b'1'}\n")
+    bench.given(sets_of(1), outputs=None)
+    assert bench.work()[0].status == "succeeded"
+    found = {name.rpartition("/")[2]: value for name, value in results(bench.line).items()}
     assert found == {"a": b"1", "b": b"2", NAMES_NAME: b'["a", "b"]'}
 
 
-def test_what_is_done_is_not_done_again(given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
+def test_what_is_done_is_not_done_again(bench: Bench) -> None:
     """A job that has been cut short: some outputs are there, from another runner."""
-    noted = tmp_path / "calls"
+    noted = bench.path / "calls"
     sets = sets_of(6, calls=str(noted))
-    given(sets)
+    bench.given(sets)
     for task in list(study(sets).tasks())[:4]:
-        line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
-    ran, _ = work(line, registry, tmp_path / "job")
+        bench.line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
+    ran, _ = bench.work()
     assert ran[:4] == ("succeeded", 6, 0, True)
     assert calls(noted) == {4: 1, 5: 1}
-    assert list(results(line).values()).count(b"theirs") == 4
+    assert list(results(bench.line).values()).count(b"theirs") == 4
 
 
-def test_running_an_ended_job_again_calls_nothing_and_changes_nothing(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    noted = tmp_path / "calls"
-    given(sets_of(3, calls=str(noted)))
-    work(line, registry, tmp_path / "job")
-    before = record(registry)
-    ran, _ = work(line, registry, tmp_path / "job")
+def test_running_an_ended_job_again_calls_nothing_and_changes_nothing(bench: Bench) -> None:
+    noted = bench.path / "calls"
+    bench.given(sets_of(3, calls=str(noted)))
+    bench.work()
+    before = bench.record()
+    ran, _ = bench.work()
     assert ran[:4] == ("succeeded", 3, 0, True)
-    assert record(registry) == before
+    assert bench.record() == before
     assert calls(noted) == dict.fromkeys(range(3), 1)
 
 
-def test_a_job_that_has_ended_loads_no_model(
-    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
-) -> None:
+def test_a_job_that_has_ended_loads_no_model(bench: Bench) -> None:
     """A pod that is tried again reads the record first. Its tasks are left, and its counts too."""
-    (model / "model.py").write_text(f"open({str(tmp_path / 'loaded')!r}, 'x')\n")
-    given(sets_of(3))
-    registry.update_status("job", "scheduled")
-    before = registry.finalize_job("job", "failed")
-    ran, _ = work(line, registry, tmp_path / "job")
+    (bench.model / "model.py").write_text(f"open({str(bench.path / 'loaded')!r}, 'x')\n")
+    bench.given(sets_of(3))
+    bench.registry.update_status("job", "scheduled")
+    before = bench.registry.finalize_job("job", "failed")
+    ran, _ = bench.work()
     assert ran[:4] == ("failed", 0, 0, False)
-    assert record(registry) == before
-    assert not (tmp_path / "loaded").exists()
+    assert bench.record() == before
+    assert not (bench.path / "loaded").exists()
 
 
-def test_a_job_that_was_never_submitted_is_not_run(line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
+def test_a_job_that_was_never_submitted_is_not_run(bench: Bench) -> None:
     with pytest.raises(NoManifestError, match="has no manifest"):
-        work(line, registry, tmp_path / "job")
+        bench.work()
 
 
-@pytest.mark.parametrize("of", [1, 2, 3])
-def test_the_same_simulation_is_run_once_for_all_of_its_tasks(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, of: int
-) -> None:
+@pytest.mark.parametrize("of", [1, 3])
+def test_the_same_simulation_is_run_once_for_all_of_its_tasks(bench: Bench, of: int) -> None:
     """It counts for each of them.
 
     A seed that is named may be one that is drawn, and two that are drawn may be alike.
     """
-    noted = tmp_path / "calls"
+    noted = bench.path / "calls"
     one = {"x": 1, "calls": str(noted)}
     drawn = list(study([one], n_replicates=3).tasks())
     sets = [one, {"params": one, "seed": drawn[1].seed}, {"x": 2, "calls": str(noted)}]
-    given(sets, n_replicates=3)
-    done = [work(line, registry, tmp_path / str(n), number=n, shards=of, workers=1)[0] for n in range(of)]
+    bench.given(sets, n_replicates=3)
+    done = [bench.work(str(n), number=n, shards=of, workers=1)[0] for n in range(of)]
     assert sum(ran.completed for ran in done) == 7
     assert calls(noted) == {1: 3, 2: 3}
-    assert counts(registry) == ("succeeded", 7, 0, 7)
-    again = [work(line, registry, tmp_path / f"again-{n}", number=n, shards=of, workers=1)[0] for n in range(of)]
+    assert bench.counts() == ("succeeded", 7, 0, 7)
+    again = [bench.work(f"again-{n}", number=n, shards=of, workers=1)[0] for n in range(of)]
     assert [ran.completed for ran in again] == [ran.completed for ran in done]
 
 
 # --- several shards -------------------------------------------------------------------------------------------------
 
 
-def test_shards_share_the_tasks_and_add_up_in_one_record_that_ends_once(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    noted = tmp_path / "calls"
-    given(sets_of(40, calls=str(noted)))
+def test_shards_share_the_tasks_and_add_up_in_one_record_that_ends_once(bench: Bench) -> None:
+    noted = bench.path / "calls"
+    bench.given(sets_of(40, calls=str(noted)))
     ends: list[str] = []
 
     def run(number: int) -> str | None:
-        ran, _ = work(line, registry, tmp_path / f"shard-{number}", number=number, shards=4, workers=1)
+        ran, _ = bench.work(f"shard-{number}", number=number, shards=4, workers=1)
         assert (ran.completed, ran.failed, ran.is_done) == (10, 0, True)
         return ran.status
 
@@ -173,84 +168,46 @@ def test_shards_share_the_tasks_and_add_up_in_one_record_that_ends_once(
     assert set(ends) <= {"running", "validating", "succeeded"}
     assert "succeeded" in ends
     assert calls(noted) == dict.fromkeys(range(40), 1)
-    assert counts(registry) == ("succeeded", 40, 0, 40)
-    assert [step["status"] for step in record(registry).transitions].count("succeeded") == 1
+    assert bench.counts() == ("succeeded", 40, 0, 40)
+    assert [step["status"] for step in bench.record().transitions].count("succeeded") == 1
 
 
-def test_the_job_does_not_end_before_its_last_shard(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(7))
-    for number, (status, count) in enumerate([("running", 3), ("running", 5), ("succeeded", 7)]):
-        ran, _ = work(line, registry, tmp_path / str(number), number=number, shards=3, workers=1)
-        assert ran.status == status
-        assert record(registry).tasks_completed == count
+def test_the_job_does_not_end_before_its_last_shard(bench: Bench) -> None:
+    """Nor later, if that shard has no task."""
+    bench.given(sets_of(2))
+    for number, (status, count) in enumerate([("running", 1), ("running", 2), ("succeeded", 2)]):
+        ran, _ = bench.work(str(number), number=number, shards=3, workers=1)
+        assert (ran.status, bench.record().tasks_completed) == (status, count)
 
 
-def test_more_shards_than_tasks_end_as_well(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(2))
-    for number in range(4):
-        work(line, registry, tmp_path / str(number), number=number, shards=4, workers=1)
-    assert counts(registry) == ("succeeded", 2, 0, 2)
-
-
-def test_a_job_begun_in_shards_can_be_ended_by_one_runner_alone(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
+def test_a_job_begun_in_shards_can_be_ended_by_one_runner_alone(bench: Bench) -> None:
     """What the shards had counted is not counted twice."""
-    given(sets_of(6))
-    work(line, registry, tmp_path / "1", number=1, shards=3, workers=1)
-    ran, _ = work(line, registry, tmp_path / "all", outage_seconds=2.0)
+    bench.given(sets_of(6))
+    bench.work("1", number=1, shards=3, workers=1)
+    ran, _ = bench.work("all", outage_seconds=2.0)
     assert ran[:4] == ("succeeded", 6, 0, True)
-    assert counts(registry) == ("succeeded", 6, 0, 6)
-
-
-def test_the_record_stays_small_whatever_the_job(
-    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
-) -> None:
-    """400 tasks, of which some fail, in 20 shards."""
-    code(model, "def simulate(params, seed):\n    return params['x'] if params['x'] % 20 else 1 / 0\n")
-    given(sets_of(400))
-    for number in range(20):
-        work(line, registry, tmp_path / "job", number=number, shards=20, workers=1)
-    assert counts(registry) == ("partial", 380, 20, 380)
-    found = line.get("jobs/job/state.json")
-    assert found is not None
-    assert len(found.value) < 4096
+    assert bench.counts() == ("succeeded", 6, 0, 6)
 
 
 # --- what fails -----------------------------------------------------------------------------------------------------
 
 
-def test_tasks_that_fail_make_the_job_partial_and_are_told(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
+def test_tasks_that_fail_make_the_job_partial_and_are_told(bench: Bench) -> None:
     sets = sets_of(6)
     sets[2]["fail"] = sets[4]["fail"] = True
-    given(sets)
-    ran, said = work(line, registry, tmp_path / "job")
+    bench.given(sets)
+    ran, said = bench.work()
     assert ran[:4] == ("partial", 4, 2, True)
     assert len(said) == 1
     assert said[0] in {f"task {number} (x={number}, fail=True): ValueError: as asked" for number in (2, 4)}
-    state = record(registry)
+    state = bench.record()
     assert (state.error_code, state.tasks_failed, state.tasks_verified) == ("INCOMPLETE", 2, 4)
     assert state.error_message == f"2 of 6 tasks left no complete outputs; the first error: {said[0]}"
     tasks = list(study(sets).tasks())
     assert sorted(state.missing_outputs) == sorted(output_key("job", tasks[n], "result.json") for n in (2, 4))
-    failures = [event for event in _events(line) if event["kind"] == "task_failed"]
+    failures = [event for event in _events(bench.line) if event["kind"] == "task_failed"]
     assert sorted(event["task"] for event in failures) == [2, 4]
     assert {event["error"]["message"] for event in failures} == {"as asked"}
-
-
-def test_a_job_of_which_nothing_is_left_has_failed(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(3, fail=True))
-    ran, _ = work(line, registry, tmp_path / "job")
-    assert ran[:4] == ("failed", 0, 3, True)
-    assert counts(registry) == ("failed", 0, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -264,109 +221,190 @@ def test_a_job_of_which_nothing_is_left_has_failed(
     ],
 )
 def test_outputs_that_cannot_be_taken_are_errors_of_their_task(
-    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path, returned: str, outputs: Any,
-    told: str,
-) -> None:  # fmt: skip
-    code(model, f"def simulate(params, seed):\n    return {returned}\n")
-    given(sets_of(1), outputs=outputs)
-    _, said = work(line, registry, tmp_path / "job")
+    bench: Bench, returned: str, outputs: Any, told: str
+) -> None:
+    code(bench.model, f"def simulate(params, seed):\n    return {returned}\n")
+    bench.given(sets_of(1), outputs=outputs)
+    _, said = bench.work()
+    assert [str(one.outcome) for one in attempts_in(bench.line)] == ["failed"]
     assert said[0].startswith(f"task 0: {told}")
-    assert counts(registry) == ("failed", 0, 1, 0)
-    assert results(line) == {}
+    assert bench.counts() == ("failed", 0, 1, 0)
+    assert results(bench.line) == {}
 
 
-def test_a_model_that_cannot_be_loaded_fails_the_job_and_says_why(
-    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
-) -> None:
-    code(model, "import nothing_of_that_name")
-    given(sets_of(3))
-    with pytest.raises(ModelError, match="nothing_of_that_name"):
-        work(line, registry, tmp_path / "job")
-    state = record(registry)
-    assert (state.status, state.error_code) == ("failed", "MODEL")
-    assert state.error_message is not None
-    assert "nothing_of_that_name" in state.error_message
-
-
-def test_a_model_that_cannot_be_loaded_is_told_of_once_by_all_its_shards(
-    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_cannot_be_loaded_is_told_of_once_by_all_its_shards(bench: Bench) -> None:
     """A shard that finds the job ended by another stops, before or after it has tried the model itself."""
-    code(model, "import nothing_of_that_name")
-    given(sets_of(4))
+    code(bench.model, "import nothing_of_that_name")
+    bench.given(sets_of(4))
     with pytest.raises(ModelError, match="nothing_of_that_name"):
-        work(line, registry, tmp_path / "job", number=0, shards=2)
-    before = record(registry)
+        bench.work(number=0, shards=2)
+    before = bench.record()
     with contextlib.suppress(ModelError):
-        assert not work(line, registry, tmp_path / "job", number=1, shards=2)[0].is_done
-    assert record(registry) == before
-    assert before.error_code == "MODEL"
+        assert not bench.work(number=1, shards=2)[0].is_done
+    assert bench.record() == before
+    assert (before.status, before.error_code) == ("failed", "MODEL")
+    assert "nothing_of_that_name" in str(before.error_message)
+    assert len(notes_of(bench.line)) == 1  # the packages are the likely reason
 
 
-def test_an_unloadable_model_of_an_unregistered_job_is_reported(
-    line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
-) -> None:
-    place(line, "job", study(sets_of(2)), code(model, "import nothing_of_that_name"))
+def test_an_unloadable_model_of_an_unregistered_job_is_reported(bench: Bench) -> None:
+    place(bench.line, "job", study(sets_of(2)), code(bench.model, "import nothing_of_that_name"))
     with pytest.raises(ModelError, match="nothing_of_that_name"):
-        work(line, registry, tmp_path / "job")
-    assert (record(registry).status, record(registry).error_code) == ("failed", "MODEL")
+        bench.work()
+    assert (bench.record().status, bench.record().error_code) == ("failed", "MODEL")
 
 
-def test_an_interpreter_that_is_not_there_fails_the_job(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(2))
-    with pytest.raises(ModelError, match="cannot be started"):
-        work(line, registry, tmp_path / "job", python=str(tmp_path / "python"))
-    assert record(registry).error_code == "MODEL"
-
-
-def test_a_bundle_that_is_gone_fails_the_job(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(2))
-    for key in list(line.list_keys("bundles/")):
-        line.delete(key)
+def test_a_bundle_that_is_gone_fails_the_job(bench: Bench) -> None:
+    bench.given(sets_of(2))
+    for key in list(bench.line.list_keys("bundles/")):
+        bench.line.delete(key)
     with pytest.raises(BundleError, match="is not in the store"):
-        work(line, registry, tmp_path / "job")
-    assert (record(registry).status, record(registry).error_code) == ("failed", "MODEL")
+        bench.work()
+    assert (bench.record().status, bench.record().error_code) == ("failed", "MODEL")
 
 
 # --- stopped by another process -------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_record_stops_the_work(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    noted = tmp_path / "calls"
-    given(sets_of(8, calls=str(noted), gate=str(tmp_path / "never")))
+def test_a_cancelled_record_stops_the_work(bench: Bench) -> None:
+    noted = bench.path / "calls"
+    bench.given(sets_of(8, calls=str(noted), gate=str(bench.path / "never")))
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(work, line, registry, tmp_path / "job")
+        running = threads.submit(bench.work)
         until(lambda: len(calls(noted)) == 2, "both workers at work")
-        registry.cancel_job("job")
+        bench.registry.cancel_job("job")
         ran, _ = running.result(PATIENCE)
-    assert (ran.status, ran.is_done) == ("cancelled", False)
-    assert record(registry).status == "cancelled"
+    assert (ran.status, ran.is_done, bench.record().status) == ("cancelled", False, "cancelled")
     assert len(calls(noted)) == 2
+    assert sorted((one.task, str(one.outcome)) for one in attempts_in(bench.line)) == [
+        (0, "cancelled"),
+        (1, "cancelled"),
+    ]
 
 
-def test_a_lost_race_and_a_lost_reply_change_no_count(
-    given: Given, registry: JobRegistry, line: LineStore, tmp_path: Path
-) -> None:
-    given(sets_of(10))
-    faulty = FaultyStore(line)
+def test_a_lost_race_and_a_lost_reply_change_no_count(bench: Bench) -> None:
+    bench.given(sets_of(10))
+    faulty = FaultyStore(bench.line)
     faulty.conflict_next(3)
     faulty.lose_reply_next(3)
-    ran, _ = work(faulty, JobRegistry(faulty, sleep=lambda _seconds: None), tmp_path / "job")
+    ran, _ = bench.work(store=faulty, registry=JobRegistry(faulty, sleep=lambda _seconds: None))
     assert ran[:4] == ("succeeded", 10, 0, True)
-    assert counts(registry) == ("succeeded", 10, 0, 10)
+    assert bench.counts() == ("succeeded", 10, 0, 10)
 
 
-def test_a_worker_that_died_is_told_as_an_event(
-    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    given(sets_of(1, die=str(tmp_path / "died")))
-    ran, _ = work(line, registry, tmp_path / "job")
-    assert ran[:4] == ("succeeded", 1, 0, True)
-    told = [event["text"] for event in _events(line) if event["kind"] == "runner"]
-    assert told == ["task 0: its worker died (SIGKILL); it is tried again"]
+# --- tasks that are left to a later resume ---------------------------------------------------------------------------
+
+
+def test_no_shard_runs_a_task_that_is_left_to_a_later_resume(bench: Bench) -> None:
+    """A task that repeats one that runs is complete with it."""
+    noted = bench.path / "calls"
+    sets = [*sets_of(6, calls=str(noted)), {"x": 1, "calls": str(noted)}]
+    manifest = place(bench.line, "job", study(sets), bench.model)
+    assert manifest.duplicate_tasks() == {6: 1}
+    bench.line.delete(manifest_key("job"))
+    chosen = dataclasses.replace(manifest, only=(1, 2, 6), deferred=(0, 3))
+    bench.line.create_if_absent(manifest_key("job"), chosen.to_json())
+    bench.registry.register_job("job", tasks_total=3)
+    shown: list[TaskProgress] = []
+    for number in (0, 1):
+        bench.work(number=number, shards=2, on_progress=shown.append)
+    assert calls(noted) == {1: 1, 2: 1}
+    assert bench.counts() == ("partial", 3, 0, 3)
+    assert bench.record().error_message == "left to a later resume: 2 tasks"
+
+
+# --- the environment of the model ------------------------------------------------------------------------------------
+
+
+def notes_of(store: VersionedStore) -> list[Environment]:
+    found = [store.get(key) for key in environment_keys(store, "job")]
+    return [parse_environment(one.value) for one in found if one is not None]
+
+
+def test_all_shards_and_later_runs_share_one_note(bench: Bench) -> None:
+    bench.given(sets_of(4))
+    for number in (0, 1):
+        bench.work(f"shard-{number}", number=number, shards=2)
+    bench.work("again")
+    (note,) = notes_of(bench.line)
+    assert note.python == ".".join(map(str, sys.version_info[:3]))
+    assert "pytest" in note.packages
+
+
+def test_the_interpreter_here_is_not_noted_as_that_of_tasks_on_dask(bench: Bench) -> None:
+    """The reduce function runs beside the runner. So it may have other packages than the tasks."""
+    code(bench.model, f"{MODEL}\ndef count(params, tasks):\n    return len(tasks)\n")
+    bench.given(sets_of(1), reduce="model:count")
+    (task,) = load_manifest(bench.line, "job").study.tasks()
+    bench.line.create_if_absent(output_key("job", task, "result.json"), b"{}")
+    bench.work(scheduler="tcp://127.0.0.1:9")
+    assert "all/reduced-1/result.json" in results(bench.line, "job")
+    assert (bench.record().status, notes_of(bench.line)) == ("succeeded", [])
+
+
+def test_a_note_that_the_store_lacks_waits_in_the_outbox() -> None:
+    store, outbox = LineStore(InMemoryVersionedStore()), InMemoryVersionedStore()
+    store.down = True
+    notes = EnvironmentNotes("job", store, outbox)
+    for _ in range(3):
+        notes.note({"python": "3.12"})
+    notes.close()
+    assert [note.python for note in notes_of(outbox)] == ["3.12"]
+    store.down = False
+    assert deliver(outbox, store, "job", lambda key, reason: None)
+    assert [note.python for note in notes_of(store)] == ["3.12"]
+
+
+def test_a_note_that_is_refused_stops_no_output(bench: Bench) -> None:
+    """Credentials may be limited to some keys. Outputs and notes do not share them."""
+
+    class WithoutNotes(LineStore):
+        def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+            if key.startswith("environments/"):
+                raise StoreAccessError("Not allowed to write environments.")
+            return super().create_if_absent(key, value)
+
+    bench.given(sets_of(4))
+    bench.work(store=WithoutNotes(bench.line))
+    assert bench.counts()[:2] == ("succeeded", 4)
+    assert notes_of(bench.line) == []
+
+
+def test_only_the_last_shard_reduces_and_ends_the_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one finds all shards done when it reports its end, while the other one still reduces."""
+    bench.given(sets_of(2), reduce="model:summarise")
+    calls: list[str] = []
+    report_done = Reporter.report_done
+
+    def reported(reporter: Reporter) -> Any:
+        state = report_done(reporter)
+        if reporter._shard.number == 0:
+            other = Reporter(bench.registry, Shard("job", 1, 2), Counts(), lambda: None)
+            other.report_done()
+            other.stop()
+        return state
+
+    def reduce(*_: object) -> ReduceEnd:
+        calls.append(bench.record().status)
+        return ReduceEnd(True)
+
+    monkeypatch.setattr(Reporter, "report_done", reported)
+    monkeypatch.setattr(Reducer, "run", reduce)
+    bench.work("0", number=0, shards=2)
+    assert (calls, bench.record().status) == ([], "running")
+    bench.work("1", number=1, shards=2)
+    assert (calls, bench.record().status) == (["running"], "partial")  # nothing was reduced
+
+
+def test_outputs_that_a_drop_does_not_take_are_for_the_login_node(bench: Bench) -> None:
+    """The node has no command that delivers them, and no user who runs the job again there."""
+    bench.given(sets_of(1))
+    create = bench.line.create_if_absent
+    bench.line.create_if_absent = lambda key, value: create(key, value) if "results/" not in key else away()  # type: ignore[method-assign]
+
+    def away() -> None:
+        raise StoreUnavailableError("away")
+
+    ran, said = bench.work(drop=bench.path, outage_seconds=0.0)
+    assert (ran.completed, ran.is_done) == (1, False)
+    assert said[-1].endswith("Commands on the login node deliver them.")

@@ -177,21 +177,3 @@ def test_a_cluster_that_does_not_tell_what_runs_is_estimated(clock: Clock) -> No
     assert left is not None
     assert left.earliest <= 250 <= left.latest
     assert 700 < (meter.measured()[0].held_core_seconds or 0) < 1_100
-
-
-def test_forecasts_take_a_small_part_of_the_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One takes 1 s here. The next one is made 50 s later at the earliest."""
-    pool = _Pool(1)
-    meter = _meter(pool, 100, clock)
-    asked: list[float] = []
-
-    def slow(*_: object) -> None:
-        asked.append(clock.monotonic())
-        clock.advance(seconds=1)
-
-    monkeypatch.setattr(meter._forecaster, "estimate", slow)
-    for _ in range(1_000):
-        clock.advance(seconds=0.1)
-        meter.update()
-    assert len(asked) == 3
-    assert asked[1] - asked[0] > 49

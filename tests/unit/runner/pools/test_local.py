@@ -5,16 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from mopsjobs.engines.model_errors import ModelError
+from mopsjobs.engines.model_process import WORKER
+from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.runner.pools import local as pool_module
-from mopsjobs.runner.pools.base import TaskResult
+from mopsjobs.runner.pools.base import TaskLimits, TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
-from support.runs import all_of, callers, calls, code, ends, final, is_alive, kill, pool_of, sets_of, study, until
+from mopsjobs.studies.study import Task
+from mopsjobs.utils import measurement
+from support.runs import MIB, all_of, callers, calls, code, ends, final, is_alive, pool_of, sets_of, study, until
 
 
 def _x(one: TaskResult) -> int:
@@ -59,27 +66,6 @@ def test_no_tasks_start_no_process(tmp_path: Path) -> None:
     assert list(pool.run(iter(()))) == []
 
 
-def test_all_workers_work_at_once(model: Path, tmp_path: Path) -> None:
-    """Three tasks of which each waits until three are being worked on, by three processes."""
-    gate, noted = tmp_path / "gate", tmp_path / "calls"
-    running = pool_of(model, 3).run(enumerate(study(sets_of(3, calls=str(noted), gate=str(gate))).tasks()))
-    with contextlib.closing(running):
-        next(running)
-        until(lambda: noted.exists() and len(callers(noted)) == 3, "three workers at work")
-        gate.touch()
-        assert len([one for one in running if one is not None]) == 3
-    assert len(set(callers(noted))) == 3
-
-
-def test_no_more_workers_than_tasks(model: Path, tmp_path: Path) -> None:
-    noted = tmp_path / "calls"
-    pool = pool_of(model, 8)
-    running = pool.run(enumerate(study(sets_of(2, calls=str(noted))).tasks()))
-    with contextlib.closing(running):
-        next(running)
-        assert len(pool._workers) == 2
-
-
 def test_a_slow_task_does_not_keep_the_others(model: Path, tmp_path: Path) -> None:
     """All but the slow one, and the one that its worker has next, end while it still works."""
     gate = tmp_path / "gate"
@@ -90,11 +76,6 @@ def test_a_slow_task_does_not_keep_the_others(model: Path, tmp_path: Path) -> No
             assert 0 not in done
             gate.touch()
     assert sorted(done) == list(range(40))
-
-
-def test_two_thousand_trivial_tasks(model: Path) -> None:
-    finished = all_of(pool_of(model), sets_of(2000))
-    assert [_x(one) for one in finished] == list(range(2000))
 
 
 def test_parameters_and_outputs_larger_than_any_pipe_do_not_deadlock(tmp_path: Path) -> None:
@@ -119,19 +100,6 @@ def test_a_worker_killed_costs_its_task_one_more_try_and_nothing_else(model: Pat
     assert calls(noted) == {number: 2 if number == 7 else 1 for number in range(20)}
 
 
-def test_a_worker_killed_from_outside_is_replaced(model: Path, tmp_path: Path) -> None:
-    gate, noted = tmp_path / "gate", tmp_path / "calls"
-    sets = sets_of(6, calls=str(noted), gate=str(gate))
-    running = pool_of(model, 1).run(enumerate(study(sets).tasks()))
-    with contextlib.closing(running):
-        next(running)
-        until(noted.exists, "the first call")
-        kill(callers(noted)[0])
-        gate.touch()
-        assert sorted(map(_x, final(running))) == list(range(6))
-    assert calls(noted) == {0: 2, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
-
-
 def test_a_task_that_kills_two_workers_is_the_only_error(model: Path, tmp_path: Path) -> None:
     """The tasks behind it succeed.
 
@@ -144,12 +112,6 @@ def test_a_task_that_kills_two_workers_is_the_only_error(model: Path, tmp_path: 
     assert _kinds(finished) == [None, None, "WorkerDied", None, None, None]
     assert finished[2].error == {"type": "WorkerDied", "message": "its worker died (SIGKILL)"}
     assert calls(noted) == {0: 1, 1: 1, 2: 2, 3: 1, 4: 1, 5: 1}
-
-
-def test_several_deadly_tasks_in_a_row_end_none_of_the_others(model: Path) -> None:
-    sets = [{"x": number, "always_die": number % 3 != 0} for number in range(9)]
-    kinds = _kinds(all_of(pool_of(model), sets))
-    assert kinds == [None if number % 3 == 0 else "WorkerDied" for number in range(9)]
 
 
 def test_a_worker_whose_child_outlives_it_is_still_known_to_be_dead(model: Path, tmp_path: Path) -> None:
@@ -166,17 +128,6 @@ def _all_ended(children: Path) -> bool:
     return not [pid for pid in children.read_text().split() if is_alive(int(pid))]
 
 
-def test_what_a_model_has_started_ends_with_its_worker_that_dies(model: Path, tmp_path: Path) -> None:
-    child, gate = tmp_path / "child", tmp_path / "gate"
-    sets = [{"x": 0, "fork": str(child), "killed": str(tmp_path / "killed")}, {"x": 1, "gate": str(gate)}]
-    with contextlib.closing(pool_of(model, 1).run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:
-        for one in running:
-            if one is not None and one.position == 0 and one.is_final:
-                break
-        (first, *_) = child.read_text().split()  # that of the worker that died; its successor is at work
-        until(lambda: not is_alive(int(first)), "the child to end")
-
-
 def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path: Path) -> None:
     source = (
         "import os, time\n"
@@ -191,18 +142,6 @@ def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path:
     finished = all_of(pool, [{"child": str(child)}])
     assert _kinds(finished) == ["Timeout"]
     until(lambda: _all_ended(child), "the child to end")
-
-
-def test_what_a_model_has_started_ends_with_the_tasks(tmp_path: Path) -> None:
-    source = (
-        "import subprocess\n"
-        "def simulate(params, seed):\n"
-        "    open(params['child'], 'a').write(str(subprocess.Popen(['sleep', '600']).pid) + '\\n')\n"
-    )
-    child = tmp_path / "child"
-    all_of(pool_of(code(tmp_path / "code", source), 2), sets_of(4, child=str(child)))
-    assert len(child.read_text().split()) == 4
-    until(lambda: _all_ended(child), "the children to end")
 
 
 # --- tasks that fail, and tasks that take too long ------------------------------------------------------------------
@@ -267,27 +206,6 @@ def test_queueing_and_loading_do_not_count_towards_the_timeout(tmp_path: Path) -
 # --- what the model prints ------------------------------------------------------------------------------------------
 
 
-def test_what_a_task_prints_is_told_with_its_number(model: Path) -> None:
-    logged: list[tuple[int | None, str]] = []
-    sets = [{"x": number, "say": f"line {number}\n\nmore"} for number in range(5)]
-    all_of(pool_of(model, 1, on_log=lambda task, line: logged.append((task, line))), sets)
-    assert [line for _, line in logged] == [line for n in range(5) for line in (f"line {n}", "more")]
-    numbers: Any = [task for task, line in logged if line.startswith("line")]
-    assert numbers == list(range(5))
-
-
-def test_lines_of_a_task_that_still_works_carry_its_number(model: Path, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    logged: list[tuple[int | None, str]] = []
-
-    def on_log(task: int | None, line: str) -> None:
-        logged.append((task, line))
-        gate.touch()
-
-    all_of(pool_of(model, 1, on_log=on_log), [{"x": 0, "say": "hello", "gate": str(gate)}])
-    assert logged == [(0, "hello")]
-
-
 def test_the_lines_of_a_task_come_before_its_end(tmp_path: Path) -> None:
     """Also those that the model had not let go of when it raised: its traceback stands behind them."""
     source = "def simulate(params, seed):\n    print('before', params['x'])\n    raise ValueError(params['x'])\n"
@@ -337,32 +255,242 @@ def test_a_model_deaf_to_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.M
     assert not is_alive(number)
 
 
-def test_deaf_workers_are_waited_for_all_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "GRACE_SECONDS", 0.3)
-    source = (
-        "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "def simulate(params, seed):\n"
-        "    open(params['pids'], 'a').write(str(os.getpid()) + '\\n')\n"
-        "    time.sleep(600)\n"
-    )
-    pids = tmp_path / "pids"
-    waited: list[float] = []
-    pool = pool_of(code(tmp_path / "code", source), 3)
-    running = pool.run(enumerate(study(sets_of(3, pids=str(pids))).tasks()))
-    next(running)
-    until(lambda: pids.exists() and len(pids.read_text().splitlines()) == 3, "three workers at work")
-
-    def waits(wait: Any) -> Any:
-        return lambda timeout=None: (waited.append(timeout or 0.0), wait(timeout))[1]
-
-    for worker in pool._workers:
-        monkeypatch.setattr(worker.process, "wait", waits(worker.process.wait))
-    running.close()
-    assert sum(waited) <= 0.3
-    assert not [pid for pid in pids.read_text().split() if is_alive(int(pid))]
+# --- models and interpreters that cannot be loaded -------------------------------------------------------------------
 
 
-def test_workers_end_with_their_tasks(model: Path, tmp_path: Path) -> None:
-    noted = tmp_path / "calls"
-    all_of(pool_of(model), sets_of(6, calls=str(noted)))
-    assert not [pid for pid in callers(noted) if is_alive(pid)]
+@pytest.mark.parametrize(
+    ("source", "told", "hint"),
+    [
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'", "--python"),
+        ("import sys; sys.exit('no licence')", "SystemExit: no licence", "line 1 of model.py"),
+        ("def other(): pass", "AttributeError: there is no 'simulate' in {code}/model.py", None),
+        ("def simulate(", "SyntaxError: ", "line 1 of model.py"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, source: str, told: str, hint: str | None) -> None:
+    pool = pool_of(code(tmp_path / "code", source))
+    with pytest.raises(ModelError) as caught:
+        all_of(pool, sets_of(4))
+    assert str(caught.value).startswith(f"The model cannot be loaded: {told.format(code=tmp_path / 'code')}")
+    assert (caught.value.hint is None) if hint is None else (hint in (caught.value.hint or ""))
+
+
+def test_a_model_that_kills_its_interpreter_on_loading_is_given_up(tmp_path: Path) -> None:
+    directory = code(tmp_path / "code", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(ModelError, match=r"ends before it is ready \(SIGKILL\)"):
+        all_of(pool_of(directory), sets_of(50))
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "no program", "not executable"])
+def test_an_interpreter_that_does_not_start_is_named(model: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "python"
+    if kind == "directory":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_text("no program\n")
+        path.chmod(0o755 if kind == "no program" else 0o644)
+    pool = WorkerPool([str(path), str(WORKER)], {"root": str(model), "entrypoint": "m:f/b", "spool": "."}, 2)
+    with pytest.raises(ModelError) as caught:
+        all_of(pool, sets_of(4))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("says", ["hello", "[1]", "7"])
+def test_a_program_that_is_no_python_is_told_by_what_it_says(model: Path, says: str) -> None:
+    """It may well answer, and end with 0."""
+    setup = {"root": str(model), "entrypoint": "model:simulate/b", "spool": "."}
+    with pytest.raises(ModelError, match="is not a Python interpreter; it says: ") as caught:
+        all_of(WorkerPool(["/bin/echo", says], setup, 2), sets_of(4))
+    assert repr(says) in str(caught.value)
+
+
+# --- tasks that are reductions ---------------------------------------------------------------------------------------
+
+REDUCING = """
+import os, time
+
+def wait_for(path):
+    end = time.monotonic() + 600
+    while not os.path.exists(path) and time.monotonic() < end:
+        time.sleep(0.005)
+
+def reduce(params, tasks):
+    if params["reads"]:
+        wait_for(params["begun"])
+        return {"tasks": [task.number for task in tasks]}
+    open(params["begun"], "x").close()
+    wait_for(params["gate"])
+    return {"tasks": []}
+"""
+
+
+def _pool_of(tmp_path: Path, size: int, feed: object, clock: object, timeout: float | None = None) -> WorkerPool:
+    setup = {"root": str(code(tmp_path / "code", REDUCING)), "spool": str(tmp_path), "reduce": "model:reduce"}
+    command = [sys.executable, "-u", str(WORKER.with_name("reduce_script.py"))]
+    return WorkerPool(command, setup, size, limits=TaskLimits(timeout), feed=feed, clock=clock)  # type: ignore[arg-type]
+
+
+def test_reading_outputs_does_not_count_towards_the_timeout_of_any_task(tmp_path: Path) -> None:
+    """The pool reads for one worker while the other one is at work. Each read takes longer than the timeout."""
+    now = [0.0]
+    gate, begun = tmp_path / "gate", tmp_path / "begun"
+    answers = [{"tasks": [{"task": 7, "params": {}, "param_id": "p", "seed": 1, "outputs": {}}]}, {"tasks": []}]
+
+    def feed(_reduction: Task, *, is_first: bool) -> bytes:
+        assert is_first is (len(answers) == 2)
+        now[0] += 10
+        return json.dumps(answers.pop(0)).encode() + b"\n"
+
+    pool = _pool_of(tmp_path, 2, feed, lambda: now[0], timeout=5)
+    files = {"gate": str(gate), "begun": str(begun)}
+    tasks = [
+        Task(number, "p", 1, {"params": {"reads": reads, **files}, "tasks": 1, "missing": 0})
+        for number, reads in enumerate((False, True))
+    ]
+    ended: list[TaskResult] = []
+    for one in final(pool.run(enumerate(tasks), wake_seconds=0.05)):
+        ended.append(one)
+        gate.touch()
+    assert now == [20.0]
+    assert [one.error for one in ended] == [None, None]
+    assert [one.position for one in ended] == [1, 0]
+    assert ended[0].outputs is not None
+    assert json.loads(ended[0].outputs["result.json"]) == {"tasks": [7]}
+
+
+# --- what an attempt used --------------------------------------------------------------------------------------------
+
+SLACK = 0.25
+"""Seconds of a processor that a task may use besides what it burns. The start of the model takes more."""
+
+USER = """
+START = 0.3  # of the model, which is no part of a task
+import time
+while time.process_time() < START: pass
+import json, os, signal, subprocess, sys, time
+
+BURN = "import time\\nwhile time.process_time() < {0}: pass"
+
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+def simulate(params, seed):
+    if "after" in params:
+        while not os.path.exists(params["after"]):
+            time.sleep(0.005)
+        os.remove(params["after"])
+    burn(params.get("burn", 0))
+    time.sleep(params.get("sleep", 0))
+    block = bytearray(params.get("bytes", 0))
+    for place in range(0, len(block), 4096):
+        block[place] = 1
+    del block
+    if "child" in params:
+        subprocess.run([sys.executable, "-S", "-c", BURN.format(params["child"])], check=True)
+    if "fork" in params:
+        pid = os.fork()
+        if not pid:
+            burn(params["fork"])
+            os._exit(0)
+        os.waitpid(pid, 0)
+    if params.get("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if params.get("memory"):
+        raise MemoryError("none is left")
+    if "gate" in params:
+        open(params["gate"], "w").close()
+        time.sleep(600)
+    return {name: value for name, value in os.environ.items() if name.startswith("MOPS_JOBS_")}
+"""
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Path:
+    """Return a model that uses what its parameters say."""
+    return code(tmp_path / "user", USER)
+
+
+def _cpu(one: TaskResult) -> float:
+    assert one.usage.user_seconds is not None
+    assert one.usage.system_seconds is not None
+    return one.usage.user_seconds + one.usage.system_seconds
+
+
+def test_what_a_task_uses_is_measured(user: Path) -> None:
+    """Processor, time and memory are those of the task alone, also after a task that used more."""
+    sets = [{"x": 0, "burn": 1}, {"x": 1, "sleep": 1}, {"x": 2, "bytes": 200 * MIB}, {"x": 3}]
+    before = time.time()
+    burnt, slept, touched, nothing = all_of(pool_of(user, 1), sets)
+    assert 1 <= _cpu(burnt) <= 1 + SLACK
+    assert (burnt.usage.seconds or 0) >= 1
+    assert _cpu(slept) < SLACK
+    assert (slept.usage.seconds or 0) >= 1
+    base = nothing.usage.max_rss_bytes or 0
+    assert 0 < base < 100 * MIB
+    assert 0.9 * 200 * MIB <= (touched.usage.max_rss_bytes or 0) - base <= 1.1 * 200 * MIB
+    for one in (burnt, slept, touched, nothing):
+        assert (one.outcome, one.attempt, one.is_final) == (Outcome.SUCCEEDED, 1, True)
+        assert (one.usage.host, one.usage.python) == (platform.node(), platform.python_version())
+        assert before <= (one.started_at or 0) <= time.time()
+
+
+def test_processes_that_a_task_waits_for_count_for_it(user: Path) -> None:
+    """Programs and forks, besides what the task burns itself, and also for their start and end."""
+    sets = [{"x": 0, "burn": 0.5, "child": 1}, {"x": 1, "burn": 0.5, "fork": 1}, {"x": 2}]
+    program, fork, nothing = all_of(pool_of(user, 1), sets)
+    assert 1.5 <= _cpu(program) <= 1.5 + SLACK
+    assert 1.5 <= _cpu(fork) <= 1.5 + SLACK
+    assert _cpu(nothing) < SLACK
+
+
+def test_no_memory_left_is_an_outcome_of_its_own(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A MemoryError, or a kill while the kernel counts one; a kill without that is a death."""
+    counted = [0]
+    monkeypatch.setattr(measurement, "count_oom_kills", lambda: counted[0])
+    pool = pool_of(user, 1)
+    counted[0] = 1
+    results = list(ends(pool, [{"x": 0, "memory": True}, {"x": 1, "die": True}]))
+    assert [str(one.outcome) for one in results] == ["oom", "oom", "died"]
+    assert [one.error and one.error["type"] for one in results] == ["MemoryError", "OutOfMemory", "WorkerDied"]
+
+
+def test_a_task_finds_itself_in_its_environment(user: Path) -> None:
+    pool = pool_of(user, 1, env={**os.environ, "MOPS_JOBS_JOB_ID": "job", "MOPS_JOBS_SHARD": "3"})
+    sets = sets_of(2)
+    for one, task in zip(all_of(pool, sets), study(sets).tasks(), strict=True):
+        assert one.outputs is not None
+        found = json.loads(one.outputs["result.json"])
+        assert {name: text for name, text in found.items() if name.removeprefix("MOPS_JOBS_") in _NAMES} == {
+            "MOPS_JOBS_JOB_ID": "job",
+            "MOPS_JOBS_SHARD": "3",
+            "MOPS_JOBS_TASK": str(task.number),
+            "MOPS_JOBS_PARAM_ID": task.param_id,
+            "MOPS_JOBS_SEED": str(task.seed),
+        }
+
+
+_NAMES = {"JOB_ID", "SHARD", "TASK", "PARAM_ID", "SEED"}
+
+
+def test_the_attempts_at_work_are_those_that_have_begun(model: Path, tmp_path: Path) -> None:
+    """Not those that a worker has been handed ahead of time, and none before the model is loaded."""
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    pool = pool_of(model, 2)
+    sets = sets_of(8, gate=str(gate), calls=str(noted))
+    running = pool.run(enumerate(study(sets).tasks()), wake_seconds=0.05)
+    with contextlib.closing(running):
+        next(running)
+        assert pool.at_work() == []
+        _step_until(running, lambda: len(pool.at_work()) == 2)
+        first, second = pool.at_work()
+        assert (first.position, first.attempt, second.position) == (0, 1, 1)
+        assert first.started_at is not None
+        assert first.host == platform.node()
+        gate.touch()
+        _step_until(running, lambda: not pool.at_work())
+
+
+def _step_until(running: object, condition: Callable[[], bool]) -> None:
+    until(lambda: next(running, None) is None and condition(), "the pool")  # type: ignore[call-overload]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mopsjobs.runner.pools import shared_cores
+from mopsjobs.runner.pools.base import TaskResult
+from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.pools.shared_cores import SharedCores, release
+from support.runs import all_of, callers, calls, is_alive, pool_of, sets_of, study, until
 
 
 @pytest.fixture
@@ -130,24 +134,77 @@ def test_a_runner_with_a_core_takes_no_other_while_one_waits(place: Path) -> Non
         release(core)  # type: ignore[arg-type]
 
 
-def test_a_runner_that_gives_up_leaves_the_line(place: Path) -> None:
-    """A stopped job holds up none."""
-    busy, gives_up, last = (SharedCores(place, 1) for _ in range(3))
-    core = busy.take(is_first=True)
-    assert core is not None
-    assert gives_up.take(is_first=True) is None
-    assert last.take(is_first=True) is None
-    release(core)
-    assert last.take(is_first=True) is None
-    gives_up.leave_line()
-    core = last.take(is_first=True)
-    assert core is not None
-    release(core)
-
-
 def test_a_file_of_a_core_is_for_its_owner_alone(place: Path) -> None:
     """Others can neither read it nor hold it."""
     core = SharedCores(place, 1).take(is_first=True)
     assert core is not None
     assert {path.stat().st_mode & 0o077 for path in (place, *place.rglob("*"))} == {0}
     release(core)
+
+
+# --- pools that share cores ------------------------------------------------------------------------------------------
+
+Running = Generator[TaskResult | None, None, None]
+
+
+def _cores(tmp_path: Path, limit: int = 2) -> SharedCores:
+    """Return the cores of a machine, for a pool that looks each time whether another one waits."""
+    moments = iter(range(10**6))
+    return SharedCores(tmp_path / "cores", limit, clock=lambda: float(next(moments)))
+
+
+def _begin(pool: WorkerPool, sets: list[dict[str, Any]]) -> Running:
+    running = pool.run(enumerate(study(sets).tasks()), wake_seconds=0.02)
+    assert next(running) is None
+    return running
+
+
+def _step(*all_running: Running, until_ended: Running) -> None:
+    """Let pools go on in turn until one of them has ended."""
+    end = object()
+    for _ in range(2000):
+        for running in all_running:
+            if next(running, end) is end and running is until_ended:
+                return
+    raise AssertionError("the pool takes too long")
+
+
+def test_a_job_with_several_workers_gives_one_up_for_a_job_without(model: Path, tmp_path: Path) -> None:
+    """The second job ends while the first one still has tasks, and then the first has both cores again."""
+    gate, noted = tmp_path / "gate", tmp_path / "noted"
+    first, second = (pool_of(model, cores=_cores(tmp_path)) for _ in range(2))
+    long = _begin(first, [*sets_of(6, calls=str(noted)), *sets_of(4, gate=str(gate), calls=str(noted))])
+    short = _begin(second, sets_of(3))
+    assert (first.is_waiting, second.is_waiting) == (False, True)
+    _step(long, short, until_ended=short)
+    assert not second.is_waiting
+    assert sum(calls(noted).values()) < 10
+    until(lambda: next(long) is None and first.workers == 2, "the first job to have two workers again")
+    gate.touch()
+    assert len([one for one in long if one is not None]) > 0
+    assert sum(calls(noted).values()) == 10
+
+
+def test_a_worker_without_a_task_gives_its_core_back(model: Path, tmp_path: Path) -> None:
+    """While the last task of its job still runs: the other job begins."""
+    gate, noted = tmp_path / "gate", tmp_path / "noted"
+    first, second = (pool_of(model, cores=_cores(tmp_path)) for _ in range(2))
+    sets = sets_of(2, calls=str(noted))
+    sets[1]["gate"] = str(gate)
+    ending = _begin(first, sets)
+    until(lambda: next(ending) is not None, "the task without a gate")
+    until(lambda: next(ending) is None and first.workers == 1, "its worker to leave")
+    until(lambda: len([pid for pid in callers(noted) if is_alive(pid)]) == 1, "the other task to begin")
+    assert len(all_of(second, sets_of(5))) == 5
+    gate.touch()
+    assert [one.position for one in ending if one is not None] == [1]
+
+
+def test_a_pool_that_is_closed_while_it_waits_leaves_the_line(model: Path, tmp_path: Path) -> None:
+    """It has started no process, and holds up no other job."""
+    busy = _cores(tmp_path, limit=1)
+    assert busy.take(is_first=True) is not None
+    waiting = _begin(pool_of(model, cores=_cores(tmp_path, limit=1)), sets_of(1))
+    assert len(list((tmp_path / "cores" / "waiting").iterdir())) == 1
+    waiting.close()
+    assert list((tmp_path / "cores" / "waiting").iterdir()) == []

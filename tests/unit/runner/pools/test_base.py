@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.ledger.attempt import Outcome
-from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.runner.pools.base import TaskResult
-from mopsjobs.runner.pools.task_queue import TaskQueue
 from support.runs import calls, code, ends, pool_of, sets_of, study, until
 
 FLAKY = """
@@ -116,17 +113,3 @@ def _next_results(running: Iterator[TaskResult | None], count: int) -> list[Task
 
     until(step, "a result")
     return found
-
-
-def test_a_pool_whose_workers_are_busy_waits_though_a_pause_is_over() -> None:
-    """It has nothing to do until a worker answers: without that, it would use a core of its own."""
-    now = [0.0]
-    tasks = enumerate(study(sets_of(1)).tasks())
-    queue = TaskQueue(tasks, retry_policy(1, "error:ValueError"), 0, lambda: now[0])
-    assert queue.seconds_to_wait(0.5) == 0.5
-    begun = queue.next()
-    assert begun is not None
-    assert queue.try_again(begun, Outcome.FAILED, "ValueError")
-    for at, seconds in ((0.0, 0.5), (0.75, 0.25), (1.0, 0.5), (9.0, 0.5)):
-        now[0] = at
-        assert queue.seconds_to_wait(0.5) == seconds

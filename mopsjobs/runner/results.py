@@ -1,0 +1,342 @@
+"""Take the results of attempts: count tasks, write the ledger, report failures, and send outputs to the store.
+
+An outage must neither stop a simulation nor lose a finished one. The outbox is a small SQLite store in the job's own
+directory; its outputs are delivered when the store answers again. Both stores are written by `create_if_absent`: an
+output that exists already is the same output, and stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import heapq
+import itertools
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from mopsjobs.errors import VALUE_ERRORS, StoreError, StoreUnavailableError
+from mopsjobs.events.format import RUNNER, TASK_FAILED
+from mopsjobs.events.writer import EventLog
+from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome, attempt_error
+from mopsjobs.ledger.scalars import scalars_for_chunk
+from mopsjobs.ledger.writer import Ledger, begun_attempt
+from mopsjobs.runner.pools.base import Pool, TaskResult
+from mopsjobs.runner.reporter import Counts
+from mopsjobs.store.base import Entry, Versioned, VersionedStore
+from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
+from mopsjobs.studies.manifest import NAMES_NAME, Manifest
+from mopsjobs.studies.outputs import output_key
+from mopsjobs.studies.study import LOGGED_NAME, Task, Varying, find_varying, is_output_name, task_name
+from mopsjobs.utils.background import BackgroundWriter
+
+MAX_WAITING_TASKS = 64
+"""Finished tasks held in memory; with more, the runner waits for the threads. An outage does not fill the queue."""
+
+MAX_TRANSACTION_BYTES = 2**20
+"""Outputs of several tasks share a transaction of an embedded store up to this size; it keeps other writers waiting."""
+
+THREADS = 4
+"""Tasks that are sent at once to a store in a network. A local one has one writer at a time anyway."""
+
+FIRST_PAUSE = 1.0
+"""Seconds before the second attempt at a store that does not answer."""
+
+
+class _Request(NamedTuple):
+    outputs: list[tuple[str, bytes]]
+    on_done: Callable[[], None]
+    on_refused: Callable[[StoreError], None]
+    before: Callable[[], None]
+
+
+class OutputSender:
+    """Writes outputs to the store, or to the outbox while the store does not answer."""
+
+    def __init__(
+        self, store: VersionedStore, outbox: VersionedStore, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            store: where outputs belong.
+            outbox: where they are kept during an outage.
+            clock: a monotonic clock in seconds.
+        """
+        self._store = store
+        self._outbox = outbox
+        self._has_transactions = isinstance(store, TransactionalStore)
+        self._waiting: deque[_Request] = deque()
+        self._failure: Exception | None = None
+        """Why nothing more can be stored: the first error that was neither an outage nor about one output."""
+        self._writer = BackgroundWriter(
+            "outputs",
+            self._take_requests,
+            self._write,
+            "Outputs are kept here until it answers.",
+            first_pause=FIRST_PAUSE,
+            keep=self._keep,
+            threads=1 if getattr(store, "is_local", False) else THREADS,
+            clock=clock,
+        )
+        self._writer.start()
+
+    def put(
+        self,
+        outputs: list[tuple[str, bytes]],
+        on_done: Callable[[], None],
+        on_refused: Callable[[StoreError], None],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Queue the outputs of a task, which are written in their order. A thread calls the callbacks.
+
+        Args:
+            outputs: keys and contents.
+            on_done: called when the last output is on disk.
+            on_refused: called with the reason if an output can never be stored, for example because of its size.
+            before: called before the first output is written.
+
+        Raises:
+            StoreError: if the store refuses all outputs. Those that were queued are kept in the outbox.
+            Exception: if a thread failed for another reason.
+        """
+        self._raise_failure()
+        changed = self._writer.changed
+        with changed:
+            changed.wait_for(lambda: len(self._waiting) < MAX_WAITING_TASKS)
+            self._waiting.append(_Request(outputs, on_done, on_refused, before))
+            changed.notify()
+
+    def finish(self) -> None:
+        """Wait until all queued outputs are in the store or in the outbox. Finishing twice is harmless.
+
+        Raises:
+            StoreError, Exception: if `put` would raise them.
+        """
+        self._writer.close(0.0)  # nothing is given up: what the store does not take goes into the outbox
+        self._writer.join()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _take_requests(self) -> tuple[list[_Request] | None, float | None]:
+        """Return a request with those behind it that share its transaction; see `BackgroundWriter`."""
+        if not self._waiting:
+            return None, None
+        requests: list[_Request] = []
+        size = 0
+        while self._waiting and (not requests or (self._has_transactions and size < MAX_TRANSACTION_BYTES)):
+            requests.append(self._waiting.popleft())
+            size += sum(len(value) for _, value in requests[-1].outputs)
+        self._writer.changed.notify()
+        return requests, None
+
+    def _write(self, requests: Sequence[_Request]) -> None:
+        """Write outputs to the store, unless it refuses all. `put` and `finish` raise that in the runner's own thread.
+
+        Raises:
+            StoreUnavailableError: if the store does not answer.
+        """
+        if self._failure is None:
+            try:
+                self._send(self._store, requests)
+            except StoreUnavailableError:
+                raise
+            except StoreError as error:
+                self._failure = error
+            except Exception as error:  # noqa: BLE001 - a thread that ends would leave the runner waiting for ever
+                self._failure = error
+                return
+            else:
+                return
+        self._keep(requests)
+
+    def _keep(self, requests: Sequence[_Request]) -> None:
+        """Write outputs to the outbox."""
+        try:
+            self._send(self._outbox, requests)
+        except Exception as error:  # noqa: BLE001 - as in `_write`: a full disk, for example
+            self._failure = self._failure or error
+
+    def _send(self, store: VersionedStore, requests: Sequence[_Request]) -> None:
+        for request in requests:
+            request.before()
+        try:
+            create_all_if_absent(store, [output for request in requests for output in request.outputs])
+        except VALUE_ERRORS as error:
+            if len(requests) == 1:
+                requests[0].on_refused(error)
+                return
+            for request in requests:  # to learn whose output it was
+                self._writer.attempt([request])
+        else:
+            for request in requests:
+                request.on_done()
+
+
+class StoreWithOutbox:
+    """The union of a store and the outbox, to read: `get` and `scan` of the store contract.
+
+    It tells which tasks are complete. Never decide by it what to remove.
+    """
+
+    def __init__(self, store: VersionedStore, outbox: VersionedStore) -> None:
+        self._store = store
+        self._outbox = outbox
+
+    def get(self, key: str) -> Versioned | None:
+        """Return the value in the outbox, else in the store."""
+        return self._outbox.get(key) or self._store.get(key)
+
+    def scan(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield the entries of both in the order of their keys, each key once."""
+        merged = heapq.merge(self._store.scan(prefix), self._outbox.scan(prefix), key=lambda entry: entry.key)
+        for _, of_key in itertools.groupby(merged, key=lambda entry: entry.key):
+            yield next(of_key)
+
+
+NOTE_SECONDS = 0.2
+"""How often attempts that run are noted."""
+
+
+@dataclasses.dataclass
+class ResultHandler:
+    """Takes the results of one run over a shard.
+
+    Args:
+        _manifest: that of the job.
+        _counts: to which ended tasks are added.
+        _sender: sends the outputs.
+        _ledger: takes the attempts.
+        _events: take the failures.
+        _on_log: called with the first failure.
+    """
+
+    _manifest: Manifest
+    _counts: Counts
+    _sender: OutputSender
+    _ledger: Ledger
+    _events: EventLog
+    _on_log: Callable[[str], None]
+    first_error: str | None = None
+
+    def __post_init__(self) -> None:
+        self._duplicates_of = Counter(self._manifest.duplicate_tasks().values())
+        self._noted_at = time.monotonic()
+
+    def note_begun(self, pool: Pool, *, is_last: bool = False) -> None:
+        """Note in the ledger which attempts run now, a few times per second at most, and for the last time."""
+        now = time.monotonic()
+        if now - self._noted_at < NOTE_SECONDS and not is_last:
+            return
+        self._noted_at = now
+        self._ledger.begin(
+            begun_attempt(one.task.number, one.attempt, one.started_at, one.host)
+            for one in pool.at_work()
+            if one.started_at is not None
+        )
+
+    def take(self, result: TaskResult) -> bool:
+        """Take the result of an attempt. Return whether it failed, also by the outputs that it left.
+
+        Raises:
+            StoreError: if the store takes no outputs.
+        """
+        task, error, outcome = result.task, result.error, result.outcome
+        if error is None and (problem := self._problem_of(result.outputs or {})) is not None:
+            error, outcome = problem, Outcome.FAILED
+        if error is not None:
+            reason = _reason(error)
+            self._ledger.add(_attempt(result, outcome, reason), is_settled=True)
+            if result.is_final:
+                self._counts.add(failed=1 + self._duplicates_of[result.position])
+                self.report_failure(self._name(task), error, key=reason.key, task=task.number, seed=task.seed)
+            else:
+                text = f"{self._name(task)}: {error['message']}; it is tried again"
+                self._events.emit(RUNNER, text=text)
+            return True
+        self._send(result)
+        return False
+
+    def report_failure(self, name: str, error: Mapping[str, str], *, key: str | None = None, **fields: int) -> None:
+        """Report that a task has failed.
+
+        Args:
+            name: the name of the task.
+            error: `type`, `message` and maybe more.
+            key: the signature of the error; None: made of the error.
+            fields: more fields of the event.
+        """
+        text = f"{name}: {error['type']}: {error['message']}"
+        if self.first_error is None:
+            self.first_error = text
+            self._on_log(text)
+        self._events.emit(TASK_FAILED, **fields, error_key=key or _reason(error).key, error=dict(error))
+
+    def _problem_of(self, outputs: Mapping[str, bytes]) -> dict[str, str] | None:
+        """Return what is wrong with the names of the outputs; None if they are those that the study names."""
+        bad = [name for name in outputs if not is_output_name(name)]
+        if bad:
+            return {"type": "BadOutput", "message": f"{bad[0]!r} cannot be the name of an output"}
+        lacking = set(self._manifest.study.outputs or ()) - outputs.keys()
+        if lacking:
+            return {"type": "MissingOutput", "message": f"it left no output {', '.join(sorted(lacking))}"}
+        return None
+
+    def _send(self, result: TaskResult) -> None:
+        count, task = 1 + self._duplicates_of[result.position], result.task
+        study = self._manifest.study
+        # What was logged comes first: without it, a task whose run is killed in between may look complete.
+        outputs = sorted((result.outputs or {}).items(), key=lambda output: (output[0] != LOGGED_NAME, output[0]))
+        if study.outputs is not None:
+            outputs = [(name, value) for name, value in outputs if study.keeps_output(name)]
+        size = sum(len(value) for _, value in outputs)
+        if study.outputs is None and len(outputs) != 1:
+            # The names come first: a task whose run is killed in between does not look complete.
+            outputs.insert(0, (NAMES_NAME, json.dumps([name for name, _ in outputs]).encode()))
+        # Before the outputs: so each task that is complete is in the ledger.
+        attempt = _attempt(result, result.outcome, None, output_bytes=size)
+        ticket = self._ledger.add(attempt, scalars_for_chunk(dict(outputs)), is_settled=False)
+
+        def on_done() -> None:
+            self._counts.add(completed=count)
+            self._ledger.settle(ticket)
+
+        def on_refused(reason: StoreError) -> None:
+            self._counts.add(failed=count)
+            error = error_fields(reason)
+            self._ledger.refuse(ticket, _reason(error))
+            self.report_failure(self._name(task), error, task=task.number, seed=task.seed)
+
+        self._sender.put(
+            [(output_key(self._manifest.job_id, task, name), value) for name, value in outputs],
+            on_done,
+            on_refused,
+            before=functools.partial(self._ledger.write, ticket),
+        )
+
+    def _name(self, task: Task) -> str:
+        return task_name(task, self._varying)
+
+    @functools.cached_property
+    def _varying(self) -> Varying:
+        return find_varying(self._manifest.study)
+
+
+def error_fields(error: StoreError) -> dict[str, str]:
+    """Return the fields of an error of the store, as the model's errors have them."""
+    return {"type": type(error).__name__, "message": str(error)}
+
+
+def _reason(error: Mapping[str, str]) -> AttemptError:
+    return attempt_error(error["type"], error.get("at"), error["message"])
+
+
+def _attempt(
+    result: TaskResult, outcome: Outcome, error: AttemptError | None, *, output_bytes: int | None = None
+) -> Attempt:
+    return Attempt(result.task.number, result.attempt, outcome, result.started_at, *result.usage, error, output_bytes)
