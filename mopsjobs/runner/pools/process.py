@@ -250,8 +250,8 @@ POLL_SECONDS = 0.5
 class ModelProcess:
     """A process of the model that runs engines/worker.py, its streams, and what its tasks used.
 
-    The usage of a task is a tuple with the fields of `ledger.attempt.Usage`: by the answers of the process, and of the
-    last task by its end.
+    The usage of a task is a tuple with the fields of `ledger.attempt.Usage`. The answers of the process tell it, and of
+    the last task its end.
     """
 
     def __init__(
