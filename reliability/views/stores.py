@@ -14,6 +14,7 @@ from unittest import mock
 
 from bench import azurite, dynalite, s3, servers
 from bench.aws import aws_env
+from reliability.storm.proxy import Plan, faulty
 
 
 class Place(NamedTuple):
@@ -50,9 +51,12 @@ def azure(directory: Path) -> Iterator[NewPlace]:
 
 @contextlib.contextmanager
 def dynamodb(directory: Path) -> Iterator[NewPlace]:
-    """Yield what makes tables of a dynalite."""
-    with servers.running(dynalite.make_server(directory)) as port:
-        env, outage = aws_env("dynamodb", port), aws_env("dynamodb", servers.free_port())
+    """Yield what makes tables of a dynalite.
+
+    Killed commands hang up on the proxy in front of it: a request that breaks off ends dynalite.
+    """
+    with servers.running(dynalite.make_server(directory)) as port, faulty(port, Plan(0.0), "dynamodb") as proxy:
+        env, outage = aws_env("dynamodb", proxy.port), aws_env("dynamodb", servers.free_port())
         with mock.patch.dict(os.environ, env):  # where boto3 looks
             yield lambda directory: Place(f"dynamodb://views-{uuid.uuid4().hex}", env, outage)
 
