@@ -53,7 +53,7 @@ from mopsjobs.utils.text import error_line, strip_control_characters
 if TYPE_CHECKING:
     import sqlite3
 
-    from mopsjobs.app.following.notify.watched import OnEvent
+    from mopsjobs.app.following.notify.notifier import OnEvent
     from mopsjobs.app.following.wait import WaitResult
     from mopsjobs.app.tasks.reduced_table import ReducedTable
     from mopsjobs.app.tasks.results_table import ResultsTable
@@ -309,7 +309,7 @@ class Registry:
             StoreError: if the registry cannot be read.
             CacheError: if the cache cannot be written.
         """
-        from mopsjobs.app.following.notify.after_sync import tell_after_sync
+        from mopsjobs.app.following.notify.notifier import CacheNotifier
         from mopsjobs.app.following.sync_more import mirror_events_and_ledgers, sync_json
 
         app = self.app
@@ -319,7 +319,7 @@ class Registry:
             return None
         events, ledgers, warnings = mirror_events_and_ledgers(app, full=full)
         news = (f"{problem.key}: {problem.reason}" for problem in report.news)
-        _warn(app, (*news, *warnings, *tell_after_sync(app)))
+        _warn(app, (*news, *warnings, *CacheNotifier(app).tell()))
         return sync_json(report, events, ledgers)
 
     def as_completed(
@@ -630,7 +630,7 @@ class Job:
         require(tail is None or isinstance(tail, int), "tail", tail, "a number of lines")
         lines: list[str] = []
         request = LogRequest(
-            job=self.id,
+            [self.id],
             since=seconds_of(since),
             tail=tail,
             pattern=grep,
@@ -639,7 +639,7 @@ class Job:
             tasks=task_set(task),
             failed=failed,
         )
-        read_logs(request, self._app, lambda some: lines.extend(line.text for line in some))
+        read_logs(request, self._app, lambda _, some: lines.extend(line.text for line in some))
         return lines
 
     def events(self, kind: str | None = None, *, offline: bool = False) -> list[dict[str, Any]]:

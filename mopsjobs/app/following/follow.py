@@ -138,7 +138,7 @@ def run_here(shard: Shard, app: App) -> ShardResult:
     with contextlib.ExitStack() as stack:
         if app.settings.rules and shard.drop is None:
             # Also notifies if the block raises an error, and when the lock is free again.
-            from mopsjobs.app.following.notify.watched import telling_of_run
+            from mopsjobs.app.following.notify.notifier import telling_of_run
 
             stack.enter_context(telling_of_run(shard.job_id, app))
         with disk_errors(directory):

@@ -1,4 +1,4 @@
-"""Read the log lines of a job, from the first source that has them.
+"""Read the log lines of a job, from the first source that has them; or search those of several jobs in their events.
 
 The cluster has the lines of a job that has not ended, or that it has ended itself. The events have those of every job.
 If the registry does not answer, the runner's own log on this machine is named.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mopsjobs.app.following.event_feed import POLL_SECONDS, EventFeed
 from mopsjobs.app.jobs.engine_watch import EngineWatch, early_end_text, is_ended_by_engine, missing_reason
 from mopsjobs.app.jobs.job_texts import waits_for_text
-from mopsjobs.app.jobs.log_selection import KINDS, LogLine, LogSelection, check_tail, warn_of_missing_lines
+from mopsjobs.app.jobs.log_selection import KINDS, LogLine, LogSelection, check_tail
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.exit_codes import exit_code_of
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
@@ -29,6 +29,7 @@ from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError
+from mopsjobs.events.format import DROPPED
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
 from mopsjobs.utils.text import pluralize, strip_control_characters
 
@@ -37,16 +38,16 @@ OVERLAP_SECONDS = 10.0
 
 
 class LogRequest(NamedTuple):
-    """A request for log lines: the job, and which of its lines."""
+    """A request for log lines: the jobs, and which of their lines."""
 
-    job: str
-    """A job, as `find_job` takes it."""
+    jobs: Sequence[str]
+    """Jobs, as `find_job` takes them; none: the jobs of the filter."""
     follow: bool = False
-    """Whether to read new lines until the job has ended."""
+    """Whether to read new lines until the job has ended. For one job."""
     since: float | None = None
     """Only lines newer than this many seconds."""
     tail: int | None = None
-    """Only the last of the lines so far, this many."""
+    """Only the last of the lines so far, this many of each job."""
     pattern: str | None = None
     """A regular expression. Only lines with a match are read."""
     offline: bool = False
@@ -57,28 +58,39 @@ class LogRequest(NamedTuple):
     """Only lines of these tasks."""
     failed: bool = False
     """Only lines of tasks that failed. Not with `follow`."""
+    job_filter: Filter = Filter()
+    limit: int = 0
+    """The last changed jobs of the filter that are read, this many; 0 for all. Active ones are always read."""
 
 
-OnLines = Callable[[Iterable[LogLine]], None]
+OnLines = Callable[[str, Iterable[LogLine]], None]
 
 
 def read_logs(request: LogRequest, app: App, show: OnLines) -> int:
-    """Read the log lines of a job. Choices of its record that the user has not named are asked about.
+    """Read the log lines of jobs, in bounded memory.
+
+    Choices of the record of a single job that the user has not named are asked about.
 
     Args:
-        request: the job and the lines.
-        app: the run. Its printer warns when another source is read instead, and if lines are missing.
-        show: called with lines, in their order.
+        request: the jobs and the lines.
+        app: the run. Its printer warns when another source is read instead, and of jobs and lines that are missing.
+        show: called with the id of a job and lines of it, in their order.
 
     Returns:
         The exit code: of the job's end if it was followed, of the outage if the registry does not answer, else 0.
 
     Raises:
-        UsageError: if the request is not valid.
-        JobNotFoundError: if the job does not exist.
+        UsageError: if the request is not valid, or if searching takes too long.
+        JobNotFoundError: if a job does not exist.
         StoreUnavailableError: if the registry does not answer, and neither cache nor machine has lines of the job.
     """
-    return _LogReader(request, app, show).read()
+    check_tail(request.tail)
+    if request.failed and request.follow:
+        raise OptionError(
+            "failed and follow contradict each other: whether a task fails is known at its end.", "failed", "follow"
+        )
+    reader = _LogReader(request, app, show)
+    return reader.read() if len(request.jobs) == 1 else reader.search()
 
 
 class _LogReader:
@@ -92,30 +104,38 @@ class _LogReader:
         self._selection = LogSelection(pattern=request.pattern, after=after, tasks=request.tasks)
         self._is_of_tasks = request.tasks is not None or request.failed
         self._has_lines = False
-        if request.failed and request.follow:
-            raise OptionError(
-                "failed and follow contradict each other: whether a task fails is known at its end.", "failed", "follow"
-            )
-        check_tail(request.tail)
+
+    def search(self) -> int:
+        """Read the lines of several jobs. Returns the exit code."""
+        count = 0
+        for feed in self._feeds():
+            self._read_so_far(feed)
+            count += 1
+        if not self._has_lines and self._request.tail != 0:
+            self._app.out.note(f"No log line of {pluralize(count, 'job')} matches.")
+        return EXIT_DONE
 
     def read(self) -> int:
         """Read the lines. Returns the exit code."""
         request, feed = self._request, None
         try:
-            feed = EventFeed(self._app, request.job, offline=request.offline, follow=request.follow, kinds=KINDS)
+            feed = self._feed(request.jobs[0])
             self._check_tasks(feed.job)
             seen = self._read_cluster(feed.job)
             if seen is None:
                 seen = self._read_present(feed)
         except StoreUnavailableError:
-            self._name_local_log(request.job if feed is None else str(feed.job_id))
+            self._name_local_log(request.jobs[0] if feed is None else str(feed.job_id))
             raise
         if not request.follow and feed.outage is not None:
             self._name_local_log(str(feed.job_id))
         if not request.follow or seen < 0:
             self._note_absence(feed)
             return EXIT_DONE
-        state = feed.follow(seen, self._show_events, on_outage=lambda: self._name_local_log(str(feed.job_id)))
+        job_id = str(feed.job_id)
+        state = feed.follow(
+            seen, lambda page: self._show_events(feed, page), on_outage=lambda: self._name_local_log(job_id)
+        )
         if not (self._has_lines or self._is_of_tasks):
             self._read_cluster(feed.job)  # a pod that ended before its first report has left no event
         self._note_absence(feed)
@@ -173,7 +193,7 @@ class _LogReader:
             self._await_begin(str(job["job_id"]))
         try:
             for line in self._cluster_lines(job):
-                self._show([LogLine(line)])
+                self._show(str(job["job_id"]), [LogLine(line)])
                 self._has_lines = True
                 count += 1
         except NotTrustedError as error:
@@ -237,20 +257,28 @@ class _LogReader:
 
     def _read_present(self, feed: EventFeed) -> int:
         """Read the lines so far from the events, or the last of them. Returns the number of the last event."""
-        tail = self._request.tail
-        if self._request.follow and tail is None:
+        if self._request.follow and self._request.tail is None:
             return 0
         feed.sync_if_possible()
-        self._selection.tasks = selected_tasks(feed, self._app, self._request.tasks, failed=self._request.failed)
+        return self._read_so_far(feed)
+
+    def _read_so_far(self, feed: EventFeed) -> int:
+        """Show the selected lines of synced events, or the last of them. Returns the number of the last event."""
+        tail, tasks = self._request.tail, self._request.tasks
+        if self._request.failed:
+            job_id = str(feed.job_id)
+            failed = self._app.cache.read_cached(lambda cache: failed_tasks(cache, job_id)) or frozenset()
+            self._selection.tasks = failed if tasks is None else failed.intersection(tasks)
         last: deque[StoredEvent] = deque(maxlen=tail)
         seen = 0
         for page in feed.pages(0):
             seen = page[-1].seq
             if tail is None:
-                self._show_events(page)
+                self._show_events(feed, page)
             else:
+                self._warn_of_missing_lines(feed, page)
                 last.extend(stored for stored in page if self._selection.lines(stored.event))
-        self._show_events(list(last))
+        self._show_events(feed, list(last))
         return seen
 
     def _name_local_log(self, job_id: str) -> None:
@@ -261,12 +289,44 @@ class _LogReader:
         if directory.log.exists():
             self._app.out.note(f"The log of its runner on this machine: {directory.show_command}")
 
-    def _show_events(self, page: Sequence[StoredEvent]) -> None:
+    def _show_events(self, feed: EventFeed, page: Sequence[StoredEvent]) -> None:
         """Show the lines of the selected events, and warn of missing ones."""
-        lines = [line for stored in page for line in self._selection.lines(stored.event)]
-        self._has_lines = self._has_lines or bool(lines)
-        self._show(lines)
-        warn_of_missing_lines(page, self._app)
+        if lines := [line for stored in page for line in self._selection.lines(stored.event)]:
+            self._has_lines = True
+            self._show(str(feed.job_id), lines)
+        self._warn_of_missing_lines(feed, page)
+
+    def _warn_of_missing_lines(self, feed: EventFeed, page: Sequence[StoredEvent]) -> None:
+        """Warn of events that their writer had to drop."""
+        where = "" if len(self._request.jobs) == 1 else f" of job {feed.job_id}"
+        for count in (stored.event.get("count") for stored in page if stored.event["kind"] == DROPPED):
+            self._app.out.warn(f"{count} events{where} are missing: the registry did not answer for too long.")
+
+    def _feed(self, name: str | None) -> EventFeed:
+        request = self._request
+        return EventFeed(self._app, name, offline=request.offline, follow=request.follow, kinds=KINDS)
+
+    def _feeds(self) -> Iterator[EventFeed]:
+        """Yield the synced events of each job."""
+        if self._request.jobs:
+            for feed in {feed.job_id: feed for feed in map(self._feed, self._request.jobs)}.values():
+                feed.sync_if_possible()
+                yield feed
+            return
+        request, app, feed = self._request, self._app, self._feed(None)
+        feed.sync_if_possible()
+
+        def view(cache: sqlite3.Connection, _freshness: Freshness) -> tuple[list[str], int]:
+            order, now = parse_sort(DEFAULT_SORT), app.now().timestamp()
+            found = job_queries.list_jobs(cache, request.job_filter, order=order, limit=request.limit, now=now)
+            return [str(job["job_id"]) for job in found.jobs(("job_id",))], found.total
+
+        job_ids, total = app.cache.read(view, FreshnessPolicy(offline=request.offline))
+        for job_id in job_ids:
+            feed.job_id = job_id
+            yield feed
+        if len(job_ids) < total:
+            app.out.warn(f"{pluralize(total - len(job_ids), 'older job')} left out (--limit 0 reads all).")
 
 
 def _most_tasks(job: Mapping[str, object]) -> int | None:
@@ -278,122 +338,3 @@ def _most_tasks(job: Mapping[str, object]) -> int | None:
         return total if isinstance(total, int) and total else None
     sets, replicates = metadata.get("n_parameter_sets"), metadata.get("n_replicates")  # a child has some of their tasks
     return sets * replicates if type(sets) is int and type(replicates) is int else None
-
-
-class SearchRequest(NamedTuple):
-    """A request for log lines of several jobs."""
-
-    jobs: Sequence[str]
-    """Jobs, as `find_job` takes them; none: the jobs of the filter."""
-    job_filter: Filter
-    limit: int
-    """The last changed jobs of the filter that are read, this many; 0 for all. Active ones are always read."""
-    since: float | None = None
-    """Only lines newer than this many seconds."""
-    tail: int | None = None
-    """Only the last lines of each job, this many."""
-    pattern: str | None = None
-    """A regular expression. Only lines with a match are read."""
-    tasks: Collection[int] | None = None
-    """Only lines of these tasks of each job."""
-    failed: bool = False
-    """Only lines of tasks that failed."""
-    offline: bool = False
-    """Whether the network must not be used."""
-
-
-OnJobLines = Callable[[str, Iterable[LogLine]], None]
-
-
-def search_logs(request: SearchRequest, app: App, show: OnJobLines) -> int:
-    """Read log lines of several jobs, in bounded memory.
-
-    Args:
-        request: the jobs and the lines.
-        app: the run. Its printer warns of an outage, of jobs that are left out, and of missing lines.
-        show: called with the id of a job and lines of it, in their order.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        UsageError: if the request is not valid, or if searching takes too long.
-        JobNotFoundError: if the job does not exist.
-        StoreUnavailableError: if the registry does not answer, and the cache has no events.
-    """
-    check_tail(request.tail)
-    after = None if request.since is None else app.now().timestamp() - request.since
-    selection = LogSelection(pattern=request.pattern, after=after)
-    has_lines, count = False, 0
-    for feed in _feeds(request, app):
-        selection.tasks = selected_tasks(feed, app, request.tasks, failed=request.failed)
-        has_lines = _read_job(feed, app, selection, request.tail, show) or has_lines
-        count += 1
-    if not has_lines and request.tail != 0:
-        app.out.note(f"No log line of {pluralize(count, 'job')} matches.")
-    return EXIT_DONE
-
-
-def selected_tasks(feed: EventFeed, app: App, tasks: Collection[int] | None, *, failed: bool) -> Collection[int] | None:
-    """Return the tasks of a job whose lines are selected; None for all.
-
-    Args:
-        feed: the events of the job, which are synced.
-        app: the run.
-        tasks: only these; None for all.
-        failed: only those that failed.
-    """
-    if not failed:
-        return tasks
-    job_id = str(feed.job_id)
-    found = app.cache.read_cached(lambda cache: failed_tasks(cache, job_id)) or frozenset()
-    return found if tasks is None else found.intersection(tasks)
-
-
-def _feeds(request: SearchRequest, app: App) -> Iterator[EventFeed]:
-    """Yield the synced events of each job."""
-    if request.jobs:
-        feeds = [EventFeed(app, name, offline=request.offline, follow=False, kinds=KINDS) for name in request.jobs]
-        for feed in {feed.job_id: feed for feed in feeds}.values():
-            feed.sync_if_possible()
-            yield feed
-        return
-    feed = EventFeed(app, None, offline=request.offline, follow=False, kinds=KINDS)
-    feed.sync_if_possible()
-
-    def view(cache: sqlite3.Connection, _freshness: Freshness) -> tuple[list[str], int]:
-        order = parse_sort(DEFAULT_SORT)
-        found = job_queries.list_jobs(
-            cache, request.job_filter, order=order, limit=request.limit, now=app.now().timestamp()
-        )
-        return [str(job["job_id"]) for job in found.jobs(("job_id",))], found.total
-
-    job_ids, total = app.cache.read(view, FreshnessPolicy(offline=request.offline))
-    for job_id in job_ids:
-        feed.job_id = job_id
-        yield feed
-    if len(job_ids) < total:
-        app.out.warn(f"{pluralize(total - len(job_ids), 'older job')} left out (--limit 0 reads all).")
-
-
-def _read_job(
-    feed: EventFeed,
-    app: App,
-    selection: LogSelection,
-    tail: int | None,
-    show: OnJobLines,
-) -> bool:
-    """Show the selected lines of a job. Return whether there are any."""
-    job_id = str(feed.job_id)
-    last: deque[StoredEvent] = deque(maxlen=tail)
-    has_lines = False
-    for page in feed.pages(0):
-        warn_of_missing_lines(page, app, job_id)
-        if tail is not None:
-            last.extend(stored for stored in page if selection.lines(stored.event))
-        elif lines := [line for stored in page for line in selection.lines(stored.event)]:
-            has_lines = True
-            show(job_id, lines)
-    if last:
-        show(job_id, [line for stored in last for line in selection.lines(stored.event)])
-    return has_lines or bool(last)

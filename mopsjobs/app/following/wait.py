@@ -32,7 +32,7 @@ from mopsjobs.utils.text import out_of, strip_control_characters
 from mopsjobs.utils.times import human_duration, human_range, parse_time
 
 if TYPE_CHECKING:
-    from mopsjobs.app.following.notify.watched import OnEvent
+    from mopsjobs.app.following.notify.notifier import OnEvent
     from mopsjobs.console.printer import Printer
     from mopsjobs.console.progress_line import ProgressLine
 
@@ -108,7 +108,7 @@ def wait_for(
 @contextlib.contextmanager
 def _telling(app: App, out: Printer, on_read: OnRead | None, on_event: OnEvent | None) -> Iterator[OnRead]:
     """Yield an `on_read` that also tells of the jobs. At the end, messages under way are waited for, within a bound."""
-    from mopsjobs.app.following.notify.watched import WatchedNotifier  # here: most users have no rules
+    from mopsjobs.app.following.notify.notifier import WatchedNotifier  # here: most users have no rules
 
     watched = WatchedNotifier(app, on_event)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from mopsjobs.app.run.app import App
-from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.matching import HINT, MAX_SECONDS, TimedSearch
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.events.format import DROPPED, LOG, RUNNER, TASK_FAILED
@@ -104,15 +102,6 @@ def check_tail(tail: int | None) -> None:
     """
     if tail is not None and tail < 0:
         raise OptionError(f"invalid tail '{tail}': expected 0 or more.", "tail")
-
-
-def warn_of_missing_lines(page: Sequence[StoredEvent], app: App, job_id: str | None = None) -> None:
-    """Warn of events that their writer had to drop; of those of a job, if there are several."""
-    where = "" if job_id is None else f" of job {job_id}"
-    for stored in page:
-        if stored.event["kind"] == DROPPED:
-            count = stored.event.get("count")
-            app.out.warn(f"{count} events{where} are missing: the registry did not answer for too long.")
 
 
 def _is_error(event: Mapping[str, object]) -> bool:

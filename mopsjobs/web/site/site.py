@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from mopsjobs.app.following.notify.after_sync import teller_of_syncs
+from mopsjobs.app.following.notify.notifier import CacheNotifier
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, never_synced_error
 from mopsjobs.app.tasks.failures import keep_job_failures
@@ -132,7 +132,7 @@ class Site:
             every: seconds between two syncs.
         """
         self.reads = self.make_reads()
-        self.syncer = Syncer(self.app, self.changes, every, self.reads.run_next, teller_of_syncs(self.app))
+        self.syncer = Syncer(self.app, self.changes, every, self.reads.run_next, CacheNotifier(self.app).tell_at_once)
 
     def make_reads(self) -> JobReads:
         """Return what reads the jobs that pages ask for."""

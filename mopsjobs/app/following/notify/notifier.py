@@ -2,33 +2,44 @@
 
 Each message is claimed and sent in a thread of its own, which nothing waits for longer than `BOUND_SECONDS`. What was
 not sent by then, another watcher sends later. So a server that hangs delays a command by that time, and a job never:
-its record has ended before.
+its record has ended before. Three watchers use this: a sync, a wait, and the process that runs a job.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.app.following.notify import claims
-from mopsjobs.app.following.notify.recipients import Recipient, find_recipient
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.notify_rules import ALL, END, FAILED, FAILURES, MINE, OCCASIONS, SUSPECT, Rule
+from mopsjobs.cache.job_json import COLUMNS, job_json
+from mopsjobs.cache.rows import job_json_from_state
+from mopsjobs.cache.sync_state import known_to, transaction
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remembered_names
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreError, command_line
 from mopsjobs.events.format import NOTIFIED
 from mopsjobs.events.writer import record_event
-from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import END_STATUSES, JobStatus
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_time
 from mopsjobs.utils.user_dirs import user_name
 
+if TYPE_CHECKING:
+    from mopsjobs.app.following.notify.recipients import Recipient
+
 Job = Mapping[str, Any]
+
+OnEvent = Callable[[dict[str, Any]], object]
+"""Called with each message; see `mopsjobs.app.following.notify.message`."""
 
 BOUND_SECONDS = 10.0
 """Seconds that a command waits at its end for messages under way."""
@@ -40,6 +51,22 @@ RATE_SECONDS = 60.0
 
 RECENT = timedelta(minutes=10)
 """How long before a watcher began a job may have ended or fallen silent, for a rule that the job does not name."""
+
+LOOK_SECONDS = 30.0
+"""Time between two looks at a job that runs here."""
+
+END_SECONDS = 5.0
+"""Time to read a record at the end."""
+
+FIRST = "first sync for "
+"""Begins the name of the time of the first sync for a rule, in the cache."""
+
+_ENDED = ", ".join(f"'{status}'" for status in END_STATUSES)
+
+_JOBS = (
+    f"SELECT {COLUMNS} FROM job WHERE is_active = 1 UNION ALL"  # noqa: S608 - constant names
+    f" SELECT {COLUMNS} FROM job WHERE is_active = 0 AND status IN ({_ENDED}) AND ended_ts >= ?"
+)
 
 LEAST_ENDED = 10
 """Tasks that have to end before their rate of failures counts, or all tasks of a smaller job."""
@@ -101,6 +128,8 @@ class Notifier:
 
     def __init__(self, app: App) -> None:
         """Find the recipients by the rules of the configuration. Nothing is sent yet."""
+        from mopsjobs.app.following.notify.recipients import find_recipient  # here: most users have no rules
+
         self._app = app
         self._user = user_name(app.env)
         self._began_at = app.now()
@@ -131,7 +160,8 @@ class Notifier:
         """Begin to send what is due about a job. It takes no time."""
         if not self.recipients:
             return
-        self._collect()
+        while not self._outcomes.empty():
+            self._take(self._outcomes.get())
         for due in self._due(job):
             if self._may_begin(due):
                 self._under_way[due.key] = due
@@ -251,10 +281,6 @@ class Notifier:
             )
         return _Outcome(due, problem is None, problem)
 
-    def _collect(self) -> None:
-        while not self._outcomes.empty():
-            self._take(self._outcomes.get())
-
     def _take(self, outcome: _Outcome) -> None:
         due, is_final, problem = outcome
         self._under_way.pop(due.key, None)
@@ -271,3 +297,129 @@ class Notifier:
         if reason not in self._known_reasons:
             self._known_reasons.add(reason)
             self._problems.append(text)
+
+
+class CacheNotifier:
+    """Tells of the jobs of the cache, each time after a sync; nothing without rules.
+
+    The cache remembers which messages need nothing more, so a sync without news sends no request for them. It also has
+    the time of the first sync with each rule, before which nothing is told. A new cache learns the former from the
+    claims.
+    """
+
+    def __init__(self, app: App) -> None:
+        """Find the recipients. Nothing is sent yet."""
+        self._app = app
+        self._notifier = Notifier(app) if app.settings.rules else None
+
+    def tell(self, seconds: float | None = None) -> list[str]:
+        """Tell what is due, and return what the user should know. See `Notifier.finish`."""
+        try:
+            return [] if self._notifier is None else self._tell(self._notifier, seconds)
+        except (MopsJobsError, OSError) as error:
+            return [f"No notifications: {error}"]
+
+    def tell_at_once(self) -> None:
+        """Tell what is due, and wait for nothing. What the user should know is a warning, at the next call."""
+        for problem in self.tell(seconds=0):
+            self._app.out.warn(problem)
+
+    def _tell(self, notifier: Notifier, seconds: float | None) -> list[str]:
+        app, now = self._app, self._app.now().timestamp()
+        if not notifier.since.keys() >= {*notifier.marks.values()}:
+            app.cache.write(lambda connection: _begin(connection, notifier, now))
+        cached = set(notifier.settled)
+
+        def view(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+            known = known_to(connection, now)
+            rows = connection.execute(_JOBS, (now - claims.WINDOW.total_seconds(),))
+            return [job for row in rows if notifier.is_due(job := job_json(row, now=now, known_to=known))]
+
+        for job in app.cache.read_cached(view) or ():
+            notifier.offer(job)
+        problems = notifier.finish(seconds)
+        if new := notifier.settled - cached:
+            app.cache.write(lambda connection: _keep(connection, new, now))
+        return problems
+
+
+def _begin(connection: sqlite3.Connection, notifier: Notifier, now: float) -> None:
+    """Read what the cache remembers, note rules that it does not know, and forget what is too old."""
+    forgotten, begin = now - 2 * claims.WINDOW.total_seconds(), now - RECENT.total_seconds()
+    marks = [(FIRST + mark, begin) for mark in notifier.marks.values()]
+    with transaction(connection):
+        connection.execute("DELETE FROM notified WHERE at_ts < ? AND name NOT LIKE ?", (forgotten, f"{FIRST}%"))
+        connection.executemany("INSERT OR IGNORE INTO notified (name, at_ts) VALUES (?, ?)", marks)
+        for name, at in connection.execute("SELECT name, at_ts FROM notified").fetchall():
+            if name.startswith(FIRST):
+                notifier.since[name.removeprefix(FIRST)] = at
+            else:
+                notifier.settled.add(name)
+
+
+def _keep(connection: sqlite3.Connection, keys: set[str], now: float) -> None:
+    with transaction(connection):
+        rows = [(key, now) for key in keys]
+        connection.executemany("INSERT OR REPLACE INTO notified (name, at_ts) VALUES (?, ?)", rows)
+
+
+class WatchedNotifier:
+    """Tells of the jobs that a wait reads: by the rules of the user, and to a function of the caller."""
+
+    def __init__(self, app: App, on_event: OnEvent | None = None) -> None:
+        """Prepare.
+
+        Args:
+            app: the run.
+            on_event: is called once per call of `look` that finds news, in the thread of the caller. None: no function.
+        """
+        self._app = app
+        self._on_event = on_event
+        self._notifier = Notifier(app)
+        self._called: set[tuple[str, str]] = set()
+
+    def look(self, states: Sequence[JobState | None]) -> None:
+        """Begin to tell what is due. It takes no time besides that of `on_event`."""
+        from mopsjobs.app.following.notify.message import notification  # here: without a message, no view is needed
+
+        now = self._app.now().timestamp()
+        for job in [job_json_from_state(state, now=now) for state in states if state is not None]:
+            self._notifier.offer(job)
+            for occasion in occasions_of(_EVERYTHING, job):
+                key = (str(job["job_id"]), occasion)
+                if self._on_event is not None and key not in self._called:
+                    self._called.add(key)
+                    self._on_event(notification(job, occasion, self._app))
+
+    def finish(self) -> list[str]:
+        """Wait for what is under way, up to `BOUND_SECONDS`. Return what the user should know."""
+        return self._notifier.finish()
+
+
+_EVERYTHING = Rule("function", "command")
+"""What a function is told: all that rules tell by default."""
+
+
+@contextlib.contextmanager
+def telling_of_run(job_id: str, app: App) -> Iterator[None]:
+    """Tell of a job that the block runs by the rules, from a thread of its own, and of its end after the block."""
+    is_over, problems = threading.Event(), list[str]()
+    registry = app.registry
+
+    def watch() -> None:
+        watched, has_ended = WatchedNotifier(app), False
+        while not has_ended:
+            has_ended = is_over.wait(LOOK_SECONDS)
+            with contextlib.suppress(MopsJobsError):  # an outage: the next look, or another watcher, tells
+                watched.look([registry.get_job(job_id)])
+        problems.extend(watched.finish())
+
+    thread = threading.Thread(target=watch, name="notify", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join(END_SECONDS + BOUND_SECONDS)
+        for problem in problems:
+            app.out.warn(problem)

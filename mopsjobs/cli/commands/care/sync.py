@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.app.following.notify.after_sync import tell_after_sync
+from mopsjobs.app.following.notify.notifier import CacheNotifier
 from mopsjobs.app.following.sync_more import SCHEMA_VERSION, SHOWN_PROBLEMS, mirror_events_and_ledgers, sync_json
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.queries import jobs as job_queries
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if report is None:
         return _already_running(args, app)
     events, ledgers, warnings = mirror_events_and_ledgers(app, full=args.full)
-    untold = tell_after_sync(app)
+    untold = CacheNotifier(app).tell()
     exit_code = EXIT_PARTLY_DONE if report.unreadable or warnings else EXIT_DONE
     if args.json:
         warnings = [*warnings, *untold]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from mopsjobs.app.following.log_source import LogRequest, SearchRequest, read_logs, search_logs
+from mopsjobs.app.following.log_source import LogRequest, read_logs
 from mopsjobs.app.jobs.log_selection import LogLine, parse_tasks
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT
@@ -69,46 +69,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print log lines."""
     check_jobs_or_filters(args, with_since=False)
-    since = None if args.since is None else parse_duration(args.since)
-    tasks = frozenset().union(*args.task) if args.task else None
-    if len(args.job) == 1:
-        request = LogRequest(
-            job=args.job[0],
-            follow=args.follow,
-            since=since,
-            tail=args.tail,
-            pattern=args.grep,
-            offline=args.offline,
-            trust=args.trust,
-            tasks=tasks,
-            failed=args.failed,
-        )
-        return Result(exit_code=read_logs(request, app, lambda lines: _print(lines, app)))
     if not (args.job or args.grep is not None or args.failed):
         hint = f"For the last job, write: {command_line('logs', '@latest')}"
         raise UsageError("logs needs a JOB; without one, --grep or --failed.", hint=hint)
-    if args.follow:
+    is_single = len(args.job) == 1
+    if args.follow and not is_single:
         raise UsageError("--follow needs one JOB.")
-    search = SearchRequest(
+    request = LogRequest(
         jobs=args.job,
-        job_filter=filter_of(args, app.now()),
-        limit=DEFAULT_LIMIT if args.limit is None else args.limit,
-        since=since,
+        follow=args.follow,
+        since=None if args.since is None else parse_duration(args.since),
         tail=args.tail,
         pattern=args.grep,
-        tasks=tasks,
-        failed=args.failed,
         offline=args.offline,
+        trust=args.trust,
+        tasks=frozenset().union(*args.task) if args.task else None,
+        failed=args.failed,
+        job_filter=filter_of(args, app.now()),
+        limit=DEFAULT_LIMIT if args.limit is None else args.limit,
     )
-    return Result(exit_code=search_logs(search, app, lambda job_id, lines: _print(lines, app, job_id)))
+
+    def show(job_id: str, lines: Iterable[LogLine]) -> None:
+        head = [] if is_single else [style_text(f"{job_id}  ", "cyan")]
+        app.out.show(Result(Text([*head, *_line_cells(line)] for line in lines)))
+
+    return Result(exit_code=read_logs(request, app, show))
 
 
-def _print(lines: Iterable[LogLine], app: App, job_id: str | None = None) -> None:
-    """Print lines; with the job in front, if it is given."""
-    app.out.show(Result(Text(_line_cells(line, job_id) for line in lines)))
-
-
-def _line_cells(line: LogLine, job_id: str | None) -> list[str]:
-    job = [] if job_id is None else [style_text(f"{job_id}  ", "cyan")]
+def _line_cells(line: LogLine) -> list[str]:
     mark = [] if line.task is None else [style_text(f"[{line.task}] ", "dim")]
-    return [*job, *mark, line.text]
+    return [*mark, line.text]

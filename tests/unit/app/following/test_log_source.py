@@ -21,7 +21,7 @@ def read(app: App) -> Read:
 
     def read(request: LogRequest) -> tuple[int, list[LogLine]]:
         lines: list[LogLine] = []
-        return read_logs(request, app, lines.extend), lines
+        return read_logs(request, app, lambda _, some: lines.extend(some)), lines
 
     return read
 
@@ -36,10 +36,10 @@ def write(app: App, clock: Clock) -> Writer:
 @pytest.mark.parametrize(
     ("request_", "texts"),
     [
-        (LogRequest("a"), ["one", "two", "three"]),
-        (LogRequest("a", pattern="t"), ["two", "three"]),
-        (LogRequest("a", pattern="t", tail=1), ["three"]),
-        (LogRequest("a", since=60), ["two", "three"]),
+        (LogRequest(["a"]), ["one", "two", "three"]),
+        (LogRequest(["a"], pattern="t"), ["two", "three"]),
+        (LogRequest(["a"], pattern="t", tail=1), ["three"]),
+        (LogRequest(["a"], since=60), ["two", "three"]),
     ],
 )
 def test_lines_are_selected(read: Read, write: Writer, clock: Clock, request_: LogRequest, texts: list[str]) -> None:
@@ -55,21 +55,21 @@ def test_lines_are_selected(read: Read, write: Writer, clock: Clock, request_: L
 def test_a_traceback_has_a_line_each(read: Read, write: Writer) -> None:
     """The error of a task is among the lines of the job."""
     write("", kind="task_failed", task=3, error={"type": "E", "message": "m", "traceback": "Traceback\n  here\nE: m"})
-    assert read(LogRequest("a"))[1] == [LogLine("Traceback", 3), LogLine("  here", 3), LogLine("E: m", 3)]
+    assert read(LogRequest(["a"]))[1] == [LogLine("Traceback", 3), LogLine("  here", 3), LogLine("E: m", 3)]
 
 
 def test_the_end_of_a_followed_job_is_the_exit_code(app: App, read: Read, write: Writer) -> None:
     """The same code as that of `wait`."""
     write("one")
     app.registry.update_status("a", "failed")
-    assert read(LogRequest("a", follow=True)) == (EXIT_JOB_FAILED, [LogLine("one")])
+    assert read(LogRequest(["a"], follow=True)) == (EXIT_JOB_FAILED, [LogLine("one")])
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (LogRequest("a", tail=-1), "invalid tail '-1': expected 0 or more."),
-        (LogRequest("a", follow=True, offline=True), "follow and offline contradict each other."),
+        (LogRequest(["a"], tail=-1), "invalid tail '-1': expected 0 or more."),
+        (LogRequest(["a"], follow=True, offline=True), "follow and offline contradict each other."),
     ],
 )
 def test_an_error_names_the_field_of_the_request(read: Read, request_: LogRequest, message: str) -> None:
@@ -82,10 +82,10 @@ def test_an_error_names_the_field_of_the_request(read: Read, request_: LogReques
 def test_an_invalid_expression_is_refused(read: Read) -> None:
     """Before any source is read."""
     with pytest.raises(UsageError, match=r"invalid regular expression '\('"):
-        read(LogRequest("a", pattern="("))
+        read(LogRequest(["a"], pattern="("))
 
 
 def test_an_unknown_job_is_an_error(read: Read, write: Writer) -> None:
     """It is never a job without lines."""
     with pytest.raises(JobNotFoundError):
-        read(LogRequest("none"))
+        read(LogRequest(["none"]))

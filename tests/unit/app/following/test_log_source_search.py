@@ -1,4 +1,4 @@
-"""`search_logs` for a Python program: lines come as data, page by page, in any thread."""
+"""`read_logs` of several jobs for a Python program: lines come as data, page by page, in any thread."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import tracemalloc
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from mopsjobs.app.following.log_source import SearchRequest, search_logs
+from mopsjobs.app.following.log_source import LogRequest, read_logs
 from mopsjobs.app.jobs.log_selection import LogLine, LogSelection
 from mopsjobs.app.run.app import App
-from mopsjobs.cache.queries.filters import Filter
 from support.cli import Clock, add
 from support.events import Writer
 
@@ -25,11 +24,11 @@ def test_a_search_takes_the_memory_of_one_page(app: App, clock: Clock) -> None:
     def show(_job_id: str, lines: Iterable[LogLine]) -> None:
         counts.append(sum(1 for _ in lines))
 
-    request = SearchRequest([], Filter(), 0, pattern="x$")
-    search_logs(request._replace(pattern="nothing"), app, show)  # fills the cache
+    request = LogRequest([], pattern="x$")
+    read_logs(request._replace(pattern="nothing"), app, show)  # fills the cache
     tracemalloc.start()
     try:
-        search_logs(request, app, show)
+        read_logs(request, app, show)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
