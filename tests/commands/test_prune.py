@@ -287,9 +287,7 @@ def test_logs_of_a_pruned_job_with_a_note_say_what_is_gone(cli: Cli) -> None:
     assert "This cache has pruned job old" in cli.ok("logs", "old").err
     cli.ok("note", "old", "used in figure 2")
     for view in ("logs", "events"):
-        assert cli.ok(view, "old").err.startswith(
-            "Of job old there are only notes, changes of labels and notifications. Other"
-        )
+        assert "There are only notes, changes of labels and notifications of job old." in cli.ok(view, "old").err
 
 
 @pytest.mark.usefixtures("aged")

@@ -6,7 +6,7 @@ the new chunks. At the end of the job come the tasks that no chunk explains.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -19,30 +19,20 @@ from mopsjobs.app.tasks.results_table import SUCCEEDED, name_parameters, scalar_
 from mopsjobs.cache.queries.ledgers import readable_chunks
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
+from mopsjobs.cache.sync.scalars import OutputReader, TaskOutputs
 from mopsjobs.engines.base import last_launch
 from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.ledger.attempt import Attempt
 from mopsjobs.ledger.format import parse_attempts, parse_chunk_key
 from mopsjobs.ledger.retry_policy import recorded_policy
-from mopsjobs.ledger.scalars import (
-    LEFT_OUT,
-    MAX_OUTPUT_BYTES,
-    Scalars,
-    extract_scalars,
-    may_have_scalars,
-    parse_scalars,
-)
-from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.unread_keys import NOT_READ
+from mopsjobs.ledger.scalars import LEFT_OUT, Scalars, may_have_scalars, parse_scalars
+from mopsjobs.store.base import Entry, VersionedStore, VersionToken
 from mopsjobs.studies.manifest import Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.study import Task, is_output_name
 
 CHUNKS = 4
 """Chunks read together. Each may have 5,000 attempts with some megabytes of scalars."""
-
-TASKS = 16
-"""Tasks whose outputs are fetched together: each may be large."""
 
 PAGE = 1_000
 """Tasks that are yielded together."""
@@ -174,24 +164,29 @@ class _TaskReader:
             yield batch
 
     def _read_outputs(self, tasks: Sequence[ListedTask]) -> dict[int, Scalars]:
-        if not tasks:
-            return {}
+        """Read the scalars of tasks from their outputs. Those that cannot be read are named by a warning."""
+        scalars: dict[int, Scalars] = {}
+        reader = OutputReader(lambda _member, numbers, found: scalars.update(dict.fromkeys(numbers, found)))
+        reader.read(self._app.store, 0, (TaskOutputs([task.row.task], self._outputs_of(task)) for task in tasks))
+        for key, reason in reader.problems:
+            self._app.out.warn(f"{key} cannot be read: {reason}.")
+        return scalars
+
+    def _outputs_of(self, task: ListedTask) -> dict[str, Entry]:
+        """Return the outputs of a task that may have scalars. If its study names none, it costs a listing."""
+        store, number = self._app.store, task.row.task
         if self._outputs is None:
-            manifest = load_manifest(self._app.store, self._job_id)
+            manifest = load_manifest(store, self._job_id)
             self._outputs = (manifest.study.outputs, manifest.reused)
         outputs, reused = self._outputs
-        by_job: dict[str, list[Task]] = {}
-        for task in tasks:
-            sources = (one.job_id for one in reused if not task.row.attempts and one.has(task.row.task))
-            numbered = Task(task.row.task, task.param_id, int(task.row.seed), task.params)
-            by_job.setdefault(next(sources, self._job_id), []).append(numbered)
-        scalars: dict[int, Scalars] = {}
-        for job_id, of_job in by_job.items():
-            found, problems = _read_scalars(self._app.store, job_id, outputs, of_job)
-            scalars |= found
-            for key, reason in problems:
-                self._app.out.warn(f"{key} cannot be read: {reason}.")
-        return scalars
+        sources = (one.job_id for one in reused if not task.row.attempts and one.has(number))
+        numbered = Task(number, task.param_id, int(task.row.seed), task.params)
+        prefix = output_key(next(sources, self._job_id), numbered, "")
+        if outputs is None:
+            entries = {entry.key.removeprefix(prefix): entry for entry in store.scan(prefix)}
+            return {name: entry for name, entry in entries.items() if is_output_name(name) and may_have_scalars(name)}
+        unread = VersionToken("")
+        return {name: Entry(prefix + name, unread, None) for name in outputs if may_have_scalars(name)}
 
     def _named(self, job: JobTasks, scalars: Scalars) -> Scalars:
         """Return scalars by the names of their columns."""
@@ -212,20 +207,14 @@ class _TaskReader:
         self._count += 1
 
 
-class _EndedAttempts(NamedTuple):
-    """The attempts of some chunks, and the scalars of the tasks that succeeded, as far as the chunks have them."""
-
-    attempts: list[Attempt]
-    scalars: dict[int, Scalars]
-
-
-def _read_chunks(store: VersionedStore, keys: Sequence[str]) -> _EndedAttempts:
-    """Read some chunks of attempts with the chunks of scalars beside them. One that cannot be read is left out.
+def _read_chunks(store: VersionedStore, keys: Sequence[str]) -> tuple[list[Attempt], dict[int, Scalars]]:
+    """Read some chunks of attempts, and the scalars beside them. One that cannot be read is left out.
 
     Raises:
         StoreError: if the store cannot be read.
     """
-    ended = _EndedAttempts([], {})
+    attempts: list[Attempt] = []
+    scalars: dict[int, Scalars] = {}
     parts = [one for key in keys if (one := parse_chunk_key(key)) is not None]
     both = [one._replace(kind=kind) for one in parts for kind in ("attempts", "scalars")]
     with ParallelFetcher.for_store(store) as fetcher:
@@ -234,57 +223,9 @@ def _read_chunks(store: VersionedStore, keys: Sequence[str]) -> _EndedAttempts:
                 continue
             try:
                 if one.kind == "attempts":
-                    ended.attempts.extend(parse_attempts(found.value, one))
+                    attempts.extend(parse_attempts(found.value, one))
                 else:
-                    ended.scalars.update(parse_scalars(found.value, one))
+                    scalars.update(parse_scalars(found.value, one))
             except RecordError:
                 continue  # the sync of the ledger names the chunk
-    return ended
-
-
-def _read_scalars(
-    store: VersionedStore, job_id: str, outputs: Sequence[str] | None, tasks: Iterable[Task]
-) -> tuple[dict[int, Scalars], list[tuple[str, str]]]:
-    """Read the scalars of tasks from their outputs.
-
-    Args:
-        store: the store of the registry.
-        job_id: the job.
-        outputs: the outputs that its study names; None if it names none. Then each task costs a listing.
-        tasks: the tasks.
-
-    Returns:
-        The scalars by task, and the outputs that cannot be read, each with the reason.
-
-    Raises:
-        StoreError: if the store cannot be read.
-    """
-    scalars: dict[int, Scalars] = {}
-    problems = []
-    tasks = iter(tasks)
-    with ParallelFetcher.for_store(store) as fetcher:
-        while batch := list(islice(tasks, TASKS)):
-            keys = [
-                (task.number, name, output_key(job_id, task, name))
-                for task in batch
-                for name in (_listed_outputs(store, job_id, task) if outputs is None else outputs)
-                if may_have_scalars(name)
-            ]
-            values: dict[int, dict[str, bytes | None]] = {task.number: {} for task in batch}
-            for (number, name, key), found in zip(keys, fetcher.fetch([key for _, _, key in keys]), strict=True):
-                if isinstance(found, FailedRead):
-                    problems.append((key, found.reason.removeprefix(NOT_READ)))
-                elif found is not None:
-                    values[number][name] = found.value
-            scalars |= {number: extract_scalars(of_task) for number, of_task in values.items()}
-    return scalars, problems
-
-
-def _listed_outputs(store: VersionedStore, job_id: str, task: Task) -> list[str]:
-    """Return the names of the outputs of a task, without those that are too large to be searched."""
-    prefix = output_key(job_id, task, "")
-    return [
-        name
-        for entry in store.scan(prefix)
-        if is_output_name(name := entry.key.removeprefix(prefix)) and (entry.size or 0) <= MAX_OUTPUT_BYTES
-    ]
+    return attempts, scalars

@@ -254,18 +254,10 @@ class EventFeed:
         job_id = str(self.job_id)
         if self._has_events(job_id, except_kinds=(NOTE, LABELS, NOTIFIED)):
             return False
-        if self._has_events(job_id):
-            note = (
-                f"Of job {job_id} there are only notes, changes of labels and notifications. Other events were not"
-                " written, or prune has removed them, from this cache or with --store."
-            )
-        elif self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
-            note = (
-                f"This cache has pruned job {job_id} with its events. To read them from the registry, unless"
-                " prune --store has removed them there, use another cache: --cache PATH."
-            )
-        else:
-            note = f"There are no events of job {job_id}: none were written, or prune --store has removed them."
+        what = "only notes, changes of labels and notifications" if self._has_events(job_id) else "no events"
+        note = f"There are {what} of job {job_id}. Prune may have removed others."
+        if self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
+            note = f"This cache has pruned job {job_id} with its events. Another one can read them: --cache PATH."
         self._app.out.note(note)
         return True
 

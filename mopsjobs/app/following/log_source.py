@@ -120,7 +120,7 @@ class _LogReader:
         request, feed = self._request, None
         try:
             feed = self._feed(request.jobs[0])
-            self._check_tasks(feed.job)
+            self._check_tasks(feed.job or {})
             seen = self._read_cluster(feed.job)
             if seen is None:
                 seen = self._read_present(feed)
@@ -142,18 +142,20 @@ class _LogReader:
         self._note_end(feed)
         return EXIT_DONE if state is None else exit_code_of({"status": state.status})
 
-    def _check_tasks(self, job: Mapping[str, object] | None) -> None:
+    def _check_tasks(self, job: Mapping[str, object]) -> None:
         """Refuse the number of a task that the job cannot have: a follower would wait for its lines until the end.
 
         Raises:
             UsageError: if there is one.
         """
-        most = None if job is None else _most_tasks(job)
-        beyond = [task for task in self._request.tasks or () if most is not None and task >= most]
-        if job is not None and beyond:
-            from mopsjobs.app.tasks.task_outputs import no_such_task_error  # here: it imports the tables of results
+        metadata = job.get("metadata")
+        study = metadata if isinstance(metadata, Mapping) and "bundle" in metadata else {}  # others number as they like
+        sets, replicates = study.get("n_parameter_sets"), study.get("n_replicates")
+        if type(sets) is int and type(replicates) is int:
+            for task in sorted(task for task in self._request.tasks or () if task >= sets * replicates):
+                from mopsjobs.app.tasks.task_outputs import no_such_task_error  # here: it imports tables of results
 
-            raise no_such_task_error(str(job["job_id"]), min(beyond))
+                raise no_such_task_error(str(job["job_id"]), task)
 
     def _note_absence(self, feed: EventFeed) -> None:
         """Print a note if no line was shown."""
@@ -327,14 +329,3 @@ class _LogReader:
             yield feed
         if len(job_ids) < total:
             app.out.warn(f"{pluralize(total - len(job_ids), 'older job')} left out (--limit 0 reads all).")
-
-
-def _most_tasks(job: Mapping[str, object]) -> int | None:
-    """Return how many tasks the study of a job has at most; None if its record does not say."""
-    metadata, total = job.get("metadata"), job.get("tasks_total")
-    if not isinstance(metadata, Mapping) or "bundle" not in metadata:
-        return None  # another program may number tasks as it likes
-    if job.get("parent_job_id") is None:
-        return total if isinstance(total, int) and total else None
-    sets, replicates = metadata.get("n_parameter_sets"), metadata.get("n_replicates")  # a child has some of their tasks
-    return sets * replicates if type(sets) is int and type(replicates) is int else None

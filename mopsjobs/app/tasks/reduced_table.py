@@ -66,7 +66,7 @@ class ReducedTable:
         self._reductions: list[list[ReducedRow]] = [[] for _ in families]
         self.left_out = 0
         """Scalars that the rows lack, since they are too large; counted while the rows are read."""
-        reader = OutputReader(collected, on_progress)
+        reader = OutputReader(collected.replace, on_progress)
         for member, (family, found) in enumerate(zip(families, self._reductions, strict=True)):
             reader.read(store, member, _add_rows(store, family, found))
         self.output_problems = reader.problems

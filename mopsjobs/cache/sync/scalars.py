@@ -238,14 +238,16 @@ def mirror_scalars(store: VersionedStore, connection: sqlite3.Connection, job_id
 class OutputReader:
     """Reads the scalars of outputs in the store, many at once."""
 
-    def __init__(self, collected: CollectedScalars, on_progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, take: Callable[[int, list[int], Scalars], object], on_progress: Callable[[int], None] | None = None
+    ) -> None:
         """Prepare to read.
 
         Args:
-            collected: takes the scalars.
+            take: takes a member, its tasks with the same outputs, and their scalars.
             on_progress: called with the number of tasks whose outputs were read.
         """
-        self._collected = collected
+        self._take = take
         self._on_progress = on_progress
         self._tasks_read = 0
         self.problems: list[tuple[str, str]] = []
@@ -274,7 +276,7 @@ class OutputReader:
                     found[name] = value.value
                 elif not _is_unread(entry):
                     found[name] = entry.value
-            self._collected.replace(member, numbers, extract_scalars(found))
+            self._take(member, numbers, extract_scalars(found))
         self._tasks_read += sum(bool(outputs) for _, outputs in batch)
         if self._on_progress is not None:
             self._on_progress(self._tasks_read)
@@ -301,7 +303,7 @@ class ScalarReader:
         self._connection = connection
         self._open_store = open_store
         self._collected = collected
-        self.outputs = OutputReader(collected, on_progress)
+        self.outputs = OutputReader(collected.replace, on_progress)
         self.tasks_lacking = 0
         """Tasks that succeeded and whose scalars are in no chunk of the cache, if outputs are not read."""
         self.tasks_lost = 0
