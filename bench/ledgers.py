@@ -43,7 +43,7 @@ def run(setup: Setup) -> list[Line]:
     text = Case(*setup.command("failures", JOB, *place))
     tasks = Case(*setup.command("tasks", JOB, *place))
     failed = Case(*setup.command("tasks", JOB, "--json", "--status", "failed", *place))
-    slowest = Case(*setup.command("tasks", JOB, "--slowest", "10", *place))
+    slowest = Case(*setup.command("tasks", JOB, "--sort", "-seconds", "--limit", "10", *place))
     in_turn([first], 1, setup.directory)
     in_turn([floor, kept, text, tasks, failed, slowest], setup.runs * RUNS_FACTOR, setup.directory)
     lines = [
@@ -59,7 +59,7 @@ def run(setup: Setup) -> list[Line]:
         "failures": text,
         "tasks": tasks,
         "tasks --json --status failed": failed,
-        "tasks --slowest 10": slowest,
+        "tasks --sort -seconds --limit 10": slowest,
     }
     for name, case in ours.items():
         ratio, cpu_ratio = case.ratios_to(floor)

@@ -232,7 +232,7 @@ def names_of_chunks(job_id: str) -> Iterator[str]:
 def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the commands that show them, with what their output is said to be."""
     yield "text", ("tasks", job_id)
-    yield "text", ("tasks", job_id, "--status", "failed", "--slowest", "3")
+    yield "text", ("tasks", job_id, "--status", "failed", "--sort", "-seconds", "--limit", "3")
     for form in ("json", "jsonl", "tsv"):
         yield form, ("tasks", job_id, f"--{form}")
     yield "text", ("failures", job_id)

@@ -62,8 +62,8 @@ def test_tasks_of_one_set_are_told_apart_by_their_seeds(cli: Cli, remote: Remote
         (("--status", "failed,oom"), [1, 2]),
         (("--status", "succeeded,waiting", "--param", "beta<0.3"), [0, 4, 5]),
         (("--param", "beta>0.75", "--param", "mode=exit"), [17, 19]),
-        (("--slowest", "2"), [3, 2]),
-        (("--slowest", "9", "--param", "mode=walk"), [2, 0]),
+        (("--sort", "-seconds", "--limit", "2"), [3, 2]),
+        (("--sort", "-seconds", "--limit", "2", "--param", "mode=walk"), [2, 0]),
         (("--sort", "-task", "--status", "failed,waiting", "--param", "beta<=0.2"), [5, 4, 1]),
     ],
 )
@@ -73,14 +73,6 @@ def test_filters_and_orders_choose_tasks(cli: Cli, remote: Remote, argv: tuple[s
     ends = ("succeeded", "failed", "oom", "timeout")
     Ledger(remote.store.inner)(*(attempt(number, end, seconds=number + 0.5) for number, end in enumerate(ends)))
     assert _numbers(cli, *argv) == numbers
-
-
-def test_the_slowest_are_counted_among_measured_tasks(cli: Cli, remote: Remote) -> None:
-    """Others have no time, so their number would contradict that of the job."""
-    add_job(remote.jobs, "job", GRID)
-    Ledger(remote.store.inner)(*(attempt(number) for number in range(3)))
-    assert cli.ok("tasks", "job", "--slowest", "2").err.startswith("the slowest 2 of 3 measured tasks, ")
-    assert cli.ok("tasks", "job", "--slowest", "9").err.startswith("the slowest 3 of 3 measured tasks, ")
 
 
 def test_after_the_end_a_task_without_an_attempt_is_missing(cli: Cli, remote: Remote) -> None:
@@ -183,7 +175,7 @@ def test_ten_million_tasks_are_shown_in_part_at_once(cli: Cli, remote: Remote) -
     Ledger(remote.store.inner)(attempt(3), attempt(9_999_999, "failed"))
     assert _numbers(cli, "--limit", "4") == [0, 1, 2, 3]
     assert _numbers(cli, "--sort", "-task", "--limit", "2") == [9_999_999, 9_999_998]
-    assert _numbers(cli, "--slowest", "2") == [3, 9_999_999]
+    assert _numbers(cli, "--sort", "-seconds", "--limit", "2") == [3, 9_999_999]
     document = cli.ok("tasks", "job", "--json", "--limit", "2", "--param", "x=1").json
     assert (document["total"], document["returned"]) == (None, 2)
     assert "2 tasks of more (--limit 0 shows all)" in cli.ok("tasks", "job", "--limit", "2", "--param", "x=1").err
@@ -338,7 +330,6 @@ def test_texts_are_put_in_order_by_texts(cli: Cli, remote: Remote) -> None:
         (("--param", "btea=1"), "Did you mean 'beta'?"),
         (("--param", "beta>abc"), "expected a number after >, since all values of beta are numbers."),
         (("--sort", "owner"), "invalid sort column 'owner'"),
-        (("--slowest", "2", "--limit", "3"), "--slowest N contradicts --sort and --limit"),
         (tuple(["--param", "beta=1"] * 101), "too many conditions (101)"),
     ],
 )

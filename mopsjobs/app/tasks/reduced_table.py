@@ -13,12 +13,14 @@ from mopsjobs.app.tasks.results_table import (
     FIRST_COLUMNS,
     LAST_COLUMNS,
     OnProgress,
+    count_left_out,
     describe_problems,
     learn_kinds,
+    plain_columns,
     scalar_names,
 )
 from mopsjobs.cache.queries.tasks import temporary_database
-from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, SCHEMA, CollectedScalars, OutputReader, TaskOutputs
+from mopsjobs.cache.sync.scalars import SCHEMA, CollectedScalars, OutputReader, TaskOutputs
 from mopsjobs.errors import MopsJobsError, NoOutputsError
 from mopsjobs.ledger.scalars import may_have_scalars
 from mopsjobs.store.base import VersionedStore
@@ -82,9 +84,9 @@ class ReducedTable:
     def columns(self) -> list[Column]:
         """Return the columns of `rows`."""
         return [
-            *(Column(name, frozenset({kind})) for name, kind in BEFORE),
+            *plain_columns(BEFORE),
             *(Column(column, frozenset(self._parameter_kinds[name])) for name, column in self._parameters.items()),
-            Column(COUNT_COLUMN, frozenset({"integer"})),
+            *plain_columns(COUNTS[:1]),
             *(Column(name, frozenset(self._collected.keys[key].kinds)) for key, name in self._scalars.items()),
         ]
 
@@ -93,8 +95,7 @@ class ReducedTable:
         for member, reductions in enumerate(self._reductions):
             for number, one in enumerate(reductions):
                 found = self._collected.get(member, number) or {}
-                left_out = found.get(LEFT_OUT_NUMBER, 0)
-                self.left_out += left_out if isinstance(left_out, int) else 0
+                self.left_out += count_left_out(found)
                 yield [
                     one.job_id,
                     one.param_id,
@@ -105,10 +106,7 @@ class ReducedTable:
 
     def problems(self) -> list[str]:
         """Return what the table lacks, as sentences. Complete after the rows were read."""
-        return [
-            *self.lacking,
-            *describe_problems(self.output_problems, self.left_out, is_full=self._collected.is_full),
-        ]
+        return self.lacking + describe_problems(self.output_problems, self.left_out, self._collected)
 
     @property
     def tasks(self) -> tuple[int, int]:

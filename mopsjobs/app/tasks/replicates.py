@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, LAST_COLUMNS, ResultsTable
+from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, LAST_COLUMNS, ResultsTable, plain_columns
 from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.errors import UsageError
 from mopsjobs.studies.tasks_csv import parameter_columns
@@ -55,9 +55,7 @@ def parse_quantiles(text: str) -> tuple[float, ...]:
     try:
         quantiles = tuple(float(part) for part in text.split(","))
     except ValueError:
-        quantiles = ()
-    if not quantiles:
-        raise _not_quantiles_error(text)
+        quantiles = (math.nan,)
     return check_quantiles(quantiles, text)
 
 
@@ -71,18 +69,14 @@ def check_quantiles(quantiles: tuple[float, ...], text: object = None) -> tuple[
     Raises:
         UsageError: if they are not from 0 to 1, or one comes twice, or there are more than `MAX_QUANTILES`.
     """
-    text = quantiles if text is None else text
+    problem = None
     if not (len(quantiles) <= MAX_QUANTILES and all(0 <= one <= 1 for one in quantiles)):
-        raise _not_quantiles_error(text)
-    if len({f"{one:g}" for one in quantiles}) < len(quantiles):
-        raise UsageError(f"invalid quantiles {text!r}: one comes twice")
+        problem = f"expected up to {MAX_QUANTILES} numbers from 0 to 1, separated by commas"
+    elif len({f"{one:g}" for one in quantiles}) < len(quantiles):
+        problem = "one comes twice"
+    if problem is not None:
+        raise UsageError(f"invalid quantiles {quantiles if text is None else text!r}: {problem}")
     return quantiles
-
-
-def _not_quantiles_error(text: object) -> UsageError:
-    return UsageError(
-        f"invalid quantiles {text!r}: expected up to {MAX_QUANTILES} numbers from 0 to 1, separated by commas"
-    )
 
 
 def mean(values: Sequence[float]) -> float:
@@ -123,9 +117,9 @@ class ReplicateTable:
     def columns(self) -> list[Column]:
         """Return the columns of `rows`."""
         columns = [
-            *(Column(name, frozenset({kind})) for name, kind in BEFORE),
+            *plain_columns(BEFORE),
             *(Column(self._parameters[name], one.kinds) for name, one in self._table.parameters),
-            *(Column(name, frozenset({kind})) for name, kind in COUNTS),
+            *plain_columns(COUNTS),
         ]
         taken = {column.name for column in columns}
         for place in self._numeric:

@@ -114,38 +114,38 @@ class ResultsTable:
             )
         reserved = [] if simulations is None else [REPEATS]
         self._parameters = name_parameters(list(self._parameter_kinds), reserved)
-        self._taken = [*self._parameters.values(), *reserved]
         self.parameters = [
             (name, Column(column, frozenset(self._parameter_kinds[name]))) for name, column in self._parameters.items()
         ]
         """The parameters of all tasks, and their columns."""
-        self.scalar_columns = self._name_scalars()
+        self.scalar_columns = [
+            ScalarColumn(collected.keys[key].number, Column(name, frozenset(collected.keys[key].kinds)))
+            for key, name in scalar_names(collected.keys, [*self._parameters.values(), *reserved]).items()
+        ]
 
     @property
     def columns(self) -> list[Column]:
         """Return the columns of `rows`."""
-        before, after = (
-            [Column(name, frozenset({kind})) for name, kind in some] for some in (FIRST_COLUMNS, LAST_COLUMNS)
-        )
         return [
-            *before,
+            *plain_columns(FIRST_COLUMNS),
             *(column for _, column in self.parameters),
-            *after,
-            *([] if self.simulations is None else [Column(REPEATS, frozenset({"integer"}))]),
+            *plain_columns(LAST_COLUMNS),
+            *plain_columns([] if self.simulations is None else [(REPEATS, "integer")]),
             *(one.column for one in self.scalar_columns),
         ]
 
     @property
     def is_partial(self) -> bool:
         """Return whether it lacks values of tasks that succeeded."""
-        return bool(self._reader.outputs.problems or self._reader.tasks_lacking or self._count_lost())
+        return bool(self._reader.outputs.problems or self._reader.tasks_lacking or self.tasks_lost)
 
     def describe_age(self) -> str:
         """Return the age of the tasks of the newest job in words."""
         newest = self._families[0][0]
         return newest.job.describe_age(newest.tasks.ledger)
 
-    def _count_lost(self) -> int:
+    @property
+    def tasks_lost(self) -> int:
         """Count the tasks that were complete when their job ended, and of which no values are left."""
         return self._tasks_lost + self._reader.tasks_lost
 
@@ -157,10 +157,9 @@ class ResultsTable:
         ]
         if lacking := self._reader.tasks_lacking:
             sentences.append(f"The cache lacks the results of {pluralize(lacking, 'task')}.")
-        if lost := self._count_lost():
-            sentences.append(f"The outputs of {pluralize(lost, 'task')} are gone, with their values.")
-        is_full = self._collected.is_full
-        return sentences + describe_problems(self._reader.outputs.problems, self.left_out, is_full=is_full)
+        if self.tasks_lost:
+            sentences.append(f"The outputs of {pluralize(self.tasks_lost, 'task')} are gone, with their values.")
+        return sentences + describe_problems(self._reader.outputs.problems, self.left_out, self._collected)
 
     def rows(self) -> Iterator[list[object]]:
         """Yield the tasks, by family and number, as rows of `columns`."""
@@ -198,8 +197,7 @@ class ResultsTable:
         if row.task.row.outcome != SUCCEEDED:
             return [None] * len(self.scalar_columns)
         scalars = self._collected.get(row.member.number, row.task.row.task) or {}
-        left_out = scalars.get(LEFT_OUT_NUMBER, 0)
-        self.left_out += left_out if isinstance(left_out, int) else 0
+        self.left_out += count_left_out(scalars)
         return [scalars.get(one.key) for one in self.scalar_columns]
 
     def is_read(self, row: TableRow) -> bool:
@@ -232,13 +230,16 @@ class ResultsTable:
             if count := missing[member.number]:  # later jobs may have done again what this one has lost
                 self._tasks_lost += min(count, count_lost(member.job.job))
 
-    def _name_scalars(self) -> list[ScalarColumn]:
-        """Name the columns of scalars: by their path with dots; if another column has that name, after their output."""
-        columns = []
-        for key, name in scalar_names(self._collected.keys, self._taken).items():
-            number, kinds = self._collected.keys[key]
-            columns.append(ScalarColumn(number, Column(name, frozenset(kinds))))
-        return columns
+
+def plain_columns(kinds: Iterable[tuple[str, str]]) -> list[Column]:
+    """Return columns by their names and kinds."""
+    return [Column(name, frozenset({kind})) for name, kind in kinds]
+
+
+def count_left_out(scalars: Mapping[int, object]) -> int:
+    """Count the scalars of a task that are left out."""
+    count = scalars.get(LEFT_OUT_NUMBER, 0)
+    return count if isinstance(count, int) else 0
 
 
 def learn_kinds(kinds: dict[str, set[str]], params: Mapping[str, object]) -> None:
@@ -249,21 +250,19 @@ def learn_kinds(kinds: dict[str, set[str]], params: Mapping[str, object]) -> Non
             of_name.add(kind_of(value))
 
 
-def describe_problems(problems: Iterable[tuple[str, str]], left_out: int, *, is_full: bool) -> list[str]:
+def describe_problems(problems: Iterable[tuple[str, str]], left_out: int, collected: CollectedScalars) -> list[str]:
     """Return what a table lacks of outputs, as sentences.
 
     Args:
         problems: key and reason of outputs that cannot be read.
         left_out: how many scalars its rows lack, since they are too large.
-        is_full: whether scalars are left out, since there are too many columns.
+        collected: its scalars.
     """
     sentences = [f"{key} cannot be read: {reason}." for key, reason in problems]
     if left_out:
-        sentences.append(
-            f"{pluralize(left_out, 'value')} of outputs left out: too long, not finite, or in files that are not valid"
-            " or larger than 1 MiB."
-        )
-    if is_full:
+        why = "too long, not finite, or in files that are not valid or larger than 1 MiB"
+        sentences.append(f"{pluralize(left_out, 'value')} of outputs left out: {why}.")
+    if collected.is_full:
         sentences.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
     return sentences
 
@@ -308,10 +307,11 @@ def find_results(names: Iterable[str], app: App, policy: FreshnessPolicy) -> lis
     for name in names:
         lineage = find_lineage(name if policy.offline else find_state(name, app).job_id, app, policy)
         families.setdefault(lineage[-1].job_id, {}).update({one.job_id: one for one in lineage})
-    return [
-        sorted(family.values(), key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
-        for family in families.values()
-    ]
+    return [_newest_first(family.values()) for family in families.values()]
+
+
+def _newest_first(jobs: Iterable[JobTasks]) -> list[JobTasks]:
+    return sorted(jobs, key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
 
 
 def read_results_table(
@@ -361,8 +361,7 @@ def read_results_table(
             table = ResultsTable(members, reader, collected, simulations, functools.partial(count_lost, connection))
             return view(table)
 
-    result = app.cache.read_cached(lambda connection: [view_cache(connection)])
-    if result is None:
+    if (result := app.cache.read_cached(lambda connection: [view_cache(connection)])) is None:
         raise never_mirrored_error(families[0][0].job_id)
     return result[0]
 
@@ -458,5 +457,4 @@ def find_cached_results(job_id: str, app: App) -> list[JobTasks]:
         raise JobNotFoundError(job_id)
     policy = FreshnessPolicy()
     failure = mirror_ledger(job_id, app, policy)
-    jobs = [JobTasks(app, FoundJob(job), failure), *ancestors_of(job, app, policy)]
-    return sorted(jobs, key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
+    return _newest_first([JobTasks(app, FoundJob(job), failure), *ancestors_of(job, app, policy)])

@@ -113,8 +113,6 @@ class TaskQuery(NamedTuple):
     """None for all."""
     conditions: tuple[Condition, ...] = ()
     order: Order = Order()
-    measured_only: bool = False
-    """Only tasks whose order is known: those with a value in its column."""
     after: Place | None = None
     """The last task of the page before; None for the first page."""
     max_seen: int | None = None
@@ -170,8 +168,8 @@ class TaskList:
 
     def count(self, *, exact: bool = False) -> int | None:
         """Count the tasks of all pages; None if that takes long and need not be `exact`."""
-        statuses, conditions, _, measured_only, *_ = self._query
-        if not (conditions or measured_only or (self.has_duplicates and statuses)):
+        statuses, conditions, *_ = self._query
+        if not (conditions or (self.has_duplicates and statuses)):
             total = self.ledger.tasks_total
             if statuses is None:
                 return total
@@ -179,10 +177,6 @@ class TaskList:
             return sum(ended.get(status, 0) for status in statuses) + (
                 self._count_unseen() if self._unseen in statuses else 0
             )
-        if measured_only and not conditions:
-            condition, values = self._row_condition()
-            sql = f"SELECT count(*) FROM task WHERE {condition}"  # noqa: S608 - constant names, bound values
-            return int(self._connection.execute(sql, values).fetchone()[0])
         if not exact and self.ledger.tasks_total > MAX_COUNTED:
             return None
         return sum(1 for _ in self._rows(0, None, None))
@@ -217,9 +211,9 @@ class TaskList:
 
     def _rows(self, limit: int, after: Place | None, max_seen: int | None) -> Iterator[tuple[TaskRow, StoredSet]]:
         """Yield the tasks after a place that pass the filter, in order; at least the first `limit`, all for 0."""
-        statuses, _, order, measured_only, *_ = self._query
+        statuses, _, order, *_ = self._query
         self._left = max_seen
-        needs_unseen = not measured_only and (
+        needs_unseen = (
             statuses is None
             or (self._unseen in statuses and self._count_unseen() > 0)
             or (self.has_duplicates and self._has_ended(statuses))
@@ -257,14 +251,12 @@ class TaskList:
 
     def _row_condition(self) -> tuple[str, list[str | float]]:
         """Return the WHERE clause of rows, without the conditions on parameters."""
-        statuses, _, order, measured_only, *_ = self._query
+        statuses = self._query.statuses
         condition = "job_id = ?"
         values: list[str | float] = [self._study.job_id]
         if statuses is not None:
             condition += f" AND outcome IN ({', '.join('?' * len(statuses))})"
             values += sorted(statuses)
-        if measured_only:
-            condition += f" AND {order.column} IS NOT NULL"
         return condition, values
 
     def _merged(self, order: Order, after: Place | None, *, with_rows: bool) -> Iterator[tuple[TaskRow, StoredSet]]:

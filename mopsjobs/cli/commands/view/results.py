@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
@@ -19,7 +17,6 @@ from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
 from mopsjobs.errors import (
     EXIT_DONE,
     EXIT_PARTLY_DONE,
-    MopsJobsError,
     NoOutputsError,
     StoreUnavailableError,
     UsageError,
@@ -83,8 +80,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
         try:
             return _table(args, app)
         except StoreUnavailableError as outage:
-            if outage.hint is None and not (args.offline or args.reduced) and _are_tasks_cached(args.jobs, app):
-                outage.hint = "To write what the cache has, add --offline."
+            if not (args.offline or args.reduced):
+                outage.hint = outage.hint or "To write what the cache has, add --offline."
             raise
     if args.mean or args.quantile or args.reduced or len(args.jobs) > 1:
         what = "Several jobs" if len(args.jobs) > 1 else "--mean, --quantile and --reduced"
@@ -114,13 +111,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
 def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
     """Return the line that says why there are fewer outputs than tasks; none if no tasks share their outputs."""
     return [pluralize(tasks, "task") + describe_duplicates(duplicates)] if duplicates else []
-
-
-def _are_tasks_cached(jobs: Sequence[str], app: App) -> bool:
-    """Return whether the cache has the tasks of these jobs and of their ancestors."""
-    with contextlib.suppress(MopsJobsError):
-        return bool(find_results(jobs, app, FreshnessPolicy(offline=True)))
-    return False
 
 
 def _table(args: argparse.Namespace, app: App) -> Result:
