@@ -278,16 +278,3 @@ def test_the_table_has_the_last_error_of_each_missing_task(
             ("complete", ""),
             ("missing", "ValueError: bad x"),
         ]
-
-
-def test_a_directory_of_another_job_is_refused(cli: Cli, jobs: JobRegistry, submitted: list[str], into: Path) -> None:
-    """Exit code 2, with a sentence that names both jobs, and nothing is written."""
-    jobs.store.create_if_absent(submitted[0], b"{}")
-    assert download(cli, into).code == 0
-    add(jobs, "other")
-    jobs.store.create_if_absent("results/other/p/1/result.json", b"{}")
-    before = contents(into)
-    ran = download(cli, into, "other")
-    sentence = f"The directory {into} has the outputs of job job, which is not of the family of other."
-    assert (ran.code, ran.err) == (2, f"error: {sentence}\nhint: Use another DIRECTORY.\n")
-    assert contents(into) == before

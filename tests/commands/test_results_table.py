@@ -1,27 +1,36 @@
-"""`results --table`: a row per task with parameters, status and the scalars of its outputs."""
+"""`results --table`: a row per task, per parameter set or per reduction, also offline and of lost outputs."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+import pandas as pd
+import polars as pl
 import pytest
 
+import mopsjobs
 from mopsjobs.cache.sync import scalars as scalars_module
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import chunk_key
-from mopsjobs.studies.outputs import output_key
+from mopsjobs.studies.manifest import NAMES_NAME, Reuse, load_manifest
+from mopsjobs.studies.outputs import output_key, reduction_key, results_prefix
+from mopsjobs.web.site.job_results import JobResults
 from support.cli import foreign, key
-from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars, put_manifest, results_table
+from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, put_manifest, results_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.studies.manifest import Manifest
     from support.cli import Cli, Remote
+
 
 HEADER = ["job_id", "task", "param_id", "seed", "status", "seconds", "error"]
 
@@ -122,13 +131,6 @@ def test_several_jobs_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
         {"job_id": "b", "x": "", "y": "1", "a_out": "", "b_out": "2"},
         {"job_id": "a", "x": "1", "y": "", "a_out": "2", "b_out": ""},
     ]
-
-
-def test_tasks_with_the_same_outputs_have_the_same_scalars(cli: Cli, jobs: JobRegistry) -> None:
-    manifest = add_job(jobs, "job", [{"params": {"x": 1}, "seed": 5}] * 2)
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, peak=3)
-    assert [(row["status"], row["peak"]) for row in results_table(cli, "job")] == [("succeeded", "3")] * 2
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -344,3 +346,488 @@ def test_a_file_in_a_directory_that_does_not_exist_is_refused(cli: Cli, tmp_path
     problem = f"invalid table '{tmp_path}/none/out.csv': expected a file in a directory that exists."
     hint = f"Make the directory first: mkdir -p {tmp_path}/none"
     assert (ran.code, ran.err) == (2, f"error: {problem}\nhint: {hint}\n")
+
+
+def _ended_with_chunk(cli: Cli, remote: Remote, outputs: Mapping[int, object]) -> Manifest:
+    """Leave an ended job of three tasks, of which a chunk has these outputs, and whose ledger is complete."""
+    manifest = add_job(remote.jobs, "job", [{"x": one} for one in range(3)])
+    Ledger(remote.store.inner)(*(attempt(one) for one in range(3)))
+    leave_scalars(remote.jobs, "job", outputs)
+    remote.jobs.finalize_job("job", "succeeded")
+    cli.clock.advance(minutes=5)
+    return manifest
+
+
+def test_a_table_that_was_read_is_there_without_the_network(cli: Cli, remote: Remote) -> None:
+    """The same rows, and the age of the data. Without --offline, an outage still makes no table."""
+    _ended_with_chunk(cli, remote, {one: {"peak": one} for one in range(3)})
+    expected = results_table(cli, "job")
+    remote.store.down = True
+    cli.clock.advance(hours=2)
+    ran = cli.ok("results", "job", "--table", "-", "--offline")
+    assert list(csv.DictReader(io.StringIO(ran.out))) == expected
+    assert ran.err == "3 rows; data: synced 2h ago\n"
+    assert results_table(cli, "@latest", "--offline", "--mean") == results_table(cli, "job", "--offline", "--mean")
+    assert cli("results", "job", "--table", "-").code == 5
+
+
+def test_a_later_table_reads_no_chunk_again(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks never change, and those of a complete ledger are all there."""
+    _ended_with_chunk(cli, remote, {one: {"peak": one} for one in range(3)})
+    expected = results_table(cli, "job")
+    asked: list[str] = []
+    get, list_keys = remote.store.get, remote.store.list_keys
+    monkeypatch.setattr(remote.store, "get", lambda key: asked.append(key) or get(key))
+    monkeypatch.setattr(remote.store, "list_keys", lambda prefix: asked.append(prefix) or list_keys(prefix))
+    assert results_table(cli, "job") == expected
+    assert [name for name in asked if name.startswith(("ledger/", "results/", "manifests/"))] == []
+
+
+def test_results_that_were_never_read_are_no_table(cli: Cli, remote: Remote) -> None:
+    """A table without its values would look like one of a job that left none."""
+    _ended_with_chunk(cli, remote, {0: {"peak": 0}})
+    cli.ok("tasks", "job")
+    ran = cli("results", "job", "--table", "-", "--offline")
+    assert (ran.code, ran.out) == (5, "")
+    assert "The results of job have never been read to this machine." in " ".join(ran.err.split())
+
+
+def test_results_of_outputs_are_not_kept(cli: Cli, remote: Remote) -> None:
+    """One sentence counts the tasks that a table lacks offline, and the exit code is 7."""
+    manifest = _ended_with_chunk(cli, remote, {0: {"peak": 0}, 1: {"peak": 1}})
+    leave_output(remote.jobs, manifest, 2, peak=2)
+    assert [row["peak"] for row in results_table(cli, "job")] == ["0", "1", "2"]
+    remote.store.down = True
+    ran = cli("results", "job", "--table", "-", "--offline")
+    assert [row["peak"] for row in csv.DictReader(io.StringIO(ran.out))] == ["0", "1", ""]
+    assert (ran.code, ran.err.splitlines()[0]) == (7, "warning: The cache lacks the results of 1 task.")
+
+
+def test_a_pruned_parent_leaves_no_table_with_holes(cli: Cli, remote: Remote) -> None:
+    """A late resume has the rows of its parent from the registry. Offline, that they are lacking is an error."""
+    _ended_with_chunk(cli, remote, {one: {"peak": one} for one in range(3)})
+    cli.ok("sync")
+    cli.ok("prune", "--older-than", "1m", "--yes")
+    child = add_job(remote.jobs, "job.2", [{"x": one} for one in range(3)], only=(1, 2))
+    cli.ok("status", "job.2")
+    ran = cli("results", "job.2", "--table", "-", "--offline")
+    assert (ran.code, ran.out) == (5, "")
+    assert "have never been synced to this machine." in " ".join(ran.err.split())
+    assert [row["job_id"] for row in results_table(cli, child.job_id)] == ["job"] * 3
+    assert [row["tasks"] for row in results_table(cli, child.job_id, "--mean")] == ["1"] * 3
+
+
+def test_a_lost_record_of_a_parent_is_told(cli: Cli, remote: Remote) -> None:
+    """Its manifest says that it had tasks, which the table would lack."""
+    _ended_with_chunk(cli, remote, {0: {"peak": 0}})
+    add_job(remote.jobs, "job.2", [{"x": one} for one in range(3)], only=(1, 2))
+    remote.store.delete(key("job"))
+    ran = cli("results", "job.2", "--table", "-")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.startswith("error: Job job not found.\nhint: List the outputs of it and of job.2, which")
+
+
+def test_a_lost_embedded_registry_leaves_the_table(cli: Cli, jobs: JobRegistry) -> None:
+    """Offline, an embedded registry is read if it is there, outputs included; else the cache tells."""
+    manifest = add_job(jobs, "job", [{"x": one} for one in range(3)])
+    Ledger(jobs.store)(*(attempt(one) for one in range(3)))
+    leave_scalars(jobs, "job", {0: {"peak": 0}, 1: {"peak": 1}})
+    leave_output(jobs, manifest, 2, peak=2)
+    assert [row["peak"] for row in results_table(cli, "job", "--offline")] == ["0", "1", "2"]
+    (cli.cache.parent / "registry.db").unlink()
+    ran = cli("results", "job", "--table", "-", "--offline")
+    assert ran.code == 7
+    assert [row["peak"] for row in csv.DictReader(io.StringIO(ran.out))] == ["0", "1", ""]
+
+
+REDUCE = {"reduce": "means:summarise", "n_replicates": 2}
+
+
+def reduce(jobs: JobRegistry, manifest: Manifest, place: int | None, tasks: int, **outputs: bytes) -> None:
+    """Store the outputs of a reduction, named without their endings, as a runner does."""
+    param_id = None if place is None else list(manifest.study.sets_by_id())[place]
+    endings = {"result": "json", "table": "csv", "plot": "png"}
+    named = {f"{name}.{endings[name]}": value for name, value in outputs.items()}
+    for name, value in {**named, NAMES_NAME: json.dumps(sorted(named)).encode()}.items():
+        jobs.store.create_if_absent(reduction_key(manifest.job_id, param_id, tasks, name), value)
+
+
+def made_by(out: str) -> list[tuple[str, str]]:
+    """Return the job and the number of tasks of each row of a table."""
+    return [(row["job_id"], row["tasks"]) for row in csv.DictReader(io.StringIO(out))]
+
+
+@pytest.fixture
+def reduced(jobs: JobRegistry) -> Manifest:
+    """Return a job of three parameter sets, of which the function has reduced the first one to nothing."""
+    manifest = add_job(jobs, "job", [{"beta": 0.5}, {"beta": 1}, {"beta": None}], status="partial", **REDUCE)
+    leave_output(jobs, manifest, 2, peak=100)
+    reduce(jobs, manifest, 0, 2)
+    reduce(jobs, manifest, 2, 2, result=b'{"mean": 0.25, "fit": {"ok": true}, "series": [1, 2]}', plot=b"PNG")
+    reduce(jobs, manifest, 1, 1, result=b'{"mean": 3}', table=b"low,high\n1,2\n")
+    reduce(jobs, manifest, None, 3, result=b'{"loss": 7, "tasks": "three"}')
+    return manifest
+
+
+def test_each_reduction_has_a_row_and_the_job_comes_last(cli: Cli, reduced: Manifest) -> None:
+    """In the order of the study, with parameters, the number of tasks, and scalars, named as in a table of tasks."""
+    ids = list(reduced.study.sets_by_id())
+    rows = results_table(cli, "job", "--reduced")
+    assert list(rows[0]) == [
+        "job_id", "param_id", "beta", "tasks", "fit.ok", "loss", "mean", "result.tasks", "high", "low",
+    ]  # fmt: skip
+    assert [list(row.values()) for row in rows] == [
+        ["job", ids[0], "0.5", "2", "", "", "", "", "", ""],
+        ["job", ids[1], "1.0", "1", "", "", "3.0", "", "2", "1"],
+        ["job", ids[2], "", "2", "true", "", "0.25", "", "", ""],
+        ["job", "", "", "3", "", "7", "", "three", "", ""],
+    ]
+
+
+def test_python_programs_have_the_same_table(cli: Cli, reduced: Manifest) -> None:
+    with mopsjobs.connect(env=cli.env) as registry:
+        table = registry.job("job").reduced_table()
+    assert [row["mean"] for row in table] == [None, 3, 0.25, None]
+    assert [row["tasks"] for row in table] == [2, 1, 2, 3]
+    assert repr(table) == "<Table of reductions of job: 4 rows>"
+
+
+def test_a_family_has_the_last_reduction_of_each_set(cli: Cli, jobs: JobRegistry, reduced: Manifest) -> None:
+    """Each names the job that made it. A job that is not reduced yet is named."""
+    child = add_job(jobs, "job.2", [{"beta": 0.5}, {"beta": 1}, {"beta": None}], only=(0, 1, 3), **REDUCE)
+    reduce(jobs, child, 1, 2, result=b'{"mean": 4}')
+    add_job(jobs, "other", [{"beta": 2}], **REDUCE)
+    ran = cli("results", "job", "job.2", "other", "--table", "-", "--reduced")
+    assert made_by(ran.out) == [("job", "2"), ("job.2", "2"), ("job", "2"), ("job", "3")]
+    assert ran.code == 7
+    assert "warning: Job other has no outputs of means:summarise." in ran.err
+    assert [row["tasks"] for row in results_table(cli, "job", "--reduced")] == ["2", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("names", [["job.2", "job.3"], ["job.3", "job", "job.2"]])
+def test_two_children_of_one_job_are_one_family(
+    cli: Cli, jobs: JobRegistry, reduced: Manifest, names: list[str]
+) -> None:
+    """In whichever order they are named, the newest job that reduced a set has its row."""
+    sets = [{"beta": 0.5}, {"beta": 1}, {"beta": None}]
+    first, second = (add_job(jobs, job_id, sets, only=(0, 1, 3), **REDUCE) for job_id in ("job.2", "job.3"))
+    reduce(jobs, first, 1, 2, result=b'{"mean": 4}')
+    for place, child in enumerate((first, second)):
+        reduce(jobs, child, None, 4 + place, result=b'{"loss": 6}')
+    ran = cli.ok("results", *names, "--table", "-", "--reduced")
+    assert made_by(ran.out) == [("job", "2"), ("job.2", "2"), ("job", "2"), ("job.3", "5")]
+
+
+@pytest.mark.parametrize(
+    ("places", "sentence"),
+    [
+        ([0, 2], "2 of 4 parameter sets of job job, and the whole job, are not reduced."),
+        ([0, 2, None], "2 of 4 parameter sets of job job are not reduced."),
+        ([0, 1, 2, None], "1 of 4 parameter sets of job job is not reduced."),
+        ([0, 1, 2, 3], "Job job is not reduced as a whole."),
+    ],
+)
+def test_what_is_not_reduced_is_counted(cli: Cli, jobs: JobRegistry, places: list[int | None], sentence: str) -> None:
+    """The others have their rows. The exit code is that of a part that is lacking."""
+    manifest = add_job(jobs, "job", [{"beta": beta} for beta in range(4)], status="partial", **REDUCE)
+    for place in places:
+        reduce(jobs, manifest, place, 2, result=b'{"mean": 3}')
+    ran = cli("results", "job", "--table", "-", "--reduced")
+    assert (ran.code, len(made_by(ran.out))) == (7, len(places))
+    assert f"warning: {sentence}\n" in ran.err
+
+
+def test_sets_with_new_tasks_of_a_child_count_as_not_reduced(cli: Cli, jobs: JobRegistry, reduced: Manifest) -> None:
+    """Their reductions by the parent lack these tasks."""
+    child = add_job(jobs, "job.2", [{"beta": 0.5}, {"beta": 1}, {"beta": None}], only=(0, 1, 3), **REDUCE)
+    leave_output(jobs, child, 1, peak=100)
+    ran = cli("results", "job.2", "--table", "-", "--reduced")
+    assert (ran.code, made_by(ran.out)) == (7, [("job", "1"), ("job", "2")])
+    assert "warning: 1 of 3 parameter sets of job job.2, and the whole job, are not reduced." in ran.err
+
+
+@pytest.mark.parametrize(
+    ("study", "sentence"),
+    [
+        ({}, "Job job names no reduce function."),
+        (REDUCE, "Job job has no outputs of means:summarise."),
+    ],
+)
+def test_a_job_that_nothing_reduced_is_refused(
+    cli: Cli, jobs: JobRegistry, study: dict[str, object], sentence: str
+) -> None:
+    add_job(jobs, "job", [{"beta": 1}], **study)  # type: ignore[arg-type] - as a study file has it
+    ran = cli("results", "job", "--table", "-", "--reduced")
+    assert (ran.code, ran.out, ran.err) == (6, "", f"error: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--mean"], "--reduced has a row per parameter set: it takes neither --mean nor --quantile."),
+        (["--offline"], "--reduced does not work with --offline: the cache has no outputs."),
+    ],
+)
+def test_what_reductions_do_not_have_is_refused(cli: Cli, reduced: Manifest, flags: list[str], sentence: str) -> None:
+    ran = cli("results", "job", "--table", "-", "--reduced", *flags)
+    assert (ran.code, ran.out, ran.err) == (2, "", f"error: {sentence}\n")
+
+
+SETS = [{"x": number} for number in range(3)]
+
+
+def _leave_results(jobs: JobRegistry, manifest: Manifest, *numbers: int) -> None:
+    """Leave attempts and outputs of tasks, each of 8 bytes."""
+    Ledger(jobs.store, manifest.job_id)(*(attempt(number, output_bytes=8) for number in numbers))
+    for number in numbers:
+        leave_output(jobs, manifest, number, y=number)
+
+
+def _lose(jobs: JobRegistry, prefix: str) -> None:
+    for lost in list(jobs.store.list_keys(prefix)):
+        jobs.store.delete(lost)
+
+
+def _rows(cli: Cli, *argv: str) -> list[dict[str, str]]:
+    ran = cli("results", "job", "--table", "-", *argv)
+    assert ran.code == 7
+    assert ran.err.startswith("warning: The outputs of 2 tasks are gone, with their values.\n")
+    return list(csv.DictReader(io.StringIO(ran.out)))
+
+
+@pytest.fixture
+def reusing(cli: Cli, remote: Remote) -> JobRegistry:
+    """Return a registry with `job`, which did one task, and reuses two of `source`."""
+    jobs = remote.jobs
+    source = add_job(jobs, "source", SETS[:2])
+    _leave_results(jobs, source, 0, 1)
+    jobs.finalize_job("source", "succeeded")
+    job = add_job(jobs, "job", SETS, reused=(Reuse("source", BUNDLE, ((0, 2),)),))
+    _leave_results(jobs, job, 2)
+    cli.ok("validate", "job")
+    cli.clock.advance(minutes=5)
+    cli.ok("sync")
+    return jobs
+
+
+@pytest.mark.parametrize("has_looked", [False, True], ids=["first look", "known before"])
+def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: JobRegistry, *, has_looked: bool) -> None:
+    """Only tasks whose values were read count in `n`."""
+    assert "when it ended, 3 verified, 0 missing" in cli.ok("status", "job").out
+    if has_looked:
+        cli.ok("results", "job", "--table", "-")
+    _lose(reusing, results_prefix("source"))
+    _lose(reusing, "ledger/source/")
+    ran = cli("validate", "job")
+    assert (ran.code, ran.out) == (7, "job: 1 of 3 tasks verified; succeeded\n")
+    assert ran.err == (
+        "warning: The outputs of 2 tasks were lost or damaged since the job ended. To run them again: mops-jobs resume"
+        " job\n"
+    )
+    document = cli("validate", "job", "--json").json
+    assert (document["status"], document["tasks_verified"], len(document["missing_outputs"])) == ("succeeded", 1, 2)
+    lines = cli.ok("tasks", "job", "--jsonl").objects
+    assert [one["outcome"] for one in lines] == ["missing", "missing", "succeeded"]
+    assert [(row["status"], row["y"]) for row in _rows(cli)] == [("missing", ""), ("missing", ""), ("succeeded", "2")]
+    assert [(row["tasks"], row["n"], row["y.mean"]) for row in _rows(cli, "--mean")] == [
+        ("1", "0", ""), ("1", "0", ""), ("1", "1", "2.0"),
+    ]  # fmt: skip
+    assert "3 verified, 0 missing; 2 tasks lost outputs since" in cli.ok("status", "job").out
+    page = JobResults(cli.app())
+    page.read("job")
+    results = page.get("job")
+    assert results is not None
+    assert results.problems == ["The outputs of 2 tasks are gone, with their values."]
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed"])
+def test_a_child_tells_what_its_parent_has_lost(cli: Cli, remote: Remote, status: str) -> None:
+    """Whether it has succeeded or not: it did not run these tasks, and the job was complete of them when it ended."""
+    jobs = remote.jobs
+    source = add_job(jobs, "source", SETS[:2])
+    _leave_results(jobs, source, 0, 1)
+    jobs.finalize_job("source", "succeeded")
+    add_job(jobs, "job", SETS, reused=(Reuse("source", BUNDLE, ((0, 2),)),))
+    Ledger(jobs.store, "job")(attempt(2, "failed"))
+    cli("validate", "job")
+    child = add_job(jobs, "job.2", SETS, only=[2], parent="job")
+    Ledger(jobs.store, "job.2")(attempt(2, status, output_bytes=8 if status == "succeeded" else None))
+    if status == "succeeded":
+        leave_output(jobs, child, 2, y=2)
+    cli("validate", "job.2")
+    cli.clock.advance(minutes=5)
+    assert "gone" not in cli.ok("results", "job.2", "--table", "-").err
+    _lose(jobs, results_prefix("source"))
+    _lose(jobs, "ledger/source/")
+    assert cli("validate", "job").code == 7
+    ran = cli("results", "job.2", "--table", "-")
+    assert ran.err.startswith("warning: The outputs of 2 tasks are gone, with their values.\n")
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [row["status"] for row in rows] == ["missing", "missing", status]
+
+
+def test_lost_outputs_of_attempts_are_no_values(cli: Cli, remote: Remote) -> None:
+    """The attempts did succeed. Without a chunk of scalars, their values are gone."""
+    manifest = add_job(remote.jobs, "job", SETS)
+    _leave_results(remote.jobs, manifest, 0, 1, 2)
+    remote.jobs.finalize_job("job", "succeeded")
+    for number in (0, 1):
+        task = next(task for task in manifest.study.tasks() if task.number == number)
+        _lose(remote.jobs, f"{results_prefix('job')}{task.param_id}/")
+    assert [(row["status"], row["y"]) for row in _rows(cli)] == [
+        ("succeeded", ""),
+        ("succeeded", ""),
+        ("succeeded", "2"),
+    ]
+    assert [row["n"] for row in _rows(cli, "--mean")] == ["0", "0", "1"]
+
+
+def test_a_task_without_scalars_has_lost_nothing(cli: Cli, remote: Remote) -> None:
+    """A model may leave pictures, or nothing at all."""
+    manifest = add_job(remote.jobs, "job", SETS[:2], outputs=None)
+    Ledger(remote.store.inner)(attempt(0), attempt(1))
+    leave_output(remote.jobs, manifest, 0, name="picture.png")
+    leave_output(remote.jobs, manifest, 1, name="_outputs.json")
+    remote.jobs.finalize_job("job", "succeeded")
+    rows = list(csv.DictReader(io.StringIO(cli.ok("results", "job", "--table", "-", "--mean").out)))
+    assert [row["n"] for row in rows] == ["1", "1"]
+
+
+@pytest.fixture
+def damaged(remote: Remote) -> str:
+    """Cut an output of a job that has succeeded. Return how each view tells it."""
+    jobs = remote.jobs
+    manifest = add_job(jobs, "job", SETS)
+    _leave_results(jobs, manifest, 0, 1, 2)
+    jobs.update_status("job", "validating")
+    jobs.update_status("job", "succeeded", tasks_verified=3, tasks_completed=3)
+    cut = next(iter(jobs.store.list_keys(results_prefix("job"))))
+    remote.put(cut, b'{"y": ')
+    return f"warning: {cut.rpartition('/')[0]}/ has 6 bytes, and its ledger says 8.\n"
+
+
+def test_an_output_of_another_size_is_damaged(cli: Cli, damaged: str, tmp_path: Path) -> None:
+    """It is downloaded all the same. The table of tasks calls its task missing."""
+    ran = cli("validate", "job")
+    assert (ran.code, ran.out) == (7, "job: 2 of 3 tasks verified; succeeded\n")
+    assert ran.err.startswith(damaged)
+    ran = cli("results", "job", "--download", str(tmp_path / "out"))
+    assert (ran.code, ran.err.startswith(damaged)) == (7, True)
+    rows = csv.DictReader((tmp_path / "out" / "tasks.csv").read_text().splitlines())
+    assert sorted(row["status"] for row in rows) == ["complete", "complete", "missing"]
+    assert len(list((tmp_path / "out").glob("*/*/result.json"))) == 3
+    ran = cli("provenance", "job", "--ro-crate", str(tmp_path / "crate"))
+    assert (ran.code, damaged in ran.err) == (7, True)
+
+
+def test_a_damaged_output_ends_no_job_as_succeeded(cli: Cli, remote: Remote) -> None:
+    """A job whose runner is silent is compared by size, too."""
+    manifest = add_job(remote.jobs, "job", SETS)
+    _leave_results(remote.jobs, manifest, 0, 1, 2)
+    remote.put(next(iter(remote.store.inner.list_keys(results_prefix("job")))), b"")
+    assert (cli("validate", "job").code, cli("validate", "job").out) == (7, "job: 2 of 3 tasks verified; partial\n")
+
+
+def test_a_child_that_did_a_damaged_task_again_replaces_it(
+    cli: Cli, remote: Remote, damaged: str, tmp_path: Path
+) -> None:
+    """So the family has no damage that is told."""
+    place = damaged.removeprefix("warning: ").partition(" ")[0]
+    manifest = load_manifest(remote.store.inner, "job")
+    (number,) = (task.number for _, task in manifest.tasks() if output_key("job", task, "") == place)
+    child = add_job(remote.jobs, "job.2", SETS, only=[number])
+    _leave_results(remote.jobs, child, number)
+    remote.jobs.finalize_job("job.2", "succeeded")
+    assert "resume" not in cli("validate", "job").err
+    assert cli.ok("results", "job.2", "--download", str(tmp_path / "out")).err.count("warning") == 0
+
+
+def test_sizes_are_compared_where_a_ledger_tells_them(cli: Cli, remote: Remote) -> None:
+    """Not without a ledger, nor if two attempts left different sizes: the outputs are those of any of them."""
+    manifest = add_job(remote.jobs, "job", SETS)
+    ledger = Ledger(remote.store.inner)
+    ledger(attempt(0, output_bytes=8), attempt(1, output_bytes=None), attempt(2, output_bytes=7))
+    ledger(attempt(2, output_bytes=8))
+    for number in range(3):
+        leave_output(remote.jobs, manifest, number, y=number)
+    assert cli.ok("validate", "job").out == "job: 3 of 3 tasks verified; succeeded\n"
+
+
+def test_the_loss_of_all_outputs_is_told(cli: Cli, remote: Remote, tmp_path: Path) -> None:
+    """`results` said that a job that had succeeded has no outputs, with exit code 0, and an RO-Crate said nothing."""
+    manifest = add_job(remote.jobs, "job", SETS)
+    _leave_results(remote.jobs, manifest, 0, 1, 2)
+    cli.ok("validate", "job")
+    _lose(remote.jobs, results_prefix("job"))
+    said = "Job job has lost the outputs of all 3 tasks that had them."
+    listed = cli("results", "job")
+    assert (listed.code, listed.err) == (7, f"warning: {said}\n")
+    assert cli("results", "job", "--download", str(tmp_path / "out")).err.startswith(f"error: {said}\n")
+    crate = cli("provenance", "job", "--ro-crate", str(tmp_path / "crate"))
+    assert crate.code == 7
+    assert f"warning: {said}\n" in crate.err
+
+
+RESULTS = [
+    {"peak": 1, "ok": True, "note": 'a "quoted", text\nof two lines', "mixed": 1, "count": 2**53, "only": None},
+    {"peak": 2.5, "ok": False, "note": "", "mixed": "x", "count": -3},
+    {"peak": 1e300, "note": "é ß 漢", "mixed": True, "count": 0, "rare": 1e-9},
+]
+
+
+def plain(value: Any) -> Any:
+    """Return a value without the readers' own forms of nothing. In CSV, an empty text is one too."""
+    if value is None or value == "" or value is pd.NA:
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def read_rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    names = list(columns)
+    return [dict(zip(names, map(plain, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def read_by_each(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a table as each reader finds them."""
+    form = path.suffix.removeprefix(".")
+    if form == "csv":
+        frames = pd.read_csv(path), pl.read_csv(path)
+    elif form == "jsonl":
+        frames = pd.read_json(path, lines=True, dtype=False, precise_float=True), pl.read_ndjson(path)
+    else:
+        frames = pd.read_parquet(path), pl.read_parquet(path)
+    found = duckdb.sql(f"SELECT * FROM '{path}'")
+    names = found.columns
+    return {
+        "pandas": read_rows({name: frames[0][name].tolist() for name in frames[0].columns}),
+        "polars": read_rows(frames[1].to_dict(as_series=False)),
+        "duckdb": [dict(zip(names, map(plain, row), strict=True)) for row in found.fetchall()],
+    }
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_pandas_polars_and_duckdb_read_a_table_equal(cli: Cli, jobs: JobRegistry, tmp_path: Path, form: str) -> None:
+    """With a parameter named status, truth values, missing values, and integers among floats after 200 rows."""
+    sets = [{"status": number % 3, "rate": 1 if number < 200 else 0.5, "name": f"n{number}"} for number in range(250)]
+    manifest = add_job(jobs, "job", sets)
+    Ledger(jobs.store)(*(attempt(number) for number in range(249)))
+    for task in manifest.study.tasks():
+        if task.number < 249:
+            value = dict(RESULTS[task.number % 3])
+            if form == "jsonl":
+                value.pop("mixed")  # no reader of JSON takes several types in a column
+            jobs.store.create_if_absent(output_key("job", task, "result.json"), json.dumps(value).encode())
+    path = tmp_path / f"out.{form}"
+    cli.ok("results", "job", "--table", str(path))
+    found = read_by_each(path)
+    assert found["pandas"] == found["polars"]
+    assert found["duckdb"] == found["polars"]
+    first, last = found["polars"][0], found["polars"][-1]
+    task = next(iter(manifest.study.tasks()))
+    assert (first["params.status"], first["status"], first["seed"]) == (0, "succeeded", task.seed)
+    assert (first["note"], first["ok"], first["peak"], first["count"]) == (RESULTS[0]["note"], True, 1.0, 2**53)
+    assert (last["status"], last["peak"], last["rate"]) == ("waiting", None, 0.5)
+    if form != "jsonl":
+        assert [row["mixed"] for row in found["polars"][:3]] == ["1", "x", "true"]

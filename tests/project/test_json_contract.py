@@ -108,9 +108,7 @@ def _check(cli: Cli, name: str, document: object) -> None:
     jsonschema.Draft202012Validator(schema, format_checker=checker).validate(document)
 
 
-@pytest.mark.parametrize(
-    "flags", [(), ("--status", "failed"), ("--limit", "1"), ("--param", "x>9"), ("--offline",)]
-)
+@pytest.mark.parametrize("flags", [(), ("--status", "failed"), ("--limit", "1"), ("--param", "x>9"), ("--offline",)])
 def test_tasks_keeps_its_promise(cli: Cli, remote: Remote, flags: tuple[str, ...]) -> None:
     """`tasks --json` fits its schema, with tasks of every outcome and with none; `--jsonl` has the same tasks."""
     add_job(remote.jobs, "job", sets_of(10))
