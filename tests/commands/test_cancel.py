@@ -18,7 +18,6 @@ from support.cli import Cli, Remote, add, command, environment, sentences
 from support.engines import RUNNING, Cluster
 from support.kubernetes import Api, kubeconfig
 from support.runs import PATIENCE, is_alive, until
-from support.terminal import TerminalStream
 
 JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
 ANSWERS = [("y", 0, "cancelled"), ("", 130, "running"), ("n", 130, "running")]
@@ -66,19 +65,6 @@ def test_without_a_terminal_yes_has_to_be_said(cli: Cli, several: JobRegistry) -
     assert (ran.code, ran.out) == (2, "")
     assert "error: There is no terminal to ask 'Cancel 2 jobs?'; nothing was done." in ran.err
     assert _status(several, "night-1", "night-2") == ["running", "pending"]
-
-
-@pytest.mark.parametrize(("answer", "code", "status"), ANSWERS)
-def test_a_terminal_is_asked(
-    cli: Cli, several: JobRegistry, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, status: str
-) -> None:
-    """Only yes is yes."""
-    said = TerminalStream()
-    monkeypatch.setattr(sys, "stdin", TerminalStream(f"{answer}\n"))
-    monkeypatch.setattr(sys, "stderr", said)
-    assert cli("cancel", "--name", "day*").code == code
-    assert "Cancel 1 job? [y/N] " in said.getvalue()
-    assert _status(several, "day-1") == [status]
 
 
 @pytest.mark.parametrize(("answer", "code", "status"), ANSWERS)

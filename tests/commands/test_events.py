@@ -1,4 +1,4 @@
-"""`events`: resumed by a cursor without loss or repeat, followed to the end."""
+"""`events`: resumed by a cursor without loss or repeat, chosen by their kinds, followed to the end."""
 
 from __future__ import annotations
 
@@ -270,25 +270,14 @@ def test_following_one_job_ends_when_all_was_printed(cli: Cli, remote: Remote, w
     assert cli.clock.slept == [2.0] * 6
 
 
-def test_the_event_of_the_end_makes_it_end_sooner(cli: Cli, remote: Remote, write: Writer) -> None:
-    """Once the `state` event of the end is there and nothing follows it, nothing is waited for."""
-    add(remote.jobs, "job", "running")
-    during_sleeps(cli, _1=lambda: (cli_update(remote), write("", kind="state", status="failed")))
-    ran = cli.ok("events", "job", "--follow", "--json")
-    assert len(ran.lines) == 1
-    assert cli.clock.slept == [2.0, 2.0]
-
-
-def cli_update(remote: Remote) -> None:
-    remote.jobs.update_status("job", "failed")
-
-
 def test_a_job_long_ended_is_not_waited_for(cli: Cli, remote: Remote, write: Writer) -> None:
     """Following a job that ended a while ago prints what there is and ends at once."""
     add(remote.jobs, "job", "succeeded")
-    write("a")
+    write("a", "b")
     cli.clock.advance(minutes=5)
-    assert event_texts(cli.ok("events", "job", "-f", "--json")) == ["a"]
+    ran = cli.ok("events", "job", "-f", "--json")
+    assert event_texts(ran) == ["a", "b"]
+    assert event_texts(cli.ok("events", "job", "-f", "--json", "--since", ran.objects[0]["cursor"])) == ["b"]
     assert cli.clock.slept == []
 
 
@@ -338,15 +327,6 @@ def test_a_follower_of_all_jobs_looks_less_often_the_more_it_lists(
     assert cli.clock.slept == [10.0, 10.0]
 
 
-def test_following_starts_after_a_cursor(cli: Cli, remote: Remote, write: Writer) -> None:
-    """`--follow --since` goes on where another run stopped."""
-    add(remote.jobs, "job", "succeeded")
-    write("a", "b")
-    cli.clock.advance(minutes=5)
-    first = json.loads(cli.ok("events", "--json").lines[0])["cursor"]
-    assert event_texts(cli.ok("events", "job", "-f", "--json", "--since", first)) == ["b"]
-
-
 def test_many_chunks_from_azure(cli: Cli, azurite: Any) -> None:
     """Against Azurite: what one machine's `EventLog` writes, another's `events` shows, in order and complete."""
     from mopsjobs.events.writer import EventLog
@@ -364,3 +344,48 @@ def test_many_chunks_from_azure(cli: Cli, azurite: Any) -> None:
     assert cli.ok("logs", "job").lines == [str(number) for number in range(300)]
     cli.ok("sync", "-q")
     assert len(cli.ok("events", "--json", "--offline").lines) == 301
+
+
+def test_kinds_choose_events(cli: Cli, remote: Remote, write: Writer) -> None:
+    """One kind, several, repeated; also kinds of other writers, and each with its cursor."""
+    add(remote.jobs, "job", "running")
+    for kind in ("log", "task_failed", "runner", "custom", "log"):
+        write(kind, kind=kind)
+    for flags, shown in {
+        ("--kind", "runner"): ["runner"],
+        ("--kind", "task_failed, log"): ["log", "task_failed", "log"],
+        ("--kind", "runner", "--kind", "custom"): ["runner", "custom"],
+    }.items():
+        assert event_texts(cli.ok("events", "--json", *flags)) == shown
+        assert event_texts(cli.ok("events", "job", "--json", *flags)) == shown
+    cursor = json.loads(cli.ok("events", "--json", "--kind", "task_failed").out)["cursor"]
+    assert event_texts(cli.ok("events", "--json", "--kind", "log", "--since", cursor)) == ["log"]
+
+
+def test_a_follower_of_one_kind_ends_with_the_job(cli: Cli, remote: Remote, write: Writer) -> None:
+    """The event of the end ends it, and is not printed."""
+    add(remote.jobs, "job", "running")
+    during_sleeps(
+        cli,
+        _1=lambda: write("a", kind="task_failed"),
+        _2=lambda: (remote.jobs.update_status("job", "failed"), write("b"), write("", kind="state", status="failed")),
+    )
+    ran = cli.ok("events", "job", "--follow", "--json", "--kind", "task_failed")
+    assert event_texts(ran) == ["a"]
+    assert cli.clock.slept == [2.0] * 3
+
+
+@pytest.mark.parametrize(("kind", "nearest"), [("task_faild", "task_failed"), ("log,stat", "state"), ("", "")])
+def test_a_mistyped_kind_is_refused(cli: Cli, remote: Remote, kind: str, nearest: str) -> None:
+    """Exit code 2, with the known kinds and the nearest one."""
+    ran = cli("events", f"--kind={kind}")
+    assert (ran.code, ran.out) == (2, "")
+    assert "expected one of state, task_failed, log, runner, straggler, note, labels, notified, dropped." in ran.err
+    assert f"Did you mean '{nearest}'?" in ran.err or not nearest
+
+
+def test_a_kind_without_events_is_noted(cli: Cli, remote: Remote, write: Writer) -> None:
+    """So a kind that no writer knows is noticed; the exit code is 0."""
+    write("a")
+    ran = cli.ok("events", "--kind", "custom,runner")
+    assert (ran.out, ran.err.strip()) == ("", "There are no events of kind custom or runner.")

@@ -1,4 +1,4 @@
-"""`logs`: the lines of a job, from the cluster while its pods live, from its events otherwise."""
+"""`logs`: lines of a job, from the cluster while its pods live, else from events; of some tasks; of several jobs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mopsjobs.cache.queries import matching
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, during_sleeps, key, sentences
 from support.engines import GONE, Cluster, add_kubernetes_job, answer_for_all
 from support.events import Writer
 from support.kubernetes import Api, kubeconfig, lines, log_path
+from support.ledgers import Ledger, add_job, attempt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,13 +171,6 @@ def test_logs_follow_from_before_the_start_to_the_end(cli: Cli, anywhere: Versio
     assert (ran.code, ran.lines, ran.err) == (100, ["[1] a", "[1] b", "c"], "")
 
 
-@pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("cancelled", 103), ("partial", 104)])
-def test_logs_that_follow_end_as_the_job_does(cli: Cli, remote: Remote, status: str, code: int) -> None:
-    add(remote.jobs, "job", "running")
-    during_sleeps(cli, _2=lambda: remote.jobs.update_status("job", status))
-    assert cli("logs", "job", "-f").code == code
-
-
 def test_a_record_that_is_gone_ends_it(cli: Cli, remote: Remote, write: Writer) -> None:
     """A job that is deleted while it is followed will never end: exit code 3."""
     add(remote.jobs, "job", "running")
@@ -235,14 +230,6 @@ def test_missing_lines_are_told(cli: Cli, remote: Remote, write: Writer) -> None
     assert "12 events are missing" in ran.err
 
 
-@pytest.mark.parametrize("flags", [("--grep", "("), ("-f", "--offline")])
-def test_impossible_wishes_are_refused(cli: Cli, remote: Remote, write: Writer, flags: tuple[str, ...]) -> None:
-    """No expression, no duration, no number, or two wishes that contradict each other: exit code 2, one sentence."""
-    add(remote.jobs, "job", "running")
-    ran = cli("logs", "job", *flags)
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
-
-
 def test_a_job_that_its_engine_does_not_know_is_not_waited_for(
     cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,3 +241,257 @@ def test_a_job_that_its_engine_does_not_know_is_not_waited_for(
     ran = cli("logs", "a", "-f")
     assert (ran.code, ran.lines) == (100, ["the last line"])
     assert ran.err.count("a: suspect (k8s_job_missing). If its runner is gone: mops-jobs resume a") == 1
+
+
+HARD = "(a+)+b$"
+"""An expression for which `re` takes longer than a lifetime, on sixty times `a`."""
+
+
+@pytest.fixture
+def three_jobs(cli: Cli, remote: Remote) -> None:
+    """Leave three jobs with lines, the last an hour older than the others."""
+    for name, owner in (("old", "ann"), ("night-1", "ann"), ("night-2", "bob")):
+        add(remote.jobs, name, "running", owner=owner)
+        write = Writer(remote.store.inner, cli.clock, name, name)
+        write(f"start of {name}")
+        write("singular matrix", task=4)
+        write("", kind="task_failed", task=4, error={"type": "E", "message": "singular"})
+        remote.jobs.update_status(name, "partial")
+        cli.clock.advance(minutes=60 if name == "old" else 1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        (("--grep", "singular matrix"), ["night-2", "night-1", "old"]),
+        (("--grep", "singular matrix", "--hours", "1"), ["night-2", "night-1"]),
+        (("--grep", "singular matrix", "--since", "1h"), ["night-2", "night-1"]),
+        (("--grep", "singular matrix", "--owner", "ann"), ["night-1", "old"]),
+        (("--grep", "singular matrix", "--name", "*2", "-s", "partial"), ["night-2"]),
+        (("--grep", "singular matrix", "--limit", "1"), ["night-2"]),
+        (("old", "night-2", "--grep", "singular matrix"), ["old", "night-2"]),
+        (("old", "old", "night-1", "--grep", "singular matrix"), ["old", "night-1"]),
+    ],
+)
+def test_each_line_begins_with_its_job(cli: Cli, three_jobs: None, argv: tuple[str, ...], names: list[str]) -> None:
+    """In the order of `list`, or as the ids are given."""
+    assert cli.ok("logs", *argv).lines == [f"{name}  [4] singular matrix" for name in names]
+
+
+def test_failed_tasks_of_several_jobs(cli: Cli, three_jobs: None) -> None:
+    """Their lines and errors; `--tail` counts for each job."""
+    assert cli.ok("logs", "--failed", "--owner", "bob").lines == [
+        "night-2  [4] singular matrix",
+        "night-2  [4] E: singular",
+    ]
+    assert cli.ok("logs", "--failed", "--tail", "1", "--owner", "ann").lines == [
+        "night-1  [4] E: singular",
+        "old  [4] E: singular",
+    ]
+
+
+def test_jobs_that_are_left_out_are_counted(cli: Cli, three_jobs: None) -> None:
+    """On stderr, with the flag that reads them."""
+    ran = cli.ok("logs", "--grep", "start", "--limit", "1")
+    assert "2 older jobs left out (--limit 0 reads all)." in ran.err
+
+
+def test_no_line_that_matches_is_noted(cli: Cli, three_jobs: None) -> None:
+    """With the number of jobs, and exit code 0."""
+    ran = cli.ok("logs", "--grep", "nowhere")
+    assert (ran.out, ran.err.strip()) == ("", "No log line of 3 jobs matches.")
+
+
+def test_missing_lines_name_their_job(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Where a writer had to drop lines."""
+    add(remote.jobs, "job", "running")
+    write("", kind="dropped", count=12)
+    assert "12 events of job job are missing" in cli.ok("logs", "--grep", "x").err
+
+
+def test_an_outage_leaves_the_cache(cli: Cli, remote: Remote, three_jobs: None) -> None:
+    """With a warning; a cache that was never filled is an error (5)."""
+    remote.store.down = True
+    assert cli("logs", "--grep", "start").code == 5
+    remote.store.down = False
+    cli.ok("sync")
+    remote.store.down = True
+    for flags in ((), ("--offline",)):
+        ran = cli.ok("logs", "--grep", "start of n", *flags)
+        assert ran.lines == ["night-2  start of night-2", "night-1  start of night-1"]
+        assert ran.err.startswith("warning: ") is not bool(flags)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ((), "logs needs a JOB; without one, --grep or --failed."),
+        (("old", "--hours", "4"), "A JOB contradicts filters and --limit, which select jobs."),
+        (("old", "--limit", "4"), "A JOB contradicts filters and --limit, which select jobs."),
+        (("old", "night-1", "-f"), "--follow needs one JOB."),
+        (("old", "-f", "--offline"), "--follow and --offline contradict each other."),
+        (("--grep", "("), "invalid regular expression '('"),
+    ],
+)
+def test_requests_that_contradict_are_refused(cli: Cli, three_jobs: None, argv: tuple[str, ...], words: str) -> None:
+    """Exit code 2, one sentence."""
+    ran = cli("logs", *argv)
+    assert (ran.code, ran.out, len(sentences(ran.err.partition("hint:")[0]))) == (2, "", 1)
+    assert words in ran.err
+
+
+def test_an_unknown_job_prints_nothing_of_others(cli: Cli, three_jobs: None) -> None:
+    """All jobs are found before the first line is printed."""
+    ran = cli("logs", "old", "none")
+    assert (ran.code, ran.out) == (3, "")
+
+
+@pytest.mark.parametrize("argv", [("job",), (), ("job", "--tail", "1"), ("job", "-f")])
+def test_an_expression_without_end_is_refused(
+    cli: Cli, remote: Remote, write: Writer, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    """After a bound, with one sentence that names the expression, a hint, and exit code 2."""
+    monkeypatch.setattr(matching, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(matching, "TICK_SECONDS", 0.05)
+    add(remote.jobs, "job", "succeeded")
+    write("a" * 60)
+    ran = cli("logs", *argv, "--grep", HARD)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"The expression '{HARD}' takes longer than" in ran.err
+    assert "hint: Use an expression without a repetition inside another one." in ran.err
+    assert cli.ok("logs", "job", "--grep", "^a+$").lines == ["a" * 60]
+
+
+def test_the_suggested_command_asks_the_same_registry(cli: Cli, tmp_path: Path) -> None:
+    """Without --registry, it would ask the default one."""
+    url = f"sqlite://{tmp_path / 'other.db'}"
+    assert f"logs --registry {url} @latest" in cli("logs", "--registry", url).err
+
+
+ERROR = {"type": "ValueError", "message": "no", "traceback": "Traceback\nValueError: no"}
+
+
+@pytest.fixture
+def job(remote: Remote, write: Writer) -> None:
+    """Leave the lines of a job of four tasks, of which task 2 failed."""
+    add(remote.jobs, "job", "running")
+    write("loading")
+    write("a", task=0)
+    write("b", "c", task=2)
+    write("d", task=12)
+    write("", kind="task_failed", task=2, error=ERROR)
+    write("", kind="runner", error={"type": "E", "message": "of no task"})
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        (("--task", "0"), ["[0] a"]),
+        (("--task", "2"), ["[2] b", "[2] c", "[2] Traceback", "[2] ValueError: no"]),
+        (("--task", "0, 12"), ["[0] a", "[12] d"]),
+        (("--task", "0", "--task", "12"), ["[0] a", "[12] d"]),
+        (("--task", "2", "--grep", "^b"), ["[2] b"]),
+        (("--task", "0,2", "--tail", "2"), ["[2] c", "[2] Traceback", "[2] ValueError: no"]),
+        (("--failed",), ["[2] b", "[2] c", "[2] Traceback", "[2] ValueError: no"]),
+        (("--failed", "--grep", "^Val"), ["[2] Traceback", "[2] ValueError: no"]),
+        (("--failed", "--task", "2,12", "--tail", "1"), ["[2] Traceback", "[2] ValueError: no"]),
+    ],
+)
+def test_lines_are_chosen_by_their_task(cli: Cli, job: None, flags: tuple[str, ...], shown: list[str]) -> None:
+    """By number, or since it failed; lines of no task are not among them."""
+    assert cli.ok("logs", "job", *flags).lines == shown
+
+
+def test_the_ledger_tells_of_tasks_without_an_event(cli: Cli, remote: Remote) -> None:
+    """As a worker that was lost: its attempt is known, once the ledger was read."""
+    add_job(remote.jobs, "job", [{"params": {"x": number}} for number in range(3)], status="running")
+    Writer(remote.store.inner, cli.clock)("a", task=1)
+    Ledger(remote.store.inner, "job")(attempt(0), attempt(1, "oom"))
+    assert cli.ok("logs", "job", "--failed").out == ""
+    cli.ok("tasks", "job")
+    assert cli.ok("logs", "job", "--failed").lines == ["[1] a"]
+
+
+def test_a_follower_of_a_task_shows_its_lines(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Those that are there, and those that come; the exit code is that of the job."""
+    add(remote.jobs, "job", "running")
+    write("a", task=1)
+    during_sleeps(
+        cli,
+        _1=lambda: (write("b", task=2), write("c", task=1)),
+        _2=lambda: (remote.jobs.update_status("job", "failed"), write("", kind="state", status="failed")),
+    )
+    ran = cli("logs", "job", "-f", "--task", "1")
+    assert (ran.code, ran.lines) == (100, ["[1] a", "[1] c"])
+
+
+def test_a_task_that_the_job_cannot_have_is_refused(cli: Cli, remote: Remote) -> None:
+    """A follower would wait for its lines until the end. A child has some tasks of its study, by the same numbers."""
+    manifest = add_job(remote.jobs, "job", [{"x": number} for number in range(3)], status="running")
+    fields = {**manifest.record_fields(), "parent_job_id": "job", "tasks_total": 1}
+    remote.jobs.register_job("child", **fields)
+    for name in ("job", "child"):
+        ran = cli("logs", name, "--task", "1,9999")
+        assert (ran.code, ran.out, ran.err) == (2, "", f"error: invalid task '9999': job {name} has no such task.\n")
+        assert cli.ok("logs", name, "--task", "2").out == ""
+
+
+@pytest.mark.parametrize("flags", [("--task", "1"), ("--failed",)])
+def test_a_cluster_is_not_asked_for_a_task(
+    cli: Cli, remote: Remote, api: Api, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """The lines of a pod name their task in their text only. The events have them too; a note says so."""
+    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
+    add(remote.jobs, "seir-1", "running", engine="kubernetes", k8s_name="seir-1", namespace="models")
+    api.put_job(status={"active": 1, "ready": 1})
+    api.answer(log_path(api.put_pod(0, "Running")), lines("[1] of the pod"))
+    write = Writer(remote.store.inner, cli.clock, "seir-1")
+    write("of the event", task=1)
+    write("", kind="task_failed", task=1, error={"type": "E", "message": "m"})
+    ran = cli.ok("logs", "seir-1", *flags)
+    assert ran.lines == ["[1] of the event", "[1] E: m"]
+    assert ran.err.strip() == "The cluster cannot select lines by task. Showing the events instead."
+    assert api.requests("get", log_path("seir-1-0-0")) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
+        (("--task", "7"), "Job job has no log lines that match."),
+        (("--failed",), "No task of job job is known to have failed yet."),
+    ],
+)
+def test_tasks_without_lines_are_noted(
+    cli: Cli, remote: Remote, write: Writer, flags: tuple[str, ...], note: str
+) -> None:
+    """On stderr, with exit code 0."""
+    add(remote.jobs, "job", "running")
+    write("a", task=1)
+    ran = cli.ok("logs", "job", *flags)
+    assert (ran.out, ran.err.strip()) == ("", note)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--task", "x"), "invalid task 'x': expected the number of a task"),
+        (("--task=-1",), "invalid task '-1'"),
+        (("--task", "1,"), "invalid task '1,'"),
+        (("--failed", "-f"), "--failed and --follow contradict each other"),
+    ],
+)
+def test_wrong_tasks_are_refused(cli: Cli, job: None, flags: tuple[str, ...], words: str) -> None:
+    """Exit code 2, one sentence."""
+    ran = cli("logs", "job", *flags)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    assert words in ran.err
+
+
+def test_odd_tasks_of_an_event_are_no_numbers(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Another writer may have put anything there."""
+    add(remote.jobs, "job", "running")
+    for task in (True, "2", 2.0, [2], None, {"a": 2}):
+        write("a", task=task)
+        write("", kind="task_failed", task=task, error=ERROR)
+    for flags in (("--task", "1,2"), ("--failed",)):
+        assert cli.ok("logs", "job", *flags).out == ""

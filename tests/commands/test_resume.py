@@ -12,21 +12,20 @@ import pytest
 from filelock import FileLock
 
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.kubernetes.engine import KubernetesEngine
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.errors import NoManifestError, TooManyRetriesError
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store import open_store
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from support.cli import Cli, LineStore, Ran, Remote, add, command, environment, sentences
+from support.cli import Cli, LineStore, Ran, Remote, add, sentences
 from support.kubernetes import Api
 from support.runs import PATIENCE, code, place, record, sets_of, study, until, work
 
 if TYPE_CHECKING:
-    import subprocess
-
     from support.runs import Bench
 
-JOBS_PATH = "/apis/batch/v1/namespaces/{}/jobs"
+
+ANY_JOBS_PATH = "/apis/batch/v1/namespaces/{}/jobs"
 KUBERNETES = ("--engine", "kubernetes", "--image", "registry.example/model:1")
 
 
@@ -36,7 +35,7 @@ def _submit(cli: Cli, *argv: str) -> Ran:
 
 def _launched(api: Api, namespace: str = "from-kubeconfig") -> list[dict[str, Any]]:
     """Return the Jobs that were made there."""
-    return [json.loads(one.body) for one in api.requests("post", JOBS_PATH.format(namespace))]
+    return [json.loads(one.body) for one in api.requests("post", ANY_JOBS_PATH.format(namespace))]
 
 
 def _keys(store: LineStore) -> list[str]:
@@ -111,12 +110,6 @@ def test_an_id_that_became_that_of_another_job_is_left_alone(cli: Cli, remote: R
         assert len(list(kept.list_keys())) == 2
 
 
-def test_a_job_of_which_nothing_was_kept_is_not_found(cli: Cli, remote: Remote, cluster: Api) -> None:
-    """And looking for it leaves no file."""
-    assert cli("resume", "job").code == 3
-    assert not JobDir.for_job("job", cli.env).path.exists()
-
-
 @pytest.mark.usefixtures("quick_runner")
 def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(bench: Bench) -> None:
     with ThreadPoolExecutor(1) as threads:
@@ -133,29 +126,6 @@ def test_a_runner_waits_no_longer_than_its_patience(line: LineStore, registry: J
     with pytest.raises(NoManifestError, match="has no manifest"):
         work(line, registry, tmp_path / "job", wait_for_manifest=True, outage_seconds=2.0)
     assert line.calls["get"] > 1
-
-
-def test_a_pod_waits_as_a_process_for_what_resume_delivers(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
-    """The runner as the cluster starts it; SIGTERM would end its wait like any other."""
-    import subprocess
-
-    jobs.register_job("other")  # a registry without a file is not shared
-    env = environment(cli, JOB_COMPLETION_INDEX="0")
-    pod: subprocess.Popen[str] = subprocess.Popen(
-        command("run", "job", "--shards", "1", "--workers", "1"), env=env, stderr=subprocess.PIPE, text=True
-    )
-    with pod, closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as store:
-        try:
-            assert pod.stderr is not None
-            assert pod.stderr.readline().startswith("Waiting for the manifest of job job.")
-            registry = JobRegistry(store)
-            registry.register_job("job", tasks_total=2)
-            place(store, "job", study(sets_of(2)), code(tmp_path / "code"))
-            _, err = pod.communicate(timeout=PATIENCE)
-        finally:
-            pod.kill()
-        assert pod.returncode == 0, err
-        assert record(registry).status == "succeeded"
 
 
 # --- launched anew ----------------------------------------------------------------------------------------------------
@@ -258,13 +228,6 @@ def test_a_runner_that_was_started_by_hand_is_at_work(cli: Cli, jobs: JobRegistr
 # --- registering ------------------------------------------------------------------------------------------------------
 
 
-def test_the_record_tells_the_context_that_was_named(cli: Cli, remote: Remote, cluster: Api) -> None:
-    _submit(cli, "--context", "here")
-    state = record(remote.jobs)
-    assert (state.status, state.metadata["k8s_context"]) == ("scheduled", "here")
-    assert state.metadata["model"] == "model:simulate"
-
-
 @pytest.mark.parametrize("method", ["register_job", "update_status"])
 def test_a_race_lost_too_often_while_registering_does_not_stop_the_launch(
     cli: Cli, remote: Remote, cluster: Api, monkeypatch: pytest.MonkeyPatch, method: str
@@ -298,3 +261,121 @@ def test_a_bad_value_is_refused_before_the_job_is_looked_up(cli: Cli, words: lis
     ran = cli("resume", "nothing", *words)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith(f"error: {told}")
+
+
+JOBS_PATH = "/apis/batch/v1/namespaces/models/jobs"
+OPTIONS = (
+    "--namespace", "models", "--shards", "2", "--secret", "keys", "--service-account", "sims", "--cpu", "2",
+    "--memory", "4Gi", "--task-timeout", "5m", "--image", "i:1", "--queue", "team-a", "--gpus", "1",
+    "--priority-class", "low", "--node-selector", "pool=gpu", "--toleration", "sku=gpu", "--toleration", "spot",
+    "--backoff-limit", "1", "--ttl", "1h",
+)  # fmt: skip
+NOTED = {
+    "k8s_shards": "2", "k8s_secret": "keys", "k8s_service_account": "sims", "k8s_cpu": "2", "k8s_memory": "4Gi",
+    "k8s_task_timeout": "300", "k8s_image": "i:1", "k8s_queue": "team-a", "k8s_gpus": "1",
+    "k8s_priority_class": "low", "k8s_node_selector": "pool=gpu", "k8s_toleration": "sku=gpu,spot",
+    "k8s_backoff_limit": "1", "k8s_ttl": "1h",
+}  # fmt: skip
+
+
+def _refuse(api: Api, number: int = 0) -> None:
+    """Make the cluster refuse one launch, counted from 0. The emulator creates the Job all the same; see `_delete`."""
+    api.mock[f"post {JOBS_PATH}"][number : number + 1] << 403 << {"message": "exceeded quota"}
+
+
+def _delete(cli: Cli) -> None:
+    """Delete the Job from the cluster."""
+    assert KubernetesEngine(cli.env).cancel({"job_id": "job", "k8s_namespace": "models"})
+
+
+def _launch(cli: Cli, *argv: str) -> Any:
+    return cli("submit", "study.json", "--auto", "--job-id", "job", "--engine", "kubernetes", *argv)
+
+
+def _job(api: Api, number: int) -> dict[str, Any]:
+    """Return a Job that was to be made there, without what is its own."""
+    job: dict[str, Any] = json.loads(api.requests("post", JOBS_PATH)[number].body)
+    job["spec"]["template"]["spec"]["containers"][0]["args"].pop(1)
+    del job["metadata"], job["spec"]["template"]["metadata"]
+    return job
+
+
+def test_a_launch_that_failed_is_repeated_as_it_was_asked_for(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """The options are in the record before the launch, and this machine knows that its user chose them."""
+    _refuse(cluster)
+    ran = _launch(cli, *OPTIONS)
+    assert (ran.code, "exceeded quota" in ran.err) == (4, True)
+    failed = record(remote.jobs)
+    assert (failed.status, failed.error_code, failed.k8s_namespace) == ("failed", "LAUNCH", "models")
+    assert failed.metadata.items() >= NOTED.items()
+    child = cli.ok("resume", "job").out.strip()
+    assert _job(cluster, 1) == _job(cluster, 0)
+    assert record(remote.jobs, child).metadata.items() >= NOTED.items()
+
+
+def test_a_launch_that_failed_without_the_registry_is_repeated_too(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """This machine keeps the options. The delivered record is not `scheduled`: nothing runs."""
+    _refuse(cluster)
+    remote.store.down = True
+    assert _launch(cli, *OPTIONS).code == 4
+    _delete(cli)
+    remote.store.down = False
+    seen: list[tuple[str, object]] = []
+    put = remote.store._write
+
+    def noting(act: Any) -> Any:
+        done = put(act)
+        state = remote.jobs.get_job("job")
+        seen.append((str(state and state.status), state and state.metadata.get("k8s_memory")))
+        return done
+
+    remote.store._write = noting  # type: ignore[method-assign]
+    assert cli.ok("resume", "job").out == "job\n"
+    assert ("pending", "4Gi") in seen
+    assert _job(cluster, 1) == _job(cluster, 0)
+    state = record(remote.jobs)
+    assert (state.status, state.error_code) == ("scheduled", None)
+    assert not JobDir.for_job("job", cli.env).launch_fields.exists()
+
+
+def test_a_second_launch_that_failed_keeps_its_options_too(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """A job that lost its Job is launched again with other flags; the cluster refuses that once."""
+    _refuse(cluster, 1)
+    assert _launch(cli, "--namespace", "models", "--image", "i:1").code == 0
+    _delete(cli)
+    assert cli("resume", "job", "--memory", "8Gi").code == 4
+    _delete(cli)
+    state = record(remote.jobs)
+    assert (state.status, state.metadata["k8s_memory"], state.k8s_uid) == ("scheduled", "8Gi", None)
+    cli.ok("resume", "job")
+    assert _job(cluster, 2) == _job(cluster, 1)
+
+
+@pytest.mark.claim("A patch of pods comes from no record")
+def test_a_patch_comes_from_the_user_of_each_launch(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """The record has its digest alone. A resume without the flag says so, and goes on without the patch."""
+    _refuse(cluster)
+    Path("patch.yaml").write_text("spec: {hostNetwork: true}")
+    _launch(cli, "--namespace", "models", "--image", "i:1", "--pod-patch", "patch.yaml")
+    noted = str(record(remote.jobs).metadata["k8s_pod_patch"])
+    assert (noted[:7], len(noted), "hostNetwork" in str(record(remote.jobs).to_dict())) == ("sha256:", 71, False)
+    ran = cli.ok("resume", "job")
+    assert "warning: The job ran with a patch of its pods, which a record does not keep" in ran.err
+    assert ran.err.rstrip().count("--pod-patch FILE") == 1
+    assert "hostNetwork" not in _job(cluster, 1)["spec"]["template"]["spec"]
+    remote.jobs.cancel_job(ran.out.strip())
+    assert "warning" not in cli.ok("resume", ran.out.strip(), "--pod-patch", "patch.yaml").err
+    assert _job(cluster, 2)["spec"]["template"]["spec"]["hostNetwork"] is True
+
+
+@pytest.mark.claim("Queue, nodes and priority come from no record")
+def test_where_pods_run_is_not_taken_from_a_record(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """A record of another machine chooses no nodes. Its user agrees to each choice, or names another."""
+    _refuse(cluster)
+    _launch(cli, *OPTIONS)
+    JobDir.for_job("job", cli.env).own_launch.unlink()
+    ran = cli("resume", "job")
+    assert ran.code == 6
+    for choice in ("queue:team-a", "priority-class:low", "node-selector:pool=gpu", "toleration:sku=gpu,spot"):
+        assert f"--trust {choice}" in ran.err
+    assert len(cluster.requests("post", JOBS_PATH)) == 1

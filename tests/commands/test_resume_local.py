@@ -1,8 +1,10 @@
-"""`resume` of a job that ran on this machine, with real runners."""
+"""`resume` of a job that ran on this machine, with real runners; `--only` chooses among the missing tasks."""
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -12,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.engines import runner_process
+import mopsjobs as mj
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.utils.times import parse_time, utc_now
-from support.cli import Cli, add, command, sentences
+from support.cli import Cli, Remote, add, command, sentences
 from support.desk import Desk
-from support.runs import PATIENCE, callers, calls, code, is_alive, kill, place, record, sets_of, study, until
+from support.ledgers import Ledger, add_job, attempt, leave_outputs
+from support.runs import HOG, MIB, PATIENCE, callers, calls, code, is_alive, kill, place, record, sets_of, study, until
 
 
 def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: Desk) -> None:
@@ -87,6 +89,8 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
     desk.jobs.update_fields("job", metadata={"suspect": {"reason": "no_update"}})
+    before = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
+    until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "its workers to end by themselves")
     gate.touch()
     ran = desk.ok("resume", "job", "--json")
     assert ran.json == {"job_id": "job", "parent_job_id": None}
@@ -96,6 +100,8 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     assert made.keys() == set(range(12))
     assert {number: made[number] for number in range(6)} == dict.fromkeys(range(6), 1)
     assert record(desk.jobs).tasks_verified == 12
+    after = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
+    assert {key: after[key] for key in before} == before
 
 
 def test_a_runner_that_was_started_elsewhere_is_asked_about(desk: Desk) -> None:
@@ -117,43 +123,6 @@ def test_a_runner_that_was_started_elsewhere_is_asked_about(desk: Desk) -> None:
     assert sum(calls(noted).values()) == 4
 
 
-def test_a_killed_runner_is_stuck_within_two_heartbeats(desk: Desk, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So it is on another machine. And `resume` computes no stored output again.
-
-    The listing is made by a clock that is two heartbeats, and a second, ahead of the last sign of life.
-    """
-    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
-    sets = sets_of(10, calls=str(noted))
-    for one in sets[4:]:
-        one["gate"] = str(gate)
-    desk.submit(sets)
-    until(lambda: len(desk.results()) == 4, "what is done to be stored")
-    until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
-    until(lambda: record(desk.jobs).heartbeat_at, "a sign of life")
-    kill(desk.runner())
-    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
-    last_sign = parse_time(str(record(desk.jobs).heartbeat_at))
-    cli.clock.moment = last_sign + timedelta(seconds=1)
-    with monkeypatch.context() as patched:
-        patched.setattr(runner_process, "machine", lambda: "other")
-        assert cli.ids("--stuck") == []
-        cli.clock.moment = last_sign + timedelta(seconds=2 * HEARTBEAT_SECONDS + 1)
-        assert cli.ids("--stuck") == ["job"]
-    before = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
-    until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "its workers to end by themselves")
-    gate.touch()
-    desk.ok("resume", "job", "--workers", "2")
-    assert desk.ended() == "succeeded"
-    cli.clock.moment = parse_time(record(desk.jobs).updated_at)
-    assert cli.ids("--stuck") == []
-    made = calls(noted)
-    assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
-    assert sorted(made.values()) == [1] * 8 + [2] * 2  # the two that were at work left no output
-    after = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
-    assert len(after) == 10
-    assert {key: after[key] for key in before} == before
-
-
 def test_a_runner_that_died_with_all_tasks_done_only_ends_its_job(desk: Desk) -> None:
     """The record does not tell of the end. So the job goes on, and no task is left for it."""
     desk.submit(sets_of(2))
@@ -170,16 +139,9 @@ def test_a_runner_that_died_with_all_tasks_done_only_ends_its_job(desk: Desk) ->
     assert desk.ended() == "succeeded"
 
 
-def test_resuming_by_what_makes_no_sense_is_refused(desk: Desk) -> None:
-    desk.submit(sets_of(2, needs=str(desk.home / "never")))
-    assert desk.ended() == "failed"
-    for words in (("--workers", "0"), ("--workers", "-1"), ("--python", "no/such/python")):
-        ran = desk("resume", "job", *words)
-        assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1), ran
-
-
 def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: JobRegistry) -> None:
     assert cli("resume", "nothing").code == 3
+    assert not JobDir.for_job("nothing", cli.env).path.exists()
     add(jobs, "job", "failed")
     ran = cli("resume", "job")
     assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no manifest: mops-jobs did not submit it."])
@@ -347,3 +309,196 @@ def test_a_job_whose_record_was_never_written_is_found_by_its_manifest(desk: Des
     place(desk.store, "job", study(sets_of(2)), desk.home)
     assert desk.ok("resume", "job", "--workers", "1").out == "job\n"
     assert desk.ended() == "succeeded"
+
+
+FAILING_HOG = HOG.replace(
+    "    block = ",
+    '    if not os.path.exists(params.get("needs", "/")):\n        raise ValueError("as asked")\n    block = ',
+)
+
+
+def _attempts(desk: Desk) -> list[tuple[str, int, int, str]]:
+    rows = desk.ok("query", "--json", "SELECT job_id, task, attempt, outcome FROM attempts ORDER BY 1, 2, 3").json
+    return [tuple(row) if isinstance(row, list) else tuple(row.values()) for row in rows["rows"]]
+
+
+def test_tasks_without_enough_memory_are_run_again_with_more(desk: Desk) -> None:
+    """The neighbours run once. What is not chosen is left to a later resume, and nothing of the study is lost.
+
+    The child's launch is recorded, so its own resume has the grown limit.
+    """
+    noted, mended = desk.home.with_name("calls"), desk.home.with_name("mended")
+    code(desk.home, FAILING_HOG)
+    sets = sets_of(5, calls=str(noted))
+    sets[0]["bytes"] = 300 * MIB
+    sets[1]["bytes"] = 700 * MIB
+    sets[3]["needs"] = str(mended)
+    desk.submit(sets, "--task-memory", "200MiB", "--retries", "1", "--retry-on", "oom", "--python", sys.executable)
+    assert desk.ended() == "partial"
+    desk.ok("list")
+    following = "Next: mops-jobs resume job --only oom --memory x"
+    assert following in desk("wait", "job").err
+    assert following in desk.ok("status", "job").err
+    assert "resume job --only oom --memory x" in desk.ok("failures", "job").out
+    child = desk.ok("resume", "job", "--only", "oom", "--memory", "x5", "--json").json["job_id"]
+    assert desk.ended(child) == "partial"
+    state = record(desk.jobs, child)
+    assert (state.tasks_total, state.tasks_completed, state.tasks_failed) == (1, 1, 0)
+    assert state.metadata["local_task_memory"] == "1000MiB"
+    assert (state.metadata["local_retries"], state.metadata["local_retry_on"]) == ("1", "oom")
+    assert state.error_message == "left to a later resume: 1 task"
+    mended.touch()
+    last = desk.ok("resume", child, "--only", "failed", "--json").json["job_id"]
+    assert desk.ended(last) == "succeeded"
+    assert record(desk.jobs, last).metadata["local_task_memory"] == "1000MiB"
+    assert calls(noted) == {0: 2, 1: 3, 2: 1, 3: 2, 4: 1}
+    for job in ("job", child, last):
+        desk.ok("tasks", job)
+    assert [row[1:] for row in _attempts(desk) if row[0] == "job"] == [
+        (0, 1, "oom"),
+        (0, 2, "succeeded"),
+        (1, 1, "oom"),
+        (1, 2, "oom"),
+        (2, 1, "succeeded"),
+        (3, 1, "failed"),
+        (4, 1, "succeeded"),
+    ]
+    assert [row for row in _attempts(desk) if row[0] != "job"] == [
+        (child, 1, 1, "succeeded"),
+        (last, 3, 1, "succeeded"),
+    ]
+
+
+def test_every_view_counts_the_tasks_that_a_child_runs(desk: Desk) -> None:
+    """Those that it leaves to a later resume are named apart, and count in the sum of the family."""
+    mended = desk.home.with_name("mended")
+    sets = sets_of(6)
+    sets[1]["needs"] = sets[2]["needs"] = str(mended)
+    sets[3]["always_die"] = True
+    desk.submit(sets, "--retries", "0")
+    assert desk.ended() == "partial"
+    mended.touch()
+    child = desk.ok("resume", "job", "--only", "failed", "--json").json["job_id"]
+    assert desk.ended(child) == "partial"
+    row = next(one for one in desk.ok("list", "--json").json["jobs"] if one["job_id"] == child)
+    shown = {name: row[name] for name in ("tasks_total", "tasks_completed", "tasks_failed", "progress")}
+    assert shown == {"tasks_total": 2, "tasks_completed": 2, "tasks_failed": 0, "progress": 1.0}
+    assert desk("wait", child, "--json").json["tasks_total"] == 2
+    told = desk.ok("status", child).out
+    assert "2/2 tasks, 100 %" in told
+    assert "Deferred   1 task, left to a later resume\n" in told
+    assert "5/6 tasks, 83 %, in 2 jobs" in told
+    assert "2 verified, 0 missing" in told
+    tasks = desk.ok("tasks", child, "--json").json
+    assert (tasks["tasks_total"], [task["task"] for task in tasks["tasks"]]) == (2, [1, 2])
+    assert "2 of 2 tasks" in desk.ok("validate", child).out
+    assert desk.ok("failures", child, "--json").json["groups"] == []
+    rows = csv.DictReader(desk.ok("results", child, "--table", "-").lines)
+    assert [row["job_id"] for row in rows] == ["job", child, child, "job", "job", "job"]
+    assert "job.3: 1 task to do" in desk.ok("resume", child).err
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_tasks_are_chosen_by_the_key_of_their_error(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the Python API as by the command."""
+    mended = desk.home.with_name("mended")
+    sets = sets_of(4)
+    sets[1]["needs"] = str(mended)
+    sets[2]["always_die"] = True
+    desk.submit(sets)
+    assert desk.ended() == "partial"
+    ran = desk.ok("resume", "job", "--only", "timeout")
+    assert (ran.out, ran.err) == ("", "job: no missing task has the outcome timeout\n")
+    groups = desk.ok("failures", "job", "--json").json["groups"]
+    (key,) = (group["key"] for group in groups if group["type"] == "ValueError")
+    mended.touch()
+    for name in os.environ.keys() - desk.env.keys():
+        monkeypatch.delenv(name)
+    for name, value in desk.env.items():
+        monkeypatch.setenv(name, value)
+    with mj.connect() as registry:
+        child = registry.job("job").resume(only=key, retries=0, task_timeout=60)
+        assert child is not None
+        assert desk.ended(child.id) == "partial"
+        assert [json.loads(value)["x"] for value in desk.results(child.id).values()] == [1]
+        following = child.resume(only=["died", "failed"], task_timeout="x2")
+        assert following is not None
+        assert desk.ended(following.id) == "failed"
+    state = record(desk.jobs, following.id)
+    assert (state.tasks_total, state.metadata["local_task_timeout"], state.metadata["local_retries"]) == (1, "120", "0")
+
+
+@pytest.mark.parametrize("is_removed", [True, False], ids=["removed", "damaged"])
+def test_ends_that_no_ledger_tells_are_told_as_unknown(cli: Cli, remote: Remote, *, is_removed: bool) -> None:
+    """`prune --store` has removed the ledger, and this cache is new. Nothing says that no task has failed."""
+    manifest = add_job(remote.jobs, "job", sets_of(5))
+    ledger = Ledger(remote.store.inner)
+    chunks = [ledger(attempt(0), attempt(1, "failed")), ledger(attempt(2, "oom"), attempt(3, "failed"))]
+    leave_outputs(remote.store, manifest, 0)
+    remote.jobs.update_status("job", "partial", tasks_completed=1, tasks_failed=3)
+    for chunk in chunks:
+        remote.store.delete(chunk)
+    if not is_removed:
+        remote.put(chunks[0], b"damaged")
+    ran = cli("resume", "job", "--only", "failed")
+    assert (ran.code, ran.out) == (7, "")
+    assert sentences(ran.err) == [
+        "warning: How 4 missing tasks ended is not known: no ledger tells it.",
+        "job: no missing task is known to have the outcome failed",
+    ]
+
+
+def test_tasks_of_a_job_that_never_ran_have_no_outcome(cli: Cli, remote: Remote) -> None:
+    add_job(remote.jobs, "job", sets_of(2), status="pending")
+    remote.jobs.cancel_job("job")
+    assert cli.ok("resume", "job", "--only", "failed").err == "job: no missing task has the outcome failed\n"
+
+
+REFUSED = (
+    ("--only fail", "error: invalid --only 'fail': expected one of failed, timeout, oom, died, lost, or the key"),
+    ("--memory x2", "error: invalid --memory 'x2': expected a limit like 2GiB, since the job had none that"),
+    ("--memory much", "error: invalid --memory 'much': expected a size like 2GiB, or a factor like x2."),
+    ("--task-memory x1", "error: invalid --task-memory 'x1': expected a size like 2GiB, or a factor like x2."),
+    ("--timeout x2", "error: invalid --timeout 'x2': expected a limit like 1h, since the job had none"),
+    ("--timeout x0", "error: invalid duration 'x0': expected a number with s, m, h, d or w"),
+)
+
+
+def test_what_a_resume_cannot_grow_or_choose_is_one_sentence(desk: Desk) -> None:
+    desk.submit([{"x": 0, "fail": True}])
+    assert desk.ended() == "failed"
+    ran = {words: desk("resume", "job", *words.split()) for words, _ in REFUSED}
+    assert {words: one for words, one in ran.items() if (one.code, one.out) != (2, "")} == {}
+    assert [ran[words].err for words, told in REFUSED if not ran[words].err.startswith(told)] == []
+    assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
+
+
+def test_a_job_that_has_not_ended_keeps_its_tasks(desk: Desk) -> None:
+    """Its manifest is written, so that a choice would have no effect."""
+    gate = desk.home.with_name("gate")
+    desk.submit([{"x": 0, "gate": str(gate)}])
+    ran = desk("resume", "job", "--only", "oom")
+    assert ran.code == 2
+    assert sentences(ran.err)[0] == "error: Job job has not ended: it continues with all its tasks."
+    gate.touch()
+    assert desk.ended() == "succeeded"
+
+
+def test_a_child_whose_runner_was_killed_still_leaves_what_was_not_chosen(desk: Desk) -> None:
+    """And `resume` counts only what it runs."""
+    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+    gate.touch()
+    sets = sets_of(2)
+    sets[0]["fail"] = True
+    sets[1] |= {"calls": str(noted), "gate": str(gate), "die": str(desk.home.with_name("died"))}
+    desk.submit(sets, "--retries", "0")
+    assert desk.ended() == "failed"
+    gate.unlink()
+    child = desk.ok("resume", "job", "--only", "died", "--json").json["job_id"]
+    until(lambda: calls(noted) == {1: 2}, "the chosen task to run")
+    kill(desk.runner(child))
+    until(lambda: not is_alive(desk.runner(child)), "the runner to be gone")
+    gate.touch()
+    assert f"{child}: 1 task to do" in desk.ok("resume", child).err
+    assert desk.ended(child) == "partial"

@@ -1,4 +1,4 @@
-"""`submit` at the command line, with real runners on this machine."""
+"""`submit` at the command line, with real runners on this machine, and what it refuses."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from typing import Any
 
 import pytest
 
+import mopsjobs
 from mopsjobs.bundles.bundle import bundle_key
+from mopsjobs.bundles.git_state import GitState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine
+from mopsjobs.errors import EngineError, JobBusyError, MopsJobsError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.studies.manifest import Origin, load_manifest
 from mopsjobs.studies.outputs import output_key
-from support.cli import Cli, Remote, command, sentences
+from support.cli import Cli, add, command, sentences
 from support.desk import Desk
 from support.runs import PATIENCE, calls, code, is_alive, kill, record, sets_of, study, until
 from support.servers import Azurite
-
-UNKNOWN = "sha256:" + "0" * 64
-
 
 # --- submit ---------------------------------------------------------------------------------------------------------
 
@@ -118,14 +119,6 @@ def loads_once(desk: Desk, then: str) -> None:
     (desk.home / "broken.py").write_text(then)
 
 
-def test_wait_of_a_model_that_cannot_be_loaded_fails_as_the_record_does(desk: Desk) -> None:
-    loads_once(desk, "import nothing\n")
-    ran = desk("submit", desk.write(sets_of(1)), "--auto", "--job-id", "job", "--wait")
-    assert (ran.code, ran.out) == (100, "job\n")
-    assert "No module named 'nothing'" in ran.err
-    assert record(desk.jobs).error_code == "MODEL"
-
-
 @pytest.mark.parametrize(
     ("source", "last", "hint"),
     [
@@ -143,7 +136,7 @@ def test_a_model_that_cannot_be_loaded_fails_with_its_place(desk: Desk, source: 
     """The traceback is in `logs`."""
     loads_once(desk, source)
     ran = desk("submit", desk.write(sets_of(1)), "--auto", "--job-id", "job", "--wait")
-    assert ran.code == 100
+    assert (ran.code, ran.out, record(desk.jobs).error_code) == (100, "job\n", "MODEL")
     assert hint in ran.err
     shown = desk.ok("logs", "job").lines
     assert shown[0] == "Traceback (most recent call last):"
@@ -191,16 +184,6 @@ def test_a_job_in_the_foreground_that_is_cancelled_ends_with_103(desk: Desk, tmp
     assert "job: cancelled, 0 tasks done, 0 failed\n" in err
 
 
-def test_json_is_the_id_and_little_else(desk: Desk) -> None:
-    ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--json")
-    told = ran.json
-    assert told.keys() == {"job_id", "engine", "tasks_total", "duplicate_tasks", "reused_tasks", "status", "python"}
-    assert told["status"] is None
-    assert (told["engine"], told["tasks_total"]) == ("local", 1)
-    assert told["job_id"].startswith("model-")
-    assert desk.ended(told["job_id"]) == "succeeded"
-
-
 def test_a_bundle_that_is_there_is_used_again(desk: Desk) -> None:
     desk.submit(sets_of(2))
     bundle = str(record(desk.jobs).metadata["bundle"])
@@ -208,13 +191,6 @@ def test_a_bundle_that_is_there_is_used_again(desk: Desk) -> None:
     desk.ok("submit", desk.write(sets_of(3)), "--bundle", bundle, "--job-id", "other")
     assert (desk.ended(), desk.ended("other")) == ("succeeded", "succeeded")
     assert len(desk.results("other")) == 3
-
-
-def test_the_same_code_is_stored_once(desk: Desk) -> None:
-    desk.submit(sets_of(1))
-    desk.submit(sets_of(2), job_id="other")
-    assert (desk.ended(), desk.ended("other")) == ("succeeded", "succeeded")
-    assert len(list(desk.store.list_keys("bundles/"))) == 1
 
 
 def test_a_registry_in_the_packed_directory_is_not_packed(desk: Desk) -> None:
@@ -243,7 +219,8 @@ def test_a_study_may_come_from_standard_input(desk: Desk) -> None:
             stdin=given, env=desk.env, cwd=desk.home, capture_output=True, timeout=PATIENCE,
         )  # fmt: skip
     assert ran.returncode == 0
-    assert json.loads(ran.stdout)["tasks_total"] == 1
+    plan = json.loads(ran.stdout)
+    assert (plan["tasks_total"], plan["job_id"].startswith("model-")) == (1, True)
 
 
 def test_a_registry_is_left_out_under_each_of_its_names(cli: Cli) -> None:
@@ -287,31 +264,6 @@ def test_a_dry_run_shows_everything_and_does_nothing(cli: Cli) -> None:
 # --- without a registry ---------------------------------------------------------------------------------------------
 
 
-def test_a_registry_that_is_gone_does_not_stop_the_launch(
-    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    launched: list[Any] = []
-    started = LocalEngine.launch
-
-    def launch(self: LocalEngine, launch: Any) -> Any:
-        launched.append(launch)
-        monkeypatch.setattr(subprocess, "Popen", lambda *args, **more: type("Started", (), {"pid": os.getpid()})())
-        return started(self, launch)
-
-    monkeypatch.setattr(LocalEngine, "launch", launch)
-    remote.store.down = True
-    code(Path.cwd())
-    Path("study.json").write_text(json.dumps(study(sets_of(2)).to_dict()))
-    ran = cli.ok("submit", "study.json", "--auto", "--job-id", "job")
-    assert ran.out == "job\n"
-    assert [one.job_id for one in launched] == ["job"]
-    assert "warning: Cannot reach the registry: connection refused. The job is launched anyway" in ran.err
-    directory = JobDir.for_job("job", cli.env).path
-    assert f"Without the registry: tail -f {directory / 'runner.log'}" in ran.err
-    with closing(open_store(f"sqlite://{directory}/outbox.db", {})) as kept:
-        assert [key.partition("/")[0] for key in kept.list_keys()] == ["bundles", "jobs"]
-
-
 def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk, private_azurite: Azurite) -> None:
     """Submitted into an outage, worked on in it, and told after it."""
     container = private_azurite.new_container()
@@ -324,6 +276,7 @@ def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk
         "submit", path, "--auto", "--job-id", "job", "--workers", "2", "--owner", "me", "--label", "exp=7", **more
     )
     assert "The job is launched anyway" in ran.err
+    assert f"Without the registry: tail -f {JobDir.for_job('job', desk.env).log}" in ran.err
     gate.touch()
     until(lambda: sum(calls(noted).values()) == 6, "the work to be done in the outage")
     private_azurite.start()
@@ -379,3 +332,234 @@ def test_a_runner_that_was_stopped_by_hand_ends_its_job(desk: Desk) -> None:
     desk.ok("resume", "job")
     assert desk.ended("job.2") == "succeeded"
     assert desk.ok("status", "job").err.endswith("Next: mops-jobs results job.2 --download DIR\n")
+
+
+UNKNOWN = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected an object with"),
+        ('{"modle": "m:f", "parameter_sets": []}', "modle: unknown field, did you mean model?"),
+        ('{"model": "m:f", "parameter_sets": [{"x": 1}], "n_replicates": 0}', "n_replicates: expected"),
+    ],
+)
+def test_a_study_that_cannot_be_used_is_one_sentence(cli: Cli, text: str, told: str) -> None:
+    Path("study.json").write_text(text)
+    ran = cli("submit", "study.json", "--auto")
+    assert (ran.code, ran.out) == (2, "")
+    assert len(sentences(ran.err)) == 1
+    assert told in ran.err
+    assert not Path(cli.env["HOME"], "registry.db").exists()
+
+
+def test_submit_without_code_says_which_flags_name_it(cli: Cli) -> None:
+    """`submit STUDY` alone, as in ModelOps: the error says what each of the two flags does."""
+    ran = cli("submit", "study.json")
+    expected = (
+        "error: one of these flags is required: --auto (pack the current directory as the model's code),"
+        " --bundle (use this bundle, which the registry already has)."
+    )
+    assert (ran.code, sentences(ran.err)) == (2, [expected])
+
+
+def test_a_study_that_is_not_there_is_named(cli: Cli) -> None:
+    ran = cli("submit", "nothing.json", "--auto")
+    assert (ran.code, sentences(ran.err)) == (
+        2,
+        ["error: Cannot read the study nothing.json: No such file or directory."],
+    )
+
+
+@pytest.mark.parametrize(("name", "hints"), [("model.py", 1), ("study", 1), ("study.json", 0)])
+def test_another_file_than_a_study_gets_a_hint(cli: Cli, name: str, hints: int) -> None:
+    """The name of a file tells JSON from YAML. So the hint is for names that tell neither."""
+    Path(name).write_text("x = [")
+    ran = cli("submit", name, "--auto")
+    assert ran.code == 2
+    assert ran.err.count("hint: A study is JSON, or YAML if its name ends in .yaml or .yml.\n") == hints
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["--auto", "--bundle", UNKNOWN], 2),
+        ([], 2),
+        (["--auto", "--workers", "0"], 2),
+        (["--auto", "--python", "no/such/python"], 2),
+        (["--auto", "--python", "/bin/sh"], 2),
+        (["--auto", "--engine", "abacus"], 2),
+        (["--auto", "--job-id", "../job"], 2),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_leaves_nothing(cli: Cli, argv: list[str], code: int) -> None:
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    ran = cli("submit", "study.json", *argv)
+    assert (ran.code, ran.out) == (code, "")
+    assert len(sentences(ran.err)) == 1
+    assert not Path(cli.env["HOME"], "registry.db").exists()
+
+
+def test_a_relative_interpreter_is_resolved_at_submission(desk: Desk) -> None:
+    """Against the directory of the submission.
+
+    The runner starts workers long afterwards; a link, as virtual environments have them, stays one.
+    """
+    environment_ = desk.home.with_name("env")
+    environment_.mkdir()
+    (environment_ / "python").symlink_to(sys.executable)
+    desk.submit(sets_of(2), "--python", "../env/python")
+    assert desk.ended() == "succeeded"
+
+
+def test_a_missing_bundle_is_refused_before_anything_is_registered(cli: Cli, jobs: JobRegistry) -> None:
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    ran = cli("submit", "study.json", "--bundle", UNKNOWN, "--job-id", "job")
+    assert ran.code == 2
+    assert f"The bundle {UNKNOWN} is not in the store." in ran.err
+    assert jobs.get_job("job") is None
+
+
+def test_an_id_that_is_taken_is_refused_and_its_job_left_alone(desk: Desk) -> None:
+    desk.submit(sets_of(2))
+    assert desk.ended() == "succeeded"
+    before = {entry.key: entry.value for entry in desk.store.scan("jobs/")}
+    ran = desk("submit", desk.write(sets_of(5)), "--auto", "--job-id", "job")
+    assert ran.code == 6
+    assert sentences(ran.err) == ["error: Job job is already registered."]
+    assert {entry.key: entry.value for entry in desk.store.scan("jobs/")} == before
+
+
+def test_an_id_taken_by_a_job_that_was_only_reported_gets_no_manifest(cli: Cli, jobs: JobRegistry) -> None:
+    add(jobs, "job", "running")
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    code(Path.cwd())
+    assert cli("submit", "study.json", "--auto", "--job-id", "job").code == 6
+    assert jobs.store.get("jobs/job/manifest.json") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code_", "ended"),
+    [
+        (EngineError("There are no processes left."), 1, ("failed", "LAUNCH")),
+        (UsageError("The option x makes no sense."), 2, ("failed", "LAUNCH")),
+        (
+            JobBusyError("The runner of job job is at work.", job_id="job"),
+            6,
+            ("submitting", None),
+        ),
+    ],
+)
+def test_a_launch_that_fails_leaves_a_record_that_says_why(
+    cli: Cli,
+    jobs: JobRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    error: MopsJobsError,
+    code_: int,
+    ended: tuple[str, str | None],
+) -> None:
+    """A runner that is at work was submitted in an outage, and has not registered itself yet: the record is its own."""
+
+    def launch(self: LocalEngine, launch: object) -> None:
+        raise error
+
+    monkeypatch.setattr(LocalEngine, "launch", launch)
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    ran = cli("submit", "study.json", "--auto", "--job-id", "job")
+    assert (ran.code, sentences(ran.err)) == (code_, [f"error: {error}"])
+    state = record(jobs)
+    assert (state.status, state.error_code) == ended
+    if ended[1] is not None:
+        assert state.error_message == str(error)
+        assert cli("resume", "job").err.endswith(" mops-jobs resume job.2\n")
+
+
+OPTIONS = {"local_first": "4", "local_max_failures": "3"}
+
+
+def test_a_resumed_job_has_the_same_limits(desk: Desk) -> None:
+    """It runs what was not run and what failed. Flags go before the record."""
+    noted, mended = desk.home.with_name("calls"), desk.home.with_name("mended")
+    sets = [*sets_of(4, calls=str(noted)), *sets_of(30, calls=str(noted), needs=str(mended))[4:]]
+    desk.submit(sets, "--first", "4", "--max-failures", "3")
+    assert desk.ended() == "partial"
+    state = record(desk.jobs)
+    assert state.metadata.items() >= OPTIONS.items()
+    assert (state.tasks_completed, state.tasks_failed) == (4, 4)
+    assert "job: Ended by --max-failures 3: 4 failed, " in desk("wait", "job").err
+    assert desk.ok("resume", "job").out == "job.2\n"
+    assert desk.ended("job.2") == "failed"
+    state = record(desk.jobs, "job.2")
+    assert state.metadata.items() >= OPTIONS.items()
+    assert (state.tasks_total, state.tasks_failed, state.error_code) == (26, 4, "FAILURES")
+    mended.touch()
+    assert desk.ok("resume", "job.2", "--first", "0", "--max-failures", "10%").out == "job.3\n"
+    assert desk.ended("job.3") == "succeeded"
+    assert record(desk.jobs, "job.3").metadata.items() >= {"local_first": "0", "local_max_failures": "10%"}.items()
+    assert calls(noted).keys() == set(range(30))
+
+
+def test_a_job_in_the_foreground_says_why_it_ended(desk: Desk) -> None:
+    study = desk.write([*sets_of(2), *sets_of(20, fail=True)[2:]])
+    ran = desk("submit", study, "--auto", "--job-id", "job", "--workers", "1", "--wait", "--max-failures", "2")
+    assert ran.code == 104
+    assert ran.err.count("Ended by --max-failures 2: 3 failed, ") == 1
+    assert "Next: mops-jobs failures job" in ran.err
+    assert "FAILURES: Ended by --max-failures 2: 3 failed, " in desk.ok("status", "job").out
+
+
+@pytest.mark.parametrize("words", [["submit", "study.json", "--auto"], ["resume", "job"], ["run", "job"]])
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--first", "-1"], "invalid --first '-1': expected a number of tasks, 0 for none"),
+        (["--max-failures", "10 %"], "invalid --max-failures '10 %': expected a number of tasks, or a share above 0%"),
+    ],
+)
+def test_an_invalid_limit_is_one_sentence(desk: Desk, words: list[str], flags: list[str], told: str) -> None:
+    """Nothing is launched."""
+    desk.write(sets_of(1))
+    desk.jobs.register_job("job", metadata={"bundle": "sha256:0"})
+    if words[0] == "submit":
+        words = ["submit", str(desk.home.with_name("study.json")), "--auto"]
+    ran = desk(*words, *flags)
+    assert (ran.code, ran.out) == (2, "")
+    assert [sentence for sentence in sentences(ran.err) if told in sentence] == sentences(ran.err)
+    assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
+
+
+def commit_all(desk: Desk) -> str:
+    """Make the model's directory a repository with a commit of all, and a remote with a password; return the commit."""
+    words = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    env = {"PATH": os.environ["PATH"], "HOME": str(desk.home), "GIT_CONFIG_NOSYSTEM": "1"}
+    for arguments in (
+        ["init", "-q"],
+        ["remote", "add", "origin", "https://me:hunter2@example.org/model.git"],
+        ["add", "."],
+        ["commit", "-qm", "one"],
+    ):
+        subprocess.run([*words, *arguments], cwd=desk.home, env=env, check=True)
+    return subprocess.check_output([*words, "rev-parse", "HEAD"], cwd=desk.home, env=env, text=True).strip()
+
+
+def test_the_manifest_has_commit_and_changes_of_the_code(desk: Desk, tmp_path: Path) -> None:
+    """Not the remote, whose URL may have a password. A resumed job without other code has the same commit."""
+    commit = commit_all(desk)
+    gate = tmp_path / "gate"
+    desk.submit([{"x": 0}, {"x": 1, "needs": str(gate)}])
+    assert desk.ended() == "partial"
+    (desk.home / "model.py").write_text((desk.home / "model.py").read_text() + "\n# changed\n")
+    gate.touch()
+    desk.ok("resume", "job")
+    assert desk.ended("job.2") == "succeeded"
+    desk.submit(sets_of(1), job_id="changed")
+    assert desk.ended("changed") == "succeeded"
+    for job_id, is_dirty in (("job", False), ("job.2", False), ("changed", True)):
+        origin = load_manifest(desk.store, job_id).origin
+        assert origin == Origin(mopsjobs.__version__, GitState(commit, is_dirty))
+        found = desk.store.get(f"jobs/{job_id}/manifest.json")
+        assert found is not None
+        assert b"hunter2" not in found.value

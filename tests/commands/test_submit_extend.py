@@ -14,7 +14,7 @@ from mopsjobs.errors import JobBusyError
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import results_prefix
 from support.desk import Desk, make_desk
-from support.runs import calls, kill, make_venv, record, sets_of, until
+from support.runs import calls, kill, record, sets_of, until
 
 SETS, REPLICATES = 4, 3
 
@@ -74,12 +74,6 @@ def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, calls_file: Path) -> No
     assert ran.results("more") == {}
 
 
-def test_without_the_flag_all_tasks_run(ran: Desk, calls_file: Path) -> None:
-    ran.submit(sets_of(SETS, calls=str(calls_file)), job_id="again", n_replicates=REPLICATES)
-    assert ran.ended("again") == "succeeded"
-    assert calls(calls_file).total() == 24
-
-
 def test_changed_code_runs_all_tasks_and_says_why(ran: Desk, calls_file: Path) -> None:
     with (ran.home / "model.py").open("a") as file:
         file.write("# changed\n")
@@ -125,20 +119,6 @@ def test_without_code_the_job_has_that_of_the_extended_one(ran: Desk, calls_file
     ran.ok("submit", study, "--job-id", "more", "--extend", "job")
     assert ran.ended("more") == "succeeded"
     assert calls(calls_file).total() == 16
-
-
-def test_another_python_or_package_runs_all_tasks(ran: Desk, calls_file: Path, tmp_path: Path) -> None:
-    """A package of another version is another environment; one that only one side has is not."""
-    pythons = [
-        make_venv(tmp_path / name, **packages)
-        for name, packages in (("a", {"numpy": "1.0"}), ("b", {"numpy": "2.0"}), ("c", {"numpy": "1.0", "scipy": "3"}))
-    ]
-    sets = sets_of(SETS, calls=str(calls_file))
-    ran.submit(sets, "--python", str(pythons[0]), job_id="one")
-    assert ran.ended("one") == "succeeded"
-    words = ("submit", ran.write(sets), "--auto", "--dry-run", "--extend", "one", "--python")
-    assert "No task of one is reused: its numpy was 1.0, and is 2.0 here.\n" in ran.ok(*words, str(pythons[1])).err
-    assert "4 of 4 tasks reused from one\n" in ran.ok(*words, str(pythons[2])).err
 
 
 def test_other_names_of_outputs_run_all_tasks(ran: Desk, calls_file: Path) -> None:
@@ -275,6 +255,7 @@ def test_the_table_of_results_has_reused_tasks(extended: Desk, *, is_ledger_lost
 
 
 def test_reused_tasks_succeeded_and_used_nothing(extended: Desk) -> None:
+    assert "16 of 16 tasks verified" in extended.ok("validate", "more").out
     ran = extended.ok("tasks", "more", "--json", "--limit", "0")
     assert [(one["outcome"], one["attempt"]) for one in ran.json["tasks"]] == [
         ("succeeded", 0), ("succeeded", 0), ("succeeded", 0), ("succeeded", 1),
@@ -288,18 +269,6 @@ def test_reused_tasks_succeeded_and_used_nothing(extended: Desk) -> None:
     assert used == pytest.approx(sum(measured), abs=0.01)
 
 
-def test_reused_tasks_are_done_while_others_wait(ran: Desk, calls_file: Path, tmp_path: Path) -> None:
-    """Also once the job has a ledger, in which they have no attempt."""
-    gate = tmp_path / "gate"
-    sets = [*sets_of(SETS, calls=str(calls_file)), {"x": 8}, {"x": 9, "gate": str(gate)}]
-    ran.launched.add("more")
-    ran.ok("submit", ran.write(sets), "--auto", "--job-id", "more", "--extend", "job")
-    until(lambda: list(ran.store.list_keys("ledger/more/")), "the ledger to have the task that waits for nothing")
-    found = ran.ok("tasks", "more", "--json").json["tasks"]
-    gate.touch()
-    assert [one["outcome"] for one in found[: SETS + 1]] == ["succeeded"] * (SETS + 1)
-
-
 def test_diff_and_provenance_know_reused_tasks(extended: Desk, tmp_path: Path) -> None:
     results = extended.ok("diff", "job", "more", "--json").json["results"]
     assert (results["equal"], results["different"], results["only_second"]) == (12, 0, 4)
@@ -308,7 +277,3 @@ def test_diff_and_provenance_know_reused_tasks(extended: Desk, tmp_path: Path) -
     extended.ok("provenance", "more", "--ro-crate", str(tmp_path / "crate"))
     crate = (tmp_path / "crate" / "ro-crate-metadata.json").read_text()
     assert "12 of them were done by job" in crate
-
-
-def test_validate_counts_reused_tasks(extended: Desk) -> None:
-    assert "16" in extended.ok("validate", "more").out

@@ -11,11 +11,10 @@ import pytest
 import yaml
 
 from support.cli import Cli, Remote, sentences
-from support.engines import PENDING, Cluster, state_of
 from support.kubernetes import Api, kubeconfig
 
 if TYPE_CHECKING:
-    from mopsjobs.engines.base import Launch, LaunchResult
+    pass
 
 STUDY = '{"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}]}'
 SUBMIT = ("submit", "study.json", "--auto", "--engine", "kubernetes", "--job-id", "seir-1", "--image", "i:1")
@@ -44,30 +43,6 @@ def test_a_flag_for_a_cluster_is_refused_where_there_is_none(cli: Cli) -> None:
         ran = cli("submit", "study.json", "--auto", flag, "2")
         assert ran.code == 2
         assert f"{flag} has no effect with the local engine" in ran.err
-
-
-def test_submit_hands_the_flags_to_the_engine(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mopsjobs.engines.base import LaunchResult
-
-    launches: list[Launch] = []
-
-    class Noting(Cluster):
-        def launch(self, launch: Launch) -> LaunchResult:
-            launches.append(launch)
-            return LaunchResult("kubectl …", "a", "models", "uid-1")
-
-    monkeypatch.setattr("mopsjobs.submission.submit.open_engine", lambda name, env: Noting(PENDING))
-    with open("study.json", "w", encoding="utf-8") as file:
-        file.write('{"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}]}')
-    cli.ok(
-        "submit", "study.json", "--auto", "--engine", "kubernetes", "--job-id", "a", "--shards", "3",
-        "--image", "i:1", "--service-account", "sims", "--memory", "4Gi",
-    )  # fmt: skip
-    assert launches[0].shards == 3
-    assert launches[0].options == {"image": "i:1", "service_account": "sims", "memory": "4Gi"}
-    state = state_of(remote.jobs)
-    assert (state.status, state.k8s_namespace, state.k8s_uid) == ("scheduled", "models", "uid-1")
-    assert (state.k8s_name, state.metadata["kubernetes_job"]) == (None, "a")
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,6 @@ def test_the_runner_tells_of_a_job_that_names_the_rule(hook: Hook, desk: Desk) -
     assert told["job"]["max_rss_bytes"] > 0
 
 
-def test_a_job_that_names_no_rule_is_not_told(hook: Hook, desk: Desk) -> None:
-    """Rules are for named jobs only, unless they say `mine` or `all`."""
-    desk.submit(sets_of(1))
-    assert desk.ended() == "succeeded"
-    desk.ok("sync")
-    assert hook.received == []
-
-
 def test_a_foreground_job_is_told_before_submit_ends(hook: Hook, desk: Desk) -> None:
     """Also one whose model cannot be loaded, which ends with an error."""
     path = desk.write(sets_of(1))

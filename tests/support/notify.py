@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.server
 import json
@@ -11,9 +10,10 @@ from email import message_from_bytes, policy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
-from support.runs import PATIENCE
+from bench.servers import free_port
 
 if TYPE_CHECKING:
     import ssl
@@ -105,8 +105,8 @@ def hook_rule(cli: Cli, hook: Hook, more: str = 'jobs = "all"', kind: str = "web
 class Mailbox:
     """A mail server on a free port of this machine, which keeps what it is sent."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        """Start it; with a context, it takes mails over TLS from users with a password only."""
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        """Make it; with a context, it takes mails over TLS from users with a password only."""
         options: dict[str, Any] = {}
         if tls is not None:
             options = {"tls_context": tls, "require_starttls": True, "auth_required": True}
@@ -115,21 +115,8 @@ class Mailbox:
         self.recipients: list[str] = []
         self.users: list[str] = []
         self.reply = "250 OK"
-        self._loop = asyncio.new_event_loop()
-        self._connections: list[SMTP] = []
-        started = threading.Event()
-
-        def run() -> None:
-            asyncio.set_event_loop(self._loop)
-            server = self._loop.create_server(lambda: self._connection(options), "127.0.0.1", 0)
-            self._server = self._loop.run_until_complete(server)
-            started.set()
-            self._loop.run_forever()
-
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
-        started.wait()
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.port = free_port()
+        self.server = Controller(self, "127.0.0.1", self.port, **options)
 
     async def handle_DATA(self, _server: SMTP, _session: object, envelope: Any) -> str:  # noqa: N802 - its name
         """Keep a mail."""
@@ -143,34 +130,13 @@ class Mailbox:
         self.users.append(data.login.decode())
         return AuthResult(success=data.password == b"hunter2")
 
-    def _connection(self, options: dict[str, Any]) -> SMTP:
-        self._connections.append(SMTP(self, loop=self._loop, **options))
-        return self._connections[-1]
-
-    async def _end(self) -> None:
-        self._server.close()
-        for connection in self._connections:
-            if connection.transport is not None:
-                connection.transport.abort()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0)
-
-    def close(self) -> None:
-        """End it."""
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
 
 @contextlib.contextmanager
 def serving_mail(tls: ssl.SSLContext | None = None) -> Iterator[Mailbox]:
     """Yield a mail server; see `Mailbox`."""
     box = Mailbox(tls)
+    box.server.start()
     try:
         yield box
     finally:
-        box.close()
+        box.server.stop()
