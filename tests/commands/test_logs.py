@@ -1,4 +1,4 @@
-"""`logs`: lines of a job, from the cluster while its pods live, else from events; of some tasks; of several jobs."""
+"""`logs`: lines of a job, from its cluster while pods live, else from events, and lines of several jobs."""
 
 from __future__ import annotations
 
