@@ -180,7 +180,7 @@ def announce(server: Azurite, container: str, count: int) -> None:
 
 def _put_blobs(server: Azurite, container: str, blobs: Iterable[tuple[str, bytes]], ours: bool) -> None:
     """Write blobs, with metadata as mops-jobs has them or without. By plain HTTP: the SDK takes ten times as long."""
-    from mopsjobs.store.azure import inline_values
+    from mopsjobs.store.azure import listing
 
     permit = server.sas_url(container, permission="w").partition("?")[2]
     lock, coming = threading.Lock(), iter(blobs)
@@ -193,8 +193,8 @@ def _put_blobs(server: Azurite, container: str, blobs: Iterable[tuple[str, bytes
                 if not key:
                     return
                 headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/octet-stream"}
-                metadata = inline_values.pack(value) if ours else {}
-                headers |= {f"x-ms-meta-{inline_values.NAME}": text for text in metadata.values()}
+                metadata = listing.pack(value) if ours else {}
+                headers |= {f"x-ms-meta-{listing.NAME}": text for text in metadata.values()}
                 path = urlsplit(server.url(f"{container}/{key}")).path
                 connection.request("PUT", f"{path}?{permit}", value, headers)
                 reply = connection.getresponse()

@@ -27,7 +27,7 @@ from xml.sax.saxutils import escape
 from bench import registry_data
 from bench.azurite import Azurite
 from bench.machine import ROOT
-from mopsjobs.store.azure import inline_values
+from mopsjobs.store.azure import listing
 
 _ETAG = "0x8DA"
 """Of each blob as it lies in the file."""
@@ -86,7 +86,7 @@ class _Account(ThreadingHTTPServer):
         if place == _count(container) or self.keys[place] != key:
             return None
         element = self._elements(place, place + 1)
-        packed = element.partition(f"<{inline_values.NAME}>".encode())[2].partition(b"<")[0]
+        packed = element.partition(f"<{listing.NAME}>".encode())[2].partition(b"<")[0]
         return _Blob(_ETAG, zlib.decompress(base64.b64decode(packed)), element)
 
     def page(self, container: str, prefix: str, marker: str, size: int, *, metadata: bool) -> tuple[bytes, str]:
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _element(key: str, etag: str, value: bytes, *, metadata: bool) -> bytes:
     """Return a blob as Azure lists it."""
     md5 = base64.b64encode(hashlib.md5(value, usedforsecurity=False).digest()).decode()
-    pairs = "".join(f"<{name}>{text}</{name}>" for name, text in inline_values.pack(value).items()) if metadata else ""
+    pairs = "".join(f"<{name}>{text}</{name}>" for name, text in listing.pack(value).items()) if metadata else ""
     return (
         f"<Blob><Name>{escape(key)}</Name><Properties><Creation-Time>{_DATE}</Creation-Time>"
         f"<Last-Modified>{_DATE}</Last-Modified><Etag>{etag}</Etag><Content-Length>{len(value)}</Content-Length>"

@@ -506,8 +506,7 @@ def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between attempts at a request to a store."""
-    monkeypatch.setattr("mopsjobs.store.network.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("mopsjobs.store.network.MAX_PAUSE", 0.001)
+    monkeypatch.setattr("mopsjobs.store.pacer.PAUSES", (0.001, 0.001))
 
 
 @pytest.fixture

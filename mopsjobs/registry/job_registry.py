@@ -14,24 +14,30 @@ import random as _random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from mopsjobs.errors import JobExistsError, KeyNotFoundError, UsageError
+from mopsjobs.errors import JobExistsError, JobNotFoundError, KeyNotFoundError, RecordError, UsageError
 from mopsjobs.registry import transitions
 from mopsjobs.registry.announcements import Announcer, corrected
-from mopsjobs.registry.job_reader import JobReader, Observe
+from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState, check_field
-from mopsjobs.registry.keys import RECORDS
+from mopsjobs.registry.keys import RECORD, RECORDS
 from mopsjobs.registry.notes import NOTE, Author, check_note, with_history
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus, parse_status
 from mopsjobs.registry.usage import ShardUsage, usage_at_least
 from mopsjobs.store import cas
-from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
+from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues, always
 from mopsjobs.utils.times import parse_time, record_time, utc_now
 
 log = logging.getLogger(__name__)
+
+TakeRecord = Callable[[Versioned], None]
+"""Called with a record as it is in the store, and its version."""
+
+Observe = Callable[[str], TakeRecord]
+"""Called with a key before its record is read or written. Returns the function that takes the record afterwards."""
 
 OnWrite = Callable[[str, bytes, VersionToken], None]
 Change = Callable[[JobState, transitions.Write], "JobState | None"]
@@ -59,13 +65,16 @@ class _RecordWrite:
         return transitions.has_entry(value, self._id)
 
 
-class JobRegistry(JobReader):
+class JobRegistry:
     """All records of a store, and the rules by which they may change.
 
     Every method that changes a record may also raise `StoreUnavailableError` and `StoreAccessError`. It raises
     `TooManyRetriesError` if it lost the race for the record too often, and `RecordError` if the record is unreadable.
     Then nothing was written, or the error says that the write may have landed.
     """
+
+    state_type = JobState
+    """The class of the states that this registry returns."""
 
     def __init__(
         self,
@@ -91,7 +100,13 @@ class JobRegistry(JobReader):
             on_write: called with key, bytes and version after each write that landed.
             observe: takes each record that a method for one job reads or writes, to update a mirror.
         """
-        super().__init__(store, prefix, now=now, observe=observe)
+        self.store = store
+        self.prefix = prefix
+        self._form = RECORD.below(prefix)
+        self._now = now
+        self._observe = observe or (lambda _key: lambda _record: None)
+        self.ids_with_prefix: Callable[[str], tuple[str, ...]] = lambda _prefix: ()
+        """Returns known ids that begin with a text, for the error about a job that does not exist."""
         self._new_id = new_id
         self._create = functools.partial(cas.create, store, sleep=sleep, random=random)
         self._update = functools.partial(cas.update, store, sleep=sleep, random=random)
@@ -104,15 +119,11 @@ class JobRegistry(JobReader):
 
     def with_on_write(self, on_write: OnWrite) -> JobRegistry:
         """Return the same registry with another `on_write`."""
-        other = copy.copy(self)
-        other._on_write = on_write  # noqa: SLF001
-        return other
+        return self._copy(_on_write=on_write)
 
     def with_user(self, user: str | None) -> JobRegistry:
         """Return the same registry for a user, whom the history of notes and labels names."""
-        other = copy.copy(self)
-        other._user = None if user is None else user.encode(errors="replace").decode()  # noqa: SLF001
-        return other
+        return self._copy(_user=None if user is None else user.encode(errors="replace").decode())
 
     def backdated_to(self, moment: datetime | None) -> JobRegistry:
         """Return the same registry with steps of an earlier time, for reports that could not be sent then.
@@ -120,9 +131,127 @@ class JobRegistry(JobReader):
         With None, steps have the time at which they are written. With a time, `update_status` also adds the step of a
         status that another program has set before.
         """
+        return self._copy(_backdated_to=moment)
+
+    def _copy(self, **changes: object) -> JobRegistry:
         other = copy.copy(self)
-        other._backdated_to = moment  # noqa: SLF001
+        vars(other).update(changes)
         return other
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def key_of(self, job_id: str) -> str:
+        """Return the key of a job's record."""
+        return self._form.key(job=check_job_id(job_id))
+
+    def job_id_of(self, key: str) -> str | None:
+        """Return the job whose record has this key; None if the key is not that of a record."""
+        parts = self._form.parse(key)
+        return None if parts is None else parts["job"]
+
+    def get_job(self, job_id: str) -> JobState | None:
+        """Return the job with this id, or None if there is none.
+
+        Raises:
+            RecordError: if its record is unreadable.
+        """
+        found = self.get_record(job_id)
+        return None if found is None else self._read(self.key_of(job_id), found.value)
+
+    def require_job(self, job_id: str) -> JobState:
+        """Return the job with this id.
+
+        Raises:
+            JobNotFoundError: if there is none.
+            RecordError: if its record is unreadable.
+        """
+        state = self.get_job(job_id)
+        if state is None:
+            raise self.not_found(job_id)
+        return state
+
+    def not_found(self, job_id: str) -> JobNotFoundError:
+        """Return the error for an id that no job has."""
+        return JobNotFoundError(job_id, candidates=self.ids_with_prefix(job_id))
+
+    def get_record(self, job_id: str) -> Versioned | None:
+        """Return the bytes of a job's record and their version, or None."""
+        key = self.key_of(job_id)
+        take = self._observe(key)
+        found = self.store.get(key)
+        if found is not None:
+            take(found)
+        return found
+
+    def scan(self, wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
+        """Yield all entries under the prefix, in the order of the keys: records, manifests, and other keys.
+
+        Args:
+            wants_values: see `VersionedStore.scan`.
+            after: the keys up to this one are left out.
+        """
+        return self.store.scan(self.prefix + "/", wants_values, after)
+
+    def list_jobs(
+        self,
+        limit: int | None = None,
+        status_filter: Collection[str] | None = None,
+        since: datetime | None = None,
+    ) -> list[JobState]:
+        """List jobs from the store, newest first. Costs one listing, and a read per record that the listing lacks.
+
+        For frequent listings, use the cache. An unreadable record is logged and left out.
+
+        Args:
+            limit: largest number of jobs; None for all.
+            status_filter: only jobs with one of these statuses; None or empty for any.
+            since: only jobs created or changed since then, in UTC if it has no zone.
+
+        Raises:
+            UsageError: if the limit is negative.
+        """
+        if limit is not None and limit < 0:
+            raise UsageError(f"invalid limit {limit}: expected 0 or more, or None for all.")
+        if since is not None and since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
+        jobs = []
+        for entry in self.scan():
+            if self.job_id_of(entry.key) is None:
+                continue
+            found = entry if entry.value is not None else self.store.get(entry.key)
+            if found is None or found.value is None:
+                continue
+            try:
+                job = self._read(entry.key, found.value)
+            except RecordError as error:
+                log.warning("%s", error)
+                continue
+            if status_filter and job.status not in status_filter:
+                continue
+            if since is None or max(parse_time(job.created_at), parse_time(job.updated_at)) >= since:
+                jobs.append(job)
+        jobs.sort(key=lambda job: parse_time(job.created_at), reverse=True)
+        return jobs[:limit]
+
+    def get_active_jobs(self) -> list[JobState]:
+        """Return all jobs that have not ended. A status unknown to this version counts as active."""
+        return [job for job in self.list_jobs() if not job.is_terminal]
+
+    def get_recent_jobs(self, hours: float = 24) -> list[JobState]:
+        """Return the jobs created or changed in the last `hours` hours."""
+        return self.list_jobs(since=self._now() - timedelta(hours=hours))
+
+    def count_jobs_by_status(self) -> dict[str, int]:
+        """Return the number of jobs per status, also of statuses without jobs."""
+        return dict.fromkeys(JobStatus, 0) | Counter(job.status for job in self.list_jobs())
+
+    def _read(self, key: str, value: bytes) -> JobState:
+        state = self.state_type.from_json(value, key=key)
+        if state.job_id != self.job_id_of(key):
+            raise RecordError(f"the record is that of job {state.job_id[:80]!r}", key=key)
+        return state
+
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     def register_job(
         self,

@@ -289,14 +289,6 @@ def _shards(name: str, value: object) -> JsonObject:
     return shards
 
 
-def _usage(name: str, value: object) -> JsonObject:
-    return _numbers_by_shard(name, value, (4,))
-
-
-def _forecast(name: str, value: object) -> JsonObject:
-    return _numbers_by_shard(name, value, (3, 7))
-
-
 def _numbers_by_shard(name: str, value: object, lengths: tuple[int, ...]) -> JsonObject:
     """Check lists of numbers from 0 to 2^53, or nulls. Each has one of the lengths."""
     shards = _object(name, value)
@@ -322,41 +314,29 @@ def _transitions(name: str, value: object) -> tuple[JsonObject, ...]:
     return tuple(steps)
 
 
-_CHECKS: dict[str, Callable[[str, object], object]] = {
-    "job_id": _text,
+Check = Callable[[str, object], object]
+
+_BY_TYPE: dict[object, Check] = {
+    "str": _text, "str | None": _text, "int": _count, "tuple[object, ...]": _list, "JsonObject": _object,
+}  # fmt: skip
+
+_BY_NAME: dict[str, Check] = {
     "status": _status,
-    "created_at": _time,
-    "updated_at": _time,
-    "k8s_name": _text,
-    "k8s_namespace": _text,
-    "k8s_uid": _text,
-    "tasks_total": _count,
-    "tasks_completed": _count,
-    "error_message": _text,
-    "error_code": _text,
-    "results_path": _text,
-    "expected_outputs": _list,
-    "verified_outputs": _list,
-    "missing_outputs": _list,
-    "tasks_verified": _count,
-    "validation_started_at": _time,
-    "validation_completed_at": _time,
-    "validation_attempts": _count,
-    "last_validation_error": _text,
-    "metadata": _object,
-    "write_id": _text,
-    "revision": _count,
     "transitions": _transitions,
-    "tasks_failed": _count,
-    "heartbeat_at": _time,
     "shards": _shards,
-    "owner": _text,
     "labels": _labels,
-    "engine": _text,
-    "parent_job_id": _text,
-    "usage": _usage,
-    "forecast": _forecast,
+    "usage": lambda name, value: _numbers_by_shard(name, value, (4,)),
+    "forecast": lambda name, value: _numbers_by_shard(name, value, (3, 7)),
 }
+
+_NOT_IN_RECORDS = ("extra", "foreign", "is_finite")
+
+_CHECKS = {
+    name: _BY_NAME.get(name) or (_time if name.endswith("_at") else _BY_TYPE[field.type])
+    for name, field in JobState.__dataclass_fields__.items()
+    if name not in _NOT_IN_RECORDS
+}
+"""How the value of each field is checked: by its type above, unless it has a form of its own."""
 
 FIELDS = tuple(_CHECKS)
 """The names of a record's fields that this version knows, in the order of the record."""

@@ -8,15 +8,19 @@ package per backend: memory, SQLite, Azure Blob Storage, DynamoDB, S3. Only the 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 
-from mopsjobs.errors import INSTALL, StoreError
+from mopsjobs.errors import IF_PIP_REFUSES, INSTALL, StoreError, UsageError
 from mopsjobs.store.urls import check_url, sqlite_path
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
+
+MIN_BOTO3 = "1.41"
+"""pyproject.toml names it, too."""
 
 
 def open_store(
@@ -44,24 +48,24 @@ def open_store(
         from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 
         return SQLiteVersionedStore(sqlite_path(url), when_missing)
-    if scheme == "dynamodb":
-        from mopsjobs.store.aws.settings import check_boto3
-        from mopsjobs.store.dynamodb.url import parse_dynamodb_url
+    try:
+        if scheme == "dynamodb":
+            from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
+            from mopsjobs.store.dynamodb.url import parse_dynamodb_url
 
-        check_boto3("DynamoDB")
-        from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
+            return DynamoDBVersionedStore(parse_dynamodb_url(url))
+        if scheme == "s3":
+            from mopsjobs.store.condition_probe import ProbedStore
+            from mopsjobs.store.s3.store import S3VersionedStore
+            from mopsjobs.store.s3.url import parse_s3_url
 
-        return DynamoDBVersionedStore(parse_dynamodb_url(url))
-    if scheme == "s3":
-        from mopsjobs.store.aws.settings import check_boto3
-        from mopsjobs.store.s3.url import parse_s3_url
-
-        check_boto3("S3")
-        from mopsjobs.store.condition_probe import ProbedStore
-        from mopsjobs.store.s3.store import S3VersionedStore
-
-        store = S3VersionedStore(*parse_s3_url(url))
-        return ProbedStore(store, store.find_server)
+            store = S3VersionedStore(*parse_s3_url(url))
+            return ProbedStore(store, store.find_server)
+    except ImportError:  # an older version lacks an error of signing in
+        raise UsageError(
+            f"A registry in {scheme} needs the package boto3 {MIN_BOTO3} or later, which this Python does not have.",
+            hint=f"Install it: {sys.executable} -m pip install 'boto3>={MIN_BOTO3}'. {IF_PIP_REFUSES}",
+        ) from None
     try:
         from mopsjobs.store.azure.store import open_azure_store
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Retry reads across a network, and find out why a store does not answer. Azure, DynamoDB and S3 share it.
+"""Find out why a store across a network does not answer. Azure, DynamoDB and S3 share it.
 
 The authorities that servers are checked against are found here too, also those of notifications.
 
@@ -8,21 +8,35 @@ A user waits for a command, so it fails within five seconds if the network is go
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import threading
 import urllib.request
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from mopsjobs.errors import ConfigError, MopsJobsError, StoreUnavailableError
-from mopsjobs.utils.backoff import NO_JITTER, Backoff
+from mopsjobs.errors import ConfigError, StoreUnavailableError
 from mopsjobs.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
+
+
+_ETAG = re.compile(r"[!#-)+-~]+")  # the characters of an ETag, without `*`, which would match every version
+
+
+def is_etag(version: str) -> bool:
+    """Return whether a version may be sent as the condition of a write: another one never matches."""
+    return bool(_ETAG.fullmatch(version))
+
+
+def bare_etag(etag: object) -> str:
+    """Return an ETag without the quotes that replies have, and some listings not; empty if it is none."""
+    value = etag.strip('"') if isinstance(etag, str) else ""
+    return value if is_etag(value) else ""
 
 
 BUDGET_SECONDS = 4.5
@@ -36,18 +50,6 @@ USER_AGENT = f"mops-jobs/{__version__}"
 POOL_CONNECTIONS = 72
 """Connections for reuse: for up to 64 threads that fetch in a sync, and for the threads that list ahead of them."""
 
-READ_ATTEMPTS = 3
-"""Attempts at one read, as far as the budget allows them."""
-
-FIRST_PAUSE = 0.1
-"""Seconds before the second attempt at a read."""
-
-MAX_PAUSE = 0.4
-"""Seconds before the third one."""
-
-LEAST_SECONDS = 1.5
-"""With less time left, another attempt is not worth while."""
-
 _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, "its name does not resolve"),
     (ssl.SSLCertVerificationError, "its TLS certificate is not trusted"),
@@ -55,46 +57,6 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "no answer in time"),
     (ConnectionRefusedError, "connection refused"),
 )
-
-T = TypeVar("T")
-
-
-def read_with_retries(
-    attempt: Callable[[float], T],
-    explain: Callable[[Exception], MopsJobsError],
-    *,
-    sleep: Callable[[float], None],
-    clock: Callable[[], float],
-    budget: float,
-    retry_after: Callable[[Exception], float] = lambda error: 0.0,
-) -> T:
-    """Call `attempt` with the seconds that are left, until it succeeds, within the budget.
-
-    Args:
-        attempt: sends one request that only reads.
-        explain: turns an error into one of the store's contract.
-        sleep: waits for a number of seconds.
-        clock: returns the seconds from any start, and never goes back.
-        budget: seconds for all attempts.
-        retry_after: returns the seconds for which the reply behind an error asks clients to wait.
-
-    Raises:
-        MopsJobsError: if no attempt succeeds: the error that `explain` returns.
-    """
-    end = clock() + budget
-    backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=4.0, jitter=NO_JITTER)
-    while True:
-        try:
-            return attempt(end - clock())
-        except Exception as error:  # noqa: BLE001 - no error of an SDK, of whatever kind, leaves the store
-            failure = explain(error)
-            pause = backoff.next_delay()
-            if not isinstance(failure, StoreUnavailableError) or backoff.failures == READ_ATTEMPTS:
-                raise failure from None
-            pause = max(pause, retry_after(error))
-            if clock() + pause + LEAST_SECONDS > end:
-                raise failure from None
-        sleep(pause)
 
 
 def name_server_answers(url: str, seconds: float) -> bool:

@@ -15,16 +15,22 @@ See docs/decisions/0043-a-sync-counts-silence.md.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mopsjobs.errors import MopsJobsError, StoreUnavailableError
 from mopsjobs.store.base import USUAL_WINDOW
-from mopsjobs.store.network import LEAST_SECONDS, READ_ATTEMPTS, read_with_retries
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+PAUSES = (0.1, 0.4)
+"""Seconds before the second and the third attempt at a single read."""
+
+LEAST_SECONDS = 1.5
+"""With less time left, another attempt is not worth while."""
 
 MAX_TRIES = 12
 """Tries of one read in bulk. With two fifths of all requests refused, one of 60,000 fails."""
@@ -72,14 +78,6 @@ _STEP_SECONDS = 0.1
 T = TypeVar("T")
 
 
-class Retry(NamedTuple):
-    """A read that failed and is tried again."""
-
-    reason: str
-    pause: float
-    """Seconds until then."""
-
-
 class ReadPacer:
     """The pace of the reads of one store. All its threads share it."""
 
@@ -90,7 +88,13 @@ class ReadPacer:
         clock: Callable[[], float],
         retry_after: Callable[[Exception], float] = lambda error: 0.0,
     ) -> None:
-        """Begin with no reads. For the arguments, see `read_with_retries`."""
+        """Begin with no reads.
+
+        Args:
+            sleep: waits for a number of seconds.
+            clock: returns the seconds from any start, and never goes back.
+            retry_after: returns the seconds for which the reply behind an error asks clients to wait.
+        """
         self._sleep = sleep
         self._clock = clock
         self._retry_after = retry_after
@@ -109,10 +113,12 @@ class ReadPacer:
         self.retries = 0
         self.waits_for: str | None = None
         """The reason of the last failure; None after an answer."""
-        self.on_retry: Callable[[Retry], None] = lambda retry: None
+        self.on_retry: Callable[[str, float], None] = lambda reason, pause: None
+        """Called with the reason and the pause before another try."""
         self._is_growing_fast = True
-        self._quickest = float("inf")
-        self._round = _Round()
+        self._quickest = math.inf
+        self._replies, self._refusals, self._seconds = 0, 0, 0.0
+        """Since the last decision about the window: replies, those that are no answers, and the time of the others."""
 
     @contextlib.contextmanager
     def bulk(self) -> Iterator[None]:
@@ -184,9 +190,16 @@ class ReadPacer:
         """
         if self.is_bulk:
             return self._read_in_bulk(attempt, explain, budget, is_small=is_small)
-        return read_with_retries(
-            attempt, explain, sleep=self._sleep, clock=self._clock, budget=budget, retry_after=self._retry_after
-        )
+        end, pauses = self._clock() + budget, iter(PAUSES)
+        while True:
+            try:
+                return attempt(end - self._clock())
+            except Exception as error:  # noqa: BLE001 - no error of an SDK, of whatever kind, leaves the store
+                failure = explain(error)
+                pause = max(next(pauses, math.inf), self._retry_after(error))
+            if not isinstance(failure, StoreUnavailableError) or self._clock() + pause + LEAST_SECONDS > end:
+                raise failure from None
+            self._sleep(pause)
 
     def _read_in_bulk(
         self,
@@ -218,10 +231,10 @@ class ReadPacer:
                 tries += SILENT_TRIES if getattr(failure, "silent", False) else 1
             answers = self.answers
             is_there = self.has_answered or getattr(failure, "sent", True)
-            most = MAX_TRIES if is_there else READ_ATTEMPTS
+            most = MAX_TRIES if is_there else 1 + len(PAUSES)
             if self._is_final(failure, pause, budget) or tries >= most:
                 raise failure from None
-            self._pause(Retry(failure.message, pause))
+            self._pause(failure.message, pause)
 
     def _is_final(self, failure: MopsJobsError, pause: float, budget: float) -> bool:
         """Return True if another try is of no use: the failure was an answer, or the store is away."""
@@ -234,13 +247,13 @@ class ReadPacer:
             return idle > SILENT_SECONDS
         return idle + LEAST_SECONDS > budget
 
-    def _pause(self, retry: Retry) -> None:
+    def _pause(self, reason: str, pause: float) -> None:
         with self._changed:
             self.retries += 1
             self._paused += 1
-        self.on_retry(retry)
+        self.on_retry(reason, pause)
         try:
-            sleep_unless(lambda: self._is_stopped, retry.pause, self._sleep, max(_STEP_SECONDS, retry.pause / 50))
+            sleep_unless(lambda: self._is_stopped, pause, self._sleep, max(_STEP_SECONDS, pause / 50))
         finally:
             with self._changed:
                 self._paused -= 1
@@ -266,44 +279,26 @@ class ReadPacer:
             if not is_small:
                 return
             self._running -= 1
+            self._replies += 1
             if is_answer:
                 self._quickest = min(self._quickest, seconds)
-            if self._round.add(seconds, is_answer=is_answer, size=self.window):
-                self._adapt(self._round)
-                self._round = _Round()
+                self._seconds += seconds
+            else:
+                self._refusals += 1
+            if self._replies >= max(self.window, LEAST_REPLIES):
+                self._adapt()
             self._changed.notify(max(1, self.window - self._running))
 
-    def _adapt(self, ended: _Round) -> None:
-        """Set the window after a round."""
+    def _adapt(self) -> None:
+        """Set the window after a round of replies."""
         queues = max(QUEUE_SECONDS, 4 * self._quickest)
-        if ended.refusals * 2 > ended.replies:
+        mean = self._seconds / max(1, self._replies - self._refusals)
+        if self._refusals * 2 > self._replies:
             self.window, self._is_growing_fast = max(1, self.window // 2), False
-        elif ended.mean_seconds > queues:
+        elif mean > queues:
             self.window, self._is_growing_fast = max(1, self.window * 3 // 4), False
-        elif ended.mean_seconds < queues / 2:
+        elif mean < queues / 2:
             limit = MAX_WINDOW if self._quickest >= LONG_SECONDS else USUAL_WINDOW
             grown = self.window * 2 if self._is_growing_fast else self.window + 1
             self.window = max(self.window, min(grown, limit))
-
-
-class _Round:
-    """The replies between two decisions about the window."""
-
-    def __init__(self) -> None:
-        self.replies = 0
-        self.refusals = 0
-        self._seconds = 0.0
-
-    @property
-    def mean_seconds(self) -> float:
-        """Return the mean time of its answers."""
-        return self._seconds / max(1, self.replies - self.refusals)
-
-    def add(self, seconds: float, *, is_answer: bool, size: int) -> bool:
-        """Count a reply. Return True if it was the last one of the round."""
-        self.replies += 1
-        if is_answer:
-            self._seconds += seconds
-        else:
-            self.refusals += 1
-        return self.replies >= max(size, LEAST_REPLIES)
+        self._replies, self._refusals, self._seconds = 0, 0, 0.0

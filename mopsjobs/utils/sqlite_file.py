@@ -9,7 +9,7 @@ import sqlite3
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 WAL_BYTES = 4 * 2**20
@@ -74,10 +74,25 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None], timeout: float
         OSError: if the file cannot be made there; a `TimeoutError` if another process took longer.
         sqlite3.Error: if its content cannot be written.
     """
-    with creation_lock(path, timeout):
-        from mopsjobs.utils.files import SUFFIX
+    from mopsjobs.utils.files import SUFFIX
 
-        _create(path, path + SUFFIX, fill)
+    part = path + SUFFIX
+    with creation_lock(path, timeout):
+        # Left by a process that was killed. It may be another name of the finished database: remove it unopened.
+        _remove(part)
+        if os.path.exists(path):
+            return
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
+        try:
+            with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                fill(connection)
+                # To close the connection does it, too, but hides the error of a full disk.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            _move_orphans_aside(path)
+            _link_into_place(part, path)
+        finally:
+            _remove(part)
 
 
 @contextlib.contextmanager
@@ -93,35 +108,8 @@ def creation_lock(path: str, timeout: float = MAKING_SECONDS) -> Iterator[None]:
         yield
 
 
-def _create(path: str, part: str, fill: Callable[[sqlite3.Connection], None]) -> None:
-    # One open directory for all checks and moves, since another one may be mounted over it meanwhile.
-    directory, name = None, path
-    if os.stat in os.supports_dir_fd:  # not on Windows
-        directory, name = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC), os.path.basename(path)
-    try:
-        # Left by a process that was killed. It may be another name of the finished database: remove it unopened.
-        _remove(part)
-        if _has(directory, name):
-            return
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
-        try:
-            with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                fill(connection)
-                # To close the connection does it, too, but hides the error of a full disk.
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if not _has(directory, name):  # a disk may have been mounted since
-                _move_orphans_aside(directory, name)
-            _link_into_place(part, path)
-        finally:
-            _remove(part)
-    finally:
-        if directory is not None:
-            os.close(directory)
-
-
-def _remove(path: str) -> None:
-    for suffix in ("", *BESIDE):
+def _remove(path: str, suffixes: Iterable[str] = ("", *BESIDE)) -> None:
+    for suffix in suffixes:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + suffix)
 
@@ -136,31 +124,18 @@ def _link_into_place(part: str, path: str) -> None:
             os.rename(part, path)
 
 
-def _move_orphans_aside(directory: int | None, name: str) -> None:
+def _move_orphans_aside(path: str) -> None:
     """Move the files of SQLite away that a removed database has left, since SQLite would apply them to the new one.
 
     A WAL may hold the last writes of the removed database, so it stays, as `.lost`.
     """
-    for orphan in (name + "-wal", name + "-journal"):
-        if not _has(directory, orphan):
-            continue
-        if os.stat(orphan, dir_fd=directory).st_size == 0:
-            os.unlink(orphan, dir_fd=directory)
-            continue
-        target = orphan + LOST
-        while _has(directory, target):
-            target += "x"
-        os.rename(orphan, target, src_dir_fd=directory, dst_dir_fd=directory)
-    if _has(directory, name + "-shm"):
-        os.unlink(name + "-shm", dir_fd=directory)
-
-
-def _has(directory: int | None, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=directory)
-    except FileNotFoundError:
-        return False
-    return True
+    for orphan in (path + "-wal", path + "-journal"):
+        if _is_filled(orphan):
+            target = orphan + LOST
+            while os.path.lexists(target):
+                target += "x"
+            os.rename(orphan, target)
+    _remove(path, BESIDE)
 
 
 def connect(path: str, *, writable: bool, busy_seconds: float, synchronous: str) -> sqlite3.Connection:

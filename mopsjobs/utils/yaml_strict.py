@@ -4,7 +4,10 @@ PyYAML's safe loader makes no objects of other classes, but it has no bounds. Al
 merge keys do so even while they are loaded. Depth ends with the stack. A value that does not fit its tag raises any
 error of Python. So the document is composed first, measured with its aliases written out, and then constructed.
 
-What a plain value means is decided by `yaml_scalars`. What is written has quotes where readers might disagree.
+PyYAML reads plain values by YAML 1.1, where `12:30` is 750, `010` is 8, `no` is false and `1e-3` a text. Here they mean
+what YAML 1.2's core schema says (https://yaml.org/spec/1.2.2/, section 10.3), which reads numbers as JSON does. A value
+that the two versions read differently is refused as ambiguous. So is a text that Python, Fortran or a spreadsheet would
+read as a number. See docs/decisions/0040-plain-yaml-values.md. What is written has quotes where readers might disagree.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from typing import Any
 import yaml
 
 from mopsjobs.errors import RecordError, shorten
-from mopsjobs.utils import yaml_scalars
 from mopsjobs.utils.json_strict import MAX_DEPTH
 
 MAX_YAML_BYTES = 4 * 2**20
@@ -27,10 +29,46 @@ MAX_EXPANDED = MAX_YAML_BYTES
 MAX_QUOTED = 60
 """Characters of an ambiguous value in a message."""
 
+MAX_NUMBER_LENGTH = 1000
+"""Characters of a number. The time to read some forms grows with their square."""
+
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9._/:@+=-]+", re.ASCII)
 """Texts that are written without quotes, unless PyYAML takes them for another value, such as `null` and `yes`."""
 
-MERGE = "tag:yaml.org,2002:merge"
+TAG = "tag:yaml.org,2002:"
+INT, FLOAT, BOOL, NULL, TEXT, MERGE = (TAG + name for name in ("int", "float", "bool", "null", "str", "merge"))
+
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+_CONSTANTS: dict[str, bool | None] = {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+}
+
+_LEADING_ZERO = re.compile("[-+]?0[0-9]+", re.ASCII)
+
+_AMBIGUOUS = tuple(
+    (re.compile(pattern, re.ASCII), instead)
+    for pattern, instead in (
+        ("y|Y|yes|Yes|YES|on|On|ON", "true"),
+        ("n|N|no|No|NO|off|Off|OFF", "false"),
+        ("[Nn]one|NONE|[Nn][Aa][Nn]", "null"),
+        ("[-+]?[Ii][Nn][Ff]([Ii][Nn][Ii][Tt][Yy])?", "a finite number"),
+        ("[-+]?0([bB][01_]*[01]|[oO][0-7_]*[0-7]|[xX][0-9a-fA-F_]*[0-9a-fA-F])", "a decimal number"),
+        (r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?", "a number without colons"),
+        (
+            r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9_]*[0-9])?",
+            "the number without underscores",
+        ),
+        (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[dD][-+]?[0-9]+", "e in place of d"),
+        (r"[-+]?[0-9.]+(,[0-9.]+)+", "the number without commas or a list in brackets"),
+        (r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ] *[0-9]{1,2}:[0-9].*)?", "numbers for year, month and day"),
+    )
+)
+"""Texts that are more than a text to YAML 1.1, Python or Fortran, each with what to write for that meaning."""
 
 
 class AmbiguousValuesError(RecordError):
@@ -70,6 +108,24 @@ def read_yaml(text: bytes) -> object:
         raise RecordError(f"not YAML (a value does not fit its tag: {error})") from None
 
 
+def core_tag(text: str) -> str:
+    """Return the tag of a plain value by the core schema of YAML 1.2."""
+    if text in _CONSTANTS:
+        return NULL if _CONSTANTS[text] is None else BOOL
+    if _INT.fullmatch(text):
+        return INT
+    return FLOAT if _FLOAT.fullmatch(text) or _NOT_FINITE.fullmatch(text) else TEXT
+
+
+def ambiguity(text: str) -> str | None:
+    """Return what to write instead of a plain value that readers disagree about; None if they agree."""
+    if core_tag(text) != TEXT:
+        return (
+            "a decimal number without a leading zero, or 0o for an octal one" if _LEADING_ZERO.fullmatch(text) else None
+        )
+    return next((instead for pattern, instead in _AMBIGUOUS if pattern.fullmatch(text)), None)
+
+
 class _Loader(yaml.SafeLoader):
     """Read plain values by the core schema, note the ambiguous ones, and refuse depth before the stack ends."""
 
@@ -92,7 +148,7 @@ class _Loader(yaml.SafeLoader):
             self._depth -= 1
 
     def _check(self, event: yaml.ScalarEvent) -> None:
-        instead = yaml_scalars.ambiguity(event.value)
+        instead = ambiguity(event.value)
         if instead is not None:
             text = shorten(event.value, MAX_QUOTED)
             line = 0 if event.start_mark is None else event.start_mark.line + 1
@@ -100,28 +156,30 @@ class _Loader(yaml.SafeLoader):
 
     def resolve(self, kind: type[yaml.Node], value: str | None, implicit: object) -> str:
         if kind is yaml.ScalarNode and isinstance(implicit, tuple) and implicit[0] and value is not None:
-            return MERGE if value == "<<" else yaml_scalars.core_tag(value)
+            return MERGE if value == "<<" else core_tag(value)
         return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
 
-def _construct_constant(loader: _Loader, node: yaml.ScalarNode) -> bool | None:
-    return yaml_scalars.read_constant(str(loader.construct_scalar(node)), node.tag)
+def _construct(loader: _Loader, node: yaml.ScalarNode) -> bool | int | float | None:
+    """Return the value of a scalar with the tag of a constant or a number.
+
+    Raises:
+        ValueError: if it does not fit the tag.
+    """
+    text = str(loader.construct_scalar(node))
+    kind = core_tag(text)
+    if kind not in (node.tag, INT if node.tag == FLOAT else node.tag) or (
+        kind == INT and _LEADING_ZERO.fullmatch(text)
+    ):
+        raise ValueError(f"{text[:40]!r} is not {'a number' if node.tag in (INT, FLOAT) else 'true, false or null'}")
+    if node.tag in (BOOL, NULL):
+        return _CONSTANTS[text]
+    if node.tag == INT:
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    return float(text.replace(".", "")) if _NOT_FINITE.fullmatch(text) else float(text)
 
 
-def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return yaml_scalars.read_int(str(loader.construct_scalar(node)))
-
-
-def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return yaml_scalars.read_float(str(loader.construct_scalar(node)))
-
-
-for _tag, _construct in (
-    (yaml_scalars.BOOL, _construct_constant),
-    (yaml_scalars.NULL, _construct_constant),
-    (yaml_scalars.INT, _construct_int),
-    (yaml_scalars.FLOAT, _construct_float),
-):
+for _tag in (BOOL, NULL, INT, FLOAT):
     _Loader.add_constructor(_tag, _construct)
 
 
@@ -134,7 +192,7 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
         return size
     known[node] = None
     if isinstance(node, yaml.ScalarNode):
-        if node.tag in (yaml_scalars.INT, yaml_scalars.FLOAT) and len(node.value) > yaml_scalars.MAX_NUMBER_LENGTH:
+        if node.tag in (INT, FLOAT) and len(node.value) > MAX_NUMBER_LENGTH:
             raise RecordError("not YAML (a number with too many digits)")
         size = 1 + len(node.value)
     else:
@@ -170,9 +228,6 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None if _PLAIN.fullmatch(text) else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar(TEXT, text, style=None if _PLAIN.fullmatch(text) else '"')
+)

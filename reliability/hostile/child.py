@@ -62,7 +62,7 @@ def bombs() -> int:
 
     from mopsjobs.bundles.extraction import extract
     from mopsjobs.errors import MopsJobsError
-    from mopsjobs.store.azure import inline_values
+    from mopsjobs.store.azure import listing
     from reliability.hostile import values as hostile
 
     packed = base64.b64encode(hostile.zlib_bomb(BOMB)).decode()
@@ -78,8 +78,8 @@ def bombs() -> int:
     }
     values = {name: hostile.gzip_bomb(header, BOMB) for name, header in archives.items()}
     _limit(BOMB_MEMORY)
-    for size in (100, inline_values.MAX_VALUE_BYTES, BOMB):
-        assert inline_values.unpack(packed, size, "") is None
+    for size in (100, listing.MAX_INLINE_BYTES, BOMB):
+        assert listing.unpack(packed, size, "") is None
     print(f"a packed value: refused, {len(packed):,} characters", flush=True)
     for name, value in values.items():
         with tempfile.TemporaryDirectory() as directory:

@@ -35,7 +35,7 @@ from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import documents
-from mopsjobs.store.azure import inline_values
+from mopsjobs.store.azure import listing
 from mopsjobs.store.base import VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
@@ -223,9 +223,9 @@ def _config(value: bytes) -> None:
 
 def _packed(value: bytes) -> None:
     """Check the value that metadata of Azure hold, said to be so long as it says itself."""
-    for size in (0, 1, 100, inline_values.MAX_VALUE_BYTES, 10 * 2**30):
+    for size in (0, 1, 100, listing.MAX_INLINE_BYTES, 10 * 2**30):
         md5 = base64.b64encode(hashlib.md5(b"x" * 100, usedforsecurity=False).digest()).decode()
-        found = inline_values.unpack(value.decode("latin-1"), size, md5)
+        found = listing.unpack(value.decode("latin-1"), size, md5)
         must(found in (None, b"x" * 100), "a value that is not that of the blob")
 
 

@@ -29,8 +29,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     TooManyRetriesError,
 )
-from mopsjobs.registry.job_reader import TakeRecord
-from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry, TakeRecord
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
 from mopsjobs.store.base import Versioned, VersionToken

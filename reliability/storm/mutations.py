@@ -62,8 +62,7 @@ def _ignore_the_version_in_dynamodb() -> None:
 
 
 def _ignore_the_version_in_s3() -> None:
-    from mopsjobs.store.s3.nonce import add_nonce
-    from mopsjobs.store.s3.store import S3VersionedStore
+    from mopsjobs.store.s3.store import S3VersionedStore, add_nonce
 
     original = S3VersionedStore.put
 

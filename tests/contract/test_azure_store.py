@@ -36,11 +36,11 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     ValueTooLargeError,
 )
-from mopsjobs.store import network
-from mopsjobs.store.azure import inline_values, listing, transport
+from mopsjobs.store import network, pacer
+from mopsjobs.store.azure import listing, transport
 from mopsjobs.store.azure import store as azure
 from mopsjobs.store.azure.credentials import find_container
-from mopsjobs.store.azure.inline_values import NAME as INLINE_NAME
+from mopsjobs.store.azure.listing import NAME as INLINE_NAME
 from mopsjobs.store.azure.store import AzureVersionedStore, open_azure_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.ordering import in_code_point_order
@@ -240,7 +240,7 @@ def test_metadata_that_are_not_the_value_are_not_believed() -> None:
     packed += [zlib.compress(value)[:-8], b"not zlib at all", bomb]
     tracemalloc.start()
     for texts in (*(base64.b64encode(one).decode() for one in packed), "not base64!"):
-        assert inline_values.unpack(texts, len(value), inline_values.md5(value)) is None
+        assert listing.unpack(texts, len(value), listing.md5(value)) is None
     assert tracemalloc.get_traced_memory()[1] < 500_000
     tracemalloc.stop()
 
@@ -394,7 +394,7 @@ def test_a_read_is_tried_three_times(read: str, reply: Reply) -> None:
         with pytest.raises(StoreUnavailableError):
             READS[read](store)
         assert requests == ["GET"] * 3
-        assert sleep.requested == [network.FIRST_PAUSE, network.MAX_PAUSE]
+        assert sleep.requested == list(pacer.PAUSES)
 
 
 def test_a_version_that_azurite_does_not_know_is_explained() -> None:

@@ -86,7 +86,7 @@ def noted(store: DynamoDBVersionedStore) -> list[Request]:
     def note(model: Any, params: Any, **_: object) -> None:
         sent.append(Request(model.name, json.loads(params["body"])))
 
-    store._client().meta.events.register("before-call.dynamodb", note)
+    store.connect().meta.events.register("before-call.dynamodb", note)
     return sent
 
 

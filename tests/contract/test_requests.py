@@ -62,7 +62,7 @@ def in_dynamodb(server: Dynalite, sent: list[str]) -> VersionedStore:
         sent.append({"Query": "L", "GetItem": "R"}.get(model.name, "W"))
 
     store = DynamoDBVersionedStore(server.new_table().removeprefix("dynamodb://"))
-    store._client().meta.events.register("before-call.dynamodb", hook)
+    store.connect().meta.events.register("before-call.dynamodb", hook)
     return store
 
 
@@ -72,7 +72,7 @@ def note_s3(sent: list[str], model: Any, **_: object) -> None:
 
 def in_s3(server: S3, sent: list[str]) -> VersionedStore:
     store = S3VersionedStore(*parse_s3_url(server.new_prefix()))
-    store._client().meta.events.register("before-call.s3", functools.partial(note_s3, sent))
+    store.connect().meta.events.register("before-call.s3", functools.partial(note_s3, sent))
     return store
 
 

@@ -29,9 +29,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import network, open_store
 from mopsjobs.store.base import VersionToken
 from mopsjobs.store.s3 import store as s3
-from mopsjobs.store.s3.errors import explain
-from mopsjobs.store.s3.nonce import LENGTH
-from mopsjobs.store.s3.store import S3VersionedStore
+from mopsjobs.store.s3.store import LENGTH, S3VersionedStore, explain
 from mopsjobs.store.s3.url import parse_s3_url
 from mopsjobs.store.urls import identity
 from support import aws as aws_support
@@ -105,7 +103,7 @@ def noted(store: S3VersionedStore) -> list[Request]:
         condition = " ".join(name for name in ("If-Match", "If-None-Match", "Expect") if name in headers)
         sent.append(Request(model.name, condition, "Content-MD5" in headers))
 
-    store._client().meta.events.register_last("before-call.s3", note)
+    store.connect().meta.events.register_last("before-call.s3", note)
     return sent
 
 

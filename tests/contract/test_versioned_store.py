@@ -25,8 +25,7 @@ from mopsjobs.store.base import MAX_KEY_LENGTH, VersionedStore, VersionToken, ch
 from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
 from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, DynamoDBVersionedStore
-from mopsjobs.store.s3 import nonce
-from mopsjobs.store.s3.store import S3VersionedStore
+from mopsjobs.store.s3.store import LENGTH, S3VersionedStore
 from mopsjobs.store.sqlite import store as sqlite
 from mopsjobs.store.sqlite import thread_connections
 from support.runs import PATIENCE
@@ -480,7 +479,7 @@ def test_scan_gives_the_version_and_the_value_that_get_gives(store: VersionedSto
         assert entry.version == written[entry.key]
         assert store.get(entry.key) == (values[entry.key], entry.version)
         assert entry.value in (values[entry.key], None)
-        extra = nonce.LENGTH if isinstance(store, S3VersionedStore) else 0
+        extra = LENGTH if isinstance(store, S3VersionedStore) else 0
         assert entry.size is None or 0 <= entry.size - len(values[entry.key]) <= extra
 
 

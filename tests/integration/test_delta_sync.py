@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mopsjobs.cache.sync.records import SyncReport
-    from mopsjobs.registry.job_reader import TakeRecord
+    from mopsjobs.registry.job_registry import TakeRecord
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
     from support.servers import S3, Azurite, Dynalite
 

@@ -222,7 +222,7 @@ def marked_azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite
 @pytest.fixture
 def desk(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Desk]]:
     """Make a desk in a registry; its runners are gone when the test has ended."""
-    monkeypatch.setattr("mopsjobs.store.network.MAX_PAUSE", 0.0)
+    monkeypatch.setattr("mopsjobs.store.pacer.PAUSES", (0.0, 0.0))
     with contextlib.ExitStack() as stack:
 
         def made(registry: str, **env: str) -> Desk:

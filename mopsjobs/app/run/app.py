@@ -68,7 +68,7 @@ class App:
 
             self._store = open_store(self.settings.registry.value, self.env, when_missing=self.embedded.refuse_lost)
             if self.out.verbose and (pacer := pacer_of(self._store)) is not None:
-                pacer.on_retry = lambda retry: self.out.debug(f"{retry.reason} Trying again in {retry.pause:.1f} s.")
+                pacer.on_retry = lambda reason, pause: self.out.debug(f"{reason} Trying again in {pause:.1f} s.")
         return self._store
 
     @property

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from mopsjobs.cache.sync.fetcher import ChunkReport
     from mopsjobs.cache.sync.lock import Holder
     from mopsjobs.cache.sync.records import OnProgress, SyncReport
-    from mopsjobs.registry.job_reader import TakeRecord
-    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry, TakeRecord
     from mopsjobs.store.base import Versioned, VersionedStore
 
     T = TypeVar("T")

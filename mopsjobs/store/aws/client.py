@@ -71,7 +71,7 @@ class AwsClient:
         self.server_time: datetime | None = None
         """When the last reply was sent, by the server's clock; None if no reply had it."""
         self._service = service
-        self._name = name
+        self._url = name
         self._explain = explain
         self._on_request = on_request
         self._on_reply = on_reply
@@ -83,8 +83,8 @@ class AwsClient:
         self._closed = False
         self._pid = os.getpid()
 
-    def get(self) -> Any:
-        """Return the client of this process.
+    def connect(self) -> Any:
+        """Return boto3's client of this process. To find its settings takes a third of a second, once.
 
         Raises:
             MopsJobsError: if the store is closed, or the settings or the name server do not allow to connect.
@@ -104,7 +104,7 @@ class AwsClient:
             return self._connected
 
     def close(self) -> None:
-        """Close the connections. A second call does nothing."""
+        """See `VersionedStore.close`."""
         with self._lock:
             self._closed = True
             if self._connected is not None:
@@ -163,7 +163,7 @@ class AwsClient:
             ConfigError: if the endpoint is not a URL, or if requests would be sent unencrypted.
         """
         invalid = ConfigError(
-            f"invalid endpoint of {self._name}: expected https://HOST.",
+            f"invalid endpoint of {self._url}: expected https://HOST.",
             hint="Plain http is for a server on this machine only: on the way, values could be read and changed.",
         )
         try:
@@ -172,7 +172,7 @@ class AwsClient:
                 client.close()
                 client = session.client(self._service, config=Config(**options, **more))  # type: ignore[call-overload]
             parts = urlsplit(client.meta.endpoint_url)
-            self.location = f"{self._name} at {parts.netloc.rpartition('@')[2]}"
+            self.location = f"{self._url} at {parts.netloc.rpartition('@')[2]}"
             is_private = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
             if not is_private or parts.port == 0:
                 raise invalid
@@ -188,48 +188,21 @@ class AwsClient:
             self._on_reply(response_dict)
 
 
-class AwsStore:
-    """A store in AWS: what those in DynamoDB and S3 share.
+class AwsStore(AwsClient):
+    """A store in AWS: a client whose reads are paced. See `AwsClient` for the other arguments.
 
     Args:
-        client: the client.
         sleep: waits for a number of seconds between two attempts.
         clock: returns the seconds from any start, and never goes back.
     """
 
-    def __init__(self, client: AwsClient, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
-        self._aws = client
+    def __init__(
+        self, *client: Any, sleep: Callable[[float], None], clock: Callable[[], float], **options: Any
+    ) -> None:
+        super().__init__(*client, **options)
         self.pacer = ReadPacer(sleep=sleep, clock=clock)
-
-    @property
-    def location(self) -> str:
-        """Return the URL of the store and, once it is known, its host."""
-        return self._aws.location
-
-    @property
-    def credential_source(self) -> str:
-        """Return where the credentials come from, without secrets."""
-        return self._aws.credential_source
-
-    @property
-    def server_time(self) -> datetime | None:
-        """Return when the last reply was sent, by the server's clock; None if no reply had it."""
-        return self._aws.server_time
-
-    def connect(self) -> None:
-        """Find credentials, region and endpoint: a third of a second, which the first request takes otherwise."""
-        self._client()
-
-    def close(self) -> None:
-        """See `VersionedStore.close`."""
-        self._aws.close()
-
-    def _client(self) -> Any:
-        return self._aws.get()
 
     def _read(self, attempt: Callable[[], T], *, is_small: bool = True) -> T:
         """Call `attempt`, which sends one request that only reads, until it succeeds, as `pacer` has it."""
-        self._client()  # before the clock starts, since the budget is for the network
-        return self.pacer.read(
-            lambda _left: attempt(), self._aws.explain, budget=network.BUDGET_SECONDS, is_small=is_small
-        )
+        self.connect()  # before the clock starts, since the budget is for the network
+        return self.pacer.read(lambda _left: attempt(), self.explain, budget=network.BUDGET_SECONDS, is_small=is_small)

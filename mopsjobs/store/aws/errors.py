@@ -56,11 +56,19 @@ _REFUSED = frozenset({
 
 _BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
-_SIGNATURES = ("IncompleteSignature", "InvalidSignature", "SignatureDoesNotMatch")
-
-_CLOCK = ("RequestTimeTooSkewed", "RequestExpired")
-
-_EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
+_REFUSAL_HINTS = (
+    (
+        ("IncompleteSignature", "InvalidSignature", "SignatureDoesNotMatch"),
+        "Check the secret key, the region (AWS_DEFAULT_REGION) and this machine's clock.",
+    ),
+    (
+        ("RequestTimeTooSkewed", "RequestExpired"),
+        "Synchronize this machine's clock, for example by NTP: timedatectl set-ntp true",
+    ),
+    (("ExpiredToken", "TokenRefreshRequired"), f"The sign-in has expired. {SIGN_IN}"),
+    ("", "Check that the credentials are for this account and region, and allow this."),
+)
+"""By the beginnings of error codes, what to do; the first that fits counts."""
 
 _SIGN_IN_OPERATIONS = ("AssumeRole", "CreateOAuth2Token", "CreateToken", "GetRoleCredentials")
 """The operations of AWS's sign-in services begin so. Their codes are never those of a store."""
@@ -69,10 +77,6 @@ _NO_ROLE = "ResourceNotFoundException"
 """The code of a sign-in service that does not know the account or the role."""
 
 _ROLE = "Check role_arn or sso_role_name in ~/.aws/config, or AWS_ROLE_ARN, and whom the role trusts."
-
-_FILES = "Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process in ~/.aws/config."
-
-_OTHER_NETWORK = "Check the network, and region and sso_region in ~/.aws/config."
 
 _NO_CREDENTIALS = (
     CredentialRetrievalError,
@@ -142,15 +146,18 @@ def explain(
     status, code = status_and_code(error)
     if not code and status < 400:
         return _error_without_reply(error, location, endpoint_variable)
-    if _is_of_sign_in(error):
-        return _sign_in_error(status, code, location, credential_source)
-    answer = describe(status, code)
-    if code in _BUSY or status in _BUSY_STATUSES:
-        return StoreUnavailableError(f"{location} is throttling requests: {answer}.", throttled=True)
-    if code in _REFUSED or status in (401, 403):
-        message = f"{location} refused the credentials from {credential_source}: {answer}."
-        return StoreAccessError(message, hint=_access_hint(code, permissions))
-    return StoreError(f"unexpected response from {location}: {answer}.")
+    answer, signs_in = describe(status, code), _is_of_sign_in(error)
+    if (code in _BUSY and not (signs_in and code == _NO_ROLE)) or status in _BUSY_STATUSES:
+        problem = f"Signing in for {location} is throttled by AWS" if signs_in else f"{location} is throttling requests"
+        return StoreUnavailableError(f"{problem}: {answer}.", throttled=True)
+    if not (signs_in or code in _REFUSED or status in (401, 403)):
+        return StoreError(f"unexpected response from {location}: {answer}.")
+    hint = next(hint for beginnings, hint in _REFUSAL_HINTS if code.startswith(beginnings))
+    if code.startswith("AccessDenied") or (signs_in and code not in _REFUSED):
+        hint = _ROLE if signs_in else permissions
+    if signs_in:  # the service for that has not seen the store
+        return StoreAccessError(f"AWS refused the role in {credential_source} for {location}: {answer}.", hint=hint)
+    return StoreAccessError(f"{location} refused the credentials from {credential_source}: {answer}.", hint=hint)
 
 
 def describe(status: int, code: str) -> str:
@@ -162,33 +169,13 @@ def _is_of_sign_in(error: Exception) -> bool:
     return isinstance(error, ClientError) and error.operation_name.startswith(_SIGN_IN_OPERATIONS)
 
 
-def _sign_in_error(status: int, code: str, location: str, credential_source: str) -> MopsJobsError:
-    """Return the same for a reply of a sign-in service, which has not seen the store."""
-    answer = describe(status, code)
-    if status in _BUSY_STATUSES or (code in _BUSY and code != _NO_ROLE):
-        return StoreUnavailableError(f"Signing in for {location} is throttled by AWS: {answer}.", throttled=True)
-    message = f"AWS refused the role in {credential_source} for {location}: {answer}."
-    return StoreAccessError(message, hint=_access_hint(code, _ROLE) if code in _REFUSED else _ROLE)
-
-
-def _access_hint(code: str, permissions: str) -> str:
-    if code.startswith("AccessDenied"):
-        return permissions
-    if code.startswith(_SIGNATURES):
-        return "Check the secret key, the region (AWS_DEFAULT_REGION) and this machine's clock."
-    if code in _CLOCK:
-        return "Synchronize this machine's clock, for example by NTP: timedatectl set-ntp true"
-    if code.startswith(_EXPIRED):
-        return f"The sign-in has expired. {SIGN_IN}"
-    return "Check that the credentials are for this account and region, and allow this."
-
-
 def _error_without_reply(error: Exception, location: str, endpoint_variable: str) -> MopsJobsError:
     """Return the same for an error without a reply."""
     if isinstance(error, WaiterError):
         return StoreUnavailableError(f"{location} is being created or deleted, and is not ready yet.", throttled=True)
     if isinstance(error, _NO_CREDENTIALS):
-        hint = _FILES if isinstance(error, OSError) else SIGN_IN
+        files = "Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process in ~/.aws/config."
+        hint = files if isinstance(error, OSError) else SIGN_IN
         return StoreAccessError(f"There are no usable AWS credentials for {location}.", hint=hint)
     if isinstance(error, NoRegionError):
         return StoreAccessError(
@@ -202,7 +189,8 @@ def _error_without_reply(error: Exception, location: str, endpoint_variable: str
     if isinstance(error, _OUTAGES):
         host = _other_host(error, location)
         failure = unavailable(error, f"{host} for {location}" if host else location, _TIMEOUTS)
-        failure.hint = _OTHER_NETWORK if host else network_hint(endpoint_variable)
+        elsewhere = "Check the network, and region and sso_region in ~/.aws/config."
+        failure.hint = elsewhere if host else network_hint(endpoint_variable)
         return failure
     return StoreError(f"unexpected response from {location}: {type(error).__name__}.")
 

@@ -1,16 +1,57 @@
-"""List a container: the XML of a page, the size of the next one, and the order of the keys."""
+"""List a container: the XML of a page, the values in metadata, the size of the next page, and the order of the keys.
+
+A listing carries no values, but it carries metadata. So each write repeats a small value there, in the same request.
+The two differ only if another program rewrites the content and keeps the metadata. So a value from metadata counts only
+if it has the length and the MD5 that Azure lists for the content. See docs/decisions/0003-values-in-metadata.md.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode
 from xml.etree.ElementTree import ParseError, XMLPullParser
 
-from mopsjobs.store.azure.inline_values import NAME
-
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
+
+
+NAME = "mopsvalue"
+"""The metadata name under which the value goes. Lower case: some proxies change the case of headers."""
+
+MAX_CHARACTERS = 7000
+"""Azure allows 8 KiB of metadata per blob. The rest is for other programs. A job's record takes about 400."""
+
+MAX_INLINE_BYTES = 128 * 2**10
+"""Longer values are not compressed at all. JSON that fits after compression is far shorter."""
+
+
+def md5(value: bytes) -> str:
+    """Return the Content-MD5 of a blob, in base64. It detects damage, not an attack."""
+    return base64.b64encode(hashlib.md5(value, usedforsecurity=False).digest()).decode("ascii")
+
+
+def pack(value: bytes) -> dict[str, str]:
+    """Return the metadata that repeat the value; empty if it does not fit."""
+    if len(value) > MAX_INLINE_BYTES:
+        return {}
+    packed = base64.b64encode(zlib.compress(value)).decode("ascii")
+    return {NAME: packed} if len(packed) <= MAX_CHARACTERS else {}
+
+
+def unpack(packed: str, size: int, content_md5: str) -> bytes | None:
+    """Return the value in metadata; None if it is not that of the blob with this size and MD5 (in base64)."""
+    if size > MAX_INLINE_BYTES:
+        return None
+    try:
+        # Bounded: a few kilobytes of metadata may decompress to many megabytes.
+        value = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), size + 1)
+    except (ValueError, zlib.error):
+        return None
+    return value if len(value) == size and md5(value) == content_md5 else None
 
 
 FIRST_PAGE_KEYS = 1000
@@ -25,11 +66,8 @@ A fast page of them is followed by `FIRST_PAGE_KEYS`: more would leave the reade
 MIN_PAGE_KEYS = 100
 """Keys of a page on a thin line: each request costs as much as one key."""
 
-PAGE_KEYS = 2000
-"""Keys of the next pages with records, while the reader waits for them: it has work from the first ones on."""
-
 MAX_PAGE_KEYS = 5000
-"""Azure's own limit. Used for names, and while pages wait for the reader: fewer pages are less work for both sides."""
+"""Azure's own limit. Fewer pages are less work for both sides."""
 
 MAX_PAGE_BYTES = 8 * 2**20
 """Target for the length of a page, estimated from the one before: metadata may take 8 KiB per key."""
@@ -129,20 +167,9 @@ def parse(body: bytes) -> Page:
     return Page(blobs, root.findtext("NextMarker") or "", len(body))
 
 
-def next_size(size: int, seconds: float, *, is_awaited: bool, metadata: bool = True, page_bytes: int = 0) -> int:
-    """Return the number of keys to request next.
-
-    Args:
-        size: keys of the page before.
-        seconds: time that it took.
-        is_awaited: whether the reader waits for the next page.
-        metadata: whether it has metadata. Names alone take the reader little time, so their pages grow at once.
-        page_bytes: its length.
-    """
-    awaited = PAGE_KEYS if size >= FIRST_PAGE_KEYS else FIRST_PAGE_KEYS
-    if not metadata:
-        awaited = max(awaited, min(2 * size, MAX_PAGE_KEYS))
-    preferred = awaited if is_awaited else min(2 * max(size, PAGE_KEYS), MAX_PAGE_KEYS)
+def next_size(size: int, seconds: float, page_bytes: int = 0) -> int:
+    """Return the number of keys to request next, by the keys, the time and the length of the page before."""
+    preferred = min(2 * size, MAX_PAGE_KEYS) if size >= FIRST_PAGE_KEYS else FIRST_PAGE_KEYS
     fast_enough = preferred if seconds <= SHORT_SECONDS else int(size * PAGE_SECONDS / seconds)
     short_enough = preferred if page_bytes <= 0 else size * MAX_PAGE_BYTES // page_bytes
     return max(MIN_PAGE_KEYS, min(preferred, fast_enough, short_enough))

@@ -8,7 +8,7 @@ The cost of each operation, counted against Azurite 3.37 with azure-storage-blob
     list_keys, scan         1 request for the first 1,000 keys, then 1 per 1,000 to 5,000 by the server's speed
     list_keys               2 requests for a page with an empty blob
 
-A listing carries no values, but it carries metadata. So each write repeats its value there (inline_values.py).
+A listing carries no values, but it carries metadata. So each write repeats its value there (listing.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -29,12 +28,11 @@ from azure.storage.blob import ContainerClient
 
 from mopsjobs.errors import StoreError, ValueTooLargeError
 from mopsjobs.store import network
-from mopsjobs.store.azure import inline_values, listing
+from mopsjobs.store.azure import listing
 from mopsjobs.store.azure.credentials import find_container
-from mopsjobs.store.azure.errors import error_code, explain, is_timeout, retry_after
-from mopsjobs.store.azure.transport import AzureTransport, Reply
+from mopsjobs.store.azure.transport import AzureTransport, Reply, error_code, explain, is_timeout, retry_after
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
-from mopsjobs.store.etags import bare_etag, is_etag
+from mopsjobs.store.network import bare_etag, is_etag
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
 
@@ -47,9 +45,6 @@ if TYPE_CHECKING:
 
 MAX_VALUE_BYTES = 256 * 2**20
 """The largest value that is written in one request, or read."""
-
-PAGES_AHEAD = 2
-"""Pages of a listing that are fetched ahead: one waits for the reader while the server makes another."""
 
 _MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
 
@@ -227,8 +222,8 @@ class AzureVersionedStore:
             "x-ms-blob-type": "BlockBlob",
             # The store does not know the meaning of the bytes. Azure compares the MD5 with the bytes that arrive.
             "x-ms-blob-content-type": "application/octet-stream",
-            "x-ms-blob-content-md5": inline_values.md5(value),
-            **{f"x-ms-meta-{name}": text for name, text in inline_values.pack(value).items()},
+            "x-ms-blob-content-md5": listing.md5(value),
+            **{f"x-ms-meta-{name}": text for name, text in listing.pack(value).items()},
         }
         return self._version(self._request(_blob_path(key), "PUT", headers, bytes(value)).headers.get("ETag"))
 
@@ -261,7 +256,6 @@ class AzureVersionedStore:
         begin = listing.Place(prefix, start=listing.ordered_head(after))
         is_probe = self.pacer.is_bulk and not self.pacer.has_answered
         size = self._page_size or (listing.PROBE_KEYS if is_probe else listing.FIRST_PAGE_KEYS)
-        is_awaited = True
 
         def attempt(marker: str, left: float, *, metadata: bool) -> listing.Page:
             nonlocal size
@@ -279,31 +273,24 @@ class AzureVersionedStore:
             page = self._filled_page(functools.partial(attempt, marker), values=values)
             if self._page_size is None:
                 seconds = self._clock() - fetch_started_at
-                size = listing.next_size(size, seconds, is_awaited=is_awaited, metadata=values, page_bytes=page.bytes)
+                size = listing.next_size(size, seconds, page.bytes)
             return page
 
-        def fetch_page_after(earlier: Future[listing.Page]) -> listing.Page:
-            following = earlier.result().following
-            return fetch_page(following) if following else listing.Page([], "")
-
-        # The next pages are fetched while the reader works on this one.
-        coming: deque[Future[listing.Page]] = deque()
+        # The next page is fetched while the reader works on this one.
         page = fetch_page("")
         ahead = ThreadPoolExecutor(1)
         try:
             while True:
-                for place, blob in enumerate(page.blobs):
+                coming = None
+                for blob in page.blobs:
                     if not blob.is_folder:
                         yield self._entry(blob)
                     # Not before the reader takes a second key: many readers only check whether there is any.
-                    if place == 0 and page.following:
-                        while len(coming) < PAGES_AHEAD:
-                            following = (fetch_page_after, coming[-1]) if coming else (fetch_page, page.following)
-                            coming.append(ahead.submit(*following))
+                    if coming is None and page.following:
+                        coming = ahead.submit(fetch_page, page.following)
                 if not page.following:
                     return
-                is_awaited = not coming or not coming[0].done()
-                page = coming.popleft().result() if coming else fetch_page(page.following)
+                page = coming.result() if coming is not None else fetch_page(page.following)
         finally:
             # A reader that stops early does not wait for the next page.
             ahead.shutdown(wait=False, cancel_futures=True)
@@ -316,7 +303,7 @@ class AzureVersionedStore:
         return page
 
     def _entry(self, blob: listing.Blob) -> Entry:
-        value = inline_values.unpack(blob.packed, blob.size, blob.md5) if blob.packed and blob.md5 else None
+        value = listing.unpack(blob.packed, blob.size, blob.md5) if blob.packed and blob.md5 else None
         version = bare_etag(blob.etag)
         # A reader gets a blob without a version by its key, and finds the same problem, if there is one.
         return Entry(blob.key, VersionToken(version), value if version else None, blob.size)

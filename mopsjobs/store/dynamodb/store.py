@@ -26,15 +26,59 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.errors import StoreError, ValueTooLargeError
-from mopsjobs.store.aws.client import AwsClient, AwsStore
+from mopsjobs.errors import MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.store.aws import errors as aws
+from mopsjobs.store.aws.client import AwsStore
 from mopsjobs.store.aws.errors import error_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
-from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, explain
+from mopsjobs.store.dynamodb.url import ENDPOINT_VARIABLE
 from mopsjobs.store.ordering import in_code_point_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+
+CONDITION_FAILED = "ConditionalCheckFailedException"
+
+NO_TABLE = "ResourceNotFoundException"
+
+TABLE_EXISTS = "ResourceInUseException"
+
+_PERMISSIONS = (
+    "Allow dynamodb:GetItem and dynamodb:Query on the table; a writer needs dynamodb:PutItem and dynamodb:DeleteItem, "
+    "too. The first write needs dynamodb:CreateTable and dynamodb:DescribeTable."
+)
+
+_CHECKSUM = "x-amz-crc32"
+
+
+def check_whole(status: int, headers: Mapping[str, str], body: bytes, location: str) -> None:
+    """Check that a reply is a complete one of DynamoDB, which sends the length and a checksum of each reply.
+
+    The standard library accepts incomplete headers. boto3 accepts half of a reply with status 200, or the page of a
+    captive portal, as an empty reply such as "no such item".
+
+    Raises:
+        StoreUnavailableError: if it is not. After a write the outcome is unknown.
+    """
+    problem = ""
+    checksum = headers.get(_CHECKSUM)
+    if not aws.is_framed(headers):
+        problem = "a reply broke off in its headers"
+    elif checksum is not None and checksum != str(zlib.crc32(body)):
+        problem = "a reply was damaged on its way"
+    elif checksum is None and status < 300:
+        problem = "the server there is not DynamoDB"
+    if problem:
+        raise StoreUnavailableError(f"Cannot reach {location}: {problem}.", hint=aws.network_hint(ENDPOINT_VARIABLE))
+
+
+def explain(error: Exception, location: str, credential_source: str) -> MopsJobsError:
+    """Return the error of the store's contract, in one sentence without secrets."""
+    failure = aws.explain(error, location, credential_source, ENDPOINT_VARIABLE, _PERMISSIONS)
+    if aws.error_code(error) == "ValidationException":
+        failure.hint = "Use a table that mops-jobs has made."
+    return failure
 
 
 PARTITIONS = 16
@@ -94,8 +138,9 @@ class DynamoDBVersionedStore(AwsStore):
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        client = AwsClient("dynamodb", f"dynamodb://{table}", explain, on_reply=self._check_whole)
-        super().__init__(client, sleep, clock)
+        super().__init__(
+            "dynamodb", f"dynamodb://{table}", explain, on_reply=self._check_whole, sleep=sleep, clock=clock
+        )
         self._table = table
         self._page_size = page_size
 
@@ -149,7 +194,7 @@ class DynamoDBVersionedStore(AwsStore):
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _send(self, operation: str, **arguments: Any) -> Any:
-        return getattr(self._client(), operation)(TableName=self._table, **arguments)
+        return getattr(self.connect(), operation)(TableName=self._table, **arguments)
 
     def _check_whole(self, response_dict: Mapping[str, Any]) -> None:
         check_whole(response_dict["status_code"], response_dict["headers"], response_dict["body"], self.location)
@@ -171,12 +216,12 @@ class DynamoDBVersionedStore(AwsStore):
         """Send a write, once. Return False if its condition does not hold, None if there is no table."""
         try:
             self._send(operation, **arguments)
-        except Exception as error:  # noqa: BLE001 - as in `_client`
+        except Exception as error:  # noqa: BLE001 - as in `connect`
             if error_code(error) == CONDITION_FAILED:
                 return False
             if error_code(error) == NO_TABLE:
                 return None
-            raise self._aws.explain(error) from None
+            raise self.explain(error) from None
         return True
 
     def _create_table(self) -> None:
@@ -193,10 +238,10 @@ class DynamoDBVersionedStore(AwsStore):
             except Exception as error:
                 if error_code(error) != TABLE_EXISTS:
                     raise
-            waiter = self._client().get_waiter("table_exists")
+            waiter = self.connect().get_waiter("table_exists")
             waiter.wait(TableName=self._table, WaiterConfig={"Delay": 1, "MaxAttempts": TABLE_SECONDS})
-        except Exception as error:  # noqa: BLE001 - as in `_client`
-            raise self._aws.explain(error) from None
+        except Exception as error:  # noqa: BLE001 - as in `connect`
+            raise self.explain(error) from None
 
     # --- listings ---------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,10 @@ The cost of each operation, counted against moto 5 with boto3 1.44:
 
 A listing carries neither values nor metadata. Readers fetch the values that they want one by one, in parallel.
 
-*Versions.* An ETag is the MD5 of what is stored, so a value that replaces another carries a nonce (nonce.py).
+*Versions.* An ETag is the MD5 of what is stored, and a conditional write compares nothing else. So the ETag of a value
+would come back with its bytes, and a writer that has seen the first of A, B and A could replace the second A. Behind
+each value that replaces another go a line feed, and a blank or a tab for each bit of a random nonce. JSON allows them
+there. Other programs that read a record see plain JSON. See docs/decisions/0083-s3.md.
 
 *The bucket.* It must exist: its name is unique in the world, and its owner chooses its region and rules. The store is a
 prefix of it, which exists once a key does.
@@ -22,23 +25,138 @@ import contextlib
 import functools
 import hashlib
 import io
+import re
+import secrets
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from mopsjobs.errors import InvalidKeyError, MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.errors import (
+    InvalidKeyError,
+    MopsJobsError,
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+    UnusableStoreError,
+    ValueTooLargeError,
+)
+from mopsjobs.store.aws import errors as aws
 from mopsjobs.store.aws.client import AwsClient, AwsStore
-from mopsjobs.store.aws.errors import is_framed, network_hint, status_and_code
+from mopsjobs.store.aws.errors import error_code, is_framed, network_hint, status_and_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
-from mopsjobs.store.etags import bare_etag, is_etag
+from mopsjobs.store.network import bare_etag, is_etag
 from mopsjobs.store.ordering import from_folder_order
-from mopsjobs.store.s3.errors import explain, has_lost, has_overlapped, is_missing_key, is_not_implemented
-from mopsjobs.store.s3.nonce import add_nonce, remove_nonce
 from mopsjobs.store.s3.url import ENDPOINT_VARIABLE
 from mopsjobs.utils.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+
+BITS = 64
+
+LENGTH = 1 + BITS
+"""Bytes of a nonce."""
+
+_NONCE = re.compile(rb"\n[ \t]{%d}" % BITS)
+
+
+def add_nonce(value: bytes, *, replaces: bool) -> bytes:
+    """Return what is stored for a value.
+
+    A value that is created is stored as it is. Outputs, bundles and chunks are never replaced, so other programs can
+    read all their formats.
+
+    Args:
+        value: the value.
+        replaces: whether it replaces another.
+    """
+    # A value that ends like a nonce gets one, too: else its end would be taken for one.
+    return value + _draw() if replaces or _has_nonce(value) else value
+
+
+def remove_nonce(stored: bytes) -> bytes:
+    """Return the value in what is stored. A value of another program has no nonce."""
+    return stored[:-LENGTH] if _has_nonce(stored) else stored
+
+
+def _has_nonce(stored: bytes) -> bool:
+    return bool(_NONCE.fullmatch(stored, max(0, len(stored) - LENGTH)))
+
+
+def _draw() -> bytes:
+    bits = f"{secrets.randbits(BITS):0{BITS}b}"
+    return b"\n" + bits.translate({ord("0"): " ", ord("1"): "\t"}).encode()
+
+
+NO_KEY = "NoSuchKey"
+"""Of a read, or of a write to one version."""
+
+LOST = "PreconditionFailed"
+"""The condition of a write does not hold."""
+
+NOT_IMPLEMENTED = 501
+"""The status of a server that does not know a header, such as a condition."""
+
+_OVERLAPPED = frozenset({"ConditionalRequestConflict", "OperationAborted"})
+
+_NO_BUCKET = frozenset({"InvalidBucketName", "NoSuchBucket"})
+
+_OTHER_REGION = frozenset({
+    "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "TemporaryRedirect",
+})  # fmt: skip
+
+_PERMISSIONS = (
+    "Allow s3:ListBucket on the bucket and s3:GetObject on its objects; a writer needs s3:PutObject and "
+    "s3:DeleteObject, too. Without s3:ListBucket, S3 refuses reads of missing keys. If a KMS key encrypts the bucket, "
+    "allow kms:Decrypt and kms:GenerateDataKey."
+)
+
+_NEW_BUCKET = f"Create it, for example by `aws s3 mb`, or check the URL and {ENDPOINT_VARIABLE}."
+
+_RESTORE = (
+    "Restore it, for example by `aws s3api restore-object`. Then exempt the registry from the rules of the bucket that "
+    "archive objects."
+)
+
+
+def has_overlapped(error: Exception) -> bool:
+    """Return whether a write was refused since another one was in progress. Nothing was written."""
+    status, code = aws.status_and_code(error)
+    return status == 409 and code in _OVERLAPPED
+
+
+def explain(error: Exception, location: str, credential_source: str) -> MopsJobsError:
+    """Return the error of the store's contract, in one sentence without secrets."""
+    status, code = aws.status_and_code(error)
+    answer = aws.describe(status, code)
+    problems: tuple[tuple[bool, type[MopsJobsError], str, str | None], ...] = (
+        (code == "KeyTooLongError", InvalidKeyError, f"invalid key: {location} takes shorter ones ({answer}).", None),
+        (code == "InvalidObjectState", StoreError, f"An object of {location} is archived: {answer}.", _RESTORE),
+        (
+            code.startswith("KMS."),
+            StoreAccessError,
+            f"The KMS key that encrypts {location} cannot be used: {answer}.",
+            "Check the state of the key with its owner.",
+        ),
+        (code in _NO_BUCKET, UnusableStoreError, f"There is no bucket for {location}: {answer}.", _NEW_BUCKET),
+        (
+            code in _OTHER_REGION or status in (301, 307),
+            UnusableStoreError,
+            f"The bucket of {location} is in another region: {answer}.",
+            "Set AWS_DEFAULT_REGION to the region of the bucket.",
+        ),
+        (
+            status == NOT_IMPLEMENTED,
+            UnusableStoreError,
+            f"unexpected response from {location}: {answer}.",
+            "Use a server that supports If-None-Match and If-Match in PutObject.",
+        ),
+    )
+    for is_met, kind, message, hint in problems:
+        if is_met:
+            return kind(message, hint=hint)
+    return aws.explain(error, location, credential_source, ENDPOINT_VARIABLE, _PERMISSIONS)
 
 
 MAX_KEY_BYTES = 1024
@@ -114,11 +232,9 @@ class S3VersionedStore(AwsStore):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         url = f"s3://{bucket}{f'/{prefix}' if prefix else ''}"
-        connect = functools.partial(
-            AwsClient, "s3", url, explain, on_reply=self._check_framed, options=_OPTIONS, options_at=_options_at
-        )
-        super().__init__(connect(on_request=_send_at_once), sleep, clock)
-        self._patient = connect(reply_seconds=LARGE_REPLY_SECONDS)
+        shared: Any = {"on_reply": self._check_framed, "options": _OPTIONS, "options_at": _options_at}
+        super().__init__("s3", url, explain, on_request=_send_at_once, sleep=sleep, clock=clock, **shared)
+        self._patient = AwsClient("s3", url, explain, reply_seconds=LARGE_REPLY_SECONDS, **shared)
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._page_size = page_size
@@ -126,7 +242,7 @@ class S3VersionedStore(AwsStore):
 
     def find_server(self) -> str | None:
         """Return the address of a server that is not Amazon's, without secrets; None for Amazon's."""
-        parts = urlsplit(self._client().meta.endpoint_url)
+        parts = urlsplit(self.connect().meta.endpoint_url)
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         return None if self._is_amazon() else address
 
@@ -156,14 +272,15 @@ class S3VersionedStore(AwsStore):
         while (version := self._read_object(name, self._look)) is not None:
             condition = {"IfMatch": f'"{version.value}"'} if is_conditional else {}
             try:
-                self._client().delete_object(Bucket=self._bucket, Key=name, **condition)
+                self.connect().delete_object(Bucket=self._bucket, Key=name, **condition)
             except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
-                if is_missing_key(error):
+                if error_code(error) == NO_KEY:
                     break
-                if is_conditional and is_not_implemented(error):
+                if is_conditional and status_and_code(error)[0] == NOT_IMPLEMENTED:
                     is_conditional = False
                     continue
-                self._refuse_overlap(error, name, backoff, is_overlap=has_lost(error) or has_overlapped(error))
+                is_overlap = error_code(error) == LOST or has_overlapped(error)
+                self._refuse_overlap(error, name, backoff, is_overlap=is_overlap)
                 backoff.wait()
             else:
                 return True
@@ -206,7 +323,7 @@ class S3VersionedStore(AwsStore):
                 f"invalid value for {name} of {len(stored)} bytes: expected at most {MAX_VALUE_BYTES}."
             )
         is_large = len(stored) > LARGE_BYTES
-        client = self._patient.get() if is_large else self._client()
+        client = (self._patient if is_large else self).connect()
         backoff = Backoff(_OVERLAP_SECONDS, _MAX_OVERLAP_SECONDS, sleep=self._sleep)
         # Without it, SeaweedFS keeps what has come of a value whose sender is killed.
         digest = base64.b64encode(hashlib.md5(stored, usedforsecurity=False).digest()).decode()
@@ -216,7 +333,7 @@ class S3VersionedStore(AwsStore):
                 reply = client.put_object(Bucket=self._bucket, Key=name, Body=body, ContentMD5=digest, **condition)
                 return self._version(reply)
             except Exception as error:  # noqa: BLE001 - as in `delete`
-                if has_lost(error) or ("IfMatch" in condition and is_missing_key(error)):
+                if error_code(error) == LOST or ("IfMatch" in condition and error_code(error) == NO_KEY):
                     return None
                 if "IfMatch" in condition and has_overlapped(error) and backoff.failures + 1 == OVERLAPS:
                     return None  # nothing was written, and the version is about to become stale: a lost race
@@ -230,7 +347,7 @@ class S3VersionedStore(AwsStore):
             MopsJobsError: if it was refused for another reason, or too often.
         """
         if not is_overlap:
-            raise self._aws.explain(error) from None
+            raise self.explain(error) from None
         if backoff.failures + 1 == OVERLAPS:
             raise StoreUnavailableError(
                 f"{self.location} refuses to change {name} while other writes to it are in progress.",
@@ -245,14 +362,15 @@ class S3VersionedStore(AwsStore):
             try:
                 return use(name)
             except Exception as error:
-                if is_missing_key(error):
+                # The status alone would not do: a missing bucket has the same, and so has the page of a proxy.
+                if error_code(error) == NO_KEY:
                     return None
                 raise
 
         return self._read(attempt)
 
     def _download(self, name: str) -> Versioned:
-        reply = self._client().get_object(Bucket=self._bucket, Key=name)
+        reply = self.connect().get_object(Bucket=self._bucket, Key=name)
         with contextlib.closing(reply["Body"]) as body:
             version = self._version(reply)
             if reply.get("ContentLength", 0) > MAX_VALUE_BYTES:
@@ -262,11 +380,11 @@ class S3VersionedStore(AwsStore):
     def _look(self, name: str) -> VersionToken:
         # HEAD has no body, so its refusals name no cause: a missing bucket would look like a missing key.
         try:
-            reply = self._client().get_object(Bucket=self._bucket, Key=name, Range="bytes=0-0")
+            reply = self.connect().get_object(Bucket=self._bucket, Key=name, Range="bytes=0-0")
         except Exception as error:
             if status_and_code(error)[0] != 416:  # it is empty
                 raise
-            reply = self._client().get_object(Bucket=self._bucket, Key=name)
+            reply = self.connect().get_object(Bucket=self._bucket, Key=name)
         with contextlib.closing(reply["Body"]) as body:
             version = self._version(reply)
             body.read(1)  # the whole of it, so that the connection can be used again
@@ -301,10 +419,10 @@ class S3VersionedStore(AwsStore):
             arguments.pop("StartAfter", None)  # the token says where to go on
 
     def _is_amazon(self) -> bool:
-        return _is_amazon(self._client().meta.endpoint_url)
+        return _is_amazon(self.connect().meta.endpoint_url)
 
     def _page(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        reply: Mapping[str, Any] = self._client().list_objects_v2(Bucket=self._bucket, **arguments)
+        reply: Mapping[str, Any] = self.connect().list_objects_v2(Bucket=self._bucket, **arguments)
         if "IsTruncated" not in reply or (reply["IsTruncated"] and not reply.get("NextContinuationToken")):
             raise self._broken("a reply is not the page of a listing")
         return reply

@@ -30,7 +30,7 @@ class Server:
         self.requests = 0
         self.pauses: list[float] = []
         self.pacer = ReadPacer(sleep=self._sleep, clock=lambda: self.time, retry_after=lambda error: retry_after)
-        self.pacer.on_retry = lambda retry: self.pauses.append(retry.pause)
+        self.pacer.on_retry = lambda _reason, pause: self.pauses.append(pause)
 
     def _sleep(self, seconds: float) -> None:
         self.time += seconds
@@ -205,7 +205,7 @@ def test_reads_that_wait_end_when_the_sync_is_interrupted() -> None:
     """Ctrl-C does not wait for the pauses of retries."""
     server = Server(retry_after=20.0)
     with server.pacer.bulk():
-        server.pacer.on_retry = lambda retry: server.pacer.stop()
+        server.pacer.on_retry = lambda _reason, _pause: server.pacer.stop()
         with pytest.raises(StoreUnavailableError):
             server.read(BUSY, BUSY)
     assert server.time < 1

@@ -10,7 +10,6 @@ from mopsjobs.store.azure import listing
 from mopsjobs.store.azure.listing import (
     FIRST_PAGE_KEYS,
     MAX_PAGE_KEYS,
-    PAGE_KEYS,
     Blob,
     ListingError,
     Page,
@@ -127,29 +126,11 @@ def test_a_page_is_parsed_in_little_more_memory_than_what_it_tells() -> None:
     assert peak < kept + 2 * 2**20
 
 
-def test_a_page_is_as_large_as_its_reader_and_the_server_allow() -> None:
-    """Larger where pages wait for the reader; smaller where the server is so slow that it would look unreachable."""
-    assert next_size(1000, 0.1, is_awaited=True) == PAGE_KEYS
-    assert next_size(2000, 0.2, is_awaited=False) == 4000
-    assert next_size(4000, 0.2, is_awaited=False) == MAX_PAGE_KEYS
-    assert next_size(5000, 0.2, is_awaited=True) == PAGE_KEYS
-    assert next_size(1000, 0.8, is_awaited=True) == 1250
-    assert next_size(5000, 4.0, is_awaited=False) == 1250
-    assert next_size(1000, 60, is_awaited=True) == listing.MIN_PAGE_KEYS
-    assert next_size(10, 0.1, is_awaited=True) == FIRST_PAGE_KEYS
-    assert next_size(1000, 0.0, is_awaited=True) == PAGE_KEYS
-
-
-def test_pages_of_names_grow_also_while_their_reader_waits() -> None:
-    """A reader is done with a name sooner than a server. So fewer pages save time, on a fast server alone."""
-    assert next_size(10, 0.1, is_awaited=True, metadata=False) == FIRST_PAGE_KEYS
-    assert next_size(1000, 0.1, is_awaited=True, metadata=False) == 2000
-    assert next_size(2000, 0.2, is_awaited=True, metadata=False) == 4000
-    assert next_size(4000, 0.4, is_awaited=True, metadata=False) == MAX_PAGE_KEYS
-    assert next_size(2000, 1.0, is_awaited=True, metadata=False) == 2000
-
-
-def test_a_page_of_long_metadata_has_fewer_keys() -> None:
-    """Three pages are in memory, and other programs may write 8 KiB a key."""
-    assert next_size(2000, 0.2, is_awaited=False, page_bytes=3_000_000) == 4000
-    assert next_size(2000, 0.2, is_awaited=False, page_bytes=2 * listing.MAX_PAGE_BYTES) == 1000
+def test_a_page_is_as_large_as_the_server_allows() -> None:
+    """Smaller where it is so slow that it would look unreachable, or where other programs write 8 KiB of metadata."""
+    assert next_size(10, 0.1) == FIRST_PAGE_KEYS
+    assert next_size(1000, 0.1) == 2000
+    assert next_size(4000, 0.2) == MAX_PAGE_KEYS
+    assert next_size(1000, 0.8) == next_size(5000, 4.0) == 1250
+    assert next_size(1000, 60) == listing.MIN_PAGE_KEYS
+    assert next_size(2000, 0.2, page_bytes=2 * listing.MAX_PAGE_BYTES) == 1000

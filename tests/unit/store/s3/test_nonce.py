@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs.store.s3.nonce import LENGTH, add_nonce, remove_nonce
+from mopsjobs.store.s3.store import LENGTH, add_nonce, remove_nonce
 
 BLANKS = st.text(alphabet=" \t\n", min_size=60, max_size=140).map(str.encode)
 VALUES = st.binary(max_size=80) | BLANKS | st.builds(bytes.__add__, st.binary(max_size=5), BLANKS)
