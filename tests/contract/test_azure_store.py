@@ -305,14 +305,6 @@ def test_a_leased_blob_is_an_error_and_no_lost_race(place: Place) -> None:
     assert store.put("a", b"2", version)
 
 
-def test_a_blob_with_snapshots_can_be_deleted(place: Place) -> None:
-    store = place.open()
-    store.create_if_absent("a", b"1")
-    with place.server.client(place.name) as client:
-        client.get_blob_client("a").create_snapshot()
-    assert store.delete("a")
-
-
 @given(st.lists(st.text(alphabet="a/é\uff21\ufffd\U0001f600\U0001f601", min_size=1, max_size=6), unique=True))
 def test_utf16_order_is_turned_into_code_point_order(keys: list[str]) -> None:
     """Azurite lists by UTF-16 units; the contract asks for code points. Either order comes out as the latter."""
@@ -828,10 +820,8 @@ class SignIn:
     ("url", "env", "location", "source"),
     [
         ("azure://c-1", ACME_STRING | ACME | KEY_ENV, f"{PUBLIC}/c-1", STRING),
-        ("azure://c-1/", CHINA_STRING, "https://acme.blob.core.chinacloudapi.cn/c-1", STRING),
         ("azure://c-1", OWN_STRING, "https://blobs.example.org/x/c-1", STRING),
         ("azure://c-1", DEVELOPMENT, f"{LOCAL}/c-1", STRING),
-        ("azure://c-1", REMOTE_EMULATOR, f"http://azurite:10000/{ACCOUNT}/c-1", STRING),
         (
             "azure://c-1",
             {STRING: "BlobEndpoint=http://[::1]:1/a;SharedAccessSignature=sig=x"},
@@ -842,8 +832,6 @@ class SignIn:
         ("azure://c-1", ACME | SAS_ENV | {STRING: " "}, f"{PUBLIC}/c-1", WITH_SAS),
         ("azure://c-1", ACME, f"{PUBLIC}/c-1", SIGN_IN),
         (f"{PUBLIC}/c-1", ACME_STRING, f"{PUBLIC}/c-1", STRING),
-        ("https://acme.blob.core.windows.net:443/c-1/", ACME | KEY_ENV, f"{PUBLIC}/c-1", WITH_KEY),
-        (f"{PUBLIC}/c-1", {}, f"{PUBLIC}/c-1", SIGN_IN),
         (f"{PUBLIC}/c-1", {"AZURE_STORAGE_ACCOUNT": "other"}, f"{PUBLIC}/c-1", SIGN_IN),
         (
             "https://acme.z12.blob.storage.azure.net/c-1",
@@ -852,11 +840,8 @@ class SignIn:
             WITH_SAS,
         ),
         ("https://acme.blob.core.usgovcloudapi.net/c-1", {}, "https://acme.blob.core.usgovcloudapi.net/c-1", None),
-        ("https://blobs.example.org/x/c-1", OWN_STRING, "https://blobs.example.org/x/c-1", STRING),
         (f"{LOCAL}/c-1", {}, f"{LOCAL}/c-1", PUBLISHED),
-        (f"{LOCAL}/c-1", ACME_STRING, f"{LOCAL}/c-1", PUBLISHED),
         (f"{LOCAL}/c-1", ACME | KEY_ENV, f"{LOCAL}/c-1", PUBLISHED),
-        (f"{LOCAL}/c-1", DEVELOPMENT, f"{LOCAL}/c-1", STRING),
         (f"{LOCAL}/c-1", {"AZURE_STORAGE_ACCOUNT": ACCOUNT} | SAS_ENV, f"{LOCAL}/c-1", WITH_SAS),
         ("http://localhost:1/acme/c-1", ACME | KEY_ENV, "http://localhost:1/acme/c-1", WITH_KEY),
     ],
@@ -894,14 +879,10 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("http://acme.blob.core.windows.net/c-1", ACME | SAS_ENV, "expected azure://CONTAINER"),
     ("http://azurite:10000/devstoreaccount1/c-1", {}, "expected azure://CONTAINER"),
     # not a container
-    ("azure://", {}, "invalid container in the registry URL"),
-    ("azure://Container", {}, "invalid container in the registry URL"),
     ("azure://a--b", {}, "invalid container in the registry URL"),
-    ("azure://container/jobs", {}, "and no more"),
     (f"{PUBLIC}/container/jobs", {}, "and no more"),
     ("https://acme.blob.core.windows.net:8443/container", {}, "and no more"),
     ("http://127.0.0.1:10000/c-1", {}, "emulator"),
-    ("https://acme.blob.core.windows.net//container", {}, "invalid container in the registry URL"),
     ("https://acme:port/c-1", {}, "invalid registry URL"),
     # invalid variables
     ("azure://c-1", KEY_ENV, "AZURE_STORAGE_ACCOUNT is not"),
@@ -909,7 +890,6 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("azure://c-1", {"AZURE_STORAGE_ACCOUNT": "evil.example.org/"} | SAS_ENV, "invalid account name"),
     ("azure://c-1", ACME | {"AZURE_STORAGE_KEY": "must-not-be-seen"}, "expected base64"),
     ("azure://c-1", {STRING: "must-not-be-seen"}, "invalid AZURE_STORAGE_CONNECTION_STRING"),
-    ("azure://c-1", {STRING: ";;"}, "invalid AZURE_STORAGE_CONNECTION_STRING"),
     ("azure://c-1", {STRING: f"AccountKey={SECRET_KEY}"}, "invalid AZURE_STORAGE_CONNECTION_STRING"),
     (
         "azure://c-1",
@@ -1013,12 +993,6 @@ def test_a_read_only_sas_serves_all_reading_and_no_writing(place: Place) -> None
             write(viewer)
         assert_no_secret(caught.value)
     assert place.open().get("a") == (RECORD, version)
-
-
-def test_a_read_only_sas_of_a_missing_container_reads_as_empty(place: Place) -> None:
-    viewer = place.open({"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": read_only_sas(place)})
-    assert list(viewer.scan()) == []
-    assert viewer.get("a") is None
 
 
 def test_no_error_tells_a_sas_token_that_is_part_of_every_url() -> None:

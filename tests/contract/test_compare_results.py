@@ -5,9 +5,6 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-import pytest
-
-from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies import compare_results as compared
 from mopsjobs.studies.compare_results import ComparedResults, JobOutputs, compare_results
@@ -115,15 +112,6 @@ def test_only_outputs_of_equal_size_are_read() -> None:
     assert len(read) == 2
 
 
-@pytest.mark.parametrize("limit", [1, 10])
-def test_large_outputs_are_compared_too(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr(compared, "LARGE_BYTES", limit)
-    store = InMemoryVersionedStore()
-    first = fill(store, FIRST, {0: {"a": b"12345"}, 1: {"a": b"12345"}})
-    second = fill(store, SECOND, {0: {"a": b"12345"}, 1: {"a": b"12346"}})
-    assert counts(compare_results(store, first, second)) == (1, 1, 0, 0)
-
-
 def test_the_first_tasks_are_named_and_all_are_counted() -> None:
     store, study_of_many = InMemoryVersionedStore(), study(sets_of(compared.MAX_NAMED + 5), outputs=None)
     jobs = [
@@ -138,11 +126,3 @@ def test_the_first_tasks_are_named_and_all_are_counted() -> None:
     found = compare_results(store, *jobs, progress.append)
     assert (found.different, len(found.named["different"])) == (compared.MAX_NAMED + 5, compared.MAX_NAMED)
     assert progress == list(range(1, compared.MAX_NAMED + 6))
-
-
-def test_an_outage_ends_the_comparison() -> None:
-    store = LineStore(InMemoryVersionedStore())
-    first = fill(store, FIRST, {0: {"a": b"1"}})
-    store.down = True
-    with pytest.raises(StoreUnavailableError):
-        compare_results(store, first, first)

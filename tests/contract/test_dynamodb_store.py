@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import os
-import socket
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,13 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.errors import (
-    ConfigError,
     StoreError,
     StoreUnavailableError,
     ValueTooLargeError,
 )
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store import open_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.dynamodb import store as dynamodb
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, DynamoDBVersionedStore
@@ -124,15 +121,6 @@ def test_an_operation_costs_no_more_requests_than_promised(place: Place, operati
             assert request.body["ConditionExpression"]
 
 
-def test_a_page_of_a_listing_is_one_request(place: Place) -> None:
-    store = place.open(page_size=2)
-    for name in "abcde":
-        store.create_if_absent(f"k/{name}", RECORD)
-    requests = noted(store)
-    assert [entry.key for entry in store.scan("k/")] == [f"k/{name}" for name in "abcde"]
-    assert [request.operation for request in requests] == ["Query"] * 3
-
-
 def test_a_listing_of_more_than_a_mebibyte_goes_on(place: Place) -> None:
     """DynamoDB ends a page there by itself."""
     store = place.open()
@@ -151,28 +139,7 @@ def test_the_first_write_makes_a_table_that_is_paid_by_use(place: Place) -> None
     assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
 
 
-def test_what_the_registry_keeps_lies_in_partitions_of_its_own() -> None:
-    """Records, announcements, events, outputs and bundles do not get in each other's way."""
-    names = ["jobs", "changes", "events", "results", "bundles"]
-    assert len({dynamodb._partition(name) for name in names}) == len(names)
-
-
 # --- versions -------------------------------------------------------------------------------------------------------
-
-
-def test_a_value_put_back_as_it_was_lets_no_old_version_through(place: Place) -> None:
-    """A, B, and A again, then deleted and made anew: a writer that has seen the first A cannot write."""
-    store = place.open()
-    first = store.create_if_absent("a", b"A")
-    assert first is not None
-    second = store.put("a", b"B", first)
-    assert second is not None
-    assert store.put("a", b"A", second)
-    assert store.put("a", b"C", first) is None
-    store.delete("a")
-    store.create_if_absent("a", b"A")
-    assert store.put("a", b"C", first) is None
-    assert store.put("a", b"C", second) is None
 
 
 # --- long keys ------------------------------------------------------------------------------------------------------
@@ -267,13 +234,6 @@ def test_a_reply_to_a_query_without_items_is_no_empty_listing(aws: Callable[[int
         list(store.scan("a/"))
 
 
-def test_a_condition_that_does_not_hold_is_a_return_value(aws: Callable[[int], None]) -> None:
-    failed = refused(400, "ConditionalCheckFailedException")
-    with scripted(aws, failed, failed, failed) as (store, requests, _):
-        assert [write(store) for write in IN_DYNAMODB.writes.values()] == [None, None, False]
-        assert len(requests) == 3
-
-
 def test_a_table_that_does_not_become_ready_is_not_waited_for_for_ever(
     aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,21 +251,6 @@ def test_a_table_that_does_not_become_ready_is_not_waited_for_for_ever(
         assert len(requests) == 3
 
 
-@pytest.mark.usefixtures("aws")
-def test_a_region_that_does_not_exist_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its endpoint has no name."""
-
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-nowhere-1")
-    with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=RecordingSleep())) as store:
-        with pytest.raises(StoreUnavailableError, match=r"eu-nowhere-1\S*: its name does not resolve") as caught:
-            store.get("a")
-        assert "AWS_DEFAULT_REGION" in (caught.value.hint or "")
-
-
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
@@ -316,12 +261,6 @@ def test_without_a_region_one_sentence_says_so(cli: Cli, monkeypatch: pytest.Mon
     assert ran.code == 4
     assert "No setting names the AWS region of dynamodb://jobs" in ran.err
     assert SECRET not in ran.err
-
-
-@pytest.mark.parametrize("url", ["dynamodb:jobs", "dynamodb://", "dynamodb://ab", "dynamodb://a/b", "dynamodb://k=s;x"])
-def test_a_url_that_names_no_table_is_refused_without_repeating_it_all(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"invalid table|invalid registry URL"):
-        open_store(url, {})
 
 
 def test_the_cache_tells_tables_apart_by_what_names_them() -> None:

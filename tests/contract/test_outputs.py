@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from itertools import pairwise
 
 import pytest
 
@@ -13,7 +12,7 @@ from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest, manifest_key
-from mopsjobs.studies.outputs import Completeness, find_complete_tasks, output_key, results_prefix
+from mopsjobs.studies.outputs import find_complete_tasks, output_key, results_prefix
 from mopsjobs.studies.study import Task
 from mopsjobs.studies.study_parser import parse_study
 from support.doubles import FaultyStore
@@ -54,12 +53,6 @@ def _complete(store: VersionedStore, manifest: Manifest) -> list[int]:
 # --- complete, and not ----------------------------------------------------------------------------------------------
 
 
-@in_memory
-def test_a_job_that_has_left_nothing_has_nothing_complete(store: VersionedStore) -> None:
-    found = find_complete_tasks(store, _manifest())
-    assert (list(found.complete), found.count, found.unexpected) == ([0] * 5, 0, 0)
-
-
 def test_a_task_of_another_size_than_expected_is_damaged(store: VersionedStore) -> None:
     """Each store tells sizes in the listing that is made anyway. What is not expected may have any size."""
     manifest = _manifest(named=["result.json"])
@@ -85,31 +78,26 @@ def test_each_task_is_told_complete_by_its_own_outputs(store: VersionedStore) ->
         assert (found.count, found.unexpected) == (count, 0)
 
 
-@in_memory
-def test_named_outputs_must_all_be_there_and_others_may_be(store: VersionedStore) -> None:
+def test_a_task_is_complete_by_its_names(store: VersionedStore) -> None:
+    """Named outputs must all be there, and others may be. If none is named, several need the list of their names.
+
+    The list of a task that leaves nothing is empty. Outputs of other jobs do not count.
+    """
     manifest = _manifest(named=["a", "b.csv"])
     first, second, third, *_ = _tasks(manifest)
+    for job in ("job2", "jo", "job-", "job."):
+        store.create_if_absent(output_key(job, first, "a"), b"x")
+    assert _complete(store, manifest) == [0] * 5
     _leave(store, first, a=b"", b__csv=b"x")
     _leave(store, second, a=b"x")
     _leave(store, third, a=b"x", b__csv=b"", c=b"x")
     assert _complete(store, manifest) == [1, 0, 1, 0, 0]
-
-
-def test_where_none_is_named_several_need_the_list_of_their_names(store: VersionedStore) -> None:
-    manifest = _manifest()
-    first, second, third, *_ = _tasks(manifest)
-    _names(store, first, b'["a", "b"]')
-    _leave(store, first, a=b"x", b=b"y")
+    unnamed = _manifest()
+    assert _complete(store, unnamed) == [0, 1, 0, 0, 0]
+    _names(store, first, b'["a", "b.csv"]')
     _names(store, second, b'["a", "b"]')
-    _leave(store, second, a=b"x")
-    _leave(store, third, a=b"x", b=b"y")
-    assert _complete(store, manifest) == [1, 0, 0, 0, 0]
-
-
-def test_a_task_that_leaves_nothing_is_complete_by_an_empty_list(store: VersionedStore) -> None:
-    manifest = _manifest()
-    _names(store, _tasks(manifest)[1], b"[]")
-    assert _complete(store, manifest) == [0, 1, 0, 0, 0]
+    _names(store, _tasks(unnamed)[3], b"[]")
+    assert _complete(store, unnamed) == [1, 0, 0, 1, 0]
 
 
 def test_a_list_too_large_to_come_with_the_listing_is_fetched(store: VersionedStore) -> None:
@@ -139,15 +127,13 @@ def test_a_task_cut_short_after_any_write_never_looks_complete() -> None:
         assert _complete(store, manifest) == [count == len(writes)]
 
 
-@pytest.mark.parametrize(
-    "value", [b"", b"null", b"{}", b'"a"', b"[1]", b"[[1]]", b"[{}]", b'["a", null]', b"\xff", b"[" * 100_000]
-)
-def test_a_list_of_names_that_is_none_is_no_completion(value: bytes) -> None:
-    store, manifest = InMemoryVersionedStore(), _manifest()
-    (task, *_) = _tasks(manifest)
-    _names(store, task, value)
-    _leave(store, task, a=b"x")
-    assert _complete(store, manifest) == [0] * 5
+def test_a_list_of_names_that_is_none_is_no_completion() -> None:
+    for value in (b"", b"null", b'"a"', b"[1]", b"[{}]", b'["a", null]', b"\xff", b"[" * 100_000):
+        store, manifest = InMemoryVersionedStore(), _manifest()
+        (task, *_) = _tasks(manifest)
+        _names(store, task, value)
+        _leave(store, task, a=b"x")
+        assert _complete(store, manifest) == [0] * 5, value
 
 
 def test_replicates_that_draw_the_same_seed_share_their_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,13 +143,6 @@ def test_replicates_that_draw_the_same_seed_share_their_outputs(monkeypatch: pyt
     for task in _tasks(manifest)[1:3]:
         _leave(store, task, a=b"x")
     assert _complete(store, manifest) == [1, 1, 1, 1, 0]
-
-
-def test_a_seed_that_was_asked_for_may_be_one_that_is_drawn() -> None:
-    drawn = _tasks(_manifest(sets=[{"x": 1}]))[0].seed
-    store, manifest = InMemoryVersionedStore(), _manifest(sets=[{"x": 1}, {"params": {"x": 1}, "seed": drawn}])
-    _leave(store, _tasks(manifest)[0], a=b"x")
-    assert _complete(store, manifest) == [1, 0, 1]
 
 
 def test_tasks_that_are_the_same_simulation_are_known_by_their_positions() -> None:
@@ -186,16 +165,6 @@ def test_a_resumed_job_looks_at_its_own_tasks_by_their_position(store: Versioned
     _leave(store, every[0], a=b"x")
     found = find_complete_tasks(store, manifest)
     assert (list(found.complete), found.unexpected) == ([0, 1], 1)
-
-
-@in_memory
-def test_the_outputs_of_other_jobs_do_not_count(store: VersionedStore) -> None:
-    manifest = _manifest()
-    (task, *_) = _tasks(manifest)
-    for job in ("job2", "jo", "job-", "job."):
-        store.create_if_absent(output_key(job, task, "a"), b"x")
-    found = find_complete_tasks(store, manifest)
-    assert (found.count, found.unexpected) == (0, 0)
 
 
 # --- keys that are unexpected ----------------------------------------------------------------------------------------
@@ -239,13 +208,10 @@ def test_an_outage_is_never_an_empty_listing() -> None:
 # --- the manifest ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("only", [None, [], [0, 3]])
-def test_a_manifest_survives_its_own_json(only: list[int] | None) -> None:
-    manifest = _manifest(named=["a"], only=only)
-    assert Manifest.from_json(manifest.to_json()) == manifest
-
-
 def test_a_manifest_has_all_that_the_record_needs() -> None:
+    """It survives its own JSON."""
+    for only in (None, [], [0, 3]):
+        assert Manifest.from_json(_manifest(only=only).to_json()) == _manifest(only=only)
     manifest = dataclasses.replace(_manifest(), engine="kubernetes", owner="me", labels={"exp": "7"})
     found = Manifest.from_json(manifest.to_json())
     assert found == manifest
@@ -270,21 +236,10 @@ def test_a_manifest_from_before_owner_labels_and_engine_is_still_read() -> None:
         _manifest().to_json().replace(b'"study":{', b'"study":{"zzz":1,'),
         _manifest().to_json().replace(b'"only":null', b'"only":["x"]'),
         _manifest().to_json().replace(b'"only":null', b'"only":3'),
+        *(_manifest().to_json().replace(b'"only":null', b'"only":' + only) for only in (b"[1,0]", b"[0,0]", b"[9]")),
     ],
 )  # fmt: skip
 def test_bytes_that_are_no_manifest_are_refused_with_their_key(value: bytes) -> None:
     with pytest.raises(RecordError) as caught:
         Manifest.from_json(value, key=manifest_key("job"))
     assert caught.value.message.startswith("jobs/job/manifest.json: ")
-
-
-def test_no_task_of_a_study_has_the_key_of_another() -> None:
-    keys = sorted(output_key("job", task, "a") for task in _tasks(_manifest(replicates=50)))
-    assert all(one != other for one, other in pairwise(keys))
-    assert keys[0].startswith(results_prefix("job"))
-
-
-def test_completeness_counts_ones() -> None:
-    found = Completeness(3)
-    found.complete[1] = 1
-    assert found.count == 1

@@ -15,14 +15,13 @@ from azure.core import MatchConditions
 from azure.core.exceptions import ResourceModifiedError
 
 from mopsjobs import modelops
-from mopsjobs.errors import JobExistsError, StoreUnavailableError, TerminalStateError, TooManyRetriesError
+from mopsjobs.errors import StoreUnavailableError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import LABEL_HISTORY
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store import open_store
-from mopsjobs.store.documents import update_with_retry
 from mopsjobs.utils.times import parse_time, utc_now
 from support.doubles import FaultyStore
 from support.runs import PATIENCE
@@ -160,42 +159,6 @@ def test_a_job_lives_from_its_registration_to_its_end(registry: JobRegistry) -> 
 
 
 @over_real_stores
-def test_jobs_are_listed_counted_and_told_apart_by_their_end(registry: JobRegistry) -> None:
-    """The views of the registry agree with each other."""
-    for number, status in enumerate(["failed", "succeeded", "running", "cancelled"]):
-        registry.register_job(f"job-{number}")
-        registry.update_status(f"job-{number}", status)
-    registry.register_job("job-e")
-    assert [job.job_id for job in registry.list_jobs(status_filter=[JobStatus.FAILED])] == ["job-0"]
-    assert {job.job_id for job in registry.get_active_jobs()} == {"job-2", "job-e"}
-    assert len(registry.get_recent_jobs(1)) == 5
-    counts = registry.count_jobs_by_status()
-    assert {name: count for name, count in counts.items() if count} == dict.fromkeys(
-        ["pending", "running", "succeeded", "failed", "cancelled"], 1
-    )
-
-
-@over_real_stores
-def test_an_id_is_taken_for_other_clients_too(backend: Backend, registry: JobRegistry) -> None:
-    """One record, however many look at the store."""
-    registry.register_job("a", owner="ada")
-    with pytest.raises(JobExistsError):
-        JobRegistry(backend.open()).register_job("a", owner="eve")
-    assert JobRegistry(backend.open()).get_job("a") == registry.get_job("a")
-
-
-@over_real_stores
-def test_a_registry_that_is_not_there_yet_has_no_jobs(backend: Backend, registry: JobRegistry) -> None:
-    """Reading says so and makes nothing; the first registration makes the place."""
-    assert (registry.get_job("a"), registry.list_jobs()) == (None, [])
-    with pytest.raises(KeyError):
-        registry.update_progress("a", 1)
-    assert not backend.exists()
-    registry.register_job("a")
-    assert backend.exists()
-
-
-@over_real_stores
 def test_a_lost_reply_is_recognised_in_a_real_store(store: VersionedStore, registry: JobRegistry) -> None:
     """Create and update land once and are taken for what they are."""
     line = FaultyStore(store)
@@ -303,15 +266,6 @@ def test_another_program_is_told_when_we_were_faster(registry: JobRegistry, anot
     assert (found.status, found.owner) == ("pending", "ada")
 
 
-@over_real_stores
-def test_modelops_way_of_updating_a_dict_works_on_our_records(store: VersionedStore, registry: JobRegistry) -> None:
-    """`update_with_retry` and the registry see each other's writes."""
-    registry.register_job("a")
-    update_with_retry(store, "jobs/a/state.json", step("submitting", theirs=1))
-    job = registry.update_status("a", "scheduled")
-    assert (job.status, job.extra) == ("scheduled", {"theirs": 1})
-
-
 # --- many at once, and an outage ------------------------------------------------------------------------------------
 
 
@@ -333,20 +287,6 @@ def test_many_processes_racing_for_one_record_lose_no_update(backend: Backend) -
         str(writer): WRITES - 1 for writer in range(WRITERS)
     }
     assert job.revision == 2 + WRITERS * WRITES
-
-
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_locked_registry_is_reported_and_not_damaged(backend: Backend) -> None:
-    """The rules over SQLite meet a rival that always wins as they do over any store."""
-    line = FaultyStore(backend.open())
-    registry = JobRegistry(line, sleep=lambda _: None)
-    before = registry.register_job("a")
-    line.before_put = lambda key: JobRegistry(line.inner).update_progress("a", line.calls["put"])
-    with pytest.raises(TooManyRetriesError):
-        registry.update_fields("a", owner="ada")
-    found = registry.get_job("a")
-    assert found is not None
-    assert (found.owner, found.revision) == (None, before.revision + line.calls["put"])
 
 
 def test_a_registry_that_stops_works_again_when_it_is_back(
@@ -376,23 +316,6 @@ def test_a_registry_that_stops_works_again_when_it_is_back(
 
 
 # --- values and names of ModelOps ------------------------------------------------------------------------------------
-
-
-@over_real_stores
-def test_values_of_another_form_survive_our_writes(
-    store: VersionedStore, registry: JobRegistry, another_program: Write
-) -> None:
-    """Another program writes them between our writes: a number as code, half a task, NaN."""
-    registry.register_job("a", tasks_total=4)
-    theirs = {"error_code": 137, "tasks_verified": 0.5, "metadata": {"loss": float("nan")}}
-    another_program("a", lambda record: {**record, **theirs})
-    state = registry.update_progress("a", tasks_completed=1, start=True)
-    assert (state.error_code, state.tasks_verified, state.tasks_completed) == ("137", 0, 1)
-    found = store.get("jobs/a/state.json")
-    assert found is not None
-    written = json.loads(found.value)
-    assert (written["error_code"], written["tasks_verified"]) == (137, 0.5)
-    assert str(written["metadata"]["loss"]) == "nan"
 
 
 @pytest.mark.azurite

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.bundles import extraction, packing
-from mopsjobs.bundles.bundle import BundleError, bundle_key, extract_bundle, parse_bundle_ref, store_bundle
+from mopsjobs.bundles.bundle import BundleError, bundle_key, extract_bundle, store_bundle
 from mopsjobs.bundles.packing import pack
-from mopsjobs.errors import StoreUnavailableError, UsageError
+from mopsjobs.errors import UsageError
 from mopsjobs.store.azure import store as azure
 from mopsjobs.store.memory import InMemoryVersionedStore
-from support.doubles import FaultyStore
 from support.runs import PATIENCE, tree
 
 
@@ -55,18 +54,6 @@ def test_same_files_same_bytes_whatever_times_modes_umask_and_order(tmp_path: Pa
     assert _packed(first) == _packed(second)
 
 
-def test_content_name_and_executable_bit_make_another_bundle(tmp_path: Path) -> None:
-    root = tree(tmp_path / "tree", {"a": "x"})
-    digests = [_packed(root)[0]]
-    (root / "a").chmod(0o755)
-    digests.append(_packed(root)[0])
-    (root / "a").write_text("y")
-    digests.append(_packed(root)[0])
-    (root / "a").rename(root / "b")
-    digests.append(_packed(root)[0])
-    assert len(set(digests)) == 4
-
-
 def test_the_digest_says_nothing_of_this_machine(tmp_path: Path) -> None:
     """It is the SHA-256 of the bytes."""
     root = tree(tmp_path / "tree", {"a": "x"})
@@ -89,13 +76,6 @@ def test_what_the_program_writes_itself_is_left_out_whatever_a_rule_says(tmp_pat
     assert _names(root, tmp_path / "link" / "jobs.db", root / "absent") == {"a", "b", ".modelopsignore"}
     assert _names(tmp_path / "link", root / "jobs.db") == {"a", "b", ".modelopsignore"}
     assert "jobs.db" in _names(root)
-
-
-def test_progress_ends_with_the_bytes_of_all_files(tmp_path: Path) -> None:
-    told: list[int] = []
-    pack(tree(tmp_path / "tree", {"a": "x" * 100_000, "b": "y" * 50}), on_progress=told.append).close()
-    assert told == sorted(told)
-    assert told[-1] == 100_050
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -158,15 +138,6 @@ def test_too_much_is_refused_in_one_sentence(
     assert ".modelopsignore" in caught.value.hint
 
 
-def test_nothing_to_pack_no_directory_and_an_unreadable_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing to pack"):
-        pack(tmp_path)
-    with pytest.raises(UsageError, match="cannot be packed"):
-        pack(tmp_path / "missing")
-    with pytest.raises(UsageError, match="cannot be packed"):
-        pack(tree(tmp_path, {"file": ""}) / "file")
-
-
 def test_generated_files_are_packed_with_a_directory_or_alone(tmp_path: Path) -> None:
     """The archive is that of a directory which has them. A file of the same name is not replaced."""
     with (
@@ -185,23 +156,6 @@ def test_generated_files_are_packed_with_a_directory_or_alone(tmp_path: Path) ->
 
 def test_what_is_packed_at_most_is_what_azure_takes() -> None:
     assert packing.MAX_PACKED_BYTES == azure.MAX_VALUE_BYTES
-
-
-def test_a_reply_that_was_lost_is_no_harm(tmp_path: Path) -> None:
-    line = FaultyStore(InMemoryVersionedStore())
-    line.lose_reply_next()
-    with pack(tree(tmp_path / "tree", {"a": "x"})) as packed:
-        with pytest.raises(StoreUnavailableError):
-            store_bundle(line, packed)
-        assert store_bundle(line, packed) is False
-
-
-@pytest.mark.parametrize("text", ["", "sha256:", "a" * 64, "sha256:" + "A" * 64, "sha256:" + "a" * 64 + "\n", "../x"])
-def test_a_reference_says_what_it_should_be(text: str) -> None:
-    with pytest.raises(UsageError, match="sha256: and 64 digits"):
-        parse_bundle_ref(text)
-    with pytest.raises(UsageError):
-        bundle_key(text)
 
 
 # --- unpacking -------------------------------------------------------------------------------------------------------
@@ -307,13 +261,6 @@ def test_only_its_owner_may_use_what_was_unpacked(tmp_path: Path) -> None:
     code = extract_bundle(store, ref, tmp_path)
     found = {path: stat.S_IMODE(path.stat().st_mode) for path in (code, *code.rglob("*"))}
     assert set(found.values()) == {0o700}
-
-
-def test_one_that_is_there_is_used_without_asking_the_store(tmp_path: Path) -> None:
-    store, ref = _stored(_archive(_member("a")))
-    line = FaultyStore(store)
-    assert extract_bundle(line, ref, tmp_path) == extract_bundle(line, ref, tmp_path)
-    assert line.calls["get"] == 1
 
 
 def test_several_at_once_do_not_harm_each_other(tmp_path: Path) -> None:

@@ -81,12 +81,6 @@ def test_a_process_announces_a_job_once_a_slot(line: Recording, registry: JobReg
     assert sum(one.startswith(announcements.PREFIX) for one in line.written) == 3
 
 
-def test_nothing_is_announced_when_nothing_is_written(line: Recording, registry: JobRegistry) -> None:
-    """A change that changes nothing sends no announcement."""
-    registry.update_status("a", "pending")
-    assert line.written == []
-
-
 def test_a_record_is_not_written_unannounced(line: Recording, registry: JobRegistry) -> None:
     """While the store takes no announcement, the record stays as it is, and the error is that of an outage."""
     line.fail_next(99, "create_if_absent")
@@ -94,12 +88,6 @@ def test_a_record_is_not_written_unannounced(line: Recording, registry: JobRegis
         registry.update_fields("a", owner="ada")
     assert line.calls["put"] == 0
     assert line.calls["create_if_absent"] == 3
-
-
-def test_an_announcement_is_tried_again_as_a_write_is(line: Recording, registry: JobRegistry) -> None:
-    """One failure on the way is not reported."""
-    line.fail_next(2, "create_if_absent")
-    assert registry.update_fields("a", owner="ada").owner == "ada"
 
 
 def test_an_attempt_in_a_later_slot_is_announced_anew(line: Recording, registry: JobRegistry, clock: Clock) -> None:

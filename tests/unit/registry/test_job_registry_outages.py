@@ -80,15 +80,6 @@ def test_a_step_that_has_not_landed_is_refused_over_what_came_instead(bench: Ben
     assert bench.history() == ["scheduled", "failed"]
 
 
-def test_rivals_who_set_different_things_both_succeed(bench: Bench) -> None:
-    """A race lost between read and write is run again on top of the winner's record."""
-    bench.place(labels={"x": "0"})
-    racers = iter([lambda: bench.rival.update_fields("a", labels={"x": "1"})])
-    bench.line.before_put = lambda key: next(racers, lambda: None)()
-    job = bench.registry.update_fields("a", labels={"y": "2"})
-    assert (job.labels, job.revision) == ({"x": "1", "y": "2"}, 2)
-
-
 def test_a_race_is_decided_by_the_rules(bench: Bench) -> None:
     """Who comes second is judged by what the first one left."""
     bench.place()

@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
@@ -52,13 +51,6 @@ def test_jobs_are_filtered_by_status_and_times(bench: Bench) -> None:
     assert ids(bench.registry.get_active_jobs()) == {"alive", "odd"}
 
 
-def test_every_status_is_counted_the_empty_ones_and_the_unknown_ones_too(bench: Bench) -> None:
-    """The counts add up to the number of jobs."""
-    for job_id, status in [("a", "failed"), ("b", "failed"), ("c", "archived")]:
-        bench.place(job_id, status=status)
-    assert bench.registry.count_jobs_by_status() == {**dict.fromkeys(JobStatus, 0), "failed": 2, "archived": 1}
-
-
 def test_what_is_no_record_is_logged_and_does_not_stop_a_listing(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -69,13 +61,6 @@ def test_what_is_no_record_is_logged_and_does_not_stop_a_listing(
         bench.store.create_if_absent(key, b"{")
     assert [job.job_id for job in bench.registry.list_jobs()] == ["good"]
     assert caplog.messages == ["jobs/bad/state.json: invalid field tasks_total: expected a whole number, not text"]
-
-
-def test_a_job_that_is_not_there_is_none(registry: JobRegistry) -> None:
-    """Asking is not an error; asking for an invalid id is."""
-    assert registry.get_job("a") is None
-    with pytest.raises(UsageError):
-        registry.get_job("a//b")
 
 
 @pytest.mark.parametrize(

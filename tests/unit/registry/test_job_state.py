@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import json
 import re
@@ -22,7 +21,6 @@ from mopsjobs.registry.job_state import (
     check_field,
 )
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.utils.json_strict import MAX_DEPTH
 from support.records import AT, MODELOPS, OURS, REQUIRED
 
 LENIENT_TEXTS = {"error_message", "error_code", "last_validation_error"}
@@ -69,20 +67,6 @@ def test_a_state_is_frozen_with_its_collections() -> None:
     assert all(isinstance(getattr(state, name), tuple) for name in LISTS)
 
 
-def test_evolve_makes_a_copy_and_leaves_the_original() -> None:
-    """A change is a new state."""
-    state = JobState.from_dict(MODELOPS)
-    assert state.evolve(tasks_completed=5).tasks_completed == 5
-    assert state.tasks_completed == 4
-
-
-def test_four_fields_are_enough() -> None:
-    """The others have the values that say nothing."""
-    state = JobState.from_json(encoded())
-    assert state == JobState(job_id="job-1", status=JobStatus.RUNNING, created_at=AT, updated_at=AT)
-    assert (state.tasks_total, state.metadata, state.transitions, state.extra) == (0, {}, (), {})
-
-
 def test_a_record_as_modelops_writes_it_loses_nothing() -> None:
     """Indented JSON with all its fields and none of mops-jobs comes out with the same fields and values."""
     state = JobState.from_json(json.dumps(MODELOPS, indent=2).encode())
@@ -116,18 +100,6 @@ def test_unknown_fields_are_carried_along_unchanged(fields: dict[str, object]) -
     assert JobState.from_json(state.to_json()) == state
 
 
-@given(unknown_fields, st.dictionaries(words, json_values, max_size=3))
-def test_reading_leaves_its_argument_alone(fields: dict[str, object], metadata: dict[str, object]) -> None:
-    """`from_dict` changes nothing in the object that it is given; nor do changes of that reach the state."""
-    record = {**REQUIRED, **fields, "metadata": metadata}
-    before = copy.deepcopy(record)
-    state = JobState.from_dict(record)
-    assert record == before
-    assert record["status"].__class__ is str
-    record["metadata"]["later"] = 1  # type: ignore[index]
-    assert state.metadata == before["metadata"]
-
-
 @pytest.mark.parametrize("status", ["archived", "Running", "PENDING", "état"])
 def test_an_unknown_status_is_kept_as_it_is(status: str) -> None:
     """A newer version may have more of them. As far as we know, such a job has not ended."""
@@ -137,34 +109,10 @@ def test_an_unknown_status_is_kept_as_it_is(status: str) -> None:
     assert json.loads(state.to_json())["status"] == status
 
 
-def test_a_known_status_becomes_a_member() -> None:
-    """Code may compare by identity, and ask whether the job has ended."""
-    for status in JobStatus:
-        state = JobState.from_json(encoded(status=str(status)))
-        assert state.status is status
-        assert state.is_terminal == (status in ("succeeded", "partial", "failed", "cancelled"))
-
-
 def test_null_says_the_same_as_a_missing_field() -> None:
     """ModelOps writes null for what is not set."""
     for name in set(FIELDS) - REQUIRED.keys():
         assert JobState.from_json(encoded(**{name: None})) == JobState.from_json(encoded()), name
-
-
-@pytest.mark.parametrize("at", ["2026-11-24T09:00:00Z", "2026-11-24T09:00:00", "2026-11-24T10:00:00.123+01:00"])
-def test_a_time_keeps_the_form_in_which_it_was_written(at: str) -> None:
-    """Reading does not rewrite what another program has written."""
-    assert json.loads(JobState.from_json(encoded(created_at=at)).to_json())["created_at"] == at
-
-
-def test_a_byte_order_mark_is_no_obstacle() -> None:
-    """Editors on Windows leave one."""
-    assert JobState.from_json(b"\xef\xbb\xbf" + encoded()).job_id == "job-1"
-
-
-def test_a_whole_number_may_be_written_as_a_float() -> None:
-    """JSON knows one kind of number, and JavaScript writes 5.0 or 5e0 at will."""
-    assert JobState.from_json(encoded(tasks_total=5.0)).tasks_total == 5
 
 
 FOREIGN = [
@@ -182,12 +130,6 @@ def test_a_foreign_value_is_shown_and_written_back(name: str, value: object, sho
     assert json.loads(state.evolve(results_path="r").to_json())[name] == value
     new: object = "new" if isinstance(shown, str) else 7
     assert json.loads(state.evolve(**{name: new}).to_json())[name] == new
-
-
-def test_a_long_foreign_value_is_shown_in_part() -> None:
-    """An error may be an object of any size."""
-    state = JobState.from_json(encoded(error_message=["x" * 50_000]))
-    assert len(str(state.error_message)) < 1_100
 
 
 @pytest.mark.parametrize(("text", "kept"), [("NaN", "NaN"), ("-Infinity", "-Infinity"), ("1e999", "Infinity")])
@@ -250,29 +192,19 @@ def test_a_wrong_type_inside_a_field_is_named_with_its_place(fields: dict[str, o
     ("value", "expected"),
     [
         (b"", "not JSON: "),
-        (b"<html>", "not JSON: "),
         (encoded()[:-1], "not JSON: "),
-        (encoded() + b"{}", "not JSON: "),
         (encoded()[:-1] + b', "tasks_total": NaN}', "invalid field tasks_total: expected a whole number"),
-        (encoded()[:-1] + b', "tasks_total": -Infinity}', "invalid field tasks_total: expected a whole number"),
-        (encoded()[:-1] + b', "tasks_total": 1e999}', "invalid field tasks_total: expected a whole number"),
-        (encoded()[:-1] + b', "x": ' + b"9" * 5000 + b"}", "not JSON: "),
         (encoded()[:-1] + b', "status": "failed"}', "not JSON: 'status' comes twice"),
-        (encoded()[:-1] + b', "metadata": {"a": 1, "a": 2}}', "not JSON: 'a' comes twice"),
         (b"[]", "not a JSON object but a list"),
-        (b'"text"', "not a JSON object but text"),
         (b"1", "not a JSON object but a number"),
         (b"null", "not a JSON object but null"),
         (b"true", "not a JSON object but true or false"),
         (encoded(owner="\ud800"), "has half a surrogate pair in a text"),
-        (encoded(**{"\udfff": 1}), "has half a surrogate pair in a text"),
         (encoded().replace(b"job-1", b"job-\xff"), "not UTF-8 text"),
-        (json.dumps(REQUIRED).encode("utf-16"), "not UTF-8 text"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, "nested too deeply"),
         (encoded(error_message="x" * 9_000_000), "too large: 9,000,147 bytes, expected at most 8,388,608"),
     ],
-    ids=range(22),
+    ids=range(12),
 )
 def test_bytes_that_are_no_record_are_refused_with_a_reason(value: bytes, expected: str) -> None:
     """Nothing foreseeable in a blob ends otherwise than in a RecordError of one line."""
@@ -304,14 +236,6 @@ def test_one_megabyte_of_a_record_is_for_other_fields() -> None:
     assert JobState.from_json(encoded(owner="x" * padding, missing_outputs=outputs)).owner == "x" * padding
     found = reason(encoded(owner="x" * (padding + 1), missing_outputs=outputs))
     assert found == "too large: 1,048,577 bytes besides its outputs, expected at most 1,048,576"
-
-
-def test_nesting_has_a_bound_of_its_own() -> None:
-    """At the limit a record is read and written; beyond it, it is refused long before Python would give up."""
-    inside = b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1)
-    value = encoded()[:-1] + b', "x": ' + inside + b"}"
-    assert JobState.from_json(value).to_json()
-    assert reason(value.replace(inside, b"[" + inside + b"]")) == "nested too deeply"
 
 
 def test_the_key_stands_before_the_reason_where_it_is_known() -> None:

@@ -83,12 +83,6 @@ def test_labels_are_set_and_removed_in_one_write(world: World) -> None:
     assert world.bob.change_labels("a", {"paper": "fig3"}, remove=["draft"]).revision == state.revision
 
 
-def test_labels_of_a_registration_are_no_change(world: World) -> None:
-    """A record of a job with labels is as small as before."""
-    world.ada.register_job("b", labels={"exp": "7"})
-    assert "label_history" not in world.metadata("b")
-
-
 def test_a_note_without_history_is_taken_into_it(world: World) -> None:
     """Version 0.1.0 replaces `metadata.note` and keeps the history, unknown to it. Its note is not lost by the next."""
     world.ada.add_note("a", "one")

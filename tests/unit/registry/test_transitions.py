@@ -82,25 +82,8 @@ def test_what_changes_nothing_writes_nothing(bench: Bench) -> None:
     assert (bench.bytes(), bench.line.calls["put"], bench.told) == (value, 0, [])
 
 
-@pytest.mark.parametrize("bad", ["ownr", "status", "updated_at", "write_id", "extra"])
-@pytest.mark.parametrize("method", ["update_status", "update_fields"])
-def test_an_unknown_field_is_an_error_and_nothing_is_written(bench: Bench, method: str, bad: str) -> None:
-    """ModelOps drops it in silence."""
-    value = bench.place(status="scheduled")
-    arguments = ("running",) if method == "update_status" else ()
-    with pytest.raises(UsageError, match=f"invalid field '{bad}'"):
-        getattr(bench.registry, method)("a", *arguments, **{bad: "x"})
-    assert bench.bytes() == value
-
-
 @pytest.mark.parametrize("call", ["update_status", "finalize_job"])
 def test_an_unknown_status_is_a_usage_error_that_lists_the_good_ones(registry: JobRegistry, call: str) -> None:
     """Checked before anything is read: whether there is such a job does not matter."""
     with pytest.raises(UsageError, match=r"invalid status 'runing': expected one of pending, .*Did you mean 'running'"):
         getattr(registry, call)("nobody", "runing")
-
-
-def test_a_status_may_be_given_in_any_case(bench: Bench) -> None:
-    """As on the command line."""
-    bench.place(status="scheduled")
-    assert bench.registry.update_status("a", "RUNNING").status is JobStatus.RUNNING

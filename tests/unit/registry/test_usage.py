@@ -14,7 +14,6 @@ from mopsjobs.registry.usage import (
     ShardForecast,
     ShardUsage,
     Stragglers,
-    add_usage,
     job_forecast,
     shard_usage,
     total_usage,
@@ -48,14 +47,6 @@ def test_each_shard_writes_its_own_usage() -> None:
     assert (shard_usage(again, 0), shard_usage(again, 1), shard_usage(again, 7)) == (FIRST, SECOND, NO_SHARD_USAGE)
     assert total_usage(again) == ShardUsage(15.0, 18.0, 32.0, 2**30)
     assert total_usage(again).cpu_efficiency == 15 / 32
-
-
-def test_what_was_not_measured_stays_unknown() -> None:
-    """None is not zero. More threads than workers give no efficiency above 1."""
-    assert add_usage([]) == NO_SHARD_USAGE
-    assert add_usage([NO_SHARD_USAGE, FIRST]) == FIRST
-    assert NO_SHARD_USAGE.cpu_efficiency is None
-    assert ShardUsage(9.0, None, 3.0, None).cpu_efficiency == 1
 
 
 def test_a_job_ends_with_its_last_shard() -> None:

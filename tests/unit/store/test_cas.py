@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mopsjobs.errors import EXIT_REFUSED, JobNotFoundError, StoreUnavailableError, TooManyRetriesError
 from mopsjobs.store import cas
-from mopsjobs.utils.backoff import Backoff
 from support.doubles import FaultyStore, RecordingSleep
 from support.marks import KEY, create, mark, marks, rival, update
 
@@ -40,33 +37,6 @@ def test_a_missing_key_is_a_key_error_that_names_it(store: FaultyStore) -> None:
     assert store.calls == {"get": 1}
 
 
-def test_an_error_of_the_function_passes_and_nothing_is_written(store: FaultyStore) -> None:
-    """The error is passed on unchanged."""
-    error = RuntimeError("refused")
-
-    def refuse(_: bytes) -> bytes:
-        raise error
-
-    with pytest.raises(RuntimeError) as caught:
-        cas.update(store, KEY, refuse)
-    assert caught.value is error
-    assert store.calls == {"get": 1}
-
-
-def test_an_error_of_the_function_on_a_later_attempt_passes_through_too(store: FaultyStore) -> None:
-    """The rival's write made the update illegal: its own rule says so, not the loop."""
-    store.before_put = lambda _: rival(store) if "rival" not in marks(store) else None
-
-    def once(value: bytes) -> bytes:
-        if json.loads(value):
-            raise ValueError("too late")
-        return b'["mine"]'
-
-    with pytest.raises(ValueError, match="too late"):
-        cas.update(store, KEY, once, sleep=RecordingSleep())
-    assert marks(store) == ["rival"]
-
-
 # --- lost races -----------------------------------------------------------------------------------------------------
 
 
@@ -87,11 +57,6 @@ def test_attempts_are_bounded_and_the_error_holds_the_facts(store: FaultyStore) 
     assert marks(store) == []
 
 
-def test_the_last_attempt_still_counts(store: FaultyStore) -> None:
-    store.conflict_next(4)
-    assert update(store, attempts=5).attempts == 5
-
-
 def test_delays_double_up_to_the_cap(store: FaultyStore) -> None:
     """With the highest draw each time, the delays are the bounds themselves."""
     sleep = RecordingSleep()
@@ -99,21 +64,6 @@ def test_delays_double_up_to_the_cap(store: FaultyStore) -> None:
     update(store, attempts=10, sleep=sleep, random=lambda: 1.0)
     assert sleep.requested == [min(cas.CAP_SECONDS, cas.BASE_SECONDS * 2**n) for n in range(9)]
     assert sleep.requested[-1] == cas.CAP_SECONDS
-
-
-def test_delays_are_drawn_from_the_whole_range(store: FaultyStore) -> None:
-    """Full jitter: the lowest draw means no delay."""
-    sleep = RecordingSleep()
-    draws = iter([0.0, 0.5, 0.25])
-    store.conflict_next(3)
-    update(store, sleep=sleep, random=lambda: next(draws))
-    assert sleep.requested == [0.0, cas.BASE_SECONDS, cas.BASE_SECONDS]
-
-
-@given(attempt=st.integers(1, 10_000), drawn=st.floats(0, 1))
-def test_no_delay_is_negative_or_above_the_cap(attempt: int, drawn: float) -> None:
-    backoff = Backoff(cas.BASE_SECONDS, cas.CAP_SECONDS, random=lambda: drawn)
-    assert 0 <= backoff.delay(attempt) <= cas.CAP_SECONDS
 
 
 # --- lost replies ---------------------------------------------------------------------------------------------------
@@ -152,12 +102,6 @@ def test_an_own_write_that_comes_back_as_a_conflict_is_recognised(store: FaultyS
     store.inner.put = twice  # type: ignore[method-assign,assignment]
     assert update(store).written
     assert marks(store) == ["mine"]
-
-
-def test_a_write_that_did_not_arrive_is_written_again(store: FaultyStore) -> None:
-    store.fail_next(1, "put")
-    outcome = update(store)
-    assert (marks(store), outcome.attempts, store.calls["put"]) == (["mine"], 2, 2)
 
 
 def test_without_landed_a_write_that_did_not_arrive_is_written_again(store: FaultyStore) -> None:
@@ -210,13 +154,6 @@ def test_a_reply_lost_on_the_last_attempt_is_no_lost_race(store: FaultyStore) ->
     except StoreUnavailableError as error:
         assert "may or may not have landed" in (error.hint or "")  # noqa: PT017 - either answer is honest
     assert marks(store) == ["mine"]
-
-
-def test_create_is_one_request(store: FaultyStore) -> None:
-    outcome = create(store)
-    assert outcome is not None
-    assert (outcome.value, outcome.version) == store.inner.get("new")
-    assert store.calls == {"create_if_absent": 1}
 
 
 def test_create_of_somebody_elses_key_is_none(store: FaultyStore) -> None:

@@ -17,47 +17,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_an_update_of_which_nothing_was_sent_is_reported_as_it_is(store: FaultyStore) -> None:
+DOUBT = "may or may not have landed"
+WRITES: dict[str, tuple[Callable[..., object], dict[str, int]]] = {
+    "put": (update, {"get": 1, "put": 1}),
+    "create_if_absent": (create, {"create_if_absent": 1}),
+}
+"""By the method of the store: the write, and the calls of one attempt."""
+
+
+@pytest.mark.parametrize("method", WRITES)
+def test_a_write_of_which_nothing_was_sent_is_reported_as_it_is(store: FaultyStore, method: str) -> None:
     """Connection refused: nothing was written, so there is no doubt to be told, and no second attempt."""
+    write, calls = WRITES[method]
     store.sent = False
-    store.fail_next(100, "put")
+    store.fail_next(100, method)
     with pytest.raises(StoreUnavailableError) as caught:
-        update(store)
-    assert (str(caught.value), caught.value.hint) == ("No connection for put.", None)
-    assert store.calls == {"get": 1, "put": 1}
-
-
-def test_a_creation_of_which_nothing_was_sent_is_reported_as_it_is(store: FaultyStore) -> None:
-    store.sent = False
-    store.fail_next(100, "create_if_absent")
-    with pytest.raises(StoreUnavailableError) as caught:
-        create(store)
-    assert (str(caught.value), caught.value.hint) == ("No connection for create_if_absent.", None)
-    assert store.calls == {"create_if_absent": 1}
+        write(store)
+    assert (str(caught.value), caught.value.hint) == (f"No connection for {method}.", None)
+    assert store.calls == calls
 
 
 @pytest.mark.parametrize("landed", [True, False])
-def test_an_update_that_met_silence_is_an_unknown_outcome_at_once(store: FaultyStore, landed: bool) -> None:
+@pytest.mark.parametrize("method", WRITES)
+def test_a_write_that_met_silence_is_an_unknown_outcome_at_once(store: FaultyStore, method: str, landed: bool) -> None:
     """A second request would wait as long as the first: it is not made, and the doubt is told."""
+    write, calls = WRITES[method]
     store.silent = True
-    store.lose_reply_next() if landed else store.fail_next(100, "put")
+    store.lose_reply_next() if landed else store.fail_next(100, method)
     sleep = RecordingSleep()
     with pytest.raises(StoreUnavailableError) as caught:
-        update(store, sleep=sleep)
-    assert "may or may not have landed" in (caught.value.hint or "")
-    assert store.calls == {"get": 1, "put": 1}
+        write(store, sleep=sleep)
+    assert DOUBT in (caught.value.hint or "")
+    assert store.calls == calls
     assert sleep.requested == []
-    assert marks(store) == (["mine"] if landed else [])
-
-
-@pytest.mark.parametrize("landed", [True, False])
-def test_a_creation_that_met_silence_is_an_unknown_outcome_at_once(store: FaultyStore, landed: bool) -> None:
-    store.silent = True
-    store.lose_reply_next() if landed else store.fail_next(100, "create_if_absent")
-    with pytest.raises(StoreUnavailableError) as caught:
-        create(store)
-    assert "may or may not have landed" in (caught.value.hint or "")
-    assert store.calls == {"create_if_absent": 1}
+    assert marks(store) == (["mine"] if landed and method == "put" else [])
 
 
 def test_a_refused_connection_after_a_lost_reply_leaves_the_doubt(store: FaultyStore) -> None:
@@ -76,8 +69,6 @@ def test_a_refused_connection_after_a_lost_reply_leaves_the_doubt(store: FaultyS
 
 
 # --- unexpected answers, and refusals -------------------------------------------------------------------------------
-
-DOUBT = "may or may not have landed"
 
 
 class Answering(FaultyStore):
@@ -143,13 +134,6 @@ def test_whatever_the_read_after_a_lost_reply_meets_the_doubt_is_told(error: Sto
     with pytest.raises(StoreUnavailableError) as unknown:
         cas.create(creating, "jobs/j-2/state.json", b"[]", marking("mine"))
     assert DOUBT in str(unknown.value.hint)
-
-
-def test_a_first_read_without_a_meaning_leaves_no_doubt() -> None:
-    store = Answering(nonsense(), gets_from=1)
-    with pytest.raises(StoreError) as caught:
-        update(store)
-    assert caught.value.hint == "Check the URL."
 
 
 class LandingLate(FaultyStore):

@@ -45,13 +45,6 @@ def test_errors_of_the_disk_are_those_of_the_contract(
         list(store.scan())
 
 
-def test_a_part_that_a_killed_writer_left_is_not_listed(tmp_path: Path) -> None:
-    store = DirectoryVersionedStore(tmp_path)
-    store.create_if_absent("a/b", b"1")
-    (tmp_path / "p0123456789abcdef").write_bytes(b"ha")
-    assert list(store.list_keys()) == ["a/b"]
-
-
 def _as_another_user(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     os.chown(path, NOBODY, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mopsjobs.errors import RecordError, StoreUnavailableError, TooManyRetriesError
+from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.store.documents import create_with_retry, update_with_retry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
@@ -30,15 +30,6 @@ def test_a_dict_update_of_a_missing_key_is_a_key_error() -> None:
         store.create_if_absent(key, value)
         with pytest.raises(RecordError, match=f"^{key}: not "):
             update_with_retry(store, key, dict)
-
-
-def test_a_dict_update_gives_up_after_as_many_lost_races_as_asked_for() -> None:
-    """One attempt means one."""
-    line = FaultyStore(InMemoryVersionedStore())
-    create_with_retry(line, "k", {"a": 1})
-    line.conflict_next()
-    with pytest.raises(TooManyRetriesError):
-        update_with_retry(line, "k", dict, max_attempts=1)
 
 
 def test_a_dict_update_whose_reply_was_lost_is_reported_as_unknown() -> None:

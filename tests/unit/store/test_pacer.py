@@ -73,15 +73,6 @@ def test_a_read_is_tried_again_for_as_long_as_the_store_answers_others() -> None
     assert (server.requests, server.pacer.retries) == (13, 11)
 
 
-def test_a_read_that_fails_for_ever_is_given_up() -> None:
-    server = Server()
-    with server.pacer.bulk():
-        server.read()
-        with pytest.raises(StoreUnavailableError):
-            server.read(*[BROKEN] * 100)
-    assert server.requests == 1 + MAX_TRIES
-
-
 def test_a_read_without_a_reply_is_given_up_sooner() -> None:
     """Each try takes 20 s."""
     server = Server()
@@ -139,13 +130,6 @@ def test_the_wait_that_the_server_asks_for_is_kept() -> None:
         assert server.pauses == [20.0]
         with pytest.raises(StoreUnavailableError):
             server.read(BUSY, BUSY)
-
-
-def test_a_single_read_keeps_to_its_budget() -> None:
-    server = Server(retry_after=20.0)
-    with pytest.raises(StoreUnavailableError):
-        server.read(BUSY)
-    assert server.pauses == []
 
 
 @pytest.mark.parametrize("seconds", [0.03, 0.095, 0.3])

@@ -34,11 +34,6 @@ def test_no_text_has_characters_that_a_terminal_obeys(text: str) -> None:
     assert _cells(text)[0].isprintable()
 
 
-def test_lines_stay_lines() -> None:
-    """However they end."""
-    assert _cells("a\r\nb\rc\u2028d") == ["a\nb\nc\nd"]
-
-
 def test_names_of_columns_stay_different() -> None:
     """Names that differ only in what CSV loses get numbers, and no number makes a name that another column has."""
     names = ["a", "a\x00", "a\x1b", "a.2", "=b", "'=b", "", "\x07"]

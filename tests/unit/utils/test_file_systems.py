@@ -38,8 +38,3 @@ def test_the_innermost_mount_decides(
     table.write_text(MOUNTS)
     monkeypatch.setattr(file_systems, "MOUNTS", str(table))
     assert network_file_system(path) == kind
-
-
-def test_a_system_without_a_table_of_mounts_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(file_systems, "MOUNTS", str(tmp_path / "none"))
-    assert network_file_system("/home/ada/registry.db") is None

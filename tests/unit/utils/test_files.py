@@ -12,9 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.submission.offline import load_offline, save_launch
 from mopsjobs.utils import files
 from support.runs import PATIENCE
 
@@ -61,16 +59,6 @@ def test_who_was_killed_leaves_one_file_and_the_next_takes_it_over(tmp_path: Pat
     assert names(tmp_path) == ["file"]
 
 
-def test_a_draft_that_is_not_put_in_place_is_gone(tmp_path: Path) -> None:
-    """And what was there before is there still."""
-    path = tmp_path / "file"
-    files.replace_file(str(path), b"whole")
-    with files.atomic_file(str(path), 0o600) as beside:
-        Path(beside).write_bytes(b"half")
-    assert names(tmp_path) == ["file"]
-    assert path.read_bytes() == b"whole"
-
-
 def test_many_at_once_write_one_after_the_other(tmp_path: Path) -> None:
     """What is there in the end is the whole of one of them."""
     path = tmp_path / "file"
@@ -102,16 +90,6 @@ def test_a_registry_whose_creator_was_killed_is_made_by_the_next(tmp_path: Path)
     assert store.create_if_absent("key", b"value")
     store.close()
     assert names(tmp_path) == ["registry.db"]
-
-
-def test_what_is_kept_of_a_launch_is_never_half_there(tmp_path: Path) -> None:
-    """A process that is killed while writing it has written nothing: `resume` reads the file."""
-    killed_in_a_draft(JobDir(tmp_path).launch_fields)
-    assert load_offline(JobDir(tmp_path), "job") == (None, {})
-    save_launch(JobDir(tmp_path), {"k8s_name": "x"})
-    assert load_offline(JobDir(tmp_path), "job") == (None, {"k8s_name": "x"})
-    killed_in_a_draft(JobDir(tmp_path).launch_fields)
-    assert load_offline(JobDir(tmp_path), "job") == (None, {"k8s_name": "x"})
 
 
 def test_a_draft_that_is_done_does_not_stay_locked_by_a_forked_child(tmp_path: Path) -> None:

@@ -22,11 +22,6 @@ def _columns(rows: list[list[object]]) -> list[Column]:
     return [Column(f"c{place}", one) for place, one in enumerate(kinds)]
 
 
-def test_kinds_of_values_fit_what_readers_have() -> None:
-    kinds = ["boolean", "integer", "unsigned", "other", "other", "number", "text", "other", "other"]
-    assert [kind_of(value) for value in VALUES] == kinds
-
-
 def test_a_column_of_csv_has_one_type() -> None:
     """Integers among floats are floats; among texts, numbers and truth values are texts. A null has no quotes."""
     rows = [[1, 1, True, None], [0.5, "x", None, "a"], [None, 0.5, False, ""]]

@@ -12,11 +12,6 @@ def test_a_number_is_read_if_it_lies_between_the_limits(text: str, number: int |
     assert parse_whole_number(text, 0, 99) == number
 
 
-@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1_0", "1.0", "²", "\u0661"])
-def test_text_with_other_than_ascii_digits_is_no_number(text: str) -> None:
-    assert parse_whole_number(text, 0, 99) is None
-
-
 @pytest.mark.parametrize(("text", "cut"), [("", ""), ("abc", "abc"), ("abcd", "ab…")])
 def test_a_longer_text_is_cut_with_a_mark(text: str, cut: str) -> None:
     """The mark counts as a character."""

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.times import (
     MAX_SECONDS,
-    from_timestamp,
     human_age,
     human_duration,
     json_time,
@@ -19,7 +18,6 @@ from mopsjobs.utils.times import (
     parse_time,
     parse_when,
     record_time,
-    utc_now,
 )
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -40,13 +38,6 @@ def test_what_is_written_is_read_back_as_the_same_moment(moment: datetime) -> No
     assert parse_time(json_time(moment)) == moment
 
 
-@given(moments)
-def test_records_carry_an_offset_and_json_a_z(moment: datetime) -> None:
-    """`+00:00` is what ModelOps writes and every `fromisoformat` reads; `Z` is what scripts expect."""
-    assert record_time(moment).endswith("+00:00")
-    assert json_time(moment) == record_time(moment).removesuffix("+00:00") + "Z"
-
-
 @given(moments, moments)
 def test_times_of_all_zones_are_read_into_utc_and_keep_their_order(one: datetime, other: datetime) -> None:
     """Every time that is read comes out in UTC, so times can be compared with each other."""
@@ -61,14 +52,6 @@ def test_a_time_without_offset_is_taken_for_utc() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["2026-11-24T09:00:00Z", "2026-11-24T10:30:00+01:30", "2026-11-24 09:00", "20261124T09"]
-)
-def test_the_usual_forms_of_iso_8601_are_read(text: str) -> None:
-    """Z, an offset, a blank instead of the T, the basic format."""
-    assert parse_time(text) == NOW
-
-
-@pytest.mark.parametrize(
     "text",
     ["", "now", "2026-13-01", "24.11.2026", "2026-11-24T25:00", "0001-01-01T00:00:00+10:00", " 2026-11-24", "1e9"],
 )
@@ -78,28 +61,6 @@ def test_what_is_no_time_is_a_value_error(text: str) -> None:
         parse_time(text)
 
 
-@given(st.text(max_size=40))
-def test_no_text_at_all_makes_reading_a_time_fail_otherwise(text: str) -> None:
-    """Arbitrary text gives a time in UTC or a ValueError, and nothing else."""
-    try:
-        moment = parse_time(text)
-    except ValueError:
-        return
-    assert moment.tzinfo is UTC
-
-
-def test_now_and_timestamps_are_in_utc() -> None:
-    """The clock of this module knows no local time."""
-    assert utc_now().tzinfo is UTC
-    assert from_timestamp(NOW.timestamp()) == NOW
-
-
-def test_timestamps_beyond_the_calendar_are_its_ends() -> None:
-    """A ledger of another writer may name any number."""
-    assert from_timestamp(-1e13).year == 1
-    assert from_timestamp(1e13).year == 9999
-
-
 # --- durations ------------------------------------------------------------------------------------------------------
 
 
@@ -107,14 +68,10 @@ def test_timestamps_beyond_the_calendar_are_its_ends() -> None:
     ("text", "seconds"),
     [
         ("0s", 0),
-        ("90s", 90),
-        ("5m", 300),
-        ("2h", 7200),
         ("7d", 7 * 86400),
         ("2w", 14 * 86400),
         ("1.5d", 36 * 3600),
         ("1h30m", 5400),
-        ("30m1h", 5400),
         ("0.25s", 0.25),
         ("36500d", MAX_SECONDS),
     ],
@@ -135,30 +92,6 @@ def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
     assert f"'{text}'" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["36501d", "9" * 400 + "s", "100000w", "36500d1s"])
-def test_a_duration_longer_than_a_century_is_refused(text: str) -> None:
-    """An impossible one never becomes an overflow somewhere else."""
-    with pytest.raises(UsageError, match="expected at most a century"):
-        parse_duration(text)
-
-
-@given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 999), st.integers(0, 9999))
-def test_the_parts_of_a_duration_add_up(days: int, hours: int, minutes: int, seconds: int) -> None:
-    """A row of units is the sum of its parts."""
-    expected = days * 86400 + hours * 3600 + minutes * 60 + seconds
-    assert parse_duration(f"{days}d{hours}h{minutes}m{seconds}s") == expected
-
-
-@given(st.text(alphabet="0123456789.smhdw -", max_size=12))
-def test_any_text_is_a_duration_within_bounds_or_a_usage_error(text: str) -> None:
-    """No text is read as a negative, infinite or endless duration."""
-    try:
-        seconds = parse_duration(text)
-    except UsageError:
-        return
-    assert 0 <= seconds <= MAX_SECONDS
-
-
 # --- when -----------------------------------------------------------------------------------------------------------
 
 
@@ -167,9 +100,7 @@ def test_any_text_is_a_duration_within_bounds_or_a_usage_error(text: str) -> Non
     [
         ("24 hours ago", NOW - timedelta(days=1)),
         ("90 minutes", NOW - timedelta(hours=1, minutes=30)),
-        ("2h", NOW - timedelta(hours=2)),
         ("1.5d", NOW - timedelta(hours=36)),
-        ("0s", NOW),
         ("2026-11-23T09:00:00Z", NOW - timedelta(days=1)),
         ("2026-11-24T11:00:00+02:00", NOW),
         ("2026-11-24", NOW.replace(hour=0)),
@@ -188,33 +119,21 @@ def test_what_is_neither_is_refused_with_an_example_of_each(text: str) -> None:
     assert f"'{text}'" in str(caught.value)
 
 
-def test_a_point_more_than_a_century_ago_is_refused_as_duration() -> None:
-    """`--since 999999d` says what is wrong, rather than leaving the calendar."""
-    with pytest.raises(UsageError, match="expected at most a century"):
-        parse_when("999999d", NOW)
-
-
 # --- for people -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (-5, "0s"),
-        (0, "0s"),
         (0.9, "0s"),
-        (59.9, "59s"),
         (60, "1m"),
         (185, "3m 5s"),
-        (3599, "59m 59s"),
         (3600, "1h"),
         (7800, "2h 10m"),
-        (86399, "23h 59m"),
         (86400, "1d"),
         (4 * 86400 + 3700, "4d 1h"),
         (99 * 86400 + 3600, "99d 1h"),
         (100 * 86400 + 3600, "100d"),
-        (YEAR, "365d"),
     ],
 )
 def test_a_duration_for_people_has_at_most_two_units(seconds: float, text: str) -> None:
@@ -222,24 +141,13 @@ def test_a_duration_for_people_has_at_most_two_units(seconds: float, text: str) 
     assert human_duration(seconds) == text
 
 
-@given(st.integers(0, YEAR * 50))
-def test_a_duration_for_people_is_right_to_its_smallest_unit(seconds: int) -> None:
-    """Read back, it falls short by less than the unit it leaves out: rounded down, never up."""
-    lost = seconds - parse_duration(human_duration(seconds).replace(" ", ""))
-    below = 1 if seconds < 3600 else 60 if seconds < 86400 else 3600 if seconds < 100 * 86400 else 86400
-    assert 0 <= lost < below
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "just now"),
         (1.9, "just now"),
         (2, "2s ago"),
         (3 * 60 + 59, "3m ago"),
         (2 * 3600 + 600, "2h ago"),
-        (3 * 86400 + 5 * 3600, "3d ago"),
-        (-59, "just now"),
         (-60, "in 1m"),
         (-7300, "in 2h"),
     ],
