@@ -58,16 +58,8 @@ MAIN = 'exec(compile(__loader__.get_source("bootstrap"), "bootstrap.py", "exec")
 the main module is one line, and bootstrap.py is compiled once."""
 LICENCES = "THIRD_PARTY_LICENSES"
 OURS = ("mops_jobs.py", "mopsjobs")
-OUR_SUFFIXES = {
-    ".typed",
-    ".py",
-    ".json",
-    ".sql",
-    ".html",
-    ".css",
-    ".js",
-    ".svg",
-}  # a new kind goes here and to package-data in pyproject.toml; tests insist
+# A new kind goes here and to package-data in pyproject.toml; tests insist.
+OUR_SUFFIXES = {".typed", ".py", ".json", ".sql", ".html", ".css", ".js", ".svg"}
 
 
 def main() -> None:

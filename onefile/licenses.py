@@ -1,7 +1,7 @@
 """Collect the licences of the packages in the file: `unzip -p mops-jobs.pyz THIRD_PARTY_LICENSES` prints them.
 
 All of it comes from the wheels. METADATA has name, version and licence. The licence files beside it have the texts. A
-package without a text fails the build, unless `WITHOUT_TEXT` has a reason.
+package without a text fails the build.
 """
 
 import re
@@ -12,9 +12,6 @@ from pathlib import PurePosixPath
 
 TEXT = re.compile(r"^(?:licen[cs]es?/.*|(?:LICEN[CS]E|COPYING|NOTICE|AUTHORS)[^/]*)$")
 """A licence file, by its path below the .dist-info directory."""
-
-WITHOUT_TEXT: dict[str, str] = {}
-"""Packages whose wheel has no licence text, each with the reason why the file may contain it."""
 
 RULE = "=" * 100
 HEAD = """THIRD-PARTY LICENCES
@@ -44,14 +41,9 @@ def _entry(inside: dict[str, str]) -> str:
     metadata = Parser().parsestr(inside["METADATA"])
     name = metadata["Name"]
     texts = {path: text for path, text in sorted(inside.items()) if TEXT.match(path)}
-    if not texts and name not in WITHOUT_TEXT:
-        raise SystemExit(f"{name} has no licence text: add the reason to onefile/licenses.py")
-    lines = [RULE, f"{name} {metadata['Version']}", f"Licence: {_licence(metadata)}"]
-    if address := _address(metadata):
-        lines.append(f"Sources: {address}")
-    if name in WITHOUT_TEXT:
-        lines.append(WITHOUT_TEXT[name])
-    lines.append(RULE)
+    if not texts:
+        raise SystemExit(f"{name} has no licence text.")
+    lines = [RULE, f"{name} {metadata['Version']}", f"Licence: {_licence(metadata)}", RULE]
     for path, text in texts.items():
         lines += ["", f"--- {PurePosixPath(path).name} ---", "", text.replace("\r\n", "\n").strip("\n")]
     return "\n".join(lines) + "\n"
@@ -66,13 +58,3 @@ def _licence(metadata: Message) -> str:
         return ", ".join(text.rpartition(" :: ")[2] for text in classifiers)
     old = str(metadata["License"] or "")
     return old if old and "\n" not in old else "see the text"
-
-
-def _address(metadata: Message) -> str | None:
-    """Return the address of the sources, else of the project."""
-    urls = dict(entry.split(", ", 1) for entry in metadata.get_all("Project-URL", []))
-    named = {name.lower().replace("-", " "): url for name, url in urls.items()}
-    for name in ("source", "source code", "repository", "github", "code", "homepage"):
-        if name in named:
-            return named[name]
-    return metadata["Home-page"] or next(iter(urls.values()), None)

@@ -1,4 +1,4 @@
-"""Make the files of a release beside dist/mops-jobs.pyz: packages, bill of materials, licences, formula, checksums.
+"""Make the files of a release beside dist/mops-jobs.pyz: packages, bill of materials, licences, checksums.
 
     python onefile/release.py packages|all [--output dist] [--tag v1.2.3]
 
@@ -22,15 +22,13 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from build import LICENCES, OUR_SUFFIXES, OURS, TREE, fetch, requirements
+from build import LICENCES, TREE, fetch, from_tree, requirements
 
 FILE = "mops-jobs.pyz"
 SUMS = "SHA256SUMS"
 SBOM = "mops-jobs.cdx.json"
 PACKAGED = ("pyproject.toml", "README.md", "LICENSE")
 COMPLETIONS = {"bash": "mops-jobs.bash", "zsh": "_mops-jobs", "fish": "mops-jobs.fish", "tcsh": "mops-jobs.tcsh"}
-UNKNOWN_REPOSITORY = "https://mops-jobs.invalid"
-"""The address in the formula if RELEASE_REPOSITORY is not set. The domain .invalid is reserved for such uses."""
 
 
 def main() -> None:
@@ -91,10 +89,10 @@ def build_packages(output: Path, version: str) -> list[str]:
     sdist, stem = f"mops_jobs-{version}.tar.gz", f"mops_jobs-{version}"
     with tempfile.TemporaryDirectory(prefix="mops-jobs-release-") as scratch:
         source = Path(scratch, "source")
-        for path in package_files():
-            place = source / path.relative_to(TREE)
+        for name, content in [*((name, (TREE / name).read_bytes()) for name in PACKAGED), *from_tree()]:
+            place = source / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(path.read_bytes())
+            place.write_bytes(content)
         run_backend("build_sdist", source, Path(scratch, "made"))
         make_reproducible(Path(scratch, "made", sdist), output / sdist)
         with tarfile.open(output / sdist) as archive:
@@ -102,15 +100,6 @@ def build_packages(output: Path, version: str) -> list[str]:
         wheel = run_backend("build_wheel", Path(scratch, stem), Path(scratch, "made"))
         shutil.copyfile(Path(scratch, "made", wheel), output / wheel)
     return [sdist, wheel]
-
-
-def package_files() -> Iterator[Path]:
-    """Yield the files of the sdist."""
-    yield from (TREE / name for name in PACKAGED)
-    for top in (TREE / name for name in OURS):
-        for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            if path.is_file() and path.suffix in OUR_SUFFIXES and not path.name.startswith("."):
-                yield path
 
 
 def run_backend(hook: str, source: Path, output: Path) -> str:
@@ -163,8 +152,6 @@ def write_extras(output: Path, version: str) -> Iterator[str]:
             yield name
     (output / SBOM).write_text(bill_of_materials(version), encoding="utf-8")
     yield SBOM
-    (output / "mops-jobs.rb").write_text(formula(output / FILE, version), encoding="utf-8")
-    yield "mops-jobs.rb"
     shutil.copyfile(TREE / "docs" / "mops-jobs.1", output / "mops-jobs.1")
     yield "mops-jobs.1"
     with tempfile.TemporaryDirectory(prefix="mops-jobs-release-") as scratch:
@@ -192,17 +179,6 @@ def bill_of_materials(version: str) -> str:
 def fetch_wheels() -> list[Path]:
     """Return the wheels that the file is built from."""
     return fetch(TREE / "requirements" / "runtime.lock", TREE / "build" / "wheels")
-
-
-def formula(file: Path, version: str) -> str:
-    """Return the Homebrew formula that installs `file`."""
-    values = {
-        "REPOSITORY": os.environ.get("RELEASE_REPOSITORY", UNKNOWN_REPOSITORY),
-        "VERSION": version,
-        "SHA256": hashlib.sha256(file.read_bytes()).hexdigest(),
-    }
-    text = (TREE / "contrib" / "mops-jobs.rb.in").read_text(encoding="utf-8").partition("\n")[2]
-    return re.sub("@([A-Z0-9]+)@", lambda match: values[match[1]], text)
 
 
 def write_sums(output: Path, names: list[str]) -> None:

@@ -7,7 +7,6 @@ restores files that a cache cleaner removed.
 bootstrap.py executes this only if there is something to do.
 """
 
-import contextlib
 import io
 import os
 import stat
@@ -53,12 +52,12 @@ def _unpack(archive: str, root: str, build: str, mark: str, why_unsafe: "Callabl
     with zipfile.ZipFile(archive) as envelope:
         app = zipfile.ZipFile(io.BytesIO(envelope.read(MEMBER)))
     place = os.path.join(root, build)
-    why = unsafe = _why_unsafe(place, why_unsafe) if root else "there is no home directory"
+    code = os.path.join(place, "site-packages")
+    why = unsafe = why_unsafe(code) if root else "there is no home directory"
     if not why:
         try:
             _fill(app, place, mark)
-            unsafe = _why_unsafe(place, why_unsafe)  # another user may have created it first
-            why = unsafe
+            why = unsafe = why_unsafe(code)  # another user may have created it first
         except OSError as error:
             why = f"{root} cannot be written ({error.strerror})"
     if why:
@@ -67,10 +66,6 @@ def _unpack(archive: str, root: str, build: str, mark: str, why_unsafe: "Callabl
         if _fill(app, place, mark) or (unsafe and root):
             print(f"mops-jobs: {why}; unpacked into {place}. MOPS_JOBS_UNPACK names another place.", file=sys.stderr)
     return os.path.join(place, "site-packages")
-
-
-def _why_unsafe(place: str, why_unsafe: "Callable[[str], str]") -> str:
-    return why_unsafe(os.path.join(place, "site-packages"))
 
 
 def _fill(app: zipfile.ZipFile, place: str, mark: str) -> bool:
@@ -124,7 +119,7 @@ def _compile(app: zipfile.ZipFile, place: str) -> None:
 
 
 def _private_directory(why_unsafe: "Callable[[str], str]") -> str:
-    """Return this user's directory below a temporary one; one of another name where another user has its name.
+    """Return a directory of this user below a temporary one.
 
     It stays: the runner of a job is started from it, and the next command uses it again.
 
@@ -137,22 +132,14 @@ def _private_directory(why_unsafe: "Callable[[str], str]") -> str:
     base = next((base for base in bases if not why_unsafe(os.path.join(base, "x", "y"))), None)
     if base is None:
         raise PermissionError(f"other users can replace what is in {' and '.join(bases)}")
-    name = f"mops-jobs-{os.getuid() if hasattr(os, 'getuid') else 'app'}"
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(os.path.join(base, name), 0o700)
-    listed = os.listdir(base) if os.access(base, os.R_OK) else []
-    others = sorted(found for found in listed if found.startswith(f"{name}-"))
-    for path in (os.path.join(base, found) for found in (name, *others)):
-        if _is_private(path):
-            return path
-    return tempfile.mkdtemp(prefix=f"{name}-", dir=base)
+    prefix = f"mops-jobs-{os.getuid() if hasattr(os, 'getuid') else 'app'}-"
+    listed = sorted(os.listdir(base)) if os.access(base, os.R_OK) else []
+    places = (os.path.join(base, name) for name in listed if name.startswith(prefix))
+    return next(filter(_is_private, places), None) or tempfile.mkdtemp(prefix=prefix, dir=base)
 
 
 def _is_private(path: str) -> bool:
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return False
+    found = os.lstat(path)
     if not hasattr(os, "getuid"):  # Windows, whose temporary directory is the user's own
         return stat.S_ISDIR(found.st_mode)
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077

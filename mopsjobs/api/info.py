@@ -9,9 +9,10 @@ from mopsjobs.utils.text import error_line, out_of
 
 
 class _Fields(Mapping[str, Any]):
-    """A JSON object that nothing changes."""
+    """A JSON object that nothing changes. Its members are attributes too."""
 
     __slots__ = ("_fields",)
+    _kind = "job"
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = dict(fields)
@@ -24,6 +25,16 @@ class _Fields(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._fields)
+
+    if not TYPE_CHECKING:  # a type checker would take any name for a field
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "_fields" and name in self._fields:
+                return self._fields[name]
+            raise AttributeError(f"a {self._kind} has no field {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._fields]
 
 
 class JobInfo(_Fields):
@@ -102,16 +113,6 @@ class JobInfo(_Fields):
         self.age: str = age
         """How old the data is, in words."""
 
-    if not TYPE_CHECKING:  # a type checker would take any name for a field
-
-        def __getattr__(self, name: str) -> Any:
-            if name != "_fields" and name in self._fields:
-                return self._fields[name]
-            raise AttributeError(f"a job has no field {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._fields]
-
     def __repr__(self) -> str:
         total = self["tasks_total"]
         counts = f", {out_of(self['tasks_completed'], total)} tasks" if total else ""
@@ -119,9 +120,22 @@ class JobInfo(_Fields):
 
 
 class TaskInfo(_Fields):
-    """A task that has ended, with the fields of `tasks --json` as members: it equals a row of `Job.tasks()`."""
+    """A task that has ended, with the fields of `tasks --json` as members and as attributes.
+
+    It equals a row of `Job.tasks()`.
+    """
 
     __slots__ = ("scalars",)
+    _kind = "task"
+
+    param_id: str
+    """The id of its parameter set."""
+    params: Mapping[str, Any]
+    """Its parameters."""
+    seed: int
+    """Its seed."""
+    seconds: float | None
+    """The duration of the last attempt, in seconds; None if it was not measured."""
 
     def __init__(self, fields: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
         """Keep the fields.
@@ -140,31 +154,9 @@ class TaskInfo(_Fields):
         return int(self["task"])
 
     @property
-    def param_id(self) -> str:
-        """Return the id of its parameter set."""
-        return str(self["param_id"])
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """Return its parameters."""
-        params: Mapping[str, Any] = self["params"]
-        return params
-
-    @property
-    def seed(self) -> int:
-        """Return its seed."""
-        return int(self["seed"])
-
-    @property
     def status(self) -> str:
         """Return the field `outcome`: `succeeded`, `failed`, …; `missing` if the job ended without an attempt at it."""
         return str(self["outcome"])
-
-    @property
-    def seconds(self) -> float | None:
-        """Return the duration of the last attempt, in seconds; None if it was not measured."""
-        seconds: float | None = self["seconds"]
-        return seconds
 
     @property
     def error(self) -> str | None:

@@ -236,11 +236,7 @@ def _whole(count: Any) -> int:
 
 def _message_of(error: BaseException) -> str:
     """Return the message of an exception as text that a record can have: it may quote a path that is not UTF-8."""
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - the exception of the block must be reported and raised, not that of its text
-        message = ""
-    return str(check_surrogates(shorten(message or type(error).__name__, MAX_ERROR_CHARACTERS), "replace"))
+    return str(check_surrogates(shorten(str(error) or type(error).__name__, MAX_ERROR_CHARACTERS), "replace"))
 
 
 report = Report

@@ -24,29 +24,35 @@ class RefusedError(EngineError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Launch:
+class TaskOptions:
+    """Options of the tasks of a shard. None: the default of the runner."""
+
+    workers: int | None = None
+    """Worker processes per shard; None: one per core."""
+    python: str | None = None
+    """The model's interpreter: a path, or a name to look up on the PATH. With dask, a path on the workers."""
+    task_timeout: float | None = None
+    """Seconds a task may take; None: no limit."""
+    task_memory: int | None = None
+    """Bytes of memory a task may have; None: no limit."""
+    retries: int | None = None
+    """Attempts at a task after the first one, at most."""
+    retry_on: str | None = None
+    """The causes of further attempts, separated by commas; see `ledger.retry_policy.parse_causes`."""
+    first: int | None = None
+    """Tasks that run before the others; 0 for none."""
+    max_failures: str | None = None
+    """The limit of failed tasks: `10`, or `10%`; None: no limit."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Launch(TaskOptions):
     """A launch of the runner, on the shards of a job."""
 
     job_id: str
     registry_url: str
     """The registry of the runner, without secrets."""
     shards: int = 1
-    workers: int | None = None
-    """Worker processes per shard; None: one per core."""
-    python: str | None = None
-    """The model's interpreter; None: the active environment's."""
-    task_timeout: float | None = None
-    """Seconds a task may take; None: no limit."""
-    task_memory: int | None = None
-    """Bytes of memory a task may have; None: no limit."""
-    retries: int | None = None
-    """Attempts at a task after the first one, at most; None: the default of the runner."""
-    retry_on: str | None = None
-    """The causes of further attempts, separated by commas; None: the default of the runner."""
-    first: int | None = None
-    """Tasks that run before the others; None: the runner's default."""
-    max_failures: str | None = None
-    """The limit of failed tasks: `10`, or `10%`; None: no limit."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Further environment of the runner. Not for secrets: it is stored in the cluster."""
     foreground: bool = False

@@ -115,18 +115,20 @@ def validate(
     manifest = load_manifest(store, job_id)
     state = registry.require_job(job_id)
     if may_end and not state.is_terminal:
-        try:
-            state = registry.update_status(job_id, JobStatus.VALIDATING, **_begin_fields(state))
-        except TerminalStateError:  # another process has just ended it
-            state = registry.get_job(job_id) or state
+        state = _update_unless_ended(registry, job_id, {"new_status": JobStatus.VALIDATING, **_begin_fields(state)})
     found = _compare(store, manifest, sizes_of)
     if may_end and not state.is_terminal:
-        try:
-            fields = _end_fields(state, manifest, found, _Reasons(first_error, early, reduce_error))
-            state = registry.update_status(job_id, **fields)
-        except TerminalStateError:  # another shard has ended the job, or it was cancelled
-            state = registry.get_job(job_id) or state
+        fields = _end_fields(state, manifest, found, _Reasons(first_error, early, reduce_error))
+        state = _update_unless_ended(registry, job_id, fields)
     return _result(state, manifest, found)
+
+
+def _update_unless_ended(registry: JobRegistry, job_id: str, fields: Mapping[str, Any]) -> JobState:
+    """Update the status of a job. Another shard or process may just have ended it, or have cancelled it."""
+    try:
+        return registry.update_status(job_id, **fields)
+    except TerminalStateError:
+        return registry.require_job(job_id)
 
 
 def end_by_outputs(

@@ -85,7 +85,7 @@ def cancel(request: CancelRequest, session: Session, trust: Trust) -> CancelResu
     """
     cancelled: list[CancelledJob] = []
     refused: list[MopsJobsError] = []
-    stopper = _Stopper(session, trust)
+    outages: dict[str, str] = {}
     for job_id in request.job_ids:
         try:
             state = session.registry.cancel_job(job_id, request.reason)
@@ -97,7 +97,7 @@ def cancel(request: CancelRequest, session: Session, trust: Trust) -> CancelResu
         except MopsJobsError as error:
             refused.append(error)
             continue
-        cancelled.append(stopper.stop(state)._replace(note=_delivery_note(state, session)))
+        cancelled.append(_stop(state, session, trust, outages)._replace(note=_delivery_note(state, session)))
     return CancelResult(tuple(cancelled), tuple(refused))
 
 
@@ -142,42 +142,36 @@ def _with_hint(error: StoreError, job_id: str, session: Session) -> StoreError:
     return error
 
 
-class _Stopper:
-    """Stops jobs in their engines. An engine that does not answer is asked once."""
+def _stop(state: JobState, session: Session, trust: Trust, outages: dict[str, str]) -> CancelledJob:
+    """Stop a job. A local one of another machine stops by itself when its runner sees the record.
 
-    def __init__(self, session: Session, trust: Trust) -> None:
-        self._env = session.env
-        self._trust = trust
-        self._outages: dict[str, str] = {}
-        """Why engines did not answer, by engine and context."""
+    An engine that does not answer is asked once: `outages` tells why it did not, by engine and context.
+    """
+    job = state.to_dict()
+    name = engine_of(job)
+    if name not in ENGINES:
+        return CancelledJob(state, None)
+    place = f"{name} {state.metadata.get('k8s_context')}"
+    problem = outages.get(place)
+    if problem is None:
+        try:
+            is_stopped = open_engine(name, session.env, trust).cancel(job)
+            return CancelledJob(state, "stopped" if is_stopped else "nothing")
+        except NotTrustedError as error:
+            problem = f"{state.job_id} is cancelled, but was not stopped: {error} {error.hint}"
+            return CancelledJob(state, "failed", problem)
+        except EngineError as error:
+            problem = str(error)
+            if isinstance(error, EngineUnavailableError):
+                outages[place] = problem
+    by_hand = ""
+    if name == "kubernetes":
+        from mopsjobs.engines.kubernetes.engine import kubectl_for
 
-    def stop(self, state: JobState) -> CancelledJob:
-        """Stop a job. A local one of another machine stops by itself when its runner sees the record."""
-        job = state.to_dict()
-        name = engine_of(job)
-        if name not in ENGINES:
-            return CancelledJob(state, None)
-        place = f"{name} {state.metadata.get('k8s_context')}"
-        problem = self._outages.get(place)
-        if problem is None:
-            try:
-                is_stopped = open_engine(name, self._env, self._trust).cancel(job)
-                return CancelledJob(state, "stopped" if is_stopped else "nothing")
-            except NotTrustedError as error:
-                problem = f"{state.job_id} is cancelled, but was not stopped: {error} {error.hint}"
-                return CancelledJob(state, "failed", problem)
-            except EngineError as error:
-                problem = str(error)
-                if isinstance(error, EngineUnavailableError):
-                    self._outages[place] = problem
-        by_hand = ""
-        if name == "kubernetes":
-            from mopsjobs.engines.kubernetes.engine import kubectl_for
+        by_hand = f" By hand: {kubectl_for('delete', job, session.env)}"
+    elif name == "slurm":
+        from mopsjobs.engines.slurm.engine import stop_by_name_command
 
-            by_hand = f" By hand: {kubectl_for('delete', job, self._env)}"
-        elif name == "slurm":
-            from mopsjobs.engines.slurm.engine import stop_by_name_command
-
-            by_hand = f" By hand: {stop_by_name_command(state.job_id)}"
-        problem = f"{state.job_id} is cancelled, but could not be stopped: {problem}{by_hand}"
-        return CancelledJob(state, "failed", problem)
+        by_hand = f" By hand: {stop_by_name_command(state.job_id)}"
+    problem = f"{state.job_id} is cancelled, but could not be stopped: {problem}{by_hand}"
+    return CancelledJob(state, "failed", problem)

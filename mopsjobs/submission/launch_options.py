@@ -14,6 +14,7 @@ from numbers import Real
 from operator import index
 from typing import Any
 
+from mopsjobs.engines.base import TaskOptions
 from mopsjobs.engines.kubernetes.options import OPTIONS as KUBERNETES_OPTIONS
 from mopsjobs.engines.launch_option import LaunchOption, option_text
 from mopsjobs.engines.slurm.options import JOINS
@@ -80,28 +81,12 @@ ENGINE_OPTIONS: Mapping[str, tuple[LaunchOption, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class LaunchOptions:
-    """The options of a runner. None: as the record of an earlier launch says, else the default of the engine.
+class LaunchOptions(TaskOptions):
+    """The options of a launch. None: as the record of an earlier launch says, else the default of the engine.
 
     Values may be given as texts; see `READERS`.
     """
 
-    workers: int | None = None
-    """Worker processes per shard."""
-    python: str | None = None
-    """The model's interpreter: a path, or a name to look up on the PATH. With dask, a path on the workers."""
-    task_timeout: float | None = None
-    """Seconds that one task may take."""
-    task_memory: int | None = None
-    """Bytes of memory that one task may have."""
-    retries: int | None = None
-    """Attempts at a task after the first one, at most."""
-    retry_on: str | None = None
-    """The causes of further attempts; see `ledger.retry_policy.parse_causes`."""
-    first: int | None = None
-    """Tasks that run before the others; 0 for none."""
-    max_failures: str | None = None
-    """The limit of failed tasks: a number, or a share like `10%`."""
     shards: int | None = None
     """Parts of the job, each a pod of its own, or a task of a job array. For kubernetes and slurm only."""
     scheduler: str | None = None

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import shlex
+import socket
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from mopsjobs.engines import CLUSTER_ENGINES
-from mopsjobs.engines.base import PATCH, Launch
+from mopsjobs.engines.base import PATCH, Launch, TaskOptions
 from mopsjobs.engines.launch_option import names_of
 from mopsjobs.engines.slurm.options import SETUP_VARIABLE, megabytes, minutes, split_start_flags, wants_file_drop
-from mopsjobs.errors import EngineError, OptionError
+from mopsjobs.errors import EngineError, OptionError, UsageError
 from mopsjobs.ledger.retry_policy import retry_policy
+from mopsjobs.store.urls import sqlite_path
 from mopsjobs.submission.launch_options import ENGINE_OPTIONS, LaunchOptions, with_recorded
 from mopsjobs.submission.model_check import find_python
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.shared_registry import url_for_nodes, warning_on_login_node
+from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.measurement import memory_size
 from mopsjobs.utils.sizes import format_size, parse_size
 
@@ -59,24 +62,18 @@ def make_launch(
     if engine == "slurm" and (setup := session.env.get(SETUP_VARIABLE)):
         own.setdefault("setup", setup)
     options = with_recorded(options, recorded)
-    retries = retry_on = None
+    of_tasks = {field.name: getattr(options, field.name) for field in dataclasses.fields(TaskOptions)}
+    of_tasks["python"] = find_python(engine, options.python, session.env, recorded.get("python"))
     if options.retries is not None or options.retry_on is not None:
         retries, causes = retry_policy(options.retries, options.retry_on)
-        retry_on = ",".join(sorted(causes))
+        of_tasks |= {"retries": retries, "retry_on": ",".join(sorted(causes))}
     launch = Launch(
         job_id=job_id,
         registry_url=_registry_url(engine, own, session),
         shards=(options.shards if is_cluster else None) or 1,
-        workers=options.workers,
-        python=find_python(engine, options.python, session.env, recorded.get("python")),
-        task_timeout=options.task_timeout,
-        task_memory=options.task_memory,
-        first=options.first,
-        max_failures=options.max_failures,
-        retries=retries,
-        retry_on=retry_on,
         foreground=foreground,
         options=own,
+        **of_tasks,
     )
     if engine == "local" and launch.task_memory is not None and memory_size() is None:
         problem = "task_memory has no effect on this system: only Linux tells the memory of processes."
@@ -263,3 +260,57 @@ def _no_limit_error(name: str, factor: float, example: str) -> OptionError:
     return OptionError(
         f"invalid {name} 'x{factor:g}': expected a limit like {example}, since the job had none that could grow.", name
     )
+
+
+# --- an embedded registry that nodes cannot share: docs/decisions/0082-registries-that-nodes-share.md -----------------
+
+_SHARE_HINT = (
+    "Let the shards report by files, which commands on the login node deliver: --file-drop. Or name a registry that the"
+    " nodes reach over the network: --registry azure://container."
+)
+
+
+def url_for_nodes(url: str) -> str:
+    """Return the URL of a registry as the nodes of a cluster open it: an embedded one by its absolute path.
+
+    Raises:
+        UsageError: if it is on a network file system.
+    """
+    if not url.startswith("sqlite:"):
+        return url
+    path = sqlite_path(url)
+    if (kind := network_file_system(path)) is not None:
+        raise UsageError(
+            f"The registry {path} is on a network file system ({kind}), where the nodes of a cluster cannot share a"
+            " SQLite file: they would overwrite each other's records.",
+            hint=_SHARE_HINT,
+        )
+    return f"sqlite://{path}"
+
+
+def warning_on_login_node(url: str) -> str | None:
+    """Return a warning if the registry of a job with a drop of files is on a network file system; None for any other.
+
+    No node opens it. But commands on several login nodes would.
+    """
+    path = sqlite_path(url) if url.startswith("sqlite:") else None
+    if path is None or (kind := network_file_system(path)) is None:
+        return None
+    return (
+        f"The registry {path} is on a network file system ({kind}), where machines cannot share a SQLite file. Run all"
+        f" commands on {socket.gethostname()} alone, or name a registry on a local disk of it:"
+        " --registry sqlite:///PATH/registry.db"
+    )
+
+
+def check_on_node(url: str) -> None:
+    """Check on a node that it shares the registry of its job.
+
+    Raises:
+        UsageError: if it is on a network file system, or if this node has no file of it.
+    """
+    if url.startswith("sqlite:") and not os.path.exists(path := sqlite_path(url_for_nodes(url))):
+        raise UsageError(
+            f"The node {socket.gethostname()} has no registry {path}: the file is on another machine, or gone.",
+            hint=_SHARE_HINT,
+        )

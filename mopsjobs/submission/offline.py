@@ -15,7 +15,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
+from typing import Any
 
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import EngineState, ShardEnd, engine_of
@@ -23,14 +23,12 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     InvalidTransitionError,
     JobExistsError,
-    RecordError,
     StoreError,
     TooManyRetriesError,
-    UsageError,
 )
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.job_state import JobState, check_field
+from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.keys import SHARD
 from mopsjobs.registry.status import LAUNCH_FAILED, JobStatus
 from mopsjobs.store.base import VersionedStore
@@ -102,27 +100,6 @@ def save_failed_launch(directory: JobDir, fields: Mapping[str, object], message:
         save_launch(directory, {**fields, "error_code": LAUNCH_FAILED, "error_message": message})
 
 
-def _load_launch(path: Path) -> dict[str, object]:
-    """Return the saved fields of a launch; none, if the file does not exist.
-
-    Raises:
-        RecordError: if the file holds anything else than fields of a record.
-    """
-    if not path.exists():
-        return {}
-    try:
-        fields = read_json(path.read_bytes())
-        if not isinstance(fields, dict):
-            raise RecordError("not a JSON object")
-        for name, value in fields.items():
-            check_field(name, value)
-    except RecordError as error:
-        raise RecordError(error.reason, key=str(path)) from None
-    except UsageError as error:
-        raise RecordError(error.message, key=str(path)) from None
-    return fields
-
-
 def register_offline(directory: JobDir, manifest: Manifest, registry: JobRegistry) -> None:
     """Register a job that was submitted without the registry, with the fields of its launch.
 
@@ -160,7 +137,7 @@ def try_record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, o
 
 def _deliver_launch(directory: JobDir, job_id: str, registry: JobRegistry) -> None:
     if directory.launch_fields.exists():
-        fields = _load_launch(directory.launch_fields)
+        fields: Any = read_json(directory.launch_fields.read_bytes())
         if fields.get("error_code") == LAUNCH_FAILED:
             # It is not launched, and not over: a resume does that with these options.
             options = {name: value for name, value in fields.items() if not name.startswith("error_")}

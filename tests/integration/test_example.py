@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, command, environment
 from support.docs import ROOT
-from support.runs import PATIENCE, place, study, work
+from support.runs import PATIENCE
 
 EXAMPLE = ROOT / "examples" / "seir"
 BY_AGE = ROOT / "examples" / "seir-by-age"
@@ -89,55 +85,3 @@ def test_a_wire_function_on_numpy_pandas_and_pyarrow_runs(cli: Cli, tmp_path: Pa
     for path, total in zip(outputs, totals.split(), strict=True):
         attacked = json.loads((path.parent / "summary.json").read_text())["attacked"]
         assert int(total) == sum(attacked.values()) > 0
-
-
-def test_a_wire_function_runs_in_the_interpreter_that_has_its_packages(tmp_path: Path) -> None:
-    """That interpreter has a module that this one lacks, and none of this one's."""
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=PATIENCE)
-    python = venv / "bin" / "python"
-    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = Path(subprocess.run([python, "-c", where], check=True, capture_output=True, text=True).stdout.strip())
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "only_in_the_model.py").write_text("ANSWER = 42\n")
-    (packages / "model.pth").write_text(f"{elsewhere}\n")
-
-    bundle = tmp_path / "bundle"
-    (bundle / ".modelops").mkdir(parents=True)
-    (bundle / ".modelops" / "manifest.json").write_text(json.dumps({"wire": "src/wire.py:wire"}))
-    (bundle / "src").mkdir()
-    (bundle / "src" / "wire.py").write_text(
-        "import sys\nimport only_in_the_model\n"
-        "def wire(entrypoint, params, seed):\n"
-        "    try:\n        import mopsjobs\n"
-        "    except ImportError:\n        ours = 'without'\n"
-        "    else:\n        ours = 'with'\n"
-        "    told = f'{entrypoint} {params} {seed} {only_in_the_model.ANSWER} {ours} {sys.prefix}'\n"
-        "    return {'told.txt': told.encode(), 'other.bin': b'\\x00'}\n"
-    )
-    store = SQLiteVersionedStore(tmp_path / "registry.db")
-    registry = JobRegistry(store)
-    studied = study(
-        [{"params": {"x": 1}, "seed": 5}, {"params": {"x": 2}, "seed": 6}],
-        model="models.sir:Model", scenario="closed", outputs=["told.txt"],
-    )  # fmt: skip
-    place(store, "job", studied, bundle)
-    assert work(store, registry, tmp_path / "job", python=str(python))[0] == ("succeeded", 2, 0, True, None)
-    told = sorted(entry.value.decode() for entry in store.scan("results/job/") if entry.value)
-    assert told == [f"models.sir:Model/closed {{'x': {n}}} {n + 4} 42 without {venv}" for n in (1, 2)]
-    store.close()
-
-
-def test_an_interpreter_without_the_packages_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
-    """Before anything is launched: `--python` may name the one that has them."""
-    shutil.copytree(EXAMPLE, tmp_path / "seir", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "seir" / "seir.py").write_text("import only_in_the_model\n")
-    env = environment(cli)
-    words = command("submit", "study.json", "--auto", "--job-id", "job", "--workers", "1")
-    ran = subprocess.run(words, cwd=tmp_path / "seir", env=env, capture_output=True, text=True, timeout=PATIENCE)
-    assert ran.returncode == 2
-    assert ran.stderr.splitlines()[-2:] == [
-        "error: The model cannot be loaded: ModuleNotFoundError: No module named 'only_in_the_model'",
-        "hint: Name the interpreter that has the model's packages: --python PATH.",
-    ]

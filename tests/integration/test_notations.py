@@ -87,12 +87,3 @@ def test_an_ambiguous_value_is_refused_with_its_line_and_two_ways() -> None:
         assert problem.startswith(f"line 3: {notation} is ambiguous: write ")
         assert problem.endswith(f', or "{notation}" for a text')
         assert _yaml(f'"{notation}"') == _json(json.dumps(notation))
-
-
-@pytest.mark.parametrize("notation", [".inf", "-.inf", ".nan", "1e400"])
-def test_a_number_that_is_not_finite_is_refused_in_both(notation: str) -> None:
-    with pytest.raises(StudyError, match=re.escape("parameter_sets[0].x: expected a finite number")):
-        _yaml(notation)
-    for constant in ("NaN", "Infinity", "1e400"):
-        with pytest.raises(StudyError, match="not JSON"):
-            _json(constant)

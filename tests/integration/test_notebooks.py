@@ -1,26 +1,33 @@
-"""A job in notebooks, each with a kernel of its own: submitted, left by a killed kernel, found again, read offline."""
+"""Jobs in notebooks with kernels of their own, functions of scripts and notebooks as models, the example notebook."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import nbformat
+import pandas as pd
 import pytest
-from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
+import mopsjobs as mj
+from mopsjobs.bundles.bundle import load_bundle
+from mopsjobs.bundles.extraction import list_files, read_files
 from mopsjobs.engines.local import runner_pid
 from support.docs import ROOT
-from support.runs import PATIENCE, code, until
+from support.runs import PATIENCE, code, tree, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from support.servers import Place
+
 
 SUBMIT = """
 import mopsjobs as mj
@@ -55,16 +62,6 @@ import mopsjobs as mj
 reg = mj.connect(cache={cache!r})
 mj.Job(reg, "nb-1")
 """
-
-WAIT = """
-import logging, sys
-logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-job.wait()
-"""
-
-IN_A_THREAD = "import asyncio; await asyncio.to_thread(mj.connect().job('nb-1').watch)"
-
-WATCH = "logging.disable(); job.watch('2m', interval=0.1)"
 
 
 @pytest.fixture
@@ -134,40 +131,160 @@ def _stream(outputs: list[dict[str, Any]], name: str) -> str:
     return "".join(output["text"] for output in outputs if output.get("name") == name)
 
 
-@pytest.mark.parametrize("place", ["embedded"], indirect=True)
-def test_an_interrupt_leaves_the_job_and_says_so(place: Place, kernel_name: str, tmp_path: Path) -> None:
-    """Of a view as of a wait. The view is redrawn in place, and says in the end that it is old."""
-    gate = tmp_path / "gate"
-    manager, client = start_new_kernel(kernel_name=kernel_name, env={**place.env, "PYTHONPATH": str(ROOT)})
+SCRIPT = """
+import json, sys
+from dataclasses import dataclass
+import mopsjobs as mj
+from helpers import scale
 
-    def run(source: str, stop: str | None = None) -> list[tuple[str, dict[str, Any]]]:
-        """Run a cell, and interrupt it once it has sent a message of the type `stop`. Return its messages."""
-        messages: list[tuple[str, dict[str, Any]]] = []
+BETA = 0.5
 
-        def take(message: dict[str, Any]) -> None:
-            messages.append((message["msg_type"], message["content"]))
-            if message["msg_type"] == stop:
-                manager.interrupt_kernel()
+@dataclass
+class State:
+    x: float
 
-        client.execute_interactive(source, output_hook=take, timeout=PATIENCE)
-        return messages
+def half(state: State) -> float:
+    return state.x * BETA
 
-    try:
-        run(SUBMIT.format(gate=str(gate), code=str(code(tmp_path / "code")), python=sys.executable))
-        for cell, stop in ((WAIT, "stream"), (WATCH, "display_data")):
-            messages = run(cell, stop)
-            (error,) = (content for kind, content in messages if kind == "error")
-            assert error["ename"] == "KeyboardInterrupt"
-            assert "Job nb-1 goes on; only the wait was interrupted." in "".join(error["traceback"])
-        drawn = [content for kind, content in messages if kind in ("display_data", "update_display_data")]
-        assert len({content["transient"]["display_id"] for content in drawn}) == 1
-        assert "Data: live; shown at " in drawn[0]["data"]["text/html"]
-        assert ", no longer redrawn; the job goes on; shown at " in drawn[-1]["data"]["text/html"]
-        gate.touch()
-        ended = [content["data"]["text/plain"] for kind, content in run(WATCH) if kind == "execute_result"]
-        assert ended == ["<nb-1: partial, 4/6 tasks; live>"]
-        drawn = [content for kind, content in run(IN_A_THREAD) if kind == "display_data"]
-        assert [content["data"]["text/plain"] for content in drawn] == ["nb-1: partial, 4/6 tasks; live"]
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+def simulate(params, seed):
+    mj.log(steps=len(params), x=-1)
+    return {"y": half(State(scale(params["x"])))}
+
+if __name__ == "__main__":
+    cell, where = mj.cell(simulate), sys.argv[1] if len(sys.argv) > 1 else None
+    with mj.connect() as reg:
+        job = reg.submit(mj.Study(cell, mj.grid(x=[1, 2]), outputs=["result.json"]), where, job_id="script-1")
+        assert job.wait(interval=0.1).status == "succeeded", job.logs()
+    print(cell.source, end="")
+"""
+
+CELLS = """
+import numpy as np
+import mopsjobs as mj
+reg = mj.connect()
+# ---
+class Model:
+    def run(self, x):
+        return -x
+# ---
+def simulate(params, seed):
+    with open(__file__) as file:
+        assert "def simulate" in file.read()
+    return {"y": float(np.sqrt(Model().run(params["x"])))}
+# ---
+class Model:
+    factor = 4
+    def run(self, x):
+        return self.factor * x
+# ---
+study = mj.Study(mj.cell(simulate), mj.grid(x=[1, 4]), outputs=["result.json"])
+job = reg.submit(study, job_id="notebook-1", workers=1)
+job.wait(interval=0.1).status
+# ---
+[row["y"] for row in job.results()]
+# ---
+def asks(params, seed):
+    %time pass
+    return reg
+# ---
+mj.cell(asks)
+"""
+
+
+@pytest.fixture(name="env")
+def _env(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a script or a kernel, with an embedded registry."""
+    return {
+        "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db",
+    }
+
+
+def test_a_script_submits_its_own_function(tmp_path: Path, env: dict[str, str]) -> None:
+    """With the directory that has its helpers. The bundle has the file that `Cell.source` shows, and no script runs.
+
+    Logged scalars are results, also without the chunks of the runner. One with the name of a parameter has a prefix.
+    """
+    files = {"script.py": SCRIPT, "helpers.py": "def scale(x):\n    return 10 * x\n"}
+    ran = _script(tree(tmp_path / "code", files), env, ".")
+    assert ran.returncode == 0, ran.stderr
+    with mj.connect(env=env) as reg:
+        job = reg.job("script-1")
+        until(lambda: runner_pid(job.id, env) is None, "its runner to end")
+        rows = job.results().rows
+        assert [(row["x"], row["y"], row["steps"], row["logged.x"]) for row in rows] == [(1, 5, 1, -1), (2, 10, 1, -1)]
+        provenance = job.provenance()
+        packed = load_bundle(reg.app.store, provenance["bundle"])
+        assert [file.name for file in list_files(packed)] == ["cell_simulate.py", "helpers.py", "script.py"]
+        assert read_files(packed, ["cell_simulate.py"], 10_000) == {"cell_simulate.py": ran.stdout.encode()}
+        store = reg.app.store
+        for key in [key for key in store.list_keys("ledger/") if key.endswith(".scalars.gz")]:
+            store.delete(key)
+    with mj.connect(env={**env, "MOPS_JOBS_CACHE": f"{tmp_path}/new.db"}) as reg:
+        assert reg.job("script-1").results().rows == rows
+
+
+def test_a_module_that_is_not_packed_is_named(tmp_path: Path, env: dict[str, str]) -> None:
+    """So is a file of the same name, and a wire function, which would be called in place of the cell."""
+    files = {"script.py": SCRIPT, "helpers.py": "def scale(x):\n    return 10 * x\n"}
+    ran = _script(tree(tmp_path / "code", files), env)
+    assert "The model cannot be loaded: ModuleNotFoundError: No module named 'helpers'" in ran.stderr
+    for name, problem in (
+        ("cell_simulate.py", "has a file 'cell_simulate.py'"),
+        ("wire.py", "has wire.py, whose function"),
+    ):
+        ran = _script(tree(tmp_path / name, {**files, name: ""}), env, ".")
+        assert problem in ran.stderr
+
+
+def _script(directory: Path, env: dict[str, str], *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "script.py", *argv], cwd=directory, env=env, capture_output=True, text=True, timeout=PATIENCE
+    )
+
+
+def test_a_notebook_submits_a_function_of_its_cells(kernel_name: str, env: dict[str, str]) -> None:
+    """A class is that of the cell that ran last. What cannot be packed is named: here the shell and the registry."""
+    cells = [nbformat.v4.new_code_cell(text) for text in CELLS.split("# ---\n")]  # type: ignore[no-untyped-call]
+    notebook: Any = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
+    NotebookClient(notebook, kernel_name=kernel_name, timeout=int(PATIENCE), allow_errors=True).execute(env=env)
+    until(lambda: runner_pid("notebook-1", env) is None, "its runner to end")
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert [output.get("data", {}).get("text/plain") or output["evalue"] for output in outputs] == [
+        "'succeeded'",
+        "[2.0, 4.0]",
+        "asks cannot be packed: it uses get_ipython (of type method), reg (of type Registry).",
+    ]
+
+
+NOTEBOOK = ROOT / "examples" / "calibration" / "calibrate.ipynb"
+CELL_SECONDS = 300
+"""The limit of one cell: only a cell that hangs takes as long."""
+
+
+@pytest.mark.slow
+def test_the_calibration_finds_the_planted_parameters(kernel_name: str, env: dict[str, str]) -> None:
+    """It runs as it stands, over an embedded registry. Each error is within the tolerance that the notebook states."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    client = NotebookClient(
+        notebook, kernel_name=kernel_name, timeout=CELL_SECONDS, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+    )
+    client.execute(env=env)
+    with mj.connect(env=env) as reg:
+        jobs = reg.jobs().rows
+        until(lambda: not any(runner_pid(job["job_id"], env) for job in jobs), "the runners to end")
+        assert (len(jobs) > 1, {job["status"] for job in jobs}) == (True, {"succeeded"})
+    (output,) = notebook.cells[-1].outputs
+    result = pd.read_csv(io.StringIO(output["data"]["text/plain"]), sep=r"\s+")
+    assert list(result.index) == ["r0", "incubating", "infectious"]
+    assert ((result["found"] - result["planted"]).abs() <= result["tolerance"]).all(), result
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    """A change to the notebook is a change to its text or its code."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [(cell.outputs, cell.execution_count) for cell in cells] == [([], None)] * len(cells)

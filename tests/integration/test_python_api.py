@@ -1,13 +1,15 @@
-"""A study from Python: submitted, waited for, read, found again by another process, and read from a copied cache."""
+"""Studies from Python: submitted, waited for, read; by other processes, forks and threads, and from a copied cache."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,7 +38,6 @@ STUDY = mj.Study(
     outputs=["result.json"],
 )
 
-FAILING = mj.Study("model:simulate", [{"x": number, "fail": True} for number in range(9)], outputs=["result.json"])
 
 REATTACH = """
 import json, sys
@@ -47,12 +48,16 @@ json.dump([dict(job.status()), job.results().rows, job.tasks().rows], sys.stdout
 """
 
 
-def _run(env: dict[str, str], *words: str) -> str:
-    ran = subprocess.run(
-        words, env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=PATIENCE
-    )
-    assert ran.returncode == 0, ran.stderr
+def _run(env: dict[str, str], *words: str, told: str | None = None) -> str:
+    """Run a program for a limited time: a deadlock fails the test. It may tell anything, or this on stderr."""
+    env = {**env, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert (ran.returncode, ran.stderr) == (0, ran.stderr if told is None else told)
     return ran.stdout
+
+
+def _program(env: dict[str, str], text: str) -> str:
+    return _run(env, sys.executable, "-W", "ignore::DeprecationWarning", "-c", PATIENT + text, told="")
 
 
 def test_a_study_runs_and_other_processes_find_it(
@@ -115,28 +120,6 @@ def test_tasks_come_while_the_job_runs(env: dict[str, str], tmp_path: Path) -> N
         assert list(reg.as_completed([job])) == [job]
 
 
-@pytest.mark.parametrize("place", ["embedded"], indirect=True)
-def test_coroutines_run_jobs_side_by_side(env: dict[str, str], tmp_path: Path) -> None:
-    """Two threads of one event loop submit a job each by the same registry, and wait for it."""
-
-    def run(reg: mj.Registry, x: int) -> list[object]:
-        study = mj.Study("model:simulate", mj.grid(x=[x, x + 1]), outputs=["result.json"])
-        job = reg.submit(study, code(tmp_path / "code"), job_id=f"py-{x}", workers=1, python=sys.executable)
-        for task in job.as_completed(PATIENCE, interval=0.1):
-            assert task.status == "succeeded"
-        assert job.wait(interval=0.1).status == "succeeded"
-        return [row["result.x"] for row in job.results()]
-
-    async def main() -> None:
-        with mj.connect(env=env) as reg:
-            both = asyncio.to_thread(run, reg, 10), asyncio.to_thread(run, reg, 20)
-            assert await asyncio.gather(*both) == [[10, 11], [20, 21]]
-
-    asyncio.run(main())
-    for x in (10, 20):
-        until(lambda x=x: runner_pid(f"py-{x}", env) is None, "the runners to end")
-
-
 def test_missing_tasks_are_resumed(tmp_path: Path) -> None:
     """A child has them; a job without missing tasks gives none."""
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}
@@ -155,19 +138,79 @@ def test_missing_tasks_are_resumed(tmp_path: Path) -> None:
         assert [row["job_id"] for row in child.results()] == ["py-2.2"]
 
 
-@pytest.mark.parametrize("place", ["embedded"], indirect=True)
-def test_limits_of_a_job_are_arguments(env: dict[str, str], tmp_path: Path) -> None:
-    """Of `submit` and `resume`. The error names the limit."""
-    with mj.connect(env=env) as reg:
-        source = code(tmp_path / "code")
-        job = reg.submit(FAILING, source, job_id="py-5", first=0, max_failures=2, workers=1, python=sys.executable)
-        assert job.wait(PATIENCE, interval=0.1).status == "failed"
-        with pytest.raises(mj.JobFailedError, match=r"FAILURES: Ended by --max-failures 2: 3 failed, 0 completed"):
-            job.raise_for_status()
-        child = job.resume(first=4, max_failures="50%")
-        assert child is not None
-        assert child.wait(PATIENCE, interval=0.1).error_code == "FIRST"
-        with pytest.raises(mj.UsageError, match=r"invalid max_failures '0\.1'"):
-            reg.submit(FAILING, source, max_failures=0.1)  # type: ignore[arg-type]
-        for one in ("py-5", child.id):
-            until(lambda one=one: runner_pid(one, env) is None, "its runner to end")
+# A runner outlives the program that launched it.
+
+FORK = """
+import multiprocessing, os, sys
+import mopsjobs as mj
+
+def report(name):
+    with mj.report(name, registry=reg):
+        pass
+    return reg.job(name).status().status
+
+with mj.connect() as reg:
+    report("before")
+    child = os.fork()
+    if child == 0:
+        report("child")
+        os._exit(0)
+    report("parent")
+    assert os.waitpid(child, 0)[1] == 0
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(report, ["a", "b", "c", "d"]) == ["succeeded"] * 4
+    report("after")
+    print(*sorted(row["job_id"] for row in reg.jobs(status="succeeded", refresh=True)))
+"""
+
+FORK_WHILE_OPENING = """
+import os, signal, threading
+import mopsjobs as mj
+
+holds, done = threading.Event(), threading.Event()
+
+def hold():
+    with reg.app._opening():
+        holds.set()
+        done.wait()
+
+with mj.connect() as reg:
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holds.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # a deadlock ends
+        print(len(reg.jobs()), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    done.set()
+    thread.join()
+"""
+
+
+def test_both_sides_of_a_fork_use_a_registry(env: dict[str, str]) -> None:
+    """By os.fork and in a pool of multiprocessing: no write is lost on either side."""
+    assert _program(env, FORK).split() == ["a", "after", "b", "before", "c", "child", "d", "parent"]
+
+
+def test_a_fork_while_another_thread_opens_the_registry(env: dict[str, str]) -> None:
+    """The child has a lock of its own: no thread of it would ever release that of its parent."""
+    assert _program(env, FORK_WHILE_OPENING) == "0\n"
+
+
+def test_threads_share_a_registry(env: dict[str, str], tmp_path: Path) -> None:
+    """Each submits a job, waits for it and reads it, while the others do."""
+    source, start = code(tmp_path / "code"), threading.Barrier(4)
+
+    def work(number: int) -> list[int]:
+        study = mj.Study("model:simulate", mj.grid(x=[number, number + 10]), outputs=["result.json"])
+        start.wait()
+        job = reg.submit(study, source, job_id=f"job-{number}", workers=1, python=sys.executable)
+        assert job.id in [row["job_id"] for row in reg.jobs(refresh=True)]
+        assert job.wait(PATIENCE, interval=0.1).status == job.status().status == "succeeded"
+        until(lambda: runner_pid(job.id, env) is None, "its runner to end")
+        return [row["x"] for row in job.results()]
+
+    with mj.connect(env=env) as reg, ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(4))) == [[number, number + 10] for number in range(4)]

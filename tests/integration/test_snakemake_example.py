@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import shlex
@@ -71,21 +70,6 @@ def test_make_runs_two_jobs_in_a_chain_and_each_once(cli: Cli, chain: Chain) -> 
     assert cli.ids() == jobs
 
 
-@needs_make
-@pytest.mark.parametrize(("fails", "code", "rows"), [("growth > 0.3", 0, 12), ("True", 2, None)])
-def test_a_rule_of_make_goes_by_the_exit_code_of_wait(chain: Chain, fails: str, code: int, rows: int | None) -> None:
-    """A part of the results (104) is enough, and the table names the failed tasks. A failed job (100) ends make."""
-    model = (chain.path / "model.py").read_text()
-    line = f'    growth = params["growth"]\n    if {fails}:\n        raise ValueError("as asked")\n    draw ='
-    (chain.path / "model.py").write_text(model.replace("    draw =", line))
-    ended, said = chain.run("make", "scan.csv")
-    assert ended == code, said
-    assert (chain.path / "scan.csv").exists() == (rows is not None)
-    if rows is not None:
-        table = chain.table("scan.csv")
-        assert (len(table), [row["status"] for row in table].count("failed")) == (rows, 3)
-
-
 def test_the_rule_of_snakemake_finds_its_job_again(cli: Cli, chain: Chain) -> None:
     """The shell commands of the rule, as Snakemake runs them. A second run waits for the job of the first."""
     (shell,) = re.findall(r'shell:\n +"""\n(.*?)"""', (EXAMPLE / "Snakefile").read_text(), re.DOTALL)
@@ -96,12 +80,3 @@ def test_the_rule_of_snakemake_finds_its_job_again(cli: Cli, chain: Chain) -> No
         assert len(chain.table("scan.csv")) == 12
         (chain.path / "scan.csv").unlink()
     assert cli.ids() == ["scan-1"]
-
-
-@pytest.mark.skipif(shutil.which("snakemake") is None, reason="there is no Snakemake")
-def test_snakemake_runs_the_chain(cli: Cli, chain: Chain) -> None:
-    """As make does."""
-    code, said = chain.run("snakemake", "--cores", "1")
-    assert code == 0, said
-    assert len(chain.table("refined.csv")) == 10
-    assert len(json.loads(cli.ok("list", "--json").out)["jobs"]) == 2

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs import __version__
-from support.docs import ROOT
 from support.packages import make_environment, pythons_by_minor, uv
 from support.runs import PATIENCE
 
@@ -65,12 +63,6 @@ def test_both_packages_work_in_an_empty_environment(python: str, packages: Path,
     uv("pip", "install", "--python", str(interpreter), "--no-deps", "--reinstall", str(packages / SDIST))
     assert _files(environment) == by_wheel
     assert _run(command, tmp_path) == f"mops-jobs {__version__}\n"
-
-
-def test_uvx_runs_the_command_without_an_installation(packages: Path) -> None:
-    """As users of `uvx` start it, in an environment that uv makes for it."""
-    words = ["tool", "run", "--python", sys.executable, "--constraints", str(ROOT / "requirements" / "runtime.lock")]
-    assert uv(*words, "--from", str(packages / WHEEL), "mops-jobs", "--version") == f"mops-jobs {__version__}\n"
 
 
 def test_the_sdist_holds_the_sources_alone(packages: Path) -> None:

@@ -58,20 +58,6 @@ def test_jobs_are_reported_mirrored_and_shown_on_windows(run):
     assert "Synced 0 jobs" in _done(run("sync", "--registry", "memory:"))
 
 
-@pytest.mark.usefixtures("azurite")
-def test_azure_is_synced_on_windows(run, azurite):
-    registry = f"azure://{azurite.new_container()}"
-    _done(run("register", "a-1", "--registry", registry, **azurite.env))
-    assert "Synced 1 job" in _done(run("sync", "--registry", registry, **azurite.env))
-    assert "a-1" in _done(run("list", "--registry", registry, **azurite.env))
-
-
-def test_a_submit_to_a_cluster_works_on_windows(run):
-    command = ("submit", "study.json", "--auto", "--engine", "kubernetes", "--image", "i:1", "--namespace", "n")
-    env = {"AZURE_STORAGE_CONNECTION_STRING": "UseDevelopmentStorage=true"}
-    assert "kind: Job" in _done(run(*command, "--print-manifest", "--registry", "azure://con", **env))
-
-
 @pytest.mark.parametrize("argv", [["submit", "study.json", "--auto"], ["run", "a-1"]], ids=lambda argv: argv[0])
 def test_a_local_runner_is_refused_on_windows(run, argv):
     """In one sentence, before anything is registered."""

@@ -32,8 +32,8 @@ from mopsjobs.registry.status import TERMINAL
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
+from mopsjobs.submission.launching import check_on_node
 from mopsjobs.submission.shard_drop import ShardDrop
-from mopsjobs.submission.shared_registry import check_on_node
 from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.text import pluralize
 

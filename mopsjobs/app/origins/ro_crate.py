@@ -24,7 +24,7 @@ from mopsjobs.bundles.extraction import BundleFile, extract
 from mopsjobs.errors import MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.studies.tasks_csv import TABLE
+from mopsjobs.studies.results import TABLE
 from mopsjobs.utils.text import join_first
 from mopsjobs.utils.times import parse_time
 

@@ -28,9 +28,8 @@ from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.reductions import ReducedOutputs, find_all_reduced, find_reduced
-from mopsjobs.studies.results import count_tasks, read_output
+from mopsjobs.studies.results import count_tasks, parameter_columns, read_output
 from mopsjobs.studies.study import param_id
-from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column
 from mopsjobs.utils.text import pluralize
 

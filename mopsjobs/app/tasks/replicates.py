@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, LAST_COLUMNS, ResultsTable, plain_columns
 from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.errors import UsageError
-from mopsjobs.studies.tasks_csv import parameter_columns
+from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.table_files import Column, free_name, is_numeric
 
 MAX_QUANTILES = 20

@@ -39,7 +39,7 @@ from mopsjobs.cache.sync.scalars import (
 from mopsjobs.errors import CacheError, JobNotFoundError, MopsJobsError, StoreUnavailableError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
-from mopsjobs.studies.tasks_csv import parameter_columns
+from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.table_files import Column, free_name, kind_of
 from mopsjobs.utils.text import error_line, pluralize
 

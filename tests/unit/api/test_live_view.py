@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ import pytest
 
 import mopsjobs as mj
 from support.cli import add, during_sleeps
-from support.terminal import TerminalStream
 
 if TYPE_CHECKING:
     from support.cli import Cli, Remote
@@ -80,35 +78,9 @@ def test_a_view_says_that_the_time_is_up(reg: mj.Registry, shown: list[dict[str,
     assert shown[-1]["text/plain"].endswith("; live until the time was up; the job goes on")
 
 
-def test_an_end_that_only_the_cache_knows_is_shown_as_such(
-    cli: Cli, remote: Remote, shown: list[dict[str, str]]
-) -> None:
-    """The registry does not answer, and the end is final."""
-    add(remote.jobs, "a", "failed")
-    cli.ok("sync")
-    remote.store.down = True
-    with mj.Registry(cli.app()) as reg:
-        assert mj.Job(reg, "a").watch().status == "failed"
-    assert shown[-1]["text/plain"].endswith("; as of the last sync: the registry does not answer")
-
-
 def test_elsewhere_each_change_is_a_line(cli: Cli, reg: mj.Registry, capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr, as `wait` has them."""
     add(reg.app.registry, "a", "running")
     during_sleeps(cli, _2=lambda: reg.app.registry.finalize_job("a", "failed"))
     assert reg.job("a").watch().status == "failed"
     assert capsys.readouterr() == ("", "a: running\na: failed\n")
-
-
-def test_a_terminal_has_the_line_of_wait(cli: Cli, reg: mj.Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With counts and elapsed time, redrawn in place."""
-    screen = TerminalStream()
-    monkeypatch.setattr(sys, "stderr", screen)
-    add(reg.app.registry, "a", "running", tasks_total=4)
-    during_sleeps(
-        cli,
-        _1=lambda: reg.app.registry.update_progress("a", 2, 4),
-        _3=lambda: reg.app.registry.finalize_job("a", "succeeded"),
-    )
-    assert reg.job("a").watch().status == "succeeded"
-    assert "\r[############------------] 2/4 tasks, 50 %, 0:02" in screen.getvalue()

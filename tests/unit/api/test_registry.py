@@ -1,18 +1,20 @@
-"""A registry as a Python program reads it."""
+"""A registry and its jobs as a Python program reads and changes them."""
 
 from __future__ import annotations
 
 import logging
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 import mopsjobs as mj
-from support.cli import add
+from support.cli import add, during_sleeps
+from support.kubernetes import kubeconfig
+from support.ledgers import Ledger, add_job, attempt, leave_scalars
+from support.runs import sets_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from support.cli import Cli, Remote
@@ -46,21 +48,9 @@ def test_jobs_are_those_of_the_listing(cli: Cli, reg: mj.Registry) -> None:
     assert reg.jobs().rows == cli.ok("list", "--json").json["jobs"]
     assert [row["job_id"] for row in reg.jobs(status="active", label={"exp": 7}, hours=2)] == ["a"]
     assert [row["job_id"] for row in reg.jobs(label="exp", sort="name", limit=1)] == ["a"]
+    assert [row["job_id"] for row in reg.jobs(status=["failed", "pending"], sort="name")] == ["b", "c"]
     with pytest.raises(mj.UsageError, match="hours and since contradict"):
         reg.jobs(hours=2, since="2h")
-
-
-def test_a_record_that_cannot_be_read_is_told(
-    remote: Remote, reg: mj.Registry, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As by `list`: the last good state is shown."""
-    add(remote.jobs, "a", "running")
-    reg.sync()
-    remote.put("jobs/a/state.json", b"{")
-    reg.sync()
-    caplog.clear()
-    assert [row["status"] for row in reg.jobs()] == ["running"]
-    assert caplog.messages == ["1 record cannot be read; the last good state is shown. See: mops-jobs doctor"]
 
 
 def test_a_handle_is_found_by_its_full_id(reg: mj.Registry) -> None:
@@ -118,17 +108,6 @@ def test_unknown_and_contradicting_arguments_are_refused(reg: mj.Registry, fresh
         reg.jobs(**freshness)  # type: ignore[arg-type]
 
 
-def test_several_choices_are_a_list_or_a_text(reg: mj.Registry) -> None:
-    """As of labels and tasks: a program has lists."""
-    for job_id, owner in (("a", "ada"), ("b", "grace"), ("c", "emmy")):
-        reg.app.registry.register_job(job_id, owner=owner)
-    found = [reg.jobs(owner=owner, sort="name") for owner in (["ada", "emmy"], ("ada", "emmy"), "ada,emmy")]
-    assert [[row["job_id"] for row in table] for table in found] == [["a", "c"]] * 3
-    assert len(reg.jobs(status=["pending", "active"])) == 3
-    with pytest.raises(mj.UsageError, match="invalid status"):
-        reg.jobs(status=["pending", "paused"])
-
-
 def test_an_unknown_argument_is_told_the_nearest(reg: mj.Registry) -> None:
     """Among all arguments of the method, and not only those that several methods have."""
     add(reg.app.registry, "a")
@@ -137,29 +116,6 @@ def test_an_unknown_argument_is_told_the_nearest(reg: mj.Registry) -> None:
     for right, (method, wrong) in calls.items():
         with pytest.raises(mj.UsageError, match=f"invalid argument '{wrong}'.* Did you mean '{right}'"):
             method(*[study] * (method == reg.submit), **{wrong: "x"})  # type: ignore[operator]
-
-
-def test_labels_that_are_a_text_are_refused_with_their_form(reg: mj.Registry) -> None:
-    """A filter may be a text. A job gets its labels by their keys, wherever they are set."""
-    add(reg.app.registry, "a")
-    labels: Any = "exp=7"
-    study = mj.Study("model:simulate", [{}])
-    for refused in (
-        lambda: reg.job("a").label(labels),
-        lambda: reg.submit(study, code=".", labels=labels),
-        lambda: mj.report("b", labels=labels, registry=reg),
-    ):
-        with pytest.raises(mj.UsageError, match=r"invalid labels 'exp=7': expected a dict, like \{'exp': 7\}\."):
-            refused()
-
-
-def test_a_value_that_is_no_study_or_job_is_named(reg: mj.Registry) -> None:
-    """Such as the path of a study, and the id of a job. The hint says how to make the right one."""
-    with pytest.raises(mj.UsageError, match="invalid study of type str") as refused:
-        reg.submit("study.json")  # type: ignore[arg-type]
-    assert "Study.from_file(path)" in str(refused.value.hint)
-    with pytest.raises(mj.UsageError, match="invalid job 'a': expected a handle"):
-        reg.as_completed(["a"])  # type: ignore[list-item]
 
 
 def test_a_job_of_another_registry_is_refused(cli: Cli, reg: mj.Registry, tmp_path: Path) -> None:
@@ -184,13 +140,196 @@ def test_the_names_are_there_when_they_are_asked_for() -> None:
     assert (raised.value.name, raised.value.obj) == ("conect", mj), "by them, Python suggests the nearest name"
 
 
-def test_threads_share_one_connection(cli: Cli) -> None:
-    """Threads that ask at the same moment get the same registry: a second one would never be closed."""
-    start = threading.Barrier(8)
+@pytest.fixture
+def job(reg: mj.Registry) -> mj.Job:
+    """Return a job of four tasks, of which the last has failed."""
+    add_job(reg.app.registry, "job", sets_of(4))
+    Ledger(reg.app.store)(attempt(0), attempt(1), attempt(2), attempt(3, "failed"))
+    reg.app.registry.update_progress("job", 3, 4, tasks_failed=1)
+    reg.app.registry.finalize_job("job", "partial", error_info={"code": "X", "message": "1 < 2"})
+    return reg.job("job")
 
-    def ask(reg: mj.Registry) -> tuple[int, int]:
-        start.wait()
-        return id(reg.app.registry), len(reg.jobs())
 
-    with mj.connect(env=cli.env) as reg, ThreadPoolExecutor(8) as threads:
-        assert len(set(threads.map(ask, [reg] * 8))) == 1
+def test_the_status_is_that_of_the_command(cli: Cli, job: mj.Job) -> None:
+    """Fields are members and attributes."""
+    info = job.status()
+    assert dict(info) == cli.ok("status", "job", "--json").json
+    assert (info.status, info["status"], info.age) == ("partial", "partial", "live")
+    assert repr(info) == "<job: partial, 3/4 tasks; live>"
+    with pytest.raises(AttributeError, match="a job has no field 'stats'"):
+        _ = info.stats
+
+
+def test_notes_and_labels_are_those_of_the_commands(cli: Cli, job: mj.Job, reg: mj.Registry) -> None:
+    """Each returns the job as `status --json` then shows it. An archived job is not in `jobs`, unless asked for."""
+    info = job.note("wrong prior")
+    assert info.metadata["note_history"][-1]["text"] == "wrong prior"
+    assert dict(job.label({"paper": 2, "archived": "true"})) == cli.ok("status", "job", "--json").json
+    assert len(reg.jobs()) == 0
+    assert [row["job_id"] for row in reg.jobs(label="archived").rows] == ["job"]
+    assert job.label(remove=["archived"]).labels == {"paper": "2"}
+    assert len(reg.jobs()) == 1
+    with pytest.raises(mj.UsageError, match="invalid note"):
+        job.note(" ")
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code"),
+    [
+        ("failed", mj.JobFailedError, 100),
+        ("cancelled", mj.JobCancelledError, 103),
+        ("partial", mj.JobPartialError, 104),
+        ("running", mj.JobNotFinishedError, 8),
+    ],
+)
+def test_errors_mirror_the_exit_codes(reg: mj.Registry, status: str, error: type[mj.JobEndError], code: int) -> None:
+    """Each error has the exit code of `status --exit-status`, the id and the status."""
+    add(reg.app.registry, "a", status)
+    with pytest.raises(error, match=f"Job a is {status}") as raised:
+        reg.job("a").raise_for_status()
+    assert (raised.value.exit_code, raised.value.job_id, raised.value.status) == (code, "a", status)
+
+
+def test_the_registry_decides_whether_a_job_has_ended(cli: Cli, remote: Remote) -> None:
+    """A cache that lags does not make an error of a job that has succeeded meanwhile."""
+    add(remote.jobs, "a", "running")
+    with mj.connect(env=cli.env) as reg:
+        job = reg.job("a")
+        remote.jobs.finalize_job("a", "succeeded")
+        assert job.status().status == "running"
+        job.raise_for_status()
+
+
+def test_a_wait_ends_with_the_job_or_the_time(cli: Cli, reg: mj.Registry) -> None:
+    """The time may be a text. What a wait tells is logged."""
+    add(reg.app.registry, "a", "running")
+    job = reg.job("a")
+    assert job.wait("1m").status == "running"
+    during_sleeps(cli, **{f"_{len(cli.clock.slept) + 1}": lambda: reg.app.registry.finalize_job("a", "failed")})
+    assert job.wait().status == "failed"
+    with pytest.raises(mj.UsageError, match="invalid duration"):
+        job.wait(-1)
+
+
+def test_an_interrupt_leaves_the_job(cli: Cli, reg: mj.Registry) -> None:
+    """The traceback says that the job goes on."""
+    add(reg.app.registry, "a", "running")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    during_sleeps(cli, _1=interrupt)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        reg.job("a").wait()
+    assert stopped.value.__notes__ == ["Job a goes on; only the wait was interrupted."]
+    assert reg.job("a").status().status == "running"
+
+
+def test_tasks_and_failures_are_those_of_the_commands(cli: Cli, job: mj.Job) -> None:
+    """Filters are the same; a condition may stand alone."""
+    tasks = cli.ok("tasks", "job", "--json").json["tasks"]
+    assert job.tasks().rows == tasks
+    assert job.tasks("failed").rows == job.tasks(param="x>2").rows == tasks[3:]
+    assert [row["task"] for row in job.tasks(param=["x>0", "x<3"], sort="-task", limit=1)] == [2]
+    failures = job.failures()
+    assert failures["groups"] == cli.ok("failures", "job", "--json").json["groups"]
+    assert [row["count"] for row in failures.table] == [group["count"] for group in failures["groups"]]
+    assert failures._repr_html_().startswith("<table><thead><tr><th>count</th>")
+    with pytest.raises(mj.UsageError, match="status of a task"):
+        job.tasks(status="bad")
+
+
+STUDY = mj.Study("model:simulate", [{"x": 1}])
+
+
+@pytest.mark.parametrize(
+    ("ask", "expected"),
+    [
+        (lambda job: job.tasks(limit="3"), "invalid limit '3': expected a whole number, or 0 for all."),
+        (lambda job: job.tasks(status=3), "invalid choice 3: expected a text, or a list of texts."),
+        (lambda job: job.registry.jobs(status=[3]), r"invalid choice \[3\]: expected a text, or a list of texts."),
+        (lambda job: job.registry.submit("study.json"), "invalid study of type str: expected a Study."),
+        (lambda job: job.registry.as_completed(["a"]), "invalid job 'a': expected a handle"),
+        (lambda job: job.logs(tail="x"), "invalid tail 'x': expected a number of lines."),
+        (lambda job: job.note(3), "invalid note 3: expected a text."),
+        (lambda job: job.label("exp=7"), r"invalid labels 'exp=7': expected a dict, like \{'exp': 7\}\."),
+        (lambda job: job.registry.jobs(name=4), "invalid name 4: expected a text."),
+        (lambda job: job.results(quantiles=5), "invalid quantiles 5: expected numbers between 0 and 1"),
+        (lambda job: job.registry.submit(STUDY, workers="two"), "invalid workers 'two': expected a whole number."),
+        (lambda job: job.registry.submit(STUDY, engine=["local"]), r"invalid engine \['local'\]: expected a text."),
+        (lambda job: job.registry.submit(STUDY, code=3), "invalid code 3: expected the path of a directory."),
+        (lambda job: job.registry.submit(STUDY, extend=3), "invalid extend 3: expected a job, or its id."),
+        (lambda job: job.registry.submit(STUDY, engine="dask", scheduler=3), "invalid scheduler '3': expected"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(job: mj.Job, ask: Callable[[mj.Job], object], expected: str) -> None:
+    """Such a call ended with a TypeError from within."""
+    with pytest.raises(mj.UsageError, match=expected):
+        ask(job)
+
+
+def test_results_that_were_read_are_there_offline(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
+    """The table has the same rows, and its age. Without a read before, there is none."""
+    add_job(remote.jobs, "job", sets_of(2))
+    Ledger(remote.store.inner)(attempt(0), attempt(1))
+    leave_scalars(remote.jobs, "job", {0: {"peak": 1}, 1: {"peak": 2}})
+    job = reg.job("job")
+    job.tasks()
+    with pytest.raises(mj.StoreUnavailableError, match="have never been read"):
+        _ = job.results(offline=True).rows
+    expected = job.results()
+    assert [row["peak"] for row in expected] == [1, 2]
+    remote.store.down = True
+    cli.clock.advance(minutes=5)
+    found = job.results(offline=True)
+    assert (found.rows, found.age, expected.age) == (expected.rows, "synced 5m ago", "live")
+    with pytest.raises(mj.StoreUnavailableError):
+        job.results()
+
+
+def test_events_are_those_of_the_command(cli: Cli, job: mj.Job) -> None:
+    """They can be selected by kind."""
+    lines = cli.ok("events", "job", "--json").lines
+    assert len(job.events()) == len(lines)
+    assert {event["kind"] for event in job.events("state")} == {"state"}
+    assert job.logs(task=3) == job.logs(task=range(4)) == []
+    with pytest.raises(mj.UsageError, match="invalid task '17': expected the number of a task"):
+        job.logs(task="17")  # type: ignore[arg-type]
+
+
+def test_a_job_is_cancelled(reg: mj.Registry) -> None:
+    """A job that has ended otherwise is refused."""
+    add(reg.app.registry, "a", "running")
+    job = reg.job("a")
+    assert job.cancel("wrong seed").error_message == "Cancelled: wrong seed"
+    add(reg.app.registry, "b", "failed")
+    with pytest.raises(mj.MopsJobsError, match="has ended"):
+        reg.job("b").cancel()
+
+
+def test_a_cluster_that_only_the_record_names_is_not_touched(cli: Cli, reg: mj.Registry, tmp_path: Path) -> None:
+    """A program is not asked, so nothing is cancelled."""
+    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, "http://127.0.0.1:1"))
+    add(reg.app.registry, "a", "running", engine="kubernetes", metadata={"k8s_context": "userless"})
+    with pytest.raises(mj.NotTrustedError, match="names context:userless; nothing was cancelled"):
+        reg.job("a").cancel()
+    assert reg.job("a").status().status == "running"
+
+
+def test_html_is_escaped_and_has_no_script(job: mj.Job) -> None:
+    """A notebook shows status, bar, counts, failures, error and the age of the data."""
+    shown = job._repr_html_()
+    assert '<b>job</b> partial<br><progress value="0.75" max="1"></progress> 3/4 tasks, 75 %, 1 failed' in shown
+    assert "Failed: 1 ValueError in model.py:21" in shown
+    assert "X: 1 &lt; 2" in shown
+    assert "<small>Data: live; shown at 2026-03-01 12:00:00 UTC</small></div>" in shown
+    assert "<script" not in shown
+
+
+def test_html_uses_no_network(cli: Cli, remote: Remote) -> None:
+    """A job that was never synced is named with the reason."""
+    with mj.connect(env=cli.env) as reg:
+        remote.store.down = True
+        shown = mj.Job(reg, "<a>")._repr_html_()
+    why = "The registry has never been synced to this machine. Its status() asks the registry."
+    assert shown == f"<div><b>&lt;a&gt;</b> {why}</div>"

@@ -17,7 +17,7 @@ from support.ledgers import Ledger, add_job, attempt, leave_outputs
 from support.runs import sets_of
 
 if TYPE_CHECKING:
-    from mopsjobs.store.base import Versioned, VersionedStore
+    from mopsjobs.store.base import VersionedStore
     from support.cli import Cli, Remote
 
 DIED = AttemptError("1a2b3c4d5e6f", "WorkerDied", None, "its worker died (killed by SIGKILL)")
@@ -56,7 +56,7 @@ def test_each_task_comes_as_it_ends(cli: Cli, remote: Remote, reg: mj.Registry) 
     assert repr(failed) == "<Task 0: failed, ValueError: beta is 0.93>"
 
 
-@pytest.mark.parametrize("first", ["died", "oom", "cancelled", "lost"])
+@pytest.mark.parametrize("first", ["died", "cancelled"])
 def test_a_task_that_is_tried_again_comes_at_its_end(cli: Cli, remote: Remote, reg: mj.Registry, first: str) -> None:
     """The first death of a worker, a stop of the runner and its loss leave the task to another attempt."""
     add_job(remote.jobs, "job", sets_of(1))
@@ -69,23 +69,6 @@ def test_a_task_that_is_tried_again_comes_at_its_end(cli: Cli, remote: Remote, r
         _3=lambda: remote.jobs.finalize_job("job", "succeeded"),
     )
     assert _followed(cli, reg.job("job")) == [(0, "succeeded", 1)]
-
-
-def test_a_task_is_tried_again_as_its_launch_says(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
-    """By the causes and the number of retries in the record."""
-    add_job(remote.jobs, "job", sets_of(2))
-    remote.jobs.update_fields(
-        "job", engine="local", metadata={"local_retries": "2", "local_retry_on": "error:ValueError"}
-    )
-    write = Ledger(remote.store.inner)
-    write(attempt(0, "failed"), attempt(1, "died", error=DIED))
-    during_sleeps(
-        cli,
-        _1=functools.partial(write, attempt(0, "failed", attempt=2)),
-        _2=functools.partial(write, attempt(0, "failed", attempt=3, started_at=attempt(9).started_at)),
-        _3=lambda: remote.jobs.finalize_job("job", "failed"),
-    )
-    assert _followed(cli, reg.job("job")) == [(1, "died", 0), (0, "failed", 2)]
 
 
 @pytest.mark.parametrize(
@@ -123,22 +106,8 @@ def test_after_the_end_every_task_comes_once(
     assert not cli.clock.slept
 
 
-def test_a_job_without_a_ledger_is_told_by_its_outputs(remote: Remote, reg: mj.Registry) -> None:
-    """An older version ran it. A child has tasks of its own only."""
-    manifest = add_job(remote.jobs, "job.2", sets_of(5), only=[1, 2, 4])
-    leave_outputs(remote.store.inner, manifest, 1)
-    remote.jobs.finalize_job("job.2", "partial")
-    assert [(task.number, task.status) for task in reg.job("job.2").as_completed()] == [
-        (1, "succeeded"), (2, "missing"), (4, "missing"),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("max_shapes", [1, 100])
-def test_scalars_have_the_names_of_the_results(
-    remote: Remote, reg: mj.Registry, monkeypatch: pytest.MonkeyPatch, max_shapes: int
-) -> None:
+def test_scalars_have_the_names_of_the_results(remote: Remote, reg: mj.Registry) -> None:
     """They come from the chunks; of a task that no chunk has, from its outputs. A task that failed has none."""
-    monkeypatch.setattr("mopsjobs.app.following.ended_tasks.MAX_SHAPES", max_shapes)
     manifest = add_job(remote.jobs, "job", sets_of(3), outputs=["result.json", "more.csv"])
     store, tasks = remote.store.inner, list(manifest.study.tasks())
     _put_scalars(store, 0, (0, {"result.json/x": 7, "result.json/peak/day": 2.5, "left out": 1}))
@@ -150,60 +119,6 @@ def test_scalars_have_the_names_of_the_results(
     found = {task.number: dict(task.scalars) for task in reg.job("job").as_completed()}
     assert found == {0: {"peak.day": 2.5, "result.x": 7}, 1: {"result.x": 8, "note": "wet"}, 2: {}}
     assert found[1].keys() <= set(reg.job("job").results().columns)
-
-
-def test_outputs_without_names_are_searched_too(remote: Remote, reg: mj.Registry) -> None:
-    """The study names no outputs, so they are listed."""
-    manifest = add_job(remote.jobs, "job", sets_of(1), outputs=None)
-    (task,) = manifest.study.tasks()
-    put(remote.store.inner, output_key("job", task, "any.json"), b'{"peak": 3}')
-    remote.jobs.finalize_job("job", "succeeded")
-    assert [task.scalars for task in reg.job("job").as_completed()] == [{"peak": 3}]
-
-
-def test_an_output_that_cannot_be_read_is_named(
-    remote: Remote, reg: mj.Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The store answers, but does not send that output. Its task comes without scalars."""
-    manifest = add_job(remote.jobs, "job", sets_of(2))
-    leave_outputs(remote.store.inner, manifest, 0, 1)
-    first = output_key("job", next(iter(manifest.study.tasks())), "result.json")
-    remote.jobs.finalize_job("job", "succeeded")
-    get = remote.store.get
-
-    def get_all_but_one(key: str) -> Versioned | None:
-        if key == first:
-            raise mj.StoreUnavailableError("The reply was cut.")
-        return get(key)
-
-    monkeypatch.setattr(remote.store, "get", get_all_but_one)
-    assert [(task.number, task.status, task.scalars) for task in reg.job("job").as_completed()] == [
-        (0, "succeeded", {}), (1, "succeeded", {}),
-    ]  # fmt: skip
-    assert f"{first} cannot be read: The reply was cut." in caplog.text
-
-
-def test_a_read_costs_what_is_new(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
-    """The record, a listing of chunks, and three reads per new chunk, however many tasks ended before."""
-    add_job(remote.jobs, "job", sets_of(30))
-    write = Ledger(remote.store.inner)
-    for number in range(20):
-        _put_scalars(remote.store.inner, number, (number, {}))
-        write(attempt(number))
-    costs: list[dict[str, int]] = []
-
-    def note_cost() -> None:
-        costs.append(dict(remote.store.calls))
-        remote.store.calls.clear()
-
-    def add_chunk() -> None:
-        note_cost()
-        _put_scalars(remote.store.inner, 20, (20, {}))
-        write(attempt(20))
-
-    during_sleeps(cli, _1=note_cost, _2=add_chunk, _3=note_cost)
-    assert len(list(reg.job("job").as_completed(15))) == 21
-    assert costs[1:] == [{"get": 1, "list_keys": 1}, {"get": 1 + 3, "list_keys": 1}]
 
 
 def test_an_outage_does_not_end_the_iteration(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -36,22 +34,6 @@ def test_rows_are_dicts(table: Table) -> None:
     assert table[1:] == table.rows[1:]
 
 
-def test_rows_are_read_when_they_are_needed() -> None:
-    """They are read once; a table that is only shown by its name reads nothing."""
-    reads = 0
-    inner = Table.of("a test", ("x",), [[1]])
-
-    def read(view: Callable[..., Any]) -> Any:
-        nonlocal reads
-        reads += 1
-        return inner._read(view)
-
-    lazy = Table("a test", read)
-    assert (repr(lazy), reads) == ("<Table of a test>", 0)
-    assert [lazy.rows, lazy.rows, len(lazy), reads] == [[{"x": 1}], [{"x": 1}], 1, 1]
-    assert repr(lazy) == "<Table of a test: 1 rows>"
-
-
 def test_html_is_escaped(table: Table) -> None:
     """A notebook shows texts of models, which may hold any characters."""
     shown = table._repr_html_()
@@ -70,7 +52,7 @@ def test_a_csv_file_is_written(table: Table, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["out.parquet", "out", "-"])
+@pytest.mark.parametrize("name", ["out.parquet", "-"])
 def test_the_name_tells_the_form(table: Table, name: str) -> None:
     """A file of another name than its form would mislead every reader."""
     with pytest.raises(UsageError, match=rf"invalid table '{name}': expected a name that ends in \.csv\."):

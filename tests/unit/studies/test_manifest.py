@@ -1,17 +1,25 @@
-"""The manifest of a job, and what its record gets of the study."""
+"""The manifest of a job, what its record gets of the study, and its reused tasks."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.engines.base import recorded_launch
 from mopsjobs.errors import RecordError
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import MAX_REUSED, Manifest, Origin, Reuse
+from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks, output_key
+from mopsjobs.studies.results import outputs_of, sorted_outputs_of
 from mopsjobs.studies.study_parser import parse_study
+from mopsjobs.utils.ranges import is_in_ranges, number_ranges
+from support.runs import sets_of, study
+
+BUNDLE = f"sha256:{'0' * 64}"
 
 OWN = {
     "model": "model:run", "scenario": "base", "bundle": "sha256:00", "sampling_method": "manual",
@@ -37,11 +45,6 @@ def test_metadata_of_a_study_replace_none_of_ours(name: str) -> None:
     """mops-jobs acts on these: a study would choose an interpreter, or mark its job as suspect."""
     found = record_metadata(**{name: {"reason": "mine"}}, author="ada")
     assert found == {**OWN, "author": "ada", "study_metadata": {name: {"reason": "mine"}}}
-
-
-def test_the_place_of_such_metadata_is_not_replaced_either() -> None:
-    """A study may have an entry of that name too."""
-    assert record_metadata(study_metadata=1, local_=2)["study_metadata"] == {"study_metadata": 1, "local_": 2}
 
 
 def test_no_metadata_of_a_study_are_options_of_a_launch() -> None:
@@ -107,3 +110,112 @@ def test_a_reduce_function_is_beside_the_study() -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
     with pytest.raises(RecordError, match=r"reduce: expected package\.module:function, not 3"):
         Manifest.from_json(json.dumps(stored | {"reduce": 3}).encode())
+
+
+def manifest(*reused: Reuse) -> Manifest:
+    """Return the manifest of a job of ten tasks."""
+    return Manifest(job_id="more", study=study(sets_of(10)), bundle=BUNDLE, reused=reused)
+
+
+def decoded(**reused: Any) -> Manifest:
+    """Decode a manifest with one source of reused tasks."""
+    document = json.loads(manifest().to_json())
+    return Manifest.from_json(json.dumps({**document, "reused": [reused]}).encode())
+
+
+def test_numbers_become_ranges_that_have_these_numbers_alone() -> None:
+    numbers = [0, 1, 2, 5, 8, 9]
+    ranges = list(number_ranges(numbers))
+    assert ranges == [(0, 3), (5, 6), (8, 10)]
+    assert [number for number in range(-1, 12) if is_in_ranges(number, ranges)] == numbers
+    assert list(number_ranges([])) == []
+    assert not is_in_ranges(0, [])
+
+
+def test_reused_tasks_survive_their_manifest() -> None:
+    one, other = Reuse.of("job", BUNDLE, [0, 1, 7]), Reuse.of("old", BUNDLE, [9])
+    found = Manifest.from_json(manifest(one, other).to_json())
+    assert found.reused == (one, other)
+    assert [found.source_of(number) for number in (1, 2, 9)] == [one, None, other]
+    assert (one.task_count, list(one.numbers())) == (3, [0, 1, 7])
+
+
+def test_the_record_counts_reused_tasks_whatever_the_study_says() -> None:
+    """An entry of the study's own metadata with such a name goes apart."""
+    own = study(sets_of(3), metadata={"n_reused_tasks": 99, "reused_from": ["me"]})
+    reused = (Reuse.of("job", BUNDLE, [0, 2]),)
+    job = Manifest(job_id="more", study=own, bundle=BUNDLE, reused=reused)
+    metadata = job.record_fields()["metadata"]
+    assert (metadata["n_reused_tasks"], metadata["reused_from"]) == (2, ["job"])
+    assert metadata["study_metadata"] == {"n_reused_tasks": 99, "reused_from": ["me"]}
+    others = Manifest(job_id="more", study=own, bundle=BUNDLE).record_fields()["metadata"]
+    assert "n_reused_tasks" not in others
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [[[0, 11]], [[-1, 2]], [[3, 3]], [[0, 5], [3, 7]], [[0, 1.5]], [[0]], [7], "x"],
+    ids=str,
+)
+def test_ranges_that_are_not_of_the_study_are_refused(ranges: object) -> None:
+    with pytest.raises(RecordError, match="not a manifest"):
+        decoded(job_id="job", bundle=BUNDLE, tasks=ranges)
+
+
+@pytest.mark.parametrize(
+    "reused",
+    [
+        "job",
+        [[]],
+        [{"job_id": "../x", "bundle": BUNDLE, "tasks": [[0, 1]]}],
+        [{"job_id": "job", "bundle": None, "tasks": [[0, 1]]}],
+        [{"job_id": "job", "bundle": BUNDLE, "tasks": []}] * 101,
+    ],
+    ids=len,
+)
+def test_sources_that_are_not_a_list_of_up_to_100_are_refused(reused: object) -> None:
+    """Each source costs a listing wherever outputs are looked at."""
+    document = {**json.loads(manifest().to_json()), "reused": reused}
+    with pytest.raises(RecordError):
+        Manifest.from_json(json.dumps(document).encode())
+
+
+# --- their outputs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store() -> InMemoryVersionedStore:
+    """Return a store in which `job` has the outputs of tasks 0 to 3, and `more` those of tasks 3 and 4."""
+    made = InMemoryVersionedStore()
+    for job_id, numbers in (("job", range(4)), ("more", (3, 4))):
+        for task in manifest().study.tasks():
+            if task.number in numbers:
+                made.create_if_absent(output_key(job_id, task, "result.json"), job_id.encode())
+    return made
+
+
+def test_a_reused_task_is_complete_while_its_source_is(store: InMemoryVersionedStore) -> None:
+    """Task 2 has outputs that are not named as reused; task 5 is, and its source has none."""
+    job = manifest(Reuse.of("job", BUNDLE, [0, 1, 3, 5]))
+    found = find_complete_tasks(store, job)
+    assert [number for number, flag in enumerate(found.complete) if flag] == [0, 1, 3, 4]
+    assert [number for number, flag in enumerate(found.reused) if flag] == [0, 1]
+    assert missing_tasks(job, found.complete) == (2, 5, 6, 7, 8, 9)
+    assert found.unexpected == 0
+
+
+@pytest.mark.parametrize("listing", [outputs_of, sorted_outputs_of])
+def test_own_outputs_come_before_those_of_a_source(store: InMemoryVersionedStore, listing: Any) -> None:
+    """The job did task 3 itself. Its source has the outputs all the same."""
+    job = manifest(Reuse.of("job", BUNDLE, [0, 1, 3]))
+    found = {output.task.number: output.entry.value for output in listing(store, "more", [job])}
+    assert found == {0: b"job", 1: b"job", 3: b"more", 4: b"more"}
+    assert len(list(listing(store, "more", [job]))) == 4
+
+
+def test_a_task_of_another_size_than_the_ledger_says_is_missing(store: InMemoryVersionedStore) -> None:
+    task = next(iter(manifest().study.tasks()))
+    key = (task.param_id, str(task.seed))
+    job = Manifest(job_id="job", study=manifest().study, bundle=BUNDLE)
+    assert find_complete_tasks(store, job, {job.job_id: {key: 3}}).count == 4
+    assert find_complete_tasks(store, job, {job.job_id: {key: 4}}).count == 3

@@ -9,12 +9,10 @@ import pytest
 
 from mopsjobs.errors import MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.studies.results import DownloadResult, download
+from mopsjobs.studies.results import DownloadResult, TableSummary, download
 from mopsjobs.studies.study import Task
-from mopsjobs.studies.tasks_csv import TableSummary
 from support.runs import sets_of, study
 
 TASKS = list(study(sets_of(2)).tasks())
@@ -75,12 +73,6 @@ def test_a_directory_that_cannot_be_written_is_an_error(store: InMemoryVersioned
         download(store, "job", tmp_path / "out")
 
 
-def test_a_family_begins_with_the_job_itself(store: InMemoryVersionedStore) -> None:
-    """Then come its ancestors. A job that was reported, not submitted, has none."""
-    assert [manifest.job_id for manifest in family_of(store, "job.2")] == ["job.2", "job"]
-    assert family_of(store, "reported") == []
-
-
 def _rows(directory: Path) -> list[dict[str, str]]:
     with (directory / "tasks.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -121,11 +113,3 @@ def test_outputs_of_another_job_are_not_mixed_in(
     with pytest.raises(UsageError, match=r"has the outputs of job job, which is not of the family of other\."):
         download(store, "other", tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_table_of_an_earlier_version_is_replaced(store: InMemoryVersionedStore, tmp_path: Path) -> None:
-    """It does not name its job."""
-    store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"{}")
-    (tmp_path / "tasks.csv").write_text('"task","param_id","seed","status","x"\n0,"p",1,"complete",0\n')
-    assert download(store, "job", tmp_path).table_problem is None
-    assert [row["job_id"] for row in _rows(tmp_path)] == ["job", "job"]

@@ -1,10 +1,16 @@
-"""A study: the ids of its parameter sets, its seeds and its tasks are the documented ones."""
+"""A study: ids of parameter sets, seeds and tasks are the documented ones; names of tasks in messages."""
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
+from unittest import mock
 
-from mopsjobs.studies.study import param_id, seed_of
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mopsjobs.studies import study
+from mopsjobs.studies.study import find_varying, param_id, seed_of, task_name
 from mopsjobs.studies.study_parser import MAX_TASKS, parse_study
 
 GOOD = {"model": "m:f", "scenario": "s", "parameter_sets": [{"params": {"x": 1}}]}
@@ -69,3 +75,50 @@ def test_sets_that_repeat_are_tasks_which_share_an_earlier_ones_outputs() -> Non
 def test_tasks_are_made_one_by_one() -> None:
     study = parse_study(GOOD | {"n_replicates": MAX_TASKS})
     assert next(study.tasks()).seed == seed_of(study.parameter_sets[0], 0)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 500_000])
+@given(
+    drawn=st.lists(st.integers(0, 5) | st.just(2**32 - 1), max_size=12),
+    named=st.lists(st.sampled_from([0, 3, 2**32 - 1, 2**32, 2**64 - 1]), max_size=6),
+)
+def test_the_index_of_seeds_tells_what_a_dict_would(chunk: int, drawn: list[int], named: list[int]) -> None:
+    """Whatever is sorted at once; a seed that was named may be one that was drawn."""
+    tasks = [(seed, number) for number, seed in enumerate([*drawn, *named])]
+    expected: dict[int, list[int]] = {}
+    for seed, number in tasks:
+        expected.setdefault(seed, []).append(number)
+    with mock.patch.object(study, "_CHUNK", chunk):
+        index = study.SeedIndex(tasks[: len(drawn)], tasks[len(drawn) :])
+    for seed in (*range(7), 2**32 - 1, 2**32, 2**64 - 1, 2**70):
+        assert index.numbers(seed) == index.numbers_of_text(str(seed)) == expected.get(seed, [])
+    assert sorted(index.duplicate_groups()) == sorted(numbers for numbers in expected.values() if len(numbers) > 1)
+
+
+@pytest.mark.parametrize("text", ["", "00", "01", "+1", "1_0", "-0", " 1", "\u0661", "1" * 21])
+def test_what_is_no_seed_in_its_one_form_is_that_of_no_task(text: str) -> None:
+    """Else two keys would be outputs of one task."""
+    assert study.SeedIndex([(seed, seed) for seed in range(20)], ()).numbers_of_text(text) == []
+
+
+CASES: list[tuple[list[dict[str, Any]], dict[str, Any], int, str]] = [
+    ([{"mode": "exit", "n": 1}, {"mode": "stay", "n": 1}], {}, 0, "task 0 (mode=exit)"),
+    ([{"mode": "exit"}, {"mode": "stay"}], {"n_replicates": 2}, 1, "task 1 (mode=exit, seed "),
+    ([{"n": 1}], {"n_replicates": 2}, 0, "task 0 (seed "),
+    ([{"a": 1, "b": 1, "c": 1, "d": 1}, {"a": 2, "b": 2, "c": 2, "d": 2}], {}, 1, "task 1 (a=2, b=2, c=2)"),
+    ([{"n": 1}, {"n": 1, "m": 2}], {}, 0, "task 0"),
+    ([{"t": "x" * 50}, {"t": "y"}], {}, 0, "task 0 (t=xxxxxxxxxxxxxxxxxxx…)"),
+    ([{"t": "a\x1b[31m\nb"}, {"t": "y"}], {}, 0, "task 0 (t=a[31m b)"),
+    ([{"t": [1, 2]}, {"t": {"a": None}}], {}, 1, "task 1 (t={'a': None})"),
+]
+
+
+@pytest.mark.parametrize(("sets", "fields", "number", "expected"), CASES)
+def test_a_task_is_named_by_what_varies(
+    sets: list[dict[str, Any]], fields: dict[str, Any], number: int, expected: str
+) -> None:
+    """The seed is named only if tasks share their parameters."""
+    study = parse_study({"model": "m:f", "parameter_sets": sets, **fields})
+    task = list(study.tasks())[number]
+    name = task_name(task, find_varying(study))
+    assert name == (f"{expected}{task.seed})" if expected.endswith("seed ") else expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 from hypothesis import given
@@ -27,52 +26,34 @@ def _problems(document: object) -> tuple[str, ...]:
 
 WRONG = [
     ("model", None, "model: expected a text, not null"),
-    ("model", "", 'model: expected a text, not ""'),
-    ("model", 7, "model: expected a text, not 7"),
     ("model", "a\nb", 'model: expected a text, not "a\\nb"'),
     ("scenario", [], "scenario: expected a text, not a list"),
     ("sampling_method", False, "sampling_method: expected a text, not true or false"),
     ("n_replicates", 0, "n_replicates: expected a whole number from 1 to 10,000,000, not 0"),
-    ("n_replicates", 1.5, "n_replicates: expected a whole number from 1 to 10,000,000, not 1.5"),
     ("n_replicates", True, "n_replicates: expected a whole number from 1 to 10,000,000, not true or false"),
-    ("n_replicates", "3", 'n_replicates: expected a whole number from 1 to 10,000,000, not "3"'),
-    ("n_replicates", 10**9, "n_replicates: expected a whole number from 1 to 10,000,000, not 1000000000"),
     ("parameter_sets", None, "parameter_sets: expected a list of at least one object of parameters, but it is missing"),
     ("parameter_sets", [], "parameter_sets: expected a list of at least one object of parameters, not an empty list"),
-    ("parameter_sets", {}, "parameter_sets: expected a list of at least one object of parameters, not an object"),
     ("parameter_sets", [4], "parameter_sets[0]: expected an object of parameters, not 4"),
     ("parameter_sets", [{"a": float("inf")}], "parameter_sets[0].a: expected a finite number"),
     ("parameter_sets", [{"params": {"a": [{"b": float("nan")}]}}], "parameter_sets[0].params.a[0].b: expected"),
-    ("parameter_sets", [{"a": b"x"}], "parameter_sets[0].a: expected a number, a text, true, false or null, not bytes"),
     ("parameter_sets", [{3: 1}], "parameter_sets[0]: expected texts as names, not 3"),
     ("parameter_sets", [{"a": "\ud800"}], "parameter_sets[0].a: expected a text, not '\\ud800'"),
     ("parameter_sets", [{"\ud800": 1}], "parameter_sets[0]: expected texts as names, not '\\ud800'"),
     ("parameter_sets", [{"params": {}, "seed": -1}], "parameter_sets[0].seed: expected a whole number from 0 and"),
-    ("parameter_sets", [{"params": {}, "seed": 2**64}], "parameter_sets[0].seed: expected a whole number from 0"),
     ("parameter_sets", [{"params": {}, "seed": True}], "parameter_sets[0].seed: expected a whole number from 0"),
-    ("parameter_sets", [{"params": {}, "seed": "1"}], "parameter_sets[0].seed: expected a whole number from 0"),
     ("parameter_sets", [{"params": {"a": 1}, "sede": 7}], "parameter_sets[0].sede: unknown field beside params, did"),
     ("parameter_sets", [{"params": {"a": 1}, "name": "A"}], "parameter_sets[0].name: unknown field beside params, exp"),
     ("parameter_sets", [{"params": {}, "param_id": "x"}], f'parameter_sets[0].param_id: expected "{param_id({})}", '),
     ("outputs", "x", "outputs: expected a list of texts, or null"),
-    ("outputs", [1], "outputs: expected a list of texts, or null"),
     ("outputs", ["a/b"], "outputs: expected names of letters, digits, spaces and . _ -, not 'a/b'"),
-    ("outputs", [".."], "outputs: expected names of letters, digits, spaces and . _ -, not '..'"),
     ("outputs", ["_outputs.json"], "outputs: expected names of letters, digits, spaces and . _ -, not '_outputs.json'"),
-    ("outputs", [" a"], "outputs: expected names of letters, digits, spaces and . _ -, not ' a'"),
-    ("outputs", ["a "], "outputs: expected names of letters, digits, spaces and . _ -, not 'a '"),
     ("outputs", ["a", "a"], "outputs: expected each name once"),
     ("targets", {}, "targets: expected a list of texts, or null"),
-    ("reduce", "model.summarise", 'reduce: expected package.module:function, not "model.summarise"'),
     ("reduce", "model.py:f", 'reduce: expected package.module:function, not "model.py:f"'),
-    ("reduce", "model:f()", 'reduce: expected package.module:function, not "model:f()"'),
     ("reduce", ["m:f"], "reduce: expected package.module:function, not a list"),
-    ("reducer", "m:f", "reducer: unknown field, did you mean reduce?"),
     ("metadata", [], "metadata: expected an object, not a list"),
-    ("metadata", {"a": float("nan")}, "metadata.a: expected a finite number"),
     ("modle", "x", "modle: unknown field, did you mean model?"),
     ("replicates", 2, "replicates: unknown field, did you mean n_replicates?"),
-    ("zzzz", 2, "zzzz: unknown field"),
 ]  # fmt: skip
 
 
@@ -97,9 +78,8 @@ def test_a_long_list_of_problems_is_cut_and_counted() -> None:
     assert len(caught.value.message) < 2000
 
 
-@pytest.mark.parametrize("document", [None, [], "x", 3])
-def test_what_is_no_object_is_told_what_it_should_be(document: object) -> None:
-    (problem,) = _problems(document)
+def test_what_is_no_object_is_told_what_it_should_be() -> None:
+    (problem,) = _problems([])
     assert problem.startswith("expected an object with model, scenario, parameter_sets, ")
 
 
@@ -109,11 +89,6 @@ def test_more_tasks_than_a_job_takes_are_refused() -> None:
     assert "20,000,000 tasks: expected at most 10,000,000" in problem
 
 
-def test_without_a_source_the_sentence_is_whole() -> None:
-    with pytest.raises(StudyError, match=re.escape("invalid study: expected")):
-        parse_study(3)
-
-
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
@@ -121,21 +96,13 @@ def test_without_a_source_the_sentence_is_whole() -> None:
     ("text", "source", "told"),
     [
         (b"{", "s.json", "not JSON"),
-        (b"", "s.json", "not JSON"),
         (b"\xff\xfe", "s.json", "not UTF-8 text"),
         (b"[" * 100_000, "s.json", "nested too deeply"),
-        (b"a: [", "s.yaml", "at line 1"),
         (b"!!python/object/apply:os.getcwd []", "s.yml", "not YAML"),
         (b"a: &a [*a]\nmodel: m", "s.yaml", "nested too deeply"),
         (b"model: m\nparameter_sets: [{x: &a [*a]}]", "s.yaml", "nested too deeply"),
         (b"model: m\nx: {<<: {a: 1}, <<: {b: 2}, y: 1, y: 2}", "s.yaml", "the key 'y' comes twice at line 2"),
-        (b"model: m\nmodel: n", "s.yaml", "the key 'model' comes twice at line 2"),
         (b"model: m\nparameter_sets: [{x: 1, y: 2, x: 3}]", "s.yaml", "the key 'x' comes twice at line 2"),
-        (
-            b"model: m\nparameter_sets: [{x: !!timestamp 2024-01-01}]",
-            "s.yaml",
-            "parameter_sets[0].x: expected a number",
-        ),
         (b"", "s.yaml", "expected an object with model"),
     ],
 )
@@ -163,11 +130,7 @@ def test_what_is_left_out_has_the_defaults() -> None:
     assert study == Study(model="m", scenario="baseline", parameter_sets=(ParameterSet(param_id({}), {}, None),))
     assert (study.sampling_method, study.n_replicates, study.outputs, study.targets) == ("manual", 1, None, None)
     assert study.entrypoint == "m/baseline"
-
-
-def test_an_empty_list_of_outputs_names_none() -> None:
-    """With nothing to wait for, a task could not be told complete."""
-    assert parse_study(GOOD | {"outputs": []}).outputs is None
+    assert parse_study(GOOD | {"outputs": []}).outputs is None, "else no task would ever be complete"
 
 
 @pytest.mark.parametrize(
@@ -175,9 +138,7 @@ def test_an_empty_list_of_outputs_names_none() -> None:
     [
         ({"beta": 0.3, "seed": 4}, {"beta": 0.3, "seed": 4}, None),
         ({"params": {"a": 1}}, {"a": 1}, None),
-        ({"params": {"a": 1}, "seed": None}, {"a": 1}, None),
         ({"params": {"a": 1}, "seed": 2**64 - 1}, {"a": 1}, 2**64 - 1),
-        ({"params": 3}, {"params": 3}, None),
         ({"params": 3, "b": 2}, {"params": 3, "b": 2}, None),
         ({"params": {"x": 1}, "param_id": param_id({"x": 1}), "seed": 3}, {"x": 1}, 3),
         ({"params": {"params": {"a": 1}}}, {"params": {"a": 1}}, None),
@@ -256,13 +217,10 @@ def test_anything_is_a_study_or_an_error_that_can_be_printed(document: object) -
     ("lines", "problem"),
     [
         ("x: !!int ''", "a value does not fit its tag"),
-        ("x: !!bool what", "a value does not fit its tag"),
-        ("x: !!timestamp now", "a value does not fit its tag"),
         ('x: "\\UFFFFFFFF"', "a value does not fit its tag"),
         ("x: 0x" + "f" * 5000, "a number with too many digits"),
         ("x: 1" + ":59" * 100_000, "is ambiguous: write a number without colons"),
         ("x: 0" + "1" * 100_000, "a number with too many digits"),
-        ("x: !!float " + "1" * 5000, "a number with too many digits"),
         ("x: " + "[" * 500, "nested too deeply"),
     ],
 )

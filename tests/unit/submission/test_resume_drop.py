@@ -106,12 +106,3 @@ def test_a_job_that_lacks_nothing_is_ended_and_not_launched(
     assert (state.status, state.tasks_completed) == ("succeeded", 2)
     assert len(results(session.store)) == 2
     assert not JobDir.for_job("job", session.env).drop.exists()
-
-
-def test_a_job_whose_shards_are_at_work_is_not_ended(session: Session, cluster: Cluster) -> None:
-    """`resume_job` then says that it is still running."""
-    _leave(session, 0)
-    _leave(session, 1)
-    cluster.says = RUNNING
-    assert isinstance(prepare_resume(REQUEST, session), Resumable)
-    assert state_of(session.registry, "job").status == "validating"

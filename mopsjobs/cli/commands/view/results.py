@@ -22,8 +22,7 @@ from mopsjobs.errors import (
     UsageError,
 )
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.results import Output, count_tasks, outputs_of
-from mopsjobs.studies.tasks_csv import TABLE
+from mopsjobs.studies.results import TABLE, Output, count_tasks, outputs_of
 from mopsjobs.utils.table_files import check_table_file, csv_pieces, write_table_file
 from mopsjobs.utils.text import describe_duplicates, join_first, pluralize
 
