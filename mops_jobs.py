@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from mopsjobs.console.result import Result
-
 __all__ = ["build_parser", "entry", "main"]
 
 NOT_REPEATABLE = frozenset({"cancel", "progress", "prune", "register", "resume", "submit", "update"})
@@ -131,20 +129,12 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
     except BrokenPipeError:  # the reader has closed the pipe; the command is done all the same
         discard_output(sys.stdout)
     except OSError as error:
-        if args.command in NOT_REPEATABLE and not getattr(args, "dry_run", False):
-            raise _done_but_not_printed(error, result) from None
-        raise
+        if args.command not in NOT_REPEATABLE or getattr(args, "dry_run", False):
+            raise
+        discard_output(sys.stdout)
+        message = f"Cannot write: {error.strerror}. The command was completed."
+        raise MopsJobsError(message, hint=f"See its result: {command_line('list')}") from None
     return result.exit_code
-
-
-def _done_but_not_printed(error: OSError, result: Result) -> MopsJobsError:
-    """Return the error of a command that wrote to the registry but could not print that: it must not be repeated."""
-    discard_output(sys.stdout)
-    line = result.first_line()
-    return MopsJobsError(
-        f"Cannot write: {error.strerror}. The command was completed{': ' + line if line else ''}.",
-        hint=f"See its result: {command_line('list')}",
-    )
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -95,12 +95,6 @@ def set_meta(connection: sqlite3.Connection, values: Mapping[str, str]) -> None:
     connection.executemany("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", list(values.items()))
 
 
-def add_meta(connection: sqlite3.Connection, name: str, value: str) -> bool:
-    """Store a value under a name; return False, and change nothing, if there is one."""
-    with connection:
-        return connection.execute("INSERT OR IGNORE INTO meta (name, value) VALUES (?, ?)", (name, value)).rowcount > 0
-
-
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Run the block in one transaction. It waits for other writers at its begin, so it never fails in the middle."""

@@ -7,15 +7,18 @@ needs no cleaning: json.dumps escapes everything outside ASCII.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import itertools
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mopsjobs.console import terminal
-from mopsjobs.console.result import Body, Csv, Document, JsonLines, Result, Table, Text, Tsv
+from mopsjobs.console.result import Body, Document, JsonLines, Result, Table, Text, Tsv
 from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError, UsageError
 from mopsjobs.utils.text import strip_control_characters
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from mopsjobs.console.progress_line import ProgressLine
+
+    Clock = Callable[[], float]
 
 STATUS_STYLES = {
     "pending": "dim",
@@ -40,6 +45,8 @@ STATUS_STYLES = {
 
 MESSAGE_INDENT = 2
 """Blanks before the second line of a message that is too long for the terminal."""
+
+_ESCAPES = re.compile("\x1b\\[[0-9;]*m")
 
 _CODES = {
     "dim": "2",
@@ -64,6 +71,7 @@ class Printer:
         self.color = "auto"
         self.quiet = False
         self.verbose = 0
+        self._paint_stdout = functools.partial(self._paint, stream=self._stdout)
         self._progress_line: ProgressLine | None = None
 
     @property
@@ -86,30 +94,21 @@ class Printer:
         for warning in result.warnings:
             self.warn(warning)
         if result.body is not None:
-            self._print_body(result.body)
+            self._stdout.writelines(self._pieces(result.body))
             self._stdout.flush()
         for note in result.notes:
             self.note(note)
 
     def redraw(self, bodies: Sequence[Body]) -> None:
-        """Clear the terminal and print these."""
+        """Clear the terminal and print these, as far as they fit above the cursor's own line."""
+        room, width = self.lines - 1, terminal.columns(self._stdout)
         self._stdout.write("\x1b[H\x1b[2J")
-        for body in bodies:
-            self._print_body(body)
+        for line in (line for body in bodies for line in self._pieces(body)):
+            room -= max(1, -(-terminal.display_width(_ESCAPES.sub("", line.rstrip("\n"))) // width))
+            if room < 0:
+                break
+            self._stdout.write(line)
         self._stdout.flush()
-
-    def height(self, bodies: Sequence[Table | Text]) -> int:
-        """Return how many lines of the terminal on stdout these take."""
-        from mopsjobs.console.table import format_table  # as in `_print_body`
-
-        width = terminal.columns(self._stdout)
-        texts = []
-        for body in bodies:
-            if isinstance(body, Table):
-                texts += format_table(body, width, lambda text, _style: text)[0]
-            else:
-                texts += ["".join(pieces) for pieces in self._text_lines(body)]
-        return sum(max(1, -(-terminal.display_width(text) // width)) for text in texts)
 
     def check_reader(self) -> None:
         """Raise `BrokenPipeError` if stdout has no reader left. For commands that wait long between two lines."""
@@ -160,11 +159,9 @@ class Printer:
         Raises:
             UsageError: if there is no terminal to ask on.
         """
-        if yes:
-            for line in details:
-                self.note(line.rstrip())
-            return None
-        answer = self.ask(question, details)
+        answer = True if yes else self.ask(question, details)
+        for line in details if yes else ():
+            self.note(line.rstrip())
         if answer is None:
             hint = "Add --yes to confirm, or --dry-run to look first."
             raise UsageError(f"There is no terminal to ask '{question}'; nothing was done.", hint=hint)
@@ -183,12 +180,7 @@ class Printer:
 
     @contextlib.contextmanager
     def progress(
-        self,
-        unit: str,
-        total: int | None = None,
-        *,
-        describe: Callable[[], str] = lambda: "",
-        clock: Callable[[], float] = time.monotonic,
+        self, unit: str, total: int | None = None, *, describe: Callable[[], str] = str, clock: Clock = time.monotonic
     ) -> Iterator[ProgressLine | None]:
         """Show a line about progress on stderr while the block runs, if stderr is a terminal.
 
@@ -217,7 +209,11 @@ class Printer:
         """Write a message on stderr, after a label in its style. On a terminal, it is wrapped."""
         pieces = [label, strip_control_characters(text)]
         lines = self._wrap(pieces, self._stderr, MESSAGE_INDENT) if self._stderr.isatty() else [pieces]
-        texts = ["".join(terminal.format_cell(piece, self._paint_stderr) for piece in line) + "\n" for line in lines]
+        texts = [
+            "".join(terminal.format_cell(piece, functools.partial(self._paint, stream=self._stderr)) for piece in line)
+            + "\n"
+            for line in lines
+        ]
         with contextlib.nullcontext() if self._progress_line is None else self._progress_line.erased():
             try:
                 self._stderr.writelines(texts)
@@ -230,41 +226,30 @@ class Printer:
         width = terminal.columns(stream)
         if sum(map(terminal.display_width, pieces)) <= width:
             return [list(pieces)]
-        from mopsjobs.console.wrapping import wrap_line
+        return terminal.wrap_line(pieces, width, indent)
 
-        return wrap_line(pieces, width, indent)
-
-    def _print_body(self, body: Body) -> None:
-        write = self._stdout.write
+    def _pieces(self, body: Body) -> Iterable[str]:
+        """Return what a body prints: of a table and of a text, line by line."""
         if isinstance(body, Document):
-            self._stdout.writelines(body.pieces(2 if self.is_terminal else None))
-            write("\n")
-        elif isinstance(body, JsonLines):
-            for content in body.contents:
-                write(json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
-        elif isinstance(body, Tsv):
-            for row in body.rows:
-                write("\t".join(terminal.plain_cell(value) for value in row) + "\n")
-        elif isinstance(body, Csv):
-            from mopsjobs.utils.csv_safe import csv_text
-
-            write(csv_text(body.rows))
-        elif isinstance(body, Table):
+            return itertools.chain(body.pieces(2 if self.is_terminal else None), "\n")
+        if isinstance(body, JsonLines):
+            return (json.dumps(one, allow_nan=False, separators=(",", ":")) + "\n" for one in body.contents)
+        if isinstance(body, Tsv):
+            return ("\t".join(map(terminal.plain_cell, row)) + "\n" for row in body.rows)
+        if isinstance(body, Table):
             from mopsjobs.console.table import format_table  # here: JSON needs no table
 
             width = terminal.columns(self._stdout) if self.is_terminal else None
             lines, dropped = format_table(body, width, self._paint_stdout)
-            self._stdout.writelines(line + "\n" for line in lines)
             if dropped and body.names_dropped:
-                self._stdout.flush()
                 self.note(f"Too narrow for {', '.join(dropped)}. A pipe gets all columns.")
-        elif isinstance(body, Text):
-            for line in self._text_lines(body):
-                write("".join(terminal.format_cell(piece, self._paint_stdout) for piece in line) + "\n")
-        else:
-            self._stdout.writelines(body.pieces)
+            return (line + "\n" for line in lines)
+        if isinstance(body, Text):
+            paint = self._paint_stdout
+            return ("".join(terminal.format_cell(piece, paint) for piece in line) + "\n" for line in self._lines(body))
+        return body.pieces
 
-    def _text_lines(self, body: Text) -> Iterator[Sequence[str]]:
+    def _lines(self, body: Text) -> Iterator[Sequence[str]]:
         """Yield the lines of a text as pieces, wrapped where it allows that."""
         for line in body.lines:
             pieces = [line] if isinstance(line, str) else line
@@ -272,12 +257,6 @@ class Printer:
                 yield pieces
             else:
                 yield from self._wrap([_clean_piece(piece) for piece in pieces], self._stdout, body.indent)
-
-    def _paint_stdout(self, text: str, style: str) -> str:
-        return self._paint(text, style, self._stdout)
-
-    def _paint_stderr(self, text: str, style: str) -> str:
-        return self._paint(text, style, self._stderr)
 
     def _paint(self, text: str, style: str, stream: TextIO) -> str:
         if not text or style not in _CODES or not self._wants_color(stream):

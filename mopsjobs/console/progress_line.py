@@ -41,8 +41,8 @@ class ProgressLine:
         unit: str,
         total: int | None,
         *,
-        describe: Callable[[], str] = lambda: "",
         clock: Callable[[], float],
+        describe: Callable[[], str] = str,
     ) -> None:
         """Take what is counted.
 
@@ -140,19 +140,15 @@ class ProgressLine:
         elapsed = _clock_text(now - self._started_at)
         detail = strip_control_characters(self._describe()) if now - self._started_at >= SLOW_SECONDS else ""
         if not self._total:
-            counted = f"{self._count:,} {self._unit}"
-            return ", ".join(text for text in (self._note or counted, elapsed, detail) if text)
+            return ", ".join(filter(None, (self._note or f"{self._count:,} {self._unit}", elapsed, detail)))
         left = self._left(now)
         ahead = self._note if left is None else f"{human_range(*left)} left"
-        times = ", ".join(text for text in (elapsed, ahead, detail) if text)
         share = min(1.0, self._count / self._total)
-        text = f"{self._count:,}/{self._total:,} {self._unit}, {int(100 * share)} %, {times}"
-        bar = min(BAR_WIDTH, width - terminal.display_width(text) - 3)
-        bar -= bar % BAR_STEP
-        if bar <= 0:
-            return text
+        counted = f"{self._count:,}/{self._total:,} {self._unit}, {int(100 * share)} %"
+        text = ", ".join(filter(None, (counted, elapsed, ahead, detail)))
+        bar = min(BAR_WIDTH, width - terminal.display_width(text) - 3) // BAR_STEP * BAR_STEP
         full = int(share * bar)
-        return f"[{'#' * full}{'-' * (bar - full)}] {text}"
+        return f"[{'#' * full}{'-' * (bar - full)}] {text}" if bar > 0 else text
 
     def _left(self, now: float) -> Forecast | None:
         """Return the range of the time left; None if it is not known, or has passed."""

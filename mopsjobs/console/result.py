@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mopsjobs.errors import EXIT_DONE
 
@@ -84,13 +84,6 @@ class Tsv:
         self.rows = rows
 
 
-class Csv:
-    """Rows of CSV, for a spreadsheet."""
-
-    def __init__(self, rows: Iterable[Sequence[object]]) -> None:
-        self.rows = rows
-
-
 class Text:
     """Lines for people; each line is a row of pieces, so that a piece may have a style."""
 
@@ -112,7 +105,7 @@ class RawText:
         self.pieces = [text] if isinstance(text, str) else text
 
 
-Body = Document | JsonLines | Table | Tsv | Csv | Text | RawText
+Body = Document | JsonLines | Table | Tsv | Text | RawText
 
 
 class Result:
@@ -132,12 +125,3 @@ class Result:
         self.notes = notes
         self.warnings = warnings
         self.exit_code = exit_code
-
-    def first_line(self) -> str:
-        """Return the job id or the first line, for an error that the result could not be printed. Often empty."""
-        if isinstance(self.body, Document) and isinstance(self.body.content, Mapping):
-            return str(self.body.content.get("job_id", ""))
-        if isinstance(self.body, Text) and isinstance(self.body.lines, list) and self.body.lines:
-            first = self.body.lines[0]
-            return first if isinstance(first, str) else "".join(map(str, first))
-        return ""

@@ -53,7 +53,7 @@ def _at_terminal(cli: Cli, columns: int, *words: str, program: str = "") -> list
     env = environment(cli, TERM="xterm", NO_COLOR="1", PYTHONPATH=str(ROOT))
     argv = [sys.executable, "-c", program, *words] if program else command(*words)
     with terminal(argv, env, columns=columns) as screen:
-        return screen.rest().replace("\r\n", "\n").split("\n")
+        return [line.rpartition("\r")[2] for line in screen.rest().replace("\r\n", "\n").split("\n")]
 
 
 def _too_long(lines: list[str], columns: int) -> list[str]:
@@ -119,8 +119,7 @@ def test_watch_fills_the_terminal_and_no_more(cli: Cli, jobs: JobRegistry, colum
         lines = screen.until(clear, 2).split(clear)[1].split("\r\n")[:-1]
     height = sum(max(1, -(-display_width(line) // columns)) for line in lines)
     assert 17 <= height <= 19
-    rows = sum("pending" in line or "running" in line for line in lines)
-    assert lines[0].startswith(f"{rows} of 34 jobs")
+    assert lines[0].startswith("34 jobs")
 
 
 def test_wait_shows_progress_and_the_time_left(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, arg
         ran = subprocess.run(command(*argv), env=environment(cli), stdout=full, stderr=subprocess.PIPE, text=True)
     assert ran.returncode == 1
     one_sentence(ran.stderr, "No space left")
-    assert f"The command was completed: {argv[1]}" in ran.stderr
+    assert "The command was completed." in ran.stderr
     assert sorted(cli.ids()) == sorted({"job", argv[1]})
 
 

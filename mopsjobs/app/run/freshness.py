@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from mopsjobs.errors import EXIT_UNREACHABLE, MopsJobsError, StoreAccessError, StoreUnavailableError, UnusableStoreError
@@ -10,6 +10,9 @@ from mopsjobs.utils.times import human_age, parse_time
 
 LEAST_UNKNOWN = 60.0
 """Seconds without a complete sync before views say that active jobs are unknown."""
+
+QUERY_VERSION = 1
+"""The `schema_version` of `query --json`, and of the API's attempts."""
 
 
 class Freshness:
@@ -122,3 +125,27 @@ class FreshnessPolicy:
 def never_synced_error(hint: str) -> StoreUnavailableError:
     """Return the error of a view over a cache that was never filled."""
     return StoreUnavailableError("The registry has never been synced to this machine.", hint=hint)
+
+
+def query_document(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], freshness: Freshness, *, is_cut: bool
+) -> dict[str, object]:
+    """Return the JSON document of rows of a view.
+
+    Args:
+        columns: the names of the columns, all different.
+        rows: the values of each row, as JSON types.
+        freshness: the age of the cache.
+        is_cut: whether there are more rows.
+    """
+    return {
+        "schema_version": QUERY_VERSION,
+        "synced_at": freshness.synced_at,
+        "age_seconds": freshness.age_seconds,
+        "stale": freshness.stale,
+        "foreign_writes_known_to": freshness.foreign_writes_known_to,
+        "columns": columns,
+        "returned": len(rows),
+        "truncated": is_cut,
+        "rows": [dict(zip(columns, row, strict=True)) for row in rows],
+    }

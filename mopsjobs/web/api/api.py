@@ -11,10 +11,9 @@ from urllib.parse import urlencode
 from flask import Flask, Response, jsonify, request
 
 from mopsjobs.app.care import metrics
-from mopsjobs.app.care.query_document import query_document
 from mopsjobs.app.jobs.find_job import FoundJob, Job, with_family
 from mopsjobs.app.jobs.job_tasks import JobTasks, never_mirrored_error
-from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.app.run.freshness import Freshness, query_document
 from mopsjobs.app.tasks.failures import NewFailures, failures_of_cache, keep_new_failures
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events

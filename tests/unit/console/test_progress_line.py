@@ -86,19 +86,6 @@ def test_the_line_fits_the_terminal(stream: TerminalStream, monkeypatch: pytest.
     assert 0 < terminal.display_width(_last(stream)) < columns
 
 
-def test_a_shorter_line_covers_the_one_before(stream: TerminalStream) -> None:
-    """What was longer is overwritten with blanks."""
-    clock = Clock()
-    line = _line(stream, clock)
-    line.show(0, 64, note="starting workers")
-    clock.advance(seconds=1)
-    line.draw()
-    line.show(0, 64)
-    line.draw()
-    before, after = stream.getvalue().split("\r")[1:]
-    assert len(after) == len(before)
-
-
 def test_a_message_takes_the_place_of_the_line(stream: TerminalStream) -> None:
     """The line is erased, the message written, and the line drawn again below it."""
     clock = Clock()
@@ -134,12 +121,3 @@ def test_a_count_without_a_total(stream: TerminalStream) -> None:
     clock.advance(hours=2, seconds=65)
     line(1204)
     assert _last(stream) == "1,204 tasks, 2:01:05"
-
-
-def test_a_terminal_that_is_gone_does_not_end_the_work(stream: TerminalStream) -> None:
-    """The count goes on unseen."""
-    clock = Clock()
-    line = _line(stream, clock)
-    stream.close()
-    clock.advance(seconds=1)
-    line(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sqlite3
 
 from mopsjobs.app.jobs.current_jobs import read_current
@@ -11,6 +12,7 @@ from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.sync_state import known_jobs
 from mopsjobs.cli.flags import (
     add_filter_flags,
     add_form_flags,
@@ -27,7 +29,7 @@ from mopsjobs.utils.text import invalid_choice, pluralize
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 HELP = "list jobs from the local cache"
 
@@ -42,11 +44,17 @@ EXAMPLES = (
     "mops-jobs list --json --limit 0 | jq -r '.jobs[] | select(.status == \"failed\") | .job_id'",
 )
 
-HELD_BYTES = 8_000_000
-"""JSON that is held until the cache is closed: in most cases, a damaged cache is found before anything is printed."""
+HELD_JOBS = 5_000
+"""Jobs whose texts are held until the cache is closed: mostly, a damaged cache is found before anything is printed."""
 
 UNREPORTED_FIELDS = ("started_at", "queued_seconds", "run_seconds")
 """Fields whose empty value in a table says that no program has reported it."""
+
+INTRODUCTION = (
+    "This is the embedded registry of this machine, with 0 jobs. To use Azure, set AZURE_STORAGE_CONNECTION_STRING or"
+    " AZURE_STORAGE_ACCOUNT; for another registry, use --registry URL or MOPS_JOBS_REGISTRY."
+)
+"""For a user whose jobs are elsewhere: an empty list alone would look like a loss."""
 
 TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
 
@@ -79,13 +87,13 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if fields == ():
         return Result(Tsv([(name,) for name in job_json.job_fields()]))
 
-    is_empty = False
+    is_default, is_empty = app.settings.is_local and app.settings.registry.origin == "default", False
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         nonlocal is_empty
         filters.hide_archived(connection, job_filter)
         page = job_queries.list_jobs(connection, job_filter, order=order, limit=limit_of(args), now=now.timestamp())
-        is_empty = page.total == 0 and job_queries.count_jobs(connection) == 0
+        is_empty = is_default and page.total == 0 and known_jobs(connection) == 0
         archived = filters.count_archived(connection, job_filter) if args.form is None else 0
         result = _result(args, app, page, freshness, fields)
         if archived:
@@ -97,9 +105,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     result = read_current(app, view, freshness_policy(args))
     if is_empty and args.form is None:
-        from mopsjobs.app.run.introduction import introduce_default  # here: few listings are empty
-
-        result.notes = [*result.notes, *introduce_default(app)]
+        result.notes = [*result.notes, INTRODUCTION]
     return result
 
 
@@ -139,20 +145,13 @@ def _cell(name: str, value: object) -> object:
 
 def _body(form: str, texts: Iterator[str], head: dict[str, object], app: App) -> Body | None:
     """Return what `--json`, `--jsonl` or `--csv` prints; None if that was printed: large output, at once."""
-    begin: list[str] = []
-    size = 0
-    for text in texts:
-        begin.append(text)
-        size += len(text)
-        if size > HELD_BYTES:
-            break
-
-    def lines(texts: Iterable[str]) -> Body:
-        return Document(head, items=("jobs", texts)) if form == "json" else RawText(f"{text}\n" for text in texts)
-
-    if size <= HELD_BYTES:
-        return lines(begin)
-    app.out.show(Result(lines(_all(begin, texts))))
+    begin = list(itertools.islice(texts, HELD_JOBS))
+    is_whole = len(begin) < HELD_JOBS
+    every = begin if is_whole else itertools.chain(begin, texts)
+    body = Document(head, items=("jobs", every)) if form == "json" else RawText(f"{text}\n" for text in every)
+    if is_whole:
+        return body
+    app.out.show(Result(body))
     return None
 
 
@@ -164,14 +163,6 @@ def _csv_lines(page: job_queries.JobList, fields: tuple[str, ...] | None) -> Ite
     yield csv_text([names])[:-1]
     for job in page.jobs(fields):
         yield csv_text([[job[name] for name in names]])[:-1]
-
-
-def _all(begin: list[str], rest: Iterator[str]) -> Iterator[str]:
-    """Yield both, without holding what was yielded."""
-    begin.reverse()
-    while begin:
-        yield begin.pop()
-    yield from rest
 
 
 def _footer(args: argparse.Namespace, page: job_queries.JobList, freshness: Freshness) -> str:

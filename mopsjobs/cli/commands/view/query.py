@@ -6,13 +6,13 @@ import argparse
 import itertools
 import sqlite3
 
-from mopsjobs.app.care.query_document import query_document
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.app.run.freshness import Freshness, query_document
 from mopsjobs.cache.queries import user_sql
 from mopsjobs.cli.flags import add_form_flags, add_freshness_flags, freshness_policy, limit_of, row_limit
 from mopsjobs.cli.job_table import fields_table
-from mopsjobs.console.result import Csv, Document, Result, Table, Tsv
+from mopsjobs.console.result import Document, RawText, Result, Table, Tsv
+from mopsjobs.utils.csv_safe import csv_text
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_duration
 
@@ -71,14 +71,11 @@ def _show_rows(args: argparse.Namespace, app: App, answer: user_sql.QueryResult,
     """Return the rows in the requested form, and a note if there are more."""
     limit = limit_of(args, DEFAULT_LIMIT)
     rows = itertools.islice(answer.rows, limit) if limit else answer.rows
-    if args.form == "csv":
-        app.out.show(Result(Csv([answer.columns])))
+    if args.form in ("csv", "tsv"):
+        if args.form == "csv":
+            app.out.show(Result(RawText(csv_text([answer.columns]))))
         while batch := list(itertools.islice(rows, BATCH)):
-            app.out.show(Result(Csv(batch)))
-        return Result(notes=_truncation_notes(limit, answer))
-    if args.form == "tsv":
-        while batch := list(itertools.islice(rows, BATCH)):
-            app.out.show(Result(Tsv(batch)))
+            app.out.show(Result(RawText(csv_text(batch)) if args.form == "csv" else Tsv(batch)))
         return Result(notes=_truncation_notes(limit, answer))
     found = list(rows)
     truncation = _truncation_notes(limit, answer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import sqlite3
-from datetime import datetime
 
 from mopsjobs.app.jobs.current_jobs import read_current
 from mopsjobs.app.run.app import App
@@ -16,7 +15,7 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync_state import known_to
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy, parse_interval
 from mopsjobs.cli.job_table import job_row, job_table, note_late
-from mopsjobs.console.result import RawText, Result, Table, Text, Tsv
+from mopsjobs.console.result import RawText, Result, Text, Tsv
 from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.utils.times import json_time, whole_seconds
 
@@ -31,6 +30,9 @@ EXAMPLES = (
     "mops-jobs watch --owner me --max-age 30s",
     "mops-jobs watch --json --status active | jq --unbuffered -r .job_id",
 )
+
+OTHER_LINES = 4
+"""Lines of the terminal besides jobs: the head, a blank one, the headers and that of the cursor."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,30 +69,19 @@ class _RefreshedTable:
 
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Print the table."""
-        app, now, room = self._app, self._app.now(), self._app.out.lines
+        app, now = self._app, self._app.now()
         filters.hide_archived(cache, self._job_filter)
+        late: list[str] = []
+        by = app.settings.redirected_by
+        named = [] if by is None else [f"registry named by {by}"]
         order = filters.parse_sort(filters.DEFAULT_SORT)
+        room = max(1, app.out.lines - OTHER_LINES - len(named))
         page = job_queries.list_jobs(cache, self._job_filter, order=order, limit=room, now=now.timestamp())
         jobs = list(itertools.islice(page.jobs(), room))
-        bodies = self._bodies(jobs, page.total, freshness, now)
-        # The cursor needs a line too.
-        while len(jobs) > 1 and app.out.height(bodies) >= room:
-            jobs.pop()
-            bodies = self._bodies(jobs, page.total, freshness, now)
-        app.out.redraw(bodies)
+        head = f"{page.total:,} jobs, {freshness.describe_with_staleness()}, {whole_seconds(json_time(now))}"
+        table = job_table(note_late(jobs, late, app), app, freshness)
+        app.out.redraw((Text([head, *named, *late, ""], indent=2), table))
         return None
-
-    def _bodies(
-        self, jobs: list[dict[str, object]], total: int, freshness: Freshness, now: datetime
-    ) -> tuple[Text, Table]:
-        """Return what the terminal shows: a head and a table."""
-        by = self._app.settings.redirected_by
-        age = freshness.describe_with_staleness()
-        head = f"{len(jobs)} of {total:,} jobs, {age}, {whole_seconds(json_time(now))}"
-        late: list[str] = []
-        table = job_table(note_late(jobs, late, self._app), self._app, freshness)
-        named = [] if by is None else [f"registry named by {by}"]
-        return Text([head, *named, *late, ""], indent=2), table
 
 
 class _ChangeLines:
