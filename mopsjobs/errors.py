@@ -22,6 +22,20 @@ EXIT_JOB_CANCELLED = 103
 EXIT_JOB_PARTIAL = 104
 EXIT_INTERRUPTED = 130
 
+JOB_EXIT_CODES = {
+    "failed": EXIT_JOB_FAILED,
+    "partial": EXIT_JOB_PARTIAL,
+    "cancelled": EXIT_JOB_CANCELLED,
+    "succeeded": EXIT_DONE,
+}
+"""The exit codes for the statuses of jobs that have ended, the worst first."""
+
+
+def exit_code_of(status: object) -> int:
+    """Return the exit code for the status of a job."""
+    return JOB_EXIT_CODES.get(str(status), EXIT_NOT_FINISHED)
+
+
 INSTALL = "Install mops-jobs with what it needs: python -m pip install ."
 """The hint if a library is missing."""
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.app.following.wait import StopCondition, WaitResult, wait_for
 from mopsjobs.app.jobs.find_job import find_job
-from mopsjobs.app.jobs.job_card import job_card
-from mopsjobs.app.jobs.job_texts import failed_tasks_text
+from mopsjobs.app.jobs.job_card import failed_tasks_text, job_card
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.console.printer import message_printer

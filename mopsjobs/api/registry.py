@@ -37,7 +37,6 @@ from mopsjobs.api.study import Study, as_plain, check_is_study
 from mopsjobs.api.table import Failures, Table, table_of_dicts
 from mopsjobs.app.run import freshness as freshness_module
 from mopsjobs.app.run.app import App, open_app
-from mopsjobs.app.run.exit_codes import exit_code_of
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -47,6 +46,7 @@ from mopsjobs.errors import (
     JobNotFinishedError,
     JobPartialError,
     UsageError,
+    exit_code_of,
 )
 from mopsjobs.utils.text import error_line, strip_control_characters
 
@@ -540,9 +540,9 @@ class Job:
             JobNotFinishedError: if it has not ended.
         """
         job = self.status()
-        if exit_code_of(job) == JobNotFinishedError.exit_code:
+        if exit_code_of(job["status"]) == JobNotFinishedError.exit_code:
             job = self.status(refresh=True)  # an end is final; all else may be old
-        if (code := exit_code_of(job)) == EXIT_DONE:
+        if (code := exit_code_of(job["status"])) == EXIT_DONE:
             return
         why = error_line(job["error_code"], job["error_message"])
         raise _END_ERRORS[code](
@@ -788,7 +788,7 @@ class Job:
             NotTrustedError: if only the record names the cluster of the job. Nothing was cancelled.
             StoreError: if the registry cannot be written.
         """
-        from mopsjobs.app.care.active_jobs import jobs_to_stop
+        from mopsjobs.app.jobs.lost_runners import jobs_to_stop
         from mopsjobs.app.run.user_trust import unknown_contexts, user_trust
         from mopsjobs.engines.trust import not_trusted_error
         from mopsjobs.submission.cancel import CancelRequest, cancel

@@ -59,10 +59,7 @@ def add_job_names(
 
 
 def add_full_ids(
-    parser: argparse.ArgumentParser,
-    name: str = "job",
-    nargs: str | None = None,
-    help_text: str = FULL_ID_HELP,
+    parser: argparse.ArgumentParser, name: str = "job", nargs: str | None = None, help_text: str = FULL_ID_HELP
 ) -> None:
     """Declare an argument for the full id of a job that may change, or of several.
 
@@ -169,20 +166,14 @@ def filter_of(args: argparse.Namespace, now: datetime) -> filters.Filter:
 
 def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
     """Declare the flags for the order of jobs, and for their number."""
-    group.add_argument(
-        "--sort",
-        metavar="COLUMN[,COLUMN]",
-        default=filters.DEFAULT_SORT,
-        help=f"sort by {', '.join(filters.SORTS)}; - in front for descending (default: {filters.DEFAULT_SORT})",
-    )
+    text = f"sort by {', '.join(filters.SORTS)}; - in front for descending (default: {filters.DEFAULT_SORT})"
+    group.add_argument("--sort", metavar="COLUMN[,COLUMN]", default=filters.DEFAULT_SORT, help=text)
     add_limit_flag(group, "show the first N jobs and all active ones, 0 for all", "all with --jsonl, --tsv and -q")
 
 
-def add_limit_flag(
-    group: argparse._ActionsContainer, help_text: str, otherwise: str | None = None, default: int = DEFAULT_LIMIT
-) -> None:
+def add_limit_flag(group: argparse._ActionsContainer, help_text: str, otherwise: str | None = None) -> None:
     """Declare the flag for the number of rows; `otherwise` says when the default is another one."""
-    usual = f"{default}; {otherwise}" if otherwise else default
+    usual = f"{DEFAULT_LIMIT}; {otherwise}" if otherwise else DEFAULT_LIMIT
     group.add_argument("-n", "--limit", metavar="N", type=row_limit, help=f"{help_text} (default: {usual})")
 
 
@@ -212,14 +203,10 @@ def add_form_flags(
 def add_freshness_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that say how fresh a view has to be. They exclude each other."""
     group = parser.add_argument_group("freshness").add_mutually_exclusive_group()
-    group.add_argument(
-        "--refresh", action="store_true", help="read the whole registry first; if that fails, exit with 5"
-    )
-    group.add_argument(
-        "--max-age",
-        metavar="DURATION",
-        help="as --refresh, if the whole registry was last read longer ago than this, like 5m",
-    )
+    refresh = "read the whole registry first; if that fails, exit with 5"
+    group.add_argument("--refresh", action="store_true", help=refresh)
+    max_age = "as --refresh, if the whole registry was last read longer ago than this, like 5m"
+    group.add_argument("--max-age", metavar="DURATION", help=max_age)
     group.add_argument("--offline", action="store_true", help="never use the network")
 
 
@@ -252,18 +239,15 @@ def parse_label_changes(texts: list[str]) -> tuple[dict[str, str], list[str]]:
         UsageError: if a text is neither, or if a key has two values, or one that is to be removed too.
     """
     labels = parse_labels([text for text in texts if "=" in text])
-    removed = []
-    for text in texts:
+    removals = [text for text in texts if "=" not in text]
+    for text in removals:
         label = text.removesuffix("-")
-        if "=" in text:
-            continue
         if label in ("", text):
             raise UsageError(f"invalid label '{text}': expected key=value, or key- to remove it.")
         if label in labels:
             other = f"{label}={labels[label]}"
             raise UsageError(f"invalid label '{text}': expected one change per key; '{other}' is given too.")
-        removed.append(label)
-    return labels, removed
+    return labels, [text.removesuffix("-") for text in removals]
 
 
 def parse_labels(texts: list[str]) -> dict[str, str]:
@@ -277,19 +261,13 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
         label, equals, value = text.partition("=")
         if not equals or not label:
             raise UsageError(f"invalid label '{text}': expected key=value.")
-        if labels.get(label, value) != value:
+        if labels.setdefault(label, value) != value:
             other = f"{label}={labels[label]}"
             raise UsageError(f"invalid label '{text}': expected one value per key; '{other}' is given too.")
-        labels[label] = value
     return labels
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Declare the flag for choices of records that the user trusts."""
-    parser.add_argument(
-        "--trust",
-        metavar="KIND:VALUE",
-        action="append",
-        default=[],
-        help="use this value, though only a record names it, like context:prod; repeat for more (default: ask)",
-    )
+    text = "use this value, though only a record names it, like context:prod; repeat for more (default: ask)"
+    parser.add_argument("--trust", metavar="KIND:VALUE", action="append", default=[], help=text)

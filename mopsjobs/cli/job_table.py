@@ -34,7 +34,7 @@ def note_late(jobs: Iterable[dict[str, object]], notes: list[str], app: App) -> 
     """Yield the jobs, and add notes on the first ones that will not finish before their time limit."""
     for job in jobs:
         if job["time_limit_at"] is not None and len(notes) < NOTED_LATE:
-            from mopsjobs.app.jobs.job_texts import late_end_text  # here: few jobs are late
+            from mopsjobs.app.jobs.job_card import late_end_text  # here: few jobs are late
 
             notes.append(f"{job['job_id']}: {late_end_text(job, app.now())}")
         yield job
@@ -47,12 +47,11 @@ def fields_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Ta
 
 def job_row(job: dict[str, object], app: App, unknown_since: str | None = None) -> list[object]:
     """Return a job as a row under `JOB_HEADERS`: with ages on a terminal, else with times."""
-    created, updated = str(job["created_at"]), str(job["updated_at"])
-    if app.out.is_terminal:
-        now = app.now()
-        created, updated = (human_age((now - parse_time(text)).total_seconds()) for text in (created, updated))
-    else:
-        created, updated = whole_seconds(created), whole_seconds(updated)
+    now = app.now() if app.out.is_terminal else None
+    created, updated = (
+        whole_seconds(str(job[name])) if now is None else human_age((now - parse_time(str(job[name]))).total_seconds())
+        for name in ("created_at", "updated_at")
+    )
     total, done = job["tasks_total"], job["tasks_completed"]
     return [
         job["job_id"],

@@ -46,11 +46,11 @@ def add_options(
         has_own_names: whether other names stand in place of those that options of another engine have.
     """
     for option in options:
-        flags = [flag_of(option.name)]
-        if option.name in OTHER_FLAGS and has_own_names:
-            flags = [OTHER_FLAGS[option.name]]
-        elif option.name in OTHER_FLAGS and option in RUNNER_OPTIONS and default is not None:
-            flags.append(OTHER_FLAGS[option.name])
+        flags, other = [flag_of(option.name)], OTHER_FLAGS.get(option.name)
+        if other is not None and has_own_names:
+            flags = [other]
+        elif other is not None and option in RUNNER_OPTIONS and default is not None:
+            flags.append(other)
         growth = option.growth if default is not None else ""
         usual = default if default is not None and option.is_repeatable else option.default
         again = "; repeat for more" if option.kind in REPEATED else ""

@@ -5,6 +5,7 @@ A command line is looked up here only after its parser has refused it, so these 
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 
@@ -25,22 +26,16 @@ WORDS: dict[tuple[str, str], tuple[str, ...] | str] = {
     ("list", "--no-sync"): (),  # no list asks a cluster
     ("submit", "-b"): ("--bundle",),
     ("submit", "--no-auto"): (),  # the default
-    ("submit", "-t"): _NO_TARGETS,
-    ("submit", "--target"): _NO_TARGETS,
-    ("submit", "--target-set"): _NO_TARGETS,
+    **{("submit", flag): _NO_TARGETS for flag in ("-t", "--target", "--target-set")},
     ("submit", "--project-root"): "submit packs the current directory. Change to the project first",
-    ("sync", "--dry-run"): _CACHE_ONLY,
-    ("sync", "--validate"): _CACHE_ONLY,
-    ("sync", "--no-validate"): _CACHE_ONLY,
+    **{("sync", flag): _CACHE_ONLY for flag in ("--dry-run", "--validate", "--no-validate")},
     ("reconcile", "--dry-run"): "reconcile has no dry run. It prints each change, as JSON with --json",
     ("reconcile", "--validate"): (),
     ("reconcile", "--no-validate"): "reconcile has no --no-validate. It ends no job as succeeded without its outputs",
     ("validate", "--force"): (),  # outputs are always compared anew
-    ("resume", "-b"): _OWN_CODE,
-    ("resume", "--bundle"): _OWN_CODE,
+    **{("resume", flag): _OWN_CODE for flag in ("-b", "--bundle")},
     ("resume", "--dry-run"): "resume has no dry run. To see its tasks, use mops-jobs tasks JOB --status failed,missing",
-    ("status", "--watch"): "status shows a job once. To follow it, use mops-jobs wait JOB",
-    ("status", "-w"): "status shows a job once. To follow it, use mops-jobs wait JOB",
+    **{("status", flag): "status shows a job once. To follow it, use mops-jobs wait JOB" for flag in ("-w", "--watch")},
     **{
         ("", group): f"'{group}' is a command of ModelOps. Use mops {group}"
         for group in ("adaptive", "cleanup", "cluster", "dev", "infra", "job", "registry", "storage", "workspace")
@@ -71,7 +66,7 @@ def translate(words: list[str]) -> list[str] | None:
         return [*before, command, *_download(rest[1:])]
     _meaning("", command)
     here = [word for given in rest for word in _meaning(command, given)]
-    here = [_hours(word, here[number : number + 1]) for number, word in enumerate(here, start=1)]
+    here = [_hours(*pair) for pair in itertools.pairwise([*here, ""])]
     return None if here == rest else [*before, command, *here]
 
 
@@ -95,12 +90,12 @@ def _meaning(command: str, word: str) -> list[str]:
     return [f"{here}{equals}{value}" for here in meaning]
 
 
-def _hours(word: str, following: list[str]) -> str:
+def _hours(word: str, following: str) -> str:
     """Return `-h 48`, `-h48` and `-h=48` as `--hours`, by a word and the one that follows it."""
     hours = re.fullmatch(r"-h=?(\d+)", word)
     if hours is not None:
         return f"--hours={hours[1]}"
-    return "--hours" if word == "-h" and following and following[0].isdecimal() else word
+    return "--hours" if word == "-h" and following.isdecimal() else word
 
 
 def _download(words: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from mopsjobs.version import __version__
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import NoReturn
 
     from mopsjobs.cli.commands import Commands
@@ -41,6 +41,13 @@ EXAMPLES = (
 # Everything here is English. Without this, argparse would look for a translation of each of its own words.
 argparse._ = lambda text: text  # type: ignore[attr-defined]
 
+COMMON_FLAGS = (
+    (("--registry",), "URL", "URL of the registry (default: MOPS_JOBS_REGISTRY, else as configured)"),
+    (("-e", "--env"), "ENV", "use the Azure storage of this environment of ModelOps"),
+    (("--cache",), "PATH", "path of the local cache (default: MOPS_JOBS_CACHE, else one per registry)"),
+    (("--color",), "WHEN", "color the output: auto, always or never (default: auto; NO_COLOR turns it off)"),
+)
+
 IDS_ONLY = ("list", "tasks")
 """Commands in which -q has a meaning that is fixed: print only ids, or numbers of tasks."""
 
@@ -63,24 +70,24 @@ class CommandLineParser(argparse.ArgumentParser):
         if not flags:
             raise UsageError(f"unexpected argument{'s' if len(unknown) > 1 else ''}: {' '.join(unknown)}")
         known = set(self._option_string_actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no public name for it
-                name = getattr(parsed, action.dest)
-                if flags[0] in known:
-                    raise UsageError(f"unknown flag '{flags[0]}' of {name}: expected in front of the command.")
-                command = action.choices.get(name)
-                known |= set() if command is None else set(command._option_string_actions)  # noqa: SLF001 - as above
+        if commands := self._commands():
+            if flags[0] in known:
+                raise UsageError(f"unknown flag '{flags[0]}' of {parsed.command}: expected in front of the command.")
+            known |= set(commands[parsed.command]._option_string_actions)  # noqa: SLF001 - as below
         raise UsageError(f"unknown flag '{flags[0]}'.{did_you_mean(flags[0], sorted(known - {flags[0]}))}")
+
+    def _commands(self) -> Mapping[str, argparse.ArgumentParser]:
+        """Return the parsers of the commands, if this is not one of them."""
+        every = self._actions
+        return next((one.choices for one in every if isinstance(one, argparse._SubParsersAction)), {})  # noqa: SLF001 - argparse has no public name for it
 
     def _refuse_hours_by_h(self) -> None:
         """Refuse `-h 48`, which means `--hours 48` in ModelOps: argparse would print the help and succeed."""
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
-                command = next((action.choices[word] for word in self._words if word in action.choices), None)
-                if command is None or "--hours" not in command._option_string_actions:  # noqa: SLF001 - as above
-                    return
-                for match in re.finditer(r"^-h[\n=]?(\d+)$", "\n".join(self._words), re.MULTILINE):
-                    self.error(f"invalid -h {match[1]}: -h prints the help. Did you mean '--hours {match[1]}'?")
+        commands = self._commands()
+        command = next((commands[word] for word in self._words if word in commands), None)
+        if command is not None and "--hours" in command._option_string_actions:  # noqa: SLF001 - as above
+            for match in re.finditer(r"^-h[\n=]?(\d+)$", "\n".join(self._words), re.MULTILINE):
+                self.error(f"invalid -h {match[1]}: -h prints the help. Did you mean '--hours {match[1]}'?")
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is None or value in action.choices:
@@ -136,21 +143,8 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     """
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     group = common.add_argument_group("common")
-    group.add_argument(
-        "--registry", metavar="URL", help="URL of the registry (default: MOPS_JOBS_REGISTRY, else as configured)"
-    )
-    group.add_argument(
-        "-e",
-        "--env",
-        metavar="ENV",
-        help="use the Azure storage of this environment of ModelOps",
-    )
-    group.add_argument(
-        "--cache", metavar="PATH", help="path of the local cache (default: MOPS_JOBS_CACHE, else one per registry)"
-    )
-    group.add_argument(
-        "--color", metavar="WHEN", help="color the output: auto, always or never (default: auto; NO_COLOR turns it off)"
-    )
+    for flags, metavar, text in COMMON_FLAGS:
+        group.add_argument(*flags, metavar=metavar, help=text)
     group.add_argument("-v", "--verbose", action="count", help="print more; show where an unexpected error occurred")
 
     quiet = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, parents=[common])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from typing import Any
 
@@ -27,25 +28,19 @@ _FLAGS = {
     "error_code": ("--error-code", "CODE", "short word for the error, like OOM"),
 }
 
-AT_REGISTRATION = ("owner", "k8s_name", "k8s_namespace", "k8s_uid", "engine", "parent_job_id", "results_path")
-"""The fields that `register` sets."""
-
-AT_UPDATE = tuple(_FLAGS)
-"""The fields that `update` sets."""
-
 MAX_TASKS = 10**15 - 1
 
 
-def add_record_flags(parser: argparse.ArgumentParser, fields: tuple[str, ...]) -> None:
-    """Declare a flag for each of these fields, and those of the total, labels and metadata."""
-    for field in fields:
-        flag, metavar, text = _FLAGS[field]
+def add_record_flags(parser: argparse.ArgumentParser, *, with_error: bool = True) -> None:
+    """Declare a flag for each field, and those of the total, labels and metadata. A new job has no error."""
+    for field, (flag, metavar, text) in _FLAGS.items():
+        if field.startswith("error") and not with_error:
+            continue
         kind = full_id_type(parser) if metavar == "JOB" else str
         parser.add_argument(flag, dest=field, metavar=metavar, type=kind, help=text)
     parser.add_argument("--total", dest="tasks_total", metavar="N", type=reported_count, help="number of its tasks")
-    parser.add_argument(
-        "--label", metavar="KEY=VALUE", action="append", default=[], help="set a label; repeat for more"
-    )
+    label_help = "set a label; repeat for more"
+    parser.add_argument("--label", metavar="KEY=VALUE", action="append", default=[], help=label_help)
     parser.add_argument("--note", metavar="TEXT", help="note about the job, in place of an earlier one")
     parser.add_argument("--metadata", metavar="JSON", help="any other facts, as a JSON object")
 
@@ -62,10 +57,9 @@ def record_fields(args: argparse.Namespace) -> dict[str, Any]:
     if args.label:
         fields["labels"] = parse_labels(args.label)
     if args.metadata is not None:
-        try:
+        metadata = None
+        with contextlib.suppress(ValueError, RecursionError):
             metadata = json.loads(args.metadata)
-        except (ValueError, RecursionError):
-            metadata = None
         if not isinstance(metadata, dict):
             raise UsageError("invalid --metadata: expected a JSON object, like '{\"seed\": 7}'.")
         fields["metadata"] = metadata

@@ -6,16 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mopsjobs.cache.queries import statistics
-from mopsjobs.cli.commands.view import summary
-from support.cli import Cli, Remote, add, command, environment, foreign, key
-from support.terminal import terminal
+from support.cli import Cli, Remote, add, foreign, key
 
 if TYPE_CHECKING:
-    from mopsjobs.registry.job_registry import JobRegistry
+    pass
 
 
 @pytest.fixture
@@ -117,25 +113,6 @@ def test_nothing_is_no_error(cli: Cli) -> None:
     assert (found["total"], found["failure_rate"], found["oldest_active"]) == (0, None, None)
     assert found["run_seconds"] == {"jobs": 0, "median": None, "p90": None}
     assert cli.ok("summary").out.startswith("Jobs         0\nFailure rate n/a (no job has ended)\n")
-
-
-def test_on_a_terminal_it_draws(cli: Cli, jobs: JobRegistry) -> None:
-    """On a terminal the days are two lines of bars."""
-    add(jobs, "a", "failed")
-    with terminal(command("summary"), environment(cli)) as at:
-        assert "Failed/day" in at.rest()
-        assert at.process.returncode == 0
-
-
-@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=40))
-def test_a_sparkline_has_a_bar_for_each_value(values: list[int]) -> None:
-    """Zero alone is blank, the greatest is full, and greater values never have lower bars."""
-    bars = summary._sparkline(values)
-    levels = [" ▁▂▃▄▅▆▇█".index(bar) for bar in bars]
-    assert len(bars) == len(values)
-    assert all((level == 0) == (value == 0) for level, value in zip(levels, values, strict=True))
-    assert [level for _, level in sorted(zip(values, levels, strict=True))] == sorted(levels)
-    assert max(values) == 0 or max(levels) == 8
 
 
 def test_days_reach_back_thirty_days(cli: Cli, remote: Remote) -> None:

@@ -75,7 +75,7 @@ def add_kubernetes_job(registry: JobRegistry, status: str, job_id: str = "a", **
 
 def answer_for_all(monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> Cluster:
     """Make this the engine that commands ask, whatever its name. Return it."""
-    for module in ("jobs.engine_watch", "following.log_source", "jobs.reconcile"):
+    for module in ("following.log_source", "jobs.reconcile"):
         monkeypatch.setattr(f"mopsjobs.app.{module}.open_engine", lambda name, env, trust=None: cluster)
     return cluster
 

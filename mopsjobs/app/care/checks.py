@@ -1,8 +1,9 @@
-"""Check configuration, registry and cache, one function per check. Each result that is not ok names a fix."""
+"""Check configuration, registry, cache and network, one function per check. Each result that is not ok names a fix."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import re
@@ -10,6 +11,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from statistics import median
 from typing import NamedTuple
 
 from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, StoreSize, find_store_size
@@ -17,6 +19,7 @@ from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
+from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.cache.sync.identity import check_same_registry
 from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, is_installed
 from mopsjobs.errors import (
@@ -31,6 +34,9 @@ from mopsjobs.errors import (
 )
 from mopsjobs.events.retention import OldestKeys, events_limit, oldest_keys
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import Versioned
+from mopsjobs.store.bulk import bulk_reads, pacer_of
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time
@@ -39,6 +45,16 @@ from mopsjobs.version import __version__
 PILING_DAYS = 7
 """Days. Syncs need announcements for one day; older ones pile up until `prune --store` removes them."""
 
+
+FIRST_JOB = "submit STUDY --auto"
+
+SET_CLOCK = "synchronize the clock, for example by NTP: timedatectl set-ntp true"
+
+SAMPLE = 200
+"""Records that are listed and read."""
+
+PINGS = 5
+"""Reads one after the other, for the latency."""
 
 SLURM_SECONDS = 10.0
 """How long a command of Slurm may take."""
@@ -56,6 +72,14 @@ class CheckResult(NamedTuple):
     fix: str | None = None
     exit_code: int = EXIT_DONE
     """The exit code for this failure."""
+
+
+def failed(name: str, error: MopsJobsError, fix: str = "", state: str = "fail") -> CheckResult:
+    """Return the result of a check that an error has ended."""
+    return CheckResult(name, state, str(error), error.hint or fix or None, error.exit_code)
+
+
+NOTHING_TO_READ = CheckResult("network", "warn", "not measured, since the registry has no jobs to read", "see `access`")
 
 
 class Problem(NamedTuple):
@@ -104,6 +128,7 @@ def run_checks(app: App) -> Diagnosis:
     with contextlib.suppress(MopsJobsError):
         problems = app.cache.read_cached(_known_problems)
     diagnosis = Diagnosis(app, problems)
+    diagnosis.results += check_settings(diagnosis)
     for check in CHECKS:
         result = check(diagnosis)
         if result is not None:
@@ -111,21 +136,15 @@ def run_checks(app: App) -> Diagnosis:
     return diagnosis
 
 
-def check_version(_diagnosis: Diagnosis) -> CheckResult:
-    """Name the versions of mops-jobs, Python and the system."""
-    system = f"{platform.system()} {platform.machine()}"
-    return CheckResult("version", "ok", f"mops-jobs {__version__}, Python {platform.python_version()}, {system}")
-
-
-def check_config(diagnosis: Diagnosis) -> CheckResult:
-    """Name the configuration files."""
-    return CheckResult("config", "ok", ", ".join(diagnosis.app.settings.files) or "no configuration file")
-
-
-def check_registry(diagnosis: Diagnosis) -> CheckResult:
-    """Name the registry, and what set it."""
-    registry = diagnosis.app.settings.registry
-    return CheckResult("registry", "ok", f"{registry.value} (from {registry.origin})")
+def check_settings(diagnosis: Diagnosis) -> list[CheckResult]:
+    """Name the versions of mops-jobs, Python and the system, the configuration files, and the registry."""
+    settings, system = diagnosis.app.settings, f"{platform.system()} {platform.machine()}"
+    version = f"mops-jobs {__version__}, Python {platform.python_version()}, {system}"
+    return [
+        CheckResult("version", "ok", version),
+        CheckResult("config", "ok", ", ".join(settings.files) or "no configuration file"),
+        CheckResult("registry", "ok", f"{settings.registry.value} (from {settings.registry.origin})"),
+    ]
 
 
 def check_access(diagnosis: Diagnosis) -> CheckResult:
@@ -142,16 +161,12 @@ def check_access(diagnosis: Diagnosis) -> CheckResult:
         with contextlib.suppress(CacheError, UsageError):  # the check `cache` says why
             app.cache.read_cached(lambda cache: check_same_registry(registry, cache))
     except MopsJobsError as error:
-        fix = error.hint or (
-            "check the path"
-            if app.settings.is_local
-            else "check the network, the URL and the credentials in the environment"
-        )
-        return CheckResult("access", "fail", str(error), fix, error.exit_code)
+        far = "check the network, the URL and the credentials in the environment"
+        return failed("access", error, "check the path" if app.settings.is_local else far)
     source = getattr(app.store, "credential_source", None)
     signed = f", signed in by {source}" if source else ""
     if first is None:
-        return CheckResult("access", "warn", f"reachable, no jobs yet{signed}", _first_job())
+        return CheckResult("access", "warn", f"reachable, no jobs yet{signed}", command_line(FIRST_JOB))
     return CheckResult("access", "ok", f"reachable in {seconds * 1000:.0f} ms{signed}")
 
 
@@ -170,15 +185,10 @@ def check_clock(diagnosis: Diagnosis) -> CheckResult | None:
     # A runner reports every 30 s. Writers correct a clock that is behind by the store's replies; readers do not.
     if -MAX_CLOCK_SKEW.total_seconds() <= ahead <= SILENT_SECONDS / 2:
         return CheckResult("clock", "ok", detail)
-    limit = human_duration(MAX_CLOCK_SKEW.total_seconds())
-    return CheckResult(
-        "clock",
-        "warn",
-        f"{detail}; above {limit}, syncs may miss changes for an hour, and ages are wrong"
-        if abs(ahead) > MAX_CLOCK_SKEW.total_seconds()
-        else f"{detail}, so jobs at work may look silent here",
-        "synchronize the clock, for example by NTP: timedatectl set-ntp true",
-    )
+    limit = MAX_CLOCK_SKEW.total_seconds()
+    far = f"; above {human_duration(limit)}, syncs may miss changes for an hour, and ages are wrong"
+    near = ", so jobs at work may look silent here"
+    return CheckResult("clock", "warn", detail + (far if abs(ahead) > limit else near), SET_CLOCK)
 
 
 def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
@@ -189,16 +199,14 @@ def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
     try:
         oldest = diagnosis.oldest = oldest_keys(app.store, events_limit(app.now(), EVENTS_AGE))
     except MopsJobsError as error:
-        return CheckResult("retention", "fail", str(error), error.hint, error.exit_code)
+        return failed("retention", error)
     since = f"{oldest.event:%Y-%m-%d}" if oldest.event else None
     facts = f"events since {since}" if since else "no events"
     if oldest.announcement is not None and (app.now() - oldest.announcement).days >= PILING_DAYS:
-        return CheckResult(
-            "retention",
-            "warn",
-            f"{facts}, and announcements since {oldest.announcement:%Y-%m-%d}; no sync needs those older than a day",
-            command_line(PRUNE_COMMAND),
+        detail = (
+            f"{facts}, and announcements since {oldest.announcement:%Y-%m-%d}; no sync needs those older than a day"
         )
+        return CheckResult("retention", "warn", detail, command_line(PRUNE_COMMAND))
     return CheckResult("retention", "ok", facts)
 
 
@@ -218,7 +226,7 @@ def check_cache(diagnosis: Diagnosis) -> CheckResult:
         app.cache.check_writable()
         result = app.cache.read_cached(lambda connection: _check_cached(diagnosis, connection))
     except MopsJobsError as error:
-        return CheckResult("cache", "fail", str(error), error.hint, error.exit_code)
+        return failed("cache", error)
     return result or CheckResult("cache", "warn", f"{app.cache.path}: no file yet", diagnosis.sync_fix)
 
 
@@ -234,15 +242,13 @@ def check_sync(diagnosis: Diagnosis) -> CheckResult | None:
     return CheckResult("sync", "ok", detail)
 
 
-def check_cache_file_system(diagnosis: Diagnosis) -> CheckResult | None:
-    """Check that the cache is not on a network file system."""
-    return _check_file_system("cache", diagnosis.app.cache.path)
-
-
-def check_registry_file_system(diagnosis: Diagnosis) -> CheckResult | None:
-    """Check that an embedded registry is not on a network file system."""
-    path = diagnosis.app.embedded.path
-    return None if path is None else _check_file_system("registry", path)
+def check_file_systems(diagnosis: Diagnosis) -> CheckResult | None:
+    """Check that neither the cache nor an embedded registry is on a network file system."""
+    for name, path in (("cache", diagnosis.app.cache.path), ("registry", diagnosis.app.embedded.path)):
+        if path is not None and (kind := network_file_system(path)) is not None:
+            detail = f"the {name} {path} is on a network file system ({kind}), where SQLite cannot lock it safely"
+            return CheckResult("file system", "warn", detail, f"put the {name} on a local disk")
+    return None
 
 
 def check_records(diagnosis: Diagnosis) -> CheckResult:
@@ -251,13 +257,9 @@ def check_records(diagnosis: Diagnosis) -> CheckResult:
     if problems is None:
         return CheckResult("records", "warn", "not checked: never synced", diagnosis.sync_fix)
     if unreadable := sum(problem.kind == "unreadable" for problem in problems):
-        return CheckResult(
-            "records",
-            "fail",
-            f"{unreadable} unreadable, {len(problems) - unreadable} with a warning",
-            "repair the records below; until then, the cache keeps the last good state of each job",
-            EXIT_PARTLY_DONE,
-        )
+        detail = f"{unreadable} unreadable, {len(problems) - unreadable} with a warning"
+        fix = "repair the records below; until then, the cache keeps the last good state of each job"
+        return CheckResult("records", "fail", detail, fix, EXIT_PARTLY_DONE)
     if problems:
         return CheckResult("records", "warn", f"{len(problems)} with a warning", "see the warnings below")
     return CheckResult("records", "ok", "all readable as of the last sync")
@@ -273,7 +275,7 @@ def check_slurm(diagnosis: Diagnosis) -> CheckResult | None:
     except NotConfiguredError:
         return None
     except MopsJobsError as error:  # jobs of other engines run all the same
-        return CheckResult("slurm", "warn", str(error), error.hint or "ask those who run the cluster")
+        return failed("slurm", error, "ask those who run the cluster", "warn")
 
 
 def check_conditions(diagnosis: Diagnosis) -> CheckResult | None:
@@ -286,9 +288,7 @@ def check_conditions(diagnosis: Diagnosis) -> CheckResult | None:
     except StoreAccessError as error:
         return CheckResult("conditions", "ok", f"not probed, since writes are refused: {error}")
     except MopsJobsError as error:
-        return CheckResult(
-            "conditions", "fail", str(error), error.hint or "check the network, and try again", error.exit_code
-        )
+        return failed("conditions", error, "check the network, and try again")
     if result is None:
         return None
     if result.left_key is not None:
@@ -297,18 +297,65 @@ def check_conditions(diagnosis: Diagnosis) -> CheckResult | None:
     return CheckResult("conditions", "ok", "kept: the server refuses second creations and updates of stale versions")
 
 
+def check_network(diagnosis: Diagnosis) -> CheckResult:
+    """Read a few records one by one and at once, and estimate what a full mirror takes."""
+    app = diagnosis.app
+    if app.settings.is_local:
+        return CheckResult("network", "ok", "the registry is on this machine")
+    if diagnosis.state_of("access") != "ok":
+        return NOTHING_TO_READ
+    try:
+        with bulk_reads(app.store):
+            return _measure(diagnosis, app.registry)
+    except MopsJobsError as error:
+        return failed("network", error, "check the network")
+
+
+def _measure(diagnosis: Diagnosis, registry: JobRegistry) -> CheckResult:
+    app, store = diagnosis.app, registry.store
+    start = app.monotonic()
+    records = (entry for entry in registry.scan() if registry.job_id_of(entry.key) is not None)
+    entries = list(itertools.islice(records, SAMPLE))
+    if not entries:
+        return NOTHING_TO_READ
+    listing_seconds = app.monotonic() - start
+    latencies = []
+    for entry in entries[:PINGS]:
+        start = app.monotonic()
+        with ParallelFetcher(store, threads=0) as fetcher:
+            list(fetcher.fetch([entry.key]))
+        latencies.append(app.monotonic() - start)
+    start = app.monotonic()
+    with ParallelFetcher.for_store(store) as fetcher:
+        values = list(fetcher.fetch([entry.key for entry in entries]))
+    seconds = max(app.monotonic() - start, 0.001)
+    size = sum(len(value.value) for value in values if isinstance(value, Versioned))
+    failed = sum(isinstance(value, FailedRead) for value in values)
+    retries = pacer.retries if (pacer := pacer_of(store)) is not None else 0
+    jobs = max(app.cache.read_cached(job_queries.count_jobs) or 0, len(entries))
+    reads = sum(entry.value is None for entry in entries) / len(entries) * seconds
+    estimate = (listing_seconds + reads) * jobs / len(entries)
+    facts = [
+        f"latency {median(latencies) * 1000:.0f} ms",
+        f"{len(entries) / seconds:.0f} reads/s",
+        f"{size / seconds / 1000:.0f} kB/s",
+        f"{retries} retries",
+        f"{failed} failed",
+    ]
+    detail = f"{', '.join(facts)}; a full mirror of {pluralize(jobs, 'job')} takes about {human_duration(estimate)}"
+    if failed or retries > len(entries) // 10:
+        return CheckResult("network", "warn", detail, f"see the reasons: {command_line('sync --full -v')}")
+    return CheckResult("network", "ok", detail)
+
+
 CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
-    check_version,
-    check_config,
-    check_registry,
     check_access,
     check_clock,
     check_retention,
     check_store,
     check_cache,
     check_sync,
-    check_cache_file_system,
-    check_registry_file_system,
+    check_file_systems,
     check_records,
     check_slurm,
     check_conditions,
@@ -340,22 +387,12 @@ def _known_problems(connection: sqlite3.Connection) -> list[Problem] | None:
     return [Problem(*found) for found in statistics.problems(connection)]
 
 
-def _first_job() -> str:
-    """Return the command that brings the first job."""
-    return command_line("submit STUDY --auto")
-
-
 def _missing_file(app: App, path: str) -> CheckResult:
     """Return the result for an embedded registry without a file: a failure only if it had one before."""
     if (lost := app.embedded.evidence()) is not None:
-        return CheckResult(
-            "access",
-            "fail",
-            f"the file {path} is gone; {lost}",
-            f"mount its disk, or restore the file; to start a new one: {command_line('sync --full')}",
-            EXIT_UNREACHABLE,
-        )
-    fix = _first_job()
+        fix = f"mount its disk, or restore the file; to start a new one: {command_line('sync --full')}"
+        return CheckResult("access", "fail", f"the file {path} is gone; {lost}", fix, EXIT_UNREACHABLE)
+    fix = command_line(FIRST_JOB)
     if app.settings.registry.origin != "default":
         fix = f"check the path; if it is right: {fix}"
     return CheckResult("access", "warn", f"there is no file {path} yet; the first job creates it", fix)
@@ -374,11 +411,3 @@ def _check_cached(diagnosis: Diagnosis, connection: sqlite3.Connection) -> Check
         return CheckResult("cache", "warn", f"{facts}, never synced", diagnosis.sync_fix)
     age = human_age((diagnosis.app.now() - parse_time(synced_at)).total_seconds())
     return CheckResult("cache", "ok", f"{facts}, synced {age}")
-
-
-def _check_file_system(name: str, path: str) -> CheckResult | None:
-    kind = network_file_system(path)
-    if kind is None:
-        return None
-    detail = f"the {name} {path} is on a network file system ({kind}), where SQLite cannot lock it safely"
-    return CheckResult("file system", "warn", detail, f"put the {name} on a local disk")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from mopsjobs.app.care.checks import CheckResult
+from mopsjobs.app.care.checks import SET_CLOCK, CheckResult, failed
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines.base import Launch
@@ -89,8 +89,7 @@ def _check_clock(ahead: float) -> CheckResult:
     detail = f"this machine's clock is {human_duration(abs(ahead))} {direction} the cluster's"
     if abs(ahead) <= SILENT_SECONDS / 2:
         return CheckResult("k8s clock", "ok", detail)
-    fix = "synchronize the clock, for example by NTP: timedatectl set-ntp true"
-    return CheckResult("k8s clock", "warn", f"{detail}, so times of pods look wrong here", fix)
+    return CheckResult("k8s clock", "warn", f"{detail}, so times of pods look wrong here", SET_CLOCK)
 
 
 def _check_role(cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
@@ -112,13 +111,8 @@ def _check_role(cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
         if not (answer.get("status") or {}).get("allowed"):
             missing.append(verb)
     for verb in missing:
-        yield CheckResult(
-            "role",
-            "fail" if verb.is_needed else "warn",
-            f"may not {verb.verb} {verb.resource}: {verb.cost}",
-            f"ask who runs the cluster to apply {ROLE} in namespace {namespace}",
-            EXIT_SIGN_IN,
-        )
+        detail, state = f"may not {verb.verb} {verb.resource}: {verb.cost}", "fail" if verb.is_needed else "warn"
+        yield CheckResult("role", state, detail, f"{ASK} to apply {ROLE} in namespace {namespace}", EXIT_SIGN_IN)
     if not missing:
         yield CheckResult("role", "ok", "create, get, delete jobs; list pods; get pods/log; list events")
 
@@ -141,8 +135,8 @@ def _check_manifest(app: App, cluster: Cluster, namespace: str) -> CheckResult:
         detail = f"the cluster drops {', '.join(lacking)}"
         return CheckResult("manifest", "warn", detail, "use a cluster with Kubernetes 1.29 or newer")
     if warnings := WARNING.findall(headers.get("Warning", "")):  # such as those of PodSecurity
-        fix = "correct it by --pod-patch, or ask who runs the cluster"
-        return CheckResult("manifest", "warn", f"the cluster warns: {'; '.join(warnings)}", fix)
+        detail = f"the cluster warns: {'; '.join(warnings)}"
+        return CheckResult("manifest", "warn", detail, f"correct it by --pod-patch, or {ASK}")
     return CheckResult("manifest", "ok", f"the cluster accepts a Job with image {image} (dry run; nothing was pulled)")
 
 
@@ -156,11 +150,9 @@ def _check_quotas(cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
             parts = [f"{name} {used.get(name, '0')} of {limit}" for name, limit in sorted(hard.items())]
             full = [name for name, limit in sorted(hard.items()) if limit == used.get(name)]
             detail = f"{quota['metadata']['name']}: {', '.join(parts)} used"
-            if full:
-                fix = "wait until other pods end, or ask who runs the cluster for more"
-                yield CheckResult("quota", "warn", f"{detail}; nothing is left of {', '.join(full)}", fix)
-            else:
-                yield CheckResult("quota", "ok", detail)
+            fix = f"wait until other pods end, or {ASK} for more"
+            left = f"{detail}; nothing is left of {', '.join(full)}"
+            yield CheckResult("quota", "warn", left, fix) if full else CheckResult("quota", "ok", detail)
 
 
 def _check_queues(cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
@@ -170,16 +162,13 @@ def _check_queues(cluster: Cluster, namespace: str) -> Iterator[CheckResult]:
             queues, _ = cluster.request("GET", f"/apis/kueue.x-k8s.io/{version}/namespaces/{namespace}/localqueues")
             for queue in _items(queues):
                 name, status = queue["metadata"]["name"], queue.get("status") or {}
-                inactive = [
-                    one for one in status.get("conditions") or () if (one["type"], one["status"]) == ("Active", "False")
-                ]
                 counts = f"{status.get('pendingWorkloads', 0)} waiting, {status.get('admittedWorkloads', 0)} admitted"
-                detail = f"{name} of Kueue: {counts}"
-                if inactive:
-                    detail = f"{name} of Kueue starts no job: {inactive[0].get('message') or 'it is not active'}"
-                    yield CheckResult("queue", "warn", detail, "use another --queue, or ask who runs the cluster")
-                else:
-                    yield CheckResult("queue", "ok", detail)
+                result = CheckResult("queue", "ok", f"{name} of Kueue: {counts}")
+                for one in status.get("conditions") or ():
+                    if (one["type"], one["status"]) == ("Active", "False"):
+                        detail = f"{name} of Kueue starts no job: {one.get('message') or 'it is not active'}"
+                        result = CheckResult("queue", "warn", detail, f"use another --queue, or {ASK}")
+                yield result
             return
 
 
@@ -190,8 +179,8 @@ def _items(document: Mapping[str, Any]) -> list[Any]:
 
 def _problem(name: str, error: MopsJobsError, state: str = "fail") -> CheckResult:
     """Return the result for an error of the cluster."""
-    code = error.exit_code or EXIT_REFUSED
-    return CheckResult(name, state, str(error).split("\n")[0], error.hint or ASK, code)
+    result = failed(name, error, ASK, state)
+    return result._replace(detail=result.detail.split("\n")[0], exit_code=error.exit_code or EXIT_REFUSED)
 
 
 def check_slurm_launch(env: Mapping[str, str], partition: str | None, account: str | None) -> list[CheckResult]:

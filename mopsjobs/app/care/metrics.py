@@ -7,10 +7,11 @@ reasons from fixed lists with `other`, and namespaces. Owners are persons and ar
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -48,7 +49,9 @@ def render(connection: sqlite3.Connection, *, now: float) -> bytes:
         connection: the cache, open to read.
         now: seconds since 1970.
     """
-    return generate_latest(_registry(connection, now))
+    registry = CollectorRegistry()
+    registry.register(_CacheCollector(connection, now))
+    return generate_latest(registry)
 
 
 def write_textfile(path: str, connection: sqlite3.Connection, *, now: float) -> None:
@@ -61,12 +64,6 @@ def write_textfile(path: str, connection: sqlite3.Connection, *, now: float) -> 
         replace_file(path, render(connection, now=now), mode=0o666)
     except OSError as error:
         raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
-
-
-def _registry(connection: sqlite3.Connection, now: float) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    registry.register(_CacheCollector(connection, now))
-    return registry
 
 
 class _CacheCollector(Collector):
@@ -95,29 +92,35 @@ class _CacheCollector(Collector):
 _Counted = Mapping[str, Mapping[counters.Labels, float]]
 
 
+def _family(
+    kind: type[GaugeMetricFamily | CounterMetricFamily],
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    values: Iterable[tuple[tuple[str, ...], float]],
+) -> Metric:
+    """Return a metric with a series for each values of its labels."""
+    family = kind(name, text, labels=labels)
+    for names, value in values:
+        family.add_metric(names, value)
+    return family
+
+
 def _jobs(tallies: list[statistics.Tally], counted: _Counted) -> Iterator[Metric]:
     """Yield how many jobs there are, and how many have ended."""
     found: Counter[tuple[str, str]] = Counter()
     for tally in tallies:
         found[_status(tally.status), strip_control_characters(tally.namespace)] += tally.jobs
-    places = {namespace for _, namespace in found} or {""}
-    jobs = GaugeMetricFamily("mops_jobs", "Jobs in the cache.", labels=("status", "namespace"))
-    for status in (*STATUSES, OTHER):
-        for namespace in sorted(places):
-            jobs.add_metric((status, namespace), found[status, namespace])
-    yield jobs
-
     ended: Counter[tuple[str, str]] = Counter()
     for (end, where), count in counted.get(counters.FINISHED, {}).items():
         ended[str(end), strip_control_characters(str(where))] += int(count)
-    finished = CounterMetricFamily(
-        "mops_jobs_finished", "Jobs that ended, as far as this cache has seen it.", labels=("status", "namespace")
-    )
-    namespaces = places | {namespace for _, namespace in ended}
-    for status in END_STATUSES:
-        for namespace in sorted(namespaces):
-            finished.add_metric((status, namespace), ended[status, namespace])
-    yield finished
+    places = sorted({namespace for _, namespace in found} or {""})
+    more_places = sorted({*places, *(namespace for _, namespace in ended)})
+    labels, text = ("status", "namespace"), "Jobs that ended, as far as this cache has seen it."
+    jobs = ((key, found[key]) for key in itertools.product((*STATUSES, OTHER), places))
+    yield _family(GaugeMetricFamily, "mops_jobs", "Jobs in the cache.", labels, jobs)
+    finished = ((key, ended[key]) for key in itertools.product(END_STATUSES, more_places))
+    yield _family(CounterMetricFamily, "mops_jobs_finished", text, labels, finished)
 
 
 def _active(connection: sqlite3.Connection, now: float) -> Iterator[Metric]:
@@ -127,39 +130,27 @@ def _active(connection: sqlite3.Connection, now: float) -> Iterator[Metric]:
     for tally in active:
         status = _status(tally.status)
         oldest[status] = min(tally.oldest_change, oldest.get(status, tally.oldest_change))
-    update = GaugeMetricFamily(
-        "mops_jobs_oldest_update_timestamp_seconds",
-        "When the least recently written active job was written; absent if there is none.",
-        labels=("status",),
-    )
-    for status, moment in oldest.items():
-        update.add_metric((status,), moment)
-    yield update
-
+    text = "When the least recently written active job was written; absent if there is none."
+    name = "mops_jobs_oldest_update_timestamp_seconds"
+    yield _family(GaugeMetricFamily, name, text, ("status",), (((one,), at) for one, at in oldest.items()))
     found = statistics.suspects(connection, now)
-    suspect = GaugeMetricFamily("mops_jobs_suspect", "Active jobs that may be stuck.", labels=("reason",))
-    for reason in REASONS:
-        suspect.add_metric((reason,), found.pop(reason, 0))
-    suspect.add_metric((OTHER,), sum(found.values()))
-    yield suspect
-
-    tasks = GaugeMetricFamily("mops_job_tasks", "Tasks of the active jobs.", labels=("state",))
-    tasks.add_metric(("completed",), sum(tally.tasks_completed for tally in active))
-    tasks.add_metric(("remaining",), sum(tally.tasks_remaining for tally in active))
-    yield tasks
+    suspects = [((reason,), found.pop(reason, 0)) for reason in REASONS]
+    suspects.append(((OTHER,), sum(found.values())))
+    yield _family(GaugeMetricFamily, "mops_jobs_suspect", "Active jobs that may be stuck.", ("reason",), suspects)
+    tasks = [(("completed",), sum(one.tasks_completed for one in active))]
+    tasks.append((("remaining",), sum(one.tasks_remaining for one in active)))
+    yield _family(GaugeMetricFamily, "mops_job_tasks", "Tasks of the active jobs.", ("state",), tasks)
 
 
 def _ends(counted: _Counted) -> Iterator[Metric]:
     """Yield how long jobs ran and waited, and what they used."""
-    run = HistogramMetricFamily(
-        "mops_job_run_duration_seconds", "From the first task of a job to its end.", labels=("status",)
-    )
+    text = "From the first task of a job to its end."
+    run = HistogramMetricFamily("mops_job_run_duration_seconds", text, labels=("status",))
     for status in END_STATUSES:
         run.add_metric((status,), *_histogram(counted, counters.RUN, (status,)))
     yield run
-    queue = HistogramMetricFamily(
-        "mops_job_queue_duration_seconds", "From the registration of a job to its first task."
-    )
+    text = "From the registration of a job to its first task."
+    queue = HistogramMetricFamily("mops_job_queue_duration_seconds", text)
     queue.add_metric((), *_histogram(counted, counters.QUEUE, ()))
     yield queue
     for name, text in (
@@ -167,10 +158,14 @@ def _ends(counted: _Counted) -> Iterator[Metric]:
         ("task_seconds", "How long tasks took, of jobs that ended."),
         ("held_core_seconds", "How long workers were held for tasks, of jobs that ended."),
     ):
-        used = CounterMetricFamily(f"mops_job_{name}", text, labels=("status",))
-        for status in END_STATUSES:
-            used.add_metric((status,), counted.get(name, {}).get((status,), 0.0))
-        yield used
+        yield _counter(f"mops_job_{name}", text, "status", END_STATUSES, counted.get(name, {}))
+
+
+def _counter(
+    name: str, text: str, label: str, values: Iterable[str], counted: Mapping[counters.Labels, float]
+) -> Metric:
+    series = (((value,), counted.get((value,), 0.0)) for value in values)
+    return _family(CounterMetricFamily, name, text, (label,), series)
 
 
 def _histogram(counted: _Counted, name: str, labels: counters.Labels) -> tuple[list[tuple[str, float]], float]:
@@ -184,14 +179,10 @@ def _histogram(counted: _Counted, name: str, labels: counters.Labels) -> tuple[l
 
 
 def _outputs(tallies: list[statistics.Tally]) -> Metric:
-    outputs = GaugeMetricFamily(
-        "mops_job_outputs",
-        "Outputs that the jobs in the cache should have; one per task if a record does not list them.",
-        labels=("state",),
-    )
-    for state in ("verified", "missing", "unchecked"):
-        outputs.add_metric((state,), sum(getattr(tally, state) for tally in tallies))
-    return outputs
+    text = "Outputs that the jobs in the cache should have; one per task if a record does not list them."
+    states = ("verified", "missing", "unchecked")
+    series = (((state,), sum(getattr(tally, state) for tally in tallies)) for state in states)
+    return _family(GaugeMetricFamily, "mops_job_outputs", text, ("state",), series)
 
 
 def _syncs(meta: Mapping[str, str], connection: sqlite3.Connection, counted: _Counted) -> Iterator[Metric]:
@@ -204,33 +195,24 @@ def _syncs(meta: Mapping[str, str], connection: sqlite3.Connection, counted: _Co
         moment = parse_time(meta[key]).timestamp() if key in meta else 0.0
         yield GaugeMetricFamily(f"mops_sync_last_{name}_timestamp_seconds", text, value=moment)
     last = json.loads(meta.get("last_sync", "{}"))
-    yield GaugeMetricFamily(
-        "mops_sync_duration_seconds", "How long the last complete sync took.", value=last.get("seconds", 0.0)
-    )
-    blobs = GaugeMetricFamily("mops_sync_blobs", "Records of the last complete sync.", labels=("outcome",))
-    blobs.add_metric(("unchanged",), last.get("unchanged", 0))
-    blobs.add_metric(("changed",), last.get("added", 0) + last.get("changed", 0))
-    blobs.add_metric(("removed",), last.get("removed", 0))
-    blobs.add_metric(("invalid",), statistics.count_unreadable_records(connection))
-    yield blobs
-    for name, label, values, counter, text in (
-        ("mops_sync_errors", "kind", ERROR_KINDS, counters.SYNC_ERRORS, "Syncs that failed or left records out."),
-        (
-            "mops_cas_conflicts",
-            "operation",
-            OPERATIONS,
-            counters.CAS_CONFLICTS,
-            "Races for a record that were lost here.",
-        ),
-    ):
-        family = CounterMetricFamily(name, text, labels=(label,))
-        for value in values:
-            family.add_metric((value,), counted.get(counter, {}).get((value,), 0))
-        yield family
+    text = "How long the last complete sync took."
+    yield GaugeMetricFamily("mops_sync_duration_seconds", text, value=last.get("seconds", 0.0))
+    blobs = {
+        ("unchanged",): last.get("unchanged", 0),
+        ("changed",): last.get("added", 0) + last.get("changed", 0),
+        ("removed",): last.get("removed", 0),
+        ("invalid",): statistics.count_unreadable_records(connection),
+    }
+    text = "Records of the last complete sync."
+    yield _family(GaugeMetricFamily, "mops_sync_blobs", text, ("outcome",), blobs.items())
+    text = "Syncs that failed or left records out."
+    yield _counter("mops_sync_errors", text, "kind", ERROR_KINDS, counted.get(counters.SYNC_ERRORS, {}))
+    text, conflicts = "Races for a record that were lost here.", counted.get(counters.CAS_CONFLICTS, {})
+    yield _counter("mops_cas_conflicts", text, "operation", OPERATIONS, conflicts)
     yield GaugeMetricFamily("mops_cache_size_bytes", "Size of the cache file.", value=statistics.cache_size(connection))
-    build = GaugeMetricFamily("mops_build_info", "The program and its cache's schema.", labels=("version", "schema"))
-    build.add_metric((__version__, str(SCHEMA_VERSION)), 1)
-    yield build
+    build = (((__version__, str(SCHEMA_VERSION)), 1),)
+    labels = ("version", "schema")
+    yield _family(GaugeMetricFamily, "mops_build_info", "The program and its cache's schema.", labels, build)
 
 
 def _status(status: str) -> str:

@@ -10,10 +10,10 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from mopsjobs.app.jobs.engine_watch import EngineWatch
 from mopsjobs.app.jobs.find_job import find_by_name, find_cached, find_state
-from mopsjobs.app.jobs.job_texts import label_change_text
+from mopsjobs.app.jobs.job_card import label_change_text
 from mopsjobs.app.jobs.lost_runners import end_lost_runner_if_possible
+from mopsjobs.app.jobs.reconcile import EngineWatch
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.pruning import is_pruned

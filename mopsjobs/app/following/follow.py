@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from mopsjobs.app.following.wait import StopCondition, describe_ended, wait_for
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.exit_codes import exit_code_of
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.console.progress_line import ProgressLine
 from mopsjobs.engines import check_runner
@@ -25,6 +24,7 @@ from mopsjobs.errors import (
     NoManifestError,
     OptionError,
     command_line,
+    exit_code_of,
 )
 from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.registry.job_registry import JobRegistry
@@ -91,7 +91,7 @@ def _run(launch: Launch, app: App) -> FollowResult:
         return FollowResult("failed", EXIT_JOB_FAILED, _describe_end(launch.job_id, app))
     done = pluralize(result.completed, "task")
     note = f"{launch.job_id}: {result.status or 'state unknown'}, {done} done, {result.failed} failed"
-    code = EXIT_UNREACHABLE if result.status is None else exit_code_of({"status": result.status})
+    code = EXIT_UNREACHABLE if result.status is None else exit_code_of(result.status)
     # `cancel` ends the record, and then this process. The record says how the job ended.
     if code == EXIT_NOT_FINISHED or (result.signal is not None and result.status not in TERMINAL):
         note = f"{note}. To continue: {command_line('resume', launch.job_id)}"

@@ -13,11 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import NamedTuple
 
 from mopsjobs.app.following.event_feed import POLL_SECONDS, EventFeed
-from mopsjobs.app.jobs.engine_watch import EngineWatch, early_end_text, is_ended_by_engine, missing_reason
-from mopsjobs.app.jobs.job_texts import waits_for_text
+from mopsjobs.app.jobs.job_card import waits_for_text
 from mopsjobs.app.jobs.log_selection import KINDS, LogLine, LogSelection, check_tail
+from mopsjobs.app.jobs.reconcile import EngineWatch, early_end_text, is_ended_by_engine, missing_reason
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.exit_codes import exit_code_of
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
 from mopsjobs.app.run.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.queries import jobs as job_queries
@@ -28,7 +27,7 @@ from mopsjobs.engines import CLUSTER_ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
-from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError
+from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError, exit_code_of
 from mopsjobs.events.format import DROPPED
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
 from mopsjobs.utils.text import pluralize, strip_control_characters
@@ -140,7 +139,7 @@ class _LogReader:
             self._read_cluster(feed.job)  # a pod that ended before its first report has left no event
         self._note_absence(feed)
         self._note_end(feed)
-        return EXIT_DONE if state is None else exit_code_of({"status": state.status})
+        return EXIT_DONE if state is None else exit_code_of(state.status)
 
     def _check_tasks(self, job: Mapping[str, object]) -> None:
         """Refuse the number of a task that the job cannot have: a follower would wait for its lines until the end.

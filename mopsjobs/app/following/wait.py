@@ -11,18 +11,25 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mopsjobs.app.jobs.engine_watch import EngineWatch, early_end_text, missing_reason, wait_of
 from mopsjobs.app.jobs.find_job import FoundJob, find_state, read_family_of
+from mopsjobs.app.jobs.job_card import late_end_text
 from mopsjobs.app.jobs.job_tasks import mirror_failures
-from mopsjobs.app.jobs.job_texts import late_end_text
 from mopsjobs.app.jobs.next_steps import next_command, next_of_family
+from mopsjobs.app.jobs.reconcile import EngineWatch, early_end_text, missing_reason, wait_of
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import job_json_from_state, last_sign_of_life, state_from_row
 from mopsjobs.engines.local import has_ended_here
-from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError, command_line
+from mopsjobs.errors import (
+    EXIT_NOT_FINISHED,
+    JOB_EXIT_CODES,
+    MopsJobsError,
+    OptionError,
+    StoreUnavailableError,
+    command_line,
+    exit_code_of,
+)
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import has_hanging_task, late_text
@@ -99,55 +106,33 @@ def wait_for(
         StoreUnavailableError: if the time was up while the registry did not answer.
     """
     out = out or app.out
-    with contextlib.ExitStack() as stack:
-        if app.settings.rules or on_event is not None:
-            on_read = stack.enter_context(_telling(app, out, on_read, on_event))
-        return _wait_for(names, app, until, interval=interval, out=out, on_read=on_read)
+    watched = result = None
+    if app.settings.rules or on_event is not None:
+        from mopsjobs.app.following.notify.notifier import WatchedNotifier  # here: most users have no rules
 
-
-@contextlib.contextmanager
-def _telling(app: App, out: Printer, on_read: OnRead | None, on_event: OnEvent | None) -> Iterator[OnRead]:
-    """Yield an `on_read` that also tells of the jobs. At the end, messages under way are waited for, within a bound."""
-    from mopsjobs.app.following.notify.notifier import WatchedNotifier  # here: most users have no rules
-
-    watched = WatchedNotifier(app, on_event)
-
-    def look(states: Sequence[JobState | None], outage: StoreUnavailableError | None) -> None:
-        if on_read is not None:
-            on_read(states, outage)
-        if outage is None:
-            watched.look(states)
-
-    yield look
-    for problem in watched.finish():
-        out.warn(problem)
-
-
-def _wait_for(
-    names: Sequence[str],
-    app: App,
-    until: StopCondition,
-    *,
-    interval: float | None,
-    out: Printer,
-    on_read: OnRead | None,
-) -> WaitResult:
-    """Do as `wait_for`, and tell nothing."""
+        watched = WatchedNotifier(app, on_event)
     pauses = Pauses(app, until.timeout, interval, out)
     with out.progress("tasks", clock=app.monotonic) as line:
         jobs = WatchedJobs(names, app, out, line)
-        while True:
+        while result is None:
             outage = jobs.read()
             if on_read is not None:
                 on_read(jobs.states, outage)
+            if watched is not None and outage is None:
+                watched.look(jobs.states)
             deciding = _deciding_states(jobs.states, until)
             if deciding is not None:
-                result = jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
+                worst = min((state.status for state in deciding), key=list(JOB_EXIT_CODES).index)
+                states = tuple(state for state in jobs.states if state is not None)
                 # Not while the registry does not answer: the wait would grow by one more outage.
-                notes = () if outage is not None else describe_ended(result.states, app)
-                return dataclasses.replace(result, notes=notes, is_cached=outage is not None)
-            if not pauses.sleep(outage):
-                return jobs.result(EXIT_NOT_FINISHED)
+                notes = () if outage is not None else describe_ended(states, app)
+                result = WaitResult(states, exit_code_of(worst), notes, is_cached=outage is not None)
+            elif not pauses.sleep(outage):
+                result = WaitResult(tuple(state for state in jobs.states if state is not None), EXIT_NOT_FINISHED)
+    # Messages under way are waited for, within a bound.
+    for problem in () if watched is None else watched.finish():
+        out.warn(problem)
+    return result
 
 
 def ended_jobs(
@@ -168,7 +153,9 @@ def ended_jobs(
     going_on = list(dict.fromkeys(names))
     while True:
         outage = jobs.read()
-        ended = jobs.ended_names()
+        ended = {
+            name for name, state in zip(dict.fromkeys(names), jobs.states, strict=True) if state and state.is_terminal
+        }
         yield [name for name in going_on if name in ended]
         going_on = [name for name in going_on if name not in ended]
         if not going_on or not pauses.sleep(outage):
@@ -261,7 +248,6 @@ class WatchedJobs:
         self._app = app
         self._out = out
         self._line = line
-        self._registry = app.registry
         self._last: dict[str, JobState | None] = dict.fromkeys(names)
         self._warned: set[tuple[str, str | None]] = set()
         self._engines = EngineWatch(app, out)
@@ -270,14 +256,6 @@ class WatchedJobs:
     def states(self) -> list[JobState | None]:
         """Return the last known states, in the order of the names; None for a job that was not read yet."""
         return list(self._last.values())
-
-    def ended_names(self) -> set[str]:
-        """Return the names of the jobs that have ended."""
-        return {name for name, state in self._last.items() if state is not None and state.is_terminal}
-
-    def result(self, exit_code: int) -> WaitResult:
-        """Return the states with this exit code."""
-        return WaitResult(tuple(state for state in self.states if state is not None), exit_code)
 
     def read(self) -> StoreUnavailableError | None:
         """Read each job that is not known to have ended. Return the outage that stopped it; None if there was none.
@@ -289,12 +267,13 @@ class WatchedJobs:
         for name, seen in self._last.items():
             if seen is not None and seen.is_terminal:
                 continue
-            state, has_ended = None, False
+            state, has_ended, registry = None, False, self._app.registry
             if outage is None:
                 try:
                     # Before the record: a runner may write the end, and exit, between the two.
                     has_ended = seen is not None and has_ended_here(seen.fields(), self._app.env)
-                    state = self._engines.look(self._read_registry(name, seen))
+                    read = find_state(name, self._app) if seen is None else registry.require_job(seen.job_id)
+                    state = self._engines.look(read)
                 except StoreUnavailableError as error:
                     outage = error
             if outage is not None:
@@ -339,10 +318,6 @@ class WatchedJobs:
         ends = (max(parse_time(str(job[name])) for job in jobs) for name in ("eta_earliest", "eta_latest"))
         return Forecast(*((end - now).total_seconds() for end in ends))
 
-    def _read_registry(self, name: str, seen: JobState | None) -> JobState:
-        """Return the job as the registry has it."""
-        return find_state(name, self._app) if seen is None else self._registry.require_job(seen.job_id)
-
     def _ended_as_cached(self, name: str, seen: JobState | None) -> JobState | None:
         """Return the job if the cache knows its end; None also if the cache cannot be used."""
         job_id = name if seen is None else seen.job_id
@@ -351,9 +326,11 @@ class WatchedJobs:
             state = None if record is None else state_from_row(record)
         except MopsJobsError:
             return None
-        if state is not None and seen is not None and not _can_follow(state, seen):
-            return None
-        return state
+        if state is None or seen is None:
+            return state
+        # Not the end of an earlier job of that id.
+        is_same = parse_time(state.created_at) == parse_time(seen.created_at) and state.revision >= seen.revision
+        return state if is_same else None
 
     def _warn(self, state: JobState, *, has_ended: bool) -> None:
         """Warn once for each reason that a job may be stuck or late. The wait goes on: only the record ends a job."""
@@ -379,11 +356,6 @@ def _deciding_states(states: list[JobState | None], until: StopCondition) -> lis
     if (until.first and ended) or len(ended) == len(states):
         return ended
     return None
-
-
-def _can_follow(end: JobState, seen: JobState) -> bool:
-    """Return whether a cached end belongs to the job in its last known state, and not to an earlier one of that id."""
-    return parse_time(end.created_at) == parse_time(seen.created_at) and end.revision >= seen.revision
 
 
 def _describe(state: JobState) -> str:

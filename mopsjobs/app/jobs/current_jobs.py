@@ -48,10 +48,7 @@ def _lost_runners(cache: sqlite3.Connection, app: App) -> list[str]:
     from mopsjobs.utils.user_dirs import state_directory
 
     directory = os.path.join(state_directory(app.env), "jobs")
-    try:
-        launched = os.listdir(directory)
-    except OSError:
-        return []
+    launched = os.listdir(directory) if os.path.isdir(directory) else []
     active = job_queries.active_ids(cache, launched) if launched else []
     if not active:
         return []

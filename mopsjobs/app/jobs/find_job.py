@@ -14,13 +14,7 @@ from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.engines import LOCAL_ENGINES, has_drop
-from mopsjobs.errors import (
-    CacheError,
-    JobNotFoundError,
-    StoreError,
-    StoreUnavailableError,
-    command_line,
-)
+from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.notes import WAITS_FOR
 from mopsjobs.registry.status import BEFORE_RUNNING
@@ -108,7 +102,12 @@ def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool
     except JobNotFoundError:
         if not isinstance(name, ShortName) or (offline and not app.settings.is_local):
             raise
-        found = app.cache.read(lambda cache, _age: _id_that_begins_with(cache, name), FreshnessPolicy(sync=sync))
+        from mopsjobs.cache.pruning import is_pruned  # here: few names are short
+
+        def find_id(cache: sqlite3.Connection, _age: Freshness) -> tuple[str, str] | None:
+            return None if is_pruned(cache, name) else families.find_by_prefix(cache, name)
+
+        found = app.cache.read(find_id, FreshnessPolicy(sync=sync))
         if found is None or found[0] == name:  # the cache may have a row of a record that is gone
             raise
     job_id, note = found
@@ -116,25 +115,24 @@ def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool
     return find(job_id)
 
 
-def _id_that_begins_with(cache: sqlite3.Connection, prefix: str) -> tuple[str, str] | None:
-    """Return the id for a prefix, and a note that says so; None also if the prefix is the id of a pruned job."""
-    from mopsjobs.cache.pruning import is_pruned  # here: few names are short
-
-    return None if is_pruned(cache, prefix) else families.find_by_prefix(cache, prefix)
-
-
 def _find_job(job_id: str, app: App, policy: FreshnessPolicy) -> FoundJob:
-    """Find a job by its full id or `@latest`; see `find_job`."""
-    if job_id.startswith("@"):
-        return _find_launched(job_id, app, policy)
-    check_job_id(job_id)
-    start = app.monotonic()
+    """Find a job by its full id or `@latest`, after who runs it was asked, if its record is silent."""
+    is_latest = job_id.startswith("@")
+    if not is_latest:
+        check_job_id(job_id)
+    deadline = app.monotonic() + BUDGET_SECONDS
     try:
-        return _find_launched(job_id, app, policy)
+        found = _find_by_record(job_id, app, policy)
+        if policy.offline or not _may_know_more(found.job):
+            return found
+        from mopsjobs.app.jobs.reconcile import ask_who_runs  # here: few jobs need it
+
+        is_newer = ask_who_runs(found.job, app, must_answer=policy.refresh)
+        return _find_by_record(str(found.job["job_id"]), app, policy) if is_newer else found
     except StoreUnavailableError as outage:
-        if policy.offline:
+        if policy.offline or is_latest:
             raise
-        return _find_in_engines(job_id, app, outage, max(MIN_SECONDS, BUDGET_SECONDS - (app.monotonic() - start)))
+        return _find_in_engines(job_id, app, outage, max(MIN_SECONDS, deadline - app.monotonic()))
 
 
 def find_state(name: str, app: App) -> JobState:
@@ -150,25 +148,13 @@ def find_state(name: str, app: App) -> JobState:
         AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """
-    return find_by_name(name, lambda job_id: _find_state(job_id, app), app)
 
+    def find(job_id: str) -> JobState:
+        if job_id.startswith("@"):
+            job_id = str(find_cached(job_id, app, FreshnessPolicy(sync=True))["job_id"])
+        return _read_state(job_id, app)
 
-def _find_state(job_id: str, app: App) -> JobState:
-    if job_id.startswith("@"):
-        job_id = str(find_cached(job_id, app, FreshnessPolicy(sync=True))["job_id"])
-    return _read_state(job_id, app)
-
-
-def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
-    """Find a job by its record, after who runs it was asked, if that is silent."""
-    found = _find_by_record(name, app, policy)
-    if policy.offline or not _may_know_more(found.job):
-        return found
-    from mopsjobs.app.jobs.engine_watch import ask_who_runs  # here: few jobs need it
-
-    if not ask_who_runs(found.job, app, must_answer=policy.refresh):
-        return found
-    return _find_by_record(str(found.job["job_id"]), app, policy)
+    return find_by_name(name, find, app)
 
 
 def _may_know_more(job: Job) -> bool:
@@ -209,23 +195,24 @@ def with_family(
 
 def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job by its record: in the cache, else in the registry. With `refresh`, the registry is read first."""
-    has_id = not name.startswith("@")
+    has_id, is_local = not name.startswith("@"), app.settings.is_local
     outage: StoreError | None = None
-    if policy.refresh and has_id and not app.settings.is_local:
+    if policy.refresh and has_id and not is_local:
         try:
-            return _read_registry(name, app)  # one job needs one request, not a sync
+            return read_family_of(_read_state(name, app), app)  # one job needs one request, not a sync
         except StoreError as error:
             outage, policy = error, FreshnessPolicy(offline=True)  # no second request follows
     try:
         found = _read_cache(name, app, policy)
-    except (JobNotFoundError, StoreError) as error:
+    except StoreError as error:
+        raise outage or error from None
+    except JobNotFoundError:
         if outage is not None:
             raise outage from None
         # A local registry is synced before each view, but the job may have been pruned from the cache.
-        may_ask = has_id and (app.settings.is_local or not policy.offline)
-        if isinstance(error, StoreError) or not may_ask:
+        if not has_id or (policy.offline and not is_local):
             raise
-        return _read_registry(name, app)
+        return read_family_of(_read_state(name, app), app)
     if outage is None:
         return found
     if found.freshness is not None:
@@ -237,20 +224,16 @@ def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     def view(connection: sqlite3.Connection, freshness: Freshness) -> FoundJob:
         now = app.now().timestamp()
         job = job_queries.find_job(connection, name, now=now)
+        job_id = str(job["job_id"])
         job, family, newest = with_family(connection, job, now=now)
-        warnings = [
-            f"{key} cannot be read any more ({reason}); this is its last good state."
-            for key, reason in job_queries.unreadable_records(connection, str(job["job_id"]))
-        ]
-        warnings += freshness.warnings()
-        remarks = tuple(job_queries.remarks(connection, str(job["job_id"])))
-        return FoundJob(job, freshness, tuple(warnings), family=family, newest=newest, remarks=remarks)
+        unreadable = job_queries.unreadable_records(connection, job_id)
+        warnings = [f"{key} cannot be read any more ({why}); this is its last good state." for key, why in unreadable]
+        remarks = tuple(job_queries.remarks(connection, job_id))
+        return FoundJob(
+            job, freshness, (*warnings, *freshness.warnings()), family=family, newest=newest, remarks=remarks
+        )
 
     return app.cache.read(view, policy)
-
-
-def _read_registry(job_id: str, app: App) -> FoundJob:
-    return read_family_of(_read_state(job_id, app), app)
 
 
 def _read_state(job_id: str, app: App) -> JobState:
@@ -284,24 +267,19 @@ def read_family_of(state: JobState, app: App) -> FoundJob:
 
     name, now = state.job_id, app.now().timestamp()
     states = {member.job_id: member for member in (state, *family_states(app.registry, state))}
-    try:
-        cached = app.cache.read_cached(lambda cache: families.read_members(cache, name)) or []
-    except CacheError:
-        cached = []
-    members = {member.job_id: member for member in cached}
+    members: dict[str, families.Member] = {}
+    with contextlib.suppress(CacheError):
+        members |= {
+            one.job_id: one for one in app.cache.read_cached(lambda cache: families.read_members(cache, name)) or ()
+        }
     members |= {job_id: families.member_from_state(member) for job_id, member in states.items()}
     family = families.make_family(name, sorted(members.values(), key=lambda one: (one.created, one.job_id)))
-    job = job_json_from_state(state, now=now)
-    remarks = tuple(read_remarks(state))
+    found = FoundJob(job_json_from_state(state, now=now), family=family, remarks=tuple(read_remarks(state)))
     if family is None:
-        return FoundJob(job, remarks=remarks)
-    newest = states.get(family.newest) or app.registry.get_job(family.newest)
-    return FoundJob(
-        job | {"family": family.to_json()},
-        family=family,
-        newest=None if newest is None else job_json_from_state(newest, now=now),
-        remarks=remarks,
-    )
+        return found
+    last = states.get(family.newest) or app.registry.get_job(family.newest)
+    newest = None if last is None else job_json_from_state(last, now=now)
+    return found._replace(job=found.job | {"family": family.to_json()}, newest=newest)
 
 
 def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, seconds: float) -> FoundJob:

@@ -34,11 +34,12 @@ class JobWithOutputs(NamedTuple):
 
     def describe_absence(self) -> str:
         """Return the sentence for a job without outputs."""
+        what = "has no outputs yet"
         if self.tasks_lost:
-            return f"Job {self.job_id} has lost the outputs of all {pluralize(self.tasks_lost, 'task')} that had them."
-        if self.state is not None and self.state.is_terminal:
-            return f"Job {self.job_id} has ended ({self.state.status}) and has no outputs."
-        return f"Job {self.job_id} has no outputs yet."
+            what = f"has lost the outputs of all {pluralize(self.tasks_lost, 'task')} that had them"
+        elif self.state is not None and self.state.is_terminal:
+            what = f"has ended ({self.state.status}) and has no outputs"
+        return f"Job {self.job_id} {what}."
 
 
 def find_job_with_outputs(name: str, app: App) -> JobWithOutputs:

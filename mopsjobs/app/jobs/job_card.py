@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import sqlite3
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mopsjobs.app.jobs.job_texts import (
-    duration_text,
-    end_text,
-    metadata_of,
-    note_text,
-    stragglers_text,
-    usage_text,
-    waits_for_text,
-)
+from mopsjobs.app.jobs.next_steps import has_failed_tasks
 from mopsjobs.cache.job_json import count_outputs, count_run, deferred_tasks, missing_text, reused_tasks
-from mopsjobs.errors import shorten
-from mopsjobs.registry.notes import NOTE, WAITS_FOR
+from mopsjobs.errors import CacheError, command_line, shorten
+from mopsjobs.registry.notes import NOTE, WAITS_FOR, has_unrecorded_note, label_history, note_history
+from mopsjobs.registry.status import TERMINAL
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, describe_sets, error_line, out_of, pluralize
-from mopsjobs.utils.times import human_age, parse_time, whole_seconds
+from mopsjobs.utils.times import human_age, human_duration, human_range, parse_time, whole_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
+    from mopsjobs.app.run.app import App
     from mopsjobs.cache.queries.families import Family
 
 SHOWN_MEMBERS = 10
@@ -47,6 +44,12 @@ MAX_VALUE = 200
 
 MIN_RATE_SECONDS = 1.0
 """A job that has run for less has no rate."""
+
+SHORT_RANGE = 600.0
+"""Seconds. The ends of a shorter range are shown with seconds."""
+
+UNKNOWN = "n/a"
+"""In place of a time that no program reported."""
 
 ABOUT_STUDY = ("Model", "Scenario", "Study", "Code")
 
@@ -97,13 +100,13 @@ def job_card(
         remarks: how its record is shown where it has values that this version reads as something near to them.
     """
     heartbeat = job["heartbeat_at"] if job["is_active"] else None
-    parent = job["parent_job_id"]
+    parent, count = job["parent_job_id"], deferred_tasks(job["metadata"])
     sections = [
         _section("Status", _status(job)),
         _section("Waits for", waits_for_text(job)),
         _section("Progress", *_progress(job)),
         _section("Reused", _reused(job)),
-        _section("Deferred", deferred_text(job)),
+        _section("Deferred", count and f"{pluralize(count, 'task')}, left to a later resume"),
         _section("Failed", failed),
         _section("Done", end_text(job, now)),
         _section("Rate", rate_text(job)),
@@ -117,7 +120,7 @@ def job_card(
         _section("Heartbeat", heartbeat and human_age((now - parse_time(heartbeat)).total_seconds())),
         _section("Owner", job["owner"] and [Part(job["owner"], ("owner", job["owner"]))]),
         _section("Labels", _labels(job)),
-        _section("Note", note_text(job)),
+        _section("Note", noted_text(job)),
         _section("Engine", job["engine"]),
         _section("Kubernetes", _kubernetes(job)),
         _section("Slurm", _slurm(job)),
@@ -195,12 +198,6 @@ def _reused(job: Mapping[str, Any]) -> list[Part]:
     return [Part(f"{count:,} of {job['tasks_total']:,} tasks, from "), *_jobs(sources[:SHOWN_SOURCES]), *more]
 
 
-def deferred_text(job: Mapping[str, Any]) -> str | None:
-    """Return how many tasks a job leaves to a later resume; None if it leaves none."""
-    count = deferred_tasks(job["metadata"])
-    return f"{pluralize(count, 'task')}, left to a later resume" if count else None
-
-
 def rate_text(job: Mapping[str, Any]) -> str | None:
     """Return how many tasks have ended per unit of time since the first one started; None if it is not known.
 
@@ -212,12 +209,9 @@ def rate_text(job: Mapping[str, Any]) -> str | None:
     seconds = (parse_time(job["ended_at"] or job["updated_at"]) - parse_time(job["started_at"])).total_seconds()
     if seconds < MIN_RATE_SECONDS:
         return None
-    rate = ended / seconds
-    unit, size = next(
-        ((unit, size) for unit, size in (("second", 1), ("minute", 60), ("hour", 3600)) if rate * size >= 1),
-        ("day", 86400),
-    )
-    per_unit = rate * size
+    units = (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86400))
+    rates = [(unit, ended / seconds * size) for unit, size in units]
+    unit, per_unit = next((one for one in rates if one[1] >= 1), rates[-1])
     return f"{per_unit:,.0f} tasks per {unit}" if per_unit >= 100 else f"{per_unit:.3g} tasks per {unit}"
 
 
@@ -293,3 +287,136 @@ def _outputs(job: Mapping[str, Any], lost: int) -> str | None:
         names = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
         text = f"{text}: {', '.join(names)}{more}"
     return text + lost_text
+
+
+def duration_text(seconds: object) -> str | None:
+    """Return a duration of a job for people; None if it is not known."""
+    return human_duration(seconds) if isinstance(seconds, int | float) else None
+
+
+def end_text(job: Mapping[str, object], now: datetime) -> str | None:
+    """Return the range in which a job should end, and on what that rests; None if it is not known.
+
+    For example `in 12m to 40m, 14:10 to 14:38 UTC (320 of 1,000 tasks ended, 8 at work)`. A job that its cluster stops
+    before has no range: see `late_end_text`.
+    """
+    if job["eta_latest"] is None:
+        return late_end_text(job, now)
+    earliest, latest = (parse_time(str(job[name])) for name in ("eta_earliest", "eta_latest"))
+    basis: Mapping[str, int] = job["eta_basis"]  # type: ignore[assignment]
+    form = "%H:%M:%S" if (latest - earliest).total_seconds() < SHORT_RANGE else "%H:%M"
+    begin, end = (f"{at:{form}}" if at.date() == now.date() else f"{at:%Y-%m-%d {form}}" for at in (earliest, latest))
+    left = human_range(*((at - now).total_seconds() for at in (earliest, latest)))
+    done = f"{basis['tasks_done']:,} of {job['tasks_total']:,} tasks ended, {basis['at_work']:,} at work"
+    return f"in {left}, {begin} to {end} UTC ({done})"
+
+
+def late_end_text(job: Mapping[str, object], now: datetime) -> str | None:
+    """Return that a job will not finish before its time limit, and what to type then; None if nothing says so."""
+    if job["time_limit_at"] is None:
+        return None
+    from mopsjobs.registry.usage import time_limit_text  # here: few jobs are late
+
+    return time_limit_text(job["job_id"], (parse_time(str(job["time_limit_at"])) - now).total_seconds())
+
+
+def stragglers_text(job: Mapping[str, object]) -> str | None:
+    """Return how long the tasks are at work that take longer than the others explain; None if there are none."""
+    if job["stragglers"] is None:
+        return None
+    from mopsjobs.registry.usage import late_text  # here: few jobs have stragglers
+
+    return late_text(job["stragglers"])
+
+
+def usage_text(usage: Mapping[str, Any]) -> str | None:
+    """Return what tasks used: processor time, of how much that was held, time and memory; None if it is not known.
+
+    Args:
+        usage: a job, or a sum over jobs, with the fields of usage.
+    """
+    held, share = usage["held_core_seconds"], usage["cpu_efficiency"]
+    of_held = "" if held is None or share is None else f" of {human_duration(held)} held ({100 * share:.0f} %)"
+    parts = (
+        ("CPU", duration_text(usage["cpu_seconds"]), of_held),
+        ("tasks", duration_text(usage["task_seconds"]), ""),
+        ("peak memory", memory_text(usage["max_rss_bytes"]), ""),
+    )
+    return ", ".join(f"{title} {text}{more}" for title, text, more in parts if text is not None) or None
+
+
+def memory_text(size: float | None) -> str | None:
+    """Return a size of memory for people, in MiB or GiB; None if it is not known."""
+    if size is None:
+        return None
+    return f"{size / 2**20:,.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:,.1f} GiB"
+
+
+def failed_tasks_text(job: Mapping[str, object], app: App) -> str | None:
+    """Return how many tasks failed, and why as far as the cache has the ledger of the job; None if none did."""
+    job_id = str(job["job_id"])
+    if app.settings.is_local and job["tasks_failed"]:  # views of an embedded registry are live
+        from mopsjobs.app.jobs.job_tasks import mirror_failures
+
+        mirror_failures(job, app)
+
+    def view(connection: sqlite3.Connection) -> str | None:
+        if connection.execute("SELECT 1 FROM ledger WHERE job_id = ?", (job_id,)).fetchone() is None:
+            return None
+        from mopsjobs.cache.queries.task_ends import describe_failures  # here: few jobs are looked at
+
+        return describe_failures(connection, job_id, job["tasks_failed"])
+
+    text = None
+    with contextlib.suppress(CacheError):  # the record may come from the registry
+        text = app.cache.read_cached(view)
+    if text is None and has_failed_tasks(job):
+        return f"{job['tasks_failed']:,}; to see why: {command_line('failures', job_id)}"
+    return text
+
+
+def step_time(step: Mapping[str, object]) -> datetime | None:
+    """Return the time of a step in a job's history; None if no program reported it."""
+    return None if step["at"] is None else parse_time(str(step["at"]))
+
+
+def waits_for_text(job: Mapping[str, object]) -> str | None:
+    """Return what the tasks of an active job wait for; None if nothing is known."""
+    return None if job["status"] in TERMINAL else noted_text(job, WAITS_FOR)
+
+
+def noted_text(job: Mapping[str, object], name: str = NOTE) -> str | None:
+    """Return a text of a job's metadata, such as the last note of a user; None if it has none."""
+    text = metadata_of(job).get(name)
+    return text if isinstance(text, str) and text else None
+
+
+class Annotation(NamedTuple):
+    """A note, or a change of labels: when, by whom, and its text. Of another program, neither may be known."""
+
+    at: datetime | None
+    by: str | None
+    text: str
+
+
+def annotations_of(job: Mapping[str, object]) -> list[Annotation]:
+    """Return the notes and the changes of labels of a job, oldest first. Those without a time come last."""
+    metadata = metadata_of(job)
+    found = [(entry, label_change_text(entry["labels"])) for entry in label_history(metadata)]
+    found += [(entry, entry["text"] or "(note removed)") for entry in note_history(metadata)]
+    if has_unrecorded_note(metadata):
+        found.append(({"at": None, "by": None}, str(metadata[NOTE])))
+    annotations = [Annotation(entry["at"] and parse_time(entry["at"]), entry["by"], text) for entry, text in found]
+    return sorted(annotations, key=lambda one: math.inf if one.at is None else one.at.timestamp())
+
+
+def label_change_text(labels: Mapping[str, object]) -> str:
+    """Return a change of labels in words, such as `paper=fig2, without draft`."""
+    changes = sorted(labels.items())
+    return ", ".join(f"without {label}" if value is None else f"{label}={value}" for label, value in changes)
+
+
+def metadata_of(job: Mapping[str, object]) -> Mapping[str, Any]:
+    """Return the metadata of a job, in which other programs may have written anything; empty without a mapping."""
+    metadata = job["metadata"]
+    return metadata if isinstance(metadata, Mapping) else {}

@@ -32,7 +32,7 @@ from mopsjobs.errors import (
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Sizes
-from mopsjobs.utils.text import join_first
+from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import human_age, json_time, json_timestamp, parse_time
 
 T = TypeVar("T")
@@ -69,11 +69,12 @@ class JobTasks:
     def warnings_with(self, tasks: TaskList) -> list[str]:
         """Return why the data may be old, that chunks of the ledger could not be read, and what conditions miss."""
         count = tasks.ledger.problems
-        warnings = [*self.warnings, *tasks.near_misses()]
-        if count:
-            chunks = "1 chunk of the ledger has" if count == 1 else f"{count:,} chunks of the ledger have"
-            warnings.append(f"{chunks} a problem. See: {command_line(ALL_PROBLEMS)}")
-        return warnings
+        chunks = f"{pluralize(count, 'chunk')} of the ledger {'has' if count == 1 else 'have'} a problem"
+        return [
+            *self.warnings,
+            *tasks.near_misses(),
+            *([f"{chunks}. See: {command_line(ALL_PROBLEMS)}"] if count else []),
+        ]
 
     @property
     def exit_code(self) -> int:
@@ -267,7 +268,9 @@ def mirror_ledger(job_id: str, app: App, policy: FreshnessPolicy) -> StoreError 
     try:
         app.cache.sync_ledger(job_id, full=policy.refresh)
     except NoManifestError:
-        raise _no_ledger_error(job_id) from None
+        why = "another program reported it, and mops-jobs did not submit it"
+        hint = f"See what was reported of it: {command_line('status', job_id)}"
+        raise NoManifestError(f"Job {job_id} has no ledger of its tasks: {why}.", job_id=job_id, hint=hint) from None
     except (StoreUnavailableError, StoreAccessError, CacheError) as error:
         if ledger is None:
             raise
@@ -312,14 +315,6 @@ def absence_text(job: Mapping[str, object], ledger: Ledger) -> str | None:
 def never_mirrored_error(job_id: str, hint: str = "Run the command without --offline.") -> StoreUnavailableError:
     """Return the error for a ledger that the cache lacks."""
     return StoreUnavailableError(f"The tasks of {job_id} have never been synced to this machine.", hint=hint)
-
-
-def _no_ledger_error(job_id: str) -> NoManifestError:
-    return NoManifestError(
-        f"Job {job_id} has no ledger of its tasks: another program reported it, and mops-jobs did not submit it.",
-        job_id=job_id,
-        hint=f"See what was reported of it: {command_line('status', job_id)}",
-    )
 
 
 def _with_record(found: FoundJob, app: App, policy: FreshnessPolicy) -> FoundJob:

@@ -3,26 +3,34 @@
 It was killed, or could not start, or its machine restarted. Nothing else would end its job. So each command that comes
 across such a job ends it, as its outputs decide. What this machine keeps of the job is delivered before. See
 docs/decisions/0103-inferred-ends.md.
+
+`cancel` finds its jobs here: cancelled, those that were lost would leave on this machine what their runners kept.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from mopsjobs.app.run.app import App
+from mopsjobs.app.run.cache_access import MAX_LOCK_WAIT
 from mopsjobs.cache.job_json import RUNNER_ENDED, SILENT_SECONDS
+from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cache.write_through import mark_suspect
 from mopsjobs.engines import LOCAL_ENGINES, runner_process
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine, last_words, launched_at, runner_end
-from mopsjobs.errors import InvalidTransitionError, MopsJobsError
+from mopsjobs.errors import InvalidTransitionError, MopsJobsError, StoreUnavailableError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.status import BEFORE_RUNNING, LAUNCH_FAILED, RUNNER_LOST, TERMINAL, JobStatus
+from mopsjobs.registry.status import ACTIVE, BEFORE_RUNNING, LAUNCH_FAILED, RUNNER_LOST, TERMINAL, JobStatus
+from mopsjobs.submission.cancel import records_to_stop
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.offline import deliver_kept
 from mopsjobs.utils.files import directory_lock
@@ -86,13 +94,11 @@ def end_lost_runners(job_ids: Iterable[str], app: App) -> None:
         directory = JobDir.for_job(job_id, app.env)
         if runner_end(directory) is None:
             continue
-        tried = directory.end_tried
-        with contextlib.suppress(OSError):
-            tried.touch()
-            os.utime(tried, (app.now().timestamp(),) * 2)
         job = {"job_id": job_id, "engine": LOCAL_ENGINES[0], "status": JobStatus.RUNNING}  # as far as is known
-        if end_lost_runner_if_possible(job, app) is not None:
-            tried.unlink(missing_ok=True)
+        if end_lost_runner_if_possible(job, app) is None:
+            with contextlib.suppress(OSError):
+                directory.end_tried.touch()
+                os.utime(directory.end_tried, (app.now().timestamp(),) * 2)
 
 
 def _end(state: JobState, directory: JobDir, app: App) -> JobState | None:
@@ -148,9 +154,55 @@ def _is_lost(state: JobState, end: str, directory: JobDir, app: App) -> bool:
 
 def _last_reports(directory: JobDir) -> tuple[datetime | None, str | None]:
     """Return when the last report was sent from this machine, and the last sign of life that was written from here."""
-    reports: list[tuple[datetime, str]] = []
+    reports = []
     for path in directory.report_files():
         with contextlib.suppress(OSError, ValueError):
             sent_at, reported_at = path.read_text("ascii").split()
             reports.append((parse_time(sent_at), reported_at))
     return max(reports, default=(None, None))
+
+
+def active_jobs_by_filter(job_filter: filters.Filter, app: App) -> list[dict[str, object]]:
+    """Return the active jobs that a filter chooses, after a sync: an old cache must not decide which jobs to stop.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+    """
+    now = app.now().timestamp()
+    job_filter.keeps_active = False
+    if job_filter.statuses is None:
+        job_filter.statuses = ACTIVE
+    if app.cache.sync(wait=None if app.settings.is_local else MAX_LOCK_WAIT, scan=True) is None:
+        problem = app.cache.other_sync_error()
+        raise StoreUnavailableError(f"{problem} Nothing was cancelled.", hint=problem.hint)
+
+    def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
+        order = filters.parse_sort("name")
+        found = job_queries.list_jobs(cache, job_filter, order=order, limit=0, now=now)
+        return [job for job in found.jobs() if job["is_active"]]
+
+    end_lost_runners((str(job["job_id"]) for job in app.cache.read_cached(view) or []), app)
+    return app.cache.read_cached(view) or []
+
+
+def active_jobs_by_id(job_ids: Sequence[str], app: App) -> list[dict[str, object]]:
+    """Return those of these jobs that have not ended.
+
+    Raises:
+        JobNotFoundError: if a job does not exist.
+        StoreError: if the registry cannot be read.
+    """
+    end_lost_runners(job_ids, app)
+    now = app.now().timestamp()
+    states = [app.registry.require_job(job_id) for job_id in dict.fromkeys(job_ids)]
+    return [job_json_from_state(state, now=now) for state in states if not state.is_terminal]
+
+
+def jobs_to_stop(job_ids: Sequence[str], app: App) -> list[dict[str, object]]:
+    """Return the records of those of these jobs that `cancel` would stop, also once more. It refuses the others.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+    """
+    end_lost_runners(job_ids, app)
+    return records_to_stop(job_ids, app.session())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.cache.job_json import TASK_HANGS
 from mopsjobs.engines import LOCAL_ENGINES
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mopsjobs.app.run.app import App
     from mopsjobs.cache.queries.task_ends import MemoryEnds
 
-Job = Mapping[str, object]
+Job = Mapping[str, Any]
 
 START_ERROR = "StartError"
 """The code of a cluster that could not start the command of the image."""
@@ -107,7 +107,7 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
         return command_line("logs", job_id) if is_startable else command_line("resume", job_id, "--image IMAGE")
     if status in ("failed", "partial") and has_failed_tasks(job):
         more_memory = memory_command(job, ends)
-        if more_memory is not None and ends is not None and 2 * ends.tasks >= _failed_tasks(job):
+        if more_memory is not None and ends is not None and 2 * ends.tasks >= job["tasks_failed"]:
             return more_memory
         return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
     if (larger_limit := _larger_limit(job)) is not None:
@@ -180,8 +180,7 @@ def next_commands(job: Job, newest: Job | None = None, ends: MemoryEnds | None =
 
 
 def _resume_commands(job: Job, ends: MemoryEnds | None) -> list[tuple[str, str]]:
-    more_memory = memory_command(job, ends)
-    found = [] if more_memory is None else [("Run again what ran out of memory", more_memory)]
+    found = [("Run again what ran out of memory", more)] if (more := memory_command(job, ends)) is not None else []
     return [*found, ("Run what is missing", command_line("resume", job["job_id"]))]
 
 
@@ -197,13 +196,12 @@ def failure_commands(job: Job, newest: Job, task: int, ends: MemoryEnds | None =
     from mopsjobs.ledger.attempt import FAILED_OUTCOMES  # here: few views need it
 
     job_id = job["job_id"]
-    found = [
+    can_resume = not newest["is_active"] and newest["status"] != "succeeded"
+    return [
         ("List the tasks", command_line("tasks", job_id, f"--status {','.join(FAILED_OUTCOMES)}")),
         ("Read the log of one", command_line("logs", job_id, f"--task {task}")),
+        *(_resume_commands(newest, ends) if can_resume else []),
     ]
-    if not newest["is_active"] and newest["status"] != "succeeded":
-        found += _resume_commands(newest, ends)
-    return found
 
 
 def _is_submitted(job: Job) -> bool:
@@ -214,18 +212,13 @@ def _is_submitted(job: Job) -> bool:
 
 def has_failed_tasks(job: Job) -> bool:
     """Return whether tasks of the job failed, and mops-jobs knows which."""
-    return _failed_tasks(job) > 0 and _is_submitted(job)
+    return bool(job.get("tasks_failed")) and _is_submitted(job)
 
 
 def _last_launch(job: Job) -> dict[str, str]:
     from mopsjobs.engines.base import last_launch  # here: few jobs need it
 
     return last_launch(job)
-
-
-def _failed_tasks(job: Job) -> int:
-    failed = job.get("tasks_failed")
-    return failed if isinstance(failed, int) else 0
 
 
 def is_runner_dead(job: Job, env: Mapping[str, str]) -> bool:

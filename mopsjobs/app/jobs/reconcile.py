@@ -1,43 +1,57 @@
-"""Bring the states that engines report into the registry.
+"""Ask the engines of jobs, once or again and again, and bring the states that they report into the registry.
 
 If the engine says that a job has ended, its record ends, through the statuses in between: by its outputs, where it has
 a manifest. A job that is gone, evicted or silent is only marked as suspect
 (docs/decisions/0025-cancelling-and-suspects.md). The mark is `metadata.suspect`, `{reason, since}`, since every program
 that writes these records keeps metadata. `list --stuck` reads it there. Why a job has not begun is in
 `metadata.waits_for`, in the words of its engine. A write merges metadata, so null removes either.
+
+A pod that cannot start, or that ends before its first report, leaves no word in the record. Commands that follow its
+job would wait for ever. `EngineWatch` asks after `QUIET_SECONDS` without a change of the record, and then at most
+once per minute. See docs/decisions/0086-followers-ask-the-engine.md.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mopsjobs.app.jobs.lost_runners import end_lost_runner
+from mopsjobs.app.jobs.lost_runners import end_lost_runner, end_lost_runner_if_possible
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
-from mopsjobs.engines import CLUSTER_ENGINES, has_drop, open_engine
+from mopsjobs.cache.rows import state_from_row
+from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES, has_drop, open_engine
 from mopsjobs.engines.base import Engine, EngineState, EngineTimes, engine_of
+from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import (
     EXIT_DONE,
+    EXIT_SIGN_IN,
     EngineUnavailableError,
     InvalidTransitionError,
     JobNotFoundError,
     MopsJobsError,
     StoreUnavailableError,
+    command_line,
 )
-from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.job_state import FIELDS, JobState
 from mopsjobs.registry.notes import SUSPECT, WAITS_FOR
-from mopsjobs.registry.status import LAUNCH_FAILED, RUNNER_LOST, TRANSITIONS, JobStatus
+from mopsjobs.registry.status import INFERRED_CODES, LAUNCH_FAILED, RUNNER_LOST, TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
+from mopsjobs.studies.validation import EARLY_CODES, INCOMPLETE, REDUCE
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.offline import deliver_shards
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
+from mopsjobs.utils.backoff import NO_JITTER, Backoff
 from mopsjobs.utils.text import cut_in_the_middle, strip_control_characters
 from mopsjobs.utils.times import parse_time, record_time
+
+if TYPE_CHECKING:
+    from mopsjobs.console.printer import Printer
 
 Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear", "explain"]
 
@@ -49,6 +63,21 @@ LAUNCH_SECONDS = 120.0
 
 MOVES = ("start", "validate", "succeed", "fail")
 """The verbs that change the status of a record."""
+
+QUIET_SECONDS = 10.0
+"""How long the record of a job stays the same before its engine is asked, and the first pause between two questions."""
+
+MAX_PAUSE = 60.0
+"""Seconds. The longest pause between two questions about a job."""
+
+MISSING = ("job_missing", "k8s_job_missing")
+"""The reasons of suspect jobs that their engine does not know any more."""
+
+RUNNER_CODES = ("MODEL", "ENGINE")
+"""Codes of the errors with which a runner ends its job."""
+
+OWN_CODES = (*EARLY_CODES, INCOMPLETE, REDUCE, *INFERRED_CODES, *RUNNER_CODES)
+"""Codes of errors that mops-jobs gives itself. Others are words of a cluster."""
 
 
 class Action(NamedTuple):
@@ -156,7 +185,7 @@ def _wait_text(engine: EngineState) -> str | None:
     """Return why a job has not begun, in the words of its engine; None if it has, or if the engine does not say."""
     if engine.phase != "pending" or engine.reason is None:
         return None
-    words = ": ".join(filter(None, (engine.reason, engine.detail)))
+    words = str(Action("explain", engine.reason, engine.detail).words)
     return cut_in_the_middle(strip_control_characters(" ".join(words.split())), MAX_WAIT_TEXT)
 
 
@@ -171,9 +200,8 @@ def _suspect_reason(state: JobState, engine: EngineState, now: datetime) -> str 
     if engine.phase == "running":
         # A job sends no heartbeat before it is running, and some programs send none at all.
         return "no_update" if state.status == JobStatus.RUNNING and state.heartbeat_at is not None else None
-    if engine.reason == "Evicted" or (
-        engine.reason is None and state.status in (JobStatus.RUNNING, JobStatus.VALIDATING)
-    ):
+    has_run = state.status in (JobStatus.RUNNING, JobStatus.VALIDATING)
+    if engine.reason == "Evicted" or (engine.reason is None and has_run):
         return "pod_gone"  # and no other pod has replaced it
     return engine.reason if engine.is_stuck else None
 
@@ -209,46 +237,41 @@ def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[
         EngineUnavailableError: if an engine cannot be reached.
         StoreUnavailableError: if the registry cannot be reached.
     """
-    done, registry, now = [], session.registry, session.now
-    for state in states:
-        if not is_reconcilable(state, engines) and not (has_drop(state.fields()) and "slurm" in engines):
-            continue
-        action = Action("nothing")
-        try:
-            job = state.to_dict()
-            engine = engines[str(engine_of(job))]
-            found = engine.state(job)
-            found = _launch_end(state, found, now()) or found
-            current = deliver_shards(state, session, found)
-            needs_manifest = found.phase in ("succeeded", "failed") or current.status == JobStatus.VALIDATING
-            has_manifest = (
-                needs_manifest and registry.store.get(manifest_key(state.job_id, registry.prefix)) is not None
-            )
-            action = decide(current, found, now(), has_manifest=has_manifest)
-            times = engine.times(job) if action.verb in MOVES else EngineTimes()
-            if action.verb == "validate" and may_lack_files(current, session, times.ended_at):
-                action = Action("nothing")
-            after = _apply(session, current, action, found, times)
-            if after.is_terminal and not state.is_terminal:
-                deliver_shards(after, session, found)  # once more: nothing stays in a drop
-        except (EngineUnavailableError, StoreUnavailableError):
-            raise
-        except (InvalidTransitionError, JobNotFoundError):
-            # Another program was faster, and cancelled, ended or deleted it. Its change is the newer one.
-            newer = registry.get_job(state.job_id)
-            done.append(
-                ReconcileResult(
-                    state.job_id, Action("nothing"), state.status, newer.status if newer else "deleted", state=newer
-                )
-            )
-        except NotTrustedError as error:
-            problem = f"{error} {error.hint}"  # the flag to add
-            done.append(ReconcileResult(state.job_id, action, state.status, state.status, problem, error.exit_code))
-        except MopsJobsError as error:
-            done.append(ReconcileResult(state.job_id, action, state.status, state.status, str(error), error.exit_code))
-        else:
-            done.append(ReconcileResult(state.job_id, action, state.status, after.status, state=after))
-    return done
+    return [
+        _reconcile_one(session, engines, state)
+        for state in states
+        if is_reconcilable(state, engines) or (has_drop(state.fields()) and "slurm" in engines)
+    ]
+
+
+def _reconcile_one(session: Session, engines: Mapping[str, Engine], state: JobState) -> ReconcileResult:
+    registry, now, action = session.registry, session.now, Action("nothing")
+    try:
+        job = state.to_dict()
+        engine = engines[str(engine_of(job))]
+        found = engine.state(job)
+        found = _launch_end(state, found, now()) or found
+        current = deliver_shards(state, session, found)
+        needs_manifest = found.phase in ("succeeded", "failed") or current.status == JobStatus.VALIDATING
+        has_manifest = needs_manifest and registry.store.get(manifest_key(state.job_id, registry.prefix)) is not None
+        action = decide(current, found, now(), has_manifest=has_manifest)
+        times = engine.times(job) if action.verb in MOVES else EngineTimes()
+        if action.verb == "validate" and may_lack_files(current, session, times.ended_at):
+            action = Action("nothing")
+        after = _apply(session, current, action, found, times)
+        if after.is_terminal and not state.is_terminal:
+            deliver_shards(after, session, found)  # once more: nothing stays in a drop
+    except (EngineUnavailableError, StoreUnavailableError):
+        raise
+    except (InvalidTransitionError, JobNotFoundError):
+        # Another program was faster, and cancelled, ended or deleted it. Its change is the newer one.
+        newer = registry.get_job(state.job_id)
+        status = newer.status if newer else "deleted"
+        return ReconcileResult(state.job_id, Action("nothing"), state.status, status, state=newer)
+    except MopsJobsError as error:
+        problem = f"{error} {error.hint}" if isinstance(error, NotTrustedError) else str(error)  # the flag to add
+        return ReconcileResult(state.job_id, action, state.status, state.status, problem, error.exit_code)
+    return ReconcileResult(state.job_id, action, state.status, after.status, state=after)
 
 
 def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()) -> list[ReconcileResult]:
@@ -271,7 +294,11 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     found = [app.registry.require_job(job_id) for job_id in job_ids] or app.registry.get_active_jobs()
     ended = [done for state in found if (done := _end_lost_runner(state, app)) is not None]
     session = app.session()
-    states = [state for state in found if is_reconcilable(state, CLUSTER_ENGINES) or _has_files(state, session)]
+    states = [
+        state
+        for state in found
+        if is_reconcilable(state, CLUSTER_ENGINES) or (state.is_terminal and find_drop(state, session) is not None)
+    ]
     if not states:  # no cluster has to be configured
         return ended
     # A job whose record chooses more is a problem, and does not stop the others.
@@ -279,11 +306,6 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     names = {str(engine_of(state.to_dict())) for state in states}
     engines = {name: open_engine(name, app.env, trust) for name in names}
     return ended + reconcile(session, engines, states)
-
-
-def _has_files(state: JobState, session: Session) -> bool:
-    """Return whether a job that has ended may have files of shards that were not delivered."""
-    return state.is_terminal and find_drop(state, session) is not None
 
 
 def _end_lost_runner(state: JobState, app: App) -> ReconcileResult | None:
@@ -304,19 +326,14 @@ def _end_lost_runner(state: JobState, app: App) -> ReconcileResult | None:
 def _apply(session: Session, state: JobState, action: Action, engine: EngineState, times: EngineTimes) -> JobState:
     """Apply an action to a record, with the state and the times of the engine. Return the record after it."""
     registry, marks = session.registry, _marks(state, action, engine, session.now)
-    after = state
-    match action.verb:
-        case "start":
-            after = registry.update_status(state.job_id, JobStatus.RUNNING, metadata=marks)
-        case "validate" | "succeed" | "fail":
-            after = infer_end(state, _runner_end(state, action, engine, times), session).state
-        case "suspect" | "clear" | "explain":
-            sign = _sign_of_life(state, engine) if action.verb == "clear" else None
-            signs = {} if sign is None else {"heartbeat_at": sign}
-            after = registry.update_fields(state.job_id, metadata=marks, **signs)
-        case "nothing":
-            pass
-    return after
+    if action.verb == "nothing":
+        return state
+    if action.verb == "start":
+        return registry.update_status(state.job_id, JobStatus.RUNNING, metadata=marks)
+    if action.verb in MOVES:
+        return infer_end(state, _runner_end(state, action, engine, times), session).state
+    sign = _sign_of_life(state, engine) if action.verb == "clear" else None
+    return registry.update_fields(state.job_id, metadata=marks, **({} if sign is None else {"heartbeat_at": sign}))
 
 
 def _marks(state: JobState, action: Action, engine: EngineState, now: Callable[[], datetime]) -> dict[str, object]:
@@ -335,3 +352,195 @@ def _runner_end(state: JobState, action: Action, engine: EngineState, times: Eng
         return RunnerEnd(None, action.words, times, is_stated=True)
     detail = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed ({action.reason})."
     return RunnerEnd(action.reason, detail, times, engine.lost, is_stated=True)
+
+
+class EngineWatch:
+    """Asks the engines about the jobs that a command follows, at a bounded rate."""
+
+    def __init__(self, app: App, out: Printer, *, quiet_seconds: float = QUIET_SECONDS) -> None:
+        """Begin; nothing is asked yet.
+
+        Args:
+            app: the run, whose registry has the jobs.
+            out: prints what went wrong, once.
+            quiet_seconds: how long a record has to stay the same before the first question.
+        """
+        self._app = app
+        self._out = out
+        self._quiet_seconds = quiet_seconds
+        self._silences: dict[str, _Silence] = {}
+        self._engines: dict[str, Engine] = {}
+        self._next_question = 0.0
+        self._warned: set[str] = set()
+        self._last_wait: str | None = None
+
+    def look(self, state: JobState) -> JobState:
+        """End a job whose runner has ended on this machine; ask the engine of another, if that is due.
+
+        Args:
+            state: the record of the job, as the registry has it now.
+
+        Returns:
+            The record after that.
+
+        Raises:
+            StoreUnavailableError: if the registry does not take what was found.
+        """
+        state = end_lost_runner(state.fields(), self._app) or state
+        if not is_reconcilable(state, CLUSTER_ENGINES):
+            self._silences.pop(state.job_id, None)
+            return state
+        now = self._app.monotonic()
+        silence = self._silences.setdefault(state.job_id, _Silence(now, self._quiet_seconds))
+        if not silence.is_due(state, now) or now < self._next_question:
+            return state
+        silence.count_question(now)
+        return self._ask(state)
+
+    def knows(self, state: JobState) -> bool:
+        """Return whether an active job has been asked about, if its engine can be asked at all."""
+        silence = self._silences.get(state.job_id)
+        return silence.questions > 0 if silence is not None else not is_reconcilable(state, CLUSTER_ENGINES)
+
+    def look_and_tell(self, state: JobState) -> JobState:
+        """Do as `look`, and print a note when there is news of what the job waits for."""
+        state = self.look(state)
+        wait = wait_of(state)
+        if wait is not None and wait != self._last_wait:
+            self._out.note(strip_control_characters(f"{state.job_id}: {state.status}, waits for {wait}"))
+        self._last_wait = wait
+        return state
+
+    def _ask(self, state: JobState) -> JobState:
+        """Ask, and return the record. What goes wrong is printed once for each reason, and the command goes on."""
+        name = str(engine_of(state.to_dict()))
+        try:
+            done = _ask_engine(state, self._app, self._engines)
+        except StoreUnavailableError:
+            raise
+        except (MopsJobsError, ImportError) as error:
+            if isinstance(error, EngineUnavailableError):
+                self._next_question = self._app.monotonic() + MAX_PAUSE  # each further job would wait for it in vain
+            self._warn(name, f"The {name} engine cannot be asked about {state.job_id}: {error}")
+            return state
+        if done.problem is not None:
+            self._warn(state.job_id, _describe_problem(done, name))
+        return done.state or state
+
+    def warn_if_missing(self, state: JobState) -> None:
+        """Warn once if a job is suspect because its engine does not know it. Only the record ends a job."""
+        reason = missing_reason(state)
+        if reason is not None:
+            words = f"suspect ({reason}). If its runner is gone: {command_line('resume', state.job_id)}"
+            self._warn(f"{state.job_id} {reason}", f"{state.job_id}: {words}")
+
+    def _warn(self, about: str, problem: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            self._out.warn(strip_control_characters(problem))
+
+
+class _Silence:
+    """Silence of the record of one job: how long it has stayed the same, and when its engine is asked next."""
+
+    def __init__(self, now: float, quiet_seconds: float) -> None:
+        self._quiet_seconds = quiet_seconds
+        self._seen: object = None
+        self._status: str | None = None
+        self._since = self._next = now
+        self._backoff = Backoff(QUIET_SECONDS, MAX_PAUSE, jitter=NO_JITTER)
+        self.questions = 0
+
+    def is_due(self, state: JobState, now: float) -> bool:
+        """Take the record as it is now, and return whether to ask."""
+        seen = (state.revision, state.updated_at, state.heartbeat_at)
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        if state.status != self._status:
+            self._status = state.status
+            self._backoff.reset()
+        return now - self._since >= self._quiet_seconds and now >= self._next
+
+    def count_question(self, now: float) -> None:
+        """Count a question, and find out when the next one is due."""
+        self.questions += 1
+        self._next = now + self._backoff.next_delay()
+
+
+def _ask_engine(state: JobState, app: App, engines: dict[str, Engine]) -> ReconcileResult:
+    """Bring the word of a job's engine into its record. The engine is opened once."""
+    name = str(engine_of(state.to_dict()))
+    if name not in engines:
+        engines[name] = open_engine(name, app.env, user_trust((), app))
+    (done,) = reconcile(app.session(), engines, [state])
+    return done
+
+
+def wait_of(state: JobState) -> str | None:
+    """Return what an active job waits for, by its record; None if nothing is known."""
+    wait = state.metadata.get(WAITS_FOR)
+    return wait if isinstance(wait, str) and not state.is_terminal else None
+
+
+def missing_reason(state: JobState) -> str | None:
+    """Return why an active job is suspect, if its engine does not know it; else None."""
+    reason = None if state.is_terminal else marked_reason(state)
+    return reason if reason in MISSING else None
+
+
+def ask_who_runs(job: Mapping[str, object], app: App, *, must_answer: bool) -> bool:
+    """End a job whose runner has ended on this machine; ask the engine of another one, if its record is silent.
+
+    Args:
+        job: an active job in its JSON form, as the cache or the registry has it.
+        app: the run, whose registry has the job.
+        must_answer: whether to warn also if this machine does not reach the engine at all. It does for a job whose
+            shards report by files: its record may be old.
+
+    Returns:
+        Whether the record may be newer.
+    """
+    if job["engine"] in LOCAL_ENGINES:
+        return end_lost_runner_if_possible(job, app) is not None
+    name = engine_of(job)
+    if name not in CLUSTER_ENGINES:
+        return False
+    reports = (job[name] for name in ("created_at", "status_since", "heartbeat_at"))
+    last = max(parse_time(str(at)) for at in reports if at is not None)
+    if (app.now() - last).total_seconds() < QUIET_SECONDS:
+        return False
+    must_answer = must_answer or has_drop(job)
+    try:
+        state = state_from_row(json.dumps({field: job[field] for field in FIELDS}))
+        done = _ask_engine(state, app, {})
+    except (MopsJobsError, ImportError) as error:
+        if must_answer or isinstance(error, (EngineUnavailableError, StoreUnavailableError)):
+            app.out.warn(f"{error} Showing the record alone.")
+        return False
+    # Many machines are not set up for the cluster of a job, so that is not told. A refusal is.
+    is_refused = done.exit_code == EXIT_SIGN_IN and (name != "kubernetes" or is_cluster_configured(app.env))
+    if done.problem is not None and (must_answer or is_refused or done.action.verb != "nothing"):
+        app.out.warn(_describe_problem(done, name))
+    return done.state is None or done.state.revision != state.revision
+
+
+def _describe_problem(done: ReconcileResult, engine: str) -> str:
+    """Return why the engine's word is not in the record, with the word if there is one."""
+    hint = f"See: {command_line('reconcile', done.job_id)}"
+    if done.action == Action("nothing"):
+        return f"The {engine} engine cannot be asked about {done.job_id}: {done.problem} {hint}"
+    word = done.action.verb + (f" ({done.action.words})" if done.action.words else "")
+    return f"The {engine} engine reports {done.job_id}: {word}. Its record stays: {done.problem} {hint}"
+
+
+def early_end_text(job: Mapping[str, object]) -> str | None:
+    """Return why a job was ended before its tasks; None if it was not."""
+    message = str(job["error_message"]).partition(";")[0]
+    if is_ended_by_engine(job):
+        return f"{job['error_code']}: {message}"
+    return message if job["error_code"] in EARLY_CODES else None
+
+
+def is_ended_by_engine(job: Mapping[str, object]) -> bool:
+    """Return whether a job was ended by the word of its cluster. Its record then has that as the code of the error."""
+    return job["error_code"] not in (None, *OWN_CODES) and engine_of(job) in CLUSTER_ENGINES

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from mopsjobs.app.run.cache_access import CacheAccess
-from mopsjobs.app.run.cache_location import CacheLocation
 from mopsjobs.app.run.config import Settings, load
-from mopsjobs.app.run.embedded_registry import EmbeddedRegistry
+from mopsjobs.app.run.embedded_registry import CacheLocation, EmbeddedRegistry
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.console.printer import Printer
@@ -140,10 +140,9 @@ class App:
 
     def ids_with_prefix(self, prefix: str) -> tuple[str, ...]:
         """Return ids of the cache that begin with a prefix, as far as it can be read, for an error or a hint."""
-        try:
+        with contextlib.suppress(CacheError):
             return self.cache.read_cached(lambda cache: job_queries.ids_with_prefix(cache, prefix)) or ()
-        except CacheError:
-            return ()
+        return ()
 
     def close(self) -> None:
         """Close what was opened."""
@@ -186,18 +185,13 @@ def open_app(
         from mopsjobs.app.run.modelops_environment import with_environment
 
         env = with_environment(environment, env)
-    settings = load(flags, env, _working_directory(), given_by=given_by)
+    cwd = None
+    with contextlib.suppress(OSError):  # it was removed, like the scratch directory of a job that has ended
+        cwd = os.getcwd()
+    settings = load(flags, env, cwd, given_by=given_by)
     out.color = settings.color.value
     for sentence in settings.ignored:
         out.warn(sentence)
     if settings.redirected_by is not None:
         out.note(f"The registry is {settings.registry.value}, named by {settings.redirected_by}")
     return new_app(settings, out, env, **clocks)
-
-
-def _working_directory() -> str | None:
-    """Return the working directory; None if it was removed, like the scratch directory of a job that has ended."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return None

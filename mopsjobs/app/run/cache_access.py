@@ -13,9 +13,8 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
-from mopsjobs.app.run.cache_location import CacheLocation
 from mopsjobs.app.run.config import Settings
-from mopsjobs.app.run.embedded_registry import EmbeddedRegistry
+from mopsjobs.app.run.embedded_registry import CacheLocation, EmbeddedRegistry
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy, never_synced_error
 from mopsjobs.cache.database import (
     DamagedCacheError,
@@ -133,7 +132,9 @@ class CacheAccess:
         """
 
         def attempt() -> T:
-            with self._open_to_write() as connection:
+            self._embedded.protect_emptied_cache()
+            opened = open_to_write(self.path, self._settings.registry_id)
+            with contextlib.closing(opened) as connection, translate_sqlite_errors(self.path):
                 return action(connection)
 
         return self._with_repair(attempt)
@@ -212,14 +213,6 @@ class CacheAccess:
                 freshness.note_failed_refresh(failure)
             yield connection, freshness
 
-    @contextlib.contextmanager
-    def _open_to_write(self) -> Iterator[sqlite3.Connection]:
-        """Open the cache to write; create it if there is none."""
-        self._embedded.protect_emptied_cache()
-        opened = open_to_write(self.path, self._settings.registry_id)
-        with contextlib.closing(opened), translate_sqlite_errors(self.path):
-            yield opened
-
     # --- age -------------------------------------------------------------------------------------------------
 
     def _is_fresh_enough(self, meta: Mapping[str, str], policy: FreshnessPolicy) -> bool:
@@ -232,14 +225,9 @@ class CacheAccess:
         return 0 <= (self._now() - scanned_at).total_seconds() <= policy.max_age
 
     def _freshness(self, meta: Mapping[str, str], failure: StoreError | CacheError | None) -> Freshness:
-        settings = self._settings
-        return Freshness(
-            meta,
-            self._now(),
-            stale_after=parse_duration(settings.stale_after.value),
-            is_local=settings.is_local,
-            problem=None if failure is None else str(failure),
-        )
+        stale_after, is_local = parse_duration(self._settings.stale_after.value), self._settings.is_local
+        problem = None if failure is None else str(failure)
+        return Freshness(meta, self._now(), stale_after=stale_after, is_local=is_local, problem=problem)
 
     # --- sync ------------------------------------------------------------------------------------------------
 
@@ -393,15 +381,13 @@ class CacheAccess:
     def _failures_ignored(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - the next sync brings the record
-            self._out.debug(f"The cache did not take a record: {error}")
+        except Exception as error:  # noqa: BLE001 - the next sync brings a record; else only a count is missing
+            self._out.debug(f"The cache did not take a change: {error}")
 
     def count_conflicts(self, conflicts: Mapping[str, int]) -> None:
         """Add lost races to the counters of the cache. A failure does not spoil the run."""
         from mopsjobs.cache.counters import add_conflicts
 
-        try:
+        with self._failures_ignored():
             if os.path.exists(self.path):
                 self.write(lambda cache: add_conflicts(cache, conflicts))
-        except Exception as error:  # noqa: BLE001 - only a count is missing
-            self._out.debug(f"The cache did not take the count of lost races: {error}")

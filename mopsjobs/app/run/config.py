@@ -31,8 +31,6 @@ tomllib takes grows with the square of a dotted name."""
 
 COLORS = ("auto", "always", "never")
 
-DEFAULT_STALE_AFTER = "15m"
-
 NO_HOME_ORIGIN = "default without a home directory"
 """Origin of a cache path below the temporary directory, which is used only if that directory is private."""
 
@@ -115,13 +113,12 @@ _ONLY_OF_USER = (TRUSTED, NOTIFY)
 
 MAX_LOCAL_WORKERS = "max_local_workers"
 
-NUMBERS = (MAX_LOCAL_WORKERS,)
-"""Settings that may be a number in a file."""
-
 ONE_PER_CORE = "cores"
-"""The default of `max_local_workers`."""
+"""One worker per core."""
 
 MAX_WORKERS = 100_000
+
+_DEFAULTS = {"color": "auto", "stale_after": "15m", MAX_LOCAL_WORKERS: ONE_PER_CORE}
 
 _ENV = {
     "registry": "MOPS_JOBS_REGISTRY",
@@ -147,17 +144,16 @@ def load(
         ConfigError: if a file cannot be read, has a wrong key or a wrong type, or if a value is invalid. The message
             names the origin.
     """
-    found: dict[str, Setting] = {}
-    for name, value in flags.items():
-        if value is not None and name != "env":
-            found[name] = Setting(value, f"{given_by}{name}")
+    given = {name: value for name, value in flags.items() if value is not None and name != "env"}
+    found = {name: Setting(value, f"{given_by}{name}") for name, value in given.items()}
     if (environment := flags.get("env")) is not None:
         found.setdefault("registry", Setting(f"azure://{DEFAULT_CONTAINER}", f"{given_by}env {environment}"))
     for name, variable in _ENV.items():
         if env.get(variable):
             found.setdefault(name, Setting(env[variable], f"environment {variable}"))
     project, ignored = find_project_file(cwd)
-    user = _user_file(env)
+    directory = user_dirs.config_directory(env)
+    user = None if directory is None else os.path.join(directory, "config.toml")
     if user is not None and os.path.isfile(user) and (reason := why_foreign(user)) is not None:
         # Root with the home of a user: the file could name any file of root as the cache.
         ignored, user = (*ignored, f"The configuration file {user} is ignored: {reason}."), None
@@ -173,17 +169,17 @@ def load(
                 hint="Move it there: ~/.config/mops-jobs/config.toml",
             )
         trusted = _read_trusted(path, own.get(TRUSTED)) or trusted
-        rules = _read_rules(path, own.get(NOTIFY)) or rules
-        for name, value in document.items():
-            if name not in found:
-                used = _check_project_value(path, name, value) if path == project else value
-                found[name] = Setting(used, f"file {path}")
+        if own.get(NOTIFY):
+            from mopsjobs.app.run.notify_rules import parse_rules  # here: most users have none
 
+            rules = parse_rules(path, own[NOTIFY])
+        for name in [name for name in document if name not in found]:
+            value = document[name]
+            found[name] = Setting(_project_value(path, name, value) if path == project else value, f"file {path}")
     if "registry" not in found:
         found["registry"] = Setting(_default_registry(env), "default")
-    found.setdefault("color", Setting("auto", "default"))
-    found.setdefault("stale_after", Setting(DEFAULT_STALE_AFTER, "default"))
-    found.setdefault(MAX_LOCAL_WORKERS, Setting(ONE_PER_CORE, "default"))
+    for name, value in _DEFAULTS.items():
+        found.setdefault(name, Setting(value, "default"))
     _check(found)
     registry_id = identity(found["registry"].value, env)
     if "cache" not in found:
@@ -192,33 +188,30 @@ def load(
     return Settings(found, registry_id, files, ignored, trusted, rules)
 
 
-def _check_project_value(path: str, name: str, value: str) -> str:
-    """Return the value of a setting in a project file, if a project file may set it.
-
-    Raises:
-        ConfigError: if it may not.
-    """
+def _project_value(path: str, name: str, value: str) -> str:
+    """Return the value of a setting in a project file, if a project file may set it."""
     if name == "registry":
         check_registry(path, value)
     return cache_below(path, value) if name == "cache" else value
 
 
 def _check(found: Mapping[str, Setting]) -> None:
-    checks = {"registry": check_url, "stale_after": parse_duration, MAX_LOCAL_WORKERS: _parse_workers}
-    for name, check in checks.items():
+    for name, check in _CHECKS.items():
         try:
-            check(found[name].value)
+            check(found[name].value if name in found else "default")
         except UsageError as error:
             message = f"{error.message.rstrip('.')} ({name}, from {found[name].origin})."
             raise ConfigError(message, hint=error.hint) from None
-    cache = found.get("cache")
-    if cache is not None and not cache.value:
-        raise ConfigError(f"invalid cache '': expected a path (cache, from {cache.origin}).")
-    color = found["color"]
-    if color.value not in COLORS:
-        raise ConfigError(
-            f"invalid color mode '{color.value}': expected one of {', '.join(COLORS)} (color, from {color.origin})."
-        )
+
+
+def _check_cache(path: str) -> None:
+    if not path:
+        raise UsageError("invalid cache '': expected a path.")
+
+
+def _check_color(mode: str) -> None:
+    if mode not in COLORS:
+        raise UsageError(f"invalid color mode '{mode}': expected one of {', '.join(COLORS)}.")
 
 
 def _parse_workers(text: str) -> int | None:
@@ -235,34 +228,41 @@ def _parse_workers(text: str) -> int | None:
     return number
 
 
+_CHECKS = {
+    "registry": check_url,
+    "stale_after": parse_duration,
+    MAX_LOCAL_WORKERS: _parse_workers,
+    "cache": _check_cache,
+    "color": _check_color,
+}
+
+
 def _read(path: str) -> dict[str, Any]:
     import tomllib
 
+    named = f"the configuration file {path}"
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
-        if len(text) > MAX_FILE_BYTES:
-            raise ConfigError(f"The configuration file {path} has more than {MAX_FILE_BYTES:,} bytes.")
-        document = tomllib.loads(text.decode())
-        document |= {name: str(value) for name, value in document.items() if name in NUMBERS and type(value) is int}
+        document = tomllib.loads(text.decode()) if len(text) <= MAX_FILE_BYTES else None
     except OSError as error:
-        raise ConfigError(f"Cannot read the configuration file {path}: {error.strerror}.") from None
+        raise ConfigError(f"Cannot read {named}: {error.strerror}.") from None
     except RecursionError:
         raise ConfigError(f"The configuration file {path} is nested too deeply.") from None
-    except ConfigError:
-        raise
     except ValueError as error:  # also int(), if a number has too many digits
         raise ConfigError(f"The configuration file {path} is not valid TOML: {error}.") from None
+    if document is None:
+        raise ConfigError(f"The configuration file {path} has more than {MAX_FILE_BYTES:,} bytes.")
+    if type(workers := document.get(MAX_LOCAL_WORKERS)) is int:
+        document[MAX_LOCAL_WORKERS] = str(workers)
     for name, value in document.items():
         if name in _ONLY_OF_USER:
             continue
         if name not in _ENV:
             known = ", ".join((*_ENV, *_ONLY_OF_USER))
             raise ConfigError(f"The configuration file {path} has an unknown key '{name}': expected one of {known}.")
-        if not isinstance(value, str) or not value:
-            raise ConfigError(f"invalid {name} in the configuration file {path}: expected a text.")
-        if not value.isprintable():
-            raise ConfigError(f"invalid {name} in the configuration file {path}: expected printable characters only.")
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise ConfigError(f"invalid {name} in {named}: expected a text of printable characters.")
     here = os.path.dirname(path)
     # A relative path in a file counts from that file, wherever the command is run.
     if (registry := document.get("registry", "")).startswith("sqlite:") and registry[7:8] not in ("", "/", "~"):
@@ -278,31 +278,12 @@ def _read_trusted(path: str, value: object) -> tuple[str, ...]:
     Raises:
         ConfigError: if it is not a list of texts.
     """
-    if not value:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(text, str) and text.isprintable() for text in value):
+    texts = value or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.isprintable() for text in texts):
         raise ConfigError(
             f"invalid {TRUSTED} in the configuration file {path}: expected a list of texts like context:prod."
         )
-    return tuple(value)
-
-
-def _read_rules(path: str, table: object) -> tuple[Rule, ...]:
-    """Return the rules of the table `notify` of a configuration file.
-
-    Raises:
-        ConfigError: if it is malformed.
-    """
-    if not table:
-        return ()
-    from mopsjobs.app.run.notify_rules import parse_rules  # here: most users have none
-
-    return parse_rules(path, table)
-
-
-def _user_file(env: Mapping[str, str]) -> str | None:
-    directory = user_dirs.config_directory(env)
-    return None if directory is None else os.path.join(directory, "config.toml")
+    return tuple(texts)
 
 
 def _default_registry(env: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The file of an embedded registry: if it is missing, was it never created, or is it lost?
+"""The files of a run: where its cache is, and whether the file of an embedded registry is missing or lost.
 
 A lost file is an outage, as when its disk is not mounted. A second file in its place would take writes that disappear
 when the disk is back. Only the cache knows whether there were jobs (docs/decisions/0006-registry-identity.md).
@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from mopsjobs.app.run.cache_location import CacheLocation
-from mopsjobs.app.run.config import Settings
+from mopsjobs.app.run.config import NO_HOME_ORIGIN, Settings
 from mopsjobs.cache.database import is_emptied
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import StoreUnavailableError, command_line
@@ -32,6 +31,35 @@ FILE_CLOCK_SECONDS = 2.0
 
 WAL_SEPARATOR = " "
 """Between the states of the file and of its WAL."""
+
+
+class CacheLocation:
+    """The path of the cache, decided at its first use: deciding may make a directory and print a note."""
+
+    def __init__(self, settings: Settings, out: Printer) -> None:
+        self._settings = settings
+        self._out = out
+        self._path: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Return the path in the settings, or one in a private directory if there is no writable home.
+
+        A cache in a home that cannot be written is used: it can be read.
+        """
+        if self._path is None:
+            path, origin = self._settings.cache.value, self._settings.cache.origin
+            is_lost = self.is_default and not os.path.exists(path)
+            if origin == NO_HOME_ORIGIN or (is_lost and not user_dirs.can_be_created(os.path.dirname(path))):
+                path = os.path.join(user_dirs.make_temporary_directory(), os.path.basename(path))
+                self._out.note(f"There is no writable home; the cache is {path}")
+            self._path = path
+        return self._path
+
+    @property
+    def is_default(self) -> bool:
+        """Return whether mops-jobs chose the path, so that only a cache can have been there."""
+        return self._settings.cache.origin == "default"
 
 
 class EmbeddedRegistry:

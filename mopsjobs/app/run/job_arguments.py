@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import namedtuple
 
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import OptionError, UsageError
@@ -13,10 +14,11 @@ from mopsjobs.utils.times import parse_when
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from typing import Any
 
+    Apply = Callable[[filters.Filter, Any, datetime], None]
 
 DEFAULT_LIMIT = 50
 """Jobs in a listing without a limit."""
@@ -54,42 +56,29 @@ class ShortName(str):
     __slots__ = ()
 
 
-class FilterArgument:
-    """A filter of jobs, from which its flag, its parameters, its word in the search box and its argument follow."""
+class FilterArgument(
+    namedtuple(  # noqa: PYI024 - typing costs a listing 3 ms
+        "FilterArgument",
+        "name kind help apply on metavar short read expected schema",
+        defaults=(EVERYWHERE, "", None, str, "", {}),
+    )
+):
+    """A filter of jobs, from which its flag, its parameters, its word in the search box and its argument follow.
 
-    __slots__ = ("apply", "expected", "help", "kind", "metavar", "name", "on", "read", "schema", "short")
+    Attributes:
+        name: the name of the parameter and of the argument; the flag and the word of the search box follow from it.
+        kind: the kind of its values.
+        help: which jobs pass.
+        apply: sets the condition for a value; the time is that from which durations count.
+        on: where the filter is: everywhere, on the page alone, or only in commands and Python programs.
+        metavar: the value in the help of the flag.
+        short: a second name of the flag.
+        read: reads the value from a text. It returns None, or raises UsageError, if the text is invalid.
+        expected: what a valid value is, for the message about an invalid one.
+        schema: what OpenAPI says of the value, besides its kind.
+    """
 
-    def __init__(  # noqa: PLR0913 - a row of the table, nearly all by name
-        self,
-        name: str,
-        kind: str,
-        help_text: str,
-        apply: Callable[[filters.Filter, Any, datetime], None],
-        *,
-        on: str = EVERYWHERE,
-        metavar: str = "",
-        short: str | None = None,
-        read: Callable[[str], Any] = str,
-        expected: str = "",
-        schema: Mapping[str, object] | None = None,
-    ) -> None:
-        """Describe the filter.
-
-        Args:
-            name: the name of the parameter and of the argument; the flag and the word of the search box follow from it.
-            kind: the kind of its values.
-            help_text: which jobs pass.
-            apply: sets the condition for a value; the time is that from which durations count.
-            on: where the filter is: everywhere, on the page alone, or only in commands and Python programs.
-            metavar: the value in the help of the flag.
-            short: a second name of the flag.
-            read: reads the value from a text. It returns None, or raises UsageError, if the text is invalid.
-            expected: what a valid value is, for the message about an invalid one.
-            schema: what OpenAPI says of the value, besides its kind.
-        """
-        self.name, self.kind, self.help, self.apply = name, kind, help_text, apply
-        self.on, self.metavar, self.short = on, metavar, short
-        self.read, self.expected, self.schema = read, expected, schema or {}
+    __slots__ = ()
 
     @property
     def default(self) -> object:
@@ -172,20 +161,17 @@ def parse_tail(text: str) -> int:
     return read_whole_number(text, 0, MAX_LIMIT, "number of lines", "a whole number, 0 or more")
 
 
-def _set_hours(chosen: filters.Filter, hours: float, now: datetime) -> None:
-    chosen.since = parse_when(f"{hours}h", now).timestamp()
+def _assign(field: str, read: Callable[[Any, datetime], object] = lambda value, _now: value) -> Apply:
+    """Return a function that sets a field of a filter to the value."""
+
+    def apply(chosen: filters.Filter, value: Any, now: datetime) -> None:
+        setattr(chosen, field, read(value, now))
+
+    return apply
 
 
-def _set_since(chosen: filters.Filter, text: str, now: datetime) -> None:
-    chosen.since = parse_when(text, now).timestamp()
-
-
-def _set_until(chosen: filters.Filter, text: str, now: datetime) -> None:
-    chosen.until = parse_when(text, now).timestamp()
-
-
-def _set_statuses(chosen: filters.Filter, text: str, _now: datetime) -> None:
-    chosen.statuses = parse_statuses(text)
+def _moment(text: str, now: datetime) -> float:
+    return parse_when(text, now).timestamp()
 
 
 def _set_name(chosen: filters.Filter, glob: str, _now: datetime) -> None:
@@ -199,13 +185,13 @@ def _set_match(chosen: filters.Filter, pattern: str, _now: datetime) -> None:
     chosen.match = pattern
 
 
-def _set_labels(chosen: filters.Filter, texts: Sequence[str], _now: datetime) -> None:
+def _parse_labels(texts: Sequence[str], _now: datetime) -> tuple[object, ...]:
     if len(texts) > MAX_LABELS:
         raise UsageError(f"too many labels ({len(texts):,}): expected at most {MAX_LABELS}.")
-    chosen.labels = tuple(map(label_filter, texts))
+    return tuple(map(label_filter, texts))
 
 
-def require_choice(column: str) -> Callable[[filters.Filter, str, datetime], None]:
+def require_choice(column: str) -> Apply:
     """Return a function that requires one of several values, separated by commas, in a column."""
 
     def require(chosen: filters.Filter, text: str, _now: datetime) -> None:
@@ -217,41 +203,17 @@ def require_choice(column: str) -> Callable[[filters.Filter, str, datetime], Non
     return require
 
 
-def _set_stuck(chosen: filters.Filter, _stuck: object, now: datetime) -> None:
-    chosen.stuck_at = now.timestamp()
-
-
-def _set_text(chosen: filters.Filter, text: str, _now: datetime) -> None:
-    chosen.text = text
-
-
 def _set_days(chosen: filters.Filter, days: int, now: datetime) -> None:
     from mopsjobs.cache.queries.charts import window_start  # here: only pages have it
 
     chosen.end_after(window_start(days, now.timestamp()))
 
 
-def _set_ended_since(chosen: filters.Filter, text: str, now: datetime) -> None:
-    chosen.end_after(parse_when(text, now).timestamp())
-
-
-def _set_ended_until(chosen: filters.Filter, text: str, now: datetime) -> None:
-    chosen.ended_until = parse_when(text, now).timestamp()
-
-
-def _set_error(chosen: filters.Filter, text: str, _now: datetime) -> None:
-    chosen.error = text
-
-
-def _set_params(chosen: filters.Filter, texts: Sequence[str], _now: datetime) -> None:
+def _parse_params(texts: Sequence[str], _now: datetime) -> tuple[object, ...]:
     from mopsjobs.cache.queries.task_filters import check_count, parse_parameter  # here: only pages have it
 
     check_count(texts)
-    chosen.params = tuple(map(parse_parameter, texts))
-
-
-def _set_open(chosen: filters.Filter, _open: object, _now: datetime) -> None:
-    chosen.is_open = True
+    return tuple(map(parse_parameter, texts))
 
 
 _WORDS = "|".join([*STATUSES, *GROUPS])
@@ -260,21 +222,22 @@ _WHEN = {"pattern": r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"}
 
 _TABLE = (
     FilterArgument(
-        "hours", NUMBER, "jobs created or changed in the last N hours", _set_hours, metavar="N",
-        read=parse_hours, expected="a number above 0, at most a century",
-        schema={"exclusiveMinimum": 0, "maximum": MAX_HOURS},
+        "hours", NUMBER, "jobs created or changed in the last N hours",
+        _assign("since", lambda hours, now: _moment(f"{hours}h", now)), metavar="N", read=parse_hours,
+        expected="a number above 0, at most a century", schema={"exclusiveMinimum": 0, "maximum": MAX_HOURS},
     ),
     FilterArgument(
-        "since", TEXT, "jobs created or changed since this time: 2h or 7d ago, or RFC 3339", _set_since,
+        "since", TEXT, "jobs created or changed since this time: 2h or 7d ago, or RFC 3339", _assign("since", _moment),
         metavar="TIME", schema=_WHEN,
     ),
     FilterArgument(
-        "until", TEXT, "jobs created before this time: 2h or 7d ago, or RFC 3339", _set_until,
+        "until", TEXT, "jobs created before this time: 2h or 7d ago, or RFC 3339", _assign("until", _moment),
         metavar="TIME", schema=_WHEN,
     ),
     FilterArgument(
-        "status", CHOICES, "jobs with one of these statuses, or of the groups active and done", _set_statuses,
-        metavar="STATUS", short="-s", schema={"pattern": f"^({_WORDS})(,({_WORDS}))*$"},
+        "status", CHOICES, "jobs with one of these statuses, or of the groups active and done",
+        _assign("statuses", lambda text, _now: parse_statuses(text)), metavar="STATUS", short="-s",
+        schema={"pattern": f"^({_WORDS})(,({_WORDS}))*$"},
     ),
     FilterArgument(
         "name", TEXT, "jobs whose id or Kubernetes name matches, like 'night*'", _set_name, metavar="GLOB",
@@ -283,7 +246,8 @@ _TABLE = (
         "match", TEXT, "jobs whose id or Kubernetes name contains a match", _set_match, metavar="REGEX", on=COMMANDS,
     ),
     FilterArgument(
-        "label", REPEATED, "jobs with this label, of this value if given", _set_labels, metavar="KEY[=VALUE]",
+        "label", REPEATED, "jobs with this label, of this value if given", _assign("labels", _parse_labels),
+        metavar="KEY[=VALUE]",
     ),
     FilterArgument(
         "namespace", CHOICES, "jobs in one of these Kubernetes namespaces", require_choice("namespace"),
@@ -291,10 +255,11 @@ _TABLE = (
     ),
     FilterArgument("owner", CHOICES, "jobs of one of these owners", require_choice("owner"), metavar="OWNER"),
     FilterArgument(
-        "stuck", SWITCH, "active jobs that are silent, have a hanging task or are suspect", _set_stuck,
+        "stuck", SWITCH, "active jobs that are silent, have a hanging task or are suspect",
+        _assign("stuck_at", lambda _on, now: now.timestamp()),
     ),
     FilterArgument(
-        "q", TEXT, "jobs whose id, Kubernetes name, owner, study, error, note or label contains this", _set_text,
+        "q", TEXT, "jobs whose id, Kubernetes name, owner, study, error, note or label contains this", _assign("text"),
         on=PAGE,
     ),
     FilterArgument(
@@ -302,15 +267,18 @@ _TABLE = (
         read=lambda text: int(text) if text in map(str, DAYS) else None,
         expected=f"one of {', '.join(map(str, DAYS))}",
     ),
-    FilterArgument("ended_since", TEXT, "jobs that ended since this time, or are active", _set_ended_since, on=PAGE),
-    FilterArgument("ended_until", TEXT, "jobs that ended before this time", _set_ended_until, on=PAGE),
-    FilterArgument("study", CHOICES, "jobs of one of these studies", require_choice("study"), on=PAGE),
-    FilterArgument("error", TEXT, "jobs with this text in an error", _set_error, on=PAGE),
     FilterArgument(
-        "param", REPEATED, "jobs with a parameter set that has this parameter, or meets this condition", _set_params,
-        on=PAGE,
+        "ended_since", TEXT, "jobs that ended since this time, or are active",
+        lambda chosen, text, now: chosen.end_after(_moment(text, now)), on=PAGE,
     ),
-    FilterArgument("open", SWITCH, "failed or partial jobs that no resume has taken up", _set_open, on=PAGE),
+    FilterArgument("ended_until", TEXT, "jobs that ended before this time", _assign("ended_until", _moment), on=PAGE),
+    FilterArgument("study", CHOICES, "jobs of one of these studies", require_choice("study"), on=PAGE),
+    FilterArgument("error", TEXT, "jobs with this text in an error", _assign("error"), on=PAGE),
+    FilterArgument(
+        "param", REPEATED, "jobs with a parameter set that has this parameter, or meets this condition",
+        _assign("params", _parse_params), on=PAGE,
+    ),
+    FilterArgument("open", SWITCH, "failed or partial jobs that no resume has taken up", _assign("is_open"), on=PAGE),
 )  # fmt: skip
 
 FILTERS = {argument.name: argument for argument in _TABLE}

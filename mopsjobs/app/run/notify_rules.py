@@ -8,7 +8,7 @@ that may be a secret in the wrong place. Every command reads the rules, so this 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 from mopsjobs.engines import NOTIFY_PREFIX
@@ -36,13 +36,7 @@ WEBHOOKS = ("webhook", "slack", "teams")
 
 TYPES = ("command", "email", *WEBHOOKS)
 
-_KEYS = {
-    "command": ("command",),
-    "email": ("to", "from", "server", "user"),
-    "webhook": (),
-    "slack": (),
-    "teams": (),
-}
+_KEYS = {"command": ("command",), "email": ("to", "from", "server", "user")}
 """The keys that only rules of a type have."""
 
 _COMMON = ("type", "on", "jobs", "label", "failure_rate")
@@ -52,11 +46,13 @@ DEFAULT_FAILURE_RATE = 0.1
 MAX_RULES = 20
 MAX_TEXTS = 20
 MAX_TEXT = 500
+MAX_NAME = 40
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _RATE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
 _ADDRESS = re.compile(r"[^\s@,;:<>()\[\]\"\\]+@[^\s@,;:<>()\[\]\"\\]+")
-_SERVER = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
+_ADDRESSES = "addresses like me@example.org"
+_SERVER = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?", re.ASCII)
 
 
 class Rule:
@@ -112,91 +108,81 @@ def parse_rules(path: str, table: object) -> tuple[Rule, ...]:
         raise ConfigError(f"invalid notify in the configuration file {path}: expected tables like [notify.me].")
     if len(table) > MAX_RULES:
         raise ConfigError(f"too many rules in the configuration file {path}: expected at most {MAX_RULES}.")
-    return tuple(_Reader(path, name, rule).read() for name, rule in table.items())
+    return tuple(_read_rule(path, name, rule) for name, rule in table.items())
+
+
+def _read_rule(path: str, name: str, table: Mapping[str, object]) -> Rule:
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
+        raise ConfigError(
+            f"invalid name of a rule in the configuration file {path}: expected small letters, digits and -."
+        )
+    reader = _Reader(f"[notify.{name}] of the configuration file {path}", table)
+    rule = Rule(name, reader.choice("type", "", TYPES))
+    known = (*_COMMON, *_KEYS.get(rule.type, ()))
+    if unknown := [key for key in table if key not in known]:
+        key = unknown[0][:40]
+        raise ConfigError(
+            f"unknown key '{key}' in {reader.where}: expected one of {', '.join(known)}.{did_you_mean(key, known)}",
+            hint=f"A URL or a password belongs into the environment: {rule.variable}.",
+        )
+    rule.occasions = reader.texts("on", f"some of {', '.join(OCCASIONS)}", OCCASIONS.get) or DEFAULT_OCCASIONS
+    rule.jobs = reader.choice("jobs", NAMED, (NAMED, MINE, ALL))
+    rule.labels = reader.texts("label")
+    rule.failure_rate = reader.rate("failure_rate")
+    if rule.type == "command":
+        expected = 'a list of words, like ["notify-me"]'
+        rule.command = reader.texts("command", expected) or reader.refuse("command", expected)
+    elif rule.type == "email":
+        rule.to = reader.texts("to", _ADDRESSES, _is_address) or reader.refuse("to", _ADDRESSES)
+        rule.sender = (*reader.texts("from", _ADDRESSES, _is_address), *rule.to)[0]
+        if servers := reader.texts("server", "HOST or HOST:PORT", _SERVER.fullmatch):
+            host, port = _SERVER.fullmatch(servers[0]).groups()  # type: ignore[union-attr]
+            rule.server = (host.strip("[]"), int(port or 587))
+        rule.user = "".join(reader.texts("user")[:1])
+    return rule
+
+
+def _is_address(text: str) -> bool:
+    return text.isascii() and _ADDRESS.fullmatch(text) is not None
 
 
 class _Reader:
-    """Reads one rule."""
+    """Reads the values of one rule."""
 
-    def __init__(self, path: str, name: str, table: Mapping[str, object]) -> None:
-        self._path = path
-        self._name = name
+    def __init__(self, where: str, table: Mapping[str, object]) -> None:
+        self.where = where
         self._table = table
 
-    def read(self) -> Rule:
-        if not _NAME.fullmatch(self._name) or len(self._name) > 40:
-            raise ConfigError(
-                f"invalid name of a rule in the configuration file {self._path}: expected small letters, digits and -."
-            )
-        rule = Rule(self._name, self._choice("type", "", TYPES))
-        known = (*_COMMON, *_KEYS[rule.type])
-        for key in self._table:
-            if key not in known:
-                raise ConfigError(
-                    f"unknown key '{key[:40]}' in {self._where}: expected one of {', '.join(known)}."
-                    f"{did_you_mean(key, known)}",
-                    hint=f"A URL or a password belongs into the environment: {rule.variable}.",
-                )
-        rule.occasions = self._occasions()
-        rule.jobs = self._choice("jobs", NAMED, (NAMED, MINE, ALL))
-        rule.labels = self._texts("label")
-        rule.failure_rate = self._rate()
-        if rule.type == "command":
-            rule.command = self._texts("command") or self._refuse("command", 'a list of words, like ["notify-me"]')
-        elif rule.type == "email":
-            self._read_email(rule)
-        return rule
+    def refuse(self, key: str, expected: str) -> NoReturn:
+        raise ConfigError(f"invalid {key} in {self.where}: expected {expected}.")
 
-    @property
-    def _where(self) -> str:
-        return f"[notify.{self._name}] of the configuration file {self._path}"
-
-    def _refuse(self, key: str, expected: str) -> NoReturn:
-        raise ConfigError(f"invalid {key} in {self._where}: expected {expected}.")
-
-    def _texts(self, key: str) -> tuple[str, ...]:
+    def texts(
+        self, key: str, expected: str = "a list of texts", is_valid: Callable[[str], object] = str.isprintable
+    ) -> tuple[str, ...]:
         value = self._table.get(key, [])
         texts = [value] if isinstance(value, str) and key != "command" else value
         if not isinstance(texts, list) or len(texts) > MAX_TEXTS:
-            self._refuse(key, "a list of texts")
+            self.refuse(key, expected)
         for text in texts:
-            if not isinstance(text, str) or not text or len(text) > MAX_TEXT or not text.isprintable():
-                self._refuse(key, "a list of texts of printable characters")
+            if not isinstance(text, str) or not 0 < len(text) <= MAX_TEXT or not text.isprintable():
+                self.refuse(key, f"{expected}, of printable characters")
+            if not is_valid(text):
+                self.refuse(key, expected)
         return tuple(texts)
 
-    def _choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
+    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
         value = self._table.get(key, default)
         if value not in choices:
-            self._refuse(key, f"one of {', '.join(choices)}")
+            self.refuse(key, f"one of {', '.join(choices)}")
         return str(value)
 
-    def _occasions(self) -> tuple[str, ...]:
-        occasions = self._texts("on") or DEFAULT_OCCASIONS
-        if not set(occasions) <= OCCASIONS.keys():
-            self._refuse("on", f"some of {', '.join(OCCASIONS)}")
-        return occasions
-
-    def _rate(self) -> float:
-        value = self._table.get("failure_rate", "10%")
+    def rate(self, key: str) -> float:
+        value = self._table.get(key, f"{DEFAULT_FAILURE_RATE:.0%}")
         match = _RATE.fullmatch(value) if isinstance(value, str) else None
         rate = float(match[1]) / 100 if match else 0.0
         if not 0 < rate <= 1:
-            self._refuse("failure_rate", "a share of the tasks, like 10%")
+            self.refuse(key, "a share of the tasks, like 10%")
         return rate
-
-    def _read_email(self, rule: Rule) -> None:
-        rule.to = self._texts("to")
-        senders = self._texts("from") or rule.to[:1]
-        if not rule.to or not all(_ADDRESS.fullmatch(text) and text.isascii() for text in (*rule.to, *senders)):
-            self._refuse("to or from", "addresses like me@example.org")
-        rule.sender = senders[0]
-        texts = self._texts("server") or ("localhost:25",)
-        match = _SERVER.fullmatch(texts[0])
-        if match is None or len(texts) > 1:
-            self._refuse("server", "HOST or HOST:PORT")
-        rule.server = (match["host"].strip("[]"), int(match["port"] or 587))
-        users = self._texts("user")
-        rule.user = users[0] if users else ""
 
 
 def check_rules(rules: Iterable[Rule], names: Iterable[str], env: Mapping[str, str]) -> None:

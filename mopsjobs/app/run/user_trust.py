@@ -33,13 +33,11 @@ def unknown_contexts(jobs: Iterable[Mapping[str, object]], app: App, trust: Trus
     """Return the contexts that only records name, each with the jobs of these records."""
     jobs_by_choice: dict[str, list[str]] = {}
     for job in jobs:
-        if engine_of(job) != "kubernetes":
-            continue
-        from mopsjobs.engines.kubernetes.engine import unknown_context
+        if engine_of(job) == "kubernetes":
+            from mopsjobs.engines.kubernetes.engine import unknown_context
 
-        choice = unknown_context(job, app.env, trust)
-        if choice is not None:
-            jobs_by_choice.setdefault(choice, []).append(str(job["job_id"]))
+            if (choice := unknown_context(job, app.env, trust)) is not None:
+                jobs_by_choice.setdefault(choice, []).append(str(job["job_id"]))
     return jobs_by_choice
 
 

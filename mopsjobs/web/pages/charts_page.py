@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, request
 
 from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, count_jobs_of_store
-from mopsjobs.app.jobs.job_texts import UNKNOWN, duration_text, memory_text, usage_text
+from mopsjobs.app.jobs.job_card import UNKNOWN, duration_text, memory_text, usage_text
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.run.job_arguments import DAYS
 from mopsjobs.cache.queries import charts, statistics

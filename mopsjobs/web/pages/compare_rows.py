@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from mopsjobs.app.jobs.job_texts import memory_text, note_text
+from mopsjobs.app.jobs.job_card import memory_text, noted_text
 from mopsjobs.app.origins.compare_jobs import MAX_VALUE, SHORT_HASH, STUDY_FIELDS, Comparison, compare, set_text
 from mopsjobs.app.origins.provenance import printable
 from mopsjobs.bundles.extraction import BundleFile
@@ -248,7 +248,7 @@ def _outcome(sides: Sequence[Side]) -> Iterator[Row | None]:
         yield make_row(title, [value(job) for job in jobs])
     for label in sorted({name for job in jobs for name in job["labels"]}):
         yield make_row(f"Label {label}", [job["labels"].get(label) for job in jobs], is_name=True)
-    yield make_row("Note", [note_text(job) for job in jobs])
+    yield make_row("Note", [noted_text(job) for job in jobs])
     parents = [job["parent_job_id"] for job in jobs]
     row = make_row("Resumed from", parents)
     if row is not None:

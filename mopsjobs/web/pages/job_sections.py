@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from mopsjobs.app.jobs.job_card import MAX_TITLE, Section
-from mopsjobs.app.jobs.job_texts import annotations_of, metadata_of, step_time
+from mopsjobs.app.jobs.job_card import MAX_TITLE, Section, annotations_of, metadata_of, step_time
 from mopsjobs.app.tasks.failures import describe_condition
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures
 from mopsjobs.cache.queries.families import Family

@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from mopsjobs.app.jobs.find_job import FoundJob, Job
+from mopsjobs.app.jobs.job_card import memory_text
 from mopsjobs.app.jobs.job_tasks import JobTasks, absence_text
-from mopsjobs.app.jobs.job_texts import memory_text
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.tasks.results_table import SUCCEEDED
 from mopsjobs.cache.queries import jobs as job_queries

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup
 
 from mopsjobs.app.following.event_feed import event_text
-from mopsjobs.app.jobs.job_texts import duration_text, end_text, late_end_text, memory_text, stragglers_text
+from mopsjobs.app.jobs.job_card import duration_text, end_text, late_end_text, memory_text, stragglers_text
 from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SECONDS, TASK_HANGS, forecast_text
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.listed_jobs import ListedJob

@@ -7,9 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mopsjobs.app.jobs.job_card import job_card
+from mopsjobs.app.jobs.job_card import job_card, stragglers_text
 from mopsjobs.app.jobs.job_tasks import mirror_failures
-from mopsjobs.app.jobs.job_texts import stragglers_text
 from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.notify_rules import FAILURES, SUSPECT

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 from mopsjobs.app.run.app import App
+from mopsjobs.cache.queries import completions
 from mopsjobs.cache.queries.task_filters import STATUSES
 from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.result import RawText, Result, Tsv
@@ -25,30 +27,29 @@ EXAMPLES = (
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
-WORDS = ("jobs", "names", "active", "owners")
+WORDS = {
+    "jobs": completions.job_id_words,
+    "names": completions.job_name_words,
+    "active": completions.active_job_words,
+    "owners": completions.owner_words,
+}
 """Ids, ids and `@latest`, those of jobs that have not ended, owners."""
 
-PREAMBLE = {
-    "bash": """
+_BASH = """
 _mops_jobs_words() { command mops-jobs completion --words "$1" "$2" 2>/dev/null; }
-_mops_jobs_complete_jobs() { _mops_jobs_words jobs "$1"; }
-_mops_jobs_complete_names() { _mops_jobs_words names "$1"; }
-_mops_jobs_complete_active() { _mops_jobs_words active "$1"; }
-_mops_jobs_complete_owners() { _mops_jobs_words owners "$1"; }
-""",
-    "zsh": """
+"""
+
+_ZSH = """
 _mops_jobs_words() {
   local -a found
   found=(${(f)"$(command mops-jobs completion --words "$1" "$PREFIX" 2>/dev/null)"})
   compadd -a found
 }
-_mops_jobs_complete_jobs() { _mops_jobs_words jobs }
-_mops_jobs_complete_names() { _mops_jobs_words names }
-_mops_jobs_complete_active() { _mops_jobs_words active }
-_mops_jobs_complete_owners() { _mops_jobs_words owners }
-""",
-    "tcsh": "",
-    "fish": "",
+"""
+
+PREAMBLE = {
+    "bash": _BASH + "".join(f'_mops_jobs_complete_{kind}() {{ _mops_jobs_words {kind} "$1"; }}\n' for kind in WORDS),
+    "zsh": _ZSH + "".join(f"_mops_jobs_complete_{kind}() {{ _mops_jobs_words {kind} }}\n" for kind in WORDS),
 }
 """The functions by which the scripts read words from the cache: they call this command, which never syncs."""
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     for name, command in commands.choices.items():
         for action in command._actions:  # noqa: SLF001 - argparse has no public way to walk a parser
             _describe(name, action)
-    script = shtab.complete(parser, shell=args.shell, preamble=PREAMBLE[args.shell])
+    script = shtab.complete(parser, shell=args.shell, preamble=PREAMBLE.get(args.shell, ""))
     if args.shell == "zsh":  # shtab completes only the first of arguments that repeat
         script = script.replace('"(*)::', '"*:').replace('"(*):', '"*:')
     return Result(RawText(script))
@@ -81,20 +82,11 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 def _words(kind: str, prefix: str, app: App) -> Result:
     """Return words from the cache. If the cache cannot be read, there are none, and no message disturbs the prompt."""
-    from mopsjobs.cache.queries import completions
-
-    find = {
-        "jobs": completions.job_id_words,
-        "names": completions.job_name_words,
-        "active": completions.active_job_words,
-        "owners": completions.owner_words,
-    }.get(kind)
-    if find is None:
+    if kind not in WORDS:
         raise UsageError(invalid_choice("kind of words", kind, WORDS))
-    try:
-        found = app.cache.read_cached(lambda cache: find(cache, prefix))
-    except MopsJobsError:
-        found = None
+    found = None
+    with contextlib.suppress(MopsJobsError):
+        found = app.cache.read_cached(lambda cache: WORDS[kind](cache, prefix))
     return Result(Tsv([(word,) for word in found or ()]))
 
 
@@ -108,13 +100,10 @@ def _describe(command: str, action: argparse.Action) -> None:
         action.choices = KINDS
     kind = "owners" if "--owner" in action.option_strings else None
     if action.metavar == "JOB":
-        takes_latest = "@latest" in (action.help or "")
-        kind = "active" if command == "wait" else "names" if takes_latest else "jobs"
+        kind = "active" if command == "wait" else "names" if "@latest" in (action.help or "") else "jobs"
     if kind is not None:
-        function = f"_mops_jobs_complete_{kind}"
         action.complete = {  # type: ignore[attr-defined]
-            "bash": function,
-            "zsh": function,
+            **dict.fromkeys(("bash", "zsh"), f"_mops_jobs_complete_{kind}"),
             "tcsh": f"`mops-jobs completion --words {kind}`",
             "fish": f"(command mops-jobs completion --words {kind} (commandline -ct) 2>/dev/null)",
         }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.app.care.checks import run_checks
-from mopsjobs.app.care.network_check import check_network
+from mopsjobs.app.care.checks import check_network, run_checks
 from mopsjobs.app.care.store_size import StoreSize
 from mopsjobs.app.run.app import App
 from mopsjobs.console.result import Document, Result, Text
@@ -34,48 +33,42 @@ SHOWN_PROBLEMS = 20
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
+PLACES = {
+    "namespace": ("kubernetes", "the namespace of the cluster (default: that of the kubeconfig)"),
+    "partition": ("slurm", "the partition of Slurm to check (default: that of the cluster)"),
+    "account": ("slurm", "the account of Slurm to check (default: that of the user)"),
+}
+"""Flags about the place of jobs on a cluster: the engine of each, and its help."""
+
 DETAIL_COLUMN = 17
 """Where the details of a check begin."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--network",
-        action="store_true",
-        help="measure the line to the registry, and estimate a full mirror",
-    )
-    parser.add_argument(
-        "--engine",
-        choices=CLUSTER_ENGINES,
-        help="check also that this user can run jobs on a cluster; nothing is created",
-    )
-    parser.add_argument(
-        "--namespace", metavar="NAME", help="the namespace of the cluster (default: that of the kubeconfig)"
-    )
-    parser.add_argument(
-        "--partition", metavar="NAME", help="the partition of Slurm to check (default: that of the cluster)"
-    )
-    parser.add_argument("--account", metavar="NAME", help="the account of Slurm to check (default: that of the user)")
+    network = "measure the line to the registry, and estimate a full mirror"
+    parser.add_argument("--network", action="store_true", help=network)
+    engine = "check also that this user can run jobs on a cluster; nothing is created"
+    parser.add_argument("--engine", choices=CLUSTER_ENGINES, help=engine)
+    for name, (_, text) in PLACES.items():
+        parser.add_argument(f"--{name}", metavar="NAME", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Check everything."""
-    for name, engine in (("namespace", "kubernetes"), ("partition", "slurm"), ("account", "slurm")):
+    for name, (engine, _) in PLACES.items():
         if getattr(args, name) is not None and args.engine != engine:
             raise UsageError(f"--{name} has no effect without --engine {engine}.")
     diagnosis = run_checks(app)
-    if args.engine == "kubernetes":
-        from mopsjobs.app.care.engine_checks import (
-            check_kubernetes,  # here: the other checks need no client of clusters
+    if args.engine is not None:
+        from mopsjobs.app.care import engine_checks  # here: the other checks need no client of clusters
+
+        diagnosis.results += (
+            engine_checks.check_kubernetes(app, args.namespace)
+            if args.engine == "kubernetes"
+            else engine_checks.check_slurm_launch(app.env, args.partition, args.account)
         )
-
-        diagnosis.results += check_kubernetes(app, args.namespace)
-    elif args.engine == "slurm":
-        from mopsjobs.app.care.engine_checks import check_slurm_launch
-
-        diagnosis.results += check_slurm_launch(app.env, args.partition, args.account)
     if args.network:
         diagnosis.results.append(check_network(diagnosis))
     problems, exit_code = diagnosis.problems or [], diagnosis.exit_code

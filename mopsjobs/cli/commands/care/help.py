@@ -13,17 +13,13 @@ HELP = "show the help of a command"
 
 DESCRIPTION = "Show the help of a command, as `mops-jobs COMMAND --help` does. Without one, list the commands."
 
-EXAMPLES = (
-    "mops-jobs help",
-    "mops-jobs help submit",
-)
+EXAMPLES = ("mops-jobs help", "mops-jobs help submit")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "topic", metavar="COMMAND", nargs="?", choices=[*COMMANDS], help="name of a command (default: all commands)"
-    )
+    help_text = "name of a command (default: all commands)"
+    parser.add_argument("topic", metavar="COMMAND", nargs="?", choices=[*COMMANDS], help=help_text)
 
 
 def run(args: argparse.Namespace, app: App) -> Result:

@@ -15,6 +15,8 @@ from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import from_timestamp, json_time, parse_duration, whole_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mopsjobs.events.retention import KeyCounts, KeySpan, Retention
 
 HELP = "remove old jobs from the local cache, or old events from the registry"
@@ -60,23 +62,25 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     before = app.now().timestamp() - parse_duration(args.older_than)
     limit = whole_seconds(json_time(from_timestamp(before)))
     found = app.cache.read_cached(lambda cache: pruning.plan_prune(cache, before))
+    kept = (
+        []
+        if found is None or not found.kept
+        else [f"Kept {pluralize(found.kept, 'job')} of families that have not all ended by then."]
+    )
     if found is None or not found.jobs:
         if found is not None and not args.dry_run:
             _remove(before, found, app)
-        which = f"No {'other job' if found is not None and found.kept else 'job'} in the cache"
-        return Result(notes=[f"{which} ended before {limit}; nothing was removed.", *_kept_note(found)])
+        which = f"No {'other job' if kept else 'job'} in the cache"
+        return Result(notes=[f"{which} ended before {limit}; nothing was removed.", *kept])
     if args.dry_run:
-        notes = [f"Would remove {_count_text(found)}, of jobs that ended before {limit}.", *_kept_note(found)]
-        return Result(notes=notes)
+        return Result(notes=[f"Would remove {_count_text(found)}, of jobs that ended before {limit}.", *kept])
     question = f"Remove {_count_text(found)} from the cache, of jobs that ended before {limit}?"
     declined = app.out.confirm(question, yes=args.yes)
     if declined is not None:
         return declined
     pruned = _remove(before, found, app)
-    notes = [f"Removed {_count_text(pruned)} from the cache.", *_kept_note(found)]
-    if pruned.problem is not None:
-        return Result(notes=notes, warnings=[f"The cache file could not shrink yet: {pruned.problem}."])
-    return Result(notes=notes)
+    warnings = [] if pruned.problem is None else [f"The cache file could not shrink yet: {pruned.problem}."]
+    return Result(notes=[f"Removed {_count_text(pruned)} from the cache.", *kept], warnings=warnings)
 
 
 def _remove(before: float, plan: pruning.PrunePlan, app: App) -> pruning.PruneResult:
@@ -93,13 +97,6 @@ def _remove(before: float, plan: pruning.PrunePlan, app: App) -> pruning.PruneRe
     return app.cache.write(prune)
 
 
-def _kept_note(found: pruning.PrunePlan | None) -> list[str]:
-    """Return the note on jobs that stay with their families, if there are any."""
-    if found is None or not found.kept:
-        return []
-    return [f"Kept {pluralize(found.kept, 'job')} of families that have not all ended by then."]
-
-
 def _count_text(found: pruning.PrunePlan | pruning.PruneResult) -> str:
     return f"{pluralize(found.jobs, 'job')} and {pluralize(found.events, 'event')}"
 
@@ -109,29 +106,26 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
     from mopsjobs.events.retention import Retention
 
     age = timedelta(seconds=parse_duration(args.older_than))
-    retention = Retention(
-        app.registry,
-        age,
-        now=app.now(),
-        claims=age > claims.WINDOW,  # else an end would be told once more
-        sleep=app.sleep,
-    )
+    # With younger claims, an end would be told once more.
+    retention = Retention(app.registry, age, now=app.now(), claims=age > claims.WINDOW, sleep=app.sleep)
     found = retention.plan()
+
+    def result(counts: KeyCounts, *notes: str, warnings: Sequence[str] = ()) -> Result:
+        body = Document(_document(retention, counts, args)) if args.json else None
+        return Result(body, notes=notes, warnings=warnings, exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE)
+
     if (missing := app.embedded.missing_path()) is not None:
-        body = Document(_document(retention, retention.removed, args)) if args.json else None
-        return Result(body, notes=[f"There is no registry at {missing} yet; nothing was removed."])
-    reused = _notes_on_reused_jobs(found, app)
-    if args.dry_run or not found.keys:
-        note = f"Would remove {_removal_text(retention, found)}."
-        if not found.keys:
-            note = f"The registry has no events or announcements older than {args.older_than} to remove."
-        body = Document(_document(retention, found, args)) if args.json else None
-        return Result(body, notes=[note, *reused, *_notes_on_unknown_jobs(retention)])
+        return result(retention.removed, f"There is no registry at {missing} yet; nothing was removed.")
+    reused, unknown = _notes_on_reused_jobs(found, app), _notes_on_unknown_jobs(retention)
+    if not found.keys:
+        note = f"The registry has no events or announcements older than {args.older_than} to remove."
+        return result(found, note, *reused, *unknown)
+    if args.dry_run:
+        return result(found, f"Would remove {_removal_text(retention, found)}.", *reused, *unknown)
     for note in reused:
         app.out.note(note)
     question = f"Remove {_removal_text(retention, found)} from the registry, for all its users?"
-    declined = app.out.confirm(question, yes=args.yes)
-    if declined is not None:
+    if (declined := app.out.confirm(question, yes=args.yes)) is not None:
         return declined
     if args.yes:
         app.out.note(f"Removing {_removal_text(retention, found)}.")
@@ -142,16 +136,10 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
         if retention.removed.keys:
             app.out.warn(f"Removed {_removal_text(retention, retention.removed)}, then stopped.")
         raise
-    body = Document(_document(retention, retention.removed, args)) if args.json else None
-    return _removal_result(retention, body)
-
-
-def _removal_result(retention: Retention, body: Document | None) -> Result:
     removed, more = retention.removed, retention.refused - len(retention.refusals)
     note = f"Removed {_removal_text(retention, removed)}." if removed.keys else "This run removed nothing."
     warnings = [*retention.refusals, *([f"and {more:,} more"] if more else [])]
-    notes = [note, *_notes_on_unknown_jobs(retention)]
-    return Result(body, notes=notes, warnings=warnings, exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE)
+    return result(removed, note, *_notes_on_unknown_jobs(retention), warnings=warnings)
 
 
 def _notes_on_reused_jobs(found: KeyCounts, app: App) -> list[str]:
@@ -177,23 +165,16 @@ def _notes_on_unknown_jobs(retention: Retention) -> list[str]:
 
 
 def _removal_text(retention: Retention, counts: KeyCounts) -> str:
-    parts = []
-    if counts.chunks.count:
-        limit = whole_seconds(json_time(retention.events_before))
-        span = _span_text(counts.chunks)
-        parts.append(
-            f"{pluralize(counts.chunks.count, 'chunk')} of events ({span}) of {pluralize(counts.jobs, 'job')}"
-            f" that ended before {limit}"
-        )
-    if counts.ledger_chunks:
-        parts.append(f"{pluralize(counts.ledger_chunks, 'chunk')} of their ledgers")
-    if counts.claims:
-        parts.append(f"{pluralize(counts.claims, 'claim')} of notifications")
-    if counts.announcements.count:
-        parts.append(
-            f"{pluralize(counts.announcements.count, 'announcement')} of writes ({_span_text(counts.announcements)})"
-        )
-    return ", ".join([*parts[:-2], " and ".join(parts[-2:])])
+    limit = whole_seconds(json_time(retention.events_before))
+    span = f" of events ({_span_text(counts.chunks)}) of {pluralize(counts.jobs, 'job')} that ended before {limit}"
+    parts = (
+        (counts.chunks.count, "chunk", span),
+        (counts.ledger_chunks, "chunk", " of their ledgers"),
+        (counts.claims, "claim", " of notifications"),
+        (counts.announcements.count, "announcement", f" of writes ({_span_text(counts.announcements)})"),
+    )
+    texts = [pluralize(count, what) + of for count, what, of in parts if count]
+    return ", ".join([*texts[:-2], " and ".join(texts[-2:])])
 
 
 def _span_text(span: KeySpan) -> str:

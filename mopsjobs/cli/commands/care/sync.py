@@ -64,10 +64,6 @@ def _already_running(args: argparse.Namespace, app: App) -> Result:
     holder, now = app.cache.sync_holder(), app.now()
     is_stalled = holder is not None and holder.is_stalled(now)
     other = "Another sync has just ended" if holder is None else holder.describe_as_other(now)
-    if holder is not None and is_stalled:
-        warnings, notes = [f"{other}; the cache is not updated. To go on, {holder.fix()}."], []
-    else:
-        warnings, notes = [], [f"{other}; nothing to do."]
     document = {
         "schema_version": SCHEMA_VERSION,
         "already_running": True,
@@ -76,7 +72,10 @@ def _already_running(args: argparse.Namespace, app: App) -> Result:
         "progress_at": json_time(holder.progress_at) if holder and holder.progress_at else None,
         "stalled": is_stalled,
     }
-    return Result(Document(document) if args.json else None, notes=notes, warnings=warnings)
+    body = Document(document) if args.json else None
+    if holder is not None and is_stalled:
+        return Result(body, warnings=[f"{other}; the cache is not updated. To go on, {holder.fix()}."])
+    return Result(body, notes=[f"{other}; nothing to do."])
 
 
 def _count_cached_jobs(app: App) -> int | None:
@@ -88,11 +87,10 @@ def _count_cached_jobs(app: App) -> int | None:
 
 
 def _summary(report: SyncReport, events: ChunkReport | None, ledgers: ChunkReport | None) -> str:
-    counts = ", ".join(
-        f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
-    )
+    counts = ((getattr(report, name), name) for name in ("added", "changed", "removed"))
+    texts = [", ".join(f"{count:,} {name}" for count, name in counts if count) or "nothing new"]
+    texts += [f"{len(report.unreadable)} unreadable"] if report.unreadable else []
+    for chunks, what in ((events, "new event"), (ledgers, "new attempt")):
+        texts += [pluralize(chunks.entries, what)] if chunks and chunks.entries else []
     jobs = pluralize(report.seen, "job" if report.is_full else "announced job")
-    unreadable = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
-    new_events = f"; {pluralize(events.entries, 'new event')}" if events and events.entries else ""
-    new_attempts = f"; {pluralize(ledgers.entries, 'new attempt')}" if ledgers and ledgers.entries else ""
-    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{unreadable}{new_events}{new_attempts}"
+    return f"Synced {jobs} in {report.seconds:.1f} s: {'; '.join(texts)}"

@@ -48,8 +48,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Print the versions."""
     directory = os.path.dirname(os.path.dirname(os.path.abspath(mopsjobs.__file__)))
     build, file = _single_file(directory)
-    document: dict[str, object] = {
-        "schema_version": SCHEMA_VERSION,
+    libraries = {name: _version(name) for name in LIBRARIES}
+    facts: dict[str, object] = {
         "version": __version__,
         "build": build,
         "file": file,
@@ -59,11 +59,15 @@ def run(args: argparse.Namespace, app: App) -> Result:
         "python_executable": sys.executable or None,
         "platform": platform.platform(),
         "sqlite_version": sqlite3.sqlite_version,
-        "libraries": {name: _version(name) for name in LIBRARIES},
     }
     if args.json:
-        return Result(Document(document))
-    return Result(Table(("WHAT", "VALUE"), _rows(document), never_cut=("VALUE",)))
+        return Result(Document({"schema_version": SCHEMA_VERSION, **facts, "libraries": libraries}))
+    rows = [
+        (name.replace("_", " "), "none: not the single file" if value is None else value)
+        for name, value in facts.items()
+    ]
+    rows += [(name, version or "not installed") for name, version in libraries.items()]
+    return Result(Table(("WHAT", "VALUE"), rows, never_cut=("VALUE",)))
 
 
 def _single_file(directory: str) -> tuple[str | None, str | None]:
@@ -80,20 +84,3 @@ def _version(library: str) -> str | None:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _rows(document: dict[str, object]) -> list[tuple[str, object]]:
-    """Return the document as rows of a table."""
-    libraries = document["libraries"]
-    assert isinstance(libraries, dict)  # noqa: S101 - for mypy
-    python = f"{document['python_version']} ({document['python_implementation']}) {document['python_executable'] or ''}"
-    return [
-        ("mops-jobs", document["version"]),
-        ("build", document["build"] or "none: not the single file"),
-        ("file", document["file"] or "none: not the single file"),
-        ("directory", document["directory"]),
-        ("Python", python.rstrip()),
-        ("platform", document["platform"]),
-        ("SQLite", document["sqlite_version"]),
-        *((name, version or "not installed") for name, version in libraries.items()),
-    ]

@@ -38,11 +38,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if args.textfile is None:
             return Result(RawText(metrics.render(connection, now=now).decode()))
         metrics.write_textfile(args.textfile, connection, now=now)
-        is_read = args.textfile.endswith(".prom")
-        return Result(
-            warnings=[]
-            if is_read
-            else [f"node_exporter ignores {args.textfile}: it reads only files whose names end in .prom."]
-        )
+        ignored = f"node_exporter ignores {args.textfile}: it reads only files whose names end in .prom."
+        return Result(warnings=[] if args.textfile.endswith(".prom") else [ignored])
 
     return app.cache.read(view, FreshnessPolicy(offline=True))

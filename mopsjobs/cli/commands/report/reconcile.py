@@ -37,26 +37,24 @@ def run(args: argparse.Namespace, app: App) -> Result:
     done = reconcile_jobs(args.jobs, app, args.trust)
     changed = [one for one in done if one.is_changed]
     problems = [f"{one.job_id}: {one.problem}" for one in done if one.problem is not None]
+    codes = {one.exit_code for one in done} or {EXIT_DONE}
     summary = f"{pluralize(len(done), 'job')} checked, {len(changed):,} changed"
     body = Document({"checked": len(done), "changed": len(changed), "jobs": [_reconciled_json(one) for one in done]})
     return Result(
         body if args.json else Text([_line(one) for one in changed], indent=2),
         notes=[summary],
         warnings=problems,
-        exit_code=_exit_code(done),
+        exit_code=codes.pop() if len(codes) == 1 else EXIT_PARTLY_DONE,
     )
 
 
 def _line(one: ReconcileResult) -> str:
-    if one.action.verb == "suspect":
-        return f"{one.job_id}: {one.after}, suspect: {one.action.reason}"
-    if one.action.verb == "explain":
-        return (
-            f"{one.job_id}: {one.after}, {f'waits for {one.action.words}' if one.action.words else 'waits no longer'}"
-        )
-    if one.action.verb == "clear":
-        return f"{one.job_id}: {one.after}, no longer suspect"
-    return f"{one.job_id}: {one.before} -> {one.after}"
+    words = {
+        "suspect": f"suspect: {one.action.reason}",
+        "explain": f"waits for {one.action.words}" if one.action.words else "waits no longer",
+        "clear": "no longer suspect",
+    }.get(one.action.verb)
+    return f"{one.job_id}: {one.before} -> {one.after}" if words is None else f"{one.job_id}: {one.after}, {words}"
 
 
 def _reconciled_json(one: ReconcileResult) -> dict[str, object]:
@@ -70,9 +68,3 @@ def _reconciled_json(one: ReconcileResult) -> dict[str, object]:
         "changed": one.is_changed,
         "problem": one.problem,
     }
-
-
-def _exit_code(done: list[ReconcileResult]) -> int:
-    """Return the common exit code of all jobs; partly done if they differ."""
-    codes = {one.exit_code for one in done}
-    return EXIT_DONE if not codes else codes.pop() if len(codes) == 1 else EXIT_PARTLY_DONE

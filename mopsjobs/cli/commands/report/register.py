@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.run.app import App
-from mopsjobs.cli.record_flags import AT_REGISTRATION, add_record_flags, record_fields, report_result
+from mopsjobs.cli.record_flags import add_record_flags, record_fields, report_result
 from mopsjobs.console.result import Result
 
 HELP = "register a job of your own, as pending"
@@ -21,7 +21,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("job", metavar="JOB", help="id of the new job")
-    add_record_flags(parser, AT_REGISTRATION)
+    add_record_flags(parser, with_error=False)
     parser.add_argument("--json", action="store_true", help="print the job as one JSON object")
 
 

@@ -38,39 +38,20 @@ SYNC_EVERY_LOCAL = "2s"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
-    )
-    parser.add_argument(
-        "--port",
-        metavar="PORT",
-        type=argument_type(lambda text: read_whole_number(text, 0, MAX_PORT, "port", f"a number from 0 to {MAX_PORT}")),
-        default=DEFAULT_PORT,
-        help=f"port to listen on, 0 for any free one (default: {DEFAULT_PORT})",
-    )
-    parser.add_argument(
-        "--allow-host",
-        metavar="HOST",
-        action="append",
-        default=[],
-        help="also answer requests for this host name; repeat for more",
-    )
-    parser.add_argument(
-        "--behind-proxy",
-        action="store_true",
-        help="all clients come through a proxy, so none of them is the user who runs the server",
-    )
-    parser.add_argument(
-        "--trust-header",
-        metavar="NAME",
-        help="with --behind-proxy: take the name of the user from this header; it sets 'mine', and nothing else",
-    )
+    host = "address to listen on (default: 127.0.0.1)"
+    parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help=host)
+    port = argument_type(lambda text: read_whole_number(text, 0, MAX_PORT, "port", f"a number from 0 to {MAX_PORT}"))
+    text = f"port to listen on, 0 for any free one (default: {DEFAULT_PORT})"
+    parser.add_argument("--port", metavar="PORT", type=port, default=DEFAULT_PORT, help=text)
+    allow = "also answer requests for this host name; repeat for more"
+    parser.add_argument("--allow-host", metavar="HOST", action="append", default=[], help=allow)
+    proxy = "all clients come through a proxy, so none of them is the user who runs the server"
+    parser.add_argument("--behind-proxy", action="store_true", help=proxy)
+    trust = "with --behind-proxy: take the name of the user from this header; it sets 'mine', and nothing else"
+    parser.add_argument("--trust-header", metavar="NAME", help=trust)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--sync-every",
-        metavar="DURATION",
-        help=f"time between two syncs (default: {SYNC_EVERY}, or {SYNC_EVERY_LOCAL} for an embedded registry)",
-    )
+    every = f"time between two syncs (default: {SYNC_EVERY}, or {SYNC_EVERY_LOCAL} for an embedded registry)"
+    how.add_argument("--sync-every", metavar="DURATION", help=every)
     how.add_argument("--offline", action="store_true", help="never use the network; serve the cache as it is")
 
 

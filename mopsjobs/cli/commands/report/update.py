@@ -6,7 +6,7 @@ import argparse
 
 from mopsjobs.app.run.app import App
 from mopsjobs.cli.flags import add_full_ids
-from mopsjobs.cli.record_flags import AT_UPDATE, add_record_flags, record_fields, report_result
+from mopsjobs.cli.record_flags import add_record_flags, record_fields, report_result
 from mopsjobs.console.result import Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import JobStatus, parse_status
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "status", metavar="STATUS", nargs="?", help=f"new status: {', '.join(JobStatus)} (default: as it is)"
     )
-    add_record_flags(parser, AT_UPDATE)
+    add_record_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the job as one JSON object")
 
 

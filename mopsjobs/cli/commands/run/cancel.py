@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.app.care.active_jobs import active_jobs_by_filter, active_jobs_by_id, jobs_to_stop
+from mopsjobs.app.jobs.lost_runners import active_jobs_by_filter, active_jobs_by_id, jobs_to_stop
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.user_trust import agreed_trust, unknown_contexts, user_trust
 from mopsjobs.cache.rows import job_json_from_state

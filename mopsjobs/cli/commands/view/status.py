@@ -6,17 +6,24 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.jobs.find_job import FoundJob, Job, find_job
-from mopsjobs.app.jobs.job_card import ABOUT_STUDY, SHOWN_MEMBERS, count_lost_outputs, job_card
-from mopsjobs.app.jobs.job_texts import UNKNOWN, annotations_of, failed_tasks_text, step_time
+from mopsjobs.app.jobs.job_card import (
+    ABOUT_STUDY,
+    SHOWN_MEMBERS,
+    UNKNOWN,
+    annotations_of,
+    count_lost_outputs,
+    failed_tasks_text,
+    job_card,
+    step_time,
+)
 from mopsjobs.app.jobs.next_steps import next_of_family
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.exit_codes import exit_code_of
 from mopsjobs.cache.queries.families import Member
 from mopsjobs.cli.flags import add_freshness_flags, add_job_names, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
-from mopsjobs.errors import EXIT_UNREACHABLE
+from mopsjobs.errors import EXIT_UNREACHABLE, exit_code_of
 from mopsjobs.utils.text import out_of
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
@@ -62,7 +69,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if found.engine is not None and args.refresh:
         exit_code = EXIT_UNREACHABLE
     if args.exit_status and not exit_code:
-        exit_code = exit_code_of(found.job)
+        exit_code = exit_code_of(found.job["status"])
     if args.json:
         return Result(Document(found.job), warnings=found.warnings, exit_code=exit_code)
     lines, notes = _engine_text(found.job, found.engine) if found.engine is not None else _text(found, app)
@@ -73,10 +80,8 @@ def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]
     """Return lines and notes for a job whose record could not be read."""
     phase, reason, detail, *_ = answer.state
     why = ": ".join(word for word in (reason, detail) if word)
-    lines: list[Line] = [
-        [title_text("Job"), str(job["job_id"])],
-        [title_text("Engine"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"],
-    ]
+    says = f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"
+    lines: list[Line] = [[title_text("Job"), str(job["job_id"])], [title_text("Engine"), says]]
     return lines, [f"Next: {answer.show_command}"]
 
 
@@ -107,17 +112,13 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
         elif title == "Error":
             lines.append([title_text(title), style_text(section.text, "red")])
         elif title not in NOT_SHOWN:
-            bar = [] if section.share is None else [_bar(section.share)]
+            full = int((section.share or 0) * BAR_WIDTH)
+            bar = [] if section.share is None else [f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] "]
             pieces = [_time_text(part.text, app) if part.is_time else part.text for part in section.parts]
             lines.append([title_text(title), *bar, *pieces])
         if title == "Family" and family is not None:
             lines += [_member(member) for member in family.members[-SHOWN_MEMBERS:]]
     return [*lines, *_annotations(job), *_timeline(job)]
-
-
-def _bar(share: float) -> str:
-    full = int(share * BAR_WIDTH)
-    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] "
 
 
 def _member(member: Member) -> Line:
@@ -129,13 +130,11 @@ def _timeline(job: Job) -> list[Line]:
     """Return each status that a program reported, with its time, and how long after the one before it."""
     steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
     lines: list[Line] = []
-    before = None
-    for step in steps:
-        at = step_time(step)
+    times = [step_time(step) for step in steps]
+    for step, before, at in zip(steps, [None, *times], times, strict=False):
         if at is not None:
             remark = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
             lines.append([f"  {at:%Y-%m-%d %H:%M:%SZ}  ", status_style(step["status"]), remark])
-        before = at
     return [[style_text("Timeline", "bold")], *lines] if lines else []
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import math
+import copy
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
-from mopsjobs.app.jobs.job_texts import UNKNOWN, duration_text, memory_text, usage_text
+from mopsjobs.app.jobs.job_card import UNKNOWN, duration_text, memory_text, usage_text
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness
-from mopsjobs.cache.queries import statistics
+from mopsjobs.cache.queries import filters, statistics
+from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Table, Text
 from mopsjobs.console.terminal import title_text
 from mopsjobs.errors import UsageError
+from mopsjobs.registry.status import ACTIVE, JobStatus
 from mopsjobs.utils.text import invalid_choice, pluralize
 from mopsjobs.utils.times import human_duration, parse_time
 
@@ -32,6 +35,8 @@ EXAMPLES = (
     "mops-jobs summary --owner me --json | jq .failure_rate",
 )
 
+SCHEMA_VERSION = 1
+
 SHOWN_OWNERS = 10
 
 SHOWN_GROUPS = 30
@@ -39,8 +44,6 @@ SHOWN_GROUPS = 30
 TITLE_WIDTH = 13
 
 DAY_COLUMNS = ("day", "created", "succeeded", "partial", "failed", "cancelled")
-
-BARS = "▁▂▃▄▅▆▇█"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,9 +65,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         warnings = freshness.warnings("Counting")
-        from mopsjobs.app.care.summary import summary_document
-
-        summary = summary_document(cache, job_filter, app, freshness, by=by)
+        summary = _document(cache, job_filter, app, freshness, by=by)
         if args.json:
             return Result(Document(summary), warnings=warnings, exit_code=freshness.exit_code)
         _show(summary, app)
@@ -74,20 +75,58 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return app.cache.read(view, freshness_policy(args))
 
 
+def _document(
+    cache: sqlite3.Connection, job_filter: filters.Filter, app: App, freshness: Freshness, *, by: str | None = None
+) -> dict[str, Any]:
+    """Return the document of `summary --json`.
+
+    Args:
+        cache: the cache.
+        job_filter: which jobs count.
+        app: the run.
+        freshness: the age of the cache.
+        by: by what usage is summed, too: `owner`, `day` or `label:KEY`.
+    """
+    now = app.now()
+    counts = statistics.by_status(cache, job_filter)
+    ended = sum(counts.get(status, 0) for status in ("succeeded", "partial", "failed"))
+    active = copy.copy(job_filter)
+    active.statuses = ACTIVE if job_filter.statuses is None else job_filter.statuses & ACTIVE
+    order = filters.parse_sort("created")
+    oldest = job_queries.page_of_jobs(cache, active, order=order, limit=1, offset=0, now=now.timestamp())
+    return {
+        **app.document_head(SCHEMA_VERSION, freshness),
+        "total": sum(counts.values()),
+        "by_status": {**{str(status): 0 for status in JobStatus}, **counts},
+        "by_owner": [one._asdict() for one in statistics.by_owner(cache, job_filter)],
+        "by_day": [one._asdict() for one in statistics.by_day(cache, job_filter, now)],
+        "failure_rate": round(counts.get("failed", 0) / ended, 6) if ended else None,
+        "queue_seconds": statistics.spread(cache, job_filter, statistics.QUEUE)._asdict(),
+        "run_seconds": statistics.spread(cache, job_filter, statistics.RUN)._asdict(),
+        "oldest_active": next(oldest, None),
+        "usage": next((_usage_json(one) for one in statistics.usage(cache, job_filter)), None),
+        "usage_by": by
+        and {
+            "by": by,
+            "groups": [{"group": one.group, **_usage_json(one)} for one in statistics.usage(cache, job_filter, by)],
+        },
+    }
+
+
+def _usage_json(one: statistics.UsageSum) -> dict[str, Any]:
+    fields = one._asdict()
+    del fields["group"]
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in fields.items()}
+
+
 def _show(summary: dict[str, Any], app: App) -> None:
-    """Print it for people: numbers first, then a table of owners and, in a pipe, one of days instead of sparklines."""
-    out = app.out
-    counts = [f"{count:,} {status}" for status, count in summary["by_status"].items() if count]
-    rate = summary["failure_rate"]
-    oldest = summary["oldest_active"]
+    """Print it for people: numbers first, then a table of owners and one of days."""
+    counts = ", ".join(f"{count:,} {status}" for status, count in summary["by_status"].items() if count)
+    rate, oldest = summary["failure_rate"], summary["oldest_active"]
+    share = "" if rate is None else f"{100 * rate:.1f} % of the jobs that ended, without cancelled ones"
     lines = [
-        _line("Jobs", f"{summary['total']:,}{': ' if counts else ''}{', '.join(counts)}"),
-        _line(
-            "Failure rate",
-            "n/a (no job has ended)"
-            if rate is None
-            else f"{100 * rate:.1f} % of the jobs that ended, without cancelled ones",
-        ),
+        _line("Jobs", f"{summary['total']:,}{': ' if counts else ''}{counts}"),
+        _line("Failure rate", share or "n/a (no job has ended)"),
         _line("Queued", _spread(summary["queue_seconds"])),
         _line("Ran", _spread(summary["run_seconds"])),
     ]
@@ -97,32 +136,27 @@ def _show(summary: dict[str, Any], app: App) -> None:
     if oldest is not None:
         age = human_duration((app.now() - parse_time(oldest["created_at"])).total_seconds())
         lines.append([*_line("Oldest", f"{oldest['job_id']}, {age} old, "), status_style(oldest["status"])])
-    days = summary["by_day"]
-    if out.is_terminal:
-        for title, ways in (("Ended", DAY_COLUMNS[2:]), ("Failed", ("failed",))):
-            per_day = [sum(day[way] for way in ways) for day in days]
-            lines.append(_line(f"{title}/day", f"{_sparkline(per_day)} max {max(per_day):,}, {len(days)} days"))
-    out.show(Result(Text(lines, indent=TITLE_WIDTH)))
+    app.out.show(Result(Text(lines, indent=TITLE_WIDTH)))
     if summary["usage_by"] is not None:
         _show_usage(summary["usage_by"], app)
         return
-    owners = summary["by_owner"]
-    if owners:
-        rows = [[one["owner"] or "-", one["jobs"], one["active"], one["failed"]] for one in owners[:SHOWN_OWNERS]]
-        out.show(Result(Text([""])))
-        out.show(Result(Table(("OWNER", "JOBS", "ACTIVE", "FAILED"), rows)))
-        if len(owners) > SHOWN_OWNERS:
-            out.note(f"and {len(owners) - SHOWN_OWNERS} more owners; --json lists all")
-    if not out.is_terminal:
-        rows = [[day[name] for name in DAY_COLUMNS] for day in days if any(day[name] for name in DAY_COLUMNS[1:])]
-        if rows:
-            out.show(Result(Text([""])))
-            out.show(Result(Table([name.upper() for name in DAY_COLUMNS], rows)))
+    owners = [[one["owner"] or "-", one["jobs"], one["active"], one["failed"]] for one in summary["by_owner"]]
+    _show_table(app, ("OWNER", "JOBS", "ACTIVE", "FAILED"), owners, SHOWN_OWNERS)
+    rows = [[day[name] for name in DAY_COLUMNS] for day in summary["by_day"] if any([*day.values()][1:])]
+    _show_table(app, [name.upper() for name in DAY_COLUMNS], rows)
+
+
+def _show_table(app: App, headers: Sequence[str], rows: list[list[Any]], limit: int | None = None) -> None:
+    """Print the first rows of a table, after an empty line, and how many more there are."""
+    if rows:
+        app.out.show(Result(Text([""])))
+        app.out.show(Result(Table(headers, rows[:limit])))
+    if limit is not None and len(rows) > limit:
+        app.out.note(f"and {len(rows) - limit:,} more; --json lists all")
 
 
 def _show_usage(usage_by: dict[str, Any], app: App) -> None:
     """Print a table of what the jobs of each group used."""
-    groups = usage_by["groups"]
     rows = [
         [
             one["group"] or "-",
@@ -131,13 +165,10 @@ def _show_usage(usage_by: dict[str, Any], app: App) -> None:
             None if one["cpu_efficiency"] is None else f"{100 * one['cpu_efficiency']:.0f} %",
             memory_text(one["max_rss_bytes"]),
         ]
-        for one in groups[:SHOWN_GROUPS]
+        for one in usage_by["groups"]
     ]
     title = usage_by["by"].removeprefix(statistics.LABEL_GROUP).upper()
-    app.out.show(Result(Text([""])))
-    app.out.show(Result(Table((title, "JOBS", "CPU", "TASKS", "HELD", "EFFICIENCY", "PEAK MEMORY"), rows)))
-    if len(groups) > SHOWN_GROUPS:
-        app.out.note(f"and {len(groups) - SHOWN_GROUPS:,} more; --json lists all")
+    _show_table(app, (title, "JOBS", "CPU", "TASKS", "HELD", "EFFICIENCY", "PEAK MEMORY"), rows, SHOWN_GROUPS)
 
 
 def _parse_group(text: str | None) -> str | None:
@@ -162,9 +193,3 @@ def _spread(seconds: dict[str, Any]) -> str:
         return "n/a (not known for any job)"
     median, p90 = human_duration(seconds["median"]), human_duration(seconds["p90"])
     return f"median {median}, 90 % within {p90} ({pluralize(seconds['jobs'], 'job')})"
-
-
-def _sparkline(values: list[int]) -> str:
-    """Return a bar for each value, the highest for the greatest; a blank for 0."""
-    top = max(values)
-    return "".join(BARS[math.ceil(value / top * len(BARS)) - 1] if value else " " for value in values)

@@ -6,8 +6,8 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
+from mopsjobs.app.jobs.job_card import memory_text
 from mopsjobs.app.jobs.job_tasks import JobTasks, absence_text, find_tasks
-from mopsjobs.app.jobs.job_texts import memory_text
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.queries.ledgers import Ledger
 from mopsjobs.cache.queries.task_filters import (

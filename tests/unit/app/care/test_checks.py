@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mopsjobs.app.care import checks
-from mopsjobs.app.care.checks import CHECKS, CheckResult, Diagnosis, run_checks
+from mopsjobs.app.care.checks import Diagnosis, describe_slurm, run_checks
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE
 from support.cli import Cli, Remote, add
-
-
-def test_every_check_of_the_module_is_run_once() -> None:
-    """`CHECKS` has each public function that begins with `check_`."""
-    defined = [one for one in vars(checks).values() if getattr(one, "__module__", None) == checks.__name__]
-    assert sorted(check.__name__ for check in CHECKS) == sorted(
-        one.__name__ for one in defined if one.__name__.startswith("check_")
-    )
+from support.slurm_commands import FakeSlurm
 
 
 def test_a_sound_registry_passes_every_check(cli: Cli, remote: Remote) -> None:
@@ -52,15 +47,20 @@ def test_the_time_of_a_reply_is_without_that_of_signing_in(
     assert scans_before == [0]
 
 
-@pytest.mark.parametrize(("kind", "state"), [("nfs4", "warn"), (None, None)])
-def test_a_network_file_system_is_warned_of(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, kind: str | None, state: str | None
-) -> None:
+@pytest.mark.parametrize("place", ["cache", "registry"])
+def test_a_network_file_system_is_warned_of(cli: Cli, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """The cache and an embedded registry are checked each."""
-    monkeypatch.setattr(checks, "network_file_system", lambda path: kind)
     diagnosis = Diagnosis(cli.app(), [])
-    for check, name in ((checks.check_cache_file_system, "cache"), (checks.check_registry_file_system, "registry")):
-        result = check(diagnosis)
-        assert (None if result is None else result.state) == state
-        if isinstance(result, CheckResult):
-            assert result.fix == f"put the {name} on a local disk"
+    path = {"cache": diagnosis.app.cache.path, "registry": diagnosis.app.embedded.path}[place]
+    monkeypatch.setattr(checks, "network_file_system", lambda where: "nfs4" if where == path else None)
+    result = checks.check_file_systems(diagnosis)
+    assert result is not None
+    assert (result.state, result.fix) == ("warn", f"put the {place} on a local disk")
+
+
+@pytest.mark.parametrize(("size", "limit"), [("1001", "up to 1,000 shards per job"), ("(null)", "MaxArraySize (null)")])
+def test_the_largest_job_array_is_said_in_shards(tmp_path: Path, size: str, limit: str) -> None:
+    """The shards of an array are counted from 0, and Slurm's limit is the first number that none of them has."""
+    slurm = FakeSlurm(tmp_path / "slurm")
+    slurm.says("scontrol", f"slurm 24.11.5\nClusterName = lab\nMaxArraySize = {size}\n")
+    assert describe_slurm(slurm.env).endswith(f", {limit}")

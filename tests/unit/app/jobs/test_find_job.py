@@ -8,7 +8,7 @@ from mopsjobs.app.jobs.find_job import find_job
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import JobNotFoundError, StoreUnavailableError, UsageError
+from mopsjobs.errors import JobNotFoundError, StoreUnavailableError
 from support.cli import Cli, Remote, add, key
 
 AS_IT_IS = FreshnessPolicy()
@@ -98,11 +98,6 @@ def test_an_engine_answers_in_an_outage(cli: Cli, remote: Remote) -> None:
     cli.cache.unlink()
     with pytest.raises(StoreUnavailableError):
         find_job("mine", cli.app(), OFFLINE)
-
-
-def test_a_name_that_no_job_can_have_is_refused(cli: Cli) -> None:
-    with pytest.raises(UsageError, match="invalid job id"):
-        find_job("a\\b", cli.app(), AS_IT_IS)
 
 
 def test_a_refresh_does_not_find_a_job_that_is_gone(cli: Cli, remote: Remote) -> None:

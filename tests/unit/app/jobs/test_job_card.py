@@ -1,32 +1,18 @@
-"""What is worth saying of a job, as data."""
+"""What is worth saying of a job, as data, and the next command of a job, by its record."""
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
 
-from mopsjobs.app.jobs.job_card import Part, deferred_text, job_card, rate_text
+from mopsjobs.app.jobs.job_card import Part, job_card, rate_text
+from mopsjobs.app.jobs.next_steps import next_command, next_commands
+from mopsjobs.cache.queries.task_ends import MemoryEnds
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.utils.times import parse_time
-
-
-@pytest.mark.parametrize(
-    ("metadata", "text"),
-    [
-        ({"n_deferred_tasks": 1200}, "1,200 tasks, left to a later resume"),
-        ({"n_deferred_tasks": 1}, "1 task, left to a later resume"),
-        ({"n_deferred_tasks": 0}, None),
-        ({"n_deferred_tasks": "7"}, None),
-        ({}, None),
-        ([], None),
-    ],
-    ids=str,
-)
-def test_tasks_that_a_job_leaves_are_counted(metadata: object, text: str | None) -> None:
-    """Another program may have written anything into the record."""
-    assert deferred_text({"metadata": metadata}) == text
 
 
 @pytest.mark.parametrize(
@@ -100,9 +86,114 @@ def test_parts_of_a_section_lead_to_jobs(job: dict[str, Any]) -> None:
     assert card["Created"].parts == (Part("2026-03-01T12:00:00Z", is_time=True),)
 
 
+@pytest.mark.parametrize(("count", "text"), [(1200, "1,200 tasks, left to a later resume"), ("7", None)])
+def test_tasks_that_a_job_leaves_are_counted(job: dict[str, Any], count: object, text: str | None) -> None:
+    """Another program may have written anything into the record."""
+    section = job_card(job | {"metadata": {"n_deferred_tasks": count}}, NOW).get("Deferred")
+    assert (section and section.text) == text
+
+
 def test_progress_has_a_share_that_a_view_may_draw(job: dict[str, Any]) -> None:
     """A job whose number of tasks is not known has none."""
     assert (card := job_card(job, NOW)["Progress"]).text == "3/12 tasks, 25 %, 1 failed"
     assert card.share == 0.25
     unknown = job_card(job | {"tasks_total": 0}, NOW)["Progress"]
     assert (unknown.text, unknown.share) == ("3 tasks done, 1 failed", None)
+
+
+MIB = 2**20
+
+SUBMITTED = {"metadata": {"bundle": "sha256:" + "0" * 64}}
+"""What the record of a job that mops-jobs submitted has."""
+
+
+@pytest.mark.parametrize(
+    ("status", "failed", "error_code", "command"),
+    [
+        ("failed", 2, "INCOMPLETE", "mops-jobs failures a"),
+        ("failed", 0, "MODEL", "mops-jobs logs a"),
+        ("failed", 0, "FailedIndexes", "mops-jobs logs a"),
+        ("failed", 0, "StartError", "mops-jobs resume a --image IMAGE"),
+        ("failed", None, "STORE", "mops-jobs resume a"),
+        ("partial", 1, "INCOMPLETE", "mops-jobs failures a"),
+        ("partial", 0, "INCOMPLETE", "mops-jobs resume a"),
+        ("cancelled", 3, None, "mops-jobs resume a"),
+    ],
+)
+def test_the_reasons_of_failed_tasks_come_before_a_resume(
+    status: str, failed: int | None, error_code: str | None, command: str
+) -> None:
+    """The same task with the same code fails again. A model that cannot be loaded has only a log."""
+    job = {"job_id": "a", "is_active": False, "status": status, "tasks_failed": failed, "error_code": error_code}
+    assert next_command({**job, **SUBMITTED}, stale=False) == command
+
+
+@pytest.mark.parametrize(
+    ("engine", "notes", "ends", "command"),
+    [
+        ("local", {"local_task_memory": "200MiB"}, MemoryEnds(2, 210 * MIB), "resume a --only oom --memory x2"),
+        ("local", {"local_task_memory": "200MiB"}, MemoryEnds(2, 900 * MIB), "resume a --only oom --memory x6"),
+        ("dask", {"dask_task_memory": "200MiB"}, MemoryEnds(1, None), "resume a --only oom --memory x2"),
+        ("kubernetes", {"k8s_memory": "4Gi"}, MemoryEnds(1, None), "resume a --only oom --memory x2"),
+        ("local", {}, MemoryEnds(1, 900 * MIB), "resume a --only oom --workers 1"),
+        ("local", {"local_workers": "1"}, MemoryEnds(1, 900 * MIB), "failures a"),
+        ("dask", {}, MemoryEnds(1, None), "failures a"),
+        ("local", {"local_task_memory": "200MiB"}, MemoryEnds(0, None), "failures a"),
+        ("local", {"local_task_memory": "200MiB"}, None, "failures a"),
+    ],
+)
+def test_tasks_that_ran_out_of_memory_lead_to_more_of_it(
+    engine: str, notes: dict[str, str], ends: MemoryEnds | None, command: str
+) -> None:
+    """As much as the measured peak asks for. Without a limit on this machine, one task at a time has it all."""
+    job = {"job_id": "a", "is_active": False, "status": "partial", "tasks_failed": 2, "results_path": None}
+    job |= {"engine": engine, "metadata": {**SUBMITTED["metadata"], **notes}}
+    assert next_command(job, stale=False, ends=ends) == f"mops-jobs {command}"
+    suggested = ("Run again what ran out of memory", f"mops-jobs {command}")
+    assert (suggested in next_commands(job, ends=ends)) == command.startswith("resume")
+    few = next_command({**job, "tasks_failed": 100}, stale=False, ends=ends)
+    assert few == "mops-jobs failures a", "other errors are the rule"
+
+
+def test_a_pod_that_was_killed_for_its_memory_leads_to_more_of_it() -> None:
+    job = {"job_id": "a", "is_active": False, "status": "failed", "error_code": "OOMKilled", "engine": "kubernetes"}
+    job |= {"metadata": {**SUBMITTED["metadata"], "k8s_memory": "4Gi"}}
+    assert next_command(job, stale=False) == "mops-jobs resume a --memory x2"
+
+
+@pytest.mark.parametrize(
+    ("notes", "flag"),
+    [
+        ({"slurm_time": "2h"}, "--time x2"),
+        ({"slurm_time": "1-12:00:00"}, "--time x2"),
+        ({}, "--time MINUTES"),
+        ({"slurm_time": "0"}, "--time MINUTES"),
+    ],
+)
+def test_a_time_limit_of_slurm_leads_to_more_time(notes: dict[str, str], flag: str) -> None:
+    """To twice the limit of the launch. That of a partition cannot grow."""
+    job = {"job_id": "a", "is_active": False, "status": "partial", "error_code": "TIMEOUT", "engine": "slurm"}
+    job |= {"metadata": {**SUBMITTED["metadata"], **notes}}
+    assert next_command(job, stale=False) == f"mops-jobs resume a {flag}"
+
+
+def test_a_job_that_slurm_holds_is_looked_at_and_not_resumed() -> None:
+    """Its array is there, so that `resume` would refuse. A record without a valid number leaves the usual command."""
+    job = {
+        "job_id": "a", "is_active": True, "status": "scheduled", "suspect": "JobHeldUser", "engine": "slurm",
+        "k8s_name": None, "metadata": {"slurm_job_id": "12", "waits_for": "JobHeldUser: its user holds it"},
+    }  # fmt: skip
+    assert next_command(job, stale=False) == "scontrol show job 12"
+    metadata = {"slurm_job_id": "12; rm -r /", "waits_for": "JobHeldUser"}
+    assert next_command({**job, "metadata": metadata}, stale=False) == "mops-jobs resume a"
+
+
+def test_the_commands_of_a_job_name_it_and_suit_it() -> None:
+    """Each has the id as one word behind the flags. A job that was only reported is not to be resumed."""
+    job = {"job_id": "--a b", "is_active": False, "status": "failed", "results_path": "results/x", "tasks_failed": 2}
+    words = [shlex.split(line) for _, line in next_commands({**job, **SUBMITTED})]
+    assert [word[-2:] for word in words] == [["--", "--a b"]] * 4
+    assert [word[1] for word in words] == ["logs", "failures", "results", "resume"]
+    reported = {**job, "results_path": None, "k8s_name": None, "metadata": {}}
+    assert next_commands(reported) == [("Read its log", "mops-jobs logs -- '--a b'")]
+    assert next_command(reported, stale=False) == "mops-jobs status --json -- '--a b'"

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from datetime import datetime, timedelta
 from typing import get_args
 
 import pytest
 
 from mopsjobs.app.care import metrics
-from mopsjobs.app.jobs.reconcile import Action, decide, reconcile
+from mopsjobs.app.jobs.reconcile import (
+    MAX_PAUSE,
+    QUIET_SECONDS,
+    Action,
+    EngineWatch,
+    decide,
+    is_ended_by_engine,
+    reconcile,
+)
+from mopsjobs.app.run.app import App
 from mopsjobs.cache.rows import job_json_from_state
+from mopsjobs.console.printer import Printer
 from mopsjobs.engines import ENGINES
 from mopsjobs.engines.base import EngineState, EngineTimes, Phase, ShardEnd
-from mopsjobs.errors import EngineAccessError, EngineUnavailableError
+from mopsjobs.errors import EngineAccessError, EngineUnavailableError, StoreAccessError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies import validation
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.submission.session import Session
@@ -37,6 +49,7 @@ from support.engines import (
     UNKNOWN,
     Cluster,
     add_kubernetes_job,
+    answer_for_all,
     state_of,
 )
 from support.ledgers import attempts_in
@@ -248,17 +261,6 @@ def test_a_job_of_another_program_gets_the_times_of_the_cluster(
     assert times == sorted(times)
 
 
-def test_a_job_of_ours_gets_the_times_of_the_cluster(registry: JobRegistry, clock: Clock) -> None:
-    """Its runner could not report: the step to running is that of the first container."""
-    add_kubernetes_job(registry, "scheduled")
-    clock.advance(hours=10)
-    cluster = Cluster(FAILED)
-    cluster.ran = EngineTimes(_minutes(20), _minutes(55))
-    reconcile(_session(registry, clock), {"kubernetes": cluster}, [state_of(registry)])
-    job = job_json_from_state(state_of(registry), now=clock.now().timestamp())
-    assert (job["queued_seconds"], job["run_seconds"]) == (20 * 60, 35 * 60)
-
-
 def test_without_times_of_the_cluster_a_start_has_no_time(registry: JobRegistry, clock: Clock) -> None:
     """The Job was seen complete; nothing saw it begin."""
     add_kubernetes_job(registry, "scheduled")
@@ -269,12 +271,6 @@ def test_without_times_of_the_cluster_a_start_has_no_time(registry: JobRegistry,
 
 
 # --- what is written ----------------------------------------------------------------------------------------------
-
-
-def test_a_failed_job_says_why(registry: JobRegistry, clock: Clock) -> None:
-    add_kubernetes_job(registry, "running")
-    state = _reconcile(registry, clock, FAILED)
-    assert (state.status, state.error_code, state.error_message) == ("failed", FAILED.reason, FAILED.detail)
 
 
 @pytest.mark.parametrize(("done", "status"), [(2, "succeeded"), (1, "partial"), (0, "failed")])
@@ -335,18 +331,6 @@ def test_the_start_of_another_pod_is_a_sign_of_life(registry: JobRegistry, clock
     assert job_json_from_state(after, now=clock.now().timestamp())["suspect"] == "no_update"
 
 
-def test_a_job_that_its_cluster_holds_is_not_silent(registry: JobRegistry, clock: Clock) -> None:
-    """It has no runner that could report. When it has one again, silence counts as before."""
-    add_kubernetes_job(registry, "running")
-    registry.report_shard("a", 0, 1, ShardReport(0, 0))
-    clock.advance(minutes=2)
-    after = _reconcile(registry, clock, SUSPENDED)
-    assert job_json_from_state(after, now=clock.now().timestamp())["suspect"] is None
-    registry.report_shard("a", 0, 1, ShardReport(0, 0))
-    clock.advance(minutes=2)
-    assert job_json_from_state(state_of(registry), now=clock.now().timestamp())["suspect"] == "no_update"
-
-
 def test_a_launch_that_the_cluster_never_took_is_ended(registry: JobRegistry, clock: Clock) -> None:
     """Once no request of it can be under way, also of a launch that is repeated. `resume` then starts a child."""
     add_kubernetes_job(registry, "submitting", metadata={"bundle": "b"})
@@ -373,14 +357,6 @@ def test_a_job_that_somebody_ends_meanwhile_is_no_error(registry: JobRegistry, c
     (one,) = reconcile(_session(registry, clock), {"kubernetes": cluster}, [state])
     assert (one.before, one.after, one.problem, one.is_changed) == ("running", "cancelled", None, False)
     assert state_of(registry).status == "cancelled"
-
-
-def test_a_job_that_is_deleted_meanwhile_is_no_error(registry: JobRegistry, clock: Clock) -> None:
-    state = add_kubernetes_job(registry, "running")
-    cluster = Cluster(FAILED)
-    cluster.meanwhile = lambda: registry.store.delete(key_of("a"))
-    (one,) = reconcile(_session(registry, clock), {"kubernetes": cluster}, [state])
-    assert (one.after, one.problem) == ("deleted", None)
 
 
 def test_only_jobs_that_are_active_and_of_the_engine_are_asked_about(registry: JobRegistry, clock: Clock) -> None:
@@ -416,3 +392,119 @@ def test_a_refusal_for_one_job_does_not_stop_the_others(registry: JobRegistry, c
     refused, done = reconcile(_session(registry, clock), {"kubernetes": cluster}, states)
     assert (refused.problem, refused.exit_code) == ("The cluster does not permit this.", 4)
     assert done.after == "succeeded"
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Return what the watch takes for the engine of each job."""
+    return answer_for_all(monkeypatch, Cluster(PENDING))
+
+
+def _watch(app: App) -> tuple[EngineWatch, io.StringIO]:
+    """Return a watch that asks at once, and what it prints."""
+    said = io.StringIO()
+    return EngineWatch(app, Printer(None, said, app.env), quiet_seconds=0), said
+
+
+def _look(watch: EngineWatch, app: App, clock: Clock, seconds: int) -> None:
+    """Look once per second at the record, which stays the same."""
+    state = state_of(app.registry)
+    for _ in range(seconds):
+        watch.look(state)
+        clock.advance(seconds=1)
+
+
+def test_a_silent_record_is_asked_about_at_a_bounded_rate(app: App, clock: Clock, cluster: Cluster) -> None:
+    """First after some silence, then with growing pauses, once per minute at last."""
+    add_kubernetes_job(app.registry, "scheduled")
+    watch = EngineWatch(app, app.out)
+    _look(watch, app, clock, int(QUIET_SECONDS))
+    assert cluster.asked == []
+    _look(watch, app, clock, 131)
+    assert len(cluster.asked) == 5, "after 10, 20, 40, 80 and 140 s"
+    _look(watch, app, clock, 600)
+    assert len(cluster.asked) == 5 + 600 / MAX_PAUSE
+
+
+def test_a_record_that_changes_is_not_asked_about(app: App, clock: Clock, cluster: Cluster) -> None:
+    """A runner that reports needs no engine. Nor does a job on this machine, or one that has ended."""
+    add_kubernetes_job(app.registry, "running")
+    watch = EngineWatch(app, app.out)
+    for count in range(20):
+        app.registry.update_progress("a", count)
+        _look(watch, app, clock, 5)
+    add_kubernetes_job(app.registry, "scheduled", "local", engine="local")
+    for state in (app.registry.finalize_job("a", "failed"), state_of(app.registry, "local")):
+        clock.advance(minutes=5)
+        watch.look(state)
+    assert cluster.asked == []
+
+
+def test_the_engine_s_word_ends_a_job(app: App, clock: Clock, cluster: Cluster) -> None:
+    """As `reconcile` does. The follower gets the record after that."""
+    add_kubernetes_job(app.registry, "scheduled")
+    cluster.says = FAILED
+    watch, _ = _watch(app)
+    state = watch.look(state_of(app.registry))
+    assert (state.status, state.error_code) == ("failed", FAILED.reason)
+    assert state == state_of(app.registry)
+
+
+def test_why_a_job_waits_is_told_once_and_written_once(app: App, clock: Clock, cluster: Cluster) -> None:
+    """Each further question finds the same words in the record, until the job runs."""
+    add_kubernetes_job(app.registry, "scheduled")
+    cluster.says = NO_IMAGE
+    watch, said = _watch(app)
+    for _ in range(30):
+        watch.look_and_tell(state_of(app.registry))
+        clock.advance(seconds=1)
+    words = "ImagePullBackOff: no such image"
+    assert said.getvalue().splitlines() == [f"a: scheduled, waits for {words}"]
+    state = state_of(app.registry)
+    assert (state.metadata["waits_for"], state.revision) == (words, 3)
+    cluster.says = RUNNING
+    clock.advance(minutes=1)
+    after = watch.look(state)
+    assert (after.status, after.metadata["waits_for"]) == ("running", None)
+
+
+def test_an_engine_that_does_not_answer_is_told_of_once(app: App, clock: Clock, cluster: Cluster) -> None:
+    """The follower goes on."""
+    add_kubernetes_job(app.registry, "scheduled")
+    cluster.says = EngineUnavailableError("Cannot reach the cluster.")
+    watch, said = _watch(app)
+    _look(watch, app, clock, 200)
+    assert len(cluster.asked) > 1
+    assert said.getvalue().count("cannot be asked about a: Cannot reach the cluster.") == 1
+
+
+def test_a_reader_is_told_of_the_engine_s_word(
+    app: App, clock: Clock, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may not write cannot end the job. Another user can, so the follower goes on."""
+    add_kubernetes_job(app.registry, "scheduled")
+    cluster.says = FAILED
+
+    def refuse(*_: object) -> None:
+        raise StoreAccessError("The registry refuses to write.")
+
+    monkeypatch.setattr(type(app.registry.store), "put", refuse)
+    watch, said = _watch(app)
+    _look(watch, app, clock, 200)
+    assert said.getvalue().count("The kubernetes engine reports a: fail (BackoffLimitExceeded: ") == 1
+    assert said.getvalue().count("Its record stays: The registry refuses to write.") == 1
+
+
+CODES = [
+    value
+    for name, value in sorted(vars(validation).items())
+    if name.isupper() and isinstance(value, str) and value == name
+]
+
+
+@pytest.mark.parametrize("engine", ["kubernetes", "slurm"])
+def test_codes_of_a_validation_are_no_words_of_a_cluster(engine: str) -> None:
+    """Each of its codes has the name of its constant."""
+    assert {"FAILURES", "FIRST", "INCOMPLETE", "REDUCE"} <= set(CODES)
+    assert [code for code in CODES if is_ended_by_engine({"error_code": code, "engine": engine})] == []
+    assert is_ended_by_engine({"error_code": "DEADLINE", "engine": engine})

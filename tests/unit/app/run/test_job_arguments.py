@@ -47,10 +47,6 @@ def _python_arguments() -> list[tuple[str, str]]:
     return [(one.name, one.annotation) for one in parameters if one.name not in others]
 
 
-def test_without_a_condition_all_jobs_pass() -> None:
-    assert job_filter(START).is_everything
-
-
 def test_a_filter_of_the_table_is_everywhere(machine: str) -> None:
     """One more row is one more flag, parameter of page and API, word of the search box, and line of the reference."""
     parser = build_parser(["list"])
@@ -74,12 +70,6 @@ def test_python_has_the_filters_of_the_table() -> None:
     table = [(name, ANNOTATIONS[one.kind]) for name, one in job_arguments.filters_on(COMMANDS).items()]
     assert sorted(_python_arguments()) == sorted(table)
     assert all(f"\n            {name}: " in str(Registry.jobs.__doc__) for name, _ in table)
-
-
-@pytest.mark.usefixtures("machine")
-def test_a_filter_that_python_lacks_is_seen() -> None:
-    """The test above fails for a filter that `Registry.jobs` does not have yet."""
-    assert {*job_arguments.filters_on(COMMANDS)} - {name for name, _ in _python_arguments()} == {"machine"}
 
 
 @pytest.mark.parametrize(
