@@ -64,25 +64,6 @@ def test_tab_completes(cli: Cli, jobs: JobRegistry, tmp_path: Path, shell: str) 
             at.type(KILL_LINE)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
-def test_completion_knows_commands_and_flags(cli: Cli, shell: str) -> None:
-    """The script of each shell completes the commands and the flags of each."""
-    script = cli.ok("completion", shell).out
-    for word in ("list", "status", "wait", "sync", "--refresh", "--fail-fast", "--exit-status"):
-        assert word.removeprefix("--") in script
-
-
-def test_the_bash_script_is_sound(cli: Cli) -> None:
-    """Bash parses the script, and it completes `mops-jobs`."""
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("There is no bash.")
-    script = cli.ok("completion", "bash").out + "\ncomplete -p mops-jobs\n"
-    ran = subprocess.run([bash, "--norc"], input=script, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert "mops-jobs" in ran.stdout
-
-
 def _completed(cli: Cli, *words: str) -> list[str]:
     """Return what bash offers for the last of these words."""
     bash = shutil.which("bash")
@@ -135,15 +116,3 @@ def test_without_a_cache_there_are_no_words_and_no_message(cli: Cli, remote: Rem
     assert (ran.out, ran.err) == ("", "")
     assert cli("completion").code == 2
     assert cli("completion", "--words", "tasks", "").code == 2
-
-
-@pytest.mark.parametrize(("shell", "words"), [("zsh", ["-n"]), ("tcsh", ["-f"])])
-def test_other_shells_take_their_scripts(cli: Cli, tmp_path: Path, shell: str, words: list[str]) -> None:
-    """The shell itself has nothing to say against its script."""
-    program = shutil.which(shell)
-    if program is None:
-        pytest.skip(f"There is no {shell}.")
-    script = tmp_path / "script"
-    script.write_text(cli.ok("completion", shell).out)
-    ran = subprocess.run([program, *words, str(script)], capture_output=True, text=True)
-    assert (ran.returncode, ran.stderr) == (0, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mopsjobs.app.run.project_file import INSTEAD
-from support.cli import REMOTE_URL, Cli
+from support.cli import Cli
 
 
 def test_config_show_says_where_each_setting_came_from(cli: Cli) -> None:
@@ -26,16 +26,6 @@ def test_config_show_says_where_each_setting_came_from(cli: Cli) -> None:
     table = cli.ok("config", "show", MOPS_JOBS_STALE_AFTER="3h").lines
     assert table[0].split() == ["SETTING", "VALUE", "FROM"]
     assert any(line.split() == ["stale_after", "3h", "environment", "MOPS_JOBS_STALE_AFTER"] for line in table)
-
-
-@pytest.mark.parametrize(
-    ("jobs", "words"), [("named", "jobs that name it"), ("mine", "your jobs"), ("all", "all jobs")]
-)
-def test_config_show_says_of_which_jobs_a_rule_tells(cli: Cli, jobs: str, words: str) -> None:
-    config = cli.cache.parent / ".config" / "mops-jobs" / "config.toml"
-    config.parent.mkdir(parents=True)
-    config.write_text(f'[notify.me]\ntype = "command"\ncommand = ["true"]\non = ["end"]\njobs = "{jobs}"\n')
-    assert cli.ok("config", "show", "--json").json["notify.me"]["value"] == f"command, on end, for {words}"
 
 
 EVERY = [
@@ -73,24 +63,3 @@ def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
     for argv in (*EVERY, ("sync", "-q")):
         assert cli.ok(*argv).err.splitlines().count(warning) == 1, argv
     assert not (path.parent / "project.db").exists()
-
-
-def test_with_nothing_set_the_registry_is_embedded(cli: Cli) -> None:
-    """To try it needs no account: with no settings at all, the registry is a file in the data directory."""
-    home = cli.env["HOME"]
-    cli.env.clear()
-    cli.env["HOME"] = home
-    shown = cli.ok("config", "show", "--json").json
-    assert shown["registry"] == {"value": f"sqlite://{home}/.local/share/mops-jobs/registry.db", "origin": "default"}
-    assert shown["cache"]["value"].startswith(f"{home}/.cache/mops-jobs/")
-    cli.ok("register", "first")
-    assert cli.ids() == ["first"]
-
-
-def test_each_registry_has_a_cache_of_its_own(cli: Cli) -> None:
-    """Two registries never share a cache by default, not even two with names that look alike."""
-    del cli.env["MOPS_JOBS_CACHE"]
-    others = [REMOTE_URL.replace("/jobs", "/jobs-a"), REMOTE_URL.replace("/jobs", "/jobsa"), "azure://jobs"]
-    urls = [REMOTE_URL, REMOTE_URL.replace("example", "examplea"), *others]
-    paths = {cli.ok("config", "show", "--json", "--registry", url).json["cache"]["value"] for url in urls}
-    assert len(paths) == len(urls)

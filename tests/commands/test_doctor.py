@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import kmock
 import pytest
+import yaml
 
 from mopsjobs import __version__
+from mopsjobs.app.care.engine_checks import VERBS
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.azure.credentials import EMULATOR_KEY
+from mopsjobs.store.condition_probe import ProbedStore
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import utc_now
-from support.cli import Cli, Remote, add, foreign, key, put
+from support.cli import Cli, LineStore, Remote, add, foreign, key
+from support.kubernetes import kubeconfig
+from support.lying_stores import SECOND_CREATION, SERVER, STALE_UPDATE, IgnoresAll, RefusingStore
+from support.slurm_commands import FakeSlurm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from support.servers import Azurite
+
+    Put = Callable[[LineStore], LineStore]
+    from mopsjobs.registry.job_registry import JobRegistry
+    from support.cli import Cli
+    from support.kubernetes import Api
+
 
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 
@@ -64,17 +80,6 @@ def test_doctor_names_the_fix_for_a_first_run_over_a_network(cli: Cli, remote: R
     remote.store.down = True
     assert cli("sync").code == 5
     assert _checks(cli, 5)["records"]["state"] == "warn"
-
-
-def test_doctor_looks_at_an_embedded_registry_as_it_is_now(cli: Cli, jobs: JobRegistry) -> None:
-    """It is synced first, so that a record gone bad a moment ago is told; one job is `1 job`."""
-    add(jobs, "a")
-    cli.ok("list")
-    assert ": 1 job, " in str(_checks(cli)["cache"]["detail"])
-    put(jobs.store, key("a"), "{")
-    ran = cli("doctor", "--json")
-    assert ran.code == 7
-    assert [problem["key"] for problem in ran.json["problems"]] == [key("a")]
 
 
 def test_doctor_tells_how_much_there_is_and_what_can_go(cli: Cli, remote: Remote) -> None:
@@ -137,24 +142,6 @@ def test_doctor_tells_how_far_the_clock_is_off(cli: Cli, azurite: Azurite, minut
     assert (clock["fix"] is not None) == (state == "warn")
 
 
-def test_a_refused_sign_in_tells_of_the_clock_too(cli: Cli, azurite: Azurite) -> None:
-    """A clock that is off is one reason for it: Azure refuses signatures that are a quarter of an hour old."""
-    wrong = azurite.connection_string.replace(azurite.key, "AAAA")
-    cli.env["AZURE_STORAGE_CONNECTION_STRING"] = wrong
-    cli.env["MOPS_JOBS_REGISTRY"] = f"{azurite.endpoint}/{azurite.new_container()}"
-    cli.clock.moment = utc_now() + timedelta(hours=2)
-    checks = _checks(cli, 4)
-    assert (checks["access"]["state"], checks["clock"]["state"]) == ("fail", "warn")
-
-
-def test_doctor_fails_on_a_cache_that_cannot_be_made(cli: Cli, remote: Remote, tmp_path: Path) -> None:
-    """A directory that takes no files is not an empty cache."""
-    (tmp_path / "file").touch()
-    cache = _checks(cli, 1, MOPS_JOBS_CACHE=str(tmp_path / "file" / "cache.db"))["cache"]
-    assert cache["state"] == "fail"
-    assert "Cannot write the cache" in str(cache["detail"])
-
-
 def test_doctor_tells_an_outage_and_the_last_error(cli: Cli, remote: Remote) -> None:
     """A registry out of reach fails with exit code 5; the cache is still told, with what the last sync met."""
     remote.put(key("a"), foreign("a"))
@@ -182,25 +169,6 @@ def test_doctor_tells_bad_records_by_key_and_reason(cli: Cli, remote: Remote) ->
     assert _checks(cli)["records"]["state"] == "warn"
 
 
-def test_doctor_shows_chunks_of_events_that_cannot_be_read(cli: Cli, remote: Remote) -> None:
-    """They are told once by a sync; `doctor` keeps them in sight."""
-    bad = "events/20260301T12/job/x-000000.ndjson"
-    remote.put(bad, b"x\n")
-    assert cli("sync").code == 7
-    assert f"{bad}: line 1: not JSON" in cli.ok("doctor").out
-    assert [one["kind"] for one in cli.ok("doctor", "--json").json["problems"]] == ["unreadable_events"]
-
-
-def test_doctor_lists_no_more_bad_records_than_a_screen_holds(cli: Cli, remote: Remote) -> None:
-    """Twenty are shown, the rest counted; `--json` has all."""
-    for number in range(30):
-        remote.put(key(f"bad-{number:02}"), "{")
-    cli("sync", "-q")
-    assert cli("doctor").out.count("not JSON") == 20
-    assert "and 10 more: mops-jobs doctor --json" in cli("doctor").out
-    assert len(cli("doctor", "--json").json["problems"]) == 30
-
-
 @pytest.mark.usefixtures("quick_retries")
 def test_doctor_tells_the_source_of_the_credentials(cli: Cli) -> None:
     """Which credential was used is said by its source, never by its value."""
@@ -215,13 +183,251 @@ def test_doctor_tells_the_source_of_the_credentials(cli: Cli) -> None:
     assert EMULATOR_KEY not in ran.out + ran.err
 
 
-def test_doctor_sets_a_damaged_cache_aside(cli: Cli, remote: Remote) -> None:
-    """A damaged cache does not end it: it is set aside, named, and the other checks are made."""
-    del cli.env["MOPS_JOBS_CACHE"]
-    place = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
-    place.parent.mkdir(parents=True)
-    place.write_bytes(b"garbage" * 1000)
-    ran = cli("doctor")
-    assert ran.code == 0
-    assert "Set aside as" in ran.err
-    assert "no file yet" in ran.out
+@pytest.fixture
+def behind(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Put:
+    """Put a store behind a server that is probed before it is written to."""
+
+    def put(store: LineStore) -> LineStore:
+        monkeypatch.setattr(remote, "store", ProbedStore(store, lambda: SERVER))
+        return store
+
+    return put
+
+
+def _conditions(cli: Cli, code: int = 0) -> dict[str, str | None]:
+    ran = cli("doctor", "--json")
+    assert ran.code == code, ran
+    found = {check["name"]: check for check in ran.json["checks"]}["conditions"]
+    del found["name"]
+    return found
+
+
+def test_doctor_probes_a_server_each_time(cli: Cli, behind: Put) -> None:
+    """It leaves the note that spares writers a probe, and no key of the probe; an empty registry is probed too."""
+    line = behind(LineStore(InMemoryVersionedStore()))
+    kept = {"state": "ok", "detail": "kept: the server refuses second creations and updates of stale versions"}
+    for _ in range(2):
+        assert _conditions(cli) == {**kept, "fix": None}
+    assert line.calls["put"] == 7  # the second one renews the note
+    assert len(list(line.inner.list_keys())) == 1
+    line.down = True
+    assert "conditions" not in cli("doctor").out
+
+
+def test_a_liar_fails_doctor_and_each_command_that_writes(cli: Cli, behind: Put) -> None:
+    """Both end with the exit code of a wrong setting, and say what is ignored. Reading commands work, unprobed."""
+    line = behind(LineStore(IgnoresAll()))
+    found = _conditions(cli, 2)
+    assert found["state"] == "fail"
+    assert str(found["detail"]).startswith(f"The store {SECOND_CREATION}; it {STALE_UPDATE}")
+    assert str(found["fix"]).startswith("Updates of jobs would get lost there.")
+    ran = cli("register", "a")
+    assert ran.code == 2
+    assert SECOND_CREATION in ran.err
+    assert str(found["fix"]) in ran.err
+    assert list(line.inner.list_keys()) == []
+    line.calls.clear()
+    for words in (("sync",), ("list", "--refresh"), ("status", "a")):
+        cli(*words)
+    assert {*line.calls} <= {"get", "scan", "list_keys"}
+
+
+def test_doctor_does_not_fail_for_credentials_that_only_read(cli: Cli, behind: Put) -> None:
+    """A viewer has nothing to correct, and is told that the server was not probed."""
+    line = behind(RefusingStore(InMemoryVersionedStore(), "create_if_absent", "put", "delete"))
+    assert _conditions(cli) == {
+        "state": "ok", "detail": "not probed, since writes are refused: refused: create_if_absent.", "fix": None
+    }  # fmt: skip
+    assert list(line.inner.list_keys()) == []
+
+
+def test_doctor_names_the_key_that_it_may_not_delete(cli: Cli, behind: Put) -> None:
+    """The conditions are kept all the same."""
+    line = behind(RefusingStore(InMemoryVersionedStore(), "delete"))
+    found = _conditions(cli)
+    assert found["state"] == "warn"
+    left = [key for key in line.inner.list_keys() if "/probe-" in key]
+    assert str(found["detail"]).endswith(f"the credentials may not delete {left[0]}")
+    assert found["fix"] == "remove that key, or allow the credentials to delete keys"
+
+
+def test_other_registries_are_not_probed(cli: Cli, remote: Remote) -> None:
+    """Neither an embedded one nor one of a kind that has one maker: `doctor` writes nothing there."""
+    add(remote.jobs, "a")
+    assert "conditions" not in cli("doctor").out
+    assert not remote.store.calls.keys() & {"create_if_absent", "put", "delete"}
+
+
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+JOBS_PATH = "/apis/batch/v1/namespaces/models/jobs"
+ENDING = "ask who runs the cluster"
+
+
+@pytest.fixture
+def cluster(cli: Cli, jobs: JobRegistry, api: Api, tmp_path: Path) -> Api:
+    """Return a cluster, and an image for it."""
+    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url, namespace="models"))
+    cli.env["MOPS_JOBS_IMAGE"] = "sims:1"
+    api.answer("/version", {"gitVersion": "v1.36.2"})
+    return api
+
+
+def _accept(api: Api) -> None:
+    """Let the server accept each Job."""
+    api.mock[f"post {JOBS_PATH}"] << (lambda request: request.data)
+
+
+def _permit(api: Api, *verbs: tuple[str, str]) -> None:
+    """Let the user have these verbs; all without one."""
+    permitted = set(verbs or ((verb.verb, verb.resource) for verb in VERBS))
+
+    def review(request: Any) -> Any:
+        asked = request.data["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+        assert asked["namespace"] == "models"
+        for (kind, _, _), kept in api.mock.objects.items():
+            if kind.plural == "selfsubjectaccessreviews" and not kept.deleted:
+                kept.delete()  # a cluster keeps no review
+        return {"status": {"allowed": (asked["verb"], resource) in permitted}}
+
+    api.mock[f"post {REVIEWS}"] << review
+
+
+def _cluster_checks(cli: Cli, code: int = 0, *flags: str) -> list[tuple[str, str, str, str | None]]:
+    """Return name, state, detail and fix of the checks of the engine."""
+    ran = cli("doctor", "--engine", *(flags or ("kubernetes",)), "--json")
+    assert ran.code == code, ran
+    checks = [(one["name"], one["state"], one["detail"], one["fix"]) for one in ran.json["checks"]]
+    return checks[[name for name, *_ in checks].index("records") + 1 :]
+
+
+def test_a_cluster_on_which_jobs_can_run(cli: Cli, cluster: Api) -> None:
+    """Each verb is asked about, and the server checks a Job, which it does not create."""
+    _permit(cluster)
+    _accept(cluster)
+    checks = {name: (state, detail, fix) for name, state, detail, fix in _cluster_checks(cli)}
+    assert checks.pop("k8s clock")[0] in ("ok", "warn"), "the clock of the command stands still"
+    assert checks == {
+        "cluster": ("ok", f"Kubernetes v1.36.2 at {cluster.url}, namespace models", None),
+        "role": ("ok", "create, get, delete jobs; list pods; get pods/log; list events", None),
+        "manifest": ("ok", "the cluster accepts a Job with image sims:1 (dry run; nothing was pulled)", None),
+    }
+    assert len(cluster.requests("post", REVIEWS)) == len(VERBS)
+    (request,) = cluster.requests("post", JOBS_PATH)
+    assert request.params["dryRun"] == "All"
+
+
+def test_each_missing_verb_is_told_with_what_it_costs(cli: Cli, cluster: Api) -> None:
+    """Without those for logs and events, jobs run all the same."""
+    _permit(cluster, ("create", "jobs"), ("get", "jobs"), ("list", "pods"))
+    _accept(cluster)
+    role = [check for check in _cluster_checks(cli, 4) if check[0] == "role"]
+    fix = f"{ENDING} to apply contrib/kubernetes/role.yaml in namespace models"
+    assert role == [
+        ("role", "fail", "may not delete jobs: cancel ends the record alone, and pods run until they see it", fix),
+        ("role", "warn", "may not get pods/log: no log of the pods", fix),
+        ("role", "warn", "may not list events: no word about quotas and missing volumes", fix),
+    ]
+
+
+def test_the_role_of_contrib_is_what_doctor_checks() -> None:
+    role, _ = yaml.safe_load_all(Path("contrib/kubernetes/role.yaml").read_text("utf-8"))
+    granted = {
+        (verb, group, resource)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == {(verb.verb, verb.group, verb.resource) for verb in VERBS}
+
+
+def test_what_else_may_hold_up_a_launch(cli: Cli, cluster: Api) -> None:
+    """A policy, a quota that is used up, a queue that starts nothing, and a clock that is wrong."""
+    _permit(cluster)
+    denied = {"kind": "Status", "code": 422, "message": "admission webhook denied: images come from ours"}
+    cluster.answer(JOBS_PATH, denied, status=422, method="post")
+    status = {"hard": {"pods": "10", "requests.cpu": "8"}, "used": {"pods": "3", "requests.cpu": "8"}}
+    quotas = {"items": [{"metadata": {"name": "team"}, "status": status}]}
+    cluster.answer("/api/v1/namespaces/models/resourcequotas", quotas)
+    off = {"type": "Active", "status": "False", "message": "ClusterQueue is missing"}
+    queues = [
+        {"metadata": {"name": "day"}, "status": {"pendingWorkloads": 2, "admittedWorkloads": 1}},
+        {"metadata": {"name": "night"}, "status": {"conditions": [off]}},
+    ]
+    cluster.answer("/apis/kueue.x-k8s.io/v1beta2/namespaces/models/localqueues", {"items": queues})
+    cli.clock.advance(days=1)
+    checks = _cluster_checks(cli, 6)
+    states = "k8s clock warn, role ok, manifest fail, quota warn, queue ok, queue warn"
+    assert ", ".join(f"{name} {state}" for name, state, *_ in checks[1:]) == states
+    details = [detail for _, _, detail, _ in checks]
+    assert "images come from ours" in details[3]
+    assert details[4:] == [
+        "team: pods 3 of 10, requests.cpu 8 of 8 used; nothing is left of requests.cpu",
+        "day of Kueue: 2 waiting, 1 admitted",
+        "night of Kueue starts no job: ClusterQueue is missing",
+    ]
+    assert all(fix for _, state, _, fix in checks if state != "ok")
+
+
+def test_a_warning_of_the_server_is_told(cli: Cli, cluster: Api) -> None:
+    """An API server answers a Job that PodSecurity would refuse to run with a header alone."""
+    _permit(cluster)
+    said = 'would violate PodSecurity \\"restricted:latest\\"'
+    made = kmock.headers({"Warning": f'299 - "{said}"'})
+    cluster.mock[f"post {JOBS_PATH}"] << made << (lambda request: request.data)
+    manifest = next(check for check in _cluster_checks(cli) if check[0] == "manifest")
+    assert (manifest[1], "would violate PodSecurity" in manifest[2]) == ("warn", True)
+
+
+def test_a_cluster_that_drops_fields_is_told_of(cli: Cli, cluster: Api) -> None:
+    """An older API server leaves out what it does not know. What it adds and writes in another form does not count."""
+    _permit(cluster)
+
+    def without_policy(request: Any) -> Any:
+        job = request.data
+        del job["spec"]["podFailurePolicy"]
+        (runner,) = job["spec"]["template"]["spec"]["containers"]
+        runner["resources"] = {"requests": {"cpu": "1000m"}, "limits": {"cpu": "1000m"}}
+        job["spec"]["template"]["spec"]["containers"] = [{"name": "proxy", "image": "p"}, runner]
+        return job
+
+    cluster.mock[f"post {JOBS_PATH}"] << without_policy
+    manifest = next(check for check in _cluster_checks(cli) if check[0] == "manifest")
+    assert manifest[1:3] == ("warn", "the cluster drops spec.podFailurePolicy")
+
+
+def test_a_cluster_that_is_away_is_one_line(cli: Cli, cluster: Api) -> None:
+    """Without an image, the rest is checked all the same."""
+    _permit(cluster)
+    del cli.env["MOPS_JOBS_IMAGE"]
+    assert ("manifest", "warn", "not checked: no image is set", "name one: MOPS_JOBS_IMAGE=IMAGE") in _cluster_checks(
+        cli
+    )
+    cluster.go_away()
+    ((name, state, detail, fix),) = _cluster_checks(cli, 5)
+    assert (name, state, fix) == ("cluster", "fail", "Try again, or check with: kubectl cluster-info")
+    assert detail.startswith("Cannot reach the cluster")
+
+
+def test_a_wrong_partition_is_told_with_the_right_ones(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm")
+    cli.env |= slurm.env
+    slurm.says("sinfo", "main|up|1-00:00:00|4\ngpu|up|infinite|1\n")
+    slurm.says("sbatch", "sbatch: error: invalid partition specified: wide\n", code=1)
+    checks = _cluster_checks(cli, 6, "slurm", "--partition", "wide")
+    assert checks[-2:] == [
+        ("partitions", "ok", "main up, up to 1-00:00:00, nodes: 4; gpu up, up to infinite, nodes: 1", None),
+        ("launch", "fail", "Slurm refuses sbatch: invalid partition specified: wide.", "name a partition: main, gpu"),
+    ]
+    assert slurm.asked[-1] == "sbatch --test-only --partition=wide --wrap=true"
+    slurm.says("sbatch")
+    assert _cluster_checks(cli, 0, "slurm")[-1][1:3] == (
+        "ok",
+        "Slurm takes a job with the defaults of the cluster (test only)",
+    )
+
+
+def test_a_flag_of_another_engine_is_refused(cli: Cli) -> None:
+    ran = cli("doctor", "--partition", "main")
+    assert (ran.code, "--partition has no effect without --engine slurm." in ran.err) == (2, True)

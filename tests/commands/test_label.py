@@ -1,11 +1,13 @@
-"""`label`: labels of a job, and archived jobs, which lists leave out."""
+"""`label` and `note`: what users say about jobs, in every view; and archived jobs, which lists leave out."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Remote, add
+from support.cli import Cli, Remote, add, foreign, key, sentences
 
 
 def test_labels_are_set_and_removed_after_the_end(cli: Cli, remote: Remote) -> None:
@@ -71,9 +73,68 @@ def test_a_job_comes_back_into_lists_without_the_label(cli: Cli, jobs: JobRegist
     assert cli.ids() == ["job"]
 
 
-def test_a_change_that_changes_nothing_writes_nothing(cli: Cli, jobs: JobRegistry) -> None:
-    """Neither a label that is set to its value, nor the removal of one that is not there."""
-    add(jobs, "job", "succeeded", labels={"a": "1"})
+def test_every_view_shows_a_note_at_once_and_elsewhere_after_a_sync(cli: Cli, remote: Remote) -> None:
+    """Over a network as over an embedded registry: `status`, its JSON, and `events`, with author and time."""
+    remote.put(key("theirs"), foreign("theirs", "failed"))
+    add(remote.jobs, "ours", "succeeded")
+    cli.ok("sync")
+    for job_id in ("theirs", "ours"):
+        cli.clock.moment = datetime(2026, 3, 1, 13, tzinfo=UTC)
+        assert cli.ok("note", job_id, "used in the draft", USER="ada").err == f"{job_id}: noted\n"
+        cli.clock.advance(hours=1)
+        cli.ok("note", job_id, "wrong prior", USER="bob")
+        ran = cli.ok("status", job_id, "--offline")
+        assert "Note       wrong prior" in ran.lines
+        begin = ran.lines.index("Notes and labels")
+        assert ran.lines[begin + 1 : begin + 3] == [
+            "  2026-03-01 13:00:00Z  ada: used in the draft",
+            "  2026-03-01 14:00:00Z  bob: wrong prior",
+        ]
+        metadata = cli.ok("status", job_id, "--json", "--offline").json["metadata"]
+        assert [(one["text"], one["by"]) for one in metadata["note_history"]] == [
+            ("used in the draft", "ada"),
+            ("wrong prior", "bob"),
+        ]
+        lines = [line for line in cli.ok("events", job_id).lines if " note " in line]
+        assert [line.partition("note  ")[2] for line in lines] == ["ada: used in the draft", "bob: wrong prior"]
+        cli.ok("sync", "--cache", "elsewhere.db", "-q")
+        assert "Note       wrong prior" in cli.ok("status", job_id, "--cache", "elsewhere.db", "--offline").lines
+
+
+def test_a_note_changes_neither_status_nor_times_of_a_job(cli: Cli, jobs: JobRegistry) -> None:
+    """Only metadata, the write and its time differ. Its JSON is what `status --json` prints."""
+    add(jobs, "job", "failed")
+    before = cli.ok("status", "job", "--json").json
+    cli.clock.advance(hours=1)
+    after = cli.ok("note", "job", "x", "--json").json
+    assert {name for name in before if before[name] != after[name]} == {
+        "metadata", "write_id", "revision", "updated_at",
+    }  # fmt: skip
+    assert cli.ok("status", "job", "--json").json == after
+
+
+@pytest.mark.parametrize("text", ["", " ", "x" * 1001])
+def test_an_empty_or_long_note_is_wrong_usage(cli: Cli, jobs: JobRegistry, text: str) -> None:
+    """Exit code 2, one sentence, and nothing is written."""
+    add(jobs, "job")
     before = jobs.get_record("job")
-    assert cli.ok("label", "job", "a=1", "b-").err == "job: labels a=1\n"
+    ran = cli("note", "job", text)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
     assert jobs.get_record("job") == before
+
+
+def test_notes_of_twenty_writers_at_once_are_all_kept(cli: Cli, remote: Remote) -> None:
+    """Each lost race is run again on top of the winner's record."""
+    add(remote.jobs, "job", "succeeded")
+    todo = [f"note {number}" for number in range(1, 20)]
+
+    def rival(written: str) -> None:
+        if todo and written == key("job"):
+            remote.jobs.add_note("job", todo.pop())
+
+    remote.store.before_put = rival
+    cli.ok("note", "job", "note 0")
+    found = remote.jobs.get_job("job")
+    assert found is not None
+    history = [one["text"] for one in found.metadata["note_history"]]  # type: ignore[attr-defined]
+    assert sorted(history) == sorted(f"note {number}" for number in range(20))

@@ -1,8 +1,9 @@
-"""`status` of a job that has not begun: its cluster is asked, and its words go into the record."""
+"""`status` asks engines: of a silent job, and of any job while the registry is away."""
 
 from __future__ import annotations
 
 import shutil
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,10 +12,15 @@ from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.submission.shard_drop import ShardDrop
-from support.cli import Cli, Remote, add
+from support.cli import Cli, Remote, add, sentences
 from support.engines import FAILED, GONE, NO_IMAGE, RUNNING, SUSPENDED, Cluster, add_kubernetes_job, answer_for_all
+from support.fields import JOB_FIELDS
+from support.kubernetes import Api, kubeconfig
 from support.ledgers import add_job
 from support.runs import sets_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -129,3 +135,62 @@ def test_a_wait_tells_a_truer_reason(cli: Cli, jobs: JobRegistry, cluster: Clust
     said = cli("wait", "a", "--timeout", "5m").err
     assert said.count("no heartbeat for 1m") == 1
     assert said.count("suspect (k8s_job_missing). If its runner is gone: mops-jobs resume a") == 1
+
+
+def test_an_outage_names_kubectl_for_a_job_that_is_not_known_here(cli: Cli, remote: Remote) -> None:
+    """By the name that mops-jobs gives its Job, and by that of ModelOps. No cluster is asked: none is configured."""
+    remote.store.down = True
+    ran = cli("status", "job-1a")
+    theirs = "If instead ModelOps submitted it: kubectl -n modelops-dask-dev get job job-1a"
+    by_hand = f"By hand: kubectl get job job-1a. {theirs}"
+    assert (ran.code, ran.out) == (5, "")
+    assert ran.err == f"error: Cannot reach the registry: connection refused.\nhint: {by_hand}\n"
+    assert by_hand.replace("get job", "delete job") in cli("cancel", "job-1a").err
+
+
+@pytest.fixture
+def far_cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
+    """Return a cluster, and a registry that is away."""
+    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
+    remote.store.down = True
+    return api
+
+
+def _put(api: Api, **status: object) -> None:
+    metadata = {
+        "name": "seir-1",
+        "namespace": "from-kubeconfig",
+        "uid": "u",
+        "annotations": {"mops-jobs/job-id": "seir-1"},
+    }
+    api.mock.objects["batch/v1/jobs", "from-kubeconfig", "seir-1"] = {
+        "metadata": metadata,
+        "spec": {"template": {}},
+        "status": status,
+    }
+
+
+def test_the_cluster_is_asked_and_its_word_marked(cli: Cli, far_cluster: Api) -> None:
+    _put(far_cluster, active=1, ready=1)
+    ran = cli.ok("status", "seir-1")
+    assert ran.lines == ["Job        seir-1", "Engine     kubernetes says: running"]
+    assert "Showing what the kubernetes engine says, not the job's record." in ran.err
+    assert "Next: kubectl -n from-kubeconfig get job seir-1" in ran.err
+
+
+def test_scripts_get_the_job_with_what_is_known(cli: Cli, far_cluster: Api) -> None:
+    """Every field of a job is there, and the mark."""
+    _put(far_cluster, conditions=[{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}])
+    ran = cli("status", "seir-1", "--json", "--exit-status")
+    assert ran.code == 100
+    assert list(ran.json) == [*JOB_FIELDS, "engine_says"]
+    assert (ran.json["status"], ran.json["engine"], ran.json["created_at"]) == ("failed", "kubernetes", None)
+    assert ran.json["engine_says"]["look"] == "kubectl -n from-kubeconfig get job seir-1"
+
+
+def test_an_unknown_job_leaves_the_outage(cli: Cli, far_cluster: Api) -> None:
+    """Exit code 5: the record may well be there."""
+    ran = cli("status", "seir-1")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
+    gone = "hint: In the cluster, Job seir-1 was not found in namespace from-kubeconfig."
+    assert f"{gone} If ModelOps submitted it: kubectl -n modelops-dask-dev get job seir-1\n" in ran.err

@@ -75,19 +75,6 @@ def test_own_writes_are_told_once(cli: Cli, remote: Remote) -> None:
     assert [news for news, _ in told] == [[0], [1], [], [2], []]
 
 
-def test_filters_hold(cli: Cli, jobs: JobRegistry) -> None:
-    """Only the jobs that the filters choose are told."""
-    add(jobs, "mine", owner="me")
-    add(jobs, "theirs", owner="you")
-    told = _watch(
-        cli,
-        lambda: jobs.update_status("theirs", "running"),
-        lambda: jobs.update_status("mine", "running"),
-        flags=("--json", "--owner", "me"),
-    )
-    assert [(job["job_id"], job["status"]) for job in told] == [("mine", "pending"), ("mine", "running")]
-
-
 def test_without_a_terminal_each_change_is_a_line(cli: Cli, jobs: JobRegistry) -> None:
     """Tab-separated, with whole times, nothing drawn."""
     add(jobs, "a", tasks_total=4)
