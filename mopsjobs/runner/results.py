@@ -52,22 +52,22 @@ class _Request(NamedTuple):
     before: Callable[[], None]
 
 
+@dataclasses.dataclass
 class OutputSender:
-    """Writes outputs to the store, or to the outbox while the store does not answer."""
+    """Writes outputs to the store, or to the outbox while the store does not answer.
 
-    def __init__(
-        self, store: VersionedStore, outbox: VersionedStore, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Start the threads.
+    Args:
+        _store: where outputs belong.
+        _outbox: where they are kept during an outage.
+        clock: a monotonic clock in seconds.
+    """
 
-        Args:
-            store: where outputs belong.
-            outbox: where they are kept during an outage.
-            clock: a monotonic clock in seconds.
-        """
-        self._store = store
-        self._outbox = outbox
-        self._has_transactions = isinstance(store, TransactionalStore)
+    _store: VersionedStore
+    _outbox: VersionedStore
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._has_transactions = isinstance(self._store, TransactionalStore)
         self._waiting: deque[_Request] = deque()
         self._failure: Exception | None = None
         """Why nothing more can be stored: the first error that was neither an outage nor about one output."""
@@ -78,8 +78,8 @@ class OutputSender:
             "Outputs are kept here until it answers.",
             first_pause=FIRST_PAUSE,
             keep=self._keep,
-            threads=1 if getattr(store, "is_local", False) else THREADS,
-            clock=clock,
+            threads=1 if getattr(self._store, "is_local", False) else THREADS,
+            clock=self.clock,
         )
         self._writer.start()
 
@@ -178,15 +178,15 @@ class OutputSender:
                 request.on_done()
 
 
+@dataclasses.dataclass
 class StoreWithOutbox:
     """The union of a store and the outbox, to read: `get` and `scan` of the store contract.
 
     It tells which tasks are complete. Never decide by it what to remove.
     """
 
-    def __init__(self, store: VersionedStore, outbox: VersionedStore) -> None:
-        self._store = store
-        self._outbox = outbox
+    _store: VersionedStore
+    _outbox: VersionedStore
 
     def get(self, key: str) -> Versioned | None:
         """Return the value in the outbox, else in the store."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -46,12 +45,3 @@ def test_memory_does_not_grow_with_records(large: Cli, argv: tuple[str, ...]) ->
     ran = subprocess.run(limited, capture_output=True, env=environment(large), check=False)
     assert (ran.returncode, ran.stderr[:500].count(b"Memory")) == (0, 0)
     assert {int(number) for number in re.findall(rb"job-(\d{3})", ran.stdout)} == set(range(JOBS))
-
-
-def test_a_large_listing_is_one_document(large: Cli) -> None:
-    """What is printed while it is read is the same JSON; so is what `--jsonl` prints."""
-    document = large.ok("list", "--json", "--limit", "0", "--sort", "name").json
-    assert document["returned"] == document["total"] == JOBS
-    assert [job["job_id"] for job in document["jobs"]] == [f"job-{number:03}" for number in range(JOBS)]
-    lines = large.ok("list", "--jsonl", "--limit", "0", "--sort", "name").out.splitlines()
-    assert [json.loads(line) for line in lines] == document["jobs"]

@@ -130,16 +130,6 @@ def test_what_is_written_as_a_whole_stays_whole(cli: Cli, disk: Disk) -> None:
     assert sorted(os.listdir(disk.path)) == ["filler", "m.prom"]
 
 
-def test_output_that_finds_no_room_is_an_error(cli: Cli) -> None:
-    """`list --csv > full` does not look like a list of nothing."""
-    cli.ok("register", "job")
-    for argv in (["list", "--csv"], ["list", "--json"]):
-        with open("/dev/full", "wb") as full:
-            ran = subprocess.run(command(*argv), env=environment(cli), stdout=full, stderr=subprocess.PIPE, text=True)
-        assert ran.returncode == 1
-        one_sentence(ran.stderr, "No space left")
-
-
 @pytest.mark.parametrize("argv", [["register", "new", "--json"], ["update", "job", "failed", "--json"]])
 def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, argv: list[str]) -> None:
     """Else a script would do it again; which job it was stands there too."""
@@ -150,21 +140,6 @@ def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, arg
     one_sentence(ran.stderr, "No space left")
     assert "The command was completed." in ran.stderr
     assert sorted(cli.ids()) == sorted({"job", argv[1]})
-
-
-def test_a_submission_that_cannot_be_kept_says_so(cli: Cli, remote: Remote, disk: Disk) -> None:
-    """Without a registry and without room, nothing is launched."""
-    (disk.path / "study.json").write_text('{"model": "model:f", "parameter_sets": [{}]}')
-    (disk.path / "model.py").write_text("def f(params, seed): return {}\n")
-    os.chdir(disk.path)
-    remote.store.down = True
-    disk.fill()
-    try:
-        ran = cli("submit", "study.json", "--auto", XDG_STATE_HOME=str(disk.path / "state"))
-    finally:
-        os.chdir(disk.path.parent)
-    assert ran.code == 1
-    one_sentence(ran.err, "cannot keep the job")
 
 
 # --- read-only ------------------------------------------------------------------------------------------------------

@@ -109,12 +109,3 @@ def test_the_trial_sees_an_acknowledged_write_that_is_lost(tmp_path: Path) -> No
         writers.look(Ended([0], True, 0.1, ""))
     with pytest.raises(PromiseBroken, match="refused"):
         writers.look(Ended([0, 6], True, 0.1, ""))
-
-
-def test_a_kill_takes_the_process_and_says_so(forked: Forker) -> None:
-    """A script that ends before its kill is not counted as killed; one that is killed has no exit code."""
-    assert forked.run(["--version"]).code == 0
-    endless = [["schema", "list"]] * 10_000  # minutes of work: on a busy machine a kill may come late
-    ended = forked.run(*endless, kill_after=0)
-    assert ended.is_killed
-    assert len(ended.codes) < len(endless)

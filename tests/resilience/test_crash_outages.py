@@ -68,14 +68,6 @@ def test_a_container_that_is_gone_is_not_an_empty_one(
     assert cli.ok("sync").code == 0
 
 
-def test_one_job_of_the_last_sync_is_enough(cli: Cli, mirrored: JobRegistry) -> None:
-    """Where a user has removed the others by hand, the sync believes it, whichever is left."""
-    for job_id in ("job-0", "job-1"):
-        mirrored.store.delete(key(job_id))
-    assert "2 removed" in cli.ok("sync").out
-    assert cli.ids() == ["job-2"]
-
-
 def test_a_registry_whose_disk_is_not_mounted_is_not_made_anew(cli: Cli, tmp_path: Path) -> None:
     """Writes are refused with 5, as in any outage, and leave nothing in its place; reads show what the cache has."""
     disk = tmp_path / "disk"
@@ -139,18 +131,6 @@ def test_what_this_machine_wrote_since_the_last_sync_proves_nothing(cli: Cli, re
     add(remote.jobs, "other", "running")
     refused(cli, {"mine", "job-0000", "job-0001", "job-0002"})
     assert f"1 added, {jobs:,} removed" in cli.ok("sync", "--full").out
-
-
-def test_a_pruned_job_that_is_still_there_proves_the_registry(cli: Cli, remote: Remote) -> None:
-    """Also where nothing else is left that a sync saw."""
-    for job_id in ("old", "young"):
-        add(remote.jobs, job_id, "failed" if job_id == "old" else "running")
-    cli.clock.advance(hours=1)
-    cli.ok("sync")
-    cli.ok("prune", "--older-than", "1m", "--yes")
-    remote.store.inner.delete(key("young"))
-    assert "1 removed" in cli.ok("sync").out
-    assert cli.ids() == []
 
 
 def test_an_open_store_sees_that_its_file_is_gone_or_another(tmp_path: Path) -> None:
@@ -278,22 +258,6 @@ def test_a_registry_that_nobody_has_looked_at_is_missed_all_the_same(cli: Cli, t
         assert (ran.code, len(sentences(ran.err))) == (5, 1), words
         assert "is gone: it had jobs." in ran.err
     assert not path.exists()
-
-
-def test_a_write_waits_for_no_cache_and_needs_none(cli: Cli, tmp_path: Path) -> None:
-    """If none can be made, or another process has it, the record and its event are written all the same, silently."""
-    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{tmp_path}/registry.db"
-    del cli.env["MOPS_JOBS_CACHE"]
-    cli.ok("list")
-    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
-    with contextlib.closing(sqlite3.connect(cache)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        ran = cli.ok("register", "a", "-q")
-        connection.rollback()
-    assert ran.err == ""
-    ran = cli.ok("register", "b", "-q", HOME="/dev/null/x", XDG_CACHE_HOME="/dev/null/x")
-    assert ran.err == ""
-    assert sorted({json.loads(line)["job_id"] for line in cli.ok("events", "--json").out.splitlines()}) == ["a", "b"]
 
 
 def lose_after_a_listing(cli: Cli, path: Path) -> None:

@@ -96,17 +96,6 @@ def test_a_textfile_is_on_disk_before_it_takes_its_place(cli: Cli, tmp_path: Pat
     assert any(call.name == "fsync" and call.path == str(tmp_path) for call in made[placed:])
 
 
-def test_the_order_is_looked_at() -> None:
-    """A sync before the last write, or none, is not enough."""
-    wal, text = "3</r.db-wal>", '"x"..., 4096, 0'
-    write, sync = f"7 pwrite64({wal}, {text}) = 4096\n", f"7 fdatasync({wal}) = 0\n"
-    for trace, is_synced in ((write + sync, True), (sync + write, False), (write, False), (sync, False)):
-        made = calls(f'{trace}7 write(1<pipe:[1]>, "job: pending\\n", 13) = 13\n')
-        assert is_synced_before(made, "/r.db-wal", acknowledged(made, "job: pending")) == is_synced
-    assert not calls("7 fdatasync(3</r.db-wal>) = -1 EIO (Input/output error)\n")
-    assert calls('7 rename("/a.part", "/a") = 0\n')[0].to == "/a"
-
-
 def test_the_levels_of_durability_are_those_of_the_design(tmp_path: Path) -> None:
     """FULL for what is the truth, NORMAL for the mirror of it; both in WAL."""
     store = SQLiteVersionedStore(tmp_path / "registry.db")

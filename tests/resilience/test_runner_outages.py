@@ -231,14 +231,6 @@ def test_a_runner_that_may_not_write_the_record_ends_at_once(bench: Bench) -> No
     assert _kept(bench.path / "job")
 
 
-def test_an_internal_error_while_sending_surfaces_and_blocks_nothing(bench: Bench) -> None:
-    """More tasks than the queue holds, and each sender meets it."""
-    bench.given(sets_of(200))
-    store = Refusing(bench.line, lambda key: RuntimeError("a bug") if key.startswith("results/") else None)
-    with pytest.raises(RuntimeError, match="a bug"):
-        _working(store, bench.path / "job")
-
-
 # --- progress after a restart ---------------------------------------------------------------------------------------
 
 

@@ -54,40 +54,17 @@ class WorkerProcess(ModelProcess):
     Ctrl-C does not reach it. If the runner is killed, it ends at once, with them: see engines/worker.py.
     """
 
-    def __init__(
-        self,
-        command: list[str],
-        setup: Mapping[str, object],
-        env: Mapping[str, str],
-        on_log: OnLog,
-        core: int | None,
-    ) -> None:
-        """Start the process. For the arguments, see `ModelProcess`.
-
-        Args:
-            command: how to start it.
-            setup: the first line of its input.
-            env: its environment.
-            on_log: called with its lines.
-            core: the locked file of the core that it runs on; see `SharedCores`. It holds the lock while it lives.
-
-        Raises:
-            OSError: if the system does not start it.
-        """
-        files = () if core is None else (core,)
-        super().__init__(command, setup, env, on_log, start_new_session=True, pass_fds=files)
-        self.core = core
-        self.tasks: deque[Assignment] = deque()
-        self.task_started_at = 0.0
-        """When the first of its tasks became the first, by the clock of the pool."""
-        self.task_started_ts = 0.0
-        """The same in seconds since the epoch."""
-        self.is_leaving = False
-        """Whether it takes no further task: there is none for it, or another job needs its core."""
-        self._left_at: float | None = None
-        """When its input ended, by the monotonic clock."""
-        self.is_blocked = False
-        """Whether the pipe to it is full, and more is to be written."""
+    tasks: deque[Assignment]
+    core: int | None = None
+    """The locked file of the core that it runs on; see `SharedCores`. The process holds the lock while it lives."""
+    task_started_at = 0.0
+    """When the first of its tasks became the first, by the clock of the pool."""
+    task_started_ts = 0.0
+    """The same in seconds since the epoch."""
+    is_leaving = False
+    """Whether it takes no further task: there is none for it, or another job needs its core."""
+    _left_at: float | None = None
+    """When its input ended, by the monotonic clock."""
 
     def signal(self, number: int) -> None:
         """Send a signal to the process group, also if the worker itself is dead."""
@@ -217,8 +194,10 @@ class WorkerPool:
                     return
                 pause = min(self._queue.seconds_to_next() or wake_seconds, wake_seconds)
                 yield None
-                for key, events in self._selector.select(pause):
-                    yield from self._handle_event(key.data[0], key.data[1], events)
+                for key, _ in self._selector.select(pause):
+                    worker, handle = key.data
+                    if worker in self._workers:  # an event before may have ended it
+                        yield from handle(worker)
                 yield from self._stop_late_workers()
                 yield from self._bury_dead_workers()
         finally:
@@ -297,8 +276,7 @@ class WorkerPool:
             worker.begin_task(self.clock())
         worker.tasks.append(assignment)
         self._begin_watch(worker)
-        line = json.dumps(task_message(assignment.task, assignment.attempt))
-        worker.outgoing += line.encode() + b"\n"
+        worker.outgoing += json.dumps(task_message(assignment.task, assignment.attempt)).encode() + b"\n"
         self._write(worker)
         return True
 
@@ -314,52 +292,44 @@ class WorkerPool:
         return watch if watch is not None and watch.is_over else None
 
     def _start(self, core: int | None) -> WorkerProcess:
+        files = () if core is None else (core,)
         try:
-            worker = WorkerProcess(self._command, self._setup, self.env, self.on_log, core)
+            worker = WorkerProcess(
+                self._command, self._setup, self.env, self.on_log, start_new_session=True, pass_fds=files
+            )
         except OSError as error:
             raise not_started_error(self._command[0], error) from None
+        worker.core, worker.tasks = core, deque()
         self._workers.append(worker)
         self.workers = len(self._workers)
-        self._selector.register(worker.stdout, selectors.EVENT_READ, (worker, "answers"))
-        self._selector.register(worker.stderr, selectors.EVENT_READ, (worker, "logs"))
+        self._selector.register(worker.stdout, selectors.EVENT_READ, (worker, self._take_answers))
+        self._selector.register(worker.stderr, selectors.EVENT_READ, (worker, self._take_logs))
         self._write(worker)
         return worker
 
-    def _write(self, worker: WorkerProcess) -> None:
-        """Send what the pipe takes, and ask to be woken for the rest: a blocking write could wait for a busy worker."""
-        worker.send()
-        if bool(worker.outgoing) == worker.is_blocked:
-            return
-        worker.is_blocked = not worker.is_blocked
-        if worker.is_blocked:
-            self._selector.register(worker.stdin, selectors.EVENT_WRITE, (worker, "tasks"))
-        else:
-            self._selector.unregister(worker.stdin)
+    def _write(self, worker: WorkerProcess) -> tuple[()]:
+        worker.send(self._selector, (worker, self._write))
+        return ()
 
     # --- answers from workers --------------------------------------------------------------------------------
 
-    def _handle_event(self, worker: WorkerProcess, what: str, events: int) -> Iterator[TaskResult]:
-        if worker not in self._workers:
-            return
-        if what == "tasks":
-            self._write(worker)
-            return
-        stream = worker.stdout if what == "answers" else worker.stderr
-        try:
-            data = os.read(stream.fileno(), 2**20)
-        except BlockingIOError:
-            return
-        if what == "logs":
+    def _take_logs(self, worker: WorkerProcess) -> tuple[()]:
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(worker.stderr.fileno(), 2**20)
             worker.log_lines.feed(data)
             if not data:
                 worker.log_lines.end()
-                self._selector.unregister(stream)
+                self._selector.unregister(worker.stderr)
+        return ()
+
+    def _take_answers(self, worker: WorkerProcess) -> Iterator[TaskResult]:
+        try:
+            data = os.read(worker.stdout.fileno(), 2**20)
+        except BlockingIOError:
             return
         worker.answers += data
         yield from self._handle_answers(worker)
-        if worker not in self._workers:
-            return
-        if not data or len(worker.answers) > MAX_ANSWER_BYTES:
+        if worker in self._workers and (not data or len(worker.answers) > MAX_ANSWER_BYTES):
             yield from self._bury(worker)
 
     def _handle_answers(self, worker: WorkerProcess) -> Iterator[TaskResult]:
@@ -461,6 +431,6 @@ class WorkerPool:
         self._liveness_checked_at = self.clock()
         for worker in list(self._workers):
             if worker.has_ended():
-                yield from self._handle_event(worker, "answers", selectors.EVENT_READ)  # its last answers
+                yield from self._take_answers(worker)  # its last ones
                 if worker in self._workers:
                     yield from self._bury(worker)

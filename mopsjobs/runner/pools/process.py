@@ -306,11 +306,21 @@ class ModelProcess:
         self.watch: Watch | None = None
         """The watch over the memory of the task that it runs."""
 
-    def send(self) -> None:
-        """Send what the pipe takes: a blocking write could wait for a busy process."""
+    def send(self, selector: selectors.BaseSelector, data: Any = None) -> None:
+        """Send what the pipe takes, and ask to be woken for the rest: a blocking write could wait for a busy process.
+
+        Args:
+            selector: wakes the caller.
+            data: of the key of the pipe there.
+        """
         with contextlib.suppress(BlockingIOError, BrokenPipeError):  # after a broken pipe, its answers end too
             while self.outgoing:
                 del self.outgoing[: os.write(self.stdin.fileno(), self.outgoing)]
+        is_registered = not self.stdin.closed and self.stdin in selector.get_map()
+        if self.outgoing and not is_registered:
+            selector.register(self.stdin, selectors.EVENT_WRITE, data)
+        elif is_registered and not self.outgoing:
+            selector.unregister(self.stdin)
 
     def note_ready(self, answer: Mapping[str, Any]) -> None:
         """Take the first answer of engines/worker.py: what its start has used is not the task's at which it ends."""
@@ -424,7 +434,7 @@ class Model(ModelProcess):
 
     def _await_answer(self, timeout: float | None, memory: int | None) -> dict[str, Any] | None:
         while True:
-            self._write()
+            self.send(self.selector)
             is_over = not self._read()
             while b"\n" in self.answers:
                 line, _, rest = bytes(self.answers).partition(b"\n")
@@ -474,14 +484,6 @@ class Model(ModelProcess):
         """Close the streams, and what waits for them."""
         self.selector.close()
         super().close()
-
-    def _write(self) -> None:
-        self.send()
-        registered = self.stdin in self.selector.get_map()
-        if self.outgoing and not registered:
-            self.selector.register(self.stdin, selectors.EVENT_WRITE)
-        elif registered and not self.outgoing:
-            self.selector.unregister(self.stdin)
 
     def _read(self, wait: float = POLL_SECONDS) -> bool:
         """Read answers and lines. Return False if the process has ended."""

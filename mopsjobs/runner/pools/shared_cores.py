@@ -9,6 +9,7 @@ with several workers gives one up. See docs/decisions/0075-cores-shared-by-submi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -25,23 +26,22 @@ LOOK_SECONDS = 0.5
 FLAGS = os.O_RDWR | os.O_CREAT | FILE_FLAGS
 
 
+@dataclasses.dataclass
 class SharedCores:
-    """The cores of this machine, as one runner takes them."""
+    """The cores of this machine, as one runner takes them. Nothing is created before `take`.
 
-    def __init__(self, directory: Path, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Prepare; nothing is created before `take`.
+    Args:
+        _directory: where the files of the cores are, the same for all runners that share them.
+        limit: how many cores there are.
+        clock: a monotonic clock in seconds.
+    """
 
-        Args:
-            directory: where the files of the cores are, the same for all runners that share them.
-            limit: how many cores there are.
-            clock: a monotonic clock in seconds.
-        """
-        self.limit = limit
-        self._directory = directory
-        self._clock = clock
-        self._ticket: tuple[Path, int] | None = None
-        """The ticket of this runner, and its file."""
-        self._looked_at = -LOOK_SECONDS
+    _directory: Path
+    limit: int
+    clock: Callable[[], float] = time.monotonic
+    _ticket: tuple[Path, int] | None = None
+    """The ticket of this runner, and its file."""
+    _looked_at: float = -LOOK_SECONDS
 
     @property
     def is_waiting(self) -> bool:
@@ -73,7 +73,7 @@ class SharedCores:
 
     def are_wanted(self) -> bool:
         """Return whether another runner stands in line. It looks at most every half second, and else returns False."""
-        now = self._clock()
+        now = self.clock()
         if now - self._looked_at < LOOK_SECONDS:
             return False
         self._looked_at = now

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.events import format as event_format
 from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, parse_chunk, parse_chunk_key
-from mopsjobs.events.writer import EventLog, record_event, record_write
-from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.events.writer import EventLog, record_event
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import Clock
 from support.doubles import FaultyStore
@@ -80,26 +79,6 @@ def test_an_outage_is_survived() -> None:
         log.emit("log", text=str(number))
     assert log.close(PATIENCE)
     assert [event["text"] for event in _events(store)] == [str(number) for number in range(10)]
-
-
-def test_a_late_chunk_goes_into_the_hour_of_its_writing() -> None:
-    """What an outage held back for an hour lands in the new hour, where readers look."""
-    store, clock = FaultyStore(InMemoryVersionedStore()), Clock()
-    fail = store.fail_next
-
-    def enter(method: str) -> None:
-        if method == "create_if_absent" and store.calls[method] == 0:
-            fail(1, method)
-            clock.advance(hours=1)
-        FaultyStore._enter(store, method)
-
-    store._enter = enter  # type: ignore[method-assign]
-    log = _log(store, clock)
-    log.emit("log", text="x")
-    assert log.close(PATIENCE)
-    (key,) = store.list_keys("events/")
-    assert key.startswith("events/20260301T13/")
-    assert _events(store)[0]["at"] == "2026-03-01T12:00:00Z"
 
 
 def test_a_lost_reply_makes_the_same_chunk_twice_at_most() -> None:
@@ -208,20 +187,6 @@ def test_one_event_at_once() -> None:
     assert event == {**HEAD, "kind": "runner", "source": event["source"], "text": "hello"}
     store.fail_next()
     assert not record_event(store, "job", "runner", text="hello")
-
-
-def test_a_state_event_tells_of_the_record() -> None:
-    """What `record_write` leaves is the status and the counts of the record."""
-    store = InMemoryVersionedStore()
-    registry = JobRegistry(store)
-    registry.register_job("job", tasks_total=4)
-    registry.update_progress("job", 3, tasks_failed=1, start=True)
-    found = registry.get_record("job")
-    assert found is not None
-    assert record_write(store, found.value)
-    (event,) = _events(store)
-    assert [event[f"tasks_{name}"] for name in ("total", "completed", "failed")] == [4, 3, 1]
-    assert (event["kind"], event["status"], event["revision"]) == ("state", "running", 2)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

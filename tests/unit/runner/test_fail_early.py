@@ -21,7 +21,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult
 from support.cli import Clock
-from support.runs import PATIENCE, Bench, calls, code, pool_of, results, sets_of, study, until
+from support.runs import PATIENCE, Bench, calls, code, pool_of, sets_of, study, until
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -201,17 +201,6 @@ def test_a_lost_first_shard_delays_the_others_only(bench: Bench, monkeypatch: py
     assert said == ["Waiting for the first tasks of the job, which another shard runs, up to 1s."]
 
 
-def test_a_waiting_shard_ends_with_its_job(bench: Bench) -> None:
-    bench.given(sets_of(9))
-    with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(bench.work, "pod-1", number=1, shards=3, first=1)
-        until(lambda: "1" in bench.record().shards, "its first report")
-        bench.registry.cancel_job("job")
-        ran, _ = running.result(PATIENCE)
-    assert (ran.status, ran.completed, ran.is_done) == ("cancelled", 0, False)
-    assert results(bench.line) == {}
-
-
 # --- the gate alone --------------------------------------------------------------------------------------------------
 
 
@@ -242,15 +231,6 @@ def _end(gate: TaskGate, *failures: bool) -> None:
 )
 def test_a_cluster_runs_one_task_first_by_default(shard: Shard, total: int, size: int) -> None:
     assert canary_size(shard, total) == size
-
-
-def test_the_others_begin_when_the_first_have_ended() -> None:
-    gate = _gate(2, 5)
-    assert _now(gate) == [0, 1]
-    _end(gate, False)
-    assert _now(gate) == []
-    _end(gate, True)
-    assert _now(gate) == [2, 3, 4]
 
 
 def test_failures_alone_lead_to_tries_further_on() -> None:

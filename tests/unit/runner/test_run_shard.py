@@ -247,13 +247,6 @@ def test_a_model_that_cannot_be_loaded_is_told_of_once_by_all_its_shards(bench: 
     assert len(notes_of(bench.line)) == 1  # the packages are the likely reason
 
 
-def test_an_unloadable_model_of_an_unregistered_job_is_reported(bench: Bench) -> None:
-    place(bench.line, "job", study(sets_of(2)), code(bench.model, "import nothing_of_that_name"))
-    with pytest.raises(ModelError, match="nothing_of_that_name"):
-        bench.work()
-    assert (bench.record().status, bench.record().error_code) == ("failed", "MODEL")
-
-
 def test_a_bundle_that_is_gone_fails_the_job(bench: Bench) -> None:
     bench.given(sets_of(2))
     for key in list(bench.line.list_keys("bundles/")):
