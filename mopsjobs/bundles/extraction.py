@@ -57,8 +57,45 @@ def extract(value: bytes, root: str, *, sync: bool = True) -> None:
     Raises:
         BundleError: if it is not a tar.gz, has forbidden content, exceeds a limit, or if writing fails.
     """
+    directories = {""}
+    links: list[tuple[str, str]] = []
+
+    def make_directory(name: str) -> None:
+        """Create a directory and those above it."""
+        if name not in directories:
+            make_directory(os.path.dirname(name))
+            os.mkdir(os.path.join(root, name), 0o700)
+            directories.add(name)
+
     with _translate_errors():
-        _Extraction(root, sync=sync).run(value)
+        for member, content in read_members(value):
+            if len(directories) > MAX_FILES:
+                raise BundleError(f"more than {MAX_FILES:,} files")
+            if member.issym():
+                links.append((member.name, member.linkname))
+            elif content is None:
+                make_directory(member.name)
+            else:
+                make_directory(os.path.dirname(member.name))
+                _write_file(os.path.join(root, member.name), member, content, sync=sync)
+        for name, _ in links:
+            make_directory(os.path.dirname(name))
+        for name, target in links:
+            os.symlink(target, os.path.join(root, name))
+        # Each link alone stays inside, but several may lead out together.
+        real = os.path.realpath(root)
+        for name, _ in links:
+            if os.path.commonpath([real, os.path.realpath(os.path.join(real, name))]) != real:
+                raise BundleError(f"the link {name!r} leads out of the bundle")
+
+
+def _write_file(path: str, member: tarfile.TarInfo, content: IO[bytes], *, sync: bool) -> None:
+    mode = 0o700 if member.mode & stat.S_IXUSR else 0o600
+    with content, open(path, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
+        shutil.copyfileobj(content, file, _CHUNK)
+        if sync:  # before the directory gets its name: a power cut must not leave incomplete code
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_members(value: bytes) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
@@ -120,56 +157,6 @@ class _LimitedReader(io.RawIOBase):
         data = self._inner.read(min(size, self._left))
         self._left -= len(data)
         return data
-
-
-class _Extraction:
-    """One unpacking: files and directories as they come, links last."""
-
-    def __init__(self, root: str, *, sync: bool) -> None:
-        self._root = root
-        self._sync = sync
-        self._directories = {""}
-        self._links: list[tuple[str, str]] = []
-
-    def run(self, value: bytes) -> None:
-        for member, content in read_members(value):
-            if len(self._directories) > MAX_FILES:
-                raise BundleError(f"more than {MAX_FILES:,} files")
-            self._unpack_member(member, content)
-        self._make_links()
-
-    def _unpack_member(self, member: tarfile.TarInfo, content: IO[bytes] | None) -> None:
-        if member.issym():
-            self._links.append((member.name, member.linkname))
-        elif content is None:
-            self._make_directory(member.name)
-        else:
-            self._make_directory(os.path.dirname(member.name))
-            mode = 0o700 if member.mode & stat.S_IXUSR else 0o600
-            path = os.path.join(self._root, member.name)
-            with content, open(path, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
-                shutil.copyfileobj(content, file, _CHUNK)
-                if self._sync:  # before the directory gets its name: a power cut must not leave incomplete code
-                    file.flush()
-                    os.fsync(file.fileno())
-
-    def _make_directory(self, name: str) -> None:
-        """Create a directory and those above it."""
-        if name not in self._directories:
-            self._make_directory(os.path.dirname(name))
-            os.mkdir(os.path.join(self._root, name), 0o700)
-            self._directories.add(name)
-
-    def _make_links(self) -> None:
-        for name, _ in self._links:
-            self._make_directory(os.path.dirname(name))
-        for name, target in self._links:
-            os.symlink(target, os.path.join(self._root, name))
-        # Each link alone stays inside, but several may lead out together.
-        root = os.path.realpath(self._root)
-        for name, _ in self._links:
-            if os.path.commonpath([root, os.path.realpath(os.path.join(root, name))]) != root:
-                raise BundleError(f"the link {name!r} leads out of the bundle")
 
 
 def _check_member(member: tarfile.TarInfo) -> None:

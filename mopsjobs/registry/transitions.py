@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
 from mopsjobs.registry.job_id import check_new_job_id
@@ -18,6 +18,8 @@ from mopsjobs.registry.notes import NOTE, SUSPECT, WAITS_FOR, is_annotated_by
 from mopsjobs.registry.status import CORRECTIONS, INFERRED_CODES, LAUNCH_FAILED, TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, encode_forecast, with_usage
 from mopsjobs.utils.times import parse_time, record_time
+
+Refusal = TypeVar("Refusal", bound=InvalidTransitionError)
 
 MERGED = ("metadata", "labels")
 """Fields whose members an update adds to. Only None removes members, and then all of them."""
@@ -65,25 +67,15 @@ def advance(state: JobState, changed: JobState, target: JobStatus, write: Write)
         InvalidTransitionError: if no transitions lead there, or this version does not know the job's status.
     """
     if state.is_terminal:
-        raise TerminalStateError(
-            f"Job {state.job_id} has ended ({state.status}); it cannot become {target}.",
-            job_id=state.job_id,
-            from_status=state.status,
-            to_status=target,
-        )
+        raise _refusal(TerminalStateError, state, target, f"has ended ({state.status}); it cannot become {target}")
     if state.status not in TRANSITIONS:
         raise _unknown_status(state, target)
     current = JobStatus(state.status)
     path = steps(current, target)
     if path is None:
         following = ", ".join(status for status in JobStatus if steps(current, status))
-        raise InvalidTransitionError(
-            f"Job {state.job_id} is {current}; it cannot become {target}.",
-            job_id=state.job_id,
-            from_status=current,
-            to_status=target,
-            hint=f"Use a status that may follow {current}: {following}.",
-        )
+        hint = f"Use a status that may follow {current}: {following}."
+        raise _refusal(InvalidTransitionError, state, target, f"is {current}; it cannot become {target}", hint)
     added = tuple(transition(status, write.stepped_at, write.id) for status in path)
     if target in TERMINAL:  # an ended job waits for nothing, and is not suspect
         changed = changed.evolve(metadata=_without_marks(changed.metadata))
@@ -120,12 +112,7 @@ def end_inferred(
         step = transition(target, end_of(state), write.id)
         return changed.evolve(status=target, transitions=(*_complete_history(state), step))
     if not state.is_terminal and state.heartbeat_at != judged.heartbeat_at:
-        raise InvalidTransitionError(
-            f"A runner of job {state.job_id} has just reported; the job goes on.",
-            job_id=state.job_id,
-            from_status=state.status,
-            to_status=target,
-        )
+        raise _refusal(InvalidTransitionError, state, target, "goes on: a runner has just reported")
     never_ran = target is JobStatus.FAILED and changed.error_code == LAUNCH_FAILED
     is_compared = changed.validation_completed_at != state.validation_completed_at
     if is_compared and not never_ran and state.status != JobStatus.VALIDATING:
@@ -189,12 +176,8 @@ def guard_terminal(state: JobState, changed: JobState) -> JobState | None:
         # With its end in the history, since the time of the last write no longer tells it.
         return changed.evolve(transitions=_complete_history(state))
     if state.is_terminal:
-        raise TerminalStateError(
-            f"Job {state.job_id} has ended ({state.status}); only its labels and its note can change.",
-            job_id=state.job_id,
-            from_status=state.status,
-            to_status=state.status,
-        )
+        message = f"has ended ({state.status}); only its labels and its note can change"
+        raise _refusal(TerminalStateError, state, state.status, message)
     if state.status not in TRANSITIONS:
         raise _unknown_status(state, state.status)
     return changed
@@ -212,13 +195,14 @@ def _annotated(state: JobState, changed: JobState) -> JobState:
 
 
 def _unknown_status(state: JobState, target: str) -> InvalidTransitionError:
-    return InvalidTransitionError(
-        f"Job {state.job_id} has the status {state.status!r}, which this version does not know; it was not changed.",
-        job_id=state.job_id,
-        from_status=state.status,
-        to_status=target,
-        hint="Update mops-jobs: a newer version may know it.",
-    )
+    problem = f"has the status {state.status!r}, which this version does not know; it was not changed"
+    hint = "Update mops-jobs: a newer version may know it."
+    return _refusal(InvalidTransitionError, state, target, problem, hint)
+
+
+def _refusal(kind: type[Refusal], state: JobState, target: str, problem: str, hint: str | None = None) -> Refusal:
+    message = f"Job {state.job_id} {problem}."
+    return kind(message, job_id=state.job_id, from_status=state.status, to_status=target, hint=hint)
 
 
 def validate_fields(fields: Mapping[str, object]) -> dict[str, object]:

@@ -36,10 +36,7 @@ class OomKills:
 
 def peak_rss(pid: int) -> int | None:
     """Return the peak of a living process's resident memory in bytes, since its last reset; None if unknown."""
-    for line in _read(f"{PROC}/{pid}/status").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None
+    return _size_in(f"{PROC}/{pid}/status", "VmHWM:")
 
 
 def own_memory(pid: int) -> int:
@@ -93,16 +90,14 @@ def tree_memory(tree: Sequence[int], limit: int) -> int:
 
 def _share(pid: int) -> int:
     """Return the proportional set size of a process in bytes."""
-    for line in _read(f"{PROC}/{pid}/smaps_rollup").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return own_memory(pid)
+    share = _size_in(f"{PROC}/{pid}/smaps_rollup", "Pss:")
+    return own_memory(pid) if share is None else share
 
 
 def memory_size() -> int | None:
     """Return the bytes of memory that this process may have: of the machine and its control groups; None if unknown."""
-    lines = _read(f"{PROC}/meminfo").splitlines()
-    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
+    total = _size_in(f"{PROC}/meminfo", "MemTotal:")
+    sizes = [] if total is None else [total]
     for directory in _group_directories("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):  # of version 2 and version 1
             text = _read(os.path.join(directory, name)).strip()
@@ -154,6 +149,12 @@ def _group_directories(controller: str) -> Iterator[str]:
         parts = [part for part in path.split("/") if part]
         for count in range(len(parts), -1, -1):
             yield os.path.join(root, *parts[:count])
+
+
+def _size_in(path: str, name: str) -> int | None:
+    """Return a size in a file of the system, in bytes; None if it is not there. The file has it in kB."""
+    lines = [line for line in _read(path).splitlines() if line.startswith(name)]
+    return int(lines[0].split()[1]) * 1024 if lines else None
 
 
 def _read(path: str) -> str:

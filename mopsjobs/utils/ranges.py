@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 Range = tuple[int, int]
 
 
 def number_ranges(numbers: Iterable[int]) -> Iterator[Range]:
     """Yield ascending numbers as ranges."""
-    first = end = None
-    for number in numbers:
-        if number != end:
-            if first is not None and end is not None:
-                yield first, end
-            first = number
-        end = number + 1
-    if first is not None and end is not None:
-        yield first, end
+    for _, pairs in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in pairs]
+        yield run[0], run[-1] + 1
 
 
 def is_in_ranges(number: int, ranges: Sequence[Range]) -> bool:

@@ -96,7 +96,7 @@ def find_container(url: str, env: Mapping[str, str]) -> AzureContainer:
             return _emulator(target) or _refuse(target, secret)
         if not settings[ACCOUNT]:
             raise ConfigError(f"{secret} is set, but {ACCOUNT} is not: a secret is only sent to the account it is for.")
-        if target.endpoint is not None and not (target.is_azure or target.is_loopback):
+        if target.endpoint is not None and not target.kind:
             return _refuse(target, secret)
         return AzureContainer(
             target.endpoint or _public_endpoint(settings[ACCOUNT]),
@@ -113,7 +113,7 @@ def _sign_in(target: AzureUrl, account: str) -> AzureContainer:
             f"No variable names the storage account of the container {target.container!r}.",
             hint=f"Set {CONNECTION_STRING}, or {ACCOUNT} with {KEY} or {SAS_TOKEN}; or name the account in the URL.",
         )
-    if target.endpoint is not None and not target.is_azure:
+    if target.endpoint is not None and target.kind != "azure":
         return _refuse(target, SIGN_IN)
     # Only now: azure.identity takes a third of a second to import.
     from azure.identity import DefaultAzureCredential
@@ -137,7 +137,7 @@ def _sign_in(target: AzureUrl, account: str) -> AzureContainer:
 
 def _emulator(target: AzureUrl) -> AzureContainer | None:
     """Return the container of an Azurite with its published key; None for any other account."""
-    if target.endpoint is None or not target.is_loopback or target.account != EMULATOR_ACCOUNT:
+    if target.endpoint is None or target.kind != "loopback" or target.account != EMULATOR_ACCOUNT:
         return None
     credential = AzureNamedKeyCredential(EMULATOR_ACCOUNT, EMULATOR_KEY)
     return AzureContainer(target.endpoint, target.container, credential, EMULATOR)

@@ -32,7 +32,6 @@ from mopsjobs.store.azure import listing
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.transport import AzureTransport, Reply, error_code, explain, is_timeout, retry_after
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
-from mopsjobs.store.network import bare_etag, is_etag
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
 
@@ -114,7 +113,7 @@ class AzureVersionedStore:
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         """See `VersionedStore.put`."""
         check_key(key)
-        if not is_etag(version.value):
+        if not network.is_etag(version.value):
             return None
         try:
             return self._upload(key, value, {"If-Match": f'"{version.value}"'})
@@ -304,12 +303,12 @@ class AzureVersionedStore:
 
     def _entry(self, blob: listing.Blob) -> Entry:
         value = listing.unpack(blob.packed, blob.size, blob.md5) if blob.packed and blob.md5 else None
-        version = bare_etag(blob.etag)
+        version = network.bare_etag(blob.etag)
         # A reader gets a blob without a version by its key, and finds the same problem, if there is one.
         return Entry(blob.key, VersionToken(version), value if version else None, blob.size)
 
     def _version(self, etag: object) -> VersionToken:
-        value = bare_etag(etag)
+        value = network.bare_etag(etag)
         if not value:
             raise StoreError(f"unexpected response from {self.location}: no version.")
         return VersionToken(value)

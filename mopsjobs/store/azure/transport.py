@@ -26,7 +26,6 @@ from urllib3.exceptions import HTTPError, ProtocolError
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.store import network
-from mopsjobs.store.network import error_chain, unavailable
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, HTTPHeaderDict
@@ -55,7 +54,7 @@ def error_code(error: Exception) -> str:
 
 def is_timeout(error: Exception) -> bool:
     """Return whether no byte came in time."""
-    return any(isinstance(each, (TimeoutError, *_TIMEOUTS)) for each in error_chain(error))
+    return any(isinstance(each, (TimeoutError, *_TIMEOUTS)) for each in network.error_chain(error))
 
 
 def retry_after(error: Exception) -> float:
@@ -93,10 +92,10 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
         problem = "is throttling requests" if is_busy else "failed to serve a request"
         return StoreUnavailableError(f"{location} {problem}: {answer}.", throttled=is_busy)
     # A library refuses a malformed URL or header by an error of its own that is a ValueError: that is not an outage.
-    is_refused = any(isinstance(each, _WIRE) and isinstance(each, ValueError) for each in error_chain(error))
+    is_refused = any(isinstance(each, _WIRE) and isinstance(each, ValueError) for each in network.error_chain(error))
     is_of_wire = isinstance(error, (AzureError, *_WIRE)) and not isinstance(error, DecodeError)
     if status is None and is_of_wire and not is_refused:
-        return unavailable(error, location, _TIMEOUTS)
+        return network.unavailable(error, location, _TIMEOUTS)
     answer = answer if status else type(error).__name__
     hint = "If this is an Azurite, start it with --skipApiVersionCheck." if answer == _VERSION_REFUSED else None
     return StoreError(f"unexpected response from {location}: {answer}.", hint=hint)

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 from mopsjobs.errors import MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.store.aws import errors as aws
 from mopsjobs.store.aws.client import AwsStore
-from mopsjobs.store.aws.errors import error_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.dynamodb.url import ENDPOINT_VARIABLE
 from mopsjobs.store.ordering import in_code_point_order
@@ -206,7 +205,7 @@ class DynamoDBVersionedStore(AwsStore):
             try:
                 return self._send(operation, **arguments)
             except Exception as error:
-                if error_code(error) == NO_TABLE:
+                if aws.error_code(error) == NO_TABLE:
                     return None
                 raise
 
@@ -217,9 +216,9 @@ class DynamoDBVersionedStore(AwsStore):
         try:
             self._send(operation, **arguments)
         except Exception as error:  # noqa: BLE001 - as in `connect`
-            if error_code(error) == CONDITION_FAILED:
+            if aws.error_code(error) == CONDITION_FAILED:
                 return False
-            if error_code(error) == NO_TABLE:
+            if aws.error_code(error) == NO_TABLE:
                 return None
             raise self.explain(error) from None
         return True
@@ -236,7 +235,7 @@ class DynamoDBVersionedStore(AwsStore):
                     BillingMode="PAY_PER_REQUEST",
                 )
             except Exception as error:
-                if error_code(error) != TABLE_EXISTS:
+                if aws.error_code(error) != TABLE_EXISTS:
                     raise
             waiter = self.connect().get_waiter("table_exists")
             waiter.wait(TableName=self._table, WaiterConfig={"Delay": 1, "MaxAttempts": TABLE_SECONDS})

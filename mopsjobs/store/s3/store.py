@@ -42,7 +42,6 @@ from mopsjobs.errors import (
 )
 from mopsjobs.store.aws import errors as aws
 from mopsjobs.store.aws.client import AwsClient, AwsStore
-from mopsjobs.store.aws.errors import error_code, is_framed, network_hint, status_and_code
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.network import bare_etag, is_etag
 from mopsjobs.store.ordering import from_folder_order
@@ -274,12 +273,12 @@ class S3VersionedStore(AwsStore):
             try:
                 self.connect().delete_object(Bucket=self._bucket, Key=name, **condition)
             except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
-                if error_code(error) == NO_KEY:
+                if aws.error_code(error) == NO_KEY:
                     break
-                if is_conditional and status_and_code(error)[0] == NOT_IMPLEMENTED:
+                if is_conditional and aws.status_and_code(error)[0] == NOT_IMPLEMENTED:
                     is_conditional = False
                     continue
-                is_overlap = error_code(error) == LOST or has_overlapped(error)
+                is_overlap = aws.error_code(error) == LOST or has_overlapped(error)
                 self._refuse_overlap(error, name, backoff, is_overlap=is_overlap)
                 backoff.wait()
             else:
@@ -333,7 +332,7 @@ class S3VersionedStore(AwsStore):
                 reply = client.put_object(Bucket=self._bucket, Key=name, Body=body, ContentMD5=digest, **condition)
                 return self._version(reply)
             except Exception as error:  # noqa: BLE001 - as in `delete`
-                if error_code(error) == LOST or ("IfMatch" in condition and error_code(error) == NO_KEY):
+                if aws.error_code(error) == LOST or ("IfMatch" in condition and aws.error_code(error) == NO_KEY):
                     return None
                 if "IfMatch" in condition and has_overlapped(error) and backoff.failures + 1 == OVERLAPS:
                     return None  # nothing was written, and the version is about to become stale: a lost race
@@ -363,7 +362,7 @@ class S3VersionedStore(AwsStore):
                 return use(name)
             except Exception as error:
                 # The status alone would not do: a missing bucket has the same, and so has the page of a proxy.
-                if error_code(error) == NO_KEY:
+                if aws.error_code(error) == NO_KEY:
                     return None
                 raise
 
@@ -382,7 +381,7 @@ class S3VersionedStore(AwsStore):
         try:
             reply = self.connect().get_object(Bucket=self._bucket, Key=name, Range="bytes=0-0")
         except Exception as error:
-            if status_and_code(error)[0] != 416:  # it is empty
+            if aws.status_and_code(error)[0] != 416:  # it is empty
                 raise
             reply = self.connect().get_object(Bucket=self._bucket, Key=name)
         with contextlib.closing(reply["Body"]) as body:
@@ -391,7 +390,7 @@ class S3VersionedStore(AwsStore):
         return version
 
     def _check_framed(self, response_dict: Mapping[str, Any]) -> None:
-        if response_dict["status_code"] not in _WITHOUT_BODY and not is_framed(response_dict["headers"]):
+        if response_dict["status_code"] not in _WITHOUT_BODY and not aws.is_framed(response_dict["headers"]):
             raise self._broken("a reply broke off in its headers")
 
     # --- listings ---------------------------------------------------------------------------------------------------
@@ -456,4 +455,6 @@ class S3VersionedStore(AwsStore):
         return VersionToken(value)
 
     def _broken(self, problem: str) -> MopsJobsError:
-        return StoreUnavailableError(f"Cannot reach {self.location}: {problem}.", hint=network_hint(ENDPOINT_VARIABLE))
+        return StoreUnavailableError(
+            f"Cannot reach {self.location}: {problem}.", hint=aws.network_hint(ENDPOINT_VARIABLE)
+        )
