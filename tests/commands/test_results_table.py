@@ -12,6 +12,7 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
+from mopsjobs.web.site.job_results import JobResults
 
 import mopsjobs
 from mopsjobs.cache.sync import scalars as scalars_module
@@ -19,7 +20,6 @@ from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import chunk_key
 from mopsjobs.studies.manifest import NAMES_NAME, Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key, reduction_key, results_prefix
-from mopsjobs.web.site.job_results import JobResults
 from support.cli import foreign, key
 from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, put_manifest, results_table
 

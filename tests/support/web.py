@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import http.client
 import json
 import re
 import signal
-import socket
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -122,15 +122,6 @@ class Server:
 
 
 @contextlib.contextmanager
-def reserved_port() -> Iterator[int]:
-    """Yield a port that no other process gets while the block runs, also between two servers of the test on it."""
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: they may share it, if it is named
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
-
-
-@contextlib.contextmanager
 def serving(cli: Cli, *argv: str) -> Iterator[Server]:
     """Yield `mops-jobs serve --port 0` with these flags, for the time of the block."""
     with subprocess.Popen(
@@ -173,6 +164,11 @@ def make_client(site: Site, names: Iterable[str] = ()) -> FlaskClient:
         return make_app(site, own_names("127.0.0.1", names)).test_client()
 
 
+def text_of(markup: str) -> str:
+    """Return the words of a part of a page."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
+
+
 def flat(markup: str) -> str:
     """Return markup in one line, without blanks between tags."""
     return re.sub(r"\s*(?<=>)\s*(?=<)", "", re.sub(r"\s+", " ", markup))
@@ -198,6 +194,12 @@ class Web:
         answer = self.get(path)
         assert answer.status_code == 200, answer.text
         return answer.text
+
+    def complete(self, path: str) -> str:
+        """Return a page when all was read that it asks for."""
+        self.ok(path)
+        self.read_asked()
+        return self.ok(path)
 
     def read_asked(self) -> int:
         """Read what pages have asked for, as the syncer does. Return how many reads that were."""

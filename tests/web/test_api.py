@@ -10,7 +10,8 @@ import pytest
 
 from mopsjobs.web.api import api
 from mopsjobs.web.queries import api_params
-from mopsjobs.web.site.job_results import JobResults
+from mopsjobs.web.site.kept import read_results
+from mopsjobs.web.site.memo import LastUsed
 from support.cli import Cli, Remote, add
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.web import Web
@@ -40,7 +41,7 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
         cli.ok("tasks", job)
     web = Web(cli, capsys)
     for job in ("night", "twice"):
-        web.site.results.read(job)
+        web.site.results.put(job, read_results(job, web.app))
     return web
 
 
@@ -132,7 +133,7 @@ def test_attempts_are_those_of_the_view(web: Web, cli: Cli) -> None:
 def test_results_of_the_api_are_the_rows_of_the_table(web: Web, cli: Cli, remote: Remote, tmp_path: Path) -> None:
     """As `results --table FILE.jsonl` writes them, page by page, with names and types of the columns."""
     leave_scalars(remote.jobs, "night", {number: {"peak": number / 3, "day": number} for number in range(20)})
-    web.site.results.read("night")
+    web.site.results.put("night", read_results("night", web.app))
     cli.ok("results", "night", "--table", str(tmp_path / "out.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(rows) == 30
@@ -151,7 +152,7 @@ def test_results_of_the_api_are_the_rows_of_the_table(web: Web, cli: Cli, remote
 
 def test_results_that_were_not_read_are_read_for_the_next_request(web: Web, remote: Remote) -> None:
     """Between syncs, as for a page; the request itself asks the registry nothing."""
-    web.site.results = JobResults(web.app)
+    web.site.results = LastUsed(10)
     web.site.reads = web.site.make_reads()
     before = dict(remote.store.calls)
     answer = web.get("/api/v1/results?job=twice")

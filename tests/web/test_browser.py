@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
-from mopsjobs.utils.times import json_time, utc_now
-from support.browser import ROWS, check_layout, open_private_tab, shoot
-from support.cli import Cli, Clock, add, foreign, key, put
-from support.runs import until
-from support.web import HOSTILE, HOSTILE_ID, Server, add_kinds, hostile_record, reserved_port, serving
+from mopsjobs.utils.times import utc_now
+from support.browser import open_private_tab, shoot
+from support.cli import Cli, Clock, add, key
+from support.web import Server, add_kinds, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,53 +22,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Yield a server over an embedded registry with jobs of several kinds. `cli` and the server have one clock.
-
-    Its port is reserved, so that a test can start it again there.
-    """
+    """Yield a server over an embedded registry with jobs of several kinds. `cli` and the server have one clock."""
     monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
     jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
     cli.ok("register", "night-1", "--owner", "ada", "--label", "exp=7", "-q")
     cli.ok("progress", "night-1", "1/10", "-q")
     add_kinds(jobs)
-    with reserved_port() as port, serving(cli, "--sync-every", "1s", "--port", str(port)) as server:
+    with serving(cli, "--sync-every", "1s") as server:
         yield server.filled()
-
-
-def _history(cli: Cli) -> None:
-    """Store three weeks of jobs that have ended, as records that were there before the server was."""
-    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
-    ends = ("succeeded", "succeeded", "failed", "succeeded", "partial", "succeeded", "cancelled", "succeeded")
-    for number in range(64):
-        end = utc_now() - timedelta(hours=1 + 8 * number - number % 5 * 3)
-        begin = end - timedelta(minutes=20 + number * 37 % 200)
-        times = {"pending": begin - timedelta(minutes=1 + number * 7 % 40), "running": begin, ends[number % 8]: end}
-        steps = [{"status": name, "at": json_time(at), "id": f"{number}-{name}"} for name, at in times.items()]
-        name = f"{('seir', 'malaria', 'measles')[number % 3]}-{end:%m%d}-{number:02}"
-        done = 40 if ends[number % 8] in ("succeeded", "partial") else number % 40
-        fields = {
-            "owner": ("ada", "grace", "emmy")[number % 3], "labels": {"exp": str(number % 4)}, "transitions": steps,
-            "created_at": steps[0]["at"], "updated_at": steps[-1]["at"], "tasks_total": 40, "tasks_completed": done,
-        }  # fmt: skip
-        put(store, key(name), foreign(name, ends[number % 8], **fields))
-
-
-def test_charts_show_weeks_and_lead_to_the_jobs(page: Page, cli: Cli) -> None:
-    """A drawing for each question, what its colours mean beside it; from a status to the jobs that have it."""
-    _history(cli)
-    expect(page.locator("#jobs caption")).to_contain_text("70 jobs")
-    page.get_by_role("navigation", name="Pages", exact=True).get_by_role("link", name="Charts").click()
-    expect(page.get_by_role("heading", level=2)).to_have_count(10)
-    expect(page.locator("main").get_by_role("group")).to_have_count(5)
-    ended = page.get_by_role("region", name="Ended")
-    expect(ended.locator(".keys")).to_contain_text("cancelled")
-    assert ended.get_by_role("link").count() > 20
-    shoot(page, "charts-ages", full_page=True)
-    page.get_by_role("region", name="By owner", exact=True).get_by_role("link", name="grace").click()
-    expect(page).to_have_url(re.compile("owner=grace"))
-    page.get_by_role("navigation", name="These jobs").get_by_role("link", name="failed").click()
-    expect(page.locator(ROWS).first).to_contain_text("grace")
-    assert "status=failed&days=30&owner=grace" in page.url
 
 
 COLOURS = """bars => Object.fromEntries(bars.map(bar => {
@@ -127,14 +85,6 @@ def test_progress_moves_while_a_job_runs(page: Page, cli: Cli) -> None:
     expect(page.locator("#announcement")).to_contain_text("failed")
 
 
-def test_the_title_counts_open_failures(page: Page, cli: Cli) -> None:
-    """Also when one comes in while the page is open."""
-    expect(page).to_have_title("(2 failed) Jobs · mops-jobs")
-    cli.ok("update", "night-1", "failed", "--error-code", "OOM", "-q")
-    expect(page).to_have_title("(3 failed) Jobs · mops-jobs")
-    expect(page.locator("#panels")).to_contain_text("OOM 1")
-
-
 def test_focus_stays_while_the_page_changes(page: Page, cli: Cli) -> None:
     """A link that has the focus keeps it when another row comes in above it."""
     link = page.get_by_role("link", name="night-1")
@@ -142,27 +92,6 @@ def test_focus_stays_while_the_page_changes(page: Page, cli: Cli) -> None:
     cli.ok("register", "above", "-q")
     expect(page.locator("tr[data-key=above]")).to_be_visible()
     expect(link).to_be_focused()
-
-
-def test_markup_of_a_record_is_never_interpreted(page: Page, cli: Cli, server: Server) -> None:
-    """A job whose every field holds markup and script, as it comes in live, and on its own page: all of it is text."""
-    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
-    put(store, key(HOSTILE_ID), hostile_record(HOSTILE_ID))
-    page.goto(f"{server.url}/jobs?sort=-status")
-    link = page.get_by_role("link", name="x<img")
-    expect(link).to_be_visible()
-    cli("update", "study-2", "failed", "--error", HOSTILE, "-q")
-    for step in ("table", "job", "charts", "message"):
-        if step == "job":
-            link.click()
-            expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE_ID)
-            expect(page.locator("#state pre")).to_contain_text("<script>window.broken = 1</script>")
-        elif step == "charts":
-            page.goto(f"{server.url}/charts")
-        elif step == "message":
-            page.goto(f"{server.url}/jobs/study-2")
-            expect(page.locator("#state pre")).to_contain_text("<img src=x onerror=alert(1)>")
-        check_layout(page)
 
 
 # --- a server that does not answer -----------------------------------------------------------------------------------
@@ -218,30 +147,6 @@ def test_each_age_in_the_header_is_counted(clocked_page: Page, server: Server) -
     )
 
 
-def test_a_page_recovers_when_its_server_is_back(clocked_page: Page, server: Server, cli: Cli) -> None:
-    """Without a reload: the message goes, and what changed meanwhile is there."""
-    clocked_page.goto(f"{server.url}/jobs")
-    clocked_page.evaluate("window.same = true")
-    expect(clocked_page.locator("#age")).to_contain_text("synced")
-    server.stop()
-    expect(clocked_page.locator(LOST)).to_be_visible()
-    cli.ok("register", "meanwhile", "-q")
-    with serving(cli, "--sync-every", "1s", "--port", str(server.port)) as again:
-        again.filled()
-        expect(clocked_page.locator("tr[data-key=meanwhile]")).to_be_visible()
-        expect(clocked_page.locator(LOST)).to_be_hidden()
-        assert clocked_page.evaluate("window.same") is True
-
-
-def test_the_page_of_a_job_follows_it(clocked_page: Page, server: Server, cli: Cli) -> None:
-    """With its state and its events."""
-    clocked_page.goto(f"{server.url}/jobs/night-1")
-    cli.ok("progress", "night-1", "7/10", "-q")
-    expect(clocked_page.locator("#state")).to_contain_text("7/10")
-    expect(clocked_page.locator("#events li").last).to_contain_text("running 7/10 tasks")
-    expect(clocked_page.locator(LOST)).to_be_hidden()
-
-
 def test_a_job_that_is_removed_leaves_no_page_behind(clocked_page: Page, cli: Cli, server: Server) -> None:
     """Its open page becomes the one that says that there is no such job."""
     clocked_page.goto(f"{server.url}/jobs/night-1")
@@ -251,28 +156,3 @@ def test_a_job_that_is_removed_leaves_no_page_behind(clocked_page: Page, cli: Cl
 
 
 # --- the live log ----------------------------------------------------------------------------------------------------
-
-
-def test_new_events_do_not_move_a_reader(page: Page, cli: Cli, server: Server) -> None:
-    """Above the end, the events stay where they are, and a button leads to the new ones. At the end they follow."""
-    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
-    for number in range(80):
-        record_event(store, "night-1", "log", now=utc_now, text=f"line {number}")
-    until(lambda: server.ask("/jobs/night-1").text.count(">line ") == 80, "the events")
-    page.goto(f"{server.url}/jobs/night-1")
-    events, newest = page.locator("#events"), page.get_by_role("button", name="Show new events")
-    at_end = "one => one.scrollHeight - one.scrollTop - one.clientHeight <= 8"
-    assert events.evaluate(at_end)
-    events.evaluate("one => { one.scrollTop = 200 }")
-    cli.ok("progress", "night-1", "5/10", "-q")
-    expect(newest).to_be_visible()
-    expect(events.locator("li").last).to_contain_text("line 79")
-    assert events.evaluate("one => one.scrollTop") == 200
-    newest.click()
-    expect(events.locator("li").last).to_contain_text("running 5/10 tasks")
-    expect(newest).to_be_hidden()
-    assert events.evaluate(at_end)
-    cli.ok("progress", "night-1", "6/10", "-q")
-    expect(events.locator("li").last).to_contain_text("running 6/10 tasks")
-    assert events.evaluate(at_end)
-    expect(newest).to_be_hidden()

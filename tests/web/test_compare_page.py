@@ -9,11 +9,11 @@ from urllib.parse import urlencode
 
 import pytest
 
-from mopsjobs.web.site import job_provenance, job_results
-from support.cli import Cli, Remote, add, foreign, key
+from mopsjobs.web.site import kept
+from support.cli import Cli, Remote, foreign, key
 from support.compared_jobs import note_environment, run_compared
-from support.study_jobs import LONG, RTL, run_hostile, run_study
-from support.web import HOSTILE_ID, Web, flat, hostile_record
+from support.study_jobs import run_study
+from support.web import Web, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,29 +29,18 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str], tmp_path: 
     return Web(cli, capsys, reads=True)
 
 
-def _complete(web: Web, path: str) -> str:
-    """Return a page when all was read that it asks for."""
-    web.ok(path)
-    web.read_asked()
-    return web.ok(path)
-
-
-def _text(markup: str) -> str:
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
-
-
 def _rows(page: str) -> dict[str, list[str]]:
     """Return the rows of the comparison by their names, with a mark before those that differ: a text per job."""
     rows = {}
     for name, cells in re.findall(r'<tr data-key[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', page, re.DOTALL):
-        texts = [_text(cell) for cell in re.findall(r"<td>(.*?)</td>", cells, re.DOTALL)]
-        rows[_text(name).replace(" differs:", "")] = [text.partition(" ")[2] for text in texts]
+        texts = [text_of(cell) for cell in re.findall(r"<td>(.*?)</td>", cells, re.DOTALL)]
+        rows[text_of(name).replace(" differs:", "")] = [text.partition(" ")[2] for text in texts]
     return rows
 
 
 def _equal(page: str) -> str:
     """Return what is said to be equal."""
-    return " · ".join(map(_text, re.findall(r'<tr class="equal">(.*?)</tr>', page, re.DOTALL)))
+    return " · ".join(map(text_of, re.findall(r'<tr class="equal">(.*?)</tr>', page, re.DOTALL)))
 
 
 # --- what differs ----------------------------------------------------------------------------------------------------
@@ -59,7 +48,7 @@ def _equal(page: str) -> str:
 
 def test_a_comparison_names_what_differs(web: Web) -> None:
     """Study, parameters, code, packages, outcome and results: each row that differs has a mark."""
-    rows = _rows(_complete(web, THREE))
+    rows = _rows(web.complete(THREE))
     assert rows["≠ Status"] == ["succeeded", "succeeded", "partial"]
     assert rows["≠ Tasks failed"] == ["0", "0", "8"]
     assert rows["≠ Scenario"] == ["base", "fast", "base"]
@@ -76,7 +65,7 @@ def test_a_comparison_names_what_differs(web: Web) -> None:
 
 def test_what_is_equal_is_one_line_of_a_section(web: Web) -> None:
     """Its names and values, and the number of files and packages. A link shows all rows."""
-    page = _complete(web, THREE)
+    page = web.complete(THREE)
     equal = _equal(page)
     for text in ("Model model:simulate", "Replicates 4", "gamma 0.25", "1 file", "Python 3.12.4", "2 packages"):
         assert text in equal
@@ -90,7 +79,7 @@ def test_what_is_equal_is_one_line_of_a_section(web: Web) -> None:
 
 def test_means_are_compared_over_shared_parameter_sets(web: Web) -> None:
     """Replicates with equal seeds have equal noise here, so the difference is the effect: 0.5 times beta."""
-    rows = _rows(_complete(web, THREE))
+    rows = _rows(web.complete(THREE))
     assert rows["≠ peak"][1].endswith("40 tasks +0.275 ± 0.048 in 10 shared sets")
     assert rows["≠ peak"][2].endswith("52 tasks no difference in 10 shared sets")
     assert rows["≠ peak"][0].endswith("40 tasks")
@@ -98,8 +87,8 @@ def test_means_are_compared_over_shared_parameter_sets(web: Web) -> None:
 
 def test_the_means_of_all_jobs_are_plotted(web: Web) -> None:
     """A line per job over a parameter that varies, and the same numbers as a table; first a value that differs."""
-    assert "Mean of peak over beta" in _complete(web, THREE)
-    page = _complete(web, f"{THREE}&y=population")
+    assert "Mean of peak over beta" in web.complete(THREE)
+    page = web.complete(f"{THREE}&y=population")
     assert 'aria-label="Mean of population over beta for each job' in page
     drawing = page.partition("Mean of population over beta")[2].partition("</svg>")[0]
     assert len(re.findall(r'<path class="line series-\d" d="M[^"]+"></path><path class="point', drawing)) == 3
@@ -109,7 +98,7 @@ def test_the_means_of_all_jobs_are_plotted(web: Web) -> None:
 
 def test_the_first_job_is_the_one_compared_with(web: Web) -> None:
     """A link puts another one first; another removes one while more than two are left."""
-    page = _complete(web, THREE)
+    page = web.complete(THREE)
     links = [html.unescape(link) for link in re.findall(r'href="(/compare[^"]+)">(?:put first|remove)', page)]
     assert "/compare?job=faster&job=base&job=wider" in links
     assert "/compare?job=base&job=wider" in links
@@ -137,19 +126,11 @@ def test_a_comparison_shows_at_once_what_the_cache_has(web: Web, remote: Remote)
     assert web.read_asked() == 0
 
 
-def test_reads_for_a_comparison_write_nothing(web: Web, remote: Remote) -> None:
-    """Neither records nor anything else of the registry changes."""
-    store = remote.store.inner
-    before = {name: store.get(name).value for name in store.list_keys("")}  # type: ignore[union-attr]
-    _complete(web, THREE)
-    assert {name: store.get(name).value for name in store.list_keys("")} == before  # type: ignore[union-attr]
-
-
 def test_a_job_of_another_program_has_what_its_record_says(web: Web, cli: Cli, remote: Remote) -> None:
     """The rest is not recorded. That makes no difference, and is not read again and again."""
     remote.put(key("theirs"), foreign("theirs", "running"))
     cli.ok("sync", "-q")
-    page = _complete(web, "/compare?job=base&job=theirs")
+    page = web.complete("/compare?job=base&job=theirs")
     rows = _rows(page)
     assert rows["≠ Status"] == ["succeeded", "running"]
     assert rows["beta"] == ["10 values, 0.1 to 1", "not recorded"]
@@ -180,8 +161,8 @@ def test_an_offline_server_names_diff(web: Web) -> None:
 
 def test_too_many_parameter_sets_are_left_to_diff(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor cannot fill the memory of a server."""
-    monkeypatch.setattr(job_provenance, "MAX_SETS", 10)
-    page = _complete(web, THREE)
+    monkeypatch.setattr(kept, "MAX_SETS", 10)
+    page = web.complete(THREE)
     assert "packages of C: The page does not compare more than 10 parameter sets. Use: mops-jobs diff wider" in page
     assert _rows(page)["beta"] == ["10 values, 0.1 to 1", "10 values, 0.1 to 1", "not read"]
 
@@ -192,34 +173,12 @@ def test_a_job_that_goes_on_is_read_again_at_its_end(web: Web, cli: Cli, remote:
     note_environment(remote.jobs, "night", numpy="1.26.4")
     cli.ok("sync", "-q")
     path = "/compare?job=base&job=night"
-    assert "≠ numpy" not in _rows(_complete(web, path))
+    assert "≠ numpy" not in _rows(web.complete(path))
     note_environment(remote.jobs, "night", numpy="2.2.0")
     remote.jobs.update_status("night", "succeeded")
     cli.clock.advance(minutes=2)
     cli.ok("sync", "-q")
-    assert _rows(_complete(web, path))["≠ numpy"] == ["1.26.4", "1.26.4, 2.2.0"]
-
-
-def test_five_jobs_are_kept_at_once(web: Web, cli: Cli, remote: Remote) -> None:
-    """None makes room for another, so each is read once."""
-    for job_id in ("four", "five"):
-        run_study(remote.jobs, job_id, [{"beta": 0.1}], lambda _task: "succeeded", lambda _task: {"r.json/peak": 1})
-    cli.ok("sync", "-q")
-    page = _complete(web, f"{THREE}&job=four&job=five")
-    assert [len(cells) for cells in _rows(page).values()] == [5] * len(_rows(page))
-    assert "eing read" not in page
-    cli.clock.advance(minutes=2)
-    web.ok(f"{THREE}&job=four&job=five")
-    assert web.read_asked() == 0
-
-
-def test_results_that_are_kept_have_a_limit_of_memory(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last ones stay, however large they are."""
-    monkeypatch.setattr(job_results, "MAX_KEPT_BYTES", 1)
-    web.site.results = job_results.JobResults(web.app)
-    web.site.reads = web.site.make_reads()
-    _complete(web, THREE)
-    assert [web.site.results.get(job_id) is not None for job_id in ("base", "faster", "wider")] == [False, False, True]
+    assert _rows(web.complete(path))["≠ numpy"] == ["1.26.4", "1.26.4, 2.2.0"]
 
 
 # --- which jobs ------------------------------------------------------------------------------------------------------
@@ -244,24 +203,11 @@ def test_a_query_of_other_jobs_keeps_the_form(web: Web, ids: list[str], code: in
     assert len(values) >= 2
 
 
-def test_empty_fields_of_the_form_do_not_count(web: Web) -> None:
-    page = web.ok("/compare?job=faster&job=wider&job=&show=")
-    assert "/compare?job=wider&amp;job=faster" in page
-    values = re.findall(r'<input name="job" value="([^"]*)"', page)
-    assert values == ["faster", "wider", ""]
-
-
 def test_a_prefix_is_not_a_job_to_compare(web: Web) -> None:
     """What another job has must not stand under the name that was asked for."""
     answer = web.get("/compare?job=fast&job=wider")
     assert answer.status_code == 404
     assert "Give the full id. These begin with it: faster" in answer.text
-
-
-def test_the_form_suggests_other_jobs_of_the_study(web: Web) -> None:
-    """Those that are not on the page yet."""
-    page = web.ok("/compare?job=base&job=faster")
-    assert re.findall(r'<option value="([^"]*)"></option>', page) == ["wider"]
 
 
 def test_a_job_leads_to_comparisons(web: Web, cli: Cli, remote: Remote) -> None:
@@ -282,44 +228,3 @@ def test_a_job_leads_to_comparisons(web: Web, cli: Cli, remote: Remote) -> None:
     }
     for link in links.values():
         web.ok(link)
-
-
-def test_jobs_are_chosen_by_boxes_on_the_page_of_jobs(web: Web) -> None:
-    """They are a column, which a button shows; without it, the page is as it was."""
-    page = web.ok("/jobs?owner=")
-    assert 'type="checkbox" form="compare"' not in page
-    shown = html.unescape(re.findall(r'<a class="button[^"]*" href="([^"]+)">Compare</a>', page)[0])
-    page = flat(web.ok(f"/jobs{shown}"))
-    boxes = re.findall(r'<input type="checkbox" form="compare" name="job" value="([^"]+)" aria-label="([^"]+)">', page)
-    assert {one for one, _ in boxes} == {"base", "faster", "wider"}
-    assert all(label == f"Compare {one}" for one, label in boxes)
-    assert '<form method="get" action="/compare" id="compare"' in page
-    assert "Study and labels" in page
-    left = html.unescape(re.findall(r'<a href="([^"]+)">Cancel</a>', page)[0])
-    assert web.get(f"/jobs{left}").location == "/jobs"
-
-
-def test_hostile_ids_and_names_are_texts(web: Web, cli: Cli, remote: Remote) -> None:
-    """Markup, signs of an address, another direction and 500 characters are neither interpreted nor lost in links."""
-    ids = [HOSTILE_ID, f"{RTL}-run", LONG, "R&D=1#x+y%41"]
-    for job_id in ids:
-        remote.put(key(job_id), hostile_record(job_id))
-    run_hostile(remote.jobs, "hostile", cli.clock.now)
-    cli.ok("sync", "-q")
-    path = f"/compare?{urlencode({'job': [*ids, 'hostile']}, doseq=True)}"
-    page = _complete(web, path)
-    assert re.findall(r"<(?:img|script)\b(?! src=\"/static)", page) == []
-    assert "onerror=alert(1)&gt;" in page
-    assert "\u202e" not in page
-    assert html.unescape(re.findall(r'<input name="job" value="([^"]*)"', page)[0]) == HOSTILE_ID
-    for link in re.findall(r'href="(/compare[^"]+)"', page):
-        web.ok(html.unescape(link).partition("#")[0])
-
-
-def test_a_job_without_outputs_says_so(web: Web, cli: Cli, remote: Remote) -> None:
-    add(remote.jobs, "plain", "succeeded")
-    add(remote.jobs, "other", "succeeded")
-    cli.ok("sync", "-q")
-    page = web.ok("/compare?job=plain&job=other")
-    assert "none in what is known" in page
-    assert "Not recorded" in _equal(page)

@@ -12,7 +12,7 @@ from markupsafe import escape
 from mopsjobs.app.tasks import task_outputs
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.web.site import job_outputs, job_reads
+from mopsjobs.web.site import job_reads
 from support.cli import Cli, Remote, add, foreign, key
 from support.images import png
 from support.ledgers import Ledger, attempt
@@ -191,21 +191,6 @@ def test_a_large_output_names_the_command(web: Web, cli: Cli, remote: Remote, mo
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_last_outputs_are_kept(web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory stays bounded. One that was dropped is read again, though it was read a moment ago."""
-    monkeypatch.setattr(job_outputs, "MAX_OUTPUTS", 2)
-    web.site.outputs = job_outputs.JobOutputs(web.app)
-    web.site.reads = web.site.make_reads()
-    _night(cli, remote, {f"{number}.txt": b"x" for number in range(3)})
-    for number in range(3):
-        _section(web, f"/jobs/night/results?task=3&output={number}.txt")
-    assert web.site.outputs.get("night", "3", "0.txt") is None
-    assert web.site.outputs.get("night", "3", "2.txt") is not None
-    assert "Waiting to be read from the registry." in _section(web, "/jobs/night/results?task=3&output=0.txt")
-    cli.clock.advance(seconds=job_reads.PAUSE_SECONDS)
-    assert ">x</pre>" in _section(web, "/jobs/night/results?task=3&output=0.txt")
 
 
 @pytest.mark.claim("Pages read a bounded number of outputs")

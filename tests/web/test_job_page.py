@@ -12,9 +12,9 @@ from markupsafe import escape
 from mopsjobs.app.run.app import App
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.writer import record_event
-from mopsjobs.web.pages import job_page, logs_page
-from mopsjobs.web.pages.compare_scalars import summarize_scalars
-from mopsjobs.web.site import job_results
+from mopsjobs.web.pages import logs_page, readings
+from mopsjobs.web.pages.compare_rows import summarize_scalars
+from mopsjobs.web.site import kept
 from support.cli import Cli, Remote, add, foreign, key
 from support.ledgers import Ledger, add_job, attempt, leave_output
 from support.study_jobs import HOSTILE_NAMES, LONG, TOO_LARGE, run_grid, run_hostile, run_study
@@ -27,6 +27,14 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
     add(remote.jobs, "first")
     cli.ok("sync", "-q")
     return Web(cli, capsys, reads=True)
+
+
+@pytest.fixture
+def grid(web: Web, cli: Cli, remote: Remote) -> Web:
+    """Return the application over a job of 200 tasks too, of which 18 failed."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    return web
 
 
 def _links(page: str, end: str) -> list[str]:
@@ -65,48 +73,42 @@ def test_a_job_of_slurm_shows_its_array_and_why_it_waits(web: Web, cli: Cli, rem
 # --- what is read, and when ------------------------------------------------------------------------------------------
 
 
-def test_a_look_at_a_job_has_its_failures_read(web: Web, cli: Cli, remote: Remote) -> None:
+def test_a_look_at_a_job_has_its_failures_read(grid: Web, cli: Cli, remote: Remote) -> None:
     """The page itself asks the registry nothing. What the syncer reads is what `failures` would show."""
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
     before = dict(remote.store.calls)
-    page = web.ok("/jobs/grid")
+    page = grid.ok("/jobs/grid")
     assert "Being read from the registry." in page
     assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in page
     assert remote.store.calls == before
-    assert web.read_asked() == 1
-    page = web.ok("/jobs/grid")
+    assert grid.read_asked() == 1
+    page = grid.ok("/jobs/grid")
     assert "Being read" not in page
     assert "http-equiv" not in page
     assert "18 of 200 tasks</a> failed, for 1 reason." in flat(page)
     assert "all 18 have beta &gt; 0.6 and gamma &gt; 0.6; no other has" in page
     assert "all 18 have beta > 0.6 and gamma > 0.6; no other has" in cli.ok("failures", "grid", "--offline").out
-    assert web.read_asked() == 0
+    assert grid.read_asked() == 0
 
 
-def test_a_read_writes_nothing_to_the_registry(web: Web, cli: Cli, remote: Remote) -> None:
+def test_a_read_writes_nothing_to_the_registry(grid: Web, remote: Remote) -> None:
     """Neither that of failures nor that of results, also of a job that still runs."""
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
     before = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
     for path in ("", "/tasks", "/results"):
-        web.ok(f"/jobs/grid{path}")
-    assert web.read_asked() == 2
+        grid.ok(f"/jobs/grid{path}")
+    assert grid.read_asked() == 2
     after = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
     assert after == before
 
 
-def test_an_outage_is_shown_where_the_tasks_would_be(web: Web, cli: Cli, remote: Remote) -> None:
+def test_an_outage_is_shown_where_the_tasks_would_be(grid: Web, remote: Remote) -> None:
     """The page has all that the cache knows, and why the rest is missing."""
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
-    web.ok("/jobs/grid")
+    grid.ok("/jobs/grid")
     remote.store.down = True
-    assert web.read_asked() == 1
-    page = web.ok("/jobs/grid")
+    assert grid.read_asked() == 1
+    page = grid.ok("/jobs/grid")
     assert "The tasks of this job: Cannot reach the registry" in page
     assert "182/200, 18 failed" in page
-    assert web.read_asked() == 0, "the next attempt comes after a pause"
+    assert grid.read_asked() == 0, "the next attempt comes after a pause"
 
 
 def test_a_job_of_another_program_has_nothing_to_read(web: Web, cli: Cli, remote: Remote) -> None:
@@ -122,27 +124,21 @@ def test_a_job_of_another_program_has_nothing_to_read(web: Web, cli: Cli, remote
     assert web.read_asked() == 0
 
 
-def test_an_offline_server_names_the_command(web: Web, cli: Cli, remote: Remote) -> None:
+def test_an_offline_server_names_the_command(grid: Web, cli: Cli) -> None:
     """It reads nothing itself."""
-    web.site.reads = None
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
-    assert "Not on this machine yet. Run: mops-jobs failures grid" in web.ok("/jobs/grid")
-    assert "Run: mops-jobs tasks grid" in web.ok("/jobs/grid/tasks")
-    assert "Run: mops-jobs results grid --table FILE.csv" in web.ok("/jobs/grid/results")
+    grid.site.reads = None
+    assert "Not on this machine yet. Run: mops-jobs failures grid" in grid.ok("/jobs/grid")
+    assert "Run: mops-jobs tasks grid" in grid.ok("/jobs/grid/tasks")
+    assert "Run: mops-jobs results grid --table FILE.csv" in grid.ok("/jobs/grid/results")
     cli.ok("failures", "grid")
-    assert "all 18 have beta" in web.ok("/jobs/grid")
+    assert "all 18 have beta" in grid.ok("/jobs/grid")
 
 
-def test_the_tasks_of_a_huge_job_are_left_to_the_command(
-    web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tasks_of_a_huge_job_are_left_to_the_command(grid: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor cannot fill the cache of a server."""
-    monkeypatch.setattr(job_page, "MAX_READ_TASKS", 199)
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
-    assert "does not read more than 199 tasks. Run: mops-jobs failures grid" in web.ok("/jobs/grid")
-    assert web.read_asked() == 0
+    monkeypatch.setattr(readings, "MAX_READ_TASKS", 199)
+    assert "does not read more than 199 tasks. Run: mops-jobs failures grid" in grid.ok("/jobs/grid")
+    assert grid.read_asked() == 0
 
 
 def test_failures_stay_while_newer_ones_are_read(web: Web, cli: Cli, remote: Remote) -> None:
@@ -152,8 +148,7 @@ def test_failures_stay_while_newer_ones_are_read(web: Web, cli: Cli, remote: Rem
         lambda task: None if task.number == 39 else "failed" if task.number > 30 else "succeeded", status="running",
     )  # fmt: skip
     cli.ok("sync", "-q")
-    web.ok("/jobs/night")
-    web.read_asked()
+    web.complete("/jobs/night")
     assert "8 of 40 tasks</a> failed" in web.ok("/jobs/night")
     Ledger(remote.store.inner, "night", run="cd")(attempt(39, "failed", error=TOO_LARGE))
     cli.clock.advance(minutes=2)
@@ -213,9 +208,7 @@ def test_a_group_leads_to_its_tasks_and_their_logs(web: Web, cli: Cli, remote: R
         lambda task: "failed" if task.number > 30 else "oom" if task.number in (3, 4) else "succeeded",
     )  # fmt: skip
     cli.ok("sync", "-q")
-    web.ok("/jobs/night")
-    web.read_asked()
-    page = web.ok("/jobs/night")
+    page = web.complete("/jobs/night")
     by_error = [link for link in _links(page, "/tasks") if "error=" in link]
     assert [_tasks(web, link) for link in by_error] == [[*range(31, 40)], [3, 4]]
     logs = [link.partition("task=")[2] for link in _links(page, "/logs") if "task=" in link]
@@ -230,9 +223,7 @@ def shown(web: Web, cli: Cli, remote: Remote) -> str:
     """Return the page of a job of 10,000 tasks."""
     run_grid(remote.jobs, side=50, replicates=4)
     cli.ok("sync", "-q")
-    web.ok("/jobs/grid")
-    web.read_asked()
-    return web.ok("/jobs/grid")
+    return web.complete("/jobs/grid")
 
 
 def _map(page: str) -> str:
@@ -250,42 +241,25 @@ def test_a_map_of_ten_thousand_tasks_takes_15_kb(shown: str) -> None:
     assert len(re.findall(r'<path class="run succeeded', section)) == 1
 
 
-def test_a_failed_region_leads_to_its_tasks(web: Web, shown: str) -> None:
-    """Those that are drawn in it, and each of them has a log. The list below the map has the same links."""
-    section = _map(shown)
-    [drawn] = re.findall(r'<a href="([^"]+)" aria-label="([^"]+)">', section)
-    assert html.unescape(drawn[1]) == "1,156 of 1,156 tasks failed: beta > 0.65, gamma > 0.65"
-    link = html.unescape(drawn[0])
-    assert section.count(drawn[0]) == 2
-    expected = [number for number in range(10_000) if min(number // 4 // 50 / 50, number // 4 % 50 / 50) > 0.65]
-    assert _tasks(web, link) == expected
-
-
-def test_the_table_of_a_map_has_its_counts(web: Web, cli: Cli, remote: Remote) -> None:
+def test_the_table_of_a_map_has_its_counts(grid: Web) -> None:
     """For those who do not see it: a row and a column per value, and each count of failed tasks is a link."""
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
-    web.ok("/jobs/grid")
-    web.read_asked()
-    table = re.search(r"<details>.*?</details>", web.ok("/jobs/grid"), re.DOTALL)
+    grid.complete("/jobs/grid")
+    table = re.search(r"<details>.*?</details>", grid.ok("/jobs/grid"), re.DOTALL)
     assert table is not None
     cells = re.findall(r"<td>(?:<a href=\"([^\"]+)\">)?(\d+) of (\d+)", table[0])
     assert len(cells) == 100
     assert sum(int(failed) for _, failed, _ in cells) == 18
     assert {(link != "", failed != "0") for link, failed, _ in cells} == {(True, True), (False, False)}
     link = next(html.unescape(link) for link, _, _ in cells if link)
-    assert len(_tasks(web, link)) == 2
+    assert len(_tasks(grid, link)) == 2
 
 
-def test_axes_are_chosen_in_the_address(web: Web, cli: Cli, remote: Remote) -> None:
+def test_axes_are_chosen_in_the_address(grid: Web) -> None:
     """Among the parameters that vary; another one is a bad request."""
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
-    web.ok("/jobs/grid")
-    web.read_asked()
-    assert 'aria-label="Tasks by gamma and beta;' in web.ok("/jobs/grid?x=gamma&y=beta")
-    assert 'aria-label="Tasks by gamma and replicates;' in web.ok("/jobs/grid?x=gamma&y=gamma")
-    answer = web.get("/jobs/grid?x=delta")
+    grid.complete("/jobs/grid")
+    assert 'aria-label="Tasks by gamma and beta;' in grid.ok("/jobs/grid?x=gamma&y=beta")
+    assert 'aria-label="Tasks by gamma and replicates;' in grid.ok("/jobs/grid?x=gamma&y=gamma")
+    answer = grid.get("/jobs/grid?x=delta")
     assert answer.status_code == 400
     assert "invalid parameter &#39;delta&#39;" in answer.text
 
@@ -293,12 +267,9 @@ def test_axes_are_chosen_in_the_address(web: Web, cli: Cli, remote: Remote) -> N
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
-def test_tasks_are_those_of_the_command(web: Web, cli: Cli, remote: Remote) -> None:
+def test_tasks_are_those_of_the_command(grid: Web, cli: Cli) -> None:
     """By status and parameters, in each order, over all pages."""
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
-    web.ok("/jobs/grid/tasks")
-    web.read_asked()
+    grid.complete("/jobs/grid/tasks")
     for query, flags in (
         ("", ()),
         ("?status=failed", ("--status", "failed")),
@@ -308,7 +279,7 @@ def test_tasks_are_those_of_the_command(web: Web, cli: Cli, remote: Remote) -> N
         ),
     ):
         expected = cli.ok("tasks", "grid", "--ids", "--limit", "0", *flags).lines
-        assert _tasks(web, f"/jobs/grid/tasks{query}") == [int(line) for line in expected]
+        assert _tasks(grid, f"/jobs/grid/tasks{query}") == [int(line) for line in expected]
 
 
 @pytest.mark.parametrize(
@@ -320,14 +291,11 @@ def test_tasks_are_those_of_the_command(web: Web, cli: Cli, remote: Remote) -> N
         ("/results.csv?y=1", "unknown parameter"),
     ],
 )
-def test_what_makes_no_sense_is_a_bad_request(web: Web, cli: Cli, remote: Remote, path: str, sentence: str) -> None:
+def test_what_makes_no_sense_is_a_bad_request(grid: Web, path: str, sentence: str) -> None:
     """A sentence says what was expected."""
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
     for page in ("/tasks", "/results"):
-        web.ok(f"/jobs/grid{page}")
-    web.read_asked()
-    answer = web.get(f"/jobs/grid{path}")
+        grid.complete(f"/jobs/grid{page}")
+    answer = grid.get(f"/jobs/grid{path}")
     assert answer.status_code == 400
     assert sentence in answer.text
 
@@ -414,24 +382,22 @@ def test_a_long_search_goes_on_by_a_link(logged: Web, monkeypatch: pytest.Monkey
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_scalar_is_plotted_and_the_table_is_a_file(web: Web, cli: Cli, remote: Remote) -> None:
+def test_a_scalar_is_plotted_and_the_table_is_a_file(grid: Web, cli: Cli) -> None:
     """The file is what `results --table` writes; the statistics are those of the tasks at each value."""
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
-    waiting = web.get("/jobs/grid/results.csv")
+    waiting = grid.get("/jobs/grid/results.csv")
     assert (waiting.status_code, waiting.headers["Retry-After"]) == (503, "5")
-    assert "Being read" in web.ok("/jobs/grid/results")
-    assert web.read_asked() == 1
-    page = web.ok("/jobs/grid/results")
+    assert "Being read" in grid.ok("/jobs/grid/results")
+    assert grid.read_asked() == 1
+    page = grid.ok("/jobs/grid/results")
     assert "<h2><bdi>attack_rate</bdi> over <bdi>beta</bdi></h2>" in page
     rows = re.findall(r'<th scope="row"><bdi>([^<]+)</bdi></th><td>(\d+)</td><td>([^<]+)</td>', page)
     assert [(name, count) for name, count, _ in rows[:7]] == [("0", "20"), *((f"0.{one}", "20") for one in range(1, 7))]
     assert all(abs(float(mean) - float(name)) < 0.1 for name, _, mean in rows)
-    assert "over <bdi>gamma</bdi>" in web.ok("/jobs/grid/results?y=attack_rate&x=gamma")
-    answer = web.get("/jobs/grid/results.csv")
+    assert "over <bdi>gamma</bdi>" in grid.ok("/jobs/grid/results?y=attack_rate&x=gamma")
+    answer = grid.get("/jobs/grid/results.csv")
     assert answer.mimetype == "text/csv"
     assert answer.text == cli.ok("results", "grid", "--table", "-").out
-    assert web.read_asked() == 0
+    assert grid.read_asked() == 0
 
 
 def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -> None:
@@ -451,52 +417,27 @@ def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -
     assert web.get("/jobs/night.2/results.csv").text == cli.ok("results", "night.2", "--table", "-").out
 
 
-def test_results_are_shown_if_the_reductions_cannot_be_read(
-    web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_are_shown_if_the_reductions_cannot_be_read(grid: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """An outage leaves the table, and is one of its problems."""
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
-    web.ok("/jobs/grid/results")
+    grid.ok("/jobs/grid/results")
 
     def read(_job_id: str, _app: App) -> None:
         raise StoreUnavailableError("Cannot reach the registry.")
 
-    monkeypatch.setattr(job_results, "read_reduced_job", read)
-    assert web.read_asked() == 1
-    page = web.ok("/jobs/grid/results")
+    monkeypatch.setattr(kept, "read_reduced_job", read)
+    assert grid.read_asked() == 1
+    page = grid.ok("/jobs/grid/results")
     assert '<p class="problem">The outputs of a reduce function cannot be read: Cannot reach the registry.</p>' in page
     assert "<h2><bdi>attack_rate</bdi> over <bdi>beta</bdi></h2>" in page
 
 
-def test_results_too_large_for_a_page_name_the_command(
-    web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_too_large_for_a_page_name_the_command(grid: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of them is kept."""
-    monkeypatch.setattr(job_results, "MAX_TASKS", 50)
-    run_grid(remote.jobs)
-    cli.ok("sync", "-q")
-    web.ok("/jobs/grid/results")
-    web.read_asked()
-    page = web.ok("/jobs/grid/results")
+    monkeypatch.setattr(kept, "MAX_TASKS", 50)
+    page = grid.complete("/jobs/grid/results")
     assert "a table of more than 50 tasks. Use: mops-jobs results grid --table FILE.csv" in page
-    assert web.get("/jobs/grid/results.csv").status_code == 503
+    assert grid.get("/jobs/grid/results.csv").status_code == 503
     assert "Show outputs" in page
-
-
-def test_results_of_a_few_jobs_are_kept(web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last ones that were asked for: memory and disk stay bounded."""
-    monkeypatch.setattr(job_results, "MAX_JOBS", 1)
-    web.site.results = job_results.JobResults(web.app)
-    web.site.reads = web.site.make_reads()
-    for name in ("one", "two"):
-        run_grid(remote.jobs, name)
-    cli.ok("sync", "-q")
-    for name in ("one", "two"):
-        web.ok(f"/jobs/{name}/results")
-        web.read_asked()
-    assert web.site.results.get("one") is None
-    assert web.site.results.get("two") is not None
 
 
 def test_statistics_of_the_page_count_a_repeated_task_once(web: Web, cli: Cli, remote: Remote) -> None:
@@ -507,9 +448,7 @@ def test_statistics_of_the_page_count_a_repeated_task_once(web: Web, cli: Cli, r
         leave_output(remote.jobs, manifest, number, y=number + 1)
     cli.ok("sync", "-q")
     assert "3 parameter sets (2 different) x 1 replicate" in web.ok("/jobs/job")
-    web.site.results.read("job")
-    results = web.site.results.get("job")
-    assert results is not None
+    results = kept.read_results("job", web.app)
     assert [row[-2:] for row in results.rows.read()] == [[None, 1], [None, 2], [0, 1]]
     assert summarize_scalars(results, ["y"])["y"].tasks == 2
 
@@ -523,8 +462,7 @@ def test_names_of_parameters_and_outputs_stay_text(web: Web, cli: Cli, remote: R
     run_hostile(remote.jobs, "hostile", cli.clock.now)
     cli.ok("sync", "-q")
     for path in ("", "/results"):
-        web.ok(f"/jobs/hostile{path}")
-    web.read_asked()
+        web.complete(f"/jobs/hostile{path}")
     job = web.ok("/jobs/hostile")
     for path in ("", "/tasks", "/logs", "/results"):
         page = web.ok(f"/jobs/hostile{path}")

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from support.cli import Cli, Remote, add, foreign, key
-from support.web import Web, flat
+from support.web import Web, flat, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,11 +82,6 @@ def panel_of(web: Web, query: str, name: str = "Open failures") -> str:
     return panel[0]
 
 
-def text_of(markup: str) -> str:
-    """Return the words of a part of a page."""
-    return " ".join(re.sub(r"<[^>]+>", " ", markup).split())
-
-
 @pytest.mark.parametrize("window", ["until", "ended_until", "since", "ended_since"])
 def test_open_failures_are_of_the_window_of_the_page(web: Web, window: str) -> None:
     """Without a window, they are of a week, as on their page. The link leads to as many jobs as the panel counts."""
@@ -121,13 +116,6 @@ def test_the_errors_of_a_panel_add_up(web: Web, cli: Cli, remote: Remote) -> Non
         put(remote, f"more-{number}", "failed", error_code=code)
     cli.ok("sync", "-q")
     assert text_of(panel_of(web, "")) == "13 open failures in 7 days A 2 B 2 C 2 D 2 other 5"
-
-
-def test_a_cancelled_resume_repairs_nothing(web: Web, cli: Cli, remote: Remote) -> None:
-    """The failure is open again."""
-    put(remote, "lost.2", "cancelled", parent_job_id="lost")
-    cli.ok("sync", "-q")
-    assert sorted(shown(web, "?open=true")) == ["half", "lost"]
 
 
 def test_the_running_panel_tells_when_all_is_done(web: Web) -> None:
@@ -170,26 +158,6 @@ def test_a_row_says_why_a_job_failed(web: Web) -> None:
 def test_filters_in_the_search_become_parameters(web: Web, words: str, expected: dict[str, str]) -> None:
     """A page has one address, however it was asked for."""
     assert address(web, f"q={words.replace('%', '%25').replace(' ', '+')}") == expected
-
-
-def test_a_search_adds_to_the_filters(web: Web) -> None:
-    """Of the same kind and of others; a value in quotes is a word."""
-    assert address(web, "owner=ada&label=a&q=owner:bob+label:b&page=3")["owner"] == "ada,bob"
-    assert web.get('/jobs?q="owner:ada"').status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("query", "ids"),
-    [
-        ("?error=LOST&owner=grace", ["lost"]),
-        ("?study=seir.model:run/baseline", ["broke", "broke.2", "lost"]),
-        ("?q=BASELINE&status=failed", ["broke", "lost"]),
-        ("?open=true&owner=grace", ["half", "lost"]),
-        ("?stuck=true", ["stuck"]),
-    ],
-)
-def test_the_page_finds_by_study_error_and_words(web: Web, query: str, ids: list[str]) -> None:
-    assert sorted(shown(web, query)) == ids
 
 
 @pytest.mark.parametrize(
@@ -298,13 +266,3 @@ def test_completions_are_filters_as_they_are_typed(web: Web) -> None:
     options = re.findall(r'<option value="([^"]+)"></option>', web.ok("/jobs"))
     assert {"owner:ada", "label:exp=", "label:exp=7", "is:stuck", "status:failed", "error:OOM"} <= set(options)
     assert "study:seir.model:run/baseline" in options
-
-
-def test_many_owners_leave_room_for_labels(web: Web, cli: Cli, remote: Remote) -> None:
-    """An owner with a blank is completed in quotes."""
-    for number in range(70):
-        put(remote, f"job-{number}", "succeeded", owner=f"Ada {number:02}")
-    cli.ok("sync", "-q")
-    options = [unescape(one) for one in re.findall(r'<option value="([^"]+)"></option>', web.ok("/jobs"))]
-    assert 'owner:"Ada 00"' in options
-    assert "label:exp=" in options

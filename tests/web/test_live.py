@@ -88,22 +88,6 @@ def test_a_change_brings_the_page_and_no_change_nothing(page: Page, server: Serv
     expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
 
 
-def test_a_proxy_may_drop_the_age_of_an_unchanged_page(page: Page, server: Server) -> None:
-    """The page goes on with the age that it knows."""
-
-    def answer(route: Route) -> None:
-        found = route.fetch()
-        route.fulfill(response=found, headers={k: v for k, v in found.headers.items() if k != "data-age"})
-
-    page.goto(f"{server.url}/jobs?sort=name")
-    page.route("**/jobs?*", answer)
-    for _ in range(2):
-        with page.expect_response(lambda one: one.status == 304):
-            pass
-    expect(page.locator("#age")).to_contain_text("synced")
-    expect(page.locator("#connection")).to_be_hidden()
-
-
 def test_the_tab_of_a_job_tells_its_state(page: Page, server: Server, cli: Cli) -> None:
     """By its title and its icon, also after a change."""
     page.goto(f"{server.url}/jobs/night-04")
@@ -199,26 +183,6 @@ def _open_after(page: Page, moment: float) -> str:
     return content
 
 
-def test_a_page_that_lost_a_row_gets_all_of_it(page: Page, server: Server, cli: Cli) -> None:
-    """Such as one that an extension of the browser has changed."""
-    page.goto(f"{server.url}/jobs?sort=name")
-    row = page.locator("tr[data-key=night-05]")
-    row.evaluate("one => one.remove()")
-    cli.ok("progress", "night-02", "7/20", "-q")
-    expect(row).to_be_visible()
-    expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
-
-
-def test_a_page_tells_that_the_network_is_gone(page: Page, server: Server) -> None:
-    """The browser knows at once; when the network is back, so is the page."""
-    page.goto(f"{server.url}/jobs")
-    lost = page.locator("#connection")
-    page.context.set_offline(True)
-    expect(lost).to_contain_text("Connection lost")
-    page.context.set_offline(False)
-    expect(lost).to_be_hidden()
-
-
 @pytest.mark.parametrize(
     ("lose", "loss"),
     [
@@ -267,21 +231,6 @@ def test_the_end_of_a_watched_job_is_notified(page: Page, server: Server, cli: C
     assert re.fullmatch(r"night-04: \W*failed", title)
     assert tag == "mops-jobs night-04"
     expect(page.locator("button.notify")).to_have_count(0)
-
-
-def test_a_refused_notification_is_told(page: Page, server: Server, cli: Cli) -> None:
-    """The button says so, and the end of the job goes unnotified; so it does after a second click."""
-    page.goto(f"{server.url}/jobs/night-04")
-    page.evaluate("window.answer = 'denied'")
-    page.locator("button.notify").click()
-    expect(page.locator("button.notify")).to_have_text("This browser does not allow notifications for this page")
-    page.goto(f"{server.url}/jobs/night-07")
-    page.locator("button.notify").click()
-    page.get_by_role("button", name="You will be notified").click()
-    expect(page.get_by_role("button", name="Notify me")).to_have_attribute("aria-pressed", "false")
-    cli.ok("update", "night-07", "cancelled", "-q")
-    expect(page.locator("#state .status").first).to_contain_text("cancelled")
-    assert page.evaluate("window.sent") == []
 
 
 # --- the server's part ------------------------------------------------------------------------------------------------

@@ -1,47 +1,245 @@
-"""How the page of jobs looks with 3,000 jobs: in six windows, light and dark, by what a person sees first."""
+"""How all pages look in Chromium, with 3,000 jobs, with studies, and with hostile names; and the shortest ways."""
 
 from __future__ import annotations
 
+import json
+import re
+from datetime import timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from mopsjobs.utils.times import utc_now
-from support.browser import ROWS, SIZES, check_layout, open_private_tab, open_tab, read_axe, shoot
-from support.cli import Cli, Clock
+from mopsjobs.events.writer import record_event
+from mopsjobs.ledger.attempt import AttemptError
+from mopsjobs.registry.job_id import MAX_JOB_ID_LENGTH
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.studies.manifest import NAMES_NAME
+from mopsjobs.studies.outputs import reduction_key
+from mopsjobs.utils.times import json_time, record_time, utc_now
+from support.browser import (
+    ROWS,
+    SIZES,
+    check_layout,
+    check_looks,
+    open_private_tab,
+    open_tab,
+    read_axe,
+    shoot,
+    unfold,
+)
+from support.cli import Cli, Clock, foreign, key, put
+from support.compared_jobs import run_compared
+from support.failed_jobs import fail
 from support.many_jobs import LONG_ID, RTL_LABEL, fill_cache
-from support.web import Server, serving
+from support.study_jobs import LONG, NO_ROOM, RTL, TOO_LARGE, run_grid, run_hostile, run_study
+from support.web import BIDI, HOSTILE, HOSTILE_ID, Server, hostile_fields, hostile_record, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from mopsjobs.store.base import VersionedStore
+
+STUDY = "n" * MAX_JOB_ID_LENGTH
+"""A job of this program with hostile names, and the longest id that it gives."""
+
+FOREIGN = HOSTILE_ID + LONG[len(HOSTILE_ID) :]
+"""A job of another program, whose id has 500 characters, and markup."""
+
+COMPARED = ["base", "faster", "wider"]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield a server over a cache with the jobs. It never syncs, since there is no registry behind them."""
-    home = tmp_path_factory.mktemp("home")
-    cli = Cli(home, Clock(), None)  # type: ignore[arg-type]
+    """Yield a server over a cache with 3,000 jobs. It never syncs, since there is no registry behind them."""
+    cli = Cli(tmp_path_factory.mktemp("many"), Clock(), None)  # type: ignore[arg-type]
     cli.env["MOPS_JOBS_REGISTRY"] = "https://example.blob.core.windows.net/job-registry"
     fill_cache(str(cli.cache), cli.env["MOPS_JOBS_REGISTRY"], utc_now())
     with serving(cli, "--offline") as server:
         yield server.filled()
 
 
-VIEWS = {
+def _backdate(store: VersionedStore, job_id: str, *minutes: int) -> None:
+    """Set the times of the record's transitions to these minutes ago."""
+    found = store.get(key(job_id))
+    assert found is not None
+    record = json.loads(found.value)
+    for step, ago in zip(record["transitions"], minutes, strict=True):
+        step["at"] = json_time(utc_now() - timedelta(minutes=ago))
+    record["created_at"], record["updated_at"] = (record["transitions"][place]["at"] for place in (0, -1))
+    put(store, key(job_id), json.dumps(record))
+
+
+def _run_studies(jobs: JobRegistry) -> None:
+    """Run a study of 10,000 tasks, one that was resumed, one that still runs, and some that share errors."""
+    run_grid(jobs, "grid", side=50, replicates=4, began=(utc_now() - timedelta(hours=3)).timestamp())
+    _backdate(jobs.store, "grid", 190, 189, 188, 186, 13, 12)
+    for number in range(60):
+        record_event(jobs.store, "grid", "log", now=utc_now, text=f"Step {number} of the model", task=number % 9)
+    sets = [{"dose": round(dose / 10, 1), "arm": arm} for dose in range(20) for arm in ("control", "treated")]
+    for job_id, only in (("trial", None), ("trial.2", range(161, 200))):
+        run_study(
+            jobs, job_id, sets, lambda task, last=only: "failed" if last is None and task.number > 160 else "succeeded",
+            lambda task: {"result.json/response": task.params["dose"] ** 0.5 * (1 + task.seed % 9 / 30)},
+            only=only, status="partial" if only is None else "succeeded", n_replicates=5, reduce="model:summarise",
+        )  # fmt: skip
+    for name, value in (("doses.csv", b"dose,response\n0.1,0.3\n0.2,0.5\n"), ("best.json", b"{}"), (NAMES_NAME, b"[]")):
+        jobs.store.create_if_absent(reduction_key("trial.2", None, 200, name), value)
+    run_study(
+        jobs, "live", [{"r0": 1 + number / 10} for number in range(30)],
+        lambda task: None if task.number > 250 else "failed" if task.number % 12 > 9 else "succeeded",
+        lambda task: {"result.json/peak": task.params["r0"] * 100 + task.seed % 40}, status="running", n_replicates=12,
+    )  # fmt: skip
+    now, owners = utc_now().timestamp(), ("ada", "grace", "emmy", RTL)
+    for number in range(8):
+        errors = dict.fromkeys(range(20 + number, 40), TOO_LARGE) | {7: NO_ROOM}
+        fail(jobs, f"seir-{number}", errors, now - 15 * 3600 * (number + 1), owner=owners[number % 4])
+    fail(jobs, "seir-1.2", {39: TOO_LARGE}, now - 7200, only=range(30, 40), owner="grace")
+    odd = AttemptError("5a2b3c4d5e6f", HOSTILE, HOSTILE, HOSTILE + BIDI + LONG)
+    fail(jobs, "odd", {30: odd, 31: odd}, now - 86400, owner=HOSTILE)
+
+
+def _add_hostile(jobs: JobRegistry) -> None:
+    """Add jobs of this program and of another one whose every field, parameter and output is hostile."""
+    run_hostile(jobs, STUDY, utc_now)
+    found = jobs.store.get(key(STUDY))
+    assert found is not None
+    record, fields = json.loads(found.value), hostile_fields()
+    record |= fields | {
+        "metadata": {**record["metadata"], **fields["metadata"]},
+        "owner": HOSTILE + LONG,
+        "labels": {HOSTILE: HOSTILE + BIDI + LONG, LONG: RTL, RTL: LONG},
+        "error_message": RTL + HOSTILE + BIDI + LONG,
+        "note": HOSTILE + BIDI + LONG,
+    }
+    put(jobs.store, key(STUDY), json.dumps(record))
+    for job_id in (FOREIGN, HOSTILE_ID, f"{RTL}-run", LONG):
+        put(jobs.store, key(job_id), hostile_record(job_id))
+    recently = dict.fromkeys(("created_at", "updated_at"), record_time(utc_now()))
+    named = {"error_code": LONG, "error_message": RTL, "owner": RTL, **recently}
+    put(jobs.store, key("failed"), foreign("failed", "failed", **named))
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Yield a server that syncs an embedded registry with studies, runs to compare, failures, and hostile names."""
+    cli = Cli(tmp_path_factory.mktemp("studies"), Clock(), None)  # type: ignore[arg-type]
+    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
+    _run_studies(jobs)
+    run_compared(jobs, tmp_path_factory.mktemp("code"))
+    _add_hostile(jobs)
+    with serving(cli, "--sync-every", "1s") as server:
+        yield server.filled()
+
+
+def _compare(ids: list[str], **more: str) -> str:
+    return f"/compare?{urlencode([*(('job', one) for one in ids), *more.items()])}"
+
+
+MANY = {
     "jobs": "/jobs",
     "jobs-failed": "/jobs?status=failed&owner=ada,grace&columns=error&columns=cpu&columns=created",
     "jobs-groups": "/jobs?group=study",
     "charts": "/charts",
     "failures-many": "/failures",
 }
+"""Pages over 3,000 jobs."""
+
+STUDIES = {
+    "job": ("/jobs/grid", "#map svg"),
+    "job-family": ("/jobs/trial", "#map svg"),
+    "job-live": ("/jobs/live", "#map svg"),
+    "tasks": ("/jobs/grid/tasks?status=failed", "tbody tr"),
+    "log": ("/jobs/grid/logs", ".log time"),
+    "results": ("/jobs/grid/results", ".plot svg"),
+    "results-family": ("/jobs/trial.2/results?x=arm", "#reduced-title"),
+    "compare": (_compare(COMPARED), "#plot svg"),
+    "compare-all": (_compare(COMPARED, show="all", y="population"), "#plot svg"),
+    "jobs-boxes": ("/jobs?columns=compare&columns=study&columns=progress&columns=done", "td.compare input"),
+    "failures": ("/failures", "#errors tbody tr"),
+    "failures-resumed": ("/failures?resumed=true&sort=last&limit=9&owner=ada,grace", "#errors tbody tr"),
+    "failures-none": ("/failures?status=cancelled", "#none"),
+}
+"""Pages over studies, and what is there when all was read."""
+
+COLUMNS = "&".join(f"columns={name}" for name in ("study", "owner", "progress", "error", "done", "engine", "created"))
+
+HOSTILE_PAGES = {
+    "jobs": f"/jobs?q=x&{COLUMNS}",
+    "jobs-groups": "/jobs?group=owner",
+    "jobs-filtered": f"/jobs?q={quote(HOSTILE)}&owner={quote(HOSTILE + LONG)}&label={quote(RTL)}&name={LONG}",
+    "jobs-refused": f"/jobs?q={quote('ownr:' + HOSTILE + LONG)}&sort={quote(HOSTILE)}",
+    "job": f"/jobs/{STUDY}",
+    "tasks": f"/jobs/{STUDY}/tasks",
+    "log": f"/jobs/{STUDY}/logs",
+    "results": f"/jobs/{STUDY}/results",
+    "foreign-job": f"/jobs/{quote(FOREIGN)}",
+    "foreign-log": f"/jobs/{quote(FOREIGN)}/logs",
+    "no-job": f"/jobs/{quote(HOSTILE_ID)}0",
+    "failures": "/failures",
+    "charts": "/charts",
+    "compare": _compare([STUDY, HOSTILE_ID, f"{RTL}-run", LONG, "base"]),
+}
+"""Each page that shows what a record, a study, a ledger or a URL holds."""
+
+UNREAD = re.compile("[Bb]eing read|not read yet")
+
+NARROW = 390
+"""The width of the narrowest window, in pixels."""
+
+OVERFLOWS = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent)"
 
 
-@pytest.mark.parametrize("name", VIEWS)
-def test_pages_meet_the_rules_of_accessibility(window: Page, server: Server, name: str) -> None:
-    """axe-core finds no violation, and no page is wider than its window."""
-    window.goto(server.url + VIEWS[name])
-    shoot(window, name)
+@pytest.mark.parametrize("name", [*MANY, *STUDIES])
+def test_pages_meet_the_rules_of_accessibility(window: Page, server: Server, studies: Server, name: str) -> None:
+    """axe-core finds no violation, also in what is folded, and no page is wider than its window."""
+    path, last = STUDIES.get(name, (MANY.get(name, ""), "main"))
+    window.goto((server if name in MANY else studies).url + path)
+    expect(window.locator(last).first).to_be_visible()
+    if name in STUDIES:
+        expect(window.locator("main")).not_to_contain_text(UNREAD)
+    check_looks(window, name)
+
+
+@pytest.mark.parametrize("name", HOSTILE_PAGES)
+def test_hostile_names_and_values_are_text_that_fits(browser: Browser, studies: Server, name: str) -> None:
+    """No script runs, no element comes of them, each page is as wide as its window, and axe-core finds nothing."""
+    refused = {"jobs-refused": "400", "no-job": "404"}.get(name, "nothing")
+    for width in (1440, NARROW):
+        with open_tab(browser, width, expected_errors=refused) as page:
+            page.goto(studies.url + HOSTILE_PAGES[name])
+            main = page.locator("main")
+            expect(main).not_to_contain_text(UNREAD)
+            expect(main).to_contain_text("<img src=x onerror=alert(1)>")
+            shoot(page, f"hostile-{name}", full_page=True)
+            unfold(page)
+            check_layout(page)
+            assert "\u202e" not in page.content()
+            assert page.locator(".compare td, .compare th[scope=row]").evaluate_all(OVERFLOWS) == []
+            if width == NARROW:  # its rules are about what is there, which is the same in each window
+                assert read_axe(page) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "sentences", "role", "kept"),
+    [
+        ("/jobs?owner=ada&q=ownr:grace", ("unknown filter 'ownr'", "Did you mean 'owner'?"), "combobox", "ownr:grace"),
+        ("/compare?job=base", ("invalid number of jobs '1': expected 2 to 5.",), "textbox", "base"),
+    ],
+)
+def test_a_query_that_is_refused_keeps_the_form(
+    window: Page, studies: Server, path: str, sentences: tuple[str, ...], role: str, kept: str
+) -> None:
+    """The page has what was typed, and what is wrong with it; axe-core finds nothing."""
+    window.route(
+        re.compile(r"\?"), lambda route: route.fulfill(response=(got := route.fetch()), body=got.text(), status=200)
+    )
+    window.goto(studies.url + path)
+    for sentence in sentences:
+        expect(window.get_by_role("alert")).to_contain_text(sentence)
+    assert kept in [one.input_value() for one in window.get_by_role(role).all()]  # type: ignore[arg-type]
     check_layout(window)
     assert read_axe(window) == []
 
@@ -53,47 +251,48 @@ WHOLE = """rows => rows.filter(row => {
 
 
 def test_the_first_screen_has_many_jobs(window: Page, server: Server) -> None:
-    """Twenty rows on a large screen, eight on a phone, below the three panels."""
+    """Twenty rows on a large screen, eight on a phone, below the three panels. The choice of a view opens above."""
     window.goto(f"{server.url}/jobs")
-    least = {1440: 20, 1024: 12, 390: 8}[window.viewport_size["width"]]  # type: ignore[index]
-    assert window.locator(ROWS).evaluate_all(WHOLE) >= least
+    width = window.viewport_size["width"]  # type: ignore[index]
+    assert window.locator(ROWS).evaluate_all(WHOLE) >= {1440: 20, 1024: 12, 390: 8}[width]
     for name in ("Open failures", "Running", "Waiting"):
         expect(window.get_by_role("region", name=name)).to_be_in_viewport()
-
-
-def test_filters_that_cannot_be_read_keep_the_form(window: Page, server: Server) -> None:
-    """The page has what was typed, what is wrong with it, and every filter to remove; axe-core finds nothing."""
-    window.route("**/jobs?*", lambda route: route.fulfill(response=(got := route.fetch()), body=got.text(), status=200))
-    window.goto(f"{server.url}/jobs?owner=ada&q=ownr:grace")
-    shoot(window, "jobs-refused")
-    expect(window.get_by_role("alert")).to_contain_text("unknown filter 'ownr'")
-    expect(window.get_by_role("alert")).to_contain_text("Did you mean 'owner'?")
-    expect(window.get_by_label("Search")).to_have_value("ownr:grace")
-    expect(window.get_by_role("link", name="Remove the filter owner:ada")).to_be_visible()
-    assert read_axe(window) == []
-
-
-def test_the_choice_of_a_view_opens_in_the_window(window: Page, server: Server) -> None:
-    """It lies above the table and is not wider than the window; axe-core finds nothing."""
-    window.goto(f"{server.url}/jobs")
     window.get_by_text("View", exact=True).click()
-    shoot(window, "jobs-view")
     box = window.locator(".choices").bounding_box()
     assert box is not None
     assert box["x"] >= 0
-    assert box["x"] + box["width"] <= window.viewport_size["width"]  # type: ignore[index]
-    assert read_axe(window) == []
+    assert box["x"] + box["width"] <= width
 
 
-def test_a_page_at_four_hundred_percent_is_not_wider_than_its_window(browser: Browser, server: Server) -> None:
-    """A window of 1280 pixels has 320 then. With forced colours, bars and icons are drawn in them."""
+def _styles(page: Page, selector: str, name: str) -> set[str]:
+    found: list[str] = page.locator(selector).evaluate_all(f"all => all.map(one => getComputedStyle(one).{name})")
+    return set(found)
+
+
+def test_pages_hold_at_four_hundred_percent_and_with_forced_colours(
+    browser: Browser, server: Server, studies: Server
+) -> None:
+    """A window of 1280 pixels has 320 then. Nothing moves; drawings differ by colours or dashes."""
     with open_tab(browser, 320, forced_colors="active") as page:
-        for path in VIEWS.values():
-            page.goto(server.url + path)
+        for url in [server.url + path for path in MANY.values()] + [studies.url + path for path, _ in STUDIES.values()]:
+            page.goto(url)
+            if url.startswith(studies.url):
+                expect(page.locator("main")).not_to_contain_text(UNREAD)
             check_layout(page)
+            page.keyboard.press("Tab")
+            assert page.evaluate("document.getAnimations().length") == 0
         page.goto(f"{server.url}/jobs")
-        fills = page.locator("#jobs .bar rect").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
-        assert set(fills) <= {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgb(255, 255, 0)"}, "system colours only"
+        system = {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgb(255, 255, 0)"}
+        assert _styles(page, "#jobs .bar rect", "fill") <= system
+        page.goto(f"{server.url}/charts")
+        fills = _styles(page, ".chart path.fill", "fill")
+        assert len(fills) >= 3
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") not in fills
+        page.goto(f"{studies.url}/jobs/grid")
+        assert len(_styles(page, "#map .run", "stroke")) == 2
+        page.goto(studies.url + _compare(COMPARED))
+        assert len(_styles(page, "#plot .map path.line", "strokeDasharray")) == 3
+        expect(page.locator("#environment tr.differs th")).to_have_text("≠differs: numpy")
 
 
 SMALL_TARGETS = """() => [...document.querySelectorAll("a, button, input, select, summary")].filter(one => {
@@ -102,13 +301,13 @@ SMALL_TARGETS = """() => [...document.querySelectorAll("a, button, input, select
 }).map(one => one.outerHTML.slice(0, 100))"""
 
 
-@pytest.mark.parametrize("path", ["/jobs", "/jobs?columns=compare", "/jobs?group=study", "/failures", "/api"])
-def test_a_finger_hits_each_link_on_a_phone(browser: Browser, server: Server, path: str) -> None:
+def test_a_finger_hits_each_link_on_a_phone(browser: Browser, server: Server) -> None:
     """Each link and each control has 24 pixels in both directions (WCAG 2.2, 2.5.8)."""
     with open_tab(browser, 390) as page:
-        page.goto(server.url + path)
-        check_layout(page)
-        assert page.evaluate(SMALL_TARGETS) == []
+        for path in ("/jobs", "/jobs?columns=compare", "/jobs?group=study", "/failures", "/api"):
+            page.goto(server.url + path)
+            check_layout(page)
+            assert page.evaluate(SMALL_TARGETS) == [], path
 
 
 def test_a_page_is_printed_without_its_controls(browser: Browser, server: Server) -> None:
@@ -122,7 +321,148 @@ def test_a_page_is_printed_without_its_controls(browser: Browser, server: Server
         assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
 
 
-def test_ticks_of_a_comparison_survive_a_search(browser: Browser, server: Server) -> None:
+def test_long_and_foreign_texts_do_not_break_the_layout(browser: Browser, server: Server) -> None:
+    """An id of 200 characters and a label that is written from right to left stay in their cells."""
+    with open_tab(browser, 390) as page:
+        for width in (*SIZES, 960, 720):
+            page.set_viewport_size({"width": width, "height": 844})
+            page.goto(f"{server.url}/jobs?q={RTL_LABEL}")
+            row = page.locator(ROWS)
+            expect(row.locator("th")).to_contain_text(LONG_ID)
+            expect(row.locator("th")).to_have_attribute("dir", "auto")
+            check_layout(page)
+            assert row.bounding_box()["height"] < 70  # type: ignore[index]
+
+
+# --- without a script ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(browser: Browser, has_failed: Callable[[], bool]) -> Iterator[Page]:
+    """Yield a tab without scripts: a page that waits for the registry loads itself again."""
+    with open_tab(browser, java_script_enabled=False, has_failed=has_failed) as page:
+        yield page
+
+
+def test_jobs_and_charts_need_no_script(plain: Page, server: Server) -> None:
+    """Search, a filter, a chip, groups, columns and the days of a chart are plain forms and links."""
+    plain.goto(f"{server.url}/jobs")
+    plain.get_by_label("Search").fill("owner:ada error:oom")
+    plain.get_by_label("Search").press("Enter")
+    expect(plain.get_by_role("link", name="Remove the filter owner:ada")).to_be_visible()
+    for text in plain.locator(ROWS).locator("td.error").all_inner_texts():
+        assert "OOM" in text
+    plain.get_by_role("link", name="Remove the filter error:oom").click()
+    plain.get_by_text("View", exact=True).click()
+    plain.get_by_label("Group by").fill("label:site")
+    plain.get_by_role("button", name="Show").click()
+    plain.locator("#groups").get_by_role("link", name="basel").click()
+    expect(plain.get_by_role("link", name="Remove the filter label:site=basel")).to_be_visible()
+    expect(plain.get_by_role("button", name="Keys")).to_be_hidden()
+    plain.goto(f"{server.url}/charts")
+    plain.get_by_role("region", name="Ended").locator("a path").nth(20).click()
+    expect(plain).to_have_url(re.compile("ended_since=.*&ended_until="))
+    expect(plain.locator("#jobs tbody tr").first).to_be_visible()
+
+
+def test_the_pages_of_a_job_need_no_script(plain: Page, studies: Server) -> None:
+    """The axes of plot and map, the search of the log, and the table as a file."""
+    plain.goto(f"{studies.url}/jobs/trial/results")
+    expect(plain.get_by_role("img", name="response over dose")).to_be_visible()
+    expect(plain.locator("main")).not_to_contain_text("Being read")  # a page that loads itself again loses a choice
+    plain.get_by_role("combobox", name="over").select_option("arm")
+    plain.get_by_role("button", name="Plot").click()
+    expect(plain.get_by_role("img", name="response over arm")).to_be_visible()
+    with plain.expect_download() as download:
+        plain.get_by_role("link", name="Download as a table").click()
+    assert download.value.suggested_filename == "trial.csv"
+    plain.goto(f"{studies.url}/jobs/grid/logs")
+    plain.get_by_role("searchbox", name="Search").fill("step 7 of")
+    plain.get_by_role("textbox", name="Task").fill("7")
+    plain.get_by_role("button", name="Search").click()
+    expect(plain.locator(".log li")).to_have_count(1)
+    plain.goto(f"{studies.url}/jobs/grid")
+    expect(plain.locator("main")).not_to_contain_text("Being read")
+    plain.get_by_label("Across").select_option("gamma")
+    plain.get_by_label("Up").select_option("beta")
+    plain.get_by_role("button", name="Draw").click()
+    expect(plain.get_by_role("group", name="Tasks by gamma and beta")).to_be_visible()
+
+
+def test_a_comparison_and_failures_need_no_script(plain: Page, studies: Server) -> None:
+    """Boxes, forms, links, filters, the order and the plot are plain HTML."""
+    plain.goto(f"{studies.url}/jobs?columns=compare&name=[bw]*")
+    for job_id in ("base", "wider"):
+        plain.get_by_role("checkbox", name=f"Compare {job_id}", exact=True).check()
+    plain.get_by_role("button", name="Compare").click()
+    expect(plain.get_by_role("img", name="Mean of peak over beta for each job")).to_be_visible()
+    plain.get_by_role("link", name="Show all rows").click()
+    expect(plain.locator("#study")).to_contain_text("Sampling")
+    expect(plain.locator("main")).not_to_contain_text("eing read")
+    plain.get_by_role("textbox", name="and job").last.fill("faster")
+    plain.get_by_role("button", name="Compare").click()
+    expect(plain.locator("#code")).to_contain_text("model.py")
+    expect(plain.locator("main")).not_to_contain_text("eing read")
+    plain.get_by_role("combobox", name="Value").select_option("population")
+    plain.get_by_role("button", name="Plot").click()
+    expect(plain.get_by_role("img", name="Mean of population over beta for each job")).to_be_visible()
+    plain.goto(f"{studies.url}/failures")
+    expect(plain.locator("#found")).not_to_contain_text("not read yet")
+    plain.get_by_text("Jobs that changed within a week").click()
+    plain.get_by_label("Owner").fill("ada")
+    plain.get_by_label("With resumed jobs").check()
+    plain.get_by_role("button", name="Show").click()
+    expect(plain.get_by_text("Jobs that changed within a week, of ada, with resumed ones")).to_be_visible()
+    plain.get_by_role("columnheader", name="Last").get_by_role("link").click()
+    expect(plain.get_by_role("columnheader", name="Last")).to_have_attribute("aria-sort", "descending")
+
+
+# --- the shortest ways -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tab(browser: Browser, studies: Server, has_failed: Callable[[], bool]) -> Iterator[Page]:
+    """Yield a tab at the page of jobs of the studies."""
+    with open_tab(browser, has_failed=has_failed) as page:
+        page.goto(f"{studies.url}/jobs")
+        yield page
+
+
+def test_three_clicks_lead_to_the_parameters_that_fail(tab: Page) -> None:
+    """One, in fact: the page of the job names them. Two more lead to the tasks of a region, and to the log of one."""
+    tab.get_by_role("link", name="grid", exact=True).click()
+    expect(tab.locator("#failures strong")).to_have_text("all 1,156 have beta > 0.65 and gamma > 0.65; no other has")
+    tab.set_viewport_size({"width": 1440, "height": 1240})
+    shoot(tab, "job-failures")
+    region = tab.locator("#map svg a")
+    expect(region).to_have_attribute("aria-label", "1,156 of 1,156 tasks failed: beta > 0.65, gamma > 0.65")
+    tab.get_by_role("button", name="Draw").focus()
+    tab.keyboard.press("Tab")
+    expect(region).to_be_focused()
+    assert region.locator("rect").evaluate("one => getComputedStyle(one).stroke") != "rgba(0, 0, 0, 0)"
+    tab.keyboard.press("Enter")
+    expect(tab.locator("caption")).to_have_text("Tasks 1 to 50 of 1,156")
+    tab.get_by_role("link", name="6732").click()
+    expect(tab.get_by_role("textbox", name="Task")).to_have_value("6732")
+    tab.get_by_role("link", name="Results").click()
+    expect(tab.get_by_role("img", name="attack_rate over beta: 8844 tasks")).to_be_visible()
+
+
+def test_two_clicks_lead_to_the_tasks_of_the_largest_error(tab: Page) -> None:
+    """The page names the parameters beside them. Its jobs are another click away."""
+    tab.get_by_role("link", name="Failures", exact=True).click()
+    expect(tab.locator("#found")).not_to_contain_text("not read yet")
+    row = tab.locator(f'#errors tr[data-key="{TOO_LARGE.key}"]')
+    expect(row).to_contain_text("ValueError in model.py:21: beta is too large")
+    row.get_by_role("link", name="20 tasks").click()
+    expect(tab.locator("caption")).to_have_text("Tasks 1 to 20")
+    tab.go_back()
+    row.locator("td.jobs a").click()
+    expect(tab.get_by_role("link", name="Remove the filter error:")).to_be_visible()
+    expect(tab.locator("#jobs").get_by_role("link", name="seir-0", exact=True)).to_be_visible()
+
+
+def test_ticks_of_a_comparison_survive_a_refresh_and_a_search(browser: Browser, server: Server) -> None:
     """Those of jobs that the search leaves out stand beside the button; another look at the jobs forgets them."""
     with open_tab(browser) as page:
         page.goto(f"{server.url}/jobs?columns=compare")
@@ -130,6 +470,9 @@ def test_ticks_of_a_comparison_survive_a_search(browser: Browser, server: Server
         chosen = [str(boxes.nth(place).get_attribute("value")) for place in (0, 1)]
         for place in (0, 1):
             boxes.nth(place).check()
+        with page.expect_response(lambda response: "/jobs" in response.url):
+            page.evaluate("window.dispatchEvent(new Event('online'))")
+        expect(page.locator("td.compare input:checked")).to_have_count(2)
         page.get_by_label("Search").fill(chosen[1])
         page.get_by_label("Search").press("Enter")
         expect(page.locator(ROWS)).to_have_count(1)
@@ -144,34 +487,39 @@ def test_ticks_of_a_comparison_survive_a_search(browser: Browser, server: Server
         assert page.locator("input[name=job]:checked").count() == 0
 
 
-def test_a_page_works_without_a_script(browser: Browser, server: Server) -> None:
-    """Search, a filter, a chip, groups and columns are plain forms and links."""
-    with open_tab(browser, java_script_enabled=False) as page:
-        page.goto(f"{server.url}/jobs")
-        page.get_by_label("Search").fill("owner:ada error:oom")
-        page.get_by_label("Search").press("Enter")
-        expect(page.get_by_role("link", name="Remove the filter owner:ada")).to_be_visible()
-        for text in page.locator(ROWS).locator("td.error").all_inner_texts():
-            assert "OOM" in text
-        page.get_by_role("link", name="Remove the filter error:oom").click()
-        page.get_by_text("View", exact=True).click()
-        page.get_by_label("Group by").fill("label:site")
-        page.get_by_role("button", name="Show").click()
-        page.locator("#groups").get_by_role("link", name="basel").click()
-        expect(page.get_by_role("link", name="Remove the filter label:site=basel")).to_be_visible()
-        expect(page.get_by_role("button", name="Keys")).to_be_hidden()
+def test_the_keyboard_passes_a_chart_in_two_steps(browser: Browser, server: Server) -> None:
+    """Each chart begins with a link to what follows it; a day with the focus is outlined."""
+    with open_tab(browser) as page:
+        page.goto(f"{server.url}/charts")
+        skip = page.locator("#charts .skip").first
+        page.locator("#charts .pill").last.focus()
+        page.keyboard.press("Tab")
+        expect(skip).to_be_focused()
+        expect(skip).to_be_in_viewport()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        focused = page.evaluate("getComputedStyle(document.activeElement.querySelector('path')).stroke")
+        last = page.locator(".chart svg a path").last
+        assert focused != last.evaluate("one => getComputedStyle(one).stroke")
+        skip.focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Peak:").first).to_be_focused()
 
 
-def test_long_and_foreign_texts_do_not_break_the_layout(browser: Browser, server: Server) -> None:
-    """An id of 200 characters and a label that is written from right to left stay in their cells."""
-    with open_tab(browser, 390) as page:
-        for width in (*SIZES, 960, 720):
-            page.set_viewport_size({"width": width, "height": 844})
-            page.goto(f"{server.url}/jobs?q={RTL_LABEL}")
-            row = page.locator(ROWS)
-            expect(row).to_have_count(1)
-            expect(row.locator("th")).to_contain_text(LONG_ID)
-            expect(row.locator("th")).to_have_attribute("dir", "auto")
-            check_layout(page)
-            height = row.bounding_box()["height"]  # type: ignore[index]
-            assert height < 70
+def _without_version(route: Route) -> None:
+    """Ask for the whole page: a version that the page has would be answered with what has changed."""
+    route.continue_(headers={name: value for name, value in route.request.headers.items() if name != "if-none-match"})
+
+
+def test_what_was_unfolded_stays_unfolded(tab: Page, studies: Server) -> None:
+    """A refresh of the page does not fold a table that its reader has opened."""
+    tab.goto(f"{studies.url}/jobs/grid")
+    tab.get_by_text("Counts as a table").click()
+    table = tab.get_by_role("region", name="Failed tasks of all, by beta")
+    expect(table).to_be_visible()
+    tab.route("**/jobs/grid", _without_version)
+    tab.evaluate("document.getElementById('map').dataset.old = 'yes'")
+    tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(tab.locator("#map[data-old]")).to_have_count(0)
+    expect(table).to_be_visible()

@@ -63,13 +63,3 @@ def test_a_registry_of_archived_jobs_alone_is_not_taken_for_a_new_one(web: Web, 
     page = web.ok("/jobs")
     assert "3 archived jobs</a> not shown." in page
     assert "This registry has no jobs yet" not in page
-
-
-def test_the_search_finds_all_notes_of_a_job(web: Web, cli: Cli, remote: Remote) -> None:
-    """Also an earlier one, in any case, and one that a program without a history has written."""
-    for text in ("Wrong prior", "see nightly-2"):
-        remote.jobs.add_note("new", text)
-    remote.jobs.update_fields("busy", metadata={"note": "prior to all"})
-    cli.ok("sync", "-q")
-    assert sorted(_ids(web, "/jobs?q=PRIOR")) == ["busy", "new"]
-    assert _ids(web, "/jobs?q=nightly-2") == ["new"]

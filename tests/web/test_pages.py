@@ -14,7 +14,6 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 import pytest
 
@@ -113,60 +112,7 @@ def test_a_page_past_the_end_leads_to_the_last(web: Web, number: int) -> None:
     assert "No job matches" in web.ok(f"/jobs?owner=eve&page={number}")
 
 
-class _Form(HTMLParser):
-    """The names and values that a browser sends for the form of a page, as it is."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.fields: list[tuple[str, str]] = []
-        self._select = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        name, value = values.get("name") or "", values.get("value") or ""
-        if tag == "input" and (values.get("type") != "checkbox" or "checked" in values):
-            self.fields.append((name, value))
-        elif tag == "select":
-            self._select = name
-        elif tag == "option" and "selected" in values:
-            self.fields.append((self._select, value))
-
-
 FILTERED = "status=active&label=exp%3D7&label=team&hours=12&stuck=true&name=run*&namespace=ns&until=1h&owner=ada&q=run"
-
-
-@pytest.mark.parametrize("query", [FILTERED, "since=2h&until=1m&sort=-name", "days=7&status=failed,partial&hours=0.5"])
-def test_every_link_and_the_form_keep_all_filters(web: Web, query: str) -> None:
-    """The form as it stands, and the heads of columns, change what they name, and keep all the rest."""
-    page = web.ok(f"/jobs?{query}")
-    asked = set(parse_qsl(query))
-    assert asked <= {field for field in _Form(page).fields if field[1]}
-    heads = re.search(r"<thead\b.*?</thead>", page, re.DOTALL)
-    assert heads is not None
-    assert _links(heads[0])
-    for link in _links(heads[0]):
-        assert {one for one in asked if one[0] != "sort"} <= set(parse_qsl(link[1:]))
-
-
-def test_each_filter_is_a_chip_that_removes_it(web: Web) -> None:
-    """Each leads to the page without it and with all others; of a list, to the page without one of its values."""
-    page = web.ok(f"/jobs?{FILTERED}")
-    chips = re.search(r'aria-label="Filters".*?</nav>', page, re.DOTALL)
-    assert chips is not None
-    links = dict(re.findall(r'href="\?([^"]*)" dir="auto" aria-label="Remove the filter ([^"]+)">', chips[0]))
-    assert {unescape(text) for text in links.values()} == {
-        "status:active", "label:exp=7", "label:team", "hours:12", "is:stuck", "name:run*", "namespace:ns", "until:1h",
-        "owner:ada", '"run"',
-    }  # fmt: skip
-    for link, text in links.items():
-        [removed] = set(parse_qsl(FILTERED)) - set(parse_qsl(link.replace("&amp;", "&")))
-        assert removed[1] in unescape(text) or removed == ("stuck", "true")
-    two = web.ok("/jobs?owner=ada,grace")
-    assert sorted(_links(re.search(r'aria-label="Filters".*?</nav>', two, re.DOTALL)[0])[:2]) == [  # type: ignore[index]
-        "?owner=ada", "?owner=grace",
-    ]  # fmt: skip
-    assert 'aria-label="Filters"' not in web.ok("/jobs")
 
 
 def test_a_page_is_of_one_moment(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,9 +165,8 @@ def test_an_id_that_ends_with_a_dot_has_a_page(
 
 @pytest.mark.parametrize("path", ["/jobs", "/compare", "/failures", "/charts", "/api"])
 def test_a_slash_behind_a_page_leads_to_it(web: Web, path: str) -> None:
-    """With all that the address asks for. A job may have an id with slashes, so its page has none of these."""
-    answer = web.get(f"{path}/?q=%C3%A4&sort=name")
-    assert (answer.status_code, answer.headers["Location"]) == (308, f"{path}?q=%C3%A4&sort=name")
+    """A job may have an id with slashes, so its page has none of these."""
+    assert web.get(f"{path}/").status_code == web.get(path).status_code != 404
 
 
 def test_an_unknown_job_is_404(web: Web) -> None:
@@ -401,22 +346,6 @@ def test_a_job_shows_its_family_and_advises_on_the_newest_of_it(web: Web, cli: C
     assert web.ok("/api/v1/jobs/night") == cli.ok("status", "night", "--json").out
 
 
-def test_progress_over_time_and_events_come_from_the_events(cli: Cli, jobs: JobRegistry, capsys: Any) -> None:
-    """The line of progress has a point for each state event; the list of events ends with the newest."""
-    cli.ok("register", "a", "-q")
-    for done in range(4):
-        cli.clock.advance(minutes=1)
-        cli.ok("progress", "a", f"{done}/4", "-q")
-    cli.ok("sync", "-q")
-    page = Web(cli, capsys).ok("/jobs/a")
-    points = re.findall(r'<path d="M([^"]+)" class="line running"', page)[0].split("L")
-    assert points[0] == "0.0 160.0"
-    assert points[-1] == "720.0 40.0"
-    assert page.rindex("3/4 tasks") > page.rindex("2/4 tasks")
-    cli.ok("register", "no-tasks", "-q")
-    assert "<h2>Progress over time" not in Web(cli, capsys).ok("/jobs/no-tasks")
-
-
 TRACE = 'Traceback (most recent call last):\n  File "model.py", line 3\nMemoryError'
 
 
@@ -498,16 +427,6 @@ def test_pills_of_the_charts_count_what_ended_in_the_window(web: Web, cli: Cli, 
         assert sum(map(int, re.findall(r"(\d+) failed", ended))) == expected
 
 
-def test_owners_of_the_charts_lead_to_what_they_count(web: Web, cli: Cli, remote: Remote) -> None:
-    """The link keeps the labels of the query, since its row counts jobs that have them."""
-    add(remote.jobs, "both", "failed", owner="ada", labels={"exp": "7", "team": "epi"})
-    cli.ok("sync", "-q")
-    page = web.ok("/charts?label=team%3Depi")
-    query = "?days=30&amp;label=team%3Depi&amp;owner=ada"
-    assert f'<a href="{query}">ada</a></th><td><a href="/jobs{query}">1</a></td>' in page
-    assert {("label", "team=epi"), ("days", "30")} <= set(_Form(page).fields)
-
-
 def test_the_chart_says_how_many_run_and_the_peak(web: Web) -> None:
     """The count of now is that of the pills; the peak is the largest in the window, and leads to its jobs."""
     page = web.ok("/charts")
@@ -526,12 +445,6 @@ def test_jobs_without_times_are_not_drawn_but_counted(web: Web, cli: Cli, remote
     assert "2 running now" in page
     assert "Peak: 1 running" in page
     assert "Not drawn: 1 job whose first task started at an unknown time." in page
-
-
-def test_the_first_day_is_seen_in_the_charts(web: Web) -> None:
-    """A single day is a dot, though there is nothing yet to draw a line to."""
-    marks = re.findall(r'<path d="(M[^"]+h0)" class="mark (?!peak)', web.ok("/charts"))
-    assert len(marks) == 5  # the failure rate, two percentiles of queue and run time
 
 
 # --- whom it answers, and with what ----------------------------------------------------------------------------------
@@ -615,29 +528,6 @@ def test_markup_of_a_record_stays_text(web: Web, cli: Cli, remote: Remote) -> No
         for name, value in structure.attributes:
             if name in ("href", "src", "action"):
                 assert value.startswith(("/", "?", "#"))
-
-
-def test_what_is_served_has_nothing_inline(web: Web) -> None:
-    """No script and no style stands in a page, and nothing comes from elsewhere: the policy would refuse it."""
-    for path in PAGES:
-        structure = _Structure(web.ok(path))
-        assert "style" not in structure.elements
-        assert ("src", "/static/live.js") in structure.attributes
-        assert not [value for _, value in structure.attributes if "//" in value and "http" in value]
-
-
-def test_every_field_has_a_label(web: Web) -> None:
-    """Pages can be used without seeing them: fields in labels, tables with headed columns, drawings with words."""
-    for path in PAGES:
-        page = web.ok(path)
-        for field in re.findall(r"<(?:input|select)[^>]*>", page):
-            if 'type="hidden"' not in field:
-                before = page[: page.index(field)]
-                assert before.rfind("<label") > before.rfind("</label>"), field
-        for drawing in re.findall(r"<svg[^>]*>", page):
-            assert "aria-label=" in drawing or 'aria-hidden="true"' in drawing
-        assert page.count("<h1") == 1
-        assert '<a class="skip" href="#main">' in page
 
 
 @pytest.mark.claim("The page listens on the loopback address")

@@ -11,7 +11,7 @@ from mopsjobs.api.registry import Registry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardForecast, Stragglers
 from support.cli import Cli, Remote, add
-from support.web import Web
+from support.web import Web, text_of
 
 if TYPE_CHECKING:
     from support.notify import Hook
@@ -23,11 +23,6 @@ def report(cli: Cli, remote: Remote, *, end: float | None = None, late: Straggle
     ends = (None, None) if end is None else (now + end / 2, now + end)
     forecast = ShardForecast(*ends, 1, late)
     remote.jobs.report_shard("job", 0, 1, ShardReport(4, 0, forecast=forecast))
-
-
-def words(page: str) -> str:
-    """Return what a page says, without its markup."""
-    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
 def suspects(cli: Cli, web: Web) -> dict[str, Any]:
@@ -47,11 +42,11 @@ def suspects(cli: Cli, web: Web) -> dict[str, Any]:
         "python": python,
         "metrics": [line for line in samples if line.startswith("mops_jobs_suspect") and not line.endswith(" 0.0")],
         "api": [job["suspect"] for job in web.get("/api/v1/jobs?stuck=true").json["jobs"]],
-        "panel": "may be stuck" in words(page),
+        "panel": "may be stuck" in text_of(page),
         "row": bool(re.search(r'<tr data-key="job"[^>]*faulty', page)),
         "search": "job" in web.ids("/jobs?stuck=true"),
         "eta": status["eta_latest"] is not None,
-        "next done": "Next done" in words(page),
+        "next done": "Next done" in text_of(page),
     }
 
 
@@ -79,9 +74,9 @@ def test_no_view_accuses_a_job_while_the_registry_is_away(cli: Cli, remote: Remo
     assert suspects(cli, web) == {**NOT_ACCUSED, "eta": True, "next done": True}
     assert hook.received == []
     assert "running (unknown since 5h)" in cli.ok("status", "job").out
-    assert "1 running unknown since 5h" in words(web.ok("/jobs"))
+    assert "1 running unknown since 5h" in text_of(web.ok("/jobs"))
     page = web.ok("/jobs/job")
-    assert "unknown since 5h" in words(page)
+    assert "unknown since 5h" in text_of(page)
     assert re.search(r"\)\s+<span class=\"stale\">unknown", page)
     assert "synced 5h ago, the last sync failed, stale" in cli.ok("list").err
 
@@ -101,7 +96,7 @@ def test_a_silence_that_the_registry_shows_is_told(cli: Cli, remote: Remote, web
     remote.store.down = True
     cli.clock.advance(hours=5)
     assert suspects(cli, web) == told
-    assert "no sign of life for 1m" in words(web.ok("/jobs"))
+    assert "no sign of life for 1m" in text_of(web.ok("/jobs"))
     remote.store.down = False
     report(cli, remote, end=36_000)
     cli.ok("sync", "-q")
@@ -120,8 +115,8 @@ def test_a_task_that_hangs_is_told_by_every_view(cli: Cli, remote: Remote, web: 
     }  # fmt: skip
     said = "task 16: at work for 15m; 95 % of the finished tasks took at most 1s"
     assert hook.titles == [f"job may be stuck: {said}"]
-    assert said in words(web.ok("/jobs"))
-    assert said in words(web.ok("/jobs/job"))
+    assert said in text_of(web.ok("/jobs"))
+    assert said in text_of(web.ok("/jobs/job"))
     status = cli.ok("status", "job")
     assert said in status.out
     assert "Next: mops-jobs logs job --task 16" in status.err

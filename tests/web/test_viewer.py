@@ -94,13 +94,6 @@ def test_only_the_chosen_header_counts(client: FlaskClient) -> None:
         assert client.get("/jobs?mine=true", headers={name: "ada"}).status_code == 400
 
 
-def test_without_a_proxy_mine_are_those_of_the_user(web: Web) -> None:
-    """Of the one who runs the server; a server for a network knows no user, and has no such link."""
-    own = client_of(web, Viewers(user="grace"))
-    assert own.get("/jobs?mine=true", headers={HEADER: "ada"}).headers["Location"] == "/jobs?owner=grace"
-    assert client_of(web, Viewers()).get("/jobs?mine=true").status_code == 400
-
-
 @pytest.mark.parametrize(
     "name",
     [

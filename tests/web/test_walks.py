@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from support.browser import ROWS, check_layout, open_private_tab, open_tab
+from support.browser import ROWS, open_private_tab
 from support.cli import Cli, Clock, add
 from support.web import Server, add_kinds, serving
 
@@ -28,21 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     add_kinds(jobs)
     with serving(cli, "--sync-every", "1h") as server:
         yield server.filled()
-
-
-def test_filter_search_and_open_a_job(page: Page) -> None:
-    """By a count, by words, then by the link of a job; the URL tells it all, and leads back."""
-    page.locator("#jobs .head").get_by_role("link", name="1 failed").click()
-    expect(page.locator(ROWS)).to_have_count(1)
-    assert "status=failed" in page.url
-    page.get_by_role("link", name="Remove the filter status:failed").click()
-    page.get_by_label("Search").fill("night")
-    page.get_by_role("button", name="Search").click()
-    expect(page.locator(ROWS)).to_have_count(1)
-    page.get_by_role("link", name="night-1").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("night-1")
-    page.go_back()
-    expect(page.get_by_label("Search")).to_have_value("night")
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:
@@ -107,27 +92,6 @@ def test_letters_lead_to_search_and_jobs(private_page: Page) -> None:
     expect(links.first).to_be_focused()
 
 
-def test_times_are_local_too(browser: Browser, server: Server) -> None:
-    """Where the browser is not in UTC, the title of a time has the time there."""
-    with open_private_tab(browser, timezone_id="Asia/Kolkata", locale="en-GB") as page:
-        page.goto(f"{server.url}/jobs")
-        expect(page.locator("#jobs time[title]").first).to_have_attribute(
-            "title", re.compile(r"Z, here \d\d/\d\d/\d{4}")
-        )
-
-
-def test_dark_mode_and_phone(browser: Browser, server: Server) -> None:
-    """Dark where the system is; on a phone nothing is wider than the screen."""
-    with open_tab(browser, 360, "dark", reduced_motion="reduce") as page:
-        for path in ("/jobs", "/jobs/night-1", "/charts"):
-            page.goto(server.url + path)
-            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
-            check_layout(page)
-        page.goto(f"{server.url}/jobs")
-        expect(page.locator("td.owner").first).to_be_hidden()
-        expect(page.locator("td.status").first).to_be_visible()
-
-
 def test_filters_stay_through_searches_and_sorting(page: Page, server: Server) -> None:
     """All those of the URL; a search adds to them, and each of them can be removed by a click."""
     page.goto(f"{server.url}/jobs?stuck=true&label=exp%3D7&label=team&hours=12&name=night*")
@@ -159,19 +123,3 @@ def test_a_button_remembers_whose_jobs_are_mine(page: Page, server: Server) -> N
     page.goto(f"{server.url}/jobs?status=failed")
     page.get_by_role("link", name="Mine", exact=True).click()
     expect(page).to_have_url(re.compile("status=failed&owner=grace"))
-
-
-def test_columns_and_groups_are_chosen_in_the_page(page: Page) -> None:
-    """They are in the URL; a group leads to its jobs."""
-    page.get_by_text("View", exact=True).click()
-    page.get_by_label("Study and labels").uncheck()
-    page.get_by_label("Duration").check()
-    page.get_by_role("button", name="Show").click()
-    expect(page.get_by_role("columnheader", name="Duration")).to_be_visible()
-    expect(page.get_by_role("columnheader", name="Study and labels")).to_have_count(0)
-    page.get_by_text("View", exact=True).click()
-    page.get_by_label("Group by").fill("owner")
-    page.get_by_role("button", name="Show").click()
-    page.locator("#groups").get_by_role("link", name="grace").click()
-    expect(page.locator(ROWS)).to_have_count(5)
-    expect(page.get_by_role("columnheader", name="Duration")).to_be_visible()

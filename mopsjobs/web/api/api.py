@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from urllib.parse import urlencode
 
@@ -14,32 +14,37 @@ from mopsjobs.app.care import metrics
 from mopsjobs.app.jobs.find_job import FoundJob, Job, with_family
 from mopsjobs.app.jobs.job_tasks import JobTasks, never_mirrored_error
 from mopsjobs.app.run.freshness import Freshness, query_document
+from mopsjobs.app.run.job_arguments import API
 from mopsjobs.app.tasks.failures import NewFailures, failures_of_cache, keep_new_failures
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.cache.queries.failures import jobs_with_failures
-from mopsjobs.cache.queries.filters import hide_archived
+from mopsjobs.cache.queries.filters import hide_archived, parse_sort
 from mopsjobs.cache.queries.ledgers import read_attempts, read_ledger
 from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
 from mopsjobs.console.result import Document
 from mopsjobs.errors import JobNotFoundError, NoManifestError, command_line
-from mopsjobs.utils.table_files import json_objects
+from mopsjobs.utils.table_files import json_objects, type_of
+from mopsjobs.utils.times import json_time, json_timestamp
 from mopsjobs.web.api.openapi import document
-from mopsjobs.web.pages.job_page import Reading, is_submitted
-from mopsjobs.web.pages.kept_results import find_results, reason_to_wait, results_head, with_retry
-from mopsjobs.web.pages.tasks_page import NOT_SUBMITTED
+from mopsjobs.web.pages.readings import Reading, find_results, is_submitted, reason_to_wait, with_retry
+from mopsjobs.web.pages.tasks_page import NO_TASKS
 from mopsjobs.web.queries.api_params import (
     ATTEMPTS,
     EVENTS,
+    FAILURES,
+    JOBS,
     RESULTS,
-    FailuresQuery,
-    JobsQuery,
-    TasksQuery,
+    TASKS,
     attempt_place,
+    check_failures,
+    tasks_query,
 )
-from mopsjobs.web.queries.query_params import parse_query
-from mopsjobs.web.site.job_results import Results
+from mopsjobs.web.queries.query_params import JobsQuery, parse_query
+from mopsjobs.web.site.kept import Results
 from mopsjobs.web.site.site import Site
+
+RESULTS_VERSION = 1
 
 METRICS = "/metrics"
 HEALTH = "/healthz"
@@ -59,13 +64,9 @@ PROBLEM = "application/problem+json"
 def add_routes(app: Flask, site: Site) -> None:
     """Add the routes `/api/v1/`, `/metrics` and `/healthz`."""
     handlers = _Handlers(site)
-    app.add_url_rule("/api/v1/jobs", "api_jobs", handlers.jobs)
+    for name in ("jobs", "tasks", "attempts", "results", "failures", "events"):
+        app.add_url_rule(f"/api/v1/{name}", f"api_{name}", getattr(handlers, name))
     app.add_url_rule("/api/v1/jobs/<path:job_id>", "api_job", handlers.job)
-    app.add_url_rule("/api/v1/tasks", "api_tasks", handlers.tasks)
-    app.add_url_rule("/api/v1/attempts", "api_attempts", handlers.attempts)
-    app.add_url_rule("/api/v1/results", "api_results", handlers.results)
-    app.add_url_rule("/api/v1/failures", "api_failures", handlers.failures)
-    app.add_url_rule("/api/v1/events", "api_events", handlers.events)
     app.add_url_rule("/api/v1/openapi.json", "api_openapi", lambda: jsonify(document()))
     app.add_url_rule(METRICS, "metrics", handlers.metrics)
     app.add_url_rule(HEALTH, "health", handlers.health)
@@ -94,6 +95,11 @@ def _take_bytes(texts: Iterator[str], limit: int) -> list[str]:
     return first_texts
 
 
+def _document(head: Mapping[str, object], name: str, texts: Iterable[str]) -> str:
+    """Return a document whose last field is a list of JSON texts."""
+    return "".join(Document(head, items=(name, texts)).pieces(None))
+
+
 def _page(text: str, name: str, after: object) -> Response:
     """Return a document with a link to the next page.
 
@@ -119,7 +125,7 @@ def _check_mirrored(connection: sqlite3.Connection, job: Job) -> None:
     job_id = str(job["job_id"])
     if read_ledger(connection, job_id) is None:
         if not is_submitted(job):
-            raise NoManifestError(NOT_SUBMITTED.text, job_id=job_id)
+            raise NoManifestError(NO_TASKS.text, job_id=job_id)
         raise never_mirrored_error(job_id, hint=f"Run: {command_line('tasks', job_id)}")
 
 
@@ -130,18 +136,18 @@ class _Handlers:
     def jobs(self) -> Response:
         """Return the document of `list --json`."""
         now = self._site.app.now()
-        query = JobsQuery(request.args.items(multi=True), now)
+        query = JobsQuery(API, JOBS, request.args.items(multi=True), now)
+        skip, order = query.values["skip"], parse_sort(query.values["sort"])
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
             hide_archived(connection, query.filter)
             page = job_queries.list_jobs(
-                connection, query.filter, order=query.order, limit=query.limit, now=now.timestamp()
+                connection, query.filter, order=order, limit=query.values["limit"], now=now.timestamp()
             )
-            texts = _take_bytes(page.texts(skip=query.skip), MAX_ANSWER_BYTES)
-            after = query.skip + len(texts)
+            texts = _take_bytes(page.texts(skip=skip), MAX_ANSWER_BYTES)
+            after = skip + len(texts)
             head = self._site.app.list_header(page, freshness) | {"returned": len(texts)}
-            document = "".join(Document(head, items=("jobs", texts)).pieces(None))
-            return document, after if texts and after < len(page) else None
+            return _document(head, "jobs", texts), after if texts and after < len(page) else None
 
         text, after = self._site.read(view)
         return _page(text, "skip", after)
@@ -168,21 +174,23 @@ class _Handlers:
 
     def tasks(self) -> Response:
         """Return the document of `tasks --json`."""
-        query = TasksQuery(request.args.items(multi=True))
+        query = parse_query(TASKS, request.args.items(multi=True))
+        which, limit = tasks_query(query), query["limit"]
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, Place | None]:
-            job = job_queries.find_job(connection, query.job, now=self._site.app.now().timestamp())
+            job = job_queries.find_job(connection, query["job"], now=self._site.app.now().timestamp())
             _check_mirrored(connection, job)
             found = JobTasks(self._site.app, FoundJob(job, freshness))
-            tasks = found.list_tasks(connection, query.tasks)
+            tasks = found.list_tasks(connection, which)
             total = tasks.count()
-            listed = list(tasks.tasks(query.limit + 1))  # one more, to know whether there are more
-            texts = (json.dumps(one.to_json(), allow_nan=False) for one in islice(listed, query.limit))
+            listed = list(tasks.tasks(limit + 1))  # one more, to know whether there are more
+            texts = (json.dumps(one.to_json(), allow_nan=False) for one in islice(listed, limit))
             taken = _take_bytes(texts, MAX_ANSWER_BYTES)
             is_cut = len(taken) < len(listed)
             head = found.document_head(tasks, len(taken), total)
-            document = "".join(Document(head, items=("tasks", taken)).pieces(None))
-            return document, tasks.place_of(listed[len(taken) - 1].row) if is_cut else tasks.seen_up_to
+            return _document(head, "tasks", taken), tasks.place_of(
+                listed[len(taken) - 1].row
+            ) if is_cut else tasks.seen_up_to
 
         text, after = self._site.read(view)
         return _page(text, "after", after)
@@ -223,32 +231,48 @@ class _Handlers:
         objects = json_objects(results.columns, results.rows.read(-1 if query["after"] is None else query["after"]))
         listed = list(islice(objects, query["limit"] + 1))  # one more, to know whether there are more
         taken = _take_bytes(iter(listed[: query["limit"]]), MAX_ANSWER_BYTES)
-        head = results_head(site.app, job_id, results, len(taken), is_stale=reading is not None)
+        now = site.app.now()
+        head = {
+            "schema_version": RESULTS_VERSION,
+            "generated_at": json_time(now),
+            "synced_at": json_timestamp(results.made_at),
+            "age_seconds": max(0.0, round(now.timestamp() - results.made_at, 3)),
+            "stale": reading is not None,  # more is known by now
+            "registry": site.app.settings.registry_id,
+            "registry_from": site.app.settings.registry.origin,
+            "job_id": job_id,
+            "problems": results.problems,
+            "columns": [{"name": column.name, "type": type_of(column.kinds)} for column in results.columns],
+            "total": results.rows.count,
+            "returned": len(taken),
+        }
         after = json.loads(taken[-1])["task"] if len(taken) < len(listed) else None
-        return _page("".join(Document(head, items=("rows", taken)).pieces(None)), "after", after)
+        return _page(_document(head, "rows", taken), "after", after)
 
     def failures(self) -> Response:
         """Return the document of `failures --json`. Jobs whose ledgers are not in the cache are left out."""
         site = self._site
-        query = FailuresQuery(request.args.items(multi=True), site.app.now())
+        query = JobsQuery(API, FAILURES, request.args.items(multi=True), site.app.now())
+        check_failures(query)
+        named, after, resumed = (query.values[name] for name in ("job", "after", "resumed"))
         new: NewFailures = {}
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
-            jobs = [job_queries.find_job(connection, name, now=0.0) for name in query.jobs]
+            jobs = [job_queries.find_job(connection, name, now=0.0) for name in named]
             for job in jobs:
                 _check_mirrored(connection, job)
             names = [str(job["job_id"]) for job in jobs]
             if not names:
-                found, _ = jobs_with_failures(connection, query.filter, query.limit, resumed=query.resumed)
+                found, _ = jobs_with_failures(connection, query.filter, query.values["limit"], resumed=resumed)
                 names = [name for name in found if read_ledger(connection, name) is not None]
-            resumed = query.resumed or bool(query.jobs)
-            failures = failures_of_cache(connection, dict.fromkeys(names), freshness, new, resumed=resumed)
+            with_resumed = resumed or bool(named)
+            failures = failures_of_cache(connection, dict.fromkeys(names), freshness, new, resumed=with_resumed)
             keys = [group.first.key for group in failures.groups]
-            if query.after is not None and query.after not in keys:
-                raise invalid_cursor(query.after)
-            groups = failures.groups[0 if query.after is None else keys.index(query.after) + 1 :]
+            if after is not None and after not in keys:
+                raise invalid_cursor(after)
+            groups = failures.groups[0 if after is None else keys.index(after) + 1 :]
             taken = _take_bytes((json.dumps(group.to_json(), allow_nan=False) for group in groups), MAX_ANSWER_BYTES)
-            document = "".join(Document(failures.document_head(site.app), items=("groups", taken)).pieces(None))
+            document = _document(failures.document_head(site.app), "groups", taken)
             return document, groups[len(taken) - 1].first.key if len(taken) < len(groups) else None
 
         text, after = site.read(view)
@@ -274,11 +298,11 @@ class _Handlers:
         def render() -> str:
             return self._site.read(lambda connection, _age: metrics.render(connection, now=now).decode())
 
-        return Response(self._site.pages.get(METRICS, render).text, content_type=metrics.CONTENT_TYPE)
+        return Response(self._site.rendered(METRICS, render).text, content_type=metrics.CONTENT_TYPE)
 
     def health(self) -> Response:
         """Return 200 if the server has data, however old; the document says how old."""
-        header = self._site.header_or_problem()
+        header = self._site.header()
         is_ok = header["synced_at"] is not None
         fields = {name: header[name] for name in ("synced_at", "age_seconds", "stale", "problem")}
         return Response(json.dumps({"ok": is_ok, **fields}) + "\n", 200 if is_ok else 503, mimetype=JSON)

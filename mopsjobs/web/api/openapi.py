@@ -16,9 +16,30 @@ from mopsjobs.web.queries.query_params import Parameter, filter_parameters
 
 _LINK = {"description": "Leads to the next page, if there is one (RFC 8288).", "schema": {"type": "string"}}
 
-_EVENTS = {
-    "application/x-ndjson": {"schema": {"type": "string"}, "x-each-line": {"$ref": "#/components/schemas/event"}}
-}
+_WHICH = filter_parameters(API)
+
+_OPERATIONS: tuple[tuple[str, str, str, Mapping[str, Parameter], bool], ...] = (
+    ("jobs", "Jobs, as `list --json` prints them", "list", _WHICH | api_params.JOBS, False),
+    ("jobs/{job_id}", "One job, as `status JOB --json` prints it", "job", {"job_id": api_params.JOB}, True),
+    ("tasks", "The tasks of a job, as `tasks --json` prints them", "tasks", api_params.TASKS, True),
+    (
+        "attempts", "Attempts at the tasks of a job, as `query --json` prints the view `attempts`",
+        "query", api_params.ATTEMPTS, True,
+    ),
+    (
+        "results", "The results of a job, with the rows that `results --table FILE.jsonl` writes",
+        "results", api_params.RESULTS, True,
+    ),
+    (
+        "failures", "Failed tasks by their errors, as `failures --json` prints them",
+        "failures", api_params.FAILURES | _WHICH, True,
+    ),
+    (
+        "events", "Events, one JSON object per line, as `events --json` prints them",
+        "event", api_params.EVENTS, False,
+    ),
+)  # fmt: skip
+"""Path, summary, schema, parameters, and whether the query names a job that may be missing."""
 
 
 @cache
@@ -49,86 +70,47 @@ def document() -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    which = filter_parameters(API)
-    one_job = _parameter("job_id", api_params.JOB) | {"in": "path"}
+    found = {f"/api/v1/{operation[0]}": _get(*operation) for operation in _OPERATIONS}
     metrics = _responses({"text/plain": {"schema": {"type": "string"}}})
     del metrics["400"]  # parameters are ignored
-    healthy, unhealthy = "The server has data, however old.", "The server has no data yet, or cannot use its cache."
-    return {
-        "/api/v1/jobs": _get("Jobs, as `list --json` prints them", _json("list"), which | api_params.JOBS),
-        "/api/v1/jobs/{job_id}": _get(
-            "One job, as `status JOB --json` prints it", _json("job"), {}, one_job, missing=True
-        ),
-        "/api/v1/tasks": _get(
-            "The tasks of a job, as `tasks --json` prints them", _json("tasks"), api_params.TASKS, missing=True
-        ),
-        "/api/v1/attempts": _get(
-            "Attempts at the tasks of a job, as `query --json` prints the view `attempts`",
-            _json("query"),
-            api_params.ATTEMPTS,
-            missing=True,
-        ),
-        "/api/v1/results": _get(
-            "The results of a job, with the rows that `results --table FILE.jsonl` writes",
-            _json("results"),
-            api_params.RESULTS,
-            missing=True,
-        ),
-        "/api/v1/failures": _get(
-            "Failed tasks by their errors, as `failures --json` prints them",
-            _json("failures"),
-            api_params.FAILURES | which,
-            missing=True,
-        ),
-        "/api/v1/events": _get(
-            "Events, one JSON object per line, as `events --json` prints them", _EVENTS, api_params.EVENTS
-        ),
-        "/metrics": {
-            "get": {"summary": "Metrics in Prometheus' text format, as `metrics` prints them", "responses": metrics}
-        },
-        "/healthz": {
-            "get": {
-                "summary": "Whether the server is healthy, for a supervisor",
-                "responses": {
-                    code: {"description": text, "content": _json("health")}
-                    for code, text in (("200", healthy), ("503", unhealthy))
-                },
-            }
-        },
-    }
+    summary = "Metrics in Prometheus' text format, as `metrics` prints them"
+    found["/metrics"] = {"get": {"summary": summary, "responses": metrics}}
+    texts = {"200": "The server has data, however old.", "503": "The server has no data yet, or cannot use its cache."}
+    health = {code: {"description": text, "content": _json("health")} for code, text in texts.items()}
+    found["/healthz"] = {"get": {"summary": "Whether the server is healthy, for a supervisor", "responses": health}}
+    return found
 
 
-def _get(
-    summary: str,
-    content: Mapping[str, Any],
-    parameters: Mapping[str, Parameter],
-    *others: dict[str, Any],
-    missing: bool = False,
-) -> dict[str, Any]:
-    responses = _responses(content, missing=missing)
+def _get(path: str, summary: str, schema: str, parameters: Mapping[str, Parameter], may_miss: bool) -> dict[str, Any]:  # noqa: FBT001
+    lines = {"application/x-ndjson": {"schema": {"type": "string"}, "x-each-line": _reference(schema)}}
+    responses = _responses(lines if schema == "event" else _json(schema), missing=may_miss)
     if parameters.keys() & {"skip", "after"}:
         responses["200"]["headers"] = {"Link": _LINK}
-    listed = [*others, *(_parameter(name, parameter) for name, parameter in parameters.items())]
+    listed = [_parameter(name, one, path) for name, one in parameters.items()]
     return {"get": {"summary": summary, "parameters": listed, "responses": responses}}
 
 
-def _parameter(name: str, parameter: Parameter) -> dict[str, Any]:
+def _parameter(name: str, parameter: Parameter, path: str) -> dict[str, Any]:
     is_list = parameter.default == () and parameter.schema["type"] != "array"
     return {
         "name": name,
-        "in": "query",
+        "in": "path" if f"{{{name}}}" in path else "query",
         "required": parameter.is_required,
         "description": parameter.description,
         "schema": {"type": "array", "items": parameter.schema} if is_list else parameter.schema,
     }
 
 
+def _reference(schema: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
 def _json(schema: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"application/json": {"schema": _reference(schema)}}
 
 
 def _responses(content: Mapping[str, Any], *, missing: bool = False) -> dict[str, dict[str, Any]]:
-    error = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/problem"}}}
+    error = {"application/problem+json": {"schema": _reference("problem")}}
     responses: dict[str, dict[str, Any]] = {
         "200": {"description": "The requested data.", "content": content},
         "400": {"description": "A parameter is unknown or invalid.", "content": error},
@@ -155,5 +137,5 @@ def _schema(name: str) -> dict[str, Any]:
 def _with_items(schema: dict[str, Any], name: str, item: str) -> dict[str, Any]:
     """Return the schema of a document with a list, whose items refer to another schema."""
     schema.pop("$defs", None)
-    schema["properties"][name]["items"] = {"$ref": f"#/components/schemas/{item}"}
+    schema["properties"][name]["items"] = _reference(item)
     return schema

@@ -135,28 +135,18 @@ class Axis:
         """Return where a parameter set is on a drawing of the axis: its number, or the place of its category."""
         return float(params[self.name]) if self.is_ordered else float(self.place(params))
 
-    def label(self, first: int, last: int | None = None) -> str:
-        """Return the text of a place, or of several next to each other."""
-        last = first if last is None else last
-        if self._edges:
-            low = None if first == 0 else self._edges[first - 1]
-            high = None if last == self.size - 1 else self._edges[last]
-            if low is None or high is None:
-                return "all" if low is high else f"below {high:g}" if low is None else f"from {low:g}"
-            return f"{low:g} to {high:g}"
-        begin, end = (self._text(place) for place in (first, last))
-        return begin if first == last else f"{begin} to {end}"
+    def label(self, place: int) -> str:
+        """Return the text of a place."""
+        if not self._edges:
+            return self._text(place)
+        low, high = self._bounds(place)
+        if low is None or high is None:
+            return "all" if low is high else f"below {high:g}" if low is None else f"from {low:g}"
+        return f"{low:g} to {high:g}"
 
-    def range_text(self, first: int, last: int) -> str | None:
-        """Return in words what `conditions` has, with all digits; None if that is nothing."""
-        if not self.conditions(first, last):
-            return None
-        if self._edges:
-            places = (first - 1, last)
-            low, high = (None if one in (-1, self.size - 1) else exact_text(self._edges[one]) for one in places)
-            return f"from {low}" if high is None else f"below {high}" if low is None else f"from {low} to below {high}"
-        text = (lambda place: exact_text(self._values[place])) if self.is_ordered else self._text
-        return text(first) if first == last else f"{text(first)} to {text(last)}"
+    def _bounds(self, place: int) -> tuple[float | None, float | None]:
+        """Return the edges of a bin; None beside the first and the last one."""
+        return (self._edges[place - 1] if place else None), (self._edges[place] if place < self.size - 1 else None)
 
     def ticks(self) -> list[str]:
         """Return the texts of `TICKS` places at equal distances, from the first to the last."""
@@ -164,21 +154,17 @@ class Axis:
             return tick_texts(*self._ends)
         return [self._text(round(one * (self.size - 1) / (TICKS - 1))) for one in range(TICKS)]
 
-    def conditions(self, first: int, last: int) -> list[str]:
-        """Return what a parameter set has to meet to be at one of these places, as `tasks --param` reads it.
+    def conditions(self, place: int) -> list[str]:
+        """Return what a parameter set has to meet to be at a place, as `tasks --param` reads it.
 
         The last place of many categories has no condition: it is none of the others.
         """
         name = _name_text(self.name)
         if self._edges:
-            low = [] if first == 0 else [f"{name}>={self._edges[first - 1]!r}"]
-            return low if last == self.size - 1 else [*low, f"{name}<{self._edges[last]!r}"]
-        if max(first, last) >= len(self._values):
-            return []
-        begin, end = self._values[first], self._values[last]
-        if first != last:
-            return [f"{name}>={begin!r}", f"{name}<={end!r}"]
-        text = json.dumps(begin, separators=(",", ":")) if begin is not _NOT_SET else ""
+            signs = zip((">=", "<"), self._bounds(place), strict=True)
+            return [f"{name}{sign}{edge!r}" for sign, edge in signs if edge is not None]
+        value = self._values[place] if place < len(self._values) else _NOT_SET
+        text = json.dumps(value, separators=(",", ":")) if value is not _NOT_SET else ""
         return [f"{name}={text}"] if 0 < len(text) <= MAX_CONDITION_VALUE else []
 
     def _text(self, place: int) -> str:
@@ -303,11 +289,6 @@ def _value_text(value: Any, *, as_number: bool) -> str:
     if as_number:
         return f"{value:g}" if len(f"{value:g}") < len(str(value)) else str(value)
     return cut_to_length(value if isinstance(value, str) else json.dumps(value), MAX_LABEL)
-
-
-def exact_text(number: float) -> str:
-    """Return a number with as few digits as tell it."""
-    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def _edges(low: float, high: float) -> list[float]:

@@ -6,9 +6,8 @@ all other parameters. 10,000 tasks take at most 15 KB, compressed.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil, sqrt
 from typing import Any, NamedTuple
 
@@ -25,9 +24,6 @@ MAX_ROWS_OF_REPLICATES = 60
 
 MAX_REGIONS = 12
 """Regions of failed tasks that are links, the largest ones."""
-
-MIN_REGION_SHARE = 0.02
-"""Of all failed tasks, in a region that is a link."""
 
 MAX_CELLS = 150
 """Cells of a table that has a row and a column per place. A larger one has the places of each axis."""
@@ -157,15 +153,14 @@ def lay_out(sets: Sequence[SetTasks], axes: Axes, known: Sequence[Sequence[tuple
     Args:
         sets: the parameter sets.
         axes: the parameters of the axes.
-        known: what separates failed tasks from others, as `split_condition` returns it. If the axes have all parameters
-            of one of these, they are the regions. Else the cells next to each other are.
+        known: what separates failed tasks from others, as `split_condition` returns it. Those are the regions of which
+            the axes have all parameters.
     """
     x, y = (None if name is None else Axis(name, (one.params for one in sets)) for name in axes)
     cells, size = _cells(sets, x, y)
     most = max(sum(counts) for counts in cells.values())
     units = min(most, MAX_UNITS)
-    spans = [] if x is None else _known_spans(known, axes) or _clusters(cells, x, y)
-    counted, elsewhere = _count_spans(sets, spans[: 2 * MAX_REGIONS], x, y, cells)
+    counted, elsewhere = _count_spans(sets, _spans(known, axes), x, y, cells)
     region_of = {cell: place for place, (*_, inside) in enumerate(counted) for cell in inside}
     paths = _draw(cells, size, units, region_of)
     total = Counter({kind: sum(counts[place] for counts in cells.values()) for place, kind in enumerate(KINDS)})
@@ -282,13 +277,16 @@ class _Path:
 class _Span(NamedTuple):
     """A part of the parameters: what a sentence says of it, and which parameter sets it holds for."""
 
-    conditions: list[str]
+    texts: list[str]
     ranges: list[tuple[str, str]]
-    holds: Callable[[Params, Cell], bool]
-    """Takes the parameters of a set, and its places on the axes."""
+    conditions: list[Condition]
+
+    def holds(self, params: Params) -> bool:
+        """Return whether the sentence is true of a parameter set."""
+        return all(one.holds(params) for one in self.conditions)
 
 
-def _known_spans(known: Sequence[Sequence[tuple[str, str, str]]], axes: Axes) -> list[_Span]:
+def _spans(known: Sequence[Sequence[tuple[str, str, str]]], axes: Axes) -> list[_Span]:
     """Return the known conditions whose parameters the axes have, each once."""
     spans: dict[tuple[str, ...], _Span] = {}
     for parts in known:
@@ -296,94 +294,41 @@ def _known_spans(known: Sequence[Sequence[tuple[str, str, str]]], axes: Axes) ->
         conditions = list(map(parse_condition, texts))
         if all(one.name in axes for one in conditions):
             ranges = [(one.name, f"{sign} {value}") for one, (_, sign, value) in zip(conditions, parts, strict=True)]
-            spans[texts] = _Span(list(texts), ranges, partial(_meets, conditions))
-    return list(spans.values())
-
-
-def _meets(conditions: Sequence[Condition], params: Params, _places: Cell) -> bool:
-    return all(one.holds(params) for one in conditions)
-
-
-def _clusters(cells: Mapping[Cell, Counts], x: Axis, y: Axis | None) -> list[_Span]:
-    """Return the ranges around cells next to each other in which no fewer tasks failed than usual.
-
-    Those around the most failed tasks come first. Categories have no neighbours.
-    """
-    failed, tasks = (sum(values) for values in zip(*((one[0], sum(one)) for one in cells.values()), strict=True))
-    left = {cell for cell, counts in cells.items() if counts[0] and counts[0] * tasks >= failed * sum(counts)}
-    across = [(-1, 0), (1, 0)] if x.is_ordered else []
-    up = [(0, -1), (0, 1)] if y is None or y.is_ordered else []
-    clusters = []
-    for cell in sorted(left):
-        if cell not in left:
-            continue
-        left.remove(cell)
-        cluster, waiting = [], deque([cell])
-        while waiting:
-            column, row = waiting.popleft()
-            cluster.append((column, row))
-            for right, down in across + up:
-                other = (column + right, row + down)
-                if other in left:
-                    left.remove(other)
-                    waiting.append(other)
-        clusters.append(cluster)
-    clusters.sort(key=lambda cluster: -sum(cells[cell][0] for cell in cluster))
-    return [_around(cluster, x, y) for cluster in clusters]
-
-
-def _around(cluster: Sequence[Cell], x: Axis, y: Axis | None) -> _Span:
-    """Return the range around cells. A place without a condition, as that of many categories, does not bound it."""
-    columns, rows = ([cell[place] for cell in cluster] for place in (0, 1))
-    bounds = [(x, min(columns), max(columns))]
-    if y is not None:
-        low, high = sorted(_row(y, row) for row in (min(rows), max(rows)))
-        bounds.append((y, low, high))
-    texts = [(axis, axis.range_text(first, last), first, last) for axis, first, last in bounds]
-    limits = [(0 if axis is x else 1, first, last) for axis, text, first, last in texts if text is not None]
-    return _Span(
-        [one for axis, first, last in bounds for one in axis.conditions(first, last)],
-        [(axis.name, text) for axis, text, *_ in texts if text is not None],
-        lambda _, places: all(first <= places[which] <= last for which, first, last in limits),
-    )
+            spans[texts] = _Span(list(texts), ranges, conditions)
+    return list(spans.values())[:MAX_REGIONS]
 
 
 def _count_spans(
     sets: Sequence[SetTasks], spans: Sequence[_Span], x: Axis | None, y: Axis | None, cells: Mapping[Cell, Counts]
-) -> tuple[list[tuple[_Span, list[int], set[Cell]]], int]:
+) -> tuple[list[tuple[_Span, Counts, set[Cell]]], int]:
     """Return the spans with their failed tasks, all their tasks, and cells with failed ones; and how many are in none.
 
-    Those with few failed tasks, or in which no more failed than usual, are left out.
+    Those in which no more tasks failed than usual are left out: the axes show tasks that failed for other reasons too.
     """
-    counts = [[0, 0] for _ in spans]
-    failed_in: list[set[Cell]] = [set() for _ in spans]
     rows_of: dict[int, list[int]] = {}
     for column, row in cells:
         rows_of.setdefault(column, []).append(row)
-    failed_sets: list[tuple[int, list[int]]] = []
-    failed = tasks = 0
-    for one in sets:
-        places = (0 if x is None else x.place(one.params), 0 if y is None else y.place(one.params))
-        count = one.kinds.count(0)
-        failed, tasks = failed + count, tasks + len(one.kinds)
-        inside = [number for number, span in enumerate(spans) if span.holds(one.params, places)]
-        rows = rows_of.get(places[0], []) if y is None else [_row(y, places[1])]
-        for number in inside:
-            counts[number][0] += count
-            counts[number][1] += len(one.kinds)
-            if count:
-                failed_in[number].update((places[0], row) for row in rows if cells[places[0], row][0])
-        if count:
-            failed_sets.append((count, inside))
-    shown = [
-        number
-        for number, (count, of) in enumerate(counts)
-        if count >= max(1, failed * MIN_REGION_SHARE)
-        and (count * tasks > failed * of or count == of or len(cells) == 1)
-    ]
-    shown = sorted(shown, key=lambda number: -counts[number][0])[:MAX_REGIONS]
-    elsewhere = sum(count for count, inside in failed_sets if not set(shown).intersection(inside))
-    return [(spans[number], counts[number], failed_in[number]) for number in shown], elsewhere
+    inside = [[place for place, one in enumerate(sets) if span.holds(one.params)] for span in spans]
+    failed, tasks = _count(sets)
+    found, covered = [], set[int]()
+    for span, places in zip(spans, inside, strict=True):
+        count, of = _count([sets[place] for place in places])
+        if not count or not (count * tasks > failed * of or count == of or len(cells) == 1):
+            continue
+        covered.update(places)
+        marked = set[Cell]()
+        for one in (sets[place] for place in places if 0 in sets[place].kinds):
+            column = 0 if x is None else x.place(one.params)
+            rows = rows_of.get(column, []) if y is None else [_row(y, y.place(one.params))]
+            marked.update((column, row) for row in rows if cells[column, row][0])
+        found.append((span, [count, of], marked))
+    found.sort(key=lambda one: -one[1][0])
+    return found, _count([one for place, one in enumerate(sets) if place not in covered])[0]
+
+
+def _count(sets: Sequence[SetTasks]) -> tuple[int, int]:
+    """Return how many tasks of some sets failed, and how many there are."""
+    return sum(one.kinds.count(0) for one in sets), sum(len(one.kinds) for one in sets)
 
 
 def _region(span: _Span, counts: Sequence[int], cells: Iterable[Cell], units: int, path: str) -> Region:
@@ -393,7 +338,7 @@ def _region(span: _Span, counts: Sequence[int], cells: Iterable[Cell], units: in
         tasks=counts[1],
         first=(min(columns) * units, min(rows)),
         size=((max(columns) - min(columns) + 1) * units, max(rows) - min(rows) + 1),
-        conditions=span.conditions,
+        conditions=span.texts,
         ranges=span.ranges,
         path=path,
     )

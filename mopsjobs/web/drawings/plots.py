@@ -35,140 +35,99 @@ class Group(NamedTuple):
     high: float
 
 
-class Plot(NamedTuple):
-    """The drawing: data of paths, the axes, and the statistics as they are drawn."""
+class Series(NamedTuple):
+    """The values of a job: the parameters of each set, and for each task the place of its set and the scalar."""
 
-    dots: str
+    sets: Sequence[Mapping[str, Any]] = ()
+    set_of: Sequence[int] = ()
+    values: Sequence[float] = ()
+    """Not a number for a task without the scalar."""
+
+
+class Line(NamedTuple):
+    """The data of the paths of a job, and its statistics as they are drawn."""
+
     mean: str
     band: str
+    dots: str
+    """A dot at each mean, or for each task."""
+    groups: list[Group]
+
+
+class Plot(NamedTuple):
+    """The drawing: a line per job that has the scalar, and the axes."""
+
+    lines: list[Line | None]
+    labels: list[str]
+    """Those of the groups of all jobs, in the order of the axis."""
     is_line: bool
     """Whether values in between make sense: means and bands are then joined."""
     x: AxisTexts
     y: AxisTexts
     grid: str
     """A line at each number of `y` but the outer ones."""
-    groups: list[Group]
     drawn: int
+    """Dots for tasks."""
     tasks: int
     """Tasks that have the scalar."""
 
 
-def draw(
-    name: str, axis: Axis, sets: Sequence[Mapping[str, Any]], set_of: Sequence[int], values: Sequence[float]
-) -> Plot | None:
+def draw(name: str, axis: Axis, series: Sequence[Series], *, with_tasks: bool = False) -> Plot | None:
     """Return the plot of a scalar; None if no task has it.
-
-    Args:
-        name: the scalar.
-        axis: the parameter, over the sets.
-        sets: the parameters of each set.
-        set_of: for each task, the place of its set.
-        values: for each task, the scalar; not a number if it has none.
-    """
-    positions, places = [axis.position(one) for one in sets], [axis.place(one) for one in sets]
-    points = [(place, value) for place, value in zip(set_of, values, strict=True) if not math.isnan(value)]
-    if not points:
-        return None
-    ends = [positions[place] for place, _ in points] if axis.is_ordered else [-0.5, axis.size - 0.5]
-    x = _Scale(ends, MARGIN, WIDTH - MARGIN)
-    y = _Scale([value for _, value in points], HEIGHT - MARGIN, MARGIN)
-    spots = dict.fromkeys((round(x.at(positions[place])), round(y.at(value))) for place, value in points)
-    shown = list(spots)[:: max(1, math.ceil(len(spots) / MAX_DOTS))]
-    groups, centres = _group(axis, positions, places, points)
-    across = [x.at(centre) for centre in centres]
-    band = _band if axis.is_ordered and len(groups) > 1 else _bars
-    return Plot(
-        dots="".join(f"M{left} {top}h0" for left, top in shown),
-        mean=_means(across, [y.at(one.mean) for one in groups], is_line=band is _band),
-        band=band(across, [y.at(one.low) for one in groups], [y.at(one.high) for one in groups]),
-        is_line=band is _band,
-        x=_x_texts(axis, x, is_each=band is not _band, groups=len(groups)),
-        y=AxisTexts(name, y.texts[::-1]),
-        grid=_grid(y),
-        groups=groups,
-        drawn=len(shown),
-        tasks=len(points),
-    )
-
-
-class Series(NamedTuple):
-    """The values of a job: the parameters of each set, and for each task the place of its set and the scalar."""
-
-    sets: Sequence[Mapping[str, Any]]
-    set_of: Sequence[int]
-    values: Sequence[float]
-
-
-class Line(NamedTuple):
-    """The means of a job."""
-
-    path: str
-    dots: str
-    """A dot at each mean."""
-    groups: list[Group]
-
-
-class LinePlot(NamedTuple):
-    """The means of several jobs over the same axes. A job without the scalar has no line."""
-
-    lines: list[Line | None]
-    is_line: bool
-    x: AxisTexts
-    y: AxisTexts
-    grid: str
-    """A line at each number of `y` but the outer ones."""
-
-
-def draw_means(name: str, axis: Axis, series: Sequence[Series]) -> LinePlot | None:
-    """Return the means of a scalar of several jobs; None if no task has it.
 
     Args:
         name: the scalar.
         axis: the parameter, over the sets of all jobs.
         series: the values of each job.
+        with_tasks: whether each task is drawn, and not the means only.
     """
-    found = []
+    found, seen = [], set[int]()
+    points: list[tuple[float, float]] = []
     for one in series:
         positions, places = [axis.position(params) for params in one.sets], [axis.place(params) for params in one.sets]
-        points = [(place, value) for place, value in zip(one.set_of, one.values, strict=True) if not math.isnan(value)]
-        found.append(_group(axis, positions, places, points))
-    centres = [centre for _, of_one in found for centre in of_one]
-    if not centres:
+        by_place: dict[int, list[tuple[float, float]]] = {}
+        for place, value in zip(one.set_of, one.values, strict=True):
+            if not math.isnan(value):
+                by_place.setdefault(places[place], []).append((positions[place], value))
+                points.append((positions[place], value))
+        seen.update(by_place)
+        found.append([_group(axis.label(place), members) for place, members in sorted(by_place.items())])
+    if not points:
         return None
-    x = _Scale(centres if axis.is_ordered else [-0.5, axis.size - 0.5], MARGIN, WIDTH - MARGIN)
-    y = _Scale([group.mean for groups, _ in found for group in groups], HEIGHT - MARGIN, MARGIN)
-    is_line = axis.is_ordered and axis.size > 1
-    lines = []
-    for groups, of_one in found:
-        across, down = [x.at(centre) for centre in of_one], [y.at(group.mean) for group in groups]
-        dots = "".join(f"M{left:.1f} {top:.1f}h0" for left, top in zip(across, down, strict=True))
-        lines.append(Line(_means(across, down, is_line=is_line), dots, groups) if groups else None)
-    labels = {group.label for groups, _ in found for group in groups}
-    x_texts = _x_texts(axis, x, is_each=not is_line, groups=len(labels))
-    return LinePlot(lines, is_line, x_texts, AxisTexts(name, y.texts[::-1]), _grid(y))
+    means = [(centre, group.mean) for groups in found for centre, group in groups]
+    across, down = zip(*(points if with_tasks else means), strict=True)
+    x = _Scale(across if axis.is_ordered else [-0.5, axis.size - 0.5], MARGIN, WIDTH - MARGIN)
+    y = _Scale(down, HEIGHT - MARGIN, MARGIN)
+    is_line = axis.is_ordered and len(seen) > 1
+    spots = list(dict.fromkeys((round(x.at(left)), round(y.at(top))) for left, top in points)) if with_tasks else []
+    shown = spots[:: max(1, math.ceil(len(spots) / MAX_DOTS))]
+    dots = "".join(f"M{left} {top}h0" for left, top in shown)
+    return Plot(
+        lines=[_line(groups, x, y, dots, is_line=is_line) if groups else None for groups in found],
+        labels=[axis.label(place) for place in sorted(seen)],
+        is_line=is_line,
+        x=_x_texts(axis, x, is_each=not is_line, groups=len(seen)),
+        y=AxisTexts(name, y.texts[::-1]),
+        grid=_grid(y),
+        drawn=len(shown),
+        tasks=len(points),
+    )
 
 
-def _group(
-    axis: Axis, positions: Sequence[float], places: Sequence[int], points: Sequence[tuple[int, float]]
-) -> tuple[list[Group], list[float]]:
-    """Return the statistics of the tasks at each place of an axis, and where their middle is.
+def _group(label: str, members: Sequence[tuple[float, float]]) -> tuple[float, Group]:
+    """Return the middle of the tasks at a place, and their statistics."""
+    ordered = sorted(value for _, value in members)
+    low, high = (quantile(ordered, share) for share in QUANTILES)
+    centre = mean([position for position, _ in members])
+    return centre, Group(label, len(ordered), mean(ordered), low, high)
 
-    Args:
-        axis: the parameter.
-        positions: where each set is.
-        places: the place of each set.
-        points: for each task, the place of its set among all sets, and the scalar.
-    """
-    by_place: dict[int, list[tuple[float, float]]] = {}
-    for place, value in points:
-        by_place.setdefault(places[place], []).append((positions[place], value))
-    groups, centres = [], []
-    for place, members in sorted(by_place.items()):
-        ordered = sorted(value for _, value in members)
-        low, high = (quantile(ordered, share) for share in QUANTILES)
-        groups.append(Group(axis.label(place), len(ordered), mean(ordered), low, high))
-        centres.append(mean([position for position, _ in members]))
-    return groups, centres
+
+def _line(groups: Sequence[tuple[float, Group]], x: _Scale, y: _Scale, dots: str, *, is_line: bool) -> Line:
+    across = [x.at(centre) for centre, _ in groups]
+    down, low, high = ([y.at(value) for value in some] for some in zip(*(one[2:] for _, one in groups), strict=True))
+    means = "".join(f"M{left:.1f} {top:.1f}h0" for left, top in zip(across, down, strict=True))
+    band = (_band if is_line else _bars)(across, low, high)
+    return Line(_means(across, down, is_line=is_line), band, dots or means, [group for _, group in groups])
 
 
 class _Scale:

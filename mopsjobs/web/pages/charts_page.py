@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Response, request
 
 from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, count_jobs_of_store
-from mopsjobs.app.jobs.job_card import UNKNOWN, duration_text, memory_text, usage_text
+from mopsjobs.app.jobs.job_card import UNKNOWN, usage_text
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.run.job_arguments import DAYS
 from mopsjobs.cache.queries import charts, statistics
@@ -51,8 +50,7 @@ class ChartsPage:
                 "store": count_jobs_of_store(connection, now),
             }
 
-        charts_of_site = self._renderer.site.live_charts
-        return self._renderer.page("charts.html", view, pages=charts_of_site, max_age=MAX_CHARTS_AGE)
+        return self._renderer.page("charts.html", view, max_age=MAX_CHARTS_AGE, follows=False)
 
 
 def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until: float) -> dict[str, Any]:
@@ -65,131 +63,61 @@ def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until
         undated = charts.count_undated(connection)
         total = charts.total_usage(connection)
         owners = charts.by_owner(connection, limit=SHOWN_GROUPS + 1)
-    links = _Links(query)
+    filters = link(query.params[1:], {})
+    begin = f"/jobs{filters}{'&' * (len(filters) > 1)}"
+
+    def ended(since: float, until: float, status: str = "") -> str:
+        """Return the address of the jobs that ended in a window."""
+        return f"{begin}{status and f'status={status}&'}ended_since={_time(since)}&ended_until={_time(until)}"
+
+    def failed(since: float, until: float) -> str:
+        return ended(since, until, "failed")
+
+    def present(since: float, until: float) -> str:
+        """Return the address of the jobs that were there at some time of a window."""
+        return f"{begin}ended_since={_time(since)}&until={_time(until)}"
+
+    def of_owner(name: str, status: str = "") -> str:
+        """Return the query string of the jobs of an owner."""
+        others = [(key, value) for key, value in query.params if key != "owner"]
+        return link([*others, ("owner", name)], {"status": status})
+
+    def of_status(name: str) -> str | None:
+        return "/jobs" + link([("status", name), *query.params], {}) if name in STATUSES else None
+
+    def peak(name: str, found: charts.Peak) -> dict[str, str]:
+        """Return a peak in words, with the address of the jobs of its part of the window."""
+        first = query.since + (found.at - query.since) // length * length
+        at = f"{from_timestamp(found.at):%Y-%m-%d at %H:%M} UTC"
+        return {"text": f"Peak: {found.jobs:,} {name}", "at": at, "to": present(first, first + length)}
+
     now = {
         "queued": sum(counts.get(name, 0) for name in BEFORE_RUNNING),
         "running": sum(counts.get(name, 0) for name in ("running", "validating")),
     }
-    starts = [day.start for day in days]
+    # In the order in which a job passes them. Jobs of an unknown status cannot be filtered by it.
+    ordered = [*filter(counts.__contains__, STATUSES), *(name for name in counts if name not in STATUSES)]
+    measured = [owner for owner in owners if owner.measured]
+    costs = sorted(measured, key=lambda owner: (-(owner.cpu_seconds or 0.0), owner.name))
+    unknown = sum(counts.values()) - total.jobs
     spreads = (("queued", "Queue time"), ("ran", "Run time"))
     return {
         "begin": day_charts.date(query.since),
-        "levels": day_charts.level_chart(levels, starts, links.jobs_at, now),
-        "peaks": [_peak(name, getattr(levels, name), query.since, length, links) for name in ("running", "queued")],
+        "levels": day_charts.level_chart(levels, [day.start for day in days], present, now),
+        "peaks": [peak(name, getattr(levels, name)) for name in ("running", "queued")],
         "undated": undated,
-        "ended": day_charts.ended_chart(days, links.ended_jobs),
-        "failures": day_charts.failure_chart(days, links.failed_jobs),
-        "spreads": [day_charts.spread_chart(days, which, name, links.ended_jobs) for which, name in spreads],
-        "owners": _owner_rows(owners, query),
-        "used": _used(total, sum(counts.values())),
-        "costs": _cost_rows(owners, query),
-        "pills": _chart_pills(counts, query),
+        "ended": day_charts.ended_chart(days, ended),
+        "failures": day_charts.failure_chart(days, failed),
+        "spreads": [day_charts.spread_chart(days, which, name, ended) for which, name in spreads],
+        "owners": sorted(owners, key=lambda owner: (-owner.jobs, owner.name)),
+        "of_owner": of_owner,
+        "used": f"{usage_text(total._asdict()) or UNKNOWN} ({pluralize(total.jobs, 'job')})" if total.jobs else None,
+        "unknown": f"{pluralize(unknown, 'job')} of {sum(counts.values()):,}" if unknown else None,
+        "costs": costs,
+        "most": max((owner.cpu_seconds or 0.0 for owner in costs), default=0.0) or 1.0,
+        "pills": [(view_models.status(name), counts[name], of_status(name)) for name in ordered],
     }
-
-
-class _Links:
-    """The addresses of jobs in the table, of those in the charts."""
-
-    def __init__(self, query: query_params.ChartsQuery) -> None:
-        filters = link(query.params[1:], {})
-        self._begin = f"/jobs{filters}{'&' * (len(filters) > 1)}"
-
-    def ended_jobs(self, since: float, until: float, status: str = "") -> str:
-        """Return the address of the jobs that ended in a window."""
-        chosen = status and f"status={status}&"
-        return f"{self._begin}{chosen}ended_since={_time(since)}&ended_until={_time(until)}"
-
-    def failed_jobs(self, since: float, until: float) -> str:
-        """Return the same for failed jobs."""
-        return self.ended_jobs(since, until, "failed")
-
-    def jobs_at(self, since: float, until: float) -> str:
-        """Return the address of the jobs that were there at some time of a window."""
-        return f"{self._begin}ended_since={_time(since)}&until={_time(until)}"
 
 
 def _time(seconds: float) -> str:
     return json_time(from_timestamp(seconds))
-
-
-def _peak(name: str, peak: charts.Peak, since: float, length: float, links: _Links) -> dict[str, str]:
-    """Return the peak in words, with the address of the jobs of its part of the window."""
-    begin = since + (peak.at - since) // length * length
-    return {
-        "text": f"Peak: {peak.jobs:,} {name}",
-        "at": f"{from_timestamp(peak.at):%Y-%m-%d at %H:%M} UTC",
-        "to": links.jobs_at(begin, begin + length),
-    }
-
-
-def _chart_pills(counts: Mapping[str, int], query: query_params.ChartsQuery) -> list[dict[str, Any]]:
-    """Return a link for each status of the jobs in the charts, in the order in which a job passes them."""
-    known = [name for name in STATUSES if name in counts]
-    return [
-        {
-            "status": view_models.status(name),
-            "count": counts[name],
-            "to": "/jobs" + link([("status", name), *query.params], {}),
-        }
-        for name in known
-    ] + [
-        {"status": view_models.status(name), "count": count, "to": None}
-        for name, count in counts.items()
-        if name not in known
-    ]
-
-
-def _owner_rows(owners: Sequence[charts.Owner], query: query_params.ChartsQuery) -> list[dict[str, Any]]:
-    """Return a row for each of the owners with the most jobs: the name leads to their charts."""
-    ordered = sorted(owners, key=lambda owner: (-owner.jobs, owner.name))[: SHOWN_GROUPS + 1]
-    return [
-        {
-            "name": owner.name,
-            "to": _owner_link(owner, query),
-            "counts": [
-                (count, "/jobs" + _owner_link(owner, query, status) if count else None)
-                for count, status in ((owner.jobs, ""), (owner.active, "active"), (owner.failed, "failed"))
-            ],
-            "rate": "" if owner.failure_rate is None else f"{owner.failure_rate * 100:.1f} %",
-        }
-        for owner in ordered
-    ]
-
-
-def _owner_link(owner: charts.Owner, query: query_params.ChartsQuery, status: str = "") -> str:
-    """Return the query string of the jobs of an owner."""
-    others = [(name, value) for name, value in query.params if name != "owner"]
-    return link([*others, ("owner", owner.name)], {"status": status})
-
-
-def _used(total: statistics.UsageSum, jobs: int) -> dict[str, str | None]:
-    """Return what all jobs used, and how many of them do not tell."""
-    unknown = jobs - total.jobs
-    return {
-        "text": f"{usage_text(total._asdict()) or UNKNOWN} ({pluralize(total.jobs, 'job')})" if total.jobs else None,
-        "unknown": f"{pluralize(unknown, 'job')} of {jobs:,}" if unknown else None,
-    }
-
-
-def _cost_rows(owners: Sequence[charts.Owner], query: query_params.ChartsQuery) -> list[dict[str, Any]]:
-    """Return a row for each of the owners that used the most processor time, with a bar."""
-    known = [owner for owner in owners if owner.measured]
-    ordered = sorted(known, key=lambda owner: (-(owner.cpu_seconds or 0.0), owner.name))[: SHOWN_GROUPS + 1]
-    most = max((owner.cpu_seconds or 0.0 for owner in ordered), default=0.0) or 1.0
-    return [
-        {
-            "name": owner.name,
-            "to": "/jobs" + _owner_link(owner, query),
-            "share": round(100 * (owner.cpu_seconds or 0.0) / most, 1),
-            "texts": [
-                duration_text(owner.cpu_seconds) or UNKNOWN,
-                duration_text(owner.task_seconds) or UNKNOWN,
-                duration_text(owner.held_core_seconds) or UNKNOWN,
-                UNKNOWN if owner.cpu_efficiency is None else f"{100 * owner.cpu_efficiency:.0f} %",
-                memory_text(owner.max_rss_bytes) or UNKNOWN,
-                f"{owner.measured:,}",
-                f"{owner.jobs - owner.measured:,}",
-            ],
-        }
-        for owner in ordered
-    ]

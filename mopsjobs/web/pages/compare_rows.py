@@ -1,19 +1,21 @@
 """Turn jobs into the rows of the page that compares them: an aspect per row, a job per column. Pure.
 
 What differs is the comparison of `diff`. A part of a job that is not known has a text that says so. It makes no
-difference.
+difference. Scalars are compared over the parameter sets that two jobs share.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from mopsjobs.app.jobs.job_card import memory_text, noted_text
-from mopsjobs.app.origins.compare_jobs import MAX_VALUE, SHORT_HASH, STUDY_FIELDS, Comparison, compare, set_text
+from mopsjobs.app.jobs.job_card import memory_text, metadata_of, noted_text
+from mopsjobs.app.origins.compare_jobs import MAX_VALUE, SHORT_HASH, Comparison, compare, set_text
 from mopsjobs.app.origins.provenance import printable
+from mopsjobs.app.tasks.replicates import mean, quantile
 from mopsjobs.bundles.extraction import BundleFile
 from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.rows import error_of
@@ -22,9 +24,9 @@ from mopsjobs.ledger.environment import Environment
 from mopsjobs.studies.study import Study
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_duration
-from mopsjobs.web.pages.compare_scalars import ScalarDifference, ScalarStatistics, compare_scalar
+from mopsjobs.web.drawings.plots import QUANTILES
 from mopsjobs.web.queries.view_models import Job, Status, job_path, status
-from mopsjobs.web.site.job_provenance import KeptProvenance
+from mopsjobs.web.site.kept import KeptProvenance, Results
 
 SHOWN_FILES = 20
 
@@ -67,6 +69,12 @@ FIELD_TITLES = {
 }
 
 
+class Missing(str):
+    """A text in place of a value that is not known."""
+
+    __slots__ = ()
+
+
 class Cell(NamedTuple):
     """The value of a job in a row."""
 
@@ -99,7 +107,6 @@ class Section(NamedTuple):
     """Rows of one kind."""
 
     key: str
-    title: str
     rows: list[Row]
     equal: list[str]
     """What is equal, besides rows: counts of files and packages."""
@@ -121,13 +128,26 @@ class Section(NamedTuple):
         ]
 
 
+class Scalar(NamedTuple):
+    """A scalar over the tasks of a job that have it."""
+
+    tasks: int
+    mean: float
+    low: float
+    high: float
+    """With `low`, the quantiles of `QUANTILES`."""
+    means: Mapping[str, float]
+    """The mean over the replicates of each parameter set, by the id of that."""
+
+
 class Side(NamedTuple):
     """A job, and what is known of it."""
 
     job: Job
-    provenance: KeptProvenance | None
+    provenance: KeptProvenance | None = None
     """None if it is not kept."""
-    scalars: Mapping[str, ScalarStatistics] | None
+    results: Results | None = None
+    scalars: Mapping[str, Scalar] | None = None
     """None if they are not kept."""
     missing: str = NOT_RECORDED
     """In place of what a provenance would tell."""
@@ -143,19 +163,9 @@ class Side(NamedTuple):
         """Return the environments of its runners; none if they are not known."""
         return [] if self.provenance is None else self.provenance.provenance.environments
 
-    def if_read(self, value: object) -> object:
+    def known(self, value: object, *, is_noted: bool = True) -> object:
         """Return a value that comes from the provenance, or what stands in place of it."""
-        return Missing(self.missing) if self.provenance is None else value
-
-    def if_noted(self, value: object, *, is_noted: bool) -> object:
-        """Return a value that not every provenance has, or what stands in place of it."""
-        return value if is_noted else self.if_read(Missing(NOT_RECORDED))
-
-
-class Missing(NamedTuple):
-    """A text in place of a value that is not known."""
-
-    text: str
+        return Missing(self.missing) if self.provenance is None else value if is_noted else Missing(NOT_RECORDED)
 
 
 def make_row(
@@ -164,7 +174,7 @@ def make_row(
     text: Callable[[Any], str] = str,
     *,
     none: str = NONE,
-    identity: Callable[[Any], object] | None = None,
+    identity: Callable[[Any], object] = lambda value: json.dumps(value, sort_keys=True, default=repr),
     is_name: bool = False,
 ) -> Row | None:
     """Return a row of values; None if no job has one.
@@ -181,18 +191,12 @@ def make_row(
     if all(value is None for value in known):
         return None
     cells = [
-        Cell(value.text, is_weak=True)
-        if isinstance(value, Missing)
-        else Cell(none, is_weak=True)
-        if value is None
+        Cell(none if value is None else str(value), is_weak=True)
+        if value is None or isinstance(value, Missing)
         else Cell(cut_to_length(text(value), MAX_TEXT))
         for value in values
     ]
-    return Row(name, cells, len(set(map(identity or _as_json, known))) > 1, is_name)
-
-
-def _as_json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, default=repr)
+    return Row(name, cells, len(set(map(identity, known))) > 1, is_name)
 
 
 def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
@@ -203,36 +207,34 @@ def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
         names: the scalars.
     """
     compared = compare([None if side.provenance is None else side.provenance.provenance for side in sides])
-    found: list[tuple[str, str, Iterable[Row | str | None]]] = [
-        ("outcome", "Outcome", _outcome(sides)),
-        ("study", "Study", _study(sides)),
-        ("parameters", "Parameters", _parameters(sides, compared)),
-        ("code", "Code", _code(sides, compared)),
-        ("environment", "Environment", _environment(sides, compared)),
-        ("cost", "Cost", _cost(sides)),
-        (RESULTS_KEY, "Results", _results(sides, names)),
-    ]
+    found: dict[str, Iterable[Row | str | None]] = {
+        "outcome": _outcome(sides),
+        "study": _study(sides),
+        "parameters": _parameters(sides, compared),
+        "code": _code(sides, compared),
+        "environment": _environment(sides, compared),
+        "cost": _cost(sides),
+        RESULTS_KEY: _results(sides, names),
+    }
     made = []
-    for key, title, parts in found:
+    for key, parts in found.items():
         listed = [part for part in parts if part is not None]
         rows = [part for part in listed if isinstance(part, Row)]
         equal = [part for part in listed if isinstance(part, str)]
-        made.append(Section(key, title, rows, equal, None if listed else _gap(key, sides)))
+        made.append(Section(key, rows, equal, None if listed else _gap(key, sides)))
     return made
 
 
 def _gap(key: str, sides: Sequence[Side]) -> str:
-    if key != RESULTS_KEY:
-        return ", ".join(dict.fromkeys(side.missing for side in sides))
-    if all(side.scalars is not None for side in sides):
+    if key == RESULTS_KEY and all(side.scalars is not None for side in sides):
         return "no output has a number"
-    return ", ".join(dict.fromkeys(side.scalars_missing for side in sides))
+    return ", ".join(dict.fromkeys(side.scalars_missing if key == RESULTS_KEY else side.missing for side in sides))
 
 
 OUTCOME: dict[str, Callable[[Job], object]] = {
     "Error": lambda job: error_of(job["error_code"], job["error_message"]),
     "Tasks done": lambda job: (
-        f"{job['tasks_completed']:,} of {job['tasks_total']:,}" if job["tasks_total"] else f"{job['tasks_completed']:,}"
+        f"{job['tasks_completed']:,}" + (f" of {total:,}" if (total := job["tasks_total"]) else "")
     ),
     "Tasks failed": lambda job: f"{job['tasks_failed'] or 0:,}",
     "Tasks reused": reused_text,
@@ -257,10 +259,9 @@ def _outcome(sides: Sequence[Side]) -> Iterator[Row | None]:
 
 
 def _study(sides: Sequence[Side]) -> Iterator[Row | None]:
-    yield make_row("Title", [_recorded(side, "title") for side in sides])
-    for name in STUDY_FIELDS:
-        if name in TITLES:
-            yield make_row(TITLES[name], [_study_value(side, name) for side in sides], _text)
+    yield make_row("Title", [metadata_of(side.job).get("title") for side in sides])
+    for name, title in TITLES.items():
+        yield make_row(title, [_study_value(side, name) for side in sides], _text)
     known = [side.study.metadata for side in sides if side.study is not None]
     for key in dict.fromkeys(key for metadata in known for key in metadata if key != "title"):
         values = [Missing(side.missing) if side.study is None else side.study.metadata.get(key) for side in sides]
@@ -272,13 +273,8 @@ def _study_value(side: Side, name: str) -> object:
     if side.study is not None:
         value = getattr(side.study, name)
         return list(value) if isinstance(value, tuple) else value
-    recorded = _recorded(side, name)
+    recorded = metadata_of(side.job).get(name)
     return Missing(side.missing) if recorded is None else recorded
-
-
-def _recorded(side: Side, name: str) -> object:
-    metadata = side.job["metadata"]
-    return metadata.get(name) if isinstance(metadata, Mapping) else None
 
 
 def _text(value: object) -> str:
@@ -305,10 +301,8 @@ def _parameters(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | N
     yield Row("Parameter sets", cells, study is not None and any(study.others))
     parameters = [side.provenance.parameters if side.provenance and side.study else None for side in sides]
     for name in dict.fromkeys(name for some in parameters if some is not None for name in some):
-        values = [
-            Missing(side.missing) if some is None else some.get(name)
-            for side, some in zip(sides, parameters, strict=True)
-        ]
+        pairs = zip(sides, parameters, strict=True)
+        values = [Missing(side.missing) if some is None else some.get(name) for side, some in pairs]
         yield make_row(
             name,
             values,
@@ -320,19 +314,17 @@ def _parameters(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | N
 
 
 def _code(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | str | None]:
-    bundles = [_recorded(side, "bundle") for side in sides]
+    bundles = [metadata_of(side.job).get("bundle") for side in sides]
     texts = [bundle if isinstance(bundle, str) else Missing(NOT_RECORDED) for bundle in bundles]
     yield make_row("Bundle", texts, lambda text: text.removeprefix("sha256:")[:SHORT_HASH])
     pairs = zip(sides, compared.commits, strict=True)
-    yield make_row("Git commit", [side.if_noted(commit, is_noted=commit is not None) for side, commit in pairs])
+    yield make_row("Git commit", [side.known(commit, is_noted=commit is not None) for side, commit in pairs])
     if compared.files is None:
         return
     files = [side.provenance and side.provenance.provenance.files for side in sides]
     for name, versions in islice(compared.files.items(), SHOWN_FILES):
         cells = [
-            _file_cell(version)
-            if of_job is not None
-            else Cell(side.missing if side.provenance is None else NOT_RECORDED, is_weak=True)
+            Cell(str(side.known(None, is_noted=False)), is_weak=True) if of_job is None else _file_cell(version)
             for side, of_job, version in zip(sides, files, versions, strict=True)
         ]
         yield Row(printable(name), cells, differs=True, is_name=True)
@@ -359,17 +351,16 @@ def _file_cell(file: BundleFile | None) -> Cell:
 
 def _environment(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | str | None]:
     yield make_row("Engine", [engine_of(side.job) for side in sides])
-    yield make_row("Image", [side.if_read(image) for side, image in zip(sides, compared.images, strict=True)])
+    yield make_row("Image", [side.known(image) for side, image in zip(sides, compared.images, strict=True)])
 
     def noted(values: Sequence[object]) -> list[object]:
         pairs = zip(sides, values, strict=True)
-        return [side.if_noted(value, is_noted=bool(side.environments)) for side, value in pairs]
+        return [side.known(value, is_noted=bool(side.environments)) for side, value in pairs]
 
     found = compared.environment
     for name, title in FIELD_TITLES.items():
-        values = None if found is None else found.fields.get(name)
         same = [getattr(side.environments[0], name) if side.environments else None for side in sides]
-        yield make_row(title, noted(same if values is None else values))
+        yield make_row(title, noted(found.fields.get(name, same) if found else same))
     if found is None:
         return
     for name, versions in islice(found.packages.items(), SHOWN_PACKAGES):
@@ -417,27 +408,62 @@ def _amounts(name: str, values: Sequence[float | None], text: Callable[[float], 
 
 def _results(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Row]:
     for name in names:
-        found = [None if side.scalars is None else side.scalars.get(name) for side in sides]
-        first, *others = found
-        differences = [None, *(compare_scalar(first, one) if first and one else None for one in others)]
-        cells = []
-        for side, one, difference in zip(sides, found, differences, strict=True):
-            if one is None:
+        first = (sides[0].scalars or {}).get(name)
+        cells, means, differs = [], set(), False
+        for place, side in enumerate(sides):
+            scalar = None if side.scalars is None else side.scalars.get(name)
+            if side.scalars is not None:
+                means.add(scalar and scalar.mean)
+            if scalar is None:
                 cells.append(Cell(side.scalars_missing if side.scalars is None else NONE, is_weak=True))
                 continue
-            notes = [f"{one.low:.4g} to {one.high:.4g}, {pluralize(one.tasks, 'task')}"]
-            if first and one is not first:
-                notes.append(_difference_text(difference))
-            cells.append(Cell(f"{one.mean:.6g}", notes))
-        means = {one and one.mean for one, side in zip(found, sides, strict=True) if side.scalars is not None}
-        yield Row(name, cells, len(means) > 1 or any(one.mean or one.error for one in differences if one), is_name=True)
+            notes = [f"{scalar.low:.4g} to {scalar.high:.4g}, {pluralize(scalar.tasks, 'task')}"]
+            if first and place:
+                difference = compare_scalar(first, scalar)
+                differs = differs or any(difference[1:])
+                notes.append(_difference_text(*difference))
+            cells.append(Cell(f"{scalar.mean:.6g}", notes))
+        yield Row(name, cells, differs or len(means) > 1, is_name=True)
 
 
-def _difference_text(found: ScalarDifference | None) -> str:
-    if found is None:
+def _difference_text(sets: int, middle: float, error: float | None) -> str:
+    if not sets:
         return "no shared parameter set"
-    sets = pluralize(found.sets, "shared set")
-    if not found.mean and not found.error:
-        return f"no difference in {sets}"
-    error = "" if found.error is None else f" ± {found.error:.2g}"
-    return f"{found.mean:+.4g}{error} in {sets}"
+    shared = pluralize(sets, "shared set")
+    if not middle and not error:
+        return f"no difference in {shared}"
+    return f"{middle:+.4g}{'' if error is None else f' ± {error:.2g}'} in {shared}"
+
+
+def summarize_scalars(results: Results, names: Sequence[str]) -> dict[str, Scalar]:
+    """Return the statistics of these scalars, without those that no task has."""
+    found = {}
+    for name in names:
+        by_set: dict[int, list[float]] = {}
+        for place, value in zip(results.set_of, results.scalars.get(name, ()), strict=False):
+            if not math.isnan(value):
+                by_set.setdefault(place, []).append(value)
+        if by_set:
+            ordered = sorted(value for values in by_set.values() for value in values)
+            low, high = (quantile(ordered, share) for share in QUANTILES)
+            means = {results.set_ids[place]: mean(values) for place, values in by_set.items()}
+            found[name] = Scalar(len(ordered), mean(ordered), low, high, means)
+    return found
+
+
+def compare_scalar(first: Scalar, second: Scalar) -> tuple[int, float, float | None]:
+    """Return by how much a scalar of the second job is larger over the parameter sets that both have.
+
+    Returns:
+        The number of these sets, 0 also if a difference is beyond every float; the mean of their differences, and the
+        standard error of that, None for a single set.
+    """
+    differences = [value - first.means[name] for name, value in second.means.items() if name in first.means]
+    if not differences or not all(map(math.isfinite, differences)):
+        return 0, 0.0, None
+    middle, count = mean(differences), len(differences)
+    if count == 1:
+        return 1, middle, None
+    largest = max(abs(one - middle) for one in differences) or 1.0
+    variance = math.fsum(((one - middle) / largest) ** 2 for one in differences) / (count - 1)
+    return count, middle, largest * math.sqrt(variance / count)

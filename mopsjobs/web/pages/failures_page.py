@@ -20,11 +20,10 @@ from mopsjobs.errors import command_line
 from mopsjobs.utils.text import cut_to_length, join_first, pluralize
 from mopsjobs.utils.times import from_timestamp
 from mopsjobs.web.drawings import svg
-from mopsjobs.web.pages.job_page import MAX_READ_TASKS, Reading
-from mopsjobs.web.pages.map_view import FAILED_STATUSES, tasks_link
+from mopsjobs.web.pages.readings import MAX_READ_TASKS, Reading
 from mopsjobs.web.queries.query_params import MAX_FAILED_JOBS, FailuresPageQuery
 from mopsjobs.web.queries.search_box import Params, describe_filters
-from mopsjobs.web.queries.view_models import Moment, choices, job_path, moment_at
+from mopsjobs.web.queries.view_models import choices
 from mopsjobs.web.site.job_reads import FAILURES
 from mopsjobs.web.site.memo import Memo
 from mopsjobs.web.site.rendering import Renderer, link, paging
@@ -134,43 +133,20 @@ def failure_row(group: MergedGroup, owners: Mapping[str, str | None], params: Pa
         params: the query of the page.
         window: the time that the page shows.
     """
-    first, key, has_tasks, separates = group.first, group.first.key, bool(group.first.tasks), group.separates
     by_owner = Counter(owner for job_id in group.jobs if (owner := owners.get(job_id)) is not None).most_common()
     shown = by_owner if len(by_owner) <= SHOWN_OWNERS else by_owner[:1]
-    named = list(zip(group.jobs, group.sizes, strict=True))[:SHOWN_JOBS]
+    lines = (group.example or group.message).strip().splitlines()
     return {
-        "key": key,
-        "type": first.type,
-        "where": first.where,
-        "message": _first_line(group.example or group.message),
+        "group": group,
+        "message": cut_to_length(lines[0], MAX_MESSAGE) if lines else "",
         "is_example": group.example not in (None, group.message),
-        "condition": describe_condition(separates[0]) if separates else None,
-        "condition_of": separates[0]["job_id"] if separates and len(group.jobs) > 1 else None,
-        "count": group.size if has_tasks else None,
-        "to": tasks_link(group.jobs[0], status=FAILED_STATUSES, error=key) if has_tasks and len(named) == 1 else None,
-        "jobs": len(group.jobs),
+        "condition": describe_condition(group.separates[0]) if group.separates else None,
+        "named": list(zip(group.jobs, group.sizes, strict=True))[:SHOWN_JOBS],
         "jobs_to": _jobs_link(group, params, window.default_hours),
-        "named": [
-            {
-                "id": job_id,
-                "path": job_path(job_id),
-                "tasks": pluralize(size, "task") if has_tasks else None,
-                "to": tasks_link(job_id, status=FAILED_STATUSES, error=key),
-            }
-            for job_id, size in named
-        ],
-        "more_jobs": len(group.jobs) - len(named),
         "owners": [(owner, link(list(params), {"owner": owner})) for owner, _ in shown],
         "more_owners": len(by_owner) - len(shown),
         "spark": window.spark_line(group.hours),
-        "first": known_moment(group.first_ts, window.until),
-        "last": known_moment(group.last_ts, window.until),
     }
-
-
-def known_moment(seconds: float | None, now: float) -> Moment | None:
-    """Return a time for a template; None if it is not known."""
-    return None if seconds is None else moment_at(seconds, now)
 
 
 def _jobs_link(group: MergedGroup, params: Params, hours: float | None) -> str | None:
@@ -186,11 +162,6 @@ def _jobs_link(group: MergedGroup, params: Params, hours: float | None) -> str |
         return None
     others = [(name, value) for name, value in params if name not in ("resumed", "sort", "limit")]
     return "/jobs" + link(others, {"hours": "" if hours is None else f"{hours:g}", "error": text})
-
-
-def _first_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return cut_to_length(lines[0], MAX_MESSAGE) if lines else ""
 
 
 class FailuresPage:
@@ -270,7 +241,7 @@ def _command(query: FailuresPageQuery) -> str:
 
 def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, now: float) -> dict[str, Any]:
     """Return the headline, and the rows of the page."""
-    window = Window(query.since, now, query.default_hours)
+    window = Window(query.filter.since or 0.0, now, query.default_hours)
     ordered = sorted(found.groups, key=SORT_KEYS[query.values["sort"]], reverse=True)
     begin = (query.values["page"] - 1) * PAGE_SIZE
     shown = ordered[begin : begin + PAGE_SIZE]
@@ -280,7 +251,7 @@ def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, no
         "found": found,
         "record_jobs": sum(len(group.jobs) for group in ordered if not group.first.tasks),
         "reasons": pluralize(len(ordered) + found.more_groups, "reason"),
-        "last": known_moment(max(ends, default=None), now),
+        "last": max(ends, default=None),
         "window": window,
         "rows": [failure_row(group, found.owners, params, window) for group in shown],
         "unexplained": join_first(found.unexplained),

@@ -17,6 +17,7 @@ from mopsjobs.cache.queries.listed_jobs import listed_jobs
 from mopsjobs.cache.queries.task_ends import describe_failures
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, TERMINAL
+from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web.queries import query_params, view_models
 from mopsjobs.web.queries.search_box import Params, describe_filters, expand_search, switches, token
@@ -126,7 +127,7 @@ class JobsPage:
             found["sections"] = _sections(connection, query, params, counts, now)
         else:
             groups = overview.groups(connection, query.filter, query.group, SHOWN_GROUPS + 1)
-            found["groups"] = [_group_row(group, query.group, params, now) for group in groups]
+            found["groups"] = [(group, _group_link(group.name, query.group, params)) for group in groups]
         paged = found["sections"][-1]["total"] if found["sections"] else 0
         rows = [row for section in found["sections"] for row in section["rows"]]
         return {
@@ -223,24 +224,23 @@ def _panels(
     plain = [(name, value) for name, value in params if name not in (*query_params.UNPANELED, "sort", "group")]
     window = {} if _has_window(query.filter) else {"hours": f"{query_params.FAILURE_HOURS:g}"}
     to_failures = {"open": "true", **window}
+    oldest = waiting.oldest
     return {
-        "failed": failures.jobs,
+        "failures": failures,
         "failed_to": link(plain, to_failures),
         "errors": [(code, count, link(plain, {**to_failures, "error": code})) for code, count in failures.errors],
-        "other_errors": failures.others,
         "days": round(query_params.FAILURE_HOURS / 24) if window else None,
         "is_part": query.is_part,
-        "running": running.jobs,
+        "running": running,
         "running_to": link(plain, {"status": "running,validating"}),
         "suspect": running.suspect + waiting.suspect,
         "suspect_to": link(plain, {"stuck": "true"}),
         "next": _moment_ahead(running.next_end, now),
         "last": _moment_ahead(running.last_end, now),
-        "undated": running.jobs - running.dated,
         "waiting": waiting.jobs,
         "waiting_to": link(plain, {"status": ",".join(name for name in STATUSES if name in BEFORE_RUNNING)}),
-        "oldest": None if waiting.oldest is None else json_time(from_timestamp(waiting.oldest)),
-        "longest": None if waiting.oldest is None else human_duration(now - waiting.oldest),
+        "oldest": None if oldest is None else json_time(from_timestamp(oldest)),
+        "longest": None if oldest is None else human_duration(now - oldest),
     }
 
 
@@ -278,6 +278,7 @@ def _sections(
         limit = query_params.PAGE_SIZE if is_paged else SHOWN_ROWS[phase]
         jobs = listed_jobs(connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0, now=now)
         rows = [view_models.row(job, now, query.columns) for job in jobs]
+        _add_details(connection, rows)
         total = sum(names.values())
         others = link(list(params), {"status": ",".join(names)})
         sections.append(
@@ -290,7 +291,7 @@ def _sections(
                     if name in names
                 ],
                 "unknown": sum(count for name, count in names.items() if name not in filters.URGENCY),
-                "rows": _with_details(connection, rows),
+                "rows": rows,
                 "more": None if is_paged or total <= limit else (total - limit, others),
             }
         )
@@ -306,49 +307,34 @@ def _by_phase(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
     return phases
 
 
-def _with_details(connection: sqlite3.Connection, rows: Sequence[view_models.Row]) -> list[view_models.Row]:
-    """Return rows with the job that continues each, and with the errors of its tasks if the cache has them."""
-    resumed = overview.resumed_as(connection, [row.id for row in rows])
-    detailed = []
+def _add_details(connection: sqlite3.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Add the job that continues each, and the errors of its tasks if the cache has them."""
+    resumed = overview.resumed_as(connection, [row["id"] for row in rows])
     for row in rows:
-        changes: dict[str, Any] = {}
-        if row.id in resumed:
-            child, status = resumed[row.id]
-            changes["resumed"] = view_models.Resumed(child, view_models.job_path(child), view_models.status(status))
-        if row.failed and (known := describe_failures(connection, row.id, row.failed)):
-            changes["error"] = known
-        elif row.failed and row.error is None:
-            changes["error"] = f"{row.failed:,} task{'' if row.failed == 1 else 's'} failed"
-        detailed.append(row._replace(**changes) if changes else row)
-    return detailed
+        row["resumed"] = resumed.get(row["id"])
+        known = describe_failures(connection, row["id"], row["failed"]) if row["failed"] else None
+        count = f"{pluralize(row['failed'], 'task')} failed" if row["failed"] else None
+        row["error"] = known or row["error"] or count
 
 
-def _group_row(group: overview.JobGroup, by: str, params: Params, now: float) -> dict[str, Any]:
-    """Return a row for a group, with a link to its jobs."""
-    label = by.removeprefix(overview.LABEL_GROUP)
-    name, value = (by, group.name) if label == by else ("label", f"{label}={group.name}")
+def _group_link(name: str | None, by: str, params: Params) -> str | None:
+    """Return the address of the jobs of a group; None for those without its owner, study or label."""
     others = [one for one in params if one[0] != "group"]
-    if name == "label":
-        to = link([*others, ("label", value or "")], {"group": ""})
-    else:
-        to = link(others, {name: value or ""})
-    changed = json_time(from_timestamp(group.changed))
-    return {
-        **group._asdict(),
-        "to": to if group.name else None,
-        "changed": view_models.moment(changed, now),
-    }
+    label = by.removeprefix(overview.LABEL_GROUP)
+    if not name:
+        return None
+    return link(others, {by: name}) if label == by else link([*others, ("label", f"{label}={name}")], {})
 
 
-def _suggestions(connection: sqlite3.Connection, rows: Sequence[view_models.Row]) -> list[str]:
+def _suggestions(connection: sqlite3.Connection, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what the search box can complete: owners, keys of labels, and what the rows have."""
     words = [f"is:{name}" for name in switches()]
     words += [f"status:{name}" for name in filters.URGENCY]
     words += [token("owner", owner) for owner in overview.owners(connection, MAX_OWNERS)]
     words += [f"label:{key}=" for key in overview.label_keys(connection, MAX_SUGGESTIONS)]
-    words += [token("study", row.study) for row in rows if row.study]
-    words += [token("label", label) for row in rows for label in row.labels.split(", ") if label]
-    words += [token("error", row.error.partition(":")[0]) for row in rows if row.error]
+    words += [token("study", row["study"]) for row in rows if row["study"]]
+    words += [token("label", label) for row in rows for label in row["labels"].split(", ") if label]
+    words += [token("error", row["error"].partition(":")[0]) for row in rows if row["error"]]
     return list(dict.fromkeys(words))[:MAX_SUGGESTIONS]
 
 

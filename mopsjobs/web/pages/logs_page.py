@@ -5,21 +5,21 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from flask import Response, request
 
 from mopsjobs.app.jobs.log_selection import KINDS, LogSelection, parse_tasks
 from mopsjobs.app.run.freshness import Freshness
-from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import StoredEvent, events_before, read_events
+from mopsjobs.cache.queries.jobs import find_job
 from mopsjobs.cache.queries.task_ends import failed_tasks
 from mopsjobs.events.format import DROPPED
-from mopsjobs.utils.text import cut_to_length, parse_whole_number, strip_control_characters
+from mopsjobs.utils.text import parse_whole_number, strip_control_characters
 from mopsjobs.utils.times import whole_seconds
 from mopsjobs.web.queries.query_params import Parameter, parse_query
-from mopsjobs.web.queries.view_models import event_time, job_path
-from mopsjobs.web.site.rendering import Renderer, link
+from mopsjobs.web.queries.view_models import Job, event_time, job_path
+from mopsjobs.web.site.rendering import Renderer, as_file, link
 
 PAGE_EVENTS = 200
 """Lines of a page; a traceback is one."""
@@ -30,9 +30,6 @@ MAX_SEARCHED = 50_000
 SEARCHED_AT_ONCE = 1_000
 
 MAX_SEQ = 2**62
-
-MAX_LINE = 4_000
-"""Characters of a line on a page. The file has all."""
 
 MAX_SEARCH = 200
 
@@ -74,8 +71,8 @@ class LogsPage:
         params = list(request.args.items(multi=True))
         query = parse_query(PARAMETERS, params)
 
-        def view(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
-            lines = self._lines(connection, job_id, query)
+        def view(connection: sqlite3.Connection, job: Job, _now: float) -> dict[str, Any]:
+            lines = _selected(connection, job, query)
             before = query["before"] or MAX_SEQ
             found: list[tuple[float, int, dict[str, Any]]] = []
             oldest, count = before, 0
@@ -85,7 +82,12 @@ class LogsPage:
                     oldest, count = stored.seq, count + 1
                     if texts := lines.of(stored):
                         to_line = link(params, {"before": str(stored.seq + 1)})
-                        row = _row(stored, texts, lines.job_id) | {"to_line": f"{to_line}#e{stored.seq}"}
+                        row = {
+                            "event": stored.event,
+                            "text": "\n".join(texts),
+                            "at": whole_seconds(str(stored.event["at"])),
+                        }
+                        row |= {"anchor": f"e{stored.seq}", "to_line": f"{to_line}#e{stored.seq}"}
                         found.append((event_time(stored), stored.seq, row))
                     if len(found) == PAGE_EVENTS:
                         break
@@ -107,15 +109,17 @@ class LogsPage:
                 "file": f"{job_path(lines.job_id)}/logs.txt" + (f"?{file_query}" if file_query else ""),
             }
 
-        return self._renderer.page("job_logs.html", view)
+        return self._renderer.job_page("job_logs.html", job_id, view)
 
     def file(self, job_id: str) -> Response:
         """Return all selected lines as a file of text."""
         query = parse_query(PARAMETERS, request.args.items(multi=True))
-        lines = self._site.read(lambda connection, _age: self._lines(connection, job_id, query))
-        response = Response(self._pieces(lines), mimetype="text/plain")
-        response.headers["Content-Disposition"] = attachment(f"{lines.job_id}.log.txt")
-        return response
+
+        def view(connection: sqlite3.Connection, _age: Freshness) -> _Lines:
+            return _selected(connection, find_job(connection, job_id, now=self._site.app.now().timestamp()), query)
+
+        lines = self._site.read(view)
+        return as_file(Response(self._pieces(lines), mimetype="text/plain"), f"{lines.job_id}.log.txt")
 
     def _pieces(self, lines: _Lines) -> Iterator[str]:
         after = 0
@@ -128,38 +132,19 @@ class LogsPage:
             after = page[-1].seq
             yield "".join(_line(stored, text) for stored in page for text in lines.of(stored))
 
-    def _lines(self, connection: sqlite3.Connection, name: str, query: Mapping[str, Any]) -> _Lines:
-        """Return which lines a query selects.
 
-        Raises:
-            UsageError: if a task is not a number.
-            JobNotFoundError: if the job does not exist.
-        """
-        job_id = str(job_queries.find_job(connection, name, now=self._site.app.now().timestamp())["job_id"])
-        tasks = None if query["task"] is None else parse_tasks(query["task"])
-        if query["failed"]:
-            failed = failed_tasks(connection, job_id)
-            tasks = failed if tasks is None else failed & tasks
-        return _Lines(job_id, LogSelection(tasks=tasks), query["q"].casefold())
+def _selected(connection: sqlite3.Connection, job: Job, query: Mapping[str, Any]) -> _Lines:
+    """Return which lines a query selects.
 
-
-def attachment(name: str) -> str:
-    """Return the header that makes a browser save a response under a name (RFC 6266)."""
-    plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "_" for letter in name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-
-
-def _row(stored: StoredEvent, texts: list[str], job_id: str) -> dict[str, Any]:
-    event = stored.event
-    task = event.get("task") if type(event.get("task")) is int else None
-    return {
-        "anchor": f"e{stored.seq}",
-        "at": whole_seconds(str(event["at"])),
-        "task": task,
-        "to": f"{job_path(job_id)}/logs?{urlencode({'task': task})}",
-        "is_error": event.get("error") is not None,
-        "text": cut_to_length("\n".join(texts), MAX_LINE),
-    }
+    Raises:
+        UsageError: if a task is not a number.
+    """
+    job_id = str(job["job_id"])
+    tasks = None if query["task"] is None else parse_tasks(query["task"])
+    if query["failed"]:
+        failed = failed_tasks(connection, job_id)
+        tasks = failed if tasks is None else failed & tasks
+    return _Lines(job_id, LogSelection(tasks=tasks), query["q"].casefold())
 
 
 def _line(stored: StoredEvent, text: str) -> str:

@@ -6,31 +6,25 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
-from urllib.parse import urlencode
 
 from flask import Response, request
 
-from mopsjobs.app.jobs.find_job import FoundJob, Job
-from mopsjobs.app.jobs.job_card import memory_text
+from mopsjobs.app.jobs.find_job import FoundJob
 from mopsjobs.app.jobs.job_tasks import JobTasks, absence_text
-from mopsjobs.app.run.freshness import Freshness
-from mopsjobs.app.tasks.results_table import SUCCEEDED
-from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.task_filters import (
     STATUSES,
+    WAITING,
     check_count,
     parse_condition,
     parse_order,
     parse_task_statuses,
 )
 from mopsjobs.cache.queries.tasks import ListedTask, TaskQuery
-from mopsjobs.utils.text import cut_to_length, parse_whole_number, pluralize
-from mopsjobs.utils.times import human_seconds
-from mopsjobs.web.pages.job_page import Reading, ask
-from mopsjobs.web.pages.map_view import CLASSES, FAILED_STATUSES
-from mopsjobs.web.queries import view_models
+from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.web.pages.readings import NOT_SUBMITTED, Reading, ask
 from mopsjobs.web.queries.query_params import Parameter, parse_query
+from mopsjobs.web.queries.view_models import CLASSES, FAILED_STATUSES, Job, choices
 from mopsjobs.web.site.job_reads import FAILURES
 from mopsjobs.web.site.rendering import Renderer, paging
 
@@ -44,9 +38,6 @@ MAX_SEEN = 200_000
 MAX_PARAMETERS = 12
 """Parameters that are columns."""
 
-MAX_ERROR = 200
-"""Characters of an error. The log has all."""
-
 PARAMETERS = {
     "status": Parameter(""),
     "param": Parameter(()),
@@ -55,7 +46,7 @@ PARAMETERS = {
     "page": Parameter(1, lambda text: parse_whole_number(text, 1, MAX_PAGE), f"a whole number from 1 to {MAX_PAGE:,}"),
 }
 
-NOT_SUBMITTED = Reading("mops-jobs did not submit this job: its tasks are not known.")
+NO_TASKS = Reading(NOT_SUBMITTED.format("tasks"))
 
 STATUS_TEXTS = {"": "any end", FAILED_STATUSES: "failed, for any reason"} | {name: name for name in STATUSES}
 
@@ -83,17 +74,16 @@ class TasksPage:
         statuses = parse_task_statuses(query["status"]) if query["status"] else None
         order = parse_order(query["sort"])
 
-        def view(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
-            job = job_queries.find_job(connection, job_id, now=self._site.app.now().timestamp())
+        def view(connection: sqlite3.Connection, job: Job, _now: float) -> dict[str, Any]:
             return {
                 "job_id": job["job_id"],
                 "query": query,
-                "statuses": view_models.choices(STATUS_TEXTS, query["status"]),
-                "sorts": view_models.choices(SORT_TEXTS, query["sort"]),
+                "statuses": choices(STATUS_TEXTS, query["status"]),
+                "sorts": choices(SORT_TEXTS, query["sort"]),
                 **self._listed(connection, job, TaskQuery(statuses, conditions, order), query, params),
             }
 
-        return self._renderer.page("job_tasks.html", view)
+        return self._renderer.job_page("job_tasks.html", job_id, view)
 
     def _listed(
         self,
@@ -106,8 +96,7 @@ class TasksPage:
         """Return the tasks of the page; what to say if the cache does not know them."""
         ledger = read_ledger(connection, str(job["job_id"]))
         if ledger is None:
-            reading = ask(self._site, FAILURES, job, "tasks") or NOT_SUBMITTED
-            return {"reading": reading, "names": [], "rows": [], "paging": None, "has_seed": False, "note": None}
+            return {"reading": ask(self._site, FAILURES, job, "tasks") or NO_TASKS}
         found = JobTasks(self._site.app, FoundJob(job), None).list_tasks(connection, tasks_query)
         begin = (query["page"] - 1) * PAGE_SIZE
         listed = _with_error(found.tasks(0 if query["error"] else begin + PAGE_SIZE + 1), query["error"])
@@ -123,7 +112,10 @@ class TasksPage:
             "note": " ".join(notes) or None,
             "names": names,
             "has_seed": has_seed,
-            "rows": [_row(one, names, str(job["job_id"])) for one in rows],
+            "rows": [
+                (one, CLASSES.get(one.row.outcome, "pending" if one.row.outcome == WAITING else "failed"))
+                for one in rows
+            ],
             "paging": {
                 "begin": begin + 1,
                 "end": begin + len(rows),
@@ -143,22 +135,3 @@ def _with_error(tasks: Iterator[ListedTask], error: str | None) -> Iterator[List
         for one in islice(tasks, MAX_SEEN)
         if error == (one.row.outcome if one.row.error_key is None else one.row.error_key)
     )
-
-
-def _row(one: ListedTask, names: list[str], job_id: str) -> dict[str, Any]:
-    row = one.row
-    path = view_models.job_path(job_id)
-    return {
-        "task": row.task,
-        "log": f"{path}/logs?{urlencode({'task': row.task})}",
-        "values": [view_models.value_text(one.params[name]) if name in one.params else "" for name in names],
-        "seed": row.seed,
-        "outcome": row.outcome,
-        "kind": CLASSES.get(row.outcome, "pending" if row.outcome == "waiting" else "failed"),
-        "seconds": None if row.seconds is None else human_seconds(row.seconds),
-        "memory": memory_text(row.max_rss_bytes),
-        "attempts": row.attempts or None,
-        "outputs": f"{path}/results?{urlencode({'task': row.task})}#outputs" if row.outcome == SUCCEEDED else None,
-        "bytes": "outputs" if row.output_bytes is None else pluralize(row.output_bytes, "byte"),
-        "error": cut_to_length(row.error or "", MAX_ERROR),
-    }

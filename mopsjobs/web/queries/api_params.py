@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from collections.abc import Mapping
+from typing import Any
 
 from mopsjobs.app.jobs.log_selection import MAX_TASK
-from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, filters_on, job_filter
+from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, filters_on
 from mopsjobs.cache.queries import filters, task_filters
 from mopsjobs.cache.queries.ledgers import AttemptPlace
 from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
-from mopsjobs.web.queries.query_params import Parameter, Query, filter_parameters, parse_query, whole_number
+from mopsjobs.web.queries.query_params import JobsQuery, Parameter, whole_number
 
 MAX_LIMIT = 1000
 """Jobs or events in one response, at most. Active jobs come on top of that."""
@@ -126,65 +127,33 @@ FAILURES = {
 """The parameters of failures besides filters."""
 
 
-class JobsQuery:
-    """The query of `/api/v1/jobs`: filter, order, and which of the jobs to return."""
+def tasks_query(values: Mapping[str, Any]) -> TaskQuery:
+    """Return which tasks a query of `/api/v1/tasks` asks for.
 
-    def __init__(self, query: Query, now: datetime) -> None:
-        """Read the query string.
-
-        Raises:
-            UsageError: if a parameter is unknown or invalid.
-        """
-        which = filter_parameters(API)
-        values = parse_query(which | JOBS, query)
-        self.limit: int = values["limit"]
-        self.skip: int = values["skip"]
-        self.filter = job_filter(now, **{name: values[name] for name in which})
-        self.order = filters.parse_sort(values["sort"])
-
-
-class TasksQuery:
-    """The query of `/api/v1/tasks`: the job, which of its tasks, and the end of the page before."""
-
-    def __init__(self, query: Query) -> None:
-        """Read the query string.
-
-        Raises:
-            UsageError: if a parameter is unknown, invalid or missing.
-        """
-        values = parse_query(TASKS, query)
-        task_filters.check_count(values["param"])
-        self.job: str = values["job"]
-        self.limit: int = values["limit"]
-        self.tasks = TaskQuery(
-            None if values["status"] is None else task_filters.parse_task_statuses(values["status"]),
-            tuple(map(task_filters.parse_condition, values["param"])),
-            task_filters.Order() if values["sort"] is None else task_filters.parse_order(values["sort"]),
-            after=None if values["after"] is None else task_filters.parse_place(values["after"]),
-            max_seen=MAX_SEEN,
-        )
+    Raises:
+        UsageError: if a value is invalid.
+    """
+    task_filters.check_count(values["param"])
+    return TaskQuery(
+        None if values["status"] is None else task_filters.parse_task_statuses(values["status"]),
+        tuple(map(task_filters.parse_condition, values["param"])),
+        task_filters.Order() if values["sort"] is None else task_filters.parse_order(values["sort"]),
+        after=None if values["after"] is None else task_filters.parse_place(values["after"]),
+        max_seen=MAX_SEEN,
+    )
 
 
-class FailuresQuery:
-    """The query of `/api/v1/failures`: the jobs, by their ids or by filters, and the last group of the page before."""
+def check_failures(query: JobsQuery) -> None:
+    """Check that a query of `/api/v1/failures` selects jobs in one way.
 
-    def __init__(self, query: Query, now: datetime) -> None:
-        """Read the query string.
-
-        Raises:
-            UsageError: if a parameter is unknown or invalid, or there are both jobs and filters.
-        """
-        which = filters_on(API)
-        values = parse_query(FAILURES | filter_parameters(API), query)
-        self.jobs: tuple[str, ...] = values["job"]
-        if len(self.jobs) > MAX_FAILURE_JOBS:
-            raise UsageError(f"too many jobs ({len(self.jobs):,}): expected at most {MAX_FAILURE_JOBS}.")
-        self.limit: int = values["limit"]
-        self.after: str | None = values["after"]
-        self.filter = job_filter(now, **{name: values[name] for name in which})
-        self.resumed: bool = values["resumed"]
-        if self.jobs and any(one.is_set(values[name]) for name, one in which.items()):
-            raise UsageError("Jobs and filters contradict each other: both select jobs.")
+    Raises:
+        UsageError: if there are too many jobs, or both jobs and filters.
+    """
+    jobs = query.values["job"]
+    if len(jobs) > MAX_FAILURE_JOBS:
+        raise UsageError(f"too many jobs ({len(jobs):,}): expected at most {MAX_FAILURE_JOBS}.")
+    if jobs and any(one.is_set(query.chosen[name]) for name, one in filters_on(API).items()):
+        raise UsageError("Jobs and filters contradict each other: both select jobs.")
 
 
 def attempt_place(cursor: str | None) -> AttemptPlace | None:

@@ -161,57 +161,57 @@ def _read(name: str, parameter: Parameter, text: str) -> Any:
     return value
 
 
-class JobsPageQuery:
+class JobsQuery:
+    """A query with filters of jobs: the values of all its parameters, and the filter."""
+
+    def __init__(self, place: str, parameters: Mapping[str, Parameter], query: Query, now: datetime) -> None:
+        """Read the query string.
+
+        Args:
+            place: where the filters are: `PAGE` or `API`.
+            parameters: those besides filters.
+            query: the names and values.
+            now: the current time.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        which = filter_parameters(place)
+        self.values = parse_query({**which, **parameters}, query)
+        self.chosen = {name: self.values[name] for name in which}
+        """The values of the filters."""
+        self.filter = job_filter(now, **self.chosen)
+
+
+class JobsPageQuery(JobsQuery):
     """The query of the page of jobs: filters, order and page number."""
 
     def __init__(self, query: Query, now: datetime) -> None:
-        """Read the query string.
-
-        Raises:
-            UsageError: if a parameter is unknown or invalid.
-        """
-        which = filter_parameters(PAGE)
-        values = parse_query(which | JOBS_PAGE, query)
-        self.values: dict[str, Any] = values
-        """The value of each parameter."""
-        self.sort: str | None = values["sort"]
+        """Read the query string. Raise as `JobsQuery`."""
+        super().__init__(PAGE, JOBS_PAGE, query, now)
+        self.sort: str | None = self.values["sort"]
         self.order = None if self.sort is None else filters.parse_sort(self.sort)
         """The ORDER BY clause; None for the order that is most useful in each phase."""
-        self.page: int = values["page"]
-        self.group: str | None = values["group"]
-        chosen = values["columns"] or DEFAULT_COLUMNS
-        self.columns = tuple(name for name in COLUMNS if name in chosen)
-        chosen_filters = {name: values[name] for name in which}
-        self.filter = job_filter(now, **chosen_filters)
-        self.filter_any_status = job_filter(now, **chosen_filters | dict.fromkeys(UNPANELED))
+        self.page: int = self.values["page"]
+        self.group: str | None = self.values["group"]
+        shown = self.values["columns"] or DEFAULT_COLUMNS
+        self.columns = tuple(name for name in COLUMNS if name in shown)
+        self.filter_any_status = job_filter(now, **self.chosen | dict.fromkeys(UNPANELED))
         """The filter for panels, whatever the status."""
-        self.is_part = any(value for name, value in chosen_filters.items() if name not in UNPANELED)
+        self.is_part = any(value for name, value in self.chosen.items() if name not in UNPANELED)
         """Whether the panels count a part of all jobs."""
 
 
-class FailuresPageQuery:
+class FailuresPageQuery(JobsQuery):
     """The query of the page of failures: the jobs, and the order of their errors."""
 
     def __init__(self, query: Query, now: datetime) -> None:
-        """Read the query string.
-
-        Raises:
-            UsageError: if a parameter is unknown or invalid.
-        """
-        which = filter_parameters(API)
-        values = parse_query(which | FAILURES_PAGE, query)
-        has_window = values["hours"] is not None or values["since"] is not None
+        """Read the query string. Raise as `JobsQuery`."""
+        query = list(query)
+        has_window = any(name in ("hours", "since") and text for name, text in query)
         self.default_hours: float | None = None if has_window else FAILURE_HOURS
         """The length of the window in hours, if the query does not say where it begins."""
-        values["hours"] = self.default_hours or values["hours"]
-        self.values: dict[str, Any] = values
-        """The value of each parameter."""
-        self.filter = job_filter(now, **{name: values[name] for name in which})
-
-    @property
-    def since(self) -> float:
-        """Return where the window begins, in seconds since 1970."""
-        return self.filter.since or 0.0
+        super().__init__(API, FAILURES_PAGE, query if has_window else [*query, ("hours", f"{FAILURE_HOURS:g}")], now)
 
 
 class ChartsQuery:

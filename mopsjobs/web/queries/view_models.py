@@ -15,6 +15,7 @@ from mopsjobs.app.jobs.job_card import duration_text, end_text, late_end_text, m
 from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SECONDS, TASK_HANGS, forecast_text
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.listed_jobs import ListedJob
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import cut_to_length, out_of, strip_control_characters
 from mopsjobs.utils.times import (
@@ -27,7 +28,7 @@ from mopsjobs.utils.times import (
     whole_seconds,
 )
 
-Job = Mapping[str, Any]
+Job = dict[str, Any]
 
 _QUOTED = re.compile(r'("(?:[^"\\]|\\.)*")')
 """A text as JSON has it."""
@@ -35,6 +36,11 @@ _QUOTED = re.compile(r'("(?:[^"\\]|\\.)*")')
 KINDS = frozenset(STATUSES)
 """The statuses that have a colour and an icon of their own; all others look alike."""
 
+
+CLASSES = {"failed": "failed", "succeeded": "succeeded", "cancelled": "cancelled", "missing": "partial"}
+"""The class of the colour of each kind of tasks. Those that wait have none."""
+
+FAILED_STATUSES = ",".join(FAILED_OUTCOMES)
 
 MAX_VALUE = 60
 """Characters of a parameter's value."""
@@ -51,6 +57,17 @@ def job_path(job_id: object) -> str:
 def choices(texts: Mapping[str, str], chosen: str, text: str | None = None) -> list[tuple[str, str]]:
     """Return the values of a form's field with their texts, and the chosen value with its text besides them."""
     return [*texts.items(), *([] if chosen in texts else [(chosen, text or chosen)])]
+
+
+def log_link(job_id: object, task: object) -> str:
+    """Return the address of the log of a task."""
+    return f"{job_path(job_id)}/logs?{urlencode({'task': task})}"
+
+
+def tasks_link(job_id: object, conditions: Sequence[str] = (), error: str | None = None) -> str:
+    """Return the address of the failed tasks of a job that meet conditions, or have an error."""
+    others = {"status": FAILED_STATUSES} | ({} if error is None else {"error": error})
+    return f"{job_path(job_id)}/tasks?{urlencode([*others.items(), *(('param', one) for one in conditions)])}"
 
 
 def compare_path(ids: Iterable[str]) -> str:
@@ -80,52 +97,6 @@ class Bar(NamedTuple):
     words: str
 
 
-class Resumed(NamedTuple):
-    """A job that continues another one."""
-
-    id: str
-    path: str
-    status: Status
-
-
-class Row(NamedTuple):
-    """A job in the table."""
-
-    id: str
-    path: str
-    status: Status
-    suspect: str | None
-    """What is wrong with an active job, for people."""
-    study: str | None
-    labels: str
-    owner: str | None
-    bar: Bar | None
-    tasks: str
-    failed: int
-    error: str | None
-    """The error, or what is known of failed tasks, in one line."""
-    late: str | None
-    """That it will not finish before its time limit, or the tasks that take longer than the others explain."""
-    done: str
-    """When it ended or should end, or how long it waits."""
-    done_title: str | None
-    """The same in full."""
-    ended: str | None
-    """When it ended, RFC 3339."""
-    since: str | None
-    """When it was registered, if it is active: its script counts how long that is ago."""
-    waits: bool
-    """Whether no task of it has started."""
-    created: Moment | None
-    """None, as the two after it, if the column is not shown: most pages show few of them."""
-    updated: Moment | None
-    duration: str | None
-    cells: Sequence[tuple[str, str | None]]
-    """The columns of `PLAIN_COLUMNS` that are shown: names and texts."""
-    resumed: Resumed | None = None
-    """The job that continues it."""
-
-
 class PlainColumn(NamedTuple):
     """A column of the table of jobs that is a text of each job, and nothing else."""
 
@@ -152,50 +123,50 @@ def status(name: object) -> Status:
     return Status(text, text if text in KINDS else "unknown")
 
 
-def moment(text: object, now: float) -> Moment:
-    """Return a time for a template."""
-    return Moment(whole_seconds(str(text)), human_age(now - parse_time(str(text)).timestamp()))
+def moment(at: object, now: float) -> Moment:
+    """Return a time for a template: one of a record, or seconds since 1970."""
+    if isinstance(at, int | float):
+        return Moment(whole_seconds(json_time(from_timestamp(at))), human_age(now - at))
+    return Moment(whole_seconds(str(at)), human_age(now - parse_time(str(at)).timestamp()))
 
 
-def row(job: ListedJob, now: float, columns: Container[str]) -> Row:
+def row(job: ListedJob, now: float, columns: Container[str]) -> dict[str, Any]:
     """Return a row of the table of jobs, with the values of these columns."""
     done, failed, total = job.tasks_completed, job.tasks_failed, job.tasks_total
     forecast = None
     if job.forecast is not None:
         ids = {"job_id": job.job_id, "tasks_total": job.tasks_total}
         forecast = ids | json.loads(forecast_text(job.forecast, job.suspect, now, job.known_to))
-    ended = None if job.is_active or job.ended is None else moment_at(job.ended, now)
+    ended = None if job.is_active or job.ended is None else moment(job.ended, now)
     text, title = (ended.ago, ended.at) if ended else _done(job, forecast, now)
-    created = moment_at(job.created, now)
+    created = moment(job.created, now)
     late = None if forecast is None else stragglers_text(forecast)
-    return Row(
-        id=job.job_id,
-        path=job_path(job.job_id),
-        status=status(job.status),
-        suspect=_suspect_text(job, late),
-        study=job.study,
-        labels=", ".join(f"{label}={value}" for label, value in sorted(job.labels.items())),
-        owner=job.owner,
-        bar=_bar(done, failed, total),
-        tasks=out_of(done, total) if total else f"{done:,}" if done else "",
-        failed=failed,
-        error=job.error,
-        late=late if forecast is None else late_end_text(forecast, from_timestamp(now)) or late,
-        done=text,
-        done_title=title,
-        ended=None if ended is None else ended.at,
-        since=created.at if job.is_active else None,
-        waits=job.status in BEFORE_RUNNING,
-        created=created if "created" in columns else None,
-        updated=moment_at(job.changed, now) if "updated" in columns else None,
-        duration=_duration(job, now) if "duration" in columns else None,
-        cells=[(name, column.text(job)) for name, column in PLAIN_COLUMNS.items() if name in columns],
-    )
-
-
-def moment_at(at: float, now: float) -> Moment:
-    """Return a time, in seconds since 1970, for a template."""
-    return Moment(whole_seconds(json_time(from_timestamp(at))), human_age(now - at))
+    done_text = out_of(done, total) if total else f"{done:,}" if done else ""
+    return {
+        "id": job.job_id,
+        "status": status(job.status),
+        "suspect": _suspect_text(job, late),
+        "study": job.study,
+        "labels": ", ".join(f"{label}={value}" for label, value in sorted(job.labels.items())),
+        "owner": job.owner,
+        "bar": _bar(done, failed, total),
+        "tasks": done_text,
+        "failed": failed,
+        "error": job.error,
+        # That it will not finish before its time limit, or the tasks that take longer than the others explain.
+        "late": late if forecast is None else late_end_text(forecast, from_timestamp(now)) or late,
+        # When it ended or should end, or how long it waits.
+        "done": text,
+        "done_title": title,
+        "ended": None if ended is None else ended.at,
+        "since": created.at if job.is_active else None,  # the script counts how long that is ago
+        "waits": job.status in BEFORE_RUNNING,
+        # Most pages show few of these columns.
+        "created": created if "created" in columns else None,
+        "updated": moment(job.changed, now) if "updated" in columns else None,
+        "duration": _duration(job, now) if "duration" in columns else None,
+        "cells": [(name, column.text(job)) for name, column in PLAIN_COLUMNS.items() if name in columns],
+    }
 
 
 def _duration(job: ListedJob, now: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import mimetypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,9 +13,11 @@ from flask import Flask, Response, abort, redirect, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
+from mopsjobs.app.jobs.job_card import duration_text, memory_text
 from mopsjobs.cache.database import OtherCacheError, new_schema
 from mopsjobs.errors import JobError, MopsJobsError, RecordError, UsageError
-from mopsjobs.utils.text import pluralize, strip_control_characters
+from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
+from mopsjobs.utils.times import human_seconds
 from mopsjobs.web.api import api, openapi
 from mopsjobs.web.pages.charts_page import ChartsPage
 from mopsjobs.web.pages.compare_page import ComparePage
@@ -65,36 +67,41 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.url_map.strict_slashes = True
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     # Values come from records: control characters, as those for the direction of text, are removed before escaping.
-    filters = {"lines": view_models.lines, "isolated": view_models.isolated}
-    app.jinja_env.filters |= filters | {"number": "{:,}".format, "plural": pluralize}
+    app.jinja_env.filters |= {
+        "cut": cut_to_length,
+        "duration": duration_text,
+        "isolated": view_models.isolated,
+        "lines": view_models.lines,
+        "memory": memory_text,
+        "moment": view_models.moment,
+        "number": "{:,}".format,
+        "plural": pluralize,
+        "seconds": human_seconds,
+        "value": view_models.value_text,
+    }
+    links = (view_models.job_path, view_models.log_link, view_models.tasks_link)
+    app.jinja_env.globals |= {"status_of": view_models.status, **{one.__name__: one for one in links}}
     app.jinja_env.finalize = lambda value: (
         strip_control_characters(value) if type(value) is str else "" if value is None else value
     )
     protect(app, names)
     _compress_responses(app)
     renderer = Renderer(app, site)
-    errors = _Errors(renderer)
     app.add_url_rule("/", "index", lambda: redirect("/jobs", 302))
-    app.add_url_rule("/jobs", "jobs", JobsPage(renderer).answer)
+    pages: dict[str, Callable[[], ResponseReturnValue]] = {
+        "jobs": JobsPage(renderer).answer,
+        "compare": ComparePage(renderer).answer,
+        "failures": FailuresPage(renderer).answer,
+        "charts": ChartsPage(renderer).answer,
+        "api": lambda: renderer.page("api.html", lambda *_: {"document": openapi.document()}),
+    }
+    for name, answer in pages.items():
+        app.add_url_rule(f"/{name}", name, answer, strict_slashes=False)
     _add_job_routes(app, renderer)
-    app.add_url_rule("/compare", "compare", ComparePage(renderer).answer)
-    app.add_url_rule("/failures", "failures", FailuresPage(renderer).answer)
-    app.add_url_rule("/charts", "charts", ChartsPage(renderer).answer)
-    app.add_url_rule("/api", "api", lambda: renderer.page("api.html", lambda *_: {"document": openapi.document()}))
-    for path in [rule.rule for rule in app.url_map.iter_rules() if rule.rule.count("/") == 1 and rule.rule != "/"]:
-        app.add_url_rule(f"{path}/", f"{path}/", _without_slash)
     api.add_routes(app, site)
     _preload(app)
-    app.register_error_handler(HTTPException, errors.handle_http_error)
-    app.register_error_handler(MopsJobsError, errors.handle_error)
-    app.register_error_handler(Exception, errors.handle_unexpected_error)
+    _handle_errors(app, renderer)
     return app
-
-
-def _without_slash() -> ResponseReturnValue:
-    """Lead to the page whose address has no slash at its end."""
-    query = request.query_string.decode("latin-1")
-    return redirect(request.path.rstrip("/") + (f"?{query}" if query else ""), 308)
 
 
 _STATUSES = (
@@ -106,38 +113,14 @@ _STATUSES = (
 """The HTTP status of an error of mops-jobs, and its title; 503 for all others."""
 
 
-class _Errors:
-    """The handlers of errors."""
+def _handle_errors(app: Flask, renderer: Renderer) -> None:
+    """Answer errors: of HTTP, of mops-jobs with the message of the command, and all others, after which it goes on."""
 
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-
-    def handle_http_error(self, error: HTTPException) -> Response:
-        """Answer an error of HTTP, as not found."""
-        if error.response is not None:
-            return error.response  # type: ignore[return-value]
-        return self._error(error.code or 500, error.name, error.description or "", None)
-
-    def handle_error(self, error: MopsJobsError) -> Response:
-        """Answer an error of mops-jobs: the message of the command, with the matching HTTP status."""
-        matching = ((code, title) for kind, code, title in _STATUSES if isinstance(error, kind))
-        code, title = next(matching, (503, "Unavailable"))
-        return self._error(code, title, str(error), error.hint, getattr(error, "candidates", ()))
-
-    def handle_unexpected_error(self, error: Exception) -> Response:
-        """Answer any other error; the server goes on."""
-        self._renderer.site.app.out.warn(f"{request.path}: {type(error).__name__}: {error}")
-        return self._error(
-            500, "Internal Server Error", "An unexpected error occurred. See the messages of the server.", None
-        )
-
-    def _error(
-        self, code: int, title: str, detail: str, hint: str | None, candidates: tuple[str, ...] = ()
-    ) -> Response:
+    def answer(code: int, title: str, detail: str, hint: str | None = None, candidates: Sequence[str] = ()) -> Response:
         if api.is_for_programs(request.path):
             return api.problem(code, title, detail, hint)
-        header = self._renderer.site.header_or_problem()
-        text = self._renderer.render(
+        header = renderer.site.header()
+        text = renderer.render(
             "error.html",
             header=header if header["notice"] != detail else {**header, "notice": None},
             code=code,
@@ -147,6 +130,23 @@ class _Errors:
             candidates=candidates,
         )
         return Response(text, code, mimetype="text/html")
+
+    @app.errorhandler(HTTPException)
+    def handle_http_error(error: HTTPException) -> ResponseReturnValue:
+        if error.response is not None:
+            return error.response
+        return answer(error.code or 500, error.name, error.description or "")
+
+    @app.errorhandler(MopsJobsError)
+    def handle_error(error: MopsJobsError) -> Response:
+        matching = ((code, title) for kind, code, title in _STATUSES if isinstance(error, kind))
+        code, title = next(matching, (503, "Unavailable"))
+        return answer(code, title, str(error), error.hint, getattr(error, "candidates", ()))
+
+    @app.errorhandler(Exception)
+    def handle_unexpected_error(error: Exception) -> Response:
+        renderer.site.app.out.warn(f"{request.path}: {type(error).__name__}: {error}")
+        return answer(500, "Internal Server Error", "An unexpected error occurred. See the messages of the server.")
 
 
 def _add_job_routes(app: Flask, renderer: Renderer) -> None:
@@ -159,7 +159,7 @@ def _add_job_routes(app: Flask, renderer: Renderer) -> None:
         "/logs.txt": logs.file,
         "/results": results.answer,
         "/results.csv": results.file,
-        "/output": results.outputs.file,
+        "/output": results.output,
     }
     for path, answer in answers.items():
         app.add_url_rule(f"/jobs/<path:job_id>{path}", f"job{path}", answer)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import gc
 import logging
-import os
+import queue
 import signal
 import socket
 import sys
@@ -24,7 +24,7 @@ from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.server.pages import make_app
 from mopsjobs.web.server.security import own_names
-from mopsjobs.web.site.background import ChangeSignal, Watcher
+from mopsjobs.web.site.background import MAX_WAIT_SECONDS, ChangeSignal, Watcher
 from mopsjobs.web.site.site import Site
 from mopsjobs.web.site.viewer import Viewers
 
@@ -81,21 +81,21 @@ def serve(
         site.prepare_syncs(sync_every)
     wsgi_app = _load_app(site, own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # no warnings that requests wait for a thread
-    with _stop_signals() as (wait, wake):
+    with _stop_signals() as stops:
         server = make_server(wsgi_app, listening)
 
         def answer() -> None:
             try:
                 server.run()
             finally:
-                wake()
+                stops.put(0)
 
         threads = [Watcher(app, site.changes), threading.Thread(target=answer, name="server", daemon=True)]
         for thread in threads if site.syncer is None else [*threads, site.syncer]:
             thread.start()
         on_start(_url(host, listening.getsockname()[1]))
         try:
-            return wait()
+            return _wait(stops)
         finally:
             site.changes.end()
             server.task_dispatcher.shutdown()
@@ -155,33 +155,19 @@ def _url(host: str, port: int) -> str:
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[tuple[Callable[[], int], Callable[[], None]]]:
-    """Handle the signals that end a server by a pipe, so that they interrupt no other code.
-
-    Yields:
-        A function that waits for a signal and returns its number, and a function that ends the wait with 0.
-    """
-    reading, writing = os.pipe()
-    if hasattr(os, "set_blocking"):  # Windows has it from Python 3.12, and can do without
-        os.set_blocking(writing, False)
-    previous = {number: signal.signal(number, lambda _number, _frame: None) for number in STOP_SIGNALS}
-    descriptor = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-
-    def wait() -> int:
-        while (number := os.read(reading, 1)[0]) not in (0, *STOP_SIGNALS):
-            pass
-        return number
-
+def _stop_signals() -> Iterator[queue.SimpleQueue[int]]:
+    """Yield a queue that gets the signals that end a server, so that they interrupt no other code."""
+    stops: queue.SimpleQueue[int] = queue.SimpleQueue()  # a handler may put, whatever its thread is doing
+    previous = {number: signal.signal(number, lambda number, _frame: stops.put(number)) for number in STOP_SIGNALS}
     try:
-        yield wait, lambda: _write(writing)
+        yield stops
     finally:
-        signal.set_wakeup_fd(descriptor)
         for number, handler in previous.items():
             signal.signal(number, handler)
-        os.close(reading)
-        os.close(writing)
 
 
-def _write(descriptor: int) -> None:
-    with contextlib.suppress(OSError):
-        os.write(descriptor, b"\0")
+def _wait(stops: queue.SimpleQueue[int]) -> int:
+    """Return the first signal, or 0 that ends the wait."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return stops.get(timeout=MAX_WAIT_SECONDS)  # Windows calls handlers only between two waits

@@ -11,7 +11,6 @@ import functools
 import re
 import sqlite3
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 
 from mopsjobs.app.jobs.current_jobs import read_current
@@ -29,12 +28,6 @@ MAX_WAIT_SECONDS = 1.0
 
 MAX_SHARE = 0.1
 """The share of time for syncs, at most: a large embedded registry is then synced less often."""
-
-MAX_PAGES = 64
-"""Rendered pages that are kept."""
-
-MAX_PAGE_AGE = 2.0
-"""Seconds until a page is rendered again without a change, since it shows durations."""
 
 
 _COUNTED = re.compile(r'(<time [^>]*>)[^<]*(?=</time>)|<p id="fresh".*?</p>', re.DOTALL)
@@ -191,44 +184,3 @@ class RenderedPage:
         """Return a name for what it shows, but for the time. Another process names the same text otherwise."""
         shown = _COUNTED.sub(r"\1", self.text)
         return f"{hash(shown) & (1 << 64) - 1:x}"
-
-
-class PageCache:
-    """Keeps rendered pages until the cache changes."""
-
-    def __init__(self, changes: ChangeSignal, monotonic: Callable[[], float]) -> None:
-        self._changes = changes
-        self._monotonic = monotonic
-        self._lock = threading.Lock()
-        self._pages: OrderedDict[str, _Page] = OrderedDict()
-
-    def get(self, key: str, render: Callable[[], str], *, max_age: float | None = None) -> RenderedPage:
-        """Return the page under `key`; render it again if the cache has changed or the page is too old.
-
-        Other requests for the page wait for it meanwhile.
-
-        Args:
-            key: names the page.
-            render: renders the page.
-            max_age: seconds, by default `MAX_PAGE_AGE`.
-        """
-        with self._lock:
-            page = self._pages.setdefault(key, _Page())
-            self._pages.move_to_end(key)
-            while len(self._pages) > MAX_PAGES:
-                self._pages.popitem(last=False)
-        with page.lock:
-            limit = MAX_PAGE_AGE if max_age is None else max_age
-            number = self._changes.number  # read first, so that a change meanwhile makes the page old at once
-            if page.rendered is None or page.number != number or self._monotonic() - page.rendered_at > limit:
-                page.rendered = RenderedPage(render())
-                page.number, page.rendered_at = number, self._monotonic()
-            return page.rendered
-
-
-class _Page:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.rendered: RenderedPage | None = None
-        self.number = -1
-        self.rendered_at = 0.0

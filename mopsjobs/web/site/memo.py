@@ -55,6 +55,12 @@ class _Made(NamedTuple, Generic[T]):
     cost: float
 
 
+class _Slot(Generic[T]):
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.made: _Made[T] | None = None
+
+
 class Memo(Generic[T]):
     """Values that are made again when what they are made from has changed."""
 
@@ -66,21 +72,38 @@ class Memo(Generic[T]):
             size: how many values are kept.
         """
         self._monotonic = monotonic
-        self._last_used: LastUsed[_Made[T]] = LastUsed(size)
+        self._lock = threading.Lock()
+        self._slots: LastUsed[_Slot[T]] = LastUsed(size)
 
-    def get(self, key: Hashable, state: Hashable, make: Callable[[], T]) -> T:
+    def get(
+        self,
+        key: Hashable,
+        state: Hashable,
+        make: Callable[[], T],
+        *,
+        max_age: float = math.inf,
+        max_share: float = MAX_SHARE,
+    ) -> T:
         """Return the value of a key; make it again if the state has changed, but not too often.
+
+        Other threads that ask for it wait meanwhile.
 
         Args:
             key: what is asked for.
             state: changes with what the value is made from.
             make: computes the value.
+            max_age: seconds until it is made again without a change.
+            max_share: the share of time for it, at most.
         """
-        made = self._last_used.get(key)
-        now = self._monotonic()
-        if made is not None and (made.state == state or now - made.made_at < made.cost / MAX_SHARE):
-            return made.value
-        value = make()
-        end = self._monotonic()
-        self._last_used.put(key, _Made(state, value, end, end - now))
-        return value
+        with self._lock:
+            slot = self._slots.get(key) or _Slot()
+            self._slots.put(key, slot)
+        with slot.lock:
+            made, now = slot.made, self._monotonic()
+            age = math.inf if made is None else now - made.made_at
+            if made is not None and age <= max_age and (made.state == state or age < made.cost / max_share):
+                return made.value
+            value = make()
+            end = self._monotonic()
+            slot.made = _Made(state, value, end, end - now)
+            return value

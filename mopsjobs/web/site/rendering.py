@@ -1,19 +1,33 @@
-"""Render templates with the values that every page has, and make the links between pages."""
+"""Render templates with the values that every page has, answer with them, and make the links between pages.
+
+The script of an open page asks every few seconds, with the tag of the version that it shows. An answer without a change
+has no body: the age of the data is in a header. See docs/decisions/0096-pages-that-ask.md.
+"""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from flask import Flask, Response, request
 
 from mopsjobs.app.run.freshness import Freshness
+from mopsjobs.cache.queries.jobs import find_job
 from mopsjobs.version import __version__
-from mopsjobs.web.queries import view_models
-from mopsjobs.web.site.live_pages import LivePages
-from mopsjobs.web.site.site import Site
+from mopsjobs.web.queries.view_models import Job
+from mopsjobs.web.site.site import MAX_PAGE_AGE, Site
+
+MAX_FOLLOWED_AGE = 30.0
+"""Seconds until a page is rendered again without a change for the script of an open page, which counts durations."""
+
+AGE_HEADER = "Data-Age"
+"""The header of an answer without a body; it has `AGE_FIELDS`, as JSON."""
+
+AGE_FIELDS = ("synced", "ages", "stale_in", "stale", "notice")
+"""What the script of a page shows of the age of the data."""
 
 
 class Renderer:
@@ -37,8 +51,6 @@ class Renderer:
             registry=site.app.settings.registry_id,
             redirected_by=site.app.settings.redirected_by,
             version=__version__,
-            status_of=view_models.status,
-            job_path=view_models.job_path,
             **values,
         )
 
@@ -47,16 +59,16 @@ class Renderer:
         template: str,
         view: Callable[[sqlite3.Connection, Freshness], dict[str, Any]],
         *,
-        pages: LivePages | None = None,
-        max_age: float | None = None,
+        max_age: float = MAX_PAGE_AGE,
+        follows: bool = True,
     ) -> Response:
-        """Answer with the page of the request, with the age of the data.
+        """Answer with the page of the request; 304 to a script that shows the same, but for the time.
 
         Args:
             template: the template.
             view: reads from the cache what the template needs.
-            pages: keeps the page; by default, it is rendered again after each change of the cache.
-            max_age: seconds until it is rendered again without a change; None for the default of `PageCache`.
+            max_age: seconds until it is rendered again without a change.
+            follows: whether it is rendered again after each change of the cache.
         """
         site = self.site
 
@@ -66,7 +78,30 @@ class Renderer:
         def render() -> str:
             return self.render(template, **site.read(with_header))
 
-        return (pages or site.live_pages).answer(request.full_path, render, max_age=max_age)
+        shown = request.headers.get("If-None-Match", "").removeprefix("W/").strip('"')
+        max_age = max(max_age, MAX_FOLLOWED_AGE) if shown else max_age
+        page = site.rendered(request.full_path, render, max_age=max_age, follows=follows)
+        tag = {"ETag": f'W/"{page.version}"'}
+        if shown == page.version:
+            age = site.header()
+            return Response(
+                status=304, headers=tag | {AGE_HEADER: json.dumps({name: age[name] for name in AGE_FIELDS})}
+            )
+        # What a record holds has no quotes, so this finds the attributes of the page itself.
+        text = page.text.replace(' data-version=""', f' data-version="{page.version}"', 1)
+        text = text.replace(' data-sent=""', f' data-sent="{site.app.now().timestamp()}"', 1)
+        return Response(text, mimetype="text/html", headers=tag)
+
+    def job_page(
+        self, template: str, job_id: str, view: Callable[[sqlite3.Connection, Job, float], dict[str, Any]]
+    ) -> Response:
+        """Answer with a page of a job. `view` also takes the job, and the time in seconds since 1970."""
+
+        def with_job(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
+            now = self.site.app.now().timestamp()
+            return view(connection, find_job(connection, job_id, now=now), now)
+
+        return self.page(template, with_job)
 
 
 def paging(params: list[tuple[str, str]], page: int, pages: int) -> dict[str, Any]:
@@ -82,3 +117,11 @@ def link(params: list[tuple[str, str]], changes: Mapping[str, str]) -> str:
     """Return the query string with changed values, without empty ones, and for the first page."""
     others = [(name, value) for name, value in params if name not in changes and name != "page" and value]
     return "?" + urlencode([*others, *((name, value) for name, value in changes.items() if value)])
+
+
+def as_file(response: Response, name: str) -> Response:
+    """Make a browser save a response under a name (RFC 6266)."""
+    plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "_" for letter in name)
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    response.headers["Content-Disposition"] = disposition
+    return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -18,18 +19,29 @@ from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.user_dirs import user_name
-from mopsjobs.web.site.background import ChangeSignal, PageCache, Syncer
-from mopsjobs.web.site.job_outputs import JobOutputs
-from mopsjobs.web.site.job_provenance import MAX_JOBS as KEPT_PROVENANCES
-from mopsjobs.web.site.job_provenance import KeptProvenance, provenance_to_keep
+from mopsjobs.web.site.background import ChangeSignal, RenderedPage, Syncer
 from mopsjobs.web.site.job_reads import FAILURES, OUTPUT, PROVENANCE, RESULTS, JobReads
-from mopsjobs.web.site.job_results import JobResults
-from mopsjobs.web.site.live_pages import LivePages
-from mopsjobs.web.site.memo import LastUsed
+from mopsjobs.web.site.kept import (
+    MAX_JOBS,
+    MAX_KEPT_BYTES,
+    MAX_OUTPUTS,
+    KeptOutput,
+    KeptProvenance,
+    Results,
+    read_kept_output,
+    read_provenance,
+    read_results,
+)
+from mopsjobs.web.site.memo import LastUsed, Memo
 from mopsjobs.web.site.viewer import Viewers
 
 T = TypeVar("T")
 
+MAX_PAGES = 64
+"""Rendered pages that are kept."""
+
+MAX_PAGE_AGE = 2.0
+"""Seconds until a page is rendered again without a change, since it shows durations."""
 
 MAX_IDLE = 4
 """Idle connections, at most; each may hold 2 MB of the file. Few requests come at the same time."""
@@ -115,15 +127,28 @@ class Site:
         """None if the server does not sync."""
         self.reads: JobReads | None = None
         """None if the server never uses the network."""
-        self.results = JobResults(app)
-        self.provenances: LastUsed[KeptProvenance] = LastUsed(KEPT_PROVENANCES)
-        self.outputs = JobOutputs(app)
+        self.results: LastUsed[Results] = LastUsed(MAX_JOBS, MAX_KEPT_BYTES, lambda one: one.held)
+        self.provenances: LastUsed[KeptProvenance] = LastUsed(MAX_JOBS)
+        self.outputs: LastUsed[KeptOutput] = LastUsed(MAX_OUTPUTS)
+        """By job, number of the task, and name of the output."""
         self.readers = ConnectionPool(app)
-        self.pages = PageCache(changes, app.monotonic)
-        self.charts = PageCache(ChangeSignal(), app.monotonic)
-        """Charts read every job, so a change does not render them again, only their age."""
-        self.live_pages = LivePages(self.pages, app.now, self.header_or_problem)
-        self.live_charts = LivePages(self.charts, app.now, self.header_or_problem)
+        self.pages: Memo[RenderedPage] = Memo(app.monotonic, MAX_PAGES)
+
+    def rendered(
+        self, key: str, render: Callable[[], str], *, max_age: float = MAX_PAGE_AGE, follows: bool = True
+    ) -> RenderedPage:
+        """Return a page; render it again if it is too old or, unless it does not follow, if the cache has changed.
+
+        Args:
+            key: names the page.
+            render: renders it.
+            max_age: seconds.
+            follows: whether a change of the cache is shown at once.
+        """
+        state = (
+            self.changes.number if follows else 0
+        )  # read first, so that a change meanwhile makes the page old at once
+        return self.pages.get(key, state, lambda: RenderedPage(render()), max_age=max_age, max_share=math.inf)
 
     def prepare_syncs(self, every: float) -> None:
         """Make the thread that syncs regularly, and reads between syncs what pages ask for.
@@ -138,11 +163,16 @@ class Site:
         """Return what reads the jobs that pages ask for."""
         actions: dict[str, Callable[..., None]] = {
             FAILURES: lambda job_id: keep_job_failures(job_id, self.app),
-            RESULTS: self.results.read,
-            OUTPUT: self.outputs.read,
-            PROVENANCE: lambda job_id: self.provenances.put(job_id, provenance_to_keep(job_id, self.app)),
+            RESULTS: lambda job_id: self.results.put(job_id, read_results(job_id, self.app)),
+            PROVENANCE: lambda job_id: self.provenances.put(job_id, read_provenance(job_id, self.app)),
+            OUTPUT: self._read_output,
         }
         return JobReads(self.app, self.changes, actions)
+
+    def _read_output(self, job_id: str, number: str, name: str) -> None:
+        kept = read_kept_output(job_id, number, name, self.app)
+        for one in {name, kept.output.name or name}:  # a link to the file has its name
+            self.outputs.put((job_id, number, one), kept)
 
     def read_cached(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
         """Return what `view` returns for the cache, read-only; None if there is no cache.
@@ -171,19 +201,10 @@ class Site:
         return result
 
     def header(self) -> dict[str, Any]:
-        """Return the age of the data, for the head of a page.
-
-        Raises:
-            CacheError: if the cache cannot be used.
-        """
-        return self.read_cached(lambda cache: self.header_of(cache, self.app.cache.freshness(cache))) or self._header(
-            None, None
-        )
-
-    def header_or_problem(self) -> dict[str, Any]:
-        """Return the same; if the cache cannot be used, say why."""
+        """Return the age of the data, for the head of a page; if the cache cannot be used, say why."""
         try:
-            return self.header()
+            found = self.read_cached(lambda cache: self.header_of(cache, self.app.cache.freshness(cache)))
+            return found or self._header(None, None)
         except MopsJobsError as error:
             unusable = {"synced": "the cache cannot be used", "problem": str(error), "notice": str(error)}
             return self._header(None, None) | unusable

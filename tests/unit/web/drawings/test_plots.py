@@ -4,47 +4,56 @@ from __future__ import annotations
 
 import math
 import re
-from array import array
 from typing import Any
 
 from mopsjobs.web.drawings.axes import Axis
-from mopsjobs.web.drawings.plots import MAX_DOTS, LinePlot, Plot, Series, draw, draw_means, plotted
+from mopsjobs.web.drawings.plots import MAX_DOTS, Line, Plot, Series, draw, plotted
 
 
-def _draw(values: dict[Any, list[float]]) -> Plot | None:
-    sets = [{"x": value} for value in values]
-    set_of = array("L", [place for place, value in enumerate(values) for _ in values[value]])
-    return draw("y", Axis("x", sets), sets, set_of, array("d", [one for some in values.values() for one in some]))
+def _draw(*jobs: dict[Any, list[float]], with_tasks: bool = True) -> Plot | None:
+    """Draw jobs, each of which has some values at each value of `x`."""
+    series = [
+        Series(
+            [{"x": value} for value in job],
+            [place for place, values in enumerate(job.values()) for _ in values],
+            [one for values in job.values() for one in values],
+        )
+        for job in jobs
+    ]
+    return draw("y", Axis("x", [one for some in series for one in some.sets]), series, with_tasks=with_tasks)
+
+
+def _drawn(*jobs: dict[Any, list[float]], with_tasks: bool = True) -> tuple[Plot, list[Line]]:
+    plot = _draw(*jobs, with_tasks=with_tasks)
+    assert plot is not None
+    return plot, [line for line in plot.lines if line]
 
 
 def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
     """As `results --table --mean --quantile 0.1,0.9` computes them; a task without the scalar does not count."""
-    plot = _draw({0: [1.0, 2.0, 3.0], 10: [5.0, math.nan]})
-    assert plot is not None
-    assert [tuple(one) for one in plot.groups] == [("0", 3, 2.0, 1.2, 2.8), ("10", 1, 5.0, 5.0, 5.0)]
+    plot, [line] = _drawn({0: [1.0, 2.0, 3.0], 10: [5.0, math.nan]})
+    assert [tuple(one) for one in line.groups] == [("0", 3, 2.0, 1.2, 2.8), ("10", 1, 5.0, 5.0, 5.0)]
     assert plot.tasks == 4
-    assert plot.dots == "M8 312h0M8 236h0M8 160h0M712 8h0"
-    assert plot.mean == "M8.0 236.0L712.0 8.0"
-    assert plot.band.startswith("M8.0 ")
+    assert line.dots == "M8 312h0M8 236h0M8 160h0M712 8h0"
+    assert line.mean == "M8.0 236.0L712.0 8.0"
+    assert line.band.startswith("M8.0 ")
     assert (plot.x, plot.y) == (("x", ["0", "2", "4", "6", "8", "10"], False), ("y", ["5", "4", "3", "2", "1"], False))
     assert plot.grid == "M0 84.0H720M0 160.0H720M0 236.0H720"
 
 
 def test_categories_are_not_joined() -> None:
     """Nothing is between them, so each has a bar and a mark of its own."""
-    plot = _draw({"a": [1.0, 2.0], "b": [3.0]})
-    assert plot is not None
+    plot, [line] = _drawn({"a": [1.0, 2.0], "b": [3.0]})
     assert not plot.is_line
-    assert plot.mean.count("M") == plot.band.count("M") == 2
+    assert line.mean.count("M") == line.band.count("M") == 2
     assert plot.x == ("x", ["a", "b"], True)
-    assert plot.dots == "M184 312h0M184 160h0M536 8h0", "each in the middle of its place"
+    assert line.dots == "M184 312h0M184 160h0M536 8h0", "each in the middle of its place"
 
 
 def test_equal_values_are_drawn_in_the_middle() -> None:
     """There is no scale to draw them by."""
-    plot = _draw({1: [3.0, 3.0]})
-    assert plot is not None
-    assert plot.dots == "M360 160h0"
+    plot, [line] = _drawn({1: [3.0, 3.0]})
+    assert line.dots == "M360 160h0"
     assert (plot.x, plot.y) == (("x", ["1"], True), ("y", ["3"], False))
 
 
@@ -55,18 +64,16 @@ def test_a_scalar_that_no_task_has_is_not_drawn() -> None:
 
 def test_many_tasks_take_a_bounded_number_of_dots() -> None:
     """The statistics are of all of them."""
-    plot = _draw({number / 7: [math.sin(number) * 1e5] for number in range(20_000)})
-    assert plot is not None
-    assert len(re.findall("M", plot.dots)) == plot.drawn <= MAX_DOTS
-    assert sum(one.tasks for one in plot.groups) == plot.tasks == 20_000
-    assert len(plot.dots) + len(plot.band) < 40_000
+    plot, [line] = _drawn({number / 7: [math.sin(number) * 1e5] for number in range(20_000)})
+    assert len(re.findall("M", line.dots)) == plot.drawn <= MAX_DOTS
+    assert sum(one.tasks for one in line.groups) == plot.tasks == 20_000
+    assert len(line.dots) + len(line.band) < 40_000
 
 
 def test_huge_numbers_have_a_scale() -> None:
     """The difference of two of them may be beyond every float."""
-    plot = _draw({-1e300: [-1e300], 1e300: [1e300]})
-    assert plot is not None
-    assert plot.dots == "M8 312h0M712 8h0"
+    _plot, [line] = _drawn({-1e300: [-1e300], 1e300: [1e300]})
+    assert line.dots == "M8 312h0M712 8h0"
 
 
 def test_numbers_come_first_among_the_parameters() -> None:
@@ -75,38 +82,19 @@ def test_numbers_come_first_among_the_parameters() -> None:
     assert list(plotted(["mode", "beta", "k"], sets)) == ["beta", "mode"]
 
 
-def _means(*jobs: dict[Any, list[float]]) -> LinePlot | None:
-    """Draw the means of jobs, each of which has some values at each value of `x`."""
-    series = [
-        Series(
-            [{"x": value} for value in job],
-            [place for place, values in enumerate(job.values()) for _ in values],
-            [one for values in job.values() for one in values],
-        )
-        for job in jobs
-    ]
-    return draw_means("y", Axis("x", [one for some in series for one in some.sets]), series)
-
-
 def test_the_means_of_jobs_share_their_axes() -> None:
     """A job with half of the values ends in the middle, and lies where the other one is."""
-    plot = _means({0: [1.0, 3.0], 5: [4.0], 10: [5.0]}, {0: [2.0], 5: [4.0, math.nan]}, {})
-    assert plot is not None
-    first, second, third = plot.lines
-    assert first is not None
-    assert second is not None
-    assert third is None
-    assert first.path == "M8.0 312.0L360.0 109.3L712.0 8.0"
-    assert second.path == "M8.0 312.0L360.0 109.3"
+    plot, lines = _drawn({0: [1.0, 3.0], 5: [4.0], 10: [5.0]}, {0: [2.0], 5: [4.0, math.nan]}, {}, with_tasks=False)
+    assert plot.lines == [*lines, None]
+    first, second = lines
+    assert first.mean == "M8.0 312.0L360.0 109.3L712.0 8.0"
+    assert second.mean == "M8.0 312.0L360.0 109.3"
     assert first.dots == "M8.0 312.0h0M360.0 109.3h0M712.0 8.0h0"
     assert [(one.label, one.tasks, one.mean) for one in second.groups] == [("0", 1, 2.0), ("5", 1, 4.0)]
     assert (plot.x.ticks[0], plot.x.ticks[-1], plot.y.ticks[0], plot.y.ticks[-1]) == ("0", "10", "5", "2")
 
 
 def test_means_over_categories_are_not_joined() -> None:
-    plot = _means({"a": [1.0], "b": [2.0]}, {"b": [3.0], "c": [3.0]})
-    assert plot is not None
+    plot, lines = _drawn({"a": [1.0], "b": [2.0]}, {"b": [3.0], "c": [3.0]}, with_tasks=False)
     assert (plot.is_line, plot.x.ticks) == (False, ["a", "b", "c"])
-    assert plot.lines[1] is not None
-    assert plot.lines[1].path.count("h24") == 2
-    assert _means({"a": [math.nan]}) is None
+    assert lines[1].mean.count("h24") == 2

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from typing import Any
 
 from mopsjobs.cache.job_json import job_fields
-from mopsjobs.web.pages.compare_rows import Cell, Missing, Row, Side, make_row, sections
+from mopsjobs.web.pages.compare_rows import (
+    Cell,
+    Missing,
+    Row,
+    Scalar,
+    Side,
+    compare_scalar,
+    make_row,
+    sections,
+    summarize_scalars,
+)
+from mopsjobs.web.site.kept import Results, TableRows
 
 
 def _side(**fields: Any) -> Side:
     usual = {"job_id": "j", "status": "succeeded", "labels": {}, "metadata": {}, "tasks_completed": 0, "tasks_total": 0}
-    return Side({**dict.fromkeys(job_fields()), **usual, **fields}, None, None)
+    return Side({**dict.fromkeys(job_fields()), **usual, **fields})
 
 
 def _rows(key: str, *sides: Side) -> dict[str, Row]:
@@ -63,3 +76,39 @@ def test_amounts_that_differ_by_less_than_a_tenth_do_not_differ() -> None:
     assert cost.differing == 0
     assert cost.folded == [("Run time", "3.65 s to 3.71 s"), ("CPU efficiency", "96 % to 97 %")]
     assert _rows("cost", _side(run_seconds=3.0), _side(run_seconds=3.31))["Run time"].differs
+
+
+def _results(set_of: list[int], **scalars: list[float]) -> Results:
+    ids = [f"set{place}" for place in range(max(set_of) + 1)]
+    values = {name: array("d", some) for name, some in scalars.items()}
+    return Results(0.0, (), [], TableRows(), [{} for _ in ids], ids, array("L", set_of), values, 0, [])
+
+
+def _statistics(**means: float) -> Scalar:
+    return Scalar(len(means), 0.0, 0.0, 0.0, means)
+
+
+def test_statistics_are_those_of_the_tasks_that_have_the_scalar() -> None:
+    """Replicates of a set have one mean; a scalar that no task has is left out."""
+    found = summarize_scalars(_results([0, 0, 1, 1], x=[1.0, 3.0, 7.0, math.nan], y=[math.nan] * 4), ["x", "y", "z"])
+    assert list(found) == ["x"]
+    one = found["x"]
+    assert (one.tasks, round(one.mean, 6), one.means) == (3, 3.666667, {"set0": 2.0, "set1": 7.0})
+    assert (one.low, one.high) == (1.4, 6.2)
+
+
+def test_a_difference_is_the_mean_over_shared_sets() -> None:
+    """Sets of one job only do not count. The standard error needs two."""
+    found = compare_scalar(_statistics(a=1.0, b=2.0, c=100.0), _statistics(a=2.0, b=5.0, d=-100.0))
+    assert found == (2, 2.0, 1.0)
+    assert compare_scalar(_statistics(a=1.0), _statistics(a=2.0)) == (1, 1.0, None)
+    assert compare_scalar(_statistics(a=1.0), _statistics(b=2.0)) == (0, 0.0, None)
+
+
+def test_differences_of_huge_numbers_are_finite_or_none() -> None:
+    sets, middle, error = compare_scalar(_statistics(a=1e300, b=1e300), _statistics(a=-1e300, b=2e300))
+    assert sets == 2
+    assert math.isfinite(middle)
+    assert error is not None
+    assert math.isfinite(error)
+    assert compare_scalar(_statistics(a=1.7e308), _statistics(a=-1.7e308)) == (0, 0.0, None)

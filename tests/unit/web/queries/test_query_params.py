@@ -6,17 +6,18 @@ from datetime import timedelta
 
 import pytest
 
+from mopsjobs.app.run.job_arguments import API
 from mopsjobs.errors import UsageError
-from mopsjobs.web.queries.api_params import EVENTS, JobsQuery
-from mopsjobs.web.queries.query_params import ChartsQuery, JobsPageQuery, parse_query
+from mopsjobs.web.queries.api_params import EVENTS, JOBS
+from mopsjobs.web.queries.query_params import ChartsQuery, JobsPageQuery, JobsQuery, parse_query
 from support.cli import START
 
 
 def test_empty_values_count_as_defaults() -> None:
     """Forms send their empty fields."""
     empty = [("status", ""), ("label", ""), ("stuck", ""), ("limit", ""), ("skip", ""), ("sort", "")]
-    for query in (JobsQuery(empty, START), JobsQuery([], START)):
-        assert (query.limit, query.skip, query.filter.is_everything) == (50, 0, True)
+    for query in (JobsQuery(API, JOBS, empty, START), JobsQuery(API, JOBS, [], START)):
+        assert (query.values["limit"], query.values["skip"], query.filter.is_everything) == (50, 0, True)
     page = JobsPageQuery([("q", ""), ("page", ""), ("owner", "")], START)
     assert (page.page, page.order, page.group, page.filter.is_everything) == (1, None, None, True)
     charts = ChartsQuery([("owner", ""), ("label", ""), ("days", "")], START)
@@ -25,7 +26,7 @@ def test_empty_values_count_as_defaults() -> None:
 
 def test_a_repeated_parameter_counts_once_and_a_label_each_time() -> None:
     """The last value counts, as on the command line; labels add up."""
-    query = JobsQuery([("owner", "ada"), ("owner", "bob"), ("label", "a"), ("label", "b=1")], START)
+    query = JobsQuery(API, JOBS, [("owner", "ada"), ("owner", "bob"), ("label", "a"), ("label", "b=1")], START)
     assert (query.filter.conditions, query.filter.labels) == ((("owner = ?", ["bob"]),), (("a", None), ("b", "1")))
 
 
@@ -60,7 +61,7 @@ def test_invalid_parameters_are_named(query: list[tuple[str, str]], message: str
 )
 def test_errors_name_parameters_not_flags(query: list[tuple[str, str]], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        JobsQuery(query, START)
+        JobsQuery(API, JOBS, query, START)
     assert "--" not in str(caught.value)
 
 

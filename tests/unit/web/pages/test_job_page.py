@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mopsjobs.web.pages.job_sections import progress_chart
+from mopsjobs.web.pages.job_page import progress_chart
 
 
 def test_progress_over_time_ends_with_the_job() -> None:

@@ -1,0 +1,364 @@
+"""What pages keep in memory of jobs: tables of results, outputs of tasks, and provenance.
+
+The syncer reads it (`job_reads`), as the commands do. A page reads what is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from mopsjobs.app.origins.provenance import Provenance
+from mopsjobs.app.origins.provenance import read_provenance as read_whole_provenance
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.app.tasks.reduced_table import find_reduced_of_job
+from mopsjobs.app.tasks.results_table import (
+    FIRST_COLUMNS,
+    SUCCEEDED,
+    ResultsState,
+    ResultsTable,
+    find_cached_results,
+    read_results_table,
+    results_state,
+)
+from mopsjobs.app.tasks.task_outputs import MAX_OUTPUT_BYTES, TaskOutput, read_task_output
+from mopsjobs.errors import MopsJobsError, NoManifestError, command_line
+from mopsjobs.studies.conditions import is_number
+from mopsjobs.studies.output_directory import RefusedFileError
+from mopsjobs.studies.results import read_output
+from mopsjobs.studies.study import Study
+from mopsjobs.utils.table_files import BATCH, Column, is_numeric
+from mopsjobs.utils.text import pluralize
+from mopsjobs.web.drawings.axes import ValueSummary, summarize_values
+from mopsjobs.web.drawings.plots import Series
+from mopsjobs.web.site.previews import Preview, preview
+
+MAX_JOBS = 10
+"""Jobs whose results and provenance are kept: two comparisons of five."""
+
+MAX_KEPT_BYTES = 300 * 1024 * 1024
+"""Of all results that are kept, as far as they are tables and numbers: five of the largest jobs."""
+
+MAX_TASKS = 200_000
+"""Tasks of a table. `results --table` has no such limit."""
+
+MAX_READ_OUTPUTS = 5_000
+"""Tasks whose outputs are read one by one, since no chunk has their scalars: each costs a request."""
+
+MAX_NUMBERS = 3_000_000
+"""Numbers of a job that are kept, eight bytes each. Of more scalars, the last ones are not plotted."""
+
+MAX_SCALARS = 200
+
+MAX_HELD_BYTES = 32 * 1024 * 1024
+"""Of a table that is kept, compressed."""
+
+TASK = [name for name, _ in FIRST_COLUMNS].index("task")
+"""The place of the number of the task in a row."""
+
+COMPRESSION = 1
+"""The level of zlib: numbers compress to a quarter with any."""
+
+MAX_SHOWN = 5
+"""Outputs that are shown. They are kept in memory, with the results of the job."""
+
+
+class ReducedOutput(NamedTuple):
+    """An output of the reduce function."""
+
+    name: str
+    size: str
+    preview: Preview
+
+
+class ReducedJob(NamedTuple):
+    """Outputs of the reduce function of a whole job."""
+
+    function: str
+    tasks: int
+    """Of how many tasks it was made."""
+    outputs: list[ReducedOutput]
+    left_out: int
+    """How many outputs are not shown."""
+    command: str
+    """Downloads all."""
+
+
+def read_reduced_job(job_id: str, app: App) -> ReducedJob | None:
+    """Read the outputs of the whole job, as far as they are shown. It costs up to seven requests.
+
+    Returns:
+        None if there are none, or if the study names no reduce function. That costs the read of a manifest.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+    """
+    try:
+        function, found = find_reduced_of_job(job_id, app)
+    except NoManifestError:
+        return None
+    if function is None or found is None:
+        return None
+    outputs = [
+        ReducedOutput(name, size_text(entry.size), _read(name, entry.key, entry.size, app))
+        for name, entry in islice(found.entries.items(), MAX_SHOWN)
+    ]
+    command = command_line("results", job_id, "--download DIRECTORY")
+    return ReducedJob(function, found.tasks, outputs, len(found.entries) - len(outputs), command)
+
+
+def _read(name: str, key: str, size: int | None, app: App) -> Preview:
+    if (size or 0) > MAX_OUTPUT_BYTES:
+        return Preview(note=f"Too large for a page, of at most {MAX_OUTPUT_BYTES:,} bytes.")
+    try:
+        found = read_output(app.store, key)
+    except RefusedFileError as error:
+        return Preview(note=f"The output cannot be read: {error}.")
+    if found is None or len(found.value) > MAX_OUTPUT_BYTES:
+        return Preview(note="It was deleted." if found is None else "Too large for a page.")
+    shown = preview(name, found.value)
+    return shown if shown.image is None else Preview(note="An image: download it to see it.")
+
+
+def size_text(size: int | None) -> str:
+    """Return the size of an output in words; an empty text if it is not known."""
+    return "" if size is None else pluralize(size, "byte")
+
+
+class Results(NamedTuple):
+    """The results of a job and its ancestors, of one moment."""
+
+    made_at: float
+    """Seconds since 1970."""
+    state: ResultsState
+    columns: list[Column]
+    rows: TableRows
+    sets: list[Mapping[str, Any]]
+    """The parameters of each set."""
+    set_ids: list[str]
+    """The id of each set."""
+    set_of: array[int]
+    """For each task, the place of its set."""
+    scalars: dict[str, array[float]]
+    """The values of each number in the outputs, one per task; not a number where a task has none."""
+    left_out: int
+    """Scalars that are numbers, and are not among these."""
+    problems: list[str]
+    reduced: ReducedJob | None = None
+    """What the reduce function has left of the whole job."""
+
+    def series(self, name: str) -> Series:
+        """Return a scalar to plot; an empty series if no task has it."""
+        return Series(self.sets, self.set_of, self.scalars[name]) if self.sets and name in self.scalars else Series()
+
+    @property
+    def held(self) -> int:
+        """Return the bytes of memory that table and numbers take."""
+        return self.rows.held + 8 * len(self.set_of) * (1 + len(self.scalars))
+
+
+class TableRows:
+    """The rows of a table, in compressed pieces. They never change once complete, so several readers may read them."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._firsts: list[int] = []
+        """The first task of each piece."""
+        self.count = 0
+        self.held = 0
+        """Bytes of memory."""
+
+    @property
+    def first_task(self) -> int | None:
+        """Return the number of the first task; None without rows."""
+        return self._firsts[0] if self._firsts else None
+
+    def add(self, rows: Sequence[Sequence[object]]) -> None:
+        """Add rows, which follow the others by the numbers of their tasks."""
+        text = "\n".join(json.dumps(row, allow_nan=False, separators=(",", ":")) for row in rows)
+        piece = zlib.compress(text.encode(), COMPRESSION)
+        self._pieces.append(piece)
+        self._firsts.append(_task_of(rows[0]))
+        self.count += len(rows)
+        self.held += len(piece)
+
+    def read(self, after: int = -1) -> Iterator[list[Any]]:
+        """Yield the rows of the tasks with larger numbers than `after`."""
+        begin = max(0, bisect_right(self._firsts, after) - 1)
+        for piece in self._pieces[begin:]:
+            rows: Iterator[list[Any]] = map(json.loads, zlib.decompress(piece).decode().split("\n"))
+            yield from (row for row in rows if _task_of(row) > after)
+
+
+def read_results(job_id: str, app: App) -> Results:
+    """Read the results of a job.
+
+    Args:
+        job_id: the full id of a job that the cache has.
+        app: the run.
+
+    Raises:
+        MopsJobsError: if they cannot be read, or are too large for a page.
+    """
+    now = app.now().timestamp()
+    family = find_cached_results(job_id, app)
+    state = app.cache.read_cached(lambda cache: results_state(cache, job_id, now=now)) or ()
+
+    def check(tasks_read: int) -> None:
+        if tasks_read > MAX_READ_OUTPUTS:
+            raise _too_large_error(job_id, f"the outputs of more than {MAX_READ_OUTPUTS:,} tasks, one by one")
+
+    def view(table: ResultsTable) -> Results:
+        return _collect(table, job_id, now, state)
+
+    results = read_results_table([family], app, view, FreshnessPolicy(), check)
+    try:
+        return results._replace(reduced=read_reduced_job(job_id, app))
+    except MopsJobsError as error:  # the table is shown without them
+        problem = f"The outputs of a reduce function cannot be read: {error}"
+        return results._replace(problems=[*results.problems, problem])
+
+
+def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) -> Results:
+    """Read the rows of a table once, for the text and for the numbers."""
+    names = [name for name, _ in table.parameters]
+    begin, first = len(FIRST_COLUMNS), len(table.columns) - len(table.scalar_columns)
+    numeric = [place for place, one in enumerate(table.scalar_columns) if is_numeric(one.column.kinds)]
+    values = {place: array("d") for place in numeric[:MAX_SCALARS]}
+    places: dict[str, int] = {}
+    sets: list[Mapping[str, Any]] = []
+    set_of = array("L")
+    kept, rows = TableRows(), table.rows()
+    while batch := list(islice(rows, BATCH)):
+        for row in batch:
+            if len(set_of) == MAX_TASKS:
+                raise _too_large_error(job_id, f"a table of more than {MAX_TASKS:,} tasks")
+            place_of_set = places.setdefault(str(row[begin - 1]), len(places))
+            if place_of_set == len(sets):
+                sets.append(dict(zip(names, row[begin : begin + len(names)], strict=True)))
+            set_of.append(place_of_set)
+            is_repeated = table.simulations is not None and row[first - 1] is not None  # it counts once
+            for place, numbers in values.items():
+                numbers.append(_number(None if is_repeated else row[first + place]))
+        kept.add(batch)
+        if kept.held > MAX_HELD_BYTES:
+            raise _too_large_error(job_id, "a table of this size")
+    count = max(1, MAX_NUMBERS // max(1, len(set_of)))
+    scalars = {table.scalar_columns[place].column.name: numbers for place, numbers in islice(values.items(), count)}
+    return Results(
+        made_at=now,
+        state=state,
+        columns=table.columns,
+        rows=kept,
+        sets=sets,
+        set_ids=list(places),
+        set_of=set_of,
+        scalars=scalars,
+        left_out=len(numeric) - len(scalars),
+        problems=table.problems(),
+    )
+
+
+def _task_of(row: Sequence[Any]) -> int:
+    return int(row[TASK])
+
+
+def _number(value: object) -> float:
+    """Return a scalar as a number to plot: not a number for null, and for a huge one."""
+    return float(value) if is_number(value) else math.nan  # type: ignore[arg-type]
+
+
+def _too_large_error(job_id: str, what: str) -> MopsJobsError:
+    return MopsJobsError(f"The page does not read {what}. Use: {command_line('results', job_id, '--table FILE.csv')}")
+
+
+MAX_OUTPUTS = 16
+"""Outputs that are kept, of at most 1 MiB each. The first output of a task counts twice."""
+
+
+class KeptOutput(NamedTuple):
+    """An output of a task, of one moment."""
+
+    made_at: float
+    """Seconds since 1970."""
+    state: ResultsState
+    output: TaskOutput
+    preview: Preview | None
+    """None without a value."""
+
+    def is_current(self, state: ResultsState) -> bool:
+        """Return whether the output is what it was. That of a task that succeeded does not change."""
+        is_final = self.output.value is not None and self.output.task.row.outcome == SUCCEEDED
+        return is_final or self.state == state
+
+
+def read_kept_output(job_id: str, number: str, name: str, app: App) -> KeptOutput:
+    """Read an output of a task.
+
+    Args:
+        job_id: the full id of a job that the cache has.
+        number: the task.
+        name: the name of the output; empty for the first one.
+        app: the run.
+
+    Raises:
+        MopsJobsError: if the outputs of the task cannot be listed.
+    """
+    now = app.now().timestamp()
+    lineage = find_cached_results(job_id, app)
+    state = app.cache.read_cached(lambda cache: results_state(cache, job_id, now=now)) or ()
+    found = read_task_output(lineage, int(number), name or None, app)
+    return KeptOutput(now, state, found, None if found.value is None else preview(str(found.name), found.value))
+
+
+MAX_SETS = 20_000
+"""Parameter sets of a job whose provenance is kept: they take some 12 MB. `diff` has no such limit."""
+
+MAX_PARAMETERS = 200
+"""Parameters whose values are compared, the first ones of a study."""
+
+
+class KeptProvenance(NamedTuple):
+    """The provenance of a job, of one moment."""
+
+    provenance: Provenance
+    """Without the archive of the bundle."""
+    parameters: Mapping[str, ValueSummary]
+    """The values of each parameter; empty if mops-jobs did not submit the job."""
+
+    @property
+    def study(self) -> Study | None:
+        """Return the study; None if mops-jobs did not submit the job, or if its manifest cannot be read."""
+        manifest = self.provenance.manifest
+        return None if manifest is None else manifest.study
+
+    def is_current(self, job: Mapping[str, Any]) -> bool:
+        """Return whether nothing can have come to it since: manifest and bundle never change, notes are added."""
+        status = self.provenance.job["status"]
+        return bool(status == job["status"] and (self.provenance.environments or not job["is_active"]))
+
+
+def read_provenance(job_id: str, app: App) -> KeptProvenance:
+    """Read the provenance of a job, by the function of `provenance`.
+
+    Args:
+        job_id: the full id of a job that the cache has.
+        app: the run.
+
+    Raises:
+        MopsJobsError: if it cannot be read, or is too large for a page.
+    """
+    found = read_whole_provenance(job_id, app, with_hosts=False)._replace(archive=None)
+    sets = [] if found.manifest is None else [one.params for one in found.manifest.study.parameter_sets]
+    if len(sets) > MAX_SETS:
+        command = command_line("diff", job_id, "OTHER")
+        raise MopsJobsError(f"The page does not compare more than {MAX_SETS:,} parameter sets. Use: {command}")
+    names = list(dict.fromkeys(name for params in sets for name in params))[:MAX_PARAMETERS]
+    return KeptProvenance(found, {name: summarize_values(name, sets) for name in names})
