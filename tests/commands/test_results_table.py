@@ -12,7 +12,6 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
-from mopsjobs.web.site.job_results import JobResults
 
 import mopsjobs
 from mopsjobs.cache.sync import scalars as scalars_module
@@ -20,6 +19,7 @@ from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import chunk_key
 from mopsjobs.studies.manifest import NAMES_NAME, Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key, reduction_key, results_prefix
+from mopsjobs.web.site.kept import read_results
 from support.cli import foreign, key
 from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, put_manifest, results_table
 
@@ -633,11 +633,7 @@ def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: Jo
         ("1", "0", ""), ("1", "0", ""), ("1", "1", "2.0"),
     ]  # fmt: skip
     assert "3 verified, 0 missing; 2 tasks lost outputs since" in cli.ok("status", "job").out
-    page = JobResults(cli.app())
-    page.read("job")
-    results = page.get("job")
-    assert results is not None
-    assert results.problems == ["The outputs of 2 tasks are gone, with their values."]
+    assert read_results("job", cli.app()).problems == ["The outputs of 2 tasks are gone, with their values."]
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed"])

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from mopsjobs.web.api import api
-from mopsjobs.web.queries import api_params
+from mopsjobs.web.api import api, openapi
 from mopsjobs.web.site.kept import read_results
 from mopsjobs.web.site.memo import LastUsed
 from support.cli import Cli, Remote, add
@@ -101,7 +100,7 @@ def test_pages_of_tasks_have_each_task_once(web: Web, monkeypatch: pytest.Monkey
         one_each = ((1, 100, 10**6), (1000, 100, 1))[number % 4 in (1, 2)]
         for limit, seen, most in (one_each, (4, 100, 10**6), (1000, 3, 10**6), (2, 3, 10**6)):
             with monkeypatch.context() as patch:
-                patch.setattr(api_params, "MAX_SEEN", seen)
+                patch.setattr(openapi, "MAX_SEEN", seen)
                 patch.setattr(api, "MAX_ANSWER_BYTES", most)
                 found = pages(web, f"{path}&limit={limit}")
             assert [task for page in found for task in page["tasks"]] == whole["tasks"]

@@ -1,4 +1,4 @@
-"""The pages of `serve` in a real browser, with nothing but this machine's loopback to reach."""
+"""The pages of `serve` in real browsers: live changes, a server that is gone, ways by links and keys, and the log."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import open_private_tab, shoot
+from support.browser import (
+    ROWS,
+    open_private_tab,
+    open_tab,
+    read_axe,
+    shoot,
+)
 from support.cli import Cli, Clock, add, key
+from support.runs import until
+from support.study_jobs import run_study
 from support.web import Server, add_kinds, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from mopsjobs.store.base import VersionedStore
 
 
 @pytest.fixture
@@ -155,4 +166,171 @@ def test_a_job_that_is_removed_leaves_no_page_behind(clocked_page: Page, cli: Cl
     expect(clocked_page.locator("main")).to_contain_text("Job night-1 not found")
 
 
-# --- the live log ----------------------------------------------------------------------------------------------------
+# --- ways through the pages -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Yield a server that has synced an embedded registry with jobs of several kinds."""
+    cli = Cli(tmp_path_factory.mktemp("home"), Clock(), None)  # type: ignore[arg-type]
+    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
+    add(jobs, "night-1", "running", owner="ada", labels={"exp": "7"}, tasks_total=10)
+    jobs.update_progress("night-1", 1)
+    add_kinds(jobs)
+    with serving(cli, "--sync-every", "1h") as server:
+        yield server.filled()
+
+
+def test_the_keyboard_is_enough(tab: Page) -> None:
+    """Three keys lead to the first job, and one to each next; focus is seen."""
+    tab.keyboard.press("Tab")
+    expect(tab.get_by_role("link", name="Skip to the first job")).to_be_focused()
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#first")).to_be_focused()
+    tab.keyboard.press("Tab")
+    links = tab.locator(ROWS).locator("th a")
+    expect(links.first).to_be_focused()
+    assert links.first.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    tab.keyboard.press("Tab")
+    expect(links.nth(1)).to_be_focused()
+    name = links.nth(1).inner_text()
+    tab.keyboard.press("Enter")
+    expect(tab.get_by_role("heading", level=1)).to_have_text(name)
+
+
+def test_a_command_is_copied_by_a_button(tab: Page, still: Server) -> None:
+    """Where the browser lets no page write to the clipboard, the command is selected."""
+    tab.goto(f"{still.url}/jobs/night-1")
+    copy = tab.get_by_role("button", name="Copy mops-jobs", exact=False).first
+    command = copy.evaluate("one => one.previousElementSibling.textContent")
+    tab.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
+    copy.click()
+    expect(copy).to_have_text("Copied")
+    assert tab.evaluate("window.copied") == command
+    tab.evaluate("() => { navigator.clipboard.writeText = async () => { throw new Error('refused'); }; }")
+    copy.click()
+    expect(copy).to_have_text("Selected")
+    assert tab.evaluate("String(getSelection())").strip() == command
+
+
+@pytest.fixture
+def tab(browser: Browser, still: Server, has_failed: Callable[[], bool]) -> Iterator[Page]:
+    """Yield a tab at the page of jobs of the server that does not sync."""
+    with open_tab(browser, has_failed=has_failed) as page:
+        page.goto(f"{still.url}/jobs")
+        yield page
+
+
+@pytest.fixture
+def private_page(browser: Browser, still: Server) -> Iterator[Page]:
+    """Yield a new tab at the page of jobs."""
+    with open_private_tab(browser) as page:
+        page.goto(f"{still.url}/jobs")
+        yield page
+
+
+def test_letters_lead_to_search_and_jobs(private_page: Page) -> None:
+    """`/` to the search, `j` and `k` to the next and the previous job, `?` to their list, which can switch them off."""
+    page = private_page
+    links = page.locator(ROWS).locator("th a")
+    for letter, place in (("j", 0), ("j", 1), ("j", 2), ("k", 1)):
+        page.keyboard.press(letter)
+        expect(links.nth(place)).to_be_focused()
+    page.keyboard.press("/")
+    expect(page.get_by_label("Search")).to_be_focused()
+    page.keyboard.type("j?/")
+    expect(page.get_by_label("Search")).to_have_value("j?/")
+    links.first.focus()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.get_by_label("Use these keys").uncheck()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
+    links.first.focus()
+    page.keyboard.press("j")
+    expect(links.first).to_be_focused()
+
+
+def test_filters_stay_through_searches_and_sorting(tab: Page, still: Server) -> None:
+    """All those of the URL; a search adds to them, and each of them can be removed by a click."""
+    tab.goto(f"{still.url}/jobs?stuck=true&label=exp%3D7&label=team&hours=12&name=night*")
+    tab.get_by_label("Search").fill("owner:ada status:failed")
+    tab.get_by_role("button", name="Search").click()
+    tab.get_by_text("View", exact=True).click()
+    expect(tab.get_by_label("Changed within")).to_have_value("12")
+    tab.get_by_text("View", exact=True).click()
+    tab.get_by_role("columnheader", name="Job").get_by_role("link").click()
+    expect(tab).to_have_url(re.compile("sort=name"))
+    for part in (
+        "stuck=true", "label=exp%3D7", "label=team", "hours=12", "name=night*", "owner=ada", "status=failed",
+    ):  # fmt: skip
+        assert part in tab.url.replace("%2A", "*")
+    tab.get_by_role("link", name="Remove the filter name:night*").click()
+    expect(tab.get_by_role("navigation", name="Filters").get_by_role("link", name="Remove")).to_have_count(6)
+    assert "name=night" not in tab.url
+    assert "stuck=true" in tab.url
+
+
+def test_a_button_remembers_whose_jobs_are_mine(tab: Page, still: Server) -> None:
+    """In this browser, and for this page. The address of the button's page alone changes nothing."""
+    tab.goto(f"{still.url}/jobs?owner=grace")
+    tab.get_by_role("link", name="Mine", exact=True).click()
+    expect(tab).not_to_have_url(re.compile("owner=grace"))
+    tab.goto(f"{still.url}/jobs?owner=grace")
+    tab.get_by_role("button", name="Remember grace as mine").click()
+    expect(tab.get_by_role("button", name="Remembered")).to_be_visible()
+    tab.goto(f"{still.url}/jobs?status=failed")
+    tab.get_by_role("link", name="Mine", exact=True).click()
+    expect(tab).to_have_url(re.compile("status=failed&owner=grace"))
+
+
+# --- the live log -----------------------------------------------------------------------------------------------------
+
+
+AT_END = "one => one.scrollHeight - one.scrollTop - one.clientHeight <= 8"
+
+
+def _write(store: VersionedStore, *numbers: int) -> None:
+    """Write lines of task 3."""
+    for number in numbers:
+        record_event(store, "night", "log", now=utc_now, text=f"line {number}", task=3)
+
+
+def test_the_log_follows_a_job_and_pauses_for_a_reader(
+    browser: Browser, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a filter too. A button leads to the new lines, and an older page stays as it is."""
+    monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
+    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+    run_study(JobRegistry(store), "night", [{"x": 1}] * 5, lambda _task: None, status="running")
+    _write(store, *range(250))
+    with serving(cli, "--sync-every", "1s") as server, open_tab(browser, 1200) as page:
+        until(lambda: server.ask("/jobs/night/logs.txt?task=3").text.count("line ") == 250, "the lines")
+        page.goto(f"{server.url}/jobs/night/logs?task=3")
+        lines, newest = page.locator("ol.log"), page.get_by_role("button", name="Show new lines")
+        expect(lines.locator("li").last).to_contain_text("line 249")
+        assert lines.evaluate(AT_END)
+        _write(store, 250)
+        expect(lines.locator("li").last).to_contain_text("line 250")
+        assert lines.evaluate(AT_END)
+        lines.evaluate("one => { one.scrollTop = 200 }")
+        older = page.get_by_role("link", name="Older lines").get_attribute("href")
+        _write(store, 251)
+        expect(newest).to_be_visible()
+        expect(lines.locator("li").last).to_contain_text("line 250")
+        assert lines.evaluate("one => one.scrollTop") == 200
+        assert page.get_by_role("link", name="Older lines").get_attribute("href") == older
+        assert read_axe(page) == []
+        newest.click()
+        expect(lines.locator("li").last).to_contain_text("line 251")
+        assert lines.evaluate(AT_END)
+        expect(newest).to_be_hidden()
+        page.get_by_role("link", name="Older lines").click()
+        expect(page.get_by_role("link", name="Newest lines")).to_be_visible()
+        expect(lines.locator("li")).to_have_count(52)  # each line is a chunk, and those of one sync have no order
+        line = lines.locator("li").nth(17)
+        text = line.inner_text()
+        line.get_by_role("link", name="Link to this line").click()
+        expect(page.locator("li:target")).to_have_text(text, use_inner_text=True)
+        page.reload()
+        expect(page.locator("li:target")).to_have_text(text, use_inner_text=True)

@@ -175,17 +175,8 @@ def test_an_unknown_job_is_404(web: Web) -> None:
     (job_id, *_) = web.ids("/jobs")
     page = web.get(f"/jobs/{job_id[:-1]}")
     assert (page.status_code, f'<a href="/jobs/{job_id}">{job_id}</a>' in page.text) == (404, True)
-    for path in ("/api/v1/jobs/nope", "/api/v1/jobs/nope/tasks"):
-        assert web.get(path).get_json()["detail"] == "Job nope not found."
+    assert web.get("/api/v1/jobs/nope").get_json()["detail"] == "Job nope not found."
     assert web.get("/nope").status_code == 404
-
-
-def test_a_path_below_a_job_of_the_api_names_the_one_to_use(web: Web) -> None:
-    """The tasks of a job have a page there, and another address in the API."""
-    (job_id, *_) = web.ids("/jobs")
-    answer = web.get(f"/api/v1/jobs/{job_id}/tasks")
-    assert (answer.status_code, answer.get_json()["hint"]) == (404, f"Use /api/v1/tasks?job={job_id}")
-    assert web.get(f"/api/v1/jobs/{job_id}/a/b").get_json()["detail"] == f"Job {job_id}/a/b not found."
 
 
 def test_an_unreadable_record_harms_no_other_view(web: Web, remote: Remote, cli: Cli) -> None:

@@ -23,13 +23,10 @@ from mopsjobs.cache.queries.filters import hide_archived, parse_sort
 from mopsjobs.cache.queries.ledgers import read_attempts, read_ledger
 from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
 from mopsjobs.console.result import Document
-from mopsjobs.errors import JobNotFoundError, NoManifestError, command_line
+from mopsjobs.errors import NoManifestError, command_line
 from mopsjobs.utils.table_files import json_objects, type_of
 from mopsjobs.utils.times import json_time, json_timestamp
-from mopsjobs.web.api.openapi import document
-from mopsjobs.web.pages.readings import Reading, find_results, is_submitted, reason_to_wait, with_retry
-from mopsjobs.web.pages.tasks_page import NO_TASKS
-from mopsjobs.web.queries.api_params import (
+from mopsjobs.web.api.openapi import (
     ATTEMPTS,
     EVENTS,
     FAILURES,
@@ -38,8 +35,11 @@ from mopsjobs.web.queries.api_params import (
     TASKS,
     attempt_place,
     check_failures,
+    document,
     tasks_query,
 )
+from mopsjobs.web.pages.readings import Reading, find_results, is_submitted, reason_to_wait, with_retry
+from mopsjobs.web.pages.tasks_page import NO_TASKS
 from mopsjobs.web.queries.query_params import JobsQuery, parse_query
 from mopsjobs.web.site.kept import Results
 from mopsjobs.web.site.site import Site
@@ -51,9 +51,6 @@ HEALTH = "/healthz"
 
 MAX_ANSWER_BYTES = 4_000_000
 """Bytes of a list in one response, at most. A Link header leads to the rest (RFC 8288)."""
-
-OF_ONE_JOB = ("tasks", "failures", "attempts", "results", "events")
-"""What the API has of one job, by a parameter of a path of its own."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -153,24 +150,13 @@ class _Handlers:
         return _page(text, "skip", after)
 
     def job(self, job_id: str) -> Response:
-        """Return the document of `status JOB --json`. Below a job is nothing; the hint says what is meant."""
+        """Return the document of `status JOB --json`."""
         now = self._site.app.now().timestamp()
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> dict[str, object]:
-            try:
-                return with_family(connection, job_queries.find_job(connection, job_id, now=now), now=now)[0]
-            except JobNotFoundError:
-                if below in OF_ONE_JOB:
-                    job_queries.find_job(connection, name, now=now)  # else it is what is not found
-                    return {}
-                raise
+            return with_family(connection, job_queries.find_job(connection, job_id, now=now), now=now)[0]
 
-        name, _, below = job_id.rpartition("/")
-        found = self._site.read(view)
-        if not found:
-            hint = f"Use /api/v1/{below}?{urlencode({'job': name})}"
-            return problem(404, "Not Found", f"Job {name} has no address {request.path}.", hint)
-        return Response("".join(Document(found).pieces(None)) + "\n", mimetype=JSON)
+        return Response("".join(Document(self._site.read(view)).pieces(None)) + "\n", mimetype=JSON)
 
     def tasks(self) -> Response:
         """Return the document of `tasks --json`."""

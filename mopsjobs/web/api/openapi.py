@@ -1,42 +1,203 @@
-"""The OpenAPI document of the API. Its answers use the JSON Schemas of `--json`."""
+"""The parameters of the API, and its OpenAPI document. Its answers use the JSON Schemas of `--json`."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from mopsjobs.app.run.job_arguments import API
+from mopsjobs.app.jobs.log_selection import MAX_TASK
+from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, filters_on
+from mopsjobs.cache.queries import filters, task_filters
+from mopsjobs.cache.queries.ledgers import AttemptPlace
+from mopsjobs.cache.queries.tasks import TaskQuery
+from mopsjobs.errors import UsageError
 from mopsjobs.utils.schemas import load_schema
+from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.version import __version__
-from mopsjobs.web.queries import api_params
-from mopsjobs.web.queries.query_params import Parameter, filter_parameters
+from mopsjobs.web.queries.query_params import JobsQuery, Parameter, filter_parameters, whole_number
+
+MAX_LIMIT = 1000
+"""Jobs or events in one response, at most. Active jobs come on top of that."""
+
+MAX_SKIP = 10**12 - 1
+
+MAX_SEEN = 100_000
+"""Tasks that one answer compares with conditions, at most. Its Link leads to the rest."""
+
+MAX_FAILURE_JOBS = 100
+"""Jobs whose failures one answer tells, at most."""
+
+_SORTS = f"-?({'|'.join(filters.SORTS)})"
+_STATUSES = f"({'|'.join(task_filters.STATUSES)})"
+_ID = {"type": "string", "minLength": 1}
+_ATTEMPT = re.compile(r"(\d{1,18})\.([0-9a-f]{1,32})\.(\d{1,18})\.(\d{1,18})", re.ASCII)
+
+JOB = Parameter(
+    expected="the id of a job, or @latest",
+    description="The full id of a job, or @latest.",
+    schema=_ID,
+    is_required=True,
+)
+
+AFTER = Parameter(
+    description="Begin after this cursor. The Link header with rel=next of an answer leads to the next page."
+)
+
+JOBS = {
+    "sort": Parameter(
+        filters.DEFAULT_SORT,
+        description="The order of the jobs; - for descending.",
+        schema={"type": "string", "pattern": f"^{_SORTS}(,{_SORTS})*$", "default": filters.DEFAULT_SORT},
+    ),
+    "limit": whole_number(
+        DEFAULT_LIMIT, 1, MAX_LIMIT, "The number of jobs, at most; active jobs are never left out."
+    ),
+    "skip": whole_number(
+        0, 0, MAX_SKIP,
+        "Leave out this many jobs. Responses end after 4 MB; a Link header with rel=next then leads to the rest.",
+    ),
+}  # fmt: skip
+"""The parameters of the list of jobs besides filters."""
+
+EVENTS = {
+    "job": Parameter(description="Only events of this job."),
+    "since": Parameter(description="Only events after the one with this `cursor`."),
+    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT, "The number of events, at most."),
+}
+
+TASKS = {
+    "job": JOB,
+    "status": Parameter(
+        description="Only tasks with one of these statuses.",
+        schema={"type": "string", "pattern": f"^{_STATUSES}(,{_STATUSES})*$"},
+    ),
+    "param": Parameter(
+        (),
+        description="Only tasks whose parameters meet this condition, like `beta>0.9`. Repeat for more.",
+        schema={
+            "type": "array",
+            "items": {"type": "string", "pattern": r"^[^=!<>\s][^=!<>]*(=|==|!=|<|<=|>|>=)"},
+            "maxItems": task_filters.MAX_CONDITIONS,
+        },
+    ),
+    "sort": Parameter(
+        description="The order of the tasks; - for descending.",
+        schema={"type": "string", "pattern": f"^-?({'|'.join(task_filters.SORTS)})$", "default": "task"},
+    ),
+    "limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT, "The number of tasks, at most."),
+    "after": AFTER,
+}
+
+ATTEMPTS = {
+    "job": JOB,
+    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT, "The number of attempts, at most."),
+    "after": AFTER,
+}
+
+RESULTS = {
+    "job": JOB,
+    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT, "The number of rows, at most."),
+    "after": Parameter(
+        None,
+        lambda text: parse_whole_number(text, 0, MAX_TASK),
+        "the number of a task",
+        AFTER.description,
+        {"type": "integer", "minimum": 0, "maximum": MAX_TASK},
+    ),
+}
+
+FAILURES = {
+    "job": Parameter(
+        (),
+        description="The failed tasks of this job. Repeat for more. Not with filters.",
+        schema={"type": "array", "items": _ID, "maxItems": MAX_FAILURE_JOBS},
+    ),
+    "limit": whole_number(
+        DEFAULT_LIMIT,
+        1,
+        MAX_FAILURE_JOBS,
+        "Without `job`: the number of jobs, at most; those that changed last.",
+    ),
+    "resumed": Parameter(
+        default=False,
+        description="Without `job`: also jobs whose failures a resume has taken up.",
+        schema={"type": "boolean"},
+    ),
+    "after": AFTER,
+}
+"""The parameters of failures besides filters."""
+
+
+def tasks_query(values: Mapping[str, Any]) -> TaskQuery:
+    """Return which tasks a query of `/api/v1/tasks` asks for.
+
+    Raises:
+        UsageError: if a value is invalid.
+    """
+    task_filters.check_count(values["param"])
+    return TaskQuery(
+        None if values["status"] is None else task_filters.parse_task_statuses(values["status"]),
+        tuple(map(task_filters.parse_condition, values["param"])),
+        task_filters.Order() if values["sort"] is None else task_filters.parse_order(values["sort"]),
+        after=None if values["after"] is None else task_filters.parse_place(values["after"]),
+        max_seen=MAX_SEEN,
+    )
+
+
+def check_failures(query: JobsQuery) -> None:
+    """Check that a query of `/api/v1/failures` selects jobs in one way.
+
+    Raises:
+        UsageError: if there are too many jobs, or both jobs and filters.
+    """
+    jobs = query.values["job"]
+    if len(jobs) > MAX_FAILURE_JOBS:
+        raise UsageError(f"too many jobs ({len(jobs):,}): expected at most {MAX_FAILURE_JOBS}.")
+    if jobs and any(one.is_set(query.chosen[name]) for name, one in filters_on(API).items()):
+        raise UsageError("Jobs and filters contradict each other: both select jobs.")
+
+
+def attempt_place(cursor: str | None) -> AttemptPlace | None:
+    """Return the last attempt of the page before; None for the first page.
+
+    Raises:
+        UsageError: if the cursor is malformed.
+    """
+    if cursor is None:
+        return None
+    match = _ATTEMPT.fullmatch(cursor)
+    if match is None:
+        raise task_filters.invalid_cursor(cursor)
+    return AttemptPlace(int(match[1]), match[2], int(match[3]), int(match[4]))
+
 
 _LINK = {"description": "Leads to the next page, if there is one (RFC 8288).", "schema": {"type": "string"}}
 
 _WHICH = filter_parameters(API)
 
 _OPERATIONS: tuple[tuple[str, str, str, Mapping[str, Parameter], bool], ...] = (
-    ("jobs", "Jobs, as `list --json` prints them", "list", _WHICH | api_params.JOBS, False),
-    ("jobs/{job_id}", "One job, as `status JOB --json` prints it", "job", {"job_id": api_params.JOB}, True),
-    ("tasks", "The tasks of a job, as `tasks --json` prints them", "tasks", api_params.TASKS, True),
+    ("jobs", "Jobs, as `list --json` prints them", "list", _WHICH | JOBS, False),
+    ("jobs/{job_id}", "One job, as `status JOB --json` prints it", "job", {"job_id": JOB}, True),
+    ("tasks", "The tasks of a job, as `tasks --json` prints them", "tasks", TASKS, True),
     (
         "attempts", "Attempts at the tasks of a job, as `query --json` prints the view `attempts`",
-        "query", api_params.ATTEMPTS, True,
+        "query", ATTEMPTS, True,
     ),
     (
         "results", "The results of a job, with the rows that `results --table FILE.jsonl` writes",
-        "results", api_params.RESULTS, True,
+        "results", RESULTS, True,
     ),
     (
         "failures", "Failed tasks by their errors, as `failures --json` prints them",
-        "failures", api_params.FAILURES | _WHICH, True,
+        "failures", FAILURES | _WHICH, True,
     ),
     (
         "events", "Events, one JSON object per line, as `events --json` prints them",
-        "event", api_params.EVENTS, False,
+        "event", EVENTS, False,
     ),
 )  # fmt: skip
 """Path, summary, schema, parameters, and whether the query names a job that may be missing."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil, sqrt
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.queries.task_filters import MISSING, WAITING, Condition, parse_condition
+from mopsjobs.cache.queries.task_filters import MISSING, WAITING, parse_condition
 from mopsjobs.errors import UsageError, shorten
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.utils.text import strip_control_characters
@@ -160,9 +160,8 @@ def lay_out(sets: Sequence[SetTasks], axes: Axes, known: Sequence[Sequence[tuple
     cells, size = _cells(sets, x, y)
     most = max(sum(counts) for counts in cells.values())
     units = min(most, MAX_UNITS)
-    counted, elsewhere = _count_spans(sets, _spans(known, axes), x, y, cells)
-    region_of = {cell: place for place, (*_, inside) in enumerate(counted) for cell in inside}
-    paths = _draw(cells, size, units, region_of)
+    regions, elsewhere = _regions(sets, known, x, y, cells)
+    paths = _draw(cells, size, units, {cell: place for place, (_, marked) in enumerate(regions) for cell in marked})
     total = Counter({kind: sum(counts[place] for counts in cells.values()) for place, kind in enumerate(KINDS)})
     return HeatMap(
         width=size[0] * units,
@@ -171,7 +170,14 @@ def lay_out(sets: Sequence[SetTasks], axes: Axes, known: Sequence[Sequence[tuple
         x=x,
         y=y,
         paths=[(kind, paths[kind, None]) for kind in reversed(KINDS) if (kind, None) in paths],
-        regions=[_region(*one, units, paths.get((FAILED, place), "")) for place, one in enumerate(counted)],
+        regions=[
+            one._replace(
+                first=(one.first[0] * units, one.first[1]),
+                size=(one.size[0] * units, one.size[1]),
+                path=paths.get((FAILED, place), ""),
+            )
+            for place, (one, _) in enumerate(regions)
+        ],
         elsewhere=elsewhere,
         counts={kind: total[kind] for kind in KINDS if total[kind]},
         cells=cells,
@@ -193,9 +199,8 @@ def _cells(sets: Sequence[SetTasks], x: Axis | None, y: Axis | None) -> tuple[di
         return cells, (columns, ceil(len(kinds) / columns))
     if y is not None:
         for one in sets:
-            column, row = x.place(one.params), _row(y, y.place(one.params))
             for kind in one.kinds:
-                add(column, row, kind)
+                add(*_place(one.params, x, y), kind)
         return cells, (x.size, y.size)
     in_column: Counter[int] = Counter()
     for one in sets:
@@ -274,71 +279,51 @@ class _Path:
         return "".join(texts)
 
 
-class _Span(NamedTuple):
-    """A part of the parameters: what a sentence says of it, and which parameter sets it holds for."""
+def _regions(
+    sets: Sequence[SetTasks],
+    known: Sequence[Sequence[tuple[str, str, str]]],
+    x: Axis | None,
+    y: Axis | None,
+    cells: Mapping[Cell, Counts],
+) -> tuple[list[tuple[Region, set[Cell]]], int]:
+    """Return the known conditions whose parameters the axes have, each once, with the cells with failed tasks.
 
-    texts: list[str]
-    ranges: list[tuple[str, str]]
-    conditions: list[Condition]
+    Those in which no more tasks failed than usual are left out: the axes show tasks that failed for other reasons too.
 
-    def holds(self, params: Params) -> bool:
-        """Return whether the sentence is true of a parameter set."""
-        return all(one.holds(params) for one in self.conditions)
-
-
-def _spans(known: Sequence[Sequence[tuple[str, str, str]]], axes: Axes) -> list[_Span]:
-    """Return the known conditions whose parameters the axes have, each once."""
-    spans: dict[tuple[str, ...], _Span] = {}
+    Returns:
+        The regions, still without paths, and how many failed tasks are in none of them.
+    """
+    found: dict[tuple[str, ...], tuple[Region, set[Cell]]] = {}
+    covered = set[int]()
+    failed, tasks = _count(sets)
+    names = [axis.name for axis in (x, y) if axis is not None]
     for parts in known:
         texts = tuple("".join(part) for part in parts)
         conditions = list(map(parse_condition, texts))
-        if all(one.name in axes for one in conditions):
-            ranges = [(one.name, f"{sign} {value}") for one, (_, sign, value) in zip(conditions, parts, strict=True)]
-            spans[texts] = _Span(list(texts), ranges, conditions)
-    return list(spans.values())[:MAX_REGIONS]
-
-
-def _count_spans(
-    sets: Sequence[SetTasks], spans: Sequence[_Span], x: Axis | None, y: Axis | None, cells: Mapping[Cell, Counts]
-) -> tuple[list[tuple[_Span, Counts, set[Cell]]], int]:
-    """Return the spans with their failed tasks, all their tasks, and cells with failed ones; and how many are in none.
-
-    Those in which no more tasks failed than usual are left out: the axes show tasks that failed for other reasons too.
-    """
-    rows_of: dict[int, list[int]] = {}
-    for column, row in cells:
-        rows_of.setdefault(column, []).append(row)
-    inside = [[place for place, one in enumerate(sets) if span.holds(one.params)] for span in spans]
-    failed, tasks = _count(sets)
-    found, covered = [], set[int]()
-    for span, places in zip(spans, inside, strict=True):
-        count, of = _count([sets[place] for place in places])
+        if texts in found or not all(one.name in names for one in conditions):
+            continue
+        inside = [place for place, one in enumerate(sets) if all(each.holds(one.params) for each in conditions)]
+        count, of = _count([sets[place] for place in inside])
         if not count or not (count * tasks > failed * of or count == of or len(cells) == 1):
             continue
-        covered.update(places)
-        marked = set[Cell]()
-        for one in (sets[place] for place in places if 0 in sets[place].kinds):
-            column = 0 if x is None else x.place(one.params)
-            rows = rows_of.get(column, []) if y is None else [_row(y, y.place(one.params))]
-            marked.update((column, row) for row in rows if cells[column, row][0])
-        found.append((span, [count, of], marked))
-    found.sort(key=lambda one: -one[1][0])
-    return found, _count([one for place, one in enumerate(sets) if place not in covered])[0]
+        covered.update(inside)
+        places = {_place(sets[place].params, x, y) for place in inside if 0 in sets[place].kinds}
+        marked = {
+            (column, row) for column, row in cells if cells[column, row][0] and (column, row if y else 0) in places
+        }
+        ranges = [(one.name, f"{sign} {value}") for one, (_, sign, value) in zip(conditions, parts, strict=True)]
+        columns, rows = ([cell[axis] for cell in marked] for axis in (0, 1))
+        size = (max(columns) - min(columns) + 1, max(rows) - min(rows) + 1)
+        found[texts] = Region(count, of, (min(columns), min(rows)), size, list(texts), ranges, ""), marked
+    ordered = sorted(found.values(), key=lambda one: -one[0].failed)[:MAX_REGIONS]
+    return ordered, _count([one for place, one in enumerate(sets) if place not in covered])[0]
+
+
+def _place(params: Params, x: Axis | None, y: Axis | None) -> Cell:
+    """Return the column and the row of a parameter set."""
+    return 0 if x is None else x.place(params), 0 if y is None else _row(y, y.place(params))
 
 
 def _count(sets: Sequence[SetTasks]) -> tuple[int, int]:
     """Return how many tasks of some sets failed, and how many there are."""
     return sum(one.kinds.count(0) for one in sets), sum(len(one.kinds) for one in sets)
-
-
-def _region(span: _Span, counts: Sequence[int], cells: Iterable[Cell], units: int, path: str) -> Region:
-    columns, rows = ([cell[place] for cell in cells] for place in (0, 1))
-    return Region(
-        failed=counts[0],
-        tasks=counts[1],
-        first=(min(columns) * units, min(rows)),
-        size=((max(columns) - min(columns) + 1) * units, max(rows) - min(rows) + 1),
-        conditions=span.texts,
-        ranges=span.ranges,
-        path=path,
-    )

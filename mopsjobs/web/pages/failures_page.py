@@ -6,7 +6,7 @@ import shlex
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Response, request
@@ -93,35 +93,26 @@ class Window:
         first, last = int(since // 3600), int(until // 3600)
         self._hours = next((hours for hours in PART_HOURS if (last - first) // hours < MAX_PARTS), PART_HOURS[-1])
         self._begin = first // self._hours
-        self._count = last // self._hours - self._begin + 1
+        self.parts = last // self._hours - self._begin + 1
         days, hours = divmod(self._hours, 24)
         self.part_text = pluralize(hours, "hour") if hours else pluralize(days, "day")
         """The length of a part."""
         self.begin_text = f"{from_timestamp(self._begin * self._hours * 3600):%Y-%m-%d %H:%M} UTC"
         """Where the first part begins."""
 
-    def spark_line(self, hours: Counter[int]) -> SparkLine | None:
-        """Return the drawing of how many tasks failed in each part; None if none did, or nothing tells when."""
-        counts = [0] * self._count
+    def spark_line(self, hours: Counter[int]) -> tuple[str, str] | None:
+        """Return the path of how many tasks failed in each part, and words; None if none did, or nothing tells when."""
+        counts = [0] * self.parts
         for hour, count in hours.items():
             place = hour // self._hours - self._begin
-            if 0 <= place < self._count:
+            if 0 <= place < self.parts:
                 counts[place] += count
         most = max(counts)
         if not most:
             return None
         at = from_timestamp((self._begin + counts.index(most)) * self._hours * 3600)
         words = f"{sum(counts):,} failed, in parts of {self.part_text}; most, {most:,}, from {at:%Y-%m-%d %H:%M} UTC"
-        return SparkLine(svg.columns(counts), self._count, words)
-
-
-class SparkLine(NamedTuple):
-    """A small drawing of numbers over time."""
-
-    path: str
-    width: int
-    """In its own units: the number of parts."""
-    words: str
+        return svg.columns(counts), words
 
 
 def failure_row(group: MergedGroup, owners: Mapping[str, str | None], params: Params, window: Window) -> dict[str, Any]:

@@ -35,7 +35,6 @@ from mopsjobs.cache.queries.overview import jobs_of_study
 from mopsjobs.cache.queries.task_ends import describe_failures, memory_ends
 from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.cache.rows import study_of
-from mopsjobs.events.format import LOG
 from mopsjobs.studies.conditions import split_condition
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import from_timestamp, human_duration, parse_time, whole_seconds
@@ -82,8 +81,8 @@ MAX_MESSAGE = 1000
 MAX_RUNS = 50
 """The last changed jobs of a study, among which another run is looked for."""
 
-PARAMETERS = {"show": Parameter(""), "x": Parameter(), "y": Parameter()}
-"""The query: which events, and the parameters of the map's axes."""
+PARAMETERS = {"x": Parameter(), "y": Parameter()}
+"""The parameters of the map's axes."""
 
 ICONS = ("succeeded", "partial", "failed")
 """Ends of a job whose tab has an icon of its own."""
@@ -115,7 +114,6 @@ class JobPage:
     def answer(self, job_id: str) -> Response:
         """Return the page of a job."""
         query = parse_query(PARAMETERS, request.args.items(multi=True))
-        kind = LOG if query["show"] == LOG else None
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             now = self._site.app.now().timestamp()
@@ -133,7 +131,7 @@ class JobPage:
             )
             first = next_command(last or job, stale=freshness.stale, ends=ends)
             title = metadata_of(job).get("title")
-            events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS, kind=kind)
+            events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS)
             progress = event_queries.progress_points(connection, whole_id)
             others = {name: section for name, section in card.items() if name not in ELSEWHERE}
             return {
@@ -154,7 +152,6 @@ class JobPage:
                 "commands": [(why, command) for why, command in next_commands(job, last, ends) if command != first],
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
                 "events": [event(one) for one in sorted(events, key=event_time)],
-                "show": kind or "",
                 **self._tasks(connection, job, Axes(query["x"], query["y"])),
             }
 

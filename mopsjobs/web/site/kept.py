@@ -70,21 +70,14 @@ MAX_SHOWN = 5
 """Outputs that are shown. They are kept in memory, with the results of the job."""
 
 
-class ReducedOutput(NamedTuple):
-    """An output of the reduce function."""
-
-    name: str
-    size: str
-    preview: Preview
-
-
 class ReducedJob(NamedTuple):
     """Outputs of the reduce function of a whole job."""
 
     function: str
     tasks: int
     """Of how many tasks it was made."""
-    outputs: list[ReducedOutput]
+    outputs: list[tuple[str, str, Preview]]
+    """Name, size, and what is shown of each."""
     left_out: int
     """How many outputs are not shown."""
     command: str
@@ -107,7 +100,7 @@ def read_reduced_job(job_id: str, app: App) -> ReducedJob | None:
     if function is None or found is None:
         return None
     outputs = [
-        ReducedOutput(name, size_text(entry.size), _read(name, entry.key, entry.size, app))
+        (name, size_text(entry.size), _read(name, entry.key, entry.size, app))
         for name, entry in islice(found.entries.items(), MAX_SHOWN)
     ]
     command = command_line("results", job_id, "--download DIRECTORY")

@@ -17,7 +17,7 @@ from mopsjobs.cli import flags
 from mopsjobs.cli.parser import build_parser
 from mopsjobs.errors import UsageError
 from mopsjobs.web.api import openapi
-from mopsjobs.web.queries import api_params, query_params, search_box
+from mopsjobs.web.queries import query_params, search_box
 from support.cli import START
 from support.docs import load_generator
 
@@ -52,7 +52,7 @@ def test_a_filter_of_the_table_is_everywhere(machine: str) -> None:
     parser = build_parser(["list"])
     by_flag = flags.filter_of(parser.parse_args(["list", "--machine", "a,b"]), START)
     by_page = query_params.JobsPageQuery([("machine", "a,b")], START).filter
-    by_api = query_params.JobsQuery(API, api_params.JOBS, [("machine", "a,b")], START).filter
+    by_api = query_params.JobsQuery(API, openapi.JOBS, [("machine", "a,b")], START).filter
     by_python = job_filter(START, **filter_values({"machine": ["a", "b"]}))
     for chosen in (by_flag, by_page, by_api, by_python):
         assert chosen.clauses() == [(machine, ["a,b", "a", "b"])]
@@ -95,7 +95,7 @@ def test_a_flag_and_a_query_give_the_filter_of_the_plain_values() -> None:
     words = ["--hours", "2", "--status", "active", "--label", "a=b", "--label", "c", "--owner", "ada", "--stuck"]
     by_flags = flags.filter_of(parser.parse_args(words), START)
     query = [("hours", "2"), ("status", "active"), ("label", "a=b"), ("label", "c"), ("owner", "ada")]
-    by_query = query_params.JobsQuery(API, api_params.JOBS, [*query, ("stuck", "true"), ("until", "")], START).filter
+    by_query = query_params.JobsQuery(API, openapi.JOBS, [*query, ("stuck", "true"), ("until", "")], START).filter
     plain = job_filter(START, hours=2.0, status="active", label=["a=b", "c"], owner="ada", stuck=True)
     assert _values(by_flags) == _values(by_query) == _values(plain)
     assert plain.labels == (("a", "b"), ("c", None))

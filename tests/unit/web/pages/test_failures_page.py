@@ -29,15 +29,16 @@ def test_a_window_has_parts_of_a_round_length(hours: float, part: str, parts: in
     window = Window(NOW - hours * 3600, NOW, None)
     spark = window.spark_line(Counter({int(NOW // 3600): 1}))
     assert spark is not None
-    assert (window.part_text, spark.width) == (part, parts)
+    assert (window.part_text, window.parts) == (part, parts)
 
 
 def test_a_century_is_drawn_too() -> None:
     """Its parts are years, more of them than others have."""
-    spark = Window(NOW - 876000 * 3600, NOW, None).spark_line(Counter({0: 3}))
+    window = Window(NOW - 876000 * 3600, NOW, None)
+    spark = window.spark_line(Counter({0: 3}))
     assert spark is not None
-    assert MAX_PARTS < spark.width < 110
-    assert spark.words.startswith("3 failed, in parts of 365 days")
+    assert MAX_PARTS < window.parts < 110
+    assert spark[1].startswith("3 failed, in parts of 365 days")
 
 
 def test_hours_outside_a_window_are_not_drawn() -> None:
@@ -47,8 +48,7 @@ def test_hours_outside_a_window_are_not_drawn() -> None:
     assert window.spark_line(Counter({hour - 25: 5, hour + 1: 5})) is None
     spark = window.spark_line(Counter({hour - 24: 1, hour: 2, hour + 1: 5}))
     assert spark is not None
-    assert spark.path == svg.columns([1, *[0] * 23, 2])
-    assert spark.words == "3 failed, in parts of 1 hour; most, 2, from 2026-03-01 12:00 UTC"
+    assert spark == (svg.columns([1, *[0] * 23, 2]), "3 failed, in parts of 1 hour; most, 2, from 2026-03-01 12:00 UTC")
 
 
 def test_one_failure_among_thousands_is_seen() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from mopsjobs.app.run.job_arguments import API
 from mopsjobs.errors import UsageError
-from mopsjobs.web.queries.api_params import EVENTS, JOBS
-from mopsjobs.web.queries.query_params import ChartsQuery, JobsPageQuery, JobsQuery, parse_query
+from mopsjobs.web.api.openapi import JOBS
+from mopsjobs.web.queries.query_params import ChartsQuery, JobsPageQuery, JobsQuery
 from support.cli import START
 
 
@@ -40,19 +40,8 @@ def test_counts_per_status_leave_the_status_out() -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ([("colour", "red")], "unknown parameter 'colour': expected one of job, since, limit"),
+        ([("colour", "red")], "^unknown parameter 'colour': expected one of "),
         ([("limit", "1001")], "^invalid limit '1001': expected a whole number from 1 to 1,000.$"),
-        ([("limit", "x")], "^invalid limit 'x': expected a whole number from 1 to 1,000.$"),
-    ],
-)
-def test_invalid_parameters_are_named(query: list[tuple[str, str]], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        parse_query(EVENTS, query)
-
-
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
         ([("hours", "soon")], "^invalid hours 'soon': expected a number above 0"),
         ([("skip", "-1")], "^invalid skip '-1': expected a whole number from 0 to"),
         ([("hours", "2"), ("since", "1h")], "^hours and since contradict each other"),
