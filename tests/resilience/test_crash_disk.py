@@ -146,10 +146,8 @@ def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, arg
 
 VIEWS = (
     ["list"],
-    ["list", "--json"],
     ["status", "job"],
     ["summary"],
-    ["list", "--csv"],
     ["query", "SELECT job_id FROM jobs"],
     ["events", "job"],
     ["metrics"],
