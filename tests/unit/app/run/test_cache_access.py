@@ -8,7 +8,6 @@ import os
 import pwd
 import shutil
 import sqlite3
-import stat
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -110,34 +109,6 @@ def test_a_read_of_the_damaged_cache_as_it_is_finds_none(access: Access) -> None
     access.damage()
     assert access.read_cached(count) is None
     assert access.write(count) == 0
-
-
-def test_without_a_writable_home_the_cache_is_a_private_temporary_one(
-    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is below the temporary directory.
-
-    The listing works, a note says where the cache is, and no other user can enter its directory.
-    """
-    add(remote.jobs, "a", "running")
-    temporary, home = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
-    temporary.chmod(0o1777)
-    home.chmod(0o555)
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    del cli.env["MOPS_JOBS_CACHE"]
-    monkeypatch.chdir(home)
-    with unprivileged():
-        monkeypatch.setattr(os, "getuid", os.geteuid)  # as for every user but root
-        monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))
-        ran = cli("list", "-q", HOME=str(home))
-        again = cli("list", "-q", "--offline", HOME=str(home))
-        private = temporary / f"mops-jobs-{os.geteuid()}"
-    assert (ran.code, ran.lines, again.lines) == (0, ["a"], ["a"])
-    assert sentences(ran.err) == [f"There is no writable home; the cache is {next(private.glob('*.db'))}"]
-    assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    assert not list(home.iterdir())
-    shutil.rmtree(temporary)
-    home.rmdir()
 
 
 def test_a_cache_in_a_home_that_cannot_be_written_is_read(
