@@ -772,7 +772,7 @@ class Job:
         """
         from mopsjobs.app.origins import replay
 
-        return replay.replay(replay.ReplayRequest(self.id, task, python), self._app).to_json()
+        return replay.replay(self.id, task, python, self._app).to_json()
 
     # --- change ----------------------------------------------------------------------------------------------
 

@@ -77,6 +77,12 @@ class StudyDifference(NamedTuple):
     other_sets: list[list[Mapping[str, Any]]]
     """The parameters of the first few of them."""
 
+    def to_json(self) -> dict[str, object]:
+        """Return the difference of two studies as scripts get it."""
+        (only_first, only_second), (first_sets, second_sets) = self.others, self.other_sets
+        counts = {"only_first": only_first, "only_second": only_second, "common": self.common}
+        return {"fields": self.fields, **counts, "first_sets": first_sets, "second_sets": second_sets}
+
 
 class EnvironmentDifference(NamedTuple):
     """The difference of the environments of jobs. Several versions of one job are joined by commas."""
@@ -125,32 +131,30 @@ class JobDifference(NamedTuple):
             "first": self.first.job_id,
             "second": self.second.job_id,
             "code": None if self.code is None else self.code._asdict(),
-            "study": None if parts.study is None else _study_json(parts.study),
+            "study": None if parts.study is None else parts.study.to_json(),
             "environment": None if parts.environment is None else parts.environment._asdict(),
             "image": self.images,
             "results": None if self.results is None else _results_json(self.results),
         }
 
 
-class CompareOptions(NamedTuple):
-    """Parts of a comparison besides studies and environments."""
-
-    with_lines: bool = False
-    """Whether to compare the lines of changed files."""
-    with_results: bool = True
-    """Whether to compare the outputs."""
-
-
 def compare_jobs(
-    first: str, second: str, options: CompareOptions, app: App, on_progress: Callable[[int], None] | None = None
+    first: str,
+    second: str,
+    app: App,
+    *,
+    with_lines: bool = False,
+    with_results: bool = True,
+    on_progress: Callable[[int], None] | None = None,
 ) -> JobDifference:
     """Compare two jobs.
 
     Args:
         first: a job, as `find_job` takes it.
         second: another one.
-        options: what is compared.
         app: the run.
+        with_lines: whether to compare the lines of changed files.
+        with_results: whether to compare the outputs.
         on_progress: called with the number of tasks whose outputs were compared so far.
 
     Raises:
@@ -161,11 +165,12 @@ def compare_jobs(
     """
     one, other = (read_provenance(name, app, with_hosts=False) for name in (first, second))
     results = None
-    if options.with_results:
+    if with_results:
         ours, theirs = (JobOutputs(job.job_id, family_of(app.store, job.job_id, job.manifest)) for job in (one, other))
         results = compare_results(app.store, ours, theirs, on_progress)
     parts = compare([one, other])
-    return JobDifference(one, other, parts, _compare_code(one, other, parts.files, options), results)
+    code = None if parts.files is None else _compare_code([one, other], parts.files, with_lines=with_lines)
+    return JobDifference(one, other, parts, code, results)
 
 
 def compare(jobs: Sequence[Provenance | None]) -> Comparison:
@@ -197,18 +202,12 @@ def value_text(value: object) -> str:
 
 
 def _compare_code(
-    first: Provenance,
-    second: Provenance,
-    found: dict[str, tuple[BundleFile | None, ...]] | None,
-    options: CompareOptions,
-) -> CodeDifference | None:
-    if found is None:
-        return None
-    added = [name for name, (ours, _) in found.items() if ours is None]
-    removed = [name for name, (_, theirs) in found.items() if theirs is None]
-    changed = [name for name, files in found.items() if None not in files]
-    diffs = _compare_lines(first, second, [*changed, *added, *removed]) if options.with_lines else {}
-    return CodeDifference(_shown(added), _shown(removed), _shown(changed), diffs)
+    jobs: Sequence[Provenance], files: Mapping[str, tuple[BundleFile | None, ...]], *, with_lines: bool
+) -> CodeDifference:
+    added = [printable(name) for name, (ours, _) in files.items() if ours is None]
+    removed = [printable(name) for name, (_, theirs) in files.items() if theirs is None]
+    changed = [printable(name) for name, both in files.items() if None not in both]
+    return CodeDifference(added, removed, changed, _compare_lines(jobs, sorted(files)) if with_lines else {})
 
 
 def compare_files(sides: Sequence[Sequence[BundleFile] | None]) -> dict[str, tuple[BundleFile | None, ...]] | None:
@@ -232,20 +231,17 @@ def compare_files(sides: Sequence[Sequence[BundleFile] | None]) -> dict[str, tup
     }
 
 
-def _shown(names: Iterable[str]) -> list[str]:
-    return [printable(name) for name in names]
-
-
-def _compare_lines(first: Provenance, second: Provenance, names: Iterable[str]) -> dict[str, list[str] | None]:
-    """Return the unified diff of each file, until there are `MAX_DIFF_LINES`."""
-    names = sorted(names)
-    sides = [(job, read_files(job.archive or b"", set(names), MAX_FILE_BYTES)) for job in (first, second)]
+def _compare_lines(jobs: Sequence[Provenance], names: Sequence[str]) -> dict[str, list[str] | None]:
+    """Return the unified diff of each file, until there are `MAX_DIFF_LINES`; None for a side without lines."""
+    sides = [(job, read_files(job.archive or b"", set(names), MAX_FILE_BYTES)) for job in jobs]
     diffs: dict[str, list[str] | None] = {}
     left = MAX_DIFF_LINES
     for name in names:
-        texts = [_text_lines(job, contents, name) for job, contents in sides]
-        lines = _unified_diff(printable(name), texts) if left > 0 else None
-        diffs[printable(name)] = lines if lines is None else lines[:left]
+        shown, lines = printable(name), None
+        first, second = (_text_lines(job, contents, name) for job, contents in sides)
+        if left > 0 and first is not None and second is not None:
+            lines = list(difflib.unified_diff(first, second, f"a/{shown}", f"b/{shown}", lineterm=""))[:left]
+        diffs[shown] = lines
         left -= len(lines or ())
     return diffs
 
@@ -259,14 +255,6 @@ def _text_lines(job: Provenance, contents: Mapping[str, bytes], name: str) -> li
     except UnicodeDecodeError:
         return None
     return None if len(lines) > MAX_FILE_LINES or any("\0" in line for line in lines) else lines
-
-
-def _unified_diff(name: str, texts: list[list[str] | None]) -> list[str] | None:
-    """Return the lines of a diff; None if a side has none."""
-    first, second = texts
-    if first is None or second is None:
-        return None
-    return list(difflib.unified_diff(first, second, f"a/{name}", f"b/{name}", lineterm=""))
 
 
 def compare_studies(studies: Sequence[Study]) -> StudyDifference:
@@ -329,24 +317,10 @@ def _differing(names: Iterable[str], sides: Sequence[Sequence[Mapping[str, Any]]
     return found
 
 
-def _study_json(study: StudyDifference) -> dict[str, object]:
-    return {
-        "fields": study.fields,
-        "only_first": study.others[0],
-        "only_second": study.others[1],
-        "common": study.common,
-        "first_sets": study.other_sets[0],
-        "second_sets": study.other_sets[1],
-    }
-
-
 def _results_json(results: ComparedResults) -> dict[str, object]:
+    kinds = ("equal", "different", "unreadable", "only_first", "only_second")
     return {
-        "equal": results.equal,
-        "different": results.different,
-        "unreadable": results.unreadable,
-        "only_first": results.only_first,
-        "only_second": results.only_second,
+        **{kind: getattr(results, kind) for kind in kinds},
         "tasks": {kind: [_task_json(task) for task in tasks] for kind, tasks in results.named.items()},
     }
 

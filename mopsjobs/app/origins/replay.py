@@ -34,17 +34,6 @@ from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.submission.reuse import environment_difference
 
 
-class ReplayRequest(NamedTuple):
-    """A task to run once more, and how."""
-
-    name: str
-    """The job, as `find_job` takes it."""
-    task: int
-    """The number of the task in the study."""
-    python: str | None = None
-    """The interpreter; None: that of the launch from this machine, else that of the active environment."""
-
-
 class _Source(NamedTuple):
     """The job that has the outputs of a task, or is to make them."""
 
@@ -110,8 +99,14 @@ class Replay(NamedTuple):
         }
 
 
-def replay(request: ReplayRequest, app: App) -> Replay:
+def replay(name: str, number: int, python: str | None, app: App) -> Replay:
     """Run a task of a job once more, and read its stored outputs.
+
+    Args:
+        name: the job, as `find_job` takes it.
+        number: the number of the task in the study.
+        python: the interpreter; None: that of the launch from this machine, else that of the active environment.
+        app: the run.
 
     Raises:
         JobNotFoundError: if the job does not exist.
@@ -123,13 +118,13 @@ def replay(request: ReplayRequest, app: App) -> Replay:
         BundleError: if the bundle is damaged.
         StoreError: if the registry cannot be read.
     """
-    job_id = find_state(request.name, app).job_id
+    job_id = find_state(name, app).job_id
     manifest = load_manifest(app.store, job_id)
-    task = next(islice(manifest.study.tasks(), request.task, None), None) if request.task >= 0 else None
+    task = next(islice(manifest.study.tasks(), number, None), None) if number >= 0 else None
     if task is None:
-        raise no_such_task_error(job_id, request.task)
+        raise no_such_task_error(job_id, number)
     source = _find_source(app.store, manifest, task)
-    python = find_interpreter(request.python, app.env) or _python_of_launch(source.job_id, app)
+    python = find_interpreter(python, app.env) or _python_of_launch(source.job_id, app)
     place = Place(load_bundle(app.store, source.bundle), source.study, python, job_id, app.env)
     app.out.note(f"Running {task_name(task, find_varying(source.study))} of {source.job_id} with {python}")
     result = run_once(place, [task], lambda _task, line: app.out.note(line))[task.number]

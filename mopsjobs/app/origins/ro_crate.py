@@ -14,7 +14,7 @@ import json
 import mimetypes
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs
@@ -34,9 +34,9 @@ CRATE = "https://w3id.org/ro/crate/1.1"
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 
-TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("ContainerImage", "containerImage")} | {
-    "sha256": "https://w3id.org/ro/terms/workflow-run#sha256"
-}
+_TERMS_OF_PROFILE = "https://w3id.org/ro/terms/workflow-run#"
+
+TERMS = {name: _TERMS_OF_PROFILE + name for name in ("ContainerImage", "containerImage", "sha256")}
 """Terms of the profile that the context of RO-Crate lacks."""
 
 RUN = "#run"
@@ -44,36 +44,27 @@ RUN = "#run"
 Entity = dict[str, Any]
 
 
-class CrateOptions(NamedTuple):
-    """The place of a crate, and its parts."""
-
-    directory: Path
-    """A new or an empty directory."""
-    license: str | None = None
-    """The license of the crate, a name or a URL; None: not stated."""
-    with_results: bool = True
-    """Whether the outputs are downloaded."""
-
-
-class CrateResult(NamedTuple):
-    """The result of an export."""
-
-    files: int
-    """Files in the directory."""
-    problems: list[str]
-    """Why parts are missing."""
-
-
 def write_crate(
-    name: str, options: CrateOptions, app: App, *, on_progress: Callable[[int], None] | None = None
-) -> CrateResult:
+    name: str,
+    directory: Path,
+    app: App,
+    *,
+    license_text: str | None = None,
+    with_results: bool = True,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[int, list[str]]:
     """Write a job to a directory as an RO-Crate. The metadata come last: a directory without them is not complete.
 
     Args:
         name: the job, as `find_job` takes it.
-        options: the directory, and what it gets.
+        directory: a new or an empty directory.
         app: the run.
+        license_text: the license of the crate, a name or a URL; None: not stated.
+        with_results: whether the outputs are downloaded.
         on_progress: called with the number of outputs so far.
+
+    Returns:
+        How many files the directory has, and why parts are missing.
 
     Raises:
         UsageError: if the directory has content.
@@ -82,7 +73,7 @@ def write_crate(
         AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """
-    found, directory = read_provenance(name, app), options.directory
+    found = read_provenance(name, app)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if next(directory.iterdir(), None) is not None:
@@ -95,25 +86,18 @@ def write_crate(
             _write_json(directory / "study.json", found.manifest.study.to_dict())
         _write_json(directory / "provenance.json", found.to_json())
         problems = list(found.problems)
-        if options.with_results:
+        if with_results:
             problems += _write_results(found, directory / "results", app, on_progress)
-        entities = list(describe(found, options))
-        document = {"@context": [f"{CRATE}/context", TERMS], "@graph": [_compact(entity) for entity in entities]}
+        entities = [_compact(entity) for entity in _describe(found, directory, license_text or "not stated")]
+        document = {"@context": [f"{CRATE}/context", TERMS], "@graph": entities}
         _write_json(directory / METADATA_FILE, document)
     except OSError as error:
         raise MopsJobsError(f"Cannot write {error.filename or directory}: {error.strerror}.") from None
-    files = sum(1 for path in directory.rglob("*") if path.is_file())
-    return CrateResult(files, problems)
+    return sum(path.is_file() for path in directory.rglob("*")), problems
 
 
-def describe(found: Provenance, options: CrateOptions) -> Iterator[Entity]:
-    """Yield the entities of a crate, the metadata file first.
-
-    Args:
-        found: the job.
-        options: its directory has the files already.
-    """
-    directory = options.directory
+def _describe(found: Provenance, directory: Path, license_text: str) -> Iterator[Entity]:
+    """Yield the entities of a crate whose files are in the directory, the metadata file first."""
     has_results = (directory / "results").is_dir()
     parts = [_data_file(directory, "provenance.json", "Provenance of the job, as JSON")]
     if found.manifest is not None:
@@ -124,12 +108,7 @@ def describe(found: Provenance, options: CrateOptions) -> Iterator[Entity]:
         parts.append(_results(directory))
     images = [] if found.image is None else [_image(found)]
     agents = [{"@id": "#owner", "@type": "Person", "name": found.job["owner"]}] if found.job["owner"] else []
-    yield {
-        "@id": METADATA_FILE,
-        "@type": "CreativeWork",
-        "conformsTo": {"@id": CRATE},
-        "about": {"@id": "./"},
-    }
+    yield {"@id": METADATA_FILE, "@type": "CreativeWork", "conformsTo": {"@id": CRATE}, "about": {"@id": "./"}}
     yield {
         "@id": "./",
         "@type": "Dataset",
@@ -137,7 +116,7 @@ def describe(found: Provenance, options: CrateOptions) -> Iterator[Entity]:
         "description": _description(found),
         "datePublished": found.job["ended_at"] or found.job["created_at"],
         "author": _references(agents),
-        "license": options.license or "not stated",
+        "license": license_text,
         "conformsTo": {"@id": PROFILE},
         "hasPart": _references(parts),
         "mentions": {"@id": RUN},
@@ -212,18 +191,14 @@ def _code(found: Provenance) -> Entity:
         "description": "The code of the model, as it was submitted",
         "softwareVersion": version,
         "identifier": found.manifest.bundle,
-        "hasPart": [{"@id": _code_id(file)} for file in files if file.target is None],
+        "hasPart": _references([_code_file(file) for file in files if file.target is None]),
         "softwareRequirements": _references(_software(found)),
     }
 
 
-def _code_id(file: BundleFile) -> str:
-    return "code/" + quote(file.name.encode("utf-8", "surrogateescape"))
-
-
 def _code_file(file: BundleFile) -> Entity:
     return {
-        "@id": _code_id(file),
+        "@id": "code/" + quote(file.name.encode("utf-8", "surrogateescape")),
         "@type": "File",
         "name": printable(file.name),
         "encodingFormat": mimetypes.guess_type(file.name)[0] or "application/octet-stream",
@@ -262,7 +237,7 @@ def _image(found: Provenance) -> Entity:
         "@id": "#image",
         "@type": "ContainerImage",
         "name": found.image,
-        "additionalType": {"@id": "https://w3id.org/ro/terms/workflow-run#DockerImage"},
+        "additionalType": {"@id": f"{_TERMS_OF_PROFILE}DockerImage"},
         "sha256": digest or None,
     }
 

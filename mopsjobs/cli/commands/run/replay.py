@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 
 from mopsjobs.app.jobs.log_selection import MAX_TASK
-from mopsjobs.app.origins.replay import Replay, ReplayRequest, replay
+from mopsjobs.app.origins.replay import Replay, replay
 from mopsjobs.app.run.app import App
 from mopsjobs.cli.flags import add_job_names
 from mopsjobs.console.result import Document, Result, Text
@@ -47,33 +46,22 @@ def run(args: argparse.Namespace, app: App) -> Result:
     task = parse_whole_number(args.task, 0, MAX_TASK)
     if task is None:
         raise UsageError(f"invalid task '{args.task}': expected a number, as tasks shows it.")
-    found = replay(ReplayRequest(args.job, task, args.python), app)
+    found = replay(args.job, task, args.python, app)
     if args.json:
         return Result(Document(found.to_json()), exit_code=found.exit_code)
     return Result(Text(_lines(found), indent=TITLE_WIDTH), exit_code=found.exit_code)
 
 
 def _lines(found: Replay) -> list[Line]:
-    lines: list[Line] = []
-
-    def add(title: str, text: str) -> None:
-        lines.append([title_text(title), text])
-
     source, made = found.source, found.result.outputs
-    add("Task", found.name)
-    add("Done by", source.job_id if source.outputs else "none: no outputs are stored")
+    facts = [("Task", found.name), ("Done by", source.job_id if source.outputs else "none: no outputs are stored")]
     if found.result.error is not None:
-        add("Error", f"{found.result.error['type']}: {found.result.error['message']}")
+        facts.append(("Error", f"{found.result.error['type']}: {found.result.error['message']}"))
     if found.is_equal:
-        add("Outputs", f"equal: {', '.join(sorted(source.outputs))}")
-    else:
-        for name in found.different:
-            add("Different", f"{name}: {_size(source.outputs, name)} stored, {_size(made or {}, name)} here")
+        facts.append(("Outputs", f"equal: {', '.join(sorted(source.outputs))}"))
+    for name in () if found.is_equal else found.different:
+        sizes = (f"{len(of[name]):,} bytes" if name in of else "none" for of in (source.outputs, made or {}))
+        facts.append(("Different", f"{name}: {' stored, '.join(sizes)} here"))
     if found.environment is not None and not found.is_equal:
-        add("Python", found.environment)
-    return lines
-
-
-def _size(outputs: Mapping[str, bytes], name: str) -> str:
-    value = outputs.get(name)
-    return "none" if value is None else f"{len(value):,} bytes"
+        facts.append(("Python", found.environment))
+    return [[title_text(title), text] for title, text in facts]

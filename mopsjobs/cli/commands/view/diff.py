@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.app.origins.compare_jobs import (
     SHORT_HASH,
-    CompareOptions,
     JobDifference,
     compare_jobs,
     set_text,
@@ -61,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Compare two jobs."""
-    options = CompareOptions(with_lines=args.code, with_results=not args.without_results)
+    parts = {"with_lines": args.code, "with_results": not args.without_results}
     with app.out.progress("tasks") as on_progress:
-        found = compare_jobs(args.first, args.second, options, app, on_progress)
+        found = compare_jobs(args.first, args.second, app, **parts, on_progress=on_progress)
     warnings = list(dict.fromkeys([*found.first.problems, *found.second.problems]))
     exit_code = EXIT_PARTLY_DONE if warnings else EXIT_DONE
     if args.json:

@@ -67,14 +67,16 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _export(args: argparse.Namespace, app: App) -> Result:
-    from mopsjobs.app.origins.ro_crate import METADATA_FILE, CrateOptions, write_crate
+    from mopsjobs.app.origins.ro_crate import METADATA_FILE, write_crate
 
     directory = Path(args.ro_crate)
     with app.out.progress("files") as on_progress:
-        options = CrateOptions(directory, args.license, with_results=not args.without_results)
-        done = write_crate(args.job, options, app, on_progress=on_progress)
-    note = f"{pluralize(done.files, 'file')} in {directory}; {directory / METADATA_FILE} describes them"
-    return Result(notes=[note], warnings=done.problems, exit_code=EXIT_PARTLY_DONE if done.problems else EXIT_DONE)
+        with_results = not args.without_results
+        files, problems = write_crate(
+            args.job, directory, app, license_text=args.license, with_results=with_results, on_progress=on_progress
+        )
+    note = f"{pluralize(files, 'file')} in {directory}; {directory / METADATA_FILE} describes them"
+    return Result(notes=[note], warnings=problems, exit_code=EXIT_PARTLY_DONE if problems else EXIT_DONE)
 
 
 def _lines(found: Provenance) -> list[Line]:
