@@ -173,15 +173,14 @@ class EventFeed:
         if is_needed and cache.read_cached(has_later_states):
             cache.sync(wait=0)
 
-    def pages(self, after: int) -> Iterator[list[StoredEvent]]:
-        """Return the events in the cache after the number `after`, page by page.
+    def pages(self, after: int, more: Collection[str] = ()) -> Iterator[list[StoredEvent]]:
+        """Return the events in the cache after the number `after`, page by page; also those of `more` kinds.
 
         Raises:
             CacheError: if the cache was rebuilt since the first page, so that its events have other numbers.
         """
-        return self._pages(after, self._kinds)
+        kinds = None if self._kinds is None else self._kinds.union(more)
 
-    def _pages(self, after: int, kinds: frozenset[str] | None) -> Iterator[list[StoredEvent]]:
         def view(cache: sqlite3.Connection) -> tuple[str, list[StoredEvent]]:
             return cache_id(cache), read_events(cache, after, job_id=self.job_id, kinds=kinds)
 
@@ -217,7 +216,6 @@ class EventFeed:
         end_detector = _EndDetector(self._app)
         # Full jitter, so that the followers of a whole team do not come back all at once.
         backoff = Backoff(2 * POLL_SECONDS, MAX_OUTAGE_DELAY)
-        kinds = None if self._kinds is None else self._kinds | {STATE}  # states tell the end
         while True:
             state, outage = None, None
             try:
@@ -227,16 +225,17 @@ class EventFeed:
             except StoreUnavailableError as error:
                 outage = error
             is_quiet = True
-            for page in self._pages(after, kinds):
+            for page in self.pages(after, {STATE}):  # states tell the end
                 show([one for one in page if self._kinds is None or one.event["kind"] in self._kinds])
                 end_detector.look_for_end(page)
                 after, is_quiet = page[-1].seq, False
-            if outage is None and state is not None and end_detector.is_complete(state, is_quiet=is_quiet):
-                self.job = state.to_dict()
-                return state
             if outage is None:
+                if state is not None and end_detector.is_complete(state, is_quiet=is_quiet):
+                    self.job = state.to_dict()
+                    return state
                 backoff.reset()
-                self._app.sleep(pause_after(self._listed))
+                # The cost per second stays equal, however many keys a poll lists.
+                self._app.sleep(min(MAX_POLL_SECONDS, POLL_SECONDS * max(1.0, self._listed / CHEAP_LISTING)))
                 continue
             delay = backoff.next_delay()
             if backoff.failures == 1:
@@ -302,13 +301,8 @@ class EventFeed:
 
     def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:
         """Raise `otherwise` if the cache has no events to show instead."""
-
-        def view(cache: sqlite3.Connection) -> bool:
-            return SYNCED_AT in job_queries.all_meta(cache) or (
-                self.job_id is not None and has_events(cache, self.job_id)
-            )
-
-        if not self._app.cache.read_cached(view):
+        meta = self._app.cache.read_cached(job_queries.all_meta) or {}
+        if SYNCED_AT not in meta and (self.job_id is None or not self._has_events(self.job_id)):
             raise otherwise
 
 
@@ -323,11 +317,6 @@ def parse_kinds(text: str) -> frozenset[str]:
         if kind not in KINDS and (not is_kind(kind) or did_you_mean(kind, KINDS)):
             raise UsageError(invalid_choice("kind", kind, KINDS))
     return frozenset(kinds)
-
-
-def pause_after(listed: int) -> float:
-    """Return the seconds until the next poll, by the keys that the last one listed: the cost per second stays equal."""
-    return min(MAX_POLL_SECONDS, POLL_SECONDS * max(1.0, listed / CHEAP_LISTING))
 
 
 def event_text(event: Mapping[str, object]) -> list[str]:

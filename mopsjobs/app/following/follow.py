@@ -132,7 +132,9 @@ def run_here(shard: Shard, app: App) -> ShardResult:
         raise OptionError("workers has no effect with a scheduler: the cluster has its own.", "workers")
     if not shard.wait_for_manifest and shard.scheduler is None:  # a pod has its cores for itself
         shard = shard._replace(cores=SharedCores(cores_directory(app.env), app.settings.local_workers))
-    registry = _registry_of(shard, app)
+    if shard.drop is None and shard.wait_for_manifest:
+        check_on_node(app.settings.registry.value)
+    registry = app.registry if shard.drop is None else JobRegistry(ShardDrop(shard.drop, shard.number), now=app.now)
     registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
     directory = JobDir.for_job(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
@@ -158,19 +160,6 @@ def run_here(shard: Shard, app: App) -> ShardResult:
         except NoManifestError:
             registry.require_job(shard.job_id)
             raise
-
-
-def _registry_of(shard: Shard, app: App) -> JobRegistry:
-    """Return the registry to which a shard reports: its own in a drop, else that of the run.
-
-    Raises:
-        UsageError: if this node of a cluster does not share the registry.
-    """
-    if shard.drop is not None:
-        return JobRegistry(ShardDrop(shard.drop, shard.number), now=app.now)
-    if shard.wait_for_manifest:
-        check_on_node(app.settings.registry.value)
-    return app.registry
 
 
 def show_progress_on(line: ProgressLine) -> Callable[[TaskProgress], None]:

@@ -41,9 +41,7 @@ def sync_json(report: SyncReport, events: ChunkReport | None, ledgers: ChunkRepo
         "synced_at": report.synced_at,
         "seconds": round(report.seconds, 3),
         **{name: getattr(report, name) for name in names},
-        "problems": [
-            {"key": problem.key, "kind": problem.kind, "reason": problem.reason} for problem in report.problems
-        ],
+        "problems": [{name: getattr(one, name) for name in ("key", "kind", "reason")} for one in report.problems],
         "events_added": None if events is None else events.entries,
         "attempts_added": None if ledgers is None else ledgers.entries,
     }

@@ -83,12 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_number,
         help="first run N tasks twice here, and submit nothing if their outputs differ (default: no check)",
     )
-    _add_preview_flags(parser)
-    parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
-
-
-def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags that print, and submit nothing."""
     flags = parser.add_mutually_exclusive_group()
     flags.add_argument("--dry-run", action="store_true", help="print what would be submitted; run and submit nothing")
     flags.add_argument(
@@ -96,6 +90,7 @@ def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the Job of Kubernetes that would be created, as YAML, or as JSON with --json; submit nothing",
     )
+    parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
@@ -126,9 +121,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if args.dry_run:
             return _plan(prepared, as_json=args.json)
         if args.check_determinism is not None:
-            from mopsjobs.app.origins.determinism import (
-                check_determinism,  # here: few submissions need the pools of a runner
-            )
+            from mopsjobs.app.origins.determinism import check_determinism  # here: few need the pools of a runner
 
             check_determinism(prepared, args.check_determinism, app)
         submitted = submit_prepared(prepared, session)

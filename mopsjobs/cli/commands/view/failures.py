@@ -86,21 +86,17 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 def _notes(failures: Failures) -> list[str]:
     """Return what the groups lack, and the age of the data."""
-    notes = [
-        f"{job_id} has no ledger; its failures are those that its events tell."
-        for job_id, one in failures.by_job.items()
-        if one.basis == BY_EVENTS and one.failed
-    ][:SHOWN_JOBS]
-    notes += [
-        f"{job_id} has more parameters or tasks than are compared."
-        for job_id, one in failures.by_job.items()
-        if one.left_out != 0
-    ][:SHOWN_JOBS]
-    notes += failures.notes
+    by_job = failures.by_job.items()
+    by_events = [job_id for job_id, one in by_job if one.basis == BY_EVENTS and one.failed]
+    too_large = [job_id for job_id, one in by_job if one.left_out != 0]
     hidden = len(failures.groups) - SHOWN_GROUPS
-    if hidden > 0:
-        notes.append(f"and {hidden:,} more groups; --json lists them")
-    return [*notes, f"Data: {failures.freshness.describe_with_staleness()}"]
+    return [
+        *(f"{one} has no ledger; its failures are those that its events tell." for one in by_events[:SHOWN_JOBS]),
+        *(f"{one} has more parameters or tasks than are compared." for one in too_large[:SHOWN_JOBS]),
+        *failures.notes,
+        *([f"and {hidden:,} more groups; --json lists them"] if hidden > 0 else []),
+        f"Data: {failures.freshness.describe_with_staleness()}",
+    ]
 
 
 def _lines(failures: Failures, app: App) -> Iterator[Sequence[str]]:
@@ -108,15 +104,14 @@ def _lines(failures: Failures, app: App) -> Iterator[Sequence[str]]:
     jobs = list(failures.by_job)
     failed = sum(one.failed for one in failures.by_job.values())
     where = jobs[0] if len(jobs) == 1 else pluralize(len(jobs), "job")
-    if not failed:
-        if failures.without_reason:
-            yield [f"{pluralize(failures.without_reason, 'task')} of {where} failed, for reasons that are not known."]
-        else:
-            yield [f"No task of {where} has failed." if jobs else "No task has failed."]
-        return
-    total = sum(one.total for one in failures.by_job.values())
-    groups = len(failures.groups)
     unknown = failures.without_reason
+    if not failed and unknown:
+        yield [f"{pluralize(unknown, 'task')} of {where} failed, for reasons that are not known."]
+        return
+    if not failed:
+        yield [f"No task of {where} has failed." if jobs else "No task has failed."]
+        return
+    total, groups = sum(one.total for one in failures.by_job.values()), len(failures.groups)
     more = f" {unknown:,} more failed, for reasons that are not known." if unknown else ""
     yield [f"{failed:,} of {pluralize(total, 'task')} of {where} failed, for {pluralize(groups, 'reason')}.{more}"]
     for group in failures.groups[:SHOWN_GROUPS]:
