@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from mopsjobs.cache.database import open_to_write
-from mopsjobs.cache.queries import events as event_queries
-from mopsjobs.cache.sync import events as mirror
-from support.cli import REMOTE_URL, Cli, Clock, Remote, add, during_sleeps, put, sentences
+from support.cli import Cli, Clock, Remote, add, during_sleeps, put, sentences
 from support.events import Writer, event_texts
 from support.runs import PATIENCE
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 
 # --- cursors ---------------------------------------------------------------------------------------------------------
@@ -86,34 +83,6 @@ def test_no_loss_and_no_repeat(cli: Cli, remote: Remote, clock: Clock) -> None:
     assert len(seen) == len(set(seen))
     for name, writer in writers.items():
         assert sorted(seq for source, seq in seen if source == name) == list(range(writer._seq))
-
-
-def test_two_syncs_at_once_take_each_chunk_once(remote: Remote, write: Writer, tmp_path: Path) -> None:
-    """Two syncs of one cache that fetch the same chunks: each event is there once."""
-    for number in range(100):
-        write(str(number))
-    path = str(tmp_path / "both.db")
-    get = remote.store.inner.get
-    inner: list[int] = []
-
-    def second() -> None:
-        with contextlib.closing(open_to_write(path, REMOTE_URL)) as other:
-            mirror.sync_events(remote.store.inner, other)
-
-    def meanwhile(name: str) -> object:
-        found = get(name)
-        if name.endswith("-000070.ndjson") and not inner:
-            inner.append(1)
-            second()
-        return found
-
-    remote.store.get = meanwhile  # type: ignore[assignment, method-assign]
-    with contextlib.closing(open_to_write(path, REMOTE_URL)) as cache:
-        report = mirror.sync_events(remote.store, cache)
-        assert report.entries == 64
-        texts = [one.event["text"] for one in event_queries.read_events(cache, 0)]
-    assert inner
-    assert sorted(map(int, map(str, texts))) == list(range(100))
 
 
 @pytest.mark.parametrize("flags", [(), ("--offline",), ("--follow",)])

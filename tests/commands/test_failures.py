@@ -170,13 +170,6 @@ def test_a_running_job_shows_more_failures_at_the_next_look(cli: Cli, remote: Re
     assert "resume" not in cli.ok("failures", "job").out
 
 
-def test_a_task_that_succeeds_at_a_later_attempt_has_not_failed(cli: Cli, remote: Remote) -> None:
-    """The last outcome of a task counts."""
-    add_job(remote.jobs, "job", draw_sets(2))
-    Ledger(remote.store.inner)(failed(0, "ValueError", "m.py:1", "bad", started_at=1.0), attempt(0, attempt=2))
-    assert cli.ok("failures", "job").lines == ["No task of job has failed."]
-
-
 def test_the_second_look_reads_what_the_first_one_found(
     cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,16 +121,6 @@ def test_the_log_of_a_runner_is_named_while_the_registry_is_away(cli: Cli, remot
     assert f"The log of its runner on this machine: tail -f {directory.log}" in ran.err
 
 
-def test_latest_is_the_newest_job_of_the_registry(cli: Cli, remote: Remote, write: Writer) -> None:
-    """As `wait @latest` finds it: a job that the cache does not know yet is the one whose lines are shown."""
-    add(remote.jobs, "old", "running")
-    cli.ok("sync")
-    cli.clock.advance(minutes=1)
-    add(remote.jobs, "job", "running")
-    write("of the newest")
-    assert cli.ok("logs", "@latest").lines == ["of the newest"]
-
-
 def test_the_log_of_a_runner_is_named_for_a_job_that_the_cache_knows(cli: Cli, remote: Remote, write: Writer) -> None:
     """With the lines that the cache has: logs have one source at a time."""
     add(remote.jobs, "job", "running", engine="local")
@@ -208,6 +198,8 @@ def test_tail_and_follow_go_together(cli: Cli, remote: Remote, write: Writer) ->
         ("running", ("--tail", "0"), ""),
         ("succeeded", ("-f",), "Job job has no log lines."),
         ("succeeded", ("--grep", "x"), "Job job has no log lines that match."),
+        ("running", ("--task", "7"), "Job job has no log lines that match."),
+        ("running", ("--failed",), "No task of job job is known to have failed yet."),
     ],
 )
 def test_a_job_without_log_lines_says_so(
@@ -362,12 +354,6 @@ def test_an_expression_without_end_is_refused(
     assert cli.ok("logs", "job", "--grep", "^a+$").lines == ["a" * 60]
 
 
-def test_the_suggested_command_asks_the_same_registry(cli: Cli, tmp_path: Path) -> None:
-    """Without --registry, it would ask the default one."""
-    url = f"sqlite://{tmp_path / 'other.db'}"
-    assert f"logs --registry {url} @latest" in cli("logs", "--registry", url).err
-
-
 ERROR = {"type": "ValueError", "message": "no", "traceback": "Traceback\nValueError: no"}
 
 
@@ -412,19 +398,6 @@ def test_the_ledger_tells_of_tasks_without_an_event(cli: Cli, remote: Remote) ->
     assert cli.ok("logs", "job", "--failed").lines == ["[1] a"]
 
 
-def test_a_follower_of_a_task_shows_its_lines(cli: Cli, remote: Remote, write: Writer) -> None:
-    """Those that are there, and those that come; the exit code is that of the job."""
-    add(remote.jobs, "job", "running")
-    write("a", task=1)
-    during_sleeps(
-        cli,
-        _1=lambda: (write("b", task=2), write("c", task=1)),
-        _2=lambda: (remote.jobs.update_status("job", "failed"), write("", kind="state", status="failed")),
-    )
-    ran = cli("logs", "job", "-f", "--task", "1")
-    assert (ran.code, ran.lines) == (100, ["[1] a", "[1] c"])
-
-
 def test_a_task_that_the_job_cannot_have_is_refused(cli: Cli, remote: Remote) -> None:
     """A follower would wait for its lines until the end. A child has some tasks of its study, by the same numbers."""
     manifest = add_job(remote.jobs, "job", [{"x": number} for number in range(3)], status="running")
@@ -452,23 +425,6 @@ def test_a_cluster_is_not_asked_for_a_task(
     assert ran.lines == ["[1] of the event", "[1] E: m"]
     assert ran.err.strip() == "The cluster cannot select lines by task. Showing the events instead."
     assert api.requests("get", log_path("seir-1-0-0")) == []
-
-
-@pytest.mark.parametrize(
-    ("flags", "note"),
-    [
-        (("--task", "7"), "Job job has no log lines that match."),
-        (("--failed",), "No task of job job is known to have failed yet."),
-    ],
-)
-def test_tasks_without_lines_are_noted(
-    cli: Cli, remote: Remote, write: Writer, flags: tuple[str, ...], note: str
-) -> None:
-    """On stderr, with exit code 0."""
-    add(remote.jobs, "job", "running")
-    write("a", task=1)
-    ran = cli.ok("logs", "job", *flags)
-    assert (ran.out, ran.err.strip()) == ("", note)
 
 
 @pytest.mark.parametrize(

@@ -198,13 +198,6 @@ def test_a_task_that_fails_twice_is_not_compared(drawing: Desk, noted: Path) -> 
     assert "equal outputs" not in found.err
 
 
-def test_a_dry_run_runs_no_task_twice(drawing: Desk, noted: Path) -> None:
-    sets = sets_of(1, calls=str(noted), is_random=True)
-    said = drawing.ok("submit", drawing.write(sets), "--auto", "--dry-run", "--check-determinism", "1").err
-    assert said.strip() == "Nothing was done."
-    assert not noted.exists()
-
-
 def test_other_engines_cannot_be_checked_here(drawing: Desk, noted: Path) -> None:
     words = ("--engine", "dask", "--scheduler", "tcp://127.0.0.1:9", "--check-determinism", "1")
     found = drawing("submit", drawing.write(sets_of(1, calls=str(noted))), "--auto", *words)

@@ -16,7 +16,6 @@ import pytest
 import mopsjobs
 from mopsjobs.cache.sync import scalars as scalars_module
 from mopsjobs.errors import StoreUnavailableError
-from mopsjobs.ledger.format import chunk_key
 from mopsjobs.studies.manifest import NAMES_NAME, Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key, reduction_key, results_prefix
 from mopsjobs.web.site.kept import read_results
@@ -186,20 +185,6 @@ def test_two_chunks_that_differ_leave_it_to_the_outputs(cli: Cli, jobs: JobRegis
     assert [row["peak"] for row in results_table(cli, "job")] == ["3"]
 
 
-def test_a_chunk_that_cannot_be_read_is_named(cli: Cli, jobs: JobRegistry) -> None:
-    """The outputs tell the same."""
-    manifest = add_job(jobs, "job", [{"x": 1}])
-    Ledger(jobs.store)(attempt(0))
-    key = chunk_key("job", 0, "ab", 0, "scalars")
-    jobs.store.create_if_absent(key, b"theirs")
-    leave_output(jobs, manifest, 0, peak=3)
-    ran = cli.ok("results", "job", "--table", "-")
-    assert next(csv.DictReader(io.StringIO(ran.out)))["peak"] == "3"
-    assert f"warning: {key} cannot be read (not gzip). The outputs of its tasks were read instead." in " ".join(
-        ran.err.split()
-    )
-
-
 def test_what_is_left_out_is_told_once(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scalars_module, "MAX_KEYS", 2)
     manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}])
@@ -296,18 +281,6 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
     assert sum(int(row["tasks"]) for row in means) == len(first)
     assert sum(int(row["n"]) for row in means) == sum(row["status"] == "succeeded" for row in first)
     assert ran.err == f"{told}means and quantiles count each once\n2 rows\n"
-
-
-def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobRegistry) -> None:
-    """As are those that have the name of a column of a table of tasks."""
-    manifest = add_job(jobs, "job", [{"n": 1, "tasks": 2, "seed": 3}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, n=4)
-    (row,) = results_table(cli, "job", "--mean")
-    assert list(row.items())[2:] == [
-        ("params.n", "1"), ("params.tasks", "2"), ("params.seed", "3"), ("tasks", "1"), ("n", "1"),
-        ("result.n.mean", "4.0"),
-    ]  # fmt: skip
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -502,20 +475,6 @@ def test_a_family_has_the_last_reduction_of_each_set(cli: Cli, jobs: JobRegistry
     assert ran.code == 7
     assert "warning: Job other has no outputs of means:summarise." in ran.err
     assert [row["tasks"] for row in results_table(cli, "job", "--reduced")] == ["2", "1", "2", "3"]
-
-
-@pytest.mark.parametrize("names", [["job.2", "job.3"], ["job.3", "job", "job.2"]])
-def test_two_children_of_one_job_are_one_family(
-    cli: Cli, jobs: JobRegistry, reduced: Manifest, names: list[str]
-) -> None:
-    """In whichever order they are named, the newest job that reduced a set has its row."""
-    sets = [{"beta": 0.5}, {"beta": 1}, {"beta": None}]
-    first, second = (add_job(jobs, job_id, sets, only=(0, 1, 3), **REDUCE) for job_id in ("job.2", "job.3"))
-    reduce(jobs, first, 1, 2, result=b'{"mean": 4}')
-    for place, child in enumerate((first, second)):
-        reduce(jobs, child, None, 4 + place, result=b'{"loss": 6}')
-    ran = cli.ok("results", *names, "--table", "-", "--reduced")
-    assert made_by(ran.out) == [("job", "2"), ("job.2", "2"), ("job", "2"), ("job.3", "5")]
 
 
 @pytest.mark.parametrize(

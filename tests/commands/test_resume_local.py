@@ -172,16 +172,6 @@ def test_a_job_goes_on_as_it_was_submitted(desk: Desk) -> None:
     assert record(desk.jobs, "job.2").metadata.items() >= {**told, "local_workers": "1"}.items()
 
 
-def test_an_active_environment_is_noted_as_the_interpreter(desk: Desk) -> None:
-    link = _interpreter(desk)
-    (link.parent / "bin").mkdir()
-    (link.parent / "bin" / "python").symlink_to(sys.executable)
-    path = desk.write(sets_of(1))
-    desk.ok("submit", path, "--auto", "--job-id", "job", VIRTUAL_ENV=str(link.parent))
-    assert desk.ended() == "succeeded"
-    assert record(desk.jobs).metadata["local_python"] == str(link.parent / "bin" / "python")
-
-
 def test_an_interpreter_that_is_gone_is_told_and_nothing_is_changed(desk: Desk) -> None:
     link = _interpreter(desk)
     desk.submit(sets_of(1, needs="/nowhere"), "--python", str(link))

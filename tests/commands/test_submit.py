@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 import mopsjobs
-from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine
@@ -193,25 +192,6 @@ def test_a_bundle_that_is_there_is_used_again(desk: Desk) -> None:
     assert len(desk.results("other")) == 3
 
 
-def test_a_registry_in_the_packed_directory_is_not_packed(desk: Desk) -> None:
-    """Its bundle is the same whatever is in the registry.
-
-    As the README advises: `.mops-jobs.toml` beside the study, with a registry beside that; here the cache too.
-    """
-    (desk.home / ".mops-jobs.toml").write_text('registry = "sqlite:jobs.db"\ncache = "cache.db"\n')
-    beside = {"MOPS_JOBS_REGISTRY": "", "MOPS_JOBS_CACHE": ""}
-    bundles = []
-    for number in range(3):
-        words = ("submit", desk.write(sets_of(1)), "--auto", "--wait", "--job-id", f"job-{number}")
-        desk.ok(*words, **beside)
-        desk.ok("list", **beside)
-        bundles.append(desk.ok("submit", *words[1:3], "--dry-run", "--json", **beside).json["bundle"])
-    assert {"jobs.db", "cache.db"} <= {path.name for path in desk.home.iterdir()}
-    with closing(open_store(f"sqlite://{desk.home}/jobs.db", {})) as store:
-        assert list(store.list_keys("bundles/")) == [bundle_key(bundles[0])]
-    assert len(set(bundles)) == 1
-
-
 def test_a_study_may_come_from_standard_input(desk: Desk) -> None:
     with open(desk.write(sets_of(1)), "rb") as given:
         ran = subprocess.run(
@@ -363,14 +343,6 @@ def test_submit_without_code_says_which_flags_name_it(cli: Cli) -> None:
         " --bundle (use this bundle, which the registry already has)."
     )
     assert (ran.code, sentences(ran.err)) == (2, [expected])
-
-
-def test_a_study_that_is_not_there_is_named(cli: Cli) -> None:
-    ran = cli("submit", "nothing.json", "--auto")
-    assert (ran.code, sentences(ran.err)) == (
-        2,
-        ["error: Cannot read the study nothing.json: No such file or directory."],
-    )
 
 
 @pytest.mark.parametrize(("name", "hints"), [("model.py", 1), ("study", 1), ("study.json", 0)])

@@ -254,21 +254,6 @@ def test_the_table_of_results_has_reused_tasks(extended: Desk, *, is_ledger_lost
     assert [bool(row["seconds"]) for row in rows] == [False, False, False, True] * SETS
 
 
-def test_reused_tasks_succeeded_and_used_nothing(extended: Desk) -> None:
-    assert "16 of 16 tasks verified" in extended.ok("validate", "more").out
-    ran = extended.ok("tasks", "more", "--json", "--limit", "0")
-    assert [(one["outcome"], one["attempt"]) for one in ran.json["tasks"]] == [
-        ("succeeded", 0), ("succeeded", 0), ("succeeded", 0), ("succeeded", 1),
-    ] * SETS  # fmt: skip
-    assert "Reused, so not attempted here: 12 of 16 tasks, from job." in extended.ok("tasks", "more").err
-    shown = extended.ok("status", "more").out
-    assert "16/16 tasks" in shown
-    assert "12 of 16 tasks, from job" in shown
-    measured = [one["seconds"] for one in ran.json["tasks"] if one["attempt"]]
-    used = extended.ok("status", "more", "--json").json["task_seconds"]
-    assert used == pytest.approx(sum(measured), abs=0.01)
-
-
 def test_diff_and_provenance_know_reused_tasks(extended: Desk, tmp_path: Path) -> None:
     results = extended.ok("diff", "job", "more", "--json").json["results"]
     assert (results["equal"], results["different"], results["only_second"]) == (12, 0, 4)

@@ -12,7 +12,7 @@ import pytest
 
 from mopsjobs.registry.status import TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import load_manifest
-from support.cli import Cli, Remote, foreign, key, sentences
+from support.cli import Cli, Remote, key, sentences
 from support.desk import Desk
 from support.kubernetes import Api, kubeconfig
 from support.runs import sets_of, tree
@@ -237,22 +237,6 @@ def test_no_sync_of_modelops_ends_a_job_of_mops_jobs(remote: Remote, submitted: 
         remote.jobs.update_status(submitted, status)
         for answer, validate in itertools.product(ANSWERS, (True, False)):
             assert sync_as_modelops(remote.store.inner, submitted, answer, validate=validate) == status
-
-
-@pytest.mark.parametrize(
-    ("answer", "validate", "status"),
-    [
-        ("a pod succeeded", True, "validating"),
-        ("a pod succeeded", False, "succeeded"),
-        ("a pod failed", True, "failed"),
-        ("no such Job", True, "failed"),
-        ("no pod yet", True, "running"),
-    ],
-)
-def test_a_sync_of_modelops_still_ends_its_own_jobs(remote: Remote, answer: str, validate: bool, status: str) -> None:
-    """A record that names its Job in `k8s_name` is that of one pod, as ModelOps expects."""
-    remote.put(key("theirs"), foreign("theirs", "running"))
-    assert sync_as_modelops(remote.store.inner, "theirs", answer, validate=validate) == status
 
 
 def test_views_show_the_job_that_the_record_names_elsewhere(cli: Cli, submitted: str) -> None:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import mopsjobs
 from mopsjobs.app.following.notify import claims
-from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add, sentences
 from support.desk import Desk
@@ -41,13 +39,6 @@ def test_the_runner_tells_of_a_job_that_names_the_rule(hook: Hook, desk: Desk) -
     assert "2 x ValueError in model.py" in told["text"]
     assert told["next"].startswith("mops-jobs failures ")
     assert told["job"]["max_rss_bytes"] > 0
-
-
-def test_a_foreground_job_is_told_before_submit_ends(hook: Hook, desk: Desk) -> None:
-    """Also one whose model cannot be loaded, which ends with an error."""
-    path = desk.write(sets_of(1))
-    desk.ok("submit", path, "--auto", "--job-id", "job", "--wait", "--notify", "hook", "--workers", "1")
-    assert hook.titles == ["job is succeeded: 1 of 1 task done"]
 
 
 def test_a_server_that_refuses_changes_no_job(hook: Hook, desk: Desk) -> None:
@@ -154,21 +145,3 @@ def test_a_command_that_fails_is_named(cli: Cli, jobs: JobRegistry, words: list[
     add(jobs, "job", "failed")
     ran = cli.ok("sync", "-q")
     assert sentences(ran.err) == [f"warning: The rule desk has not told of job: {problem}."]
-
-
-@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-def test_a_program_names_rules_as_the_command_does(hook: Hook, desk: Desk) -> None:
-    """`submit` and `resume` have the argument. An unknown name is refused before anything is packed."""
-    with mopsjobs.connect(env=desk.env) as registry:
-        study = mopsjobs.Study("model:simulate", [{"x": 1, "needs": str(desk.home / "mended")}])
-        with pytest.raises(UsageError, match="invalid rule 'hok'"):
-            registry.submit(study, desk.home, job_id="job", notify=["hok"])
-        job = registry.submit(study, desk.home, job_id="job", workers=1, notify=["hook"])
-        assert job.wait().status == "failed"
-        (desk.home / "mended").touch()
-        child = job.resume(notify=[])
-        assert child is not None
-        assert child.wait().status == "succeeded"
-    assert desk.ended() == "failed"
-    assert desk.ended(child.id) == "succeeded"
-    assert [document["job"]["job_id"] for document in hook.received] == ["job"]

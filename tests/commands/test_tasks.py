@@ -216,16 +216,6 @@ def test_an_outage_is_all_that_is_said_of_a_job_that_only_an_engine_knows(
     assert "hint: Try again when the registry answers.\n" in ran.err
 
 
-def test_a_look_at_tasks_learns_that_the_job_has_ended(cli: Cli, remote: Remote) -> None:
-    """Another machine ended it since the last sync. Its tasks do not wait, and the next `status` says so too."""
-    add_job(remote.jobs, "job", sets_of(2))
-    Ledger(remote.store.inner)(attempt(0))
-    cli.ok("sync")
-    remote.jobs.update_status("job", "cancelled")
-    assert cli.ok("tasks", "job", "--status", "missing", "-q").lines == ["1"]
-    assert "Status     cancelled" in cli.ok("status", "job", "--offline").out
-
-
 def test_tasks_of_an_ended_job_are_not_stale_for_an_old_mirror(cli: Cli, remote: Remote) -> None:
     """Its record stays as it is, and its ledger was read now. The mirror of the other jobs does not matter."""
     add_job(remote.jobs, "job", sets_of(1), status="failed")
@@ -315,12 +305,6 @@ def test_numbers_that_an_equality_misses_by_their_computation_are_told(
     assert "does not take" not in cli.ok("tasks", "job", "--param", "beta=0.1", "--param", "flag=False").err
     assert told in html.unescape(Web(cli, capsys).ok("/jobs/job/tasks?param=beta%3D0.3"))
     assert cli.ok("tasks", "job", "-q", "--param", "flag=True").lines == ["1", "2"]
-
-
-def test_texts_are_put_in_order_by_texts(cli: Cli, remote: Remote) -> None:
-    """Dates, for example. Only a parameter that has nothing but numbers refuses a text."""
-    add_job(remote.jobs, "job", [{"start": "2026-01-01"}, {"start": "2026-02-01"}, {"start": 7}])
-    assert cli.ok("tasks", "job", "-q", "--param", "start>2026-01-15").lines == ["1", "2"]
 
 
 @pytest.mark.parametrize(

@@ -56,28 +56,3 @@ def test_a_sender_killed_before_its_mark_is_followed_by_one(
         cli.ok("sync")
         cli.clock.moment += claims.LEASE
     assert hook.titles == ["job is succeeded"] * 2
-
-
-def test_a_sender_killed_before_its_message_loses_none(cli: Cli, jobs: JobRegistry, hook: Hook) -> None:
-    """Its claim is taken over as that of a sender whose message arrived."""
-    cli.clock.moment = utc_now()
-    add(jobs, "job", "running")
-    cli.ok("sync")
-    jobs.update_status("job", "failed")
-    [digest] = {name.rpartition("-")[2] for name in _keys_of_a_sync(cli, jobs, hook)}
-    key = claims.claim_key("other", "end", digest)
-    add(jobs, "other", "failed")
-    cli.clock.moment = utc_now()
-    assert isinstance(claims.claim(jobs.store, key, cli.clock.now), claims.Claim)  # and the process is gone
-    cli.ok("sync")
-    assert hook.titles == ["job is failed"]
-    cli.clock.moment += claims.LEASE
-    cli.ok("sync")
-    assert hook.titles == ["job is failed", "other is failed"]
-
-
-def _keys_of_a_sync(cli: Cli, jobs: JobRegistry, hook: Hook) -> list[str]:
-    """Sync, and return the keys of the claims."""
-    cli.ok("sync")
-    assert len(hook.received) == 1
-    return list(jobs.store.list_keys(claims.PREFIX))

@@ -11,7 +11,7 @@ import pytest
 from mopsjobs.app.following.log_source import LogLine, LogRequest, read_logs
 from mopsjobs.app.jobs.log_selection import LogSelection
 from mopsjobs.app.run.app import App
-from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, JobNotFoundError, OptionError, UsageError
+from mopsjobs.errors import EXIT_DONE, OptionError
 from support.cli import Clock, add
 from support.events import Writer
 
@@ -55,19 +55,6 @@ def test_lines_are_selected(read: Read, write: Writer, clock: Clock, request_: L
     assert [line.task for line in lines][-1] == 1
 
 
-def test_a_traceback_has_a_line_each(read: Read, write: Writer) -> None:
-    """The error of a task is among the lines of the job."""
-    write("", kind="task_failed", task=3, error={"type": "E", "message": "m", "traceback": "Traceback\n  here\nE: m"})
-    assert read(LogRequest(["a"]))[1] == [LogLine("Traceback", 3), LogLine("  here", 3), LogLine("E: m", 3)]
-
-
-def test_the_end_of_a_followed_job_is_the_exit_code(app: App, read: Read, write: Writer) -> None:
-    """The same code as that of `wait`."""
-    write("one")
-    app.registry.update_status("a", "failed")
-    assert read(LogRequest(["a"], follow=True)) == (EXIT_JOB_FAILED, [LogLine("one")])
-
-
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -80,18 +67,6 @@ def test_an_error_names_the_field_of_the_request(read: Read, request_: LogReques
     with pytest.raises(OptionError) as caught:
         read(request_)
     assert str(caught.value) == message
-
-
-def test_an_invalid_expression_is_refused(read: Read) -> None:
-    """Before any source is read."""
-    with pytest.raises(UsageError, match=r"invalid regular expression '\('"):
-        read(LogRequest(["a"], pattern="("))
-
-
-def test_an_unknown_job_is_an_error(read: Read, write: Writer) -> None:
-    """It is never a job without lines."""
-    with pytest.raises(JobNotFoundError):
-        read(LogRequest(["none"]))
 
 
 def test_a_search_takes_the_memory_of_one_page(app: App, clock: Clock) -> None:
