@@ -55,8 +55,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.app.following.notify.notifier import OnEvent
     from mopsjobs.app.following.wait import WaitResult
-    from mopsjobs.app.tasks.reduced_table import ReducedTable
-    from mopsjobs.app.tasks.results_table import ResultsTable
+    from mopsjobs.app.tasks.results_table import ReducedTable, ResultsTable
     from mopsjobs.cache.queries.tasks import TaskList
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.registry.job_state import JobState
@@ -677,8 +676,13 @@ class Job:
             StoreError: if the registry cannot be read; offline, if the cache has no results of the job. Also when the
                 rows are read.
         """
-        from mopsjobs.app.tasks.replicates import ReplicateTable, Statistics, check_quantiles
-        from mopsjobs.app.tasks.results_table import find_results, read_results_table
+        from mopsjobs.app.tasks.results_table import (
+            ReplicateTable,
+            Statistics,
+            check_quantiles,
+            find_results,
+            read_results_table,
+        )
         from mopsjobs.cache.queries.tasks import TaskQuery
 
         app, policy = self._app, policy_of({"offline": offline}, Job.results)
@@ -729,7 +733,7 @@ class Job:
             NoManifestError: if mops-jobs did not submit the job.
             StoreError: if the registry cannot be read.
         """
-        from mopsjobs.app.tasks.reduced_table import read_reduced
+        from mopsjobs.app.tasks.results_table import read_reduced
 
         return read_reduced(self.id, None if params is None else as_plain(params), self._app)
 
@@ -744,7 +748,7 @@ class Job:
             NoManifestError: if mops-jobs did not submit the job.
             StoreError: if the registry cannot be read.
         """
-        from mopsjobs.app.tasks.reduced_table import read_reduced_table
+        from mopsjobs.app.tasks.results_table import read_reduced_table
 
         app = self._app
 

@@ -1,7 +1,8 @@
-"""The table of results of some jobs: a row per task, with its parameters, how it ended, and the scalars of its outputs.
+"""Tables of results of some jobs: a row per task, per parameter set over its replicates, or per reduction.
 
-Jobs of one family are one table: each task has the row of the last of them that did it. Two passes keep memory small.
-The first learns the columns and collects the scalars, the second yields the rows.
+Jobs of one family are one table: each task has the row of the last of them that did it, with its parameters, how it
+ended, and the scalars of its outputs. Two passes keep memory small. The first learns the columns and collects the
+scalars, the second yields the rows.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import contextlib
 import functools
 import heapq
 import itertools
+import json
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mopsjobs.app.jobs.find_job import FoundJob, Job, find_state
 from mopsjobs.app.jobs.job_tasks import JobTasks, ancestors_of, find_lineage, mirror_ledger, never_mirrored_error
@@ -32,15 +35,30 @@ from mopsjobs.cache.sync.scalars import (
     MAX_KEYS,
     SCHEMA,
     CollectedScalars,
+    OutputReader,
     ScalarReader,
+    TaskOutputs,
     mirror_scalars,
     missing_chunks,
 )
-from mopsjobs.errors import CacheError, JobNotFoundError, MopsJobsError, StoreUnavailableError
+from mopsjobs.errors import (
+    CacheError,
+    JobNotFoundError,
+    MopsJobsError,
+    NoOutputsError,
+    StoreUnavailableError,
+    UsageError,
+)
 from mopsjobs.ledger.attempt import Outcome
-from mopsjobs.ledger.scalars import output_order, path_of
-from mopsjobs.studies.results import parameter_columns
-from mopsjobs.utils.table_files import Column, free_name, kind_of
+from mopsjobs.ledger.scalars import may_have_scalars, output_order, path_of
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.lineage import family_of
+from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.output_directory import RefusedFileError
+from mopsjobs.studies.reductions import ReducedOutputs, find_all_reduced, find_reduced
+from mopsjobs.studies.results import count_tasks, parameter_columns, read_output
+from mopsjobs.studies.study import param_id
+from mopsjobs.utils.table_files import Column, free_name, is_numeric, kind_of
 from mopsjobs.utils.text import error_line, pluralize
 
 T = TypeVar("T")
@@ -51,6 +69,23 @@ FIRST_COLUMNS = (("job_id", "text"), ("task", "integer"), ("param_id", "text"))
 
 LAST_COLUMNS = (("seed", "unsigned"), ("status", "text"), ("seconds", "number"), ("error", "text"))
 """Columns between parameters and scalars."""
+
+BEFORE = (("job_id", "text"), ("param_id", "text"))
+"""Columns before the parameters of a row that is not of one task."""
+
+COUNTS = (("tasks", "integer"), ("n", "integer"))
+"""How many tasks a parameter set has, and how many of them were read."""
+
+COUNT_COLUMN, _ = COUNTS[0]
+"""The number of tasks that a reduction was made of."""
+
+MAX_QUANTILES = 20
+
+_PARAMETER_SETS = """
+CREATE TABLE parameter_set (number INTEGER PRIMARY KEY, family INTEGER, param_id TEXT, params TEXT,
+    UNIQUE (family, param_id));
+CREATE TABLE replicate (number INTEGER, task INTEGER, scalars TEXT, PRIMARY KEY (number, task)) WITHOUT ROWID;
+"""
 
 REPEATS = "repeats"
 """The column of the earlier task that a task repeats. It is there if some task does."""
@@ -458,3 +493,361 @@ def find_cached_results(job_id: str, app: App) -> list[JobTasks]:
     policy = FreshnessPolicy()
     failure = mirror_ledger(job_id, app, policy)
     return _newest_first([JobTasks(app, FoundJob(job), failure), *ancestors_of(job, app, policy)])
+
+
+class Statistics(NamedTuple):
+    """Statistics that a table has of each scalar: the mean, and quantiles."""
+
+    has_mean: bool
+    quantiles: tuple[float, ...]
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Return the ends of the names of columns."""
+        return ["mean"] * self.has_mean + [f"q{quantile:g}" for quantile in self.quantiles]
+
+    def of(self, values: Sequence[float]) -> Sequence[float | None]:
+        """Compute the statistics of some numbers, all None without numbers."""
+        if not values:
+            return [None] * len(self.suffixes)
+        ordered = sorted(values)
+        return [mean(ordered)] * self.has_mean + [quantile(ordered, one) for one in self.quantiles]
+
+
+def parse_quantiles(text: str) -> tuple[float, ...]:
+    """Parse quantiles like `0.1,0.9`.
+
+    Raises:
+        UsageError: if they are not numbers from 0 to 1, or one comes twice, or there are more than `MAX_QUANTILES`.
+    """
+    try:
+        quantiles = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        quantiles = (math.nan,)
+    return check_quantiles(quantiles, text)
+
+
+def check_quantiles(quantiles: tuple[float, ...], text: object = None) -> tuple[float, ...]:
+    """Return quantiles, of which there may be none.
+
+    Args:
+        quantiles: the numbers.
+        text: the words of the user, for the error; None for the numbers.
+
+    Raises:
+        UsageError: if they are not from 0 to 1, or one comes twice, or there are more than `MAX_QUANTILES`.
+    """
+    problem = None
+    if not (len(quantiles) <= MAX_QUANTILES and all(0 <= one <= 1 for one in quantiles)):
+        problem = f"expected up to {MAX_QUANTILES} numbers from 0 to 1, separated by commas"
+    elif len({f"{one:g}" for one in quantiles}) < len(quantiles):
+        problem = "one comes twice"
+    if problem is not None:
+        raise UsageError(f"invalid quantiles {quantiles if text is None else text!r}: {problem}")
+    return quantiles
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of some numbers."""
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # the sum is beyond every float, the mean is not
+        return math.fsum(value / len(values) for value in values)
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """Return a quantile of ascending numbers, interpolated linearly between two of them, as numpy and pandas do."""
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    if low + 1 == len(ordered):
+        return ordered[low]
+    rest, step = place - low, ordered[low + 1] - ordered[low]
+    if math.isinf(step):  # the difference is beyond every float
+        return ordered[low] * (1 - rest) + ordered[low + 1] * rest
+    return ordered[low] + step * rest
+
+
+class ReplicateTable:
+    """A row per parameter set of each family: its parameters, how many tasks it has, and statistics of its scalars.
+
+    Tasks that repeat an earlier one are left out: see `Simulations`.
+    """
+
+    def __init__(self, table: ResultsTable, statistics: Statistics) -> None:
+        """Name the columns. Scalars that are not numbers have none."""
+        self._table = table
+        self._statistics = statistics
+        others = [name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS, *COUNTS)]
+        self._parameters = parameter_columns([name for name, _ in table.parameters], others)
+        self._numeric = [place for place, one in enumerate(table.scalar_columns) if is_numeric(one.column.kinds)]
+
+    @property
+    def columns(self) -> list[Column]:
+        """Return the columns of `rows`."""
+        columns = [
+            *plain_columns(BEFORE),
+            *(Column(self._parameters[name], one.kinds) for name, one in self._table.parameters),
+            *plain_columns(COUNTS),
+        ]
+        taken = {column.name for column in columns}
+        for place in self._numeric:
+            for suffix in self._statistics.suffixes:
+                name = free_name(f"{self._table.scalar_columns[place].column.name}.{suffix}", "result", taken)
+                columns.append(Column(name, frozenset({"number"})))
+        return columns
+
+    @property
+    def left_out_columns(self) -> list[str]:
+        """Return the names of the scalars that are not numbers."""
+        return [one.column.name for place, one in enumerate(self._table.scalar_columns) if place not in self._numeric]
+
+    def rows(self) -> Iterator[list[object]]:
+        """Yield the parameter sets, in the order of their first tasks, as rows of `columns`."""
+        with temporary_database(_PARAMETER_SETS) as database:
+            self._collect(database)
+            replicates = database.execute(
+                "SELECT number, family, param_id, params, scalars FROM parameter_set JOIN replicate USING (number)"
+                " ORDER BY number, task"
+            )
+            for (_, family, param_id, params), of_set in groupby(replicates, key=lambda one: one[:4]):
+                yield self._row(family, param_id, params, [scalars for *_, scalars in of_set])
+
+    def _collect(self, database: sqlite3.Connection) -> None:
+        """Keep the numbers of each task on disk: tasks with the same parameters may be far from each other."""
+        simulations = self._table.simulations
+        for row in self._table.tasks():
+            if simulations is not None and simulations.repeated_by(row.family, row.task) is not None:
+                continue
+            scalars = None
+            if self._table.is_read(row):
+                values = self._table.scalars_of(row)
+                scalars = json.dumps([values[place] for place in self._numeric])
+            database.execute(
+                "INSERT OR IGNORE INTO parameter_set (family, param_id, params) VALUES (?, ?, ?)",
+                (row.family, row.task.param_id, json.dumps(self._table.parameters_of(row))),
+            )
+            database.execute(
+                "INSERT INTO replicate SELECT number, ?, ? FROM parameter_set WHERE family = ? AND param_id = ?",
+                (row.task.row.task, scalars, row.family, row.task.param_id),
+            )
+
+    def _row(self, family: int, param_id: str, params: str, replicates: list[str | None]) -> list[object]:
+        succeeded = [json.loads(scalars) for scalars in replicates if scalars is not None]
+        numbers: list[object] = []
+        for column in zip(*succeeded, strict=True) if succeeded else [()] * len(self._numeric):
+            numbers += self._statistics.of([float(value) for value in column if value is not None])
+        counts = (len(replicates), len(succeeded))
+        return [self._table.family_id(family), param_id, *json.loads(params), *counts, *numbers]
+
+
+class ReducedRow(NamedTuple):
+    """A reduction in the table."""
+
+    job_id: str
+    """The job that made it."""
+    param_id: str | None
+    """The parameter set; None: the whole job."""
+    params: Mapping[str, Any]
+    tasks: int
+    """Of how many tasks it was made."""
+
+
+class ReducedTable:
+    """The reductions of some jobs, and the scalars of their outputs. It is read within `read_reduced_table`."""
+
+    def __init__(
+        self,
+        families: Sequence[Sequence[Manifest]],
+        store: VersionedStore,
+        collected: CollectedScalars,
+        on_progress: OnProgress,
+    ) -> None:
+        """Read the outputs, and learn the columns."""
+        self._families = families
+        self._collected = collected
+        self._reductions: list[list[ReducedRow]] = [[] for _ in families]
+        self.left_out = 0
+        """Scalars that the rows lack, since they are too large; counted while the rows are read."""
+        reader = OutputReader(collected.replace, on_progress)
+        for member, (family, found) in enumerate(zip(families, self._reductions, strict=True)):
+            reader.read(store, member, _add_rows(store, family, found))
+        self.output_problems = reader.problems
+        """Key and reason of outputs that cannot be read, the first thousand."""
+        self._parameter_kinds: dict[str, set[str]] = {}
+        for one in itertools.chain.from_iterable(self._reductions):
+            learn_kinds(self._parameter_kinds, one.params)
+        others = [name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS, *COUNTS)]
+        self._parameters = parameter_columns(list(self._parameter_kinds), others)
+        self._scalars = scalar_names(collected.keys, [*self._parameters.values(), COUNT_COLUMN])
+
+    @property
+    def columns(self) -> list[Column]:
+        """Return the columns of `rows`."""
+        return [
+            *plain_columns(BEFORE),
+            *(Column(column, frozenset(self._parameter_kinds[name])) for name, column in self._parameters.items()),
+            *plain_columns(COUNTS[:1]),
+            *(Column(name, frozenset(self._collected.keys[key].kinds)) for key, name in self._scalars.items()),
+        ]
+
+    def rows(self) -> Iterator[list[object]]:
+        """Yield the parameter sets in the order of the study, then the whole job, whose id of a set is None."""
+        for member, reductions in enumerate(self._reductions):
+            for number, one in enumerate(reductions):
+                found = self._collected.get(member, number) or {}
+                self.left_out += count_left_out(found)
+                yield [
+                    one.job_id,
+                    one.param_id,
+                    *(one.params.get(name) for name in self._parameters),
+                    one.tasks,
+                    *(found.get(self._collected.keys[key].number) for key in self._scalars),
+                ]
+
+    def problems(self) -> list[str]:
+        """Return what the table lacks, as sentences. Complete after the rows were read."""
+        return self.lacking + describe_problems(self.output_problems, self.left_out, self._collected)
+
+    @property
+    def tasks(self) -> tuple[int, int]:
+        """Return how many tasks the jobs have, and how many of them repeat an earlier one."""
+        counts = [count_tasks(family) for family in self._families]
+        return sum(tasks for tasks, _ in counts), sum(repeated for _, repeated in counts)
+
+    @property
+    def lacking(self) -> list[str]:
+        """Return a sentence for each family whose sets or whole job are not all reduced over their complete tasks."""
+        pairs = zip(self._families, self._reductions, strict=True)
+        return [sentence for family, rows in pairs if (sentence := _describe_lacking(family[0], rows))]
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no job was reduced."""
+        return not any(self._reductions)
+
+
+def read_reduced_table(
+    names: Iterable[str], app: App, view: Callable[[ReducedTable], T], on_progress: OnProgress = None
+) -> T:
+    """Call `view` with the table of what the reduce functions of some jobs and their ancestors left.
+
+    Jobs of one family have a row per reduction, the last one. It costs the listings of `find_all_reduced` for each
+    family, and the reads.
+
+    Args:
+        names: the jobs, as `find_job` takes them.
+        app: the run.
+        view: reads the table.
+        on_progress: called with the number of reductions whose outputs were read.
+
+    Raises:
+        JobNotFoundError: if a job does not exist.
+        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
+        NoManifestError: if mops-jobs did not submit a job.
+        NoOutputsError: if none of the jobs was reduced.
+        StoreError: if the registry cannot be read.
+    """
+    families = _find_families(names, app)
+    with temporary_database(SCHEMA) as database:
+        table = ReducedTable(families, app.store, CollectedScalars(database), on_progress)
+        if table.is_empty:
+            raise NoOutputsError(_describe_absence(families[0][0]), job_id=families[0][0].job_id)
+        return view(table)
+
+
+def _find_families(names: Iterable[str], app: App) -> list[list[Manifest]]:
+    """Find jobs and their ancestors. Return them by family, as `find_results` does, the newest job of each first."""
+    states = {state.job_id: state for state in (find_state(name, app) for name in names)}
+    lineages = [family_of(app.store, job_id, load_manifest(app.store, job_id)) for job_id in states]
+    families: dict[str, dict[str, Manifest]] = {lineage[-1].job_id: {} for lineage in lineages}
+    for lineage in sorted(lineages, key=lambda one: (states[one[0].job_id].created_at, one[0].job_id)):
+        families[lineage[-1].job_id].update({one.job_id: one for one in reversed(lineage)})
+    return [list(reversed(family.values())) for family in families.values()]
+
+
+def _add_rows(store: VersionedStore, family: Sequence[Manifest], rows: list[ReducedRow]) -> Iterator[TaskOutputs]:
+    """Add the rows of a family, and yield the outputs of each with its place among them."""
+    study = family[0].study
+    if study.reduce is None:
+        return
+    sets = study.sets_by_id()
+    for set_id, found in find_all_reduced(store, family):
+        if found is not None:
+            params: Mapping[str, Any] = {} if set_id is None else sets[set_id][0][1].params
+            entries = {name: entry for name, entry in found.entries.items() if may_have_scalars(name)}
+            rows.append(ReducedRow(found.job_id, set_id, params, found.tasks))
+            yield TaskOutputs([len(rows) - 1], entries)
+
+
+def _describe_lacking(manifest: Manifest, rows: Sequence[ReducedRow]) -> str:
+    """Return the sentence that counts the parameter sets of a job that are not reduced; empty if all are."""
+    if not rows:
+        return _describe_absence(manifest)
+    total = len(manifest.study.sets_by_id())
+    is_whole = rows[-1].param_id is None
+    lacking = total - len(rows) + is_whole
+    kind = "parameter set" if total == len(manifest.study.parameter_sets) else "different parameter set"
+    sets = f"{lacking:,} of {pluralize(total, kind)} of job {manifest.job_id}"
+    if lacking and not is_whole:
+        return f"{sets}, and the whole job, are not reduced."
+    if lacking:
+        return f"{sets} {'is' if lacking == 1 else 'are'} not reduced."
+    return "" if is_whole else f"Job {manifest.job_id} is not reduced as a whole."
+
+
+def _describe_absence(manifest: Manifest) -> str:
+    """Return the sentence for a job without outputs of a reduce function."""
+    function = manifest.study.reduce
+    what = "names no reduce function" if function is None else f"has no outputs of {function}"
+    return f"Job {manifest.job_id} {what}."
+
+
+def read_reduced(job_id: str, params: Mapping[str, Any] | None, app: App) -> dict[str, bytes]:
+    """Return the outputs of a reduction by their names. It costs a listing per member of the family, and the reads.
+
+    Args:
+        job_id: the full id of the job.
+        params: the parameters of a set; None for the whole job.
+        app: the run.
+
+    Raises:
+        NoOutputsError: if there are none.
+        NoManifestError: if mops-jobs did not submit the job.
+        StoreError: if the registry cannot be read.
+        MopsJobsError: if the store does not send an output.
+    """
+    function, found = find_reduced_of_job(job_id, app, params)
+    if found is None:
+        what = "names no reduce function" if function is None else f"has no outputs of {function} for that"
+        raise NoOutputsError(f"Job {job_id} {what}.", job_id=job_id)
+    outputs = {}
+    for name, entry in found.entries.items():
+        try:
+            one = read_output(app.store, entry.key)
+        except RefusedFileError as error:
+            raise MopsJobsError(f"{entry.key} cannot be read: {error}.") from None
+        if one is not None:
+            outputs[name] = one.value
+    return outputs
+
+
+def find_reduced_of_job(
+    job_id: str, app: App, params: Mapping[str, Any] | None = None
+) -> tuple[str | None, ReducedOutputs | None]:
+    """Return the reduce function that the study of a job names, and its last outputs. Either may be missing.
+
+    Args:
+        job_id: the full id of the job.
+        app: the run.
+        params: the parameters of a set; None for the whole job.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job.
+        StoreError: if the registry cannot be read.
+    """
+    manifest = load_manifest(app.store, job_id)
+    function = manifest.study.reduce
+    if function is None:
+        return None, None
+    family = family_of(app.store, job_id, manifest)
+    return function, find_reduced(app.store, family, None if params is None else param_id(params))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from mopsjobs.app.jobs.job_card import memory_text, metadata_of, noted_text
 from mopsjobs.app.origins.compare_jobs import MAX_VALUE, SHORT_HASH, Comparison, compare, set_text
 from mopsjobs.app.origins.provenance import printable
-from mopsjobs.app.tasks.replicates import mean, quantile
+from mopsjobs.app.tasks.results_table import mean, quantile
 from mopsjobs.bundles.extraction import BundleFile
 from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.rows import error_of

@@ -18,13 +18,13 @@ from mopsjobs.app.origins.provenance import Provenance
 from mopsjobs.app.origins.provenance import read_provenance as read_whole_provenance
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.app.tasks.reduced_table import find_reduced_of_job
 from mopsjobs.app.tasks.results_table import (
     FIRST_COLUMNS,
     SUCCEEDED,
     ResultsState,
     ResultsTable,
     find_cached_results,
+    find_reduced_of_job,
     read_results_table,
     results_state,
 )

@@ -9,9 +9,16 @@ from pathlib import Path
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.app.tasks.reduced_table import ReducedTable, read_reduced_table
-from mopsjobs.app.tasks.replicates import ReplicateTable, Statistics, parse_quantiles
-from mopsjobs.app.tasks.results_table import ResultsTable, find_results, read_results_table
+from mopsjobs.app.tasks.results_table import (
+    ReducedTable,
+    ReplicateTable,
+    ResultsTable,
+    Statistics,
+    find_results,
+    parse_quantiles,
+    read_reduced_table,
+    read_results_table,
+)
 from mopsjobs.cli.flags import JOB_HELP, add_job_names, argument_type
 from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
 from mopsjobs.errors import (
