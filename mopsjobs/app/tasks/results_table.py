@@ -1,8 +1,8 @@
 """Tables of results of some jobs: a row per task, per parameter set over its replicates, or per reduction.
 
 Jobs of one family are one table: each task has the row of the last of them that did it. A row has the parameters of
-its task, how that ended, and the scalars of its outputs. Two passes keep memory small. The first learns the columns and collects the
-scalars, the second yields the rows.
+its task, how that ended, and the scalars of its outputs. Two passes keep memory small. The first learns the columns
+and collects the scalars, the second yields the rows.
 """
 
 from __future__ import annotations
