@@ -149,41 +149,22 @@ def test_a_row_says_why_a_job_failed(web: Web) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("owner:ada owner:grace", {"owner": "ada,grace"}),
-        ('error:"exit code 137" is:open', {"error": "exit code 137", "open": "true"}),
-    ],
-)
-def test_filters_in_the_search_become_parameters(web: Web, words: str, expected: dict[str, str]) -> None:
-    """A page has one address, however it was asked for."""
-    assert address(web, f"q={words.replace('%', '%25').replace(' ', '+')}") == expected
-
-
-@pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("q=ownr:ada", "Did you mean 'owner'?"),
         ("status=nope&owner=ada", "invalid status 'nope'"),
-        ("columns=size", "invalid columns 'size': expected one of compare, study,"),
-        ("param=%3D5", "invalid condition '=5'"),
+        ("columns=size&owner=ada", "invalid columns 'size': expected one of compare, study,"),
+        ("param=%3D5&owner=ada", "invalid condition '=5'"),
     ],
 )
 def test_bad_filters_keep_the_form(web: Web, query: str, sentence: str) -> None:
-    """The page is refused with what is wrong, what was typed, and each filter to remove. It shows no jobs."""
+    """The page is refused with what is wrong, and each filter to remove. It shows no jobs."""
     answer = web.get(f"/jobs?{query}")
-    if answer.status_code == 302:
-        answer = web.get(answer.headers["Location"])
     page = unescape(answer.text)
     assert answer.status_code == 400
     assert sentence in page
     assert 'role="search"' in page
     assert "<tr" not in page
-    for name, value in parse_qsl(query):
-        if name == "owner":
-            assert f'aria-label="Remove the filter owner:{value}"' in page
-        elif name == "q":
-            assert value.partition(":")[2] in page
+    assert 'aria-label="Remove the filter owner:ada"' in page
 
 
 def test_mine_is_the_user_of_the_server_or_of_the_browser(web: Web) -> None:

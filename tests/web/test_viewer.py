@@ -62,16 +62,7 @@ def test_other_filters_stay(client: FlaskClient) -> None:
     assert answer.headers["Location"] == "/jobs?status=failed&label=a&label=b&owner=ada"
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        None,
-        "x" * (MAX_NAME + 1),
-        "ada,grace",
-        "a\x1b[31m",
-        "\xff",
-    ],
-)
+@pytest.mark.parametrize("sent", [None, "x" * (MAX_NAME + 1), "ada,grace", "a\x1b[31m", "\xff"])
 def test_what_is_no_name_is_none(client: FlaskClient, sent: str | None) -> None:
     """Too long, with control characters, or of two headers that were joined: such a request leads nowhere."""
     answer = client.get("/jobs?mine=true", headers={} if sent is None else {HEADER: sent})
@@ -94,14 +85,7 @@ def test_only_the_chosen_header_counts(client: FlaskClient) -> None:
         assert client.get("/jobs?mine=true", headers={name: "ada"}).status_code == 400
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "a b",
-        "a\n",
-    ],
-)
+@pytest.mark.parametrize("name", ["", "a b", "a\n"])
 def test_a_header_that_no_request_can_have_is_refused(name: str) -> None:
     """When the server starts, not at the first request."""
     with pytest.raises(UsageError, match="invalid header"):

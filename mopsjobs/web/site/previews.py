@@ -55,8 +55,11 @@ def preview(name: str, value: bytes) -> Preview:
     """
     if name.endswith(".png"):
         return _image(value)
-    text = _decoded(value)
-    if text is None:
+    try:
+        text = value.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
         return Preview(note="Not text: not shown.")
     try:
         if name.endswith(".csv"):
@@ -66,14 +69,6 @@ def preview(name: str, value: bytes) -> Preview:
         why = error.reason if isinstance(error, RecordError) else f"not CSV: {error}"
         shown = _text(text)
         return shown._replace(note=" ".join(filter(None, (f"Shown as it is ({why}).", shown.note))))
-
-
-def _decoded(value: bytes) -> str | None:
-    """Return the text of an output; None if it is not text."""
-    try:
-        return None if b"\0" in value else value.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return None
 
 
 def _table(value: bytes) -> Preview:

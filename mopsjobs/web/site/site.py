@@ -81,13 +81,6 @@ class ConnectionPool:
                 raise
         self._put_back(pooled)
 
-    def close(self) -> None:
-        """Close the idle connections."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for pooled in idle:
-            pooled.connection.close()
-
     def _pop_idle(self, file: FileIdentity | None) -> _Pooled | None:
         """Return an idle connection to that file; a cache that was replaced is another file."""
         while True:
