@@ -151,12 +151,11 @@ class _Handlers:
 
     def job(self, job_id: str) -> Response:
         """Return the document of `status JOB --json`."""
-        now = self._site.app.now().timestamp()
 
-        def view(connection: sqlite3.Connection, _age: Freshness) -> dict[str, object]:
-            return with_family(connection, job_queries.find_job(connection, job_id, now=now), now=now)[0]
+        def view(connection: sqlite3.Connection, job: Job, now: float) -> dict[str, object]:
+            return with_family(connection, job, now=now)[0]
 
-        return Response("".join(Document(self._site.read(view)).pieces(None)) + "\n", mimetype=JSON)
+        return Response("".join(Document(self._site.read_job(job_id, view)).pieces(None)) + "\n", mimetype=JSON)
 
     def tasks(self) -> Response:
         """Return the document of `tasks --json`."""
@@ -204,12 +203,10 @@ class _Handlers:
         site = self._site
         query = parse_query(RESULTS, request.args.items(multi=True))
 
-        def view(connection: sqlite3.Connection, _age: Freshness) -> tuple[Job, Results | None, Reading | None]:
-            now = site.app.now().timestamp()
-            job = job_queries.find_job(connection, query["job"], now=now)
+        def view(connection: sqlite3.Connection, job: Job, now: float) -> tuple[Job, Results | None, Reading | None]:
             return job, *find_results(site, connection, job, now)
 
-        job, results, reading = site.read(view)
+        job, results, reading = site.read_job(query["job"], view)
         job_id = str(job["job_id"])
         if results is None:
             why = reason_to_wait(job_id, reading)

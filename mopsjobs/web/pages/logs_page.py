@@ -10,9 +10,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from mopsjobs.app.jobs.log_selection import KINDS, LogSelection, parse_tasks
-from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries.events import StoredEvent, events_before, read_events
-from mopsjobs.cache.queries.jobs import find_job
 from mopsjobs.cache.queries.task_ends import failed_tasks
 from mopsjobs.events.format import DROPPED
 from mopsjobs.utils.text import parse_whole_number, strip_control_characters
@@ -114,11 +112,7 @@ class LogsPage:
     def file(self, job_id: str) -> Response:
         """Return all selected lines as a file of text."""
         query = parse_query(PARAMETERS, request.args.items(multi=True))
-
-        def view(connection: sqlite3.Connection, _age: Freshness) -> _Lines:
-            return _selected(connection, find_job(connection, job_id, now=self._site.app.now().timestamp()), query)
-
-        lines = self._site.read(view)
+        lines = self._site.read_job(job_id, lambda connection, job, _now: _selected(connection, job, query))
         return as_file(Response(self._pieces(lines), mimetype="text/plain"), f"{lines.job_id}.log.txt")
 
     def _pieces(self, lines: _Lines) -> Iterator[str]:

@@ -10,10 +10,8 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from mopsjobs.app.jobs.log_selection import MAX_TASK
-from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.tasks.results_table import cached_lineage, results_state
 from mopsjobs.app.tasks.task_outputs import no_such_task_error
-from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import read_family
 from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.errors import UsageError, command_line, shorten
@@ -86,12 +84,10 @@ class ResultsPage:
         """Return the table of results as CSV; 503 while it is being read."""
         parse_query({}, request.args.items(multi=True))
 
-        def view(connection: sqlite3.Connection, _freshness: Freshness) -> tuple[Job, Results | None, Reading | None]:
-            now = self._site.app.now().timestamp()
-            job = job_queries.find_job(connection, job_id, now=now)
+        def view(connection: sqlite3.Connection, job: Job, now: float) -> tuple[Job, Results | None, Reading | None]:
             return job, *find_results(self._site, connection, job, now)
 
-        job, results, reading = self._site.read(view)
+        job, results, reading = self._site.read_job(job_id, view)
         if results is None:
             return not_read_yet(str(job["job_id"]), reading)
         response = Response(csv_pieces(results.columns, results.rows.read()), mimetype="text/csv")
@@ -133,11 +129,10 @@ class ResultsPage:
         if query["task"] is None:
             raise UsageError("missing task: expected the number of a task.")
 
-        def view(connection: sqlite3.Connection, _freshness: Freshness) -> tuple[KeptOutput | None, Reading | None]:
-            now = self._site.app.now().timestamp()
-            return self._find(connection, job_queries.find_job(connection, job_id, now=now), query, now)
+        def view(connection: sqlite3.Connection, job: Job, now: float) -> tuple[KeptOutput | None, Reading | None]:
+            return self._find(connection, job, query, now)
 
-        kept, reading = self._site.read(view)
+        kept, reading = self._site.read_job(job_id, view)
         if kept is None:
             return not_read_yet(job_id, reading)
         if kept.output.value is None:

@@ -15,6 +15,7 @@ from mopsjobs.app.run.freshness import Freshness, never_synced_error
 from mopsjobs.app.tasks.failures import keep_job_failures
 from mopsjobs.cache import sync_state
 from mopsjobs.cache.database import is_current, open_to_read, translate_sqlite_errors
+from mopsjobs.cache.queries.jobs import find_job
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
 from mopsjobs.utils.times import parse_duration
@@ -192,6 +193,15 @@ class Site:
             waiting = "The first sync is still running, or it failed."
             raise never_synced_error(f"Run: {command_line('sync')}" if self.syncer is None else waiting)
         return result
+
+    def read_job(self, job_id: str, view: Callable[[sqlite3.Connection, dict[str, Any], float], T]) -> T:
+        """Return what `view` returns for the cache, a job, and the time in seconds since 1970. Raise as `read`."""
+
+        def view_job(connection: sqlite3.Connection, _freshness: Freshness) -> T:
+            now = self.app.now().timestamp()
+            return view(connection, find_job(connection, job_id, now=now), now)
+
+        return self.read(view_job)
 
     def header(self) -> dict[str, Any]:
         """Return the age of the data, for the head of a page; if the cache cannot be used, say why."""
