@@ -225,7 +225,8 @@ def grown_options(options: LaunchOptions, engine: str, recorded: Mapping[str, st
         if name in factors:
             if (limit := getattr(known, name)) is None:
                 raise _no_limit_error(name if name in options.factors else "memory", factors[name], example)
-            limits[name] = limit * factors[name]
+            grown = limit * factors[name]
+            limits[name] = round(grown) if name == "task_memory" else grown
     return dataclasses.replace(options, cluster=cluster, factors={}, **limits)
 
 

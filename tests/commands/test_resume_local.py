@@ -449,7 +449,10 @@ REFUSED = (
     ("--only fail", "error: invalid --only 'fail': expected one of failed, timeout, oom, died, lost, or the key"),
     ("--memory x2", "error: invalid --memory 'x2': expected a limit like 2GiB, since the job had none that"),
     ("--memory much", "error: invalid --memory 'much': expected a size like 2GiB, or a factor like x2."),
-    ("--task-memory x1", "error: invalid --task-memory 'x1': expected a size like 2GiB, or a factor like x2."),
+    (
+        "--task-memory x1",
+        "error: invalid --task-memory 'x1': expected a size like 2GiB, on resume also a factor",
+    ),
     ("--timeout x2", "error: invalid --timeout 'x2': expected a limit like 1h, since the job had none"),
     ("--timeout x0", "error: invalid duration 'x0': expected a number with s, m, h, d or w"),
 )
