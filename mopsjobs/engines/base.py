@@ -153,40 +153,38 @@ def launch_fields(launch: Launch, engine: str) -> dict[str, Any]:
 
 def launch_notes(launch: Launch, engine: str) -> dict[str, str]:
     """Return the metadata that keep the options of a launch; `recorded_launch` reads them."""
-    options = {
-        "workers": None if launch.workers is None else str(launch.workers),
-        "python": launch.python,
-        "task_timeout": None if launch.task_timeout is None else f"{launch.task_timeout:g}",
-        **_limits(launch),
-        **launch.options,
-    }
+    workers = {} if launch.workers is None else {"workers": str(launch.workers)}
+    options = {**workers, **_limits(launch), **launch.options}
     if engine in CLUSTER_ENGINES:
-        options |= {"shards": str(launch.shards), "namespace": None}  # which is a field of its own
+        options["shards"] = str(launch.shards)
+        options.pop("namespace", None)  # which is a field of its own
         if PATCH in options:
             import hashlib  # here: few launches have one
 
             options[PATCH] = f"sha256:{hashlib.sha256(str(options[PATCH]).encode()).hexdigest()}"
-    return {NOTE_PREFIXES[engine] + name: value for name, value in options.items() if value is not None}
+    return {NOTE_PREFIXES[engine] + name: value for name, value in options.items()}
 
 
-def _limits(launch: Launch) -> dict[str, str | None]:
-    return {
+def _limits(launch: Launch) -> dict[str, str]:
+    """Return the interpreter of the model and the limits of its tasks, the time limit in seconds."""
+    limits = {
+        "python": launch.python,
+        "task_timeout": None if launch.task_timeout is None else f"{launch.task_timeout:g}",
         "task_memory": None if launch.task_memory is None else format_size(launch.task_memory),
-        "retries": None if launch.retries is None else str(launch.retries),
+        "retries": launch.retries,
         "retry_on": launch.retry_on,
-        "first": None if launch.first is None else str(launch.first),
+        "first": launch.first,
         "max_failures": launch.max_failures,
     }
+    return {name: str(value) for name, value in limits.items() if value is not None}
 
 
 def runner_flags(launch: Launch) -> list[str]:
     """Return the flags of `mops-jobs run` for the model and the limits of its tasks, as every engine gives them."""
-    options = {
-        "python": launch.python,
-        "task-timeout": None if launch.task_timeout is None else f"{launch.task_timeout:g}s",
-        **{name.replace("_", "-"): value for name, value in _limits(launch).items()},
-    }
-    return [word for name, value in options.items() if value is not None for word in (f"--{name}", value)]
+    limits = _limits(launch)
+    if "task_timeout" in limits:
+        limits["task_timeout"] += "s"
+    return [word for name, value in limits.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 RUNNER_MEMORY = 256 * 2**20

@@ -16,18 +16,31 @@ from mopsjobs.utils.text import parse_whole_number
 Kind = Literal["text", "count", "size", "duration", "file", "switch", "choices", "texts", "labels"]
 """The kind of a value. Choices are one text, separated by commas; the flags of texts and labels are repeated."""
 
-PYTHON_TYPES: Mapping[Kind, str] = {
-    "text": "a text or a number",
-    "count": "a whole number",
-    "size": "a text like 2GiB, or bytes",
-    "duration": "a text like 2h, or seconds",
-    "file": "a path",
-    "switch": "True or False",
-    "choices": "a text, or a list of texts",
-    "texts": "a text, or a list of texts",
-    "labels": "a dict, or texts like key=value",
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, Iterable) and all(isinstance(item, str) for item in value)
+
+
+PYTHON_TYPES: Mapping[Kind, tuple[str, Callable[[object], bool]]] = {
+    "text": ("a text or a number", lambda value: isinstance(value, str) or _is_number(value)),
+    "count": ("a whole number", _is_count),
+    "size": ("a text like 2GiB, or bytes", lambda value: isinstance(value, str) or _is_count(value)),
+    "duration": ("a text like 2h, or seconds", lambda value: isinstance(value, str) or _is_number(value)),
+    "file": ("a path", lambda value: isinstance(value, str | os.PathLike)),
+    "switch": ("True or False", lambda value: isinstance(value, bool)),
+    "choices": ("a text, or a list of texts", _are_texts),
+    "texts": ("a text, or a list of texts", _are_texts),
+    "labels": ("a dict, or texts like key=value", lambda value: isinstance(value, Mapping) or _are_texts(value)),
 }
-"""What a Python program gives, by kind."""
+"""What a Python program gives, by kind: in words, and whether a value is that."""
 
 REPEATED: Collection[Kind] = ("texts", "labels")
 """The kinds of which each value has a flag of its own."""
@@ -56,24 +69,9 @@ class LaunchOption(NamedTuple):
         Raises:
             UsageError: if it has another type.
         """
-        if value is not None and not _has_type(self.kind, value):
-            raise UsageError(f"invalid {self.name} {value!r}: expected {PYTHON_TYPES[self.kind]}.")
-
-
-def _has_type(kind: Kind, value: object) -> bool:
-    is_text, is_number = isinstance(value, str), isinstance(value, Real) and not isinstance(value, bool)
-    is_count = isinstance(value, SupportsIndex) and not isinstance(value, bool)
-    if kind in ("choices", "texts", "labels"):
-        is_list = isinstance(value, Iterable) and all(isinstance(item, str) for item in value)
-        return is_list or (kind == "labels" and isinstance(value, Mapping))
-    return {
-        "text": is_text or is_number,
-        "count": is_count,
-        "size": is_text or is_count,
-        "duration": is_text or is_number,
-        "file": is_text or isinstance(value, os.PathLike),
-        "switch": isinstance(value, bool),
-    }[kind]
+        words, is_valid = PYTHON_TYPES[self.kind]
+        if value is not None and not is_valid(value):
+            raise UsageError(f"invalid {self.name} {value!r}: expected {words}.")
 
 
 def names_of(options: Iterable[LaunchOption]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from support.cli import Cli, Remote, sentences
+from support.engines import state_of
 from support.kubernetes import Api, kubeconfig
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ def test_print_manifest_shows_what_a_launch_would_create(cli: Cli, remote: Remot
     created = json.loads(request.body)
     assert re.fullmatch("[0-9a-f]{16}", created["metadata"]["annotations"].pop("mops-jobs/launch-id"))
     assert created == printed
+    state = state_of(remote.jobs, "seir-1")
+    assert (state.status, state.k8s_namespace) == ("scheduled", "models")
+    assert (state.k8s_name, state.metadata["kubernetes_job"]) == (None, "seir-1")
 
 
 def test_print_manifest_needs_no_kubeconfig(cli: Cli, remote: Remote) -> None:

@@ -31,10 +31,7 @@ from mopsjobs.runner.pools import dask, dask_task
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask import DaskProcess
 from support.cli import Cli, Spawn, sentences
-from support.docs import ROOT
 from support.runs import (
-    CHATTY_LINES,
-    CHATTY_MODEL,
     HOG,
     MIB,
     PATIENCE,
@@ -44,7 +41,6 @@ from support.runs import (
     code,
     ends,
     is_alive,
-    kill,
     limits_of,
     place,
     record,
@@ -288,20 +284,6 @@ def test_a_hog_ends_as_oom_and_has_more_memory_at_its_second_attempt(dask_cluste
     assert {number: count for number, count in calls(noted).items() if number > 1} == dict.fromkeys(range(2, 6), 1)
 
 
-def test_an_error_is_tried_again_if_its_type_is_named(dask_cluster: Cluster, tmp_path: Path) -> None:
-    noted, needed = tmp_path / "calls", tmp_path / "needed"
-    sets = [{"x": 0, "needs": str(needed), "calls": str(noted)}, {"x": 1, "calls": str(noted)}]
-    results = []
-    for one in ends(_pool(dask_cluster, code(tmp_path / "code"), retries=3, retry_on="error:ValueError"), sets):
-        results.append((one.position, one.attempt, one.error is None, one.is_final))
-        if not one.is_final:
-            needed.touch()
-    assert sorted(results) == [(0, 1, False, False), (0, 2, True, True), (1, 1, True, True)]
-    needed.unlink()
-    (one, _) = all_of(_pool(dask_cluster, code(tmp_path / "code"), retries=3), sets)
-    assert (one.attempt, one.error and one.error["type"]) == (1, "ValueError")
-
-
 def test_a_kill_by_a_nanny_for_memory_is_named_so(private_dask_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     """The Dask worker itself exceeds its limit, since it holds the outputs of the task."""
     cluster = private_dask_cluster(0, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
@@ -313,47 +295,6 @@ def test_a_kill_by_a_nanny_for_memory_is_named_so(private_dask_cluster: Callable
         "message": "Dask ended the workers that had it for their memory, as often as the scheduler allows",
     }
     assert str(one.outcome) == "oom"
-
-
-LOGGING_MODEL = f"""
-import os, sys
-sys.path.append({str(ROOT)!r})  # what installing mops-jobs there would do
-import mopsjobs as mj
-
-def simulate(params, seed):
-    task = mj.current()
-    if task.attempt == 1:
-        os.kill(os.getpid(), 9)
-    mj.log(attempt=task.attempt)
-    return {{"task": task.task, "params": task.params}}
-"""
-
-
-def test_a_task_learns_which_it_is_and_logs(dask_cluster: Cluster, tmp_path: Path) -> None:
-    """As on the local engine, if the model's Python has mops-jobs."""
-    first, second = all_of(_pool(dask_cluster, code(tmp_path / "code", LOGGING_MODEL)), sets_of(2))
-    assert first.outputs == {"result.json": b'{"params": {"x": 0}, "task": 0}', "logged.json": b'{"attempt": 2}'}
-    assert second.outputs == {"result.json": b'{"params": {"x": 1}, "task": 1}', "logged.json": b'{"attempt": 2}'}
-
-
-def test_a_task_that_prints_much_keeps_its_first_and_last_lines(dask_cluster: Cluster, tmp_path: Path) -> None:
-    """The same as on this machine, of each task."""
-    said: dict[int | None, list[str]] = {0: [], 1: []}
-    pool = _pool(dask_cluster, code(tmp_path / "code", CHATTY_MODEL), on_log=lambda task, line: said[task].append(line))
-    finished = all_of(pool, [{"x": 0, "fail": True}, {"x": 1}])
-    assert "as asked" in (finished[0].error or {})["traceback"]
-    assert said == {0: CHATTY_LINES, 1: CHATTY_LINES}
-
-
-def test_processes_stay_warm_and_both_workers_work(dask_cluster: Cluster, tmp_path: Path) -> None:
-    noted, gate = tmp_path / "calls", tmp_path / "gate"
-    sets = sets_of(40, calls=str(noted))
-    sets[0]["gate"] = str(gate)
-    sets[39]["say"] = "last"
-    # The first waits until the last is done: so two workers are needed, and one of them does nearly everything.
-    pool = _pool(dask_cluster, code(tmp_path / "code"), on_log=lambda _task, _line: gate.touch())
-    assert all(one.error is None for one in all_of(pool, sets))
-    assert len(set(callers(noted))) == 2
 
 
 @pytest.mark.parametrize("tasks", [2, 4, 12])
@@ -400,16 +341,6 @@ def test_a_dask_worker_killed_costs_its_tasks_a_retry(
     state = record(local_registry)
     assert (state.status, state.tasks_completed, state.tasks_failed) == ("succeeded", 8, 0)
     assert sum(calls(noted).values()) <= 10
-
-
-def test_a_job_of_many_tasks_runs_one_first(
-    dask_cluster: Cluster, start: Start, local_registry: JobRegistry, tmp_path: Path
-) -> None:
-    """By default. While no task has succeeded, the cluster gets five of them in all."""
-    noted = tmp_path / "calls"
-    assert _ended(start(dask_cluster, sets_of(101, calls=str(noted), fail=True)))[0] == 0
-    assert sum(calls(noted).values()) == 5
-    assert (record(local_registry).status, record(local_registry).error_code) == ("failed", "FIRST")
 
 
 def test_a_task_that_takes_its_dask_workers_along_fails_and_not_the_job(
@@ -476,20 +407,6 @@ def test_a_scheduler_that_says_nothing_holds_nobody_up(
         local_registry.cancel_job("job")
         ran, _ = running.result(PATIENCE)
     assert (ran.status, ran.is_done) == ("cancelled", False)
-
-
-def test_a_runner_of_a_silent_scheduler_ends_with_0(
-    private_dask_cluster: Callable[..., Cluster], start: Start, local_registry: JobRegistry, tmp_path: Path
-) -> None:
-    """A process, which gives that of its client the usual time to end."""
-    noted = tmp_path / "calls"
-    cluster = private_dask_cluster(1)
-    running = start(cluster, sets_of(4, calls=str(noted), gate=str(tmp_path / "never")))
-    until(lambda: sum(calls(noted).values()) == 1, "the worker at work")
-    cluster.halt_scheduler()
-    local_registry.cancel_job("job")
-    code_, err = _ended(running)
-    assert (code_, err.rstrip().endswith("cancelled")) == (0, True), err
 
 
 @pytest.mark.parametrize("how", ["cancelled", "SIGTERM", "SIGKILL"])
@@ -591,7 +508,6 @@ def test_a_client_refuses_a_process_that_holds_secrets(
 NEXT = '{"next": true}'
 MESSAGES = [
     ("[7]", "unexpected response"),
-    ("nonsense", "unexpected response"),
     ("[" * 100_000, "unexpected response"),
     ("{}", "sent an invalid message about a task"),
     ('{"finished": [0, {}, null]}', "sent an invalid message about a task"),
@@ -600,12 +516,9 @@ MESSAGES = [
         for finished in (
             [7, {}, None, "succeeded", 1, None, [None] * 6],
             [0, {"result.json": "?"}, None, "succeeded", 1, None, [None] * 6],
-            [0, [], None, "succeeded", 1, None, [None] * 6],
-            [0, None, None, "succeeded", 1, None, [None] * 6],
             [0, {}, None, "unheard of", 1, None, [None] * 6],
             [0, {}, None, "succeeded", "one", None, [None] * 6],
             [0, {}, None, "succeeded", 1, "now", [None] * 6],
-            [0, {}, None, "succeeded", 1, None, [None] * 5],
             [0, {}, None, "succeeded", 1, None, [-1.0, None, None, None, None, None]],
         )
     ),
@@ -667,40 +580,6 @@ def test_what_is_missing_is_resumed_on_the_same_scheduler(
     assert len(results(local_store, child)) == 1
 
 
-def test_a_job_whose_runner_is_gone_goes_on_itself(
-    cli: Cli, dask_cluster: Cluster, start: Start, local_registry: JobRegistry, tmp_path: Path
-) -> None:
-    gate, noted = tmp_path / "gate", tmp_path / "calls"
-    running = start(dask_cluster, sets_of(3, calls=str(noted), gate=str(gate)))
-    local_registry.update_fields("job", engine="dask", metadata={"dask_scheduler": dask_cluster.url})
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
-    kill(running.pid)
-    _ended(running)
-    gate.touch()
-    trusted = (
-        "--trust",
-        "engine:dask",
-        "--trust",
-        f"dask:{dask_cluster.url}",
-    )  # it was started by hand, not launched here
-    assert cli.ok("resume", "job", "--yes", *trusted).out == "job\n"
-    assert _end(local_registry, "job") == "succeeded"
-
-
-def test_a_runner_that_ends_before_its_first_report_fails_the_job(
-    cli: Cli, dask_cluster: Cluster, local_registry: JobRegistry, seir: list[str], tmp_path: Path
-) -> None:
-    """The runner is a process of this machine, as that of the local engine."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif sys.argv[1:2] == ['run']:\n    print('fatal', flush=True); os._exit(1)\n"
-    )
-    cli.ok(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", dask_cluster.url, PYTHONPATH=str(tmp_path))
-    runner = json.loads(JobDir.for_job("job", cli.env).runner.read_text())
-    until(lambda: not is_alive(runner["pid"]), "the runner to end")
-    assert cli("wait", "job").code == 100
-    assert str(record(local_registry).error_message).startswith("The runner ended before its first report: fatal; ")
-
-
 def test_a_scheduler_that_does_not_answer_is_told_at_once(
     cli: Cli, local_registry: JobRegistry, seir: list[str]
 ) -> None:
@@ -710,11 +589,6 @@ def test_a_scheduler_that_does_not_answer_is_told_at_once(
     assert ran.err.startswith(f"error: The Dask scheduler {NOBODY} does not answer: ")
     assert (record(local_registry).status, record(local_registry).error_code) == ("failed", "LAUNCH")
     assert not (JobDir.for_job("job", cli.env).path / "runner.json").exists()
-
-
-def test_without_a_scheduler_nothing_is_launched(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="needs a scheduler"):
-        DaskEngine({"HOME": str(tmp_path)}).launch(Launch(job_id="job", registry_url="u"))
 
 
 def test_a_launch_checks_the_address_that_the_environment_names(tmp_path: Path) -> None:
@@ -758,10 +632,3 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
 def test_what_makes_no_sense_is_refused(cli: Cli, seir: list[str], argv: list[str], said: str) -> None:
     ran = cli(*seir, "--engine", "dask", *argv)
     assert (ran.code, sentences(ran.err)) == (2, [f"error: {said}"])
-
-
-def test_a_scheduler_means_nothing_to_other_engines(cli: Cli, seir: list[str]) -> None:
-    ran = cli(*seir, "--scheduler", NOBODY)
-    assert (ran.code, sentences(ran.err)) == (2, ["error: --scheduler has no effect with the local engine."])
-    ran = cli("run", "job", "--scheduler", NOBODY, "--workers", "2")
-    assert ran.code == 2

@@ -14,8 +14,6 @@ from support.job_controller import (
     INDEX,
     Plan,
     condition_of,
-    format_indexes,
-    parse_indexes,
     plan,
 )
 
@@ -29,7 +27,7 @@ def _on_codes(action: str, *codes: int) -> dict[str, Any]:
 
 
 def _job(completions: int = 2, *rules: dict[str, Any], status: dict[str, Any] | None = None, **spec: Any) -> Any:
-    policy = {"podFailurePolicy": {"rules": list(rules)}} if rules else {}
+    policy = {"podFailurePolicy": {"rules": list(rules)}}
     spec = {"completions": completions, "parallelism": completions, "backoffLimitPerIndex": 1, **policy, **spec}
     return {"metadata": {"name": "a"}, "spec": spec, "status": status or {}}
 
@@ -66,15 +64,11 @@ def _end(done: Plan) -> str | None:
         (_job(), [_pod(0), _pod(0, failures=1), _pod(1, "Running")], [], None),
         (_job(), [_pod(0), _pod(0, failures=1), _pod(1, "Succeeded")], [], "FailedIndexes"),
         (_job(), [_pod(0, "Succeeded"), _pod(1, "Succeeded")], [], "CompletionsReached"),
-        (_job(3, maxFailedIndexes=0), [_pod(0, failures=1)], [], "MaxFailedIndexesExceeded"),
         (_job(2, _on_codes("FailJob", 6)), [_pod(0, code=6)], [], "PodFailurePolicy"),
-        (_job(2, _on_codes("FailIndex", 6)), [_pod(0, code=6), _pod(1, "Succeeded")], [], "FailedIndexes"),
         (_job(1, IGNORE), [_pod(0, failures=1, conditions=DISRUPTED)], [(0, 1)], None),
         (_job(1, IGNORE, _on_codes("FailJob", 137)), [_pod(0, code=137, conditions=DISRUPTED)], [(0, 0)], None),
         (_job(1, suspend=True), [], [], None),
-        # With a policy, a pod that is being stopped keeps its place until it has ended; without one, it has failed.
         (_job(1, IGNORE), [_pod(0, "Running", stopping=True)], [], None),
-        (_job(1), [_pod(0, "Running", stopping=True)], [(0, 1)], None),
         # An index in its back-off takes the place of a later one.
         (_job(3, parallelism=1), [_pod(0, at="12:00:00")], [], None),
     ],
@@ -117,20 +111,11 @@ def test_a_resumed_job_begins_anew() -> None:
     assert resumed["startTime"] == "2026-03-01T12:01:00Z"
 
 
-def test_time_ends_a_job_and_delays_a_retry() -> None:
-    """By `activeDeadlineSeconds`, and by a back-off that doubles with each failure, also with one that is ignored."""
-    job = _job(1, activeDeadlineSeconds=60, status={"startTime": "2026-03-01T12:00:00Z"})
-    assert _end(_plan(job, _pod(0, "Running"), later=59)) is None
-    assert _end(_plan(job, later=60)) == "DeadlineExceeded"
+def test_a_back_off_delays_a_retry() -> None:
+    """It doubles with each failure, also with one that is ignored."""
     just_failed = _pod(0, at="12:00:00")
     assert list(_plan(_job(1), just_failed).create) == []
     assert list(_plan(_job(1), just_failed, later=1).create) == [(0, 1, 0)]
     just_failed["metadata"]["annotations"][IGNORED] = "2"
     assert list(_plan(_job(1), just_failed, later=3).create) == []
     assert list(_plan(_job(1), just_failed, later=4).create) == [(0, 1, 2)]
-
-
-def test_indexes_are_written_as_a_status_has_them() -> None:
-    texts = [format_indexes(some) for some in ([], [3], [3, 4], [1, 3, 4, 5])]
-    assert texts == ["", "3", "3,4", "1,3-5"]
-    assert [parse_indexes(text) for text in texts] == [set(), {3}, {3, 4}, {1, 3, 4, 5}]

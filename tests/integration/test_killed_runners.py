@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 
 from mopsjobs.engines.job_dir import JobDir
-from support.lab import TASKS, Lab, end
+from support.lab import TASKS, Lab
 from support.runs import calls, kill_between_reports, until
 
 pytestmark = [
@@ -48,26 +47,3 @@ def test_a_killed_runner_ends_its_job_as_partial(env: dict[str, str], tmp_path: 
     Path(tmp_path / "gate").touch()
     assert lab.run("resume", "job", "--wait")[:2] == (0, "job.2\n")
     assert calls(lab.calls) == {**dict.fromkeys(range(DONE), 1), DONE: 2, DONE + 1: 1}
-
-
-def test_a_group_killed_when_all_is_stored_has_succeeded(env: dict[str, str], tmp_path: Path) -> None:
-    """`submit --wait` is the runner. The last output has been stored, and its report not been sent."""
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(
-        "import os, signal, sys\n"
-        "if sys.argv[1:2] == ['submit']:\n"
-        f"    sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
-        "    from mopsjobs.runner import run_shard\n"
-        "    run_shard._Run._finish = lambda *_, **__: os.killpg(0, signal.SIGKILL)\n"
-    )
-    lab = Lab({**env, "PYTHONPATH": str(site)}, tmp_path / "desk")
-    code, _, _ = end(lab.start(*lab.submit, "--wait", start_new_session=True))
-    assert code == -signal.SIGKILL
-    lab.env = env
-    lab.run("list")
-    job = lab.job()
-    assert (job.status, job.tasks_completed, job.error_code) == ("succeeded", TASKS, None)
-    assert lab.run("resume", "job")[2] == "job: nothing is missing\n"
-    assert lab.run("wait", "job")[0] == 0
-    assert json.loads(lab.run("tasks", "job", "--json")[1])["total"] == TASKS

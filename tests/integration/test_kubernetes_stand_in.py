@@ -21,7 +21,7 @@ import pytest
 
 from mopsjobs.engines.kubernetes import client, engine, manifest
 from support.cli import Cli, command
-from support.kubernetes import JOBS, kubeconfig
+from support.kubernetes import kubeconfig
 from support.runs import MODEL, code, sets_of, until
 from support.stand_in import POD_GC_SECONDS, StandIn
 from support.web import Web
@@ -117,30 +117,14 @@ def test_a_broken_model_is_loaded_once_per_shard(cli: Cli, cluster: StandIn, sub
     assert "nothing_of_that_name" in job["error_message"]
 
 
-def _pull_problem(cluster: StandIn) -> None:
-    cluster.missing_images = {"sims:1"}
-
-
-def _no_room(cluster: StandIn) -> None:
-    cluster.unschedulable = "0/3 nodes are available: 3 Insufficient cpu."
-
-
-def _quota(cluster: StandIn) -> None:
-    cluster.quota = "exceeded quota: sims, requested: requests.cpu=1, used: requests.cpu=8, limited: requests.cpu=8"
-
-
-def _no_volume(cluster: StandIn) -> None:
-    cluster.missing_volumes = 'MountVolume.SetUp failed for volume "inputs" : secret "inputs" not found'
-
-
 @pytest.mark.parametrize(
-    ("trouble", "secret", "reason", "detail"),
+    ("trouble", "told", "reason", "detail"),
     [
-        (_pull_problem, "registry", "ImagePullBackOff", "insufficient_scope: authorization failed"),
-        (_no_room, "registry", "Unschedulable", "0/3 nodes are available: 3 Insufficient cpu."),
-        (_quota, "registry", "FailedCreate", "exceeded quota: sims"),
-        (_no_volume, "registry", "FailedMount", 'secret "inputs" not found'),
-        (lambda cluster: None, "none", "CreateContainerConfigError", 'secret "none" not found'),
+        ("missing_images", {"sims:1"}, "ImagePullBackOff", "insufficient_scope: authorization failed"),
+        ("unschedulable", "0/3 nodes are available: 3 Insufficient cpu.", "Unschedulable", "3 Insufficient cpu."),
+        ("quota", "exceeded quota: sims, requested: requests.cpu=1", "FailedCreate", "exceeded quota: sims"),
+        ("missing_volumes", 'secret "inputs" not found', "FailedMount", 'secret "inputs" not found'),
+        (None, None, "CreateContainerConfigError", 'secret "none" not found'),
     ],
 )
 def test_every_view_says_why_pods_cannot_start(
@@ -149,13 +133,15 @@ def test_every_view_says_why_pods_cannot_start(
     submit: Submit,
     capsys: pytest.CaptureFixture[str],
     *,
-    trouble: Callable[[StandIn], None],
-    secret: str,
+    trouble: str | None,
+    told: object,
     reason: str,
     detail: str,
 ) -> None:
     """In the words of kubectl. When it is over, the job runs, and no view says so any more."""
-    trouble(cluster)
+    if trouble is not None:
+        setattr(cluster, trouble, told)
+    secret = "none" if trouble is None else "registry"
     assert submit(sets_of(2), secret=secret).code == 0
     cli.clock.advance(seconds=15)
     until(lambda: reason in cli.ok("status", "job").out, reason)
@@ -172,7 +158,7 @@ def test_every_view_says_why_pods_cannot_start(
     web = Web(cli, capsys, reads=True)
     assert reason in web.ok("/jobs/job")
     assert reason in web.ok("/jobs?stuck=true")
-    if reason != "CreateContainerConfigError":
+    if trouble is not None:
         return  # one of them is enough to see it run
     cluster.secrets["none"] = cluster.secrets["registry"]
     assert _ended(cluster) == "CompletionsReached"
@@ -219,19 +205,6 @@ def test_a_slow_admission_is_waited_for(
     assert _ended(cluster) == "CompletionsReached"
     assert cli("wait", "job").code == 0
     assert len(cluster.requests("post", "/apis/batch/v1/namespaces/models/jobs")) == 1
-
-
-def test_a_job_that_is_admitted_after_all_ends_itself(
-    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beyond what an API server allows: its pods find a record that has ended, and load no model."""
-    cluster.hold_jobs()
-    monkeypatch.setattr(engine, "CREATE_READ_SECONDS", 0.1)
-    assert submit(sets_of(4), "--shards", "2").code == 5
-    assert cli.ok("status", "job", "--refresh", "--json").json["error_code"] == "LAUNCH"
-    cluster.admit_jobs()
-    assert _ended(cluster) == "PodFailurePolicy"
-    assert cli.ok("status", "job", "--refresh", "--json").json["tasks_completed"] == 0
 
 
 def test_a_launch_that_the_cluster_drops_is_failed(
@@ -371,31 +344,6 @@ def test_a_stop_before_the_first_process_has_a_handler_is_lost(cluster: StandIn,
     until(lambda: cluster.exit_codes("job")[0] == 128 + signal.SIGKILL, "the end of the grace period")
 
 
-def test_an_eviction_is_no_failure(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
-    """The pod is replaced, and the Job counts none as failed."""
-    gate, notes = tmp_path / "gate", tmp_path / "calls"
-    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
-    until(notes.exists, "the first pod")
-    cluster.evict("job", 0)
-    until(lambda: len(cluster.pods("job")) == 2, "the second pod")
-    gate.touch()
-    assert _ended(cluster) == "CompletionsReached"
-    assert [pod["status"]["phase"] for pod in cluster.pods("job")] == ["Failed", "Succeeded"]
-    assert cluster.mock.objects[JOBS, "models", "job"].raw["status"]["failed"] == 0
-
-
-def test_a_quota_that_refuses_the_next_try_is_told(cli: Cli, cluster: StandIn, submit: Submit) -> None:
-    """The pod before it failed, and another program has taken its place."""
-    _quota(cluster)
-    cluster.quota_pods = 1
-    cluster.retry_seconds = 2.0  # the time of an event has seconds, and that of a pod too
-    assert submit(sets_of(1), secret="registry", source="import os\nos.kill(os.getppid(), 9)\n").code == 0
-    until(lambda: [pod for pod in cluster.pods("job") if pod["status"]["phase"] == "Failed"], "the first failure")
-    cluster.quota_pods = 0
-    cli.clock.advance(seconds=30)
-    until(lambda: "FailedCreate: Error creating: pods" in cli.ok("status", "job").out, "the words of the quota")
-
-
 def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
     """Its pod stays until the node is removed, since nothing knows that its process has ended."""
     gate, notes = tmp_path / "gate", tmp_path / "calls"
@@ -423,7 +371,7 @@ def test_a_job_of_a_queue_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, sub
     cli.clock.advance(hours=2)
     assert "Suspended: the Job waits in queue team-a of Kueue" in cli.ok("status", "job").out
     assert (cluster.pods("job"), cli.ok("list", "--stuck", "-q").lines) == ([], [])
-    cluster.admit("job")
+    cluster.suspend("job", is_suspended=False)
     assert _ended(cluster) == "CompletionsReached"
     shown = cli.ok("status", "job", "--refresh").out
     assert ("succeeded" in shown, "Suspended" in shown) == (True, False)

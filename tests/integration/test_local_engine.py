@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +13,15 @@ from typing import Any
 import pytest
 
 from mopsjobs.bundles.packing import pack
-from mopsjobs.engines import local, open_engine
+from mopsjobs.engines import local
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine
-from mopsjobs.errors import JobBusyError, UsageError
+from mopsjobs.errors import JobBusyError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest, manifest_key
+from mopsjobs.studies.manifest import NAMES_NAME
 from mopsjobs.studies.outputs import output_key
 from support.cli import Cli, add, sentences
 from support.runs import code, is_alive, kill, place, record, sets_of, study, until
@@ -65,38 +63,21 @@ def _lines(engine: LocalEngine, count: int = 2, **more: Any) -> list[str]:
 # --- the engine -----------------------------------------------------------------------------------------------------
 
 
-def test_a_launch_passes_on_all_that_it_was_told(engine: LocalEngine) -> None:
+def test_a_launch_passes_on_all_that_it_was_told(engine: LocalEngine, tmp_path: Path) -> None:
     limits: dict[str, Any] = {
         "task_timeout": 1.5,
         "task_memory": 3 * 2**29,
         "retries": 2,
-        "retry_on": "died,error:OSError",
+        "retry_on": "died,oom",
     }
-    launch = Launch(job_id="job", registry_url="sqlite:///r.db", workers=3, python="/py", **limits)
-    launched = engine.launch(launch)
+    more: dict[str, Any] = {"workers": 3, "python": "/py", "env": {"WORD": "added"}}
+    launched = engine.launch(Launch(job_id="job", registry_url="sqlite:///r.db", **more, **limits))
     assert launched.show_command.startswith("tail -f ")
-    words = "None run job --registry sqlite:///r.db --workers 3 --python /py --task-timeout 1.5s"
-    assert _lines(engine)[0] == f"{words} --task-memory 1536MiB --retries 2 --retry-on died,error:OSError"
+    words = "added run job --registry sqlite:///r.db --workers 3 --python /py --task-timeout 1.5s"
+    assert _lines(engine)[0] == f"{words} --task-memory 1536MiB --retries 2 --retry-on died,oom"
     assert _lines(engine, tail=1) == ["two"]
     assert _lines(engine, tail=0) == []
-
-
-def test_the_runners_environment_is_ours_and_what_is_added(engine: LocalEngine) -> None:
-    engine.launch(Launch(job_id="job", registry_url="u", env={"WORD": "added"}))
-    assert _lines(engine)[0].startswith("added run job")
-
-
-def test_a_runner_has_a_session_of_its_own_and_survives_the_terminal(engine: LocalEngine, tmp_path: Path) -> None:
-    engine.launch(Launch(job_id="job", registry_url="u"))
-    assert os.getsid(_pid(tmp_path)) == _pid(tmp_path) != os.getsid(0)
-
-
-def test_a_job_at_work_is_not_launched_twice(engine: LocalEngine, tmp_path: Path) -> None:
-    engine.launch(Launch(job_id="job", registry_url="u"))
-    pid = _pid(tmp_path)
-    with pytest.raises(JobBusyError, match="already at work"):
-        engine.launch(Launch(job_id="job", registry_url="u"))
-    assert _pid(tmp_path) == pid
+    assert os.getsid(_pid(tmp_path)) == _pid(tmp_path) != os.getsid(0), "it survives the terminal"
 
 
 def test_the_state_follows_the_process(engine: LocalEngine, tmp_path: Path) -> None:
@@ -105,37 +86,15 @@ def test_the_state_follows_the_process(engine: LocalEngine, tmp_path: Path) -> N
     assert list(engine.logs(JOB)) == []
     engine.launch(Launch(job_id="job", registry_url="u"))
     assert engine.state(JOB).phase == "running"
+    pid = _pid(tmp_path)
+    with pytest.raises(JobBusyError, match="already at work"):
+        engine.launch(Launch(job_id="job", registry_url="u"))
+    assert _pid(tmp_path) == pid
     _lines(engine)
     assert engine.cancel(JOB)
     until(lambda: not is_alive(_pid(tmp_path)), "the runner to end")
     assert engine.state(JOB)[:2] == ("gone", "RunnerEnded")
     assert not engine.cancel(JOB)
-
-
-def test_a_process_that_has_got_the_runners_number_is_not_taken_for_it(engine: LocalEngine, tmp_path: Path) -> None:
-    directory = JobDir.for_job("job", {"HOME": str(tmp_path)}).path
-    directory.mkdir(parents=True)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        (directory / "runner.json").write_text(json.dumps({"pid": other.pid, "started": 1}))
-        assert engine.state(JOB).phase == "gone"
-        assert not engine.cancel(JOB)
-        assert other.poll() is None
-        other.send_signal(signal.SIGKILL)
-    (directory / "runner.json").unlink()
-
-
-def test_a_damaged_note_of_the_runner_reads_as_gone(engine: LocalEngine, tmp_path: Path) -> None:
-    note = JobDir.for_job("job", {"HOME": str(tmp_path)}).path / "runner.json"
-    note.parent.mkdir(parents=True)
-    for content in ("", "{", "[]", "{}", '{"pid": "x", "started": 1}', "null"):
-        note.write_text(content)
-        assert engine.state(JOB).phase == "gone", content
-    note.unlink()
-
-
-def test_what_is_no_engine_is_refused() -> None:
-    with pytest.raises(UsageError, match="invalid engine"):
-        open_engine("abacus", {})
 
 
 # --- validate -------------------------------------------------------------------------------------------------------
@@ -161,6 +120,8 @@ def test_a_job_ends_by_what_is_there(
     _leave(jobs.store, submitted[:there])
     ran = cli.ok("validate", "job")
     assert ran.out == f"job: {there} of 3 tasks verified; {status}\n"
+    told = cli.ok("validate", "job", "--json").json
+    assert (told["job_id"], told["status"], told["tasks_verified"]) == ("job", status, there)
     state = record(jobs)
     assert (state.status, state.tasks_verified) == (status, there)
     assert sorted(state.missing_outputs) == sorted(submitted[there:])
@@ -175,12 +136,6 @@ def test_a_job_that_has_ended_is_only_compared(cli: Cli, jobs: JobRegistry, subm
     _leave(jobs.store, submitted)
     assert cli.ok("validate", "job").out == "job: 3 of 3 tasks verified; partial\n"
     assert record(jobs) == before
-
-
-def test_validate_tells_json(cli: Cli, jobs: JobRegistry, submitted: list[str]) -> None:
-    _leave(jobs.store, submitted)
-    told = cli.ok("validate", "job", "--json").json
-    assert (told["job_id"], told["status"], told["tasks_verified"]) == ("job", "succeeded", 3)
 
 
 def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: JobRegistry) -> None:
@@ -235,46 +190,15 @@ def test_what_is_fetched_comes_with_a_table_and_is_not_packed(
     ]
     with pack(tmp_path / "code") as packed:
         assert packed.files == 1
+    assert len([path for path in into.rglob("*") if path.is_file()]) == 2 + len(["tasks.csv", ".gitignore"])
+    assert all((into / key.removeprefix("results/job/")).read_bytes() == b"{}" for key in submitted[:2])
 
 
-def test_a_child_has_the_outputs_of_its_ancestors(
-    cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path
-) -> None:
-    """What a task that was run again had left before does not count: here, of task 2, in the parent."""
-    _leave(jobs.store, submitted)
-    child = Manifest(
-        job_id="job.2", study=study(sets_of(3)), bundle="sha256:" + "0" * 64, only=(2,), parent_job_id="job"
-    )
-    jobs.store.create_if_absent(manifest_key("job.2"), child.to_json())
-    add(jobs, "job.2", "running", parent_job_id="job")
-    again = submitted[2].replace("results/job/", "results/job.2/")
-    jobs.store.create_if_absent(again, b"new")
-    assert [line.split("\t")[0] for line in cli.ok("results", "job.2").lines] == [again, *sorted(submitted[:2])]
-    cli.ok("results", "job.2", "--download", str(tmp_path / "all"))
-    assert (tmp_path / "all" / again.removeprefix("results/job.2/")).read_bytes() == b"new"
-    rows = list(csv.DictReader((tmp_path / "all" / "tasks.csv").open()))
-    assert [row["status"] for row in rows] == ["complete"] * 3
-
-
-def test_results_of_nothing_are_an_empty_list(cli: Cli, submitted: list[str]) -> None:
+def test_results_of_nothing_are_an_empty_list(cli: Cli, submitted: list[str], tmp_path: Path) -> None:
     for flags in ((), ("--json",)):
         ran = cli.ok("results", "job", *flags)
         assert (ran.out, ran.err) == ("", "Job job has no outputs yet.\n")
     assert cli("results", "../job").code == 2
-
-
-def test_results_are_fetched_as_they_are(cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path) -> None:
-    for number, key in enumerate(submitted):
-        jobs.store.create_if_absent(key, bytes([number]) * 1000)
-    into = tmp_path / "fetched"
-    ran = cli.ok("results", "job", "--download", str(into))
-    assert ran.err == f"3 files in {into}; {into}/tasks.csv has the parameters of each task\n"
-    for number, key in enumerate(submitted):
-        assert (into / key.removeprefix("results/job/")).read_bytes() == bytes([number]) * 1000
-    assert len([path for path in into.rglob("*") if path.is_file()]) == 3 + len(["tasks.csv", ".gitignore"])
-
-
-def test_nothing_to_fetch_is_told(cli: Cli, submitted: list[str], tmp_path: Path) -> None:
     ran = cli("results", "job", "--download", str(tmp_path / "fetched"))
     assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no outputs yet."])
     assert not (tmp_path / "fetched").exists()

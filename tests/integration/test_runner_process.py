@@ -150,32 +150,6 @@ def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
         assert len(results(kept)) == 4
 
 
-def test_processes_of_a_model_end_after_their_runner_is_killed(submitted: Any, start: Spawn, tmp_path: Path) -> None:
-    """At once, although a task is at work."""
-    gate, child, noted = tmp_path / "gate", tmp_path / "child", tmp_path / "calls"
-    submitted([{"x": 0, "fork": str(child)}, {"x": 1, "calls": str(noted), "gate": str(gate)}])
-    running = start("--workers", "1")
-    until(noted.exists, "the second task")
-    until(lambda: child.exists() and child.read_text(), "the child of the first")
-    kill(running.pid)
-    until(lambda: not is_alive(int(child.read_text())), "the child to end")
-
-
-def test_a_worker_killed_from_outside_does_not_harm_the_job(
-    submitted: Any, start: Spawn, local_registry: JobRegistry, tmp_path: Path
-) -> None:
-    gate, noted = tmp_path / "gate", tmp_path / "calls"
-    submitted(sets_of(6, calls=str(noted), gate=str(gate)))
-    running = start()
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
-    kill(callers(noted)[0])
-    gate.touch()
-    assert _ended(running)[0] == 0
-    state = record(local_registry)
-    assert (state.status, state.tasks_completed, state.tasks_failed) == ("succeeded", 6, 0)
-    assert sorted(calls(noted).values()) == [1, 1, 1, 1, 1, 2]
-
-
 def test_a_cancelled_job_is_left_within_seconds(
     submitted: Any, start: Spawn, local_registry: JobRegistry, tmp_path: Path
 ) -> None:

@@ -6,11 +6,10 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.app.run.config import load
 from support.cli import Cli, Spawn
 from support.runs import PATIENCE, code, is_alive, kill, place, record, sets_of, study, until
 
@@ -167,18 +166,3 @@ def test_a_job_that_is_stopped_while_it_waits_leaves_the_line(
     gate.touch()
     assert [_end(first), _end(last)] == [0, 0]
     assert notes.processes("job-1") == notes.processes("job-2") == set()
-
-
-@pytest.mark.parametrize(("text", "workers"), [("max_local_workers = 3", 3), ('max_local_workers = "3"', 3)])
-def test_the_number_of_workers_is_a_setting(cli: Cli, text: str, workers: int) -> None:
-    """In a file, a number or a text; the environment wins, and `cores` stands for one per core."""
-    home = Path(cli.env["HOME"])
-    (home / ".config" / "mops-jobs").mkdir(parents=True)
-    (home / ".config" / "mops-jobs" / "config.toml").write_text(text)
-    settings: Callable[..., Any] = lambda **env: load({}, {**cli.env, **env}, None)  # noqa: E731
-    assert settings().local_workers == workers
-    assert settings(MOPS_JOBS_MAX_LOCAL_WORKERS="2").local_workers == 2
-    assert 1 <= settings(MOPS_JOBS_MAX_LOCAL_WORKERS="cores").local_workers <= (os.cpu_count() or 1)
-    ran = cli("list", MOPS_JOBS_MAX_LOCAL_WORKERS="many")
-    assert ran.code == 2
-    assert "invalid number of workers 'many': expected a whole number from 1 to 100,000, or cores" in ran.err

@@ -2,8 +2,9 @@
 
 It follows pkg/controller/job of Kubernetes 1.31: `syncJob`, `backoff_utils.go`, `indexed_job_utils.go` and
 `pod_failure_policy.go`, with their reasons and messages. A pod has a finalizer until the status counts it. So a deleted
-pod counts too, and the counts outlive their pods. It does not scale Jobs, and makes all pods of a step at once. It
-stands in for a cluster: what a test shows with it holds for these rules alone.
+pod counts too, and the counts outlive their pods. It knows Jobs as mops-jobs makes them: with `backoffLimitPerIndex`
+and a `podFailurePolicy` that ignores pods or fails the Job. It does not scale Jobs, and makes all pods of a step at
+once. It stands in for a cluster: what a test shows with it holds for these rules alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ FAILURES = "batch.kubernetes.io/job-index-failure-count"
 IGNORED = "batch.kubernetes.io/job-index-ignored-failure-count"
 """The same for the failures that the policy ignores. They only lengthen the back-off."""
 
-DEFAULT_BACKOFF = 6
 
 MAX_BACKOFFS = 60
 """The longest back-off, as a multiple of the first one: 10 minutes, and 10 seconds."""
@@ -80,7 +80,6 @@ def plan(job: Mapping[str, Any], pods: Sequence[Json], now: datetime, retry_seco
     done = {index_of(pod) for pod in _uncounted(pods) if pod["status"]["phase"] == "Succeeded"}
     succeeded = parse_indexes(status.get("completedIndexes")) | done
     failures = _failures(job, pods, {index_of(pod) for pod in active} | succeeded)
-    total = status.get("failed", 0) + len(failures.counted)
     status |= {
         "active": len(active),
         "ready": sum(bool(condition_of(pod["status"], "Ready")) for pod in active),
@@ -88,14 +87,13 @@ def plan(job: Mapping[str, Any], pods: Sequence[Json], now: datetime, retry_seco
         "succeeded": len(succeeded),
         "completedIndexes": format_indexes(succeeded),
         "uncountedTerminatedPods": {},
+        "failedIndexes": format_indexes(failures.indexes),
     }
-    if "backoffLimitPerIndex" in spec:
-        status["failedIndexes"] = format_indexes(failures.indexes)
-    end = _end(spec, status, failures, total, len(succeeded), now)
+    end = _end(spec, status, failures, len(succeeded))
     if end is not None:
         return _stop(job, status, pods, failures, end, now)
     kept = {pod["metadata"]["name"] for pod in failures.latest.values()}
-    ended = [pod for pod in pods if pod["status"]["phase"] == "Succeeded" or is_failed(job, pod)]
+    ended = [pod for pod in pods if pod["status"]["phase"] in ("Succeeded", "Failed")]
     release = [name for name in _names(ended) if name not in kept]
     status["failed"] = status.get("failed", 0) + sum(pod["metadata"]["name"] in release for pod in failures.counted)
     if spec.get("suspend"):
@@ -122,7 +120,7 @@ def _stop(
 ) -> Plan:
     """Return the steps of a Job that fails: its pods stop first, and count as failed."""
     alive = [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
-    policy = job["spec"].get("podFailurePolicy")
+    policy = job["spec"]["podFailurePolicy"]
     stopped = [pod for pod in _uncounted(alive) if match_policy(policy, pod)[0] != "Ignore"]
     failed = status.get("failed", 0) + len(failures.counted) + len(stopped)
     status = _with(status, now, "FailureTarget", *end)
@@ -133,30 +131,14 @@ def _stop(
     return Plan(status, delete=_names(active), release=_names(_uncounted(pods)))
 
 
-def _end(
-    spec: Mapping[str, Any], status: Json, failures: _Failures, total: int, succeeded: int, now: datetime
-) -> tuple[str, str] | None:
+def _end(spec: Mapping[str, Any], status: Json, failures: _Failures, succeeded: int) -> tuple[str, str] | None:
     """Return why a Job fails, as reason and message; None if it does not."""
     target = condition_of(status, "FailureTarget")
     if target is not None:
         return target["reason"], target["message"]
-    if failures.end is not None:
-        return failures.end
-    limit = spec.get("backoffLimit", DEFAULT_BACKOFF if spec.get("backoffLimitPerIndex") is None else NEVER)
-    if total > limit:
-        return "BackoffLimitExceeded", "Job has reached the specified backoff limit"
-    seconds, started = spec.get("activeDeadlineSeconds"), status.get("startTime")
-    if seconds is not None and started and now - parse_time(started) >= timedelta(seconds=seconds):
-        return "DeadlineExceeded", "Job was active longer than specified deadline"
-    return _index_end(spec, failures.indexes, succeeded)
-
-
-def _index_end(spec: Mapping[str, Any], failed: set[int], succeeded: int) -> tuple[str, str] | None:
-    if "maxFailedIndexes" in spec and len(failed) > spec["maxFailedIndexes"]:
-        return "MaxFailedIndexesExceeded", "Job has exceeded the specified maximal number of failed indexes"
-    if failed and len(failed) + succeeded >= spec["completions"]:
+    if failures.end is None and failures.indexes and len(failures.indexes) + succeeded >= spec["completions"]:
         return "FailedIndexes", "Job has failed indexes"
-    return None
+    return failures.end
 
 
 def _failures(job: Mapping[str, Any], pods: Sequence[Json], busy: set[int]) -> _Failures:
@@ -168,24 +150,20 @@ def _failures(job: Mapping[str, Any], pods: Sequence[Json], busy: set[int]) -> _
         busy: the indexes that have succeeded or have an active pod.
     """
     spec, counted, end = job["spec"], [], None
-    per_index, policy = spec.get("backoffLimitPerIndex"), spec.get("podFailurePolicy")
     indexes = parse_indexes((job.get("status") or {}).get("failedIndexes"))
-    failed = [pod for pod in pods if is_failed(job, pod)]
+    failed = [pod for pod in pods if pod["status"]["phase"] == "Failed"]
     for pod in failed:
-        action, message = match_policy(policy, pod)
+        action, message = match_policy(spec["podFailurePolicy"], pod)
         if action == "FailJob":
             end = end or ("PodFailurePolicy", message)
-        if FINALIZER not in pod["metadata"].get("finalizers", ()):
-            continue
-        if action != "Ignore":
+        if FINALIZER in pod["metadata"].get("finalizers", ()) and action != "Ignore":
             counted.append(pod)
-        is_last = per_index is not None and action != "Ignore" and note_of(pod, FAILURES) >= per_index
-        if per_index is not None and (action == "FailIndex" or is_last):
-            indexes.add(index_of(pod))
+            if note_of(pod, FAILURES) >= spec["backoffLimitPerIndex"]:
+                indexes.add(index_of(pod))
     latest: dict[int, Json] = {}
     for pod in _uncounted(failed):
         index = index_of(pod)
-        if per_index is not None and index not in busy | indexes:
+        if index not in busy | indexes:
             latest[index] = max(latest.get(index, pod), pod, key=lambda one: (_tries(one), _finished_at(one)))
     return _Failures(counted, indexes, latest, end)
 
@@ -198,67 +176,43 @@ def _pods_to_create(
     now: datetime,
     retry_seconds: float,
 ) -> list[NewPod]:
-    """Return the pods to make now. An index in its back-off takes the place of a later one."""
-    spec, waits_for_end = job["spec"], replaces_only_ended(job["spec"])
-    taken = [
-        pod
-        for pod in pods
-        if pod["status"]["phase"] in ("Pending", "Running")
-        and (waits_for_end or "deletionTimestamp" not in pod["metadata"])
-    ]
+    """Return the pods to make now. An index in its back-off takes the place of a later one.
+
+    With a policy of pod failures, which needs exit codes, a pod that is being stopped keeps its place until its end.
+    """
+    spec = job["spec"]
+    taken = [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
     room = min(spec["completions"] - len(succeeded), spec["parallelism"]) - len(taken)
     busy = {index_of(pod) for pod in taken} | succeeded | failures.indexes
-    pending = [index for index in range(spec["completions"]) if index not in busy][: max(0, room)]
-    if "backoffLimitPerIndex" not in spec:
-        ends = [_finished_at(pod) for pod in pods if is_failed(job, pod)]
-        is_ready = not ends or (now - max(ends)).total_seconds() >= _backoff(len(ends), retry_seconds)
-        return [NewPod(index) for index in pending] if is_ready else []
     found = []
-    for index in pending:
+    for index in [index for index in range(spec["completions"]) if index not in busy][: max(0, room)]:
         last = failures.latest.get(index)
         if last is None:
             found.append(NewPod(index))
         elif (now - _finished_at(last)).total_seconds() >= _backoff(_tries(last) + 1, retry_seconds):
-            is_ignored = match_policy(spec.get("podFailurePolicy"), last)[0] == "Ignore"
+            is_ignored = match_policy(spec["podFailurePolicy"], last)[0] == "Ignore"
             failed, ignored = note_of(last, FAILURES), note_of(last, IGNORED)
             found.append(NewPod(index, failed + (not is_ignored), ignored + is_ignored))
     return found
 
 
-def match_policy(policy: Mapping[str, Any] | None, pod: Json) -> tuple[str, str]:
+def match_policy(policy: Mapping[str, Any], pod: Json) -> tuple[str, str]:
     """Return the action of the first rule that a failed pod matches, and the message; `Count` if none does."""
     name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-    for number, rule in enumerate((policy or {}).get("rules", ())):
-        if wanted := rule.get("onExitCodes"):
-            parts = ("containerStatuses", "initContainerStatuses")
-            for container in (one for part in parts for one in pod["status"].get(part, ())):
-                code = container.get("state", {}).get("terminated", {}).get("exitCode", 0)
-                is_named = container["name"] == wanted.get("containerName", container["name"])
-                if code != 0 and is_named and (code in wanted["values"]) == (wanted["operator"] == "In"):
-                    head = f"Container {container['name']} for pod {name} failed with exit code {code}"
-                    return rule["action"], f"{head} matching {rule['action']} rule at index {number}"
-        for pattern in rule.get("onPodConditions", ()):
-            found = condition_of(pod["status"], pattern["type"], pattern.get("status", "True"))
-            if found is not None:
-                head = f"Pod {name} has condition {pattern['type']}"
-                return rule["action"], f"{head} matching {rule['action']} rule at index {number}"
+    for number, rule in enumerate(policy["rules"]):
+        heads = [
+            f"Pod {name} has condition {pattern['type']}"
+            for pattern in rule.get("onPodConditions", ())
+            if condition_of(pod["status"], pattern["type"], pattern["status"]) is not None
+        ]
+        wanted = rule.get("onExitCodes", {"containerName": None})
+        for container in pod["status"].get("containerStatuses", ()):
+            code = container.get("state", {}).get("terminated", {}).get("exitCode", 0)
+            if container["name"] == wanted["containerName"] and code in wanted["values"]:
+                heads.append(f"Container {container['name']} for pod {name} failed with exit code {code}")
+        if heads:
+            return rule["action"], f"{heads[0]} matching {rule['action']} rule at index {number}"
     return "Count", ""
-
-
-def replaces_only_ended(spec: Mapping[str, Any]) -> bool:
-    """Return whether another pod takes the place of one that is being stopped only when that has ended.
-
-    It is so with a policy of pod failures, which needs the exit codes.
-    """
-    default = "Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed"
-    return bool(spec.get("podReplacementPolicy", default) == "Failed")
-
-
-def is_failed(job: Mapping[str, Any], pod: Json) -> bool:
-    """Return whether a pod counts as failed."""
-    phase = pod["status"]["phase"]
-    is_stopped = "deletionTimestamp" in pod["metadata"] and phase != "Succeeded"
-    return bool(phase == "Failed" or (is_stopped and not replaces_only_ended(job["spec"])))
 
 
 def _backoff(failures: int, retry_seconds: float) -> float:

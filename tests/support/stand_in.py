@@ -142,10 +142,6 @@ class StandIn(Api):
         """Why the volumes of pods cannot be mounted; None: they can."""
         self.quota: str | None = None
         """Why no more pod may be made; None: any may."""
-        self.quota_pods = 0
-        """How many pods the quota admits at once."""
-        self.refusals: dict[tuple[str, str], int] = {}
-        """Status codes for verbs on resources, such as `("list", "events"): 403`."""
         self.policy: str | None = None
         """Why a policy refuses Jobs; None: none does."""
         self.memory_kills: set[int] = set()
@@ -212,25 +208,6 @@ class StandIn(Api):
         """Create a Job, as `kubectl apply` does."""
         self._run(self._admit(copy.deepcopy(job)))
 
-    def evict(self, name: str, index: int) -> None:
-        """Evict the running pod of an index, as a node does that is low on memory."""
-
-        def act() -> None:
-            for pod in self._alive(name, index):
-                self._kill(pod, "Evicted")
-
-        self._in_loop(act)
-
-    def drain(self, name: str, index: int) -> None:
-        """Ask the pod of an index to leave its node, as `kubectl drain` and preemption do."""
-
-        def act() -> None:
-            for pod in self._alive(name, index):
-                pod["status"]["conditions"].append(_disruption("EvictionByEvictionAPI"))
-                self._delete_pod(pod)
-
-        self._in_loop(act)
-
     def delete_pod(self, name: str, index: int, *, is_forced: bool = False) -> None:
         """Delete the pod of an index, as a user does. A forced deletion waits for the finalizer of the Job, too."""
 
@@ -286,10 +263,6 @@ class StandIn(Api):
         containers = self._in_loop(lambda: list(self._containers.items()))
         return [container.exit_code for pod, container in containers if pod.startswith(f"{name}-")]
 
-    def remove_job(self, name: str) -> None:
-        """Delete a Job, as a user or its lifetime does. Its pods stop, and go."""
-        self._in_loop(lambda: self._remove(JOBS, self._object(JOBS, "models", name) or {}))
-
     def _alive(self, name: str, index: int) -> list[Json]:
         pods = [pod for pod in self._pods_of(name) if index_of(pod) == index]
         return [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
@@ -306,10 +279,6 @@ class StandIn(Api):
         """Give up on the Jobs that wait to be admitted, as an API server does after 34 s: they are never created."""
         self._is_dropping = True
         self.admit_jobs()
-
-    def admit(self, name: str) -> None:
-        """Let a suspended Job run, as a queue does when there is room."""
-        self.suspend(name, is_suspended=False)
 
     def suspend(self, name: str, *, is_suspended: bool = True) -> None:
         """Suspend a Job, as a user does, and Kueue when another one takes its place. Its pods stop."""
@@ -338,8 +307,6 @@ class StandIn(Api):
             return self._serve_log(*found.groups(), request.params)
         kind = None if request.resource is None else request.resource.plural
         action = None if request.action is None else str(request.action.value).lower()
-        if (str(action), str(kind)) in self.refusals:
-            return _refuse(self.refusals[str(action), str(kind)], f"{action} of {kind} is refused")
         if action == "create" and kind == "jobs":
             return await asyncio.shield(asyncio.ensure_future(self._admit(request.data)))
         if action == "list" and kind in ("pods", "events"):
@@ -421,25 +388,19 @@ class StandIn(Api):
         name, now = job["metadata"]["name"], datetime.now(UTC)
         pods = self._pods_of(name)
         done = plan(job, pods, now, self.retry_seconds)
-        alive = sum(pod["status"]["phase"] in ("Pending", "Running") for pod in self._objects(PODS))
         for new in done.create:
-            if self.quota is not None and alive >= self.quota_pods:
+            if self.quota is not None:
                 pod = f"{name}-{new.index}-{_suffix()}"  # each try has a name of its own
                 self._event("Job", job, "FailedCreate", f'Error creating: pods "{pod}" is forbidden: {self.quota}')
                 break
             self._create_pod(job, new)
             self._event("Job", job, "SuccessfulCreate", f"Created pod: {name}-{new.index}-{_suffix()}", "Normal")
-            alive += 1
         for pod in pods:
             if pod["metadata"]["name"] in done.release:
                 self._release(pod)
             if pod["metadata"]["name"] in done.delete:
                 self._delete_pod(pod)
         self._save(JOBS, {**job, "status": done.status})
-        end = condition_of(done.status, "Failed") or condition_of(done.status, "Complete")
-        ttl = job["spec"].get("ttlSecondsAfterFinished")
-        if end and ttl is not None and (now - parse_time(end["lastTransitionTime"])).total_seconds() >= ttl:
-            self._remove(JOBS, job)
 
     def _event(self, kind: str, one: Json, reason: str, message: str, severity: str = "Warning") -> None:
         about = {"kind": kind, "name": one["metadata"]["name"], "namespace": one["metadata"]["namespace"]}
@@ -495,12 +456,6 @@ class StandIn(Api):
             return
         kept = [one for one in pod["status"]["conditions"] if one["type"] == "DisruptionTarget"]
         status = {**pod["status"], "phase": "Succeeded" if code == 0 else "Failed", "conditions": kept}
-        if container.reason == "Evicted":
-            status |= {
-                "reason": "Evicted",
-                "message": "The node was low on resource: memory.",
-                "conditions": [_disruption("TerminationByKubelet")],
-            }
         if container.reason == "DeadlineExceeded":
             message = "Pod was active on the node longer than the specified deadline"
             status |= {"phase": "Failed", "reason": "DeadlineExceeded", "message": message}
@@ -620,9 +575,7 @@ class StandIn(Api):
 
 def _with_defaults(job: Json) -> Json:
     """Return a Job as an API server keeps it: with defaults, and without empty lists."""
-    defaults = {"suspend": False, "podReplacementPolicy": "Failed", "parallelism": 1}
-    if "backoffLimitPerIndex" in job["spec"]:
-        defaults["backoffLimit"] = NEVER
+    defaults = {"suspend": False, "podReplacementPolicy": "Failed", "parallelism": 1, "backoffLimit": NEVER}
     job = {**job, "spec": {**defaults, **job["spec"]}}
     for container in job["spec"]["template"]["spec"]["containers"]:
         for name in [name for name, value in container.items() if value == []]:

@@ -56,7 +56,6 @@ from mopsjobs.engines.kubernetes.pods import (
     memory_problem,
     open_shards,
     pod_problem,
-    with_lost_shards,
 )
 from mopsjobs.engines.kubernetes.suspension import SUSPENDED, why_suspended
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for
@@ -239,7 +238,9 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust, now: datet
             numbers = {shard.shard for shard in lost} or open_shards(pods)  # other shards have not ended the Job
             problem = memory_problem(pod for pod in pods if shard_of(pod) in numbers)
             end = end if problem is None else EngineState("failed", *problem)
-            return with_lost_shards(end, lost)
+            if lost:
+                words = filter(None, ((end.detail or "").rstrip("."), describe_shards(lost)))
+                end = end._replace(detail=": ".join(words), lost=lost)
     heartbeat = job.get("heartbeat_at")
     is_silent = heartbeat is not None and (now - parse_time(str(heartbeat))).total_seconds() > SILENT_SECONDS
     return end or _active_state(cluster, k8s_job, (namespace, name), now, is_silent=is_silent)

@@ -9,15 +9,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from mopsjobs.engines.base import Launch, shard_arguments, shard_memory
-from mopsjobs.engines.kubernetes.options import DEFAULT_BACKOFF, Options, is_dns_label, is_dns_name
+from mopsjobs.engines.base import PATCH, Launch, shard_arguments, shard_memory
+from mopsjobs.engines.kubernetes.options import (
+    MEMORY,
+    NAME_FORM,
+    OPTIONS,
+    is_dns_label,
+    is_dns_name,
+    is_label_value,
+    read_cpu,
+    read_image,
+    read_placement,
+    read_ttl,
+)
 from mopsjobs.engines.kubernetes.pod_patch import patch_template
-from mopsjobs.engines.launch_option import checked
+from mopsjobs.engines.launch_option import check_names, checked, whole_number
 from mopsjobs.errors import EXIT_REFUSED, EXIT_USAGE, OptionError, UsageError
 
 CONTAINER = "runner"
@@ -40,6 +52,8 @@ CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
 
 GPU = "nvidia.com/gpu"
 """The resource that `gpus` counts."""
+
+DEFAULT_BACKOFF = 3
 
 GRACE_SECONDS = 60
 """Seconds that a runner has after SIGTERM to store outputs and report."""
@@ -95,7 +109,8 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
     Raises:
         UsageError: if an option is unknown or invalid.
     """
-    options = Options(launch.options)
+    options = launch.options
+    check_names(options, OPTIONS, "kubernetes")
     if not 1 <= launch.shards <= MAX_SHARDS:
         raise OptionError(f"invalid shards '{launch.shards}': expected 1 to {MAX_SHARDS:,}.", "shards")
     if launch.registry_url.startswith(("sqlite:", "memory:")):
@@ -104,16 +119,16 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
             hint="Name one that it can reach: --registry azure://container.",
         )
     shared = {"app.kubernetes.io/managed-by": MANAGED_BY, "app.kubernetes.io/name": MANAGED_BY}
-    labels, queue = {**shared, JOB_ID: label_value(launch.job_id)}, options.queue()
+    labels = {**shared, JOB_ID: label_value(launch.job_id)}
+    # The value of a label, and the name of an object.
+    queue = checked(options, "queue", lambda text: is_dns_name(text) and is_label_value(text), f"up to 63 {NAME_FORM}")
     annotations = {JOB_ID: launch.job_id, SHARDS: str(launch.shards)}
-    patch = options.pod_patch()
-    template = _pod(launch, options, labels, annotations, env)
-    if patch is not None:
-        template = patch_template(template, patch)
+    patch = json.loads(options.get(PATCH, "{}"))
+    template = patch_template(_pod(launch, labels, annotations, env), patch)
     # A policy may want them on the Job, too.
     patched = {
         part: {name: text for name, text in template["metadata"][part].items() if name in names}
-        for part, names in ((patch or {}).get("metadata") or {}).items()
+        for part, names in (patch.get("metadata") or {}).items()
     }
     return {
         "apiVersion": "batch/v1",
@@ -128,9 +143,11 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
             **({} if queue is None else {"suspend": True}),  # until the queue has room for it
             "completionMode": "Indexed",
             "completions": launch.shards,
-            "parallelism": options.number("parallelism", min(launch.shards, MAX_PARALLELISM), 1, MAX_PARALLELISM),
-            "backoffLimitPerIndex": options.number("backoff_limit", DEFAULT_BACKOFF, 0, 1000),
-            "ttlSecondsAfterFinished": options.ttl(),
+            "parallelism": whole_number(
+                options, "parallelism", min(launch.shards, MAX_PARALLELISM), 1, MAX_PARALLELISM
+            ),
+            "backoffLimitPerIndex": whole_number(options, "backoff_limit", DEFAULT_BACKOFF, 0, 1000),
+            "ttlSecondsAfterFinished": read_ttl(options),
             # A pod that is evicted, preempted or on a lost node has not failed. No other pod can do what a final code
             # refuses.
             "podFailurePolicy": {
@@ -174,7 +191,7 @@ def complete_launch(launch: Launch, namespace: str | None, env: Mapping[str, str
     Raises:
         UsageError: if an option is unknown or invalid.
     """
-    options = {**launch.options, "image": Options(launch.options).image(env)}
+    options = {**launch.options, "image": read_image(launch.options, env)}
     for name, value in (("namespace", namespace), ("context", env.get(CONTEXT_VARIABLE))):
         if value and not options.get(name):
             options[name] = value
@@ -184,58 +201,46 @@ def complete_launch(launch: Launch, namespace: str | None, env: Mapping[str, str
 
 
 def _pod(
-    launch: Launch,
-    options: Options,
-    labels: Mapping[str, str],
-    annotations: Mapping[str, str],
-    env: Mapping[str, str],
+    launch: Launch, labels: Mapping[str, str], annotations: Mapping[str, str], env: Mapping[str, str]
 ) -> dict[str, Any]:
-    account, priority_class = options.dns_name("service_account"), options.dns_name("priority_class")
-    spec: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        # The runner never talks to the API server. Workload identity has a token of its own.
-        "automountServiceAccountToken": False,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [_container(launch, options, env)],
+    account = checked(launch.options, "service_account", is_dns_name, NAME_FORM)
+    identity = {} if account is None else {"azure.workload.identity/use": "true"}
+    return {
+        "metadata": {"labels": {**labels, **identity}, "annotations": dict(annotations)},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            # The runner never talks to the API server. Workload identity has a token of its own.
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [_container(launch, env)],
+            **({} if account is None else {"serviceAccountName": account}),
+            **read_placement(launch.options),
+        },
     }
-    labels = dict(labels)
-    if account is not None:
-        spec["serviceAccountName"] = account
-        labels["azure.workload.identity/use"] = "true"
-    placement = {
-        "priorityClassName": priority_class,
-        "nodeSelector": options.node_selector(),
-        "tolerations": options.tolerations(),
-    }
-    spec |= {name: value for name, value in placement.items() if value}
-    return {"metadata": {"labels": labels, "annotations": dict(annotations)}, "spec": spec}
 
 
-def _container(launch: Launch, options: Options, env: Mapping[str, str]) -> dict[str, Any]:
-    (cpu, cores), gpus = options.cpu(), options.gpus()
-    resources = {"cpu": cpu}
+def _container(launch: Launch, env: Mapping[str, str]) -> dict[str, Any]:
+    options, (cpu, cores) = launch.options, read_cpu(launch.options)
     # In a container, a process sees the cores of the whole node, not its own limit.
     workers = cores if launch.workers is None else launch.workers
-    if memory := options.memory():
-        resources["memory"] = memory
-    elif needed := shard_memory(launch, workers):
-        resources["memory"] = f"{needed}Mi"
-    if gpus is not None:
-        resources[GPU] = str(gpus)
-    container: dict[str, Any] = {
+    memory = checked(options, "memory", MEMORY.fullmatch, "a quantity like 512Mi or 4Gi")
+    if memory is None and (needed := shard_memory(launch, workers)):
+        memory = f"{needed}Mi"
+    gpus = whole_number(options, "gpus", 0, 1, 1000)
+    resources = {"cpu": cpu, "memory": memory, GPU: str(gpus) if gpus else None}
+    resources = {name: quantity for name, quantity in resources.items() if quantity is not None}
+    secret = checked(options, "secret", is_dns_name, NAME_FORM)
+    return {
         "name": CONTAINER,
-        "image": options.image(env),
+        "image": read_image(options, env),
         "command": ["mops-jobs"],
         "args": shard_arguments(launch, ["--registry", launch.registry_url], workers),
         "env": [{"name": name, "value": value} for name, value in sorted(launch.env.items())],
         "resources": {"requests": resources, "limits": dict(resources)},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        **({} if secret is None else {"envFrom": [{"secretRef": {"name": secret}}]}),
     }
-    secret = options.dns_name("secret")
-    if secret is not None:
-        container["envFrom"] = [{"secretRef": {"name": secret}}]
-    return container
 
 
 def check_namespace(namespace: str) -> str:

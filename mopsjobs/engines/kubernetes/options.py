@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.engines.base import PATCH
-from mopsjobs.engines.launch_option import LaunchOption, check_names, checked, whole_number
+from mopsjobs.engines.launch_option import LaunchOption, checked
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.times import parse_duration
 
@@ -50,13 +49,11 @@ IMAGE_VARIABLE = "MOPS_JOBS_IMAGE"
 
 DEFAULT_CPU = "1"
 
-DEFAULT_BACKOFF = 3
-
 MAX_TTL_SECONDS = 2**31 - 1
 
-MAX_GPUS = 1000
-
 MAX_DNS_NAME = 253
+
+NAME_FORM = "lower-case letters, digits, hyphens and dots"
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 """What a taint of a node does to pods that do not tolerate it."""
@@ -67,9 +64,9 @@ _DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z
 
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
 
-_CPU = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)|(\d{1,9})m", re.ASCII)
+_CPU = re.compile(r"(?=.*[1-9])(\d{1,6}(\.\d{1,3})?|\d{1,9}m)", re.ASCII)
 
-_MEMORY = re.compile(r"(?=.*[1-9])(\d{1,15}(?:\.\d{1,3})?)(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
+MEMORY = re.compile(r"(?=.*[1-9])(\d{1,15}(?:\.\d{1,3})?)(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
 
 
 def is_dns_label(text: str) -> bool:
@@ -93,94 +90,71 @@ def is_label_value(text: str) -> bool:
     return not text or _LABEL_NAME.fullmatch(text) is not None
 
 
-class Options:
-    """Reads the options of a launch. A method raises `OptionError` if its option is invalid."""
+def read_image(options: Mapping[str, str], env: Mapping[str, str]) -> str:
+    """Return the image of the pods: the option, else that of the environment.
 
-    def __init__(self, options: Mapping[str, str]) -> None:
-        """Take the options.
+    Raises:
+        OptionError: if there is none, or if it is invalid.
+    """
+    image = options.get("image") or env.get(IMAGE_VARIABLE)
+    if not image:
+        raise OptionError(
+            "missing image: expected the image of the pods.",
+            "image",
+            hint=f"Name one with --image or {IMAGE_VARIABLE}; examples/kubernetes/Dockerfile makes one.",
+        )
+    checked({"image": image}, "image", re.compile(r"\S+").fullmatch, "a name like registry.example/mops-jobs:1")
+    return image
 
-        Raises:
-            UsageError: if one is unknown.
-        """
-        check_names(options, OPTIONS, "kubernetes")
-        self._options = options
 
-    def number(self, name: str, default: int, least: int, most: int) -> int:
-        """Return a whole number."""
-        return whole_number(self._options, name, default, least, most)
+def read_cpu(options: Mapping[str, str]) -> tuple[str, int]:
+    """Return the quantity of CPU, and the number of whole cores in it, at least one.
 
-    def dns_name(self, name: str) -> str | None:
-        """Return the name of an object of the cluster."""
-        return checked(self._options, name, is_dns_name, "lower-case letters, digits, hyphens and dots")
+    Raises:
+        OptionError: if it is invalid.
+    """
+    text = checked(options, "cpu", _CPU.fullmatch, "a number of cores like 2, 0.5 or 500m") or DEFAULT_CPU
+    cores = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+    return text, max(1, math.floor(cores))
 
-    def image(self, env: Mapping[str, str]) -> str:
-        """Return the image of the pods: the option, else that of the environment."""
-        image = self._options.get("image") or env.get(IMAGE_VARIABLE)
-        if not image:
+
+def read_ttl(options: Mapping[str, str]) -> int:
+    """Return how many seconds the cluster keeps an ended Job.
+
+    Raises:
+        OptionError: if the option is invalid.
+    """
+    text = options.get("ttl", "24h")
+    with contextlib.suppress(UsageError):
+        if (seconds := parse_duration(text)) <= MAX_TTL_SECONDS:
+            return round(seconds)
+    raise OptionError(f"invalid ttl {text!r}: expected a duration such as 90s, 1h or 7d, at most 68 years.", "ttl")
+
+
+def read_placement(options: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a pod that say on which nodes it runs.
+
+    Raises:
+        OptionError: if an option is invalid.
+    """
+    selector = {}
+    for item in _items(options, "node_selector"):
+        key, sign, value = item.partition("=")
+        if not sign or not is_label_key(key) or not is_label_value(value):
             raise OptionError(
-                "missing image: expected the image of the pods.",
-                "image",
-                hint=f"Name one with --image or {IMAGE_VARIABLE}; examples/kubernetes/Dockerfile makes one.",
+                f"invalid node_selector '{item}': expected KEY=VALUE with the key and the value of a label, such as"
+                " kubernetes.io/arch=arm64.",
+                "node_selector",
             )
-        checked({"image": image}, "image", re.compile(r"\S+").fullmatch, "a name like registry.example/mops-jobs:1")
-        return image
+        selector[key] = value
+    priority_class = checked(options, "priority_class", is_dns_name, NAME_FORM)
+    tolerations = [_toleration(item) for item in _items(options, "toleration")]
+    fields = {"priorityClassName": priority_class, "nodeSelector": selector, "tolerations": tolerations}
+    return {name: value for name, value in fields.items() if value}
 
-    def cpu(self) -> tuple[str, int]:
-        """Return the quantity of CPU, and the number of whole cores in it, at least one."""
-        text = self._options.get("cpu", DEFAULT_CPU)
-        words = _CPU.fullmatch(text)
-        cores = 0.0 if words is None else float(words[1]) if words[1] else int(words[2]) / 1000
-        if cores <= 0:
-            raise OptionError(f"invalid cpu '{text}': expected a number of cores like 2, 0.5 or 500m.", "cpu")
-        return text, max(1, math.floor(cores))
 
-    def memory(self) -> str | None:
-        """Return the quantity of memory."""
-        return checked(self._options, "memory", _MEMORY.fullmatch, "a quantity like 512Mi or 4Gi")
-
-    def gpus(self) -> int | None:
-        """Return the number of GPUs of a pod."""
-        return self.number("gpus", 0, 1, MAX_GPUS) or None
-
-    def ttl(self) -> int:
-        """Return how many seconds the cluster keeps an ended Job."""
-        text = self._options.get("ttl", "24h")
-        with contextlib.suppress(UsageError):
-            if (seconds := parse_duration(text)) <= MAX_TTL_SECONDS:
-                return round(seconds)
-        raise OptionError(f"invalid ttl {text!r}: expected a duration such as 90s, 1h or 7d, at most 68 years.", "ttl")
-
-    def queue(self) -> str | None:
-        """Return the queue of Kueue, which is the value of a label and the name of an object."""
-        expected = "up to 63 lower-case letters, digits, hyphens and dots"
-        return checked(self._options, "queue", lambda text: is_dns_name(text) and is_label_value(text), expected)
-
-    def node_selector(self) -> dict[str, str]:
-        """Return the labels that nodes need."""
-        found = {}
-        for item in self._items("node_selector"):
-            key, sign, value = item.partition("=")
-            if not sign or not is_label_key(key) or not is_label_value(value):
-                raise OptionError(
-                    f"invalid node_selector '{item}': expected KEY=VALUE with the key and the value of a label, such as"
-                    " kubernetes.io/arch=arm64.",
-                    "node_selector",
-                )
-            found[key] = value
-        return found
-
-    def tolerations(self) -> list[dict[str, str]]:
-        """Return the taints that pods tolerate, as the fields of a pod."""
-        return [_toleration(item) for item in self._items("toleration")]
-
-    def pod_patch(self) -> dict[str, Any] | None:
-        """Return the patch of the pods. `pod_patch.read_pod_patch` has checked that it is an object."""
-        text = self._options.get(PATCH)
-        return None if text is None else dict(json.loads(text))
-
-    def _items(self, name: str) -> list[str]:
-        text = self._options.get(name)
-        return [] if text is None else text.split(",")
+def _items(options: Mapping[str, str], name: str) -> list[str]:
+    return options[name].split(",") if name in options else []
 
 
 def _toleration(text: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from mopsjobs.engines.base import EngineState, ShardEnd
+from mopsjobs.engines.base import ShardEnd
 from mopsjobs.engines.kubernetes.client import Object, creation_time, field, shard_of
 from mopsjobs.engines.kubernetes.logs import has_ended
 from mopsjobs.engines.kubernetes.manifest import CONTAINER, MAX_SHARDS
@@ -142,14 +142,6 @@ def lost_shards(status: Object, pods: Sequence[Object]) -> tuple[ShardEnd, ...]:
     failed = {shard for shard, pod in last.items() if field(pod, "status.phase") == "Failed"}
     failed |= set(_parse_indexes(status.get("failedIndexes") or ""))
     return tuple(_shard_end(shard, last.get(shard)) for shard in sorted(failed))
-
-
-def with_lost_shards(state: EngineState, lost: tuple[ShardEnd, ...]) -> EngineState:
-    """Return the state of a failed Job with its failed shards, which the sentence names too."""
-    if not lost:
-        return state
-    detail = ": ".join(filter(None, ((state.detail or "").rstrip("."), describe_shards(lost))))
-    return state._replace(detail=detail, lost=lost)
 
 
 def describe_shards(lost: Sequence[ShardEnd]) -> str:

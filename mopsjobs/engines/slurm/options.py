@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shlex
@@ -137,10 +138,14 @@ def minutes(text: str) -> int | None:
         if words[1] is None and words[4] is None:
             return math.ceil(first + second / 60) or None
         return math.ceil(1440 * days + 60 * first + second + third / 60) or None
-    try:
-        return math.ceil(parse_duration(text) / 60) or None
-    except UsageError:
-        return None
+    return math.ceil(_seconds(text) / 60) or None
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds of a duration of mops-jobs; 0 if it is none."""
+    with contextlib.suppress(UsageError):
+        return parse_duration(text)
+    return 0.0
 
 
 def sbatch_flags(launch: Launch) -> list[str]:
@@ -228,12 +233,7 @@ def signal_seconds(options: Mapping[str, str]) -> int:
     if text is None:
         is_short = 0 < limit <= DEFAULT_SIGNAL_SECONDS + LOOK_SECONDS
         return limit // SHORT_LEAD if is_short else DEFAULT_SIGNAL_SECONDS
-    seconds = parse_whole_number(text, 1, MAX_SIGNAL_SECONDS)
-    if seconds is None:
-        try:
-            seconds = math.ceil(parse_duration(text))
-        except UsageError:
-            seconds = 0
+    seconds = parse_whole_number(text, 1, MAX_SIGNAL_SECONDS) or math.ceil(_seconds(text))
     if not 1 <= seconds <= MAX_SIGNAL_SECONDS:
         expected = f"seconds from 1 to {MAX_SIGNAL_SECONDS:,}, or a duration like 2m"
         raise OptionError(f"invalid signal '{text}': expected {expected}.", "signal")

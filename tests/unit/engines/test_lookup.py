@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from mopsjobs.engines import lookup, open_engine
-from mopsjobs.engines.lookup import by_hand, find_in_engines
+from mopsjobs.engines.lookup import by_hand
 from mopsjobs.errors import repeat_registry
 from support.kubernetes import kubeconfig
-
-
-def test_an_engine_is_loaded_before_its_time_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time is for the cluster. To load the modules may take longer on a busy machine or a slow disk."""
-    steps: list[str] = []
-
-    def opened(name: str, env: dict[str, str]) -> Any:
-        steps.append(name)
-        return open_engine(name, env)
-
-    monkeypatch.setattr(lookup, "open_engine", opened)
-    monkeypatch.setattr(lookup, "_within", lambda seconds, find: steps.append(f"{seconds:g} s"))
-    env = {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "kubeconfig")}
-    assert find_in_engines("a", env, 2.0, None) == (None, "The cluster did not answer within 2 s either.")
-    assert steps == ["local", "kubernetes", "2 s"]
 
 
 def test_kubectl_gets_the_names_of_mops_jobs_and_of_modelops(tmp_path: Path) -> None:

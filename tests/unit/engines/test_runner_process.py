@@ -29,10 +29,6 @@ def alive() -> Iterator[dict[str, Any]]:
         process.kill()
 
 
-def test_a_process_that_is_alive_has_no_end(alive: dict[str, Any]) -> None:
-    assert runner_process.end_of(alive) is None
-
-
 def test_a_process_that_was_killed_has_ended(ended: dict[str, Any]) -> None:
     assert runner_process.end_of(ended) == runner_process.BY_ITSELF
 

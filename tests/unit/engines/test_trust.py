@@ -114,11 +114,6 @@ def test_a_job_that_has_ended_needs_no_trust_to_be_refused(cli: Cli, remote: Rem
     assert "add: --trust context:prod" in cli("cancel", "seir-2").err
 
 
-def test_the_list_of_cancel_names_context_and_job(cli: Cli, cluster: Api) -> None:
-    assert "prod: Job models/seir-1" in cli("cancel", "--name", "seir*", "--yes").err
-    assert "prod: Job models/seir-1" in cli.ok("cancel", "--name", "seir*", "--dry-run").out
-
-
 @pytest.mark.parametrize(("answer", "code_", "status"), [("y", 0, "cancelled"), ("n", 130, "running")])
 def test_a_person_is_asked_with_each_value_named(
     cli: Cli, remote: Remote, cluster: Api, monkeypatch: pytest.MonkeyPatch, answer: str, code_: int, status: str
@@ -159,21 +154,6 @@ def test_what_the_user_has_named_elsewhere_is_no_question(cli: Cli, cluster: Api
         kube = Path(cli.env["KUBECONFIG"])
         kube.write_text(json.dumps({**json.loads(kube.read_text()), "current-context": "prod"}))
     assert cli.ok("cancel", "seir-1").err == "seir-1: cancelled, stopped\n"
-
-
-@pytest.mark.claim("An unmarked Job in another namespace is left alone")
-def test_a_job_that_another_program_left_unmarked_is_not_deleted(cli: Cli, remote: Remote, cluster: Api) -> None:
-    """The record is cancelled, since the user asked for that; what else it names in the cluster stays."""
-    cluster.put_job(job_id=None)
-    remote.jobs.update_fields("seir-1", metadata={"k8s_context": None})
-    ran = cli("cancel", "seir-1")
-    assert ran.code == 7
-    assert (
-        "was not stopped: The Job seir-1 in namespace models has no mark of job seir-1; it was left alone." in ran.err
-    )
-    assert "add: --trust namespace:models" in ran.err
-    assert not cluster.requests("delete", JOB_PATH)
-    assert cli.ok("cancel", "seir-1", "--trust", "namespace:models").err == "seir-1: cancelled, stopped\n"
 
 
 # --- what a record says of a launch -----------------------------------------------------------------------------------
@@ -236,17 +216,6 @@ def test_flags_go_before_the_record_and_are_no_question(cli: Cli, cluster: Api) 
     assert cli.ok("resume", "job", *flags, "--namespace", "models", "--trust", "engine:kubernetes").out == "job.2\n"
 
 
-@pytest.mark.usefixtures("planted")
-@pytest.mark.parametrize(("answer", "code_"), [("y", 0), ("n", 130)])
-def test_a_person_is_asked_before_a_launch(
-    cli: Cli, cluster: Api, monkeypatch: pytest.MonkeyPatch, answer: str, code_: int
-) -> None:
-    said = _answer(monkeypatch, answer)
-    assert cli("resume", "job").code == code_
-    assert all(choice in said.getvalue().partition("? [y/N]")[0] for choice in CHOICES)
-    assert bool(cluster.requests("post", JOBS_PATH)) == (answer == "y")
-
-
 @pytest.mark.claim("What you named or launched needs no question")
 def test_what_this_machine_launched_needs_no_question(cli: Cli, remote: Remote, cluster: Api) -> None:
     """Submitted with a context, image and Secret; then logs, cancel, and the resume of it and of its child."""
@@ -259,6 +228,9 @@ def test_what_this_machine_launched_needs_no_question(cli: Cli, remote: Remote, 
     assert cli.ok("resume", "mine").out == "mine.2\n"
     assert cli.ok("cancel", "mine.2").err == "mine.2: cancelled, stopped\n"
     assert cli.ok("resume", "mine.2").out == "mine.3\n"
+    note = JobDir.for_job("mine", cli.env).own_launch
+    assert note.stat().st_mode & 0o777 == 0o600
+    assert {"engine:kubernetes", "context:prod", "image:mine:1"} <= set(choices_of_last_launch(JobDir(note.parent)))
 
 
 @pytest.mark.claim("What you named or launched needs no question")
@@ -355,25 +327,9 @@ def test_a_note_of_another_user_names_nothing(tmp_path: Path) -> None:
     assert not choices_of_last_launch(JobDir(tmp_path))
 
 
-def test_a_wrong_list_is_refused_by_name(cli: Cli) -> None:
-    path = Path(cli.env["HOME"]) / ".config" / "mops-jobs" / "config.toml"
-    path.parent.mkdir(parents=True)
-    for text in ('"context:prod"', "[7]", '["kontext:prod"]'):
-        path.write_text(f"trusted = {text}")
-        ran = cli("cancel", "job")
-        assert (ran.code, "trusted" in ran.err) == (2, True)
-
-
 @pytest.mark.claim("A project file trusts nothing")
 def test_a_project_file_may_not_trust(cli: Cli) -> None:
     """It may come from elsewhere, as the record did."""
     Path(".mops-jobs.toml").write_text('trusted = ["context:prod"]')
     ran = cli("list")
     assert (ran.code, "only the user's configuration file may have" in ran.err) == (2, True)
-
-
-def test_the_note_of_a_launch_is_its_owners_alone(cli: Cli, remote: Remote, cluster: Api) -> None:
-    test_what_this_machine_launched_needs_no_question(cli, remote, cluster)
-    path = JobDir.for_job("mine", cli.env).own_launch
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert {"engine:kubernetes", "context:prod", "image:mine:1"} <= set(choices_of_last_launch(JobDir(path.parent)))

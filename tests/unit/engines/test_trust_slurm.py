@@ -10,7 +10,7 @@ import pytest
 
 from support.cli import Cli, Remote, add
 from support.runs import code, place, record, sets_of, study
-from support.slurm_commands import FakeSlurm, task, waiting
+from support.slurm_commands import FakeSlurm, waiting
 
 NOTES = {
     "slurm_job_id": "9", "slurm_cluster": "lab", "slurm_partition": "prod", "slurm_account": "p1", "slurm_qos": "high",
@@ -71,26 +71,6 @@ def test_what_this_machine_launched_on_slurm_needs_no_question(cli: Cli, remote:
     assert " --array=0-2 --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=2048M --account=p1 " in again
 
 
-def test_a_launch_that_slurm_refused_is_repeated_as_it_was_asked_for(
-    cli: Cli, remote: Remote, slurm: FakeSlurm
-) -> None:
-    """The options are in the record before the launch, and this machine knows that its user chose them."""
-    code(Path.cwd())
-    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
-    slurm.says("sbatch", "sbatch: error: Invalid account\n", code=1)
-    flags = ("--engine", "slurm", "--setup", "module load gcc", "--account", "p1", "--mem", "1G", "--python", "/p")
-    ran = cli("submit", "study.json", "--auto", "--job-id", "mine", "--shards", "3", *flags)
-    hint = "See your accounts: sacctmgr show associations user=$USER."
-    again = "Launch it again, with other flags if needed: mops-jobs resume mine"
-    assert (ran.code, ran.err) == (6, f"error: Slurm refuses sbatch: Invalid account.\nhint: {hint} {again}\n")
-    assert record(remote.jobs, "mine").status == "failed"
-    slurm.says("sbatch", "12\n")
-    assert cli.ok("resume", "mine").out == "mine.2\n"
-    first, again = [line.partition(" --array")[2] for line in slurm.asked if line.startswith("sbatch")]
-    assert again.startswith("=0-2 --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=1024M --account=p1 ")
-    assert again.replace("/mine.2/", "/mine/") == first
-
-
 def test_a_job_of_another_cluster_is_not_launched_here(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
     """Its array may be at work there, and would run beside a second one."""
     notes = {"slurm_job_id": "9", "slurm_cluster": "far"}
@@ -109,17 +89,6 @@ def test_cancel_tells_how_to_stop_an_array_by_its_name(cli: Cli, remote: Remote,
     said = cli("cancel", "job").err
     assert "By hand: scancel --name=job.mops-jobs --user=$USER" in said
     assert "99" not in said
-
-
-def test_reconcile_ends_a_job_as_slurm_and_its_outputs_say(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
-    """Slurm's word becomes the error of the record."""
-    add(remote.jobs, "job", "running", engine="slurm", metadata={"slurm_job_id": "12", "slurm_shards": "1"})
-    line = task(0, "TIMEOUT").replace("seir-1", "job")
-    slurm.says("scontrol", "ClusterName = lab\n", show_job_12=f"echo '{line}'")
-    cli.ok("reconcile", "job")
-    ended = record(remote.jobs, "job")
-    assert (ended.status, ended.error_code) == ("failed", "TIMEOUT")
-    assert ended.error_message == "1 shard reached the time limit of the job (TIMEOUT)"
 
 
 def test_a_resumed_job_is_not_held_as_the_first_launch_was(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:

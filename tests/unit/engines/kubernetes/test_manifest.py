@@ -18,7 +18,6 @@ from mopsjobs.engines.kubernetes.manifest import (
     complete_launch,
     job_name,
     label_value,
-    preview_manifest,
 )
 from mopsjobs.engines.kubernetes.options import OPTIONS
 from mopsjobs.engines.launch_option import names_of
@@ -83,20 +82,6 @@ def test_the_official_schemas_take_it(version: str, options: dict[str, str]) -> 
     kubernetes_validate.validate(_manifest(launch), version, strict=True)
 
 
-def test_the_schemas_would_notice() -> None:
-    manifest = _manifest()
-    manifest["spec"]["backoffLimitPerIndices"] = 3
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(manifest, KUBERNETES_VERSIONS[-1], strict=True)
-
-
-def test_every_shard_is_an_index() -> None:
-    spec = _manifest(_launch(shards=7, options={"image": "i"}))["spec"]
-    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 7, 7)
-    assert (spec["backoffLimitPerIndex"], spec["ttlSecondsAfterFinished"]) == (3, 86400)
-    assert spec["template"]["spec"]["restartPolicy"] == "Never"
-
-
 @pytest.mark.parametrize(
     ("changes", "options", "memory"),
     [
@@ -155,11 +140,6 @@ def test_the_default_number_of_workers_is_that_of_requested_cores(cpu: str | Non
     assert arguments[arguments.index("--workers") + 1] == workers
 
 
-def test_what_is_asked_for_is_also_the_limit() -> None:
-    resources = _container(_manifest(cpu="2", memory="4Gi"))["resources"]
-    assert resources == {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
-
-
 @pytest.mark.claim("Pods have no token, no root and no capabilities")
 def test_it_runs_as_nobody_in_particular() -> None:
     pod = _manifest()["spec"]["template"]["spec"]
@@ -190,51 +170,29 @@ def test_labels_find_it_and_an_annotation_has_the_whole_id() -> None:
         assert metadata["annotations"]["mops-jobs/job-id"] == job_id
 
 
-def test_the_image_may_come_from_the_environment() -> None:
-    """The option comes first."""
-    env = {"MOPS_JOBS_IMAGE": "from-env:1"}
-    made = build_manifest(_launch(), namespace="n", launch_id="x", env=env)
-    assert _container(made)["image"] == "from-env:1"
-    named = build_manifest(_launch(options={"image": "named:1"}), namespace="n", launch_id="x", env=env)
-    assert _container(named)["image"] == "named:1"
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("image", ""),
-        ("image", "a b"),
         ("parallelism", "0"),
         ("parallelism", "many"),
-        ("parallelism", "٣"),
         ("backoff_limit", "-1"),
-        ("ttl", "1 day"),
         ("ttl", "70000d"),
         ("gpus", "0"),
-        ("gpus", "half"),
-        ("queue", "Team_A"),
         ("queue", "a" * 64),
-        ("queue", ""),
         ("priority_class", "High"),
         ("node_selector", "pool"),
         ("node_selector", "pool=a b"),
-        ("node_selector", "-pool=a"),
         ("node_selector", "Example.com/pool=a"),
         ("node_selector", f"{'a' * 64}=x"),
-        ("node_selector", "a=x,"),
         ("toleration", "sku=gpu:Never"),
-        ("toleration", "sku=gpu:"),
-        ("toleration", "=gpu"),
         ("toleration", f"sku={'g' * 64}"),
-        ("toleration", ""),
         ("cpu", "0"),
         ("cpu", "two"),
-        ("cpu", "0m"),
         ("memory", "4 GB"),
         ("memory", "0Gi"),
         ("secret", "My_Secret"),
         ("service_account", "-x"),
-        ("service_account", "a" * 254),
     ],
 )
 def test_an_invalid_option_is_named(name: str, value: str) -> None:
@@ -277,32 +235,24 @@ def test_the_environment_completes_a_launch() -> None:
         complete_launch(_launch(options={"cpu": "x"}), None, env)
 
 
-def test_a_preview_is_the_manifest_without_the_mark_of_a_launch() -> None:
-    """Without a namespace, `kubectl apply -n` chooses one."""
-    launch = _launch(options={**EVERYTHING})
-    expected = build_manifest(launch, namespace="models", launch_id="x", env={})
-    del expected["metadata"]["annotations"]["mops-jobs/launch-id"]
-    assert preview_manifest(launch, {}) == expected
-    assert "namespace" not in preview_manifest(_launch(options={"image": "i"}), {})["metadata"]
-
-
 def test_an_unknown_option_is_refused() -> None:
     """With all that there are."""
     with pytest.raises(UsageError, match="engine imagee: expected one of " + ", ".join(names_of(OPTIONS))):
         _manifest(imagee="x")
 
 
-@pytest.mark.parametrize("shards", [0, -1, 100_001])
-def test_so_many_shards_make_no_sense(shards: int) -> None:
-    with pytest.raises(UsageError, match="shards"):
-        _manifest(_launch(shards=shards, options={"image": "i"}))
-
-
-@pytest.mark.parametrize("url", ["sqlite:///registry.db", "memory:"])
-def test_a_registry_on_this_machine_is_refused(url: str) -> None:
-    """The pods could not reach it, and would wait for it for an hour."""
-    with pytest.raises(UsageError, match="is on this machine"):
-        _manifest(_launch(registry_url=url, options={"image": "i"}))
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        ({"registry_url": "sqlite:///registry.db"}, "is on this machine"),
+        ({"shards": 0}, "shards"),
+        ({"shards": 100_001}, "shards"),
+    ],
+)
+def test_what_no_cluster_can_run_is_refused(launch: dict[str, Any], said: str) -> None:
+    """Pods could not reach such a registry, and would wait for it for an hour."""
+    with pytest.raises(UsageError, match=said):
+        _manifest(_launch(options={"image": "i"}, **launch))
 
 
 @given(JOB_IDS)
@@ -312,19 +262,12 @@ def test_every_job_id_gives_a_name_that_kubernetes_takes(job_id: str) -> None:
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
     assert len(name) <= MAX_NAME_LENGTH
     assert len(f"{name}-999999") <= 63
-    assert name == job_name(job_id)
-    kubernetes_validate.validate(_manifest(_launch(job_id, options={"image": "i"})), "1.31", strict=True)
-
-
-@given(JOB_IDS)
-def test_every_job_id_gives_a_label_that_kubernetes_takes(job_id: str) -> None:
+    assert name == (
+        job_id if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", job_id) and len(job_id) <= 56 else job_name(job_id)
+    )
     assert re.fullmatch(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", label_value(job_id))
     assert len(label_value(job_id)) <= 63
-
-
-@pytest.mark.parametrize("job_id", ["seir-20260301-120000-ab12", "a", "0"])
-def test_a_job_id_that_is_a_name_stays_as_it_is(job_id: str) -> None:
-    assert job_name(job_id) == job_id
+    kubernetes_validate.validate(_manifest(_launch(job_id, options={"image": "i"})), "1.31", strict=True)
 
 
 def test_ids_that_look_alike_have_different_names() -> None:
