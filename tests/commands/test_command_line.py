@@ -92,6 +92,13 @@ def test_a_secret_in_the_url_of_a_registry_gets_a_hint(cli: Cli) -> None:
         assert "hint: Put a SAS token into AZURE_STORAGE_SAS_TOKEN." in ran.err
 
 
+def test_a_secret_behind_a_mistyped_flag_is_not_printed(cli: Cli) -> None:
+    """The message has the flag alone, not its value."""
+    ran = cli("list", "--regsitry=https://a.blob.core.windows.net/c?sig=SECRET")
+    assert "unknown flag '--regsitry'." in ran.err
+    assert "SECRET" not in ran.err
+
+
 @pytest.mark.parametrize("argv", [("sync",), ("list",), ("register", "a"), ("doctor",)])
 def test_wrong_credentials_name_their_source(cli: Cli, azurite: Azurite, argv: tuple[str, ...]) -> None:
     """Credentials that are refused: exit code 4, and the sentence names their source, never their value."""
