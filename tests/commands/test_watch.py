@@ -14,7 +14,8 @@ import pytest
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import job_json
-from mopsjobs.cache.queries import changes, filters
+from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import jobs as job_queries
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key
 from support.runs import PATIENCE, until
 
@@ -70,7 +71,7 @@ def test_own_writes_are_told_once(cli: Cli, remote: Remote) -> None:
         connection = cache_database.open_to_read(path, REMOTE_URL)
         assert connection is not None
         with closing(connection):
-            news, mark = changes.changed_jobs(connection, filters.Filter(), told[-1][1] if told else None)
+            news, mark = job_queries.changed_jobs(connection, filters.Filter(), told[-1][1] if told else None)
         told.append(([job_json.job_json(facts, now=0)["tasks_completed"] for facts in news], mark))
     assert [news for news, _ in told] == [[0], [1], [], [2], []]
 

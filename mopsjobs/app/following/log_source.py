@@ -22,7 +22,7 @@ from mopsjobs.app.run.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.filters import DEFAULT_SORT, Filter, parse_sort
-from mopsjobs.cache.queries.task_ends import failed_tasks
+from mopsjobs.cache.queries.ledgers import failed_tasks
 from mopsjobs.engines import CLUSTER_ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir

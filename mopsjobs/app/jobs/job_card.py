@@ -141,7 +141,7 @@ def count_lost_outputs(connection: sqlite3.Connection, job: Mapping[str, Any]) -
     """Count the reused tasks of an ended job whose outputs are gone, as a later view has found."""
     if job["is_active"] or not reused_tasks(job)[0]:
         return 0
-    from mopsjobs.cache.queries.task_ends import count_lost  # here: few jobs reuse tasks
+    from mopsjobs.cache.queries.ledgers import count_lost  # here: few jobs reuse tasks
 
     return count_lost(connection, job)
 

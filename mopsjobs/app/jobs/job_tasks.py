@@ -14,8 +14,7 @@ from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.job_json import reused_text
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
-from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, BY_LEDGER, Ledger, read_ledger
-from mopsjobs.cache.queries.task_ends import output_sizes
+from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, BY_LEDGER, Ledger, output_sizes, read_ledger
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.errors import (

@@ -18,7 +18,7 @@ from mopsjobs.errors import CacheError, command_line
 if TYPE_CHECKING:
     from mopsjobs.app.jobs.find_job import FoundJob
     from mopsjobs.app.run.app import App
-    from mopsjobs.cache.queries.task_ends import MemoryEnds
+    from mopsjobs.cache.queries.ledgers import MemoryEnds
 
 Job = Mapping[str, Any]
 
@@ -58,7 +58,7 @@ def next_of_family(found: FoundJob, app: App, *, stale: bool) -> str:
     """Return the most useful command for a job: of a family, for its newest, which alone can be resumed."""
     last, ends = found.job if found.newest is None else found.newest, None
     if last["tasks_failed"]:
-        from mopsjobs.cache.queries.task_ends import memory_ends  # here: few jobs have failed tasks
+        from mopsjobs.cache.queries.ledgers import memory_ends  # here: few jobs have failed tasks
 
         with contextlib.suppress(CacheError):  # the record may come from the registry
             ends = app.cache.read_cached(lambda cache: memory_ends(cache, str(last["job_id"])))

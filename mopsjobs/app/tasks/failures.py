@@ -326,7 +326,7 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
     if not failures.groups:
         return []
     from mopsjobs.app.jobs.next_steps import failure_commands  # here: JSON has none
-    from mopsjobs.cache.queries.task_ends import memory_ends
+    from mopsjobs.cache.queries.ledgers import memory_ends
 
     largest = failures.groups[0]
     job_id, now = largest.jobs[0], app.now().timestamp()

@@ -26,8 +26,7 @@ from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
-from mopsjobs.cache.queries.ledgers import read_ledger
-from mopsjobs.cache.queries.task_ends import count_lost
+from mopsjobs.cache.queries.ledgers import count_lost, read_ledger
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery, temporary_database
 from mopsjobs.cache.sync.scalars import (

@@ -8,8 +8,7 @@ from functools import partial
 from mopsjobs.app.jobs.job_tasks import find_lineage
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.cache.queries.ledgers import read_ledger
-from mopsjobs.cache.queries.task_ends import last_ends
+from mopsjobs.cache.queries.ledgers import last_ends, read_ledger
 from mopsjobs.errors import OptionError, command_line
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.submission.resume import TaskChoice

@@ -7,12 +7,13 @@ listing holds one record at a time: see docs/decisions/0037-one-record-at-a-time
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, JobColumns, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, where_clauses
-from mopsjobs.cache.sync_state import known_to
+from mopsjobs.cache.sync_state import FULL_GENERATION, get_meta, known_to
 from mopsjobs.errors import JobNotFoundError, RecordError, UsageError, command_line
 
 ABOVE_IDS = "\U0010ffff"
@@ -20,6 +21,14 @@ ABOVE_IDS = "\U0010ffff"
 
 MAX_CANDIDATES = 5
 """Ids in the error for a name that is not an id: enough to see the pattern, few enough for one line."""
+
+MAX_WORDS = 200
+"""Words for a shell: more candidates are of no help."""
+
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*", re.ASCII)
+
+ChangeMark = tuple[int, dict[str, str]]
+"""The rows that a reader of changes has seen: all up to a generation, and these versions of younger rows."""
 
 
 class JobList:
@@ -242,3 +251,43 @@ def _problems(connection: sqlite3.Connection, kinds: str, job_id: str | None) ->
 def all_meta(connection: sqlite3.Connection) -> dict[str, str]:
     """Return what the cache notes about itself: `registry`, `synced_at`, `attempted_at`, `last_error`, generations."""
     return dict(connection.execute("SELECT name, value FROM meta").fetchall())
+
+
+def changed_jobs(
+    connection: sqlite3.Connection, job_filter: Filter, mark: ChangeMark | None
+) -> tuple[list[JobColumns], ChangeMark]:
+    """Return the jobs that pass a filter and changed since a mark, and the next mark; without one, the active jobs.
+
+    A generation above that of the last full sync may still get rows, so these rows are compared by version. A
+    generation up to it is complete: a sync that is older than a full one writes nothing any more.
+    """
+    complete = int(get_meta(connection, FULL_GENERATION) or 0)
+    start, known = mark or (complete, {})
+    # INDEXED BY: else SQLite reads all rows in the order of their change, to save sorting a few.
+    source = (
+        "job WHERE is_active = 1" if mark is None else f"job INDEXED BY idx_job_generation WHERE generation > {start}"
+    )
+    jobs: list[JobColumns] = []
+    for condition, values in where_clauses(connection, job_filter):
+        sql = f"SELECT job_id, version, {COLUMNS} FROM {source} AND {condition} ORDER BY changed_ts, job_id"  # noqa: S608 - constant names, bound values
+        jobs += [row[2:] for row in connection.execute(sql, values) if known.get(row[0]) != row[1]]
+    versions = connection.execute("SELECT job_id, version FROM job WHERE generation > ?", (complete,))
+    return jobs, (complete, dict(versions.fetchall()))
+
+
+def completion_words(connection: sqlite3.Connection, kind: str, prefix: str) -> list[str]:
+    """Return words that a shell may complete: `jobs`, `names`, which may be @latest, `active` jobs, or `owners`.
+
+    Only words that no shell expands are returned. A record may hold any text: an owner named `$(…)` must not run when a
+    user presses Tab. Without a prefix, the jobs that changed last come first.
+    """
+    if kind == "owners":
+        sql = "SELECT DISTINCT owner FROM tally WHERE jobs > 0 AND owner >= ? AND owner < ? ORDER BY owner"
+    else:
+        # `+`: without a prefix, the index of the order is better.
+        condition = f"{'' if prefix else '+'}job_id >= ? AND job_id < ?{' AND is_active = 1' * (kind == 'active')}"
+        order = "job_id" if prefix else "changed_ts DESC"
+        sql = f"SELECT job_id FROM job WHERE {condition} ORDER BY {order} LIMIT {MAX_WORDS}"  # noqa: S608 - constant names
+    rows = connection.execute(sql, (prefix, prefix + ABOVE_IDS))
+    words = [word for (word,) in rows if _PLAIN_WORD.fullmatch(word)][:MAX_WORDS]
+    return ["@latest", *words] if kind in ("names", "active") and "@latest".startswith(prefix) else words

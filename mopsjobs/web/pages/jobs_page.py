@@ -13,8 +13,8 @@ from flask import Response, redirect, request
 
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import filters, overview, statistics
-from mopsjobs.cache.queries.listed_jobs import listed_jobs
-from mopsjobs.cache.queries.task_ends import describe_failures
+from mopsjobs.cache.queries.ledgers import describe_failures
+from mopsjobs.cache.queries.overview import listed_jobs
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, TERMINAL
 from mopsjobs.utils.text import pluralize

@@ -10,7 +10,7 @@ from mopsjobs.app.jobs.current_jobs import read_current
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache import job_json
-from mopsjobs.cache.queries import changes, filters
+from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync_state import known_to
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy, parse_interval
@@ -91,13 +91,13 @@ class _ChangeLines:
         self._app = app
         self._job_filter = job_filter
         self._as_json = as_json
-        self._mark: changes.ChangeMark | None = None
+        self._mark: job_queries.ChangeMark | None = None
 
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Print the lines."""
         now = self._app.now().timestamp()
         known = known_to(cache, now)
-        changed, self._mark = changes.changed_jobs(cache, self._job_filter, self._mark)
+        changed, self._mark = job_queries.changed_jobs(cache, self._job_filter, self._mark)
         if self._as_json:
             text = "".join(f"{job_json.job_text(facts, now=now, known_to=known)}\n" for facts in changed)
             self._app.out.show(Result(RawText(text)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.listed_jobs import ListedJob, listed_job, listed_jobs
+from mopsjobs.cache.queries.overview import ListedJob, listed_job, listed_jobs
 from mopsjobs.cache.rows import error_of, study_of
 from mopsjobs.utils.times import parse_time
 from support.cli import Cli, Remote, foreign, key
