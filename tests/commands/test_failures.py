@@ -11,8 +11,7 @@ import pytest
 from mopsjobs.ledger.attempt import Attempt, AttemptError, error_signature
 from mopsjobs.studies import separating
 from support.cli import Cli, Remote, add
-from support.events import Writer
-from support.ledgers import Ledger, add_job, attempt, leave_outputs
+from support.ledgers import Ledger, add_job, attempt
 
 Cause = Callable[[int, dict[str, Any]], tuple[str, str | None, str] | None]
 
@@ -229,25 +228,6 @@ def test_filters_select_the_jobs_and_contradict_a_job(cli: Cli, remote: Remote) 
     assert ran.json["jobs"] == ["job-2", "job-1"]
     assert "1 older job with failed tasks left out" in ran.err
     assert cli("failures", "job-1", "--hours", "1").code == 2
-
-
-def test_a_job_without_a_ledger_is_told_by_its_events(cli: Cli, remote: Remote, write: Writer) -> None:
-    """An older version ran it: its events have the errors, its outputs tell what succeeded, and a note says so."""
-    sets = [{"params": {"beta": number / 40}} for number in range(40)]
-    manifest = add_job(remote.jobs, "job", sets)
-    for number in range(36, 40):
-        error = {"type": "ValueError", "message": f"task {number} is bad"}
-        write("", kind="task_failed", task=number, seed=1, error=error)
-    write("", kind="task_failed", task=3, seed=1, error={"type": "Late", "message": "it was tried again"})
-    for strange in ("x", -1, 40, 10**15, 2**70):
-        write("", kind="task_failed", task=strange, error={"type": "Odd", "message": "the job has no such task"})
-    leave_outputs(remote.store.inner, manifest, *range(36))
-    remote.jobs.update_status("job", "partial")
-    ran = cli.ok("failures", "job", "--json")
-    [group] = ran.json["groups"]
-    assert (group["type"], group["count"], group["where"]) == ("ValueError", 4, None)
-    assert [one["condition"] for one in group["separates"]] == ["beta > 0.89"]
-    assert "job has no ledger" in cli.ok("failures", "job").err
 
 
 def test_an_outage_shows_what_the_cache_has(cli: Cli, remote: Remote) -> None:

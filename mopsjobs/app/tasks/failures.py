@@ -13,7 +13,6 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failures import (
-    BY_RECORD,
     MAX_NOTES,
     MAX_SAMPLES,
     FailedJob,
@@ -29,19 +28,18 @@ from mopsjobs.cache.queries.failures import (
     reduce_notes,
 )
 from mopsjobs.cache.queries.filters import Filter
-from mopsjobs.cache.queries.ledgers import BY_LEDGER, complete_ledgers, read_ledger
+from mopsjobs.cache.queries.ledgers import complete_ledgers
 from mopsjobs.errors import (
     CacheError,
     JobNotFoundError,
     NoManifestError,
     RecordError,
     StoreAccessError,
-    StoreError,
     StoreUnavailableError,
 )
 from mopsjobs.ledger.attempt import error_signature
 from mopsjobs.utils.text import join_first, pluralize
-from mopsjobs.utils.times import json_timestamp, parse_time
+from mopsjobs.utils.times import json_timestamp
 
 SCHEMA_VERSION = 1
 
@@ -238,18 +236,11 @@ def _settled(names: Sequence[str], app: App, policy: FreshnessPolicy) -> set[str
 
 
 def _look(name: str, app: App, policy: FreshnessPolicy) -> _Look:
-    """Bring the ledger of a job up to date, or the events of a job without one."""
+    """Bring the ledger of a job up to date."""
     from mopsjobs.app.jobs.job_tasks import find_tasks  # here: a view of settled jobs answers as fast as a listing
 
     tasks = find_tasks(name, app, policy)
-    warnings = tasks.warnings
-    ledger = app.cache.read_cached(functools.partial(read_ledger, job_id=tasks.job_id))
-    if (ledger is None or ledger.basis != BY_LEDGER) and not (policy.offline and not app.settings.is_local):
-        try:
-            app.cache.sync_events(job_id=tasks.job_id, since=parse_time(str(tasks.job["created_at"])))
-        except (StoreError, CacheError) as error:
-            warnings.append(f"{error} Showing the events that the cache has.")
-    return _Look(tasks.job_id, warnings, cast("int | None", tasks.job["tasks_failed"]))
+    return _Look(tasks.job_id, tasks.warnings, cast("int | None", tasks.job["tasks_failed"]))
 
 
 def _read(
@@ -480,7 +471,7 @@ def _from_record(job: FailedJob, error: str) -> JobFailures:
     key, code, message = _read_error(error)
     hours = [[int(job.ended_ts // 3600), 1]]
     group = FailureGroup(key, 1, code, None, message, None, [], job.ended_ts, job.ended_ts, [], hours)
-    return JobFailures([group], 0, 0, job.tasks_total, BY_RECORD, 0)
+    return JobFailures([group], 0, 0, job.tasks_total, 0)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -489,4 +480,4 @@ def _read_error(error: str) -> tuple[str, str, str]:
     code, colon, message = error.partition(": ")
     if not colon or " " in code:
         code, message = ("", error) if " " in error else (error, "")
-    return f"{BY_RECORD}.{error_signature(code, None, message)}", code or UNNAMED, message
+    return f"record.{error_signature(code, None, message)}", code or UNNAMED, message

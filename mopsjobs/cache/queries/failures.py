@@ -15,19 +15,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.cache.queries.filters import IS_NOT_RESUMED, LATER_JOBS, Filter, where_clauses
-from mopsjobs.cache.queries.ledgers import BY_LEDGER, IS_FAILED, Ledger, read_ledger
+from mopsjobs.cache.queries.ledgers import IS_FAILED, Ledger, read_ledger
 from mopsjobs.cache.stored_study import StoredStudy, find_duplicates
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
 from mopsjobs.utils.ranges import is_in_ranges
 
-VERSION = 5
+VERSION = 6
 """Of the kept form, and of the way in which it is made."""
-
-BY_EVENTS = "events"
-"""A basis: the job has no ledger, and its events tell which tasks failed."""
-
-BY_RECORD = "record"
-"""A basis: no failed task is known, and the error of the job's record tells why it failed."""
 
 _HAVE_FAILED_TASKS = "json_extract(record, '$.tasks_failed') > 0"
 
@@ -105,8 +99,6 @@ class JobFailures(NamedTuple):
     """Tasks that failed."""
     total: int
     """Tasks of the job."""
-    basis: str
-    """`BY_LEDGER`, `BY_EVENTS` if the job has no ledger, or `BY_RECORD`."""
     left_out: int | None
     """Parameters that were not compared, since there are too many; None if there were too many tasks."""
 
@@ -155,12 +147,11 @@ def open_failures(connection: sqlite3.Connection, job_id: str, failures: JobFail
     """
     ledgers = [read_ledger(connection, later) for (later,) in connection.execute(LATER_JOBS, (job_id,)).fetchall()]
     taken = [json.loads(one.task_ranges) for one in ledgers if one is not None and one.task_ranges is not None]
-    ledger = read_ledger(connection, job_id) if taken and failures.failed else None
-    if ledger is None:
+    if not taken or not failures.failed:
         return failures
     rest = (
         failure
-        for failure in _find_failures(connection, job_id, ledger)[0]
+        for failure in _find_failures(connection, job_id, find_duplicates(connection, job_id))
         if not any(is_in_ranges(failure.task, ranges) for ranges in taken)
     )
     groups, _, count = _group(rest)
@@ -224,65 +215,23 @@ def _state(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> str:
     (lost,) = connection.execute(
         "SELECT count(*) FROM task WHERE job_id = ? AND outcome = 'lost'", (job_id,)
     ).fetchone()
-    more = ()
-    if ledger.basis != BY_LEDGER:
-        more = connection.execute(
-            "SELECT (SELECT count(*) FROM task WHERE job_id = ?1), (SELECT max(seq) FROM event WHERE job_id = ?1)",
-            (job_id,),
-        ).fetchone()
-    return ".".join(map(str, (VERSION, ledger.basis, ledger.chunks, ledger.problems, lost, *more)))
+    return ".".join(map(str, (VERSION, ledger.basis, ledger.chunks, ledger.problems, lost)))
 
 
-def _find_failures(
-    connection: sqlite3.Connection, job_id: str, ledger: Ledger
-) -> tuple[Iterator[_Failure], Mapping[int, int]]:
-    """Return the failed tasks of a job by their numbers, and its tasks that repeat another one with that."""
-    failures = (_from_ledger if ledger.basis == BY_LEDGER else _from_events)(connection, job_id)
-    duplicates = find_duplicates(connection, job_id)
-    return (_with_duplicates(failures, duplicates) if duplicates else failures), duplicates
-
-
-def _from_ledger(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
-    """Yield the tasks whose last attempt failed, by their numbers."""
+def _find_failures(connection: sqlite3.Connection, job_id: str, duplicates: Mapping[int, int]) -> Iterator[_Failure]:
+    """Return the tasks whose last attempt failed, and those that repeat one of them, by their numbers."""
     rows = connection.execute(
         "SELECT task, coalesce(error_key, outcome), coalesce(error_type, outcome), error_where,"  # noqa: S608 - constant names
         " coalesce(error_message, ''), started_ts + coalesce(seconds, 0) FROM task"
         f" WHERE job_id = ? AND {IS_FAILED} ORDER BY task",
         (job_id,),
     )
-    return (_Failure(*row) for row in rows)
-
-
-def _from_events(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
-    """Yield the tasks whose last event is their failure and that have no outputs, by their numbers."""
-    from mopsjobs.events.format import TASK_FAILED
-    from mopsjobs.ledger.attempt import error_signature
-
-    study = StoredStudy.load(connection, job_id)
-    last: dict[int, tuple[float, Any]] = {}
-    rows = connection.execute(
-        "SELECT json_extract(body, '$.task') AS task, at_ts, json_extract(body, '$.error') FROM event"
-        " WHERE job_id = ?1 AND kind = ?2 AND typeof(task) = 'integer'"
-        " AND task NOT IN (SELECT task FROM task WHERE job_id = ?1) ORDER BY at_ts, seq",
-        (job_id, TASK_FAILED),
-    )
-    for task, at, error in rows:
-        # Events are of every writer of the registry: they may name tasks that the job does not have.
-        if task >= 0 and study is not None and study.place_of(task) is not None:
-            last[task] = (at, error)
-    for task, (at, text) in sorted(last.items()):
-        error = json.loads(text) if isinstance(text, str) and text.startswith("{") else {}
-        kind, message = str(error.get("type")), str(error.get("message"))
-        where = error.get("at") if isinstance(error.get("at"), str) else None
-        yield _Failure(task, error_signature(kind, where, message), kind, where, message, at)
-
-
-def _with_duplicates(failures: Iterator[_Failure], duplicates: Mapping[int, int]) -> Iterator[_Failure]:
-    """Yield failures by their numbers, and those of tasks that repeat a failed task. They count as tasks too."""
-    by_task = {one.task: one for one in failures}
-    repeated = (by_task[first]._replace(task=task) for task, first in duplicates.items() if first in by_task)
-    by_task |= {one.task: one for one in list(repeated)}
-    return (by_task[task] for task in sorted(by_task))
+    failures = map(_Failure._make, rows)
+    if not duplicates:
+        return failures
+    by_task = {failure.task: failure for failure in failures}
+    by_task |= {task: by_task[first]._replace(task=task) for task, first in duplicates.items() if first in by_task}
+    return iter([by_task[task] for task in sorted(by_task)])
 
 
 class _Group:
@@ -338,55 +287,26 @@ def _largest(groups: Mapping[str, _Group]) -> list[_Group]:
 
 def _summarise(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> JobFailures:
     """Group the failed tasks of a job, and compare those of the largest groups with the tasks that succeeded."""
-    failures, duplicates = _find_failures(connection, job_id, ledger)
-    groups, failed, count = _group(failures)
+    duplicates = find_duplicates(connection, job_id)
+    groups, failed, count = _group(_find_failures(connection, job_id, duplicates))
     largest = _largest(groups)
-    found = find_conditions(connection, job_id, failed, [group.first.key for group in largest], duplicates)
+    searched = [group.first.key for group in largest[:MAX_COMPARED_GROUPS]]
+    conditions: dict[str, list[dict[str, Any]]] = {}
+    left_out: int | None = 0
+    if failed:
+        study = StoredStudy.load(connection, job_id)
+        sets = None if study is None else _sets(connection, study, failed, duplicates)
+        separation = None if sets is None else Separation(sets, searched)
+        left_out = None if separation is None else separation.left_out
+        if separation is not None:
+            conditions = {key: [_to_json(one) for one in separation.findings(key)] for key in searched}
     return JobFailures(
-        [group.finished(found.conditions.get(group.first.key, [])) for group in largest],
+        [group.finished(conditions.get(group.first.key, [])) for group in largest],
         len(groups) - len(largest),
         count,
         ledger.tasks_total,
-        BY_LEDGER if ledger.basis == BY_LEDGER else BY_EVENTS,
-        found.left_out,
+        left_out,
     )
-
-
-class FoundConditions(NamedTuple):
-    """The conditions for the errors of a job."""
-
-    conditions: dict[str, list[dict[str, Any]]]
-    """By key of the error, as JSON has them."""
-    left_out: int | None
-    """Parameters that were not compared, since there are too many; None if there are too many tasks."""
-
-
-def find_conditions(
-    connection: sqlite3.Connection,
-    job_id: str,
-    failed: Mapping[int, str],
-    keys: Sequence[str],
-    duplicates: Mapping[int, int],
-) -> FoundConditions:
-    """Find what separates failed tasks from those that succeeded.
-
-    Args:
-        connection: the cache.
-        job_id: the job.
-        failed: the key of the error of each failed task, by its number.
-        keys: the errors, the most frequent first.
-        duplicates: the tasks that repeat an earlier one, and the first of them.
-    """
-    if not failed:
-        return FoundConditions({}, 0)
-    study = StoredStudy.load(connection, job_id)
-    sets = None if study is None else _sets(connection, study, failed, duplicates)
-    if sets is None:
-        return FoundConditions({}, None)
-    searched = keys[:MAX_COMPARED_GROUPS]
-    separation = Separation(sets, searched)
-    conditions = {key: [_to_json(one) for one in separation.findings(key)] for key in searched}
-    return FoundConditions(conditions, separation.left_out)
 
 
 def _sets(
