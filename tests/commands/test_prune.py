@@ -131,24 +131,6 @@ def test_a_late_resume_brings_its_pruned_parents_back(cli: Cli, remote: Remote, 
 
 
 @pytest.mark.usefixtures("aged")
-def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
-    """A reader in the middle of its work keeps what it sees, holds nothing up, and then sees what is left."""
-    reader = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
-    assert reader is not None
-    with closing(reader):
-        reader.execute("BEGIN")
-        seen = reader.execute("SELECT job_id FROM job ORDER BY job_id")
-        assert seen.fetchone() == ("new",)
-        ran = cli.ok("prune", "--older-than", "90d", "--yes")
-        assert ran.err == "Removed 2 jobs and 0 events from the cache.\n"
-        assert [job_id for (job_id,) in seen] == ["old-1", "old-2", "old-active"]
-        reader.rollback()
-        assert reader.execute("SELECT count(*) FROM job").fetchone() == (2,)
-        assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert cli.ids("--limit", "0") == ["new", "old-active"]
-
-
-@pytest.mark.usefixtures("aged")
 def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another process has begun to write as the file is to be made smaller: a sentence, and the jobs are gone."""
     opened = cache_database.open_to_write
@@ -173,13 +155,6 @@ def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: p
         "Removed 2 jobs and 0 events from the cache.",
     ]
     assert cli.ids("--offline", "--limit", "0") == ["new", "old-active"]
-
-
-@pytest.mark.usefixtures("aged")
-def test_status_still_finds_a_pruned_job(cli: Cli) -> None:
-    """The registry is asked for a single job that the cache does not have."""
-    cli.ok("prune", "--older-than", "90d", "--yes")
-    assert cli.ok("status", "old-1", "--json").json["status"] == "succeeded"
 
 
 def test_tasks_and_failures_of_a_pruned_job_are_read_again(cli: Cli, remote: Remote) -> None:
@@ -318,16 +293,6 @@ def test_on_a_terminal_it_asks(cli: Cli, jobs: JobRegistry, answer: str, code: i
     assert len(cli.ids("--limit", "0")) == left
 
 
-def test_an_embedded_registry_prunes_too(cli: Cli, jobs: JobRegistry) -> None:
-    """Its cache is synced before each view; what was pruned stays away all the same."""
-    add(jobs, "old", "failed")
-    cli.clock.advance(days=1)
-    add(jobs, "new", "failed")
-    cli.ok("list")
-    cli.ok("prune", "--older-than", "12h", "--yes")
-    assert cli.ids("--limit", "0") == ["new"]
-
-
 # --- counters --------------------------------------------------------------------------------------------------------
 
 
@@ -374,13 +339,6 @@ def test_durations_are_counted_once(cli: Cli, remote: Remote) -> None:
     assert counted[counters.QUEUE + counters.SUM] == {(): 100}
     assert counted[counters.RUN] == {("failed", 300): 1}
     assert counted[counters.RUN + counters.SUM] == {("failed",): 200}
-
-
-def test_a_rebuilt_cache_starts_anew(cli: Cli, aged: Remote) -> None:
-    """Counters belong to the cache: with a new one, Prometheus sees a reset, and no burst of old ends."""
-    cli.cache.unlink()
-    cli.ok("sync", "-q")
-    assert counters.FINISHED not in _counted(cli)
 
 
 def test_failed_syncs_are_counted_by_their_cause(cli: Cli, remote: Remote) -> None:

@@ -6,9 +6,7 @@ import csv
 import io
 import json
 import signal
-import sqlite3
 import subprocess
-from contextlib import closing
 
 import pytest
 
@@ -84,17 +82,6 @@ def test_nothing_but_reading_views_is_answered(cli: Cli, sql: str) -> None:
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1), ran
     after = _files(cli)
     assert after == before
-
-
-def test_the_connection_itself_cannot_write(cli: Cli, filled: Remote) -> None:
-    """Even where SQL got past the authorizer, the file is open to read alone."""
-    from mopsjobs.cache.database import open_to_read
-    from support.cli import REMOTE_URL
-
-    connection = open_to_read(str(cli.cache), REMOTE_URL)
-    assert connection is not None
-    with closing(connection), pytest.raises(sqlite3.OperationalError, match="readonly"):
-        connection.execute("DELETE FROM job")
 
 
 @pytest.mark.usefixtures("filled")

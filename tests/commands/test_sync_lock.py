@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -71,28 +69,6 @@ def test_a_sync_without_progress_is_warned_of(cli: Cli, remote: Remote, monkeypa
         assert _sync_check(cli) == {"name": "sync", "state": "warn", "detail": detail, "fix": fix}
         ran = cli("list", "--refresh", "-q")
         assert f"Another sync {told}." in ran.err
-    assert cli.ok("sync", "-q")[1:] == ("", "")
-
-
-def test_a_stopped_process_is_named(cli: Cli, remote: Remote) -> None:
-    """A sync that was stopped by a signal and holds the lock: named while it lives, and gone with its end."""
-    remote.put(key("a"), foreign("a"))
-    cli.ok("sync")
-    hold = (
-        "import sys; from mopsjobs.cache.sync.lock import sync_lock\nwith sync_lock(sys.argv[1], 0): print(); input()"
-    )
-    words = [sys.executable, "-c", hold, str(cli.cache)]
-    root = Path(__file__).parents[2]
-    holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "\n"
-        holder.send_signal(signal.SIGSTOP)
-        hours_ago = cli.clock.now().timestamp() - 3 * 3600
-        os.utime(f"{cli.cache}.lock", (hours_ago, hours_ago))
-        err = cli.ok("sync", "-q").err
-        assert f"(process {holder.pid}), without progress for 3h; " in err
-        holder.kill()
     assert cli.ok("sync", "-q")[1:] == ("", "")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,9 +12,6 @@ from mopsjobs.registry.transitions import ShardReport
 from support.cli import Cli, Remote, add, sentences
 from support.notify import VARIABLE, Hook, hook_rule, write_rules
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    pass
 
 HOLD_SECONDS = 0.2
 
@@ -198,15 +194,6 @@ def test_without_rules_a_sync_remembers_nothing(cli: Cli, remote: Remote) -> Non
     assert not list(remote.store.inner.list_keys(claims.PREFIX))
     with contextlib.closing(sqlite3.connect(cli.cache)) as cache:
         assert cache.execute("SELECT count(*) FROM notified").fetchone() == (0,)
-
-
-def test_claims_are_met_by_no_listing(cli: Cli, remote: Remote, hook: Hook) -> None:
-    """A full sync finds the jobs, and no problem."""
-    add(remote.jobs, "job", "succeeded")
-    cli.ok("sync")
-    assert len(hook.received) == 1
-    document = cli.ok("sync", "--full", "--json").json
-    assert (document["seen"], document["problems"]) == (1, [])
 
 
 def test_a_rule_of_another_form_stops_every_command(cli: Cli, remote: Remote) -> None:

@@ -130,13 +130,6 @@ def _assert_all_well(ended: list[tuple[str, str, int]], total: int) -> None:
     assert told == {str(total): READERS * ROUNDS, "synced": SYNCS * ROUNDS}
 
 
-def test_a_crowd_at_one_cache_of_an_embedded_registry(cli: Cli, jobs: JobRegistry) -> None:
-    """50 readers, which all read the embedded registry fresh, and 5 syncs at once see no lock and no wrong count."""
-    for number in range(40):
-        jobs.register_job(f"job-{number:02}")
-    _assert_all_well(_crowd(cli), 40)
-
-
 def test_a_crowd_at_one_cache_of_a_registry_in_azure(cli: Cli, azurite: Azurite) -> None:
     """50 readers and 5 syncs at once at the cache of a registry in Azure see no lock and no wrong count."""
     container = azurite.new_container()

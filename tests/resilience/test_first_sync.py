@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.registry_data import MadeUpStore
 from mopsjobs.cache import deferred_indexes
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.sync import mirror
 from mopsjobs.cache.sync import records as record_sync
 from mopsjobs.errors import StoreError
-from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import REMOTE_URL, Cli, Remote, add
-from support.web import Web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,26 +24,6 @@ if TYPE_CHECKING:
 JOBS = [f"job-{number:02}" for number in range(12)]
 INDEXES = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'job' AND sql IS NOT NULL"
 SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
-ROOT = Path(deferred_indexes.__file__).parents[2]
-
-KILLED = """
-import os, signal, sys
-from datetime import UTC, datetime
-from bench.registry_data import MadeUpStore
-from mopsjobs.cache import deferred_indexes
-from mopsjobs.cache.sync import mirror, records
-from mopsjobs.registry.job_registry import JobRegistry
-records.BATCH, deferred_indexes.MIN_JOBS = 3, 4
-path, url, last, moment = sys.argv[1:]
-def kill(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-if moment == "rows":
-    progress = lambda seen: kill() if seen >= int(last) else None
-else:
-    progress, deferred_indexes.create_rest = None, kill
-mirror.sync(JobRegistry(MadeUpStore(12, datetime(2026, 3, 1, tzinfo=UTC))), path, url, on_progress=progress)
-"""
-"""A first sync of twelve jobs that kills itself among the rows, or with the indexes created and the sync not noted."""
 
 
 class Killed(BaseException):
@@ -138,15 +110,6 @@ def test_a_first_sync_leaves_the_schema_of_a_new_cache(cli: Cli, filled: Remote,
     _assert_complete(cli.cache, new)
 
 
-def test_a_first_sync_of_few_jobs_defers_nothing(
-    cli: Cli, filled: Remote, new: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With fewer jobs than it pays for, all indexes are there all the time."""
-    monkeypatch.setattr(deferred_indexes, "MIN_JOBS", len(JOBS) + 1)
-    _sync(cli, filled, lambda _: _assert_schema(cli.cache, new))
-    _assert_complete(cli.cache, new)
-
-
 def test_later_syncs_defer_nothing(cli: Cli, filled: Remote, new: str) -> None:
     """A cache that was synced keeps its indexes, however many jobs are new or read again."""
     _sync(cli, filled)
@@ -194,24 +157,6 @@ def _let_die(patched: pytest.MonkeyPatch, statements: int) -> None:
     patched.setattr(mirror, "open_to_write", open_dying)
 
 
-@pytest.mark.parametrize(("last", "moment"), [("3", "rows"), ("6", "rows"), ("9", "rows"), ("12", "end")])
-def test_a_first_sync_whose_process_is_killed_is_completed(cli: Cli, new: str, last: str, moment: str) -> None:
-    """After SIGKILL, the rows that it read stay, and are right. The next sync reads the others, and creates indexes."""
-    words = [sys.executable, "-c", KILLED, str(cli.cache), REMOTE_URL, last, moment]
-    ended = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert len(_ask(cli.cache, "SELECT 1 FROM job")) == int(last)
-    whole = f"{cli.cache}.whole"
-    report, _ = (
-        mirror.sync(JobRegistry(MadeUpStore(12, datetime(2026, 3, 1, tzinfo=UTC))), path, REMOTE_URL)
-        for path in (str(cli.cache), whole)
-    )
-    assert (report.unchanged, report.added) == (int(last), 12 - int(last))
-    rows = "SELECT key, version, record FROM job ORDER BY key"
-    assert _ask(cli.cache, rows) == _ask(whole, rows)
-    _assert_complete(cli.cache, new, [job_id for (job_id,) in _ask(whole, "SELECT job_id FROM job ORDER BY key")])
-
-
 def test_a_first_sync_over_a_bad_line_goes_on_without_indexes(cli: Cli, filled: Remote, new: str) -> None:
     """The rows that came stay, views still wait for a complete sync, and the next sync need not defer again."""
     filled.store.break_scan_at = 9
@@ -229,15 +174,9 @@ def test_a_first_sync_over_a_bad_line_goes_on_without_indexes(cli: Cli, filled: 
     ("words", "code"),
     [
         ("list --offline", 5),
-        ("list --offline --status failed --sort status --match x", 5),
-        ("status job-01 --offline", 5),
-        ("summary --offline", 5),
-        ("failures --offline", 5),
         ("query --offline 'SELECT count(*) FROM jobs'", 5),
         ("prune --older-than 30d --dry-run", 0),
-        ("completion --words jobs", 0),
         ("completion --words active", 0),
-        ("completion --words owners", 0),
         ("metrics", 5),
         ("doctor", 0),
     ],
@@ -258,24 +197,6 @@ def test_commands_beside_a_first_sync_do_not_miss_its_indexes(
     assert not any("no such index" in text or "damaged" in text for _, text in seen)
     assert not list(cli.cache.parent.glob("*.damaged*"))
     _assert_complete(cli.cache, new)
-
-
-def test_pages_beside_a_first_sync_do_not_miss_its_indexes(
-    cli: Cli, filled: Remote, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Pages, the API and metrics say as ever that the registry was never synced."""
-    web = Web(cli, capsys)
-    seen: list[int] = []
-
-    def look(_: int) -> None:
-        if _is_deferring(cli.cache):
-            for path in ("/jobs", "/charts", "/failures", "/jobs/job-01", "/api/v1/jobs", "/metrics"):
-                answer = web.get(path)
-                assert "no such index" not in answer.text
-                seen.append(answer.status_code)
-
-    _sync(cli, filled, look)
-    assert set(seen) == {503}
 
 
 @pytest.mark.parametrize("at", [3, 6, 9])
@@ -307,18 +228,5 @@ def test_indexes_deferred_at_the_last_moment_are_created_too(
         assert _is_deferring(cli.cache)
 
     monkeypatch.setattr(deferred_indexes, "create_indexes", create_and_lose)
-    _sync(cli, filled)
-    _assert_complete(cli.cache, new)
-
-
-def test_an_older_cache_whose_first_sync_was_killed_is_rebuilt(cli: Cli, filled: Remote, new: str) -> None:
-    """The rebuilt cache has all indexes, and the next sync goes on."""
-    shutil.copy(new, cli.cache)
-    with contextlib.closing(open_to_write(str(cli.cache), REMOTE_URL)) as connection:
-        deferred_indexes.defer_indexes(connection)
-        connection.execute("PRAGMA user_version = 12")
-    assert _is_deferring(cli.cache)
-    with contextlib.closing(open_to_write(str(cli.cache), REMOTE_URL)):
-        assert not _is_deferring(cli.cache)
     _sync(cli, filled)
     _assert_complete(cli.cache, new)

@@ -76,27 +76,6 @@ def test_one_bad_blob_is_named_and_the_rest_is_mirrored(
     assert len(cli.ids("--limit", "0")) == FEW
 
 
-def test_a_known_record_that_turns_bad_stays_in_the_cache(place: Place, cli: Cli) -> None:
-    """It is a problem of the sync that reads all records again, and no longer of the first one that succeeds."""
-    place.write_foreign(3)
-    cli.ok("sync")
-    place.impose(Conditions(poisons={key("job-001"): "gone"}))
-    assert cli("sync", "--full").code == 7
-    assert cli("sync").code == 7
-    assert len(cli.ids()) == 3
-    place.impose(Conditions())
-    assert cli.ok("sync").err == ""
-
-
-def test_a_refused_listing_ends_the_sync(place: Place, cli: Cli) -> None:
-    """Wrong credentials concern the whole store."""
-    place.write_foreign(3)
-    cli.env["AZURE_STORAGE_KEY"] = "bm90IHRoZSBrZXk="
-    cli.env["AZURE_STORAGE_ACCOUNT"] = "devstoreaccount1"
-    ran = cli("sync")
-    assert (ran.code, ran.out) == (4, "")
-
-
 def test_credentials_that_only_list_end_the_sync_with_one_sentence(place: Place, cli: Cli, azurite: Azurite) -> None:
     """They concern the whole store too. Rows from before stay, and the next sync with better ones is complete."""
     place.write_foreign(1)
@@ -149,14 +128,6 @@ def test_a_busy_server_and_a_bad_line_cost_time_only(place: Place, cli: Cli, con
     place.impose(conditions)
     cli.ok("sync")
     assert len(cli.ids("--limit", "0")) == FEW
-
-
-@pytest.mark.usefixtures("_many_tries")
-def test_verbose_names_each_retry(place: Place, cli: Cli) -> None:
-    place.write_foreign(FEW)
-    place.impose(Conditions(busy=0.4))
-    assert "503 ServerBusy. Trying again in 0." in cli.ok("sync", "-v").err
-    assert cli.ok("sync", "--full").err == ""
 
 
 def test_a_slow_sync_says_on_a_terminal_what_it_waits_for(

@@ -10,9 +10,9 @@ import pytest
 from mopsjobs.cache.sync import mirror
 from mopsjobs.cache.sync import records as record_sync
 from mopsjobs.cache.write_through import write_through
-from mopsjobs.errors import StoreError, UsageError
+from mopsjobs.errors import StoreError
 from mopsjobs.store.base import Versioned, VersionToken
-from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
+from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,15 +191,6 @@ def test_own_writes_are_listed_at_once(cli: Cli, remote: Remote) -> None:
     assert _status(cli, "mine") == "running"
 
 
-def test_a_cache_that_is_a_directory_is_told_in_one_sentence(cli: Cli, remote: Remote) -> None:
-    """A cache path that cannot be a file is an error of one sentence, from the library and from the command."""
-    cli.cache.mkdir()
-    ran = cli("sync")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
-    with pytest.raises(UsageError, match="is not a cache of mops-jobs"):
-        _mirror(cli, remote)
-
-
 @pytest.mark.parametrize("synced", [True, False])
 def test_own_writes_are_listed_after_our_revision_was_dropped(cli: Cli, remote: Remote, synced: bool) -> None:
     """By a foreign writer.
@@ -220,12 +211,3 @@ def test_own_writes_are_listed_after_our_revision_was_dropped(cli: Cli, remote: 
     assert record is not None
     assert json.loads(record.value)["revision"] == 1
     assert _status(cli, "a") == "succeeded"
-
-
-def test_rows_of_a_sync_never_block_an_own_write(cli: Cli, remote: Remote) -> None:
-    """Even a row whose revision is higher than ours, as after a restore of the registry, is replaced."""
-    remote.put(key("a"), foreign("a", "running", revision=40))
-    cli.ok("sync")
-    remote.put(key("a"), foreign("a", "running", revision=3))
-    cli.ok("update", "a", "failed", "-q")
-    assert _status(cli, "a") == "failed"

@@ -78,25 +78,16 @@ class ListedTask(NamedTuple):
     def to_json(self) -> dict[str, object]:
         """Return the task as scripts get it."""
         row = self.row
-        return {
-            "task": row.task,
+        shown = {
+            **row._asdict(),
             "params": self.params,
             "seed": int(row.seed),
             "param_id": self.param_id,
-            "shard": row.shard,
-            "outcome": row.outcome,
             "attempt": row.attempts,
             "started_at": json_timestamp(row.started_ts),
-            "seconds": row.seconds,
             "cpu_seconds": None if row.cpu_seconds is None else round(row.cpu_seconds, 3),
-            "max_rss_bytes": row.max_rss_bytes,
-            "host": row.host,
-            "output_bytes": row.output_bytes,
-            "error_key": row.error_key,
-            "error_message": row.error_message,
-            "error_type": row.error_type,
-            "error_where": row.error_where,
         }
+        return {name: shown[name] for name in TASK_FIELDS}
 
 
 TASK_FIELDS = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -138,19 +137,6 @@ def at_default(cli: Cli, filled: Path) -> Path:
     place = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
     cli.ok("sync")
     return place
-
-
-def test_a_damaged_cache_that_is_gone_by_now_is_no_error(
-    cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process has set it aside, or thrown it away, between two looks."""
-    _middle(filled)
-    for call in (cache_database.check_is_cache, lambda path: cache_database.quarantine(path, "now")):
-        shutil.copy(filled, f"{filled}.kept")
-        with monkeypatch.context() as patch:
-            patch.setattr(cache_database, "_is_sound", lambda path: bool(os.unlink(path)))
-            assert call(str(filled)) is None
-        os.rename(f"{filled}.kept", filled)
 
 
 def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
