@@ -12,7 +12,6 @@ import sqlite3
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from mopsjobs.cache.job_row import JobRow
 from mopsjobs.cache.sync_state import transaction
@@ -42,9 +41,8 @@ Increments = dict[tuple[str, Labels], float]
 """Additions to counters, by name and labels."""
 
 
-class _KnownRecord(NamedTuple):
-    status: str
-    started: float | None
+_Known = tuple[str, float | None]
+"""The status of a job as the cache has it, and when its first task ran."""
 
 
 def count_rows(connection: sqlite3.Connection, rows: Iterable[JobRow]) -> None:
@@ -55,11 +53,15 @@ def count_rows(connection: sqlite3.Connection, rows: Iterable[JobRow]) -> None:
     if connection.execute("SELECT 1 FROM meta WHERE name = 'synced_at'").fetchone() is None:
         return
     rows = list(rows)
-    known, pruned = _known_records(connection, [row.key for row in rows])
+    keys = [row.key for row in rows]
+    marks = ", ".join("?" * len(keys))
+    jobs = connection.execute(f"SELECT key, status, started_ts FROM job WHERE key IN ({marks})", keys)  # noqa: S608 - question marks
+    known: dict[str, _Known] = {key: (status, started) for key, status, started in jobs}
+    pruned = {key for (key,) in connection.execute(f"SELECT key FROM pruned WHERE key IN ({marks})", keys)}  # noqa: S608
     increments: Increments = defaultdict(float)
     for row in rows:
         if row.key not in pruned:
-            _count_row(increments, row, known.get(row.key))
+            _count_row(increments, row, *known.get(row.key, (None, None)))
     add(connection, increments)
 
 
@@ -86,19 +88,11 @@ def read(connection: sqlite3.Connection) -> dict[str, dict[Labels, float]]:
     return counters
 
 
-def _known_records(connection: sqlite3.Connection, keys: list[str]) -> tuple[dict[str, _KnownRecord], set[str]]:
-    """Return what the cache has of these keys, and which of them were pruned."""
-    marks = ", ".join("?" * len(keys))
-    jobs = connection.execute(f"SELECT key, status, started_ts FROM job WHERE key IN ({marks})", keys)  # noqa: S608 - question marks
-    known = {key: _KnownRecord(status, started) for key, status, started in jobs}
-    pruned = connection.execute(f"SELECT key FROM pruned WHERE key IN ({marks})", keys)  # noqa: S608
-    return known, {key for (key,) in pruned}
-
-
-def _count_row(increments: Increments, row: JobRow, known: _KnownRecord | None) -> None:
-    if row.started_ts is not None and row.has_history and (known is None or known.started is None):
+def _count_row(increments: Increments, row: JobRow, status: str | None, started: float | None) -> None:
+    """Count what is new since the cache had a job with this status, and this time of its first task."""
+    if row.started_ts is not None and row.has_history and started is None:
         _observe(increments, QUEUE, (), row.started_ts - row.created_ts)
-    if row.is_active or (known is not None and known.status == row.status):
+    if row.is_active or status == row.status:
         return
     increments[FINISHED, (row.status, row.namespace or "")] += 1
     used = {} if row.usage is None else json.loads(row.usage)

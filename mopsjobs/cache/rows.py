@@ -209,7 +209,7 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[MirroredJob]) -
     _delete_earlier_ledgers(connection, rows)
     if _are_first(connection, keys):
         # Half of what the rest takes, since nothing is looked for.
-        with totals.track_changes_between(connection, keys[0], keys[-1]):
+        with totals.track_changes(connection, keys, between=True):
             connection.executemany(_INSERT, rows)
         connection.executemany(_INSERT_LABEL, labels)
         return
@@ -290,17 +290,10 @@ def _forecast_column(state: JobState) -> str | None:
     if forecast is None:
         return None
     late = forecast.stragglers
-    stragglers = None if late is None else late._asdict()
-    basis = {"tasks_done": state.tasks_completed + state.tasks_failed, "at_work": forecast.at_work}
-    return _ENCODER.encode(
-        {
-            "earliest": forecast.earliest,
-            "latest": forecast.latest,
-            "basis": basis,
-            "stragglers": stragglers,
-            "time_limit": forecast.time_limit,
-        }
-    )
+    column = {name: getattr(forecast, name) for name in ("earliest", "latest", "time_limit")}
+    column["basis"] = {"tasks_done": state.tasks_completed + state.tasks_failed, "at_work": forecast.at_work}
+    column["stragglers"] = None if late is None else late._asdict()
+    return _ENCODER.encode(column)
 
 
 def _start(state: JobState, history: Sequence[tuple[JsonObject, bool]]) -> tuple[float | None, bool]:
@@ -324,12 +317,8 @@ def last_sign_of_life(state: JobState) -> float | None:
     if state.heartbeat_at is not None:
         return parse_time(state.heartbeat_at).timestamp()
     is_launched = state.status == JobStatus.SCHEDULED and state.engine in LOCAL_ENGINES and "bundle" in state.metadata
-    return _first_time(reversed(state.transitions), state.status) if is_launched else None
-
-
-def _first_time(steps: Iterable[Mapping[str, object]], status: str) -> float | None:
-    """Return the time of the first of these steps to a status."""
-    return next((_time_of(step) for step in steps if step["status"] == status), None)
+    steps = reversed(state.transitions) if is_launched else ()
+    return next((_time_of(step) for step in steps if step["status"] == state.status), None)
 
 
 def _time_of(step: Mapping[str, object]) -> float:

@@ -67,8 +67,6 @@ GROUPED = "GROUP BY 1, 2, 3"
 FILL = f"INSERT INTO tally {SUMS} {GROUPED}"
 """Adds up all jobs, into the empty table."""
 
-_Sums = dict[tuple[str, str, str], list[int]]
-
 _ADD_SUMS = (
     f"INSERT INTO tally (status, namespace, owner, {', '.join(COLUMNS)})"  # noqa: S608 - constant names
     f" VALUES (?, ?, ?{', ?' * len(COLUMNS)})"
@@ -77,33 +75,22 @@ _ADD_SUMS = (
 
 
 @contextlib.contextmanager
-def track_changes(connection: sqlite3.Connection, keys: Sequence[str]) -> Iterator[None]:
-    """Update the sums by what the block changes in the rows with these keys. The caller holds the transaction."""
-    chunks = [keys[start : start + MAX_KEYS] for start in range(0, len(keys), MAX_KEYS)]
-    with _track(connection, [(f"key IN ({', '.join('?' * len(chunk))})", chunk) for chunk in chunks]):
-        yield
+def track_changes(connection: sqlite3.Connection, keys: Sequence[str], *, between: bool = False) -> Iterator[None]:
+    """Update the sums by what the block changes in the rows with these keys. The caller holds the transaction.
 
+    With `between`, look at all rows from the first key to the last, which takes less time if most of them change.
+    """
+    parts: list[tuple[str, Sequence[str]]] = [("key BETWEEN ? AND ?", (keys[0], keys[-1]))] if between else []
+    if not between:
+        chunks = (keys[start : start + MAX_KEYS] for start in range(0, len(keys), MAX_KEYS))
+        parts += [(f"key IN ({', '.join('?' * len(chunk))})", chunk) for chunk in chunks]
+    changes: dict[tuple[str, str, str], list[int]] = {}
 
-@contextlib.contextmanager
-def track_changes_between(connection: sqlite3.Connection, first: str, last: str) -> Iterator[None]:
-    """Do the same for all rows from one key to another. It takes less time if the block changes most of them."""
-    with _track(connection, [("key BETWEEN ? AND ?", (first, last))]):
-        yield
-
-
-@contextlib.contextmanager
-def _track(connection: sqlite3.Connection, parts: Sequence[tuple[str, Sequence[str]]]) -> Iterator[None]:
-    """Update the sums by what the block changes in rows that fulfil one of the conditions, each with its values."""
-    changes: _Sums = {}
-    _add(changes, connection, parts, -1)
-    yield
-    _add(changes, connection, parts, 1)
+    for sign in (-1, 1):
+        for condition, values in parts:
+            for row in connection.execute(f"{SUMS} WHERE {condition} {GROUPED}", values):
+                known = changes.setdefault(row[:3], [0] * len(COLUMNS))
+                known[:] = [count + sign * more for count, more in zip(known, row[3:], strict=True)]
+        if sign < 0:
+            yield
     connection.executemany(_ADD_SUMS, [(*group, *values) for group, values in changes.items() if any(values)])
-
-
-def _add(changes: _Sums, connection: sqlite3.Connection, parts: Sequence[tuple[str, Sequence[str]]], sign: int) -> None:
-    """Add the sums of the rows that fulfil one of the conditions, or subtract them."""
-    for condition, values in parts:
-        for status, namespace, owner, *found in connection.execute(f"{SUMS} WHERE {condition} {GROUPED}", values):
-            known = changes.get((status, namespace, owner), [0] * len(COLUMNS))
-            changes[status, namespace, owner] = [one + sign * more for one, more in zip(known, found, strict=True)]

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jsonschema
 import pytest
 from filelock import FileLock
 
 from mopsjobs.cache import database as cache_database
-from mopsjobs.store.base import Versioned, VersionToken
+from mopsjobs.cache.sync.lock import sync_lock
+from mopsjobs.events.format import chunk_key
+from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
-from support.cli import REMOTE_URL, Cli, Remote, foreign, key, put, sentences
+from support.cli import REMOTE_URL, START, Cli, Remote, add, foreign, key, put, sentences
+from support.events import Writer, event_texts
+from support.ledgers import Ledger, add_job, attempt, leave_outputs
+from support.runs import sets_of
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -329,3 +341,286 @@ def test_an_unreachable_registry_loses_nothing(cli: Cli, remote: Remote) -> None
 
 def _status(cli: Cli, job_id: str) -> str:
     return json.loads(cli.ok("status", job_id, "--json", "--offline").out)["status"]  # type: ignore[no-any-return]
+
+
+def _outcomes(cli: Cli) -> list[list[str]]:
+    ran = cli.ok("query", "--tsv", "SELECT task, outcome, basis FROM tasks ORDER BY task")
+    return [line.split("\t") for line in ran.lines]
+
+
+def test_sync_refreshes_what_was_looked_at_until_it_is_complete(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger is complete a minute after the end of its job. A job that no view looked at costs nothing."""
+    for name in ("looked", "other"):
+        add_job(remote.jobs, name, sets_of(3))
+        Ledger(remote.store.inner, name)(attempt(0))
+    cli.ok("tasks", "looked")
+    runner = Ledger(remote.store.inner, "looked", run="cd")
+    runner(attempt(1, "failed"))
+    assert cli.ok("sync", "--json").json["attempts_added"] == 1
+    remote.jobs.update_status("looked", "failed")
+    runner(attempt(2))
+    assert "1 new attempt" in cli.ok("sync").out
+    cli.clock.advance(seconds=120)
+    cli.ok("sync")
+    assert _outcomes(cli) == [["0", "succeeded", "ledger"], ["1", "failed", "ledger"], ["2", "succeeded", "ledger"]]
+    listed: list[str] = []
+    list_keys = remote.store.list_keys
+    monkeypatch.setattr(remote.store, "list_keys", lambda prefix="": listed.append(prefix) or list_keys(prefix))
+    assert cli.ok("sync", "--json").json["attempts_added"] == 0
+    assert listed != []
+    assert not any(prefix.startswith("ledger/") for prefix in listed)
+
+
+def test_tasks_without_an_attempt_are_told_by_outputs_at_the_end(cli: Cli, remote: Remote) -> None:
+    """The disk of a runner, and its last attempts with it, may be lost; the outputs are there."""
+    manifest = add_job(remote.jobs, "job", sets_of(4))
+    Ledger(remote.store.inner)(attempt(0), attempt(1, "lost"))
+    leave_outputs(remote.store.inner, manifest, 0, 1, 2)
+    cli.ok("tasks", "job")
+    assert _outcomes(cli) == [["0", "succeeded", "ledger"], ["1", "lost", "ledger"]]
+    remote.jobs.update_status("job", "partial")
+    cli.ok("sync")
+    assert _outcomes(cli) == [["0", "succeeded", "ledger"], ["1", "succeeded", "ledger"], ["2", "succeeded", "outputs"]]
+
+
+def test_a_manifest_that_is_gone_does_not_stop_a_sync(cli: Cli, remote: Remote) -> None:
+    """The ledger gets a problem, and those of other jobs go on."""
+    for name in ("a", "b"):
+        add_job(remote.jobs, name, sets_of(2))
+        cli.ok("tasks", name)
+    Ledger(remote.store.inner, "b")(attempt(1))
+    remote.store.inner.delete("jobs/a/manifest.json")
+    assert cli.ok("sync", "--json").json["attempts_added"] == 1
+    (problem,) = cli.ok("query", "--tsv", "SELECT problem FROM ledgers WHERE job_id = 'a'").lines
+    assert "has no manifest" in problem
+
+
+def test_pruned_and_removed_jobs_take_their_ledgers_along(cli: Cli, remote: Remote) -> None:
+    """The cache keeps nothing of the tasks of a job that it no longer has."""
+    for name in ("pruned", "deleted"):
+        add_job(remote.jobs, name, sets_of(2))
+        Ledger(remote.store.inner, name)(attempt(0), attempt(1, "failed"))
+        remote.jobs.update_status(name, "failed")
+        cli.ok("tasks", name)
+    remote.store.inner.delete("jobs/deleted/state.json")
+    cli.ok("sync", "--full")
+    cli.clock.advance(days=40)
+    cli.ok("prune", "--older-than", "30d", "--yes")
+    with closing(sqlite3.connect(cli.cache)) as connection:
+        for table in ("ledger", "ledger_chunk", "attempt", "task", "parameter_set"):
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+
+
+def test_each_write_of_the_command_leaves_a_state_event(cli: Cli, anywhere: VersionedStore) -> None:
+    """On every backend: register, progress and update leave what the record said afterwards, for others to see."""
+    cli.ok("register", "job", "--total", "4")
+    cli.ok("progress", "job", "1/4")
+    cli.ok("update", "job", "failed", "--error", "no")
+    told = cli.ok("events", "job", "--json").objects
+    states = sorted((event["revision"], event["status"], event["tasks_completed"]) for event in told)
+    assert states == [(1, "pending", 0), (2, "running", 1), (3, "failed", 1)]
+    assert {event["kind"] for event in told} == {"state"}
+
+
+def test_a_write_succeeds_without_its_event(cli: Cli, remote: Remote) -> None:
+    """A registry that takes the record and then goes away has the record: the command ends with 0, quietly."""
+    cli.ok("register", "job")
+    remote.store.before_put = lambda _key: remote.store.fail_next(1, "create_if_absent")
+    ran = cli.ok("update", "job", "running")
+    assert "warning" not in ran.err
+    assert remote.jobs.get_job("job").status == "running"  # type: ignore[union-attr]
+    assert len(cli.ok("events", "job").lines) == 1
+
+
+def test_a_listing_leaves_no_event(cli: Cli, remote: Remote) -> None:
+    """What only reads writes nothing."""
+    add(remote.jobs, "job")
+    for argv in (("sync",), ("list", "--refresh"), ("status", "job"), ("events",), ("logs", "job")):
+        cli.ok(*argv)
+    assert remote.store.calls["create_if_absent"] == 0
+
+
+def test_sync_brings_events_for_later(cli: Cli, remote: Remote, write: Writer) -> None:
+    """After `sync`, events and logs can be read without the network; the summary counts what was new."""
+    add(remote.jobs, "job", "running")
+    write("a", "b")
+    assert "; 2 new events" in cli.ok("sync").out
+    assert cli.ok("sync", "--json").json["events_added"] == 0
+    remote.store.down = True
+    assert cli.ok("logs", "job", "--offline").lines == ["a", "b"]
+    assert event_texts(cli.ok("events", "--json", "--offline")) == ["a", "b"]
+
+
+def test_a_sync_lists_only_the_hours_since_the_last(cli: Cli, remote: Remote, write: Writer) -> None:
+    """The first sync lists everything, later ones the hours since, less 15 minutes. Nothing is fetched twice."""
+    listed: list[str] = []
+    list_keys = remote.store.list_keys
+
+    def noting(prefix: str = "") -> Iterator[str]:
+        listed.append(prefix)
+        return list_keys(prefix)
+
+    remote.store.list_keys = noting  # type: ignore[method-assign]
+    write("a")
+    cli.ok("sync")
+    assert listed == ["events/"]
+    cli.clock.advance(minutes=30)
+    write("b")
+    fetched = remote.store.calls["get"]
+    cli.ok("sync")
+    assert listed[1:] == ["events/20260301T11/", "events/20260301T12/"]
+    assert remote.store.calls["get"] == fetched + 1
+    cli.clock.advance(hours=1)
+    cli.ok("sync")
+    assert listed[3:] == ["events/20260301T12/", "events/20260301T13/"]
+    listed.clear()
+    cli.ok("sync", "--full")
+    assert listed == ["events/"]
+
+
+def test_a_bad_chunk_is_told_once_and_skipped(cli: Cli, remote: Remote, write: Writer) -> None:
+    """A chunk that cannot be read is named with its reason, with exit code 7, then left alone; the rest comes in.
+
+    `sync --full` reads it again, and takes it if it can be read by now. What is no chunk is not read.
+    """
+    bad = write("late")
+    good = remote.store.inner.get(bad)
+    assert good is not None
+    remote.put(bad, b"\x1b[2J\n")
+    remote.put("events/README", "hello")
+    write("a")
+    ran = cli("sync")
+    assert ran.code == 7
+    told = "line 1: not JSON: Expecting value: line 1 column 1 (char 0)"
+    assert ran.err == f"warning: {bad}: {told}\n"
+    fetched = remote.store.calls["get"]
+    assert cli.ok("sync").err == ""
+    assert remote.store.calls["get"] == fetched
+    assert event_texts(cli.ok("events", "--json")) == ["a"]
+    with contextlib.closing(sqlite3.connect(cli.cache)) as cache:
+        assert cache.execute("SELECT * FROM event_problems").fetchall() == [(bad, told)]
+    assert cli("sync", "--full").code == 7
+    remote.put(bad, good.value)
+    cli.ok("sync", "--full")
+    assert sorted(event_texts(cli.ok("events", "--json", "--offline"))) == ["a", "late"]
+
+
+def test_events_of_another_job_are_not_believed(cli: Cli, remote: Remote, write: Writer) -> None:
+    """A chunk under one job's key that speaks of another job is a problem."""
+    good = remote.store.inner.get(write("a"))
+    assert good is not None
+    remote.put(chunk_key(START, "other", "w", 0), good.value)
+    assert cli("sync").code == 7
+    assert len(cli.ok("events", "--json").lines) == 1
+
+
+def test_jobs_are_mirrored_though_events_are_not(cli: Cli, remote: Remote, write: Writer) -> None:
+    """If the line is cut after the jobs, they are there, a warning says what is not, and the exit code is 7."""
+    add(remote.jobs, "job")
+    write("a")
+    remote.store.fail_next(1, "list_keys")
+    ran = cli("sync", "--json")
+    assert (ran.code, ran.json["events_added"], len(sentences(ran.err))) == (7, None, 1)
+    assert cli.ids("--offline") == ["job"]
+    assert cli.ok("sync", "--json").json["events_added"] == 1
+
+
+def test_a_chunk_sent_twice_is_taken_once(cli: Cli, remote: Remote, write: Writer) -> None:
+    """The same chunk in two hours, after a lost reply, gives its events once."""
+    where = write("a", "b")
+    value = remote.store.inner.get(where)
+    assert value is not None
+    cli.ok("sync")
+    remote.put(where.replace("T12/", "T13/"), value.value)
+    cli.clock.advance(hours=1)
+    cli.ok("sync")
+    assert event_texts(cli.ok("events", "--json")) == ["a", "b"]
+
+
+def test_the_mirror_of_jobs_leaves_events_alone(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Syncs of jobs, full ones and after a deletion too, take no event away: history outlives the record."""
+    add(remote.jobs, "job", "succeeded")
+    write("a")
+    cli.ok("sync")
+    remote.store.inner.delete(key("job"))
+    cli.ok("sync", "--full")
+    assert cli.ids() == []
+    assert cli.ok("logs", "job", "--offline").lines == ["a"]
+    assert cli.ok("logs", "job").lines == ["a"]
+
+
+def test_a_second_sync_at_the_same_time_says_so(cli: Cli, remote: Remote) -> None:
+    """While another sync has the cache, `sync` ends at once with 0, in words or in JSON."""
+    unknown = {"running_since": None, "running_pid": None, "progress_at": None, "stalled": False}
+    with FileLock(f"{cli.cache}.lock"):
+        ran = cli.ok("sync")
+        assert (ran.out, ran.err) == ("", "Another sync is running; nothing to do.\n")
+        assert cli.ok("sync", "-q")[1:] == ("", "")
+        assert cli.ok("sync", "--json").json == {"schema_version": 1, "already_running": True, **unknown}
+    assert remote.store.calls["scan"] == 0
+
+
+def test_a_sync_at_work_is_told_with_its_age(cli: Cli, remote: Remote) -> None:
+    """Since when it runs, and its process; `-q` says nothing, `doctor` counts it as well."""
+    cli.ok("sync")
+    with sync_lock(str(cli.cache), 0, cli.clock.now):
+        cli.clock.advance(seconds=125)
+        told = f"is running for 2m 5s (process {os.getpid()})"
+        assert cli.ok("sync").err == f"Another sync {told}; nothing to do.\n"
+        assert cli.ok("sync", "-q")[1:] == ("", "")
+        assert _sync_check(cli) == {"name": "sync", "state": "ok", "detail": f"a sync {told}", "fix": None}
+    assert _sync_check(cli) is None
+    assert cli.ok("sync").lines
+    assert remote.store.calls["scan"] > 0
+
+
+def test_a_sync_without_progress_is_warned_of(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes after its last progress each other sync warns, also with `-q`, and ends with 0 as ever."""
+    monkeypatch.setattr("mopsjobs.app.run.cache_access.MAX_LOCK_WAIT", 0.0)
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    with sync_lock(str(cli.cache), 0, cli.clock.now) as progressed:
+        assert progressed is not None
+        cli.clock.advance(hours=1)
+        progressed()
+        cli.clock.advance(seconds=599)
+        assert cli.ok("sync", "-q")[1:] == ("", "")
+        cli.clock.advance(seconds=1)
+        told = f"is running for 1h 10m (process {os.getpid()}), without progress for 10m"
+        fix = f"continue it (kill -CONT {os.getpid()}), or end it (kill -KILL {os.getpid()})"
+        warning = f"warning: Another sync {told}; the cache is not updated. To go on, {fix}.\n"
+        assert cli.ok("sync", "-q")[1:] == ("", warning)
+        document = cli.ok("sync", "--json", "-q").json
+        assert document == {
+            "schema_version": 1,
+            "already_running": True,
+            "running_since": "2026-03-01T12:00:00Z",
+            "running_pid": os.getpid(),
+            "progress_at": "2026-03-01T13:00:00Z",
+            "stalled": True,
+        }
+        jsonschema.Draft202012Validator(cli.ok("schema", "sync").json).validate(document)
+        detail = f"a sync {told}; no other sync can start"
+        assert _sync_check(cli) == {"name": "sync", "state": "warn", "detail": detail, "fix": fix}
+        ran = cli("list", "--refresh", "-q")
+        assert f"Another sync {told}." in ran.err
+    assert cli.ok("sync", "-q")[1:] == ("", "")
+
+
+def test_what_a_killed_sync_left_is_told_of_no_other(cli: Cli, remote: Remote) -> None:
+    """The note of a process that is gone says nothing of the one that holds the lock now, and has no note yet."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    Path(f"{cli.cache}.lock").write_text(f'{{"pid": {gone.pid}, "since": "2026-02-01T00:00:00Z"}}')
+    assert _sync_check(cli) is None
+    with FileLock(f"{cli.cache}.lock"):
+        assert cli.ok("sync").err == "Another sync is running; nothing to do.\n"
+    assert cli.ok("sync", "-q")[1:] == ("", "")
+
+
+def _sync_check(cli: Cli) -> dict[str, str | None] | None:
+    return next((check for check in cli("doctor", "--json").json["checks"] if check["name"] == "sync"), None)

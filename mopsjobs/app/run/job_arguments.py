@@ -204,7 +204,7 @@ def require_choice(column: str) -> Apply:
 
 
 def _set_days(chosen: filters.Filter, days: int, now: datetime) -> None:
-    from mopsjobs.cache.queries.charts import window_start  # here: only pages have it
+    from mopsjobs.cache.queries.statistics import window_start  # here: only pages have it
 
     chosen.end_after(window_start(days, now.timestamp()))
 

@@ -48,6 +48,7 @@ def read_events(
         kinds: their kinds; None for all.
         limit: how many events.
     """
+    # Each condition that is not asked for is left out, so that an index of the others is used.
     clauses: list[tuple[str, object]] = [("seq > ?", after)]
     if job_id is not None:
         clauses.append(("job_id = ?", job_id))
@@ -63,15 +64,12 @@ def last_events(
     connection: sqlite3.Connection, job_id: str, *, limit: int, kind: str | None = None
 ) -> list[StoredEvent]:
     """Return the last events of a job, in their order; only those of one kind if `kind` is given."""
-    rows = connection.execute(
-        "SELECT seq, body FROM event WHERE job_id = ?1 AND (?2 IS NULL OR kind = ?2) ORDER BY seq DESC LIMIT ?3",
-        (job_id, kind, limit),
-    ).fetchall()
-    return [StoredEvent(seq, json.loads(body)) for seq, body in reversed(rows)]
+    kinds = None if kind is None else (kind,)
+    return events_before(connection, 2**63 - 1, job_id=job_id, kinds=kinds, limit=limit)[::-1]
 
 
 def events_before(
-    connection: sqlite3.Connection, before: int, *, job_id: str, kinds: Collection[str], limit: int = PAGE
+    connection: sqlite3.Connection, before: int, *, job_id: str, kinds: Collection[str] | None, limit: int = PAGE
 ) -> list[StoredEvent]:
     """Return the last events of a job before the number `before`, the newest first.
 
@@ -79,13 +77,13 @@ def events_before(
         connection: the cache.
         before: the number of an event.
         job_id: the job.
-        kinds: their kinds.
+        kinds: their kinds; None for all.
         limit: how many events.
     """
     rows = connection.execute(
-        "SELECT seq, body FROM event WHERE job_id = ? AND seq < ? AND kind IN (SELECT value FROM json_each(?))"
-        " ORDER BY seq DESC LIMIT ?",
-        (job_id, before, json.dumps(sorted(kinds)), limit),
+        "SELECT seq, body FROM event WHERE job_id = ?1 AND seq < ?2"
+        " AND (?3 IS NULL OR kind IN (SELECT value FROM json_each(?3))) ORDER BY seq DESC LIMIT ?4",
+        (job_id, before, None if kinds is None else json.dumps(sorted(kinds)), limit),
     )
     return [StoredEvent(seq, json.loads(body)) for seq, body in rows]
 

@@ -69,16 +69,7 @@ class Family(NamedTuple):
             "usage": self.usage,
             "newest": self.newest,
             "children": list(self.children),
-            "jobs": [
-                {
-                    "job_id": member.job_id,
-                    "parent_job_id": member.parent_job_id,
-                    "status": member.status,
-                    "tasks_total": member.tasks_total,
-                    "tasks_completed": member.tasks_completed,
-                }
-                for member in self.members
-            ],
+            "jobs": [{name: getattr(member, name) for name in Member._fields[:5]} for member in self.members],
         }
 
 

@@ -91,27 +91,16 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
     if not connection.in_transaction:
         connection.execute("BEGIN")
     row = connection.execute(
-        "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges FROM ledger"
-        " WHERE job_id = ? AND synced_ts IS NOT NULL",
+        "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges, count(ledger_chunk.name),"
+        " count(ledger_chunk.problem) FROM ledger LEFT JOIN ledger_chunk USING (job_id)"
+        " WHERE ledger.job_id = ? AND synced_ts IS NOT NULL GROUP BY ledger.job_id",
         (job_id,),
     ).fetchone()
     if row is None:
         return None
-    chunks, problems = connection.execute(
-        "SELECT count(*), count(problem) FROM ledger_chunk WHERE job_id = ?", (job_id,)
-    ).fetchone()
-    synced_ts, is_complete, basis, tasks_total, parameters, varying, ranges = row
-    return Ledger(
-        synced_ts,
-        bool(is_complete),
-        basis,
-        tasks_total,
-        json.loads(parameters),
-        json.loads(varying),
-        ranges,
-        chunks,
-        problems,
-    )
+    ledger = Ledger._make(row)
+    parameters, varying = json.loads(row[4]), json.loads(row[5])
+    return ledger._replace(is_complete=bool(ledger.is_complete), parameters=parameters, varying=varying)
 
 
 def readable_chunks(connection: sqlite3.Connection, job_id: str) -> list[str]:

@@ -41,8 +41,12 @@ class Holder(NamedTuple):
         """Return what is known about the sync, to follow `a sync is running`."""
         if self.since is None or self.progress_at is None:
             return ""
-        stall = f", without progress for {_duration_between(self.progress_at, now)}" if self.is_stalled(now) else ""
-        return f" for {_duration_between(self.since, now)} (process {self.pid}){stall}"
+        stall = (
+            f", without progress for {human_duration((now - self.progress_at).total_seconds())}"
+            if self.is_stalled(now)
+            else ""
+        )
+        return f" for {human_duration((now - self.since).total_seconds())} (process {self.pid}){stall}"
 
     def describe_as_other(self, now: datetime) -> str:
         """Return what a second sync says of this one, without a full stop."""
@@ -143,7 +147,3 @@ def _write_note(path: str, note: bytes) -> None:
 def _touch(path: str, now: Clock) -> None:
     with contextlib.suppress(OSError):
         os.utime(path + ".lock", (now().timestamp(),) * 2, follow_symlinks=os.utime not in os.supports_follow_symlinks)
-
-
-def _duration_between(then: datetime, now: datetime) -> str:
-    return human_duration((now - then).total_seconds())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from mopsjobs.cache.queries.charts import Day, Level, Levels
-from mopsjobs.cache.queries.statistics import SECONDS_PER_DAY
+from mopsjobs.cache.queries.statistics import SECONDS_PER_DAY, Day, Level, Levels
 from mopsjobs.registry.status import END_STATUSES
 from mopsjobs.utils.times import from_timestamp, human_duration
 from mopsjobs.web.drawings import svg

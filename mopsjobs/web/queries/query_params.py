@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mopsjobs.app.run.job_arguments import API, NUMBER, PAGE, REPEATED, SWITCH, filters_on, job_filter
 from mopsjobs.cache.queries import filters, overview
-from mopsjobs.cache.queries.charts import window_start
+from mopsjobs.cache.queries.statistics import window_start
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.web.queries.view_models import PLAIN_COLUMNS

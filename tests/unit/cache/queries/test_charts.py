@@ -1,58 +1,58 @@
-"""The figures of the charts, against plain Python over the same jobs."""
+"""The figures of the charts and of `summary`, against plain Python over the same jobs."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from datetime import UTC, datetime
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from mopsjobs.cache.queries import charts
-from mopsjobs.cache.queries.filters import Filter
+from mopsjobs.cache.queries import statistics
+from mopsjobs.cache.queries.filters import Filter, is_one_of
 from mopsjobs.cache.queries.statistics import SECONDS_PER_DAY
+from support.cached_jobs import Job, fill, made_of
 
 DAY = SECONDS_PER_DAY
 MINUTE = 60
 
 
-class Times(NamedTuple):
-    """A job as the charts of times see it."""
+def numbered(jobs: Sequence[Job]) -> dict[str, Job]:
+    return {str(number): job for number, job in enumerate(jobs)}
 
-    created: float
-    started: float | None = None
-    ended: float | None = None
-    status: str = "succeeded"
-    has_history: bool = True
+
+def at(
+    created: float,
+    started: float | None = None,
+    ended: float | None = None,
+    status: str = "succeeded",
+    *,
+    has_history: bool = True,
+) -> Job:
+    """Return a job with these times."""
+    return Job(status, created, created, started, ended, has_history)
 
 
 def levels(
-    cache: sqlite3.Connection, jobs: Sequence[Times], *, since: float, until: float, count: int
+    cache: sqlite3.Connection, jobs: Sequence[Job], *, since: float, until: float, count: int
 ) -> tuple[list[tuple[int, int]], int]:
     """Return queued and running jobs at most in each part, and the number of jobs that are left out."""
-    cache.execute("DELETE FROM job")
-    cache.executemany(
-        "INSERT INTO job (key, job_id, version, generation, status, is_active, created_ts, changed_ts, started_ts,"
-        " ended_ts, has_history, record) VALUES (?1, ?1, '', 0, ?2, ?3, ?4, ?4, ?5, ?6, ?7, '{}')",
-        [
-            (str(number), job.status, job.ended is None, job.created, job.started, job.ended, job.has_history)
-            for number, job in enumerate(jobs)
-        ],
-    )
-    with charts.charted_jobs(cache, Filter(ended_since=since)):
-        found = charts.levels(cache, since=since, until=until, count=count)
+    fill(cache, numbered(jobs))
+    with statistics.charted_jobs(cache, Filter(ended_since=since)):
+        found = statistics.levels(cache, since=since, until=until, count=count)
         assert [level.start for level in found.parts] == [
             since + (until - since) * part / count for part in range(count)
         ]
-        return [(level.queued, level.running) for level in found.parts], charts.count_undated(cache)
+        return [(level.queued, level.running) for level in found.parts], statistics.count_undated(cache)
 
 
 def test_a_short_job_between_two_points_is_a_peak(cache: sqlite3.Connection) -> None:
     """Ten jobs of 20 minutes in a part of three hours: the part shows ten, and its neighbours none."""
     begin = 4 * 3600.0
-    jobs = [Times(begin, begin + MINUTE, begin + 21 * MINUTE) for _ in range(10)]
+    jobs = [at(begin, begin + MINUTE, begin + 21 * MINUTE) for _ in range(10)]
     found, _ = levels(cache, jobs, since=0.0, until=DAY, count=8)
     assert found == [(0, 0), (10, 10), *[(0, 0)] * 6]
 
@@ -60,7 +60,7 @@ def test_a_short_job_between_two_points_is_a_peak(cache: sqlite3.Connection) -> 
 @pytest.mark.parametrize("minutes", range(6))
 def test_the_peak_does_not_depend_on_when_it_is_asked_for(cache: sqlite3.Connection, minutes: int) -> None:
     """The highest part shows the same jobs while the window moves on by minutes."""
-    jobs = [Times(5 * DAY, 5 * DAY + start * MINUTE, 5 * DAY + (start + 20) * MINUTE) for start in range(9)]
+    jobs = [at(5 * DAY, 5 * DAY + start * MINUTE, 5 * DAY + (start + 20) * MINUTE) for start in range(9)]
     now = 30 * DAY + minutes * MINUTE
     found, _ = levels(cache, jobs, since=now - 30 * DAY, until=now, count=240)
     assert max(running for _, running in found) == 9
@@ -68,20 +68,20 @@ def test_the_peak_does_not_depend_on_when_it_is_asked_for(cache: sqlite3.Connect
 
 def test_a_job_that_follows_another_does_not_overlap_it(cache: sqlite3.Connection) -> None:
     """An end at the moment of a start comes first."""
-    found, _ = levels(cache, [Times(0, 10, 20), Times(0, 20, 30), Times(20, 30, 40)], since=0, until=50, count=1)
+    found, _ = levels(cache, [at(0, 10, 20), at(0, 20, 30), at(20, 30, 40)], since=0, until=50, count=1)
     assert found == [(2, 1)]
 
 
 @pytest.mark.parametrize(
     ("job", "expected", "undated"),
     [
-        (Times(10, None, 20, "cancelled"), (1, 0), 0),
-        (Times(10, None, 20, "failed"), (1, 0), 0),
-        (Times(10, None, None, "scheduled"), (1, 0), 0),
-        (Times(10, None, 20, "failed", has_history=False), (0, 0), 1),
-        (Times(10, None, None, "running", has_history=False), (0, 0), 1),
-        (Times(20, 10, 30), (0, 1), 0),
-        (Times(200, 210, None, "running"), (0, 0), 0),
+        (at(10, None, 20, "cancelled"), (1, 0), 0),
+        (at(10, None, 20, "failed"), (1, 0), 0),
+        (at(10, None, None, "scheduled"), (1, 0), 0),
+        (at(10, None, 20, "failed", has_history=False), (0, 0), 1),
+        (at(10, None, None, "running", has_history=False), (0, 0), 1),
+        (at(20, 10, 30), (0, 1), 0),
+        (at(200, 210, None, "running"), (0, 0), 0),
     ],
     ids=[
         "cancelled while queued", "failed while queued", "queued", "ended without a history", "runs without a history",
@@ -89,7 +89,7 @@ def test_a_job_that_follows_another_does_not_overlap_it(cache: sqlite3.Connectio
     ],
 )  # fmt: skip
 def test_what_counts_as_queued_and_as_running(
-    cache: sqlite3.Connection, job: Times, expected: tuple[int, int], undated: int
+    cache: sqlite3.Connection, job: Job, expected: tuple[int, int], undated: int
 ) -> None:
     """No start is invented for a job whose history does not have it."""
     assert levels(cache, [job], since=0, until=100, count=1) == ([expected], undated)
@@ -97,14 +97,12 @@ def test_what_counts_as_queued_and_as_running(
 
 MOMENTS = st.integers(0, 60)
 JOBS = st.lists(
-    st.builds(
-        Times,
+    made_of(
         created=MOMENTS,
         started=st.none() | MOMENTS,
         ended=st.none() | MOMENTS,
-        status=st.sampled_from(["scheduled", "failed", "cancelled"]),
-        has_history=st.just(True),
-    ),
+        status=st.sampled_from(["failed", "cancelled"]),
+    ).map(lambda job: job if job.ended is not None else job._replace(status="scheduled")),
     max_size=30,
 )
 
@@ -114,7 +112,7 @@ JOBS = st.lists(
 def test_a_peak_tells_the_first_moment_of_the_most(spans: list[list[int]], count: int) -> None:
     """As many overlap then as the highest part says, and fewer before it in the window."""
     begins, ends = [float(begin) for begin, _ in spans], [float(end) for _, end in spans]
-    parts, peak = charts.peaks(begins, ends, [10.0 + 5 * number for number in range(count + 1)])
+    parts, peak = statistics.peaks(begins, ends, [10.0 + 5 * number for number in range(count + 1)])
 
     def overlapping(moment: float) -> int:
         return sum(begin <= moment < end for begin, end in spans)
@@ -125,7 +123,7 @@ def test_a_peak_tells_the_first_moment_of_the_most(spans: list[list[int]], count
 
 @given(jobs=JOBS, since=st.integers(0, 40), length=st.integers(1, 20), count=st.integers(1, 8))
 @settings(max_examples=200)
-def test_levels_are_exact(cache: sqlite3.Connection, jobs: list[Times], since: int, length: int, count: int) -> None:
+def test_levels_are_exact(cache: sqlite3.Connection, jobs: list[Job], since: int, length: int, count: int) -> None:
     """Each part shows what counting the jobs one by one shows at some moment of it."""
     until = since + length * count
     forever = float("inf")
@@ -148,5 +146,145 @@ def test_levels_are_exact(cache: sqlite3.Connection, jobs: list[Times], since: i
 
 def test_a_window_of_days_begins_at_midnight() -> None:
     """Its last day is today."""
-    assert charts.window_start(7, 10 * DAY + 5.0) == 4 * DAY
-    assert charts.window_start(1, 10 * DAY) == 10 * DAY
+    assert statistics.window_start(7, 10 * DAY + 5.0) == 4 * DAY
+    assert statistics.window_start(1, 10 * DAY) == 10 * DAY
+
+
+FIELDS = ("cpu_seconds", "task_seconds", "held_core_seconds", "max_rss_bytes")
+NUMBERS = st.none() | st.integers(1, 100)
+
+
+USED = st.lists(
+    made_of(
+        owner=st.sampled_from([None, "ada", "grace"]),
+        labels=st.dictionaries(st.just("exp"), st.sampled_from("ab")),
+        created=MOMENTS,
+        started=st.none() | MOMENTS,
+        ended=st.none() | MOMENTS,
+        usage=st.none() | st.fixed_dictionaries(dict.fromkeys(FIELDS, NUMBERS)),
+    ).map(lambda job: job._replace(status="running" if job.ended is None else "failed")),
+    max_size=20,
+)
+
+
+def expected_owners(jobs: Sequence[Job]) -> set[tuple[object, ...]]:
+    """Return name, jobs, active and failed ones, measured ones, and sums, by counting the jobs one by one."""
+    members: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        members[job.owner or ""].append(job)
+    owners = set()
+    for name, some in members.items():
+        known = [job.usage for job in some if job.usage is not None]
+        columns = [[used[name] for used in known if used[name] is not None] for name in FIELDS]
+        cpu, task, held = (sum(column) if column else None for column in columns[:3])
+        both = sum(used["held_core_seconds"] or 0 for used in known if used["cpu_seconds"] is not None)
+        share = min(1.0, cpu / both) if cpu is not None and both else None
+        active = sum(job.ended is None for job in some)
+        peak = max(columns[3], default=None)
+        owners.add((name, len(some), active, len(some) - active, 0, len(known), cpu, task, held, share, peak))
+    return owners
+
+
+@given(jobs=USED)
+@settings(max_examples=150)
+def test_sums_by_owner_are_exact(cache: sqlite3.Connection, jobs: list[Job]) -> None:
+    """Jobs without usage count as such, and a number that no job has is not 0."""
+    fill(cache, numbered(jobs))
+    with statistics.charted_jobs(cache, Filter()):
+        owners = set(statistics.charted_owners(cache, limit=9))
+        total = statistics.total_usage(cache)
+    assert owners == expected_owners(jobs)
+    assert total.jobs == sum(job.usage is not None for job in jobs)
+
+
+def test_the_owner_who_used_the_most_is_found_among_many(cache: sqlite3.Connection) -> None:
+    """Also if others have more jobs: a list of costs is not cut to the busiest owners."""
+    few = [Job(owner="one", usage=dict(zip(FIELDS, (900, 1000, 1000, 1), strict=True)))]
+    fill(cache, numbered([*few, *(Job(owner=f"many-{number}") for number in range(5) for _ in range(2))]))
+    with statistics.charted_jobs(cache, Filter()):
+        assert "one" in {owner.name for owner in statistics.charted_owners(cache, limit=2)}
+
+
+@given(jobs=USED, since=st.none() | st.integers(0, 60), owner=st.none() | st.just("ada"), has_label=st.booleans())
+@settings(max_examples=150)
+def test_charts_are_of_the_jobs_of_their_window(
+    cache: sqlite3.Connection, jobs: list[Job], since: int | None, owner: str | None, has_label: bool
+) -> None:
+    """Active ones, and those that ended since its begin, of the owner and with the label that were asked for."""
+    fill(cache, numbered(jobs))
+    conditions = () if owner is None else (is_one_of("owner", owner),)
+    chosen = Filter(ended_since=since, conditions=conditions, labels=(("exp", "a"),) if has_label else ())
+    with statistics.charted_jobs(cache, chosen):
+        found = cache.execute("SELECT owner, created_ts, started_ts, ended_ts FROM charted").fetchall()
+    assert Counter(found) == Counter(
+        (job.owner, job.created, job.started, job.ended)
+        for job in jobs
+        if (since is None or job.ended is None or job.ended >= since)
+        and (owner is None or job.owner == owner)
+        and (not has_label or job.labels.get("exp") == "a")
+    )
+
+
+def test_charts_of_a_window_read_its_part_of_an_index(cache: sqlite3.Connection) -> None:
+    """A part for active jobs, and one for ended ones. Jobs that ended before are not read."""
+    statements: list[str] = []
+    cache.set_trace_callback(statements.append)
+    with statistics.charted_jobs(cache, Filter(ended_since=5.0)):
+        statistics.charted_owners(cache, limit=9)
+        cache.set_trace_callback(None)
+        plans = {
+            row[3]
+            for sql in statements
+            if not sql.startswith(("CREATE", "PRAGMA", "DROP"))
+            for row in cache.execute(f"EXPLAIN QUERY PLAN {sql}")
+        }
+    index = "SEARCH main.job USING COVERING INDEX idx_job_times"
+    assert {plan for plan in plans if "job" in plan} == {
+        f"{index} (ended_ts=?)",
+        f"{index} (ended_ts>?)",
+    }
+
+
+NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
+SOME_STATUSES = ("pending", "running", "succeeded", "partial", "failed", "cancelled", "of-the-future")
+ENDED = SOME_STATUSES[2:6]
+
+
+@st.composite
+def ages(draw: st.DrawFn) -> Job:
+    """Draw a job of the last 40 days. Clocks of writers may be apart."""
+    status = draw(st.sampled_from(SOME_STATUSES))
+    days = st.integers(-40 * 4, 4).map(lambda quarters: NOW.timestamp() + quarters * 21_600)
+    seconds = st.integers(-100, 90_000).map(float)
+    created = draw(days)
+    started = draw(st.none() | seconds.map(lambda after: created + after))
+    ended = (started or created) + draw(seconds) if status in ENDED else None
+    return Job(status, created, created, started, ended, draw(st.booleans()))
+
+
+def some() -> Filter:
+    """Return a filter that all of these jobs pass, and that is not known to be one for all jobs."""
+    return Filter(until=NOW.timestamp() + 10**9)
+
+
+@given(jobs=st.lists(ages(), max_size=30))
+def test_figures_of_all_jobs_are_those_of_a_filter(cache: sqlite3.Connection, jobs: list[Job]) -> None:
+    """Days, and ranks of durations, do not depend on whether a filter is given."""
+    fill(cache, numbered(jobs))
+    assert statistics.by_day(cache, Filter(), NOW) == statistics.by_day(cache, some(), NOW)
+    for duration in (statistics.QUEUE, statistics.RUN):
+        assert statistics.spread(cache, Filter(), duration) == statistics.spread(cache, some(), duration)
+
+
+def test_figures_of_all_jobs_read_no_rows(cache: sqlite3.Connection) -> None:
+    """Each statement is answered from the sums, or from an index alone in its order: nothing is sorted."""
+    statements: list[str] = []
+    fill(cache, {"job": at(1.0, 2.0, 3.0)})
+    cache.set_trace_callback(statements.append)
+    statistics.by_day(cache, Filter(), NOW)
+    statistics.spread(cache, Filter(), statistics.QUEUE)
+    statistics.spread(cache, Filter(), statistics.RUN)
+    cache.set_trace_callback(None)
+    plans = {row[3] for sql in set(statements) for row in cache.execute(f"EXPLAIN QUERY PLAN {sql}")}
+    assert len(plans) > 3
+    assert all("INDEX idx_job_" in plan or plan == "SCAN tally" for plan in plans), plans

@@ -1,23 +1,28 @@
-"""Groups of failed tasks, and the conditions that separate them, as the cache keeps them."""
+"""Jobs with failed tasks, against plain Python, and the groups of these tasks, as the cache keeps them."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
 from mopsjobs.cache import database
 from mopsjobs.cache.pruning import delete_ledgers
 from mopsjobs.cache.queries import failures
 from mopsjobs.cache.queries.failures import JobFailures, keep_failures, last_failures, read_failures
+from mopsjobs.cache.queries.filters import Filter, is_one_of
 from mopsjobs.cache.sync.ledger import sync_ledger
+from mopsjobs.registry.status import TERMINAL
+from support.cached_jobs import STATUSES, Job, fill, made_of
 from support.cli import Cli, Remote
 from support.ledgers import ERROR, Ledger, add_job, attempt
 
 
 @pytest.fixture
-def cache(cli: Cli, remote: Remote) -> Iterator[sqlite3.Connection]:
+def mirror(cli: Cli, remote: Remote) -> Iterator[sqlite3.Connection]:
     """Yield an empty cache, open to write."""
     cli.ok("sync", "-q")
     connection = database.open_to_write(str(cli.cache), cli.app().settings.registry_id)
@@ -26,14 +31,14 @@ def cache(cli: Cli, remote: Remote) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.fixture
-def read(remote: Remote, cache: sqlite3.Connection) -> Callable[[], JobFailures]:
+def read(remote: Remote, mirror: sqlite3.Connection) -> Callable[[], JobFailures]:
     """Return a function that mirrors the ledger of `job`, and reads its failures."""
 
     def mirrored() -> JobFailures:
-        cache.commit()
-        sync_ledger(remote.store.inner, cache, "job")
-        found = read_failures(cache, "job")
-        cache.commit()
+        mirror.commit()
+        sync_ledger(remote.store.inner, mirror, "job")
+        found = read_failures(mirror, "job")
+        mirror.commit()
         assert found is not None
         return found[0]
 
@@ -100,29 +105,29 @@ def test_a_study_that_is_too_large_is_not_compared(
     assert [group.separates for group in found.groups] == [[]]
 
 
-def test_what_is_kept_goes_with_the_ledger(remote: Remote, cache: sqlite3.Connection) -> None:
+def test_what_is_kept_goes_with_the_ledger(remote: Remote, mirror: sqlite3.Connection) -> None:
     """It is read again while nothing more is known, and removed with the job."""
     add(remote, [{"params": {"n": number}} for number in range(4)])
     write = Ledger(remote.store.inner)
     write(attempt(0, "failed"))
-    sync_ledger(remote.store.inner, cache, "job")
-    assert last_failures(cache, "job") is None
-    found = read_failures(cache, "job")
+    sync_ledger(remote.store.inner, mirror, "job")
+    assert last_failures(mirror, "job") is None
+    found = read_failures(mirror, "job")
     assert found is not None
     made, state = found
     assert state is not None
-    keep_failures(cache, "job", made, state)
-    assert last_failures(cache, "job") == (made, True)
-    assert read_failures(cache, "job") == (made, None)
-    cache.commit()
+    keep_failures(mirror, "job", made, state)
+    assert last_failures(mirror, "job") == (made, True)
+    assert read_failures(mirror, "job") == (made, None)
+    mirror.commit()
     write(attempt(1, "failed"))
-    sync_ledger(remote.store.inner, cache, "job")
-    assert last_failures(cache, "job") == (made, False)
-    delete_ledgers(cache, ["job"])
-    assert cache.execute("SELECT count(*) FROM failure_summary").fetchone() == (0,)
-    keep_failures(cache, "job", made, state)
-    assert cache.execute("SELECT count(*) FROM failure_summary").fetchone() == (0,), "the job is gone"
-    assert read_failures(cache, "job") is None
+    sync_ledger(remote.store.inner, mirror, "job")
+    assert last_failures(mirror, "job") == (made, False)
+    delete_ledgers(mirror, ["job"])
+    assert mirror.execute("SELECT count(*) FROM failure_summary").fetchone() == (0,)
+    keep_failures(mirror, "job", made, state)
+    assert mirror.execute("SELECT count(*) FROM failure_summary").fetchone() == (0,), "the job is gone"
+    assert read_failures(mirror, "job") is None
 
 
 def test_a_group_has_the_hours_of_its_failures(
@@ -139,3 +144,90 @@ def test_a_group_has_the_hours_of_its_failures(
     monkeypatch.setattr(failures, "VERSION", 0)
     [group] = read().groups
     assert group.hours == [[2, 2], [25, 1]]
+
+
+JOBS = st.lists(
+    made_of(
+        status=STATUSES,
+        tasks_failed=st.integers(0, 2),
+        changed=st.integers(0, 9),
+        owner=st.sampled_from([None, "ada"]),
+    ),
+    max_size=20,
+)
+
+
+def numbered(jobs: Sequence[Job]) -> dict[str, Job]:
+    return {f"{number:02}": job for number, job in enumerate(jobs)}
+
+
+@given(jobs=JOBS, since=st.none() | st.integers(0, 9), owner=st.none() | st.just("ada"), limit=st.integers(0, 6))
+@settings(max_examples=150)
+def test_the_last_changed_jobs_with_failures_are_found(
+    cache: sqlite3.Connection, jobs: list[Job], since: int | None, owner: str | None, limit: int
+) -> None:
+    """Failed and partial ones, and those with failed tasks that were cancelled or go on. All of them are counted."""
+    fill(cache, numbered(jobs))
+    expected = [
+        (-job.changed, f"{number:02}")
+        for number, job in enumerate(jobs)
+        if (job.status in ("failed", "partial") or (job.status != "succeeded" and job.tasks_failed))
+        and (since is None or job.changed >= since or job.status not in TERMINAL)
+        and (owner is None or job.owner == owner)
+    ]
+    conditions = () if owner is None else (is_one_of("owner", owner),)
+    found = failures.jobs_with_failures(cache, Filter(since=since, conditions=conditions), limit, resumed=True)
+    assert found == ([job_id for _, job_id in sorted(expected)][: limit or None], len(expected))
+
+
+def test_the_first_jobs_with_failures_are_found_in_order(cache: sqlite3.Connection) -> None:
+    """Their number comes from indexes alone, and only the first of the jobs are read: an index has the order."""
+    statements: list[str] = []
+    cache.set_trace_callback(statements.append)
+    failures.jobs_with_failures(cache, Filter(), 5, resumed=True)
+    cache.set_trace_callback(None)
+    plans = {sql: [row[3] for row in cache.execute(f"EXPLAIN QUERY PLAN {sql}")] for sql in statements}
+    assert len(plans) == 8
+    for sql, plan in plans.items():
+        assert plan[1:] in ([], ["USE TEMP B-TREE FOR LAST TERM OF ORDER BY"]), plan
+        is_record_read = "COVERING" not in plan[0] and "idx_job_cancelled_failures" not in plan[0]
+        assert not is_record_read or "LIMIT" in sql or "is_active" in sql, plan
+
+
+MEMBERS = st.lists(
+    st.tuples(st.integers(0, 7), st.sampled_from(["failed", "succeeded", "cancelled", "running"]), st.booleans()),
+    min_size=1,
+    max_size=8,
+)
+"""Jobs that each continue one of the others, or nothing: its place, the status, and whether it leaves tasks."""
+
+
+@given(members=MEMBERS)
+@settings(max_examples=150)
+def test_a_failure_is_open_until_a_resume_takes_all_its_tasks(
+    cache: sqlite3.Connection, members: list[tuple[int, str, bool]]
+) -> None:
+    """A resume that leaves some is followed to those that continue it; a cancelled one takes nothing up.
+
+    Records may name each other in a circle.
+    """
+    jobs = [Job(status, parent=f"{of:02}", tasks_failed=1, deferred=int(defers)) for of, status, defers in members]
+    fill(cache, numbered(jobs))
+
+    def is_taken_up(job: str, seen: frozenset[str] = frozenset()) -> bool:
+        children = [
+            number
+            for number, (parent, status, _) in enumerate(members)
+            if f"{parent:02}" == job and status != "cancelled" and f"{number:02}" not in seen
+        ]
+        return any(
+            not members[number][2] or is_taken_up(f"{number:02}", seen | {f"{number:02}"}) for number in children
+        )
+
+    expected = {
+        f"{number:02}"
+        for number, (_, status, _) in enumerate(members)
+        if status != "succeeded" and not is_taken_up(f"{number:02}")
+    }
+    found, total = failures.jobs_with_failures(cache, Filter(), 0, resumed=False)
+    assert (set(found), total) == (expected, len(expected))

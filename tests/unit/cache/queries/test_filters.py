@@ -1,108 +1,230 @@
-"""Filters in SQL mean what the same filters mean in plain Python."""
+"""Filters and searches in SQL mean what the same filters mean in plain Python."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
+import signal
 import sqlite3
-from datetime import timedelta
+import subprocess
+from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from mopsjobs.app.run.job_arguments import FILTERS
-from mopsjobs.cache import rows
-from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import filters, matching, statistics
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.sync_state import transaction
 from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
-from mopsjobs.store.base import VersionToken
-from support.cli import START, key
+from mopsjobs.web.queries.query_params import JobsPageQuery
+from support.cached_jobs import STATUSES, Job, fill, made_of
+from support.cli import START, Cli, Remote, add, command, environment
 
-NAMES = st.text("abX-", min_size=1, max_size=3)
-JOBS = st.fixed_dictionaries(
-    {
-        "status": st.sampled_from([*JobStatus, "hibernating"]),
-        "created": st.integers(0, 100),
-        "changed": st.integers(0, 100),
-        "owner": st.sampled_from(["ada", "bob", None]),
-        "k8s_namespace": st.sampled_from(["ns", "other", None]),
-        "k8s_name": st.one_of(st.none(), NAMES),
-        "labels": st.dictionaries(st.sampled_from("kl"), st.sampled_from(["1", "2", ""])),
-    }
+WORDS = st.text("aB%_\\", max_size=3)
+TIMES = st.integers(0, 100)
+JOBS = st.dictionaries(
+    st.text("abX-", min_size=1, max_size=3),
+    made_of(
+        status=STATUSES,
+        created=TIMES,
+        changed=TIMES,
+        owner=st.sampled_from(["ada", "Abba", None]),
+        name=st.none() | WORDS,
+        namespace=st.sampled_from(["ns", "other", None]),
+        labels=st.dictionaries(st.sampled_from("kl"), st.sampled_from(["1", "aB", ""])),
+        study=WORDS,
+        error=st.none() | WORDS,
+        note=st.none() | WORDS,
+    ).map(lambda job: job._replace(ended=None if job.is_active else job.changed)),
+    max_size=12,
 )
 
 CHOSEN = st.fixed_dictionaries(
     {},
     optional={
         "statuses": st.sampled_from([ACTIVE, TERMINAL, ACTIVE | {JobStatus.FAILED}, frozenset({JobStatus.RUNNING})]),
-        "since": st.integers(0, 100),
-        "until": st.integers(0, 100),
-        "ended_since": st.integers(0, 100),
+        "since": TIMES,
+        "until": TIMES,
+        "ended_since": TIMES,
         "name": st.sampled_from(["a*", "*-*", "[ab]?", "X", "*"]),
         "match": st.sampled_from(["a", "^b", "-$", "a|X", "."]),
         "labels": st.lists(st.tuples(st.sampled_from("kl"), st.sampled_from(["1", "", None])), max_size=2).map(tuple),
         "namespace": st.sampled_from(["ns", "nowhere"]),
         "owner": st.sampled_from(["ada", "eve"]),
+        "text": WORDS,
+        "error": WORDS,
     },
 )
 
 
-def _passes(job_id: str, job: dict[str, Any], chosen: dict[str, Any]) -> bool:
+def _has(text: str, *places: str | None) -> bool:
+    return any(text.lower() in place.lower() for place in places if place is not None)
+
+
+def _passes(job_id: str, job: Job, chosen: dict[str, Any]) -> bool:
     """Return what each condition means, said once more in plain Python."""
-    active = job["status"] not in TERMINAL
-    changed = max(job["created"], job["changed"])
-    names = [name for name in (job_id, job["k8s_name"]) if name is not None]
+    names = [name for name in (job_id, job.name) if name is not None]
     statuses, labels = chosen.get("statuses"), chosen.get("labels", ())
-    in_group = statuses is not None and statuses >= ACTIVE and active
+    in_group = statuses is not None and statuses >= ACTIVE and job.is_active
+    texts = (job_id, job.name, job.owner, job.study, job.error, job.note, *job.labels.values())
     return (
-        (statuses is None or job["status"] in statuses or in_group)
-        and ("since" not in chosen or active or changed >= chosen["since"])
-        and ("until" not in chosen or job["created"] <= chosen["until"])
-        and ("ended_since" not in chosen or active or job["changed"] >= chosen["ended_since"])
+        (statuses is None or job.status in statuses or in_group)
+        and ("since" not in chosen or job.is_active or job.changed >= chosen["since"])
+        and ("until" not in chosen or job.created <= chosen["until"])
+        and ("ended_since" not in chosen or job.ended is None or job.ended >= chosen["ended_since"])
         and ("name" not in chosen or any(fnmatch.fnmatchcase(name, chosen["name"]) for name in names))
         and ("match" not in chosen or any(re.search(chosen["match"], name) for name in names))
-        and all(job["labels"].get(k) == v if v is not None else k in job["labels"] for k, v in labels)
-        and ("namespace" not in chosen or job["k8s_namespace"] == chosen["namespace"])
-        and ("owner" not in chosen or job["owner"] == chosen["owner"])
+        and all(job.labels.get(k) == v if v is not None else k in job.labels for k, v in labels)
+        and ("namespace" not in chosen or job.namespace == chosen["namespace"])
+        and ("owner" not in chosen or job.owner == chosen["owner"])
+        and ("text" not in chosen or _has(chosen["text"], *texts))
+        and ("error" not in chosen or _has(chosen["error"], job.error))
     )
 
 
-@settings(max_examples=200)
-@given(st.dictionaries(NAMES, JOBS, max_size=12), CHOSEN, st.integers(0, 6), st.booleans())
+@settings(max_examples=300, deadline=None)
+@given(jobs=JOBS, chosen=CHOSEN, limit=st.integers(0, 6), sort=st.sampled_from(["name", "-name", "-updated", "status"]))
 def test_the_sql_means_what_plain_python_means(
-    cache: sqlite3.Connection, made: dict[str, Any], chosen: dict[str, Any], limit: int, descending: bool
+    cache: sqlite3.Connection, jobs: dict[str, Job], chosen: dict[str, Any], limit: int, sort: str
 ) -> None:
-    """Over any jobs and any filter, the rows, their order, the cut and the total are those of a loop in Python."""
-    cache.rollback()  # a listing reads in one transaction
-    with transaction(cache):
-        cache.execute("DELETE FROM job")
-        cache.execute("DELETE FROM job_label")
-        rows.write_rows(cache, [_row(name, job) for name, job in made.items()])
-    order = filters.parse_sort("-name" if descending else "name")
+    """The rows, their order, the cut, the total and the counts. A search that is made once for all finds the same."""
+    fill(cache, jobs)
+    order = filters.parse_sort(sort)
+    in_order = [job_id for (job_id,) in cache.execute(f"SELECT job_id FROM job ORDER BY {order}")]
     job_filter = filters.Filter()
     for name, value in chosen.items():
         if name in ("name", "namespace", "owner"):
             FILTERS[name].apply(job_filter, value, START)
         else:
             setattr(job_filter, name, value)
-    page = job_queries.list_jobs(cache, job_filter, order=order, limit=limit, now=1000.0)
-    found = [job["job_id"] for job in page.jobs()]
-    passing = sorted((name for name, job in made.items() if _passes(name, job, chosen)), reverse=descending)
+    passing = [job_id for job_id in in_order if _passes(job_id, jobs[job_id], chosen)]
     first = passing if limit == 0 else passing[:limit]
-    active = [name for name in passing if made[name]["status"] not in TERMINAL]
-    assert found == [name for name in passing if name in {*first, *active}]
+
+    page = job_queries.list_jobs(cache, job_filter, order=order, limit=limit, now=1000.0)
+    assert [job_id for (job_id,) in page.ids()] == [
+        job_id for job_id in passing if job_id in first or jobs[job_id].is_active
+    ]
     assert page.total == len(passing)
+    cache.rollback()
+    with filters.searching(cache, job_filter):
+        page_of = job_queries.page_rows(cache, job_filter, "job_id", order=order, limit=20, offset=0)
+        assert [job_id for (job_id,) in page_of] == passing
+        counts = statistics.by_status(cache, job_filter)
+    statuses = [jobs[job_id].status for job_id in passing]
+    assert counts == {status: statuses.count(status) for status in statuses}
 
 
-def _row(job_id: str, job: dict[str, Any]) -> rows.MirroredJob:
-    times = {f"{n}_at": (START.fromtimestamp(job[m], START.tzinfo) + timedelta(0)).isoformat() for n, m in _TIMES}
-    record = {"job_id": job_id, **times, **{name: job[name] for name in job if name not in ("created", "changed")}}
-    made = rows.to_row(key(job_id), job_id, json.dumps(record).encode(), VersionToken("1"), 1)
-    assert isinstance(made, rows.MirroredJob)
-    return made
+def test_a_search_that_has_found_all_jobs_ends(cache: sqlite3.Connection) -> None:
+    """A word in all ids is searched in ids alone, and no query after that has a condition for it."""
+    fill(cache, {f"job-{number}": Job("failed", labels={"k": "job"}, error="E", note="n") for number in range(3)})
+    searches: list[str] = []
+    cache.set_trace_callback(lambda sql: searches.append(sql) if "LIKE" in sql else None)
+    chosen = filters.Filter(text="job-")
+    with filters.searching(cache, chosen):
+        assert chosen.is_everything
+    cache.set_trace_callback(None)
+    assert len(searches) == 1
+    assert "job_id LIKE" in searches[0]
 
 
-_TIMES = (("created", "created"), ("updated", "changed"))
+@pytest.mark.parametrize(
+    ("parameter", "found"),
+    [
+        ("beta", ["sampled"]),
+        ("gamma", []),
+        ("beta>0.9", ["sampled"]),
+        ("beta>1.5", []),
+        ("beta>abc", []),
+        ("mode=fast", ["sampled"]),
+        ("mode!=fast", []),
+        ("flag=True", ["sampled"]),
+        ("flag=1", []),
+    ],
+)
+def test_jobs_are_found_by_their_parameters(cache: sqlite3.Connection, parameter: str, found: list[str]) -> None:
+    """By those whose study the cache has, with the conditions of `tasks --param`."""
+    fill(cache, {"sampled": Job(), "other": Job()})
+    cache.execute(
+        "INSERT OR REPLACE INTO ledger (job_id, looked_at, tasks_total, parameters, varying)"
+        " VALUES ('sampled', 0, 2, '[\"beta\", \"mode\", \"flag\"]', '[]')"
+    )
+    for number, params in enumerate(({"beta": 0.5, "mode": "fast", "flag": True}, {"beta": 1.1, "mode": "fast"})):
+        cache.execute(
+            "INSERT OR REPLACE INTO parameter_set (job_id, first_task, tasks, param_id, params)"
+            " VALUES ('sampled', ?, 1, '', ?)",
+            (number, json.dumps(params)),
+        )
+    chosen = JobsPageQuery([("param", parameter)], datetime.now(UTC)).filter
+    [(condition, values)] = filters.where_clauses(cache, filters.Filter(params=chosen.params))
+    assert [job_id for (job_id,) in cache.execute(f"SELECT job_id FROM job WHERE {condition}", values)] == found
+
+
+HARD_ID = "a" * 60
+HARD = "(a+)+b$"
+"""An expression for which `re` takes longer than a lifetime, on that id."""
+
+
+@pytest.fixture
+def hard(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    add(remote.jobs, HARD_ID)
+    cli.ok("sync", "-q")
+    monkeypatch.setattr(matching, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(matching, "TICK_SECONDS", 0.05)
+    return cli
+
+
+@pytest.mark.parametrize("argv", [("list",), ("summary",), ("cancel", "--dry-run"), ("list", "--hours", "9")])
+def test_an_expression_without_end_is_refused(hard: Cli, argv: tuple[str, ...]) -> None:
+    """After a bound, with one sentence that names the expression, a hint, and exit code 2."""
+    ran = hard(*argv, "--match", HARD)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"--match '{HARD}' takes longer than" in ran.err
+    assert "hint: Use --name GLOB" in ran.err
+
+
+SEARCH = """
+import os
+import mops_jobs
+from mopsjobs.cache.queries import matching
+matching.MAX_SECONDS, tick = 1e9, matching.TimedSearch._tick
+def tell(matcher, *arguments):
+    if matcher._is_searching:
+        os.write(1, b".")
+    tick(matcher, *arguments)
+matching.TimedSearch._tick = tell
+mops_jobs.entry()
+"""
+"""The command, which searches without a bound and prints a dot now and then while it does."""
+
+
+def test_ctrl_c_ends_a_search(hard: Cli) -> None:
+    """In the middle of the expression: exit code 130, and no word about the cache."""
+    python, script = command()
+    argv = [python, "-c", SEARCH, "list", "--match", HARD]
+    env = environment(hard, PYTHONPATH=os.path.dirname(script))
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"."
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out.strip(b"."), err) == (130, b"", b"")
+
+
+def test_filters_that_sqlite_would_refuse_are_told(hard: Cli) -> None:
+    """Too many labels, and too long a glob: exit code 2, and not an error of the cache."""
+    labels = [f"--label=k={number}" for number in range(2500)]
+    for argv, words in ((labels, "too many labels (2,500)"), (["--name", "*a" * 30_000], "glob too long")):
+        ran = hard("list", *argv)
+        assert ran.code == 2
+        assert words in ran.err
+        assert "cache" not in ran.err
+    assert hard("list", *labels[:100], "--hours", "3", "--sort", "name," * 2500 + "name").code == 0
+
+
+def test_a_glob_of_many_stars_ends(hard: Cli) -> None:
+    """SQLite gives a glob up where its last star has failed, and does not try the stars before it again."""
+    assert hard.ok("list", "-q", "--name", "*a" * 499 + "*b").out == ""

@@ -1,10 +1,8 @@
-"""What the page of jobs counts and in which order it shows jobs, against plain Python over the same jobs."""
+"""What the page of jobs counts, groups and orders, against plain Python over the same jobs."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,73 +12,57 @@ from hypothesis import given, settings
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import filters, overview
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus
-from mopsjobs.web.queries.query_params import JobsPageQuery
+from mopsjobs.cache.queries.overview import ListedJob, listed_job, listed_jobs
+from mopsjobs.cache.rows import error_of, study_of
+from mopsjobs.registry.status import BEFORE_RUNNING
+from mopsjobs.utils.times import parse_time
+from support.cached_jobs import STATUSES, Job, fill, made_of
+from support.cli import Cli, Remote, foreign, key
 
 NOW = 1000.0
 
 JOBS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "status": st.sampled_from([*JobStatus, "hibernating"]),
-            "created_ts": st.integers(0, 900),
-            "changed_ts": st.integers(0, 1000),
-            "heartbeat_ts": st.sampled_from([None, NOW - SILENT_SECONDS - 1, NOW - 1]),
-            "suspect": st.sampled_from([None, None, "pod is gone"]),
-            "latest": st.sampled_from([None, 500, 1500, 2000]),
-            "owner": st.sampled_from(["ada", "bob", None]),
-            "error": st.sampled_from([None, "OOM", "OOM: 137", "LOST: gone"]),
-            "parent": st.sampled_from([None, 0, 1]),
-        }
+    made_of(
+        status=STATUSES,
+        created=st.integers(0, 900),
+        changed=st.integers(0, 1000),
+        heartbeat=st.sampled_from([None, NOW - SILENT_SECONDS - 1, NOW - 1]),
+        suspect=st.sampled_from([None, None, "pod is gone"]),
+        latest=st.sampled_from([None, 500, 1500, 2000]),
+        owner=st.sampled_from(["ada", "bob", None]),
+        labels=st.dictionaries(st.just("k"), st.sampled_from(["1", "2"])),
+        error=st.sampled_from([None, "OOM", "OOM: 137", "LOST: gone"]),
+        parent=st.sampled_from([None, "00", "01"]),
     ),
     max_size=12,
+).map(
+    lambda jobs: {
+        f"{n:02}": j._replace(parent=j.parent if (j.parent or "99") < f"{n:02}" else None) for n, j in enumerate(jobs)
+    }
 )
+"""Each may continue an earlier one."""
 
 
-def fill(cache: sqlite3.Connection, jobs: list[dict[str, Any]]) -> None:
-    """Write the jobs, whose ids are their numbers."""
-    cache.execute("DELETE FROM job")
-    for number, job in enumerate(jobs):
-        forecast = None if job["latest"] is None else json.dumps({"latest": job["latest"]})
-        parent = job["parent"] if job["parent"] is not None and job["parent"] < number else None
-        cache.execute(
-            "INSERT INTO job (key, job_id, version, generation, status, is_active, created_ts, changed_ts,"
-            " heartbeat_ts, suspect, forecast, owner, error, parent_job_id, record)"
-            " VALUES (?1, ?1, '', 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, '{}')",
-            (
-                f"{number:02}", job["status"], job["status"] not in TERMINAL, job["created_ts"], job["changed_ts"],
-                job["heartbeat_ts"], job["suspect"], forecast, job["owner"], job["error"],
-                None if parent is None else f"{parent:02}",
-            ),
-        )  # fmt: skip
+def is_suspect(job: Job) -> bool:
+    return job.suspect is not None or (job.heartbeat is not None and job.heartbeat < NOW - SILENT_SECONDS)
 
 
-def is_silent(job: dict[str, Any]) -> bool:
-    return job["heartbeat_ts"] is not None and job["heartbeat_ts"] < NOW - SILENT_SECONDS
-
-
-def is_suspect(job: dict[str, Any]) -> bool:
-    return job["suspect"] is not None or is_silent(job)
-
-
-def latest(job: dict[str, Any]) -> float | None:
-    return job["latest"] if job["latest"] is not None and job["latest"] > NOW and not is_suspect(job) else None
+def latest(job: Job) -> float | None:
+    return job.latest if job.latest is not None and job.latest > NOW and not is_suspect(job) else None
 
 
 @settings(max_examples=60, deadline=None)
 @given(jobs=JOBS)
-def test_active_jobs_are_counted_with_their_ends(cache: sqlite3.Connection, jobs: list[dict[str, Any]]) -> None:
+def test_active_jobs_are_counted_with_their_ends(cache: sqlite3.Connection, jobs: dict[str, Job]) -> None:
     """An end that has passed, or of a suspect, counts as unknown."""
     fill(cache, jobs)
     for found, is_waiting in zip(overview.active_jobs(cache, filters.Filter(), NOW), (False, True), strict=True):
-        expected = [
-            job for job in jobs if job["status"] not in TERMINAL and (job["status"] in BEFORE_RUNNING) == is_waiting
-        ]
+        expected = [job for job in jobs.values() if job.is_active and (job.status in BEFORE_RUNNING) == is_waiting]
         ends = [end for job in expected if (end := latest(job)) is not None]
         assert found == overview.ActiveJobs(
             len(expected),
             sum(map(is_suspect, expected)),
-            min((job["created_ts"] for job in expected), default=None),
+            min((job.created for job in expected), default=None),
             min(ends, default=None),
             max(ends, default=None),
             len(ends),
@@ -89,119 +71,124 @@ def test_active_jobs_are_counted_with_their_ends(cache: sqlite3.Connection, jobs
 
 @settings(max_examples=60, deadline=None)
 @given(jobs=JOBS)
-def test_open_failures_are_those_that_nothing_continues(cache: sqlite3.Connection, jobs: list[dict[str, Any]]) -> None:
+def test_open_failures_are_those_that_nothing_continues(cache: sqlite3.Connection, jobs: dict[str, Job]) -> None:
     """A cancelled child does not count."""
     fill(cache, jobs)
-    continued = {
-        job["parent"]
-        for number, job in enumerate(jobs)
-        if job["parent"] is not None and job["parent"] < number and job["status"] != "cancelled"
-    }
+    continued = {job.parent for job in jobs.values() if job.status != "cancelled"}
     expected = [
         job
-        for number, job in enumerate(jobs)
-        if job["status"] in ("failed", "partial") and number not in continued and job["changed_ts"] >= 400
+        for job_id, job in jobs.items()
+        if job.status in ("failed", "partial") and job_id not in continued and job.changed >= 400
     ]
     found = overview.open_failures(cache, filters.Filter(since=400.0))
     assert found.jobs == len(expected)
-    codes = [job["error"].partition(":")[0] for job in expected if job["error"]]
+    codes = [job.error.partition(":")[0] for job in expected if job.error]
     assert dict(found.errors) == {code: codes.count(code) for code in codes}
     assert sum(dict(found.errors).values()) + found.others == found.jobs
 
 
 @settings(max_examples=60, deadline=None)
 @given(jobs=JOBS)
-def test_each_phase_has_its_own_order(cache: sqlite3.Connection, jobs: list[dict[str, Any]]) -> None:
+def test_each_phase_has_its_own_order(cache: sqlite3.Connection, jobs: dict[str, Job]) -> None:
     """Together the phases have each job once."""
     fill(cache, jobs)
-    ids: dict[str, list[int]] = {}
+    found: dict[str, list[Job]] = {}
+    seen: list[str] = []
     for phase in filters.PHASES:
-        chosen = overview.in_phase(filters.Filter(), phase)
-        [(condition, values)] = chosen.clauses()
+        [(condition, values)] = overview.in_phase(filters.Filter(), phase).clauses()
         order = overview.order_of_phase(cache, phase, NOW)
-        rows = cache.execute(f"SELECT job_id FROM job WHERE {condition} ORDER BY {order}", values)
-        ids[phase] = [int(job_id) for (job_id,) in rows]
-    assert sorted(number for numbers in ids.values() for number in numbers) == list(range(len(jobs)))
-    running = [jobs[number] for number in ids["running"]]
-    keys = [(not is_suspect(job), latest(job) or float("inf")) for job in running]
+        ids = [row[0] for row in cache.execute(f"SELECT job_id FROM job WHERE {condition} ORDER BY {order}", values)]
+        seen += ids
+        found[phase] = [jobs[job_id] for job_id in ids]
+    assert sorted(seen) == list(jobs)
+    keys = [(not is_suspect(job), latest(job) or float("inf")) for job in found["running"]]
     assert keys == sorted(keys)
-    assert all(job["status"] not in TERMINAL | BEFORE_RUNNING for job in running)
-    waiting = [jobs[number]["created_ts"] for number in ids["waiting"]]
+    assert all(job.is_active and job.status not in BEFORE_RUNNING for job in found["running"])
+    waiting = [job.created for job in found["waiting"]]
     assert waiting == sorted(waiting)
-    ended = [jobs[number]["changed_ts"] for number in ids["ended"]]
+    ended = [job.changed for job in found["ended"]]
     assert ended == sorted(ended, reverse=True)
 
 
-@settings(max_examples=40, deadline=None)
-@given(jobs=JOBS)
-def test_groups_have_each_job_once(cache: sqlite3.Connection, jobs: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("by", ["owner", "label:k"])
+@settings(max_examples=60, deadline=None)
+@given(jobs=JOBS, since=st.none() | st.floats(0, 1000))
+def test_groups_have_each_job_that_passes_once(
+    cache: sqlite3.Connection, jobs: dict[str, Job], since: float | None, by: str
+) -> None:
+    """Jobs without the label are in no group; a window keeps active jobs."""
     fill(cache, jobs)
-    groups = overview.groups(cache, filters.Filter(), "owner", 10)
-    assert {group.name for group in groups} == {job["owner"] for job in jobs}
+    passing = [job for job in jobs.values() if since is None or job.changed >= since or job.is_active]
+    groups = overview.groups(cache, filters.Filter(since=since), by, 20)
+    assert [group.changed for group in groups] == sorted((group.changed for group in groups), reverse=True)
+    members: dict[str | None, list[Job]] = {}
+    for job in passing:
+        if by == "owner" or "k" in job.labels:
+            members.setdefault(job.owner if by == "owner" else job.labels["k"], []).append(job)
+    assert {group.name for group in groups} == members.keys()
+    assert len(groups) == len(members)
     for group in groups:
-        mine = [job for job in jobs if job["owner"] == group.name]
-        assert group.jobs == len(mine)
-        assert group.failed == sum(job["status"] in ("failed", "partial") for job in mine)
-        assert group.waiting == sum(job["status"] in BEFORE_RUNNING for job in mine)
-        assert group.running + group.waiting == sum(job["status"] not in TERMINAL for job in mine)
-        assert group.changed == max(job["changed_ts"] for job in mine)
+        mine = members[group.name]
+        waiting = sum(job.status in BEFORE_RUNNING for job in mine)
+        assert group == overview.JobGroup(
+            group.name,
+            len(mine),
+            sum(job.is_active for job in mine) - waiting,
+            waiting,
+            sum(job.status == "succeeded" for job in mine),
+            sum(job.status in ("failed", "partial") for job in mine),
+            max(job.changed for job in mine),
+        )
 
 
 def test_a_search_is_made_once_for_all_queries(cache: sqlite3.Connection) -> None:
     """Text and error are both found, and the statements after that search nothing."""
-    job = {"status": "failed", "created_ts": 1, "changed_ts": 1, "heartbeat_ts": None, "suspect": None, "latest": None}
-    fill(cache, [{**job, "owner": owner, "error": "OOM: 137", "parent": None} for owner in ("ada", "bob")])
-    chosen = filters.Filter(text="00")
-    chosen.error = "oom"
+    fill(cache, {f"{number:02}": Job("failed", owner=owner, error="OOM: 137") for number, owner in enumerate("ab")})
+    chosen = filters.Filter(text="00", error="oom")
     with filters.searching(cache, chosen):
         statements: list[str] = []
         cache.set_trace_callback(statements.append)
-        order = overview.order_of_phase(cache, "ended", NOW)
         condition, values = overview.in_phase(chosen, "ended").clauses()[0]
-        found = cache.execute(f"SELECT owner FROM job WHERE {condition} ORDER BY {order}", values).fetchall()
+        found = cache.execute(f"SELECT owner FROM job WHERE {condition}", values).fetchall()
         cache.set_trace_callback(None)
-    assert found == [("ada",)]
-    assert not [one for one in statements if "LIKE" in one]
+    assert found == [("a",)]
+    assert not [sql for sql in statements if "LIKE" in sql]
 
 
-@pytest.mark.parametrize(
-    ("parameter", "found"),
-    [
-        ("beta", ["sampled"]),
-        ("gamma", []),
-        ("beta>0.9", ["sampled"]),
-        ("beta>1.5", []),
-        ("beta>abc", []),
-        ("mode=fast", ["sampled"]),
-        ("mode!=fast", []),
-        ("mode>3", ["sampled"]),
-        ("flag=True", ["sampled"]),
-        ("flag=false", []),
-        ("flag=1", []),
-    ],
-)
-def test_jobs_are_found_by_their_parameters(cache: sqlite3.Connection, parameter: str, found: list[str]) -> None:
-    """By those whose study the cache has, with the conditions of `tasks --param`."""
-    cache.execute("DELETE FROM job")
-    for job_id in ("sampled", "other"):
-        cache.execute(
-            "INSERT INTO job (key, job_id, version, generation, status, is_active, created_ts, changed_ts, record)"
-            " VALUES (?1, ?1, '', 0, 'succeeded', 0, 1, 1, '{}')",
-            (job_id,),
-        )
-    cache.execute("DELETE FROM ledger")
-    cache.execute("DELETE FROM parameter_set")
-    cache.execute(
-        "INSERT INTO ledger (job_id, looked_at, tasks_total, parameters, varying)"
-        " VALUES ('sampled', 0, 2, '[\"beta\", \"mode\", \"flag\"]', '[]')"
-    )
-    for number, params in enumerate(({"beta": 0.5, "mode": "fast", "flag": True}, {"beta": 1.1, "mode": "fast"})):
-        cache.execute(
-            "INSERT INTO parameter_set (job_id, first_task, tasks, param_id, params) VALUES ('sampled', ?, 1, ?, ?)",
-            (number, f"p{number}", json.dumps(params)),
-        )
-    chosen = filters.Filter()
-    chosen.params = JobsPageQuery([("param", parameter)], datetime.now(UTC)).filter.params
-    [(condition, values)] = filters.where_clauses(cache, chosen)
-    assert [job_id for (job_id,) in cache.execute(f"SELECT job_id FROM job WHERE {condition}", values)] == found
-    assert job_queries.count_jobs(cache) == 2
+def test_rows_of_a_table_agree_with_the_records(cli: Cli, remote: Remote) -> None:
+    """In the order of the page, and why a job is suspect, though no record is parsed for them."""
+    now = cli.clock.now().timestamp()
+    records: dict[str, dict[str, Any]] = {
+        "plain": {"status": "pending"},
+        "silent": {"status": "running", "heartbeat_at": "2026-01-01T00:00:00Z", "tasks_total": 5, "tasks_failed": 2},
+        "marked": {"status": "running", "metadata": {"suspect": {"reason": "pod is gone"}}},
+        "failed": {
+            "status": "failed", "owner": 'Ada "L"', "labels": {"ex p": "ü\u2028,="}, "engine": "local",
+            "error_code": "OOM", "error_message": "137\nmore", "metadata": {"model": "m", "scenario": "s"},
+        },
+        "odd": {"status": "hibernating", "tasks_completed": 3},
+    }  # fmt: skip
+    for job_id, fields in records.items():
+        remote.put(key(job_id), foreign(job_id, **fields))
+    cli.ok("sync", "-q")
+
+    def seconds(text: Any) -> float | None:
+        return None if text is None else parse_time(text).timestamp()
+
+    def check(cache: Any) -> None:
+        chosen, order = filters.Filter(), filters.parse_sort("-name")
+        jobs = list(job_queries.page_of_jobs(cache, chosen, order=order, limit=4, offset=1, now=now))
+        found = listed_jobs(cache, chosen, order=order, limit=4, offset=1, now=now)
+        for row, job in zip(found, jobs, strict=True):
+            fields: dict[str, Any] = job
+            assert row == ListedJob(
+                fields["job_id"], fields["status"], int(fields["is_active"]), seconds(fields["created_at"]) or 0,
+                max(seconds(fields["created_at"]) or 0, seconds(fields["updated_at"]) or 0),
+                seconds(fields["ended_at"]), seconds(fields["heartbeat_at"]), fields["suspect"], fields["owner"],
+                study_of(fields["metadata"]), error_of(fields["error_code"], fields["error_message"]),
+                fields["tasks_total"], fields["tasks_completed"], row.usage, row.forecast, fields["tasks_failed"] or 0,
+                fields["engine"], fields["labels"], now,
+            )  # fmt: skip
+            assert listed_job(cache, row.job_id, now=now) == row
+
+    cli.app().cache.read_cached(check)

@@ -10,9 +10,10 @@ from unittest import mock
 
 import pytest
 
-from mopsjobs.cache.sync import fetcher
+from mopsjobs.cache.sync import fetcher, records
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, UnusableStoreError
-from mopsjobs.store.base import Versioned, VersionToken
+from mopsjobs.registry.job_state import MAX_RECORD_BYTES
+from mopsjobs.store.base import Entry, Versioned, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.runs import PATIENCE
@@ -175,3 +176,16 @@ def test_credentials_that_permit_no_read_end_the_reading(monkeypatch: pytest.Mon
         assert [next(found) for _ in range(count)] == [None] * count
         with pytest.raises(StoreAccessError, match=r"Refused\."):
             next(found)
+
+
+VERSION = VersionToken("0x1")
+
+
+def test_a_batch_holds_no_more_records_than_there_is_room_for() -> None:
+    """Two batches are in memory, and a record may have a megabyte."""
+    entries = [Entry(f"jobs/{number:03}/state.json", VERSION, None, MAX_RECORD_BYTES) for number in range(30)]
+    batches = list(records._batches(iter(entries)))
+    assert [entry for batch in batches for entry in batch] == entries
+    assert max(len(batch) for batch in batches) * MAX_RECORD_BYTES <= records.BATCH_BYTES + MAX_RECORD_BYTES
+    small = [Entry(f"jobs/{number:05}/state.json", VERSION, None, 1000) for number in range(2 * records.BATCH + 1)]
+    assert [len(batch) for batch in records._batches(iter(small))] == [records.BATCH, records.BATCH, 1]
