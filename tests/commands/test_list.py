@@ -33,7 +33,7 @@ def five(cli: Cli, jobs: JobRegistry) -> None:
 
 
 FILTERS = {
-    "": "night-3 night-1 night-2 old-running old-failed",
+    "": "night-3 night-1 night-2 old-failed old-running",
     "--status running": "night-1 old-running",
     "--status RUNNING,Failed": "night-1 old-running old-failed",
     "--status active": "night-1 old-running",

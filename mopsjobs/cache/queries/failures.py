@@ -120,23 +120,18 @@ def read_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
     ledger = read_ledger(connection, job_id)
     if ledger is None:
         return None
-    state = _state(connection, job_id, ledger)
-    summary = _read_kept(connection, job_id, state)
-    if summary is not None:
-        return summary, None
+    state, kept = _state(connection, job_id, ledger), _read_kept(connection, job_id)
+    if kept is not None and kept[1] == state:
+        return kept[0], None
     return _summarise(connection, job_id, ledger), state
 
 
 def last_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailures, bool] | None:
     """Return the failed tasks of a job as they were kept last, and whether no more is known by now; else None."""
-    ledger = read_ledger(connection, job_id)
-    if ledger is None:
+    ledger, kept = read_ledger(connection, job_id), _read_kept(connection, job_id)
+    if ledger is None or kept is None:
         return None
-    row = connection.execute("SELECT state FROM failure_summary WHERE job_id = ?", (job_id,)).fetchone()
-    if row is None or row[0].partition(".")[0] != str(VERSION):
-        return None
-    summary = _read_kept(connection, job_id, row[0])
-    return None if summary is None else (summary, row[0] == _state(connection, job_id, ledger))
+    return kept[0], kept[1] == _state(connection, job_id, ledger)
 
 
 def open_failures(connection: sqlite3.Connection, job_id: str, failures: JobFailures) -> JobFailures:
@@ -200,13 +195,13 @@ def keep_failures(connection: sqlite3.Connection, job_id: str, failures: JobFail
     )
 
 
-def _read_kept(connection: sqlite3.Connection, job_id: str, state: str) -> JobFailures | None:
-    sql = "SELECT document FROM failure_summary WHERE job_id = ? AND state = ?"
-    row = connection.execute(sql, (job_id, state)).fetchone()
-    if row is None:
+def _read_kept(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailures, str] | None:
+    """Return the failed tasks as they were kept last, and the state; None if nothing is kept in this form."""
+    row = connection.execute("SELECT document, state FROM failure_summary WHERE job_id = ?", (job_id,)).fetchone()
+    if row is None or row[1].partition(".")[0] != str(VERSION):
         return None
     groups, *others = json.loads(row[0])
-    return JobFailures([FailureGroup(*group) for group in groups], *others)
+    return JobFailures([FailureGroup(*group) for group in groups], *others), row[1]
 
 
 def _state(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> str:

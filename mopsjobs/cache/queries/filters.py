@@ -175,7 +175,9 @@ class Filter:
         A window has two clauses: jobs that changed in it, and older ones that are still active. As one condition with
         OR, SQLite would read the whole table; apart, each clause reads as much of an index as it needs.
         """
-        condition, values = self._condition()
+        conditions = list(self._conditions())
+        condition = " AND ".join(text for text, _ in conditions) or "true"
+        values = [value for _, parameters in conditions for value in parameters]
         if self.since is None:
             return [(condition, values)]
         inside = (f"changed_ts >= ? AND {condition}", [self.since, *values])
@@ -191,39 +193,28 @@ class Filter:
         searched = ((self.text, _TEXT_MATCHES), (self.error, (_ERROR_MATCHES, _TASK_ERROR_MATCHES)))
         return [(_containing(text), queries) for text, queries in searched if text is not None]
 
-    def _condition(self) -> Condition:
-        conditions: list[str] = []
-        values: list[object] = []
-
-        def add(condition: str, *parameters: object) -> None:
-            conditions.append(condition)
-            values.extend(parameters)
-
+    def _conditions(self) -> Iterator[Condition]:
         if self.statuses is not None:
             # The group of active statuses includes those that this version does not know.
             has_active = self.statuses >= ACTIVE
-            names = sorted(self.statuses - ACTIVE if has_active else self.statuses)
+            names: list[object] = [*sorted(self.statuses - ACTIVE if has_active else self.statuses)]
             named = f"status IN ({', '.join('?' * len(names))})"
             # Alone if possible: an OR hides the index of active jobs.
-            add("is_active = 1" if has_active and not names else f"({'is_active = 1 OR ' * has_active}{named})", *names)
+            yield "is_active = 1" if has_active and not names else f"({'is_active = 1 OR ' * has_active}{named})", names
         if self.until is not None:
-            add("+created_ts <= ?", self.until)  # `+`: most jobs pass, and an index with more columns is better
+            yield "+created_ts <= ?", [self.until]  # `+`: most jobs pass, and an index with more columns is better
         if self.match is not None:
-            add("(job_id REGEXP ? OR name REGEXP ?)", self.match, self.match)
+            yield "(job_id REGEXP ? OR name REGEXP ?)", [self.match, self.match]
         for label, value in self.labels:
-            if value is None:
-                add("job_id IN (SELECT job_id FROM job_label WHERE label = ?)", label)
-            else:
-                add("job_id IN (SELECT job_id FROM job_label WHERE label = ? AND value = ?)", label, value)
-        for condition, parameters in self.conditions:
-            add(condition, *parameters)
+            has_value = "" if value is None else " AND value = ?"
+            words = [label] if value is None else [label, value]
+            yield f"job_id IN (SELECT job_id FROM job_label WHERE label = ?{has_value})", [*words]  # noqa: S608 - constant names
+        yield from self.conditions
         if self.hides_archived:
-            add(f"(is_active = 1 OR NOT {_IS_ARCHIVED})")
+            yield f"(is_active = 1 OR NOT {_IS_ARCHIVED})", []
         if self.stuck_at is not None:
-            add(f"is_active = 1 AND {self.stuck}")
-        for condition, parameters in self._page_conditions():
-            add(condition, *parameters)
-        return " AND ".join(conditions) or "true", values
+            yield f"is_active = 1 AND {self.stuck}", []
+        yield from self._page_conditions()
 
     def _page_conditions(self) -> Iterator[Condition]:
         """Yield the conditions that only pages have."""

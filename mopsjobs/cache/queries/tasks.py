@@ -7,6 +7,7 @@ nothing is held but what is shown.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -319,18 +320,13 @@ class TaskList:
     def _set_filter(self) -> Callable[[StoredSet], bool]:
         """Return a function that tells whether a parameter set meets the conditions; of the same set, without work."""
         conditions = self._query.conditions
-        last: tuple[int, bool] | None = None
 
+        @functools.lru_cache(maxsize=1)
         def passes(one: StoredSet) -> bool:
-            nonlocal last
-            if not conditions:
-                return True
-            if last is None or last[0] != one.first_task:
-                params = json.loads(one.params)
-                last = (one.first_task, all(condition.holds(params) for condition in conditions))
-            return last[1]
+            params = json.loads(one.params)
+            return all(condition.holds(params) for condition in conditions)
 
-        return passes
+        return passes if conditions else lambda _: True
 
 
 @contextlib.contextmanager
