@@ -5,24 +5,23 @@ A later one lists them again, and reads new ones. After the end of a job, a ledg
 
 A job may have no ledger: an older version ran it. Then its outputs tell which tasks succeeded, by one listing. They
 also tell that of tasks whose attempts were lost with their runner. See docs/decisions/0044-the-ledger.md.
+
+The cache gets the parameter sets of a job, its attempts, and one row per task that has ended. A task without an ended
+attempt has no row, since a study may have ten million of them. Its number, parameters and seed follow from the row of
+its parameter set: see `mopsjobs.cache.stored_study`.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import compress, islice
 
-from mopsjobs.cache.ledger_rows import (
-    has_tasks_by_outputs,
-    write_chunks,
-    write_complete_tasks,
-    write_study,
-)
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, BY_OUTPUTS
-from mopsjobs.cache.stored_study import StoredStudy
+from mopsjobs.cache.stored_study import StoredSeed, StoredStudy, to_stored_seed
 from mopsjobs.cache.sync.fetcher import CHUNKS, Chunk, ChunkReport, ParallelFetcher, fetch_chunks, is_missing
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import JobNotFoundError, NoManifestError, RecordError
@@ -31,10 +30,42 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, find_reused_tasks
+from mopsjobs.studies.study import find_varying
+from mopsjobs.utils.ranges import number_ranges
 from mopsjobs.utils.times import utc_now
 
-BATCH_ATTEMPTS = 10_000
-"""Attempts after which a transaction ends. A chunk that was sent every few seconds has few."""
+BATCH = 10_000
+"""Rows per transaction: some 50 ms of writing, which is how long other writers wait. A chunk that was sent every few
+seconds has few attempts, so a transaction has many chunks."""
+
+MAX_STARTED_TS = 253_402_300_799.0
+"""The last second of the year 9999. A later time comes from a broken clock."""
+
+_LAST = (
+    "shard, outcome, started_ts, seconds, user_seconds, system_seconds, max_rss_bytes, host, python, error_key,"
+    " error_type, error_where, error_message, output_bytes"
+)
+"""What is known of an attempt, and of the last one of a task."""
+
+_INSERT_ATTEMPT = (
+    f"INSERT OR IGNORE INTO attempt (job_id, task, run, seq, attempt, {_LAST})"  # noqa: S608 - constant names
+    f" VALUES ({', '.join('?' * 19)})"
+)
+
+# An attempt that succeeded, since its outputs are there: clocks of hosts differ, and two runners may work on one shard.
+# Else the last attempt by start, run and place in it.
+_REFRESH_TASKS = f"""
+    INSERT OR REPLACE INTO task (job_id, task, first_task, seed, attempts, {_LAST})
+    SELECT last.job_id, last.task, json_extract(ended.value, '$[1]'), json_extract(ended.value, '$[2]'),
+        (SELECT count(*) FROM attempt WHERE job_id = ?1 AND task = last.task), {_LAST}
+    FROM json_each(?2) AS ended CROSS JOIN attempt AS last
+        ON last.job_id = ?1 AND last.task = json_extract(ended.value, '$[0]')
+        AND (last.run, last.seq, last.shard) = (
+            SELECT run, seq, shard FROM attempt AS one
+            WHERE one.job_id = ?1 AND one.task = json_extract(ended.value, '$[0]')
+            ORDER BY outcome = 'succeeded' DESC, started_ts DESC, run DESC, seq DESC, shard DESC LIMIT 1
+        )
+"""  # noqa: S608 - constant names
 
 SETTLED_SECONDS = 60.0
 """A job that ended longer ago sends no more chunks, unless the store was away for longer."""
@@ -71,15 +102,15 @@ def sync_ledger(
     manifest = None
     if study is None:
         manifest = load_manifest(store, job_id)
-        write_study(connection, manifest, started)
+        _write_study(connection, manifest, started)
         study = StoredStudy.load(connection, job_id)
         if study is None:  # pruned or deleted meanwhile
             raise JobNotFoundError(job_id)
-    if manifest is None and full and has_tasks_by_outputs(connection, job_id):
+    if manifest is None and full and _has_tasks_by_outputs(connection, job_id):
         manifest = load_manifest(store, job_id)
     if manifest is not None:  # no attempt of this job says how reused tasks ended
         complete = find_reused_tasks(store, manifest).complete
-        write_complete_tasks(connection, study, compress(manifest.numbers, complete), forget=True)
+        _write_complete_tasks(connection, study, compress(manifest.numbers, complete), forget=True)
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         keys = _missing_chunks(connection, store, job_id, report, retry=full)
         while batch := list(islice(keys, CHUNKS)):
@@ -87,7 +118,8 @@ def sync_ledger(
     basis = _basis(connection, job_id)
     if basis == BY_OUTPUTS or (ended is not None and _has_unexplained(connection, study)):
         manifest = manifest or load_manifest(store, job_id)
-        write_complete_tasks(connection, study, _complete_tasks(store, manifest))
+        complete = find_complete_tasks(store, manifest).complete
+        _write_complete_tasks(connection, study, compress(manifest.numbers, complete))
     is_complete = ended is not None and started >= ended + SETTLED_SECONDS
     with transaction(connection):
         connection.execute(
@@ -155,23 +187,19 @@ def _missing_chunks(
 def _write_chunks(
     connection: sqlite3.Connection, study: StoredStudy, chunks: Iterator[Chunk], report: ChunkReport
 ) -> None:
-    """Write chunks, in transactions of some `BATCH_ATTEMPTS`."""
+    """Write chunks, in transactions of some `BATCH`."""
     for batch in _transactions(chunks):
         with transaction(connection):
-            if StoredStudy.load(connection, study.job_id) is None:  # pruned or deleted meanwhile
-                continue
-            for chunk, attempts in write_chunks(connection, study, batch):
-                report.chunks += 1
-                report.entries += attempts
-                if chunk.problem is not None:
-                    report.problems.append((chunk.key, chunk.problem))
+            if StoredStudy.load(connection, study.job_id) is not None:  # else pruned or deleted meanwhile
+                for chunk in batch:
+                    _write_chunk(connection, study, chunk, report)
 
 
 def _transactions(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
     batch: list[Chunk] = []
     for chunk in chunks:
         batch.append(chunk)
-        if sum(len(one.entries) for one in batch) >= BATCH_ATTEMPTS:
+        if sum(len(one.entries) for one in batch) >= BATCH:
             yield batch
             batch = []
     if batch:
@@ -190,6 +218,148 @@ def _has_unexplained(connection: sqlite3.Connection, study: StoredStudy) -> bool
     return bool(connection.execute(sql, (study.job_id,)).fetchone()[0] < study.tasks_total)
 
 
-def _complete_tasks(store: VersionedStore, manifest: Manifest) -> Iterator[int]:
-    """Yield the numbers of the tasks whose outputs exist."""
-    return compress(manifest.numbers, find_complete_tasks(store, manifest).complete)
+def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) -> None:
+    """Write the parameter sets of a job, and then its row in `ledger`, which says that they are complete.
+
+    Args:
+        connection: the cache, open to write.
+        manifest: the manifest of the job.
+        now: seconds since 1970.
+    """
+    job_id = manifest.job_id
+    rows = _set_rows(manifest)
+    while batch := list(islice(rows, BATCH)):
+        with transaction(connection):
+            connection.executemany(
+                "INSERT OR IGNORE INTO parameter_set (job_id, first_task, tasks, param_id, seed, params)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                batch,
+            )
+    ranges = None if manifest.only is None else json.dumps(list(number_ranges(manifest.only)), separators=(",", ":"))
+    with transaction(connection):
+        connection.execute(
+            "INSERT OR IGNORE INTO ledger (job_id, looked_at, tasks_total, parameters, varying, task_ranges)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                job_id,
+                now,
+                manifest.tasks_total,
+                json.dumps(manifest.study.parameters),
+                json.dumps(find_varying(manifest.study).parameters),
+                ranges,
+            ),
+        )
+
+
+def _write_chunk(connection: sqlite3.Connection, study: StoredStudy, chunk: Chunk, report: ChunkReport) -> None:
+    """Write a chunk with its attempts, and the rows of their tasks. The caller holds the transaction.
+
+    An attempt at a task that is not of the job is left out; the chunk then has that problem.
+    """
+    # An unreadable chunk is replaced: it is read again only on request.
+    connection.execute("DELETE FROM ledger_chunk WHERE name = ? AND problem IS NOT NULL", (chunk.parts.name,))
+    ended = _tasks_of(study, {one.task for one in chunk.entries})
+    problem = chunk.problem
+    if strange := {one.task for one in chunk.entries} - ended.keys():
+        problem = f"it has attempts at tasks that are not of the job, as task {min(strange)}"
+    inserted = connection.execute(
+        "INSERT OR IGNORE INTO ledger_chunk (name, job_id, key, problem) VALUES (?, ?, ?, ?)",
+        (chunk.parts.name, study.job_id, chunk.key, problem),
+    )
+    if inserted.rowcount != 1:
+        return  # another sync was faster
+    report.chunks += 1
+    if ended:
+        report.entries += connection.executemany(_INSERT_ATTEMPT, list(_attempt_rows(chunk, ended))).rowcount
+    for batch in _batches(ended):
+        connection.execute(_REFRESH_TASKS, (study.job_id, batch))
+    if problem is not None:
+        report.problems.append((chunk.key, problem))
+
+
+def _write_complete_tasks(
+    connection: sqlite3.Connection, study: StoredStudy, numbers: Iterable[int], *, forget: bool = False
+) -> None:
+    """Write the tasks whose outputs exist, as succeeded, unless an attempt says how they ended.
+
+    Args:
+        connection: the cache, open to write.
+        study: the study of the job.
+        numbers: the tasks.
+        forget: whether to remove such tasks that an earlier call has written.
+    """
+    numbers = iter(numbers)
+    if forget:
+        with transaction(connection):
+            connection.execute("DELETE FROM task WHERE job_id = ? AND attempts = 0", (study.job_id,))
+    while batch := list(islice(numbers, BATCH)):
+        rows = [(study.job_id, number, *place) for number, place in _tasks_of(study, batch).items()]
+        with transaction(connection):
+            connection.executemany(
+                "INSERT INTO task (job_id, task, first_task, seed, attempts, outcome)"
+                " VALUES (?, ?, ?, ?, 0, 'succeeded') ON CONFLICT DO UPDATE SET outcome = 'succeeded',"
+                " error_key = NULL, error_type = NULL, error_where = NULL, error_message = NULL WHERE outcome = 'lost'",
+                rows,
+            )
+
+
+def _has_tasks_by_outputs(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Return whether only outputs tell that some task of a job succeeded."""
+    row = connection.execute("SELECT 1 FROM task WHERE job_id = ? AND attempts = 0 LIMIT 1", (job_id,)).fetchone()
+    return row is not None
+
+
+def _set_rows(manifest: Manifest) -> Iterator[tuple[str, int, int, str, StoredSeed | None, str]]:
+    """Yield the rows of the parameter sets that have a task of the job."""
+    ranges = None if manifest.only is None else number_ranges(manifest.only)
+    low, high = (0, manifest.study.tasks_total) if ranges is None else next(ranges, (0, 0))
+    first = 0
+    for one in manifest.study.parameter_sets:
+        tasks = manifest.study.replicates(one)
+        while ranges is not None and high <= first:
+            low, high = next(ranges, (manifest.study.tasks_total,) * 2)
+            if low == high:
+                return
+        if low < first + tasks:
+            seed = None if one.seed is None else to_stored_seed(one.seed)
+            params = json.dumps(one.params, allow_nan=False, separators=(",", ":"))
+            yield manifest.job_id, first, tasks, one.param_id, seed, params
+        first += tasks
+
+
+def _tasks_of(study: StoredStudy, numbers: Iterable[int]) -> dict[int, tuple[int, StoredSeed]]:
+    """Map those of these numbers that are tasks of the job to the first task of their set and their seed."""
+    return {number: place for number in sorted(numbers) if (place := study.place_of(number)) is not None}
+
+
+def _attempt_rows(chunk: Chunk, ended: Mapping[int, object]) -> Iterator[tuple[object, ...]]:
+    run, _, number = chunk.parts.name.rpartition(".")[2].partition("-")
+    for position, one in enumerate(chunk.entries):
+        if one.task not in ended:
+            continue
+        started = one.started_at if one.started_at is None or 0 <= one.started_at <= MAX_STARTED_TS else None
+        yield (
+            chunk.parts.job_id,
+            one.task,
+            run,
+            int(number) << 20 | position,  # the order within the run: chunks, then places in them
+            one.attempt,
+            chunk.parts.shard,
+            str(one.outcome),
+            started,
+            one.seconds,
+            one.user_seconds,
+            one.system_seconds,
+            one.max_rss_bytes,
+            one.host,
+            one.python,
+            *((None,) * 4 if one.error is None else one.error),
+            one.output_bytes,
+        )
+
+
+def _batches(ended: dict[int, tuple[int, StoredSeed]]) -> Iterator[str]:
+    """Yield JSON lists of number, first task and seed, for the tasks that have to be refreshed."""
+    rows = ([number, *place] for number, place in ended.items())
+    while batch := list(islice(rows, BATCH)):
+        yield json.dumps(batch, separators=(",", ":"))

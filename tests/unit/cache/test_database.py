@@ -24,49 +24,32 @@ from support.cli import REMOTE_URL, Cli, Remote, add, key, sentences, unprivileg
 
 
 @pytest.mark.claim("What mops-jobs keeps is 0600, its directories 0700")
-def test_the_cache_is_private(filled: Path) -> None:
-    """Names and errors of jobs are private: the file has mode 0600, and what lies beside it too."""
+def test_the_cache_is_private(cli: Cli, filled: Path) -> None:
+    """Names and errors of jobs are private: the file has mode 0600, what lies beside it too, its directory 0700."""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in filled.parent.glob("cache.db*")}
     assert set(modes.values()) == {0o600}, modes
-
-
-@pytest.mark.claim("What mops-jobs keeps is 0600, its directories 0700")
-def test_a_directory_made_for_the_cache_is_private(cli: Cli, remote: Remote) -> None:
-    """A directory that is made for the cache can be entered by its owner alone."""
-    place = cli.cache.parent / "made" / "cache.db"
+    place = filled.parent / "made" / "cache.db"
     cli.ok("sync", "--cache", str(place))
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
 
 
-def test_the_cache_is_in_wal_mode(filled: Path) -> None:
-    """Readers never wait for a sync, since the file is in WAL mode."""
-    with closing(sqlite3.connect(filled)) as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+FOREIGN = {
+    "text": b"My notes.\n" * 100,
+    "long text": b"no database at all\n" * 1000,
+    "binary": bytes(range(256)) * 64,
+    "database": "CREATE TABLE job (job_id TEXT)",
+    "marked database": "PRAGMA application_id = 7; PRAGMA user_version = 1",
+}
+"""What is no cache: bytes, or statements of SQLite."""
 
 
-def _text(path: Path) -> None:
-    path.write_text("My notes.\n" * 100)
-
-
-def _long_text(path: Path) -> None:
-    path.write_bytes(b"no database at all\n" * 1000)
-
-
-def _binary(path: Path) -> None:
-    path.write_bytes(bytes(range(256)) * 64)
-
-
-def _foreign_database(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE job (job_id TEXT)")
-
-
-def _marked_database(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA application_id = 7")
-        connection.execute("PRAGMA user_version = 1")
+def _write_foreign(path: Path, kind: str) -> None:
+    content = FOREIGN[kind]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript(content)
 
 
 COMMANDS = [
@@ -78,15 +61,15 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("make", [_text, _long_text, _binary, _foreign_database, _marked_database])
+@pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("named_by", ["--cache", "MOPS_JOBS_CACHE"])
 def test_what_is_no_cache_is_refused_and_left_byte_for_byte(
-    cli: Cli, remote: Remote, make: object, argv: tuple[str, ...], named_by: str
+    cli: Cli, remote: Remote, kind: str, argv: tuple[str, ...], named_by: str
 ) -> None:
     """A file that the user named and that has never been a cache: exit code 2, one sentence, and it stays as it is."""
     place = cli.cache.parent / "precious"
-    make(place)  # type: ignore[operator]
+    _write_foreign(place, kind)
     before = place.read_bytes()
     ran = cli(*argv, "--cache", str(place)) if named_by == "--cache" else cli(*argv, MOPS_JOBS_CACHE=str(place))
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
@@ -132,7 +115,7 @@ def test_a_damaged_database_of_another_program_is_left_alone(cli: Cli, remote: R
 def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, remote: Remote) -> None:
     """The other checks are made all the same, and the exit code is that of the check that fails."""
     place = cli.cache.parent / "precious"
-    _text(place)
+    _write_foreign(place, "text")
     ran = cli("doctor", "--json", "--cache", str(place))
     checks = {check["name"]: check for check in ran.json["checks"]}
     assert (ran.code, ran.err) == (2, "")
@@ -145,8 +128,9 @@ def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, r
 
 
 def test_the_cache_bears_its_mark(filled: Path) -> None:
-    """`file` and SQLite tell it from any other database by the application id in its header."""
+    """`file` and SQLite tell it from others by the application id in its header. In WAL mode, readers never wait."""
     with closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA application_id").fetchone() == (cache_database.APPLICATION_ID,)
     assert filled.read_bytes()[68:72] == b"mopc"
 
@@ -273,10 +257,6 @@ def test_a_new_cache_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def _garbage(path: Path) -> None:
-    path.write_bytes(b"no database at all\n" * 1000)
-
-
 def _middle(path: Path) -> None:
     size = path.stat().st_size
     with path.open("r+b") as opened:
@@ -319,7 +299,7 @@ def test_a_damaged_cache_is_set_aside_and_rebuilt(
     _assert_rebuilt(cli, filled, argv, filled.read_bytes())
 
 
-@pytest.mark.parametrize("damage", [_garbage, _truncated, _middle, _dropped])
+@pytest.mark.parametrize("damage", [lambda path: _write_foreign(path, "long text"), _truncated, _middle, _dropped])
 @pytest.mark.parametrize("argv", READERS)
 def test_at_the_default_path_anything_damaged_is_set_aside_and_rebuilt(
     cli: Cli, at_default: Path, damage: object, argv: tuple[str, ...]
