@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.cache import counters, pruning, sync_state, totals
-from mopsjobs.cache.job_json import TASK_HANGS, JobColumns, job_json
+from mopsjobs.cache.job_json import COLUMNS, TASK_HANGS, JobColumns, job_json
 from mopsjobs.cache.job_row import JobRow
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.engines.base import kubernetes_name
@@ -45,6 +45,8 @@ ROUNDING_SECONDS = 1.0
 
 # Created once: json.dumps creates an encoder for each call with options, and a sync makes one call per record.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+
+_COLUMNS = COLUMNS.split(", ")
 
 _INSERT = f"INSERT INTO job ({', '.join(JobRow._fields)}) VALUES ({', '.join('?' * len(JobRow._fields))})"  # noqa: S608 - constant names
 
@@ -93,31 +95,18 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
             remarks.append(f"has {len(value):,} bytes; of its outputs, {SHOWN_OUTPUTS} per list are shown")
     except RecordError as error:
         return Problem(key, UNREADABLE, error.reason, version.value)
-    (
-        record, is_active, created, started, ended, progress, since, has_history, heartbeat, suspect, usage, forecast
-    ) = _job_columns(row_state)  # fmt: skip
+    columns: dict[str, Any] = dict(zip(_COLUMNS, _job_columns(row_state), strict=True))
     row = JobRow(
+        **columns,
         key=key,
         job_id=job_id,
         version=version.value,
         generation=generation,
         status=str(state.status),
-        is_active=is_active,
-        created_ts=created,
-        changed_ts=max(created, parse_time(state.updated_at).timestamp()),
-        started_ts=started,
-        ended_ts=ended,
-        progress=progress,
-        status_since=since,
-        has_history=has_history,
-        heartbeat_ts=heartbeat,
-        suspect=suspect,
-        usage=usage,
-        forecast=forecast,
+        changed_ts=max(columns["created_ts"], parse_time(state.updated_at).timestamp()),
         name=kubernetes_name({"k8s_name": state.k8s_name, "metadata": state.metadata}),
         namespace=state.k8s_namespace,
         owner=state.owner,
-        record=record,
         tasks_total=state.tasks_total,
         tasks_completed=state.tasks_completed,
         # If a record does not list its outputs, each task counts as one output.

@@ -280,19 +280,6 @@ def test_inline_values_are_used_and_others_fetched(cli: Cli, remote: Remote) -> 
     assert _status(cli, "b") == "failed"
 
 
-def test_azure_listings_carry_our_own_records(cli: Cli, azurite: Azurite) -> None:
-    """From Azure, records of mops-jobs come with the listing; those of another program are fetched."""
-    container = azurite.new_container()
-    cli.env["MOPS_JOBS_REGISTRY"] = f"{azurite.endpoint}/{container}"
-    for name in ("ours-1", "ours-2"):
-        cli.ok("register", name, "-q")
-    with azurite.client(container) as client:
-        client.upload_blob(key("theirs"), foreign("theirs"))
-    report = cli.ok("sync", "--json", "--full").json
-    assert (report["seen"], report["fetched"]) == (3, 1)
-    assert _held(cli) == ["ours-1", "ours-2", "theirs"]
-
-
 def test_full_reads_everything_again(cli: Cli, remote: Remote) -> None:
     """`--full` replaces even rows whose version has not changed, and counts by the version."""
     _fill(remote.store.inner, "a b")

@@ -55,14 +55,6 @@ def calls(filled: Remote) -> Counter[str]:
     return filled.store.calls
 
 
-def test_nothing_changed_costs_a_few_listings(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
-    """No listing of the jobs, however many there are, and one read: of a job that shows that the registry is there."""
-    report = _sync(cli)
-    assert {name: report[name] for name in COUNTED} == {"mode": "delta", **dict.fromkeys(COUNTED[1:], 0)}
-    assert (calls["scan"], calls["get"]) == (0, 1)
-    assert calls["list_keys"] <= 8  # the slots of 25 minutes, and the hours of the events
-
-
 def test_what_changed_is_read_and_nothing_else(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
     """Ten changed jobs are ten reads, and a new one is one more. What is announced and unchanged counts as that.
 

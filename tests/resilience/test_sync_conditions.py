@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import sqlite3
-import sys
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
 
 from bench.conditions import POISONS, BadServer, Conditions, imposed
-from mopsjobs.console import progress_line
 from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
 from mopsjobs.store import open_store, pacer
 from support.cli import Cli, Remote, foreign, key, sentences
@@ -128,22 +125,6 @@ def test_a_busy_server_and_a_bad_line_cost_time_only(place: Place, cli: Cli, con
     place.impose(conditions)
     cli.ok("sync")
     assert len(cli.ids("--limit", "0")) == FEW
-
-
-def test_a_slow_sync_says_on_a_terminal_what_it_waits_for(
-    place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beside the count, which stands still while nothing comes."""
-    for name in ("SLOW_SECONDS", "DELAY_SECONDS", "REDRAW_SECONDS", "LEAST_SECONDS"):
-        monkeypatch.setattr(progress_line, name, 0.01)
-    place.write_foreign(FEW)
-    place.impose(Conditions(busy=0.4))
-    shown = io.StringIO()
-    monkeypatch.setattr(shown, "isatty", lambda: True)
-    monkeypatch.setattr(sys, "stderr", shown)
-    cli("sync")
-    assert "retries" in shown.getvalue()
-    assert "replies/s" in shown.getvalue()
 
 
 def test_doctor_measures_the_line(place: Place, cli: Cli) -> None:

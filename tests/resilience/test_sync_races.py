@@ -110,40 +110,6 @@ def test_a_listing_out_of_order_is_refused(cli: Cli, remote: Remote, monkeypatch
     assert _held(cli) == _names(9).split()
 
 
-def test_a_write_during_a_sync_is_not_covered_by_it(cli: Cli, remote: Remote) -> None:
-    """What this machine wrote after a listing was taken stays in the cache, new job and changed job alike."""
-    add(remote.jobs, "old")
-    cli.ok("sync")
-    remote.put(key("other"), foreign("other"))
-
-    def meanwhile() -> None:
-        remote.store.after_listing = lambda: None
-        cli.ok("update", "old", "failed", "-q")
-        cli.ok("register", "new", "-q")
-
-    remote.store.after_listing = meanwhile
-    cli.ok("sync", "-q")
-    assert _held(cli) == ["new", "old", "other"]
-    assert _status(cli, "old") == "failed"
-
-
-def test_an_older_sync_takes_nothing_back_from_a_newer_one(cli: Cli, remote: Remote) -> None:
-    """Two syncs at work: the one whose listing is older neither overwrites nor removes what the newer one wrote."""
-    add(remote.jobs, "old")
-    cli.ok("sync")
-
-    def meanwhile() -> None:
-        remote.jobs.update_status("old", "failed")
-        add(remote.jobs, "new")
-        _mirror(cli, remote)  # a newer sync, from beginning to end
-
-    remote.jobs.update_fields("old", owner="ada")  # so that the older sync has something to write
-    remote.store.after_listing = meanwhile
-    cli.ok("sync", "-q")
-    assert _held(cli) == ["new", "old"]
-    assert _status(cli, "old") == "failed"
-
-
 def test_an_older_sync_brings_no_ghost_back(cli: Cli, remote: Remote) -> None:
     """A job that a newer sync did not find any more is not put back by an older one that has it in its listing."""
     _fill(remote.store.inner, "gone kept")
