@@ -56,6 +56,7 @@ QUIET = st.sampled_from([0.0, 0.0, 1600.0, 2000.0])
 """Seconds in which nothing happens before a write: what was announced before may then be out of a reader's sight."""
 SYNCED = st.sampled_from([None, 0, 1])
 """Which mirror is synced before and after a write."""
+FAILURES = st.sampled_from([None, None, None, "before", "after", "reply"])
 LANDINGS = st.sampled_from([0.0, 300.0]) | st.floats(0, 300)
 """Seconds between looking at the clock for an announcement and the write landing: up to five minutes."""
 
@@ -149,8 +150,7 @@ class DeltaSync(SyncMachine):
         self._paths = [shutil.copy(template, f"{self._directory}/{number}.db") for number in range(2)]
         self.world = World(inner)
         self.clock = START
-        self.writer_offsets = [0.0] * 3
-        self.cache_offsets = [0.0] * 2
+        self.offsets = [0.0] * 5
         self.last_full: list[datetime | None] = [None] * 2
         self.modes: set[bool] = set()
         self.writers = [self._writer(number) for number in range(3)]
@@ -165,7 +165,7 @@ class DeltaSync(SyncMachine):
     @initialize(offsets=st.lists(OFFSETS, min_size=5, max_size=5))
     def begin(self, offsets: list[float]) -> None:
         """Register some jobs: both mirrors have seen that all writers announce."""
-        self.writer_offsets, self.cache_offsets = offsets[:3], offsets[3:]
+        self.offsets = offsets
         for number in range(6):
             self._write(number % 3, f"job-{number}")
         for cache in (0, 1, 0, 1):
@@ -175,11 +175,16 @@ class DeltaSync(SyncMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock += timedelta(seconds=seconds)
 
-    @rule(writer=WRITERS, job=JOBS, landing=LANDINGS, quiet=QUIET, synced=SYNCED)
-    def write(self, writer: int, job: str, landing: float, quiet: float, synced: int | None) -> None:
-        """Change a job as a writer of mops-jobs, or register it."""
+    @rule(writer=WRITERS, job=JOBS, landing=LANDINGS, quiet=QUIET, synced=SYNCED, fails=FAILURES)
+    def write(self, writer: int, job: str, landing: float, quiet: float, synced: int | None, fails: str | None) -> None:
+        """Change a job as a writer of mops-jobs, or register it.
+
+        It may be killed when it has announced, or when its write has landed, before it can say more; another process
+        takes its place. Or the reply is lost.
+        """
         with self._around(quiet, synced):
-            self.world.before_landing = lambda: self._pass(landing)
+            self.world.before_landing = self._crash if fails == "before" else lambda: self._pass(landing)
+            self.world.after_landing = {"after": self._crash, "reply": self._lose_reply}.get(fails or "", _nothing)
             self._write(writer, job)
 
     @rule(writer=WRITERS, job=JOBS, cache=CACHES, landing=LANDINGS, part=st.sampled_from([0.0, 0.5, 1.0]), quiet=QUIET)
@@ -196,26 +201,6 @@ class DeltaSync(SyncMachine):
         self._pass(quiet)
         self.world.before_landing = before_landing
         self.world.after_landing = lambda: self.sync(cache)
-        self._write(writer, job)
-
-    @rule(writer=WRITERS, job=JOBS)
-    def crash_before_the_write(self, writer: int, job: str) -> None:
-        """Kill a writer when it has announced; another process takes its place."""
-        self.world.before_landing = self._crash
-        self._write(writer, job)
-
-    @rule(writer=WRITERS, job=JOBS, landing=LANDINGS, quiet=QUIET, synced=SYNCED)
-    def crash_after_the_write(self, writer: int, job: str, landing: float, quiet: float, synced: int | None) -> None:
-        """Kill a writer when its write has landed, before it can say more."""
-        with self._around(quiet, synced):
-            self.world.before_landing = lambda: self._pass(landing)
-            self.world.after_landing = self._crash
-            self._write(writer, job)
-
-    @rule(writer=WRITERS, job=JOBS)
-    def lose_a_reply(self, writer: int, job: str) -> None:
-        """Land a write, and lose its reply."""
-        self.world.after_landing = self._lose_reply
         self._write(writer, job)
 
     @rule(writer=WRITERS, job=JOBS, seconds=st.floats(300, 20_000), synced=SYNCED)
@@ -245,21 +230,16 @@ class DeltaSync(SyncMachine):
         """Delete a job. One stays: a registry without any record of the last sync counts as lost."""
         self.world.delete(key(job))
 
-    @rule(writer=WRITERS, offset=OFFSETS)
-    def set_writers_clock(self, writer: int, offset: float) -> None:
-        self.writer_offsets[writer] = offset
-
-    @rule(cache=CACHES, offset=OFFSETS)
-    def set_readers_clock(self, cache: int, offset: float) -> None:
-        self.cache_offsets[cache] = offset
+    @rule(clock=st.integers(0, 4), offset=OFFSETS)
+    def set_clock(self, clock: int, offset: float) -> None:
+        """Set the clock of one of three writers and two readers."""
+        self.offsets[clock] = offset
 
     @rule(cache=CACHES, full=st.sampled_from([False, False, False, True]))
     def sync(self, cache: int, full: bool = False) -> None:
         """Sync with nothing else at work. A full one leaves the cache equal to the registry."""
-        begun, started = self._begun(), self._now(cache)
-        report = self._sync(cache, full=full)
-        self._check(cache, begun, report, started)
-        if report.is_full:
+        begun = self._begun()
+        if self._sync(cache, full=full).is_full:
             assert self._rows(cache) == begun.records
 
     @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans(), lasting=QUIET)
@@ -270,9 +250,7 @@ class DeltaSync(SyncMachine):
             self._write(writer, job)
             self._pass(lasting)
 
-        begun, started = self._begun(), self._now(cache)
-        report = self._sync(cache, full=full, meanwhile=meanwhile)
-        self._check(cache, begun, report, started)
+        self._sync(cache, full=full, meanwhile=meanwhile)
 
     @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans())
     def sync_overtaken_by_another(self, cache: int, writer: int, job: str, full: bool) -> None:
@@ -283,9 +261,7 @@ class DeltaSync(SyncMachine):
             self._pass(0.5)
             self.sync(cache)
 
-        begun, started = self._begun(), self._now(cache)
-        report = self._sync(cache, full=full, meanwhile=meanwhile)
-        self._check(cache, begun, report, started, overtaken=True)
+        self._sync(cache, full=full, meanwhile=meanwhile, overtaken=True)
 
     @rule(offset=OFFSETS)
     def retain(self, offset: float) -> None:
@@ -304,9 +280,7 @@ class DeltaSync(SyncMachine):
             self._pass(sleeping)
             self._retain(offset)
 
-        begun, started = self._begun(), self._now(cache)
-        report = self._sync(cache, full=full, asleep=sleep)
-        self._check(cache, begun, report, started)
+        self._sync(cache, full=full, asleep=sleep)
 
     @rule(cache=CACHES)
     def sync_that_breaks_off(self, cache: int) -> None:
@@ -331,7 +305,7 @@ class DeltaSync(SyncMachine):
 
         return JobRegistry(
             self.world,
-            now=lambda: self.clock + timedelta(seconds=self.writer_offsets[number]),
+            now=lambda: self.clock + timedelta(seconds=self.offsets[number]),
             sleep=self._pass,
             observe=observe if number == 0 else None,
         )
@@ -371,7 +345,7 @@ class DeltaSync(SyncMachine):
         self.clock += timedelta(seconds=seconds)
 
     def _now(self, cache: int) -> datetime:
-        return self.clock + timedelta(seconds=self.cache_offsets[cache])
+        return self.clock + timedelta(seconds=self.offsets[3 + cache])
 
     def _retain(self, offset: float) -> None:
         now = self.clock + timedelta(seconds=offset)
@@ -384,8 +358,9 @@ class DeltaSync(SyncMachine):
         full: bool,
         asleep: Callable[[], None] = _nothing,
         meanwhile: Callable[[], None] = _nothing,
+        overtaken: bool = False,
     ) -> SyncReport:
-        """Return a sync.
+        """Sync, and check what that brought.
 
         `asleep` happens when it has begun, `meanwhile` after it has listed everything, or the announcements it goes by.
         """
@@ -406,10 +381,13 @@ class DeltaSync(SyncMachine):
 
         list_announced = announcements.announced_jobs
         self.world.after_listing = once
+        begun, started = self._begun(), self._now(cache)
         with mock.patch.object(announcements, "announced_jobs", announced):
-            return mirror.sync(
+            report = mirror.sync(
                 JobRegistry(self.world), self._paths[cache], REMOTE_URL, full=full, now=lambda: self._now(cache)
             )
+        self._check(cache, begun, report, started, overtaken=overtaken)
+        return report
 
     def _begun(self) -> Begun:
         records = {entry.key: entry.version.value for entry in self.world.inner.scan("jobs/")}
