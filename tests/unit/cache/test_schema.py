@@ -181,17 +181,6 @@ def test_a_rebuilt_cache_is_shown_while_the_registry_is_away(cli: Cli, remote: R
     assert cli.ok("list", "-q").err == ""
 
 
-def test_a_rebuilt_cache_refuses_a_registry_that_was_emptied(cli: Cli, remote: Remote, older: Path) -> None:
-    """It still knows which registry it mirrored, and that this had jobs."""
-    assert older.exists()
-    for name in list(remote.store.inner.list_keys()):
-        remote.store.inner.delete(name)
-    ran = cli("sync")
-    assert ran.code == 5
-    assert "The registry is empty, gone or replaced" in ran.err
-    assert sorted(cli.ids("--offline")) == ["new", "stays"]
-
-
 def test_a_rebuild_that_is_killed_leaves_the_older_cache(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is one transaction."""
     before = _ask(older, ["SELECT * FROM sqlite_master", *KEPT])
