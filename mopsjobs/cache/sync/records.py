@@ -279,10 +279,13 @@ class _PlannedBatch:
         """Return True if another listing, with the records, takes less time than reading them."""
         return len(self.missing) > max(GET_COST, self.seen // GET_COST)
 
-    def changed_records(self) -> Iterator[FetchedRecord | rows.Problem]:
+    def changed_records(self, report: SyncReport) -> Iterator[FetchedRecord | rows.Problem]:
         """Yield the changed records, and problems. A record that is gone by now is left to the next sync."""
-        yield from self.listed
+        for record in self.listed:
+            report.seen += 1
+            yield record
         for (job_id, key), found in zip(self.missing, self.fetched, strict=True):
+            report.seen += 1
             if isinstance(found, FailedRead):
                 yield _unread_problem(key, found)
             elif found is not None:
@@ -397,9 +400,9 @@ class FullSync(_RecordSync):
 
     def _write_planned(self, planned: _PlannedBatch, on_progress: OnProgress | None) -> None:
         """Write the changed records of a batch."""
-        self._report.seen += planned.seen
+        self._report.seen += planned.seen - planned.news
         self._report.fetched += len(planned.missing)
-        self._write_as_read(planned.records, planned.changed_records(), on_progress)
+        self._write_as_read(planned.records, planned.changed_records(self._report), on_progress)
         if self._is_first and self._report.added >= deferred_indexes.MIN_JOBS:
             deferred_indexes.defer_indexes(self._connection)
             self._is_first = False
