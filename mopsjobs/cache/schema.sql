@@ -107,7 +107,7 @@ CREATE INDEX idx_job_label_job_id ON job_label (job_id);
 CREATE INDEX idx_event_job_id_seq ON event (job_id, seq);
 CREATE INDEX idx_ledger_chunk_job_id ON ledger_chunk (job_id);
 CREATE INDEX idx_task_seed ON task (job_id, seed);
--- With the time, so that measured tasks are counted.
+-- With the time, which is an order of tasks.
 CREATE INDEX idx_task_outcome ON task (job_id, outcome, seconds);
 
 -- The views are the contract with other programs. Columns are only ever added.
