@@ -363,7 +363,7 @@ def failed_tasks_text(job: Mapping[str, object], app: App) -> str | None:
     def view(connection: sqlite3.Connection) -> str | None:
         if connection.execute("SELECT 1 FROM ledger WHERE job_id = ?", (job_id,)).fetchone() is None:
             return None
-        from mopsjobs.cache.queries.task_ends import describe_failures  # here: few jobs are looked at
+        from mopsjobs.cache.queries.ledgers import describe_failures  # here: few jobs are looked at
 
         return describe_failures(connection, job_id, job["tasks_failed"])
 

@@ -11,7 +11,7 @@ from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, count_jobs_o
 from mopsjobs.app.jobs.job_card import UNKNOWN, usage_text
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.run.job_arguments import DAYS
-from mopsjobs.cache.queries import charts, statistics
+from mopsjobs.cache.queries import statistics
 from mopsjobs.errors import command_line
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import pluralize
@@ -34,7 +34,7 @@ class ChartsPage:
         self._renderer = renderer
 
     def answer(self) -> Response:
-        """Return the charts."""
+        """Return the statistics."""
         now = self._renderer.site.app.now()
         query = query_params.ChartsQuery(request.args.items(multi=True), now)
 
@@ -56,13 +56,13 @@ class ChartsPage:
 def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until: float) -> dict[str, Any]:
     length = statistics.SECONDS_PER_DAY / day_charts.PARTS_PER_DAY[query.days]
     parts = int((until - query.since) // length) + 1
-    with charts.charted_jobs(connection, query.filter):
-        counts = charts.by_status(connection)
-        days = charts.days(connection, since=query.since, until=until)
-        levels = charts.levels(connection, since=query.since, until=query.since + parts * length, count=parts)
-        undated = charts.count_undated(connection)
-        total = charts.total_usage(connection)
-        owners = charts.by_owner(connection, limit=SHOWN_GROUPS + 1)
+    with statistics.charted_jobs(connection, query.filter):
+        counts = statistics.charted_statuses(connection)
+        days = statistics.days(connection, since=query.since, until=until)
+        levels = statistics.levels(connection, since=query.since, until=query.since + parts * length, count=parts)
+        undated = statistics.count_undated(connection)
+        total = statistics.total_usage(connection)
+        owners = statistics.charted_owners(connection, limit=SHOWN_GROUPS + 1)
     filters = link(query.params[1:], {})
     begin = f"/jobs{filters}{'&' * (len(filters) > 1)}"
 
@@ -85,7 +85,7 @@ def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until
     def of_status(name: str) -> str | None:
         return "/jobs" + link([("status", name), *query.params], {}) if name in STATUSES else None
 
-    def peak(name: str, found: charts.Peak) -> dict[str, str]:
+    def peak(name: str, found: statistics.Peak) -> dict[str, str]:
         """Return a peak in words, with the address of the jobs of its part of the window."""
         first = query.since + (found.at - query.since) // length * length
         at = f"{from_timestamp(found.at):%Y-%m-%d at %H:%M} UTC"

@@ -29,10 +29,8 @@ from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, last_failures
 from mopsjobs.cache.queries.families import Family
-from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger, read_ledger
-from mopsjobs.cache.queries.listed_jobs import listed_job
-from mopsjobs.cache.queries.overview import jobs_of_study
-from mopsjobs.cache.queries.task_ends import describe_failures, memory_ends
+from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger, describe_failures, memory_ends, read_ledger
+from mopsjobs.cache.queries.overview import jobs_of_study, listed_job
 from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.cache.rows import study_of
 from mopsjobs.studies.conditions import split_condition

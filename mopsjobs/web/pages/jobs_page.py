@@ -14,7 +14,6 @@ from flask import Response, redirect, request
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import filters, overview, statistics
 from mopsjobs.cache.queries.ledgers import describe_failures
-from mopsjobs.cache.queries.overview import listed_jobs
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, TERMINAL
 from mopsjobs.utils.text import pluralize
@@ -276,7 +275,9 @@ def _sections(
         if query.page > 1 and not is_paged:
             continue
         limit = query_params.PAGE_SIZE if is_paged else SHOWN_ROWS[phase]
-        jobs = listed_jobs(connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0, now=now)
+        jobs = overview.listed_jobs(
+            connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0, now=now
+        )
         rows = [view_models.row(job, now, query.columns) for job in jobs]
         _add_details(connection, rows)
         total = sum(names.values())

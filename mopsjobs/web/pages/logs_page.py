@@ -11,7 +11,7 @@ from flask import Response, request
 
 from mopsjobs.app.jobs.log_selection import KINDS, LogSelection, parse_tasks
 from mopsjobs.cache.queries.events import StoredEvent, events_before, read_events
-from mopsjobs.cache.queries.task_ends import failed_tasks
+from mopsjobs.cache.queries.ledgers import failed_tasks
 from mopsjobs.events.format import DROPPED
 from mopsjobs.utils.text import parse_whole_number, strip_control_characters
 from mopsjobs.utils.times import whole_seconds

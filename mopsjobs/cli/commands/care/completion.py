@@ -6,7 +6,7 @@ import argparse
 import contextlib
 
 from mopsjobs.app.run.app import App
-from mopsjobs.cache.queries import completions
+from mopsjobs.cache.queries.jobs import completion_words
 from mopsjobs.cache.queries.task_filters import STATUSES
 from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.result import RawText, Result, Tsv
@@ -27,12 +27,7 @@ EXAMPLES = (
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
-WORDS = {
-    "jobs": completions.job_id_words,
-    "names": completions.job_name_words,
-    "active": completions.active_job_words,
-    "owners": completions.owner_words,
-}
+WORDS = ("jobs", "names", "active", "owners")
 """Ids, ids and `@latest`, those of jobs that have not ended, owners."""
 
 _BASH = """
@@ -86,7 +81,7 @@ def _words(kind: str, prefix: str, app: App) -> Result:
         raise UsageError(invalid_choice("kind of words", kind, WORDS))
     found = None
     with contextlib.suppress(MopsJobsError):
-        found = app.cache.read_cached(lambda cache: WORDS[kind](cache, prefix))
+        found = app.cache.read_cached(lambda cache: completion_words(cache, kind, prefix))
     return Result(Tsv([(word,) for word in found or ()]))
 
 

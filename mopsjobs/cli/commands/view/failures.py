@@ -15,7 +15,6 @@ from mopsjobs.app.tasks.failures import (
     failures_of_filter,
     failures_of_jobs,
 )
-from mopsjobs.cache.queries.failures import BY_EVENTS
 from mopsjobs.cli.flags import (
     add_filter_flags,
     add_freshness_flags,
@@ -86,12 +85,9 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 def _notes(failures: Failures) -> list[str]:
     """Return what the groups lack, and the age of the data."""
-    by_job = failures.by_job.items()
-    by_events = [job_id for job_id, one in by_job if one.basis == BY_EVENTS and one.failed]
-    too_large = [job_id for job_id, one in by_job if one.left_out != 0]
+    too_large = [job_id for job_id, one in failures.by_job.items() if one.left_out != 0]
     hidden = len(failures.groups) - SHOWN_GROUPS
     return [
-        *(f"{one} has no ledger; its failures are those that its events tell." for one in by_events[:SHOWN_JOBS]),
         *(f"{one} has more parameters or tasks than are compared." for one in too_large[:SHOWN_JOBS]),
         *failures.notes,
         *([f"and {hidden:,} more groups; --json lists them"] if hidden > 0 else []),

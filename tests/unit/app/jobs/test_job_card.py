@@ -9,7 +9,7 @@ import pytest
 
 from mopsjobs.app.jobs.job_card import Part, job_card, rate_text
 from mopsjobs.app.jobs.next_steps import next_command, next_commands
-from mopsjobs.cache.queries.task_ends import MemoryEnds
+from mopsjobs.cache.queries.ledgers import MemoryEnds
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.utils.times import parse_time
