@@ -349,13 +349,13 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 BACKENDS = (
     "memory",
     "sqlite",
-    "directory",
     pytest.param("azure", marks=pytest.mark.azurite),
     pytest.param("dynamodb", marks=pytest.mark.dynalite),
     pytest.param("s3-seaweedfs", marks=pytest.mark.s3),
 )
 
 CONTRACT_ALONE = (
+    "directory",
     pytest.param("azure-older", marks=pytest.mark.azurite),
     pytest.param("s3-moto", marks=[pytest.mark.s3, pytest.mark.long]),
 )

@@ -48,10 +48,6 @@ def open_store(
         from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 
         return SQLiteVersionedStore(sqlite_path(url), when_missing)
-    if scheme == "directory":
-        from mopsjobs.store.directory import DirectoryVersionedStore
-
-        return DirectoryVersionedStore(url.removeprefix("directory:"))
     try:
         if scheme == "dynamodb":
             from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore

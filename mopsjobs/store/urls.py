@@ -18,7 +18,7 @@ _SUFFIX = r"[A-Za-z0-9.-]+"
 
 _ENDPOINT = r"https?://([^@/\s]*@)?[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9/._-]*)?(\?.*)?"
 
-URL_FORMS = f"memory:, sqlite:///path/registry.db, directory:/PATH, dynamodb://TABLE, s3://BUCKET/PREFIX, {FORMS}"
+URL_FORMS = f"memory:, sqlite:///path/registry.db, dynamodb://TABLE, s3://BUCKET/PREFIX, {FORMS}"
 
 
 def check_url(url: str) -> str:
@@ -42,8 +42,6 @@ def check_url(url: str) -> str:
         if not rest.strip("/"):
             raise ConfigError(f"{invalid}: expected a file, sqlite:///path/registry.db.")
         expand_home(rest)
-    elif scheme == "directory" and os.path.isabs(rest):
-        pass
     elif scheme == "dynamodb" and rest.startswith("//"):
         from mopsjobs.store.dynamodb.url import parse_dynamodb_url
 
@@ -79,7 +77,7 @@ def sqlite_url(path: str) -> str:
 
 def is_local(url: str) -> bool:
     """Return whether the store lives on this machine, so that reads need no network."""
-    return url.startswith(("memory:", "sqlite:", "directory:"))
+    return url.startswith(("memory:", "sqlite:"))
 
 
 def default_url(env: Mapping[str, str], data_dir: str) -> str:

@@ -78,7 +78,6 @@ over_real_stores = pytest.mark.parametrize(
     "backend",
     [
         "sqlite",
-        "directory",
         pytest.param("azure", marks=pytest.mark.azurite),
         pytest.param("dynamodb", marks=pytest.mark.dynalite),
         pytest.param("s3-seaweedfs", marks=pytest.mark.s3),

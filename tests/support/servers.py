@@ -148,7 +148,7 @@ def sqlite_backend(path: Path) -> Backend:
 
 
 def directory_backend(path: Path) -> Backend:
-    return Backend("directory", f"directory:{path}", path.exists)
+    return Backend("directory", "", path.exists, open_client=lambda: DirectoryVersionedStore(path))
 
 
 def azure_backend(server: Azurite) -> Backend:
