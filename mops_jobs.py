@@ -14,7 +14,6 @@ if os.getpid() == 1:  # the first process of a container: without a handler, the
     signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
 
 from collections.abc import Mapping
-from datetime import datetime
 
 from mopsjobs.cli.commands import COMMANDS, load
 from mopsjobs.cli.flags import with_flags
@@ -44,12 +43,7 @@ NOT_REPEATABLE = frozenset({"cancel", "progress", "prune", "register", "resume",
 
 
 def main(
-    argv: list[str] | None = None,
-    *,
-    env: Mapping[str, str] | None = None,
-    now: Callable[[], datetime] | None = None,
-    sleep: Callable[[float], None] | None = None,
-    monotonic: Callable[[], float] | None = None,
+    argv: list[str] | None = None, *, env: Mapping[str, str] | None = None, **clocks: Callable[..., object]
 ) -> int:
     """Run the command line `argv` and return the exit code.
 
@@ -59,8 +53,7 @@ def main(
     env = os.environ if env is None else env
     out = Printer(sys.stdout, sys.stderr, env)
     try:
-        clocks = {"now": now, "sleep": sleep, "monotonic": monotonic}
-        return _run(argv, env, out, {name: clock for name, clock in clocks.items() if clock is not None})
+        return _run(argv, env, out, clocks)
     except SystemExit as stop:  # argparse, after --help and --version
         return _flush_parser_output(stop, out, argv)
     except BrokenPipeError:
@@ -102,7 +95,7 @@ def _report(error: Exception, out: Printer, argv: list[str]) -> int:
     return error.exit_code
 
 
-def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[str, object]) -> int:
+def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[str, Callable[..., object]]) -> int:
     # The error message of a program may be any bytes. A report with `?` for what is not UTF-8 is better than none.
     argv = [os.fsencode(word).decode("utf-8", "replace") for word in _join_sort_values(argv)]
     # Here, so that a broken configuration does not hide the help.

@@ -795,13 +795,13 @@ class Job:
         from mopsjobs.app.jobs.lost_runners import jobs_to_stop
         from mopsjobs.app.run.user_trust import unknown_contexts, user_trust
         from mopsjobs.engines.trust import not_trusted_error
-        from mopsjobs.submission.cancel import CancelRequest, cancel
+        from mopsjobs.submission.cancel import cancel
 
         app, named = self._app, user_trust(trust, self._app)
         session = app.session()
         if unknown := unknown_contexts(jobs_to_stop([self.id], app), app, named):
             raise not_trusted_error(unknown, "nothing was cancelled")
-        done = cancel(CancelRequest(job_ids=[self.id], reason=reason), session, named)
+        done = cancel([self.id], session, named, reason)
         for error in done.refused:
             raise error
         for note in done.notes:

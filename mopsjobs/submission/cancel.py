@@ -7,7 +7,6 @@ again, or would look lost. If this process dies between the two, or the cluster 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -32,16 +31,6 @@ ENGINE_SECONDS = 2.0
 """How long the cluster may take to answer, after the registry did not."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class CancelRequest:
-    """Jobs to cancel."""
-
-    job_ids: Sequence[str]
-    """Full ids."""
-    reason: str | None = None
-    """Kept in the records."""
-
-
 class CancelledJob(NamedTuple):
     """A job whose record is `cancelled`."""
 
@@ -55,7 +44,7 @@ class CancelledJob(NamedTuple):
 
 
 class CancelResult(NamedTuple):
-    """The result of a request. Each job is in one of the two, unless an outage left the rest undone."""
+    """The result of a cancellation. Each job is in one of the two, unless an outage left the rest undone."""
 
     jobs: tuple[CancelledJob, ...]
     refused: tuple[MopsJobsError, ...]
@@ -72,13 +61,14 @@ class CancelResult(NamedTuple):
         return [job.note for job in self.jobs if job.note is not None]
 
 
-def cancel(request: CancelRequest, session: Session, trust: Trust) -> CancelResult:
+def cancel(job_ids: Sequence[str], session: Session, trust: Trust, reason: str | None = None) -> CancelResult:
     """Cancel jobs, and stop what runs them. A job that is cancelled already is stopped again.
 
     Args:
-        request: the jobs.
+        job_ids: full ids.
         session: the registry and the environment.
         trust: the choices that the user has named. A job in a context without trust is cancelled, and not stopped.
+        reason: kept in the records.
 
     Raises:
         StoreError: if the registry cannot be written, and no job was cancelled.
@@ -86,9 +76,9 @@ def cancel(request: CancelRequest, session: Session, trust: Trust) -> CancelResu
     cancelled: list[CancelledJob] = []
     refused: list[MopsJobsError] = []
     outages: dict[str, str] = {}
-    for job_id in request.job_ids:
+    for job_id in job_ids:
         try:
-            state = session.registry.cancel_job(job_id, request.reason)
+            state = session.registry.cancel_job(job_id, reason)
         except StoreError as error:
             if not cancelled:
                 raise _with_hint(error, job_id, session) from None

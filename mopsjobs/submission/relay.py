@@ -18,12 +18,8 @@ from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
 BATCH_BYTES = 2**20
 """Values that an embedded registry takes in one transaction: each waits for the disk."""
 
-OnRefused = Callable[[str, StoreError], None]
+OnRefused = Callable[[str, StoreError], object]
 """Called with key and reason for each value that can never be stored."""
-
-
-def _nothing(_key: str) -> bool:
-    return False
 
 
 def deliver(  # noqa: PLR0913 - all but five by name
@@ -34,8 +30,8 @@ def deliver(  # noqa: PLR0913 - all but five by name
     is_over: Callable[[], bool] = lambda: False,
     *,
     relay: str = MACHINE,
-    skips: Callable[[str], bool] = _nothing,
-    stays: Callable[[str], bool] = _nothing,
+    skips: Callable[[str], bool] = lambda _key: False,
+    stays: Callable[[str], bool] = lambda _key: False,
     key_of: Callable[[str], str] = str,
     on_foreign: Callable[[str], None] | None = None,
 ) -> bool:
@@ -72,6 +68,10 @@ def deliver(  # noqa: PLR0913 - all but five by name
                 source.delete(key)
         batch.clear()
 
+    def refuse(key: str) -> None:
+        on_refused(key, InvalidKeyError(f"it is not of job {job_id}."))
+        source.delete(key)
+
     for entry in source.scan():
         if is_over():
             return False
@@ -79,11 +79,7 @@ def deliver(  # noqa: PLR0913 - all but five by name
         if skips(key):
             continue
         if not may_carry(relay, key, job_id):
-            if on_foreign is not None:
-                on_foreign(key)
-                continue
-            on_refused(key, _foreign_error(job_id))
-            source.delete(key)
+            (on_foreign or refuse)(key)
             continue
         try:
             found = source.get(key) if value is None else None
@@ -94,8 +90,7 @@ def deliver(  # noqa: PLR0913 - all but five by name
         if value is None:
             continue
         if (bundle := BUNDLE.parse(key)) is not None and hashlib.sha256(value).hexdigest() != bundle["bundle"]:
-            on_refused(key, _foreign_error(job_id))
-            source.delete(key)
+            refuse(key)
             continue
         batch.append((key, value))
         size += len(value)
@@ -104,10 +99,6 @@ def deliver(  # noqa: PLR0913 - all but five by name
             size = 0
     write()
     return True
-
-
-def _foreign_error(job_id: str) -> InvalidKeyError:
-    return InvalidKeyError(f"it is not of job {job_id}.")
 
 
 def _create(store: VersionedStore, batch: Sequence[tuple[str, bytes]], on_refused: OnRefused) -> None:

@@ -15,10 +15,6 @@ from mopsjobs.utils.times import utc_now
 Progress = contextlib.AbstractContextManager[Callable[[int], None] | None]
 
 
-def _discard(_text: str) -> None:
-    pass
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
     """The registry, environment and output of submit, resume and cancel.
@@ -32,9 +28,9 @@ class Session:
     """Returns the registry, the same at each call. Called when the registry is first needed."""
     env: Mapping[str, str]
     """The environment: where engines find their configuration, and runners their secrets."""
-    note: Callable[[str], None] = _discard
+    note: Callable[[str], object] = lambda _text: None
     """Called with each line about progress."""
-    warn: Callable[[str], None] = _discard
+    warn: Callable[[str], object] = lambda _text: None
     """Called with each warning."""
     progress: Callable[[], Progress] = contextlib.nullcontext
     """Opens a progress bar for packing, which is called with the bytes of files packed so far."""

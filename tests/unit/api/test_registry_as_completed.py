@@ -184,24 +184,6 @@ def test_a_job_without_a_manifest_is_refused(remote: Remote, reg: mj.Registry) -
         next(mj.Job(reg, "none").as_completed())
 
 
-def test_an_interrupt_says_that_the_job_goes_on(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
-    """It ends only the iteration."""
-    add_job(remote.jobs, "job", sets_of(1))
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    during_sleeps(cli, _1=interrupt, _2=interrupt)
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        list(reg.job("job").as_completed())
-    assert stopped.value.__notes__ == ["Job job goes on; only the wait was interrupted."]
-    add(remote.jobs, "a", "running")
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        list(reg.as_completed([reg.job("job"), reg.job("a", refresh=True)]))
-    assert stopped.value.__notes__ == ["2 jobs go on; only the wait was interrupted."]
-    assert reg.job("job").status(refresh=True).status == "running"
-
-
 def test_jobs_come_as_they_end(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
     """Each once, however it ends; the time ends the iteration."""
     for job_id in ("a", "b", "c", "d"):

@@ -245,17 +245,17 @@ def test_a_launch_on_slurm_repeats_the_earlier_one(monkeypatch: pytest.MonkeyPat
     assert relative.python == f"{tmp_path}/env/bin/python"
 
 
-def test_options_of_a_cluster_are_texts() -> None:
-    """Labels and several values are joined, whether a flag was repeated or a program gave a mapping or a list."""
-    options = {"node_selector": {"a": "b", "c": ""}, "toleration": ["x", "y=z"], "gpus": 2, "image": None, "workers": 3}
-    assert cluster_options(options) == {"node_selector": "a=b,c=", "toleration": "x,y=z", "gpus": "2"}
-    assert cluster_options({"node_selector": ["a=b", "c="]}) == {"node_selector": "a=b,c="}
-
-
 def test_values_for_slurm_become_one_text() -> None:
     """Lines of the setup become one line, which stops where one fails. Flags of sbatch are words as in a shell."""
     options = {"cpu": 4, "requeue": False, "setup": ["module load gcc", ". env.sh"], "sbatch_arg": ["--comment=a b"]}
-    expected = {"cpu": "4", "setup": "module load gcc && . env.sh", "requeue": "no", "sbatch_arg": "'--comment=a b'"}
+    options["node_selector"] = {"a": "b", "c": ""}
+    expected = {
+        "cpu": "4",
+        "node_selector": "a=b,c=",
+        "setup": "module load gcc && . env.sh",
+        "requeue": "no",
+        "sbatch_arg": "'--comment=a b'",
+    }
     assert cluster_options({**options, "qos": None, "toleration": [], "other": "i"}) == expected
     assert cluster_options({"setup": "module load gcc"}) == {"setup": "module load gcc"}
     for line in ("", "a\nb"):

@@ -12,7 +12,7 @@ from mopsjobs.cli.flags import add_filter_flags, add_full_ids, add_trust, filter
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
-from mopsjobs.submission.cancel import CancelRequest, CancelResult, cancel
+from mopsjobs.submission.cancel import CancelResult, cancel
 from mopsjobs.utils.text import pluralize
 
 HELP = "cancel jobs: their records, and what runs them"
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     agreed = agreed_trust(trust, unknown_contexts(jobs, app, trust), app, "nothing was cancelled")
     if agreed is None:
         return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
-    done = cancel(CancelRequest(job_ids=job_ids, reason=args.reason), session, agreed)
+    done = cancel(job_ids, session, agreed, args.reason)
     return _result(done, app, as_json=args.json)
 
 
