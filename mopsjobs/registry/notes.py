@@ -133,20 +133,15 @@ def _entries(found: object, name: str, kind: type) -> list[dict[str, Any]]:
     if not isinstance(found, (list, tuple)):
         return []
     entries = [dict(entry) for entry in found if isinstance(entry, Mapping) and isinstance(entry.get(name), kind)]
-    return [entry for entry in entries if all(map(_is_text_or_null, _texts(entry))) and _is_time_or_null(entry["at"])]
+    return [entry for entry in entries if _has_texts(entry)]
 
 
-def _texts(entry: Mapping[str, Any]) -> list[object]:
-    """Return what has to be a text or null in an entry. A missing member is neither."""
-    return [*(entry.get(name, 0) for name in ("at", "by", "id")), *dict(entry.get("labels", {})).values()]
-
-
-def _is_text_or_null(value: object) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_time_or_null(text: str | None) -> bool:
+def _has_texts(entry: Mapping[str, Any]) -> bool:
+    """Return whether what has to be a text or null in an entry is one, and its time a time. None may be missing."""
+    texts = [*(entry.get(name, 0) for name in ("at", "by", "id")), *dict(entry.get("labels", {})).values()]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        return False
     try:
-        return text is None or parse_time(text) is not None
+        return entry["at"] is None or parse_time(entry["at"]) is not None
     except ValueError:
         return False

@@ -169,31 +169,35 @@ def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | 
     """
     pairs = [pair.partition("=") for pair in text.split(";") if pair.strip()]
     if not pairs or not all(separator for _, separator, _ in pairs):
-        raise ConfigError(f"invalid {CONNECTION_STRING}: expected name=value pairs with semicolons between.")
+        raise _invalid_string("name=value pairs with semicolons between")
     fields = {name.strip().lower(): value.strip() for name, _, value in pairs}
     if fields.get("usedevelopmentstorage", "").lower() == "true":
         return EMULATOR_ENDPOINT, AzureNamedKeyCredential(EMULATOR_ACCOUNT, EMULATOR_KEY)
-    account = fields.get("accountname", "")
+    account, key = fields.get("accountname", ""), fields.get("accountkey", "")
     endpoint = fields.get("blobendpoint", "").rstrip("/")
     if not endpoint:
         if not _ACCOUNT_NAME.fullmatch(account):
-            raise ConfigError(f"invalid {CONNECTION_STRING}: expected a valid AccountName or a BlobEndpoint.")
+            raise _invalid_string("a valid AccountName or a BlobEndpoint")
         scheme = fields.get("defaultendpointsprotocol") or "https"
         endpoint = f"{scheme}://{account}.blob.{fields.get('endpointsuffix') or 'core.windows.net'}"
     parts = _split(endpoint, f"endpoint in {CONNECTION_STRING}")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
-        raise ConfigError(f"invalid {CONNECTION_STRING}: expected an http or https URL as its endpoint.")
-    is_published = account == EMULATOR_ACCOUNT and fields.get("accountkey") == EMULATOR_KEY
+        raise _invalid_string("an http or https URL as its endpoint")
+    is_published = account == EMULATOR_ACCOUNT and key == EMULATOR_KEY
     if parts.scheme == "http" and not is_loopback(parts.hostname) and not is_published:
         raise ConfigError(
             f"{CONNECTION_STRING} names plain http, so others on the network could read and change the data.",
             hint="Use https. Plain http is for an emulator only: on this machine, or with the published key.",
         )
-    if fields.get("accountkey") and account:
-        return endpoint, AzureNamedKeyCredential(account, _check_key(fields["accountkey"], CONNECTION_STRING))
+    if key and account:
+        return endpoint, AzureNamedKeyCredential(account, _check_key(key, CONNECTION_STRING))
     if fields.get("sharedaccesssignature"):
         return endpoint, AzureSasCredential(fields["sharedaccesssignature"].lstrip("?"))
-    raise ConfigError(f"invalid {CONNECTION_STRING}: expected AccountName and AccountKey, or a SharedAccessSignature.")
+    raise _invalid_string("AccountName and AccountKey, or a SharedAccessSignature")
+
+
+def _invalid_string(expected: str) -> ConfigError:
+    return ConfigError(f"invalid {CONNECTION_STRING}: expected {expected}.")
 
 
 def _secret(source: str, account: str, value: str) -> AzureNamedKeyCredential | AzureSasCredential:

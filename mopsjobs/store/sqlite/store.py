@@ -70,10 +70,10 @@ class SQLiteVersionedStore:
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
         check_key(key)
-        with self._read_connection() as connection:
-            if connection is None:
+        with self._borrow_connection(create=False) as handle:
+            if handle is None:
                 return None
-            row = connection.execute(
+            row = handle.connection.execute(
                 "SELECT value, store.id || '-' || version FROM objects, store WHERE key = ?", (key,)
             ).fetchone()
         return None if row is None else Versioned(bytes(row[0]), VersionToken(row[1]))
@@ -181,11 +181,6 @@ class SQLiteVersionedStore:
         connection.execute("UPDATE store SET writes = writes + 1")
         (version,) = connection.execute("SELECT id || '-' || writes FROM store").fetchone()
         return VersionToken(version)
-
-    @contextlib.contextmanager
-    def _read_connection(self) -> Iterator[sqlite3.Connection | None]:
-        with self._borrow_connection(create=False) as handle:
-            yield None if handle is None else handle.connection
 
     @contextlib.contextmanager
     def _write_transaction(self) -> Iterator[sqlite3.Connection]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -157,32 +156,6 @@ def test_fewer_reads_are_sent_at_once_while_most_are_refused() -> None:
         assert server.pacer.window <= 6
         server.read_many(2000, lambda _window: 0.01, never)
         assert server.pacer.window == USUAL_WINDOW
-
-
-def test_no_more_reads_run_than_the_window_allows() -> None:
-    server = Server()
-    server.pacer.window = 2
-    running, most, lock = 0, 0, threading.Lock()
-
-    def attempt(_left: float) -> None:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        server.pacer.window = 2
-        with lock:
-            running -= 1
-
-    def read() -> None:
-        server.pacer.read(attempt, _same, budget=BUDGET_SECONDS)
-
-    with server.pacer.bulk():
-        threads = [threading.Thread(target=read) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert (server.pacer.answers, most <= 4) == (8, True)
 
 
 def test_reads_that_wait_end_when_the_sync_is_interrupted() -> None:
