@@ -822,6 +822,7 @@ class SignIn:
         ("azure://c-1", ACME_STRING | ACME | KEY_ENV, f"{PUBLIC}/c-1", STRING),
         ("azure://c-1", OWN_STRING, "https://blobs.example.org/x/c-1", STRING),
         ("azure://c-1", DEVELOPMENT, f"{LOCAL}/c-1", STRING),
+        ("azure://c-1", REMOTE_EMULATOR, f"http://azurite:10000/{ACCOUNT}/c-1", STRING),
         (
             "azure://c-1",
             {STRING: "BlobEndpoint=http://[::1]:1/a;SharedAccessSignature=sig=x"},

@@ -9,13 +9,6 @@ from mopsjobs.registry.job_registry import JobRegistry
 from support.bench import Bench
 
 
-def test_a_registration_whose_reply_was_lost_is_no_duplicate(bench: Bench) -> None:
-    """One's own record is recognised; the mirror hears of it once."""
-    bench.line.lose_reply_next()
-    job = bench.registry.register_job("a")
-    assert (job.revision, bench.history(), len(bench.told)) == (1, ["pending"], 1)
-
-
 def test_a_registration_is_recognised_under_what_somebody_wrote_on_top(bench: Bench) -> None:
     """Its step is still in the history; the state returned is the newer one."""
     bench.line.lose_reply_next()

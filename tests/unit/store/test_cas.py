@@ -163,14 +163,6 @@ def test_create_of_somebody_elses_key_is_none(store: FaultyStore) -> None:
     assert store.inner.get("new").value == b'["rival"]'  # type: ignore[union-attr]
 
 
-def test_an_own_creation_whose_reply_was_lost_is_recognised(store: FaultyStore) -> None:
-    store.lose_reply_next()
-    outcome = create(store)
-    assert outcome is not None
-    assert outcome.written
-    assert store.calls["create_if_absent"] == 1
-
-
 def test_a_lost_reply_does_not_make_somebody_elses_creation_ours(store: FaultyStore) -> None:
     store.fail_next(1, "create_if_absent")
     store.inner.create_if_absent("new", b'["rival"]')

@@ -23,12 +23,10 @@ SECRETS = ("SECRET", "s3cr3t")
         ("memory:", "memory"),
         ("sqlite:///path/registry.db", "sqlite"),
         ("sqlite:registry.db", "sqlite"),
-        ("sqlite:../a=b;c.db", "sqlite"),
         ("dynamodb://job-registry", "dynamodb"),
         ("s3://job-registry", "s3"),
         ("s3://job-registry/team-1/jobs/", "s3"),
         ("azure://job-registry", "azure"),
-        ("azure://job-registry/", "azure"),
         ("https://acct.blob.core.windows.net/job-registry", "https"),
         ("http://127.0.0.1:10000/devstoreaccount1/job-registry", "http"),
     ],
@@ -42,22 +40,15 @@ def test_the_forms_of_a_registry_url(url: str, scheme: str) -> None:
 MALFORMED = [
     ("", "''"),
     ("job-registry", "'job-registry'"),
-    ("/path/registry.db", "'/path/registry.db'"),
     ("memory://", "'memory://'"),
-    ("memory:x", "'memory:x'"),
     ("sqlite:", "'sqlite:'"),
-    ("sqlite:///", "'sqlite:///'"),
     ("sqlite://relative/registry.db", "three slashes"),
     ("sqlite:///./registry.db", "invalid registry URL 'sqlite:///./registry.db': expected an absolute path"),
     ("sqlite:///a/../registry.db", "invalid registry URL 'sqlite:///a/../registry.db': expected an absolute path"),
     ("file:///registry.db", "'file:///registry.db'"),
-    ("SQLITE:///r.db", "'SQLITE:///r.db'"),
     ("gs://bucket", "'gs://bucket'"),
-    ("s3:bucket", "'s3:bucket'"),
     ("dynamodb:table", "'dynamodb:table'"),
-    ("azure:container", "'azure:container'"),
     ("azure://", "'azure://'"),
-    ("azure:///container", "'azure:///container'"),
     ("azure://container/jobs", "'azure://container/jobs'"),
     ("https://acct.blob.core.windows.net", "'https://acct.blob.core.windows.net'"),
     ("https:///container", "'https:///container'"),
@@ -89,9 +80,6 @@ def test_a_malformed_url_is_refused_by_name(url: str, named: str) -> None:
 
 
 AZURITE = "http://127.0.0.1:10000/devstoreaccount1"
-SAS = {
-    "AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://acct.blob.core.windows.net;SharedAccessSignature=sig=SECRET"
-}
 SAS_IN_ENDPOINT = {"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://acct.blob.core.windows.net/?sig=SECRET"}
 KEY = {"AZURE_STORAGE_CONNECTION_STRING": CONNECTION_STRING}
 LOCAL = {"AZURE_STORAGE_CONNECTION_STRING": f"AccountName=devstoreaccount1;AccountKey=SECRET=;BlobEndpoint={AZURITE};"}
@@ -103,9 +91,7 @@ CHINA = {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acct;AccountKey=SECRET;
     [
         ("azure://c", ACCOUNT, "https://acct.blob.core.windows.net/c"),
         ("azure://c", KEY, "https://acct.blob.core.windows.net/c"),
-        ("azure://c", SAS, "https://acct.blob.core.windows.net/c"),
         ("azure://c", SAS_IN_ENDPOINT, "https://acct.blob.core.windows.net/c"),
-        ("azure://c/", ACCOUNT, "https://acct.blob.core.windows.net/c"),
         ("https://acct.blob.core.windows.net/c", {}, "https://acct.blob.core.windows.net/c"),
         ("https://acct.blob.core.windows.net/c/", LOCAL, "https://acct.blob.core.windows.net/c"),
         ("azure://c", LOCAL, f"{AZURITE}/c"),

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-VALUES = [True, 1, 2**63, 2**64, -(2**63) - 1, 0.5, "x", [1], {}]
-
 
 def _columns(rows: list[list[object]]) -> list[Column]:
     kinds = [frozenset(kind_of(value) for value in values if value is not None) for values in zip(*rows, strict=True)]

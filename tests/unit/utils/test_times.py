@@ -21,8 +21,6 @@ from mopsjobs.utils.times import (
 )
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
-YEAR = 365 * 86400
-
 zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 EARLIEST, LATEST = NOW.replace(year=1970, tzinfo=None), NOW.replace(year=2200, tzinfo=None)
 moments = st.datetimes(EARLIEST, LATEST, timezones=zones)
