@@ -118,7 +118,7 @@ class ReadPacer:
         self._is_growing_fast = True
         self._quickest = math.inf
         self._replies, self._refusals, self._seconds = 0, 0, 0.0
-        """Since the last decision about the window: replies, those that are no answers, and the time of the others."""
+        """Since the last decision about the window: replies, refusals among them, and the time of the others."""
 
     @contextlib.contextmanager
     def bulk(self) -> Iterator[None]:

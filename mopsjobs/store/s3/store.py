@@ -10,9 +10,9 @@ The cost of each operation, counted against moto 5 with boto3 1.44:
 A listing carries neither values nor metadata. Readers fetch the values that they want one by one, in parallel.
 
 *Versions.* An ETag is the MD5 of what is stored, and a conditional write compares nothing else. So the ETag of a value
-would come back with its bytes, and a writer that has seen the first of A, B and A could replace the second A. Behind
-each value that replaces another go a line feed, and a blank or a tab for each bit of a random nonce. JSON allows them
-there. Other programs that read a record see plain JSON. See docs/decisions/0083-s3.md.
+would come back with its bytes. A writer that has seen the first of A, B and A could replace the second A. Behind each
+value that replaces another go a line feed, and a blank or a tab for each bit of a random nonce. JSON allows them there.
+Other programs that read a record see plain JSON. See docs/decisions/0083-s3.md.
 
 *The bucket.* It must exist: its name is unique in the world, and its owner chooses its region and rules. The store is a
 prefix of it, which exists once a key does.
