@@ -216,7 +216,7 @@ class _DigestVersions(InMemoryVersionedStore):
 
 
 def test_a_problem_goes_away_with_its_blob(cli: Cli, remote: Remote) -> None:
-    """What was reported and is deleted is reported no more, and `doctor` is content again. A manifest is no problem."""
+    """What was reported and is deleted is reported no more, and `doctor` is content again. A manifest is not reported."""
     remote.put("jobs/a/manifest.json", "{}")
     remote.put(key("bad"), "{")
     remote.put("jobs/x/other", "")
@@ -470,7 +470,7 @@ def test_a_sync_lists_only_the_hours_since_the_last(cli: Cli, remote: Remote, wr
 def test_a_bad_chunk_is_told_once_and_skipped(cli: Cli, remote: Remote, write: Writer) -> None:
     """A chunk that cannot be read is named with its reason, with exit code 7, then left alone; the rest comes in.
 
-    `sync --full` reads it again, and takes it if it can be read by now. What is no chunk is not read.
+    `sync --full` reads it again, and takes it if it can be read by now. Other keys are not read.
     """
     bad = write("late")
     good = remote.store.inner.get(bad)

@@ -40,7 +40,7 @@ FOREIGN = {
     "database": "CREATE TABLE job (job_id TEXT)",
     "marked database": "PRAGMA application_id = 7; PRAGMA user_version = 1",
 }
-"""What is no cache: bytes, or statements of SQLite."""
+"""Files that are not caches: bytes, or statements of SQLite."""
 
 
 def _write_foreign(path: Path, kind: str) -> None:
