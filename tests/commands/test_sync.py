@@ -216,7 +216,7 @@ class _DigestVersions(InMemoryVersionedStore):
 
 
 def test_a_problem_goes_away_with_its_blob(cli: Cli, remote: Remote) -> None:
-    """What was reported and is deleted is reported no more, and `doctor` is content again. A manifest is not reported."""
+    """What was reported and is deleted is reported no more, and `doctor` is content again. A manifest never is."""
     remote.put("jobs/a/manifest.json", "{}")
     remote.put(key("bad"), "{")
     remote.put("jobs/x/other", "")
