@@ -10,7 +10,7 @@ The cost, in requests of the store:
 
     a process that reads    none
     a process that writes   1 read before its first write, of the note that a probe has passed
-    a probe                 2 creations, 3 updates, 1 deletion of its own key; a read and a write of the note
+    a probe                 2 creations, 3 updates, 1 read, 1 deletion of its own key; a read and a write of the note
     a verified write        1 write: the 1st, 10th, 100th … creation and update of a process beside the records
 """
 
@@ -23,13 +23,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, UnusableStoreError
+from mopsjobs.store.base import Versioned
 from mopsjobs.utils.times import parse_time, record_time, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
+    from mopsjobs.store.base import VersionedStore, VersionToken
 
 
 RECORDS = "jobs/"
@@ -108,13 +109,19 @@ def _probe_writes(store: VersionedStore, key: str, flaws: list[str]) -> VersionT
         flaws.append(SECOND_CREATION)
     current = second or first
     updated = store.put(key, _FIRST, current)
-    if updated in (None, current):
+    if updated is None:
         flaws.append("refuses an update of the current version")
-        return current
-    stale = store.put(key, _STALE, first)
+    elif updated in (first, second):
+        flaws.append("gives two writes one version")
+    current = updated or current
+    stale = None if current == first else store.put(key, _STALE, first)
     if stale is not None:
         flaws.append(STALE_UPDATE)
-    return stale or updated
+        current = stale
+    found = store.get(key)
+    if not flaws and found != Versioned(_FIRST, current):
+        flaws.append("returns another value or version than it has confirmed")
+    return current
 
 
 class ProbedStore:

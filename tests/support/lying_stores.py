@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mopsjobs.errors import StoreAccessError
+from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.condition_probe import SECOND_CREATION, STALE_UPDATE
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import LineStore
@@ -12,9 +13,11 @@ from support.cli import LineStore
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mopsjobs.store.base import VersionedStore, VersionToken
+    from mopsjobs.store.base import VersionedStore
 
 SERVER = "http://127.0.0.1:9000"
+
+ONE_VERSION = VersionToken("1")
 
 LATE_UPDATE = "ignores If-Match: an update of a deleted key succeeded"
 
@@ -72,6 +75,35 @@ class KeepsBelow(InMemoryVersionedStore):
         return super().put(key, value, version) if key.startswith(self._prefix) else self.create_if_absent(key, value)
 
 
+class HasOneVersion(InMemoryVersionedStore):
+    """A store whose keys never change their version."""
+
+    def get(self, key: str) -> Versioned | None:
+        found = super().get(key)
+        return None if found is None else Versioned(found.value, ONE_VERSION)
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        found = super().get(key)
+        if found is None or version != ONE_VERSION:
+            return None
+        super().put(key, value, found.version)
+        return ONE_VERSION
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        return ONE_VERSION if super().create_if_absent(key, value) else None
+
+
+class WritesTheRefused(InMemoryVersionedStore):
+    """A store that refuses a stale update, and writes it all the same."""
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        found = self.get(key)
+        if found is not None and found.version != version:
+            super().put(key, value, found.version)
+            return None
+        return super().put(key, value, version)
+
+
 class RefusesUpdates(InMemoryVersionedStore):
     """A store that takes no version for the current one."""
 
@@ -92,6 +124,8 @@ LIARS: Mapping[type[InMemoryVersionedStore], tuple[str, ...]] = {
     IgnoresDeletions: (LATE_UPDATE,),
     KeepsDeleted: (LATE_UPDATE,),
     IgnoresAll: (SECOND_CREATION, STALE_UPDATE, LATE_UPDATE),
+    HasOneVersion: ("gives two writes one version",),
+    WritesTheRefused: ("returns another value or version than it has confirmed",),
     RefusesUpdates: ("refuses an update of the current version",),
     HasEveryKey: ("refuses the creation of a new key",),
 }
