@@ -269,7 +269,6 @@ cmd_reliability() {
   install_server azurite
   install_server dynalite
   install_long_lock requirements/dev.lock
-  install_lock requirements/fuzz.lock
   install_long_lock "$model" "$root/build/model"
   build_file
   exec "$venv/bin/python" -m reliability "$@"
@@ -350,7 +349,6 @@ cmd_lock() {
   compile requirements/build.lock --group build --no-emit-package setuptools --constraint requirements/dev.lock
   compile requirements/release.lock --group release --constraint requirements/dev.lock
   compile requirements/bench.lock --group bench --constraint requirements/runtime.lock
-  compile requirements/fuzz.lock --group fuzz
   compile "$model" --group model
 }
 

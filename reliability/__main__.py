@@ -19,9 +19,9 @@ KINDS = {
     "views": "views.sequences",
     "forecast": "forecast.coverage",
 }
+"""Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 STORES = ("sqlite", "azure", "dynamodb", "s3", "moto")
 """The stores of `views`."""
-"""Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 
 
 def main() -> int:

@@ -113,14 +113,9 @@ LONG = (
     "tests/integration/test_scale.py::",
     "tests/project/test_zipapp.py::test_two_builds",
     "tests/resilience/test_crash_kills.py::test_a_killed_",
-    "tests/resilience/test_hostile.py::test_a_manifest_of_half_a_million",
-    "tests/resilience/test_hostile.py::test_bombs_of_10_gb",
-    "tests/resilience/test_hostile.py::test_large_and_deep_inputs",
-    "tests/resilience/test_hostile.py::test_the_coverage_guided_fuzzer",
     "tests/resilience/test_life.py::test_a_d",
     "tests/resilience/test_storm.py::test_a_storm_",
     "tests/resilience/test_storm.py::test_a_sync_mirrors_all_records",
-    "tests/resilience/test_storm.py::test_a_trial_of_syncs",
     "tests/resilience/test_views.py::test_after_each_command_all_views_agree_with_the_model[azure]",
 )
 """Beginnings of the ids of storms, time windows, the longest crash trials, and other long tests with a shorter kind.

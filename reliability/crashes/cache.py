@@ -25,8 +25,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.utils.times import record_time, utc_now
-from reliability.crashes.killing import OWN_SUFFIXES, check_leftovers, killing
-from reliability.crashes.processes import Ended, Forker, Instants
+from reliability.crashes.processes import OWN_SUFFIXES, Ended, Forker, Instants, check_leftovers, killing
 from reliability.trial import hold
 
 JOBS = 1100

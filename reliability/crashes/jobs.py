@@ -25,8 +25,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.submission.client import JobSubmissionClient
 from mopsjobs.submission.session import Session
-from reliability.crashes.killing import Script, killing
-from reliability.crashes.processes import Ended, Forker, Instants
+from reliability.crashes.processes import Ended, Forker, Instants, Script, killing
 from reliability.trial import hold
 from support.engines import Nowhere
 

@@ -1,15 +1,12 @@
 """One reader in a process of its own, within bounds of memory and time: `python -m reliability.hostile.child WHAT …`.
 
 `large READER` reads the reader's large inputs, `bombs` what unpacks to 10 GB, `many TASKS` a manifest of two hundred
-bytes with that many tasks. `fuzz READER RUNS SEED DIRECTORY` is the coverage-guided fuzzer, atheris, which ends the
-process itself: with 77 where it found a defect.
+bytes with that many tasks.
 """
 
 from __future__ import annotations
 
 import base64
-import importlib.util
-import os
 import resource
 import sys
 import tempfile
@@ -32,8 +29,6 @@ BOMB = 10 * 2**30
 
 def main() -> int:
     what, *words = sys.argv[1:]
-    if what == "fuzz":
-        return fuzz(*words)
     if what == "many":
         return many(int(words[0]))
     from reliability.hostile.ledger import BY_NAME
@@ -122,37 +117,6 @@ def many(tasks: int) -> int:
         _limit(memory)
         print(f"{name}: {do()} of {tasks:,} tasks in {len(value)} bytes", flush=True)
     return 0
-
-
-def fuzz(name: str, runs: str, seed: str, directory: str) -> int:
-    """Let atheris find inputs that reach what no input has reached."""
-    import atheris
-
-    with atheris.instrument_imports(include=["mopsjobs", "tarfile", "yaml", "tomllib", "json.decoder"]):
-        from reliability.hostile.ledger import BY_NAME
-
-    reader = BY_NAME[name]
-    corpus = Path(directory, "corpus")
-    corpus.mkdir(parents=True, exist_ok=True)
-    for number, value in enumerate(reader.seeds):
-        (corpus / f"seed-{number}").write_bytes(value)
-    options = [
-        f"-runs={runs}",
-        f"-seed={seed}",
-        "-max_len=4096",
-        "-timeout=60",
-        "-rss_limit_mb=1024",
-        "-print_final_stats=1",
-    ]
-    os.chdir(directory)  # what breaks a promise is left here
-    atheris.Setup([sys.argv[0], *options, str(corpus)], reader.check)
-    atheris.Fuzz()
-    return 0
-
-
-def can_fuzz() -> bool:
-    """Return True if the coverage-guided fuzzer is installed: there is none for some systems."""
-    return importlib.util.find_spec("atheris") is not None
 
 
 if __name__ == "__main__":

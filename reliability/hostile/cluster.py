@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from reliability.hostile.readers import MANIFEST, RECORD, must
+from reliability.hostile.readers import MANIFEST, RECORD
 from reliability.hostile.registry import Command, check
 from reliability.hostile.values import HALVES, TEXTS
-from reliability.trial import Figure, Trial
+from reliability.trial import Figure, Trial, hold
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -216,17 +216,17 @@ def choices(trial: Trial) -> Figure:
         for job_id in records:
             ran = command.run("logs", job_id)
             check("text", ran, f"logs {job_id}", codes=(*_CODES, 8))
-            must("a password" not in ran.out, f"logs {job_id} read what only the record names")
+            hold("a password" not in ran.out, f"logs {job_id} read what only the record names")
             ran = (
                 command.run("resume", job_id, "--image", "i") if "context" in job_id else command.run("resume", job_id)
             )
             check("text", ran, f"resume {job_id}", codes=(6,))
             ran = command.run("cancel", job_id, "--yes")
             check("text", ran, f"cancel {job_id}", codes=(6, 7))
-    must(not harm.exists(), "a program ran that belongs to a context which only a record names")
+    hold(not harm.exists(), "a program ran that belongs to a context which only a record names")
     for one in cluster.asked:
-        must(one == "GET /apis/batch/v1/namespaces/models/jobs/victim", f"a record has chosen {one!r}")
-    must(len(cluster.asked) > 0, "no unmarked Job was looked at")
+        hold(one == "GET /apis/batch/v1/namespaces/models/jobs/victim", f"a record has chosen {one!r}")
+    hold(len(cluster.asked) > 0, "no unmarked Job was looked at")
     return Figure("hostile cluster: records that choose, of which nothing was used", len(records))
 
 
@@ -246,24 +246,24 @@ def run(trial: Trial) -> list[Figure]:
                 store.create_if_absent(f"jobs/{job_id}/state.json", json.dumps({**record, **fields}).encode())
         ran = command.run("reconcile")
         check("text", ran, "reconcile", codes=_CODES)
-        must(f"{len(records):,} jobs checked" in ran.err, "reconcile stopped half way")
+        hold(f"{len(records):,} jobs checked" in ran.err, "reconcile stopped half way")
         for terminal in (False, True):
             for flags in ((), ("--json",)):
                 ran = command.run("reconcile", *flags, terminal=terminal)
                 check("json" if flags else "text", ran, "reconcile", codes=_CODES)
-        must(not any(one.startswith("DELETE") for one in cluster.asked), "reconcile has deleted something")
+        hold(not any(one.startswith("DELETE") for one in cluster.asked), "reconcile has deleted something")
         for job_id in records:
             check("text", command.run("logs", job_id, terminal=True), f"logs {job_id}", codes=(*_CODES, 8))
             asked = len(cluster.asked)
             check("text", command.run("cancel", job_id, "--yes"), f"cancel {job_id}", codes=_CODES)
             for one in cluster.asked[asked:]:
                 own = f"DELETE /apis/batch/v1/namespaces/models/jobs/{records[job_id]['k8s_name']}"
-                must(not one.startswith("DELETE") or one == own, f"cancel {job_id} has sent {one}")
+                hold(not one.startswith("DELETE") or one == own, f"cancel {job_id} has sent {one}")
         check("json", command.run("sync", "--json"), "sync --json")
         check("text", command.run("list", "--limit", "0", terminal=True), "list")
     for one in cluster.asked:
-        must(_ASKED.fullmatch(one) is not None, f"a record has led to {one!r}")
-    must(any(one.startswith("DELETE") for one in cluster.asked), "no Job was deleted at all")
+        hold(_ASKED.fullmatch(one) is not None, f"a record has led to {one!r}")
+    hold(any(one.startswith("DELETE") for one in cluster.asked), "no Job was deleted at all")
     return [
         Figure("hostile cluster: records that name objects of it", len(records)),
         Figure("hostile cluster: requests sent to it, each for a Job, its pods or events", len(cluster.asked)),

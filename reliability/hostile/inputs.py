@@ -1,9 +1,8 @@
 """Hostile records: what others wrote neither crashes a reader, nor keeps it busy, nor fills memory, nor gets out raw.
 
-Three engines run over what is in readers.py and ledger.py. Each input is made from the trial's seed.
+Two engines run over what is in readers.py and ledger.py. Each input is made from the trial's seed.
 
 - Hypothesis makes documents that are nearly sound.
-- atheris looks for inputs that reach new code. `./build.sh reliability` installs it where there is one.
 - Inputs that are large or deep in one way each run in processes whose memory and time are bounded.
 
 Then come a registry full of such records, under every reading command (registry.py), and project files of an attacker
@@ -13,7 +12,6 @@ that choose a file (results.py).
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -23,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from mopsjobs.studies.study_parser import MAX_TASKS
 from reliability.hostile import cluster, project, registry, results
-from reliability.hostile.child import BYTES_A_TASK, MANY_MEMORY, can_fuzz
+from reliability.hostile.child import BYTES_A_TASK, MANY_MEMORY
 from reliability.hostile.ledger import ALL_READERS
 from reliability.hostile.readers import Reader
 from reliability.trial import Figure, PromiseBroken, Trial
@@ -35,12 +33,6 @@ if TYPE_CHECKING:
 EXAMPLES = 5_000
 """Inputs that Hypothesis makes for each reader, in the whole trial."""
 
-RUNS = 100_000
-"""Inputs that atheris makes for each reader, in the whole trial."""
-
-_COVERED = re.compile(r"cov: (\d+)")
-_EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
-
 
 def run(trial: Trial) -> Iterator[Figure]:
     """Yield all of it."""
@@ -48,10 +40,6 @@ def run(trial: Trial) -> Iterator[Figure]:
         yield generated(reader, trial)
         if next(reader.large(), None) is not None:
             yield large(reader, trial)
-        if can_fuzz():
-            yield fuzzed(reader, trial)
-    if not can_fuzz():
-        yield Figure("coverage-guided", "atheris is not installed, or not made for this system")
     yield bombs(trial)
     yield many_tasks(trial)
     yield from registry.run(trial)
@@ -105,18 +93,8 @@ def many_tasks(trial: Trial) -> Figure:
     return Figure("a manifest with many tasks", f"{tasks:,} read {told.count(chr(10))} times within {allowed} MiB")
 
 
-def fuzzed(reader: Reader, trial: Trial) -> Figure:
-    """Let atheris make inputs for a reader."""
-    directory = trial.directory / f"fuzz-{reader.name.replace(' ', '-')}"
-    runs = trial.times(RUNS, 100)
-    told = _child(trial, "fuzz", reader.name, str(runs), str(trial.seed), str(directory))
-    covered, executed = _COVERED.findall(told), _EXECUTED.findall(told)
-    count = f"{int(executed[-1]):,} inputs, {int(covered[-1]):,} edges covered" if covered and executed else "none"
-    return Figure(f"{reader.name}: by atheris", count)
-
-
 def _child(trial: Trial, *words: str) -> str:
-    """Return what the process said that was started with these words; stderr too, where libFuzzer writes."""
+    """Return what the process said that was started with these words, on stderr too."""
     root: Path = trial.directory / "tmp"
     root.mkdir(exist_ok=True)
     ran = subprocess.run(

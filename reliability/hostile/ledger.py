@@ -14,8 +14,9 @@ from mopsjobs.ledger.environment import encode_environment, environments_prefix,
 from mopsjobs.ledger.format import ChunkKey, chunk_key, encode_attempts, parse_attempts, parse_chunk_key
 from mopsjobs.ledger.scalars import encode_scalars, extract_scalars, is_scalar, parse_scalars
 from reliability.hostile import values as hostile
-from reliability.hostile.readers import READERS, Reader, must, plain, whole
+from reliability.hostile.readers import READERS, Reader, plain, whole
 from reliability.hostile.values import HALVES, NUMBERS, TEXTS
+from reliability.trial import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,21 +49,21 @@ _SCALARS = encode_scalars(JOB, 0, [(0, {"result.json/x": 1, "result.json/y": "t"
 
 
 def _packed(text: bytes) -> bytes:
-    """Return the chunk of a text. What is packed already stays: a fuzzer would not find the way into gzip."""
+    """Return the chunk of a text. What is packed already stays."""
     return text if text.startswith(b"\x1f\x8b") else gzip.compress(text, 1, mtime=0)
 
 
 def _attempts_chunk(value: bytes) -> None:
     for one in parse_attempts(_packed(value), _ATTEMPTS_KEY):
         whole(one)
-        must(0 <= one.task < 2**53 and one.attempt >= 1, f"an attempt {one.attempt} at task {one.task}")
+        hold(0 <= one.task < 2**53 and one.attempt >= 1, f"an attempt {one.attempt} at task {one.task}")
         if one.error is not None:
             whole([normalise(one.error.message), error_signature(*one.error[1:])])
 
 
 def _scalars_chunk(value: bytes) -> None:
     for task, scalars in parse_scalars(_packed(value), _SCALARS_KEY):
-        must(0 <= task < 2**53 and all(map(is_scalar, scalars.values())), f"scalars of task {task}: {scalars}")
+        hold(0 <= task < 2**53 and all(map(is_scalar, scalars.values())), f"scalars of task {task}: {scalars}")
         whole(dict(scalars))
 
 
@@ -70,7 +71,7 @@ def _outputs(value: bytes) -> None:
     """Check that a table reads of a chunk what a runner finds in outputs."""
     scalars = extract_scalars({"result.json": value, "result.csv": value, "a.csv": None, "_x.json": value})
     chunk = encode_scalars(JOB, 0, [(7, scalars)])
-    must(
+    hold(
         chunk is not None and parse_scalars(chunk, _SCALARS_KEY) == [(7, dict(scalars))], "scalars come back otherwise"
     )
 

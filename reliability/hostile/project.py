@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import mops_jobs
 from mopsjobs.app.run.project_file import PROJECT_FILE
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from reliability.hostile.readers import RECORD, must
+from reliability.hostile.readers import RECORD
 from reliability.hostile.values import TEXTS
-from reliability.trial import Figure, Trial
+from reliability.trial import Figure, Trial, hold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,9 +54,9 @@ def run(trial: Trial) -> list[Figure]:
         taken += 2 not in codes
         for loose in (0o1777, 0o757) if os.geteuid() else (0o1777, 0o757, None):
             place.loosen(loose)
-            must(place.enter("list") == 0, "a project file that is ignored makes a command fail")
+            hold(place.enter("list") == 0, "a project file that is ignored makes a command fail")
             ignored += 1
-    must(refused > 0 < taken, "all project files were refused, or none")
+    hold(refused > 0 < taken, "all project files were refused, or none")
     return [
         Figure("hostile project files: refused", refused),
         Figure("hostile project files: obeyed within their directory", taken),
@@ -112,24 +112,24 @@ class _Place:
                 os.environ["HOME"] = known
         what = f"{' '.join(argv)} with cache = {self._cache!r}"
         told = err.getvalue()
-        must("Traceback" not in told and "Unexpected" not in told, f"{what}: {told[-500:]!r}")
-        must(str(self._file) in told or code == 2, f"{what} names no project file: {told!r}")
+        hold("Traceback" not in told and "Unexpected" not in told, f"{what}: {told[-500:]!r}")
+        hold(str(self._file) in told or code == 2, f"{what} names no project file: {told!r}")
         if self._is_obeyed:
             in_table = argv == ("doctor",)  # which tells of a cache that is refused in its table
-            must(code != 2 or in_table or told.count("error: ") == 1, f"{what} says {told!r}")
+            hold(code != 2 or in_table or told.count("error: ") == 1, f"{what} says {told!r}")
         else:
-            must(told.count(f"{self._file} is ignored: ") == 1, f"{what} obeys the file: {told!r}")
+            hold(told.count(f"{self._file} is ignored: ") == 1, f"{what} obeys the file: {told!r}")
         self._check_files(what)
         return code
 
     def _check_files(self, what: str) -> None:
         now = self._files()
         changed = {path for path, content in self._before.items() if now.get(path) != content}
-        must(not changed, f"{what} has changed {sorted(changed)}")
+        hold(not changed, f"{what} has changed {sorted(changed)}")
         for path in now.keys() - self._before.keys():
             is_within = path.startswith(f"{self._project}/") and self._is_obeyed
-            must(is_within, f"{what} has made {path}")
-            must(not now[path][0] & 0o111, f"{what} has made {path}, which can be executed")
+            hold(is_within, f"{what} has made {path}")
+            hold(not now[path][0] & 0o111, f"{what} has made {path}, which can be executed")
 
     def _files(self) -> dict[str, tuple[int, bytes]]:
         """Return mode and content of each file, without the registry, caches, and what SQLite has beside them."""

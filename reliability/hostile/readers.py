@@ -29,7 +29,6 @@ from mopsjobs.app.run import config
 from mopsjobs.bundles.extraction import extract
 from mopsjobs.cache.queries.events import StoredEvent, public_event
 from mopsjobs.cache.rows import MirroredJob, job_json_from_state, to_row
-from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import MAX_MESSAGE, MopsJobsError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry import announcements
@@ -41,11 +40,10 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study_parser import load_study
-from mopsjobs.submission.offline import load_offline
 from mopsjobs.utils.csv_safe import csv_text
 from mopsjobs.utils.text import strip_control_characters
 from reliability.hostile import values as hostile
-from reliability.trial import PromiseBroken
+from reliability.trial import PromiseBroken, hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +76,6 @@ MANIFEST: dict[str, object] = {
     "version": 1, "job_id": "a", "bundle": "sha256:" + "0" * 64, "study": STUDY, "only": [0, 2],
     "parent_job_id": "b", "engine": "local", "owner": "me", "labels": {"exp": "7"},
 }  # fmt: skip
-LAUNCHED_FIELDS: dict[str, object] = {"k8s_name": "k", "k8s_namespace": "n", "metadata": {"x": 1}}
 CONFIG = b'registry = "sqlite:jobs.db"\ncache = "cache/c.db"\ncolor = "never"\nstale_after = "15m"\n'
 YAML = (
     b"# a comment\nmodel: m:f\nscenario: 'b'\nparameter_sets:\n- &a {x: 0x10, y: 0o17, w: !!float '1'}\n"
@@ -96,7 +93,7 @@ class Reader:
     inputs: st.SearchStrategy[bytes]
     """Hypothesis' way of making inputs."""
     seeds: tuple[bytes, ...]
-    """Sound inputs, from which the coverage-guided fuzzer begins."""
+    """Sound inputs, which have to be taken."""
     large: Callable[[], Iterator[tuple[str, bytes]]] = lambda: iter(())
     """Inputs that are large in one way each, by name."""
 
@@ -116,12 +113,6 @@ class Reader:
         return True
 
 
-def must(holds: bool, promise: str) -> None:
-    """Raise `PromiseBroken` unless it holds."""
-    if not holds:
-        raise PromiseBroken(promise)
-
-
 def whole(value: object) -> None:
     """Check that a value that scripts get is strict JSON, and UTF-8 can hold its texts."""
     json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
@@ -129,7 +120,7 @@ def whole(value: object) -> None:
 
 def plain(text: str) -> None:
     """Check that a text that is shown has nothing in it that a terminal obeys."""
-    must(text.isprintable(), f"shown as {text!r}")
+    hold(text.isprintable(), f"shown as {text!r}")
 
 
 # --- the readers -----------------------------------------------------------------------------------------------------
@@ -138,23 +129,23 @@ def plain(text: str) -> None:
 def _record(value: bytes) -> None:
     state = JobState.from_json(value)
     written = state.to_json()  # without empty fields of mops-jobs
-    must(JobState.from_json(written).to_json() == written, "a record that was written again reads otherwise")
+    hold(JobState.from_json(written).to_json() == written, "a record that was written again reads otherwise")
     whole(job_json_from_state(state, now=NOW.timestamp()))
     row = to_row("jobs/a/state.json", "a", value, VersionToken("1"), 2)
     if isinstance(row, MirroredJob):
-        must(row.row.key == "jobs/a/state.json", "the row of another key")
+        hold(row.row.key == "jobs/a/state.json", "the row of another key")
         _cells(list(job_json_from_state(state, now=NOW.timestamp()).values()))
 
 
 def _cells(row: list[object]) -> None:
     """Check that no cell of CSV begins a formula, whatever a spreadsheet trims, and that a reader gets one row."""
     text = csv_text([row])
-    must(all(char.isprintable() or char == "\n" for char in text), f"CSV with control characters: {text!r}")
+    hold(all(char.isprintable() or char == "\n" for char in text), f"CSV with control characters: {text!r}")
     back = list(csv.reader(io.StringIO(text)))
-    must(len(back) == 1 and len(back[0]) == len(row), f"{len(back)} rows of CSV from one")
+    hold(len(back) == 1 and len(back[0]) == len(row), f"{len(back)} rows of CSV from one")
     for cell, value in zip(back[0], row, strict=True):
         is_number = isinstance(value, (int, float))
-        must(is_number or not cell.lstrip().startswith(tuple("=+-@＝＋－＠")), f"a formula: {cell!r}")  # noqa: RUF001
+        hold(is_number or not cell.lstrip().startswith(tuple("=+-@＝＋－＠")), f"a formula: {cell!r}")  # noqa: RUF001
 
 
 def _document(value: bytes) -> None:
@@ -175,7 +166,7 @@ def _study(value: bytes, source: str) -> None:
     for task in itertools.islice(study.tasks(), 20):
         whole([task.number, task.param_id, task.seed, dict(task.params)])
     again = load_study(json.dumps(study.to_dict()).encode(), "again.json")
-    must(again.tasks_total == study.tasks_total, "a study that was written again has other tasks")
+    hold(again.tasks_total == study.tasks_total, "a study that was written again has other tasks")
 
 
 def _study_json(value: bytes) -> None:
@@ -190,11 +181,11 @@ def _manifest(value: bytes) -> None:
     manifest = Manifest.from_json(value, key="jobs/a/manifest.json")
     whole(manifest.record_fields())
     again = Manifest.from_json(manifest.to_json())
-    must(again.only == manifest.only and again.job_id == manifest.job_id, "a manifest written again reads otherwise")
+    hold(again.only == manifest.only and again.job_id == manifest.job_id, "a manifest written again reads otherwise")
     if manifest.tasks_total <= 10_000:
         store = InMemoryVersionedStore()
-        must(find_complete_tasks(store, manifest).count == 0, "tasks complete without outputs")
-        must(len(list(manifest.tasks())) == manifest.tasks_total, "a manifest with tasks that its study has not")
+        hold(find_complete_tasks(store, manifest).count == 0, "tasks complete without outputs")
+        hold(len(list(manifest.tasks())) == manifest.tasks_total, "a manifest with tasks that its study has not")
 
 
 def _names(value: bytes) -> None:
@@ -205,12 +196,6 @@ def _names(value: bytes) -> None:
     store = InMemoryVersionedStore()
     store.create_if_absent(f"results/a/{task.param_id}/{task.seed}/_outputs.json", value)
     find_complete_tasks(store, manifest)
-
-
-def _kept(value: bytes) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        JobDir(Path(directory)).launch_fields.write_bytes(value)
-        whole(load_offline(JobDir(Path(directory)), "a")[1])
 
 
 def _config(value: bytes) -> None:
@@ -226,7 +211,7 @@ def _packed(value: bytes) -> None:
     for size in (0, 1, 100, listing.MAX_INLINE_BYTES, 10 * 2**30):
         md5 = base64.b64encode(hashlib.md5(b"x" * 100, usedforsecurity=False).digest()).decode()
         found = listing.unpack(value.decode("latin-1"), size, md5)
-        must(found in (None, b"x" * 100), "a value that is not that of the blob")
+        hold(found in (None, b"x" * 100), "a value that is not that of the blob")
 
 
 class _Listing(InMemoryVersionedStore):
@@ -245,7 +230,7 @@ def _announcements(value: bytes) -> None:
     names = value.decode("utf-8", "surrogateescape").split("\n")
     for name in announcements.announced_jobs(_Listing(names), NOW, NOW) or ():
         plain(name)
-        must(not {"", ".", ".."} & set(name.split("/")), f"announced: {name!r}")
+        hold(not {"", ".", ".."} & set(name.split("/")), f"announced: {name!r}")
 
 
 def _bundle(value: bytes) -> None:
@@ -260,7 +245,7 @@ def _bundle(value: bytes) -> None:
         except MopsJobsError as error:
             refused = error
         is_alone = sorted(os.listdir(directory)) == ["outside", "root"] and not os.listdir(outside)
-        must(is_alone, "a bundle has written outside of its directory")
+        hold(is_alone, "a bundle has written outside of its directory")
         for place, folders, files in os.walk(root):
             for name in (*folders, *files):
                 _inside(Path(place, name))
@@ -270,10 +255,10 @@ def _bundle(value: bytes) -> None:
 
 def _inside(path: Path) -> None:
     mode = path.lstat().st_mode
-    must(stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode), f"{path.name!r} is a device or pipe")
+    hold(stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode), f"{path.name!r} is a device or pipe")
     if not stat.S_ISLNK(mode):
-        must(mode & 0o7077 == 0, f"{path.name!r} has mode {mode:o}")
-        must(path.lstat().st_nlink == 1 or stat.S_ISDIR(mode), f"{path.name!r} is a hard link")
+        hold(mode & 0o7077 == 0, f"{path.name!r} has mode {mode:o}")
+        hold(path.lstat().st_nlink == 1 or stat.S_ISDIR(mode), f"{path.name!r} is a hard link")
 
 
 # --- inputs of each --------------------------------------------------------------------------------------------------
@@ -353,9 +338,6 @@ READERS = (
     Reader("config", _config, st.composite(_tomls)(), (CONFIG,), hostile.large_toml),
     Reader("manifest", _manifest, hostile.json_texts(MANIFEST), (_json(MANIFEST),), _large("study")),
     Reader("names of outputs", _names, hostile.json_texts({"x": 1}), (b'["a"]',), _large("x")),
-    Reader(
-        "kept submission", _kept, hostile.json_texts(LAUNCHED_FIELDS), (_json(LAUNCHED_FIELDS),), _large("metadata")
-    ),
     Reader("packed value", _packed, st.composite(_packings)(), (base64.b64encode(zlib.compress(b"x" * 100)),)),
     Reader("announcements", _announcements, _ANNOUNCED, (b"a\nb/c\n",), hostile.large_names),
 )

@@ -34,9 +34,9 @@ from mopsjobs.errors import MopsJobsError
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.hostile import ledger
-from reliability.hostile.readers import EVENT, MANIFEST, RECORD, must
+from reliability.hostile.readers import EVENT, MANIFEST, RECORD
 from reliability.hostile.values import HALVES, NUMBERS, TEXTS, TIMES
-from reliability.trial import Figure, Trial
+from reliability.trial import Figure, Trial, hold
 from support.cli import Ran
 from support.terminal import TerminalStream
 
@@ -270,36 +270,36 @@ def raw(text: str, *, but: str = "\n") -> str:
 
 def check(form: str, ran: Ran, what: str, codes: Collection[int] = EXPECTED_CODES) -> None:
     """Hold what a command printed against what its output is said to be."""
-    must(
+    hold(
         ran.code in codes or (ran.code == 130 and what.startswith(("watch", "wait"))),
         f"{what} ended with {ran.code}: {ran.err[-500:]}",
     )
-    must(not raw(ran.err), f"{what} said raw {raw(ran.err)[:20]!r} on stderr")
-    must("Unexpected" not in ran.err and "Traceback" not in ran.err, f"{what}: {ran.err[-500:]}")
+    hold(not raw(ran.err), f"{what} said raw {raw(ran.err)[:20]!r} on stderr")
+    hold("Unexpected" not in ran.err and "Traceback" not in ran.err, f"{what}: {ran.err[-500:]}")
     found = raw(ran.out, but="\n\t" if form == "tsv" else "\n")
-    must(not found, f"{what} printed raw {found[:20]!r}")
+    hold(not found, f"{what} printed raw {found[:20]!r}")
     if form in ("json", "jsonl"):
-        must(ran.out.isascii(), f"{what} printed JSON that is not ASCII")
+        hold(ran.out.isascii(), f"{what} printed JSON that is not ASCII")
         for text in ran.out.splitlines() if form == "jsonl" else [ran.out]:
             json.loads(text, parse_constant=_no_json)
     elif form == "csv":
         rows = list(csv.reader(io.StringIO(ran.out)))
-        must(len({len(row) for row in rows}) == 1, f"{what} printed rows of different lengths")
+        hold(len({len(row) for row in rows}) == 1, f"{what} printed rows of different lengths")
         for cell in (cell for row in rows for cell in row):
             is_number = re.fullmatch(r"-?[0-9.e+-]+", cell) is not None
-            must(is_number or not cell.lstrip().startswith(tuple("=+-@＝＋－＠")), f"{what}: a formula, {cell!r}")  # noqa: RUF001
+            hold(is_number or not cell.lstrip().startswith(tuple("=+-@＝＋－＠")), f"{what}: a formula, {cell!r}")  # noqa: RUF001
     elif form == "tsv":
-        must(len({line.count("\t") for line in ran.out.splitlines()}) <= 1, f"{what} printed rows of different lengths")
+        hold(len({line.count("\t") for line in ran.out.splitlines()}) <= 1, f"{what} printed rows of different lengths")
     elif form == "prometheus":
         samples = [
             (s.name, *sorted(s.labels.items()))
             for family in text_string_to_metric_families(ran.out)
             for s in family.samples
         ]
-        must(len(samples) == len(set(samples)), f"{what} printed a series twice")
+        hold(len(samples) == len(set(samples)), f"{what} printed a series twice")
     elif form == "words":
         for word in ran.out.splitlines():
-            must(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]*", word) is not None, f"{what} offers {word!r} to a shell")
+            hold(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]*", word) is not None, f"{what} offers {word!r} to a shell")
 
 
 def _no_json(name: str) -> float:
@@ -311,14 +311,14 @@ def check_sync(registry: Registry, ran: Ran) -> int:
     check("json", ran, "sync --json")
     problems = {one["key"]: one for one in json.loads(ran.out)["problems"]}
     for key in registry.bad:
-        must(key in problems and 0 < len(problems[key]["reason"]) <= 510, f"{key!r} is not reported")
+        hold(key in problems and 0 < len(problems[key]["reason"]) <= 510, f"{key!r} is not reported")
     listed = {json.loads(line)["job_id"] for line in registry.run("list", "--jsonl", "--limit", "0").out.splitlines()}
     missing = registry.good - listed
-    must(not missing, f"not shown: {sorted(missing)[:5]}")
+    hold(not missing, f"not shown: {sorted(missing)[:5]}")
     unreadable = {key for key, one in problems.items() if one["kind"] == "unreadable"}
     for key in registry.records:
         is_listed = key.removeprefix("jobs/").removesuffix("/state.json") in listed
-        must(is_listed != (key in unreadable) or key in problems.keys() - unreadable, f"{key!r} is lost, or told twice")
+        hold(is_listed != (key in unreadable) or key in problems.keys() - unreadable, f"{key!r} is lost, or told twice")
     return len(unreadable)
 
 
@@ -328,9 +328,9 @@ def check_chunks(registry: Registry) -> int:
     ran = registry.run("query", "--json", "--limit", "0", f"SELECT * FROM ledger_problems WHERE job_id = '{SOUND}'")
     problems = {one["key"]: one["reason"] for one in json.loads(ran.out)["rows"]}
     bad = ledger.spoilt(SOUND).keys()
-    must(problems.keys() == bad and all(problems.values()), f"not reported: {sorted(bad ^ problems.keys())[:5]}")
+    hold(problems.keys() == bad and all(problems.values()), f"not reported: {sorted(bad ^ problems.keys())[:5]}")
     lines = registry.run("tasks", SOUND, "--jsonl", "--status", "failed").out.splitlines()
-    must([json.loads(line)["task"] for line in lines] == [0, 1, 2, 3, 5], f"failed are {len(lines)} tasks")
+    hold([json.loads(line)["task"] for line in lines] == [0, 1, 2, 3, 5], f"failed are {len(lines)} tasks")
     return len(bad)
 
 
@@ -374,7 +374,7 @@ def served(registry: Registry) -> int:
         finally:
             process.terminate()
             _, err = process.communicate()
-    must("Traceback" not in err and not raw(err), f"the server said {err[-500:]!r}")
+    hold("Traceback" not in err and not raw(err), f"the server said {err[-500:]!r}")
     return len(paths)
 
 
@@ -383,9 +383,9 @@ def _fetch(host: str, port: int, path: str) -> None:
         connection.request("GET", path)
         answer = connection.getresponse()
         text = answer.read().decode()
-    must(answer.status in (200, 308, 400, 404), f"{path} was answered with {answer.status}")
+    hold(answer.status in (200, 308, 400, 404), f"{path} was answered with {answer.status}")
     found = raw(text, but="\n")
-    must(not found, f"{path} has raw {found[:20]!r}")
+    hold(not found, f"{path} has raw {found[:20]!r}")
     if "html" in str(answer.getheader("Content-Type")):
         marked = _MARKUP.search(text)
-        must(marked is None, f"{path} has markup of a record")
+        hold(marked is None, f"{path} has markup of a record")

@@ -16,10 +16,9 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.text import strip_control_characters
-from reliability.hostile.readers import must
 from reliability.hostile.registry import Command, check
 from reliability.hostile.values import TEXTS
-from reliability.trial import Figure, Trial
+from reliability.trial import Figure, Trial, hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,17 +62,17 @@ def run(trial: Trial) -> list[Figure]:
             check("text", ran, f"results {job_id}", codes=(7,))
             after = {**_contents(outside), **_contents(into)}
             changed = [path for path, content in before.items() if after.get(path) != content]
-            must(not changed, f"results {job_id} has changed {changed[:5]}")
+            hold(not changed, f"results {job_id} has changed {changed[:5]}")
             new = {os.path.relpath(path, into) for path in after.keys() - before.keys()} - {"tasks.csv"}
             for name in new:
-                must(name in all_names and name.isprintable(), f"results {job_id} has made {name!r}")
-                must(name.count("/") == 2 and "/." not in f"/{name}", f"results {job_id} has made {name!r}")
-                must(job_id == "without" or name in own, f"results {job_id} has made {name!r} without a task")
+                hold(name in all_names and name.isprintable(), f"results {job_id} has made {name!r}")
+                hold(name.count("/") == 2 and "/." not in f"/{name}", f"results {job_id} has made {name!r}")
+                hold(job_id == "without" or name in own, f"results {job_id} has made {name!r} without a task")
             for name in all_names - new:
                 # By the key as a terminal may show it.
                 told = strip_control_characters(f"results/{job_id}/{name} is not downloaded: ")
-                must(told in ran.err, f"results {job_id} says nothing of {name!r}")
-        must("p/1/con" in new or job_id == "with", "nothing was downloaded")
+                hold(told in ran.err, f"results {job_id} says nothing of {name!r}")
+        hold("p/1/con" in new or job_id == "with", "nothing was downloaded")
         downloaded, refused = downloaded + len(new), refused + len(all_names - new)
     return [
         Figure("hostile results: keys downloaded", downloaded),

@@ -11,19 +11,25 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import math
 import os
 import random
 import re
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from bench import azurite
+from bench.machine import ROOT
 from bench.registry_data import states
+from mopsjobs.errors import EXIT_UNREACHABLE
 from mopsjobs.events.format import parse_chunk, parse_chunk_key
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
@@ -32,9 +38,72 @@ from mopsjobs.web.server.server import THREADS
 from reliability.life.child import MUTATION
 from reliability.life.growth import HELD, Growths, Hour
 from reliability.life.mutations import MUTATIONS
-from reliability.life.orders import ATTEMPTS, Child
 from reliability.life.writers import Fleet, Life, Writer, announcements
 from reliability.trial import Figure, PromiseBroken, Trial, hold
+
+ATTEMPTS, PAUSE = 60, 5.0
+"""At a command that finds the server too busy, and seconds between two of them."""
+
+EXACT = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+"""What a thread keeps to itself of what was freed, up to a quarter of a megabyte, counts as in use: they keep nothing.
+
+Otherwise the hundred threads of the page would seem to leak for days, each a little with every request.
+"""
+
+
+class Child:
+    """One of the two processes."""
+
+    def __init__(self, role: str, directory: Path, env: Mapping[str, str], *words: str) -> None:
+        self.role = role
+        self.cache = directory / f"{role}.db"
+        self.outages = 0
+        """How often a command ended with "unreachable, try again", and was tried again."""
+        self._errors = (directory / f"{role}.err").open("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "reliability.life.child", role, *words],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], **EXACT, **env, "MOPS_JOBS_CACHE": str(self.cache)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def do(self, now: datetime, *commands: tuple[str, ...], measure: bool = False) -> dict[str, Any]:
+        """Run commands at that time, each of which has to end with 0, after some attempts if the server is too busy."""
+        answer = self._ask(now, commands, measure)
+        done = answer["done"]
+        for number, words in enumerate(commands):
+            for _ in range(ATTEMPTS):
+                if done[number]["code"] == EXIT_UNREACHABLE:
+                    self.outages += 1
+                    time.sleep(PAUSE)
+                    (done[number],) = self._ask(now, (words,), measure)["done"]
+            code = done[number]["code"]
+            hold(code == 0, f"{' '.join(words)} ended with {code} at {now}: {self._said()}")
+        return answer
+
+    def _ask(self, now: datetime, commands: tuple[tuple[str, ...], ...], measure: bool) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"now": now.isoformat(), "commands": commands, "measure": measure}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        hold(bool(line), f"the process has died: {self._said()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """End it."""
+        with self._process, self._errors:
+            self._process.kill()
+
+    def _said(self) -> str:
+        self._errors.flush()
+        self._errors.seek(0)
+        return self._errors.read()[-1000:]
+
 
 WRITERS = 100
 DAY = 24 * 60
@@ -226,23 +295,22 @@ class Day:
         prune = ("prune", "--older-than", AGE, "--yes", "-q")
         found = {cron: cron.do(self._now, ("prune", "--store", *prune[1:]), prune, measure=True)}
         found[page] = page.do(self._now, ("sync", "-q"), prune, measure=True)
-        hour = Hour(writers_files=len(os.listdir("/proc/self/fd")))
+        deltas = [requests for mode, requests in self._syncs if mode == "delta"]
+        self._syncs.clear()
+        hour: Hour = {
+            "writers_files": len(os.listdir("/proc/self/fd")),
+            "requests": sum(deltas) / len(deltas) if deltas else math.nan,
+            "announcements": sum(1 for _ in store.list_keys("changes/")),
+            "chunks": sum(1 for _ in store.list_keys("events/")),
+            "registry_wal": _size(f"{self._directory}/registry.db-wal"),
+        }
         self._counts["syncs of the page by itself"] = found[page]["own_syncs"]
         for child, answer in found.items():
-            for name in HELD:
-                setattr(hour, f"{child.role}_{name}", answer[name])
-            size, rows = _content(child.cache)
-            setattr(hour, f"{child.role}_cache", size)
-            setattr(hour, f"{child.role}_rows", rows)
-            setattr(hour, f"{child.role}_wal", _size(f"{child.cache}-wal"))
-        if deltas := [requests for mode, requests in self._syncs if mode == "delta"]:
-            hour.requests = sum(deltas) / len(deltas)
-        self._syncs.clear()
-        hour.announcements = sum(1 for _ in store.list_keys("changes/"))
-        hour.chunks = sum(1 for _ in store.list_keys("events/"))
+            hour |= {f"{child.role}_{name}": answer[name] for name in HELD}
+            hour[f"{child.role}_cache"], hour[f"{child.role}_rows"] = _content(child.cache)
+            hour[f"{child.role}_wal"] = _size(f"{child.cache}-wal")
         with contextlib.closing(sqlite3.connect(cron.cache)) as cache:
-            (hour.names,) = cache.execute("SELECT count(*) FROM event_chunk").fetchone()
-        hour.registry_wal = _size(f"{self._directory}/registry.db-wal")
+            (hour["names"],) = cache.execute("SELECT count(*) FROM event_chunk").fetchone()
         self.hours.append(hour)
 
     # --- the end of it ---------------------------------------------------------------------------------------------

@@ -84,39 +84,11 @@ GROWTHS = (
 )
 
 
-@dataclass
-class Hour:
-    """The figures at the end of an hour."""
-
-    cron_files: float = 0
-    cron_threads: float = 0
-    cron_memory: float = 0
-    cron_in_use: float = 0
-    cron_sqlite: float = 0
-    cron_blocks: float = 0
-    cron_cache: float = 0
-    cron_rows: float = 0
-    cron_wal: float = 0
-    page_files: float = 0
-    page_threads: float = 0
-    page_memory: float = 0
-    page_in_use: float = 0
-    page_sqlite: float = 0
-    page_blocks: float = 0
-    page_cache: float = 0
-    page_rows: float = 0
-    page_wal: float = 0
-    writers_files: float = 0
-    registry_wal: float = 0
-    announcements: float = 0
-    chunks: float = 0
-    names: float = 0
-    requests: float = math.nan
-    """Unknown where no sync was a delta."""
-
+Hour = dict[str, float]
+"""The figures at the end of an hour by their fields. `requests` is NaN where no sync was a delta."""
 
 HELD = ("files", "threads", "memory", "in_use", "sqlite", "blocks")
-"""What a process tells of itself: the fields of an `Hour`, behind its role."""
+"""What a process tells of itself: the fields of an hour, behind its role."""
 
 
 class Growths:
@@ -151,7 +123,7 @@ class Growths:
         return told
 
     def _values(self, growth: Growth) -> list[float]:
-        return [getattr(hour, growth.field) for hour in self._hours]
+        return [hour.get(growth.field, 0) for hour in self._hours]
 
 
 def _median(values: Sequence[float]) -> float:

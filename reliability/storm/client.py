@@ -11,16 +11,22 @@ import itertools
 import json
 import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
+from bench.machine import ROOT
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache.sync import mirror
 from mopsjobs.cache.write_through import cached_version, write_through
 from mopsjobs.errors import (
+    EXIT_NO_SUCH_JOB,
+    EXIT_PARTLY_DONE,
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
     CacheError,
     InvalidTransitionError,
     JobError,
@@ -36,10 +42,62 @@ from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.urls import identity
 from mopsjobs.utils.times import utc_now
 from reliability.storm import messages
-from reliability.storm.commands import IN_DOUBT, run_command
 from reliability.storm.mutations import MUTATIONS, remove_cache
-from reliability.storm.spec import Spec
 from reliability.storm.store_history import Log, RecordingStore
+
+
+class Spec(NamedTuple):
+    """The orders of a process."""
+
+    name: str
+    url: str
+    log: str
+    cache: str
+    seed: str
+    operations: int
+    first: int = 0
+    """Number of its first operation: one that follows a killed one goes on where the others are."""
+    seconds: float = 600.0
+    """After so long it begins no other operation."""
+    clock: float = 0.0
+    """Seconds by which its clock is off."""
+    commands: bool = True
+    """Whether some operations are runs of the command."""
+    mutation: str = ""
+    """What is wrong with it on purpose: a name in `MUTATIONS`, of its backend."""
+
+
+COMMAND_SECONDS = 90
+"""A command that takes longer hangs. One that tries thrice at a server that is silent takes 15."""
+
+IN_DOUBT = "may or may not have landed"
+"""What the hint of an error says exactly when its write may have landed."""
+
+
+class Ended(NamedTuple):
+    """The end of a command."""
+
+    outcome: str
+    """As the client notes it."""
+    answer: dict[str, Any]
+    """Its JSON, or its exit code and what it said on stderr."""
+
+
+def run_command(url: str, cache: str, *argv: str) -> Ended:
+    """Run a command that prints JSON, on a registry and a cache."""
+    env = {**os.environ, "MOPS_JOBS_REGISTRY": url, "MOPS_JOBS_CACHE": cache}
+    words = [sys.executable, str(ROOT / "mops_jobs.py"), *argv]
+    try:
+        ran = subprocess.run(words, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return Ended("hung", {})
+    known = {0: "ok", EXIT_PARTLY_DONE: "ok", EXIT_NO_SUCH_JOB: "refused", EXIT_REFUSED: "refused"}
+    outcome = known.get(ran.returncode, "crashed")
+    if ran.returncode == EXIT_UNREACHABLE:
+        outcome = "unknown" if IN_DOUBT in ran.stderr else "unreached"
+    failed = {"stderr": ran.stderr, "exit_code": ran.returncode}
+    return Ended(outcome, json.loads(ran.stdout) if outcome == "ok" else failed)
+
 
 PAGE_KEYS = 5
 """Keys in a page of a listing across a network, so that those of a storm have several, as those of large registries."""

@@ -29,11 +29,11 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
 from reliability.storm import messages
+from reliability.storm.client import Spec
 from reliability.storm.mutations import MUTATIONS
 from reliability.storm.places import FAR, Place, embedded
 from reliability.storm.proxy import FAULTS, Plan, Proxy
 from reliability.storm.silence import silence
-from reliability.storm.spec import Spec
 from reliability.storm.store_history import read_log
 from reliability.storm.verdict import Verdict
 from reliability.trial import Figure, PromiseBroken, Trial, hold

@@ -2,15 +2,487 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import random
+import signal
+import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
+from bench.machine import ROOT
+from mopsjobs.ledger.environment import environment_keys
 from mopsjobs.store.base import VersionedStore
-from reliability.views.commands import Machine
-from reliability.views.model import World
-from reliability.views.record_acts import RecordActs
-from reliability.views.study_acts import MODEL, StudyActs
+from reliability.trial import hold
+from reliability.views.commands import LIMIT_SECONDS, Machine, Ran
+from reliability.views.model import ARCHIVED, ENDS, EXIT_CODES, LOST, MISSING, ORDER, SUCCEEDED, Job, Study, World
+
+IDS = ("exp-2", "exp-20", "exp-200", "exp", "run-1", "run-10", "run-1.20", "run")
+"""Of these, one begins with another."""
+
+
+WHOLE = 0.2
+"""The share of commands that start an interpreter. The others are forked by one that has imported everything."""
+
+EXIT_NO_SUCH_JOB, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_PARTLY_DONE = 3, 5, 6, 7
+
+
+class Actor:
+    """Runs commands, and notes them."""
+
+    def __init__(
+        self,
+        world: World,
+        machines: dict[str, Machine],
+        store: VersionedStore,
+        chance: random.Random,
+        outage: Mapping[str, str] | None,
+    ) -> None:
+        self.log: list[str] = []
+        """What was done, one line each, with what came of it."""
+        self._world = world
+        self._machines = machines
+        self._store = store
+        self._chance = chance
+        self._flags = machines["a"].home.parent / "flags"
+        self._flags.mkdir(exist_ok=True)
+        self._began: list[float] = []
+        """When each step began: between two of these, all ends of a step lie."""
+        self._seconds = 0.02
+        """The duration of the last report or description."""
+        self._outage = outage
+        """What to set for a command that no server answers."""
+
+    def _run(
+        self,
+        name: str,
+        words: list[str],
+        code: int | None,
+        *,
+        at: float | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Ran:
+        """Run a command, and hold its exit code to what the model says; None if it says nothing."""
+        is_whole = at is not None or env is not None or self._chance.random() < WHOLE
+        begun = time.monotonic()
+        ran = self._machines[name].run(*words, at=at, **(env or {})) if is_whole else self._machines[name].fork(*words)
+        if not is_whole and words[0] in ("label", "note", "progress", "update"):
+            self._seconds = time.monotonic() - begun
+        when = "" if at is None else f" at {datetime.fromtimestamp(at, UTC):%H:%M:%S.%f}"
+        self.log.append(f"{name}: mops-jobs {' '.join(words)}{when} -> {ran.code}")
+        said = f"{ran.out[-500:]}{ran.err[-500:]}"
+        hold(code in (None, ran.code), f"mops-jobs {' '.join(words)} ended with {ran.code}, not {code}: {said}")
+        hold("Traceback" not in ran.err, f"mops-jobs {' '.join(words)}: {ran.err}")
+        return ran
+
+    def _machine(self) -> str:
+        return self._chance.choice("aaab")
+
+    def _job(self, fits: Callable[[Job], bool] = lambda job: True) -> Job | None:
+        jobs = [job for job in self._world.jobs.values() if fits(job)]
+        return self._chance.choice(jobs) if jobs else None
+
+
+class RecordActs(Actor):
+    """Acts on records. Each returns whether it was possible."""
+
+    def register(self) -> bool:
+        """Register a job, perhaps as the child of another, or one whose id is taken."""
+        job_id = self._chance.choice(IDS)
+        job = Job(job_id, total=self._chance.choice((None, 4, 10)))
+        words = ["register", job_id]
+        if job.total is not None:
+            words += ["--total", str(job.total)]
+        parents = [one.job_id for one in self._world.jobs.values() if one.study is None and one.job_id != job_id]
+        if parents and self._chance.random() < 0.3:
+            job.parent = self._chance.choice(parents)
+            words += ["--parent", job.parent]
+        if self._chance.random() < 0.4:
+            job.labels = {"k": self._chance.choice("uvw")}
+            words += ["--label", f"k={job.labels['k']}"]
+        if job_id in self._world.jobs:
+            self._run("a", words, EXIT_REFUSED)
+            return True
+        machine = self._machine()
+        self._run(machine, words, 0)
+        self._world.jobs[job_id] = job
+        self._world.changed(job_id, machine)
+        return True
+
+    def report(self) -> bool:
+        """Report the status or the progress of a job."""
+        job = self._job(lambda job: job.study is None)
+        if job is None:
+            return False
+        words, change = self._report(job)
+        machine = self._machine()
+        if not job.is_active:  # the same end again changes nothing
+            is_same = words[0] == "update" and words[2] == job.status
+            self._run(machine, words, 0 if is_same else EXIT_REFUSED)
+            return True
+        self._run(machine, words, 0)
+        change()
+        self._world.changed(job.job_id, machine)
+        return True
+
+    def _report(self, job: Job) -> tuple[list[str], Callable[[], None]]:
+        """Return the words of a report, and what it changes if the job has not ended."""
+        if self._chance.random() < 0.5 or not job.is_active:
+            later = ORDER[max(3, ORDER.index(job.status)) :] if job.is_active else ()
+            status = self._chance.choice([*later, *ENDS[:3]])
+            return ["update", job.job_id, status], lambda: setattr(job, "status", status)
+        total = job.total or 10
+        done = self._chance.randint(job.completed, total)
+        failed = self._chance.randint(0, total - done)
+
+        def change() -> None:
+            job.completed, job.failed, job.total = done, failed, total
+            if job.status in ORDER[:3]:
+                job.status = "running"
+
+        return ["progress", job.job_id, f"{done}/{total}", "--failed", str(failed)], change
+
+    def describe(self) -> bool:
+        """Label a job, or note something about it."""
+        job = self._job()
+        if job is None:
+            return False
+        words, change = self._description(job)
+        machine = self._machine()
+        self._run(machine, words, 0)
+        change()
+        self._world.changed(job.job_id, machine)
+        return True
+
+    def _description(self, job: Job) -> tuple[list[str], Callable[[], None]]:
+        text = f"step {self._world.step}"
+        if self._chance.random() < 0.4:
+            return ["note", job.job_id, text], lambda: setattr(job, "note", text)
+        label, value = self._chance.choice((("k", str(self._world.step)), (ARCHIVED, "true")))
+        is_same = job.labels.get(label) == value  # which would change nothing
+        if is_same or (label in job.labels and self._chance.random() < 0.5):
+            rest = {name: text for name, text in job.labels.items() if name != label}
+            return ["label", job.job_id, f"{label}-"], lambda: setattr(job, "labels", rest)
+        labels = job.labels | {label: value}
+        return ["label", job.job_id, f"{label}={value}"], lambda: setattr(job, "labels", labels)
+
+    def cancel(self) -> bool:
+        """Cancel a job, or try to cancel one that has ended."""
+        job = self._job(lambda job: job.study is None or not job.is_active)
+        if job is None:
+            return False
+        if not job.is_active and job.status != "cancelled":
+            self._run("a", ["cancel", job.job_id], EXIT_REFUSED)
+            return True
+        if job.status in ("submitting", "validating", "cancelled"):
+            return False
+        self._run("a", ["cancel", job.job_id], EXIT_PARTLY_DONE if job.is_foreign else 0)  # there is no cluster
+        job.status = "cancelled"
+        self._world.changed(job.job_id, "a")
+        return True
+
+    def act_on_ghost(self) -> bool:
+        """Act on an id that no job has, and with which ids of jobs begin: nothing is found, in no language."""
+        ghosts = [ghost for ghost in IDS if ghost not in self._world.jobs and self._begins(ghost)]
+        if not ghosts:
+            return False
+        ghost = self._chance.choice(ghosts)
+        verb = self._chance.choice(("cancel", "label", "note", "update", "progress", "resume", "python"))
+        more = {"label": ["k=ghost"], "note": ["ghost"], "update": ["failed"], "progress": ["1/2"]}
+        if verb == "python":
+            program = f"import mopsjobs as mj\nwith mj.connect() as reg: reg.job({ghost!r}).cancel()"
+            machine = self._machines["a"]
+            words = machine.words()[:1]
+            self.log.append(f"a: python -c {program!r}")
+            ran = subprocess.run(
+                [*words, "-c", program], env=machine.env | {"PYTHONPATH": str(ROOT)},
+                capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
+            )  # fmt: skip
+            refused = any(name in ran.stderr for name in ("JobNotFoundError", "AmbiguousJobError"))
+            hold(refused, f"Python cancelled {ghost}: {ran.stdout}{ran.stderr}")
+            return True
+        self._run("a", [verb, ghost, *more.get(verb, [])], EXIT_NO_SUCH_JOB)
+        return True
+
+    def write_as_foreigner(self) -> bool:
+        """Let a program that does not know mops-jobs write a record."""
+        world, now = self._world, datetime.now(UTC).isoformat()
+        job = self._job(lambda job: job.study is None and job.is_active)
+        if job is None or self._chance.random() < 0.4:
+            free = [job_id for job_id in IDS if job_id not in world.jobs]
+            if not free:
+                return False
+            job = Job(self._chance.choice(free), status="running", total=6, completed=2, is_foreign=True)
+            record = {
+                "job_id": job.job_id, "status": "running", "created_at": now, "updated_at": now, "k8s_name": "k",
+                "k8s_namespace": "modelops", "metadata": {}, "tasks_total": 6, "tasks_completed": 2,
+            }  # fmt: skip
+            created = self._store.create_if_absent(_key(job.job_id), json.dumps(record, indent=2).encode())
+            hold(created is not None, f"{job.job_id} exists, and the model has no such job")
+            world.jobs[job.job_id] = job
+        else:
+            held = self._store.get(_key(job.job_id))
+            assert held is not None
+            later = [status for status in ("running", "validating") if ORDER.index(job.status) < ORDER.index(status)]
+            job.status = self._chance.choice([*later, *ENDS])
+            job.completed = self._chance.randint(job.completed, job.total or 10)
+            record = json.loads(held.value)
+            record |= {"status": job.status, "updated_at": now, "tasks_completed": job.completed}
+            put = self._store.put(_key(job.job_id), json.dumps(record, indent=2).encode(), held.version)
+            hold(put is not None, f"{job.job_id} was changed meanwhile")
+        self.log.append(f"foreign: {job.job_id} {job.status} {job.completed}/{job.total}")
+        world.changed(job.job_id, None)
+        return True
+
+    def kill_command(self) -> bool:
+        """Kill a command at some instant: it has done what it does, or nothing."""
+        job = self._job(lambda job: job.is_active and job.study is None)
+        if job is None:
+            return False
+        before = self._world.snapshot()[job.job_id]
+        words, change = (self._report if self._chance.random() < 0.5 else self._description)(job)
+        change()
+        self._machines["a"].kill(*words, after=self._chance.uniform(0, 1.5 * self._seconds))
+        held = self._store.get(_key(job.job_id))
+        assert held is not None
+        record = json.loads(held.value)
+        found = (
+            record["status"],
+            record.get("tasks_completed") or 0,
+            record.get("tasks_failed") or 0,
+            record.get("labels") or {},
+            record["metadata"].get("note"),
+        )
+        states = {
+            name: (one.status, one.completed, one.failed, one.labels, one.note)
+            for name, one in (("landed", job), ("lost", before))
+        }
+        self.log.append(f"a: mops-jobs {' '.join(words)}, killed: {'landed' if found == states['landed'] else 'lost'}")
+        hold(found in states.values(), f"a killed command left {found}, not one of {states}")
+        if found != states["landed"]:
+            self._world.jobs[job.job_id] = before
+        self._run("a", ["sync"], 0)
+        if found == states["landed"]:
+            self._world.changed(job.job_id, None)
+        self._world.synced("a")
+        return True
+
+    def act_in_outage(self) -> bool:
+        """Act while the registry does not answer: it is said, and nothing has changed."""
+        job = self._job(lambda job: job.is_active and job.study is None)
+        if self._outage is None or job is None:
+            return False
+        words, _ = (self._report if self._chance.random() < 0.5 else self._description)(job)
+        self.log.append("the registry does not answer:")
+        self._run("a", words, EXIT_UNREACHABLE, env=self._outage)
+        return True
+
+    def _begins(self, ghost: str) -> bool:
+        return any(job_id.startswith(ghost) for job_id in self._world.jobs)
+
+
+def _key(job_id: str) -> str:
+    return f"jobs/{job_id}/state.json"
+
+
+MODEL = '''
+"""A model whose tasks end as their parameters say."""
+import os, time
+
+def simulate(params, seed):
+    mode, flag = params["mode"], params["flag"]
+    if mode == "gate" and not os.path.exists(flag):
+        open(flag + ".reached", "a").close()
+        end = time.monotonic() + 120
+        while not os.path.exists(flag) and time.monotonic() < end:
+            time.sleep(0.005)
+    if mode.endswith("-once") and os.path.exists(flag):
+        mode = "ok"
+    if mode.startswith("fail"):
+        raise ValueError("as asked")
+    if mode.startswith("die"):
+        os._exit(3)
+    return {"y": params["x"] * 10 + 0.5}
+'''
+
+
+class StudyActs(Actor):
+    """Acts on jobs with tasks. Each returns whether it was possible."""
+
+    def submit(self) -> bool:
+        """Submit a study, and wait for its end."""
+        return self._submit(None)
+
+    def extend(self) -> bool:
+        """Submit a study that has the tasks of another and more, and reuses the outputs of that."""
+        source = self._job(lambda job: job.study is not None and not job.is_active)
+        return source is not None and self._submit(source)
+
+    def _submit(self, source: Job | None) -> bool:
+        world = self._world
+        free = [job_id for job_id in IDS if job_id not in world.jobs]
+        if not free or (source is not None and self._is_unsure(source)):
+            return False
+        if source is None:
+            modes = self._chance.choices(
+                ("ok", "fail", "fail-once", "die-once"), (5, 1, 3, 2), k=self._chance.randint(1, 4)
+            )
+            study = Study(f"s{world.step}", tuple(modes), self._chance.choice((1, 1, 2)))
+        else:
+            assert source.study is not None
+            study = Study(source.study.name, (*source.study.modes, "ok"), source.study.replicates)
+        job = Job(self._chance.choice(free), study=study)
+        words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
+        words += ["--job-id", job.job_id]
+        if source is not None:
+            words += ["--extend", source.job_id]
+            for member in sorted(world.family(source.job_id), key=lambda one: len(list(world.lineage(one)))):
+                for task in world.outputs(member):
+                    owner = world.rows(member)[task][0]
+                    if self._has_environment(owner):
+                        job.reused[task] = world.holder(owner, task)
+        world.run(job, [task for task in study.tasks() if task not in job.reused])
+        self._run("a", words, EXIT_CODES[job.status])
+        world.jobs[job.job_id] = job
+        world.changed(job.job_id, "a")
+        world.caches["a"].ledgers.add(job.job_id)  # the wait has told why tasks failed
+        return True
+
+    def resume(self) -> bool:
+        """Resume the newest job of a family; all that is missing, or what ended in one way."""
+        world = self._world
+        some = self._job(lambda job: job.study is not None and not job.is_active)
+        if some is None:
+            return False
+        job = world.newest(some.job_id)
+        if job.is_active or self._is_unsure(job):
+            return False
+        assert job.study is not None
+        if self._chance.random() < 0.7:
+            self._repair(job.study)
+        if some.job_id != job.job_id and self._chance.random() < 0.3:
+            self._run("a", ["resume", some.job_id], EXIT_REFUSED)
+            return True
+        missing = world.missing(job.job_id)
+        only = self._chance.choice((None, None, "failed", "died", "lost"))
+        chosen = [task for task, end in missing.items() if only in (None, end)]
+        words = ["resume", job.job_id, "--wait", *(() if only is None else ("--only", only))]
+        if not chosen:
+            is_told = not any(member.was_killed for member in world.lineage(job.job_id))
+            self._run("a", words, EXIT_CODES[job.status] if not missing else 0 if is_told else None)
+            return True
+        child = Job(world.child_id(job.job_id), parent=job.job_id, study=job.study, labels=job.labels_to_inherit())
+        child.deferred = tuple(task for task in missing if task not in chosen)
+        world.run(child, chosen)
+        self._run("a", words, EXIT_CODES[child.status])
+        world.jobs[child.job_id] = child
+        world.changed(child.job_id, "a")
+        world.caches["a"].ledgers.add(child.job_id)
+        return True
+
+    def validate(self) -> bool:
+        """Validate a job that has ended: its status stays."""
+        job = self._job(lambda job: job.study is not None and not job.is_active and not self._is_unsure(job))
+        if job is None:
+            return False
+        self._run("a", ["validate", job.job_id], 0)
+        return True
+
+    def delete_output(self) -> bool:
+        """Delete an output by hand, rather one that another job reuses."""
+        used = {owner for job in self._world.jobs.values() for owner in job.reused.values()}
+        fits = [job for job in self._world.jobs.values() if SUCCEEDED in job.ends.values() and not self._is_unsure(job)]
+        fits = [job for job in fits if job.job_id in used] or fits
+        job = self._chance.choice(fits) if fits else None
+        if job is None:
+            return False
+        prefix = f"results/{job.job_id}/"
+        keys = [key for key in self._store.list_keys(prefix) if key.endswith("/result.json")]
+        if not keys:
+            return False
+        key = self._chance.choice(sorted(keys))
+        task = self._task_of(job, key)
+        self._store.delete(key)
+        self._world.deleted.add((job.job_id, task))
+        self.log.append(f"by hand: delete {key}, of task {task}")
+        return True
+
+    def _task_of(self, job: Job, key: str) -> int:
+        """Return the task whose output this is, by the value in it and the seeds of its set."""
+        assert job.study is not None
+        held = self._store.get(key)
+        assert held is not None
+        x = round((json.loads(held.value)["y"] - 0.5) / 10)
+        rows = self._machines["a"].look("results", job.job_id, "--json").objects
+        (task,) = [row["task"] for row in rows if row["key"] == key]
+        hold(job.study.x(task) == x, f"{key} has the value of x={x}, and is named as an output of task {task}")
+        return int(task)
+
+    def _repair(self, study: Study) -> None:
+        if study.name not in self._world.repaired:
+            self._world.repaired.add(study.name)
+            (self._flags / study.name).touch()
+            self.log.append(f"by hand: repair the study {study.name}")
+
+    def _write_study(self, study: Study, **modes: str) -> str:
+        flag = str(self._flags / study.name)
+        sets = [{"x": x, "mode": mode, "flag": flag} for x, mode in enumerate(study.modes)]
+        document = {
+            "model": "model:simulate", "parameter_sets": sets, "n_replicates": study.replicates,
+            "outputs": ["result.json"],
+        }  # fmt: skip
+        path = self._flags / f"{study.name}-{len(sets)}.json"
+        path.write_text(json.dumps(document))
+        return str(path)
+
+    def kill_runner(self) -> bool:
+        """Kill a runner while its second task is at work. The next view ends the job by its outputs."""
+        world = self._world
+        free = [job_id for job_id in IDS if job_id not in world.jobs]
+        if not free:
+            return False
+        study = Study(f"s{world.step}", ("ok", "gate", "ok"), 1)
+        job = Job(self._chance.choice(free), study=study, was_killed=True)
+        words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
+        process = self._machines["a"].start(*words, "--job-id", job.job_id)
+        reached, end = self._flags / f"{study.name}.reached", time.monotonic() + LIMIT_SECONDS
+        while not reached.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        hold(reached.exists(), f"{job.job_id} did not reach its gate: {process.poll()}")
+        _kill_group(process)
+        (self._flags / study.name).touch()
+        self.log.append(f"a: mops-jobs {' '.join(words)} --job-id {job.job_id}, killed at task 1")
+        self._run("a", ["list", "-q"], 0)
+        rows = self._machines["a"].look("tasks", job.job_id, "--json").json["tasks"]
+        ends = {row["task"]: row["outcome"] for row in rows}
+        is_stored = any(key.endswith("/result.json") for key in self._store.list_keys(f"results/{job.job_id}/"))
+        at_work = {LOST, MISSING}  # up to whether its start was written down
+        fits = ends[0] in ({SUCCEEDED} if is_stored else at_work) and ends[1] in at_work and ends[2] == MISSING
+        hold(fits, f"{job.job_id} was killed at task 1, output of task 0 stored: {is_stored}. Its tasks are {ends}")
+        world.end(job, ends)
+        world.jobs[job.job_id] = job
+        world.changed(job.job_id, "a")
+        return True
+
+    def _has_environment(self, job_id: str) -> bool:
+        """Return whether tasks of a job may be reused. A killed runner may not have noted its interpreter yet."""
+        was_killed = self._world.jobs[job_id].was_killed
+        return not was_killed or any(True for _ in environment_keys(self._store, job_id))
+
+    def _is_unsure(self, job: Job) -> bool:
+        """Return whether the model does not know what a resume of this job has to do."""
+        family = [self._world.jobs[member] for member in self._world.family(job.job_id)]
+        lost = any(self._world.is_deleted(one.job_id, task) for one in family for task in (*one.ends, *one.reused))
+        return lost or any(one.job_id in self._world.without_ledger for one in family)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
 
 AN_HOUR = 3600.0
 

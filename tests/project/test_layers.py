@@ -1,4 +1,4 @@
-"""The floors of the house: which package may import which, who prints, and how long things are.
+"""The floors of the house: which package may import which, who prints, how long things are, and where tests lie.
 
 Imports are read from the source, not from what happens to be loaded. An import inside a function counts like any other:
 it is the same arrow, drawn late for the sake of start-up. So does one under `if TYPE_CHECKING`, by which a reader
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 import mops_jobs
+from mopsjobs.cli.commands import COMMANDS
 
 ROOT = Path(mops_jobs.__file__).parent
 MAX_TEST_NAME = 69
@@ -271,3 +272,27 @@ def test_names_of_tests_are_short() -> None:
     names = [name for path in TESTS for name in re.findall(r"^ *def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)]
     assert len(names) > 1000
     assert [name for name in names if len(name) > MAX_TEST_NAME] == []
+
+
+UNIT = sorted((ROOT / "tests" / "unit").rglob("test_*.py"))
+OF_COMMANDS = sorted((ROOT / "tests" / "commands").rglob("test_*.py"))
+
+
+def test_a_unit_test_lies_where_its_module_lies() -> None:
+    """A test file is named after a module or a package, and maybe a part of it, in the folder of the same name."""
+    assert UNIT
+    lost = []
+    for path in UNIT:
+        folder = ROOT / "mopsjobs" / path.parent.relative_to(ROOT / "tests" / "unit")
+        words = path.stem.removeprefix("test_").split("_")
+        names = ["_".join(words[:count]) for count in range(1, len(words) + 1)]
+        if not any((folder / name).is_dir() or (folder / f"{name}.py").is_file() for name in names):
+            lost.append(path)
+    assert lost == []
+
+
+def test_a_test_of_a_command_lies_in_the_file_of_the_command() -> None:
+    """A file of tests/commands is named after its command, or after the command line, and maybe a part of it."""
+    assert OF_COMMANDS
+    beginnings = tuple(f"test_{name}_" for name in (*COMMANDS, "command_line"))
+    assert [path for path in OF_COMMANDS if not f"{path.stem}_".startswith(beginnings)] == []

@@ -1,9 +1,11 @@
-"""The templates of the page are readable: short lines, and values by their names."""
+"""The templates of the page are readable, and its style sheets do nothing that a test of a page would not see."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+import mopsjobs
 
 MAX_WIDTH = 120
 """Characters of a line, as in Python."""
@@ -34,3 +36,15 @@ def test_templates_name_the_values_of_rows() -> None:
         if names.count(",") >= MAX_NAMES
     ]
     assert loops == []
+
+
+SHEETS = sorted(Path(mopsjobs.__file__).parent.rglob("*.css"))
+_RULE_OF_UNFOLDED = re.compile(r"[^{}]*(?:\[open\b|:open\b)[^{}]*\{[^{}]*\}")
+_COLOUR = re.compile(r"--[\w-]+\s*:|\b(?:color|background|border|fill|stroke|opacity|filter)\b")
+
+
+def test_no_element_has_another_colour_when_it_is_unfolded() -> None:
+    """Pages are judged with all unfolded, so the colours of what is folded are those."""
+    assert SHEETS
+    rules = [rule for sheet in SHEETS for rule in _RULE_OF_UNFOLDED.findall(sheet.read_text("utf-8"))]
+    assert [rule for rule in rules if _COLOUR.search(rule.partition("{")[2])] == []

@@ -12,8 +12,8 @@ import pytest
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.crashes import kinds as crashes
 from reliability.crashes.cache import Mirrored
+from reliability.crashes.kinds import Writers
 from reliability.crashes.processes import Ended, Forker, forker
-from reliability.crashes.writers import Writers
 from reliability.trial import PromiseBroken, Trial
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from reliability.hostile import inputs as hostile
 from reliability.hostile import project as hostile_project
 from reliability.hostile import registry as hostile_registry
 from reliability.hostile import results as hostile_results
-from reliability.hostile.child import can_fuzz
 from reliability.hostile.ledger import ALL_READERS, BY_NAME
 from reliability.hostile.readers import Reader
 from reliability.hostile.values import archive, member
@@ -38,29 +37,6 @@ def test_what_an_honest_writer_writes_is_taken(reader: Reader) -> None:
 def test_nearly_sound_inputs_give_a_value_or_a_sentence(reader: Reader, trial: Trial) -> None:
     """And what is taken can be shown, and written and read again."""
     hostile.generated(reader, trial)
-
-
-@pytest.mark.parametrize("name", ["record", "event chunk", "study in YAML", "config"])
-def test_large_and_deep_inputs_are_read_within_bounds(name: str, trial: Trial) -> None:
-    """In a process that may have 1 GiB of memory, and a minute of the processor for each."""
-    hostile.large(BY_NAME[name], trial)
-
-
-def test_bombs_of_10_gb_are_unpacked_within_256_mib(trial: Trial) -> None:
-    """In a bundle and in a packed value, whatever the headers say."""
-    hostile.bombs(trial)
-
-
-def test_a_manifest_of_half_a_million_tasks_takes_69_mib(trial: Trial) -> None:
-    """To list its outputs, to validate it, to find tasks that are the same simulation, and what is missing."""
-    assert "500,000 read 4 times within 69 MiB" in str(hostile.many_tasks(trial).count)
-
-
-@pytest.mark.skipif(not can_fuzz(), reason="atheris is installed by: ./build.sh reliability")
-def test_the_coverage_guided_fuzzer_runs(trial: Trial) -> None:
-    """It executes what it is told to, and sees code covered."""
-    figure = hostile.fuzzed(ALL_READERS[0], trial)
-    assert "edges covered" in str(figure.count)
 
 
 @pytest.mark.claim("No control character reaches a terminal")

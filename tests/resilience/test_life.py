@@ -41,12 +41,6 @@ def test_a_day_over_one_file_leaves_nothing_behind(tmp_path: Path) -> None:
     assert int(counts["pages"]) > 0
 
 
-@pytest.mark.parametrize("mutation", ["retention removes nothing", "a delta sync looks at half of what was announced"])
-def test_a_defect_is_found_in_a_day(tmp_path: Path, mutation: str) -> None:
-    """Two of those that `./build.sh reliability --only life` puts in, each by the sentence that is about it."""
-    assert life.find(Trial(tmp_path, seed=1, scale=life.SHORT), mutation)
-
-
 def test_writers_announce_what_the_day_before_is_said_to_have_announced() -> None:
     """The plan of a day, from which the announcements of the day before are made, is what writers do."""
     store, clock = InMemoryVersionedStore(), Clock()

@@ -19,7 +19,7 @@ from mopsjobs.registry.job_state import JobState
 from reliability.storm import bad_networks, messages
 from reliability.storm import storms as storm
 from reliability.storm.linearizable import Operation, unexplained
-from reliability.storm.mutations import MUTATIONS, SYNC_MUTATIONS
+from reliability.storm.mutations import MUTATIONS
 from reliability.storm.proxy import FAULTS
 from reliability.storm.store_history import Call, histories, step
 from reliability.storm.verdict import Verdict
@@ -249,13 +249,6 @@ def test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody(tmp_path: Path, ba
     assert counts["caches equal to the registry"] >= 3  # one more for each process that was too fast for its kill
 
 
-@pytest.mark.azurite
-def test_a_storm_finds_a_defect(tmp_path: Path) -> None:
-    """One of those that `./build.sh reliability` puts in, one after the other, over each backend."""
-    assert storm.find(Trial(tmp_path, seed=1, scale=QUICK), "Azure", "each tenth write is acknowledged and not sent")
-    assert {name: len(defects) for name, defects in MUTATIONS.items()} == {"Azure": 8, "DynamoDB": 9, "S3": 8}
-
-
 # --- syncs under bad conditions --------------------------------------------------------------------------------------
 
 FEW = bad_networks.LEAST_RECORDS
@@ -265,10 +258,3 @@ def test_a_sync_mirrors_all_records_but_one_that_is_never_sent(older_azurite: Az
     """Over an older Azurite. `./build.sh reliability --only network` has all conditions."""
     name = "one record never sent: gone"
     assert bad_networks.try_condition(older_azurite, tmp_path, name, FEW, ours=False) == 1
-
-
-def test_a_trial_of_syncs_finds_a_defect(azurite: Azurite, tmp_path: Path) -> None:
-    """One of those that `./build.sh reliability` puts in, one after the other."""
-    mutation = "a record that the server does not send is taken for a missing one"
-    assert "does not report" in bad_networks.find(azurite, tmp_path, mutation)
-    assert len(SYNC_MUTATIONS) == 4

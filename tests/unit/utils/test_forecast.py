@@ -11,8 +11,16 @@ import statistics
 import pytest
 
 from mopsjobs.utils.forecast import Forecaster
-from reliability.forecast.coverage import LEAST_COVERAGE, MINUTES, Judged, coverage, judge, too_soon_seconds
-from reliability.forecast.runs import KINDS, make_run
+from reliability.forecast.coverage import (
+    KINDS,
+    LEAST_COVERAGE,
+    MINUTES,
+    Judged,
+    coverage,
+    judge,
+    make_run,
+    too_soon_seconds,
+)
 
 
 @functools.cache  # two tests look at them
