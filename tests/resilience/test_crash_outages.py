@@ -117,6 +117,61 @@ def test_a_job_of_the_same_id_is_another_one(cli: Cli, remote: Remote) -> None:
     assert "1 changed, 1 removed" in cli.ok("sync", "--full").out
 
 
+def test_a_program_that_writes_a_record_anew_keeps_the_job(cli: Cli, remote: Remote) -> None:
+    """Its time is in another notation, without the fractions of a second."""
+    remote.put(key("a"), foreign("a", created_at="2026-03-01T10:00:00.523961+00:00"))
+    cli.ok("sync")
+    remote.put(key("a"), foreign("a", "failed", created_at="2026-03-01T12:00:00+02:00"))
+    assert "1 changed" in cli.ok("sync").out
+
+
+@pytest.mark.parametrize(("jobs", "left"), [(3, 1), (MANY, 5)])
+def test_a_few_jobs_of_the_last_sync_prove_the_registry(cli: Cli, remote: Remote, jobs: int, left: int) -> None:
+    """Where a user has removed the others by hand, the next sync notices, whichever are left."""
+    for number in range(jobs):
+        remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
+    for _ in range(3):
+        cli.ok("sync")
+    for one in list(remote.store.inner.list_keys("jobs/"))[left:]:
+        remote.store.inner.delete(one)
+    assert cli.ok("sync", "--json").json["removed"] == jobs - left
+    assert len(cli.ids()) == left
+
+
+def test_a_pruned_job_proves_the_registry(cli: Cli, remote: Remote) -> None:
+    """Also one that changes later, and one that is all that is left of what a sync saw."""
+    remote.put(key("old"), foreign("old", "failed"))
+    remote.put(key("young"), foreign("young"))
+    cli.clock.advance(hours=1)
+    cli.ok("sync")
+    cli.ok("prune", "--older-than", "1m", "--yes")
+    remote.store.inner.delete(key("young"))
+    assert "1 removed" in cli.ok("sync").out
+    assert cli.ids() == []
+    remote.put(key("old"), foreign("old", "failed", metadata={"seen": True}))
+    assert "1 added" in cli.ok("sync").out
+
+
+def test_a_registry_whose_jobs_are_all_pruned_is_missed(cli: Cli, tmp_path: Path) -> None:
+    """It is not made anew, and one that another program puts in its place is another one."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    cli.ok("update", "a", "failed")
+    cli.ok("list")
+    cli.clock.advance(hours=1)
+    cli.ok("prune", "--older-than", "1s", "--yes")
+    path.unlink()
+    assert cli("register", "b").code == 5
+    assert not path.exists()
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        store.create_if_absent(key("other"), foreign("other").encode())
+    assert cli("sync").code == 5
+    assert 'mops_sync_errors_total{kind="network"} 0.0' not in cli.ok("metrics").out
+    cli.ok("sync", "--full")
+    assert cli.ids() == ["other"]
+
+
 @pytest.mark.parametrize("jobs", [3, MANY])
 def test_what_this_machine_wrote_since_the_last_sync_proves_nothing(cli: Cli, remote: Remote, jobs: int) -> None:
     """Not if it wrote to each job that the cache has, nor to new ones."""
@@ -206,7 +261,7 @@ def test_a_maker_that_was_killed_leaves_no_second_name_to_write_to(tmp_path: Pat
     assert not os.path.exists(f"{path}.part")
 
 
-@pytest.mark.parametrize("damage", ["another file", "a table less"])
+@pytest.mark.parametrize("damage", ["another file", "a table less", "nothing left"])
 def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path, damage: str) -> None:
     """Nor does any view, which would put an empty one in its place: with the registry back it is set aside as ever."""
     path, away = tmp_path / "registry.db", tmp_path / "away.db"
@@ -218,6 +273,8 @@ def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: P
     path.rename(away)
     if damage == "another file":
         cache.write_bytes(b"junk" * 5000)
+    elif damage == "nothing left":
+        cache.write_bytes(b"")
     else:
         with contextlib.closing(sqlite3.connect(cache)) as connection:
             connection.execute("DROP TABLE job")
@@ -231,7 +288,67 @@ def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: P
     away.rename(path)
     ran = cli.ok("list", "-q")
     assert ran.lines == ["a"]
-    assert "Set aside as" in ran.err
+    assert ("Set aside as" in ran.err) == (damage != "nothing left")
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "problem"),
+    [(68, b"\xff" * 4, "is not a cache of mops-jobs"), (60, b"\x00\x00\xff\xff", "made by a newer mops-jobs")],
+)
+def test_a_cache_that_cannot_be_used_does_not_make_a_lost_registry_new(
+    cli: Cli, tmp_path: Path, at: int, value: bytes, problem: str
+) -> None:
+    """It is left alone, but may be that of this registry, at a path that mops-jobs chose."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    lose_after_a_listing(cli, path)
+    whole = cache.read_bytes()
+    cache.write_bytes(whole[:at] + value + whole[at + 4 :])
+    ran = cli("register", "b")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
+    assert "whether it had jobs is unknown" in ran.err
+    assert problem in ran.err
+    assert not path.exists()
+
+
+def test_a_named_file_that_is_no_cache_tells_nothing_of_a_registry(cli: Cli, tmp_path: Path) -> None:
+    """Such as one that `mktemp` has made: the registry that is not there was never made, and is now."""
+    (tmp_path / "named").touch()
+    flags = ("--cache", str(tmp_path / "named"), "--registry", f"sqlite://{tmp_path}/registry.db")
+    cli.ok("list", *flags)
+    cli.ok("register", "a", *flags)
+    assert cli.ids(*flags) == ["a"]
+
+
+def test_a_write_waits_for_no_cache_and_needs_none(cli: Cli, tmp_path: Path) -> None:
+    """If none can be made, or another process has it, the record and its event are written all the same, silently."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{tmp_path}/registry.db"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("list")
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    with contextlib.closing(sqlite3.connect(cache)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        assert cli.ok("register", "a", "-q").err == ""
+        connection.rollback()
+    assert cli.ok("register", "b", "-q", HOME="/dev/null/x", XDG_CACHE_HOME="/dev/null/x").err == ""
+    assert {json.loads(line)["job_id"] for line in cli.ok("events", "--json").lines} == {"a", "b"}
+
+
+def test_a_registry_is_made_where_a_link_leads(cli: Cli, tmp_path: Path) -> None:
+    """Also the first time, when nothing is there, and the link stays one; into a missing directory it is refused."""
+    (tmp_path / "disk").mkdir()
+    link, real = tmp_path / "registry.db", tmp_path / "disk" / "real.db"
+    link.symlink_to(real)
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{link}"
+    cli.ok("register", "a")
+    assert cli.ids() == ["a"]
+    assert (link.is_symlink(), real.is_file(), list(tmp_path.glob("registry.db*"))) == (True, True, [link])
+    (tmp_path / "other.db").symlink_to(tmp_path / "no" / "other.db")
+    ran = cli("register", "b", "--registry", f"sqlite://{tmp_path}/other.db")
+    assert (ran.code, len(sentences(ran.err))) == (4, 1)
+    assert "No such file or directory" in ran.err
 
 
 def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remote: Remote) -> None:

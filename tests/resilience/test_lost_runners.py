@@ -13,16 +13,19 @@ from unittest.mock import Mock
 
 import pytest
 
-from mopsjobs.engines import runner_process
+from mopsjobs.engines import local, runner_process
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.errors import StoreAccessError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.utils.times import parse_time, utc_now
-from support.cli import Cli, command, environment
+from mopsjobs.web.site.background import Syncer
+from support.cli import Cli, Remote, command, environment, foreign, key, sentences
 from support.runs import is_alive, record, sets_of, study, until
+from support.web import Web
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -143,7 +146,22 @@ def test_a_runner_that_another_machine_launched_is_not_judged(
     cli.ok("status", "job")
     ran = cli("wait", "job", "--timeout", "5s")
     assert (ran.code, "its runner on this machine has ended" in ran.err) == (8, False)
-    assert record(jobs).status == "scheduled"
+    cli.clock.moment = cli.clock.moment.replace(year=2100)
+    (listed,) = cli.ok("list", "--stuck", "--json").json["jobs"]
+    assert (listed["status"], listed["suspect"], record(jobs).status) == ("scheduled", "no_update", "scheduled")
+
+
+def test_only_the_lines_of_the_last_launch_are_quoted(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
+    """The log of a job keeps those of earlier launches."""
+    launch(BROKEN)
+    site = Path("site/sitecustomize.py")
+    site.write_text(site.read_text().replace("fatal: the interpreter has no encodings", "second"))
+    env = {**environment(cli), "PYTHONPATH": str(site.parent)}
+    subprocess.run(command("resume", "job"), env=env, check=True, capture_output=True)
+    runner = json.loads(JobDir.for_job("job", cli.env).runner.read_text())
+    until(lambda: not is_alive(runner["pid"]), "the runner to end")
+    cli.ok("status", "job")
+    assert record(jobs).error_message == "The runner ended before its first report: second" + MISSING
 
 
 @pytest.mark.parametrize(
@@ -215,6 +233,19 @@ def test_outputs_correct_an_end_that_was_inferred(
     assert cli("wait", "job").code == 0
 
 
+def test_a_sync_of_the_page_ends_the_job(
+    cli: Cli, jobs: JobRegistry, launch: Launch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`serve` needs no command beside it: its pages show the end by the outputs."""
+    launch(KILLED)
+    store_outputs(jobs.store, load_manifest(jobs.store, "job"), 1)
+    web = Web(cli, capsys)
+    assert Syncer(web.app, web.changes, 60.0)._sync() is None
+    shown = web.get("/api/v1/jobs/job").get_json()
+    assert (shown["status"], shown["tasks_completed"], shown["suspect"]) == ("partial", 1, None)
+    assert record(jobs).error_code == "LAUNCH"
+
+
 def test_all_views_count_the_outputs_of_a_job_that_none_reported(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
     """Its runner was killed when 32 of 40 outputs were stored. A child runs the other tasks."""
     Path("study.json").write_text(json.dumps(study(sets_of(40)).to_dict()))
@@ -252,3 +283,34 @@ def test_an_end_that_was_stated_is_never_corrected(
     cli("validate", "job")
     cli("resume", "job")
     assert record(jobs) == ended
+
+
+def test_a_reader_who_may_not_write_still_sees_the_job(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` warns; `wait` ends, since nothing it could wait for will happen."""
+    directory = JobDir.for_job("job", cli.env)
+    directory.path.mkdir(parents=True)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    directory.runner.write_text(json.dumps({**runner_process.note_of(ended.pid), "log_begin": 0}))
+    remote.put(key("job"), foreign("job", "scheduled", engine="local"))
+    monkeypatch.setattr(remote.store, "put", Mock(side_effect=StoreAccessError("The registry does not permit this.")))
+    ran = cli.ok("status", "job", "--refresh")
+    assert "scheduled" in ran.out
+    assert "The runner of job job has ended, and its record stays: " in ran.err
+    (listed,) = cli.ok("list", "--stuck", "--json").json["jobs"]
+    assert (listed["status"], listed["suspect"]) == ("scheduled", "runner_ended")
+    assert cli("wait", "job").code == 4
+
+
+@pytest.mark.usefixtures("launch")
+def test_a_runner_that_cannot_be_started_fails_the_submission(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the program, not the disk."""
+    monkeypatch.setattr(local, "command", lambda: ["/no/such/program"])
+    ran = cli("submit", "study.json", "--auto", "--job-id", "job")
+    message = "The runner cannot be started with /no/such/program: No such file or directory."
+    assert (ran.code, sentences(ran.err)) == (1, [f"error: {message}"])
+    assert (record(jobs).status, record(jobs).error_message) == ("failed", message)

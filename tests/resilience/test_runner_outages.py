@@ -231,7 +231,34 @@ def test_a_runner_that_may_not_write_the_record_ends_at_once(bench: Bench) -> No
     assert _kept(bench.path / "job")
 
 
+def test_an_internal_error_while_sending_surfaces_and_blocks_nothing(bench: Bench) -> None:
+    """More tasks than the queue holds, and each sender meets it."""
+    bench.given(sets_of(200))
+    store = Refusing(bench.line, lambda key: RuntimeError("a bug") if key.startswith("results/") else None)
+    with pytest.raises(RuntimeError, match="a bug"):
+        _working(store, bench.path / "job")
+
+
 # --- progress after a restart ---------------------------------------------------------------------------------------
+
+
+def test_progress_never_goes_back_while_a_restart_finds_out_what_is_done(bench: Bench) -> None:
+    bench.given(sets_of(6))
+    for task in list(study(sets_of(6)).tasks())[:4]:
+        bench.line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
+    bench.registry.report_shard("job", 0, 1, ShardReport(4, 0))
+    before = bench.record().revision
+    seen: list[int] = []
+
+    def look() -> None:
+        if not seen:
+            seen.append(-1)
+            until(lambda: bench.record().revision > before, "a sign of life during the listing")
+            seen[0] = bench.record().tasks_completed
+
+    bench.line.after_listing = look
+    assert bench.work()[0][:4] == ("succeeded", 6, 0, True)
+    assert seen == [4]
 
 
 def test_progress_never_goes_back_where_what_is_done_cannot_be_found_out(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult
 from support.cli import Clock
-from support.runs import PATIENCE, Bench, calls, code, pool_of, sets_of, study, until
+from support.runs import PATIENCE, Bench, calls, code, pool_of, results, sets_of, study, until
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -201,6 +201,17 @@ def test_a_lost_first_shard_delays_the_others_only(bench: Bench, monkeypatch: py
     assert said == ["Waiting for the first tasks of the job, which another shard runs, up to 1s."]
 
 
+def test_a_waiting_shard_ends_with_its_job(bench: Bench) -> None:
+    bench.given(sets_of(9))
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(bench.work, "pod-1", number=1, shards=3, first=1)
+        until(lambda: "1" in bench.record().shards, "its first report")
+        bench.registry.cancel_job("job")
+        ran, _ = running.result(PATIENCE)
+    assert (ran.status, ran.completed, ran.is_done) == ("cancelled", 0, False)
+    assert results(bench.line) == {}
+
+
 # --- the gate alone --------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +255,15 @@ def test_failures_alone_lead_to_tries_further_on() -> None:
     _end(gate, False)
     assert _now(gate) == [2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 16, 17, 18, 19]
     assert not gate.has_failed
+
+
+def test_tasks_between_two_tries_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept in memory, whatever the job."""
+    monkeypatch.setattr(fail_early, "MAX_SKIPPED", 3)
+    gate = _gate(1, 100)
+    assert _now(gate) == [0]
+    _end(gate, True)
+    assert _now(gate) == [4, 8, 12, 16]
 
 
 @pytest.mark.parametrize(("size", "tries"), [(1, 5), (4, 5), (8, 8)])

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_the_outputs_and_counts_of_each_shard_are_delivered(site: Site) -> None:
     assert [str(one.outcome) for one in attempts_in(site.store)] == ["succeeded"] * 4
     assert counts(site.reconcile(GONE)) == ("succeeded", 4, 0)
     assert not site.directory.drop.exists()
+
+
+def test_the_record_of_the_job_alone_tells_of_its_state(site: Site) -> None:
+    """A shard sees its own tasks only, so neither its announcements nor its states are delivered."""
+    site.submit(sets_of(2))
+    before = [key for key in site.store.list_keys() if key.startswith("changes/")]
+    site.work(0)
+    site.deliver()
+    assert [key for key in site.store.list_keys() if key.startswith("changes/")] == before
+    assert not [entry for entry in site.store.scan("events/") if b'"kind":"state"' in (entry.value or b"")]
 
 
 def test_a_delivery_that_stops_anywhere_is_completed_by_the_next(site: Site) -> None:
@@ -142,6 +153,29 @@ def test_what_a_cancelled_job_has_stored_is_delivered_once_it_has_stopped(site: 
     assert deliver_shards(state, site.session, COMPLETE).status == "cancelled"
     assert len(results(site.store)) == 2
     assert not site.directory.drop.exists()
+
+
+def test_reconcile_delivers_what_an_ended_job_has_left(site: Site) -> None:
+    """Its shards had not stopped when it was cancelled. A file of a writer that was killed goes with the drop."""
+    site.submit(sets_of(4))
+    site.work(0)
+    site.registry.cancel_job("job")
+    (site.directory.drop / "0" / "p0123456789abcdef").touch()
+    assert site.reconcile(COMPLETE).status == "cancelled"
+    assert len(results(site.store)) == 2
+    assert not site.directory.drop.exists()
+
+
+def test_first_tasks_and_failures_count_in_each_shard_alone(site: Site) -> None:
+    """A shard does not wait for another one, whose record it does not see. One that ends early ends alone."""
+    site.submit([{"x": number, "fail": number % 2 == 1} for number in range(12)])
+    said = site.work(1, first=1, policy=ONCE)
+    assert not [line for line in said if "Waiting" in line]
+    assert calls(site.calls) == {1: 1, 3: 1, 5: 1, 7: 1, 9: 1}
+    site.work(0, max_failures="2")
+    state = site.reconcile(COMPLETE)
+    assert counts(state) == ("partial", 6, 5)
+    assert "Ended by --first 1" in str(state.error_message)
 
 
 def test_the_error_of_a_shard_is_that_of_the_job(site: Site) -> None:
@@ -241,6 +275,25 @@ def test_a_machine_without_the_files_does_not_end_the_job(site: Site, status: st
     assert str(done.problem).endswith("in another state directory (XDG_STATE_HOME) or of another user.")
 
 
+@pytest.mark.parametrize("status", ["pending", "submitting", "cancelled"])
+def test_a_job_may_have_no_files_before_its_launch_and_after_its_end(site: Site, status: str) -> None:
+    """A submission that was killed can be resumed. A drop is removed when it was delivered."""
+    site.registry.register_job("job", engine="slurm", tasks_total=1, metadata={"slurm_file_drop": "yes"})
+    state = site.registry.update_status("job", status)
+    assert deliver_shards(state, site.session, GONE) == state
+
+
+def test_outputs_of_an_unknown_job_become_those_of_no_other(site: Site) -> None:
+    """A drop without its manifest may be that of an earlier job of the id. The hint says how to deliver it."""
+    site.submit(sets_of(2))
+    site.work(0)
+    shutil.rmtree(site.directory.drop / "job")
+    with pytest.raises(EngineError, match="belongs to another job of the id job") as raised:
+        fill_drop(site.directory, site.manifest, site.store)
+    assert str(raised.value.hint).endswith("first deliver that job, with its registry: mops-jobs validate job")
+    assert not (site.directory.drop / "job").exists()
+
+
 def test_the_drop_of_another_job_of_the_id_is_left_alone(site: Site) -> None:
     """Another registry may have a job of the same id: neither may get the outputs of the other."""
     site.submit(sets_of(2))
@@ -275,6 +328,35 @@ def test_outputs_that_are_missing_on_a_network_file_system_are_waited_for(
         cluster.ran = EngineTimes(None, site.session.now() - timedelta(seconds=seconds))
         (done,) = reconcile(site.session, {"slurm": cluster}, [state_of(site.registry, "job")])
         assert (done.after, done.problem) == (expected, None)
+
+
+def test_outputs_that_stay_missing_end_the_job_when_names_are_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
+    site.submit(sets_of(4))
+    site.work(0)
+    cluster = Cluster(COMPLETE)
+    cluster.ran = EngineTimes(None, site.session.now() - timedelta(seconds=100))
+    (done,) = reconcile(site.session, {"slurm": cluster}, [state_of(site.registry, "job")])
+    assert done.after == "partial"
+
+
+def test_the_end_of_a_job_that_slurm_has_forgotten_is_that_of_its_record(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster may forget jobs within seconds (MinJobAge), while names are not seen yet."""
+    monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
+    site.submit(sets_of(4))
+    site.work(0)
+    site.work(1)
+    site.deliver()
+    drop = ShardDrop(site.directory.drop, 0)
+    unseen = next(drop.list_keys("results/"))
+    assert drop.delete(unseen)
+    assert site.store.delete(unseen)
+    assert site.reconcile(GONE).status == "validating"
+    later = utc_now() + timedelta(seconds=100)
+    site.session = dataclasses.replace(site.session, now=lambda: later)
+    assert site.reconcile(GONE).status == "partial"
 
 
 def test_a_report_that_comes_after_the_end_is_left_out(site: Site) -> None:
