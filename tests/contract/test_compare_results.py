@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+import pytest
+
+from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies import compare_results as compared
 from mopsjobs.studies.compare_results import ComparedResults, JobOutputs, compare_results
@@ -126,3 +129,12 @@ def test_the_first_tasks_are_named_and_all_are_counted() -> None:
     found = compare_results(store, *jobs, progress.append)
     assert (found.different, len(found.named["different"])) == (compared.MAX_NAMED + 5, compared.MAX_NAMED)
     assert progress == list(range(1, compared.MAX_NAMED + 6))
+
+
+def test_an_outage_ends_the_comparison() -> None:
+    """Instead of calling outputs missing."""
+    store = LineStore(InMemoryVersionedStore())
+    first = fill(store, FIRST, {0: {"a": b"1"}})
+    store.down = True
+    with pytest.raises(StoreUnavailableError):
+        compare_results(store, first, first)

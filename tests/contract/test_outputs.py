@@ -153,6 +153,16 @@ def test_tasks_that_are_the_same_simulation_are_known_by_their_positions() -> No
     assert _manifest(sets=sets, only=[1, 2, 4]).duplicate_tasks() == {1: 0}
 
 
+def test_a_seed_that_was_asked_for_may_be_one_that_is_drawn() -> None:
+    """Both are one simulation, which runs once. No other task of a study has the key of another."""
+    drawn = _tasks(_manifest(sets=[{"x": 1}]))[0].seed
+    store, manifest = InMemoryVersionedStore(), _manifest(sets=[{"x": 1}, {"params": {"x": 1}, "seed": drawn}])
+    _leave(store, _tasks(manifest)[0], a=b"x")
+    assert _complete(store, manifest) == [1, 0, 1]
+    keys = [output_key("job", task, "a") for task in _tasks(_manifest(replicates=50))]
+    assert len(set(keys)) == len(keys) == 101
+
+
 # --- a resumed job, other jobs ---------------------------------------------------------------------------------------
 
 

@@ -17,9 +17,10 @@ import pytest
 from mopsjobs.bundles import extraction, packing
 from mopsjobs.bundles.bundle import BundleError, bundle_key, extract_bundle, store_bundle
 from mopsjobs.bundles.packing import pack
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import StoreUnavailableError, UsageError
 from mopsjobs.store.azure import store as azure
 from mopsjobs.store.memory import InMemoryVersionedStore
+from support.doubles import FaultyStore
 from support.runs import PATIENCE, tree
 
 
@@ -52,6 +53,18 @@ def test_same_files_same_bytes_whatever_times_modes_umask_and_order(tmp_path: Pa
     (second / "run.sh").chmod(0o700)
     os.utime(second / "b.py", (1, 1))
     assert _packed(first) == _packed(second)
+
+
+def test_content_name_and_executable_bit_make_another_bundle(tmp_path: Path) -> None:
+    root = tree(tmp_path / "tree", {"a": "x"})
+    digests = [_packed(root)[0]]
+    (root / "a").chmod(0o755)
+    digests.append(_packed(root)[0])
+    (root / "a").write_text("y")
+    digests.append(_packed(root)[0])
+    (root / "a").rename(root / "b")
+    digests.append(_packed(root)[0])
+    assert len(set(digests)) == 4
 
 
 def test_the_digest_says_nothing_of_this_machine(tmp_path: Path) -> None:
@@ -261,6 +274,19 @@ def test_only_its_owner_may_use_what_was_unpacked(tmp_path: Path) -> None:
     code = extract_bundle(store, ref, tmp_path)
     found = {path: stat.S_IMODE(path.stat().st_mode) for path in (code, *code.rglob("*"))}
     assert set(found.values()) == {0o700}
+
+
+def test_what_landed_or_is_unpacked_is_not_sent_again(tmp_path: Path) -> None:
+    """A bundle whose reply was lost is stored. Code that is there is used without asking the store."""
+    line = FaultyStore(InMemoryVersionedStore())
+    line.lose_reply_next()
+    with pack(tree(tmp_path / "tree", {"a": "x"})) as packed:
+        with pytest.raises(StoreUnavailableError):
+            store_bundle(line, packed)
+        assert store_bundle(line, packed) is False
+    line.calls.clear()
+    first, second = (extract_bundle(line, packed.digest, tmp_path / "code") for _ in range(2))
+    assert (first, line.calls["get"]) == (second, 1)
 
 
 def test_several_at_once_do_not_harm_each_other(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mopsjobs.bundles import git_state
 from mopsjobs.bundles.git_state import GitState, read_git_state
 from mopsjobs.bundles.packing import pack
 from support.runs import tree
@@ -111,3 +112,18 @@ def test_a_directory_that_the_repository_lacks_has_no_state(repository: Path) ->
 def test_variables_of_a_hook_do_not_name_another_repository(repository: Path, tmp_path: Path) -> None:
     hook = {**ENV, "GIT_DIR": str(tmp_path / "elsewhere"), "GIT_WORK_TREE": "/", "GIT_INDEX_FILE": "/none"}
     assert state_of(repository, hook) == state_of(repository)
+
+
+def test_a_git_that_hangs_is_given_up(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tree(tmp_path / "bin", {"git": "#!/bin/sh\nexec sleep 600\n"})
+    (programs / "git").chmod(0o755)
+    monkeypatch.setattr(git_state, "SECONDS", 0.05)
+    assert state_of(repository, {"PATH": f"{programs}:{ENV['PATH']}"}) is None
+
+
+def test_another_object_format_leaves_open_whether_it_is_dirty(tmp_path: Path) -> None:
+    root = tree(tmp_path / "code", {"model.py": "x = 1\n"})
+    git(root, "init", "-q", "--object-format=sha256")
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "one")
+    assert state_of(root) == GitState(git(root, "rev-parse", "HEAD"), None)

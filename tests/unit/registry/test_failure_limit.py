@@ -60,6 +60,11 @@ def test_chance_never_ends_a_job_that_fails_at_a_third(rate: float, text: str) -
     assert _chance_of_an_end(rate, text, 600) < 2e-9
 
 
+@pytest.mark.parametrize(("rate", "total"), [(1.0, 7), (0.15, 1000)])
+def test_a_job_that_fails_too_often_is_ended(rate: float, total: int) -> None:
+    assert _chance_of_an_end(rate, "10%", total) > 0.98
+
+
 def _is_ended(seed: int, rate: float, shards: int, workers: int, total: int) -> bool:
     """Simulate a job whose tasks fail at once or run long, and say whether a limit of 10 % ends it."""
     draw, limit = random.Random(seed), parse_failure_limit("10%")

@@ -164,6 +164,26 @@ def test_a_change_of_a_record_keeps_the_foreign_values_of_other_fields(bench: Be
 
 
 @pytest.mark.parametrize("method", [*UPDATES, "get_job"])
+def test_what_is_no_record_is_named_by_key_and_left_alone(bench: Bench, method: str) -> None:
+    """Nothing is guessed from half a record, and nothing written over it."""
+    value = bench.place(tasks_total="many")
+    with pytest.raises(RecordError, match=r"^jobs/a/state\.json: invalid field tasks_total: expected a whole number"):
+        UPDATES.get(method, lambda registry: registry.get_job("a"))(bench.registry)
+    assert bench.bytes() == value
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"), [("error_code", 137), ("tasks_completed", 2.5), ("metadata", {"x": math.nan}), ("ownr", "x")]
+)
+def test_a_write_is_stricter_than_reading(bench: Bench, name: str, bad: object) -> None:
+    """No program gets a value of another form, or an unknown field, into a record by mops-jobs."""
+    value = bench.place()
+    with pytest.raises(UsageError, match=name):
+        bench.registry.update_fields("a", **{name: bad})
+    assert bench.bytes() == value
+
+
+@pytest.mark.parametrize("method", [*UPDATES, "get_job"])
 def test_a_record_under_the_key_of_another_job_is_left_alone(bench: Bench, method: str) -> None:
     """A user has copied it there; changing it would change neither job, and listing it would show one twice."""
     value = bench.place("a", status="scheduled").replace(b'"job_id": "a"', b'"job_id": "b"')

@@ -51,6 +51,15 @@ def test_jobs_are_filtered_by_status_and_times(bench: Bench) -> None:
     assert ids(bench.registry.get_active_jobs()) == {"alive", "odd"}
 
 
+def test_every_status_is_counted_the_empty_ones_and_the_unknown_ones_too(bench: Bench) -> None:
+    """The counts add up to the number of jobs that are listed."""
+    for job_id, status in [("a", "failed"), ("b", "failed"), ("c", "archived")]:
+        bench.place(job_id, status=status)
+    counts = bench.registry.count_jobs_by_status()
+    assert counts == {**dict.fromkeys(JobStatus, 0), "failed": 2, "archived": 1}
+    assert sum(counts.values()) == len(bench.registry.list_jobs())
+
+
 def test_what_is_no_record_is_logged_and_does_not_stop_a_listing(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

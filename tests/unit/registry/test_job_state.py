@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -65,6 +67,29 @@ def test_a_state_is_frozen_with_its_collections() -> None:
         with pytest.raises(TypeError):
             collection["x"] = "y"  # type: ignore[index]
     assert all(isinstance(getattr(state, name), tuple) for name in LISTS)
+
+
+def test_four_fields_are_enough() -> None:
+    """The others have the values that say nothing."""
+    state = JobState.from_json(encoded())
+    assert state == JobState(job_id="job-1", status=JobStatus.RUNNING, created_at=AT, updated_at=AT)
+    assert (state.tasks_total, state.metadata, state.transitions, state.extra) == (0, {}, (), {})
+
+
+@pytest.mark.parametrize("at", ["2026-11-24T09:00:00Z", "2026-11-24T09:00:00", "2026-11-24T10:00:00.123+01:00"])
+def test_what_other_programs_write_is_read_and_not_rewritten(at: str) -> None:
+    """A time keeps its form. JavaScript writes 5.0 or 5 at will, and editors on Windows leave a byte order mark.
+
+    `from_dict` changes nothing in the object that it is given; nor do changes of that reach the state.
+    """
+    state = JobState.from_json(b"\xef\xbb\xbf" + encoded(created_at=at, tasks_total=5.0))
+    assert (json.loads(state.to_json())["created_at"], state.tasks_total) == (at, 5)
+    record: dict[str, Any] = {**REQUIRED, "created_at": at, "metadata": {"a": [1]}, "theirs": {"b": 1}}
+    before = copy.deepcopy(record)
+    state = JobState.from_dict(record)
+    assert record == before
+    record["metadata"]["later"] = 1
+    assert state.metadata == {"a": [1]}
 
 
 def test_a_record_as_modelops_writes_it_loses_nothing() -> None:

@@ -37,6 +37,25 @@ def test_a_missing_key_is_a_key_error_that_names_it(store: FaultyStore) -> None:
     assert store.calls == {"get": 1}
 
 
+@pytest.mark.parametrize(("rivals", "left"), [(0, []), (1, ["rival"])])
+def test_an_error_of_the_function_passes_and_nothing_is_written(
+    store: FaultyStore, rivals: int, left: list[str]
+) -> None:
+    """Also on a later attempt: a rival's write made the update illegal, and its own rule says so, not the loop."""
+    store.before_put = lambda _: rival(store)
+    error = RuntimeError("refused")
+
+    def refuse(value: bytes) -> bytes:
+        if len(json.loads(value)) == rivals:
+            raise error
+        return mark("mine")(value) or b""
+
+    with pytest.raises(RuntimeError) as caught:
+        cas.update(store, KEY, refuse, sleep=RecordingSleep())
+    assert caught.value is error
+    assert marks(store) == left
+
+
 # --- lost races -----------------------------------------------------------------------------------------------------
 
 
