@@ -301,6 +301,18 @@ def test_a_pod_that_was_killed_for_its_memory_is_told_of(engine: KubernetesEngin
     assert engine.state(RECORD)[1:3] == ("OOMKilled", f"{detail}: {shards}")
 
 
+def test_an_image_without_the_command_is_the_reason_if_no_shard_could_start(engine: KubernetesEngine, api: Api) -> None:
+    """Then there is no log. If others failed otherwise, theirs says why."""
+    ended = {"state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: not found"}}}
+    container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **ended}
+    api.put_pod(0, "Failed", containerStatuses=[container])
+    api.put_job(status={**_condition("Failed", "FailedIndexes", "Job has failed indexes"), "failedIndexes": "0"})
+    assert engine.state(RECORD).reason == "StartError"
+    exited = {"state": {"terminated": {"exitCode": 4, "reason": "Error"}}}
+    api.put_pod(1, "Failed", containerStatuses=[{**container, **exited}])
+    assert engine.state(RECORD).reason == "FailedIndexes"
+
+
 def test_the_start_of_the_newest_pod_is_told(engine: KubernetesEngine, api: Api) -> None:
     """If the record is silent: the pod that replaces another one has not reported yet. Pods that ended do not count."""
     for age, minute in ((1, 20), (0, 30)):

@@ -101,6 +101,7 @@ def test_cancel_deletes_nothing_in_a_context_that_only_the_record_names(
     assert 'trusted = ["context:prod"]' in ran.err
     assert not ran_plugin.exists()
     assert not list(cluster.mock)
+    assert "prod: Job models/seir-1" in cli.ok("cancel", "--name", "seir*", "--dry-run").out
     assert cli.ok("cancel", "seir-1", "--trust", "context:prod").err == "seir-1: cancelled, stopped\n"
 
 

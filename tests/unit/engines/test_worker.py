@@ -88,6 +88,11 @@ def test_a_manifest_without_a_wire_leaves_the_choice_to_the_next_place(run: Work
     assert decoded_outputs(run("", {}, wire="{}").answers[1]) == {"from": b"convention"}
 
 
+def test_a_file_of_that_name_without_a_wire_function_is_a_module(run: Worker, tmp_path: Path) -> None:
+    tree(tmp_path / "code", {"wire.py": "def f(params, seed): return 1\n"})
+    assert decoded_outputs(run("", {}, entrypoint="wire:f/baseline").answers[1]) == {"result.json": b"1"}
+
+
 def test_several_entry_points_are_refused_by_name(run: Worker, tmp_path: Path) -> None:
     """As in ModelOps: nothing says which one is meant."""
     for name in ("one", "two"):
@@ -180,6 +185,17 @@ def test_a_traceback_begins_in_the_model(run: Worker) -> None:
     assert [line.partition("in ")[2] for line in raised.splitlines() if line.startswith("  File")] == ["f", "g"]
     assert raised.startswith("Traceback (most recent call last):\n")
     assert "Object of type set is not JSON serializable" in returned
+
+
+def test_a_wire_function_that_gives_no_outputs_is_told_so(run: Worker) -> None:
+    cases = {
+        "None": "invalid result of the model: expected a dict of outputs, not NoneType",
+        "[b'']": "invalid result of the model: expected a dict of outputs, not list",
+        "{1: b''}": "invalid name of an output 1: expected a text",
+    }
+    source = f"def wire(entrypoint, params, seed): return [{', '.join(cases)}][seed]\n"
+    talk = run(source, *({"seed": number} for number in range(len(cases))), wire=wire_manifest("model.py:wire"))
+    assert [answer["error"]["message"] for answer in talk.answers[1:]] == list(cases.values())
 
 
 # --- models that cannot be loaded -----------------------------------------------------------------------------------

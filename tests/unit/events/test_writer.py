@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.errors import RecordError, StoreAccessError, UsageError
 from mopsjobs.events import format as event_format
 from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, parse_chunk, parse_chunk_key
 from mopsjobs.events.writer import EventLog, record_event
@@ -79,6 +79,26 @@ def test_an_outage_is_survived() -> None:
         log.emit("log", text=str(number))
     assert log.close(PATIENCE)
     assert [event["text"] for event in _events(store)] == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("error", [StoreAccessError("No."), RuntimeError("a bug in a store")])
+def test_a_late_chunk_goes_into_the_hour_of_its_writing(error: Exception) -> None:
+    """Whatever held it back. It then lands where readers look."""
+    store, clock = FaultyStore(InMemoryVersionedStore()), Clock()
+    errors = [error]
+
+    def enter(method: str) -> None:
+        if method == "create_if_absent" and errors:
+            clock.advance(hours=1)
+            raise errors.pop()
+
+    store._enter = enter  # type: ignore[method-assign]
+    log = _log(store, clock)
+    log.emit("log", text="x")
+    assert log.close(PATIENCE)
+    (key,) = store.list_keys("events/")
+    assert key.startswith("events/20260301T13/")
+    assert _events(store)[0]["at"] == "2026-03-01T12:00:00Z"
 
 
 def test_a_lost_reply_makes_the_same_chunk_twice_at_most() -> None:

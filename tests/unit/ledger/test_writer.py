@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.errors import StoreAccessError, StoreUnavailableError
+from mopsjobs.errors import StoreAccessError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.ledger import writer as ledger_writer
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
 from mopsjobs.ledger.writer import Ledger, begun_attempt
@@ -131,6 +131,17 @@ def test_a_chunk_is_cut_after_five_seconds_or_a_share_of_the_run(
     ledger.close()
 
 
+def test_a_full_chunk_is_cut_at_once(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_writer, "MAX_CHUNK_ATTEMPTS", 3)
+    ledger = stores.ledger()
+    for number in range(7):
+        ledger.add(_ended(number), is_settled=True)
+    until(lambda: len(_found(stores.store)) == 6)
+    ledger.close()
+    assert len(list(stores.store.list_keys())) == 3
+    assert [task for task, *_ in _found(stores.store)] == list(range(7))
+
+
 # --- outages and refusals -------------------------------------------------------------------------------------------
 
 
@@ -183,6 +194,13 @@ def test_a_store_that_forbids_the_ledger_leaves_it_in_the_journal(stores: Stores
     assert stores.files() == ["a-000000.jsonl"]
 
 
+def test_a_chunk_that_can_never_be_stored_is_given_up(stores: Stores) -> None:
+    ledger = stores.ledger(Refusing(ValueTooLargeError("too large")))
+    ledger.add(_ended(0), is_settled=True)
+    ledger.close()
+    assert stores.files() == []
+
+
 def test_a_directory_that_cannot_be_written_stops_nothing(stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
     """It is told once, and the ledger goes on in memory."""
     stores.directory.write_text("a file")
@@ -222,6 +240,19 @@ def test_what_a_killed_run_left_is_sent_under_its_own_keys(stores: Stores) -> No
     assert list(stores.store.list_keys()) == ["ledger/job/0.a-000000.attempts.gz"]
     assert sorted(_found(stores.store)) == [(0, 1, "succeeded"), (1, 1, "lost"), (2, 1, "failed"), (3, 1, "lost")]
     assert stores.files() == []
+
+
+def test_what_was_left_is_also_sent_at_the_end_of_a_run(stores: Stores) -> None:
+    """A file of another kind stays."""
+    _leave(stores, [_ended(0), _ended(1)])
+    (stores.directory / "notes.txt").write_text("mine")
+    ledger = stores.ledger()
+    ledger.write(ledger.add(_ended(1, attempt=2), is_settled=False))
+    ledger.settle(ledger.add(_ended(0), is_settled=False))
+    ledger.send_left(lambda task: task == 0)
+    ledger.close(PATIENCE)
+    assert sorted(_found(stores.store)) == [(0, 1, "succeeded"), (1, 1, "lost")]
+    assert stores.files() == ["b-000000.jsonl", "notes.txt"]
 
 
 def test_an_attempt_that_ended_in_the_next_file_is_in_that_alone(stores: Stores) -> None:

@@ -207,6 +207,17 @@ def test_the_damaged_manifest_of_a_parent_ends_the_job_partial(bench: Bench, not
     assert (calls(noted), reduced_calls(noted)) == ({1: 1}, {})
 
 
+def test_a_reduction_whose_outputs_are_refused_leaves_the_job_partial(bench: Bench, noted: Path) -> None:
+    """Other reductions have their outputs: one key does not end the job as failed."""
+    bench.given([{"x": number, "calls": str(noted)} for number in range(2)], reduce="model:summarise")
+    bench.line.refused_key = output_key("job", next(load_manifest(bench.line, "job").study.tasks()), "result.json")
+    bench.line.hides_values = True
+    assert bench.work()[0][:3] == ("partial", 2, 0)
+    bench.line.hides_values = False
+    assert "The store refused the credentials" in str(bench.record().error_message)
+    assert [one["params"] for one in reduced(bench.line).values()] == [{"x": 1, "calls": str(noted)}]
+
+
 def test_a_loop_over_the_tasks_of_an_earlier_call_is_refused(bench: Bench) -> None:
     """Else it would read those of the call at work."""
     code(

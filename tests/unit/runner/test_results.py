@@ -80,6 +80,9 @@ def test_every_attempt_of_a_job_is_in_its_ledger(bench: Bench) -> None:
     assert failed.error is not None
     assert failed.error[1:] == ("ValueError", "model.py:27", "as asked")
     events = [event for entry in bench.line.scan("events/") for event in parse_chunk(entry.value or b"")]
+    noted = [str(event["text"]) for event in events if event["kind"] == "runner"]
+    again = [text for text in noted if text.endswith(": its worker died (SIGKILL); it is tried again")]
+    assert sorted(text[:6] for text in again) == ["task 2", "task 3"]
     (told,) = [event for event in events if event["kind"] == "task_failed" and event["task"] == 1]
     assert told["error_key"] == failed.error.key
     error: Any = told["error"]

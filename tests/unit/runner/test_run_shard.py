@@ -189,6 +189,18 @@ def test_a_job_begun_in_shards_can_be_ended_by_one_runner_alone(bench: Bench) ->
     assert bench.counts() == ("succeeded", 6, 0, 6)
 
 
+def test_the_record_stays_small_whatever_the_job(bench: Bench) -> None:
+    """400 tasks, of which some fail, in 20 shards."""
+    code(bench.model, "def simulate(params, seed):\n    return params['x'] if params['x'] % 20 else 1 / 0\n")
+    bench.given(sets_of(400))
+    for number in range(20):
+        bench.work(number=number, shards=20, workers=1)
+    assert bench.counts() == ("partial", 380, 20, 380)
+    found = bench.line.get("jobs/job/state.json")
+    assert found is not None
+    assert len(found.value) < 4096
+
+
 # --- what fails -----------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +257,13 @@ def test_a_model_that_cannot_be_loaded_is_told_of_once_by_all_its_shards(bench: 
     assert (before.status, before.error_code) == ("failed", "MODEL")
     assert "nothing_of_that_name" in str(before.error_message)
     assert len(notes_of(bench.line)) == 1  # the packages are the likely reason
+
+
+def test_an_unloadable_model_of_an_unregistered_job_is_reported(bench: Bench) -> None:
+    place(bench.line, "job", study(sets_of(2)), code(bench.model, "import nothing_of_that_name"))
+    with pytest.raises(ModelError, match="nothing_of_that_name"):
+        bench.work()
+    assert (bench.record().status, bench.record().error_code) == ("failed", "MODEL")
 
 
 def test_a_bundle_that_is_gone_fails_the_job(bench: Bench) -> None:

@@ -120,6 +120,15 @@ def _all_ended(children: Path) -> bool:
     return not [pid for pid in children.read_text().split() if is_alive(int(pid))]
 
 
+def test_what_a_model_has_started_ends_with_its_worker_that_dies(model: Path, tmp_path: Path) -> None:
+    child, gate = tmp_path / "child", tmp_path / "gate"
+    sets = [{"x": 0, "fork": str(child), "killed": str(tmp_path / "killed")}, {"x": 1, "gate": str(gate)}]
+    with contextlib.closing(pool_of(model, 1).run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:
+        until(lambda: (one := next(running)) is not None and one.position == 0 and one.is_final, "the first task")
+        (first, *_) = child.read_text().split()  # that of the worker that died; its successor is at work
+        until(lambda: not is_alive(int(first)), "the child to end")
+
+
 def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path: Path) -> None:
     source = (
         "import os, time\n"
