@@ -301,7 +301,7 @@ def test_a_pod_that_was_killed_for_its_memory_is_told_of(engine: KubernetesEngin
     assert engine.state(RECORD)[1:3] == ("OOMKilled", f"{detail}: {shards}")
 
 
-def test_an_image_without_the_command_is_the_reason_if_no_shard_could_start(engine: KubernetesEngine, api: Api) -> None:
+def test_a_missing_command_is_the_reason_if_no_shard_could_start(engine: KubernetesEngine, api: Api) -> None:
     """Then there is no log. If others failed otherwise, theirs says why."""
     ended = {"state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: not found"}}}
     container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **ended}
