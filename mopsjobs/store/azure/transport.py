@@ -12,6 +12,7 @@ import http.client
 import os
 import re
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -92,7 +93,9 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
         problem = "is throttling requests" if is_busy else "failed to serve a request"
         return StoreUnavailableError(f"{location} {problem}: {answer}.", throttled=is_busy)
     # A library refuses a malformed URL or header by an error of its own that is a ValueError: that is not an outage.
-    is_refused = any(isinstance(each, _WIRE) and isinstance(each, ValueError) for each in network.error_chain(error))
+    # So is an untrusted certificate, which is one.
+    refusals = [each for each in network.error_chain(error) if isinstance(each, _WIRE) and isinstance(each, ValueError)]
+    is_refused = any(not isinstance(each, ssl.SSLError) for each in refusals)
     is_of_wire = isinstance(error, (AzureError, *_WIRE)) and not isinstance(error, DecodeError)
     if status is None and is_of_wire and not is_refused:
         return network.unavailable(error, location, _TIMEOUTS)

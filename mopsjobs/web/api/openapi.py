@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -177,30 +177,25 @@ def attempt_place(cursor: str | None) -> AttemptPlace | None:
 
 _LINK = {"description": "Leads to the next page, if there is one (RFC 8288).", "schema": {"type": "string"}}
 
-_WHICH = filter_parameters(API)
 
-_OPERATIONS: tuple[tuple[str, str, str, Mapping[str, Parameter], bool], ...] = (
-    ("jobs", "Jobs, as `list --json` prints them", "list", _WHICH | JOBS, False),
-    ("jobs/{job_id}", "One job, as `status JOB --json` prints it", "job", {"job_id": JOB}, True),
-    ("tasks", "The tasks of a job, as `tasks --json` prints them", "tasks", TASKS, True),
-    (
-        "attempts", "Attempts at the tasks of a job, as `query --json` prints the view `attempts`",
-        "query", ATTEMPTS, True,
-    ),
-    (
-        "results", "The results of a job, with the rows that `results --table FILE.jsonl` writes",
-        "results", RESULTS, True,
-    ),
-    (
-        "failures", "Failed tasks by their errors, as `failures --json` prints them",
-        "failures", FAILURES | _WHICH, True,
-    ),
-    (
-        "events", "Events, one JSON object per line, as `events --json` prints them",
-        "event", EVENTS, False,
-    ),
-)  # fmt: skip
-"""Path, summary, schema, parameters, and whether the query names a job that may be missing."""
+def _operations() -> Iterator[tuple[str, str, str, Mapping[str, Parameter], bool]]:
+    """Yield path, summary, schema, parameters, and whether the query names a job that may be missing."""
+    which = filter_parameters(API)
+    yield "jobs", "Jobs, as `list --json` prints them", "list", which | JOBS, False
+    yield "jobs/{job_id}", "One job, as `status JOB --json` prints it", "job", {"job_id": JOB}, True
+    yield "tasks", "The tasks of a job, as `tasks --json` prints them", "tasks", TASKS, True
+    attempts = "Attempts at the tasks of a job, as `query --json` prints the view `attempts`"
+    yield "attempts", attempts, "query", ATTEMPTS, True
+    results = "The results of a job, with the rows that `results --table FILE.jsonl` writes"
+    yield "results", results, "results", RESULTS, True
+    yield (
+        "failures",
+        "Failed tasks by their errors, as `failures --json` prints them",
+        "failures",
+        FAILURES | which,
+        True,
+    )
+    yield "events", "Events, one JSON object per line, as `events --json` prints them", "event", EVENTS, False
 
 
 @cache
@@ -231,7 +226,7 @@ def document() -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    found = {f"/api/v1/{operation[0]}": _get(*operation) for operation in _OPERATIONS}
+    found = {f"/api/v1/{operation[0]}": _get(*operation) for operation in _operations()}
     metrics = _responses({"text/plain": {"schema": {"type": "string"}}})
     del metrics["400"]  # parameters are ignored
     summary = "Metrics in Prometheus' text format, as `metrics` prints them"
