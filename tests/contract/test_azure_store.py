@@ -16,12 +16,13 @@ import tracemalloc
 import zlib
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
-from azure.storage.blob import BlobLeaseClient, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import BlobBlock, BlobLeaseClient, ContainerSasPermissions, generate_container_sas
 from hypothesis import given
 from hypothesis import strategies as st
 from urllib3 import Timeout
@@ -230,6 +231,22 @@ def test_metadata_of_an_older_value_are_not_believed(place: Place) -> None:
     foreign(place, b"succeed", metadata=metadata)
     assert only_entry(store).value is None
     assert store.get("a") == (b"succeed", only_entry(store).version)
+
+
+def test_metadata_of_a_blob_without_md5_are_not_believed(place: Place) -> None:
+    """A blob put together from blocks has none, unless its writer says so. Its snapshots do not keep it."""
+    store = place.open()
+    store.create_if_absent("other", b"")
+    store.delete("other")
+    with place.server.client(place.name) as client:
+        blob = client.get_blob_client("a")
+        blob.stage_block("MDAw", b"running")
+        packed = base64.b64encode(zlib.compress(b"running")).decode()
+        blob.commit_block_list([BlobBlock("MDAw")], metadata={INLINE_NAME: packed})
+        blob.create_snapshot()
+    assert only_entry(store).value is None
+    assert store.get("a") == (b"running", only_entry(store).version)
+    assert store.delete("a")
 
 
 def test_metadata_that_are_not_the_value_are_not_believed() -> None:
@@ -981,10 +998,12 @@ def read_only_sas(place: Place) -> str:
 
 @pytest.mark.claim("A read-only SAS changes nothing")
 def test_a_read_only_sas_serves_all_reading_and_no_writing(place: Place) -> None:
-    version = place.open().create_if_absent("a", RECORD)
-    assert version is not None
+    """A container that is missing reads as empty."""
     env = {"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": "?" + read_only_sas(place)}
     viewer = place.open(env)
+    assert (list(viewer.scan()), viewer.get("a")) == ([], None)
+    version = place.open().create_if_absent("a", RECORD)
+    assert version is not None
     assert viewer.get("a") == (RECORD, version)
     assert viewer.get("missing") is None
     assert list(viewer.list_keys()) == ["a"]
@@ -1009,3 +1028,11 @@ def test_no_error_tells_a_sas_token_that_is_part_of_every_url() -> None:
             assert "must-not-be-seen" not in "".join(traceback.format_exception(caught.value))
             assert_no_secret(caught.value)
         store.close()
+
+
+def test_a_netrc_file_does_not_replace_the_signature(place: Place) -> None:
+    """Else the HTTP library would send the password in it instead: a default entry fits every host."""
+    netrc = Path(os.environ["HOME"]) / ".netrc"
+    netrc.write_text("default login me password must-not-be-sent\n")
+    netrc.chmod(0o600)
+    assert place.open().create_if_absent("a", b"1")

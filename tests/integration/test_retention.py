@@ -37,6 +37,7 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import json_time
 from support.cli import REMOTE_URL, START, Cli, Clock, LineStore, Remote, add, put
 from support.doubles import FaultyStore, RecordingSleep
+from support.runs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -150,6 +151,36 @@ def test_what_may_be_of_use_stays(clock: Clock) -> None:
     assert left("at-work", "b-old") == [2, 0]
 
 
+def test_a_late_tail_outlives_the_rest(clock: Clock) -> None:
+    """By as much as it was late: a chunk that an outbox delivers ten days after the end goes ten days later."""
+    store = InMemoryVersionedStore()
+    jobs = _aged(store, clock)
+    put(store, event_format.chunk_key(clock.now() - timedelta(days=29), "old-1", "w", 7), b"-")
+    for left in (1, 0):
+        _round(jobs, clock).remove()
+        assert _of(_keys(store, event_format.PREFIX), "old-1") == left
+        clock.advance(days=2)
+
+
+def test_only_what_is_old_is_listed(clock: Clock) -> None:
+    """A listing ends at the first key that is young: its cost follows what goes."""
+    store = InMemoryVersionedStore()
+    _aged(store, clock)
+    for number in range(50):
+        record_event(store, "at-work", "log", now=clock.now, text=str(number))
+        put(store, f"{registry_announcements.slot_of(clock.now())}job-{number}", b"-")
+    taken: list[str] = []
+
+    class Noting(FaultyStore):
+        def list_keys(self, prefix: str = "") -> Iterator[str]:
+            for key in super().list_keys(prefix):
+                taken.append(key)
+                yield key
+
+    counts = _round(JobRegistry(Noting(store), now=clock.now), clock).plan()
+    assert len(taken) <= counts.keys + 2 + 2  # the events of the job at work, and the first young key of each listing
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 3 * 86400), st.sampled_from("abc")), max_size=20),
     st.sampled_from("abc"),
@@ -217,6 +248,23 @@ def test_two_at_once_remove_it_once(store: VersionedStore, clock: Clock) -> None
     assert _round(jobs, clock).plan().keys == 0
 
 
+@pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
+def test_writers_at_work_meanwhile_lose_nothing(store: VersionedStore, clock: Clock) -> None:
+    """A runner that goes on writes its events and its record as ever."""
+    jobs = _aged(store, clock)
+    log = EventLog(store, "at-work", now=clock.now, flush_seconds=0.001)
+    for number in range(20):
+        log.emit("log", text=f"late {number}")
+        jobs.update_progress("at-work", number)
+        if number % 5 == 0:
+            _round(jobs, clock).remove()
+    assert log.close(PATIENCE)
+    values = [store.get(key) for key in _keys(store, event_format.PREFIX) if "/at-work/" in key]
+    told = [event["text"] for found in values if found for event in event_format.parse_chunk(found.value)]
+    assert told[-20:] == [f"late {number}" for number in range(20)]
+    assert jobs.get_job("at-work").tasks_completed == 19  # type: ignore[union-attr]
+
+
 def _order(store: VersionedStore, clock: Clock) -> list[str]:
     """Return what a round removes, in its order."""
     taken: list[str] = []
@@ -259,6 +307,33 @@ def test_cut_short_it_leaves_the_younger_part(clock: Clock, monkeypatch: pytest.
         assert [key for key in order if store.get(key)] == order[left:]
         _round(JobRegistry(store), clock).remove()
         assert not [key for key in order if store.get(key)]
+
+
+def test_ctrl_c_ends_it_with_its_batch(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Younger batches are whole, and what has gone is told: exit code 130."""
+    inner, after = remote.store.inner, retention.BATCH + 100
+    add(remote.jobs, "old", "failed")
+    for number in range(3 * retention.BATCH):
+        put(inner, event_format.chunk_key(START + timedelta(hours=number), "old", "w", number), b"-")
+    cli.clock.advance(days=100)
+    numbers = itertools.count()
+
+    class Interrupted(LineStore):
+        def delete(self, key: str) -> bool:
+            if next(numbers) == after:
+                raise KeyboardInterrupt
+            return super().delete(key)
+
+    before = _keys(inner, "changes/", "events/")
+    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: Interrupted(inner))
+    ran = cli("prune", "--store", "--older-than", "1h", "--yes")
+    gone = set(before) - set(_keys(inner, "changes/", "events/"))
+    assert ran.code == 130
+    assert len(gone) >= after
+    assert gone <= set(before[: 2 * retention.BATCH + 1])  # the first key goes by itself
+    announced = sum(key.startswith("changes/") for key in gone)
+    assert f"Removed {len(gone) - announced} chunks of events" in ran.err
+    assert ran.err.endswith(", then stopped.\n")
 
 
 # --- a store that does not take it -----------------------------------------------------------------------------------
@@ -394,6 +469,24 @@ def test_the_exit_code_tells_why_it_stays(
     assert (ran.code, before - len(_keys(inner, ""))) == (code, removed)
     assert str(failure) in ran.err
     assert ("Removed " in ran.err) == (removed > 0)
+
+
+def test_without_a_registry_nothing_is_claimed(cli: Cli, aged: Remote) -> None:
+    """It is asked, not the cache: out of reach is 5. One that is not there is told, and not made."""
+    cli.ok("sync", "-q")
+    words = ("prune", "--store", "--older-than", "30d")
+    aged.store.down = True
+    assert cli(*words, "--dry-run").code == 5
+    aged.store.down = False
+    aged.store.fail_next(100, "list_keys")
+    ran = cli(*words, "--dry-run")
+    assert (ran.code, "Would remove" in ran.err) == (5, False)
+
+
+def test_a_registry_that_is_not_there_is_told_and_not_made(cli: Cli) -> None:
+    ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
+    assert ran.err.startswith("There is no registry at ")
+    assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
 
 
 def test_it_works_on_every_backend(cli: Cli, anywhere: VersionedStore) -> None:
@@ -620,6 +713,70 @@ def test_events_that_come_after_their_job_was_pruned_are_not_taken(cli: Cli, rem
     assert cli.ok("prune", "--older-than", "1s", "--yes").err == "Removed 1 job and 0 events from the cache.\n"
     cli.ok("sync")
     assert {event["job_id"] for event in cli.ok("events", "--json", "--offline").objects} == {"other"}
+
+
+def test_what_no_sync_has_seen_is_not_forgotten(cli: Cli, told: Remote) -> None:
+    """However old it is by then: the hours that are forgotten end before the last sync."""
+    cli.ok("sync", "-q")
+    cli.clock.advance(hours=2)
+    record_event(told.store.inner, "at-work", "log", now=cli.clock.now, text="unseen")
+    cli.clock.advance(days=3)
+    cli.ok("prune", "--older-than", "1d", "--yes")
+    cli.ok("sync", "-q")
+    assert any("unseen" in line for line in cli.ok("events", "--json", "--offline").lines)
+
+
+def test_a_late_chunk_of_a_job_that_is_not_mirrored_yet_is_taken_once(cli: Cli, told: Remote) -> None:
+    """Its events may come before its record does, and tell of an hour whose names are forgotten."""
+    cli.ok("sync", "-q")
+    cli.ok("prune", "--older-than", "39d", "--yes")
+    line = event_line({"at": json_time(START), "job_id": "late", "kind": "log", "source": "w", "seq": 0}, {})
+    with contextlib.closing(cache_database.open_to_write(str(cli.cache), REMOTE_URL)) as cache:
+        for entries in (1, 0):  # the second time, it is sent once more, much later
+            forget_chunks(cache, cli.clock.now())
+            told.put(chunk_key(cli.clock.now(), "late", "w", 0), f"{line}\n")
+            assert sync_events(told.store.inner, cache, now=cli.clock.now).entries == entries
+            cli.clock.advance(days=2)
+            sync_events(told.store.inner, cache, now=cli.clock.now)
+
+
+def test_chunks_that_cannot_be_read_stay_known(cli: Cli, told: Remote) -> None:
+    """So that doctor tells of them, and a full sync tries them again, long after other names were forgotten."""
+    key = chunk_key(START, "at-work", "w", 7)
+    told.put(key, "{")
+    assert cli("sync", "-q").code == 7
+    cli.ok("prune", "--older-than", "39d", "--yes")
+    line = event_line({"at": json_time(START), "job_id": "at-work", "kind": "log", "source": "w", "seq": 0}, {})
+    told.put(key, f"{line}\n")
+    cli.ok("sync", "-q", "--full")
+    assert len(cli.ok("events", "at-work", "--json").lines) == 4
+
+
+def test_whoever_cannot_ask_claims_nothing(cli: Cli, told: Remote) -> None:
+    """Without the network it is unknown whether the registry has events."""
+    cli.ok("sync", "-q")
+    cli.ok("prune", "--store", "--older-than", "30d", "--yes")
+    with contextlib.closing(sqlite3.connect(cli.cache)) as cache, cache:
+        cache.execute("DELETE FROM event")
+    assert GONE not in cli("logs", "old", "--offline").err
+    told.store.down = True
+    assert GONE not in cli("logs", "old").err
+
+
+def test_a_follower_is_not_disturbed(cli: Cli, clock: Clock, told: Remote) -> None:
+    """Events are shown as they come, once each, while what is old is removed between two looks."""
+
+    def meanwhile(count: int) -> None:
+        if count < 4:
+            record_event(told.store.inner, "at-work", "log", now=clock.now, text=f"new {count}")
+            Retention(told.jobs, timedelta(hours=1), now=clock.now()).remove()
+        elif count == 4:
+            told.jobs.finalize_job("at-work", "succeeded")
+
+    clock.on_sleep = meanwhile
+    ran = cli.ok("logs", "at-work", "-f")
+    assert sorted(ran.lines[:3]) == [f"line {number}" for number in range(3)]  # of one moment, by three writers
+    assert ran.lines[3:] == [f"new {number}" for number in range(1, 4)]
 
 
 GONE = "There are no events of job old. Prune may have removed others.\n"

@@ -179,6 +179,15 @@ def test_own_writes_are_listed_after_our_revision_was_dropped(cli: Cli, remote: 
     assert _status(cli, "a") == "succeeded"
 
 
+def test_rows_of_a_sync_never_block_an_own_write(cli: Cli, remote: Remote) -> None:
+    """Even a row whose revision is higher than ours, as after a restore of the registry, is replaced."""
+    remote.put(key("a"), foreign("a", "running", revision=40))
+    cli.ok("sync")
+    remote.put(key("a"), foreign("a", "running", revision=3))
+    cli.ok("update", "a", "failed", "-q")
+    assert _status(cli, "a") == "failed"
+
+
 JOBS = [f"job-{number:02}" for number in range(12)]
 INDEXES = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'job' AND sql IS NOT NULL"
 SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
