@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs import __version__
+from support.docs import ROOT
 from support.packages import make_environment, pythons_by_minor, uv
 from support.runs import PATIENCE
 
@@ -73,3 +75,9 @@ def test_the_sdist_holds_the_sources_alone(packages: Path) -> None:
     sources = {"mops_jobs.py", "mopsjobs", "pyproject.toml", "README.md", "LICENSE"}
     assert tops == sources | {"PKG-INFO", "setup.cfg", "mops_jobs.egg-info"}
     assert {"mopsjobs/py.typed", "mopsjobs/schemas/job.json", "mopsjobs/cache/schema.sql"} <= names
+
+
+def test_uvx_runs_the_command_without_an_installation(packages: Path) -> None:
+    """As users of `uvx` start it, in an environment that uv makes for it."""
+    words = ["tool", "run", "--python", sys.executable, "--constraints", str(ROOT / "requirements" / "runtime.lock")]
+    assert uv(*words, "--from", str(packages / WHEEL), "mops-jobs", "--version") == f"mops-jobs {__version__}\n"

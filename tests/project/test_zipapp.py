@@ -17,6 +17,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import cryptography
 import pytest
 
 import bench.azurite
@@ -263,6 +264,17 @@ def test_what_is_unpacked_is_what_is_in_the_file(members, unpacked):
     assert _files(_unpacked(unpacked)) == members
 
 
+def test_a_home_that_cannot_be_written_is_no_hindrance(pyz, home):
+    """The file unpacks into a private directory below TMPDIR, says so once, and finds it there the next time."""
+    home["HOME"] = "/dev/null/home"
+    first, second = _start(pyz, home), _start(pyz, home)
+    (private,) = Path(home["TMPDIR"]).iterdir()
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert (first.returncode, first.stderr.count("\n")) == (0, 1)
+    assert str(private) in first.stderr
+    assert (second.returncode, second.stderr) == (0, "")
+
+
 @pytest.mark.claim("What mops-jobs keeps is 0600, its directories 0700")
 def test_a_planted_symlink_is_not_followed(pyz, home, tmp_path):
     """It gets nothing, and nothing is run from it. The directory used instead stays: runners are started from there."""
@@ -462,6 +474,21 @@ def _command(python, pyz, env):
 
 
 @pytest.mark.parametrize("python", pythons_by_minor())
+def test_azure_works_without_cryptography(python, bare, pyz, home, azurite):
+    """By the key of an account, and by a SAS: jobs are registered, mirrored and listed."""
+    container, python = azurite.new_container(), bare(python)
+    registry = ("--registry", f"azure://{container}")
+    by_key = _command(python, pyz, {**home, **azurite.env})
+    by_key(*registry, "register", "by-key", "--quiet")
+    sas = azurite.sas_url(container, "racwdl").partition("?")[2]
+    string = f"BlobEndpoint={azurite.endpoint};SharedAccessSignature={sas}"
+    by_sas = _command(python, pyz, {**home, "AZURE_STORAGE_CONNECTION_STRING": string})
+    by_sas(*registry, "register", "by-sas", "--quiet")
+    listed = json.loads(by_sas(*registry, "list", "--refresh", "--json"))
+    assert {job["job_id"] for job in listed["jobs"]} == {"by-key", "by-sas"}
+
+
+@pytest.mark.parametrize("python", pythons_by_minor())
 def test_sign_in_works_without_cryptography(python, bare, pyz, home, tmp_path, azurite_of_tokens):
     """By a token of `az`, over HTTPS, for the host of an account."""
     port, certificate = azurite_of_tokens
@@ -499,6 +526,17 @@ def test_sign_in_by_certificate_says_what_to_install(bare, pyz, home, unpacked, 
     ]
 
 
+def test_the_cryptography_of_the_interpreter_is_used(home, unpacked):
+    """What the file has in its place is for a Python without the package."""
+    probe = (
+        f"import sys; sys.path.insert(0, {str(_unpacked(unpacked) / 'site-packages')!r})\n"
+        "from azure.storage.blob._encryption import AESGCM\n"
+        "AESGCM(AESGCM.generate_key(128)); print(sys.modules['cryptography'].__file__)"
+    )
+    run = _run([sys.executable, "-c", probe], home)
+    assert (run.returncode, run.stdout.strip()) == (0, cryptography.__file__), run.stderr
+
+
 def test_a_cryptography_that_cannot_be_imported_is_left_alone(bare, home, unpacked, tmp_path):
     """Such as Debian's, which each Python of the machine sees, and which is compiled for one of them."""
     package = tmp_path / "cryptography"
@@ -512,6 +550,15 @@ def test_a_cryptography_that_cannot_be_imported_is_left_alone(bare, home, unpack
     )
     run = _run([bare(sys.executable), "-c", probe], home)
     assert (run.returncode, run.stdout.strip()) == (0, "_Absent"), run.stderr
+
+
+def test_a_certificate_that_is_missing_is_named(home, unpacked, pyz):
+    """With exit code 4, as each sign-in that fails."""
+    env = {**home, "MOPS_JOBS_UNPACK": str(unpacked), "AZURE_CLIENT_CERTIFICATE_PATH": "/nowhere.pem"}
+    env |= {"AZURE_CLIENT_ID": "lab", "AZURE_TENANT_ID": "lab"}
+    run = _start(pyz, env, "sync", "--registry", f"https://{HOST}/signed-in")
+    assert (run.returncode, run.stdout) == (4, "")
+    assert "error: Azure sign-in by certificate cannot use /nowhere.pem: No such file or directory." in run.stderr
 
 
 # --- `import mopsjobs` from the file ----------------------------------------------------------------------------------

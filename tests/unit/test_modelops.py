@@ -22,7 +22,10 @@ from mopsjobs.modelops import (
     OutputSpec,
     TerminalStateError,
     ValidationResult,
+    generate_output_manifest,
     get_json,
+    reconstruct_task_from_spec,
+    update_with_retry,
 )
 from mopsjobs.store.azure.credentials import EMULATOR_KEY
 from mopsjobs.studies.manifest import Manifest, manifest_key
@@ -139,6 +142,17 @@ def test_what_differs_without_need_is_as_in_modelops(registry: JobRegistry) -> N
     assert not modelops.validate_transition("running", "bogus")
 
 
+def test_every_method_returns_states_of_this_class(registry: JobRegistry) -> None:
+    """A program reads states with the same members as those that it gets from a write."""
+    registered, running = registry.register_job("a"), registry.update_status("a", "running")
+    progress = registry.update_progress("a", 1, 4)
+    read = [registry.get_job("a"), *registry.list_jobs(), *registry.get_active_jobs()]
+    assert {type(state) for state in (registered, running, progress, *read)} == {JobState}
+    assert isinstance(running, JobState)  # for mypy
+    assert (running.progress_percent, progress.progress_percent) == (None, 25.0)  # without a total there is none
+    assert not modelops.is_terminal("unknown")
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -204,6 +218,23 @@ def test_get_json_tells_a_missing_key_from_an_outage(store: InMemoryVersionedSto
         get_json(line, "good")
 
 
+def test_the_first_delay_of_a_lost_race_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It bounds the first wait. A missing key is "not found", as in ModelOps."""
+    bounds = []
+
+    def note(base: float, *_: object, **__: object) -> SimpleNamespace:
+        bounds.append(base)
+        return SimpleNamespace()
+
+    monkeypatch.setattr("mopsjobs.store.cas.Backoff", note)
+    store = InMemoryVersionedStore()
+    store.create_if_absent("k", b"{}")
+    assert update_with_retry(store, "k", update_fn=lambda old: {**old, "a": 1}, initial_delay=0.5) == {"a": 1}
+    assert bounds == [0.5]
+    with pytest.raises(KeyError, match="Key no not found"):
+        update_with_retry(store, "no", dict)
+
+
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +262,17 @@ def test_a_job_specification_becomes_expected_outputs(registry: JobRegistry) -> 
     assert [output["provenance_path"] for output in state.expected_outputs] == ["p0/0", "p0/1", "p1/0"]  # type: ignore[index]
     assert (state.tasks_total, state.metadata) == (3, {"note": 1})
     assert JobRegistry(InMemoryVersionedStore()).register_job("a", job_spec=spec(2)).expected_outputs == []
+
+
+def test_a_specification_with_tasks_has_an_output_per_task() -> None:
+    """A `SimJob` lists its tasks with their seeds. An output that aggregates tasks is no task to run again."""
+    task = SimpleNamespace(params=SimpleNamespace(param_id="p", params={"x": 1}), seed=7, entrypoint="model/base")
+    job = SimpleNamespace(metadata={}, bundle_ref="sha256:00", tasks=[task])
+    (output,) = generate_output_manifest(job, Schema())
+    assert (output.provenance_path, output.bundle_digest, output.param_values) == ("p/7", "sha256:00", {"x": 1})
+    job.parameter_sets = spec(2).parameter_sets  # as in ModelOps, these count if there are both
+    assert [output.provenance_path for output in generate_output_manifest(job, Schema())] == ["p0/0", "p0/1"]
+    assert reconstruct_task_from_spec(dataclasses.replace(output, output_type="aggregation")) is None
 
 
 @pytest.mark.parametrize(("count", "status"), [(1, "partial"), (2, "complete")])
