@@ -392,6 +392,15 @@ def test_no_escape_sequence_of_a_record_reaches_the_terminal(cli: Cli, color: st
         assert not [char for char in text if not char.isprintable() and char not in "\n\t"], text
 
 
+@pytest.mark.parametrize("word", ["a/../b", "x\x1b[31my", ""])
+@pytest.mark.parametrize("argv", [("status",), ("cancel",)])
+def test_an_impossible_job_id_is_named_harmlessly(cli: Cli, argv: tuple[str, ...], word: str) -> None:
+    """An id with an empty part or a control character is wrong usage, and shown so that it cannot move a cursor."""
+    ran = cli(*argv, word)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1), ran.err
+    assert not set(ran.err) & set("\x1b\u202e")
+
+
 # --- colour ----------------------------------------------------------------------------------------------------------
 
 

@@ -169,6 +169,15 @@ def test_doctor_tells_bad_records_by_key_and_reason(cli: Cli, remote: Remote) ->
     assert _checks(cli)["records"]["state"] == "warn"
 
 
+def test_doctor_shows_chunks_of_events_that_cannot_be_read(cli: Cli, remote: Remote) -> None:
+    """They are told once by a sync; `doctor` keeps them in sight."""
+    bad = "events/20260301T12/job/x-000000.ndjson"
+    remote.put(bad, b"x\n")
+    assert cli("sync").code == 7
+    assert f"{bad}: line 1: not JSON" in cli.ok("doctor").out
+    assert [one["kind"] for one in cli.ok("doctor", "--json").json["problems"]] == ["unreadable_events"]
+
+
 @pytest.mark.usefixtures("quick_retries")
 def test_doctor_tells_the_source_of_the_credentials(cli: Cli) -> None:
     """Which credential was used is said by its source, never by its value."""

@@ -125,6 +125,13 @@ def test_a_job_without_failures_says_so(cli: Cli, remote: Remote) -> None:
     assert cli.ok("failures", "--hours", "1").lines == ["No task has failed."]
 
 
+def test_a_task_that_succeeds_at_a_later_attempt_has_not_failed(cli: Cli, remote: Remote) -> None:
+    """The last outcome of a task counts."""
+    add_job(remote.jobs, "job", draw_sets(2))
+    Ledger(remote.store.inner)(failed(0, "ValueError", "m.py:1", "bad", started_at=1.0), attempt(0, attempt=2))
+    assert cli.ok("failures", "job").lines == ["No task of job has failed."]
+
+
 def test_failed_tasks_without_a_reason_are_counted(cli: Cli, remote: Remote) -> None:
     """The record of a job tells of them before its ledger, and after `prune --store`."""
     add_job(remote.jobs, "job", draw_sets(4))

@@ -138,3 +138,11 @@ def test_notes_of_twenty_writers_at_once_are_all_kept(cli: Cli, remote: Remote) 
     assert found is not None
     history = [one["text"] for one in found.metadata["note_history"]]  # type: ignore[attr-defined]
     assert sorted(history) == sorted(f"note {number}" for number in range(20))
+
+
+def test_control_characters_of_a_note_do_not_reach_a_terminal(cli: Cli, jobs: JobRegistry) -> None:
+    """Neither in the line of the note, nor in the history, nor in events."""
+    add(jobs, "job")
+    cli.ok("note", "job", "red \x1b[31m text\nsecond line", USER="e\x1bve")
+    for argv in (("status", "job"), ("events", "job")):
+        assert "\x1b" not in cli.ok(*argv).out

@@ -203,3 +203,10 @@ def test_other_engines_cannot_be_checked_here(drawing: Desk, noted: Path) -> Non
     found = drawing("submit", drawing.write(sets_of(1, calls=str(noted))), "--auto", *words)
     assert found.code == 2
     assert "--check-determinism has no effect with the dask engine" in found.err
+
+
+def test_a_dry_run_runs_no_task_twice(drawing: Desk, noted: Path) -> None:
+    sets = sets_of(1, calls=str(noted), is_random=True)
+    said = drawing.ok("submit", drawing.write(sets), "--auto", "--dry-run", "--check-determinism", "1").err
+    assert said.strip() == "Nothing was done."
+    assert not noted.exists()

@@ -16,6 +16,7 @@ import pytest
 import mopsjobs
 from mopsjobs.cache.sync import scalars as scalars_module
 from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.ledger.format import chunk_key
 from mopsjobs.studies.manifest import NAMES_NAME, Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key, reduction_key, results_prefix
 from mopsjobs.web.site.kept import read_results
@@ -151,6 +152,18 @@ def test_names_that_clash_are_prefixed_never_overwritten(cli: Cli, jobs: JobRegi
     assert row["status"] == "succeeded"
 
 
+def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobRegistry) -> None:
+    """As are those that have the name of a column of a table of tasks."""
+    manifest = add_job(jobs, "job", [{"n": 1, "tasks": 2, "seed": 3}])
+    Ledger(jobs.store)(attempt(0))
+    leave_output(jobs, manifest, 0, n=4)
+    (row,) = results_table(cli, "job", "--mean")
+    assert list(row.items())[2:] == [
+        ("params.n", "1"), ("params.tasks", "2"), ("params.seed", "3"), ("tasks", "1"), ("n", "1"),
+        ("result.n.mean", "4.0"),
+    ]  # fmt: skip
+
+
 @pytest.mark.claim("CSV has no formulas")
 def test_a_text_like_a_formula_is_made_safe(cli: Cli, jobs: JobRegistry) -> None:
     """As in all CSV of mops-jobs, also in the header."""
@@ -183,6 +196,20 @@ def test_two_chunks_that_differ_leave_it_to_the_outputs(cli: Cli, jobs: JobRegis
         leave_attempts(attempt(0, attempt=number + 1))
     leave_output(jobs, manifest, 0, peak=3)
     assert [row["peak"] for row in results_table(cli, "job")] == ["3"]
+
+
+def test_a_chunk_that_cannot_be_read_is_named(cli: Cli, jobs: JobRegistry) -> None:
+    """The outputs tell the same."""
+    manifest = add_job(jobs, "job", [{"x": 1}])
+    Ledger(jobs.store)(attempt(0))
+    key = chunk_key("job", 0, "ab", 0, "scalars")
+    jobs.store.create_if_absent(key, b"theirs")
+    leave_output(jobs, manifest, 0, peak=3)
+    ran = cli.ok("results", "job", "--table", "-")
+    assert next(csv.DictReader(io.StringIO(ran.out)))["peak"] == "3"
+    assert f"warning: {key} cannot be read (not gzip). The outputs of its tasks were read instead." in " ".join(
+        ran.err.split()
+    )
 
 
 def test_what_is_left_out_is_told_once(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,6 +484,13 @@ def test_each_reduction_has_a_row_and_the_job_comes_last(cli: Cli, reduced: Mani
     ]
 
 
+def test_a_damaged_output_is_left_out_and_counted(cli: Cli, jobs: JobRegistry, reduced: Manifest) -> None:
+    reduce(jobs, reduced, 0, 3, result=b"{")
+    ran = cli.ok("results", "job", "--table", "-", "--reduced")
+    assert len(ran.out.splitlines()) == 5
+    assert "1 value of outputs left out" in ran.err
+
+
 def test_python_programs_have_the_same_table(cli: Cli, reduced: Manifest) -> None:
     with mopsjobs.connect(env=cli.env) as registry:
         table = registry.job("job").reduced_table()
@@ -593,6 +627,26 @@ def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: Jo
     ]  # fmt: skip
     assert "3 verified, 0 missing; 2 tasks lost outputs since" in cli.ok("status", "job").out
     assert read_results("job", cli.app()).problems == ["The outputs of 2 tasks are gone, with their values."]
+
+
+def test_a_partial_job_tells_reused_tasks_that_are_lost(cli: Cli, remote: Remote) -> None:
+    """Beside a task that failed, and has no outputs to lose."""
+    jobs = remote.jobs
+    source = add_job(jobs, "source", SETS[:2])
+    _leave_results(jobs, source, 0, 1)
+    jobs.finalize_job("source", "succeeded")
+    job = add_job(jobs, "job", [*SETS, {"x": 3}], reused=(Reuse("source", BUNDLE, ((0, 2),)),))
+    Ledger(jobs.store, "job")(attempt(2, output_bytes=8), attempt(3, "failed"))
+    leave_output(jobs, job, 2, y=2)
+    cli("validate", "job")
+    cli.clock.advance(minutes=5)
+    _lose(jobs, results_prefix("source"))
+    _lose(jobs, "ledger/source/")
+    assert cli("validate", "job").code == 7
+    assert [row["status"] for row in _rows(cli)] == ["missing", "missing", "succeeded", "failed"]
+    assert [row["n"] for row in _rows(cli, "--mean")] == ["0", "0", "1", "0"]
+    assert "3 verified, 1 missing" in (text := cli.ok("status", "job").out)
+    assert "; 2 tasks lost outputs since" in text
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed"])

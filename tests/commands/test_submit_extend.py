@@ -262,3 +262,26 @@ def test_diff_and_provenance_know_reused_tasks(extended: Desk, tmp_path: Path) -
     extended.ok("provenance", "more", "--ro-crate", str(tmp_path / "crate"))
     crate = (tmp_path / "crate" / "ro-crate-metadata.json").read_text()
     assert "12 of them were done by job" in crate
+
+
+def test_reused_tasks_succeeded_and_used_nothing(extended: Desk) -> None:
+    """The job used the seconds of its own attempts alone."""
+    ran = extended.ok("tasks", "more", "--json", "--limit", "0")
+    assert [(one["outcome"], one["attempt"]) for one in ran.json["tasks"]] == [
+        ("succeeded", 0), ("succeeded", 0), ("succeeded", 0), ("succeeded", 1),
+    ] * SETS  # fmt: skip
+    measured = [one["seconds"] for one in ran.json["tasks"] if one["attempt"]]
+    used = extended.ok("status", "more", "--json").json["task_seconds"]
+    assert used == pytest.approx(sum(measured), abs=0.01)
+
+
+def test_reused_tasks_are_done_while_others_wait(ran: Desk, calls_file: Path, tmp_path: Path) -> None:
+    """Also once the job has a ledger, in which they have no attempt."""
+    gate = tmp_path / "gate"
+    sets = [*sets_of(SETS, calls=str(calls_file)), {"x": 8}, {"x": 9, "gate": str(gate)}]
+    ran.launched.add("more")
+    ran.ok("submit", ran.write(sets), "--auto", "--job-id", "more", "--extend", "job")
+    until(lambda: list(ran.store.list_keys("ledger/more/")), "the ledger to have the task that waits for nothing")
+    found = ran.ok("tasks", "more", "--json").json["tasks"]
+    gate.touch()
+    assert [one["outcome"] for one in found[: SETS + 1]] == ["succeeded"] * (SETS + 1)

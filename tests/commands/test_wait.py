@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from pathlib import Path
+
 import pytest
 
 from mopsjobs.app.following.notify import notifier
@@ -39,6 +43,15 @@ def test_the_end_is_found_in_the_registry_not_in_the_cache(cli: Cli, remote: Rem
     remote.jobs.update_status("job", "succeeded")
     assert cli("wait", "job").code == 0
     assert cli.ids("--status", "succeeded", "--offline") == ["job"]
+
+
+def test_latest_is_the_newest_job_of_the_registry_not_of_the_cache(cli: Cli, remote: Remote) -> None:
+    """`@latest` syncs first: a job that another user has just registered is the one that is waited for."""
+    add(remote.jobs, "old", "succeeded")
+    cli.ok("sync")
+    cli.clock.advance(minutes=1)
+    add(remote.jobs, "new", "failed")
+    assert cli("wait", "@latest").code == 100
 
 
 def test_each_change_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
@@ -216,6 +229,21 @@ def test_an_end_that_the_cache_knows_needs_no_registry(cli: Cli, remote: Remote)
     assert cli("wait", "end", "--timeout", "1m").code == 5
 
 
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_a_cache_that_cannot_be_used_knows_of_no_end(cli: Cli, remote: Remote, *, is_damaged: bool) -> None:
+    """An outage is waited out then, as without a cache that is damaged, or that a newer version made."""
+    add(remote.jobs, "job", "succeeded")
+    if is_damaged:
+        cli.cache.write_bytes(b"no database at all\n" * 1000)
+    else:
+        cli.ok("sync")
+        with contextlib.closing(sqlite3.connect(cli.cache)) as connection:
+            connection.execute("PRAGMA user_version = 1000")
+    remote.store.fail_next(3, "get")
+    assert cli("wait", "job").code == 0
+    assert len(cli.clock.slept) == 3
+
+
 def test_a_cached_end_does_not_speak_against_what_was_seen_since(cli: Cli, remote: Remote) -> None:
     """Of a job whose id had another life before: the registry said that it runs, and then no more."""
     add(remote.jobs, "job", "failed")
@@ -229,6 +257,18 @@ def test_a_cached_end_does_not_speak_against_what_was_seen_since(cli: Cli, remot
 
     during_sleeps(cli, _1=cut)
     assert cli("wait", "job", "--timeout", "1m").code == 5
+
+
+def test_a_registry_file_that_is_not_there_is_waited_for(cli: Cli, jobs: JobRegistry) -> None:
+    """A disk that is not mounted has no job of that name either; what the cache has seen to end has ended."""
+    add(jobs, "job", "running")
+    add(jobs, "ended", "failed")
+    cli.ok("sync")
+    registry = Path(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
+    registry.rename(registry.with_name("away"))
+    ran = cli("wait", "job", "--timeout", "30s")
+    assert (ran.code, sentences(ran.err)[-1]) == (5, f"error: The registry {registry} is gone: it had 2 jobs.")
+    assert cli("wait", "ended", "--timeout", "30s").code == 100
 
 
 def test_a_job_deleted_meanwhile_ends_the_wait(cli: Cli, jobs: JobRegistry) -> None:
@@ -273,6 +313,21 @@ def test_an_end_that_is_waited_for_is_told(cli: Cli, remote: Remote, hook: Hook)
     assert cli("wait", "job").code == 100
     cli.ok("sync")
     assert len(hook.received) == 1
+
+
+def test_a_job_that_ended_long_ago_is_not_told(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """Who waits for it again knows that it has ended."""
+    add(remote.jobs, "job", "succeeded")
+    cli.clock.advance(hours=1)
+    assert cli("wait", "job").code == 0
+    assert hook.received == []
+
+
+def test_a_wait_that_is_not_over_tells_no_end(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """The time of the wait was up, not that of the job."""
+    add(remote.jobs, "job", "running")
+    assert cli("wait", "job", "--timeout", "10s").code == 8
+    assert hook.received == []
 
 
 def test_a_suspect_is_told_while_the_wait_goes_on(cli: Cli, remote: Remote, hook: Hook) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mopsjobs as mj
+from mopsjobs.engines.job_dir import JobDir
 from support.cli import add, during_sleeps
+from support.engines import RUNNING, Cluster
 from support.kubernetes import kubeconfig
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import sets_of
@@ -99,6 +101,19 @@ def test_an_outage_is_logged_and_the_cache_read(
         with pytest.raises(mj.StoreUnavailableError):
             reg.sync()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_record_that_cannot_be_read_is_told(
+    remote: Remote, reg: mj.Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by `list`: the last good state is shown."""
+    add(remote.jobs, "a", "running")
+    reg.sync()
+    remote.put("jobs/a/state.json", b"{")
+    reg.sync()
+    caplog.clear()
+    assert [row["status"] for row in reg.jobs()] == ["running"]
+    assert caplog.messages == ["1 record cannot be read; the last good state is shown. See: mops-jobs doctor"]
 
 
 @pytest.mark.parametrize("freshness", [{"refresh": True, "offline": True}, {"offlin": True}, {"max_age": -1}])
@@ -307,6 +322,18 @@ def test_a_job_is_cancelled(reg: mj.Registry) -> None:
         reg.job("b").cancel()
 
 
+def test_a_cancelled_job_whose_shards_report_by_files_names_its_delivery(
+    reg: mj.Registry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command does, in a note."""
+    monkeypatch.setattr("mopsjobs.submission.cancel.open_engine", lambda name, env, trust: Cluster(RUNNING))
+    add(reg.app.registry, "a", "running", engine="slurm", metadata={"slurm_file_drop": "yes"})
+    JobDir.for_job("a", reg.app.env).drop.mkdir(parents=True)
+    with caplog.at_level("INFO", "mopsjobs"):
+        reg.job("a").cancel()
+    assert caplog.messages[-1].endswith("When they have stopped, run: mops-jobs validate a")
+
+
 def test_a_cluster_that_only_the_record_names_is_not_touched(cli: Cli, reg: mj.Registry, tmp_path: Path) -> None:
     """A program is not asked, so nothing is cancelled."""
     cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, "http://127.0.0.1:1"))
@@ -333,3 +360,11 @@ def test_html_uses_no_network(cli: Cli, remote: Remote) -> None:
         shown = mj.Job(reg, "<a>")._repr_html_()
     why = "The registry has never been synced to this machine. Its status() asks the registry."
     assert shown == f"<div><b>&lt;a&gt;</b> {why}</div>"
+
+
+def test_html_never_takes_the_cache_for_the_registry(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
+    """The registry was not asked, so only the cache lacks the job, as after a submission during an outage."""
+    add(remote.jobs, "a")
+    cli.ok("sync")
+    expected = "<div><b>&lt;b&gt;</b> Job &lt;b&gt; is not in the cache. Its status() asks the registry.</div>"
+    assert mj.Job(reg, "<b>")._repr_html_() == expected

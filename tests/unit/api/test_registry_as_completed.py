@@ -85,6 +85,23 @@ def test_a_last_attempt_is_not_waited_for(
     assert _followed(cli, reg.job("job")) == [(0, outcome, 0)]
 
 
+def test_a_task_is_tried_again_as_its_launch_says(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
+    """By the causes and the number of retries in the record."""
+    add_job(remote.jobs, "job", sets_of(2))
+    remote.jobs.update_fields(
+        "job", engine="local", metadata={"local_retries": "2", "local_retry_on": "error:ValueError"}
+    )
+    write = Ledger(remote.store.inner)
+    write(attempt(0, "failed"), attempt(1, "died", error=DIED))
+    during_sleeps(
+        cli,
+        _1=functools.partial(write, attempt(0, "failed", attempt=2)),
+        _2=functools.partial(write, attempt(0, "failed", attempt=3, started_at=attempt(9).started_at)),
+        _3=lambda: remote.jobs.finalize_job("job", "failed"),
+    )
+    assert _followed(cli, reg.job("job")) == [(1, "died", 0), (0, "failed", 2)]
+
+
 def test_after_the_end_every_task_comes_once(
     cli: Cli, remote: Remote, reg: mj.Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +136,15 @@ def test_scalars_have_the_names_of_the_results(remote: Remote, reg: mj.Registry)
     found = {task.number: dict(task.scalars) for task in reg.job("job").as_completed()}
     assert found == {0: {"peak.day": 2.5, "result.x": 7}, 1: {"result.x": 8, "note": "wet"}, 2: {}}
     assert found[1].keys() <= set(reg.job("job").results().columns)
+
+
+def test_outputs_without_names_are_searched_too(remote: Remote, reg: mj.Registry) -> None:
+    """The study names no outputs, so they are listed."""
+    manifest = add_job(remote.jobs, "job", sets_of(1), outputs=None)
+    (task,) = manifest.study.tasks()
+    put(remote.store.inner, output_key("job", task, "any.json"), b'{"peak": 3}')
+    remote.jobs.finalize_job("job", "succeeded")
+    assert [task.scalars for task in reg.job("job").as_completed()] == [{"peak": 3}]
 
 
 def test_an_outage_does_not_end_the_iteration(

@@ -77,6 +77,20 @@ def test_an_outage_never_raises(cli: Cli, remote: Remote, caplog: pytest.LogCapt
         assert len([one for one in caplog.records if "is reported later" in one.getMessage()]) == 2
 
 
+def test_an_id_that_is_taken_during_an_outage_stops_the_reports(
+    cli: Cli, remote: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The block goes on: only its beginning refuses an id."""
+    with mj.connect(env=cli.env) as reg:
+        remote.store.down = True
+        with mj.report("a", registry=reg) as r:
+            remote.store.down = False
+            remote.jobs.register_job("a")
+            r.advance()
+    assert remote.jobs.require_job("a").status == "pending"
+    assert "already registered" in caplog.records[-1].getMessage()
+
+
 def test_a_lost_reply_is_no_other_job(reg: mj.Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """A registration that landed without a reply is known by its token."""
     registry = reg.app.registry

@@ -43,6 +43,19 @@ def test_a_launch_is_a_sign_of_life_of_a_silent_job() -> None:
         assert job_json_from_state(state, now=began_at.timestamp() + seconds)["suspect"] == suspect
 
 
+def test_a_launch_is_a_sign_of_life_of_a_job_that_was_delivered_late() -> None:
+    """It was submitted without the registry, hours ago by its record. Its new runner may take a minute to report."""
+    registry = JobRegistry(InMemoryVersionedStore())
+    late, now = registry.backdated_to(START), START + timedelta(hours=2)
+    late.register_job("job", engine="local", metadata={"bundle": "sha256:0"})
+    silent = late.update_status("job", "scheduled")
+    assert job_json_from_state(silent, now=now.timestamp())["suspect"] == "no_update"
+    record_launch(registry, "job", relaunched_fields(LAUNCHED, silent, now))
+    for seconds, suspect in ((60, None), (61, "no_update")):
+        state = registry.require_job("job")
+        assert job_json_from_state(state, now=now.timestamp() + seconds)["suspect"] == suspect
+
+
 def test_a_launch_on_a_cluster_is_none_of_a_job_that_never_reported() -> None:
     """A shard need not report before it runs."""
     registry = JobRegistry(InMemoryVersionedStore())
