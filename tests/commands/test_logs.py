@@ -451,16 +451,3 @@ def test_odd_tasks_of_an_event_are_no_numbers(cli: Cli, remote: Remote, write: W
         write("", kind="task_failed", task=task, error=ERROR)
     for flags in (("--task", "1,2"), ("--failed",)):
         assert cli.ok("logs", "job", *flags).out == ""
-
-
-def test_a_follower_of_a_task_shows_its_lines(cli: Cli, remote: Remote, write: Writer) -> None:
-    """Those that are there, and those that come; the exit code is that of the job."""
-    add(remote.jobs, "job", "running")
-    write("a", task=1)
-    during_sleeps(
-        cli,
-        _1=lambda: (write("b", task=2), write("c", task=1)),
-        _2=lambda: (remote.jobs.update_status("job", "failed"), write("", kind="state", status="failed")),
-    )
-    ran = cli("logs", "job", "-f", "--task", "1")
-    assert (ran.code, ran.lines) == (100, ["[1] a", "[1] c"])

@@ -98,6 +98,13 @@ def test_an_ended_job_is_refused(cli: Cli, jobs: JobRegistry, line: str) -> None
     assert jobs.get_record("job") == before
 
 
+def test_partly_done_exits_with_7(cli: Cli, jobs: JobRegistry) -> None:
+    """Of two jobs to cancel, one does not exist. The other one is cancelled."""
+    add(jobs, "job")
+    assert cli("cancel", "job", "other", "--reason", "x").code == 7
+    assert jobs.require_job("job").status == "cancelled"
+
+
 def test_an_impossible_transition_names_the_possible_ones(cli: Cli, jobs: JobRegistry) -> None:
     """A step back is refused with exit code 6, and the hint says where the job can go."""
     add(jobs, "job", "running")

@@ -473,7 +473,7 @@ def test_status_tells_when_a_job_should_end(cli: Cli) -> None:
 
 
 def test_a_silent_runner_has_no_end(cli: Cli, job: Remote) -> None:
-    """Nor has a job that has ended, or one whose range has passed. What it used stays."""
+    """Nor has a job that has ended. What it used stays."""
     silent = ("eta_earliest", "eta_latest", "eta_basis", "stragglers", "time_limit_at")
     cli.clock.advance(seconds=61)
     cli.ok("sync", "-q")
@@ -489,6 +489,29 @@ def test_a_silent_runner_has_no_end(cli: Cli, job: Remote) -> None:
     ended = cli.ok("status", "a", "--json").json
     assert [ended[name] for name in silent] == [None] * 5
     assert ended["cpu_seconds"] == 5400.0
+
+
+@pytest.mark.usefixtures("job")
+def test_list_has_these_fields_in_all_its_forms(cli: Cli) -> None:
+    """On request in a table, and in JSON; the copied text of a row equals what `status` makes of it."""
+    shown = cli.ok("list", "--fields", "eta_latest,cpu_seconds,cpu_efficiency").out.split()
+    assert shown[3:] == ["2026-03-01T12:50:00Z", "5400.0", "0.75"]
+    assert cli.ok("list", "--json").json["jobs"] == [cli.ok("status", "a", "--json").json]
+    rows = cli.ok("query", "SELECT cpu_seconds, max_rss_bytes FROM jobs", "--json").json["rows"]
+    assert rows == [{"cpu_seconds": 5400.0, "max_rss_bytes": 300 * 2**20}]
+
+
+def test_a_range_that_has_passed_is_not_shown(cli: Cli, remote: Remote) -> None:
+    """The runner reports at least every 30 s. In between, its range may pass."""
+    add(remote.jobs, "a", "running", tasks_total=10)
+    now = cli.clock.now().timestamp()
+    remote.jobs.report_shard("a", 0, 1, ShardReport(9, 0, forecast=ShardForecast(now + 5, now + 20, 1)))
+    cli.ok("sync", "-q")
+    cli.clock.advance(seconds=10)
+    found = cli.ok("status", "a", "--json").json
+    assert (found["eta_earliest"], found["eta_latest"]) == ("2026-03-01T12:00:10Z", "2026-03-01T12:00:20Z")
+    cli.clock.advance(seconds=11)
+    assert cli.ok("status", "a", "--json").json["eta_latest"] is None
 
 
 def test_each_view_tells_that_a_time_limit_comes_first(

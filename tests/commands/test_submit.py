@@ -204,14 +204,17 @@ def test_a_study_may_come_from_standard_input(desk: Desk) -> None:
 
 
 def test_a_registry_is_left_out_under_each_of_its_names(cli: Cli) -> None:
-    """It is in the packed directory.
+    """It is in the packed directory, and so is the cache.
 
     The draft of a killed maker is a second name of it: opening that would give up SQLite's locks on it.
     """
     os.chdir(code(Path.cwd() / "desk"))
     Path("../study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
     cli.env["MOPS_JOBS_REGISTRY"] = "sqlite:r.db"
+    cli.env["MOPS_JOBS_CACHE"] = "cache.db"
     cli.ok("register", "a")
+    cli.ok("list")
+    assert Path("cache.db").exists()
     for name in ("r.db.part", "r.db.build.part", "r.db-wal.lost", "r.db.part-wal"):
         os.link("r.db", name)
     assert cli.ok("submit", "../study.json", "--auto", "--dry-run", "--json").json["bundle_files"] == 1

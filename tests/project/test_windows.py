@@ -65,3 +65,17 @@ def test_a_local_runner_is_refused_on_windows(run, argv):
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.startswith("error: Windows does not run tasks of mops-jobs")
     assert json.loads(_done(run("list", "--json")))["jobs"] == []
+
+
+@pytest.mark.usefixtures("azurite")
+def test_azure_is_synced_on_windows(run, azurite):
+    registry = f"azure://{azurite.new_container()}"
+    _done(run("register", "a-1", "--registry", registry, **azurite.env))
+    assert "Synced 1 job" in _done(run("sync", "--registry", registry, **azurite.env))
+    assert "a-1" in _done(run("list", "--registry", registry, **azurite.env))
+
+
+def test_a_submit_to_a_cluster_works_on_windows(run):
+    command = ("submit", "study.json", "--auto", "--engine", "kubernetes", "--image", "i:1", "--namespace", "n")
+    env = {"AZURE_STORAGE_CONNECTION_STRING": "UseDevelopmentStorage=true"}
+    assert "kind: Job" in _done(run(*command, "--print-manifest", "--registry", "azure://con", **env))

@@ -13,7 +13,7 @@ from mopsjobs.web.site import kept
 from support.cli import Cli, Remote, foreign, key
 from support.compared_jobs import note_environment, run_compared
 from support.study_jobs import run_study
-from support.web import Web, text_of
+from support.web import HOSTILE_ID, Web, hostile_record, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,6 +201,18 @@ def test_a_query_of_other_jobs_keeps_the_form(web: Web, ids: list[str], code: in
     values = re.findall(r'<input name="job" value="([^"]*)"', answer.text)
     assert [value for value in values if value] == ids
     assert len(values) >= 2
+
+
+def test_ids_with_signs_of_an_address_lead_to_their_jobs(web: Web, cli: Cli, remote: Remote) -> None:
+    """No link of the page loses a part of an id."""
+    ids = ["R&D=1#x+y%41", HOSTILE_ID]
+    for job_id in ids:
+        remote.put(key(job_id), hostile_record(job_id))
+    cli.ok("sync", "-q")
+    page = web.ok(f"/compare?{urlencode({'job': ids}, doseq=True)}")
+    assert list(map(html.unescape, re.findall(r'<input name="job" value="([^"]+)"', page))) == ids
+    for link in re.findall(r'href="((?:/compare|/jobs/)[^"]+)"', page):
+        web.ok(html.unescape(link).partition("#")[0])
 
 
 def test_a_prefix_is_not_a_job_to_compare(web: Web) -> None:

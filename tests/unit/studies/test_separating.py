@@ -130,6 +130,29 @@ def test_replicates_of_one_set_are_not_counted_as_independent() -> None:
     assert find(sets) == []
 
 
+def test_few_failures_at_one_end_of_a_parameter_are_enough() -> None:
+    """5 of 40 sets that are those with the highest beta: likelier than 1 in 5,000 it is not."""
+    [found] = find(make_sets(40, lambda params: params["beta"] > 0.85))
+    assert (found.condition.parts[0].parameter, found.passed, found.support) == ("beta", 0, 1.0)
+
+
+def test_sets_with_more_tasks_are_no_likelier_to_have_failed() -> None:
+    """One task in 20 fails. Sets of mode x have 10 tasks, others one: mode x is not the reason."""
+    draw = random.Random(2)
+    sets = []
+    for _ in range(400):
+        params = draw_params(draw)
+        tasks = 10 if params["mode"] == "x" else 1
+        sets.append(SetOutcomes(params, ["A" if draw.random() < 0.05 else None for _ in range(tasks)]))
+    assert find(sets) == []
+
+
+@pytest.mark.parametrize("sets", [[], [SetOutcomes({}, [])], [SetOutcomes({"n": 1}, ["A"])]])
+def test_too_few_sets_give_nothing(sets: list[SetOutcomes]) -> None:
+    """No sets, no ended task, one failed set."""
+    assert find(sets) == []
+
+
 def test_an_error_that_another_one_prevents_has_no_condition_by_that() -> None:
     """Above beta 0.5 everything fails with B. A happens by chance below it, and has no condition."""
     draw = random.Random(3)

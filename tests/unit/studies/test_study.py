@@ -122,3 +122,8 @@ def test_a_task_is_named_by_what_varies(
     task = list(study.tasks())[number]
     name = task_name(task, find_varying(study))
     assert name == (f"{expected}{task.seed})" if expected.endswith("seed ") else expected)
+
+
+def test_equal_numbers_of_two_types_do_not_vary() -> None:
+    study = parse_study({"model": "m:f", "parameter_sets": [{"n": 1, "m": 1}, {"n": 1.0, "m": 2}]})
+    assert find_varying(study).parameters == ("m",)

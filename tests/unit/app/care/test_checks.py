@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.app.care import checks
-from mopsjobs.app.care.checks import Diagnosis, describe_slurm, run_checks
+from mopsjobs.app.care.checks import CHECKS, Diagnosis, describe_slurm, run_checks
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE
 from support.cli import Cli, Remote, add
 from support.slurm_commands import FakeSlurm
@@ -64,3 +64,12 @@ def test_the_largest_job_array_is_said_in_shards(tmp_path: Path, size: str, limi
     slurm = FakeSlurm(tmp_path / "slurm")
     slurm.says("scontrol", f"slurm 24.11.5\nClusterName = lab\nMaxArraySize = {size}\n")
     assert describe_slurm(slurm.env).endswith(f", {limit}")
+
+
+def test_every_check_of_the_module_is_run_once() -> None:
+    """`CHECKS` has each of its functions that begins with `check_`, except two that are called by name."""
+    own = [name for name, function in vars(checks).items() if getattr(function, "__module__", "") == checks.__name__]
+    by_name = {"check_settings", "check_network"}  # before all others, and with --network
+    assert sorted(check.__name__ for check in CHECKS) == sorted(
+        name for name in own if name.startswith("check_") and name not in by_name
+    )

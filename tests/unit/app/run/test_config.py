@@ -458,3 +458,12 @@ def test_a_file_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("mopsjobs.app.run.modelops_environment.why_foreign", lambda path: "it belongs to another user")
     with pytest.raises(ConfigError, match="is not used: it belongs to another user"):
         with_environment("dev", env)
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(home: Home) -> None:
+    """Bytes that are not UTF-8 are not TOML."""
+    path = home.write_user("")
+    path.write_bytes(b'color = "\xff"')
+    with pytest.raises(ConfigError, match="is not valid TOML") as caught:
+        home.load()
+    assert str(path) in str(caught.value)
