@@ -22,7 +22,7 @@ def test_a_dict_is_created_once_and_updated_by_a_function() -> None:
 
 
 def test_a_dict_update_of_a_missing_key_is_a_key_error() -> None:
-    """And one of a value that is no sound JSON object is a RecordError, which stays. As in ModelOps, but named."""
+    """And one of a value that is not a sound JSON object is a RecordError, and it stays. As in ModelOps, but named."""
     store = InMemoryVersionedStore()
     with pytest.raises(KeyError):
         update_with_retry(store, "k", dict)
