@@ -142,6 +142,17 @@ def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, arg
     assert sorted(cli.ids()) == sorted({"job", argv[1]})
 
 
+@pytest.mark.parametrize(("argv", "code"), [(["wait", "job"], 100), (["status", "no"], 3)])
+def test_a_log_that_finds_no_room_changes_nothing(cli: Cli, argv: list[str], code: int) -> None:
+    """With `2>> full.log`, the exit code, by which scripts go, and the output are the same."""
+    cli.ok("register", "job")
+    cli.ok("update", "job", "failed")
+    whole = cli(*argv)
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(command(*argv), env=environment(cli), stdout=subprocess.PIPE, stderr=full, text=True)
+    assert (ran.returncode, ran.stdout, bool(whole.err)) == (code, whole.out, True)
+
+
 # --- read-only ------------------------------------------------------------------------------------------------------
 
 VIEWS = (

@@ -390,6 +390,9 @@ def simulate(params, seed):
         os.kill(os.getpid(), signal.SIGKILL)
     if params.get("memory"):
         raise MemoryError("none is left")
+    if "hangs" in params:
+        open(params["hangs"], "w").close()
+        time.sleep(600)
     return {name: value for name, value in os.environ.items() if name.startswith("MOPS_JOBS_")}
 """
 
@@ -423,6 +426,15 @@ def test_what_a_task_uses_is_measured(user: Path) -> None:
         assert (one.outcome, one.attempt, one.is_final) == (Outcome.SUCCEEDED, 1, True)
         assert (one.usage.host, one.usage.python) == (platform.node(), platform.python_version())
         assert before <= (one.started_at or 0) <= time.time()
+
+
+def test_an_attempt_that_took_too_long_is_measured(user: Path, tmp_path: Path) -> None:
+    hangs = tmp_path / "hangs"
+    sets = [{"burn": 1, "bytes": 100 * MIB, "hangs": str(hangs)}]
+    (late,) = all_of(pool_of(user, 1, timeout=5, clock=StuckClock(hangs.exists)), sets)
+    assert late.outcome == Outcome.TIMEOUT
+    assert 1 <= _cpu(late) <= 1 + SLACK
+    assert 100 * MIB <= (late.usage.max_rss_bytes or 0) <= 200 * MIB
 
 
 def test_no_memory_left_is_an_outcome_of_its_own(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
