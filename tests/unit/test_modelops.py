@@ -265,7 +265,7 @@ def test_a_job_specification_becomes_expected_outputs(registry: JobRegistry) -> 
 
 
 def test_a_specification_with_tasks_has_an_output_per_task() -> None:
-    """A `SimJob` lists its tasks with their seeds. An output that aggregates tasks is no task to run again."""
+    """A `SimJob` lists its tasks with their seeds. An output that aggregates tasks cannot be run again."""
     task = SimpleNamespace(params=SimpleNamespace(param_id="p", params={"x": 1}), seed=7, entrypoint="model/base")
     job = SimpleNamespace(metadata={}, bundle_ref="sha256:00", tasks=[task])
     (output,) = generate_output_manifest(job, Schema())
