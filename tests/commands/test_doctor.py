@@ -179,6 +179,14 @@ def test_doctor_shows_chunks_of_events_that_cannot_be_read(cli: Cli, remote: Rem
 
 
 @pytest.mark.usefixtures("quick_retries")
+def test_doctor_names_keys_of_snapshots(cli: Cli, remote: Remote) -> None:
+    """A development version wrote them, and nothing reads them."""
+    add(remote.jobs, "a", "running")
+    assert "snapshots" not in cli("doctor").out
+    remote.store.create_if_absent("snapshots/2026/0001", b"x")
+    assert "snapshots/ of a development version; nothing reads them" in cli("doctor").out
+
+
 def test_doctor_tells_the_source_of_the_credentials(cli: Cli) -> None:
     """Which credential was used is said by its source, never by its value."""
     ran = cli(

@@ -50,6 +50,8 @@ FIRST_JOB = "submit STUDY --auto"
 
 SET_CLOCK = "synchronize the clock, for example by NTP: timedatectl set-ntp true"
 
+SNAPSHOTS = "snapshots/"
+
 SAMPLE = 200
 """Records that are listed and read."""
 
@@ -219,6 +221,19 @@ def check_store(diagnosis: Diagnosis) -> CheckResult | None:
     return None if diagnosis.store_size is None else CheckResult("store", "ok", diagnosis.store_size.describe())
 
 
+def check_snapshots(diagnosis: Diagnosis) -> CheckResult | None:
+    """Name keys of snapshots that a development version left in the store. See docs/decisions/0090-no-snapshots.md."""
+    if diagnosis.state_of("access") != "ok" or diagnosis.app.settings.is_local:
+        return None
+    try:
+        if next(iter(diagnosis.app.store.list_keys(SNAPSHOTS)), None) is None:
+            return None
+    except MopsJobsError as error:
+        return CheckResult("snapshots", "fail", str(error), error.hint, error.exit_code)
+    detail = f"the store has keys at {SNAPSHOTS} of a development version; nothing reads them"
+    return CheckResult("snapshots", "warn", detail, "Remove them with the tools of the store.")
+
+
 def check_cache(diagnosis: Diagnosis) -> CheckResult:
     """Check that the cache can be written, and that it was synced."""
     app = diagnosis.app
@@ -353,6 +368,7 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_clock,
     check_retention,
     check_store,
+    check_snapshots,
     check_cache,
     check_sync,
     check_file_systems,
