@@ -339,7 +339,7 @@ def test_the_json_of_a_member_has_its_family(cli: Cli, jobs: JobRegistry) -> Non
 def test_a_resumed_job_advises_what_its_newest_child_needs(
     cli: Cli, jobs: JobRegistry, newest: str, command: str
 ) -> None:
-    """`resume` of a job that was resumed before is refused, so it is never advised."""
+    """No view advises `resume` for a job that was resumed before, since `resume` refuses it."""
     _add_family(cli, jobs, newest)
     for name in ("nightly-1", "nightly-1.2", "nightly-1.3"):
         assert f"Next: mops-jobs {command}\n" in cli.ok("status", name).err

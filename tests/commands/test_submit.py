@@ -419,7 +419,7 @@ def test_an_id_taken_by_a_job_that_was_only_reported_gets_no_manifest(cli: Cli, 
     ("error", "code_", "ended"),
     [
         (EngineError("There are no processes left."), 1, ("failed", "LAUNCH")),
-        (UsageError("The option x makes no sense."), 2, ("failed", "LAUNCH")),
+        (UsageError("The option x does not fit the engine."), 2, ("failed", "LAUNCH")),
         (
             JobBusyError("The runner of job job is at work.", job_id="job"),
             6,

@@ -39,8 +39,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEng
     """Yield an engine whose runner says its words and then waits until it is stopped."""
     script = tmp_path / "runner.py"
     script.write_text(
-        "import os, signal, sys\nprint(os.environ.get('WORD'), *sys.argv[1:], flush=True)\nprint('two', flush=True)\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nsignal.pause()\n"
+        "import os, signal, sys\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+        "print(os.environ.get('WORD'), *sys.argv[1:], flush=True)\nprint('two', flush=True)\n"
+        "signal.sigwait({signal.SIGTERM})\nsys.exit(143)\n"
     )
     monkeypatch.setattr(local, "command", lambda: [sys.executable, str(script)])
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}

@@ -277,7 +277,7 @@ def _responses(content: Mapping[str, Any], *, missing: bool = False) -> dict[str
     }
     if missing:
         responses["404"] = {
-            "description": "There is no such job, several ids have this prefix, or mops-jobs did not submit it.",
+            "description": "The job does not exist, several ids have this prefix, or mops-jobs did not submit it.",
             "content": error,
         }
         responses["502"] = {"description": "The record of the job cannot be read.", "content": error}

@@ -21,10 +21,10 @@ import os, signal, sys
 env = os.environ
 print(sys.argv[1:], env["JOB_COMPLETION_INDEX"], env["XDG_STATE_HOME"], env.get("MODEL"), flush=True)
 if "waits" in sys.argv[2]:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     print("ready", flush=True)
-    while True:
-        signal.pause()
+    signal.sigwait({signal.SIGTERM})
+    sys.exit(143)
 sys.exit(7)
 """
 
@@ -168,14 +168,15 @@ def test_a_shard_requeues_itself_as_long_as_tasks_end(
 
 def test_a_requeued_shard_does_not_say_that_it_was_not(tmp_path: Path, slurm: FakeSlurm) -> None:
     """Slurm asks all processes of a requeued shard to end, before it kills them: so the script goes on for a moment."""
-    slurm.says("scontrol", requeue="(until pkill -P $PPID -x sleep; do sleep 0.01; done) & kill -TERM $PPID")
+    slurm.says("scontrol", requeue="kill -TERM $PPID")
+    slurm.says("sleep", code=128 + signal.SIGTERM)
     process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
     log = tmp_path / "a $HOME 'b'/slurm-12_3.log"
     log.write_text("waits: stopped, 1 task done, 0 failed; running\n")
     _ready(process)
     os.kill(process.pid, signal.SIGUSR1)
     code, _, err = _end(process)
-    assert (code, slurm.asked) == (EXIT_TIME_LIMIT, ["scontrol requeue 15"])
+    assert (code, slurm.asked) == (EXIT_TIME_LIMIT, ["scontrol requeue 15", "sleep 60"])
     assert "not requeued" not in err
 
 
