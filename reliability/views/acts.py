@@ -463,6 +463,7 @@ class StudyActs(Actor):
         hold(fits, f"{job.job_id} was killed at task 1, output of task 0 stored: {is_stored}. Its tasks are {ends}")
         world.end(job, ends)
         world.jobs[job.job_id] = job
+        world.caches["a"].ledgers.add(job.job_id)  # the look at its tasks has read it
         world.changed(job.job_id, "a")
         return True
 
