@@ -142,8 +142,7 @@ def _commands(setup: Setup, cache: Path, job_id: str, recent: int) -> dict[str, 
         "list --status running": case("list", "--status", "running"),
         "list --json --name 'job-a*'": case("list", "--json", "--name", "job-a*"),
         "list --json --label exp=7": case("list", "--json", "--label", "exp=7"),
-        # All but one of ten random digits: as good as unique.
-        "status PREFIX": case("status", job_id[:-1], check=check_status),
+        "status JOB": case("status", job_id, check=check_status),
     }
 
 
