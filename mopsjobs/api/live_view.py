@@ -12,7 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.following.wait import StopCondition, WaitResult, wait_for
-from mopsjobs.app.jobs.find_job import find_job
+from mopsjobs.app.jobs.current_jobs import find_current_job
 from mopsjobs.app.jobs.job_card import failed_tasks_text, job_card
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.rows import job_json_from_state
@@ -118,7 +118,7 @@ def job_html(job_id: str, app: App) -> str:
     """
     try:
         # A cell must not hang because a registry does not answer.
-        found = find_job(job_id, app, FreshnessPolicy(offline=not app.settings.is_local))
+        found = find_current_job(job_id, app, FreshnessPolicy(offline=not app.settings.is_local))
     except MopsJobsError as error:
         is_missing = isinstance(error, JobNotFoundError) and not app.settings.is_local
         why = f"Job {job_id} is not in the cache." if is_missing else str(error)

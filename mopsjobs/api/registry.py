@@ -200,12 +200,12 @@ class Registry:
             JobNotFoundError: if the job does not exist. Its `candidates` are ids that begin with the name.
             StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
         """
-        from mopsjobs.app.jobs.find_job import find_job
+        from mopsjobs.app.jobs.current_jobs import find_current_job
 
         if str(name).startswith("@"):
             newest = 'The newest job is reg.jobs(sort="-created", limit=1).'
             raise UsageError(f"invalid job '{name}': expected a full id.", hint=newest)
-        found = find_job(name, self.app, policy_of(freshness, Registry.job))
+        found = find_current_job(name, self.app, policy_of(freshness, Registry.job))
         _warn(self.app, found.warnings)
         return Job(self, str(found.job["job_id"]))
 
@@ -467,9 +467,9 @@ class Job:
             JobNotFoundError: if the job does not exist.
             StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
         """
-        from mopsjobs.app.jobs.find_job import find_job
+        from mopsjobs.app.jobs.current_jobs import find_current_job
 
-        found = find_job(self.id, self._app, policy_of(freshness, Job.status))
+        found = find_current_job(self.id, self._app, policy_of(freshness, Job.status))
         _warn(self._app, found.warnings)
         return JobInfo(found.job, "live" if found.freshness is None else found.freshness.describe())
 

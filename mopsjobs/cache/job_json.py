@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from mopsjobs.registry.job_columns import JobColumns
+
 SILENT_SECONDS = 60.0
 """Two heartbeats. A longer silence of its runner makes a job suspect, never failed: the network may be the cause."""
 
 NO_UPDATE = "no_update"
 """Why a silent job is suspect."""
-
-TASK_HANGS = "task_hangs"
-"""Why a job is suspect of which a task is at work for many times as long as the others took."""
 
 RUNNER_ENDED = "runner_ended"
 """Why an active job is suspect whose runner has ended on this machine, if the registry did not take its end."""
@@ -39,12 +38,6 @@ COLUMNS = (
     " usage, forecast"
 )
 """The columns of a row from which `job_json` makes a job."""
-
-JobColumns = tuple[
-    str, int, float, float | None, float | None, float | None, str | None, int, float | None, str | None,
-    str | None, str | None,
-]  # fmt: skip
-"""The values of `COLUMNS`, in their order."""
 
 NO_USAGE = (
     '{"cpu_seconds":null,"task_seconds":null,"held_core_seconds":null,"cpu_efficiency":null,"max_rss_bytes":null}'

@@ -8,20 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.cache import counters, pruning, sync_state, totals
-from mopsjobs.cache.job_json import COLUMNS, TASK_HANGS, JobColumns, job_json
+from mopsjobs.cache.job_json import COLUMNS, job_json
 from mopsjobs.cache.job_row import JobRow
-from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.engines.base import kubernetes_name
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
-from mopsjobs.registry.foreign_values import NOT_FINITE, finite
-from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState, JsonObject
-from mopsjobs.registry.notes import WAITS_FOR, all_notes
-from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
-from mopsjobs.registry.transitions import end_of, reported_steps
-from mopsjobs.registry.usage import has_hanging_task, job_forecast, usage_json
+from mopsjobs.registry.job_columns import job_columns, read_remarks
+from mopsjobs.registry.job_state import MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
+from mopsjobs.registry.notes import all_notes
+from mopsjobs.registry.status import TRANSITIONS
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.text import cut_to_length, error_line
-from mopsjobs.utils.times import parse_time, rfc3339
+from mopsjobs.utils.times import parse_time
 
 UNREADABLE = "unreadable"
 """Problem: the bytes are not a record. The last good row, if there is one, stays."""
@@ -95,7 +92,7 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
             remarks.append(f"has {len(value):,} bytes; of its outputs, {SHOWN_OUTPUTS} per list are shown")
     except RecordError as error:
         return Problem(key, UNREADABLE, error.reason, version.value)
-    columns: dict[str, Any] = dict(zip(_COLUMNS, _job_columns(row_state), strict=True))
+    columns: dict[str, Any] = dict(zip(_COLUMNS, job_columns(row_state), strict=True))
     row = JobRow(
         **columns,
         key=key,
@@ -136,13 +133,6 @@ def error_of(code: str | None, message: str | None) -> str | None:
     return cut_to_length(error_line(code, "".join(lines[:1])) or "", MAX_TEXT) or None
 
 
-def read_remarks(state: JobState) -> list[str]:
-    """Return how a record is shown where it has values that this version reads as something near to them."""
-    remarks = [] if state.status in TRANSITIONS else [f"unknown status {state.status!r}; shown as it is"]
-    remarks += [found.reason for found in state.foreign.values()]
-    return remarks if state.is_finite else [*remarks, NOT_FINITE]
-
-
 def replace_problems(connection: sqlite3.Connection, keys: Iterable[str], problems: Iterable[Problem]) -> None:
     """Remove the problems of these keys and write other problems. The caller holds the transaction."""
     connection.executemany("DELETE FROM problem WHERE key = ?", [(key,) for key in keys])
@@ -154,39 +144,7 @@ def replace_problems(connection: sqlite3.Connection, keys: Iterable[str], proble
 
 def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:
     """Return a record as scripts get it, the same as if it had gone through the cache; see `job_json`."""
-    return job_json(_job_columns(state), now=now)
-
-
-def _public_record(state: JobState, history: Sequence[tuple[JsonObject, bool]]) -> dict[str, Any]:
-    """Return the record as scripts see it: every field, null if missing, times in RFC 3339 with `Z`.
-
-    A step that no program reported has no time. An end has one, as `ended_at`, though another program wrote it.
-
-    Args:
-        state: the job.
-        history: its steps, and whether each was reported: see `reported_steps`.
-    """
-    public: dict[str, Any] = state.fields() if state.is_finite else finite(state.fields())  # type: ignore[assignment]
-    public["k8s_name"] = kubernetes_name(public)
-    for name in _TIMES:
-        if public[name] is not None:
-            public[name] = rfc3339(public[name])
-    for step, (_, is_reported) in zip(public["transitions"], history, strict=True):
-        step["at"] = rfc3339(step["at"]) if is_reported or step["status"] in TERMINAL else None
-    return public
-
-
-def state_from_row(record: str) -> JobState:
-    """Return the state of a record as the cache has it. A step without a time gets that of the next one.
-
-    Raises:
-        RecordError: if it is not a valid record.
-    """
-    values = json.loads(record)
-    following = values["updated_at"]
-    for step in reversed(values["transitions"]):
-        following = step["at"] = step["at"] or following
-    return JobState.from_dict(values)
+    return job_json(job_columns(state), now=now)
 
 
 def write_rows(connection: sqlite3.Connection, records: Iterable[MirroredJob]) -> None:
@@ -237,81 +195,3 @@ def _delete_earlier_ledgers(connection: sqlite3.Connection, rows: Iterable[JobRo
         (_ENCODER.encode(registrations), ROUNDING_SECONDS),
     )
     pruning.delete_ledgers(connection, [job_id for (job_id,) in found.fetchall()])
-
-
-def _job_columns(state: JobState) -> JobColumns:
-    """Return the columns from which `job_json` makes a job."""
-    ended = None
-    history = tuple(reported_steps(state.transitions))
-    started, is_start_known = _start(state, history)
-    since = next((step["at"] for step in reversed(state.transitions) if step["status"] == state.status), None)
-    suspect = state.metadata.get("suspect")
-    reason = suspect.get("reason") if isinstance(suspect, Mapping) else None
-    heartbeat = last_sign_of_life(state)
-    if state.is_terminal:
-        ended = parse_time(end_of(state)).timestamp()
-    return (
-        _ENCODER.encode(_public_record(state, history)),
-        int(not state.is_terminal),
-        parse_time(state.created_at).timestamp(),
-        started,
-        ended,
-        min(1.0, state.tasks_completed / state.tasks_total) if state.tasks_total else None,
-        None if since is None else rfc3339(str(since)),
-        int(is_start_known),
-        heartbeat,
-        reason if isinstance(reason, str) else TASK_HANGS if _has_hanging_task(state, heartbeat) else None,
-        usage_json(state),
-        _forecast_column(state),
-    )
-
-
-def _has_hanging_task(state: JobState, heartbeat: float | None) -> bool:
-    """Return whether a task hung when the runner gave its last sign of life. Later, nothing tells whether it ended."""
-    if heartbeat is None or not state.forecast or state.is_terminal:
-        return False
-    return has_hanging_task(state, heartbeat)
-
-
-def _forecast_column(state: JobState) -> str | None:
-    """Return what `job_json` needs to tell the end of a job that runs; None if the record has no forecast."""
-    forecast = None if state.is_terminal else job_forecast(state)
-    if forecast is None:
-        return None
-    late = forecast.stragglers
-    column = {name: getattr(forecast, name) for name in ("earliest", "latest", "time_limit")}
-    column["basis"] = {"tasks_done": state.tasks_completed + state.tasks_failed, "at_work": forecast.at_work}
-    column["stragglers"] = None if late is None else late._asdict()
-    return _ENCODER.encode(column)
-
-
-def _start(state: JobState, history: Sequence[tuple[JsonObject, bool]]) -> tuple[float | None, bool]:
-    """Return when the first task ran, and whether the record tells that or tells that none has run yet."""
-    for step, is_reported in history:
-        if step["status"] == JobStatus.RUNNING:
-            return (_time_of(step), True) if is_reported else (None, False)
-    # If another program has set a status, a task may have run at any time. The id of such a step is null.
-    is_ours = bool(history) and history[0][1] and all(step.get("id", "") is not None for step, _ in history)
-    return None, is_ours and history[-1][0]["status"] == state.status
-
-
-def last_sign_of_life(state: JobState) -> float | None:
-    """Return when the runner of a job last gave a sign of life; None if it need not give any.
-
-    A runner that is a process of the launching machine reports within seconds. So the launch counts as a sign of life.
-    While a job waits on its cluster, such as one that is suspended, it has no runner. A report drops what it waits for.
-    """
-    if state.metadata.get(WAITS_FOR) is not None and state.engine not in LOCAL_ENGINES:
-        return None
-    if state.heartbeat_at is not None:
-        return parse_time(state.heartbeat_at).timestamp()
-    is_launched = state.status == JobStatus.SCHEDULED and state.engine in LOCAL_ENGINES and "bundle" in state.metadata
-    steps = reversed(state.transitions) if is_launched else ()
-    return next((_time_of(step) for step in steps if step["status"] == state.status), None)
-
-
-def _time_of(step: Mapping[str, object]) -> float:
-    return parse_time(str(step["at"])).timestamp()
-
-
-_TIMES = tuple(name for name in FIELDS if name.endswith("_at"))

@@ -30,6 +30,9 @@ LABEL_HISTORY = "label_history"
 SUSPECT = "suspect"
 """The member of metadata that says why an active job may be stuck: `{reason, since}`; null if it is not."""
 
+TASK_HANGS = "task_hangs"
+"""Why a job is suspect of which a task is at work for many times as long as the others took."""
+
 WAITS_FOR = "waits_for"
 """The member of metadata that says what the tasks of an active job wait for; null if they do not."""
 

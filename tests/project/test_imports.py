@@ -51,7 +51,7 @@ OF_A_LISTING = {
 """Our modules that a view of the cache imports. Each costs a tenth of a millisecond."""
 
 OF_STATUS = {
-    "app.jobs.find_job", "app.jobs.job_card", "app.jobs.next_steps",
+    "app.jobs.current_jobs", "app.jobs.find_job", "app.jobs.job_card", "app.jobs.next_steps",
     "cache.queries.families", "cli.commands.view.status", "engines", "registry.job_id", "registry.notes",
 }  # fmt: skip
 """Those that `status` imports besides. The record is not among them, since it costs `dataclasses`."""

@@ -50,7 +50,6 @@ from mopsjobs.events.format import (
     TASK_FAILED,
     is_kind,
 )
-from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.utils.backoff import Backoff
@@ -118,8 +117,6 @@ class EventFeed:
         self.outage: StoreUnavailableError | None = None
         """Why only the cache was read; None if the registry answered, or was not asked."""
         if name is not None:
-            if not name.startswith("@"):
-                check_job_id(name)
             self.job_id, self._since = find_by_name(name, self._find, app, offline=self._offline)
 
     def start(self, since: str | None) -> int:

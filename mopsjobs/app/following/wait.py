@@ -19,7 +19,7 @@ from mopsjobs.app.jobs.reconcile import EngineWatch, early_end_text, missing_rea
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.rows import job_json_from_state, last_sign_of_life, state_from_row
+from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import (
     EXIT_NOT_FINISHED,
@@ -30,6 +30,7 @@ from mopsjobs.errors import (
     command_line,
     exit_code_of,
 )
+from mopsjobs.registry.job_columns import last_sign_of_life, state_from_row
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import has_hanging_task, late_text

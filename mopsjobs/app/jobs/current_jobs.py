@@ -1,6 +1,7 @@
-"""End jobs whose runners are known to have ended on this machine, before a listing shows them.
+"""Bring records up to date before a view shows them: end jobs whose runners have ended here, and ask engines.
 
-Only those cost a request. Each other active job that was launched here costs a look at its process.
+For a listing, only those that have ended cost a request. Each other active job that was launched here costs a look at
+its process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    from mopsjobs.app.jobs.find_job import FoundJob, Job
     from mopsjobs.app.run.app import App
     from mopsjobs.app.run.freshness import Freshness
 
@@ -41,6 +43,40 @@ def read_current(app: App, view: Callable[[sqlite3.Connection, Freshness], T], p
 
     end_lost_runners(lost, app)
     return app.cache.read(view, FreshnessPolicy())
+
+
+def find_current_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Do as `find_job`, but first end the job if its runner has ended here, and ask its engine if the record is silent.
+
+    Takes arguments and raises errors as `find_job` does.
+    """
+    from mopsjobs.app.jobs.find_job import find_job
+
+    found = find_job(name, app, policy)
+    if policy.offline or not _may_know_more(found.job):
+        return found
+    from mopsjobs.app.jobs.reconcile import ask_who_runs  # here: few jobs need it
+
+    is_newer = ask_who_runs(found.job, app, must_answer=policy.refresh)
+    return find_job(str(found.job["job_id"]), app, policy) if is_newer else found
+
+
+def _may_know_more(job: Job) -> bool:
+    """Return whether the engine of a job may know more than its record.
+
+    A process of this machine may have ended. A cluster knows of a job that has not begun, waits or is suspect, and of
+    one whose shards report by files.
+    """
+    from mopsjobs.engines import LOCAL_ENGINES, has_drop
+    from mopsjobs.registry.notes import WAITS_FOR
+    from mopsjobs.registry.status import BEFORE_RUNNING
+
+    if not job["is_active"]:
+        return False
+    metadata = job["metadata"]
+    waits = isinstance(metadata, dict) and metadata.get(WAITS_FOR) is not None
+    is_silent = job["status"] in BEFORE_RUNNING or job["suspect"] is not None or waits
+    return job["engine"] in LOCAL_ENGINES or is_silent or has_drop(job)
 
 
 def _lost_runners(cache: sqlite3.Connection, app: App) -> list[str]:

@@ -13,11 +13,8 @@ from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.engines import LOCAL_ENGINES, has_drop
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_id import check_job_id
-from mopsjobs.registry.notes import WAITS_FOR
-from mopsjobs.registry.status import BEFORE_RUNNING
 
 if TYPE_CHECKING:
     from mopsjobs.engines.lookup import EngineAnswer
@@ -60,8 +57,6 @@ class FoundJob(NamedTuple):
 def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job in the cache, else in the registry; if the registry does not answer, in the engines.
 
-    A job whose runner is known to have ended on this machine is ended first.
-
     Args:
         name: the full id, `@latest`, or a `ShortName`.
         app: the run.
@@ -94,9 +89,12 @@ def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool
         sync: whether to sync before the prefix is looked up in the cache.
 
     Raises:
+        UsageError: if the name cannot be one of a job.
         JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
     """
+    if not name.startswith("@"):
+        check_job_id(str(name))
     try:
         return find(str(name))
     except JobNotFoundError:
@@ -116,21 +114,12 @@ def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool
 
 
 def _find_job(job_id: str, app: App, policy: FreshnessPolicy) -> FoundJob:
-    """Find a job by its full id or `@latest`, after who runs it was asked, if its record is silent."""
-    is_latest = job_id.startswith("@")
-    if not is_latest:
-        check_job_id(job_id)
+    """Find a job by its full id or `@latest`."""
     deadline = app.monotonic() + BUDGET_SECONDS
     try:
-        found = _find_by_record(job_id, app, policy)
-        if policy.offline or not _may_know_more(found.job):
-            return found
-        from mopsjobs.app.jobs.reconcile import ask_who_runs  # here: few jobs need it
-
-        is_newer = ask_who_runs(found.job, app, must_answer=policy.refresh)
-        return _find_by_record(str(found.job["job_id"]), app, policy) if is_newer else found
+        return _find_by_record(job_id, app, policy)
     except StoreUnavailableError as outage:
-        if policy.offline or is_latest:
+        if policy.offline or job_id.startswith("@"):
             raise
         return _find_in_engines(job_id, app, outage, max(MIN_SECONDS, deadline - app.monotonic()))
 
@@ -155,20 +144,6 @@ def find_state(name: str, app: App) -> JobState:
         return _read_state(job_id, app)
 
     return find_by_name(name, find, app)
-
-
-def _may_know_more(job: Job) -> bool:
-    """Return whether the engine of a job may know more than its record.
-
-    A process of this machine may have ended. A cluster knows of a job that has not begun, waits or is suspect, and of
-    one whose shards report by files.
-    """
-    if not job["is_active"]:
-        return False
-    metadata = job["metadata"]
-    waits = isinstance(metadata, dict) and metadata.get(WAITS_FOR) is not None
-    is_silent = job["status"] in BEFORE_RUNNING or job["suspect"] is not None or waits
-    return job["engine"] in LOCAL_ENGINES or is_silent or has_drop(job)
 
 
 def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:
@@ -242,7 +217,7 @@ def _read_state(job_id: str, app: App) -> JobState:
     Raises:
         JobNotFoundError: if the registry has none. It may be kept here since the registry did not answer.
     """
-    state = app.registry.get_job(check_job_id(job_id))
+    state = app.registry.get_job(job_id)
     if state is not None:
         return state
     from mopsjobs.engines.job_dir import JobDir
@@ -262,7 +237,8 @@ def read_family_of(state: JobState, app: App) -> FoundJob:
         StoreError: if the registry cannot be read.
         RecordError: if a record of the family is unreadable.
     """
-    from mopsjobs.cache.rows import job_json_from_state, read_remarks  # here: a job of the cache needs no record
+    from mopsjobs.cache.rows import job_json_from_state  # here: a job of the cache needs no record
+    from mopsjobs.registry.job_columns import read_remarks
     from mopsjobs.studies.lineage import family_states
 
     name, now = state.job_id, app.now().timestamp()

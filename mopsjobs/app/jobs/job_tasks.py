@@ -8,7 +8,8 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from mopsjobs.app.jobs.find_job import FoundJob, Job, find_job, read_family_of
+from mopsjobs.app.jobs.current_jobs import find_current_job
+from mopsjobs.app.jobs.find_job import FoundJob, Job, read_family_of
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.job_json import reused_text
@@ -186,7 +187,7 @@ def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
         NoManifestError: if mops-jobs did not submit the job, so that its tasks are not known.
         StoreError: if the registry cannot be read, and the cache has nothing of the ledger.
     """
-    found = find_job(name, app, policy)
+    found = find_current_job(name, app, policy)
     if found.outage is not None:
         raise StoreUnavailableError(found.outage.message, hint="Try again when the registry answers.")
     found = _with_record(found, app, policy)

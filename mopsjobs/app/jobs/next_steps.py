@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.cache.job_json import TASK_HANGS
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import CacheError, command_line
+from mopsjobs.registry.notes import TASK_HANGS
 
 if TYPE_CHECKING:
     from mopsjobs.app.jobs.find_job import FoundJob

@@ -22,7 +22,6 @@ from mopsjobs.app.jobs.lost_runners import end_lost_runner, end_lost_runner_if_p
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
-from mopsjobs.cache.rows import state_from_row
 from mopsjobs.engines import CLUSTER_ENGINES, LOCAL_ENGINES, has_drop, open_engine
 from mopsjobs.engines.base import Engine, EngineState, EngineTimes, engine_of
 from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
@@ -37,6 +36,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     command_line,
 )
+from mopsjobs.registry.job_columns import state_from_row
 from mopsjobs.registry.job_state import FIELDS, JobState
 from mopsjobs.registry.notes import SUSPECT, WAITS_FOR
 from mopsjobs.registry.status import INFERRED_CODES, LAUNCH_FAILED, RUNNER_LOST, TRANSITIONS, JobStatus
@@ -238,17 +238,16 @@ def reconcile(session: Session, engines: Mapping[str, Engine], states: Iterable[
         StoreUnavailableError: if the registry cannot be reached.
     """
     return [
-        _reconcile_one(session, engines, state)
+        _reconcile_one(session, engines[str(engine_of(state.to_dict()))], state)
         for state in states
         if is_reconcilable(state, engines) or (has_drop(state.fields()) and "slurm" in engines)
     ]
 
 
-def _reconcile_one(session: Session, engines: Mapping[str, Engine], state: JobState) -> ReconcileResult:
+def _reconcile_one(session: Session, engine: Engine, state: JobState) -> ReconcileResult:
     registry, now, action = session.registry, session.now, Action("nothing")
     try:
         job = state.to_dict()
-        engine = engines[str(engine_of(job))]
         found = engine.state(job)
         found = _launch_end(state, found, now()) or found
         current = deliver_shards(state, session, found)
@@ -415,7 +414,7 @@ class EngineWatch:
         """Ask, and return the record. What goes wrong is printed once for each reason, and the command goes on."""
         name = str(engine_of(state.to_dict()))
         try:
-            done = _ask_engine(state, self._app, self._engines)
+            done = _ask_engine(name, state, self._app, self._engines)
         except StoreUnavailableError:
             raise
         except (MopsJobsError, ImportError) as error:
@@ -467,13 +466,11 @@ class _Silence:
         self._next = now + self._backoff.next_delay()
 
 
-def _ask_engine(state: JobState, app: App, engines: dict[str, Engine]) -> ReconcileResult:
+def _ask_engine(name: str, state: JobState, app: App, engines: dict[str, Engine]) -> ReconcileResult:
     """Bring the word of a job's engine into its record. The engine is opened once."""
-    name = str(engine_of(state.to_dict()))
     if name not in engines:
         engines[name] = open_engine(name, app.env, user_trust((), app))
-    (done,) = reconcile(app.session(), engines, [state])
-    return done
+    return _reconcile_one(app.session(), engines[name], state)
 
 
 def wait_of(state: JobState) -> str | None:
@@ -512,7 +509,7 @@ def ask_who_runs(job: Mapping[str, object], app: App, *, must_answer: bool) -> b
     must_answer = must_answer or has_drop(job)
     try:
         state = state_from_row(json.dumps({field: job[field] for field in FIELDS}))
-        done = _ask_engine(state, app, {})
+        done = _ask_engine(name, state, app, {})
     except (MopsJobsError, ImportError) as error:
         if must_answer or isinstance(error, (EngineUnavailableError, StoreUnavailableError)):
             app.out.warn(f"{error} Showing the record alone.")

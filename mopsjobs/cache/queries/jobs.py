@@ -11,10 +11,15 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
-from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, JobColumns, job_json, job_text
+from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, where_clauses
 from mopsjobs.cache.sync_state import FULL_GENERATION, get_meta, known_to
 from mopsjobs.errors import JobNotFoundError, RecordError, UsageError, command_line
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from mopsjobs.registry.job_columns import JobColumns
 
 ABOVE_IDS = "\U0010ffff"
 """No id has this character, since it does not print. Behind a prefix, it bounds the ids with the prefix from above."""

@@ -12,10 +12,11 @@ from markupsafe import Markup
 
 from mopsjobs.app.following.event_feed import event_text
 from mopsjobs.app.jobs.job_card import duration_text, end_text, late_end_text, memory_text, stragglers_text
-from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SECONDS, TASK_HANGS, forecast_text
+from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SECONDS, forecast_text
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.overview import ListedJob
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.registry.notes import TASK_HANGS
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import cut_to_length, out_of, strip_control_characters
 from mopsjobs.utils.times import (

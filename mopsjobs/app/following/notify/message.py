@@ -13,9 +13,9 @@ from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.notify_rules import FAILURES, SUSPECT
 from mopsjobs.app.tasks.failures import describe_condition
-from mopsjobs.cache.job_json import TASK_HANGS
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, read_failures
 from mopsjobs.errors import MopsJobsError
+from mopsjobs.registry.notes import TASK_HANGS
 from mopsjobs.utils.text import cut_to_length, error_line, pluralize, strip_control_characters
 from mopsjobs.utils.times import json_time
 

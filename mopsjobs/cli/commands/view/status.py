@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mopsjobs.app.jobs.find_job import FoundJob, Job, find_job
+from mopsjobs.app.jobs.current_jobs import find_current_job
+from mopsjobs.app.jobs.find_job import FoundJob, Job
 from mopsjobs.app.jobs.job_card import (
     ABOUT_STUDY,
     SHOWN_MEMBERS,
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Show one job."""
-    found = find_job(args.job, app, freshness_policy(args))
+    found = find_current_job(args.job, app, freshness_policy(args))
     exit_code = 0 if found.freshness is None else found.freshness.exit_code
     if found.engine is not None and args.refresh:
         exit_code = EXIT_UNREACHABLE
