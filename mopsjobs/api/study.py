@@ -44,6 +44,7 @@ class Study:
         scenario: str = "baseline",
         targets: Sequence[str] | None = None,
         reduce: str | None = None,
+        scratch: bool = False,
         sampling_method: str = "manual",
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
@@ -59,6 +60,7 @@ class Study:
             targets: the targets of the study; see `Registry.submit`.
             reduce: the function, as `module:function`, that is called after the tasks: over those of each parameter
                 set, and over all. `Job.reduced` has what it returns.
+            scratch: whether the working directory of each task is one of its own, which is removed after it.
             sampling_method: how the sets were drawn; kept with the study.
             metadata: other facts, kept with the study.
 
@@ -85,6 +87,7 @@ class Study:
                 "outputs": _as_list(outputs),
                 "targets": _as_list(targets),
                 "reduce": reduce,
+                "scratch": scratch,
                 "metadata": _as_dict(metadata),
             }
         )

@@ -8,8 +8,9 @@ nothing of mops-jobs. It reads JSON lines from its standard input, and answers w
     <- {"task": N, "params": {...}, "param_id": ID, "seed": N, "attempt": N}
     -> {"task": N, "usage": [...], "outputs": {NAME: BASE64 | {"file": PATH}}} or {..., "error": {"type", ...}}
 
-The first line may have `outputs`, the names that the study gives. With `check` in it, the first answer has `takes`, the
-names of the model's arguments. It has `entry_point` if an entry point of the interpreter names the wire function.
+The first line may have `outputs`, the names that the study gives, and `scratch`: whether a task works in the directory
+that it gets. With `check` in it, the first answer has `takes`, the names of the model's arguments. It has `entry_point`
+if an entry point of the interpreter names the wire function.
 An error in the model's own code also has `at`, its FILE:LINE. In a function of a notebook it is `cell NAME:LINE`.
 `usage` is a list. In microseconds, it has start, length, and processor time in user mode and in the kernel. Last is the
 peak of memory in bytes, or null.
@@ -40,7 +41,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
     from typing import Any, BinaryIO, TextIO
 
@@ -100,13 +101,38 @@ def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, An
         at_work["task"] = task
         meter.start()
         try:
-            field, result = "outputs", _encode_outputs(call(task["params"], task["seed"]), setup["spool"], task)
+            with _task_directory(setup, task):
+                field, result = "outputs", _encode_outputs(call(task["params"], task["seed"]), setup["spool"], task)
         except KeyboardInterrupt:
             return 130
         except BaseException as error:  # noqa: BLE001 - an error of a task ends that task only
             field, result = "error", _error_fields(error, setup["root"])
         _write_answer(answers, {"task": task["task"], "usage": meter.read(), field: result})
     return 0
+
+
+@contextlib.contextmanager
+def _task_directory(setup: dict[str, Any], task: dict[str, Any]) -> Iterator[None]:
+    """Make an empty directory for an attempt, and remove it afterwards.
+
+    If this process is killed, the runner removes the directory above it.
+    """
+    above = os.path.join(setup["spool"], f"worker-{os.getpid()}")
+    path = os.environ["MOPS_JOBS_TASK_DIR"] = os.path.join(above, f"{task['task']}-{task.get('attempt', 1)}")
+    os.makedirs(path, 0o700)
+    if setup.get("scratch"):
+        os.chdir(path)
+    try:
+        yield
+    finally:
+        if setup.get("scratch"):
+            os.chdir(setup["root"])
+        try:
+            os.rmdir(path)
+        except OSError:  # the task has left something there
+            import shutil  # here: it takes milliseconds, and most tasks leave nothing
+
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Meter:

@@ -123,6 +123,8 @@ class Study:
     targets: tuple[str, ...] | None = None
     reduce: str | None = None
     """The reduce function, as `module:function`; None if the study names none. See `studies.reductions`."""
+    scratch: bool = False
+    """Whether the working directory of each task is one of its own, which is removed after it."""
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     _duplicates: Mapping[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     """The result of `duplicate_tasks`: seconds of work for a million tasks."""
@@ -223,6 +225,7 @@ class Study:
             "outputs": None if self.outputs is None else list(self.outputs),
             "targets": None if self.targets is None else list(self.targets),
             **({} if self.reduce is None else {"reduce": self.reduce}),
+            **({"scratch": True} if self.scratch else {}),
             "metadata": dict(self.metadata),
         }
 

@@ -134,6 +134,7 @@ def _parse(document: object, problems: list[str]) -> Study | None:
         outputs=_parse_output_names(document.get("outputs"), "outputs", problems),
         targets=_parse_texts(document.get("targets"), "targets", problems),
         reduce=_parse_reduce(document.get("reduce"), problems),
+        scratch=_parse_switch(document, "scratch", problems),
         metadata=_parse_metadata(document.get("metadata"), problems),
     )
     if not problems and study.tasks_total > MAX_TASKS:
@@ -240,6 +241,13 @@ def _parse_reduce(value: object, problems: list[str]) -> str | None:
         return value
     problems.append(f"reduce: expected package.module:function, not {_describe(value)}")
     return None
+
+
+def _parse_switch(document: Mapping[str, object], name: str, problems: list[str]) -> bool:
+    value = document.get(name, False)
+    if not isinstance(value, bool):
+        problems.append(f"{name}: expected true or false, not {_describe(value)}")
+    return value is True
 
 
 def _parse_metadata(value: object, problems: list[str]) -> Mapping[str, Any]:

@@ -174,6 +174,8 @@ def _difference(manifest: Manifest, new: NewJob, environment: Environment | None
     ours, theirs = (None if one.outputs is None else set(one.outputs) for one in (new.study, study))
     if ours != theirs:
         return "its study names other outputs"
+    if study.scratch != new.study.scratch:
+        return "its tasks worked in another directory: `scratch` of its study differs"
     if manifest.bundle != new.bundle and (files := _changed_files(manifest.bundle, new, session.store)) != {}:
         advice = "; list files other than code in .modelopsignore" if new.is_packed and _may_leave_out(files) else ""
         return f"its code differs{'' if files is None else f' in {join_first(list(files))}'}{advice}"

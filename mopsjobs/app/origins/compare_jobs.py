@@ -46,7 +46,17 @@ MAX_FILE_LINES = 2_000
 MAX_DIFF_LINES = 2_000
 """Of all files together."""
 
-STUDY_FIELDS = ("model", "scenario", "sampling_method", "n_replicates", "outputs", "targets", "reduce", "metadata")
+STUDY_FIELDS = (
+    "model",
+    "scenario",
+    "sampling_method",
+    "n_replicates",
+    "outputs",
+    "targets",
+    "reduce",
+    "scratch",
+    "metadata",
+)
 
 Values = tuple[Any, ...]
 """A value of each job, in their order."""

@@ -70,6 +70,7 @@ class DaskProcess:
         entrypoint: the model and scenario to run.
         env: the environment of the runner, and the variables of the job and the shard for the model.
         outputs: the outputs that the study names; None: it names none.
+        scratch: whether a task works in the directory that it gets.
         python: the model's interpreter, a path on the workers; None: that of each worker.
         limits: limits of each attempt.
         on_log: called with the task's number and each line that the model printed, when the task has ended.
@@ -81,6 +82,7 @@ class DaskProcess:
     entrypoint: str
     env: Mapping[str, str]
     outputs: Sequence[str] | None = None
+    scratch: bool = False
     python: str | None = None
     limits: TaskLimits = NO_LIMITS
     on_log: OnLog = lambda _task, _line: None
@@ -95,7 +97,7 @@ class DaskProcess:
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
         check_installed()
-        setup = {name: getattr(self, name) for name in ("scheduler", "entrypoint", "outputs", "python")}
+        setup = {name: getattr(self, name) for name in ("scheduler", "entrypoint", "outputs", "scratch", "python")}
         timeout, memory, (retries, causes) = self.limits
         limits = {"timeout": timeout, "memory": memory, "retries": retries, "causes": sorted(causes)}
         bundle = base64.b64encode(self.bundle).decode()
@@ -241,7 +243,7 @@ class DaskPool:
             "describe": INTERPRETER_SOURCE,
             "env": {name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
             "bundle": base64.b64decode(setup["bundle"]),
-            **{name: setup[name] for name in ("entrypoint", "outputs", "python", "timeout")},
+            **{name: setup[name] for name in ("entrypoint", "outputs", "scratch", "python", "timeout")},
             "starts": STARTS,
         }
         self._id = secrets.token_hex(8)

@@ -70,6 +70,7 @@ def open_pool(
             study.entrypoint,
             {**os.environ, **job_env},
             study.outputs,
+            study.scratch,
             shard.python,
             shard.limits,
             on_log,
@@ -79,6 +80,7 @@ def open_pool(
         python, shard = python_here(shard.python, os.environ), shard._replace(workers=1)
     spool = directory.spool(shard.number)
     paths = {"root": str(root), "spool": str(spool)}
+    of_tasks = {**paths, "entrypoint": study.entrypoint, "outputs": study.outputs, "scratch": study.scratch}
     of_reductions = {**paths, "reduce": study.reduce}
     if feed is None and shard.number == 0 and study.reduce and manifest.engine in CLUSTER_ENGINES:
         # Elsewhere, the submission has done so.
@@ -92,7 +94,7 @@ def open_pool(
     env = model_environment(os.environ)
     return WorkerPool(
         [python, "-u", str(script)],
-        {**paths, "entrypoint": study.entrypoint, "outputs": study.outputs} if feed is None else of_reductions,
+        of_tasks if feed is None else of_reductions,
         workers,
         shard.limits,
         shard.cores,

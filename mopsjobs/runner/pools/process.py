@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,7 @@ class ModelProcess:
         for stream in (self.stdin, self.stdout, self.stderr):
             os.set_blocking(stream.fileno(), False)
         self.outgoing = bytearray(json.dumps(setup).encode() + b"\n")
+        self._spool = str(setup["spool"])
         self.answers = bytearray()
         self.log_lines = LogLines(on_line)
         self.host: str | None = None
@@ -376,10 +378,12 @@ class ModelProcess:
         )
 
     def close(self) -> None:
-        """Close the streams."""
+        """Close the streams, and remove the directories of its tasks. The process has ended."""
         for stream in (self.stdin, self.stdout, self.stderr):
             with contextlib.suppress(OSError):
                 stream.close()
+        # What a task that was killed left in its directory; see engines/worker.py.
+        shutil.rmtree(os.path.join(self._spool, f"worker-{self.process.pid}"), ignore_errors=True)
 
 
 class Model(ModelProcess):
@@ -398,6 +402,7 @@ class Model(ModelProcess):
             "entrypoint": code["entrypoint"],
             "spool": os.path.join(root, "spool"),
             "outputs": code["outputs"],
+            "scratch": code["scratch"],
         }
         command = [code["python"] or sys.executable, "-u", os.path.join(root, "worker.py")]
         self.lines: list[str] = []

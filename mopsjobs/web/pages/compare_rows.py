@@ -58,6 +58,7 @@ TITLES = {
     "outputs": "Outputs",
     "targets": "Targets",
     "reduce": "Reduce function",
+    "scratch": "Scratch directory",
 }
 
 FIELD_TITLES = {

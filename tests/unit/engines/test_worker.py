@@ -112,6 +112,32 @@ def test_the_model_runs_in_its_own_directory_and_finds_its_modules(run: Worker, 
     assert json.loads(decoded_outputs(talk.answers[1])["result.json"]) == str(tmp_path / "code")
 
 
+TRACES = """
+import os
+from pathlib import Path
+
+def f(params, seed):
+    directory = Path(os.environ["MOPS_JOBS_TASK_DIR"])
+    found = [str(directory), os.getcwd(), os.listdir(directory)]
+    (directory / "trace.csv").write_text(str(seed))
+    (directory / "more").mkdir()
+    (directory / "more" / "trace.csv").write_text(str(seed))
+    return found
+"""
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_each_attempt_has_an_empty_directory_while_it_runs(run: Worker, tmp_path: Path, *, scratch: bool) -> None:
+    """With `scratch` it is the working directory, else that of the code is. Afterwards it is gone, with its files."""
+    talk = run(TRACES, {}, {"task": 0, "attempt": 2}, {}, scratch=scratch)
+    found = [json.loads(decoded_outputs(answer)["result.json"]) for answer in talk.answers[1:]]
+    assert len({directory for directory, _, _ in found}) == 3
+    for directory, working, names in found:
+        assert working == (directory if scratch else str(tmp_path / "code"))
+        assert names == []
+        assert not Path(directory).exists()
+
+
 # --- nothing disturbs the answers -----------------------------------------------------------------------------------
 
 
@@ -344,7 +370,7 @@ def test_large_outputs_go_by_file_and_small_ones_by_line(run: Worker, tmp_path: 
         assert base64.b64decode(answer["outputs"]["small"]) == b"s" * INLINE_BYTES
         files.append(Path(answer["outputs"]["large"]["file"]))
         assert files[-1].read_bytes() == b"l" * (INLINE_BYTES + 1)
-    assert sorted(files) == sorted((tmp_path / "spool").iterdir())
+    assert sorted(files) == sorted(filter(Path.is_file, (tmp_path / "spool").iterdir()))
 
 
 # --- its end --------------------------------------------------------------------------------------------------------

@@ -106,6 +106,18 @@ def test_a_worker_killed_costs_its_task_a_try_and_a_second_one_its_end(model: Pa
     assert calls(noted) == {number: 2 if number in (2, 5) else 1 for number in range(7)}
 
 
+def test_what_a_killed_task_left_in_its_directory_is_removed(tmp_path: Path) -> None:
+    source = (
+        "import os\n"
+        "def simulate(params, seed):\n"
+        "    open(os.environ['MOPS_JOBS_TASK_DIR'] + '/trace.csv', 'x').close()\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    finished = all_of(pool_of(code(tmp_path / "code", source), 1), sets_of(1))
+    assert _kinds(finished) == ["WorkerDied"]
+    assert list(tmp_path.rglob("trace.csv")) == list(tmp_path.rglob("worker-*")) == []
+
+
 def test_a_worker_whose_child_outlives_it_is_still_known_to_be_dead(model: Path, tmp_path: Path) -> None:
     """A forked child holds the pipes open: the end of the answers never comes."""
     child, killed = tmp_path / "child", tmp_path / "killed"
