@@ -47,8 +47,8 @@ class TaskOutputs:
         self.outputs = {name: base64.b64decode(text) for name, text in task["outputs"].items()}
 
     def json(self, name: str = "result.json") -> Any:
-        """Return an output that is JSON."""
-        return json.loads(self.outputs[name])
+        """Return an output that is JSON, with NaN and infinities."""
+        return sys.modules[WORKER].real_numbers(json.loads(self.outputs[name]))
 
 
 class Tasks:

@@ -2,8 +2,8 @@
 
 The scalars come from JSON outputs and from CSV outputs with one row. A scalar's key is the name of the output, and the
 way to it as in a JSON Pointer (RFC 6901): `result.json/fit/error`. Lists, nulls and cells without a header are left
-out. What is too large is left out too, and counted under `LEFT_OUT`. The same outputs give the same scalars, here and
-in the runner.
+out. What is too large is left out too, and counted under `LEFT_OUT`. NaN and infinities are numbers like others. The
+same outputs give the same scalars, here and in the runner.
 
 The runner writes those of many tasks at once, so that a table need not read an object per task. Beside a chunk of
 attempts lies `ledger/<job_id>/<shard>.<run>-<number>.scalars.gz`, in the form of `format.py`:
@@ -13,7 +13,8 @@ attempts lies `ledger/<job_id>/<shard>.<run>-<number>.scalars.gz`, in the form o
     {"column": "shape", "values": [0, 0]}
     {"column": "scalars", "values": [[0.25, 31], [0.5, 12]]}
 
-Tasks with the same keys share a shape. A task in a chunk without scalars has none in its outputs. A task in no chunk
+Tasks with the same keys share a shape. A number that is not finite is a list of its name: `["nan"]`, `["inf"]` or
+`["-inf"]`. A task in a chunk without scalars has none in its outputs. A task in no chunk
 has to be asked by its outputs.
 """
 
@@ -27,6 +28,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from mopsjobs.engines.worker import real_numbers
 from mopsjobs.errors import RecordError
 from mopsjobs.ledger.format import VERSION, ChunkKey, encode_columns, parse_columns, whole_number
 from mopsjobs.utils.json_strict import check_surrogates, read_json
@@ -63,6 +65,8 @@ MAX_INTEGER = 2**128
 
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,38})", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
+_NOT_FINITE = {str(number): number for number in (math.nan, math.inf, -math.inf)}
+_NOT_FINITE_CELL = re.compile(r"[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII)
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 
 
@@ -86,7 +90,7 @@ def extract_scalars(outputs: Mapping[str, bytes | None]) -> dict[str, Scalar]:
             left_out += is_json  # a CSV file of that size has more than one row
             continue
         try:
-            pairs = list(_walk("", read_json(value, must_be_finite=False), 0) if is_json else _csv_scalars(value))
+            pairs = list(_walk("", read_result(value), 0) if is_json else _csv_scalars(value))
         except (RecordError, csv.Error, UnicodeError):
             left_out += 1
             continue
@@ -98,6 +102,15 @@ def extract_scalars(outputs: Mapping[str, bytes | None]) -> dict[str, Scalar]:
             else:
                 found[key] = scalar
     return {**found, LEFT_OUT: left_out} if left_out else found
+
+
+def read_result(value: bytes) -> object:
+    """Return a JSON output, with NaN and infinities, as the worker marks them or as other programs write them.
+
+    Raises:
+        RecordError: if it is not JSON.
+    """
+    return real_numbers(read_json(value, must_be_finite=False))
 
 
 def scalars_for_chunk(outputs: Mapping[str, bytes | None]) -> dict[str, Scalar] | None:
@@ -123,9 +136,12 @@ def is_scalar(value: object) -> bool:
         return True
     if isinstance(value, int):
         return abs(value) < MAX_INTEGER
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, str) and len(value) <= MAX_TEXT
+    return isinstance(value, float) or (isinstance(value, str) and len(value) <= MAX_TEXT)
+
+
+def is_not_finite(value: object) -> bool:
+    """Return whether a scalar is NaN or infinite."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def path_of(key: str) -> tuple[str, list[str]]:
@@ -179,7 +195,7 @@ def _cell_value(cell: str) -> Scalar:
         return int(cell)
     if _FLOAT.fullmatch(cell) and not re.match(r"[+-]?0[0-9]", cell):
         return float(cell)
-    return cell
+    return float(cell) if _NOT_FINITE_CELL.fullmatch(cell) else cell
 
 
 # --- chunks ---------------------------------------------------------------------------------------------------------
@@ -199,7 +215,7 @@ def encode_scalars(job_id: str, shard: int, tasks: Iterable[tuple[int, Mapping[s
     for number, scalars in tasks:
         numbers.append(number)
         columns["shape"].append(shapes.setdefault(tuple(scalars), len(shapes)))
-        columns["scalars"].append(list(scalars.values()))
+        columns["scalars"].append([[str(one)] if is_not_finite(one) else one for one in scalars.values()])
     head = {
         "version": VERSION,
         "job_id": job_id,
@@ -243,6 +259,9 @@ def _is_key(name: str) -> bool:
 
 
 def _scalar(value: object) -> Any:
+    if isinstance(value, list):
+        (name,) = value
+        return _NOT_FINITE[name]
     if not is_scalar(value):
         raise ValueError(f"invalid scalar {str(value)[:40]!r}")
     if isinstance(value, str) and not value.isascii():

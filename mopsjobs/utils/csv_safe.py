@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Container, Iterable, Sequence
 
 from mopsjobs.utils.text import strip_control_characters
@@ -14,7 +15,9 @@ _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - full-width forms, w
 
 
 def csv_text(rows: Iterable[Sequence[object]], *, quotes_nulls: bool = True, text_places: Container[int] = ()) -> str:
-    """Return the rows as lines of CSV. Null is empty, lists and objects are JSON. A text like a formula gets a `'`.
+    """Return the rows as lines of CSV. Lists and objects are JSON. A text like a formula gets a `'`.
+
+    A null is empty, and so is a number that is not finite.
 
     Every text is quoted, so that the field separator of another country does not split it.
 
@@ -52,7 +55,7 @@ def csv_header(names: Iterable[str]) -> str:
 def _typed_cell(value: object, is_text: bool) -> str:  # noqa: FBT001 - by place: once per cell
     """Return a cell, with quotes if it is a text, or in a column of texts."""
     content = _cell(value)
-    if value is None or (isinstance(value, (bool, int, float)) and not is_text):
+    if value is None or (isinstance(value, (bool, int, float)) and (not is_text or content == "")):
         return str(content)
     return '"' + str(content).replace('"', '""') + '"'
 
@@ -64,7 +67,7 @@ def _cell(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return value
+        return "" if isinstance(value, float) and not math.isfinite(value) else value
     if isinstance(value, (dict, list)):
         return json.dumps(value, separators=(",", ":"))
     text = str(value)

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import itertools
 import json
+import math
 import os
 import shlex
 import sys
@@ -19,6 +20,9 @@ from typing import Any, NamedTuple
 from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.files import atomic_file
+
+NOT_FINITE = "$not_finite"
+"""The member of a JSON object that names its numbers which are not finite, as in results: see engines/worker.py."""
 
 BATCH = 500
 """Rows that are written or kept at once."""
@@ -126,10 +130,21 @@ def csv_pieces(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:
 
 
 def json_objects(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:
-    """Yield each row of a table as a JSON object, with the names of the columns."""
+    """Yield each row of a table as a JSON object, with the names of the columns.
+
+    A number that is not finite is null, and `NOT_FINITE` has its kind: see `real_numbers` of engines/worker.py.
+    """
     names = [column.name for column in columns]
+    places = [f"/{name.replace('~', '~0').replace('/', '~1')}" for name in names]
     encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-    return (encode(dict(zip(names, row, strict=True))) for row in _convert(rows, _floats(columns)))
+    for row in _convert(rows, _floats(columns)):
+        kinds = {
+            place: str(value)
+            for place, value in zip(places, row, strict=True)
+            if isinstance(value, float) and not math.isfinite(value)
+        }
+        finite = (None if place in kinds else value for place, value in zip(places, row, strict=True))
+        yield encode({**dict(zip(names, finite, strict=True)), **({NOT_FINITE: kinds} if kinds else {})})
 
 
 def _floats(columns: Sequence[Column]) -> dict[int, Convert]:

@@ -15,6 +15,7 @@ import pytest
 
 import mopsjobs
 from mopsjobs.cache.sync import scalars as scalars_module
+from mopsjobs.engines.worker import real_numbers
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import chunk_key
 from mopsjobs.studies.manifest import NAMES_NAME, Reuse, load_manifest
@@ -282,6 +283,47 @@ def test_means_and_quantiles_over_replicates(cli: Cli, jobs: JobRegistry) -> Non
         {"job_id": "job", "x": "2", "tasks": "3", "n": "0", "peak.mean": "", "peak.q0.1": "", "peak.q0.5": ""},
     ]
     assert "Not numbers, so without statistics: note." in cli.ok("results", "job", "--table", "-", "--mean").err
+
+
+LOSSES = [1.0, math.nan, 3.0, math.nan, 5.0, -math.inf, 8.0, 10.0, 0.0, 6.0]
+
+
+@pytest.mark.parametrize("has_chunk", [False, True], ids=["outputs", "chunk"])
+def test_numbers_that_are_not_finite_are_in_every_form(
+    cli: Cli, jobs: JobRegistry, tmp_path: Path, *, has_chunk: bool
+) -> None:
+    """Empty in CSV, null with its kind in JSON, itself where numbers have it. Means count those that they leave out."""
+    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}], n_replicates=5)
+    Ledger(jobs.store)(*map(attempt, range(10)))
+    if has_chunk:
+        leave_scalars(jobs, "job", {number: {"loss": loss} for number, loss in enumerate(LOSSES)})
+    for number, loss in enumerate([] if has_chunk else LOSSES):
+        leave_output(jobs, manifest, number, loss=loss)
+    rows = results_table(cli, "job")
+    assert [row["loss"] for row in rows] == ["1.0", "", "3.0", "", "5.0", "", "8.0", "10.0", "0.0", "6.0"]
+    for form in ("jsonl", "parquet"):
+        cli.ok("results", "job", "--table", str(tmp_path / f"t.{form}"))
+    lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [loss if math.isfinite(loss) else None for loss in LOSSES]
+    assert [str(real_numbers(line)["loss"]) for line in lines] == list(map(str, LOSSES))
+    assert lines[5]["$not_finite"] == {"/loss": "-inf"}
+    with mopsjobs.connect(env=cli.env) as registry:
+        table = registry.job("job").results()
+        assert [str(row["loss"]) for row in table] == list(map(str, LOSSES))
+        for found in (
+            table.to_pandas()["loss"],
+            table.to_polars()["loss"],
+            table.to_arrow()["loss"].to_pylist(),
+            pl.read_parquet(tmp_path / "t.parquet")["loss"],
+            [row[0] for row in duckdb.sql(f"SELECT loss FROM '{tmp_path}/t.parquet'").fetchall()],
+        ):
+            assert list(map(str, found)) == list(map(str, LOSSES))
+    ran = cli.ok("results", "job", "--table", "-", "--mean")
+    means = [
+        (row["n"], row["loss.mean"], row["loss.n"], row["loss.n_nan"]) for row in csv.DictReader(io.StringIO(ran.out))
+    ]
+    assert means == [("5", "3.0", "3", "2"), ("5", "6.0", "4", "1")]
+    assert ran.err == "NaN or infinite, so left out of means and quantiles, see n and n_nan: loss (3).\n2 rows\n"
 
 
 def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, jobs: JobRegistry) -> None:

@@ -115,6 +115,8 @@ class ScalarColumn(NamedTuple):
     key: int
     """The number of its key in `CollectedScalars`."""
     column: Column
+    is_finite: bool = True
+    """Whether no task has NaN or an infinity."""
 
 
 class ResultsTable:
@@ -153,8 +155,9 @@ class ResultsTable:
         ]
         """The parameters of all tasks, and their columns."""
         self.scalar_columns = [
-            ScalarColumn(collected.keys[key].number, Column(name, frozenset(collected.keys[key].kinds)))
+            ScalarColumn(found.number, Column(name, frozenset(found.kinds)), found.is_finite)
             for key, name in scalar_names(collected.keys, [*self._parameters.values(), *reserved]).items()
+            for found in [collected.keys[key]]
         ]
 
     @property
@@ -294,7 +297,7 @@ def describe_problems(problems: Iterable[tuple[str, str]], left_out: int, collec
     """
     sentences = [f"{key} cannot be read: {reason}." for key, reason in problems]
     if left_out:
-        why = "too long, not finite, or in files that are not valid or larger than 1 MiB"
+        why = "too long, or in files that are not valid or larger than 1 MiB"
         sentences.append(f"{pluralize(left_out, 'value')} of outputs left out: {why}.")
     if collected.is_full:
         sentences.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
@@ -569,13 +572,16 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 class ReplicateTable:
     """A row per parameter set of each family: its parameters, how many tasks it has, and statistics of its scalars.
 
-    Tasks that repeat an earlier one are left out: see `Simulations`.
+    Tasks that repeat an earlier one are left out: see `Simulations`. So are numbers that are not finite. A scalar that
+    has some also has the columns `n`, the values that count, and `n_nan`, those that are left out.
     """
 
     def __init__(self, table: ResultsTable, statistics: Statistics) -> None:
         """Name the columns. Scalars that are not numbers have none."""
         self._table = table
         self._statistics = statistics
+        self.not_finite: Counter[str] = Counter()
+        """Values that the statistics leave out, by the names of their scalars; counted while the rows are read."""
         others = [name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS, *COUNTS)]
         self._parameters = parameter_columns([name for name, _ in table.parameters], others)
         self._numeric = [place for place, one in enumerate(table.scalar_columns) if is_numeric(one.column.kinds)]
@@ -590,9 +596,11 @@ class ReplicateTable:
         ]
         taken = {column.name for column in columns}
         for place in self._numeric:
-            for suffix in self._statistics.suffixes:
-                name = free_name(f"{self._table.scalar_columns[place].column.name}.{suffix}", "result", taken)
-                columns.append(Column(name, frozenset({"number"})))
+            one = self._table.scalar_columns[place]
+            kinds = dict.fromkeys(self._statistics.suffixes, "number")
+            for suffix, kind in (kinds if one.is_finite else {**kinds, "n": "integer", "n_nan": "integer"}).items():
+                name = free_name(f"{one.column.name}.{suffix}", "result", taken)
+                columns.append(Column(name, frozenset({kind})))
         return columns
 
     @property
@@ -633,8 +641,14 @@ class ReplicateTable:
     def _row(self, family: int, param_id: str, params: str, replicates: list[str | None]) -> list[object]:
         succeeded = [json.loads(scalars) for scalars in replicates if scalars is not None]
         numbers: list[object] = []
-        for column in zip(*succeeded, strict=True) if succeeded else [()] * len(self._numeric):
-            numbers += self._statistics.of([float(value) for value in column if value is not None])
+        columns = zip(*succeeded, strict=True) if succeeded else [()] * len(self._numeric)
+        for place, column in zip(self._numeric, columns, strict=True):
+            values = [float(value) for value in column if value is not None]
+            finite = list(filter(math.isfinite, values))
+            numbers += self._statistics.of(finite)
+            if not self._table.scalar_columns[place].is_finite:
+                numbers += (len(finite), len(values) - len(finite))
+                self.not_finite[self._table.scalar_columns[place].column.name] += len(values) - len(finite)
         counts = (len(replicates), len(succeeded))
         return [self._table.family_id(family), param_id, *json.loads(params), *counts, *numbers]
 

@@ -27,6 +27,7 @@ from mopsjobs.ledger.scalars import (
     MAX_OUTPUT_BYTES,
     Scalars,
     extract_scalars,
+    is_not_finite,
     may_have_scalars,
     parse_scalars,
 )
@@ -112,6 +113,8 @@ class ScalarKey(NamedTuple):
 
     number: int
     kinds: set[str]
+    is_finite: bool = True
+    """Whether no task has NaN or an infinity."""
 
 
 class CollectedScalars:
@@ -184,6 +187,8 @@ class CollectedScalars:
                     continue
                 known = self.keys[key] = ScalarKey(len(self.keys), set())
             known.kinds.add(kind_of(value))
+            if known.is_finite and is_not_finite(value):
+                self.keys[key] = known._replace(is_finite=False)
             flat += (known.number, value)
         return json.dumps(flat, separators=(",", ":"))
 

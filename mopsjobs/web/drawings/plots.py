@@ -41,7 +41,7 @@ class Series(NamedTuple):
     sets: Sequence[Mapping[str, Any]] = ()
     set_of: Sequence[int] = ()
     values: Sequence[float] = ()
-    """Not a number for a task without the scalar."""
+    """Not a number for a task without the scalar, and infinity for one whose value is NaN or infinite."""
 
 
 class Line(NamedTuple):
@@ -69,7 +69,9 @@ class Plot(NamedTuple):
     drawn: int
     """Dots for tasks."""
     tasks: int
-    """Tasks that have the scalar."""
+    """Tasks that have a number to draw."""
+    not_finite: int
+    """Tasks whose value is NaN or infinite, which no dot and no mean shows."""
 
 
 def draw(name: str, axis: Axis, series: Sequence[Series], *, with_tasks: bool = False) -> Plot | None:
@@ -81,13 +83,14 @@ def draw(name: str, axis: Axis, series: Sequence[Series], *, with_tasks: bool = 
         series: the values of each job.
         with_tasks: whether each task is drawn, and not the means only.
     """
-    found, seen = [], set[int]()
+    found, seen, not_finite = [], set[int](), 0
     points: list[tuple[float, float]] = []
     for one in series:
         positions, places = [axis.position(params) for params in one.sets], [axis.place(params) for params in one.sets]
         by_place: dict[int, list[tuple[float, float]]] = {}
         for place, value in zip(one.set_of, one.values, strict=True):
-            if not math.isnan(value):
+            not_finite += math.isinf(value)
+            if math.isfinite(value):
                 by_place.setdefault(places[place], []).append((positions[place], value))
                 points.append((positions[place], value))
         seen.update(by_place)
@@ -111,6 +114,7 @@ def draw(name: str, axis: Axis, series: Sequence[Series], *, with_tasks: bool = 
         grid=_grid(y),
         drawn=len(shown),
         tasks=len(points),
+        not_finite=not_finite,
     )
 
 

@@ -442,7 +442,7 @@ def summarize_scalars(results: Results, names: Sequence[str]) -> dict[str, Scala
     for name in names:
         by_set: dict[int, list[float]] = {}
         for place, value in zip(results.set_of, results.scalars.get(name, ()), strict=False):
-            if not math.isnan(value):
+            if math.isfinite(value):
                 by_set.setdefault(place, []).append(value)
         if by_set:
             ordered = sorted(value for values in by_set.values() for value in values)

@@ -30,6 +30,7 @@ from mopsjobs.app.tasks.results_table import (
 )
 from mopsjobs.app.tasks.task_outputs import MAX_OUTPUT_BYTES, TaskOutput, read_task_output
 from mopsjobs.errors import MopsJobsError, NoManifestError, command_line
+from mopsjobs.ledger.scalars import is_not_finite
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.results import read_output
@@ -140,7 +141,7 @@ class Results(NamedTuple):
     set_of: array[int]
     """For each task, the place of its set."""
     scalars: dict[str, array[float]]
-    """The values of each number in the outputs, one per task; not a number where a task has none."""
+    """The values of each number in the outputs, one per task; see `Series.values`."""
     left_out: int
     """Scalars that are numbers, and are not among these."""
     problems: list[str]
@@ -175,7 +176,7 @@ class TableRows:
 
     def add(self, rows: Sequence[Sequence[object]]) -> None:
         """Add rows, which follow the others by the numbers of their tasks."""
-        text = "\n".join(json.dumps(row, allow_nan=False, separators=(",", ":")) for row in rows)
+        text = "\n".join(json.dumps(row, separators=(",", ":")) for row in rows)  # also with NaN: it stays here
         piece = zlib.compress(text.encode(), COMPRESSION)
         self._pieces.append(piece)
         self._firsts.append(_task_of(rows[0]))
@@ -264,7 +265,9 @@ def _task_of(row: Sequence[Any]) -> int:
 
 
 def _number(value: object) -> float:
-    """Return a scalar as a number to plot: not a number for null, and for a huge one."""
+    """Return a scalar as `Series.values` has it. One that is too large to plot is not a number."""
+    if is_not_finite(value):
+        return math.inf
     return float(value) if is_number(value) else math.nan  # type: ignore[arg-type]
 
 

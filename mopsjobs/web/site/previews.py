@@ -13,8 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from mopsjobs.errors import RecordError
-from mopsjobs.ledger.scalars import csv_rows
-from mopsjobs.utils.json_strict import read_json
+from mopsjobs.ledger.scalars import csv_rows, read_result
 from mopsjobs.utils.text import cut_to_length
 
 MAX_ROWS = 20
@@ -96,7 +95,7 @@ def _pretty(value: bytes) -> str:
         RecordError: if it is not JSON.
     """
     pieces, size = [], 0
-    for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(read_json(value)):
+    for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(read_result(value)):
         pieces.append(piece)
         size += len(piece)
         if size > MAX_CHARACTERS:  # a megabyte of brackets has a hundred megabytes of blanks

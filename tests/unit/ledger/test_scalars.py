@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from typing import Any
 
 import pytest
@@ -66,7 +67,6 @@ def test_outputs_of_other_kinds_give_none() -> None:
         b"[" * 200 + b"]" * 200,
         b"1" * 5000,
         b'{"a":' * 30 + b"1" + b"}" * 30,
-        b"1e999",
         str(2**200).encode(),
         b'"' + b"x" * 1001 + b'"',
         b'{"' + b"x" * 300 + b'": 1}',
@@ -75,6 +75,36 @@ def test_outputs_of_other_kinds_give_none() -> None:
 )
 def test_what_cannot_be_in_a_table_is_left_out_and_counted(value: bytes) -> None:
     assert _of(value) == {LEFT_OUT: 1}
+
+
+def test_numbers_that_are_not_finite_are_scalars() -> None:
+    """As the worker marks them, as Python and numpy write them in JSON, and as R, Julia and numpy do in CSV."""
+    marked = (
+        b'{"$not_finite": {"/a": "nan", "/b/c": "-inf", "/d": "?", "/e/0": "nan"},'
+        b' "a": null, "b": {"c": null}, "d": null}'
+    )
+    for value, name in (
+        (marked, "result.json"),
+        (b'{"a": NaN, "b": {"c": -Infinity}}', "result.json"),
+        (b"a,b/c\nNaN,-Inf\n", "result.csv"),
+    ):
+        found = list(_of(value, name).values())
+        assert [str(one) for one in found] == ["nan", "-inf"]
+    assert str(_of(b'{"$not_finite": {"": "inf"}, "$value": null}')) == "{'result.json/': inf}"
+    assert str(_of(b"1e999")) == "{'result.json/': inf}"
+
+
+def test_a_chunk_with_numbers_that_are_not_finite_is_strict_json() -> None:
+    scalars = {"result.json/a": math.nan, "result.json/b": -math.inf, "result.json/c": "nan"}
+    value = encode_scalars("job", 3, [(0, scalars)])
+    assert value is not None
+    text = gzip.decompress(value).decode()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert str(parse_scalars(value, KEY)) == str([(0, scalars)])
+    forged = gzip.compress(text.replace('["nan"]', '["x"]').encode())
+    with pytest.raises(RecordError, match="not a chunk of scalars"):
+        parse_scalars(forged, KEY)
 
 
 def test_a_task_has_a_bounded_number_of_scalars() -> None:

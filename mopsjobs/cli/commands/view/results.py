@@ -135,6 +135,9 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         notes = [f"{note}; data: {results.describe_age()}" if args.offline else note]
         if isinstance(table, ReplicateTable) and table.left_out_columns:
             notes.insert(0, f"Not numbers, so without statistics: {join_first(table.left_out_columns)}.")
+        if isinstance(table, ReplicateTable) and (counts := table.not_finite):
+            left_out = join_first([f"{name} ({count:,})" for name, count in counts.items()])
+            notes.insert(0, f"NaN or infinite, so left out of means and quantiles, see n and n_nan: {left_out}.")
         if (some := results.simulations) is not None:
             how = "means and quantiles count each once" if isinstance(table, ReplicateTable) else "see column repeats"
             notes = [f"{line}; {how}" for line in _duplicates_note(some.tasks, some.repeated)] + notes
