@@ -8,9 +8,9 @@ nothing of mops-jobs. It reads JSON lines from its standard input, and answers w
     <- {"task": N, "params": {...}, "param_id": ID, "seed": N, "attempt": N}
     -> {"task": N, "usage": [...], "outputs": {NAME: BASE64 | {"file": PATH}}} or {..., "error": {"type", ...}}
 
-The first line may have `outputs`, the names that the study gives, its `allow_nan`, and `scratch`: whether a task works
-in the directory that it gets. With `check` in it, the first answer has `takes`, the names of the model's arguments. It
-has `entry_point` if an entry point of the interpreter names the wire function.
+The first line may have `outputs` and `allow_nan` of the study, and `scratch`: whether a task works in the directory
+that it gets. With `check` in it, the first answer has `takes`, the names of the model's arguments. It has `entry_point`
+if an entry point of the interpreter names the wire function.
 An error in the model's own code also has `at`, its FILE:LINE. In a function of a notebook it is `cell NAME:LINE`.
 `usage` is a list. In microseconds, it has start, length, and processor time in user mode and in the kernel. Last is the
 peak of memory in bytes, or null.
