@@ -332,7 +332,7 @@ def seaweedfs(seaweedfs_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make boto3 in this process talk to a port of this machine."""
-    from support.aws import SECRET
+    from support.services import SECRET
 
     _set_environment(
         monkeypatch,

@@ -7,7 +7,6 @@ import hashlib
 import json
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,77 +20,16 @@ from mopsjobs.errors import (
     StoreAccessError,
     StoreError,
     StoreUnavailableError,
-    UnusableStoreError,
 )
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store import network, open_store, pacer
+from mopsjobs.store import open_store
 from mopsjobs.store.aws.errors import explain
-from support.aws import IN_DYNAMODB, IN_S3, SECRET, Service, refused_by_dynamodb, refused_by_s3, scripted
 from support.doubles import RecordingSleep
-from support.replies import HANG_UP, SILENT, Reply, playing
+from support.replies import Reply, playing
+from support.services import IN_DYNAMODB, IN_S3, SECRET, Service, refused_by_dynamodb, refused_by_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from support.cli import Cli
-
-PAGE = Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html><p>Sign in, please<br></html>")
-
-ANSWERS_OF_BOTH = [
-    (HANG_UP, StoreUnavailableError, 5),
-    (Reply(503), StoreUnavailableError, 5),
-    (Reply(403), StoreAccessError, 4),
-    (PAGE, StoreUnavailableError, 5),
-]
-
-ANSWERS = {
-    "dynamodb": [
-        (IN_DYNAMODB.busy, StoreUnavailableError, 5),
-        *ANSWERS_OF_BOTH,
-        (refused_by_dynamodb(500, "InternalServerError"), StoreUnavailableError, 5),
-        (refused_by_dynamodb(400, "AccessDeniedException"), StoreAccessError, 4),
-        (refused_by_dynamodb(400, "ExpiredTokenException"), StoreAccessError, 4),
-        (refused_by_dynamodb(400, "InvalidSignatureException"), StoreAccessError, 4),
-        (refused_by_dynamodb(400, "ValidationException"), StoreError, 1),
-        (IN_DYNAMODB.found._replace(headers=(("x-amz-crc32", "1"),)), StoreUnavailableError, 5),
-        (IN_DYNAMODB.found._replace(headers=()), StoreUnavailableError, 5),
-        (IN_DYNAMODB.found._replace(body=IN_DYNAMODB.found.body[:20]), StoreUnavailableError, 5),
-    ],
-    "s3": [
-        (IN_S3.busy, StoreUnavailableError, 5),
-        *ANSWERS_OF_BOTH,
-        (refused_by_s3(500, "InternalError"), StoreUnavailableError, 5),
-        (refused_by_s3(400, "RequestTimeout"), StoreUnavailableError, 5),
-        (refused_by_s3(403, "AccessDenied"), StoreAccessError, 4),
-        (refused_by_s3(400, "ExpiredToken"), StoreAccessError, 4),
-        (refused_by_s3(403, "SignatureDoesNotMatch"), StoreAccessError, 4),
-        (refused_by_s3(403, "RequestTimeTooSkewed"), StoreAccessError, 4),
-        (refused_by_s3(400, "KMS.DisabledException"), StoreAccessError, 4),
-        (refused_by_s3(403, "InvalidObjectState"), StoreError, 1),
-        (refused_by_s3(404, "NoSuchBucket"), UnusableStoreError, 2),
-        (Reply(404), StoreError, 1),
-        (Reply(412), StoreError, 1),
-        (refused_by_s3(400, "InvalidRequest"), StoreError, 1),
-        (refused_by_s3(501, "NotImplemented"), UnusableStoreError, 2),
-        (IN_S3.found._replace(headers=(("ETag", '"0'),)), StoreUnavailableError, 5),
-    ],
-}
-"""Replies, the errors that they become, and the exit codes."""
-
-HINTS = {
-    b"AccessDenied<": "kms:Decrypt",
-    b"AccessDeniedException": "dynamodb:Query",
-    b"InvalidObjectState": "aws s3api restore-object",
-    b"ExpiredToken": "aws sso login",
-    b"RequestTimeTooSkewed": "clock",
-    b"Signature": "clock",
-    b"KMS.": "the key",
-    b"NoSuchBucket": "aws s3 mb",
-    b"NotImplemented": "If-None-Match",
-    b"ValidationException": "a table that mops-jobs has made",
-}
-"""What the error, or its hint, says if a reply has these bytes."""
-
 
 ROLE = (
     "[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = x\n"
@@ -106,68 +44,7 @@ def service(request: pytest.FixtureRequest) -> Service:
     return service
 
 
-# --- a server that misbehaves ---------------------------------------------------------------------------------------
-
-
-def test_a_write_is_sent_once_whatever_comes_back(service: Service, aws: Callable[[int], None]) -> None:
-    """It may have landed: sent again, it would lose the race against itself. The reply's words are not repeated."""
-    answers = ANSWERS[service.name]
-    for write in service.writes.values():
-        with scripted(service, aws, *(reply for reply, _, _ in answers)) as (store, requests, sleep):
-            for number, (reply, kind, code) in enumerate(answers, 1):
-                with pytest.raises(MopsJobsError) as caught:
-                    write(store)
-                assert (type(caught.value), caught.value.exit_code) == (kind, code), reply
-                message = f"{caught.value} {caught.value.hint}"
-                assert SECRET not in message
-                assert all(hint in message for name, hint in HINTS.items() if name in reply.body), message
-                assert len(requests) == number
-            assert sleep.requested == []
-
-
-def test_a_read_is_tried_three_times_if_that_may_help(service: Service, aws: Callable[[int], None]) -> None:
-    """And what comes back never looks like "no such key" or "no keys"."""
-    for read in service.reads.values():
-        tries = [3 if kind is StoreUnavailableError else 1 for _, kind, _ in ANSWERS[service.name]]
-        played = [
-            reply for (reply, _, _), count in zip(ANSWERS[service.name], tries, strict=True) for _ in range(count)
-        ]
-        with scripted(service, aws, *played) as (store, requests, sleep):
-            for (reply, kind, code), count in zip(ANSWERS[service.name], tries, strict=True):
-                requests.clear()
-                sleep.requested.clear()
-                with pytest.raises(MopsJobsError) as caught:
-                    read(store)
-                assert (type(caught.value), caught.value.exit_code) == (kind, code), reply
-                assert len(requests) == count, reply
-                assert sleep.requested == list(pacer.PAUSES)[: count - 1]
-
-
-@pytest.mark.parametrize("operation", ["put", "create", "delete", "get", "scan"])
-def test_a_server_that_accepts_and_never_answers_is_given_up(
-    service: Service, aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, operation: str
-) -> None:
-    """Tried once: the budget, shortened here, is spent by then."""
-    monkeypatch.setattr(network, "BUDGET_SECONDS", 1.5)
-    with scripted(service, aws, SILENT) as (store, requests, _):
-        monkeypatch.setattr(store.pacer, "_clock", time.monotonic)
-        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
-            (service.writes | service.reads)[operation](store)
-        assert (caught.value.sent, caught.value.silent) == (True, True)
-        assert len(requests) == 1
-
-
-def test_a_closed_port_is_an_outage(service: Service, aws: Callable[[int], None]) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
-        aws(reserved.getsockname()[1])
-        with contextlib.closing(service.open(sleep=RecordingSleep())) as store:
-            for call in (service.writes | service.reads).values():
-                with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
-                    call(store)
-                assert (caught.value.sent, caught.value.silent) == (False, False)
-                assert "AWS_DEFAULT_REGION" in (caught.value.hint or "")
-                assert f"AWS_ENDPOINT_URL_{service.name.upper()}" in (caught.value.hint or "")
+# --- outages ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

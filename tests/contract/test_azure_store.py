@@ -6,6 +6,7 @@ The contract itself is in tests/contract/test_versioned_store.py, which runs ove
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import os
 import random
@@ -17,7 +18,7 @@ import zlib
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
@@ -37,7 +38,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     ValueTooLargeError,
 )
-from mopsjobs.store import network, pacer
+from mopsjobs.store import network
 from mopsjobs.store.azure import listing, transport
 from mopsjobs.store.azure import store as azure
 from mopsjobs.store.azure.credentials import find_container
@@ -45,18 +46,18 @@ from mopsjobs.store.azure.listing import NAME as INLINE_NAME
 from mopsjobs.store.azure.store import AzureVersionedStore, open_azure_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.ordering import in_code_point_order
+from support import services
 from support.doubles import RecordingSleep, hooked
-from support.replies import HANG_UP, Reply, playing, saying
+from support.replies import Reply, saying
 from support.runs import PATIENCE
 from support.servers import ACCOUNT, ACCOUNT_KEY
+from support.services import IN_AZURE, RECORD, VERSION, refused_by_azure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from support.servers import Azurite
 
-VERSION = VersionToken("0x1")
-RECORD = b'{"job_id": "j-1", "status": "running", "tasks_total": 100}'
 SECRET_KEY = base64.b64encode(b"a key that must not be seen").decode()
 SECRET_SAS = "sv=2024-08-04&sr=c&sp=rl&sig=must-not-be-seen"
 USUAL_BUDGET = network.BUDGET_SECONDS
@@ -344,71 +345,14 @@ def test_a_value_above_the_limit_is_refused_unsent(place: Place, monkeypatch: py
 # --- a server that misbehaves ---------------------------------------------------------------------------------------
 
 
-def coded(status: int, code: str) -> Reply:
-    return Reply(status, headers=(("x-ms-error-code", code),))
+WRITES, READS, BUSY = IN_AZURE.writes, IN_AZURE.reads, IN_AZURE.busy
 
-
-FOUND = Reply(200, headers=(("ETag", '"0x2"'), ("x-ms-blob-type", "BlockBlob")), body=b"hello")
-BUSY = coded(503, "ServerBusy")
-
-
-class Scripted(NamedTuple):
-    """A server that plays `replies` in turn, its store, and what the store asked for."""
-
-    store: AzureVersionedStore
-    requests: list[str]
-    sleep: RecordingSleep
-
-
-@contextmanager
-def scripted(*replies: Reply, **options: Any) -> Iterator[Scripted]:
-    with playing(*replies) as (port, requests):
-        sleep = RecordingSleep()
-        store = AzureVersionedStore(
-            find_container(f"http://127.0.0.1:{port}/{ACCOUNT}/c-1", {}), sleep=sleep, **options
-        )
-        try:
-            yield Scripted(store, requests, sleep)
-        finally:
-            store.close()
-
-
-WRITES: dict[str, Callable[[AzureVersionedStore], object]] = {
-    "put": lambda store: store.put("a", RECORD, VERSION),
-    "create": lambda store: store.create_if_absent("a", RECORD),
-    "delete": lambda store: store.delete("a"),
-}
-READS: dict[str, Callable[[AzureVersionedStore], object]] = {
-    "get": lambda store: store.get("a"),
-    "scan": lambda store: list(store.scan()),
-    "list_keys": lambda store: list(store.list_keys()),
-}
-
-
-@pytest.mark.parametrize("reply", [BUSY, coded(500, "InternalError"), HANG_UP], ids=["503", "500", "hangs up"])
-@pytest.mark.parametrize("write", WRITES)
-def test_a_write_is_sent_once_whatever_comes_back(write: str, reply: Reply) -> None:
-    """It may have landed: sent again, it would lose the race against itself."""
-    with scripted(reply) as (store, requests, sleep):
-        with pytest.raises(StoreUnavailableError):
-            WRITES[write](store)
-        assert len(requests) == 1
-        assert sleep.requested == []
-
-
-@pytest.mark.parametrize("reply", [BUSY, HANG_UP], ids=["503", "hangs up"])
-@pytest.mark.parametrize("read", READS)
-def test_a_read_is_tried_three_times(read: str, reply: Reply) -> None:
-    with scripted(reply, reply, reply) as (store, requests, sleep):
-        with pytest.raises(StoreUnavailableError):
-            READS[read](store)
-        assert requests == ["GET"] * 3
-        assert sleep.requested == list(pacer.PAUSES)
+scripted = functools.partial(services.scripted, IN_AZURE, lambda _port: None)
 
 
 def test_a_version_that_azurite_does_not_know_is_explained() -> None:
     """Azurite refuses each request of an SDK that is newer than itself, unless a flag tells it not to."""
-    with scripted(coded(400, "InvalidHeaderValue")) as (store, _, _):
+    with scripted(refused_by_azure(400, "InvalidHeaderValue")) as (store, _, _):
         with pytest.raises(StoreError, match="400 InvalidHeaderValue") as caught:
             store.get("a")
         assert caught.value.hint == "If this is an Azurite, start it with --skipApiVersionCheck."
@@ -416,7 +360,7 @@ def test_a_version_that_azurite_does_not_know_is_explained() -> None:
 
 def test_retry_after_is_honoured_if_the_budget_allows() -> None:
     busy = BUSY._replace(headers=(*BUSY.headers, ("Retry-After", "2")))
-    with scripted(busy, FOUND) as (store, _, sleep):
+    with scripted(busy, IN_AZURE.found) as (store, _, sleep):
         assert store.get("a")
         assert sleep.requested == [2.0]
 
@@ -457,38 +401,6 @@ def test_a_listed_blob_without_a_version_is_one_to_read(place: Place) -> None:
         assert [(entry.key, entry.version.value, entry.value) for entry in store.scan()] == [
             ("a", "", None), ("b", "0x8D", None),
         ]  # fmt: skip
-
-
-NONSENSE = {
-    "captive portal": Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html>Sign in, please"),
-    "redirect": Reply(302, headers=(("Location", "http://127.0.0.1:9/"),)),
-    "404 of no storage": Reply(404),
-    "unknown conflict": coded(409, "SomethingNew"),
-    "broken XML": Reply(200, headers=(("Content-Type", "application/xml"),), body=b"<EnumerationResults><Blobs>"),
-    "other XML": Reply(200, headers=(("Content-Type", "application/xml"),), body=b"<Blobs><Blob/></Blobs>"),
-}
-
-
-@pytest.mark.parametrize("reply", NONSENSE.values(), ids=NONSENSE)
-@pytest.mark.parametrize("operation", [*WRITES, *READS])
-def test_a_reply_that_makes_no_sense_is_an_error_and_never_an_absence(operation: str, reply: Reply) -> None:
-    with scripted(reply) as (store, _, _), pytest.raises(StoreError) as caught:
-        print((WRITES | READS)[operation](store))
-    assert type(caught.value) is StoreError
-
-
-@pytest.mark.parametrize("operation", [*WRITES, *READS])
-def test_a_refusal_names_the_source_of_credentials_and_is_final(operation: str) -> None:
-    """The request is not repeated. A container that is being deleted is to be tried again later."""
-    call = (WRITES | READS)[operation]
-    refusals = [coded(status, "AuthenticationFailed") for status in (401, 403)]
-    with scripted(*refusals, *[coded(409, "ContainerBeingDeleted")] * 3) as (store, requests, _):
-        for number, status in enumerate((401, 403), 1):
-            with pytest.raises(StoreAccessError, match=f"published key: {status} AuthenticationFailed"):
-                call(store)
-            assert len(requests) == number
-        with pytest.raises(StoreUnavailableError):
-            call(store)
 
 
 def test_a_proxy_is_asked_with_its_own_password_and_for_the_whole_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,19 +484,10 @@ def test_a_value_of_which_no_more_is_taken_is_an_outage(monkeypatch: pytest.Monk
             store.create_if_absent("a", bytes(64 * 2**20))
         assert (caught.value.sent, caught.value.silent) == (True, True)
         store.close()
-        assert_one_request(silent)
-
-
-@pytest.mark.parametrize("operation", [*WRITES, *READS])
-def test_a_closed_port_is_an_outage(operation: str) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
-        url = f"http://127.0.0.1:{reserved.getsockname()[1]}/{ACCOUNT}/c-1"
-        store = AzureVersionedStore(find_container(url, {}), sleep=RecordingSleep())
-        with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
-            (WRITES | READS)[operation](store)
-        assert (caught.value.sent, caught.value.silent) == (False, False)
-        store.close()
+        silent.setblocking(False)
+        silent.accept()[0].close()  # one client has connected, and no other
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_a_name_that_does_not_resolve_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -614,50 +517,15 @@ def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytes
     store.close()
 
 
-@pytest.mark.parametrize("operation", [*WRITES, *READS])
-def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
-    """Tried once: the budget, shortened here, is spent by then."""
-    monkeypatch.setattr(network, "BUDGET_SECONDS", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})
-        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
-            (WRITES | READS)[operation](store)
-        assert (caught.value.sent, caught.value.silent) == (True, True)
-        store.close()
-        assert_one_request(silent)
-
-
-def assert_one_request(silent: socket.socket) -> None:
-    """Check that one client has connected, and no other."""
-    silent.setblocking(False)
-    silent.accept()[0].close()
-    with pytest.raises(BlockingIOError):
-        silent.accept()
-
-
 HEADERS = 'Content-Length: {}\r\nETag: "0x8DABCDEF"\r\nx-ms-version: 2025-01-05\r\n\r\n'
-WHOLE = {
-    "get": f"HTTP/1.1 200 OK\r\n{HEADERS.format(4)}abcd".encode(),
-    "put": f"HTTP/1.1 201 Created\r\n{HEADERS.format(0)}".encode(),
-}
-
-
-@pytest.mark.parametrize("operation", WHOLE)
-def test_a_reply_that_is_cut_anywhere_is_an_outage(operation: str) -> None:
-    """In its headers too, where Python's HTTP client takes half of an ETag for a whole one, and the rest for absent."""
-    reply = WHOLE[operation]
-    for length in range(1, len(reply), 7):
-        with answering(reply[:length]) as store, pytest.raises(StoreUnavailableError, match="the connection broke"):
-            (WRITES | READS)[operation](store)
-    with answering(reply) as store:
-        assert (WRITES | READS)[operation](store)
+WHOLE = f"HTTP/1.1 200 OK\r\n{HEADERS.format(4)}abcd"
 
 
 @pytest.mark.parametrize("count", [150, transport.MAX_HEADERS])
 def test_metadata_do_not_hide_a_blob_and_do_not_come_for_ever(count: int) -> None:
     """Python's HTTP client reads 100 headers at most, and another program may write more metadata than that."""
     metadata = "".join(f"x-ms-meta-name{number}: value\r\n" for number in range(count))
-    head, _, rest = WHOLE["get"].decode().partition("\r\n")
+    head, _, rest = WHOLE.partition("\r\n")
     with answering(f"{head}\r\n{metadata}{rest}".encode()) as store:
         if count < transport.MAX_HEADERS:
             found = store.get("a")

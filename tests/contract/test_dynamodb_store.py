@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import os
-import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -27,13 +26,11 @@ from mopsjobs.store.dynamodb import store as dynamodb
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, DynamoDBVersionedStore
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.urls import identity
-from support import aws as aws_support
-from support.aws import IN_DYNAMODB, RECORD, SECRET, VERSION
-from support.aws import found_in_dynamodb as found
-from support.aws import refused_by_dynamodb as refused
-from support.doubles import RecordingSleep
-from support.replies import saying
+from support import services
 from support.runs import code, sets_of
+from support.services import IN_DYNAMODB, RECORD, SECRET, VERSION
+from support.services import found_in_dynamodb as found
+from support.services import refused_by_dynamodb as refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +42,7 @@ if TYPE_CHECKING:
 
 FOUND = IN_DYNAMODB.found
 
-scripted = functools.partial(aws_support.scripted, IN_DYNAMODB)
+scripted = functools.partial(services.scripted, IN_DYNAMODB)
 
 
 class Place:
@@ -207,23 +204,6 @@ def test_an_item_of_another_program_is_no_value(place: Place) -> None:
 
 
 # --- a server that misbehaves ---------------------------------------------------------------------------------------
-
-HEAD = f"HTTP/1.1 200 OK\r\nx-amz-crc32: {zlib.crc32(FOUND.body)}\r\nContent-Length: {len(FOUND.body)}\r\n\r\n"
-
-
-@pytest.mark.parametrize("come", range(20, len(HEAD) + len(FOUND.body), 7))
-def test_a_reply_that_breaks_off_anywhere_leaves_a_doubt(aws: Callable[[int], None], come: int) -> None:
-    """It is an outage.
-
-    In its headers too: the standard library takes what came of them for all, and boto3 then for "no such key".
-    """
-    with saying((HEAD.encode() + FOUND.body)[:come]) as port:
-        aws(port)
-        with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=RecordingSleep(), clock=lambda: 0.0)) as store:
-            for call in (lambda: store.get("a"), lambda: store.put("a", RECORD, VERSION)):
-                with pytest.raises(StoreUnavailableError) as caught:
-                    call()
-                assert caught.value.sent
 
 
 def test_a_reply_to_a_query_without_items_is_no_empty_listing(aws: Callable[[int], None]) -> None:

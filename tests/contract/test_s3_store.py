@@ -27,12 +27,11 @@ from mopsjobs.store.s3 import store as s3
 from mopsjobs.store.s3.store import LENGTH, S3VersionedStore
 from mopsjobs.store.s3.url import parse_s3_url
 from mopsjobs.store.urls import identity
-from support import aws as aws_support
-from support.aws import IN_S3, RECORD, SECRET, VERSION
-from support.aws import refused_by_s3 as refused
-from support.doubles import RecordingSleep
-from support.replies import Reply, saying
+from support import services
+from support.replies import Reply
 from support.runs import code
+from support.services import IN_S3, RECORD, SECRET, VERSION
+from support.services import refused_by_s3 as refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
 FOUND = IN_S3.found
 
-scripted = functools.partial(aws_support.scripted, IN_S3)
+scripted = functools.partial(services.scripted, IN_S3)
 
 
 class Place:
@@ -224,30 +223,6 @@ def listed(*keys: str, more: str = "<IsTruncated>false</IsTruncated>") -> Reply:
     items = "".join(f"<Contents><Key>p/{key}</Key><ETag>&quot;1&quot;</ETag></Contents>" for key in keys)
     body = f"<ListBucketResult><Name>bucket</Name>{more}{items}</ListBucketResult>".encode()
     return Reply(200, headers=(("Content-Type", "application/xml"),), body=body)
-
-
-def test_a_reply_that_breaks_off_anywhere_leaves_a_doubt(aws: Callable[[int], None]) -> None:
-    """It is an outage.
-
-    In its headers too: the standard library takes what came of them for all, and boto3 then for an empty value.
-    """
-    etag = b'HTTP/1.1 200 OK\r\nContent-Type: x\r\nETag: "1234"'
-    date = b"Last-Modified: Thu, 26 Nov 2026 23:40:16 GMT"
-    whole = b"%b\r\nContent-Length: %d\r\n%b\r\n\r\n%b" % (etag, len(RECORD), date, RECORD)
-    # The lost body of a refusal would name its cause. A lost race is one cause of several.
-    refusal = b"HTTP/1.1 412 Precondition Failed\r\nContent-Type: application/xml\r\nContent-Length: 99"
-    for call, reply, cuts in (
-        ("get", whole, range(20, len(whole), 4)),
-        ("put", whole, range(20, len(etag))),
-        ("put", refusal, range(34, len(refusal) - 4, 8)),
-    ):
-        with saying(*(reply[:end] for end in cuts)) as port:
-            aws(port)
-            with contextlib.closing(S3VersionedStore("bucket", sleep=RecordingSleep(), clock=lambda: 0.0)) as store:
-                for _ in cuts:  # a read is tried three times, so it meets each
-                    with pytest.raises(StoreUnavailableError) as caught:
-                        (IN_S3.reads | IN_S3.writes)[call](store)
-                    assert caught.value.sent
 
 
 def test_a_write_that_overlaps_another_one_is_sent_again(aws: Callable[[int], None]) -> None:

@@ -1,4 +1,4 @@
-"""Calls that the tests of both stores in AWS share, and servers that play replies to them in turn."""
+"""Calls that the tests of stores across a network share, and servers that play replies to them in turn."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import json
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.azurite import ACCOUNT
+from mopsjobs.store.azure.credentials import find_container
+from mopsjobs.store.azure.store import AzureVersionedStore
 from mopsjobs.store.base import VersionToken
 from mopsjobs.store.dynamodb import store as dynamodb
 from mopsjobs.store.s3 import store as s3
@@ -24,11 +27,12 @@ SECRET = "must-not-be-seen"
 
 
 class Service(NamedTuple):
-    """DynamoDB, or S3."""
+    """Azure Blob Storage, DynamoDB or S3."""
 
     name: str
     """As its scheme in URLs, and boto3, have it."""
     open: Callable[..., VersionedStore]
+    """Opens a store. That of Azure talks to a `port`; boto3 finds one in the environment."""
     found: Reply
     """The reply to a read of `RECORD`."""
     busy: Reply
@@ -52,8 +56,13 @@ def scripted(service: Service, aws: Callable[[int], None], *replies: Reply) -> I
     with playing(*replies) as (port, requests):
         aws(port)
         sleep = RecordingSleep()
-        with contextlib.closing(service.open(sleep=sleep, clock=lambda: 0.0)) as store:
+        with contextlib.closing(service.open(port=port, sleep=sleep, clock=lambda: 0.0)) as store:
             yield Scripted(store, requests, sleep)
+
+
+def refused_by_azure(status: int, code: str) -> Reply:
+    """Return a refusal."""
+    return Reply(status, headers=(("x-ms-error-code", code),))
 
 
 def refused_by_dynamodb(status: int, code: str) -> Reply:
@@ -85,9 +94,19 @@ _READS: dict[str, Callable[[VersionedStore], object]] = {
 }
 _DELETE: dict[str, Callable[[VersionedStore], object]] = {"delete": lambda store: store.delete("a")}
 
+IN_AZURE = Service(
+    "azure",
+    lambda port, **options: AzureVersionedStore(
+        find_container(f"http://127.0.0.1:{port}/{ACCOUNT}/c-1", {}), **options
+    ),
+    Reply(200, headers=(("ETag", '"0x2"'), ("x-ms-blob-type", "BlockBlob")), body=b"hello"),
+    refused_by_azure(503, "ServerBusy"),
+    _WRITES | _DELETE,
+    _READS | {"list_keys": lambda store: list(store.list_keys())},
+)
 IN_DYNAMODB = Service(
     "dynamodb",
-    lambda **options: dynamodb.DynamoDBVersionedStore("jobs", **options),
+    lambda port=0, **options: dynamodb.DynamoDBVersionedStore("jobs", **options),
     found_in_dynamodb(Item=dynamodb._item("a", b"hello") | {dynamodb.VALUE: {"B": "aGVsbG8="}}),
     refused_by_dynamodb(400, "ProvisionedThroughputExceededException"),
     _WRITES | _DELETE,
@@ -95,7 +114,7 @@ IN_DYNAMODB = Service(
 )
 IN_S3 = Service(
     "s3",
-    lambda **options: s3.S3VersionedStore("jobs", "p", **options),
+    lambda port=0, **options: s3.S3VersionedStore("jobs", "p", **options),
     Reply(200, headers=(("ETag", '"0"'),), body=RECORD),
     refused_by_s3(503, "SlowDown"),
     _WRITES,
