@@ -34,7 +34,7 @@ from mopsjobs.api.arguments import (
 )
 from mopsjobs.api.info import JobInfo, TaskInfo
 from mopsjobs.api.study import Study, as_plain, check_is_study
-from mopsjobs.api.table import Failures, Table, table_of_dicts
+from mopsjobs.api.table import Failures, Results, Table, table_of_dicts
 from mopsjobs.app.run import freshness as freshness_module
 from mopsjobs.app.run.app import App, open_app
 from mopsjobs.console.printer import Printer
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.app.following.notify.notifier import OnEvent
     from mopsjobs.app.following.wait import WaitResult
+    from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice
     from mopsjobs.app.tasks.results_table import ReducedTable, ResultsTable
     from mopsjobs.cache.queries.tasks import TaskList
     from mopsjobs.registry.job_registry import JobRegistry
@@ -662,50 +663,50 @@ class Job:
         cache = app.cache.read_cached(cache_id) or ""
         return [public_event(cache, one) for page in feed.pages(0) for one in page]
 
-    def results(self, *, mean: bool = False, quantiles: Sequence[float] = (), offline: bool = False) -> Table:
+    def results(self, *, offline: bool = False) -> Results:
         """Return the table of results: a row per task of the job and its ancestors, as `results --table` writes it.
 
+        Its method `best` returns the best parameter sets, and `sets` all of them.
+
         Args:
-            mean: a row per parameter set, with the mean of each number.
-            quantiles: a row per parameter set, with these quantiles of each number.
             offline: never use the network. The cache has the results that were read before.
 
         Raises:
-            UsageError: if the quantiles are invalid.
             NoManifestError: if mops-jobs did not submit the job.
             StoreError: if the registry cannot be read; offline, if the cache has no results of the job. Also when the
                 rows are read.
         """
-        from mopsjobs.app.tasks.results_table import (
-            ReplicateTable,
-            Statistics,
-            check_quantiles,
-            find_results,
-            read_results_table,
-        )
+        from mopsjobs.app.tasks.results_table import find_results, read_results_table
         from mopsjobs.cache.queries.tasks import TaskQuery
 
         app, policy = self._app, policy_of({"offline": offline}, Job.results)
-        given: Any = quantiles
-        is_list = isinstance(given, Iterable) and not isinstance(given, str)
-        is_valid = is_list and all(isinstance(number, (int, float)) for number in given)
-        require(is_valid, "quantiles", quantiles, "numbers between 0 and 1, like [0.1, 0.9]")
-        statistics = Statistics(mean, check_quantiles(tuple(quantiles))) if mean or quantiles else None
         families = find_results([self.id], app, policy)
         _warn(app, (warning for family in families for job in family for warning in job.warnings))
 
         def read(view: Callable[[Sequence[Column], Iterable[Row]], T]) -> T:
             def view_results(results: ResultsTable) -> tuple[T, list[str]]:
-                table = results if statistics is None else ReplicateTable(results, statistics)
-                return view(table.columns, table.rows()), results.problems()
+                return view(results.columns, results.rows()), results.problems()
 
             found, problems = read_results_table(families, app, view_results, policy)
             _warn(app, problems)
             return found
 
+        def read_sets(choice: SetChoice) -> Table:
+            from mopsjobs.app.tasks.result_sets import read_result_sets
+
+            def view(sets: ResultSets) -> tuple[Table, list[str]]:
+                page = sets.page(choice)
+                title = f"parameter sets of {self.id}"
+                table = Table.held(title, page.columns, page.rows, age=age, notes=page.notes)
+                return table, sets.problems
+
+            table, problems = read_result_sets(families, app, view, policy)
+            _warn(app, problems)
+            return table
+
         newest = families[0][0]
         age = newest.read(TaskQuery(), lambda tasks: newest.describe_age(tasks.ledger)) if offline else "live"
-        return Table(f"results of {self.id}", read, age=age)
+        return Results(f"results of {self.id}", read, read_sets, age=age)
 
     def provenance(self) -> dict[str, Any]:
         """Return code, study, packages and machines of the job: the document of `provenance --json`.

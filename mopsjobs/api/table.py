@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
+from mopsjobs.api.arguments import require
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.table_files import (
     Column,
@@ -23,6 +24,8 @@ from mopsjobs.utils.table_files import (
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
     import polars as pl
+
+    from mopsjobs.app.tasks.result_sets import SetChoice
 
 T = TypeVar("T")
 
@@ -59,6 +62,8 @@ class Table:
         self._title = title
         self.age: str = age
         """How old the data is, in words."""
+        self.notes: list[str] = []
+        """What its numbers leave out, and how sure their order is, as sentences."""
         self._read = read
         self._held: tuple[list[Column], list[list[object]]] | None = None
 
@@ -72,11 +77,21 @@ class Table:
                 if value is not None:
                     found.add(kind_of(value))
         columns = [Column(name, frozenset(found)) for name, found in zip(names, kinds, strict=True)]
+        return cls.held(title, columns, held, age=age)
+
+    @classmethod
+    def held(
+        cls, title: str, columns: Sequence[Column], rows: Iterable[Row], *, age: str, notes: Sequence[str] = ()
+    ) -> Table:
+        """Return a table of rows at hand, whose columns are known."""
+        held = [list(row) for row in rows]
 
         def read(view: Callable[[Sequence[Column], Iterable[Row]], T]) -> T:
             return view(columns, held)
 
-        return cls(title, read, age=age)
+        table = cls(title, read, age=age)
+        table.notes = list(notes)
+        return table
 
     @property
     def columns(self) -> list[str]:
@@ -191,8 +206,58 @@ class Table:
             "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows[:SHOWN_ROWS]
         )
         count = f"{len(rows):,} rows" + (f", the first {SHOWN_ROWS} shown" if len(rows) > SHOWN_ROWS else "")
-        count = f"{count}; data: {html.escape(self.age)}"
+        count = " ".join([f"{count}; data: {html.escape(self.age)}.", *map(html.escape, self.notes)])
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{count}</p>"
+
+
+class Results(Table):
+    """The table of results of a job: a row per task."""
+
+    def __init__(self, title: str, read: ReadRows, read_sets: Callable[[SetChoice], Table], *, age: str) -> None:
+        """Prepare the table; nothing is read yet."""
+        super().__init__(title, read, age=age)
+        self._read_sets = read_sets
+
+    def sets(self, *, sort: str | None = None, limit: int = 0, quantiles: Sequence[float] = ()) -> Table:
+        """Return a row per parameter set: how its tasks ended, and of each number its mean and its spread.
+
+        The columns are those of `results --by set --table`. A task that repeats an earlier one is not counted.
+
+        Args:
+            sort: a result, for its mean, or a column; `-` in front for descending. None for the order of the study.
+            limit: how many rows, 0 for all.
+            quantiles: add these quantiles of each number.
+
+        Raises:
+            UsageError: if the job has no such result or column, or the quantiles are invalid.
+            StoreError: if the registry cannot be read; offline, if the cache has no results of the job.
+        """
+        from mopsjobs.app.tasks.result_sets import SetChoice
+        from mopsjobs.app.tasks.results_table import check_quantiles
+
+        given: Any = quantiles
+        is_list = isinstance(given, Iterable) and not isinstance(given, str)
+        is_valid = is_list and all(isinstance(number, (int, float)) for number in given)
+        require(is_valid, "quantiles", quantiles, "numbers between 0 and 1, like [0.1, 0.9]")
+        return self._read_sets(SetChoice(sort=sort, limit=limit, quantiles=check_quantiles(tuple(quantiles))))
+
+    def best(self, result: str, limit: int = 10) -> Table:
+        """Return the parameter sets with the lowest mean of a result, the best first.
+
+        Its column `may_be_best` is true if the 95 % confidence interval of a set overlaps that of the first. It is None
+        without an interval. `notes` say how sure the order is, and what the means leave out.
+
+        Args:
+            result: the result, like `loss`. With `-` in front, the highest mean is the best.
+            limit: how many rows, 0 for all.
+
+        Raises:
+            UsageError: if the job has no such result.
+            StoreError: if the registry cannot be read; offline, if the cache has no results of the job.
+        """
+        from mopsjobs.app.tasks.result_sets import SetChoice
+
+        return self._read_sets(SetChoice(best=result, limit=limit))
 
 
 def table_of_dicts(title: str, names: Sequence[str], items: Iterable[Mapping[str, Any]], *, age: str) -> Table:

@@ -232,6 +232,11 @@ def _text(value: object) -> str:
 _CONVERTERS: dict[str, Convert] = {"boolean": bool, "integer": int, "unsigned": int, "number": float, "text": _text}
 
 
+def typed_value(kinds: frozenset[str], value: object) -> object:
+    """Return a value that is not null as a column of these kinds has it in a Parquet file."""
+    return _CONVERTERS[type_of(kinds)](value)
+
+
 def import_package(name: str, purpose: str, hint: str | None = None) -> Any:
     """Import a package that is not installed with mops-jobs.
 

@@ -185,8 +185,8 @@ class Views:
             )
             yield "Python results()", reading.python(lambda: reading.rows(job.results().rows), "rows")
             yield (
-                "Python results(mean=True)",
-                reading.python(lambda: reading.means(job.results(mean=True).rows), "means"),
+                "Python results().sets()",
+                reading.python(lambda: reading.means(job.results().sets().rows), "means"),
             )
 
     def _by_page(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:

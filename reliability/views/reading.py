@@ -130,7 +130,7 @@ def rows(rows: Iterable[Row], *, is_told: bool = True) -> dict[str, Any]:
 
 def means(rows: Iterable[Row]) -> dict[str, Any]:
     """Return by x how many values were read, and their mean."""
-    listed = sorted((int(float(str(row["x"]))), int(row["n"]), number(row.get("y.mean"))) for row in rows)
+    listed = sorted((int(float(str(row["x"]))), int(row.get("y.n") or 0), number(row.get("y.mean"))) for row in rows)
     return {"means": tuple(listed)}
 
 

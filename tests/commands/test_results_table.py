@@ -155,14 +155,12 @@ def test_names_that_clash_are_prefixed_never_overwritten(cli: Cli, jobs: JobRegi
 
 def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobRegistry) -> None:
     """As are those that have the name of a column of a table of tasks."""
-    manifest = add_job(jobs, "job", [{"n": 1, "tasks": 2, "seed": 3}])
+    manifest = add_job(jobs, "job", [{"done": 1, "tasks": 2, "seed": 3}])
     Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, n=4)
+    leave_output(jobs, manifest, 0, done=4)
     (row,) = results_table(cli, "job", "--mean")
-    assert list(row.items())[2:] == [
-        ("params.n", "1"), ("params.tasks", "2"), ("params.seed", "3"), ("tasks", "1"), ("n", "1"),
-        ("result.n.mean", "4.0"),
-    ]  # fmt: skip
+    assert list(row.items())[2:6] == [("params.done", "1"), ("params.tasks", "2"), ("params.seed", "3"), ("tasks", "1")]
+    assert row["result.done.mean"] == "4.0"
 
 
 @pytest.mark.claim("CSV has no formulas")
@@ -279,8 +277,38 @@ def test_means_and_quantiles_over_replicates(cli: Cli, jobs: JobRegistry) -> Non
         leave_output(jobs, manifest, number, peak=peak, note="x")
     rows = results_table(cli, "job", "--mean", "--quantile", "0.1,0.5")
     assert without(rows, "param_id") == [
-        {"job_id": "job", "x": "1", "tasks": "4", "n": "3", "peak.mean": "3.0", "peak.q0.1": "1.2", "peak.q0.5": "2.0"},
-        {"job_id": "job", "x": "2", "tasks": "3", "n": "0", "peak.mean": "", "peak.q0.1": "", "peak.q0.5": ""},
+        {
+            "job_id": "job",
+            "x": "1",
+            "tasks": "4",
+            "done": "3",
+            "failed": "1",
+            "missing": "0",
+            "error": "ValueError: beta is 0.93",
+            "peak.n": "3",
+            "peak.n_nan": "0",
+            "peak.mean": "3.0",
+            "peak.sd": "2.6457513110645903",
+            "peak.half_width": "6.572410562285374",
+            "peak.q0.1": "1.2",
+            "peak.q0.5": "2.0",
+        },
+        {
+            "job_id": "job",
+            "x": "2",
+            "tasks": "3",
+            "done": "0",
+            "failed": "0",
+            "missing": "3",
+            "error": "",
+            "peak.n": "0",
+            "peak.n_nan": "0",
+            "peak.mean": "",
+            "peak.sd": "",
+            "peak.half_width": "",
+            "peak.q0.1": "",
+            "peak.q0.5": "",
+        },
     ]
     assert "Not numbers, so without statistics: note." in cli.ok("results", "job", "--table", "-", "--mean").err
 
@@ -320,10 +348,11 @@ def test_numbers_that_are_not_finite_are_in_every_form(
             assert list(map(str, found)) == list(map(str, LOSSES))
     ran = cli.ok("results", "job", "--table", "-", "--mean")
     means = [
-        (row["n"], row["loss.mean"], row["loss.n"], row["loss.n_nan"]) for row in csv.DictReader(io.StringIO(ran.out))
+        (row["done"], row["loss.mean"], row["loss.n"], row["loss.n_nan"])
+        for row in csv.DictReader(io.StringIO(ran.out))
     ]
     assert means == [("5", "3.0", "3", "2"), ("5", "6.0", "4", "1")]
-    assert ran.err == "NaN or infinite, so left out of means and quantiles, see n and n_nan: loss (3).\n2 rows\n"
+    assert ran.err == "3 values of loss are NaN or infinite: counted as n_nan, and in no mean.\n2 rows\n"
 
 
 def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, jobs: JobRegistry) -> None:
@@ -345,11 +374,12 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
     assert ran.err == f"{told}see column repeats\n7 rows\n"
     ran = cli.ok("results", "job", "--table", "-", "--mean")
     means = list(csv.DictReader(io.StringIO(ran.out)))
-    assert [(row["tasks"], row["n"], row["peak.mean"]) for row in means] == [("3", "3", "3.0"), ("2", "1", "4.0")]
+    assert [(row["tasks"], row["done"], row["peak.mean"]) for row in means] == [("3", "3", "3.0"), ("2", "1", "4.0")]
     first = [row for row in rows if not row["repeats"]]
     assert sum(int(row["tasks"]) for row in means) == len(first)
-    assert sum(int(row["n"]) for row in means) == sum(row["status"] == "succeeded" for row in first)
-    assert ran.err == f"{told}means and quantiles count each once\n2 rows\n"
+    assert sum(int(row["done"]) for row in means) == sum(row["status"] == "succeeded" for row in first)
+    left = "1 failed of 5 tasks: the means leave them out.\n"
+    assert ran.err == f"{left}{told}each is counted once\n2 rows\n"
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -359,9 +389,16 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
     ("argv", "sentence"),
     [
         (["job", "--table", "out.xlsx"], "invalid table 'out.xlsx': expected a name that ends in .csv, .jsonl or"),
-        (["job", "--mean"], "--mean, --quantile and --reduced need --table FILE."),
+        (["job", "--by", "task"], "--by task needs --table FILE."),
+        (["job", "--tsv"], "--tsv needs --by set."),
+        (["job", "--reduced"], "--reduced needs --table FILE."),
+        (["job", "--by", "task", "--best", "y"], "--best needs rows of parameter sets: --by set."),
+        (["job", "--best", "y", "--sort", "y"], "not allowed with argument"),
+        (["--best", "y"], "Name a JOB, or select jobs by --label."),
+        (["job", "--label", "a=1"], "A JOB contradicts --label, which selects jobs."),
+        (["--label", "a=1", "--best", "y"], "No job with tasks has the label a=1."),
         (["job", "job"], "Several jobs need --table FILE."),
-        (["job", "--offline"], "--offline needs --table FILE: the cache has no outputs."),
+        (["job", "--offline"], "--offline needs --table FILE or --by set: the cache has no outputs."),
         (["job", "--table", "-", "--quantile", "2"], "invalid quantiles '2': expected up to 20 numbers from 0 to 1"),
         (["job", "--table", "-", "--quantile", "0.5,.5"], "invalid quantiles '0.5,.5': one comes twice"),
         (["job", "--table", "-", "--json"], "not allowed with argument"),
@@ -599,7 +636,7 @@ def test_a_job_that_nothing_reduced_is_refused(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--mean"], "--reduced has a row per parameter set: it takes neither --mean nor --quantile."),
+        (["--mean"], "--reduced has a row per parameter set of its own: leave out --mean."),
         (["--offline"], "--reduced does not work with --offline: the cache has no outputs."),
     ],
 )
@@ -664,7 +701,7 @@ def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: Jo
     lines = cli.ok("tasks", "job", "--jsonl").objects
     assert [one["outcome"] for one in lines] == ["missing", "missing", "succeeded"]
     assert [(row["status"], row["y"]) for row in _rows(cli)] == [("missing", ""), ("missing", ""), ("succeeded", "2")]
-    assert [(row["tasks"], row["n"], row["y.mean"]) for row in _rows(cli, "--mean")] == [
+    assert [(row["tasks"], row["done"], row["y.mean"]) for row in _rows(cli, "--mean")] == [
         ("1", "0", ""), ("1", "0", ""), ("1", "1", "2.0"),
     ]  # fmt: skip
     assert "3 verified, 0 missing; 2 tasks lost outputs since" in cli.ok("status", "job").out
@@ -686,7 +723,7 @@ def test_a_partial_job_tells_reused_tasks_that_are_lost(cli: Cli, remote: Remote
     _lose(jobs, "ledger/source/")
     assert cli("validate", "job").code == 7
     assert [row["status"] for row in _rows(cli)] == ["missing", "missing", "succeeded", "failed"]
-    assert [row["n"] for row in _rows(cli, "--mean")] == ["0", "0", "1", "0"]
+    assert [row["done"] for row in _rows(cli, "--mean")] == ["0", "0", "1", "0"]
     assert "3 verified, 1 missing" in (text := cli.ok("status", "job").out)
     assert "; 2 tasks lost outputs since" in text
 
@@ -730,7 +767,7 @@ def test_lost_outputs_of_attempts_are_no_values(cli: Cli, remote: Remote) -> Non
         ("succeeded", ""),
         ("succeeded", "2"),
     ]
-    assert [row["n"] for row in _rows(cli, "--mean")] == ["0", "0", "1"]
+    assert [(row["done"], row["y.n"]) for row in _rows(cli, "--mean")] == [("1", "0"), ("1", "0"), ("1", "1")]
 
 
 def test_a_task_without_scalars_has_lost_nothing(cli: Cli, remote: Remote) -> None:
@@ -741,7 +778,7 @@ def test_a_task_without_scalars_has_lost_nothing(cli: Cli, remote: Remote) -> No
     leave_output(remote.jobs, manifest, 1, name="_outputs.json")
     remote.jobs.finalize_job("job", "succeeded")
     rows = list(csv.DictReader(io.StringIO(cli.ok("results", "job", "--table", "-", "--mean").out)))
-    assert [row["n"] for row in rows] == ["1", "1"]
+    assert [row["done"] for row in rows] == ["1", "1"]
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ job = mj.Job(reg, "nb-1")
 json.dump({{
     "results": job.results(**offline).rows, "tasks": job.tasks(**offline).rows,
     "failures": job.failures(**offline)["groups"], "jobs": reg.jobs(**offline).rows,
-    "means": job.results(mean=True, **offline).rows, "frame": job.results(**offline).to_pandas().to_csv(),
+    "means": job.results(**offline).sets().rows, "frame": job.results(**offline).to_pandas().to_csv(),
 }}, sys.stdout)
 """
 

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import heapq
 import itertools
-import json
 import math
 import sqlite3
 from collections import Counter
@@ -22,7 +21,8 @@ from typing import Any, NamedTuple, TypeVar
 from mopsjobs.app.jobs.find_job import FoundJob, Job, find_state
 from mopsjobs.app.jobs.job_tasks import JobTasks, ancestors_of, find_lineage, mirror_ledger, never_mirrored_error
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
+from mopsjobs.app.run.job_arguments import job_filter
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
@@ -57,7 +57,7 @@ from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.reductions import ReducedOutputs, find_all_reduced, find_reduced
 from mopsjobs.studies.results import count_tasks, parameter_columns, read_output
 from mopsjobs.studies.study import param_id
-from mopsjobs.utils.table_files import Column, free_name, is_numeric, kind_of
+from mopsjobs.utils.table_files import Column, free_name, kind_of
 from mopsjobs.utils.text import error_line, pluralize
 
 T = TypeVar("T")
@@ -72,19 +72,10 @@ LAST_COLUMNS = (("seed", "unsigned"), ("status", "text"), ("seconds", "number"),
 BEFORE = (("job_id", "text"), ("param_id", "text"))
 """Columns before the parameters of a row that is not of one task."""
 
-COUNTS = (("tasks", "integer"), ("n", "integer"))
-"""How many tasks a parameter set has, and how many of them were read."""
-
-COUNT_COLUMN, _ = COUNTS[0]
+COUNT_COLUMN = "tasks"
 """The number of tasks that a reduction was made of."""
 
 MAX_QUANTILES = 20
-
-_PARAMETER_SETS = """
-CREATE TABLE parameter_set (number INTEGER PRIMARY KEY, family INTEGER, param_id TEXT, params TEXT,
-    UNIQUE (family, param_id));
-CREATE TABLE replicate (number INTEGER, task INTEGER, scalars TEXT, PRIMARY KEY (number, task)) WITHOUT ROWID;
-"""
 
 REPEATS = "repeats"
 """The column of the earlier task that a task repeats. It is there if some task does."""
@@ -115,7 +106,9 @@ class ScalarColumn(NamedTuple):
     key: int
     """The number of its key in `CollectedScalars`."""
     column: Column
-    is_finite: bool = True
+    name: str
+    """Its key."""
+    is_finite: bool
     """Whether no task has NaN or an infinity."""
 
 
@@ -155,7 +148,7 @@ class ResultsTable:
         ]
         """The parameters of all tasks, and their columns."""
         self.scalar_columns = [
-            ScalarColumn(found.number, Column(name, frozenset(found.kinds)), found.is_finite)
+            ScalarColumn(found.number, Column(name, frozenset(found.kinds)), key, found.is_finite)
             for key, name in scalar_names(collected.keys, [*self._parameters.values(), *reserved]).items()
             for found in [collected.keys[key]]
         ]
@@ -170,6 +163,11 @@ class ResultsTable:
             *plain_columns([] if self.simulations is None else [(REPEATS, "integer")]),
             *(one.column for one in self.scalar_columns),
         ]
+
+    @property
+    def is_of_chunks(self) -> bool:
+        """Return whether all values come from chunks, which never change."""
+        return not (self._reader.outputs.tasks_read or self._reader.chunk_problems or self.is_partial)
 
     @property
     def is_partial(self) -> bool:
@@ -221,9 +219,10 @@ class ResultsTable:
             for member, task in _merge(family):
                 yield TableRow(member, task, number)
 
-    def family_id(self, family: int) -> str:
-        """Return the id of the newest job of a family."""
-        return self._families[family][0].job.job_id
+    @property
+    def family_ids(self) -> list[str]:
+        """Return the ids of the newest jobs of the families."""
+        return [family[0].job.job_id for family in self._families]
 
     def parameters_of(self, row: TableRow) -> list[object]:
         """Return the parameters of a task, in the order of their columns; None for one that its set lacks."""
@@ -347,6 +346,26 @@ def find_results(names: Iterable[str], app: App, policy: FreshnessPolicy) -> lis
     return [_newest_first(family.values()) for family in families.values()]
 
 
+def jobs_with_labels(labels: Sequence[str], app: App, policy: FreshnessPolicy) -> list[str]:
+    """Return the ids of the jobs with these labels that have tasks, the newest first.
+
+    Raises:
+        UsageError: if a label is malformed, or no job has them.
+        StoreError: if the cache was never filled, and the registry cannot be reached.
+    """
+    chosen = job_filter(app.now(), label=labels)
+    now = app.now().timestamp()
+
+    def view(connection: sqlite3.Connection, _: Freshness) -> list[str]:
+        jobs = job_queries.list_jobs(connection, chosen, order="created_ts DESC", limit=0, now=now)
+        return [str(job["job_id"]) for job in jobs.jobs(("job_id", "tasks_total")) if job["tasks_total"]]
+
+    found = app.cache.read(view, policy)
+    if not found:
+        raise UsageError(f"No job with tasks has the label {' and '.join(labels)}.")
+    return found
+
+
 def _newest_first(jobs: Iterable[JobTasks]) -> list[JobTasks]:
     return sorted(jobs, key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
 
@@ -464,8 +483,13 @@ def cached_lineage(connection: sqlite3.Connection, job_id: str, *, now: float) -
 
 def results_state(connection: sqlite3.Connection, job_id: str, *, now: float) -> ResultsState:
     """Return what changes with the results of a job and its ancestors, as far as the cache knows."""
+    return state_of_jobs(connection, cached_lineage(connection, job_id, now=now))
+
+
+def state_of_jobs(connection: sqlite3.Connection, jobs: Iterable[Mapping[str, object]]) -> ResultsState:
+    """Return what changes with the results of jobs, as far as the cache knows."""
     state = []
-    for job in cached_lineage(connection, job_id, now=now):
+    for job in jobs:
         ledger = read_ledger(connection, str(job["job_id"]))
         known = () if ledger is None else (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
         lost = count_lost(connection, job) if reused_tasks(job)[0] else 0
@@ -495,25 +519,6 @@ def find_cached_results(job_id: str, app: App) -> list[JobTasks]:
     policy = FreshnessPolicy()
     failure = mirror_ledger(job_id, app, policy)
     return _newest_first([JobTasks(app, FoundJob(job), failure), *ancestors_of(job, app, policy)])
-
-
-class Statistics(NamedTuple):
-    """Statistics that a table has of each scalar: the mean, and quantiles."""
-
-    has_mean: bool
-    quantiles: tuple[float, ...]
-
-    @property
-    def suffixes(self) -> list[str]:
-        """Return the ends of the names of columns."""
-        return ["mean"] * self.has_mean + [f"q{quantile:g}" for quantile in self.quantiles]
-
-    def of(self, values: Sequence[float]) -> Sequence[float | None]:
-        """Compute the statistics of some numbers, all None without numbers."""
-        if not values:
-            return [None] * len(self.suffixes)
-        ordered = sorted(values)
-        return [mean(ordered)] * self.has_mean + [quantile(ordered, one) for one in self.quantiles]
 
 
 def parse_quantiles(text: str) -> tuple[float, ...]:
@@ -549,14 +554,6 @@ def check_quantiles(quantiles: tuple[float, ...], text: object = None) -> tuple[
     return quantiles
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the mean of some numbers."""
-    try:
-        return math.fsum(values) / len(values)
-    except OverflowError:  # the sum is beyond every float, the mean is not
-        return math.fsum(value / len(values) for value in values)
-
-
 def quantile(ordered: Sequence[float], share: float) -> float:
     """Return a quantile of ascending numbers, interpolated linearly between two of them, as numpy and pandas do."""
     place = share * (len(ordered) - 1)
@@ -567,90 +564,6 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     if math.isinf(step):  # the difference is beyond every float
         return ordered[low] * (1 - rest) + ordered[low + 1] * rest
     return ordered[low] + step * rest
-
-
-class ReplicateTable:
-    """A row per parameter set of each family: its parameters, how many tasks it has, and statistics of its scalars.
-
-    Tasks that repeat an earlier one are left out: see `Simulations`. So are numbers that are not finite. A scalar that
-    has some also has the columns `n`, the values that count, and `n_nan`, those that are left out.
-    """
-
-    def __init__(self, table: ResultsTable, statistics: Statistics) -> None:
-        """Name the columns. Scalars that are not numbers have none."""
-        self._table = table
-        self._statistics = statistics
-        self.not_finite: Counter[str] = Counter()
-        """Values that the statistics leave out, by the names of their scalars; counted while the rows are read."""
-        others = [name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS, *COUNTS)]
-        self._parameters = parameter_columns([name for name, _ in table.parameters], others)
-        self._numeric = [place for place, one in enumerate(table.scalar_columns) if is_numeric(one.column.kinds)]
-
-    @property
-    def columns(self) -> list[Column]:
-        """Return the columns of `rows`."""
-        columns = [
-            *plain_columns(BEFORE),
-            *(Column(self._parameters[name], one.kinds) for name, one in self._table.parameters),
-            *plain_columns(COUNTS),
-        ]
-        taken = {column.name for column in columns}
-        for place in self._numeric:
-            one = self._table.scalar_columns[place]
-            kinds = dict.fromkeys(self._statistics.suffixes, "number")
-            for suffix, kind in (kinds if one.is_finite else {**kinds, "n": "integer", "n_nan": "integer"}).items():
-                name = free_name(f"{one.column.name}.{suffix}", "result", taken)
-                columns.append(Column(name, frozenset({kind})))
-        return columns
-
-    @property
-    def left_out_columns(self) -> list[str]:
-        """Return the names of the scalars that are not numbers."""
-        return [one.column.name for place, one in enumerate(self._table.scalar_columns) if place not in self._numeric]
-
-    def rows(self) -> Iterator[list[object]]:
-        """Yield the parameter sets, in the order of their first tasks, as rows of `columns`."""
-        with temporary_database(_PARAMETER_SETS) as database:
-            self._collect(database)
-            replicates = database.execute(
-                "SELECT number, family, param_id, params, scalars FROM parameter_set JOIN replicate USING (number)"
-                " ORDER BY number, task"
-            )
-            for (_, family, param_id, params), of_set in groupby(replicates, key=lambda one: one[:4]):
-                yield self._row(family, param_id, params, [scalars for *_, scalars in of_set])
-
-    def _collect(self, database: sqlite3.Connection) -> None:
-        """Keep the numbers of each task on disk: tasks with the same parameters may be far from each other."""
-        simulations = self._table.simulations
-        for row in self._table.tasks():
-            if simulations is not None and simulations.repeated_by(row.family, row.task) is not None:
-                continue
-            scalars = None
-            if self._table.is_read(row):
-                values = self._table.scalars_of(row)
-                scalars = json.dumps([values[place] for place in self._numeric])
-            database.execute(
-                "INSERT OR IGNORE INTO parameter_set (family, param_id, params) VALUES (?, ?, ?)",
-                (row.family, row.task.param_id, json.dumps(self._table.parameters_of(row))),
-            )
-            database.execute(
-                "INSERT INTO replicate SELECT number, ?, ? FROM parameter_set WHERE family = ? AND param_id = ?",
-                (row.task.row.task, scalars, row.family, row.task.param_id),
-            )
-
-    def _row(self, family: int, param_id: str, params: str, replicates: list[str | None]) -> list[object]:
-        succeeded = [json.loads(scalars) for scalars in replicates if scalars is not None]
-        numbers: list[object] = []
-        columns = zip(*succeeded, strict=True) if succeeded else [()] * len(self._numeric)
-        for place, column in zip(self._numeric, columns, strict=True):
-            values = [float(value) for value in column if value is not None]
-            finite = list(filter(math.isfinite, values))
-            numbers += self._statistics.of(finite)
-            if not self._table.scalar_columns[place].is_finite:
-                numbers += (len(finite), len(values) - len(finite))
-                self.not_finite[self._table.scalar_columns[place].column.name] += len(values) - len(finite)
-        counts = (len(replicates), len(succeeded))
-        return [self._table.family_id(family), param_id, *json.loads(params), *counts, *numbers]
 
 
 class ReducedRow(NamedTuple):
@@ -689,7 +602,7 @@ class ReducedTable:
         self._parameter_kinds: dict[str, set[str]] = {}
         for one in itertools.chain.from_iterable(self._reductions):
             learn_kinds(self._parameter_kinds, one.params)
-        others = [name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS, *COUNTS)]
+        others = [*(name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS)), COUNT_COLUMN]
         self._parameters = parameter_columns(list(self._parameter_kinds), others)
         self._scalars = scalar_names(collected.keys, [*self._parameters.values(), COUNT_COLUMN])
 
@@ -699,7 +612,7 @@ class ReducedTable:
         return [
             *plain_columns(BEFORE),
             *(Column(column, frozenset(self._parameter_kinds[name])) for name, column in self._parameters.items()),
-            *plain_columns(COUNTS[:1]),
+            *plain_columns([(COUNT_COLUMN, "integer")]),
             *(Column(name, frozenset(self._collected.keys[key].kinds)) for key, name in self._scalars.items()),
         ]
 

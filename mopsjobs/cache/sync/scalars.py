@@ -254,7 +254,8 @@ class OutputReader:
         """
         self._take = take
         self._on_progress = on_progress
-        self._tasks_read = 0
+        self.tasks_read = 0
+        """Tasks whose outputs were read."""
         self.problems: list[tuple[str, str]] = []
         """Key and reason of outputs that cannot be read, the first `MAX_PROBLEMS`."""
 
@@ -282,9 +283,9 @@ class OutputReader:
                 elif not _is_unread(entry):
                     found[name] = entry.value
             self._take(member, numbers, extract_scalars(found))
-        self._tasks_read += sum(bool(outputs) for _, outputs in batch)
+        self.tasks_read += sum(bool(outputs) for _, outputs in batch)
         if self._on_progress is not None:
-            self._on_progress(self._tasks_read)
+            self._on_progress(self.tasks_read)
 
 
 class ScalarReader:

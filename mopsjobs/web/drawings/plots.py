@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mopsjobs.app.tasks.results_table import mean, quantile
+from mopsjobs.app.tasks.results_table import quantile
+from mopsjobs.utils.intervals import mean
 from mopsjobs.web.drawings.axes import Axis, AxisTexts, round_range
 
 WIDTH = 720

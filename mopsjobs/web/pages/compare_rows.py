@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 from mopsjobs.app.jobs.job_card import memory_text, metadata_of, noted_text
 from mopsjobs.app.origins.compare_jobs import MAX_VALUE, SHORT_HASH, Comparison, compare, set_text
 from mopsjobs.app.origins.provenance import printable
-from mopsjobs.app.tasks.results_table import mean, quantile
+from mopsjobs.app.tasks.results_table import quantile
 from mopsjobs.bundles.extraction import BundleFile
 from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.rows import error_of
 from mopsjobs.engines.base import engine_of
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.studies.study import Study
+from mopsjobs.utils.intervals import mean
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_duration
 from mopsjobs.web.drawings.plots import QUANTILES

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets
 from mopsjobs.app.tasks.results_table import (
+    BEFORE,
     ReducedTable,
-    ReplicateTable,
     ResultsTable,
-    Statistics,
     find_results,
+    jobs_with_labels,
     parse_quantiles,
     read_reduced_table,
     read_results_table,
 )
-from mopsjobs.cli.flags import JOB_HELP, add_job_names, argument_type
-from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
+from mopsjobs.cli.flags import JOB_HELP, add_job_names, argument_type, row_limit
+from mopsjobs.console.result import Document, JsonLines, RawText, Result, Table, Tsv
+from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import (
     EXIT_DONE,
     EXIT_PARTLY_DONE,
@@ -30,8 +35,10 @@ from mopsjobs.errors import (
 )
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import TABLE, Output, count_tasks, outputs_of
-from mopsjobs.utils.table_files import check_table_file, csv_pieces, write_table_file
-from mopsjobs.utils.text import describe_duplicates, join_first, pluralize
+from mopsjobs.utils.intervals import CONFIDENCE
+from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, write_table_file
+from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, pluralize
+from mopsjobs.utils.times import json_time
 
 HELP = "list the outputs of a job, download them, or make a table of results"
 
@@ -43,34 +50,81 @@ DESCRIPTION = (
     " writes a table with a row per task, of the jobs and their ancestors: parameters, status, and the numbers, texts"
     " and truth values of JSON outputs and of CSV outputs with one row. With --reduced, it has those that a reduce"
     " function left instead: a row per parameter set, and one of the whole job, without param_id."
-    " Sets that are not reduced are counted (exit code 7)."
+    " Sets that are not reduced are counted (exit code 7). --by set prints a row per parameter set: its tasks by their"
+    " ends, and of each number its mean, standard deviation and the half-width of the 95 % confidence interval of the"
+    " mean (Student's t). --best prints the sets with the lowest mean, and marks those that may be the best, whose"
+    " intervals overlap that of the first."
 )
 
 EXAMPLES = (
     "mops-jobs results nightly-1 --download out",
-    "mops-jobs results nightly-1 nightly-2 --table - --mean --quantile 0.1,0.9",
+    "mops-jobs results nightly-1 --best loss",
+    "mops-jobs results nightly-1 nightly-2 --by set --quantile 0.1,0.9 --table sets.csv",
     "mops-jobs results nightly-1 --reduced --table means.csv",
 )
 
 
+BEST = 10
+"""Parameter sets that --best and --worst print."""
+
+SHOWN = 50
+"""Parameter sets that a terminal and JSON show."""
+
+SHOWN_RESULTS = 4
+"""Results in the table for people. Other forms have all."""
+
+MAX_VALUE = 40
+"""Characters of a parameter's value in a cell."""
+
+MAX_PLACES = 6
+"""Digits after the point of a mean in a cell. Others are written with an exponent."""
+
+MAX_ERROR = 60
+"""Characters of an error in a cell."""
+
+SETS_VERSION = 1
+"""The `schema_version` of `results --by set --json`."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_job_names(parser, "jobs", "+", f"{JOB_HELP}; several with --table")
+    add_job_names(parser, "jobs", "*", f"{JOB_HELP}; several with --table or --by set")
+    parser.add_argument(
+        "-l", "--label", metavar="KEY[=VALUE]", action="append", default=[],
+        help="take the jobs with this label, for a table; repeat for more labels",
+    )  # fmt: skip
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--download", metavar="DIRECTORY", help="download the outputs to this directory")
-    how.add_argument("--json", action="store_true", help="print one JSON object per output and line")
+    how.add_argument(
+        "--json", action="store_true", help="print one JSON object per output and line; one document with --by set"
+    )
+    how.add_argument("--tsv", action="store_true", help="with --by set, print tab-separated values without a header")
     how.add_argument(
         "--table",
         metavar="FILE",
         help="write a table of results to a file that ends in .csv, .jsonl or .parquet; - for CSV on stdout",
     )
     table = parser.add_argument_group("table")
-    table.add_argument("--mean", action="store_true", help="a row per parameter set, with the mean of each number")
+    table.add_argument("--by", choices=("task", "set"), help="a row per task, or per parameter set (default: task)")
+    first = table.add_mutually_exclusive_group()
+    first.add_argument(
+        "--best", metavar="RESULT", help="print the parameter sets with the lowest mean of a result; =-RESULT: highest"
+    )
+    first.add_argument("--worst", metavar="RESULT", help="print the parameter sets with the highest mean of a result")
+    first.add_argument(
+        "--sort", metavar="COLUMN", help="sort parameter sets by a result or a column; - in front for descending"
+    )
+    usual = f"{BEST} with --best and --worst, all with --tsv and --table, else {SHOWN}"
+    table.add_argument(
+        "-n", "--limit", metavar="N", type=row_limit,
+        help=f"print at most N parameter sets, 0 for all (default: {usual})",
+    )  # fmt: skip
+    table.add_argument("--mean", action="store_true", help="the same as --by set")
     table.add_argument(
         "--quantile",
         metavar="Q[,Q]",
         type=argument_type(parse_quantiles),
-        help="a row per parameter set, with quantiles of each number, like 0.1,0.9",
+        help="add quantiles of each number to the rows of parameter sets, like 0.1,0.9",
     )
     table.add_argument(
         "--reduced",
@@ -82,18 +136,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """List or download outputs, or make a table of results."""
-    if args.table is not None:
+    asks = [name for name in ("mean", "quantile", "best", "worst", "sort") if getattr(args, name)]
+    is_by_set = args.by == "set" or bool(asks) or args.limit is not None
+    _check(args, asks, is_by_set=is_by_set)
+    if args.label:
+        args.jobs = jobs_with_labels(args.label, app, FreshnessPolicy(offline=args.offline))
+    if args.table is not None or is_by_set:
         try:
-            return _table(args, app)
+            return _sets(args, app) if is_by_set else _table(args, app)
         except StoreUnavailableError as outage:
             if not (args.offline or args.reduced):
                 outage.hint = outage.hint or "To write what the cache has, add --offline."
             raise
-    if args.mean or args.quantile or args.reduced or len(args.jobs) > 1:
-        what = "Several jobs" if len(args.jobs) > 1 else "--mean, --quantile and --reduced"
-        raise UsageError(f"{what} need --table FILE.")
-    if args.offline:
-        raise UsageError("--offline needs --table FILE: the cache has no outputs.")
     job = find_job_with_outputs(args.jobs[0], app)
     job_id = job.job_id
     if args.download is not None:
@@ -114,6 +168,79 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return Result(notes=_duplicates_note(*count_tasks(family)))
 
 
+def _check(args: argparse.Namespace, asks: Sequence[str], *, is_by_set: bool) -> None:
+    """Refuse flags that contradict each other.
+
+    Raises:
+        UsageError: if they do.
+    """
+    if not args.jobs and not args.label:
+        raise UsageError("Name a JOB, or select jobs by --label.")
+    if args.jobs and args.label:
+        raise UsageError("A JOB contradicts --label, which selects jobs.")
+    if args.table is not None:
+        check_table_file(args.table)
+    if is_by_set and args.reduced:
+        raise UsageError(f"--reduced has a row per parameter set of its own: leave out {_flags(asks) or '--by set'}.")
+    if is_by_set and (args.download is not None or args.by == "task"):
+        raise UsageError(f"{_flags(asks) or '--limit'} needs rows of parameter sets: --by set.")
+    if args.reduced and args.offline:
+        raise UsageError("--reduced does not work with --offline: the cache has no outputs.")
+    if is_by_set or args.table is not None:
+        return
+    if args.tsv:
+        raise UsageError("--tsv needs --by set.")
+    if args.reduced or args.by or args.label or len(args.jobs) > 1:
+        what = "Several jobs" if len(args.jobs) > 1 or args.label else "--reduced" if args.reduced else "--by task"
+        raise UsageError(f"{what} need{'' if what == 'Several jobs' else 's'} --table FILE.")
+    if args.offline:
+        raise UsageError("--offline needs --table FILE or --by set: the cache has no outputs.")
+
+
+def _flags(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
+
+
+def _sets(args: argparse.Namespace, app: App) -> Result:
+    """Print or write the table of parameter sets."""
+    policy = FreshnessPolicy(offline=args.offline)
+    families = find_results(args.jobs, app, policy)
+    has_end = args.best is not None or args.worst is not None
+    cut = SHOWN if args.table is None and not args.tsv else 0
+    limit = args.limit if args.limit is not None else BEST if has_end else cut
+    choice = SetChoice(args.sort, args.best, args.worst, limit, args.quantile or ())
+
+    def view(sets: ResultSets) -> Result:
+        page = sets.page(choice)
+        notes = list(page.notes)
+        if sets.repeated:
+            told = _duplicates_note(sets.totals().tasks + sets.repeated, sets.repeated)
+            notes += [f"{line}; each is counted once" for line in told]
+        result = Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
+        if args.table is not None:
+            notes.append(_write_rows(args.table, page.columns, page.rows, app))
+        elif args.tsv:
+            app.out.show(Result(Tsv(page.rows)))
+        elif args.json:
+            result.body = Document(sets_document(sets, page, app))
+        else:
+            result.body = sets_table(sets, page)
+        shown = min(page.total, limit or page.total)
+        if shown < page.total:
+            notes.append(f"The first {shown:,} of {pluralize(page.total, 'parameter set')} (--limit 0 shows all).")
+        age = f"data: {sets.age}"
+        result.notes = [*notes[:-1], f"{notes[-1]}; {age}"] if args.offline and notes else notes
+        return result
+
+    with app.out.progress("tasks") as on_progress:
+        result = read_result_sets(families, app, view, policy, on_progress)
+    result.warnings = [
+        *(warning for family in families for job in family for warning in job.warnings),
+        *result.warnings,
+    ]
+    return result
+
+
 def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
     """Return the line that says why there are fewer outputs than tasks; none if no tasks share their outputs."""
     return [pluralize(tasks, "task") + describe_duplicates(duplicates)] if duplicates else []
@@ -121,28 +248,18 @@ def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
 
 def _table(args: argparse.Namespace, app: App) -> Result:
     """Write the table of results."""
-    check_table_file(args.table)
     if args.reduced:
         return _reduced_table(args, app)
     policy = FreshnessPolicy(offline=args.offline)
     families = find_results(args.jobs, app, policy)
 
-    def view(results: ResultsTable) -> Result:
-        table: ResultsTable | ReplicateTable = results
-        if args.mean or args.quantile:
-            table = ReplicateTable(results, Statistics(args.mean, args.quantile or ()))
-        note = _write_rows(args.table, table, app)
-        notes = [f"{note}; data: {results.describe_age()}" if args.offline else note]
-        if isinstance(table, ReplicateTable) and table.left_out_columns:
-            notes.insert(0, f"Not numbers, so without statistics: {join_first(table.left_out_columns)}.")
-        if isinstance(table, ReplicateTable) and (counts := table.not_finite):
-            left_out = join_first([f"{name} ({count:,})" for name, count in counts.items()])
-            notes.insert(0, f"NaN or infinite, so left out of means and quantiles, see n and n_nan: {left_out}.")
-        if (some := results.simulations) is not None:
-            how = "means and quantiles count each once" if isinstance(table, ReplicateTable) else "see column repeats"
-            notes = [f"{line}; {how}" for line in _duplicates_note(some.tasks, some.repeated)] + notes
-        exit_code = EXIT_PARTLY_DONE if results.is_partial else EXIT_DONE
-        return Result(notes=notes, warnings=results.problems(), exit_code=exit_code)
+    def view(table: ResultsTable) -> Result:
+        note = _write_rows(args.table, table.columns, table.rows(), app)
+        notes = [f"{note}; data: {table.describe_age()}" if args.offline else note]
+        if (some := table.simulations) is not None:
+            notes = [f"{line}; see column repeats" for line in _duplicates_note(some.tasks, some.repeated)] + notes
+        exit_code = EXIT_PARTLY_DONE if table.is_partial else EXIT_DONE
+        return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
 
     with app.out.progress("tasks") as on_progress:
         result = read_results_table(families, app, view, policy, on_progress)
@@ -155,13 +272,9 @@ def _table(args: argparse.Namespace, app: App) -> Result:
 
 def _reduced_table(args: argparse.Namespace, app: App) -> Result:
     """Write the table of what reduce functions left."""
-    if args.mean or args.quantile:
-        raise UsageError("--reduced has a row per parameter set: it takes neither --mean nor --quantile.")
-    if args.offline:
-        raise UsageError("--reduced does not work with --offline: the cache has no outputs.")
 
     def view(table: ReducedTable) -> Result:
-        notes = [_write_rows(args.table, table, app)]
+        notes = [_write_rows(args.table, table.columns, table.rows(), app)]
         notes = [f"{line}; reductions count each once" for line in _duplicates_note(*table.tasks)] + notes
         exit_code = EXIT_PARTLY_DONE if table.output_problems or table.lacking else EXIT_DONE
         return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
@@ -170,15 +283,87 @@ def _reduced_table(args: argparse.Namespace, app: App) -> Result:
         return read_reduced_table(args.jobs, app, view, on_progress)
 
 
-def _write_rows(path: str, table: ResultsTable | ReplicateTable | ReducedTable, app: App) -> str:
+def _write_rows(path: str, columns: Sequence[Column], rows: Iterable[Row], app: App) -> str:
     """Write a table, and return the note about it."""
     count = itertools.count()
-    rows = (row for row in table.rows() if next(count) >= 0)
+    counted = (row for row in rows if next(count) >= 0)
     if path == "-":
-        app.out.show(Result(RawText(csv_pieces(table.columns, rows))))  # here, while the tasks can be read
+        app.out.show(Result(RawText(csv_pieces(columns, counted))))  # here, while the tasks can be read
     else:
-        write_table_file(path, table.columns, rows)
+        write_table_file(path, columns, counted)
     return pluralize(next(count), "row") + ("" if path == "-" else f" in {path}")
+
+
+def sets_document(sets: ResultSets, page: SetPage, app: App) -> dict[str, object]:
+    """Return the document of `results --by set --json`."""
+    names = [column.name for column in page.columns]
+    order, standing = page.order, page.standing
+    rows = [dict(zip(names, row, strict=True)) for row in page.rows]
+    return {
+        "schema_version": SETS_VERSION,
+        "generated_at": json_time(app.now()),
+        "data": sets.age,
+        "registry": app.settings.registry_id,
+        "jobs": sets.job_ids,
+        "confidence": CONFIDENCE,
+        "sorted_by": None if order is None else order.column,
+        "descending": order is not None and order.is_descending,
+        "may_be_first": None if standing is None or standing.limit is None else standing.others,
+        "tasks": sets.totals()._asdict() | {"repeated": sets.repeated},
+        "complete": not sets.is_partial,
+        "parameters": [column.name for _, column in sets.parameters],
+        "results": [{"name": one.name, "key": one.key, "is_number": one.is_number} for one in sets.scalars],
+        "notes": page.notes,
+        "total": page.total,
+        "returned": len(rows),
+        "columns": names,
+        "sets": rows,
+    }
+
+
+def sets_table(sets: ResultSets, page: SetPage) -> Table:
+    """Return the table of parameter sets for people: parameters that vary, ends of tasks, and means with intervals."""
+    names = [column.name for column in page.columns]
+    varying = sets.varying()
+    chosen = [one for one in sets.numbers if page.order is not None and one.name == page.order.scalar]
+    numbers = (chosen + [one for one in sets.numbers if one not in chosen])[:SHOWN_RESULTS]
+    means = [(one.name, names.index(sets.column_of(one.name, "mean"))) for one in numbers]
+    has_end = page.standing is not None
+    rows: list[list[object]] = []
+    for row in page.rows:
+        of = dict(zip(names, row, strict=True))
+        mark = [style_text("*", "bold") if of[names[len(BEFORE)]] else ""] if has_end else []
+        rows.append(
+            [
+                *mark,
+                *([of["job_id"]] if len(sets.job_ids) > 1 else []),
+                *(cut_to_length(_parameter_text(of[name]), MAX_VALUE) for name in varying),
+                out_of(int(str(of["done"])), int(str(of["tasks"]))),
+                *(_mean_text(row[place], row[place + 2]) for _, place in means),
+                cut_to_length(str(of[ERROR] or ""), MAX_ERROR),
+            ]
+        )
+    headers = [
+        *(["?"] if has_end else []), *(["JOB"] if len(sets.job_ids) > 1 else []), *varying, "DONE",
+        *(name for name, _ in means), "ERROR",
+    ]  # fmt: skip
+    return Table(headers, rows, drop_order=["ERROR", *(name for name, _ in means[:0:-1])])
+
+
+def _parameter_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _mean_text(mean: object, half_width: object) -> str:
+    """Return a mean with the half-width of its interval: `0.125 ± 0.02`."""
+    if not isinstance(mean, (int, float)):
+        return "-"
+    if not isinstance(half_width, (int, float)):
+        return f"{mean:.4g}"
+    places = 1 - math.floor(math.log10(half_width)) if half_width else 3
+    if not 0 <= places <= MAX_PLACES:
+        return f"{mean:.4g} ± {half_width:.2g}"
+    return f"{mean:.{places}f} ± {half_width:.{places}f}"
 
 
 def _output_json(one: Output) -> dict[str, object]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs.app.tasks.results_table import mean, quantile
+from mopsjobs.app.tasks.results_table import quantile
+from mopsjobs.utils.intervals import mean
 
 NUMBERS = st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=30)
 

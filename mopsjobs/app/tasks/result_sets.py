@@ -1,0 +1,621 @@
+"""Parameter sets of some jobs: how their tasks ended, and the mean, spread and interval of each scalar.
+
+One SQLite file has the rows of a table of results and of its parameter sets. Commands, SQL, Python and page all read
+it. It lies beside the cache, and is made anew when the ledger of one of its jobs has changed. What does not come from
+chunks is not kept. See docs/decisions/0107-the-table-of-parameter-sets.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
+
+from mopsjobs.app.jobs.job_tasks import JobTasks
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.app.tasks.results_table import (
+    BEFORE,
+    FIRST_COLUMNS,
+    LAST_COLUMNS,
+    REPEATS,
+    SUCCEEDED,
+    OnProgress,
+    ResultsTable,
+    TableRow,
+    plain_columns,
+    quantile,
+    read_results_table,
+    state_of_jobs,
+)
+from mopsjobs.cache.queries.tasks import temporary_database
+from mopsjobs.errors import UsageError
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.ledger.scalars import path_of
+from mopsjobs.studies.results import parameter_columns
+from mopsjobs.utils.files import atomic_file, make_directory
+from mopsjobs.utils.intervals import summarize
+from mopsjobs.utils.table_files import Column, free_name, is_numeric, typed_value
+from mopsjobs.utils.text import did_you_mean, error_line, join_first, pluralize
+
+T = TypeVar("T")
+
+FORMAT = 1
+"""Of the file. One of another format is made anew."""
+
+MAX_FILES = 20
+MAX_FILES_BYTES = 2**30
+"""Of all tables that are kept, beside the last one."""
+
+COUNTS = ("tasks", "done", "failed", "missing")
+"""Columns of a parameter set: its tasks, and how many of them succeeded, failed, or did neither so far."""
+
+STATISTICS = (("n", "integer"), ("n_nan", "integer"), ("mean", "number"), ("sd", "number"), ("half_width", "number"))
+"""Columns of each scalar that is a number, after its name and a dot: the fields of `Summary`."""
+
+ERROR = "error"
+"""The column of the most frequent error of a set, the last of those."""
+
+MAX_COLUMNS = 1_900
+"""Of a table of SQLite, which takes 2,000."""
+
+_NAN = "nan"
+"""In the file, in place of a number that is not one: SQLite would keep a null."""
+
+_SCHEMA = """
+CREATE TABLE about (document TEXT);
+CREATE TABLE member (number INTEGER PRIMARY KEY, job_id TEXT);
+CREATE TABLE parameter_set (
+    number INTEGER PRIMARY KEY, family INTEGER, job_id TEXT, param_id TEXT, params TEXT{parameters},
+    UNIQUE (family, param_id)
+);
+CREATE TABLE task_row (
+    number INTEGER PRIMARY KEY, set_number INTEGER, member INTEGER, task INTEGER, seed, status TEXT, seconds REAL,
+    error TEXT, error_key TEXT, repeats INTEGER{scalars}
+);
+"""
+
+
+class Scalar(NamedTuple):
+    """A scalar of a table of results."""
+
+    name: str
+    """Of its column in the table of tasks, and before the dot in that of parameter sets."""
+    key: str
+    """As runners name it: the output and the place in it."""
+    kinds: list[str]
+    is_number: bool
+    is_finite: bool
+    """Whether no task has NaN or an infinity."""
+
+    def is_called(self, name: str) -> bool:
+        """Return whether a short name fits: the last names on the way to it, with its output before them or not."""
+        output, path = path_of(self.key)
+        whole = ".".join([output, *path])
+        return name in (self.key, whole.replace(".json.", ".", 1)) or f".{whole}".endswith(f".{name}")
+
+
+class Totals(NamedTuple):
+    """Sums over all rows of a table of parameter sets."""
+
+    sets: int
+    tasks: int
+    done: int
+    failed: int
+    missing: int
+
+
+class SetOrder(NamedTuple):
+    """The order of parameter sets, by a column. Rows without a value come last."""
+
+    column: str
+    is_descending: bool = False
+    scalar: str | None = None
+    """The scalar whose mean the column is."""
+    end: str | None = None
+    """What the first set is called, if it is told how sure that is: `best` or `worst`."""
+
+
+class Standing(NamedTuple):
+    """Facts that tell how sure the first set of an order by a scalar is."""
+
+    limit: float | None
+    """The end of its interval that others must not reach to be surely behind; None if it has no interval."""
+    others: int
+    """Sets beside it whose intervals overlap its own."""
+    without_interval: int
+    """Sets with one value, so without an interval."""
+    without_value: int
+    """Sets without a finite value."""
+
+    def sentences(self, end: str, scalar: str) -> list[str]:
+        """Return what it says, as sentences."""
+        told = []
+        if self.limit is not None and self.others:
+            its = "its 95 % interval overlaps" if self.others == 1 else "their 95 % intervals overlap"
+            told.append(f"{pluralize(self.others, 'more set')} may be the {end}: {its} that of the first.")
+        elif self.limit is not None:
+            told.append(f"No other set may be the {end}: no other 95 % interval overlaps that of the first.")
+        if self.without_interval:
+            sets = f"{pluralize(self.without_interval, 'set')} {'has' if self.without_interval == 1 else 'have'}"
+            told.append(f"{sets} one value of {scalar}, so no interval: how sure their places are is not known.")
+        if self.without_value:
+            has = "has no value" if self.without_value == 1 else "have no value"
+            told.append(f"{pluralize(self.without_value, 'set')} {has} of {scalar}, and come last.")
+        return told
+
+
+class SetChoice(NamedTuple):
+    """Wishes of a user: which parameter sets, and in which order."""
+
+    sort: str | None = None
+    """A scalar, for its mean, or a column; `-` in front for descending."""
+    best: str | None = None
+    """A scalar: the lowest means first, or with `-` in front the highest."""
+    worst: str | None = None
+    """A scalar: the highest means first."""
+    limit: int = 0
+    """How many, 0 for all."""
+    quantiles: tuple[float, ...] = ()
+
+
+class SetPage(NamedTuple):
+    """Some parameter sets, in order."""
+
+    columns: list[Column]
+    rows: Iterator[list[object]]
+    order: SetOrder | None
+    standing: Standing | None
+    """None if no scalar was asked for by `best` or `worst`."""
+    total: int
+    """How many sets there are."""
+    notes: list[str]
+    """What the numbers leave out, and how sure the order is, as sentences."""
+
+
+class ResultSets:
+    """The parameter sets of some jobs, and their tasks. It is read within `read_result_sets`."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        """Take an open file."""
+        self._database = database
+        about: dict[str, Any] = json.loads(database.execute("SELECT document FROM about").fetchone()[0])
+        self.job_ids: list[str] = about["job_ids"]
+        """The newest job of each family."""
+        self.parameters = [(name, Column(column, frozenset(kinds))) for name, column, kinds in about["parameters"]]
+        """The parameters, and their columns."""
+        self.scalars = [Scalar(*one) for one in about["scalars"]]
+        self.left_out_scalars: int = about["left_out_scalars"]
+        """Scalars that are not in the table, since it has too many."""
+        self.repeated: int = about["repeated"]
+        """Tasks that repeat an earlier one, and are not counted."""
+        self.problems: list[str] = about["problems"]
+        """What the table lacks, as sentences."""
+        self.is_partial: bool = about["is_partial"]
+        self.age: str = about["age"]
+        self._quantiles: tuple[float, ...] = ()
+        self._table = "set_row"
+
+    @property
+    def numbers(self) -> list[Scalar]:
+        """Return the scalars that have statistics."""
+        return [one for one in self.scalars if one.is_number]
+
+    @property
+    def columns(self) -> list[Column]:
+        """Return the columns of `rows`."""
+        return [column for column, _ in self._columns()]
+
+    def column_of(self, scalar: str, statistic: str = "mean") -> str:
+        """Return the name of the column of a statistic of a scalar."""
+        columns = self.columns[len(BEFORE) + len(self.parameters) + len(COUNTS) + 1 :]
+        per_scalar = len(STATISTICS) + len(self._quantiles)
+        place = [one.name for one in self.numbers].index(scalar) * per_scalar
+        return columns[place + [name for name, _ in STATISTICS].index(statistic)].name
+
+    def _add_quantiles(self, quantiles: Sequence[float]) -> None:
+        """Add quantiles of each number to the columns. They are computed now, from the tasks."""
+        if quantiles:
+            self._quantiles = tuple(quantiles)
+            self._table = "temp.set_row"
+            self._database.execute(_set_table("CREATE TEMP TABLE set_row", len(self.numbers), len(quantiles)))
+            _fill_sets(self._database, self._table, self.scalars, self._quantiles)
+
+    def varying(self) -> list[str]:
+        """Return the columns of the parameters that do not have the same value in all sets."""
+        names = [column.name for column, sql in self._columns() if sql.startswith("p") and sql[1:].isdigit()]
+        counts = ", ".join(f"count(DISTINCT p{place}) + (count(p{place}) < count(*))" for place in range(len(names)))
+        row = self._database.execute(f"SELECT {counts or 0} FROM parameter_set").fetchone()  # noqa: S608 - names of our own
+        return [name for name, count in zip(names, row, strict=False) if count > 1]
+
+    def totals(self) -> Totals:
+        """Count sets and tasks."""
+        sums = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS)
+        return Totals(*self._database.execute(f"SELECT count(*), {sums} FROM set_row").fetchone())  # noqa: S608 - constant names
+
+    def rows(self, order: SetOrder | None = None, limit: int = 0, offset: int = 0) -> Iterator[list[object]]:
+        """Yield parameter sets as rows of `columns`: all if the limit is 0."""
+        columns = self._columns()
+        by, direction = "number", ""
+        if order is not None:
+            value = next(sql for column, sql in columns if column.name == order.column)
+            direction = " DESC" if order.is_descending else ""
+            by = f"{value} IS NULL, {value}{direction}, number"
+        statistics = ", ".join(sql for _, sql in columns[len(BEFORE) + len(self.parameters) :])
+        rows = self._database.execute(
+            f"SELECT job_id, param_id, params, {statistics} FROM {self._table} AS s JOIN parameter_set USING (number)"  # noqa: S608 - names of our own
+            f" ORDER BY {by} LIMIT {limit or -1:d} OFFSET {offset:d}"
+        )
+        for job_id, set_id, params, *numbers in rows:
+            yield [job_id, set_id, *json.loads(params), *numbers]
+
+    def find_scalar(self, name: str) -> Scalar:
+        """Return the scalar that is a number and has this name: that of its column, or a short one that no other has.
+
+        Raises:
+            UsageError: if there is none, or if several have it.
+        """
+        names = join_first([one.name for one in self.numbers]) or "none"
+        found = [one for one in self.scalars if one.name == name] or [
+            one for one in self.scalars if one.is_called(name)
+        ]
+        if not found:
+            nearest = did_you_mean(name, [one.name for one in self.numbers])
+            raise UsageError(f"invalid scalar '{name}': no result has it. The numbers are: {names}.{nearest}")
+        if len(found) > 1:
+            which = join_first([one.name for one in found])
+            raise UsageError(f"invalid scalar '{name}': several results have it. Name one of: {which}.")
+        if not found[0].is_number:
+            raise UsageError(f"invalid scalar '{name}': its values are not numbers. The numbers are: {names}.")
+        return found[0]
+
+    def page(self, choice: SetChoice) -> SetPage:
+        """Return the parameter sets that were asked for.
+
+        Raises:
+            UsageError: if a scalar or a column has another name.
+        """
+        self._add_quantiles(choice.quantiles)
+        order = self._order(choice)
+        columns, rows, standing = self.columns, self.rows(order, choice.limit), None
+        if order is not None and order.end is not None:
+            standing = self.standing(order)
+            columns.insert(len(BEFORE), Column(f"may_be_{order.end}", frozenset({"boolean"})))
+            rows = self._marked(rows, order, standing)
+        return SetPage(columns, rows, order, standing, self.totals().sets, self._notes(order, standing))
+
+    def _order(self, choice: SetChoice) -> SetOrder | None:
+        """Return the order that was asked for."""
+        if choice.best is not None or choice.worst is not None:
+            name, end = (choice.best, "best") if choice.best is not None else (str(choice.worst), "worst")
+            is_negated = name.startswith("-")
+            found = self.find_scalar(name.removeprefix("-")).name
+            return SetOrder(self.column_of(found), is_negated == (end == "best"), found, end)
+        if choice.sort is None:
+            return None
+        names = {column.name for column in self.columns}
+        is_descending = choice.sort.startswith("-") and choice.sort not in names
+        name = choice.sort[is_descending:]
+        if name in names:
+            return SetOrder(name, is_descending)
+        found = self.find_scalar(name).name
+        return SetOrder(self.column_of(found), is_descending, found)
+
+    def _notes(self, order: SetOrder | None, standing: Standing | None) -> list[str]:
+        totals = self.totals()
+        notes = []
+        if order is not None and order.end is not None and standing is not None:
+            notes += standing.sentences(order.end, str(order.scalar))
+        ends = (("failed", totals.failed), ("missing", totals.missing))
+        if left := [f"{count:,} {what}" for what, count in ends if count]:
+            notes.append(f"{' and '.join(left)} of {pluralize(totals.tasks, 'task')}: the means leave them out.")
+        for place, one in enumerate(self.numbers):
+            if count := int(self._database.execute(f"SELECT total(x{place}) FROM set_row").fetchone()[0]):  # noqa: S608 - a name of our own
+                of = f"{pluralize(count, 'value')} of {one.name}"
+                notes.append(f"{of} {'is' if count == 1 else 'are'} NaN or infinite: counted as n_nan, and in no mean.")
+        if others := [one.name for one in self.scalars if not one.is_number]:
+            notes.append(f"Not numbers, so without statistics: {join_first(others)}.")
+        if self.left_out_scalars:
+            notes.append(f"{pluralize(self.left_out_scalars, 'more result')}: `--table` without `--by set` has all.")
+        return notes
+
+    def _marked(self, rows: Iterable[list[object]], order: SetOrder, standing: Standing) -> Iterator[list[object]]:
+        """Yield rows with the column that says whether a set may be the first."""
+        place = [column.name for column in self.columns].index(order.column)
+        sign = -1 if order.is_descending else 1
+        for row in rows:
+            mean, half = row[place], row[place + 2]
+            is_known = standing.limit is not None and isinstance(mean, float) and isinstance(half, float)
+            may_be_first = sign * mean - half <= standing.limit if is_known else None  # type: ignore[operator]
+            yield [*row[: len(BEFORE)], may_be_first, *row[len(BEFORE) :]]
+
+    def standing(self, order: SetOrder) -> Standing:
+        """Tell how sure the first set of an order by a scalar is."""
+        assert order.scalar is not None  # noqa: S101 - the caller has an order by a scalar
+        place = [one.name for one in self.numbers].index(order.scalar)
+        mean, half = f"m{place}", f"h{place}"
+        sign = -1 if order.is_descending else 1
+        counts = f"SELECT total({mean} IS NULL), total({mean} IS NOT NULL AND {half} IS NULL) FROM set_row"  # noqa: S608 - names of our own
+        without_value, without_interval = map(int, self._database.execute(counts).fetchone())
+        first = self._database.execute(
+            f"SELECT {mean}, {half}, number FROM set_row WHERE {mean} IS NOT NULL"  # noqa: S608 - names of our own
+            f" ORDER BY {sign} * {mean}, number LIMIT 1"
+        ).fetchone()
+        if first is None or first[1] is None:
+            return Standing(None, 0, without_interval, without_value)
+        limit = sign * first[0] + first[1]
+        others = self._database.execute(
+            f"SELECT count(*) FROM set_row WHERE {sign} * {mean} - {half} <= ? AND number != ?",  # noqa: S608 - names of our own
+            (limit, first[2]),
+        ).fetchone()[0]
+        return Standing(limit, others, without_interval, without_value)
+
+    def views(self) -> dict[str, str]:
+        """Return the SELECT of the views `results` and `result_sets`, in the study's own names."""
+        tasks = [
+            *plain_columns(FIRST_COLUMNS),
+            *(column for _, column in self.parameters),
+            *plain_columns(LAST_COLUMNS),
+            *([Column(REPEATS, frozenset({"integer"}))] if self.repeated else []),
+            *(Column(one.name, frozenset(one.kinds)) for one in self.scalars),
+        ]
+        values = [
+            "member.job_id", "task", "param_id", *(f"p{place}" for place in range(len(self.parameters))),
+            "seed", "status", "seconds", "t.error", *(["repeats"] if self.repeated else []),
+            *(f"s{place}" if one.is_finite else f"iif(s{place} = '{_NAN}', NULL, s{place})"
+              for place, one in enumerate(self.scalars)),
+        ]  # fmt: skip
+        of_sets = [(column.name, sql) for column, sql in self._columns()]
+        return {
+            "results": _select([(column.name, sql) for column, sql in zip(tasks, values, strict=True)])
+            + " FROM task_row AS t JOIN member ON member.number = t.member"
+            " JOIN parameter_set ON parameter_set.number = set_number",
+            "result_sets": _select(of_sets) + " FROM set_row AS s JOIN parameter_set USING (number)",
+        }
+
+    def _columns(self) -> list[tuple[Column, str]]:
+        """Return the columns of `rows`, each with its SQL."""
+        others = [name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS)] + list(COUNTS)
+        names = parameter_columns([column.name for _, column in self.parameters], others)
+        columns = [(column, column.name) for column in plain_columns(BEFORE)]
+        columns += [(Column(names[one.name], one.kinds), f"p{place}") for place, (_, one) in enumerate(self.parameters)]
+        columns += [(column, column.name) for column in plain_columns((name, "integer") for name in COUNTS)]
+        columns.append((Column(ERROR, frozenset({"text"})), "s.error"))
+        taken = {column.name for column, _ in columns}
+        kinds = [*STATISTICS, *((f"q{one:g}", "number") for one in self._quantiles)]
+        for place, scalar in enumerate(self.numbers):
+            for (suffix, kind), sql in zip(kinds, _statistic_names(place, len(self._quantiles)), strict=True):
+                name = free_name(f"{scalar.name}.{suffix}", "result", taken)
+                columns.append((Column(name, frozenset({kind})), sql))
+        return columns
+
+
+def read_result_sets(
+    families: Sequence[Sequence[JobTasks]],
+    app: App,
+    view: Callable[[ResultSets], T],
+    policy: FreshnessPolicy,
+    on_progress: OnProgress = None,
+) -> T:
+    """Call `view` with the parameter sets of some jobs. It may be called twice: see `CacheAccess`.
+
+    Takes arguments and raises errors as `read_results_table` does.
+    """
+    jobs = [[job.job for job in family] for family in families]
+    ids = [[job.job_id for job in family] for family in families]
+    state = app.cache.read_cached(lambda cache: [state_of_jobs(cache, one) for one in jobs])
+    name = hashlib.sha256(json.dumps([app.settings.registry_id, ids]).encode()).hexdigest()[:16]
+    path = os.path.join(f"{app.cache.path}-results", f"{name}.sqlite")
+    document = json.dumps([FORMAT, state])
+    with _open_kept(path, document) as kept:
+        if kept is not None:
+            return view(ResultSets(kept))
+    return read_results_table(families, app, lambda table: _make(table, path, document, view), policy, on_progress)
+
+
+@contextlib.contextmanager
+def _open_kept(path: str, state: str) -> Iterator[sqlite3.Connection | None]:
+    """Open a file that is of this state; yield None if there is none."""
+    with contextlib.ExitStack() as stack:
+        kept = None
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if os.path.exists(path):
+                os.utime(path)  # the files that were used last are kept
+                database = stack.enter_context(contextlib.closing(sqlite3.connect(path)))
+                database.execute("PRAGMA query_only = ON")
+                found = database.execute("SELECT document ->> 'state' FROM about").fetchone()
+                kept = database if found == (state,) else None
+        yield kept
+
+
+def _make(table: ResultsTable, path: str, state: str, view: Callable[[ResultSets], T]) -> T:
+    """Make the file of a table, call `view` with it, and keep it if a later look would find the same."""
+    with contextlib.ExitStack() as stack:
+        part = None
+        with contextlib.suppress(OSError):  # a directory that takes no files: nothing is kept
+            make_directory(os.path.dirname(path))
+            part = stack.enter_context(atomic_file(path, 0o600, is_durable=False))
+        if part is None:
+            database = stack.enter_context(temporary_database(""))
+        else:
+            database = stack.enter_context(contextlib.closing(sqlite3.connect(part, isolation_level=None)))
+            database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
+        _fill(table, database, state)
+        if part is not None and table.is_of_chunks:
+            database.execute("COMMIT")
+            _forget_old(os.path.dirname(path))
+            os.replace(part, path)
+        return view(ResultSets(database))
+
+
+def _forget_old(directory: str) -> None:
+    """Remove the tables that were not used for longest."""
+    kept = 0
+    with contextlib.suppress(OSError):
+        files = [entry for entry in os.scandir(directory) if entry.name.endswith(".sqlite")]
+        newest_first = sorted(files, key=lambda entry: entry.stat().st_mtime, reverse=True)
+        for place, entry in enumerate(newest_first):
+            kept += entry.stat().st_size
+            if place >= MAX_FILES - 1 or kept > MAX_FILES_BYTES:
+                os.unlink(entry.path)
+
+
+def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None:
+    """Write the tasks of a table, their parameter sets, and the statistics of these."""
+    numbers = sum(is_numeric(one.column.kinds) for one in table.scalar_columns)
+    scalars = [
+        Scalar(one.column.name, one.name, sorted(one.column.kinds), is_numeric(one.column.kinds), one.is_finite)
+        for one in table.scalar_columns
+    ]
+    room = (MAX_COLUMNS - len(table.parameters)) // len(STATISTICS)
+    if numbers > room:
+        scalars = scalars[: max(0, room)]
+    numeric = sum(one.is_number for one in scalars)
+    parameters = "".join(f", p{place}" for place in range(len(table.parameters)))
+    columns = "".join(f", s{place}" for place in range(len(scalars)))
+    for statement in _SCHEMA.format(parameters=parameters, scalars=columns).split(";\n"):
+        database.execute(statement)
+    database.execute(_set_table("CREATE TABLE set_row", numeric, 0))
+    _fill_tasks(table, database, scalars)
+    _fill_sets(database, "set_row", scalars, ())
+    simulations = table.simulations
+    document = {
+        "state": state,
+        "job_ids": table.family_ids,
+        "parameters": [(name, column.name, sorted(column.kinds)) for name, column in table.parameters],
+        "scalars": scalars,
+        "left_out_scalars": len(table.scalar_columns) - len(scalars),
+        "repeated": 0 if simulations is None else simulations.repeated,
+        "problems": table.problems(),
+        "is_partial": table.is_partial,
+        "age": table.describe_age(),
+    }
+    database.execute("INSERT INTO about VALUES (?)", (json.dumps(document),))
+
+
+def _fill_tasks(table: ResultsTable, database: sqlite3.Connection, scalars: Sequence[Scalar]) -> None:
+    """Write the tasks and their parameter sets."""
+    members: dict[str, int] = {}
+    kinds = [column.kinds for _, column in table.parameters]
+    places = range(len(scalars))
+    insert = f"INSERT INTO task_row VALUES ({', '.join('?' * (10 + len(scalars)))})"  # noqa: S608 - constant words
+    insert_set = f"INSERT INTO parameter_set VALUES ({', '.join('?' * (5 + len(kinds)))})"  # noqa: S608 - constant words
+    last: tuple[tuple[int, str], int] | None = None
+
+    def number_of(row: TableRow) -> int:
+        nonlocal last
+        name = (row.family, row.task.param_id)
+        if last is None or last[0] != name:  # the tasks of a set follow each other, mostly
+            sql = "SELECT number FROM parameter_set WHERE family = ? AND param_id = ?"
+            found = database.execute(sql, name).fetchone()
+            if found is None:
+                values = table.parameters_of(row)
+                typed = [_sql_value(of, value) for of, value in zip(kinds, values, strict=True)]
+                parts = (None, row.family, table.family_ids[row.family], row.task.param_id, json.dumps(values), *typed)
+                found = (database.execute(insert_set, parts).lastrowid,)
+            last = (name, int(found[0]))
+        return last[1]
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        for row in table.tasks():
+            task, values = row.task.row, table.scalars_of(row)
+            repeats = None if table.simulations is None else table.simulations.repeated_by(row.family, row.task)
+            yield (
+                None,
+                number_of(row),
+                members.setdefault(row.member.job.job_id, len(members)),
+                task.task,
+                task.seed,
+                table.outcome_of(row),
+                task.seconds,
+                error_line(task.error_type, task.error_message),
+                task.error_key,
+                repeats,
+                *(_scalar_value(scalars[place], values[place]) for place in places),
+            )
+
+    database.executemany(insert, rows())
+    database.executemany("INSERT INTO member VALUES (?, ?)", [(number, job_id) for job_id, number in members.items()])
+
+
+def _fill_sets(database: sqlite3.Connection, table: str, scalars: Sequence[Scalar], quantiles: Sequence[float]) -> None:
+    """Write what the tasks of each parameter set tell. A task that repeats an earlier one is left out."""
+    places = [place for place, one in enumerate(scalars) if one.is_number]
+    columns = "".join(f", s{place}" for place in places)
+    tasks = database.execute(
+        f"SELECT set_number, status, error_key, error{columns} FROM task_row"  # noqa: S608 - names of our own
+        " WHERE repeats IS NULL ORDER BY set_number, number"
+    )
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        for number, of_set in groupby(tasks, key=lambda row: row[0]):
+            _, statuses, error_keys, errors, *values = zip(*of_set, strict=True)
+            ends = Counter(statuses)
+            failed = sum(ends[outcome] for outcome in FAILED_OUTCOMES)
+            counts = (len(statuses), ends[SUCCEEDED], failed, len(statuses) - ends[SUCCEEDED] - failed)
+            statistics: list[object] = []
+            for column in values:
+                found = [float(value) for value in column if value is not None]
+                ordered = sorted(filter(math.isfinite, found)) if quantiles else []
+                statistics += summarize(found)
+                statistics += [quantile(ordered, one) if ordered else None for one in quantiles]
+            yield (number, *counts, _worst_error(error_keys, errors), *statistics)
+
+    width = 6 + len(places) * (len(STATISTICS) + len(quantiles))
+    database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows())  # noqa: S608 - names of our own
+
+
+def _worst_error(keys: Iterable[str | None], errors: Iterable[str | None]) -> str | None:
+    """Return the last of the errors that are most frequent."""
+    found = [(key, error) for key, error in zip(keys, errors, strict=True) if error is not None]
+    if not found:
+        return None
+    ((most, _),) = Counter(key for key, _ in reversed(found)).most_common(1)
+    return next(error for key, error in reversed(found) if key == most)
+
+
+def _statistic_names(place: int, quantiles: int) -> list[str]:
+    """Return the columns of `set_row` for a scalar: those of `STATISTICS`, and quantiles."""
+    return [f"{letter}{place}" for letter in "nxmdh"] + [f"q{place}_{number}" for number in range(quantiles)]
+
+
+def _set_table(create: str, numbers: int, quantiles: int) -> str:
+    names = [name for place in range(numbers) for name in _statistic_names(place, quantiles)]
+    return f"{create} ({', '.join(['number INTEGER PRIMARY KEY', *COUNTS, 'error', *names])})"
+
+
+def _sql_value(kinds: frozenset[str], value: object) -> object:
+    """Return a value as SQL has it: of one type per column, as a Parquet file has, but for 64 bits with a sign."""
+    if value is None:
+        return None
+    typed = typed_value(kinds, value)
+    return str(typed) if isinstance(typed, int) and typed >= 2**63 else typed
+
+
+def _scalar_value(scalar: Scalar, value: object) -> object:
+    if not scalar.is_number:
+        return _sql_value(frozenset(scalar.kinds), value)
+    if isinstance(value, float) and math.isnan(value):
+        return _NAN
+    return float(value) if isinstance(value, int) and abs(value) >= 2**63 else value
+
+
+def _select(columns: Iterable[tuple[str, str]]) -> str:
+    """Return a SELECT of columns by their names. SQL takes `R0` and `r0` for one: the later one gets a prefix."""
+    taken: set[str] = set()
+    parts = []
+    for name, sql in columns:
+        free = name.replace("\0", "\ufffd")
+        while free.casefold() in taken:
+            free = f"result.{free}"
+        taken.add(free.casefold())
+        quoted = free.replace('"', '""')
+        parts.append(f'{sql} AS "{quoted}"')
+    return f"SELECT {', '.join(parts)}"
