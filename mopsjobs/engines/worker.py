@@ -42,7 +42,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import CodeType, ModuleType
     from typing import Any, BinaryIO, TextIO
 
@@ -110,6 +110,7 @@ def main(load: Callable[..., Any] | None = None) -> int:
 
 
 def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, Any], meter: _Meter) -> int:
+    directory = _TaskDirectory(setup)
     for line in tasks:
         task = json.loads(line)
         with contextlib.suppress(OSError):
@@ -120,7 +121,7 @@ def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, An
         at_work["task"] = task
         meter.start()
         try:
-            with _task_directory(setup, task):
+            with directory:
                 field, result = "outputs", _encode_outputs(call(task["params"], task["seed"]), setup["spool"], task)
         except KeyboardInterrupt:
             return 130
@@ -130,28 +131,39 @@ def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, An
     return 0
 
 
-@contextlib.contextmanager
-def _task_directory(setup: dict[str, Any], task: dict[str, Any]) -> Iterator[None]:
-    """Make an empty directory for an attempt, and remove it afterwards.
+class _TaskDirectory:
+    """An empty directory for each task. One that a task leaves empty is that of the next one too: it costs a look.
 
-    If this process is killed, the runner removes the directory above it.
+    If this process is killed, the runner removes the directory above.
     """
-    above = os.path.join(setup["spool"], f"worker-{os.getpid()}")
-    path = os.environ["MOPS_JOBS_TASK_DIR"] = os.path.join(above, f"{task['task']}-{task.get('attempt', 1)}")
-    os.makedirs(path, 0o700)
-    if setup.get("scratch"):
-        os.chdir(path)
-    try:
-        yield
-    finally:
-        if setup.get("scratch"):
-            os.chdir(setup["root"])
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        self._above = os.path.join(setup["spool"], f"worker-{os.getpid()}")
+        self._root: str | None = setup["root"] if setup.get("scratch") else None
+        """Where to work between two tasks, if they work in their directories."""
+        self._count, self._path = 0, ""
+
+    def __enter__(self) -> None:
+        if not self._path:
+            self._count += 1
+            path = os.path.join(self._above, str(self._count))
+            os.makedirs(path, 0o700)
+            self._path = os.environ["MOPS_JOBS_TASK_DIR"] = path
+        if self._root is not None:
+            os.chdir(self._path)
+
+    def __exit__(self, *_: object) -> None:
+        if self._root is not None:
+            os.chdir(self._root)
         try:
-            os.rmdir(path)
-        except OSError:  # the task has left something there
+            is_empty = not os.listdir(self._path)
+        except OSError:  # the task has removed it
+            is_empty = False
+        if not is_empty:
             import shutil  # here: it takes milliseconds, and most tasks leave nothing
 
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._path = ""
 
 
 class _Meter:

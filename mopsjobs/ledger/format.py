@@ -9,6 +9,9 @@ an object about all its attempts, and each further line is one column of them:
     {"column": "attempt", "values": [1, 1]}
     …
 
+The first line also has `files_opened`: the files of the bundle that these attempts may have opened, with a line feed
+between two names. It is missing if that is not known.
+
 By columns, a chunk takes a third of the bytes that it would take by rows. `task` and `started_ms` hold the difference
 to the value before, the first one to 0 and to `epoch_ms`. `host`, `python` and `error` are positions in the lists of
 the first line. Times are whole milliseconds, memory is in KiB. The same attempts give the same bytes. So a writer that
@@ -51,6 +54,9 @@ MAX_VALUES = 1_200_000
 """Values in a chunk that is read: 200 scalars of 5,000 tasks, and their places. An empty list takes 3 bytes of text,
 but 64 bytes of memory."""
 
+MAX_FILES_CHARACTERS = 64 * 1024
+"""Of the names of opened files in a chunk. With more, they count as not known."""
+
 MAX_LINES = 100
 """Lines of a chunk that is read."""
 
@@ -69,6 +75,10 @@ _MEASURED: dict[str, tuple[str, Callable[[float], int], Callable[[int], float]]]
     "output_bytes": ("output_bytes", int, int),
 }
 """Columns of whole numbers or nulls: the field of an attempt, and how its value becomes a number and is read back."""
+
+
+FilesOpened = frozenset[str] | None
+"""Files of a bundle, by their names in it; None if it is not known which were opened."""
 
 
 class ChunkKey(NamedTuple):
@@ -112,8 +122,8 @@ def parse_chunk_key(key: str) -> ChunkKey | None:
     return ChunkKey(name, parts["job"], int(parts["shard"]), parts["kind"])
 
 
-def encode_attempts(job_id: str, shard: int, attempts: Sequence[Attempt]) -> bytes:
-    """Return the bytes of a chunk, the same for the same attempts."""
+def encode_attempts(job_id: str, shard: int, attempts: Sequence[Attempt], files_opened: FilesOpened = None) -> bytes:
+    """Return the bytes of a chunk, the same for the same attempts and files."""
     hosts: dict[str, int] = {}
     pythons: dict[str, int] = {}
     errors: dict[tuple[str, str, str | None], int] = {}
@@ -143,6 +153,9 @@ def encode_attempts(job_id: str, shard: int, attempts: Sequence[Attempt]) -> byt
         "pythons": list(pythons),
         "errors": [list(error) for error in errors],
     }
+    names = None if files_opened is None else "\n".join(sorted(files_opened))
+    if names is not None and len(names) <= MAX_FILES_CHARACTERS and all(map(str.isprintable, files_opened or ())):
+        head["files_opened"] = names
     return encode_columns(head, columns)
 
 
@@ -154,7 +167,12 @@ def encode_columns(head: dict[str, object], columns: dict[str, list[Any]]) -> by
 
 
 def parse_attempts(value: bytes, key: ChunkKey) -> list[Attempt]:
-    """Return the attempts of a chunk, in the order of their ends.
+    """Return the attempts of a chunk, in the order of their ends; see `parse_chunk`."""
+    return parse_chunk(value, key)[0]
+
+
+def parse_chunk(value: bytes, key: ChunkKey) -> tuple[list[Attempt], FilesOpened]:
+    """Return the attempts of a chunk, in the order of their ends, and the files that they may have opened.
 
     Args:
         value: its bytes.
@@ -164,8 +182,10 @@ def parse_attempts(value: bytes, key: ChunkKey) -> list[Attempt]:
         RecordError: if it is not a chunk of attempts of that job and shard, or only a newer version can read it.
     """
     head, columns = parse_columns(value, key)
+    names = head.get("files_opened")
+    files = frozenset(filter(None, names.split("\n"))) if isinstance(names, str) else None
     try:
-        return list(_attempts(head, columns))
+        return list(_attempts(head, columns)), files
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise RecordError(f"not a chunk of attempts ({type(error).__name__}: {error})") from None
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from mopsjobs.errors import VALUE_ERRORS, StoreUnavailableError
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
-from mopsjobs.ledger.format import MAX_CHUNK_ATTEMPTS, chunk_key, encode_attempts
+from mopsjobs.ledger.format import MAX_CHUNK_ATTEMPTS, FilesOpened, chunk_key, encode_attempts
 from mopsjobs.ledger.scalars import Scalars, encode_scalars
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.base import VersionedStore
@@ -266,6 +266,8 @@ class Ledger:
         check_job_id(self._job_id)
         self._started = self.clock()
         self._run_id = self.new_run()
+        self.files_opened: Callable[[], FilesOpened] = lambda: None
+        """Returns the files of the bundle that the tasks of this run have opened so far."""
         self._number = 0
         self._chunk: _Chunk | None = None
         """The chunk that takes attempts now."""
@@ -472,7 +474,8 @@ class Ledger:
             if scalars is not None:
                 values.append((chunk_key(*key, "scalars"), scalars))
             attempts = [entry.attempt for entry in entries]
-            values.append((chunk_key(*key), encode_attempts(self._job_id, self._shard, attempts)))
+            files = self.files_opened() if chunk.run == self._run_id else None
+            values.append((chunk_key(*key), encode_attempts(self._job_id, self._shard, attempts, files)))
         except Exception as error:  # noqa: BLE001 - as in `_send`; a file of another program, for example
             log.warning("A chunk of the ledger is lost: %s cannot be used: %s", chunk.file.path, error)
         return values

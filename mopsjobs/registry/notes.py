@@ -36,6 +36,9 @@ TASK_HANGS = "task_hangs"
 WAITS_FOR = "waits_for"
 """The member of metadata that says what the tasks of an active job wait for; null if they do not."""
 
+OWN_WRITE = "own_write"
+"""The member of metadata that names a file which the model wrote into its own directory."""
+
 MAX_NOTE = 1000
 """Characters of a note. A longer one of `update` is cut in the history, so that records stay small."""
 
@@ -49,6 +52,11 @@ class Author(NamedTuple):
     by: str | None
     at: str
     write_id: str
+
+
+def own_write_text(name: str) -> str:
+    """Return a warning about a file that the model wrote into its own directory."""
+    return f"the model writes {name} into its own directory, which all tasks share: write to MOPS_JOBS_TASK_DIR instead"
 
 
 def check_note(text: str) -> str:

@@ -33,6 +33,7 @@ from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.keys import OUTPUT, belongs_to
+from mopsjobs.registry.notes import MAX_NOTE, OWN_WRITE, own_write_text
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import time_limit_text
 from mopsjobs.runner.fail_early import FailEarly
@@ -53,6 +54,7 @@ from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.submission.relay import deliver
 from mopsjobs.utils.files import private_opener
+from mopsjobs.utils.text import cut_to_length, strip_control_characters
 from mopsjobs.utils.times import human_duration, utc_now
 
 
@@ -126,6 +128,8 @@ class _Run:
         self._store_with_outbox = StoreWithOutbox(store, outbox)
         self._duplicates = self._manifest.duplicate_tasks()
         self._counts = Counts()
+        self._own_write: str | None = None
+        """A file that the model wrote into its own directory."""
         self._todo = 0
         """Tasks that this run has to run."""
         self._events = EventLog(store, shard.job_id, source=f"runner-{shard.number}", flush_seconds=pause)
@@ -248,9 +252,11 @@ class _Run:
         total = self._count_tasks()
         meter = TaskMeter(pool, self._todo, self._events, stops_at=self._shard.stops_at, on_late=self._tell_late)
         reporter.measured = meter.measured
+        self._ledger.files_opened = pool.files.opened
 
         def show_progress() -> None:
             meter.update()
+            self._warn_of_own_write(pool.files.written())
             self._note_wait(pool)
             if self._counts.started_at is None and not pool.is_waiting:
                 self._counts.started_at = shard_started_at(self._directory, self._shard.number, utc_now())
@@ -278,6 +284,19 @@ class _Run:
             self._events.emit(RUNNER, text=str(error))
             return False
         return True
+
+    def _warn_of_own_write(self, name: str | None) -> None:
+        """Say once per job that the model writes into its own directory: tasks overwrite each other's files there."""
+        if name is None or self._own_write is not None:
+            return
+        self._own_write = name = cut_to_length(strip_control_characters(name), MAX_NOTE)
+        state = self._reporter.state
+        if state is None or OWN_WRITE not in state.metadata:
+            text = own_write_text(name)
+            self._on_log(f"{text[0].upper()}{text[1:]}.")
+            self._events.emit(RUNNER, text=text)
+            with contextlib.suppress(MopsJobsError):  # of an outage, or a job that has ended
+                self._registry.update_fields(self._shard.job_id, metadata={OWN_WRITE: name})
 
     def _tell_late(self, seconds: float) -> str:
         """Return, and write into the log, that the shard will not finish before its time limit."""

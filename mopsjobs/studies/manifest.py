@@ -17,7 +17,7 @@ from mopsjobs.engines.base import KUBERNETES_JOB, NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import MANIFEST, RECORDS
-from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, SUSPECT, WAITS_FOR
+from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, OWN_WRITE, SUSPECT, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
@@ -250,7 +250,7 @@ class Manifest:
             own |= {REUSED_FIELD: sum(one.task_count for one in self.reused)}
             own |= {SOURCES_FIELD: [one.job_id for one in self.reused]}
         used = {*own, DIFFERENT_FIELD, DUPLICATES_FIELD, DEFERRED_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
-        used |= {NOTE_HISTORY, LABEL_HISTORY, WAITS_FOR, KUBERNETES_JOB}
+        used |= {NOTE_HISTORY, LABEL_HISTORY, OWN_WRITE, WAITS_FOR, KUBERNETES_JOB}
         notes = tuple(NOTE_PREFIXES.values())
         apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}
         free = {name: value for name, value in self.study.metadata.items() if name not in apart}

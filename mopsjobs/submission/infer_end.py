@@ -17,7 +17,14 @@ from mopsjobs.errors import NoManifestError, RecordError, StoreError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Attempt, Outcome, attempt_error
-from mopsjobs.ledger.format import chunk_key, encode_attempts, ledger_prefix, parse_attempts, parse_chunk_key
+from mopsjobs.ledger.format import (
+    FilesOpened,
+    chunk_key,
+    encode_attempts,
+    ledger_prefix,
+    parse_chunk,
+    parse_chunk_key,
+)
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardUsage, add_usage
@@ -78,7 +85,7 @@ def _tasks_in_hand(
     launch = last_launch(state.to_dict())
     shards = parse_whole_number(launch.get("shards", ""), 1, MAX_NUMBER) or 1
     workers = _workers(launch)
-    tried = {attempt.task for _, attempt in _read_attempts(store, state.job_id, {end.shard for end in lost})}
+    tried = {attempt.task for _, attempt, _ in _read_attempts(store, state.job_id, {end.shard for end in lost})}
     complete = find_complete_tasks(store, manifest).complete
     duplicates = manifest.duplicate_tasks()
     open_tasks: dict[int, list[int]] = {end.shard: [] for end in lost}
@@ -109,6 +116,8 @@ class LedgerSummary(NamedTuple):
     """What each shard used."""
     sizes: dict[int, set[int | None]]
     """The bytes of the outputs of each task, by its successful attempts."""
+    files: dict[int, FilesOpened]
+    """The files that the successful attempts at each task may have opened."""
 
     def sizes_of(self, manifests: Sequence[Manifest]) -> Sizes:
         """Return the sizes that outputs are to have, for `find_complete_tasks`. Several sizes of a task tell nothing.
@@ -131,27 +140,32 @@ def summarise_ledger(store: VersionedStore, job_id: str) -> LedgerSummary:
     failed: set[int] = set()
     used: dict[int, ShardUsage] = {}
     sizes: dict[int, set[int | None]] = {}
-    for shard, attempt in _read_attempts(store, job_id):
+    files: dict[int, FilesOpened] = {}
+    for shard, attempt, opened in _read_attempts(store, job_id):
         if attempt.outcome in FAILED_OUTCOMES:
             failed.add(attempt.task)
         elif attempt.outcome == Outcome.SUCCEEDED:
             sizes.setdefault(attempt.task, set()).add(attempt.output_bytes)
+            before = files.get(attempt.task, opened)
+            both = None if before is None or opened is None else before | opened
+            files[attempt.task] = opened if both == opened else both  # a set for all tasks of a chunk
         cpu = [value for value in (attempt.user_seconds, attempt.system_seconds) if value is not None]
         own = ShardUsage(sum(cpu) if cpu else None, attempt.seconds, None, attempt.max_rss_bytes)
         used[shard] = add_usage([used.get(shard, NO_SHARD_USAGE), own])
-    return LedgerSummary(failed, used, sizes)
+    return LedgerSummary(failed, used, sizes, files)
 
 
 def _read_attempts(
     store: VersionedStore, job_id: str, shards: Collection[int] | None = None
-) -> Iterator[tuple[int, Attempt]]:
-    """Yield the attempts in the ledger, each with its shard: of these shards, or of all."""
+) -> Iterator[tuple[int, Attempt, FilesOpened]]:
+    """Yield the attempts in the ledger, each with its shard and the files of its chunk: of these shards, or of all."""
     listed = map(parse_chunk_key, store.list_keys(ledger_prefix(job_id)))
     chunks = [one for one in listed if one and one.kind == "attempts" and (shards is None or one.shard in shards)]
     with bulk_reads(store), ThreadPoolExecutor(THREADS) as threads:
         for chunk, found in zip(chunks, threads.map(lambda chunk: store.get(chunk.key), chunks), strict=True):
             with contextlib.suppress(RecordError):
-                yield from ((chunk.shard, attempt) for attempt in parse_attempts(found.value, chunk)) if found else ()
+                attempts, files = ([], None) if found is None else parse_chunk(found.value, chunk)
+                yield from ((chunk.shard, attempt, files) for attempt in attempts)
 
 
 def ended_with(attempt: Attempt, end: ShardEnd) -> Attempt:

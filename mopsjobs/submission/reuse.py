@@ -1,21 +1,23 @@
 """Find the tasks of a new job that an earlier job has done: by `submit --extend JOB`.
 
-A task is reused if code, model, parameters, seed, names of outputs and environment are the same. Its outputs must be
-complete, and have the size that its ledger says. The earlier job's ancestors count too, and the jobs whose outputs
-these reuse. See docs/decisions/0071-reused-tasks.md.
+A task is reused if code, model, parameters, seed, names of outputs and environment are the same. A changed file of the
+code does not count if the ledger says that the task cannot have read it. The outputs must be complete, and have the
+size that the ledger says. The earlier job's ancestors count too, and the jobs whose outputs these reuse. See
+docs/decisions/0071-reused-tasks.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import compress
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import load_bundle
-from mopsjobs.bundles.extraction import BundleError, list_files, read_files
+from mopsjobs.bundles.extraction import BundleError, BundleFile, list_files, read_files
 from mopsjobs.engines.base import Launch, recorded_launch
 from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.model_process import describe_interpreter
@@ -27,7 +29,7 @@ from mopsjobs.studies.manifest import MAX_REUSED, MAX_SOURCES, Manifest, Reuse, 
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study
-from mopsjobs.submission.infer_end import summarise_ledger
+from mopsjobs.submission.infer_end import LedgerSummary, summarise_ledger
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.text import join_first, pluralize
 
@@ -123,14 +125,19 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
     left = bytearray([1]) * study.tasks_total
     reused, reasons = [], []
     for manifest in _sources(session.store, extended):
-        why_not = _difference(manifest, new, environment, session)
+        ledger = summarise_ledger(session.store, manifest.job_id)
+        code = _compare_code(manifest, new, ledger, session.store)
+        why_not = _difference(manifest, new, code, environment, session)
         if why_not is not None:
             reasons.append(f"No task of {manifest.job_id} is reused: {why_not}.")
             continue
         # The tasks of the new study, with the outputs of the earlier job.
         wanted = dataclasses.replace(manifest, study=study, only=None, reused=())
-        sizes = summarise_ledger(session.store, manifest.job_id).sizes_of([manifest])
-        complete = find_complete_tasks(session.store, wanted, sizes).complete
+        complete = find_complete_tasks(session.store, wanted, ledger.sizes_of([manifest])).complete
+        if code is not None:
+            reasons += code.lines
+            for position, task in wanted.tasks():
+                complete[position] &= (task.param_id, task.seed) in code.untouched
         numbers = list(compress(range(study.tasks_total), map(int.__and__, complete, left)))
         if numbers:
             reused.append(Reuse.of(manifest.job_id, manifest.bundle, numbers))
@@ -166,7 +173,54 @@ def _sources(store: VersionedStore, extended: Manifest) -> Iterator[Manifest]:
                     waiting.append(load_manifest(store, other))
 
 
-def _difference(manifest: Manifest, new: NewJob, environment: Environment | None, session: Session) -> str | None:
+class CodeChange(NamedTuple):
+    """The difference between the code of an earlier job and that of the new one."""
+
+    files: Sequence[str] | None
+    """The files that differ and that a task may have read; None if a bundle cannot be read."""
+    untouched: Collection[tuple[str, int]] = ()
+    """Parameter id and seed of the tasks that read none of these."""
+    lines: Sequence[str] = ()
+    """What to say if some are reused all the same."""
+    advice: str = ""
+    """What to do if none is."""
+
+
+def _compare_code(manifest: Manifest, new: NewJob, ledger: LedgerSummary, store: VersionedStore) -> CodeChange | None:
+    """Compare the code of an earlier job with that of the new one; None if both have the same.
+
+    A file that changed matters to the tasks that may have opened it. One that was added or removed matters to all,
+    since a model may list a directory, or ask whether a file exists. So does a link.
+    """
+    changes = {} if manifest.bundle == new.bundle else _changed_files(manifest.bundle, new, store)
+    if not changes:
+        return None if changes is not None else CodeChange(None)
+    job_id, known = manifest.job_id, {task: files for task, files in ledger.files.items() if files is not None}
+    opened = frozenset[str]().union(*set(known.values()))
+    contents = {name for name, change in changes.items() if change is Change.CONTENT}
+    files = [name for name in changes if name not in contents or name in opened or not known]
+    if contents < changes.keys() or not known:
+        is_data = all(changes[name] is Change.ADDED and not name.endswith(".py") for name in files)
+        advice = "; list files other than code in .modelopsignore" if new.is_packed and is_data else ""
+        return CodeChange(files, advice=advice)
+    untouched = {
+        (task.param_id, task.seed)
+        for _, task in manifest.tasks()
+        if task.number in known and contents.isdisjoint(known[task.number])
+    }
+    unread = [name for name in changes if name not in opened]
+    unknown = len(ledger.files) - len(known)
+    said = (
+        (unread, f"No task of {job_id} has read {join_first(unread)}, which changed."),
+        (files, f"Tasks of {job_id} that may have read {join_first(files)}, which changed, are not reused."),
+        (unknown, f"{pluralize(unknown, 'task')} of {job_id} not reused: what they have read is not known."),
+    )
+    return CodeChange(files, untouched, [line for is_said, line in said if is_said])
+
+
+def _difference(
+    manifest: Manifest, new: NewJob, code: CodeChange | None, environment: Environment | None, session: Session
+) -> str | None:
     """Return why no task of a job is a task of the new one, as the end of a sentence; None if some may be."""
     study = manifest.study
     if study.entrypoint != new.study.entrypoint:
@@ -176,16 +230,24 @@ def _difference(manifest: Manifest, new: NewJob, environment: Environment | None
         return "its study names other outputs"
     if study.scratch != new.study.scratch:
         return "its tasks worked in another directory: `scratch` of its study differs"
-    if manifest.bundle != new.bundle and (files := _changed_files(manifest.bundle, new, session.store)) != {}:
-        advice = "; list files other than code in .modelopsignore" if new.is_packed and _may_leave_out(files) else ""
-        return f"its code differs{'' if files is None else f' in {join_first(list(files))}'}{advice}"
+    if code is not None and not code.untouched:
+        return f"its code differs{'' if code.files is None else f' in {join_first(code.files)}'}{code.advice}"
     if new.engine == "local":
         return environment_difference(manifest.job_id, environment, session.store)
     return _cluster_difference(manifest, new, session)
 
 
-def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> dict[str, bool] | None:
-    """Return the names of files that differ between two bundles, and whether each was added.
+class Change(enum.Enum):
+    """The difference of a file in two bundles."""
+
+    ADDED = enum.auto()
+    CONTENT = enum.auto()
+    """Both are files, and no links."""
+    OTHER = enum.auto()
+
+
+def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> dict[str, Change] | None:
+    """Return the names of files that differ between two bundles, and how.
 
     Studies are left out: a study beside its model changes with each extension, and is not code. So are the rules that
     say what is packed.
@@ -201,7 +263,7 @@ def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> dict[str,
     names = {name for name in sides[0].keys() | sides[1].keys() if sides[0].get(name) != sides[1].get(name)}
     contents = [read_files(archive, {*filter(_may_be_study, names)}, MAX_STUDY_BYTES) for archive in archives]
     return {
-        name: name not in sides[0]
+        name: _change_of(sides[0].get(name), sides[1].get(name))
         for name in sorted(names)
         if name.rpartition("/")[2] not in RULE_FILES
         and any(
@@ -210,9 +272,10 @@ def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> dict[str,
     }
 
 
-def _may_leave_out(files: Mapping[str, bool] | None) -> bool:
-    """Return whether the bundles would have the same code without these files, none of which is Python's."""
-    return bool(files) and all(is_added and not name.endswith(".py") for name, is_added in (files or {}).items())
+def _change_of(before: BundleFile | None, after: BundleFile | None) -> Change:
+    if before is None:
+        return Change.ADDED
+    return Change.CONTENT if before.sha256 and after is not None and after.sha256 else Change.OTHER
 
 
 def _may_be_study(name: str) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mopsjobs.errors import JobBusyError
+from mopsjobs.ledger.format import encode_attempts, parse_attempts, parse_chunk_key
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import results_prefix
 from support.desk import Desk, make_desk
@@ -109,7 +111,71 @@ def test_a_study_beside_its_model_is_not_code(desk: Desk, tmp_path: Path) -> Non
     assert "2 of 4 tasks reused from job\n" in said
     (desk.home / "table.csv").write_text("2\n")
     said = desk.ok("submit", str(study), "--auto", "--dry-run", "--extend", "job").err
-    assert "No task of job is reused: its code differs in table.csv.\n" in said
+    assert "No task of job has read table.csv, which changed.\n2 of 4 tasks reused from job\n" in said
+
+
+READER = """
+import subprocess
+
+def simulate(params, seed):
+    return {"said": subprocess.check_output(["cat", "data.csv"], text=True)}
+"""
+
+
+@pytest.fixture(scope="module")
+def home_of_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home with a job whose tasks read `data.csv` by a program, and nothing of `README.md`."""
+    home = tmp_path_factory.mktemp("readers")
+    with closing(make_desk(home)) as desk:
+        _write_reader(desk)
+        desk.submit(sets_of(2))
+        assert desk.ended() == "succeeded"
+    return home
+
+
+def _write_reader(desk: Desk) -> None:
+    (desk.home / "model.py").write_text(READER)
+    (desk.home / "data.csv").write_text("1\n")
+    (desk.home / "README.md").write_text("1\n")
+
+
+@pytest.fixture
+def readers(desk: Desk, home_of_readers: Path) -> Desk:
+    """Return a desk with the job of the readers."""
+    _write_reader(desk)
+    return desk.copy_registry(home_of_readers)
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are opened")
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["README.md"], "No task of job has read README.md, which changed.\n2 of 2 tasks reused from job\n"),
+        (["README.md", "data.csv"], "No task of job is reused: its code differs in data.csv.\n0 of 2 "),
+        (["new.md"], "No task of job is reused: its code differs in new.md; list files "),
+    ],
+)
+def test_changed_files_matter_to_tasks_that_may_have_read_them(readers: Desk, changed: list[str], said: str) -> None:
+    """Also if a program read them that the model started. A new file matters: a model may ask whether it exists."""
+    for name in changed:
+        (readers.home / name).write_text("2\n")
+    assert said in readers.ok("submit", readers.write(sets_of(2)), "--auto", "--dry-run", "--extend", "job").err
+
+
+def test_each_changed_file_matters_if_it_is_not_known_what_tasks_read(readers: Desk) -> None:
+    """As of a job that an earlier version ran, or that did not run on Linux."""
+    for entry in list(readers.store.scan("ledger/job/")):
+        if (key := parse_chunk_key(entry.key)) and key.kind == "attempts":
+            found = readers.store.get(entry.key)
+            assert found is not None
+            attempts = parse_attempts(found.value, key)
+            assert readers.store.put(entry.key, encode_attempts("job", key.shard, attempts), found.version)
+    (readers.home / "README.md").write_text("2\n")
+    said = readers.ok("submit", readers.write(sets_of(2)), "--auto", "--dry-run", "--extend", "job").err
+    assert "No task of job is reused: its code differs in README.md.\n" in said
 
 
 def test_without_code_the_job_has_that_of_the_extended_one(ran: Desk, calls_file: Path) -> None:

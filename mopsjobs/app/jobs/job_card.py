@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mopsjobs.app.jobs.next_steps import has_failed_tasks
 from mopsjobs.cache.job_json import count_outputs, count_run, deferred_tasks, missing_text, reused_tasks
 from mopsjobs.errors import CacheError, command_line, shorten
-from mopsjobs.registry.notes import NOTE, WAITS_FOR, has_unrecorded_note, label_history, note_history
+from mopsjobs.registry.notes import (
+    NOTE,
+    OWN_WRITE,
+    WAITS_FOR,
+    has_unrecorded_note,
+    label_history,
+    note_history,
+    own_write_text,
+)
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, describe_sets, error_line, out_of, pluralize
 from mopsjobs.utils.times import human_age, human_duration, human_range, parse_time, whole_seconds
@@ -104,6 +112,7 @@ def job_card(
     sections = [
         _section("Status", _status(job)),
         _section("Waits for", waits_for_text(job)),
+        _section("Warning", None if (written := noted_text(job, OWN_WRITE)) is None else own_write_text(written)),
         _section("Progress", *_progress(job)),
         _section("Reused", _reused(job)),
         _section("Deferred", count and f"{pluralize(count, 'task')}, left to a later resume"),

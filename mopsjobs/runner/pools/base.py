@@ -78,8 +78,39 @@ class TaskAtWork(NamedTuple):
     host: str | None
 
 
+class SeenFiles(Protocol):
+    """Sees which files of the bundle the processes of a pool open; see `utils.file_watch`."""
+
+    def opened(self) -> frozenset[str] | None:
+        """Return the files that were opened so far, by their names in the bundle; None if that is not known."""
+
+    def written(self) -> str | None:
+        """Return a file that was written beside those of the bundle; None if none was seen."""
+
+    def close(self) -> None:
+        """See no more."""
+
+
+class NothingSeen:
+    """Sees nothing."""
+
+    def opened(self) -> frozenset[str] | None:
+        """Return None: it is not known."""
+        return None
+
+    def written(self) -> str | None:
+        """Return None."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class Pool(Protocol):
     """Runs the tasks of one model."""
+
+    files: SeenFiles
+    """Which files of the bundle were opened."""
 
     workers: int | None
     """How many tasks run at once; None if the pool does not know."""

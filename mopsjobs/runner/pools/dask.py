@@ -39,7 +39,9 @@ from mopsjobs.runner.pools.base import (
     STARTS,
     Assignment,
     NextTasks,
+    NothingSeen,
     OnLog,
+    SeenFiles,
     TaskAtWork,
     TaskLimits,
     TaskQueue,
@@ -93,6 +95,7 @@ class DaskProcess:
 
     def __post_init__(self) -> None:
         self._sent: dict[int, Task] = {}
+        self.files: SeenFiles = NothingSeen()
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""

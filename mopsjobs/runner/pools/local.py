@@ -30,7 +30,9 @@ from mopsjobs.runner.pools.base import (
     End,
     Feed,
     NextTasks,
+    NothingSeen,
     OnLog,
+    SeenFiles,
     TaskAtWork,
     TaskLimits,
     TaskQueue,
@@ -154,6 +156,7 @@ class WorkerPool:
         on_log: called with the task's number, or None, and each line of the model that is kept; see `LogLines`.
         env: the workers' environment; None: that of this process.
         feed: the outputs for reductions, if the tasks are these.
+        files: sees which files of the bundle its processes open. It is closed with the pool.
         clock: a monotonic clock in seconds.
     """
 
@@ -165,6 +168,7 @@ class WorkerPool:
     on_log: OnLog = lambda _task, _line: None
     env: Mapping[str, str] = dataclasses.field(default_factory=lambda: os.environ)
     feed: Feed | None = None
+    files: SeenFiles = dataclasses.field(default_factory=NothingSeen)
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -223,6 +227,7 @@ class WorkerPool:
         if self.cores is not None:
             self.cores.leave_line()
         self._selector.close()
+        self.files.close()
 
     # --- tasks to workers ------------------------------------------------------------------------------------
 

@@ -16,13 +16,14 @@ from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_envir
 from mopsjobs.engines.model_errors import ModelError, load_error
 from mopsjobs.engines.model_process import describe_interpreter, first_answer, write_reduce_worker, write_worker
 from mopsjobs.ledger.environment import EnvironmentNotes
-from mopsjobs.runner.pools.base import Feed, OnLog, Pool
+from mopsjobs.runner.pools.base import Feed, NothingSeen, OnLog, Pool
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.utils.cores import thread_limits, usable_cores
+from mopsjobs.utils.file_watch import FileWatch
 from mopsjobs.utils.files import make_directory
 
 
@@ -101,6 +102,7 @@ def open_pool(
         on_log,
         {**env, **thread_limits(env, cores // workers), **job_env},
         feed,
+        FileWatch(str(root)) if feed is None else NothingSeen(),
     )
 
 

@@ -131,7 +131,7 @@ def test_each_attempt_has_an_empty_directory_while_it_runs(run: Worker, tmp_path
     """With `scratch` it is the working directory, else that of the code is. Afterwards it is gone, with its files."""
     talk = run(TRACES, {}, {"task": 0, "attempt": 2}, {}, scratch=scratch)
     found = [json.loads(decoded_outputs(answer)["result.json"]) for answer in talk.answers[1:]]
-    assert len({directory for directory, _, _ in found}) == 3
+    assert len({directory for directory, _, _ in found}) == 3  # each task left something
     for directory, working, names in found:
         assert working == (directory if scratch else str(tmp_path / "code"))
         assert names == []

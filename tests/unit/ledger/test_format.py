@@ -18,10 +18,12 @@ from mopsjobs.ledger.format import (
     MAX_CHUNK_ATTEMPTS,
     MAX_READ_ATTEMPTS,
     ChunkKey,
+    FilesOpened,
     chunk_key,
     encode_attempts,
     ledger_prefix,
     parse_attempts,
+    parse_chunk,
     parse_chunk_key,
 )
 
@@ -66,6 +68,21 @@ def test_attempts_come_back_as_they_were_written(attempts: list[Attempt]) -> Non
     value = encode_attempts("job-1", 0, attempts)
     assert value == encode_attempts("job-1", 0, list(attempts))
     assert parse_attempts(value, KEY) == attempts
+
+
+@pytest.mark.parametrize(
+    ("opened", "read"),
+    [
+        (None, None),
+        (frozenset(), frozenset()),
+        (frozenset({"model.py", "data/é.csv"}), frozenset({"model.py", "data/é.csv"})),
+        (frozenset({"a\nb"}), None),
+        (frozenset(f"{number:01000}" for number in range(100)), None),
+    ],
+)
+def test_a_chunk_has_the_files_that_its_tasks_opened(opened: FilesOpened, read: FilesOpened) -> None:
+    """Names of too many characters, or with a line feed, count as not known."""
+    assert parse_chunk(encode_attempts("job-1", 0, [], opened), KEY) == ([], read)
 
 
 def _is_encodable(error: AttemptError) -> bool:

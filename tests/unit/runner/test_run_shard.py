@@ -17,6 +17,7 @@ from mopsjobs.errors import NoManifestError, StoreAccessError, StoreUnavailableE
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.environment import Environment, EnvironmentNotes, environment_keys, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.notes import OWN_WRITE, own_write_text
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.shard import Shard, TaskProgress
@@ -88,6 +89,20 @@ def test_where_the_study_names_none_the_names_are_stored_with_them(bench: Bench)
     assert bench.work()[0].status == "succeeded"
     found = {name.rpartition("/")[2]: value for name, value in results(bench.line).items()}
     assert found == {"a": b"1", "b": b"2", NAMES_NAME: b'["a", "b"]'}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are written")
+def test_a_job_warns_once_of_writes_into_the_own_directory(bench: Bench) -> None:
+    """The second shard reads in the record that the first one has said so."""
+    code(
+        bench.model, "def simulate(params, seed):\n    open('trace.csv', 'a').close()\n    return {'result.json': 1}\n"
+    )
+    bench.given(sets_of(8))
+    said = [line for number in (0, 1) for line in bench.work(f"shard-{number}", number=number, shards=2)[1]]
+    text = own_write_text("trace.csv")
+    assert said == [f"T{text[1:]}."]
+    assert [event["text"] for event in _events(bench.line) if event["kind"] == "runner"] == [text]
+    assert bench.record().metadata[OWN_WRITE] == "trace.csv"
 
 
 def test_what_is_done_is_not_done_again(bench: Bench) -> None:
