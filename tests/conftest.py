@@ -35,9 +35,9 @@ MARKER_OF_FIXTURE = {
     "older_azurite": "azurite",
     "private_azurite": "azurite",
     "marked_azurite": "azurite",
-    "dynalite_server": "dynalite",
-    "moto_server": "s3",
-    "seaweedfs_server": "s3",
+    "dynalite": "dynalite",
+    "moto": "s3",
+    "seaweedfs": "s3",
     "browser": "browser",
     "either_browser": "browser",
     "dask_cluster": "dask",
@@ -275,58 +275,30 @@ def _set_environment(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, st
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture(scope="session")
-def dynalite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dynalite]:
-    """Yield one dynalite for the whole run."""
-    from support.servers import Dynalite
+def _server_of_aws(name: str) -> tuple[Any, Any]:
+    """Return a fixture of one server for the whole run, and one of the same server that boto3 in this process finds."""
 
-    server = Dynalite(tmp_path_factory.mktemp("dynalite"))
-    server.start()
-    yield server
-    server.stop()
+    @pytest.fixture(scope="session", name=f"{name}_server")
+    def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dynalite | S3]:
+        from support.servers import S3, Dynalite
 
+        directory = tmp_path_factory.mktemp(name)
+        started = Dynalite(directory) if name == "dynalite" else S3(directory, name)
+        yield started
+        started.stop()
 
-@pytest.fixture
-def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dynalite:
-    """Return a dynalite that boto3 in this process finds."""
-    _set_environment(monkeypatch, dynalite_server.env)
-    return dynalite_server
+    @pytest.fixture(name=name)
+    def found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Dynalite | S3:
+        found: Dynalite | S3 = request.getfixturevalue(f"{name}_server")
+        _set_environment(monkeypatch, found.env)
+        return found
 
-
-@pytest.fixture(scope="session")
-def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """Yield one moto for the whole run."""
-    from bench.s3 import MOTO
-    from support.servers import S3
-
-    server = S3(tmp_path_factory.mktemp(MOTO), MOTO)
-    yield server
-    server.stop()
+    return server, found
 
 
-@pytest.fixture
-def moto(moto_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    """Return a moto that boto3 in this process finds."""
-    _set_environment(monkeypatch, moto_server.env)
-    return moto_server
-
-
-@pytest.fixture(scope="session")
-def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """Yield one SeaweedFS for the whole run."""
-    from bench.s3 import SEAWEEDFS
-    from support.servers import S3
-
-    server = S3(tmp_path_factory.mktemp(SEAWEEDFS), SEAWEEDFS)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def seaweedfs(seaweedfs_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    """Return a SeaweedFS that boto3 in this process finds."""
-    _set_environment(monkeypatch, seaweedfs_server.env)
-    return seaweedfs_server
+dynalite_server, dynalite = _server_of_aws("dynalite")
+moto_server, moto = _server_of_aws("moto")
+seaweedfs_server, seaweedfs = _server_of_aws("seaweedfs")
 
 
 @pytest.fixture

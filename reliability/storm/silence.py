@@ -8,7 +8,7 @@ import sys
 import time
 
 from bench.machine import ROOT
-from reliability.storm.places import FAR
+from reliability.storm.places import far
 from reliability.storm.proxy import Plan
 from reliability.trial import Figure, PromiseBroken, Trial
 
@@ -35,7 +35,7 @@ def silence(trial: Trial, backend: str) -> list[Figure]:
         PromiseBroken: one hangs, or does not say that the registry cannot be reached.
     """
     figures = []
-    with FAR[backend](trial.directory, Plan(1.0, ("stall",), trial.seed)) as (place, _):
+    with far(backend, trial.directory, Plan(1.0, ("stall",), trial.seed)) as (place, _):
         for argv in SILENT_COMMANDS[: trial.times(len(SILENT_COMMANDS))]:
             home = trial.directory / f"silent-{backend}"
             env = {**os.environ, **place.env, "HOME": str(home), "MOPS_JOBS_REGISTRY": place.url}

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Self
 from unittest import mock
 
+from bench.far import SERVERS
 from bench.machine import ROOT
 from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
@@ -31,7 +32,7 @@ from mopsjobs.store import open_store
 from reliability.storm import messages
 from reliability.storm.client import Spec
 from reliability.storm.mutations import MUTATIONS
-from reliability.storm.places import FAR, Place, embedded
+from reliability.storm.places import Place, embedded, far
 from reliability.storm.proxy import FAULTS, Plan, Proxy
 from reliability.storm.silence import silence
 from reliability.storm.store_history import read_log
@@ -267,7 +268,7 @@ def run(trial: Trial) -> Iterator[Figure]:
         PromiseBroken: something that must hold did not, or a mutation was not found.
     """
     yield from _figures("SQLite", over_a_file(trial))
-    for backend in FAR:
+    for backend in SERVERS:
         yield from _figures(backend, over(trial, backend))
     for backend in MUTATIONS:
         yield from silence(trial, backend)
@@ -286,7 +287,7 @@ def over_a_file(trial: Trial) -> Counter[str]:
 def over(trial: Trial, backend: str) -> Counter[str]:
     """Return a storm over a real server of that backend, with everything that can happen on the line, and kills."""
     kinds = tuple(kind for kind in FAULTS if kind != "stall" or trial.scale > QUICK_SCALE)
-    with FAR[backend](trial.directory, Plan(RATE, kinds, trial.seed)) as (place, proxy):
+    with far(backend, trial.directory, Plan(RATE, kinds, trial.seed)) as (place, proxy):
         storm = Storm(place, trial.directory / backend, str(trial.seed), trial.times(60, 12), line=proxy)
         storm.kills, storm.commands, storm.processes = trial.times(8), trial.scale >= 1, trial.times(PROCESSES, 3)
         return storm.run()
@@ -302,7 +303,7 @@ def find(trial: Trial, backend: str, mutation: str) -> int:
     for attempt in range(1, FINDING + 1):
         seed = trial.seed + attempt
         name = f"{backend}-mutation-{list(MUTATIONS[backend]).index(mutation)}-{attempt}"
-        with FAR[backend](trial.directory, Plan(defect.rate, defect.kinds, seed)) as (place, proxy):
+        with far(backend, trial.directory, Plan(defect.rate, defect.kinds, seed)) as (place, proxy):
             storm = Storm(place, trial.directory / name, str(seed), trial.times(48, 24), 4, line=proxy)
             storm.commands, storm.mutation = False, mutation
             try:

@@ -23,7 +23,7 @@ from reliability.views.commands import LIMIT_SECONDS, Machine
 from reliability.views.looking import LIST_OF_ARCHIVED, QUERY, Views, of_inside, of_record
 from reliability.views.model import World
 from reliability.views.reading import Statements
-from reliability.views.stores import STORES, Place
+from reliability.views.stores import STORES, Place, running_store
 
 STEPS = 2000
 """Of each store, in the whole trial."""
@@ -65,7 +65,7 @@ def run(trial: Trial) -> Iterator[Figure]:
 def over(trial: Trial, store: str, steps: int, counts: Counter[str], length: int = LENGTH) -> Iterator[Found]:
     """Run sequences over one store, and yield the contradiction of each that ended in one."""
     patience = mock.patch.object(network, "BUDGET_SECONDS", LIMIT_SECONDS)  # also on a busy machine
-    with patience, STORES[store](trial.directory) as new_place:
+    with patience, running_store(store, trial.directory) as new_place:
         for number in range((steps + length - 1) // length):
             directory = trial.directory / f"{store}-{number}"
             directory.mkdir()

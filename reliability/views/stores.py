@@ -6,14 +6,12 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from bench import azurite, dynalite, s3, servers
-from bench.aws import aws_env
+from bench import servers
+from bench.far import running
 from reliability.storm.proxy import Plan, faulty
 
 
@@ -29,51 +27,30 @@ class Place(NamedTuple):
 NewPlace = Callable[[Path], Place]
 
 
-@contextlib.contextmanager
-def embedded(directory: Path) -> Iterator[NewPlace]:
-    """Yield what makes SQLite files."""
-    yield lambda directory: Place(f"sqlite://{directory}/registry.db", {}, None)
+STORES = {"sqlite": None, "azure": "Azure", "dynamodb": "DynamoDB", "s3": "S3", "moto": "S3 by moto"}
+"""The stores, and their servers in `bench.far`."""
 
 
 @contextlib.contextmanager
-def azure(directory: Path) -> Iterator[NewPlace]:
-    """Yield what makes containers of an Azurite."""
-    with azurite.running(directory, collects_garbage=False) as server:
-        away = azurite.Azurite(servers.free_port())
+def running_store(store: str, directory: Path) -> Iterator[NewPlace]:
+    """Yield what makes registries in a store.
 
-        def new_place(directory: Path) -> Place:
-            container = azurite.new_container()
-            outage = {**away.env, "MOPS_JOBS_REGISTRY": away.url(container)}
-            return Place(server.url(container), server.env, outage)
+    Killed commands hang up on a proxy in front of dynalite: a request that breaks off ends it.
+    """
+    name = STORES[store]
+    if name is None:
+        yield lambda directory: Place(f"sqlite://{directory}/registry.db", {}, None)
+        return
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(running(name, directory))
+        away = server._replace(port=servers.free_port())
+        if server.service == "dynamodb":
+            proxy = stack.enter_context(faulty(server.port, Plan(0.0), server.service))
+            server = server._replace(port=proxy.port)
+        stack.enter_context(mock.patch.dict(os.environ, server.env))  # where boto3 looks
+
+        def new_place(_directory: Path) -> Place:
+            name = f"views-{uuid.uuid4().hex}"
+            return Place(server.url(name), server.env, {**away.env, "MOPS_JOBS_REGISTRY": away.url(name)})
 
         yield new_place
-
-
-@contextlib.contextmanager
-def dynamodb(directory: Path) -> Iterator[NewPlace]:
-    """Yield what makes tables of a dynalite.
-
-    Killed commands hang up on the proxy in front of it: a request that breaks off ends dynalite.
-    """
-    with servers.running(dynalite.make_server(directory)) as port, faulty(port, Plan(0.0), "dynamodb") as proxy:
-        env, outage = aws_env("dynamodb", proxy.port), aws_env("dynamodb", servers.free_port())
-        with mock.patch.dict(os.environ, env):  # where boto3 looks
-            yield lambda directory: Place(f"dynamodb://views-{uuid.uuid4().hex}", env, outage)
-
-
-@contextlib.contextmanager
-def in_s3(directory: Path, name: str = s3.SEAWEEDFS) -> Iterator[NewPlace]:
-    """Yield what makes prefixes in a bucket of a SeaweedFS, or of moto."""
-    with servers.running(s3.make_server(directory, name)) as port:
-        env, outage = aws_env("s3", port), aws_env("s3", servers.free_port())
-        with mock.patch.dict(os.environ, env):
-            yield lambda directory: Place(f"s3://{s3.BUCKET}/views-{uuid.uuid4().hex}", env, outage)
-
-
-STORES: dict[str, Callable[[Path], AbstractContextManager[NewPlace]]] = {
-    "sqlite": embedded,
-    "azure": azure,
-    "dynamodb": dynamodb,
-    "s3": in_s3,
-    "moto": partial(in_s3, name=s3.MOTO),
-}

@@ -65,11 +65,12 @@ class Azurite(bench.azurite.Azurite):
 
 
 class Dynalite:
-    """A server of DynamoDB's API."""
+    """A server of DynamoDB's API. It is started at once."""
 
     def __init__(self, directory: Path) -> None:
         server = bench.dynalite.make_server(directory)
-        self.start, self.stop = server.start, server.stop
+        server.start()
+        self.stop = server.stop
         self.env = aws_env("dynamodb", server.port)
         """The environment in which boto3 talks to it."""
 
