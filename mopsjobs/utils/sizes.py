@@ -39,3 +39,10 @@ def parse_factor(text: str) -> float | None:
     words = _FACTOR.fullmatch(text.strip())
     factor = 0.0 if words is None else float(words[1])
     return factor if 1 < factor <= MAX_FACTOR else None
+
+
+def human_size(size: int) -> str:
+    """Return about how many bytes there are, like `3.1 MiB`."""
+    power = min(max(size.bit_length() - 1, 0) // 10, 4)
+    name = ("bytes", "KiB", "MiB", "GiB", "TiB")[power]
+    return f"{size / 1024**power:,.1f} {name}" if power else f"{size:,} {name}"

@@ -193,7 +193,7 @@ def arrow_table(columns: Sequence[Column], rows: Iterable[Row]) -> Any:
 
 def typed_columns(columns: Sequence[Column], rows: Iterable[Row]) -> dict[str, list[Any]]:
     """Return the values of each column, as its type in a Parquet file has them. Nulls stay."""
-    converters = [_CONVERTERS[type_of(column.kinds)] for column in columns]
+    converters = [CONVERTERS[type_of(column.kinds)] for column in columns]
     values: list[list[Any]] = [[] for _ in columns]
     for row in rows:
         for column, convert, value in zip(values, converters, row, strict=True):
@@ -229,12 +229,18 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-_CONVERTERS: dict[str, Convert] = {"boolean": bool, "integer": int, "unsigned": int, "number": float, "text": _text}
+CONVERTERS: dict[str, Convert] = {"boolean": bool, "integer": int, "unsigned": int, "number": float, "text": _text}
+"""Convert the values of a column to its type."""
+
+
+def identifier(name: str) -> str:
+    """Return the name of a column as SQL takes it, whatever its characters."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def typed_value(kinds: frozenset[str], value: object) -> object:
     """Return a value that is not null as a column of these kinds has it in a Parquet file."""
-    return _CONVERTERS[type_of(kinds)](value)
+    return CONVERTERS[type_of(kinds)](value)
 
 
 def import_package(name: str, purpose: str, hint: str | None = None) -> Any:

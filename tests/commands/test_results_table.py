@@ -390,7 +390,7 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
     [
         (["job", "--table", "out.xlsx"], "invalid table 'out.xlsx': expected a name that ends in .csv, .jsonl or"),
         (["job", "--by", "task"], "--by task needs --table FILE."),
-        (["job", "--tsv"], "--tsv needs --by set."),
+        (["job", "--tsv"], "--tsv needs --by set or --sql."),
         (["job", "--reduced"], "--reduced needs --table FILE."),
         (["job", "--by", "task", "--best", "y"], "--best needs rows of parameter sets: --by set."),
         (["job", "--best", "y", "--sort", "y"], "not allowed with argument"),

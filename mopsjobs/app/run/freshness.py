@@ -144,6 +144,13 @@ def query_document(
         "age_seconds": freshness.age_seconds,
         "stale": freshness.stale,
         "foreign_writes_known_to": freshness.foreign_writes_known_to,
+        **rows_document(columns, rows, is_cut=is_cut),
+    }
+
+
+def rows_document(columns: Sequence[str], rows: Sequence[Sequence[object]], *, is_cut: bool) -> dict[str, object]:
+    """Return the members of a JSON document that has rows of a query."""
+    return {
         "columns": columns,
         "returned": len(rows),
         "truncated": is_cut,

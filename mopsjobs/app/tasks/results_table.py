@@ -174,6 +174,21 @@ class ResultsTable:
         """Return whether it lacks values of tasks that succeeded."""
         return bool(self._reader.outputs.problems or self._reader.tasks_lacking or self.tasks_lost)
 
+    @property
+    def members(self) -> Iterator[Member]:
+        """Return the jobs, by family."""
+        return itertools.chain.from_iterable(self._families)
+
+    @property
+    def open_store(self) -> Callable[[], VersionedStore] | None:
+        """Return what opens the store of the outputs; None if they are not read."""
+        return self._reader.open_store
+
+    @property
+    def bytes_read(self) -> int:
+        """Count the bytes of scalars that were read: chunks, and outputs whose tasks no chunk has."""
+        return self._reader.bytes_read + self._reader.outputs.bytes_read
+
     def describe_age(self) -> str:
         """Return the age of the tasks of the newest job in words."""
         newest = self._families[0][0]
@@ -198,20 +213,27 @@ class ResultsTable:
 
     def rows(self) -> Iterator[list[object]]:
         """Yield the tasks, by family and number, as rows of `columns`."""
+        return (values for _, values in self.rows_of_tasks())
+
+    def rows_of_tasks(self) -> Iterator[tuple[TableRow, list[object]]]:
+        """Yield each task with its row."""
         for row in self.tasks():
             task = row.task.row
-            yield [
-                row.member.job.job_id,
-                task.task,
-                row.task.param_id,
-                *self.parameters_of(row),
-                int(task.seed),
-                self.outcome_of(row),
-                task.seconds,
-                error_line(task.error_type, task.error_message),
-                *([] if self.simulations is None else [self.simulations.repeated_by(row.family, row.task)]),
-                *self.scalars_of(row),
-            ]
+            yield (
+                row,
+                [
+                    row.member.job.job_id,
+                    task.task,
+                    row.task.param_id,
+                    *self.parameters_of(row),
+                    int(task.seed),
+                    self.outcome_of(row),
+                    task.seconds,
+                    error_line(task.error_type, task.error_message),
+                    *([] if self.simulations is None else [self.simulations.repeated_by(row.family, row.task)]),
+                    *self.scalars_of(row),
+                ],
+            )
 
     def tasks(self) -> Iterator[TableRow]:
         """Yield the tasks, by family and number."""

@@ -38,7 +38,12 @@ def views(connection: sqlite3.Connection) -> dict[str, list[str]]:
 
 
 def run_user_query(
-    connection: sqlite3.Connection, sql: str, *, seconds: float, monotonic: Callable[[], float] = time.monotonic
+    connection: sqlite3.Connection,
+    sql: str,
+    *,
+    seconds: float,
+    monotonic: Callable[[], float] = time.monotonic,
+    hint: str | None = None,
 ) -> QueryResult:
     """Run a query. The connection can only be used for this query afterwards.
 
@@ -47,6 +52,7 @@ def run_user_query(
         sql: one SELECT.
         seconds: the time limit, up to the last row.
         monotonic: a clock.
+        hint: what the views have, for an error; None: how to list them.
 
     Raises:
         UsageError: if it is not a query over the views, or takes too long. Also while the rows are iterated.
@@ -64,8 +70,8 @@ def run_user_query(
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT and not is_late:
             return KeyboardInterrupt()  # Ctrl-C, which SQLite has replaced by an error of its own
         if is_late:
-            return UsageError(f"The query takes longer than {seconds:g} s.", hint="Set a longer limit: --timeout 5m.")
-        return _query_error(error, view_columns)
+            return late_error(seconds)
+        return _query_error(error, view_columns, hint)
 
     def rows(cursor: sqlite3.Cursor) -> Iterator[tuple[object, ...]]:
         try:
@@ -87,8 +93,13 @@ def run_user_query(
     except ValueError as error:  # a NUL character
         raise UsageError(f"invalid query: {error}.") from None
     if cursor.description is None:
-        raise UsageError("invalid query: it returns no rows.", hint=_hint(view_columns))
+        raise UsageError("invalid query: it returns no rows.", hint=hint or _hint(view_columns))
     return QueryResult(tuple(column[0] for column in cursor.description), rows(cursor))
+
+
+def late_error(seconds: float) -> UsageError:
+    """Return the error of a query that takes too long."""
+    return UsageError(f"The query takes longer than {seconds:g} s.", hint="Set a longer limit: --timeout 5m.")
 
 
 def check_distinct(columns: Sequence[str]) -> None:
@@ -123,13 +134,14 @@ def _authorize(
     return sqlite3.SQLITE_DENY
 
 
-def _query_error(error: Exception, view_columns: dict[str, list[str]]) -> UsageError:
+def _query_error(error: Exception, view_columns: dict[str, list[str]], hint: str | None) -> UsageError:
+    hint = hint or _hint(view_columns)
     text = str(error).rstrip(".")
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH or text.startswith(
         ("access to", "cannot modify")
     ):
-        return UsageError("A query may only read the views of the cache.", hint=_hint(view_columns))
-    return UsageError(f"The query failed: {text}.{_nearest_name(text, view_columns)}", hint=_hint(view_columns))
+        return UsageError("A query may only read the views.", hint=hint)
+    return UsageError(f"The query failed: {text}.{_nearest_name(text, view_columns)}", hint=hint)
 
 
 def _nearest_name(problem: str, view_columns: dict[str, list[str]]) -> str:

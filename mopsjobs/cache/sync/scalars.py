@@ -256,6 +256,7 @@ class OutputReader:
         self._on_progress = on_progress
         self.tasks_read = 0
         """Tasks whose outputs were read."""
+        self.bytes_read = 0
         self.problems: list[tuple[str, str]] = []
         """Key and reason of outputs that cannot be read, the first `MAX_PROBLEMS`."""
 
@@ -282,6 +283,7 @@ class OutputReader:
                     found[name] = value.value
                 elif not _is_unread(entry):
                     found[name] = entry.value
+            self.bytes_read += sum(len(value) for value in found.values() if value is not None)
             self._take(member, numbers, extract_scalars(found))
         self.tasks_read += sum(bool(outputs) for _, outputs in batch)
         if self._on_progress is not None:
@@ -307,9 +309,11 @@ class ScalarReader:
             on_progress: see `OutputReader`.
         """
         self._connection = connection
-        self._open_store = open_store
+        self.open_store = open_store
         self._collected = collected
         self.outputs = OutputReader(collected.replace, on_progress)
+        self.bytes_read = 0
+        """Of chunks, as the cache has them."""
         self.tasks_lacking = 0
         """Tasks that succeeded and whose scalars are in no chunk of the cache, if outputs are not read."""
         self.tasks_lost = 0
@@ -331,6 +335,7 @@ class ScalarReader:
         if not self._collected.count_lacking(member):
             return
         for key, value in self._connection.execute(_MIRRORED, (job_id, NO_CHUNK)):
+            self.bytes_read += len(value)
             self._add_chunk(member, _key_beside(key), value)
         if not self._collected.count_lacking(member):
             return
@@ -338,10 +343,10 @@ class ScalarReader:
         for source in reused_jobs(self._connection, job_id):
             self._read_reused(member, source)
         lacking = self._collected.count_lacking(member)
-        if self._open_store is None:
+        if self.open_store is None:
             self.tasks_lacking += lacking
         elif lacking:
-            store = self._open_store()
+            store = self.open_store()
             self.outputs.read(store, member, self._lacking_tasks(store, member, job_id))
             self.tasks_lost += self._collected.count_lacking(member)
 
@@ -351,6 +356,7 @@ class ScalarReader:
         if study is None:
             return
         for key, value in self._connection.execute(_MIRRORED, (source, NO_CHUNK)):
+            self.bytes_read += len(value)
             with contextlib.suppress(RecordError):  # the outputs are read
                 for number, scalars in parse_scalars(value, _key_beside(key)):
                     one = study.set_of(number)

@@ -6,13 +6,14 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
 from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets
+from mopsjobs.app.tasks.results_sql import run_results_sql
 from mopsjobs.app.tasks.results_table import (
     BEFORE,
     ReducedTable,
@@ -23,7 +24,9 @@ from mopsjobs.app.tasks.results_table import (
     read_reduced_table,
     read_results_table,
 )
+from mopsjobs.app.tasks.series import Series
 from mopsjobs.cli.flags import JOB_HELP, add_job_names, argument_type, row_limit
+from mopsjobs.cli.sql_rows import CSV, DEFAULT_LIMIT, add_timeout_flag, show_rows
 from mopsjobs.console.result import Document, JsonLines, RawText, Result, Table, Tsv
 from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import (
@@ -38,7 +41,7 @@ from mopsjobs.studies.results import TABLE, Output, count_tasks, outputs_of
 from mopsjobs.utils.intervals import CONFIDENCE
 from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, write_table_file
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, pluralize
-from mopsjobs.utils.times import json_time
+from mopsjobs.utils.times import json_time, parse_duration
 
 HELP = "list the outputs of a job, download them, or make a table of results"
 
@@ -53,7 +56,9 @@ DESCRIPTION = (
     " Sets that are not reduced are counted (exit code 7). --by set prints a row per parameter set: its tasks by their"
     " ends, and of each number its mean, standard deviation and the half-width of the 95 % confidence interval of the"
     " mean (Student's t). --best prints the sets with the lowest mean, and marks those that may be the best, whose"
-    " intervals overlap that of the first."
+    " intervals overlap that of the first. --sql runs one SELECT over a table results, which has a row per task: in"
+    " DuckDB, if the Python that runs mops-jobs has it, else in SQLite. With DuckDB, series('NAME') is a table too,"
+    " with a row per task and place of an array in JSON outputs, or of a column of CSV and Parquet outputs."
 )
 
 EXAMPLES = (
@@ -61,6 +66,7 @@ EXAMPLES = (
     "mops-jobs results nightly-1 --best loss",
     "mops-jobs results nightly-1 nightly-2 --by set --quantile 0.1,0.9 --table sets.csv",
     "mops-jobs results nightly-1 --reduced --table means.csv",
+    'mops-jobs results nightly-1 --sql "SELECT r0, avg(peak) FROM results GROUP BY r0"',
 )
 
 
@@ -96,9 +102,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--download", metavar="DIRECTORY", help="download the outputs to this directory")
     how.add_argument(
-        "--json", action="store_true", help="print one JSON object per output and line; one document with --by set"
+        "--json",
+        action="store_true",
+        help="print one JSON object per output and line; one document with --by set or --sql",
     )
-    how.add_argument("--tsv", action="store_true", help="with --by set, print tab-separated values without a header")
+    how.add_argument(
+        "--tsv", action="store_true", help="by set or with --sql, print tab-separated values without a header"
+    )
     how.add_argument(
         "--table",
         metavar="FILE",
@@ -114,10 +124,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     first.add_argument(
         "--sort", metavar="COLUMN", help="sort parameter sets by a result or a column; - in front for descending"
     )
-    usual = f"{BEST} with --best and --worst, all with --tsv and --table, else {SHOWN}"
+    usual = (
+        f"{BEST} with --best and --worst, all with --tsv, --csv and --table, {DEFAULT_LIMIT} with --sql, else {SHOWN}"
+    )
     table.add_argument(
         "-n", "--limit", metavar="N", type=row_limit,
-        help=f"print at most N parameter sets, 0 for all (default: {usual})",
+        help=f"print at most N parameter sets, or rows of --sql, 0 for all (default: {usual})",
     )  # fmt: skip
     table.add_argument("--mean", action="store_true", help="the same as --by set")
     table.add_argument(
@@ -132,15 +144,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a row per parameter set and of the job, with what a reduce function left",
     )
     table.add_argument("--offline", action="store_true", help="never use the network: write what the cache has")
+    sql = parser.add_argument_group("SQL")
+    sql.add_argument(
+        "--sql",
+        metavar="SELECT",
+        help="run a query over the table results, which has a row per task, and with DuckDB over series('NAME')",
+    )
+    sql.add_argument("--csv", action="store_true", help=CSV["csv"])
+    add_timeout_flag(sql)
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """List or download outputs, or make a table of results."""
     asks = [name for name in ("mean", "quantile", "best", "worst", "sort") if getattr(args, name)]
-    is_by_set = args.by == "set" or bool(asks) or args.limit is not None
+    is_by_set = args.by == "set" or bool(asks) or (args.limit is not None and args.sql is None)
     _check(args, asks, is_by_set=is_by_set)
     if args.label:
         args.jobs = jobs_with_labels(args.label, app, FreshnessPolicy(offline=args.offline))
+    if args.sql is not None:
+        return _sql(args, app)
     if args.table is not None or is_by_set:
         try:
             return _sets(args, app) if is_by_set else _table(args, app)
@@ -178,6 +200,10 @@ def _check(args: argparse.Namespace, asks: Sequence[str], *, is_by_set: bool) ->
         raise UsageError("Name a JOB, or select jobs by --label.")
     if args.jobs and args.label:
         raise UsageError("A JOB contradicts --label, which selects jobs.")
+    if args.sql is not None:
+        if is_by_set or args.by or args.reduced or args.table is not None or args.download is not None:
+            raise UsageError("--sql prints rows of its own: leave out --table, --download, --by and what these take.")
+        return
     if args.table is not None:
         check_table_file(args.table)
     if is_by_set and args.reduced:
@@ -188,8 +214,8 @@ def _check(args: argparse.Namespace, asks: Sequence[str], *, is_by_set: bool) ->
         raise UsageError("--reduced does not work with --offline: the cache has no outputs.")
     if is_by_set or args.table is not None:
         return
-    if args.tsv:
-        raise UsageError("--tsv needs --by set.")
+    if args.tsv or args.csv:
+        raise UsageError("--tsv needs --by set or --sql." if args.tsv else "--csv needs --sql.")
     if args.reduced or args.by or args.label or len(args.jobs) > 1:
         what = "Several jobs" if len(args.jobs) > 1 or args.label else "--reduced" if args.reduced else "--by task"
         raise UsageError(f"{what} need{'' if what == 'Several jobs' else 's'} --table FILE.")
@@ -268,6 +294,32 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         *result.warnings,
     ]
     return result
+
+
+def _sql(args: argparse.Namespace, app: App) -> Result:
+    """Run SQL over the tasks."""
+    args.form = next((form for form in ("json", "tsv", "csv") if getattr(args, form)), None)
+    seconds, policy = parse_duration(args.timeout), FreshnessPolicy(offline=args.offline)
+    families = find_results(args.jobs, app, policy)
+
+    def view(results: ResultsTable, on_progress: Callable[[int], None] | None) -> Result:
+        series = Series(list(results.members), results.open_store, f"{app.settings.cache.value}.series", on_progress)
+        with run_results_sql(results, args.sql, seconds=seconds, series=series, monotonic=app.monotonic) as answer:
+            head, columns = {"schema_version": 1, **answer.counts}, answer.result.columns
+            result = show_rows(
+                args,
+                app,
+                answer.result,
+                lambda rows, is_cut: head | rows_document(columns, rows, is_cut=is_cut),
+                f"data: {results.describe_age()}",
+            )
+        result.notes = [*result.notes, *answer.notes]
+        result.warnings = [*results.problems(), *series.problems]
+        result.exit_code = EXIT_PARTLY_DONE if results.is_partial or series.problems else EXIT_DONE
+        return result
+
+    with app.out.progress("tasks") as on_progress:
+        return read_results_table(families, app, lambda table: view(table, on_progress), policy, on_progress)
 
 
 def _reduced_table(args: argparse.Namespace, app: App) -> Result:

@@ -1,0 +1,229 @@
+"""`results --sql`: SQL over the results of jobs, in DuckDB or SQLite, and over the series of their outputs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from mopsjobs.studies.outputs import output_key
+from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.studies.manifest import Manifest
+    from support.cli import Cli
+
+
+@pytest.fixture(params=["duckdb", "sqlite"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the command with DuckDB in its interpreter, and without it."""
+    if request.param == "sqlite":
+        monkeypatch.setitem(sys.modules, "duckdb", None)
+    return str(request.param)
+
+
+def ask(cli: Cli, sql: str, *argv: str) -> dict[str, Any]:
+    """Return what a query of the job prints as JSON."""
+    document: dict[str, Any] = json.loads(cli.ok("results", "job", "--sql", sql, "--json", *argv).out)
+    return document
+
+
+def three_tasks(jobs: JobRegistry) -> Manifest:
+    """Add a job of which the third task failed, and the second has no peak."""
+    manifest = add_job(jobs, "job", [{"r0": 1.5, "mode": "x"}, {"r0": 1.5, "mode": "y"}, {"r0": 2.5, "mode": "x"}])
+    Ledger(jobs.store)(attempt(0), attempt(1), attempt(2, "failed"))
+    leave_scalars(jobs, "job", {0: {"peak": 10, "ok": True, "infected": [1, 2.5]}, 1: {"day": 3}})
+    return manifest
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("engine")
+def test_sql_groups_tasks_by_parameters_and_averages_scalars(cli: Cli, jobs: JobRegistry) -> None:
+    """The answer says which tasks have no values, and how many bytes it read. No output is there to be read."""
+    three_tasks(jobs)
+    sql = "SELECT r0, avg(peak) AS peak, count(*) AS n FROM results GROUP BY r0 ORDER BY r0"
+    found = ask(cli, sql)
+    assert found["rows"] == [{"r0": 1.5, "peak": 10, "n": 2}, {"r0": 2.5, "peak": None, "n": 1}]
+    assert (found["tasks"], found["lacking"]) == ({"succeeded": 2, "failed": 1}, {"peak": 1})
+    assert 0 < found["bytes_read"] < 1000
+    assert found["output_bytes"] == 200
+    ran = cli.ok("results", "job", "--sql", sql, "--csv")
+    assert ran.out.splitlines()[0] == '"r0","peak","n"'
+    assert "1 of 3 tasks have no values: 1 failed." in ran.err
+    assert "1 of 2 succeeded tasks have no peak." in ran.err
+    assert "of scalars; the outputs have 200 bytes." in ran.err
+
+
+@pytest.mark.usefixtures("engine")
+def test_sql_finds_the_columns_of_the_table_of_results(cli: Cli, jobs: JobRegistry) -> None:
+    """Names that differ in the case of letters alone, which SQL would take for one, get a number."""
+    manifest = add_job(jobs, "job", [{"R0": 1, "x": [1, {"a": None}], "big": 2**63}])
+    Ledger(jobs.store)(attempt(0))
+    leave_output(jobs, manifest, 0, r0=2.5, fit={"error": 1}, ok=False)
+    (row,) = ask(cli, "SELECT * FROM results")["rows"]
+    assert list(row) == [
+        "job_id", "task", "param_id", "R0", "x", "big", "seed", "status", "seconds", "error", "fit.error", "ok", "r0_2",
+    ]  # fmt: skip
+    assert (row["R0"], row["x"], row["r0_2"], row["fit.error"]) == (1, '[1,{"a":null}]', 2.5, 1)
+    assert int(row["big"]) == 2**63
+    assert not row["ok"]
+
+
+@pytest.mark.usefixtures("engine")
+def test_several_jobs_are_one_table_in_sql(cli: Cli, jobs: JobRegistry) -> None:
+    for job_id, peak in (("a", 1), ("b", 3)):
+        manifest = add_job(jobs, job_id, [{"x": 1}])
+        Ledger(jobs.store, job_id)(attempt(0))
+        leave_output(jobs, manifest, 0, peak=peak)
+    assert cli.ok("results", "a", "b", "--sql", "SELECT avg(peak) FROM results", "--tsv").out == "2.0\n"
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM results", "SELECT 1; SELECT 2", "SELECT peek FROM results", "", "ATTACH '/tmp/x.db'",
+        "SELECT * FROM read_csv('/etc/passwd')", "COPY (SELECT 1) TO '/tmp/x.csv'", "SELEC 1",
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("engine")
+def test_sql_reads_the_table_alone(cli: Cli, jobs: JobRegistry, sql: str) -> None:
+    """Neither files nor other statements. The error lists the columns."""
+    three_tasks(jobs)
+    ran = cli("results", "job", "--sql", sql)
+    assert ran.code == 2
+    assert "The columns of results are job_id, task, param_id, r0, mode, seed," in " ".join(ran.err.split())
+
+
+def test_sql_suggests_the_nearest_column(cli: Cli, jobs: JobRegistry, engine: str) -> None:
+    three_tasks(jobs)
+    suggestion = '"peak"' if engine == "duckdb" else "Did you mean 'peak'?"
+    assert suggestion in cli("results", "job", "--sql", "SELECT peek FROM results").err
+
+
+@pytest.mark.usefixtures("engine")
+def test_sql_prints_so_many_rows_and_says_that_there_are_more(cli: Cli, jobs: JobRegistry) -> None:
+    three_tasks(jobs)
+    ran = cli.ok("results", "job", "--sql", "SELECT task FROM results", "--limit", "2", "--tsv")
+    assert (ran.out, "Only the first 2 rows" in ran.err) == ("0\n1\n", True)
+
+
+def test_duckdb_is_interrupted_after_the_limit_of_time(cli: Cli, jobs: JobRegistry) -> None:
+    three_tasks(jobs)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    ran = cli("results", "job", "--sql", endless, "--timeout", "0.2s")
+    assert (ran.code, "takes longer than 0.2 s" in ran.err) == (2, True)
+
+
+def test_sql_takes_no_table(cli: Cli, jobs: JobRegistry) -> None:
+    three_tasks(jobs)
+    assert cli("results", "job", "--sql", "SELECT 1", "--table", "-").code == 2
+
+
+# --- series ---------------------------------------------------------------------------------------------------------
+
+LONG = "SELECT task, r0, index, value FROM series('{}') ORDER BY ALL"
+
+
+def rows(document: dict[str, Any]) -> list[list[object]]:
+    return [list(row.values()) for row in document["rows"]]
+
+
+def test_an_array_of_numbers_is_a_long_table(cli: Cli, jobs: JobRegistry) -> None:
+    """Each task has its parameters, an index from 0, and a value. Its name is short, or the whole key."""
+    manifest = three_tasks(jobs)
+    leave_output(jobs, manifest, 0, peak=10, infected=[1, 2.5], fit={"trace": [True, None]}, note=["x"])
+    leave_output(jobs, manifest, 1, infected=[7], empty=[])
+    found = ask(cli, LONG.format("infected"))
+    assert rows(found) == [[0, 1.5, 0, 1.0], [0, 1.5, 1, 2.5], [1, 1.5, 0, 7.0]]
+    assert found["lacking"] == {}
+    found = ask(cli, LONG.format("result.json/fit/trace"))
+    assert rows(found) == [[0, 1.5, 0, 1.0], [0, 1.5, 1, None]]
+    assert found["lacking"] == {"series result.json/fit/trace": 1}
+    ran = cli("results", "job", "--sql", "FROM series('infcted')")
+    assert (ran.code, "Did you mean 'infected'?" in ran.err) == (2, True)
+    assert "note" not in ran.err
+
+
+def test_columns_of_csv_and_parquet_are_series(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
+    """A row is a place. Cells that are not numbers are null, and columns of texts are left out."""
+    manifest = add_job(jobs, "job", [{"r0": 1}], outputs=["daily.csv", "week.parquet"])
+    Ledger(jobs.store)(attempt(0))
+    (task,) = manifest.study.tasks()
+    csv = b'day,infected,place\r\n0,1e2,"a,b"\r\n1,,c\r\n2,nan,d\r\n'
+    pd.DataFrame({"dead": [1, 2], "week": ["a", "b"]}).to_parquet(tmp_path / "week.parquet")
+    for name, value in (("daily.csv", csv), ("week.parquet", (tmp_path / "week.parquet").read_bytes())):
+        jobs.store.create_if_absent(output_key("job", task, name), value)
+    assert rows(ask(cli, LONG.format("infected"))) == [[0, 1, 0, 100.0], [0, 1, 1, None], [0, 1, 2, None]]
+    assert rows(ask(cli, "SELECT count(value) FROM series('infected')")) == [[2]]  # nan is a number, null is none
+    assert rows(ask(cli, LONG.format("dead"))) == [[0, 1, 0, 1.0], [0, 1, 1, 2.0]]
+    assert "The series are day, infected, dead." in cli("results", "job", "--sql", "FROM series('place')").err
+
+
+def test_series_are_read_from_columns_the_second_time(cli: Cli, jobs: JobRegistry) -> None:
+    """Only the outputs of tasks that have ended since are read. What is gone from the store is still there."""
+    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}])
+    write = Ledger(jobs.store)
+    write(attempt(0))
+    for number in (0, 1):
+        leave_output(jobs, manifest, number, infected=[number])
+    leave_scalars(jobs, "job", {0: {}})
+    assert rows(ask(cli, LONG.format("infected"))) == [[0, 1, 0, 0.0]]  # the other task is at work
+    first, second = (output_key("job", task, "result.json") for task in manifest.study.tasks())
+    jobs.store.delete(first)
+    write(attempt(1))
+    leave_scalars(jobs, "job", {1: {}}, number=1)
+    cli.clock.advance(seconds=60)
+    ran = cli.ok("results", "job", "--sql", LONG.format("infected"), "--tsv")
+    assert ran.out == "0\t1\t0\t0.0\n1\t2\t0\t1.0\n"
+    assert f"{len(json.dumps({'infected': [1]}))} bytes of outputs, now kept as columns" in ran.err
+    jobs.store.delete(second)
+    ran = cli.ok("results", "job", "--offline", "--sql", LONG.format("infected"), "--tsv")
+    assert ran.out == "0\t1\t0\t0.0\n1\t2\t0\t1.0\n"
+    assert "of outputs," not in ran.err
+
+
+def test_a_family_has_the_series_of_the_job_that_did_the_task(cli: Cli, jobs: JobRegistry) -> None:
+    sets = [{"r0": 1}, {"r0": 2}]
+    parent = add_job(jobs, "job", sets, status="partial")
+    Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
+    leave_output(jobs, parent, 0, infected=[1])
+    cli.clock.advance(seconds=60)
+    child = add_job(jobs, "job.2", sets, only=(1,))
+    Ledger(jobs.store, "job.2")(attempt(1))
+    leave_output(jobs, child, 1, infected=[2])
+    ran = cli.ok("results", "job.2", "--tsv", "--sql", "SELECT job_id, r0, value FROM series('infected') ORDER BY ALL")
+    assert ran.out == "job\t1\t1.0\njob.2\t2\t2.0\n"
+
+
+def test_unreadable_outputs_are_named_and_the_others_read(cli: Cli, jobs: JobRegistry) -> None:
+    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}], outputs=["result.json", "week.parquet"])
+    Ledger(jobs.store)(attempt(0), attempt(1))
+    leave_scalars(jobs, "job", {0: {}, 1: {}})
+    leave_output(jobs, manifest, 0, infected=[1])
+    task = list(manifest.study.tasks())[1]
+    for name in ("result.json", "week.parquet"):
+        jobs.store.create_if_absent(output_key("job", task, name), b"{bad")
+    ran = cli("results", "job", "--tsv", "--sql", "SELECT r0, value FROM series('infected')")
+    assert (ran.code, ran.out) == (7, "1\t1.0\n")
+    assert "1 output result.json cannot be read: not JSON." in ran.err
+    assert "1 output week.parquet cannot be read: not Parquet." in ran.err
+
+
+def test_without_duckdb_series_say_what_to_install(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_tasks(jobs)
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    ran = cli("results", "job", "--sql", "FROM series('infected')")
+    assert (ran.code, "series('infected') needs the package duckdb in " in ran.err) == (2, True)
