@@ -60,10 +60,11 @@ def log(**scalars: object) -> None:
     Outside of a task, the values are checked and then dropped. So a function can be tried out as it is.
 
     Args:
-        scalars: finite numbers, texts and truth values, also those of numpy.
+        scalars: numbers, texts and truth values, also those of numpy. NaN and infinities are numbers.
 
     Raises:
-        UsageError: if a value is none of these, or in a process that the task has started.
+        UsageError: if a value is none of these, or not finite in a study with `allow_nan: false`. Also in a process
+            that the task has started.
     """
     plain = {name: _plain(name, value) for name, value in scalars.items()}
     line = _line()
@@ -78,8 +79,11 @@ def log(**scalars: object) -> None:
 
 def _line() -> dict[str, Any] | None:
     """Return the line by which the worker runs the task; None outside of its process."""
-    at_work: Mapping[str, Any] = getattr(sys.modules.get(WORKER), "at_work", {})
-    return at_work.get("task") if at_work.get("pid") == os.getpid() else None
+    return _at_work().get("task") if _at_work().get("pid") == os.getpid() else None
+
+
+def _at_work() -> Mapping[str, Any]:
+    return getattr(sys.modules.get(WORKER), "at_work", {})
 
 
 def _plain(name: str, value: Any) -> object:
@@ -87,7 +91,9 @@ def _plain(name: str, value: Any) -> object:
     plain = value if to_list is None else to_list()
     if isinstance(plain, str):  # one that quotes a path that is not UTF-8 would spoil all scalars of the task
         return check_surrogates(plain, "replace")
-    if isinstance(plain, (bool, int)) or (isinstance(plain, float) and math.isfinite(plain)):
+    if isinstance(plain, float) and not math.isfinite(plain) and not _at_work().get("allow_nan", True):
+        raise UsageError(f"key '{name}' is {plain}, and the study says allow_nan: false.")
+    if isinstance(plain, (bool, int, float)):
         return plain
     shown = shorten(repr(value), MAX_SHOWN)
-    raise UsageError(f"invalid {name} {shown}: expected a finite number, a text or a truth value.")
+    raise UsageError(f"invalid {name} {shown}: expected a number, a text or a truth value.")

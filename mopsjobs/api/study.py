@@ -45,6 +45,7 @@ class Study:
         targets: Sequence[str] | None = None,
         reduce: str | None = None,
         scratch: bool = False,
+        allow_nan: bool = True,
         sampling_method: str = "manual",
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
@@ -61,6 +62,7 @@ class Study:
             reduce: the function, as `module:function`, that is called after the tasks: over those of each parameter
                 set, and over all. `Job.reduced` has what it returns.
             scratch: whether the working directory of each task is one of its own, which is removed after it.
+            allow_nan: whether a task may leave NaN and infinities. If not, it fails with an error that names the key.
             sampling_method: how the sets were drawn; kept with the study.
             metadata: other facts, kept with the study.
 
@@ -88,6 +90,7 @@ class Study:
                 "targets": _as_list(targets),
                 "reduce": reduce,
                 "scratch": scratch,
+                "allow_nan": allow_nan,
                 "metadata": _as_dict(metadata),
             }
         )

@@ -66,7 +66,7 @@ def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int
         extract(place.archive, str(root), sync=False)
         command = [place.python, "-u", str(write_worker(spool))]
         paths = {"root": str(root), "spool": str(spool)}
-        setup = {**paths, "entrypoint": study.entrypoint, "outputs": study.outputs, "scratch": study.scratch}
+        setup = {**paths, **study.setup}
         env = {**model_environment(place.env), **dict(zip(JOB_VARIABLES, (place.job_id, "0"), strict=True))}
         env |= thread_limits(env, usable_cores() // workers)
         pool = WorkerPool(command, setup, workers, limits=place.limits, on_log=on_log, env=env)

@@ -125,6 +125,8 @@ class Study:
     """The reduce function, as `module:function`; None if the study names none. See `studies.reductions`."""
     scratch: bool = False
     """Whether the working directory of each task is one of its own, which is removed after it."""
+    allow_nan: bool = True
+    """Whether a task may leave NaN and infinities. If not, they are its error."""
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     _duplicates: Mapping[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     """The result of `duplicate_tasks`: seconds of work for a million tasks."""
@@ -133,6 +135,12 @@ class Study:
     def entrypoint(self) -> str:
         """Return the name by which a wire function finds the model and the scenario."""
         return f"{self.model}/{self.scenario}"
+
+    @property
+    def setup(self) -> dict[str, Any]:
+        """Return what each worker is told of the study; see engines/worker.py."""
+        names = ("entrypoint", "outputs", "scratch", "allow_nan")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def tasks_total(self) -> int:
@@ -226,6 +234,7 @@ class Study:
             "targets": None if self.targets is None else list(self.targets),
             **({} if self.reduce is None else {"reduce": self.reduce}),
             **({"scratch": True} if self.scratch else {}),
+            **({} if self.allow_nan else {"allow_nan": False}),
             "metadata": dict(self.metadata),
         }
 

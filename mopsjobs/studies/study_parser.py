@@ -135,6 +135,7 @@ def _parse(document: object, problems: list[str]) -> Study | None:
         targets=_parse_texts(document.get("targets"), "targets", problems),
         reduce=_parse_reduce(document.get("reduce"), problems),
         scratch=_parse_switch(document, "scratch", problems),
+        allow_nan=_parse_switch(document, "allow_nan", problems, default=True),
         metadata=_parse_metadata(document.get("metadata"), problems),
     )
     if not problems and study.tasks_total > MAX_TASKS:
@@ -243,8 +244,8 @@ def _parse_reduce(value: object, problems: list[str]) -> str | None:
     return None
 
 
-def _parse_switch(document: Mapping[str, object], name: str, problems: list[str]) -> bool:
-    value = document.get(name, False)
+def _parse_switch(document: Mapping[str, object], name: str, problems: list[str], *, default: bool = False) -> bool:
+    value = document.get(name, default)
     if not isinstance(value, bool):
         problems.append(f"{name}: expected true or false, not {_describe(value)}")
     return value is True

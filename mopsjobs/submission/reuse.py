@@ -228,8 +228,9 @@ def _difference(
     ours, theirs = (None if one.outputs is None else set(one.outputs) for one in (new.study, study))
     if ours != theirs:
         return "its study names other outputs"
-    if study.scratch != new.study.scratch:
-        return "its tasks worked in another directory: `scratch` of its study differs"
+    is_looser = study.allow_nan and not new.study.allow_nan
+    if is_looser or study.scratch != new.study.scratch:
+        return f"`{'allow_nan' if is_looser else 'scratch'}` of its study differs"
     if code is not None and not code.untouched:
         return f"its code differs{'' if code.files is None else f' in {join_first(code.files)}'}{code.advice}"
     if new.engine == "local":

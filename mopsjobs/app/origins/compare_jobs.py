@@ -55,6 +55,7 @@ STUDY_FIELDS = (
     "targets",
     "reduce",
     "scratch",
+    "allow_nan",
     "metadata",
 )
 

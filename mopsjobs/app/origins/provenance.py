@@ -198,6 +198,7 @@ def study_json(manifest: Manifest) -> dict[str, Any]:
         "different_parameter_sets": study.different_sets,
         "replicates": study.n_replicates,
         "reduce": study.reduce,
+        "allow_nan": study.allow_nan,
         "tasks": manifest.tasks_total,
     }
 

@@ -60,6 +60,7 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | N
             - `entrypoint`: model and scenario
             - `outputs`: the names that the study gives, or None
             - `scratch`: whether a task works in the directory that it gets
+            - `allow_nan`: whether it may leave numbers that are not finite
             - `python`: the interpreter, None for this worker's own
             - `timeout`: seconds, or None
             - `starts`: how often a process is started that ends before it has loaded the model

@@ -72,6 +72,7 @@ def open_pool(
             {**os.environ, **job_env},
             study.outputs,
             study.scratch,
+            study.allow_nan,
             shard.python,
             shard.limits,
             on_log,
@@ -81,7 +82,7 @@ def open_pool(
         python, shard = python_here(shard.python, os.environ), shard._replace(workers=1)
     spool = directory.spool(shard.number)
     paths = {"root": str(root), "spool": str(spool)}
-    of_tasks = {**paths, "entrypoint": study.entrypoint, "outputs": study.outputs, "scratch": study.scratch}
+    of_tasks = {**paths, **study.setup}
     of_reductions = {**paths, "reduce": study.reduce}
     if feed is None and shard.number == 0 and study.reduce and manifest.engine in CLUSTER_ENGINES:
         # Elsewhere, the submission has done so.

@@ -403,6 +403,7 @@ class Model(ModelProcess):
             "spool": os.path.join(root, "spool"),
             "outputs": code["outputs"],
             "scratch": code["scratch"],
+            "allow_nan": code["allow_nan"],
         }
         command = [code["python"] or sys.executable, "-u", os.path.join(root, "worker.py")]
         self.lines: list[str] = []

@@ -60,6 +60,7 @@ TITLES = {
     "targets": "Targets",
     "reduce": "Reduce function",
     "scratch": "Scratch directory",
+    "allow_nan": "NaN allowed",
 }
 
 FIELD_TITLES = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mopsjobs.api.current import CurrentTask, current, log
+from mopsjobs.api.current import WORKER, CurrentTask, current, log
 from mopsjobs.errors import UsageError
 from support.docs import ROOT
 from support.runs import all_of, code, pool_of
@@ -108,12 +110,19 @@ def test_outside_of_a_task_there_is_none(monkeypatch: pytest.MonkeyPatch) -> Non
     """Scalars are checked and dropped there, so that a function can be tried out."""
     monkeypatch.delenv("MOPS_JOBS_TASK", raising=False)
     assert current() is None
-    log(peak=1, day=Number(2.5), name="x", ok=False)
+    log(peak=1, day=Number(2.5), name="x", ok=False, loss=float("nan"))
     assert CurrentTask._fields == ("job_id", "task", "param_id", "seed", "params", "attempt")
 
 
-@pytest.mark.parametrize("value", [float("nan"), None, [1], Number(float("nan"))])
+@pytest.mark.parametrize("value", [None, [1], Number([1])])
 def test_what_is_no_scalar_is_refused(value: object) -> None:
     """The error names it, and the task fails with it."""
-    with pytest.raises(UsageError, match=r"invalid peak .*: expected a finite number, a text or a truth value"):
+    with pytest.raises(UsageError, match=r"invalid peak .*: expected a number, a text or a truth value"):
         log(peak=value)
+
+
+def test_a_study_may_refuse_to_log_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, so that the error has the line of the model."""
+    monkeypatch.setitem(sys.modules, WORKER, SimpleNamespace(at_work={"allow_nan": False}))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="key 'loss' is nan, and the study says allow_nan: false"):
+        log(loss=Number(float("nan")))

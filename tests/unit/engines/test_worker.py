@@ -379,6 +379,61 @@ def test_what_json_cannot_hold_fails_its_task(run: Worker) -> None:
         assert answer["error"]["message"] == message
 
 
+NAN_REFUSED = (
+    ("{'fit': {'loss': np.float64('nan')}}", "key 'fit/loss' is nan"),
+    ("[0, -math.inf]", "key '1' is -inf"),
+    ("math.inf", "the returned value is inf"),
+    ("{'result.json': b'{\"a\": [NaN]}'}", "key 'result.json/a/0' is nan"),
+    ("{'a': b'', 'b': pd.DataFrame({'x': [0, math.nan]})}", "key 'b/x/1' is nan"),
+)
+
+
+def test_a_study_may_refuse_numbers_that_are_not_finite(run: Worker) -> None:
+    """Also in bytes and tables. Other tasks go on, and the error has the line that returns the key."""
+    values = [*(value for value, _ in NAN_REFUSED), "{'NaN.json': b'\"NaN\"', 'x.json': b'NaN?'}"]
+    source = f"def f(params, seed):\n    return eval({values}[params['number']], globals())\n"
+    tasks = ({"params": {"number": number}} for number in range(len(values)))
+    *refused, last = run(NUMPY_AND_PANDAS + source, *tasks, allow_nan=False).answers[1:]
+    for answer, (_, problem) in zip(refused, NAN_REFUSED, strict=True):
+        assert answer["error"]["message"] == f"{problem}, and the study says allow_nan: false"
+        assert answer["error"]["at"] == "model.py:5"
+    assert decoded_outputs(last) == {"NaN.json": b'"NaN"', "x.json": b"NaN?"}
+
+
+PLACES = """
+import functools
+
+def unchanged(function):
+    @functools.wraps(function)
+    def call(*args):
+        return function(*args)
+    return call
+
+@unchanged
+def f(params, seed):
+    def inner():
+        return "bad"
+    if "several" in params:
+        return {"good": 1}
+    if "dict" in params:
+        return dict(bad={1})
+    if "lost" in params:
+        found = {"lost": {1}}
+        return found
+    return {
+        "good": 1,
+        "worse": {1},
+    }
+"""
+
+
+def test_the_line_of_a_value_is_where_the_function_returns_it(run: Worker) -> None:
+    """The one that names its key. Without one, the first line of the function, if it returns at several."""
+    talk = run(PLACES, *({"params": {word: 1}} for word in ("dict", "last", "lost")))
+    assert [answer["error"]["at"] for answer in talk.answers[1:]] == ["model.py:17", "model.py:23", "model.py:10"]
+    assert 'model.py", line 23, in f\n    "worse": {1},\n' in talk.answers[2]["error"]["traceback"]
+
+
 # --- large outputs --------------------------------------------------------------------------------------------------
 
 
