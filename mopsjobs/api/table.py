@@ -20,6 +20,7 @@ from mopsjobs.utils.table_files import (
     typed_columns,
     write_table_file,
 )
+from mopsjobs.utils.written_tables import note_table
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -185,6 +186,7 @@ class Table:
 
         def view(columns: Sequence[Column], rows: Iterable[Row]) -> None:
             write_table_file(name, columns, rows)
+            note_table(name, os.environ)
 
         if self._held is None:
             self._read(view)

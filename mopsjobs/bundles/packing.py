@@ -23,6 +23,7 @@ from mopsjobs.bundles.extraction import MAX_FILES, MAX_UNPACKED_BYTES, leads_out
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.files import FILE_FLAGS
+from mopsjobs.utils.written_tables import Written
 
 MAX_PACKED_BYTES = 256 * 2**20
 """The largest value that every store takes. A test compares it with mopsjobs/store/azure/store.py."""
@@ -39,8 +40,11 @@ LEFT_OUT = (
     ".ruff_cache/",
     ".snakemake/",
     ".DS_Store",
+    "[0-9a-f]" * 64 + "/",
+    "**/all/reduced-[0-9]*/",
 )
-"""Files that tools create again: no model needs them, and they would change the digest."""
+"""Files that tools create again: no model needs them, and they would change the digest. The last two are directories of
+a download: of a parameter set, and of what was reduced over all."""
 
 SECRETS = (
     ".env", ".env.*", "!.env.example", "!.env.sample", "!.env.template",
@@ -73,6 +77,8 @@ class PackedBundle(NamedTuple):
     """Paths of the files, relative to the packed directory, with slashes; each with `MODE HASH`, as git has it."""
     withheld: tuple[str, ...] = ()
     """Paths that were left out as `SECRETS`, a directory with a slash at its end."""
+    tables: tuple[str, ...] = ()
+    """Paths that were left out as tables of results."""
     git: GitState | None = None
     """The commit of the directory, if the caller has looked for it."""
 
@@ -103,6 +109,7 @@ def pack(
     *,
     added: Mapping[str, bytes] = MappingProxyType({}),
     leave_out: Collection[str] = (),
+    tables: Written = MappingProxyType({}),
     on_progress: Callable[[int], None] | None = None,
 ) -> PackedBundle:
     """Pack a directory. Memory does not grow with the size of its files.
@@ -114,6 +121,7 @@ def pack(
         directory: the directory; None for `added` alone.
         added: more files, by their paths in the bundle. They are not executable.
         leave_out: paths of files that stay out whatever the rules say: those that mops-jobs itself writes.
+        tables: files of results that mops-jobs has written. They stay out, unless a rule of the user brings them back.
         on_progress: called from time to time with the bytes of files packed so far.
 
     Raises:
@@ -122,7 +130,10 @@ def pack(
     """
     withheld: list[str] = []
     try:
-        found = () if directory is None else _find_files(os.path.abspath(directory), leave_out, withheld.append)
+        found = [] if directory is None else [*_find_files(os.path.abspath(directory), leave_out, withheld.append)]
+        root = os.path.realpath(directory or "")
+        left_out = [file for file in found if not file.is_wanted and _is_written(os.path.join(root, file.name), tables)]
+        found = [file for file in found if file not in left_out]
         files = sorted(
             [*found, *itertools.starmap(_added_file, added.items())], key=lambda file: os.fsencode(file.name)
         )
@@ -134,8 +145,9 @@ def pack(
             cleanup.pop_all()
     except OSError as error:
         raise UsageError(f"The directory {directory} cannot be packed: {error}.") from None
+    left_names = tuple(sorted(file.name for file in left_out))
     digest = f"sha256:{hashing.sha256.hexdigest()}"
-    return PackedBundle(archive, digest, len(files), hashing.count, blobs, tuple(sorted(withheld)))
+    return PackedBundle(archive, digest, len(files), hashing.count, blobs, tuple(sorted(withheld)), left_names)
 
 
 class _File(NamedTuple):
@@ -147,10 +159,20 @@ class _File(NamedTuple):
     leads_out: bool
     content: bytes | None = None
     """The content of a file that is not on the disk."""
+    is_wanted: bool = False
+    """Whether a rule brings it back."""
 
     def open(self) -> BinaryIO:
         """Open the file for reading. A link is not followed."""
         return open(self.path, "rb", opener=_open_no_link) if self.content is None else io.BytesIO(self.content)
+
+
+def _is_written(path: str, tables: Written) -> bool:
+    """Return whether a file is one of these tables, unchanged."""
+    if path not in tables:
+        return False
+    status = os.lstat(path)
+    return tables[path] == (status.st_size, status.st_mtime_ns)
 
 
 def _added_file(name: str, content: bytes) -> _File:
@@ -289,7 +311,7 @@ def _find_files(top: str, leave_out: Collection[str], on_withheld: Callable[[str
                     continue
                 if not is_dir:
                     count += 1
-                    yield _inspect(root, top, name)
+                    yield _inspect(root, top, name)._replace(is_wanted=rule is not None)
                 else:
                     pending.append((name + "/", rules))
                 if count > MAX_FILES:

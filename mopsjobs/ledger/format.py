@@ -182,12 +182,25 @@ def parse_chunk(value: bytes, key: ChunkKey) -> tuple[list[Attempt], FilesOpened
         RecordError: if it is not a chunk of attempts of that job and shard, or only a newer version can read it.
     """
     head, columns = parse_columns(value, key)
-    names = head.get("files_opened")
-    files = frozenset(filter(None, names.split("\n"))) if isinstance(names, str) else None
     try:
-        return list(_attempts(head, columns)), files
+        return list(_attempts(head, columns)), _files_opened(head)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise RecordError(f"not a chunk of attempts ({type(error).__name__}: {error})") from None
+
+
+def parse_files_opened(value: bytes) -> FilesOpened:
+    """Return the files that the attempts of a chunk may have opened, without reading these.
+
+    Raises:
+        RecordError: if it is not a chunk.
+    """
+    head = parse_json(_unpack(value).partition("\n")[0])
+    return _files_opened(head) if isinstance(head, dict) else None
+
+
+def _files_opened(head: dict[str, Any]) -> FilesOpened:
+    names = head.get("files_opened")
+    return frozenset(filter(None, names.split("\n"))) if isinstance(names, str) else None
 
 
 def parse_columns(value: bytes, key: ChunkKey) -> tuple[dict[str, Any], dict[str, list[Any]]]:

@@ -18,12 +18,14 @@ from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Attempt, Outcome, attempt_error
 from mopsjobs.ledger.format import (
+    ChunkKey,
     FilesOpened,
     chunk_key,
     encode_attempts,
     ledger_prefix,
     parse_chunk,
     parse_chunk_key,
+    parse_files_opened,
 )
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
@@ -159,13 +161,34 @@ def _read_attempts(
     store: VersionedStore, job_id: str, shards: Collection[int] | None = None
 ) -> Iterator[tuple[int, Attempt, FilesOpened]]:
     """Yield the attempts in the ledger, each with its shard and the files of its chunk: of these shards, or of all."""
+    for chunk, value in _read_chunks(store, job_id, shards):
+        with contextlib.suppress(RecordError):
+            attempts, files = parse_chunk(value, chunk)
+            yield from ((chunk.shard, attempt, files) for attempt in attempts)
+
+
+def read_files_opened(store: VersionedStore, job_id: str) -> FilesOpened:
+    """Return the files of its bundle that the tasks of a job may have opened; None if that is not known of all.
+
+    Raises:
+        StoreError: if the ledger cannot be read.
+        RecordError: if a chunk is not valid.
+    """
+    opened = [parse_files_opened(value) for _, value in _read_chunks(store, job_id)]
+    known = [files for files in opened if files is not None]
+    return frozenset[str]().union(*known) if opened and len(known) == len(opened) else None
+
+
+def _read_chunks(
+    store: VersionedStore, job_id: str, shards: Collection[int] | None = None
+) -> Iterator[tuple[ChunkKey, bytes]]:
+    """Yield keys and bytes of the attempts in the ledger: of these shards, or of all."""
     listed = map(parse_chunk_key, store.list_keys(ledger_prefix(job_id)))
     chunks = [one for one in listed if one and one.kind == "attempts" and (shards is None or one.shard in shards)]
     with bulk_reads(store), ThreadPoolExecutor(THREADS) as threads:
         for chunk, found in zip(chunks, threads.map(lambda chunk: store.get(chunk.key), chunks), strict=True):
-            with contextlib.suppress(RecordError):
-                attempts, files = ([], None) if found is None else parse_chunk(found.value, chunk)
-                yield from ((chunk.shard, attempt, files) for attempt in attempts)
+            if found is not None:
+                yield chunk, found.value
 
 
 def ended_with(attempt: Attempt, end: ShardEnd) -> Attempt:

@@ -25,7 +25,9 @@ from mopsjobs.submission.launching import make_launch
 from mopsjobs.submission.model_check import check_functions, project_python
 from mopsjobs.submission.reuse import Extension, NewJob, find_extended, find_reusable
 from mopsjobs.submission.session import Session
+from mopsjobs.utils.text import join_first
 from mopsjobs.utils.user_dirs import user_name
+from mopsjobs.utils.written_tables import written_tables
 from mopsjobs.version import __version__
 
 WIRE_FILES = (".modelops/manifest.json", ".modelops/modelops.toml", "wire.py")
@@ -188,7 +190,18 @@ def pack_code(code: Code, session: Session) -> PackedBundle:
         UsageError: if the directory cannot be packed.
     """
     with session.progress() as on_progress:
-        packed = pack(code.directory, added=code.added, leave_out=code.leave_out, on_progress=on_progress)
+        packed = pack(
+            code.directory,
+            added=code.added,
+            leave_out=code.leave_out,
+            tables=written_tables(session.env),
+            on_progress=on_progress,
+        )
+    if packed.tables:
+        session.note(
+            f"Left out of the bundle, as tables of results: {join_first(packed.tables)}. To pack one, add it to"
+            " .modelopsignore with ! in front."
+        )
     if packed.withheld:
         names = ", ".join(packed.withheld[:MAX_SHOWN])
         more = len(packed.withheld) - MAX_SHOWN

@@ -114,6 +114,23 @@ def test_a_study_beside_its_model_is_not_code(desk: Desk, tmp_path: Path) -> Non
     assert "No task of job has read table.csv, which changed.\n2 of 4 tasks reused from job\n" in said
 
 
+def test_tables_and_downloads_beside_the_model_are_not_code(ran: Desk, calls_file: Path) -> None:
+    """Until the user changes them, or brings them back by a rule."""
+    table = ran.home / "r.csv"
+    ran.ok("results", "job", "--table", str(table))
+    ran.ok("results", "job", "--download", str(ran.home))
+    study = ran.write(sets_of(SETS, calls=str(calls_file)), n_replicates=REPLICATES)
+    again = ("submit", study, "--auto", "--dry-run", "--extend", "job")
+    said = ran.ok(*again).err
+    assert "Left out of the bundle, as tables of results: r.csv, tasks.csv. To pack one, add it to .modelops" in said
+    assert "12 of 12 tasks reused from job\n" in said
+    (ran.home / ".modelopsignore").write_text("!r.csv\n")
+    assert "No task of job is reused: its code differs in r.csv; " in ran.ok(*again).err
+    (ran.home / ".modelopsignore").unlink()
+    table.write_text("x\n")
+    assert "No task of job is reused: its code differs in r.csv; " in ran.ok(*again).err
+
+
 READER = """
 import subprocess
 
@@ -163,6 +180,21 @@ def test_changed_files_matter_to_tasks_that_may_have_read_them(readers: Desk, ch
     for name in changed:
         (readers.home / name).write_text("2\n")
     assert said in readers.ok("submit", readers.write(sets_of(2)), "--auto", "--dry-run", "--extend", "job").err
+
+
+@LINUX
+def test_provenance_and_diff_tell_which_files_tasks_read(readers: Desk) -> None:
+    found = readers.ok("provenance", "job", "--json").json
+    assert found["files_read"] == ["data.csv", "model.py"]
+    assert ", 3 files of " in (text := readers.ok("provenance", "job").out)
+    assert ", of which tasks read 2\n" in text
+    (readers.home / "README.md").write_text("2\n")
+    (readers.home / "data.csv").write_text("2\n")
+    readers.submit(sets_of(2), job_id="more")
+    assert readers.ended("more") == "succeeded"
+    found = readers.ok("diff", "job", "more", "--json").json["code"]
+    assert (found["changed"], found["read"]) == (["README.md", "data.csv"], ["data.csv"])
+    assert "  ~ README.md, which no task read\n  ~ data.csv\n" in readers.ok("diff", "job", "more").out
 
 
 def test_each_changed_file_matters_if_it_is_not_known_what_tasks_read(readers: Desk) -> None:

@@ -16,8 +16,9 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.outputs import results_prefix
-from mopsjobs.studies.results import DownloadResult, download
+from mopsjobs.studies.results import TABLE, DownloadResult, download
 from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.written_tables import note_table
 
 
 class JobWithOutputs(NamedTuple):
@@ -79,6 +80,8 @@ def download_outputs(
         errors=read_task_errors(job, app),
         sizes_of=functools.partial(ledger_sizes, app=app),
     )
+    if done.summary is not None:
+        note_table(str(directory / TABLE), app.env)
     has_succeeded = job.state is not None and job.state.status == JobStatus.SUCCEEDED
     lacking = done.tasks - done.summary.complete if done.summary is not None and has_succeeded else 0
     return done._replace(lacking=lacking)

@@ -72,6 +72,8 @@ class CodeDifference(NamedTuple):
     """Files of the first job only."""
     changed: list[str]
     """Files of both with another content, target or executable bit."""
+    read: list[str] | None
+    """Those of all these that a task of either job may have read; None if that is not known."""
     diffs: dict[str, list[str] | None]
     """Lines of a unified diff for each file; None for one that is too large or not a text. Empty unless wanted."""
 
@@ -218,7 +220,12 @@ def _compare_code(
     added = [printable(name) for name, (ours, _) in files.items() if ours is None]
     removed = [printable(name) for name, (_, theirs) in files.items() if theirs is None]
     changed = [printable(name) for name, both in files.items() if None not in both]
-    return CodeDifference(added, removed, changed, _compare_lines(jobs, sorted(files)) if with_lines else {})
+    opened = [job.files_read for job in jobs if job.files_read is not None]
+    read = [printable(name) for name in files if any(name in some for some in opened)]
+    known_read = read if len(opened) == len(jobs) else None
+    return CodeDifference(
+        added, removed, changed, known_read, _compare_lines(jobs, sorted(files)) if with_lines else {}
+    )
 
 
 def compare_files(sides: Sequence[Sequence[BundleFile] | None]) -> dict[str, tuple[BundleFile | None, ...]] | None:

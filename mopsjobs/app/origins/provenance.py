@@ -34,9 +34,11 @@ from mopsjobs.errors import (
     ValueTooLargeError,
 )
 from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
+from mopsjobs.ledger.format import FilesOpened
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest
 from mopsjobs.studies.study import Study
+from mopsjobs.submission.infer_end import read_files_opened
 from mopsjobs.utils.text import strip_control_characters
 
 SCHEMA_VERSION = 1
@@ -59,6 +61,8 @@ class Provenance(NamedTuple):
     """The environments of its runners, in no order; empty if an earlier version ran it, or no task began."""
     hosts: list[str] | None
     """The machines that ran its tasks; None if there is no ledger, or if they were not looked for."""
+    files_read: FilesOpened
+    """The files of the bundle that its tasks may have read; None if that is not known."""
     problems: list[str]
     """Why parts are missing."""
 
@@ -111,6 +115,7 @@ class Provenance(NamedTuple):
             "git_commit": commit,
             "git_dirty": is_dirty,
             "files": None if self.files is None else [file_json(file) for file in self.files],
+            "files_read": None if self.files_read is None else sorted(self.files_read),
             "environments": [environment.to_json() for environment in self.environments],
             "image": self.image,
             "image_digest": self.image_digest,
@@ -140,6 +145,9 @@ def read_provenance(name: str, app: App, *, with_hosts: bool = True) -> Provenan
         with _noting(problems):
             archive = load_bundle(app.store, manifest.bundle)
             files = list_files(archive)
+    files_read: FilesOpened = None
+    with _noting(problems):
+        files_read = read_files_opened(app.store, state.job_id)
     return Provenance(
         job_json_from_state(state, now=app.now().timestamp()),
         manifest,
@@ -147,6 +155,7 @@ def read_provenance(name: str, app: App, *, with_hosts: bool = True) -> Provenan
         files,
         list(_read_environments(app.store, state.job_id, problems)),
         _find_hosts(state.job_id, app, problems) if with_hosts else None,
+        files_read,
         problems,
     )
 

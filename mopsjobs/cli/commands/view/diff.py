@@ -44,6 +44,9 @@ SHOWN = 10
 
 SAME = "equal"
 
+UNREAD = ", which no task read"
+"""After the name of a file, if it is known."""
+
 Line = str | list[str]
 
 
@@ -96,13 +99,14 @@ def _code_lines(found: JobDifference) -> Iterator[Line]:
     if code is None:
         yield _line("Code", _not_recorded(found, lambda job: job.files is None))
         return
+    read = code.added + code.removed + code.changed if code.read is None else code.read
     commits = found.parts.commits
     git = "" if len(set(commits)) == 1 else f"; git {_arrow(commits)}"
     kinds = (("changed", code.changed, "~"), ("added", code.added, "+"), ("removed", code.removed, "-"))
     counts = ", ".join(f"{pluralize(len(names), 'file')} {kind}" for kind, names, _ in kinds if names)
     yield _line("Code", (counts or SAME) + git)
     for _, names, mark in kinds:
-        yield from _some(f"  {mark} {name}" for name in names)
+        yield from _some(f"  {mark} {name}{'' if name in read else UNREAD}" for name in names)
     for name, lines in code.diffs.items():
         if lines is None:
             yield f"  {name} is too large for a diff, or not a text"

@@ -145,7 +145,8 @@ def _code(found: Provenance) -> str | None:
     if found.files is None:
         return f"{found.manifest.bundle}, which cannot be read"
     size = sum(file.size for file in found.files)
-    return f"{found.manifest.bundle}, {pluralize(len(found.files), 'file')} of {size:,} bytes"
+    read = "" if found.files_read is None else f", of which tasks read {len(found.files_read):,}"
+    return f"{found.manifest.bundle}, {pluralize(len(found.files), 'file')} of {size:,} bytes{read}"
 
 
 def _python(environment: Environment) -> str:

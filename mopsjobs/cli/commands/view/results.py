@@ -42,6 +42,7 @@ from mopsjobs.utils.intervals import CONFIDENCE
 from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, write_table_file
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, pluralize
 from mopsjobs.utils.times import json_time, parse_duration
+from mopsjobs.utils.written_tables import note_table
 
 HELP = "list the outputs of a job, download them, or make a table of results"
 
@@ -343,6 +344,7 @@ def _write_rows(path: str, columns: Sequence[Column], rows: Iterable[Row], app: 
         app.out.show(Result(RawText(csv_pieces(columns, counted))))  # here, while the tasks can be read
     else:
         write_table_file(path, columns, counted)
+        note_table(path, app.env)
     return pluralize(next(count), "row") + ("" if path == "-" else f" in {path}")
 
 
