@@ -130,21 +130,23 @@ def csv_pieces(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:
 
 
 def json_objects(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:
-    """Yield each row of a table as a JSON object, with the names of the columns.
+    """Yield each row of a table as a JSON object; see `json_row`."""
+    names = [column.name for column in columns]
+    encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+    return (encode(json_row(names, row)) for row in _convert(rows, _floats(columns)))
+
+
+def json_row(names: Sequence[str], row: Row) -> dict[str, object]:
+    """Return a row as a JSON object, with the names of the columns.
 
     A number that is not finite is null, and `NOT_FINITE` has its kind: see `real_numbers` of engines/worker.py.
     """
-    names = [column.name for column in columns]
-    places = [f"/{name.replace('~', '~0').replace('/', '~1')}" for name in names]
-    encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-    for row in _convert(rows, _floats(columns)):
-        kinds = {
-            place: str(value)
-            for place, value in zip(places, row, strict=True)
-            if isinstance(value, float) and not math.isfinite(value)
-        }
-        finite = (None if place in kinds else value for place, value in zip(places, row, strict=True))
-        yield encode({**dict(zip(names, finite, strict=True)), **({NOT_FINITE: kinds} if kinds else {})})
+    members = dict(zip(names, row, strict=True))
+    odd = {name: one for name, one in members.items() if isinstance(one, float) and not math.isfinite(one)}
+    if not odd:
+        return members
+    kinds = {"/" + name.replace("~", "~0").replace("/", "~1"): str(one) for name, one in odd.items()}
+    return {**members, **dict.fromkeys(odd), NOT_FINITE: kinds}
 
 
 def _floats(columns: Sequence[Column]) -> dict[int, Convert]:

@@ -144,9 +144,10 @@ def test_a_mistyped_column_or_view_gets_the_nearest_one(cli: Cli, sql: str, prob
 
 @pytest.mark.usefixtures("filled")
 def test_odd_values_leave_as_json(cli: Cli) -> None:
-    """Bytes are hexadecimal, infinities null, broken text has replacement characters; a huge value is refused."""
+    """Bytes are hexadecimal, infinities named, broken text has replacement characters; a huge value is refused."""
     sql = "SELECT x'00ff' AS a, 9e999 AS b, CAST(x'ff41' AS TEXT) AS c, NULL AS d"
-    assert cli.ok("query", "--json", sql).json["rows"] == [{"a": "00ff", "b": None, "c": "\ufffdA", "d": None}]
+    row = {"a": "00ff", "b": None, "c": "\ufffdA", "d": None, "$not_finite": {"/b": "inf"}}
+    assert cli.ok("query", "--json", sql).json["rows"] == [row]
     ran = cli("query", "SELECT length(zeroblob(100000000))")
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
     ran = cli("query", "--json", "SELECT 1 AS x, 2 AS x")

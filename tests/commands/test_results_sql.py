@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,34 @@ def three_tasks(jobs: JobRegistry) -> Manifest:
     Ledger(jobs.store)(attempt(0), attempt(1), attempt(2, "failed"))
     leave_scalars(jobs, "job", {0: {"peak": 10, "ok": True, "infected": [1, 2.5]}, 1: {"day": 3}})
     return manifest
+
+
+def test_numbers_that_are_not_finite_stay_what_they_are(cli: Cli, jobs: JobRegistry, engine: str) -> None:
+    """SQLite takes NaN for null. The answer counts them, since avg() does not say so."""
+    add_job(jobs, "job", [{"x": 1}, {"x": 2}, {"x": 3}])
+    Ledger(jobs.store)(*map(attempt, range(3)))
+    leave_scalars(jobs, "job", {0: {"loss": math.nan}, 1: {"loss": -math.inf}, 2: {"loss": 0.5}})
+    found = ask(cli, "SELECT loss FROM results ORDER BY task")
+    nan = {"loss": None, "$not_finite": {"/loss": "nan"}} if engine == "duckdb" else {"loss": None}
+    assert found["rows"] == [nan, {"loss": None, "$not_finite": {"/loss": "-inf"}}, {"loss": 0.5}]
+    assert (found["not_finite"], found["lacking"]) == ({"loss": 2}, {})
+    ran = cli.ok("results", "job", "--sql", "SELECT loss FROM results ORDER BY task", "--csv")
+    assert ran.out == '"loss"\n""\n""\n0.5\n'
+    assert "2 of 3 succeeded tasks have NaN or an infinity as loss: " in ran.err
+    if engine == "duckdb":
+        assert ask(cli, "SELECT avg(loss) AS m FROM results WHERE isfinite(loss)")["rows"] == [{"m": 0.5}]
+
+
+def test_a_series_has_numbers_that_are_not_finite(cli: Cli, jobs: JobRegistry) -> None:
+    """As a worker marks them, and as Python and numpy write them. A null is none."""
+    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}])
+    Ledger(jobs.store)(attempt(0), attempt(1))
+    marked = b'{"$not_finite": {"/day/1": "nan"}, "day": [0.5, null, null]}'
+    for task, value in zip(manifest.study.tasks(), (marked, b'{"day": [-Infinity, NaN]}'), strict=True):
+        jobs.store.create_if_absent(output_key("job", task, "result.json"), value)
+    found = ask(cli, "SELECT x, count(value) AS n, min(value) AS low FROM series('day') GROUP BY x ORDER BY x")
+    assert [(row["n"], row["low"]) for row in found["rows"]] == [(2, 0.5), (2, None)]
+    assert found["rows"][1]["$not_finite"] == {"/low": "-inf"}
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -136,7 +165,7 @@ LONG = "SELECT task, r0, index, value FROM series('{}') ORDER BY ALL"
 
 
 def rows(document: dict[str, Any]) -> list[list[object]]:
-    return [list(row.values()) for row in document["rows"]]
+    return [[row[name] for name in document["columns"]] for row in document["rows"]]
 
 
 def test_an_array_of_numbers_is_a_long_table(cli: Cli, jobs: JobRegistry) -> None:

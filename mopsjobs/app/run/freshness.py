@@ -150,9 +150,11 @@ def query_document(
 
 def rows_document(columns: Sequence[str], rows: Sequence[Sequence[object]], *, is_cut: bool) -> dict[str, object]:
     """Return the members of a JSON document that has rows of a query."""
+    from mopsjobs.utils.table_files import json_row  # here: a listing has no rows of a query
+
     return {
         "columns": columns,
         "returned": len(rows),
         "truncated": is_cut,
-        "rows": [dict(zip(columns, row, strict=True)) for row in rows],
+        "rows": [json_row(columns, row) for row in rows],
     }

@@ -11,7 +11,6 @@ import contextlib
 import datetime as dt
 import decimal
 import json
-import math
 import os
 import re
 import sqlite3
@@ -27,6 +26,7 @@ from mopsjobs.app.tasks.series import MEMBER, ROW, Series, named_series
 from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.cache.queries.user_sql import QueryResult, late_error, run_user_query
 from mopsjobs.errors import UsageError
+from mopsjobs.ledger.scalars import is_not_finite
 from mopsjobs.utils.sizes import human_size
 from mopsjobs.utils.table_files import CONVERTERS, identifier, import_package, type_of
 from mopsjobs.utils.text import pluralize
@@ -119,6 +119,7 @@ class _CountedRows:
         self.table = table
         self._outcomes: Counter[str] = Counter()
         self._lacking: Counter[str] = Counter()
+        self._not_finite: Counter[str] = Counter()
         self._output_bytes = 0
         taken = {MEMBER, ROW}
         self.columns = [one._replace(name=_distinct_name(one.name, taken)) for one in table.columns]
@@ -147,6 +148,7 @@ class _CountedRows:
             self._output_bytes += task.task.row.output_bytes or 0
             if outcome == SUCCEEDED:
                 self._lacking.update(name for place, name in self._asked if row[place] is None)
+                self._not_finite.update(name for place, name in self._asked if is_not_finite(row[place]))
             yield task, row
 
     def answer(self, result: QueryResult, series: Series) -> SqlAnswer:
@@ -158,10 +160,20 @@ class _CountedRows:
         notes += [
             f"{count:,} of {pluralize(done, 'succeeded task')} have no {name}." for name, count in lacking.items()
         ]
+        how = "leave them out by WHERE isfinite(…)" if has_duckdb() else "SQLite takes NaN for null"
+        notes += [
+            f"{count:,} of {pluralize(done, 'succeeded task')} have NaN or an infinity as {name}: {how}."
+            for name, count in self._not_finite.items()
+        ]
         read = {"scalars": self.table.bytes_read, **series.bytes_read}
         sizes = ", ".join(f"{human_size(size)} of {name}" for name, size in read.items())
         of_outputs = f"; the outputs have {human_size(self._output_bytes)}" if self._output_bytes else ""
-        counts = {"tasks": dict(self._outcomes), "lacking": dict(lacking), "bytes_read": sum(read.values())}
+        counts = {
+            "tasks": dict(self._outcomes),
+            "lacking": dict(lacking),
+            "not_finite": dict(self._not_finite),
+            "bytes_read": sum(read.values()),
+        }
         return SqlAnswer(
             result, [*notes, f"Read {sizes}{of_outputs}."], {**counts, "output_bytes": self._output_bytes or None}
         )
@@ -278,17 +290,22 @@ def _run_duckdb(database: Any, sql: str, seconds: float, hint: str) -> QueryResu
     return QueryResult(tuple(column[0] for column in cursor.description), rows(cursor))
 
 
+def _finite(value: object) -> object:
+    """Return a value within a list: JSON has null in place of a number that is not finite."""
+    return None if is_not_finite(value) else value
+
+
 def _plain(value: Any) -> object:
-    """Return a value of DuckDB as one that JSON can hold."""
+    """Return a value of DuckDB as one that JSON can hold, or as a number that is not finite."""
     match value:
-        case None | int() | str():
+        case None | int() | str() | float():
             return value
-        case float() | decimal.Decimal():
-            return float(value) if math.isfinite(value) else None
+        case decimal.Decimal():
+            return float(value)
         case list() | tuple():
-            return [_plain(one) for one in value]
+            return [_finite(_plain(one)) for one in value]
         case dict():
-            return {str(name): _plain(one) for name, one in value.items()}
+            return {str(name): _finite(_plain(one)) for name, one in value.items()}
         case bytes():
             return value.hex()
     return value.isoformat() if isinstance(value, dt.date | dt.time) else str(value)

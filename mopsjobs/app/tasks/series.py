@@ -10,6 +10,7 @@ of the series that it names, and outputs of tasks that have ended since. Nothing
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import itertools
@@ -29,8 +30,8 @@ from typing import Any, NamedTuple, TextIO
 from mopsjobs.app.tasks.results_table import Member, scalar_names
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.errors import UsageError
-from mopsjobs.ledger.scalars import csv_rows
+from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.ledger.scalars import csv_rows, read_result
 from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.outputs import scan_outputs
@@ -209,7 +210,7 @@ class Series:
                     with open(os.path.join(of_name, f"{task.param_id} {task.seed}"), "wb") as table:
                         table.write(value)
                     continue
-                text = _columns(value) if name.endswith(".csv") else value.decode("utf-8-sig")
+                text = _columns(value) if name.endswith(".csv") else _json(value)
             except (UnicodeError, csv.Error) as error:
                 self._note(f"{entry.key} cannot be read: {error}.")
                 continue
@@ -251,6 +252,14 @@ def _take(tasks: Iterator[_Task]) -> Iterator[_Task]:
         size += sum(entry.size or len(entry.value or b"") for entry in task.entries.values())
         if size > BATCH_BYTES:
             return
+
+
+def _json(value: bytes) -> str:
+    """Return a JSON output as DuckDB reads it, which takes NaN and Infinity for numbers."""
+    with contextlib.suppress(RecordError):
+        if b'"$not_finite"' in value:
+            return json.dumps(read_result(value))
+    return value.decode("utf-8-sig")
 
 
 def _columns(value: bytes) -> str:

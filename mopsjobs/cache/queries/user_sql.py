@@ -5,7 +5,6 @@ See docs/decisions/0023-queries-go-to-views.md.
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +75,7 @@ def run_user_query(
     def rows(cursor: sqlite3.Cursor) -> Iterator[tuple[object, ...]]:
         try:
             for row in cursor:
-                yield tuple(_to_json(value) for value in row)
+                yield tuple(_plain(value) for value in row)
         except sqlite3.Error as error:
             raise translate(error) from None
 
@@ -160,10 +159,5 @@ def _hint(view_columns: dict[str, list[str]]) -> str:
     return f"The views are {', '.join(view_columns)}; `{command_line('query')}` alone shows their columns."
 
 
-def _to_json(value: object) -> object:
-    """Convert a value to one that JSON can hold."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _plain(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else value
