@@ -23,6 +23,7 @@ from bench import (
     recording,
     report,
     result_tables,
+    series,
     serving,
     syncing,
     tasks,
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "race": racing.run,
     "tasks": tasks.run,
     "results": result_tables.run,
+    "series": series.run,
     "serve": serving.run,
     "abuse": abusing.run,
     "metrics": metrics.run,
@@ -50,7 +52,7 @@ BENCHMARKS = {
 }
 SECTIONS = {
     "Listings": ("list", "imports", "metrics"),
-    "Inside a job": ("ledgers", "record", "tasks", "results"),
+    "Inside a job": ("ledgers", "record", "tasks", "results", "series"),
     "Syncs": ("sync", "grow", "network"),
     "Writes": ("update", "race", "requests"),
     "The page": ("serve", "abuse"),
@@ -58,8 +60,8 @@ SECTIONS = {
 }
 """The tables of the report, by the benchmarks whose figures they have."""
 
-ON_REQUEST = frozenset({"network"})
-"""Benchmarks that take an hour, and that only `--only` runs."""
+ON_REQUEST = frozenset({"network", "series"})
+"""Benchmarks that take an hour, or gigabytes, and that only `--only` runs."""
 
 
 def main() -> int:

@@ -3,9 +3,9 @@
 `series('infected')` is a long table in the SQL of results. It has a row per task and place: the task, its parameters,
 `index` from 0, and `value`. A series is named like a scalar: see `scalar_names`.
 
-The first query reads all outputs of the tasks, and keeps their series as columns in Parquet files below
-`<cache>.series/<job_id>/`. They have a row per task and series, sorted by series. A later query reads the row groups
-of the series that it names, and outputs of tasks that have ended since. Nothing but speed is lost with the files.
+The first query reads all outputs of the tasks, and keeps each series as a column: a Parquet file with a row per task,
+in `<cache>.series/<job_id>/<part>/`. A later query reads the files of the series that it names, and outputs of tasks
+that have ended since. A part appears whole. Nothing but speed is lost with the files.
 """
 
 from __future__ import annotations
@@ -39,6 +39,18 @@ from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import directory_lock, make_directory
 from mopsjobs.utils.table_files import identifier, import_package
 from mopsjobs.utils.text import did_you_mean, join_first, pluralize
+
+LINES, TABLES = "lines.jsonl", "tables"
+"""The outputs of a batch, while DuckDB reads them: those of JSON and CSV as lines, and a directory with the others."""
+
+TASKS = "tasks.parquet"
+"""The file of a part with its tasks. The others have the names of series."""
+
+UNFINISHED = "unfinished"
+PART_NAME = 32
+"""Characters of the name of a finished part."""
+
+MAX_FILE_NAME = 255
 
 MEMBER, ROW = "_member", "_row"
 """Columns of `_results` besides those of `results`: the number of the job, and that of the row."""
@@ -116,27 +128,26 @@ class Series:
         """
         sources = [(one, source) for one in self._members for source in (one.job.job_id, *reused_tasks(one.job.job)[1])]
         if self._open_store is not None:
-            self._read_outputs(database, sources)
-        files = {source: self._files(source) for _, source in sources}
-        keys = _keys_of(database, names, [path for paths in files.values() for path in paths])
-        database.execute(f"CREATE TABLE _values ({ROW} BIGINT, series VARCHAR, v DOUBLE[])")
-        for member, source in sources:
-            if files[source]:
-                database.execute(_COLLECT, [files[source], list(keys.values()), member.number])
-                self._column_bytes += _bytes_read(database, files[source], list(keys.values()))
+            for member, source in sources:
+                self._read_outputs(database, member, source, [job for owner, job in sources if owner is member])
+        keys = _keys_of(names, [path for _, source in sources for path in self._parts(source)])
         others = parameter_columns(parameters, ("index", "value"))
-        selected = ", ".join(f"{identifier(name)} AS {identifier(others[name])}" for name in parameters)
-        for name, key in keys.items():
-            view, text = identifier(f"_series {name}"), key.replace("'", "''")
-            database.execute(
-                f"CREATE VIEW {view} AS SELECT job_id, task, param_id, seed{', ' * bool(selected)}{selected},"  # noqa: S608 - quoted names
-                f" unnest(range(len(v))) AS index, unnest(v) AS value FROM _values JOIN _results USING ({ROW})"
-                f" WHERE series = '{text}'"
-            )
-        database.execute(_MACRO)
+        selected = "".join(f", {identifier(name)} AS {identifier(others[name])}" for name in parameters)
         (done,) = database.execute("SELECT count(*) FROM _results WHERE status = 'succeeded'").fetchone()
-        found = dict(database.execute("SELECT series, count(*) FROM _values GROUP BY series").fetchall())
-        self.lacking.update({f"series {name}": done - found.get(key, 0) for name, key in keys.items()})
+        for name, key in keys.items():
+            table, view = identifier(f"_values {name}"), identifier(f"_series {name}")
+            database.execute(f"CREATE TABLE {table} (_row BIGINT, v DOUBLE[])")
+            for member, source in sources:
+                if files := _files(self._parts(source), key):
+                    database.execute(_COLLECT.replace("VALUES", table), [files, member.number])
+                    self._column_bytes += sum(os.path.getsize(path) for path in files)
+            database.execute(
+                f"CREATE VIEW {view} AS SELECT job_id, task, param_id, seed{selected},"  # noqa: S608 - quoted names
+                f" unnest(range(len(v))) AS index, unnest(v) AS value FROM {table} JOIN _results USING (_row)"
+            )
+            (found,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 - a quoted name
+            self.lacking[f"series {name}"] = done - found
+        database.execute(_MACRO)
 
     @property
     def bytes_read(self) -> dict[str, int]:
@@ -146,51 +157,53 @@ class Series:
 
     # --- outputs ----------------------------------------------------------------------------------------------------
 
-    def _read_outputs(self, database: Any, sources: Sequence[tuple[Member, str]]) -> None:
-        """Read the outputs of the tasks that no columns have, and keep their series."""
-        for member, source in sources:
-            known = set(database.execute(_KNOWN, [self._files(source)]).fetchall()) if self._files(source) else set()
-            wanted = {
-                (sys.intern(param_id), seed)
-                for param_id, seed in database.execute(_SUCCEEDED, [member.number]).fetchall()
-                if (param_id, seed) not in known
-            }
-            for earlier in (other for owner, other in sources if owner is member and other != source):
-                if wanted and (files := self._files(earlier)):
-                    wanted.difference_update(database.execute(_KNOWN, [files]).fetchall())
-            if wanted:
-                self._keep(database, source, wanted)
+    def _read_outputs(self, database: Any, member: Member, job_id: str, sources: Sequence[str]) -> None:
+        """Read the outputs of tasks of a member that a job has and no part, and keep their series in further parts.
 
-    def _keep(self, database: Any, job_id: str, wanted: set[tuple[str, int]]) -> None:
-        """Read the outputs of some tasks of a job, and keep their series in further files."""
+        Args:
+            database: the database.
+            member: the job that has the tasks.
+            job_id: the job whose outputs are read.
+            sources: the jobs that may have the outputs of the member's tasks.
+        """
         directory = self._directory_of(job_id)
         make_directory(directory)
-        store = self._open_store() if self._open_store is not None else None
-        assert store is not None  # noqa: S101 - the caller has looked
-        tasks = _tasks_of(store, job_id, wanted)
         with (
             directory_lock(directory),
             tempfile.TemporaryDirectory(prefix="mops-jobs-") as scratch,
-            bulk_reads(store),
-            ParallelFetcher.for_store(store) as fetcher,
         ):
-            while batch := list(_take(tasks)):
-                keys = [entry.key for task in batch for entry in task.entries.values() if entry.value is None]
-                values = dict(zip(keys, fetcher.fetch(keys), strict=True))
-                lines, tables = os.path.join(scratch, "lines.jsonl"), os.path.join(scratch, "tables")
-                os.makedirs(tables, exist_ok=True)
-                with open(lines, "w", encoding="ascii") as file:
-                    for task in batch:
-                        self._write(file, tables, task, values)
-                part = os.path.join(directory, f"{uuid.uuid4().hex}.parquet")
-                for problem in _convert(database, lines, tables, part + ".part"):
-                    self._note(f"{job_id}: {problem}")
-                os.replace(part + ".part", part)
-                self._tasks_read += len(batch)
-                if self._on_progress is not None:
-                    self._on_progress(self._tasks_read)
+            wanted = {
+                (sys.intern(param_id), seed)
+                for param_id, seed in database.execute(_SUCCEEDED, [member.number]).fetchall()
+            }
+            if files := [os.path.join(part, TASKS) for source in sources for part in self._parts(source)]:
+                wanted.difference_update(database.execute(_KNOWN, [files]).fetchall())
+            if not wanted or self._open_store is None:
+                return
+            store = self._open_store()
+            tasks = _tasks_of(store, job_id, wanted)
+            with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
+                while batch := list(_take(tasks)):
+                    self._read_batch(fetcher, scratch, batch)
+                    part = os.path.join(directory, uuid.uuid4().hex)
+                    shutil.rmtree(f"{directory}/{UNFINISHED}", ignore_errors=True)
+                    os.mkdir(f"{directory}/{UNFINISHED}", 0o700)
+                    for problem in _convert(database, scratch, f"{directory}/{UNFINISHED}"):
+                        self._note(f"{job_id}: {problem}")
+                    os.rename(f"{directory}/{UNFINISHED}", part)
 
-    def _write(self, file: TextIO, tables: str, task: _Task, values: Mapping[str, Any]) -> None:
+    def _read_batch(self, fetcher: ParallelFetcher, scratch: str, batch: Sequence[_Task]) -> None:
+        """Read the outputs of some tasks, and write what DuckDB reads of them."""
+        keys = [entry.key for task in batch for entry in task.entries.values() if entry.value is None]
+        values = dict(zip(keys, fetcher.fetch(keys), strict=True))
+        with open(os.path.join(scratch, LINES), "w", encoding="ascii") as file:
+            for task in batch:
+                self._write(file, scratch, task, values)
+        self._tasks_read += len(batch)
+        if self._on_progress is not None:
+            self._on_progress(self._tasks_read)
+
+    def _write(self, file: TextIO, scratch: str, task: _Task, values: Mapping[str, Any]) -> None:
         """Write what DuckDB reads of the outputs of a task: a line per output, or a file of Parquet."""
         head = {"p": task.param_id, "s": task.seed}
         file.write(json.dumps(head) + "\n")
@@ -205,7 +218,7 @@ class Series:
             self._output_bytes += len(value)
             try:
                 if name.endswith(".parquet"):
-                    of_name = os.path.join(tables, urllib.parse.quote(name, safe=""))
+                    of_name = os.path.join(scratch, TABLES, urllib.parse.quote(name, safe=""))
                     os.makedirs(of_name, exist_ok=True)
                     with open(os.path.join(of_name, f"{task.param_id} {task.seed}"), "wb") as table:
                         table.write(value)
@@ -224,10 +237,10 @@ class Series:
     def _directory_of(self, job_id: str) -> str:
         return os.path.join(self._directory, urllib.parse.quote(job_id, safe=""))
 
-    def _files(self, job_id: str) -> list[str]:
-        """Return the files with the columns of a job."""
+    def _parts(self, job_id: str) -> list[str]:
+        """Return the directories with the columns of a job."""
         try:
-            return sorted(one.path for one in os.scandir(self._directory_of(job_id)) if one.name.endswith(".parquet"))
+            return sorted(one.path for one in os.scandir(self._directory_of(job_id)) if len(one.name) == PART_NAME)
         except OSError:
             return []
 
@@ -288,28 +301,13 @@ _MACRO = """
 CREATE MACRO series(name) AS TABLE SELECT * FROM query_table('"_series ' || replace(name, '"', '""') || '"')
 """
 
-_KNOWN = "SELECT param_id, seed FROM read_parquet(?) WHERE series = ''"
+_KNOWN = "SELECT param_id, seed FROM read_parquet(?)"
 
 _SUCCEEDED = "SELECT param_id, seed FROM _results WHERE _member = ? AND status = 'succeeded'"
 
 _COLLECT = """
-INSERT INTO _values
-SELECT _row, series, v FROM read_parquet($1) AS kept JOIN _results USING (param_id, seed)
-WHERE list_contains($2, series) AND _member = $3 AND status = 'succeeded'
-AND NOT EXISTS (SELECT 1 FROM _values AS other WHERE other._row = _results._row AND other.series = kept.series)
-"""
-
-_JSON = """
-INSERT INTO _found
-SELECT p, s, unnest($1) AS series, TRY_CAST(unnest(json_extract(TRY_CAST(v AS JSON), $2)) AS DOUBLE[])
-FROM _lines WHERE n = $3
-"""
-
-_CSV = """
-INSERT INTO _found
-SELECT p, s, series, [TRY_CAST(cell AS DOUBLE) FOR cell IN string_split(cells, ',')]
-FROM (SELECT p, s, unnest($1) AS series, unnest(json_extract_string(v, $2)) AS cells FROM _lines WHERE n = $3)
-WHERE cells IS NOT NULL
+INSERT INTO VALUES SELECT _row, v FROM read_parquet($1) JOIN _results USING (param_id, seed)
+WHERE _member = $2 AND status = 'succeeded' AND _row NOT IN (SELECT _row FROM VALUES)
 """
 
 _READ = """
@@ -318,45 +316,34 @@ CREATE OR REPLACE TEMP TABLE _lines AS SELECT * FROM read_ndjson(
 """
 
 _STRUCTURES = """
-SELECT n, json_structure(TRY_CAST(v AS JSON)) AS structure, count(*) FROM _lines WHERE n IS NOT NULL GROUP BY ALL
+SELECT n, json_structure(TRY_CAST(v AS JSON)), count(*) FROM _lines WHERE n IS NOT NULL GROUP BY ALL
+"""
+
+_JSON = "SELECT p, s, {columns} FROM (SELECT p, s, json_extract(TRY_CAST(v AS JSON), $1) AS c FROM _lines WHERE n = $2)"
+
+_CSV = "SELECT p, s, {columns} FROM (SELECT p, s, json_extract_string(v, $1) AS c FROM _lines WHERE n = $2)"
+
+_PARQUET = """
+SELECT split_part(parse_filename(filename), ' ', 1) AS p, CAST(split_part(parse_filename(filename), ' ', 2) AS UBIGINT)
+    AS s, {columns}
+FROM read_parquet($1, filename = true, file_row_number = true, union_by_name = true) GROUP BY filename
 """
 
 _DESCRIBE = "DESCRIBE SELECT * FROM read_parquet(?, union_by_name = true)"
 
-_ADD = """
-INSERT INTO _found
-SELECT split_part(parse_filename(filename), ' ', 1), CAST(split_part(parse_filename(filename), ' ', 2) AS UBIGINT), ?,
-    list(CAST(COLUMN AS DOUBLE) ORDER BY file_row_number)
-FROM read_parquet(?, filename = true, file_row_number = true, union_by_name = true)
-GROUP BY filename HAVING count(COLUMN) > 0
-"""
-
 _NUMERIC = re.compile("(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|BOOLEAN)$")
 
 _WRITE = """
-COPY (
-    SELECT p AS param_id, s AS seed, series, v FROM _found WHERE v IS NOT NULL
-    UNION ALL SELECT DISTINCT p, s, '', NULL FROM _lines
-    ORDER BY series, param_id, seed
-) TO ? (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)
-"""
-"""The row without series says that the outputs of a task were read."""
-
-_SERIES = "SELECT DISTINCT series FROM read_parquet(?) WHERE series != '' ORDER BY series"
-
-_SIZE = """
-WITH chunks AS (SELECT * FROM parquet_metadata($1)), groups AS (
-    SELECT file_name, row_group_id FROM chunks WHERE path_in_schema = 'series'
-    AND list_bool_or([key BETWEEN stats_min_value AND stats_max_value FOR key IN $2])
-)
-SELECT coalesce(sum(total_compressed_size), 0) FROM chunks JOIN groups USING (file_name, row_group_id)
+COPY (SELECT p AS param_id, s AS seed, {0} AS v FROM _found WHERE {0} IS NOT NULL)
+TO ? (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2)
 """
 
+_WRITE_TASKS = "COPY (SELECT DISTINCT p AS param_id, s AS seed FROM _lines) TO ? (FORMAT parquet)"
 
-def _convert(database: Any, lines: str, tables: str, part: str) -> list[str]:
-    """Turn the outputs of a batch into a file of columns. Return what cannot be read, as sentences."""
-    database.execute(_READ, [lines, MAX_LINE_BYTES])
-    database.execute("CREATE OR REPLACE TEMP TABLE _found (p VARCHAR, s UBIGINT, series VARCHAR, v DOUBLE[])")
+
+def _convert(database: Any, scratch: str, part: str) -> list[str]:
+    """Turn the outputs of a batch into files of columns. Return what cannot be read, as sentences."""
+    database.execute(_READ, [os.path.join(scratch, LINES), MAX_LINE_BYTES])
     paths: dict[str, dict[str, None]] = {}
     problems = []
     for name, structure, count in database.execute(_STRUCTURES).fetchall():
@@ -367,17 +354,41 @@ def _convert(database: Any, lines: str, tables: str, part: str) -> list[str]:
         paths.setdefault(name, {}).update(dict.fromkeys(found))
     for name, of_name in paths.items():
         if of_name:
-            series = [f"{name}/{path.removeprefix('/')}" for path in of_name]
-            database.execute(_CSV if name.endswith(".csv") else _JSON, [series, list(of_name), name])
-    for directory in os.scandir(tables):
-        problems += _add_tables(database, directory.path, urllib.parse.unquote(directory.name))
+            is_csv = name.endswith(".csv")
+            value = (
+                "[TRY_CAST(x AS DOUBLE) FOR x IN string_split(c[{}], ',')]" if is_csv else "TRY_CAST(c[{}] AS DOUBLE[])"
+            )
+            columns = {
+                f"{name}/{path.removeprefix('/')}": value.format(place) for place, path in enumerate(of_name, start=1)
+            }
+            _write_columns(database, _CSV if is_csv else _JSON, [list(of_name), name], columns, part)
+    tables = os.path.join(scratch, TABLES)
+    for directory in os.scandir(tables) if os.path.isdir(tables) else ():
+        problems += _write_tables(database, directory.path, urllib.parse.unquote(directory.name), part)
         shutil.rmtree(directory.path)
-    database.execute(_WRITE, [part])
+    database.execute(_WRITE_TASKS, [os.path.join(part, TASKS)])
     return problems
 
 
-def _add_tables(database: Any, directory: str, name: str) -> list[str]:
-    """Add the series of Parquet outputs of one name. Return what cannot be read, as sentences."""
+def _write_columns(database: Any, sql: str, values: Sequence[object], columns: Mapping[str, str], part: str) -> None:
+    """Write a file for each series.
+
+    Args:
+        database: the database.
+        sql: selects `p`, `s` and the columns.
+        values: of its parameters.
+        columns: the series by their keys, each as an expression.
+        part: the directory of the files.
+    """
+    selected = ", ".join(f"{value} AS c{place}" for place, value in enumerate(columns.values()))
+    database.execute(f"CREATE OR REPLACE TEMP TABLE _found AS {sql.format(columns=selected)}", values)
+    for place, key in enumerate(columns):
+        if len(file := urllib.parse.quote(key, safe="") + ".parquet") <= MAX_FILE_NAME:
+            database.execute(_WRITE.format(f"c{place}"), [os.path.join(part, file)])
+
+
+def _write_tables(database: Any, directory: str, name: str, part: str) -> list[str]:
+    """Write the series of Parquet outputs of one name. Return what cannot be read, as sentences."""
     duckdb = import_package("duckdb", "A series")
     unreadable = 0
     for place in os.scandir(directory):
@@ -386,12 +397,16 @@ def _add_tables(database: Any, directory: str, name: str) -> list[str]:
         except duckdb.Error:
             os.unlink(place.path)
             unreadable += 1
-    files = os.path.join(glob.escape(directory), "*")
     if os.listdir(directory):
-        for column, kind, *_ in database.execute(_DESCRIBE, [files]).fetchall():
-            if _NUMERIC.match(kind):
-                key = f"{name}/{_step(column)}"
-                database.execute(_ADD.replace("COLUMN", identifier(column)), [key, files])
+        files = os.path.join(glob.escape(directory), "*")
+        columns = {
+            f"{name}/{_step(column)}": f"CASE WHEN count({identifier(column)}) > 0"
+            f" THEN list(CAST({identifier(column)} AS DOUBLE) ORDER BY file_row_number) END"
+            for column, kind, *_ in database.execute(_DESCRIBE, [files]).fetchall()
+            if _NUMERIC.match(kind)
+        }
+        if columns:
+            _write_columns(database, _PARQUET, [files], columns, part)
     return [f"{pluralize(unreadable, 'output')} {name} cannot be read: not Parquet."] if unreadable else []
 
 
@@ -400,15 +415,16 @@ def _step(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _keys_of(database: Any, names: Sequence[str], files: Sequence[str]) -> dict[str, str]:
+def _keys_of(names: Sequence[str], parts: Sequence[str]) -> dict[str, str]:
     """Return the keys of series by the names in a query: a whole key, or the short name of one.
 
     Raises:
         UsageError: if there is no series of a name.
     """
-    found = database.execute(_SERIES, [files]).fetchall() if files else []
-    by_name = {name: key for key, name in scalar_names((key for (key,) in found), ()).items()}
-    keys = {**{key: key for (key,) in found}, **by_name}
+    files = {file for part in parts for file in os.listdir(part)} - {TASKS}
+    found = {urllib.parse.unquote(file.removesuffix(".parquet")) for file in files}
+    by_name = {name: key for key, name in scalar_names(found, ()).items()}
+    keys = {**{key: key for key in found}, **by_name}
     for name in names:
         if name not in keys:
             known = f"The series are {join_first(list(by_name))}." if by_name else "No output has series."
@@ -418,10 +434,10 @@ def _keys_of(database: Any, names: Sequence[str], files: Sequence[str]) -> dict[
     return {name: keys[name] for name in names}
 
 
-def _bytes_read(database: Any, files: Sequence[str], keys: Sequence[str]) -> int:
-    """Return the bytes of the row groups that have some series: DuckDB skips the others."""
-    (size,) = database.execute(_SIZE, [files, keys]).fetchone()
-    return int(size)
+def _files(parts: Sequence[str], key: str) -> list[str]:
+    """Return the files of a series."""
+    file = urllib.parse.quote(key, safe="") + ".parquet"
+    return [path for part in parts if os.path.exists(path := os.path.join(part, file))]
 
 
 def _arrays(structure: object, leaf: str | None, path: str = "") -> Iterator[str]:

@@ -1,0 +1,125 @@
+"""SQL over the series of a job of 100,000 tasks, whose outputs have 12 numbers for each of 365 days."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from bench.ledgers import CHUNK
+from bench.machine import Setup
+from bench.measure import Case, in_turn, progress
+from bench.report import Line, at_most
+
+JOB = "series-1"
+
+TASKS, REPLICATES, DAYS, SERIES = 100_000, 100, 365, 12
+
+AGGREGATE = "SELECT beta, avg(value) AS mean, count(*) AS n FROM series('s3') GROUP BY beta"
+"""One aggregate by parameter set."""
+
+MAX_SECONDS = 10.0
+MAX_SHARE = 5.0
+"""Per cent of the bytes of the outputs."""
+
+MAX_MIB = 2_500.0
+
+
+def run(setup: Setup) -> list[Line]:
+    """Measure the first query, which reads the outputs, a later one, and one over scalars alone."""
+    lines = []
+    for form in ("json", "csv"):
+        path = setup.directory / f"series-{form}.db"
+        progress(f"filling a registry with {TASKS:,} tasks and their outputs as {form}")
+        fill(path, form)
+        cache = setup.directory / f"series-{form}-cache.db"
+        argv, env = setup.command(
+            "results", JOB, "--sql", AGGREGATE, "--json", "--timeout", "10m",
+            "--registry", f"sqlite://{path}", "--cache", str(cache),
+        )  # fmt: skip
+        shares: list[float] = []
+
+        def check(output: str, shares: list[float] = shares) -> None:
+            found = json.loads(output)
+            if {row["n"] for row in found["rows"]} != {REPLICATES * DAYS}:
+                raise RuntimeError("the query lacks values")
+            shares.append(100 * found["bytes_read"] / found["output_bytes"])
+
+        first, later = (Case(argv, env, check=check, slow=True) for _ in range(2))
+        for one in (first, later):
+            in_turn([one], 1, setup.directory)
+        for name, one, share, goals in (("first", first, shares[0], False), ("later", later, shares[1], True)):
+            what = f"results --sql, a series of {TASKS:,} tasks x {DAYS} days, {form}, {name} query"
+            lines += [
+                Line(what, f"{one.seconds:.1f} s", "", None, None,
+                     at_most(MAX_SECONDS, one.seconds, " s") if goals else None),
+                Line(f"{what}: bytes read, of the outputs", f"{share:.1f} %", "", None, None,
+                     at_most(MAX_SHARE, share, " %") if goals else None),
+                Line(f"{what}: peak memory", f"{one.peak_mib:.0f} MiB", "", None, None,
+                     at_most(MAX_MIB, one.peak_mib, " MiB")),
+            ]  # fmt: skip
+        path.unlink()
+    return lines
+
+
+def fill(path: Path, form: str) -> None:
+    """Make a registry with an ended job, its scalars and its outputs."""
+    from mopsjobs.ledger.attempt import Attempt, Outcome
+    from mopsjobs.ledger.format import chunk_key, encode_attempts
+    from mopsjobs.ledger.scalars import encode_scalars
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+    from mopsjobs.studies.manifest import Manifest, manifest_key
+    from mopsjobs.studies.outputs import output_key
+    from mopsjobs.studies.study_parser import parse_study
+
+    draw = random.Random(1)
+    name = f"result.{form}"
+    sets = [{"beta": number / 1000, "gamma": draw.random()} for number in range(TASKS // REPLICATES)]
+    began = datetime.now(UTC) - timedelta(hours=3)
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        registry = JobRegistry(store, now=lambda: began)
+        document = {"model": "m:f", "parameter_sets": sets, "outputs": [name], "n_replicates": REPLICATES}
+        manifest = Manifest(job_id=JOB, study=parse_study(document), bundle="sha256:" + "0" * 64)
+        store.create_if_absent(manifest_key(JOB), manifest.to_json())
+        registry.register_job(JOB, **manifest.record_fields())
+        tasks = manifest.study.tasks()
+        for first in range(0, TASKS, CHUNK):
+            values = [(output_key(JOB, next(tasks), name), output(draw, form)) for _ in range(CHUNK)]
+            store.create_all_if_absent(values)
+            numbers = range(first, first + CHUNK)
+            attempts = [
+                Attempt(
+                    task, 1, Outcome.SUCCEEDED, began.timestamp() + task / 100, 2.5, 2.0, 0.1, 2**25, "node-1",
+                    "3.12.4", None, len(value),
+                )
+                for task, (_, value) in zip(numbers, values, strict=True)
+            ]  # fmt: skip
+            chunk = encode_scalars(JOB, 0, ((task, {"result.json/peak": draw.random()}) for task in numbers))
+            assert chunk is not None
+            store.create_if_absent(chunk_key(JOB, 0, "ab", first // CHUNK, "scalars"), chunk)
+            store.create_if_absent(chunk_key(JOB, 0, "ab", first // CHUNK), encode_attempts(JOB, 0, attempts))
+        registry.update_status(JOB, "succeeded")
+
+
+def output(draw: random.Random, form: str) -> bytes:
+    """Return an output: people of a population of 100,000 on each day."""
+    series = [[int(number) for number in _walk(draw)] for _ in range(SERIES)]
+    if form == "json":
+        return json.dumps({f"s{number}": one for number, one in enumerate(series)}).encode()
+    head = ",".join(["day", *(f"s{number}" for number in range(SERIES))])
+    rows = (",".join(map(str, (day, *row))) for day, row in enumerate(zip(*series, strict=True)))
+    return "\n".join([head, *rows, ""]).encode()
+
+
+def _walk(draw: random.Random) -> list[float]:
+    """Return a curve that rises and falls, with noise of its own."""
+    level, values = draw.uniform(100, 1000), []
+    peak = draw.randrange(100, 250)
+    noise = draw.randbytes(DAYS)
+    for day in range(DAYS):
+        level *= (1.025 if day < peak else 0.975) * (0.98 + noise[day] / 6400)
+        values.append(level)
+    return values
