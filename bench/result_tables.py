@@ -1,4 +1,4 @@
-"""The table of results of a job of 100,000 tasks, from the chunks of scalars that its runners left."""
+"""The tables of results of a job of 1,000,000 tasks, from the chunks of scalars that its runners left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_BYTES = 150.0
 
 
 def run(setup: Setup) -> list[Line]:
-    """Measure the first look, which mirrors the ledger too, a later one, and means over replicates."""
+    """Measure the first look, which mirrors the ledger too, a later one, and the best parameter sets, twice."""
     path = setup.directory / "result-tables.db"
     progress(f"filling a registry with {TASKS:,} tasks and their scalars")
     size = _fill(path)
@@ -30,18 +30,25 @@ def run(setup: Setup) -> list[Line]:
     place = ("--registry", f"sqlite://{path}", "--cache", str(cache))
 
     def case(*words: str) -> Case:
-        argv, env = setup.command("results", JOB, "--table", str(table), *words, *place)
-        return Case(argv, env, slow=True)
+        return Case(*setup.command(*words, *place), slow=True)
 
-    first, later, means = case(), case(), case("--mean", "--quantile", "0.1,0.9")
-    for one in (first, later, means):
+    rows, best = ("results", JOB, "--table", str(table)), ("results", JOB, "--best", "out0")
+    query = ("query", "SELECT mode, avg(out0) FROM results GROUP BY mode", "--job", JOB)
+    cases = {
+        "results --table, first look": case(*rows),
+        "results --table, again": case(*rows),
+        "results --best, first look": case(*best),
+        "results --best, again": case(*best),
+        "query over results": case(*query),
+    }
+    for one in cases.values():
         in_turn([one], 1, setup.directory)
     return [
         Line(
-            f"results --table, {TASKS:,} tasks, {what}: peak memory",
+            f"{what}, {TASKS:,} tasks: peak memory",
             f"{one.peak_mib:.0f} MiB, {one.seconds:.1f} s", "", None, None, at_most(MAX_MIB, one.peak_mib, " MiB"),
         )
-        for what, one in (("first look", first), ("again", later), ("--mean --quantile", means))
+        for what, one in cases.items()
     ] + [
         Line(f"scalars of {TASKS:,} tasks in the store", f"{size:.0f} bytes per task", "", None, None,
              at_most(MAX_BYTES, size, " bytes"))

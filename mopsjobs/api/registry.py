@@ -273,11 +273,14 @@ class Registry:
 
         return app.cache.read(view, policy_of(freshness, Registry.jobs))
 
-    def query(self, sql: str, *, timeout: Duration = 30.0, **freshness: Unpack[Freshness]) -> Table:
+    def query(
+        self, sql: str, *, jobs: Sequence[str] = (), timeout: Duration = 30.0, **freshness: Unpack[Freshness]
+    ) -> Table:
         """Run one SELECT over the views of the cache, in SQLite's dialect, and return all rows.
 
         Args:
             sql: the query; `mops-jobs query` lists the views.
+            jobs: ids of the jobs that the views `results` and `result_sets` have.
             timeout: the longest time that it may take.
             freshness: see `Freshness`.
 
@@ -288,13 +291,21 @@ class Registry:
         from mopsjobs.cache.queries import user_sql
 
         app, seconds = self.app, seconds_of(timeout)
+        policy = policy_of(freshness, Registry.query)
 
-        def view(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:
+        def read(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:
             found = user_sql.run_user_query(connection, sql, seconds=seconds or 0.0, monotonic=app.monotonic)
             user_sql.check_distinct(found.columns)
             return Table.of("a query", found.columns, found.rows, age=self._age(age))
 
-        return app.cache.read(view, policy_of(freshness, Registry.query))
+        def view(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:
+            if not jobs:
+                return read(connection, age)
+            from mopsjobs.app.tasks.result_sets import query_results
+
+            return query_results(jobs, app, lambda results: read(results, age), policy)
+
+        return app.cache.read(view, policy)
 
     def sync(self, *, full: bool = False) -> dict[str, Any] | None:
         """Mirror the registry into the cache, and return the document of `sync --json`.

@@ -28,7 +28,7 @@ from mopsjobs.studies.outputs import WHOLE_JOB, reduction_key
 from mopsjobs.studies.reductions import Reduction, find_reductions
 from mopsjobs.studies.results import Output, sorted_outputs_of, why_not_an_output
 from mopsjobs.studies.study import Task, find_varying, is_output_name, seed_of, set_name
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import describe_duplicates, pluralize
 
 BATCH_TASKS = 16
 """Tasks whose outputs are in memory at once, for each reduction at work."""
@@ -224,7 +224,9 @@ class Reducer:
         found = self._retry.call(lambda: find_reductions(store, family))
         if not (due := found.due):
             return ReduceEnd(True)
-        text = f"Reducing by {manifest.study.reduce}: {pluralize(len(due), 'reduction')}."
+        repeated = describe_duplicates(len(manifest.study.duplicate_tasks()))
+        of = f" of {pluralize(manifest.study.tasks_total, 'task')}{repeated}" if repeated else ""
+        text = f"Reducing by {manifest.study.reduce}: {pluralize(len(due), 'reduction')}{of}."
         self._on_log(text)
         self._events.emit(RUNNER, text=text)
         try:

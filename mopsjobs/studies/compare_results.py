@@ -16,7 +16,7 @@ from typing import NamedTuple
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import RefusedFileError
-from mopsjobs.studies.results import Output, read_output, sorted_outputs_of, why_not_an_output
+from mopsjobs.studies.results import Output, count_tasks, read_output, sorted_outputs_of, why_not_an_output
 
 MAX_NAMED = 20
 """Tasks that are named of each kind. All are counted."""
@@ -58,6 +58,8 @@ class ComparedResults:
         self.only_first = 0
         """Tasks of which only the first job has outputs."""
         self.only_second = 0
+        self.repeated = (0, 0)
+        """Tasks of each job that repeat an earlier one. They share its outputs, which are compared once."""
         self.named: dict[str, list[ComparedTask]] = {
             "different": [], "unreadable": [], "only_first": [], "only_second": [],
         }  # fmt: skip
@@ -84,6 +86,7 @@ def compare_results(
         StoreError: if a listing failed, or the store does not answer.
     """
     result, large = ComparedResults(), threading.Lock()
+    result.repeated = (count_tasks(first.family)[1], count_tasks(second.family)[1])
     pending: deque[Future[tuple[str, ComparedTask]]] = deque()
     done = 0
 

@@ -240,6 +240,16 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def distinct_name(name: str, taken: set[str]) -> str:
+    """Return a name that differs from the taken ones in more than the case of its letters. Add it to them."""
+    number, found = 1, name
+    while found.lower() in taken:
+        number += 1
+        found = f"{name}_{number}"
+    taken.add(found.lower())
+    return found
+
+
 def typed_value(kinds: frozenset[str], value: object) -> object:
     """Return a value that is not null as a column of these kinds has it in a Parquet file."""
     return CONVERTERS[type_of(kinds)](value)

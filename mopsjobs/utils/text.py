@@ -128,8 +128,12 @@ def describe_duplicates(count: object) -> str:
     """
     if type(count) is not int or count <= 0:
         return ""
-    words = "repeats an earlier one and shares" if count == 1 else "repeat an earlier one and share"
-    return f", {count:,} of which {words} its outputs"
+    return f", {count:,} of which {repeats_text(count)}"
+
+
+def repeats_text(count: int) -> str:
+    """Return what tasks do that have the parameters and the seed of an earlier one."""
+    return f"{'repeats an earlier one and shares' if count == 1 else 'repeat an earlier one and share'} its outputs"
 
 
 def describe_sets(count: int, different: object) -> str:

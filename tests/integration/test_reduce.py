@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from contextlib import closing
 from pathlib import Path
@@ -177,3 +179,41 @@ def test_an_extension_reduces_over_reused_and_new_tasks(desk: Desk, tmp_path: Pa
     desk.submit(sets, "--extend", "first", "--wait", n_replicates=3, reduce="model:summarise", job_id="more")
     assert calls(noted) == {0: 3, 1: 3, 2: 3}
     assert reduced(desk, "more") == {0: 3, 1: 3, 2: 3, None: 9}
+
+
+COUNTING = """
+def simulate(params, seed):
+    return {"loss": params["x"]}
+
+
+def summarise(params, tasks):
+    return {"seen": sum(1 for _ in tasks)}
+"""
+
+
+def test_all_views_of_results_count_a_repeated_task_once(desk: Desk) -> None:
+    """The table has its row. Means, reductions and `diff` count its simulation once, and each says how many repeat."""
+    code(desk.home, COUNTING)
+    for job_id in ("one", "two"):
+        desk.submit([{"x": 1}, {"x": 2}, {"x": 1}], n_replicates=2, reduce="model:summarise", job_id=job_id)
+        assert desk.ended(job_id) == "succeeded"
+    told = "6 tasks, 2 of which repeat an earlier one and share its outputs"
+    ran = desk.ok("results", "one", "--table", "-")
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert (len(rows), sum(not row["repeats"] for row in rows)) == (6, 4)
+    assert told in ran.err
+    ran = desk.ok("results", "one", "--by", "set", "--table", "-")
+    sets = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [(row["tasks"], row["loss.n"]) for row in sets] == [("2", "2"), ("2", "2")]
+    assert told in ran.err
+    ran = desk.ok("results", "one", "--reduced", "--table", "-")
+    reductions = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [(row["tasks"], row["seen"]) for row in reductions] == [("2", "2"), ("2", "2"), ("4", "4")]
+    assert told in ran.err
+    said = f"Reducing by model:summarise: 3 reductions of {told}."
+    assert said in desk.ok("events", "one", "--json").out
+    found = desk.ok("diff", "one", "two", "--json").json["results"]
+    assert (found["equal"], found["repeated"]) == (4, [2, 2])
+    sentence = "  2 tasks of {} repeat an earlier one and share its outputs: not counted\n"
+    text = desk.ok("diff", "one", "two").out
+    assert f"4 tasks equal\n{sentence.format('one')}{sentence.format('two')}" in text

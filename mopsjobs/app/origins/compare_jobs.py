@@ -339,6 +339,7 @@ def _results_json(results: ComparedResults) -> dict[str, object]:
     kinds = ("equal", "different", "unreadable", "only_first", "only_second")
     return {
         **{kind: getattr(results, kind) for kind in kinds},
+        "repeated": list(results.repeated),
         "tasks": {kind: [_task_json(task) for task in tasks] for kind, tasks in results.named.items()},
     }
 

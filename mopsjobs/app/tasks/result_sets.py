@@ -30,11 +30,13 @@ from mopsjobs.app.tasks.results_table import (
     OnProgress,
     ResultsTable,
     TableRow,
+    find_results,
     plain_columns,
     quantile,
     read_results_table,
     state_of_jobs,
 )
+from mopsjobs.cache.queries import user_sql
 from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
@@ -42,7 +44,8 @@ from mopsjobs.ledger.scalars import path_of
 from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import atomic_file, make_directory
 from mopsjobs.utils.intervals import summarize
-from mopsjobs.utils.table_files import Column, free_name, is_numeric, typed_value
+from mopsjobs.utils.sqlite_file import connect
+from mopsjobs.utils.table_files import Column, distinct_name, free_name, identifier, is_numeric, typed_value
 from mopsjobs.utils.text import did_you_mean, error_line, join_first, pluralize
 
 T = TypeVar("T")
@@ -62,6 +65,9 @@ STATISTICS = (("n", "integer"), ("n_nan", "integer"), ("mean", "number"), ("sd",
 
 ERROR = "error"
 """The column of the most frequent error of a set, the last of those."""
+
+MAX_NAMES = 20
+"""Results that an error names."""
 
 MAX_COLUMNS = 1_900
 """Of a table of SQLite, which takes 2,000."""
@@ -144,11 +150,12 @@ class Standing(NamedTuple):
         elif self.limit is not None:
             told.append(f"No other set may be the {end}: no other 95 % interval overlaps that of the first.")
         if self.without_interval:
-            sets = f"{pluralize(self.without_interval, 'set')} {'has' if self.without_interval == 1 else 'have'}"
-            told.append(f"{sets} one value of {scalar}, so no interval: how sure their places are is not known.")
+            have = "has" if self.without_interval == 1 else "have"
+            sets = f"{pluralize(self.without_interval, 'set')} {have} one value of {scalar}"
+            told.append(f"{sets}, so no interval: how sure the order is there is not known.")
         if self.without_value:
-            has = "has no value" if self.without_value == 1 else "have no value"
-            told.append(f"{pluralize(self.without_value, 'set')} {has} of {scalar}, and come last.")
+            have, come = ("has", "comes") if self.without_value == 1 else ("have", "come")
+            told.append(f"{pluralize(self.without_value, 'set')} {have} no value of {scalar}, and {come} last.")
         return told
 
 
@@ -200,7 +207,7 @@ class ResultSets:
         """What the table lacks, as sentences."""
         self.is_partial: bool = about["is_partial"]
         self.age: str = about["age"]
-        self._quantiles: tuple[float, ...] = ()
+        self.quantiles: tuple[float, ...] = ()
         self._table = "set_row"
 
     @property
@@ -216,17 +223,17 @@ class ResultSets:
     def column_of(self, scalar: str, statistic: str = "mean") -> str:
         """Return the name of the column of a statistic of a scalar."""
         columns = self.columns[len(BEFORE) + len(self.parameters) + len(COUNTS) + 1 :]
-        per_scalar = len(STATISTICS) + len(self._quantiles)
+        per_scalar = len(STATISTICS) + len(self.quantiles)
         place = [one.name for one in self.numbers].index(scalar) * per_scalar
         return columns[place + [name for name, _ in STATISTICS].index(statistic)].name
 
     def _add_quantiles(self, quantiles: Sequence[float]) -> None:
         """Add quantiles of each number to the columns. They are computed now, from the tasks."""
         if quantiles:
-            self._quantiles = tuple(quantiles)
+            self.quantiles = tuple(quantiles)
             self._table = "temp.set_row"
             self._database.execute(_set_table("CREATE TEMP TABLE set_row", len(self.numbers), len(quantiles)))
-            _fill_sets(self._database, self._table, self.scalars, self._quantiles)
+            _fill_sets(self._database, self._table, self.scalars, self.quantiles)
 
     def varying(self) -> list[str]:
         """Return the columns of the parameters that do not have the same value in all sets."""
@@ -262,12 +269,13 @@ class ResultSets:
         Raises:
             UsageError: if there is none, or if several have it.
         """
-        names = join_first([one.name for one in self.numbers]) or "none"
+        numbers = [one.name for one in self.numbers]
+        names = ", ".join(numbers[:MAX_NAMES] + ["…"] * (len(numbers) > MAX_NAMES)) or "none"
         found = [one for one in self.scalars if one.name == name] or [
             one for one in self.scalars if one.is_called(name)
         ]
         if not found:
-            nearest = did_you_mean(name, [one.name for one in self.numbers])
+            nearest = did_you_mean(name, numbers)
             raise UsageError(f"invalid scalar '{name}': no result has it. The numbers are: {names}.{nearest}")
         if len(found) > 1:
             which = join_first([one.name for one in found])
@@ -357,7 +365,19 @@ class ResultSets:
         ).fetchone()[0]
         return Standing(limit, others, without_interval, without_value)
 
-    def views(self) -> dict[str, str]:
+    def open_views(self, cache: str, names: Iterable[str]) -> sqlite3.Connection:
+        """Return the connection, with the views `results` and `result_sets`, and those of the cache.
+
+        Args:
+            cache: the path of the cache.
+            names: its views.
+        """
+        self._database.execute("ATTACH DATABASE ? AS cache", (cache,))
+        for name, select in {**{name: f"SELECT * FROM cache.{name}" for name in names}, **self._views()}.items():  # noqa: S608 - names of our own
+            self._database.execute(f"CREATE TEMP VIEW {name} AS {select}")
+        return self._database
+
+    def _views(self) -> dict[str, str]:
         """Return the SELECT of the views `results` and `result_sets`, in the study's own names."""
         tasks = [
             *plain_columns(FIRST_COLUMNS),
@@ -389,9 +409,9 @@ class ResultSets:
         columns += [(column, column.name) for column in plain_columns((name, "integer") for name in COUNTS)]
         columns.append((Column(ERROR, frozenset({"text"})), "s.error"))
         taken = {column.name for column, _ in columns}
-        kinds = [*STATISTICS, *((f"q{one:g}", "number") for one in self._quantiles)]
+        kinds = [*STATISTICS, *((f"q{one:g}", "number") for one in self.quantiles)]
         for place, scalar in enumerate(self.numbers):
-            for (suffix, kind), sql in zip(kinds, _statistic_names(place, len(self._quantiles)), strict=True):
+            for (suffix, kind), sql in zip(kinds, _statistic_names(place, len(self.quantiles)), strict=True):
                 name = free_name(f"{scalar.name}.{suffix}", "result", taken)
                 columns.append((Column(name, frozenset({kind})), sql))
         return columns
@@ -420,6 +440,31 @@ def read_result_sets(
     return read_results_table(families, app, lambda table: _make(table, path, document, view), policy, on_progress)
 
 
+def query_results(
+    names: Iterable[str], app: App, view: Callable[[sqlite3.Connection], T], policy: FreshnessPolicy
+) -> T:
+    """Call `view` with a connection that has the views of the cache, and `results` and `result_sets` of some jobs.
+
+    Args:
+        names: the jobs, as `find_job` takes them.
+        app: the run.
+        view: reads the views; may be called twice: see `CacheAccess`.
+        policy: whether the network may be used.
+
+    Raises:
+        JobNotFoundError: if a job does not exist.
+        NoManifestError: if mops-jobs did not submit a job.
+        StoreError: if the registry cannot be read; offline, if the cache lacks the results.
+    """
+    views = app.cache.read_cached(user_sql.views) or {}
+    families = find_results(names, app, policy)
+
+    def view_sets(sets: ResultSets) -> T:
+        return view(sets.open_views(app.cache.path, views))
+
+    return read_result_sets(families, app, view_sets, policy)
+
+
 @contextlib.contextmanager
 def _open_kept(path: str, state: str) -> Iterator[sqlite3.Connection | None]:
     """Open a file that is of this state; yield None if there is none."""
@@ -428,8 +473,8 @@ def _open_kept(path: str, state: str) -> Iterator[sqlite3.Connection | None]:
         with contextlib.suppress(OSError, sqlite3.Error):
             if os.path.exists(path):
                 os.utime(path)  # the files that were used last are kept
-                database = stack.enter_context(contextlib.closing(sqlite3.connect(path)))
-                database.execute("PRAGMA query_only = ON")
+                database = connect(path, writable=False, busy_seconds=0, synchronous="OFF")
+                stack.enter_context(contextlib.closing(database))
                 found = database.execute("SELECT document ->> 'state' FROM about").fetchone()
                 kept = database if found == (state,) else None
         yield kept
@@ -448,8 +493,8 @@ def _make(table: ResultsTable, path: str, state: str, view: Callable[[ResultSets
             database = stack.enter_context(contextlib.closing(sqlite3.connect(part, isolation_level=None)))
             database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
         _fill(table, database, state)
+        database.execute("COMMIT")
         if part is not None and table.is_of_chunks:
-            database.execute("COMMIT")
             _forget_old(os.path.dirname(path))
             os.replace(part, path)
         return view(ResultSets(database))
@@ -608,14 +653,7 @@ def _scalar_value(scalar: Scalar, value: object) -> object:
 
 
 def _select(columns: Iterable[tuple[str, str]]) -> str:
-    """Return a SELECT of columns by their names. SQL takes `R0` and `r0` for one: the later one gets a prefix."""
+    """Return a SELECT of columns by their names."""
     taken: set[str] = set()
-    parts = []
-    for name, sql in columns:
-        free = name.replace("\0", "\ufffd")
-        while free.casefold() in taken:
-            free = f"result.{free}"
-        taken.add(free.casefold())
-        quoted = free.replace('"', '""')
-        parts.append(f'{sql} AS "{quoted}"')
-    return f"SELECT {', '.join(parts)}"
+    names = ((distinct_name(name.replace("\0", "\ufffd"), taken), sql) for name, sql in columns)
+    return f"SELECT {', '.join(f'{sql} AS {identifier(name)}' for name, sql in names)}"

@@ -28,7 +28,7 @@ from mopsjobs.cache.queries.user_sql import QueryResult, late_error, run_user_qu
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.scalars import is_not_finite
 from mopsjobs.utils.sizes import human_size
-from mopsjobs.utils.table_files import CONVERTERS, identifier, import_package, type_of
+from mopsjobs.utils.table_files import CONVERTERS, distinct_name, identifier, import_package, type_of
 from mopsjobs.utils.text import pluralize
 
 TABLE = "results"
@@ -122,7 +122,7 @@ class _CountedRows:
         self._not_finite: Counter[str] = Counter()
         self._output_bytes = 0
         taken = {MEMBER, ROW}
-        self.columns = [one._replace(name=_distinct_name(one.name, taken)) for one in table.columns]
+        self.columns = [one._replace(name=distinct_name(one.name, taken)) for one in table.columns]
         scalars = len(self.columns) - len(table.scalar_columns)
         self._asked = [
             (place, one.name) for place, one in enumerate(self.columns) if place >= scalars and _is_in(one.name, sql)
@@ -177,16 +177,6 @@ class _CountedRows:
         return SqlAnswer(
             result, [*notes, f"Read {sizes}{of_outputs}."], {**counts, "output_bytes": self._output_bytes or None}
         )
-
-
-def _distinct_name(name: str, taken: set[str]) -> str:
-    """Return a name that differs from the others in more than the case of its letters."""
-    number, found = 1, name
-    while found.lower() in taken:
-        number += 1
-        found = f"{name}_{number}"
-    taken.add(found.lower())
-    return found
 
 
 def _is_in(name: str, sql: str) -> bool:

@@ -19,6 +19,9 @@ MAX_VALUE_BYTES = 10_000_000
 STEPS = 10_000
 """Instructions of SQLite between two checks of the clock: some tenths of a millisecond."""
 
+RESULTS = ("results", "result_sets")
+"""Views that are there if jobs are named."""
+
 _FUNCTIONS = ("json_each", "json_tree")
 """Functions that are used like a table."""
 
@@ -32,7 +35,11 @@ class QueryResult(NamedTuple):
 
 def views(connection: sqlite3.Connection) -> dict[str, list[str]]:
     """Return the views that a query may read, with their columns."""
-    names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view' ORDER BY name")]
+    listed = connection.execute(
+        "SELECT name FROM (SELECT * FROM sqlite_master UNION ALL SELECT * FROM sqlite_temp_master)"
+        " WHERE type = 'view' ORDER BY name"
+    )
+    names = [name for (name,) in listed]
     return {name: [column[0] for column in connection.execute(f"SELECT * FROM {name}").description] for name in names}  # noqa: S608 - constant names
 
 
@@ -140,6 +147,8 @@ def _query_error(error: Exception, view_columns: dict[str, list[str]], hint: str
         ("access to", "cannot modify")
     ):
         return UsageError("A query may only read the views.", hint=hint)
+    if text.rpartition(": ")[2] in RESULTS and text.startswith("no such table"):
+        return UsageError(f"The query failed: {text}.", hint="Name the jobs whose results it reads: --job JOB.")
     return UsageError(f"The query failed: {text}.{_nearest_name(text, view_columns)}", hint=hint)
 
 

@@ -19,7 +19,7 @@ from mopsjobs.cli.flags import add_job_names
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, title_text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import pluralize, repeats_text
 
 if TYPE_CHECKING:
     from mopsjobs.app.origins.provenance import Provenance
@@ -154,6 +154,9 @@ def _result_lines(results: ComparedResults, found: JobDifference) -> Iterator[Li
     )
     words = ", ".join(f"{pluralize(count, 'task')} {word}" for count, word in counts if count)
     yield _line("Results", words or "none")
+    for job, count in zip((found.first, found.second), results.repeated, strict=True):
+        if count:
+            yield f"  {pluralize(count, 'task')} of {job.job_id} {repeats_text(count)}: not counted"
     for kind, mark in (("different", "~"), ("unreadable", "?"), ("only_first", "-"), ("only_second", "+")):
         yield from _some(
             f"  {mark} {task.name[:SHORT_HASH]}…/{task.name.rpartition('/')[2]}: {', '.join(task.outputs[:SHOWN])}"

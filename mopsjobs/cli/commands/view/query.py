@@ -7,8 +7,9 @@ import sqlite3
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, query_document
+from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.cache.queries import user_sql
-from mopsjobs.cli.flags import add_form_flags, add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import JOB_HELP, add_form_flags, add_freshness_flags, freshness_policy
 from mopsjobs.cli.sql_rows import CSV, add_limit_flags, show_rows
 from mopsjobs.console.result import Result, Table
 from mopsjobs.utils.times import parse_duration
@@ -17,12 +18,14 @@ HELP = "run an SQL query over the local cache"
 
 DESCRIPTION = (
     "Run one SELECT over the views of the local cache, in SQLite's dialect. Without one, list the views and their"
-    " columns. Queries cannot change anything."
+    " columns. With --job, there are two more, in the names of parameters and results: results has a row per task of"
+    " these jobs and their ancestors, result_sets one per parameter set. Queries cannot change anything."
 )
 
 EXAMPLES = (
     "mops-jobs query",
     'mops-jobs query "SELECT owner, count(*) AS jobs FROM jobs WHERE is_active GROUP BY owner"',
+    'mops-jobs query --job nightly-1 "SELECT beta, avg(peak) FROM results GROUP BY beta"',
     'mops-jobs query --csv "SELECT job_id, key, value FROM jobs, json_each(jobs.metadata)" > metadata.csv',
 )
 
@@ -30,6 +33,10 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("sql", metavar="SELECT", nargs="?", help="the query (default: list the views)")
+    parser.add_argument(
+        "--job", metavar="JOB", action="append", default=[], type=ShortName,
+        help=f"the job whose results it reads; repeat for more: {JOB_HELP}",
+    )  # fmt: skip
     add_limit_flags(parser)
     add_form_flags(parser, CSV, ("json", "tsv"))
     add_freshness_flags(parser)
@@ -39,7 +46,9 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Run the query."""
     seconds = parse_duration(args.timeout)
 
-    def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
+    policy = freshness_policy(args)
+
+    def show(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         if args.sql is None:
             rows = [(name, column) for name, columns in user_sql.views(cache).items() for column in columns]
             return Result(Table(("VIEW", "COLUMN"), rows))
@@ -55,4 +64,11 @@ def run(args: argparse.Namespace, app: App) -> Result:
         result.exit_code = freshness.exit_code
         return result
 
-    return app.cache.read(view, freshness_policy(args))
+    def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
+        if not args.job:
+            return show(cache, freshness)
+        from mopsjobs.app.tasks.result_sets import query_results  # here: other queries answer as a listing does
+
+        return query_results(args.job, app, lambda results: show(results, freshness), policy)
+
+    return app.cache.read(view, policy)

@@ -84,7 +84,7 @@ MAX_VALUE = 40
 """Characters of a parameter's value in a cell."""
 
 MAX_PLACES = 6
-"""Digits after the point of a mean in a cell. Others are written with an exponent."""
+"""Digits before and after the point of a mean in a cell. Others are written with an exponent."""
 
 MAX_ERROR = 60
 """Characters of an error in a cell."""
@@ -110,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--tsv", action="store_true", help="by set or with --sql, print tab-separated values without a header"
     )
+    how.add_argument("--csv", action="store_true", help=f"by set or with --sql, {CSV['csv']}")
     how.add_argument(
         "--table",
         metavar="FILE",
@@ -151,7 +152,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SELECT",
         help="run a query over the table results, which has a row per task, and with DuckDB over series('NAME')",
     )
-    sql.add_argument("--csv", action="store_true", help=CSV["csv"])
     add_timeout_flag(sql)
 
 
@@ -216,7 +216,7 @@ def _check(args: argparse.Namespace, asks: Sequence[str], *, is_by_set: bool) ->
     if is_by_set or args.table is not None:
         return
     if args.tsv or args.csv:
-        raise UsageError("--tsv needs --by set or --sql." if args.tsv else "--csv needs --sql.")
+        raise UsageError(f"--{'tsv' if args.tsv else 'csv'} needs --by set or --sql.")
     if args.reduced or args.by or args.label or len(args.jobs) > 1:
         what = "Several jobs" if len(args.jobs) > 1 or args.label else "--reduced" if args.reduced else "--by task"
         raise UsageError(f"{what} need{'' if what == 'Several jobs' else 's'} --table FILE.")
@@ -233,7 +233,7 @@ def _sets(args: argparse.Namespace, app: App) -> Result:
     policy = FreshnessPolicy(offline=args.offline)
     families = find_results(args.jobs, app, policy)
     has_end = args.best is not None or args.worst is not None
-    cut = SHOWN if args.table is None and not args.tsv else 0
+    cut = 0 if args.table is not None or args.tsv or args.csv else SHOWN
     limit = args.limit if args.limit is not None else BEST if has_end else cut
     choice = SetChoice(args.sort, args.best, args.worst, limit, args.quantile or ())
 
@@ -246,6 +246,8 @@ def _sets(args: argparse.Namespace, app: App) -> Result:
         result = Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
         if args.table is not None:
             notes.append(_write_rows(args.table, page.columns, page.rows, app))
+        elif args.csv:
+            _write_rows("-", page.columns, page.rows, app)
         elif args.tsv:
             app.out.show(Result(Tsv(page.rows)))
         elif args.json:
@@ -382,6 +384,7 @@ def sets_table(sets: ResultSets, page: SetPage) -> Table:
     chosen = [one for one in sets.numbers if page.order is not None and one.name == page.order.scalar]
     numbers = (chosen + [one for one in sets.numbers if one not in chosen])[:SHOWN_RESULTS]
     means = [(one.name, names.index(sets.column_of(one.name, "mean"))) for one in numbers]
+    quantiles = [(names[place + n], place + n) for _, place in means for n in range(3, 3 + len(sets.quantiles))]
     has_end = page.standing is not None
     rows: list[list[object]] = []
     for row in page.rows:
@@ -394,14 +397,14 @@ def sets_table(sets: ResultSets, page: SetPage) -> Table:
                 *(cut_to_length(_parameter_text(of[name]), MAX_VALUE) for name in varying),
                 out_of(int(str(of["done"])), int(str(of["tasks"]))),
                 *(_mean_text(row[place], row[place + 2]) for _, place in means),
+                *(_mean_text(row[place], None) for _, place in quantiles),
                 cut_to_length(str(of[ERROR] or ""), MAX_ERROR),
             ]
         )
-    headers = [
-        *(["?"] if has_end else []), *(["JOB"] if len(sets.job_ids) > 1 else []), *varying, "DONE",
-        *(name for name, _ in means), "ERROR",
-    ]  # fmt: skip
-    return Table(headers, rows, drop_order=["ERROR", *(name for name, _ in means[:0:-1])])
+    shown = [name for name, _ in (*means, *quantiles)]
+    job = ["JOB"] if len(sets.job_ids) > 1 else []
+    headers = [*(["?"] if has_end else []), *job, *varying, "DONE", *shown, "ERROR"]
+    return Table(headers, rows, drop_order=["ERROR", *shown[:0:-1]])
 
 
 def _parameter_text(value: object) -> str:
@@ -414,8 +417,8 @@ def _mean_text(mean: object, half_width: object) -> str:
         return "-"
     if not isinstance(half_width, (int, float)):
         return f"{mean:.4g}"
-    places = 1 - math.floor(math.log10(half_width)) if half_width else 3
-    if not 0 <= places <= MAX_PLACES:
+    places = max(0, 1 - math.floor(math.log10(half_width))) if half_width else 3
+    if places > MAX_PLACES or abs(mean) + half_width >= 10**MAX_PLACES:
         return f"{mean:.4g} ± {half_width:.2g}"
     return f"{mean:.{places}f} ± {half_width:.{places}f}"
 

@@ -1,0 +1,331 @@
+"""The table of parameter sets: `results --by set` and `--best`, SQL, Python and files have the same numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+import statistics
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+import mopsjobs
+from mopsjobs.app.tasks import result_sets
+from mopsjobs.studies.manifest import Reuse
+from mopsjobs.studies.study import param_id
+from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, results_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from support.cli import Cli, Remote
+
+SETS = [{"x": 1, "mode": "a"}, {"x": 2, "mode": "a"}, {"x": 1, "mode": "a"}, {"x": 3, "mode": "b"}]
+"""The third set repeats the first one."""
+
+LOSSES = {0: 1.5, 1: math.nan, 2: 2.5, 3: 4.0, 4: 5.0, 9: 7.25, 10: -math.inf}
+"""Of `job.2` and its parent: tasks 6 to 8 repeat 0 to 2, task 5 failed, 11 is missing."""
+
+EXPECTED = {
+    1: (3, 3, 0, 0, 2, 1, 2.0),
+    2: (3, 2, 1, 0, 2, 0, 4.5),
+    3: (3, 2, 0, 1, 1, 1, 7.25),
+}
+"""By x: tasks, done, failed, missing, and of the loss n, n_nan, mean."""
+
+
+@pytest.fixture
+def family(cli: Cli, jobs: JobRegistry) -> str:
+    """Return a job that was resumed, and that reuses a task: with failures, repeats and values that are not numbers."""
+    source = add_job(jobs, "source", [{"x": 3, "mode": "b"}], n_replicates=3)
+    Ledger(jobs.store, "source")(attempt(0), attempt(1))
+    leave_scalars(jobs, "source", {0: {"loss": LOSSES[9]}, 1: {"loss": 0.5}})
+    leave_output(jobs, source, 0, loss=LOSSES[9])
+    jobs.finalize_job("source", "partial")
+    reused = (Reuse("source", BUNDLE, ((9, 10),)),)
+    parent = add_job(jobs, "job", SETS, n_replicates=3, reused=reused)
+    Ledger(jobs.store)(
+        attempt(0), attempt(1), attempt(2, "failed"), attempt(3), attempt(4, "oom"), attempt(5, "failed")
+    )
+    leave_scalars(jobs, "job", {number: {"loss": LOSSES[number], "note": "x"} for number in (0, 1, 3)})
+    for number in (0, 1, 3):
+        leave_output(jobs, parent, number, loss=LOSSES[number], note="x")
+    jobs.finalize_job("job", "partial")
+    cli.clock.advance(minutes=1)
+    child = add_job(jobs, "job.2", SETS, n_replicates=3, only=(2, 4, 5, 8, 10, 11), status="running")
+    Ledger(jobs.store, "job.2")(attempt(2), attempt(4), attempt(5, "failed"), attempt(10))
+    leave_scalars(jobs, "job.2", {number: {"loss": LOSSES[number]} for number in (2, 4, 10)})
+    for number in (2, 4, 10):
+        leave_output(jobs, child, number, loss=LOSSES[number])
+    return "job.2"
+
+
+def numbers(row: dict[str, Any]) -> tuple[float, ...]:
+    names = ("tasks", "done", "failed", "missing", "loss.n", "loss.n_nan", "loss.mean")
+    return tuple(float(row[name]) for name in names)
+
+
+def test_all_forms_have_the_same_numbers(cli: Cli, family: str, tmp_path: Path) -> None:
+    """Of a study with failures, repeats, a resume, a reused task and values that are not numbers."""
+    ran = cli("results", family, "--by", "set", "--json")
+    document = ran.json
+    cli("results", family, "--by", "set", "--table", str(tmp_path / "sets.parquet"))
+    cli("results", family, "--by", "set", "--table", str(tmp_path / "sets.jsonl"))
+    tsv = cli("results", family, "--by", "set", "--tsv").out.splitlines()
+    query = "SELECT * FROM result_sets"
+    means = "SELECT x, avg(loss) FROM results WHERE repeats IS NULL AND abs(loss) < 1e300 GROUP BY x"
+    with mopsjobs.connect(env=cli.env) as registry:
+        results = registry.job(family).results()
+        forms: dict[str, Any] = {
+            "JSON": document["sets"],
+            "CSV": list(csv.DictReader(io.StringIO(cli("results", family, "--by", "set", "--table", "-").out))),
+            "TSV": [dict(zip(document["columns"], line.split("\t"), strict=True)) for line in tsv],
+            "JSON Lines": list(map(json.loads, (tmp_path / "sets.jsonl").read_text().splitlines())),
+            "Parquet": pl.read_parquet(tmp_path / "sets.parquet").to_dicts(),
+            "query": cli("query", query, "--job", family, "--json").json["rows"],
+            "best": cli("results", family, "--best", "loss", "--json").json["sets"],
+            "Python": results.sets().rows,
+            "Python best": results.best("loss").rows,
+            "Python query": registry.query(query, jobs=[family]).rows,
+            "pandas": results.sets().to_pandas().to_dict("records"),
+            "Arrow": results.sets().to_arrow().to_pylist(),
+        }
+    found = {name: {int(row["x"]): numbers(row) for row in rows} for name, rows in forms.items()}
+    assert found == dict.fromkeys(forms, EXPECTED)
+    tasks = cli("query", means, "--job", family, "--json").json["rows"]
+    assert [tuple(row.values()) for row in tasks] == [(1, 2.0), (2, 4.5), (3, 7.25)]
+    assert document["tasks"] == {"sets": 3, "tasks": 9, "done": 7, "failed": 1, "missing": 1, "repeated": 3}
+    assert {row["x"]: row["error"] for row in document["sets"]} == {1: None, 2: "ValueError: beta is 0.93", 3: None}
+    assert ran.err == (
+        "1 failed and 1 missing of 9 tasks: the means leave them out.\n"
+        "2 values of loss are NaN or infinite: counted as n_nan, and in no mean.\n"
+        "Not numbers, so without statistics: note.\n"
+        "12 tasks, 3 of which repeat an earlier one and share its outputs; each is counted once\n"
+    )
+
+
+def test_the_tasks_of_a_query_are_those_of_the_table(cli: Cli, family: str) -> None:
+    rows = cli("query", "SELECT * FROM results", "--job", family, "--csv").out
+    table = cli("results", family, "--table", "-").out
+    read = [list(csv.reader(io.StringIO(text))) for text in (rows, table)]
+    assert read[0] == read[1]
+
+
+# --- the best -------------------------------------------------------------------------------------------------------
+
+
+def leave_losses(jobs: JobRegistry, losses: list[list[float | None]], job_id: str = "job", **study: Any) -> None:
+    """Leave an ended job whose sets have these losses. None is a task that failed."""
+    add_job(jobs, job_id, [{"x": number} for number in range(len(losses))], n_replicates=len(losses[0]), **study)
+    values = dict(enumerate(loss for of_set in losses for loss in of_set))
+    Ledger(jobs.store, job_id)(
+        *(attempt(task, "failed" if loss is None else "succeeded") for task, loss in values.items())
+    )
+    leave_scalars(jobs, job_id, {task: {"loss": loss} for task, loss in values.items() if loss is not None})
+    jobs.finalize_job(job_id, "succeeded")
+
+
+def test_the_best_sets_come_first_and_those_that_may_be_are_marked(cli: Cli, jobs: JobRegistry) -> None:
+    leave_losses(jobs, [[5.0, 6.0, 7.0], [1.0, 2.0, 3.0], [9.0, 9.5, 9.25], [0.0, 3.0, 4.5], [None] * 3])
+    ran = cli.ok("results", "job", "--best", "loss", "--limit", "4")
+    assert ran.out == (
+        "?  x  DONE  loss         ERROR\n"
+        "*  1  3/3   2.0 ± 2.5\n"
+        "*  3  3/3   2.5 ± 5.7\n"
+        "*  0  3/3   6.0 ± 2.5\n"
+        "   2  3/3   9.25 ± 0.62\n"
+    )
+    assert ran.err == (
+        "2 more sets may be the best: their 95 % intervals overlap that of the first.\n"
+        "1 set has no value of loss, and comes last.\n"
+        "3 failed of 15 tasks: the means leave them out.\n"
+        "The first 4 of 5 parameter sets (--limit 0 shows all).\n"
+    )
+    document = cli.ok("results", "job", "--worst", "loss", "--json").json
+    assert [(row["x"], row["may_be_worst"]) for row in document["sets"]] == [
+        (2, True), (0, False), (3, False), (1, False), (4, None),
+    ]  # fmt: skip
+    assert (document["may_be_first"], document["sorted_by"], document["descending"]) == (0, "loss.mean", True)
+    highest = cli.ok("results", "job", "--best=-loss", "--json").json
+    assert [row["may_be_best"] for row in highest["sets"]] == [row["may_be_worst"] for row in document["sets"]]
+
+
+def test_the_share_of_marked_sets_is_that_of_intervals_that_overlap(cli: Cli, jobs: JobRegistry) -> None:
+    """A study with 30 % NaN has the right counts, means and best sets."""
+    draw = random.Random(7)
+    losses: list[list[float | None]] = [
+        [math.nan if draw.random() < 0.3 else draw.gauss(number, 2) for _ in range(20)] for number in range(30)
+    ]
+    leave_losses(jobs, losses)
+    document = cli.ok("results", "job", "--best", "loss", "--limit", "0", "--json").json
+    finite = [[loss for loss in of_set if loss is not None and math.isfinite(loss)] for of_set in losses]
+    assert document["total"] == 30
+    for row in document["sets"]:
+        values = finite[row["x"]]
+        assert (row["loss.n"], row["loss.n_nan"]) == (len(values), 20 - len(values))
+        assert (row["loss.mean"], row["loss.sd"]) == pytest.approx((statistics.fmean(values), statistics.stdev(values)))
+    means = [row["loss.mean"] for row in document["sets"]]
+    assert means == sorted(means)
+    first = document["sets"][0]
+    limit = first["loss.mean"] + first["loss.half_width"]
+    marked = [row["loss.mean"] - row["loss.half_width"] <= limit for row in document["sets"]]
+    assert [row["may_be_best"] for row in document["sets"]] == marked
+    assert document["may_be_first"] == sum(marked) - 1 > 0
+    assert sum(20 - len(values) for values in finite) == sum(row["loss.n_nan"] for row in document["sets"])
+
+
+def test_one_replicate_has_no_interval_and_says_so(cli: Cli, jobs: JobRegistry) -> None:
+    leave_losses(jobs, [[2.0], [1.0]])
+    ran = cli.ok("results", "job", "--best", "loss")
+    assert ran.out == "?  x  DONE  loss  ERROR\n   1  1/1   1\n   0  1/1   2\n"
+    assert ran.err == "2 sets have one value of loss, so no interval: how sure the order is there is not known.\n"
+
+
+def test_sets_are_sorted_by_a_result_or_a_column(cli: Cli, jobs: JobRegistry) -> None:
+    leave_losses(jobs, [[2.0, None], [1.0, 4.0], [3.0, 3.0]])
+
+    def order(*argv: str) -> list[int]:
+        return [row["x"] for row in cli.ok("results", "job", *argv, "--json").json["sets"]]
+
+    assert order("--sort", "loss") == [0, 1, 2]
+    assert order("--sort=-loss") == [2, 1, 0]
+    assert order("--sort=-failed", "--limit", "1") == [0]
+    assert order("--sort=-x", "--limit", "2") == [2, 1]
+    assert order("--sort", "loss.sd") == [2, 1, 0]
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_has_a_short_name_if_no_other_has_it(cli: Cli, jobs: JobRegistry) -> None:
+    manifest = add_job(jobs, "job", [{"x": 1, "loss": 2}])
+    Ledger(jobs.store)(attempt(0))
+    leave_output(jobs, manifest, 0, loss=1, fit={"error": 2, "peak": 3}, data={"peak": 4}, text="a")
+    for name in ("loss", "result.loss", "result.json/loss"):
+        assert cli.ok("results", "job", "--best", name, "--json").json["sorted_by"] == "result.loss.mean"
+    assert cli.ok("results", "job", "--best", "error", "--json").json["sorted_by"] == "fit.error.mean"
+    for name, sentence in (
+        ("peak", "several results have it. Name one of: data.peak, fit.peak."),
+        ("text", "its values are not numbers. The numbers are: data.peak, fit.error, fit.peak, result.loss."),
+        ("fit.peek", "no result has it. The numbers are: data.peak, fit.error, fit.peak, result.loss. Did you mean"),
+    ):
+        ran = cli("results", "job", "--best", name)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"invalid scalar '{name}': {sentence}" in " ".join(ran.err.split())
+
+
+def test_sql_has_names_that_differ_by_more_than_case(cli: Cli, jobs: JobRegistry) -> None:
+    """A list is a text, and a seed from 2^63 on keeps its digits."""
+    manifest = add_job(jobs, "job", [{"params": {"R": 1, "r": [2], 'a"b.c': True}, "seed": 2**63 + 1}])
+    Ledger(jobs.store)(attempt(0))
+    leave_output(jobs, manifest, 0, peak=1.5)
+    sql = 'SELECT R, r_2, "a""b.c", seed, peak FROM results'
+    (row,) = cli.ok("query", sql, "--job", "job", "--json").json["rows"]
+    assert list(row.values()) == [1, "[2]", 1, str(2**63 + 1), 1.5]
+
+
+def test_views_of_results_need_the_name_of_a_job(cli: Cli, jobs: JobRegistry) -> None:
+    """With it, the other views are there too, and nothing else."""
+    leave_losses(jobs, [[2.0], [1.0]])
+    ran = cli("query", "SELECT * FROM result_sets")
+    assert (ran.code, ran.err.splitlines()[-1]) == (2, "hint: Name the jobs whose results it reads: --job JOB.")
+    sql = "SELECT count(*) AS n FROM results JOIN attempts USING (job_id, task) JOIN jobs USING (job_id)"
+    assert cli.ok("query", sql, "--job", "job", "--json").json["rows"] == [{"n": 2}]
+    assert cli("query", "SELECT * FROM task_row", "--job", "job").code == 2
+    assert cli("query", "DELETE FROM cache.job", "--job", "job").code == 2
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_with_a_label_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
+    """Each family has rows of its own: their code may differ."""
+    leave_losses(jobs, [[3.0, 3.5]], "a")
+    leave_losses(jobs, [[1.0, 1.5], [2.0, 2.0]], "b")
+    leave_losses(jobs, [[0.0, 0.5]], "c")
+    for job_id in ("a", "b"):
+        jobs.change_labels(job_id, {"sweep": "7"})
+    document = cli.ok("results", "--label", "sweep=7", "--best", "loss", "--json").json
+    assert [(row["job_id"], row["x"], row["loss.mean"]) for row in document["sets"]] == [
+        ("b", 0, 1.25), ("b", 1, 2.0), ("a", 0, 3.25),
+    ]  # fmt: skip
+    assert document["sets"][0]["param_id"] == document["sets"][2]["param_id"] == param_id({"x": 0})
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the paths of the files that are made."""
+    paths: list[str] = []
+    make = result_sets._make
+    monkeypatch.setattr(result_sets, "_make", lambda table, path, *rest: paths.append(path) or make(table, path, *rest))
+    return paths
+
+
+def test_a_second_look_reads_the_file_and_a_new_chunk_makes_it_anew(
+    cli: Cli, jobs: JobRegistry, made: list[str]
+) -> None:
+    add_job(jobs, "job", [{"x": 1}], n_replicates=3)
+    ledger = Ledger(jobs.store)
+    ledger(attempt(0))
+    leave_scalars(jobs, "job", {0: {"loss": 1}})
+    for _ in range(2):
+        assert results_table(cli, "job", "--by", "set")[0]["loss.n"] == "1"
+    assert len(made) == 1
+    ledger(attempt(1))
+    leave_scalars(jobs, "job", {1: {"loss": 2}}, number=1)
+    assert results_table(cli, "job", "--by", "set")[0]["loss.n"] == "2"
+    assert len(made) == 2
+
+
+def test_values_of_outputs_are_read_again(cli: Cli, jobs: JobRegistry, made: list[str]) -> None:
+    """They are in no chunk, and may change."""
+    manifest = add_job(jobs, "job", [{"x": 1}])
+    Ledger(jobs.store)(attempt(0))
+    leave_output(jobs, manifest, 0, loss=1)
+    for _ in range(2):
+        assert results_table(cli, "job", "--by", "set")[0]["loss.mean"] == "1.0"
+    assert len(made) == 2
+
+
+def test_the_file_answers_offline(cli: Cli, remote: Remote) -> None:
+    leave_losses(remote.jobs, [[2.0, 3.0], [1.0, 1.5]])
+    cli.clock.advance(minutes=5)
+    expected = cli.ok("results", "job", "--best", "loss").out
+    remote.store.down = True
+    ran = cli.ok("results", "job", "--best", "loss", "--offline")
+    assert ran.out == expected
+    assert "; data: synced " in ran.err
+    ran = cli("results", "job", "--best", "loss")
+    assert (ran.code, ran.err.splitlines()[-1]) == (5, "hint: To write what the cache has, add --offline.")
+
+
+def test_the_files_that_were_used_last_are_kept(
+    cli: Cli, jobs: JobRegistry, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_sets, "MAX_FILES", 2)
+    for job_id in ("a", "b", "c"):
+        leave_losses(jobs, [[2.0]], job_id)
+    for job_id in ("a", "b", "a", "c", "a", "b"):
+        cli.ok("results", job_id, "--by", "set")
+    a, b, c = made[:3]
+    assert made == [a, b, c, b]
+
+
+def test_a_table_with_too_many_columns_has_the_first_results(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_sets, "MAX_COLUMNS", 11)
+    manifest = add_job(jobs, "job", [{"x": 1}])
+    Ledger(jobs.store)(attempt(0))
+    leave_output(jobs, manifest, 0, a=1, b=2, c=3)
+    ran = cli.ok("results", "job", "--table", "-", "--by", "set")
+    assert [name for name in ran.out.splitlines()[0].split(",") if "mean" in name] == ['"a.mean"', '"b.mean"']
+    assert "1 more result: `--table` without `--by set` has all." in ran.err
