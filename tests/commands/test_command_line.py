@@ -71,12 +71,24 @@ BAD_USAGE = {
     "schema nothing": "nothing",
     "completion ksh": "ksh",
     "progress job ten": "invalid progress 'ten'",
+    "help sbmit": "unknown command 'sbmit'. Did you mean 'submit'?",
+    "--regstry=x list": "unknown flag '--regstry'. Did you mean '--registry'?",
+    "list --staus running": "unknown flag '--staus'. Did you mean '--status'?",
+    "list --format zzz": "unknown flag '--format'.\n",
+    "list --status faild": "cancelled, active, done. Did you mean 'failed'?",
+    "list --sort -udated": "invalid sort column 'udated': expected one of updated, created,",
+    "list --fields job_id,onwer": "Did you mean 'owner'?",
+    "submit s.json --auto --engine kubernets": "invalid engine 'kubernets': expected one of local, kubernetes, dask,",
+    "completion bsh": "invalid shell 'bsh': expected one of bash, zsh, tcsh, fish. Did you mean 'bash'?",
 }
 
 
 @pytest.mark.parametrize("line", BAD_USAGE)
 def test_bad_usage_is_one_sentence(cli: Cli, line: str) -> None:
-    """Wrong usage ends with 2, nothing on stdout, and one sentence that names it. No secret is repeated."""
+    """Wrong usage ends with 2, nothing on stdout, and one sentence that names it. A mistyped word gets the nearest one.
+
+    No secret is repeated.
+    """
     ran = cli(*line.split(" "))
     assert (ran.code, ran.out) == (2, "")
     assert len(sentences(ran.err)) == 1, ran.err
@@ -116,7 +128,7 @@ def test_wrong_credentials_name_their_source(cli: Cli, azurite: Azurite, argv: t
 
 
 @pytest.mark.usefixtures("quick_retries")
-@pytest.mark.parametrize("argv", [("sync",), ("list",), ("status", "a"), ("cancel", "a")])
+@pytest.mark.parametrize("argv", [("sync",), ("list",), ("status", "a"), ("cancel", "a"), ("progress", "a", "1")])
 def test_no_network_exits_5(cli: Cli, argv: tuple[str, ...]) -> None:
     """A registry that cannot be reached: exit code 5, and one sentence that says where it should have been."""
     ran = cli(*argv, MOPS_JOBS_REGISTRY="http://127.0.0.1:1/devstoreaccount1/jobs")

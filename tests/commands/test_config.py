@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mopsjobs.app.run.project_file import INSTEAD
-from support.cli import REMOTE_URL, Cli
+from support.cli import Cli
 
 
 def test_config_show_says_where_each_setting_came_from(cli: Cli) -> None:
@@ -63,12 +63,3 @@ def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
     for argv in (*EVERY, ("sync", "-q")):
         assert cli.ok(*argv).err.splitlines().count(warning) == 1, argv
     assert not (path.parent / "project.db").exists()
-
-
-def test_each_registry_has_a_cache_of_its_own(cli: Cli) -> None:
-    """Two registries never share a cache by default, not even two with names that look alike."""
-    del cli.env["MOPS_JOBS_CACHE"]
-    others = [REMOTE_URL.replace("/jobs", "/jobs-a"), REMOTE_URL.replace("/jobs", "/jobsa"), "azure://jobs"]
-    urls = [REMOTE_URL, REMOTE_URL.replace("example", "examplea"), *others]
-    paths = {cli.ok("config", "show", "--json", "--registry", url).json["cache"]["value"] for url in urls}
-    assert len(paths) == len(urls)

@@ -89,29 +89,6 @@ def test_help_alone_lists_the_commands(cli: Cli) -> None:
     assert cli.ok("help", "list", MOPS_JOBS_REGISTRY="nonsense") == cli.ok("list", "--help")
 
 
-MISTYPED = {
-    "lst": "unknown command 'lst'. Did you mean 'list'?",
-    "help sbmit": "unknown command 'sbmit'. Did you mean 'submit'?",
-    "--regstry=x list": "unknown flag '--regstry'. Did you mean '--registry'?",
-    "list --staus running": "unknown flag '--staus'. Did you mean '--status'?",
-    "list --format zzz": "unknown flag '--format'.\n",
-    "list --status faild": "cancelled, active, done. Did you mean 'failed'?",
-    "list --sort -udated": "invalid sort column 'udated': expected one of updated, created,",
-    "list --fields job_id,onwer": "Did you mean 'owner'?",
-    "submit s.json --auto --engine kubernets": "invalid engine 'kubernets': expected one of local, kubernetes, dask,",
-    "completion bsh": "invalid shell 'bsh': expected one of bash, zsh, tcsh, fish. Did you mean 'bash'?",
-}
-
-
-@pytest.mark.parametrize("line", MISTYPED)
-def test_a_mistyped_word_gets_the_nearest_one(cli: Cli, line: str) -> None:
-    """A mistyped command, flag, status, column, engine or format: exit code 2, and the nearest word."""
-    ran = cli(*line.split())
-    assert (ran.code, ran.out) == (2, "")
-    assert MISTYPED[line] in ran.err
-    assert ("Did you mean" in ran.err) == ("zzz" not in line)
-
-
 def test_a_word_that_shares_only_letters_gets_no_suggestion() -> None:
     """Two letters of three are near in a word that begins as typed."""
     assert did_you_mean("foo", ["timeout", "oom", "died"]) == ""

@@ -8,15 +8,13 @@ import re
 import stat
 import subprocess
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
-from mopsjobs.cache import database as cache_database
-from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences
+from support.cli import Cli, Remote, sentences
 
 if TYPE_CHECKING:
     pass
@@ -100,34 +98,6 @@ def test_a_scrape_is_no_request(cli: Cli, full: Remote) -> None:
     ran = cli("metrics", "--cache", str(cli.cache.parent / "none.db"))
     assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
     assert not full.store.calls
-
-
-def test_sums_follow_every_change(cli: Cli, remote: Remote) -> None:
-    """The kept sums are those of the rows after jobs come, change in what is summed by, and go."""
-    for number in range(6):
-        add(remote.jobs, f"job-{number}", "running", owner="ada" if number % 2 else None, tasks_total=number)
-    cli.ok("sync", "-q")
-    remote.jobs.update_status("job-1", "failed")
-    remote.jobs.update_status("job-2", "validating")
-    remote.jobs.update_status("job-2", "partial", tasks_verified=1, validation_completed_at="2026-03-01T12:00:00+00:00")
-    remote.put(key("job-3"), foreign("job-3", owner="eve", tasks_total=9))
-    remote.store.delete(key("job-4"))
-    cli.ok("sync", "-q", "--full")
-    cli.clock.advance(days=2)
-    add(remote.jobs, "new", "failed")
-    cli.ok("prune", "--older-than", "1d", "--yes")
-    cli.ok("sync", "-q")
-    connection = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
-    assert connection is not None
-    with closing(connection):
-        kept = connection.execute("SELECT * FROM job_sums ORDER BY 1, 2, 3").fetchall()
-        summed = connection.execute(
-            "SELECT status, coalesce(namespace, ''), coalesce(owner, ''), count(*), sum(outputs_verified),"
-            " sum(iif(is_validated, max(outputs_expected - outputs_verified, 0), 0)),"
-            " sum(iif(is_validated, 0, max(outputs_expected - outputs_verified, 0))) FROM job GROUP BY 1, 2, 3"
-        ).fetchall()
-    assert kept == sorted(summed)
-    assert len(kept) == 4
 
 
 # --- the textfile ----------------------------------------------------------------------------------------------------

@@ -98,13 +98,6 @@ def test_an_ended_job_is_refused(cli: Cli, jobs: JobRegistry, line: str) -> None
     assert jobs.get_record("job") == before
 
 
-def test_partly_done_exits_with_7(cli: Cli, jobs: JobRegistry) -> None:
-    """Of two jobs to cancel, one does not exist. The other one is cancelled."""
-    add(jobs, "job")
-    assert cli("cancel", "job", "other", "--reason", "x").code == 7
-    assert jobs.require_job("job").status == "cancelled"
-
-
 def test_an_impossible_transition_names_the_possible_ones(cli: Cli, jobs: JobRegistry) -> None:
     """A step back is refused with exit code 6, and the hint says where the job can go."""
     add(jobs, "job", "running")
@@ -150,23 +143,6 @@ def test_nothing_to_update_is_wrong_usage(cli: Cli, jobs: JobRegistry) -> None:
     add(jobs, "job")
     ran = cli("update", "job")
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
-
-
-def test_a_foreign_record_is_updated_and_keeps_its_fields(cli: Cli, remote: Remote) -> None:
-    """Fields that this version does not know survive an update."""
-    remote.put(key("theirs"), foreign("theirs", "running", from_the_future={"x": [1, 2]}))
-    cli.ok("update", "theirs", "succeeded")
-    record = remote.jobs.get_record("theirs")
-    assert record is not None
-    assert json.loads(record.value)["from_the_future"] == {"x": [1, 2]}
-
-
-@pytest.mark.parametrize("line", ["register a", "update a failed", "progress a 1", "cancel a"])
-def test_an_unreachable_registry_exits_5(cli: Cli, remote: Remote, line: str) -> None:
-    """A report that cannot be delivered says so: exit code 5, one sentence, no doubt about the outcome hidden."""
-    remote.store.down = True
-    ran = cli(*line.split())
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
 
 
 def test_a_race_that_is_never_won_exits_6(cli: Cli, remote: Remote) -> None:

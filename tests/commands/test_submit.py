@@ -23,7 +23,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.studies.manifest import Origin, load_manifest
 from mopsjobs.studies.outputs import output_key
-from support.cli import Cli, add, command, sentences
+from support.cli import Cli, command, sentences
 from support.desk import Desk
 from support.runs import PATIENCE, calls, code, is_alive, kill, record, sets_of, study, until
 from support.servers import Azurite
@@ -405,14 +405,6 @@ def test_an_id_that_is_taken_is_refused_and_its_job_left_alone(desk: Desk) -> No
     assert ran.code == 6
     assert sentences(ran.err) == ["error: Job job is already registered."]
     assert {entry.key: entry.value for entry in desk.store.scan("jobs/")} == before
-
-
-def test_an_id_taken_by_a_job_that_was_only_reported_gets_no_manifest(cli: Cli, jobs: JobRegistry) -> None:
-    add(jobs, "job", "running")
-    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
-    code(Path.cwd())
-    assert cli("submit", "study.json", "--auto", "--job-id", "job").code == 6
-    assert jobs.store.get("jobs/job/manifest.json") is None
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,10 @@ from filelock import FileLock
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache.sync.lock import sync_lock
-from mopsjobs.events.format import chunk_key
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
-from support.cli import REMOTE_URL, START, Cli, Remote, add, foreign, key, put, sentences
+from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
 from support.events import Writer, event_texts
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
 from support.runs import sets_of
@@ -137,12 +136,6 @@ def test_a_record_of_many_outputs_is_listed_in_part(cli: Cli, remote: Remote) ->
     found = remote.store.get(key("large"))
     assert found is not None
     assert json.loads(found.value)["expected_outputs"] == outputs
-
-
-def test_a_large_record_without_outputs_is_unreadable(cli: Cli, remote: Remote) -> None:
-    """Views hold one record in memory: a megabyte besides its outputs is refused."""
-    remote.put(key("large"), foreign("large", error_message="x" * 2**20))
-    assert "besides its outputs" in cli("sync").err
 
 
 def test_a_huge_blob_is_never_fetched(cli: Cli, remote: Remote) -> None:
@@ -492,15 +485,6 @@ def test_a_bad_chunk_is_told_once_and_skipped(cli: Cli, remote: Remote, write: W
     remote.put(bad, good.value)
     cli.ok("sync", "--full")
     assert sorted(event_texts(cli.ok("events", "--json", "--offline"))) == ["a", "late"]
-
-
-def test_events_of_another_job_are_not_believed(cli: Cli, remote: Remote, write: Writer) -> None:
-    """A chunk under one job's key that speaks of another job is a problem."""
-    good = remote.store.inner.get(write("a"))
-    assert good is not None
-    remote.put(chunk_key(START, "other", "w", 0), good.value)
-    assert cli("sync").code == 7
-    assert len(cli.ok("events", "--json").lines) == 1
 
 
 def test_jobs_are_mirrored_though_events_are_not(cli: Cli, remote: Remote, write: Writer) -> None:

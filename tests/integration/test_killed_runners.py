@@ -1,20 +1,83 @@
-"""kill -9 of the runner of this machine: each command ends its job by its outputs, and all views agree."""
+"""Jobs whose runner on this machine was killed, and jobs that several processes resume at once."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.engines.job_dir import JobDir
-from support.lab import TASKS, Lab
-from support.runs import calls, kill_between_reports, until
+from mopsjobs.registry.job_registry import JobRegistry
+from support.cli import Cli, Ran, sentences
+from support.lab import TASKS, Lab, end
+from support.runs import calls, is_alive, kill, kill_between_reports, until
+
+if TYPE_CHECKING:
+    from mopsjobs.registry.job_state import JobState
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+def test_of_three_resumes_at_once_one_makes_a_child(env: dict[str, str], tmp_path: Path) -> None:
+    """The others name it in a sentence. Each missing task runs once more, and the job has one child."""
+    needed = tmp_path / "needed"
+    lab = Lab(env, tmp_path / "desk", needs=str(needed))
+    lab.run(*lab.submit, "--wait")
+    needed.touch()
+    ends = [end(process) for process in [lab.start("resume", "job", "--wait") for _ in range(3)]]
+    assert sorted(code for code, _, _ in ends) == [0, 6, 6]
+    for code_, _, err in ends:
+        assert code_ == 0 or sentences(err)[0].startswith("error: Job job was resumed as job.2, which is "), err
+    assert lab.run("list", "-q")[1].split() == ["job.2", "job"]
+    assert calls(lab.calls) == dict.fromkeys(range(TASKS), 2)
+
+
+def test_of_three_resumes_at_once_one_launches_a_job(env: dict[str, str], tmp_path: Path) -> None:
+    """The runner of the job was killed. It gets one other runner, and each task without outputs runs once more."""
+    gate = tmp_path / "gate"
+    lab = Lab(env, tmp_path / "desk", gate=str(gate))
+    lab.run(*lab.submit)
+    until(lambda: calls(lab.calls), "a task to begin")
+    kill(killed := lab.runner())
+    until(lambda: not is_alive(killed), "the runner to be gone")
+    began = calls(lab.calls)
+    ends = [end(process) for process in [lab.start("resume", "job") for _ in range(3)]]
+    gate.touch()
+    assert sorted(code for code, _, _ in ends) == [0, 6, 6], ends
+    assert lab.run("wait", "job")[0] == 0
+    again = calls(lab.calls) - began
+    assert again == dict.fromkeys(range(TASKS), 1)
+
+
+def test_a_child_made_between_read_and_write_refuses_another(
+    cli: Cli, jobs: JobRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id of the child follows from the one read that finds no child, so the second child cannot be registered."""
+    lab = Lab(cli.env, tmp_path / "desk", fail=True)
+    monkeypatch.chdir(lab.home)
+    cli("submit", *lab.submit[1:], "--wait")
+    read, inner = JobRegistry.get_job, []
+
+    def resumed_meanwhile(registry: JobRegistry, job_id: str) -> JobState | None:
+        state = read(registry, job_id)
+        if job_id == "job.2" and not inner:
+            inner.append(Ran(-1, "", ""))  # its own read is not the one
+            inner[0] = cli("resume", "job")
+        return state
+
+    monkeypatch.setattr(JobRegistry, "get_job", resumed_meanwhile)
+    ran = cli("resume", "job")
+    assert (inner[0].code, inner[0].out) == (0, "job.2\n")
+    assert ran.code == 6
+    assert sentences(ran.err)[0].startswith("error: Job job was resumed as job.2, which is ")
+    assert jobs.get_job("job.3") is None
+    assert cli("wait", "job.2").code == 100
+
 
 DONE = 4
 

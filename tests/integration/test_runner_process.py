@@ -1,4 +1,4 @@
-"""The runner as a process that is stopped, killed and started again."""
+"""The runner as a process that is stopped, killed and started again, and what views show of it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.studies.outputs import results_prefix
 from support.cli import Cli, Spawn, copied_program, environment
-from support.runs import PATIENCE, callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
+from support.runs import PATIENCE, callers, calls, code, is_alive, place, record, results, sets_of, study, until, work
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -104,27 +103,6 @@ def test_a_runner_outlives_its_program_files(
     assert (code_, err) == (0, "job: succeeded, 2 tasks done, 0 failed\n")
     assert calls(noted) == {0: 2}
     assert record(local_registry).tasks_verified == len(results(local_store)) == 2
-
-
-def test_after_a_killed_runner_stored_outputs_are_not_computed_again(
-    submitted: Any, start: Spawn, local_store: VersionedStore, local_registry: JobRegistry, tmp_path: Path
-) -> None:
-    """The next runner takes the job over."""
-    gate, noted = tmp_path / "gate", tmp_path / "calls"
-    first = _in_the_middle(submitted, start, local_store, noted, gate)
-    before = {entry.key: entry.version for entry in local_store.scan(results_prefix("job"))}
-    kill(first.pid)
-    assert _ended(first)[0] == -signal.SIGKILL
-    gate.touch()
-    until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "its workers to end by themselves")
-    assert _ended(start())[0] == 0
-    made = calls(noted)
-    assert made.keys() == set(range(10))
-    assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
-    after = {entry.key: entry.version for entry in local_store.scan(results_prefix("job"))}
-    assert {key: after[key] for key in before} == before
-    state = record(local_registry)
-    assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 10, 10)
 
 
 def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
@@ -213,3 +191,54 @@ def test_the_first_process_of_a_container_ends_on_sigterm() -> None:
     words = [unshare, "--pid", "--fork", sys.executable, "-u", "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "1\n")
+
+
+SHARDS = 4
+
+
+def test_a_limit_ends_four_shards_within_their_workers(
+    cli: Cli, azurite: Azurite, spawn: Spawn, model: Path, tmp_path: Path
+) -> None:
+    """The job is partial, each view says why, and no pod is tried again."""
+    noted, mended = tmp_path / "calls", tmp_path / "mended"
+    url = azurite.url(azurite.new_container())
+    env = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string, "MOPS_JOBS_REGISTRY": url}
+    with closing(open_store(url, env)) as store:
+        jobs = JobRegistry(store)
+        sets = [*sets_of(8), *sets_of(200, calls=str(noted), needs=str(mended))[8:]]
+        jobs.register_job("job", **place(store, "job", study(sets), model).record_fields())
+        words = ("run", "job", "--shards", str(SHARDS), "--workers", "1", "--max-failures", "10")
+        pods = [
+            spawn(*words, JOB_COMPLETION_INDEX=str(index), XDG_STATE_HOME=str(tmp_path / f"pod-{index}"), **env)
+            for index in range(SHARDS)
+        ]
+        for pod in pods:
+            pod.communicate(timeout=PATIENCE)
+        assert [pod.returncode for pod in pods] == [6] * SHARDS
+        state = record(jobs)
+    assert (state.status, state.error_code) == ("partial", "FAILURES")
+    assert 11 <= state.tasks_failed <= 10 + SHARDS
+    assert sum(calls(noted).values()) <= 10 + SHARDS
+    reason = "Ended by --max-failures 10: "
+    assert cli("status", "job", "--json", **env).json["error_message"].startswith(reason)
+    assert cli("list", "--json", **env).json["jobs"][0]["error_message"].startswith(reason)
+    assert f"FAILURES: {reason}" in cli("status", "job", **env).out
+    assert reason in cli("events", "job", **env).out
+
+
+def test_tasks_shows_what_a_runner_measured(cli: Cli, jobs: JobRegistry, model: Path, tmp_path: Path) -> None:
+    """Each attempt is there, of tasks that succeeded and of those that failed, and status names the reason at once."""
+    sets = [*sets_of(3), {"x": 3, "fail": True}, {"x": 4, "always_die": True}]
+    manifest = place(jobs.store, "job", study(sets), model)
+    jobs.register_job("job", **manifest.record_fields())
+    work(jobs.store, jobs, tmp_path / "work")
+    (line,) = [line for line in cli.ok("status", "job").lines if line.startswith("Failed ")]
+    assert line.startswith("Failed     2: 1 died, 1 ValueError in model.py:")
+    tasks = cli.ok("tasks", "job", "--jsonl").objects
+    assert [task["outcome"] for task in tasks] == ["succeeded", "succeeded", "succeeded", "failed", "died"]
+    assert [task["params"]["x"] for task in tasks] == [0, 1, 2, 3, 4]
+    assert all(task["attempt"] >= 1 and task["host"] for task in tasks)
+    assert all(task["seconds"] >= 0 and task["max_rss_bytes"] > 0 for task in tasks[:4])
+    assert all(task["output_bytes"] > 0 and task["error_key"] is None for task in tasks[:3])
+    assert (tasks[3]["error_type"], tasks[3]["error_message"]) == ("ValueError", "as asked")
+    assert cli.ok("tasks", "job", "-q", "--status", "failed,died").lines == ["3", "4"]

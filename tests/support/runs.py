@@ -113,25 +113,6 @@ def simulate(params, seed):
     return {"x": params["x"], "size": len(block)}
 '''
 
-CHATTY_MODEL = '''
-"""A model that prints 20,000 lines, and fails if it is asked to."""
-
-def simulate(params, seed):
-    for number in range(20_000):
-        print("line", number)
-    if params.get("fail"):
-        raise ValueError("as asked")
-    return {"x": params["x"]}
-'''
-
-CHATTY_LINES = [
-    *(f"line {number}" for number in range(500)),
-    "… the next lines follow when the task ends",
-    "… 19,000 lines are left out",
-    *(f"line {number}" for number in range(19_500, 20_000)),
-]
-"""Those of its lines that are kept."""
-
 
 def until(condition: Callable[[], Any], what: str = "it") -> Any:
     """Look until `condition` holds, and return what it gave. Fails when that takes too long.

@@ -37,6 +37,8 @@ class Job(NamedTuple):
     changed: int
     owner: str | None
     usage: Mapping[str, Sequence[float | None]]
+    verified: int | None = None
+    """Tasks whose outputs a validation found; None without one."""
 
 
 JOBS = st.builds(
@@ -46,6 +48,7 @@ JOBS = st.builds(
     changed=st.integers(0, 40),
     owner=st.sampled_from([None, "ada", "grace"]),
     usage=st.dictionaries(st.sampled_from("012"), st.lists(SECONDS, min_size=4, max_size=4), max_size=2),
+    verified=st.none() | st.integers(0, 4),
 )
 
 STEPS = st.lists(
@@ -71,7 +74,8 @@ def to_row(job_id: str, job: Job) -> rows.MirroredJob:
     steps.append({"status": job.status, "at": at(job.changed), "id": "3"})
     state = JobState(
         job_id=job_id, status=job.status, created_at=at(0), updated_at=at(job.changed), owner=job.owner,
-        usage=job.usage, transitions=tuple(steps), tasks_total=3,
+        usage=job.usage, transitions=tuple(steps), tasks_total=3, k8s_namespace=job.owner,
+        tasks_verified=job.verified or 0, validation_completed_at=None if job.verified is None else at(job.changed),
     )  # fmt: skip
     made = rows.to_row(key(job_id), job_id, state.to_json(), VersionToken("1"), 1)
     assert isinstance(made, rows.MirroredJob)

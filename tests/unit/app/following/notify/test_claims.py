@@ -30,16 +30,6 @@ def won(store: InMemoryVersionedStore, clock: Clock) -> Claim:
     return found
 
 
-def test_one_of_two_watchers_gets_the_claim(store: InMemoryVersionedStore, clock: Clock) -> None:
-    """The other one is told that a process is at it; after the mark, that nothing is left to do."""
-    mine = won(store, clock)
-    assert claim(store, clock) == Settled(is_final=False)
-    claims.mark(store, mine, clock.now, is_sent=True)
-    assert claim(store, clock) == Settled(is_final=True)
-    clock.advance(days=30)
-    assert claim(store, clock) == Settled(is_final=True)
-
-
 def test_a_dead_sender_is_replaced_by_one_watcher(store: InMemoryVersionedStore, clock: Clock) -> None:
     """After the lease one watcher takes the claim over; the mark of the old sender, should it live, has no effect."""
     dead = won(store, clock)
