@@ -18,6 +18,7 @@ KINDS = {
     "life": "life.day",
     "views": "views.sequences",
     "forecast": "forecast.coverage",
+    "explain": "explaining",
 }
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 STORES = ("sqlite", "azure", "dynamodb", "s3", "moto")

@@ -497,25 +497,38 @@ def _search(
     logs: LogFactorials,
     key: str,
     without: Sequence[Condition],
+    rate: float = RATE,
 ) -> Condition | None:
     """Return the best condition for an error, among the sets for which no earlier one holds."""
-    compared = [[one for one in each.outcomes if one is None or one == key] for each in sets]
-    exposure = _exposure([len(outcomes) for outcomes in compared])
-    inside = bytearray(0 < exposure <= len(outcomes) for outcomes in compared)
+    inside, failed = compare_sets(sets, key)
     for condition in without:
         for place, one in enumerate(sets):
             if inside[place] and condition.holds(one.params):
-                inside[place] = 0
-    failed = bytearray(
-        is_inside and key in outcomes[:exposure] for is_inside, outcomes in zip(inside, compared, strict=True)
-    )
+                inside[place] = failed[place] = 0
     if sum(failed) < MIN_FAILED:
         return None
-    return ConditionSearch(columns, logs, inside, failed, RATE).best()
+    return ConditionSearch(columns, logs, inside, failed, rate).best()
 
 
-def _exposure(lengths: list[int]) -> int:
-    """Return the number of tasks with which all sets are compared; 0 if no set has one."""
+def best_condition(sets: Sequence[SetOutcomes], key: str, rate: float) -> Condition | None:
+    """Return the best condition for an error; None if chance gives one as good in more than `rate` of all cases."""
+    columns = make_columns([one.params for one in sets]).columns
+    return _search(sets, columns, LogFactorials(len(sets)), key, (), rate)
+
+
+def compare_sets(sets: Sequence[SetOutcomes], key: str) -> tuple[bytearray, bytearray]:
+    """Return 1 for each set that is compared, and 1 for each of these that failed with an error."""
+    compared = [[one for one in each.outcomes if one is None or one == key] for each in sets]
+    tasks = exposure([len(outcomes) for outcomes in compared])
+    inside = bytearray(0 < tasks <= len(outcomes) for outcomes in compared)
+    failed = bytearray(
+        is_inside and key in outcomes[:tasks] for is_inside, outcomes in zip(inside, compared, strict=True)
+    )
+    return inside, failed
+
+
+def exposure(lengths: list[int]) -> int:
+    """Return m of these numbers of tasks: with how many all sets are compared; 0 if no set has one."""
     lengths = sorted(filter(None, lengths))
     return lengths[int(len(lengths) * (1 - EXPOSED))] if lengths else 0
 

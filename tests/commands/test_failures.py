@@ -20,7 +20,7 @@ HEAD = [
     "registry_from", "jobs", "failed", "failed_without_reason", "more_groups", "groups",
 ]  # fmt: skip
 
-GROUP = ["key", "count", "type", "where", "message", "jobs", "tasks", "first_at", "last_at", "separates"]
+GROUP = ["key", "count", "type", "where", "message", "jobs", "tasks", "first_at", "last_at", "separates", "suspected"]
 
 
 def draw_sets(count: int, seed: int = 1) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import shutil
 import sys
 from contextlib import closing
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.errors import JobBusyError
+from mopsjobs.errors import EXIT_USAGE, JobBusyError
 from mopsjobs.ledger.format import encode_attempts, parse_attempts, parse_chunk_key
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import results_prefix
@@ -67,6 +68,29 @@ def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, calls_file: Pa
     assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (25, 25, 25)
     assert (state.metadata["n_reused_tasks"], state.metadata["reused_from"]) == (12, ["job"])
     assert len(ran.results("more")) == 13
+
+
+def test_the_study_of_failures_names_the_region_that_too_few_sets_failed_to_prove(desk: Desk, tmp_path: Path) -> None:
+    """`failures --more` writes it, `submit --extend` runs it as it is, and the failures of both have a condition."""
+    draw = random.Random(3)
+    sets = [{"x": draw.randrange(5), "rate": round(draw.random(), 3), "mode": draw.choice("xyz")} for _ in range(20)]
+    failing = 'if params["x"] >= 3 and params["rate"] > 0.5: raise ValueError("no bed")'
+    (desk.home / "model.py").write_text(f"def simulate(params, seed):\n    {failing}\n    return {{}}\n")
+    desk.submit(sets, n_replicates=2)
+    assert desk.ended() == "partial"
+    more = str(tmp_path / "more.json")
+    ran = desk.ok("failures", "job")
+    assert "8 failed sets are too few to name a region: about 4 more near x > 2 and rate > 0.4 would tell" in ran.out
+    assert "Write a study with 4 further parameter sets: mops-jobs failures job --more more.json" in ran.lines
+    said = desk.ok("failures", "job", "--more", more).err
+    assert f"The study of job with 4 further parameter sets: {more}\n" in said
+    command = ["submit", more, "--extend", "job"]
+    assert f"Run them: mops-jobs {' '.join(command)}\n" in said
+    desk.launched.add("more")
+    assert "24 of 48 tasks reused from job\n" in desk.ok(*command, "--job-id", "more").err
+    assert desk.ended("more") == "partial"
+    assert "all 20 have x > 2 and rate > 0.4; no other has" in desk.ok("failures", "more").out
+    assert desk("failures", "more", "--more", more).code == EXIT_USAGE
 
 
 def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, calls_file: Path) -> None:

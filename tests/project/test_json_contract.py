@@ -17,7 +17,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, Remote, add, foreign, key
 from support.fields import JOB_FIELDS
-from support.ledgers import Ledger, add_job, attempt
+from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import code, place, sets_of, study
 
 PROMISED_JOB_FIELDS = [
@@ -191,6 +191,24 @@ def test_failures_keeps_its_promise(cli: Cli, remote: Remote) -> None:
     assert list(document) == FAILURES_FIELDS
     assert [group["count"] for group in document["groups"]] == [9, 2]
     assert [one["condition"] for one in document["groups"][0]["separates"]] == ["n > 30"]
+    add_job(remote.jobs, "few", [{"params": {"n": number % 5 * 10, "m": number // 5}} for number in range(20)])
+    Ledger(remote.store.inner, "few")(
+        *(attempt(task, "failed" if task % 5 > 1 and task > 9 else "succeeded") for task in range(20))
+    )
+    document = cli.ok("failures", "few", "--json").json
+    _check(cli, "failures", document)
+    assert [one["failed_sets"] for one in document["groups"][0]["suspected"]] == [6]
+
+
+def test_explanations_keep_their_promise(cli: Cli, remote: Remote) -> None:
+    """`results --explain --json` fits its schema, with a condition, and without a number."""
+    add_job(remote.jobs, "job", [{"params": {"n": number}} for number in range(100)])
+    Ledger(remote.store.inner)(*map(attempt, range(100)))
+    leave_scalars(remote.jobs, "job", {number: {"loss": number} if number else {"x": 1} for number in range(100)})
+    document = cli.ok("results", "job", "--explain", "loss", "--json").json
+    _check(cli, "explain", document)
+    assert [one["condition"] for one in document["separates"]] == ["n <= 10"]
+    assert document["left_out"]["not_finite"] == 1
 
 
 @pytest.mark.usefixtures("everything")

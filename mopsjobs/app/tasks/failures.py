@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import sqlite3
 from collections import Counter
@@ -36,8 +37,11 @@ from mopsjobs.errors import (
     RecordError,
     StoreAccessError,
     StoreUnavailableError,
+    UsageError,
+    command_line,
 )
 from mopsjobs.ledger.attempt import error_signature
+from mopsjobs.studies.study import ParameterSet, Study, param_id
 from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import json_timestamp
 
@@ -75,6 +79,8 @@ class MergedGroup(NamedTuple):
     """Each with the job in which it was found."""
     hours: Counter[int]
     """Hours since 1970 in which some of them failed, with the number of tasks."""
+    suspected: list[dict[str, Any]]
+    """Without such conditions, those that further parameter sets would decide, each with its job."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the group as scripts get it."""
@@ -89,6 +95,7 @@ class MergedGroup(NamedTuple):
             "first_at": json_timestamp(self.first_ts),
             "last_at": json_timestamp(self.last_ts),
             "separates": self.separates,
+            "suspected": self.suspected,
         }
 
 
@@ -228,6 +235,12 @@ def describe_condition(one: Mapping[str, Any]) -> str:
     return f"{held} have {one['condition']}; {rest}"
 
 
+def describe_suspicion(one: Mapping[str, Any]) -> str:
+    """Return a suspected condition of a group as a sentence: how many further sets would decide it."""
+    failed, more = pluralize(one["failed_sets"], "failed set"), len(one["further_sets"])
+    return f"{failed} are too few to name a region: about {more} more near {one['condition']} would tell"
+
+
 def _settled(names: Sequence[str], app: App, policy: FreshnessPolicy) -> set[str]:
     """Return those of the names that are full ids of jobs whose ledgers are complete in the cache."""
     if policy.needs_scan:
@@ -321,6 +334,10 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
 
     largest = failures.groups[0]
     job_id, now = largest.jobs[0], app.now().timestamp()
+    more = []
+    if further := further_sets(failures, job_id):
+        count = pluralize(len(further), "further parameter set")
+        more = [(f"Write a study with {count}", command_line("failures", job_id, "--more more.json"))]
 
     def view(connection: sqlite3.Connection) -> list[tuple[str, str]]:
         job = newest = job_queries.find_job(connection, job_id, now=now)
@@ -333,8 +350,42 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
         return failure_commands(job, newest, largest.first.tasks[0], ends)
 
     with contextlib.suppress(JobNotFoundError):  # a pruned job: the cache has its tasks alone
-        return app.cache.read_cached(view) or []
+        return [*(app.cache.read_cached(view) or []), *more]
     return []
+
+
+def further_sets(failures: Failures, job_id: str) -> list[dict[str, Any]]:
+    """Return the parameter sets that would decide what is suspected of a job, each once."""
+    sets = (
+        params
+        for group in failures.groups
+        for one in group.suspected
+        if one["job_id"] == job_id
+        for params in one["further_sets"]
+    )
+    return list({param_id(params): params for params in sets}.values())
+
+
+def extended_study(failures: Failures, app: App) -> tuple[str, Study]:
+    """Return a job, and its study with the further sets that would decide what is suspected, for `--extend`.
+
+    A further set has as many tasks as the first set of the study, with the same seeds if the study names them.
+
+    Raises:
+        UsageError: if nothing is suspected.
+        StoreError: if the study cannot be read.
+    """
+    from mopsjobs.studies.manifest import load_manifest  # here: few views need it
+
+    [job_id] = failures.by_job
+    further = further_sets(failures, job_id)
+    if not further:
+        raise UsageError(f"No study for --more: no condition is suspected of the failed tasks of {job_id}.")
+    study = load_manifest(app.store, job_id).study
+    first = study.parameter_sets[0].param_id
+    seeds = [one.seed for one in study.parameter_sets if one.param_id == first]
+    sets = [ParameterSet(param_id(params), params, seed) for params in further for seed in seeds]
+    return job_id, dataclasses.replace(study, parameter_sets=(*study.parameter_sets, *sets))
 
 
 def _keep(connection: sqlite3.Connection, new: NewFailures) -> None:
@@ -383,6 +434,7 @@ def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
 
         message, example = normalise(message), example or message
     separates = [{**one, "job_id": job_id} for job_id, group in groups for one in group.separates]
+    suspected = [{**one, "job_id": job_id} for job_id, group in groups for one in group.suspected if not separates]
     hours: Counter[int] = Counter()
     for _, group in groups:
         for hour, count in group.hours:
@@ -398,6 +450,7 @@ def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
         max(_known(group.last_ts for _, group in groups), default=None),
         separates[:MAX_CONDITIONS],
         hours,
+        suspected[:MAX_CONDITIONS],
     )
 
 
@@ -470,7 +523,7 @@ def _from_record(job: FailedJob, error: str) -> JobFailures:
     """Return the error of a record in the form of failed tasks: a group of its own kind, which names none."""
     key, code, message = _read_error(error)
     hours = [[int(job.ended_ts // 3600), 1]]
-    group = FailureGroup(key, 1, code, None, message, None, [], job.ended_ts, job.ended_ts, [], hours)
+    group = FailureGroup(key, 1, code, None, message, None, [], job.ended_ts, job.ended_ts, [], hours, [])
     return JobFailures([group], 0, 0, job.tasks_total, 0)
 
 

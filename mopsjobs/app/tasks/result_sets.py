@@ -284,6 +284,14 @@ class ResultSets:
             raise UsageError(f"invalid scalar '{name}': its values are not numbers. The numbers are: {names}.")
         return found[0]
 
+    def values_of(self, scalar: Scalar) -> Iterator[tuple[str, str, str, float | str | None]]:
+        """Yield parameter id, parameters as a JSON list, status and value of each simulation, set by set."""
+        place = self.scalars.index(scalar)
+        return self._database.execute(
+            f"SELECT param_id, params, status, s{place} FROM task_row JOIN parameter_set"  # noqa: S608 - a name of our own
+            " ON parameter_set.number = set_number WHERE repeats IS NULL ORDER BY set_number, task_row.number"
+        )
+
     def page(self, choice: SetChoice) -> SetPage:
         """Return the parameter sets that were asked for.
 

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 from mopsjobs.cache.queries.filters import IS_NOT_RESUMED, LATER_JOBS, Filter, where_clauses
 from mopsjobs.cache.queries.ledgers import IS_FAILED, Ledger, read_ledger
 from mopsjobs.cache.stored_study import StoredStudy, find_duplicates
+from mopsjobs.studies.further_sets import find_suspicion
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
 from mopsjobs.utils.ranges import is_in_ranges
 
-VERSION = 6
+VERSION = 7
 """Of the kept form, and of the way in which it is made."""
 
 _HAVE_FAILED_TASKS = "json_extract(record, '$.tasks_failed') > 0"
@@ -86,6 +87,8 @@ class FailureGroup(NamedTuple):
     """Conditions on parameters that separate them from tasks that succeeded, with `condition`, `failed`, …"""
     hours: list[list[int]]
     """Hours since 1970 in which some of them failed, in their order, each with the number of tasks."""
+    suspected: list[dict[str, Any]]
+    """Without such conditions, the one that further parameter sets would decide: see `studies.further_sets`."""
 
 
 class JobFailures(NamedTuple):
@@ -152,7 +155,7 @@ def open_failures(connection: sqlite3.Connection, job_id: str, failures: JobFail
     groups, _, count = _group(rest)
     whole = {(group.key, group.size): group for group in failures.groups}
     largest = _largest(groups)
-    shown = [whole.get((group.first.key, group.size)) or group.finished([]) for group in largest]
+    shown = [whole.get((group.first.key, group.size)) or group.finished([], []) for group in largest]
     return failures._replace(groups=shown, more_groups=len(groups) - len(largest), failed=count)
 
 
@@ -249,8 +252,8 @@ class _Group:
             self.times = [min(one.at, *self.times), max(one.at, *self.times)] if self.times else [one.at, one.at]
             self.hours[int(one.at // 3600)] += 1
 
-    def finished(self, separates: list[dict[str, Any]]) -> FailureGroup:
-        """Return the group with its conditions."""
+    def finished(self, separates: list[dict[str, Any]], suspected: list[dict[str, Any]]) -> FailureGroup:
+        """Return the group with its conditions, and with what is suspected."""
         message, example = self.first.message, None
         if not self.has_one_message:
             from mopsjobs.ledger.attempt import normalise  # here: it is kept for the next view
@@ -259,7 +262,9 @@ class _Group:
         first, last = self.times or (None, None)
         key, kind, where = self.first.key, self.first.type, self.first.where
         hours = [[hour, count] for hour, count in sorted(self.hours.items())[-MAX_HOURS:]]
-        return FailureGroup(key, self.size, kind, where, message, example, self.tasks, first, last, separates, hours)
+        return FailureGroup(
+            key, self.size, kind, where, message, example, self.tasks, first, last, separates, hours, suspected
+        )
 
 
 def _group(failures: Iterator[_Failure]) -> tuple[dict[str, _Group], dict[int, str], int]:
@@ -287,16 +292,18 @@ def _summarise(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> J
     largest = _largest(groups)
     searched = [group.first.key for group in largest[:MAX_COMPARED_GROUPS]]
     conditions: dict[str, list[dict[str, Any]]] = {}
+    suspected: dict[str, list[dict[str, Any]]] = {}
     left_out: int | None = 0
     if failed:
         study = StoredStudy.load(connection, job_id)
         sets = None if study is None else _sets(connection, study, failed, duplicates)
         separation = None if sets is None else Separation(sets, searched)
         left_out = None if separation is None else separation.left_out
-        if separation is not None:
+        if sets is not None and separation is not None:
             conditions = {key: [_to_json(one) for one in separation.findings(key)] for key in searched}
+            suspected = {key: _suspected(sets, key) for key in searched if not conditions[key]}
     return JobFailures(
-        [group.finished(conditions.get(group.first.key, [])) for group in largest],
+        [group.finished(conditions.get(group.first.key, []), suspected.get(group.first.key, [])) for group in largest],
         len(groups) - len(largest),
         count,
         ledger.tasks_total,
@@ -367,6 +374,13 @@ def _to_json(finding: Finding) -> dict[str, Any]:
         "support": round(finding.support, 9),
         "lift": round(finding.lift, 4),
     }
+
+
+def _suspected(sets: Sequence[SetOutcomes], key: str) -> list[dict[str, Any]]:
+    found = find_suspicion(sets, key)
+    if found is None:
+        return []
+    return [{"condition": str(found.condition), "failed_sets": found.failed, "further_sets": found.further}]
 
 
 class FailedJob(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 
 from mopsjobs.app.run.app import App
@@ -12,8 +13,11 @@ from mopsjobs.app.tasks.failures import (
     MergedGroup,
     commands_after,
     describe_condition,
+    describe_suspicion,
+    extended_study,
     failures_of_filter,
     failures_of_jobs,
+    further_sets,
 )
 from mopsjobs.cli.flags import (
     add_filter_flags,
@@ -24,8 +28,10 @@ from mopsjobs.cli.flags import (
     filter_of,
     freshness_policy,
 )
-from mopsjobs.console.result import Document, Result, Text
+from mopsjobs.console.result import Document, RawText, Result, Text
 from mopsjobs.console.terminal import style_text
+from mopsjobs.errors import UsageError, command_line
+from mopsjobs.utils.files import replace_file
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_age
 
@@ -61,7 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resumed", action="store_true", help="without a JOB, read also jobs whose failures a resume has taken up"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print one JSON document")
+    how.add_argument(
+        "--more",
+        metavar="FILE",
+        help="write the study of one JOB with the further sets that would name a region, for submit --extend JOB;"
+        " - for stdout",
+    )
     add_freshness_flags(parser)
 
 
@@ -69,17 +82,39 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Group failed tasks."""
     policy = freshness_policy(args)
     check_jobs_or_filters(args)
+    if args.more is not None and len(args.job) != 1:
+        raise UsageError("--more needs one JOB.")
     if args.job:
         failures = failures_of_jobs(args.job, app, policy)
     else:
         limit = DEFAULT_LIMIT if args.limit is None else args.limit
         failures = failures_of_filter(filter_of(args, app.now()), limit, app, policy, resumed=args.resumed)
+    if args.more is not None:
+        return _study(failures, args.more, app)
     result = Result(warnings=failures.warnings, notes=_notes(failures), exit_code=failures.freshness.exit_code)
     if args.json:
         result.body = Document(failures.to_json(app))
         result.notes = []
     else:
         result.body = Text(_lines(failures, app), indent=INDENT)
+    return result
+
+
+def _study(failures: Failures, path: str, app: App) -> Result:
+    """Write the study with further parameter sets."""
+    job_id, study = extended_study(failures, app)
+    text = json.dumps(study.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    result = Result(warnings=failures.warnings)
+    if path == "-":
+        result.body = RawText(text)
+        return result
+    try:
+        replace_file(path, text.encode(), mode=0o666)
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror}.") from None
+    count = pluralize(len(further_sets(failures, job_id)), "further parameter set")
+    result.notes = [f"The study of {job_id} with {count}: {path}"]
+    result.notes.append(f"Run them: {command_line('submit', path, f'--extend {job_id}')}")
     return result
 
 
@@ -129,6 +164,9 @@ def _block(group: MergedGroup, app: App, *, has_one_job: bool) -> Iterator[Seque
     for one in group.separates:
         job = "" if has_one_job else f" (in {one['job_id']})"
         yield [blank, style_text(describe_condition(one), "bold"), job]
+    for one in group.suspected:
+        job = "" if has_one_job else f" (in {one['job_id']})"
+        yield [blank, describe_suspicion(one), job]
     yield [blank, style_text(_samples(group, app, has_one_job=has_one_job), "dim")]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
+from mopsjobs.app.tasks.explain import explain_scalar
 from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets
 from mopsjobs.app.tasks.results_sql import run_results_sql
 from mopsjobs.app.tasks.results_table import (
@@ -27,7 +28,7 @@ from mopsjobs.app.tasks.results_table import (
 from mopsjobs.app.tasks.series import Series
 from mopsjobs.cli.flags import JOB_HELP, add_job_names, argument_type, row_limit
 from mopsjobs.cli.sql_rows import CSV, DEFAULT_LIMIT, add_timeout_flag, show_rows
-from mopsjobs.console.result import Document, JsonLines, RawText, Result, Table, Tsv
+from mopsjobs.console.result import Document, JsonLines, RawText, Result, Table, Text, Tsv
 from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -43,6 +44,8 @@ from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, pluralize
 from mopsjobs.utils.times import json_time, parse_duration
 from mopsjobs.utils.written_tables import note_table
+
+INDENT = 2
 
 HELP = "list the outputs of a job, download them, or make a table of results"
 
@@ -65,6 +68,7 @@ DESCRIPTION = (
 EXAMPLES = (
     "mops-jobs results nightly-1 --download out",
     "mops-jobs results nightly-1 --best loss",
+    "mops-jobs results nightly-1 --explain loss",
     "mops-jobs results nightly-1 nightly-2 --by set --quantile 0.1,0.9 --table sets.csv",
     "mops-jobs results nightly-1 --reduced --table means.csv",
     'mops-jobs results nightly-1 --sql "SELECT r0, avg(peak) FROM results GROUP BY r0"',
@@ -133,6 +137,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-n", "--limit", metavar="N", type=row_limit,
         help=f"print at most N parameter sets, or rows of --sql, 0 for all (default: {usual})",
     )  # fmt: skip
+    table.add_argument(
+        "--explain",
+        metavar="RESULT",
+        help="print which parameters separate the lowest 5%% of a result from the rest; =-RESULT: highest",
+    )
     table.add_argument("--mean", action="store_true", help="the same as --by set")
     table.add_argument(
         "--quantile",
@@ -162,8 +171,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     _check(args, asks, is_by_set=is_by_set)
     if args.label:
         args.jobs = jobs_with_labels(args.label, app, FreshnessPolicy(offline=args.offline))
-    if args.sql is not None:
-        return _sql(args, app)
+    if args.sql is not None or args.explain is not None:
+        return _explain(args, app) if args.sql is None else _sql(args, app)
     if args.table is not None or is_by_set:
         try:
             return _sets(args, app) if is_by_set else _table(args, app)
@@ -201,9 +210,11 @@ def _check(args: argparse.Namespace, asks: Sequence[str], *, is_by_set: bool) ->
         raise UsageError("Name a JOB, or select jobs by --label.")
     if args.jobs and args.label:
         raise UsageError("A JOB contradicts --label, which selects jobs.")
-    if args.sql is not None:
-        if is_by_set or args.by or args.reduced or args.table is not None or args.download is not None:
-            raise UsageError("--sql prints rows of its own: leave out --table, --download, --by and what these take.")
+    if args.sql is not None or args.explain is not None:
+        prints = "--sql prints rows" if args.explain is None else "--explain prints sentences"
+        others = args.explain is not None and (args.sql is not None or args.tsv or args.csv)
+        if is_by_set or args.by or args.reduced or args.table is not None or args.download is not None or others:
+            raise UsageError(f"{prints} of its own: leave out --table, --download, --by and what these take.")
         return
     if args.table is not None:
         check_table_file(args.table)
@@ -267,6 +278,27 @@ def _sets(args: argparse.Namespace, app: App) -> Result:
         *(warning for family in families for job in family for warning in job.warnings),
         *result.warnings,
     ]
+    return result
+
+
+def _explain(args: argparse.Namespace, app: App) -> Result:
+    """Say which parameters go with the lowest or highest values of a scalar."""
+    policy = FreshnessPolicy(offline=args.offline)
+    families = find_results(args.jobs, app, policy)
+
+    def view(sets: ResultSets) -> Result:
+        explained = explain_scalar(sets, args.explain)
+        result = Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
+        if args.json:
+            result.body = Document(explained.to_json(app))
+        else:
+            result.body = Text(explained.lines(), indent=INDENT)
+            result.notes = [*explained.notes(), f"Data: {sets.age}"]
+        return result
+
+    with app.out.progress("tasks") as on_progress:
+        result = read_result_sets(families, app, view, policy, on_progress)
+    result.warnings = [*(one for family in families for job in family for one in job.warnings), *result.warnings]
     return result
 
 

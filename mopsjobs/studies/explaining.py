@@ -1,0 +1,68 @@
+"""Find which parameters go with the lowest or the highest values of a scalar, by the test of `separating`.
+
+The unit is a parameter set again. All sets count with the mean of the same number of values, their first m: a mean of
+fewer would be likelier to be extreme. The extreme sets take the place of those that failed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mopsjobs.studies.separating import Finding, Separation, SetOutcomes, exposure
+
+EXTREME_SHARE = 0.05
+"""The part of the sets that is explained."""
+
+MIN_EXTREME = 10
+"""Sets that are explained at least, if that is no more than a quarter of all: of five, chance explains nearly all."""
+
+_EXTREME = "extreme"
+
+
+class SetValues(NamedTuple):
+    """The values of a scalar in one parameter set. No two have the same parameters."""
+
+    params: Mapping[str, Any]
+    values: list[float]
+    """Finite, in the order of the tasks."""
+
+
+class Explanation(NamedTuple):
+    """The extreme sets, and what separates them from the others. The findings count sets, not tasks."""
+
+    sets: int
+    """Sets that were compared."""
+    values: int
+    """Values of each of them."""
+    extreme: int
+    """The lowest or highest of them, with all that have the same mean as the last of these."""
+    bound: float | None
+    """The mean of the last of these; None without sets."""
+    too_few: int
+    """Sets that have values, and fewer than the others."""
+    findings: list[Finding]
+    """Empty if chance explains the extreme sets as well."""
+    left_out: int
+    """Parameters that were not compared, since there are too many."""
+
+
+def explain_extremes(sets: Sequence[SetValues], *, highest: bool) -> Explanation:
+    """Return what separates the sets with the lowest means from the others, or those with the highest."""
+    values = exposure([len(one.values) for one in sets])
+    compared = [one for one in sets if 0 < values <= len(one.values)]
+    too_few = sum(0 < len(one.values) < values for one in sets)
+    if not compared:
+        return Explanation(0, values, 0, None, too_few, [], 0)
+    means = [math.fsum(value / values for value in one.values[:values]) for one in compared]
+    ordered = sorted(means, reverse=highest)
+    least = min(MIN_EXTREME, len(means) // 4)
+    bound = ordered[max(math.ceil(EXTREME_SHARE * len(means)), least) - 1]
+    is_extreme = [mean >= bound if highest else mean <= bound for mean in means]
+    separation = Separation(
+        [SetOutcomes(one.params, [_EXTREME if flag else None]) for one, flag in zip(compared, is_extreme, strict=True)],
+        [_EXTREME],
+    )
+    findings = separation.findings(_EXTREME)
+    return Explanation(len(means), values, sum(is_extreme), bound, too_few, findings, separation.left_out)

@@ -1,0 +1,108 @@
+"""`results --explain`: which parameters go with the lowest or the highest values of a scalar."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mopsjobs.errors import EXIT_USAGE
+from support.cli import Cli, Remote
+from support.ledgers import Ledger, add_job, attempt, leave_scalars
+
+if TYPE_CHECKING:
+    from mopsjobs.registry.job_registry import JobRegistry
+
+REPLICATES = 3
+SETS = 60
+
+
+def run_job(jobs: JobRegistry, job_id: str = "job") -> None:
+    """Register a job of 60 sets with 3 replicates, whose loss is lowest above beta 49; 3 tasks have no loss."""
+    add_job(
+        jobs, job_id, [{"beta": number, "gamma": number * 29 % 60} for number in range(SETS)], n_replicates=REPLICATES
+    )
+    tasks = range(SETS * REPLICATES)
+    missing, failed = {3}, {4}
+    Ledger(jobs.store, job_id)(
+        *(attempt(task, "failed" if task in failed else "succeeded") for task in tasks if task not in missing)
+    )
+    losses: dict[int, object] = {
+        task: {"loss": (0.0 if task // REPLICATES > 49 else 1.0) + task * 37 % 101 / 1000, "note": "x"}
+        for task in tasks
+        if task not in missing | failed
+    }
+    leave_scalars(jobs, job_id, losses | {5: {"note": "x"}})
+    jobs.update_status(job_id, "partial")
+
+
+@pytest.fixture
+def jobs(remote: Remote) -> JobRegistry:
+    """Return the registry, with such a job."""
+    run_job(remote.jobs)
+    return remote.jobs
+
+
+@pytest.mark.usefixtures("jobs")
+def test_the_condition_of_the_lowest_sets_is_printed_with_what_is_left_out(cli: Cli) -> None:
+    """The set without any value is no set, and each of its tasks is counted by what it lacks."""
+    ran = cli.ok("results", "job", "--explain", "loss")
+    assert ran.lines == [
+        "The lowest 10 of 59 parameter sets have loss <= 0.0656667 as the mean of 3 replicates.",
+        "  all 10 have beta > 49; no other set has",
+    ]
+    assert "Left out: 1 failed task, 1 missing task, 1 task without a finite loss.\n" in ran.err
+
+
+@pytest.mark.usefixtures("jobs")
+def test_chance_is_said_to_explain_the_rest(cli: Cli) -> None:
+    """The highest losses have nothing in common."""
+    [line] = cli.ok("results", "job", "--explain=-loss").lines
+    assert line.startswith("No parameter explains the highest ")
+    assert line.endswith("as the mean of 3 replicates): chance does as well.")
+
+
+@pytest.mark.usefixtures("jobs")
+def test_the_document_has_the_condition_and_the_counts_offline_too(cli: Cli) -> None:
+    """The cache has all of it after one look."""
+    first = cli.ok("results", "job", "--explain", "loss", "--json").json
+    second = cli.ok("results", "job", "--explain", "loss", "--json", "--offline").json
+    assert {**first, "generated_at": None} == {**second, "generated_at": None}
+    assert first["separates"] == [
+        {"condition": "beta > 49", "sets": 10, "others": 0, "support": 1.0, "lift": 5.9},
+    ]
+    assert first["left_out"] == {"failed": 1, "missing": 1, "not_finite": 1, "sets_with_too_few": 0, "parameters": 0}
+
+
+def test_sets_of_several_jobs_are_one_set_if_their_parameters_are_equal(cli: Cli, jobs: JobRegistry) -> None:
+    """The same 60 sets twice are no more evidence than once: they have twice the replicates."""
+    run_job(jobs, "again")
+    found: dict[str, Any] = cli.ok("results", "job", "again", "--explain", "loss", "--json").json
+    assert (found["jobs"], found["sets"], found["replicates"]) == (["job", "again"], 59, 6)
+
+
+@pytest.mark.usefixtures("jobs")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--explain", "los"], "invalid scalar 'los': no result has it. The numbers are: loss. Did you mean 'loss'?"),
+        (["--explain", "note"], "invalid scalar 'note': its values are not numbers."),
+        (["--explain", "loss", "--csv"], "--explain prints sentences of its own: leave out "),
+        (["--explain", "loss", "--mean"], "--explain prints sentences of its own: leave out "),
+    ],
+)
+def test_what_cannot_be_explained_is_a_clear_error(cli: Cli, flags: list[str], message: str) -> None:
+    """The scalars that can are named."""
+    ran = cli("results", "job", *flags)
+    assert (ran.code, ran.out) == (EXIT_USAGE, "")
+    assert message in ran.err
+
+
+def test_a_job_without_differences_has_nothing_to_explain(cli: Cli, remote: Remote) -> None:
+    """All sets have the same loss."""
+    add_job(remote.jobs, "flat", [{"beta": number} for number in range(4)])
+    Ledger(remote.store.inner, "flat")(*map(attempt, range(4)))
+    leave_scalars(remote.jobs, "flat", dict.fromkeys(range(4), json.loads('{"loss": 2}')))
+    ran = cli.ok("results", "flat", "--explain", "loss")
+    assert ran.lines == ["4 parameter sets, and no two differ in loss: 2."]
