@@ -61,7 +61,7 @@ SURE_FROM = 500
 
 
 class Counts(NamedTuple):
-    """How many studies had a condition."""
+    """Numbers of studies that had a condition."""
 
     right: int
     """On the first two parameters alone, and for 80 % of the sets whose loss is lowest without noise."""
@@ -102,7 +102,7 @@ def _explain(
         explained = explain_extremes(study, highest=False)
         if found := explained.findings:
             lowest = sorted(params, key=loss)[: explained.extreme]
-            # Losses that are equal without noise are no region.
+            # Beside an edge or a corner, the losses without noise are equal.
             lowest = [one for one in lowest if loss(one) < 0 or loss not in (_edge, _corner)]
             held = sum(any(finding.condition.holds(one) for finding in found) for one in lowest)
             is_right = all(map(_is_right, found)) and held >= MIN_HELD * len(lowest)

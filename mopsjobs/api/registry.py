@@ -609,6 +609,34 @@ class Job:
         _warn(self._app, failures.warnings)
         return Failures(failures.to_json(self._app))
 
+    def explain(self, result: str, *, offline: bool = False) -> dict[str, Any]:
+        """Return which parameters separate the sets with the lowest 5 % of a result from the others.
+
+        It is the document of `results --explain --json`. A set counts with the mean of its replicates.
+
+        Args:
+            result: the result, like `loss`. With `-` in front, the highest 5 % are explained.
+            offline: never use the network. The cache has the results that were read before.
+
+        Raises:
+            UsageError: if the job has no such result.
+            NoManifestError: if mops-jobs did not submit the job.
+            StoreError: if the registry cannot be read; offline, if the cache has no results of the job.
+        """
+        from mopsjobs.app.tasks.explain import explain_scalar
+        from mopsjobs.app.tasks.result_sets import read_result_sets
+        from mopsjobs.app.tasks.results_table import find_results
+
+        app, policy = self._app, policy_of({"offline": offline}, Job.explain)
+        families = find_results([self.id], app, policy)
+
+        def view(sets: ResultSets) -> tuple[dict[str, Any], list[str]]:
+            return explain_scalar(sets, result).to_json(app), sets.problems
+
+        document, problems = read_result_sets(families, app, view, policy)
+        _warn(app, [*(one for family in families for job in family for one in job.warnings), *problems])
+        return document
+
     def logs(
         self,
         task: int | Iterable[int] | None = None,

@@ -16,7 +16,7 @@ EXTREME_SHARE = 0.05
 """The part of the sets that is explained."""
 
 MIN_EXTREME = 10
-"""Sets that are explained at least, if that is no more than a quarter of all: of five, chance explains nearly all."""
+"""Sets that are explained at least, or a quarter of all: chance explains what fewer have in common."""
 
 _EXTREME = "extreme"
 

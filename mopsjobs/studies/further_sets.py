@@ -7,8 +7,9 @@ a number lies near the cut. Each is a drawn set of the study, with the condition
 all values are those of the study, and the search has no more conditions to correct for. If no such set is new, as in a
 full grid, numbers are drawn between those of two sets, whole ones from whole ones.
 
-**How many** is the least even number with which the test of `separating` names a condition, if the further sets fail at
-the rates seen inside and outside of the suspected one. Nothing is suspected if `MAX_FURTHER` would not do.
+**How many** is the least even number with which the test of `separating` names a condition. Further sets are taken to
+fail at the rates seen so far, inside and outside of the suspected condition. Nothing is suspected if `MAX_FURTHER` are
+too few.
 """
 
 from __future__ import annotations

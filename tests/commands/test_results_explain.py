@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import mopsjobs
 from mopsjobs.errors import EXIT_USAGE
 from support.cli import Cli, Remote
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
@@ -45,8 +46,8 @@ def jobs(remote: Remote) -> JobRegistry:
 
 
 @pytest.mark.usefixtures("jobs")
-def test_the_condition_of_the_lowest_sets_is_printed_with_what_is_left_out(cli: Cli) -> None:
-    """The set without any value is no set, and each of its tasks is counted by what it lacks."""
+def test_the_lowest_sets_are_explained_and_the_rest_counted(cli: Cli) -> None:
+    """A set without any value is left out, and each of its tasks is counted by what it lacks."""
     ran = cli.ok("results", "job", "--explain", "loss")
     assert ran.lines == [
         "The lowest 10 of 59 parameter sets have loss <= 0.0656667 as the mean of 3 replicates.",
@@ -75,7 +76,7 @@ def test_the_document_has_the_condition_and_the_counts_offline_too(cli: Cli) -> 
     assert first["left_out"] == {"failed": 1, "missing": 1, "not_finite": 1, "sets_with_too_few": 0, "parameters": 0}
 
 
-def test_sets_of_several_jobs_are_one_set_if_their_parameters_are_equal(cli: Cli, jobs: JobRegistry) -> None:
+def test_equal_parameters_of_two_jobs_are_one_set(cli: Cli, jobs: JobRegistry) -> None:
     """The same 60 sets twice are no more evidence than once: they have twice the replicates."""
     run_job(jobs, "again")
     found: dict[str, Any] = cli.ok("results", "job", "again", "--explain", "loss", "--json").json
@@ -106,3 +107,14 @@ def test_a_job_without_differences_has_nothing_to_explain(cli: Cli, remote: Remo
     leave_scalars(remote.jobs, "flat", dict.fromkeys(range(4), json.loads('{"loss": 2}')))
     ran = cli.ok("results", "flat", "--explain", "loss")
     assert ran.lines == ["4 parameter sets, and no two differ in loss: 2."]
+
+
+@pytest.mark.usefixtures("jobs")
+def test_python_has_the_document_of_the_command(cli: Cli) -> None:
+    """Also for the highest values, and offline."""
+    with mopsjobs.connect(env=cli.env) as registry:
+        job = registry.job("job")
+        for result in ("loss", "-loss"):
+            document = cli.ok("results", "job", f"--explain={result}", "--json").json
+            found = job.explain(result, offline=True)
+            assert {**found, "generated_at": None} == {**document, "generated_at": None}

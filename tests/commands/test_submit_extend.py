@@ -70,7 +70,7 @@ def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, calls_file: Pa
     assert len(ran.results("more")) == 13
 
 
-def test_the_study_of_failures_names_the_region_that_too_few_sets_failed_to_prove(desk: Desk, tmp_path: Path) -> None:
+def test_the_study_of_failures_with_more_sets_proves_their_region(desk: Desk, tmp_path: Path) -> None:
     """`failures --more` writes it, `submit --extend` runs it as it is, and the failures of both have a condition."""
     draw = random.Random(3)
     sets = [{"x": draw.randrange(5), "rate": round(draw.random(), 3), "mode": draw.choice("xyz")} for _ in range(20)]

@@ -67,6 +67,8 @@ def finish(job: mj.Job) -> list[dict[str, Any]]:
 
 
 def look(job: mj.Job) -> None:
+    lowest: list[dict[str, Any]] = job.explain("peak", offline=True)["separates"]
+    log.info("%s", lowest)
     try:
         tasks: mj.Table = job.tasks("failed,succeeded", ["beta>0.1"], sort="-seconds", limit=10, refresh=True)
         reduced: list[bytes] = [job.reduced()["result.json"], job.reduced({"beta": 0.1})["result.json"]]

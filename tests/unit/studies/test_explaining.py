@@ -82,8 +82,8 @@ def test_equal_means_are_extreme_together() -> None:
 
 
 @pytest.mark.parametrize(("count", "extreme"), [(1, 1), (8, 2), (20, 5), (40, 10), (200, 10), (1000, 50)])
-def test_the_extreme_part_is_five_percent_and_ten_sets_if_that_is_a_quarter(count: int, extreme: int) -> None:
-    """Few sets would prove nothing, and more than a quarter are no extreme."""
+def test_five_percent_are_extreme_or_ten_sets_or_a_quarter(count: int, extreme: int) -> None:
+    """Fewer sets would prove nothing, and more than a quarter are not extreme."""
     sets = [SetValues({"a": number}, [float(number)]) for number in range(count)]
     assert explain_extremes(sets, highest=False).extreme == extreme
 
