@@ -550,7 +550,7 @@ def _error_fields(error: BaseException, root: str) -> dict[str, str]:
     described = traceback.TracebackException(type(error), error, trace or error.__traceback__)  # also if `str` raises
     if isinstance(error, ResultError):  # the function has returned
         code = getattr(inspect.unwrap(at_work["function"]), "__code__", None)
-        places = [] if code is None else [_find_return(code, *error.path[:1])]
+        places = [] if code is None else [_find_return(code, error.path)]
         described.stack = traceback.StackSummary.from_list(places)
     text = re.sub(r'File "([^"\n]*/cell_\w+\.py)", line (\d+)', _in_cell, "".join(described.format()))
     fields = {"type": type(error).__name__, "message": str(described), "traceback": text[-TRACEBACK_CHARACTERS:]}
@@ -566,10 +566,11 @@ def _error_fields(error: BaseException, root: str) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=64)
-def _find_return(code: CodeType, key: str | None = None) -> tuple[str, int, str, None]:
-    """Return where a function returns a key, as a traceback has it.
+def _find_return(code: CodeType, path: tuple[str, ...]) -> tuple[str, int, str, None]:
+    """Return where a function returns a value, as a traceback has it.
 
-    It is the line that names the key in a `return`, else the only `return`, else the first line of the function.
+    It is the only line in a `return` with the last key of its path, or with one before, else the only `return`. If
+    there are several, it is the first line of the function.
     """
     import ast
 
@@ -579,17 +580,19 @@ def _find_return(code: CodeType, key: str | None = None) -> tuple[str, int, str,
         for node in ast.walk(ast.parse("".join(linecache.getlines(code.co_filename)))):
             if isinstance(node, kinds) and (*node.decorator_list, node)[0].lineno == code.co_firstlineno:
                 pending += node.body
-    named: set[int] = set()
+    words: dict[str, set[int]] = {}
     lines: set[int] = set()
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Return):
             lines.add(node.lineno)
-            words: Any = () if key is None else ast.walk(node)
-            named.update(one.lineno for one in words if key in (getattr(one, "arg", None), getattr(one, "value", None)))
+            for one in ast.walk(node):
+                for word in (getattr(one, "arg", None), getattr(one, "value", None)):
+                    if isinstance(word, str):
+                        words.setdefault(word, set()).add(getattr(one, "lineno", node.lineno))
         elif not isinstance(node, kinds):
             pending += ast.iter_child_nodes(node)
-    found = named if len(named) == 1 else lines
+    found = next((words[key] for key in reversed(path) if len(words.get(key, ())) == 1), lines)
     return code.co_filename, found.pop() if len(found) == 1 else code.co_firstlineno, code.co_name, None
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import html
+import math
 import re
 
 import pytest
 from markupsafe import escape
 
 from mopsjobs.app.run.app import App
+from mopsjobs.engines.worker import real_numbers
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.writer import record_event
 from mopsjobs.web.pages import logs_page, readings
@@ -451,6 +453,21 @@ def test_statistics_of_the_page_count_a_repeated_task_once(web: Web, cli: Cli, r
     results = kept.read_results("job", web.app)
     assert [row[-2:] for row in results.rows.read()] == [[None, 1], [None, 2], [0, 1]]
     assert summarize_scalars(results, ["y"])["y"].tasks == 2
+
+
+def test_numbers_that_are_not_finite_are_no_points(web: Web, cli: Cli, remote: Remote) -> None:
+    """The plot says how many. The API names them, and the table on the page has the real values."""
+    manifest = add_job(remote.jobs, "job", [{"x": 1}, {"x": 2}, {"x": 3}, {"x": 4}])
+    Ledger(remote.store.inner)(*map(attempt, range(4)))
+    for number, y in enumerate((1.0, math.nan, -math.inf, 2.0)):
+        leave_output(remote.jobs, manifest, number, y=y)
+    cli.ok("sync", "-q")
+    page = web.complete("/jobs/job/results")
+    assert "2 tasks with NaN or an infinite value: neither drawn nor in the means." in page
+    assert "y over x: 2 tasks" in page
+    rows = web.get("/api/v1/results?job=job").get_json()["rows"]
+    assert rows[1]["$not_finite"] == {"/y": "nan"}
+    assert [str(real_numbers(row)["y"]) for row in rows] == ["1.0", "nan", "-inf", "2.0"]
 
 
 # --- hostile names ---------------------------------------------------------------------------------------------------

@@ -141,6 +141,8 @@ class Scalar(NamedTuple):
     """With `low`, the quantiles of `QUANTILES`."""
     means: Mapping[str, float]
     """The mean over the replicates of each parameter set, by the id of that."""
+    not_finite: int = 0
+    """Tasks whose value is NaN or infinite, which the statistics leave out."""
 
 
 class Side(NamedTuple):
@@ -420,7 +422,8 @@ def _results(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Row]:
             if scalar is None:
                 cells.append(Cell(side.scalars_missing if side.scalars is None else NONE, is_weak=True))
                 continue
-            notes = [f"{scalar.low:.4g} to {scalar.high:.4g}, {pluralize(scalar.tasks, 'task')}"]
+            left_out = f", {scalar.not_finite:,} more NaN or infinite" if scalar.not_finite else ""
+            notes = [f"{scalar.low:.4g} to {scalar.high:.4g}, {pluralize(scalar.tasks, 'task')}{left_out}"]
             if first and place:
                 difference = compare_scalar(first, scalar)
                 differs = differs or any(difference[1:])
@@ -443,6 +446,7 @@ def summarize_scalars(results: Results, names: Sequence[str]) -> dict[str, Scala
     found = {}
     for name in names:
         by_set: dict[int, list[float]] = {}
+        not_finite = sum(map(math.isinf, results.scalars.get(name, ())))  # see `Series.values`
         for place, value in zip(results.set_of, results.scalars.get(name, ()), strict=False):
             if math.isfinite(value):
                 by_set.setdefault(place, []).append(value)
@@ -450,7 +454,7 @@ def summarize_scalars(results: Results, names: Sequence[str]) -> dict[str, Scala
             ordered = sorted(value for values in by_set.values() for value in values)
             low, high = (quantile(ordered, share) for share in QUANTILES)
             means = {results.set_ids[place]: mean(values) for place, values in by_set.items()}
-            found[name] = Scalar(len(ordered), mean(ordered), low, high, means)
+            found[name] = Scalar(len(ordered), mean(ordered), low, high, means, not_finite)
     return found
 
 

@@ -422,16 +422,18 @@ def f(params, seed):
         return found
     return {
         "good": 1,
-        "worse": {1},
+        "bad": {
+            "worse": {1},
+        },
     }
 """
 
 
 def test_the_line_of_a_value_is_where_the_function_returns_it(run: Worker) -> None:
-    """The one that names its key. Without one, the first line of the function, if it returns at several."""
+    """The one that names its key. If several do, or none, it is the first line of a function that has several."""
     talk = run(PLACES, *({"params": {word: 1}} for word in ("dict", "last", "lost")))
-    assert [answer["error"]["at"] for answer in talk.answers[1:]] == ["model.py:17", "model.py:23", "model.py:10"]
-    assert 'model.py", line 23, in f\n    "worse": {1},\n' in talk.answers[2]["error"]["traceback"]
+    assert [answer["error"]["at"] for answer in talk.answers[1:]] == ["model.py:10", "model.py:24", "model.py:10"]
+    assert 'model.py", line 24, in f\n    "worse": {1},\n' in talk.answers[2]["error"]["traceback"]
 
 
 # --- large outputs --------------------------------------------------------------------------------------------------

@@ -41,6 +41,13 @@ def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
     assert plot.grid == "M0 84.0H720M0 160.0H720M0 236.0H720"
 
 
+def test_a_number_that_is_not_finite_is_no_point_and_is_counted() -> None:
+    """One that has no value is not counted."""
+    plot, [line] = _drawn({0: [1.0, math.inf, math.inf], 10: [5.0, math.nan]})
+    assert (plot.tasks, plot.not_finite, plot.drawn) == (2, 2, 2)
+    assert [tuple(one[:3]) for one in line.groups] == [("0", 1, 1.0), ("10", 1, 5.0)]
+
+
 def test_categories_are_not_joined() -> None:
     """Nothing is between them, so each has a bar and a mark of its own."""
     plot, [line] = _drawn({"a": [1.0, 2.0], "b": [3.0]})

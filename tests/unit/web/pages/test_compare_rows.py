@@ -89,12 +89,13 @@ def _statistics(**means: float) -> Scalar:
 
 
 def test_statistics_are_those_of_the_tasks_that_have_the_scalar() -> None:
-    """Replicates of a set have one mean; a scalar that no task has is left out."""
-    found = summarize_scalars(_results([0, 0, 1, 1], x=[1.0, 3.0, 7.0, math.nan], y=[math.nan] * 4), ["x", "y", "z"])
+    """Replicates of a set have one mean; a scalar that no task has is left out. One that is not finite is counted."""
+    values = [1.0, 3.0, 7.0, math.nan, math.inf]
+    found = summarize_scalars(_results([0, 0, 1, 1, 1], x=values, y=[math.nan] * 5), ["x", "y", "z"])
     assert list(found) == ["x"]
     one = found["x"]
     assert (one.tasks, round(one.mean, 6), one.means) == (3, 3.666667, {"set0": 2.0, "set1": 7.0})
-    assert (one.low, one.high) == (1.4, 6.2)
+    assert (one.low, one.high, one.not_finite) == (1.4, 6.2, 1)
 
 
 def test_a_difference_is_the_mean_over_shared_sets() -> None:
