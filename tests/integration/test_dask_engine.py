@@ -47,6 +47,7 @@ from support.runs import (
     results,
     sets_of,
     study,
+    tree,
     until,
     work,
 )
@@ -243,6 +244,24 @@ def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -
         3,
         sets[4]["x"],
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are opened")
+def test_workers_tell_which_files_tasks_read_and_write(dask_cluster: Cluster, tmp_path: Path) -> None:
+    """With the result of a task comes what its worker has seen, and each task has a directory of its own."""
+    source = (
+        "import os\n"
+        "def simulate(params, seed):\n"
+        "    open('trace.csv', 'w').close()\n"
+        "    return [open('data.csv').read(), os.getcwd() == os.environ['MOPS_JOBS_TASK_DIR']]\n"
+    )
+    tree(code(tmp_path / "code", source), {"data.csv": "1", "README.md": ""})
+    pool = _pool(dask_cluster, tmp_path / "code")
+    assert [one.outputs for one in all_of(pool, sets_of(3))] == [{"result.json": b'["1", false]'}] * 3
+    assert (pool.files.opened(), pool.files.written()) == ({"data.csv", "model.py"}, "trace.csv")
+    code(tmp_path / "code", source.replace("open('data.csv').read()", "1"))
+    (one,) = all_of(_pool(dask_cluster, tmp_path / "code", scratch=True), sets_of(1))
+    assert one.outputs == {"result.json": b"[1, true]"}
 
 
 def test_a_late_task_ends_and_its_worker_goes_on(dask_cluster: Cluster, tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ from mopsjobs.runner.pools.base import (
     STARTS,
     Assignment,
     NextTasks,
-    NothingSeen,
     OnLog,
     SeenFiles,
     TaskAtWork,
@@ -53,13 +52,40 @@ from mopsjobs.runner.pools.base import (
     task_message,
 )
 from mopsjobs.studies.study import Task
-from mopsjobs.utils import measurement
+from mopsjobs.utils import file_watch, measurement
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 CHILD = "mopsjobs.runner.pools.dask"
 """The module of the child process."""
+
+
+class ToldFiles:
+    """Files of the bundle that Dask workers told of; see `SeenFiles`."""
+
+    def __init__(self) -> None:
+        """Begin with none: a worker tells before the result of a task comes."""
+        self._opened: frozenset[str] | None = frozenset()
+        self._written: str | None = None
+
+    def add(self, opened: Sequence[object] | None, written: object) -> None:
+        """Add what a worker told."""
+        known = None if self._opened is None or opened is None else self._opened.union(map(str, opened))
+        self._opened = known if known is None or len(known) <= file_watch.MAX_FILES else None
+        if self._written is None and written is not None:
+            self._written = str(written)
+
+    def opened(self) -> frozenset[str] | None:
+        """Return the files that were opened; None if a worker does not know them."""
+        return self._opened
+
+    def written(self) -> str | None:
+        """Return the first file that was written."""
+        return self._written
+
+    def close(self) -> None:
+        """Do nothing: the workers close what they have."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -97,7 +123,8 @@ class DaskProcess:
 
     def __post_init__(self) -> None:
         self._sent: dict[int, Task] = {}
-        self.files: SeenFiles = NothingSeen()
+        self._told = ToldFiles()
+        self.files: SeenFiles = self._told
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
@@ -154,6 +181,9 @@ class DaskProcess:
             if number not in {task.number for task in sent.values()}:
                 raise ValueError(number)
             self.on_log(number, str(line))
+            return None
+        if "files" in message:
+            self._told.add(*message["files"])
             return None
         if "environment" in message:
             self.on_environment(message["environment"])
@@ -246,6 +276,7 @@ class DaskPool:
             "worker": WORKER_SOURCE.decode(),
             "process": Path(process.__file__).read_text("utf-8"),
             "measurement": Path(measurement.__file__).read_text("utf-8"),
+            "file_watch": Path(file_watch.__file__).read_text("utf-8"),
             "describe": INTERPRETER_SOURCE,
             "env": {name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
             "bundle": base64.b64decode(setup["bundle"]),
@@ -257,6 +288,8 @@ class DaskPool:
         self._timeout, self._memory = setup["timeout"], setup["memory"]
         self._policy = RetryPolicy(setup["retries"], frozenset(setup["causes"]))
         self._queue = TaskQueue(iter(()), self._policy, 0)
+        self._files: object = None
+        """What was last told of files."""
         self._sent: dict[str, _SentTask] = {}
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._threads: Mapping[str, int] = {}
@@ -368,6 +401,9 @@ class DaskPool:
         assignment = sent.assignment
         for line in answer["lines"]:
             self._send_message({"log": [assignment.task.number, line]})
+        if "files" in answer and answer["files"] != self._files:
+            self._files = answer["files"]
+            self._send_message({"files": self._files})
         if "broken" in answer:
             raise load_error(answer["broken"])
         if "unready" in answer:

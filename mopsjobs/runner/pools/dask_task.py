@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mopsjobs.runner.pools.process import Model
+    from mopsjobs.utils.file_watch import FileWatch
 
 IDLE_SECONDS = 60.0
 """How long unused processes and code are kept for another task."""
@@ -55,6 +56,7 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | N
             - `worker`: the text of engines/worker.py
             - `process`: the text of process.py
             - `measurement`: the text of utils/measurement.py
+            - `file_watch`: the text of utils/file_watch.py
             - `describe`: the text of engines/interpreter_script.py
             - `env`: variables of the model's process, besides those of this worker
             - `entrypoint`: model and scenario
@@ -76,7 +78,8 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | N
         - `unready`: the exit code of a process that ended before it was ready
         - `died`, `late`, `excessive` or `stopped`: true; with `died` also `exit_code` and `is_oom`
 
-        Besides, `started_at` and `usage`.
+        Besides, `started_at` and `usage`. And `files`: those of the bundle that were opened on this worker so far, None
+        if that is not known, and the one that was written.
     """
     with _lock:
         if job_id in _stopped:
@@ -93,7 +96,7 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | N
         with _lock:
             job.busy -= 1
             job.used_at = time.monotonic()
-    return {**answer, "lines": lines}
+    return {**answer, "lines": lines, "files": job.files()}
 
 
 def describe(code: dict[str, Any]) -> Any:
@@ -126,6 +129,7 @@ class _Job:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.root: str | None = None
+        self.watch: FileWatch | None = None
         self.models: set[Model] = set()
         self.idle: list[Model] = []
         self.busy = 0
@@ -148,8 +152,15 @@ class _Job:
                 with tarfile.open(fileobj=io.BytesIO(code["bundle"]), encoding="utf-8") as tar:
                     safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
                     tar.extractall(os.path.join(root, "code"), **safe)  # type: ignore[arg-type] # noqa: S202 - see above
+                self.watch = _module("file_watch", code["file_watch"]).FileWatch(os.path.join(root, "code"))
                 self.root = root
             return self.root
+
+    def files(self) -> tuple[list[str] | None, str | None]:
+        """Return which files of the code were opened so far, None if it is not known, and which one was written."""
+        watch = self.watch
+        opened = None if watch is None else watch.opened()
+        return None if opened is None else sorted(opened), None if watch is None else watch.written()
 
     def take(self, code: dict[str, Any], *, is_new: bool) -> Model:
         """Return an idle process, else a new one."""
@@ -234,6 +245,8 @@ def _remove_unused(job_id: str, job: _Job) -> None:
         for model in job.models:
             model.end()
             model.close()
+        if job.watch is not None:
+            job.watch.close()
         if job.root is not None:
             shutil.rmtree(job.root, ignore_errors=True)
         return
