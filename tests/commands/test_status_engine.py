@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mopsjobs.cache.job_json import job_fields
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -14,7 +15,6 @@ from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.submission.shard_drop import ShardDrop
 from support.cli import Cli, Remote, add, sentences
 from support.engines import FAILED, GONE, NO_IMAGE, RUNNING, SUSPENDED, Cluster, add_kubernetes_job, answer_for_all
-from support.fields import JOB_FIELDS
 from support.kubernetes import Api, kubeconfig
 from support.ledgers import add_job
 from support.runs import sets_of
@@ -183,7 +183,7 @@ def test_scripts_get_the_job_with_what_is_known(cli: Cli, far_cluster: Api) -> N
     _put(far_cluster, conditions=[{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}])
     ran = cli("status", "seir-1", "--json", "--exit-status")
     assert ran.code == 100
-    assert list(ran.json) == [*JOB_FIELDS, "engine_says"]
+    assert list(ran.json) == [*job_fields(), "engine_says"]
     assert (ran.json["status"], ran.json["engine"], ran.json["created_at"]) == ("failed", "kubernetes", None)
     assert ran.json["engine_says"]["look"] == "kubectl -n from-kubeconfig get job seir-1"
 

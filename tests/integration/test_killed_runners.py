@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Ran, sentences
-from support.lab import TASKS, Lab, end
-from support.runs import calls, is_alive, kill, kill_between_reports, until
+from mopsjobs.store import open_store
+from support.cli import Cli, Ran, command, sentences
+from support.runs import PATIENCE, calls, code, is_alive, kill, kill_between_reports, record, sets_of, until
 
 if TYPE_CHECKING:
     from mopsjobs.registry.job_state import JobState
@@ -21,6 +24,51 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+TASKS = 6
+
+
+class Lab:
+    """A job whose tasks note their calls, and the command as processes."""
+
+    def __init__(
+        self, env: dict[str, str], home: Path, sets: list[dict[str, Any]] | None = None, **params: Any
+    ) -> None:
+        """Write the study: of these parameter sets, and of `params` in each."""
+        self.env = env
+        self.home = code(home)
+        self.calls = home.with_name("calls")
+        path = home.with_name("study.json")
+        common = sets_of(TASKS, calls=str(self.calls), **params)
+        found = [{**own, **more} for own, more in zip(common, sets or [{}] * TASKS, strict=True)]
+        path.write_text(json.dumps({"model": "model:simulate", "parameter_sets": found, "outputs": ["result.json"]}))
+        self.submit = ("submit", str(path), "--auto", "--job-id", "job", "--workers", "1")
+
+    def start(self, *argv: str, **how: Any) -> subprocess.Popen[str]:
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command(*argv), env=self.env, cwd=self.home, text=True, **out, **how)
+
+    def run(self, *argv: str) -> tuple[int, str, str]:
+        """Return exit code, output and messages of a command."""
+        return end(self.start(*argv))
+
+    def job(self, job_id: str = "job") -> JobState:
+        """Return the record as the registry has it."""
+        with contextlib.closing(open_store(self.env["MOPS_JOBS_REGISTRY"], self.env)) as store:
+            return record(JobRegistry(store), job_id)
+
+    def journals(self) -> Iterable[Path]:
+        """Return the files in which the runner has noted attempts."""
+        return JobDir.for_job("job", self.env).ledger(0).glob("*.jsonl")
+
+    def runner(self, job_id: str = "job") -> int:
+        return int(json.loads(JobDir.for_job(job_id, self.env).runner.read_text())["pid"])
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err
 
 
 def test_of_three_resumes_at_once_one_makes_a_child(env: dict[str, str], tmp_path: Path) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 import jsonschema
 import pytest
 
+from mopsjobs.cache.job_json import job_fields
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.environment import encode_environment, environment_of_worker
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, Remote, add, foreign, key
-from support.fields import JOB_FIELDS
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import code, place, sets_of, study
+
+JOB_FIELDS = [*job_fields()]
 
 PROMISED_JOB_FIELDS = [
     "job_id", "status", "created_at", "updated_at", "k8s_name", "k8s_namespace", "k8s_uid", "tasks_total",
