@@ -13,6 +13,9 @@ CONFIDENCE = 0.95
 _NORMAL = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 
+MAX_PLACES = 6
+"""Digits before and after the point of a mean in a text. Others are written with an exponent."""
+
 _FIRST = (12.7062047, 4.3026527, 3.1824463, 2.7764451, 2.5705818, 2.4469119, 2.3646243, 2.3060041, 2.2621572)
 """The 97.5 % quantiles of Student's t for 1 to 9 degrees of freedom: Abramowitz and Stegun, table 26.10."""
 
@@ -50,6 +53,18 @@ def mean(values: Sequence[float]) -> float:
         return math.fsum(values) / len(values)
     except OverflowError:  # the sum is beyond every float, the mean is not
         return math.fsum(value / len(values) for value in values)
+
+
+def mean_text(mean: object, half_width: object) -> str:
+    """Return a mean with the half-width of its interval: `0.125 ± 0.02`."""
+    if not isinstance(mean, (int, float)):
+        return "-"
+    if not isinstance(half_width, (int, float)):
+        return f"{mean:.4g}"
+    places = max(0, 1 - math.floor(math.log10(half_width))) if half_width else 3
+    if places > MAX_PLACES or abs(mean) + half_width >= 10**MAX_PLACES:
+        return f"{mean:.4g} ± {half_width:.2g}"
+    return f"{mean:.{places}f} ± {half_width:.{places}f}"
 
 
 @lru_cache(maxsize=1_000)

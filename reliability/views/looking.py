@@ -204,7 +204,7 @@ class Views:
                     facts.pop("rows", None)
             yield from results.items()
             yield "API failures", reading.of_page(ask(f"/api/v1/failures?job={job_id}"), reading.failures_of_text)
-            yield "page of the tasks", reading.of_page(ask(f"/jobs/{job_id}/tasks"), reading.task_page)
+            yield "page of the tasks", reading.of_page(ask(f"/jobs/{job_id}/results?rows=tasks"), reading.task_page)
 
 
 # --- statements of the model ------------------------------------------------------------------------------------------

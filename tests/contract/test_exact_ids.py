@@ -65,8 +65,8 @@ WORDS: dict[str, tuple[str, ...]] = {
 """How each command names a job here. Those that end it come last."""
 
 PAGES = (
-    "/jobs/JOB", "/jobs/JOB/tasks", "/jobs/JOB/logs", "/jobs/JOB/results", "/api/v1/jobs/JOB", "/api/v1/tasks?job=JOB",
-    "/api/v1/attempts?job=JOB", "/api/v1/results?job=JOB", "/api/v1/failures?job=JOB",
+    "/jobs/JOB", "/jobs/JOB/results?rows=tasks", "/jobs/JOB/logs", "/jobs/JOB/results", "/api/v1/jobs/JOB",
+    "/api/v1/tasks?job=JOB", "/api/v1/attempts?job=JOB", "/api/v1/results?job=JOB", "/api/v1/failures?job=JOB",
 )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def test_more_errors_than_fit_are_on_pages(web: Web, remote: Remote, cli: Cli, m
 def test_a_row_leads_to_its_tasks_and_its_jobs(web: Web) -> None:
     """The tasks are those with the error. The page of jobs finds jobs by the errors of their tasks, too."""
     rows = _rows(_page(web))
-    [tasks] = _links(rows[TOO_LARGE.key], "/jobs/night-1/tasks")
+    [tasks] = _links(rows[TOO_LARGE.key], "/jobs/night-1/results")
     assert re.findall(r'<tr data-key="(\d+)"', web.ok(tasks)) == [str(number) for number in range(30, 40)]
     [jobs] = _links(rows[TOO_LARGE.key], "/jobs?")
     assert jobs == "/jobs?hours=168&error=ValueError+in+model.py%3A21"

@@ -52,7 +52,7 @@ def _tasks(web: Web, link: str) -> list[int]:
     while link:
         page = web.ok(link)
         found += map(int, re.findall(r'<tr data-key="(\d+)"', page))
-        following = re.findall(r'<a href="([^"]+)" rel="next">', page)
+        following = re.findall(r'<a href="([^"#]+)(?:#rows)?" rel="next">', page)
         link = link.partition("?")[0] + html.unescape(following[0]) if following else ""
     return found
 
@@ -95,7 +95,7 @@ def test_a_look_at_a_job_has_its_failures_read(grid: Web, cli: Cli, remote: Remo
 def test_a_read_writes_nothing_to_the_registry(grid: Web, remote: Remote) -> None:
     """Neither that of failures nor that of results, also of a job that still runs."""
     before = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
-    for path in ("", "/tasks", "/results"):
+    for path in ("", "/results?rows=tasks", "/results"):
         grid.ok(f"/jobs/grid{path}")
     assert grid.read_asked() == 2
     after = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
@@ -118,7 +118,7 @@ def test_a_job_of_another_program_has_nothing_to_read(web: Web, cli: Cli, remote
     remote.put(key("theirs"), foreign("theirs", "running"))
     cli.ok("sync", "-q")
     assert "The tasks of this job" not in web.ok("/jobs/theirs")
-    assert "did not submit this job" in web.ok("/jobs/theirs/tasks")
+    assert "did not submit this job: its tasks" in web.ok("/jobs/theirs/results?rows=tasks")
     assert "did not submit this job" in web.ok("/jobs/theirs/results")
     for file in ("results.csv", "output?task=3"):
         answer = web.get(f"/jobs/theirs/{file}")
@@ -130,7 +130,7 @@ def test_an_offline_server_names_the_command(grid: Web, cli: Cli) -> None:
     """It reads nothing itself."""
     grid.site.reads = None
     assert "Not on this machine yet. Run: mops-jobs failures grid" in grid.ok("/jobs/grid")
-    assert "Run: mops-jobs tasks grid" in grid.ok("/jobs/grid/tasks")
+    assert "Run: mops-jobs tasks grid" in grid.ok("/jobs/grid/results?rows=tasks")
     assert "Run: mops-jobs results grid --table FILE.csv" in grid.ok("/jobs/grid/results")
     cli.ok("failures", "grid")
     assert "all 18 have beta" in grid.ok("/jobs/grid")
@@ -211,7 +211,7 @@ def test_a_group_leads_to_its_tasks_and_their_logs(web: Web, cli: Cli, remote: R
     )  # fmt: skip
     cli.ok("sync", "-q")
     page = web.complete("/jobs/night")
-    by_error = [link for link in _links(page, "/tasks") if "error=" in link]
+    by_error = [link for link in _links(page, "/results") if "error=" in link]
     assert [_tasks(web, link) for link in by_error] == [[*range(31, 40)], [3, 4]]
     logs = [link.partition("task=")[2] for link in _links(page, "/logs") if "task=" in link]
     assert logs == ["31", "32", "33", "34", "35", "3", "4"]
@@ -225,17 +225,17 @@ def shown(web: Web, cli: Cli, remote: Remote) -> str:
     """Return the page of a job of 10,000 tasks."""
     run_grid(remote.jobs, side=50, replicates=4)
     cli.ok("sync", "-q")
-    return web.complete("/jobs/grid")
+    return web.complete("/jobs/grid/results")
 
 
 def _map(page: str) -> str:
-    found = re.search(r'<div id="map" data-live>.*?\n</div>\n<section', page, re.DOTALL)
+    found = re.search(r'<section id="map".*?</section>', page, re.DOTALL)
     assert found is not None
     return found[0]
 
 
 def test_a_map_of_ten_thousand_tasks_takes_15_kb(shown: str) -> None:
-    """With its links, its legend and its tables, as it is sent compressed."""
+    """With its links and its legend, as it is sent compressed."""
     section = _map(shown)
     assert "failed <b>1,156</b>" in section
     assert "succeeded <b>8,844</b>" in section
@@ -243,25 +243,31 @@ def test_a_map_of_ten_thousand_tasks_takes_15_kb(shown: str) -> None:
     assert len(re.findall(r'<path class="run succeeded', section)) == 1
 
 
-def test_the_table_of_a_map_has_its_counts(grid: Web) -> None:
-    """For those who do not see it: a row and a column per value, and each count of failed tasks is a link."""
-    grid.complete("/jobs/grid")
-    table = re.search(r"<details>.*?</details>", grid.ok("/jobs/grid"), re.DOTALL)
-    assert table is not None
-    cells = re.findall(r"<td>(?:<a href=\"([^\"]+)\">)?(\d+) of (\d+)", table[0])
+def test_a_cell_of_a_map_leads_to_its_tasks(grid: Web) -> None:
+    """Each cell of a small map is a link, and has the counts as its title."""
+    page = grid.complete("/jobs/grid/results?rows=tasks")
+    cells = re.findall(
+        r'<a href="([^"]+)" tabindex="-1"><title>([^<]+): (\d+) of (\d+) tasks failed</title>', _map(page)
+    )
     assert len(cells) == 100
-    assert sum(int(failed) for _, failed, _ in cells) == 18
-    assert {(link != "", failed != "0") for link, failed, _ in cells} == {(True, True), (False, False)}
-    link = next(html.unescape(link) for link, _, _ in cells if link)
-    assert len(_tasks(grid, link)) == 2
+    assert sum(int(failed) for *_, failed, _ in cells) == 18
+    link = next(html.unescape(link) for link, _, failed, _ in cells if failed != "0")
+    assert len(_tasks(grid, f"/jobs/grid/results{link}".partition("#")[0])) == 2
+
+
+def test_the_address_of_tasks_leads_to_their_table(grid: Web) -> None:
+    """With its filters."""
+    answer = grid.get("/jobs/grid/tasks?status=failed&param=beta>0.9")
+    assert answer.status_code == 302
+    assert answer.headers["Location"] == "/jobs/grid/results?rows=tasks&status=failed&param=beta%3E0.9"
 
 
 def test_axes_are_chosen_in_the_address(grid: Web) -> None:
     """Among the parameters that vary; another one is a bad request."""
-    grid.complete("/jobs/grid")
-    assert 'aria-label="Tasks by gamma and beta;' in grid.ok("/jobs/grid?x=gamma&y=beta")
-    assert 'aria-label="Tasks by gamma and replicates;' in grid.ok("/jobs/grid?x=gamma&y=gamma")
-    answer = grid.get("/jobs/grid?x=delta")
+    grid.complete("/jobs/grid/results")
+    assert 'aria-label="Tasks by gamma and beta;' in grid.ok("/jobs/grid/results?x=gamma&up=beta")
+    assert 'aria-label="Tasks by gamma and replicates;' in grid.ok("/jobs/grid/results?x=gamma&up=gamma")
+    answer = grid.get("/jobs/grid/results?x=delta")
     assert answer.status_code == 400
     assert "invalid parameter &#39;delta&#39;" in answer.text
 
@@ -271,32 +277,32 @@ def test_axes_are_chosen_in_the_address(grid: Web) -> None:
 
 def test_tasks_are_those_of_the_command(grid: Web, cli: Cli) -> None:
     """By status and parameters, in each order, over all pages."""
-    grid.complete("/jobs/grid/tasks")
+    grid.complete("/jobs/grid/results?rows=tasks")
     for query, flags in (
         ("", ()),
-        ("?status=failed", ("--status", "failed")),
+        ("&status=failed", ("--status", "failed")),
         (
-            "?param=beta>0.6&param=gamma=0.9&sort=-seconds",
+            "&param=beta>0.6&param=gamma=0.9&sort=-seconds",
             ("--param", "beta>0.6", "--param", "gamma=0.9", "--sort", "-seconds"),
         ),
     ):
         expected = cli.ok("tasks", "grid", "--ids", "--limit", "0", *flags).lines
-        assert _tasks(grid, f"/jobs/grid/tasks{query}") == [int(line) for line in expected]
+        assert _tasks(grid, f"/jobs/grid/results?rows=tasks{query}") == [int(line) for line in expected]
 
 
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [
-        ("/tasks?param=beta", "invalid condition"),
-        ("/tasks?page=0", "invalid page"),
+        ("/results?rows=tasks&param=beta", "invalid condition"),
+        ("/results?rows=tasks&page=0", "invalid page"),
+        ("/results?rows=dots", "invalid rows"),
         ("/logs?before=x", "invalid before"),
         ("/results.csv?y=1", "unknown parameter"),
     ],
 )
 def test_what_makes_no_sense_is_a_bad_request(grid: Web, path: str, sentence: str) -> None:
     """A sentence says what was expected."""
-    for page in ("/tasks", "/results"):
-        grid.complete(f"/jobs/grid{page}")
+    grid.complete("/jobs/grid/results")
     answer = grid.get(f"/jobs/grid{path}")
     assert answer.status_code == 400
     assert sentence in answer.text
@@ -392,7 +398,7 @@ def test_a_scalar_is_plotted_and_the_table_is_a_file(grid: Web, cli: Cli) -> Non
     assert grid.read_asked() == 1
     page = grid.ok("/jobs/grid/results")
     assert "<h2><bdi>attack_rate</bdi> over <bdi>beta</bdi></h2>" in page
-    rows = re.findall(r'<th scope="row"><bdi>([^<]+)</bdi></th><td>(\d+)</td><td>([^<]+)</td>', page)
+    rows = re.findall(r'<th scope="row"><bdi>([^<]+)</bdi></th><td>(\d+)</td><td>([^<]+)</td>', flat(page))
     assert [(name, count) for name, count, _ in rows[:7]] == [("0", "20"), *((f"0.{one}", "20") for one in range(1, 7))]
     assert all(abs(float(mean) - float(name)) < 0.1 for name, _, mean in rows)
     assert "over <bdi>gamma</bdi>" in grid.ok("/jobs/grid/results?y=attack_rate&x=gamma")
@@ -439,7 +445,7 @@ def test_results_too_large_for_a_page_name_the_command(grid: Web, monkeypatch: p
     page = grid.complete("/jobs/grid/results")
     assert "a table of more than 50 tasks. Use: mops-jobs results grid --table FILE.csv" in page
     assert grid.get("/jobs/grid/results.csv").status_code == 503
-    assert "Show outputs" in page
+    assert "The page does not" not in page.partition('id="rows"')[2]
 
 
 def test_statistics_of_the_page_count_a_repeated_task_once(web: Web, cli: Cli, remote: Remote) -> None:
@@ -480,17 +486,17 @@ def test_names_of_parameters_and_outputs_stay_text(web: Web, cli: Cli, remote: R
     cli.ok("sync", "-q")
     for path in ("", "/results"):
         web.complete(f"/jobs/hostile{path}")
-    job = web.ok("/jobs/hostile")
-    for path in ("", "/tasks", "/logs", "/results"):
+    results = web.ok("/jobs/hostile/results")
+    for path in ("", "/logs", "/results", "/results?rows=tasks"):
         page = web.ok(f"/jobs/hostile{path}")
         assert HOSTILE not in page
         assert str(escape(HOSTILE)) in page, path
         assert not set(page) & set("\u202e\x1b\x07")
         assert "<img" not in page
-    for link in [link for link in _links(job, "/tasks") if "param=" in link][:12]:
-        assert _tasks(web, link)
+    for link in [link for link in _links(results, "") if "param=" in link][:12]:
+        assert _tasks(web, "/jobs/hostile/results?rows=tasks&" + link.partition("#")[0].removeprefix("?"))
     for name in HOSTILE_NAMES:
         shown = name.replace("\u202e", "").replace("\x07", "").replace("\x1b", "")
-        for query in ({"x": shown}, {"y": shown}):
-            assert web.client.get("/jobs/hostile", query_string=query).status_code == 200
+        for query in ({"x": shown}, {"up": shown}):
+            assert web.client.get("/jobs/hostile/results", query_string=query).status_code == 200
     assert LONG[:150] in web.ok("/jobs/hostile/results")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import AttemptError
@@ -148,10 +148,11 @@ MANY = {
 """Pages over 3,000 jobs."""
 
 STUDIES = {
-    "job": ("/jobs/grid", "#map svg"),
-    "job-family": ("/jobs/trial", "#map svg"),
-    "job-live": ("/jobs/live", "#map svg"),
+    "job": ("/jobs/grid", "#failures strong"),
+    "job-family": ("/jobs/trial", "#family"),
+    "job-live": ("/jobs/live", "#failures a"),
     "tasks": ("/jobs/grid/tasks?status=failed", "tbody tr"),
+    "task": ("/jobs/live/results?task=40", "#task h3"),
     "log": ("/jobs/grid/logs", ".log time"),
     "results": ("/jobs/grid/results", ".plot svg"),
     "results-family": ("/jobs/trial.2/results?x=arm", "#reduced-title"),
@@ -172,7 +173,7 @@ HOSTILE_PAGES = {
     "jobs-filtered": f"/jobs?q={quote(HOSTILE)}&owner={quote(HOSTILE + LONG)}&label={quote(RTL)}&name={LONG}",
     "jobs-refused": f"/jobs?q={quote('ownr:' + HOSTILE + LONG)}&sort={quote(HOSTILE)}",
     "job": f"/jobs/{STUDY}",
-    "tasks": f"/jobs/{STUDY}/tasks",
+    "tasks": f"/jobs/{STUDY}/results?rows=tasks",
     "log": f"/jobs/{STUDY}/logs",
     "results": f"/jobs/{STUDY}/results",
     "foreign-job": f"/jobs/{quote(FOREIGN)}",
@@ -291,7 +292,7 @@ def test_pages_hold_at_four_hundred_percent_and_with_forced_colours(
         fills = _styles(page, ".chart path.fill", "fill")
         assert len(fills) >= 3
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") not in fills
-        page.goto(f"{studies.url}/jobs/grid")
+        page.goto(f"{studies.url}/jobs/grid/results")
         assert len(_styles(page, "#map .run", "stroke")) == 2
         page.goto(studies.url + _compare(COMPARED))
         assert len(_styles(page, "#plot .map path.line", "strokeDasharray")) == 3
@@ -371,11 +372,11 @@ def test_jobs_and_charts_need_no_script(plain: Page, server: Server) -> None:
 def test_the_pages_of_a_job_need_no_script(plain: Page, studies: Server) -> None:
     """The axes of plot and map, the search of the log, and the table as a file."""
     plain.goto(f"{studies.url}/jobs/trial/results")
-    expect(plain.get_by_role("img", name="response over dose")).to_be_visible()
+    expect(plain.get_by_role("group", name="response over dose")).to_be_visible()
     expect(plain.locator("main")).not_to_contain_text("Being read")  # a page that loads itself again loses a choice
     plain.get_by_role("combobox", name="over").select_option("arm")
-    plain.get_by_role("button", name="Plot").click()
-    expect(plain.get_by_role("img", name="response over arm")).to_be_visible()
+    plain.get_by_role("button", name="Draw").click()
+    expect(plain.get_by_role("group", name="response over arm")).to_be_visible()
     with plain.expect_download() as download:
         plain.get_by_role("link", name="Download as a table").click()
     assert download.value.suggested_filename == "trial.csv"
@@ -384,10 +385,10 @@ def test_the_pages_of_a_job_need_no_script(plain: Page, studies: Server) -> None
     plain.get_by_role("textbox", name="Task").fill("7")
     plain.get_by_role("button", name="Search").click()
     expect(plain.locator(".log li")).to_have_count(1)
-    plain.goto(f"{studies.url}/jobs/grid")
+    plain.goto(f"{studies.url}/jobs/grid/results")
     expect(plain.locator("main")).not_to_contain_text("Being read")
-    plain.get_by_label("Across").select_option("gamma")
-    plain.get_by_label("Up").select_option("beta")
+    plain.get_by_role("combobox", name="over").select_option("gamma")
+    plain.get_by_role("combobox", name="up the map").select_option("beta")
     plain.get_by_role("button", name="Draw").click()
     expect(plain.get_by_role("group", name="Tasks by gamma and beta")).to_be_visible()
 
@@ -431,24 +432,79 @@ def tab(browser: Browser, studies: Server, has_failed: Callable[[], bool]) -> It
         yield page
 
 
-def test_three_clicks_lead_to_the_parameters_that_fail(tab: Page) -> None:
-    """One, in fact: the page of the job names them. Two more lead to the tasks of a region, and to the log of one."""
-    tab.get_by_role("link", name="grid", exact=True).click()
+class Clicks:
+    """A reader who counts the clicks."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.count = 0
+
+    def __call__(self, link: Locator) -> None:
+        expect(self.page.locator("main")).not_to_contain_text(UNREAD)
+        link.click()
+        self.count += 1
+
+
+def test_three_clicks_lead_to_what_failed_and_where(tab: Page) -> None:
+    """Two, in fact: the page of the job has the conditions, that of its results the map, and one more the tasks."""
+    click = Clicks(tab)
+    click(tab.get_by_role("link", name="grid", exact=True))
     expect(tab.locator("#failures strong")).to_have_text("all 1,156 have beta > 0.65 and gamma > 0.65; no other has")
     tab.set_viewport_size({"width": 1440, "height": 1240})
-    shoot(tab, "job-failures")
+    click(tab.get_by_role("link", name="Results"))
+    expect(tab.get_by_role("note")).to_contain_text(
+        "1,156 of 10,000 tasks failed, all with beta > 0.65 and gamma > 0.65: this mean leaves them out."
+    )
+    shoot(tab, "results-failures")
     region = tab.locator("#map svg a")
     expect(region).to_have_attribute("aria-label", "1,156 of 1,156 tasks failed: beta > 0.65, gamma > 0.65")
-    tab.get_by_role("button", name="Draw").focus()
+    tab.get_by_text("Statistics as a table").focus()
     tab.keyboard.press("Tab")
     expect(region).to_be_focused()
     assert region.locator("rect").evaluate("one => getComputedStyle(one).stroke") != "rgba(0, 0, 0, 0)"
     tab.keyboard.press("Enter")
-    expect(tab.locator("caption")).to_have_text("Tasks 1 to 50 of 1,156")
-    tab.get_by_role("link", name="6732").click()
-    expect(tab.get_by_role("textbox", name="Task")).to_have_value("6732")
-    tab.get_by_role("link", name="Results").click()
-    expect(tab.get_by_role("img", name="attack_rate over beta: 8844 tasks")).to_be_visible()
+    expect(tab.locator("#listed caption")).to_have_text("Parameter sets 1 to 50 of 289")
+    expect(tab.locator("#listed tbody tr").first).to_contain_text("ValueError: beta is too large")
+    assert click.count == 2
+
+
+def test_three_clicks_lead_to_how_a_scalar_depends_on_a_parameter(tab: Page) -> None:
+    """With the values of the study below the axis, and a band where tasks failed."""
+    click = Clicks(tab)
+    click(tab.get_by_role("link", name="live", exact=True))
+    click(tab.get_by_role("link", name="Results"))
+    expect(tab.get_by_role("group", name="peak over r0: 210 tasks")).to_be_visible()
+    assert tab.locator(".failed-band").count() > 0
+    assert click.count == 2
+
+
+def test_three_clicks_lead_to_what_a_task_printed(tab: Page) -> None:
+    """The row of its parameter set opens its output and its log; so does its dot."""
+    click = Clicks(tab)
+    click(tab.get_by_role("link", name="grid", exact=True))
+    click(tab.get_by_role("link", name="Results"))
+    click(tab.get_by_role("link", name="Set 1", exact=True))
+    expect(tab.get_by_role("list", name="The last lines of task 0")).to_contain_text("Step 54 of the model")
+    expect(tab.locator("#task")).to_be_in_viewport()
+    assert click.count == 3
+    dot = tab.locator("#results .plot a").first
+    dot.locator("path").dispatch_event("click")
+    expect(tab).to_have_url(re.compile(r"task=\d+#task$"))
+
+
+def test_three_clicks_lead_to_the_best_set_and_its_output(tab: Page) -> None:
+    """The lowest and the highest mean stand above the plot, with how sure that is."""
+    click = Clicks(tab)
+    click(tab.get_by_role("link", name="trial.2", exact=True))
+    click(tab.get_by_role("link", name="Results"))
+    expect(tab.locator("#results")).to_contain_text("Lowest response")
+    click(tab.locator(".extremes a").last)
+    expect(tab.locator("#task")).to_contain_text("dose = 1.9")
+    assert click.count == 3
+    tab.get_by_role("columnheader", name="Mean").get_by_role("link").click()
+    expect(tab.get_by_role("columnheader", name="Mean")).to_have_attribute("aria-sort", "ascending")
+    expect(tab.locator("#task")).to_contain_text("dose = 1.9")
+    expect(tab.locator("#listed tbody tr").first).to_contain_text("0.0")
 
 
 def test_two_clicks_lead_to_the_tasks_of_the_largest_error(tab: Page, studies: Server) -> None:
@@ -458,7 +514,7 @@ def test_two_clicks_lead_to_the_tasks_of_the_largest_error(tab: Page, studies: S
     row = tab.locator(f'#errors tr[data-key="{TOO_LARGE.key}"]')
     expect(row).to_contain_text("ValueError in model.py:21: beta is too large")
     row.get_by_role("link", name="20 tasks").click()
-    expect(tab.locator("caption")).to_have_text("Tasks 1 to 20")
+    expect(tab.locator("#listed caption")).to_have_text("Tasks 1 to 20")
     tab.go_back()
     row.locator("td.jobs a").click()
     expect(tab.get_by_role("link", name="Remove the filter error:")).to_be_visible()
@@ -517,12 +573,13 @@ def _without_version(route: Route) -> None:
 
 def test_what_was_unfolded_stays_unfolded(tab: Page, studies: Server) -> None:
     """A refresh of the page does not fold a table that its reader has opened."""
-    tab.goto(f"{studies.url}/jobs/grid")
-    tab.get_by_text("Counts as a table").click()
-    table = tab.get_by_role("region", name="Failed tasks of all, by beta")
+    tab.goto(f"{studies.url}/jobs/grid/results")
+    expect(tab.locator("main")).not_to_contain_text(UNREAD)
+    tab.get_by_text("Statistics as a table").click()
+    table = tab.get_by_role("region", name="Statistics")
     expect(table).to_be_visible()
-    tab.route("**/jobs/grid", _without_version)
-    tab.evaluate("document.getElementById('map').dataset.old = 'yes'")
+    tab.route("**/jobs/grid/results", _without_version)
+    tab.evaluate("document.getElementById('results').dataset.old = 'yes'")
     tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    expect(tab.locator("#map[data-old]")).to_have_count(0)
+    expect(tab.locator("#results[data-old]")).to_have_count(0)
     expect(table).to_be_visible()

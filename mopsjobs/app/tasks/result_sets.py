@@ -299,7 +299,7 @@ class ResultSets:
             UsageError: if a scalar or a column has another name.
         """
         self._add_quantiles(choice.quantiles)
-        order = self._order(choice)
+        order = self.order_of(choice)
         columns, rows, standing = self.columns, self.rows(order, choice.limit), None
         if order is not None and order.end is not None:
             standing = self.standing(order)
@@ -307,8 +307,12 @@ class ResultSets:
             rows = self._marked(rows, order, standing)
         return SetPage(columns, rows, order, standing, self.totals().sets, self._notes(order, standing))
 
-    def _order(self, choice: SetChoice) -> SetOrder | None:
-        """Return the order that was asked for."""
+    def order_of(self, choice: SetChoice) -> SetOrder | None:
+        """Return the order that was asked for.
+
+        Raises:
+            UsageError: if a scalar or a column has another name.
+        """
         if choice.best is not None or choice.worst is not None:
             name, end = (choice.best, "best") if choice.best is not None else (str(choice.worst), "worst")
             is_negated = name.startswith("-")
@@ -351,6 +355,22 @@ class ResultSets:
             is_known = standing.limit is not None and isinstance(mean, float) and isinstance(half, float)
             may_be_first = sign * mean - half <= standing.limit if is_known else None  # type: ignore[operator]
             yield [*row[: len(BEFORE)], may_be_first, *row[len(BEFORE) :]]
+
+    def copy(self) -> ResultSets:
+        """Return the sets without their tasks in memory, to be read later and by several threads."""
+        memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        for name in ("about", "parameter_set", "set_row"):
+            (create,) = self._database.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+            memory.execute(create)
+            rows = self._database.execute(f"SELECT * FROM {name}")  # noqa: S608 - constant names
+            memory.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows.description))})", rows)  # noqa: S608 - constant names
+        return ResultSets(memory)
+
+    @property
+    def held(self) -> int:
+        """Return the bytes that the database takes."""
+        pages, size = (self._database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        return int(pages * size)
 
     def standing(self, order: SetOrder) -> Standing:
         """Tell how sure the first set of an order by a scalar is."""
@@ -436,16 +456,20 @@ def read_result_sets(
 
     Takes arguments and raises errors as `read_results_table` does.
     """
+    file = locate_sets(families, app)
+    with _open_kept(*file) as kept:
+        if kept is not None:
+            return view(ResultSets(kept))
+    return read_results_table(families, app, lambda table: make_sets(table, *file, view), policy, on_progress)
+
+
+def locate_sets(families: Sequence[Sequence[JobTasks]], app: App) -> tuple[str, str]:
+    """Return the path of the file with the sets of some jobs, and the state of their ledgers that it has to be of."""
     jobs = [[job.job for job in family] for family in families]
     ids = [[job.job_id for job in family] for family in families]
     state = app.cache.read_cached(lambda cache: [state_of_jobs(cache, one) for one in jobs])
     name = hashlib.sha256(json.dumps([app.settings.registry_id, ids]).encode()).hexdigest()[:16]
-    path = os.path.join(f"{app.cache.path}-results", f"{name}.sqlite")
-    document = json.dumps([FORMAT, state])
-    with _open_kept(path, document) as kept:
-        if kept is not None:
-            return view(ResultSets(kept))
-    return read_results_table(families, app, lambda table: _make(table, path, document, view), policy, on_progress)
+    return os.path.join(f"{app.cache.path}-results", f"{name}.sqlite"), json.dumps([FORMAT, state])
 
 
 def query_results(
@@ -488,7 +512,7 @@ def _open_kept(path: str, state: str) -> Iterator[sqlite3.Connection | None]:
         yield kept
 
 
-def _make(table: ResultsTable, path: str, state: str, view: Callable[[ResultSets], T]) -> T:
+def make_sets(table: ResultsTable, path: str, state: str, view: Callable[[ResultSets], T]) -> T:
     """Make the file of a table, call `view` with it, and keep it if a later look would find the same."""
     with contextlib.ExitStack() as stack:
         part = None

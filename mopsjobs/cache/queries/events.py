@@ -69,7 +69,13 @@ def last_events(
 
 
 def events_before(
-    connection: sqlite3.Connection, before: int, *, job_id: str, kinds: Collection[str] | None, limit: int = PAGE
+    connection: sqlite3.Connection,
+    before: int,
+    *,
+    job_id: str,
+    kinds: Collection[str] | None,
+    limit: int = PAGE,
+    task: int | None = None,
 ) -> list[StoredEvent]:
     """Return the last events of a job before the number `before`, the newest first.
 
@@ -79,11 +85,13 @@ def events_before(
         job_id: the job.
         kinds: their kinds; None for all.
         limit: how many events.
+        task: the task that they are of; None for all.
     """
     rows = connection.execute(
         "SELECT seq, body FROM event WHERE job_id = ?1 AND seq < ?2"
-        " AND (?3 IS NULL OR kind IN (SELECT value FROM json_each(?3))) ORDER BY seq DESC LIMIT ?4",
-        (job_id, before, None if kinds is None else json.dumps(sorted(kinds)), limit),
+        " AND (?3 IS NULL OR kind IN (SELECT value FROM json_each(?3)))"
+        " AND (?5 IS NULL OR json_extract(body, '$.task') = ?5) ORDER BY seq DESC LIMIT ?4",
+        (job_id, before, None if kinds is None else json.dumps(sorted(kinds)), limit, task),
     )
     return [StoredEvent(seq, json.loads(body)) for seq, body in rows]
 

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.studies.conditions import category, is_number
@@ -49,13 +49,15 @@ Params = Mapping[str, Any]
 
 
 class AxisTexts(NamedTuple):
-    """The texts along an axis: its name with the unit, and ticks at equal distances."""
+    """The texts along an axis: its name with the unit, and ticks."""
 
     name: str
     ticks: list[str]
     """From the left, or from the top."""
     each: bool = False
     """Whether each text is at a place between two lines, and not at a line."""
+    places: Sequence[float] = ()
+    """Where the ticks are, in per cent of the width; empty if they are at equal distances."""
 
 
 class Scale(NamedTuple):

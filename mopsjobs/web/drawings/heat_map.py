@@ -25,9 +25,6 @@ MAX_ROWS_OF_REPLICATES = 60
 MAX_REGIONS = 12
 """Regions of failed tasks that are links, the largest ones."""
 
-MAX_CELLS = 150
-"""Cells of a table that has a row and a column per place. A larger one has the places of each axis."""
-
 MAX_COMPARED = 200
 """Parameters that are considered for an axis."""
 
@@ -36,7 +33,8 @@ FAILED = "failed"
 KINDS = (FAILED, str(Outcome.SUCCEEDED), str(Outcome.CANCELLED), MISSING, WAITING)
 """What is told apart, in the order within a cell. `failed` is any end that failed."""
 
-_KIND_OF = {name: place for place, name in enumerate(KINDS)} | dict.fromkeys(FAILED_OUTCOMES, 0)
+KIND_OF = {name: place for place, name in enumerate(KINDS)} | dict.fromkeys(FAILED_OUTCOMES, 0)
+"""The place of an outcome in `KINDS`."""
 
 Cell = tuple[int, int]
 """A column and a row; or places on both axes."""
@@ -106,7 +104,7 @@ def sets_of(tasks: Iterable[tuple[Params, str]]) -> list[SetTasks]:
     for params, outcome in tasks:
         if not sets or sets[-1].params is not params:
             sets.append(SetTasks(params, []))
-        sets[-1].kinds.append(_KIND_OF[outcome])
+        sets[-1].kinds.append(KIND_OF[outcome])
     return sets
 
 

@@ -1,4 +1,4 @@
-"""Draw a scalar over a parameter: a dot per task, and mean and quantiles of the tasks at each value. Pure.
+"""Draw a scalar over a parameter: a dot per task, mean and quantiles at each value, and bands where tasks failed. Pure.
 
 The means of several jobs are drawn over the same axes.
 """
@@ -6,7 +6,9 @@ The means of several jobs are drawn over the same axes.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple
 
 from mopsjobs.app.tasks.results_table import quantile
@@ -20,8 +22,17 @@ HEIGHT = 320
 MARGIN = 8
 """Units between the data and the edges."""
 
-MAX_DOTS = 3_000
-"""Dots that are drawn. Dots on top of each other are one."""
+MAX_DOTS = 1_000
+"""Dots that are drawn, each a link. Dots on top of each other are one."""
+
+FEW = 10
+"""Values of a parameter up to which the axis has the text of each, where it lies."""
+
+BAND_WIDTH = 0.7
+"""The width of a band, as a share of the distance to the next value."""
+
+LETTER, GAP = 2.5, 2.5
+"""The width of a letter below an axis and the least gap between two texts, in per cent of a narrow drawing."""
 
 QUANTILES = (0.1, 0.9)
 
@@ -43,6 +54,33 @@ class Series(NamedTuple):
     set_of: Sequence[int] = ()
     values: Sequence[float] = ()
     """Not a number for a task without the scalar, and infinity for one whose value is NaN or infinite."""
+    tasks: Sequence[int] = ()
+    """The number of each task; empty if only means are drawn."""
+    failed: Sequence[bool] = ()
+    """Whether each task failed; empty if failed tasks are not drawn."""
+
+
+class Dot(NamedTuple):
+    """A task in the drawing."""
+
+    x: int
+    y: int
+    task: int
+    value: float
+
+
+class Band(NamedTuple):
+    """The part of the axis where tasks failed."""
+
+    label: str
+    failed: int
+    tasks: int
+    path: str
+
+    @property
+    def opacity(self) -> float:
+        """Return how strong it is drawn: the more of the tasks have failed, the stronger."""
+        return round(0.2 + 0.6 * self.failed / self.tasks, 2)
 
 
 class Line(NamedTuple):
@@ -51,7 +89,7 @@ class Line(NamedTuple):
     mean: str
     band: str
     dots: str
-    """A dot at each mean, or for each task."""
+    """A dot at each mean."""
     groups: list[Group]
 
 
@@ -60,63 +98,122 @@ class Plot(NamedTuple):
 
     lines: list[Line | None]
     labels: list[str]
-    """Those of the groups of all jobs, in the order of the axis."""
+    """Those of the groups and bands of all jobs, in the order of the axis."""
     is_line: bool
     """Whether values in between make sense: means and bands are then joined."""
     x: AxisTexts
     y: AxisTexts
     grid: str
     """A line at each number of `y` but the outer ones."""
-    drawn: int
-    """Dots for tasks."""
+    dots: list[Dot]
+    """Those of tasks."""
     tasks: int
     """Tasks that have a number to draw."""
     not_finite: int
     """Tasks whose value is NaN or infinite, which no dot and no mean shows."""
+    failed: list[Band]
 
 
-def draw(name: str, axis: Axis, series: Sequence[Series], *, with_tasks: bool = False) -> Plot | None:
+def draw(name: str, axis: Axis, series: Sequence[Series]) -> Plot | None:
     """Return the plot of a scalar; None if no task has it.
 
     Args:
         name: the scalar.
         axis: the parameter, over the sets of all jobs.
         series: the values of each job.
-        with_tasks: whether each task is drawn, and not the means only.
     """
-    found, seen, not_finite = [], set[int](), 0
-    points: list[tuple[float, float]] = []
+    found, not_finite = [], 0
+    points: list[tuple[float, float, int]] = []
+    at: dict[int, list[float]] = {}
+    tasks, failed = Counter[int](), Counter[int]()
     for one in series:
         positions, places = [axis.position(params) for params in one.sets], [axis.place(params) for params in one.sets]
         by_place: dict[int, list[tuple[float, float]]] = {}
-        for place, value in zip(one.set_of, one.values, strict=True):
+        numbers, has_failed = one.tasks or repeat(-1), one.failed or repeat(False)
+        for place, value, number, is_failed in zip(one.set_of, one.values, numbers, has_failed, strict=False):
+            tasks[places[place]] += 1
             not_finite += math.isinf(value)
             if math.isfinite(value):
                 by_place.setdefault(places[place], []).append((positions[place], value))
-                points.append((positions[place], value))
-        seen.update(by_place)
+                points.append((positions[place], value, number))
+            elif is_failed:
+                failed[places[place]] += 1
+            else:
+                continue
+            at.setdefault(places[place], []).append(positions[place])
         found.append([_group(axis.label(place), members) for place, members in sorted(by_place.items())])
     if not points:
         return None
-    means = [(centre, group.mean) for groups in found for centre, group in groups]
-    across, down = zip(*(points if with_tasks else means), strict=True)
-    x = _Scale(across if axis.is_ordered else [-0.5, axis.size - 0.5], MARGIN, WIDTH - MARGIN)
-    y = _Scale(down, HEIGHT - MARGIN, MARGIN)
-    is_line = axis.is_ordered and len(seen) > 1
-    spots = list(dict.fromkeys((round(x.at(left)), round(y.at(top))) for left, top in points)) if with_tasks else []
-    shown = spots[:: max(1, math.ceil(len(spots) / MAX_DOTS))]
-    dots = "".join(f"M{left} {top}h0" for left, top in shown)
+    with_tasks = any(one.tasks for one in series)
+    centres = {place: mean(at[place]) for place in sorted(at)}
+    x, texts = _across(axis, at, centres, with_tasks=with_tasks)
+    heights = [value for _, value, _ in points] if with_tasks else [one.mean for groups in found for _, one in groups]
+    y = _Scale(heights, HEIGHT - MARGIN, MARGIN)
+    is_line = axis.is_ordered and len(centres) > 1
     return Plot(
-        lines=[_line(groups, x, y, dots, is_line=is_line) if groups else None for groups in found],
-        labels=[axis.label(place) for place in sorted(seen)],
+        lines=[_line(groups, x, y, is_line=is_line) if groups else None for groups in found],
+        labels=[axis.label(place) for place in centres],
         is_line=is_line,
-        x=_x_texts(axis, x, is_each=not is_line, groups=len(seen)),
+        x=texts,
         y=AxisTexts(name, y.texts[::-1]),
         grid=_grid(y),
-        drawn=len(shown),
+        dots=_dots(points, x, y) if with_tasks else [],
         tasks=len(points),
         not_finite=not_finite,
+        failed=[
+            Band(axis.label(place), failed[place], tasks[place], path)
+            for place, path in zip(centres, _columns([x.at(one) for one in centres.values()]), strict=True)
+            if failed[place]
+        ],
     )
+
+
+def _dots(points: Sequence[tuple[float, float, int]], x: _Scale, y: _Scale) -> list[Dot]:
+    """Return a dot for each task, or for some of many at equal distances."""
+    spots: dict[tuple[int, int], Dot] = {}
+    for left, value, task in points:
+        spot = round(x.at(left)), round(y.at(value))
+        spots.setdefault(spot, Dot(*spot, task, value))
+    return list(spots.values())[:: max(1, math.ceil(len(spots) / MAX_DOTS))]
+
+
+def _across(
+    axis: Axis, at: Mapping[int, Sequence[float]], centres: Mapping[int, float], *, with_tasks: bool
+) -> tuple[_Scale, AxisTexts]:
+    """Return the scale of the parameter and its texts: each where its value lies, or at the places of categories."""
+    if not axis.is_ordered:
+        texts = [axis.label(place) for place in range(axis.size)]
+        scale = _Scale([-0.5, axis.size - 0.5], MARGIN, WIDTH - MARGIN)
+        return scale, AxisTexts(axis.name, texts, each=len(centres) == len(texts))
+    is_few = axis.is_exact and len(centres) <= FEW
+    values = [one for some in at.values() for one in some] if with_tasks else list(centres.values())
+    scale = _Scale(values, MARGIN, WIDTH - MARGIN, is_rounded=not is_few)
+    if is_few:
+        found = [(axis.label(place), scale.at(centre)) for place, centre in centres.items()]
+    else:
+        step = (WIDTH - 2 * MARGIN) / max(1, len(scale.texts) - 1)
+        found = [(text, MARGIN + step * number) for number, text in enumerate(scale.texts)]
+    return scale, AxisTexts(axis.name, *_with_room([(text, 100 * place / WIDTH) for text, place in found]))
+
+
+def _with_room(texts: Sequence[tuple[str, float]]) -> tuple[list[str], bool, list[float]]:
+    """Return the texts that do not lie on top of each other in a narrow drawing, and their places in per cent."""
+    kept: list[tuple[str, float]] = []
+    end = -math.inf
+    for text, place in texts:
+        half = LETTER * len(text) / 2
+        if place - half >= end + GAP:
+            kept.append((text, round(place, 2)))
+            end = place + half
+    return [text for text, _ in kept], False, [place for _, place in kept]
+
+
+def _columns(across: Sequence[float]) -> list[str]:
+    """Return a rectangle of the whole height around each place, as wide as the distance to the nearest next one."""
+    gaps = [right - left for left, right in pairwise(across)]
+    half = BAND_WIDTH / 2 * min(gaps, default=WIDTH / 4)
+    half = max(half, 2)
+    return [f"M{max(left - half, 0):.1f} 0V{HEIGHT}H{min(left + half, WIDTH):.1f}V0Z" for left in across]
 
 
 def _group(label: str, members: Sequence[tuple[float, float]]) -> tuple[float, Group]:
@@ -127,22 +224,22 @@ def _group(label: str, members: Sequence[tuple[float, float]]) -> tuple[float, G
     return centre, Group(label, len(ordered), mean(ordered), low, high)
 
 
-def _line(groups: Sequence[tuple[float, Group]], x: _Scale, y: _Scale, dots: str, *, is_line: bool) -> Line:
+def _line(groups: Sequence[tuple[float, Group]], x: _Scale, y: _Scale, *, is_line: bool) -> Line:
     across = [x.at(centre) for centre, _ in groups]
     down, low, high = ([y.at(value) for value in some] for some in zip(*(one[2:] for _, one in groups), strict=True))
     means = "".join(f"M{left:.1f} {top:.1f}h0" for left, top in zip(across, down, strict=True))
     band = (_band if is_line else _bars)(across, low, high)
-    return Line(_means(across, down, is_line=is_line), band, dots or means, [group for _, group in groups])
+    return Line(_means(across, down, is_line=is_line), band, means, [group for _, group in groups])
 
 
 class _Scale:
     """Maps numbers to units."""
 
-    def __init__(self, values: Sequence[float], begin: float, end: float) -> None:
+    def __init__(self, values: Sequence[float], begin: float, end: float, *, is_rounded: bool = True) -> None:
         self.low, self.high = min(values), max(values)
         self.texts = [f"{self.low:.4g}"]
         """Numbers at equal distances, from the begin to the end; one if all values are equal."""
-        if self.low < self.high:
+        if self.low < self.high and is_rounded:
             self.low, self.high, self.texts = round_range(self.low, self.high)
         self._begin, self._end = begin, end
 
@@ -151,12 +248,6 @@ class _Scale:
         if self.low == self.high:
             return (self._begin + self._end) / 2
         return self._begin + (value - self.low) / (self.high - self.low) * (self._end - self._begin)
-
-
-def _x_texts(axis: Axis, scale: _Scale, *, is_each: bool, groups: int) -> AxisTexts:
-    """Return the texts along the axis of a parameter, at each of its places if all of them have values."""
-    texts = scale.texts if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
-    return AxisTexts(axis.name, texts, each=is_each and len(texts) == groups)
 
 
 def _grid(scale: _Scale) -> str:

@@ -443,7 +443,7 @@ def _difference_text(sets: int, middle: float, error: float | None) -> str:
 
 def summarize_scalars(results: Results, names: Sequence[str]) -> dict[str, Scalar]:
     """Return the statistics of these scalars, without those that no task has."""
-    found = {}
+    found, ids = {}, list(results.set_ids)
     for name in names:
         by_set: dict[int, list[float]] = {}
         not_finite = sum(map(math.isinf, results.scalars.get(name, ())))  # see `Series.values`
@@ -453,7 +453,7 @@ def summarize_scalars(results: Results, names: Sequence[str]) -> dict[str, Scala
         if by_set:
             ordered = sorted(value for values in by_set.values() for value in values)
             low, high = (quantile(ordered, share) for share in QUANTILES)
-            means = {results.set_ids[place]: mean(values) for place, values in by_set.items()}
+            means = {ids[place]: mean(values) for place, values in by_set.items()}
             found[name] = Scalar(len(ordered), mean(ordered), low, high, means, not_finite)
     return found
 

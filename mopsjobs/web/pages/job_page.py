@@ -1,8 +1,7 @@
-"""The page of a job: what it is, how it stands, what failed and where, its history and its events."""
+"""The page of a job: what it is, how it stands, what failed and why, its history and its events."""
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from mopsjobs.app.jobs.find_job import FoundJob, with_family
+from mopsjobs.app.jobs.find_job import with_family
 from mopsjobs.app.jobs.job_card import (
     MAX_TITLE,
     Section,
@@ -21,7 +20,6 @@ from mopsjobs.app.jobs.job_card import (
     metadata_of,
     step_time,
 )
-from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.jobs.next_steps import next_command, next_commands
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.tasks.failures import describe_condition
@@ -29,20 +27,16 @@ from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, last_failures
 from mopsjobs.cache.queries.families import Family
-from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger, describe_failures, memory_ends, read_ledger
+from mopsjobs.cache.queries.ledgers import describe_failures, memory_ends, read_ledger
 from mopsjobs.cache.queries.overview import jobs_of_study, listed_job
-from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.cache.rows import study_of
-from mopsjobs.studies.conditions import split_condition
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import from_timestamp, human_duration, parse_time, whole_seconds
 from mopsjobs.web.drawings import svg
-from mopsjobs.web.drawings.axes import TICKS, Axis, count_scale, time_texts
-from mopsjobs.web.drawings.heat_map import KINDS, MAX_CELLS, Axes, HeatMap, choose_axes, lay_out, sets_of
+from mopsjobs.web.drawings.axes import TICKS, count_scale, time_texts
 from mopsjobs.web.pages.readings import ask
-from mopsjobs.web.queries.query_params import Parameter, parse_query
+from mopsjobs.web.queries.query_params import parse_query
 from mopsjobs.web.queries.view_models import (
-    CLASSES,
     MAX_COMPARED,
     Bar,
     Job,
@@ -55,10 +49,8 @@ from mopsjobs.web.queries.view_models import (
     moment,
     row,
     status,
-    tasks_link,
 )
 from mopsjobs.web.site.job_reads import FAILURES
-from mopsjobs.web.site.memo import Memo
 from mopsjobs.web.site.rendering import Renderer
 
 SHOWN_EVENTS = 200
@@ -79,9 +71,6 @@ MAX_MESSAGE = 1000
 MAX_RUNS = 50
 """The last changed jobs of a study, among which another run is looked for."""
 
-PARAMETERS = {"x": Parameter(), "y": Parameter()}
-"""The parameters of the map's axes."""
-
 ICONS = ("succeeded", "partial", "failed")
 """Ends of a job whose tab has an icon of its own."""
 
@@ -91,15 +80,6 @@ STANDING = ("Waits for", "Deferred", "Done", "Rate", "Used")
 ELSEWHERE = (*STANDING, "Status", "Progress", "Failed", "Stragglers", "Error", "Family")
 """Sections that have a place of their own."""
 
-MAX_MAP_TASKS = 100_000
-"""Tasks of a map. Of more, the groups of failures tell as much, and cost less."""
-
-SHOWN_TICKS = 10
-"""Places of an axis up to which each has its text."""
-
-MAX_CHOICES = 100
-"""Parameters to choose from."""
-
 
 class JobPage:
     """The handler of `/jobs/JOB`."""
@@ -107,11 +87,10 @@ class JobPage:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
         self._site = renderer.site
-        self._maps: Memo[tuple[HeatMap, Axes]] = Memo(renderer.site.app.monotonic, 16)
 
     def answer(self, job_id: str) -> Response:
         """Return the page of a job."""
-        query = parse_query(PARAMETERS, request.args.items(multi=True))
+        parse_query({}, request.args.items(multi=True))
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             now = self._site.app.now().timestamp()
@@ -150,54 +129,20 @@ class JobPage:
                 "commands": [(why, command) for why, command in next_commands(job, last, ends) if command != first],
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
                 "events": [event(one) for one in sorted(events, key=event_time)],
-                **self._tasks(connection, job, Axes(query["x"], query["y"])),
+                **self._tasks(connection, job),
             }
 
         return self._renderer.page("job.html", view)
 
-    def _tasks(self, connection: sqlite3.Connection, job: Job, axes: Axes) -> dict[str, Any]:
-        """Return what the cache knows of the tasks: failures, the map, and whether more is being read."""
+    def _tasks(self, connection: sqlite3.Connection, job: Job) -> dict[str, Any]:
+        """Return what the cache knows of the failed tasks, and whether more is being read."""
         job_id = str(job["job_id"])
         ledger, summary = read_ledger(connection, job_id), last_failures(connection, job_id)
         failures, is_current = (None, False) if summary is None else summary
         reading = None if ledger and is_current else ask(self._site, FAILURES, job, "failures")
         if failures is not None and reading is not None and reading.is_waiting:
             reading = None  # the groups of a running job are some seconds old
-        return {
-            "failures": None if failures is None else _failures(failures),
-            "map": None if ledger is None else self._map(connection, job, ledger, failures, axes),
-            "reading": reading,
-        }
-
-    def _map(
-        self, connection: sqlite3.Connection, job: Job, ledger: Ledger, failures: JobFailures | None, chosen: Axes
-    ) -> dict[str, Any] | None:
-        """Return the map of a job; None if it has no tasks, or too many.
-
-        The parameters that separate its failed tasks are the first choice for the axes.
-
-        Raises:
-            UsageError: if a chosen parameter does not vary.
-        """
-        if not 0 < ledger.tasks_total <= MAX_MAP_TASKS:
-            return None
-        texts = [str(one["condition"]) for group in (failures.groups if failures else []) for one in group.separates]
-        known = [parts for text in texts if (parts := split_condition(text)) is not None]
-        found = JobTasks(self._site.app, FoundJob(job), None)
-
-        def make() -> tuple[HeatMap, Axes]:
-            tasks = found.list_tasks(connection, TaskQuery())
-            sets = sets_of((one.params, one.row.outcome) for one in tasks.tasks(0))
-            axes = choose_axes(ledger.varying, sets, _separating(texts, ledger.varying), chosen)
-            return lay_out(sets, axes, known), axes
-
-        job_id = str(job["job_id"])
-        may_lack_ends = found.may_lack_ends(ledger)
-        state = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete, may_lack_ends, *texts)
-        if ledger.basis != BY_LEDGER:
-            state = (*state, job["tasks_completed"])
-        heat_map, axes = self._maps.get((job_id, chosen), state, make)
-        return _map_values(heat_map, axes, ledger.varying, job_id)
+        return {"failures": None if failures is None else _failures(failures), "reading": reading}
 
 
 class Piece(NamedTuple):
@@ -317,91 +262,3 @@ def progress_chart(points: Sequence[tuple[float, int, int]], ended_at: object) -
         "end": f"{from_timestamp(end):%Y-%m-%d %H:%M:%SZ}",
         "last": int(shares[-1][1]),
     }
-
-
-def _separating(texts: Sequence[str], varying: Sequence[str]) -> list[str]:
-    """Return the parameters that separate failed tasks from others, by the conditions of the largest groups first."""
-    words = {word: place for place, word in reversed(list(enumerate(" ".join(texts).split())))}
-    named = [name for name in varying if name in words]
-    quoted = [name for name in varying if any(json.dumps(name, ensure_ascii=False) in text for text in texts)]
-    return sorted(named, key=lambda name: words[name]) + [name for name in quoted if name not in named]
-
-
-def _map_values(heat_map: HeatMap, axes: Axes, varying: Sequence[str], job_id: str) -> dict[str, Any]:
-    x, y = _axis(axes.x, heat_map.x, is_up=False), _axis(axes.y, heat_map.y, is_up=True)
-    if y is None and heat_map.height > 1:
-        y = {"name": "replicates" if x else "tasks", "each": False, "ticks": []}
-    names = " and ".join(axis["name"] for axis in (x, y) if axis is not None)
-    return {
-        "drawn": heat_map,
-        "words": f"Tasks{' by ' * bool(names)}{names}; the counts are in the table below",
-        "paths": [(CLASSES[kind], kind, data) for kind, data in heat_map.paths if kind in CLASSES],
-        "grid": _grid(heat_map),
-        "x": x,
-        "y": y,
-        "counts": [(CLASSES.get(kind, "pending"), kind, count) for kind, count in heat_map.counts.items()],
-        "size": "low" if heat_map.height <= 3 else "middle" if heat_map.height <= 12 else "high",
-        "choices": varying[:MAX_CHOICES] if len(varying) > 1 else [],
-        "tables": _tables(heat_map, job_id),
-    }
-
-
-def _axis(name: str | None, axis: Axis | None, *, is_up: bool) -> dict[str, Any] | None:
-    """Return the name and the texts of an axis: of each place, or of some at equal distances."""
-    if axis is None:
-        return None
-    each = axis.size <= SHOWN_TICKS
-    ticks = [axis.label(place) for place in range(axis.size)] if each else axis.ticks()
-    return {"name": name, "each": each, "ticks": ticks[::-1] if is_up and axis.is_ordered else ticks}
-
-
-def _grid(heat_map: HeatMap) -> str:
-    """Return the lines between the cells of a small map."""
-    if heat_map.columns > 40 or heat_map.height > 40:
-        return ""
-    units = heat_map.width // heat_map.columns
-    across = "".join(f"M{place * units}-.5V{heat_map.height - 0.5}" for place in range(1, heat_map.columns))
-    return across + "".join(f"M0 {row - 0.5}H{heat_map.width}" for row in range(1, heat_map.height))
-
-
-def _tables(heat_map: HeatMap, job_id: str) -> list[dict[str, Any]]:
-    """Return the counts as tables: with both axes if they have few places, else one for each axis."""
-    x, y = heat_map.x, heat_map.y
-    if x is None:
-        return []
-    if y is None or x.size * y.size > MAX_CELLS:
-        return [_axis_table(heat_map, axis, job_id, which) for which, axis in enumerate((x, y)) if axis is not None]
-    rows = []
-    for line in range(y.size):
-        place = y.size - 1 - line if y.is_ordered else line
-        conditions = [[*x.conditions(column), *y.conditions(place)] for column in range(x.size)]
-        cells = [_cell(heat_map.cells.get((column, line)), one, job_id) for column, one in enumerate(conditions)]
-        rows.append((y.label(place), cells))
-    return [
-        {
-            "caption": f"Failed tasks of all, by {y.name} (rows) and {x.name} (columns)",
-            "head": [f"{y.name} / {x.name}", *(x.label(column) for column in range(x.size))],
-            "rows": rows,
-        }
-    ]
-
-
-def _axis_table(heat_map: HeatMap, axis: Axis, job_id: str, which: int) -> dict[str, Any]:
-    sums: dict[int, list[int]] = {}
-    for cell, counts in heat_map.cells.items():
-        place = axis.size - 1 - cell[1] if which == 1 and axis.is_ordered else cell[which]
-        sums[place] = [old + new for old, new in zip(sums.get(place, [0] * len(KINDS)), counts, strict=True)]
-    return {
-        "caption": f"Failed tasks of all, by {axis.name}",
-        "head": [axis.name, "Failed"],
-        "rows": [
-            (axis.label(place), [_cell(sums.get(place), axis.conditions(place), job_id)]) for place in range(axis.size)
-        ],
-    }
-
-
-def _cell(counts: Sequence[int] | None, conditions: Sequence[str], job_id: str) -> tuple[str, str | None]:
-    if counts is None:
-        return "", None
-    link = tasks_link(job_id, conditions) if counts[0] and conditions else None
-    return f"{counts[0]:,} of {sum(counts):,}", link

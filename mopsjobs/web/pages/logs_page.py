@@ -127,6 +127,16 @@ class LogsPage:
             yield "".join(_line(stored, text) for stored in page for text in lines.of(stored))
 
 
+def last_lines(connection: sqlite3.Connection, job_id: str, task: int, limit: int) -> list[tuple[str, str, bool]]:
+    """Return the last lines of a task: when, the text, and whether it tells of an error. A traceback is one line."""
+    lines = _Lines(job_id, LogSelection(), "")
+    found = events_before(connection, MAX_SEQ, job_id=job_id, kinds=KINDS, limit=limit, task=task)
+    return [
+        (whole_seconds(str(one.event["at"])), "\n".join(lines.of(one)), bool(one.event.get("error")))
+        for one in sorted(found, key=event_time)
+    ]
+
+
 def _selected(connection: sqlite3.Connection, job: Job, query: Mapping[str, Any]) -> _Lines:
     """Return which lines a query selects.
 

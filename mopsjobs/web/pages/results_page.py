@@ -1,31 +1,50 @@
-"""The page of a job's results: a scalar over a parameter, the outputs of a task, and the table of results as a file."""
+"""The page of a job's results: what failed and where, a scalar over a parameter, the table, and a task with its log.
+
+Its address has all that a reader chooses: scalar, axes, filters, order, page and task.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from flask import Response, request
+from flask import Response, redirect, request
+from flask.typing import ResponseReturnValue
 
+from mopsjobs.app.jobs.find_job import FoundJob
+from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.jobs.log_selection import MAX_TASK
+from mopsjobs.app.tasks.failures import describe_left_out
 from mopsjobs.app.tasks.results_table import cached_lineage, results_state
 from mopsjobs.app.tasks.task_outputs import no_such_task_error
+from mopsjobs.cache.queries.failures import last_failures
 from mopsjobs.cache.queries.families import read_family
+from mopsjobs.cache.queries.ledgers import BY_LEDGER, read_ledger
+from mopsjobs.cache.queries.task_filters import STATUSES, check_count, parse_condition, parse_task_statuses
+from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.errors import UsageError, command_line, shorten
+from mopsjobs.studies.conditions import split_condition
 from mopsjobs.studies.study import is_output_name
 from mopsjobs.utils.table_files import csv_pieces
 from mopsjobs.utils.text import did_you_mean, parse_whole_number, strip_control_characters
 from mopsjobs.web.drawings import plots
 from mopsjobs.web.drawings.axes import Axis
+from mopsjobs.web.drawings.heat_map import KINDS, Axes, HeatMap, SetTasks, choose_axes, lay_out, sets_of
+from mopsjobs.web.pages.logs_page import last_lines
 from mopsjobs.web.pages.readings import Reading, ask, find_results, is_submitted, not_read_yet, waiting
-from mopsjobs.web.queries.query_params import Parameter, parse_query
-from mopsjobs.web.queries.view_models import Job, job_path, moment, value_text
+from mopsjobs.web.pages.set_rows import ends_of, set_rows
+from mopsjobs.web.pages.task_map import MAX_CHOICES, map_values
+from mopsjobs.web.pages.task_rows import MAX_PAGE, task_rows
+from mopsjobs.web.queries.query_params import Parameter, choice, parse_query
+from mopsjobs.web.queries.search_box import Params
+from mopsjobs.web.queries.view_models import CLASSES, FAILED_STATUSES, Job, choices, job_path, moment, value_text
 from mopsjobs.web.site.job_reads import OUTPUT
 from mopsjobs.web.site.kept import KeptOutput, Results, size_text
-from mopsjobs.web.site.rendering import Renderer, as_file
+from mopsjobs.web.site.memo import Memo
+from mopsjobs.web.site.rendering import Renderer, as_file, link
 
 MAX_PARAMETERS = 100
 """Parameters to choose from."""
@@ -33,19 +52,53 @@ MAX_PARAMETERS = 100
 SHOWN_PARAMETERS = 12
 """Parameters of a task that are shown."""
 
-SHOWN_SCALARS = 30
-"""Scalars with a link of their own. The form has all."""
+MAX_MAP_TASKS = 100_000
+"""Tasks of a map. Of more, the conditions of failures tell as much, and cost less."""
+
+SHOWN_REPLICATES = 60
+"""Tasks of a parameter set that are links beside the chosen one."""
+
+SHOWN_LINES = 50
+"""The last lines of a task's log."""
 
 OUTPUT_PARAMETERS = {
     "task": Parameter(None, lambda text: parse_whole_number(text, 0, MAX_TASK), "the number of a task"),
     "output": Parameter("", lambda text: text if is_output_name(text) else None, "the name of an output"),
 }
 
-PARAMETERS = {"y": Parameter(), "x": Parameter()} | OUTPUT_PARAMETERS
+SETS, TASKS = "sets", "tasks"
+"""What the rows of the table are."""
+
+PARAMETERS = {
+    "y": Parameter(),
+    "x": Parameter(),
+    "up": Parameter(),
+    "rows": choice(None, (SETS, TASKS)),
+    "status": Parameter(""),
+    "param": Parameter(()),
+    "error": Parameter(),
+    "sort": Parameter(),
+    "page": Parameter(1, lambda text: parse_whole_number(text, 1, MAX_PAGE), f"a whole number from 1 to {MAX_PAGE:,}"),
+} | OUTPUT_PARAMETERS
+
+IN_DRAWING = ("y", "x", "up")
+IN_TABLE = ("status", "param", "error", "task", "output", "page")
+"""Parameters that have fields in the form of the drawings, and in that of the table."""
+
+STATUS_TEXTS = {"": "any end", FAILED_STATUSES: "failed, for any reason"} | {name: name for name in STATUSES}
 
 IMAGE = "image/png"
 FILE = "application/octet-stream"
 """The media type of all other outputs: a browser interprets none of them."""
+
+
+class _Drawings(NamedTuple):
+    """The drawings of a job."""
+
+    plot: Mapping[str, Any]
+    """As `plot_results` returns it."""
+    heat_map: HeatMap | None
+    axes: Axes
 
 
 class ResultsPage:
@@ -54,31 +107,121 @@ class ResultsPage:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
         self._site = renderer.site
+        self._drawn: Memo[_Drawings] = Memo(renderer.site.app.monotonic, 16)
+
+    def tasks(self, job_id: str) -> ResponseReturnValue:
+        """Lead from the address of tasks to their table."""
+        others = [(name, value) for name, value in request.args.items(multi=True) if name != "rows"]
+        return redirect(f"{job_path(job_id)}/results?{urlencode([('rows', TASKS), *others])}", 302)
 
     def answer(self, job_id: str) -> Response:
         """Return the page of a job's results."""
-        query = parse_query(PARAMETERS, request.args.items(multi=True))
+        params = list(request.args.items(multi=True))
+        query = parse_query(PARAMETERS, params)
+        conditions = tuple(parse_condition(text) for text in query["param"])
+        check_count(conditions)
+        statuses = parse_task_statuses(query["status"]) if query["status"] else None
+        chosen = {**query, "param": conditions, "status": statuses}
 
         def view(connection: sqlite3.Connection, job: Job, now: float) -> dict[str, Any]:
             results, reading = find_results(self._site, connection, job, now)
-            drawn = plot_results([results], query, with_tasks=True)
+            drawn = self._draw(connection, job, results, query)
+            lacks_sets = results is None and not (reading is not None and reading.is_waiting)
+            is_by_task = query["rows"] == TASKS or query["error"] is not None or (lacks_sets and query["rows"] is None)
             family = read_family(connection, str(job["job_id"]))
-            shown = drawn["scalars"][:SHOWN_SCALARS] if len(drawn["scalars"]) > 1 else []
+
+            def to_rows(conditions: Sequence[str], status: str = "") -> str:
+                others = [(name, value) for name, value in params if name not in ("param", "status", "task", "output")]
+                asked = [*(("param", one) for one in conditions), ("status", status)]
+                return link([*others, *asked], {}) + "#rows"
+
             return {
                 "job_id": job["job_id"],
+                "query": query,
                 "reading": reading,
                 "has_tasks": is_submitted(job),
                 # That of a family has the results of all.
                 "newest": None if family is None or family.newest == job["job_id"] else family.newest,
                 "results": results,
                 "made": None if results is None else moment(results.made_at, now),
-                "shown": self._outputs(connection, job, query, now),
-                **drawn,
-                "links": [(name, _address(job["job_id"], query, x=drawn["x"], y=name)) for name in shown],
-                "is_mixed": len(drawn["parameters"]) > 1,
+                "left_out": None if results is None else _left_out(results),
+                "ends": [] if results is None else ends_of(results, drawn.plot["y"]),
+                "statuses": choices(STATUS_TEXTS, query["status"]),
+                "shown": self._task(connection, job, results, query, params, now),
+                **drawn.plot,
+                "map": drawn.heat_map
+                and map_values(drawn.heat_map, drawn.axes, to_rows, lambda one: to_rows(one, FAILED_STATUSES)),
+                "axes": drawn.axes,
+                "choices": list(drawn.plot["varying"])[:MAX_CHOICES],
+                "is_mixed": len(drawn.plot["varying"]) > 1,
+                "to_failed": to_rows([], FAILED_STATUSES),
+                "select": _select(params, query),
+                "hidden": [(name, value) for name, value in params if value and name not in (*IN_DRAWING, "page")],
+                "in_table": [
+                    (name, value) for name, value in params if value and name in (*IN_DRAWING, "rows", "sort")
+                ],
+                "clear": link([one for one in params if one[0] not in IN_TABLE], {}) + "#rows",
+                "by_task": is_by_task,
+                "switch": [
+                    (
+                        text,
+                        link(params, {"rows": name, "sort": "", "error": ""}) + "#rows",
+                        is_by_task is (name == TASKS),
+                    )
+                    for name, text in ((SETS, "Parameter sets"), (TASKS, "Tasks"))
+                ],
+                "table": task_rows(self._site, connection, job, chosen, params, reading)
+                if is_by_task
+                else {"reading": reading}
+                if results is None
+                else {"reading": None, **set_rows(results, drawn.plot["y"], chosen, params, query["task"])},
             }
 
         return self._renderer.job_page("job_results.html", job_id, view)
+
+    def _draw(
+        self, connection: sqlite3.Connection, job: Job, results: Results | None, query: Mapping[str, Any]
+    ) -> _Drawings:
+        """Return plot and map of what is read of a job: of its results, or of its tasks alone.
+
+        What separates failed tasks from others is the first choice for the axes.
+
+        Raises:
+            UsageError: if the query names a scalar or a parameter that they lack.
+        """
+        job_id, chosen = str(job["job_id"]), Axes(query["x"], query["up"])
+
+        def draw(sets: list[SetTasks], varying: Sequence[str], texts: Sequence[str]) -> _Drawings:
+            known = [parts for text in texts if (parts := split_condition(text)) is not None]
+            preferred = [parse_condition("".join(part)).name for parts in known for part in parts]
+            axes = choose_axes(varying, sets, preferred, chosen)
+            plot = plot_results([results], {**query, "x": axes.x or query["x"]}, with_tasks=True)
+            is_small = 0 < sum(len(one.kinds) for one in sets) <= MAX_MAP_TASKS
+            return _Drawings({**plot, "varying": varying}, lay_out(sets, axes, known) if is_small else None, axes)
+
+        def draw_results(results: Results) -> _Drawings:
+            sets = results.set_tasks()
+            names = list(results.sets[0])[:MAX_PARAMETERS] if results.sets else []
+            varying = list(plots.plotted(names, results.sets)) if sets else []
+            return draw(sets, varying, [str(one.condition) for one in results.separates])
+
+        if results is not None:
+            return self._drawn.get((job_id, chosen, query["y"]), results.made_at, lambda: draw_results(results))
+        ledger, summary = read_ledger(connection, job_id), last_failures(connection, job_id)
+        if ledger is None or not 0 < ledger.tasks_total <= MAX_MAP_TASKS:
+            return _Drawings({**plot_results([None], query), "varying": []}, None, chosen)
+        groups = [] if summary is None else summary[0].groups
+        texts = [str(one["condition"]) for group in groups for one in group.separates]
+        found = JobTasks(self._site.app, FoundJob(job), None)
+        state = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete, found.may_lack_ends(ledger), *texts)
+        if ledger.basis != BY_LEDGER:
+            state = (*state, job["tasks_completed"])
+
+        def draw_tasks() -> _Drawings:
+            tasks = found.list_tasks(connection, TaskQuery())
+            return draw(sets_of((one.params, one.row.outcome) for one in tasks.tasks(0)), ledger.varying, texts)
+
+        return self._drawn.get((job_id, chosen, query["y"]), state, draw_tasks)
 
     def file(self, job_id: str) -> Response:
         """Return the table of results as CSV; 503 while it is being read."""
@@ -93,30 +236,46 @@ class ResultsPage:
         response = Response(csv_pieces(results.columns, results.rows.read()), mimetype="text/csv")
         return as_file(response, f"{job['job_id']}.csv")
 
-    def _outputs(
-        self, connection: sqlite3.Connection, job: Job, query: Mapping[str, Any], now: float
+    def _task(
+        self,
+        connection: sqlite3.Connection,
+        job: Job,
+        results: Results | None,
+        query: Mapping[str, Any],
+        params: Params,
+        now: float,
     ) -> dict[str, Any] | None:
-        """Return the outputs of the task that a query names, for the template; None if it names none.
+        """Return outputs and log of the task that a query names, for the template; None if it names none.
 
         Raises:
             UsageError: if the job has no such task.
         """
-        if query["task"] is None:
+        number = query["task"]
+        if number is None:
             return None
         kept, reading = self._find(connection, job, query, now)
-        found: dict[str, Any] = {"task": query["task"], "reading": reading, "output": None}
+        owner = str(job["job_id"]) if kept is None else kept.output.job_id
+        found: dict[str, Any] = {
+            "task": number,
+            "reading": reading,
+            "output": None,
+            "replicates": [] if results is None else _replicates(results, number),
+            "lines": last_lines(connection, owner, number, SHOWN_LINES),
+            "owner": owner,
+            "close": link(list(params), {"task": "", "output": ""}) + "#rows",
+        }
         if kept is None:
             return found
-        output, params = kept.output, list(kept.output.task.params.items())
-        task, file = output.task.row.task, urlencode({"task": output.task.row.task, "output": str(output.name)})
+        output, values = kept.output, list(kept.output.task.params.items())
+        file = urlencode({"task": number, "output": str(output.name)})
         return found | {
             "output": output,
             "preview": kept.preview,
             "made": moment(kept.made_at, now),
-            "params": [(name, value_text(value)) for name, value in params[:SHOWN_PARAMETERS]],
-            "has_more_params": len(params) > SHOWN_PARAMETERS,
+            "params": [(name, value_text(value)) for name, value in values[:SHOWN_PARAMETERS]],
+            "has_more_params": len(values) > SHOWN_PARAMETERS,
             "outputs": [
-                (name, size_text(size), _address(job["job_id"], query, task=task, output=name))
+                (name, size_text(size), f"{_select(params, query)}task={number}&{urlencode({'output': name})}#task")
                 for name, size in output.sizes.items()
             ],
             "file": None if output.value is None else f"{job_path(job['job_id'])}/output?{file}",
@@ -159,10 +318,28 @@ class ResultsPage:
         return kept, reading or waiting(job)
 
 
-def _address(job_id: object, query: Mapping[str, Any], **changes: object) -> str:
-    """Return the address of the page with another plot or output."""
-    values = {name: value for name, value in {**query, **changes}.items() if value not in (None, "")}
-    return f"{job_path(job_id)}/results?{urlencode(values)}"
+def _left_out(results: Results) -> str | None:
+    """Return which tasks a mean leaves out, since they failed; None if none did."""
+    failed = results.kinds.count(0)
+    return describe_left_out(failed, len(results.kinds), results.separates) if failed else None
+
+
+def _replicates(results: Results, number: int) -> list[tuple[int, str, str]]:
+    """Return the tasks of the parameter set that a task has: number, how it ended, and the class of that."""
+    if number not in results.tasks:
+        return []
+    place = results.set_of[results.tasks.index(number)]
+    pairs = zip(results.set_of, results.tasks, results.kinds, strict=True)
+    return [(task, KINDS[kind], CLASSES.get(KINDS[kind], "pending")) for of, task, kind in pairs if of == place][
+        :SHOWN_REPLICATES
+    ]
+
+
+def _select(params: Params, query: Mapping[str, Any]) -> str:
+    """Return the address of the page up to the number of another task."""
+    page = str(query["page"]) if query["page"] > 1 else ""
+    query_string = link(list(params), {"task": "", "output": "", "page": page})
+    return query_string if query_string == "?" else f"{query_string}&"
 
 
 def plot_results(
@@ -173,7 +350,7 @@ def plot_results(
     Args:
         results: those of each job; None if they are not kept.
         query: has the names of the scalar and the parameter, `y` and `x`; None for the first ones.
-        with_tasks: whether each task is drawn.
+        with_tasks: whether each task is drawn, and where tasks failed.
 
     Raises:
         UsageError: if the query names a scalar or a parameter that the results of all jobs lack.
@@ -191,8 +368,10 @@ def plot_results(
     y = _choose("value", query["y"], scalars, is_whole=is_whole)
     if x is None or y is None:
         return found
-    series = [plots.Series() if one is None else one.series(y) for one in results]
-    return found | {"plot": plots.draw(y, Axis(x, sets), series, with_tasks=with_tasks), "x": x, "y": y}
+    series = [
+        plots.Series() if one is None else one.series_of_tasks(y) if with_tasks else one.series(y) for one in results
+    ]
+    return found | {"plot": plots.draw(y, Axis(x, sets), series), "x": x, "y": y}
 
 
 def _choose(kind: str, name: str | None, names: Sequence[str], *, is_whole: bool) -> str | None:

@@ -67,8 +67,8 @@ def log_link(job_id: object, task: object) -> str:
 
 def tasks_link(job_id: object, conditions: Sequence[str] = (), error: str | None = None) -> str:
     """Return the address of the failed tasks of a job that meet conditions, or have an error."""
-    others = {"status": FAILED_STATUSES} | ({} if error is None else {"error": error})
-    return f"{job_path(job_id)}/tasks?{urlencode([*others.items(), *(('param', one) for one in conditions)])}"
+    others = {"rows": "tasks", "status": FAILED_STATUSES} | ({} if error is None else {"error": error})
+    return f"{job_path(job_id)}/results?{urlencode([*others.items(), *(('param', one) for one in conditions)])}"
 
 
 def compare_path(ids: Iterable[str]) -> str:

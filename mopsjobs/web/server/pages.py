@@ -26,7 +26,6 @@ from mopsjobs.web.pages.job_page import JobPage
 from mopsjobs.web.pages.jobs_page import JobsPage
 from mopsjobs.web.pages.logs_page import LogsPage
 from mopsjobs.web.pages.results_page import ResultsPage
-from mopsjobs.web.pages.tasks_page import TasksPage
 from mopsjobs.web.queries import view_models
 from mopsjobs.web.server.security import protect
 from mopsjobs.web.site.rendering import Renderer
@@ -154,7 +153,7 @@ def _add_job_routes(app: Flask, renderer: Renderer) -> None:
     page, logs, results = JobPage(renderer), LogsPage(renderer), ResultsPage(renderer)
     answers: dict[str, Callable[[str], ResponseReturnValue]] = {
         "": page.answer,
-        "/tasks": TasksPage(renderer).answer,
+        "/tasks": results.tasks,
         "/logs": logs.answer,
         "/logs.txt": logs.file,
         "/results": results.answer,

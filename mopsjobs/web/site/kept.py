@@ -18,8 +18,11 @@ from mopsjobs.app.origins.provenance import Provenance
 from mopsjobs.app.origins.provenance import read_provenance as read_whole_provenance
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.app.tasks.failures import separate_failed
+from mopsjobs.app.tasks.result_sets import ResultSets, locate_sets, make_sets
 from mopsjobs.app.tasks.results_table import (
     FIRST_COLUMNS,
+    LAST_COLUMNS,
     SUCCEEDED,
     ResultsState,
     ResultsTable,
@@ -34,10 +37,12 @@ from mopsjobs.ledger.scalars import is_not_finite
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.results import read_output
+from mopsjobs.studies.separating import Finding
 from mopsjobs.studies.study import Study
 from mopsjobs.utils.table_files import BATCH, Column, is_numeric
 from mopsjobs.utils.text import pluralize
 from mopsjobs.web.drawings.axes import ValueSummary, summarize_values
+from mopsjobs.web.drawings.heat_map import FAILED, KIND_OF, SetTasks
 from mopsjobs.web.drawings.plots import Series
 from mopsjobs.web.site.previews import Preview, preview
 
@@ -63,6 +68,11 @@ MAX_HELD_BYTES = 32 * 1024 * 1024
 
 TASK = [name for name, _ in FIRST_COLUMNS].index("task")
 """The place of the number of the task in a row."""
+
+STATUS = [name for name, _ in LAST_COLUMNS].index("status")
+"""The place of how the task ended behind the parameters of a row."""
+
+FAILED_OR_NOT = {KIND_OF[FAILED]: True, KIND_OF[SUCCEEDED]: False}
 
 COMPRESSION = 1
 """The level of zlib: numbers compress to a quarter with any."""
@@ -136,8 +146,8 @@ class Results(NamedTuple):
     rows: TableRows
     sets: list[Mapping[str, Any]]
     """The parameters of each set."""
-    set_ids: list[str]
-    """The id of each set."""
+    set_ids: dict[str, int]
+    """The id of each set, with its place."""
     set_of: array[int]
     """For each task, the place of its set."""
     scalars: dict[str, array[float]]
@@ -145,6 +155,14 @@ class Results(NamedTuple):
     left_out: int
     """Scalars that are numbers, and are not among these."""
     problems: list[str]
+    tasks: array[int]
+    """The number of each task."""
+    kinds: array[int]
+    """How each task ended, as its place in `heat_map.KINDS`."""
+    separates: list[Finding]
+    """What separates the failed tasks, whatever their errors, from those that succeeded."""
+    table: ResultSets | None = None
+    """The table of parameter sets."""
     reduced: ReducedJob | None = None
     """What the reduce function has left of the whole job."""
 
@@ -152,10 +170,21 @@ class Results(NamedTuple):
         """Return a scalar to plot; an empty series if no task has it."""
         return Series(self.sets, self.set_of, self.scalars[name]) if self.sets and name in self.scalars else Series()
 
+    def series_of_tasks(self, name: str) -> Series:
+        """Return a scalar to plot task by task, with those that failed."""
+        return self.series(name)._replace(tasks=self.tasks, failed=[kind == 0 for kind in self.kinds])
+
+    def set_tasks(self) -> list[SetTasks]:
+        """Return the tasks of each parameter set, to draw a map of them."""
+        found = [SetTasks(params, []) for params in self.sets]
+        for place, kind in zip(self.set_of, self.kinds, strict=True):
+            found[place].kinds.append(kind)
+        return found
+
     @property
     def held(self) -> int:
         """Return the bytes of memory that table and numbers take."""
-        return self.rows.held + 8 * len(self.set_of) * (1 + len(self.scalars))
+        return self.rows.held + 8 * len(self.set_of) * (3 + len(self.scalars)) + (self.table.held if self.table else 0)
 
 
 class TableRows:
@@ -209,8 +238,11 @@ def read_results(job_id: str, app: App) -> Results:
         if tasks_read > MAX_READ_OUTPUTS:
             raise _too_large_error(job_id, f"the outputs of more than {MAX_READ_OUTPUTS:,} tasks, one by one")
 
+    file = locate_sets([family], app)
+
     def view(table: ResultsTable) -> Results:
-        return _collect(table, job_id, now, state)
+        results = _collect(table, job_id, now, state)
+        return results._replace(table=make_sets(table, *file, ResultSets.copy))
 
     results = read_results_table([family], app, view, FreshnessPolicy(), check)
     try:
@@ -228,7 +260,7 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
     values = {place: array("d") for place in numeric[:MAX_SCALARS]}
     places: dict[str, int] = {}
     sets: list[Mapping[str, Any]] = []
-    set_of = array("L")
+    set_of, tasks, kinds = array("L"), array("L"), array("B")
     kept, rows = TableRows(), table.rows()
     while batch := list(islice(rows, BATCH)):
         for row in batch:
@@ -238,6 +270,8 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
             if place_of_set == len(sets):
                 sets.append(dict(zip(names, row[begin : begin + len(names)], strict=True)))
             set_of.append(place_of_set)
+            tasks.append(_task_of(row))
+            kinds.append(KIND_OF[str(row[begin + len(names) + STATUS])])
             is_repeated = table.simulations is not None and row[first - 1] is not None  # it counts once
             for place, numbers in values.items():
                 numbers.append(_number(None if is_repeated else row[first + place]))
@@ -252,11 +286,14 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
         columns=table.columns,
         rows=kept,
         sets=sets,
-        set_ids=list(places),
+        set_ids=places,
         set_of=set_of,
         scalars=scalars,
         left_out=len(numeric) - len(scalars),
         problems=table.problems(),
+        tasks=tasks,
+        kinds=kinds,
+        separates=separate_failed(sets, set_of, [FAILED_OR_NOT.get(kind) for kind in kinds]),
     )
 
 

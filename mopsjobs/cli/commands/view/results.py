@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import TABLE, Output, count_tasks, outputs_of
-from mopsjobs.utils.intervals import CONFIDENCE
+from mopsjobs.utils.intervals import CONFIDENCE, mean_text
 from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, write_table_file
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, pluralize
 from mopsjobs.utils.times import json_time, parse_duration
@@ -86,9 +85,6 @@ SHOWN_RESULTS = 4
 
 MAX_VALUE = 40
 """Characters of a parameter's value in a cell."""
-
-MAX_PLACES = 6
-"""Digits before and after the point of a mean in a cell. Others are written with an exponent."""
 
 MAX_ERROR = 60
 """Characters of an error in a cell."""
@@ -428,8 +424,8 @@ def sets_table(sets: ResultSets, page: SetPage) -> Table:
                 *([of["job_id"]] if len(sets.job_ids) > 1 else []),
                 *(cut_to_length(_parameter_text(of[name]), MAX_VALUE) for name in varying),
                 out_of(int(str(of["done"])), int(str(of["tasks"]))),
-                *(_mean_text(row[place], row[place + 2]) for _, place in means),
-                *(_mean_text(row[place], None) for _, place in quantiles),
+                *(mean_text(row[place], row[place + 2]) for _, place in means),
+                *(mean_text(row[place], None) for _, place in quantiles),
                 cut_to_length(str(of[ERROR] or ""), MAX_ERROR),
             ]
         )
@@ -441,18 +437,6 @@ def sets_table(sets: ResultSets, page: SetPage) -> Table:
 
 def _parameter_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _mean_text(mean: object, half_width: object) -> str:
-    """Return a mean with the half-width of its interval: `0.125 ± 0.02`."""
-    if not isinstance(mean, (int, float)):
-        return "-"
-    if not isinstance(half_width, (int, float)):
-        return f"{mean:.4g}"
-    places = max(0, 1 - math.floor(math.log10(half_width))) if half_width else 3
-    if places > MAX_PLACES or abs(mean) + half_width >= 10**MAX_PLACES:
-        return f"{mean:.4g} ± {half_width:.2g}"
-    return f"{mean:.{places}f} ± {half_width:.{places}f}"
 
 
 def _output_json(one: Output) -> dict[str, object]:

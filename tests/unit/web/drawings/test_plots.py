@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from mopsjobs.web.drawings.axes import Axis
@@ -17,10 +16,11 @@ def _draw(*jobs: dict[Any, list[float]], with_tasks: bool = True) -> Plot | None
             [{"x": value} for value in job],
             [place for place, values in enumerate(job.values()) for _ in values],
             [one for values in job.values() for one in values],
+            tasks=range(sum(map(len, job.values()))) if with_tasks else (),
         )
         for job in jobs
     ]
-    return draw("y", Axis("x", [one for some in series for one in some.sets]), series, with_tasks=with_tasks)
+    return draw("y", Axis("x", [one for some in series for one in some.sets]), series)
 
 
 def _drawn(*jobs: dict[Any, list[float]], with_tasks: bool = True) -> tuple[Plot, list[Line]]:
@@ -29,15 +29,21 @@ def _drawn(*jobs: dict[Any, list[float]], with_tasks: bool = True) -> tuple[Plot
     return plot, [line for line in plot.lines if line]
 
 
+def _spots(plot: Plot) -> list[tuple[int, int]]:
+    return [(dot.x, dot.y) for dot in plot.dots]
+
+
 def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
     """As `results --table --mean --quantile 0.1,0.9` computes them; a task without the scalar does not count."""
     plot, [line] = _drawn({0: [1.0, 2.0, 3.0], 10: [5.0, math.nan]})
     assert [tuple(one) for one in line.groups] == [("0", 3, 2.0, 1.2, 2.8), ("10", 1, 5.0, 5.0, 5.0)]
     assert plot.tasks == 4
-    assert line.dots == "M8 312h0M8 236h0M8 160h0M712 8h0"
+    assert _spots(plot) == [(8, 312), (8, 236), (8, 160), (712, 8)]
+    assert [dot.task for dot in plot.dots] == [0, 1, 2, 3]
     assert line.mean == "M8.0 236.0L712.0 8.0"
     assert line.band.startswith("M8.0 ")
-    assert (plot.x, plot.y) == (("x", ["0", "2", "4", "6", "8", "10"], False), ("y", ["5", "4", "3", "2", "1"], False))
+    assert plot.x == ("x", ["0", "10"], False, [1.11, 98.89]), "few values have the texts of the axis"
+    assert plot.y == ("y", ["5", "4", "3", "2", "1"], False, ())
     assert plot.grid == "M0 84.0H720M0 160.0H720M0 236.0H720"
 
 
@@ -53,15 +59,15 @@ def test_categories_are_not_joined() -> None:
     plot, [line] = _drawn({"a": [1.0, 2.0], "b": [3.0]})
     assert not plot.is_line
     assert line.mean.count("M") == line.band.count("M") == 2
-    assert plot.x == ("x", ["a", "b"], True)
-    assert line.dots == "M184 312h0M184 160h0M536 8h0", "each in the middle of its place"
+    assert plot.x == ("x", ["a", "b"], True, ())
+    assert _spots(plot) == [(184, 312), (184, 160), (536, 8)], "each in the middle of its place"
 
 
 def test_equal_values_are_drawn_in_the_middle() -> None:
     """There is no scale to draw them by."""
-    plot, [line] = _drawn({1: [3.0, 3.0]})
-    assert line.dots == "M360 160h0"
-    assert (plot.x, plot.y) == (("x", ["1"], True), ("y", ["3"], False))
+    plot, _ = _drawn({1: [3.0, 3.0]})
+    assert _spots(plot) == [(360, 160)]
+    assert (plot.x, plot.y) == (("x", ["1"], False, [50.0]), ("y", ["3"], False, ()))
 
 
 def test_a_scalar_that_no_task_has_is_not_drawn() -> None:
@@ -72,15 +78,40 @@ def test_a_scalar_that_no_task_has_is_not_drawn() -> None:
 def test_many_tasks_take_a_bounded_number_of_dots() -> None:
     """The statistics are of all of them."""
     plot, [line] = _drawn({number / 7: [math.sin(number) * 1e5] for number in range(20_000)})
-    assert len(re.findall("M", line.dots)) == plot.drawn <= MAX_DOTS
+    assert len(plot.dots) <= MAX_DOTS
     assert sum(one.tasks for one in line.groups) == plot.tasks == 20_000
-    assert len(line.dots) + len(line.band) < 40_000
+    assert len(line.band) < 40_000
 
 
 def test_huge_numbers_have_a_scale() -> None:
     """The difference of two of them may be beyond every float."""
-    _plot, [line] = _drawn({-1e300: [-1e300], 1e300: [1e300]})
-    assert line.dots == "M8 312h0M712 8h0"
+    plot, _ = _drawn({-1e300: [-1e300], 1e300: [1e300]})
+    assert _spots(plot) == [(8, 312), (712, 8)]
+
+
+def test_each_text_stands_at_its_value() -> None:
+    """Those of few values at the values themselves; round numbers elsewhere. None lies on another one."""
+    uneven, _ = _drawn({1: [1.0], 2: [1.0], 10: [2.0]})
+    assert (uneven.x.ticks, uneven.x.places) == (["1", "2", "10"], [1.11, 11.98, 98.89])
+    close, _ = _drawn({1: [1.0], 1.01: [1.0], 10: [2.0]})
+    assert close.x.ticks == ["1", "10"]
+    many, _ = _drawn({value: [1.0] for value in range(50)})
+    assert (many.x.ticks[0], many.x.ticks[-1], many.x.places[-1]) == ("0", "50", 98.89)
+
+
+def test_values_at_which_tasks_failed_have_bands() -> None:
+    """Also where no task has the scalar, so that the axis reaches there. A task that waits has not failed."""
+    nan = math.nan
+    series = Series(
+        [{"x": value} for value in (1, 2, 3)], [0, 0, 1, 1, 2, 2, 2], [5.0, 6.0, 7.0, nan, nan, nan, nan],
+        range(7), [False, False, False, True, True, True, False],
+    )  # fmt: skip
+    plot = draw("y", Axis("x", series.sets), [series])
+    assert plot is not None
+    assert [(band.label, band.failed, band.tasks) for band in plot.failed] == [("2", 1, 2), ("3", 2, 3)]
+    assert plot.failed[0].opacity < plot.failed[1].opacity
+    assert plot.failed[1].path == "M588.8 0V320H720.0V0Z"
+    assert (plot.x.ticks, plot.labels) == (["1", "2", "3"], ["1", "2", "3"])
 
 
 def test_numbers_come_first_among_the_parameters() -> None:

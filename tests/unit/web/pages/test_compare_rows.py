@@ -81,7 +81,21 @@ def test_amounts_that_differ_by_less_than_a_tenth_do_not_differ() -> None:
 def _results(set_of: list[int], **scalars: list[float]) -> Results:
     ids = [f"set{place}" for place in range(max(set_of) + 1)]
     values = {name: array("d", some) for name, some in scalars.items()}
-    return Results(0.0, (), [], TableRows(), [{} for _ in ids], ids, array("L", set_of), values, 0, [])
+    return Results(
+        0.0,
+        (),
+        [],
+        TableRows(),
+        [{} for _ in ids],
+        {name: place for place, name in enumerate(ids)},
+        array("L", set_of),
+        values,
+        0,
+        [],
+        array("L"),
+        array("B"),
+        [],
+    )
 
 
 def _statistics(**means: float) -> Scalar:

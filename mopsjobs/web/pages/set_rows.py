@@ -1,0 +1,197 @@
+"""The table of a job's parameter sets: how their tasks ended, and mean, interval and spread of a scalar.
+
+Its numbers are those of `results --by set`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from mopsjobs.app.tasks.result_sets import COUNTS, ERROR, ResultSets, SetChoice, SetOrder
+from mopsjobs.cache.queries.task_filters import Condition
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
+from mopsjobs.utils.intervals import mean_text
+from mopsjobs.web.drawings.heat_map import FAILED, KIND_OF
+from mopsjobs.web.pages.task_rows import MAX_PAGE, MAX_PARAMETERS, PAGE_SIZE
+from mopsjobs.web.queries.search_box import Params
+from mopsjobs.web.queries.view_models import value_text
+from mopsjobs.web.site.kept import Results
+from mopsjobs.web.site.rendering import link, paging
+
+OF_SCALAR = "."
+"""Before the name of a statistic in an order: that of the scalar that is shown."""
+
+STATISTICS = {
+    "mean": ("Mean", "%.5g"),
+    "half_width": ("± 95 %", "%.2g"),
+    "sd": ("Spread (sd)", "%.3g"),
+    "n_nan": ("NaN", "%d"),
+}
+"""Columns of the scalar that is shown, with their titles and the forms of their numbers."""
+
+ENDS = {"lowest": False, "highest": True}
+"""The ends of the order by the mean of a scalar, and whether it is descending then."""
+
+Row = Mapping[str, Any]
+
+
+def set_rows(
+    results: Results, scalar: str | None, query: Mapping[str, Any], params: Params, task: int | None
+) -> dict[str, Any]:
+    """Return the parameter sets of a page, for the template.
+
+    Args:
+        results: those of the job, with their table of parameter sets.
+        scalar: the scalar that is shown; None without a number.
+        query: the values of the query of the page.
+        params: its names and values.
+        task: the task that is shown.
+
+    Raises:
+        UsageError: if the sets cannot be sorted as the query says.
+    """
+    sets = results.table
+    assert sets is not None  # noqa: S101 - a page keeps no results without it
+    order = _order(sets, query["sort"], scalar)
+    begin, has_filter = (query["page"] - 1) * PAGE_SIZE, bool(query["param"] or query["status"])
+    if has_filter:
+        found = [row for row in _rows(sets, order) if _passes(row, sets, query["param"], query["status"])]
+        shown, total = found[begin : begin + PAGE_SIZE], len(found)
+    else:
+        shown, total = list(_rows(sets, order, PAGE_SIZE, begin)), sets.totals().sets
+    varying = sets.varying()[:MAX_PARAMETERS]
+    examples = _examples(results, [row["param_id"] for row in shown])
+    chosen = None if task is None or task not in results.tasks else results.set_of[results.tasks.index(task)]
+    pages = paging(list(params), query["page"], MAX_PAGE)
+    columns = {} if scalar is None else {name: sets.column_of(scalar, name) for name in STATISTICS}
+    if not any(row[columns["n_nan"]] for row in shown if columns):
+        columns.pop("n_nan", None)
+    counts = [name for name in COUNTS[1:] if name != "missing" or sets.totals().missing]
+    return {
+        "heads": [
+            *(_head(name, name, name, order, params, "value") for name in varying),
+            *(_head(name, name.capitalize(), f"-{name}", order, params, "number") for name in counts),
+            *(
+                _head(
+                    column,
+                    STATISTICS[name][0],
+                    f"{'' if name == 'mean' else '-'}{OF_SCALAR}{name}",
+                    order,
+                    params,
+                    "number",
+                )
+                for name, column in columns.items()
+            ),
+            _head(ERROR, "Most frequent error", ERROR, order, params, ""),
+        ],
+        "rows": [
+            {
+                "id": row["param_id"],
+                "number": (place := results.set_ids[row["param_id"]]) + 1,
+                "is_chosen": place == chosen,
+                "params": [None if row[name] is None else value_text(row[name]) for name in varying],
+                "counts": [(name, row[name]) for name in counts],
+                "numbers": [(row[column], STATISTICS[name][1]) for name, column in columns.items()],
+                "error": row[ERROR],
+                "task": examples[place][0],
+                "failed_task": examples[place][1],
+            }
+            for row in shown
+        ],
+        "paging": {
+            "begin": begin + 1,
+            "end": begin + len(shown),
+            "total": total,
+            "before": pages["before"],
+            "after": pages["after"] if begin + len(shown) < total else None,
+        },
+    }
+
+
+def ends_of(results: Results, scalar: str | None) -> list[dict[str, Any]]:
+    """Return the parameter sets with the lowest and the highest mean of a scalar, and how sure that is."""
+    sets = results.table
+    if sets is None or scalar is None:
+        return []
+    varying, found = sets.varying()[:MAX_PARAMETERS], []
+    for word, is_descending in ENDS.items():
+        order = SetOrder(sets.column_of(scalar), is_descending, scalar)
+        [row] = islice(_rows(sets, order, 1), 1)
+        if row[order.column] is not None:
+            found.append(
+                {
+                    "word": word,
+                    "mean": mean_text(row[order.column], row[sets.column_of(scalar, "half_width")]),
+                    "params": [(name, value_text(row[name])) for name in varying if row[name] is not None],
+                    "said": sets.standing(order).sentences(word, scalar)[:1],
+                    "task": _examples(results, [row["param_id"]])[results.set_ids[row["param_id"]]][0],
+                }
+            )
+    return found
+
+
+def _order(sets: ResultSets, text: str | None, scalar: str | None) -> SetOrder | None:
+    """Return the order that a query asks for, by a column or by a statistic of the scalar that is shown."""
+    sign = "-" if text is not None and text.startswith("-") else ""
+    statistic = (text or "").removeprefix("-").removeprefix(OF_SCALAR)
+    if text is not None and text.removeprefix("-").startswith(OF_SCALAR) and statistic in STATISTICS:
+        return None if scalar is None else SetOrder(sets.column_of(scalar, statistic), bool(sign))
+    return sets.order_of(SetChoice(sort=text))
+
+
+def _rows(sets: ResultSets, order: SetOrder | None, limit: int = 0, offset: int = 0) -> Iterator[Row]:
+    names = [column.name for column in sets.columns]
+    return (dict(zip(names, row, strict=True)) for row in sets.rows(order, limit, offset))
+
+
+def _passes(row: Row, sets: ResultSets, conditions: Collection[Condition], statuses: Collection[str] | None) -> bool:
+    """Return whether a set meets conditions, and has a task with one of some statuses."""
+    names = [column.name for column in sets.columns][2 : 2 + len(sets.parameters)]
+    params = {
+        name: row[column] for (name, _), column in zip(sets.parameters, names, strict=True) if row[column] is not None
+    }
+    if not all(one.holds(params) for one in conditions):
+        return False
+    if statuses is None:
+        return True
+    counts = {str(Outcome.SUCCEEDED): "done"} | dict.fromkeys(FAILED_OUTCOMES, "failed")
+    return any(row[counts.get(status, "missing")] for status in statuses)
+
+
+def _examples(results: Results, ids: Collection[str]) -> dict[int, list[int | None]]:
+    """Return two tasks of each of some sets: the first that succeeded, or else the first, and the first that failed."""
+    found: dict[int, list[int | None]] = {results.set_ids[one]: [None, None] for one in ids}
+    firsts: dict[int, int] = {}
+    succeeded, failed = KIND_OF[Outcome.SUCCEEDED], KIND_OF[FAILED]
+    for place, task, kind in zip(results.set_of, results.tasks, results.kinds, strict=True):
+        if place in found:
+            firsts.setdefault(place, task)
+            example = 0 if kind == succeeded else 1 if kind == failed else None
+            if example is not None and found[place][example] is None:
+                found[place][example] = task
+    return {place: [firsts[place] if one is None else one, failed] for place, (one, failed) in found.items()}
+
+
+def _head(column: str, title: str, first: str, order: SetOrder | None, params: Params, kind: str) -> dict[str, Any]:
+    """Return the head of a column: a link that sorts by it, and turns the order that there is.
+
+    Args:
+        column: the column.
+        title: its title.
+        first: the order that the first click asks for.
+        order: the order of the table.
+        params: the query of the page.
+        kind: the class of its cells.
+    """
+    is_sorted = order is not None and order.column == column
+    is_descending = order is not None and order.is_descending
+    other = first.removeprefix("-") if first.startswith("-") else f"-{first}"
+    asked = (other if is_descending == first.startswith("-") else first) if is_sorted else first
+    return {
+        "name": kind,
+        "title": title,
+        "order": ("descending" if is_descending else "ascending") if is_sorted else None,
+        "to": link(list(params), {"sort": asked}) + "#rows",
+    }
