@@ -469,7 +469,7 @@ def test_numbers_that_are_not_finite_are_no_points(web: Web, cli: Cli, remote: R
         leave_output(remote.jobs, manifest, number, y=y)
     cli.ok("sync", "-q")
     page = web.complete("/jobs/job/results")
-    assert "2 tasks with NaN or an infinite value: neither drawn nor in the means." in page
+    assert "2 of 4 values are NaN or infinite: not drawn, and in no mean." in flat(page)
     assert "y over x: 2 tasks" in page
     rows = web.get("/api/v1/results?job=job").get_json()["rows"]
     assert rows[1]["$not_finite"] == {"/y": "nan"}

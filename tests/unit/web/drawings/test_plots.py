@@ -50,7 +50,7 @@ def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
 def test_a_number_that_is_not_finite_is_no_point_and_is_counted() -> None:
     """One that has no value is not counted."""
     plot, [line] = _drawn({0: [1.0, math.inf, math.inf], 10: [5.0, math.nan]})
-    assert (plot.tasks, plot.not_finite, plot.drawn) == (2, 2, 2)
+    assert (plot.tasks, plot.not_finite, len(plot.dots)) == (2, 2, 2)
     assert [tuple(one[:3]) for one in line.groups] == [("0", 1, 1.0), ("10", 1, 5.0)]
 
 
