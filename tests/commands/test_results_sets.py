@@ -10,6 +10,7 @@ import random
 import statistics
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import polars as pl
 import pytest
 
@@ -17,6 +18,7 @@ import mopsjobs
 from mopsjobs.app.tasks import result_sets
 from mopsjobs.studies.manifest import Reuse
 from mopsjobs.studies.study import param_id
+from mopsjobs.utils.schemas import load_schema
 from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, results_table
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def test_all_forms_have_the_same_numbers(cli: Cli, family: str, tmp_path: Path) 
     """Of a study with failures, repeats, a resume, a reused task and values that are not numbers."""
     ran = cli("results", family, "--by", "set", "--json")
     document = ran.json
+    jsonschema.validate(document, load_schema("results"))
     cli("results", family, "--by", "set", "--table", str(tmp_path / "sets.parquet"))
     cli("results", family, "--by", "set", "--table", str(tmp_path / "sets.jsonl"))
     tsv = cli("results", family, "--by", "set", "--tsv").out.splitlines()
@@ -147,6 +150,7 @@ def test_the_best_sets_come_first_and_those_that_may_be_are_marked(cli: Cli, job
         "The first 4 of 5 parameter sets (--limit 0 shows all).\n"
     )
     document = cli.ok("results", "job", "--worst", "loss", "--json").json
+    jsonschema.validate(document, load_schema("results"))
     assert [(row["x"], row["may_be_worst"]) for row in document["sets"]] == [
         (2, True), (0, False), (3, False), (1, False), (4, None),
     ]  # fmt: skip
