@@ -23,7 +23,6 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "mops-jobs query",
     'mops-jobs query "SELECT owner, count(*) AS jobs FROM jobs WHERE is_active GROUP BY owner"',
     'mops-jobs query --job nightly-1 "SELECT beta, avg(peak) FROM results GROUP BY beta"',
     'mops-jobs query --csv "SELECT job_id, key, value FROM jobs, json_each(jobs.metadata)" > metadata.csv',

@@ -66,10 +66,7 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs results nightly-1 --download out",
-    "mops-jobs results nightly-1 --best loss",
-    "mops-jobs results nightly-1 --explain loss",
-    "mops-jobs results nightly-1 nightly-2 --by set --quantile 0.1,0.9 --table sets.csv",
-    "mops-jobs results nightly-1 --reduced --table means.csv",
+    "mops-jobs results nightly-1 nightly-2 --best loss --limit 0 --table sets.csv",
     'mops-jobs results nightly-1 --sql "SELECT r0, avg(peak) FROM results GROUP BY r0"',
 )
 
