@@ -11,11 +11,13 @@ import fnmatch
 import json
 import os
 import shlex
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import disk_errors
+from mopsjobs.engines.model_env import active_python
 from mopsjobs.errors import EXIT_REFUSED, EngineError, UsageError
 from mopsjobs.utils.files import make_directory, replace_file
 from mopsjobs.utils.user_dirs import trusted_owners
@@ -133,6 +135,13 @@ def remember_launch(directory: JobDir, engine: str, options: Mapping[str, object
 def choices_of_last_launch(directory: JobDir) -> Collection[str]:
     """Return the choices of the last launch of a job from this machine by this user; none if there was none."""
     return frozenset(_read_texts(directory.own_launch))
+
+
+def python_of_launch(job_id: str, env: Mapping[str, str]) -> str:
+    """Return the interpreter of a launch from this machine, else that of the active environment. No record chooses."""
+    choices = choices_of_last_launch(JobDir.for_job(job_id, env))
+    named = next((choice.removeprefix("python:") for choice in choices if choice.startswith("python:")), None)
+    return named or active_python(env) or sys.executable
 
 
 def remember_names(directory: JobDir, names: tuple[str, ...] | None) -> None:

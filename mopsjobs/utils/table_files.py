@@ -7,6 +7,7 @@ reader finds the same type, be it from the first rows alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import itertools
 import json
@@ -15,11 +16,15 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.errors import MopsJobsError, UsageError
+from mopsjobs.utils import parquet_script
 from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.files import atomic_file
+
+if TYPE_CHECKING:
+    from mopsjobs.utils.interpreters import Interpreter
 
 NOT_FINITE = "$not_finite"
 """The member of a JSON object that names its numbers which are not finite, as in results: see engines/worker.py."""
@@ -74,41 +79,62 @@ def form_of(path: str) -> str:
     """Return the form of a table by the name of its file: `csv`, `jsonl` or `parquet`. `-` is CSV.
 
     Raises:
-        UsageError: if the name does not tell, or if this Python cannot write Parquet.
+        UsageError: if the name does not tell.
     """
     form = "csv" if path == "-" else os.path.splitext(path)[1].lower().removeprefix(".")
     if form not in _WRITERS or not path:
         raise UsageError(
             f"invalid table {path!r}: expected a name that ends in .csv, .jsonl or .parquet, or - for CSV on stdout."
         )
-    if form == "parquet":
-        _import_pyarrow()
     return form
 
 
-def check_table_file(path: str) -> None:
+def check_table_file(path: str, others: Iterable[Interpreter] = ()) -> Interpreter | None:
     """Check the name of a table and its directory, before anything is read for it.
 
+    Return the first other interpreter that has pyarrow, if the table needs it and this one does not have it.
+
     Raises:
-        UsageError: if the name has no ending that this Python can write, or if its directory does not exist.
+        UsageError: if the name has another ending, if its directory does not exist, or if no interpreter has pyarrow.
     """
-    form_of(path)
+    form = form_of(path)
     directory = os.path.dirname(path) or "."
     if not os.path.isdir(directory):
         raise UsageError(
             f"invalid table {path!r}: expected a file in a directory that exists.",
             hint=f"Make the directory first: mkdir -p {shlex.quote(directory)}",
         )
+    if form != "parquet" or _has_pyarrow():
+        return None
+    tried = [f"{sys.executable}, which runs mops-jobs"]
+    for python in others:
+        if python.path != sys.executable:
+            if python.runs("import pyarrow.parquet"):
+                return python
+            tried.append(f"{python.path}, which runs the model")
+    where = "there" if len(tried) == 1 else "in one of them"
+    raise UsageError(
+        f"A table in Parquet needs the package pyarrow, which is not in {', nor in '.join(tried)}.",
+        hint=f"Install it {where}, or write .csv or .jsonl.",
+    )
 
 
-def write_table_file(path: str, columns: Sequence[Column], rows: Iterable[Row]) -> None:
+def write_table_file(
+    path: str, columns: Sequence[Column], rows: Iterable[Row], python: Interpreter | None = None
+) -> None:
     """Write a table to a file, whole or not at all. An existing file is replaced.
 
+    Args:
+        path: the file.
+        columns: the columns.
+        rows: the rows.
+        python: writes Parquet; None: this interpreter.
+
     Raises:
-        UsageError: if the name does not tell the form, or if this Python cannot write Parquet.
+        UsageError: if the name does not tell the form.
         MopsJobsError: if the file cannot be written.
     """
-    write = _WRITERS[form_of(path)]
+    write = functools.partial(_write_parquet, python=python) if form_of(path) == "parquet" else _WRITERS[form_of(path)]
     try:
         with atomic_file(path, 0o666) as part:
             write(part, columns, rows)
@@ -174,13 +200,17 @@ def _write_jsonl(path: str, columns: Sequence[Column], rows: Iterable[Row]) -> N
         file.writelines(f"{text}\n" for text in json_objects(columns, rows))
 
 
-def _write_parquet(path: str, columns: Sequence[Column], rows: Iterable[Row]) -> None:
-    pyarrow, parquet = _import_pyarrow()
-    schema = _arrow_schema(pyarrow, columns)
-    rows = iter(rows)
-    with contextlib.closing(parquet.ParquetWriter(path, schema)) as writer:
-        while batch := list(itertools.islice(rows, GROUP)):
-            writer.write_table(_arrow_table(pyarrow, schema, columns, batch))
+def _write_parquet(
+    path: str, columns: Sequence[Column], rows: Iterable[Row], python: Interpreter | None = None
+) -> None:
+    head, rows = _arrow_columns(columns), iter(rows)
+    batches = iter(lambda: list(itertools.islice(rows, GROUP)), [])
+    groups = (list(typed_columns(columns, batch).values()) for batch in batches)
+    if python is None:
+        parquet_script.write(path, head, groups)
+    else:
+        documents = itertools.chain([{"path": os.path.abspath(path), "columns": head}], groups)
+        python.feed(parquet_script.__file__, documents)
 
 
 def arrow_table(columns: Sequence[Column], rows: Iterable[Row]) -> Any:
@@ -189,8 +219,12 @@ def arrow_table(columns: Sequence[Column], rows: Iterable[Row]) -> Any:
     Raises:
         UsageError: if this Python has no pyarrow.
     """
-    pyarrow = import_package("pyarrow", "A table of Arrow")
-    return _arrow_table(pyarrow, _arrow_schema(pyarrow, columns), columns, list(rows))
+    import_package("pyarrow", "A table of Arrow")
+    return parquet_script.arrow_table(_arrow_columns(columns), typed_columns(columns, rows).values())
+
+
+def _arrow_columns(columns: Sequence[Column]) -> list[tuple[str, str]]:
+    return [(column.name, type_of(column.kinds)) for column in columns]
 
 
 def typed_columns(columns: Sequence[Column], rows: Iterable[Row]) -> dict[str, list[Any]]:
@@ -201,23 +235,6 @@ def typed_columns(columns: Sequence[Column], rows: Iterable[Row]) -> dict[str, l
         for column, convert, value in zip(values, converters, row, strict=True):
             column.append(None if value is None else convert(value))
     return {column.name: found for column, found in zip(columns, values, strict=True)}
-
-
-def _arrow_schema(pyarrow: Any, columns: Sequence[Column]) -> Any:
-    types = {
-        "boolean": pyarrow.bool_(),
-        "integer": pyarrow.int64(),
-        "unsigned": pyarrow.uint64(),
-        "number": pyarrow.float64(),
-        "text": pyarrow.string(),
-    }
-    return pyarrow.schema([(column.name, types[type_of(column.kinds)]) for column in columns])
-
-
-def _arrow_table(pyarrow: Any, schema: Any, columns: Sequence[Column], rows: Iterable[Row]) -> Any:
-    values = typed_columns(columns, rows).values()
-    arrays = [pyarrow.array(one, type=field.type) for one, field in zip(values, schema, strict=True)]
-    return pyarrow.Table.from_arrays(arrays, schema=schema)
 
 
 def type_of(kinds: frozenset[str]) -> str:
@@ -275,9 +292,10 @@ def import_package(name: str, purpose: str, hint: str | None = None) -> Any:
         ) from None
 
 
-def _import_pyarrow() -> tuple[Any, Any]:
-    need = "A table in Parquet", "Install it there, or write .csv or .jsonl."
-    return import_package("pyarrow", *need), import_package("pyarrow.parquet", *need)
+def _has_pyarrow() -> bool:
+    with contextlib.suppress(UsageError):
+        return bool(import_package("pyarrow.parquet", "Parquet"))
+    return False
 
 
 _WRITERS: dict[str, Callable[[str, Sequence[Column], Iterable[Row]], None]] = {

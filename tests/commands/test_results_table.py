@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -15,6 +16,8 @@ import pytest
 
 import mopsjobs
 from mopsjobs.cache.sync import scalars as scalars_module
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.trust import remember_launch
 from mopsjobs.engines.worker import real_numbers
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import chunk_key
@@ -411,12 +414,45 @@ def test_what_makes_no_table_is_refused(cli: Cli, jobs: JobRegistry, argv: list[
     assert sentence in " ".join(ran.err.split())
 
 
-def test_parquet_without_pyarrow_is_refused(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+def test_parquet_is_written_by_the_python_of_the_model(
+    cli: Cli, jobs: JobRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If that of the command lacks pyarrow: that of the launch from here, whatever a record says."""
+    params = {"x": 1.5, "mode": "ä\n", "big": 2**63, "list": [1], "on": True}
+    manifest = add_job(jobs, "job", [params, {"x": None}])
+    Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
+    leave_output(jobs, manifest, 0, loss=float("nan"), n=7)
+    here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
+    cli.ok("results", "job", "--table", str(here))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+    remember_launch(JobDir.for_job("job", cli.env), "local", {"python": str(python)})
+    ran = cli.ok("results", "job", "--table", str(there))
+    assert ran.err == f"2 rows in {there}\n"
+    monkeypatch.undo()
+    assert pl.read_parquet(there).equals(pl.read_parquet(here))
+    assert pl.read_parquet(there).schema == pl.read_parquet(here).schema
+
+
+def test_parquet_without_pyarrow_says_where_to_install_it(
+    cli: Cli, jobs: JobRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read before, and nothing written."""
     add_job(jobs, "job", [{"x": 1}])
-    ran = cli("results", "job", "--table", "out.parquet")
-    assert ran.code == 2
-    assert "A table in Parquet needs the package pyarrow in " in " ".join(ran.err.split())
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o700)
+    remember_launch(JobDir.for_job("job", cli.env), "local", {"python": str(python)})
+    ran = cli("results", "job", "--table", str(tmp_path / "out.parquet"))
+    assert (ran.code, ran.out) == (2, "")
+    assert " ".join(ran.err.split()) == (
+        f"error: A table in Parquet needs the package pyarrow, which is not in {sys.executable}, which runs mops-jobs,"
+        f" nor in {python}, which runs the model. hint: Install it in one of them, or write .csv or .jsonl."
+    )
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_a_file_in_a_directory_that_does_not_exist_is_refused(cli: Cli, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ to the registry. See docs/decisions/0072-replays.md.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Mapping
 from itertools import islice
 from typing import NamedTuple
@@ -16,10 +15,9 @@ from mopsjobs.app.jobs.find_job import find_state
 from mopsjobs.app.run.app import App
 from mopsjobs.app.tasks.task_outputs import no_such_task_error
 from mopsjobs.bundles.bundle import load_bundle
-from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.model_env import active_python, model_environment
+from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.model_process import describe_interpreter
-from mopsjobs.engines.trust import choices_of_last_launch
+from mopsjobs.engines.trust import python_of_launch
 from mopsjobs.errors import EXIT_DIFFERENT, EXIT_DONE, MopsJobsError, RecordError
 from mopsjobs.ledger.environment import environment_of_worker
 from mopsjobs.runner.run_once import Place, RunResult, run_once
@@ -124,7 +122,7 @@ def replay(name: str, number: int, python: str | None, app: App) -> Replay:
     if task is None:
         raise no_such_task_error(job_id, number)
     source = _find_source(app.store, manifest, task)
-    python = find_interpreter(python, app.env) or _python_of_launch(source.job_id, app)
+    python = find_interpreter(python, app.env) or python_of_launch(source.job_id, app.env)
     place = Place(load_bundle(app.store, source.bundle), source.study, python, job_id, app.env)
     app.out.note(f"Running {task_name(task, find_varying(source.study))} of {source.job_id} with {python}")
     result = run_once(place, [task], lambda _task, line: app.out.note(line))[task.number]
@@ -165,13 +163,6 @@ def _stored(store: VersionedStore, job_id: str, study: Study, task: Task) -> dic
             if found is not None:
                 outputs[name] = found.value
     return outputs
-
-
-def _python_of_launch(job_id: str, app: App) -> str:
-    """Return the interpreter of a launch from this machine, else that of the active environment. No record chooses."""
-    choices = choices_of_last_launch(JobDir.for_job(job_id, app.env))
-    named = next((choice.removeprefix("python:") for choice in choices if choice.startswith("python:")), None)
-    return named or active_python(app.env) or sys.executable
 
 
 def _environment_difference(job_id: str, python: str, app: App) -> str | None:

@@ -3,9 +3,9 @@
 `series('infected')` is a long table in the SQL of results. It has a row per task and place: the task, its parameters,
 `index` from 0, and `value`. A series is named like a scalar: see `scalar_names`.
 
-The first query reads all outputs of the tasks, and keeps each series as a column: a Parquet file with a row per task,
-in `<cache>.series/<job_id>/<part>/`. A later query reads the files of the series that it names, and outputs of tasks
-that have ended since. A part appears whole. Nothing but speed is lost with the files.
+The first query reads all outputs of the tasks, and keeps each series as a file of Parquet with a row per task. The
+files lie in `<cache>.series/<job_id>/<part>/`. A later query reads those of the series that it names, and outputs of
+tasks that have ended since. A part appears whole. Nothing but speed is lost with the files.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from mopsjobs.app.jobs.find_job import find_state
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
@@ -29,6 +30,8 @@ from mopsjobs.cli.flags import JOB_HELP, add_job_names, argument_type, row_limit
 from mopsjobs.cli.sql_rows import CSV, DEFAULT_LIMIT, add_timeout_flag, show_rows
 from mopsjobs.console.result import Document, JsonLines, RawText, Result, Table, Text, Tsv
 from mopsjobs.console.terminal import style_text
+from mopsjobs.engines.model_env import model_environment
+from mopsjobs.engines.trust import python_of_launch
 from mopsjobs.errors import (
     EXIT_DONE,
     EXIT_PARTLY_DONE,
@@ -38,8 +41,9 @@ from mopsjobs.errors import (
 )
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import TABLE, Output, count_tasks, outputs_of
+from mopsjobs.utils.interpreters import Interpreter
 from mopsjobs.utils.intervals import CONFIDENCE, mean_text
-from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, write_table_file
+from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, form_of, write_table_file
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, pluralize
 from mopsjobs.utils.times import json_time, parse_duration
 from mopsjobs.utils.written_tables import note_table
@@ -168,6 +172,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
         return _explain(args, app) if args.sql is None else _sql(args, app)
     if args.table is not None or is_by_set:
         try:
+            if args.table is not None:
+                args.python = check_table_file(args.table, _model_pythons(args, app))
             return _sets(args, app) if is_by_set else _table(args, app)
         except StoreUnavailableError as outage:
             if not (args.offline or args.reduced):
@@ -210,7 +216,7 @@ def _check(args: argparse.Namespace, asks: Sequence[str], *, is_by_set: bool) ->
             raise UsageError(f"{prints} of its own: leave out --table, --download, --by and what these take.")
         return
     if args.table is not None:
-        check_table_file(args.table)
+        form_of(args.table)
     if is_by_set and args.reduced:
         raise UsageError(f"--reduced has a row per parameter set of its own: leave out {_flags(asks) or '--by set'}.")
     if is_by_set and (args.download is not None or args.by == "task"):
@@ -249,7 +255,7 @@ def _sets(args: argparse.Namespace, app: App) -> Result:
             notes += [f"{line}; each is counted once" for line in told]
         result = Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
         if args.table is not None:
-            notes.append(_write_rows(args.table, page.columns, page.rows, app))
+            notes.append(_write_rows(args.table, page.columns, page.rows, app, args.python))
         elif args.csv:
             _write_rows("-", page.columns, page.rows, app)
         elif args.tsv:
@@ -308,7 +314,7 @@ def _table(args: argparse.Namespace, app: App) -> Result:
     families = find_results(args.jobs, app, policy)
 
     def view(table: ResultsTable) -> Result:
-        note = _write_rows(args.table, table.columns, table.rows(), app)
+        note = _write_rows(args.table, table.columns, table.rows(), app, args.python)
         notes = [f"{note}; data: {table.describe_age()}" if args.offline else note]
         if (some := table.simulations) is not None:
             notes = [f"{line}; see column repeats" for line in _duplicates_note(some.tasks, some.repeated)] + notes
@@ -350,11 +356,18 @@ def _sql(args: argparse.Namespace, app: App) -> Result:
         return read_results_table(families, app, lambda table: view(table, on_progress), policy, on_progress)
 
 
+def _model_pythons(args: argparse.Namespace, app: App) -> Iterator[Interpreter]:
+    """Yield the interpreters of the models of the jobs on this machine, which may have the packages for a table."""
+    env = model_environment(app.env)
+    for name in args.jobs:
+        yield Interpreter(python_of_launch(name if args.offline else find_state(name, app).job_id, app.env), env)
+
+
 def _reduced_table(args: argparse.Namespace, app: App) -> Result:
     """Write the table of what reduce functions left."""
 
     def view(table: ReducedTable) -> Result:
-        notes = [_write_rows(args.table, table.columns, table.rows(), app)]
+        notes = [_write_rows(args.table, table.columns, table.rows(), app, args.python)]
         notes = [f"{line}; reductions count each once" for line in _duplicates_note(*table.tasks)] + notes
         exit_code = EXIT_PARTLY_DONE if table.output_problems or table.lacking else EXIT_DONE
         return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
@@ -363,14 +376,16 @@ def _reduced_table(args: argparse.Namespace, app: App) -> Result:
         return read_reduced_table(args.jobs, app, view, on_progress)
 
 
-def _write_rows(path: str, columns: Sequence[Column], rows: Iterable[Row], app: App) -> str:
+def _write_rows(
+    path: str, columns: Sequence[Column], rows: Iterable[Row], app: App, python: Interpreter | None = None
+) -> str:
     """Write a table, and return the note about it."""
     count = itertools.count()
     counted = (row for row in rows if next(count) >= 0)
     if path == "-":
         app.out.show(Result(RawText(csv_pieces(columns, counted))))  # here, while the tasks can be read
     else:
-        write_table_file(path, columns, counted)
+        write_table_file(path, columns, counted, python)
         note_table(path, app.env)
     return pluralize(next(count), "row") + ("" if path == "-" else f" in {path}")
 
