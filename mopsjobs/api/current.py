@@ -36,6 +36,8 @@ class CurrentTask(NamedTuple):
     """A copy of the parameters; None in a process that the task has started."""
     attempt: int | None
     """Which attempt at the task it is, from 1; None in a process that the task has started."""
+    directory: str
+    """An empty directory for this attempt alone, which is removed when it ends."""
 
 
 def current() -> CurrentTask | None:
@@ -51,6 +53,7 @@ def current() -> CurrentTask | None:
         int(env["MOPS_JOBS_SEED"]),
         copy.deepcopy(line.get("params")),
         line.get("attempt"),
+        env.get("MOPS_JOBS_TASK_DIR", ""),
     )
 
 

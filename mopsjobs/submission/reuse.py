@@ -213,10 +213,7 @@ def _compare_code(manifest: Manifest, new: NewJob, ledger: LedgerSummary, store:
     said = (
         (unread, f"No task of {job_id} has read {join_first(unread)}, which changed."),
         (files, f"Tasks of {job_id} that may have read {join_first(files)}, which changed, are not reused."),
-        (
-            unknown,
-            f"Of {job_id}, {pluralize(unknown, 'task')} more cannot be reused: what they have read is not known.",
-        ),
+        (unknown, f"{pluralize(unknown, 'task')} of {job_id} cannot be reused: the files read there are not known."),
     )
     return CodeChange(files, untouched, [line for is_said, line in said if is_said])
 

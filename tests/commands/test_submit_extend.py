@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.errors import EXIT_USAGE, JobBusyError
-from mopsjobs.ledger.format import encode_attempts, parse_attempts, parse_chunk_key
+from mopsjobs.ledger.format import chunk_key, encode_attempts
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import results_prefix
 from support.desk import Desk, make_desk
+from support.ledgers import attempts_in
 from support.runs import calls, kill, record, sets_of, until
 
 SETS, REPLICATES = 4, 3
@@ -221,17 +222,42 @@ def test_provenance_and_diff_tell_which_files_tasks_read(readers: Desk) -> None:
     assert "  ~ README.md, which no task read\n  ~ data.csv\n" in readers.ok("diff", "job", "more").out
 
 
-def test_each_changed_file_matters_if_it_is_not_known_what_tasks_read(readers: Desk) -> None:
-    """As of a job that an earlier version ran, or that did not run on Linux."""
-    for entry in list(readers.store.scan("ledger/job/")):
-        if (key := parse_chunk_key(entry.key)) and key.kind == "attempts":
-            found = readers.store.get(entry.key)
-            assert found is not None
-            attempts = parse_attempts(found.value, key)
-            assert readers.store.put(entry.key, encode_attempts("job", key.shard, attempts), found.version)
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ((None, None), ["No task of job is reused: its code differs in README.md, data.csv.", "0 of 2 "]),
+        (
+            ({"model.py"}, None),
+            [
+                "No task of job has read README.md, data.csv, which changed.",
+                "1 task of job cannot be reused: the files read there are not known.",
+                "1 of 2 ",
+            ],
+        ),
+        (
+            ({"model.py"}, {"model.py", "data.csv"}),
+            [
+                "No task of job has read README.md, which changed.",
+                "Tasks of job that may have read data.csv, which changed, are not reused.",
+                "1 of 2 ",
+            ],
+        ),
+    ],
+)
+def test_reuse_goes_by_what_the_ledger_knows_of_each_task(
+    readers: Desk, files: tuple[set[str] | None, ...], said: list[str]
+) -> None:
+    """It knows nothing of what a killed runner did last, of jobs of earlier versions, and where tasks ran on macOS."""
+    attempts = attempts_in(readers.store)
+    for key in list(readers.store.list_keys("ledger/job/")):
+        readers.store.delete(key)
+    for number, (attempt, opened) in enumerate(zip(attempts, files, strict=True)):
+        value = encode_attempts("job", 0, [attempt], None if opened is None else frozenset(opened))
+        assert readers.store.create_if_absent(chunk_key("job", 0, "ab", number), value)
     (readers.home / "README.md").write_text("2\n")
-    said = readers.ok("submit", readers.write(sets_of(2)), "--auto", "--dry-run", "--extend", "job").err
-    assert "No task of job is reused: its code differs in README.md.\n" in said
+    (readers.home / "data.csv").write_text("2\n")
+    err = readers.ok("submit", readers.write(sets_of(2)), "--auto", "--dry-run", "--extend", "job").err
+    assert "\n".join(said) in err
 
 
 def test_without_code_the_job_has_that_of_the_extended_one(ran: Desk, calls_file: Path) -> None:

@@ -78,6 +78,7 @@ def test_a_task_learns_which_it_is(tmp_path: Path) -> None:
     task = first["result.json"]["task"]
     assert (task["job_id"], task["task"], task["attempt"], task["params"]) == ("job-1", 0, 1, {"x": 11})
     assert (len(task["param_id"]), type(task["seed"])) == (64, int)
+    assert task["directory"].startswith(str(tmp_path / "model-spool"))
     assert first["result.json"]["at_import"] is None
     task = second["result.json"]["task"]
     assert (task["task"], task["attempt"], task["params"]) == (1, 2, {"x": 12, "die": True})
@@ -102,7 +103,7 @@ def test_a_process_that_a_task_starts_knows_less(tmp_path: Path) -> None:
     task = [result["task"][name] for name in CurrentTask._fields]
     for kind in ("spawned", "forked"):
         found, error = result[kind]
-        assert found == [*task[:4], None, None]
+        assert found == [*task[:4], None, None, task[6]]
         assert "Scalars cannot be logged in a process that the task has started" in error
 
 
@@ -111,7 +112,7 @@ def test_outside_of_a_task_there_is_none(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("MOPS_JOBS_TASK", raising=False)
     assert current() is None
     log(peak=1, day=Number(2.5), name="x", ok=False, loss=float("nan"))
-    assert CurrentTask._fields == ("job_id", "task", "param_id", "seed", "params", "attempt")
+    assert CurrentTask._fields == ("job_id", "task", "param_id", "seed", "params", "attempt", "directory")
 
 
 @pytest.mark.parametrize("value", [None, [1], Number([1])])
