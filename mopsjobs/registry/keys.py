@@ -24,6 +24,12 @@ MACHINE = "machine"
 
 ANY_SHARD = (SHARD, MACHINE)
 
+NAMES_NAME = "_outputs.json"
+"""The output that lists the names of a task's other outputs, if the study does not. No other begins with `_`."""
+
+LOGGED_NAME = "logged.json"
+"""The output with the scalars that a task has logged. engines/worker.py writes it."""
+
 _PARTS = {
     "bundle": "[0-9a-f]{64}",
     "claim": "[!-.0-~]+",
@@ -32,7 +38,7 @@ _PARTS = {
     "kind": "attempts|scalars",
     "note": "[0-9a-f]{16}",
     "number": r"\d{6,12}",
-    "output": r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?|_outputs\.json",
+    "output": r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?|" + re.escape(NAMES_NAME),
     "param": "[0-9a-f]{64}",
     "probe": "[0-9a-f]{32}",
     "run": "[0-9a-f]{1,32}",
@@ -97,6 +103,7 @@ MANIFEST = KeyForm("manifest", "jobs/{job}/manifest.json", "submitter", (MACHINE
 ANNOUNCEMENT = KeyForm("announcement", "changes/{slot}/{job}", "submitter, reporter, runner")
 OUTPUT = KeyForm("output of a task", "results/{job}/{param}/{seed}/{output}", "runner", ANY_SHARD)
 REDUCTION = KeyForm("output of a reduction", "results/{job}/{set}/reduced-{tasks}/{output}", "runner")
+PACK = KeyForm("pack of small outputs", "results/{job}/.packs/{shard}-{number}", "runner, operator")
 EVENTS = KeyForm(
     "events", "events/{hour}/{job}/{source}-{number}.ndjson", "submitter, reporter, runner, watcher", ANY_SHARD
 )
@@ -108,7 +115,8 @@ PROBE = KeyForm("probe of conditional writes", PROBES + "{probe}", "each writer"
 PROBE_NOTE = KeyForm("note that a probe has passed", NOTES + "{note}", "each writer")
 
 FORMS = (
-    RECORD, MANIFEST, ANNOUNCEMENT, OUTPUT, REDUCTION, EVENTS, LEDGER, ENVIRONMENT, CLAIM, BUNDLE, PROBE, PROBE_NOTE,
+    RECORD, MANIFEST, ANNOUNCEMENT, OUTPUT, REDUCTION, PACK, EVENTS, LEDGER, ENVIRONMENT, CLAIM, BUNDLE, PROBE,
+    PROBE_NOTE,
 )  # fmt: skip
 
 

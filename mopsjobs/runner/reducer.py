@@ -16,13 +16,14 @@ from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import VALUE_ERRORS, RecordError, StoreError, StoreUnavailableError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import EventLog
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.runner.pools.base import Feed, Pool, TaskResult
 from mopsjobs.runner.results import error_fields
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads, create_all_if_absent
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import WHOLE_JOB, reduction_key
 from mopsjobs.studies.reductions import Reduction, find_reductions

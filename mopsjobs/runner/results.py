@@ -3,6 +3,10 @@
 An outage must neither stop a simulation nor lose a finished one. The outbox is a small SQLite store in the job's own
 directory; its outputs are delivered when the store answers again. Both stores are written by `create_if_absent`: an
 output that exists already is the same output, and stays.
+
+Of a store across a network, the outbox is the journal: small outputs go there first, many tasks in a transaction, and
+those tasks count. Later they go into a pack, and leave the outbox when it is in the store. See
+docs/decisions/0113-packs.md.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import functools
 import heapq
 import itertools
 import json
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,13 +28,15 @@ from mopsjobs.events.writer import EventLog
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome, attempt_error
 from mopsjobs.ledger.scalars import scalars_for_chunk
 from mopsjobs.ledger.writer import Ledger, begun_attempt
+from mopsjobs.registry.keys import LOGGED_NAME, NAMES_NAME
 from mopsjobs.runner.pools.base import Pool, TaskResult
 from mopsjobs.runner.reporter import Counts
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.studies.study import LOGGED_NAME, Task, Varying, find_varying, is_output_name, task_name
+from mopsjobs.studies.packs import PACK_BYTES, Split, split_outputs
+from mopsjobs.studies.study import Task, Varying, find_varying, is_output_name, task_name
 from mopsjobs.utils.background import BackgroundWriter
 
 MAX_WAITING_TASKS = 64
@@ -41,15 +48,28 @@ MAX_TRANSACTION_BYTES = 2**20
 THREADS = 4
 """Tasks that are sent at once to a store in a network. A local one has one writer at a time anyway."""
 
+PACK_SECONDS = 5.0
+"""How long an output waits for others in its pack, at most."""
+
+PACK_SHARE = 0.01
+"""The same as a share of the time of the run, if that is longer: a run of a day writes some hundred packs."""
+
 FIRST_PAUSE = 1.0
 """Seconds before the second attempt at a store that does not answer."""
 
 
+KEPT_HERE = "Outputs are kept here until it answers."
+
+
 class _Request(NamedTuple):
-    outputs: list[tuple[str, bytes]]
+    plain: list[tuple[str, bytes]]
+    """Outputs that stay objects of their own."""
+    packed: list[tuple[str, bytes]]
+    """Outputs that go into a pack."""
     on_done: Callable[[], None]
     on_refused: Callable[[StoreError], None]
     before: Callable[[], None]
+    on_stored: Callable[[], None]
 
 
 @dataclasses.dataclass
@@ -58,16 +78,18 @@ class OutputSender:
 
     Args:
         _store: where outputs belong.
-        _outbox: where they are kept during an outage.
+        _outbox: where they are kept during an outage, and before they are packed.
+        _pack: moves small outputs from the outbox into packs in the store; None: there are no packs.
         clock: a monotonic clock in seconds.
     """
 
     _store: VersionedStore
     _outbox: VersionedStore
+    _pack: Callable[[], object] | None = None
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._has_transactions = isinstance(self._store, TransactionalStore)
+        self._has_transactions = self._pack is not None or isinstance(self._store, TransactionalStore)
         self._waiting: deque[_Request] = deque()
         self._failure: Exception | None = None
         """Why nothing more can be stored: the first error that was neither an outage nor about one output."""
@@ -75,12 +97,24 @@ class OutputSender:
             "outputs",
             self._take_requests,
             self._write,
-            "Outputs are kept here until it answers.",
+            KEPT_HERE,
             first_pause=FIRST_PAUSE,
             keep=self._keep,
             threads=1 if getattr(self._store, "is_local", False) else THREADS,
             clock=self.clock,
         )
+        self._started = self.clock()
+        self._journal = threading.Lock()
+        """Held for a transaction of the outbox: SQLite would have the threads wait longer for each other."""
+        self._unpacked: list[Callable[[], None]] = []
+        """`on_stored` of the tasks whose small outputs are in the outbox."""
+        self._unpacked_bytes, self._first_at = 0, 0.0
+        self._packer: BackgroundWriter[list[Callable[[], None]]] | None = None
+        if self._pack is not None:
+            self._packer = BackgroundWriter(
+                "packs", self._take_unpacked, self._write_packs, KEPT_HERE, first_pause=FIRST_PAUSE, clock=self.clock
+            )
+            self._packer.start()
         self._writer.start()
 
     def put(
@@ -89,6 +123,7 @@ class OutputSender:
         on_done: Callable[[], None],
         on_refused: Callable[[StoreError], None],
         before: Callable[[], None] = lambda: None,
+        on_stored: Callable[[], None] = lambda: None,
     ) -> None:
         """Queue the outputs of a task, which are written in their order. A thread calls the callbacks.
 
@@ -97,16 +132,18 @@ class OutputSender:
             on_done: called when the last output is on disk.
             on_refused: called with the reason if an output can never be stored, for example because of its size.
             before: called before the first output is written.
+            on_stored: called after `on_done`, when all outputs are in the store, or the store was tried and is away.
 
         Raises:
             StoreError: if the store refuses all outputs. Those that were queued are kept in the outbox.
             Exception: if a thread failed for another reason.
         """
         self._raise_failure()
+        split = Split(outputs, []) if self._pack is None else split_outputs(outputs)
         changed = self._writer.changed
         with changed:
             changed.wait_for(lambda: len(self._waiting) < MAX_WAITING_TASKS)
-            self._waiting.append(_Request(outputs, on_done, on_refused, before))
+            self._waiting.append(_Request(*split, on_done, on_refused, before, on_stored))
             changed.notify()
 
     def finish(self) -> None:
@@ -117,6 +154,12 @@ class OutputSender:
         """
         self._writer.close(0.0)  # nothing is given up: what the store does not take goes into the outbox
         self._writer.join()
+        if self._packer is not None:
+            self._packer.close(0.0)  # what the store does not take now stays in the outbox
+            self._packer.join()
+            for on_stored in self._unpacked:
+                on_stored()
+            self._unpacked = []
         self._raise_failure()
 
     def _raise_failure(self) -> None:
@@ -130,8 +173,12 @@ class OutputSender:
         requests: list[_Request] = []
         size = 0
         while self._waiting and (not requests or (self._has_transactions and size < MAX_TRANSACTION_BYTES)):
+            if requests and self._pack is not None and self._waiting[0].plain:
+                break  # a request of its own
             requests.append(self._waiting.popleft())
-            size += sum(len(value) for _, value in requests[-1].outputs)
+            size += sum(len(value) for _, value in requests[-1].plain + requests[-1].packed)
+            if self._pack is not None and requests[-1].plain:
+                break
         self._writer.changed.notify()
         return requests, None
 
@@ -165,8 +212,15 @@ class OutputSender:
     def _send(self, store: VersionedStore, requests: Sequence[_Request]) -> None:
         for request in requests:
             request.before()
+        packed = [output for request in requests for output in request.packed]
+        plain = [output for request in requests for output in request.plain]
+        is_journal = self._pack is not None and store is self._store
         try:
-            create_all_if_absent(store, [output for request in requests for output in request.outputs])
+            if plain or not is_journal:
+                create_all_if_absent(store, plain if is_journal else plain + packed)
+            is_packed = is_journal and bool(packed) and self._write_journal(packed)
+            if is_journal and not is_packed:
+                create_all_if_absent(store, packed)
         except VALUE_ERRORS as error:
             if len(requests) == 1:
                 requests[0].on_refused(error)
@@ -176,6 +230,54 @@ class OutputSender:
         else:
             for request in requests:
                 request.on_done()
+            if not is_packed:
+                for request in requests:
+                    request.on_stored()
+            elif self._packer is not None:
+                with self._packer.changed:
+                    if not self._unpacked:
+                        self._first_at = self.clock()
+                    self._unpacked += [request.on_stored for request in requests]
+                    self._unpacked_bytes += sum(len(value) for _, value in packed)
+                    self._packer.changed.notify()
+
+    def _write_journal(self, outputs: Sequence[tuple[str, bytes]]) -> bool:
+        """Write outputs to the outbox, to be packed. Return False if the disk is full: they go to the store alone."""
+        try:
+            with self._journal:
+                create_all_if_absent(self._outbox, outputs)
+        except StoreError:
+            return False
+        return True
+
+    def _take_unpacked(self) -> tuple[list[Callable[[], None]] | None, float | None]:
+        """Return the tasks that are to be packed, if it is time; see `BackgroundWriter`."""
+        assert self._packer is not None  # noqa: S101 - it calls this
+        if not self._unpacked:
+            return None, None
+        now = self.clock()
+        rest = self._first_at + max(PACK_SECONDS, PACK_SHARE * (now - self._started)) - now
+        if rest > 0 and self._unpacked_bytes < PACK_BYTES and not self._packer.is_closing:
+            return None, rest
+        taken, self._unpacked, self._unpacked_bytes = self._unpacked, [], 0
+        return taken, None
+
+    def _write_packs(self, tasks: list[Callable[[], None]]) -> None:
+        """Pack what is in the outbox: the outputs of these tasks, and of later ones.
+
+        Raises:
+            StoreUnavailableError: if the store does not answer.
+        """
+        assert self._pack is not None  # noqa: S101 - else nothing waits for it
+        try:
+            self._pack()
+        except StoreUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `_write`
+            self._failure = self._failure or error
+        finally:
+            while tasks:  # once: also if the outbox keeps them for long
+                tasks.pop(0)()
 
 
 @dataclasses.dataclass
@@ -302,10 +404,6 @@ class ResultHandler:
         attempt = _attempt(result, result.outcome, None, output_bytes=size)
         ticket = self._ledger.add(attempt, scalars_for_chunk(dict(outputs)), is_settled=False)
 
-        def on_done() -> None:
-            self._counts.add(completed=count)
-            self._ledger.settle(ticket)
-
         def on_refused(reason: StoreError) -> None:
             self._counts.add(failed=count)
             error = error_fields(reason)
@@ -314,9 +412,10 @@ class ResultHandler:
 
         self._sender.put(
             [(output_key(self._manifest.job_id, task, name), value) for name, value in outputs],
-            on_done,
+            lambda: self._counts.add(completed=count),
             on_refused,
             before=functools.partial(self._ledger.write, ticket),
+            on_stored=lambda: self._ledger.settle(ticket),
         )
 
     def _name(self, task: Task) -> str:

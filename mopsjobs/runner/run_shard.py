@@ -12,6 +12,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.job_dir import JobDir
@@ -48,7 +49,8 @@ from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
+from mopsjobs.studies.pack_log import pack_log
 from mopsjobs.studies.study import Task
 from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
@@ -130,6 +132,7 @@ class _Run:
         self._counts = Counts()
         self._own_write: str | None = None
         """A file that the model wrote into its own directory."""
+        self._has_packed = False
         self._todo = 0
         """Tasks that this run has to run."""
         self._events = EventLog(store, shard.job_id, source=f"runner-{shard.number}", flush_seconds=pause)
@@ -140,7 +143,8 @@ class _Run:
         self._reporter = Reporter(self._registry, shard, self._counts, self._register, self._note_report)
         self._ledger = Ledger(store, outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
         self._notes = EnvironmentNotes(shard.job_id, store, outbox)
-        self._sender = OutputSender(store, outbox)
+        self._log = pack_log(store, self._manifest, shard.number)
+        self._sender = OutputSender(store, outbox, None if self._log is None else self._pack)
         self._handler = ResultHandler(
             self._manifest, self._counts, self._sender, self._ledger, self._events, self._on_log
         )
@@ -383,8 +387,18 @@ class _Run:
     def _is_last(self, state: JobState | None) -> bool:
         return state is not None and transitions.all_shards_done(state, self._shard.shards)
 
-    def _deliver_outbox(self) -> bool:
-        """Move the outputs in the outbox into the store. Return whether none is left."""
+    def _pack(self) -> None:
+        """Move the outputs in the outbox into packs. After an earlier run, or a failure, the store may have some."""
+        is_sure, self._has_packed = self._has_packed, False
+        self._deliver_outbox(below=results_prefix(self._shard.job_id), is_known_absent=is_sure)
+        self._has_packed = True
+
+    def _deliver_outbox(self, **options: Any) -> bool:
+        """Move what is in the outbox into the store. Return whether none is left.
+
+        Args:
+            options: see `deliver`.
+        """
         given_up: set[str] = set()
 
         def on_refused(key: str, reason: StoreError) -> None:
@@ -398,7 +412,8 @@ class _Run:
                 self._counts.add(completed=-1, failed=1)
                 self._handler.report_failure(task, error_fields(reason))
 
-        return deliver(self._outbox, self._store, self._shard.job_id, on_refused, lambda: self._retry.is_over)
+        is_over = (lambda: self._retry.is_over) if not options else (lambda: False)
+        return deliver(self._outbox, self._store, self._shard.job_id, on_refused, is_over, log=self._log, **options)
 
     def _reduce_as_last(self) -> ReduceEnd | None:
         """Run the reduce function if this shard is the last one. None: it is not, so another one does it."""

@@ -113,6 +113,16 @@ class VersionedStore(Protocol):
         """Release the connections. A second call does nothing; any use after it is an error."""
 
 
+class RangedStore(Protocol):
+    """The method of a store that can send a part of a value."""
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """Return bytes of the value, fewer at its end; or None if the key does not exist.
+
+        It is for values that are created and never replaced.
+        """
+
+
 def check_key(key: str) -> str:
     """Return `key` if the contract allows it.
 

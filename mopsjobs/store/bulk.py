@@ -35,6 +35,9 @@ class TransactionalStore(Protocol):
     def create_all_if_absent(self, values: Sequence[tuple[str, bytes]]) -> None:
         """Create those of the keys that do not exist. After an error, none of them was created."""
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove those of the keys that exist. After an error, none of them was removed."""
+
 
 def create_all_if_absent(store: VersionedStore, values: Sequence[tuple[str, bytes]]) -> None:
     """Create those of the keys that do not exist, in their order; in one transaction where the store has them.
@@ -47,3 +50,12 @@ def create_all_if_absent(store: VersionedStore, values: Sequence[tuple[str, byte
     else:
         for key, value in values:
             store.create_if_absent(key, value)
+
+
+def delete_all(store: VersionedStore, keys: Sequence[str]) -> None:
+    """Remove keys; in one transaction where the store has them."""
+    if isinstance(store, TransactionalStore):
+        store.delete_all(keys)
+    else:
+        for key in keys:
+            store.delete(key)

@@ -173,5 +173,5 @@ def _is_equal(store: VersionedStore, large: threading.Lock, first: Output, secon
 def _value(store: VersionedStore, output: Output) -> bytes | None:
     if output.entry.value is not None:
         return output.entry.value
-    found = read_output(store, output.entry.key)
+    found = read_output(store, output.entry.key, output.entry)
     return None if found is None else found.value

@@ -131,9 +131,6 @@ MANIFEST_VERSION = 1
 APART = "study_metadata"
 """Where a record has the entries of a study's metadata whose names mops-jobs uses itself."""
 
-NAMES_NAME = "_outputs.json"
-"""The output that lists the names of a task's other outputs, if the study does not. No other begins with `_`."""
-
 DUPLICATES_FIELD = "n_duplicate_tasks"
 """The entry of a record's metadata that counts the tasks which repeat an earlier one; absent if there are none."""
 

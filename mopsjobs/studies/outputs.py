@@ -10,9 +10,9 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from mopsjobs.errors import RecordError
-from mopsjobs.registry.keys import OUTPUT, REDUCTION
+from mopsjobs.registry.keys import NAMES_NAME, OUTPUT, REDUCTION
 from mopsjobs.store.base import Entry, ReadableStore
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest, Reuse
+from mopsjobs.studies.manifest import Manifest, Reuse
 from mopsjobs.studies.study import Study, Task, is_output_name
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import pluralize

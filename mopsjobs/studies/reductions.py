@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, compress, islice
 from typing import Any, NamedTuple
 
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store.base import USUAL_WINDOW, Entry, ReadableStore, VersionedStore
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import (
     REDUCED,
     WHOLE_JOB,

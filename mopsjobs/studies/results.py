@@ -14,10 +14,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError, RecordError, StoreError, UsageError
+from mopsjobs.registry.keys import NAMES_NAME, PACK
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.store.unread_keys import why_unread
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest, Reuse
+from mopsjobs.studies.manifest import Manifest, Reuse
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
 from mopsjobs.studies.outputs import (
     REDUCED,
@@ -28,6 +29,7 @@ from mopsjobs.studies.outputs import (
     reduced_tasks,
     results_prefix,
 )
+from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.reductions import outdated_sets
 from mopsjobs.studies.study import ParameterSet, SeedIndex, Task, is_output_name
 from mopsjobs.utils.csv_safe import csv_header, csv_text
@@ -37,6 +39,9 @@ from mopsjobs.utils.text import pluralize
 MAX_NAMED_KEYS = 1000
 """Refused keys that are named with the reason. A writer of the registry can create a million."""
 
+
+WINDOW = 100_000
+"""Outputs of a download that are sorted by their packs. Each takes about half a kilobyte meanwhile."""
 
 BATCH = 500
 """Rows written at once."""
@@ -289,7 +294,7 @@ def download(
     files_of_job = OutputDirectory(directory)
     check_same_family(files_of_job, store, job_id, family)
     files, refused, reasons = 0, 0, []
-    for output in outputs_of(store, job_id, family):
+    for output in _by_pack(store, outputs_of(store, job_id, family)):
         try:
             is_written = _write_output(store, output, family, files_of_job)
         except RefusedFileError as error:
@@ -312,6 +317,15 @@ def download(
     return DownloadResult(files, refused, tuple(reasons), problem, *count_tasks(family), summary)
 
 
+def _by_pack(store: VersionedStore, outputs: Iterator[Output]) -> Iterator[Output]:
+    """Yield outputs so that each pack is read once; of more than `WINDOW` outputs, once per so many."""
+    if not isinstance(store, PackedStore):
+        yield from outputs
+        return
+    while window := list(itertools.islice(outputs, WINDOW)):
+        yield from sorted(window, key=lambda output: output.entry.version)
+
+
 def count_tasks(family: Sequence[Manifest]) -> tuple[int, int]:
     """Count the tasks of the eldest job of a family, and those of them that repeat an earlier one."""
     return (family[-1].tasks_total, len(family[-1].duplicate_tasks())) if family else (0, 0)
@@ -327,7 +341,7 @@ def _write_output(
     """
     if reason := why_not_an_output(output, family):
         raise RefusedFileError(reason)
-    found = read_output(store, output.entry.key)
+    found = read_output(store, output.entry.key, output.entry)
     if found is None:
         return False
     earlier = (read_output(store, f"{results_prefix(generation.job_id)}{output.name}") for generation in family[1:])
@@ -336,15 +350,20 @@ def _write_output(
     return True
 
 
-def read_output(store: VersionedStore, key: str) -> Versioned | None:
+def read_output(store: VersionedStore, key: str, entry: Entry | None = None) -> Versioned | None:
     """Return an output; None if there is none.
+
+    Args:
+        store: where it is.
+        key: its key.
+        entry: its entry in a listing, which tells in which pack it is.
 
     Raises:
         RefusedFileError: if the store does not send this value.
         StoreError: if the store does not answer.
     """
     try:
-        return store.get(key)
+        return store.get_entry(entry) if entry is not None and isinstance(store, PackedStore) else store.get(key)
     except InvalidKeyError as error:  # other programs write keys that the store refuses to read
         raise RefusedFileError(error.message.removesuffix(".")) from None
     except StoreError as error:
@@ -372,6 +391,8 @@ def why_not_an_output(output: Output, family: Sequence[Manifest]) -> str:
 
     Without a manifest, each key of the form `<param_id>/<seed>/<name>` counts whose segments can name files.
     """
+    if PACK.parse(output.entry.key) is not None:
+        return "invalid pack: the tasks in it count as missing, and a resume runs them again"
     param_id, *rest = segments = output.name.split("/")
     if len(segments) != 3 or not all(map(is_safe_segment, segments)):
         return "invalid name: expected <param_id>/<seed>/<name>, printable, no part beginning with a dot"

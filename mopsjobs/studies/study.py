@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from mopsjobs.registry.keys import LOGGED_NAME
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
 
 _CHUNK = 500_000
@@ -105,10 +106,6 @@ class ParameterSet(NamedTuple):
     seed: int | None
 
 
-LOGGED_NAME = "logged.json"
-"""The output with the scalars that a task has logged. engines/worker.py writes it."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """A study, as its file has it."""
@@ -127,6 +124,8 @@ class Study:
     """Whether the working directory of each task is one of its own, which is removed after it."""
     allow_nan: bool = True
     """Whether a task may leave NaN and infinities. If not, they are its error."""
+    packs: bool = True
+    """Whether small outputs may share an object of the store; see `studies.packs`."""
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     _duplicates: Mapping[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     """The result of `duplicate_tasks`: seconds of work for a million tasks."""
@@ -235,6 +234,7 @@ class Study:
             **({} if self.reduce is None else {"reduce": self.reduce}),
             **({"scratch": True} if self.scratch else {}),
             **({} if self.allow_nan else {"allow_nan": False}),
+            **({} if self.packs else {"packs": False}),
             "metadata": dict(self.metadata),
         }
 

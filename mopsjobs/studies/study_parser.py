@@ -136,6 +136,7 @@ def _parse(document: object, problems: list[str]) -> Study | None:
         reduce=_parse_reduce(document.get("reduce"), problems),
         scratch=_parse_switch(document, "scratch", problems),
         allow_nan=_parse_switch(document, "allow_nan", problems, default=True),
+        packs=_parse_switch(document, "packs", problems, default=True),
         metadata=_parse_metadata(document.get("metadata"), problems),
     )
     if not problems and study.tasks_total > MAX_TASKS:

@@ -35,6 +35,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.pack_log import find_pack_log
 from mopsjobs.submission.infer_end import ended_with
 from mopsjobs.submission.relay import OnRefused, deliver
 from mopsjobs.submission.session import Session
@@ -169,7 +170,7 @@ def deliver_offline(directory: JobDir, job_id: str, session: Session) -> bool:
         if outbox is not None:
             # The record comes first: pods begin as soon as they see the manifest, and then write into the record.
             _register(outbox, job_id, store, registry)
-            deliver(outbox, store, job_id, _warner(session, REMOVED))
+            deliver(outbox, store, job_id, _warner(session, REMOVED), log=find_pack_log(store, job_id, 0))
     _deliver_launch(directory, job_id, registry)
     return True
 
@@ -257,7 +258,7 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
     # SQLite cannot share a file among nodes, so not even a look at the outbox of a shard at work is safe.
     if not (unsent and has_stopped):
         return state
-    deliveries = [_deliver_outbox(directory, state.job_id, session, removes) for _, directory in unsent]
+    deliveries = [_deliver_outbox(directory, number, state.job_id, session, removes) for number, directory in unsent]
     ends = {end.shard: end for end in engine.lost}
     deliveries += [
         _deliver_journal(directory, number, state.job_id, session, ends.get(number)) for number, directory in unsent
@@ -288,12 +289,13 @@ def _has_journal(directory: JobDir, shard: int) -> bool:
     return next(directory.ledger(shard).glob("*.jsonl"), None) is not None
 
 
-def _deliver_outbox(directory: JobDir, job_id: str, session: Session, on_refused: OnRefused) -> bool:
+def _deliver_outbox(directory: JobDir, shard: int, job_id: str, session: Session, on_refused: OnRefused) -> bool:
     """Move the outbox of a shard into the store. Return False if there is none, or if it is empty."""
     with open_outbox(directory) as outbox:
         if outbox is None or not _has_values(outbox):
             return False
-        return deliver(outbox, session.store, job_id, on_refused, relay=SHARD)
+        log = find_pack_log(session.store, job_id, shard)
+        return deliver(outbox, session.store, job_id, on_refused, relay=SHARD, log=log)
 
 
 def _deliver_journal(directory: JobDir, shard: int, job_id: str, session: Session, end: ShardEnd | None = None) -> bool:

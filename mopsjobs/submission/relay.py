@@ -2,18 +2,22 @@
 
 It lies in a store there: the outbox of a machine or of a shard (SQLite), or the drop of a shard (files). A model can
 write there too. So a relay carries only keys of forms that name it, of its own job (registry/keys.py). Values are
-written by `create_if_absent`: a delivery may stop anywhere, run at any time, and run twice.
+written by `create_if_absent`: a delivery may stop anywhere, run at any time, and run twice. Small outputs go into packs
+of the shard, by which it is the same: see studies/pack_log.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mopsjobs.errors import VALUE_ERRORS, InvalidKeyError, StoreError
-from mopsjobs.registry.keys import BUNDLE, MACHINE, may_carry
+from mopsjobs.registry.keys import BUNDLE, MACHINE, OUTPUT, may_carry
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
+from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent, delete_all
+from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.pack_log import PackLog
+from mopsjobs.studies.packs import split_outputs
 
 BATCH_BYTES = 2**20
 """Values that an embedded registry takes in one transaction: each waits for the disk."""
@@ -34,6 +38,9 @@ def deliver(  # noqa: PLR0913 - all but five by name
     stays: Callable[[str], bool] = lambda _key: False,
     key_of: Callable[[str], str] = str,
     on_foreign: Callable[[str], None] | None = None,
+    log: PackLog | None = None,
+    below: str = "",
+    is_known_absent: bool = False,
 ) -> bool:
     """Move values into a store, in the order of their keys: a bundle goes before its manifest.
 
@@ -49,6 +56,9 @@ def deliver(  # noqa: PLR0913 - all but five by name
         key_of: the key under which a value is delivered.
         on_foreign: called with each key that the relay may not carry: its value is not read, and stays. None: it is
             refused, as a value that can never be stored.
+        log: takes small outputs; None: they stay values of their own.
+        below: the beginning of the keys that are moved.
+        is_known_absent: whether the store has none of the outputs that go into packs. Else a listing tells.
 
     Returns:
         True if each value was delivered, refused or skipped.
@@ -61,18 +71,20 @@ def deliver(  # noqa: PLR0913 - all but five by name
     batch: list[tuple[str, bytes]] = []
     size = 0
 
+    def remove(keys: Iterable[str]) -> None:
+        delete_all(source, [key for key in keys if not stays(key)])
+
     def write() -> None:
         _create(store, [(key_of(key), value) for key, value in batch], on_refused)
-        for key, _ in batch:
-            if not stays(key):
-                source.delete(key)
+        remove(key for key, _ in batch)
         batch.clear()
 
     def refuse(key: str) -> None:
         on_refused(key, InvalidKeyError(f"it is not of job {job_id}."))
         source.delete(key)
 
-    for entry in source.scan():
+    packer = None if log is None else _Packer(log, store, job_id, remove, on_refused, is_known_absent=is_known_absent)
+    for entry in source.scan(below):
         if is_over():
             return False
         key, value = entry.key, entry.value
@@ -92,13 +104,88 @@ def deliver(  # noqa: PLR0913 - all but five by name
         if (bundle := BUNDLE.parse(key)) is not None and hashlib.sha256(value).hexdigest() != bundle["bundle"]:
             refuse(key)
             continue
+        if packer is not None and OUTPUT.parse(key) is not None:
+            packer.add(key, value)
+            continue
         batch.append((key, value))
         size += len(value)
         if size >= limit:
             write()
             size = 0
     write()
+    if packer is not None:
+        packer.finish()
     return True
+
+
+class _Packer:
+    """Gathers outputs, which come in the order of their keys, into packs. Those of a task stay together."""
+
+    def __init__(
+        self,
+        log: PackLog,
+        store: VersionedStore,
+        job_id: str,
+        remove: Callable[[Iterable[str]], object],
+        on_refused: OnRefused,
+        *,
+        is_known_absent: bool,
+    ) -> None:
+        self._log, self._store, self._remove, self._on_refused = log, store, remove, on_refused
+        self._stored = None if is_known_absent else _Listed(store, results_prefix(job_id))
+        self._task: list[tuple[str, bytes]] = []
+        self._pack: list[tuple[str, bytes]] = []
+        self._size = 0
+        self._known: list[str] = []
+        """Keys that the store has already."""
+
+    def add(self, key: str, value: bytes) -> None:
+        """Take an output. It is removed at the source when its pack is in the store, or if the store has it already."""
+        if self._stored is not None and self._stored.has(key):
+            self._known.append(key)
+            return
+        if self._task and self._task[0][0].rpartition("/")[0] != key.rpartition("/")[0]:
+            self._end_task()
+        self._task.append((key, value))
+
+    def _end_task(self) -> None:
+        plain, packed = split_outputs(self._task, self._log.limit, self._log.max_rows)
+        _create(self._store, plain, self._on_refused)
+        self._remove(key for key, _ in plain)
+        size = sum(len(value) for _, value in packed)
+        if self._size + size > self._log.limit or len(self._pack) + len(packed) > self._log.max_rows:
+            self._write()
+        self._pack += packed
+        self._size += size
+        self._task = []
+
+    def finish(self) -> None:
+        """Write the last pack."""
+        self._end_task()
+        self._write()
+        self._remove(self._known)
+
+    def _write(self) -> None:
+        try:
+            self._log.add(self._pack)
+        except VALUE_ERRORS:  # a store with another limit
+            _create(self._store, self._pack, self._on_refused)
+        self._remove([key for key, _ in self._pack])
+        self._pack, self._size = [], 0
+
+
+class _Listed:
+    """The keys of a listing, asked for in ascending order. Nothing is requested before the first question."""
+
+    def __init__(self, store: VersionedStore, prefix: str) -> None:
+        self._keys = store.list_keys(prefix)
+        self._next: str | None = ""
+
+    def has(self, key: str) -> bool:
+        """Return whether the store has a key."""
+        while self._next is not None and self._next < key:
+            self._next = next(self._keys, None)
+        return self._next == key
 
 
 def _create(store: VersionedStore, batch: Sequence[tuple[str, bytes]], on_refused: OnRefused) -> None:

@@ -46,6 +46,7 @@ from mopsjobs.store.base import ReadableStore, Versioned, VersionedStore
 from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
+from mopsjobs.studies.pack_log import find_pack_log
 from mopsjobs.submission.relay import OnRefused, deliver
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.file_systems import network_file_system
@@ -183,6 +184,8 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
             stays=lambda key: not is_over and key.startswith(results),  # a runner may read it again
             key_of=lambda key: _delivery_key(key, session.now()),
             on_foreign=refused.append,
+            log=find_pack_log(store, job_id, shard.number),
+            is_known_absent=True,
         )
         refused += shard.store.left_out
         # A shard that the job no longer has leaves outputs. Others report its tasks now.

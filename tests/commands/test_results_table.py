@@ -21,7 +21,8 @@ from mopsjobs.engines.trust import remember_launch
 from mopsjobs.engines.worker import real_numbers
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import chunk_key
-from mopsjobs.studies.manifest import NAMES_NAME, Reuse, load_manifest
+from mopsjobs.registry.keys import NAMES_NAME
+from mopsjobs.studies.manifest import Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key, reduction_key, results_prefix
 from mopsjobs.web.site.kept import read_results
 from support.cli import foreign, key

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies import compare_results as compared
 from mopsjobs.studies.compare_results import ComparedResults, JobOutputs, compare_results
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
 from support.cli import LineStore
 from support.runs import sets_of, study

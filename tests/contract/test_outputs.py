@@ -9,9 +9,10 @@ from collections.abc import Iterable
 import pytest
 
 from mopsjobs.errors import RecordError, StoreUnavailableError
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks, output_key, results_prefix
 from mopsjobs.studies.study import Task
 from mopsjobs.studies.study_parser import parse_study

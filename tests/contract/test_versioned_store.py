@@ -388,6 +388,19 @@ def test_creating_many_keys_refuses_a_bad_one_and_keeps_their_order(store: Versi
 # --- delete ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_part_of_a_value_is_what_the_whole_has_there(store: VersionedStore) -> None:
+    """A store that sends parts sends fewer bytes at the end of a value, none behind it, and None for a missing key."""
+    get_range = getattr(store, "get_range", None)
+    if get_range is None:
+        pytest.skip("this store sends whole values only")
+    value = bytes(range(256)) * 1000
+    store.create_if_absent("results/a", value)
+    for start, length in ((0, 10), (70_000, 100_000), (255_000, 5_000), (255_999, 1)):
+        assert get_range("results/a", start, length) == value[start : start + length]
+    assert get_range("results/a", 256_000, 10) == b""
+    assert get_range("results/none", 0, 10) is None
+
+
 def test_delete_removes_the_key_whatever_its_version(store: VersionedStore) -> None:
     version = store.create_if_absent("a", b"1")
     assert version is not None

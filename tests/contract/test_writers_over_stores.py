@@ -15,7 +15,7 @@ from mopsjobs.app.tasks.task_outputs import MAX_LISTED, TaskOutput, read_task_ou
 from mopsjobs.bundles.bundle import extract_bundle, store_bundle
 from mopsjobs.bundles.packing import pack
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.studies.manifest import NAMES_NAME
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.studies.outputs import output_key
 from support.cli import REMOTE_URL, Cli, Clock
 from support.doubles import FaultyStore

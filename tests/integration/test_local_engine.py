@@ -19,9 +19,9 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine
 from mopsjobs.errors import JobBusyError
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.manifest import NAMES_NAME
 from mopsjobs.studies.outputs import output_key
 from support.cli import Cli, add, sentences
 from support.runs import code, is_alive, kill, place, record, sets_of, study, until

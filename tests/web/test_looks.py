@@ -15,8 +15,8 @@ from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.registry.job_id import MAX_JOB_ID_LENGTH
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store import open_store
-from mopsjobs.studies.manifest import NAMES_NAME
 from mopsjobs.studies.outputs import reduction_key
 from mopsjobs.utils.times import json_time, record_time, utc_now
 from support.browser import (

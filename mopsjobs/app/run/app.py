@@ -66,7 +66,12 @@ class App:
             from mopsjobs.store import open_store
             from mopsjobs.store.bulk import pacer_of
 
-            self._store = open_store(self.settings.registry.value, self.env, when_missing=self.embedded.refuse_lost)
+            store = open_store(self.settings.registry.value, self.env, when_missing=self.embedded.refuse_lost)
+            if not self.settings.is_local:
+                from mopsjobs.studies.packed_store import show_packs
+
+                store = show_packs(store)
+            self._store = store
             if self.out.verbose and (pacer := pacer_of(self._store)) is not None:
                 pacer.on_retry = lambda reason, pause: self.out.debug(f"{reason} Trying again in {pause:.1f} s.")
         return self._store

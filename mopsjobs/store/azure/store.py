@@ -2,7 +2,7 @@
 
 The cost of each operation, counted against Azurite 3.37 with azure-storage-blob 12.31.1:
 
-    get                     1 request
+    get, get_range          1 request
     put, create_if_absent   1 request, never repeated here; 3 for the first key of a container that does not exist
     delete                  1 request, never repeated here
     list_keys, scan         1 request for the first 1,000 keys, then 1 per 1,000 to 5,000 by the server's speed
@@ -50,6 +50,9 @@ _MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
 _CONFLICTS = _MISSING | {"ConditionNotMet", "TargetConditionNotMet", "BlobAlreadyExists"}
 
 _SUCCESSES = {"GET": 200, "PUT": 201, "DELETE": 202}
+
+_PART = 206
+"""The status of a reply with a part of a blob."""
 
 T = TypeVar("T")
 
@@ -109,6 +112,13 @@ class AzureVersionedStore:
         """See `VersionedStore.get`."""
         check_key(key)
         return self._read(functools.partial(self._download, key))
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """See `RangedStore.get_range`."""
+        check_key(key)
+        part = {"x-ms-range": f"bytes={start}-{start + length - 1}"}
+        found = self._read(functools.partial(self._download, key, part=part))
+        return None if found is None else found.value
 
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         """See `VersionedStore.put`."""
@@ -198,16 +208,18 @@ class AzureVersionedStore:
         request = HttpRequest(method, f"{self._container.url}{path}", headers, data=value)
         reply: Reply = self._pipeline.run(request, seconds=left or network.BUDGET_SECONDS).http_response
         self.server_time = network.time_of_reply(reply.headers.get("Date")) or self.server_time
-        if reply.status_code != _SUCCESSES[method]:
+        if reply.status_code != _SUCCESSES[method] and not ("x-ms-range" in headers and reply.status_code == _PART):
             raise HttpResponseError(response=reply)  # type: ignore[arg-type] # it reads no request
         return reply
 
-    def _download(self, key: str, left: float) -> Versioned | None:
+    def _download(self, key: str, left: float, part: Mapping[str, str] | None = None) -> Versioned | None:
         try:
-            reply = self._request(_blob_path(key), left=left)
+            reply = self._request(_blob_path(key), headers=part, left=left)
         except HttpResponseError as error:
             if error_code(error) in _MISSING:
                 return None
+            if error.status_code == 416:  # the blob ends before it
+                return Versioned(b"", VersionToken(""))
             raise
         return Versioned(reply.body, self._version(reply.headers.get("ETag")))
 

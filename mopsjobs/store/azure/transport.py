@@ -332,7 +332,7 @@ class AzureTransport:
         is_chunked = reply.headers.get("Transfer-Encoding", "").lower() == "chunked"
         text = reply.headers.get("Content-Length", "")
         length = int(text) if text.isdecimal() else None
-        is_short = reply.status != 200  # only its headers matter
+        is_short = reply.status not in (200, 206)  # only its headers matter
         limit = MAX_SHORT_BODY_BYTES if is_short else self._max_bytes
         if is_chunked or (length is not None and length <= limit):
             # Without a bound if the length is known: urllib3 would else accept a reply that broke off.

@@ -129,6 +129,9 @@ class DynamoDBVersionedStore(AwsStore):
         clock: returns the seconds from any start, and never goes back.
     """
 
+    max_value_bytes = MAX_ITEM_BYTES - 8 * 2**10
+    """The largest value, about: its item has the key, too."""
+
     def __init__(
         self,
         table: str,

@@ -249,6 +249,23 @@ class S3VersionedStore(AwsStore):
         """See `VersionedStore.get`."""
         return self._read_object(self._name(key), self._download)
 
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """See `RangedStore.get_range`."""
+
+        def download(name: str) -> bytes:
+            part = f"bytes={start}-{start + length - 1}"
+            try:
+                reply = self.connect().get_object(Bucket=self._bucket, Key=name, Range=part)
+            except Exception as error:
+                if aws.status_and_code(error)[0] == 416:  # the object ends before it
+                    return b""
+                raise
+            with contextlib.closing(reply["Body"]) as body:
+                is_part = reply["ResponseMetadata"]["HTTPStatusCode"] == 206  # some servers send all of it
+                return bytes(body.read() if is_part else body.read()[start : start + length])
+
+        return self._read_object(self._name(key), download)
+
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         """See `VersionedStore.put`."""
         name = self._name(key)

@@ -116,6 +116,12 @@ class SQLiteVersionedStore:
         with self._write_transaction() as connection:
             return connection.execute("DELETE FROM objects WHERE key = ?", (key,)).rowcount > 0
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """See `TransactionalStore.delete_all`."""
+        if keys and self._file_identity() is not None:
+            with self._write_transaction() as connection:
+                connection.executemany("DELETE FROM objects WHERE key = ?", ((key,) for key in keys))
+
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list_keys`."""
         return (key for (key,) in self._pages("key", prefix))

@@ -15,10 +15,11 @@ import pytest
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.environment import environment_keys
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.runner import reducer
 from mopsjobs.runner.reducer import BATCH_TASKS, OutputFeed
 from mopsjobs.runner.retry import OutageRetry
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest, load_manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.outputs import WHOLE_JOB, output_key, reduction_key
 from mopsjobs.studies.reductions import find_reductions
 from mopsjobs.studies.study import Task

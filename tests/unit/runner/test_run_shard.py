@@ -17,13 +17,14 @@ from mopsjobs.errors import NoManifestError, StoreAccessError, StoreUnavailableE
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.environment import Environment, EnvironmentNotes, environment_keys, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.registry.notes import OWN_WRITE, own_write_text
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.shard import Shard, TaskProgress
 from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.manifest import NAMES_NAME, load_manifest, manifest_key
+from mopsjobs.studies.manifest import load_manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.submission.relay import deliver
 from support.cli import LineStore

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store.base import Entry, VersionedStore, WantsValues, always
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks, output_key, reduction_key, reduction_prefix
 from mopsjobs.studies.reductions import find_all_reduced, find_reduced, find_reductions, lacks_reductions
 from mopsjobs.studies.results import outputs_of

@@ -1,0 +1,329 @@
+"""Show the outputs in packs as keys of their own, so that all readers of outputs read both forms.
+
+A shard's packs are a log: numbered, each created once. If several packs have an output, that of the lowest number
+counts, then that of the lowest shard; a pack counts before an object of the output's own key. So what counts follows
+from what is stored, and nothing that is stored later changes it, as with `create_if_absent`.
+
+A pack never changes, so its index is read once per process: by range where the store has ranges. An output is read from
+a whole pack if the packs of its job are small together, or the one before it was of the same pack; else by range.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, cast
+
+from mopsjobs.errors import VALUE_ERRORS, RecordError, StoreError
+from mopsjobs.registry.keys import OUTPUT, PACK
+from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues, always
+from mopsjobs.store.bulk import bulk_reads
+from mopsjobs.studies.packs import HEAD, MAX_PACK_BYTES, PackIndex, Row, digest_of, index_length, parse_index
+
+KEPT_PACKS = 64 * 2**20
+"""Bytes of whole packs that a process keeps."""
+
+KEPT_INDEXES = 64 * 2**20
+"""Bytes of indexes that a process keeps. While a listing runs, it holds those of its job besides."""
+
+WHOLE_BYTES = KEPT_PACKS // 2
+"""If the packs of a job have fewer bytes together, they are read as a whole."""
+
+BEGINNING = 64 * 2**10
+"""Bytes that are read first of a pack: most indexes are shorter, and so are the packs of trivial tasks."""
+
+THREADS = 16
+"""Indexes that are read at once."""
+
+_RESULTS = OUTPUT.prefix
+
+_PARAM = re.compile(r"[0-9a-f]{64}/")
+
+PACKS = ".packs/"
+"""Stands between the prefix of a job's outputs and its packs. It sorts before all parameter ids."""
+
+
+class _Bounded:
+    """Values by key, the last used ones up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: str) -> Any:
+        found = self._values.get(key)
+        if found is None:
+            return None
+        self._values.move_to_end(key)
+        return found[0]
+
+    def add(self, key: str, value: object, size: int) -> None:
+        self._size += size - self._values.pop(key, (None, 0))[1]
+        self._values[key] = value, size
+        while self._size > self._limit and len(self._values) > 1:
+            self._size -= self._values.popitem(last=False)[1][1]
+
+
+class _Log(NamedTuple):
+    """The packs of a job, as last listed, in the order in which they count."""
+
+    indexes: list[PackIndex]
+    unusable: list[Entry]
+    """The entries of packs that cannot be used."""
+
+    def find(self, parts: Mapping[str, str]) -> tuple[PackIndex, Row] | None:
+        """Return where an output is: in the first pack that has it."""
+        for index in self.indexes:
+            if (row := index.find(parts["param"], parts["seed"], parts["output"])) is not None:
+                return index, row
+        return None
+
+    @property
+    def bytes(self) -> int:
+        """Count the bytes of all packs."""
+        return sum(index.bytes for index in self.indexes)
+
+    @property
+    def memory(self) -> int:
+        """Count about the bytes that the indexes take."""
+        return sum(index.memory for index in self.indexes)
+
+
+class PackedStore:
+    """A store whose packed outputs are shown as keys. All else is the store's own.
+
+    Args:
+        store: where packs and other values are.
+    """
+
+    def __init__(self, store: VersionedStore) -> None:
+        self.unpacked = store
+        """The store as it is."""
+        self.put, self.create_if_absent, self.delete = store.put, store.create_if_absent, store.delete
+        self.close = store.close
+        self._get_range: Callable[[str, int, int], bytes | None] | None = getattr(store, "get_range", None)
+        self._lock, self._listing = threading.Lock(), threading.Lock()
+        self._packs, self._indexes = _Bounded(KEPT_PACKS), _Bounded(KEPT_INDEXES)
+        self._logs: dict[str, _Log] = {}
+        """Those of the jobs that were looked at last."""
+        self._last = ""
+        """The pack from which an output was read last."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what only some stores have, such as `pacer` and `credential_source`."""
+        return getattr(self.unpacked, name)
+
+    def get(self, key: str) -> Versioned | None:
+        """Return the output of a pack, else the value of the key."""
+        parts = OUTPUT.parse(key) if key.startswith(_RESULTS) else None
+        if parts is None or "/" in parts["job"]:
+            return self.unpacked.get(key)
+        job_id = parts["job"]
+        with self._listing:  # threads that ask at the same time cost one listing
+            log = self._logs.get(job_id) or self.list_packs(job_id)
+        if (found := log.find(parts)) is not None:
+            return self._read(*found)
+        if (value := self.unpacked.get(key)) is not None:
+            return value
+        found = self.list_packs(job_id).find(parts)  # written since the last listing
+        return None if found is None else self._read(*found)
+
+    def get_entry(self, entry: Entry) -> Versioned | None:
+        """Return the value of an entry that `scan` gave: `get` without the search for its pack."""
+        parts = OUTPUT.parse(entry.key)
+        index = self._kept(self._indexes, entry.version.value)
+        row = None if parts is None or index is None else index.find(parts["param"], parts["seed"], parts["output"])
+        return self.get(entry.key) if row is None else self._read(index, row)
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys of `scan`."""
+        if not self._shows(prefix):
+            return self.unpacked.list_keys(prefix)
+        return (entry.key for entry in self.scan(prefix, lambda: False))
+
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
+        """Yield the entries of outputs in packs and of other keys, in the order of the keys, each key once.
+
+        A pack that cannot be used is an entry under its own key. The prefix has to have at least the whole id of a job;
+        with another one, the keys are those of the store.
+        """
+        if not self._shows(prefix):
+            return self.unpacked.scan(prefix, wants_values, after)
+        return self._scan_job(prefix, wants_values, after)
+
+    def _scan_job(self, prefix: str, wants_values: WantsValues, after: str) -> Iterator[Entry]:
+        job_id, _, below = prefix[len(_RESULTS) :].partition("/")
+        listed = self.unpacked.scan(prefix, wants_values, after)
+        before: list[Entry] = []
+
+        def packs() -> Iterator[Entry]:
+            """Yield the packs, which come first, and note the keys around them."""
+            for entry in listed:
+                if PACK.parse(entry.key) is not None:
+                    yield entry
+                    continue
+                before.append(entry)
+                if entry.key > prefix + PACKS and not entry.key.startswith(prefix + PACKS):
+                    return
+
+        if "/reduced-" in below:  # outputs of reductions are in no pack
+            log = _Log([], [])
+        elif below or after:
+            log = self.list_packs(job_id)
+        else:
+            log = self._note(job_id, packs())
+            before = sorted([*log.unusable, *before], key=lambda entry: entry.key)
+        others = itertools.chain(before, listed)
+        if not log.indexes:
+            yield from others
+            return
+        streams = (_entries(index, prefix, after) for index in log.indexes)  # the first that has a key counts
+        merged = heapq.merge(*streams, others, key=lambda entry: entry.key)
+        for _, of_key in itertools.groupby(merged, key=lambda entry: entry.key):
+            yield next(of_key)
+
+    def list_packs(self, job_id: str) -> _Log:
+        """List the packs of a job.
+
+        Raises:
+            StoreError: if the store does not answer.
+        """
+        return self._note(job_id, self.unpacked.scan(f"{_RESULTS}{job_id}/{PACKS}"))
+
+    def read_index(self, key: str, size: int | None = None) -> PackIndex:
+        """Return the index of a pack.
+
+        Raises:
+            RecordError: if it is no pack.
+            StoreError: if the store does not answer, or does not send it.
+        """
+        index = self._kept(self._indexes, key)
+        if index is None:
+            try:
+                index = parse_index(key, self._beginning(key, size), size)
+            except RecordError:
+                if self._kept(self._packs, key) is not None:
+                    raise
+                index = parse_index(key, self._whole(key), size)  # parts of it may have come from a poor server
+            with self._lock:
+                self._indexes.add(key, index, index.memory)
+        return cast(PackIndex, index)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _shows(prefix: str) -> bool:
+        rest = prefix.removeprefix(_RESULTS)
+        return rest != prefix and "/" in rest and not rest.partition("/")[2].startswith(".")
+
+    def _kept(self, values: _Bounded, key: str) -> Any:
+        with self._lock:
+            return values.get(key)
+
+    def _note(self, job_id: str, listed: Iterator[Entry]) -> _Log:
+        """Read the indexes of listed packs."""
+
+        def read(entry: Entry) -> PackIndex | None:
+            try:
+                return self.read_index(entry.key, entry.size)
+            except (RecordError, *VALUE_ERRORS):
+                return None
+
+        indexes: dict[str, PackIndex | None] = {}
+        unread: list[Entry] = []
+        for entry in listed:
+            if entry.value is not None and self._kept(self._indexes, entry.key) is None:
+                self._keep(entry.key, entry.value)
+            if entry.value is not None or self._kept(self._indexes, entry.key) is not None:
+                indexes[entry.key] = read(entry)
+            else:
+                unread.append(entry)
+        if len(unread) > 1 and not getattr(self.unpacked, "is_local", False):
+            with bulk_reads(self.unpacked), ThreadPoolExecutor(THREADS) as threads:
+                indexes.update(zip((entry.key for entry in unread), threads.map(read, unread), strict=True))
+        else:
+            indexes.update((entry.key, read(entry)) for entry in unread)
+        usable = [
+            index for _, index in sorted(indexes.items(), key=lambda one: _log_order(one[0])) if index is not None
+        ]
+        unusable = [Entry(key, VersionToken(""), None) for key, index in indexes.items() if index is None]
+        log = _Log(usable, unusable)
+        with self._lock:
+            self._logs.pop(job_id, None)
+            self._logs[job_id] = log
+            while len(self._logs) > 1 and sum(one.memory for one in self._logs.values()) > KEPT_INDEXES:
+                del self._logs[next(iter(self._logs))]
+        return log
+
+    def _beginning(self, key: str, size: int | None) -> bytes:
+        """Return the bytes of a pack to the end of its index at least."""
+        is_small = size is not None and size <= BEGINNING
+        if self._get_range is None or is_small or self._kept(self._packs, key) is not None:
+            return self._whole(key)
+        beginning = self._get_range(key, 0, BEGINNING) or b""
+        lacking = HEAD.size + index_length(key, beginning) - len(beginning)
+        return beginning + (self._get_range(key, len(beginning), lacking) or b"" if lacking > 0 else b"")
+
+    def _whole(self, key: str) -> bytes:
+        whole = self._kept(self._packs, key)
+        if whole is None:
+            found = self.unpacked.get(key)
+            if found is None:  # it was removed
+                return b""
+            whole = found.value
+            self._keep(key, whole)
+        return cast(bytes, whole)
+
+    def _keep(self, key: str, value: bytes) -> None:
+        if len(value) <= MAX_PACK_BYTES:
+            with self._lock:
+                self._packs.add(key, value, len(value))
+
+    def _read(self, index: PackIndex, row: Row) -> Versioned:
+        """Return an output of a pack.
+
+        Raises:
+            StoreError: if the pack is damaged there, or if the store does not answer.
+        """
+        value = index.inline(row)
+        if value is None:
+            start, length = index.span(row)
+            is_again, self._last = self._last == index.key, index.key
+            log = self._logs.get(index.job_id)
+            is_small = log is not None and log.bytes <= WHOLE_BYTES
+            if self._get_range is None or is_again or is_small or self._kept(self._packs, index.key) is not None:
+                value = self._whole(index.key)[start : start + length]
+            else:
+                value = self._get_range(index.key, start, length) or b""
+        if len(value) != row.size or digest_of(value) != row.digest:
+            output = f"{row.param_id[:12]}…/{row.seed}/{row.name}"
+            raise StoreError(f"The pack {index.key} is damaged: {output} is not as its index says.")
+        return Versioned(value, VersionToken(index.key))
+
+
+def _entries(index: PackIndex, prefix: str, after: str) -> Iterator[Entry]:
+    """Yield the outputs of a pack whose keys begin with a prefix and are behind a key."""
+    root = f"{_RESULTS}{index.job_id}/"
+    below, version = prefix[len(root) :], VersionToken(index.key)
+    is_of_set = _PARAM.match(below) is not None
+    for row in index.rows(index.place_of(below[:64]) if is_of_set else 0):
+        key = f"{root}{row.param_id}/{row.seed}/{row.name}"
+        if key.startswith(prefix) and key > after:
+            yield Entry(key, version, index.inline(row), row.size)
+        elif is_of_set and row.param_id != below[:64]:
+            return
+
+
+def _log_order(key: str) -> tuple[int, int]:
+    parts: Mapping[str, str] = PACK.parse(key) or {}
+    return int(parts["number"]), int(parts["shard"])
+
+
+def show_packs(store: VersionedStore) -> VersionedStore:
+    """Return a store with its packed outputs as keys. Embedded stores have no packs."""
+    return store if getattr(store, "is_local", False) or isinstance(store, PackedStore) else PackedStore(store)
