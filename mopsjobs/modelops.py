@@ -27,6 +27,7 @@ from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.documents import create_with_retry, get_json, update_with_retry
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks, output_key
+from mopsjobs.studies.packed_store import show_packs
 from mopsjobs.studies.validation import NAMED_MISSING
 from mopsjobs.utils.times import record_time, utc_now
 
@@ -303,7 +304,7 @@ class JobRegistry(job_registry.JobRegistry):
             manifest = load_manifest(self.store, job_id)
         except NoManifestError as error:
             return ValidationResult("unavailable", error=str(error))
-        complete = find_complete_tasks(self.store, manifest).complete
+        complete = find_complete_tasks(show_packs(self.store), manifest).complete
         missing = (output_key(job_id, task, "") for place, task in manifest.tasks() if not complete[place])
         named = [key for key, _ in zip(missing, range(NAMED_MISSING), strict=False)]
         return _result(complete.count(1), complete.count(0), [], named)
@@ -354,7 +355,7 @@ class JobRegistry(job_registry.JobRegistry):
             manifest = load_manifest(self.store, job_id)
         except NoManifestError:
             return []
-        numbers = set(missing_tasks(manifest, find_complete_tasks(self.store, manifest).complete))
+        numbers = set(missing_tasks(manifest, find_complete_tasks(show_packs(self.store), manifest).complete))
         return [
             ResumableTask(
                 ParameterSet(task.param_id, dict(task.params)), task.seed, manifest.bundle, manifest.study.outputs

@@ -1,11 +1,11 @@
 """Show the outputs in packs as keys of their own, so that all readers of outputs read both forms.
 
-A shard's packs are a log: numbered, each created once. If several packs have an output, that of the lowest number
-counts, then that of the lowest shard; a pack counts before an object of the output's own key. So what counts follows
-from what is stored, and nothing that is stored later changes it, as with `create_if_absent`.
+A shard's packs are a log: numbered, each created once. If several packs have an output, the lowest number counts, then
+the lowest shard. A pack counts before an object of the output's own key. So what counts follows from what is stored,
+and nothing that is stored later changes it, as with `create_if_absent`.
 
-A pack never changes, so its index is read once per process: by range where the store has ranges. An output is read from
-a whole pack if the packs of its job are small together, or the one before it was of the same pack; else by range.
+A pack never changes, so a process reads its index once: by range where the store has ranges. It reads packs whole if
+those of the job are small together, or if two outputs in a row are of one pack. Else it reads an output by range.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class PackedStore:
         """Return the index of a pack.
 
         Raises:
-            RecordError: if it is no pack.
+            RecordError: if it is not a pack.
             StoreError: if the store does not answer, or does not send it.
         """
         index = self._kept(self._indexes, key)

@@ -1,14 +1,13 @@
 """The form of a pack: many small outputs of a shard in one immutable object, behind an index of them.
 
-    head      `HEAD`: a mark, the length of the index, and the beginning of its SHA-256
-    index     a JSON object (`version`, `job`, `shard`, the names of outputs, counts), behind its length
-              the parameter ids, 32 bytes each, ascending
-              the rows, `ROW` each, in the order of the keys of their outputs
-              the lists of names, `_outputs.json`, each content once: who is complete can be told without the outputs
-    outputs   one after the other
+- The head is `HEAD`: a mark, the length of the index, and the beginning of its SHA-256.
+- The index begins with the length of a JSON object, and the object: version, job, shard, names of outputs, and counts.
+- The parameter ids follow, 32 bytes each, ascending.
+- Then the rows follow, `ROW` each, in the order of the keys of their outputs.
+- The index ends with the contents of `_outputs.json`, each once, so that it tells which tasks are complete.
+- Behind the index, the outputs follow. Offsets count from the first content of `_outputs.json`.
 
-Offsets count from the first list of names. A pack may be written by anybody who may write to the store, so all of it is
-checked before it is believed, and what is taken from it has the form of an output's key. See
+Other programs may write packs, too. So an index is checked before it is used, and each output when it is read. See
 docs/decisions/0113-packs.md.
 """
 
@@ -264,7 +263,7 @@ def index_length(key: str, head: bytes) -> int:
     """Return how many bytes the index of a pack has, by the head of the pack.
 
     Raises:
-        RecordError: if it is no pack.
+        RecordError: if it is not a pack.
     """
     if len(head) < HEAD.size or not head.startswith(MAGIC):
         raise RecordError("invalid pack: it does not begin as one", key=key)

@@ -318,7 +318,7 @@ def download(
 
 
 def _by_pack(store: VersionedStore, outputs: Iterator[Output]) -> Iterator[Output]:
-    """Yield outputs so that each pack is read once; of more than `WINDOW` outputs, once per so many."""
+    """Yield outputs so that each pack is read once for each `WINDOW` outputs."""
     if not isinstance(store, PackedStore):
         yield from outputs
         return

@@ -214,7 +214,7 @@ def test_a_task_counts_when_the_journal_has_it_and_is_settled_by_its_pack() -> N
 
 
 def test_on_a_full_disk_outputs_go_to_the_store_alone() -> None:
-    """The journal is no condition of a run."""
+    """A run does not need the journal."""
     store, outbox = InMemoryVersionedStore(), FaultyStore(InMemoryVersionedStore())
     outbox.fail_next(100, "create_if_absent")
     sender = OutputSender(store, outbox, pytest.fail)

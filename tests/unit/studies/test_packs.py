@@ -120,7 +120,7 @@ def test_a_damaged_pack_is_told_and_hides_nothing_else(data: st.DataObject) -> N
 
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_crash_the_reader(value: bytes, is_marked: bool) -> None:
-    """Bytes of another program are no pack, and say so."""
+    """Bytes of another program are refused by a sentence."""
     if is_marked:
         value = struct.pack(">8sI16s", b"mopspack", len(value), b"") + value
     with pytest.raises(RecordError):
