@@ -8,6 +8,7 @@ import json
 import math
 import random
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -19,11 +20,10 @@ from mopsjobs.app.tasks import result_sets
 from mopsjobs.studies.manifest import Reuse
 from mopsjobs.studies.study import param_id
 from mopsjobs.utils.schemas import load_schema
+from mopsjobs.web.site.kept import read_results
 from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, results_table
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mopsjobs.registry.job_registry import JobRegistry
     from support.cli import Cli, Remote
 
@@ -98,6 +98,9 @@ def test_all_forms_have_the_same_numbers(cli: Cli, family: str, tmp_path: Path) 
             "pandas": results.sets().to_pandas().to_dict("records"),
             "Arrow": results.sets().to_arrow().to_pylist(),
         }
+    page = read_results(family, cli.app()).table
+    assert page is not None
+    forms["page"] = [dict(zip([one.name for one in page.columns], row, strict=True)) for row in page.rows()]
     found = {name: {int(row["x"]): numbers(row) for row in rows} for name, rows in forms.items()}
     assert found == dict.fromkeys(forms, EXPECTED)
     tasks = cli("query", means, "--job", family, "--json").json["rows"]
@@ -268,8 +271,10 @@ def test_jobs_with_a_label_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the paths of the files that are made."""
     paths: list[str] = []
-    make = result_sets._make
-    monkeypatch.setattr(result_sets, "_make", lambda table, path, *rest: paths.append(path) or make(table, path, *rest))
+    make = result_sets.make_sets
+    monkeypatch.setattr(
+        result_sets, "make_sets", lambda table, path, *rest: paths.append(path) or make(table, path, *rest)
+    )
     return paths
 
 
@@ -286,6 +291,17 @@ def test_a_second_look_reads_the_file_and_a_new_chunk_makes_it_anew(
     ledger(attempt(1))
     leave_scalars(jobs, "job", {1: {"loss": 2}}, number=1)
     assert results_table(cli, "job", "--by", "set")[0]["loss.n"] == "2"
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.9])
+def test_a_damaged_file_is_made_anew(cli: Cli, jobs: JobRegistry, made: list[str], share: float) -> None:
+    """A power cut may leave one: it is not waited for."""
+    leave_losses(jobs, [[float(number), 1.0] for number in range(200)])
+    expected = cli.ok("results", "job", "--by", "set", "--table", "-").out
+    value = Path(made[0]).read_bytes()
+    Path(made[0]).write_bytes(value[: int(len(value) * share)] + bytes(int(len(value) * (1 - share))))
+    assert cli.ok("results", "job", "--by", "set", "--table", "-").out == expected
     assert len(made) == 2
 
 

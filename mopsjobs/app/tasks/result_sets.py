@@ -457,7 +457,7 @@ def read_result_sets(
     Takes arguments and raises errors as `read_results_table` does.
     """
     file = locate_sets(families, app)
-    with _open_kept(*file) as kept:
+    with contextlib.suppress(sqlite3.DatabaseError), _open_kept(*file) as kept:  # a power cut may have damaged it
         if kept is not None:
             return view(ResultSets(kept))
     return read_results_table(families, app, lambda table: make_sets(table, *file, view), policy, on_progress)
@@ -507,7 +507,7 @@ def _open_kept(path: str, state: str) -> Iterator[sqlite3.Connection | None]:
                 os.utime(path)  # the files that were used last are kept
                 database = connect(path, writable=False, busy_seconds=0, synchronous="OFF")
                 stack.enter_context(contextlib.closing(database))
-                found = database.execute("SELECT document ->> 'state' FROM about").fetchone()
+                found = database.execute("SELECT json_extract(document, '$.state') FROM about").fetchone()
                 kept = database if found == (state,) else None
         yield kept
 
