@@ -151,7 +151,7 @@ STUDIES = {
     "job": ("/jobs/grid", "#failures strong"),
     "job-family": ("/jobs/trial", "#family"),
     "job-live": ("/jobs/live", "#failures a"),
-    "tasks": ("/jobs/grid/tasks?status=failed", "tbody tr"),
+    "tasks": ("/jobs/grid/tasks?status=failed", "#listed tbody tr"),
     "task": ("/jobs/live/results?task=40", "#task h3"),
     "log": ("/jobs/grid/logs", ".log time"),
     "results": ("/jobs/grid/results", ".plot svg"),

@@ -22,7 +22,7 @@ HEIGHT = 320
 MARGIN = 8
 """Units between the data and the edges."""
 
-MAX_DOTS = 1_000
+MAX_DOTS = 500
 """Dots that are drawn, each a link. Dots on top of each other are one."""
 
 FEW = 10
@@ -112,6 +112,12 @@ class Plot(NamedTuple):
     not_finite: int
     """Tasks whose value is NaN or infinite, which no dot and no mean shows."""
     failed: list[Band]
+
+    def rows(self) -> list[tuple[str, Group | None, int]]:
+        """Return the statistics of one job: each label with its group, if it has one, and how many tasks failed."""
+        groups = {group.label: group for line in self.lines if line is not None for group in line.groups}
+        failed = {band.label: band.failed for band in self.failed}
+        return [(label, groups.get(label), failed.get(label, 0)) for label in self.labels]
 
 
 def draw(name: str, axis: Axis, series: Sequence[Series]) -> Plot | None:

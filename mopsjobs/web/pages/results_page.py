@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from flask import Response, redirect, request
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup, escape
 
 from mopsjobs.app.jobs.find_job import FoundJob
 from mopsjobs.app.jobs.job_tasks import JobTasks
@@ -99,6 +100,8 @@ class _Drawings(NamedTuple):
     """As `plot_results` returns it."""
     heat_map: HeatMap | None
     axes: Axes
+    ends: Sequence[Mapping[str, Any]] = ()
+    """As `ends_of` returns them."""
 
 
 class ResultsPage:
@@ -145,7 +148,8 @@ class ResultsPage:
                 "results": results,
                 "made": None if results is None else moment(results.made_at, now),
                 "left_out": None if results is None else _left_out(results),
-                "ends": [] if results is None else ends_of(results, drawn.plot["y"]),
+                "ends": drawn.ends,
+                "dots": _dots(drawn.plot["plot"], _select(params, query), query["task"]),
                 "statuses": choices(STATUS_TEXTS, query["status"]),
                 "shown": self._task(connection, job, results, query, params, now),
                 **drawn.plot,
@@ -203,7 +207,8 @@ class ResultsPage:
             sets = results.set_tasks()
             names = list(results.sets[0])[:MAX_PARAMETERS] if results.sets else []
             varying = list(plots.plotted(names, results.sets)) if sets else []
-            return draw(sets, varying, [str(one.condition) for one in results.separates])
+            drawn = draw(sets, varying, [str(one.condition) for one in results.separates])
+            return drawn._replace(ends=ends_of(results, drawn.plot["y"]))
 
         if results is not None:
             return self._drawn.get((job_id, chosen, query["y"]), results.made_at, lambda: draw_results(results))
@@ -333,6 +338,17 @@ def _replicates(results: Results, number: int) -> list[tuple[int, str, str]]:
     return [(task, KINDS[kind], CLASSES.get(KINDS[kind], "pending")) for of, task, kind in pairs if of == place][
         :SHOWN_REPLICATES
     ]
+
+
+def _dots(plot: plots.Plot | None, select: str, chosen: int | None) -> Markup:
+    """Return the dots of tasks as links. They are many, so no template makes them."""
+    link_to = escape(select)
+    links = [
+        f'<a href="{link_to}task={dot.task}#task" tabindex="-1"{" aria-current=true" * (dot.task == chosen)}>'
+        f'<path d="M{dot.x} {dot.y}h0"></path><title>Task {dot.task}: {dot.value:.6g}</title></a>'
+        for dot in (() if plot is None else plot.dots)
+    ]
+    return Markup("".join(links))  # noqa: S704 - numbers, and a query that is escaped
 
 
 def _select(params: Params, query: Mapping[str, Any]) -> str:

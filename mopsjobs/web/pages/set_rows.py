@@ -5,11 +5,12 @@ Its numbers are those of `results --by set`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from mopsjobs.app.tasks.result_sets import COUNTS, ERROR, ResultSets, SetChoice, SetOrder
+from mopsjobs.app.tasks.results_table import BEFORE
 from mopsjobs.cache.queries.task_filters import Condition
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.utils.intervals import mean_text
@@ -57,7 +58,8 @@ def set_rows(
     order = _order(sets, query["sort"], scalar)
     begin, has_filter = (query["page"] - 1) * PAGE_SIZE, bool(query["param"] or query["status"])
     if has_filter:
-        found = [row for row in _rows(sets, order) if _passes(row, sets, query["param"], query["status"])]
+        passes = _filter(sets, query["param"], query["status"])
+        found = list(filter(passes, _rows(sets, order)))
         shown, total = found[begin : begin + PAGE_SIZE], len(found)
     else:
         shown, total = list(_rows(sets, order, PAGE_SIZE, begin)), sets.totals().sets
@@ -146,18 +148,20 @@ def _rows(sets: ResultSets, order: SetOrder | None, limit: int = 0, offset: int 
     return (dict(zip(names, row, strict=True)) for row in sets.rows(order, limit, offset))
 
 
-def _passes(row: Row, sets: ResultSets, conditions: Collection[Condition], statuses: Collection[str] | None) -> bool:
-    """Return whether a set meets conditions, and has a task with one of some statuses."""
-    names = [column.name for column in sets.columns][2 : 2 + len(sets.parameters)]
-    params = {
-        name: row[column] for (name, _), column in zip(sets.parameters, names, strict=True) if row[column] is not None
-    }
-    if not all(one.holds(params) for one in conditions):
-        return False
-    if statuses is None:
-        return True
-    counts = {str(Outcome.SUCCEEDED): "done"} | dict.fromkeys(FAILED_OUTCOMES, "failed")
-    return any(row[counts.get(status, "missing")] for status in statuses)
+def _filter(
+    sets: ResultSets, conditions: Collection[Condition], statuses: Collection[str] | None
+) -> Callable[[Row], bool]:
+    """Return what tells whether a set meets conditions, and has a task with one of some statuses."""
+    columns = [column.name for column in sets.columns][len(BEFORE) :]
+    names = [(name, column) for (name, _), column in zip(sets.parameters, columns, strict=False)]
+    known = {str(Outcome.SUCCEEDED): "done"} | dict.fromkeys(FAILED_OUTCOMES, "failed")
+    counts = COUNTS[1:] if statuses is None else {known.get(status, "missing") for status in statuses}
+
+    def passes(row: Row) -> bool:
+        params = {name: row[column] for name, column in names if row[column] is not None}
+        return all(one.holds(params) for one in conditions) and any(row[name] for name in counts)
+
+    return passes
 
 
 def _examples(results: Results, ids: Collection[str]) -> dict[int, list[int | None]]:
