@@ -72,6 +72,9 @@ NOT_FINITE, VALUE = "$not_finite", "$value"
 MAX_DEPTH = 100
 """Lists and dicts within each other, in a result that the fast encoder refuses. Readers take no more either."""
 
+MAX_BITS = 14_000
+"""Of a whole number: Python writes and reads no more than 4,300 digits."""
+
 at_work: dict[str, Any] = {}
 """The `task` that runs, and its process, as `pid`. `mopsjobs.log` adds `logged` to the task. See api/current.py.
 
@@ -387,8 +390,8 @@ def _to_csv(table: Any, path: tuple[str, ...]) -> str:
     frame = table.to_frame() if hasattr(table, "to_frame") else table
     numbers = frame.select_dtypes("float")
     if not at_work.get("allow_nan", True):
-        for name in numbers:
-            _plain(numbers[name].tolist(), (*path, str(name)), {}, ())
+        for name, column in numbers.items():
+            _plain(column.tolist(), (*path, str(name)), {}, ())
     is_nan = numbers.isna().to_numpy().sum() == frame.isna().to_numpy().sum()
     return str(table.to_csv(na_rep="nan" if is_nan else ""))
 
@@ -454,6 +457,8 @@ def _plain(value: Any, path: tuple[str, ...], marks: dict[str, str], above: tupl
             raise ResultError(path, f" is {float(value)}, and the study says allow_nan: false")
         marks[_pointer(path)] = str(float(value))
         return None
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise ResultError(path, f": int of {value.bit_length():,} bits: return it by hex()")
     if value is None or isinstance(value, (str, int, float)):
         return value
     if id(value) in above:
@@ -496,7 +501,7 @@ def _name_of(key: Any, path: tuple[str, ...]) -> str:
     return plain
 
 
-_METHODS = ("isoformat", "total_seconds", "to_dict", "to_list", "to_pydict")
+_METHODS = ("isoformat", "total_seconds", "to_dicts", "to_dict", "to_list", "to_pydict")
 
 _FUNCTIONS = (("__float__", "float()"), ("__iter__", "list()"), ("__fspath__", "str()"))
 

@@ -51,6 +51,9 @@ MAX_BYTES = 16 * 1024
 MAX_CHUNK_TASK_BYTES = 4 * 1024
 """Of the scalars of one task in a chunk: 5,000 tasks must fit in memory. If more, a table reads the outputs."""
 
+LIST_BYTES = 24
+"""How much more a list takes than a number, so that readers of chunks, which count both, take what was written."""
+
 MAX_TEXT = 1_000
 """Characters of a text."""
 
@@ -116,7 +119,7 @@ def read_result(value: bytes) -> object:
 def scalars_for_chunk(outputs: Mapping[str, bytes | None]) -> dict[str, Scalar] | None:
     """Return the scalars of a task; None if they are too large for a chunk."""
     scalars = extract_scalars(outputs)
-    size = sum(_size(key, value) for key, value in scalars.items())
+    size = sum(_size(key, value) + LIST_BYTES * is_not_finite(value) for key, value in scalars.items())
     return scalars if size <= MAX_CHUNK_TASK_BYTES else None
 
 

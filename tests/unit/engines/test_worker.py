@@ -354,6 +354,7 @@ REFUSED = (
     ("{'a': object()}", "key 'a': object: expected numbers, texts, truth values, None, and lists and dicts of them"),
     (CIRCLE, "key 'b': it contains itself"),
     (f"{{'a': {DEEP}}}", "key 'a': more than 100 lists and dicts within each other"),
+    ("{'a': 10**5000}", "key 'a': int of 16,610 bits: return it by hex()"),
     ("{1: 0, '1': 0}", "the returned value: two of its keys are '1' as texts"),
 )
 

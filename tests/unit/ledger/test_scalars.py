@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.errors import RecordError
-from mopsjobs.ledger.format import ChunkKey
+from mopsjobs.ledger.format import MAX_CHUNK_ATTEMPTS, ChunkKey
 from mopsjobs.ledger.scalars import (
     LEFT_OUT,
     MAX_OUTPUT_BYTES,
@@ -130,6 +130,20 @@ def test_a_task_with_large_scalars_goes_into_no_chunk() -> None:
     assert len(extract_scalars(outputs)) == 5
     assert scalars_for_chunk(outputs) is None
     assert scalars_for_chunk({"result.bin": b"1"}) == {}
+
+
+def test_a_chunk_of_numbers_that_are_not_finite_is_read() -> None:
+    """As many as fit: a list counts as a value of its own."""
+    count, scalars = 0, scalars_for_chunk({"result.json": b"{}"})
+    while (
+        more := scalars_for_chunk({"result.json": json.dumps(dict.fromkeys(range(count), math.nan)).encode()})
+    ) is not None:
+        count, scalars = count + 1, more
+    assert scalars is not None
+    assert count > 50
+    value = encode_scalars("job", 3, ((task, scalars) for task in range(MAX_CHUNK_ATTEMPTS)))
+    assert value is not None
+    assert len(parse_scalars(value, KEY)) == MAX_CHUNK_ATTEMPTS
 
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
