@@ -350,6 +350,11 @@ def test_numbers_that_are_not_finite_are_in_every_form(
             [row[0] for row in duckdb.sql(f"SELECT loss FROM '{tmp_path}/t.parquet'").fetchall()],
         ):
             assert list(map(str, found)) == list(map(str, LOSSES))
+        assert [(one["loss.n"], one["loss.n_nan"], one["loss.mean"]) for one in table.sets()] == [(3, 2, 3), (4, 1, 6)]
+        assert [one["x"] for one in table.best("-loss")] == [2, 1]
+    sql = "SELECT count(*) AS n, count(loss) AS known, min(loss) AS low FROM results"
+    (row,) = cli.ok("query", "--job", "job", "--json", sql).json["rows"]
+    assert row == {"n": 10, "known": 8, "low": None, "$not_finite": {"/low": "-inf"}}  # SQLite takes NaN for null
     ran = cli.ok("results", "job", "--table", "-", "--mean")
     means = [
         (row["done"], row["loss.mean"], row["loss.n"], row["loss.n_nan"])

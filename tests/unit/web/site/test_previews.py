@@ -56,6 +56,13 @@ def test_what_cannot_be_parsed_is_shown_as_text(name: str, value: bytes, why: st
     assert why in shown.note
 
 
+def test_numbers_that_are_not_finite_are_shown() -> None:
+    """Also those that a worker has marked."""
+    assert preview("a.json", b"[NaN, -Infinity]").text == "[\n  NaN,\n  -Infinity\n]"
+    marked = b'{"$not_finite": {"/loss": "nan"}, "loss": null}'
+    assert preview("a.json", marked).text == '{\n  "loss": NaN\n}'
+
+
 def test_a_bomb_of_brackets_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A megabyte of them would be a hundred megabytes of blanks."""
     seen = 0
