@@ -7,6 +7,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pandas as pd
 import pytest
 
@@ -256,3 +257,37 @@ def test_without_duckdb_series_say_what_to_install(
     monkeypatch.setitem(sys.modules, "duckdb", None)
     ran = cli("results", "job", "--sql", "FROM series('infected')")
     assert (ran.code, "series('infected') needs the package duckdb in " in ran.err) == (2, True)
+
+
+# --- views of a download --------------------------------------------------------------------------------------------
+
+
+def test_duckdb_reads_a_downloaded_directory_by_the_printed_views(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
+    """They answer as `--sql` does: for arrays, columns of CSV and Parquet, and the table that lies there."""
+    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}], outputs=["result.json", "daily.csv", "week.parquet"])
+    Ledger(jobs.store)(attempt(0, output_bytes=None), attempt(1, output_bytes=None))
+    pd.DataFrame({"dead": [3, 4]}).to_parquet(tmp_path / "week.parquet")
+    for task in manifest.study.tasks():
+        leave_output(jobs, manifest, task.number, peak=task.number, fit={"trace": [task.number, 0.5]}, words=["x"])
+        for name, value in (
+            ("daily.csv", b"day,it's\n0,7\n1,\n"), ("week.parquet", (tmp_path / "week.parquet").read_bytes()),
+        ):  # fmt: skip
+            jobs.store.create_if_absent(output_key("job", task, name), value)
+    out = tmp_path / "o'ut"
+    cli.ok("results", "job", "--download", str(out))
+    ran = cli.ok("results", "job", "--duckdb", str(out))
+    assert "results has no scalars. To have them, run `mops-jobs results job --table" in ran.err
+    cli.ok("results", "job", "--table", str(out / "results.parquet"))
+    ran = cli.ok("results", "job", "--duckdb", str(out))
+    database = duckdb.connect()
+    database.execute(ran.out)
+    assert database.execute("SELECT r0, peak FROM results ORDER BY r0").fetchall() == [(1, 0), (2, 1)]
+    for name in ("fit.trace", "it''s", "dead"):
+        sql = LONG.format(name)
+        assert [list(row) for row in database.execute(sql).fetchall()] == rows(ask(cli, sql))
+
+
+def test_views_of_a_directory_without_a_download_are_refused(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
+    add_job(jobs, "job", [{"r0": 1}])
+    ran = cli("results", "job", "--duckdb", str(tmp_path))
+    assert (ran.code, "expected one with a tasks.csv" in ran.err) == (2, True)

@@ -223,7 +223,7 @@ class Series:
                     with open(os.path.join(of_name, f"{task.param_id} {task.seed}"), "wb") as table:
                         table.write(value)
                     continue
-                text = _columns(value) if name.endswith(".csv") else _json(value)
+                text = columns_of_csv(value) if name.endswith(".csv") else _json(value)
             except (UnicodeError, csv.Error) as error:
                 self._note(f"{entry.key} cannot be read: {error}.")
                 continue
@@ -275,7 +275,7 @@ def _json(value: bytes) -> str:
     return value.decode("utf-8-sig")
 
 
-def _columns(value: bytes) -> str:
+def columns_of_csv(value: bytes) -> str:
     """Return the columns of numbers of CSV as a JSON object of texts with commas; empty with fewer than two rows."""
     rows = list(csv_rows(value))
     if len(rows) < 3:
@@ -400,17 +400,22 @@ def _write_tables(database: Any, directory: str, name: str, part: str) -> list[s
     if os.listdir(directory):
         files = os.path.join(glob.escape(directory), "*")
         columns = {
-            f"{name}/{_step(column)}": f"CASE WHEN count({identifier(column)}) > 0"
+            f"{name}/{step(column)}": f"CASE WHEN count({identifier(column)}) > 0"
             f" THEN list(CAST({identifier(column)} AS DOUBLE) ORDER BY file_row_number) END"
-            for column, kind, *_ in database.execute(_DESCRIBE, [files]).fetchall()
-            if _NUMERIC.match(kind)
+            for column in numbers_of_parquet(database, files)
         }
         if columns:
             _write_columns(database, _PARQUET, [files], columns, part)
     return [f"{pluralize(unreadable, 'output')} {name} cannot be read: not Parquet."] if unreadable else []
 
 
-def _step(name: str) -> str:
+def numbers_of_parquet(database: Any, files: str) -> list[str]:
+    """Return the columns of numbers of Parquet files, by DuckDB."""
+    found = database.execute(_DESCRIBE, [files]).fetchall()
+    return [column for column, kind, *_ in found if _NUMERIC.match(kind)]
+
+
+def step(name: str) -> str:
     """Return a name as a step of a JSON Pointer."""
     return name.replace("~", "~0").replace("/", "~1")
 
@@ -444,6 +449,6 @@ def _arrays(structure: object, leaf: str | None, path: str = "") -> Iterator[str
     """Yield the JSON Pointers of the series in what `json_structure` returns; with `leaf`, those of such values."""
     if isinstance(structure, dict):
         for name, member in structure.items():
-            yield from _arrays(member, leaf, f"{path}/{_step(name)}")
+            yield from _arrays(member, leaf, f"{path}/{step(name)}")
     elif structure == leaf or (isinstance(structure, list) and not {*structure} - _NUMBERS):
         yield path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mopsjobs.app.jobs.find_job import find_state
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
+from mopsjobs.app.tasks.duckdb_views import duckdb_views
 from mopsjobs.app.tasks.explain import explain_scalar
 from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets
 from mopsjobs.app.tasks.results_sql import run_results_sql
@@ -38,9 +40,11 @@ from mopsjobs.errors import (
     NoOutputsError,
     StoreUnavailableError,
     UsageError,
+    command_line,
 )
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.results import TABLE, Output, count_tasks, outputs_of
+from mopsjobs.studies.output_directory import OutputDirectory
+from mopsjobs.studies.results import TABLE, Output, check_same_family, count_tasks, outputs_of
 from mopsjobs.utils.interpreters import Interpreter
 from mopsjobs.utils.intervals import CONFIDENCE, mean_text
 from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, form_of, write_table_file
@@ -117,6 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write a table of results to a file that ends in .csv, .jsonl or .parquet; - for CSV on stdout",
     )
+    how.add_argument(
+        "--duckdb", metavar="DIRECTORY", help="print views of DuckDB over this directory, to which --download wrote"
+    )
     table = parser.add_argument_group("table")
     table.add_argument("--by", choices=("task", "set"), help="a row per task, or per parameter set (default: task)")
     first = table.add_mutually_exclusive_group()
@@ -181,8 +188,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
             raise
     job = find_job_with_outputs(args.jobs[0], app)
     job_id = job.job_id
-    if args.download is not None:
-        return _download(job, Path(args.download), app)
+    if args.download is not None or args.duckdb is not None:
+        return _views(job_id, Path(args.duckdb), app) if args.duckdb else _download(job, Path(args.download), app)
     family = family_of(app.store, job_id)
     outputs = outputs_of(app.store, job_id, family)
     first = next(outputs, None)
@@ -449,6 +456,16 @@ def sets_table(sets: ResultSets, page: SetPage) -> Table:
 
 def _parameter_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _views(job_id: str, directory: Path, app: App) -> Result:
+    """Print the views of a downloaded directory."""
+    check_same_family(OutputDirectory(directory), app.store, job_id, family_of(app.store, job_id))
+    statements, table = duckdb_views(directory)
+    if table is not None:
+        return Result(RawText(statements))
+    command = command_line(f"results {job_id} --table {shlex.quote(str(directory / 'results.parquet'))}")
+    return Result(RawText(statements), notes=[f"results has no scalars. To have them, run `{command}` first."])
 
 
 def _output_json(one: Output) -> dict[str, object]:
