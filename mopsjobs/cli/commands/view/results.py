@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mopsjobs.app.jobs.find_job import find_state
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
+from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
 from mopsjobs.app.tasks.duckdb_views import duckdb_views
@@ -19,6 +20,7 @@ from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage
 from mopsjobs.app.tasks.results_sql import run_results_sql
 from mopsjobs.app.tasks.results_table import (
     BEFORE,
+    OnProgress,
     ReducedTable,
     ResultsTable,
     find_results,
@@ -270,7 +272,14 @@ def _sets(args: argparse.Namespace, app: App) -> Result:
         elif args.json:
             result.body = Document(sets_document(sets, page, app))
         else:
-            result.body = sets_table(sets, page)
+            rows = list(page.rows)
+            result.body = sets_table(sets, page, rows)
+            if len(sets.numbers) > SHOWN_RESULTS:
+                notes.append(
+                    f"{pluralize(len(sets.numbers) - SHOWN_RESULTS, 'more result')}: --csv and --json have all."
+                )
+            if has_end and rows and sum(map(len, families)) == 1:
+                notes.append(f"Tasks of the first: {_tasks_command(sets, rows[0])}")
         shown = min(page.total, limit or page.total)
         if shown < page.total:
             notes.append(f"The first {shown:,} of {pluralize(page.total, 'parameter set')} (--limit 0 shows all).")
@@ -278,13 +287,7 @@ def _sets(args: argparse.Namespace, app: App) -> Result:
         result.notes = [*notes[:-1], f"{notes[-1]}; {age}"] if args.offline and notes else notes
         return result
 
-    with app.out.progress("tasks") as on_progress:
-        result = read_result_sets(families, app, view, policy, on_progress)
-    result.warnings = [
-        *(warning for family in families for job in family for warning in job.warnings),
-        *result.warnings,
-    ]
-    return result
+    return _with_warnings(families, app, lambda said: read_result_sets(families, app, view, policy, said))
 
 
 def _explain(args: argparse.Namespace, app: App) -> Result:
@@ -302,9 +305,17 @@ def _explain(args: argparse.Namespace, app: App) -> Result:
             result.notes = [*explained.notes(), f"Data: {sets.age}"]
         return result
 
+    return _with_warnings(families, app, lambda said: read_result_sets(families, app, view, policy, said))
+
+
+def _with_warnings(families: Sequence[Sequence[JobTasks]], app: App, read: Callable[[OnProgress], Result]) -> Result:
+    """Return the result of a function that reads tasks, with the warnings about their jobs in front."""
     with app.out.progress("tasks") as on_progress:
-        result = read_result_sets(families, app, view, policy, on_progress)
-    result.warnings = [*(one for family in families for job in family for one in job.warnings), *result.warnings]
+        result = read(on_progress)
+    result.warnings = [
+        *(warning for family in families for job in family for warning in job.warnings),
+        *result.warnings,
+    ]
     return result
 
 
@@ -328,13 +339,7 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         exit_code = EXIT_PARTLY_DONE if table.is_partial else EXIT_DONE
         return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
 
-    with app.out.progress("tasks") as on_progress:
-        result = read_results_table(families, app, view, policy, on_progress)
-    result.warnings = [
-        *(warning for family in families for job in family for warning in job.warnings),
-        *result.warnings,
-    ]
-    return result
+    return _with_warnings(families, app, lambda said: read_results_table(families, app, view, policy, said))
 
 
 def _sql(args: argparse.Namespace, app: App) -> Result:
@@ -359,8 +364,10 @@ def _sql(args: argparse.Namespace, app: App) -> Result:
         result.exit_code = EXIT_PARTLY_DONE if results.is_partial or series.problems else EXIT_DONE
         return result
 
-    with app.out.progress("tasks") as on_progress:
+    def read(on_progress: OnProgress) -> Result:
         return read_results_table(families, app, lambda table: view(table, on_progress), policy, on_progress)
+
+    return _with_warnings(families, app, read)
 
 
 def _model_pythons(args: argparse.Namespace, app: App) -> Iterator[Interpreter]:
@@ -424,7 +431,21 @@ def sets_document(sets: ResultSets, page: SetPage, app: App) -> dict[str, object
     }
 
 
-def sets_table(sets: ResultSets, page: SetPage) -> Table:
+def _tasks_command(sets: ResultSets, row: Sequence[object]) -> str:
+    """Return the command that lists the tasks of a parameter set of a job without a family."""
+    values = dict(
+        zip([column.name for column in sets.columns], [*row[: len(BEFORE)], *row[len(BEFORE) + 1 :]], strict=True)
+    )
+    columns, names = [column.name for column in sets.columns][len(BEFORE) :], [name for name, _ in sets.parameters]
+    conditions = [
+        f"--param {shlex.quote(f'{name}={_parameter_text(values[column])}')}"
+        for name, column in zip(names, columns, strict=False)
+        if column in sets.varying() and not isinstance(values[column], (list, dict))
+    ]
+    return command_line("tasks", values["job_id"], " ".join(conditions))
+
+
+def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]) -> Table:
     """Return the table of parameter sets for people: parameters that vary, ends of tasks, and means with intervals."""
     names = [column.name for column in page.columns]
     varying = sets.varying()
@@ -433,11 +454,11 @@ def sets_table(sets: ResultSets, page: SetPage) -> Table:
     means = [(one.name, names.index(sets.column_of(one.name, "mean"))) for one in numbers]
     quantiles = [(names[place + n], place + n) for _, place in means for n in range(3, 3 + len(sets.quantiles))]
     has_end = page.standing is not None
-    rows: list[list[object]] = []
-    for row in page.rows:
+    cells: list[list[object]] = []
+    for row in rows:
         of = dict(zip(names, row, strict=True))
         mark = [style_text("*", "bold") if of[names[len(BEFORE)]] else ""] if has_end else []
-        rows.append(
+        cells.append(
             [
                 *mark,
                 *([of["job_id"]] if len(sets.job_ids) > 1 else []),
@@ -451,7 +472,7 @@ def sets_table(sets: ResultSets, page: SetPage) -> Table:
     shown = [name for name, _ in (*means, *quantiles)]
     job = ["JOB"] if len(sets.job_ids) > 1 else []
     headers = [*(["?"] if has_end else []), *job, *varying, "DONE", *shown, "ERROR"]
-    return Table(headers, rows, drop_order=["ERROR", *shown[:0:-1]])
+    return Table(headers, cells, drop_order=["ERROR", *shown[:0:-1]])
 
 
 def _parameter_text(value: object) -> str:
