@@ -309,6 +309,17 @@ def test_a_damaged_file_is_made_anew(cli: Cli, jobs: JobRegistry, made: list[str
     assert len(made) == 2
 
 
+def test_without_a_place_for_the_file_nothing_is_kept(cli: Cli, jobs: JobRegistry, made: list[str]) -> None:
+    """The answer is the same, in SQL too."""
+    leave_losses(jobs, [[2.0, 3.0], [1.0, 1.5]])
+    Path(f"{cli.app().cache.path}-results").touch()
+    for _ in range(2):
+        (first, _) = cli.ok("results", "job", "--best", "loss", "--quantile", "0.5", "--json").json["sets"]
+        assert (first["x"], first["loss.q0.5"]) == (1, 1.25)
+    assert cli.ok("query", "SELECT max(loss) FROM results", "--job", "job", "--tsv").out == "3.0\n"
+    assert len(made) == 3
+
+
 def test_values_of_outputs_are_read_again(cli: Cli, jobs: JobRegistry, made: list[str]) -> None:
     """They are in no chunk, and may change."""
     manifest = add_job(jobs, "job", [{"x": 1}])

@@ -505,8 +505,7 @@ def _open_kept(path: str, state: str) -> Iterator[sqlite3.Connection | None]:
         with contextlib.suppress(OSError, sqlite3.Error):
             if os.path.exists(path):
                 os.utime(path)  # the files that were used last are kept
-                database = connect(path, writable=False, busy_seconds=0, synchronous="OFF")
-                stack.enter_context(contextlib.closing(database))
+                database = stack.enter_context(contextlib.closing(_open(path)))
                 found = database.execute("SELECT json_extract(document, '$.state') FROM about").fetchone()
                 kept = database if found == (state,) else None
         yield kept
@@ -515,21 +514,25 @@ def _open_kept(path: str, state: str) -> Iterator[sqlite3.Connection | None]:
 def make_sets(table: ResultsTable, path: str, state: str, view: Callable[[ResultSets], T]) -> T:
     """Make the file of a table, call `view` with it, and keep it if a later look would find the same."""
     with contextlib.ExitStack() as stack:
-        part = None
-        with contextlib.suppress(OSError):  # a directory that takes no files: nothing is kept
+        try:
             make_directory(os.path.dirname(path))
             part = stack.enter_context(atomic_file(path, 0o600, is_durable=False))
-        if part is None:
+            with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as database:
+                database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
+                _fill(table, database, state)
+            if table.is_of_chunks:
+                _forget_old(os.path.dirname(path))
+                os.replace(part, path)
+                part = path
+            database = stack.enter_context(contextlib.closing(_open(part)))
+        except (OSError, sqlite3.OperationalError):  # a directory that takes no files, or a full disk: nothing is kept
             database = stack.enter_context(temporary_database(""))
-        else:
-            database = stack.enter_context(contextlib.closing(sqlite3.connect(part, isolation_level=None)))
-            database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
-        _fill(table, database, state)
-        database.execute("COMMIT")
-        if part is not None and table.is_of_chunks:
-            _forget_old(os.path.dirname(path))
-            os.replace(part, path)
+            _fill(table, database, state)
         return view(ResultSets(database))
+
+
+def _open(path: str) -> sqlite3.Connection:
+    return connect(path, writable=False, busy_seconds=0, synchronous="OFF")
 
 
 def _forget_old(directory: str) -> None:
@@ -545,7 +548,7 @@ def _forget_old(directory: str) -> None:
 
 
 def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None:
-    """Write the tasks of a table, their parameter sets, and the statistics of these."""
+    """Write the tasks of a table, their parameter sets, and the statistics of these. A transaction is open."""
     numbers = sum(is_numeric(one.column.kinds) for one in table.scalar_columns)
     scalars = [
         Scalar(one.column.name, one.name, sorted(one.column.kinds), is_numeric(one.column.kinds), one.is_finite)
@@ -575,6 +578,7 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         "age": table.describe_age(),
     }
     database.execute("INSERT INTO about VALUES (?)", (json.dumps(document),))
+    database.execute("COMMIT")
 
 
 def _fill_tasks(table: ResultsTable, database: sqlite3.Connection, scalars: Sequence[Scalar]) -> None:
