@@ -301,7 +301,8 @@ def _summarise(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> J
         left_out = None if separation is None else separation.left_out
         if sets is not None and separation is not None:
             conditions = {key: [_to_json(one) for one in separation.findings(key)] for key in searched}
-            suspected = {key: _suspected(sets, key) for key in searched if not conditions[key]}
+            if sum(len(one.outcomes) for one in sets) == ledger.tasks_total:  # tasks to come may tell
+                suspected = {key: _suspected(sets, key) for key in searched if not conditions[key]}
     return JobFailures(
         [group.finished(conditions.get(group.first.key, []), suspected.get(group.first.key, [])) for group in largest],
         len(groups) - len(largest),

@@ -58,6 +58,17 @@ def test_replicates_of_a_set_are_one_set(remote: Remote, read: Callable[[], JobF
     assert (group.size, group.separates) == (30, [])
 
 
+def test_nothing_is_suspected_before_all_tasks_have_ended(remote: Remote, read: Callable[[], JobFailures]) -> None:
+    """Tasks to come may tell what further sets would. Afterwards the region is suspected."""
+    add(remote, [{"params": {"n": number % 5 * 10, "m": number // 5}} for number in range(20)])
+    write = Ledger(remote.store.inner)
+    write(*(attempt(task, "failed" if task % 5 > 1 and task > 9 else "succeeded") for task in range(1, 20)))
+    assert read().groups[0].suspected == []
+    write(attempt(0))
+    [suspected] = read().groups[0].suspected
+    assert (suspected["condition"], suspected["failed_sets"]) == ("n > 15 and m > 1", 6)
+
+
 def test_tasks_of_a_child_job_are_found_in_their_sets(remote: Remote, read: Callable[[], JobFailures]) -> None:
     """A child has some of the tasks of the study; those that are not its own do not count."""
     remote.jobs.register_job("parent")
