@@ -5,7 +5,8 @@ the lowest shard. A pack counts before an object of the output's own key. So wha
 and nothing that is stored later changes it, as with `create_if_absent`.
 
 A pack never changes, so a process reads its index once: by range where the store has ranges. It reads packs whole if
-those of the job are small together, or if two outputs in a row are of one pack. Else it reads an output by range.
+those of the job are small together, or if a thread reads two outputs in a row from one pack. Else it reads an output
+by range.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ class PackedStore:
         self._packs, self._indexes = _Bounded(KEPT_PACKS), _Bounded(KEPT_INDEXES)
         self._logs: dict[str, _Log] = {}
         """Those of the jobs that were looked at last."""
-        self._last = ""
-        """The pack from which an output was read last."""
+        self._last = threading.local()
+        """The pack from which a thread has read an output last, as `key`."""
 
     def __getattr__(self, name: str) -> Any:
         """Return what only some stores have, such as `pacer` and `credential_source`."""
@@ -293,7 +294,7 @@ class PackedStore:
         value = index.inline(row)
         if value is None:
             start, length = index.span(row)
-            is_again, self._last = self._last == index.key, index.key
+            is_again, self._last.key = getattr(self._last, "key", "") == index.key, index.key
             log = self._logs.get(index.job_id)
             is_small = log is not None and log.bytes <= WHOLE_BYTES
             if self._get_range is None or is_again or is_small or self._kept(self._packs, index.key) is not None:

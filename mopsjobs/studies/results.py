@@ -11,11 +11,11 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError, RecordError, StoreError, UsageError
 from mopsjobs.registry.keys import NAMES_NAME, PACK
-from mopsjobs.store.base import Entry, Versioned, VersionedStore
+from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
 from mopsjobs.store.unread_keys import why_unread
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, Reuse
@@ -39,6 +39,8 @@ from mopsjobs.utils.text import pluralize
 MAX_NAMED_KEYS = 1000
 """Refused keys that are named with the reason. A writer of the registry can create a million."""
 
+
+T = TypeVar("T")
 
 WINDOW = 100_000
 """Outputs of a download that are sorted by their packs. Each takes about half a kilobyte meanwhile."""
@@ -294,7 +296,7 @@ def download(
     files_of_job = OutputDirectory(directory)
     check_same_family(files_of_job, store, job_id, family)
     files, refused, reasons = 0, 0, []
-    for output in _by_pack(store, outputs_of(store, job_id, family)):
+    for output in by_pack(store, outputs_of(store, job_id, family), lambda output: output.entry.version):
         try:
             is_written = _write_output(store, output, family, files_of_job)
         except RefusedFileError as error:
@@ -317,13 +319,13 @@ def download(
     return DownloadResult(files, refused, tuple(reasons), problem, *count_tasks(family), summary)
 
 
-def _by_pack(store: VersionedStore, outputs: Iterator[Output]) -> Iterator[Output]:
-    """Yield outputs so that each pack is read once for each `WINDOW` outputs."""
+def by_pack(store: VersionedStore, outputs: Iterator[T], pack_of: Callable[[T], VersionToken]) -> Iterator[T]:
+    """Yield outputs, or tasks with theirs, so that each pack is read once for each `WINDOW` of them."""
     if not isinstance(store, PackedStore):
         yield from outputs
         return
     while window := list(itertools.islice(outputs, WINDOW)):
-        yield from sorted(window, key=lambda output: output.entry.version)
+        yield from sorted(window, key=pack_of)
 
 
 def count_tasks(family: Sequence[Manifest]) -> tuple[int, int]:

@@ -32,10 +32,10 @@ from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.ledger.scalars import csv_rows, read_result
-from mopsjobs.store.base import Entry, VersionedStore
+from mopsjobs.store.base import Entry, VersionedStore, VersionToken
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.outputs import scan_outputs
-from mopsjobs.studies.results import parameter_columns
+from mopsjobs.studies.results import by_pack, parameter_columns
 from mopsjobs.utils.files import directory_lock, make_directory
 from mopsjobs.utils.table_files import identifier, import_package
 from mopsjobs.utils.text import did_you_mean, join_first, pluralize
@@ -181,7 +181,7 @@ class Series:
             if not wanted or self._open_store is None:
                 return
             store = self._open_store()
-            tasks = _tasks_of(store, job_id, wanted)
+            tasks = by_pack(store, _tasks_of(store, job_id, wanted), _pack_of)
             with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
                 while batch := list(_take(tasks)):
                     self._read_batch(fetcher, scratch, batch)
@@ -194,8 +194,8 @@ class Series:
 
     def _read_batch(self, fetcher: ParallelFetcher, scratch: str, batch: Sequence[_Task]) -> None:
         """Read the outputs of some tasks, and write what DuckDB reads of them."""
-        keys = [entry.key for task in batch for entry in task.entries.values() if entry.value is None]
-        values = dict(zip(keys, fetcher.fetch(keys), strict=True))
+        entries = [entry for task in batch for entry in task.entries.values() if entry.value is None]
+        values = dict(zip((entry.key for entry in entries), fetcher.fetch_entries(entries), strict=True))
         with open(os.path.join(scratch, LINES), "w", encoding="ascii") as file:
             for task in batch:
                 self._write(file, scratch, task, values)
@@ -255,6 +255,11 @@ def _tasks_of(store: VersionedStore, job_id: str, wanted: set[tuple[str, int]]) 
                 if name.endswith((".json", ".csv", ".parquet")) and not name.startswith("_")
             }
             yield _Task(param_id, int(seed), entries)
+
+
+def _pack_of(task: _Task) -> VersionToken:
+    """Return the version of an output, which names its pack: that of all small outputs of the task."""
+    return next((entry.version for entry in task.entries.values()), VersionToken(""))
 
 
 def _take(tasks: Iterator[_Task]) -> Iterator[_Task]:

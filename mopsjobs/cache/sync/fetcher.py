@@ -9,14 +9,16 @@ The syncs of events and of ledgers fetch chunks, which never change. The cache k
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from mopsjobs.errors import RecordError, StoreAccessError, StoreError
-from mopsjobs.store.base import USUAL_WINDOW, Versioned, VersionedStore
+from mopsjobs.store.base import USUAL_WINDOW, Entry, Versioned, VersionedStore
 from mopsjobs.store.bulk import pacer_of
 from mopsjobs.store.unread_keys import NOT_READ, reason_of, why_unread
+
+T = TypeVar("T")
 
 MAX_THREADS = USUAL_WINDOW
 """Concurrent requests. A distant store gets twice as many, see `pacer.LONG_SECONDS`."""
@@ -74,25 +76,37 @@ class ParallelFetcher:
             StoreError: if the store does not answer or refuses the credentials. It is raised after all values that
                 have arrived; None does not show then that a key is missing.
         """
-        if not self._pools:
-            return self._without_failures(keys, map(self._get, keys))
         # Few keys get a thread each, so that none waits for the reply of another.
         size = min(MAX_KEYS_PER_TASK, -(-len(keys) // MAX_THREADS)) or 1
+        groups = (keys[start : start + size] for start in range(0, len(keys), size))
+        return self._fetch_groups(keys, groups, self._store.get)
 
-        def fetch_chunk(chunk: Sequence[str]) -> list[Versioned | StoreError | None]:
-            return [self._get(key) for key in chunk if not self._is_over]
+    def fetch_entries(self, entries: Sequence[Entry]) -> Iterator[Versioned | FailedRead | None]:
+        """Fetch the values of listed keys, as `fetch` does. One thread reads those in a row that are of one pack."""
+        groups = (list(group) for _, group in itertools.groupby(entries, key=lambda entry: entry.version))
+        read = getattr(self._store, "get_entry", lambda entry: self._store.get(entry.key))
+        return self._fetch_groups([entry.key for entry in entries], groups, read)
+
+    def _fetch_groups(
+        self, keys: Sequence[str], groups: Iterable[Sequence[T]], read: Callable[[T], Versioned | None]
+    ) -> Iterator[Versioned | FailedRead | None]:
+        if not self._pools:
+            return self._without_failures(keys, (self._get(one, read) for group in groups for one in group))
+
+        def fetch_group(group: Sequence[T]) -> list[Versioned | StoreError | None]:
+            return [self._get(one, read) for one in group if not self._is_over]
 
         if self._pacer is not None and self._pacer.useful_threads > MAX_THREADS * len(self._pools):
             self._pools.append(ThreadPoolExecutor(MAX_THREADS))
         pools = itertools.cycle(self._pools)
-        tasks = [next(pools).submit(fetch_chunk, keys[start : start + size]) for start in range(0, len(keys), size)]
+        tasks = [next(pools).submit(fetch_group, group) for group in groups]
         return self._without_failures(keys, (value for task in tasks for value in task.result()))
 
-    def _get(self, key: str) -> Versioned | StoreError | None:
+    def _get(self, one: T, read: Callable[[T], Versioned | None]) -> Versioned | StoreError | None:
         if self._failure is not None:
             return self._failure
         try:
-            return self._store.get(key)
+            return read(one)
         except StoreError as error:
             return error
 

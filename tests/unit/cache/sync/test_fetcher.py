@@ -13,9 +13,12 @@ import pytest
 from mopsjobs.cache.sync import fetcher, records
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, UnusableStoreError
 from mopsjobs.registry.job_state import MAX_RECORD_BYTES
-from mopsjobs.store.base import Entry, Versioned, VersionToken
+from mopsjobs.registry.keys import OUTPUT
+from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.studies import packed_store
+from mopsjobs.studies.pack_log import PackLog
 from support.runs import PATIENCE
 
 if TYPE_CHECKING:
@@ -189,3 +192,42 @@ def test_a_batch_holds_no_more_records_than_there_is_room_for() -> None:
     assert max(len(batch) for batch in batches) * MAX_RECORD_BYTES <= records.BATCH_BYTES + MAX_RECORD_BYTES
     small = [Entry(f"jobs/{number:05}/state.json", VERSION, None, 1000) for number in range(2 * records.BATCH + 1)]
     assert [len(batch) for batch in records._batches(iter(small))] == [records.BATCH, records.BATCH, 1]
+
+
+class Ranges(InMemoryVersionedStore):
+    """A store across a network: it lists no values, reads ranges, and counts its reads."""
+
+    reads = 0
+
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
+        for entry in super().scan(prefix, wants_values, after):
+            yield entry._replace(value=None, size=len(entry.value or b""))
+
+    def get(self, key: str) -> Versioned | None:
+        self.reads += 1
+        return super().get(key)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        self.reads += 1
+        found = super().get(key)
+        return None if found is None else found.value[start : start + length]
+
+
+def test_the_outputs_of_a_pack_cost_two_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread reads one of them by its range, and then the whole pack for the others."""
+    monkeypatch.setattr(packed_store, "WHOLE_BYTES", 0)  # the packs are not small
+    monkeypatch.setattr(packed_store, "BEGINNING", 64)
+    store = Ranges()
+    outputs = {
+        OUTPUT.key(job="job", param=f"{number % 7:064x}", seed=number, output="result.json"): b"%d" % number
+        for number in range(60)
+    }
+    for shard in range(3):
+        PackLog(packed_store.PackedStore(store), "job", shard).add(list(outputs.items())[shard::3])
+    shown = packed_store.PackedStore(store)
+    entries = sorted(shown.scan("results/job/"), key=lambda entry: entry.version)
+    store.reads = 0
+    with fetcher.ParallelFetcher(shown) as fetchers:
+        found = values(fetchers.fetch_entries(entries))
+    assert found == [outputs[entry.key].decode() for entry in entries]
+    assert store.reads <= 6
