@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from bench.machine import ROOT
 from mopsjobs.ledger.environment import environment_keys
+from mopsjobs.registry.keys import PACK
 from mopsjobs.store.base import VersionedStore
 from reliability.trial import hold
 from reliability.views.commands import LIMIT_SECONDS, Machine, Ran
@@ -391,7 +392,7 @@ class StudyActs(Actor):
         return True
 
     def delete_output(self) -> bool:
-        """Delete an output by hand, rather one that another job reuses."""
+        """Delete an output by hand, rather one that another job reuses; in a pack, with the others of the pack."""
         used = {owner for job in self._world.jobs.values() for owner in job.reused.values()}
         fits = [job for job in self._world.jobs.values() if SUCCEEDED in job.ends.values() and not self._is_unsure(job)]
         fits = [job for job in fits if job.job_id in used] or fits
@@ -399,14 +400,17 @@ class StudyActs(Actor):
         if job is None:
             return False
         prefix = f"results/{job.job_id}/"
-        keys = [key for key in self._store.list_keys(prefix) if key.endswith("/result.json")]
-        if not keys:
+        entries = [entry for entry in self._store.scan(prefix) if entry.key.endswith("/result.json")]
+        if not entries:
             return False
-        key = self._chance.choice(sorted(keys))
-        task = self._task_of(job, key)
+        chosen = self._chance.choice(entries)
+        is_packed = PACK.parse(chosen.version.value) is not None
+        gone = [entry for entry in entries if entry.version == chosen.version] if is_packed else [chosen]
+        tasks = [self._task_of(job, entry.key) for entry in gone]
+        key = chosen.version.value if is_packed else chosen.key
         self._store.delete(key)
-        self._world.deleted.add((job.job_id, task))
-        self.log.append(f"by hand: delete {key}, of task {task}")
+        self._world.deleted |= {(job.job_id, task) for task in tasks}
+        self.log.append(f"by hand: delete {key}, of tasks {tasks}")
         return True
 
     def _task_of(self, job: Job, key: str) -> int:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from mopsjobs.store import network, open_store
+from mopsjobs.studies.packed_store import show_packs
 from reliability.crashes.processes import forker
 from reliability.trial import Figure, PromiseBroken, Trial
 from reliability.views.acts import THEMES, Acts
@@ -93,7 +94,7 @@ class Sequence:
         self._world = World()
         self._is_local = place.outage is None
         self._closing = contextlib.ExitStack()
-        self._store = self._closing.enter_context(contextlib.closing(open_store(place.url, place.env)))
+        self._store = self._closing.enter_context(contextlib.closing(show_packs(open_store(place.url, place.env))))
         forks = self._closing.enter_context(forker(directory, {}))
         self._machines = machines = {
             name: Machine(directory / name, place.url, place.env, forks) for name in self._world.caches
