@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mopsjobs.errors import EXIT_USAGE
 from mopsjobs.ledger.attempt import Attempt, AttemptError, error_signature
 from mopsjobs.studies import separating
 from support.cli import Cli, Remote, add
@@ -212,6 +214,28 @@ def test_an_error_of_several_jobs_is_one_group(cli: Cli, remote: Remote) -> None
     out = cli.ok("failures").out
     assert "all 19 have beta > 0.8; no other has (in large)" in out
     assert "of large; also in small" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["job", "--more", "-"], "No study for --more: no condition is suspected of the failed tasks of job."),
+        (["job", "--more", "{}"], "exists: name another file for the study."),
+        (["job", "--more", "-", "--offline"], "--more does not work with --offline: the cache has no study."),
+        (["--more", "-"], "--more needs one JOB."),
+        (["job", "job", "--more", "-"], "--more needs one JOB."),
+    ],
+)
+def test_a_study_that_cannot_be_written_is_refused(
+    cli: Cli, remote: Remote, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    """Nothing is suspected, or the file may be the user's own."""
+    run_job(remote, "job", draw_sets(5), lambda *_: None)
+    (tmp_path / "study.json").write_text("mine")
+    ran = cli("failures", *(flag.format(tmp_path / "study.json") for flag in flags))
+    assert (ran.code, ran.out) == (EXIT_USAGE, "")
+    assert message in ran.err
+    assert (tmp_path / "study.json").read_text() == "mine"
 
 
 def test_a_job_that_mops_jobs_did_not_submit_is_left_out(cli: Cli, remote: Remote) -> None:

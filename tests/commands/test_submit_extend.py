@@ -91,7 +91,7 @@ def test_the_study_of_failures_with_more_sets_proves_their_region(desk: Desk, tm
     assert "24 of 48 tasks reused from job\n" in desk.ok(*command, "--job-id", "more").err
     assert desk.ended("more") == "partial"
     assert "all 20 have x > 2 and rate > 0.4; no other has" in desk.ok("failures", "more").out
-    assert desk("failures", "more", "--more", more).code == EXIT_USAGE
+    assert desk("failures", "more", "--more", "-").code == EXIT_USAGE
 
 
 def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, calls_file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT
@@ -82,8 +83,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Group failed tasks."""
     policy = freshness_policy(args)
     check_jobs_or_filters(args)
-    if args.more is not None and len(args.job) != 1:
-        raise UsageError("--more needs one JOB.")
+    if args.more is not None:
+        _check_more(args)
     if args.job:
         failures = failures_of_jobs(args.job, app, policy)
     else:
@@ -98,6 +99,20 @@ def run(args: argparse.Namespace, app: App) -> Result:
     else:
         result.body = Text(_lines(failures, app), indent=INDENT)
     return result
+
+
+def _check_more(args: argparse.Namespace) -> None:
+    """Refuse arguments with which no study can be written. An existing file may be the user's study.
+
+    Raises:
+        UsageError: if they are such.
+    """
+    if len(args.job) != 1:
+        raise UsageError("--more needs one JOB.")
+    if args.offline:
+        raise UsageError("--more does not work with --offline: the cache has no study.")
+    if args.more != "-" and Path(args.more).exists():
+        raise UsageError(f"{args.more} exists: name another file for the study.")
 
 
 def _study(failures: Failures, path: str, app: App) -> Result:
