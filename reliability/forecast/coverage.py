@@ -9,14 +9,12 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections.abc import Iterator
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mopsjobs.utils.forecast import Forecast, Forecaster
 from reliability.trial import Figure, Trial, hold
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 KINDS = ("constant", "log-normal", "bimodal", "warming up", "tail", "changing workers")
 

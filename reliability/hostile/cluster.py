@@ -13,18 +13,16 @@ import json
 import re
 import threading
 import urllib.parse
+from collections.abc import Collection, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.hostile.readers import MANIFEST, RECORD
 from reliability.hostile.registry import Command, check
 from reliability.hostile.values import HALVES, TEXTS
 from reliability.trial import Figure, Trial, hold
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
 
 LONG = "x" * 2**20
 PLACES = ("--all", "x?watch=1", "a#b", "a%2fb", "a/b", "A", "x" * 300, "../../../../api/v1/namespaces/prod")

@@ -15,7 +15,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
@@ -25,10 +26,6 @@ from reliability.hostile.child import BYTES_A_TASK, MANY_MEMORY
 from reliability.hostile.ledger import ALL_READERS
 from reliability.hostile.readers import Reader
 from reliability.trial import Figure, PromiseBroken, Trial
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 EXAMPLES = 5_000
 """Inputs that Hypothesis makes for each reader, in the whole trial."""

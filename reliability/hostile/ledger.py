@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 from hypothesis import strategies as st
 
@@ -17,9 +17,6 @@ from reliability.hostile import values as hostile
 from reliability.hostile.readers import READERS, Reader, plain, whole
 from reliability.hostile.values import HALVES, NUMBERS, TEXTS
 from reliability.trial import hold
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 JOB, RUN = "a", "ab"
 START = 1772359200.0

@@ -15,7 +15,7 @@ import io
 import json
 import os
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import mops_jobs
 from mopsjobs.app.run.project_file import PROJECT_FILE
@@ -23,9 +23,6 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.hostile.readers import RECORD
 from reliability.hostile.values import TEXTS
 from reliability.trial import Figure, Trial, hold
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ANOTHER = 65534
 """A user to whom root gives files, to be the attacker."""

@@ -17,10 +17,10 @@ import stat
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
@@ -35,7 +35,7 @@ from mopsjobs.registry import announcements
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import documents
 from mopsjobs.store.azure import listing
-from mopsjobs.store.base import VersionToken
+from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
@@ -44,11 +44,6 @@ from mopsjobs.utils.csv_safe import csv_text
 from mopsjobs.utils.text import strip_control_characters
 from reliability.hostile import values as hostile
 from reliability.trial import PromiseBroken, hold
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from mopsjobs.store.base import Entry
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -22,9 +22,9 @@ import sqlite3
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest import mock
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -39,9 +39,6 @@ from reliability.hostile.values import HALVES, NUMBERS, TEXTS, TIMES
 from reliability.trial import Figure, Trial, hold
 from support.cli import Ran
 from support.terminal import TerminalStream
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SOUND = "sound"

@@ -10,7 +10,8 @@ import contextlib
 import os
 import sqlite3
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
@@ -19,10 +20,6 @@ from mopsjobs.utils.text import strip_control_characters
 from reliability.hostile.registry import Command, check
 from reliability.hostile.values import TEXTS
 from reliability.trial import Figure, Trial, hold
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 CHOSEN = (
     ".git/config", ".git/hooks/post-commit", ".bashrc", ".ssh/authorized_keys", ".vim/plugin/x.vim", ".gitignore",

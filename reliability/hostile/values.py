@@ -7,12 +7,9 @@ import io
 import json
 import tarfile
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 from hypothesis import strategies as st
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 TEXTS = (
     "\x1b[41mred", "\x1b]0;title\x07", "\x1b]8;;http://evil\x1b\\link", "\x9b41mred", "\x9d0;title\x9c", "\x90q\x9c",

@@ -10,8 +10,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,13 +24,6 @@ from support.desk import Desk
 from support.runs import PATIENCE, sets_of, tree
 from support.servers import Azurite
 from support.terminal import TerminalStream
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.servers import Azurite
-
 
 STATUSES = "pending, submitting, scheduled, running, validating, succeeded, partial, failed, cancelled"
 BAD_USAGE = {

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from mopsjobs.cache.queries import matching
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import VersionedStore
 from support.cli import Cli, Remote, add, during_sleeps, key, sentences
 from support.engines import GONE, Cluster, add_kubernetes_job, answer_for_all
 from support.events import Writer
 from support.kubernetes import Api, kubeconfig, lines, log_path
 from support.ledgers import Ledger, add_job, attempt
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from mopsjobs.store.base import VersionedStore
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,6 @@ from mopsjobs.studies.manifest import Manifest, manifest_key
 from support.cli import Cli, add
 from support.desk import Desk, make_desk
 from support.runs import make_venv, sets_of, study, tree
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SECRET = "hunter2"
 

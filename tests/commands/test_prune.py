@@ -6,8 +6,8 @@ import os
 import pty
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,9 +19,6 @@ from mopsjobs.studies.manifest import Reuse
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
 from support.ledgers import BUNDLE, Ledger, add_job, attempt
 from support.runs import PATIENCE, sets_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def _counted(cli: Cli) -> dict[str, dict[counters.Labels, float]]:

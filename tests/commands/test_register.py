@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import VersionedStore
 from support.cli import Cli, Remote, add, foreign, key, put, sentences
 from support.web import Web
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
 
 
 def test_the_examples_of_the_help(cli: Cli, jobs: JobRegistry) -> None:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
 import pytest
 
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
+from support.cli import Cli
 from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from mopsjobs.registry.job_registry import JobRegistry
-    from mopsjobs.studies.manifest import Manifest
-    from support.cli import Cli
 
 
 @pytest.fixture(params=["duckdb", "sqlite"])

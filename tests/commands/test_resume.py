@@ -6,7 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -19,11 +19,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, LineStore, Ran, Remote, add, sentences
 from support.kubernetes import Api
-from support.runs import PATIENCE, code, place, record, sets_of, study, until, work
-
-if TYPE_CHECKING:
-    from support.runs import Bench
-
+from support.runs import PATIENCE, Bench, code, place, record, sets_of, study, until, work
 
 ANY_JOBS_PATH = "/apis/batch/v1/namespaces/{}/jobs"
 KUBERNETES = ("--engine", "kubernetes", "--image", "registry.example/model:1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +18,6 @@ from support.engines import FAILED, GONE, NO_IMAGE, RUNNING, SUSPENDED, Cluster,
 from support.kubernetes import Api, kubeconfig
 from support.ledgers import add_job
 from support.runs import sets_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture

@@ -6,20 +6,16 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.registry.status import TRANSITIONS, JobStatus
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from support.cli import Cli, Remote, key, sentences
 from support.desk import Desk
 from support.kubernetes import Api, kubeconfig
 from support.runs import sets_of, tree
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
-
 
 WIRE = """
 import json, pathlib

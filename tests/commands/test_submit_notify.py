@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,9 +14,6 @@ from support.cli import Cli, add, sentences
 from support.desk import Desk
 from support.notify import VARIABLE, Hook, hook_rule, serving_hook, write_rules
 from support.runs import PATIENCE, record, sets_of, until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture(name="hook")

@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jsonschema
 import pytest
@@ -26,10 +25,7 @@ from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentenc
 from support.events import Writer, event_texts
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
 from support.runs import sets_of
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
-    from support.servers import Azurite
+from support.servers import Azurite
 
 MEGABYTES_9 = b"x" * 9_000_000
 

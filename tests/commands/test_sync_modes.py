@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from mopsjobs.cache.sync import mirror, records
 from mopsjobs.cache.sync.records import BATCH
 from mopsjobs.registry import announcements
-from mopsjobs.store.base import always
+from mopsjobs.store.base import Entry, WantsValues, always
 from mopsjobs.utils.times import json_time
 from support.cli import Cli, Remote, foreign, key
-
-if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Iterator
-
-    from mopsjobs.store.base import Entry, WantsValues
 
 COUNT = 1200
 COUNTED = ("mode", "seen", "added", "changed", "unchanged", "removed", "fetched")

@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,11 +15,9 @@ from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key
 from support.runs import PATIENCE, until
-
-if TYPE_CHECKING:
-    from mopsjobs.registry.job_registry import JobRegistry
 
 
 def _watch(cli: Cli, *steps: object, flags: tuple[str, ...] = ("--json",)) -> list[dict[str, object]]:

@@ -8,7 +8,6 @@ import json
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from botocore.credentials import SSOProvider
@@ -24,12 +23,10 @@ from mopsjobs.errors import (
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.aws.errors import explain
+from support.cli import Cli
 from support.doubles import RecordingSleep
 from support.replies import Reply, playing
 from support.services import IN_DYNAMODB, IN_S3, SECRET, Service, refused_by_dynamodb, refused_by_s3
-
-if TYPE_CHECKING:
-    from support.cli import Cli
 
 ROLE = (
     "[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = x\n"

@@ -15,10 +15,11 @@ import threading
 import traceback
 import tracemalloc
 import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -50,13 +51,8 @@ from support import services
 from support.doubles import RecordingSleep, hooked
 from support.replies import Reply, saying
 from support.runs import PATIENCE
-from support.servers import ACCOUNT, ACCOUNT_KEY
+from support.servers import ACCOUNT, ACCOUNT_KEY, Azurite
 from support.services import IN_AZURE, RECORD, VERSION, refused_by_azure
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from support.servers import Azurite
 
 SECRET_KEY = base64.b64encode(b"a key that must not be seen").decode()
 SECRET_SAS = "sv=2024-08-04&sr=c&sp=rl&sig=must-not-be-seen"

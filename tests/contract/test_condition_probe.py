@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 from mopsjobs.store import open_store
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.condition_probe import NOTES, ProbeResult, probe_conditions
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
-    from support.servers import S3
+from support.servers import S3
 
 
 def test_each_backend_passes_the_probe(store: VersionedStore) -> None:

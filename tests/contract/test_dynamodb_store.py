@@ -9,7 +9,9 @@ import contextlib
 import functools
 import json
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -27,18 +29,12 @@ from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, Dy
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.urls import identity
 from support import services
+from support.cli import Cli
 from support.runs import code, sets_of
+from support.servers import Dynalite
 from support.services import IN_DYNAMODB, RECORD, SECRET, VERSION
 from support.services import found_in_dynamodb as found
 from support.services import refused_by_dynamodb as refused
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from support.cli import Cli
-    from support.servers import Dynalite
-
 
 FOUND = IN_DYNAMODB.found
 

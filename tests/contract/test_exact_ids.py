@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 from unittest import mock
 
 import pytest
@@ -22,18 +22,14 @@ import mopsjobs
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from support.cli import REMOTE_URL, Cli, LineStore, Ran, add, key
 from support.ledgers import leave_outputs
+from support.machines import Machines
 from support.study_jobs import run_study
 from support.web import Web
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mopsjobs.store.base import VersionedStore
-    from support.machines import Machines
 
 IDS = ("exp", "exp-2", "exp-2.2", "exp-2.3", "exp-20", "exp-200", "exp-3")
 """Each begins with the first one. Those with a dot continue the job before it."""

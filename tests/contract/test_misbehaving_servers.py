@@ -6,7 +6,7 @@ import contextlib
 import socket
 import time
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
@@ -26,9 +26,6 @@ from support.services import (
     refused_by_s3,
     scripted,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SERVICES = (IN_AZURE, IN_DYNAMODB, IN_S3)
 

@@ -6,8 +6,10 @@ import contextlib
 import functools
 import sqlite3
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -18,19 +20,14 @@ from mopsjobs.store import open_store
 from mopsjobs.store.aws import client as aws_client
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.store import AzureVersionedStore
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.s3 import store as s3
 from mopsjobs.store.s3.store import S3VersionedStore
 from mopsjobs.store.s3.url import parse_s3_url
+from support.cli import Cli, Clock
 from support.doubles import hooked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from mopsjobs.store.base import VersionedStore
-    from support.cli import Cli, Clock
-    from support.servers import S3, Azurite, Dynalite
+from support.servers import S3, Azurite, Dynalite
 
 
 class Line:

@@ -10,7 +10,9 @@ import contextlib
 import functools
 import io
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -28,18 +30,12 @@ from mopsjobs.store.s3.store import LENGTH, S3VersionedStore
 from mopsjobs.store.s3.url import parse_s3_url
 from mopsjobs.store.urls import identity
 from support import services
+from support.cli import Cli
 from support.replies import Reply
 from support.runs import code
+from support.servers import S3
 from support.services import IN_S3, RECORD, SECRET, VERSION
 from support.services import refused_by_s3 as refused
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from support.cli import Cli
-    from support.servers import S3
-
 
 FOUND = IN_S3.found
 

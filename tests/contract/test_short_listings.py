@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mopsjobs.cache.sync import mirror, records
 from mopsjobs.registry.job_registry import JobRegistry
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from mopsjobs.store.base import Entry, VersionedStore
-    from support.cli import Clock
+from mopsjobs.store.base import Entry, VersionedStore
+from support.cli import Clock
 
 JOBS = [f"job-{number}" for number in range(8)]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
@@ -20,16 +21,12 @@ from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import parse_time, record_time
 from support.cli import REMOTE_URL, Cli, LineStore, Ran, foreign, key
 from support.machines import Machines, SyncMachine
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mopsjobs.store.base import VersionedStore
-    from support.servers import Azurite
+from support.servers import Azurite
 
 NAMES = "abcde"
 JOBS = st.sampled_from(NAMES)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from distributed import Client
@@ -30,6 +30,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.pools import dask, dask_task
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask import DaskProcess
+from mopsjobs.store.base import VersionedStore
 from support.cli import Cli, Spawn, sentences
 from support.runs import (
     HOG,
@@ -51,9 +52,6 @@ from support.runs import (
     until,
     work,
 )
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
 
 # A runner outlives the one who launched it: that is what it is for.
 pytestmark = [

@@ -13,8 +13,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 from hypothesis import settings
@@ -22,26 +24,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from mopsjobs.cache.sync import mirror, records
+from mopsjobs.cache.sync.records import SyncReport
 from mopsjobs.cache.write_through import cached_version, write_through
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.retention import Retention
 from mopsjobs.registry import announcements
-from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry, TakeRecord
 from mopsjobs.store import open_store
-from mopsjobs.store.base import always
+from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues, always
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import parse_time
 from support.cli import REMOTE_URL, START, foreign, key
 from support.machines import SyncMachine
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from mopsjobs.cache.sync.records import SyncReport
-    from mopsjobs.registry.job_registry import TakeRecord
-    from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
-    from support.servers import S3, Azurite, Dynalite
+from support.servers import S3, Azurite, Dynalite
 
 EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "20"))
 STEPS = 40

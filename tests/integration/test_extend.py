@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import mopsjobs as mj
+from support.cli import Cli
 from support.desk import Desk
 from support.runs import calls, sets_of
+from support.servers import Azurite
 from support.web import Web
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.cli import Cli
-    from support.servers import Azurite
 
 # A runner outlives the process that launched it, here this very process.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")

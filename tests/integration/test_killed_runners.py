@@ -7,18 +7,16 @@ import json
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
 from support.cli import Cli, Ran, command, sentences
 from support.runs import PATIENCE, calls, code, is_alive, kill, kill_between_reports, record, sets_of, until
-
-if TYPE_CHECKING:
-    from mopsjobs.registry.job_state import JobState
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it

@@ -15,20 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from mopsjobs.engines.kubernetes import client, engine, manifest
-from support.cli import Cli, command
+from support.cli import Cli, Ran, command
 from support.kubernetes import kubeconfig
 from support.runs import MODEL, code, sets_of, until
+from support.servers import Azurite
 from support.stand_in import POD_GC_SECONDS, StandIn
 from support.web import Web
-
-if TYPE_CHECKING:
-    from support.cli import Ran
-    from support.servers import Azurite
 
 Submit = Callable[..., "Ran"]
 

@@ -6,18 +6,14 @@ import contextlib
 import json
 import sqlite3
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from mopsjobs.cache.sync import mirror
 from support.cli import Cli, Remote, add, command, environment, foreign, key, put
 from support.runs import PATIENCE, code
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.servers import Azurite
+from support.servers import Azurite
 
 
 def _statuses(cli: Cli) -> dict[str, str]:

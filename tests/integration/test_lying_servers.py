@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
 from mopsjobs.store.condition_probe import PROBES
+from support.cli import Cli
 from support.lying_servers import SERVERS, Liar, dropping_conditions, lying
 from support.lying_stores import LATE_UPDATE, SECOND_CREATION, STALE_UPDATE
 from support.runs import code, sets_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.cli import Cli
-    from support.servers import S3
+from support.servers import S3
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
@@ -22,12 +23,7 @@ from mopsjobs.bundles.extraction import list_files, read_files
 from mopsjobs.engines.local import runner_pid
 from support.docs import ROOT
 from support.runs import PATIENCE, code, tree, until
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.servers import Place
-
+from support.servers import Place
 
 SUBMIT = """
 import mopsjobs as mj

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,6 @@ from support.cli import START, Cli, Remote, add, foreign, key
 from support.notify import VARIABLE, Hook, hook_rule, serving_hook, serving_mail, write_rules
 from support.runs import PATIENCE, until
 from support.web import serving
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 INJECTION = "x\r\nBcc: eve@example.org\r\nX-Evil: 1\r\n\r\n<!channel> [click](http://evil.example) \u202egnp"
 WORD = "hunter2"

@@ -10,7 +10,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,10 +19,6 @@ from support.cli import command
 from support.docs import ROOT
 from support.runs import PATIENCE, code, until
 from support.servers import PATIENT
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 # A runner outlives the program that launched it.
 pytestmark = [

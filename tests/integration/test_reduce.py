@@ -5,24 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import mopsjobs as mj
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.studies.study import ParameterSet
 from mopsjobs.studies.study_parser import parse_study
+from support.cli import Cli
 from support.desk import Desk
 from support.runs import MODEL, calls, code, is_alive, kill, kill_between_reports, record, sets_of, until
 from support.web import Web
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mopsjobs.studies.study import ParameterSet
-    from support.cli import Cli
 
 # A runner outlives the process that launched it, here this very process.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")

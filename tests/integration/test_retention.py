@@ -10,8 +10,8 @@ import sqlite3
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -33,17 +33,13 @@ from mopsjobs.ledger import format as ledger
 from mopsjobs.registry import announcements as registry_announcements
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import json_time
 from support.cli import REMOTE_URL, START, Cli, Clock, LineStore, Remote, add, put
 from support.doubles import FaultyStore, RecordingSleep
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from mopsjobs.store.base import VersionedStore
-    from support.servers import Azurite
+from support.servers import Azurite
 
 MONTH = timedelta(days=30)
 

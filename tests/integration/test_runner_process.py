@@ -11,19 +11,17 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.store.base import VersionedStore
 from support.cli import Cli, Spawn, copied_program, environment
 from support.runs import PATIENCE, callers, calls, code, is_alive, place, record, results, sets_of, study, until, work
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
-    from support.servers import Azurite
+from support.servers import Azurite
 
 
 @pytest.fixture

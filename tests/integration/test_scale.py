@@ -6,15 +6,11 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, command, environment, foreign, key
 from support.docs import ROOT
-from support.servers import PATIENT
-
-if TYPE_CHECKING:
-    from support.servers import Azurite
+from support.servers import PATIENT, Azurite
 
 READERS = 50
 SYNCS = 5

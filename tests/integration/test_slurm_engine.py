@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,13 +16,11 @@ from mopsjobs.engines.slurm.commands import Commands
 from mopsjobs.engines.slurm.state import SlurmShards, parse_scontrol
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.sqlite_file import file_names
 from support.cli import Cli, Spawn
 from support.runs import PATIENCE, calls, code, kill, record, results, sets_of, until
 from support.slurm import Slurm, missing_programs, running
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
 
 # A runner outlives the one who launched it: that is what it is for.
 pytestmark = [

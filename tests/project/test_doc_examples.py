@@ -10,21 +10,17 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from support.cli import command
 from support.docs import DOCUMENTS, ROOT, Example, examples, files_shown, python_examples, read
 from support.runs import PATIENCE, tree
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from support.servers import Azurite
+from support.servers import Azurite
 
 TUTORIAL = "docs/tutorial.md"
 SHOWN = [name for name in DOCUMENTS if name in {"README.md", TUTORIAL} or name.startswith("docs/guides/")]

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -15,10 +15,7 @@ from golden.write import READERS
 from mopsjobs import __version__
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.utils.times import parse_time
-from support.cli import REMOTE_URL, key, put, sentences
-
-if TYPE_CHECKING:
-    from support.cli import Cli
+from support.cli import REMOTE_URL, Cli, key, put, sentences
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 RELEASES = sorted(path.name for path in GOLDEN.iterdir() if (path / "registry.db").is_file())

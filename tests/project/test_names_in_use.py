@@ -5,11 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = sorted(path for folder in ("bench", "reliability", "docs/tools") for path in (ROOT / folder).rglob("*.py"))

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,6 @@ from mopsjobs import __version__
 from support.docs import ROOT
 from support.packages import make_environment, pythons_by_minor, uv
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytest.importorskip("uv", reason="./build.sh test installs uv, which makes the environments")
 

@@ -12,16 +12,15 @@ import re
 import sys
 import tokenize
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.docs import DOCUMENTS, GENERATED, QUOTED, ROOT, Block, blocks, plain, read, sentences
+from collections.abc import Iterable, Iterator
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+from support.docs import DOCUMENTS, GENERATED, QUOTED, ROOT, Block, blocks, plain, read, sentences
 
 _STARTS_A_BLOCK = re.compile(r"(?:[-*]|\d+\.) ")
 _ROW = re.compile(r"\S {3,}\S")

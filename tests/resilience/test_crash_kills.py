@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +14,7 @@ from reliability.crashes.cache import Mirrored
 from reliability.crashes.kinds import Writers
 from reliability.crashes.processes import Ended, Forker, forker
 from reliability.trial import PromiseBroken, Trial
-
-if TYPE_CHECKING:
-    from support.servers import Azurite
+from support.servers import Azurite
 
 JOBS = 40
 

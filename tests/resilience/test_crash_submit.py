@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,8 +11,9 @@ from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import JobExistsError, StoreAccessError, StoreUnavailableError
+from mopsjobs.errors import JobExistsError, StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
@@ -23,10 +23,6 @@ from mopsjobs.submission.session import Session
 from support.cli import LineStore, key
 from support.engines import Nowhere
 from support.runs import code, sets_of, study
-
-if TYPE_CHECKING:
-    from mopsjobs.errors import StoreError
-    from mopsjobs.store.base import VersionedStore, VersionToken
 
 
 class Killed(BaseException):

@@ -9,7 +9,7 @@ import random
 import sys
 from collections import Counter
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +20,6 @@ from reliability.life import day as life
 from reliability.life.writers import Writer, announcements, lives, reports
 from reliability.trial import Figure, Trial
 from support.cli import START, Clock
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Open files and memory are read as Linux tells them.")
 

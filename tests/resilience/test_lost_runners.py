@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
 import pytest
@@ -18,18 +17,15 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreAccessError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.utils.times import parse_time, utc_now
 from mopsjobs.web.site.background import Syncer
 from support.cli import Cli, Remote, command, environment, foreign, key, sentences
 from support.runs import is_alive, record, sets_of, study, until
 from support.web import Web
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
-    from mopsjobs.studies.manifest import Manifest
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it

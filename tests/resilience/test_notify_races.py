@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
 
 from mopsjobs.app.following.notify import claims
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.times import utc_now
 from support.cli import Cli, Spawn, add
 from support.notify import Hook
 from support.runs import PATIENCE, until
-
-if TYPE_CHECKING:
-    from mopsjobs.registry.job_registry import JobRegistry
 
 WATCHERS = 16
 

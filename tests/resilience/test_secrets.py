@@ -19,9 +19,10 @@ import tempfile
 import threading
 import traceback
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -37,6 +38,7 @@ from mopsjobs.engines.model_env import SECRET_VARIABLES, model_environment
 from mopsjobs.errors import CacheError, EngineAccessError, EngineError, MopsJobsError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.utils import user_dirs
 from support.certificates import self_signed
@@ -45,11 +47,6 @@ from support.kubernetes import kubeconfig
 from support.runs import code, is_alive, kill, until
 from support.servers import Azurite
 from support.web import serving
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from mopsjobs.store.base import VersionedStore
 
 ACCOUNT = "markedaccount"
 ACCOUNT_KEY = base64.b64encode(b"marked/account+key" * 4).decode()

@@ -9,7 +9,9 @@ import itertools
 import math
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -24,12 +26,7 @@ from reliability.storm.proxy import FAULTS
 from reliability.storm.store_history import Call, histories, step
 from reliability.storm.verdict import Verdict
 from reliability.trial import Trial
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from support.servers import Azurite
+from support.servers import Azurite
 
 # --- the checker of histories ---------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -13,13 +14,9 @@ import pytest
 from bench.conditions import POISONS, BadServer, Conditions, imposed
 from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
 from mopsjobs.store import open_store, pacer
+from mopsjobs.store.base import Versioned, VersionedStore
 from support.cli import Cli, Remote, foreign, key, sentences
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mopsjobs.store.base import Versioned, VersionedStore
-    from support.servers import Azurite
+from support.servers import Azurite
 
 FEW = 40
 BAD = key("job-007")

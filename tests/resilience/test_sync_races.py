@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -22,11 +22,8 @@ from mopsjobs.cache.sync import mirror
 from mopsjobs.cache.sync import records as record_sync
 from mopsjobs.cache.write_through import write_through
 from mopsjobs.errors import StoreError
-from mopsjobs.store.base import Versioned, VersionToken
+from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore
 
 
 def _fill(store: VersionedStore, names: str) -> None:

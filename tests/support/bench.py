@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore, RecordingSleep
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Any
 
 
 def _make(name: str, issuer: tuple[str, Any] | None = None, *, is_authority: bool) -> tuple[Any, bytes, bytes]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
+from mopsjobs.ledger.attempt import AttemptError
+from mopsjobs.registry.job_registry import JobRegistry
 from support.ledgers import Ledger, attempt, put_manifest
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from mopsjobs.ledger.attempt import AttemptError
-    from mopsjobs.registry.job_registry import JobRegistry
 
 TASKS = 40
 

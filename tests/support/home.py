@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from mopsjobs.app.run import config
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 ACCOUNT = {"AZURE_STORAGE_ACCOUNT": "acct"}
 CONNECTION_STRING = (

@@ -9,13 +9,11 @@ once. It stands in for a cluster: what a test shows with it holds for these rule
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mopsjobs.utils.times import parse_time
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 Json = dict[str, Any]
 

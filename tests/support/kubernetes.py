@@ -7,14 +7,12 @@ import contextlib
 import json
 import re
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from kmock import KubernetesEmulator, Server
 
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 JOBS = "batch/v1/jobs"
 PODS = "v1/pods"

@@ -7,15 +7,13 @@ import http.client
 import os
 import sysconfig
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bench.node import NodeServer
 from bench.servers import ServerProcess, free_port, running
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 BUCKET = "jobs"
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from mopsjobs.cache.sync.mirror import sync
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store.base import Entry, VersionToken, WantsValues, always
 from mopsjobs.utils.times import record_time
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
 
 SEED = 20261126
 COUNT = 3000

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from mopsjobs.store import cas
 from mopsjobs.store.base import Versioned
 from support.doubles import FaultyStore, RecordingSleep
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 KEY = "jobs/j-1/state.json"
 

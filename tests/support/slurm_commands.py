@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 HELD = (
     "JobId=12 ArrayJobId=12 ArrayTaskId=0-3%2 JobName=seir-1.mops-jobs UserId=ada(1000) GroupId=ada(1000) MCS_label=N/A"

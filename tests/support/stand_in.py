@@ -19,9 +19,10 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp.web
 from kmock import KubernetesEmulator
@@ -42,9 +43,6 @@ from support.job_controller import (
 )
 from support.kubernetes import EVENTS, JOBS, PODS, Api
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 TICK_SECONDS = 0.02
 

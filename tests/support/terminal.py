@@ -11,12 +11,9 @@ import select
 import struct
 import subprocess
 import termios
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 
 class TerminalStream(io.StringIO):

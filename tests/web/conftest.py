@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from support.browser import WINDOWS, open_chromium, open_tab
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from support.web import Server
+from support.web import Server
 
 expect.set_options(timeout=1000 * PATIENCE)
 

@@ -7,12 +7,14 @@ import shutil
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import support.web as support_web
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web.api import api
 from mopsjobs.web.server import server
@@ -20,11 +22,6 @@ from support.cli import Cli, Clock, Remote, add, copied_program
 from support.runs import PATIENCE, until
 from support.study_jobs import run_grid
 from support.web import Web
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from mopsjobs.registry.job_registry import JobRegistry
 
 
 @pytest.fixture

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.web.api import api, openapi
 from mopsjobs.web.site.kept import read_results
 from mopsjobs.web.site.memo import LastUsed
 from support.cli import Cli, Remote, add
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.web import Web
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from mopsjobs.registry.job_registry import JobRegistry
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
@@ -12,6 +12,7 @@ from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.times import utc_now
 from support.browser import (
     ROWS,
@@ -24,11 +25,6 @@ from support.cli import Cli, Clock, add, key
 from support.runs import until
 from support.study_jobs import run_study
 from support.web import Server, add_kinds, serving
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from mopsjobs.store.base import VersionedStore
 
 
 @pytest.fixture

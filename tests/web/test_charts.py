@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html import unescape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -14,9 +14,6 @@ from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.utils.times import json_time
 from support.cli import START, Cli, Remote, add, foreign, key
 from support.web import Web, flat
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 USED = ShardUsage(cpu_seconds=7200.0, task_seconds=10800.0, held_core_seconds=14400.0, max_rss_bytes=512 * 2**20)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -14,9 +14,6 @@ from support.cli import Cli, Remote, foreign, key
 from support.compared_jobs import note_environment, run_compared
 from support.study_jobs import run_study
 from support.web import HOSTILE_ID, Web, hostile_record, text_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 THREE = "/compare?job=base&job=faster&job=wider"
 

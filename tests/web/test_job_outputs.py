@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import pytest
 from markupsafe import escape
@@ -18,9 +18,6 @@ from support.images import png
 from support.ledgers import Ledger, attempt
 from support.study_jobs import run_study
 from support.web import BIDI, HOSTILE, Web
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @pytest.fixture

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping
 from html import unescape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
 
 from support.cli import Cli, Remote, add, foreign, key
 from support.web import Web, flat, text_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MODEL = {"model": "seir.model:run", "scenario": "baseline", "bundle": "sha256:0"}
 

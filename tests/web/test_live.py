@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,9 +19,6 @@ from support.browser import open_private_tab
 from support.cli import Cli, Clock, Remote, add, foreign, key, put
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 NOTIFICATIONS = """
 window.asked = 0;

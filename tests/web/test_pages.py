@@ -9,17 +9,19 @@ import re
 import signal
 import socket
 import sqlite3
+from collections.abc import Iterator
 from datetime import timedelta
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from mopsjobs.cache.database import open_to_read
 from mopsjobs.cache.queries import statistics
 from mopsjobs.events.writer import record_event
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web.site import site as site_module
@@ -27,11 +29,6 @@ from mopsjobs.web.site.background import Syncer
 from support.cli import REMOTE_URL, START, Cli, Clock, Remote, add, foreign, key, sentences
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, flat, hostile_record, serving
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mopsjobs.registry.job_registry import JobRegistry
 
 PAGES = ("/jobs", "/jobs/running-1", "/failures", "/charts")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -14,9 +14,6 @@ from support.browser import ROWS, check_layout, open_chromium, open_firefox, ope
 from support.cli import Cli, Clock, key, put
 from support.study_jobs import run_grid
 from support.web import HOSTILE_ID, Server, hostile_record, serving
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="module")

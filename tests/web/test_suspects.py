@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -11,10 +11,8 @@ from mopsjobs.api.registry import Registry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardForecast, Stragglers
 from support.cli import Cli, Remote, add
+from support.notify import Hook
 from support.web import Web, text_of
-
-if TYPE_CHECKING:
-    from support.notify import Hook
 
 
 def report(cli: Cli, remote: Remote, *, end: float | None = None, late: Stragglers | None = None) -> None:

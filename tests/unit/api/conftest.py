@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
 from mopsjobs.api.registry import LogPrinter, Registry
 from mopsjobs.app.run.app import App, open_app
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.cli import Cli
+from support.cli import Cli
 
 
 @pytest.fixture

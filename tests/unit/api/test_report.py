@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
 import mopsjobs as mj
 from mopsjobs.errors import StoreUnavailableError
-
-if TYPE_CHECKING:
-    from support.cli import Cli, Remote
+from support.cli import Cli, Remote
 
 
 def _writes(reg: mj.Registry, monkeypatch: pytest.MonkeyPatch) -> list[Any]:

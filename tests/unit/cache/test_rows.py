@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,6 @@ from mopsjobs.cache.job_row import JobRow
 from mopsjobs.cache.sync_state import SYNCED_AT, set_meta, transaction
 from mopsjobs.store.base import VersionToken
 from support.cli import foreign, key
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TABLES = {
     "job": ", ".join(JobRow._fields),

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -14,13 +14,11 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.engines.trust import MAX_BYTES, Trust, check_choice, choices_of_last_launch
 from mopsjobs.errors import EngineUnavailableError, UsageError
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, sentences
 from support.kubernetes import Api, kubeconfig, lines, log_path
 from support.runs import code, place, record, sets_of, study, until
 from support.terminal import TerminalStream
-
-if TYPE_CHECKING:
-    from mopsjobs.registry.job_registry import JobRegistry
 
 JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
 JOBS_PATH = "/apis/batch/v1/namespaces/models/jobs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -14,13 +14,11 @@ from mopsjobs.errors import RecordError, StoreAccessError, UsageError
 from mopsjobs.events import format as event_format
 from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, parse_chunk, parse_chunk_key
 from mopsjobs.events.writer import EventLog, record_event
+from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import Clock
 from support.doubles import FaultyStore
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore, VersionToken
 
 HEAD = {"at": "2026-03-01T12:00:00Z", "job_id": "job", "kind": "log", "source": "w.1", "seq": 0}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -12,14 +12,10 @@ from hypothesis import strategies as st
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import START, Clock, key
 from support.doubles import FaultyStore, RecordingSleep
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mopsjobs.store.base import VersionedStore, VersionToken
 
 WRITES: dict[str, Callable[[JobRegistry], object]] = {
     "register_job": lambda jobs: jobs.register_job("b"),

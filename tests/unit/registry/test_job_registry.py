@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,6 @@ from mopsjobs.store import cas
 from mopsjobs.utils.backoff import Backoff
 from support.bench import NOW, Bench
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 UPDATES: dict[str, Callable[[JobRegistry], JobState]] = {
     "update_status": lambda registry: registry.update_status("a", "running", owner="eve"),
     "update_fields": lambda registry: registry.update_fields("a", owner="eve"),

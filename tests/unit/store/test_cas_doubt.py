@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
@@ -12,10 +12,6 @@ from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore, RecordingSleep
 from support.marks import KEY, Marking, create, marked, marking, marks, update
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 DOUBT = "may or may not have landed"
 WRITES: dict[str, tuple[Callable[..., object], dict[str, int]]] = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.errors import EXIT_USAGE, StoreAccessError, StoreUnavailableError, UnusableStoreError
+from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.bulk import pacer_of
 from mopsjobs.store.condition_probe import NOTE_AGE, NOTES, PROBES, ProbedStore, ProbeResult, probe_conditions
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -23,9 +23,6 @@ from support.lying_stores import (
     KeepsDeleted,
     RefusingStore,
 )
-
-if TYPE_CHECKING:
-    from mopsjobs.store.base import VersionedStore, VersionToken
 
 PROBE = {"create_if_absent": 2, "put": 3, "get": 1, "delete": 1}
 """The requests of a probe that passes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
@@ -11,9 +11,6 @@ from mopsjobs.store import pacer
 from mopsjobs.store.base import USUAL_WINDOW
 from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.pacer import MAX_TRIES, MAX_WINDOW, SILENT_SECONDS, ReadPacer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BUSY = StoreUnavailableError("503 ServerBusy.", throttled=True)
 SILENT = StoreUnavailableError("No answer in time.", silent=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +10,6 @@ from mopsjobs.errors import ConfigError
 from mopsjobs.store import open_store
 from mopsjobs.store.urls import check_url, identity, is_local, sqlite_url
 from support.home import ACCOUNT, CONNECTION_STRING
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECRETS = ("SECRET", "s3cr3t")
 

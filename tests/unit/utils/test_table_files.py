@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.table_files import Column, csv_pieces, form_of, free_name, kind_of, write_table_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 def _columns(rows: list[list[object]]) -> list[Column]:

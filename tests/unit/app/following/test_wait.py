@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from mopsjobs.app.following.wait import StopCondition, wait_for
+from mopsjobs.app.run.app import App
 from mopsjobs.errors import OptionError
-
-if TYPE_CHECKING:
-    from mopsjobs.app.run.app import App
 
 
 @pytest.mark.parametrize("interval", [0, -1.0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,10 +12,6 @@ from mopsjobs.app.run.modelops_environment import with_environment
 from mopsjobs.errors import ConfigError
 from support.home import ACCOUNT, CONNECTION_STRING, Home
 from support.runs import tree
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 # --- who speaks first -----------------------------------------------------------------------------------------------
 

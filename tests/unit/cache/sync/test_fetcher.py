@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
@@ -20,9 +20,6 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies import packed_store
 from mopsjobs.studies.pack_log import PackLog
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 class Asked(InMemoryVersionedStore):

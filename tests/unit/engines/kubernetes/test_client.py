@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mopsjobs.engines.kubernetes.client import open_cluster
 from mopsjobs.errors import EngineAccessError
 from support.certificates import signed_by_old_authority
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 class NoObjects(BaseHTTPRequestHandler):

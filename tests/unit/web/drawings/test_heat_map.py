@@ -8,7 +8,8 @@ import operator
 import random
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -18,9 +19,6 @@ from mopsjobs.cache.queries.task_filters import parse_condition
 from mopsjobs.errors import UsageError
 from mopsjobs.studies.conditions import split_condition
 from mopsjobs.web.drawings.heat_map import Axes, HeatMap, choose_axes, lay_out, sets_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 def _tasks(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.web.site.background import ChangeSignal
 from mopsjobs.web.site.job_reads import FAILURES, MAX_WAITING, PAUSE_AFTER_PROBLEM_SECONDS, PAUSE_SECONDS, JobReads
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from support.cli import Cli, Clock
+from support.cli import Cli, Clock
 
 
 class _Read:
