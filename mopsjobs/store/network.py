@@ -13,17 +13,13 @@ import socket
 import ssl
 import threading
 import urllib.request
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mopsjobs.errors import ConfigError, StoreUnavailableError
 from mopsjobs.version import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
 
 _ETAG = re.compile(r"[!#-)+-~]+")  # the characters of an ETag, without `*`, which would match every version
 

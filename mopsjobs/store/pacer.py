@@ -17,14 +17,12 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from mopsjobs.errors import MopsJobsError, StoreUnavailableError
 from mopsjobs.store.base import USUAL_WINDOW
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 PAUSES = (0.1, 0.4)
 """Seconds before the second and the third attempt at a single read."""

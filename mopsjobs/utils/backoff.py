@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random as _random
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
 FULL_JITTER = 1.0
 """Draw the whole delay. It spreads clients that compete for one key better than a delay with a lower bound.

@@ -9,10 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 PROC = "/proc"
 GROUPS = "/sys/fs/cgroup"

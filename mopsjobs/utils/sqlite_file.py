@@ -5,12 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-
-TYPE_CHECKING = False
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
+from collections.abc import Callable, Iterable, Iterator
 
 WAL_BYTES = 4 * 2**20
 """The size to which SQLite cuts a WAL when it starts it again. Without a bound, the WAL keeps the size of the largest

@@ -5,14 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Mapping
 
 from mopsjobs.errors import CacheError, ConfigError
-
-TYPE_CHECKING = False
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 NO_HOME = "HOME is not set to an absolute path, and this user has no entry in the password database"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import kmock
 import pytest
@@ -19,20 +20,12 @@ from mopsjobs.store.condition_probe import ProbedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import utc_now
 from support.cli import Cli, LineStore, Remote, add, foreign, key
-from support.kubernetes import kubeconfig
+from support.kubernetes import Api, kubeconfig
 from support.lying_stores import SECOND_CREATION, SERVER, STALE_UPDATE, IgnoresAll, RefusingStore
+from support.servers import Azurite
 from support.slurm_commands import FakeSlurm
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from support.servers import Azurite
-
-    Put = Callable[[LineStore], LineStore]
-    from mopsjobs.registry.job_registry import JobRegistry
-    from support.cli import Cli
-    from support.kubernetes import Api
-
+Put = Callable[[LineStore], LineStore]
 
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 import pytest
@@ -14,10 +14,6 @@ import pytest
 from support.cli import Cli, Clock, Remote, add, during_sleeps, put, sentences
 from support.events import Writer, event_texts
 from support.runs import PATIENCE
-
-if TYPE_CHECKING:
-    pass
-
 
 # --- cursors ---------------------------------------------------------------------------------------------------------
 

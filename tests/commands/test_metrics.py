@@ -9,16 +9,11 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from support.cli import Cli, Remote, sentences
-
-if TYPE_CHECKING:
-    pass
-
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -13,9 +12,6 @@ import yaml
 from support.cli import Cli, Remote, sentences
 from support.engines import state_of
 from support.kubernetes import Api, kubeconfig
-
-if TYPE_CHECKING:
-    pass
 
 STUDY = '{"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}]}'
 SUBMIT = ("submit", "study.json", "--auto", "--engine", "kubernetes", "--job-id", "seir-1", "--image", "i:1")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.cache.queries import statistics
 from support.cli import Cli, Remote, add, foreign, key
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.fixture

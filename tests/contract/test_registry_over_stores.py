@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from azure.core import MatchConditions
@@ -22,19 +23,14 @@ from mopsjobs.registry.notes import LABEL_HISTORY
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store import open_store
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.times import parse_time, utc_now
+from support.cli import Cli
 from support.doubles import FaultyStore
 from support.runs import PATIENCE
-from support.servers import PATIENT
+from support.servers import PATIENT, Azurite, Backend
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mopsjobs.store.base import VersionedStore
-    from support.cli import Cli
-    from support.servers import Azurite, Backend
-
-    Write = Callable[[str, Callable[[dict[str, Any]], dict[str, Any]]], None]
+Write = Callable[[str, Callable[[dict[str, Any]], dict[str, Any]]], None]
 
 WRITERS, WRITES = 16, 2
 RACE = """

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import VersionedStore
 from support.cli import Cli, Spawn
 from support.runs import PATIENCE, code, is_alive, kill, place, record, sets_of, study, until
 
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable
-
-    from mopsjobs.registry.job_registry import JobRegistry
-    from mopsjobs.store.base import VersionedStore
-
-    Submit = Callable[..., subprocess.Popen[str]]
+Submit = Callable[..., subprocess.Popen[str]]
 
 MODEL = '''
 """A model that notes how many workers of all jobs live, by their command lines, and then waits for a gate."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from botocore.exceptions import (
@@ -30,10 +31,6 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.store.network import unavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 SIGN_IN = "Sign in with `aws sso login` or `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
 

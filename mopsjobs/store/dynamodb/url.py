@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from mopsjobs.errors import ConfigError
 from mopsjobs.store.aws import settings
-
-TYPE_CHECKING = False
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL_DYNAMODB"
 

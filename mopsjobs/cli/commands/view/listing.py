@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sqlite3
+from collections.abc import Iterator
 
 from mopsjobs.app.jobs.current_jobs import read_current
 from mopsjobs.app.run.app import App
@@ -25,11 +26,6 @@ from mopsjobs.cli.flags import (
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.text import invalid_choice, pluralize
-
-TYPE_CHECKING = False
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 HELP = "list jobs from the local cache"
 
