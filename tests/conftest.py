@@ -9,21 +9,23 @@ import contextlib
 import gc
 import os
 import signal
-import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store.base import VersionedStore
-from support.cli import Cli, Clock, LineStore, Remote, Spawn
-from support.kubernetes import Api
-from support.notify import Hook
-from support.runs import Bench
-from support.servers import S3, Azurite, Backend, Dynalite
+if TYPE_CHECKING:
+    import subprocess
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.store.base import VersionedStore
+    from support.cli import Cli, Clock, LineStore, Remote, Spawn
+    from support.kubernetes import Api
+    from support.notify import Hook
+    from support.runs import Bench
+    from support.servers import S3, Azurite, Backend, Dynalite
 
 ROOT = Path(__file__).resolve().parent.parent
 AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from support.machines import Machines
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.machines import Machines
 
 
 @pytest.fixture

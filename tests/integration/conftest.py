@@ -8,16 +8,20 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.store.base import VersionedStore
 from support.cli import REMOTE_URL, Cli
 from support.docs import ROOT
-from support.servers import Azurite, Place
+from support.servers import Place
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+    from support.servers import Azurite
 
 EXAMPLE = ROOT / "examples" / "seir"
 

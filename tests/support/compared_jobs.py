@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import pack
 from mopsjobs.ledger.environment import Environment, encode_environment
-from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Origin
-from mopsjobs.studies.study import Task
 from support.runs import tree
 from support.study_jobs import run_study
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.studies.study import Task
 
 MODEL = "def simulate(params, seed):\n    return {'peak': params['beta'] * FACTOR}\nFACTOR = 1\n"
 

@@ -7,14 +7,16 @@ import json
 import sqlite3
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.store.base import VersionedStore
 from support.cli import Cli, Clock, Ran, command, environment, run_in
 from support.runs import PATIENCE, code, is_alive, kill, record, results, until
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
 
 
 class Desk:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry import announcements
-from mopsjobs.store.azure.store import AzureVersionedStore
-from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues, always
+from mopsjobs.store.base import always
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mopsjobs.store.azure.store import AzureVersionedStore
+    from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
 
 
 class FaultyStore:

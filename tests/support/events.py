@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.events.format import chunk_key
-from mopsjobs.store.base import VersionedStore
 from support.cli import Clock, Ran
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mopsjobs.store.base import VersionedStore
 
 
 def event_texts(ran: Ran) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mopsjobs.ledger.attempt import AttemptError
-from mopsjobs.registry.job_registry import JobRegistry
 from support.ledgers import Ledger, attempt, put_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from mopsjobs.ledger.attempt import AttemptError
+    from mopsjobs.registry.job_registry import JobRegistry
 
 TASKS = 40
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
 from mopsjobs.ledger.format import chunk_key, encode_attempts, parse_attempts, parse_chunk_key
 from mopsjobs.ledger.scalars import encode_scalars, extract_scalars
-from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.manifest import Manifest, Origin, Reuse, manifest_key
+from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.study_parser import parse_study
-from support.cli import START, Cli
+from support.cli import START
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.store.base import VersionedStore
+    from mopsjobs.studies.manifest import Origin, Reuse
+    from support.cli import Cli
 
 BUNDLE = "sha256:" + "0" * 64
 

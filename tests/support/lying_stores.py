@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mopsjobs.errors import StoreAccessError
-from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
+from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.condition_probe import SECOND_CREATION, STALE_UPDATE
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import LineStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mopsjobs.store.base import VersionedStore
 
 SERVER = "http://127.0.0.1:9000"
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import ssl
 import threading
-from collections.abc import Iterator
 from email import message_from_bytes, policy
-from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
 from bench.servers import free_port
-from support.cli import Cli
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator
+    from email.message import EmailMessage
+
+    from support.cli import Cli
 
 VARIABLE = "MOPS_JOBS_NOTIFY_HOOK"
 

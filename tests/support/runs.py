@@ -9,27 +9,32 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_process import WORKER
 from mopsjobs.ledger.retry_policy import retry_policy
-from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.job_state import JobState
 from mopsjobs.runner.pools.base import Pool, TaskLimits, TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.run_shard import run_shard
-from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
-from mopsjobs.store.base import VersionedStore
+from mopsjobs.runner.shard import Shard
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import parse_study
-from support.cli import LineStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.registry.job_state import JobState
+    from mopsjobs.runner.shard import ShardResult, TaskProgress
+    from mopsjobs.store.base import VersionedStore
+    from support.cli import LineStore
 
 PATIENCE = 300.0
 """Seconds after which what is waited for counts as never to come, also on a slow and busy machine."""

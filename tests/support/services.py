@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.azurite import ACCOUNT
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.store import AzureVersionedStore
-from mopsjobs.store.base import VersionedStore, VersionToken
+from mopsjobs.store.base import VersionToken
 from mopsjobs.store.dynamodb import store as dynamodb
 from mopsjobs.store.s3 import store as s3
 from support.doubles import RecordingSleep
 from support.replies import Reply, playing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mopsjobs.store.base import VersionedStore
 
 VERSION = VersionToken("0" * 32)
 RECORD = b'{"job_id": "j-1", "status": "running", "tasks_total": 100}'

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.ledger.format import chunk_key
 from mopsjobs.ledger.scalars import encode_scalars
-from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.studies.study import Task
 from support.cli import START
 from support.ledgers import Ledger, add_job, attempt
 from support.web import BIDI, HOSTILE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from datetime import datetime
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.studies.study import Task
 
 LONG = "n" * 500
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from support.browser import WINDOWS, open_chromium, open_tab
 from support.runs import PATIENCE
-from support.web import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.web import Server
 
 expect.set_options(timeout=1000 * PATIENCE)
 

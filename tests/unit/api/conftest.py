@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.api.registry import LogPrinter, Registry
 from mopsjobs.app.run.app import App, open_app
-from support.cli import Cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.cli import Cli
 
 
 @pytest.fixture

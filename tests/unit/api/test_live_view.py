@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import IPython
 import IPython.display
 import pytest
 
 import mopsjobs as mj
-from support.cli import Cli, Remote, add, during_sleeps
+from support.cli import add, during_sleeps
+
+if TYPE_CHECKING:
+    from support.cli import Cli, Remote
 
 
 @pytest.fixture

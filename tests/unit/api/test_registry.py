@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import mopsjobs as mj
 from mopsjobs.engines.job_dir import JobDir
-from support.cli import Cli, Remote, add, during_sleeps
+from support.cli import add, during_sleeps
 from support.engines import RUNNING, Cluster
 from support.kubernetes import kubeconfig
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import sets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.cli import Cli, Remote
 
 
 def test_settings_are_those_of_the_command(cli: Cli, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,11 +11,14 @@ import mopsjobs as mj
 from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.ledger.format import chunk_key
 from mopsjobs.ledger.scalars import encode_scalars
-from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.outputs import output_key
-from support.cli import Cli, Remote, add, during_sleeps, put
+from support.cli import add, during_sleeps, put
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
 from support.runs import sets_of
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+    from support.cli import Cli, Remote
 
 DIED = AttemptError("1a2b3c4d5e6f", "WorkerDied", None, "its worker died (killed by SIGKILL)")
 

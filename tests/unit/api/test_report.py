@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import mopsjobs as mj
 from mopsjobs.errors import StoreUnavailableError
-from support.cli import Cli, Remote
+
+if TYPE_CHECKING:
+    from support.cli import Cli, Remote
 
 
 def _writes(reg: mj.Registry, monkeypatch: pytest.MonkeyPatch) -> list[Any]:

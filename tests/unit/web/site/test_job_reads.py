@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.web.site.background import ChangeSignal
 from mopsjobs.web.site.job_reads import FAILURES, MAX_WAITING, PAUSE_AFTER_PROBLEM_SECONDS, PAUSE_SECONDS, JobReads
-from support.cli import Cli, Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.cli import Cli, Clock
 
 
 class _Read:
