@@ -460,6 +460,9 @@ def _merge(family: Sequence[Member]) -> Iterator[tuple[Member, ListedTask]]:
 
     A child that ended before it tried a task does not hide why that failed in its parent.
     """
+    if len(family) == 1:
+        yield from ((family[0], task) for task in family[0].tasks.tasks(0))
+        return
     streams = (_numbered(place, member) for place, member in enumerate(family))
     merged = heapq.merge(*streams, key=lambda one: one[:2])
     for _, candidates in groupby(merged, key=lambda one: one[0]):

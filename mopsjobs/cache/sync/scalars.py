@@ -99,6 +99,9 @@ WHERE member = ? AND param_id = ? AND seed = ? AND scalars IS NULL
 """
 
 
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
+
 class TaskOutputs(NamedTuple):
     """Outputs that are searched for scalars."""
 
@@ -190,7 +193,7 @@ class CollectedScalars:
             if known.is_finite and is_not_finite(value):
                 self.keys[key] = known._replace(is_finite=False)
             flat += (known.number, value)
-        return json.dumps(flat, separators=(",", ":"))
+        return _ENCODE(flat)
 
 
 def missing_chunks(connection: sqlite3.Connection, job_id: str) -> list[ChunkKey]:
