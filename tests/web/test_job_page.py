@@ -20,7 +20,7 @@ from mopsjobs.web.site import kept
 from support.cli import Cli, Remote, add, foreign, key
 from support.ledgers import Ledger, add_job, attempt, leave_output
 from support.study_jobs import HOSTILE_NAMES, LONG, TOO_LARGE, run_grid, run_hostile, run_study
-from support.web import HOSTILE, Web, flat
+from support.web import HOSTILE, Web, flat, text_of
 
 
 @pytest.fixture
@@ -406,6 +406,55 @@ def test_a_scalar_is_plotted_and_the_table_is_a_file(grid: Web, cli: Cli) -> Non
     assert answer.mimetype == "text/csv"
     assert answer.text == cli.ok("results", "grid", "--table", "-").out
     assert grid.read_asked() == 0
+
+
+def _sets(page: str) -> list[list[str]]:
+    """Return the cells of the table of parameter sets."""
+    table = page.partition('<div id="listed"')[2].partition("</table>")[0].partition("<tbody>")[2]
+    return [
+        [text_of(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)]
+        for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+    ]
+
+
+def test_a_mean_says_what_it_leaves_out(web: Web, cli: Cli, remote: Remote) -> None:
+    """With the conditions of the failed tasks, or without if they follow no rule; nothing if all succeeded."""
+    sets = [{"x": number} for number in range(40)]
+    for job_id, failed in (("rule", range(30, 40)), ("chance", (3, 17)), ("whole", ())):
+        run_study(
+            remote.jobs, job_id, sets, lambda task, which=failed: "failed" if task.number in which else "succeeded",
+            lambda task: {"result.json/y": task.number},
+        )  # fmt: skip
+    cli.ok("sync", "-q")
+    told = "10 of 40 tasks failed, all with x &gt; 29: this mean leaves them out."
+    assert told in web.complete("/jobs/rule/results")
+    assert "2 of 40 tasks failed: this mean leaves them out." in web.complete("/jobs/chance/results")
+    assert "leaves them out" not in web.complete("/jobs/whole/results")
+
+
+def test_the_table_of_sets_has_the_numbers_of_the_command(grid: Web, cli: Cli) -> None:
+    """A row per set, in any order, with the task that a click opens; page by page, and by conditions."""
+    grid.complete("/jobs/grid/results")
+    for sort, flag in ((".mean", "attack_rate.mean"), ("-failed", "-failed"), ("-gamma", "-gamma")):
+        rows = cli.ok("results", "grid", "--by", "set", "--sort", flag, "--limit", "0", "--json").json["sets"]
+        expected = [
+            [f"{one['beta']}", f"{one['gamma']}", f"{one['done']}", f"{one['failed']}"]
+            + [form % one[f"attack_rate.{name}"] if one["attack_rate.n"] else "" for form, name in (
+                ("%.5g", "mean"), ("%.2g", "half_width"), ("%.3g", "sd"))]
+            for one in rows
+        ]  # fmt: skip
+        found = [row for number in (1, 2) for row in _sets(grid.ok(f"/jobs/grid/results?sort={sort}&page={number}"))]
+        assert [row[1:8] for row in found] == expected
+    page = grid.ok("/jobs/grid/results?status=failed&param=beta>0.8")
+    assert [(row[1], row[4], row[8]) for row in _sets(page)] == [("0.9", "2", "ValueError: beta is too large")] * 3
+    assert "Parameter sets 1 to 3 of 3" in page
+    assert 'aria-label="Set 98"' in page
+
+
+def test_an_order_that_no_column_has_is_a_bad_request(grid: Web) -> None:
+    grid.complete("/jobs/grid/results")
+    answer = grid.get("/jobs/grid/results?sort=peak")
+    assert (answer.status_code, "invalid scalar &#39;peak&#39;" in answer.text) == (400, True)
 
 
 def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -> None:

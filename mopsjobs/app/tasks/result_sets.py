@@ -43,10 +43,11 @@ from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.ledger.scalars import path_of
 from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import atomic_file, make_directory
-from mopsjobs.utils.intervals import summarize
+from mopsjobs.utils.intervals import CONFIDENCE, summarize
 from mopsjobs.utils.sqlite_file import connect
 from mopsjobs.utils.table_files import Column, distinct_name, free_name, identifier, is_numeric, typed_value
 from mopsjobs.utils.text import did_you_mean, error_line, join_first, pluralize
+from mopsjobs.utils.times import json_time
 
 T = TypeVar("T")
 
@@ -56,6 +57,9 @@ FORMAT = 1
 MAX_FILES = 20
 MAX_FILES_BYTES = 2**30
 """Of all tables that are kept, beside the last one."""
+
+SETS_VERSION = 1
+"""The `schema_version` of `results --by set --json`."""
 
 COUNTS = ("tasks", "done", "failed", "missing")
 """Columns of a parameter set: its tasks, and how many of them succeeded, failed, or did neither so far."""
@@ -443,6 +447,33 @@ class ResultSets:
                 name = free_name(f"{scalar.name}.{suffix}", "result", taken)
                 columns.append((Column(name, frozenset({kind})), sql))
         return columns
+
+
+def sets_document(sets: ResultSets, page: SetPage, app: App) -> dict[str, object]:
+    """Return the document of `results --by set --json`."""
+    names = [column.name for column in page.columns]
+    order, standing = page.order, page.standing
+    rows = [dict(zip(names, row, strict=True)) for row in page.rows]
+    return {
+        "schema_version": SETS_VERSION,
+        "generated_at": json_time(app.now()),
+        "data": sets.age,
+        "registry": app.settings.registry_id,
+        "jobs": sets.job_ids,
+        "confidence": CONFIDENCE,
+        "sorted_by": None if order is None else order.column,
+        "descending": order is not None and order.is_descending,
+        "may_be_first": None if standing is None or standing.limit is None else standing.others,
+        "tasks": sets.totals()._asdict() | {"repeated": sets.repeated},
+        "complete": not sets.is_partial,
+        "parameters": [column.name for _, column in sets.parameters],
+        "results": [{"name": one.name, "key": one.key, "is_number": one.is_number} for one in sets.scalars],
+        "notes": page.notes,
+        "total": page.total,
+        "returned": len(rows),
+        "columns": names,
+        "sets": rows,
+    }
 
 
 def read_result_sets(

@@ -16,7 +16,7 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
 from mopsjobs.app.tasks.duckdb_views import duckdb_views
 from mopsjobs.app.tasks.explain import explain_scalar
-from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets
+from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets, sets_document
 from mopsjobs.app.tasks.results_sql import run_results_sql
 from mopsjobs.app.tasks.results_table import (
     BEFORE,
@@ -48,10 +48,10 @@ from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.output_directory import OutputDirectory
 from mopsjobs.studies.results import TABLE, Output, check_same_family, count_tasks, outputs_of
 from mopsjobs.utils.interpreters import Interpreter
-from mopsjobs.utils.intervals import CONFIDENCE, mean_text
+from mopsjobs.utils.intervals import mean_text
 from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, form_of, write_table_file
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, pluralize
-from mopsjobs.utils.times import json_time, parse_duration
+from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.written_tables import note_table
 
 INDENT = 2
@@ -95,9 +95,6 @@ MAX_VALUE = 40
 
 MAX_ERROR = 60
 """Characters of an error in a cell."""
-
-SETS_VERSION = 1
-"""The `schema_version` of `results --by set --json`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -402,33 +399,6 @@ def _write_rows(
         write_table_file(path, columns, counted, python)
         note_table(path, app.env)
     return pluralize(next(count), "row") + ("" if path == "-" else f" in {path}")
-
-
-def sets_document(sets: ResultSets, page: SetPage, app: App) -> dict[str, object]:
-    """Return the document of `results --by set --json`."""
-    names = [column.name for column in page.columns]
-    order, standing = page.order, page.standing
-    rows = [dict(zip(names, row, strict=True)) for row in page.rows]
-    return {
-        "schema_version": SETS_VERSION,
-        "generated_at": json_time(app.now()),
-        "data": sets.age,
-        "registry": app.settings.registry_id,
-        "jobs": sets.job_ids,
-        "confidence": CONFIDENCE,
-        "sorted_by": None if order is None else order.column,
-        "descending": order is not None and order.is_descending,
-        "may_be_first": None if standing is None or standing.limit is None else standing.others,
-        "tasks": sets.totals()._asdict() | {"repeated": sets.repeated},
-        "complete": not sets.is_partial,
-        "parameters": [column.name for _, column in sets.parameters],
-        "results": [{"name": one.name, "key": one.key, "is_number": one.is_number} for one in sets.scalars],
-        "notes": page.notes,
-        "total": page.total,
-        "returned": len(rows),
-        "columns": names,
-        "sets": rows,
-    }
 
 
 def _tasks_command(sets: ResultSets, row: Sequence[object]) -> str:
