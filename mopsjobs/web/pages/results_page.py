@@ -12,7 +12,6 @@ from urllib.parse import urlencode
 
 from flask import Response, redirect, request
 from flask.typing import ResponseReturnValue
-from markupsafe import Markup, escape
 
 from mopsjobs.app.jobs.find_job import FoundJob
 from mopsjobs.app.jobs.job_tasks import JobTasks
@@ -41,7 +40,16 @@ from mopsjobs.web.pages.task_map import MAX_CHOICES, map_values
 from mopsjobs.web.pages.task_rows import MAX_PAGE, task_rows
 from mopsjobs.web.queries.query_params import Parameter, choice, parse_query
 from mopsjobs.web.queries.search_box import Params
-from mopsjobs.web.queries.view_models import CLASSES, FAILED_STATUSES, Job, choices, job_path, moment, value_text
+from mopsjobs.web.queries.view_models import (
+    CLASSES,
+    FAILED_STATUSES,
+    Job,
+    choices,
+    dots_of,
+    job_path,
+    moment,
+    value_text,
+)
 from mopsjobs.web.site.job_reads import OUTPUT
 from mopsjobs.web.site.kept import KeptOutput, Results, size_text
 from mopsjobs.web.site.memo import Memo
@@ -149,7 +157,9 @@ class ResultsPage:
                 "made": None if results is None else moment(results.made_at, now),
                 "left_out": None if results is None else _left_out(results),
                 "ends": drawn.ends,
-                "dots": _dots(drawn.plot["plot"], _select(params, query), query["task"]),
+                "dots": dots_of(
+                    drawn.plot["plot"].dots if drawn.plot["plot"] else [], _select(params, query), query["task"]
+                ),
                 "statuses": choices(STATUS_TEXTS, query["status"]),
                 "shown": self._task(connection, job, results, query, params, now),
                 **drawn.plot,
@@ -338,17 +348,6 @@ def _replicates(results: Results, number: int) -> list[tuple[int, str, str]]:
     return [(task, KINDS[kind], CLASSES.get(KINDS[kind], "pending")) for of, task, kind in pairs if of == place][
         :SHOWN_REPLICATES
     ]
-
-
-def _dots(plot: plots.Plot | None, select: str, chosen: int | None) -> Markup:
-    """Return the dots of tasks as links. They are many, so no template makes them."""
-    link_to = escape(select)
-    links = [
-        f'<a href="{link_to}task={dot.task}#task" tabindex="-1"{" aria-current=true" * (dot.task == chosen)}>'
-        f'<path d="M{dot.x} {dot.y}h0"></path><title>Task {dot.task}: {dot.value:.6g}</title></a>'
-        for dot in (() if plot is None else plot.dots)
-    ]
-    return Markup("".join(links))  # noqa: S704 - numbers, and a query that is escaped
 
 
 def _select(params: Params, query: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mopsjobs.app.following.event_feed import event_text
 from mopsjobs.app.jobs.job_card import duration_text, end_text, late_end_text, memory_text, stragglers_text
@@ -205,6 +205,23 @@ def _done(job: ListedJob, forecast: Mapping[str, Any] | None, now: float) -> tup
     earliest, latest = (parse_time(forecast[name]).timestamp() - now for name in ("eta_earliest", "eta_latest"))
     full = end_text(forecast, from_timestamp(now))
     return f"in {human_range(earliest, latest)}", full
+
+
+def dots_of(dots: Iterable[tuple[int, int, int, float]], select: str, chosen: int | None) -> Markup:
+    """Return the dots of tasks as links. They are many, so no template makes them.
+
+    Args:
+        dots: the place across and down of each, its task, and its value.
+        select: the address of the page up to the number of a task.
+        chosen: the task that is shown.
+    """
+    address = escape(select)
+    links = [
+        f'<a href="{address}task={task}#task" tabindex="-1"{" aria-current=true" * (task == chosen)}>'
+        f'<path d="M{x} {y}h0"></path><title>Task {task}: {value:.6g}</title></a>'
+        for x, y, task, value in dots
+    ]
+    return Markup("".join(links))  # noqa: S704 - numbers, and an address that is escaped
 
 
 def lines(text: object) -> Markup:
