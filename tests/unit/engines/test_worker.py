@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mopsjobs.engines.model_process import WORKER
-from mopsjobs.engines.worker import INLINE_BYTES
+from mopsjobs.engines.worker import INLINE_BYTES, _to_json, real_numbers
 from support.model_worker import Worker, decoded_outputs, wire_manifest
 from support.runs import code, is_alive, tree, until
 
@@ -378,6 +380,20 @@ def test_what_json_cannot_hold_fails_its_task(run: Worker) -> None:
     answers = _answers(run, [returned for returned, _ in REFUSED])
     for answer, (_, message) in zip(answers, REFUSED, strict=True):
         assert answer["error"]["message"] == message
+
+
+NAMES = st.sampled_from(["$not_finite", "$value", "", "a/b", "~1", "0"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+)
+
+
+@given(VALUES)
+def test_a_result_comes_back_as_it_was_returned(value: object) -> None:
+    """Also NaN and infinities, whatever the names of its keys. The JSON is strict."""
+    found = real_numbers(json.loads(_to_json(value), parse_constant=pytest.fail))
+    assert json.dumps(found, sort_keys=True) == json.dumps(value, sort_keys=True)
 
 
 NAN_REFUSED = (
