@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -16,15 +17,20 @@ import pytest
 
 from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.keys import OUTPUT
 from mopsjobs.store import open_store
 from mopsjobs.store.aws import client as aws_client
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.store import AzureVersionedStore
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.s3 import store as s3
 from mopsjobs.store.s3.store import S3VersionedStore
 from mopsjobs.store.s3.url import parse_s3_url
+from mopsjobs.studies.pack_log import PackLog
+from mopsjobs.studies.packed_store import PackedStore
+from mopsjobs.submission.relay import deliver
 from support.cli import Cli, Clock
 from support.doubles import hooked
 from support.servers import S3, Azurite, Dynalite
@@ -132,6 +138,29 @@ def test_a_sync_costs_what_changed(line: Line, clock: Clock, tmp_path: Path, mon
     line.registry.update_fields("job-00", owner="ada")
     line.registry.update_fields("job-01", owner="ada")
     assert sorted(synced(minutes=1).lstrip("L")) == ["R", "R", "R"]
+
+
+def test_a_thousand_small_outputs_are_few_requests(line: Line) -> None:
+    """To write, to list and to read: within the limits of each store. A second delivery writes nothing."""
+    outbox, values = InMemoryVersionedStore(), {}
+    for number in range(1000):
+        key = OUTPUT.key(job="a", param=f"{number % 40:064x}", seed=number, output="result.json")
+        values[key] = json.dumps({"peak": number}).encode()
+
+    def delivered() -> str:
+        for key, value in values.items():
+            outbox.create_if_absent(key, value)
+        line.sent()
+        log = PackLog(PackedStore(line.registry.store), "a", 0)
+        assert deliver(outbox, log.store, "a", pytest.fail, log=log)
+        return line.sent()
+
+    assert delivered().count("W") <= 2
+    reader = PackedStore(line.registry.store)
+    found = {entry.key: reader.get_entry(entry) for entry in reader.scan("results/a/")}
+    assert {key: value.value for key, value in found.items() if value is not None} == values
+    assert len(line.sent()) <= 4
+    assert "W" not in delivered()
 
 
 @pytest.mark.azurite

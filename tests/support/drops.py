@@ -13,6 +13,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import ShardDrop, deliver_drop, fill_drop
 from support.engines import Cluster, state_of
@@ -45,9 +46,9 @@ class StopsAfter(InMemoryVersionedStore):
 class Site:
     """A cluster whose nodes share a directory with the machine that has the registry."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, packs: bool = False) -> None:
         self.store = StopsAfter()
-        self.registry = JobRegistry(self.store, sleep=lambda _: None)
+        self.registry = JobRegistry(PackedStore(self.store) if packs else self.store, sleep=lambda _: None)
         self.warnings: list[str] = []
         self.session = Session(
             registry_url="memory:",

@@ -24,6 +24,7 @@ from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import parse_study
 
@@ -247,9 +248,10 @@ def counts(registry: JobRegistry) -> tuple[str, int, int, int]:
 
 
 def results(store: VersionedStore, job_id: str = "job") -> dict[str, bytes]:
-    """Return the outputs that are stored for a job, by their names below it."""
-    prefix = results_prefix(job_id)
-    return {entry.key[len(prefix) :]: entry.value or b"" for entry in store.scan(prefix)}
+    """Return the outputs that readers of a job see, in packs or not, by their names below it."""
+    prefix, packed = results_prefix(job_id), PackedStore(store)
+    found = {entry.key[len(prefix) :]: packed.get(entry.key) for entry in packed.scan(prefix)}
+    return {name: value.value for name, value in found.items() if value is not None}
 
 
 def is_alive(pid: int) -> bool:

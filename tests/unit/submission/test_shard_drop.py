@@ -45,11 +45,18 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def test_the_outputs_and_counts_of_each_shard_are_delivered(site: Site) -> None:
+@pytest.fixture(params=["plain", "packs"])
+def any_site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
+    """Return a site whose registry takes outputs one by one, or in packs."""
+    return Site(tmp_path, packs=request.param == "packs")
+
+
+def test_the_outputs_and_counts_of_each_shard_are_delivered(any_site: Site) -> None:
     """Its attempts, events and usage too. All shards are done, so the outputs decide when Slurm has forgotten the job.
 
     A second delivery changes nothing, and nothing stays.
     """
+    site = any_site
     site.submit(sets_of(4))
     site.work(0)
     state = site.deliver()
@@ -76,8 +83,9 @@ def test_the_record_of_the_job_alone_tells_of_its_state(site: Site) -> None:
     assert not [entry for entry in site.store.scan("events/") if b'"kind":"state"' in (entry.value or b"")]
 
 
-def test_a_delivery_that_stops_anywhere_is_completed_by_the_next(site: Site) -> None:
+def test_a_delivery_that_stops_anywhere_is_completed_by_the_next(any_site: Site) -> None:
     """Before each write of the store. Counts are never ahead of outputs, and no task is lost or runs again."""
+    site = any_site
     site.submit([*sets_of(3), {"x": 3, "fail": True}])
     site.work(0)
     site.work(1)
