@@ -18,7 +18,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from mopsjobs.errors import VALUE_ERRORS, RecordError, StoreError
 from mopsjobs.registry.keys import OUTPUT, PACK
@@ -30,7 +30,7 @@ KEPT_PACKS = 64 * 2**20
 """Bytes of whole packs that a process keeps."""
 
 KEPT_INDEXES = 64 * 2**20
-"""Bytes of indexes that a process keeps. While a listing runs, it holds those of its job besides."""
+"""Bytes of indexes that a process keeps, besides those of the job that it has looked at last."""
 
 WHOLE_BYTES = KEPT_PACKS // 2
 """If the packs of a job have fewer bytes together, they are read as a whole."""
@@ -50,36 +50,35 @@ PACKS = ".packs/"
 
 
 class _Bounded:
-    """Values by key, the last used ones up to a number of bytes."""
+    """Whole packs by key, the last used ones up to a number of bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
-        self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._values: OrderedDict[str, bytes] = OrderedDict()
 
-    def get(self, key: str) -> Any:
-        found = self._values.get(key)
-        if found is None:
-            return None
-        self._values.move_to_end(key)
-        return found[0]
+    def get(self, key: str) -> bytes | None:
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
 
-    def add(self, key: str, value: object, size: int) -> None:
-        self._size += size - self._values.pop(key, (None, 0))[1]
-        self._values[key] = value, size
+    def add(self, key: str, value: bytes) -> None:
+        self._size += len(value) - len(self._values.pop(key, b""))
+        self._values[key] = value
         while self._size > self._limit and len(self._values) > 1:
-            self._size -= self._values.popitem(last=False)[1][1]
+            self._size -= len(self._values.popitem(last=False)[1])
 
 
 class _Log(NamedTuple):
     """The packs of a job, as last listed, in the order in which they count."""
 
-    indexes: list[PackIndex]
+    indexes: dict[str, PackIndex]
     unusable: list[Entry]
     """The entries of packs that cannot be used."""
 
     def find(self, parts: Mapping[str, str]) -> tuple[PackIndex, Row] | None:
         """Return where an output is: in the first pack that has it."""
-        for index in self.indexes:
+        for index in self.indexes.values():
             if (row := index.find(parts["param"], parts["seed"], parts["output"])) is not None:
                 return index, row
         return None
@@ -87,12 +86,12 @@ class _Log(NamedTuple):
     @property
     def bytes(self) -> int:
         """Count the bytes of all packs."""
-        return sum(index.bytes for index in self.indexes)
+        return sum(index.bytes for index in self.indexes.values())
 
     @property
     def memory(self) -> int:
         """Count about the bytes that the indexes take."""
-        return sum(index.memory for index in self.indexes)
+        return sum(index.memory for index in self.indexes.values())
 
 
 class PackedStore:
@@ -109,7 +108,7 @@ class PackedStore:
         self.close = store.close
         self._get_range: Callable[[str, int, int], bytes | None] | None = getattr(store, "get_range", None)
         self._lock, self._listing = threading.Lock(), threading.Lock()
-        self._packs, self._indexes = _Bounded(KEPT_PACKS), _Bounded(KEPT_INDEXES)
+        self._packs = _Bounded(KEPT_PACKS)
         self._logs: dict[str, _Log] = {}
         """Those of the jobs that were looked at last."""
         self._last = threading.local()
@@ -137,9 +136,10 @@ class PackedStore:
     def get_entry(self, entry: Entry) -> Versioned | None:
         """Return the value of an entry that `scan` gave: `get` without the search for its pack."""
         parts = OUTPUT.parse(entry.key)
-        index = self._kept(self._indexes, entry.version.value)
+        log = None if parts is None else self._logs.get(parts["job"])
+        index = None if log is None else log.indexes.get(entry.version.value)
         row = None if parts is None or index is None else index.find(parts["param"], parts["seed"], parts["output"])
-        return self.get(entry.key) if row is None else self._read(index, row)
+        return self.get(entry.key) if index is None or row is None else self._read(index, row)
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys of `scan`."""
@@ -173,7 +173,7 @@ class PackedStore:
                     return
 
         if "/reduced-" in below:  # outputs of reductions are in no pack
-            log = _Log([], [])
+            log = _Log({}, [])
         elif below or after:
             log = self.list_packs(job_id)
         else:
@@ -183,7 +183,7 @@ class PackedStore:
         if not log.indexes:
             yield from others
             return
-        streams = (_entries(index, prefix, after) for index in log.indexes)  # the first that has a key counts
+        streams = (_entries(index, prefix, after) for index in log.indexes.values())  # the first that has a key counts
         merged = heapq.merge(*streams, others, key=lambda entry: entry.key)
         for _, of_key in itertools.groupby(merged, key=lambda entry: entry.key):
             yield next(of_key)
@@ -203,17 +203,12 @@ class PackedStore:
             RecordError: if it is not a pack.
             StoreError: if the store does not answer, or does not send it.
         """
-        index = self._kept(self._indexes, key)
-        if index is None:
-            try:
-                index = parse_index(key, self._beginning(key, size), size)
-            except RecordError:
-                if self._kept(self._packs, key) is not None:
-                    raise
-                index = parse_index(key, self._whole(key), size)  # parts of it may have come from a poor server
-            with self._lock:
-                self._indexes.add(key, index, index.memory)
-        return cast(PackIndex, index)
+        try:
+            return parse_index(key, self._beginning(key, size), size)
+        except RecordError:
+            if self._kept(key) is not None:
+                raise
+            return parse_index(key, self._whole(key), size)  # parts of it may have come from a poor server
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -222,9 +217,9 @@ class PackedStore:
         rest = prefix.removeprefix(_RESULTS)
         return rest != prefix and "/" in rest and not rest.partition("/")[2].startswith(".")
 
-    def _kept(self, values: _Bounded, key: str) -> Any:
+    def _kept(self, key: str) -> bytes | None:
         with self._lock:
-            return values.get(key)
+            return self._packs.get(key)
 
     def _note(self, job_id: str, listed: Iterator[Entry]) -> _Log:
         """Read the indexes of listed packs."""
@@ -235,12 +230,14 @@ class PackedStore:
             except (RecordError, *VALUE_ERRORS):
                 return None
 
+        known = self._logs.get(job_id)
         indexes: dict[str, PackIndex | None] = {}
         unread: list[Entry] = []
         for entry in listed:
-            if entry.value is not None and self._kept(self._indexes, entry.key) is None:
+            if known is not None and entry.key in known.indexes:
+                indexes[entry.key] = known.indexes[entry.key]
+            elif entry.value is not None:
                 self._keep(entry.key, entry.value)
-            if entry.value is not None or self._kept(self._indexes, entry.key) is not None:
                 indexes[entry.key] = read(entry)
             else:
                 unread.append(entry)
@@ -249,9 +246,8 @@ class PackedStore:
                 indexes.update(zip((entry.key for entry in unread), threads.map(read, unread), strict=True))
         else:
             indexes.update((entry.key, read(entry)) for entry in unread)
-        usable = [
-            index for _, index in sorted(indexes.items(), key=lambda one: _log_order(one[0])) if index is not None
-        ]
+        ordered = ((key, indexes[key]) for key in sorted(indexes, key=_log_order))
+        usable = {key: index for key, index in ordered if index is not None}
         unusable = [Entry(key, VersionToken(""), None) for key, index in indexes.items() if index is None]
         log = _Log(usable, unusable)
         with self._lock:
@@ -264,26 +260,26 @@ class PackedStore:
     def _beginning(self, key: str, size: int | None) -> bytes:
         """Return the bytes of a pack to the end of its index at least."""
         is_small = size is not None and size <= BEGINNING
-        if self._get_range is None or is_small or self._kept(self._packs, key) is not None:
+        if self._get_range is None or is_small or self._kept(key) is not None:
             return self._whole(key)
         beginning = self._get_range(key, 0, BEGINNING) or b""
         lacking = HEAD.size + index_length(key, beginning) - len(beginning)
         return beginning + (self._get_range(key, len(beginning), lacking) or b"" if lacking > 0 else b"")
 
     def _whole(self, key: str) -> bytes:
-        whole = self._kept(self._packs, key)
+        whole = self._kept(key)
         if whole is None:
             found = self.unpacked.get(key)
             if found is None:  # it was removed
                 return b""
             whole = found.value
             self._keep(key, whole)
-        return cast(bytes, whole)
+        return whole
 
     def _keep(self, key: str, value: bytes) -> None:
         if len(value) <= MAX_PACK_BYTES:
             with self._lock:
-                self._packs.add(key, value, len(value))
+                self._packs.add(key, value)
 
     def _read(self, index: PackIndex, row: Row) -> Versioned:
         """Return an output of a pack.
@@ -297,7 +293,7 @@ class PackedStore:
             is_again, self._last.key = getattr(self._last, "key", "") == index.key, index.key
             log = self._logs.get(index.job_id)
             is_small = log is not None and log.bytes <= WHOLE_BYTES
-            if self._get_range is None or is_again or is_small or self._kept(self._packs, index.key) is not None:
+            if self._get_range is None or is_again or is_small or self._kept(index.key) is not None:
                 value = self._whole(index.key)[start : start + length]
             else:
                 value = self._get_range(index.key, start, length) or b""

@@ -121,7 +121,7 @@ def test_a_full_pack_is_followed_by_another_and_tasks_stay_whole() -> None:
     for number, name in itertools.product(range(20), "abc"):
         outbox.create_if_absent(key_of(number, name), bytes(90))
     deliver(outbox, log.store, JOB, pytest.fail, log=log)
-    packs = PackedStore(store).list_packs(JOB).indexes
+    packs = PackedStore(store).list_packs(JOB).indexes.values()
     assert len(packs) == 7
     tasks = [{row[:2] for row in pack.rows()} for pack in packs]
     assert sum(map(len, tasks)) == len(set.union(*tasks)) == 20
