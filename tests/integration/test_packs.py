@@ -108,7 +108,7 @@ def test_an_outage_until_the_end_leaves_the_outputs_to_the_next_run(bench: Bench
 
 
 def test_two_runners_of_one_shard_leave_each_task_once(bench: Bench) -> None:
-    """Both run tasks until the job has ended, and their outputs differ. What readers see is of the first pack, and stays."""
+    """Both run tasks until the job has ended. What readers see is of the first pack that has it, and stays."""
     code(bench.model, "import os\ndef simulate(params, seed):\n    return {'result.json': os.getpid()}\n")
     sets = sets_of(40)
     bench.given(sets)
