@@ -31,15 +31,20 @@ class Explained(NamedTuple):
     found: Explanation
     left_out: dict[str, int]
     """Tasks that count for no set: `failed`, `missing`, and `not_finite`, which have no such number."""
+    age: str
+    is_complete: bool
+    """Whether no values of tasks that succeeded are lacking."""
 
     def to_json(self, app: App) -> dict[str, Any]:
         """Return the document of `results --explain --json`."""
         return {
             "schema_version": SCHEMA_VERSION,
             "generated_at": json_time(app.now()),
+            "data": self.age,
             "registry": app.settings.registry_id,
             "registry_from": app.settings.registry.origin,
             "jobs": self.jobs,
+            "complete": self.is_complete,
             "scalar": self.scalar,
             "end": self.end,
             "sets": self.found.sets,
@@ -119,7 +124,9 @@ def explain_scalar(table: ResultSets, name: str) -> Explained:
                 known = sets[param_id] = SetValues({key: one for key, one in found if one is not None}, [])
             known.values.append(float(value))
     explanation = explain_extremes(list(sets.values()), highest=name.startswith("-"))
-    return Explained(table.job_ids, scalar.name, name.startswith("-"), explanation, dict(left_out))
+    return Explained(
+        table.job_ids, scalar.name, name.startswith("-"), explanation, dict(left_out), table.age, not table.is_partial
+    )
 
 
 def _sets(count: int) -> str:
