@@ -195,6 +195,8 @@ class Ranges(InMemoryVersionedStore):
     """A store across a network: it lists no values, reads ranges, and counts its reads."""
 
     reads = 0
+    together: threading.Barrier | None = None
+    """Holds a read of a range until as many have begun: a reply takes its time."""
 
     def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         for entry in super().scan(prefix, wants_values, after):
@@ -206,6 +208,8 @@ class Ranges(InMemoryVersionedStore):
 
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
         self.reads += 1
+        if self.together is not None:
+            self.together.wait(PATIENCE)
         found = super().get(key)
         return None if found is None else found.value[start : start + length]
 
@@ -217,13 +221,13 @@ def test_the_outputs_of_a_pack_cost_two_reads(monkeypatch: pytest.MonkeyPatch) -
     store = Ranges()
     outputs = {
         OUTPUT.key(job="job", param=f"{number % 7:064x}", seed=number, output="result.json"): b"%d" % number
-        for number in range(60)
+        for number in range(1200)
     }
     for shard in range(3):
         PackLog(packed_store.PackedStore(store), "job", shard).add(list(outputs.items())[shard::3])
     shown = packed_store.PackedStore(store)
     entries = sorted(shown.scan("results/job/"), key=lambda entry: entry.version)
-    store.reads = 0
+    store.reads, store.together = 0, threading.Barrier(3)
     with fetcher.ParallelFetcher(shown) as fetchers:
         found = values(fetchers.fetch_entries(entries))
     assert found == [outputs[entry.key].decode() for entry in entries]
