@@ -37,7 +37,7 @@ from mopsjobs.app.tasks.results_table import (
     state_of_jobs,
 )
 from mopsjobs.cache.queries import user_sql
-from mopsjobs.cache.queries.tasks import temporary_database
+from mopsjobs.cache.queries.tasks import TaskQuery, temporary_database
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.ledger.scalars import path_of
@@ -490,7 +490,9 @@ def read_result_sets(
     file = locate_sets(families, app)
     with contextlib.suppress(sqlite3.DatabaseError), _open_kept(*file) as kept:  # a power cut may have damaged it
         if kept is not None:
-            return view(ResultSets(kept))
+            sets, newest = ResultSets(kept), families[0][0]
+            sets.age = newest.read(TaskQuery(), lambda tasks: newest.describe_age(tasks.ledger))
+            return view(sets)
     return read_results_table(families, app, lambda table: make_sets(table, *file, view), policy, on_progress)
 
 
