@@ -18,7 +18,7 @@ import mopsjobs
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine
-from mopsjobs.errors import EngineError, JobBusyError, MopsJobsError, UsageError
+from mopsjobs.errors import EngineError, EngineUnavailableError, JobBusyError, MopsJobsError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.studies.manifest import Origin, load_manifest
@@ -412,11 +412,9 @@ def test_an_id_that_is_taken_is_refused_and_its_job_left_alone(desk: Desk) -> No
     [
         (EngineError("There are no processes left."), 1, ("failed", "LAUNCH")),
         (UsageError("The option x does not fit the engine."), 2, ("failed", "LAUNCH")),
-        (
-            JobBusyError("The runner of job job is at work.", job_id="job"),
-            6,
-            ("submitting", None),
-        ),
+        (EngineUnavailableError("The cluster has nothing.", sent=False), 5, ("failed", "LAUNCH")),
+        (EngineUnavailableError("The cluster is silent.", sent=True), 5, ("submitting", None)),
+        (JobBusyError("The runner of job job is at work.", job_id="job"), 6, ("submitting", None)),
     ],
 )
 def test_a_launch_that_fails_leaves_a_record_that_says_why(

@@ -119,9 +119,14 @@ def test_a_job_that_was_applied_for_something_else_is_refused(
         engine.launch(LAUNCH)
 
 
-def test_a_launch_whose_reply_is_lost_is_no_failure(engine: KubernetesEngine, api: Api) -> None:
-    """The Job was created, the reply said otherwise: the Job that is there carries this launch's own mark."""
-    api.answer("/apis/batch/v1/namespaces/models/jobs", {"message": "etcd timed out"}, status=504, method="post")
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_launch_whose_reply_is_lost_is_no_failure(
+    engine: KubernetesEngine, api: Api, monkeypatch: pytest.MonkeyPatch, *, is_late: bool
+) -> None:
+    """The Job was created, the reply was late or said otherwise: the Job that is there carries this launch's mark."""
+    monkeypatch.setattr("mopsjobs.engines.kubernetes.engine.CREATE_READ_SECONDS", 0.05 if is_late else PATIENCE)
+    reply = (200, lambda: asyncio.sleep(PATIENCE)) if is_late else (504, {"message": "etcd timed out"})
+    api.answer("/apis/batch/v1/namespaces/models/jobs", reply[1], status=reply[0], method="post")
     launched = engine.launch(LAUNCH)
     assert launched.k8s_name == "seir-1"
     assert len(api.requests("post", "/apis/batch/v1/namespaces/models/jobs")) == 1

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.engines.kubernetes import client, engine, manifest
+from mopsjobs.engines.kubernetes import manifest
 from support.cli import Cli, Ran, command
 from support.kubernetes import kubeconfig
 from support.runs import MODEL, code, sets_of, until
@@ -183,58 +183,6 @@ def test_a_manifest_that_was_applied_by_hand_is_adopted(cli: Cli, cluster: Stand
     assert cli.ok("status", "job", "--json").json["k8s_uid"] == job["metadata"]["uid"]
 
 
-def test_a_slow_admission_is_waited_for(
-    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The reply was late, and the Job is there: one look finds it, and the record does not say that it failed."""
-    cluster.hold_jobs()
-    monkeypatch.setattr(engine, "CREATE_READ_SECONDS", 0.1)
-    look = client.Cluster.job
-
-    def admit_and_look(looking: client.Cluster, namespace: str, name: str) -> Any:
-        cluster.admit_jobs()
-        return until(lambda: look(looking, namespace, name), "the Job")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(client.Cluster, "job", admit_and_look)
-        ran = submit(sets_of(1))
-    assert (ran.code, ran.out) == (0, "job\n"), ran
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
-    assert len(cluster.requests("post", "/apis/batch/v1/namespaces/models/jobs")) == 1
-
-
-def test_a_launch_that_the_cluster_drops_is_failed(
-    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An API server drops a create that it does not admit in time: the one look finds nothing, and nothing comes."""
-    cluster.hold_jobs()
-    monkeypatch.setattr(engine, "CREATE_READ_SECONDS", 0.1)
-    look = client.Cluster.job
-
-    def drop_and_look(looking: client.Cluster, namespace: str, name: str) -> Any:
-        cluster.drop_jobs()
-        return look(looking, namespace, name)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(client.Cluster, "job", drop_and_look)
-        assert submit(sets_of(1)).code == 5
-    assert cluster.job("job") is None
-    assert cli.ok("status", "job", "--refresh", "--json").json["error_code"] == "LAUNCH"
-
-
-def test_a_refusal_by_policy_is_told(cli: Cli, cluster: StandIn, submit: Submit) -> None:
-    """In the words of the policy, which may be 422 as well as 403. The record has them, too."""
-    cluster.policy = 'admission policy "labels" denied request: label team is required'
-    ran = submit(sets_of(1))
-    assert ran.code == 6
-    assert "label team is required" in ran.err
-    job = cli.ok("status", "job", "--refresh", "--json").json
-    assert (job["status"], job["error_code"], "label team is required" in job["error_message"]) == (
-        "failed", "LAUNCH", True,
-    )  # fmt: skip
-
-
 def test_an_image_without_the_command_leads_to_another_image(
     cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,22 +196,6 @@ def test_an_image_without_the_command_leads_to_another_image(
     job = cli.ok("status", "job", "--json").json
     assert job["error_code"] == "StartError"
     assert 'exec: "mops-jobs": executable file not found in $PATH' in job["error_message"]
-
-
-def test_a_deadline_of_a_pod_is_told(
-    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A policy or a patch may set one. The kubelet stops the pod, which looks like any other that was stopped."""
-    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
-    patch = tmp_path / "patch.yaml"
-    patch.write_text("spec: {activeDeadlineSeconds: 3600}")
-    notes = tmp_path / "calls"
-    assert submit(sets_of(1, gate="/none", calls=str(notes)), "--pod-patch", str(patch)).code == 0
-    until(notes.exists, "its first task")
-    cluster.pass_seconds(3600)
-    assert _ended(cluster) == "FailedIndexes"
-    assert cli("wait", "job").code == 100
-    assert "shard 0 DeadlineExceeded" in cli.ok("status", "job", "--json").json["error_message"]
 
 
 def test_a_pod_that_outlived_a_worker_is_no_failure(cli: Cli, cluster: StandIn, submit: Submit) -> None:

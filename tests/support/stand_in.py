@@ -140,8 +140,6 @@ class StandIn(Api):
         """Why the volumes of pods cannot be mounted; None: they can."""
         self.quota: str | None = None
         """Why no more pod may be made; None: any may."""
-        self.policy: str | None = None
-        """Why a policy refuses Jobs; None: none does."""
         self.memory_kills: set[int] = set()
         """Shards whose containers the kernel kills, as soon as they have written a line."""
         self.worker_kills: set[int] = set()
@@ -164,11 +162,6 @@ class StandIn(Api):
         self._event_texts: dict[tuple[str, str], set[str]] = {}
         """The texts of the events of an object, by its uid and the reason."""
         self._numbers = iter(range(10**6))
-        self._admits = asyncio.Event()
-        """Set while new Jobs are admitted."""
-        self._admits.set()
-        self._is_dropping = False
-        """Whether Jobs that waited to be admitted are dropped."""
         server = _Server()
         server.stand_in = self
         super().__init__(server)
@@ -178,7 +171,6 @@ class StandIn(Api):
     def close(self) -> None:
         self._is_closing = True
         self._in_loop(self._closes.set)
-        self.admit_jobs()
         with contextlib.suppress(Exception):
             self._task.result(PATIENCE)
         for container in self._containers.values():
@@ -204,7 +196,7 @@ class StandIn(Api):
 
     def apply(self, job: Json) -> None:
         """Create a Job, as `kubectl apply` does."""
-        self._run(self._admit(copy.deepcopy(job)))
+        self._in_loop(lambda: self._admit(copy.deepcopy(job)))
 
     def delete_pod(self, name: str, index: int, *, is_forced: bool = False) -> None:
         """Delete the pod of an index, as a user does. A forced deletion waits for the finalizer of the Job, too."""
@@ -249,7 +241,7 @@ class StandIn(Api):
         self._in_loop(act)
 
     def pass_seconds(self, seconds: float) -> None:
-        """Let time pass for the garbage collector, deadlines and grace periods."""
+        """Let time pass for the garbage collector and grace periods."""
 
         def act() -> None:
             self._passed += seconds
@@ -264,19 +256,6 @@ class StandIn(Api):
     def _alive(self, name: str, index: int) -> list[Json]:
         pods = [pod for pod in self._pods_of(name) if index_of(pod) == index]
         return [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
-
-    def hold_jobs(self) -> None:
-        """Let new Jobs wait to be admitted."""
-        self._in_loop(self._admits.clear)
-
-    def admit_jobs(self) -> None:
-        """Admit the Jobs that wait, and later ones."""
-        self._in_loop(self._admits.set)
-
-    def drop_jobs(self) -> None:
-        """Give up on the Jobs that wait to be admitted, as an API server does after 34 s: they are never created."""
-        self._is_dropping = True
-        self.admit_jobs()
 
     def suspend(self, name: str, *, is_suspended: bool = True) -> None:
         """Suspend a Job, as a user does, and Kueue when another one takes its place. Its pods stop."""
@@ -306,7 +285,7 @@ class StandIn(Api):
         kind = None if request.resource is None else request.resource.plural
         action = None if request.action is None else str(request.action.value).lower()
         if action == "create" and kind == "jobs":
-            return await asyncio.shield(asyncio.ensure_future(self._admit(request.data)))
+            return self._admit(request.data)
         if action == "list" and kind in ("pods", "events"):
             items = self._objects(PODS if kind == "pods" else EVENTS)
             labels, fields = (_selector(request.params.get(name)) for name in ("labelSelector", "fieldSelector"))
@@ -315,16 +294,9 @@ class StandIn(Api):
             return aiohttp.web.json_response({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items})
         return None
 
-    async def _admit(self, job: Json) -> aiohttp.web.StreamResponse:
-        """Create a Job, also if its client has gone away meanwhile, with the defaults of an API server."""
+    def _admit(self, job: Json) -> aiohttp.web.StreamResponse:
+        """Create a Job, with the defaults of an API server."""
         metadata = job["metadata"]
-        await self._admits.wait()
-        if self._is_dropping:
-            return _refuse(
-                504, "Timeout: request did not complete within requested timeout - context deadline exceeded"
-            )
-        if self.policy is not None:
-            return _refuse(422, f'jobs.batch "{metadata["name"]}" is forbidden: {self.policy}')
         if self._object(JOBS, metadata["namespace"], metadata["name"]) is not None:
             return _refuse(409, f'jobs.batch "{metadata["name"]}" already exists')
         metadata |= {"uid": f"uid-{next(self._numbers)}", "creationTimestamp": moment(datetime.now(UTC))}
@@ -454,9 +426,6 @@ class StandIn(Api):
             return
         kept = [one for one in pod["status"]["conditions"] if one["type"] == "DisruptionTarget"]
         status = {**pod["status"], "phase": "Succeeded" if code == 0 else "Failed", "conditions": kept}
-        if container.reason == "DeadlineExceeded":
-            message = "Pod was active on the node longer than the specified deadline"
-            status |= {"phase": "Failed", "reason": "DeadlineExceeded", "message": message}
         reason = "Completed" if code == 0 else "Error"
         if container.reason == "OOMKilled" or index_of(pod) in self.worker_kills:
             reason = "OOMKilled"
@@ -466,14 +435,9 @@ class StandIn(Api):
         self._save(PODS, {**pod, "status": status})
 
     def _stop_if_due(self, pod: Json, container: _Container) -> None:
-        """Stop a container for its memory, its deadline, or the end of its grace period."""
+        """Stop a container for its memory, or the end of its grace period."""
         if index_of(pod) in self.memory_kills and container.lines and container.reason is None:
             self._kill(pod, "OOMKilled")
-        deadline = pod["spec"].get("activeDeadlineSeconds")
-        age = (self._now() - container.started_at).total_seconds()
-        if deadline is not None and age >= deadline and container.reason is None:
-            container.reason = "DeadlineExceeded"
-            container.terminate()
         grace_end = pod["metadata"].get("deletionTimestamp")
         if grace_end is not None and self._now() >= parse_time(grace_end):
             container.kill()
