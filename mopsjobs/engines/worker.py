@@ -387,7 +387,7 @@ def _is_table(value: object) -> bool:
 
 def _to_csv(table: Any, path: tuple[str, ...]) -> str:
     """Return a table as CSV. A NaN is `nan`, unless an empty cell would no longer tell a text that is missing."""
-    frame = table.to_frame() if hasattr(table, "to_frame") else table
+    frame = table.to_frame() if table.ndim == 1 else table
     numbers = frame.select_dtypes("float")
     if not at_work.get("allow_nan", True):
         for name, column in numbers.items():

@@ -69,7 +69,7 @@ MAX_INTEGER = 2**128
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,38})", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
 _NOT_FINITE = {str(number): number for number in (math.nan, math.inf, -math.inf)}
-_NOT_FINITE_CELL = re.compile(r"[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII)
+_NOT_FINITE_CELL = re.compile("[+-]?(?:nan|NaN|NAN|inf|Inf|INF|infinity|Infinity)")
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -43,7 +44,9 @@ def _key(kind: str) -> ChunkKey:
 
 _ATTEMPTS_KEY, _SCALARS_KEY = _key("attempts"), _key("scalars")
 _ATTEMPTS = encode_attempts(JOB, 0, [attempt(0, "x"), attempt(3, "y", Outcome.SUCCEEDED), attempt(2, "x", Outcome.OOM)])
-_SCALARS = encode_scalars(JOB, 0, [(0, {"result.json/x": 1, "result.json/y": "t"}), (3, {"result.json/x": 0.5})]) or b""
+_SCALARS = (
+    encode_scalars(JOB, 0, [(0, {"result.json/x": 1, "result.json/y": "t"}), (3, {"result.json/x": math.nan})]) or b""
+)
 
 
 def _packed(text: bytes) -> bytes:

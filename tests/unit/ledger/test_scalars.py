@@ -92,6 +92,7 @@ def test_numbers_that_are_not_finite_are_scalars() -> None:
         assert [str(one) for one in found] == ["nan", "-inf"]
     assert str(_of(b'{"$not_finite": {"": "inf"}, "$value": null}')) == "{'result.json/': inf}"
     assert str(_of(b"1e999")) == "{'result.json/': inf}"
+    assert _of(b"name,note\nNan,-NaN-\n", "t.csv") == {"t.csv/name": "Nan", "t.csv/note": "-NaN-"}
 
 
 def test_a_chunk_with_numbers_that_are_not_finite_is_strict_json() -> None:
