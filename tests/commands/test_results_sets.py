@@ -187,6 +187,11 @@ def test_the_share_of_marked_sets_is_that_of_intervals_that_overlap(cli: Cli, jo
     assert sum(20 - len(values) for values in finite) == sum(row["loss.n_nan"] for row in document["sets"])
 
 
+def test_a_mean_of_fewer_values_than_tasks_says_so(cli: Cli, jobs: JobRegistry) -> None:
+    leave_losses(jobs, [[1.0, 3.0, math.nan]])
+    assert cli.ok("results", "job", "--by", "set").out == "DONE  loss          ERROR\n3/3   2 ± 13 (n=2)\n"
+
+
 def test_one_replicate_has_no_interval_and_says_so(cli: Cli, jobs: JobRegistry) -> None:
     leave_losses(jobs, [[2.0], [1.0]])
     ran = cli.ok("results", "job", "--best", "loss")

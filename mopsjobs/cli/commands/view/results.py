@@ -434,7 +434,7 @@ def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]
                 *([of["job_id"]] if len(sets.job_ids) > 1 else []),
                 *(cut_to_length(_parameter_text(of[name]), MAX_VALUE) for name in varying),
                 out_of(int(str(of["done"])), int(str(of["tasks"]))),
-                *(mean_text(row[place], row[place + 2]) for _, place in means),
+                *(_cell(row, place, of["done"]) for _, place in means),
                 *(mean_text(row[place], None) for _, place in quantiles),
                 cut_to_length(str(of[ERROR] or ""), MAX_ERROR),
             ]
@@ -443,6 +443,12 @@ def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]
     job = ["JOB"] if len(sets.job_ids) > 1 else []
     headers = [*(["?"] if has_end else []), *job, *varying, "DONE", *shown, "ERROR"]
     return Table(headers, cells, drop_order=["ERROR", *shown[:0:-1]])
+
+
+def _cell(row: Sequence[object], place: int, done: object) -> str:
+    """Return a mean with its interval, and of how many values it is if not of all tasks that are done."""
+    n = row[place - 2]
+    return mean_text(row[place], row[place + 2]) + (f" (n={n})" if n and n != done else "")
 
 
 def _parameter_text(value: object) -> str:
