@@ -198,6 +198,15 @@ def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
     assert "distributed" in note.packages
 
 
+def test_numbers_that_are_not_finite_are_results_or_errors_on_dask_too(dask_cluster: Cluster, tmp_path: Path) -> None:
+    directory = code(tmp_path / "code", "def simulate(params, seed): return {'loss': float('nan')}\n")
+    (kept,) = all_of(_pool(dask_cluster, directory), sets_of(1))
+    assert kept.outputs == {"result.json": b'{"$not_finite": {"/loss": "nan"}, "loss": null}'}
+    (refused,) = all_of(_pool(dask_cluster, directory, allow_nan=False), sets_of(1))
+    assert refused.error is not None
+    assert refused.error["message"] == "key 'loss' is nan, and the study says allow_nan: false"
+
+
 def _notes(store: VersionedStore, job_id: str) -> list[Environment]:
     """Return what the runners of a job have noted of its environment."""
     return [parse_environment(entry.value or b"") for entry in store.scan(environments_prefix(job_id))]
