@@ -12,6 +12,7 @@ import duckdb
 import pandas as pd
 import pytest
 
+from mopsjobs.app.tasks import series as series_module
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
@@ -218,6 +219,34 @@ def test_series_are_read_from_columns_the_second_time(cli: Cli, jobs: JobRegistr
     ran = cli.ok("results", "job", "--offline", "--sql", LONG.format("infected"), "--tsv")
     assert ran.out == "0\t1\t0\t0.0\n1\t2\t0\t1.0\n"
     assert "of outputs," not in ran.err
+
+
+def test_columns_of_jobs_that_were_asked_for_last_are_kept(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a query stay also if they are too large."""
+    monkeypatch.setattr(series_module, "MAX_KEPT_BYTES", 0)
+    for job_id in ("job", "other"):
+        manifest = add_job(jobs, job_id, [{"r0": 1}])
+        Ledger(jobs.store, job_id)(attempt(0))
+        leave_output(jobs, manifest, 0, infected=[1])
+        cli.ok("results", job_id, "--sql", LONG.format("infected"))
+    (kept,) = Path(cli.env["MOPS_JOBS_CACHE"]).parent.glob("*-series/*")
+    assert kept.name == "other"
+
+
+@pytest.mark.usefixtures("engine")
+def test_query_and_results_have_the_same_table(cli: Cli, jobs: JobRegistry) -> None:
+    """`query --job` reads the kept table of SQLite, `results --sql` the chunks: columns and rows are the same."""
+    manifest = add_job(
+        jobs, "job", [{"R0": 1, "on": True, "mode": "x"}, {"R0": 2.5}, {"R0": 1, "on": True, "mode": "x"}]
+    )
+    Ledger(jobs.store)(attempt(0), attempt(1, "failed"), attempt(2))
+    leave_output(jobs, manifest, 0, r0=2.5, fit={"error": 1}, seed=3, text="ä")
+    sql = "SELECT * FROM results ORDER BY task"
+    found, queried = ask(cli, sql), cli.ok("query", "--job", "job", "--json", sql).json
+    assert found["columns"] == queried["columns"]
+    assert found["rows"] == queried["rows"]
 
 
 def test_a_family_has_the_series_of_the_job_that_did_the_task(cli: Cli, jobs: JobRegistry) -> None:

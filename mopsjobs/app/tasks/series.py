@@ -4,8 +4,9 @@
 `index` from 0, and `value`. A series is named like a scalar: see `scalar_names`.
 
 The first query reads all outputs of the tasks, and keeps each series as a file of Parquet with a row per task. The
-files lie in `<cache>.series/<job_id>/<part>/`. A later query reads those of the series that it names, and outputs of
-tasks that have ended since. A part appears whole. Nothing but speed is lost with the files.
+files lie in `<cache>-series/<job_id>/<part>/`. A later query reads those of the series that it names, and outputs of
+tasks that have ended since. A part appears whole. Nothing but speed is lost with the files: those of the jobs that
+were asked for last are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import tempfile
 import urllib.parse
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TextIO
 
@@ -51,6 +52,9 @@ PART_NAME = 32
 """Characters of the name of a finished part."""
 
 MAX_FILE_NAME = 255
+
+MAX_KEPT_BYTES = 4 * 2**30
+"""Of the columns of all jobs. Those of a query stay in any case, until the next one."""
 
 MEMBER, ROW = "_member", "_row"
 """Columns of `_results` besides those of `results`: the number of the job, and that of the row."""
@@ -130,6 +134,7 @@ class Series:
         if self._open_store is not None:
             for member, source in sources:
                 self._read_outputs(database, member, source, [job for owner, job in sources if owner is member])
+        _forget_old(self._directory, {self._directory_of(source) for _, source in sources})
         keys = _keys_of(names, [path for _, source in sources for path in self._parts(source)])
         others = parameter_columns(parameters, ("index", "value"))
         selected = "".join(f", {identifier(name)} AS {identifier(others[name])}" for name in parameters)
@@ -298,6 +303,18 @@ def _may_be_numbers(column: Sequence[str]) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _forget_old(directory: str, used: Collection[str]) -> None:
+    """Remove the columns of jobs that were not used for longest."""
+    kept = 0
+    with contextlib.suppress(OSError):
+        for path in used:
+            os.utime(path)
+        for job in sorted(os.scandir(directory), key=lambda entry: entry.stat().st_mtime, reverse=True):
+            kept += sum(os.path.getsize(path) for path in glob.iglob(f"{glob.escape(job.path)}/*/*"))
+            if kept > MAX_KEPT_BYTES and job.path not in used:
+                shutil.rmtree(job.path)
 
 
 # --- DuckDB ---------------------------------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ def _sql(args: argparse.Namespace, app: App) -> Result:
     families = find_results(args.jobs, app, policy)
 
     def view(results: ResultsTable, on_progress: Callable[[int], None] | None) -> Result:
-        series = Series(list(results.members), results.open_store, f"{app.settings.cache.value}.series", on_progress)
+        series = Series(list(results.members), results.open_store, f"{app.cache.path}-series", on_progress)
         with run_results_sql(results, args.sql, seconds=seconds, series=series, monotonic=app.monotonic) as answer:
             head, columns = {"schema_version": 1, **answer.counts}, answer.result.columns
             result = show_rows(
