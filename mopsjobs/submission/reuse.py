@@ -125,10 +125,12 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
     left = bytearray([1]) * study.tasks_total
     reused, reasons = [], []
     for manifest in _sources(session.store, extended):
-        ledger = summarise_ledger(session.store, manifest.job_id)
-        code = _compare_code(manifest, new, ledger, session.store)
-        why_not = _difference(manifest, new, code, environment, session)
-        if why_not is not None:
+        why_not = _study_difference(manifest.study, new.study)
+        # Manifests cost nothing, all else does.
+        ledger = None if why_not is not None else summarise_ledger(session.store, manifest.job_id)
+        code = None if ledger is None else _compare_code(manifest, new, ledger, session.store)
+        why_not = why_not or _difference(manifest, new, code, environment, session)
+        if ledger is None or why_not is not None:
             reasons.append(f"No task of {manifest.job_id} is reused: {why_not}.")
             continue
         # The tasks of the new study, with the outputs of the earlier job.
@@ -218,19 +220,23 @@ def _compare_code(manifest: Manifest, new: NewJob, ledger: LedgerSummary, store:
     return CodeChange(files, untouched, [line for is_said, line in said if is_said])
 
 
+def _study_difference(earlier: Study, new: Study) -> str | None:
+    """Return why no task of a study is one of the new study, as the end of a sentence; None if some may be."""
+    if earlier.entrypoint != new.entrypoint:
+        return f"it runs {earlier.entrypoint}, and the study runs {new.entrypoint}"
+    theirs, ours = (None if study.outputs is None else set(study.outputs) for study in (earlier, new))
+    if ours != theirs:
+        return "its study names other outputs"
+    is_looser = earlier.allow_nan and not new.allow_nan
+    if is_looser or earlier.scratch != new.scratch:
+        return f"`{'allow_nan' if is_looser else 'scratch'}` of its study differs"
+    return None
+
+
 def _difference(
     manifest: Manifest, new: NewJob, code: CodeChange | None, environment: Environment | None, session: Session
 ) -> str | None:
-    """Return why no task of a job is a task of the new one, as the end of a sentence; None if some may be."""
-    study = manifest.study
-    if study.entrypoint != new.study.entrypoint:
-        return f"it runs {study.entrypoint}, and the study runs {new.study.entrypoint}"
-    ours, theirs = (None if one.outputs is None else set(one.outputs) for one in (new.study, study))
-    if ours != theirs:
-        return "its study names other outputs"
-    is_looser = study.allow_nan and not new.study.allow_nan
-    if is_looser or study.scratch != new.study.scratch:
-        return f"`{'allow_nan' if is_looser else 'scratch'}` of its study differs"
+    """Return why code or environment let no task of a job be reused, as the end of a sentence; None if some may be."""
     if code is not None and not code.untouched:
         return f"its code differs{'' if code.files is None else f' in {join_first(code.files)}'}{code.advice}"
     if new.engine == "local":
