@@ -7,6 +7,7 @@ import io
 import json
 import math
 import random
+import stat
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -297,6 +298,7 @@ def test_a_second_look_reads_the_file_and_a_new_chunk_makes_it_anew(
     for _ in range(2):
         assert results_table(cli, "job", "--by", "set")[0]["loss.n"] == "1"
     assert len(made) == 1
+    assert stat.S_IMODE(Path(made[0]).stat().st_mode) == 0o600
     ledger(attempt(1))
     leave_scalars(jobs, "job", {1: {"loss": 2}}, number=1)
     assert results_table(cli, "job", "--by", "set")[0]["loss.n"] == "2"
