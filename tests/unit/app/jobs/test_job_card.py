@@ -66,6 +66,13 @@ def job() -> dict[str, Any]:
 NOW = parse_time("2026-03-01T12:01:00Z")
 
 
+def test_a_model_that_writes_into_its_own_directory_has_a_warning(job: dict[str, Any]) -> None:
+    assert "Warning" not in job_card(job, NOW)
+    job["metadata"] |= {"own_write": "trace.csv"}
+    text = job_card(job, NOW)["Warning"].text
+    assert text.startswith("the model writes trace.csv into its own directory, which all tasks share: write to MOPS_")
+
+
 def test_a_section_that_has_nothing_to_say_is_left_out(job: dict[str, Any]) -> None:
     """The others are in one order, whichever view renders them."""
     titles = list(job_card(job, NOW))
