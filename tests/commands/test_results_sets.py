@@ -18,6 +18,7 @@ import pytest
 
 import mopsjobs
 from mopsjobs.app.tasks import result_sets
+from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.studies.manifest import Reuse
 from mopsjobs.studies.study import param_id
 from mopsjobs.utils.schemas import load_schema
@@ -371,3 +372,12 @@ def test_a_table_with_too_many_columns_has_the_first_results(
     ran = cli.ok("results", "job", "--table", "-", "--by", "set")
     assert [name for name in ran.out.splitlines()[0].split(",") if "mean" in name] == ['"a.mean"', '"b.mean"']
     assert "1 more result: `--table` without `--by set` has all." in ran.err
+
+
+def test_the_error_of_a_set_is_the_last_of_the_most_frequent_ones(cli: Cli, jobs: JobRegistry) -> None:
+    """Errors are the same by their signature, whatever the numbers in their messages."""
+    add_job(jobs, "job", [{"x": 1}], n_replicates=4)
+    errors = [AttemptError(kind, "ValueError", "m.py:1", str(place)) for place, kind in enumerate("abba")]
+    Ledger(jobs.store)(*(attempt(task, "failed", error=error) for task, error in enumerate(errors[:3])))
+    (row,) = results_table(cli, "job", "--by", "set")
+    assert (row["failed"], row["error"]) == ("3", "ValueError: 2")
