@@ -111,6 +111,7 @@ class PackedStore:
         self._packs = _Bounded(KEPT_PACKS)
         self._logs: dict[str, _Log] = {}
         """Those of the jobs that were looked at last."""
+        self._reading: dict[str, threading.Lock] = {}
         self._last = threading.local()
         """The pack from which a thread has read an output last, as `key`."""
 
@@ -267,17 +268,20 @@ class PackedStore:
         return beginning + (self._get_range(key, len(beginning), lacking) or b"" if lacking > 0 else b"")
 
     def _whole(self, key: str) -> bytes:
-        whole = self._kept(key)
-        if whole is None:
-            found = self.unpacked.get(key)
-            if found is None:  # it was removed
-                return b""
-            whole = found.value
-            self._keep(key, whole)
+        if (whole := self._kept(key)) is not None:
+            return whole
+        with self._lock:
+            reading = self._reading.setdefault(key, threading.Lock())
+        with reading:  # threads that ask for outputs of one pack read it once
+            if (whole := self._kept(key)) is None:
+                found = self.unpacked.get(key)
+                whole = b"" if found is None else found.value  # it was removed
+                self._keep(key, whole)
+        self._reading.pop(key, None)
         return whole
 
     def _keep(self, key: str, value: bytes) -> None:
-        if len(value) <= MAX_PACK_BYTES:
+        if 0 < len(value) <= MAX_PACK_BYTES:
             with self._lock:
                 self._packs.add(key, value)
 
