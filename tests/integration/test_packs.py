@@ -107,6 +107,22 @@ def test_an_outage_until_the_end_leaves_the_outputs_to_the_next_run(bench: Bench
     assert sum(calls(noted).values()) == 5
 
 
+@pytest.mark.usefixtures("quick_end")
+def test_a_disk_that_ends_with_its_pod_has_its_tasks_run_again(bench: Bench) -> None:
+    """What it counted is not promised for good: each task counts once in the end."""
+    noted = bench.path / "calls"
+    sets = sets_of(4, calls=str(noted))
+    bench.given([*sets, {"x": 9, "needs": str(bench.path / "later")}])
+    faulty = FaultyStore(bench.line)
+    faulty.fail_next(10_000, "create_if_absent")
+    assert bench.work("pod", store=PackedStore(faulty), outage_seconds=0.0)[0].completed == 4
+    ran, _ = bench.work("another pod", store=PackedStore(bench.line))
+    assert (ran.completed, ran.failed) == (4, 1)
+    assert bench.counts() == ("partial", 4, 1, 4)
+    assert calls(noted) == dict.fromkeys(range(4), 2)
+    assert len(results(bench.line)) == 4
+
+
 def test_two_runners_of_one_shard_leave_each_task_once(bench: Bench) -> None:
     """Both run tasks until the job has ended. What readers see is of the first pack that has it, and stays."""
     code(bench.model, "import os\ndef simulate(params, seed):\n    return {'result.json': os.getpid()}\n")
