@@ -10,7 +10,6 @@ The text of this module is also sent to Dask workers. So it imports the standard
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import struct
 import threading
@@ -49,10 +48,12 @@ class FileWatch:
         """The directory of each watch, with a slash at its end; the root is empty."""
         self._file = -1
         try:
-            self._libc: Any = ctypes.CDLL(None, use_errno=True)
+            import ctypes  # here: a Python may lack it
+
+            self._libc: Any = ctypes.CDLL(None)
             self._file = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
             self._add_all(root)
-        except (AttributeError, OSError, TypeError):  # not Linux, or no more watches
+        except (AttributeError, ImportError, OSError, TypeError):  # not Linux, or no more watches
             self._give_up()
 
     def opened(self) -> frozenset[str] | None:
@@ -105,11 +106,11 @@ class FileWatch:
         """
         if len(self._names) + len(self._directories) >= MAX_FILES:
             raise OSError("too many files")
-        watch: int = self._libc.inotify_add_watch(
-            self._file, os.fsencode(path), ctypes.c_uint32(kinds | IN_DONT_FOLLOW)
-        )
+        # The number of kinds has 32 bits, as a C integer with a sign.
+        kinds = (kinds | IN_DONT_FOLLOW) - (2**32 if kinds & IN_ONESHOT else 0)
+        watch: int = self._libc.inotify_add_watch(self._file, os.fsencode(path), kinds)
         if watch < 0:
-            raise OSError(ctypes.get_errno(), path)
+            raise OSError(f"no watch of {path}")
         return watch
 
     def _read(self) -> None:

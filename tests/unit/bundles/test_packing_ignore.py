@@ -54,6 +54,15 @@ def _listed(root: Path) -> set[str]:
     return {os.fsdecode(name) for name in found.split(b"\0") if name}
 
 
+def test_directories_of_downloads_stay_out(tmp_path: Path) -> None:
+    """Those of parameter sets and of reductions, wherever they lie, unless a rule brings them back."""
+    names = [f"{'0a' * 32}/1/result.json", "out/all/reduced-8/result.json", "out/all/notes.md", "0a0a/model.py"]
+    root = tree(tmp_path / "tree", dict.fromkeys(names, ""))
+    assert _names(root) == ["0a0a/model.py", "out/all/notes.md"]
+    tree(root, {".modelopsignore": "!0a*/\n"})
+    assert names[0] in _names(root)
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git to compare with")
 def test_what_goes_in_is_what_git_lists(tmp_path: Path) -> None:
     root = tree(tmp_path / "tree", NASTY)

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from mopsjobs.runner.pools import process
-from mopsjobs.utils import measurement
+from mopsjobs.utils import file_watch, measurement
 from mopsjobs.utils.cores import thread_limits, usable_cores
 from mopsjobs.utils.measurement import count_oom_kills, cpu_quota, memory_size
 from support.runs import tree
@@ -112,7 +112,7 @@ def test_libraries_of_numerics_get_the_share_of_a_worker() -> None:
     assert thread_limits({"OMP_NUM_THREADS": "8"}, 2) == {}
 
 
-@pytest.mark.parametrize("module", [measurement, process])
+@pytest.mark.parametrize("module", [file_watch, measurement, process])
 def test_the_text_that_dask_workers_get_needs_nothing_else(module: ModuleType) -> None:
     parsed = ast.parse(Path(str(module.__file__)).read_text(), feature_version=(3, 8))
     imported = [node.module for node in ast.walk(parsed) if isinstance(node, ast.ImportFrom)]
