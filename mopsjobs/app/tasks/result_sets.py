@@ -308,7 +308,7 @@ class ResultSets:
         if order is not None and order.end is not None:
             standing = self.standing(order)
             columns.insert(len(BEFORE), Column(f"may_be_{order.end}", frozenset({"boolean"})))
-            rows = self._marked(rows, order, standing)
+            rows = self.marked(rows, order, standing)
         return SetPage(columns, rows, order, standing, self.totals().sets, self._notes(order, standing))
 
     def order_of(self, choice: SetChoice) -> SetOrder | None:
@@ -350,7 +350,7 @@ class ResultSets:
             notes.append(f"{pluralize(self.left_out_scalars, 'more result')}: `--table` without `--by set` has all.")
         return notes
 
-    def _marked(self, rows: Iterable[list[object]], order: SetOrder, standing: Standing) -> Iterator[list[object]]:
+    def marked(self, rows: Iterable[list[object]], order: SetOrder, standing: Standing) -> Iterator[list[object]]:
         """Yield rows with the column that says whether a set may be the first."""
         place = [column.name for column in self.columns].index(order.column)
         sign = -1 if order.is_descending else 1

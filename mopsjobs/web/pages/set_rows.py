@@ -32,6 +32,9 @@ STATISTICS = {
 }
 """Columns of the scalar that is shown, with their titles and the forms of their numbers."""
 
+MAY_BE_FIRST = ""
+"""The name of the column that `ResultSets.marked` adds, which no other has."""
+
 ENDS = {"lowest": False, "highest": True}
 """The ends of the order by the mean of a scalar, and whether it is descending then."""
 
@@ -94,6 +97,7 @@ def set_rows(
                 "number": (place := results.set_ids[row["param_id"]]) + 1,
                 "is_chosen": place == chosen,
                 "params": [None if row[name] is None else value_text(row[name]) for name in varying],
+                "may_be_first": row.get(MAY_BE_FIRST),
                 "counts": [(name, row[name]) for name in counts],
                 "numbers": [(row[column], STATISTICS[name][1]) for name, column in columns.items()],
                 "error": row[ERROR],
@@ -102,6 +106,7 @@ def set_rows(
             }
             for row in shown
         ],
+        "end": order and order.scalar and next(word for word, down in ENDS.items() if down is order.is_descending),
         "paging": {
             "begin": begin + 1,
             "end": begin + len(shown),
@@ -139,13 +144,20 @@ def _order(sets: ResultSets, text: str | None, scalar: str | None) -> SetOrder |
     sign = "-" if text is not None and text.startswith("-") else ""
     statistic = (text or "").removeprefix("-").removeprefix(OF_SCALAR)
     if text is not None and text.removeprefix("-").startswith(OF_SCALAR) and statistic in STATISTICS:
-        return None if scalar is None else SetOrder(sets.column_of(scalar, statistic), bool(sign))
+        is_mean = statistic == "mean"
+        column = None if scalar is None else sets.column_of(scalar, statistic)
+        return None if column is None else SetOrder(column, bool(sign), scalar if is_mean else None)
     return sets.order_of(SetChoice(sort=text))
 
 
 def _rows(sets: ResultSets, order: SetOrder | None, limit: int = 0, offset: int = 0) -> Iterator[Row]:
+    """Yield parameter sets by the names of columns; in an order by a mean with whether each may be the first."""
     names = [column.name for column in sets.columns]
-    return (dict(zip(names, row, strict=True)) for row in sets.rows(order, limit, offset))
+    rows = sets.rows(order, limit, offset)
+    if order is not None and order.scalar is not None:
+        rows = sets.marked(rows, order, sets.standing(order))
+        names.insert(len(BEFORE), MAY_BE_FIRST)
+    return (dict(zip(names, row, strict=True)) for row in rows)
 
 
 def _filter(
