@@ -58,14 +58,14 @@ def set_rows(
     """
     sets = results.table
     assert sets is not None  # noqa: S101 - a page keeps no results without it
-    order = _order(sets, query["sort"], scalar)
+    order, totals = _order(sets, query["sort"], scalar), sets.totals()
     begin, has_filter = (query["page"] - 1) * PAGE_SIZE, bool(query["param"] or query["status"])
     if has_filter:
         passes = _filter(sets, query["param"], query["status"])
         found = list(filter(passes, _rows(sets, order)))
         shown, total = found[begin : begin + PAGE_SIZE], len(found)
     else:
-        shown, total = list(_rows(sets, order, PAGE_SIZE, begin)), sets.totals().sets
+        shown, total = list(_rows(sets, order, PAGE_SIZE, begin)), totals.sets
     varying = sets.varying()[:MAX_PARAMETERS]
     examples = _examples(results, [row["param_id"] for row in shown])
     chosen = None if task is None or task not in results.tasks else results.set_of[results.tasks.index(task)]
@@ -73,7 +73,7 @@ def set_rows(
     columns = {} if scalar is None else {name: sets.column_of(scalar, name) for name in STATISTICS}
     if not any(row[columns["n_nan"]] for row in shown if columns):
         columns.pop("n_nan", None)
-    counts = [name for name in COUNTS[1:] if name != "missing" or sets.totals().missing]
+    counts = [name for name in COUNTS[1:] if name == "done" or getattr(totals, name)]
     return {
         "heads": [
             *(_head(name, name, name, order, params, "value") for name in varying),
@@ -89,7 +89,7 @@ def set_rows(
                 )
                 for name, column in columns.items()
             ),
-            _head(ERROR, "Most frequent error", ERROR, order, params, ""),
+            *([_head(ERROR, "Most frequent error", ERROR, order, params, "")] if totals.failed else []),
         ],
         "rows": [
             {
