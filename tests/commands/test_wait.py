@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.app.following.notify import notifier
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, during_sleeps, foreign, key, sentences
 from support.engines import FAILED, GONE, NO_IMAGE, Cluster, add_kubernetes_job, answer_for_all
 from support.notify import Hook
-from support.runs import PATIENCE
 
 ENDS = [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)]
 
@@ -301,9 +299,6 @@ def test_the_command_for_a_silent_job_is_quoted(cli: Cli, remote: Remote) -> Non
     assert "gone: mops-jobs resume 'a; id'\n" in cli("wait", name, "--timeout", "1m").err
 
 
-HOLD_SECONDS = 0.2
-
-
 def test_an_end_that_is_waited_for_is_told(cli: Cli, remote: Remote, hook: Hook) -> None:
     """Once: a later wait, and a sync, find the claim."""
     add(remote.jobs, "job", "running")
@@ -352,27 +347,3 @@ def test_a_server_that_refuses_changes_no_exit_code(cli: Cli, remote: Remote, ho
     assert [line for line in sentences(ran.err) if "rule hook" in line] == [
         next(line for line in ran.err.splitlines() if f"the server answered {code}" in line)
     ]
-
-
-def test_a_server_that_hangs_ends_no_wait_later(
-    cli: Cli, remote: Remote, hook: Hook, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The wait ends while the request is still open."""
-    monkeypatch.setattr(notifier, "BOUND_SECONDS", HOLD_SECONDS)
-    hook.hangs = True
-    add(remote.jobs, "job", "succeeded")
-    ran = cli("wait", "job")
-    assert hook.holds.wait(PATIENCE)
-    assert not hook.released.is_set()
-    assert ran.code == 0
-    assert "warning: The rule hook may not have told of job: no answer within 0.2 s" in ran.err
-
-
-def test_many_ends_at_once_are_told_in_turn(cli: Cli, remote: Remote, hook: Hook) -> None:
-    """A wait for more jobs than a recipient gets messages says how many are left to the next sync."""
-    names = [f"job-{number}" for number in range(12)]
-    for name in names:
-        add(remote.jobs, name, "succeeded")
-    ran = cli("wait", *names)
-    assert (ran.code, len(hook.received)) == (0, 10)
-    assert "2 notifications more than 10 per minute" in ran.err

@@ -76,8 +76,8 @@ def _of(keys: Iterable[str], job_id: str) -> int:
     return sum(f"/{job_id}/" in key or key.endswith(f"/{job_id}") for key in keys)
 
 
-def _round(jobs: JobRegistry, clock: Clock, age: timedelta = MONTH) -> Retention:
-    return Retention(jobs, age, now=clock.now(), sleep=RecordingSleep())
+def _round(jobs: JobRegistry, clock: Clock) -> Retention:
+    return Retention(jobs, MONTH, now=clock.now(), sleep=RecordingSleep())
 
 
 # --- what goes -------------------------------------------------------------------------------------------------------

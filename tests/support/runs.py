@@ -306,13 +306,12 @@ def all_of(pool: Pool, sets: list[dict[str, Any]]) -> list[TaskResult]:
     return finished
 
 
-def ends(pool: Pool, sets: list[dict[str, Any]], on_turn: Callable[[], object] = lambda: None) -> Iterator[TaskResult]:
-    """Run tasks through a pool, and yield each attempt as it ends. Calls `on_turn` at each turn of the pool."""
+def ends(pool: Pool, sets: list[dict[str, Any]]) -> Iterator[TaskResult]:
+    """Run tasks through a pool, and yield each attempt as it ends."""
     end = time.monotonic() + PATIENCE
     with contextlib.closing(pool.run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:
         for one in running:
             assert time.monotonic() < end, "the pool takes too long"
-            on_turn()
             if one is not None:
                 yield one
 
