@@ -111,7 +111,7 @@ def test_all_forms_have_the_same_numbers(cli: Cli, family: str, tmp_path: Path) 
     assert {row["x"]: row["error"] for row in document["sets"]} == {1: None, 2: "ValueError: beta is 0.93", 3: None}
     assert ran.err == (
         "1 failed and 1 missing of 9 tasks: the means leave them out.\n"
-        "2 values of loss are NaN or infinite: counted as n_nan, and in no mean.\n"
+        "NaN or infinite, so counted as n_nan and in no mean: loss (2).\n"
         "Not numbers, so without statistics: note.\n"
         "12 tasks, 3 of which repeat an earlier one and share its outputs; each is counted once\n"
     )
@@ -235,6 +235,14 @@ def test_a_result_has_a_short_name_if_no_other_has_it(cli: Cli, jobs: JobRegistr
         ran = cli("results", "job", "--best", name)
         assert (ran.code, ran.out) == (2, "")
         assert f"invalid scalar '{name}': {sentence}" in " ".join(ran.err.split())
+
+
+def test_a_job_without_numbers_says_so(cli: Cli, jobs: JobRegistry) -> None:
+    """Its sets are there, and their errors."""
+    leave_losses(jobs, [[None], [None]])
+    ran = cli("results", "job", "--best", "loss")
+    assert (ran.code, ran.err) == (2, "error: invalid scalar 'loss': no task has left a number so far.\n")
+    assert cli.ok("results", "job", "--by", "set", "--csv").out.count("ValueError: beta is 0.93") == 2
 
 
 def test_sql_has_names_that_differ_by_more_than_case(cli: Cli, jobs: JobRegistry) -> None:

@@ -361,7 +361,7 @@ def test_numbers_that_are_not_finite_are_in_every_form(
         for row in csv.DictReader(io.StringIO(ran.out))
     ]
     assert means == [("5", "3.0", "3", "2"), ("5", "6.0", "4", "1")]
-    assert ran.err == "3 values of loss are NaN or infinite: counted as n_nan, and in no mean.\n2 rows\n"
+    assert ran.err == "NaN or infinite, so counted as n_nan and in no mean: loss (3).\n2 rows\n"
 
 
 def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, jobs: JobRegistry) -> None:

@@ -274,7 +274,9 @@ class ResultSets:
             UsageError: if there is none, or if several have it.
         """
         numbers = [one.name for one in self.numbers]
-        names = ", ".join(numbers[:MAX_NAMES] + ["…"] * (len(numbers) > MAX_NAMES)) or "none"
+        if not numbers:
+            raise UsageError(f"invalid scalar '{name}': no task has left a number so far.")
+        names = ", ".join(numbers[:MAX_NAMES] + ["…"] * (len(numbers) > MAX_NAMES))
         found = [one for one in self.scalars if one.name == name] or [
             one for one in self.scalars if one.is_called(name)
         ]
@@ -340,10 +342,13 @@ class ResultSets:
         ends = (("failed", totals.failed), ("missing", totals.missing))
         if left := [f"{count:,} {what}" for what, count in ends if count]:
             notes.append(f"{' and '.join(left)} of {pluralize(totals.tasks, 'task')}: the means leave them out.")
-        for place, one in enumerate(self.numbers):
-            if count := int(self._database.execute(f"SELECT total(x{place}) FROM set_row").fetchone()[0]):  # noqa: S608 - a name of our own
-                of = f"{pluralize(count, 'value')} of {one.name}"
-                notes.append(f"{of} {'is' if count == 1 else 'are'} NaN or infinite: counted as n_nan, and in no mean.")
+        places = [place for place, one in enumerate(self.numbers) if not one.is_finite]
+        sums = ", ".join(f"total(x{place})" for place in places) or "0"
+        counts = self._database.execute(f"SELECT {sums} FROM set_row").fetchone()  # noqa: S608 - names of our own
+        found = [(self.numbers[place].name, int(count)) for place, count in zip(places, counts, strict=False) if count]
+        if found:
+            named = join_first([f"{name} ({count:,})" for name, count in found])
+            notes.append(f"NaN or infinite, so counted as n_nan and in no mean: {named}.")
         if others := [one.name for one in self.scalars if not one.is_number]:
             notes.append(f"Not numbers, so without statistics: {join_first(others)}.")
         if self.left_out_scalars:
