@@ -134,7 +134,8 @@ def leave_losses(jobs: JobRegistry, losses: list[list[float | None]], job_id: st
     Ledger(jobs.store, job_id)(
         *(attempt(task, "failed" if loss is None else "succeeded") for task, loss in values.items())
     )
-    leave_scalars(jobs, job_id, {task: {"loss": loss} for task, loss in values.items() if loss is not None})
+    if found := {task: {"loss": loss} for task, loss in values.items() if loss is not None}:
+        leave_scalars(jobs, job_id, found)
     jobs.finalize_job(job_id, "succeeded")
 
 
