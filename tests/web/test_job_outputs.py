@@ -78,7 +78,7 @@ def test_the_outputs_of_a_task_are_read_between_syncs(web: Web, cli: Cli, remote
         f"?task=3&amp;output={name}" for name in ("result.json", "curve.csv", "log.txt")
     ]
     assert "<bdi>x</bdi> = <bdi>3</bdi>" in section
-    assert "{\n  &#34;peak&#34;: [\n    1,\n    2\n  ]\n}" in section
+    assert "{\n  &#34;peak&#34;: [1, 2]\n}" in section
     before = dict(remote.store.calls)
     section = _section(web, "/jobs/night/results?task=3&output=curve.csv")
     assert _cells(section) == [["day", "cases"], ["1", "5"], ["2", "8"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -28,6 +29,9 @@ MAX_CHARACTERS = 20_000
 
 MAX_PIXELS = 10_000_000
 """Of an image: a browser takes four bytes for each."""
+
+_NUMBERS = re.compile(r"\[\n\s*[^\s\[\]{}\"][^\[\]{}\"]*\]?")
+"""A list without texts or lists in it, as JSON with line breaks has it: a series of a day per line fills a screen."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -63,11 +67,14 @@ def preview(name: str, value: bytes) -> Preview:
     try:
         if name.endswith(".csv"):
             return _table(value)
-        return _text(_pretty(value) if name.endswith(".json") else text)
+        if name.endswith(".json"):
+            shown, is_cut = _pretty(value)
+            return _text(shown, is_cut=is_cut)
+        return _text(text)
     except (RecordError, csv.Error) as error:
         why = error.reason if isinstance(error, RecordError) else f"not CSV: {error}"
-        shown = _text(text)
-        return shown._replace(note=" ".join(filter(None, (f"Shown as it is ({why}).", shown.note))))
+        raw = _text(text)
+        return raw._replace(note=" ".join(filter(None, (f"Shown as it is ({why}).", raw.note))))
 
 
 def _table(value: bytes) -> Preview:
@@ -88,8 +95,8 @@ def _table(value: bytes) -> Preview:
     return Preview(header, rows[:MAX_ROWS], note=" ".join(notes) or None)
 
 
-def _pretty(value: bytes) -> str:
-    """Return JSON with line breaks, as much of it as is shown.
+def _pretty(value: bytes) -> tuple[str, bool]:
+    """Return JSON with line breaks, but within lists of numbers, and whether it has more than is shown.
 
     Raises:
         RecordError: if it is not JSON.
@@ -100,14 +107,17 @@ def _pretty(value: bytes) -> str:
         size += len(piece)
         if size > MAX_CHARACTERS:  # a megabyte of brackets has a hundred megabytes of blanks
             break
-    return "".join(pieces)
+    lines = _NUMBERS.sub(
+        lambda match: re.sub(r"\n\s*", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), "".join(pieces)
+    )
+    return lines, size > MAX_CHARACTERS
 
 
-def _text(text: str) -> Preview:
+def _text(text: str, *, is_cut: bool = False) -> Preview:
     """Return the first lines of a text."""
     first = text[:MAX_CHARACTERS]
     lines = first.splitlines()
-    is_cut = len(text) > len(first) or len(lines) > MAX_LINES
+    is_cut = is_cut or len(text) > len(first) or len(lines) > MAX_LINES
     return Preview(text="\n".join(lines[:MAX_LINES]), note="Only the beginning is shown." if is_cut else None)
 
 
