@@ -89,13 +89,13 @@ def test_the_outputs_of_a_task_are_read_between_syncs(web: Web, cli: Cli, remote
 
 
 def test_a_read_lists_one_task_and_reads_one_output(web: Web, cli: Cli, remote: Remote) -> None:
-    """Whatever the job has else. While its ledger may grow, one more listing looks for new chunks."""
+    """Whatever the job has else. One more listing is of its packs, and one of new chunks while its ledger may grow."""
     _night(cli, remote, {f"{number}.txt": b"x" for number in range(9)})
     _section(web, "/jobs/night/results?task=3")
     before = dict(remote.store.calls)
     assert "Being read" not in _section(web, "/jobs/night/results?task=3&output=7.txt")
     spent = {name: count - before.get(name, 0) for name, count in remote.store.calls.items()}
-    assert {name: count for name, count in spent.items() if count} == {"get": 1, "scan": 1, "list_keys": 1}
+    assert {name: count for name, count in spent.items() if count} == {"get": 1, "scan": 2, "list_keys": 1}
 
 
 def test_a_child_shows_what_its_parent_left(web: Web, cli: Cli, remote: Remote) -> None:
