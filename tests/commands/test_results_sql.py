@@ -276,13 +276,30 @@ def test_unreadable_outputs_are_named_and_the_others_read(cli: Cli, jobs: JobReg
     assert "1 output week.parquet cannot be read: not Parquet." in ran.err
 
 
-def test_without_duckdb_series_say_what_to_install(
+@pytest.mark.parametrize("version", [None, "1.3.2"])
+def test_series_without_a_duckdb_that_is_new_enough_say_so(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
+    """SQLite answers what needs no series."""
+    three_tasks(jobs)
+    if version is None:
+        monkeypatch.setitem(sys.modules, "duckdb", None)
+    else:
+        monkeypatch.setattr(duckdb, "__version__", version)
+    ran = cli("results", "job", "--sql", "FROM series('infected')")
+    needs = "needs the package duckdb in " if version is None else "needs DuckDB 1.4 or later: "
+    assert (ran.code, f"series('infected') {needs}" in ran.err) == (2, True)
+    assert ask(cli, "SELECT count(*) AS n, sqlite_version() AS v FROM results")["rows"][0]["n"] == 3
+
+
+def test_an_output_longer_than_the_lines_that_duckdb_expects_is_read(
     cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    three_tasks(jobs)
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    ran = cli("results", "job", "--sql", "FROM series('infected')")
-    assert (ran.code, "series('infected') needs the package duckdb in " in ran.err) == (2, True)
+    monkeypatch.setattr(series_module, "LEAST_LINE_BYTES", 100)
+    manifest = add_job(jobs, "job", [{"r0": 1}])
+    Ledger(jobs.store)(attempt(0))
+    leave_output(jobs, manifest, 0, infected=list(range(50_000)))
+    assert rows(ask(cli, "SELECT sum(value), count(*) FROM series('infected')")) == [[sum(range(50_000)), 50_000]]
 
 
 # --- views of a download --------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sqlite3
+import sys
 import tempfile
 import threading
 import time
@@ -25,7 +26,7 @@ from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, SUCCEEDED, ResultsTa
 from mopsjobs.app.tasks.series import MEMBER, ROW, Series, named_series
 from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.cache.queries.user_sql import QueryResult, late_error, run_user_query
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.ledger.scalars import is_not_finite
 from mopsjobs.utils.sizes import human_size
 from mopsjobs.utils.table_files import CONVERTERS, distinct_name, identifier, import_package, type_of
@@ -36,11 +37,11 @@ TABLE = "results"
 MAX_NAMED = 40
 """Columns that an error names."""
 
+LEAST_DUCKDB = (1, 4)
+"""The oldest version that is used. Others are as if there was none."""
+
 MEMORY = "1GB"
 """Of DuckDB. What is more goes to a temporary file."""
-
-MAX_ROW_BYTES = 2**26
-"""Of a task as a line of JSON."""
 
 BATCH = 500
 """Rows that are fetched together."""
@@ -62,10 +63,26 @@ class SqlAnswer(NamedTuple):
 
 
 def has_duckdb() -> bool:
-    """Return whether this Python has DuckDB."""
+    """Return whether this Python has a DuckDB that is new enough."""
     with contextlib.suppress(UsageError):
-        return bool(import_package("duckdb", "SQL"))
+        return bool(_duckdb("SQL"))
     return False
+
+
+def _duckdb(purpose: str) -> Any:
+    """Import DuckDB.
+
+    Raises:
+        UsageError: if it is not installed, or too old.
+    """
+    hint = "Install it there. The table results does without."
+    duckdb = import_package("duckdb", purpose, hint)
+    if tuple(map(int, duckdb.__version__.split(".")[:2])) < LEAST_DUCKDB:
+        least = ".".join(map(str, LEAST_DUCKDB))
+        raise UsageError(
+            f"{purpose} needs DuckDB {least} or later: {sys.executable} has {duckdb.__version__}.", hint=hint
+        )
+    return duckdb
 
 
 @contextlib.contextmanager
@@ -91,7 +108,7 @@ def run_results_sql(
     """
     names = named_series(sql)
     if names:
-        import_package("duckdb", f"series('{names[0]}')", "Install it there. The table results does without.")
+        _duckdb(f"series('{names[0]}')")
     rows = _CountedRows(table, sql)
     if not has_duckdb():
         with temporary_database("") as database:
@@ -105,9 +122,12 @@ def run_results_sql(
         contextlib.closing(duckdb.connect(os.path.join(directory, "results.duckdb"))) as database,
     ):
         database.execute(f"SET memory_limit = '{MEMORY}'; SET python_enable_replacements = false")
-        _fill_duckdb(database, rows, os.path.join(directory, "rows.jsonl"))
-        if names:
-            series.add(database, names, rows.parameters)
+        try:
+            _fill_duckdb(database, rows, os.path.join(directory, "rows.jsonl"))
+            if names:
+                series.add(database, names, rows.parameters)
+        except duckdb.Error as error:
+            raise MopsJobsError(f"DuckDB cannot load the results: {_first_sentence(error)}.") from None
         database.execute("SET enable_external_access = false; SET lock_configuration = true")
         yield rows.answer(_run_duckdb(database, sql, seconds, rows.hint), series)
 
@@ -234,7 +254,7 @@ def _fill_duckdb(database: Any, rows: _CountedRows, path: str) -> None:
     )
     database.execute(
         f"CREATE TABLE _results AS SELECT {selected}"  # noqa: S608 - quoted names
-        f" FROM read_ndjson(?, columns = {{{form}}}, maximum_object_size = {MAX_ROW_BYTES})",
+        f" FROM read_ndjson(?, columns = {{{form}}})",
         [path],
     )
     os.unlink(path)
@@ -256,8 +276,7 @@ def _run_duckdb(database: Any, sql: str, seconds: float, hint: str) -> QueryResu
             return KeyboardInterrupt()
         if is_late.is_set():
             return late_error(seconds)
-        text = " ".join(str(error).partition("\n\nLINE ")[0].split())
-        return UsageError(f"The query failed: {text.rstrip('.')}.", hint=hint)
+        return UsageError(f"The query failed: {_first_sentence(error)}.", hint=hint)
 
     def rows(cursor: Any) -> Iterator[tuple[object, ...]]:
         try:
@@ -278,6 +297,11 @@ def _run_duckdb(database: Any, sql: str, seconds: float, hint: str) -> QueryResu
         is_over.set()
         raise translate(error) from None
     return QueryResult(tuple(column[0] for column in cursor.description), rows(cursor))
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return what an error of DuckDB says, without the lines of the query that it quotes."""
+    return " ".join(str(error).partition("\n\n")[0].split()).rstrip(".")
 
 
 def _finite(value: object) -> object:

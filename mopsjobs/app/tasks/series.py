@@ -64,8 +64,8 @@ BATCH_BYTES = 64 * 2**20
 
 BATCH_TASKS = 4_000
 
-MAX_LINE_BYTES = 2**28
-"""Of an output, as a text of JSON."""
+LEAST_LINE_BYTES = 2**24
+"""Of a line that DuckDB reads: its own limit. It holds some lines of the limit in memory."""
 
 MAX_PROBLEMS = 1_000
 """Problems that are named."""
@@ -112,6 +112,7 @@ class Series:
         self._directory = directory
         self._on_progress = on_progress
         self._tasks_read = 0
+        self._longest = LEAST_LINE_BYTES
         self._output_bytes = self._column_bytes = 0
         self.lacking: Counter[str] = Counter()
         """How many tasks that succeeded lack a series that was named."""
@@ -193,7 +194,7 @@ class Series:
                     part = os.path.join(directory, uuid.uuid4().hex)
                     shutil.rmtree(f"{directory}/{UNFINISHED}", ignore_errors=True)
                     os.mkdir(f"{directory}/{UNFINISHED}", 0o700)
-                    for problem in _convert(database, scratch, f"{directory}/{UNFINISHED}"):
+                    for problem in _convert(database, scratch, f"{directory}/{UNFINISHED}", self._longest):
                         self._note(f"{job_id}: {problem}")
                     os.rename(f"{directory}/{UNFINISHED}", part)
 
@@ -233,7 +234,8 @@ class Series:
                 self._note(f"{entry.key} cannot be read: {error}.")
                 continue
             if text:
-                file.write(json.dumps({**head, "n": name, "v": text}) + "\n")
+                length = file.write(json.dumps({**head, "n": name, "v": text}) + "\n")
+                self._longest = max(self._longest, length)
 
     def _note(self, problem: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
@@ -363,9 +365,12 @@ TO ? (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2)
 _WRITE_TASKS = "COPY (SELECT DISTINCT p AS param_id, s AS seed FROM _lines) TO ? (FORMAT parquet)"
 
 
-def _convert(database: Any, scratch: str, part: str) -> list[str]:
-    """Turn the outputs of a batch into files of columns. Return what cannot be read, as sentences."""
-    database.execute(_READ, [os.path.join(scratch, LINES), MAX_LINE_BYTES])
+def _convert(database: Any, scratch: str, part: str, longest: int) -> list[str]:
+    """Turn the outputs of a batch, whose lines have this length at most, into files of columns.
+
+    Return what cannot be read, as sentences.
+    """
+    database.execute(_READ, [os.path.join(scratch, LINES), longest])
     paths: dict[str, dict[str, None]] = {}
     problems = []
     for name, structure, count in database.execute(_STRUCTURES).fetchall():
