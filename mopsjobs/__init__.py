@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mopsjobs.api.registry import Job, Registry, connect
     from mopsjobs.api.report import Report, report
     from mopsjobs.api.study import Study, grid
-    from mopsjobs.api.table import Failures, Table
+    from mopsjobs.api.table import Failures, Results, Table
     from mopsjobs.engines.trust import NotTrustedError
     from mopsjobs.errors import (
         AmbiguousJobError,
@@ -88,6 +88,7 @@ __all__ = [
     "RecordError",
     "Registry",
     "Report",
+    "Results",
     "StoreAccessError",
     "StoreError",
     "StoreUnavailableError",
@@ -116,7 +117,7 @@ _MODULES = {
     "mopsjobs.api.registry": ("Job", "Registry", "connect"),
     "mopsjobs.api.report": ("Report", "report"),
     "mopsjobs.api.study": ("Study", "grid"),
-    "mopsjobs.api.table": ("Failures", "Table"),
+    "mopsjobs.api.table": ("Failures", "Results", "Table"),
     "mopsjobs.engines.trust": ("NotTrustedError",),
     "mopsjobs.registry.job_registry": ("JobRegistry",),
     "mopsjobs.store": ("open_store",),

@@ -32,16 +32,16 @@ Written by `python docs/tools/generate_python.py` from the docstrings. Do not ed
 names but those of the types of arguments.
 """
 
-FIRST = ("connect", "Registry", "Job", "JobInfo", "Study", "grid", "Table", "Report")
+FIRST = ("connect", "Registry", "Job", "JobInfo", "Study", "grid", "Results", "Table", "Report")
 """The order of the names. All others follow, in that of `mopsjobs.__all__`; errors are a table at the end."""
 
-MADE_BY_OTHERS = {"JobInfo", "Registry", "Table"}
+MADE_BY_OTHERS = {"JobInfo", "Registry", "Results", "Table"}
 """Classes whose objects come from functions and methods, so their constructors are not shown."""
 
 INTERNAL = {
     "JobRegistry.backdated_to", "JobRegistry.get_record", "JobRegistry.job_id_of", "JobRegistry.key_of",
     "JobRegistry.report_shard", "JobRegistry.scan", "JobRegistry.state_type", "JobRegistry.with_on_write",
-    "Registry.app", "Registry.code_in", "Study.definition", "Table.of",
+    "Registry.app", "Registry.code_in", "Study.definition", "Table.held", "Table.of",
 }  # fmt: skip
 """What the modules of mops-jobs use of each other."""
 
@@ -109,9 +109,14 @@ def _class(kind: type, aliases: list[str]) -> Iterator[str]:
 
 
 def _members(kind: type) -> dict[str, Any]:
-    """Return the documented members of a class and of its bases in the package, in their order there."""
+    """Return the documented members of a class and of its bases in the package, in their order there.
+
+    A base that the reference has itself is left out.
+    """
     found: dict[str, Any] = {}
     for base in (base for base in kind.__mro__ if base.__module__.startswith("mopsjobs.")):
+        if base is not kind and base.__name__ in mopsjobs.__all__:
+            continue
         for member, one in vars(base).items():
             is_public = not member.startswith("_") or member in {"__enter__", "__exit__"}
             if is_public and callable(getattr(one, "__get__", None)) and one.__doc__:

@@ -213,7 +213,7 @@ class Table:
 
 
 class Results(Table):
-    """The table of results of a job: a row per task."""
+    """The table of results of a job: a `Table` with a row per task, and the tables of its parameter sets."""
 
     def __init__(self, title: str, read: ReadRows, read_sets: Callable[[SetChoice], Table], *, age: str) -> None:
         """Prepare the table; nothing is read yet."""

@@ -63,7 +63,8 @@ def finish(job: mj.Job) -> list[dict[str, Any]]:
         sys.exit(error.exit_code)
     except mj.JobEndError as error:
         log.error("%s", error.status)  # noqa: TRY400 - no traceback
-    return job.results().sets(quantiles=[0.05, 0.95]).rows + job.results().best("peak", 3).rows
+    results: mj.Results = job.results()
+    return results.sets(quantiles=[0.05, 0.95]).rows + results.best("peak", 3).rows
 
 
 def look(job: mj.Job) -> None:
