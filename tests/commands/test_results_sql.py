@@ -292,16 +292,6 @@ def test_series_without_a_duckdb_that_is_new_enough_say_so(
     assert ask(cli, "SELECT count(*) AS n, sqlite_version() AS v FROM results")["rows"][0]["n"] == 3
 
 
-def test_an_output_longer_than_the_lines_that_duckdb_expects_is_read(
-    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(series_module, "LEAST_LINE_BYTES", 100)
-    manifest = add_job(jobs, "job", [{"r0": 1}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, infected=list(range(50_000)))
-    assert rows(ask(cli, "SELECT sum(value), count(*) FROM series('infected')")) == [[sum(range(50_000)), 50_000]]
-
-
 # --- views of a download --------------------------------------------------------------------------------------------
 
 
