@@ -85,8 +85,8 @@ def test_sql_groups_tasks_by_parameters_and_averages_scalars(cli: Cli, jobs: Job
     assert found["output_bytes"] == 200
     ran = cli.ok("results", "job", "--sql", sql, "--csv")
     assert ran.out.splitlines()[0] == '"r0","peak","n"'
-    assert "1 of 3 tasks have no values: 1 failed." in ran.err
-    assert "1 of 2 succeeded tasks have no peak." in ran.err
+    assert "1 of 3 tasks has no values: 1 failed." in ran.err
+    assert "1 of 2 succeeded tasks has no peak." in ran.err
     assert "of scalars; the outputs have 200 bytes." in ran.err
 
 
@@ -244,6 +244,7 @@ def test_query_and_results_have_the_same_table(cli: Cli, jobs: JobRegistry) -> N
     Ledger(jobs.store)(attempt(0), attempt(1, "failed"), attempt(2))
     leave_output(jobs, manifest, 0, r0=2.5, fit={"error": 1}, seed=3, text="ä")
     sql = "SELECT * FROM results ORDER BY task"
+    assert "see column repeats" in cli.ok("results", "job", "--sql", sql).err
     found, queried = ask(cli, sql), cli.ok("query", "--job", "job", "--json", sql).json
     assert found["columns"] == queried["columns"]
     assert found["rows"] == queried["rows"]

@@ -175,14 +175,12 @@ class _CountedRows:
         """Return an answer with what it lacks, and how many bytes were read, also of series."""
         total, done = self._outcomes.total(), self._outcomes[SUCCEEDED]
         others = ", ".join(f"{count:,} {name}" for name, count in sorted(self._outcomes.items()) if name != SUCCEEDED)
-        notes = [f"{total - done:,} of {pluralize(total, 'task')} have no values: {others}."] if others else []
+        notes = [f"{_some(total - done, total, 'task')} no values: {others}."] if others else []
         lacking = self._lacking | series.lacking
-        notes += [
-            f"{count:,} of {pluralize(done, 'succeeded task')} have no {name}." for name, count in lacking.items()
-        ]
+        notes += [f"{_some(count, done, 'succeeded task')} no {name}." for name, count in lacking.items()]
         how = "leave them out by WHERE isfinite(…)" if has_duckdb() else "SQLite takes NaN for null"
         notes += [
-            f"{count:,} of {pluralize(done, 'succeeded task')} have NaN or an infinity as {name}: {how}."
+            f"{_some(count, done, 'succeeded task')} NaN or an infinity as {name}: {how}."
             for name, count in self._not_finite.items()
         ]
         read = {"scalars": self.table.bytes_read, **series.bytes_read}
@@ -197,6 +195,11 @@ class _CountedRows:
         return SqlAnswer(
             result, [*notes, f"Read {sizes}{of_outputs}."], {**counts, "output_bytes": self._output_bytes or None}
         )
+
+
+def _some(count: int, total: int, noun: str) -> str:
+    """Return the beginning of a sentence about some of them."""
+    return f"{count:,} of {pluralize(total, noun)} {'has' if count == 1 else 'have'}"
 
 
 def _is_in(name: str, sql: str) -> bool:

@@ -331,12 +331,18 @@ def _table(args: argparse.Namespace, app: App) -> Result:
     def view(table: ResultsTable) -> Result:
         note = _write_rows(args.table, table.columns, table.rows(), app, args.python)
         notes = [f"{note}; data: {table.describe_age()}" if args.offline else note]
-        if (some := table.simulations) is not None:
-            notes = [f"{line}; see column repeats" for line in _duplicates_note(some.tasks, some.repeated)] + notes
+        notes = _repeats_note(table) + notes
         exit_code = EXIT_PARTLY_DONE if table.is_partial else EXIT_DONE
         return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
 
     return _with_warnings(families, app, lambda said: read_results_table(families, app, view, policy, said))
+
+
+def _repeats_note(table: ResultsTable) -> list[str]:
+    """Return the line that says how to leave out tasks that repeat an earlier one; none without such tasks."""
+    some = table.simulations
+    lines = [] if some is None else _duplicates_note(some.tasks, some.repeated)
+    return [f"{line}; see column repeats" for line in lines]
 
 
 def _sql(args: argparse.Namespace, app: App) -> Result:
@@ -356,7 +362,7 @@ def _sql(args: argparse.Namespace, app: App) -> Result:
                 lambda rows, is_cut: head | rows_document(columns, rows, is_cut=is_cut),
                 f"data: {results.describe_age()}",
             )
-        result.notes = [*result.notes, *answer.notes]
+        result.notes = [*result.notes, *_repeats_note(results), *answer.notes]
         result.warnings = [*results.problems(), *series.problems]
         result.exit_code = EXIT_PARTLY_DONE if results.is_partial or series.problems else EXIT_DONE
         return result
