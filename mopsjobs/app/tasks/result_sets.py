@@ -542,7 +542,8 @@ def _open_kept(path: str, state: str) -> Iterator[sqlite3.Connection | None]:
         kept = None
         with contextlib.suppress(OSError, sqlite3.Error):
             if os.path.exists(path):
-                os.utime(path)  # the files that were used last are kept
+                with contextlib.suppress(PermissionError):
+                    os.utime(path)  # the files that were used last are kept
                 database = stack.enter_context(contextlib.closing(_open(path)))
                 found = database.execute("SELECT json_extract(document, '$.state') FROM about").fetchone()
                 kept = database if found == (state,) else None
