@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import os
 import re
@@ -164,6 +165,15 @@ def test_an_id_that_ends_with_a_dot_has_a_page(
 def test_a_slash_behind_a_page_leads_to_it(web: Web, path: str) -> None:
     """A job may have an id with slashes, so its page has none of these."""
     assert web.get(f"{path}/").status_code == web.get(path).status_code != 404
+
+
+def test_the_page_of_the_api_says_what_each_address_gives(web: Web) -> None:
+    """With the summary and the parameters of each, as the OpenAPI document has them."""
+    page = html.unescape(web.ok("/api"))
+    paths = web.get("/api/v1/openapi.json").get_json()["paths"]
+    assert [one["get"]["summary"] for one in paths.values() if f"<p>{one['get']['summary']}.</p>" not in page] == []
+    descriptions = [two["description"] for one in paths.values() for two in one["get"].get("parameters", ())]
+    assert [text for text in descriptions if f"<dd>{text}</dd>" not in page] == []
 
 
 def test_an_unknown_job_is_404(web: Web) -> None:
