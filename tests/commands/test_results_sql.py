@@ -248,6 +248,18 @@ def test_query_and_results_have_the_same_table(cli: Cli, jobs: JobRegistry) -> N
     found, queried = ask(cli, sql), cli.ok("query", "--job", "job", "--json", sql).json
     assert found["columns"] == queried["columns"]
     assert found["rows"] == queried["rows"]
+    assert (found["repeated"], [row["repeats"] for row in found["rows"]]) == (1, [None, None, 0])
+
+
+def test_a_series_tells_which_tasks_repeat_an_earlier_one(cli: Cli, jobs: JobRegistry) -> None:
+    """So a mean over a series leaves them out by the same condition as over `results`."""
+    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}, {"r0": 1}])
+    Ledger(jobs.store)(*map(attempt, range(3)))
+    leave_output(jobs, manifest, 0, infected=[1])
+    leave_output(jobs, manifest, 1, infected=[4])
+    sql = "SELECT count(*), avg(value) FROM series('infected')"
+    assert rows(ask(cli, sql)) == [[3, 2.0]]
+    assert rows(ask(cli, f"{sql} WHERE repeats IS NULL")) == [[2, 2.5]]
 
 
 def test_a_family_has_the_series_of_the_job_that_did_the_task(cli: Cli, jobs: JobRegistry) -> None:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, SUCCEEDED, ResultsTable, TableRow
+from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, REPEATS, SUCCEEDED, ResultsTable, TableRow
 from mopsjobs.app.tasks.series import MEMBER, ROW, Series, named_series
 from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.cache.queries.user_sql import QueryResult, late_error, run_user_query
@@ -125,7 +125,7 @@ def run_results_sql(
         try:
             _fill_duckdb(database, rows, os.path.join(directory, "rows.jsonl"))
             if names:
-                series.add(database, names, rows.parameters)
+                series.add(database, names, [*rows.parameters, *([REPEATS] if rows.repeated else [])])
         except duckdb.Error as error:
             raise MopsJobsError(f"DuckDB cannot load the results: {_first_sentence(error)}.") from None
         database.execute("SET enable_external_access = false; SET lock_configuration = true")
@@ -153,6 +153,11 @@ class _CountedRows:
         """Return the columns of parameters."""
         first = len(FIRST_COLUMNS)
         return [column.name for column in self.columns[first : first + len(self.table.parameters)]]
+
+    @property
+    def repeated(self) -> int:
+        """Count the tasks that repeat an earlier one."""
+        return 0 if self.table.simulations is None else self.table.simulations.repeated
 
     @property
     def hint(self) -> str:
@@ -188,6 +193,7 @@ class _CountedRows:
         of_outputs = f"; the outputs have {human_size(self._output_bytes)}" if self._output_bytes else ""
         counts = {
             "tasks": dict(self._outcomes),
+            "repeated": self.repeated,
             "lacking": dict(lacking),
             "not_finite": dict(self._not_finite),
             "bytes_read": sum(read.values()),

@@ -125,7 +125,7 @@ class Series:
         Args:
             database: the database.
             names: the names of the series that are read.
-            parameters: the columns of parameters.
+            parameters: the columns of parameters, and others of a task that a series has too.
 
         Raises:
             UsageError: if no output has a series of that name.
