@@ -308,6 +308,11 @@ def field(value: Object | None, path: str) -> Any:
     return found
 
 
+def true_conditions(status: Object) -> dict[str, Object]:
+    """Return the conditions of a Job or a pod that hold, by their types."""
+    return {one["type"]: one for one in status.get("conditions") or () if one["status"] == "True"}
+
+
 def _jobs(namespace: str) -> str:
     return f"/apis/batch/v1/namespaces/{namespace}/jobs"
 

@@ -34,6 +34,7 @@ from mopsjobs.engines.kubernetes.client import (
     is_other_context,
     open_cluster,
     shard_of,
+    true_conditions,
 )
 from mopsjobs.engines.kubernetes.fields import differences
 from mopsjobs.engines.kubernetes.logs import Window, has_ended, read_lines
@@ -257,7 +258,7 @@ def _active_state(
     is_running = bool(status.get("ready", status.get("active")))
     if is_running and not status.get("failed") and not is_silent:
         return EngineState("running")
-    if not is_running and (target := _true_conditions(status).get("FailureTarget")) is not None:
+    if not is_running and (target := true_conditions(status).get("FailureTarget")) is not None:
         detail = f"{(target.get('message') or 'the Job fails').rstrip('.')}; it ends when its pods have stopped"
         return EngineState("pending", target.get("reason") or "FailureTarget", detail, is_stuck=True)
     pods = cluster.pods(namespace, name)
@@ -327,13 +328,9 @@ def _is_of(k8s_job: Object, job: Mapping[str, object], cluster: Cluster, trust: 
     return True
 
 
-def _true_conditions(status: Object) -> dict[str, Object]:
-    return {one["type"]: one for one in status.get("conditions") or () if one["status"] == "True"}
-
-
 def _end_state(status: Object) -> EngineState | None:
     """Return how a Job ended, by its conditions; None while it has not."""
-    true = _true_conditions(status)
+    true = true_conditions(status)
     if "Complete" in true:
         return EngineState("succeeded")
     if "Failed" in true:
@@ -343,7 +340,7 @@ def _end_state(status: Object) -> EngineState | None:
 
 def _times(status: Object, first_container: datetime | None) -> EngineTimes:
     """Return when a Job ran, by its status and the start of its first container, if a pod still has that."""
-    true = _true_conditions(status)
+    true = true_conditions(status)
     end = true.get("Complete") or true.get("Failed") or {}
     ended, began = end.get("lastTransitionTime"), None
     if "Complete" in true:

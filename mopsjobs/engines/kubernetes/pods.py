@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from mopsjobs.engines.base import ShardEnd
-from mopsjobs.engines.kubernetes.client import Object, creation_time, field, shard_of
+from mopsjobs.engines.kubernetes.client import Object, creation_time, field, shard_of, true_conditions
 from mopsjobs.engines.kubernetes.logs import has_ended
 from mopsjobs.engines.kubernetes.manifest import CONTAINER, MAX_SHARDS
 from mopsjobs.utils.text import cut_in_the_middle, parse_whole_number
@@ -45,14 +45,12 @@ def memory_problem(pods: Iterable[Object]) -> tuple[str, str] | None:
 
 def open_shards(pods: Iterable[Object]) -> set[int]:
     """Return the shards whose newest pod has not succeeded."""
-    newest = {shard_of(pod): pod for pod in sorted(pods, key=creation_time)}
-    return {shard for shard, pod in newest.items() if field(pod, "status.phase") != "Succeeded"}
+    return {shard for shard, pod in _newest(pods).items() if field(pod, "status.phase") != "Succeeded"}
 
 
 def pod_problem(pods: Sequence[Object], *, is_running: bool, now: datetime) -> tuple[str | None, str | None]:
     """Return why the pods of a Job do not run now, else why the last one was stopped, as a word and a sentence."""
-    newest = {shard_of(pod): pod for pod in sorted(pods, key=creation_time)}
-    problem = next(filter(None, (_start_problem(pod, now) for pod in newest.values())), None)
+    problem = next(filter(None, (_start_problem(pod, now) for pod in _newest(pods).values())), None)
     if problem is None:
         # The ends of earlier pods of a shard no longer matter when a later one has succeeded.
         shards = open_shards(pods)
@@ -60,6 +58,10 @@ def pod_problem(pods: Sequence[Object], *, is_running: bool, now: datetime) -> t
     if problem is None and not pods and not is_running:
         problem = NO_PODS, "it has no pods"
     return problem or (None, None)
+
+
+def _newest(pods: Iterable[Object]) -> dict[int, Object]:
+    return {shard_of(pod): pod for pod in sorted(pods, key=creation_time)}
 
 
 def _start_problem(pod: Object, now: datetime) -> tuple[str, str | None] | None:
@@ -103,11 +105,8 @@ def _was_killed(pod: Object) -> bool:
 
 def _disruption(pod: Object) -> str | None:
     """Return the reason for which the cluster removed a pod, such as `PreemptionByScheduler`; None if it did not."""
-    for condition in field(pod, "status.conditions") or ():
-        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
-            reason: str | None = condition.get("reason")
-            return reason
-    return None
+    reason: str | None = true_conditions(field(pod, "status") or {}).get("DisruptionTarget", {}).get("reason")
+    return reason
 
 
 def _last_stop(pods: Sequence[Object]) -> tuple[str, str] | None:
