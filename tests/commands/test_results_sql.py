@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from mopsjobs.app.tasks import series as series_module
+from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
@@ -287,6 +288,34 @@ def test_unreadable_outputs_are_named_and_the_others_read(cli: Cli, jobs: JobReg
     assert (ran.code, ran.out) == (7, "1\t1.0\n")
     assert "1 output result.json cannot be read: not JSON." in ran.err
     assert "1 output week.parquet cannot be read: not Parquet." in ran.err
+
+
+def test_an_output_that_the_store_does_not_send_is_read_by_the_next_query(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}])
+    Ledger(jobs.store)(attempt(0), attempt(1))
+    leave_scalars(jobs, "job", {0: {}, 1: {}})
+    for number in (0, 1):
+        leave_output(jobs, manifest, number, infected=[number])
+    sql = ("results", "job", "--tsv", "--sql", "SELECT r0 FROM series('infected') ORDER BY r0")
+    refused = output_key("job", next(manifest.study.tasks()), "result.json")
+    scan, fetch = series_module.scan_outputs, ParallelFetcher.fetch_entries
+
+    def scan_without_values(store: VersionedStore, job_id: str) -> Iterator[tuple[tuple[str, str, str], Entry]]:
+        return ((parts, entry._replace(value=None)) for parts, entry in scan(store, job_id))
+
+    def fetch_others(self: ParallelFetcher, entries: Sequence[Entry]) -> Iterator[Versioned | FailedRead | None]:
+        for entry, found in zip(entries, fetch(self, entries), strict=True):
+            yield FailedRead("as asked") if entry.key == refused else found
+
+    monkeypatch.setattr(series_module, "scan_outputs", scan_without_values)
+    with monkeypatch.context() as patch:
+        patch.setattr(ParallelFetcher, "fetch_entries", fetch_others)
+        ran = cli(*sql)
+    assert (ran.code, ran.out) == (7, "2\n")
+    assert f"{refused} cannot be read: as asked." in ran.err
+    assert cli.ok(*sql).out == "1\n2\n"
 
 
 @pytest.mark.parametrize("version", [None, "1.3.2"])

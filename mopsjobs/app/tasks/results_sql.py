@@ -128,6 +128,8 @@ def run_results_sql(
                 series.add(database, names, [*rows.parameters, *([REPEATS] if rows.repeated else [])])
         except duckdb.Error as error:
             raise MopsJobsError(f"DuckDB cannot load the results: {_first_sentence(error)}.") from None
+        except OSError as error:
+            raise MopsJobsError(f"Cannot write {error.filename}: {error.strerror}.") from None
         database.execute("SET enable_external_access = false; SET lock_configuration = true")
         yield rows.answer(_run_duckdb(database, sql, seconds, rows.hint), series)
 

@@ -212,12 +212,15 @@ class Series:
     def _write(self, file: TextIO, scratch: str, task: _Task, values: Mapping[str, Any]) -> None:
         """Write what DuckDB reads of the outputs of a task: a line per output, or a file of Parquet."""
         head = {"p": task.param_id, "s": task.seed}
+        found_of_task = ((entry.key, values.get(entry.key)) for entry in task.entries.values())
+        failed = [(key, one.reason) for key, one in found_of_task if isinstance(one, FailedRead)]
+        for key, reason in failed:
+            self._note(f"{key} cannot be read: {reason}.")
+        if failed:  # the next query tries again
+            return
         file.write(json.dumps(head) + "\n")
         for name, entry in task.entries.items():
             found = values.get(entry.key)
-            if isinstance(found, FailedRead):
-                self._note(f"{entry.key} cannot be read: {found.reason}.")
-                continue
             value = entry.value if found is None else found.value
             if value is None:  # deleted meanwhile
                 continue
