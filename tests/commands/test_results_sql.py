@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from mopsjobs.app.tasks import series as series_module
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
 from support.cli import Cli
