@@ -92,6 +92,15 @@ def test_where_the_study_names_none_the_names_are_stored_with_them(bench: Bench)
     assert found == {"a": b"1", "b": b"2", NAMES_NAME: b'["a", "b"]'}
 
 
+@pytest.mark.parametrize("scratch", [False, True])
+def test_a_study_says_where_its_tasks_work(bench: Bench, *, scratch: bool) -> None:
+    source = "import os\ndef simulate(params, seed): return os.getcwd() == os.environ['MOPS_JOBS_TASK_DIR']\n"
+    code(bench.model, source)
+    bench.given(sets_of(1), scratch=scratch)
+    assert bench.work()[0].status == "succeeded"
+    assert [*results(bench.line).values()] == [json.dumps(scratch).encode()]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are written")
 def test_a_job_warns_once_of_writes_into_the_own_directory(bench: Bench) -> None:
     """The second shard reads in the record that the first one has said so."""
