@@ -19,7 +19,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 
 TASKS = 1_000
-MORE_TASKS = 5_000
+MORE_TASKS = 10_000
 JOBS = 5_000
 """So many that a sync reads announcements, and only scans what they do not tell."""
 CHANGED_JOBS = 100
@@ -89,11 +89,14 @@ def _count_jobs(counter: _Counter) -> list[Counted]:
         words = ("submit", str(study), "--auto", "--job-id", f"job-{tasks}", "--wait")
         found.append(counter.count(f"submit --auto --wait, {tasks:,} tasks", *words))
     job_id, table = f"job-{MORE_TASKS}", counter.place / "results.csv"
+    outputs = str(counter.place / "outputs")
     return [
         *found,
         counter.count(f"tasks, {MORE_TASKS:,} ended, first look", "tasks", job_id),
         counter.count("tasks, the same, second look", "tasks", job_id),
         counter.count(f"results --table, {MORE_TASKS:,} tasks", "results", job_id, "--table", str(table)),
+        counter.count(f"validate, {MORE_TASKS:,} tasks", "validate", job_id),
+        counter.count(f"results --download, {MORE_TASKS:,} tasks", "results", job_id, "--download", outputs),
         counter.count("register", "register", "one"),
         counter.count("update", "update", "one", "--owner", "ada"),
     ]
