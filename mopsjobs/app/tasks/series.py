@@ -6,7 +6,7 @@
 The first query reads all outputs of the tasks, and keeps each series as a file of Parquet with a row per task. The
 files lie in `<cache>-series/<job_id>/<part>/`. A later query reads those of the series that it names, and outputs of
 tasks that have ended since. A part appears whole. Nothing but speed is lost with the files: those of the jobs that
-were asked for last are kept.
+were asked for last are kept. See docs/decisions/0115-series-as-columns.md.
 """
 
 from __future__ import annotations
