@@ -53,7 +53,8 @@ _INSERT_ATTEMPT = (
 )
 
 # An attempt that succeeded, since its outputs are there: clocks of hosts differ, and two runners may work on one shard.
-# Else the last attempt by start, run and place in it.
+# Else the last attempt by start, run and place in it, of those that nobody stopped if there are some: a runner that is
+# stopped, since another one has ended the job, says nothing of a task that has failed there.
 _REFRESH_TASKS = f"""
     INSERT OR REPLACE INTO task (job_id, task, first_task, seed, attempts, {_LAST})
     SELECT last.job_id, last.task, json_extract(ended.value, '$[1]'), json_extract(ended.value, '$[2]'),
@@ -63,7 +64,8 @@ _REFRESH_TASKS = f"""
         AND (last.run, last.seq, last.shard) = (
             SELECT run, seq, shard FROM attempt AS one
             WHERE one.job_id = ?1 AND one.task = json_extract(ended.value, '$[0]')
-            ORDER BY outcome = 'succeeded' DESC, started_ts DESC, run DESC, seq DESC, shard DESC LIMIT 1
+            ORDER BY outcome = 'succeeded' DESC, outcome = 'cancelled', started_ts DESC, run DESC, seq DESC, shard DESC
+            LIMIT 1
         )
 """  # noqa: S608 - constant names
 

@@ -44,10 +44,14 @@ def _at(outcome: str, second: float | None) -> Attempt:
         ([_at("failed", 1), _at("lost", 2)], "lost"),
         ([_at("succeeded", 1), _at("failed", 2), _at("lost", 3)], "succeeded"),
         ([_at("died", None), _at("oom", 1)], "oom"),
+        ([_at("failed", 1), _at("timeout", 2), _at("cancelled", 3)], "timeout"),
     ],
 )
 def test_the_order_of_chunks_does_not_matter(attempts: list[Attempt], outcome: str, tmp_path: Path) -> None:
-    """The last attempt tells how a task ended, unless one succeeded: by another clock, it may have been earlier."""
+    """The last attempt tells how a task ended, unless one succeeded: by another clock, it may have been earlier.
+
+    One that was stopped tells nothing if another one was not: two runners may work on one shard.
+    """
     for number, order in enumerate(itertools.permutations(range(len(attempts)))):
         store = InMemoryVersionedStore()
         put_manifest(store, "job", sets_of(1))
