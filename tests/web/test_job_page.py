@@ -131,7 +131,7 @@ def test_an_offline_server_names_the_command(grid: Web, cli: Cli) -> None:
     grid.site.reads = None
     assert "Not on this machine yet. Run: mops-jobs failures grid" in grid.ok("/jobs/grid")
     assert "Run: mops-jobs tasks grid" in grid.ok("/jobs/grid/results?rows=tasks")
-    assert "Run: mops-jobs results grid --table FILE.csv" in grid.ok("/jobs/grid/results")
+    assert "Run: mops-jobs results grid --table FILE.csv" in grid.ok("/jobs/grid/results?sort=.mean")
     cli.ok("failures", "grid")
     assert "all 18 have beta" in grid.ok("/jobs/grid")
 

@@ -133,6 +133,7 @@ class ResultsPage:
         check_count(conditions)
         statuses = parse_task_statuses(query["status"]) if query["status"] else None
         chosen = {**query, "param": conditions, "status": statuses}
+        of_tasks = chosen | {"sort": query["sort"] if query["rows"] == TASKS else None}
 
         def view(connection: sqlite3.Connection, job: Job, now: float) -> dict[str, Any]:
             results, reading = find_results(self._site, connection, job, now)
@@ -184,7 +185,7 @@ class ResultsPage:
                     )
                     for name, text in ((SETS, "Parameter sets"), (TASKS, "Tasks"))
                 ],
-                "table": task_rows(self._site, connection, job, chosen, params, reading)
+                "table": task_rows(self._site, connection, job, of_tasks, params, reading)
                 if is_by_task
                 else {"reading": reading}
                 if results is None

@@ -58,6 +58,7 @@ def set_rows(
     """
     sets = results.table
     assert sets is not None  # noqa: S101 - a page keeps no results without it
+    scalar = scalar if scalar in _names(sets) else None
     order, totals = _order(sets, query["sort"], scalar), sets.totals()
     begin, has_filter = (query["page"] - 1) * PAGE_SIZE, bool(query["param"] or query["status"])
     if has_filter:
@@ -120,7 +121,7 @@ def set_rows(
 def ends_of(results: Results, scalar: str | None) -> list[dict[str, Any]]:
     """Return the parameter sets with the lowest and the highest mean of a scalar, and how sure that is."""
     sets = results.table
-    if sets is None or scalar is None:
+    if sets is None or scalar is None or scalar not in _names(sets):
         return []
     varying, found = sets.varying()[:MAX_PARAMETERS], []
     for word, is_descending in ENDS.items():
@@ -137,6 +138,11 @@ def ends_of(results: Results, scalar: str | None) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _names(sets: ResultSets) -> list[str]:
+    """Return the scalars that the table has, which leaves some out if there are too many."""
+    return [one.name for one in sets.numbers]
 
 
 def _order(sets: ResultSets, text: str | None, scalar: str | None) -> SetOrder | None:

@@ -30,7 +30,7 @@ OUTPUT = "output"
 """What to read: an output of a task."""
 
 MAX_OUTPUTS = 600
-"""Outputs that are read per hour, at most: there are more tasks than jobs, and each read costs up to three requests."""
+"""Outputs that are read per hour, at most: there are more tasks than jobs, and each read costs up to four requests."""
 
 HOUR = 3600.0
 
