@@ -43,7 +43,7 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     ("either_browser", "width"), [("chromium", 1440), ("firefox", 390)], indirect=["either_browser"]
 )
 def test_either_browser_shows_the_pages(either_browser: Browser, server: Server, cli: Cli, width: int) -> None:
-    """Without an error: a live change, a search, a job, its heat map, its tasks and its plot, on a desk or a phone."""
+    """Without an error: a live change, a search, a job, its plot, its map and its sets, on a desk or a phone."""
     with open_tab(either_browser, width) as page:
         page.goto(server.url)
         expect(page.locator(ROWS)).to_have_count(3)
@@ -58,11 +58,11 @@ def test_either_browser_shows_the_pages(either_browser: Browser, server: Server,
         page.get_by_role("link", name="grid", exact=True).click()
         expect(page.locator("#failures strong")).to_have_text("all 18 have beta > 0.6 and gamma > 0.6; no other has")
         check_layout(page)
-        page.locator("#map svg").get_by_role("link").click()
-        expect(page.locator("caption")).to_have_text("Tasks 1 to 18 of 18")
-        check_layout(page)
         page.get_by_role("link", name="Results").click()
-        expect(page.get_by_role("img", name="attack_rate over beta")).to_be_visible()
+        expect(page.get_by_role("group", name="attack_rate over beta")).to_be_visible()
+        check_layout(page)
+        page.locator("#map .regions").get_by_role("link").click()
+        expect(page.locator("#listed caption")).to_have_text("Parameter sets 1 to 9 of 9")
         check_layout(page)
         page.goto(f"{server.url}/charts")
         expect(page.get_by_role("heading", level=2).first).to_be_visible()

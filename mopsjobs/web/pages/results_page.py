@@ -34,9 +34,9 @@ from mopsjobs.web.drawings import plots
 from mopsjobs.web.drawings.axes import Axis
 from mopsjobs.web.drawings.heat_map import KINDS, Axes, HeatMap, SetTasks, choose_axes, lay_out, sets_of
 from mopsjobs.web.pages.logs_page import last_lines
-from mopsjobs.web.pages.readings import Reading, ask, find_results, is_submitted, not_read_yet, waiting
+from mopsjobs.web.pages.readings import Reading, ask, find_results, not_read_yet, waiting
 from mopsjobs.web.pages.set_rows import ends_of, set_rows
-from mopsjobs.web.pages.task_map import MAX_CHOICES, map_values
+from mopsjobs.web.pages.task_map import map_values
 from mopsjobs.web.pages.task_rows import MAX_PAGE, task_rows
 from mopsjobs.web.queries.query_params import Parameter, choice, parse_query
 from mopsjobs.web.queries.search_box import Params
@@ -151,7 +151,6 @@ class ResultsPage:
                 "job_id": job["job_id"],
                 "query": query,
                 "reading": reading,
-                "has_tasks": is_submitted(job),
                 # That of a family has the results of all.
                 "newest": None if family is None or family.newest == job["job_id"] else family.newest,
                 "results": results,
@@ -167,7 +166,7 @@ class ResultsPage:
                 "map": drawn.heat_map
                 and map_values(drawn.heat_map, drawn.axes, to_rows, lambda one: to_rows(one, FAILED_STATUSES)),
                 "axes": drawn.axes,
-                "choices": list(drawn.plot["varying"])[:MAX_CHOICES],
+                "choices": list(drawn.plot["varying"])[:MAX_PARAMETERS],
                 "is_mixed": len(drawn.plot["varying"]) > 1,
                 "to_failed": to_rows([], FAILED_STATUSES),
                 "select": _select(params, query),
@@ -205,6 +204,7 @@ class ResultsPage:
             UsageError: if the query names a scalar or a parameter that they lack.
         """
         job_id, chosen = str(job["job_id"]), Axes(query["x"], query["up"])
+        key = (job_id, results is None, chosen, query["y"])
 
         def draw(sets: list[SetTasks], varying: Sequence[str], texts: Sequence[str]) -> _Drawings:
             known = [parts for text in texts if (parts := split_condition(text)) is not None]
@@ -222,7 +222,7 @@ class ResultsPage:
             return drawn._replace(ends=ends_of(results, drawn.plot["y"]))
 
         if results is not None:
-            return self._drawn.get((job_id, chosen, query["y"]), results.made_at, lambda: draw_results(results))
+            return self._drawn.get(key, results.made_at, lambda: draw_results(results))
         ledger, summary = read_ledger(connection, job_id), last_failures(connection, job_id)
         if ledger is None or not 0 < ledger.tasks_total <= MAX_MAP_TASKS:
             return _Drawings({**plot_results([None], query), "varying": []}, None, chosen)
@@ -237,7 +237,7 @@ class ResultsPage:
             tasks = found.list_tasks(connection, TaskQuery())
             return draw(sets_of((one.params, one.row.outcome) for one in tasks.tasks(0)), ledger.varying, texts)
 
-        return self._drawn.get((job_id, chosen, query["y"]), state, draw_tasks)
+        return self._drawn.get(key, state, draw_tasks)
 
     def file(self, job_id: str) -> Response:
         """Return the table of results as CSV; 503 while it is being read."""

@@ -13,9 +13,6 @@ from mopsjobs.web.queries.view_models import CLASSES
 SHOWN_TICKS = 10
 """Places of an axis up to which each has its text."""
 
-MAX_CHOICES = 100
-"""Parameters to choose from."""
-
 MAX_LINKS = 400
 """Cells of a map up to which each is a link."""
 
