@@ -197,7 +197,7 @@ def test_a_job_with_a_slash_in_its_id_is_shown_and_ended(
     assert "failed 3/4 tasks" in cli.ok("events", NAME).out
     web = Web(cli, capsys)
     assert "/jobs/team%2Frun%201" in web.ok("/jobs")
-    for page in ("", "/tasks", "/logs"):
+    for page in ("", "/results", "/logs"):
         assert "team/run 1" in web.ok(f"/jobs/team%2Frun%201{page}")
     assert json.loads(web.ok("/api/v1/jobs/team%2Frun%201"))["job_id"] == NAME
 
@@ -225,5 +225,7 @@ def test_an_id_that_ends_as_a_path_has_its_own_page(
     web = Web(cli, capsys)
     assert f"<h1>x/{below}</h1>" in web.ok(f"/jobs/x%2F{below}")
     assert json.loads(web.ok(f"/api/v1/jobs/x%2F{below}"))["job_id"] == f"x/{below}"
-    if below != "events":
+    if below == "tasks":
+        assert web.get("/jobs/x/tasks").headers["Location"] == "/jobs/x/results?rows=tasks"
+    elif below != "events":
         assert "<h1>x</h1>" in web.ok(f"/jobs/x/{below}")

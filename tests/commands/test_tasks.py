@@ -303,7 +303,7 @@ def test_numbers_that_an_equality_misses_by_their_computation_are_told(
         assert f"warning: {told}" in ran.err
     assert cli.ok("tasks", "job", "-q", "--param", "beta>=0.3", "--param", "beta<=0.30000000000000004").lines == ["1"]
     assert "does not take" not in cli.ok("tasks", "job", "--param", "beta=0.1", "--param", "flag=False").err
-    assert told in html.unescape(Web(cli, capsys).ok("/jobs/job/tasks?param=beta%3D0.3"))
+    assert told in html.unescape(Web(cli, capsys).ok("/jobs/job/results?rows=tasks&param=beta%3D0.3"))
     assert cli.ok("tasks", "job", "-q", "--param", "flag=True").lines == ["1", "2"]
 
 

@@ -279,7 +279,9 @@ def test_the_version_of_a_page_is_told_if_it_is_current(web: Web, remote: Remote
     assert (answer.status_code, answer.text.count("5/20")) == (200, 1)
 
 
-@pytest.mark.parametrize("path", ["/jobs/night-1", "/jobs/night-1/logs", "/jobs/night-1/results", "/charts", "/failures"])
+@pytest.mark.parametrize(
+    "path", ["/jobs/night-1", "/jobs/night-1/logs", "/jobs/night-1/results", "/charts", "/failures"]
+)
 def test_each_page_tells_that_nothing_has_changed(web: Web, path: str) -> None:
     """So an open tab costs little."""
     token = _read(web.ok(path), "version")
