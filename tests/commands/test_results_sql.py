@@ -156,9 +156,12 @@ def test_duckdb_is_interrupted_after_the_limit_of_time(cli: Cli, jobs: JobRegist
     assert (ran.code, "takes longer than 0.2 s" in ran.err) == (2, True)
 
 
-def test_sql_takes_no_table(cli: Cli, jobs: JobRegistry) -> None:
+@pytest.mark.parametrize(
+    "words", ["--sql S --table -", "--sql S --by set", "--sql S --duckdb out", "--duckdb out --mean"]
+)
+def test_rows_tables_and_directories_exclude_each_other(cli: Cli, jobs: JobRegistry, words: str) -> None:
     three_tasks(jobs)
-    assert cli("results", "job", "--sql", "SELECT 1", "--table", "-").code == 2
+    assert cli("results", "job", *words.split()).code == 2
 
 
 # --- series ---------------------------------------------------------------------------------------------------------

@@ -215,17 +215,18 @@ def _check(args: argparse.Namespace, asks: Sequence[str], *, is_by_set: bool) ->
         raise UsageError("Name a JOB, or select jobs by --label.")
     if args.jobs and args.label:
         raise UsageError("A JOB contradicts --label, which selects jobs.")
+    has_directory = args.download is not None or args.duckdb is not None
     if args.sql is not None or args.explain is not None:
         prints = "--sql prints rows" if args.explain is None else "--explain prints sentences"
         others = args.explain is not None and (args.sql is not None or args.tsv or args.csv)
-        if is_by_set or args.by or args.reduced or args.table is not None or args.download is not None or others:
+        if is_by_set or args.by or args.reduced or args.table is not None or has_directory or others:
             raise UsageError(f"{prints} of its own: leave out --table, --download, --by and what these take.")
         return
     if args.table is not None:
         form_of(args.table)
     if is_by_set and args.reduced:
         raise UsageError(f"--reduced has a row per parameter set of its own: leave out {_flags(asks) or '--by set'}.")
-    if is_by_set and (args.download is not None or args.by == "task"):
+    if is_by_set and (has_directory or args.by == "task"):
         raise UsageError(f"{_flags(asks) or '--limit'} needs rows of parameter sets: --by set.")
     if args.reduced and args.offline:
         raise UsageError("--reduced does not work with --offline: the cache has no outputs.")
