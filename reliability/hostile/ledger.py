@@ -242,7 +242,7 @@ def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "json", ("failures", job_id, "--json")
     yield "text", ("status", job_id)  # with a line about its failures by now
     yield "csv", ("results", job_id, "--table", "-")
-    yield "csv", ("results", job_id, "--table", "-", "--mean")
+    yield "csv", ("results", job_id, "--table", "-", "--by", "set")
     yield "text", ("logs", job_id, "--failed")
     yield "text", ("provenance", job_id)
     yield "json", ("provenance", job_id, "--json")

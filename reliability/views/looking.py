@@ -133,7 +133,7 @@ class Views:
         )
         yield "results --table .csv", self._table(job_id, "csv")
         yield "results --table .jsonl", self._table(job_id, "jsonl")
-        yield "results --mean", self._mean(job_id)
+        yield "results --by set", self._mean(job_id)
         yield from self._by_python(job_id)
         yield from self._by_page(job_id)
 
@@ -170,7 +170,7 @@ class Views:
     def _mean(self, job_id: str) -> dict[str, Any]:
         path = self._directory / "mean.csv"
         path.unlink(missing_ok=True)
-        ran = self._machine.look("results", job_id, "--table", str(path), "--mean")
+        ran = self._machine.look("results", job_id, "--table", str(path), "--by", "set")
         if not path.exists():
             return {"means": reading.error(ran)}
         return reading.means(csv.DictReader(io.StringIO(path.read_text())))

@@ -162,7 +162,7 @@ def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobReg
     manifest = add_job(jobs, "job", [{"done": 1, "tasks": 2, "seed": 3}])
     Ledger(jobs.store)(attempt(0))
     leave_output(jobs, manifest, 0, done=4)
-    (row,) = results_table(cli, "job", "--mean")
+    (row,) = results_table(cli, "job", "--by", "set")
     assert list(row.items())[2:6] == [("params.done", "1"), ("params.tasks", "2"), ("params.seed", "3"), ("tasks", "1")]
     assert row["result.done.mean"] == "4.0"
 
@@ -279,7 +279,7 @@ def test_means_and_quantiles_over_replicates(cli: Cli, jobs: JobRegistry) -> Non
     Ledger(jobs.store)(*(attempt(number) for number in (0, 1, 6)), attempt(2, "failed"))
     for number, peak in ((0, 1), (1, 2.0), (6, 6)):
         leave_output(jobs, manifest, number, peak=peak, note="x")
-    rows = results_table(cli, "job", "--mean", "--quantile", "0.1,0.5")
+    rows = results_table(cli, "job", "--by", "set", "--quantile", "0.1,0.5")
     assert without(rows, "param_id") == [
         {
             "job_id": "job",
@@ -314,7 +314,7 @@ def test_means_and_quantiles_over_replicates(cli: Cli, jobs: JobRegistry) -> Non
             "peak.q0.5": "",
         },
     ]
-    assert "Not numbers, so without statistics: note." in cli.ok("results", "job", "--table", "-", "--mean").err
+    assert "Not numbers, so without statistics: note." in cli.ok("results", "job", "--table", "-", "--by", "set").err
 
 
 LOSSES = [1.0, math.nan, 3.0, math.nan, 5.0, -math.inf, 8.0, 10.0, 0.0, 6.0]
@@ -355,7 +355,7 @@ def test_numbers_that_are_not_finite_are_in_every_form(
     sql = "SELECT count(*) AS n, count(loss) AS known, min(loss) AS low FROM results"
     (row,) = cli.ok("query", "--job", "job", "--json", sql).json["rows"]
     assert row == {"n": 10, "known": 8, "low": None, "$not_finite": {"/low": "-inf"}}  # SQLite takes NaN for null
-    ran = cli.ok("results", "job", "--table", "-", "--mean")
+    ran = cli.ok("results", "job", "--table", "-", "--by", "set")
     means = [
         (row["done"], row["loss.mean"], row["loss.n"], row["loss.n_nan"])
         for row in csv.DictReader(io.StringIO(ran.out))
@@ -381,7 +381,7 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
     ]  # fmt: skip
     told = "7 tasks, 2 of which repeat an earlier one and share its outputs; "
     assert ran.err == f"{told}see column repeats\n7 rows\n"
-    ran = cli.ok("results", "job", "--table", "-", "--mean")
+    ran = cli.ok("results", "job", "--table", "-", "--by", "set")
     means = list(csv.DictReader(io.StringIO(ran.out)))
     assert [(row["tasks"], row["done"], row["peak.mean"]) for row in means] == [("3", "3", "3.0"), ("2", "1", "4.0")]
     first = [row for row in rows if not row["repeats"]]
@@ -488,7 +488,9 @@ def test_a_table_that_was_read_is_there_without_the_network(cli: Cli, remote: Re
     ran = cli.ok("results", "job", "--table", "-", "--offline")
     assert list(csv.DictReader(io.StringIO(ran.out))) == expected
     assert ran.err == "3 rows; data: synced 2h ago\n"
-    assert results_table(cli, "@latest", "--offline", "--mean") == results_table(cli, "job", "--offline", "--mean")
+    assert results_table(cli, "@latest", "--offline", "--by", "set") == results_table(
+        cli, "job", "--offline", "--by", "set"
+    )
     assert cli("results", "job", "--table", "-").code == 5
 
 
@@ -535,7 +537,7 @@ def test_a_pruned_parent_leaves_no_table_with_holes(cli: Cli, remote: Remote) ->
     assert (ran.code, ran.out) == (5, "")
     assert "have never been synced to this machine." in " ".join(ran.err.split())
     assert [row["job_id"] for row in results_table(cli, child.job_id)] == ["job"] * 3
-    assert [row["tasks"] for row in results_table(cli, child.job_id, "--mean")] == ["1"] * 3
+    assert [row["tasks"] for row in results_table(cli, child.job_id, "--by", "set")] == ["1"] * 3
 
 
 def test_a_lost_record_of_a_parent_is_told(cli: Cli, remote: Remote) -> None:
@@ -678,7 +680,7 @@ def test_a_job_that_nothing_reduced_is_refused(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--mean"], "--reduced has a row per parameter set of its own: leave out --mean."),
+        (["--by", "set"], "--reduced has a row per parameter set of its own: leave out --by set."),
         (["--offline"], "--reduced does not work with --offline: the cache has no outputs."),
     ],
 )
@@ -743,7 +745,7 @@ def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: Jo
     lines = cli.ok("tasks", "job", "--jsonl").objects
     assert [one["outcome"] for one in lines] == ["missing", "missing", "succeeded"]
     assert [(row["status"], row["y"]) for row in _rows(cli)] == [("missing", ""), ("missing", ""), ("succeeded", "2")]
-    assert [(row["tasks"], row["done"], row["y.mean"]) for row in _rows(cli, "--mean")] == [
+    assert [(row["tasks"], row["done"], row["y.mean"]) for row in _rows(cli, "--by", "set")] == [
         ("1", "0", ""), ("1", "0", ""), ("1", "1", "2.0"),
     ]  # fmt: skip
     assert "3 verified, 0 missing; 2 tasks lost outputs since" in cli.ok("status", "job").out
@@ -765,7 +767,7 @@ def test_a_partial_job_tells_reused_tasks_that_are_lost(cli: Cli, remote: Remote
     _lose(jobs, "ledger/source/")
     assert cli("validate", "job").code == 7
     assert [row["status"] for row in _rows(cli)] == ["missing", "missing", "succeeded", "failed"]
-    assert [row["done"] for row in _rows(cli, "--mean")] == ["0", "0", "1", "0"]
+    assert [row["done"] for row in _rows(cli, "--by", "set")] == ["0", "0", "1", "0"]
     assert "3 verified, 1 missing" in (text := cli.ok("status", "job").out)
     assert "; 2 tasks lost outputs since" in text
 
@@ -809,7 +811,7 @@ def test_lost_outputs_of_attempts_are_no_values(cli: Cli, remote: Remote) -> Non
         ("succeeded", ""),
         ("succeeded", "2"),
     ]
-    assert [(row["done"], row["y.n"]) for row in _rows(cli, "--mean")] == [("1", "0"), ("1", "0"), ("1", "1")]
+    assert [(row["done"], row["y.n"]) for row in _rows(cli, "--by", "set")] == [("1", "0"), ("1", "0"), ("1", "1")]
 
 
 def test_a_task_without_scalars_has_lost_nothing(cli: Cli, remote: Remote) -> None:
@@ -819,7 +821,7 @@ def test_a_task_without_scalars_has_lost_nothing(cli: Cli, remote: Remote) -> No
     leave_output(remote.jobs, manifest, 0, name="picture.png")
     leave_output(remote.jobs, manifest, 1, name="_outputs.json")
     remote.jobs.finalize_job("job", "succeeded")
-    rows = list(csv.DictReader(io.StringIO(cli.ok("results", "job", "--table", "-", "--mean").out)))
+    rows = list(csv.DictReader(io.StringIO(cli.ok("results", "job", "--table", "-", "--by", "set").out)))
     assert [row["done"] for row in rows] == ["1", "1"]
 
 

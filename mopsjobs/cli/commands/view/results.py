@@ -145,7 +145,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RESULT",
         help="print which parameters separate the lowest 5%% of a result from the rest; =-RESULT: highest",
     )
-    table.add_argument("--mean", action="store_true", help="the same as --by set")
     table.add_argument(
         "--quantile",
         metavar="Q[,Q]",
@@ -169,7 +168,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """List or download outputs, or make a table of results."""
-    asks = [name for name in ("mean", "quantile", "best", "worst", "sort") if getattr(args, name)]
+    asks = [name for name in ("quantile", "best", "worst", "sort") if getattr(args, name)]
     is_by_set = args.by == "set" or bool(asks) or (args.limit is not None and args.sql is None)
     _check(args, asks, is_by_set=is_by_set)
     if args.label:

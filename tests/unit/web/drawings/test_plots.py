@@ -34,7 +34,7 @@ def _spots(plot: Plot) -> list[tuple[int, int]]:
 
 
 def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
-    """As `results --table --mean --quantile 0.1,0.9` computes them; a task without the scalar does not count."""
+    """As `results --by set --quantile 0.1,0.9` computes them; a task without the scalar does not count."""
     plot, [line] = _drawn({0: [1.0, 2.0, 3.0], 10: [5.0, math.nan]})
     assert [tuple(one) for one in line.groups] == [("0", 3, 2.0, 1.2, 2.8), ("10", 1, 5.0, 5.0, 5.0)]
     assert plot.tasks == 4
