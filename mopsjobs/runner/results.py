@@ -16,6 +16,7 @@ import functools
 import heapq
 import itertools
 import json
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -37,7 +38,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.packs import PACK_BYTES, Split, split_outputs
 from mopsjobs.studies.study import Task, Varying, find_varying, is_output_name, task_name
-from mopsjobs.utils.background import BackgroundWriter
+from mopsjobs.utils.background import MAX_PAUSE, BackgroundWriter
 
 MAX_WAITING_TASKS = 64
 """Finished tasks held in memory; with more, the runner waits for the threads. An outage does not fill the queue."""
@@ -106,6 +107,7 @@ class OutputSender:
         self._started = self.clock()
         self._journal = threading.Lock()
         """Held for a transaction of the outbox: SQLite would have the threads wait longer for each other."""
+        self._journal_fails_until = -math.inf
         self._unpacked: list[Callable[[], None]] = []
         """`on_stored` of the tasks whose small outputs are in the outbox."""
         self._unpacked_bytes, self._first_at = 0, 0.0
@@ -243,10 +245,13 @@ class OutputSender:
 
     def _write_journal(self, outputs: Sequence[tuple[str, bytes]]) -> bool:
         """Write outputs to the outbox, to be packed. Return False if the disk is full: they go to the store alone."""
+        if self.clock() < self._journal_fails_until:
+            return False
         try:
             with self._journal:
                 create_all_if_absent(self._outbox, outputs)
-        except StoreError:
+        except StoreError:  # it may have waited for the disk for long
+            self._journal_fails_until = self.clock() + MAX_PAUSE
             return False
         return True
 

@@ -40,6 +40,10 @@ class PackLog:
         self._number: int | None = None
         """The next one; None before the log was listed."""
 
+    def of_shard(self, shard: int) -> PackLog:
+        """Return the log of another shard of the job."""
+        return PackLog(self.store, self._job_id, shard)
+
     def add(self, outputs: Sequence[tuple[str, bytes]]) -> None:
         """Write outputs for which `can_pack` is true into a pack. One that the log has already stays as it is.
 

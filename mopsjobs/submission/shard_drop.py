@@ -171,6 +171,7 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
     _check_owner(drop, job_id, store)
     results, shards = results_prefix(job_id), _count_shards(state)
     delivered, refused = set(store.list_keys(results)), list[str]()
+    log = find_pack_log(store, job_id, 0)
     for shard in _shards_of(drop, job_id):
         # Before its outputs: the counts never say more than what is delivered.
         report = shard.report()
@@ -184,7 +185,7 @@ def deliver_drop(state: JobState, session: Session, on_refused: OnRefused, *, is
             stays=lambda key: not is_over and key.startswith(results),  # a runner may read it again
             key_of=lambda key: _delivery_key(key, session.now()),
             on_foreign=refused.append,
-            log=find_pack_log(store, job_id, shard.number),
+            log=log and log.of_shard(shard.number),
             is_known_absent=True,
         )
         refused += shard.store.left_out
