@@ -394,10 +394,10 @@ class _Run:
         self._has_packed = True
 
     def _deliver_outbox(self, **options: Any) -> bool:
-        """Move what is in the outbox into the store. Return whether none is left.
+        """Move what is in the outbox into the store. Return whether the store has all of it.
 
         Args:
-            options: see `deliver`.
+            options: see `deliver`; none: at the end of the run.
         """
         given_up: set[str] = set()
 
@@ -412,8 +412,8 @@ class _Run:
                 self._counts.add(completed=-1, failed=1)
                 self._handler.report_failure(task, error_fields(reason))
 
-        is_over = (lambda: self._retry.is_over) if not options else (lambda: False)
-        return deliver(self._outbox, self._store, self._shard.job_id, on_refused, is_over, log=self._log, **options)
+        options = options or {"is_over": lambda: self._retry.is_over, "may_stay": True}
+        return deliver(self._outbox, self._store, self._shard.job_id, on_refused, log=self._log, **options)
 
     def _reduce_as_last(self) -> ReduceEnd | None:
         """Run the reduce function if this shard is the last one. None: it is not, so another one does it."""

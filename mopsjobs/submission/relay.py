@@ -8,10 +8,11 @@ of the shard, by which it is the same: see studies/pack_log.py.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
-from mopsjobs.errors import VALUE_ERRORS, InvalidKeyError, StoreError
+from mopsjobs.errors import VALUE_ERRORS, InvalidKeyError, StoreError, StoreUnavailableError
 from mopsjobs.registry.keys import BUNDLE, MACHINE, OUTPUT, may_carry
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent, delete_all
@@ -41,6 +42,7 @@ def deliver(  # noqa: PLR0913 - all but five by name
     log: PackLog | None = None,
     below: str = "",
     is_known_absent: bool = False,
+    may_stay: bool = False,
 ) -> bool:
     """Move values into a store, in the order of their keys: a bundle goes before its manifest.
 
@@ -59,6 +61,7 @@ def deliver(  # noqa: PLR0913 - all but five by name
         log: takes small outputs; None: they stay values of their own.
         below: the beginning of the keys that are moved.
         is_known_absent: whether the store has none of the outputs that go into packs. Else a listing tells.
+        may_stay: whether delivered values may stay in a source that cannot remove them, on a full disk.
 
     Returns:
         True if each value was delivered, refused or skipped.
@@ -72,7 +75,8 @@ def deliver(  # noqa: PLR0913 - all but five by name
     size = 0
 
     def remove(keys: Iterable[str]) -> None:
-        delete_all(source, [key for key in keys if not stays(key)])
+        with contextlib.suppress(*([StoreUnavailableError] if may_stay else [])):
+            delete_all(source, [key for key in keys if not stays(key)])
 
     def write() -> None:
         _create(store, [(key_of(key), value) for key, value in batch], on_refused)

@@ -199,6 +199,31 @@ def test_a_runner_that_is_killed_before_its_pack_loses_no_task(tmp_path: Path) -
     assert (state.tasks_completed, state.tasks_verified) == (6, 6)
 
 
+def test_a_full_disk_costs_no_task_and_does_not_keep_the_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal takes some outputs and no more, and cannot remove them either. The others are plain objects."""
+    sets = sets_of(6)
+    bench.given(sets)
+    left, create = [3], SQLiteVersionedStore.create_all_if_absent
+
+    def create_some(store: SQLiteVersionedStore, values: Any) -> None:
+        left[0] -= len(values)
+        if left[0] < 0:
+            raise StoreUnavailableError("The disk has no room.", sent=False)
+        create(store, values)
+
+    def refuse(*_: object) -> None:
+        raise StoreUnavailableError("The disk has no room.", sent=False)
+
+    monkeypatch.setattr(SQLiteVersionedStore, "create_all_if_absent", create_some)
+    monkeypatch.setattr(SQLiteVersionedStore, "delete_all", refuse)
+    assert bench.work(store=PackedStore(bench.line))[0][:4] == ("succeeded", 6, 0, True)
+    assert results(bench.line) == of_tasks(sets)
+    monkeypatch.undo()
+    before = objects_in(bench.line)
+    assert bench.work(store=PackedStore(bench.line))[0].status == "succeeded"
+    assert (objects_in(bench.line), outbox_of(bench)) == (before, [])
+
+
 # --- the sender alone ------------------------------------------------------------------------------------------------
 
 
