@@ -429,7 +429,10 @@ def test_a_mean_says_what_it_leaves_out(web: Web, cli: Cli, remote: Remote) -> N
     told = "10 of 40 tasks failed, all with x &gt; 29: this mean leaves them out."
     assert told in web.complete("/jobs/rule/results")
     assert "2 of 40 tasks failed: this mean leaves them out." in web.complete("/jobs/chance/results")
-    assert "leaves them out" not in web.complete("/jobs/whole/results")
+    page = web.complete("/jobs/whole/results")
+    assert "leaves them out" not in page
+    heads = page.partition('<div id="listed"')[2].count('<th scope="col"')
+    assert heads == len(_sets(page)[0]) == 6, "without failures, they have no columns"
 
 
 def test_the_table_of_sets_has_the_numbers_of_the_command(grid: Web, cli: Cli) -> None:

@@ -77,6 +77,7 @@ def set_rows(
     counts = [name for name in COUNTS[1:] if name == "done" or getattr(totals, name)]
     return {
         "heads": [
+            {"title": "Set", "order": None if order else "ascending", "to": link(list(params), {"sort": ""}) + "#rows"},
             *(_head(name, name, name, order, params, "value") for name in varying),
             *(_head(name, name.capitalize(), f"-{name}", order, params, "number") for name in counts),
             *(
@@ -92,6 +93,7 @@ def set_rows(
             ),
             *([_head(ERROR, "Most frequent error", ERROR, order, params, "")] if totals.failed else []),
         ],
+        "has_errors": bool(totals.failed),
         "rows": [
             {
                 "id": row["param_id"],
