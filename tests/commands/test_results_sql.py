@@ -189,6 +189,22 @@ def test_an_array_of_numbers_is_a_long_table(cli: Cli, jobs: JobRegistry) -> Non
     assert "note" not in ran.err
 
 
+def test_parameters_with_names_of_a_series_stand_beside_its_columns(cli: Cli, jobs: JobRegistry) -> None:
+    manifest = add_job(jobs, "job", [{"index": 7, "value": "x", "task": 8, 'a"b': 9}])
+    Ledger(jobs.store)(attempt(0))
+    leave_output(jobs, manifest, 0, infected=[0.5])
+    (row,) = ask(cli, "SELECT * EXCLUDE (job_id, param_id, seed) FROM series('infected')")["rows"]
+    assert row == {
+        "task": 0,
+        "params.index": 7,
+        "params.value": "x",
+        "params.task": 8,
+        'a"b': 9,
+        "index": 0,
+        "value": 0.5,
+    }
+
+
 def test_columns_of_csv_and_parquet_are_series(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
     """A row is a place. Cells that are not numbers are null, and columns of texts are left out."""
     manifest = add_job(jobs, "job", [{"r0": 1}], outputs=["daily.csv", "week.parquet"])
