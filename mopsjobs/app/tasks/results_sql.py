@@ -35,9 +35,6 @@ from mopsjobs.utils.text import pluralize
 
 TABLE = "results"
 
-MAX_THREADS = 8
-"""Of DuckDB, which takes an eighth of that memory for each."""
-
 MAX_NAMED = 40
 """Columns that an error names."""
 
@@ -46,6 +43,9 @@ LEAST_DUCKDB = (1, 4)
 
 MEMORY = "1GB"
 """Of DuckDB. What is more goes to a temporary file."""
+
+MAX_THREADS = 8
+"""Of DuckDB: each may take an eighth of that."""
 
 BATCH = 500
 """Rows that are fetched together."""
