@@ -46,6 +46,7 @@ class Study:
         reduce: str | None = None,
         scratch: bool = False,
         allow_nan: bool = True,
+        packs: bool = True,
         sampling_method: str = "manual",
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
@@ -63,6 +64,7 @@ class Study:
                 set, and over all. `Job.reduced` has what it returns.
             scratch: whether the working directory of each task is one of its own, which is removed after it.
             allow_nan: whether a task may leave NaN and infinities. If not, it fails with an error that names the key.
+            packs: whether small outputs may share objects of the store.
             sampling_method: how the sets were drawn; kept with the study.
             metadata: other facts, kept with the study.
 
@@ -91,6 +93,7 @@ class Study:
                 "reduce": reduce,
                 "scratch": scratch,
                 "allow_nan": allow_nan,
+                "packs": packs,
                 "metadata": _as_dict(metadata),
             }
         )

@@ -252,6 +252,7 @@ class Ledger:
         _directory: where the journal is, for this shard alone.
         clock: a monotonic clock in seconds.
         new_run: draws the id of this run.
+        on_cut: called when a chunk takes no more attempts, with the lock. The chunk waits for the outputs of these.
     """
 
     _store: VersionedStore
@@ -261,6 +262,7 @@ class Ledger:
     _directory: Path
     clock: Callable[[], float] = time.monotonic
     new_run: Callable[[], str] = _new_run
+    on_cut: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         check_job_id(self._job_id)
@@ -429,6 +431,7 @@ class Ledger:
         self._write(chunk)
         chunk.file.close()
         chunk.is_cut = True
+        self.on_cut()
         self._waiting.append(chunk)
         self._changed.notify()
 

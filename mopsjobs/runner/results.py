@@ -55,6 +55,9 @@ PACK_SECONDS = 5.0
 PACK_SHARE = 0.01
 """The same as a share of the time of the run, if that is longer: a run of a day writes some hundred packs."""
 
+SOON_SECONDS = 0.25
+"""How long the last tasks of a chunk of the ledger may take into the outbox, before they are packed."""
+
 FIRST_PAUSE = 1.0
 """Seconds before the second attempt at a store that does not answer."""
 
@@ -110,7 +113,7 @@ class OutputSender:
         self._journal_fails_until = -math.inf
         self._unpacked: list[Callable[[], None]] = []
         """`on_stored` of the tasks whose small outputs are in the outbox."""
-        self._unpacked_bytes, self._first_at = 0, 0.0
+        self._unpacked_bytes, self._first_at, self._soon_at = 0, 0.0, math.inf
         self._packer: BackgroundWriter[list[Callable[[], None]]] | None = None
         if self._pack is not None:
             self._packer = BackgroundWriter(
@@ -147,6 +150,13 @@ class OutputSender:
             changed.wait_for(lambda: len(self._waiting) < MAX_WAITING_TASKS)
             self._waiting.append(_Request(*split, on_done, on_refused, before, on_stored))
             changed.notify()
+
+    def pack_soon(self) -> None:
+        """Pack what is in the outbox in a moment: a chunk of the ledger waits for it."""
+        if self._packer is not None:
+            with self._packer.changed:
+                self._soon_at = self.clock() + SOON_SECONDS
+                self._packer.changed.notify()
 
     def finish(self) -> None:
         """Wait until all queued outputs are in the store or in the outbox. Finishing twice is harmless.
@@ -261,10 +271,11 @@ class OutputSender:
         if not self._unpacked:
             return None, None
         now = self.clock()
-        rest = self._first_at + max(PACK_SECONDS, PACK_SHARE * (now - self._started)) - now
+        due_at = self._first_at + max(PACK_SECONDS, PACK_SHARE * (now - self._started))
+        rest = min(due_at, self._soon_at) - now
         if rest > 0 and self._unpacked_bytes < PACK_BYTES and not self._packer.is_closing:
             return None, rest
-        taken, self._unpacked, self._unpacked_bytes = self._unpacked, [], 0
+        taken, self._unpacked, self._unpacked_bytes, self._soon_at = self._unpacked, [], 0, math.inf
         return taken, None
 
     def _write_packs(self, tasks: list[Callable[[], None]]) -> None:

@@ -145,6 +145,7 @@ class _Run:
         self._notes = EnvironmentNotes(shard.job_id, store, outbox)
         self._log = pack_log(store, self._manifest, shard.number)
         self._sender = OutputSender(store, outbox, None if self._log is None else self._pack)
+        self._ledger.on_cut = self._sender.pack_soon
         self._handler = ResultHandler(
             self._manifest, self._counts, self._sender, self._ledger, self._events, self._on_log
         )

@@ -17,7 +17,7 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.keys import NAMES_NAME, PACK
-from mopsjobs.runner.results import OutputSender
+from mopsjobs.runner.results import SOON_SECONDS, OutputSender
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.outputs import find_complete_tasks, output_key
@@ -270,6 +270,19 @@ def test_a_pack_is_written_when_some_seconds_have_passed() -> None:
     send(sender, "a")
     assert not packed.is_set()
     now[0] = 5.0
+    send(sender, "b")
+    assert packed.wait(300)
+    sender.finish()
+
+
+def test_a_pack_follows_when_a_chunk_of_the_ledger_is_cut() -> None:
+    """So the chunk does not wait for the next one."""
+    now, packed = [0.0], threading.Event()
+    sender = OutputSender(InMemoryVersionedStore(), InMemoryVersionedStore(), packed.set, clock=lambda: now[0])
+    send(sender, "a")
+    sender.pack_soon()
+    assert not packed.is_set()
+    now[0] = SOON_SECONDS
     send(sender, "b")
     assert packed.wait(300)
     sender.finish()
