@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,9 @@ from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome, error_signat
 from mopsjobs.ledger.environment import encode_environment, environments_prefix, parse_environment
 from mopsjobs.ledger.format import ChunkKey, chunk_key, encode_attempts, parse_attempts, parse_chunk_key
 from mopsjobs.ledger.scalars import encode_scalars, extract_scalars, is_scalar, parse_scalars
+from mopsjobs.registry.keys import NAMES_NAME, PACK
+from mopsjobs.registry.keys import OUTPUT as OUTPUT_FORM
+from mopsjobs.studies.packs import HEAD, MAGIC, digest_of, encode_pack, parse_index
 from mopsjobs.utils.table_files import json_row
 from reliability.hostile import values as hostile
 from reliability.hostile.readers import READERS, Reader, plain, whole
@@ -54,6 +58,13 @@ def _packed(text: bytes) -> bytes:
     return text if text.startswith(b"\x1f\x8b") else gzip.compress(text, 1, mtime=0)
 
 
+_PACK_KEY = PACK.key(job=JOB, shard=0, number="000000")
+_INDEX = encode_pack(
+    JOB, 0, [(OUTPUT_FORM.key(job=JOB, param="0" * 64, seed=seed, output=NAMES_NAME), b'["a"]') for seed in (1, 10, 9)]
+)[HEAD.size :]
+_HUGE = json.dumps({"version": 1, "job": JOB, "shard": 0, "names": [], "params": 10**300, "rows": 10**300}).encode()
+
+
 def _attempts_chunk(value: bytes) -> None:
     for one in parse_attempts(_packed(value), _ATTEMPTS_KEY):
         whole(one)
@@ -84,6 +95,23 @@ def _environment(value: bytes) -> None:
     for text in (*environment[:-1], *environment.packages, *environment.packages.values()):
         plain(text or "")
     parse_environment(encode_environment(JOB, environment)[1])
+
+
+def _pack(value: bytes) -> None:
+    """Read the index of a pack, behind a head that fits it: only then it is looked into."""
+    head = HEAD.pack(MAGIC, len(value), digest_of(value))
+    index = parse_index(_PACK_KEY, head + value)
+    for place, row in enumerate(index.rows()):
+        key = OUTPUT_FORM.key(job=index.job_id, param=row.param_id, seed=row.seed, output=row.name)
+        hold(OUTPUT_FORM.parse(key) is not None, f"a pack shows {key!r}")
+        hold(index.place_of(*row[:3]) == place, "an output is found at another place")
+
+
+def _large_packs() -> Iterator[tuple[str, bytes]]:
+    rows = [(OUTPUT_FORM.key(job=JOB, param="0" * 64, seed=seed, output="a"), b"") for seed in range(200_000)]
+    yield "rows", encode_pack(JOB, 0, rows)[HEAD.size :]
+    yield "a text", struct.pack(">I", 2**24) + b'"' + b"x" * 2**24
+    yield "counts", struct.pack(">I", len(_HUGE)) + _HUGE
 
 
 # --- inputs of each --------------------------------------------------------------------------------------------------
@@ -156,7 +184,11 @@ LEDGER_READERS = (
     ),
 )  # fmt: skip
 
-ALL_READERS = (*READERS, *LEDGER_READERS)
+PACK_READER = Reader(
+    "index of a pack", _pack, st.one_of(hostile.spoilt_bytes(_INDEX), st.binary()), (_INDEX,), _large_packs
+)
+
+ALL_READERS = (*READERS, *LEDGER_READERS, PACK_READER)
 
 BY_NAME = {reader.name: reader for reader in ALL_READERS}
 
