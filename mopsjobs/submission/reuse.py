@@ -125,6 +125,8 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
     left = bytearray([1]) * study.tasks_total
     reused, reasons = [], []
     for manifest in _sources(session.store, extended):
+        if sum(reuse.task_count for reuse in manifest.reused) == manifest.tasks_total:
+            continue  # it has run nothing itself
         why_not = _study_difference(manifest.study, new.study)
         # Manifests cost nothing, all else does.
         ledger = None if why_not is not None else summarise_ledger(session.store, manifest.job_id)
@@ -192,14 +194,18 @@ def _compare_code(manifest: Manifest, new: NewJob, ledger: LedgerSummary, store:
     """Compare the code of an earlier job with that of the new one; None if both have the same.
 
     A file that changed matters to the tasks that may have opened it. One that was added or removed matters to all,
-    since a model may list a directory, or ask whether a file exists. So does a link.
+    since a model may list a directory, or ask whether a file exists. So does a link. A study changes with each
+    extension, so it matters only to tasks that have opened it.
     """
     changes = {} if manifest.bundle == new.bundle else _changed_files(manifest.bundle, new, store)
     if not changes:
         return None if changes is not None else CodeChange(None)
     job_id, known = manifest.job_id, {task: files for task, files in ledger.files.items() if files is not None}
     opened = frozenset[str]().union(*set(known.values()))
-    contents = {name for name, change in changes.items() if change is Change.CONTENT}
+    changes = {name: change for name, change in changes.items() if change is not Change.STUDY or name in opened}
+    if not changes:
+        return None
+    contents = {name for name, change in changes.items() if change in (Change.CONTENT, Change.STUDY)}
     files = [name for name in changes if name not in contents or name in opened or not known]
     if contents < changes.keys() or not known:
         is_data = all(changes[name] is Change.ADDED and not name.endswith(".py") for name in files)
@@ -250,14 +256,15 @@ class Change(enum.Enum):
     ADDED = enum.auto()
     CONTENT = enum.auto()
     """Both are files, and no links."""
+    STUDY = enum.auto()
+    """It is a study wherever it is."""
     OTHER = enum.auto()
 
 
 def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> dict[str, Change] | None:
     """Return the names of files that differ between two bundles, and how.
 
-    Studies are left out: a study beside its model changes with each extension, and is not code. So are the rules that
-    say what is packed.
+    The rules that say what is packed are left out.
 
     Returns:
         None if a bundle cannot be read.
@@ -269,14 +276,13 @@ def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> dict[str,
         return None
     names = {name for name in sides[0].keys() | sides[1].keys() if sides[0].get(name) != sides[1].get(name)}
     contents = [read_files(archive, {*filter(_may_be_study, names)}, MAX_STUDY_BYTES) for archive in archives]
-    return {
-        name: _change_of(sides[0].get(name), sides[1].get(name))
-        for name in sorted(names)
-        if name.rpartition("/")[2] not in RULE_FILES
-        and any(
-            name in files and not _is_study(name, found.get(name)) for files, found in zip(sides, contents, strict=True)
-        )
-    }
+    changes = {}
+    for name in sorted(names):
+        pairs = zip(sides, contents, strict=True)
+        is_study = all(_is_study(name, found.get(name)) for files, found in pairs if name in files)
+        if name.rpartition("/")[2] not in RULE_FILES:
+            changes[name] = Change.STUDY if is_study else _change_of(sides[0].get(name), sides[1].get(name))
+    return changes
 
 
 def _change_of(before: BundleFile | None, after: BundleFile | None) -> Change:

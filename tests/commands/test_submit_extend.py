@@ -208,6 +208,36 @@ def test_changed_files_matter_to_tasks_that_may_have_read_them(readers: Desk, ch
 
 
 @LINUX
+def test_a_job_that_ran_nothing_gives_no_reason(readers: Desk) -> None:
+    """All its tasks are those of another job, which gives the reasons."""
+    (readers.home / "README.md").write_text("2\n")
+    readers.launched.add("more")
+    readers.ok("submit", readers.write(sets_of(2)), "--auto", "--job-id", "more", "--extend", "job")
+    assert readers.ended("more") == "succeeded"
+    (readers.home / "README.md").write_text("3\n")
+    said = readers.ok("submit", readers.write(sets_of(2)), "--auto", "--dry-run", "--extend", "more").err
+    assert "No task of job has read README.md, which changed.\n2 of 2 tasks reused from job\n" in said
+    assert "No task of more" not in said
+
+
+@LINUX
+def test_a_study_that_tasks_read_matters_to_them(desk: Desk) -> None:
+    """A model may take settings from the study beside it. A study that no task opened still matters to none."""
+    reader = "def simulate(params, seed):\n    return {'said': open('study.json').read()}\n"
+    (desk.home / "model.py").write_text(reader)
+    study, other = desk.home / "study.json", desk.home / "other.json"
+    for path in (study, other):
+        path.write_bytes(Path(desk.write(sets_of(2))).read_bytes())
+    desk.launched.add("job")
+    desk.ok("submit", str(study), "--auto", "--job-id", "job")
+    assert desk.ended() == "succeeded"
+    more = json.dumps(json.loads(study.read_text()) | {"n_replicates": 2})
+    for path, reused in ((other, "2 of 4 tasks reused from job\n"), (study, "code differs in study.json.\n0 of 4 ")):
+        path.write_text(more)
+        assert reused in desk.ok("submit", str(path), "--auto", "--dry-run", "--extend", "job").err
+
+
+@LINUX
 def test_provenance_and_diff_tell_which_files_tasks_read(readers: Desk) -> None:
     found = readers.ok("provenance", "job", "--json").json
     assert found["files_read"] == ["data.csv", "model.py"]
