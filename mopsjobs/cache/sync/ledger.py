@@ -53,8 +53,8 @@ _INSERT_ATTEMPT = (
 )
 
 # An attempt that succeeded, since its outputs are there: clocks of hosts differ, and two runners may work on one shard.
-# Else the last attempt by start, run and place in it, of those that nobody stopped if there are some: a runner that is
-# stopped, since another one has ended the job, says nothing of a task that has failed there.
+# Else the last attempt by start, run and place in it. One that was stopped comes after all others: its runner may
+# have been stopped since another one has ended the job. It says nothing of a task that failed there.
 _REFRESH_TASKS = f"""
     INSERT OR REPLACE INTO task (job_id, task, first_task, seed, attempts, {_LAST})
     SELECT last.job_id, last.task, json_extract(ended.value, '$[1]'), json_extract(ended.value, '$[2]'),
