@@ -250,8 +250,11 @@ def counts(registry: JobRegistry) -> tuple[str, int, int, int]:
 def results(store: VersionedStore, job_id: str = "job") -> dict[str, bytes]:
     """Return the outputs that readers of a job see, in packs or not, by their names below it."""
     prefix, packed = results_prefix(job_id), PackedStore(store)
-    found = {entry.key[len(prefix) :]: packed.get(entry.key) for entry in packed.scan(prefix)}
-    return {name: value.value for name, value in found.items() if value is not None}
+    found = (
+        (entry.key[len(prefix) :], entry if entry.value is not None else packed.get(entry.key))
+        for entry in packed.scan(prefix)
+    )
+    return {name: entry.value or b"" for name, entry in found if entry is not None}
 
 
 def is_alive(pid: int) -> bool:
