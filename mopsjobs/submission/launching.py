@@ -263,7 +263,7 @@ def _no_limit_error(name: str, factor: float, example: str) -> OptionError:
     )
 
 
-# --- an embedded registry that nodes cannot share: docs/decisions/0082-registries-that-nodes-share.md -----------------
+# --- an embedded registry that nodes cannot share: docs/decisions/0088-a-drop-of-files.md -----------------------------
 
 _SHARE_HINT = (
     "Let the shards report by files, which commands on the login node deliver: --file-drop. Or name a registry that the"

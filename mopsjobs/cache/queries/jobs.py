@@ -1,7 +1,7 @@
 """The reading path: list, filter, count and find jobs in the cache, in SQL, with the standard library alone.
 
 One `Filter` makes the WHERE clauses of rows, totals and counts, so that a table, its JSON and its footer agree. A
-listing holds one record at a time: see docs/decisions/0037-one-record-at-a-time.md.
+listing holds one record at a time: see docs/decisions/0019-bounded-readers.md.
 """
 
 from __future__ import annotations
