@@ -63,7 +63,7 @@ class SlurmShards(NamedTuple):
 def parse_scontrol(text: str) -> list[SlurmShards]:
     """Return the shards that `scontrol show job --oneliner` lists. Other lines are left out.
 
-    The text has had the same form for many years. See docs/decisions/0105-slurm-by-text.md.
+    The text has had the same form for many years. See docs/decisions/0081-slurm-by-its-commands.md.
     """
     # The first of a name counts: a comment of the user may look like a field, and stands behind them.
     return _shards(dict(reversed(_FIELD.findall(line))) for line in text.splitlines())
