@@ -197,25 +197,22 @@ class Split(NamedTuple):
 
 
 def split_outputs(outputs: Sequence[tuple[str, bytes]], limit: int = PACK_BYTES, max_rows: int = MAX_ROWS) -> Split:
-    """Return which outputs of a task go into a pack: the small ones, unless all together are too many for one.
+    """Return whether the outputs of a task go into a pack: if all are small, and are not too many for one.
 
-    What tells that a task is incomplete without the others goes before them: the names of the outputs, and what the
-    task has logged.
+    They stay together: a large output is in the store at once, and a pack seconds later, perhaps from another run. What
+    tells that a task is incomplete without the others goes before them: the names of the outputs, and what the task has
+    logged.
 
     Args:
         outputs: keys and contents.
         limit: the bytes of a pack.
         max_rows: the outputs of a pack.
     """
-    small = [output for output in outputs if can_pack(*output)]
-    is_too_much = len(small) > max_rows or sum(len(value) for _, value in small) > limit
-    if len(small) == len(outputs) and not is_too_much:
-        return Split([], small)
+    size = sum(len(value) for _, value in outputs)
+    if len(outputs) <= max_rows and size <= limit and all(can_pack(*output) for output in outputs):
+        return Split([], [*outputs])
     names = {key: key.rpartition("/")[2] for key, _ in outputs}
-    plain = outputs if is_too_much else [one for one in outputs if names[one[0]] in _FIRST or not can_pack(*one)]
-    ordered = sorted(plain, key=lambda output: (names[output[0]] not in _FIRST, names[output[0]]))
-    kept = {key for key, _ in plain}
-    return Split(ordered, [one for one in small if one[0] not in kept])
+    return Split(sorted(outputs, key=lambda output: (names[output[0]] not in _FIRST, names[output[0]])), [])
 
 
 def encode_pack(job_id: str, shard: int, outputs: Iterable[tuple[str, bytes]]) -> bytes:

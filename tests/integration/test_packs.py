@@ -70,12 +70,12 @@ def test_the_outputs_of_a_shard_are_one_pack(bench: Bench) -> None:
 
 
 def test_large_outputs_and_a_study_without_packs_stay_plain(bench: Bench) -> None:
-    """A large output is an object of its own, with the names before it; and `packs: false` keeps all so."""
+    """A large output is an object of its own, and so are the others of its task: all are of one run."""
     size = MAX_PACKED_BYTES + 1
     code(bench.model, f"def simulate(params, seed):\n    return {{'a': bytes({size}), 'b': b'2'}}\n")
     bench.given(sets_of(1), outputs=None)
     bench.work(store=PackedStore(bench.line))
-    assert [name.rpartition("/")[2] for name in objects_in(bench.line)] == ["0-000000", NAMES_NAME, "a"]
+    assert [name.rpartition("/")[2] for name in objects_in(bench.line)] == [NAMES_NAME, "a", "b"]
     assert sorted(map(len, results(bench.line).values())) == [1, len(b'["a", "b"]'), size]
 
 
