@@ -42,7 +42,13 @@ def test_two_runs_differ_in_code_parameters_packages_and_results(desk: Desk, tmp
     desk.submit([{"x": 0}, {"x": 1}, {"x": 7}], "--python", other, job_id="two")
     assert desk.ended("two") == "succeeded"
     found = desk.ok("diff", "one", "two", "--json").json
-    assert found["code"] == {"added": ["new.py"], "removed": [], "changed": ["model.py"], "diffs": {}}
+    assert found["code"] == {
+        "added": ["new.py"],
+        "removed": [],
+        "changed": ["model.py"],
+        "read": ["model.py"],
+        "diffs": {},
+    }
     assert found["environment"] == {"fields": {}, "packages": {"numpy": ["1.26", "2.1"]}}
     study_ = found["study"]
     assert (study_["fields"], study_["only_first"], study_["only_second"], study_["common"]) == ({}, 1, 1, 2)

@@ -23,6 +23,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.studies.manifest import Origin, load_manifest
 from mopsjobs.studies.outputs import output_key
+from mopsjobs.studies.packed_store import show_packs
 from support.cli import Cli, command, sentences
 from support.desk import Desk
 from support.runs import PATIENCE, calls, code, is_alive, kill, record, sets_of, study, until
@@ -270,7 +271,7 @@ def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk
         assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 6, 6)
         assert (state.engine, state.owner, dict(state.labels)) == ("local", "me", {"exp": "7"})
         assert state.metadata["n_parameter_sets"] == 6
-        assert len(list(store.list_keys("results/job/"))) == 6
+        assert len(list(show_packs(store).list_keys("results/job/"))) == 6
     assert calls(noted) == dict.fromkeys(range(6), 1)
 
 

@@ -40,6 +40,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "status": ("status", "JOB", "--exit-status"),
     "tasks": ("tasks", "JOB", "--json"),
     "failures": ("failures", "JOB"),
+    "query": ("query", "SELECT job_id, status FROM results", "--job", "JOB"),
     "wait": ("wait", "JOB", "--timeout", "0s"),
     "events": ("events", "JOB"),
     "logs": ("logs", "JOB"),

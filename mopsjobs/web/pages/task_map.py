@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mopsjobs.utils.text import pluralize
 from mopsjobs.web.drawings.axes import Axis
@@ -15,6 +15,16 @@ SHOWN_TICKS = 10
 
 MAX_LINKS = 400
 """Cells of a map up to which each is a link."""
+
+
+class CellLink(NamedTuple):
+    """The link of a cell to its tasks."""
+
+    words: str
+    to: str
+    left: int
+    row: int
+
 
 ToTasks = Callable[[Sequence[str]], str]
 """Returns the address of the tasks that meet conditions."""
@@ -48,8 +58,8 @@ def map_values(heat_map: HeatMap, axes: Axes, to_tasks: ToTasks, to_failed: ToTa
     }
 
 
-def _cells(heat_map: HeatMap, to_tasks: ToTasks) -> list[tuple[str, str, int, int]]:
-    """Return words, address, left end and row of each cell of a small map over parameters."""
+def _cells(heat_map: HeatMap, to_tasks: ToTasks) -> list[CellLink]:
+    """Return the links of the cells of a small map over parameters."""
     x, y = heat_map.x, heat_map.y
     if x is None or len(heat_map.cells) > MAX_LINKS:
         return []
@@ -60,7 +70,7 @@ def _cells(heat_map: HeatMap, to_tasks: ToTasks) -> list[tuple[str, str, int, in
             place = y.size - 1 - row if y.is_ordered else row
             name, conditions = f"{name}, {y.name} {y.label(place)}", [*conditions, *y.conditions(place)]
         words = f"{name}: {counts[0]:,} of {pluralize(sum(counts), 'task')} failed"
-        found.append((words, to_tasks(conditions), column * units, row))
+        found.append(CellLink(words, to_tasks(conditions), column * units, row))
     return found
 
 

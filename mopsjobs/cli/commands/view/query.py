@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sql", metavar="SELECT", nargs="?", help="the query (default: list the views)")
     parser.add_argument(
         "--job", metavar="JOB", action="append", default=[], type=ShortName,
-        help=f"the job whose results it reads; repeat for more: {JOB_HELP}",
+        help=f"{JOB_HELP}: a job whose results it reads; repeat for more",
     )  # fmt: skip
     add_limit_flags(parser)
     add_form_flags(parser, CSV, ("json", "tsv"))
